@@ -1,0 +1,91 @@
+"""The numbers of RFC 9420 section 17 (and of draft-ietf-mls-extensions where noted).
+
+Open registries are fields of type ``int`` whose codec names the registry: any number may
+arrive, including GREASE (section 13.5).  Closed ones are enums, other values are refused.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from .tls import UInt
+
+__all__ = [
+    "DEFAULT_CREDENTIALS", "DEFAULT_EXTENSIONS", "DEFAULT_PROPOSALS", "GREASE", "CipherSuiteId", "CredentialType",
+    "ExtensionType", "ProposalType", "ProtocolVersion", "WireFormat", "cipher_suite_id", "credential_type",
+    "extension_type", "proposal_type", "protocol_version",
+]
+
+
+class ProtocolVersion(IntEnum):
+    """RFC 9420 6."""
+
+    MLS10 = 1
+
+
+class WireFormat(IntEnum):
+    """RFC 9420 17.2."""
+
+    PUBLIC_MESSAGE = 1
+    PRIVATE_MESSAGE = 2
+    WELCOME = 3
+    GROUP_INFO = 4
+    KEY_PACKAGE = 5
+
+
+class CipherSuiteId(IntEnum):
+    """RFC 9420 17.1."""
+
+    MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519 = 1
+    MLS_128_DHKEMP256_AES128GCM_SHA256_P256 = 2
+    MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519 = 3
+    MLS_256_DHKEMX448_AES256GCM_SHA512_Ed448 = 4
+    MLS_256_DHKEMP521_AES256GCM_SHA512_P521 = 5
+    MLS_256_DHKEMX448_CHACHA20POLY1305_SHA512_Ed448 = 6
+    MLS_256_DHKEMP384_AES256GCM_SHA384_P384 = 7
+
+
+class ExtensionType(IntEnum):
+    """RFC 9420 17.3."""
+
+    APPLICATION_ID = 1
+    RATCHET_TREE = 2
+    REQUIRED_CAPABILITIES = 3
+    EXTERNAL_PUB = 4
+    EXTERNAL_SENDERS = 5
+    LAST_RESORT = 0x000A  # draft-ietf-mls-extensions, as an extension of the KeyPackage
+
+
+class ProposalType(IntEnum):
+    """RFC 9420 17.4."""
+
+    ADD = 1
+    UPDATE = 2
+    REMOVE = 3
+    PSK = 4
+    REINIT = 5
+    EXTERNAL_INIT = 6
+    GROUP_CONTEXT_EXTENSIONS = 7
+    SELF_REMOVE = 0x000A  # draft-ietf-mls-extensions
+
+
+class CredentialType(IntEnum):
+    """RFC 9420 17.5."""
+
+    BASIC = 1
+    X509 = 2
+
+
+protocol_version = UInt(2, ProtocolVersion)
+cipher_suite_id = UInt(2, CipherSuiteId)
+extension_type = UInt(2, ExtensionType)
+proposal_type = UInt(2, ProposalType)
+credential_type = UInt(2, CredentialType)
+
+# RFC 9420 7.2: what every client supports and no Capabilities lists.
+DEFAULT_EXTENSIONS = frozenset(range(1, 6))
+DEFAULT_PROPOSALS = frozenset(range(1, 8))
+DEFAULT_CREDENTIALS: frozenset[int] = frozenset()
+
+# RFC 9420 13.5: values that mean nothing and keep receivers honest.
+GREASE = frozenset(0x0A0A + 0x1010 * step for step in range(15))
