@@ -15,11 +15,12 @@
     │   ├── StoreLocked       another process has the store open
     │   ├── StoreMismatch     the store belongs to another account, or to a newer version
     │   └── StoreFull
-    └── DeliveryError         the XMPP service refused or lost something
-        ├── RoomUnsuitable    the room can not serve an encrypted group; `reasons` says why
-        ├── NotPermitted      we lack the affiliation or the group's policy forbids it
-        ├── StanzaTooLarge    the stanza would exceed what servers carry
-        └── Disconnected      the stream is closed
+    ├── DeliveryError         the XMPP service refused or lost something
+    │   ├── RoomUnsuitable    the room can not serve an encrypted group; `reasons` says why
+    │   ├── NotPermitted      we lack the affiliation or the group's policy forbids it
+    │   ├── StanzaTooLarge    the stanza would exceed what servers carry
+    │   └── Disconnected      the stream is closed
+    └── DevServerError        the throw-away server can not be had, does not start or does not answer
 
 The two first branches follow h11's two kinds of blame.  After any of these errors the
 object that raised it is as usable as before.  No message of these exceptions holds a
@@ -94,6 +95,24 @@ class DeliveryError(MLSError):
     """The XMPP service refused, failed or did not answer."""
 
 
+class Refused(DeliveryError):
+    """An XMPP error (RFC 6120 8.3) answered a request.
+
+    :ivar condition: the defined condition, such as ``"item-not-found"``.
+    :ivar text: the server's own words, possibly empty.
+    """
+
+    def __init__(self, peer: str, condition: str, text: str = "") -> None:
+        super().__init__(f"{peer} answered {condition}{f': {text}' if text else ''}")
+        self.peer = peer
+        self.condition = condition
+        self.text = text
+
+
+class NoAnswer(DeliveryError):
+    """A request got no answer in time; whether it took effect is unknown."""
+
+
 class RoomUnsuitable(DeliveryError):
     """The room lacks what an encrypted group needs.
 
@@ -104,6 +123,35 @@ class RoomUnsuitable(DeliveryError):
         super().__init__(f"{room} can not host an encrypted group: {', '.join(reasons)}")
         self.room = room
         self.reasons = tuple(reasons)
+
+
+class RoomLost(DeliveryError):
+    """We are out of the room, and coming back by ourselves would be no use.
+
+    :ivar reason: ``"destroyed"``, ``"banned"``, ``"not-a-member"``, ``"not-found"``,
+        ``"password-required"`` or ``"refused"``.
+    :ivar alternate: the room named as successor by whoever destroyed it, if any.
+    :ivar text: what the room said about it, possibly empty.
+    """
+
+    def __init__(self, room: str, reason: str, alternate: str | None = None, text: str = "") -> None:
+        super().__init__(f"{room} is lost: {reason}{f' ({text})' if text else ''}")
+        self.room = room
+        self.reason = reason
+        self.alternate = alternate
+        self.text = text
+
+
+class ArchiveGap(DeliveryError):
+    """Stanzas between the last one read and the first one left may be lost for good.
+
+    :ivar after: the archive id that the room's archive no longer knows.
+    """
+
+    def __init__(self, room: str, after: str) -> None:
+        super().__init__(f"the archive of {room} does not hold the stanza after which to go on reading")
+        self.room = room
+        self.after = after
 
 
 class NotPermitted(DeliveryError):
@@ -125,3 +173,7 @@ class StanzaTooLarge(DeliveryError):
 
 class Disconnected(DeliveryError):
     """The stream is closed; what was queued is kept and sent later."""
+
+
+class DevServerError(MLSError):
+    """The throw-away server of :mod:`slixmpp_mls.devserver` can not be had, does not start or does not answer."""
