@@ -1,0 +1,34 @@
+"""The XML elements of ``urn:xmpp:mls:0``, built and parsed with lxml, knowing no XMPP library.
+
+:mod:`.elements` has the elements, :mod:`.lexical` the spelling of their values,
+:mod:`.consistency` compares their attributes with the MLS bytes inside.  The bindings
+:mod:`.slixmpp` and :mod:`.aioxmpp` are imported by those who want them.
+"""
+
+from .elements import (
+    MAX_ENCODED,
+    NODE_DEVICES,
+    NODE_KEY_PACKAGES,
+    NS,
+    Application,
+    Commit,
+    Device,
+    Element,
+    GroupInfo,
+    Invitation,
+    Key,
+    KeyPackage,
+    MessageElement,
+    Proposal,
+    RoomElement,
+    Source,
+    Welcome,
+    parse,
+    payloads,
+)
+
+__all__ = [
+    "MAX_ENCODED", "NODE_DEVICES", "NODE_KEY_PACKAGES", "NS", "Application", "Commit", "Device", "Element", "GroupInfo",
+    "Invitation", "Key", "KeyPackage", "MessageElement", "Proposal", "RoomElement", "Source", "Welcome", "parse",
+    "payloads",
+]

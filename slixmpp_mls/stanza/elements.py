@@ -1,0 +1,392 @@
+"""The elements of ``urn:xmpp:mls:0``, as values.
+
+Each element is a frozen dataclass whose fields say how they are spelled (attribute or text,
+:mod:`.lexical` type, optional or not).  From that one declaration come reading, building, and
+the bindings to slixmpp and aioxmpp; ``xep/mls.xsd`` is the same declaration for other programs.
+
+In a message in the room::
+
+    Commit  Proposal  Application     at most one of the three
+    Welcome*  GroupInfo?              beside a Commit, for the epoch that it begins
+    Invitation                        alone, beside XEP-0249's <x/>
+
+In a PubSub item::
+
+    KeyPackage                        node urn:xmpp:mls:0:key-packages, item id = `ref`
+    Device                            node urn:xmpp:mls:0:devices, item id = `id`
+
+A field is held to its rules when a value is made, so a value that exists can be sent; the same
+rules refuse it when a peer sends it.  What the rules do not know is treated as XMPP does it
+(RFC 6120 8.4): unknown attributes are ignored, so are unknown children where children are
+defined, and unknown elements of the namespace in a message.  An element whose content is base64
+has no children, of whatever namespace.
+
+The attributes repeat what stands in the bytes, for those who cannot or need not parse them;
+:mod:`.consistency` compares the two.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from datetime import datetime
+from typing import Any, ClassVar, Self, TypeAlias
+from xml.etree import ElementTree
+
+from lxml import etree
+
+from ..errors import MalformedError, UsageError
+from ..xmpp_xml import AnyElement, clark, parse_xml, serialize, split_tag, to_stdlib
+from .lexical import Base64, Boolean, DateTime, Lexical, Text, UInt
+
+__all__ = [
+    "MAX_ENCODED", "MAX_KEYS", "MAX_LABEL", "MAX_WELCOMES", "NODE_DEVICES", "NODE_KEY_PACKAGES", "NS", "Application",
+    "Commit", "Device", "Element", "GroupInfo", "Invitation", "Key", "KeyPackage", "MessageElement", "Proposal",
+    "RoomElement", "Source", "Welcome", "parse", "payloads",
+]
+
+NS = "urn:xmpp:mls:0"
+NODE_DEVICES = "urn:xmpp:mls:0:devices"
+NODE_KEY_PACKAGES = "urn:xmpp:mls:0:key-packages"
+
+MAX_ENCODED = 1 << 20
+"""Characters of base64 in one element.  Servers stop far below (240 kB per stanza)."""
+MAX_MESSAGE = MAX_ENCODED // 4 * 3
+MAX_GROUP = 255
+MAX_LABEL = 64
+MAX_KEYS = 16
+MAX_KEY = 8192  # octets; the largest post-quantum signature keys in sight take 2,592
+MAX_WELCOMES = 64  # of one Commit, which may use one Welcome per added client (RFC 9420 12.4.3.1)
+_MARKUP = 4096  # what tags and attributes of one element may add to its text
+
+GROUP = Base64(1, MAX_GROUP)
+MESSAGE = Base64(1, MAX_MESSAGE, spaces=True)
+SIGNATURE_KEY = Base64(1, MAX_KEY, spaces=True)
+UINT16 = UInt(16)
+UINT64 = UInt(64)
+REF = Text(re.compile(r"(?:[0-9a-f]{2}){16,64}", re.ASCII), "a KeyPackageRef in lower-case hexadecimal")
+DEVICE_ID = Text(re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII), "a device id")
+# The characters of XML 1.0 2.2 without line breaks and tabulators, and, for one line of text that
+# people read, without other controls.
+LABEL = Text(
+    re.compile(rf"[\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]{{1,{MAX_LABEL}}}"),
+    f"one line of 1 to {MAX_LABEL} characters",
+)
+ARCHIVE_ID = Text(re.compile(r"[\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]{1,256}"), "an archive id")
+
+Source: TypeAlias = "AnyElement | bytes | str"
+
+
+def _attribute(name: str, lexical: Lexical) -> Mapping[str, Any]:
+    return {"name": name, "lexical": lexical}
+
+
+def _text(lexical: Lexical) -> Mapping[str, Any]:
+    return {"name": None, "lexical": lexical}
+
+
+def spelling(declared: Field[Any]) -> tuple[str | None, Lexical]:
+    """(attribute name, type) of an element's field; the name is None for the element's text."""
+    return declared.metadata["name"], declared.metadata["lexical"]
+
+
+def spelled_fields(cls: type[Element]) -> list[Field[Any]]:
+    """The fields of an element that are attributes or text."""
+    return [declared for declared in fields(cls) if "lexical" in declared.metadata]
+
+
+@dataclass(frozen=True)
+class Element:
+    """What all elements have in common."""
+
+    NAME: ClassVar[str]
+    """The local name in :data:`NS`."""
+
+    def __post_init__(self) -> None:
+        for declared in spelled_fields(type(self)):
+            value = getattr(self, declared.name)
+            if value is None and declared.default is None:
+                continue
+            try:
+                spelling(declared)[1].check(value)
+            except ValueError as error:
+                raise UsageError(f"<{self.NAME}/> {declared.name}: {error}") from None
+
+    @classmethod
+    def from_xml(cls, element: AnyElement, *, max_encoded: int = MAX_ENCODED) -> Self:
+        """Read an element of this kind; see :func:`parse`."""
+        if split_tag(element) != (NS, cls.NAME):
+            raise MalformedError(f"not a <{cls.NAME}/> of {NS}")
+        values = cls._read_children(element, max_encoded)
+        for declared in spelled_fields(cls):
+            name, lexical = spelling(declared)
+            text = (element.text or "") if name is None else element.get(name)
+            if text is None:
+                if declared.default is MISSING:
+                    raise MalformedError(f"<{cls.NAME}/> without {name}")
+                continue
+            if len(text) > max_encoded:
+                raise MalformedError(f"<{cls.NAME}/> with {len(text)} characters, over the limit of {max_encoded}")
+            try:
+                values[declared.name] = lexical.read(text)
+            except ValueError as error:
+                raise MalformedError(f"<{cls.NAME}/> {declared.name}: {error}") from None
+        try:
+            return cls(**values)
+        except UsageError as error:  # a rule that spans several fields
+            raise MalformedError(str(error)) from None
+
+    @classmethod
+    def _read_children(cls, element: AnyElement, max_encoded: int) -> dict[str, Any]:
+        if len(element):
+            raise MalformedError(f"<{cls.NAME}/> with children")
+        return {}
+
+    def to_lxml(self) -> etree._Element:
+        """The element, for lxml."""
+        element = etree.Element(clark(NS, self.NAME), nsmap={None: NS})
+        for declared in spelled_fields(type(self)):
+            value = getattr(self, declared.name)
+            # An optional attribute at its default is left out: one value, one form.
+            if declared.default is not MISSING and value == declared.default:
+                continue
+            name, lexical = spelling(declared)
+            if name is None:
+                element.text = lexical.write(value)
+            else:
+                element.set(name, lexical.write(value))
+        return element
+
+    def to_stdlib(self) -> ElementTree.Element:
+        """The element, for :mod:`xml.etree` and so for slixmpp."""
+        return to_stdlib(self.to_lxml())
+
+    def to_bytes(self) -> bytes:
+        """The element as UTF-8."""
+        return serialize(self.to_lxml())
+
+
+@dataclass(frozen=True)
+class RoomElement(Element):
+    """An MLSMessage on its way through the room.
+
+    :ivar group: the group id, 1 to 255 octets
+    :ivar epoch: the epoch in which the message is processed; of a Welcome and a GroupInfo, the
+        epoch into which it leads
+    :ivar data: the MLSMessage
+    """
+
+    group: bytes = field(metadata=_attribute("group", GROUP))
+    epoch: int = field(metadata=_attribute("epoch", UINT64))
+    data: bytes = field(repr=False, metadata=_text(MESSAGE))
+
+
+@dataclass(frozen=True)
+class Commit(RoomElement):
+    """Ends `epoch`, if it is the first valid one of it in the room's order."""
+
+    NAME = "commit"
+
+
+@dataclass(frozen=True)
+class Proposal(RoomElement):
+    """A change that a later Commit may make; also a client's own request to be added."""
+
+    NAME = "proposal"
+
+
+@dataclass(frozen=True)
+class Application(RoomElement):
+    """Encrypted content."""
+
+    NAME = "application"
+
+
+@dataclass(frozen=True)
+class Welcome(RoomElement):
+    """Lets the clients in that the Commit in the same stanza adds."""
+
+    NAME = "welcome"
+
+
+@dataclass(frozen=True)
+class GroupInfo(RoomElement):
+    """Lets outsiders join by an external Commit, where the group's policy allows it."""
+
+    NAME = "group-info"
+
+
+@dataclass(frozen=True)
+class Invitation(Element):
+    """Beside a direct invitation to a room (XEP-0249): there is a group, and its history starts here.
+
+    :ivar group: the group id
+    :ivar after: archive id (XEP-0313) of the stanza after which to read, or None for the start
+    """
+
+    NAME = "invitation"
+
+    group: bytes = field(metadata=_attribute("group", GROUP))
+    after: str | None = field(default=None, metadata=_attribute("after", ARCHIVE_ID))
+
+
+@dataclass(frozen=True)
+class KeyPackage(Element):
+    """A published KeyPackage.
+
+    :ivar ref: its KeyPackageRef in lower-case hexadecimal, equal to the id of the PubSub item
+    :ivar suite: number of its cipher suite
+    :ivar data: the MLSMessage
+    :ivar last_resort: may be used more than once (RFC 9420 16.8)
+    """
+
+    NAME = "key-package"
+
+    ref: str = field(metadata=_attribute("ref", REF))
+    suite: int = field(metadata=_attribute("suite", UINT16))
+    data: bytes = field(repr=False, metadata=_text(MESSAGE))
+    last_resort: bool = field(default=False, metadata=_attribute("last-resort", Boolean()))
+
+
+@dataclass(frozen=True)
+class Key(Element):
+    """A signature key of a device.
+
+    :ivar scheme: number of the TLS SignatureScheme, such as 2055 (0x0807) for Ed25519
+    :ivar data: the SignaturePublicKey as MLS has it in LeafNodes
+    """
+
+    NAME = "key"
+
+    scheme: int = field(metadata=_attribute("scheme", UINT16))
+    data: bytes = field(metadata=_text(SIGNATURE_KEY))
+
+
+@dataclass(frozen=True)
+class Device(Element):
+    """One device of the account that publishes this.
+
+    :ivar id: the resource of the client's identity, equal to the id of the PubSub item
+    :ivar keys: 1 to 16, one for each signature scheme
+    :ivar label: for people, one line of at most 64 code points
+    :ivar added: when the device came to the account
+    """
+
+    NAME = "device"
+
+    id: str = field(metadata=_attribute("id", DEVICE_ID))
+    keys: tuple[Key, ...] = ()
+    label: str | None = None
+    added: datetime | None = field(default=None, metadata=_attribute("added", DateTime()))
+
+    def __post_init__(self) -> None:
+        Element.__post_init__(self)
+        if not 1 <= len(self.keys) <= MAX_KEYS:
+            raise UsageError(f"<device/> with {len(self.keys)} keys, not 1 to {MAX_KEYS}")
+        if len({key.scheme for key in self.keys}) < len(self.keys):
+            raise UsageError("<device/> with two keys for one signature scheme")
+        if self.label is not None:
+            try:
+                LABEL.check(self.label)
+            except ValueError as error:
+                raise UsageError(f"<device/> label: {error}") from None
+
+    @classmethod
+    def _read_children(cls, element: AnyElement, max_encoded: int) -> dict[str, Any]:
+        keys: list[Key] = []
+        labels: list[str] = []
+        for child in element:
+            match split_tag(child):
+                case (space, Key.NAME) if space == NS:
+                    if len(keys) == MAX_KEYS:
+                        raise MalformedError(f"<device/> with over {MAX_KEYS} keys")
+                    keys.append(Key.from_xml(child, max_encoded=max_encoded))
+                case (space, "label") if space == NS:
+                    if labels or len(child):
+                        raise MalformedError("<device/> with two labels, or a label with children")
+                    labels.append(child.text or "")
+        return {"keys": tuple(keys), "label": labels[0] if labels else None}
+
+    def to_lxml(self) -> etree._Element:
+        """The element, for lxml."""
+        element = Element.to_lxml(self)
+        if self.label is not None:
+            etree.SubElement(element, clark(NS, "label")).text = self.label
+        element.extend(key.to_lxml() for key in self.keys)
+        return element
+
+
+MessageElement: TypeAlias = "Commit | Proposal | Application | Welcome | GroupInfo | Invitation"
+
+_IN_MESSAGES: dict[str, type[MessageElement]] = {
+    cls.NAME: cls for cls in (Commit, Proposal, Application, Welcome, GroupInfo, Invitation)
+}
+_IN_ITEMS: dict[str, type[KeyPackage | Device]] = {cls.NAME: cls for cls in (KeyPackage, Device)}
+
+
+def _root(source: Source, max_size: int) -> AnyElement:
+    if isinstance(source, str):
+        source = source.encode("utf-8", "surrogatepass")  # parse_xml refuses what is not UTF-8
+    return parse_xml(source, max_size) if isinstance(source, bytes) else source
+
+
+def parse(source: Source, *, max_encoded: int = MAX_ENCODED) -> MessageElement | KeyPackage | Device:
+    """Read one element of :data:`NS`.
+
+    :param source: the element of either library, or a document holding nothing else
+    :param max_encoded: characters allowed in its text and in each attribute
+    :raises MalformedError: another element, a missing or misspelled attribute, bad base64, too large
+    """
+    element = _root(source, max_encoded + _MARKUP)
+    namespace, name = split_tag(element)
+    cls = _IN_MESSAGES.get(name) or _IN_ITEMS.get(name)
+    if namespace != NS or cls is None:
+        raise MalformedError(f"not an element of {NS} that stands on its own")
+    return cls.from_xml(element, max_encoded=max_encoded)
+
+
+def payloads(message: Source, *, max_encoded: int = MAX_ENCODED) -> list[MessageElement]:
+    """The elements of :data:`NS` that a message stanza holds, in document order; often none.
+
+    :param message: the stanza, as an element of either library or a document
+    :param max_encoded: characters allowed in each element's text
+    :raises MalformedError: an element does not parse, or they do not belong together: more than
+        one Commit, Proposal or Application; a Welcome or GroupInfo without a Commit, or for
+        another group or epoch than the one that the Commit begins; an Invitation beside others;
+        a PubSub payload in a message
+    """
+    found: list[MessageElement] = []
+    for child in _root(message, 2 * max_encoded + _MARKUP):
+        namespace, name = split_tag(child)
+        if namespace != NS:
+            continue
+        if name in _IN_ITEMS:
+            raise MalformedError(f"<{name}/> in a message")
+        cls = _IN_MESSAGES.get(name)
+        if cls is None:
+            continue
+        if len(found) == MAX_WELCOMES + 2:  # a Commit with its Welcomes and GroupInfo
+            raise MalformedError(f"a message with over {len(found)} elements of {NS}")
+        found.append(cls.from_xml(child, max_encoded=max_encoded))
+    _check_combination(found)
+    return found
+
+
+def _check_combination(found: list[MessageElement]) -> None:
+    contents = [element for element in found if isinstance(element, Commit | Proposal | Application)]
+    invitations = [element for element in found if isinstance(element, Invitation)]
+    infos = [element for element in found if isinstance(element, GroupInfo)]
+    doors = [element for element in found if isinstance(element, Welcome | GroupInfo)]
+    if len(contents) > 1:
+        raise MalformedError("a message with more than one commit, proposal or application")
+    if invitations and len(found) > 1:
+        raise MalformedError("an invitation beside other elements")
+    if len(infos) > 1:
+        raise MalformedError("a message with two group-infos")
+    commit = contents[0] if contents else None
+    for door in doors:
+        if not isinstance(commit, Commit):
+            raise MalformedError(f"a {door.NAME} without its commit")
+        if (door.group, door.epoch) != (commit.group, commit.epoch + 1):
+            raise MalformedError(f"a {door.NAME} for another epoch than the one that its commit begins")
