@@ -1,0 +1,447 @@
+"""What the throw-away servers have in common: a folder, certificates, ports, one process, clients.
+
+A server is a plain process, started with :class:`subprocess.Popen` and awaited by polling, so its
+object belongs to no event loop: a test session may start it in one loop and talk to it from others.
+
+No process outlives its owner.  The server runs in a session (and process group) of its own with a
+watchdog beside it, which waits for the end of a pipe that we hold.  When we close the pipe, crash or are
+killed, the watchdog kills the group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import random
+import shutil
+import signal
+import socket
+import sqlite3
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Self, TypeVar
+
+import trustme
+from slixmpp import JID, ClientXMPP
+
+from ..errors import DevServerError
+from .packages import Progress, quiet
+
+Client = TypeVar("Client", bound=ClientXMPP)
+
+#: Largest stanzas taken from clients and from other servers, in octets.  The first must be the smaller one:
+#: else a room's server passes on what a remote member's server answers by kicking all its members.
+C2S_STANZA_LIMIT = 256 * 1024
+S2S_STANZA_LIMIT = 512 * 1024
+
+S2S_PORT = 5269  # the well-known one: without SRV records there is no way to tell a peer another
+_STREAMS = "http://etherx.jabber.org/streams"
+ADMIN_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # not on everybody's PATH
+START_SECONDS = 30.0
+STOP_SECONDS = 10.0
+
+# The shell becomes the server; its child is the watchdog.  Descriptor 3 is the pipe's end.
+_WATCHED = 'exec 3<&0 </dev/null; (cat <&3 >/dev/null 2>&1; kill -9 0) & exec "$@" 3<&-'
+
+
+class Federation:
+    """Servers that know each other: one certificate authority and one file of host names for all.
+
+    Name all domains first, since servers read the file when they start, then give the federation to each::
+
+        federation = Federation("alpha.example", "beta.example")
+        async with Prosody("alpha.example", federation=federation) as alpha, ...
+
+    Every server gets a loopback address of its own (``127.…``), as all must listen on port 5269.  No name
+    server is asked.  Domains should end in ``.example``: resolvers treat ``.test`` and ``.localhost`` specially.
+    """
+
+    def __init__(self, *domains: str) -> None:
+        self.authority = trustme.CA()
+        self.addresses = {domain: _own_address() for domain in domains}
+        self._folder = tempfile.TemporaryDirectory(prefix="slixmpp-mls-federation-", ignore_cleanup_errors=True)
+        self.hosts_file = Path(self._folder.name) / "hosts"
+        lines = [f"{address} {' '.join(host_names(domain))}\n" for domain, address in self.addresses.items()]
+        self.hosts_file.write_text("".join(lines) + "127.0.0.1 localhost\n")
+
+
+class DevServer(ABC):
+    """A throw-away XMPP server on loopback, with MUC, MAM, PEP, carbons, stream management and HTTP upload.
+
+    Use it as ``async with Prosody() as server``, or call :meth:`start` and :meth:`close`.
+
+    :ivar domain: of the accounts.
+    :ivar rooms: domain of the MUC service.
+    :ivar host: the loopback address it listens on.
+    :ivar port: for clients (STARTTLS required).
+    :ivar http_port: of the upload service (HTTPS).
+    :ivar ca_file: certificate (PEM) of the authority behind all its certificates: what a client must trust.
+    :ivar directory: holds configuration, log and data.
+    :ivar accounts: passwords of the registered accounts by bare JID.
+    """
+
+    #: The software, as people write it.
+    software: ClassVar[str]
+
+    def __init__(
+        self,
+        domain: str = "",
+        *,
+        host: str = "127.0.0.1",
+        directory: Path | None = None,
+        federation: Federation | None = None,
+        progress: Progress = quiet,
+        extra_config: str = "",
+    ) -> None:
+        """Nothing is written or started yet.
+
+        :param domain: default: the software's name under ``.example``.
+        :param host: loopback address to listen on; a federation decides this itself.
+        :param directory: keep everything there after :meth:`close`; default: a temporary folder, removed by it.
+        :param federation: connect to the other servers of it; default: this server talks to no other.
+        :param progress: told about long steps, such as downloading the server.
+        :param extra_config: text for the end of the configuration's global part, in the software's own language.
+        :raises DevServerError: the federation does not know the domain.
+        """
+        self.domain = domain or f"{self.software.lower()}.example"
+        self.rooms = f"rooms.{self.domain}"
+        self.federation = federation
+        self.host = host
+        if federation is not None:
+            if self.domain not in federation.addresses:
+                raise DevServerError(f"{self.domain} is none of the federation's domains")
+            self.host = federation.addresses[self.domain]
+        self.port = 0
+        self.http_port = 0
+        self.accounts: dict[str, str] = {}
+        self._authority = federation.authority if federation else trustme.CA()
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        if directory is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="slixmpp-mls-", ignore_cleanup_errors=True)
+            directory = Path(self._temporary.name)
+        self.directory = directory.absolute()
+        self.ca_file = self.directory / "ca.crt"
+        self._progress = progress
+        self._extra_config = extra_config
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.domain} at {self.host}:{self.port}{'' if self.running else ', stopped'}>"
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    # Life
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Of the server's process, which leads a process group of its own.
+
+        :raises DevServerError: it is not running.
+        """
+        if self._process is None or not self.running:
+            raise DevServerError(f"{self.software} is not running")
+        return self._process.pid
+
+    async def start(self) -> None:
+        """Start, and return when clients can connect; does nothing while it runs.
+
+        :raises DevServerError: the software can not be had here, or does not start; the text ends with its log.
+        """
+        if self.running:
+            return
+        await asyncio.to_thread(self._prepare)
+        self._spawn(self._command(), self._environment())
+        deadline = time.monotonic() + START_SECONDS
+        ports = {self.http_port} | ({S2S_PORT} if self.federation else set())
+        while ports or not await self._greets():
+            if not self.running:
+                raise DevServerError(f"{self.software} ended while starting:\n{self._log_tail()}")
+            if time.monotonic() > deadline:
+                self._kill()
+                raise DevServerError(f"{self.software} did not start in {START_SECONDS:.0f} s:\n{self._log_tail()}")
+            ports = {port for port in ports if not _answers(self.host, port)}
+            await asyncio.sleep(0.02)
+
+    async def stop(self) -> None:
+        """Ask it to end, as an administrator would, and wait; data and ports are kept for :meth:`start`."""
+        if self._process is None:
+            return
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(self._process.wait, STOP_SECONDS)
+        self._kill()
+
+    async def kill(self) -> None:
+        """End it with SIGKILL, as a power cut would; data and ports are kept for :meth:`start`."""
+        self._kill()
+
+    async def restart(self) -> None:
+        """:meth:`stop` and :meth:`start`."""
+        await self.stop()
+        await self.start()
+
+    async def close(self) -> None:
+        """Stop and, unless a directory was given, remove everything.  The object is of no further use."""
+        await self.stop()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    # Accounts and clients
+
+    async def register(self, name: str, password: str) -> JID:
+        """Make an account while the server runs, or set the password of one that exists.
+
+        :param name: the local part.
+        :returns: its bare JID.
+        :raises DevServerError: the server refused.
+        """
+        jid = JID(f"{name}@{self.domain}")
+        await self._register(jid.local, password)
+        self.accounts[jid.bare] = password
+        return jid
+
+    def client(self, jid: JID | str, password: str = "", factory: type[Client] = ClientXMPP) -> Client:  # type: ignore[assignment]
+        """A client set up for this server, not connected yet: add plugins and handlers, then :meth:`connect` it.
+
+        It trusts this server's authority alone.
+
+        :param jid: bare, or full to ask for a resource.
+        :param password: default: as registered.
+        :param factory: a subclass, called with JID and password.
+        """
+        made = factory(str(jid), password or self.accounts[JID(jid).bare])
+        made.ssl_context = self.ssl_context()
+        made.ca_certs = self.ca_file
+        # Else slixmpp first tries a TLS handshake on the port, which speaks XMPP first.
+        made.enable_direct_tls = False
+        made.enable_starttls = True
+        made.enable_plaintext = False
+        return made
+
+    async def connect(self, client: ClientXMPP, *, presence: bool = True, limit: float = 20.0) -> None:
+        """Connect a client and return when its session stands.
+
+        :param presence: also announce it; without, the server delivers no messages or PEP events to it.
+        :param limit: seconds.
+        :raises DevServerError: refused, or no session in time.
+        """
+        outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        def settle(problem: str) -> None:
+            if not outcome.done():
+                outcome.set_result(problem)
+
+        handlers = {
+            "session_start": lambda _: settle(""),
+            "failed_all_auth": lambda _: settle("the server refused the password"),
+            "ssl_invalid_chain": lambda error: settle(f"the server's certificate does not verify: {error}"),
+        }
+        for event, handler in handlers.items():
+            client.add_event_handler(event, handler)
+        try:
+            client.connect(self.host, self.port)
+            problem = await asyncio.wait_for(outcome, limit)
+        except TimeoutError:
+            problem = f"no session after {limit:g} s"
+        finally:
+            for event, handler in handlers.items():
+                client.del_event_handler(event, handler)
+        if problem:
+            client.abort()
+            client.cancel_connection_attempt()
+            raise DevServerError(f"{client.boundjid.bare} can not log in at {self!r}: {problem}")
+        if presence:
+            client.send_presence()
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """For any client of this server or of its upload service: trusts its authority and no other."""
+        return ssl.create_default_context(cafile=str(self.ca_file))
+
+    # What it holds
+
+    @abstractmethod
+    def archive(self, room: JID | str) -> list[str]:
+        """The room's archive as it lies on the server's disk: the XML of each stanza, oldest first."""
+
+    def log_text(self) -> str:
+        """Everything the server logged and printed so far."""
+        paths = sorted((self.directory / "log").glob("*"))
+        return "".join(path.read_text(errors="replace") for path in paths if path.is_file())
+
+    def disk_text(self) -> str:
+        """All data on the server's disk, for looking for what should not be there.
+
+        Databases are given as the text of their rows besides their raw files (where a row may be torn over
+        pages), everything else as it lies there.  Neither the log nor the configuration is part of it.
+        """
+        texts = []
+        for path in sorted((self.directory / "data").rglob("*")):
+            if not path.is_file():
+                continue
+            texts.append(f"\n== {path.relative_to(self.directory)}\n")
+            raw = path.read_bytes()
+            if raw.startswith(b"SQLite format 3\0"):
+                with read_only(path) as database:
+                    texts.append("\n".join(database.iterdump()))
+            texts.append(raw.decode("utf-8", "replace"))
+        return "".join(texts)
+
+    # For the kinds of server
+
+    @abstractmethod
+    def _install(self) -> None:
+        """Find or fetch the software.  Blocks."""
+
+    @abstractmethod
+    def _configure(self) -> None:
+        """Write the configuration.  Certificates, ports and folders exist already."""
+
+    @abstractmethod
+    def _command(self) -> Sequence[str]:
+        """Runs the server in the foreground."""
+
+    @abstractmethod
+    def _environment(self) -> Mapping[str, str]:
+        """Variables to add for :meth:`_command`."""
+
+    @abstractmethod
+    async def _register(self, name: str, password: str) -> None: ...
+
+    # Inside
+
+    def _prepare(self) -> None:
+        if self._ready:
+            return
+        self._install()
+        for folder in ("data", "log", "tls"):
+            (self.directory / folder).mkdir(parents=True, exist_ok=True)
+        self._authority.cert_pem.write_to_path(str(self.ca_file))
+        leaf = self._authority.issue_cert(*host_names(self.domain), self.host, "localhost")
+        chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
+        key = leaf.private_key_pem.bytes()
+        for name, content in (("server.crt", chain), ("server.key", key), ("server.pem", chain + key)):
+            path = self.directory / "tls" / name
+            path.touch(mode=0o600)
+            path.write_bytes(content)
+        self.port, self.http_port = _free_ports(self.host, 2)
+        self._configure()
+        self._ready = True
+
+    def _spawn(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        with (self.directory / "log" / "console.log").open("ab") as console:
+            self._process = subprocess.Popen(  # noqa: S603
+                ["/bin/sh", "-c", _WATCHED, "sh", *command],
+                cwd=self.directory,
+                env=os.environ | environment,
+                stdin=subprocess.PIPE,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # also keeps a terminal's Ctrl-C from it: its owner stops it in order
+            )
+        # Before a temporary folder is removed under the server, which happens at exit too.
+        atexit.register(self._kill)
+
+    async def _greets(self) -> bool:
+        """Whether it speaks XMPP: a port accepts connections before its server is ready."""
+        header = f"<stream:stream to='{self.domain}' version='1.0' xmlns='jabber:client' xmlns:stream='{_STREAMS}'>"
+        with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+            async with asyncio.timeout(2):
+                reader, writer = await asyncio.open_connection(self.host, self.port)
+                try:
+                    writer.write(header.encode())
+                    await reader.readuntil(b"</stream:features>")
+                    return True
+                finally:
+                    writer.close()
+        return False
+
+    def _kill(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        atexit.unregister(self._kill)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
+
+    def _log_tail(self) -> str:
+        return "\n".join(self.log_text().splitlines()[-15:])
+
+
+def host_names(domain: str) -> list[str]:
+    """The domain and those of its services that it may have a certificate and an address for."""
+    return [domain, *(f"{service}.{domain}" for service in ("rooms", "share", "pubsub"))]
+
+
+@contextlib.contextmanager
+def read_only(path: Path) -> Iterator[sqlite3.Connection]:
+    """An SQLite database that a running server may be writing."""
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as database:
+        yield database
+
+
+def create_database(path: Path, script: str = "") -> None:
+    """Make an SQLite database that can be read while its server writes (write-ahead log), unless it exists."""
+    if path.exists():
+        return
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.executescript(script)
+
+
+def find_program(name: str) -> Path | None:
+    """A program on the PATH or where administrators' programs are."""
+    found = shutil.which(name) or shutil.which(name, path=os.pathsep.join(ADMIN_FOLDERS))
+    return Path(found) if found else None
+
+
+def _own_address() -> str:
+    """A loopback address whose server-to-server port nobody uses."""
+    if not sys.platform.startswith("linux"):
+        raise DevServerError("federation needs loopback addresses besides 127.0.0.1, which only Linux has by itself")
+    for _ in range(100):
+        address = f"127.{random.randint(1, 254)}.{random.randint(0, 255)}.{random.randint(1, 254)}"  # noqa: S311
+        if not _answers(address, S2S_PORT):
+            return address
+    raise DevServerError(f"port {S2S_PORT} is taken on all loopback addresses: does a server listen on 0.0.0.0?")
+
+
+def _free_ports(host: str, count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind((host, 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _answers(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+        return True
+    return False

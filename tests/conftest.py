@@ -1,0 +1,127 @@
+"""Real servers and clients for any test that asks for them.
+
+A server runs once per test session; tests keep apart by account and room names of their own.  Where one
+can not be started the tests are skipped with the reason, but on a CI machine (``CI`` is set) they fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from slixmpp import JID, ClientXMPP
+
+from slixmpp_mls.devserver import DevServer, DevServerError, Prosody
+
+SERVERS: dict[str, type[DevServer]] = {"prosody": Prosody}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if {*SERVERS, "server", "connect"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("server")
+
+
+def in_own_loop(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine to its end outside of the loops of pytest-asyncio."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            asyncio.run(work)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+
+
+@contextlib.contextmanager
+def unavailable_means_skip() -> Iterator[None]:
+    """Turn "there is no such server here" into a skipped test, but into a failure on a CI machine."""
+    try:
+        yield
+    except DevServerError as error:
+        if os.environ.get("CI"):
+            pytest.fail(f"a server that the tests need does not start: {error}", pytrace=False)
+        pytest.skip(str(error))
+
+
+def _running(kind: type[DevServer]) -> Iterator[DevServer]:
+    server = kind()
+    try:
+        with unavailable_means_skip():
+            in_own_loop(server.start())
+        yield server
+    finally:
+        in_own_loop(server.close())
+
+
+@pytest.fixture(scope="session")
+def prosody() -> Iterator[DevServer]:
+    yield from _running(Prosody)
+
+
+@pytest.fixture(params=list(SERVERS))
+def server(request: pytest.FixtureRequest) -> DevServer:
+    """Each kind of server in turn."""
+    running = request.getfixturevalue(request.param)
+    assert isinstance(running, DevServer)
+    return running
+
+
+def unique(name: str) -> str:
+    """A local part that no other test uses: ``alice`` becomes something like ``alice-3f2a91``."""
+    return f"{name}-{uuid.uuid4().hex[:6]}"
+
+
+@pytest.fixture
+def account() -> Callable[[DevServer, str], Awaitable[JID]]:
+    """``await account(server, "alice")`` makes an account of that name, more or less, and returns its bare JID."""
+
+    async def make(server: DevServer, name: str) -> JID:
+        return await server.register(unique(name), uuid.uuid4().hex)
+
+    return make
+
+
+@pytest_asyncio.fixture
+async def connect(
+    account: Callable[[DevServer, str], Awaitable[JID]],
+) -> AsyncIterator[Callable[..., Awaitable[ClientXMPP]]]:
+    """``await connect(server, "alice", "xep_0045", ...)`` returns a connected client with these plugins.
+
+    A plain name makes a new account, a JID logs in to one that exists (a full one asks for that resource).
+    A plugin may be given as ``(name, config)``.  Keywords go to :meth:`DevServer.connect`.
+    The client is disconnected when the test ends.
+    """
+    clients = []
+
+    async def open_one(
+        server: DevServer, who: JID | str, *plugins: str | tuple[str, dict[str, Any]], **options: Any
+    ) -> ClientXMPP:
+        jid = JID(who) if "@" in str(who) else await account(server, str(who))
+        client = server.client(jid)
+        for plugin in plugins:
+            name, config = (plugin, {}) if isinstance(plugin, str) else plugin
+            client.register_plugin(name, config)
+        clients.append(client)
+        await server.connect(client, **options)
+        return client
+
+    yield open_one
+    for client in clients:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(client.disconnect(wait=1.0), 3)
+        client.abort()
+        client.cancel_connection_attempt()
