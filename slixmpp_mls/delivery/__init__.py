@@ -1,0 +1,46 @@
+"""XMPP's services as the Delivery Service of MLS (RFC 9750 5): a directory and an ordered fanout.
+
+`KeyPackageDirectory` and `DeviceDirectory` are nodes of an account's PEP service; `Room` is a MUC
+room with its archive.  Nothing here knows MLS: it moves elements of ``urn:xmpp:mls:0``.
+"""
+
+from .archive import Archive, RoomStanza
+from .devices import DeviceDirectory
+from .events import (
+    AffiliationChanged,
+    Bounced,
+    CatchingUp,
+    Entered,
+    Interrupted,
+    Reconfigured,
+    RoomEvent,
+    Unarchived,
+)
+from .invitation import Invitation, parse_invitation
+from .key_packages import KeyPackageDirectory
+from .occupancy import Occupant
+from .pep import PEPNode
+from .room import MAX_STANZA, Room
+from .stream import Stream
+
+__all__ = [
+    "MAX_STANZA",
+    "AffiliationChanged",
+    "Archive",
+    "Bounced",
+    "CatchingUp",
+    "DeviceDirectory",
+    "Entered",
+    "Interrupted",
+    "Invitation",
+    "KeyPackageDirectory",
+    "Occupant",
+    "PEPNode",
+    "Reconfigured",
+    "Room",
+    "RoomEvent",
+    "RoomStanza",
+    "Stream",
+    "Unarchived",
+    "parse_invitation",
+]

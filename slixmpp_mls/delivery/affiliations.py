@@ -1,0 +1,95 @@
+"""Who may be in a room: the affiliations (XEP-0045 5.2, 9).
+
+For an encrypted group they decide who may enter the room and read its archive, nothing more;
+who can decrypt is decided by the group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Literal
+from xml.etree.ElementTree import Element, SubElement
+
+from slixmpp import JID
+
+from ..errors import NotPermitted
+from .archive import bare_jid
+from .stream import Stream, in_parallel
+
+MUC_ADMIN = "http://jabber.org/protocol/muc#admin"
+
+Affiliation = Literal["owner", "admin", "member", "outcast", "none"]
+_INSIDERS: tuple[Affiliation, ...] = ("owner", "admin", "member")
+
+
+class Affiliations:
+    """The affiliations of one room.
+
+    :param room: its bare JID.
+    """
+
+    def __init__(self, stream: Stream, room: str) -> None:
+        self._stream = stream
+        self._room = room
+
+    async def all(self) -> dict[JID, Affiliation]:
+        """Everybody with an affiliation, by bare JID.
+
+        The banned (``"outcast"``) are left out where only admins may see them.
+
+        :raises NotPermitted: the room does not show us its members.
+        :raises DeliveryError: refused or unanswered.
+        """
+        lists = await in_parallel([self.holders(affiliation) for affiliation in _INSIDERS])
+        found: dict[JID, Affiliation] = {}
+        with suppress(NotPermitted):
+            found.update(dict.fromkeys(await self.holders("outcast"), "outcast"))
+        # The highest wins, should a server name somebody twice.
+        for affiliation, holders in reversed(list(zip(_INSIDERS, lists, strict=True))):
+            found.update(dict.fromkeys(holders, affiliation))
+        return found
+
+    async def holders(self, affiliation: Affiliation) -> list[JID]:
+        """The bare JIDs with this affiliation.
+
+        :raises NotPermitted: the room does not show us this list.
+        """
+        query = Element(f"{{{MUC_ADMIN}}}query")
+        SubElement(query, f"{{{MUC_ADMIN}}}item", {"affiliation": affiliation})
+        answer = await self._stream.ask("get", self._room, query)
+        items = answer.iterfind(f"{{{MUC_ADMIN}}}query/{{{MUC_ADMIN}}}item")
+        return [jid for item in items if (jid := bare_jid(item.get("jid"))) is not None]
+
+    async def grant_membership(self, accounts: Iterable[str]) -> None:
+        """Let the accounts (bare JIDs) in.  Those who are in already, as admins say, keep what they have.
+
+        :raises NotPermitted: only admins may, and nobody lifts a ban by the way.  Nothing, or not everything, was done.
+        :raises DeliveryError: refused or unanswered.
+        """
+        wanted = dict.fromkeys(accounts)
+        present = await self.all()
+        banned = [account for account in wanted if present.get(JID(account)) == "outcast"]
+        if banned:
+            raise NotPermitted(f"{', '.join(banned)}: banned from {self._room}")
+        await in_parallel([self.set(account, "member") for account in wanted if JID(account) not in present])
+
+    async def revoke_membership(self, account: str) -> None:
+        """Take the account (a bare JID) out of the room, whatever it was in it.
+
+        :raises NotPermitted: only admins may, and not to their betters.
+        :raises DeliveryError: refused or unanswered.
+        """
+        await self.set(account, "none")
+
+    async def set(self, account: str, affiliation: Affiliation, reason: str | None = None) -> None:
+        """Give the account (a bare JID) that affiliation.
+
+        :raises NotPermitted: our own affiliation does not allow it.
+        :raises DeliveryError: refused or unanswered.
+        """
+        query = Element(f"{{{MUC_ADMIN}}}query")
+        item = SubElement(query, f"{{{MUC_ADMIN}}}item", {"affiliation": affiliation, "jid": account})
+        if reason is not None:
+            SubElement(item, f"{{{MUC_ADMIN}}}reason").text = reason
+        await self._stream.ask("set", self._room, query)

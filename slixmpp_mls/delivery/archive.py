@@ -1,0 +1,248 @@
+"""The stanzas of a room, and its archive (XEP-0313) as the place to read them all, in order.
+
+Every reader of a room sees one sequence of archive ids: live in the ``<stanza-id/>`` that the
+room stamps (XEP-0359), later as the ids of the archive's results.  What servers do differently:
+
+* Pages are capped (Prosody 50, ejabberd 250), whatever was asked for.
+* Archived copies hold no ``<stanza-id/>`` on Prosody: the result's id counts.
+* An unknown id to read after is an error on Prosody (``item-not-found``) and ignored, or taken
+  for a time stamp, on ejabberd.  `Archive.pages` therefore checks that the archive still
+  reaches back to the id: what follows it must not be the first thing in the archive, and if
+  nothing follows it, it must be the last.  A gap is `ArchiveGap`, never silence.
+  (One false alarm is possible: the server has deleted exactly that one stanza, and it is the
+  last.)
+
+Ids are opaque, except that equal ids mean the same stanza.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from xml.etree.ElementTree import Element, SubElement
+
+from slixmpp import JID, ClientXMPP
+from slixmpp.jid import InvalidJID
+from slixmpp.plugins import xep_0082
+
+from ..errors import ArchiveGap, DeliveryError, Refused
+from .stream import MAM, TIMEOUT, Stream, bare
+
+NS = "urn:xmpp:mls:0"
+RSM = "http://jabber.org/protocol/rsm"
+SID = "urn:xmpp:sid:0"
+MUC_USER = "http://jabber.org/protocol/muc#user"
+_FORWARDED = "{urn:xmpp:forward:0}forwarded"
+_DELAY = "{urn:xmpp:delay}delay"
+_MESSAGE = "{jabber:client}message"
+
+#: Stanzas asked for at once.  Servers give fewer if they like.
+PAGE_SIZE = 100
+#: A server that sends more than this for one page is not answering our question.
+_PAGE_LIMIT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class RoomStanza:
+    """One stanza of a room's total order.
+
+    Nothing in it is authenticated: `occupant` and `real_jid` are the room's claims.
+
+    :ivar archive_id: its place in the room's order, as the room names it (opaque).
+    :ivar occupant: ``room/nickname`` of the sender.
+    :ivar real_jid: the bare JID of the sender, if the room says one.
+    :ivar xml: the ``<message/>``.
+    :ivar origin_id: the sender's own id for it (XEP-0359), if there is exactly one.
+    :ivar message_id: the ``id`` attribute, the sender's too.
+    :ivar archived: whether it came from the archive.
+    :ivar stamp: when the room got it, for archived ones; ``None`` means now.
+    """
+
+    archive_id: str
+    occupant: JID
+    real_jid: JID | None
+    xml: Element
+    origin_id: str | None
+    message_id: str | None
+    archived: bool
+    stamp: datetime | None
+
+    def __repr__(self) -> str:
+        return f"<RoomStanza {self.archive_id} from {self.occupant}{' archived' if self.archived else ''}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One result of an archive: any message, ours or not."""
+
+    archive_id: str
+    xml: Element
+    stamp: datetime | None
+
+    def stanza(self) -> RoomStanza | None:
+        """It as a `RoomStanza`, if it is one that has to do with MLS."""
+        return room_stanza(self.xml, self.archive_id, _archived_real_jid(self.xml), archived=True, stamp=self.stamp)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Consecutive results; `complete` if the archive ended with them."""
+
+    entries: tuple[Entry, ...]
+    complete: bool
+
+
+def room_stanza(
+    xml: Element, archive_id: str, real_jid: JID | None, *, archived: bool, stamp: datetime | None
+) -> RoomStanza | None:
+    """The groupchat message as a `RoomStanza`; ``None`` if it has nothing in our namespace or no occupant sent it."""
+    if xml.get("type") != "groupchat" or not any(str(child.tag).startswith(f"{{{NS}}}") for child in xml):
+        return None
+    try:
+        occupant = JID(xml.get("from", ""))
+    except InvalidJID:
+        return None
+    if not occupant.resource:
+        return None
+    origin_ids = [child.get("id") for child in xml.iterfind(f"{{{SID}}}origin-id")]
+    return RoomStanza(
+        archive_id=archive_id,
+        occupant=occupant,
+        real_jid=real_jid,
+        xml=xml,
+        origin_id=origin_ids[0] if len(origin_ids) == 1 else None,
+        message_id=xml.get("id"),
+        archived=archived,
+        stamp=stamp,
+    )
+
+
+def stamped_ids(xml: Element, room: str) -> list[str]:
+    """The archive ids that the room (or somebody in its name, if there are several) has given to a live message."""
+    return [child.get("id", "") for child in xml.iterfind(f"{{{SID}}}stanza-id") if child.get("by") == room]
+
+
+def _archived_real_jid(xml: Element) -> JID | None:
+    # Rooms append their claim to the archived copy and leave in place what the sender put there before.
+    items = xml.findall(f"{{{MUC_USER}}}x/{{{MUC_USER}}}item")
+    return bare_jid(items[-1].get("jid")) if items else None
+
+
+def bare_jid(text: str | None) -> JID | None:
+    """The bare JID of the text, ``None`` if there is none in it."""
+    with suppress(InvalidJID):
+        if text:
+            return JID(JID(text).bare)
+    return None
+
+
+def _stamp(forwarded: Element) -> datetime | None:
+    delay = forwarded.find(_DELAY)
+    if delay is None:
+        return None
+    try:
+        parsed = xep_0082.parse(delay.get("stamp", ""))
+    except ValueError:
+        return None
+    return parsed if isinstance(parsed, datetime) else None
+
+
+class Archive:
+    """The archive of a room.  Reading it needs an affiliation with the room, not presence in it.
+
+    :param room: the room's bare JID, normalised.
+    """
+
+    def __init__(self, xmpp: ClientXMPP, room: str, page_size: int = PAGE_SIZE) -> None:
+        self.room = room
+        self.page_size = page_size
+        self._stream = Stream.of(xmpp)
+
+    async def pages(self, after: str | None) -> AsyncGenerator[Page, None]:
+        """All that comes after the stanza with that archive id (``None``: everything), oldest first.
+
+        While the caller is busy with one page, no more than the next is fetched.
+
+        :raises ArchiveGap: the archive no longer holds the stanza to read after.
+        :raises NotPermitted: no affiliation with the room.
+        :raises DeliveryError: refused, unanswered, disconnected, or an archive out of its mind.
+        """
+        page = await self._page(after)
+        if after is not None:
+            page = await self._checked(after, page)
+        upcoming: asyncio.Task[Page] | None = None
+        try:
+            while True:
+                if not page.complete:
+                    last = page.entries[-1].archive_id
+                    upcoming = asyncio.create_task(self._page(last))
+                yield page
+                if page.complete or upcoming is None:
+                    return
+                page = await upcoming
+                if page.entries and page.entries[-1].archive_id == last:
+                    raise DeliveryError(f"the archive of {self.room} does not get on")
+        finally:
+            if upcoming is not None:
+                upcoming.cancel()
+                with suppress(asyncio.CancelledError, DeliveryError):
+                    await upcoming
+
+    async def last_id(self) -> str | None:
+        """The archive id of the newest stanza, ``None`` if the archive is empty."""
+        page = await self._page(None, size=1, backwards=True)
+        return page.entries[-1].archive_id if page.entries else None
+
+    async def _checked(self, after: str, page: Page) -> Page:
+        if not page.entries:
+            if await self.last_id() == after:
+                return page
+            page = await self._page(after)  # something may have arrived in between
+            if not page.entries:
+                raise ArchiveGap(self.room, after)
+        first = await self._page(None, size=1)
+        if not first.entries or first.entries[0].archive_id == page.entries[0].archive_id:
+            raise ArchiveGap(self.room, after)
+        return page
+
+    async def _page(self, after: str | None, *, size: int | None = None, backwards: bool = False) -> Page:
+        queryid = secrets.token_hex(8)
+        query = Element(f"{{{MAM}}}query", {"queryid": queryid})
+        rsm = SubElement(query, f"{{{RSM}}}set")
+        SubElement(rsm, f"{{{RSM}}}max").text = str(size or self.page_size)
+        if backwards:
+            SubElement(rsm, f"{{{RSM}}}before")
+        if after is not None:
+            SubElement(rsm, f"{{{RSM}}}after").text = after
+        results: list[Element] = []
+
+        def collect(result: Element) -> None:
+            if len(results) < _PAGE_LIMIT:
+                results.append(result)
+
+        self._stream.collect(self.room, queryid, collect)
+        try:
+            answer = await self._stream.ask("set", self.room, query, patience=2 * TIMEOUT)
+        except Refused as error:
+            if error.condition == "item-not-found" and after is not None:
+                raise ArchiveGap(self.room, after) from None
+            raise
+        finally:
+            self._stream.end_collect(self.room, queryid)
+        fin = answer.find(f"{{{MAM}}}fin")
+        # ejabberd 23.01 answers for the wrong archive rather than refuse; look who speaks.
+        if fin is None or bare(answer.get("from", "")) != self.room or len(results) >= _PAGE_LIMIT:
+            raise DeliveryError(f"{self.room} does not answer an archive query as XEP-0313 says")
+        entries = tuple(self._entry(result) for result in results if result.get("id"))
+        return Page(entries, complete=fin.get("complete") in ("true", "1") or not entries)
+
+    def _entry(self, result: Element) -> Entry:
+        forwarded = result.find(_FORWARDED)
+        message = forwarded.find(_MESSAGE) if forwarded is not None else None
+        if message is None or bare(message.get("from", "")) != self.room:
+            message = Element(_MESSAGE)  # whatever it is, its id still counts for the order
+        return Entry(result.get("id", ""), message, None if forwarded is None else _stamp(forwarded))

@@ -1,0 +1,70 @@
+"""The list of an account's devices: one PEP item for each device, its device id as the item's id.
+
+Whoever shares presence with the account, and each of the account's own devices, can be told
+of changes.  For this a client says in its presence, by way of entity capabilities
+(XEP-0115), that it wants the notifications: `DeviceDirectory.watch` must come before the
+presence is sent.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from slixmpp import ClientXMPP
+from slixmpp.xmlstream.handler import Callback
+from slixmpp.xmlstream.matcher.base import MatcherBase
+
+from .pep import PUBSUB, PEPNode
+from .stream import bare
+
+log = logging.getLogger(__name__)
+
+NODE = "urn:xmpp:mls:0:devices"
+_EVENT_ITEMS = f"{{{PUBSUB}#event}}event/{{{PUBSUB}#event}}items"
+_HANDLER = "MLS devices"
+
+
+class _DeviceEvents(MatcherBase):
+    def match(self, xml: Any) -> bool:
+        # The name says `xml`, slixmpp passes the stanza object.
+        if xml.name != "message" or xml.xml.get("type") == "error":
+            return False
+        items = xml.xml.find(_EVENT_ITEMS)
+        return items is not None and items.get("node") == self._criteria
+
+
+class DeviceDirectory(PEPNode):
+    """Our devices (to publish and retract) and everybody's (to read, see `PEPNode.items`)."""
+
+    def __init__(self, xmpp: ClientXMPP) -> None:
+        super().__init__(xmpp, NODE, send_last="on_sub_and_presence", notify_retract=True)
+        self._changed: Callable[[str], None] | None = None
+
+    def watch(self, changed: Callable[[str], None]) -> None:
+        """Call `changed` with the bare JID of each account whose devices have changed, or may have.
+
+        Needs the plugins xep_0030, xep_0115 and xep_0163.  A notification says no more than
+        that it is time to read the node again: it may come late, twice or not at all.
+        """
+        self._changed = changed
+        xmpp = self._stream.xmpp
+        xmpp.register_handler(Callback(_HANDLER, _DeviceEvents(NODE), self._notified))
+        xmpp.plugin["xep_0163"].add_interest(NODE)
+
+    def unwatch(self) -> None:
+        """The counterpart of `watch`."""
+        xmpp = self._stream.xmpp
+        xmpp.remove_handler(_HANDLER)
+        # xep_0163.remove_interest formats a list into the feature's name, and so removes nothing.
+        xmpp.plugin["xep_0030"].del_feature(feature=f"{NODE}+notify")
+        self._changed = None
+
+    def _notified(self, stanza: Any) -> None:
+        # An exception leaving a handler makes slixmpp send an error stanza to the sender.
+        try:
+            if self._changed is not None:
+                self._changed(bare(stanza.xml.get("from", "")) or self._account)
+        except Exception:
+            log.exception("a device notification could not be handled")

@@ -1,0 +1,69 @@
+"""Direct invitations to a room (XEP-0249), with elements of ours beside them.
+
+They go to the account, not to a device, as type ``normal`` and with a hint to store them: a
+server keeps them for who is offline, and archives them for the account's other devices.  The
+same invitation may therefore arrive more than once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from xml.etree.ElementTree import Element, SubElement
+
+from slixmpp import JID, ClientXMPP
+from slixmpp.stanza import Message
+
+from .archive import NS, SID, bare_jid
+
+CONFERENCE = "jabber:x:conference"
+HINTS = "urn:xmpp:hints"
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """Somebody asks us into a room.
+
+    :ivar room: bare JID.
+    :ivar inviter: bare JID, vouched for by the servers only.
+    :ivar elements: what came along in our namespace.
+    """
+
+    room: JID
+    inviter: JID
+    reason: str | None
+    password: str | None
+    message_id: str | None
+    elements: tuple[Element, ...]
+
+
+def invitation(
+    xmpp: ClientXMPP, room: str, account: str, elements: Iterable[Element] = (), reason: str | None = None
+) -> Message:
+    """The message that invites an account (a bare JID) to a room."""
+    message = xmpp.make_message(mto=JID(account), mtype="normal")
+    attributes = {"jid": room} if reason is None else {"jid": room, "reason": reason}
+    SubElement(message.xml, f"{{{CONFERENCE}}}x", attributes)
+    message.xml.extend(elements)
+    SubElement(message.xml, f"{{{SID}}}origin-id", {"id": message["id"]})
+    SubElement(message.xml, f"{{{HINTS}}}store")
+    return message
+
+
+def parse_invitation(xml: Element) -> Invitation | None:
+    """The direct invitation in a ``<message/>``; ``None`` if there is none, or not one by somebody to some room."""
+    invite = xml.find(f"{{{CONFERENCE}}}x")
+    if invite is None or xml.get("type") in ("error", "groupchat"):
+        return None
+    room = bare_jid(invite.get("jid"))
+    inviter = bare_jid(xml.get("from"))
+    if room is None or inviter is None or not room.user:
+        return None
+    return Invitation(
+        room=room,
+        inviter=inviter,
+        reason=invite.get("reason"),
+        password=invite.get("password"),
+        message_id=xml.get("id"),
+        elements=tuple(child for child in xml if str(child.tag).startswith(f"{{{NS}}}")),
+    )

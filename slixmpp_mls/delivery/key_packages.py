@@ -1,0 +1,22 @@
+"""The directory of KeyPackages: one PEP item for each, its KeyPackageRef in hex as the item's id.
+
+A KeyPackage is meant to be used once, but PEP can not hand an item to one reader and
+delete it: two people may fetch the same.  Whoever owns it retracts it when it has been
+used, and readers pick at random among several.
+"""
+
+from __future__ import annotations
+
+from slixmpp import ClientXMPP
+
+from .pep import PEPNode
+
+NODE = "urn:xmpp:mls:0:key-packages"
+
+
+class KeyPackageDirectory(PEPNode):
+    """Our KeyPackages (to publish and retract) and everybody's (to read, see `PEPNode.items`)."""
+
+    def __init__(self, xmpp: ClientXMPP) -> None:
+        # Never pushed: a KeyPackage interests somebody who is about to add its owner, and nobody else.
+        super().__init__(xmpp, NODE, send_last="never")

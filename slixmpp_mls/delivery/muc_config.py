@@ -1,0 +1,114 @@
+"""What a MUC room (XEP-0045) must be like to serve an encrypted group, and how to make one so.
+
+persistent        or the group would lose its place when everybody is offline
+members-only      who reads is decided before they enter; and who is a member may read the archive
+non-anonymous     a sender's real JID is shown, to be compared with their credential
+archived          the archive is the order, and the memory for those who are away
+stanza ids        live stanzas carry their archive id
+no password       those who are added by name need none
+
+A room is configured once, when it is made.  Rooms that exist already are looked at and never
+touched: their owners had their reasons.
+"""
+
+from __future__ import annotations
+
+from xml.etree.ElementTree import Element, SubElement
+
+from ..errors import DeliveryError, Refused
+from .archive import SID
+from .forms import offered, submission
+from .stream import MAM, Stream
+
+MUC = "http://jabber.org/protocol/muc"
+MUC_OWNER = f"{MUC}#owner"
+_DISCO_INFO = "http://jabber.org/protocol/disco#info"
+
+#: Feature that the room must have, and the name of the shortcoming if it has not.
+_REQUIRED = {
+    "muc_persistent": "not-persistent",
+    "muc_membersonly": "not-members-only",
+    "muc_nonanonymous": "not-non-anonymous",
+    MAM: "no-archive",
+    SID: "no-stanza-id",
+}
+#: Feature that the room must not have, and the name of the shortcoming if it has.
+_FORBIDDEN = {"muc_passwordprotected": "password-protected"}
+
+#: Fields of the owner's form.  Servers offer different ones; those not offered are left out.
+_CONFIGURATION = {
+    "muc#roomconfig_persistentroom": "1",
+    "muc#roomconfig_membersonly": "1",
+    "muc#roomconfig_whois": "anyone",
+    "muc#roomconfig_publicroom": "0",
+    "public_list": "0",  # ejabberd: the list of occupants
+    "muc#roomconfig_moderatedroom": "0",
+    "muc#roomconfig_passwordprotectedroom": "0",
+    "muc#roomconfig_changesubject": "0",
+    "muc#roomconfig_allowinvites": "0",
+    "{http://prosody.im/protocol/muc}roomconfig_allowmemberinvites": "0",
+    # The switch of the archive: Prosody's name, and ejabberd's.
+    "muc#roomconfig_enablearchiving": "1",
+    "mam": "1",
+}
+_MAX_USERS = "muc#roomconfig_maxusers"
+
+
+async def features(stream: Stream, room: str) -> frozenset[str] | None:
+    """What the room says of itself (XEP-0045 6.4); ``None`` if there is no such room.
+
+    :raises DeliveryError: no answer, or a refusal of another kind.
+    """
+    try:
+        answer = await stream.ask("get", room, Element(f"{{{_DISCO_INFO}}}query"))
+    except Refused as error:
+        if error.condition in ("item-not-found", "gone"):
+            return None
+        raise
+    query = answer.find(f"{{{_DISCO_INFO}}}query")
+    if query is None:
+        raise DeliveryError(f"{room} does not describe itself")
+    found = {feature.get("var", "") for feature in query.iterfind(f"{{{_DISCO_INFO}}}feature")}
+    if any(identity.get("category") == "conference" for identity in query.iterfind(f"{{{_DISCO_INFO}}}identity")):
+        found.add(MUC)
+    return frozenset(found)
+
+
+def shortcomings(found: frozenset[str] | None) -> tuple[str, ...]:
+    """The names of all that is missing, in a fixed order; empty for a room that will do."""
+    if found is None:
+        return ("not-found",)
+    if MUC not in found:
+        return ("not-a-room",)
+    missing = [name for feature, name in _REQUIRED.items() if feature not in found]
+    return (*missing, *(name for feature, name in _FORBIDDEN.items() if feature in found))
+
+
+async def configure(stream: Stream, room: str, name: str | None = None) -> None:
+    """Give a room of ours the configuration that encrypted groups need.
+
+    :raises NotPermitted: we are not the owner.
+    :raises DeliveryError: refused or unanswered.
+    """
+    answer = await stream.ask("get", room, Element(f"{{{MUC_OWNER}}}query"))
+    fields = offered(answer.find(f"{{{MUC_OWNER}}}query"))
+    values = {var: value for var, value in _CONFIGURATION.items() if var in fields}
+    if name is not None:
+        values["muc#roomconfig_roomname"] = name
+    numbers = [int(option) for option in fields.get(_MAX_USERS, []) if option.isdecimal()]
+    if numbers:
+        values[_MAX_USERS] = str(max(numbers))
+    query = Element(f"{{{MUC_OWNER}}}query")
+    query.append(submission(f"{MUC}#roomconfig", values))
+    await stream.ask("set", room, query)
+
+
+async def destroy(stream: Stream, room: str, alternate: str | None = None, reason: str | None = None) -> None:
+    """Destroy a room of ours, its archive included on most servers."""
+    query = Element(f"{{{MUC_OWNER}}}query")
+    element = SubElement(query, f"{{{MUC_OWNER}}}destroy")
+    if alternate is not None:
+        element.set("jid", alternate)
+    if reason is not None:
+        SubElement(element, f"{{{MUC_OWNER}}}reason").text = reason
+    await stream.ask("set", room, query)

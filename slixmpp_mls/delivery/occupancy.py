@@ -1,0 +1,304 @@
+"""Being in a room (XEP-0045 7): entering, who else is there, and noticing that one is out.
+
+::
+
+    out ──enter()──> entering ──own presence, then the subject──> in
+     ^                  │                                          │
+     ├──────────────────┴─ error, nothing heard, stream gone       │
+     └── kicked, service shut down, new session, failed self-ping ─┘
+     lost <── destroyed, banned, no longer a member (from any state, for good)
+
+The room sends its subject after all presences and old messages.  Everything it sent before
+is in the archive by then, everything after comes live: the subject is the seam that lets
+`room.Room` join the two.
+
+slixmpp's own ``join_muc_wait`` is not used: it never sees Prosody's refusals, which do not
+repeat our ``<x/>``, and would wait for its time-out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from xml.etree.ElementTree import Element, SubElement
+
+from slixmpp import JID
+
+from ..errors import Disconnected, MLSError, NoAnswer, NotPermitted, Refused, RoomLost, UsageError
+from .archive import MUC_USER, bare_jid
+from .events import AffiliationChanged, Entered, Interrupted, RoomEvent
+from .muc_config import MUC, destroy
+from .stream import TIMEOUT, Stream
+
+log = logging.getLogger(__name__)
+
+_CLIENT = "{jabber:client}"
+_STANZAS = "{urn:ietf:params:xml:ns:xmpp-stanzas}"
+_NICKNAMES_TRIED = 5
+
+#: Refusals to enter that time does not heal, by error condition.
+_FINAL = {
+    "registration-required": "not-a-member",
+    "forbidden": "banned",
+    "not-authorized": "password-required",
+    "item-not-found": "not-found",
+    "not-allowed": "not-found",
+    "gone": "destroyed",
+    "jid-malformed": "refused",
+    "not-acceptable": "refused",
+}
+_SELF = "110"
+_CREATED = "201"
+_BANNED = "301"
+_RENAMED = "303"
+_KICKED = "307"
+#: 321: affiliation lost; 322: the room has become members-only and we are no member.
+_EXCLUDED = frozenset({"321", "322"})
+
+
+class _NicknameTaken(Exception):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Occupant:
+    """Somebody in the room, as the room describes them.  `jid` is bare, and ``None`` in anonymous rooms."""
+
+    nick: str
+    jid: JID | None
+    affiliation: str
+    role: str
+
+
+class Occupancy:
+    """Our presence in one room, and the others'.
+
+    :param room: the room's bare JID.
+    :param nick: the nickname we would like.
+    :param notify: told of all events, at once.
+    """
+
+    def __init__(self, stream: Stream, room: str, nick: str, notify: Callable[[RoomEvent], None]) -> None:
+        self.nick = nick
+        self.inside = False
+        self.affiliation = "none"
+        #: Why the room is lost for good, once it is.
+        self.lost: RoomLost | None = None
+        self.occupants: dict[str, Occupant] = {}
+        self._stream = stream
+        self._room = room
+        self._wished_nick = nick
+        self._notify = notify
+        self._entering: asyncio.Future[None] | None = None
+        self._entered_before = False
+        self._seen_self = False
+        self._created = False
+        self._leaving: asyncio.Future[None] | None = None
+
+    # Entering and leaving
+
+    async def enter(self, *, create: bool = False) -> None:
+        """Enter the room, under another nickname if ours is taken.
+
+        :param create: the room must be new; otherwise it must not be.
+        :raises RoomLost: it will not let us in, or is gone.
+        :raises UsageError: the room to be created exists.
+        :raises Refused, NoAnswer, Disconnected: not now; it may work later.
+        """
+        async with self._stream.joining:
+            for _ in range(_NICKNAMES_TRIED):
+                try:
+                    await self._enter()
+                    break
+                except _NicknameTaken:
+                    self.nick = f"{self._wished_nick}-{secrets.token_hex(2)}"
+            else:
+                raise Refused(self._room, "conflict", "all nicknames tried are taken")
+        if self._created and not create:
+            # Entering a room that is gone makes a new, empty one.  That is not what we came for.
+            with suppress(MLSError):
+                await destroy(self._stream, self._room)
+            self.inside = False
+            raise RoomLost(self._room, "not-found")
+        if create and not self._created:
+            await self.leave()
+            raise UsageError(f"{self._room} exists already")
+        self.lost = None
+        self._notify(Entered(self.nick, again=self._entered_before))
+        self._entered_before = True
+
+    async def _enter(self) -> None:
+        if not self._stream.online:
+            raise Disconnected("no stream to enter the room on")
+        self._reset()
+        self._tell_xep_0045()
+        presence = self._stream.xmpp.make_presence(pto=JID(f"{self._room}/{self.nick}"))
+        join = SubElement(presence.xml, f"{{{MUC}}}x")
+        SubElement(join, f"{{{MUC}}}history", {"maxstanzas": "0"})
+        self._entering = asyncio.get_running_loop().create_future()
+        try:
+            presence.send()
+            async with asyncio.timeout(TIMEOUT):
+                await self._entering
+        except TimeoutError:
+            raise NoAnswer(f"{self._room} did not let us in nor refuse") from None
+        finally:
+            self._entering = None
+
+    async def leave(self) -> None:
+        """Leave the room, waiting a moment for its good-bye."""
+        if self.inside and self._stream.online:
+            self._leaving = asyncio.get_running_loop().create_future()
+            self._stream.xmpp.make_presence(pto=JID(f"{self._room}/{self.nick}"), ptype="unavailable").send()
+            with suppress(TimeoutError, Disconnected):
+                async with asyncio.timeout(5):
+                    await self._leaving
+            self._leaving = None
+        self._reset()
+        if "xep_0045" in self._stream.xmpp.plugin:
+            self._stream.xmpp.plugin["xep_0045"].rooms[None].pop(JID(self._room), None)
+
+    def _tell_xep_0045(self) -> None:
+        # So that other code of the bot finds the room and its occupants where it expects them.
+        if "xep_0045" in self._stream.xmpp.plugin:
+            muc = self._stream.xmpp.plugin["xep_0045"]
+            muc.rooms[None][JID(self._room)] = {}
+            muc.our_nicks[None][JID(self._room)] = self.nick
+
+    def _reset(self) -> None:
+        self.inside = self._seen_self = self._created = False
+        self.occupants.clear()
+
+    def _out(self, cause: str) -> None:
+        was_inside = self.inside
+        self._reset()
+        if self._entering is not None and not self._entering.done():
+            self._entering.set_exception(Refused(self._room, "recipient-unavailable", cause))
+        if self._leaving is not None and not self._leaving.done():
+            self._leaving.set_result(None)
+        elif was_inside:
+            self._notify(Interrupted(cause))
+
+    def _lose(self, reason: str, alternate: str | None = None, text: str = "") -> None:
+        self.lost = RoomLost(self._room, reason, alternate, text)
+        if self._entering is not None and not self._entering.done():
+            self._entering.set_exception(self.lost)
+        self._reset()
+
+    async def still_inside(self) -> bool:
+        """Ask the room whether it still knows us (XEP-0410); on a clear no, we are out."""
+        nick = self.nick
+        try:
+            await self._stream.ask("get", f"{self._room}/{nick}", Element("{urn:xmpp:ping}ping"))
+        except (NoAnswer, Disconnected):
+            return self.inside  # no news
+        except (Refused, NotPermitted) as error:
+            condition = error.condition if isinstance(error, Refused) else "not-allowed"
+            # XEP-0410 3.3: our own client answered, or the room no longer knows just the nickname; or no news.
+            known = ("service-unavailable", "feature-not-implemented", "item-not-found")
+            if condition not in known and not condition.startswith("remote-server-") and nick == self.nick:
+                self._out("silent")
+        return self.inside
+
+    # What the room and the stream say
+
+    def subject_received(self) -> None:
+        """The room has sent its subject: the end of entering."""
+        if self._entering is not None and self._seen_self and not self._entering.done():
+            self.inside = True
+            self._entering.set_result(None)
+
+    def stream_started(self, resumed: bool) -> None:
+        """A new session knows nothing of our presences."""
+        if not resumed:
+            self._out("stream")
+
+    def stream_stopped(self) -> None:
+        """Whoever waits for the room need not wait any longer."""
+        for waiting in (self._entering, self._leaving):
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(Disconnected("the stream was closed"))
+
+    def presence_received(self, xml: Element) -> None:
+        """A presence from the room or from an occupant."""
+        nick = xml.get("from", "").partition("/")[2]
+        kind = xml.get("type")
+        if kind == "error":
+            if self._entering is not None and not self._entering.done():
+                self._entering.set_exception(self._refusal(xml))
+            return
+        x = xml.find(f"{{{MUC_USER}}}x")
+        if x is None or not nick or kind not in (None, "unavailable"):
+            return
+        codes = {status.get("code", "") for status in x.iterfind(f"{{{MUC_USER}}}status")}
+        item = x.find(f"{{{MUC_USER}}}item")
+        item = Element("item") if item is None else item
+        occupant = Occupant(
+            nick, bare_jid(item.get("jid")), item.get("affiliation") or "none", item.get("role") or "none"
+        )
+        self._compare(occupant)
+        # Not every service repeats 110 when it throws us out.
+        own = _SELF in codes or (nick == self.nick and self.inside and kind == "unavailable")
+        if kind is None:
+            self.occupants[nick] = occupant
+            if own:
+                self.nick = nick
+                self.affiliation = occupant.affiliation
+                self._created = self._created or _CREATED in codes
+                self._seen_self = True
+        else:
+            self.occupants.pop(nick, None)
+            if own:
+                self._gone(x, item, codes, occupant)
+
+    def _gone(self, x: Element, item: Element, codes: set[str], occupant: Occupant) -> None:
+        destruction = x.find(f"{{{MUC_USER}}}destroy")
+        if _RENAMED in codes:
+            self.nick = item.get("nick") or self.nick
+            return
+        self.affiliation = occupant.affiliation
+        reason = item.findtext(f"{{{MUC_USER}}}reason") or ""
+        if destruction is not None:
+            alternate = destruction.get("jid") or None
+            self._lose("destroyed", alternate, destruction.findtext(f"{{{MUC_USER}}}reason") or "")
+        elif _BANNED in codes or occupant.affiliation == "outcast":
+            self._lose("banned", text=reason)
+        elif codes & _EXCLUDED:
+            self._lose("not-a-member", text=reason)
+        else:
+            # 332 and 333 are the service's troubles, 307 alone somebody's displeasure.
+            self._out("kicked" if _KICKED in codes and "333" not in codes else "service")
+
+    def _compare(self, occupant: Occupant) -> None:
+        before = self.occupants.get(occupant.nick)
+        if before is not None and before.affiliation != occupant.affiliation:
+            # Some services no longer tell the JID of who has lost the affiliation.
+            jid = occupant.jid or before.jid
+            if jid is not None:
+                self._notify(AffiliationChanged(jid, occupant.affiliation))
+
+    def _refusal(self, xml: Element) -> Exception:
+        condition, text, error = parse_error(xml)
+        if condition == "conflict":
+            return _NicknameTaken()
+        if condition in _FINAL:
+            gone = error.findtext(f"{_STANZAS}gone") if error is not None else None
+            self.lost = RoomLost(self._room, _FINAL[condition], (gone or "").removeprefix("xmpp:") or None, text)
+            return self.lost
+        return Refused(self._room, condition, text)
+
+
+def parse_error(xml: Element) -> tuple[str, str, Element | None]:
+    """Condition, text and element of a stanza's error."""
+    error = xml.find(f"{_CLIENT}error")
+    condition, text = "undefined-condition", ""
+    for child in error if error is not None else ():
+        if child.tag == f"{_STANZAS}text":
+            text = child.text or ""
+        elif child.tag.startswith(_STANZAS):
+            condition = child.tag.removeprefix(_STANZAS)
+    return condition, text, error

@@ -1,0 +1,493 @@
+"""A MUC room as one total order of stanzas.
+
+`Room.stanzas` yields every archived stanza of ours once, in the room's order, from a given
+archive id on, and goes on for ever: first the archive, then live, across reconnections.
+
+::
+
+    enter the room ──> read the archive to its end ──> hand out the live buffer ──┐
+        ^                    ^                              │        │            │
+        │                    └── buffer overflowed ─────────┘        └────────────┘
+        └── out of the room, or a new session ── from any place
+
+Why no stanza is lost or repeated at the seam: live stanzas are buffered from the moment
+that we are in the room.  The archive is asked after that moment, so it holds all that came
+before; what it also holds of the buffer is removed from the buffer when it comes by.  The
+order of both is the room's.  When the buffer is full (a reader slower than the room, or a
+long way to catch up), it is thrown away and the archive is read again from where the
+reader is: memory stays bounded, whatever the reader does.
+
+A reader that stops takes up again with the archive id of the last stanza it has processed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from types import MappingProxyType
+from xml.etree.ElementTree import Element, SubElement
+
+from slixmpp import JID, ClientXMPP
+from slixmpp.stanza import Message
+from slixmpp.xmlstream import tostring
+
+from ..errors import (
+    Disconnected,
+    MLSError,
+    NoAnswer,
+    NotPermitted,
+    Refused,
+    RoomLost,
+    RoomUnsuitable,
+    StanzaTooLarge,
+    UsageError,
+)
+from . import muc_config
+from .affiliations import Affiliations
+from .archive import MUC_USER, SID, Archive, Page, RoomStanza, bare_jid, room_stanza, stamped_ids
+from .events import AffiliationChanged, Bounced, CatchingUp, Reconfigured, RoomEvent, Unarchived
+from .invitation import HINTS, invitation
+from .occupancy import Occupancy, Occupant, parse_error
+from .stream import Stream
+
+log = logging.getLogger(__name__)
+
+#: Octets of one serialised stanza.  Beyond, servers cut the stream (262,144 on many), and a
+#: federated room loses its remote members.
+MAX_STANZA = 240_000
+#: Seconds of silence after which to ask the room whether we are still in it (XEP-0410).
+PING_INTERVAL = 300.0
+#: Live stanzas kept for a reader who is busy, and their characters.
+_BUFFERED = 1000
+_BUFFERED_SIZE = 4_000_000
+_CLIENT = "{jabber:client}"
+_ENTRY_REFUSALS = ("not-a-member", "banned", "password-required", "refused")
+
+
+class Room:
+    """One room, for one client.
+
+    :param jid: the room's bare JID.
+    :param nick: the nickname we would like to have in it.
+    :param on_event: called at once with each `RoomEvent`; must not block.
+    :param ping_interval: seconds of silence until a self-ping.
+    """
+
+    def __init__(
+        self,
+        xmpp: ClientXMPP,
+        jid: str,
+        nick: str,
+        *,
+        on_event: Callable[[RoomEvent], None] | None = None,
+        ping_interval: float = PING_INTERVAL,
+    ) -> None:
+        self.jid = JID(JID(jid).bare)
+        room = str(self.jid)
+        self.archive = Archive(xmpp, room)
+        self._xmpp = xmpp
+        self._stream = Stream.of(xmpp)
+        self._on_event = on_event
+        self._ping_interval = ping_interval
+        self._occupancy = Occupancy(self._stream, room, nick, self._notify)
+        self.affiliations = Affiliations(self._stream, room)
+        self._position: str | None = None
+        self._buffer: deque[RoomStanza] = deque()
+        self._buffered_ids: set[str] = set()
+        self._buffer_size = 0
+        self._overflowed = False
+        self._behind = True
+        self._suspicious = False
+        self._left = False
+        self._read_by_somebody = False
+        self._news = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Room {self.jid} {'inside' if self.inside else 'outside'} after {self._position}>"
+
+    # State
+
+    @property
+    def inside(self) -> bool:
+        """Whether we are in the room, as far as we know."""
+        return self._occupancy.inside and self._stream.online
+
+    @property
+    def nick(self) -> str:
+        """Our nickname: the one we have, or had last."""
+        return self._occupancy.nick
+
+    @property
+    def my_affiliation(self) -> str:
+        """Our affiliation, as the room said when it last spoke of us."""
+        return self._occupancy.affiliation
+
+    @property
+    def occupants(self) -> Mapping[str, Occupant]:
+        """Who is in the room, by nickname: a live view."""
+        return MappingProxyType(self._occupancy.occupants)
+
+    @property
+    def position(self) -> str | None:
+        """The archive id up to which `stanzas` has got, stanzas of other kinds included."""
+        return self._position
+
+    # Making, judging, entering and leaving a room
+
+    async def create(self, name: str | None = None) -> None:
+        """Make the room, configure it for an encrypted group, and be in it.
+
+        :raises UsageError: it exists.
+        :raises RoomUnsuitable: the service can not make a room that will do; it has been destroyed again.
+        :raises NotPermitted: the service does not let us make rooms.
+        :raises DeliveryError: refused, unanswered, disconnected.
+        """
+        self._attach(None)
+        try:
+            if await muc_config.features(self._stream, str(self.jid)) is not None:
+                raise UsageError(f"{self.jid} exists already")
+            await self._occupancy.enter(create=True)
+            try:
+                await muc_config.configure(self._stream, str(self.jid), name)
+                reasons = await self.check()
+                if reasons:
+                    raise RoomUnsuitable(str(self.jid), reasons)
+            except BaseException:
+                await muc_config.destroy(self._stream, str(self.jid))
+                raise
+        except RoomLost as error:
+            self._detach()
+            raise NotPermitted(f"{self.jid} can not be made: {error.text or error.reason}") from None
+        except BaseException:
+            self._detach()
+            raise
+
+    async def check(self) -> tuple[str, ...]:
+        """What keeps the room from serving an encrypted group, one name for each shortcoming.
+
+        Empty if nothing does.  The names: ``not-found``, ``not-a-room``, ``not-persistent``,
+        ``not-members-only``, ``not-non-anonymous``, ``no-archive``, ``no-stanza-id``,
+        ``password-protected``.  Nothing is changed.
+
+        :raises DeliveryError: the room does not say.
+        """
+        return muc_config.shortcomings(await muc_config.features(self._stream, str(self.jid)))
+
+    async def join(self, after: str | None) -> None:
+        """Set the place to read from, and enter the room (once; `stanzas` re-enters by itself).
+
+        After an error that may pass (`Refused`, `NoAnswer`, `Disconnected`) `stanzas` may be
+        used all the same: it goes on trying.
+
+        :param after: the archive id of the last stanza processed; ``None``: from the beginning.
+        :raises NotPermitted: we are no member, or banned.
+        :raises RoomLost: there is no such room (any more).
+        :raises DeliveryError: refused, unanswered, disconnected.
+        """
+        if self._read_by_somebody:
+            raise UsageError("the room is being read; close that iterator first")
+        self._attach(after)
+        if self._occupancy.inside:
+            return
+        try:
+            await self._occupancy.enter()
+        except RoomLost as error:
+            self._detach()
+            if error.reason in _ENTRY_REFUSALS:
+                raise NotPermitted(f"{self.jid} does not let us in: {error.reason}") from None
+            raise
+
+    async def leave(self) -> None:
+        """Leave the room; `stanzas` ends.  Our affiliation stays."""
+        self._left = True
+        await self._occupancy.leave()
+        self._detach()
+        self._news.set()
+
+    async def destroy(self, alternate: str | None = None, reason: str | None = None) -> None:
+        """Destroy the room, with its archive on most servers; `stanzas` ends.
+
+        :raises NotPermitted: we are not an owner.
+        """
+        left = self._left
+        self._left = True  # so that the room's farewell is no surprise to the reader
+        try:
+            await muc_config.destroy(self._stream, str(self.jid), alternate, reason)
+        except MLSError:
+            self._left = left
+            raise
+        await self.leave()
+
+    def _attach(self, after: str | None) -> None:
+        self._left = False
+        self._position = after
+        self._forget_buffer()
+        self._behind = True
+        self._stream.attach(str(self.jid), self)
+
+    def _detach(self) -> None:
+        self._stream.detach(str(self.jid))
+
+    # Sending
+
+    def measure(self, elements: Sequence[Element]) -> int:
+        """Octets of the stanza that `send` would make of these elements, ids of usual length assumed."""
+        return _size(self._message(elements, "x" * 36))
+
+    async def send(self, elements: Sequence[Element], *, message_id: str) -> None:
+        """Send one groupchat message with these children; return when it is on the stream.
+
+        Proof of arrival is its reflection, which `stanzas` yields with this id as `origin_id`.
+        A refusal comes as a `Bounced` event.
+
+        :param message_id: unique; the same again if the same message is sent again.
+        :raises StanzaTooLarge: over `MAX_STANZA`; nothing was sent.
+        :raises Disconnected: we are not in the room at the moment; sent or not, send it again later.
+        """
+        message = self._message(elements, message_id)
+        size = _size(message)
+        if size > MAX_STANZA:
+            raise StanzaTooLarge(size, MAX_STANZA)
+        if not self.inside:
+            raise Disconnected(f"not in {self.jid} at the moment")
+        await self._stream.write(message)
+
+    def _message(self, elements: Sequence[Element], message_id: str) -> Message:
+        message = self._xmpp.make_message(mto=self.jid, mtype="groupchat")
+        message["id"] = message_id
+        message.xml.extend(elements)
+        SubElement(message.xml, f"{{{SID}}}origin-id", {"id": message_id})
+        if message.xml.find(f"{{{HINTS}}}store") is None:
+            # Without it ejabberd neither archives the message nor gives it an id.
+            SubElement(message.xml, f"{{{HINTS}}}store")
+        return message
+
+    async def invite(self, account: str, elements: Iterable[Element] = (), reason: str | None = None) -> None:
+        """Invite an account (a bare JID) directly (XEP-0249), with `elements` in the invitation.
+
+        :raises StanzaTooLarge: over `MAX_STANZA`; nothing was sent.
+        :raises Disconnected: there is no stream.
+        """
+        message = invitation(self._xmpp, str(self.jid), account, elements, reason)
+        size = _size(message)
+        if size > MAX_STANZA:
+            raise StanzaTooLarge(size, MAX_STANZA)
+        await self._stream.write(message)
+
+    # Reading
+
+    async def stanzas(self) -> AsyncGenerator[RoomStanza, None]:
+        """Every archived stanza with a child in our namespace, in order, from `join`'s place on.
+
+        Re-enters and re-reads as needed; ends when `leave` or `destroy` is called.  One reader
+        at a time.
+
+        :raises RoomLost: we are out for good.
+        :raises ArchiveGap: stanzas have been lost; `join` at another place to go on.
+        :raises NotPermitted: the room lets us in, but not read its archive.
+        """
+        if self._read_by_somebody:
+            raise UsageError("the room has a reader already")
+        self._read_by_somebody = True
+        patience = _Patience()
+        try:
+            while not self._left:
+                if self._buffer and not self._behind:
+                    # Also when we are out meanwhile: what came before is ours to read.
+                    stanza = self._take()
+                    self._position = stanza.archive_id
+                    yield stanza
+                elif self._occupancy.lost is not None:
+                    self._detach()
+                    raise self._occupancy.lost
+                elif not self._occupancy.inside:
+                    await self._enter_again(patience)
+                elif self._behind:
+                    async with aclosing(self._catch_up(patience)) as archived:
+                        async for stanza in archived:
+                            yield stanza
+                else:
+                    patience.restore()
+                    await self._wait_for_news()
+        finally:
+            self._read_by_somebody = False
+
+    async def _enter_again(self, patience: _Patience) -> None:
+        await self._stream.wait_online()
+        await patience.wait()
+        if self._left or self._occupancy.lost is not None:
+            return
+        try:
+            self._behind = True
+            self._forget_buffer()
+            await self._occupancy.enter()
+        except RoomLost as error:
+            self._occupancy.lost = error
+        except (Refused, NoAnswer, Disconnected) as error:
+            log.info("%s can not be entered yet: %s", self.jid, error)
+
+    async def _catch_up(self, patience: _Patience) -> AsyncGenerator[RoomStanza, None]:
+        self._forget_buffer()
+        self._overflowed = False
+        read = 0
+        try:
+            async with aclosing(self.archive.pages(self._position)) as pages:
+                async for page in pages:
+                    for stanza in self._read(page):
+                        yield stanza
+                    read += len(page.entries)
+                    complete = page.complete and not self._overflowed
+                    self._notify(CatchingUp(read, complete))
+                    if self._left or not self._occupancy.inside:
+                        return
+        except (Refused, NoAnswer, Disconnected) as error:
+            log.info("the archive of %s can not be read yet: %s", self.jid, error)
+            await patience.wait()
+            return
+        # What overflowed the buffer is in the archive: another round.
+        self._behind = self._overflowed
+
+    def _read(self, page: Page) -> Iterable[RoomStanza]:
+        for entry in page.entries:
+            self._drop_buffered(entry.archive_id)
+            self._position = entry.archive_id
+            stanza = entry.stanza()
+            if stanza is not None:
+                yield stanza
+
+    async def _wait_for_news(self) -> None:
+        self._news.clear()
+        if not self._suspicious:
+            try:
+                async with asyncio.timeout(self._ping_interval):
+                    await self._news.wait()
+            except TimeoutError:
+                self._suspicious = True
+        if self._suspicious:
+            self._suspicious = False
+            if self._stream.online:
+                await self._occupancy.still_inside()
+
+    # The live buffer
+
+    def _take(self) -> RoomStanza:
+        stanza = self._buffer.popleft()
+        self._buffered_ids.discard(stanza.archive_id)
+        self._buffer_size -= _weight(stanza.xml)
+        return stanza
+
+    def _drop_buffered(self, archive_id: str) -> None:
+        if archive_id in self._buffered_ids:
+            while self._take().archive_id != archive_id:
+                pass
+
+    def _forget_buffer(self) -> None:
+        self._buffer.clear()
+        self._buffered_ids.clear()
+        self._buffer_size = 0
+
+    def _overflow(self) -> None:
+        self._forget_buffer()
+        self._overflowed = self._behind = True
+
+    # What the stream brings: see `stream.RoomReader`
+
+    def message_received(self, xml: Element) -> None:
+        """Sort a message: ours to the buffer, the room's own to events."""
+        sender = xml.get("from", "")
+        kind = xml.get("type", "normal")
+        if kind == "error":
+            if sender == self.jid:
+                self._bounced(xml)
+        elif kind == "groupchat":
+            if xml.find(f"{_CLIENT}subject") is not None and xml.find(f"{_CLIENT}body") is None:
+                self._occupancy.subject_received()
+            if sender == self.jid and xml.find(f"{{{MUC_USER}}}x/{{{MUC_USER}}}status") is not None:
+                self._notify(Reconfigured())
+            self._live(xml)
+        elif sender == self.jid:
+            self._affiliation_told(xml)
+        self._news.set()
+
+    def presence_received(self, xml: Element) -> None:
+        """Somebody comes, goes or changes; perhaps we ourselves."""
+        self._occupancy.presence_received(xml)
+        self._news.set()
+
+    def stream_started(self, resumed: bool) -> None:
+        """A resumed session has lost nothing, if the room has not dropped us; a new one starts again."""
+        self._suspicious = resumed
+        self._occupancy.stream_started(resumed)
+        self._news.set()
+
+    def stream_stopped(self) -> None:
+        """Nothing to do but wait for the next."""
+        self._occupancy.stream_stopped()
+        self._news.set()
+
+    def _live(self, xml: Element) -> None:
+        if not self._occupancy.inside or self._overflowed:
+            return
+        occupant = self._occupancy.occupants.get(xml.get("from", "").partition("/")[2])
+        ids = stamped_ids(xml, str(self.jid))
+        real_jid = occupant.jid if occupant is not None else None
+        stanza = room_stanza(xml, ids[0] if ids else "", real_jid, archived=False, stamp=None)
+        if stanza is None:
+            return
+        if not ids:
+            self._notify(Unarchived(xml.get("id")))
+            return
+        if stanza.archive_id in self._buffered_ids:
+            return  # the room repeats itself
+        self._buffer.append(stanza)
+        self._buffered_ids.add(stanza.archive_id)
+        self._buffer_size += _weight(xml)
+        # Two ids "by" the room: the room did not remove a forged one.  The archive knows which is its own.
+        if len(ids) > 1 or len(self._buffer) > _BUFFERED or self._buffer_size > _BUFFERED_SIZE:
+            self._overflow()
+
+    def _bounced(self, xml: Element) -> None:
+        condition, text, _ = parse_error(xml)
+        if condition == "not-acceptable":
+            self._suspicious = True  # the usual answer to who is not in the room
+        self._notify(Bounced(xml.get("id", ""), condition, text))
+
+    def _affiliation_told(self, xml: Element) -> None:
+        item = xml.find(f"{{{MUC_USER}}}x/{{{MUC_USER}}}item")
+        if item is not None and (jid := bare_jid(item.get("jid"))) is not None and item.get("affiliation"):
+            self._notify(AffiliationChanged(jid, item.get("affiliation", "none")))
+
+    def _notify(self, event: RoomEvent) -> None:
+        if self._on_event is None:
+            return
+        try:
+            self._on_event(event)
+        except Exception:
+            log.exception("the handler of a room's events failed")
+
+
+class _Patience:
+    """Growing, jittered pauses between attempts; the first is immediate."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+
+    async def wait(self) -> None:
+        if self._failures:
+            await asyncio.sleep(min(60.0, 0.25 * 2**self._failures) * random.uniform(0.5, 1.5))  # noqa: S311
+        self._failures = min(self._failures + 1, 10)
+
+    def restore(self) -> None:
+        self._failures = 0
+
+
+def _size(message: Message) -> int:
+    return len(tostring(message.xml, xmlns="jabber:client").encode())
+
+
+def _weight(xml: Element) -> int:
+    return sum(len(element.text or "") for element in xml.iter())

@@ -1,0 +1,280 @@
+"""One client's XMPP stream, as the rest of the delivery code wants to see it.
+
+slixmpp offers more than is needed here, and leaves some gaps that would cost correctness:
+
+* A request that the server never answers stays pending for two minutes even when the
+  stream has died in the meantime.  `Stream.ask` fails at once with `Disconnected`.
+* Stanzas "sent" without a session are kept by slixmpp and sent at the next one.  The
+  caller here has its own queue in a store and would send twice: `Stream.write` refuses.
+* Coroutine handlers run as independent tasks and lose the order of the stanzas.  Here one
+  plain callback per client hands every stanza of the rooms in use to its reader, in order.
+  It looks the room up in a dictionary, so two hundred rooms cost no more than one.
+* Errors of slixmpp never leave this module: they become `slixmpp_mls.errors`.
+
+There is one `Stream` for each client; `Stream.of` finds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
+from weakref import WeakKeyDictionary
+from xml.etree.ElementTree import Element
+
+from slixmpp import ClientXMPP
+from slixmpp.exceptions import IqError, IqTimeout, XMPPError
+from slixmpp.stanza import Message
+from slixmpp.xmlstream.handler import Callback
+from slixmpp.xmlstream.matcher.base import MatcherBase
+
+from ..errors import DeliveryError, Disconnected, NoAnswer, NotPermitted, Refused
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+MAM = "urn:xmpp:mam:2"
+#: Seconds to wait for the answer to a request.
+TIMEOUT = 30.0
+#: Conditions that mean "you may not", in contrast to "it can not be done".
+_FORBIDDING = frozenset({"forbidden", "not-authorized", "not-allowed", "registration-required"})
+
+
+class RoomReader(Protocol):
+    """What a room offers to be told of its stanzas and of the stream below it."""
+
+    def message_received(self, xml: Element) -> None:
+        """A message from the room or an occupant, archive results excepted."""
+
+    def presence_received(self, xml: Element) -> None:
+        """A presence from the room or an occupant."""
+
+    def stream_started(self, resumed: bool) -> None:
+        """The stream is usable (again).  Unless it is `resumed`, the server has forgotten our presences."""
+
+    def stream_stopped(self) -> None:
+        """The stream is gone, perhaps to be resumed."""
+
+
+class _FromRooms(MatcherBase):
+    """Matches messages and presences whose sender belongs to a room in use."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(stream)
+
+    def match(self, xml: Any) -> bool:
+        # The name says `xml`, slixmpp passes the stanza object.
+        if xml.name not in ("message", "presence"):
+            return False
+        return self._criteria.serves(bare(xml.xml.get("from", "")))  # type: ignore[no-any-return]
+
+
+class Stream:
+    """The stream of one client.  Use `Stream.of(xmpp)`, not the constructor."""
+
+    _streams: WeakKeyDictionary[ClientXMPP, Stream] = WeakKeyDictionary()
+
+    @classmethod
+    def of(cls, xmpp: ClientXMPP) -> Stream:
+        """The client's stream, the same object at every call."""
+        if xmpp not in cls._streams:
+            cls._streams[xmpp] = cls(xmpp)
+        return cls._streams[xmpp]
+
+    def __init__(self, xmpp: ClientXMPP) -> None:
+        self.xmpp = xmpp
+        #: Joining is what strains a server (presences to and from everybody): a few rooms at a time.
+        self.joining = asyncio.Semaphore(8)
+        self._online = asyncio.Event()
+        if xmpp.is_connected() and xmpp.session_bind_event.is_set():
+            self._online.set()
+        self._rooms: dict[str, RoomReader] = {}
+        self._collectors: dict[str, dict[str, Callable[[Element], None]]] = {}
+        self._pending: set[asyncio.Future[Any]] = set()
+        self._writing: dict[int, asyncio.Future[None]] = {}
+        xmpp.register_handler(Callback("MLS rooms", _FromRooms(self), self._dispatch))
+        xmpp.add_filter("out_sync", self._written)
+        xmpp.add_event_handler("session_start", self._started)
+        xmpp.add_event_handler("session_resumed", self._resumed)
+        xmpp.add_event_handler("disconnected", self._stopped)
+
+    def close(self) -> None:
+        """Undo the registrations with slixmpp; for the end of the plugin."""
+        self._fail_pending()
+        self.xmpp.remove_handler("MLS rooms")
+        self.xmpp.del_filter("out_sync", self._written)
+        self.xmpp.del_event_handler("session_start", self._started)
+        self.xmpp.del_event_handler("session_resumed", self._resumed)
+        self.xmpp.del_event_handler("disconnected", self._stopped)
+        self._streams.pop(self.xmpp, None)
+
+    # The session
+
+    @property
+    def online(self) -> bool:
+        """Whether stanzas can be sent now."""
+        return self._online.is_set()
+
+    async def wait_online(self) -> None:
+        """Return as soon as stanzas can be sent."""
+        await self._online.wait()
+
+    def _started(self, _: object) -> None:
+        self._online.set()
+        for room in list(self._rooms.values()):
+            room.stream_started(resumed=False)
+
+    def _resumed(self, _: object) -> None:
+        self._online.set()
+        for room in list(self._rooms.values()):
+            room.stream_started(resumed=True)
+
+    def _stopped(self, _: object) -> None:
+        self._online.clear()
+        self._fail_pending()
+        for room in list(self._rooms.values()):
+            room.stream_stopped()
+
+    def _fail_pending(self) -> None:
+        for future in [*self._pending, *self._writing.values()]:
+            if not future.done():
+                future.set_exception(Disconnected("the stream was closed before the answer came"))
+        self._writing.clear()
+
+    # Sending
+
+    async def ask(self, kind: str, to: str, payload: Element, patience: float = TIMEOUT) -> Element:
+        """Send an IQ of type `kind` (``"get"`` or ``"set"``) and return the answer's ``<iq/>``.
+
+        :param patience: seconds until `NoAnswer`.
+        :raises Refused, NotPermitted: an error came back.
+        :raises Disconnected: there is no stream, or it broke before the answer.
+        """
+        if not self.online:
+            raise Disconnected("no stream to send the request on")
+        iq = self.xmpp.make_iq(ito=to, itype=kind)  # type: ignore[arg-type]
+        iq.append(payload)
+        future = iq.send(timeout=patience)  # type: ignore[no-untyped-call]
+        self._pending.add(future)
+        try:
+            answer = await future
+        except (IqError, IqTimeout) as error:
+            raise translated(to, error) from None
+        finally:
+            self._pending.discard(future)
+        xml: Element = answer.xml
+        return xml
+
+    async def write(self, message: Message) -> None:
+        """Send a message; return when it goes onto the stream.
+
+        Afterwards it may still be lost with the connection: only an answer or a reflection
+        proves that it arrived.
+
+        :raises Disconnected: there is no stream, or it broke first.
+        """
+        if not self.online:
+            raise Disconnected("no stream to send on")
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._writing[id(message)] = future
+        try:
+            message.send()
+            async with asyncio.timeout(TIMEOUT):
+                await future
+        except TimeoutError:
+            raise NoAnswer("the client's send queue does not move") from None
+        finally:
+            self._writing.pop(id(message), None)
+
+    def _written(self, stanza: Any) -> Any:
+        """An outgoing filter that changes nothing: the last stop before the socket."""
+        future = self._writing.get(id(stanza))
+        if future is not None and not future.done():
+            future.set_result(None)
+        return stanza
+
+    # Receiving
+
+    def attach(self, room: str, reader: RoomReader) -> None:
+        """From now on give `reader` what comes from the room (a bare JID)."""
+        self._rooms[room] = reader
+
+    def detach(self, room: str) -> None:
+        """No longer read the room."""
+        self._rooms.pop(room, None)
+
+    def collect(self, archive: str, queryid: str, collector: Callable[[Element], None]) -> None:
+        """Call `collector` with each archive result (XEP-0313 ``<result/>``) of the query, sent by `archive` itself."""
+        self._collectors.setdefault(archive, {})[queryid] = collector
+
+    def end_collect(self, archive: str, queryid: str) -> None:
+        """The counterpart of `collect`."""
+        collectors = self._collectors.get(archive, {})
+        collectors.pop(queryid, None)
+        if not collectors:
+            self._collectors.pop(archive, None)
+
+    def serves(self, room: str) -> bool:
+        """Whether anybody wants the stanzas of this bare JID."""
+        return room in self._rooms or room in self._collectors
+
+    def _dispatch(self, stanza: Any) -> None:
+        # An exception leaving a handler makes slixmpp send an error stanza to the sender, here: to all the room.
+        try:
+            xml: Element = stanza.xml
+            sender = xml.get("from", "")
+            room = bare(sender)
+            result = xml.find(f"{{{MAM}}}result") if stanza.name == "message" else None
+            if result is not None:
+                # Only the archive itself speaks for the archive: an occupant's <result/> is no result (XEP-0313 4.2).
+                collector = self._collectors.get(room, {}).get(result.get("queryid", ""))
+                if collector is not None and sender == room:
+                    collector(result)
+                return
+            reader = self._rooms.get(room)
+            if reader is None:
+                return
+            if stanza.name == "message":
+                reader.message_received(xml)
+            else:
+                reader.presence_received(xml)
+        except Exception:
+            log.exception("a stanza from a room could not be handled")
+
+
+def bare(jid: str) -> str:
+    """The JID without its resource; it must be normalised already, as all that servers send."""
+    return jid.partition("/")[0]
+
+
+def translated(peer: str, error: XMPPError) -> DeliveryError:
+    """The error of ours for one of slixmpp's."""
+    if isinstance(error, IqTimeout):
+        return NoAnswer(f"{peer} did not answer")
+    condition = str(error.condition or "undefined-condition")
+    if condition in _FORBIDDING:
+        return NotPermitted(f"{peer} answered {condition}{f': {error.text}' if error.text else ''}")
+    return Refused(peer, condition, str(error.text or ""))
+
+
+async def in_parallel(calls: Sequence[Coroutine[Any, Any, T]], limit: int = 8) -> list[T]:
+    """The results of the calls, `limit` of them under way at once.
+
+    The first error cancels the rest and is raised as it is.
+    """
+    slots = asyncio.Semaphore(limit)
+
+    async def one(call: Coroutine[Any, Any, T]) -> T:
+        async with slots:
+            return await call
+
+    tasks = [asyncio.create_task(one(call)) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for call in calls:
+            call.close()  # those that never got a slot
