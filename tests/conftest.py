@@ -18,9 +18,9 @@ import pytest
 import pytest_asyncio
 from slixmpp import JID, ClientXMPP
 
-from slixmpp_mls.devserver import DevServer, DevServerError, Prosody
+from slixmpp_mls.devserver import DevServer, DevServerError, Ejabberd, Prosody
 
-SERVERS: dict[str, type[DevServer]] = {"prosody": Prosody}
+SERVERS: dict[str, type[DevServer]] = {"prosody": Prosody, "ejabberd": Ejabberd}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -72,6 +72,11 @@ def prosody() -> Iterator[DevServer]:
     yield from _running(Prosody)
 
 
+@pytest.fixture(scope="session")
+def ejabberd() -> Iterator[DevServer]:
+    yield from _running(Ejabberd)
+
+
 @pytest.fixture(params=list(SERVERS))
 def server(request: pytest.FixtureRequest) -> DevServer:
     """Each kind of server in turn."""
@@ -105,7 +110,7 @@ async def connect(
     A plugin may be given as ``(name, config)``.  Keywords go to :meth:`DevServer.connect`.
     The client is disconnected when the test ends.
     """
-    clients = []
+    clients: list[ClientXMPP] = []
 
     async def open_one(
         server: DevServer, who: JID | str, *plugins: str | tuple[str, dict[str, Any]], **options: Any

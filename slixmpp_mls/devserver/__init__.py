@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from ..errors import DevServerError
 from .base import DevServer, Federation
+from .ejabberd import Ejabberd
 from .prosody import Prosody
 
-__all__ = ["DevServer", "DevServerError", "Federation", "Prosody"]
+__all__ = ["DevServer", "DevServerError", "Ejabberd", "Federation", "Prosody"]

@@ -25,9 +25,10 @@ import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import ClassVar, Self, TypeVar
+from typing import ClassVar, Self, TypeVar, overload
 
 import trustme
 from slixmpp import JID, ClientXMPP
@@ -225,14 +226,22 @@ class DevServer(ABC):
         self.accounts[jid.bare] = password
         return jid
 
-    def client(self, jid: JID | str, password: str = "", factory: type[Client] = ClientXMPP) -> Client:  # type: ignore[assignment]
+    @overload
+    def client(self, jid: JID | str, password: str = "") -> ClientXMPP: ...
+
+    @overload
+    def client(self, jid: JID | str, password: str = "", *, factory: Callable[[str, str], Client]) -> Client: ...
+
+    def client(
+        self, jid: JID | str, password: str = "", *, factory: Callable[[str, str], ClientXMPP] = ClientXMPP
+    ) -> ClientXMPP:
         """A client set up for this server, not connected yet: add plugins and handlers, then :meth:`connect` it.
 
         It trusts this server's authority alone.
 
         :param jid: bare, or full to ask for a resource.
         :param password: default: as registered.
-        :param factory: a subclass, called with JID and password.
+        :param factory: a subclass of ClientXMPP, or what else makes one from JID and password.
         """
         made = factory(str(jid), password or self.accounts[JID(jid).bare])
         made.ssl_context = self.ssl_context()
@@ -341,7 +350,9 @@ class DevServer(ABC):
         for folder in ("data", "log", "tls"):
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
         self._authority.cert_pem.write_to_path(str(self.ca_file))
-        leaf = self._authority.issue_cert(*host_names(self.domain), self.host, "localhost")
+        # trustme's default, the year 3000, is more than Erlang's timers can wait for.
+        expiry = datetime.now(UTC) + timedelta(days=3650)
+        leaf = self._authority.issue_cert(*host_names(self.domain), self.host, "localhost", not_after=expiry)
         chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
         key = leaf.private_key_pem.bytes()
         for name, content in (("server.crt", chain), ("server.key", key), ("server.pem", chain + key)):

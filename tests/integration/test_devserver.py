@@ -19,6 +19,7 @@ import aiohttp
 import pytest
 import trustme
 from slixmpp import JID, ClientXMPP, Message
+from slixmpp.stanza import StreamError
 from slixmpp.xmlstream import ET
 
 from slixmpp_mls.devserver import DevServer, DevServerError, Prosody
@@ -41,7 +42,8 @@ async def enter(client: ClientXMPP, room: JID, nick: str) -> asyncio.Queue[Messa
 async def own_room(client: ClientXMPP, room: JID, nick: str, **fields: str) -> asyncio.Queue[Message]:
     """Join a new room and make it persistent."""
     heard = await enter(client, room, nick)
-    form = client.plugin["xep_0004"].make_form(ftype="submit")
+    form: Any = client.plugin["xep_0004"].stanza.Form()
+    form["type"] = "submit"
     form.add_field("FORM_TYPE", "hidden", value="http://jabber.org/protocol/muc#roomconfig")
     for name, value in {"persistentroom": "1", **fields}.items():
         form.add_field(f"muc#roomconfig_{name}", value=value)
@@ -73,7 +75,10 @@ def group_is_alive(group: int) -> bool:
 def listening_addresses(pid: int) -> set[str]:
     """The local addresses of a process's listening TCP sockets, as Linux shows them."""
     folder = Path(f"/proc/{pid}")
-    own = {os.readlink(entry) for entry in (folder / "fd").iterdir()}
+    own = set()
+    for entry in (folder / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed in the meantime
+            own.add(os.readlink(entry))
     rows = [row.split() for table in ("tcp", "tcp6") for row in (folder / "net" / table).read_text().splitlines()[1:]]
     listening = [row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in own]
     return {socket.inet_ntoa(bytes.fromhex(address)[::-1]) if len(address) == 8 else address for address in listening}
@@ -159,7 +164,7 @@ async def test_it_offers_what_the_plugin_needs(server: DevServer, connect: Conne
     disco = client.plugin["xep_0030"]
 
     async def features(jid: str) -> set[str]:
-        return set((await disco.get_info(jid=jid))["disco_info"]["features"])
+        return set((await disco.get_info(jid=JID(jid)))["disco_info"]["features"])
 
     own, rooms = await features(client.boundjid.bare), await features(server.rooms)
     share = await features(f"share.{server.domain}")
@@ -174,7 +179,7 @@ async def test_a_file_goes_up_and_comes_down(server: DevServer, connect: Connect
     client = await connect(server, "alice", "xep_0363")
     content = os.urandom(30_000)
     answer = await client.plugin["xep_0363"].request_slot(
-        f"share.{server.domain}", "tree.bin", len(content), "application/octet-stream"
+        JID(f"share.{server.domain}"), "tree.bin", len(content), "application/octet-stream"
     )
     slot = answer["http_upload_slot"]
     headers = {header["name"]: header["value"] for header in slot["put"]["headers"]}
@@ -189,10 +194,10 @@ async def test_a_file_goes_up_and_comes_down(server: DevServer, connect: Connect
 
 async def test_a_stanza_over_the_limit_closes_the_stream(server: DevServer, connect: Connect) -> None:
     client = await connect(server, "alice")
-    ended = asyncio.get_running_loop().create_future()
-    client.add_event_handler("stream_error", lambda error: ended.done() or ended.set_result(error["condition"]))
-    client.send_message(client.boundjid.bare, "x" * 300_000)
-    assert await asyncio.wait_for(ended, 10) == "policy-violation"
+    ended: asyncio.Queue[StreamError] = asyncio.Queue()
+    client.add_event_handler("stream_error", ended.put_nowait)
+    client.send_message(JID(client.boundjid.bare), "x" * 300_000)
+    assert (await asyncio.wait_for(ended.get(), 10))["condition"] == "policy-violation"
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
@@ -203,13 +208,13 @@ async def test_it_forgets_nothing_over_a_restart(own_server: DevServer, connect:
     say(alice, room, "Before")
     assert await next_body(heard) == "Before"
     group, address = own_server.pid, (own_server.host, own_server.port)
-    lost = asyncio.get_running_loop().create_future()
-    alice.add_event_handler("disconnected", lambda _: lost.done() or lost.set_result(None))
+    lost: asyncio.Queue[object] = asyncio.Queue()
+    alice.add_event_handler("disconnected", lost.put_nowait)
 
     await getattr(own_server, end)()
     assert not own_server.running
     assert await gone(group)
-    await asyncio.wait_for(lost, 10)
+    await asyncio.wait_for(lost.get(), 10)
     await own_server.start()
     assert (own_server.host, own_server.port) == address
 
