@@ -146,6 +146,9 @@ async function groupInfo(slot, state, tree) {
   return encodeMessage({ wireformat: "mls_group_info", groupInfo: await make(state, [], slot.client.suite) })
 }
 
+const phases = { active: "active", removedFromGroup: "removed", suspendedPendingReinit: "reinit" }
+const phaseOf = (state) => phases[state.groupActiveState.kind]
+
 const commitReply = (message, welcome, tree) => ({
   message,
   welcome: welcome && encodeMessage({ wireformat: "mls_welcome", welcome }),
@@ -284,7 +287,7 @@ const ops = {
     const slot = slotOf(request)
     if (slot.staged && equal(toBytes(message), slot.staged.message)) {
       Object.assign(slot, { state: slot.staged.state, staged: undefined, updates: [] })
-      return { kind: "commit", sender: slot.state.privatePath.leafIndex }
+      return { kind: "commit", sender: slot.state.privatePath.leafIndex, phase: phaseOf(slot.state) }
     }
     const decoded = decodeMessage(message, "mls_public_message", "mls_private_message")
     const secret = decoded.privateMessage
@@ -308,7 +311,8 @@ const ops = {
     }
     slot.state = result.newState
     if (content.contentType === "commit") Object.assign(slot, { staged: undefined, updates: [] })
-    return { kind: content.contentType, sender, aad: toText(content.authenticatedData), data: result.message && toText(result.message) }
+    const data = result.message && toText(result.message)
+    return { kind: content.contentType, sender, data, aad: toText(content.authenticatedData), phase: phaseOf(slot.state) }
   },
 
   async encrypt({ data, aad, ...request }) {
@@ -340,7 +344,7 @@ const ops = {
       ratchet_tree: encodeTree(state.ratchetTree),
       own_index: state.privatePath.leafIndex,
       epoch_authenticator: toText(state.keySchedule.epochAuthenticator),
-      phase: { active: "active", removedFromGroup: "removed", suspendedPendingReinit: "reinit" }[state.groupActiveState.kind],
+      phase: phaseOf(state),
     }
   },
 

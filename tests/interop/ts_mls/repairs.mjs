@@ -74,11 +74,31 @@ export const repairs = [
       "?.[0].slice(senderIndex);",
     prelude: 'import { decodeVarLenType } from "./codec/variableLength.js";',
   },
+  // 7.4: the commit secret follows the last path secret of the filtered direct path. Where the root is not on it, because half of
+  // the tree is empty, the library derives once more, for the blank root.
+  {
+    file: "pathSecrets.js",
+    from: "const nextIndex = findFirstNonBlankAncestor(tree, currentIndex);",
+    to: "const nextIndex = findFirstNonBlankAncestor(tree, currentIndex);\n        if (tree[nextIndex] === undefined) break;",
+  },
+  {
+    file: "pathSecrets.js",
+    from: "return pathSecrets;",
+    to: 'return Object.defineProperty(pathSecrets, "last", { value: pathSecrets[currentIndex] });',
+  },
+  { file: "pathSecrets.js", from: "const rootSecret = path[rootIndex];", to: "const rootSecret = path.last;" },
+  { file: "processMessages.js", from: "const rootSecret = pathSecrets[rootIndex];", to: "const rootSecret = pathSecrets.last;" },
   // 12.3: Adds are applied after Removes, so a client removed in the same commit does not clash with its own new leaf.
   {
     file: "clientState.js",
     from: "validateKeyPackage(proposal.add.keyPackage, gc, ratchetTree,",
     to: "validateKeyPackage(proposal.add.keyPackage, gc, treeAfterRemove,",
+  },
+  // 12.4.2: who is removed stops there, even if the same commit gives the leaf to somebody else.
+  {
+    file: "clientState.js",
+    from: "const selfRemoved = mutatedTree[leafToNodeIndex(toLeafIndex(state.privatePath.leafIndex))] === undefined;",
+    to: "const selfRemoved = grouped.remove.some(({ proposal }) => proposal.remove.removed === state.privatePath.leafIndex);",
   },
 ]
 
