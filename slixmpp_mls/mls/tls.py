@@ -26,7 +26,10 @@ another struct                               the struct
 Decoding is strict: input must be consumed to its end, lengths must be minimal varints and lie
 within the input, ``optional`` presence must be 0 or 1.  Structures of RFC 9420 do not contain
 themselves, so the depth of decoding is the depth of the declarations, whatever a peer sends;
-every vector element takes at least one octet, so counts are bounded by the input's length.
+every vector element takes at least one octet, so counts are bounded by the input's length.  A
+decoded structure takes up to 60 times its octets in memory (a chain of empty certificates; a
+real tree 4 times), which is why :meth:`Struct.decode` takes no more than :data:`MAX_SIZE` and
+whoever reads a message from a peer sets a tighter limit first.
 """
 
 from __future__ import annotations
@@ -35,36 +38,69 @@ import dataclasses
 import enum
 import types
 from collections.abc import Callable, Mapping
-from operator import attrgetter
-from typing import Annotated, Any, ClassVar, Self, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
+from struct import error as PackError
+from struct import pack, unpack_from
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Self,
+    TypeVar,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from ..errors import MalformedError
 
 __all__ = [
-    "Codec", "Enum", "Field", "Opaque", "Optional", "Select", "Struct", "StructCodec", "UInt", "Vector", "When",
-    "encode_varint", "opaque", "read_varint", "struct", "uint8", "uint16", "uint32", "uint64", "write_opaque",
+    "MAX_SIZE", "MAX_VECTOR", "Codec", "Enum", "Field", "Opaque", "Optional", "Select", "Struct", "StructCodec", "UInt",
+    "Vector", "When", "codec_of", "encode_varint", "opaque", "read_span", "read_varint", "struct", "uint8", "uint16",
+    "uint32", "uint64", "write_opaque",
 ]
 
 MAX_VECTOR = 2**30 - 1  # RFC 9420 2.1.2: the largest length that the encoding can express
+MAX_SIZE = 2**26  # octets; the tree of 200,000 members, at 300 octets each
 
 
 class Codec:
     """Writes and reads one type of value."""
 
     def write(self, out: bytearray, value: Any) -> None:
+        """:raises ValueError: the value is not one that the type can express"""
         raise NotImplementedError
 
     def read(self, data: bytes, pos: int, end: int) -> tuple[Any, int]:
         """The value at `pos`, and where it ends.  `end` bounds what may be read."""
         raise NotImplementedError
 
+    def write_all(self, out: bytearray, values: tuple[Any, ...]) -> None:
+        """Values one after another, as in a vector."""
+        write = self.write
+        for value in values:
+            write(out, value)
+
+    def read_all(self, data: bytes, pos: int, end: int) -> tuple[Any, ...]:
+        """As many values as lie between `pos` and `end`, which the last one must reach."""
+        values = []
+        read = self.read
+        while pos < end:
+            value, pos = read(data, pos, end)
+            values.append(value)
+        return tuple(values)
+
     def encode(self, value: Any) -> bytes:
+        """:raises ValueError: a number out of range, a vector too long, a field missing"""
         out = bytearray()
         self.write(out, value)
         return bytes(out)
 
     def decode(self, data: bytes) -> Any:
-        """:raises MalformedError: also when octets are left over"""
+        """:raises MalformedError: also when octets are left over, or there are more than `MAX_SIZE`"""
+        if len(data) > MAX_SIZE:
+            raise MalformedError(f"{len(data)} octets are more than any structure needs")
         value, pos = self.read(data, 0, len(data))
         if pos != len(data):
             raise MalformedError(f"{len(data) - pos} octets left over")
@@ -75,6 +111,7 @@ class Codec:
 
 
 def encode_varint(value: int) -> bytes:
+    """:raises ValueError: over :data:`MAX_VECTOR`"""
     if value < 0x40:
         return value.to_bytes(1, "big")
     if value < 0x4000:
@@ -85,14 +122,18 @@ def encode_varint(value: int) -> bytes:
 
 
 def read_varint(data: bytes, pos: int, end: int) -> tuple[int, int]:
+    """The length at `pos`, and where it ends.
+
+    :raises MalformedError: the input ends, the length has the prefix 11 or a shorter form
+    """
     if pos >= end:
         raise MalformedError("input ends where a length should be")
     first = data[pos]
     if first < 0x40:
         return first, pos + 1
-    size, least = (2, 0x40) if first < 0x80 else (4, 0x4000)
     if first >= 0xC0:
         raise MalformedError("length with the invalid prefix 11")
+    size, least = (2, 0x40) if first < 0x80 else (4, 0x4000)
     if pos + size > end:
         raise MalformedError("input ends within a length")
     value = int.from_bytes(data[pos : pos + size], "big") & (0x3FFF if size == 2 else MAX_VECTOR)
@@ -101,20 +142,31 @@ def read_varint(data: bytes, pos: int, end: int) -> tuple[int, int]:
     return value, pos + size
 
 
-def _read_span(data: bytes, pos: int, end: int) -> tuple[int, int]:
-    """A length and the octets that it announces: where they start, where they end."""
-    length, pos = read_varint(data, pos, end)
-    if pos + length > end:
-        raise MalformedError("length beyond the end of the input")
-    return pos, pos + length
-
-
-def write_opaque(out: bytearray, value: bytes) -> None:
-    out += encode_varint(len(value))
+def write_opaque(out: bytearray, value: bytes | bytearray) -> None:
+    """``opaque name<V>``: its length and itself."""
+    length = len(value)
+    if length < 0x40:
+        out.append(length)
+    else:
+        out += encode_varint(length)
     out += value
 
 
+def read_span(data: bytes, pos: int, end: int) -> tuple[int, int]:
+    """Where the octets begin and end that the length at `pos` announces.
+
+    :raises MalformedError: beyond `end`, or no valid length
+    """
+    length, pos = read_varint(data, pos, end)
+    stop = pos + length
+    if stop > end:
+        raise MalformedError("length beyond the end of the input")
+    return pos, stop
+
+
 # --- codecs ----------------------------------------------------------------------------------
+
+_FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}  # of the module struct
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +177,10 @@ class UInt(Codec):
     names: type[enum.IntEnum] | None = None
 
     def write(self, out: bytearray, value: int) -> None:
-        out += value.to_bytes(self.size, "big")
+        try:
+            out += value.to_bytes(self.size, "big")
+        except OverflowError:
+            raise ValueError(f"{value} is no uint{8 * self.size}") from None
 
     def read(self, data: bytes, pos: int, end: int) -> tuple[int, int]:
         stop = pos + self.size
@@ -133,70 +188,85 @@ class UInt(Codec):
             raise MalformedError("input ends within a number")
         return int.from_bytes(data[pos:stop], "big"), stop
 
+    # A leaf's capabilities and a node's unmerged leaves are vectors of numbers: most of the items of a tree.
 
-@dataclasses.dataclass(frozen=True)
+    def write_all(self, out: bytearray, values: tuple[int, ...]) -> None:
+        try:
+            out += pack(f">{len(values)}{_FORMATS[self.size]}", *values)
+        except PackError:
+            raise ValueError(f"not all of these are uint{8 * self.size}") from None
+
+    def read_all(self, data: bytes, pos: int, end: int) -> tuple[int, ...]:
+        count, rest = divmod(end - pos, self.size)
+        if rest:
+            raise MalformedError("vector ends within a number")
+        return unpack_from(f">{count}{_FORMATS[self.size]}", data, pos)
+
+
 class Enum(Codec):
     """A closed enumeration of `size` octets."""
 
-    type: type[enum.IntEnum]
-    size: int = 1
+    def __init__(self, type: type[enum.IntEnum], size: int = 1) -> None:
+        self.type = type
+        self.size = size
+        self._octets = {member: member.to_bytes(size, "big") for member in type}
+        self._members = {octets: member for member, octets in self._octets.items()}
 
     def write(self, out: bytearray, value: int) -> None:
-        out += int(value).to_bytes(self.size, "big")
+        octets = self._octets.get(value)  # type: ignore[call-overload]  # an IntEnum equals its number
+        if octets is None:
+            raise ValueError(f"{value} is no {self.type.__name__}")
+        out += octets
 
     def read(self, data: bytes, pos: int, end: int) -> tuple[enum.IntEnum, int]:
         stop = pos + self.size
         if stop > end:
             raise MalformedError("input ends within a number")
-        number = int.from_bytes(data[pos:stop], "big")
-        try:
-            return self.type(number), stop
-        except ValueError:
-            raise MalformedError(f"{number} is no {self.type.__name__}") from None
+        member = self._members.get(data[pos:stop])
+        if member is None:
+            raise MalformedError(f"{int.from_bytes(data[pos:stop], 'big')} is no {self.type.__name__}")
+        return member, stop
 
 
-@dataclasses.dataclass(frozen=True)
 class Opaque(Codec):
     """``opaque name<V>``."""
 
-    def write(self, out: bytearray, value: bytes) -> None:
-        out += encode_varint(len(value))
-        out += value
+    write = staticmethod(write_opaque)
 
     def read(self, data: bytes, pos: int, end: int) -> tuple[bytes, int]:
-        pos, stop = _read_span(data, pos, end)
+        if pos < end and (length := data[pos]) < 0x40:
+            pos += 1
+            stop = pos + length
+            if stop <= end:
+                return data[pos:stop], stop
+            raise MalformedError("length beyond the end of the input")
+        pos, stop = read_span(data, pos, end)
         return data[pos:stop], stop
 
 
-@dataclasses.dataclass(frozen=True)
 class Vector(Codec):
     """``X name<V>``, as a tuple."""
 
-    item: Codec
+    def __init__(self, item: Codec) -> None:
+        if isinstance(item, StructCodec) and not item.fields:
+            raise TypeError("items without octets can not be counted")
+        self.item = item
 
     def write(self, out: bytearray, value: tuple[Any, ...]) -> None:
         body = bytearray()
-        write = self.item.write
-        for item in value:
-            write(body, item)
-        out += encode_varint(len(body))
-        out += body
+        self.item.write_all(body, value)
+        write_opaque(out, body)
 
     def read(self, data: bytes, pos: int, end: int) -> tuple[tuple[Any, ...], int]:
-        pos, stop = _read_span(data, pos, end)
-        items = []
-        read = self.item.read
-        while pos < stop:
-            item, pos = read(data, pos, stop)
-            items.append(item)
-        return tuple(items), stop
+        pos, stop = read_span(data, pos, end)
+        return self.item.read_all(data, pos, stop), stop
 
 
-@dataclasses.dataclass(frozen=True)
 class Optional(Codec):
     """``optional<X>``."""
 
-    item: Codec
+    def __init__(self, item: Codec) -> None:
+        self.item = item
 
     def write(self, out: bytearray, value: Any) -> None:
         if value is None:
@@ -229,27 +299,33 @@ class Select(Codec):
         unknown variants no length; the stacks in use agree on this one.
     """
 
-    def __init__(self, tag: Codec, variants: Mapping[int, Any], otherwise: type[Any] | None = None) -> None:
+    def __init__(self, tag: UInt | Enum, variants: Mapping[int, Any], otherwise: type[Any] | None = None) -> None:
         self.tag = tag
         self.variants: dict[int, Codec] = {int(number): codec_of(hint) for number, hint in variants.items()}
         self.otherwise = otherwise
         self._numbers: dict[type, int] = {}
         for number, codec in self.variants.items():
             for cls in _classes(codec):
+                if cls in self._numbers:
+                    raise TypeError(f"{cls.__name__} would stand for two variants")
                 self._numbers[cls] = number
 
     def tag_of(self, value: Any) -> int:
-        """The enum value that announces `value`."""
+        """The enum value that announces `value`.
+
+        :raises ValueError: it is no variant, or an unknown one under the number of a known one
+        """
         number = self._numbers.get(type(value))
         if number is None:
             if self.otherwise is None or type(value) is not self.otherwise:
-                raise TypeError(f"{type(value).__name__} is no variant here")
-            return int(value.tag)
+                raise ValueError(f"{type(value).__name__} is no variant here")
+            number = int(value.tag)
+            if number in self.variants:
+                raise ValueError(f"{number} is the number of a known variant")
         return number
 
     def write(self, out: bytearray, value: Any) -> None:
-        number = self.tag_of(value)
-        self.tag.write(out, number)
+        self.tag.write(out, self.tag_of(value))
         self.write_variant(out, value)
 
     def write_variant(self, out: bytearray, value: Any) -> None:
@@ -265,12 +341,13 @@ class Select(Codec):
         return self.read_variant(number, data, pos, end)
 
     def read_variant(self, number: int, data: bytes, pos: int, end: int) -> tuple[Any, int]:
+        """The variant that `number` announces, where its enum field is elsewhere."""
         codec = self.variants.get(number)
         if codec is not None:
             return codec.read(data, pos, end)
         if self.otherwise is None:
             raise MalformedError(f"unknown variant {number}")
-        pos, stop = _read_span(data, pos, end)
+        pos, stop = read_span(data, pos, end)
         return self.otherwise(number, data[pos:stop]), stop
 
 
@@ -301,56 +378,46 @@ class Field:
 
 
 class StructCodec(Codec):
-    """The fields of a struct, one after another."""
+    """The fields of a struct, one after another.
+
+    :attr:`write` and :attr:`read` are generated from the fields, as :mod:`dataclasses` does for
+    the constructor: joining a large group reads and writes some 20 structures for each member.
+    """
 
     def __init__(self, cls: type[Any], fields: tuple[Field, ...]) -> None:
+        for number, field in enumerate(fields):
+            if field.when is not None and field.when.field not in [earlier.name for earlier in fields[:number]]:
+                raise TypeError(f"{cls.__name__}.{field.name} depends on a field that does not come before it")
         self.cls = cls
         self.fields = fields
-        self._conditional = any(field.when for field in fields)
-        self._writers = tuple(field.codec.write for field in fields)
-        self._readers = tuple(field.codec.read for field in fields)
-        names = [field.name for field in fields]
-        self._values: Callable[[Any], tuple[Any, ...]]
-        if len(names) > 1:
-            self._values = attrgetter(*names)
-        elif names:
-            one = attrgetter(names[0])
-            self._values = lambda value: (one(value),)
-        else:
-            self._values = lambda value: ()
+        names: dict[str, Any] = {"cls": cls, "has_place": _has_place}
+        reads, writes = [], []
+        for field in fields:
+            name = field.name
+            names[f"read_{name}"], names[f"write_{name}"] = field.codec.read, field.codec.write
+            read, write = f"v_{name}, pos = read_{name}(data, pos, end)", f"write_{name}(out, value.{name})"
+            if field.when is not None:
+                names[f"holds_{name}"], names[f"field_{name}"] = field.when.holds, field
+                reads.append(f"v_{name} = None")
+                read = f"if holds_{name}(v_{field.when.field}): {read}"
+                write = f"if has_place(field_{name}, value): {write}"
+            reads.append(read)
+            writes.append(write)
+        made = f"return cls({', '.join('v_' + field.name for field in fields)}), pos"
+        source = "\n ".join(["def read(data, pos, end):", *reads, made])
+        source += "\n" + "\n ".join(["def write(out, value):", *writes, "return"])
+        exec(source, names)  # noqa: S102  # of names in our own declarations only
+        self.read = names["read"]  # type: ignore[method-assign]
+        self.write = names["write"]  # type: ignore[method-assign]
 
-    def write(self, out: bytearray, value: Any) -> None:
-        if self._conditional:
-            self._write_conditional(out, value)
-            return
-        for write, item in zip(self._writers, self._values(value), strict=True):
-            write(out, item)
 
-    def read(self, data: bytes, pos: int, end: int) -> tuple[Any, int]:
-        if self._conditional:
-            return self._read_conditional(data, pos, end)
-        values = []
-        for read in self._readers:
-            item, pos = read(data, pos, end)
-            values.append(item)
-        return self.cls(*values), pos
-
-    def _write_conditional(self, out: bytearray, value: Any) -> None:
-        for field in self.fields:
-            item = getattr(value, field.name)
-            if field.when is None or field.when.holds(getattr(value, field.when.field)):
-                field.codec.write(out, item)
-            elif item is not None:
-                raise ValueError(f"{field.name} has no place in this {self.cls.__name__}")
-
-    def _read_conditional(self, data: bytes, pos: int, end: int) -> tuple[Any, int]:
-        values: dict[str, Any] = {}
-        for field in self.fields:
-            if field.when is None or field.when.holds(values[field.when.field]):
-                values[field.name], pos = field.codec.read(data, pos, end)
-            else:
-                values[field.name] = None
-        return self.cls(**values), pos
+def _has_place(field: Field, value: Any) -> bool:
+    """Whether a conditional field is there, in a value where it is if and only if it should be."""
+    assert field.when is not None
+    place = field.when.holds(getattr(value, field.when.field))
+    if place == (getattr(value, field.name) is None):
+        raise ValueError(f"{field.name} {'is missing' if place else 'has no place'} in this {type(value).__name__}")
+    return place
 
 
 # --- declarations ----------------------------------------------------------------------------
@@ -369,14 +436,17 @@ class Struct:
     codec: ClassVar[StructCodec]
 
     def encode(self) -> bytes:
-        """The structure's octets."""
+        """The structure's octets.
+
+        :raises ValueError: they can not express it (a number out of range, a field missing)
+        """
         return self.codec.encode(self)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """The structure that these octets are, all of them.
 
-        :raises MalformedError: they are none
+        :raises MalformedError: they are none, or more than :data:`MAX_SIZE`
         """
         value: Self = cls.codec.decode(data)
         return value
@@ -394,9 +464,12 @@ def struct(cls: type[S]) -> type[S]:
     """
     made = dataclasses.dataclass(frozen=True, slots=True, repr=not getattr(cls, "secret", False))(cls)
     if getattr(cls, "secret", False):
-        made.__repr__ = _repr_secret  # type: ignore[assignment]
+        made.__repr__ = _repr_secret  # type: ignore[method-assign]
     hints = get_type_hints(made, include_extras=True)
-    fields = tuple(_field(field.name, hints[field.name]) for field in dataclasses.fields(made))
+    fields = tuple(
+        _field(field.name, hints[field.name])
+        for field in dataclasses.fields(made)  # type: ignore[arg-type]
+    )
     made.codec = StructCodec(made, fields)
     return made
 
