@@ -43,6 +43,12 @@ def _label(label: str) -> bytes:
     return encode_varint(len(octets)) + octets
 
 
+@lru_cache(maxsize=256)
+def _kdf_label(label: str, length: int) -> bytes:
+    """The start of a ``KDFLabel`` (section 8), up to the context."""
+    return length.to_bytes(2, "big") + _label(label)
+
+
 class CipherSuite:
     """The algorithms of one cipher suite.
 
@@ -129,7 +135,7 @@ class CipherSuite:
 
     def expand_with_label(self, secret: bytes, label: str, context: bytes, length: int) -> bytes:
         """``ExpandWithLabel``; `length` in octets, at most 255 times :attr:`hash_length`."""
-        info = length.to_bytes(2, "big") + _label(label) + encode_varint(len(context)) + context
+        info = _kdf_label(label, length) + encode_varint(len(context)) + context
         name = self._hash_name
         block = hmac.digest(secret, info + b"\x01", name)
         if length <= len(block):
