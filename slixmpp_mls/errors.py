@@ -10,7 +10,8 @@
     │       ├── WrongEpoch
     │       ├── UnknownGroup
     │       ├── NotForUs      a Welcome or a message that this client holds no key for
-    │       └── Replayed      its key was used before and is gone (RFC 9420 9.2)
+    │       ├── Replayed      its key was used before and is gone (RFC 9420 9.2)
+    │       └── AffixMismatch an envelope's affix is missing or contradicts its stanza (XEP-0420)
     ├── StoreError            the disk: nothing of the step was written
     │   ├── StoreLocked       another process has the store open
     │   ├── StoreMismatch     the store belongs to another account, or to a newer version
@@ -73,6 +74,17 @@ class NotForUs(InvalidError):
 
 class Replayed(InvalidError):
     """A message whose key has been used and deleted (RFC 9420 9.2)."""
+
+
+class AffixMismatch(InvalidError):
+    """An affix of a content envelope is missing, or says something else than the stanza around it.
+
+    :ivar affix: ``"from"``, ``"to"``, ``"time"`` or ``"rpad"``.
+    """
+
+    def __init__(self, message: str, affix: str) -> None:
+        super().__init__(message, "XEP-0420, affix elements")
+        self.affix = affix
 
 
 class StoreError(MLSError):

@@ -126,7 +126,7 @@ def to_lxml(element: AnyElement) -> etree._Element:
     todo: list[tuple[AnyElement, etree._Element, str]] = [(element, root, namespace)]
     while todo:
         source, copy, outer = todo.pop()
-        copy.text = source.text
+        copy.text = source.text or None  # "" and None mean the same and would be written in two ways
         for key, value in source.attrib.items():
             copy.set(key, value)
         for child in source:
