@@ -1,0 +1,414 @@
+"""The durable store: one SQLite file, one process, one account.
+
+**One step, one transaction.**  ``BEGIN IMMEDIATE`` ... ``COMMIT`` on a write-ahead log with
+``synchronous=FULL``: when the block ends the step has reached the disk, so that a key or
+nonce whose use was recorded is not used again after a power cut.  A failed statement dooms
+the whole step even where the caller swallows the exception, because SQLite may have rolled
+back already and would run the following statements outside any transaction.
+
+**One process.**  Two clients running on the same state would encrypt with the same keys.  An
+operating-system lock on ``<path>.lock`` is held while the store is open.  It vanishes with
+the process, so a crash leaves nothing to clean up; the empty lock file stays, because
+removing it would let two processes lock two different files of that name.  SQLite's own
+exclusive mode is the second net (file systems that only pretend to ``flock``) and spares the
+shared-memory file.
+
+**Deleted means deleted** (RFC 9420 9.2, RFC 9750 8.2.3).  Old copies of a value can survive
+in three places:
+
+- in the free space of the database file: ``secure_delete`` overwrites it with zeros;
+- in the log, which keeps superseded pages: it is copied into the database and cut to zero
+  length at the first commit after `CHECKPOINT_SECONDS`, or once it exceeds
+  `CHECKPOINT_BYTES`, and at :meth:`SQLiteStore.close`.  A quiet client thus loses its secrets
+  with the commit that deletes them, a busy one some seconds later;
+- in the slack of B-tree pages: when SQLite moves rows between pages to balance the tree, the
+  bytes left behind between a page's index and its content are *not* covered by
+  ``secure_delete`` (measured: a few in ten thousand deleted values stay readable).  Only
+  rebuilding the file removes them, which :meth:`SQLiteStore.scrub` does.
+
+What the file system or the flash controller keeps of overwritten blocks is out of reach here.
+
+**Format.**  ``application_id`` says whose file it is and ``user_version`` which entry of
+`MIGRATIONS` was the last to run.  Values of all spaces live in one table; keys and names of
+spaces are not secret.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ..errors import MLSError, StoreError, StoreFull, StoreLocked, StoreMismatch, UsageError
+from .interface import Transaction
+
+log = logging.getLogger(__name__)
+
+#: "XMLS", in the database's header.
+APPLICATION_ID = 0x584D4C53
+
+#: The log is emptied at the first commit that finds it older than this, in seconds ...
+CHECKPOINT_SECONDS = 10.0
+#: ... or larger than this, in octets.
+CHECKPOINT_BYTES = 1 << 20
+
+#: Rows fetched at a time while walking a space: no statement stays open between two of them.
+_CHUNK = 64
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    connection.execute("CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID")
+    connection.execute(
+        "CREATE TABLE entry (space TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (space, key))"
+        " WITHOUT ROWID"
+    )
+
+
+#: ``MIGRATIONS[n]`` turns a store of version n into one of version n + 1; an empty file is version 0.
+#: All that are due run in one transaction.  Never change an entry that was released: add one.
+#: (Not with ``executescript``, which commits what went before.)
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_create,)
+
+
+class SQLiteStore:
+    """A :class:`~slixmpp_mls.store.interface.Store` in one SQLite file, made if missing, mode 0600.
+
+    Belongs to one thread, that of the event loop: use from another raises `UsageError`.  Do not
+    ``await`` inside a transaction; another task could not begin its own.
+
+    :param path: the file; beside it live ``<path>-wal`` and ``<path>.lock``
+    :param account: bare JID in normal form (RFC 7622); the first open binds the file to it
+    :raises StoreLocked: another process, or another object of this one, has the store open
+    :raises StoreMismatch: the file belongs to another account, to a newer version, or is another program's
+    :raises StoreFull: no space left for making or migrating it
+    :raises StoreError: it can not be opened, or is damaged
+    """
+
+    def __init__(self, path: str | os.PathLike[str], account: str) -> None:
+        if os.fspath(path) in ("", ":memory:"):
+            raise UsageError("SQLiteStore needs a file; MemoryStore is the one without")
+        check_account(account)
+        self._path = Path(os.path.realpath(path))
+        self._account = account
+        self._step: _Step | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._checkpointed = -math.inf  # a crash may have left a log
+        self._lock = _Lock(self._path)
+        try:
+            self._open()
+        except BaseException:
+            if self._connection is not None:
+                self._connection.close()
+            self._lock.release()
+            raise
+
+    @property
+    def account(self) -> str:
+        """The bare JID that the store belongs to."""
+        return self._account
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """One atomic step: durable when the block ends, undone if it raises.
+
+        :raises UsageError: inside another transaction, on a closed store, or in another thread
+        :raises StoreFull: no space left; nothing was written
+        :raises StoreError: any other failure; nothing was written
+        """
+        connection = self._idle_connection()
+        step = self._step = _Step(self._execute)
+        try:
+            self._execute("BEGIN IMMEDIATE")
+            yield step
+            step.check()
+            self._execute("COMMIT")
+        except BaseException:
+            # SQLite rolls some failures back itself.  What fails here fails again at the next BEGIN.
+            with suppress(sqlite3.Error):
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            raise
+        finally:
+            step.end()
+            self._step = None
+        self._checkpoint_if_due()
+
+    def scrub(self) -> None:
+        """Rebuild the file, so that no value deleted or replaced before is left in any file of the store.
+
+        Takes time, memory and disk space in proportion to the store's size (about 10 ms per
+        megabyte): call it after deleting an epoch's secrets, or every hour, not for every message.
+
+        :raises UsageError: inside a transaction, or on a closed store
+        :raises StoreFull: no space for the copy; nothing is lost, old secrets may still be there
+        :raises StoreError: likewise for any other failure
+        """
+        self._idle_connection()
+        self._checkpoint()  # first, so that the superseded pages go even where there is no room to rebuild
+        try:
+            self._execute("VACUUM")
+        finally:
+            self._checkpoint()
+
+    def close(self) -> None:
+        """Empty the log, release the file and its lock.  Idempotent.
+
+        :raises UsageError: inside a transaction
+        """
+        if self._connection is None:
+            return
+        connection = self._idle_connection()
+        try:
+            self._checkpoint()
+        except StoreError as error:  # every step is on the disk already; the next open copies it
+            log.warning("could not empty the log of the store: %s", error)
+        try:
+            connection.close()
+        except sqlite3.Error as error:
+            raise self._translated(error) from error
+        self._connection = None
+        self._lock.release()
+
+    # -- opening ----------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        try:
+            # SQLite would make the file readable for everybody; the log inherits its mode.
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        except OSError as error:
+            raise _unopenable(self._path, error) from error
+        try:
+            self._connection = sqlite3.connect(self._path, timeout=1.0, isolation_level=None, cached_statements=32)
+        except sqlite3.Error as error:
+            raise self._translated(error) from error
+        self._execute("PRAGMA locking_mode = EXCLUSIVE")
+        version = self._recognise()
+        self._configure()
+        with self.transaction():
+            self._migrate(version)
+            self._bind(new=version == 0)
+
+    def _recognise(self) -> int:
+        """The file's version, once it is clear that it is ours; nothing has been written until then."""
+        owner = self._execute("PRAGMA application_id")[0][0]
+        version: int = self._execute("PRAGMA user_version")[0][0]
+        empty = self._execute("SELECT count(*) FROM sqlite_master")[0][0] == 0
+        if owner != APPLICATION_ID and (owner != 0 or version != 0 or not empty):
+            raise StoreMismatch(f"{self._path} is a database of another program")
+        if not 0 <= version <= len(MIGRATIONS):
+            raise StoreMismatch(
+                f"{self._path} was written by a newer release (format {version}, known up to {len(MIGRATIONS)})"
+            )
+        return version
+
+    def _configure(self) -> None:
+        if self._execute("PRAGMA journal_mode = WAL") != [("wal",)]:
+            raise StoreError(f"the file system of {self._path} does not carry a write-ahead log")
+        for setting in (
+            "synchronous = FULL",
+            "fullfsync = ON",  # macOS: through the drive's cache too
+            "checkpoint_fullfsync = ON",
+            "secure_delete = ON",
+            "cache_spill = OFF",  # pages go to the log once, at the commit; a rolled back secret never does
+            "temp_store = MEMORY",  # statement journals and VACUUM's copy hold secrets: never in a temporary file
+            "wal_autocheckpoint = 0",  # we do it, with TRUNCATE
+        ):
+            self._execute(f"PRAGMA {setting}")
+
+    def _migrate(self, version: int) -> None:
+        assert self._connection is not None
+        if version == len(MIGRATIONS):
+            return
+        try:
+            for migration in MIGRATIONS[version:]:
+                migration(self._connection)
+        except sqlite3.Error as error:
+            raise self._translated(error) from error
+        self._execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        self._execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+    def _bind(self, *, new: bool) -> None:
+        if new:
+            self._execute("INSERT INTO about VALUES ('account', ?)", self._account)
+        owner = self._execute("SELECT value FROM about WHERE name = 'account'")
+        if not owner:
+            raise StoreError(f"{self._path} is damaged: it names no account")
+        if owner[0][0] != self._account:
+            raise StoreMismatch(f"{self._path} belongs to {owner[0][0]}, not to {self._account}")
+
+    # -- running ----------------------------------------------------------------------------------
+
+    def _idle_connection(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise UsageError("the store is closed")
+        if self._step is not None:
+            raise UsageError("a transaction of this store is open; they do not nest")
+        return self._connection
+
+    def _execute(self, sql: str, *values: str | bytes | int) -> list[Any]:
+        """Run one statement to its end and return its rows."""
+        assert self._connection is not None
+        try:
+            return self._connection.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._translated(error) from error
+
+    def _checkpoint_if_due(self) -> None:
+        if time.monotonic() - self._checkpointed < CHECKPOINT_SECONDS:
+            with suppress(FileNotFoundError):
+                if os.stat(f"{self._path}-wal").st_size < CHECKPOINT_BYTES:
+                    return
+        try:
+            self._checkpoint()
+        except StoreError as error:  # the step itself is on the disk: not the caller's failure
+            log.warning("could not empty the log of the store, will try again: %s", error)
+
+    def _checkpoint(self) -> None:
+        self._checkpointed = time.monotonic()
+        busy = self._execute("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]
+        if busy:
+            raise StoreLocked(f"another program is reading {self._path}")
+
+    def _translated(self, error: sqlite3.Error) -> MLSError:
+        """Our exception for one of SQLite's.  Its texts name tables and files, never values."""
+        code = getattr(error, "sqlite_errorcode", None)
+        match code if code is None else code & 0xFF:
+            case None if isinstance(error, sqlite3.ProgrammingError):
+                return UsageError(f"wrong use of the store: {error}")
+            case sqlite3.SQLITE_FULL:
+                return StoreFull(f"no space left for {self._path}")
+            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+                return StoreLocked(f"another program has {self._path} open")
+            case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+                return StoreError(f"{self._path} is damaged, or no store at all: {error}")
+            case _:
+                return StoreError(f"{self._path}: {error} ({getattr(error, 'sqlite_errorname', 'no code')})")
+
+
+class _Step:
+    """One open transaction; of no use after its end."""
+
+    def __init__(self, execute: Callable[..., list[Any]]) -> None:
+        self._run = execute
+        self._failure: MLSError | None = None
+        self._changes = 0
+
+    def check(self) -> None:
+        """Raise what made this step void."""
+        if self._failure is not None:
+            raise self._failure
+
+    def end(self) -> None:
+        self._failure = UsageError("this transaction has ended")
+
+    def _execute(self, sql: str, *values: str | bytes | int) -> list[Any]:
+        self.check()
+        try:
+            return self._run(sql, *values)
+        except MLSError as error:
+            self._failure = error
+            raise
+
+    def _change(self, sql: str, *values: str | bytes) -> None:
+        self._changes += 1
+        self._execute(sql, *values)
+
+    def get(self, space: str, key: bytes) -> bytes | None:
+        rows = self._execute("SELECT value FROM entry WHERE space = ? AND key = ?", space, key)
+        return rows[0][0] if rows else None
+
+    def put(self, space: str, key: bytes, value: bytes) -> None:
+        self._change(
+            "INSERT INTO entry VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", space, key, value
+        )
+
+    def delete(self, space: str, key: bytes) -> None:
+        self._change("DELETE FROM entry WHERE space = ? AND key = ?", space, key)
+
+    def delete_prefix(self, space: str, prefix: bytes = b"") -> None:
+        end = _beyond(prefix)
+        if end is None:
+            self._change("DELETE FROM entry WHERE space = ? AND key >= ?", space, prefix)
+        else:
+            self._change("DELETE FROM entry WHERE space = ? AND key >= ? AND key < ?", space, prefix, end)
+
+    def items(self, space: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        end = _beyond(prefix)
+        start, compare = prefix, ">="
+        while True:
+            sql = f"SELECT key, value FROM entry WHERE space = ? AND key {compare} ?"  # noqa: S608 (two constants)
+            if end is None:
+                rows = self._execute(f"{sql} ORDER BY key LIMIT {_CHUNK}", space, start)
+            else:
+                rows = self._execute(f"{sql} AND key < ? ORDER BY key LIMIT {_CHUNK}", space, start, end)
+            seen = self._changes
+            for row in rows:
+                yield row
+                self.check()
+                start, compare = row[0], ">"
+                if self._changes != seen:  # written to meanwhile: the rest of the chunk may be stale
+                    break
+            else:
+                if len(rows) < _CHUNK:
+                    return
+
+    def spaces(self, prefix: str = "") -> Iterator[str]:
+        # One index look-up per space, however many entries it has.
+        rows = self._execute("SELECT space FROM entry WHERE space >= ? ORDER BY space LIMIT 1", prefix)
+        while rows and rows[0][0].startswith(prefix):
+            yield rows[0][0]
+            rows = self._execute("SELECT space FROM entry WHERE space > ? ORDER BY space LIMIT 1", rows[0][0])
+
+
+class _Lock:
+    """An exclusive lock of the operating system on ``<path>.lock``, gone at the latest with the process."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = os.fdopen(os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600), "r+b")
+        except OSError as error:
+            raise _unopenable(path, error) from error
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                msvcrt.locking(self._file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise StoreLocked(f"another client has the store {path} open") from error
+
+    def release(self) -> None:
+        if sys.platform != "win32" and not self._file.closed:
+            import fcntl
+
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # at once, even where a forked child still has the descriptor
+        self._file.close()
+
+
+def _unopenable(path: Path, error: OSError) -> StoreError:
+    kind = StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
+    return kind(f"can not open the store {path}: {error.strerror}")
+
+
+def check_account(account: str) -> None:
+    """:raises UsageError: it is no bare JID"""
+    if not account or "/" in account:
+        raise UsageError(f"a store belongs to a bare JID, not to {account!r}")
+
+
+def _beyond(prefix: bytes) -> bytes | None:
+    """The least octet string above every one that starts with `prefix`; None if there is none."""
+    head = prefix.rstrip(b"\xff")
+    return head[:-1] + bytes([head[-1] + 1]) if head else None
