@@ -62,7 +62,7 @@ class Federation:
         async with Prosody("alpha.example", federation=federation) as alpha, ...
 
     Every server gets a loopback address of its own (``127.…``), as all must listen on port 5269.  No name
-    server is asked.  Domains should end in ``.example``: resolvers treat ``.test`` and ``.localhost`` specially.
+    server is asked.
     """
 
     def __init__(self, *domains: str) -> None:
@@ -173,6 +173,7 @@ class DevServer(ABC):
         """
         if self.running:
             return
+        self._kill()  # what an earlier process that ended by itself has left
         await asyncio.to_thread(self._prepare)
         self._spawn(self._command(), self._environment())
         deadline = time.monotonic() + START_SECONDS
@@ -245,7 +246,6 @@ class DevServer(ABC):
         """
         made = factory(str(jid), password or self.accounts[JID(jid).bare])
         made.ssl_context = self.ssl_context()
-        made.ca_certs = self.ca_file
         # Else slixmpp first tries a TLS handshake on the port, which speaks XMPP first.
         made.enable_direct_tls = False
         made.enable_starttls = True
@@ -288,7 +288,10 @@ class DevServer(ABC):
             client.send_presence()
 
     def ssl_context(self) -> ssl.SSLContext:
-        """For any client of this server or of its upload service: trusts its authority and no other."""
+        """For any client of this server or of its upload service: trusts its authority and no other.
+
+        slixmpp's ``upload_file`` has no way to be given one; with its ``request_slot`` and aiohttp it is a few lines.
+        """
         return ssl.create_default_context(cafile=str(self.ca_file))
 
     # What it holds

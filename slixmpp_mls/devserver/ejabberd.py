@@ -104,7 +104,7 @@ class Ejabberd(DevServer):
                     "send_last_published_item": "never",
                 }
             }
-        settings = {
+        settings: dict[str, Any] = {
             "loglevel": "info",
             "acme": {"auto": False},
             "hosts": [self.domain],
@@ -148,6 +148,9 @@ class Ejabberd(DevServer):
             listen.append(
                 {"port": S2S_PORT, "ip": self.host, "module": "ejabberd_s2s_in", "max_stanza_size": S2S_STANZA_LIMIT}
             )
+            settings["outgoing_s2s_ipv4_address"] = self.host
+            # By default a peer that was away for a moment is not tried again for minutes.
+            settings["s2s_max_retry_delay"] = 1
         else:
             settings["s2s_access"] = "none"
         return settings
@@ -164,7 +167,7 @@ class Ejabberd(DevServer):
 
     def _environment(self) -> Mapping[str, str]:
         folders = ":".join(map(str, library_folders(self._root)))
-        return {
+        environment = {
             # What Erlang's and ejabberd's start scripts, written for the installed place, would set.
             "ROOTDIR": str(self._root / "usr/lib/erlang"),
             "BINDIR": str(self._runtime),
@@ -179,6 +182,11 @@ class Ejabberd(DevServer):
             "HOME": str(self.directory),
             "LD_LIBRARY_PATH": folders,
         }
+        if self.federation:
+            # ejabberd looks up other servers' addresses in the C library, not in Erlang's `inetrc`.
+            wrapper = next(folder / "libnss_wrapper.so" for folder in library_folders(self._root))
+            environment |= {"LD_PRELOAD": str(wrapper), "NSS_WRAPPER_HOSTS": str(self.federation.hosts_file)}
+        return environment
 
     async def _register(self, name: str, password: str) -> None:
         account = {"user": name, "host": self.domain}

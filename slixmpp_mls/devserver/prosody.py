@@ -64,8 +64,8 @@ s2s_ports = { %(s2s_port)d }
 s2s_require_encryption = true
 s2s_secure_auth = true
 s2s_stanza_size_limit = %(s2s_limit)d
--- Names come from the file; the local zone spares look-ups of SRV records that would have to time out.
-unbound = { hoststxt = %(hosts)s; resolvconf = false; options = { ["local-zone:"] = "example. static" } }
+-- All names come from the file. The static zone answers "no" to everything else, such as SRV records, at once.
+unbound = { hoststxt = %(hosts)s; resolvconf = false; options = { ["local-zone:"] = ". static" } }
 """
 
 _HOSTS = """

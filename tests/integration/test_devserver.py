@@ -7,11 +7,12 @@ import contextlib
 import os
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from slixmpp import JID, ClientXMPP, Message
 from slixmpp.stanza import StreamError
 from slixmpp.xmlstream import ET
 
-from slixmpp_mls.devserver import DevServer, DevServerError, Prosody
+from slixmpp_mls.devserver import DevServer, DevServerError, Federation, Prosody
 from slixmpp_mls.devserver import packages as debian
 
 from ..conftest import SERVERS, unavailable_means_skip, unique
@@ -137,9 +138,7 @@ async def test_the_connection_is_encrypted_and_the_certificate_verified(
     wary = server.client(await account(server, "wary"))
     stranger = tmp_path / "stranger.crt"
     trustme.CA().cert_pem.write_to_path(str(stranger))
-    context = server.ssl_context()
-    wary.ssl_context = type(context)(context.protocol)
-    wary.ca_certs = stranger
+    wary.ssl_context = ssl.create_default_context(cafile=str(stranger))
     with pytest.raises(DevServerError, match="does not verify"):
         await server.connect(wary)
 
@@ -256,6 +255,85 @@ async def test_several_run_at_once_and_listen_on_loopback_only(own_server: DevSe
         assert listening_addresses(own_server.pid) == {own_server.host}
 
 
+FEDERATIONS = [("prosody", "prosody"), ("prosody", "ejabberd"), ("ejabberd", "prosody")]
+
+
+@pytest.fixture(params=FEDERATIONS, ids=[" with ".join(pair) for pair in FEDERATIONS])
+async def federated(request: pytest.FixtureRequest) -> AsyncIterator[tuple[DevServer, DevServer]]:
+    """Two servers that can reach each other."""
+    federation = Federation("alpha.example", "beta.example")
+    async with contextlib.AsyncExitStack() as stack:
+        with unavailable_means_skip():
+            alpha, beta = [
+                await stack.enter_async_context(SERVERS[kind](domain, federation=federation))
+                for kind, domain in zip(request.param, federation.addresses, strict=True)
+            ]
+        yield alpha, beta
+
+
+async def test_a_user_of_one_server_talks_in_a_room_of_another(
+    federated: tuple[DevServer, DevServer], connect: Connect
+) -> None:
+    alpha, beta = federated
+    alice = await connect(alpha, "alice", *ROOM_PLUGINS, "xep_0060")
+    bob = await connect(beta, "bob", *ROOM_PLUGINS, "xep_0060")
+    room = JID(f"heath@{alpha.rooms}")
+    heard_by_alice = await own_room(alice, room, "alice", membersonly="1")
+    await alice.plugin["xep_0045"].set_affiliation(room, "member", jid=JID(bob.boundjid.bare))
+    heard_by_bob = await enter(bob, room, "bob")
+    said = ["Fair is foul", "and foul is fair"]
+    for speaker, text in zip((alice, bob), said, strict=True):
+        say(speaker, room, text)
+        assert [await next_body(heard) for heard in (heard_by_alice, heard_by_bob)] == [text] * 2
+
+    assert await read_archive(bob, room) == said
+    item = ET.fromstring("<toad xmlns='urn:example:cauldron'/>")
+    open_to_all: Any = alice.plugin["xep_0004"].stanza.Form()
+    open_to_all["type"] = "submit"
+    open_to_all.add_field("FORM_TYPE", "hidden", value="http://jabber.org/protocol/pubsub#publish-options")
+    open_to_all.add_field("pubsub#access_model", value="open")
+    own = JID(alice.boundjid.bare)
+    # slixmpp's PubSub plugin has no types.
+    at_alice: Any = alice.plugin["xep_0060"]
+    at_bob: Any = bob.plugin["xep_0060"]
+    await at_alice.publish(own, "urn:example:cauldron", payload=item, options=open_to_all)
+    read = await at_bob.get_items(own, "urn:example:cauldron")
+    assert [item["payload"].tag for item in read["pubsub"]["items"]] == ["{urn:example:cauldron}toad"]
+
+    for server in federated:
+        assert listening_addresses(server.pid) == {server.host}
+
+
+async def test_the_link_comes_back_when_a_peer_was_killed(
+    federated: tuple[DevServer, DevServer], connect: Connect
+) -> None:
+    alpha, beta = federated
+    alice = await connect(alpha, "alice")
+    bob = await connect(beta, "bob")
+    heard: asyncio.Queue[Message] = asyncio.Queue()
+    bob.add_event_handler("message", heard.put_nowait)
+    bare = JID(bob.boundjid.bare)
+    alice.send_message(bare, "Before")
+    assert await next_body(heard) == "Before"
+
+    await beta.kill()
+    alice.send_message(bare, "Into the void")
+    await beta.start()
+    bob = await connect(beta, bare)
+    bob.add_event_handler("message", heard.put_nowait)
+    async with asyncio.timeout(20):
+        # A server that has just failed to reach its peer bounces messages for a moment.
+        while heard.empty():
+            alice.send_message(bare, "After")
+            await asyncio.sleep(0.5)
+    assert await next_body(heard) == "After"
+
+
+def test_a_federation_has_no_place_for_strangers() -> None:
+    with pytest.raises(DevServerError, match=r"gamma\.example"):
+        Prosody("gamma.example", federation=Federation("alpha.example", "beta.example"))
+
+
 async def test_a_directory_of_the_callers_is_kept(tmp_path: Path) -> None:
     with unavailable_means_skip():
         async with Prosody(directory=tmp_path / "kept") as server:
@@ -272,6 +350,24 @@ async def test_nothing_of_a_temporary_directory_is_left() -> None:
         async with Prosody() as server:
             assert server.directory.exists()
     assert not server.directory.exists()
+
+
+async def test_an_installed_prosody_is_preferred(
+    prosody: Prosody, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Install one for this test: two programs that start with the name of their interpreter.
+    for program in prosody._programs:
+        source = await asyncio.to_thread(Path(program).read_text)
+        installed = tmp_path / Path(program).name.removesuffix(".lua")
+        body = source.partition("\n")[2] if source.startswith("#!") else source
+        installed.write_text(f"#!{prosody._lua[-1]}\n{body}")
+        installed.chmod(0o755)
+    for variable, value in prosody._paths.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    async with Prosody() as server:
+        assert server._command()[1] == str(tmp_path / "prosody")
+        await server.connect(server.client(await server.register("alice", "secret")))
 
 
 async def test_a_server_that_does_not_start_shows_its_log() -> None:
