@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -236,16 +237,22 @@ async def test_no_process_outlives_a_killed_owner(kind: type[DevServer]) -> None
         "asyncio.run(main())\n"
     )
     pipe = subprocess.PIPE
-    owner = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=pipe, stderr=pipe)
-    assert owner.stdout is not None
-    line = await owner.stdout.readline()
-    with contextlib.suppress(ProcessLookupError):
-        owner.kill()
-    _, complaint = await owner.communicate()
+    # The owner can not clean up behind itself.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        environment = os.environ | {"TMPDIR": folder}
+        owner = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, stdout=pipe, stderr=pipe, env=environment
+        )
+        assert owner.stdout is not None
+        line = await owner.stdout.readline()
+        with contextlib.suppress(ProcessLookupError):
+            owner.kill()
+        _, complaint = await owner.communicate()
+        ended = not line or await gone(int(line))
     if not line:
         with unavailable_means_skip():
             raise DevServerError(complaint.decode())
-    assert await gone(int(line))
+    assert ended
 
 
 async def test_several_run_at_once_and_listen_on_loopback_only(own_server: DevServer) -> None:
