@@ -188,8 +188,11 @@ def scalar_length(curve: ec.EllipticCurve) -> int:
 
 
 def load_scalar(curve: ec.EllipticCurve, private: bytes) -> ec.EllipticCurvePrivateKey:
-    """:raises ValueError: the octets are not a number between 0 and the group's order, at full length"""
-    if len(private) != scalar_length(curve):
+    """A private key from a big-endian number; leading zeros may be missing, as in some official vectors.
+
+    :raises ValueError: too long, or not between 0 and the group's order
+    """
+    if len(private) > scalar_length(curve):
         raise ValueError("private key of a wrong length")
     return ec.derive_private_key(int.from_bytes(private, "big"), curve)
 
