@@ -155,6 +155,8 @@ class LeafRules:
         if not isinstance(leaf.source, KeyPackageSource):
             return
         lifetime = leaf.source.lifetime
+        if lifetime.not_after < lifetime.not_before:
+            raise InvalidError("the leaf's lifetime ends before it begins", "RFC 9420 7.3")
         if lifetime.not_after - lifetime.not_before > self.lifetime_limit:
             raise InvalidError("the leaf's lifetime is too long", "RFC 9420 7.2")
         if self.now < lifetime.not_before - self.clock_tolerance:
