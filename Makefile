@@ -1,0 +1,63 @@
+# Needs Python 3.11 or later with its venv module, and nothing else: the rest goes into .venv.
+#   make test ARGS="-k welcome -x"    passes arguments on; so do server and bench
+#   make PYTHON=/path/to/python ...   chooses the interpreter for a new .venv
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v "$$p"; break; }; done)
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+
+.PHONY: help setup demo test lint bench xep server clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+setup: $(VENV)/.installed-test $(VENV)/.installed-lint  ## everything that work on the code needs, into .venv
+	@echo "Ready: activate with '. $(BIN)/activate'."
+
+demo: $(VENV)/.installed  ## three people in an encrypted room on a real server
+	@$(BIN)/slixmpp-mls demo $(ARGS)
+
+test: $(VENV)/.installed-test  ## the whole test suite, with real servers and other MLS implementations
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-test $(VENV)/.installed-lint  ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.installed-test $(VENV)/.installed-bench  ## the tables and plots of benchmarks/
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+xep: $(VENV)/.installed  ## check the specification and render it as HTML
+	@$(BIN)/python xep/render.py $(ARGS)
+
+server: $(VENV)/.installed  ## a throw-away XMPP server for bot development
+	@$(BIN)/slixmpp-mls server $(ARGS)
+
+clean:  ## remove all that these targets made inside this folder
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks tests/interop/ts_mls/node_modules
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Where the interpreter is gone (an upgrade of the system's Python removes what .venv links to), start over.
+ifneq ($(shell test -x $(BIN)/python && echo works),works)
+$(shell rm -f $(VENV)/.made $(VENV)/.installed*)
+endif
+
+$(VENV)/.made:
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+		test -n "$(PYTHON)" || { echo "Python 3.11 or later with venv is needed (Debian: apt install python3-venv)." >&2; exit 1; }; \
+		echo "Making a virtual environment in $(VENV) with $(PYTHON) ..."; \
+		"$(PYTHON)" -m venv --clear $(VENV); }
+	@touch $@
+
+# A stamp is as old as the last installation; a changed pyproject.toml makes a new one.
+$(VENV)/.installed: pyproject.toml | $(VENV)/.made
+	@echo "Installing slixmpp-mls and what it depends on into $(VENV) ..."
+	@$(PIP) install -e .
+	@touch $@
+
+$(VENV)/.installed-%: pyproject.toml | $(VENV)/.made
+	@echo "Installing slixmpp-mls with what '$*' needs into $(VENV) ..."
+	@$(PIP) install -e '.[$*]'
+	@touch $@
