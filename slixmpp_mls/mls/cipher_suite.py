@@ -236,7 +236,7 @@ class CipherSuite:
 
     # --- AEAD ---
 
-    def aead_seal(self, key: bytes, nonce: bytes, aad: bytes, plaintext: bytes) -> bytes:
+    def aead_seal(self, key: bytes, nonce: bytes, aad: bytes, plaintext: bytes | bytearray) -> bytes:
         """``AEAD.Seal``."""
         return self._aead(key).encrypt(nonce, plaintext, aad)
 

@@ -191,11 +191,6 @@ def _check_sender(content: FramedContent) -> None:
 # --- PrivateMessage, 6.3 ---------------------------------------------------------------------
 
 _SENDER_DATA = Layout(">II4s")
-_RATCHETS = {
-    ContentType.APPLICATION: RatchetKind.APPLICATION,
-    ContentType.PROPOSAL: RatchetKind.HANDSHAKE,
-    ContentType.COMMIT: RatchetKind.HANDSHAKE,
-}
 _MEMBER = b"\x01"  # SenderType.MEMBER
 _DEFAULT_LIMITS = RatchetLimits()
 
@@ -238,11 +233,11 @@ def protect_private(
     size = len(plaintext)
     plaintext.extend(bytes(max(0, padding(size) - size)))
 
-    (generation, key, nonce), tree = tree.next(sender.leaf_index, _RATCHETS[content_type])
+    (generation, key, nonce), tree = tree.next(sender.leaf_index, _ratchet_for(content_type))
     guard = random(4)
     head = _aad_head(content.group_id, content.epoch, content_type)
     aad = head + encode_varint(len(content.authenticated_data)) + content.authenticated_data
-    ciphertext = suite.aead_seal(key, _guarded(nonce, guard), aad, bytes(plaintext))
+    ciphertext = suite.aead_seal(key, _guarded(nonce, guard), aad, plaintext)
 
     key, nonce = sender_data_key(suite, sender_data_secret, ciphertext)
     sender_data = _SENDER_DATA.pack(sender.leaf_index, generation, guard)
@@ -288,7 +283,7 @@ def unprotect_private(
     :raises MalformedError: the plaintext does not parse, or its padding is not all zeros (6.3.1)
     """
     content_type = message.content_type
-    (_, key, nonce), tree = tree.at(sender.leaf_index, _RATCHETS[content_type], sender.generation, limits)
+    (_, key, nonce), tree = tree.at(sender.leaf_index, _ratchet_for(content_type), sender.generation, limits)
     head = _aad_head(message.group_id, message.epoch, content_type)
     authenticated_data = encode_varint(len(message.authenticated_data)) + message.authenticated_data
     plaintext = suite.aead_open(key, _guarded(nonce, sender.reuse_guard), head + authenticated_data, message.ciphertext)
@@ -318,6 +313,10 @@ def unprotect_private(
         )
     )
     return UnverifiedContent(AuthenticatedContent(WireFormat.PRIVATE_MESSAGE, content, signature, tag), framed), tree
+
+
+def _ratchet_for(content_type: ContentType) -> RatchetKind:
+    return RatchetKind.APPLICATION if content_type is ContentType.APPLICATION else RatchetKind.HANDSHAKE
 
 
 def sender_data_key(suite: CipherSuite, sender_data_secret: bytes, ciphertext: bytes) -> tuple[bytes, bytes]:
