@@ -23,8 +23,7 @@ test: $(VENV)/.installed-test  ## the whole test suite, with real servers and ot
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.installed-test $(VENV)/.installed-lint  ## ruff and mypy
-	@$(BIN)/ruff check .
-	@$(BIN)/mypy
+	@$(BIN)/ruff check .; ruff=$$?; $(BIN)/mypy && exit $$ruff
 
 bench: $(VENV)/.installed-test $(VENV)/.installed-bench  ## the tables and plots of benchmarks/
 	@$(BIN)/python -m benchmarks $(ARGS)
