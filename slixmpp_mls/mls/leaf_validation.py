@@ -29,6 +29,7 @@ from .parameters import DAY, HOUR
 from .ratchet_tree import RatchetTree
 from .registry import DEFAULT_EXTENSIONS, DEFAULT_PROPOSALS, ExtensionType, ProtocolVersion
 from .signature_check import SignedContent, verify_all
+from .tls import encode_varint
 from .tree_index import Feature
 from .tree_math import LeafIndex
 
@@ -254,9 +255,18 @@ def check_proposal_supported(tree: RatchetTree, number: int) -> None:
         raise InvalidError(f"proposal {number:#06x} is not supported by all members", "RFC 9420 12.2")
 
 
-def leaf_signature(leaf: LeafNode, group_id: bytes, index: LeafIndex) -> SignedContent:
-    """A leaf's signature, to be verified (RFC 9420 7.2)."""
-    tbs = leaf_node_tbs(leaf, group_id, index)
+def leaf_signature(leaf: LeafNode, group_id: bytes, index: LeafIndex, encoded: bytes | None = None) -> SignedContent:
+    """A leaf's signature, to be verified (RFC 9420 7.2).
+
+    :param encoded: the leaf's encoding, if the caller has it: what is signed is its beginning
+    """
+    if encoded is None:
+        tbs = leaf_node_tbs(leaf, group_id, index)
+    else:
+        size = len(leaf.signature)
+        tbs = encoded[: -size - len(encode_varint(size))]
+        if not isinstance(leaf.source, KeyPackageSource):
+            tbs += encode_varint(len(group_id)) + group_id + index.to_bytes(4, "big")
     return SignedContent(f"leaf {index}", leaf.signature_key, "LeafNodeTBS", tbs, leaf.signature)
 
 

@@ -27,8 +27,8 @@ from itertools import islice
 from ..errors import InvalidError, MalformedError
 from .cipher_suite import CipherSuite
 from .leaf_node import LeafNode
-from .parent_node import AnyNode, ParentNode, node_codec
-from .subtree import Change, Subtree, leaf_hash, node_at, rewrite, tree_hash
+from .parent_node import AnyNode, NodeType, ParentNode, node_codec
+from .subtree import Change, Subtree, node_at, rewrite, tree_hash
 from .tls import encode_varint, read_varint
 from .tree_index import Feature, TreeIndex
 from .tree_math import LeafIndex, NodeIndex, leaves_under, level, padded
@@ -66,11 +66,11 @@ class RatchetTree:
 
     @classmethod
     def from_nodes(
-        cls, suite: CipherSuite, nodes: Sequence[AnyNode | None], leaf_hashes: Mapping[int, bytes] | None = None
+        cls, suite: CipherSuite, nodes: Sequence[AnyNode | None], encoded: Mapping[int, bytes] | None = None
     ) -> RatchetTree:
         """A tree from its array of nodes (appendix C); missing ones at the end are blank.
 
-        :param leaf_hashes: tree hashes of leaves where the caller knows them, by leaf index
+        :param encoded: leaves' encodings where the caller has them, by node
         :raises InvalidError: the nodes are no ratchet tree
         """
         count = len(nodes)
@@ -79,7 +79,7 @@ class RatchetTree:
         if not count:
             raise InvalidError("a tree without members", "RFC 9420 12.4.3.3")
         width = padded(count // 2 + 1)
-        hashes = leaf_hashes or {}
+        known = encoded or {}
         changes: list[Change] = []
         layer = []
         for index in range(0, count, 2):
@@ -90,7 +90,7 @@ class RatchetTree:
             if not isinstance(leaf, LeafNode):
                 raise InvalidError("a parent node where a leaf should be", "RFC 9420 12.4.3.3")
             changes.append((NodeIndex(index), None, leaf))
-            layer.append(Subtree(leaf, occupied=1, hash=hashes.get(index >> 1)))
+            layer.append(Subtree(leaf, occupied=1, encoded=known.get(index)))
         height = 0
         while width >> height > 1:
             height += 1
@@ -123,7 +123,7 @@ class RatchetTree:
         """
         pos, end = _span(data)
         nodes: list[AnyNode | None] = []
-        hashes: dict[int, bytes] = {}
+        encoded: dict[int, bytes] = {}
         while pos < end:
             if len(nodes) >= 2 * max_leaves - 1:
                 raise MalformedError(f"a ratchet tree of more than {max_leaves} leaves")
@@ -136,25 +136,23 @@ class RatchetTree:
                 continue
             start = pos + 2  # behind the presence and the type of node
             node, pos = node_codec.read(data, pos + 1, end)
-            if isinstance(node, LeafNode) and len(nodes) % 2 == 0:
-                # The encoding is canonical: what came is what encode() would make.
-                hashes[len(nodes) >> 1] = leaf_hash(suite, len(nodes) >> 1, data[start:pos])
+            if isinstance(node, LeafNode):
+                encoded[len(nodes)] = data[start:pos]  # encodings are canonical: this is what encode() would give
             nodes.append(node)
         if not nodes or nodes[-1] is None:  # RFC 9420 12.4.3.3
             raise InvalidError("the last node of a ratchet tree is blank", "RFC 9420 12.4.3.3")
-        return cls.from_nodes(suite, nodes, hashes)
+        return cls.from_nodes(suite, nodes, encoded)
 
     def encode(self) -> bytes:
         """The content of a `ratchet_tree` extension (RFC 9420 12.4.3.3)."""
         out = bytearray()
-        end = 0  # behind the last node that is not blank
         last = -1
-        for place, content in self._nodes():
+        for place, subtree in self._nodes():
             out += bytes(place - last - 1)
             out.append(1)
-            node_codec.write(out, content)
-            last, end = place, len(out)
-        return encode_varint(end) + bytes(out[:end])
+            out += _node_encoding(subtree)
+            last = place
+        return encode_varint(len(out)) + bytes(out)
 
     # --- looking ------------------------------------------------------------------------------
 
@@ -192,15 +190,22 @@ class RatchetTree:
 
     def members(self) -> Iterator[tuple[LeafIndex, LeafNode]]:
         """All members from left to right."""
-        for place, content in self._nodes():
-            if isinstance(content, LeafNode):
-                yield LeafIndex(place >> 1), content
+        for place, subtree in self._nodes():
+            if isinstance(subtree.content, LeafNode):
+                yield LeafIndex(place >> 1), subtree.content
+
+    def encoded_members(self) -> Iterator[tuple[LeafIndex, LeafNode, bytes]]:
+        """All members from left to right, with their leaves' encodings."""
+        for place, subtree in self._nodes():
+            encoded = None if place & 1 else subtree.encoding()
+            if isinstance(subtree.content, LeafNode) and encoded is not None:
+                yield LeafIndex(place >> 1), subtree.content, encoded
 
     def parents(self) -> Iterator[tuple[NodeIndex, ParentNode]]:
         """All parent nodes that are not blank, from left to right."""
-        for place, content in self._nodes():
-            if isinstance(content, ParentNode):
-                yield place, content
+        for place, subtree in self._nodes():
+            if isinstance(subtree.content, ParentNode):
+                yield place, subtree.content
 
     def leaf_by_signature_key(self, key: bytes) -> LeafIndex | None:
         """Whose signature key this is.  Beware: leaf 0 is a leaf."""
@@ -353,7 +358,7 @@ class RatchetTree:
 
     def pieces(self) -> dict[bytes, bytes]:
         """The tree for a store: each node that is not blank under its index, four octets big endian."""
-        return {place.to_bytes(4, "big"): node_codec.encode(content) for place, content in self._nodes()}
+        return {place.to_bytes(4, "big"): _node_encoding(subtree) for place, subtree in self._nodes()}
 
     def changes_since(self, old: RatchetTree) -> dict[bytes, bytes | None]:
         """The pieces that differ from an older tree's; None for those that are no longer.
@@ -372,7 +377,7 @@ class RatchetTree:
             content = None if new is None else new.content
             if content is not (None if before is None else before.content):
                 key = node_at(height, position).to_bytes(4, "big")
-                changes[key] = None if content is None else node_codec.encode(content)
+                changes[key] = None if new is None or content is None else _node_encoding(new)
             if height:
                 pair = zip(_children(new), _children(before), strict=True)
                 for side, (child, was) in enumerate(pair):
@@ -387,12 +392,9 @@ class RatchetTree:
         """
         places = {int.from_bytes(key, "big"): piece for key, piece in pieces.items()}
         nodes: list[AnyNode | None] = [None] * (max(places, default=-1) + 1)
-        hashes = {}
         for place, piece in places.items():
             nodes[place] = node_codec.decode(piece)
-            if place % 2 == 0:
-                hashes[place >> 1] = leaf_hash(suite, place >> 1, piece[1:])
-        return cls.from_nodes(suite, nodes, hashes)
+        return cls.from_nodes(suite, nodes, {place: piece[1:] for place, piece in places.items()})
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -403,7 +405,7 @@ class RatchetTree:
             subtree = subtree.children()[node >> (above + 1) & 1]
         return subtree
 
-    def _nodes(self) -> Iterator[tuple[NodeIndex, AnyNode]]:
+    def _nodes(self) -> Iterator[tuple[NodeIndex, Subtree]]:
         """All nodes that are not blank, from left to right."""
         stack = [(self._root, self._depth, 0, False)]
         while stack:
@@ -415,9 +417,19 @@ class RatchetTree:
                 stack.append((subtree.children()[0], height - 1, 2 * position, False))
                 continue
             if subtree.content is not None:
-                yield node_at(height, position), subtree.content
+                yield node_at(height, position), subtree
             if height:
                 stack.append((subtree.children()[1], height - 1, 2 * position + 1, False))
+
+
+_LEAF = NodeType.LEAF.to_bytes(1, "big")
+
+
+def _node_encoding(subtree: Subtree) -> bytes:
+    """A Node, encoded (RFC 9420 12.4.3.3), of a subtree whose head is not blank."""
+    if isinstance(subtree.content, LeafNode):
+        return _LEAF + (subtree.encoding() or b"")
+    return node_codec.encode(subtree.content)
 
 
 def _span(data: bytes) -> tuple[int, int]:

@@ -33,9 +33,11 @@ class Subtree:
     :ivar right: the right child, likewise
     :ivar occupied: how many leaves below are not blank; 0 means that every node here is blank
     :ivar hash: the tree hash, None until it is needed
+    :ivar encoded: of a leaf: the content's encoding, None until it is needed.  It is needed again and
+        again: for the tree hash, for the signature's content, for sending the tree.
     """
 
-    __slots__ = ("content", "hash", "left", "occupied", "right")
+    __slots__ = ("content", "encoded", "hash", "left", "occupied", "right")
 
     def __init__(
         self,
@@ -43,13 +45,14 @@ class Subtree:
         left: Subtree | None = None,
         right: Subtree | None = None,
         occupied: int = 0,
-        hash: bytes | None = None,
+        encoded: bytes | None = None,
     ) -> None:
         self.content = content
         self.left = left
         self.right = right
         self.occupied = occupied
-        self.hash = hash
+        self.hash: bytes | None = None
+        self.encoded = encoded
 
     def children(self) -> tuple[Subtree, Subtree]:
         """Both children of a subtree above level 0."""
@@ -57,6 +60,12 @@ class Subtree:
             self.right = Subtree()
             self.left = Subtree()
         return self.left, self.right
+
+    def encoding(self) -> bytes | None:
+        """A leaf's encoded content, None if it is blank."""
+        if self.encoded is None and self.content is not None:
+            self.encoded = self.content.encode()
+        return self.encoded
 
 
 Change = tuple[NodeIndex, AnyNode | None, AnyNode | None]
@@ -140,8 +149,7 @@ def tree_hash(suite: CipherSuite, subtree: Subtree, level: int, position: int) -
     while stack:
         node, level, position = stack[-1]
         if level == 0:
-            encoded = None if node.content is None else node.content.encode()
-            node.hash = leaf_hash(suite, position, encoded)
+            node.hash = leaf_hash(suite, position, node.encoding())
             stack.pop()
             continue
         left, right = node.children()
