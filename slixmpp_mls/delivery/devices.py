@@ -46,7 +46,8 @@ class DeviceDirectory(PEPNode):
         """Call `changed` with the bare JID of each account whose devices have changed, or may have.
 
         Needs the plugins xep_0030, xep_0115 and xep_0163.  A notification says no more than
-        that it is time to read the node again: it may come late, twice or not at all.
+        that it is time to read the node again: it may come late, twice or not at all (ejabberd
+        does not announce retractions).
         """
         self._changed = changed
         xmpp = self._stream.xmpp

@@ -159,12 +159,12 @@ class Occupancy:
                     await self._leaving
             self._leaving = None
         self._reset()
-        if "xep_0045" in self._stream.xmpp.plugin:
+        if self._stream.xmpp.plugin.enabled("xep_0045"):
             self._stream.xmpp.plugin["xep_0045"].rooms[None].pop(JID(self._room), None)
 
     def _tell_xep_0045(self) -> None:
         # So that other code of the bot finds the room and its occupants where it expects them.
-        if "xep_0045" in self._stream.xmpp.plugin:
+        if self._stream.xmpp.plugin.enabled("xep_0045"):
             muc = self._stream.xmpp.plugin["xep_0045"]
             muc.rooms[None][JID(self._room)] = {}
             muc.our_nicks[None][JID(self._room)] = self.nick

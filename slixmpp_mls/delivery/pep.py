@@ -173,7 +173,8 @@ class PEPNode:
         :param limit: only so many, the newest.
         :returns: empty if there is no such node.
         :raises Refused: the account, its server or its PEP service is not there.
-        :raises NotPermitted: the node is closed to us.
+        :raises NotPermitted: the node is closed to us; Prosody says the same of a stranger's
+            node or account that does not exist.
         :raises NoAnswer, Disconnected: no luck with the stream or the server.
         """
         pubsub = Element(f"{{{PUBSUB}}}pubsub")

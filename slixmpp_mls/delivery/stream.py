@@ -225,13 +225,14 @@ class Stream:
             xml: Element = stanza.xml
             sender = xml.get("from", "")
             room = bare(sender)
-            result = xml.find(f"{{{MAM}}}result") if stanza.name == "message" else None
-            if result is not None:
-                # Only the archive itself speaks for the archive: an occupant's <result/> is no result (XEP-0313 4.2).
-                collector = self._collectors.get(room, {}).get(result.get("queryid", ""))
-                if collector is not None and sender == room:
-                    collector(result)
-                return
+            if stanza.name == "message" and sender == room:
+                # Only the archive itself speaks for the archive: an occupant's <result/> is a message like any other.
+                result = xml.find(f"{{{MAM}}}result")
+                if result is not None:
+                    collector = self._collectors.get(room, {}).get(result.get("queryid", ""))
+                    if collector is not None:
+                        collector(result)
+                    return
             reader = self._rooms.get(room)
             if reader is None:
                 return
