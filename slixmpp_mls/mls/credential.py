@@ -7,7 +7,9 @@ from typing import Annotated
 from .registry import CredentialType, credential_type
 from .tls import Select, Struct, opaque, struct
 
-__all__ = ["AnyCredential", "BasicCredential", "Certificate", "Credential", "UnknownCredential", "X509Credential", "type_of"]
+__all__ = [
+    "AnyCredential", "BasicCredential", "Certificate", "Credential", "UnknownCredential", "X509Credential", "type_of",
+]  # fmt: skip
 
 
 @struct

@@ -12,7 +12,7 @@ from typing import Annotated
 from .credential import Credential
 from .extensions import Extension
 from .registry import cipher_suite_id, credential_type, extension_type, proposal_type, protocol_version
-from .tls import Enum, Select, Struct, opaque, struct, uint32, uint64, write_opaque
+from .tls import Enum, Select, Struct, opaque, struct, uint64, write_opaque
 
 __all__ = [
     "Capabilities", "CommitSource", "KeyPackageSource", "LeafNode", "LeafNodeSource", "Lifetime", "UpdateSource",
@@ -93,11 +93,11 @@ _unsigned = LeafNode.codec.fields[:-1]
 
 
 def leaf_node_tbs(leaf: LeafNode, group_id: bytes, leaf_index: int) -> bytes:
-    """``LeafNodeTBS``: what the signature covers.  `group_id` and `leaf_index` count unless the source is a KeyPackage."""
+    """``LeafNodeTBS``: what the signature covers.  Group and index count unless the source is a KeyPackage."""
     out = bytearray()
     for field in _unsigned:
         field.codec.write(out, getattr(leaf, field.name))
     if not isinstance(leaf.source, KeyPackageSource):
         write_opaque(out, group_id)
-        out += leaf_index.to_bytes(uint32.__metadata__[0].size, "big")
+        out += leaf_index.to_bytes(4, "big")
     return bytes(out)

@@ -1,0 +1,255 @@
+"""Making a Commit, and the Welcome that goes with it (RFC 9420 12.4.1).
+
+A committer does not move on by committing: it gets a :class:`CommitBundle` with the messages,
+the state in which it waits (:attr:`CommitBundle.sent`, whose ratchet has moved on), and the
+staged commit that it applies if and when the group's order says that the Commit has won.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..errors import UsageError
+from .cipher_suite import CipherSuite, Random, SignaturePrivateKey
+from .commit import Commit, ProposalRef
+from .extensions import Extension, ExternalPub
+from .framing import AuthenticatedContent, FramedContent, MemberSender, MLSMessage
+from .group_state import GroupState, PSKLookup, no_psks
+from .key_schedule import welcome_key
+from .leaf_node import LeafNode
+from .leaf_validation import LeafRules, VerifiedKeyPackage, check_leaf, check_members
+from .message_protection import Padding, pad_in_steps, protect_private, protect_public, sign
+from .own_leaf import OwnLeaf, grease
+from .proposal_list import Applied, SentProposal, apply, check_list, choose, path_required
+from .proposals import AnyProposal
+from .psk import PreSharedKeyID, ResumptionPSKUsage
+from .registry import ExtensionType, WireFormat
+from .staging import (
+    NextEpoch,
+    StagedCommit,
+    effects_of,
+    next_epoch,
+    path_change,
+    provisional_context,
+    psk_values,
+    public_group,
+)
+from .transcript import confirmation_tag
+from .tree_math import LeafIndex
+from .treekem import RenewedPath, renew_path
+from .welcome import EncryptedGroupSecrets, GroupInfo, GroupSecrets, PathSecret, Welcome, group_info_tbs
+
+__all__ = ["CommitBundle", "CommitOptions", "create_commit", "create_group_info", "sign_group_info"]
+
+
+@dataclass(frozen=True, slots=True)
+class CommitOptions:
+    """How a Commit is made.
+
+    :ivar path: force the UpdatePath (True), or leave it out where it may be (False); None: as the
+        Commit's purpose asks, that is always but for Commits of Adds only
+    :ivar public: send it as a PublicMessage
+    :ivar tree_in_welcome: put the ratchet tree into the Welcome
+    :ivar group_info: make a GroupInfo for external joins, too
+    :ivar tree_in_group_info: put the ratchet tree into that
+    :ivar leaf: what our new leaf is made of, if more than its encryption key changes
+    :ivar padding: of the encrypted Commit
+    :ivar psk_usage: set by :mod:`.resumption` only
+    """
+
+    path: bool | None = None
+    public: bool = False
+    tree_in_welcome: bool = True
+    group_info: bool = False
+    tree_in_group_info: bool = True
+    leaf: OwnLeaf | None = None
+    authenticated_data: bytes = b""
+    padding: Padding = pad_in_steps
+    psk_usage: ResumptionPSKUsage | None = None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class CommitBundle:
+    """A Commit, ready to be sent.
+
+    :ivar commit: MLSMessage
+    :ivar welcome: MLSMessage for all new members, None if there are none
+    :ivar group_info: MLSMessage, None if it was not asked for
+    :ivar sent: the present epoch's state, to be stored before the Commit is sent
+    :ivar staged: what to apply once the Commit has won
+    """
+
+    commit: bytes
+    welcome: bytes | None
+    group_info: bytes | None
+    sent: GroupState
+    staged: StagedCommit
+
+    def __repr__(self) -> str:
+        return f"<CommitBundle ends epoch {self.staged.base_epoch}>"
+
+
+def create_commit(
+    group: GroupState,
+    rules: LeafRules,
+    *,
+    by_value: Sequence[AnyProposal] = (),
+    by_reference: Sequence[bytes] | None = None,
+    options: CommitOptions | None = None,
+    psks: PSKLookup = no_psks,
+    random: Random = os.urandom,
+) -> CommitBundle:
+    """RFC 9420 12.4.1.
+
+    :param by_value: new proposals, in this order, after those by reference
+    :param by_reference: ProposalRefs; None for those that :func:`.proposal_list.choose` picks
+    :raises UsageError: the group is closed, or we hold a leaf that can not be signed for
+    :raises InvalidError: the proposals are not valid together
+    """
+    options = options or CommitOptions()
+    group.require_open()
+    suite = group.suite
+    me = MemberSender(group.own_index)
+    waiting = choose(group.pending_proposals, me) if by_reference is None else _referred(group, by_reference)
+    covered = (*waiting, *(SentProposal(proposal, me) for proposal in by_value))
+    check_list(covered, me, group.context, psk_usage=options.psk_usage)
+    applied = apply(covered, group.tree, group.context, rules)
+    entries = (*(ProposalRef(sent.reference or b"") for sent in waiting), *by_value)
+
+    renewed: RenewedPath | None = None
+    tree = applied.tree
+    if _wants_path(covered, options):
+        renewed = _renew(group, applied, options, random)
+        tree = renewed.tree
+    provisional = provisional_context(group.context, applied, tree)
+    check_members(tree, applied.requirements)
+    added = frozenset(index for index, _ in applied.added)
+    path = renewed.encrypt(provisional.encode(), added) if renewed is not None else None
+    if path is not None:
+        check_leaf(path.leaf_node, applied.requirements)
+
+    wire_format = WireFormat.PUBLIC_MESSAGE if options.public else WireFormat.PRIVATE_MESSAGE
+    framed = FramedContent(group.group_id, group.epoch, me, options.authenticated_data, Commit(entries, path))
+    old_context = group.context.encode()
+    signature = sign(suite, group.signature_key, wire_format, framed, old_context)
+    content = AuthenticatedContent(wire_format, framed, signature)
+    psk_secret = psk_values(group, applied.psks, psks)
+    new = next_epoch(
+        suite,
+        group.public.interim_transcript_hash,
+        provisional,
+        content,
+        group.secrets.init_secret,
+        suite.zero if renewed is None else renewed.commit_secret,
+        psk_secret,
+    )
+    tag = confirmation_tag(suite, new.epoch.secrets.confirmation_key, new.context.confirmed_transcript_hash)
+    content = replace(content, confirmation_tag=tag)
+
+    sent = group
+    if options.public:
+        message = protect_public(suite, content, group.secrets.membership_key, old_context)
+        commit = MLSMessage.wrap(message)
+    else:
+        private, secret_tree = protect_private(
+            suite, content, group.secret_tree, group.secrets.sender_data_secret, options.padding, random
+        )
+        commit = MLSMessage.wrap(private)
+        sent = replace(group, secret_tree=secret_tree)
+
+    public = public_group(new, tree, tag)
+    signature_key = group.signature_key if options.leaf is None or renewed is None else options.leaf.signature_key
+    private_keys = group.private.kept_in(tree) if renewed is None else renewed.private
+    next_state = group.entered(public, new.epoch, private_keys, signature_key, applied.reinit)
+    change = None if renewed is None else path_change(group.tree, tree, me, group.own_index)
+    staged = StagedCommit(
+        effects_of(applied, me, group.own_index, change), group.group_id, group.epoch, True, next_state
+    )
+    welcome = None
+    if applied.added:
+        info = create_group_info(next_state, tree=options.tree_in_welcome, external=False, random=random)
+        welcome = MLSMessage.wrap(_welcome(suite, info, new, psk_secret, applied, renewed))
+    group_info = None
+    if options.group_info:
+        info = create_group_info(next_state, tree=options.tree_in_group_info, external=True, random=random)
+        group_info = MLSMessage.wrap(info)
+    return CommitBundle(commit, welcome, group_info, sent, staged)
+
+
+def _referred(group: GroupState, references: Sequence[bytes]) -> tuple[SentProposal, ...]:
+    unknown = [reference for reference in references if reference not in group.proposals]
+    if unknown:
+        raise UsageError(f"{len(unknown)} references to proposals that do not wait here")
+    return tuple(group.proposals[reference] for reference in references)
+
+
+def _wants_path(covered: Sequence[SentProposal], options: CommitOptions) -> bool:
+    if path_required(covered):
+        if options.path is False:
+            raise UsageError("these proposals need a path")
+        return True
+    if options.path is not None:
+        return options.path
+    return options.leaf is not None
+
+
+def _renew(group: GroupState, applied: Applied, options: CommitOptions, random: Random) -> RenewedPath:
+    template: LeafNode = applied.tree.member(group.own_index)
+    key: SignaturePrivateKey = group.signature_key
+    if options.leaf is not None:
+        own = options.leaf
+        key = own.signature_key
+        template = replace(
+            template,
+            signature_key=key.public,
+            credential=own.credential,
+            capabilities=own.capabilities,
+            extensions=own.extensions,
+        )
+    return renew_path(applied.tree, group.own_index, template, key, group.group_id, random=random)
+
+
+def _welcome(
+    suite: CipherSuite,
+    info: GroupInfo,
+    new: NextEpoch,
+    psk_secret: bytes,
+    applied: Applied,
+    renewed: RenewedPath | None,
+) -> Welcome:
+    """One Welcome for all (RFC 9420 12.4.3.1)."""
+    key = welcome_key(suite, new.joiner, psk_secret)
+    encrypted = suite.aead_seal(key.key, key.nonce, b"", info.encode())
+
+    def entry(index: LeafIndex, package: VerifiedKeyPackage, psks: tuple[PreSharedKeyID, ...]) -> EncryptedGroupSecrets:
+        path = None if renewed is None else PathSecret(renewed.path_secret_for(index))
+        secrets = GroupSecrets(new.joiner, path, psks).encode()
+        sealed = suite.encrypt_with_label(package.key_package.init_key, "Welcome", encrypted, secrets)
+        return EncryptedGroupSecrets(package.reference, sealed)
+
+    return Welcome(suite.id, tuple(entry(index, package, applied.psks) for index, package in applied.added), encrypted)
+
+
+def create_group_info(
+    group: GroupState, *, tree: bool, external: bool, random: Random = os.urandom
+) -> GroupInfo:
+    """RFC 9420 12.4.3: the present epoch, described and signed.
+
+    :param tree: with the ratchet tree in it
+    :param external: with the key for external joins in it (12.4.3.2)
+    """
+    extensions = []
+    if tree:
+        extensions.append(Extension(ExtensionType.RATCHET_TREE, group.tree.encode()))
+    if external:
+        extensions.append(ExternalPub(group.secrets.external_key_pair(group.suite).public).extension())
+    extensions.append(Extension(grease(random), random(8)))  # RFC 9420 12.4.3, 13.5
+    info = GroupInfo(group.context, tuple(extensions), group.public.confirmation_tag, group.own_index)
+    return sign_group_info(group.suite, info, group.signature_key)
+
+
+def sign_group_info(suite: CipherSuite, info: GroupInfo, key: SignaturePrivateKey) -> GroupInfo:
+    """The GroupInfo with its signature."""
+    return replace(info, signature=suite.sign_with_label(key, "GroupInfoTBS", group_info_tbs(info)))

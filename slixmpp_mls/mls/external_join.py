@@ -1,0 +1,199 @@
+"""Joining a group by one's own Commit (RFC 9420 12.4.3.2), and asking from outside (12.1.8)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableSet, Sequence
+from dataclasses import replace
+
+from immutables import Map
+
+from ..errors import InvalidError
+from .cipher_suite import CipherSuite, Random, SignaturePrivateKey
+from .commit import Commit, ProposalRef
+from .commit_creation import CommitBundle, create_group_info
+from .extensions import ExternalPub
+from .framing import (
+    AnySender,
+    AuthenticatedContent,
+    FramedContent,
+    MemberSender,
+    MLSMessage,
+    NewMemberCommitSender,
+    PublicMessage,
+)
+from .group_context import GroupContext
+from .group_state import GroupState, PSKLookup, PublicGroup, no_psks
+from .joining import check_supported, find_tree, verify_group_info
+from .key_schedule import EpochSecrets, external_init
+from .leaf_node import LeafNode, UpdateSource
+from .leaf_validation import LeafRules, check_leaf, check_members
+from .message_protection import UnverifiedContent, protect_public, sign
+from .own_leaf import OwnLeaf
+from .parameters import Parameters
+from .proposal_list import SentProposal, apply, check_list
+from .proposals import AnyProposal, ExternalInit, PreSharedKey, Remove, SelfRemove
+from .psk import PreSharedKeyID
+from .ratchet_tree import RatchetTree
+from .registry import WireFormat
+from .secret_tree import SecretTree
+from .staging import StagedCommit, effects_of, next_epoch, path_change, provisional_context, psk_values, public_group
+from .transcript import confirmation_tag, interim_transcript_hash
+from .tree_math import LeafIndex
+from .tree_validation import verify_tree
+from .treekem import TreeKEMPrivate, renew_path
+from .welcome import GroupInfo
+
+__all__ = ["external_commit", "external_proposal", "follow"]
+
+
+def follow(
+    group_info: GroupInfo,
+    *,
+    tree: bytes | RatchetTree | None = None,
+    remembered: MutableSet[bytes] | None = None,
+) -> PublicGroup:
+    """The public state of a group that a GroupInfo describes, verified as far as an outsider can.
+
+    :raises InvalidError: it is not acceptable
+    """
+    suite = CipherSuite.get(group_info.group_context.cipher_suite)
+    found = find_tree(suite, group_info, tree)
+    verify_group_info(group_info, found)
+    context = group_info.group_context
+    verified = verify_tree(found, context, remembered=remembered)
+    interim = interim_transcript_hash(suite, context.confirmed_transcript_hash, group_info.confirmation_tag)
+    return PublicGroup(context, verified, interim, group_info.confirmation_tag)
+
+
+def external_commit(
+    group_info: GroupInfo,
+    own: OwnLeaf,
+    rules: LeafRules,
+    *,
+    make: type[GroupState],
+    tree: bytes | RatchetTree | None = None,
+    replaces: LeafIndex | None = None,
+    leaving: Sequence[PublicMessage] = (),
+    psk_names: Sequence[PreSharedKeyID] = (),
+    psks: PSKLookup = no_psks,
+    parameters: Parameters | None = None,
+    with_group_info: bool = False,
+    authenticated_data: bytes = b"",
+    random: Random = os.urandom,
+) -> CommitBundle:
+    """RFC 9420 12.4.3.2: a Commit by which we join ("join"), or come back ("resync").
+
+    :param group_info: of the group's present epoch, with `external_pub`
+    :param own: what our leaf is made of
+    :param replaces: our old leaf, which goes with the same Commit
+    :param leaving: SelfRemove proposals of this epoch (draft-ietf-mls-extensions), to be committed
+    :param psk_names: PSKs to inject
+    :raises InvalidError: the GroupInfo is not acceptable, or allows no external joins
+    """
+    public = follow(group_info, tree=tree, remembered=rules.remembered)
+    suite, context = public.suite, public.context
+    check_supported(context, own.capabilities.extensions)
+    key = ExternalPub.found_in(group_info.extensions)
+    if key is None:
+        raise InvalidError("a GroupInfo without external_pub", "RFC 9420 12.4.3.2")
+    kem_output, init_secret = external_init(suite, key.external_pub)
+
+    me = NewMemberCommitSender()
+    by_value: list[AnyProposal] = [ExternalInit(kem_output)]
+    if replaces is not None:
+        by_value.append(Remove(replaces))
+    by_value += [PreSharedKey(name) for name in psk_names]
+    by_reference = [_self_remove(public, message) for message in leaving]
+    covered = (*by_reference, *(SentProposal(proposal, me) for proposal in by_value))
+    check_list(covered, me, context)
+    applied = apply(covered, public.tree, context, rules)
+
+    roomy, index = applied.tree.with_room()  # the leftmost free leaf
+    renewed = renew_path(roomy, index, _template(own), own.signature_key, context.group_id, random=random)
+    check_leaf(renewed.leaf, applied.requirements)
+    check_members(renewed.tree, applied.requirements)
+    provisional = provisional_context(context, applied, renewed.tree)
+    path = renewed.encrypt(provisional.encode())
+    entries = (*(ProposalRef(sent.reference or b"") for sent in by_reference), *by_value)
+    framed = FramedContent(context.group_id, context.epoch, me, authenticated_data, Commit(entries, path))
+    old_context = context.encode()
+    wire_format = WireFormat.PUBLIC_MESSAGE
+    signature = sign(suite, own.signature_key, wire_format, framed, old_context)
+    content = AuthenticatedContent(wire_format, framed, signature)
+
+    before = _outside(public, own.signature_key, parameters or Parameters(), make)
+    psk_secret = psk_values(before, applied.psks, psks)
+    new = next_epoch(
+        suite, public.interim_transcript_hash, provisional, content, init_secret, renewed.commit_secret, psk_secret
+    )
+    tag = confirmation_tag(suite, new.epoch.secrets.confirmation_key, new.context.confirmed_transcript_hash)
+    message = protect_public(suite, replace(content, confirmation_tag=tag), b"", old_context)
+    state = before.entered(
+        public_group(new, renewed.tree, tag), new.epoch, renewed.private, own.signature_key, None
+    )
+    state = replace(state, resumption_psks=before.resumption_psks)  # we have none of the epoch before
+    change = path_change(public.tree, renewed.tree, me, index)
+    staged = StagedCommit(effects_of(applied, me, index, change), context.group_id, context.epoch, True, state)
+    info = None
+    if with_group_info:
+        info = MLSMessage.wrap(create_group_info(state, tree=True, external=True, random=random))
+    return CommitBundle(MLSMessage.wrap(message), None, info, before, staged)
+
+
+def _template(own: OwnLeaf) -> LeafNode:
+    """Our leaf, but for the key and the source that the path gives it."""
+    return LeafNode(
+        encryption_key=b"",
+        signature_key=own.signature_key.public,
+        credential=own.credential,
+        capabilities=own.capabilities,
+        source=UpdateSource(),
+        extensions=own.extensions,
+    )
+
+
+def _outside(
+    public: PublicGroup, key: SignaturePrivateKey, parameters: Parameters, make: type[GroupState]
+) -> GroupState:
+    """What a joiner has of the epoch before its own: nothing secret."""
+    nothing = EpochSecrets(*[b""] * 8)
+    private = TreeKEMPrivate(LeafIndex(0), Map())
+    tree = SecretTree.create(public.suite, b"", 1)
+    return make(public, nothing, tree, private, key, parameters)
+
+
+def _self_remove(public: PublicGroup, message: PublicMessage) -> SentProposal:
+    """A SelfRemove of this epoch; an outsider can check its signature, not its membership tag.
+
+    :raises InvalidError: it is none, or of another epoch, or not by the member that it names
+    """
+    framed = message.content
+    if not isinstance(framed.content, SelfRemove) or not isinstance(framed.sender, MemberSender):
+        raise InvalidError("not a member's SelfRemove", "draft-ietf-mls-extensions SelfRemove")
+    if (framed.group_id, framed.epoch) != (public.group_id, public.epoch):
+        raise InvalidError("a SelfRemove of another epoch", "draft-ietf-mls-extensions SelfRemove")
+    claimed = AuthenticatedContent(WireFormat.PUBLIC_MESSAGE, framed, message.signature)
+    key = public.signature_key_of(framed)
+    content = UnverifiedContent(claimed, framed.encode()).verify(public.suite, key, public.context.encode())
+    return SentProposal(framed.content, framed.sender, public.suite.proposal_ref(content.encode()), content)
+
+
+def external_proposal(
+    suite: CipherSuite,
+    context: GroupContext,
+    sender: AnySender,
+    proposal: AnyProposal,
+    key: SignaturePrivateKey,
+    *,
+    authenticated_data: bytes = b"",
+) -> bytes:
+    """RFC 9420 12.1.8: a proposal by somebody who is not a member, as MLSMessage.
+
+    :param sender: ExternalSenderIndex or NewMemberProposalSender
+    :param key: of the external sender, or of the KeyPackage's leaf
+    """
+    framed = FramedContent(context.group_id, context.epoch, sender, authenticated_data, proposal)
+    signature = sign(suite, key, WireFormat.PUBLIC_MESSAGE, framed, b"")
+    content = AuthenticatedContent(WireFormat.PUBLIC_MESSAGE, framed, signature)
+    return MLSMessage.wrap(protect_public(suite, content, b"", b""))

@@ -1,0 +1,401 @@
+"""The API of the core: a group, what it says, what is said to it (RFC 9420).
+
+::
+
+    alice = Group.create(bundle, group_id)
+    made = alice.commit([Add(bobs_key_package)], now=now)      # made.commit, made.welcome go out
+    alice = made.sent                                          # store this before sending
+    alice = alice.apply(made.staged, now=now)                  # when the Commit has won
+
+    staged = Group.join(welcome, bobs_bundle)
+    bob = staged.state                                         # once the application agrees
+
+    message, bob = bob.encrypt(b"Fair is foul")                # store this bob before sending
+    received = alice.process(message, now=now)                 # has not changed alice
+    alice = alice.apply(received, now=now)
+
+A :class:`Group` is an immutable value (:mod:`.group_state`).  Methods that would change it return
+another one; the caller keeps the one that it believes in and forgets the others.  Times are
+seconds since the Unix epoch, given by the caller; randomness is the operating system's unless
+a test says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, MutableSet, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+from ..errors import UsageError
+from . import commit_creation, creation, external_join, group_pieces, joining, message_processing, resumption
+from .cipher_suite import CipherSuite, Random, SignaturePrivateKey
+from .commit_creation import CommitBundle, CommitOptions
+from .extensions import Extension
+from .framing import (
+    AnySender,
+    ApplicationData,
+    AuthenticatedContent,
+    FramedContent,
+    MemberSender,
+    MLSMessage,
+    PublicMessage,
+)
+from .group_context import GroupContext
+from .group_state import GroupState, OwnUpdate, PSKLookup, PublicGroup, no_psks
+from .joining import GroupLookup, StagedJoin
+from .key_package import KeyPackage
+from .leaf_validation import LeafRules
+from .message_processing import Processed, ReceivedMessage, ReceivedProposal
+from .message_protection import Padding, pad_in_steps, protect_private, protect_public, sign
+from .own_leaf import KeyPackageBundle, OwnLeaf, update_leaf
+from .parameters import Parameters
+from .proposal_list import SentProposal, apply, check_proposer, choose
+from .proposals import AnyProposal, Remove, SelfRemove, Update
+from .psk import PreSharedKeyID
+from .ratchet_tree import RatchetTree
+from .registry import WireFormat
+from .staging import StagedCommit
+from .tree_math import LeafIndex
+from .welcome import GroupInfo, Welcome
+
+__all__ = ["Group"]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Group(GroupState):
+    """One member's view of a group in one epoch."""
+
+    # --- beginning -----------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        own: KeyPackageBundle,
+        group_id: bytes,
+        *,
+        extensions: tuple[Extension, ...] = (),
+        parameters: Parameters | None = None,
+        random: Random = os.urandom,
+    ) -> Self:
+        """RFC 9420 11: a group with us alone in it.  See :func:`.creation.create_group`."""
+        return creation.create_group(
+            cls, own, group_id, extensions=extensions, parameters=parameters, random=random
+        )
+
+    @classmethod
+    def join(
+        cls,
+        welcome: Welcome,
+        own: KeyPackageBundle,
+        *,
+        tree: bytes | RatchetTree | None = None,
+        psks: PSKLookup = no_psks,
+        groups: GroupLookup = lambda group_id: None,
+        parameters: Parameters | None = None,
+        remembered: MutableSet[bytes] | None = None,
+    ) -> StagedJoin:
+        """RFC 9420 12.4.3.1: the group that a Welcome lets us into.  See :func:`.joining.join`."""
+        return joining.join(
+            welcome,
+            own,
+            make=cls,
+            tree=tree,
+            psks=psks,
+            groups=groups,
+            parameters=parameters,
+            remembered=remembered,
+        )
+
+    @classmethod
+    def external_commit(
+        cls,
+        group_info: GroupInfo,
+        own: OwnLeaf,
+        *,
+        now: int,
+        tree: bytes | RatchetTree | None = None,
+        replaces: LeafIndex | None = None,
+        leaving: Sequence[PublicMessage] = (),
+        psk_names: Sequence[PreSharedKeyID] = (),
+        psks: PSKLookup = no_psks,
+        parameters: Parameters | None = None,
+        with_group_info: bool = False,
+        random: Random = os.urandom,
+    ) -> CommitBundle:
+        """RFC 9420 12.4.3.2: join by a Commit of our own.  See :func:`.external_join.external_commit`.
+
+        `staged.next` is the group, once the Commit has won.
+        """
+        parameters = parameters or Parameters()
+        return external_join.external_commit(
+            group_info,
+            own,
+            _rules(parameters, now, None),
+            make=cls,
+            tree=tree,
+            replaces=replaces,
+            leaving=leaving,
+            psk_names=psk_names,
+            psks=psks,
+            parameters=parameters,
+            with_group_info=with_group_info,
+            random=random,
+        )
+
+    # --- saying --------------------------------------------------------------------------------
+
+    def encrypt(
+        self,
+        data: bytes,
+        authenticated_data: bytes = b"",
+        *,
+        padding: Padding = pad_in_steps,
+        random: Random = os.urandom,
+    ) -> tuple[bytes, Self]:
+        """Application data as an MLSMessage, and the state without the key that it used.
+
+        :param authenticated_data: travels in clear, and is authenticated
+        :raises UsageError: proposals wait that must be committed first (RFC 9420 12.4), or the group is closed
+        """
+        self.require_open()
+        if choose(self.pending_proposals, MemberSender(self.own_index)):
+            raise UsageError("proposals wait for a Commit, which must come before application data (RFC 9420 12.4)")
+        content = self._sign(WireFormat.PRIVATE_MESSAGE, ApplicationData(data), authenticated_data)
+        message, tree = protect_private(
+            self.suite, content, self.secret_tree, self.secrets.sender_data_secret, padding, random
+        )
+        return MLSMessage.wrap(message), replace(self, secret_tree=tree)
+
+    def propose(
+        self,
+        proposal: AnyProposal,
+        *,
+        now: int,
+        public: bool = False,
+        authenticated_data: bytes = b"",
+        update: OwnUpdate | None = None,
+        random: Random = os.urandom,
+    ) -> tuple[bytes, Self]:
+        """A proposal as an MLSMessage, and the state in which it waits for a Commit.
+
+        :param public: send it as a PublicMessage; SelfRemove always is one
+        :param update: the private keys of an Update; see :meth:`propose_update`
+        :raises InvalidError: it would not be valid (RFC 9420 12.1)
+        """
+        self.require_open()
+        public = public or isinstance(proposal, SelfRemove)  # draft-ietf-mls-extensions SelfRemove
+        sender = MemberSender(self.own_index)
+        check_proposer(proposal, sender)
+        form = WireFormat.PUBLIC_MESSAGE if public else WireFormat.PRIVATE_MESSAGE
+        content = self._sign(form, proposal, authenticated_data)
+        sent = SentProposal(proposal, sender, self.suite.proposal_ref(content.encode()), content)
+        if not isinstance(proposal, Remove | SelfRemove):
+            apply((sent,), self.tree, self.context, _rules(self.parameters, now, None))
+        waiting = self.with_proposal(sent, update)
+        if public:
+            key, context = self.secrets.membership_key, self.context.encode()
+            return MLSMessage.wrap(protect_public(self.suite, content, key, context)), waiting
+        message, tree = protect_private(
+            self.suite, content, self.secret_tree, self.secrets.sender_data_secret, random=random
+        )
+        return MLSMessage.wrap(message), replace(waiting, secret_tree=tree)
+
+    def propose_update(
+        self,
+        own: OwnLeaf | None = None,
+        *,
+        now: int,
+        public: bool = False,
+        random: Random = os.urandom,
+    ) -> tuple[bytes, Self]:
+        """RFC 9420 12.1.2: propose a new leaf for ourselves.
+
+        :param own: what it is made of, if more than the encryption key changes
+        """
+        made_of = own or self.own_leaf_parts()
+        leaf, key = update_leaf(self.suite, made_of, self.group_id, self.own_index, random)
+        update = OwnUpdate(key, made_of.signature_key)
+        return self.propose(Update(leaf), now=now, public=public, update=update, random=random)
+
+    def own_leaf_parts(self) -> OwnLeaf:
+        """What our present leaf is made of."""
+        leaf = self.own_leaf
+        return OwnLeaf(leaf.credential, self.signature_key, leaf.capabilities, leaf.extensions)
+
+    def commit(
+        self,
+        proposals: Sequence[AnyProposal] = (),
+        *,
+        now: int,
+        by_reference: Sequence[bytes] | None = None,
+        options: CommitOptions | None = None,
+        psks: PSKLookup = no_psks,
+        remembered: MutableSet[bytes] | None = None,
+        random: Random = os.urandom,
+    ) -> CommitBundle:
+        """RFC 9420 12.4.1: a Commit of these and of the waiting proposals.  See :mod:`.commit_creation`."""
+        return commit_creation.create_commit(
+            self,
+            _rules(self.parameters, now, remembered),
+            by_value=proposals,
+            by_reference=by_reference,
+            options=options,
+            psks=psks,
+            random=random,
+        )
+
+    def group_info(self, *, tree: bool = True, external: bool = True, random: Random = os.urandom) -> bytes:
+        """RFC 9420 12.4.3: this epoch described and signed, as MLSMessage.
+
+        :param tree: with the ratchet tree
+        :param external: with the key for external joins
+        """
+        return MLSMessage.wrap(
+            commit_creation.create_group_info(self, tree=tree, external=external, random=random)
+        )
+
+    def _sign(
+        self, form: WireFormat, content: ApplicationData | AnyProposal, authenticated_data: bytes
+    ) -> AuthenticatedContent:
+        framed = FramedContent(
+            self.group_id, self.epoch, MemberSender(self.own_index), authenticated_data, content
+        )
+        signature = sign(self.suite, self.signature_key, form, framed, self.context.encode())
+        return AuthenticatedContent(form, framed, signature)
+
+    # --- hearing -------------------------------------------------------------------------------
+
+    def process(
+        self,
+        message: bytes | MLSMessage,
+        *,
+        now: int,
+        psks: PSKLookup = no_psks,
+        remembered: MutableSet[bytes] | None = None,
+    ) -> Processed:
+        """What a message means.  Changes nothing.  See :func:`.message_processing.process`.
+
+        :raises PeerError: it is refused
+        """
+        if isinstance(message, bytes):
+            message = MLSMessage.decode(message)
+        rules = _rules(self.parameters, now, remembered)
+        return message_processing.process(self, message, rules, psks=psks)
+
+    def apply(self, processed: Processed, *, now: int) -> Self:
+        """The state after something that :meth:`process` or :meth:`commit` has made of it.
+
+        :raises UsageError: it was made of another state, or it removes us
+        """
+        if isinstance(processed, StagedCommit):
+            return self._enter(processed, now)
+        if isinstance(processed, ReceivedProposal):
+            waiting = self.with_proposal(processed.sent)
+            if processed.secret_tree is None:
+                return waiting
+            self._check_base(self.secret_tree, processed)
+            return replace(waiting, secret_tree=processed.secret_tree)
+        if processed.epoch == self.epoch:
+            self._check_base(self.secret_tree, processed)
+            return replace(self, secret_tree=processed.secret_tree)
+        past = []
+        for each in self.past:
+            if each.epoch == processed.epoch:
+                self._check_base(each.secret_tree, processed)
+                each = replace(each, secret_tree=processed.secret_tree)
+            past.append(each)
+        return replace(self, past=tuple(past))
+
+    @staticmethod
+    def _check_base(tree: object, processed: ReceivedMessage | ReceivedProposal) -> None:
+        # Otherwise a key that was used meanwhile would come back (RFC 9420 9.2).
+        if processed.base is not tree:
+            raise UsageError("the state has moved on since this was processed")
+
+    def _enter(self, staged: StagedCommit, now: int) -> Self:
+        if (staged.group_id, staged.base_epoch) != (self.group_id, self.epoch):
+            raise UsageError("a Commit staged for another epoch")
+        if not isinstance(staged.next, type(self)):
+            raise UsageError("the Commit removes us")
+        return replace(staged.next, past=self.past_with_current(staged.next.tree, now))
+
+    def forget_past(self, *, now: int) -> Self:
+        """The state without the ended epochs whose time is over."""
+        kept = self.forget(self.past, now)
+        return self if len(kept) == len(self.past) else replace(self, past=kept)
+
+    # --- going on in another group -------------------------------------------------------------
+
+    def reinitialize(
+        self,
+        own: KeyPackageBundle,
+        others: Sequence[KeyPackage],
+        *,
+        now: int,
+        options: CommitOptions | None = None,
+        random: Random = os.urandom,
+    ) -> CommitBundle:
+        """RFC 9420 11.2: the group that follows this one.  See :func:`.resumption.reinitialize`."""
+        rules = _rules(self.parameters, now, None)
+        return resumption.reinitialize(self, own, others, rules, options=options, random=random)
+
+    def branch(
+        self,
+        group_id: bytes,
+        own: KeyPackageBundle,
+        others: Sequence[KeyPackage],
+        *,
+        now: int,
+        extensions: tuple[Extension, ...] = (),
+        options: CommitOptions | None = None,
+        random: Random = os.urandom,
+    ) -> CommitBundle:
+        """RFC 9420 11.3: a group of some of this one's members.  See :func:`.resumption.branch`."""
+        rules = _rules(self.parameters, now, None)
+        return resumption.branch(
+            self, group_id, own, others, rules, extensions=extensions, options=options, random=random
+        )
+
+    # --- keeping -------------------------------------------------------------------------------
+
+    def pieces(self) -> dict[bytes, bytes]:
+        """The whole state for a store, secret.  See :mod:`.group_pieces`."""
+        return group_pieces.pieces(self)
+
+    def changes_since(self, old: Self) -> group_pieces.Changes:
+        """What a store must write (None: delete) that has `old`, in time proportional to the difference."""
+        return group_pieces.changes_since(self, old)
+
+    def stored(self) -> Self:
+        """The same state, to go on with once its changes are written."""
+        return group_pieces.stored(self)
+
+    @classmethod
+    def restore(cls, pieces: Iterable[tuple[bytes, bytes]], parameters: Parameters | None = None) -> Self:
+        """The state whose pieces these are."""
+        return group_pieces.restore(cls, pieces, parameters)
+
+    def staged_pieces(self, staged: StagedCommit) -> dict[bytes, bytes]:
+        """A Commit of ours that waits, for a store, secret."""
+        return group_pieces.staged_pieces(staged, self)
+
+    def restore_staged(self, pieces: Mapping[bytes, bytes]) -> StagedCommit:
+        """What :meth:`staged_pieces` wrote, for the state that we are in."""
+        return group_pieces.restore_staged(type(self), pieces, self)
+
+
+def _rules(parameters: Parameters, now: int, remembered: MutableSet[bytes] | None) -> LeafRules:
+    return LeafRules(now, parameters.lifetime_limit, parameters.clock_tolerance, remembered)
+
+
+def external_proposal(
+    public: PublicGroup,
+    sender: AnySender,
+    proposal: AnyProposal,
+    key: SignaturePrivateKey,
+) -> bytes:
+    """RFC 9420 12.1.8: a proposal from outside.  See :func:`.external_join.external_proposal`."""
+    suite: CipherSuite = public.suite
+    context: GroupContext = public.context
+    return external_join.external_proposal(suite, context, sender, proposal, key)
