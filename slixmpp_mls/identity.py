@@ -1,0 +1,186 @@
+"""Who a leaf is: one device of one XMPP account.
+
+A client is named ``account@server/device-id``: a full JID whose resource is a random device id.
+The name, in UTF-8, is the identity of the leaf's BasicCredential (RFC 9420 5.3).  Two leaves with the
+same name are the same client, and one account's clients are those with the same bare JID.
+
+So that comparing octets is comparing accounts, a name has exactly one spelling, and any other is
+refused instead of repaired:
+
+- the account is a bare JID with a localpart, prepared as RFC 7622 wants addresses compared.  The
+  preparation is the one that servers and slixmpp apply, Nodeprep and Nameprep: their tables are those of
+  Unicode 3.2 for ever, so that all members of a group come to the same answer whatever the age of
+  their libraries.  (The profiles of RFC 7622 itself move with each version of Unicode.)
+- the domain has U-labels (``xn--`` is refused: RFC 7622 3.2.1) and no final dot;
+- the device id is 1 to 64 of ``A-Z a-z 0-9 _ -``.
+
+This module needs no XMPP library: addresses that come from one are prepared already.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import stringprep
+from dataclasses import dataclass
+from encodings import idna
+from functools import lru_cache
+from hashlib import sha256
+from ipaddress import IPv6Address
+from typing import Self
+
+from .errors import InvalidError, UsageError
+from .mls.credential import AnyCredential, BasicCredential, type_of
+from .mls.leaf_node import LeafNode
+
+__all__ = ["MAX_BARE_JID", "ClientIdentity", "check_bare_jid", "fingerprint", "key_identifier", "new_device_id"]
+
+MAX_PART = 1023  # octets of a localpart or a domainpart, RFC 7622 3.1
+MAX_BARE_JID = 2 * MAX_PART + 1
+SECTION = "urn:xmpp:mls:0 identity"
+
+_DEVICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+# What RFC 7622 3.3.1 and Nodeprep exclude: controls, space, " & ' / : < > @ and capitals.
+_ASCII_LOCAL = re.compile(r"[!#-%(-.0-9;=?\[-~]+", re.ASCII)
+# "--" in the third place marks A-labels and is reserved beside them (RFC 5891 4.2.3.1).
+_ASCII_LABEL = re.compile(r"(?!..--)[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
+_ASCII_DOMAIN = re.compile(rf"{_ASCII_LABEL.pattern}(?:\.{_ASCII_LABEL.pattern})*", re.ASCII)
+_NOT_IN_LABEL = re.compile(r"[\x00-,/:-^`{-\x7f\u3002]", re.ASCII)  # U+3002 would be a dot to IDNA
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ClientIdentity:
+    """One device of one account.
+
+    :ivar account: bare JID in normal form
+    :ivar device: device id
+    :raises UsageError: one of them is not in normal form
+    """
+
+    account: str
+    device: str
+
+    def __post_init__(self) -> None:
+        try:
+            check_bare_jid(self.account)
+        except ValueError as error:
+            raise UsageError(f"the account is no bare JID in normal form: {error}") from None
+        if not _DEVICE_ID.fullmatch(self.device):
+            raise UsageError("a device id has 1 to 64 of A-Z a-z 0-9 _ -")
+
+    def __str__(self) -> str:
+        return f"{self.account}/{self.device}"
+
+    @classmethod
+    def new(cls, account: str) -> Self:
+        """A new device of an account.
+
+        :raises UsageError: `account` is no bare JID in normal form
+        """
+        return cls(account, new_device_id())
+
+    def credential(self) -> BasicCredential:
+        """The credential of this client's leaves."""
+        return BasicCredential(str(self).encode())
+
+    @classmethod
+    def from_credential(cls, credential: AnyCredential) -> Self:
+        """The client that a credential claims to be; whether it is, the Authentication Service knows.
+
+        :raises InvalidError: no name of a client in normal form, or a type of credential that is not supported
+        """
+        if not isinstance(credential, BasicCredential):
+            raise InvalidError(f"credentials of type {type_of(credential)} are not supported", SECTION)
+        try:
+            account, _, device = credential.identity.decode().partition("/")
+            return cls(account, device)
+        except UnicodeDecodeError:
+            raise InvalidError("the identity in a credential is not UTF-8", SECTION) from None
+        except UsageError as error:
+            raise InvalidError(f"the identity in a credential names no client: {error}", SECTION) from None
+
+    @classmethod
+    def from_leaf(cls, leaf: LeafNode) -> Self:
+        """The client that a leaf claims to be.
+
+        :raises InvalidError: see :meth:`from_credential`
+        """
+        return cls.from_credential(leaf.credential)
+
+
+def new_device_id() -> str:
+    """A random device id: 64 bits, so that two devices of an account never meet on the same one."""
+    return secrets.token_hex(8)
+
+
+def key_identifier(signature_key: bytes) -> bytes:
+    """What names a key in trust messages (XEP-0434): the SHA-256 of a leaf's signature key, 32 octets."""
+    return sha256(signature_key).digest()
+
+
+def fingerprint(signature_key: bytes) -> str:
+    """The key identifier for people to compare: eight groups of eight hexadecimal digits, as XEP-0384 shows them."""
+    digits = key_identifier(signature_key).hex()
+    return " ".join(digits[start : start + 8] for start in range(0, 64, 8))
+
+
+def check_bare_jid(address: str) -> None:
+    """RFC 7622 3.1 to 3.3: `address` is ``localpart@domainpart``, in normal form.
+
+    :raises ValueError: it is not; the message does not repeat it
+    """
+    local, at, domain = address.partition("@")
+    if not at:
+        raise ValueError("no localpart")
+    if not _ASCII_LOCAL.fullmatch(local) or len(local) > MAX_PART:
+        _check_local(local)
+    if not _ASCII_DOMAIN.fullmatch(domain) or len(domain) > MAX_PART:
+        _check_domain(domain)
+
+
+def _check_local(local: str) -> None:
+    if not 0 < len(local.encode()) <= MAX_PART:
+        raise ValueError(f"the localpart has not 1 to {MAX_PART} octets")
+    own = "".join(character for character in local if character.isascii())
+    if own and not _ASCII_LOCAL.fullmatch(own):
+        raise ValueError("the localpart has a capital or a character that none may have")
+    if not _is_prepared(local):
+        raise ValueError("the localpart is not in the form that Nodeprep gives")
+
+
+def _check_domain(domain: str) -> None:
+    if not 0 < len(domain.encode()) <= MAX_PART:
+        raise ValueError(f"the domainpart has not 1 to {MAX_PART} octets")
+    if domain.startswith("[") and domain.endswith("]"):  # RFC 7622 3.2, IP-literal; no zone index
+        try:
+            normal: str | None = str(IPv6Address(domain[1:-1]))
+        except ValueError:
+            normal = None
+        if normal != domain[1:-1] or "%" in normal:
+            raise ValueError("the domainpart is no IPv6 address as RFC 5952 writes it")
+        return
+    for label in domain.split("."):
+        if label.isascii():
+            if not _ASCII_LABEL.fullmatch(label):
+                raise ValueError("the domainpart has an impossible label, a capital, a final dot or an A-label")
+        elif _NOT_IN_LABEL.search(label) or not _is_u_label(label):
+            raise ValueError("the domainpart has a label that is no U-label")
+
+
+@lru_cache(maxsize=1024)
+def _is_u_label(label: str) -> bool:
+    if label[0] == "-" or label[-1] == "-" or label[2:4] == "--" or not _is_prepared(label):
+        return False
+    try:
+        return len(idna.ToASCII(label)) <= 63
+    except UnicodeError:
+        return False
+
+
+@lru_cache(maxsize=1024)
+def _is_prepared(text: str) -> bool:
+    """Whether Nameprep (RFC 3491) leaves a text as it is.  Nodeprep differs in ASCII only."""
+    try:
+        return idna.nameprep(text) == text and not any(map(stringprep.in_table_a1, text))
+    except UnicodeError:  # prohibited characters, or directions mixed (RFC 3454 5 and 6)
+        return False
