@@ -69,8 +69,11 @@ class _Montgomery(KEM):
         self._prime = prime
         self._mask = (1 << bits) - 1
         self._small_order = small_order
-        self.load_private = private  # type: ignore[method-assign]
+        self._load_private = private
         self._load_public = public
+
+    def load_private(self, octets: bytes) -> Any:
+        return self._load_private(octets)
 
     def load_public(self, octets: bytes) -> Any:
         if (int.from_bytes(octets, "little") & self._mask) % self._prime in self._small_order:
