@@ -1,0 +1,52 @@
+"""The fuzz targets themselves: that they accept their seeds, and find nothing in a few seconds.
+
+Longer runs: ``python -m tests.fuzz``, see :mod:`tests.fuzz`.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz.targets import TARGETS
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_seeds_reach_what_is_tested(name: str) -> None:
+    """A seed that is refused teaches the fuzzer nothing; a few may be (random keys are no keys)."""
+    seeds = list(TARGETS[name].seeds())
+    assert any(TARGETS[name](seed) for seed in seeds)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_blind_mutations(name: str) -> None:
+    """Without coverage, and so also where atheris is not installed."""
+    target = TARGETS[name]
+    dice = random.Random(name)
+    seeds = list(target.seeds())
+    words = [*target.words(), b"", b"\0", b"\xff", b"\x40", b"\x80\0\0\0"]
+    for _ in range(500):
+        data = bytearray(dice.choice(seeds))
+        for _ in range(dice.randint(1, 4)):
+            place = dice.randrange(len(data) + 1)
+            other = dice.choice(seeds)
+            start = dice.randrange(len(other) + 1)
+            piece = dice.choice([dice.choice(words), other[start : start + dice.randint(1, 30)]])
+            data[place : place + dice.choice([0, 0, 1, len(piece)])] = piece
+        target(bytes(data))
+
+
+@pytest.mark.slow
+def test_guided_for_a_moment(tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="install the extra 'fuzz'")
+    command = [sys.executable, "-m", "tests.fuzz", "--minutes", "0.03", "--jobs", "2", "--folder", str(tmp_path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=280, check=False, cwd=Path(__file__).parents[1]
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in TARGETS:
+        assert f"{name}: nothing" in done.stdout
