@@ -11,7 +11,9 @@
     │       ├── UnknownGroup
     │       ├── NotForUs      a Welcome or a message that this client holds no key for
     │       ├── Replayed      its key was used before and is gone (RFC 9420 9.2)
-    │       └── AffixMismatch an envelope's affix is missing or contradicts its stanza (XEP-0420)
+    │       ├── AffixMismatch an envelope's affix is missing or contradicts its stanza (XEP-0420)
+    │       ├── PolicyViolation  a Commit breaks the group's policy; `rule` and `offender` say how and who
+    │       └── PolicyTooNew  a group follows a version of the policy that we do not know
     ├── StoreError            the disk: nothing of the step was written
     │   ├── StoreLocked       another process has the store open
     │   ├── StoreMismatch     the store belongs to another account, or to a newer version
@@ -85,6 +87,31 @@ class AffixMismatch(InvalidError):
     def __init__(self, message: str, affix: str) -> None:
         super().__init__(message, "XEP-0420, affix elements")
         self.affix = affix
+
+
+class PolicyViolation(InvalidError):
+    """A Commit that the group's policy forbids; every member ignores it.
+
+    :ivar rule: the rule's name in the table of :mod:`slixmpp_mls.policy`, such as ``"remove"``.
+    :ivar offender: the client, ``account@server/device-id``, at whose wish it would have happened;
+        None if that is nobody in particular.
+    """
+
+    def __init__(self, rule: str, message: str, offender: str | None = None) -> None:
+        super().__init__(f"{message}, by {offender}" if offender else message, f"urn:xmpp:mls:0 policy, {rule}")
+        self.rule = rule
+        self.offender = offender
+
+
+class PolicyTooNew(InvalidError):
+    """A group follows a version of the policy that this package does not know.
+
+    :ivar version: the group's.
+    """
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"the group follows version {version} of the policy", "urn:xmpp:mls:0 policy")
+        self.version = version
 
 
 class StoreError(MLSError):

@@ -1,0 +1,146 @@
+"""Which account has which leaves in a group: what a ratchet tree would otherwise be scanned for.
+
+A :class:`Roster` is an immutable value beside a group's tree.  It is built once from the tree and follows
+it by the :class:`~slixmpp_mls.mls.effects.Effects` of each Commit, at a cost that depends on what changes
+and not on who else is there.  By what it is, it keeps the two rules of identity: a client has one leaf at
+most, and a leaf belongs to the same client for as long as it lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from immutables import Map, MapMutation
+
+from .errors import PolicyViolation, UsageError
+from .identity import ClientIdentity
+from .mls.effects import Effects
+from .mls.framing import MemberSender
+from .mls.leaf_node import LeafNode
+
+__all__ = ["Roster"]
+
+
+class Roster:
+    """The clients in a group, by leaf, by name and by account."""
+
+    __slots__ = ("_accounts", "_clients", "_leaves")
+
+    def __init__(
+        self,
+        clients: Map[int, ClientIdentity],
+        leaves: Map[ClientIdentity, int],
+        accounts: Map[str, Map[int, str]],
+    ) -> None:
+        """Use :meth:`of` instead."""
+        self._clients = clients
+        self._leaves = leaves
+        self._accounts = accounts  # account -> leaf -> device
+
+    @classmethod
+    def of(cls, members: Iterable[tuple[int, LeafNode]]) -> Roster:
+        """The roster of all of a group's leaves, as :meth:`RatchetTree.members` gives them.
+
+        :raises InvalidError: a leaf's credential names no client
+        :raises PolicyViolation: two leaves are the same client
+        """
+        draft = _Draft(cls(Map(), Map(), Map()))
+        for index, leaf in members:
+            draft.add(index, ClientIdentity.from_leaf(leaf))
+        return draft.finish()
+
+    def __repr__(self) -> str:
+        return f"<Roster: {len(self._clients)} clients of {len(self._accounts)} accounts>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Roster) and self._clients == other._clients
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __len__(self) -> int:
+        """How many clients there are."""
+        return len(self._clients)
+
+    def at(self, index: int) -> ClientIdentity:
+        """The client at a leaf.
+
+        :raises UsageError: there is none: this is the roster of another epoch
+        """
+        client = self._clients.get(index)
+        if client is None:
+            raise UsageError(f"the roster has nobody at leaf {index}")
+        return client
+
+    def leaf_of(self, client: ClientIdentity) -> int | None:
+        """The leaf of a client, None if it has none."""
+        return self._leaves.get(client)
+
+    def has(self, account: str) -> bool:
+        """Whether the account has a client in the group."""
+        return account in self._accounts
+
+    def leaves_of(self, account: str) -> tuple[int, ...]:
+        """The leaves of an account's clients, in ascending order."""
+        return tuple(sorted(self._accounts.get(account, ())))
+
+    def clients_of(self, account: str) -> int:
+        """How many clients of an account there are."""
+        return len(self._accounts.get(account, ()))
+
+    def accounts(self) -> Iterator[str]:
+        """All accounts that have a client in the group, each once, in no particular order."""
+        return iter(self._accounts)
+
+    def after(self, effects: Effects) -> Roster:
+        """The roster after a Commit; this one stays as it is.
+
+        :raises InvalidError: a new credential names no client
+        :raises PolicyViolation: a client would have two leaves, or a leaf become another client's
+        :raises UsageError: `effects` is not about this roster's epoch
+        """
+        draft = _Draft(self)
+        for change in effects.removed:
+            draft.remove(change.index, self.at(change.index))
+        for change in effects.updated:
+            client = self.at(change.index)
+            assert change.after is not None
+            if (change.before is None or change.before.credential != change.after.credential) and (
+                ClientIdentity.from_leaf(change.after) != client
+            ):
+                raise PolicyViolation("same-client", f"leaf {change.index} would become another client's", str(client))
+        for change in effects.added:  # last: an Add may use a leaf that a Remove has left
+            assert change.after is not None
+            client = ClientIdentity.from_leaf(change.after)
+            sender = change.proposer
+            draft.add(change.index, client, self.at(sender.leaf_index) if isinstance(sender, MemberSender) else client)
+        return draft.finish()
+
+
+class _Draft:
+    """A roster in the making."""
+
+    def __init__(self, roster: Roster) -> None:
+        self._clients: MapMutation[int, ClientIdentity] = roster._clients.mutate()
+        self._leaves: MapMutation[ClientIdentity, int] = roster._leaves.mutate()
+        self._accounts: MapMutation[str, Map[int, str]] = roster._accounts.mutate()
+
+    def add(self, index: int, client: ClientIdentity, proposer: ClientIdentity | None = None) -> None:
+        if client in self._leaves:
+            raise PolicyViolation("one-leaf", f"{client} would have two leaves", str(proposer) if proposer else None)
+        if index in self._clients:
+            raise UsageError(f"the roster has somebody at leaf {index} already")
+        self._clients[index] = client
+        self._leaves[client] = index
+        self._accounts[client.account] = self._accounts.get(client.account, Map()).set(index, client.device)
+
+    def remove(self, index: int, client: ClientIdentity) -> None:
+        del self._clients[index]
+        del self._leaves[client]
+        left = self._accounts[client.account].delete(index)
+        if left:
+            self._accounts[client.account] = left
+        else:
+            del self._accounts[client.account]
+
+    def finish(self) -> Roster:
+        return Roster(self._clients.finish(), self._leaves.finish(), self._accounts.finish())
