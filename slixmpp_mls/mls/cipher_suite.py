@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from pyhpke import AEADId, KDFId
 
 from ..errors import InvalidError
+from . import registry
 from .hpke import DHKEM_P256, DHKEM_P384, DHKEM_P521, DHKEM_X448, DHKEM_X25519, HPKE, KEM, HPKEPrivateKey
 from .registry import CipherSuiteId
 from .signature import ECDSA, Ed448, Ed25519, SignaturePrivateKey, SignatureScheme
@@ -92,6 +93,11 @@ class CipherSuite:
 
     def __repr__(self) -> str:
         return f"<CipherSuite {self.id.name}>"
+
+    @property
+    def signature_scheme(self) -> int:
+        """The number of :attr:`signature` in the TLS registry, such as 0x0807 for Ed25519."""
+        return registry.SignatureScheme[self.signature.name]
 
     def __reduce__(self) -> tuple[Callable[[int], CipherSuite], tuple[int]]:
         return CipherSuite.get, (int(self.id),)  # a copy is the same object

@@ -12,8 +12,8 @@ from .tls import UInt
 
 __all__ = [
     "DEFAULT_CREDENTIALS", "DEFAULT_EXTENSIONS", "DEFAULT_PROPOSALS", "GREASE", "CipherSuiteId", "CredentialType",
-    "ExtensionType", "ProposalType", "ProtocolVersion", "WireFormat", "cipher_suite_id", "credential_type",
-    "extension_type", "proposal_type", "protocol_version",
+    "ExtensionType", "ProposalType", "ProtocolVersion", "SignatureScheme", "WireFormat", "cipher_suite_id",
+    "credential_type", "extension_type", "proposal_type", "protocol_version",
 ]
 
 
@@ -74,6 +74,19 @@ class CredentialType(IntEnum):
 
     BASIC = 1
     X509 = 2
+
+
+class SignatureScheme(IntEnum):
+    """The numbers that the TLS registry (RFC 8446 4.2.3) gives to the schemes of RFC 9420 17.1.
+
+    Names are those of the registry, as in :attr:`.signature.SignatureScheme.name`.
+    """
+
+    ecdsa_secp256r1_sha256 = 0x0403
+    ecdsa_secp384r1_sha384 = 0x0503
+    ecdsa_secp521r1_sha512 = 0x0603
+    ed25519 = 0x0807
+    ed448 = 0x0808
 
 
 protocol_version = UInt(2, ProtocolVersion)
