@@ -38,6 +38,25 @@ def test_7_5_alone_in_the_group_the_path_is_empty() -> None:
     assert path_parent_hashes(RatchetTree.single(SUITE, fake_leaf(0)), [], []) == ([], b"")
 
 
+def test_7_9_2_unmerged_leaf_of_the_neighbour_that_the_parent_does_not_list() -> None:
+    history = History()
+    for _ in range(4):
+        history.step("add", 0)
+    history.step("remove", 3)
+    history.step("path", 0)
+    history.step("add", 0)
+    nodes = naive(history.tree).nodes
+    low, top = nodes[3], nodes[7]
+    assert isinstance(low, ParentNode)
+    assert isinstance(top, ParentNode)
+    assert low.unmerged_leaves == top.unmerged_leaves == (3,)
+    assert valid(history.tree)
+    nodes[7] = replace(top, unmerged_leaves=())
+    forged = RatchetTree.from_nodes(SUITE, nodes)
+    assert naive(forged).parent_hash_links(NodeIndex(7)) == 0
+    assert not valid(forged)
+
+
 def naive(tree: RatchetTree) -> NaiveTree:
     model = NaiveTree(SUITE, fake_leaf(0))
     model.nodes = [tree.node(NodeIndex(node)) for node in range(2 * tree.leaf_count - 1)]

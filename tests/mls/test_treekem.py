@@ -284,6 +284,27 @@ def test_7_5_new_leaves_are_not_encrypted_to() -> None:
     assert joined.keys[NodeIndex(7)].encode() == renewed.private.keys[NodeIndex(7)].encode()
 
 
+def test_7_5_new_leaf_that_is_unmerged_at_a_node_is_not_encrypted_to() -> None:
+    situation, people = full_group(8)
+    situation.private.pop(LeafIndex(7))
+    situation = committed(replace(situation, tree=situation.tree.remove(LeafIndex(7))), LeafIndex(4))
+    newcomer = members(1, first=8)[0]
+    tree, index = situation.tree.add(newcomer.leaf)
+    assert tree.resolution(NodeIndex(11)) == [11, 14]
+    assert [node for node, _ in tree.resolution_keys(NodeIndex(11), {index})] == [11]
+    renewed = renew_path(tree, LeafIndex(0), tree.member(0), people[0].signature_key, b"group")
+    context = situation.context(renewed.tree)
+    update = renewed.encrypt(context, {index})
+    assert [len(node.encrypted_path_secret) for node in update.nodes] == [1, 1, 1]
+    merged = merge_path(tree, LeafIndex(0), update, {index})
+    for other in range(1, 7):
+        _, secret = decrypt_path(situation.private[LeafIndex(other)], merged, LeafIndex(0), update, context, {index})
+        assert secret == renewed.commit_secret
+    # in the next Commit it is one of those who are
+    _, update = path_of(replace(situation, tree=merged), 0)
+    assert [len(node.encrypted_path_secret) for node in update.nodes] == [1, 1, 2]
+
+
 def test_12_4_3_1_path_secret_that_does_not_fit() -> None:
     situation, people = full_group(5)
     with pytest.raises(InvalidError) as caught:
