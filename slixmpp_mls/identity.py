@@ -33,10 +33,9 @@ from .errors import InvalidError, UsageError
 from .mls.credential import AnyCredential, BasicCredential, type_of
 from .mls.leaf_node import LeafNode
 
-__all__ = ["MAX_BARE_JID", "ClientIdentity", "check_bare_jid", "fingerprint", "key_identifier", "new_device_id"]
+__all__ = ["ClientIdentity", "check_bare_jid", "fingerprint", "key_identifier", "new_device_id"]
 
 MAX_PART = 1023  # octets of a localpart or a domainpart, RFC 7622 3.1
-MAX_BARE_JID = 2 * MAX_PART + 1
 SECTION = "urn:xmpp:mls:0 identity"
 
 _DEVICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)

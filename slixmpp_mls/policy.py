@@ -76,7 +76,7 @@ from enum import IntEnum
 from typing import Annotated, Any, ClassVar, Self
 
 from .errors import InvalidError, MalformedError, PeerError, PolicyTooNew, PolicyViolation
-from .identity import MAX_BARE_JID, ClientIdentity, check_bare_jid
+from .identity import ClientIdentity, check_bare_jid
 from .mls.credential import X509Credential
 from .mls.effects import Effects, MemberChange
 from .mls.extensions import Extension, ExtensionContent, Extensions
@@ -132,8 +132,6 @@ class _BareJID(Codec):
 
     def read(self, data: bytes, pos: int, end: int) -> tuple[str, int]:
         pos, stop = read_span(data, pos, end)
-        if stop - pos > MAX_BARE_JID:
-            raise MalformedError(f"a bare JID of {stop - pos} octets")
         try:
             address = data[pos:stop].decode()
             check_bare_jid(address)
@@ -295,12 +293,11 @@ class _Judged:
         if self._is_wanted(change):
             return
         judge = self._wisher(change.proposer)
-        own = judge is not None and judge.account == who.account
-        if own and self.policy.own_devices:
+        if self.policy.own_devices and judge is not None and judge.account == who.account:
             return
         if not self._permits(self.policy.may_remove, judge):
             raise PolicyViolation("remove", f"no right to remove {who}", _name(judge))
-        if self._is_administrator(who) and not own and not self._is_administrator(judge):
+        if self._is_administrator(who) and not self._is_administrator(judge):
             raise PolicyViolation("remove-administrator", f"no right to remove the administrator {who}", _name(judge))
 
     def check_added(self, change: MemberChange) -> None:
