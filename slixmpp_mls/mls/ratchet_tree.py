@@ -298,7 +298,8 @@ class RatchetTree:
         """
         root, depth = self._root, self._depth
         changes: list[Change] = []
-        leaves: dict[int, LeafNode | None] = {**updates, **dict.fromkeys(removes)}
+        leaves: dict[int, LeafNode | None] = {index: leaf for index, leaf in updates.items()}
+        leaves.update(dict.fromkeys(removes))
         for index in leaves:
             self.member(index)  # RFC 9420 12.1.2, 12.1.3: there must be one
         if leaves:

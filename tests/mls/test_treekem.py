@@ -263,6 +263,15 @@ def test_7_5_replaced_keys_are_deleted() -> None:
     assert set(situation.private[LeafIndex(2)].kept_in(removed).keys) == {4, 5}
 
 
+def test_7_5_keys_of_nodes_that_became_blank_are_deleted_with_the_commit() -> None:
+    situation, _ = full_group(8)
+    assert set(situation.private[LeafIndex(0)].keys) == {0, 1, 3, 7}
+    situation.private.pop(LeafIndex(1))
+    situation = committed(replace(situation, tree=situation.tree.remove(LeafIndex(1))), LeafIndex(2))
+    assert situation.tree.node(NodeIndex(1)) is None
+    assert set(situation.private[LeafIndex(0)].keys) == {0, 3, 7}
+
+
 def test_7_5_new_leaves_are_not_encrypted_to() -> None:
     situation, people = full_group(5)
     newcomer = members(1, first=5)[0]
