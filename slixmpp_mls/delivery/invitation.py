@@ -45,7 +45,8 @@ def invitation(
     attributes = {"jid": room} if reason is None else {"jid": room, "reason": reason}
     SubElement(message.xml, f"{{{CONFERENCE}}}x", attributes)
     message.xml.extend(elements)
-    SubElement(message.xml, f"{{{SID}}}origin-id", {"id": message["id"]})
+    if message.xml.find(f"{{{SID}}}origin-id") is None:
+        SubElement(message.xml, f"{{{SID}}}origin-id", {"id": message["id"]})
     SubElement(message.xml, f"{{{HINTS}}}store")
     return message
 

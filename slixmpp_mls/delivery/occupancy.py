@@ -109,7 +109,7 @@ class Occupancy:
         :raises UsageError: the room to be created exists.
         :raises Refused, NoAnswer, Disconnected: not now; it may work later.
         """
-        async with self._stream.joining:
+        async with self._stream.entrance(JID(self._room).host):
             for _ in range(_NICKNAMES_TRIED):
                 try:
                     await self._enter()
@@ -159,12 +159,12 @@ class Occupancy:
                     await self._leaving
             self._leaving = None
         self._reset()
-        if self._stream.xmpp.plugin.enabled("xep_0045"):
+        if "xep_0045" in self._stream.xmpp.plugin:
             self._stream.xmpp.plugin["xep_0045"].rooms[None].pop(JID(self._room), None)
 
     def _tell_xep_0045(self) -> None:
         # So that other code of the bot finds the room and its occupants where it expects them.
-        if self._stream.xmpp.plugin.enabled("xep_0045"):
+        if "xep_0045" in self._stream.xmpp.plugin:
             muc = self._stream.xmpp.plugin["xep_0045"]
             muc.rooms[None][JID(self._room)] = {}
             muc.our_nicks[None][JID(self._room)] = self.nick

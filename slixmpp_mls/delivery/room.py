@@ -27,7 +27,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from types import MappingProxyType
 from xml.etree.ElementTree import Element, SubElement
 
@@ -37,7 +37,6 @@ from slixmpp.xmlstream import tostring
 
 from ..errors import (
     Disconnected,
-    MLSError,
     NoAnswer,
     NotPermitted,
     Refused,
@@ -48,7 +47,7 @@ from ..errors import (
 )
 from . import muc_config
 from .affiliations import Affiliations
-from .archive import MUC_USER, SID, Archive, Page, RoomStanza, bare_jid, room_stanza, stamped_ids
+from .archive import MUC_USER, SID, Archive, Page, RoomStanza, bare_jid, room_stanza, stamped_ids, weight
 from .events import AffiliationChanged, Bounced, CatchingUp, Reconfigured, RoomEvent, Unarchived
 from .invitation import HINTS, invitation
 from .occupancy import Occupancy, Occupant, parse_error
@@ -64,6 +63,8 @@ PING_INTERVAL = 300.0
 #: Live stanzas kept for a reader who is busy, and their characters.
 _BUFFERED = 1000
 _BUFFERED_SIZE = 4_000_000
+#: Seconds in the room after which an interruption is a new one, not the last one going on.
+_STEADY = 60.0
 _CLIENT = "{jabber:client}"
 _ENTRY_REFUSALS = ("not-a-member", "banned", "password-required", "refused")
 
@@ -102,9 +103,12 @@ class Room:
         self._overflowed = False
         self._behind = True
         self._suspicious = False
-        self._left = False
+        self._destroying = False
         self._read_by_somebody = False
         self._news = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._failures = 0
+        self._entered_at: float | None = None
 
     def __repr__(self) -> str:
         return f"<Room {self.jid} {'inside' if self.inside else 'outside'} after {self._position}>"
@@ -136,6 +140,14 @@ class Room:
         """The archive id up to which `stanzas` has got, stanzas of other kinds included."""
         return self._position
 
+    def suspect(self) -> None:
+        """Ask the room now whether we are still in it, rather than after `ping_interval`.
+
+        For who misses something: a reflection that does not come, for instance.
+        """
+        self._suspicious = True
+        self._news.set()
+
     # Making, judging, entering and leaving a room
 
     async def create(self, name: str | None = None) -> None:
@@ -150,7 +162,7 @@ class Room:
         try:
             if await muc_config.features(self._stream, str(self.jid)) is not None:
                 raise UsageError(f"{self.jid} exists already")
-            await self._occupancy.enter(create=True)
+            await self._enter(create=True)
             try:
                 await muc_config.configure(self._stream, str(self.jid), name)
                 reasons = await self.check()
@@ -194,7 +206,7 @@ class Room:
         if self._occupancy.inside:
             return
         try:
-            await self._occupancy.enter()
+            await self._enter()
         except RoomLost as error:
             self._detach()
             if error.reason in _ENTRY_REFUSALS:
@@ -203,7 +215,7 @@ class Room:
 
     async def leave(self) -> None:
         """Leave the room; `stanzas` ends.  Our affiliation stays."""
-        self._left = True
+        self._ended.set()
         await self._occupancy.leave()
         self._detach()
         self._news.set()
@@ -213,24 +225,22 @@ class Room:
 
         :raises NotPermitted: we are not an owner.
         """
-        left = self._left
-        self._left = True  # so that the room's farewell is no surprise to the reader
+        self._destroying = True  # so that the room's farewell is no surprise to the reader
         try:
             await muc_config.destroy(self._stream, str(self.jid), alternate, reason)
-        except MLSError:
-            self._left = left
-            raise
+        finally:
+            self._destroying = False
         await self.leave()
 
     def _attach(self, after: str | None) -> None:
-        self._left = False
+        self._ended.clear()
         self._position = after
         self._forget_buffer()
         self._behind = True
         self._stream.attach(str(self.jid), self)
 
     def _detach(self) -> None:
-        self._stream.detach(str(self.jid))
+        self._stream.detach(str(self.jid), self)
 
     # Sending
 
@@ -258,7 +268,9 @@ class Room:
 
     def _message(self, elements: Sequence[Element], message_id: str) -> Message:
         message = self._xmpp.make_message(mto=self.jid, mtype="groupchat")
-        message["id"] = message_id
+        message.xml.set("id", message_id)  # message["id"] = ... may add an <origin-id/> too, or not
+        for origin_id in message.xml.findall(f"{{{SID}}}origin-id"):
+            message.xml.remove(origin_id)
         message.xml.extend(elements)
         SubElement(message.xml, f"{{{SID}}}origin-id", {"id": message_id})
         if message.xml.find(f"{{{HINTS}}}store") is None:
@@ -293,44 +305,58 @@ class Room:
         if self._read_by_somebody:
             raise UsageError("the room has a reader already")
         self._read_by_somebody = True
-        patience = _Patience()
         try:
-            while not self._left:
+            while not self._ended.is_set():
                 if self._buffer and not self._behind:
                     # Also when we are out meanwhile: what came before is ours to read.
                     stanza = self._take()
                     self._position = stanza.archive_id
                     yield stanza
-                elif self._occupancy.lost is not None:
+                elif self._occupancy.lost is not None and not self._destroying:
                     self._detach()
                     raise self._occupancy.lost
+                elif not self._stream.online or self._occupancy.lost is not None:
+                    await self._wait_for_news()
                 elif not self._occupancy.inside:
-                    await self._enter_again(patience)
+                    await self._enter_again()
                 elif self._behind:
-                    async with aclosing(self._catch_up(patience)) as archived:
+                    async with aclosing(self._catch_up()) as archived:
                         async for stanza in archived:
                             yield stanza
                 else:
-                    patience.restore()
                     await self._wait_for_news()
         finally:
             self._read_by_somebody = False
 
-    async def _enter_again(self, patience: _Patience) -> None:
-        await self._stream.wait_online()
-        await patience.wait()
-        if self._left or self._occupancy.lost is not None:
+    async def _enter_again(self) -> None:
+        if self._entered_at is not None and _now() - self._entered_at > _STEADY:
+            self._failures = 0
+        await self._pause()
+        if self._ended.is_set() or self._occupancy.lost is not None:
             return
+        self._behind = True
+        self._forget_buffer()
         try:
-            self._behind = True
-            self._forget_buffer()
-            await self._occupancy.enter()
+            await self._enter()
         except RoomLost as error:
             self._occupancy.lost = error
         except (Refused, NoAnswer, Disconnected) as error:
             log.info("%s can not be entered yet: %s", self.jid, error)
 
-    async def _catch_up(self, patience: _Patience) -> AsyncGenerator[RoomStanza, None]:
+    async def _enter(self, *, create: bool = False) -> None:
+        self._entered_at = None
+        await self._occupancy.enter(create=create)
+        self._entered_at = _now()
+
+    async def _pause(self) -> None:
+        """Wait before another attempt: not at all, then longer and longer, and never in step with others."""
+        if self._failures:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(60.0, 0.25 * 2**self._failures) * random.uniform(0.5, 1.5)):  # noqa: S311
+                    await self._ended.wait()
+        self._failures = min(self._failures + 1, 10)
+
+    async def _catch_up(self) -> AsyncGenerator[RoomStanza, None]:
         self._forget_buffer()
         self._overflowed = False
         read = 0
@@ -342,11 +368,15 @@ class Room:
                     read += len(page.entries)
                     complete = page.complete and not self._overflowed
                     self._notify(CatchingUp(read, complete))
-                    if self._left or not self._occupancy.inside:
+                    if self._ended.is_set() or not self._occupancy.inside:
                         return
+        except NotPermitted:
+            if self._occupancy.lost is None:
+                raise
+            return  # that is the reason, and the better one to give
         except (Refused, NoAnswer, Disconnected) as error:
             log.info("the archive of %s can not be read yet: %s", self.jid, error)
-            await patience.wait()
+            await self._pause()
             return
         # What overflowed the buffer is in the archive: another round.
         self._behind = self._overflowed
@@ -363,13 +393,13 @@ class Room:
         self._news.clear()
         if not self._suspicious:
             try:
-                async with asyncio.timeout(self._ping_interval):
+                async with asyncio.timeout(self._ping_interval * random.uniform(0.8, 1.0)):  # noqa: S311
                     await self._news.wait()
             except TimeoutError:
                 self._suspicious = True
         if self._suspicious:
             self._suspicious = False
-            if self._stream.online:
+            if self._stream.online and self._occupancy.inside:
                 await self._occupancy.still_inside()
 
     # The live buffer
@@ -377,7 +407,7 @@ class Room:
     def _take(self) -> RoomStanza:
         stanza = self._buffer.popleft()
         self._buffered_ids.discard(stanza.archive_id)
-        self._buffer_size -= _weight(stanza.xml)
+        self._buffer_size -= weight(stanza.xml)
         return stanza
 
     def _drop_buffered(self, archive_id: str) -> None:
@@ -445,7 +475,7 @@ class Room:
             return  # the room repeats itself
         self._buffer.append(stanza)
         self._buffered_ids.add(stanza.archive_id)
-        self._buffer_size += _weight(xml)
+        self._buffer_size += weight(xml)
         # Two ids "by" the room: the room did not remove a forged one.  The archive knows which is its own.
         if len(ids) > 1 or len(self._buffer) > _BUFFERED or self._buffer_size > _BUFFERED_SIZE:
             self._overflow()
@@ -453,7 +483,7 @@ class Room:
     def _bounced(self, xml: Element) -> None:
         condition, text, _ = parse_error(xml)
         if condition == "not-acceptable":
-            self._suspicious = True  # the usual answer to who is not in the room
+            self.suspect()  # the usual answer to who is not in the room
         self._notify(Bounced(xml.get("id", ""), condition, text))
 
     def _affiliation_told(self, xml: Element) -> None:
@@ -470,24 +500,9 @@ class Room:
             log.exception("the handler of a room's events failed")
 
 
-class _Patience:
-    """Growing, jittered pauses between attempts; the first is immediate."""
-
-    def __init__(self) -> None:
-        self._failures = 0
-
-    async def wait(self) -> None:
-        if self._failures:
-            await asyncio.sleep(min(60.0, 0.25 * 2**self._failures) * random.uniform(0.5, 1.5))  # noqa: S311
-        self._failures = min(self._failures + 1, 10)
-
-    def restore(self) -> None:
-        self._failures = 0
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _size(message: Message) -> int:
     return len(tostring(message.xml, xmlns="jabber:client").encode())
-
-
-def _weight(xml: Element) -> int:
-    return sum(len(element.text or "") for element in xml.iter())

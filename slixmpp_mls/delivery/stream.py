@@ -84,11 +84,9 @@ class Stream:
 
     def __init__(self, xmpp: ClientXMPP) -> None:
         self.xmpp = xmpp
-        #: Joining is what strains a server (presences to and from everybody): a few rooms at a time.
-        self.joining = asyncio.Semaphore(8)
-        self._online = asyncio.Event()
-        if xmpp.is_connected() and xmpp.session_bind_event.is_set():
-            self._online.set()
+        self._entrances: dict[str, asyncio.Semaphore] = {}
+        #: Whether stanzas can be sent now.
+        self.online = xmpp.is_connected() and xmpp.session_bind_event.is_set()
         self._rooms: dict[str, RoomReader] = {}
         self._collectors: dict[str, dict[str, Callable[[Element], None]]] = {}
         self._pending: set[asyncio.Future[Any]] = set()
@@ -111,27 +109,18 @@ class Stream:
 
     # The session
 
-    @property
-    def online(self) -> bool:
-        """Whether stanzas can be sent now."""
-        return self._online.is_set()
-
-    async def wait_online(self) -> None:
-        """Return as soon as stanzas can be sent."""
-        await self._online.wait()
-
     def _started(self, _: object) -> None:
-        self._online.set()
+        self.online = True
         for room in list(self._rooms.values()):
             room.stream_started(resumed=False)
 
     def _resumed(self, _: object) -> None:
-        self._online.set()
+        self.online = True
         for room in list(self._rooms.values()):
             room.stream_started(resumed=True)
 
     def _stopped(self, _: object) -> None:
-        self._online.clear()
+        self.online = False
         self._fail_pending()
         for room in list(self._rooms.values()):
             room.stream_stopped()
@@ -196,13 +185,21 @@ class Stream:
 
     # Receiving
 
+    def entrance(self, service: str) -> asyncio.Semaphore:
+        """To be held while entering a room of that service.
+
+        Entering is what strains a service, with presences from and to everybody: a few rooms at a time.
+        """
+        return self._entrances.setdefault(service, asyncio.Semaphore(8))
+
     def attach(self, room: str, reader: RoomReader) -> None:
         """From now on give `reader` what comes from the room (a bare JID)."""
         self._rooms[room] = reader
 
-    def detach(self, room: str) -> None:
-        """No longer read the room."""
-        self._rooms.pop(room, None)
+    def detach(self, room: str, reader: RoomReader) -> None:
+        """This reader no longer reads the room."""
+        if self._rooms.get(room) is reader:
+            del self._rooms[room]
 
     def collect(self, archive: str, queryid: str, collector: Callable[[Element], None]) -> None:
         """Call `collector` with each archive result (XEP-0313 ``<result/>``) of the query, sent by `archive` itself."""

@@ -26,6 +26,7 @@ from slixmpp_mls.delivery import (
     Stream,
     parse_invitation,
 )
+from slixmpp_mls.delivery import archive as archive_module
 from slixmpp_mls.delivery import room as room_module
 from slixmpp_mls.delivery.affiliations import MUC_ADMIN
 from slixmpp_mls.delivery.archive import MUC_USER, SID
@@ -225,7 +226,7 @@ async def test_everybody_reads_the_same_order_early_late_and_interrupted(
 
 async def test_other_talk_in_the_room_is_passed_over(server: DevServer, meet: Meet) -> None:
     alice, bob = await meet("alice", "bob")
-    for number in range(120):  # more than a page
+    for number in range(300):  # more than a page
         alice.client.send_message(alice.room.jid, f"plain {number}", mtype="groupchat")
     await alice.say("ours")
     await bob.hears("ours")
@@ -262,6 +263,22 @@ async def test_a_slow_reader_misses_nothing(meet: Meet, monkeypatch: pytest.Monk
                 break
     assert heard == ["first", *map(str, range(100))]
     assert bob.room._buffer_size == 0
+
+
+async def test_heavy_stanzas_come_in_smaller_pages(meet: Meet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held in memory is bounded by size, not only by number."""
+    monkeypatch.setattr(archive_module, "_PAGE_WEIGHT", 100_000)
+    alice, bob = await meet("alice", "bob")
+    await bob.room.leave()
+    for _ in range(30):
+        await alice.say("x" * 20_000)
+    await alice.reads(30)
+    sizes: list[int] = []
+    bob.room.archive.page_size = 10
+    async with aclosing(bob.room.archive.pages(None)) as pages:
+        async for page in pages:
+            sizes.append(len(page.entries))
+    assert sizes == [10, 5, 5, 5, 5] or sizes == [10, 5, 5, 5, 5, 0]
 
 
 async def test_what_the_sender_claims_about_place_and_identity_does_not_count(meet: Meet) -> None:
@@ -419,6 +436,26 @@ async def test_a_silently_lost_room_is_noticed_by_a_self_ping(meet: Meet) -> Non
     assert bob.got(Interrupted) == [Interrupted("silent")]
     await asyncio.sleep(1.2)  # a few more pings, which find all well
     assert len(bob.got(Entered)) == 2
+
+
+async def test_whoever_suspects_it_can_have_the_room_asked_at_once(meet: Meet) -> None:
+    alice, bob = await meet("alice", "bob", plugins=("xep_0199",))
+    await alice.until(lambda: "bob" in alice.room.occupants)
+    bob.client.add_filter("in", lambda stanza: None if stanza.xml.get("type") == "unavailable" else stanza)
+    bob.client.make_presence(pto=JID(f"{bob.room.jid}/bob"), ptype="unavailable").send()
+    await alice.until(lambda: "bob" not in alice.room.occupants)
+    assert bob.room.inside
+    bob.room.suspect()
+    await bob.until(lambda: bob.got(Interrupted))
+    await bob.until(lambda: bob.room.inside)
+    assert len(bob.got(Entered)) == 2
+
+
+async def test_one_can_leave_while_offline(meet: Meet) -> None:
+    (alice,) = await meet("alice")
+    await cut(alice)
+    await alice.room.leave()
+    assert await alice.ended(5) is None
 
 
 async def test_a_nickname_in_use_is_varied(server: DevServer, connect: Connect, meet: Meet) -> None:
