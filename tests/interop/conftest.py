@@ -1,4 +1,4 @@
-"""The outside peers as fixtures.  In CI a peer that cannot run is a failure; elsewhere a skip that says what to install."""
+"""The outside peers as fixtures.  Who cannot run is a failure in CI, else a skip that says what to install."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from . import mls_rs as mls_rs_peer
 from . import ts_mls_peer
 from .peers import Peer
 
@@ -30,11 +31,9 @@ def ts_mls() -> Iterator[Peer]:
 @pytest.fixture(scope="session")
 def mls_rs() -> Peer:
     """AWS mls-rs in this process."""
-    try:
-        from .mls_rs import MlsRsPeer
-    except ImportError:
-        _absent("the outside peer mls-rs is missing: pip install '.[test]' (its wheel exists for x86_64 only)")
-    return MlsRsPeer()
+    if reason := mls_rs_peer.missing():
+        _absent(reason)
+    return mls_rs_peer.MlsRsPeer()
 
 
 @pytest.fixture

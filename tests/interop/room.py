@@ -83,7 +83,9 @@ class Room:
         assert self.state.epoch == before + 1
         return commit
 
-    def follow(self, commit: Commit, committer: Client, joining: Iterable[Client] = (), *, beside: bool = False) -> None:
+    def follow(
+        self, commit: Commit, committer: Client, joining: Iterable[Client] = (), *, beside: bool = False
+    ) -> None:
         """Everybody, the committer included, processes a commit that was made before."""
         self.deliver_commit(commit.message, committer)
         for client in joining:

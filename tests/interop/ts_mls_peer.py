@@ -57,7 +57,12 @@ def install() -> None:
     npm = shutil.which("npm")
     assert npm, HOW
     done = subprocess.run(
-        [npm, "ci", "--ignore-scripts"], cwd=FOLDER, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False
+        [npm, "ci", "--ignore-scripts"],
+        cwd=FOLDER,
+        capture_output=True,
+        text=True,
+        timeout=INSTALL_SECONDS,
+        check=False,
     )
     if done.returncode:
         raise Broken(f"npm ci failed:\n{done.stderr}")

@@ -88,12 +88,6 @@ export const repairs = [
   },
   { file: "pathSecrets.js", from: "const rootSecret = path[rootIndex];", to: "const rootSecret = path.last;" },
   { file: "processMessages.js", from: "const rootSecret = pathSecrets[rootIndex];", to: "const rootSecret = pathSecrets.last;" },
-  // 12.3: Adds are applied after Removes, so a client removed in the same commit does not clash with its own new leaf.
-  {
-    file: "clientState.js",
-    from: "validateKeyPackage(proposal.add.keyPackage, gc, ratchetTree,",
-    to: "validateKeyPackage(proposal.add.keyPackage, gc, treeAfterRemove,",
-  },
   // 12.4.2: who is removed stops there, even if the same commit gives the leaf to somebody else.
   {
     file: "clientState.js",
