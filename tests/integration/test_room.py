@@ -458,6 +458,25 @@ async def test_one_can_leave_while_offline(meet: Meet) -> None:
     assert await alice.ended(5) is None
 
 
+async def test_two_devices_of_one_account_may_share_a_nickname(server: DevServer, connect: Connect, meet: Meet) -> None:
+    alice, bob = await meet("alice", "bob")
+    tablet = Party(await connect(server, bob.jid), str(alice.room.jid), "bob")
+    await tablet.join()
+    await tablet.say("from the tablet")
+    await bob.say("from the telephone")
+    for party in (alice, bob, tablet):
+        await party.reads(2)
+        assert {stanza.real_jid for stanza in party.stanzas} == {bob.jid}
+    assert bob.order == tablet.order == alice.order
+    await tablet.room.leave()
+    await alice.say("one has left")
+    await bob.hears("one has left")
+    assert "bob" in alice.room.occupants
+    assert bob.got(Interrupted) == []
+    await bob.say("the other has not")
+    await alice.hears("the other has not")
+
+
 async def test_a_nickname_in_use_is_varied(server: DevServer, connect: Connect, meet: Meet) -> None:
     alice, bob = await meet("alice", "bob")
     other = Party(await connect(server, "bob"), str(alice.room.jid), "bob")
