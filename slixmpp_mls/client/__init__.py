@@ -1,0 +1,34 @@
+"""One device and its groups, without I/O: the rules by which a room's stanzas become state.
+
+::
+
+    delivery ── Incoming ──► RoomGroup.examine ──► Step ── authentication ──► RoomGroup.accept ──► events
+    application ─► RoomGroup.compose / commit / propose ──► Outgoing ──► delivery
+
+`device` is who we are and our KeyPackages, `room_group` one room's group with the order rules,
+`records` what they keep in the store.  Whatever a step changes is written in one transaction
+before anybody hears of it.
+"""
+
+from .device import Device, KeyPackagePlan, KeyPackageSettings, PublishedKeyPackage, open_key_package
+from .events import (
+    CommitLost,
+    Event,
+    GroupChanged,
+    GroupLost,
+    Joined,
+    MessageReceived,
+    MessageSent,
+    Rejected,
+    RemovedFromGroup,
+    Unreadable,
+)
+from .member import Member
+from .room_group import RoomGroup
+from .steps import Incoming, Outgoing, Step
+
+__all__ = [
+    "CommitLost", "Device", "Event", "GroupChanged", "GroupLost", "Incoming", "Joined", "KeyPackagePlan",
+    "KeyPackageSettings", "Member", "MessageReceived", "MessageSent", "Outgoing", "PublishedKeyPackage", "Rejected",
+    "RemovedFromGroup", "RoomGroup", "Step", "Unreadable", "open_key_package",
+]  # fmt: skip

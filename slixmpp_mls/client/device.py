@@ -1,0 +1,249 @@
+"""This device: its name, its signature keys, its KeyPackages.
+
+The device id and the keys are made once and live in the store; a KeyPackage's private keys are
+in the store before the KeyPackage is published, and are deleted with its use (RFC 9420 16.8).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ..errors import InvalidError, MalformedError
+from ..identity import ClientIdentity, new_device_id
+from ..mls.cipher_suite import CipherSuite, Random, SignaturePrivateKey
+from ..mls.framing import MLSMessage
+from ..mls.key_package import KeyPackage
+from ..mls.leaf_node import KeyPackageSource, Lifetime
+from ..mls.leaf_validation import GroupRequirements, LeafRules, VerifiedKeyPackage
+from ..mls.own_leaf import KeyPackageBundle, OwnLeaf, capabilities, create_key_package
+from ..mls.parameters import DAY, HOUR, Parameters
+from ..mls.registry import CredentialType, ProposalType
+from ..policy import RoomPolicy
+from ..store.interface import Store, Transaction
+from .records import KeyPackageRecord
+
+__all__ = ["Device", "KeyPackagePlan", "KeyPackageSettings", "PublishedKeyPackage", "open_key_package"]
+
+_DEVICE = "device"
+_KEY_PACKAGES = "key-package"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPackageSettings:
+    """How many KeyPackages are kept ready, and for how long (RFC 9750 7).
+
+    :ivar suites: cipher suites, the preferred one first
+    :ivar count: ordinary ones per suite, besides one of last resort
+    :ivar lifetime: seconds from making to expiry
+    :ivar renewal: seconds before expiry at which one is replaced
+    """
+
+    suites: tuple[int, ...] = (1,)
+    count: int = 100
+    lifetime: int = 28 * DAY
+    renewal: int = 7 * DAY
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedKeyPackage:
+    """A KeyPackage as it goes into the directory."""
+
+    reference: bytes
+    suite: int
+    message: bytes
+    last_resort: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPackagePlan:
+    """What must be done so that the directory is as it should be.
+
+    :ivar publish: KeyPackages that are not there
+    :ivar retract: KeyPackageRefs that should not be
+    """
+
+    publish: tuple[PublishedKeyPackage, ...]
+    retract: tuple[bytes, ...]
+
+
+class Device:
+    """This client of the account.
+
+    :ivar identity: its name
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        settings: KeyPackageSettings | None = None,
+        parameters: Parameters | None = None,
+        random: Random = os.urandom,
+    ) -> None:
+        """Open the device that lives in a store; make a new one in an empty store.
+
+        :raises StoreError: the store failed
+        """
+        self.store = store
+        self.settings = settings or KeyPackageSettings()
+        self.parameters = parameters or Parameters()
+        self.random = random
+        self._signature_keys: dict[int, SignaturePrivateKey] = {}
+        with store.transaction() as transaction:
+            octets = transaction.get(_DEVICE, b"id")
+            if octets is None:
+                octets = new_device_id().encode()
+                transaction.put(_DEVICE, b"id", octets)
+            self.identity = ClientIdentity(store.account, octets.decode())
+            for number in self.settings.suites:
+                self._open_signature_key(transaction, CipherSuite.get(number))
+
+    def __repr__(self) -> str:
+        return f"<Device {self.identity}>"
+
+    def _open_signature_key(self, transaction: Transaction, suite: CipherSuite) -> None:
+        # Suites with the same signature scheme share a key: it is the device's.
+        name = b"key" + suite.signature_scheme.to_bytes(2, "big")
+        octets = transaction.get(_DEVICE, name)
+        if octets is None:
+            key = suite.generate_signature_key(self.random)
+            transaction.put(_DEVICE, name, key.encode())
+        else:
+            key = suite.import_signature_key(octets)
+        self._signature_keys[suite.signature_scheme] = key
+
+    # --- keys ----------------------------------------------------------------------------------
+
+    @property
+    def suites(self) -> tuple[int, ...]:
+        return self.settings.suites
+
+    def signature_key(self, suite: CipherSuite) -> SignaturePrivateKey:
+        """Our key for a suite's signature scheme.
+
+        :raises InvalidError: not one of our suites
+        """
+        key = self._signature_keys.get(suite.signature_scheme)
+        if key is None:
+            raise InvalidError(f"cipher suite {suite.id} is not one of ours")
+        return key
+
+    def signature_keys(self) -> dict[int, bytes]:
+        """Our public keys by TLS SignatureScheme, for the device's entry in the directory."""
+        return {scheme: key.public for scheme, key in self._signature_keys.items()}
+
+    def own_leaf(self, suite: CipherSuite) -> OwnLeaf:
+        """What our leaves in a group of this suite are made of."""
+        listed = capabilities(
+            cipher_suites=self.suites,
+            extensions=(RoomPolicy.TYPE,),
+            proposals=(ProposalType.SELF_REMOVE,),
+            credentials=(CredentialType.BASIC,),
+            random=self.random,
+        )
+        return OwnLeaf(self.identity.credential(), self.signature_key(suite), listed)
+
+    # --- KeyPackages ---------------------------------------------------------------------------
+
+    def make_key_package(self, suite: CipherSuite, now: int, *, last_resort: bool = False) -> KeyPackageBundle:
+        """A new KeyPackage, not stored."""
+        lifetime = Lifetime(now - HOUR, now + self.settings.lifetime)  # an hour for others' clocks
+        return create_key_package(
+            suite, self.own_leaf(suite), lifetime, last_resort=last_resort, random=self.random
+        )
+
+    def plan_key_packages(self, present: Iterable[bytes], now: int) -> KeyPackagePlan:
+        """Make the KeyPackages that the directory lacks, forget the expired ones, and say what to do.
+
+        :param present: KeyPackageRefs that the directory has of this device
+        """
+        there = set(present)
+        with self.store.transaction() as transaction:
+            publish: list[PublishedKeyPackage] = []
+            usable: dict[tuple[int, bool], int] = {}
+            known: set[bytes] = set()
+            for reference, record, bundle in self._records(transaction):
+                suite, last_resort = bundle.key_package.cipher_suite, bool(record.last_resort)
+                current = (
+                    now < record.not_after - self.settings.renewal
+                    and suite in self.suites
+                    and bundle.signature_key.public == self.signature_key(bundle.suite).public
+                )
+                if current:
+                    known.add(reference)
+                    usable[suite, last_resort] = usable.get((suite, last_resort), 0) + 1
+                    if reference not in there:
+                        publish.append(_published(bundle, reference))
+                elif now > record.not_after + self.parameters.clock_tolerance:
+                    transaction.delete(_KEY_PACKAGES, reference)
+            for number in self.suites:
+                suite_object = CipherSuite.get(number)
+                for last_resort, wanted in ((False, self.settings.count), (True, 1)):
+                    for _ in range(wanted - usable.get((number, last_resort), 0)):
+                        bundle = self.make_key_package(suite_object, now, last_resort=last_resort)
+                        reference = bundle.reference
+                        known.add(reference)
+                        transaction.put(_KEY_PACKAGES, reference, _record(bundle).encode())
+                        publish.append(_published(bundle, reference))
+        return KeyPackagePlan(tuple(publish), tuple(there - known))
+
+    def _records(
+        self, transaction: Transaction
+    ) -> Iterator[tuple[bytes, KeyPackageRecord, KeyPackageBundle]]:
+        for reference, value in list(transaction.items(_KEY_PACKAGES)):
+            record = KeyPackageRecord.decode(value)
+            yield reference, record, KeyPackageBundle.decode(record.bundle)
+
+    def find_bundle(self, transaction: Transaction, references: Sequence[bytes]) -> KeyPackageBundle | None:
+        """The first KeyPackage of ours among these, with its private keys."""
+        for reference in references:
+            value = transaction.get(_KEY_PACKAGES, reference)
+            if value is not None:
+                return KeyPackageBundle.decode(KeyPackageRecord.decode(value).bundle)
+        return None
+
+    def use_up(self, transaction: Transaction, bundle: KeyPackageBundle) -> None:
+        """Delete the private keys of a KeyPackage that has let us in (RFC 9420 16.8).
+
+        One of last resort goes as well: another one takes its place.  A second Welcome for it that is
+        on its way could not be read; that is why there are many ordinary ones.
+        """
+        transaction.delete(_KEY_PACKAGES, bundle.reference)
+
+    # --- others' KeyPackages -------------------------------------------------------------------
+
+    def leaf_rules(self, now: int) -> LeafRules:
+        return LeafRules(now, self.parameters.lifetime_limit, self.parameters.clock_tolerance)
+
+
+def _record(bundle: KeyPackageBundle) -> KeyPackageRecord:
+    source = bundle.key_package.leaf_node.source
+    assert isinstance(source, KeyPackageSource)
+    return KeyPackageRecord(bundle.encode(), source.lifetime.not_after, int(bundle.last_resort), 0)
+
+
+def _published(bundle: KeyPackageBundle, reference: bytes) -> PublishedKeyPackage:
+    package = bundle.key_package
+    return PublishedKeyPackage(reference, package.cipher_suite, MLSMessage.wrap(package), bundle.last_resort)
+
+
+def open_key_package(
+    data: bytes, account: str, requirements: GroupRequirements, rules: LeafRules
+) -> VerifiedKeyPackage:
+    """Somebody's KeyPackage from the directory, verified for use in a group (RFC 9420 10.1).
+
+    :param data: MLSMessage
+    :param account: bare JID of the account whose directory it comes from
+    :raises MalformedError: it does not parse
+    :raises InvalidError: it is not acceptable, or claims to be another account's
+    """
+    package = MLSMessage.decode(data).body
+    if not isinstance(package, KeyPackage):
+        raise MalformedError("no KeyPackage")
+    verified = rules.verify_key_package(package, requirements)
+    claimed = ClientIdentity.from_leaf(verified.leaf)
+    if claimed.account != account:
+        raise InvalidError(f"a KeyPackage of {account} that claims to be {claimed.account}", "RFC 9420 5.3.1")
+    return verified

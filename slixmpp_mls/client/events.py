@@ -1,0 +1,162 @@
+"""What a room's stanzas have meant, for the application.
+
+Each is a frozen dataclass; `room` is the room's bare JID.  Texts that come from peers are
+not in their repr.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..errors import PeerError
+from .member import Member
+
+__all__ = [
+    "CommitLost", "Event", "GroupChanged", "GroupLost", "Joined", "MessageReceived", "MessageSent", "Rejected",
+    "RemovedFromGroup", "Unreadable",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """We are in the group: by a Welcome, or by our own external Commit.
+
+    :ivar by: who let us in, None if nobody had to
+    """
+
+    room: str
+    epoch: int
+    by: Member | None
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReceived:
+    """Application data from a member.
+
+    :ivar sender: from the leaf, authenticated
+    :ivar data: the plaintext
+    :ivar epoch: the epoch in which it was sent
+    :ivar claimed: the bare JID that the room says it is from; None if it says nothing
+    :ivar archive_id: its id in the room's archive
+    :ivar stamp: when the room received it, seconds since the Unix epoch, by the room's clock; None if live
+    """
+
+    room: str
+    sender: Member
+    data: bytes = field(repr=False)
+    epoch: int
+    claimed: str | None
+    archive_id: str
+    origin_id: str | None
+    stamp: float | None
+
+    @property
+    def forged(self) -> bool:
+        """Whether the room names another account than the leaf does.  The leaf is right."""
+        return self.claimed is not None and self.claimed != self.sender.account
+
+
+@dataclass(frozen=True, slots=True)
+class MessageSent:
+    """A message of ours is in the room's order.
+
+    :ivar data: its plaintext
+    """
+
+    room: str
+    origin_id: str
+    archive_id: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupChanged:
+    """A Commit has taken effect.
+
+    :ivar epoch: the new one
+    :ivar by: the committer
+    :ivar updated: members with renewed keys, the committer among them
+    :ivar policy_changed: whether the group's extensions are others now
+    """
+
+    room: str
+    epoch: int
+    by: Member
+    added: tuple[Member, ...]
+    removed: tuple[Member, ...]
+    updated: tuple[Member, ...]
+    policy_changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedFromGroup:
+    """We are out.  The group's keys are deleted.
+
+    :ivar by: the committer; None if we gave up by ourselves
+    :ivar wanted: whether we had asked for it
+    """
+
+    room: str
+    by: Member | None
+    wanted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CommitLost:
+    """Another Commit came first, or ours was refused; ours is dropped."""
+
+    room: str
+    origin_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A stanza was refused and has changed nothing.
+
+    :ivar error: why
+    :ivar claimed: the bare JID that the room says it is from
+    """
+
+    room: str
+    error: PeerError
+    claimed: str | None
+    archive_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Application data that we have no key for, and that may well be genuine.
+
+    :ivar reason: ``before-join``; ``too-late`` (its epoch's keys are deleted); ``future`` (we lack a Commit)
+    """
+
+    room: str
+    reason: str
+    epoch: int
+    claimed: str | None
+    archive_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLost:
+    """We can not follow the group any more: somebody must add us again.
+
+    :ivar reason: for people
+    """
+
+    room: str
+    reason: str
+
+
+Event = (
+    Joined
+    | MessageReceived
+    | MessageSent
+    | GroupChanged
+    | RemovedFromGroup
+    | CommitLost
+    | Rejected
+    | Unreadable
+    | GroupLost
+)

@@ -1,0 +1,47 @@
+"""A member as applications see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..identity import ClientIdentity, fingerprint
+from ..mls.leaf_node import LeafNode
+
+__all__ = ["Member"]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One client in a group.
+
+    :ivar account: bare JID
+    :ivar device: device id
+    :ivar leaf_index: place in the group, from 0
+    :ivar fingerprint: SHA-256 of its signature key, eight groups of eight hexadecimal digits
+    :ivar signature_key: that key
+    :ivar since: when it came, seconds since the Unix epoch; for those who were there
+        before us, when we came
+    """
+
+    account: str
+    device: str
+    leaf_index: int
+    fingerprint: str = field(repr=False)
+    signature_key: bytes = field(repr=False)
+    since: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.account}/{self.device}"
+
+    @property
+    def identity(self) -> ClientIdentity:
+        return ClientIdentity(self.account, self.device)
+
+    @classmethod
+    def of(cls, index: int, leaf: LeafNode, since: int | None = None) -> Member:
+        """The member at a leaf.
+
+        :raises InvalidError: its credential names no client
+        """
+        who = ClientIdentity.from_leaf(leaf)
+        return cls(who.account, who.device, index, fingerprint(leaf.signature_key), leaf.signature_key, since)

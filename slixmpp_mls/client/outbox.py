@@ -1,0 +1,58 @@
+"""Messages that have been made and have not come back yet, in the order in which they were made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+
+from .records import OutboxRecord
+
+__all__ = ["Outbox"]
+
+
+class Outbox:
+    """What the store's outbox space holds, found by number, by the hash of the message, or by origin id."""
+
+    def __init__(self, records: Iterable[tuple[bytes, OutboxRecord]] = ()) -> None:
+        self._records: dict[bytes, OutboxRecord] = {}
+        self._by_digest: dict[bytes, bytes] = {}
+        self._by_origin_id: dict[bytes, bytes] = {}
+        for number, record in records:
+            self.put(number, record)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[tuple[bytes, OutboxRecord]]:
+        """All, oldest first; safe against changes meanwhile."""
+        return iter(list(self._records.items()))
+
+    def __getitem__(self, number: bytes) -> OutboxRecord:
+        return self._records[number]
+
+    def next_number(self) -> bytes:
+        """The key for one more."""
+        last = next(reversed(self._records), bytes(8))
+        return (int.from_bytes(last, "big") + 1).to_bytes(8, "big")
+
+    def put(self, number: bytes, record: OutboxRecord) -> None:
+        """Insert, or replace."""
+        old = self._records.get(number)
+        if old is not None:
+            del self._by_digest[old.digest]
+        self._records[number] = record
+        self._by_digest[record.digest] = number
+        self._by_origin_id[record.origin_id] = number
+
+    def remove(self, number: bytes) -> None:
+        record = self._records.pop(number)
+        del self._by_digest[record.digest]
+        del self._by_origin_id[record.origin_id]
+
+    def of_message(self, message: bytes) -> bytes | None:
+        """The number of the one with these octets."""
+        return self._by_digest.get(sha256(message).digest())
+
+    def of_origin_id(self, origin_id: str) -> bytes | None:
+        """The number of the one with this origin id."""
+        return self._by_origin_id.get(origin_id.encode())

@@ -1,0 +1,97 @@
+"""What the client layer keeps in a store, beside the groups' own pieces.
+
+=========================  ========================  ===========================================
+space                      key                       value
+=========================  ========================  ===========================================
+``device``                 ``id``                    device id
+``device``                 ``key`` + scheme (2)      private signature key
+``key-package``            KeyPackageRef             :class:`KeyPackageRecord`
+``room``                   room's bare JID           :class:`RoomRecord`
+``group/`` + room          piece                     :mod:`slixmpp_mls.mls.group_pieces`
+``pending/`` + room        piece, ``#``              a Commit of ours that waits; ``#``: :class:`OutboxRecord`
+``outbox/`` + room         number (8)                :class:`OutboxRecord`
+``member/`` + room         client's full identity    when it came, seconds since the Unix epoch (8)
+=========================  ========================  ===========================================
+
+Rooms, not group ids, name the spaces: a room carries one group at a time, and a group that
+follows another one takes its place.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated, ClassVar
+
+from ..mls.tls import Enum, Struct, opaque, struct, uint8, uint32, uint64
+
+__all__ = ["KeyPackageRecord", "OutboxKind", "OutboxRecord", "RoomRecord", "RoomState", "spaces_of"]
+
+
+class RoomState(IntEnum):
+    """How we stand to a room's group."""
+
+    INVITED = 1
+    """We read the room and wait for a Welcome."""
+    MEMBER = 2
+    OUT = 3
+    """We left or were removed; nothing of the group is kept."""
+    LOST = 4
+    """We can not follow the group any more."""
+
+
+class OutboxKind(IntEnum):
+    """What waits for its reflection."""
+
+    APPLICATION = 1
+    PROPOSAL = 2
+    COMMIT = 3
+
+
+@struct
+class KeyPackageRecord(Struct):
+    """A KeyPackage of ours; `bundle` is a KeyPackageBundle."""
+
+    secret: ClassVar[bool] = True
+    bundle: opaque
+    not_after: uint64
+    last_resort: uint8
+    published: uint8
+
+
+@struct
+class RoomRecord(Struct):
+    """Where we are in a room.
+
+    `cursor` is the archive id of the last stanza processed, empty before the first one.
+    """
+
+    state: Annotated[RoomState, Enum(RoomState)]
+    group_id: opaque
+    cursor: opaque
+    joined: uint64
+    joined_epoch: uint64
+
+
+@struct
+class OutboxRecord(Struct):
+    """A message that has been made and not yet been seen in the room.
+
+    `digest` is the SHA-256 of the MLSMessage by which its reflection is known; `plaintext` is kept
+    of application data until then, for the case that it must be encrypted anew.
+    """
+
+    secret: ClassVar[bool] = True
+    kind: Annotated[OutboxKind, Enum(OutboxKind)]
+    origin_id: opaque
+    digest: opaque
+    epoch: uint64
+    message: opaque
+    welcome: opaque
+    group_info: opaque
+    plaintext: opaque
+    attempts: uint32
+
+
+def spaces_of(room: str) -> tuple[str, ...]:
+    """The spaces that belong to a room's group."""
+    return f"group/{room}", f"pending/{room}", f"outbox/{room}", f"member/{room}"

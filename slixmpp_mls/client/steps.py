@@ -1,0 +1,121 @@
+"""What goes into and comes out of a :class:`~slixmpp_mls.client.room_group.RoomGroup`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..errors import PeerError
+from ..mls.joining import StagedJoin
+from ..mls.leaf_node import LeafNode
+from ..mls.message_processing import ReceivedMessage, ReceivedProposal
+from ..mls.own_leaf import KeyPackageBundle
+from ..mls.staging import StagedCommit
+from ..policy import RoomPolicy
+from ..roster import Roster
+from ..stanza.elements import RoomElement
+from .events import Event
+from .records import OutboxKind
+
+__all__ = ["Ignore", "Incoming", "Join", "MoveOn", "Outgoing", "Read", "Remember", "Sent", "Step"]
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One stanza of the room, parsed.
+
+    :ivar archive_id: its place in the room's order
+    :ivar payloads: its elements, in order; empty if they could not be parsed
+    :ivar claimed: bare JID that the room says it is from
+    :ivar origin_id: the sender's own id for it
+    :ivar stamp: when the room got it, seconds since the Unix epoch; None if now
+    :ivar error: why it could not be parsed
+    """
+
+    archive_id: str
+    payloads: tuple[RoomElement, ...]
+    claimed: str | None = None
+    origin_id: str | None = None
+    stamp: float | None = None
+    error: PeerError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message to be sent to the room, already stored.
+
+    :ivar origin_id: the same whenever it is sent again
+    :ivar payloads: its elements
+    """
+
+    origin_id: str
+    kind: OutboxKind
+    payloads: tuple[RoomElement, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Ignore:
+    """Nothing changes but our place in the room.
+
+    :ivar events: what to say about it
+    """
+
+    events: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Our own message or proposal has come back: it is in the room's order.
+
+    :ivar number: its key in the outbox
+    """
+
+    number: bytes
+    event: Event | None
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Application data."""
+
+    received: ReceivedMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """A proposal, to be kept for a Commit."""
+
+    received: ReceivedProposal
+
+
+@dataclass(frozen=True, slots=True)
+class MoveOn:
+    """A Commit that ends the epoch; the first valid one in the room's order.
+
+    :ivar roster: who is where after it; None if it removes us
+    """
+
+    staged: StagedCommit
+    roster: Roster | None
+    policy: RoomPolicy | None
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A Welcome for us."""
+
+    staged: StagedJoin
+    bundle: KeyPackageBundle
+    roster: Roster
+    policy: RoomPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a stanza would do.  Pass it to `accept`, or to `refuse`, before the next one is examined.
+
+    :ivar leaves: new leaves, for the Authentication Service to judge before the step is accepted
+    """
+
+    incoming: Incoming
+    action: Ignore | Sent | Read | Remember | MoveOn | Join
+    leaves: tuple[LeafNode, ...] = ()

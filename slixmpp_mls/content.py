@@ -1,0 +1,145 @@
+"""What is inside an application message: a stanza's content in an XEP-0420 envelope.
+
+The profile of this protocol: groupchat messages carry all four affixes.  `from` is the sender's bare JID and must
+be the account of the leaf; `to` is the room's, so that no message can be moved to another
+room; `time` is when it was sent; `rpad` pads (MLS pads once more, by its own means).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+from slixmpp import JID
+from slixmpp.stanza import Message
+
+from .client.events import MessageReceived
+from .client.member import Member
+from .errors import AffixMismatch, InvalidError, UsageError
+from .sce import Affix, Envelope, Profile, is_server_processed, mismatches
+from .stanza import NS
+from .xmpp_xml import to_stdlib
+
+if TYPE_CHECKING:
+    from .encrypted_room import EncryptedRoom
+
+__all__ = ["PROFILE", "EncryptedMessage", "open_content", "seal_body", "seal_message"]
+
+PROFILE = Profile(frozenset(Affix), protocol=frozenset({NS}), minimum_size=0, random_padding=32)
+"""`rpad` is short: MLS pads the whole envelope in steps."""
+
+_ADDRESSING = frozenset({("urn:xmpp:sid:0", "origin-id")})
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptedMessage:
+    """What the event ``mls_message`` hands out.
+
+    :ivar group: the group that it was sent in; ``await message.group.send(...)`` answers
+    :ivar message: the decrypted content as a slixmpp Message: ``message["body"]``, and whatever
+        elements registered plugins read (corrections, reactions, replies ...)
+    :ivar sender: the member that signed it
+    :ivar epoch: the epoch in which it was sent
+    :ivar sent: when the sender says it was sent
+    :ivar archive_id: its id in the room's archive
+    :ivar delayed: whether it comes from the archive
+    :ivar warnings: contradictions that do not make it false: ``time`` (the sender's clock and the
+        room's differ), ``claimed-sender`` (the room says that it is from another account)
+    """
+
+    group: EncryptedRoom = field(repr=False)
+    message: Message = field(repr=False)
+    sender: Member
+    epoch: int
+    sent: datetime | None
+    archive_id: str
+    delayed: bool
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def body(self) -> str:
+        """The text, empty if there is none."""
+        return str(self.message["body"])
+
+    @property
+    def room(self) -> str:
+        """The room's bare JID."""
+        return self.group.room
+
+
+def seal_body(body: str, sender: str, room: str, now: float) -> bytes:
+    """An envelope around a text.
+
+    :param sender: bare JID
+    :param room: bare JID
+    :param now: seconds since the Unix epoch
+    :raises UsageError: the text holds what XML can not
+    """
+    element = ET.Element("{jabber:client}body")
+    element.text = body
+    return _seal((element,), sender, room, now)
+
+
+def seal_message(message: Message, sender: str, room: str, now: float) -> bytes:
+    """An envelope around a prepared message's elements, but for those that are for servers.
+
+    :raises UsageError: nothing is left, or an element can not be in an envelope
+    """
+    content = [child for child in message.xml if not _stays_outside(child)]
+    if not content:
+        raise UsageError("a message without content")
+    return _seal(content, sender, room, now)
+
+
+def _stays_outside(element: Any) -> bool:
+    namespace, _, name = element.tag[1:].partition("}")
+    return is_server_processed(element) or (namespace, name) in _ADDRESSING
+
+
+def _seal(content: Iterable[Any], sender: str, room: str, now: float) -> bytes:
+    envelope = Envelope(tuple(content), sender, room, datetime.fromtimestamp(now, UTC))
+    return envelope.seal(PROFILE)
+
+
+def open_content(group: EncryptedRoom, received: MessageReceived, occupant: JID, now: float) -> EncryptedMessage:
+    """The message in what a member has sent.
+
+    :param occupant: ``room/nickname``, the room's claim
+    :param now: seconds since the Unix epoch
+    :raises MalformedError: no envelope
+    :raises AffixMismatch: an envelope for another room, or by somebody else
+    """
+    envelope = Envelope.open(received.data, PROFILE)
+    stamp = datetime.fromtimestamp(now if received.stamp is None else received.stamp, UTC)
+    warnings = []
+    for mismatch in mismatches(
+        envelope, PROFILE, sender=received.sender.account, recipient=received.room, sent=stamp
+    ):
+        if mismatch.affix != Affix.TIME:
+            raise mismatch
+        warnings.append("time")
+    if received.forged:
+        warnings.append("claimed-sender")
+    attributes = {"from": str(occupant), "to": str(group.xmpp.boundjid), "type": "groupchat"}
+    if received.origin_id is not None:
+        attributes["id"] = received.origin_id
+    xml = ET.Element("{jabber:client}message", attributes)
+    xml.extend(to_stdlib(element) for element in envelope.content)
+    return EncryptedMessage(
+        group=group,
+        message=Message(stream=group.xmpp, xml=xml),  # type: ignore[no-untyped-call]
+        sender=received.sender,
+        epoch=received.epoch,
+        sent=envelope.time,
+        archive_id=received.archive_id,
+        delayed=received.stamp is not None,
+        warnings=tuple(warnings),
+    )
+
+
+def refusal(error: AffixMismatch | InvalidError) -> str:
+    """For logs: nothing of the content."""
+    return str(error)

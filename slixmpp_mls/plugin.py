@@ -1,0 +1,461 @@
+"""The slixmpp plugin ``mls``: what a bot author sees.
+
+::
+
+    xmpp.register_plugin("mls", {"store": "alice.db"})
+    mls = xmpp.plugin["mls"]
+    await mls.ready()
+    group = await mls.create("coven@rooms.example")
+    await group.add("bob@example")
+    await group.send("Fair is foul")
+
+Configuration (the second argument of ``register_plugin``):
+
+=======================  ==========================================================================
+``store``                path of the SQLite file (made if missing), or a Store.  Required.
+``label``                name of this device for people, shown with its keys
+``nick``                 nickname in rooms; the account's localpart if not given
+``cipher_suites``        numbers, the preferred one first; ``(1,)``
+``key_packages``         how many are kept ready per suite; 100
+``authentication``       an AuthenticationService; the account's device list if not given
+``accept_invitation``    ``f(invitation) -> bool``: whether to follow an invitation; all if not given
+``parameters``           :class:`slixmpp_mls.mls.parameters.Parameters`
+``clock``                seconds since the Unix epoch, for tests; ``time.time``
+=======================  ==========================================================================
+
+Events (``xmpp.add_event_handler(name, handler)``):
+
+============================  ===================================================================
+``mls_ready``                 keys are published, rooms are being read; the plugin
+``mls_failed``                starting failed, or a room's worker did; an exception
+``mls_message``               a message; :class:`slixmpp_mls.content.EncryptedMessage`
+``mls_sent``                  a message of ours is in the room's order; ``MessageSent``
+``mls_joined``                we are in a group; ``Joined``
+``mls_group_changed``         a Commit took effect; ``GroupChanged``
+``mls_commit_lost``           a Commit of ours came second (it is made again) or was refused; ``CommitLost``
+``mls_removed``               we are out of a group; ``RemovedFromGroup``
+``mls_rejected``              a stanza was refused; ``Rejected`` with the reason
+``mls_unreadable``            a message without a key for it; ``Unreadable`` says why
+``mls_unauthenticated``       the Authentication Service could not tell; (room, who, verdict)
+``mls_group_lost``            we can not follow a group any more; ``GroupLost``
+``mls_invited``               somebody invites us; ``Invitation``
+``mls_catching_up``           progress in a room's archive; ``CatchingUp``
+``mls_entered``               in a room; ``Entered``
+``mls_interrupted``           out of a room for now; ``Interrupted``
+``mls_room_lost``             out of a room for good; an exception
+``mls_room_event``            anything else that a room reports
+``mls_bounced``               the room refused a stanza; ``Bounced``
+``mls_affiliation_changed``   ``AffiliationChanged``
+``mls_store_failed``          the disk refused a step, it is tried again; ``StoreError``
+============================  ===================================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from slixmpp import JID, ClientXMPP
+from slixmpp.plugins import BasePlugin
+from slixmpp.xmlstream.handler import Callback
+from slixmpp.xmlstream.matcher.base import MatcherBase
+
+from .authentication import AuthenticationService, DirectoryService
+from .client import Device, KeyPackageSettings, RoomGroup
+from .client.records import RoomState
+from .delivery import DeviceDirectory, Invitation, KeyPackageDirectory, Room, Stream, parse_invitation
+from .encrypted_room import EncryptedRoom
+from .errors import DeliveryError, MLSError, PeerError, RoomUnsuitable, UsageError
+from .identity import fingerprint
+from .mls.cipher_suite import CipherSuite
+from .mls.parameters import Parameters
+from .policy import RoomPolicy
+from .stanza import Invitation as InvitationElement
+from .stanza import KeyPackage, parse
+from .stanza import slixmpp as bindings
+from .store import SQLiteStore, Store
+
+__all__ = ["MLS"]
+
+log = logging.getLogger(__name__)
+
+_INVITATIONS = "MLS invitations"
+
+
+class _DirectInvitation(MatcherBase):
+    """Messages with a direct invitation (XEP-0249); they have no body, so no event of slixmpp's tells of them."""
+
+    def match(self, xml: Any) -> bool:
+        return xml.name == "message" and xml.xml.find("{jabber:x:conference}x") is not None
+
+
+class MLS(BasePlugin):
+    """Messaging Layer Security for rooms."""
+
+    name = "mls"
+    description = "Messaging Layer Security (RFC 9420) for rooms"
+    dependencies: ClassVar[set[str]] = {
+        "xep_0004",  # forms, for configuring nodes and rooms
+        "xep_0030",
+        "xep_0045",
+        "xep_0060",
+        "xep_0115",
+        "xep_0163",
+        "xep_0198",
+        "xep_0199",
+        "xep_0359",
+    }
+    default_config: ClassVar[dict[str, Any]] = {
+        "store": None,
+        "label": None,
+        "nick": None,
+        "cipher_suites": (1,),
+        "key_packages": 100,
+        "authentication": None,
+        "accept_invitation": None,
+        "parameters": None,
+        "clock": time.time,
+    }
+    xmpp: ClientXMPP
+
+    # --- life cycle ----------------------------------------------------------------------------
+
+    def plugin_init(self) -> None:
+        if self.config["store"] is None:
+            raise UsageError('the plugin needs a store: register_plugin("mls", {"store": "bot.db"})')
+        self._clock: Callable[[], float] = self.config["clock"]
+        self._store: Store | None = None
+        self._device: Device | None = None
+        self._ready: asyncio.Future[None] | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._replenishing = asyncio.Lock()
+        self._rooms: dict[str, EncryptedRoom] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        bindings.register()
+        self.directory = KeyPackageDirectory(self.xmpp)
+        devices = DeviceDirectory(self.xmpp)
+        self.authentication: AuthenticationService = self.config["authentication"] or DirectoryService(devices)
+        self.xmpp.register_handler(Callback(_INVITATIONS, _DirectInvitation(""), self._invitation_received))
+        self.xmpp.add_event_handler("session_start", self._session_started)
+
+    def plugin_end(self) -> None:
+        self.xmpp.remove_handler(_INVITATIONS)
+        self.xmpp.del_event_handler("session_start", self._session_started)
+        for task in [*self._tasks, *([self._starting] if self._starting is not None else [])]:
+            task.cancel()
+        for room in self._rooms.values():
+            room.abandon()
+        self._rooms.clear()
+        Stream.of(self.xmpp).close()
+        if self._store is not None and self._store is not self.config["store"]:
+            self._store.close()
+        self._store = self._device = None
+
+    def _session_started(self, _: object) -> None:
+        """A new session: once everything is begun, later ones find it going on by itself."""
+        if self._starting is not None and self._starting.done() and self._starting.exception() is not None:
+            self._starting = self._ready = None  # the last try failed: try again
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start(), name="mls start")
+        elif self._starting.done():
+            self._background(self._replenish(), "replenish")
+
+    async def _start(self) -> None:
+        ready = self._readiness()
+        try:
+            self._open_store()
+            await self._publish()
+            for room in RoomGroup.known(self.device):
+                await self._resume(room)
+        except Exception as error:
+            log.error("starting failed: %s", error)
+            if not ready.done():
+                ready.set_exception(error)
+                ready.exception()  # seen: nobody may be waiting for it
+            self.fire("mls_failed", error)
+            raise
+        if not ready.done():
+            ready.set_result(None)
+        self.fire("mls_ready", self)
+
+    def _open_store(self) -> None:
+        if self._device is not None:
+            return
+        account = self.xmpp.boundjid.bare
+        given = self.config["store"]
+        if isinstance(given, str | Path):
+            self._store = SQLiteStore(given, account)
+        else:
+            self._store = given
+        assert self._store is not None
+        if self._store.account != account:
+            raise UsageError(f"the store belongs to {self._store.account}, not to {account}")
+        settings = KeyPackageSettings(
+            suites=tuple(self.config["cipher_suites"]), count=int(self.config["key_packages"])
+        )
+        self._device = Device(self._store, settings=settings, parameters=self.config["parameters"] or Parameters())
+
+    async def _publish(self) -> None:
+        device = self.device
+        await self.authentication.issue(device.identity, device.signature_keys(), label=self.config["label"])
+        await self._replenish()
+
+    async def _resume(self, room: str) -> None:
+        """Take up a room that the store knows."""
+        handle = self._handle(room)
+        if handle.session.state is RoomState.OUT:
+            del self._rooms[room]
+            return
+        try:
+            await handle.start()
+        except DeliveryError as error:
+            self.fire("mls_room_lost", error)
+
+    def _readiness(self) -> asyncio.Future[None]:
+        if self._ready is None:
+            self._ready = asyncio.get_running_loop().create_future()
+        return self._ready
+
+    async def ready(self) -> None:
+        """Wait until our keys are published and our rooms are being read.
+
+        :raises StoreError: the store can not be used
+        :raises DeliveryError: the server refuses to store our keys
+        """
+        await asyncio.shield(self._readiness())
+
+    def fire(self, name: str, data: object) -> None:
+        """An event of slixmpp's."""
+        self.xmpp.event(name, data)
+
+    def _background(self, work: Any, name: str) -> None:
+        async def guarded() -> None:
+            try:
+                await work
+            except MLSError as error:
+                log.warning("%s failed: %s", name, error)
+                self.fire("mls_failed", error)
+
+        task = asyncio.create_task(guarded(), name=f"mls {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- who we are ----------------------------------------------------------------------------
+
+    @property
+    def device(self) -> Device:
+        """This device.
+
+        :raises UsageError: the store has not been opened yet; see :meth:`ready`
+        """
+        if self._device is None:
+            raise UsageError("not ready yet: await mls.ready()")
+        return self._device
+
+    @property
+    def device_id(self) -> str:
+        """This device's id, random and fixed for the life of the store."""
+        return self.device.identity.device
+
+    @property
+    def fingerprint(self) -> str:
+        """Of our key for the preferred cipher suite, to be compared by people."""
+        suite = CipherSuite.get(self.device.suites[0])
+        return fingerprint(self.device.signature_key(suite).public)
+
+    def time(self) -> float:
+        """The clock."""
+        return self._clock()
+
+    @property
+    def now(self) -> int:
+        """The clock, in whole seconds since the Unix epoch."""
+        return int(self._clock())
+
+    # --- KeyPackages ---------------------------------------------------------------------------
+
+    async def replenish_soon(self) -> None:
+        """After one of our KeyPackages was used."""
+        await self._replenish()
+
+    async def _replenish(self) -> None:
+        """Bring our KeyPackages in the directory to what they should be: there, fresh, unused."""
+        async with self._replenishing:
+            device = self.device
+            items = await self.directory.items()
+            present = self._own_references(items)
+            plan = device.plan_key_packages(present, self.now)
+            published = {
+                package.reference.hex(): KeyPackage(
+                    package.reference.hex(), package.suite, package.message, package.last_resort
+                ).to_stdlib()
+                for package in plan.publish
+            }
+            if published:
+                await self.directory.publish_many(published)
+            await self.directory.retract_many(reference.hex() for reference in plan.retract)
+
+    def _own_references(self, items: dict[str, Any]) -> list[bytes]:
+        """The references of this device's items; those of our account's other devices are theirs to mind."""
+        from .client import open_key_package  # noqa: F401  # the check below is on the raw structure only
+        from .identity import ClientIdentity
+        from .mls.framing import MLSMessage
+        from .mls.key_package import KeyPackage as KeyPackageStructure
+
+        own = []
+        for item_id, element in items.items():
+            try:
+                parsed = parse(element)
+                if not isinstance(parsed, KeyPackage):
+                    continue
+                body = MLSMessage.decode(parsed.data).body
+                if not isinstance(body, KeyPackageStructure):
+                    continue
+                if ClientIdentity.from_leaf(body.leaf_node) == self.device.identity:
+                    own.append(bytes.fromhex(item_id))
+            except (PeerError, ValueError):
+                log.info("an item of our KeyPackages' node can not be read: %.80s", item_id)
+        return own
+
+    # --- rooms ---------------------------------------------------------------------------------
+
+    @property
+    def groups(self) -> dict[str, EncryptedRoom]:
+        """All rooms that we are in or invited to, by bare JID."""
+        return dict(self._rooms)
+
+    def group(self, room: str) -> EncryptedRoom:
+        """The room with this bare JID.
+
+        :raises UsageError: we are not in it
+        """
+        handle = self._rooms.get(_bare(room))
+        if handle is None:
+            raise UsageError(f"no group in {room}")
+        return handle
+
+    def _handle(self, room: str) -> EncryptedRoom:
+        handle = self._rooms.get(room)
+        if handle is None:
+            nick = self.config["nick"] or self.xmpp.boundjid.user
+            handle = self._rooms[room] = EncryptedRoom(self, room, nick)
+        return handle
+
+    async def create(
+        self, room: str, *, name: str | None = None, policy: RoomPolicy | None = None, suite: int | None = None
+    ) -> EncryptedRoom:
+        """Make a room (persistent, members-only, non-anonymous, archived) and an encrypted group in it.
+
+        :param room: bare JID of a room that does not exist
+        :param name: for people
+        :param policy: who may do what; by default we are the administrator
+        :raises UsageError: the room exists; see :meth:`adopt`
+        :raises RoomUnsuitable: the service can not make a room that will do; `reasons` says why
+        :raises DeliveryError: refused or unanswered
+        """
+        return await self._found(room, policy, suite, lambda delivery: delivery.create(name))
+
+    async def adopt(
+        self, room: str, *, policy: RoomPolicy | None = None, suite: int | None = None
+    ) -> EncryptedRoom:
+        """Make an encrypted group in a room that exists.  The room's configuration is not touched.
+
+        :param room: bare JID of a room that we may enter
+        :raises RoomUnsuitable: it does not qualify; `reasons` says why
+        """
+
+        async def enter(delivery: Room) -> None:
+            reasons = await delivery.check()
+            if reasons:
+                raise RoomUnsuitable(str(delivery.jid), reasons)
+
+        return await self._found(room, policy, suite, enter)
+
+    async def _found(
+        self, room: str, policy: RoomPolicy | None, suite: int | None, enter: Callable[[Room], Any]
+    ) -> EncryptedRoom:
+        await self.ready()
+        bare = _bare(room)
+        known = self._rooms.get(bare)
+        if known is not None and known.is_member:
+            raise UsageError(f"already a member of the group in {bare}")
+        handle = self._handle(bare)
+        try:
+            await enter(handle.delivery)
+            last = await handle.delivery.archive.last_id()
+            handle.session.seek(last)
+            handle.session.create(
+                suite or self.device.suites[0],
+                policy or RoomPolicy(bare, (self.xmpp.boundjid.bare,)),
+                self.now,
+            )
+        except BaseException:
+            del self._rooms[bare]
+            raise
+        handle._joined.set()
+        await handle.start()
+        await handle.wait_live()
+        return handle
+
+    async def join(self, room: str, *, after: str | None = None) -> EncryptedRoom:
+        """Follow a room in which somebody adds, or has added, us; wait until the Welcome is there.
+
+        :param room: bare JID
+        :param after: archive id from which to look for the Welcome; the beginning if not given
+        :raises DeliveryError: the room does not let us in
+        """
+        await self.ready()
+        handle = await self._follow(_bare(room), after)
+        await handle.wait_joined()
+        return handle
+
+    async def _follow(self, room: str, after: str | None) -> EncryptedRoom:
+        known = self._rooms.get(room)
+        if known is not None and (known.is_member or known._worker is not None):
+            return known
+        handle = self._handle(room)
+        if handle.session.state is not RoomState.MEMBER:
+            handle.session.seek(after)
+        try:
+            await handle.start()
+        except DeliveryError:
+            del self._rooms[room]
+            raise
+        return handle
+
+    async def forget(self, handle: EncryptedRoom) -> None:
+        """Stop reading a room."""
+        self._rooms.pop(handle.room, None)
+        await handle.stop()
+
+    def _invitation_received(self, stanza: Any) -> None:
+        # An exception leaving a handler makes slixmpp send an error stanza to the sender.
+        try:
+            invitation = parse_invitation(stanza.xml)
+            if invitation is None:
+                return
+            ours = [element for element in invitation.elements if element.tag.endswith("}invitation")]
+            if not ours:
+                return  # to a room that is not encrypted
+            element = parse(ours[0])
+            if not isinstance(element, InvitationElement):
+                return
+        except PeerError as error:
+            log.info("an invitation that can not be read: %s", error)
+            return
+        self.fire("mls_invited", invitation)
+        accept = self.config["accept_invitation"]
+        if accept is None or accept(invitation):
+            self._background(self._accept_invitation(invitation, element.after), "invitation")
+
+    async def _accept_invitation(self, invitation: Invitation, after: str | None) -> None:
+        await self.ready()
+        await self._follow(str(invitation.room), after)
+
+
+def _bare(room: str) -> str:
+    return str(JID(room).bare)
