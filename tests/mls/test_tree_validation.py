@@ -14,6 +14,7 @@ from slixmpp_mls.mls.credential import X509Credential
 from slixmpp_mls.mls.extensions import Extension, RequiredCapabilities
 from slixmpp_mls.mls.group_context import GroupContext
 from slixmpp_mls.mls.leaf_node import CommitSource, KeyPackageSource, LeafNode, Lifetime
+from slixmpp_mls.mls.parent_hash import parent_hash, verify_parent_hashes
 from slixmpp_mls.mls.parent_node import AnyNode, ParentNode
 from slixmpp_mls.mls.ratchet_tree import RatchetTree
 from slixmpp_mls.mls.tree_math import LeafIndex, NodeIndex
@@ -194,11 +195,38 @@ def test_7_9_2_parent_node_that_an_outsider_chose() -> None:
     refused(forged, context_of(forged, b"group"), "RFC 9420 7.9.2")
 
 
+def test_12_4_3_1_unmerged_at_a_node_and_not_at_one_between() -> None:
+    """A committer that claims a leaf of the other half to be unmerged; the parent hashes do fit."""
+    people = members(4)
+    suite = people[0].suite
+    tree = commit(tree_of(people), people, 2)
+    nodes = nodes_of(tree)
+    original = RatchetTree.from_nodes(suite, nodes[:6]).node_hash(NodeIndex(5))  # as if leaf 3 had not been added
+    low, top = suite.generate_key_pair().public, suite.generate_key_pair().public
+    above = parent_hash(suite, top, b"", original)
+    source = CommitSource(parent_hash(suite, low, above, tree.node_hash(NodeIndex(2))))
+    nodes[0] = people[0].updated(b"group", 0, source=source)
+    nodes[1] = ParentNode(low, above)
+    nodes[3] = ParentNode(top, b"", (3,))
+    forged = RatchetTree.from_nodes(suite, nodes)
+    verify_parent_hashes(forged)
+    refused(forged, context_of(forged, b"group"), "RFC 9420 12.4.3.1")
+
+
 def test_5_1_1_keys_that_are_none() -> None:
     people = members(3)
     people[1] = people[1].changed(encryption_key=bytes(32))
     tree = tree_of(people)
     refused(tree, context_of(tree, b"group"), "RFC 9420 5.1.1")
+
+
+def test_5_1_1_key_of_a_parent_node_that_is_none() -> None:
+    people = members(2)
+    tree = tree_of(people)
+    source = CommitSource(parent_hash(tree.suite, bytes(32), b"", tree.node_hash(NodeIndex(2))))
+    first = people[0].updated(b"group", 0, source=source)
+    forged = RatchetTree.from_nodes(tree.suite, [first, ParentNode(bytes(32), b""), people[1].leaf])
+    refused(forged, context_of(forged, b"group"), "RFC 9420 5.1.1")
 
 
 def test_7_3_required_capabilities_of_every_leaf() -> None:
