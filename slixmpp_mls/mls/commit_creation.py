@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..errors import UsageError
+from ..errors import InvalidError, UsageError
 from .cipher_suite import CipherSuite, Random, SignaturePrivateKey
 from .commit import Commit, ProposalRef
 from .extensions import Extension, ExternalPub
@@ -22,7 +22,8 @@ from .leaf_node import LeafNode
 from .leaf_validation import LeafRules, VerifiedKeyPackage, check_leaf, check_members
 from .message_protection import Padding, pad_in_steps, protect_private, protect_public, sign
 from .own_leaf import OwnLeaf, grease
-from .proposal_list import Applied, SentProposal, apply, check_list, choose, path_required
+from .proposal_choice import choose_valid
+from .proposal_list import Applied, SentProposal, apply, check_list, path_required
 from .proposals import AnyProposal
 from .psk import PreSharedKeyID, ResumptionPSKUsage
 from .registry import ExtensionType, WireFormat
@@ -30,6 +31,7 @@ from .staging import (
     NextEpoch,
     StagedCommit,
     effects_of,
+    new_context,
     next_epoch,
     path_change,
     provisional_context,
@@ -104,18 +106,26 @@ def create_commit(
     """RFC 9420 12.4.1.
 
     :param by_value: new proposals, in this order, after those by reference
-    :param by_reference: ProposalRefs; None for those that :func:`.proposal_list.choose` picks
-    :raises UsageError: the group is closed, or we hold a leaf that can not be signed for
+    :param by_reference: ProposalRefs; None for those that :func:`.proposal_choice.choose_valid` picks
+    :raises UsageError: the group is closed, or the options contradict each other
     :raises InvalidError: the proposals are not valid together
     """
     options = options or CommitOptions()
     group.require_open()
     suite = group.suite
     me = MemberSender(group.own_index)
-    waiting = choose(group.pending_proposals, me) if by_reference is None else _referred(group, by_reference)
-    covered = (*waiting, *(SentProposal(proposal, me) for proposal in by_value))
+    inline = tuple(SentProposal(proposal, me) for proposal in by_value)
+    waiting = _waiting(group, inline, rules, psks) if by_reference is None else _referred(group, by_reference)
+    covered = (*waiting, *inline)
     check_list(covered, me, group.context, psk_usage=options.psk_usage)
-    applied = apply(covered, group.tree, group.context, rules)
+    try:
+        applied = apply(covered, group.tree, group.context, rules)
+    except InvalidError:
+        if by_reference is not None or not waiting:
+            raise
+        # Nobody's proposal may keep us from committing.
+        waiting, covered = (), inline
+        applied = apply(covered, group.tree, group.context, rules)
     entries = (*(ProposalRef(sent.reference or b"") for sent in waiting), *by_value)
 
     renewed: RenewedPath | None = None
@@ -138,9 +148,7 @@ def create_commit(
     psk_secret = psk_values(group, applied.psks, psks)
     new = next_epoch(
         suite,
-        group.public.interim_transcript_hash,
-        provisional,
-        content,
+        new_context(suite, group.public.interim_transcript_hash, provisional, content),
         group.secrets.init_secret,
         suite.zero if renewed is None else renewed.commit_secret,
         psk_secret,
@@ -159,14 +167,13 @@ def create_commit(
         commit = MLSMessage.wrap(private)
         sent = replace(group, secret_tree=secret_tree)
 
-    public = public_group(new, tree, tag)
+    public = public_group(new.context, tree, tag)
     signature_key = group.signature_key if options.leaf is None or renewed is None else options.leaf.signature_key
     private_keys = group.private.kept_in(tree) if renewed is None else renewed.private
     next_state = group.entered(public, new.epoch, private_keys, signature_key, applied.reinit)
     change = None if renewed is None else path_change(group.tree, tree, me, group.own_index)
-    staged = StagedCommit(
-        effects_of(applied, me, group.own_index, change), group.group_id, group.epoch, True, next_state
-    )
+    effects = effects_of(applied, me, group.own_index, change)
+    staged = StagedCommit(effects, group.group_id, group.epoch, group.public.confirmation_tag, True, next_state)
     welcome = None
     if applied.added:
         info = create_group_info(next_state, tree=options.tree_in_welcome, external=False, random=random)
@@ -178,11 +185,25 @@ def create_commit(
     return CommitBundle(commit, welcome, group_info, sent, staged)
 
 
+def _waiting(
+    group: GroupState, inline: Sequence[SentProposal], rules: LeafRules, psks: PSKLookup
+) -> tuple[SentProposal, ...]:
+    """The proposals to commit to, unless the caller says which."""
+
+    def available(name: PreSharedKeyID) -> bool:
+        return group.find_psk(name.psk, psks) is not None
+
+    me = MemberSender(group.own_index)
+    return choose_valid(
+        group.pending_proposals, me, group.tree, group.context, beside=inline, rules=rules, available=available
+    )
+
+
 def _referred(group: GroupState, references: Sequence[bytes]) -> tuple[SentProposal, ...]:
-    unknown = [reference for reference in references if reference not in group.proposals]
+    unknown = [reference for reference in references if reference not in group.public.proposals]
     if unknown:
         raise UsageError(f"{len(unknown)} references to proposals that do not wait here")
-    return tuple(group.proposals[reference] for reference in references)
+    return tuple(group.public.proposals[reference] for reference in references)
 
 
 def _wants_path(covered: Sequence[SentProposal], options: CommitOptions) -> bool:
@@ -190,6 +211,8 @@ def _wants_path(covered: Sequence[SentProposal], options: CommitOptions) -> bool
         if options.path is False:
             raise UsageError("these proposals need a path")
         return True
+    if options.path is False and options.leaf is not None:
+        raise UsageError("a new leaf needs a path")
     if options.path is not None:
         return options.path
     return options.leaf is not None

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from ..errors import InvalidError
 from .cipher_suite import Random
-from .extensions import Extension, check_unique
+from .extensions import Extension
 from .group_context import GroupContext
 from .group_state import GroupState, PublicGroup
 from .joining import check_supported
@@ -15,6 +15,7 @@ from .key_schedule import epoch_from_secret
 from .leaf_validation import GroupRequirements, check_leaf
 from .own_leaf import KeyPackageBundle
 from .parameters import Parameters
+from .proposal_list import check_context_extensions
 from .ratchet_tree import RatchetTree
 from .registry import ProtocolVersion
 from .secret_tree import SecretTree
@@ -45,7 +46,7 @@ def create_group(
     """
     suite = own.suite
     leaf = own.key_package.leaf_node
-    check_unique(extensions, "GroupContext")
+    check_context_extensions(extensions, "GroupContext")
     if len(group_id) > 255:
         raise InvalidError("a group id of more than 255 octets")
     tree = RatchetTree.single(suite, leaf)

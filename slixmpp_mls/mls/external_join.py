@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import MutableSet, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from immutables import Map
@@ -24,46 +24,35 @@ from .framing import (
 )
 from .group_context import GroupContext
 from .group_state import GroupState, PSKLookup, PublicGroup, no_psks
-from .joining import check_supported, find_tree, verify_group_info
+from .joining import check_supported, public_of
 from .key_schedule import EpochSecrets, external_init
 from .leaf_node import LeafNode, UpdateSource
 from .leaf_validation import LeafRules, check_leaf, check_members
-from .message_protection import UnverifiedContent, protect_public, sign
+from .message_processing import open_public, take_proposal
+from .message_protection import protect_public, sign
 from .own_leaf import OwnLeaf
 from .parameters import Parameters
 from .proposal_list import SentProposal, apply, check_list
 from .proposals import AnyProposal, ExternalInit, PreSharedKey, Remove, SelfRemove
-from .psk import PreSharedKeyID
+from .psk import PreSharedKeyID, psk_secret
 from .ratchet_tree import RatchetTree
 from .registry import WireFormat
 from .secret_tree import SecretTree
-from .staging import StagedCommit, effects_of, next_epoch, path_change, provisional_context, psk_values, public_group
-from .transcript import confirmation_tag, interim_transcript_hash
+from .staging import (
+    StagedCommit,
+    effects_of,
+    new_context,
+    next_epoch,
+    path_change,
+    provisional_context,
+    public_group,
+)
+from .transcript import confirmation_tag
 from .tree_math import LeafIndex
-from .tree_validation import verify_tree
 from .treekem import TreeKEMPrivate, renew_path
 from .welcome import GroupInfo
 
-__all__ = ["external_commit", "external_proposal", "follow"]
-
-
-def follow(
-    group_info: GroupInfo,
-    *,
-    tree: bytes | RatchetTree | None = None,
-    remembered: MutableSet[bytes] | None = None,
-) -> PublicGroup:
-    """The public state of a group that a GroupInfo describes, verified as far as an outsider can.
-
-    :raises InvalidError: it is not acceptable
-    """
-    suite = CipherSuite.get(group_info.group_context.cipher_suite)
-    found = find_tree(suite, group_info, tree)
-    verify_group_info(group_info, found)
-    context = group_info.group_context
-    verified = verify_tree(found, context, remembered=remembered)
-    interim = interim_transcript_hash(suite, context.confirmed_transcript_hash, group_info.confirmation_tag)
-    return PublicGroup(context, verified, interim, group_info.confirmation_tag)
+__all__ = ["external_commit", "external_proposal"]
 
 
 def external_commit(
@@ -91,7 +80,7 @@ def external_commit(
     :param psk_names: PSKs to inject
     :raises InvalidError: the GroupInfo is not acceptable, or allows no external joins
     """
-    public = follow(group_info, tree=tree, remembered=rules.remembered)
+    public = public_of(group_info, tree=tree, remembered=rules.remembered)
     suite, context = public.suite, public.context
     check_supported(context, own.capabilities.extensions)
     key = ExternalPub.found_in(group_info.extensions)
@@ -104,7 +93,7 @@ def external_commit(
     if replaces is not None:
         by_value.append(Remove(replaces))
     by_value += [PreSharedKey(name) for name in psk_names]
-    by_reference = [_self_remove(public, message) for message in leaving]
+    by_reference = [_self_remove(public, message, rules) for message in leaving]
     covered = (*by_reference, *(SentProposal(proposal, me) for proposal in by_value))
     check_list(covered, me, context)
     applied = apply(covered, public.tree, context, rules)
@@ -123,18 +112,21 @@ def external_commit(
     content = AuthenticatedContent(wire_format, framed, signature)
 
     before = _outside(public, own.signature_key, parameters or Parameters(), make)
-    psk_secret = psk_values(before, applied.psks, psks)
     new = next_epoch(
-        suite, public.interim_transcript_hash, provisional, content, init_secret, renewed.commit_secret, psk_secret
+        suite,
+        new_context(suite, public.interim_transcript_hash, provisional, content),
+        init_secret,
+        renewed.commit_secret,
+        psk_secret(suite, [(name, _psk(name, psks)) for name in applied.psks]),
     )
     tag = confirmation_tag(suite, new.epoch.secrets.confirmation_key, new.context.confirmed_transcript_hash)
     message = protect_public(suite, replace(content, confirmation_tag=tag), b"", old_context)
-    state = before.entered(
-        public_group(new, renewed.tree, tag), new.epoch, renewed.private, own.signature_key, None
-    )
+    begun = public_group(new.context, renewed.tree, tag)
+    state = before.entered(begun, new.epoch, renewed.private, own.signature_key, None)
     state = replace(state, resumption_psks=before.resumption_psks)  # we have none of the epoch before
     change = path_change(public.tree, renewed.tree, me, index)
-    staged = StagedCommit(effects_of(applied, me, index, change), context.group_id, context.epoch, True, state)
+    effects = effects_of(applied, me, index, change)
+    staged = StagedCommit(effects, context.group_id, context.epoch, public.confirmation_tag, True, state)
     info = None
     if with_group_info:
         info = MLSMessage.wrap(create_group_info(state, tree=True, external=True, random=random))
@@ -163,7 +155,15 @@ def _outside(
     return make(public, nothing, tree, private, key, parameters)
 
 
-def _self_remove(public: PublicGroup, message: PublicMessage) -> SentProposal:
+def _psk(name: PreSharedKeyID, psks: PSKLookup) -> bytes:
+    # Not from the group, of which we have no secret: our own past in it is for the application to know.
+    value = psks(name.psk)
+    if value is None:
+        raise InvalidError("a PSK that we do not have", "RFC 9420 12.4.1")
+    return value
+
+
+def _self_remove(public: PublicGroup, message: PublicMessage, rules: LeafRules) -> SentProposal:
     """A SelfRemove of this epoch; an outsider can check its signature, not its membership tag.
 
     :raises InvalidError: it is none, or of another epoch, or not by the member that it names
@@ -171,12 +171,7 @@ def _self_remove(public: PublicGroup, message: PublicMessage) -> SentProposal:
     framed = message.content
     if not isinstance(framed.content, SelfRemove) or not isinstance(framed.sender, MemberSender):
         raise InvalidError("not a member's SelfRemove", "draft-ietf-mls-extensions SelfRemove")
-    if (framed.group_id, framed.epoch) != (public.group_id, public.epoch):
-        raise InvalidError("a SelfRemove of another epoch", "draft-ietf-mls-extensions SelfRemove")
-    claimed = AuthenticatedContent(WireFormat.PUBLIC_MESSAGE, framed, message.signature)
-    key = public.signature_key_of(framed)
-    content = UnverifiedContent(claimed, framed.encode()).verify(public.suite, key, public.context.encode())
-    return SentProposal(framed.content, framed.sender, public.suite.proposal_ref(content.encode()), content)
+    return take_proposal(public, open_public(public, message, None), rules)
 
 
 def external_proposal(

@@ -36,25 +36,29 @@ from .framing import (
     AnySender,
     ApplicationData,
     AuthenticatedContent,
+    ExternalSenderIndex,
     FramedContent,
     MemberSender,
     MLSMessage,
+    NewMemberCommitSender,
     PublicMessage,
 )
 from .group_context import GroupContext
 from .group_state import GroupState, OwnUpdate, PSKLookup, PublicGroup, no_psks
 from .joining import GroupLookup, StagedJoin
 from .key_package import KeyPackage
-from .leaf_validation import LeafRules
-from .message_processing import Processed, ReceivedMessage, ReceivedProposal
+from .leaf_validation import LeafRules, check_members, check_proposal_supported
+from .message_processing import Processed, ReceivedProposal
 from .message_protection import Padding, pad_in_steps, protect_private, protect_public, sign
 from .own_leaf import KeyPackageBundle, OwnLeaf, update_leaf
 from .parameters import Parameters
-from .proposal_list import SentProposal, apply, check_proposer, choose
-from .proposals import AnyProposal, Remove, SelfRemove, Update
+from .proposal_choice import choose_valid
+from .proposal_list import SentProposal, apply, check_alone, choose, topic
+from .proposals import Add, AnyProposal, Remove, SelfRemove, Update
 from .psk import PreSharedKeyID
 from .ratchet_tree import RatchetTree
-from .registry import WireFormat
+from .registry import ProposalType, WireFormat
+from .secret_tree import SecretTree
 from .staging import StagedCommit
 from .tree_math import LeafIndex
 from .welcome import GroupInfo, Welcome
@@ -159,13 +163,20 @@ class Group(GroupState):
         :raises UsageError: proposals wait that must be committed first (RFC 9420 12.4), or the group is closed
         """
         self.require_open()
-        if choose(self.pending_proposals, MemberSender(self.own_index)):
+        if self.proposals_to_commit():
             raise UsageError("proposals wait for a Commit, which must come before application data (RFC 9420 12.4)")
         content = self._sign(WireFormat.PRIVATE_MESSAGE, ApplicationData(data), authenticated_data)
         message, tree = protect_private(
             self.suite, content, self.secret_tree, self.secrets.sender_data_secret, padding, random
         )
         return MLSMessage.wrap(message), replace(self, secret_tree=tree)
+
+    def proposals_to_commit(self) -> tuple[SentProposal, ...]:
+        """Of the waiting proposals, those that a Commit of ours would cover; none may be left when we send data.
+
+        Whether a KeyPackage has expired meanwhile, or a PSK is there, is only known to :meth:`commit`.
+        """
+        return choose_valid(self.pending_proposals, MemberSender(self.own_index), self.tree, self.context)
 
     def propose(
         self,
@@ -181,17 +192,26 @@ class Group(GroupState):
 
         :param public: send it as a PublicMessage; SelfRemove always is one
         :param update: the private keys of an Update; see :meth:`propose_update`
+        :raises UsageError: the group is closed, or we have proposed to leave already
         :raises InvalidError: it would not be valid (RFC 9420 12.1)
         """
         self.require_open()
         public = public or isinstance(proposal, SelfRemove)  # draft-ietf-mls-extensions SelfRemove
         sender = MemberSender(self.own_index)
-        check_proposer(proposal, sender)
+        if isinstance(proposal, Update) and update is None:
+            raise UsageError("an Update without its private keys; see propose_update")
         form = WireFormat.PUBLIC_MESSAGE if public else WireFormat.PRIVATE_MESSAGE
         content = self._sign(form, proposal, authenticated_data)
         sent = SentProposal(proposal, sender, self.suite.proposal_ref(content.encode()), content)
-        if not isinstance(proposal, Remove | SelfRemove):
-            apply((sent,), self.tree, self.context, _rules(self.parameters, now, None))
+        rules = _rules(self.parameters, now, None)
+        check_alone(sent, self.tree, self.context, rules)
+        if isinstance(proposal, SelfRemove):  # draft-ietf-mls-extensions SelfRemove
+            if any(each.sender == sender and isinstance(each.proposal, SelfRemove) for each in self.pending_proposals):
+                raise UsageError("we have proposed to leave already, in this epoch")
+            check_proposal_supported(self.tree, ProposalType.SELF_REMOVE)
+        elif not isinstance(proposal, Remove):
+            applied = apply((*self._making_room(proposal), sent), self.tree, self.context, rules)
+            check_members(applied.tree, applied.requirements)
         waiting = self.with_proposal(sent, update)
         if public:
             key, context = self.secrets.membership_key, self.context.encode()
@@ -200,6 +220,17 @@ class Group(GroupState):
             self.suite, content, self.secret_tree, self.secrets.sender_data_secret, random=random
         )
         return MLSMessage.wrap(message), replace(waiting, secret_tree=tree)
+
+    def _making_room(self, proposal: AnyProposal) -> list[SentProposal]:
+        """The waiting removal of the client that an Add brings back (RFC 9420 12.2)."""
+        if not isinstance(proposal, Add):
+            return []
+        place = ("leaf", self.tree.leaf_by_signature_key(proposal.key_package.leaf_node.signature_key))
+        return [
+            sent
+            for sent in choose(self.pending_proposals, ExternalSenderIndex(0))
+            if topic(sent) == place and isinstance(sent.proposal, Remove | SelfRemove)
+        ]
 
     def propose_update(
         self,
@@ -291,34 +322,42 @@ class Group(GroupState):
         if isinstance(processed, StagedCommit):
             return self._enter(processed, now)
         if isinstance(processed, ReceivedProposal):
-            waiting = self.with_proposal(processed.sent)
-            if processed.secret_tree is None:
-                return waiting
-            self._check_base(self.secret_tree, processed)
-            return replace(waiting, secret_tree=processed.secret_tree)
+            return self._keep(processed)
         if processed.epoch == self.epoch:
-            self._check_base(self.secret_tree, processed)
+            self._check_base(self.secret_tree, processed.base)
             return replace(self, secret_tree=processed.secret_tree)
         past = []
         for each in self.past:
             if each.epoch == processed.epoch:
-                self._check_base(each.secret_tree, processed)
+                self._check_base(each.secret_tree, processed.base)
                 each = replace(each, secret_tree=processed.secret_tree)
             past.append(each)
         return replace(self, past=tuple(past))
 
+    def _keep(self, processed: ReceivedProposal) -> Self:
+        content = processed.sent.content
+        if content is None or (content.content.group_id, processed.epoch) != (self.group_id, self.epoch):
+            raise UsageError("a proposal of another epoch")
+        if processed.secret_tree is None:
+            return self.with_proposal(processed.sent)
+        self._check_base(self.secret_tree, processed.base)
+        return replace(self.with_proposal(processed.sent), secret_tree=processed.secret_tree)
+
     @staticmethod
-    def _check_base(tree: object, processed: ReceivedMessage | ReceivedProposal) -> None:
+    def _check_base(tree: SecretTree, base: SecretTree) -> None:
         # Otherwise a key that was used meanwhile would come back (RFC 9420 9.2).
-        if processed.base is not tree:
+        if base is not tree:
             raise UsageError("the state has moved on since this was processed")
 
     def _enter(self, staged: StagedCommit, now: int) -> Self:
-        if (staged.group_id, staged.base_epoch) != (self.group_id, self.epoch):
+        base = (staged.group_id, staged.base_epoch, staged.base_tag)
+        if base != (self.group_id, self.epoch, self.public.confirmation_tag):
             raise UsageError("a Commit staged for another epoch")
         if not isinstance(staged.next, type(self)):
             raise UsageError("the Commit removes us")
-        return replace(staged.next, past=self.past_with_current(staged.next.tree, now))
+        if staged.own and isinstance(staged.effects.committer, NewMemberCommitSender):
+            return staged.next  # there is nothing of ours in the epoch before
+        return replace(staged.next, past=self.past_with_current(staged.next, staged.spent, now))
 
     def forget_past(self, *, now: int) -> Self:
         """The state without the ended epochs whose time is over."""

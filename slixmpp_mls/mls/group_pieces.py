@@ -25,6 +25,7 @@ present one nor among the ended ones are passed over.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from struct import Struct as Layout
@@ -57,7 +58,7 @@ Changes = dict[bytes, bytes | None]
 
 _EPOCH = Layout(">cQ")
 _NUMBER = Layout(">I")
-_COMMIT = b"C"  # the effects of a staged Commit, beside its pieces
+_COMMIT = b"C"  # the StagedRecord of a Commit, beside its pieces
 
 
 @struct
@@ -98,6 +99,14 @@ class UpdateRecord(Struct):
     signature_key: opaque
 
 
+@struct
+class StagedRecord(Struct):
+    """A Commit that waits: which epoch it ends, and what it changes."""
+
+    base_tag: opaque
+    effects: Effects
+
+
 def _epoch(letter: bytes, epoch: int) -> bytes:
     return _EPOCH.pack(letter, epoch)
 
@@ -134,8 +143,8 @@ def changes_since(group: GroupState, old: GroupState) -> Changes:
     }
     if group.public is not old.public or group.closed is not old.closed:
         changes.update(_differing(_frame(group), _frame(old)))
-    if group.proposals is not old.proposals or group.updates is not old.updates:
-        changes.update(_differing(_proposals(group), _proposals(old)))
+    if group.public is not old.public or group.updates is not old.updates:
+        changes.update(_proposal_changes(group, old))
     before, after = _secret_trees(old), _secret_trees(group)
     for epoch in before.keys() - after.keys():
         changes.update(_prefixed(_epoch(b"R", epoch), dict.fromkeys(before[epoch].pieces())))
@@ -179,10 +188,20 @@ def _frame(group: GroupState) -> dict[bytes, bytes]:
     return {b"E": record.encode(), b"S": group.secrets.encode(), b"I": group.signature_key.encode()}
 
 
-def _proposals(group: GroupState) -> dict[bytes, bytes]:
+def _proposal_changes(group: GroupState, old: GroupState) -> Changes:
+    """Within an epoch proposals only become more: those that were there need not be looked at."""
+    known = len(old.public.proposal_order)
+    if group.epoch != old.epoch or group.public.proposal_order[:known] != old.public.proposal_order:
+        return _differing(_proposals(group), _proposals(old))
+    return _differing(_proposals(group, known), _proposals(old, known))
+
+
+def _proposals(group: GroupState, first: int = 0) -> dict[bytes, bytes]:
+    """The pieces of the proposals that wait, from a number on, and of our Updates."""
     found = {}
     prefix = _epoch(b"Q", group.epoch)
-    for number, sent in enumerate(group.pending_proposals):
+    for number in range(first, len(group.public.proposal_order)):
+        sent = group.public.proposals[group.public.proposal_order[number]]
         if sent.content is not None:
             found[prefix + _NUMBER.pack(number)] = sent.content.encode()
     for reference, update in group.updates.items():
@@ -229,24 +248,29 @@ def restore(
     tree = RatchetTree.restore(suite, kinds[b"T"])
     epoch = record.context.epoch
     ratchets = _by_epoch(kinds[b"R"])
-    group = make(
-        public=PublicGroup(record.context, tree, record.interim_transcript_hash, record.confirmation_tag),
-        secrets=secrets,
-        secret_tree=SecretTree.restore(suite, tree.leaf_count, ratchets.get(epoch, {})),
-        private=TreeKEMPrivate.restore(tree, LeafIndex(record.own_index), kinds[b"K"]),
-        signature_key=signature_key,
-        parameters=parameters or Parameters(),
-        past=_restore_past(suite, kinds, ratchets),
-        resumption_psks=Map({int.from_bytes(name, "big"): psk for name, psk in kinds[b"Y"].items()}),
-        closed=record.closed,
-    )
-    updates = _by_epoch(kinds[b"U"]).get(epoch, {})
+    own_index = LeafIndex(record.own_index)
+    public = PublicGroup(record.context, tree, record.interim_transcript_hash, record.confirmation_tag)
+    kept = _by_epoch(kinds[b"U"]).get(epoch, {})
+    updates = {}
     for _, encoded in sorted(_by_epoch(kinds[b"Q"]).get(epoch, {}).items()):
         content = AuthenticatedContent.decode(encoded)
         reference = suite.proposal_ref(encoded)
         sent = SentProposal(content.content.content, content.content.sender, reference, content)  # type: ignore[arg-type]
-        group = group.with_proposal(sent, _restore_update(suite, group, sent, updates.get(reference)))
-    return group
+        public = public.with_proposal(sent, sys.maxsize)
+        if reference in kept and sent.sender == MemberSender(own_index):
+            updates[reference] = _restore_update(suite, kept[reference])
+    return make(
+        public=public,
+        secrets=secrets,
+        secret_tree=SecretTree.restore(suite, tree.leaf_count, ratchets.get(epoch, {})),
+        private=TreeKEMPrivate.restore(tree, own_index, kinds[b"K"]),
+        signature_key=signature_key,
+        parameters=parameters or Parameters(),
+        updates=Map(updates),
+        past=_restore_past(suite, kinds, ratchets),
+        resumption_psks=Map({int.from_bytes(name, "big"): psk for name, psk in kinds[b"Y"].items()}),
+        closed=record.closed,
+    )
 
 
 _LETTERS = (b"E", b"S", b"I", b"T", b"K", b"R", b"Q", b"U", b"P", b"L", b"Y")
@@ -276,11 +300,7 @@ def _restore_past(
     return tuple(past)
 
 
-def _restore_update(
-    suite: CipherSuite, group: GroupState, sent: SentProposal, value: bytes | None
-) -> OwnUpdate | None:
-    if value is None or sent.sender != MemberSender(group.own_index):
-        return None
+def _restore_update(suite: CipherSuite, value: bytes) -> OwnUpdate:
     record = UpdateRecord.decode(value)
     return OwnUpdate(suite.import_hpke_key(record.leaf_key), suite.import_signature_key(record.signature_key))
 
@@ -298,7 +318,7 @@ def staged_pieces(staged: StagedCommit, base: GroupState | None) -> dict[bytes, 
         pieces(staged.next) if base is None else changes_since(staged.next, base)
     )
     waiting = {name: b"\x00" if value is None else b"\x01" + value for name, value in changes.items()}
-    waiting[_COMMIT] = staged.effects.encode()
+    waiting[_COMMIT] = StagedRecord(staged.base_tag, staged.effects).encode()
     return waiting
 
 
@@ -312,6 +332,9 @@ def restore_staged(
     """
     if _COMMIT not in waiting:
         raise InvalidError("a waiting Commit without its effects")
+    record = StagedRecord.decode(waiting[_COMMIT])
+    if base is not None and base.public.confirmation_tag != record.base_tag:
+        raise InvalidError("a waiting Commit for another epoch")
     after = {} if base is None else pieces(base)
     for name, value in waiting.items():
         if name == _COMMIT:
@@ -321,6 +344,4 @@ def restore_staged(
         else:
             after[name] = value[1:]
     state = restore(make, after.items(), base.parameters if base is not None else parameters)
-    if base is not None and (state.group_id, state.epoch) != (base.group_id, base.epoch + 1):
-        raise InvalidError("a waiting Commit for another epoch")
-    return StagedCommit(Effects.decode(waiting[_COMMIT]), state.group_id, state.epoch - 1, True, state)
+    return StagedCommit(record.effects, state.group_id, state.epoch - 1, record.base_tag, True, state)

@@ -1,6 +1,7 @@
 """A group as one member sees it in one epoch: a value (RFC 9420 8, 9).
 
-The public part (:class:`PublicGroup`: context, tree, transcript) is what anybody may follow.
+The public part (:class:`PublicGroup`: context, tree, transcript, waiting proposals) is what anybody may
+follow (:mod:`.following`).
 :class:`GroupState` adds the member's secrets.  Nothing in here is ever modified: whatever
 happens to a group makes another value, which shares with the old one all that stayed the
 same.  A message that turns out to be bad has therefore changed nothing, and a Commit that
@@ -12,7 +13,6 @@ kept per epoch         for
 `secrets`              exporter, tags, the next epoch (RFC 9420 table 4)
 `secret_tree`          the keys of messages, each deleted with its use (9.2)
 `private`              the keys of the tree above our leaf
-`proposals`            what a Commit may refer to
 `updates`              the private keys of our own Update proposals
 =====================  ====================================================================
 
@@ -23,12 +23,13 @@ Kept beyond it: `past` (to read late application messages of ended epochs) and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Self
 
 from immutables import Map
 
-from ..errors import InvalidError, UsageError
+from ..errors import InvalidError, Replayed, UsageError
 from .cipher_suite import CipherSuite, HPKEPrivateKey, SignaturePrivateKey
 from .commit import Commit
 from .extensions import ExternalSenders
@@ -47,11 +48,11 @@ from .proposal_list import SentProposal
 from .proposals import Add, ReInit
 from .psk import ExternalPSK, ResumptionPSK
 from .ratchet_tree import RatchetTree
-from .secret_tree import SecretTree
+from .secret_tree import RatchetKind, RatchetLimits, SecretTree
 from .tree_math import LeafIndex
 from .treekem import TreeKEMPrivate
 
-__all__ = ["GroupState", "OwnUpdate", "PSKLookup", "PastEpoch", "PublicGroup", "no_psks"]
+__all__ = ["GroupState", "OwnUpdate", "PSKLookup", "PastEpoch", "PublicGroup", "SpentKey", "no_psks"]
 
 PSKLookup = Callable[[ExternalPSK | ResumptionPSK], bytes | None]
 """Gives the value of a PSK by its name, or None."""
@@ -70,12 +71,16 @@ class PublicGroup:
     :ivar tree: members and their keys
     :ivar interim_transcript_hash: what the next Commit continues (8.2)
     :ivar confirmation_tag: of the Commit that began the epoch
+    :ivar proposals: by reference, those that a Commit may refer to
+    :ivar proposal_order: their references, in the order in which they came
     """
 
     context: GroupContext
     tree: RatchetTree
     interim_transcript_hash: bytes
     confirmation_tag: bytes
+    proposals: Map[bytes, SentProposal] = field(default_factory=Map)
+    proposal_order: tuple[bytes, ...] = ()
 
     @property
     def suite(self) -> CipherSuite:
@@ -92,6 +97,29 @@ class PublicGroup:
     def members(self) -> Iterator[tuple[LeafIndex, LeafNode]]:
         """Every member's leaf, by index."""
         return self.tree.members()
+
+    @property
+    def pending_proposals(self) -> tuple[SentProposal, ...]:
+        """The proposals that wait for a Commit, in the order in which they came."""
+        return tuple(self.proposals[reference] for reference in self.proposal_order)
+
+    def with_proposal(self, sent: SentProposal, limit: int) -> PublicGroup:
+        """The state with one more proposal that a Commit may refer to; one that is there already stays once.
+
+        :param limit: how many to keep
+        :raises InvalidError: there are too many
+        """
+        reference = sent.reference
+        assert reference is not None
+        if reference in self.proposals:
+            return self
+        if len(self.proposals) >= limit:
+            raise InvalidError(f"more than {limit} proposals in one epoch")
+        return replace(
+            self,
+            proposals=self.proposals.set(reference, sent),
+            proposal_order=(*self.proposal_order, reference),
+        )
 
     def signature_key_of(self, content: FramedContent) -> bytes:
         """The key with which this content must be signed (RFC 9420 6.1).
@@ -126,6 +154,14 @@ class OwnUpdate:
 
     def __repr__(self) -> str:
         return "<OwnUpdate>"
+
+
+@dataclass(frozen=True, slots=True)
+class SpentKey:
+    """Which handshake key opened a message: the sender's leaf and the generation in its ratchet."""
+
+    leaf: int
+    generation: int
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -163,8 +199,6 @@ class GroupState:
     private: TreeKEMPrivate
     signature_key: SignaturePrivateKey
     parameters: Parameters = field(default_factory=Parameters)
-    proposals: Map[bytes, SentProposal] = field(default_factory=Map)
-    proposal_order: tuple[bytes, ...] = ()
     updates: Map[bytes, OwnUpdate] = field(default_factory=Map)
     past: tuple[PastEpoch, ...] = ()
     resumption_psks: Map[int, bytes] = field(default_factory=Map)
@@ -220,7 +254,7 @@ class GroupState:
     @property
     def pending_proposals(self) -> tuple[SentProposal, ...]:
         """The proposals that wait for a Commit, in the order in which they came."""
-        return tuple(self.proposals[reference] for reference in self.proposal_order)
+        return self.public.pending_proposals
 
     def resumption_psk(self, epoch: int) -> bytes | None:
         """RFC 9420 8.6: the resumption PSK of one of the last epochs."""
@@ -233,14 +267,22 @@ class GroupState:
 
         :raises InvalidError: nobody has it (RFC 9420 12.4.2)
         """
-        value = None
-        if isinstance(name, ResumptionPSK) and name.psk_group_id == self.group_id:
-            value = self.resumption_psk(name.psk_epoch)
-        if value is None:
-            value = psks(name)
+        value = self.find_psk(name, psks)
         if value is None:
             raise InvalidError("a PSK that we do not have", "RFC 9420 12.4.2")
         return value
+
+    def find_psk(self, name: ExternalPSK | ResumptionPSK, psks: PSKLookup) -> bytes | None:
+        """The same, or None."""
+        value = None
+        if isinstance(name, ResumptionPSK) and name.psk_group_id == self.group_id:
+            value = self.resumption_psk(name.psk_epoch)
+        return psks(name) if value is None else value
+
+    @property
+    def limits(self) -> RatchetLimits:
+        """How far out of order messages may come (RFC 9420 15.3)."""
+        return RatchetLimits(self.parameters.forward_limit, self.parameters.skipped_limit)
 
     def require_open(self) -> None:
         """:raises UsageError: the group was ended by a ReInit (RFC 9420 12.4.2)"""
@@ -254,18 +296,11 @@ class GroupState:
 
         :raises InvalidError: there are too many
         """
-        reference = sent.reference
-        assert reference is not None
-        if reference in self.proposals:
+        public = self.public.with_proposal(sent, self.parameters.proposal_limit)
+        if public is self.public:
             return self
-        if len(self.proposals) >= self.parameters.proposal_limit:
-            raise InvalidError(f"more than {self.parameters.proposal_limit} proposals in one epoch")
-        return replace(
-            self,
-            proposals=self.proposals.set(reference, sent),
-            proposal_order=(*self.proposal_order, reference),
-            updates=self.updates if update is None else self.updates.set(reference, update),
-        )
+        updates = self.updates if update is None else self.updates.set(sent.reference or b"", update)
+        return replace(self, public=public, updates=updates)
 
     def entered(
         self,
@@ -277,7 +312,7 @@ class GroupState:
     ) -> Self:
         """The state in which the next epoch begins.  `past` is brought up to date when it really does."""
         kept = self.resumption_psks.set(self.epoch, self.secrets.resumption_psk)
-        for number in sorted(kept)[: -self.parameters.resumption_epochs]:
+        for number in sorted(kept)[: max(0, len(kept) - self.parameters.resumption_epochs)]:
             kept = kept.delete(number)  # RFC 9420 8.6: for a limited number of epochs
         return replace(
             self,
@@ -286,19 +321,19 @@ class GroupState:
             secret_tree=SecretTree.create(public.suite, epoch.encryption_secret, public.tree.leaf_count),
             private=private,
             signature_key=signature_key,
-            proposals=Map(),
-            proposal_order=(),
             updates=Map(),
             resumption_psks=kept,
             closed=closed,
         )
 
-    def past_with_current(self, tree: RatchetTree, now: int) -> tuple[PastEpoch, ...]:
+    def past_with_current(self, staged: GroupState, spent: SpentKey | None, now: int) -> tuple[PastEpoch, ...]:
         """The ended epochs once this one has ended, too.
 
-        :param tree: the next epoch's
+        :param staged: the next epoch's state
+        :param spent: the key that opened the Commit
         :param now: seconds since the Unix epoch
         """
+        tree = staged.tree
         changed = Map(
             {
                 LeafIndex(node >> 1): self.tree.leaf(LeafIndex(node >> 1))
@@ -306,16 +341,27 @@ class GroupState:
                 if node % 2 == 0
             }
         )
-        ended = PastEpoch(
-            self.epoch, self.context.encode(), self.secrets.sender_data_secret, self.secret_tree, changed, now
-        )
+        secret_tree = self.secret_tree
+        if spent is not None:
+            # RFC 9420 9.2: the Commit's own key goes, now that the Commit has been accepted.
+            with suppress(Replayed):
+                _, secret_tree = secret_tree.at(spent.leaf, RatchetKind.HANDSHAKE, spent.generation, self.limits)
+        context, sender_data = self.context.encode(), self.secrets.sender_data_secret
+        ended = PastEpoch(self.epoch, context, sender_data, secret_tree, changed, now)
         return self.forget((*self.past, ended), now)
 
     def forget(self, past: tuple[PastEpoch, ...], now: int) -> tuple[PastEpoch, ...]:
-        """Of these ended epochs, those that may be kept at `now`."""
+        """Of these ended epochs, those that may be kept at `now`.
+
+        They go from the oldest on, without a gap: who was where in one is known from the leaves
+        that differ in those after it.
+        """
         limit = self.parameters
-        kept = past[len(past) - limit.past_epochs :] if len(past) > limit.past_epochs else past
-        return tuple(epoch for epoch in kept if abs(now - epoch.ended) <= limit.past_epoch_time)
+        first = max(0, len(past) - limit.past_epochs)
+        for place in range(first, len(past)):
+            if abs(now - past[place].ended) > limit.past_epoch_time:
+                first = place + 1
+        return past[first:]
 
     def past_leaf(self, epoch: int, index: LeafIndex) -> LeafNode:
         """A member's leaf as it was in an ended epoch.

@@ -22,6 +22,7 @@ from .group_state import GroupState, PSKLookup, PublicGroup, no_psks
 from .key_schedule import derive_epoch, welcome_key
 from .own_leaf import KeyPackageBundle
 from .parameters import Parameters
+from .proposal_list import check_context_extensions
 from .psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage, psk_secret
 from .ratchet_tree import RatchetTree
 from .registry import DEFAULT_EXTENSIONS, GREASE, ExtensionType, ProtocolVersion
@@ -32,7 +33,7 @@ from .tree_validation import VerifiedTree, verify_tree
 from .treekem import TreeKEMPrivate
 from .welcome import GroupInfo, GroupSecrets, Welcome, group_info_tbs
 
-__all__ = ["GroupLookup", "StagedJoin", "find_tree", "join", "verify_group_info"]
+__all__ = ["GroupLookup", "StagedJoin", "join", "public_of"]
 
 GroupLookup = Callable[[bytes], GroupState | None]
 """Gives a group of ours by its id, for a Welcome that continues it (RFC 9420 11.2, 11.3)."""
@@ -54,7 +55,7 @@ class StagedJoin:
     continues: ResumptionPSK | None
 
 
-def find_tree(suite: CipherSuite, group_info: GroupInfo, tree: bytes | RatchetTree | None) -> RatchetTree:
+def _find_tree(suite: CipherSuite, group_info: GroupInfo, tree: bytes | RatchetTree | None) -> RatchetTree:
     """The ratchet tree: inside the GroupInfo, or from beside it (RFC 9420 12.4.3.3).
 
     :raises InvalidError: there is none
@@ -70,19 +71,40 @@ def find_tree(suite: CipherSuite, group_info: GroupInfo, tree: bytes | RatchetTr
     return RatchetTree.decode(suite, tree)
 
 
-def verify_group_info(group_info: GroupInfo, tree: RatchetTree) -> None:
+def _verify_group_info(group_info: GroupInfo, tree: RatchetTree) -> None:
     """RFC 9420 12.4.3: the GroupInfo is signed by the member that it names.
 
     :raises InvalidError: it is not
     """
     check_unique(group_info.extensions, "GroupInfo")
-    check_unique(group_info.group_context.extensions, "GroupContext")
+    check_context_extensions(group_info.group_context.extensions, "GroupContext")
     if group_info.group_context.version != ProtocolVersion.MLS10:
         raise InvalidError(f"protocol version {group_info.group_context.version}", "RFC 9420 6")
     signer = tree.member(LeafIndex(group_info.signer))  # refuses a blank leaf
     tree.suite.verify_with_label(
         signer.signature_key, "GroupInfoTBS", group_info_tbs(group_info), group_info.signature
     )
+
+
+def public_of(
+    group_info: GroupInfo,
+    *,
+    tree: bytes | RatchetTree | None = None,
+    remembered: MutableSet[bytes] | None = None,
+) -> PublicGroup:
+    """The public state of a group that a GroupInfo describes, verified as far as an outsider can.
+
+    :param tree: the ratchet tree, if it came beside the GroupInfo
+    :param remembered: signatures verified before
+    :raises InvalidError: it is not acceptable
+    """
+    context = group_info.group_context
+    suite = CipherSuite.get(context.cipher_suite)
+    found = _find_tree(suite, group_info, tree)
+    _verify_group_info(group_info, found)
+    verified = verify_tree(found, context, remembered=remembered)
+    interim = interim_transcript_hash(suite, context.confirmed_transcript_hash, group_info.confirmation_tag)
+    return PublicGroup(context, verified, interim, group_info.confirmation_tag)
 
 
 def check_supported(context: GroupContext, supported: tuple[int, ...]) -> None:
@@ -112,7 +134,7 @@ def join(
 
     :param bundle: the KeyPackage that the Welcome is for
     :param tree: the ratchet tree, if it came beside the Welcome
-    :param groups: our other groups, for Welcomes that continue one of them
+    :param groups: the groups that we are in: no new one may have the id of one of these, but may continue it
     :param remembered: signatures verified before
     :raises NotForUs: it is for none of our KeyPackages
     :raises InvalidError: it is not acceptable
@@ -129,11 +151,14 @@ def join(
     if context.cipher_suite != suite.id:
         raise InvalidError("GroupInfo of another cipher suite than our KeyPackage's", "RFC 9420 12.4.3.1")
 
-    found = find_tree(suite, group_info, tree)
-    verify_group_info(group_info, found)
+    same = groups(context.group_id)
+    if same is not None and same.closed is None:
+        raise InvalidError("we are in a group of this id", "RFC 9420 12.4.3.1")
+
     leaf = bundle.key_package.leaf_node
     check_supported(context, leaf.capabilities.extensions)
-    verified = verify_tree(found, context, remembered=remembered)
+    public = public_of(group_info, tree=tree, remembered=remembered)
+    verified = VerifiedTree(public.tree)
     index = verified.leaf_by_signature_key(leaf.signature_key)
     if index is None or verified.leaf(index) != leaf:
         raise InvalidError("our leaf is not in the tree", "RFC 9420 12.4.3.1")
@@ -144,11 +169,10 @@ def join(
     epoch = derive_epoch(suite, secrets.joiner_secret, value, context.encode())
     confirmed = context.confirmed_transcript_hash
     verify_confirmation_tag(suite, epoch.secrets.confirmation_key, confirmed, group_info.confirmation_tag)
-    interim = interim_transcript_hash(suite, confirmed, group_info.confirmation_tag)
     if continued is not None:
         _check_continues(continued, context, verified, groups)
     state = make(
-        public=PublicGroup(context, verified, interim, group_info.confirmation_tag),
+        public=public,
         secrets=epoch.secrets,
         secret_tree=SecretTree.create(suite, epoch.encryption_secret, verified.leaf_count),
         private=private,

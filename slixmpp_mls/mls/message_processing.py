@@ -24,35 +24,26 @@ from .framing import (
     ContentType,
     MemberSender,
     MLSMessage,
-    NewMemberCommitSender,
     PrivateMessage,
     PublicMessage,
 )
-from .group_state import GroupState, OwnUpdate, PSKLookup, no_psks
+from .group_state import GroupState, OwnUpdate, PSKLookup, PublicGroup, SpentKey, no_psks
 from .key_schedule import open_external_init
 from .leaf_node import LeafNode
-from .leaf_validation import LeafRules, check_members
+from .leaf_validation import LeafRules
 from .message_protection import open_sender_data, unprotect_private, unprotect_public
-from .proposal_list import SentProposal, apply, check_list, check_proposer
-from .proposals import AnyProposal, Remove, SelfRemove, Update
-from .registry import ProtocolVersion
-from .secret_tree import RatchetLimits, SecretTree
-from .staging import (
-    StagedCommit,
-    check_path_present,
-    effects_of,
-    next_epoch,
-    path_change,
-    provisional_context,
-    psk_values,
-    public_group,
-    resolve,
-)
+from .proposal_list import SentProposal, check_alone
+from .proposals import AnyProposal, SelfRemove, Update
+from .registry import ProtocolVersion, WireFormat
+from .secret_tree import SecretTree
+from .staging import StagedCommit, new_context, next_epoch, psk_values, public_group, stage_public
 from .transcript import verify_confirmation_tag
 from .tree_math import LeafIndex
-from .treekem import TreeKEMPrivate, decrypt_path, merge_path
+from .treekem import TreeKEMPrivate, decrypt_path
 
-__all__ = ["Processed", "ReceivedMessage", "ReceivedProposal", "process"]
+__all__ = [
+    "Processed", "ReceivedMessage", "ReceivedProposal", "check_version", "open_public", "process", "take_proposal",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,57 +99,73 @@ def process(
     :raises Replayed: its key has been used
     :raises InvalidError: it is not valid
     """
-    if message.version != ProtocolVersion.MLS10:
-        raise InvalidError(f"protocol version {message.version}", "RFC 9420 6")
+    check_version(message)
     body = message.body
     if isinstance(body, PrivateMessage):
-        _check_group(group, body.group_id)
+        _check_group(group.public, body.group_id)
         if body.epoch != group.epoch:
-            return _late_message(group, body)
-        content, leaf, secret_tree = _open_private(group, body)
-        return _received(group, content, leaf, secret_tree, rules, psks)
+            return _late_message(group, body, rules.now)
+        _check_open(group)
+        return _private(group, body, rules, psks)
     if isinstance(body, PublicMessage):
-        _check_group(group, body.content.group_id)
-        if body.content.epoch != group.epoch:  # RFC 9420 12.4.2
-            raise WrongEpoch(f"epoch {body.content.epoch}, not {group.epoch}", "RFC 9420 12.4.2")
-        context = group.context.encode()
-        unverified = unprotect_public(group.suite, body, group.secrets.membership_key, context)
-        key = group.public.signature_key_of(unverified.content)
-        content = unverified.verify(group.suite, key, context)
+        content = open_public(group.public, body, group.secrets.membership_key)
+        _check_open(group)
         return _received(group, content, None, None, rules, psks)
     raise InvalidError(f"{message.wire_format.name} is no message inside a group", "RFC 9420 6")
 
 
-def _check_group(group: GroupState, group_id: bytes) -> None:
-    if group_id != group.group_id:
+def check_version(message: MLSMessage) -> None:
+    """:raises InvalidError: it is of another version of the protocol"""
+    if message.version != ProtocolVersion.MLS10:
+        raise InvalidError(f"protocol version {message.version}", "RFC 9420 6")
+
+
+def _check_group(public: PublicGroup, group_id: bytes) -> None:
+    if group_id != public.group_id:
         raise UnknownGroup("a message for another group", "RFC 9420 6.1")
 
 
-def _limits(group: GroupState) -> RatchetLimits:
-    return RatchetLimits(group.parameters.forward_limit, group.parameters.skipped_limit)
+def _check_open(group: GroupState) -> None:
+    if group.closed is not None:
+        raise InvalidError("a message in a group that has been reinitialized", "RFC 9420 12.4.2")
 
 
-def _open_private(
-    group: GroupState, message: PrivateMessage
-) -> tuple[AuthenticatedContent, LeafNode, SecretTree]:
+def open_public(public: PublicGroup, message: PublicMessage, membership_key: bytes | None) -> AuthenticatedContent:
+    """RFC 9420 6.1, 6.2: the content of a PublicMessage of the present epoch.
+
+    :param membership_key: None if we are no member, and so can not check the membership tag
+    """
+    _check_group(public, message.content.group_id)
+    if message.content.epoch != public.epoch:  # RFC 9420 12.1, 12.4.2
+        raise WrongEpoch(f"epoch {message.content.epoch}, not {public.epoch}", "RFC 9420 12.4.2")
+    context = public.context.encode()
+    unverified = unprotect_public(public.suite, message, membership_key, context)
+    return unverified.verify(public.suite, public.signature_key_of(unverified.content), context)
+
+
+def _private(group: GroupState, message: PrivateMessage, rules: LeafRules, psks: PSKLookup) -> Processed:
     sender = open_sender_data(group.suite, message, group.secrets.sender_data_secret)
     if sender.leaf_index == group.own_index:
         raise NotForUs("our own message", "RFC 9420 9.2")  # its key was deleted when it was sent
     leaf = group.tree.member(LeafIndex(sender.leaf_index))  # RFC 9420 6.3.2: refuses a blank leaf
-    unverified, tree = unprotect_private(group.suite, message, sender, group.secret_tree, _limits(group))
-    return unverified.verify(group.suite, leaf.signature_key, group.context.encode()), leaf, tree
+    unverified, tree = unprotect_private(group.suite, message, sender, group.secret_tree, group.limits)
+    content = unverified.verify(group.suite, leaf.signature_key, group.context.encode())
+    if isinstance(content.content.content, ApplicationData):
+        return _application(content, leaf, group.secret_tree, tree)
+    return _received(group, content, tree, SpentKey(sender.leaf_index, sender.generation), rules, psks)
 
 
-def _late_message(group: GroupState, message: PrivateMessage) -> ReceivedMessage:
+def _late_message(group: GroupState, message: PrivateMessage, now: int) -> ReceivedMessage:
     """Application data of an epoch that has ended (RFC 9420 15.3)."""
-    past = next((past for past in group.past if past.epoch == message.epoch), None)
+    remembered = group.forget(group.past, now)
+    past = next((past for past in remembered if past.epoch == message.epoch), None)
     if past is None or message.content_type is not ContentType.APPLICATION:
         raise WrongEpoch(f"epoch {message.epoch}, not {group.epoch}", "RFC 9420 6, 15.3")
     sender = open_sender_data(group.suite, message, past.sender_data_secret)
     if sender.leaf_index == group.own_index:
         raise NotForUs("our own message", "RFC 9420 9.2")
     leaf = group.past_leaf(past.epoch, LeafIndex(sender.leaf_index))
-    unverified, tree = unprotect_private(group.suite, message, sender, past.secret_tree, _limits(group))
+    unverified, tree = unprotect_private(group.suite, message, sender, past.secret_tree, group.limits)
     content = unverified.verify(group.suite, leaf.signature_key, past.context)
     return _application(content, leaf, past.secret_tree, tree)
 
@@ -176,25 +183,21 @@ def _application(content: AuthenticatedContent, leaf: LeafNode, base: SecretTree
 def _received(
     group: GroupState,
     content: AuthenticatedContent,
-    leaf: LeafNode | None,
     tree: SecretTree | None,
+    spent: SpentKey | None,
     rules: LeafRules,
     psks: PSKLookup,
 ) -> Processed:
-    framed = content.content
-    if isinstance(framed.content, ApplicationData):
-        assert leaf is not None
-        assert tree is not None
-        return _application(content, leaf, group.secret_tree, tree)
-    if isinstance(framed.content, Commit):
-        return stage_commit(group, content, rules, psks)
-    return _proposal(group, content, tree, rules)
+    """A handshake message, once it is known who signed it."""
+    if isinstance(content.content.content, Commit):
+        return _stage_commit(group, content, spent, rules, psks)
+    sent = take_proposal(group.public, content, rules)
+    group.public.with_proposal(sent, group.parameters.proposal_limit)  # refused now, if there are too many
+    return ReceivedProposal(content.content.epoch, sent, group.secret_tree, tree)
 
 
-def _proposal(
-    group: GroupState, content: AuthenticatedContent, tree: SecretTree | None, rules: LeafRules
-) -> ReceivedProposal:
-    """RFC 9420 12.1: kept, to be found again by its hash.
+def take_proposal(public: PublicGroup, content: AuthenticatedContent, rules: LeafRules) -> SentProposal:
+    """RFC 9420 12.1: a proposal to be kept, and to be found again by its hash.
 
     Whether it is valid in a list is decided by the Commit; what is wrong with it in any
     list is refused at once, so that nobody commits to it.
@@ -202,71 +205,55 @@ def _proposal(
     framed = content.content
     proposal = framed.content
     assert not isinstance(proposal, Commit | ApplicationData)
-    check_proposer(proposal, framed.sender)
-    if isinstance(proposal, SelfRemove) and tree is not None:
+    if isinstance(proposal, SelfRemove) and content.wire_format is not WireFormat.PUBLIC_MESSAGE:
         raise InvalidError("SelfRemove must be a PublicMessage", "draft-ietf-mls-extensions SelfRemove")
-    sent = SentProposal(proposal, framed.sender, group.suite.proposal_ref(content.encode()), content)
-    if not isinstance(proposal, Remove) or framed.sender != MemberSender(proposal.removed):
-        # Alone and committed by nobody: the rules of 12.1 for the single proposal.
-        apply((sent,), group.tree, group.context, rules)
-    return ReceivedProposal(framed.epoch, sent, group.secret_tree, tree)
+    sent = SentProposal(proposal, framed.sender, public.suite.proposal_ref(content.encode()), content)
+    check_alone(sent, public.tree, public.context, rules)
+    return sent
 
 
-def stage_commit(
-    group: GroupState, content: AuthenticatedContent, rules: LeafRules, psks: PSKLookup
+def _stage_commit(
+    group: GroupState, content: AuthenticatedContent, spent: SpentKey | None, rules: LeafRules, psks: PSKLookup
 ) -> StagedCommit:
     """RFC 9420 12.4.2: check a Commit and compute the epoch that it begins."""
-    framed = content.content
-    commit = framed.content
-    committer = framed.sender
-    assert isinstance(commit, Commit)
-    suite = group.suite
-    group.require_open()
-    if committer == MemberSender(group.own_index):
+    if content.content.sender == MemberSender(group.own_index):
         raise NotForUs("our own Commit: apply the one that was staged when it was made", "RFC 9420 12.4.2")
-    external = isinstance(committer, NewMemberCommitSender)
-    proposals = resolve(commit, committer, group)
-    check_list(proposals, committer, group.context)
-    check_path_present(commit, proposals)
-    applied = apply(proposals, group.tree, group.context, rules)
+    suite, public = group.suite, group.public
+    staged = stage_public(public, content, rules)
 
-    tree = applied.tree
-    if external:
-        tree, index = tree.with_room()  # RFC 9420 12.4.3.2: the leftmost free leaf
-    else:
-        assert isinstance(committer, MemberSender)
-        index = LeafIndex(committer.leaf_index)
-    added = frozenset(place for place, _ in applied.added)
-    if commit.path is not None:
-        rules.check_path_leaf(group.group_id, index, commit.path.leaf_node, applied.requirements)
-        tree = merge_path(tree, index, commit.path, added)
-    provisional = provisional_context(group.context, applied, tree)
-    check_members(tree, applied.requirements)
-    change = None if commit.path is None else path_change(group.tree, tree, committer, index)
-    effects = effects_of(applied, committer, index, change)
+    def result(state: GroupState | None) -> StagedCommit:
+        return StagedCommit(
+            staged.effects, group.group_id, group.epoch, public.confirmation_tag, False, state, spent
+        )
 
+    applied = staged.applied
     if any(each.kind is ChangeKind.REMOVED and each.index == group.own_index for each in applied.changes):
-        return StagedCommit(effects, group.group_id, group.epoch, False, None)
+        return result(None)
 
-    private, signature_key = _with_own_update(group, proposals)
+    private, signature_key = _with_own_update(group, staged.proposals)
     commit_secret = suite.zero
-    if commit.path is not None:
-        private, commit_secret = decrypt_path(private, tree, index, commit.path, provisional.encode(), added)
+    if staged.path is not None:
+        context = staged.provisional.encode()
+        private, commit_secret = decrypt_path(private, staged.tree, staged.index, staged.path, context, staged.added)
     else:
-        private = private.kept_in(tree)
+        private = private.kept_in(staged.tree)
     init_secret = group.secrets.init_secret
     if applied.kem_output is not None:
         init_secret = open_external_init(suite, group.secrets, applied.kem_output)
     psk_secret = psk_values(group, applied.psks, psks)
-    interim = group.public.interim_transcript_hash
-    new = next_epoch(suite, interim, provisional, content, init_secret, commit_secret, psk_secret)
+    new = next_epoch(
+        suite,
+        new_context(suite, public.interim_transcript_hash, staged.provisional, content),
+        init_secret,
+        commit_secret,
+        psk_secret,
+    )
     tag = content.confirmation_tag
     assert tag is not None  # the structure's own rule for Commits
     confirmed = new.context.confirmed_transcript_hash
     verify_confirmation_tag(suite, new.epoch.secrets.confirmation_key, confirmed, tag)
-
-    state = group.entered(public_group(new, tree, tag), new.epoch, private, signature_key, applied.reinit)
-    return StagedCommit(effects, group.group_id, group.epoch, False, state)
+    begun = public_group(new.context, staged.tree, tag)
+    return result(group.entered(begun, new.epoch, private, signature_key, applied.reinit))
 
 
 def _with_own_update(

@@ -148,10 +148,11 @@ def protect_public(
 
 
 def unprotect_public(
-    suite: CipherSuite, message: PublicMessage, membership_key: bytes, group_context: bytes
+    suite: CipherSuite, message: PublicMessage, membership_key: bytes | None, group_context: bytes
 ) -> UnverifiedContent:
     """The content of a PublicMessage, its membership tag checked.
 
+    :param membership_key: None for somebody outside, who can not check the tag
     :raises InvalidError: application data, a content that its sender may not send, or a wrong membership tag
     """
     content = message.content
@@ -160,7 +161,8 @@ def unprotect_public(
     _check_sender(content)
     received = AuthenticatedContent(WireFormat.PUBLIC_MESSAGE, content, message.signature, message.confirmation_tag)
     framed = content.encode()
-    if message.membership_tag is not None:  # there if and only if the sender is a member: the structure's own rule
+    # the tag is there if and only if the sender is a member: the structure's own rule
+    if message.membership_tag is not None and membership_key is not None:
         try:
             covered = _membership_tag_input(received, framed, group_context)
             suite.verify_mac(membership_key, covered, message.membership_tag)

@@ -3,18 +3,22 @@
 Two steps: :func:`check_list` looks at the list alone; :func:`apply` carries it out on the
 tree and checks each proposal where it takes effect, against the group's *new* extensions.
 Both are pure: the committer runs them before it sends, every receiver before it believes.
+
+A proposal that waits for its Commit gets past :func:`check_alone` only, which refuses what is
+wrong in any list.  More must not be asked: an Add of somebody who is here already becomes
+valid beside a Remove, and whoever had dropped it could not follow that Commit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from ..errors import InvalidError
 from .cipher_suite import CipherSuite
 from .effects import ChangeKind, ExtensionsChange, MemberChange
-from .extensions import Extension, check_unique
+from .extensions import Extension, ExternalSenders, RequiredCapabilities, check_unique
 from .framing import (
     AnySender,
     AuthenticatedContent,
@@ -45,7 +49,10 @@ from .registry import DEFAULT_PROPOSALS
 from .tls import Struct
 from .tree_math import LeafIndex
 
-__all__ = ["Applied", "SentProposal", "apply", "check_list", "check_proposer", "choose", "path_required"]
+__all__ = [
+    "Applied", "SentProposal", "apply", "check_alone", "check_context_extensions", "check_list", "check_proposer",
+    "choose", "path_required", "topic",
+]  # fmt: skip
 
 # RFC 9420 17.4, column "Path Required"; SelfRemove from draft-ietf-mls-extensions.
 PATH_REQUIRED = (Update, Remove, ExternalInit, GroupContextExtensions, SelfRemove)
@@ -123,13 +130,13 @@ def check_list(
         _check_external_list(proposals)
     else:
         _check_member_list(proposals, committer)
-    _check_psks(proposals, context, psk_usage)
+    psks: set[PreSharedKeyID] = set()
     for sent in proposals:
-        if isinstance(sent.proposal, ReInit) and sent.proposal.version < context.version:
-            raise InvalidError("ReInit to an older version", "RFC 9420 12.1.5")
-        if isinstance(sent.proposal, UnknownProposal):
-            # A proposal that we do not support can not be supported by all members.
-            raise InvalidError(f"proposal of unknown type {sent.proposal.tag:#06x}", "RFC 9420 12.2")
+        _check_content(sent.proposal, context, psk_usage)
+        if isinstance(sent.proposal, PreSharedKey):
+            if sent.proposal.psk in psks:
+                raise InvalidError("the same PSK twice", "RFC 9420 12.2")
+            psks.add(sent.proposal.psk)
 
 
 def _check_member_list(proposals: Sequence[SentProposal], committer: AnySender) -> None:
@@ -192,16 +199,30 @@ def _check_self_remove(sent: SentProposal) -> int:
     return sent.sender.leaf_index
 
 
-def _check_psks(
-    proposals: Iterable[SentProposal], context: GroupContext, psk_usage: ResumptionPSKUsage | None
-) -> None:
-    suite = CipherSuite.get(context.cipher_suite)
-    seen: set[PreSharedKeyID] = set()
-    for sent in proposals:
-        if not isinstance(sent.proposal, PreSharedKey):
-            continue
-        name = sent.proposal.psk
-        if len(name.psk_nonce) != suite.hash_length:
+def check_alone(sent: SentProposal, tree: RatchetTree, context: GroupContext, rules: LeafRules) -> None:
+    """RFC 9420 12.1: what makes a proposal invalid in whatever list.
+
+    :raises InvalidError: nobody could ever commit to it
+    """
+    proposal = sent.proposal
+    check_proposer(proposal, sent.sender)
+    _check_content(proposal, context, None)
+    # Not the present extensions: the Commit may bring others (12.3).
+    requirements = GroupRequirements(tree.suite, context.version)
+    if isinstance(proposal, Add):
+        rules.verify_key_packages((proposal.key_package,), requirements)
+    elif isinstance(proposal, Update) and isinstance(sent.sender, MemberSender):
+        index = LeafIndex(sent.sender.leaf_index)
+        rules.check_update(tree, context.group_id, index, proposal.leaf_node, requirements)
+    elif isinstance(proposal, Remove | SelfRemove):
+        tree.member(_leaf_of(sent))  # RFC 9420 12.1.3: it must not be blank
+
+
+def _check_content(proposal: AnyProposal, context: GroupContext, psk_usage: ResumptionPSKUsage | None) -> None:
+    """What one proposal itself must be like."""
+    if isinstance(proposal, PreSharedKey):
+        name = proposal.psk
+        if len(name.psk_nonce) != CipherSuite.get(context.cipher_suite).hash_length:
             raise InvalidError("psk_nonce of the wrong length", "RFC 9420 12.1.4")
         if (
             isinstance(name.psk, ResumptionPSK)
@@ -209,9 +230,26 @@ def _check_psks(
             and name.psk.usage != psk_usage
         ):
             raise InvalidError(f"resumption PSK for {name.psk.usage.name} out of place", "RFC 9420 12.1.4")
-        if name in seen:
-            raise InvalidError("the same PSK twice", "RFC 9420 12.2")
-        seen.add(name)
+    elif isinstance(proposal, ReInit):
+        if proposal.version < context.version:
+            raise InvalidError("ReInit to an older version", "RFC 9420 12.1.5")
+        check_unique(proposal.extensions, "ReInit")
+    elif isinstance(proposal, GroupContextExtensions):
+        check_context_extensions(proposal.extensions, "GroupContextExtensions")
+    elif isinstance(proposal, UnknownProposal):
+        # A proposal that we do not support can not be supported by all members.
+        raise InvalidError(f"proposal of unknown type {proposal.tag:#06x}", "RFC 9420 12.2")
+
+
+def check_context_extensions(extensions: tuple[Extension, ...], where: str) -> None:
+    """RFC 9420 13.4, and that the extensions that we understand can be read.
+
+    :raises InvalidError: one is there twice
+    :raises MalformedError: one does not parse
+    """
+    check_unique(extensions, where)
+    RequiredCapabilities.found_in(extensions)
+    ExternalSenders.found_in(extensions)
 
 
 def apply(
@@ -233,7 +271,6 @@ def apply(
     extensions_change: ExtensionsChange | None = None
     for sent in proposals:
         if isinstance(sent.proposal, GroupContextExtensions):
-            check_unique(sent.proposal.extensions, "GroupContextExtensions")
             extensions_change = ExtensionsChange(sent.sender, extensions, sent.proposal.extensions)
             extensions = sent.proposal.extensions
     requirements = GroupRequirements.of(tree.suite, context.version, extensions)
@@ -282,29 +319,20 @@ def apply(
 
 
 def choose(proposals: Sequence[SentProposal], committer: AnySender) -> tuple[SentProposal, ...]:
-    """Of the proposals that wait, those that this committer can commit to together (RFC 9420 12.2).
+    """Of the proposals that wait, those that do not contradict each other (RFC 9420 12.2).
 
     A Remove is preferred to Updates of the same leaf, the latest of several, anything to a
-    ReInit; what concerns the committer's own leaf is for others to commit.
+    ReInit; what concerns the committer's own leaf is for others to commit.  Whether each is valid
+    then is for :mod:`.proposal_choice` to say.
     """
     chosen: dict[object, SentProposal] = {}
     for sent in proposals:
-        proposal = sent.proposal
-        key: object = sent.reference
-        if isinstance(proposal, Update | Remove | SelfRemove):
-            leaf = proposal.removed if isinstance(proposal, Remove) else getattr(sent.sender, "leaf_index", None)
-            if committer == MemberSender(-1 if leaf is None else leaf):
-                continue
-            key = ("leaf", leaf)
-            before = chosen.get(key)
-            if before is not None and _weight(before) > _weight(sent):
-                continue
-        elif isinstance(proposal, Add):
-            key = ("client", proposal.key_package.leaf_node.signature_key)
-        elif isinstance(proposal, PreSharedKey):
-            key = ("psk", proposal.psk)
-        elif isinstance(proposal, GroupContextExtensions | ReInit):
-            key = type(proposal)
+        key = topic(sent)
+        if key == ("leaf", getattr(committer, "leaf_index", None)):
+            continue
+        before = chosen.get(key)
+        if before is not None and _weight(before) > _weight(sent):
+            continue
         chosen.pop(key, None)  # the latest also comes last
         chosen[key] = sent
     if len(chosen) > 1:
@@ -312,9 +340,23 @@ def choose(proposals: Sequence[SentProposal], committer: AnySender) -> tuple[Sen
     return tuple(chosen.values())
 
 
+def topic(sent: SentProposal) -> object:
+    """What a proposal is about: of two with the same topic, one list can hold only one (RFC 9420 12.2)."""
+    proposal = sent.proposal
+    if isinstance(proposal, Update | Remove | SelfRemove):
+        return "leaf", proposal.removed if isinstance(proposal, Remove) else getattr(sent.sender, "leaf_index", -1)
+    if isinstance(proposal, Add):
+        return "client", proposal.key_package.leaf_node.signature_key
+    if isinstance(proposal, PreSharedKey):
+        return "psk", proposal.psk
+    if isinstance(proposal, GroupContextExtensions | ReInit):
+        return type(proposal)
+    return proposal
+
+
 def _weight(sent: SentProposal) -> int:
     """draft-ietf-mls-extensions: SelfRemove before Remove; RFC 9420 12.2: Remove before Update."""
-    return (Update, Remove, SelfRemove).index(type(sent.proposal))  # type: ignore[arg-type]
+    return {Remove: 1, SelfRemove: 2}.get(type(sent.proposal), 0)
 
 
 def _leaf_of(sent: SentProposal) -> LeafIndex:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..errors import InvalidError, UsageError
 from .cipher_suite import CipherSuite, Random
@@ -40,15 +41,15 @@ def reinitialize(
     :param own: a KeyPackage of ours for the new group's cipher suite
     :param others: KeyPackages of all other members of the old group
     :raises UsageError: the old group was not reinitialized
-    :raises InvalidError: a member is missing, or a KeyPackage does not fit
+    :raises InvalidError: a member is missing or new, or a KeyPackage does not fit
     """
     asked = old.closed
     if asked is None:
         raise UsageError("the group was not reinitialized")
-    staying = {leaf.credential for _, leaf in old.members()}
-    present = {package.leaf_node.credential for package in others} | {own.key_package.leaf_node.credential}
-    if not staying <= present:
-        raise InvalidError("members of the old group are missing", "RFC 9420 11.2")
+    if (asked.version, asked.cipher_suite) != (own.key_package.version, own.key_package.cipher_suite):
+        raise InvalidError("a KeyPackage of another version or cipher suite than the ReInit asks for", "RFC 9420 11.2")
+    if _credentials(old) != {own.key_package.leaf_node.credential, *(each.leaf_node.credential for each in others)}:
+        raise InvalidError("not the members of the old group", "RFC 9420 11.2")
     return _continue(
         old, own, others, asked.group_id, asked.extensions, ResumptionPSKUsage.REINIT, rules, options, random
     )
@@ -71,13 +72,17 @@ def branch(
     :param others: KeyPackages of members of the old group
     :raises InvalidError: somebody is no member of it, or a KeyPackage does not fit
     """
-    members: set[AnyCredential] = {leaf.credential for _, leaf in old.members()}
-    for package in others:
+    members = _credentials(old)
+    for package in (own.key_package, *others):
         if package.leaf_node.credential not in members:
             raise InvalidError("a subgroup with members from outside", "RFC 9420 11.3")
     if own.suite is not old.suite:
         raise InvalidError("a subgroup of another cipher suite", "RFC 9420 11.3")
     return _continue(old, own, others, group_id, extensions, ResumptionPSKUsage.BRANCH, rules, options, random)
+
+
+def _credentials(group: GroupState) -> set[AnyCredential]:
+    return {leaf.credential for _, leaf in group.members()}
 
 
 def _continue(
@@ -100,14 +105,7 @@ def _continue(
         *(Add(package) for package in others),
         PreSharedKey(PreSharedKeyID(name, random(suite.hash_length))),
     )
-    given = options or CommitOptions()
-    first = CommitOptions(
-        path=given.path,
-        public=given.public,
-        tree_in_welcome=given.tree_in_welcome,
-        group_info=given.group_info,
-        psk_usage=usage,
-    )
+    first = replace(options or CommitOptions(), psk_usage=usage)
     return create_commit(group, rules, by_value=proposals, options=first, psks=_of(old, name), random=random)
 
 

@@ -111,6 +111,11 @@ class SecretTree:
     def __repr__(self) -> str:
         return f"<SecretTree of {self._leaf_count} leaves>"
 
+    @property
+    def leaf_count(self) -> int:
+        """Leaves of the ratchet tree that it belongs to."""
+        return self._leaf_count
+
     # --- for the store ---
 
     def pieces(self) -> dict[bytes, bytes]:

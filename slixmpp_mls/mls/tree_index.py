@@ -20,6 +20,7 @@ from immutables import Map
 from ..errors import InvalidError
 from .credential import type_of
 from .leaf_node import LeafNode
+from .registry import GREASE
 from .subtree import Change
 from .tree_math import LeafIndex, NodeIndex
 
@@ -111,7 +112,9 @@ def _count(credentials: dict[int, int], supporting: dict[int, int], leaf: LeafNo
         (Feature.PROPOSAL, leaf.capabilities.proposals),
         (Feature.CREDENTIAL, leaf.capabilities.credentials),
     ):
-        for number in set(numbers):  # a member counts once, however often it lists a number
+        # A member counts once, however often it lists a number.  GREASE is no support for anything
+        # (RFC 9420 13.5), not even if everybody happens to list the same value.
+        for number in set(numbers) - GREASE:
             key = feature << 16 | number
             supporting[key] = supporting.get(key, 0) + sign
 
