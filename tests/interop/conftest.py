@@ -1,4 +1,4 @@
-"""The outside peers as fixtures.  Who cannot run is a failure in CI, else a skip that says what to install."""
+"""The peers as fixtures.  An outside one that cannot run is a failure in CI, else a skip that says what to install."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from . import mls_rs as mls_rs_peer
 from . import ts_mls_peer
+from .our_peer import OurPeer
 from .peers import Peer
 
 
@@ -34,6 +35,12 @@ def mls_rs() -> Peer:
     if reason := mls_rs_peer.missing():
         _absent(reason)
     return mls_rs_peer.MlsRsPeer()
+
+
+@pytest.fixture(scope="session")
+def ours() -> Peer:
+    """This project's core."""
+    return OurPeer()
 
 
 @pytest.fixture
