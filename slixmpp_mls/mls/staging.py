@@ -163,7 +163,12 @@ def _check_return(tree: RatchetTree, proposals: Sequence[SentProposal], leaf: Le
 
 
 def provisional_context(context: GroupContext, applied: Applied, tree: RatchetTree) -> GroupContext:
-    """RFC 9420 12.4.1: the new epoch's context but for the transcript."""
+    """RFC 9420 12.4.1: the new epoch's context but for the transcript.
+
+    :raises InvalidError: the group is in the last epoch that there can be
+    """
+    if context.epoch == 2**64 - 1:  # RFC 9420 8.1: a uint64; a malicious member may have invited us into the last
+        raise InvalidError("no epoch can follow this one", "RFC 9420 8.1")
     return replace(
         context, epoch=context.epoch + 1, tree_hash=tree.tree_hash(), extensions=applied.extensions
     )
