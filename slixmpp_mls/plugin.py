@@ -70,13 +70,15 @@ from .client.records import RoomState
 from .delivery import DeviceDirectory, Invitation, KeyPackageDirectory, Room, Stream, parse_invitation
 from .encrypted_room import EncryptedRoom
 from .errors import DeliveryError, MLSError, PeerError, RoomUnsuitable, UsageError
-from .identity import fingerprint
+from .identity import ClientIdentity, fingerprint
+from .mls import key_package
 from .mls.cipher_suite import CipherSuite
 from .mls.parameters import Parameters
 from .policy import RoomPolicy
 from .stanza import Invitation as InvitationElement
 from .stanza import KeyPackage, parse
 from .stanza import slixmpp as bindings
+from .stanza.consistency import check as check_consistency
 from .store import SQLiteStore, Store
 
 __all__ = ["MLS"]
@@ -148,7 +150,7 @@ class MLS(BasePlugin):
         for task in [*self._tasks, *([self._starting] if self._starting is not None else [])]:
             task.cancel()
         for room in self._rooms.values():
-            room.abandon()
+            room.worker.cancel()
         self._rooms.clear()
         Stream.of(self.xmpp).close()
         if self._store is not None and self._store is not self.config["store"]:
@@ -162,7 +164,7 @@ class MLS(BasePlugin):
         if self._starting is None:
             self._starting = asyncio.create_task(self._start(), name="mls start")
         elif self._starting.done():
-            self._background(self._replenish(), "replenish")
+            self._background(self.replenish(), "replenish")
 
     async def _start(self) -> None:
         ready = self._readiness()
@@ -202,7 +204,7 @@ class MLS(BasePlugin):
     async def _publish(self) -> None:
         device = self.device
         await self.authentication.issue(device.identity, device.signature_keys(), label=self.config["label"])
-        await self._replenish()
+        await self.replenish()
 
     async def _resume(self, room: str) -> None:
         """Take up a room that the store knows."""
@@ -211,7 +213,7 @@ class MLS(BasePlugin):
             del self._rooms[room]
             return
         try:
-            await handle.start()
+            await handle.worker.start()
         except DeliveryError as error:
             self.fire("mls_room_lost", error)
 
@@ -278,11 +280,7 @@ class MLS(BasePlugin):
 
     # --- KeyPackages ---------------------------------------------------------------------------
 
-    async def replenish_soon(self) -> None:
-        """After one of our KeyPackages was used."""
-        await self._replenish()
-
-    async def _replenish(self) -> None:
+    async def replenish(self) -> None:
         """Bring our KeyPackages in the directory to what they should be: there, fresh, unused."""
         async with self._replenishing:
             device = self.device
@@ -301,21 +299,15 @@ class MLS(BasePlugin):
 
     def _own_references(self, items: dict[str, Any]) -> list[bytes]:
         """The references of this device's items; those of our account's other devices are theirs to mind."""
-        from .client import open_key_package  # noqa: F401  # the check below is on the raw structure only
-        from .identity import ClientIdentity
-        from .mls.framing import MLSMessage
-        from .mls.key_package import KeyPackage as KeyPackageStructure
-
         own = []
         for item_id, element in items.items():
             try:
                 parsed = parse(element)
                 if not isinstance(parsed, KeyPackage):
                     continue
-                body = MLSMessage.decode(parsed.data).body
-                if not isinstance(body, KeyPackageStructure):
-                    continue
-                if ClientIdentity.from_leaf(body.leaf_node) == self.device.identity:
+                package = check_consistency(parsed).body
+                assert isinstance(package, key_package.KeyPackage)
+                if ClientIdentity.from_leaf(package.leaf_node) == self.device.identity:
                     own.append(bytes.fromhex(item_id))
             except (PeerError, ValueError):
                 log.info("an item of our KeyPackages' node can not be read: %.80s", item_id)
@@ -396,8 +388,7 @@ class MLS(BasePlugin):
         except BaseException:
             del self._rooms[bare]
             raise
-        handle._joined.set()
-        await handle.start()
+        await handle.worker.start()
         await handle.wait_live()
         return handle
 
@@ -415,13 +406,13 @@ class MLS(BasePlugin):
 
     async def _follow(self, room: str, after: str | None) -> EncryptedRoom:
         known = self._rooms.get(room)
-        if known is not None and (known.is_member or known._worker is not None):
+        if known is not None and (known.is_member or known.worker.running):
             return known
         handle = self._handle(room)
         if handle.session.state is not RoomState.MEMBER:
             handle.session.seek(after)
         try:
-            await handle.start()
+            await handle.worker.start()
         except DeliveryError:
             del self._rooms[room]
             raise
@@ -430,7 +421,7 @@ class MLS(BasePlugin):
     async def forget(self, handle: EncryptedRoom) -> None:
         """Stop reading a room."""
         self._rooms.pop(handle.room, None)
-        await handle.stop()
+        await handle.worker.stop()
 
     def _invitation_received(self, stanza: Any) -> None:
         # An exception leaving a handler makes slixmpp send an error stanza to the sender.

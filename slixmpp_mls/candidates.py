@@ -1,0 +1,128 @@
+"""Finding the devices that can be added to a group: from bare JIDs to verified KeyPackages.
+
+For each account its directory is read, everything in it is verified as if a stranger had
+written it (the server may have), one KeyPackage is picked for each device at random (PEP can not hand
+one out only once, so that two who add at the same time should seldom meet), one of last
+resort only if there is nothing else, and the Authentication Service is asked about the leaf.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .client import RoomGroup, open_key_package
+from .errors import DeliveryError, InvalidError, MalformedError, PeerError
+from .identity import ClientIdentity
+from .mls.leaf_validation import GroupRequirements, LeafRules, VerifiedKeyPackage
+from .stanza import KeyPackage, parse
+from .xmpp_xml import AnyElement
+
+if TYPE_CHECKING:
+    from .plugin import MLS
+
+__all__ = ["Candidates", "find_candidates"]
+
+_READ = 300  # KeyPackages per account; nobody publishes more for good reasons
+
+
+@dataclass(slots=True)
+class Candidates:
+    """What was found of some accounts.
+
+    :ivar packages: a KeyPackage for each device that can be added
+    :ivar failed: reason for each account of which no device can be added
+    :ivar skipped: reason for each device (full identity) that can not
+    """
+
+    packages: dict[ClientIdentity, VerifiedKeyPackage] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def accounts(self) -> list[str]:
+        """Those of which somebody can be added."""
+        return list(dict.fromkeys(client.account for client in self.packages))
+
+
+async def find_candidates(plugin: MLS, session: RoomGroup, accounts: Iterable[str]) -> Candidates:
+    """The devices of these accounts that are not in the group yet.
+
+    :param accounts: bare JIDs
+    """
+    found = Candidates()
+    await asyncio.gather(*(_find(plugin, session, account, found) for account in dict.fromkeys(accounts)))
+    return found
+
+
+async def _find(plugin: MLS, session: RoomGroup, account: str, found: Candidates) -> None:
+    try:
+        items = await plugin.directory.items(account, limit=_READ)
+    except DeliveryError as error:
+        found.failed[account] = f"the directory can not be read: {error}"
+        return
+    if not items:
+        found.failed[account] = "no KeyPackages: no client of this account supports MLS"
+        return
+    group = session.group
+    requirements = GroupRequirements.of_context(group.context)
+    rules = plugin.device.leaf_rules(plugin.now)
+    usable: dict[ClientIdentity, list[VerifiedKeyPackage]] = {}
+    refusals: set[str] = set()
+    for item_id, element in items.items():
+        try:
+            package = _open_item(item_id, element, account, requirements, rules)
+            usable.setdefault(ClientIdentity.from_leaf(package.leaf), []).append(package)
+        except PeerError as error:
+            refusals.add(str(error))
+    roster = session.roster
+    chosen = {
+        client: _pick(packages)
+        for client, packages in usable.items()
+        if client != plugin.device.identity and roster.leaf_of(client) is None
+    }
+    denied = await _authenticate(plugin, session, chosen, found)
+    if denied == len(chosen):
+        if usable and not chosen:
+            found.failed[account] = "all of its devices are in the group"
+        else:
+            reasons = refusals.union(found.skipped[str(client)] for client in chosen)
+            found.failed[account] = "; ".join(sorted(reasons)[:3])
+
+
+def _pick(packages: list[VerifiedKeyPackage]) -> VerifiedKeyPackage:
+    ordinary = [package for package in packages if not package.last_resort]
+    return random.choice(ordinary or packages)  # noqa: S311  # not a secret
+
+
+def _open_item(
+    item_id: str, element: AnyElement, account: str, requirements: GroupRequirements, rules: LeafRules
+) -> VerifiedKeyPackage:
+    parsed = parse(element)
+    if not isinstance(parsed, KeyPackage):
+        raise MalformedError("an item of the KeyPackages' node that is none")
+    if parsed.suite != requirements.suite.id:
+        raise InvalidError(f"a KeyPackage for cipher suite {parsed.suite}", "RFC 9420 10.1")
+    package = open_key_package(parsed.data, account, requirements, rules)
+    if package.reference.hex() != item_id or parsed.ref != item_id:
+        raise InvalidError("a KeyPackage under another one's reference", "RFC 9420 5.2")
+    return package
+
+
+async def _authenticate(
+    plugin: MLS, session: RoomGroup, chosen: dict[ClientIdentity, VerifiedKeyPackage], found: Candidates
+) -> int:
+    """Keep those whom the Authentication Service knows; how many it does not."""
+    leaves = [package.leaf for package in chosen.values()]
+    verdicts = await plugin.authentication.validate(leaves, session.group.suite)
+    denied = 0
+    for (client, package), verdict in zip(chosen.items(), verdicts, strict=True):
+        if verdict.is_valid:
+            found.packages[client] = package
+        else:
+            found.skipped[str(client)] = verdict.text
+            denied += 1
+    return denied

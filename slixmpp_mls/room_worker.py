@@ -1,0 +1,480 @@
+"""The engine of one encrypted room: the room's stanzas on one side, the group's state on the other.
+
+::
+
+    Room.stanzas ──► examine ── authenticate ── accept ──► events, and futures of those who wait
+    transmit, commit ──► RoomGroup ── outbox ──► Room.send
+
+One task takes the stanzas in the room's order; nothing else moves the group's place in it.  What is sent has
+been stored before, and what the room has not reflected is sent again when the archive has been
+read to its end after an interruption.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any
+from xml.etree.ElementTree import Element
+
+from .client import (
+    CommitLost,
+    Event,
+    GroupChanged,
+    GroupLost,
+    Incoming,
+    Joined,
+    MessageReceived,
+    MessageSent,
+    Outgoing,
+    Rejected,
+    RemovedFromGroup,
+    RoomGroup,
+    Step,
+    Unreadable,
+)
+from .client.records import RoomState
+from .client.steps import Join, MoveOn, Remember
+from .delivery import AffiliationChanged, Bounced, CatchingUp, Entered, Interrupted, Room, RoomEvent, RoomStanza
+from .delivery.room import MAX_STANZA
+from .errors import (
+    ArchiveGap,
+    DeliveryError,
+    Disconnected,
+    InvalidError,
+    MLSError,
+    NotPermitted,
+    PeerError,
+    RoomLost,
+    StanzaTooLarge,
+    StoreError,
+    UsageError,
+)
+from .identity import ClientIdentity
+from .mls.leaf_node import LeafNode
+from .mls.proposals import AnyProposal
+from .stanza import NS, RoomElement, payloads
+
+if TYPE_CHECKING:
+    from .plugin import MLS
+
+__all__ = ["RoomWorker"]
+
+log = logging.getLogger(__name__)
+
+_NS_EME = "urn:xmpp:eme:0"
+_COMMIT_ATTEMPTS = 25  # how often a Commit is made anew when others come first
+_STORE_PAUSE = 60.0  # seconds, the longest between two tries to write
+
+_EVENT_NAMES: dict[type, str] = {
+    MessageSent: "mls_sent",
+    GroupChanged: "mls_group_changed",
+    CommitLost: "mls_commit_lost",
+    Joined: "mls_joined",
+    RemovedFromGroup: "mls_removed",
+    Rejected: "mls_rejected",
+    Unreadable: "mls_unreadable",
+    GroupLost: "mls_group_lost",
+    CatchingUp: "mls_catching_up",
+    Entered: "mls_entered",
+    Interrupted: "mls_interrupted",
+    Bounced: "mls_bounced",
+    AffiliationChanged: "mls_affiliation_changed",
+}
+
+
+class _CommitLost(Exception):
+    """Another Commit came first."""
+
+
+class RoomWorker:
+    """Reads one room into one group, and sends for it.
+
+    :param received: called with each message of a member and the stanza that it came in
+    :param expelled: called with the bare JID of each account that has lost the room
+    """
+
+    def __init__(
+        self,
+        plugin: MLS,
+        room: str,
+        nick: str,
+        received: Callable[[MessageReceived, RoomStanza], None],
+        expelled: Callable[[str], Coroutine[Any, Any, None]],
+    ) -> None:
+        self.plugin = plugin
+        self.session = RoomGroup(plugin.device, room)
+        self.delivery = Room(plugin.xmpp, room, nick, on_event=self._room_event)
+        self.live = asyncio.Event()
+        """The archive has been read to its end, and we are in the room."""
+        self.joined = asyncio.Event()
+        """We are in the group."""
+        self.left = asyncio.Event()
+        """We have been removed from the group."""
+        self.before_commit: str | None = None
+        """Archive id of the stanza before our last Commit that took effect: where its Welcome is found."""
+        self._received = received
+        self._expelled = expelled
+        self._task: asyncio.Task[None] | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        self._committing = asyncio.Lock()
+        self._settled = asyncio.Event()
+        self._outcome: asyncio.Future[GroupChanged] | None = None
+        self._confirmations: dict[str, asyncio.Future[str]] = {}
+        if self.session.state is RoomState.MEMBER:
+            self.joined.set()
+        if not self.session.commit_waits:
+            self._settled.set()
+
+    @property
+    def room(self) -> str:
+        return self.session.room
+
+    @property
+    def is_member(self) -> bool:
+        return self.session.state is RoomState.MEMBER
+
+    @property
+    def running(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    # --- life cycle ----------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Enter the room and begin to read where we were; an error that may pass is left to pass.
+
+        :raises NotPermitted: the room does not let us in
+        :raises RoomLost: there is no such room
+        """
+        if self.is_member:
+            self.joined.set()
+        try:
+            await self.delivery.join(self.session.cursor)
+        except (NotPermitted, RoomLost):
+            raise
+        except DeliveryError as error:
+            log.info("%s can not be entered yet: %s", self.room, error)
+        if not self.running:
+            self._task = asyncio.create_task(self._read(), name=f"mls {self.room}")
+
+    async def stop(self) -> None:
+        """Leave the room; the group's state stays."""
+        self.live.clear()
+        with suppress(DeliveryError):
+            await self.delivery.leave()
+        tasks = self.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def cancel(self) -> list[asyncio.Task[None]]:
+        """End all tasks but the one that asks for it."""
+        tasks = [*self._background, *([self._task] if self._task is not None else [])]
+        tasks = [task for task in tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        return tasks
+
+    def spawn(self, work: Coroutine[Any, Any, object], name: str) -> None:
+        """Do something beside the reading."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except MLSError as error:
+                log.info("%s: %s: %s", self.room, name, error)
+            except Exception:
+                log.exception("%s: %s failed", self.room, name)
+
+        task = asyncio.create_task(guarded(), name=f"mls {self.room}: {name}")
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # --- reading -------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        reading = True
+        while reading:
+            reading = False
+            try:
+                async with aclosing(self.delivery.stanzas()) as stanzas:
+                    async for stanza in stanzas:
+                        await self._take(stanza)
+            except ArchiveGap as error:
+                reading = await self._after_gap(error)
+            except (RoomLost, NotPermitted) as error:
+                self._fail(error)
+                self._fire("mls_room_lost", error)
+            except Exception as error:
+                log.exception("reading %s has failed", self.room)
+                self._fail(DeliveryError(f"reading {self.room} has failed"))
+                self._fire("mls_failed", error)
+
+    async def _after_gap(self, error: ArchiveGap) -> bool:
+        """Stanzas are missing.  A member has lost track; who waits for a Welcome reads from the beginning."""
+        if self.is_member:
+            self._emit(self.session.give_up("the room's archive no longer goes back to where we were"))
+            self.joined.clear()
+            self._fail(error)
+        self.session.seek(None)
+        try:
+            await self.delivery.join(None)
+        except DeliveryError as refused:
+            self._fire("mls_room_lost", refused)
+            return False
+        return True
+
+    async def _take(self, stanza: RoomStanza) -> None:
+        """One stanza, from the room to the application."""
+        incoming = _parse(stanza)
+        was_member = self.is_member
+        step = await self._step(incoming, stanza)
+        if was_member and not self.is_member:
+            await self._step(incoming, stanza)  # the stanza that removes us may hold a Welcome for us, too
+            if not self.is_member:
+                self.left.set()
+        if isinstance(step.action, Remember):
+            self.spawn(self._commit_for_others(), "committing for others")
+
+    async def _step(self, incoming: Incoming, stanza: RoomStanza) -> Step:
+        step = self.session.examine(incoming, self.plugin.now)
+        refusal = await self._authenticate(step)
+        if step.leaves and isinstance(step.action, Remember):
+            # Our own sending may have moved the state on while the answer came.
+            step = self.session.examine(incoming, self.plugin.now)
+        before = self.session.cursor
+        self._emit(await self._accept(step, refusal), stanza)
+        if isinstance(step.action, MoveOn) and step.action.staged.own:
+            self.before_commit = before
+        return step
+
+    async def _authenticate(self, step: Step) -> PeerError | None:
+        """Ask the Authentication Service about a step's new leaves; why it is refused, or None."""
+        if not step.leaves:
+            return None
+        state = step.action.staged.state if isinstance(step.action, Join) else self.session.group
+        verdicts = await self.plugin.authentication.validate(step.leaves, state.suite)
+        for leaf, verdict in zip(step.leaves, verdicts, strict=True):
+            if verdict.is_invalid:
+                reason = f"the Authentication Service denies {_name(leaf)}: {verdict.text}"
+                return InvalidError(reason, "RFC 9420 5.3.1")
+            if verdict.is_unknown:
+                self._fire("mls_unauthenticated", (self.room, _name(leaf), verdict))
+        return None
+
+    async def _accept(self, step: Step, refusal: PeerError | None) -> list[Event]:
+        """Put a step into effect; while the disk refuses, try again and say so."""
+        pause = 0.5
+        while True:
+            try:
+                if refusal is not None:
+                    return self.session.refuse(step, refusal)
+                return self.session.accept(step, self.plugin.now)
+            except StoreError as error:
+                self._fire("mls_store_failed", error)
+                await asyncio.sleep(pause)
+                pause = min(_STORE_PAUSE, 2 * pause)
+
+    # --- telling -------------------------------------------------------------------------------
+
+    def _fire(self, name: str, data: object) -> None:
+        self.plugin.fire(name, data)
+
+    def _emit(self, events: Iterable[Event], stanza: RoomStanza | None = None) -> None:
+        for event in events:
+            match event:
+                case MessageReceived():
+                    assert stanza is not None
+                    self._received(event, stanza)
+                    continue
+                case MessageSent():
+                    confirmation = self._confirmations.pop(event.origin_id, None)
+                    if confirmation is not None and not confirmation.done():
+                        confirmation.set_result(event.archive_id)
+                case GroupChanged():
+                    self._settle(event)
+                case CommitLost():
+                    self._settle(event)
+                case Joined():
+                    self.joined.set()
+                    self.left.clear()
+                    self.spawn(self.plugin.replenish(), "replenishing KeyPackages")
+                case RemovedFromGroup():
+                    self.joined.clear()
+                    self._fail(UsageError(f"no longer a member of the group in {self.room}"))
+                case Rejected():
+                    log.info("%s: refused a stanza of %s: %s", self.room, event.claimed, event.error)
+            self._fire(_EVENT_NAMES[type(event)], event)
+
+    def give_up(self) -> None:
+        """Delete the group's keys, unasked by anybody."""
+        self._emit(self.session.give_up())
+
+    def _settle(self, event: GroupChanged | CommitLost) -> None:
+        """Tell whoever waits for our Commit."""
+        if self.session.commit_waits:
+            return
+        outcome, self._outcome = self._outcome, None
+        if outcome is not None and not outcome.done():
+            if isinstance(event, GroupChanged):
+                outcome.set_result(event)
+            else:
+                outcome.set_exception(_CommitLost(event.reason))
+        self._settled.set()
+
+    def _fail(self, error: MLSError) -> None:
+        """Nothing more will come: tell everybody who waits."""
+        self.live.clear()
+        waiting: list[asyncio.Future[Any]] = list(self._confirmations.values())
+        if self._outcome is not None:
+            waiting.append(self._outcome)
+        self._outcome, self._confirmations = None, {}
+        for future in waiting:
+            _set_error(future, error)
+        self._settled.set()
+
+    def _room_event(self, event: RoomEvent) -> None:
+        match event:
+            case CatchingUp(complete=True):
+                self.live.set()
+                self.spawn(self._flush(), "sending again")
+            case Interrupted():
+                self.live.clear()
+            case Bounced():
+                self._bounced(event)
+            case AffiliationChanged():
+                if event.affiliation in ("none", "outcast"):
+                    self.spawn(self._expelled(str(event.jid.bare)), "removing who lost the room")
+        self._fire(_EVENT_NAMES.get(type(event), "mls_room_event"), event)
+
+    def _bounced(self, event: Bounced) -> None:
+        confirmation = self._confirmations.pop(event.message_id, None)
+        if confirmation is not None:
+            _set_error(confirmation, DeliveryError(f"{self.room} has refused a message: {event.condition}"))
+        try:
+            self._emit(self.session.bounced(event.message_id, event.condition))
+        except StoreError as failed:
+            self._fire("mls_store_failed", failed)
+
+    # --- sending -------------------------------------------------------------------------------
+
+    async def send(self, data: bytes, origin_id: str | None) -> tuple[str, asyncio.Future[str]]:
+        """Encrypt application data and send it, now or once we are up to date.
+
+        :returns: its origin id, and a future of its archive id
+        """
+        await self._commit_what_waits()
+        outgoing = self.session.compose(data, fits=self.check_size, origin_id=origin_id)
+        confirmation: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._confirmations[outgoing.origin_id] = confirmation
+        await self.transmit(outgoing)
+        return outgoing.origin_id, confirmation
+
+    async def transmit(self, outgoing: Outgoing) -> None:
+        """Send what is in the outbox; if we are not up to date, it goes out once we are."""
+        if not self.live.is_set():
+            return
+        try:
+            await self.delivery.send(_elements(outgoing.payloads), message_id=outgoing.origin_id)
+        except Disconnected:
+            log.info("%s: not connected; what is in the outbox goes out later", self.room)
+
+    def check_size(self, found: Sequence[RoomElement]) -> None:
+        """:raises StanzaTooLarge: servers do not carry a stanza with these elements"""
+        size = self.delivery.measure(_elements(found))
+        if size > MAX_STANZA:
+            raise StanzaTooLarge(size, MAX_STANZA)
+
+    async def _flush(self) -> None:
+        """Send again what has not come back."""
+        if not self.is_member:
+            return
+        await self._commit_what_waits()
+        for outgoing in self.session.outstanding():
+            if not self.live.is_set():
+                return
+            await self.transmit(outgoing)
+
+    # --- committing ----------------------------------------------------------------------------
+
+    async def commit(
+        self, make: Callable[[], Sequence[AnyProposal] | None], *, force: bool = False
+    ) -> GroupChanged | None:
+        """Commit, again and again until we come first or there is nothing left to do.
+
+        :param make: what to propose in the present state; None if it has become superfluous
+        :param force: commit even if there is nothing to propose, to renew our keys
+        :returns: what the Commit did; None if it became superfluous
+        """
+        async with self._committing:
+            for attempt in range(_COMMIT_ATTEMPTS):
+                await self._settled.wait()  # one that was made before a restart may still be on its way
+                proposals = make()
+                if proposals is None or not (proposals or force):
+                    return None
+                outgoing = self.session.commit(proposals, self.plugin.now, fits=self.check_size)
+                self._settled.clear()
+                outcome: asyncio.Future[GroupChanged] = asyncio.get_running_loop().create_future()
+                self._outcome = outcome
+                await self.transmit(outgoing)
+                try:
+                    return await outcome
+                except _CommitLost:
+                    log.info("%s: a Commit came second, attempt %d", self.room, attempt + 1)
+                    await asyncio.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))  # noqa: S311
+            raise DeliveryError(f"{_COMMIT_ATTEMPTS} Commits in a row have lost to others in {self.room}")
+
+    async def _commit_what_waits(self) -> None:
+        """RFC 9420 12.4: what was proposed must be committed before application data is sent."""
+        while self.is_member and self.session.needs_commit:
+            await self.live.wait()
+            if self.session.commit_waits:
+                await self._settled.wait()
+            elif self.session.needs_commit:
+                await self.commit(lambda: [] if self.session.needs_commit else None, force=True)
+
+    async def _commit_for_others(self) -> None:
+        """Somebody has proposed something: one of us commits it soon, seldom several."""
+        await self.live.wait()
+        if self.is_member:
+            others = max(1, len(self.session.roster) - 1)
+            await asyncio.sleep(random.uniform(0.05, 0.05 + min(5.0, 0.1 * others)))  # noqa: S311
+            await self._commit_what_waits()
+
+
+def _parse(stanza: RoomStanza) -> Incoming:
+    elements: tuple[RoomElement, ...] = ()
+    error: PeerError | None = None
+    try:
+        found = payloads(stanza.xml, max_encoded=MAX_STANZA)
+        elements = tuple(element for element in found if isinstance(element, RoomElement))
+    except PeerError as refused:
+        error = refused
+    return Incoming(
+        archive_id=stanza.archive_id,
+        payloads=elements,
+        claimed=None if stanza.real_jid is None else str(stanza.real_jid),
+        origin_id=stanza.origin_id,
+        stamp=None if stanza.stamp is None else stanza.stamp.timestamp(),
+        error=error,
+    )
+
+
+def _elements(found: Sequence[RoomElement]) -> list[Element]:
+    """The stanza's children, with the hint that it is encrypted (XEP-0380)."""
+    encryption = Element(f"{{{_NS_EME}}}encryption", {"namespace": NS, "name": "MLS"})
+    return [*(element.to_stdlib() for element in found), encryption]
+
+
+def _name(leaf: LeafNode) -> str:
+    try:
+        return str(ClientIdentity.from_leaf(leaf))
+    except PeerError:
+        return "somebody without a proper name"
+
+
+def _set_error(future: asyncio.Future[Any], error: MLSError) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # seen: nobody may be waiting for it
