@@ -54,6 +54,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +70,7 @@ from .client import Device, KeyPackageSettings, RoomGroup
 from .client.records import RoomState
 from .delivery import DeviceDirectory, Invitation, KeyPackageDirectory, Room, Stream, parse_invitation
 from .encrypted_room import EncryptedRoom
-from .errors import DeliveryError, MLSError, PeerError, RoomUnsuitable, UsageError
+from .errors import DeliveryError, MLSError, PeerError, RoomUnsuitable, StoreError, UsageError
 from .identity import ClientIdentity, fingerprint
 from .mls import key_package
 from .mls.cipher_suite import CipherSuite
@@ -86,6 +87,7 @@ __all__ = ["MLS"]
 log = logging.getLogger(__name__)
 
 _INVITATIONS = "MLS invitations"
+_MAINTENANCE = 3600.0  # seconds
 
 
 class _DirectInvitation(MatcherBase):
@@ -182,7 +184,20 @@ class MLS(BasePlugin):
             raise
         if not ready.done():
             ready.set_result(None)
+        self._background(self._maintain(), "maintenance")
         self.fire("mls_ready", self)
+
+    async def _maintain(self) -> None:
+        """Once an hour: fresh KeyPackages, old epochs forgotten, deleted secrets overwritten."""
+        while True:
+            await asyncio.sleep(_MAINTENANCE * random.uniform(0.8, 1.0))  # noqa: S311
+            try:
+                for handle in list(self._rooms.values()):
+                    handle.session.tidy(self.now)
+                self.device.store.scrub()
+                await self.replenish()
+            except (DeliveryError, StoreError) as error:
+                log.info("maintenance is put off: %s", error)
 
     def _open_store(self) -> None:
         if self._device is not None:

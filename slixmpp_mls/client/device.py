@@ -38,12 +38,14 @@ class KeyPackageSettings:
     :ivar count: ordinary ones per suite, besides one of last resort
     :ivar lifetime: seconds from making to expiry
     :ivar renewal: seconds before expiry at which one is replaced
+    :ivar grace: seconds for which one of last resort is kept after its first use, for Welcomes that are on their way
     """
 
     suites: tuple[int, ...] = (1,)
     count: int = 100
     lifetime: int = 28 * DAY
     renewal: int = 7 * DAY
+    grace: int = 7 * DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +167,10 @@ class Device:
             usable: dict[tuple[int, bool], int] = {}
             known: set[bytes] = set()
             for reference, record, bundle in self._records(transaction):
-                suite, last_resort = bundle.key_package.cipher_suite, bool(record.last_resort)
+                suite, last_resort = bundle.key_package.cipher_suite, bundle.last_resort
                 current = (
-                    now < record.not_after - self.settings.renewal
+                    not record.used
+                    and now < _expiry(bundle) - self.settings.renewal
                     and suite in self.suites
                     and bundle.signature_key.public == self.signature_key(bundle.suite).public
                 )
@@ -176,7 +179,7 @@ class Device:
                     usable[suite, last_resort] = usable.get((suite, last_resort), 0) + 1
                     if reference not in there:
                         publish.append(_published(bundle, reference))
-                elif now > record.not_after + self.parameters.clock_tolerance:
+                elif now > record.delete_after:
                     transaction.delete(_KEY_PACKAGES, reference)
             for number in self.suites:
                 suite_object = CipherSuite.get(number)
@@ -185,7 +188,7 @@ class Device:
                         bundle = self.make_key_package(suite_object, now, last_resort=last_resort)
                         reference = bundle.reference
                         known.add(reference)
-                        transaction.put(_KEY_PACKAGES, reference, _record(bundle).encode())
+                        transaction.put(_KEY_PACKAGES, reference, self._record(bundle).encode())
                         publish.append(_published(bundle, reference))
         return KeyPackagePlan(tuple(publish), tuple(there - known))
 
@@ -204,13 +207,19 @@ class Device:
                 return KeyPackageBundle.decode(KeyPackageRecord.decode(value).bundle)
         return None
 
-    def use_up(self, transaction: Transaction, bundle: KeyPackageBundle) -> None:
-        """Delete the private keys of a KeyPackage that has let us in (RFC 9420 16.8).
+    def use_up(self, transaction: Transaction, bundle: KeyPackageBundle, now: int) -> None:
+        """A KeyPackage has let us in: delete its private keys (RFC 9420 16.8).
 
-        One of last resort goes as well: another one takes its place.  A second Welcome for it that is
-        on its way could not be read; that is why there are many ordinary ones.
+        One of last resort is replaced in the directory, and its keys are kept for a while.
         """
-        transaction.delete(_KEY_PACKAGES, bundle.reference)
+        if bundle.last_resort:
+            until = min(_expiry(bundle), now + self.settings.grace)
+            transaction.put(_KEY_PACKAGES, bundle.reference, KeyPackageRecord(bundle.encode(), until, 1).encode())
+        else:
+            transaction.delete(_KEY_PACKAGES, bundle.reference)
+
+    def _record(self, bundle: KeyPackageBundle) -> KeyPackageRecord:
+        return KeyPackageRecord(bundle.encode(), _expiry(bundle) + self.parameters.clock_tolerance, 0)
 
     # --- others' KeyPackages -------------------------------------------------------------------
 
@@ -218,10 +227,10 @@ class Device:
         return LeafRules(now, self.parameters.lifetime_limit, self.parameters.clock_tolerance)
 
 
-def _record(bundle: KeyPackageBundle) -> KeyPackageRecord:
+def _expiry(bundle: KeyPackageBundle) -> int:
     source = bundle.key_package.leaf_node.source
     assert isinstance(source, KeyPackageSource)
-    return KeyPackageRecord(bundle.encode(), source.lifetime.not_after, int(bundle.last_resort), 0)
+    return source.lifetime.not_after
 
 
 def _published(bundle: KeyPackageBundle, reference: bytes) -> PublishedKeyPackage:

@@ -49,13 +49,16 @@ class OutboxKind(IntEnum):
 
 @struct
 class KeyPackageRecord(Struct):
-    """A KeyPackage of ours; `bundle` is a KeyPackageBundle."""
+    """A KeyPackage of ours; `bundle` is a KeyPackageBundle.
+
+    `delete_after` is when its private keys go, in seconds since the Unix epoch.  One of last resort that has been
+    `used` is not offered any more, and kept for Welcomes that are on their way.
+    """
 
     secret: ClassVar[bool] = True
     bundle: opaque
-    not_after: uint64
-    last_resort: uint8
-    published: uint8
+    delete_after: uint64
+    used: uint8
 
 
 @struct

@@ -502,7 +502,7 @@ class RoomGroup:
         with self._store.transaction() as transaction:
             self._clear(transaction)
             _put_all(transaction, self._group_space, state.pieces())
-            self.device.use_up(transaction, action.bundle)
+            self.device.use_up(transaction, action.bundle, now)
             transaction.put(_ROOMS, self.room.encode(), record.encode())
         self._become(state.stored(), action.roster, action.policy, record)
         inviter = Member.of(action.staged.inviter, state.tree.member(action.staged.inviter))

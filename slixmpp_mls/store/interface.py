@@ -54,5 +54,13 @@ class Store(Protocol):
         :raises StoreError: any other failure; nothing was written
         """
 
+    def scrub(self) -> None:
+        """Overwrite on the disk what has been deleted, at a cost in proportion to the store's size.
+
+        For now and then: what was deleted is gone from the map at once, from the disk at the latest after this.
+
+        :raises StoreError: it failed; nothing is lost
+        """
+
     def close(self) -> None:
         """Release the file and its lock.  Idempotent."""
