@@ -11,17 +11,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from typing import Any
+from xml.etree.ElementTree import Element
 
 from slixmpp import ClientXMPP
 from slixmpp.xmlstream.handler import Callback
 from slixmpp.xmlstream.matcher.base import MatcherBase
 
+from ..errors import NotPermitted, Refused
 from .pep import PUBSUB, PEPNode
 from .stream import bare
 
 log = logging.getLogger(__name__)
 
 NODE = "urn:xmpp:mls:0:devices"
+_DISCO = "http://jabber.org/protocol/disco#info"
 _EVENT_ITEMS = f"{{{PUBSUB}#event}}event/{{{PUBSUB}#event}}items"
 _HANDLER = "MLS devices"
 
@@ -41,6 +44,22 @@ class DeviceDirectory(PEPNode):
     def __init__(self, xmpp: ClientXMPP) -> None:
         super().__init__(xmpp, NODE, send_last="on_sub_and_presence", notify_retract=True)
         self._changed: Callable[[str], None] | None = None
+
+    async def reaches(self, domain: str) -> bool:
+        """Whether that server answers us.
+
+        When an account's node may not be read, this tells whether the account's server says so: our own server
+        refuses in the same words to talk to servers that it may not or cannot talk to.
+
+        :raises NoAnswer, Disconnected: no luck with the stream or the server.
+        """
+        if domain == self._account.partition("@")[2]:
+            return True
+        try:
+            await self._stream.ask("get", domain, Element(f"{{{_DISCO}}}query"))
+        except (Refused, NotPermitted):
+            return False
+        return True
 
     def watch(self, changed: Callable[[str], None]) -> None:
         """Call `changed` with the bare JID of each account whose devices have changed, or may have.

@@ -1,0 +1,137 @@
+"""The Authentication Service (RFC 9750 4) as this package asks it.
+
+Whatever binds names to signature keys (the accounts' own servers, certificates, people who compare
+fingerprints) offers three services:
+
+1. :meth:`AuthenticationService.issue`: others can find out that these keys are this client's;
+2. :meth:`AuthenticationService.validate`: whether a leaf's signature key is that of the client which
+   its credential names (RFC 9420 5.3.1).  Whoever expects a certain client, because a KeyPackage
+   comes from its account's directory, compares the names besides;
+3. :meth:`AuthenticationService.same_client`: whether one credential may take another's place.
+
+Answers are of a moment: a device is retired, a server comes back.  Those who rely on an answer
+subscribe to changes and ask again.
+
+An answer is a :class:`Verdict`.  Not to know is an answer too: a service that cannot be reached
+says ``UNKNOWN`` and does not raise, since one dead server must not keep anybody out of a group of
+a thousand.  What to do about a leaf that is not valid is policy and not decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from ..errors import InvalidError
+from ..identity import ClientIdentity
+from ..mls.cipher_suite import CipherSuite
+from ..mls.credential import AnyCredential
+from ..mls.leaf_node import LeafNode
+
+__all__ = ["VALID", "AuthenticationService", "Validity", "Verdict"]
+
+
+class Validity(Enum):
+    """What a service says of a leaf."""
+
+    VALID = "valid"
+    """The signature key is that of the client that the credential names."""
+    INVALID = "invalid"
+    """It is not, or nobody who ought to vouch for it does."""
+    UNKNOWN = "unknown"
+    """The service cannot tell now; later it may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a service says of a leaf, and why.
+
+    :ivar validity: the answer
+    :ivar reason: machine-readable; empty if valid.  In this package: ``no-client`` (the credential names
+        none), ``no-device`` (its account lists no such device), ``other-key`` (it lists another key),
+        ``not-readable`` (its account shows us no devices), ``unreachable``, ``key-changed``,
+        ``new-device`` (both: see :mod:`.pinning`), ``undecided`` (a person has yet to decide),
+        ``refused`` (a person has decided).  Other services may have other reasons
+    :ivar text: the same for people; empty if valid
+    """
+
+    validity: Validity
+    reason: str = ""
+    text: str = ""
+
+    @classmethod
+    def invalid(cls, reason: str, text: str) -> Verdict:
+        return cls(Validity.INVALID, reason, text)
+
+    @classmethod
+    def unknown(cls, reason: str, text: str) -> Verdict:
+        return cls(Validity.UNKNOWN, reason, text)
+
+    @property
+    def is_valid(self) -> bool:
+        return self.validity is Validity.VALID
+
+    @property
+    def is_invalid(self) -> bool:
+        return self.validity is Validity.INVALID
+
+    @property
+    def is_unknown(self) -> bool:
+        return self.validity is Validity.UNKNOWN
+
+
+VALID = Verdict(Validity.VALID)
+
+
+class AuthenticationService(Protocol):
+    """Who is who.  All methods may be called at any time, several at once."""
+
+    async def issue(self, client: ClientIdentity, keys: Mapping[int, bytes], *, label: str | None = None) -> None:
+        """Make known that these are this client's signature keys, in place of those that were known before.
+
+        :param client: our own device
+        :param keys: public signature keys by number of their TLS SignatureScheme
+        :param label: a name of the device for people, one line of at most 64 characters; None leaves it as it is
+        :raises DeliveryError: it could not be done; trying again is safe
+        """
+
+    async def validate(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Verdict]:
+        """Whether each leaf's signature key is that of the client which its credential names (RFC 9420 5.3.1).
+
+        Many leaves at once are cheaper than one after the other.  Bounded in time.  Signatures are not
+        verified: that is for RFC 9420 7.3.
+
+        :param suite: of the group or the KeyPackages that hold the leaves
+        :returns: one verdict for each leaf, in their order
+        """
+
+    async def same_client(self, one: AnyCredential, other: AnyCredential) -> bool:
+        """Whether two credentials are one client's, so that the second may take the first one's place in a leaf.
+
+        It says nothing on whether either is valid.
+        """
+        return names_same_client(one, other)
+
+    def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
+        """Have `changed` called with an account's bare JID whenever verdicts about its clients may have changed.
+
+        :returns: ends the subscription
+        """
+
+
+def names_same_client(one: AnyCredential, other: AnyCredential) -> bool:
+    """Whether both credentials have one and the same client's name (:mod:`slixmpp_mls.identity`)."""
+    try:
+        return ClientIdentity.from_credential(one) == ClientIdentity.from_credential(other)
+    except InvalidError:
+        return False
+
+
+def named_client(leaf: LeafNode) -> ClientIdentity | Verdict:
+    """The client that a leaf's credential names, or the verdict on a leaf that names none."""
+    try:
+        return ClientIdentity.from_leaf(leaf)
+    except InvalidError as error:
+        return Verdict.invalid("no-client", str(error))
