@@ -94,10 +94,16 @@ export const repairs = [
     from: "const selfRemoved = mutatedTree[leafToNodeIndex(toLeafIndex(state.privatePath.leafIndex))] === undefined;",
     to: "const selfRemoved = grouped.remove.some(({ proposal }) => proposal.remove.removed === state.privatePath.leafIndex);",
   },
+  // 5.1.1: ECDSA public keys are uncompressed points; those that the library generates are compressed.
+  ...["p256", "p384", "p521"].map((curve) => ({
+    file: "crypto/implementation/default/makeNobleSignatureImpl.js",
+    from: `${curve}.getPublicKey(signKey)`,
+    to: `${curve}.getPublicKey(signKey, false)`,
+  })),
 ]
 
 function repair(url, result) {
-  const file = /\/ts-mls\/dist\/src\/([^/]+)$/.exec(url)?.[1]
+  const file = /\/ts-mls\/dist\/src\/(.+)$/.exec(url)?.[1]
   const todo = repairs.filter((r) => r.file === file)
   if (todo.length === 0) return result
   let source = readFileSync(new URL(url), "utf8")
