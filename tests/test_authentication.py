@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -33,7 +34,7 @@ from slixmpp_mls.authentication.listeners import Recent
 from slixmpp_mls.delivery import DeviceDirectory, Stream
 from slixmpp_mls.delivery.devices import NODE
 from slixmpp_mls.delivery.pep import PUBSUB, PUBSUB_OWNER
-from slixmpp_mls.devserver import DevServer
+from slixmpp_mls.devserver import DevServer, Federation
 from slixmpp_mls.errors import DeliveryError, Disconnected, NoAnswer, NotPermitted, Refused, UsageError
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls.cipher_suite import CipherSuite
@@ -44,6 +45,7 @@ from slixmpp_mls.stanza import Device, Key
 from slixmpp_mls.store.memory import MemoryStore
 from slixmpp_mls.store.sqlite import SQLiteStore
 
+from .conftest import SERVERS, unavailable_means_skip
 from .mls.members import member
 
 Connect = Callable[..., Awaitable[ClientXMPP]]
@@ -155,16 +157,21 @@ async def test_who_publishes_nothing_vouches_for_nobody(server: DevServer, conne
     assert await answer_on(service, nobody) in ("no-device", "not-readable", "unreachable")
 
 
-async def test_a_closed_node_vouches_for_nobody(server: DevServer, connect: Connect) -> None:
-    alice, bob = await connect(server, "alice"), await connect(server, "bob")
-    await directory(alice).issue(client_of(alice, "a1"), {ED25519: KEY})
-    assert await answer_on(directory(bob), client_of(alice, "a1")) == "valid"
+async def close_node(xmpp: ClientXMPP) -> None:
+    """Let nobody but the account read its devices."""
     form = Element("{jabber:x:data}x", {"type": "submit"})
     for var, value in (("FORM_TYPE", f"{PUBSUB}#node_config"), ("pubsub#access_model", "whitelist")):
         SubElement(SubElement(form, "{jabber:x:data}field", {"var": var}), "{jabber:x:data}value").text = value
     pubsub = Element(f"{{{PUBSUB_OWNER}}}pubsub")
     SubElement(pubsub, f"{{{PUBSUB_OWNER}}}configure", {"node": NODE}).append(form)
-    await Stream.of(alice).ask("set", alice.boundjid.bare, pubsub)
+    await Stream.of(xmpp).ask("set", xmpp.boundjid.bare, pubsub)
+
+
+async def test_a_closed_node_vouches_for_nobody(server: DevServer, connect: Connect) -> None:
+    alice, bob = await connect(server, "alice"), await connect(server, "bob")
+    await directory(alice).issue(client_of(alice, "a1"), {ED25519: KEY})
+    assert await answer_on(directory(bob), client_of(alice, "a1")) == "valid"
+    await close_node(alice)
     verdict = await verdict_on(directory(bob), client_of(alice, "a1"))
     assert (verdict.validity, verdict.reason) == (Validity.INVALID, "not-readable")
 
@@ -177,6 +184,34 @@ async def test_an_unreachable_domain_is_unknown_and_holds_up_nobody(server: DevS
         verdicts = await directory(bob, patience=5).validate([*lost, leaf_of(client_of(alice, "a1"))], SUITE)
     assert {(verdict.validity, verdict.reason) for verdict in verdicts[:-1]} == {(Validity.UNKNOWN, "unreachable")}
     assert verdicts[-1] == VALID
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("prosody", "ejabberd"), ("ejabberd", "prosody")])
+async def test_another_servers_word_counts_when_it_is_reached(ours: str, theirs: str, connect: Connect) -> None:
+    """Listed, refused by the account's server, and not reached are told apart between servers."""
+    federation = Federation("alpha.example", "beta.example")
+    async with contextlib.AsyncExitStack() as stack:
+        with unavailable_means_skip():
+            alpha, beta = [
+                await stack.enter_async_context(SERVERS[kind](domain, federation=federation))
+                for kind, domain in ((ours, "alpha.example"), (theirs, "beta.example"))
+            ]
+        bob, alice, carol = await connect(alpha, "bob"), await connect(beta, "alice"), await connect(beta, "carol")
+        for xmpp in (alice, carol):
+            await directory(xmpp).issue(client_of(xmpp, "d1"), {ED25519: KEY})
+        await close_node(carol)
+        leaves = [
+            leaf_of(client_of(alice, "d1")),
+            leaf_of(client_of(alice, "d2")),
+            leaf_of(client_of(carol, "d1")),
+            leaf_of(ClientIdentity("dave@nowhere.invalid", "d1")),
+        ]
+        verdicts = await directory(bob).validate(leaves, SUITE)
+        assert [verdict.reason for verdict in verdicts] == ["", "no-device", "not-readable", "unreachable"]
+
+        await beta.kill()
+        (verdict,) = await directory(bob, patience=5).validate(leaves[:1], SUITE)
+        assert (verdict.validity, verdict.reason) == (Validity.UNKNOWN, "unreachable")
 
 
 async def test_a_lost_stream_is_unknown(server: DevServer, connect: Connect) -> None:
@@ -396,6 +431,22 @@ async def test_invalid_only_by_a_list_that_is_younger_than_the_question() -> Non
     node.gate.set()
     assert await early == "no-device"
     assert await late == "valid"
+
+
+async def test_a_second_look_under_way_may_be_too_old_as_well() -> None:
+    node = Node()
+    service = DirectoryService(node)
+    assert await answer_on(service, ALICE) == "no-device"  # from now on there is a list to start from
+    node.gate.clear()
+    early = asyncio.create_task(answer_on(service, ALICE))
+    await asyncio.sleep(0.01)
+    node.put(ALICE)
+    late = asyncio.create_task(answer_on(service, ALICE))
+    await asyncio.sleep(0.01)
+    node.gate.set()
+    assert [await early, await late] == ["no-device", "valid"]
+    assert await answer_on(service, ALICE) == "valid"
+    assert len(node.requests) == 3  # the early one's older answer did not take the late one's place
 
 
 async def test_what_is_kept_serves_while_the_server_is_away() -> None:
@@ -641,7 +692,7 @@ async def test_a_key_for_another_scheme_is_a_new_device(store: MemoryStore) -> N
 
 async def test_accounts_do_not_mix(store: MemoryStore) -> None:
     service, _, events = pinning(store, new_device=NewDeviceRule.REFUSE)
-    names = ("ann@a.example", "ann@a.example.org", "an@a.example", "nn@a.example")
+    names = ("ann@a.example.org", "ann@a.example", "an@a.example", "ann@a.example.net")
     for name in names:
         assert await answer_on(service, ClientIdentity(name, "d")) == "valid"
     assert events == []
