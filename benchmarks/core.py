@@ -1,0 +1,182 @@
+"""What the core's operations cost, beside their floor and beside AWS mls-rs.
+
+Every operation is a function of a prepared group that leaves it as it was (groups are values), so it can be
+repeated; the best of several runs is reported, for ours, for the floor and for the peer alike.
+"""
+
+from __future__ import annotations
+
+import gc
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from slixmpp_mls.mls.cipher_suite import CipherSuite
+from slixmpp_mls.mls.framing import MLSMessage
+from slixmpp_mls.mls.group import Group
+from slixmpp_mls.mls.proposals import Add
+from slixmpp_mls.mls.welcome import Welcome
+from slixmpp_mls.store import SQLiteStore
+
+from . import peers
+from .groups import NOW, applied, bundle, full_group, sparse_group
+from .primitives import floor, recorded
+
+__all__ = ["Result", "run"]
+
+_SUITE = CipherSuite.get(1)
+_MESSAGE = bytes(1024)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of the table.
+
+    :ivar seconds: ours, for one operation
+    :ivar floor: of its primitives; None where it does no cryptography
+    :ivar peer: mls-rs's, None where it was not run
+    :ivar note: anything else worth saying
+    """
+
+    operation: str
+    size: int
+    seconds: float
+    floor: float | None = None
+    peer: float | None = None
+    note: str = ""
+
+
+def _timed(call: Callable[[], object], *, at_least: float = 0.3, at_most: int = 200) -> float:
+    """Seconds of the fastest of several calls."""
+    best, spent, runs = float("inf"), 0.0, 0
+    gc.collect()
+    gc.disable()
+    try:
+        while runs < 2 or (spent < at_least and runs < at_most):
+            start = time.perf_counter()
+            call()
+            taken = time.perf_counter() - start
+            best, spent, runs = min(best, taken), spent + taken, runs + 1
+            if taken > 20:
+                break
+    finally:
+        gc.enable()
+    return best
+
+
+def _floor(call: Callable[[], object]) -> float:
+    with recorded() as calls:
+        call()
+    return floor(calls)
+
+
+def run(sizes: list[int], *, with_peer: bool, progress: Callable[[str], None]) -> Iterator[Result]:
+    """All operations at all sizes, one after the other."""
+    for size in sizes:
+        progress(f"{size} members: adding and joining")
+        yield from _adding(size, with_peer)
+        progress(f"{size} members: a group full of keys")
+        yield from _full(size, with_peer)
+
+
+def _adding(size: int, with_peer: bool) -> Iterator[Result]:
+    """One Commit that adds everybody, and the last joiner's join."""
+    bundles = [bundle(_SUITE, number) for number in range(1, size)]
+    creator = Group.create(bundle(_SUITE, 0), b"benchmark" + bytes(23))
+    adds = [Add(each.key_package) for each in bundles]
+    peer = peers.adding(size) if with_peer and size <= 10_000 else None
+
+    def add() -> object:
+        return creator.commit(adds, now=NOW)
+
+    seconds = _timed(add, at_most=3 if size > 500 else 30)
+    yield Result("add n in one Commit", size, seconds, _floor(add), peer.add if peer else None)
+
+    group = sparse_group(_SUITE, size, bundles)
+    welcome = MLSMessage.decode(group.welcome).body
+    assert isinstance(welcome, Welcome)
+
+    def join() -> object:
+        return Group.join(welcome, bundles[-1])
+
+    seconds = _timed(join, at_most=3 if size > 5000 else 30)
+    yield Result("join by Welcome", size, seconds, _floor(join), peer.join if peer else None)
+
+
+def _full(size: int, with_peer: bool) -> Iterator[Result]:
+    """Commits and messages in a group whose every parent node has a key; sender and receiver
+    are neighbours at first, then at the two ends of the tree."""
+    alice, near, far = full_group(_SUITE, size, (0, 1, size - 1))
+    peer = peers.talking(size) if with_peer and size <= 1000 else None
+
+    def create() -> object:
+        return alice.commit(now=NOW)
+
+    yield Result("commit: create", size, _timed(create), _floor(create), peer.create if peer else None)
+
+    made = alice.commit(now=NOW)
+
+    def process(receiver: Group) -> Callable[[], object]:
+        return lambda: receiver.apply(receiver.process(made.commit, now=NOW), now=NOW)
+
+    yield Result(
+        "commit: process (far)", size, _timed(process(far)), _floor(process(far)), peer.process if peer else None
+    )
+    yield Result("commit: process (near)", size, _timed(process(near)), _floor(process(near)))
+
+    # The sender's second message: its ratchet is open by then, as it is for all but the first one.
+    first, talking = alice.encrypt(_MESSAGE)
+    second, _ = talking.encrypt(_MESSAGE)
+    listening = far.apply(far.process(first, now=NOW), now=NOW)
+
+    def encrypt() -> object:
+        return talking.encrypt(_MESSAGE)
+
+    def decrypt() -> object:
+        return listening.apply(listening.process(second, now=NOW), now=NOW)
+
+    yield Result("encrypt 1 KiB", size, _timed(encrypt), _floor(encrypt), peer.encrypt if peer else None)
+    yield Result("decrypt 1 KiB", size, _timed(decrypt), _floor(decrypt), peer.decrypt if peer else None)
+    yield from _storing(alice, made.sent, applied(made.sent, made.staged), size)
+
+
+def _storing(before: Group, sent: Group, after: Group, size: int) -> Iterator[Result]:
+    """What a message's and a Commit's changes cost on the disk, and the way back."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = SQLiteStore(Path(folder) / "bench.db", "alice@bench.example")
+        with store.transaction() as transaction:
+            for key, value in before.pieces().items():
+                transaction.put("group", key, value)
+        _, talked = before.stored().encrypt(_MESSAGE)
+
+        def write(new: Group, old: Group) -> Callable[[], object]:
+            def step() -> None:
+                with store.transaction() as transaction:
+                    for key, value in new.changes_since(old).items():
+                        if value is None:
+                            transaction.delete("group", key)
+                        else:
+                            transaction.put("group", key, value)
+
+            return step
+
+        base = before.stored()
+        pieces = len(talked.changes_since(base)), len(after.changes_since(base))
+        yield Result("store a message's step", size, _timed(write(talked, base)), note=f"{pieces[0]} pieces")
+        yield Result("store a Commit's step", size, _timed(write(after, base)), note=f"{pieces[1]} pieces")
+
+        def restore() -> object:
+            with store.transaction() as transaction:
+                return Group.restore(transaction.items("group"))
+
+        with store.transaction() as transaction:
+            transaction.delete_prefix("group")
+            for key, value in before.pieces().items():
+                transaction.put("group", key, value)
+        seconds = _timed(restore, at_most=3 if size > 5000 else 20)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        yield Result("restore from the store", size, seconds, note=f"process so far at most {peak} MB")
+        store.close()

@@ -1,0 +1,119 @@
+"""Groups of any size, made quickly: what a benchmark starts from.
+
+A *sparse* group is one that its creator has just filled with one Commit: nobody else has
+committed, its parent nodes are blank.  A *full* one has keys in every parent node, as after a long
+life in which everybody has committed; it is built directly from renewed paths,
+one for each leaf, which is what such a life leaves behind.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+from immutables import Map
+
+from slixmpp_mls.mls.cipher_suite import CipherSuite
+from slixmpp_mls.mls.credential import BasicCredential
+from slixmpp_mls.mls.framing import MLSMessage
+from slixmpp_mls.mls.group import Group
+from slixmpp_mls.mls.group_context import GroupContext
+from slixmpp_mls.mls.group_state import PublicGroup
+from slixmpp_mls.mls.key_schedule import epoch_from_secret
+from slixmpp_mls.mls.leaf_node import Lifetime
+from slixmpp_mls.mls.own_leaf import KeyPackageBundle, OwnLeaf, capabilities, create_key_package
+from slixmpp_mls.mls.proposals import Add
+from slixmpp_mls.mls.ratchet_tree import RatchetTree
+from slixmpp_mls.mls.secret_tree import SecretTree
+from slixmpp_mls.mls.staging import StagedCommit
+from slixmpp_mls.mls.tree_math import LeafIndex, direct_path, node_of
+from slixmpp_mls.mls.treekem import TreeKEMPrivate, renew_path
+from slixmpp_mls.mls.welcome import Welcome
+
+__all__ = ["NOW", "Sparse", "bundle", "full_group", "message", "sparse_group"]
+
+NOW = 1_800_000_000
+_GROUP_ID = b"benchmark" + bytes(23)
+
+
+def bundle(suite: CipherSuite, number: int) -> KeyPackageBundle:
+    """A KeyPackage of somebody."""
+    own = OwnLeaf(
+        BasicCredential(f"member{number}@bench.example/{number:016x}".encode()),
+        suite.generate_signature_key(),
+        capabilities(random=None),
+    )
+    return create_key_package(suite, own, Lifetime(NOW - 3600, NOW + 86400))
+
+
+@dataclass
+class Sparse:
+    """A group that one Commit has filled."""
+
+    creator: Group
+    commit: bytes
+    welcome: bytes
+    bundles: list[KeyPackageBundle]
+
+    def join(self, number: int) -> Group:
+        """The group as its `number`-th joiner sees it."""
+        welcome = message(self.welcome)
+        assert isinstance(welcome, Welcome)
+        state = Group.join(welcome, self.bundles[number]).state
+        assert isinstance(state, Group)
+        return state
+
+
+def message(octets: bytes) -> object:
+    """The body of an MLSMessage."""
+    return MLSMessage.decode(octets).body
+
+
+def sparse_group(suite: CipherSuite, size: int, bundles: list[KeyPackageBundle] | None = None) -> Sparse:
+    """A creator and `size` - 1 members whom it has added."""
+    others = bundles or [bundle(suite, number) for number in range(1, size)]
+    creator = Group.create(bundle(suite, 0), _GROUP_ID)
+    made = creator.commit([Add(each.key_package) for each in others], now=NOW)
+    assert made.welcome is not None
+    return Sparse(applied(made.sent, made.staged), made.commit, made.welcome, others)
+
+
+def applied(group: object, staged: StagedCommit) -> Group:
+    """The group after a Commit."""
+    assert isinstance(group, Group)
+    return group.apply(staged, now=NOW)
+
+
+def full_group(suite: CipherSuite, size: int, seats: tuple[int, ...]) -> list[Group]:
+    """A group with a key in every parent node, as the members at these leaves see it."""
+    bundles = [bundle(suite, number) for number in range(size)]
+    tree = RatchetTree.single(suite, bundles[0].key_package.leaf_node)
+    tree, _ = tree.apply({}, (), [each.key_package.leaf_node for each in bundles[1:]])
+    keys = {}
+    for number, each in enumerate(bundles):
+        renewed = renew_path(
+            tree, LeafIndex(number), each.key_package.leaf_node, each.signature_key, _GROUP_ID
+        )
+        tree = renewed.tree
+        keys.update(renewed.private.keys)
+    context = GroupContext(1, suite.id, _GROUP_ID, 7, tree.tree_hash(), os.urandom(suite.hash_length), ())
+    epoch = epoch_from_secret(suite, os.urandom(suite.hash_length))
+    public = PublicGroup(context, tree, os.urandom(suite.hash_length), os.urandom(suite.hash_length))
+    groups = []
+    for seat in seats:
+        path = [node_of(LeafIndex(seat)), *direct_path(node_of(LeafIndex(seat)), tree.leaf_count)]
+        groups.append(
+            Group(
+                public=public,
+                secrets=epoch.secrets,
+                secret_tree=SecretTree.create(suite, epoch.encryption_secret, tree.leaf_count),
+                private=TreeKEMPrivate(LeafIndex(seat), Map({node: keys[node] for node in path if node in keys})),
+                signature_key=bundles[seat].signature_key,
+            )
+        )
+    return groups
+
+
+def renamed(group: Group) -> Group:
+    """The same group in a fresh object, so that no cache of the last run helps."""
+    return replace(group)

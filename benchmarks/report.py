@@ -1,0 +1,80 @@
+"""The results as a table, as Markdown, and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from .core import Result
+
+__all__ = ["markdown", "plot", "print_table"]
+
+_HEAD = ("operation", "n", "ours", "floor", "ratio", "mls-rs", "")
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    for unit, factor in (("s", 1.0), ("ms", 1e3)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} us"
+
+
+def _row(result: Result) -> tuple[str, ...]:
+    ratio = f"{result.seconds / result.floor:.2f}" if result.floor else ""
+    times = _time(result.seconds), _time(result.floor), ratio, _time(result.peer)
+    return (result.operation, f"{result.size:,}", *times, result.note)
+
+
+def _sorted(results: Sequence[Result]) -> list[Result]:
+    order = list(dict.fromkeys(result.operation for result in results))
+    return sorted(results, key=lambda result: (order.index(result.operation), result.size))
+
+
+def print_table(results: Sequence[Result], console: Console) -> None:
+    """On the terminal."""
+    table = Table(*_HEAD, title="Suite 0x0001, one operation each, the best of several runs")
+    last = ""
+    for result in _sorted(results):
+        if result.operation != last:
+            table.add_section()
+        last = result.operation
+        table.add_row(*_row(result))
+    console.print(table)
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """For benchmarks/README.md."""
+    lines = ["| " + " | ".join(_HEAD) + " |", "|---|--:|--:|--:|--:|--:|---|"]
+    lines += ["| " + " | ".join(_row(result)) + " |" for result in _sorted(results)]
+    return "\n".join(lines) + "\n"
+
+
+def plot(results: Sequence[Result], path: Path) -> None:
+    """Time against group size, both logarithmic, as SVG."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 6))
+    operations = list(dict.fromkeys(result.operation for result in results))
+    colours = pyplot.colormaps["tab10"].colors  # type: ignore[attr-defined]
+    for number, operation in enumerate(operations):
+        mine = sorted((each for each in results if each.operation == operation), key=lambda each: each.size)
+        sizes = [each.size for each in mine]
+        colour = colours[number % 10]
+        axes.plot(sizes, [each.seconds * 1e3 for each in mine], "o-", color=colour, label=operation)
+        peer = [each for each in mine if each.peer is not None]
+        if peer:
+            axes.plot([each.size for each in peer], [(each.peer or 0) * 1e3 for each in peer], "x:", color=colour)
+    axes.set(xscale="log", yscale="log", xlabel="members", ylabel="milliseconds")
+    axes.set_title("slixmpp-mls (lines) and mls-rs (dotted)")
+    axes.grid(True, which="both", alpha=0.2)
+    axes.legend(fontsize="small", loc="upper left")
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
