@@ -21,9 +21,10 @@ conditional field    the element is missing where the condition does not hold
 ===================  ==============================================================================
 
 Names are those of RFC 9420 and its registries, cipher suites in their case, all others in lower
-case (and wire formats without their ``mls_``, as in the names of the structures).  White space around elements and in base64 means nothing; everything else is strict: an
-attribute, text, element, comment or spelling of a number that the form above does not have is
-refused, so that two different documents (white space aside) never mean the same structure.
+case (and wire formats without their ``mls_``, as in the names of the structures).  White space
+around elements and in base64 means nothing; everything else is strict: an attribute, text,
+element, comment or spelling of a number that the form above does not have is refused, so that
+two different documents (white space aside) never mean the same structure.
 
 Recursion follows the declarations, which do not contain themselves, so its depth is theirs.
 

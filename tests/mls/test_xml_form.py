@@ -381,7 +381,7 @@ def test_no_structure_contains_itself() -> None:
 
 
 def test_only_this_module_needs_lxml() -> None:
-    """RFC 9420 without lxml, and without an XMPP library: the package's own __init__ imports those, so it is left out."""
+    """RFC 9420 without lxml, and without slixmpp; the package's own __init__, which imports them, is left out."""
     core = Path(slixmpp_mls.mls.__file__).parent
     names = [module.name for module in pkgutil.iter_modules([str(core)]) if module.name != "xml_form"]
     assert "group" in names
