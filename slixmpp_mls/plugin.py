@@ -141,14 +141,19 @@ class MLS(BasePlugin):
         self._tasks: set[asyncio.Task[None]] = set()
         bindings.register()
         self.directory = KeyPackageDirectory(self.xmpp)
-        devices = DeviceDirectory(self.xmpp)
-        self.authentication: AuthenticationService = self.config["authentication"] or DirectoryService(devices)
+        self._own_service: DirectoryService | None = None
+        if self.config["authentication"] is None:
+            self._own_service = DirectoryService(DeviceDirectory(self.xmpp), clock=self._clock)
+            self._own_service.start()  # asks for notifications, so before presence is sent
+            self.authentication: AuthenticationService = self._own_service
         self.xmpp.register_handler(Callback(_INVITATIONS, _DirectInvitation(""), self._invitation_received))
         self.xmpp.add_event_handler("session_start", self._session_started)
 
     def plugin_end(self) -> None:
         self.xmpp.remove_handler(_INVITATIONS)
         self.xmpp.del_event_handler("session_start", self._session_started)
+        if self._own_service is not None:
+            self._own_service.close()
         for task in [*self._tasks, *([self._starting] if self._starting is not None else [])]:
             task.cancel()
         for room in self._rooms.values():
