@@ -337,8 +337,11 @@ class RoomWorker:
     def _room_event(self, event: RoomEvent) -> None:
         match event:
             case CatchingUp(complete=True):
-                self.live.set()
-                self.spawn(self._flush(), "sending again")
+                if not self.live.is_set():
+                    # From now on, whoever makes a message also sends it: what was made until now is ours to send.
+                    due = self.session.outstanding_ids()
+                    self.live.set()
+                    self.spawn(self._flush(due), "sending again")
             case Interrupted():
                 self.live.clear()
             case Bounced():
@@ -386,15 +389,19 @@ class RoomWorker:
         if size > MAX_STANZA:
             raise StanzaTooLarge(size, MAX_STANZA)
 
-    async def _flush(self) -> None:
-        """Send again what has not come back."""
+    async def _flush(self, due: frozenset[str]) -> None:
+        """Send again what has not come back.
+
+        :param due: origin ids of the messages that were made before we were up to date
+        """
         if not self.is_member:
             return
         await self._commit_what_waits()
         for outgoing in self.session.outstanding():
             if not self.live.is_set():
                 return
-            await self.transmit(outgoing)
+            if outgoing.origin_id in due:
+                await self.transmit(outgoing)
 
     # --- committing ----------------------------------------------------------------------------
 

@@ -650,6 +650,10 @@ class RoomGroup:
                     payloads.append(elements.GroupInfo(group_id, epoch + 1, record.group_info))
         return Outgoing(record.origin_id.decode(), record.kind, tuple(payloads))
 
+    def outstanding_ids(self) -> frozenset[str]:
+        """Origin ids of what has not come back."""
+        return frozenset(record.origin_id.decode() for _, record in self._outbox)
+
     def outstanding(self) -> Iterator[Outgoing]:
         """What has not come back, oldest first: to be sent again once the archive has been read to its end.
 
