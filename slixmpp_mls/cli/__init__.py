@@ -1,0 +1,74 @@
+"""The command ``slixmpp-mls``.
+
+One module for each command; :mod:`.login` and :mod:`.terminal` have what they share.  An error is
+one line on stderr and an exit code other than 0; a traceback comes only with ``--debug``.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from importlib.metadata import version as installed
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from ..errors import MLSError
+from . import demo, server
+from .terminal import console, errors, quiet_libraries
+
+__all__ = ["app", "main"]
+
+_debug = False
+
+app = typer.Typer(
+    name="slixmpp-mls",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show logs, and tracebacks of errors.")] = False,
+) -> None:
+    """End-to-end encrypted XMPP rooms: Messaging Layer Security for slixmpp.
+
+    Start with: `slixmpp-mls demo`
+    """
+    global _debug
+    _debug = debug
+    quiet_libraries(debug)
+
+
+@app.command()
+def version() -> None:
+    """The versions of this program and of what it stands on.
+
+    Example: `slixmpp-mls version`
+    """
+    for name in ("slixmpp-mls", "slixmpp", "cryptography"):
+        console.print(f"{name} {installed(name)}")
+    console.print(f"Python {sys.version.split()[0]}")
+
+
+app.command()(demo.demo)
+app.command()(server.server)
+
+
+def main() -> None:
+    """The entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character must not end the program
+    try:
+        app()
+    except (MLSError, OSError) as error:
+        if _debug:
+            raise
+        errors.print(Text(f"slixmpp-mls: {error}", style="red"))
+        sys.exit(1)

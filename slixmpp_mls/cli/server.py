@@ -1,0 +1,98 @@
+"""``slixmpp-mls server``: a throw-away XMPP server, for those who write bots."""
+
+from __future__ import annotations
+
+import shlex
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ..devserver import DevServer, Ejabberd, Prosody
+from .terminal import console, new_password, reporting, run, until_interrupted
+
+__all__ = ["Kind", "describe", "server"]
+
+
+class Kind(StrEnum):
+    """The servers that there are."""
+
+    prosody = "prosody"
+    ejabberd = "ejabberd"
+
+
+KINDS: dict[Kind, type[DevServer]] = {Kind.prosody: Prosody, Kind.ejabberd: Ejabberd}
+
+
+def server(
+    kind: Annotated[Kind, typer.Option(help="The software.")] = Kind.prosody,
+    account: Annotated[
+        list[str] | None, typer.Option(help="An account to make; may be repeated.", show_default="alice, bob, carol")
+    ] = None,
+    password: Annotated[
+        str | None, typer.Option(help="Of all accounts.", show_default="a random one for each")
+    ] = None,
+    directory: Annotated[
+        Path | None, typer.Option(help="Keep the server's files there.", show_default="a folder that is deleted")
+    ] = None,
+) -> None:
+    """A throw-away XMPP server on this machine, with accounts to try things with.
+
+    It runs until Ctrl-C, listens on the loopback interface only, and is fetched once if it is not installed
+    (Debian and Ubuntu, no root needed). What it prints tells bots and the other commands how to log in.
+
+    Example: `slixmpp-mls server`
+
+    Example: `slixmpp-mls server --kind ejabberd --account alice --account echo`
+    """
+    run(_server(kind, account or ["alice", "bob", "carol"], password, directory))
+
+
+async def _server(kind: Kind, names: list[str], password: str | None, directory: Path | None) -> None:
+    with reporting() as progress:
+        running = KINDS[kind](directory=directory, progress=progress)
+        progress(f"starting {running.software}", 0, 0)
+        try:
+            await running.start()
+            for name in names:
+                progress(f"making {name}'s account", 0, 0)
+                await running.register(name, password or new_password())
+        except BaseException:
+            await running.close()
+            raise
+    try:
+        describe(running)
+        console.print(Text("\nCtrl-C stops it.", style="dim"))
+        await until_interrupted()
+    finally:
+        await running.close()
+
+
+def describe(server: DevServer, stores: dict[str, Path] | None = None) -> None:
+    """Print how to log in, and write a file of variables for each account.
+
+    :param stores: files of devices that exist, by bare JID
+    """
+    table = Table.grid(padding=(0, 2))
+    table.add_row(Text("server", style="bold"), Text(f"{server.software}, at {server.host} port {server.port}"))
+    table.add_row(Text("rooms", style="bold"), Text(f"anything@{server.rooms}"))
+    table.add_row(Text("authority", style="bold"), Text(str(server.ca_file)))
+    for jid, password in server.accounts.items():
+        table.add_row(Text("account", style="bold"), Text.assemble(jid, ("  password ", "dim"), password))
+    console.print(table)
+    console.print(Text("\nTo log in from another terminal, paste one of these lines there:", style="dim"))
+    common = {"XMPP_HOST": server.host, "XMPP_PORT": str(server.port), "SSL_CERT_FILE": str(server.ca_file)}
+    for jid, password in server.accounts.items():
+        variables = {"XMPP_JID": jid, "XMPP_PASSWORD": password} | common
+        if stores and jid in stores:
+            variables["MLS_STORE"] = str(stores[jid])
+        path = server.directory / f"{jid.partition('@')[0]}.env"
+        path.touch(mode=0o600)
+        path.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
+        console.print(Text(f". {shlex.quote(str(path))}"), soft_wrap=True)
+    first = next(iter(server.accounts))
+    console.print(Text("\nThen, for example:", style="dim"))
+    console.print(Text(f"slixmpp-mls chat {first} coven@{server.rooms} --create"), soft_wrap=True)

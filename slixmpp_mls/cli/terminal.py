@@ -1,0 +1,114 @@
+"""The terminal, for all commands: output, errors, and the text of strangers made harmless."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import signal
+import sys
+import unicodedata
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.text import Text
+
+from ..devserver.packages import Progress as Report
+
+__all__ = [
+    "clean", "colour_of", "console", "errors", "new_password", "quiet_libraries", "reporting", "run",
+    "until_interrupted", "waiting",
+]  # fmt: skip
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+_COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
+_colours: dict[str, str] = {}
+
+
+def colour_of(who: str) -> str:
+    """A colour for a person, the same for as long as the program runs."""
+    return _colours.setdefault(who, _COLOURS[len(_colours) % len(_COLOURS)])
+
+
+def clean(text: str) -> str:
+    """What a peer has written, without what would move the cursor, change colours or turn the direction of writing."""
+    return "".join(one if one in "\n\t" or unicodedata.category(one) not in ("Cc", "Cf", "Zl", "Zp", "Cs") else "\ufffd"
+                   for one in text)  # fmt: skip
+
+
+def new_password() -> str:
+    """For an account on a throw-away server."""
+    return secrets.token_hex(6)
+
+
+def quiet_libraries(debug: bool) -> None:
+    """Logs are for ``--debug``: without it, what matters is said in the command's own words."""
+    if debug:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+        logging.getLogger("slixmpp_mls").setLevel(logging.DEBUG)
+    else:
+        logging.basicConfig(handlers=[logging.NullHandler()])
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Run a command.  SIGTERM ends it like Ctrl-C, so that what it has started is stopped."""
+
+    async def with_signals() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        await work
+
+    try:
+        asyncio.run(with_signals())
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(130)
+
+
+async def until_interrupted() -> None:
+    """Wait for Ctrl-C or SIGTERM, as the orderly end of a command."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+@contextmanager
+def reporting() -> Iterator[Report]:
+    """Shows how far a long step is: a bar on a terminal, else a line for each new thing that is done."""
+    if not console.is_terminal:
+        said = ""
+
+        def line(message: str, done: int, total: int) -> None:
+            nonlocal said
+            if message != said:
+                said = message
+                console.print(Text(f"{message} ..."))
+
+        yield line
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20))
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None, visible=False)
+
+        def bar(message: str, done: int, total: int) -> None:
+            progress.update(task, description=message, completed=done, total=total or None, visible=True)
+
+        yield bar
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[Callable[[str], None]]:
+    """A spinner on a terminal; its text can be changed."""
+    if not console.is_terminal:
+        with nullcontext():
+            yield lambda _: None
+        return
+    with console.status(Text(what)) as status:
+        yield lambda text: status.update(Text(text))
