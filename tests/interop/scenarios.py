@@ -53,6 +53,17 @@ def many_added_at_once(acting: Peer, other: Peer, suite: int) -> None:
     room.talk()
 
 
+@scenario()
+def welcome_and_tree_beyond_the_two_byte_lengths(acting: Peer, other: Peer, suite: int) -> None:
+    """RFC 9420 2.1.2: vectors of 2^14 bytes and more have lengths of four bytes."""
+    names = [f"{number:04}".encode() * 300 for number in range(18)]
+    clients = [(other if number % 2 else acting).client(name, suite) for number, name in enumerate(names)]
+    room = full_room(clients[:17])
+    assert len(room.state.ratchet_tree) > 0x4000
+    room.add(clients[1], clients[17])
+    room.talk(clients[0], clients[17])
+
+
 @scenario(acting=[Can.EMPTY_COMMIT], every_suite=True)
 def commit_without_proposals(acting: Peer, other: Peer, suite: int) -> None:
     clients = people(acting, other, suite, 5)
@@ -141,6 +152,34 @@ def commit_removal_and_return_of_one_client(acting: Peer, other: Peer, suite: in
     room.talk()
 
 
+@scenario(
+    acting=[Can.MIXED_COMMIT, Can.PROPOSE_EXTENSIONS, Can.EXTERNAL_PSK],
+    other=[Can.FOLLOW_EXTENSIONS, Can.EXTERNAL_PSK, Can.PROPOSE_UPDATE],
+)
+def everything_in_one_commit(acting: Peer, other: Peer, suite: int) -> None:
+    clients = people(acting, other, suite, 8)
+    room = full_room(clients[:6])
+    for client in clients:
+        client.register_psk(b"agreed", b"a secret agreed elsewhere")
+    for proposer in (clients[1], clients[3]):
+        room.propose(proposer, Update())
+    room.commit(
+        clients[4],
+        *(Add(client.key_package()) for client in clients[6:]),
+        Remove(room.index_of(clients[0])),
+        ExternalPsk(b"agreed"),
+        SetExtensions((BASIC_REQUIRED,)),
+        joining=clients[6:],
+    )
+    assert room.state.extensions == (BASIC_REQUIRED,)
+    assert room.index_of(clients[6]) == 0
+    room.talk()
+    for client in (clients[1], clients[7], clients[6]):
+        if Can.EMPTY_COMMIT in client.peer.can:
+            room.commit(client)
+    room.talk()
+
+
 @scenario(acting=[Can.FORCE_PATH])
 def commit_add_with_a_path(acting: Peer, other: Peer, suite: int) -> None:
     clients = people(acting, other, suite, 4)
@@ -203,6 +242,24 @@ def proposals_of_several_kinds_by_reference(acting: Peer, other: Peer, suite: in
     room.propose(clients[2], Remove(room.index_of(clients[4])))
     room.propose(clients[0], Add(clients[6].key_package()))
     room.commit(clients[3], joining=[clients[6]])
+    room.talk()
+
+
+@scenario(acting=[Can.PROPOSE_UPDATE, Can.PROPOSE_ADD], other=[Can.EMPTY_COMMIT])
+def proposals_that_no_commit_covers(acting: Peer, other: Peer, suite: int) -> None:
+    """Sent in an epoch that a commit had ended already: nobody may refer to them in the next one."""
+    clients = people(acting, other, suite, 5)
+    room = full_room(clients[:4])
+    commit = room[clients[1]].commit()
+    late = [room[clients[0]].propose(Update()), room[clients[2]].propose(Add(clients[4].key_package()))]
+    room.follow(commit, clients[1])
+    for message in late:
+        refuses(room[clients[3]], message)
+    room.talk()
+    room.commit(clients[3])
+    room.propose(clients[0], Update())
+    room.commit(clients[1])
+    assert len(room.groups) == 4
     room.talk()
 
 
@@ -283,6 +340,35 @@ def message_of_the_epoch_before(acting: Peer, other: Peer, suite: int) -> None:
     room.talk()
 
 
+@scenario(acting=[Can.REMOVE, Can.READ_DEPARTED], other=[Can.READ_DEPARTED])
+def late_message_of_one_whose_leaf_is_another_s(acting: Peer, other: Peer, suite: int) -> None:
+    clients = people(acting, other, suite, 6)
+    room = full_room(clients[:5])
+    sent = {client.identity: room[client].encrypt(client.identity) for client in clients[3:5]}
+    indices = {client.identity: room.index_of(client) for client in clients[3:5]}
+    room.remove(clients[0], *clients[3:5])
+    room.add(clients[0], clients[5])
+    assert room.index_of(clients[5]) == indices[clients[3].identity]
+    for reader in clients[:3]:
+        for identity, message in sent.items():
+            found = room[reader].process(message)
+            assert found.data == identity
+            assert found.sender in (indices[identity], None)
+    room.talk()
+
+
+@scenario()
+def messages_of_every_length(acting: Peer, other: Peer, suite: int) -> None:
+    """RFC 9420 2.1.2: lengths of one, two and four bytes, at their borders."""
+    alice, bob = people(acting, other, suite, 2)
+    room = full_room([alice, bob])
+    for sender, reader in [(alice, bob), (bob, alice)]:
+        for length in (0, 1, 63, 64, 0x3FFF, 0x4000, 100_000):
+            text = bytes(number % 251 for number in range(length))
+            assert (room[reader].process(room[sender].encrypt(text)).data or b"") == text
+    room.check()
+
+
 @scenario(other=[Can.EMPTY_COMMIT], acting=[Can.EMPTY_COMMIT])
 def two_commits_in_one_epoch(acting: Peer, other: Peer, suite: int) -> None:
     clients = people(acting, other, suite, 4)
@@ -333,6 +419,50 @@ def going_on_from_a_copy(acting: Peer, other: Peer, suite: int) -> None:
     room.talk()
     room.add(bob, *people(acting, other, suite, 8)[6:])
     room.talk()
+
+
+@scenario(acting=[Can.RELOAD, Can.EMPTY_COMMIT], other=[Can.EMPTY_COMMIT])
+def a_commit_that_waits_outlives_a_restart(acting: Peer, other: Peer, suite: int) -> None:
+    clients = people(acting, other, suite, 4)
+    room = full_room(clients[:3])
+    commit = room[clients[2]].commit([Add(clients[3].key_package())])
+    room[clients[2]].reload()
+    room.follow(commit, clients[2], [clients[3]])
+    room.talk()
+    lost = room[clients[0]].commit()
+    won = room[clients[1]].commit()
+    room[clients[0]].reload()
+    room.follow(won, clients[1])
+    refuses(room[clients[0]], lost.message)
+    room.commit(clients[0])
+    room.talk()
+
+
+@scenario(acting=[Can.RELOAD_PROPOSALS, Can.PROPOSE_UPDATE, Can.PROPOSE_ADD], other=[Can.EMPTY_COMMIT])
+def proposals_that_wait_outlive_a_restart(acting: Peer, other: Peer, suite: int) -> None:
+    clients = people(acting, other, suite, 6)
+    room = full_room(clients[:4])
+    room.propose(clients[0], Update())
+    room.propose(clients[2], Add(clients[4].key_package()))
+    room[clients[0]].reload()
+    room[clients[2]].reload()
+    room.commit(clients[1], joining=[clients[4]])
+    room.talk()
+    room.propose(clients[2], Add(clients[5].key_package()))
+    room[clients[0]].reload()
+    room.commit(clients[0], joining=[clients[5]])
+    room.talk()
+
+
+@scenario(acting=[Can.EXTERNAL_JOIN], other=[Can.FOLLOW_EXTERNAL_JOIN, Can.GROUP_INFO])
+def external_joins_that_grow_the_tree(acting: Peer, other: Peer, suite: int) -> None:
+    room = Room.create(other.client(b"host", suite))
+    host = next(iter(room.groups.values()))
+    for number in range(4):
+        guest = acting.client(f"guest{number}".encode(), suite)
+        room.enter(*guest.external_join(host.group_info()))
+        assert room.index_of(guest) == number + 1
+        room.talk()
 
 
 @scenario(acting=[Can.EXTERNAL_JOIN], other=[Can.FOLLOW_EXTERNAL_JOIN, Can.GROUP_INFO], every_suite=True)
@@ -510,6 +640,22 @@ def reinit(acting: Peer, other: Peer, suite: int) -> None:
     assert (reborn.state.group_id, reborn.state.epoch) == (group_id, 1)
     reborn.talk()
     reborn.commit(again[1])
+    reborn.talk()
+
+
+@scenario(acting=[Can.REINIT], other=[Can.REINIT, Can.EMPTY_COMMIT])
+def reinit_proposed_committed_and_founded_by_three(acting: Peer, other: Peer, suite: int) -> None:
+    clients = people(acting, other, suite, 4)
+    room = full_room(clients)
+    group_id = fresh_id("reborn")
+    room.propose(clients[0], ReInit(group_id, suite, (BASIC_REQUIRED,)))
+    room.commit(clients[1])
+    assert room.state.phase == "reinit"
+    again = people(acting, other, suite, 4)
+    founded = room[clients[2]].reinit(again[2], [again[number].key_package() for number in (0, 1, 3)])
+    reborn = room.enter_founded(founded, *((again[number], room[clients[number]]) for number in (0, 1, 3)))
+    assert reborn.state.extensions == (BASIC_REQUIRED,)
+    reborn.commit(again[0])
     reborn.talk()
 
 
