@@ -72,7 +72,6 @@ class Can(StrEnum):
     READ_DEPARTED = "read late messages of members removed since"
     REINIT = "reinitialise a group, and follow into the new one"
     RELOAD = "serialise a group and go on from the copy"
-    RELOAD_PROPOSALS = "keep waiting proposals in what it serialises"
     REMOVE = "commit a Remove by value"
     RESUMPTION_PSK = "use a resumption PSK of an earlier epoch"
     RESYNC = "rejoin by an external commit that removes its own old leaf"

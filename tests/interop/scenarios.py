@@ -438,7 +438,7 @@ def a_commit_that_waits_outlives_a_restart(acting: Peer, other: Peer, suite: int
     room.talk()
 
 
-@scenario(acting=[Can.RELOAD_PROPOSALS, Can.PROPOSE_UPDATE, Can.PROPOSE_ADD], other=[Can.EMPTY_COMMIT])
+@scenario(acting=[Can.RELOAD, Can.PROPOSE_UPDATE, Can.PROPOSE_ADD], other=[Can.EMPTY_COMMIT])
 def proposals_that_wait_outlive_a_restart(acting: Peer, other: Peer, suite: int) -> None:
     clients = people(acting, other, suite, 6)
     room = full_room(clients[:4])

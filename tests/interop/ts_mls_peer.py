@@ -98,9 +98,8 @@ class TsMlsPeer:
 
     name: ClassVar[str] = "ts-mls"
     suites: ClassVar[frozenset[int]] = frozenset({1, 2, 3, 4, 5, 6, 7})
-    # The library adds a path only where one is required, and serialises waiting proposals without their senders. All
-    # else that a peer may be able to do, it can.
-    can: ClassVar[frozenset[Can]] = frozenset(Can) - {Can.FORCE_PATH, Can.RELOAD_PROPOSALS}
+    # The library adds a path only where one is required. All else that a peer may be able to do, it can.
+    can: ClassVar[frozenset[Can]] = frozenset(Can) - {Can.FORCE_PATH}
 
     def __init__(self) -> None:
         node = shutil.which("node")

@@ -100,6 +100,8 @@ export const repairs = [
     from: `${curve}.getPublicKey(signKey)`,
     to: `${curve}.getPublicKey(signKey, false)`,
   })),
+  // 2.1.1: an optional value that is zero is there; a waiting proposal of leaf 0 loses its sender when the group is serialised.
+  { file: "codec/optional.js", from: "if (t) {", to: "if (t !== undefined && t !== null) {" },
 ]
 
 function repair(url, result) {
