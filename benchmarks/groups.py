@@ -9,11 +9,11 @@ one for each leaf, which is what such a life leaves behind.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from immutables import Map
 
-from slixmpp_mls.mls.cipher_suite import CipherSuite
+from slixmpp_mls.mls.cipher_suite import CipherSuite, HPKEPrivateKey
 from slixmpp_mls.mls.credential import BasicCredential
 from slixmpp_mls.mls.framing import MLSMessage
 from slixmpp_mls.mls.group import Group
@@ -26,7 +26,7 @@ from slixmpp_mls.mls.proposals import Add
 from slixmpp_mls.mls.ratchet_tree import RatchetTree
 from slixmpp_mls.mls.secret_tree import SecretTree
 from slixmpp_mls.mls.staging import StagedCommit
-from slixmpp_mls.mls.tree_math import LeafIndex, direct_path, node_of
+from slixmpp_mls.mls.tree_math import LeafIndex, NodeIndex, direct_path, node_of
 from slixmpp_mls.mls.treekem import TreeKEMPrivate, renew_path
 from slixmpp_mls.mls.welcome import Welcome
 
@@ -89,7 +89,7 @@ def full_group(suite: CipherSuite, size: int, seats: tuple[int, ...]) -> list[Gr
     bundles = [bundle(suite, number) for number in range(size)]
     tree = RatchetTree.single(suite, bundles[0].key_package.leaf_node)
     tree, _ = tree.apply({}, (), [each.key_package.leaf_node for each in bundles[1:]])
-    keys = {}
+    keys: dict[NodeIndex, HPKEPrivateKey] = {}
     for number, each in enumerate(bundles):
         renewed = renew_path(
             tree, LeafIndex(number), each.key_package.leaf_node, each.signature_key, _GROUP_ID
@@ -112,8 +112,3 @@ def full_group(suite: CipherSuite, size: int, seats: tuple[int, ...]) -> list[Gr
             )
         )
     return groups
-
-
-def renamed(group: Group) -> Group:
-    """The same group in a fresh object, so that no cache of the last run helps."""
-    return replace(group)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -48,6 +48,11 @@ def _label(label: str) -> bytes:
 def _kdf_label(label: str, length: int) -> bytes:
     """The start of a ``KDFLabel`` (section 8), up to the context."""
     return length.to_bytes(2, "big") + _label(label)
+
+
+def _encrypt_context(label: str, context: bytes) -> bytes:
+    """An ``EncryptContext`` (section 5.1.3)."""
+    return _label(label) + encode_varint(len(context)) + context
 
 
 class CipherSuite:
@@ -206,23 +211,31 @@ class CipherSuite:
 
     def check_public_key(self, public: bytes) -> None:
         """:raises InvalidError: no HPKE public key of this suite to which one could encrypt"""
-        self._hpke.load_public(public)
+        self._hpke.check_public(public)
 
     def encrypt_with_label(self, public: bytes, label: str, context: bytes, plaintext: bytes) -> HPKECiphertext:
         """``EncryptWithLabel``.
 
         :raises InvalidError: bad public key
         """
-        info = _label(label) + encode_varint(len(context)) + context
-        return HPKECiphertext(*self._hpke.seal(public, info, plaintext))
+        return HPKECiphertext(*self._hpke.seal(public, _encrypt_context(label, context), plaintext))
+
+    def encrypt_to_many(
+        self, label: str, context: bytes, recipients: Sequence[tuple[bytes, bytes]]
+    ) -> list[HPKECiphertext]:
+        """``EncryptWithLabel`` for each public key and plaintext of `recipients`.
+
+        :raises InvalidError: bad public key
+        """
+        info = _encrypt_context(label, context)
+        return [HPKECiphertext(*sealed) for sealed in self._hpke.seal_to_many(info, recipients)]
 
     def decrypt_with_label(self, private: HPKEPrivateKey, label: str, context: bytes, sealed: HPKECiphertext) -> bytes:
         """``DecryptWithLabel``.
 
         :raises InvalidError: it was not encrypted to this key with this label and context
         """
-        info = _label(label) + encode_varint(len(context)) + context
-        return self._hpke.open(private, sealed.kem_output, info, sealed.ciphertext)
+        return self._hpke.open(private, sealed.kem_output, _encrypt_context(label, context), sealed.ciphertext)
 
     def export_to(self, public: bytes, info: bytes, exporter_context: bytes, length: int) -> tuple[bytes, bytes]:
         """HPKE's secret export, the sending side (8.3): (KEM output, secret).

@@ -19,7 +19,7 @@ from .framing import AuthenticatedContent, FramedContent, MemberSender, MLSMessa
 from .group_state import GroupState, PSKLookup, no_psks
 from .key_schedule import welcome_key
 from .leaf_node import LeafNode
-from .leaf_validation import LeafRules, VerifiedKeyPackage, check_leaf, check_members
+from .leaf_validation import LeafRules, check_leaf, check_members
 from .message_protection import Padding, pad_in_steps, protect_private, protect_public, sign
 from .own_leaf import OwnLeaf, grease
 from .proposal_choice import choose_valid
@@ -246,13 +246,17 @@ def _welcome(
     key = welcome_key(suite, new.joiner, psk_secret)
     encrypted = suite.aead_seal(key.key, key.nonce, b"", info.encode())
 
-    def entry(index: LeafIndex, package: VerifiedKeyPackage, psks: tuple[PreSharedKeyID, ...]) -> EncryptedGroupSecrets:
+    def secrets(index: LeafIndex) -> bytes:
         path = None if renewed is None else PathSecret(renewed.path_secret_for(index))
-        secrets = GroupSecrets(new.joiner, path, psks).encode()
-        sealed = suite.encrypt_with_label(package.key_package.init_key, "Welcome", encrypted, secrets)
-        return EncryptedGroupSecrets(package.reference, sealed)
+        return GroupSecrets(new.joiner, path, applied.psks).encode()
 
-    return Welcome(suite.id, tuple(entry(index, package, applied.psks) for index, package in applied.added), encrypted)
+    recipients = [(package.key_package.init_key, secrets(index)) for index, package in applied.added]
+    sealed = suite.encrypt_to_many("Welcome", encrypted, recipients)
+    entries = [
+        EncryptedGroupSecrets(package.reference, each)
+        for (_, package), each in zip(applied.added, sealed, strict=True)
+    ]
+    return Welcome(suite.id, tuple(entries), encrypted)
 
 
 def create_group_info(

@@ -6,7 +6,7 @@ KEMs what the former lacks: DeriveKeyPair and the exporter.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
@@ -45,6 +45,10 @@ class KEM:
         """:raises ValueError: these octets are no public key"""
         raise NotImplementedError
 
+    def check_public(self, octets: bytes) -> None:
+        """:raises ValueError: these octets, of the right length, are no public key"""
+        self.load_public(octets)
+
     def encode_private(self, key: Any) -> bytes:
         return key.private_bytes_raw()  # type: ignore[no-any-return]
 
@@ -76,9 +80,12 @@ class _Montgomery(KEM):
         return self._load_private(octets)
 
     def load_public(self, octets: bytes) -> Any:
+        self.check_public(octets)
+        return self._load_public(octets)
+
+    def check_public(self, octets: bytes) -> None:
         if (int.from_bytes(octets, "little") & self._mask) % self._prime in self._small_order:
             raise ValueError("a point of small order")
-        return self._load_public(octets)
 
 
 class _Weierstrass(KEM):
@@ -174,14 +181,25 @@ class HPKE:
     def derive_key_pair(self, ikm: bytes) -> HPKEPrivateKey:
         """``DeriveKeyPair`` (RFC 9180 7.1.3)."""
         pair = self._full.kem.derive_key_pair(ikm)
-        return HPKEPrivateKey(self.kem, None, key=pair.private_key.raw)
+        public = self.kem.encode_public(pair.public_key.raw)
+        return HPKEPrivateKey(self.kem, None, public, pair.private_key.raw)
+
+    def check_public(self, public: bytes) -> None:
+        """:raises InvalidError: wrong length, not on the curve, or of small order (RFC 9180 7.1.4)"""
+        self._usable(public, self.kem.check_public)
 
     def load_public(self, public: bytes) -> Any:
-        """:raises InvalidError: wrong length, not on the curve, or of small order (RFC 9180 7.1.4)"""
+        """The library's key object.
+
+        :raises InvalidError: as :meth:`check_public` does
+        """
+        return self._usable(public, self.kem.load_public)
+
+    def _usable(self, public: bytes, read: Callable[[bytes], Any]) -> Any:
         if len(public) != self.kem.public_length:
             raise InvalidError("HPKE public key of a wrong length", "RFC 9420 5.1.1")
         try:
-            return self.kem.load_public(public)
+            return read(public)
         except ValueError:
             raise InvalidError("HPKE public key is no usable point", "RFC 9420 5.1.1") from None
 
@@ -196,6 +214,30 @@ class HPKE:
             return sealed[: self.kem.public_length], sealed[self.kem.public_length :]
         kem_output, context = self._full.create_sender_context(KEMKey.from_pyca_cryptography_key(key), info)
         return kem_output, context.seal(plaintext)
+
+    def seal_to_many(
+        self, info: bytes, recipients: Iterable[tuple[bytes, bytes]]
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """:meth:`seal` for many, in linear time: a long `info` is hashed once, not for each (RFC 9180 5.1).
+
+        :param recipients: each one's public key and plaintext
+        :raises InvalidError: bad public key
+        """
+        if len(info) < _LONG:
+            for public, plaintext in recipients:
+                yield self.seal(public, info, plaintext)
+            return
+        kem, aead = self._full.kem, self._full.aead
+        kdf: Any = self._full.kdf  # its declared interface lacks labeled_expand
+        context = b"".join(
+            (_BASE, kdf.labeled_extract(b"", b"psk_id_hash", b""), kdf.labeled_extract(b"", b"info_hash", info))
+        )
+        for public, plaintext in recipients:
+            shared, kem_output = kem.encap(KEMKey.from_pyca_cryptography_key(self.load_public(public)))
+            secret = kdf.labeled_extract(shared, b"secret", b"")
+            key = kdf.labeled_expand(secret, b"key", context, aead.key_size)
+            nonce = kdf.labeled_expand(secret, b"base_nonce", context, aead.nonce_size)
+            yield kem_output, aead.import_key(key).seal(plaintext, nonce)
 
     def open(self, private: HPKEPrivateKey, kem_output: bytes, info: bytes, ciphertext: bytes) -> bytes:
         """``OpenBase`` with empty associated data.
@@ -238,6 +280,8 @@ class HPKE:
         return self._full.create_recipient_context(kem_output, key, info)
 
 
+_BASE = b"\x00"  # the mode
+_LONG = 2**16  # octets that take longer to hash than pyhpke takes more time than `cryptography`
 _NATIVE_KEM = {
     KEMId.DHKEM_P256_HKDF_SHA256: hpke.KEM.P256,
     KEMId.DHKEM_P384_HKDF_SHA384: hpke.KEM.P384,

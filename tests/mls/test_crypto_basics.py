@@ -262,6 +262,22 @@ def _refused_everywhere(suite: CipherSuite, public: bytes) -> None:
 
 
 @every_suite
+@pytest.mark.parametrize("length", [100, 2**16 - 1, 2**16, 100_000])
+def test_5_1_3_encryption_to_many_is_encryption_to_each(suite: CipherSuite, length: int) -> None:
+    context = bytes(length)
+    keys = [suite.generate_key_pair() for _ in range(3)]
+    texts = [b"first", b"", b"third"]
+    recipients = [(key.public, text) for key, text in zip(keys, texts, strict=True)]
+    sealed = suite.encrypt_to_many("label", context, recipients)
+    for key, each, text in zip(keys, sealed, texts, strict=True):
+        assert suite.decrypt_with_label(key, "label", context, each) == text
+        with pytest.raises(InvalidError):
+            suite.decrypt_with_label(key, "label", context[:-1], each)
+    with pytest.raises(InvalidError):
+        suite.encrypt_to_many("label", context, [(keys[0].public[:-1], b"text")])
+
+
+@every_suite
 def test_5_1_3_decryption_needs_the_same_key_label_and_context(suite: CipherSuite) -> None:
     key, other = suite.generate_key_pair(), suite.generate_key_pair()
     sealed = suite.encrypt_with_label(key.public, "label", b"context", b"text")
