@@ -15,7 +15,7 @@ import typer
 from rich.text import Text
 
 from ..errors import MLSError
-from . import demo, server
+from . import chat, demo, devices, inspect, server
 from .terminal import console, errors, quiet_libraries
 
 __all__ = ["app", "main"]
@@ -58,6 +58,9 @@ def version() -> None:
 
 app.command()(demo.demo)
 app.command()(server.server)
+app.command()(chat.chat)
+app.command()(devices.devices)
+app.command()(inspect.inspect)
 
 
 def main() -> None:
