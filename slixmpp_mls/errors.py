@@ -22,6 +22,9 @@
     │   ├── RoomUnsuitable    the room can not serve an encrypted group; `reasons` says why
     │   ├── NotPermitted      we lack the affiliation or the group's policy forbids it
     │   ├── StanzaTooLarge    the stanza would exceed what servers carry
+    │   ├── NoUploadService   our server has no HTTP upload, which something large would need
+    │   ├── BlobTooLarge      more than the upload service takes
+    │   ├── TransferFailed    a web server does not take or give what it should
     │   └── Disconnected      the stream is closed
     └── DevServerError        the throw-away server can not be had, does not start or does not answer
 
@@ -208,6 +211,34 @@ class StanzaTooLarge(DeliveryError):
         super().__init__(f"a stanza of {size} octets is over the limit of {limit}")
         self.size = size
         self.limit = limit
+
+
+class NoUploadService(DeliveryError):
+    """Our server offers no HTTP upload (XEP-0363)."""
+
+
+class BlobTooLarge(DeliveryError):
+    """The upload service, or those who would fetch it, take nothing so large.
+
+    :ivar size: octets needed.
+    :ivar limit: octets allowed.
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"an upload of {size} octets is over the limit of {limit}")
+        self.size = size
+        self.limit = limit
+
+
+class TransferFailed(DeliveryError):
+    """A web server could not be reached, or did not take or give what it should.
+
+    :ivar temporary: whether it may go well another time.
+    """
+
+    def __init__(self, message: str, *, temporary: bool) -> None:
+        super().__init__(message)
+        self.temporary = temporary
 
 
 class Disconnected(DeliveryError):

@@ -1,7 +1,8 @@
 """XMPP's services as the Delivery Service of MLS (RFC 9750 5): a directory and an ordered fanout.
 
 `KeyPackageDirectory` and `DeviceDirectory` are nodes of an account's PEP service; `Room` is a MUC
-room with its archive.  Nothing here knows MLS: it moves elements of ``urn:xmpp:mls:0``.
+room with its archive; `Uploads` are for what is too large for a stanza.  Nothing here knows MLS: it moves elements of
+``urn:xmpp:mls:0``, and octets.
 """
 
 from .archive import Archive, RoomStanza
@@ -22,10 +23,12 @@ from .occupancy import Occupant
 from .pep import PEPNode
 from .room import MAX_STANZA, Room
 from .stream import Stream
+from .upload import AllowURL, Uploads
 
 __all__ = [
     "MAX_STANZA",
     "AffiliationChanged",
+    "AllowURL",
     "Archive",
     "Bounced",
     "CatchingUp",
@@ -42,5 +45,6 @@ __all__ = [
     "RoomStanza",
     "Stream",
     "Unarchived",
+    "Uploads",
     "parse_invitation",
 ]

@@ -1,0 +1,314 @@
+"""Encrypted blobs on the account's upload service (XEP-0363), and from anybody's.
+
+To put: find the service (once), encrypt, ask it for a slot, send the octets there.  To get: fetch no more octets
+than the reference says, compare the hash, decrypt (:mod:`slixmpp_mls.blob`).  HTTPS only, verified as the XMPP
+stream is (``xmpp.ssl_context``); redirects are not followed, no cookies are kept, no proxy of the environment is used.
+
+Which addresses may be fetched from
+-----------------------------------
+A reference comes from whoever adds us to a group, and on fetching it our machine asks a web server of that person's
+choice for a page.  The person learns our network address by it (as the XEP says), and must not reach into networks
+that only we can reach.  Therefore a host name is resolved first, and only these addresses are used:
+
+* those of the public internet,
+* loopback ones if the XMPP server that we are connected to is at a loopback address, too,
+* private ones (RFC 1918, RFC 4193) if it is at a private one,
+
+at the moment of connecting, so that a name whose address changes gains nothing.  Who wants another rule gives
+`allow_url`: it sees the URL and decides alone, for instance by a list of hosts.
+
+Where our own service wants us to put a blob is not checked: that is for the account's server to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+from random import uniform
+from urllib.parse import urlsplit
+from xml.etree.ElementTree import Element
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
+from slixmpp import ClientXMPP
+
+from ..blob import MAX_BLOB, OVERHEAD, BlobReference, check_url, seal
+from ..errors import (
+    BlobTooLarge,
+    DeliveryError,
+    Disconnected,
+    MalformedError,
+    NoAnswer,
+    NotPermitted,
+    NoUploadService,
+    TransferFailed,
+)
+from .forms import FORM
+from .stream import Stream, in_parallel
+
+__all__ = ["AllowURL", "Uploads"]
+
+log = logging.getLogger(__name__)
+
+AllowURL = Callable[[str], bool]
+"""Whether a blob may be fetched from a URL that somebody else has chosen."""
+
+_NS = "urn:xmpp:http:upload:0"
+_DISCO_INFO = "http://jabber.org/protocol/disco#info"
+_DISCO_ITEMS = "http://jabber.org/protocol/disco#items"
+_HEADERS = frozenset({"authorization", "cookie", "expires"})  # XEP-0363 5: these and no other
+_MAX_SERVICES = 50  # of a server, which are asked what they are
+_TIMEOUT = aiohttp.ClientTimeout(total=120, sock_connect=15, sock_read=30)
+_CHUNK = 1 << 16
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # RFC 9110 15: may be better next time
+
+
+@dataclass(frozen=True, slots=True)
+class _Service:
+    jid: str
+    limit: int | None
+
+
+class Uploads:
+    """Puts blobs on our server's upload service, and gets them from where a reference says.
+
+    :param allow_url: instead of the rule above
+    :param pauses: seconds between the attempts to put
+    """
+
+    def __init__(
+        self, xmpp: ClientXMPP, *, allow_url: AllowURL | None = None, pauses: Sequence[float] = (1.0, 4.0, 10.0)
+    ) -> None:
+        self._xmpp = xmpp
+        self._stream = Stream.of(xmpp)
+        self._allow_url = allow_url
+        self._pauses = pauses
+        self._service: _Service | None = None
+        self._looking = asyncio.Lock()
+
+    # --- putting -------------------------------------------------------------------------------
+
+    async def put(self, data: bytes) -> BlobReference:
+        """Encrypt octets and upload them.  How long they stay is for the service to decide, often 7 days or more.
+
+        :raises NoUploadService: our server has none
+        :raises BlobTooLarge: for the service, or for those who would fetch it (`MAX_BLOB`)
+        :raises Refused, NotPermitted: the service gives us no slot, for a quota perhaps
+        :raises TransferFailed: the web server does not take it; if that may pass, after some attempts
+        :raises Disconnected: there is no stream
+        """
+        service = await self._find_service()
+        size = len(data) + OVERHEAD
+        limit = MAX_BLOB if service.limit is None else min(service.limit, MAX_BLOB)
+        if size > limit:
+            raise BlobTooLarge(size, limit)
+        sealed = seal(data, os.urandom)
+        for pause in (*self._pauses, None):
+            try:
+                put_url, headers, get_url = await self._slot(service, size)
+                reference = sealed.at(get_url)
+                await self._upload(put_url, headers, sealed.ciphertext)
+                return reference
+            except (NoAnswer, TransferFailed) as error:
+                if pause is None or (isinstance(error, TransferFailed) and not error.temporary):
+                    raise
+                log.info("uploading %d octets failed, it is tried again: %s", size, error)
+                await asyncio.sleep(uniform(0.5, 1.0) * pause)  # noqa: S311
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _find_service(self) -> _Service:
+        """XEP-0363 4: the first of our server's services that takes uploads."""
+        async with self._looking:
+            if self._service is None:
+                domain = self._xmpp.boundjid.domain
+                answer = await self._stream.ask("get", domain, Element(f"{{{_DISCO_ITEMS}}}query"))
+                items = answer.iterfind(f"{{{_DISCO_ITEMS}}}query/{{{_DISCO_ITEMS}}}item")
+                jids = dict.fromkeys([item.get("jid", "") for item in items][:_MAX_SERVICES])
+                found = await in_parallel([self._ask_service(jid) for jid in (*jids, domain) if jid])
+                services = [service for service in found if service is not None]
+                if not services:
+                    raise NoUploadService(f"{domain} has no HTTP upload (XEP-0363)")
+                self._service = services[0]
+            return self._service
+
+    async def _ask_service(self, jid: str) -> _Service | None:
+        try:
+            answer = await self._stream.ask("get", jid, Element(f"{{{_DISCO_INFO}}}query"), 10.0)
+        except Disconnected:
+            raise
+        except DeliveryError:
+            return None  # some other service of the server's, out of order
+        query = answer.find(f"{{{_DISCO_INFO}}}query")
+        features = [] if query is None else [each.get("var") for each in query.iterfind(f"{{{_DISCO_INFO}}}feature")]
+        if query is None or _NS not in features:
+            return None
+        for form in query.iterfind(f"{{{FORM}}}x"):
+            fields = {each.get("var"): each.findtext(f"{{{FORM}}}value") or "" for each in form}
+            if fields.get("FORM_TYPE") == _NS and re.fullmatch("[0-9]{1,18}", fields.get("max-file-size", "")):
+                return _Service(jid, int(fields["max-file-size"]))
+        return _Service(jid, None)
+
+    async def _slot(self, service: _Service, size: int) -> tuple[str, list[tuple[str, str]], str]:
+        """XEP-0363 5: where to put it, with which headers, and where it is found then."""
+        attributes = {"filename": "blob", "size": str(size), "content-type": "application/octet-stream"}
+        answer = await self._stream.ask("get", service.jid, Element(f"{{{_NS}}}request", attributes))
+        slot = answer.find(f"{{{_NS}}}slot")
+        put = None if slot is None else slot.find(f"{{{_NS}}}put")
+        get = None if slot is None else slot.find(f"{{{_NS}}}get")
+        try:
+            if put is None or get is None:
+                raise MalformedError("no slot")
+            urls = check_url(put.get("url", "")), check_url(get.get("url", ""))
+        except MalformedError as error:
+            raise TransferFailed(f"{service.jid} gave no slot with https URLs", temporary=False) from error
+        headers = [("Content-Type", "application/octet-stream")]
+        for header in put.iterfind(f"{{{_NS}}}header"):
+            name = re.sub(r"[\r\n]", "", header.get("name", ""))
+            if name.lower() in _HEADERS:
+                headers.append((name, re.sub(r"[\r\n]", "", header.text or "")))
+        return urls[0], headers, urls[1]
+
+    async def _upload(self, url: str, headers: list[tuple[str, str]], octets: bytes) -> None:
+        async with (
+            _errors_of(url),
+            self._session(None) as http,
+            http.put(url, data=octets, headers=headers, allow_redirects=False) as response,
+        ):
+            _check_status(url, response, {200, 201, 204})
+
+    # --- getting -------------------------------------------------------------------------------
+
+    async def get(self, reference: BlobReference) -> bytes:
+        """Fetch and decrypt a blob, in one attempt.
+
+        :raises NotPermitted: it is at an address from which nothing is to be fetched
+        :raises MalformedError: there is something else than what was put, or it is over `MAX_BLOB`
+        :raises TransferFailed: it can not be fetched; `temporary` says whether to try again
+        """
+        if reference.size > MAX_BLOB:
+            raise MalformedError(f"a blob of {reference.size} octets is over the limit of {MAX_BLOB}")
+        url = reference.url
+        resolver: AbstractResolver | None = None
+        if self._allow_url is None:
+            resolver = _Resolver(self._networks())
+            _check_host(url, resolver.networks)
+        elif not self._allow_url(url):
+            raise NotPermitted(f"nothing is to be fetched from {_host(url)}")
+        octets = bytearray()
+        async with (
+            _errors_of(url),
+            self._session(resolver) as http,
+            http.get(url, headers={"Accept-Encoding": "identity"}, allow_redirects=False) as response,
+        ):
+            _check_status(url, response, {200})
+            async for chunk in response.content.iter_chunked(_CHUNK):
+                octets += chunk
+                if len(octets) > reference.size:
+                    raise MalformedError(f"a blob of more than the {reference.size} octets that its reference says")
+        return reference.open(bytes(octets))
+
+    def _networks(self) -> frozenset[str]:
+        """The kinds of addresses from which something may be fetched."""
+        transport = self._xmpp.transport
+        peer = None if transport is None else transport.get_extra_info("peername")
+        return frozenset({"public"} if not peer else {"public", _network(peer[0])}) - {"other"}
+
+    def _session(self, resolver: AbstractResolver | None) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            ssl=self._xmpp.get_ssl_context(), resolver=resolver, use_dns_cache=False, force_close=True
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            timeout=_TIMEOUT,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
+            headers={"User-Agent": "slixmpp-mls"},
+        )
+
+
+# --- addresses -------------------------------------------------------------------------------
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or ""
+
+
+def _network(address: str) -> str:
+    """What kind of network an IP address is in."""
+    parsed = ip_address(address.partition("%")[0])
+    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped
+    if parsed.is_loopback:
+        return "loopback"
+    if parsed.is_link_local or parsed.is_multicast or parsed.is_unspecified or parsed.is_reserved:
+        return "other"
+    if parsed.is_global:
+        return "public"
+    return "private" if parsed.is_private else "other"
+
+
+def _check_host(url: str, networks: frozenset[str]) -> None:
+    """For a host that is an IP address already, which no resolver sees.
+
+    :raises NotPermitted: nothing is to be fetched from there
+    """
+    host = _host(url)
+    try:
+        network = _network(host)
+    except ValueError:
+        # Short and octal forms of addresses, which some resolvers understand: no host's name ends in a number.
+        last = host.rstrip(".").rpartition(".")[2]
+        if not re.fullmatch("[0-9]+|0x[0-9a-f]*", last):
+            return
+        network = "other"
+    if network not in networks:
+        raise NotPermitted(f"nothing is to be fetched from the address {host}")
+
+
+class _Resolver(AbstractResolver):
+    """Gives only addresses of some kinds of networks."""
+
+    def __init__(self, networks: frozenset[str]) -> None:
+        self.networks = networks
+        self._resolver = ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._resolver.resolve(host, port, family)
+        allowed = [each for each in found if _network(each["host"]) in self.networks]
+        if found and not allowed:
+            raise NotPermitted(f"nothing is to be fetched from the address of {host}")
+        return allowed
+
+    async def close(self) -> None:
+        await self._resolver.close()
+
+
+# --- answers ---------------------------------------------------------------------------------
+
+
+def _check_status(url: str, response: aiohttp.ClientResponse, good: set[int]) -> None:
+    if response.status not in good:
+        raise TransferFailed(f"{_host(url)} answered {response.status}", temporary=response.status in _PASSING)
+
+
+@asynccontextmanager
+async def _errors_of(url: str) -> AsyncIterator[None]:
+    """Errors of aiohttp become ours."""
+    try:
+        yield
+    except aiohttp.InvalidURL:
+        raise TransferFailed("not a URL that can be used", temporary=False) from None
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        reason = str(error) or type(error).__name__
+        raise TransferFailed(f"{_host(url)} can not be reached: {reason}", temporary=True) from error
