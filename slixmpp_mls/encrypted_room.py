@@ -287,7 +287,7 @@ class EncryptedRoom:
         """
         group = self.session.group
         if self.live and len(self.session.roster) > 1:
-            outgoing = self.session.propose(Remove(LeafIndex(group.own_index)), self.plugin.now, leaving=True)
+            outgoing = self.session.propose(Remove(LeafIndex(group.own_index)), self.plugin.now)
             await self.worker.transmit(outgoing)
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience):

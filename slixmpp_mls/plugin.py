@@ -37,6 +37,7 @@ Events (``xmpp.add_event_handler(name, handler)``):
 ``mls_rejected``              a stanza was refused; ``Rejected`` with the reason
 ``mls_unreadable``            a message without a key for it; ``Unreadable`` says why
 ``mls_unauthenticated``       the Authentication Service could not tell; (room, who, verdict)
+``mls_left_behind``           a member seems to be in a later epoch than we are; ``LeftBehind``
 ``mls_group_lost``            we can not follow a group any more; ``GroupLost``
 ``mls_invited``               somebody invites us; ``Invitation``
 ``mls_catching_up``           progress in a room's archive; ``CatchingUp``

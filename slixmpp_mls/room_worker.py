@@ -27,6 +27,7 @@ from .client import (
     GroupLost,
     Incoming,
     Joined,
+    LeftBehind,
     MessageReceived,
     MessageSent,
     Outgoing,
@@ -37,7 +38,7 @@ from .client import (
     Unreadable,
 )
 from .client.records import RoomState
-from .client.steps import Join, MoveOn, Remember
+from .client.steps import MoveOn, Remember
 from .delivery import AffiliationChanged, Bounced, CatchingUp, Entered, Interrupted, Room, RoomEvent, RoomStanza
 from .delivery.room import MAX_STANZA
 from .errors import (
@@ -78,6 +79,7 @@ _EVENT_NAMES: dict[type, str] = {
     Rejected: "mls_rejected",
     Unreadable: "mls_unreadable",
     GroupLost: "mls_group_lost",
+    LeftBehind: "mls_left_behind",
     CatchingUp: "mls_catching_up",
     Entered: "mls_entered",
     Interrupted: "mls_interrupted",
@@ -253,7 +255,7 @@ class RoomWorker:
         """Ask the Authentication Service about a step's new leaves; why it is refused, or None."""
         if not step.leaves:
             return None
-        state = step.action.staged.state if isinstance(step.action, Join) else self.session.group
+        state = self.session.group if step.join is None else step.join.staged.state
         verdicts = await self.plugin.authentication.validate(step.leaves, state.suite)
         for leaf, verdict in zip(step.leaves, verdicts, strict=True):
             if verdict.is_invalid:

@@ -17,6 +17,7 @@ from .events import (
     GroupChanged,
     GroupLost,
     Joined,
+    LeftBehind,
     MessageReceived,
     MessageSent,
     Rejected,
@@ -29,6 +30,6 @@ from .steps import Incoming, Outgoing, Step
 
 __all__ = [
     "CommitLost", "Device", "Event", "GroupChanged", "GroupLost", "Incoming", "Joined", "KeyPackagePlan",
-    "KeyPackageSettings", "Member", "MessageReceived", "MessageSent", "Outgoing", "PublishedKeyPackage", "Rejected",
-    "RemovedFromGroup", "RoomGroup", "Step", "Unreadable", "open_key_package",
+    "KeyPackageSettings", "LeftBehind", "Member", "MessageReceived", "MessageSent", "Outgoing", "PublishedKeyPackage",
+    "Rejected", "RemovedFromGroup", "RoomGroup", "Step", "Unreadable", "open_key_package",
 ]  # fmt: skip

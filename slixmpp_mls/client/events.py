@@ -12,8 +12,8 @@ from ..errors import PeerError
 from .member import Member
 
 __all__ = [
-    "CommitLost", "Event", "GroupChanged", "GroupLost", "Joined", "MessageReceived", "MessageSent", "Rejected",
-    "RemovedFromGroup", "Unreadable",
+    "CommitLost", "Event", "GroupChanged", "GroupLost", "Joined", "LeftBehind", "MessageReceived", "MessageSent",
+    "Rejected", "RemovedFromGroup", "Unreadable",
 ]  # fmt: skip
 
 
@@ -38,6 +38,7 @@ class MessageReceived:
     :ivar epoch: the epoch in which it was sent
     :ivar claimed: the bare JID that the room says it is from; None if it says nothing
     :ivar archive_id: its id in the room's archive
+    :ivar origin_id: the sender's id for it, authenticated with it; the room's claim if the sender authenticates none
     :ivar stamp: when the room received it, seconds since the Unix epoch, by the room's clock; None if live
     """
 
@@ -139,6 +140,25 @@ class Unreadable:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftBehind:
+    """A member seems to be in a later epoch than we are: we lack a Commit, or have refused one that others accept.
+
+    Said once per account and epoch.  Nothing has been given up: if it turns out to be so when the archive
+    has been read to its end, somebody must add us afresh.
+
+    :ivar epoch: ours
+    :ivar ahead: theirs, as the stanza says: it can not be authenticated
+    :ivar by: the account, as the room says
+    """
+
+    room: str
+    epoch: int
+    ahead: int
+    by: str
+    archive_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class GroupLost:
     """We can not follow the group any more: somebody must add us again.
 
@@ -159,4 +179,5 @@ Event = (
     | Rejected
     | Unreadable
     | GroupLost
+    | LeftBehind
 )

@@ -9,6 +9,8 @@ from .records import OutboxRecord
 
 __all__ = ["Outbox"]
 
+_DIGEST = 32
+
 
 class Outbox:
     """What the store's outbox space holds, found by number, by the hash of the message, or by origin id."""
@@ -37,22 +39,38 @@ class Outbox:
 
     def put(self, number: bytes, record: OutboxRecord) -> None:
         """Insert, or replace."""
-        old = self._records.get(number)
-        if old is not None:
-            del self._by_digest[old.digest]
+        if number in self._records:
+            self._forget_names(self._records[number])
         self._records[number] = record
-        self._by_digest[record.digest] = number
+        for digest in _digests(record):
+            self._by_digest[digest] = number
         self._by_origin_id[record.origin_id] = number
 
     def remove(self, number: bytes) -> None:
-        record = self._records.pop(number)
-        del self._by_digest[record.digest]
+        self._forget_names(self._records.pop(number))
+
+    def remove_all(self, numbers: Iterable[bytes]) -> None:
+        for number in numbers:
+            self.remove(number)
+
+    def _forget_names(self, record: OutboxRecord) -> None:
+        for digest in _digests(record):
+            del self._by_digest[digest]
         del self._by_origin_id[record.origin_id]
 
+    def get(self, number: bytes) -> OutboxRecord | None:
+        return self._records.get(number)
+
     def of_message(self, message: bytes) -> bytes | None:
-        """The number of the one with these octets."""
+        """The number of the one that has these octets, or had them before it was encrypted anew."""
         return self._by_digest.get(sha256(message).digest())
 
     def of_origin_id(self, origin_id: str) -> bytes | None:
         """The number of the one with this origin id."""
         return self._by_origin_id.get(origin_id.encode())
+
+
+def _digests(record: OutboxRecord) -> Iterator[bytes]:
+    yield record.digest
+    for start in range(0, len(record.earlier), _DIGEST):
+        yield record.earlier[start : start + _DIGEST]

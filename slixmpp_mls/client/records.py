@@ -10,21 +10,26 @@ space                      key                       value
 ``group/`` + room          piece                     :mod:`slixmpp_mls.mls.group_pieces`
 ``pending/`` + room        piece, ``#``              a Commit of ours that waits; ``#``: :class:`OutboxRecord`
 ``outbox/`` + room         number (8)                :class:`OutboxRecord`
+``unwanted/`` + room       ProposalRef               empty: a waiting proposal that we do not commit
 ``member/`` + room         client's full identity    when it came, seconds since the Unix epoch (8)
+``seen/`` + room           number (2)                which application messages came last, see :mod:`.seen`
+``ended/`` + room          group id                  the last epoch of that group that we were in (8)
 =========================  ========================  ===========================================
 
 Rooms, not group ids, name the spaces: a room carries one group at a time, and a group that
-follows another one takes its place.
+follows another one takes its place.  The first of these spaces end with the membership; ``seen`` and
+``ended`` outlive it, because what they prevent (reading twice, using a key twice) comes after it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
-from ..mls.tls import Enum, Struct, opaque, struct, uint8, uint32, uint64
+from ..mls.tls import Enum, Struct, opaque, struct, uint8, uint64
 
-__all__ = ["KeyPackageRecord", "OutboxKind", "OutboxRecord", "RoomRecord", "RoomState", "spaces_of"]
+__all__ = ["KeyPackageRecord", "OutboxKind", "OutboxRecord", "RoomRecord", "RoomState", "Spaces"]
 
 
 class RoomState(IntEnum):
@@ -65,7 +70,8 @@ class KeyPackageRecord(Struct):
 class RoomRecord(Struct):
     """Where we are in a room.
 
-    `cursor` is the archive id of the last stanza processed, empty before the first one.
+    `cursor` is the archive id of the last stanza processed, empty before the first one; `seen` is how many
+    application messages we have read.
     """
 
     state: Annotated[RoomState, Enum(RoomState)]
@@ -73,6 +79,7 @@ class RoomRecord(Struct):
     cursor: opaque
     joined: uint64
     joined_epoch: uint64
+    seen: uint64
 
 
 @struct
@@ -80,7 +87,10 @@ class OutboxRecord(Struct):
     """A message that has been made and not yet been seen in the room.
 
     `digest` is the SHA-256 of the MLSMessage by which its reflection is known; `plaintext` is kept
-    of application data until then, for the case that it must be encrypted anew.
+    of application data until then, for the case that it must be encrypted anew; `earlier` holds the digests
+    of its former encryptions, 32 octets each.  `reference` is a proposal's ProposalRef.  What the room has
+    `refused` is not sent again, but is still known if it comes after all: a refusal by a server on the way
+    does not prove that the room has not got it.
     """
 
     secret: ClassVar[bool] = True
@@ -92,9 +102,23 @@ class OutboxRecord(Struct):
     welcome: opaque
     group_info: opaque
     plaintext: opaque
-    attempts: uint32
+    earlier: opaque
+    reference: opaque
+    refused: uint8
 
 
-def spaces_of(room: str) -> tuple[str, ...]:
-    """The spaces that belong to a room's group."""
-    return f"group/{room}", f"pending/{room}", f"outbox/{room}", f"member/{room}"
+@dataclass(frozen=True, slots=True)
+class Spaces:
+    """Names of the spaces that belong to a room."""
+
+    group: str
+    pending: str
+    outbox: str
+    unwanted: str
+    member: str
+    seen: str
+    ended: str
+
+    @classmethod
+    def of(cls, room: str) -> Self:
+        return cls(*(f"{field.name}/{room}" for field in fields(cls)))

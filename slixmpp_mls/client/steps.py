@@ -92,11 +92,15 @@ class MoveOn:
     """A Commit that ends the epoch; the first valid one in the room's order.
 
     :ivar roster: who is where after it; None if it removes us
+    :ivar join: the Welcome in the same stanza, if we are removed and added afresh
+    :ivar events: what else to say
     """
 
     staged: StagedCommit
     roster: Roster | None
     policy: RoomPolicy | None
+    join: Join | None = None
+    events: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,3 +123,8 @@ class Step:
     incoming: Incoming
     action: Ignore | Sent | Read | Remember | MoveOn | Join
     leaves: tuple[LeafNode, ...] = ()
+
+    @property
+    def join(self) -> Join | None:
+        """The Welcome that it would follow, if any: `leaves` are those of the group that it leads into."""
+        return self.action if isinstance(self.action, Join) else getattr(self.action, "join", None)

@@ -23,7 +23,7 @@ a test says otherwise.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, MutableSet, Sequence
+from collections.abc import Collection, Iterable, Mapping, MutableSet, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -154,16 +154,18 @@ class Group(GroupState):
         data: bytes,
         authenticated_data: bytes = b"",
         *,
+        left_out: Collection[bytes] = (),
         padding: Padding = pad_in_steps,
         random: Random = os.urandom,
     ) -> tuple[bytes, Self]:
         """Application data as an MLSMessage, and the state without the key that it used.
 
         :param authenticated_data: travels in clear, and is authenticated
+        :param left_out: references of waiting proposals that the application's rules leave to others, or to nobody
         :raises UsageError: proposals wait that must be committed first (RFC 9420 12.4), or the group is closed
         """
         self.require_open()
-        if self.proposals_to_commit():
+        if any(sent.reference not in left_out for sent in self.proposals_to_commit()):
             raise UsageError("proposals wait for a Commit, which must come before application data (RFC 9420 12.4)")
         content = self._sign(WireFormat.PRIVATE_MESSAGE, ApplicationData(data), authenticated_data)
         message, tree = protect_private(

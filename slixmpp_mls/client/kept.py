@@ -1,0 +1,246 @@
+"""What is kept of a room: the same in memory and in the store.
+
+Everything that changes a room's group goes through here, in the same order: one transaction writes all
+that the step changes, and only when it has ended does the object change.  If the store fails, neither has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from ..errors import UsageError
+from ..mls.framing import MemberSender
+from ..mls.group import Group
+from ..mls.proposal_list import SentProposal
+from ..mls.proposals import Remove, SelfRemove
+from ..mls.staging import StagedCommit
+from ..policy import RoomPolicy
+from ..roster import Roster
+from ..store.interface import Transaction
+from .device import Device
+from .member import Member
+from .outbox import Outbox
+from .records import OutboxKind, OutboxRecord, RoomRecord, RoomState, Spaces
+from .seen import Seen
+from .waiting import committable
+
+__all__ = ["ROOMS", "Kept", "put_all", "put_changes"]
+
+ROOMS = "room"
+
+
+class Kept:
+    """A room's group on this device.
+
+    :ivar room: bare JID
+    """
+
+    def __init__(self, device: Device, room: str) -> None:
+        """Take up where the store says that we are; a room that it does not know is one we are invited to.
+
+        :raises StoreError: the store failed
+        """
+        self.device = device
+        self.room = room
+        self._store = device.store
+        self._spaces = Spaces.of(room)
+        self._group: Group | None = None
+        self._staged: StagedCommit | None = None
+        self._outbox = Outbox()
+        self._seen = Seen()
+        self._unwanted: frozenset[bytes] = frozenset()
+        self._roster: Roster | None = None
+        self._policy: RoomPolicy | None = None
+        self._ahead: frozenset[str] = frozenset()
+        with self._store.transaction() as transaction:
+            self._load(transaction)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.room} {self.state.name} {self._group!r}>"
+
+    def _load(self, transaction: Transaction) -> None:
+        value = transaction.get(ROOMS, self.room.encode())
+        self._record = (
+            RoomRecord(RoomState.INVITED, b"", b"", 0, 0, 0) if value is None else RoomRecord.decode(value)
+        )
+        self._seen = Seen(transaction.items(self._spaces.seen))
+        stored = transaction.items(self._spaces.outbox)
+        self._outbox = Outbox((number, OutboxRecord.decode(octets)) for number, octets in stored)
+        if self._record.state is not RoomState.MEMBER:
+            return
+        group = Group.restore(transaction.items(self._spaces.group), self.device.parameters)
+        self._group = group
+        self._roster = Roster.of(group.members())
+        self._policy = RoomPolicy.required_in(group.context.extensions)
+        self._unwanted = frozenset(reference for reference, _ in transaction.items(self._spaces.unwanted))
+        waiting = dict(transaction.items(self._spaces.pending))
+        if waiting:
+            self._staged = group.restore_staged(waiting)
+
+    # --- what it is ----------------------------------------------------------------------------
+
+    @property
+    def state(self) -> RoomState:
+        return self._record.state
+
+    @property
+    def cursor(self) -> str | None:
+        """The archive id of the last stanza processed."""
+        return self._record.cursor.decode() or None
+
+    @property
+    def group(self) -> Group:
+        """The group's state.
+
+        :raises UsageError: we are not in the group
+        """
+        if self._group is None:
+            raise UsageError(f"not a member of the group in {self.room}")
+        return self._group
+
+    @property
+    def policy(self) -> RoomPolicy:
+        """The group's policy.
+
+        :raises UsageError: we are not in the group
+        """
+        if self._policy is None:
+            raise UsageError(f"not a member of the group in {self.room}")
+        return self._policy
+
+    @property
+    def roster(self) -> Roster:
+        """Who is at which leaf.
+
+        :raises UsageError: we are not in the group
+        """
+        if self._roster is None:
+            raise UsageError(f"not a member of the group in {self.room}")
+        return self._roster
+
+    @property
+    def commit_waits(self) -> bool:
+        """Whether a Commit of ours waits for its reflection."""
+        number = self._commit_number()
+        return number is not None and not self._outbox[number].refused
+
+    @property
+    def needs_commit(self) -> bool:
+        """Whether proposals wait that we must commit before we send application data (RFC 9420 12.4)."""
+        return self._group is not None and bool(self._due())
+
+    @property
+    def behind(self) -> frozenset[str]:
+        """Accounts of members that, by what the room says, speak in a later epoch than ours.
+
+        If any is left when the room's archive has been read to its end, we lack a Commit.
+        """
+        return self._ahead
+
+    def members(self) -> list[Member]:
+        """The members, by leaf."""
+        since: dict[bytes, int] = {}
+        with self._store.transaction() as transaction:
+            for key, value in transaction.items(self._spaces.member):
+                since[key] = int.from_bytes(value, "big")
+        return [
+            replace(member, since=since.get(str(member).encode(), self._record.joined))
+            for member in (Member.of(index, leaf) for index, leaf in self.group.members())
+        ]
+
+    def _commit_number(self) -> bytes | None:
+        return next((number for number, record in self._outbox if record.kind is OutboxKind.COMMIT), None)
+
+    def _uncommitted(self) -> frozenset[bytes]:
+        """References that no Commit of ours holds: denied ones, and our own that the room has not reflected.
+
+        Others would refuse a Commit with a proposal that they have not got.
+        """
+        own = {record.reference for _, record in self._outbox if record.kind is OutboxKind.PROPOSAL}
+        return self._unwanted | own
+
+    def _due(self) -> tuple[SentProposal, ...]:
+        if not self.group.pending_proposals:
+            return ()
+        return committable(self.group, self.policy, self.roster, unwanted=self._uncommitted())
+
+    def _wants_out(self) -> bool:
+        """Whether we have asked, in this epoch, to be removed."""
+        me = MemberSender(self.group.own_index)
+        return any(
+            sent.sender == me
+            and (isinstance(sent.proposal, SelfRemove) or sent.proposal == Remove(self.group.own_index))
+            for sent in self.group.pending_proposals
+        )
+
+    # --- how it changes ------------------------------------------------------------------------
+
+    def _begin(self, group: Group, roster: Roster, policy: RoomPolicy, record: RoomRecord) -> None:
+        """In memory: we are in a group from now on."""
+        self._group, self._roster, self._policy, self._record = group, roster, policy, record
+        self._new_epoch()
+
+    def _new_epoch(self) -> None:
+        """In memory: what belonged to the epoch that has ended goes."""
+        self._staged, self._unwanted, self._ahead = None, frozenset(), frozenset()
+
+    def _put_record(self, transaction: Transaction, record: RoomRecord) -> None:
+        transaction.put(ROOMS, self.room.encode(), record.encode())
+
+    def _clear(self, transaction: Transaction, *, keep_messages: bool) -> list[bytes]:
+        """Delete all that belongs to the membership, and remember which epoch was its last.
+
+        :param keep_messages: whether application data that has not come back stays in the outbox
+        :returns: numbers of what goes from the outbox
+        """
+        spaces = self._spaces
+        for space in (spaces.group, spaces.pending, spaces.unwanted, spaces.member):
+            transaction.delete_prefix(space)
+        if self._group is not None:
+            transaction.put(spaces.ended, self._group.group_id, self._group.epoch.to_bytes(8, "big"))
+        gone = [
+            number
+            for number, record in self._outbox
+            if not (keep_messages and record.kind is OutboxKind.APPLICATION)
+        ]
+        for number in gone:
+            transaction.delete(spaces.outbox, number)
+        return gone
+
+    def _end(self, record: RoomRecord, *, keep_messages: bool = False) -> None:
+        """Forget the group."""
+        with self._store.transaction() as transaction:
+            gone = self._clear(transaction, keep_messages=keep_messages)
+            self._put_record(transaction, record)
+        self._group = self._roster = self._policy = None
+        self._record = record
+        self._new_epoch()
+        self._outbox.remove_all(gone)
+
+    def _write(self, group: Group, record: RoomRecord) -> None:
+        """One step inside an epoch: what it changed, and our place."""
+        with self._store.transaction() as transaction:
+            put_changes(transaction, self._spaces.group, group.changes_since(self.group))
+            self._put_record(transaction, record)
+        self._group, self._record = group.stored(), record
+
+    def _void(self) -> Iterator[tuple[bytes, OutboxRecord]]:
+        """What was made for the epoch that ends and loses its meaning with it.
+
+        Not application data, which may still arrive and be read.
+        """
+        return ((number, record) for number, record in self._outbox if record.kind is not OutboxKind.APPLICATION)
+
+
+def put_all(transaction: Transaction, space: str, values: Mapping[bytes, bytes]) -> None:
+    for key, value in values.items():
+        transaction.put(space, key, value)
+
+
+def put_changes(transaction: Transaction, space: str, values: Mapping[bytes, bytes | None]) -> None:
+    for key, value in values.items():
+        if value is None:
+            transaction.delete(space, key)
+        else:
+            transaction.put(space, key, value)

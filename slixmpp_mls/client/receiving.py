@@ -1,0 +1,447 @@
+"""From a room's stanzas to the group's state: what each means, and putting it into effect.
+
+`examine` only looks; `accept` or `refuse` ends a stanza, and moves our place in the room past it in the same
+transaction.  Between them the caller asks the Authentication Service about new leaves.
+
+Being left behind.  A message of a later epoch than ours means that we lack a Commit, or that somebody has
+written a number on a stanza; it can not be read, so MLS can not tell.  It counts if the room vouches that it is from
+a member's account: then :class:`~.events.LeftBehind` says so, once per account and epoch.  Nothing is
+given up for it.  Outsiders can not bring it about, and a room that lies gains no more than by keeping silent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from ..errors import InvalidError, NotForUs, PeerError, UnknownGroup, WrongEpoch
+from ..identity import ClientIdentity
+from ..mls.effects import Effects, MemberChange
+from ..mls.group import Group
+from ..mls.leaf_node import LeafNode
+from ..mls.message_processing import ReceivedMessage, ReceivedProposal
+from ..mls.own_leaf import KeyPackageBundle
+from ..mls.proposals import Add, Update
+from ..mls.staging import StagedCommit
+from ..mls.tree_math import LeafIndex
+from ..mls.welcome import Welcome
+from ..policy import RoomPolicy, check
+from ..roster import Roster
+from ..stanza import elements
+from ..stanza.consistency import check as check_consistency
+from ..store.interface import Transaction
+from .events import (
+    CommitLost,
+    Event,
+    GroupChanged,
+    Joined,
+    LeftBehind,
+    MessageReceived,
+    MessageSent,
+    Rejected,
+    RemovedFromGroup,
+    Unreadable,
+)
+from .kept import ROOMS, Kept, put_all, put_changes
+from .member import Member
+from .records import OutboxKind, RoomRecord, RoomState
+from .seen import mark, message_id
+from .steps import Ignore, Incoming, Join, MoveOn, Read, Remember, Sent, Step
+
+__all__ = ["Receiving"]
+
+_RULES = "urn:xmpp:mls:0 business rules"
+
+_Framed = elements.Application | elements.Proposal | elements.Commit
+
+
+class Receiving(Kept):
+    """The receiving half of a room's group."""
+
+    # --- examining -----------------------------------------------------------------------------
+
+    def examine(self, incoming: Incoming, now: int) -> Step:
+        """What a stanza means.  Changes nothing.
+
+        :raises StoreError: the store failed
+        """
+        try:
+            if incoming.error is not None:
+                raise incoming.error
+            if self._group is None:
+                return self._examine_outside(incoming)
+            return self._examine_inside(incoming, now)
+        except PeerError as error:
+            return Step(incoming, Ignore((self._rejected(incoming, error),)))
+
+    def _rejected(self, incoming: Incoming, error: PeerError) -> Rejected:
+        return Rejected(self.room, error, incoming.claimed, incoming.archive_id)
+
+    def _examine_inside(self, incoming: Incoming, now: int) -> Step:
+        group = self.group
+        for payload in incoming.payloads:
+            if payload.group != group.group_id:
+                raise UnknownGroup("a message of another group", _RULES)
+            if not isinstance(payload, _Framed):
+                continue
+            number = self._outbox.of_message(payload.data)
+            if number is not None:
+                check_consistency(payload)
+                return self._examine_own(incoming, number)
+            if payload.epoch > group.epoch:
+                return self._examine_ahead(incoming, payload)
+            if isinstance(payload, elements.Application):
+                return self._examine_application(incoming, payload, now)
+            if isinstance(payload, elements.Proposal):
+                return self._examine_proposal(incoming, payload, now)
+            return self._examine_commit(incoming, payload, now)
+        return Step(incoming, Ignore())
+
+    def _examine_own(self, incoming: Incoming, number: bytes) -> Step:
+        record = self._outbox[number]
+        if record.kind is OutboxKind.COMMIT:
+            assert self._staged is not None
+            return self._move_on(incoming, self._staged)
+        event = None
+        if record.kind is OutboxKind.APPLICATION:
+            event = MessageSent(self.room, record.origin_id.decode(), incoming.archive_id, record.plaintext)
+        return Step(incoming, Sent(number, event))
+
+    def _examine_ahead(self, incoming: Incoming, payload: _Framed) -> Step:
+        check_consistency(payload)
+        events: list[Event] = []
+        if isinstance(payload, elements.Application):
+            events.append(self._unreadable(incoming, payload.epoch))
+        who = incoming.claimed
+        if who is not None and self.roster.has(who):
+            if who not in self._ahead:
+                events.append(LeftBehind(self.room, self.group.epoch, payload.epoch, who, incoming.archive_id))
+        elif not events:
+            raise WrongEpoch(f"epoch {payload.epoch}, not {self.group.epoch}", "RFC 9420 6")
+        return Step(incoming, Ignore(tuple(events)))
+
+    def _examine_application(self, incoming: Incoming, payload: elements.Application, now: int) -> Step:
+        message = check_consistency(payload)
+        try:
+            received = self.group.process(message, now=now)
+        except NotForUs:
+            return Step(incoming, Ignore())  # ours, sent before, reflected again
+        except WrongEpoch:
+            return Step(incoming, Ignore((self._unreadable(incoming, payload.epoch),)))
+        assert isinstance(received, ReceivedMessage)
+        return Step(incoming, Read(received))
+
+    def _unreadable(self, incoming: Incoming, epoch: int) -> Unreadable:
+        if self._group is None or epoch < self._record.joined_epoch:
+            reason = "before-join"
+        else:
+            reason = "too-late" if epoch < self._group.epoch else "future"
+        return Unreadable(self.room, reason, epoch, incoming.claimed, incoming.archive_id)
+
+    def _examine_proposal(self, incoming: Incoming, payload: elements.Proposal, now: int) -> Step:
+        if payload.epoch < self.group.epoch:
+            return Step(incoming, Ignore())  # its epoch is over: it has no effect any more
+        try:
+            received = self.group.process(check_consistency(payload), now=now)
+        except NotForUs:
+            return Step(incoming, Ignore())
+        assert isinstance(received, ReceivedProposal)
+        proposal = received.proposal
+        leaves: tuple[LeafNode, ...] = ()
+        if isinstance(proposal, Add):
+            leaves = (proposal.key_package.leaf_node,)
+        elif isinstance(proposal, Update):
+            leaves = (proposal.leaf_node,)
+        return Step(incoming, Remember(received), leaves)
+
+    def _examine_commit(self, incoming: Incoming, payload: elements.Commit, now: int) -> Step:
+        if payload.epoch < self.group.epoch:
+            return Step(incoming, Ignore())  # rule 1: another Commit has ended that epoch
+        staged = self.group.process(check_consistency(payload), now=now)
+        assert isinstance(staged, StagedCommit)
+        return self._move_on(incoming, staged)
+
+    def _move_on(self, incoming: Incoming, staged: StagedCommit) -> Step:
+        roster = check(self.policy, staged.effects, self.roster)
+        if staged.next is None:
+            return self._examine_removal(incoming, staged)
+        policy = RoomPolicy.required_in(staged.next.context.extensions)
+        leaves = () if staged.own else tuple(_new_leaves(staged.effects))
+        return Step(incoming, MoveOn(staged, roster, policy), leaves)
+
+    def _examine_removal(self, incoming: Incoming, staged: StagedCommit) -> Step:
+        """We are removed, and perhaps added afresh by the same Commit: its Welcome is in the same stanza."""
+        back: Step | None = None
+        reasons: tuple[Event, ...] = ()
+        try:
+            back = self._find_welcome(incoming)
+        except PeerError as error:
+            reasons = (self._rejected(incoming, error),)
+        join = None if back is None or not isinstance(back.action, Join) else back.action
+        return Step(
+            incoming, MoveOn(staged, None, None, join, reasons), () if back is None else back.leaves
+        )
+
+    def _examine_outside(self, incoming: Incoming) -> Step:
+        """We wait for a Welcome."""
+        step = self._find_welcome(incoming)
+        if step is not None:
+            return step
+        return Step(
+            incoming,
+            Ignore(
+                tuple(
+                    self._unreadable(incoming, payload.epoch)
+                    for payload in incoming.payloads
+                    if isinstance(payload, elements.Application)
+                )
+            ),
+        )
+
+    def _find_welcome(self, incoming: Incoming) -> Step | None:
+        for payload in incoming.payloads:
+            if not isinstance(payload, elements.Welcome):
+                continue
+            welcome = check_consistency(payload).body
+            assert isinstance(welcome, Welcome)
+            with self._store.transaction() as transaction:
+                references = [entry.new_member for entry in welcome.secrets]
+                bundle = self.device.find_bundle(transaction, references)
+            if bundle is not None:
+                return self._examine_welcome(incoming, payload, welcome, bundle)
+        return None
+
+    def _examine_welcome(
+        self, incoming: Incoming, payload: elements.Welcome, welcome: Welcome, bundle: KeyPackageBundle
+    ) -> Step:
+        staged = Group.join(welcome, bundle, parameters=self.device.parameters)
+        state = staged.state
+        if (state.group_id, state.epoch) != (payload.group, payload.epoch):
+            raise InvalidError("a Welcome to another group or epoch than its element says", _RULES)
+        policy = RoomPolicy.required_in(state.context.extensions)
+        if policy.room != self.room:
+            raise InvalidError("a Welcome to the group of another room", _RULES)
+        with self._store.transaction() as transaction:
+            self._check_group_id_is_new(transaction, state.group_id)
+            self._check_epoch_is_new(transaction, state.group_id, state.epoch)
+        roster = Roster.of(state.members())
+        leaves = tuple(leaf for index, leaf in state.members() if index != state.own_index)
+        return Step(incoming, Join(staged, bundle, roster, policy), leaves)
+
+    def _check_group_id_is_new(self, transaction: Transaction, group_id: bytes) -> None:
+        """RFC 9420 12.4.3.1: a group id is unique among our groups."""
+        for key, value in transaction.items(ROOMS):
+            record = RoomRecord.decode(value)
+            member = record.state is RoomState.MEMBER and key != self.room.encode()
+            if member and record.group_id == group_id:
+                raise InvalidError("a Welcome to a group that another room has", "RFC 9420 12.4.3.1")
+
+    def _check_epoch_is_new(self, transaction: Transaction, group_id: bytes, epoch: int) -> None:
+        """RFC 9420 9.2: by an old Welcome, read again, we would use the keys of its epoch again.
+
+        A KeyPackage that is used once does not open it twice; one of last resort does.
+        """
+        last = transaction.get(self._spaces.ended, group_id)
+        if self._group is not None and self._group.group_id == group_id:
+            last = self._group.epoch.to_bytes(8, "big")
+        if last is not None and epoch <= int.from_bytes(last, "big"):
+            raise InvalidError("a Welcome to an epoch that we have been in, or that is over", "RFC 9420 9.2")
+
+    # --- putting into effect -------------------------------------------------------------------
+
+    def accept(self, step: Step, now: int) -> list[Event]:
+        """Put a step into effect, and move our place in the room past its stanza.
+
+        :raises StoreError: nothing has been written, nothing has changed; the step can be tried again
+        """
+        record = self._past(step.incoming)
+        match step.action:
+            case Ignore(events):
+                self._pass(record)
+                self._ahead |= {event.by for event in events if isinstance(event, LeftBehind)}
+                return list(events)
+            case Sent(number, event):
+                self._pass(record, confirmed=number)
+                return [] if event is None else [event]
+            case Read(received):
+                return self._accept_message(step.incoming, received, record, now)
+            case Remember(received):
+                self._write(self.group.apply(received, now=now), record)
+                return []
+            case Join() as join:
+                return self._accept_join(join, record, now)
+            case MoveOn(join=Join() as join):
+                # Removal and return at once: when our place is past the stanza, nobody reads the Welcome any more.
+                return self._accept_join(join, record, now)
+            case MoveOn() as move:
+                return self._accept_commit(move, record, now)
+
+    def refuse(self, step: Step, error: PeerError) -> list[Event]:
+        """Pass over a step that the Authentication Service or the application does not accept.
+
+        A proposal is kept all the same, as others might commit it, but not for a Commit of ours.  What
+        removes us has been decided by others; refused is only the way back.
+
+        :raises StoreError: nothing has been written
+        """
+        record = self._past(step.incoming)
+        events: list[Event] = [self._rejected(step.incoming, error)]
+        match step.action:
+            case MoveOn(roster=None):
+                action = replace(step.action, join=None)
+                return [*events, *self._accept_commit(action, record, 0)]
+            case Remember(received):
+                self._remember_unwanted(received, record)
+            case _:
+                self._pass(record)
+        return events
+
+    def _past(self, incoming: Incoming) -> RoomRecord:
+        """Our record, with our place behind this stanza."""
+        return replace(self._record, cursor=incoming.archive_id.encode())
+
+    def _pass(self, record: RoomRecord, confirmed: bytes | None = None) -> None:
+        with self._store.transaction() as transaction:
+            self._put_record(transaction, record)
+            if confirmed is not None:
+                transaction.delete(self._spaces.outbox, confirmed)
+        self._record = record
+        if confirmed is not None:
+            self._outbox.remove(confirmed)
+
+    def _accept_message(
+        self, incoming: Incoming, received: ReceivedMessage, record: RoomRecord, now: int
+    ) -> list[Event]:
+        group = self.group.apply(received, now=now)
+        sender = Member.of(received.sender, received.leaf)
+        identifier = message_id(received.authenticated_data)
+        seen = None if identifier is None else mark(sender.identity, identifier)
+        if seen is None or seen in self._seen:
+            self._write(group, record)
+            if seen is not None:
+                return []  # encrypted anew by its sender, and both have arrived
+        else:
+            number = record.seen
+            record = replace(record, seen=number + 1)
+            with self._store.transaction() as transaction:
+                put_changes(transaction, self._spaces.group, group.changes_since(self.group))
+                transaction.put(self._spaces.seen, self._seen.place(number), seen)
+                self._put_record(transaction, record)
+            self._group, self._record = group.stored(), record
+            self._seen.put(number, seen)
+        return [
+            MessageReceived(
+                room=self.room,
+                sender=sender,
+                data=received.data,
+                epoch=received.epoch,
+                claimed=incoming.claimed,
+                archive_id=incoming.archive_id,
+                origin_id=incoming.origin_id if identifier is None else identifier,
+                stamp=incoming.stamp,
+            )
+        ]
+
+    def _remember_unwanted(self, received: ReceivedProposal, record: RoomRecord) -> None:
+        reference = received.sent.reference
+        assert reference is not None
+        group = self.group.apply(received, now=0)
+        with self._store.transaction() as transaction:
+            put_changes(transaction, self._spaces.group, group.changes_since(self.group))
+            transaction.put(self._spaces.unwanted, reference, b"")
+            self._put_record(transaction, record)
+        self._group, self._record = group.stored(), record
+        self._unwanted |= {reference}
+
+    def _accept_commit(self, action: MoveOn, record: RoomRecord, now: int) -> list[Event]:
+        staged = action.staged
+        by = self._committer(staged)
+        if action.roster is None or action.policy is None:
+            wanted = self._wants_out()
+            self._end(replace(record, state=RoomState.OUT))
+            return [*action.events, RemovedFromGroup(self.room, by, wanted)]
+
+        group = self.group.apply(staged, now=now)
+        void = list(self._void())
+        events: list[Event] = [self._changed(staged, group, by, now)]
+        if not staged.own:
+            events += [
+                CommitLost(self.room, waiting.origin_id.decode(), "another Commit came first")
+                for _, waiting in void
+                if waiting.kind is OutboxKind.COMMIT and not waiting.refused
+            ]
+        spaces = self._spaces
+        with self._store.transaction() as transaction:
+            put_changes(transaction, spaces.group, group.changes_since(self.group))
+            transaction.delete_prefix(spaces.pending)
+            transaction.delete_prefix(spaces.unwanted)
+            for number, _ in void:
+                transaction.delete(spaces.outbox, number)
+            self._note_members(transaction, staged.effects, now)
+            self._put_record(transaction, record)
+        self._begin(group.stored(), action.roster, action.policy, record)
+        self._outbox.remove_all(number for number, _ in void)
+        return events
+
+    def _committer(self, staged: StagedCommit) -> Member:
+        effects = staged.effects
+        for change in effects.changes:
+            if change.index == effects.committer_index and change.after is not None:
+                return Member.of(change.index, change.after)
+        index = LeafIndex(effects.committer_index)  # a Commit without a path leaves the committer's leaf as it was
+        return Member.of(index, self.group.tree.member(index))
+
+    def _changed(self, staged: StagedCommit, group: Group, by: Member, now: int) -> GroupChanged:
+        effects = staged.effects
+
+        def members(changes: Sequence[MemberChange], *, after: bool) -> tuple[Member, ...]:
+            found = ((change.index, change.after if after else change.before) for change in changes)
+            return tuple(Member.of(index, leaf, now if after else None) for index, leaf in found if leaf is not None)
+
+        return GroupChanged(
+            room=self.room,
+            epoch=group.epoch,
+            by=by,
+            added=members(effects.added, after=True),
+            removed=members(effects.removed, after=False),
+            updated=members(effects.updated, after=True),
+            policy_changed=effects.extensions is not None,
+        )
+
+    def _note_members(self, transaction: Transaction, effects: Effects, now: int) -> None:
+        space = self._spaces.member
+        for change in effects.removed:
+            if change.before is not None:
+                transaction.delete(space, str(ClientIdentity.from_leaf(change.before)).encode())
+        for change in effects.added:
+            if change.after is not None:
+                name = str(ClientIdentity.from_leaf(change.after)).encode()
+                transaction.put(space, name, now.to_bytes(8, "big"))
+
+    def _accept_join(self, action: Join, record: RoomRecord, now: int) -> list[Event]:
+        state = action.staged.state
+        assert isinstance(state, Group)
+        # Unsent application data was meant for the group's members: it stays if this is the same group.
+        same = record.group_id == state.group_id
+        record = replace(
+            record, state=RoomState.MEMBER, group_id=state.group_id, joined=now, joined_epoch=state.epoch
+        )
+        with self._store.transaction() as transaction:
+            gone = self._clear(transaction, keep_messages=same)
+            put_all(transaction, self._spaces.group, state.pieces())
+            self.device.use_up(transaction, action.bundle, now)
+            self._put_record(transaction, record)
+        self._begin(state.stored(), action.roster, action.policy, record)
+        self._outbox.remove_all(gone)
+        inviter = Member.of(action.staged.inviter, state.tree.member(action.staged.inviter))
+        return [Joined(self.room, state.epoch, inviter)]
+
+
+def _new_leaves(effects: Effects) -> Iterator[LeafNode]:
+    """Leaves whose credential or signature key has not been judged yet."""
+    for change in effects.changes:
+        before, after = change.before, change.after
+        if after is None:
+            continue
+        if before is None or (before.credential, before.signature_key) != (after.credential, after.signature_key):
+            yield after

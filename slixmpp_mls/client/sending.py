@@ -1,0 +1,296 @@
+"""Making what is sent to a room: stored first, kept until it comes back.
+
+=================  =======================================  ==========================================
+in the outbox      if it comes back                         if the epoch ends before
+=================  =======================================  ==========================================
+application data   it has been sent                         it stays, and is encrypted anew when it
+                                                            must be sent again
+proposal           a Commit of ours may hold it             it is void
+Commit             it takes effect                          it is void: another one came first
+=================  =======================================  ==========================================
+
+Encrypting anew means that two copies may arrive in the end.  Both bear the same id as authenticated data,
+by which readers know the second one (:mod:`.seen`).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from hashlib import sha256
+
+from ..errors import InvalidError, NotPermitted, PolicyViolation, UsageError
+from ..mls.commit_creation import CommitBundle, CommitOptions
+from ..mls.framing import MemberSender
+from ..mls.group import Group
+from ..mls.proposal_list import SentProposal
+from ..mls.proposals import AnyProposal
+from ..policy import check
+from ..stanza import elements
+from ..stanza.elements import RoomElement
+from .events import CommitLost, Event
+from .kept import Kept, put_all, put_changes
+from .records import OutboxKind, OutboxRecord
+from .seen import MAX_ID
+from .steps import Outgoing
+from .waiting import committable, is_permitted
+
+__all__ = ["Fits", "Sending"]
+
+Fits = Callable[[Sequence[RoomElement]], None]
+"""Raises StanzaTooLarge if these elements do not fit into a stanza."""
+
+_EARLIER = 32 * 8  # octets: digests of the last eight encryptions
+
+
+class Sending(Kept):
+    """The sending half of a room's group."""
+
+    def compose(self, data: bytes, *, fits: Fits | None = None, origin_id: str | None = None) -> Outgoing:
+        """Encrypt application data; it is in the outbox when this returns.
+
+        The same data under the same `origin_id` again, while it has not come back, is one message.
+
+        :param data: the plaintext
+        :param origin_id: its id, for all readers; a random one if not given
+        :raises UsageError: not a member, proposals wait that must be committed first, or the id is too long
+            or another message's
+        :raises StanzaTooLarge: by `fits`; nothing has changed
+        """
+        group = self.group
+        origin_id = origin_id or str(uuid.uuid4())
+        if len(origin_id.encode()) > MAX_ID:
+            raise UsageError(f"an id of more than {MAX_ID} octets")
+        number = self._outbox.of_origin_id(origin_id)
+        if number is not None:
+            waiting = self._outbox[number]
+            if (waiting.kind, waiting.plaintext) != (OutboxKind.APPLICATION, data):
+                raise UsageError("another message of ours is on its way under this id")
+            return self._outgoing(waiting)
+        message, group = self._encrypt(data, origin_id.encode())
+        record = self._outbox_record(OutboxKind.APPLICATION, message, origin_id, plaintext=data)
+        return self._put_out(group, record, fits)
+
+    def _encrypt(self, data: bytes, origin_id: bytes) -> tuple[bytes, Group]:
+        if self._due():
+            raise UsageError("proposals wait for a Commit, which must come before application data (RFC 9420 12.4)")
+        # Those that are left over are not ours to commit, and shall not keep us silent.
+        left = frozenset(sent.reference for sent in self.group.pending_proposals if sent.reference is not None)
+        return self.group.encrypt(data, origin_id, left_out=left, random=self.device.random)
+
+    def propose(self, proposal: AnyProposal, now: int) -> Outgoing:
+        """Propose something; any member may commit it.
+
+        :raises UsageError: not a member
+        :raises InvalidError: it is not valid
+        :raises NotPermitted: the group's policy forbids it
+        """
+        message, group = self.group.propose(proposal, now=now, random=self.device.random)
+        reference = _reference(group, proposal)
+        sent = group.public.proposals[reference]
+        if not is_permitted(self.group, self.policy, self.roster, (sent,)):
+            beside = committable(self.group, self.policy, self.roster, unwanted=self._unwanted)
+            if not is_permitted(self.group, self.policy, self.roster, (*beside, sent)):
+                raise NotPermitted(f"the group's policy forbids this {type(proposal).__name__}")
+        return self._put_out(group, self._outbox_record(OutboxKind.PROPOSAL, message, reference=reference))
+
+    def propose_update(self, now: int) -> Outgoing:
+        """RFC 9420 12.1.2: propose a new leaf for ourselves.
+
+        :raises UsageError: not a member
+        """
+        message, group = self.group.propose_update(now=now, random=self.device.random)
+        reference = group.public.proposal_order[-1]
+        return self._put_out(group, self._outbox_record(OutboxKind.PROPOSAL, message, reference=reference))
+
+    def commit(
+        self,
+        proposals: Sequence[AnyProposal],
+        now: int,
+        *,
+        fits: Fits | None = None,
+        options: CommitOptions | None = None,
+    ) -> Outgoing:
+        """Commit these proposals, and those that wait; rule 2 says when it takes effect.
+
+        :raises UsageError: not a member, or a Commit of ours waits already
+        :raises NotPermitted: the group's policy forbids it
+        :raises InvalidError: the proposals are not valid together
+        :raises StanzaTooLarge: by `fits`; nothing has changed
+        """
+        if self.commit_waits:
+            raise UsageError("a Commit of ours waits already")
+        bundle = self._make_commit(proposals, now, options)
+        try:
+            check(self.policy, bundle.staged.effects, self.roster)
+        except PolicyViolation as error:
+            raise NotPermitted(f"the group's policy: {error}") from error
+        assert isinstance(bundle.sent, Group)
+        record = self._outbox_record(
+            OutboxKind.COMMIT, bundle.commit, welcome=bundle.welcome or b"", group_info=bundle.group_info or b""
+        )
+        return self._put_out(bundle.sent, record, fits, bundle)
+
+    def _make_commit(self, proposals: Sequence[AnyProposal], now: int, options: CommitOptions | None) -> CommitBundle:
+        me = MemberSender(self.group.own_index)
+        waiting = committable(
+            self.group,
+            self.policy,
+            self.roster,
+            beside=[SentProposal(proposal, me) for proposal in proposals],
+            unwanted=self._uncommitted(),
+            rules=self.device.leaf_rules(now),
+        )
+        references = [sent.reference or b"" for sent in waiting]
+        try:
+            return self.group.commit(
+                proposals, now=now, by_reference=references, options=options, random=self.device.random
+            )
+        except InvalidError:
+            if not references:
+                raise
+        # Nobody's proposal may keep us from committing.
+        return self.group.commit(proposals, now=now, by_reference=(), options=options, random=self.device.random)
+
+    def _outbox_record(
+        self,
+        kind: OutboxKind,
+        message: bytes,
+        origin_id: str | None = None,
+        *,
+        welcome: bytes = b"",
+        group_info: bytes = b"",
+        plaintext: bytes = b"",
+        reference: bytes = b"",
+    ) -> OutboxRecord:
+        return OutboxRecord(
+            kind=kind,
+            origin_id=(origin_id or str(uuid.uuid4())).encode(),
+            digest=sha256(message).digest(),
+            epoch=self.group.epoch,
+            message=message,
+            welcome=welcome,
+            group_info=group_info,
+            plaintext=plaintext,
+            earlier=b"",
+            reference=reference,
+            refused=0,
+        )
+
+    def _put_out(
+        self, group: Group, record: OutboxRecord, fits: Fits | None = None, bundle: CommitBundle | None = None
+    ) -> Outgoing:
+        """Rule 3: state and message in one transaction."""
+        outgoing = self._outgoing(record)
+        if fits is not None:
+            fits(outgoing.payloads)
+        spaces = self._spaces
+        refused = None if bundle is None else self._commit_number()  # the room did not want it: here is another
+        number = self._outbox.next_number()
+        with self._store.transaction() as transaction:
+            put_changes(transaction, spaces.group, group.changes_since(self.group))
+            transaction.put(spaces.outbox, number, record.encode())
+            if refused is not None:
+                transaction.delete(spaces.outbox, refused)
+            if bundle is not None:
+                transaction.delete_prefix(spaces.pending)
+                put_all(transaction, spaces.pending, group.staged_pieces(bundle.staged))
+        self._group = group.stored()
+        self._outbox.put(number, record)
+        if refused is not None:
+            self._outbox.remove(refused)
+        if bundle is not None:
+            self._staged = bundle.staged
+        return outgoing
+
+    def _outgoing(self, record: OutboxRecord) -> Outgoing:
+        group_id, epoch = self.group.group_id, record.epoch
+        payloads: list[RoomElement] = []
+        match record.kind:
+            case OutboxKind.APPLICATION:
+                payloads.append(elements.Application(group_id, epoch, record.message))
+            case OutboxKind.PROPOSAL:
+                payloads.append(elements.Proposal(group_id, epoch, record.message))
+            case OutboxKind.COMMIT:
+                payloads.append(elements.Commit(group_id, epoch, record.message))
+                if record.welcome:
+                    payloads.append(elements.Welcome(group_id, epoch + 1, record.welcome))
+                if record.group_info:
+                    payloads.append(elements.GroupInfo(group_id, epoch + 1, record.group_info))
+        return Outgoing(record.origin_id.decode(), record.kind, tuple(payloads))
+
+    # --- what has not come back ----------------------------------------------------------------
+
+    def outstanding_ids(self) -> frozenset[str]:
+        """Origin ids of what has not come back."""
+        return frozenset(record.origin_id.decode() for _, record in self._outbox if not record.refused)
+
+    def outstanding(self) -> Iterator[Outgoing]:
+        """What has not come back, oldest first: to be sent again once the archive has been read to its end.
+
+        Application data of an epoch that has ended is encrypted anew: what has not come back by then
+        was not delivered, and others might have deleted its epoch's keys.  Stanzas may be processed
+        between one and the next.
+
+        :raises StoreError: the store failed; what has been handed out is stored
+        """
+        for number, _ in self._outbox:
+            record = self._outbox.get(number)
+            if record is None or record.refused or self._group is None:
+                continue  # it has come back meanwhile, or we are out
+            if record.kind is OutboxKind.APPLICATION and record.epoch < self._group.epoch:
+                if self.needs_commit:
+                    continue  # it goes out after the Commit
+                record = self._encrypt_anew(number, record)
+            yield self._outgoing(record)
+
+    def _encrypt_anew(self, number: bytes, record: OutboxRecord) -> OutboxRecord:
+        message, group = self._encrypt(record.plaintext, record.origin_id)
+        record = replace(
+            record,
+            message=message,
+            digest=sha256(message).digest(),
+            epoch=group.epoch,
+            earlier=(record.earlier + record.digest)[-_EARLIER:],
+        )
+        with self._store.transaction() as transaction:
+            put_changes(transaction, self._spaces.group, group.changes_since(self.group))
+            transaction.put(self._spaces.outbox, number, record.encode())
+        self._group = group.stored()
+        self._outbox.put(number, record)
+        return record
+
+    def bounced(self, origin_id: str, reason: str) -> list[Event]:
+        """The room has refused a message of ours: it is not sent again.
+
+        Application data is dropped.  A proposal or a Commit still takes effect if the room reflects it
+        after all, until another Commit takes its place.
+
+        :raises StoreError: nothing has changed
+        """
+        number = self._outbox.of_origin_id(origin_id)
+        if number is None or self._outbox[number].refused:
+            return []
+        record = self._outbox[number]
+        with self._store.transaction() as transaction:
+            if record.kind is OutboxKind.APPLICATION:
+                transaction.delete(self._spaces.outbox, number)
+            else:
+                refused = replace(record, refused=1)
+                transaction.put(self._spaces.outbox, number, refused.encode())
+        if record.kind is OutboxKind.APPLICATION:
+            self._outbox.remove(number)
+        else:
+            self._outbox.put(number, refused)
+        return [CommitLost(self.room, origin_id, reason)] if record.kind is OutboxKind.COMMIT else []
+
+
+def _reference(group: Group, proposal: AnyProposal) -> bytes:
+    """The ProposalRef of what we have just proposed, or had proposed before in the same words."""
+    me = MemberSender(group.own_index)
+    return next(
+        reference
+        for reference in reversed(group.public.proposal_order)
+        if (sent := group.public.proposals[reference]).sender == me and sent.proposal == proposal
+    )

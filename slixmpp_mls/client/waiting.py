@@ -1,0 +1,123 @@
+"""Which of the proposals that wait are ours to commit (RFC 9420 12.4, and the group's policy).
+
+Anybody in the group may propose anything, so what waits may be such that every Commit of it is
+ignored by all.  It must neither get into a Commit of ours nor, because one may not speak while proposals
+wait, keep us silent.  It is not dropped either: another Commit may still refer to it, and members differ
+in what they may commit, as nobody answers for an outsider's wish but the committer.
+
+A proposal is left out if no rule of RFC 9420 lets us commit it (:mod:`slixmpp_mls.mls.proposal_choice`), if
+the policy does not, or if the caller does not want it.  What the policy allows by itself goes first, so that
+what it forbids can not take its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from ..errors import InvalidError, UsageError
+from ..mls.effects import ChangeKind, Effects, ExtensionsChange, MemberChange
+from ..mls.framing import MemberSender
+from ..mls.group import Group
+from ..mls.group_state import no_psks
+from ..mls.leaf_validation import LeafRules
+from ..mls.proposal_choice import choose_valid
+from ..mls.proposal_list import SentProposal
+from ..mls.proposals import Add, GroupContextExtensions, ReInit, Remove, SelfRemove, Update
+from ..mls.tree_math import LeafIndex
+from ..policy import RoomPolicy, check
+from ..roster import Roster
+
+__all__ = ["committable", "is_permitted"]
+
+
+def committable(
+    group: Group,
+    policy: RoomPolicy,
+    roster: Roster,
+    *,
+    beside: Sequence[SentProposal] = (),
+    unwanted: Collection[bytes] = (),
+    rules: LeafRules | None = None,
+) -> tuple[SentProposal, ...]:
+    """The waiting proposals that a Commit of ours would cover.
+
+    :param beside: what it holds anyway
+    :param unwanted: references of those that it must not cover
+    :param rules: to leave out KeyPackages that have expired meanwhile
+    """
+    me = MemberSender(group.own_index)
+    waiting = [sent for sent in group.pending_proposals if sent.reference not in unwanted]
+    chosen: tuple[SentProposal, ...] = ()
+    alone = [sent for sent in waiting if is_permitted(group, policy, roster, (sent,))]
+    for part in (alone, [sent for sent in waiting if sent not in alone]):
+        fixed = (*beside, *chosen)
+        valid = choose_valid(
+            part,
+            me,
+            group.tree,
+            group.context,
+            beside=fixed,
+            rules=rules,
+            available=lambda name: group.find_psk(name.psk, no_psks) is not None,
+        )
+        chosen += _fitting(valid, lambda some, fixed=fixed: is_permitted(group, policy, roster, (*fixed, *some)))  # type: ignore[misc]
+    return chosen
+
+
+def _fitting(
+    proposals: Sequence[SentProposal], allowed: Callable[[Sequence[SentProposal]], bool]
+) -> tuple[SentProposal, ...]:
+    """As many of them as are allowed together, found by halving: cheap if few are bad."""
+    fitting: list[SentProposal] = []
+    batches = [list(proposals)]
+    while batches:
+        batch = batches.pop()
+        if not batch:
+            continue
+        if allowed((*fitting, *batch)):
+            fitting += batch
+        elif len(batch) > 1:
+            half = len(batch) // 2
+            batches += [batch[half:], batch[:half]]
+    return tuple(fitting)
+
+
+def is_permitted(group: Group, policy: RoomPolicy, roster: Roster, proposals: Sequence[SentProposal]) -> bool:
+    """Whether the policy allows a Commit of ours with these proposals."""
+    try:
+        check(policy, _effects(group, proposals), roster)
+    except (InvalidError, UsageError):  # PolicyViolation is one; UsageError: it is about a leaf where nobody is
+        return False
+    return True
+
+
+def _effects(group: Group, proposals: Sequence[SentProposal]) -> Effects:
+    """What these proposals would do, as far as the policy asks.
+
+    :raises InvalidError: they concern a leaf where nobody is
+    """
+    changes: list[MemberChange] = []
+    extensions: ExtensionsChange | None = None
+    reinit: ReInit | None = None
+    free = group.tree.leaf_count  # where exactly somebody arrives does not matter to the policy
+    for sent in proposals:
+        proposal, sender = sent.proposal, sent.sender
+        if isinstance(proposal, Add):
+            leaf = proposal.key_package.leaf_node
+            changes.append(MemberChange(ChangeKind.ADDED, sender, LeafIndex(free), None, leaf))
+            free += 1
+        elif isinstance(proposal, Update) and isinstance(sender, MemberSender):
+            index = LeafIndex(sender.leaf_index)
+            before = group.tree.member(index)
+            changes.append(MemberChange(ChangeKind.UPDATED, sender, index, before, proposal.leaf_node))
+        elif isinstance(proposal, Remove):
+            index = LeafIndex(proposal.removed)
+            changes.append(MemberChange(ChangeKind.REMOVED, sender, index, group.tree.member(index), None))
+        elif isinstance(proposal, SelfRemove) and isinstance(sender, MemberSender):
+            index = LeafIndex(sender.leaf_index)
+            changes.append(MemberChange(ChangeKind.REMOVED, sender, index, group.tree.member(index), None))
+        elif isinstance(proposal, GroupContextExtensions):
+            extensions = ExtensionsChange(sender, group.context.extensions, proposal.extensions)
+        elif isinstance(proposal, ReInit):
+            reinit = proposal
+    return Effects(MemberSender(group.own_index), group.own_index, tuple(changes), extensions, (), reinit)

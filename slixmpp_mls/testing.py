@@ -1,0 +1,470 @@
+"""A room, a directory and a disk that do what a test tells them, without a server and without a clock.
+
+::
+
+    world = World()
+    alice, bob = world.group("alice@a.example", "bob@b.example")   # both in one encrypted group
+    alice.send(b"Fair is foul")                                    # in flight
+    bob.commit()                                                   # in flight, too
+    world.room.deliver(1)                                          # the Commit overtakes the message
+    world.settle()                                                 # everything else, in order; everybody reads
+    assert bob.texts == [b"Fair is foul"]
+
+Everything happens in steps, at the test's word, and the same way in every run: nothing here is asynchronous, and
+what is to be random comes from the test.  The room does what a malicious service could do:
+
+=====================  =====================================================================
+:meth:`FakeRoom.lose`  a stanza never arrives
+leaving it in flight   it is delayed
+`deliver(position)`    stanzas overtake each other
+`deliver(keep=True)`   it arrives, and arrives again
+`split`, `deliver(to)` members see different rooms
+`post(claimed=...)`    somebody else, or nobody, is said to have sent it
+`expire`               the archive forgets its beginning
+`Participant.bounce`   the sender is told that it was refused
+=====================  =====================================================================
+
+:class:`FaultyStore` fails, or stops the process, at a chosen write.
+
+What is tested this way are the rules of :mod:`slixmpp_mls.client`, with everything real above and below them.  A
+bot's own handlers are better tested against a real server, which :mod:`slixmpp_mls.devserver` starts within a
+second: the plugin speaks to its room in stanzas (presence, MUC, archive queries), and a fake that answered
+all of them would be a server.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from .client import Device, Event, Incoming, KeyPackageSettings, MessageReceived, Outgoing, RoomGroup, open_key_package
+from .client.records import RoomState
+from .errors import ArchiveGap, PeerError, StoreFull, UsageError
+from .identity import ClientIdentity
+from .mls.cipher_suite import Random
+from .mls.commit_creation import CommitOptions
+from .mls.framing import MLSMessage
+from .mls.key_package import KeyPackage
+from .mls.leaf_node import LeafNode
+from .mls.leaf_validation import GroupRequirements, VerifiedKeyPackage
+from .mls.parameters import Parameters
+from .mls.proposals import Add, AnyProposal, Remove
+from .policy import Right, RoomPolicy
+from .stanza.elements import RoomElement
+from .store import MemoryStore
+from .store.interface import Store, Transaction
+
+__all__ = ["NOW", "FakeDirectory", "FakeRoom", "FaultyStore", "InFlight", "Killed", "Participant", "World"]
+
+NOW = 1_800_000_000
+"""Where the clocks of this module begin, in seconds since the Unix epoch."""
+
+
+# --- the room --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A stanza on its way to the room.
+
+    :ivar claimed: the bare JID that the room will say it is from
+    """
+
+    origin_id: str | None
+    claimed: str | None
+    payloads: tuple[RoomElement, ...] = field(repr=False)
+
+
+class FakeRoom:
+    """A room with its archive.  What is sent is `in_flight` until the test delivers it.
+
+    :ivar jid: the room's bare JID
+    :ivar in_flight: what has been sent and is not in the room yet, oldest first
+    """
+
+    def __init__(self, jid: str = "coven@rooms.example") -> None:
+        self.jid = jid
+        self.in_flight: list[InFlight] = []
+        self._count = 0
+        self._expired = 0
+        self._views: list[list[Incoming]] = [[]]
+        self._view_of: dict[str, int] = {}
+
+    def post(
+        self, outgoing: Outgoing | Sequence[RoomElement], claimed: str | None, origin_id: str | None = None
+    ) -> InFlight:
+        """Something is on its way from now on.
+
+        :param outgoing: what a member sends, or any elements that somebody makes up
+        :param claimed: bare JID
+        """
+        if isinstance(outgoing, Outgoing):
+            origin_id, payloads = outgoing.origin_id, outgoing.payloads
+        else:
+            payloads = tuple(outgoing)
+        stanza = InFlight(origin_id, claimed, payloads)
+        self.in_flight.append(stanza)
+        return stanza
+
+    def deliver(self, position: int = 0, *, keep: bool = False, to: int | None = None) -> str:
+        """Put what is at this position in flight into the room's order.
+
+        :param keep: leave a copy in flight, to be delivered once more
+        :param to: only into this view; see :meth:`split`
+        :returns: its archive id
+        """
+        stanza = self.in_flight[position] if keep else self.in_flight.pop(position)
+        self._count += 1
+        archive_id = f"{self._count:06}"
+        incoming = Incoming(archive_id, stanza.payloads, stanza.claimed, stanza.origin_id)
+        for number, view in enumerate(self._views):
+            if to is None or to == number:
+                view.append(incoming)
+        return archive_id
+
+    def deliver_all(self) -> None:
+        """Everything, in the order in which it was sent."""
+        while self.in_flight:
+            self.deliver()
+
+    def lose(self, position: int = 0) -> InFlight:
+        """What is at this position never arrives; it can be put back by hand."""
+        return self.in_flight.pop(position)
+
+    def split(self, *others: Iterable[str]) -> None:
+        """From now on, these sets of accounts have views of their own: 1, 2 ...; everybody else has view 0."""
+        for accounts in others:
+            self._views.append(list(self._views[0]))
+            self._view_of.update(dict.fromkeys(accounts, len(self._views) - 1))
+
+    def expire(self, count: int) -> None:
+        """The archive forgets its first stanzas."""
+        self._expired = max(self._expired, count)
+
+    def archive(self, account: str = "") -> list[Incoming]:
+        """All that an account can see, in order."""
+        view = self._views[self._view_of.get(account, 0)]
+        return [incoming for incoming in view if int(incoming.archive_id) > self._expired]
+
+    def read(self, account: str, after: str | None) -> Iterator[Incoming]:
+        """What an account sees from a place on.
+
+        :param after: archive id of the last stanza read; None for the beginning
+        :raises ArchiveGap: the archive does not go back to there
+        """
+        if after is not None and int(after) < self._expired:
+            raise ArchiveGap(self.jid, after)
+        for incoming in self.archive(account):
+            if after is None or incoming.archive_id > after:
+                yield incoming
+
+
+class FakeDirectory:
+    """KeyPackages by account, as everybody's PEP nodes would hold them.
+
+    :ivar items: MLSMessages by account and KeyPackageRef; a test may put there what it likes
+    """
+
+    def __init__(self) -> None:
+        self.items: dict[str, dict[bytes, bytes]] = {}
+
+    def replenish(self, device: Device, now: int) -> None:
+        """What a device does at every start."""
+        account = self.items.setdefault(device.identity.account, {})
+        own = [reference for reference, message in account.items() if _owner(message) == device.identity]
+        plan = device.plan_key_packages(own, now)
+        account.update({package.reference: package.message for package in plan.publish})
+        for reference in plan.retract:
+            account.pop(reference, None)
+
+    def find(self, account: str, group: RoomGroup, now: int) -> dict[ClientIdentity, VerifiedKeyPackage]:
+        """One usable KeyPackage for each device of an account, the first one, that of last resort last."""
+        requirements = GroupRequirements.of_context(group.group.context)
+        found: dict[ClientIdentity, VerifiedKeyPackage] = {}
+        for message in self.items.get(account, {}).values():
+            package = open_key_package(message, account, requirements, group.device.leaf_rules(now))
+            known = found.get(ClientIdentity.from_leaf(package.leaf))
+            if known is None or (known.last_resort and not package.last_resort):
+                found[ClientIdentity.from_leaf(package.leaf)] = package
+        return found
+
+
+def _owner(message: bytes) -> ClientIdentity | None:
+    try:
+        package = MLSMessage.decode(message).body
+        return ClientIdentity.from_leaf(package.leaf_node) if isinstance(package, KeyPackage) else None
+    except PeerError:
+        return None
+
+
+# --- the disk --------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """The process is no more; what is left is its store."""
+
+
+class FaultyStore:
+    """A store that fails at a chosen point.
+
+    :ivar writes: puts, deletes and ends of transactions that have written, so far
+    :ivar fail_at: the number of the write (from 0) at which it fails once; None for never
+    :ivar commits: transactions that have written, so far
+    :ivar kill_at: the number of the transaction (from 0) at whose end the process is stopped; None for never
+    :ivar kill_before: whether before it is durable
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.writes = 0
+        self.fail_at: int | None = None
+        self.commits = 0
+        self.kill_at: int | None = None
+        self.kill_before = False
+
+    @property
+    def account(self) -> str:
+        return self._store.account
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        kill = False
+        with self._store.transaction() as inner:
+            outer = _Counting(self, inner)
+            yield outer
+            if outer.has_written:
+                self.count()
+                kill = self.commits == self.kill_at
+                self.commits += 1
+                if kill and self.kill_before:
+                    raise Killed
+        if kill:
+            raise Killed
+
+    def count(self) -> None:
+        """One write."""
+        self.writes += 1
+        if self.writes - 1 == self.fail_at:
+            raise StoreFull("the disk is full, says the test")
+
+    def scrub(self) -> None:
+        self._store.scrub()
+
+    def close(self) -> None:
+        self._store.close()
+
+
+class _Counting:
+    def __init__(self, store: FaultyStore, inner: Transaction) -> None:
+        self._store = store
+        self._inner = inner
+        self.has_written = False
+
+    def _write(self) -> None:
+        self.has_written = True
+        self._store.count()
+
+    def get(self, space: str, key: bytes) -> bytes | None:
+        return self._inner.get(space, key)
+
+    def put(self, space: str, key: bytes, value: bytes) -> None:
+        self._write()
+        self._inner.put(space, key, value)
+
+    def delete(self, space: str, key: bytes) -> None:
+        self._write()
+        self._inner.delete(space, key)
+
+    def delete_prefix(self, space: str, prefix: bytes = b"") -> None:
+        self._write()
+        self._inner.delete_prefix(space, prefix)
+
+    def items(self, space: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        return self._inner.items(space, prefix)
+
+    def spaces(self, prefix: str = "") -> Iterator[str]:
+        return self._inner.spaces(prefix)
+
+
+# --- people ----------------------------------------------------------------------------------
+
+
+class Participant:
+    """A device with one room: what the plugin does for a bot, at a test's word.
+
+    :ivar session: the room's group, the thing to be tested
+    :ivar events: all that it has said, oldest first
+    :ivar judge: the Authentication Service: an error for a leaf that it denies, or None
+    """
+
+    def __init__(self, world: World, store: Store) -> None:
+        self.world = world
+        self.store = store
+        self.events: list[Event] = []
+        self.judge: Callable[[LeafNode], PeerError | None] = lambda leaf: None
+        self.restart()
+
+    def __repr__(self) -> str:
+        return f"<Participant {self.device.identity}>"
+
+    def restart(self, store: Store | None = None) -> None:
+        """As after a crash: nothing is left but the store.
+
+        :param store: another one over the same data
+        """
+        self.store = store or self.store
+        self.device = Device(
+            self.store, settings=self.world.settings, parameters=self.world.parameters, random=self.world.random
+        )
+        self.session = RoomGroup(self.device, self.world.room.jid)
+        self.world.directory.replenish(self.device, self.world.now)
+
+    @property
+    def account(self) -> str:
+        return self.device.identity.account
+
+    @property
+    def epoch(self) -> int:
+        return self.session.group.epoch
+
+    @property
+    def texts(self) -> list[bytes]:
+        """The application data of others that it has read, in order."""
+        return [event.data for event in self.events if isinstance(event, MessageReceived)]
+
+    def said(self, kind: type) -> list[Event]:
+        """Its events of one kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+    # --- sending
+
+    def post(self, outgoing: Outgoing) -> Outgoing:
+        """Give something to the room."""
+        self.world.room.post(outgoing, self.account)
+        return outgoing
+
+    def send(self, data: bytes, origin_id: str | None = None) -> Outgoing:
+        """Application data."""
+        return self.post(self.session.compose(data, origin_id=origin_id))
+
+    def commit(self, *proposals: AnyProposal, options: CommitOptions | None = None) -> Outgoing:
+        """A Commit; without anything to do, it renews our keys."""
+        return self.post(self.session.commit(proposals, self.world.now, options=options))
+
+    def propose(self, proposal: AnyProposal) -> Outgoing:
+        return self.post(self.session.propose(proposal, self.world.now))
+
+    def adding(self, account: str) -> list[AnyProposal]:
+        """Adds of an account's devices that are not in the group."""
+        found = self.world.directory.find(account, self.session, self.world.now)
+        return [
+            Add(package.key_package)
+            for client, package in found.items()
+            if self.session.roster.leaf_of(client) is None
+        ]
+
+    def removing(self, account: str) -> list[AnyProposal]:
+        """Removes of an account's devices."""
+        return [Remove(leaf) for leaf in self.session.roster.leaves_of(account)]
+
+    def resend(self) -> list[Outgoing]:
+        """What a client does once it has read the archive to its end after an interruption."""
+        return [self.post(outgoing) for outgoing in self.session.outstanding()]
+
+    # --- reading
+
+    def read(self, limit: int | None = None) -> list[Event]:
+        """Take what is new in the room, at most so many stanzas.
+
+        :raises ArchiveGap: the archive does not go back to where we were
+        """
+        events: list[Event] = []
+        for number, incoming in enumerate(self.world.room.read(self.account, self.session.cursor)):
+            if number == limit:
+                break
+            events += self.take(incoming)
+        return events
+
+    def take(self, incoming: Incoming) -> list[Event]:
+        """One stanza: examined, judged, put into effect."""
+        step = self.session.examine(incoming, self.world.now)
+        denied = next((error for leaf in step.leaves if (error := self.judge(leaf)) is not None), None)
+        session, now = self.session, self.world.now
+        events = session.accept(step, now) if denied is None else session.refuse(step, denied)
+        self.events += events
+        return events
+
+    def bounce(self, outgoing: Outgoing, condition: str = "policy-violation") -> list[Event]:
+        """Tell it that the room has refused something."""
+        events = self.session.bounced(outgoing.origin_id, condition)
+        self.events += events
+        return events
+
+
+class World:
+    """A room, a directory, a clock, and those who are there.
+
+    :ivar now: seconds since the Unix epoch; set it forward at will
+    :ivar people: everybody, in the order of coming
+    """
+
+    def __init__(
+        self,
+        *,
+        room: str = "coven@rooms.example",
+        parameters: Parameters | None = None,
+        settings: KeyPackageSettings | None = None,
+        random: Random = os.urandom,
+        now: int = NOW,
+    ) -> None:
+        self.room = FakeRoom(room)
+        self.directory = FakeDirectory()
+        self.parameters = parameters or Parameters()
+        self.settings = settings or KeyPackageSettings(count=2)
+        self.random = random
+        self.now = now
+        self.people: list[Participant] = []
+
+    def person(self, account: str, store: Store | None = None) -> Participant:
+        """A device of an account, invited to the room; its KeyPackages are in the directory."""
+        person = Participant(self, store or MemoryStore(account))
+        self.people.append(person)
+        return person
+
+    def group(self, *accounts: str, policy: RoomPolicy | None = None, suite: int = 1) -> list[Participant]:
+        """Devices of these accounts in one group, the first one its creator.
+
+        :param policy: by default all members may do everything
+        """
+        people = [self.person(account) for account in accounts]
+        people[0].session.create(suite, policy or self.open_policy(accounts[0]), self.now)
+        wanted = [proposal for account in dict.fromkeys(accounts) for proposal in people[0].adding(account)]
+        if wanted:
+            people[0].commit(*wanted)
+            self.settle()
+        if any(person.session.state is not RoomState.MEMBER for person in people):
+            raise UsageError("somebody has not come into the group")
+        return people
+
+    def open_policy(self, administrator: str) -> RoomPolicy:
+        """All members may do everything."""
+        return RoomPolicy(
+            self.room.jid,
+            (administrator,),
+            may_add=Right.MEMBERS,
+            may_remove=Right.MEMBERS,
+            may_change_policy=Right.MEMBERS,
+        )
+
+    def settle(self) -> None:
+        """Deliver everything that is in flight, and let everybody read."""
+        self.room.deliver_all()
+        for person in self.people:
+            person.read()
+
+    def agree(self) -> bool:
+        """Whether all members are in the same state (RFC 9420 8.7)."""
+        members = [person for person in self.people if person.session.state is RoomState.MEMBER]
+        return len({person.session.group.epoch_authenticator for person in members}) == 1
