@@ -1,0 +1,47 @@
+"""Tells, when asked with !members, who is in an encrypted room and what the fingerprints of their keys are.
+
+    python members_bot.py --jid porter@example.org
+
+Compare what it says with what the others' clients show (/members in slixmpp-mls chat). The list comes from
+the group itself, where the server can not change it; the room's own list of occupants may say something else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+from login import client, options, stay_connected
+
+from slixmpp_mls import EncryptedMessage, EncryptedRoom
+
+
+async def answer(message: EncryptedMessage) -> None:
+    """Who may ask: whoever is in the group, for only they can write a message that gets here."""
+    if message.body.strip() == "!members":
+        await message.group.send(describe(message.group))
+
+
+def describe(group: EncryptedRoom) -> str:
+    """One paragraph for each device: an account may have several in the group."""
+    lines = [f"{len(group.members)} devices of {len(group.accounts)} people, epoch {group.epoch}"]
+    for member in group.members:
+        since = "" if member.since is None else f" since {datetime.fromtimestamp(member.since, UTC):%Y-%m-%d %H:%M}Z"
+        lines.append(f"{member.account}, device {member.device}{since}\n  {member.fingerprint}")
+    return "\n".join(lines)
+
+
+async def main() -> None:
+    """Connect, and stay."""
+    given = options(__doc__).parse_args()
+    xmpp = client(given)
+    xmpp.add_event_handler("mls_message", answer)
+    stay_connected(xmpp, given)
+    mls = xmpp.plugin["mls"]
+    await mls.ready()
+    print(f"{given.jid} is ready, fingerprint {mls.fingerprint}", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,66 @@
+"""Posts lines to an encrypted room: those given as arguments, else those of standard input.
+
+    python notify_bot.py --jid ci@example.org --room builds@rooms.example.org --add alice@example.org "Build 42 failed"
+    tail -f errors.log | python notify_bot.py --room errors@rooms.example.org
+
+The first run makes the room. Later ones find it in the store, with the keys.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+
+from login import client, connect, options
+
+from slixmpp_mls import MLS, EncryptedRoom, MLSError
+
+
+async def main() -> None:
+    """Connect, post, disconnect."""
+    parser = options(__doc__)
+    parser.add_argument("--room", required=True, help="the room's address")
+    parser.add_argument("--add", action="append", default=[], metavar="JID", help="let this account in")
+    parser.add_argument("line", nargs="*", help="what to post")
+    given = parser.parse_args()
+    xmpp = client(given)
+    connect(xmpp, given)
+    mls = xmpp.plugin["mls"]
+    await mls.ready()
+    try:
+        group = await find_room(mls, given)
+        async for line in lines(given.line):
+            # On the stream, or at least in the store: from here on, nothing is lost by a crash.
+            sent = await group.send(line)
+            await sent.confirmed  # in the room's archive: everybody gets it, now or later
+            print(f"posted: {line}", flush=True)
+    except MLSError as error:
+        sys.exit(f"notify_bot: {error}")
+    finally:
+        await xmpp.disconnect()
+
+
+async def find_room(mls: MLS, given: argparse.Namespace) -> EncryptedRoom:
+    """The room, made if need be, with everybody in it who should be."""
+    group = mls.groups.get(given.room) or await mls.create(given.room)
+    missing = [account for account in given.add if account not in group.accounts]
+    if missing:
+        result = await group.add(*missing)
+        for account, reason in result.failed.items():  # the others have been added all the same
+            print(f"{account} could not be added: {reason}", file=sys.stderr)
+    return group
+
+
+async def lines(given: list[str]) -> AsyncIterator[str]:
+    """What to post, empty lines left out."""
+    for line in given:
+        yield line
+    while not given and (line := await asyncio.to_thread(sys.stdin.readline)):
+        if line.strip():
+            yield line.rstrip("\n")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,117 @@
+"""The examples, each run as its own process, and talked to through an encrypted room on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from slixmpp import JID, ClientXMPP
+
+from slixmpp_mls import MLS, EncryptedMessage, EncryptedRoom
+from slixmpp_mls.devserver import DevServer
+
+from .conftest import unique
+from .programs import ROOT, login, running
+
+SECONDS = 40.0
+Account = Callable[[DevServer, str], Awaitable[JID]]
+Connect = Callable[..., Awaitable[ClientXMPP]]
+
+
+class Person:
+    """Somebody who talks to a bot."""
+
+    def __init__(self, client: ClientXMPP) -> None:
+        self.client = client
+        self.jid = str(client.boundjid.bare)
+        self.mls: MLS = client.plugin["mls"]  # type: ignore[typeddict-item]
+        self.heard: asyncio.Queue[EncryptedMessage] = asyncio.Queue()
+        client.add_event_handler("mls_message", self.heard.put_nowait)
+
+    @classmethod
+    async def connected(cls, connect: Connect, server: DevServer, folder: Path) -> Person:
+        person = cls(await connect(server, "alice", ("mls", {"store": str(folder / "alice.db"), "key_packages": 2})))
+        async with asyncio.timeout(SECONDS):
+            await person.mls.ready()
+        return person
+
+    async def hears(self, sender: str) -> str:
+        async with asyncio.timeout(SECONDS):
+            message = await self.heard.get()
+        assert message.sender.account == sender
+        return message.body
+
+    async def room_with(self, server: DevServer, bot: str) -> EncryptedRoom:
+        async with asyncio.timeout(SECONDS):
+            group = await self.mls.create(f"{unique('coven')}@{server.rooms}")
+            assert not (await group.add(bot)).failed
+        return group
+
+
+def example(name: str) -> tuple[str, str]:
+    return sys.executable, str(ROOT / "examples" / f"{name}.py")
+
+
+async def test_echo_bot(server: DevServer, account: Account, connect: Connect, tmp_path: Path) -> None:
+    """It answers, and what was said while it was away it answers once, when it is back."""
+    bot = str(await account(server, "echo"))
+    alice = await Person.connected(connect, server, tmp_path)
+    async with running(*example("echo_bot"), folder=tmp_path, **login(server, bot)) as program:
+        await program.prints("is ready")
+        group = await alice.room_with(server, bot)
+        await group.send("Fair is foul")
+        assert await alice.hears(bot) == f"{alice.jid} said: Fair is foul"
+    await group.send("and foul is fair")
+    await group.update()
+    async with running(*example("echo_bot"), folder=tmp_path, **login(server, bot)) as program:
+        assert await alice.hears(bot) == f"{alice.jid} said: and foul is fair"
+        await group.send("Hover through the fog")
+        assert await alice.hears(bot) == f"{alice.jid} said: Hover through the fog"
+    stored = "".join(server.archive(group.room)) + server.log_text()
+    assert group.room in stored
+    assert "fair" not in stored
+
+
+async def test_notify_bot(prosody: DevServer, account: Account, connect: Connect, tmp_path: Path) -> None:
+    """It makes its room, adds people, posts arguments; run again, it finds the room and posts its input."""
+    bot = str(await account(prosody, "ci"))
+    room = f"{unique('builds')}@{prosody.rooms}"
+    alice = await Person.connected(connect, prosody, tmp_path)
+    command = [*example("notify_bot"), "--room", room, "--add", alice.jid]
+    async with running(*command, "Build 42 failed", folder=tmp_path, **login(prosody, bot)) as program:
+        assert await program.ends() == 0, program.output
+    assert await alice.hears(bot) == "Build 42 failed"
+    async with running(*command, folder=tmp_path, **login(prosody, bot)) as program:
+        await program.type("Build 43 failed")
+        await program.prints("posted: Build 43")
+        await program.type("")
+        await program.type("Build 44 passed")
+        assert await program.ends() == 0, program.output
+    assert [await alice.hears(bot) for _ in range(2)] == ["Build 43 failed", "Build 44 passed"]
+    assert alice.mls.group(room).accounts == sorted([alice.jid, bot])
+
+
+async def test_members_bot(prosody: DevServer, account: Account, connect: Connect, tmp_path: Path) -> None:
+    """It answers one question, with the fingerprints that the others know too."""
+    bot = str(await account(prosody, "porter"))
+    alice = await Person.connected(connect, prosody, tmp_path)
+    async with running(*example("members_bot"), folder=tmp_path, **login(prosody, bot)) as program:
+        await program.prints("is ready")
+        group = await alice.room_with(prosody, bot)
+        await group.send("Knock, knock!")
+        await group.send(" !members ")
+        answer = await alice.hears(bot)
+    assert answer.startswith("2 devices of 2 people, epoch 1")
+    for member in group.members:
+        assert f"{member.account}, device {member.device}" in answer
+        assert member.fingerprint in answer
+    assert alice.mls.fingerprint in answer
+    assert alice.heard.empty()
+
+
+async def test_an_example_without_an_account_says_so(tmp_path: Path) -> None:
+    async with running(*example("echo_bot"), folder=tmp_path) as program:
+        assert await program.ends() == 1
+    assert program.output.startswith("Which account?")
