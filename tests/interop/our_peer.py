@@ -120,10 +120,12 @@ class OurClient:
         self._psks: dict[bytes, bytes] = {}
         self._groups: dict[bytes, OurGroup] = {}
 
-    def new_bundle(self, lifetime: tuple[int, int] | None = None) -> KeyPackageBundle:
+    def new_bundle(
+        self, lifetime: tuple[int, int] | None = None, *, last_resort: bool = False
+    ) -> KeyPackageBundle:
         now = _now()
         valid = Lifetime(*(lifetime or (now - HOUR, now + 28 * DAY)))
-        return create_key_package(self.cipher_suite, self.own_leaf, valid)
+        return create_key_package(self.cipher_suite, self.own_leaf, valid, last_resort=last_resort)
 
     def find_psk(self, name: ExternalPSK | ResumptionPSK) -> bytes | None:
         return self._psks.get(name.psk_id) if isinstance(name, ExternalPSK) else None
@@ -136,9 +138,8 @@ class OurClient:
     def leave(self, group_id: bytes) -> None:
         del self._groups[group_id]
 
-    def key_package(self, *, lifetime: tuple[int, int] | None = None) -> bytes:
-        bundle = self.new_bundle(lifetime)
-        return self._publish(bundle)
+    def key_package(self, *, lifetime: tuple[int, int] | None = None, last_resort: bool = False) -> bytes:
+        return self._publish(self.new_bundle(lifetime, last_resort=last_resort))
 
     def _publish(self, bundle: KeyPackageBundle) -> bytes:
         self._bundles[bundle.reference] = bundle.encode()
@@ -171,7 +172,8 @@ class OurClient:
                 body, bundle, tree=ratchet_tree, psks=self.find_psk, groups=groups, parameters=PARAMETERS
             )
         assert staged.reference == reference
-        del self._bundles[reference]
+        if not bundle.last_resort:
+            del self._bundles[reference]
         return self.enter(staged.state)
 
     def external_join(
@@ -244,7 +246,8 @@ class OurGroup:
     def core(self) -> MLSGroup:
         return self._core
 
-    def _store(self, core: MLSGroup) -> None:
+    def store(self, core: MLSGroup) -> None:
+        """Go on from another state, having written what is different in it."""
         for name, value in core.changes_since(self._core).items():
             if value is None:
                 self._kept.pop(name, None)
@@ -298,9 +301,13 @@ class OurGroup:
                 options=options,
                 psks=self._client.find_psk,
             )
+        return self.hold(made)
+
+    def hold(self, made: CommitBundle) -> Commit:
+        """Keep a Commit until :meth:`process` is given it."""
         assert isinstance(made.sent, MLSGroup)
         assert made.staged.next is not None
-        self._store(made.sent)
+        self.store(made.sent)
         self._staged = made.commit, made.staged
         return Commit(made.commit, made.welcome, made.staged.next.tree.encode(), made.group_info)
 
@@ -314,7 +321,7 @@ class OurGroup:
                 message, core = self._core.propose(
                     self._proposal(proposal), now=_now(), public=public, authenticated_data=aad
                 )
-        self._store(core)
+        self.store(core)
         return message
 
     def process(self, message: bytes) -> Received:
@@ -322,13 +329,13 @@ class OurGroup:
         if self._staged is not None and self._staged[0] == message:
             own = self._staged[1]
             self._staged = None
-            self._store(self._core.apply(own, now=_now()))
+            self.store(self._core.apply(own, now=_now()))
             return Received("commit", self._core.own_index)
         with _refusals():
             found = self._core.process(message, now=_now(), psks=self._client.find_psk)
             if isinstance(found, StagedCommit):
                 return self._follow(found)
-            self._store(self._core.apply(found, now=_now()))
+            self.store(self._core.apply(found, now=_now()))
         if isinstance(found, ReceivedProposal):
             return Received("proposal", _index_of(found.sender))
         assert isinstance(found, ReceivedMessage)
@@ -339,7 +346,7 @@ class OurGroup:
             self._removed = True
             self._client.leave(self._core.group_id)
         else:
-            self._store(self._core.apply(staged, now=_now()))
+            self.store(self._core.apply(staged, now=_now()))
         self._staged = None
         return Received("commit", _index_of(staged.effects.committer), removed=staged.removes_us)
 
@@ -347,7 +354,7 @@ class OurGroup:
         self._require_member()
         with _refusals():
             message, core = self._core.encrypt(data, aad)
-        self._store(core)
+        self.store(core)
         return message
 
     def group_info(self, *, tree: bool = True) -> bytes:

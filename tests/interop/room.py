@@ -69,9 +69,9 @@ class Room:
         message = self[proposer].propose(proposal, private=private)
         self._deliver(message, "proposal", proposer)
 
-    def deliver_proposal(self, message: bytes) -> None:
-        """A proposal from somebody who is not a member."""
-        self._deliver(message, "proposal", None)
+    def deliver_proposal(self, message: bytes, proposer: Client | None = None) -> None:
+        """A proposal that was made before; without a proposer, from somebody who is not a member."""
+        self._deliver(message, "proposal", proposer)
 
     def commit(
         self, committer: Client, *proposals: Proposal, private: bool | None = None, joining: Iterable[Client] = ()
