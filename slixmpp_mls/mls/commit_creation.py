@@ -3,6 +3,11 @@
 A committer does not move on by committing: it gets a :class:`CommitBundle` with the messages,
 the state in which it waits (:attr:`CommitBundle.sent`, whose ratchet has moved on), and the
 staged commit that it applies if and when the group's order says that the Commit has won.
+
+It is made in two steps.  :func:`draft_commit` does all that depends on the epoch alone: proposals, path, signature,
+the next state.  :func:`finish_commit` uses up a key to encrypt it, and invites those who are added.  Between the two
+the new ratchet tree is known and nothing has happened: there is time to bring the tree to a place of its own, with
+messages coming and going, and to think better of it.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from .proposal_choice import choose_valid
 from .proposal_list import Applied, SentProposal, apply, check_list, path_required
 from .proposals import AnyProposal
 from .psk import PreSharedKeyID, ResumptionPSKUsage
+from .ratchet_tree import RatchetTree
 from .registry import ExtensionType, WireFormat
 from .staging import (
     NextEpoch,
@@ -43,7 +49,10 @@ from .tree_math import LeafIndex
 from .treekem import RenewedPath, renew_path
 from .welcome import EncryptedGroupSecrets, GroupInfo, GroupSecrets, PathSecret, Welcome, group_info_tbs
 
-__all__ = ["CommitBundle", "CommitOptions", "create_commit", "create_group_info", "sign_group_info"]
+__all__ = [
+    "CommitBundle", "CommitDraft", "CommitOptions", "create_commit", "create_group_info", "draft_commit",
+    "finish_commit", "sign_group_info",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +102,36 @@ class CommitBundle:
         return f"<CommitBundle ends epoch {self.staged.base_epoch}>"
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class CommitDraft:
+    """A Commit that has used up nothing: to be finished in the same epoch, or forgotten.
+
+    :ivar staged: what it will change
+    """
+
+    options: CommitOptions
+    content: AuthenticatedContent
+    staged: StagedCommit
+    next: NextEpoch
+    psk_secret: bytes
+    applied: Applied
+    renewed: RenewedPath | None
+
+    def __repr__(self) -> str:
+        return f"<CommitDraft for epoch {self.staged.base_epoch}>"
+
+    @property
+    def invites(self) -> bool:
+        """Whether there will be a Welcome."""
+        return bool(self.applied.added)
+
+    @property
+    def tree(self) -> RatchetTree:
+        """The ratchet tree of the new epoch."""
+        assert self.staged.next is not None
+        return self.staged.next.tree
+
+
 def create_commit(
     group: GroupState,
     rules: LeafRules,
@@ -103,7 +142,24 @@ def create_commit(
     psks: PSKLookup = no_psks,
     random: Random = os.urandom,
 ) -> CommitBundle:
-    """RFC 9420 12.4.1.
+    """:func:`draft_commit` and :func:`finish_commit`."""
+    draft = draft_commit(
+        group, rules, by_value=by_value, by_reference=by_reference, options=options, psks=psks, random=random
+    )
+    return finish_commit(draft, group, random=random)
+
+
+def draft_commit(
+    group: GroupState,
+    rules: LeafRules,
+    *,
+    by_value: Sequence[AnyProposal] = (),
+    by_reference: Sequence[bytes] | None = None,
+    options: CommitOptions | None = None,
+    psks: PSKLookup = no_psks,
+    random: Random = os.urandom,
+) -> CommitDraft:
+    """RFC 9420 12.4.1, up to the confirmation tag.
 
     :param by_value: new proposals, in this order, after those by reference
     :param by_reference: ProposalRefs; None for those that :func:`.proposal_choice.choose_valid` picks
@@ -156,17 +212,6 @@ def create_commit(
     tag = confirmation_tag(suite, new.epoch.secrets.confirmation_key, new.context.confirmed_transcript_hash)
     content = replace(content, confirmation_tag=tag)
 
-    sent = group
-    if options.public:
-        message = protect_public(suite, content, group.secrets.membership_key, old_context)
-        commit = MLSMessage.wrap(message)
-    else:
-        private, secret_tree = protect_private(
-            suite, content, group.secret_tree, group.secrets.sender_data_secret, options.padding, random
-        )
-        commit = MLSMessage.wrap(private)
-        sent = replace(group, secret_tree=secret_tree)
-
     public = public_group(new.context, tree, tag)
     signature_key = group.signature_key if options.leaf is None or renewed is None else options.leaf.signature_key
     private_keys = group.private.kept_in(tree) if renewed is None else renewed.private
@@ -174,15 +219,51 @@ def create_commit(
     change = None if renewed is None else path_change(group.tree, tree, me, group.own_index)
     effects = effects_of(applied, me, group.own_index, change)
     staged = StagedCommit(effects, group.group_id, group.epoch, group.public.confirmation_tag, True, next_state)
-    welcome = None
-    if applied.added:
-        info = create_group_info(next_state, tree=options.tree_in_welcome, external=False, random=random)
-        welcome = MLSMessage.wrap(_welcome(suite, info, new, psk_secret, applied, renewed))
-    group_info = None
+    return CommitDraft(options, content, staged, new, psk_secret, applied, renewed)
+
+
+def finish_commit(
+    draft: CommitDraft,
+    group: GroupState,
+    *,
+    instead_of_tree: Extension | None = None,
+    random: Random = os.urandom,
+) -> CommitBundle:
+    """RFC 9420 12.4.1, the rest: encryption, and the Welcome.
+
+    :param group: the state as it is now, in the epoch of the draft
+    :param instead_of_tree: a GroupInfo extension that says where the ratchet tree is, if it is not to be inside
+    :raises UsageError: the group has left the draft's epoch
+    """
+    suite, options, staged = group.suite, draft.options, draft.staged
+    base = (staged.group_id, staged.base_epoch, staged.base_tag)
+    if base != (group.group_id, group.epoch, group.public.confirmation_tag):
+        raise UsageError("the group has left the epoch of this draft")
+    assert staged.next is not None
+    # Messages of ended epochs may have been read since: their keys must not come back with the Commit (RFC 9420 9.2).
+    next_state = replace(staged.next, past=group.past)
+    sent = group
+    if options.public:
+        message = protect_public(suite, draft.content, group.secrets.membership_key, group.context.encode())
+        commit = MLSMessage.wrap(message)
+    else:
+        private, secret_tree = protect_private(
+            suite, draft.content, group.secret_tree, group.secrets.sender_data_secret, options.padding, random
+        )
+        commit = MLSMessage.wrap(private)
+        sent = replace(group, secret_tree=secret_tree)
+
+    def info(*, tree: bool, external: bool) -> GroupInfo:
+        found = () if instead_of_tree is None else (instead_of_tree,)
+        inside = tree and instead_of_tree is None
+        return create_group_info(next_state, tree=inside, external=external, extensions=found, random=random)
+
+    welcome = group_info = None
+    if draft.invites:
+        welcome = MLSMessage.wrap(_welcome(suite, info(tree=options.tree_in_welcome, external=False), draft))
     if options.group_info:
-        info = create_group_info(next_state, tree=options.tree_in_group_info, external=True, random=random)
-        group_info = MLSMessage.wrap(info)
-    return CommitBundle(commit, welcome, group_info, sent, staged)
+        group_info = MLSMessage.wrap(info(tree=options.tree_in_group_info, external=True))
+    return CommitBundle(commit, welcome, group_info, sent, replace(staged, next=next_state))
 
 
 def _waiting(
@@ -234,21 +315,15 @@ def _renew(group: GroupState, applied: Applied, options: CommitOptions, random: 
     return renew_path(applied.tree, group.own_index, template, key, group.group_id, random=random)
 
 
-def _welcome(
-    suite: CipherSuite,
-    info: GroupInfo,
-    new: NextEpoch,
-    psk_secret: bytes,
-    applied: Applied,
-    renewed: RenewedPath | None,
-) -> Welcome:
+def _welcome(suite: CipherSuite, info: GroupInfo, draft: CommitDraft) -> Welcome:
     """One Welcome for all (RFC 9420 12.4.3.1)."""
-    key = welcome_key(suite, new.joiner, psk_secret)
+    applied, renewed, joiner = draft.applied, draft.renewed, draft.next.joiner
+    key = welcome_key(suite, joiner, draft.psk_secret)
     encrypted = suite.aead_seal(key.key, key.nonce, b"", info.encode())
 
     def secrets(index: LeafIndex) -> bytes:
         path = None if renewed is None else PathSecret(renewed.path_secret_for(index))
-        return GroupSecrets(new.joiner, path, applied.psks).encode()
+        return GroupSecrets(joiner, path, applied.psks).encode()
 
     recipients = [(package.key_package.init_key, secrets(index)) for index, package in applied.added]
     sealed = suite.encrypt_to_many("Welcome", encrypted, recipients)
@@ -260,20 +335,26 @@ def _welcome(
 
 
 def create_group_info(
-    group: GroupState, *, tree: bool, external: bool, random: Random = os.urandom
+    group: GroupState,
+    *,
+    tree: bool,
+    external: bool,
+    extensions: Sequence[Extension] = (),
+    random: Random = os.urandom,
 ) -> GroupInfo:
     """RFC 9420 12.4.3: the present epoch, described and signed.
 
     :param tree: with the ratchet tree in it
     :param external: with the key for external joins in it (12.4.3.2)
+    :param extensions: others
     """
-    extensions = []
+    found = list(extensions)
     if tree:
-        extensions.append(Extension(ExtensionType.RATCHET_TREE, group.tree.encode()))
+        found.append(Extension(ExtensionType.RATCHET_TREE, group.tree.encode()))
     if external:
-        extensions.append(ExternalPub(group.secrets.external_key_pair(group.suite).public).extension())
-    extensions.append(Extension(grease(random), random(8)))  # RFC 9420 12.4.3, 13.5
-    info = GroupInfo(group.context, tuple(extensions), group.public.confirmation_tag, group.own_index)
+        found.append(ExternalPub(group.secrets.external_key_pair(group.suite).public).extension())
+    found.append(Extension(grease(random), random(8)))  # RFC 9420 12.4.3, 13.5
+    info = GroupInfo(group.context, tuple(found), group.public.confirmation_tag, group.own_index)
     return sign_group_info(group.suite, info, group.signature_key)
 
 

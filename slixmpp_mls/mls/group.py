@@ -30,7 +30,7 @@ from typing import Self
 from ..errors import UsageError
 from . import commit_creation, creation, external_join, group_pieces, joining, message_processing, resumption
 from .cipher_suite import CipherSuite, Random, SignaturePrivateKey
-from .commit_creation import CommitBundle, CommitOptions
+from .commit_creation import CommitBundle, CommitDraft, CommitOptions
 from .extensions import Extension
 from .framing import (
     AnySender,
@@ -45,7 +45,7 @@ from .framing import (
 )
 from .group_context import GroupContext
 from .group_state import GroupState, OwnUpdate, PSKLookup, PublicGroup, no_psks
-from .joining import GroupLookup, StagedJoin
+from .joining import GroupLookup, StagedJoin, UnverifiedGroupInfo
 from .key_package import KeyPackage
 from .leaf_validation import LeafRules, check_members, check_proposal_supported
 from .message_processing import Processed, ReceivedProposal
@@ -110,6 +110,18 @@ class Group(GroupState):
             parameters=parameters,
             remembered=remembered,
         )
+
+    @classmethod
+    def peek(
+        cls,
+        welcome: Welcome,
+        own: KeyPackageBundle,
+        *,
+        psks: PSKLookup = no_psks,
+        groups: GroupLookup = lambda group_id: None,
+    ) -> UnverifiedGroupInfo:
+        """What a Welcome claims, so that a tree that is elsewhere can be fetched for :meth:`join`."""
+        return joining.peek(welcome, own, psks=psks, groups=groups)
 
     @classmethod
     def external_commit(
@@ -278,14 +290,56 @@ class Group(GroupState):
             random=random,
         )
 
-    def group_info(self, *, tree: bool = True, external: bool = True, random: Random = os.urandom) -> bytes:
+    def draft_commit(
+        self,
+        proposals: Sequence[AnyProposal] = (),
+        *,
+        now: int,
+        by_reference: Sequence[bytes] | None = None,
+        options: CommitOptions | None = None,
+        psks: PSKLookup = no_psks,
+        remembered: MutableSet[bytes] | None = None,
+        random: Random = os.urandom,
+    ) -> CommitDraft:
+        """The same, but for what uses up a key; for :meth:`finish_commit` in this epoch."""
+        return commit_creation.draft_commit(
+            self,
+            _rules(self.parameters, now, remembered),
+            by_value=proposals,
+            by_reference=by_reference,
+            options=options,
+            psks=psks,
+            random=random,
+        )
+
+    def finish_commit(
+        self, draft: CommitDraft, *, instead_of_tree: Extension | None = None, random: Random = os.urandom
+    ) -> CommitBundle:
+        """The rest of :meth:`commit`, in the state as it is now.
+
+        :param instead_of_tree: a GroupInfo extension that says where the ratchet tree is, if it is not to be inside
+        :raises UsageError: the group has left the draft's epoch
+        """
+        return commit_creation.finish_commit(draft, self, instead_of_tree=instead_of_tree, random=random)
+
+    def group_info(
+        self,
+        *,
+        tree: bool = True,
+        external: bool = True,
+        extensions: Sequence[Extension] = (),
+        random: Random = os.urandom,
+    ) -> bytes:
         """RFC 9420 12.4.3: this epoch described and signed, as MLSMessage.
 
         :param tree: with the ratchet tree
         :param external: with the key for external joins
+        :param extensions: others
         """
         return MLSMessage.wrap(
-            commit_creation.create_group_info(self, tree=tree, external=external, random=random)
+            commit_creation.create_group_info(
+                self, tree=tree, external=external, extensions=extensions, random=random
+            )
         )
 
     def _sign(

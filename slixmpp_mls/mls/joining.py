@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, MutableSet
 from dataclasses import dataclass
+from typing import NewType
 
 from immutables import Map
 
@@ -33,10 +34,14 @@ from .tree_validation import VerifiedTree, verify_tree
 from .treekem import TreeKEMPrivate
 from .welcome import GroupInfo, GroupSecrets, Welcome, group_info_tbs
 
-__all__ = ["GroupLookup", "StagedJoin", "join", "public_of"]
+__all__ = ["GroupLookup", "StagedJoin", "UnverifiedGroupInfo", "join", "peek", "public_of"]
 
 GroupLookup = Callable[[bytes], GroupState | None]
 """Gives a group of ours by its id, for a Welcome that continues it (RFC 9420 11.2, 11.3)."""
+
+
+UnverifiedGroupInfo = NewType("UnverifiedGroupInfo", GroupInfo)
+"""What somebody who knows our KeyPackage says; its signature can be verified with the ratchet tree only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,17 +144,9 @@ def join(
     :raises NotForUs: it is for none of our KeyPackages
     :raises InvalidError: it is not acceptable
     """
-    suite = bundle.suite
-    if welcome.cipher_suite != suite.id:
-        raise InvalidError("Welcome of another cipher suite than our KeyPackage's", "RFC 9420 12.4.3.1")
-    secrets = _open_secrets(welcome, bundle)
-    continued = _continued(secrets.psks)
-    value = psk_secret(suite, [(name, _psk(name, groups, psks)) for name in secrets.psks])
-    key = welcome_key(suite, secrets.joiner_secret, value)
-    group_info = GroupInfo.decode(suite.aead_open(key.key, key.nonce, b"", welcome.encrypted_group_info))
+    opened = _open(welcome, bundle, psks, groups)
+    suite, secrets, group_info, value = bundle.suite, opened.secrets, opened.group_info, opened.psk_secret
     context = group_info.group_context
-    if context.cipher_suite != suite.id:
-        raise InvalidError("GroupInfo of another cipher suite than our KeyPackage's", "RFC 9420 12.4.3.1")
 
     same = groups(context.group_id)
     if same is not None and same.closed is None:
@@ -169,8 +166,8 @@ def join(
     epoch = derive_epoch(suite, secrets.joiner_secret, value, context.encode())
     confirmed = context.confirmed_transcript_hash
     verify_confirmation_tag(suite, epoch.secrets.confirmation_key, confirmed, group_info.confirmation_tag)
-    if continued is not None:
-        _check_continues(continued, context, verified, groups)
+    if opened.continued is not None:
+        _check_continues(opened.continued, context, verified, groups)
     state = make(
         public=public,
         secrets=epoch.secrets,
@@ -180,7 +177,49 @@ def join(
         parameters=parameters or Parameters(),
         resumption_psks=Map(),
     )
-    return StagedJoin(state, inviter, bundle.reference, continued)
+    return StagedJoin(state, inviter, bundle.reference, opened.continued)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Opened:
+    """A Welcome, decrypted."""
+
+    secrets: GroupSecrets
+    continued: ResumptionPSK | None
+    psk_secret: bytes
+    group_info: UnverifiedGroupInfo
+
+
+def peek(
+    welcome: Welcome,
+    bundle: KeyPackageBundle,
+    *,
+    psks: PSKLookup = no_psks,
+    groups: GroupLookup = lambda group_id: None,
+) -> UnverifiedGroupInfo:
+    """The GroupInfo inside a Welcome, to learn where the ratchet tree is (RFC 9420 12.4.3.3) before :func:`join`.
+
+    Nothing in it has been verified.
+
+    :raises NotForUs: it is for none of our KeyPackages
+    :raises PeerError: it can not be decrypted
+    """
+    return _open(welcome, bundle, psks, groups).group_info
+
+
+def _open(welcome: Welcome, bundle: KeyPackageBundle, psks: PSKLookup, groups: GroupLookup) -> _Opened:
+    """RFC 9420 12.4.3.1, up to the GroupInfo."""
+    suite = bundle.suite
+    if welcome.cipher_suite != suite.id:
+        raise InvalidError("Welcome of another cipher suite than our KeyPackage's", "RFC 9420 12.4.3.1")
+    secrets = _open_secrets(welcome, bundle)
+    continued = _continued(secrets.psks)
+    value = psk_secret(suite, [(name, _psk(name, groups, psks)) for name in secrets.psks])
+    key = welcome_key(suite, secrets.joiner_secret, value)
+    group_info = GroupInfo.decode(suite.aead_open(key.key, key.nonce, b"", welcome.encrypted_group_info))
+    if group_info.group_context.cipher_suite != suite.id:
+        raise InvalidError("GroupInfo of another cipher suite than our KeyPackage's", "RFC 9420 12.4.3.1")
+    return _Opened(secrets, continued, value, UnverifiedGroupInfo(group_info))
 
 
 def _open_secrets(welcome: Welcome, bundle: KeyPackageBundle) -> GroupSecrets:
