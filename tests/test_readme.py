@@ -1,0 +1,72 @@
+"""What the README promises: its bot runs as it stands, its commands exist, its links lead somewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from slixmpp import JID, ClientXMPP
+from typer.testing import CliRunner
+
+from slixmpp_mls.cli import app
+from slixmpp_mls.devserver import DevServer
+from slixmpp_mls.errors import DeliveryError
+
+from .programs import ROOT, Program, login, running
+from .test_examples import SECONDS, Person
+
+README = (ROOT / "README.md").read_text()
+Account = Callable[[DevServer, str], Awaitable[JID]]
+Connect = Callable[..., Awaitable[ClientXMPP]]
+
+
+async def test_the_bot(server: DevServer, account: Account, connect: Connect, tmp_path: Path) -> None:
+    """The first block of Python, in a new folder, with the variables that `slixmpp-mls server` prints."""
+    found = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    (tmp_path / "bot.py").write_text(found[1])
+    bot = str(await account(server, "echo"))
+    alice = await Person.connected(connect, server, tmp_path)
+    async with running(sys.executable, "bot.py", folder=tmp_path, **login(server, bot)) as program:
+        await keys_of(bot, alice, program)
+        group = await alice.room_with(server, bot)
+        await group.send("Fair is foul")
+        assert await alice.hears(bot) == f"{alice.jid} said: Fair is foul"
+
+
+async def keys_of(bot: str, alice: Person, program: Program) -> None:
+    """Wait until the bot has keys: it does not say so itself."""
+    async with asyncio.timeout(SECONDS):
+        while True:
+            assert program.process.returncode is None, program.output
+            with contextlib.suppress(DeliveryError):  # Prosody's answer while there is no node
+                if await alice.mls.directory.items(bot):
+                    return
+            await asyncio.sleep(0.1)
+
+
+def test_commands() -> None:
+    """Each command line in it names a command that exists and options that it has."""
+    lines = re.findall(r"^slixmpp-mls (\w+)(.*?)(?:#.*)?$", README, re.MULTILINE)
+    assert len(lines) > 2
+    for command, arguments in lines:
+        help_text = CliRunner().invoke(app, [command, "--help"]).output
+        for option in re.findall(r"--[a-z-]+", arguments):
+            assert option in help_text, (command, option)
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)\)", README))))
+def test_links(target: str) -> None:
+    assert (ROOT / target).exists()
+
+
+def test_the_first_screen() -> None:
+    """What a bot author needs comes first: within 60 lines, the install command, the bot and how to try it."""
+    first = README.splitlines()[:60]
+    for needed in ("pip install", "slixmpp-mls demo", "bot.loop.run_forever()", "slixmpp-mls server"):
+        assert any(needed in line for line in first), needed
