@@ -7,13 +7,14 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
 from slixmpp import JID, ClientXMPP
 
 from slixmpp_mls import MLS, EncryptedMessage, EncryptedRoom
-from slixmpp_mls.devserver import DevServer
+from slixmpp_mls.devserver import DevServer, Prosody
 
-from .conftest import unique
-from .programs import ROOT, login, running
+from .conftest import unavailable_means_skip, unique
+from .programs import COMMAND, ROOT, login, running
 
 SECONDS = 40.0
 Account = Callable[[DevServer, str], Awaitable[JID]]
@@ -72,6 +73,32 @@ async def test_echo_bot(server: DevServer, account: Account, connect: Connect, t
     stored = "".join(server.archive(group.room)) + server.log_text()
     assert group.room in stored
     assert "fair" not in stored
+
+
+@pytest.mark.server
+async def test_echo_bot_survives_a_restart_of_the_server(tmp_path: Path) -> None:
+    with unavailable_means_skip():
+        server = Prosody()
+        await server.start()
+    try:
+        for name in ("alice", "echo"):
+            await server.register(name, "secret")
+        bot, room = f"echo@{server.domain}", f"coven@{server.rooms}"
+        command = [COMMAND, "chat", f"alice@{server.domain}", room, "--create", "--add", bot]
+        async with running(*example("echo_bot"), folder=tmp_path, **login(server, bot)) as program:
+            await program.prints("is ready")
+            async with running(*command, folder=tmp_path, **login(server, f"alice@{server.domain}")) as chat:
+                await chat.prints("/help")
+                await chat.type("Fair is foul")
+                await chat.prints("said: Fair is foul")
+                await server.restart()
+                await chat.type("and foul is fair")
+                await chat.prints("said: and foul is fair")
+                await chat.type("/quit")
+                assert await chat.ends() == 0, chat.output
+        assert chat.output.count("said: Fair is foul") == 1
+    finally:
+        await server.close()
 
 
 async def test_notify_bot(prosody: DevServer, account: Account, connect: Connect, tmp_path: Path) -> None:

@@ -108,7 +108,12 @@ async def session(login: Login, prepare: Callable[[ClientXMPP], None]) -> AsyncI
     client.add_event_handler("failed_all_auth", lambda _: settle("it refuses the password"))
     client.add_event_handler("ssl_invalid_chain", lambda why: settle(f"its certificate does not verify: {why}"))
     client.add_event_handler("connection_failed", failed)
-    client.connect(login.host, login.port if login.port else (5222 if login.host else None))
+    address = (login.host, login.port or 5222) if login.host else (None, None)
+    client.connect(*address)
+
+    def reconnect(_: object) -> None:  # slixmpp leaves that to us
+        client.connect(*address)
+
     try:
         try:
             refused = await asyncio.wait_for(outcome, SECONDS)
@@ -116,9 +121,12 @@ async def session(login: Login, prepare: Callable[[ClientXMPP], None]) -> AsyncI
             refused = problem
         if refused:
             raise DeliveryError(f"{login.jid} can not log in at {login.host or JID(login.jid).domain}: {refused}")
+        client.add_event_handler("session_start", lambda _: client.send_presence())
+        client.add_event_handler("disconnected", reconnect)
         client.send_presence()
         yield client
     finally:
+        client.del_event_handler("disconnected", reconnect)
         client.del_event_handler("connection_failed", failed)
         if client.is_connected():
             await client.disconnect()
