@@ -147,7 +147,7 @@ class Group(GroupState):
         return external_join.external_commit(
             group_info,
             own,
-            _rules(parameters, now, None),
+            _own_rules(parameters, now),
             make=cls,
             tree=tree,
             replaces=replaces,
@@ -217,7 +217,7 @@ class Group(GroupState):
         form = WireFormat.PUBLIC_MESSAGE if public else WireFormat.PRIVATE_MESSAGE
         content = self._sign(form, proposal, authenticated_data)
         sent = SentProposal(proposal, sender, self.suite.proposal_ref(content.encode()), content)
-        rules = _rules(self.parameters, now, None)
+        rules = _own_rules(self.parameters, now)
         check_alone(sent, self.tree, self.context, rules)
         if isinstance(proposal, SelfRemove):  # draft-ietf-mls-extensions SelfRemove
             if any(each.sender == sender and isinstance(each.proposal, SelfRemove) for each in self.pending_proposals):
@@ -282,7 +282,7 @@ class Group(GroupState):
         """RFC 9420 12.4.1: a Commit of these and of the waiting proposals.  See :mod:`.commit_creation`."""
         return commit_creation.create_commit(
             self,
-            _rules(self.parameters, now, remembered),
+            _own_rules(self.parameters, now, remembered),
             by_value=proposals,
             by_reference=by_reference,
             options=options,
@@ -304,7 +304,7 @@ class Group(GroupState):
         """The same, but for what uses up a key; for :meth:`finish_commit` in this epoch."""
         return commit_creation.draft_commit(
             self,
-            _rules(self.parameters, now, remembered),
+            _own_rules(self.parameters, now, remembered),
             by_value=proposals,
             by_reference=by_reference,
             options=options,
@@ -432,7 +432,7 @@ class Group(GroupState):
         random: Random = os.urandom,
     ) -> CommitBundle:
         """RFC 9420 11.2: the group that follows this one.  See :func:`.resumption.reinitialize`."""
-        rules = _rules(self.parameters, now, None)
+        rules = _own_rules(self.parameters, now)
         return resumption.reinitialize(self, own, others, rules, options=options, random=random)
 
     def branch(
@@ -447,7 +447,7 @@ class Group(GroupState):
         random: Random = os.urandom,
     ) -> CommitBundle:
         """RFC 9420 11.3: a group of some of this one's members.  See :func:`.resumption.branch`."""
-        rules = _rules(self.parameters, now, None)
+        rules = _own_rules(self.parameters, now)
         return resumption.branch(
             self, group_id, own, others, rules, extensions=extensions, options=options, random=random
         )
@@ -481,7 +481,13 @@ class Group(GroupState):
 
 
 def _rules(parameters: Parameters, now: int, remembered: MutableSet[bytes] | None) -> LeafRules:
+    """For what we receive."""
     return LeafRules(now, parameters.lifetime_limit, parameters.clock_tolerance, remembered)
+
+
+def _own_rules(parameters: Parameters, now: int, remembered: MutableSet[bytes] | None = None) -> LeafRules:
+    """For what we send: RFC 9420 7.3 wants leaves in it to be within their lifetime, by our clock."""
+    return LeafRules(now, parameters.lifetime_limit, 0, remembered)
 
 
 def external_proposal(

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from slixmpp_mls.errors import MalformedError
+from slixmpp_mls.errors import InvalidError, MalformedError
 from slixmpp_mls.mls.commit import Commit, ProposalRef
 from slixmpp_mls.mls.commit_creation import CommitOptions
 from slixmpp_mls.mls.credential import UnknownCredential, X509Credential
@@ -19,6 +19,7 @@ from slixmpp_mls.mls.extensions import ApplicationId, Extension, RequiredCapabil
 from slixmpp_mls.mls.key_package import KeyPackage, key_package_tbs
 from slixmpp_mls.mls.leaf_node import CommitSource, KeyPackageSource, LeafNode, Lifetime, UpdateSource
 from slixmpp_mls.mls.own_leaf import KeyPackageBundle, sign_leaf, update_leaf
+from slixmpp_mls.mls.parameters import HOUR
 from slixmpp_mls.mls.proposals import (
     Add,
     AnyProposal,
@@ -416,3 +417,20 @@ def test_the_path_secret_of_somebody_added_at_once_is_in_the_welcome_only(room: 
 
     refused(room["alice"], changed_commit(room["bob"], made, more), "7.6")
     assert won(made).tree.member(3) == DAVE.key_package.leaf_node
+
+
+def test_7_3_the_lifetime_of_a_leaf_that_is_sent_and_of_one_that_is_received(room: Room) -> None:
+    """By the sender's own clock it must be valid; the receiver's clock may be another's, and off by an hour."""
+    guest = bundle("guest", lifetime=Lifetime(NOW, NOW + 60))
+    add = Add(guest.key_package)
+    made = room["bob"].commit([add], now=NOW + 60, options=PUBLIC)
+    for now in (NOW - 1, NOW + 61):
+        with pytest.raises(InvalidError, match=r"7\.3"):
+            room["bob"].commit([add], now=now)
+        with pytest.raises(InvalidError, match=r"7\.3"):
+            room["bob"].propose(add, now=now)
+    for now in (NOW - HOUR, NOW + 60 + HOUR):
+        assert room["alice"].process(made.commit, now=now)
+    for now in (NOW - HOUR - 1, NOW + 61 + HOUR):
+        with pytest.raises(InvalidError, match=r"7\.3"):
+            room["alice"].process(made.commit, now=now)
