@@ -333,14 +333,7 @@ class GroupState:
         :param spent: the key that opened the Commit
         :param now: seconds since the Unix epoch
         """
-        tree = staged.tree
-        changed = Map(
-            {
-                LeafIndex(node >> 1): self.tree.leaf(LeafIndex(node >> 1))
-                for node in (int.from_bytes(name, "big") for name in self.tree.changes_since(tree))
-                if node % 2 == 0
-            }
-        )
+        changed = Map(staged.tree.leaves_before(self.tree))
         secret_tree = self.secret_tree
         if spent is not None:
             # RFC 9420 9.2: the Commit's own key goes, now that the Commit has been accepted.

@@ -25,7 +25,7 @@ from .cipher_suite import CipherSuite
 from .leaf_node import CommitSource, LeafNode
 from .parent_node import AnyNode, ParentNode
 from .ratchet_tree import RatchetTree
-from .subtree import Subtree, leaf_hash, parent_node_hash, tree_hash
+from .subtree import Place, Subtree, leaf_hash, parent_node_hash, tree_hash
 from .tls import encode_varint
 from .tree_math import NodeIndex, level
 
@@ -43,7 +43,7 @@ def parent_hash(suite: CipherSuite, encryption_key: bytes, above: bytes, sibling
 
 
 def path_parent_hashes(
-    tree: RatchetTree, path: Sequence[tuple[NodeIndex, NodeIndex]], keys: Sequence[bytes]
+    tree: RatchetTree, path: Sequence[tuple[NodeIndex, Place]], keys: Sequence[bytes]
 ) -> tuple[list[bytes], bytes]:
     """RFC 9420 7.5: what the nodes of a new path state, and what its leaf states.
 
@@ -55,9 +55,9 @@ def path_parent_hashes(
     """
     stated = []
     above = b""  # RFC 9420 7.5: at the root
-    for (_, sibling), key in zip(reversed(path), reversed(keys), strict=True):
+    for (_, beside), key in zip(reversed(path), reversed(keys), strict=True):
         stated.append(above)
-        above = parent_hash(tree.suite, key, above, tree.node_hash(sibling))
+        above = parent_hash(tree.suite, key, above, tree_hash(tree.suite, *beside))
     stated.reverse()
     return stated, above
 
@@ -70,7 +70,7 @@ def verify_parent_hashes(tree: RatchetTree) -> None:
     for place, content in tree.parents():
         height = level(place)
         position = place >> (height + 1)
-        left, right = tree.subtree(place).children()
+        left, right = tree.place(place).subtree.children()
         links = 0
         for child, sibling, side in ((left, right, 0), (right, left, 1)):
             below = _neighbour(child, height - 1, 2 * position + side, content.unmerged_leaves)

@@ -28,7 +28,7 @@ from ..errors import InvalidError, MalformedError
 from .cipher_suite import CipherSuite
 from .leaf_node import LeafNode
 from .parent_node import AnyNode, NodeType, ParentNode, node_codec
-from .subtree import Change, Subtree, node_at, rewrite, tree_hash
+from .subtree import Change, Place, Subtree, node_at, resolution, rewrite, tree_hash
 from .tls import encode_varint, read_varint
 from .tree_index import Feature, TreeIndex
 from .tree_math import LeafIndex, NodeIndex, leaves_under, level, padded
@@ -186,7 +186,15 @@ class RatchetTree:
         """What a node holds; None where it is blank or outside the tree."""
         if not 0 <= node < 2 * self.leaf_count - 1:
             return None
-        return self._subtree(node).content
+        return self.place(node).subtree.content
+
+    def place(self, node: NodeIndex) -> Place:
+        """A node inside the tree, with all below it."""
+        height = level(node)
+        subtree = self._root
+        for above in range(self._depth - 1, height - 1, -1):
+            subtree = subtree.children()[node >> (above + 1) & 1]
+        return Place(subtree, height, node >> (height + 1))
 
     def members(self) -> Iterator[tuple[LeafIndex, LeafNode]]:
         """All members from left to right."""
@@ -225,45 +233,20 @@ class RatchetTree:
 
     def resolution(self, node: NodeIndex) -> list[NodeIndex]:
         """RFC 9420 4.1.1: the nodes that cover all members below `node`."""
-        return [place for place, _ in self.resolution_keys(node)]
+        return [covering for covering, _ in resolution(self.place(node))]
 
-    def resolution_keys(
-        self, node: NodeIndex, without: Collection[LeafIndex] = frozenset()
-    ) -> list[tuple[NodeIndex, bytes]]:
-        """A node's resolution with the encryption keys, less some leaves (RFC 9420 7.5: those just added)."""
-        found: list[tuple[NodeIndex, bytes]] = []
-        height = level(node)
-        stack = [(self._subtree(node), height, node >> (height + 1))]
-        while stack:
-            subtree, height, position = stack.pop()
-            if not subtree.occupied:
-                continue
-            content = subtree.content
-            if isinstance(content, LeafNode):
-                if position not in without:
-                    found.append((NodeIndex(2 * position), content.encryption_key))
-            elif isinstance(content, ParentNode):
-                found.append((node_at(height, position), content.encryption_key))
-                for index in content.unmerged_leaves:
-                    if index not in without:
-                        found.append((NodeIndex(2 * index), self.member(index).encryption_key))
-            else:
-                left, right = subtree.children()
-                stack.append((right, height - 1, 2 * position + 1))
-                stack.append((left, height - 1, 2 * position))
-        return found
-
-    def filtered_direct_path(self, leaf: LeafIndex) -> list[tuple[NodeIndex, NodeIndex]]:
+    def filtered_direct_path(self, leaf: LeafIndex) -> list[tuple[NodeIndex, Place]]:
         """RFC 9420 4.1.2: the nodes above a leaf whose other child has members below it, lowest
-        first; with each the other child, the copath node.
+        first; with each the other child, the copath node, and what is there.
         """
         path = []
         subtree = self._root
         for height in range(self._depth, 0, -1):
             children = subtree.children()
             side = leaf >> (height - 1)
-            if children[~side & 1].occupied:  # an empty resolution is a subtree without members
-                path.append((node_at(height, leaf >> height), node_at(height - 1, side ^ 1)))
+            beside = children[~side & 1]
+            if beside.occupied:  # an empty resolution is a subtree without members
+                path.append((node_at(height, leaf >> height), Place(beside, height - 1, side ^ 1)))
             subtree = children[side & 1]
         path.reverse()
         return path
@@ -274,12 +257,7 @@ class RatchetTree:
 
     def node_hash(self, node: NodeIndex) -> bytes:
         """RFC 9420 7.8: the tree hash of one node."""
-        height = level(node)
-        return tree_hash(self.suite, self._subtree(node), height, node >> (height + 1))
-
-    def subtree(self, node: NodeIndex) -> Subtree:
-        """A node with all below it, for the checks of :mod:`.parent_hash`."""
-        return self._subtree(node)
+        return tree_hash(self.suite, *self.place(node))
 
     # --- changing -----------------------------------------------------------------------------
 
@@ -296,6 +274,8 @@ class RatchetTree:
         :raises InvalidError: an updated or removed leaf is no member, nobody is left, or two
             nodes would have the same key
         """
+        if not updates and not removes and not adds:
+            return self, []
         root, depth = self._root, self._depth
         changes: list[Change] = []
         leaves: dict[int, LeafNode | None] = {index: leaf for index, leaf in updates.items()}
@@ -366,7 +346,22 @@ class RatchetTree:
 
         O(changes log n) for trees that come from each other.
         """
-        changes: dict[bytes, bytes | None] = {}
+        return {
+            place.to_bytes(4, "big"): None if new is None else _node_encoding(new)
+            for place, new, _ in self._differences(old)
+        }
+
+    def leaves_before(self, old: RatchetTree) -> dict[LeafIndex, LeafNode | None]:
+        """The leaves that are others in an older tree, or gone, as they were there; O(changes log n), too."""
+        before: dict[LeafIndex, LeafNode | None] = {}
+        for place, _, was in self._differences(old):
+            if not place & 1:
+                assert not isinstance(was, ParentNode)
+                before[LeafIndex(place >> 1)] = was
+        return before
+
+    def _differences(self, old: RatchetTree) -> Iterator[tuple[NodeIndex, Subtree | None, AnyNode | None]]:
+        """The nodes whose content differs: where, what is there now (None: blank), what was there."""
         depth = max(self._depth, old._depth)
         stack: list[tuple[int, int, Subtree | None, Subtree | None]] = [
             (depth, 0, _widened(self._root, self._depth, depth), _widened(old._root, old._depth, depth))
@@ -376,14 +371,13 @@ class RatchetTree:
             if new is before:
                 continue
             content = None if new is None else new.content
-            if content is not (None if before is None else before.content):
-                key = node_at(height, position).to_bytes(4, "big")
-                changes[key] = None if new is None or content is None else _node_encoding(new)
+            was = None if before is None else before.content
+            if content is not was:
+                yield node_at(height, position), None if content is None else new, was
             if height:
-                pair = zip(_children(new), _children(before), strict=True)
-                for side, (child, was) in enumerate(pair):
-                    stack.append((height - 1, 2 * position + side, child, was))
-        return changes
+                (left, right), (old_left, old_right) = _children(new), _children(before)
+                stack.append((height - 1, 2 * position, left, old_left))
+                stack.append((height - 1, 2 * position + 1, right, old_right))
 
     @classmethod
     def restore(cls, suite: CipherSuite, pieces: Mapping[bytes, bytes]) -> RatchetTree:
@@ -398,13 +392,6 @@ class RatchetTree:
         return cls.from_nodes(suite, nodes, {place: piece[1:] for place, piece in places.items()})
 
     # --- inside -------------------------------------------------------------------------------
-
-    def _subtree(self, node: NodeIndex) -> Subtree:
-        height = level(node)
-        subtree = self._root
-        for above in range(self._depth - 1, height - 1, -1):
-            subtree = subtree.children()[node >> (above + 1) & 1]
-        return subtree
 
     def _nodes(self) -> Iterator[tuple[NodeIndex, Subtree]]:
         """All nodes that are not blank, from left to right."""

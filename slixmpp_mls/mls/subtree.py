@@ -9,20 +9,24 @@ Two things are filled in late, and do not count as change: the tree hash, and th
 a subtree that holds nothing (half a tree of blanks costs one object until somebody looks).
 
 Where a subtree is, it does not know itself: its level (leaves are 0) and its position among
-the subtrees of that level, counted from the left, come along from the root.
+the subtrees of that level, counted from the left, come along from the root; a :class:`Place`
+is all three.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import NamedTuple
 
 from .cipher_suite import CipherSuite
 from .leaf_node import LeafNode
 from .parent_node import AnyNode, ParentNode
 from .tls import encode_varint
-from .tree_math import NodeIndex
+from .tree_math import LeafIndex, NodeIndex
 
-__all__ = ["Change", "Subtree", "leaf_hash", "node_at", "parent_node_hash", "rewrite", "tree_hash"]
+__all__ = [
+    "Change", "Place", "Subtree", "leaf_hash", "node_at", "parent_node_hash", "resolution", "rewrite", "tree_hash",
+]  # fmt: skip
 
 
 class Subtree:
@@ -75,6 +79,65 @@ Change = tuple[NodeIndex, AnyNode | None, AnyNode | None]
 def node_at(level: int, position: int) -> NodeIndex:
     """The node's index in the array of appendix C."""
     return NodeIndex((position << (level + 1)) | ((1 << level) - 1))
+
+
+class Place(NamedTuple):
+    """A subtree in its tree.
+
+    :ivar level: of its root; 0 is a leaf
+    :ivar position: among the subtrees of that level, from the left
+    """
+
+    subtree: Subtree
+    level: int
+    position: int
+
+    @property
+    def node(self) -> NodeIndex:
+        """The index of the subtree's root."""
+        return node_at(self.level, self.position)
+
+    def above(self, leaf: LeafIndex) -> bool:
+        """Whether a leaf is in the subtree."""
+        return leaf >> self.level == self.position
+
+
+def resolution(
+    place: Place, without: Collection[LeafIndex] = frozenset()
+) -> list[tuple[NodeIndex, bytes]]:
+    """RFC 9420 4.1.1: the nodes that cover all members of a subtree, with their encryption keys.
+
+    :param without: leaves to leave out (7.5: those just added)
+    """
+    found: list[tuple[NodeIndex, bytes]] = []
+    stack: list[tuple[Subtree, int, int]] = [place]
+    while stack:
+        subtree, level, position = stack.pop()
+        if not subtree.occupied:
+            continue
+        content = subtree.content
+        if isinstance(content, LeafNode):
+            if position not in without:
+                found.append((NodeIndex(2 * position), content.encryption_key))
+        elif isinstance(content, ParentNode):
+            found.append((node_at(level, position), content.encryption_key))
+            for index in content.unmerged_leaves:
+                if index not in without:
+                    found.append((NodeIndex(2 * index), _key_below(subtree, level, index)))
+        else:
+            left, right = subtree.children()
+            stack.append((right, level - 1, 2 * position + 1))
+            stack.append((left, level - 1, 2 * position))
+    return found
+
+
+def _key_below(subtree: Subtree, level: int, leaf: int) -> bytes:
+    """The encryption key of an unmerged leaf, which is never blank (12.4.3.1; checked on decoding)."""
+    while level:
+        level -= 1
+        subtree = subtree.children()[leaf >> level & 1]
+    assert subtree.content is not None
+    return subtree.content.encryption_key
 
 
 def rewrite(

@@ -82,7 +82,7 @@ def check_unmerged_leaves(tree: RatchetTree) -> None:
 
 def _next_below(tree: RatchetTree, place: NodeIndex, index: int) -> ParentNode | None:
     """The next parent node that is not blank on the way down from a node to a leaf."""
-    subtree = tree.subtree(place)
+    subtree = tree.place(place).subtree
     for height in range(level(place) - 1, 0, -1):
         subtree = subtree.children()[index >> height & 1]
         if isinstance(subtree.content, ParentNode):

@@ -16,7 +16,7 @@ secret, so that somebody outside can follow a group; the private keys of a membe
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from immutables import Map
@@ -27,7 +27,8 @@ from .leaf_node import CommitSource, LeafNode, leaf_node_tbs
 from .parent_hash import path_parent_hashes
 from .parent_node import ParentNode
 from .ratchet_tree import RatchetTree
-from .tree_math import LeafIndex, NodeIndex, common_ancestor, is_ancestor, level, node_of
+from .subtree import Place, resolution
+from .tree_math import LeafIndex, NodeIndex, common_ancestor, level, node_of
 from .update_path import UpdatePath, UpdatePathNode
 
 __all__ = ["RenewedPath", "TreeKEMPrivate", "decrypt_path", "merge_path", "renew_path"]
@@ -89,8 +90,7 @@ class TreeKEMPrivate:
         """These keys without those that a change of the tree has put out of use (RFC 9420 7.5: deleted)."""
         keys = self.keys
         for node, key in self.keys.items():
-            held = tree.node(node)
-            if held is None or held.encryption_key != key.public:
+            if tree.node_by_encryption_key(key.public) != node:
                 keys = keys.delete(node)
         return self if keys is self.keys else TreeKEMPrivate(self.index, keys)
 
@@ -143,6 +143,7 @@ class RenewedPath:
     :ivar leaf: the new leaf, signed
     :ivar private: the sender's keys in that tree
     :ivar commit_secret: for the key schedule
+    :ivar path: filtered direct path and copath of the sender
     :ivar path_secrets: by node; a Welcome takes the new member's from here
     """
 
@@ -150,6 +151,7 @@ class RenewedPath:
     leaf: LeafNode
     private: TreeKEMPrivate
     commit_secret: bytes
+    path: Sequence[tuple[NodeIndex, Place]]
     path_secrets: Mapping[NodeIndex, bytes]
 
     def __repr__(self) -> str:
@@ -167,11 +169,11 @@ class RenewedPath:
         """
         suite = self.tree.suite
         nodes = []
-        for node, sibling in self.tree.filtered_direct_path(self.private.index):
+        for node, beside in self.path:
             secret = self.path_secrets[node]
             sealed = [
                 suite.encrypt_with_label(key, "UpdatePathNode", context, secret)
-                for _, key in self.tree.resolution_keys(sibling, added)
+                for _, key in resolution(beside, added)
             ]
             nodes.append(UpdatePathNode(self.private.keys[node].public, tuple(sealed)))
         return UpdatePath(self.leaf, tuple(nodes))
@@ -216,6 +218,7 @@ def renew_path(
         leaf=leaf,
         private=TreeKEMPrivate(index, Map(keys)),
         commit_secret=secret,
+        path=path,
         path_secrets=secrets,
     )
 
@@ -238,8 +241,8 @@ def merge_path(
     path = tree.filtered_direct_path(sender)
     if len(update.nodes) != len(path):
         raise InvalidError(f"path of {len(update.nodes)} nodes instead of {len(path)}", "RFC 9420 7.6")
-    for (_, sibling), node in zip(path, update.nodes, strict=True):
-        expected = len(tree.resolution_keys(sibling, added))
+    for (_, beside), node in zip(path, update.nodes, strict=True):
+        expected = len(resolution(beside, added))
         if len(node.encrypted_path_secret) != expected:
             raise InvalidError(
                 f"{len(node.encrypted_path_secret)} path secrets for a resolution of {expected}", "RFC 9420 7.6"
@@ -287,14 +290,13 @@ def decrypt_path(
     """
     suite = tree.suite
     private = private.kept_in(tree)
-    own = node_of(private.index)
     path = tree.filtered_direct_path(sender)
-    step = next((step for step, (_, sibling) in enumerate(path) if is_ancestor(sibling, own)), None)
-    if step is None or own == node_of(sender):
+    step = next((step for step, (_, beside) in enumerate(path) if beside.above(private.index)), None)
+    if step is None:
         raise InvalidError("a path that does not reach us", "RFC 9420 7.5")
     secret = None
-    resolution = tree.resolution_keys(path[step][1], added)
-    for (node, _), sealed in zip(resolution, update.nodes[step].encrypted_path_secret, strict=True):
+    covering = resolution(path[step][1], added)
+    for (node, _), sealed in zip(covering, update.nodes[step].encrypted_path_secret, strict=True):
         key = private.keys.get(node)
         if key is not None:
             secret = suite.decrypt_with_label(key, "UpdatePathNode", context, sealed)

@@ -30,8 +30,8 @@ def test_7_9_root_states_an_empty_parent_hash() -> None:
     keys = [b"%d" % node for node, _ in path]
     stated, leaf = path_parent_hashes(tree, path, keys)
     assert stated[-1] == b""
-    assert stated[-2] == parent_hash(SUITE, keys[-1], b"", tree.node_hash(path[-1][1]))
-    assert leaf == parent_hash(SUITE, keys[0], stated[0], tree.node_hash(path[0][1]))
+    assert stated[-2] == parent_hash(SUITE, keys[-1], b"", tree.node_hash(path[-1][1].node))
+    assert leaf == parent_hash(SUITE, keys[0], stated[0], tree.node_hash(path[0][1].node))
 
 
 def test_7_5_alone_in_the_group_the_path_is_empty() -> None:

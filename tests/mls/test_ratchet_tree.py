@@ -74,7 +74,7 @@ class History:
         elif operation == "path":
             index = self.pick(choice)
             path = self.tree.filtered_direct_path(index)
-            assert path == self.model.filtered(index)
+            assert [(node, beside.node) for node, beside in path] == self.model.filtered(index)
             self.count += 1
             keys = [b"%d-%d" % (self.count, node) for node, _ in path]
             leaf = self.model.send_path(index, self.leaf(), keys)

@@ -14,6 +14,7 @@ from slixmpp_mls.mls.leaf_node import UpdateSource, leaf_node_tbs
 from slixmpp_mls.mls.parent_hash import path_parent_hashes
 from slixmpp_mls.mls.ratchet_tree import RatchetTree
 from slixmpp_mls.mls.registry import ProtocolVersion
+from slixmpp_mls.mls.subtree import resolution
 from slixmpp_mls.mls.tree_math import LeafIndex, NodeIndex, common_ancestor, node_of, root
 from slixmpp_mls.mls.treekem import RenewedPath, TreeKEMPrivate, decrypt_path, merge_path, renew_path
 from slixmpp_mls.mls.update_path import UpdatePath
@@ -300,7 +301,7 @@ def test_7_5_new_leaf_that_is_unmerged_at_a_node_is_not_encrypted_to() -> None:
     newcomer = members(1, first=8)[0]
     tree, index = situation.tree.add(newcomer.leaf)
     assert tree.resolution(NodeIndex(11)) == [11, 14]
-    assert [node for node, _ in tree.resolution_keys(NodeIndex(11), {index})] == [11]
+    assert [node for node, _ in resolution(tree.place(NodeIndex(11)), {index})] == [11]
     renewed = renew_path(tree, LeafIndex(0), tree.member(0), people[0].signature_key, b"group")
     context = situation.context(renewed.tree)
     update = renewed.encrypt(context, {index})
