@@ -39,7 +39,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from .client import Device, Event, Incoming, KeyPackageSettings, MessageReceived, Outgoing, RoomGroup, open_key_package
+from .client import (
+    Device,
+    Event,
+    Incoming,
+    Joined,
+    KeyPackageSettings,
+    MessageReceived,
+    Outgoing,
+    RoomGroup,
+    open_key_package,
+)
 from .client.records import RoomState
 from .errors import ArchiveGap, PeerError, StoreFull, UsageError
 from .identity import ClientIdentity
@@ -394,6 +404,8 @@ class Participant:
         session, now = self.session, self.world.now
         events = session.accept(step, now) if denied is None else session.refuse(step, denied)
         self.events += events
+        if any(isinstance(event, Joined) for event in events):
+            self.world.directory.replenish(self.device, now)
         return events
 
     def bounce(self, outgoing: Outgoing, condition: str = "policy-violation") -> list[Event]:
@@ -436,10 +448,10 @@ class World:
     def group(self, *accounts: str, policy: RoomPolicy | None = None, suite: int = 1) -> list[Participant]:
         """Devices of these accounts in one group, the first one its creator.
 
-        :param policy: by default all members may do everything
+        :param policy: by default all are administrators, and who comes later may do everything else
         """
         people = [self.person(account) for account in accounts]
-        people[0].session.create(suite, policy or self.open_policy(accounts[0]), self.now)
+        people[0].session.create(suite, policy or self.open_policy(*accounts), self.now)
         wanted = [proposal for account in dict.fromkeys(accounts) for proposal in people[0].adding(account)]
         if wanted:
             people[0].commit(*wanted)
@@ -448,11 +460,11 @@ class World:
             raise UsageError("somebody has not come into the group")
         return people
 
-    def open_policy(self, administrator: str) -> RoomPolicy:
-        """All members may do everything."""
+    def open_policy(self, *administrators: str) -> RoomPolicy:
+        """All members may do everything, but remove administrators."""
         return RoomPolicy(
             self.room.jid,
-            (administrator,),
+            tuple(dict.fromkeys(administrators)),
             may_add=Right.MEMBERS,
             may_remove=Right.MEMBERS,
             may_change_policy=Right.MEMBERS,

@@ -20,7 +20,7 @@ from ..roster import Roster
 from ..store.interface import Transaction
 from .device import Device
 from .member import Member
-from .outbox import Outbox
+from .outbox import NUMBER, Outbox
 from .records import OutboxKind, OutboxRecord, RoomRecord, RoomState, Spaces
 from .seen import Seen
 from .waiting import committable
@@ -46,7 +46,7 @@ class Kept:
         self._store = device.store
         self._spaces = Spaces.of(room)
         self._group: Group | None = None
-        self._staged: StagedCommit | None = None
+        self._staged: dict[bytes, StagedCommit] = {}
         self._outbox = Outbox()
         self._seen = Seen()
         self._unwanted: frozenset[bytes] = frozenset()
@@ -62,7 +62,7 @@ class Kept:
     def _load(self, transaction: Transaction) -> None:
         value = transaction.get(ROOMS, self.room.encode())
         self._record = (
-            RoomRecord(RoomState.INVITED, b"", b"", 0, 0, 0) if value is None else RoomRecord.decode(value)
+            RoomRecord(RoomState.INVITED, b"", b"", 0, 0, 0, b"") if value is None else RoomRecord.decode(value)
         )
         self._seen = Seen(transaction.items(self._spaces.seen))
         stored = transaction.items(self._spaces.outbox)
@@ -74,9 +74,10 @@ class Kept:
         self._roster = Roster.of(group.members())
         self._policy = RoomPolicy.required_in(group.context.extensions)
         self._unwanted = frozenset(reference for reference, _ in transaction.items(self._spaces.unwanted))
-        waiting = dict(transaction.items(self._spaces.pending))
-        if waiting:
-            self._staged = group.restore_staged(waiting)
+        waiting: dict[bytes, dict[bytes, bytes]] = {}
+        for key, value in transaction.items(self._spaces.pending):
+            waiting.setdefault(key[:NUMBER], {})[key[NUMBER:]] = value
+        self._staged = {number: group.restore_staged(pieces) for number, pieces in waiting.items()}
 
     # --- what it is ----------------------------------------------------------------------------
 
@@ -122,8 +123,7 @@ class Kept:
     @property
     def commit_waits(self) -> bool:
         """Whether a Commit of ours waits for its reflection."""
-        number = self._commit_number()
-        return number is not None and not self._outbox[number].refused
+        return any(record.kind is OutboxKind.COMMIT and not record.refused for _, record in self._outbox)
 
     @property
     def needs_commit(self) -> bool:
@@ -148,9 +148,6 @@ class Kept:
             replace(member, since=since.get(str(member).encode(), self._record.joined))
             for member in (Member.of(index, leaf) for index, leaf in self.group.members())
         ]
-
-    def _commit_number(self) -> bytes | None:
-        return next((number for number, record in self._outbox if record.kind is OutboxKind.COMMIT), None)
 
     def _uncommitted(self) -> frozenset[bytes]:
         """References that no Commit of ours holds: denied ones, and our own that the room has not reflected.
@@ -183,7 +180,7 @@ class Kept:
 
     def _new_epoch(self) -> None:
         """In memory: what belonged to the epoch that has ended goes."""
-        self._staged, self._unwanted, self._ahead = None, frozenset(), frozenset()
+        self._staged, self._unwanted, self._ahead = {}, frozenset(), frozenset()
 
     def _put_record(self, transaction: Transaction, record: RoomRecord) -> None:
         transaction.put(ROOMS, self.room.encode(), record.encode())

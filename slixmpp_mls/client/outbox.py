@@ -7,7 +7,10 @@ from hashlib import sha256
 
 from .records import OutboxRecord
 
-__all__ = ["Outbox"]
+__all__ = ["NUMBER", "Outbox"]
+
+NUMBER = 8
+"""Octets of a number."""
 
 _DIGEST = 32
 
@@ -34,8 +37,8 @@ class Outbox:
 
     def next_number(self) -> bytes:
         """The key for one more."""
-        last = next(reversed(self._records), bytes(8))
-        return (int.from_bytes(last, "big") + 1).to_bytes(8, "big")
+        last = next(reversed(self._records), bytes(NUMBER))
+        return (int.from_bytes(last, "big") + 1).to_bytes(NUMBER, "big")
 
     def put(self, number: bytes, record: OutboxRecord) -> None:
         """Insert, or replace."""

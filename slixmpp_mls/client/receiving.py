@@ -13,15 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from hashlib import sha256
 
+from ..blob import BlobReference, RatchetTreeLocation
 from ..errors import InvalidError, NotForUs, PeerError, UnknownGroup, WrongEpoch
 from ..identity import ClientIdentity
 from ..mls.effects import Effects, MemberChange
 from ..mls.group import Group
+from ..mls.joining import UnverifiedGroupInfo
 from ..mls.leaf_node import LeafNode
 from ..mls.message_processing import ReceivedMessage, ReceivedProposal
 from ..mls.own_leaf import KeyPackageBundle
 from ..mls.proposals import Add, Update
+from ..mls.registry import ExtensionType
 from ..mls.staging import StagedCommit
 from ..mls.tree_math import LeafIndex
 from ..mls.welcome import Welcome
@@ -51,6 +55,9 @@ from .steps import Ignore, Incoming, Join, MoveOn, Read, Remember, Sent, Step
 __all__ = ["Receiving"]
 
 _RULES = "urn:xmpp:mls:0 business rules"
+
+_MARK = 16  # octets that stand for a group and an epoch
+_COMMITS = 64  # of them remembered: a Commit that loses comes soon after the one that wins
 
 _Framed = elements.Application | elements.Proposal | elements.Commit
 
@@ -100,8 +107,7 @@ class Receiving(Kept):
     def _examine_own(self, incoming: Incoming, number: bytes) -> Step:
         record = self._outbox[number]
         if record.kind is OutboxKind.COMMIT:
-            assert self._staged is not None
-            return self._move_on(incoming, self._staged)
+            return self._move_on(incoming, self._staged[number])
         event = None
         if record.kind is OutboxKind.APPLICATION:
             event = MessageSent(self.room, record.origin_id.decode(), incoming.archive_id, record.plaintext)
@@ -178,15 +184,20 @@ class Receiving(Kept):
         except PeerError as error:
             reasons = (self._rejected(incoming, error),)
         join = None if back is None or not isinstance(back.action, Join) else back.action
-        return Step(
-            incoming, MoveOn(staged, None, None, join, reasons), () if back is None else back.leaves
-        )
+        action = MoveOn(staged, None, None, join, reasons)
+        return Step(incoming, action) if back is None else replace(back, action=action)
 
     def _examine_outside(self, incoming: Incoming) -> Step:
-        """We wait for a Welcome."""
-        step = self._find_welcome(incoming)
-        if step is not None:
-            return step
+        """We wait for a Welcome: one whose Commit is the first of its epoch in the room.
+
+        Only members can tell whether a Commit is valid.  But one that came second has lost, and its Welcome
+        would lead where nobody else goes.
+        """
+        seen = _marks(self._record.commits)
+        if not any(each in seen for each in _commits_in(incoming)):
+            step = self._find_welcome(incoming)
+            if step is not None:
+                return step
         return Step(
             incoming,
             Ignore(
@@ -214,16 +225,21 @@ class Receiving(Kept):
     def _examine_welcome(
         self, incoming: Incoming, payload: elements.Welcome, welcome: Welcome, bundle: KeyPackageBundle
     ) -> Step:
-        staged = Group.join(welcome, bundle, parameters=self.device.parameters)
-        state = staged.state
-        if (state.group_id, state.epoch) != (payload.group, payload.epoch):
+        info = Group.peek(welcome, bundle)
+        context = info.group_context
+        if (context.group_id, context.epoch) != (payload.group, payload.epoch):
             raise InvalidError("a Welcome to another group or epoch than its element says", _RULES)
-        policy = RoomPolicy.required_in(state.context.extensions)
+        policy = RoomPolicy.required_in(context.extensions)
         if policy.room != self.room:
             raise InvalidError("a Welcome to the group of another room", _RULES)
         with self._store.transaction() as transaction:
-            self._check_group_id_is_new(transaction, state.group_id)
-            self._check_epoch_is_new(transaction, state.group_id, state.epoch)
+            self._check_group_id_is_new(transaction, context.group_id)
+            self._check_epoch_is_new(transaction, context.group_id, context.epoch)
+        if incoming.tree is None and (location := _tree_location(info)) is not None:
+            return Step(incoming, Ignore(), tree_at=location)
+        # The GroupInfo, of which only claims have been judged so far, is verified here.
+        staged = Group.join(welcome, bundle, tree=incoming.tree, parameters=self.device.parameters)
+        state = staged.state
         roster = Roster.of(state.members())
         leaves = tuple(leaf for index, leaf in state.members() if index != state.own_index)
         return Step(incoming, Join(staged, bundle, roster, policy), leaves)
@@ -298,7 +314,11 @@ class Receiving(Kept):
 
     def _past(self, incoming: Incoming) -> RoomRecord:
         """Our record, with our place behind this stanza."""
-        return replace(self._record, cursor=incoming.archive_id.encode())
+        record = replace(self._record, cursor=incoming.archive_id.encode())
+        if self._group is None:
+            commits = b"".join(dict.fromkeys((*_marks(record.commits), *_commits_in(incoming))))
+            record = replace(record, commits=commits[-_COMMITS * _MARK :])
+        return record
 
     def _pass(self, record: RoomRecord, confirmed: bytes | None = None) -> None:
         with self._store.transaction() as transaction:
@@ -424,7 +444,7 @@ class Receiving(Kept):
         # Unsent application data was meant for the group's members: it stays if this is the same group.
         same = record.group_id == state.group_id
         record = replace(
-            record, state=RoomState.MEMBER, group_id=state.group_id, joined=now, joined_epoch=state.epoch
+            record, state=RoomState.MEMBER, group_id=state.group_id, joined=now, joined_epoch=state.epoch, commits=b""
         )
         with self._store.transaction() as transaction:
             gone = self._clear(transaction, keep_messages=same)
@@ -435,6 +455,30 @@ class Receiving(Kept):
         self._outbox.remove_all(gone)
         inviter = Member.of(action.staged.inviter, state.tree.member(action.staged.inviter))
         return [Joined(self.room, state.epoch, inviter)]
+
+
+def _tree_location(info: UnverifiedGroupInfo) -> BlobReference | None:
+    """Where the ratchet tree is, unless it is inside.
+
+    :raises MalformedError: at no place from which it could be fetched
+    """
+    if any(extension.extension_type == ExtensionType.RATCHET_TREE for extension in info.extensions):
+        return None
+    location = RatchetTreeLocation.found_in(info.extensions)
+    return None if location is None else location.blob
+
+
+def _commits_in(incoming: Incoming) -> list[bytes]:
+    """Which epochs of which groups the Commits in a stanza would end."""
+    return [
+        sha256(payload.epoch.to_bytes(8, "big") + payload.group).digest()[:_MARK]
+        for payload in incoming.payloads
+        if isinstance(payload, elements.Commit)
+    ]
+
+
+def _marks(octets: bytes) -> list[bytes]:
+    return [octets[start : start + _MARK] for start in range(0, len(octets), _MARK)]
 
 
 def _new_leaves(effects: Effects) -> Iterator[LeafNode]:

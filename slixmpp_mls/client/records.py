@@ -8,7 +8,7 @@ space                      key                       value
 ``key-package``            KeyPackageRef             :class:`KeyPackageRecord`
 ``room``                   room's bare JID           :class:`RoomRecord`
 ``group/`` + room          piece                     :mod:`slixmpp_mls.mls.group_pieces`
-``pending/`` + room        piece, ``#``              a Commit of ours that waits; ``#``: :class:`OutboxRecord`
+``pending/`` + room        number (8), piece         a Commit of ours that waits, by its number in the outbox
 ``outbox/`` + room         number (8)                :class:`OutboxRecord`
 ``unwanted/`` + room       ProposalRef               empty: a waiting proposal that we do not commit
 ``member/`` + room         client's full identity    when it came, seconds since the Unix epoch (8)
@@ -71,7 +71,7 @@ class RoomRecord(Struct):
     """Where we are in a room.
 
     `cursor` is the archive id of the last stanza processed, empty before the first one; `seen` is how many
-    application messages we have read.
+    application messages we have read, `commits` which Commits have come by while we wait for a Welcome.
     """
 
     state: Annotated[RoomState, Enum(RoomState)]
@@ -80,6 +80,7 @@ class RoomRecord(Struct):
     joined: uint64
     joined_epoch: uint64
     seen: uint64
+    commits: opaque
 
 
 @struct

@@ -3,7 +3,7 @@
 The rules (the XEP's "Business Rules"):
 
 1. The room's order is the truth.  The first valid Commit for an epoch, in that order, ends it.
-   Later ones for that epoch mean nothing, ours included.
+   Later ones for that epoch mean nothing, ours included, and neither do the Welcomes beside them.
 2. Our own Commit takes effect when the room reflects it, not before.  Until then it waits, in the store.
 3. What is sent has been stored, together with the state in which its key is used up.  It stays in
    the outbox until its reflection comes, known by the hash of its octets, and is sent again as it is
@@ -68,7 +68,7 @@ class RoomGroup(Receiving, Sending):
             random=self.device.random,
         )
         record = replace(
-            self._record, state=RoomState.MEMBER, group_id=group.group_id, joined=now, joined_epoch=0
+            self._record, state=RoomState.MEMBER, group_id=group.group_id, joined=now, joined_epoch=0, commits=b""
         )
         with self._store.transaction() as transaction:
             gone = self._clear(transaction, keep_messages=False)
@@ -99,7 +99,12 @@ class RoomGroup(Receiving, Sending):
         """
         if self._group is not None:
             raise UsageError("a member does not skip what is in the room")
-        self._pass(replace(self._record, cursor=(cursor or "").encode()))
+        self._pass(replace(self._record, cursor=(cursor or "").encode(), commits=b""))
+
+    def stop_waiting(self) -> None:
+        """Wait for no Welcome any more."""
+        if self.state is RoomState.INVITED:
+            self._pass(replace(self._record, state=RoomState.OUT))
 
     def tidy(self, now: int) -> None:
         """Forget ended epochs whose time is over (RFC 9420 9.2).

@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
 
+from ..blob import BlobReference, RatchetTreeLocation
 from ..errors import InvalidError, NotPermitted, PolicyViolation, UsageError
-from ..mls.commit_creation import CommitBundle, CommitOptions
+from ..mls.commit_creation import CommitBundle, CommitDraft, CommitOptions
 from ..mls.framing import MemberSender
 from ..mls.group import Group
 from ..mls.proposal_list import SentProposal
@@ -119,20 +120,64 @@ class Sending(Kept):
         :raises InvalidError: the proposals are not valid together
         :raises StanzaTooLarge: by `fits`; nothing has changed
         """
+        return self.finish_commit(self.draft_commit(proposals, now, options=options), fits=fits)
+
+    def draft_commit(
+        self, proposals: Sequence[AnyProposal], now: int, *, options: CommitOptions | None = None
+    ) -> CommitDraft:
+        """What :meth:`commit` does before it writes anything; nothing has changed.
+
+        :raises UsageError: not a member, or a Commit of ours waits already
+        :raises NotPermitted: the group's policy forbids it
+        :raises InvalidError: the proposals are not valid together
+        """
         if self.commit_waits:
             raise UsageError("a Commit of ours waits already")
-        bundle = self._make_commit(proposals, now, options)
+        draft = self._draft(proposals, now, options)
         try:
-            check(self.policy, bundle.staged.effects, self.roster)
+            check(self.policy, draft.staged.effects, self.roster)
         except PolicyViolation as error:
             raise NotPermitted(f"the group's policy: {error}") from error
+        return draft
+
+    def is_current(self, draft: CommitDraft) -> bool:
+        """Whether the draft can still be finished: its epoch has not ended."""
+        return self._group is not None and self._group.public.confirmation_tag == draft.staged.base_tag
+
+    def try_commit(self, draft: CommitDraft, fits: Fits, *, tree_at: BlobReference) -> None:
+        """Ask whether the Commit would fit with its ratchet tree elsewhere; nothing is written.
+
+        :param tree_at: a reference as long as the one to come
+        :raises UsageError: the draft's epoch has ended
+        :raises StanzaTooLarge: by `fits`
+        """
+        _, record = self._finished(draft, tree_at)
+        fits(self._outgoing(record).payloads)
+
+    def finish_commit(
+        self, draft: CommitDraft, *, fits: Fits | None = None, tree_at: BlobReference | None = None
+    ) -> Outgoing:
+        """Put a draft into the outbox.
+
+        :param tree_at: where the ratchet tree is, if it is not to be in the Welcome
+        :raises UsageError: the draft's epoch has ended, or a Commit of ours waits already
+        :raises StanzaTooLarge: by `fits`; nothing has changed
+        """
+        if self.commit_waits:
+            raise UsageError("a Commit of ours waits already")
+        bundle, record = self._finished(draft, tree_at)
         assert isinstance(bundle.sent, Group)
+        return self._put_out(bundle.sent, record, fits, bundle)
+
+    def _finished(self, draft: CommitDraft, tree_at: BlobReference | None) -> tuple[CommitBundle, OutboxRecord]:
+        location = None if tree_at is None else RatchetTreeLocation(tree_at).extension()
+        bundle = self.group.finish_commit(draft, instead_of_tree=location, random=self.device.random)
         record = self._outbox_record(
             OutboxKind.COMMIT, bundle.commit, welcome=bundle.welcome or b"", group_info=bundle.group_info or b""
         )
-        return self._put_out(bundle.sent, record, fits, bundle)
+        return bundle, record
 
-    def _make_commit(self, proposals: Sequence[AnyProposal], now: int, options: CommitOptions | None) -> CommitBundle:
+    def _draft(self, proposals: Sequence[AnyProposal], now: int, options: CommitOptions | None) -> CommitDraft:
         me = MemberSender(self.group.own_index)
         waiting = committable(
             self.group,
@@ -144,14 +189,16 @@ class Sending(Kept):
         )
         references = [sent.reference or b"" for sent in waiting]
         try:
-            return self.group.commit(
+            return self.group.draft_commit(
                 proposals, now=now, by_reference=references, options=options, random=self.device.random
             )
         except InvalidError:
             if not references:
                 raise
         # Nobody's proposal may keep us from committing.
-        return self.group.commit(proposals, now=now, by_reference=(), options=options, random=self.device.random)
+        return self.group.draft_commit(
+            proposals, now=now, by_reference=(), options=options, random=self.device.random
+        )
 
     def _outbox_record(
         self,
@@ -186,22 +233,17 @@ class Sending(Kept):
         if fits is not None:
             fits(outgoing.payloads)
         spaces = self._spaces
-        refused = None if bundle is None else self._commit_number()  # the room did not want it: here is another
         number = self._outbox.next_number()
         with self._store.transaction() as transaction:
             put_changes(transaction, spaces.group, group.changes_since(self.group))
             transaction.put(spaces.outbox, number, record.encode())
-            if refused is not None:
-                transaction.delete(spaces.outbox, refused)
             if bundle is not None:
-                transaction.delete_prefix(spaces.pending)
-                put_all(transaction, spaces.pending, group.staged_pieces(bundle.staged))
+                pieces = group.staged_pieces(bundle.staged)
+                put_all(transaction, spaces.pending, {number + name: value for name, value in pieces.items()})
         self._group = group.stored()
         self._outbox.put(number, record)
-        if refused is not None:
-            self._outbox.remove(refused)
         if bundle is not None:
-            self._staged = bundle.staged
+            self._staged[number] = bundle.staged
         return outgoing
 
     def _outgoing(self, record: OutboxRecord) -> Outgoing:
@@ -265,7 +307,7 @@ class Sending(Kept):
         """The room has refused a message of ours: it is not sent again.
 
         Application data is dropped.  A proposal or a Commit still takes effect if the room reflects it
-        after all, until another Commit takes its place.
+        after all, before the epoch ends.
 
         :raises StoreError: nothing has changed
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..blob import BlobReference
 from ..errors import PeerError
 from ..mls.joining import StagedJoin
 from ..mls.leaf_node import LeafNode
@@ -29,6 +30,7 @@ class Incoming:
     :ivar origin_id: the sender's own id for it
     :ivar stamp: when the room got it, seconds since the Unix epoch; None if now
     :ivar error: why it could not be parsed
+    :ivar tree: the ratchet tree of a Welcome in it, if that is elsewhere and has been fetched
     """
 
     archive_id: str
@@ -37,6 +39,7 @@ class Incoming:
     origin_id: str | None = None
     stamp: float | None = None
     error: PeerError | None = None
+    tree: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +121,14 @@ class Step:
     """What a stanza would do.  Pass it to `accept`, or to `refuse`, before the next one is examined.
 
     :ivar leaves: new leaves, for the Authentication Service to judge before the step is accepted
+    :ivar tree_at: where the ratchet tree is of a Welcome for us; without it we do not follow the Welcome: fetch it, and
+        examine the stanza again with it as :attr:`Incoming.tree`
     """
 
     incoming: Incoming
     action: Ignore | Sent | Read | Remember | MoveOn | Join
     leaves: tuple[LeafNode, ...] = ()
+    tree_at: BlobReference | None = None
 
     @property
     def join(self) -> Join | None:
