@@ -413,7 +413,7 @@ class Group(GroupState):
             raise UsageError("the Commit removes us")
         if staged.own and isinstance(staged.effects.committer, NewMemberCommitSender):
             return staged.next  # there is nothing of ours in the epoch before
-        return replace(staged.next, past=self.past_with_current(staged.next, staged.spent, now))
+        return replace(staged.next, past=self.past_with_current(staged.effects.changes, staged.spent, now))
 
     def forget_past(self, *, now: int) -> Self:
         """The state without the ended epochs whose time is over."""

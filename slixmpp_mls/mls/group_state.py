@@ -22,8 +22,7 @@ Kept beyond it: `past` (to read late application messages of ended epochs) and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -32,6 +31,7 @@ from immutables import Map
 from ..errors import InvalidError, Replayed, UsageError
 from .cipher_suite import CipherSuite, HPKEPrivateKey, SignaturePrivateKey
 from .commit import Commit
+from .effects import MemberChange
 from .extensions import ExternalSenders
 from .framing import (
     ExternalSenderIndex,
@@ -158,10 +158,27 @@ class OwnUpdate:
 
 @dataclass(frozen=True, slots=True)
 class SpentKey:
-    """Which handshake key opened a message: the sender's leaf and the generation in its ratchet."""
+    """Which handshake key opened a message.
+
+    :ivar leaf: the sender's
+    :ivar generation: in its ratchet
+    :ivar base: the secret tree that it was taken from
+    :ivar left: that tree without it
+    """
 
     leaf: int
     generation: int
+    base: SecretTree
+    left: SecretTree
+
+    def taken_from(self, tree: SecretTree, limits: RatchetLimits) -> SecretTree:
+        """A later state of :attr:`base` without the key (RFC 9420 9.2)."""
+        if tree is self.base:
+            return self.left
+        try:
+            return tree.at(self.leaf, RatchetKind.HANDSHAKE, self.generation, limits)[1]
+        except Replayed:
+            return tree  # it has gone meanwhile
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -326,19 +343,21 @@ class GroupState:
             closed=closed,
         )
 
-    def past_with_current(self, staged: GroupState, spent: SpentKey | None, now: int) -> tuple[PastEpoch, ...]:
+    def past_with_current(
+        self, changes: Sequence[MemberChange], spent: SpentKey | None, now: int
+    ) -> tuple[PastEpoch, ...]:
         """The ended epochs once this one has ended, too.
 
-        :param staged: the next epoch's state
+        :param changes: by the Commit that ends it
         :param spent: the key that opened the Commit
         :param now: seconds since the Unix epoch
         """
-        changed = Map(staged.tree.leaves_before(self.tree))
+        # A leaf can change twice, when somebody is added in the place of who is removed: the first `before` is ours.
+        changed = Map({LeafIndex(change.index): change.before for change in reversed(changes)})
         secret_tree = self.secret_tree
         if spent is not None:
             # RFC 9420 9.2: the Commit's own key goes, now that the Commit has been accepted.
-            with suppress(Replayed):
-                _, secret_tree = secret_tree.at(spent.leaf, RatchetKind.HANDSHAKE, spent.generation, self.limits)
+            secret_tree = spent.taken_from(secret_tree, self.limits)
         context, sender_data = self.context.encode(), self.secrets.sender_data_secret
         ended = PastEpoch(self.epoch, context, sender_data, secret_tree, changed, now)
         return self.forget((*self.past, ended), now)

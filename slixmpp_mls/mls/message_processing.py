@@ -152,7 +152,8 @@ def _private(group: GroupState, message: PrivateMessage, rules: LeafRules, psks:
     content = unverified.verify(group.suite, leaf.signature_key, group.context.encode())
     if isinstance(content.content.content, ApplicationData):
         return _application(content, leaf, group.secret_tree, tree)
-    return _received(group, content, tree, SpentKey(sender.leaf_index, sender.generation), rules, psks)
+    spent = SpentKey(sender.leaf_index, sender.generation, group.secret_tree, tree)
+    return _received(group, content, tree, spent, rules, psks)
 
 
 def _late_message(group: GroupState, message: PrivateMessage, now: int) -> ReceivedMessage:

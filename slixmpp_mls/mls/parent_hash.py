@@ -26,7 +26,7 @@ from .leaf_node import CommitSource, LeafNode
 from .parent_node import AnyNode, ParentNode
 from .ratchet_tree import RatchetTree
 from .subtree import Place, Subtree, leaf_hash, parent_node_hash, tree_hash
-from .tls import encode_varint
+from .tls import write_opaque
 from .tree_math import NodeIndex, level
 
 __all__ = ["parent_hash", "path_parent_hashes", "verify_parent_hashes"]
@@ -38,8 +38,10 @@ def parent_hash(suite: CipherSuite, encryption_key: bytes, above: bytes, sibling
     :param above: the parent hash that the node itself states
     :param sibling_hash: original tree hash of the copath child
     """
-    parts = (encryption_key, above, sibling_hash)
-    return suite.hash(b"".join([piece for part in parts for piece in (encode_varint(len(part)), part)]))
+    out = bytearray()
+    for part in (encryption_key, above, sibling_hash):
+        write_opaque(out, part)
+    return suite.hash(bytes(out))
 
 
 def path_parent_hashes(

@@ -346,22 +346,7 @@ class RatchetTree:
 
         O(changes log n) for trees that come from each other.
         """
-        return {
-            place.to_bytes(4, "big"): None if new is None else _node_encoding(new)
-            for place, new, _ in self._differences(old)
-        }
-
-    def leaves_before(self, old: RatchetTree) -> dict[LeafIndex, LeafNode | None]:
-        """The leaves that are others in an older tree, or gone, as they were there; O(changes log n), too."""
-        before: dict[LeafIndex, LeafNode | None] = {}
-        for place, _, was in self._differences(old):
-            if not place & 1:
-                assert not isinstance(was, ParentNode)
-                before[LeafIndex(place >> 1)] = was
-        return before
-
-    def _differences(self, old: RatchetTree) -> Iterator[tuple[NodeIndex, Subtree | None, AnyNode | None]]:
-        """The nodes whose content differs: where, what is there now (None: blank), what was there."""
+        changes: dict[bytes, bytes | None] = {}
         depth = max(self._depth, old._depth)
         stack: list[tuple[int, int, Subtree | None, Subtree | None]] = [
             (depth, 0, _widened(self._root, self._depth, depth), _widened(old._root, old._depth, depth))
@@ -371,13 +356,14 @@ class RatchetTree:
             if new is before:
                 continue
             content = None if new is None else new.content
-            was = None if before is None else before.content
-            if content is not was:
-                yield node_at(height, position), None if content is None else new, was
+            if content is not (None if before is None else before.content):
+                key = node_at(height, position).to_bytes(4, "big")
+                changes[key] = None if new is None or content is None else _node_encoding(new)
             if height:
                 (left, right), (old_left, old_right) = _children(new), _children(before)
                 stack.append((height - 1, 2 * position, left, old_left))
                 stack.append((height - 1, 2 * position + 1, right, old_right))
+        return changes
 
     @classmethod
     def restore(cls, suite: CipherSuite, pieces: Mapping[bytes, bytes]) -> RatchetTree:

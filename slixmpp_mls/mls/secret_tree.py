@@ -34,7 +34,7 @@ from immutables import Map
 
 from ..errors import InvalidError, Replayed, UsageError
 from .cipher_suite import CipherSuite
-from .tree_math import LeafIndex, NodeIndex, direct_path, left, node_of, right, root
+from .tree_math import LeafIndex, NodeIndex, direct_path, node_of, root, sibling
 
 __all__ = ["MessageKey", "RatchetKind", "RatchetLimits", "SecretTree"]
 
@@ -201,20 +201,20 @@ class _Edit:
 
     def __init__(self, tree: SecretTree) -> None:
         self._tree = tree
-        self._pieces = tree._pieces
-        self._changes = tree._changes
+        self._pieces = tree._pieces.mutate()
+        self._changes = tree._changes.mutate()
 
     def put(self, name: bytes, octets: bytes) -> None:
-        self._pieces = self._pieces.set(name, octets)
-        self._changes = self._changes.set(name, octets)
+        self._pieces[name] = octets
+        self._changes[name] = octets
 
     def delete(self, name: bytes) -> None:
         if name in self._pieces:
-            self._pieces = self._pieces.delete(name)
-            self._changes = self._changes.set(name, None)
+            del self._pieces[name]
+            self._changes[name] = None
 
     def finish(self) -> SecretTree:
-        return SecretTree(self._tree._suite, self._tree._leaf_count, self._pieces, self._changes)
+        return SecretTree(self._tree._suite, self._tree._leaf_count, self._pieces.finish(), self._changes.finish())
 
     def ratchet(self, leaf: int, kind: RatchetKind) -> tuple[bytes, int, bytes]:
         """A ratchet's name, next generation and secret; derived from the tree if the leaf has not been used."""
@@ -229,23 +229,21 @@ class _Edit:
         """Derive a leaf's two ratchets, and on the way the secrets of the nodes beside its path."""
         suite = self._tree._suite
         length = suite.hash_length
+        leaf_count = self._tree._leaf_count
         below: list[NodeIndex] = []
-        for node in (node_of(leaf), *direct_path(node_of(leaf), self._tree._leaf_count)):
-            if _NODE.pack(b"n", node) in self._pieces:
+        for node in (node_of(leaf), *direct_path(node_of(leaf), leaf_count)):
+            name = _NODE.pack(b"n", node)
+            if name in self._pieces:
                 break
             below.append(node)
-        name = _NODE.pack(b"n", node)
         secret = self._pieces[name]
         self.delete(name)  # RFC 9420 9.2: consumed as soon as the children are derived
         for child in reversed(below):
-            one, other = left(node), right(node)
-            secrets = {
-                one: suite.expand_with_label(secret, "tree", b"left", length),
-                other: suite.expand_with_label(secret, "tree", b"right", length),
-            }
-            beside = other if child == one else one
-            self.put(_NODE.pack(b"n", beside), secrets[beside])
-            node, secret = child, secrets[child]
+            beside = sibling(child, leaf_count)
+            left = suite.expand_with_label(secret, "tree", b"left", length)
+            right = suite.expand_with_label(secret, "tree", b"right", length)
+            secret, other = (left, right) if child < beside else (right, left)
+            self.put(_NODE.pack(b"n", beside), other)
         for kind, label in _LABELS.items():
             self.put(
                 _RATCHET.pack(b"r", leaf, kind),
