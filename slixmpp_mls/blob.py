@@ -32,7 +32,7 @@ from .mls.cipher_suite import Random
 from .mls.extensions import ExtensionContent
 from .mls.tls import Codec, Struct, read_span, struct, uint32, write_opaque
 
-__all__ = ["MAX_BLOB", "OVERHEAD", "BlobReference", "RatchetTreeLocation", "Sealed", "check_url", "seal"]
+__all__ = ["MAX_BLOB", "OVERHEAD", "BlobReference", "RatchetTreeLocation", "Sealed", "check_url", "longest", "seal"]
 
 MAX_BLOB = 1 << 23
 """Octets on the web server: the ratchet tree of some 20,000 members.  A hostile one takes 60 times as much memory."""
@@ -144,6 +144,11 @@ class Sealed:
     def at(self, url: str) -> BlobReference:
         """The reference, once it is there."""
         return BlobReference(url, self.key, self.nonce, sha256(self.ciphertext).digest(), len(self.ciphertext))
+
+
+def longest() -> BlobReference:
+    """A reference to nothing that is as long as one can be, for measuring."""
+    return BlobReference("https://" + "x" * (_MAX_URL - 8), bytes(_KEY), bytes(_NONCE), bytes(_HASH), MAX_BLOB)
 
 
 def seal(data: bytes, random: Random) -> Sealed:

@@ -178,11 +178,13 @@ class EncryptedRoom:
             batch = batches.pop(0)
             try:
                 changed = await self.worker.commit(lambda batch=batch: self._adds(found, batch))  # type: ignore[misc]
-            except StanzaTooLarge:
+            except StanzaTooLarge as error:
                 if len(batch) < 2:
                     raise
-                half = len(batch) // 2
-                batches[:0] = [batch[:half], batch[half:]]
+                # As many at once as would have fitted, and some reserve: devices differ in size.
+                share = int(len(batch) * 0.95 * error.limit / error.size)
+                count = max(1, min(share, len(batch) - 1))
+                batches[:0] = [batch[start : start + count] for start in range(0, len(batch), count)]
                 continue
             if changed is not None:
                 added += changed.added

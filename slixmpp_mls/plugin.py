@@ -19,6 +19,8 @@ Configuration (the second argument of ``register_plugin``):
 ``key_packages``         how many are kept ready per suite; 100
 ``authentication``       an AuthenticationService; the account's device list if not given
 ``accept_invitation``    ``f(invitation) -> bool``: whether to follow an invitation; all if not given
+``allow_url``            ``f(url) -> bool``: whether a group's ratchet tree may be fetched from there; if not given,
+                         see :mod:`slixmpp_mls.delivery.upload`
 ``parameters``           :class:`slixmpp_mls.mls.parameters.Parameters`
 ``clock``                seconds since the Unix epoch, for tests; ``time.time``
 =======================  ==========================================================================
@@ -69,7 +71,7 @@ from slixmpp.xmlstream.matcher.base import MatcherBase
 from .authentication import AuthenticationService, DirectoryService
 from .client import Device, KeyPackageSettings, RoomGroup
 from .client.records import RoomState
-from .delivery import DeviceDirectory, Invitation, KeyPackageDirectory, Room, Stream, parse_invitation
+from .delivery import DeviceDirectory, Invitation, KeyPackageDirectory, Room, Stream, Uploads, parse_invitation
 from .encrypted_room import EncryptedRoom
 from .errors import DeliveryError, MLSError, PeerError, RoomUnsuitable, StoreError, UsageError
 from .identity import ClientIdentity, fingerprint
@@ -122,6 +124,7 @@ class MLS(BasePlugin):
         "key_packages": 100,
         "authentication": None,
         "accept_invitation": None,
+        "allow_url": None,
         "parameters": None,
         "clock": time.time,
     }
@@ -143,6 +146,7 @@ class MLS(BasePlugin):
         bindings.register()
         self.directory = KeyPackageDirectory(self.xmpp)
         self._own_service: DirectoryService | None = None
+        self.uploads = Uploads(self.xmpp, allow_url=self.config["allow_url"])
         if self.config["authentication"] is None:
             self._own_service = DirectoryService(DeviceDirectory(self.xmpp), clock=self._clock)
             self._own_service.start()  # asks for notifications, so before presence is sent

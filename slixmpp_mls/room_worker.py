@@ -17,9 +17,11 @@ import logging
 import random
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element
 
+from .blob import BlobReference, longest
 from .client import (
     CommitLost,
     Event,
@@ -39,7 +41,17 @@ from .client import (
 )
 from .client.records import RoomState
 from .client.steps import MoveOn, Remember
-from .delivery import AffiliationChanged, Bounced, CatchingUp, Entered, Interrupted, Room, RoomEvent, RoomStanza
+from .delivery import (
+    AffiliationChanged,
+    Bounced,
+    CatchingUp,
+    Entered,
+    Interrupted,
+    Room,
+    RoomEvent,
+    RoomStanza,
+    Stream,
+)
 from .delivery.room import MAX_STANZA
 from .errors import (
     ArchiveGap,
@@ -48,10 +60,12 @@ from .errors import (
     InvalidError,
     MLSError,
     NotPermitted,
+    NoUploadService,
     PeerError,
     RoomLost,
     StanzaTooLarge,
     StoreError,
+    TransferFailed,
     UsageError,
 )
 from .identity import ClientIdentity
@@ -68,6 +82,7 @@ log = logging.getLogger(__name__)
 
 _NS_EME = "urn:xmpp:eme:0"
 _COMMIT_ATTEMPTS = 25  # how often a Commit is made anew when others come first
+_FETCH_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # seconds, between attempts to fetch a tree
 _STORE_PAUSE = 60.0  # seconds, the longest between two tries to write
 
 _EVENT_NAMES: dict[type, str] = {
@@ -233,15 +248,20 @@ class RoomWorker:
         was_member = self.is_member
         step = await self._step(incoming, stanza)
         if was_member and not self.is_member:
-            await self._step(incoming, stanza)  # the stanza that removes us may hold a Welcome for us, too
-            if not self.is_member:
-                self.left.set()
+            self.left.set()
         if isinstance(step.action, Remember):
             self.spawn(self._commit_for_others(), "committing for others")
 
     async def _step(self, incoming: Incoming, stanza: RoomStanza) -> Step:
         step = self.session.examine(incoming, self.plugin.now)
-        refusal = await self._authenticate(step)
+        refusal: PeerError | None = None
+        if step.tree_at is not None:
+            try:
+                incoming = replace(incoming, tree=await self._fetch(step.tree_at))
+                step = self.session.examine(incoming, self.plugin.now)
+            except (DeliveryError, PeerError) as error:
+                refusal = InvalidError(f"the tree of a Welcome can not be had: {error}", "RFC 9420 12.4.3.3")
+        refusal = refusal or await self._authenticate(step)
         if step.leaves and isinstance(step.action, Remember):
             # Our own sending may have moved the state on while the answer came.
             step = self.session.examine(incoming, self.plugin.now)
@@ -250,6 +270,24 @@ class RoomWorker:
         if isinstance(step.action, MoveOn) and step.action.staged.own:
             self.before_commit = before
         return step
+
+    async def _fetch(self, place: BlobReference) -> bytes:
+        """A blob, after some attempts; those that fail with our own connection do not count.
+
+        :raises DeliveryError: it can not be had, for lasting reasons or for minutes
+        :raises MalformedError: something else is there
+        """
+        pauses = iter(_FETCH_PAUSES)
+        stream = Stream.of(self.plugin.xmpp)
+        while True:
+            try:
+                return await self.plugin.uploads.get(place)
+            except TransferFailed as error:
+                pause = next(pauses, None) if stream.online else 1.0
+                if pause is None or not error.temporary:
+                    raise
+                log.info("%s: a ratchet tree can not be fetched yet: %s", self.room, error)
+                await asyncio.sleep(pause)
 
     async def _authenticate(self, step: Step) -> PeerError | None:
         """Ask the Authentication Service about a step's new leaves; why it is refused, or None."""
@@ -422,17 +460,39 @@ class RoomWorker:
                 proposals = make()
                 if proposals is None or not (proposals or force):
                     return None
-                outgoing = self.session.commit(proposals, self.plugin.now, fits=self.check_size)
-                self._settled.clear()
-                outcome: asyncio.Future[GroupChanged] = asyncio.get_running_loop().create_future()
-                self._outcome = outcome
-                await self.transmit(outgoing)
                 try:
+                    outgoing = await self._make(proposals)
+                    self._settled.clear()
+                    outcome: asyncio.Future[GroupChanged] = asyncio.get_running_loop().create_future()
+                    self._outcome = outcome
+                    await self.transmit(outgoing)
                     return await outcome
                 except _CommitLost:
                     log.info("%s: a Commit came second, attempt %d", self.room, attempt + 1)
                     await asyncio.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))  # noqa: S311
             raise DeliveryError(f"{_COMMIT_ATTEMPTS} Commits in a row have lost to others in {self.room}")
+
+    async def _make(self, proposals: Sequence[AnyProposal]) -> Outgoing:
+        """Put a Commit into the outbox; if its stanza would be too large, with the new ratchet tree uploaded.
+
+        :raises StanzaTooLarge: it does not fit with the tree elsewhere either, or there is no other place
+        :raises DeliveryError: the upload has failed
+        """
+        draft = self.session.draft_commit(proposals, self.plugin.now)
+        try:
+            return self.session.finish_commit(draft, fits=self.check_size)
+        except StanzaTooLarge as error:
+            if not draft.invites:
+                raise
+            too_large = error
+        self.session.try_commit(draft, self.check_size, tree_at=longest())
+        try:
+            place = await self.plugin.uploads.put(draft.tree.encode())
+        except NoUploadService as error:
+            raise too_large from error
+        if not self.session.is_current(draft):
+            raise _CommitLost("another Commit came first, while the tree was uploaded")
+        return self.session.finish_commit(draft, fits=self.check_size, tree_at=place)
 
     async def _commit_what_waits(self) -> None:
         """RFC 9420 12.4: what was proposed must be committed before application data is sent."""
