@@ -65,18 +65,37 @@ async def test_demo_in_a_narrow_window_without_colours(prosody: DevServer, tmp_p
 
 
 @pytest.mark.server
+async def test_demo_keeps_its_server(prosody: DevServer, tmp_path: Path) -> None:
+    """Who plays on is alice, on her device and in her room."""
+    del prosody  # there is one
+    async with running(COMMAND, "demo", "--keep", folder=tmp_path, **_cache()) as demo:
+        await demo.prints("Ctrl-C")
+        found = re.search(r"^\. (.*/alice\.env)$", demo.output, re.MULTILINE)
+        assert found is not None
+        script = f". {found[1]}; {COMMAND} chat $XMPP_JID coven@rooms.prosody.example"
+        async with running("/bin/sh", "-c", script, folder=tmp_path) as chat:
+            await chat.prints("with alice@prosody.example, carol@prosody.example")
+            assert await chat.ends() == 0, chat.output
+        demo.process.send_signal(signal.SIGTERM)
+        assert await demo.ends() == 0
+    assert not Path(found[1]).parent.exists()
+
+
+@pytest.mark.server
 @pytest.mark.parametrize(
-    ("method", "lie", "complaint"),
+    ("owner", "method", "lie", "complaint"),
     [
-        ("_readable", lambda *_: 1, "reads 0 of 2"),
-        ("_number", lambda story, person: person.name, "compare"),
+        (Story, "_readable", lambda *_: 1, "reads 0 of 2"),
+        (Story, "_number", lambda story, person: person.name, "compare"),
+        (DevServer, "log_text", lambda server: "<body>Upon the heath.</body>", "not a word"),
+        (DevServer, "disk_text", lambda server: "", "who met where"),
     ],
 )
 def test_the_demo_fails_where_a_claim_does_not_hold(
-    method: str, lie: object, complaint: str, prosody: DevServer, monkeypatch: pytest.MonkeyPatch
+    owner: type, method: str, lie: object, complaint: str, prosody: DevServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Exit code 0 means something."""
-    monkeypatch.setattr(Story, method, lie)
+    monkeypatch.setattr(owner, method, lie)
     result = CliRunner().invoke(app, ["demo"])
     assert result.exit_code == 1
     assert complaint in str(result.exception)

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import re
 import sys
+import textwrap
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from slixmpp import JID, ClientXMPP
@@ -17,6 +19,7 @@ from slixmpp_mls.cli import app
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import DeliveryError
 
+from .conftest import unique
 from .programs import ROOT, Program, login, running
 from .test_examples import SECONDS, Person
 
@@ -37,6 +40,25 @@ async def test_the_bot(server: DevServer, account: Account, connect: Connect, tm
         group = await alice.room_with(server, bot)
         await group.send("Fair is foul")
         assert await alice.hears(bot) == f"{alice.jid} said: Fair is foul"
+
+
+async def test_the_api_in_short(server: DevServer, connect: Connect, tmp_path: Path) -> None:
+    """The second block of Python, line by line, with addresses that exist."""
+    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    people = []
+    for name in ("alice", "bob"):
+        (tmp_path / name).mkdir()
+        people.append(await Person.connected(connect, server, tmp_path / name))
+    alice, bob = people
+    room = f"{unique('coven')}@{server.rooms}"
+    code = code.replace("coven@rooms.example.org", room).replace("bob@example.org", bob.jid)
+    names: dict[str, Any] = {}
+    exec(f"async def story(bot):\n{textwrap.indent(code, '    ')}    return result", names)
+    async with asyncio.timeout(SECONDS):
+        result = await names["story"](alice.client)
+    assert [member.account for member in result.added] == [bob.jid]
+    assert await bob.hears(alice.jid) == "Fair is foul"
+    assert not alice.mls.groups
 
 
 async def keys_of(bot: str, alice: Person, program: Program) -> None:

@@ -26,7 +26,7 @@ from ..encrypted_room import EncryptedRoom
 from ..errors import DeliveryError, MLSError, UsageError
 from ..plugin import MLS
 from .login import CA, Host, Login, Password, Port, bare_jid, session
-from .terminal import clean, colour_of, console, run
+from .terminal import clean, colour_of, console, run, waiting
 
 __all__ = ["chat"]
 
@@ -81,7 +81,8 @@ class _Chat:
         async with session(login, self._prepare) as client:
             self.mls = client.plugin["mls"]  # type: ignore[typeddict-item]
             try:
-                await self.mls.ready()
+                with waiting("Publishing keys"):
+                    await self.mls.ready()
                 self._note(f"This device's fingerprint: {self.mls.fingerprint}")
                 group = await self._enter(create)
                 if people:

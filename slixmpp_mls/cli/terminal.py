@@ -56,12 +56,12 @@ def quiet_libraries(debug: bool) -> None:
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
-    """Run a command.  SIGTERM ends it like Ctrl-C, so that what it has started is stopped."""
+    """Run a command.  SIGTERM and SIGHUP end it like Ctrl-C, so that what it has started is stopped."""
 
     async def with_signals() -> None:
         task = asyncio.current_task()
         assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        _on_ending(task.cancel, signal.SIGTERM, signal.SIGHUP)
         await work
 
     try:
@@ -71,12 +71,16 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def until_interrupted() -> None:
-    """Wait for Ctrl-C or SIGTERM, as the orderly end of a command."""
+    """Wait for Ctrl-C, SIGTERM or SIGHUP, as the orderly end of a command."""
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    _on_ending(stop.set, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     await stop.wait()
+
+
+def _on_ending(callback: Callable[[], object], *numbers: signal.Signals) -> None:
+    for number in numbers:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+            asyncio.get_running_loop().add_signal_handler(number, callback)
 
 
 @contextmanager
