@@ -1,0 +1,390 @@
+"""The vectors of xep/vectors: what this project does is what they say, and they come out as they are."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import struct
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from lxml import etree
+
+from slixmpp_mls.blob import RatchetTreeLocation
+from slixmpp_mls.client import Device, GroupChanged, Incoming, Joined, Rejected, RoomGroup
+from slixmpp_mls.content import PROFILE
+from slixmpp_mls.errors import InvalidError, MalformedError, PeerError
+from slixmpp_mls.identity import ClientIdentity, fingerprint, key_identifier
+from slixmpp_mls.mls.cipher_suite import CipherSuite
+from slixmpp_mls.mls.credential import BasicCredential
+from slixmpp_mls.mls.extensions import Extension
+from slixmpp_mls.mls.framing import MLSMessage, PrivateMessage
+from slixmpp_mls.mls.key_package import KeyPackage as MLSKeyPackage
+from slixmpp_mls.mls.leaf_validation import GroupRequirements, LeafRules
+from slixmpp_mls.mls.own_leaf import KeyPackageBundle
+from slixmpp_mls.mls.parameters import DAY, HOUR
+from slixmpp_mls.mls.ratchet_tree import RatchetTree
+from slixmpp_mls.policy import RoomPolicy
+from slixmpp_mls.sce import Envelope, mismatches
+from slixmpp_mls.stanza import Application, KeyPackage, RoomElement, parse, payloads
+from slixmpp_mls.stanza import Device as DeviceElement
+from slixmpp_mls.stanza.consistency import check as check_consistency
+from slixmpp_mls.store import MemoryStore
+
+from .test_xep import XEP, script
+
+SUITE = CipherSuite.get(1)
+SCHEMA = etree.XMLSchema(file=str(XEP / "mls.xsd"))
+unhex = bytes.fromhex
+
+
+def load(name: str) -> dict[str, Any]:
+    content = json.loads((XEP / "vectors" / f"{name}.json").read_bytes())
+    assert isinstance(content, dict)
+    return content
+
+
+def generator() -> Any:
+    sys.path.insert(0, str(XEP))
+    try:
+        return script("generate_vectors")
+    finally:
+        sys.path.remove(str(XEP))
+
+
+GENERATOR = generator()
+
+
+def test_all_files_are_described_and_marked() -> None:
+    found = {path.stem for path in (XEP / "vectors").glob("*.json")}
+    assert found == set(GENERATOR.FILES)
+    readme = (XEP / "vectors" / "README.md").read_text(encoding="utf-8")
+    for name in found:
+        assert f"## {name}.json" in readme
+        assert "test keys" in load(name)["warning"]
+
+
+@pytest.mark.parametrize("name", sorted(set(GENERATOR.FILES) - GENERATOR.CHANGING))
+def test_they_come_out_as_they_are(name: str) -> None:
+    made = json.loads(json.dumps({"warning": GENERATOR.WARNING, **GENERATOR.FILES[name]()}))
+    assert made == load(name)
+
+
+# --- identity.json -----------------------------------------------------------------------------
+
+IDENTITY = load("identity")
+
+
+@pytest.mark.parametrize("case", IDENTITY["valid"], ids=lambda case: f"{case['account']}/{case['device'][:8]}")
+def test_identity(case: dict[str, str]) -> None:
+    client = ClientIdentity(case["account"], case["device"])
+    assert client.credential() == BasicCredential(unhex(case["identity"]))
+    assert ClientIdentity.from_credential(BasicCredential(unhex(case["identity"]))) == client
+
+
+@pytest.mark.parametrize("case", IDENTITY["invalid"], ids=lambda case: case["reason"])
+def test_no_identity(case: dict[str, str]) -> None:
+    with pytest.raises(InvalidError):
+        ClientIdentity.from_credential(BasicCredential(unhex(case["identity"])))
+
+
+@pytest.mark.parametrize("case", IDENTITY["keys"], ids=lambda case: case["shown"][:8])
+def test_key_identifier(case: dict[str, str]) -> None:
+    key = unhex(case["signature_key"])
+    assert hashlib.sha256(key).hexdigest() == case["key_identifier"] == key_identifier(key).hex()
+    assert case["shown"].replace(" ", "") == case["key_identifier"]
+    assert fingerprint(key) == case["shown"]
+
+
+# --- device.json and stanzas.json --------------------------------------------------------------
+
+DEVICES = load("device")
+
+
+@pytest.mark.parametrize("case", DEVICES["valid"], ids=lambda case: case["id"])
+def test_device(case: dict[str, Any]) -> None:
+    SCHEMA.assertValid(etree.fromstring(case["xml"]))
+    device = parse(case["xml"])
+    assert isinstance(device, DeviceElement)
+    assert (device.id, device.label) == (case["id"], case["label"])
+    assert (None if device.added is None else int(device.added.timestamp())) == case["added"]
+    assert [(key.scheme, key.data.hex()) for key in device.keys] == [
+        (key["scheme"], key["key"]) for key in case["keys"]
+    ]
+
+
+@pytest.mark.parametrize("case", DEVICES["invalid"], ids=lambda case: case["reason"])
+def test_no_device(case: dict[str, str]) -> None:
+    assert not SCHEMA.validate(etree.fromstring(case["xml"]))
+    with pytest.raises(MalformedError):
+        parse(case["xml"])
+
+
+@pytest.mark.parametrize("case", load("stanzas")["cases"], ids=lambda case: case["name"])
+def test_elements_in_a_stanza(case: dict[str, Any]) -> None:
+    if case["valid"]:
+        payloads(case["xml"])
+    else:
+        with pytest.raises(MalformedError):
+            payloads(case["xml"])
+
+
+# --- policy.json -------------------------------------------------------------------------------
+
+POLICY = load("policy")
+
+
+@pytest.mark.parametrize("case", POLICY["valid"], ids=lambda case: case["encoded"][-22:])
+def test_policy(case: dict[str, Any]) -> None:
+    assert POLICY["extension_type"] == RoomPolicy.TYPE
+    policy = GENERATOR.policy_of(case["policy"])
+    assert policy.encode().hex() == case["encoded"]
+    assert RoomPolicy.decode(unhex(case["encoded"])) == policy
+
+
+@pytest.mark.parametrize("case", POLICY["invalid"], ids=lambda case: case["reason"])
+def test_no_policy(case: dict[str, str]) -> None:
+    with pytest.raises(MalformedError):
+        RoomPolicy.decode(unhex(case["encoded"]))
+
+
+# What the table of the XEP says of each case, by hand: True where the Commit is allowed.
+ALLOWED = {
+    "an empty Commit of a member": True,
+    "an administrator adds": True,
+    "a member adds": False,
+    "a member adds where members may": True,
+    "a member commits an administrator's wish": True,
+    "an administrator commits a member's wish": False,
+    "a member adds a device of its own": True,
+    "a member adds a device of its own where it may not": False,
+    "a member adds another's device": False,
+    "a device of a member asks, a member commits": True,
+    "a stranger asks, a member commits": False,
+    "a stranger asks, an administrator commits": True,
+    "an external sender wishes, a member commits": False,
+    "an external sender wishes, an administrator commits": True,
+    "a client twice": False,
+    "a member leaves": True,
+    "an administrator removes": True,
+    "a member removes": False,
+    "a member removes its other device": True,
+    "a member removes its other device where it may not": False,
+    "a member removes an administrator where members may remove": False,
+    "an administrator removes an administrator": True,
+    "a client asks to be added afresh, a member replaces it": True,
+    "a removal proposed by a third is not turned into a return": False,
+    "an account is removed and brings itself back in the same Commit": True,
+    "the same, committed by a member without the right to add": False,
+    "a device of a member joins by itself": True,
+    "a stranger joins by itself": False,
+    "a stranger joins by itself where anybody may": True,
+    "a device joins by itself where nobody may": False,
+    "a joiner replaces its old leaf": True,
+    "a joiner removes another leaf": False,
+    "an administrator changes the policy": True,
+    "a member changes the policy": False,
+    "the policy names another room": False,
+    "the policy names no administrator in the group": False,
+    "the policy is dropped": False,
+    "a basic credential arrives with the rule against it": False,
+    "no administrator is left: every member is one": True,
+    "... and the first change of the policy names one": True,
+}
+
+
+def test_every_check_of_the_policy_has_been_thought_through() -> None:
+    assert {case["name"]: case["broken_rule"] is None for case in POLICY["checks"]["cases"]} == ALLOWED
+
+
+@pytest.mark.parametrize("case", POLICY["checks"]["cases"], ids=lambda case: case["name"])
+def test_policy_check(case: dict[str, Any]) -> None:
+    effects = GENERATOR.effects_of(case["committer"], case["changes"], case["extensions"])
+    members = POLICY["checks"]["members"]
+    assert GENERATOR.verdict(GENERATOR.policy_of(case["policy"]), members, effects) == case["broken_rule"]
+
+
+# --- key-packages.json -------------------------------------------------------------------------
+
+PACKAGES = load("key-packages")
+
+
+@pytest.mark.parametrize("item", PACKAGES["items"], ids=lambda item: item["name"])
+def test_key_package(item: dict[str, Any]) -> None:
+    # As slixmpp_mls.candidates reads a directory, which needs a plugin to be called.
+    from slixmpp_mls.candidates import _open_item
+
+    extensions = tuple(Extension(one["type"], unhex(one["data"])) for one in PACKAGES["group_extensions"])
+    requirements = GroupRequirements.of(CipherSuite.get(PACKAGES["group_suite"]), 1, extensions)
+    rules = LeafRules(PACKAGES["now"], 90 * DAY, HOUR)
+    element = etree.fromstring(item["xml"])
+    SCHEMA.assertValid(element)
+    if item["accepted"]:
+        opened = _open_item(item["item_id"], element, PACKAGES["account"], requirements, rules)
+        parsed = parse(element)
+        assert isinstance(parsed, KeyPackage)
+        assert opened.last_resort == parsed.last_resort
+    else:
+        with pytest.raises(PeerError):
+            _open_item(item["item_id"], element, PACKAGES["account"], requirements, rules)
+
+
+# --- messages.json, by the letter of RFC 9420 and none of our own code -------------------------
+
+MESSAGES = load("messages")
+
+
+def expand_with_label(secret: bytes, label: str, context: bytes, length: int) -> bytes:
+    """RFC 9420 8, for outputs of at most one block."""
+    full = b"MLS 1.0 " + label.encode()
+    info = struct.pack(">HB", length, len(full)) + full + bytes([len(context)]) + context
+    return hmac.digest(secret, info + b"\x01", "sha256")[:length]
+
+
+def ratchet(secret: bytes, generation: int) -> tuple[bytes, bytes]:
+    """RFC 9420 9.1: key and nonce of a generation."""
+    for number in range(generation):
+        secret = expand_with_label(secret, "secret", struct.pack(">I", number), 32)
+    number = struct.pack(">I", generation)
+    return expand_with_label(secret, "key", number, 16), expand_with_label(secret, "nonce", number, 12)
+
+
+def vector(data: bytes) -> bytes:
+    """opaque<V> (RFC 9420 2.1.2)."""
+    if len(data) < 64:
+        return bytes([len(data)]) + data
+    return struct.pack(">H", 0x4000 | len(data)) + data
+
+
+@pytest.mark.parametrize("case", MESSAGES["messages"], ids=lambda case: case["origin_id"])
+def test_message(case: dict[str, Any]) -> None:
+    element = parse(case["element"])
+    assert isinstance(element, Application)
+    assert element.data.hex() == case["message"]
+    private = check_consistency(element).body
+    assert isinstance(private, PrivateMessage)
+    assert private.authenticated_data == case["origin_id"].encode()
+
+    # 6.3.2: who sent it
+    sample = private.ciphertext[:32]
+    secret = unhex(MESSAGES["sender_data_secret"])
+    head = vector(private.group_id) + struct.pack(">QB", private.epoch, 1)
+    key, nonce = (expand_with_label(secret, label, sample, size) for label, size in (("key", 16), ("nonce", 12)))
+    leaf, generation, guard = struct.unpack(">II4s", AESGCM(key).decrypt(nonce, private.encrypted_sender_data, head))
+    assert (leaf, generation, guard.hex()) == (MESSAGES["sender_leaf"], case["generation"], case["reuse_guard"])
+
+    # 9, 6.3.1: its content; in a tree of one leaf the root is the leaf
+    root = unhex(MESSAGES["encryption_secret"])
+    key, nonce = ratchet(expand_with_label(root, "application", b"", 32), generation)
+    assert (key.hex(), nonce.hex()) == (case["key"], case["nonce"])
+    guarded = bytes(a ^ b for a, b in zip(nonce, guard + bytes(8), strict=True))
+    content = AESGCM(key).decrypt(guarded, private.ciphertext, head + vector(private.authenticated_data))
+    envelope = case["envelope"].encode()
+    assert content.startswith(vector(envelope))
+    rest = content[len(vector(envelope)) :]
+    assert rest[:2] == b"\x40\x40"
+    signature, padding = rest[2:66], rest[66:]
+    assert not any(padding)
+    assert len(content) % 64 == 0
+
+    # 6.1: its signature, over version, wire format, FramedContent and GroupContext
+    framed = vector(private.group_id) + struct.pack(">QBI", private.epoch, 1, leaf)
+    framed += vector(private.authenticated_data) + b"\x01" + vector(envelope)
+    signed = struct.pack(">HH", 1, 2) + framed + unhex(MESSAGES["group_context"])
+    labeled = vector(b"MLS 1.0 FramedContentTBS") + vector(signed)
+    Ed25519PublicKey.from_public_bytes(unhex(MESSAGES["signature_key"])).verify(signature, labeled)
+
+    opened = Envelope.open(envelope, PROFILE)
+    account = MESSAGES["sender"].partition("/")[0]
+    sent = datetime.fromtimestamp(case["time"], UTC)
+    assert mismatches(opened, PROFILE, sender=account, recipient=MESSAGES["room"], sent=sent) == []
+    assert [body.text for body in opened.content] == [case["body"]]
+
+
+# --- tree-location.json ------------------------------------------------------------------------
+
+
+def test_tree_location() -> None:
+    case = load("tree-location")
+    uploaded, tree = unhex(case["uploaded"]), unhex(case["ratchet_tree"])
+    assert AESGCM(unhex(case["key"])).decrypt(unhex(case["nonce"]), uploaded, None) == tree
+    assert hashlib.sha256(uploaded).hexdigest() == case["hash"]
+    url = case["url"].encode()
+    fields = [url, unhex(case["key"]), unhex(case["nonce"]), unhex(case["hash"])]
+    encoded = b"".join(map(vector, fields)) + struct.pack(">I", len(uploaded))
+    assert encoded.hex() == case["extension_data"]
+    assert case["extension_type"] == RatchetTreeLocation.TYPE
+    location = RatchetTreeLocation.decode(encoded)
+    assert location.blob.open(uploaded) == tree
+    assert RatchetTree.decode(SUITE, tree).tree_hash().hex() == case["tree_hash"]
+
+
+# --- races.json --------------------------------------------------------------------------------
+
+RACES = load("races")
+
+
+def incoming(xml: str, place: str) -> Incoming:
+    found = tuple(element for element in payloads(xml) if isinstance(element, RoomElement))
+    return Incoming(place, found)
+
+
+def follower(races: dict[str, Any]) -> RoomGroup:
+    keys = races["follower"]
+    client = ClientIdentity(*keys["identity"].split("/"))
+    private = SUITE.import_signature_key(unhex(keys["signature_private_key"]))
+    package = MLSMessage.decode(unhex(keys["key_package"])).body
+    assert isinstance(package, MLSKeyPackage)
+    bundle = KeyPackageBundle(
+        package,
+        SUITE.import_hpke_key(unhex(keys["init_private_key"]), package.init_key),
+        SUITE.import_hpke_key(unhex(keys["encryption_private_key"]), package.leaf_node.encryption_key),
+        private,
+    )
+
+    class Dora(Device):
+        def find_bundle(self, transaction: object, references: Any) -> KeyPackageBundle | None:
+            return bundle if bundle.reference in references else None
+
+        def use_up(self, *_: object) -> None:
+            pass
+
+    store = MemoryStore(client.account)
+    with store.transaction() as transaction:
+        transaction.put("device", b"id", client.device.encode())
+        transaction.put("device", b"key" + SUITE.signature_scheme.to_bytes(2, "big"), private.encode())
+    session = RoomGroup(Dora(store), races["room"])
+    (event,) = session.accept(session.examine(incoming(races["first"], "first"), races["now"]), races["now"])
+    assert isinstance(event, Joined)
+    return session
+
+
+def run_race(races: dict[str, Any], case: dict[str, Any]) -> None:
+    session, now = follower(races), races["now"]
+    for number, stanza in enumerate(case["stanzas"]):
+        step = session.examine(incoming(stanza["xml"], str(number)), now)
+        events = session.accept(step, now)
+        outcome = "ignored"
+        if events:
+            (event,) = events
+            outcome = {GroupChanged: "applied", Rejected: "refused"}[type(event)]
+        assert outcome == stanza["outcome"]
+    group = session.group
+    assert (group.epoch, group.epoch_authenticator.hex()) == (case["epoch"], case["epoch_authenticator"])
+
+
+@pytest.mark.parametrize("case", RACES["cases"], ids=lambda case: case["name"])
+def test_race(case: dict[str, Any]) -> None:
+    run_race(RACES, case)
+
+
+def test_races_made_anew_run_as_well() -> None:
+    made = GENERATOR.races()
+    assert [case["name"] for case in made["cases"]] == [case["name"] for case in RACES["cases"]]
+    for case in made["cases"]:
+        run_race(made, case)

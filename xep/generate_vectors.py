@@ -1,0 +1,715 @@
+#!/usr/bin/env python3
+"""Write the test vectors in vectors/: what is XMPP's in this protocol, for other implementations to try.
+
+    python xep/generate_vectors.py
+
+``vectors/README.md`` says what the files hold and how to use them.  All but ``races.json`` come out the same in
+each run, and the tests compare; races hold HPKE ciphertexts, which do not, and are checked by being replayed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from enum import IntEnum
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from lxml import etree
+
+from slixmpp_mls import blob, stanza
+from slixmpp_mls.content import PROFILE
+from slixmpp_mls.errors import PolicyViolation
+from slixmpp_mls.identity import fingerprint, key_identifier
+from slixmpp_mls.mls.credential import BasicCredential
+from slixmpp_mls.mls.effects import ChangeKind, Effects, ExtensionsChange, MemberChange
+from slixmpp_mls.mls.framing import (
+    AnySender,
+    ExternalSenderIndex,
+    MemberSender,
+    MLSMessage,
+    NewMemberCommitSender,
+    NewMemberProposalSender,
+    PrivateMessage,
+)
+from slixmpp_mls.mls.group import Group
+from slixmpp_mls.mls.leaf_node import Capabilities, LeafNode, Lifetime, UpdateSource
+from slixmpp_mls.mls.message_protection import open_sender_data
+from slixmpp_mls.mls.own_leaf import KeyPackageBundle, create_key_package
+from slixmpp_mls.mls.proposals import Add, Remove
+from slixmpp_mls.mls.secret_tree import RatchetKind
+from slixmpp_mls.mls.tree_math import LeafIndex
+from slixmpp_mls.policy import ExternalJoins, Right, RoomPolicy, check
+from slixmpp_mls.roster import Roster
+from slixmpp_mls.sce import Envelope
+
+HERE = Path(__file__).resolve().parent
+FOLDER = HERE / "vectors"
+sys.path.insert(0, str(HERE))
+
+from generate_examples import SUITE, Person, Randomness  # noqa: E402
+
+ROOM = "coven@rooms.example"
+NOW = 1790973000  # 2026-10-02T20:30:00Z
+DAY = 86400
+WARNING = "The private keys in these files are test keys. No device may use them."
+
+
+# --- identity.json -----------------------------------------------------------------------------
+
+
+def identities() -> dict[str, Any]:
+    valid = [
+        ("hag66@shakespeare.lit", "4e1b0f6a92c35d78"),
+        ("a@localhost", "A-Za_z0-9"),
+        ("jürgen@büro.example", "x" * 64),
+        ("ρομεο@παράδειγμα.example", "1"),
+        ("first.last+tag@xmpp.example", "-"),
+        ("bot@[2001:db8::1]", "_"),
+    ]
+    invalid = [
+        (b"hag66@shakespeare.lit", "no device id"),
+        (b"hag66@shakespeare.lit/", "an empty device id"),
+        (b"shakespeare.lit/4e1b", "no localpart"),
+        (b"Hag66@shakespeare.lit/4e1b", "a capital in the localpart"),
+        (b"hag66@Shakespeare.lit/4e1b", "a capital in the domainpart"),
+        (b"hag66@shakespeare.lit./4e1b", "a final dot"),
+        (b"hag66@xn--bcher-kva.example/4e1b", "an A-label"),
+        (b"hag66@shakespeare.lit/4e1b/2", "a slash in the device id"),
+        (b"hag66@shakespeare.lit/d\xc3\xa9", "a device id that is not ASCII"),
+        (b"hag66@shakespeare.lit/" + b"x" * 65, "a device id of 65 characters"),
+        (b"hag 66@shakespeare.lit/4e1b", "a space"),
+        (b"hag66@shakespeare.lit/\xff", "not UTF-8"),
+        ("\uff48ag66@shakespeare.lit/4e1b".encode(), "a full-width letter, which Nodeprep would change"),
+        ("caffe\u0301@shakespeare.lit/4e1b".encode(), "not in Unicode normalization form KC"),
+        ("straße@shakespeare.lit/4e1b".encode(), "a letter that Nodeprep would fold"),
+        (b"a@[2001:DB8::1]/1", "an IPv6 address that is not as RFC 5952 writes it"),
+        (b"", "nothing"),
+    ]
+    keys = [Randomness(f"key {number}")(size) for number, size in enumerate((32, 32, 65, 97))]
+    return {
+        "valid": [
+            {"account": account, "device": device, "identity": f"{account}/{device}".encode().hex()}
+            for account, device in valid
+        ],
+        "invalid": [{"identity": octets.hex(), "reason": reason} for octets, reason in invalid],
+        "keys": [
+            {
+                "signature_key": key.hex(),
+                "key_identifier": key_identifier(key).hex(),
+                "shown": fingerprint(key),
+            }
+            for key in keys
+        ],
+    }
+
+
+# --- policy.json -------------------------------------------------------------------------------
+
+
+def policy_fields(policy: RoomPolicy) -> dict[str, Any]:
+    return {
+        field.name: int(value) if isinstance(value := getattr(policy, field.name), IntEnum) else value
+        for field in RoomPolicy.codec.fields
+    }
+
+
+POLICY = RoomPolicy(ROOM, ("alice@a.example", "dora@d.example"))
+GROUP = (
+    "alice@a.example/1", "alice@a.example/2", "bob@b.example/1", "bob@b.example/2", "carol@c.example/1",
+    "dora@d.example/1",
+)  # fmt: skip
+ALICE, ALICE2, BOB, BOB2, CAROL, DORA = range(6)
+FREE = 6
+SENDERS: dict[str, AnySender] = {
+    "external": ExternalSenderIndex(0),
+    "new_member_proposal": NewMemberProposalSender(),
+    "new_member_commit": NewMemberCommitSender(),
+}
+Who = int | str
+
+
+def policies() -> dict[str, Any]:
+    valid = [
+        POLICY,
+        RoomPolicy("coven@chat.shakespeare.lit", ("crone1@shakespeare.lit",)),
+        RoomPolicy(
+            ROOM, ("ρομεο@παράδειγμα.example",), Right.MEMBERS, Right.NOBODY, Right.NOBODY, Right.MEMBERS,
+            ExternalJoins.ANYBODY, own_devices=False, max_leaf_age=2**32 - 1, x509_only=True,
+        ),
+        RoomPolicy(ROOM, tuple(f"a{number}@example.org" for number in range(64)), max_leaf_age=30 * DAY),
+    ]  # fmt: skip
+    octets = POLICY.encode()
+    rights = len(octets) - 11  # where may_add is: five enums, a boolean, a uint32 and a boolean follow
+    capital = RoomPolicy(ROOM, ("alice@a.example",)).encode().replace(b"alice", b"Alice")
+
+    def changed(at: int, value: int) -> bytes:
+        return octets[:at] + bytes([value]) + octets[at + 1 :]
+
+    head = bytes([len(ROOM)]) + ROOM.encode()
+    tail = octets[rights:]
+    twice = b"\x07a@x.org" * 2
+    many = b"".join(b"\x09a%02d@x.org" % number for number in range(65))
+    invalid = [
+        (octets[:-1], "cut short"),
+        (octets + b"\0", "a trailing octet"),
+        (changed(rights, 3), "may_add is no Right"),
+        (changed(rights + 4, 3), "external_joins is no ExternalJoins"),
+        (changed(rights + 5, 2), "own_devices is neither 0 nor 1"),
+        (capital, "an administrator that is not in normal form"),
+        (head + b"\x00" + tail, "no administrator"),
+        (head + bytes([len(twice)]) + twice + tail, "an administrator twice"),
+        (head + (0x4000 | len(many)).to_bytes(2, "big") + many + tail, "65 administrators"),
+        (b"\x00" + octets[1 + len(ROOM) :], "no room"),
+        (b"\x40" + octets, "a length that is not encoded in as few octets as possible"),
+    ]
+    return {
+        "extension_type": RoomPolicy.TYPE,
+        "valid": [{"policy": policy_fields(policy), "encoded": policy.encode().hex()} for policy in valid],
+        "invalid": [{"encoded": data.hex(), "reason": reason} for data, reason in invalid],
+        "checks": {
+            "members": list(GROUP),
+            "cases": [checked(*case) for case in policy_cases()],
+        },
+    }
+
+
+def blank_leaf(identity: str) -> LeafNode:
+    return LeafNode(b"", b"", BasicCredential(identity.encode()), Capabilities((), ()), UpdateSource(), ())
+
+
+def sender_of(who: Who) -> AnySender:
+    return MemberSender(who) if isinstance(who, int) else SENDERS[who]
+
+
+def effects_of(committer: Who, changes: Sequence[dict[str, Any]], new_policy: Any) -> Effects:
+    """A case's Commit as the policy sees it."""
+    found: list[MemberChange] = []
+    free = FREE
+    for change in changes:
+        by = sender_of(change["by"])
+        if "add" in change:
+            found.append(MemberChange(ChangeKind.ADDED, by, LeafIndex(free), None, blank_leaf(change["add"])))
+            free += 1
+        else:
+            leaf = LeafIndex(change["remove"])
+            found.append(MemberChange(ChangeKind.REMOVED, by, leaf, blank_leaf(GROUP[leaf]), None))
+    extensions = None
+    if new_policy is not None:
+        after = () if new_policy["policy"] is None else (policy_of(new_policy["policy"]).extension(),)
+        extensions = ExtensionsChange(sender_of(new_policy["by"]), (POLICY.extension(),), after)
+    index = committer if isinstance(committer, int) else FREE
+    return Effects(sender_of(committer), LeafIndex(index), tuple(found), extensions, (), None)
+
+
+def policy_of(fields: dict[str, Any]) -> RoomPolicy:
+    values = dict(fields)
+    values["administrators"] = tuple(values["administrators"])
+    for name in ("may_add", "may_remove", "may_change_policy", "may_change_subject"):
+        values[name] = Right(values[name])
+    values["external_joins"] = ExternalJoins(values["external_joins"])
+    return RoomPolicy(**values)
+
+
+def verdict(policy: RoomPolicy, members: Sequence[str], effects: Effects) -> str | None:
+    """The rule that a Commit breaks."""
+    try:
+        check(policy, effects, Roster.of(enumerate(map(blank_leaf, members))))
+    except PolicyViolation as violation:
+        return violation.rule
+    return None
+
+
+def policy_cases() -> Iterable[tuple[str, RoomPolicy, Who, list[dict[str, Any]], dict[str, Any] | None]]:
+    erin, bob3, phone = "erin@e.example/1", "bob@b.example/3", "alice@a.example/3"
+    asks, joins, external = "new_member_proposal", "new_member_commit", "external"
+    open_to_all = replace(POLICY, may_add=Right.MEMBERS, may_remove=Right.MEMBERS)
+    closed = replace(POLICY, own_devices=False)
+    ended = replace(POLICY, administrators=("zoe@z.example",))
+
+    def add(who: str, by: Who) -> dict[str, Any]:
+        return {"add": who, "by": by}
+
+    def remove(leaf: int, by: Who) -> dict[str, Any]:
+        return {"remove": leaf, "by": by}
+
+    yield "an empty Commit of a member", POLICY, BOB, [], None
+    yield "an administrator adds", POLICY, ALICE, [add(erin, ALICE)], None
+    yield "a member adds", POLICY, BOB, [add(erin, BOB)], None
+    yield "a member adds where members may", open_to_all, BOB, [add(erin, BOB)], None
+    yield "a member commits an administrator's wish", POLICY, BOB, [add(erin, ALICE)], None
+    yield "an administrator commits a member's wish", POLICY, ALICE, [add(erin, BOB)], None
+    yield "a member adds a device of its own", POLICY, BOB, [add(bob3, BOB)], None
+    yield "a member adds a device of its own where it may not", closed, BOB, [add(bob3, BOB)], None
+    yield "a member adds another's device", POLICY, CAROL, [add(bob3, CAROL)], None
+    yield "a device of a member asks, a member commits", POLICY, CAROL, [add(bob3, asks)], None
+    yield "a stranger asks, a member commits", POLICY, CAROL, [add(erin, asks)], None
+    yield "a stranger asks, an administrator commits", POLICY, ALICE, [add(erin, asks)], None
+    yield "an external sender wishes, a member commits", POLICY, CAROL, [add(erin, external)], None
+    yield "an external sender wishes, an administrator commits", POLICY, DORA, [add(erin, external)], None
+    yield "a client twice", POLICY, ALICE, [add("bob@b.example/1", ALICE)], None
+    yield "a member leaves", POLICY, CAROL, [remove(BOB, BOB)], None
+    yield "an administrator removes", POLICY, ALICE, [remove(BOB, ALICE)], None
+    yield "a member removes", POLICY, BOB, [remove(CAROL, BOB)], None
+    yield "a member removes its other device", POLICY, BOB, [remove(BOB2, BOB)], None
+    yield "a member removes its other device where it may not", closed, BOB, [remove(BOB2, BOB)], None
+    yield "a member removes an administrator where members may remove", open_to_all, BOB, [remove(ALICE, BOB)], None
+    yield "an administrator removes an administrator", POLICY, ALICE, [remove(DORA, ALICE)], None
+    yield (
+        "a client asks to be added afresh, a member replaces it", POLICY, CAROL,
+        [remove(BOB, CAROL), add("bob@b.example/1", asks)], None,
+    )  # fmt: skip
+    yield (
+        "a removal proposed by a third is not turned into a return", POLICY, ALICE,
+        [remove(BOB, CAROL), add("bob@b.example/1", asks)], None,
+    )  # fmt: skip
+    yield (
+        "an account is removed and brings itself back in the same Commit", POLICY, ALICE,
+        [remove(CAROL, ALICE), add("carol@c.example/2", asks)], None,
+    )  # fmt: skip
+    yield (
+        "the same, committed by a member without the right to add", POLICY, BOB,
+        [remove(CAROL, ALICE), add("carol@c.example/2", asks)], None,
+    )  # fmt: skip
+    yield "a device of a member joins by itself", POLICY, joins, [add(bob3, joins)], None
+    yield "a stranger joins by itself", POLICY, joins, [add(erin, joins)], None
+    anybody = replace(POLICY, external_joins=ExternalJoins.ANYBODY)
+    never = replace(POLICY, external_joins=ExternalJoins.NEVER)
+    yield "a stranger joins by itself where anybody may", anybody, joins, [add(erin, joins)], None
+    yield "a device joins by itself where nobody may", never, joins, [add(bob3, joins)], None
+    yield (
+        "a joiner replaces its old leaf", POLICY, joins,
+        [remove(BOB, joins), add("bob@b.example/1", joins)], None,
+    )  # fmt: skip
+    yield "a joiner removes another leaf", POLICY, joins, [remove(BOB2, joins), add(bob3, joins)], None
+    wider = policy_fields(replace(POLICY, may_add=Right.MEMBERS))
+    yield "an administrator changes the policy", POLICY, ALICE, [], {"by": ALICE, "policy": wider}
+    yield "a member changes the policy", POLICY, BOB, [], {"by": BOB, "policy": wider}
+    elsewhere = policy_fields(replace(POLICY, room="cave@rooms.example"))
+    yield "the policy names another room", POLICY, ALICE, [], {"by": ALICE, "policy": elsewhere}
+    nobody = policy_fields(replace(POLICY, administrators=("erin@e.example",)))
+    yield "the policy names no administrator in the group", POLICY, ALICE, [], {"by": ALICE, "policy": nobody}
+    yield "the policy is dropped", POLICY, ALICE, [], {"by": ALICE, "policy": None}
+    certified = policy_fields(replace(POLICY, x509_only=True))
+    yield (
+        "a basic credential arrives with the rule against it", POLICY, ALICE, [add(phone, ALICE)],
+        {"by": ALICE, "policy": certified},
+    )  # fmt: skip
+    yield "no administrator is left: every member is one", ended, BOB, [add(erin, BOB)], None
+    yield (
+        "... and the first change of the policy names one", ended, BOB, [],
+        {"by": BOB, "policy": policy_fields(replace(POLICY, administrators=("bob@b.example",)))},
+    )  # fmt: skip
+
+
+def checked(
+    name: str, policy: RoomPolicy, committer: Who, changes: list[dict[str, Any]], new_policy: dict[str, Any] | None
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "policy": policy_fields(policy),
+        "committer": committer,
+        "changes": changes,
+        "extensions": new_policy,
+        "broken_rule": verdict(policy, GROUP, effects_of(committer, changes, new_policy)),
+    }
+
+
+# --- device.json, stanzas.json -----------------------------------------------------------------
+
+
+def devices() -> dict[str, Any]:
+    random = Randomness("devices")
+    ed25519, p256 = stanza.Key(2055, random(32)), stanza.Key(1027, b"\x04" + random(64))
+    moment = datetime.fromtimestamp(NOW, UTC)
+    valid = [
+        stanza.Device("4e1b0f6a92c35d78", (ed25519,), "PDA", moment),
+        stanza.Device("a", (ed25519, p256), "Hexenkessel & Söhne ☎"),
+        stanza.Device("A-_9", (p256,)),
+    ]
+    good = valid[0].to_bytes().decode()
+    key = good[good.index("<key") : good.index("</device>")]
+    invalid = [
+        (good.replace(key, ""), "no key"),
+        (good.replace(key, key * 2), "two keys for one scheme"),
+        (good.replace('scheme="2055"', 'scheme="02055"'), "a leading zero"),
+        (good.replace('scheme="2055"', 'scheme="65536"'), "no 16-bit number"),
+        (good.replace(' id="4e1b0f6a92c35d78"', ""), "no id"),
+        (good.replace('id="4e1b0f6a92c35d78"', 'id="4e1b/2"'), "an id with another character"),
+        (good.replace("<label>PDA</label>", "<label></label>"), "an empty label"),
+        (good.replace("<label>PDA</label>", "<label>P&#10;DA</label>"), "a label of two lines"),
+        (good.replace("<label>PDA</label>", f"<label>{'x' * 65}</label>"), "a label of 65 characters"),
+        (good.replace("urn:xmpp:mls:0", "urn:xmpp:mls:1"), "another namespace"),
+    ]
+    return {
+        "valid": [
+            {
+                "xml": device.to_bytes().decode(),
+                "id": device.id,
+                "label": device.label,
+                "added": None if device.added is None else int(device.added.timestamp()),
+                "keys": [{"scheme": one.scheme, "key": one.data.hex()} for one in device.keys],
+            }
+            for device in valid
+        ],
+        "invalid": [{"xml": xml, "reason": reason} for xml, reason in invalid],
+    }
+
+
+def stanzas() -> dict[str, Any]:
+    """Which elements may stand together; their content is not looked at here."""
+    group, other = Randomness("stanzas")(32), Randomness("other")(32)
+    commit, welcome = stanza.Commit(group, 7, b"commit"), stanza.Welcome(group, 8, b"welcome")
+    info, proposal = stanza.GroupInfo(group, 8, b"info"), stanza.Proposal(group, 7, b"proposal")
+    application, invitation = stanza.Application(group, 7, b"application"), stanza.Invitation(group, "a1")
+    package = stanza.KeyPackage("5f" * 32, 1, b"package")
+    cases: list[tuple[str, list[stanza.Element], bool]] = [
+        ("nothing of ours", [], True),
+        ("a commit", [commit], True),
+        ("a commit with a welcome and a group-info", [commit, welcome, info], True),
+        ("a commit with two welcomes", [commit, welcome, welcome], True),
+        ("the welcome first", [welcome, commit], True),
+        ("an application", [application], True),
+        ("a proposal", [proposal], True),
+        ("an invitation", [invitation], True),
+        ("a commit and an application", [commit, application], False),
+        ("two commits", [commit, commit], False),
+        ("two applications", [application, application], False),
+        ("a welcome alone", [welcome], False),
+        ("a welcome beside a proposal", [proposal, welcome], False),
+        ("a welcome of the commit's own epoch", [commit, stanza.Welcome(group, 7, b"welcome")], False),
+        ("a welcome of another group", [commit, stanza.Welcome(other, 8, b"welcome")], False),
+        ("two group-infos", [commit, info, info], False),
+        ("an invitation beside a commit", [commit, invitation], False),
+        ("a key-package", [package], False),
+        ("64 welcomes", [commit, *[welcome] * 64], True),
+        ("65 welcomes and a group-info", [commit, *[welcome] * 65, info], False),
+    ]
+    found = []
+    for name, elements, valid in cases:
+        message = etree.Element("{jabber:client}message", nsmap={None: "jabber:client"})
+        message.extend(element.to_lxml() for element in elements)
+        found.append({"name": name, "xml": etree.tostring(message).decode(), "valid": valid})
+    return {"cases": found}
+
+
+# --- key-packages.json -------------------------------------------------------------------------
+
+
+def key_packages() -> dict[str, Any]:
+    hag = Person("hag66@shakespeare.lit", "pda", "secondwitch", "PDA")
+    wicca = Person("wiccarocks@shakespeare.lit", "laptop", "thirdwitch", "Laptop")
+    requirement = POLICY.extension()
+
+    def made(
+        person: Person = hag, begin: int = NOW - 3600, end: int = NOW + 28 * DAY, **options: Any
+    ) -> KeyPackageBundle:
+        own = options.pop("own", None) or person.own_leaf()
+        return create_key_package(SUITE, own, Lifetime(begin, end), random=person.random, **options)
+
+    def without_policy() -> KeyPackageBundle:
+        own = hag.own_leaf()
+        listed = tuple(number for number in own.capabilities.extensions if number != RoomPolicy.TYPE)
+        return made(own=replace(own, capabilities=replace(own.capabilities, extensions=listed)))
+
+    def damaged(bundle: KeyPackageBundle) -> KeyPackageBundle:
+        package = bundle.key_package
+        broken = replace(package, signature=package.signature[:-1] + bytes([package.signature[-1] ^ 1]))
+        return replace(bundle, key_package=broken)
+
+    good = made()
+    cases: list[tuple[str, KeyPackageBundle, dict[str, Any], bool]] = [
+        ("as it should be", good, {}, True),
+        ("of last resort", made(last_resort=True), {"last_resort": True}, True),
+        ("expired a minute ago, by a clock that may be an hour off", made(end=NOW - 60), {}, True),
+        ("expired two hours ago", made(end=NOW - 7200), {}, False),
+        ("begins in a minute", made(begin=NOW + 60), {}, True),
+        ("begins in two hours", made(begin=NOW + 7200), {}, False),
+        ("lasts 90 days", made(begin=NOW, end=NOW + 90 * DAY), {}, True),
+        ("lasts 100 days", made(begin=NOW, end=NOW + 100 * DAY), {}, False),
+        ("of another account", made(wicca), {}, False),
+        ("under another reference", good, {"ref": made().reference.hex()}, False),
+        ("said to be of another suite", good, {"suite": 2}, False),
+        ("with a signature that is not right", damaged(made()), {}, False),
+        ("of a device that does not know the policy", without_policy(), {}, False),
+    ]
+    items = []
+    for name, bundle, changed, accepted in cases:
+        data = MLSMessage.wrap(bundle.key_package)
+        values: dict[str, Any] = {"ref": bundle.reference.hex(), "suite": SUITE.id, "data": data, **changed}
+        element = stanza.KeyPackage(**values)
+        items.append(
+            {"name": name, "item_id": element.ref, "xml": element.to_bytes().decode(), "accepted": accepted}
+        )
+    return {
+        "now": NOW,
+        "account": hag.account,
+        "group_suite": SUITE.id,
+        "group_extensions": [{"type": requirement.extension_type, "data": requirement.extension_data.hex()}],
+        "items": items,
+    }
+
+
+# --- messages.json -----------------------------------------------------------------------------
+
+
+def messages() -> dict[str, Any]:
+    """From content to PrivateMessage, with the keys of the epoch."""
+    hag = Person("hag66@shakespeare.lit", "pda", "secondwitch", "PDA")
+    own = hag.make_package(NOW)
+    group = Group.create(own, hag.random(32), extensions=(POLICY.extension(),), random=hag.random)
+    texts = ["When shall we three meet again?", "x" * 700, "Ποῦ συναντώμεθα; ☎"]
+    found = []
+    for number, text in enumerate(texts):
+        body = etree.Element("{jabber:client}body", nsmap={None: "jabber:client"})
+        body.text = text
+        written = datetime.fromtimestamp(NOW + number, UTC)
+        envelope = Envelope((body,), hag.account, ROOM, written).seal(PROFILE, rng=Random(number))  # noqa: S311
+        origin = f"message-{number}"
+        before = group.secret_tree
+        data, group = group.encrypt(envelope, origin.encode(), random=hag.random)
+        private = MLSMessage.decode(data).body
+        assert isinstance(private, PrivateMessage)
+        sender = open_sender_data(SUITE, private, group.secrets.sender_data_secret)
+        (generation, key, nonce), _ = before.next(0, RatchetKind.APPLICATION)
+        assert generation == sender.generation
+        element = stanza.Application(group.group_id, group.epoch, data)
+        found.append(
+            {
+                "origin_id": origin,
+                "body": text,
+                "time": NOW + number,
+                "envelope": envelope.decode(),
+                "generation": generation,
+                "key": key.hex(),
+                "nonce": nonce.hex(),
+                "reuse_guard": sender.reuse_guard.hex(),
+                "message": data.hex(),
+                "element": element.to_bytes().decode(),
+            }
+        )
+    return {
+        "suite": SUITE.id,
+        "room": ROOM,
+        "sender": str(hag.identity),
+        "group_context": group.context.encode().hex(),
+        "encryption_secret": group_secret(hag, own).hex(),
+        "sender_data_secret": group.secrets.sender_data_secret.hex(),
+        "leaves": 1,
+        "sender_leaf": 0,
+        "signature_key": hag.signature_key.public.hex(),
+        "signature_private_key": hag.signature_key.encode().hex(),
+        "messages": found,
+    }
+
+
+def group_secret(person: Person, own: KeyPackageBundle) -> bytes:
+    """The encryption_secret of the epoch: the root of the secret tree of a group that is just made."""
+    fresh = Person(person.account, "pda", "secondwitch", "PDA")
+    made = fresh.make_package(NOW)
+    assert made.encode() == own.encode()
+    group = Group.create(made, fresh.random(32), extensions=(POLICY.extension(),), random=fresh.random)
+    (root,) = (octets for octets in group.secret_tree.pieces().values() if len(octets) == SUITE.hash_length)
+    return root
+
+
+# --- tree-location.json ------------------------------------------------------------------------
+
+
+def tree_location() -> dict[str, Any]:
+    hag = Person("hag66@shakespeare.lit", "pda", "secondwitch", "PDA")
+    group = Group.create(hag.make_package(NOW), hag.random(32), extensions=(POLICY.extension(),), random=hag.random)
+    tree = group.tree.encode()
+    sealed = blob.seal(tree, Randomness("tree"))
+    url = "https://upload.example/1f0e/tree?v=1"
+    location = blob.RatchetTreeLocation(sealed.at(url))
+    return {
+        "extension_type": blob.RatchetTreeLocation.TYPE,
+        "ratchet_tree": tree.hex(),
+        "tree_hash": group.context.tree_hash.hex(),
+        "suite": SUITE.id,
+        "url": url,
+        "key": sealed.key.hex(),
+        "nonce": sealed.nonce.hex(),
+        "uploaded": sealed.ciphertext.hex(),
+        "hash": sha256(sealed.ciphertext).hexdigest(),
+        "extension_data": location.encode().hex(),
+    }
+
+
+# --- races.json --------------------------------------------------------------------------------
+
+
+class _Race:
+    """A room with alice (administrator), bob and carol, who talk; dora follows, and has to find out who wins."""
+
+    def __init__(self) -> None:
+        self.alice, self.bob, self.carol, self.dora, self.erin = (
+            Person(f"{name}@{name[0]}.example", "device", name, name.title())
+            for name in ("alice", "bob", "carol", "dora", "erin")
+        )
+        for person in (self.bob, self.carol, self.dora, self.erin):
+            person.make_package(NOW)
+        self.policy = RoomPolicy(ROOM, (self.alice.account,))
+        made = self.alice.make_package(NOW)
+        group = Group.create(
+            made, self.alice.random(32), extensions=(self.policy.extension(),), random=self.alice.random
+        )
+        adds = [Add(person.packages[0].key_package) for person in (self.bob, self.carol, self.dora)]
+        bundle = group.commit(adds, now=NOW, random=self.alice.random)
+        assert isinstance(bundle.staged.next, Group)
+        assert bundle.welcome is not None
+        self.group_id = group.group_id
+        self.states = {self.alice: bundle.staged.next}
+        welcome = MLSMessage.decode(bundle.welcome).body
+        for person in (self.bob, self.carol, self.dora):
+            joined = Group.join(welcome, person.packages[0]).state  # type: ignore[arg-type]
+            assert isinstance(joined, Group)
+            self.states[person] = joined
+        self.first = message_of(
+            stanza.Commit(self.group_id, 0, bundle.commit), stanza.Welcome(self.group_id, 1, bundle.welcome)
+        )
+
+    def commit(self, person: Person, *proposals: Any, state: Group | None = None) -> tuple[bytes, Group]:
+        bundle = (state or self.states[person]).commit(proposals, now=NOW, random=person.random)
+        assert isinstance(bundle.staged.next, Group)
+        return bundle.commit, bundle.staged.next
+
+    def leaf(self, person: Person) -> LeafIndex:
+        return self.states[person].own_index
+
+    def element(self, epoch: int, commit: bytes) -> str:
+        return message_of(stanza.Commit(self.group_id, epoch, commit))
+
+    def after(self, person: Person, commit: bytes) -> Group:
+        """A member's state after somebody's Commit."""
+        state = self.states[person]
+        return state.apply(state.process(commit, now=NOW), now=NOW)
+
+
+def message_of(*elements: stanza.Element) -> str:
+    message = etree.Element("{jabber:client}message", {"type": "groupchat"}, nsmap={None: "jabber:client"})
+    message.extend(element.to_lxml() for element in elements)
+    return etree.tostring(message).decode()
+
+
+def races() -> dict[str, Any]:
+    race = _Race()
+    cases: list[dict[str, Any]] = []
+
+    def case(name: str, steps: list[tuple[str, str]], end: Group) -> None:
+        cases.append(
+            {
+                "name": name,
+                "stanzas": [{"xml": xml, "outcome": outcome} for xml, outcome in steps],
+                "epoch": end.epoch,
+                "epoch_authenticator": end.epoch_authenticator.hex(),
+            }
+        )
+
+    by_alice, alice_ahead = race.commit(race.alice)
+    by_bob, bob_ahead = race.commit(race.bob)
+    case(
+        "two valid Commits: the first counts",
+        [(race.element(1, by_alice), "applied"), (race.element(1, by_bob), "ignored")],
+        alice_ahead,
+    )
+    case(
+        "the same two in the other order",
+        [(race.element(1, by_bob), "applied"), (race.element(1, by_alice), "ignored")],
+        bob_ahead,
+    )
+    forbidden, _ = race.commit(race.bob, Remove(race.leaf(race.carol)))
+    case(
+        "the first breaks the policy (a member removes another), so the second counts",
+        [(race.element(1, forbidden), "refused"), (race.element(1, by_alice), "applied")],
+        alice_ahead,
+    )
+    case(
+        "the first says another epoch outside than inside, so the second counts",
+        [(race.element(2, by_bob), "refused"), (race.element(1, by_alice), "applied")],
+        alice_ahead,
+    )
+    broken = by_bob[:-1] + bytes([by_bob[-1] ^ 1])
+    case(
+        "the first can not be decrypted, so the second counts",
+        [(race.element(1, broken), "refused"), (race.element(1, by_alice), "applied")],
+        alice_ahead,
+    )
+    case(
+        "the winner is sent again",
+        [(race.element(1, by_alice), "applied"), (race.element(1, by_alice), "ignored")],
+        alice_ahead,
+    )
+    again, end = race.commit(race.bob, state=race.after(race.bob, by_alice))
+    case(
+        "the loser commits again in the next epoch",
+        [
+            (race.element(1, by_alice), "applied"),
+            (race.element(1, by_bob), "ignored"),
+            (race.element(2, again), "applied"),
+        ],
+        end,
+    )
+    case(
+        "a Commit of a later epoch before its time can not be processed, and is not kept for later",
+        [(race.element(2, again), "refused"), (race.element(1, by_alice), "applied")],
+        alice_ahead,
+    )
+    adding, with_erin = race.commit(race.alice, Add(race.erin.packages[0].key_package))
+    case(
+        "an Add against an Update",
+        [(race.element(1, by_bob), "applied"), (race.element(1, adding), "ignored")],
+        bob_ahead,
+    )
+    case(
+        "an Update against an Add",
+        [(race.element(1, adding), "applied"), (race.element(1, by_bob), "ignored")],
+        with_erin,
+    )
+    package = race.dora.packages[0]
+    return {
+        "now": NOW,
+        "suite": SUITE.id,
+        "room": ROOM,
+        "policy": policy_fields(race.policy),
+        "follower": {
+            "identity": str(race.dora.identity),
+            "signature_private_key": race.dora.signature_key.encode().hex(),
+            "key_package": MLSMessage.wrap(package.key_package).hex(),
+            "init_private_key": package.init_key.encode().hex(),
+            "encryption_private_key": package.leaf_key.encode().hex(),
+        },
+        "first": race.first,
+        "cases": cases,
+    }
+
+
+FILES = {
+    "identity": identities,
+    "policy": policies,
+    "device": devices,
+    "stanzas": stanzas,
+    "key-packages": key_packages,
+    "messages": messages,
+    "tree-location": tree_location,
+    "races": races,
+}
+CHANGING = {"races"}
+
+
+def main() -> int:
+    FOLDER.mkdir(exist_ok=True)
+    for name, make in FILES.items():
+        content = {"warning": WARNING, **make()}
+        (FOLDER / f"{name}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
