@@ -47,6 +47,11 @@ class Candidates:
         """Those of which somebody can be added."""
         return list(dict.fromkeys(client.account for client in self.packages))
 
+    def refuse(self, account: str, reason: str) -> None:
+        """None of this account's devices can be added after all."""
+        self.packages = {client: package for client, package in self.packages.items() if client.account != account}
+        self.failed[account] = reason
+
 
 async def find_candidates(plugin: MLS, session: RoomGroup, accounts: Iterable[str]) -> Candidates:
     """The devices of these accounts that are not in the group yet.

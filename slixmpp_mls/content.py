@@ -13,17 +13,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
-from slixmpp import JID
 from slixmpp.stanza import Message
 
 from .client.events import MessageReceived
 from .client.member import Member
 from .errors import AffixMismatch, InvalidError, UsageError
-from .sce import Affix, Envelope, Profile, is_server_processed, mismatches
+from .sce import Affix, Envelope, Profile, is_server_processed, may_stand_outside, mismatches
 from .stanza import NS
 from .xmpp_xml import to_stdlib
 
 if TYPE_CHECKING:
+    from .delivery import RoomStanza
     from .encrypted_room import EncryptedRoom
 
 __all__ = ["PROFILE", "EncryptedMessage", "open_content", "seal_body", "seal_message"]
@@ -47,7 +47,8 @@ class EncryptedMessage:
     :ivar archive_id: its id in the room's archive
     :ivar delayed: whether it comes from the archive
     :ivar warnings: contradictions that do not make it false: ``time`` (the sender's clock and the
-        room's differ), ``claimed-sender`` (the room says that it is from another account)
+        room's differ), ``claimed-sender`` (the room says that it is from another account), ``clear``
+        (the stanza said something in clear beside the ciphertext, a body perhaps; it is not in `message`)
     """
 
     group: EncryptedRoom = field(repr=False)
@@ -104,10 +105,12 @@ def _seal(content: Iterable[Any], sender: str, room: str, now: float) -> bytes:
     return envelope.seal(PROFILE)
 
 
-def open_content(group: EncryptedRoom, received: MessageReceived, occupant: JID, now: float) -> EncryptedMessage:
+def open_content(
+    group: EncryptedRoom, received: MessageReceived, stanza: RoomStanza, now: float
+) -> EncryptedMessage:
     """The message in what a member has sent.
 
-    :param occupant: ``room/nickname``, the room's claim
+    :param stanza: what it came in; nothing in it is believed
     :param now: seconds since the Unix epoch
     :raises MalformedError: no envelope
     :raises AffixMismatch: an envelope for another room, or by somebody else
@@ -123,7 +126,9 @@ def open_content(group: EncryptedRoom, received: MessageReceived, occupant: JID,
         warnings.append("time")
     if received.forged:
         warnings.append("claimed-sender")
-    attributes = {"from": str(occupant), "to": str(group.xmpp.boundjid), "type": "groupchat"}
+    if not all(may_stand_outside(child, PROFILE) for child in stanza.xml):
+        warnings.append("clear")
+    attributes = {"from": str(stanza.occupant), "to": str(group.xmpp.boundjid), "type": "groupchat"}
     if received.origin_id is not None:
         attributes["id"] = received.origin_id
     xml = ET.Element("{jabber:client}message", attributes)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from slixmpp import ClientXMPP
+from slixmpp import JID, ClientXMPP
 from slixmpp.stanza import Message
 
 from .candidates import Candidates, find_candidates
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from .plugin import MLS
 
 __all__ = ["AddResult", "EncryptedRoom", "SentMessage"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class EncryptedRoom:
     def __init__(self, plugin: MLS, room: str, nick: str) -> None:
         self.plugin = plugin
         self.xmpp: ClientXMPP = plugin.xmpp
-        self.worker = RoomWorker(plugin, room, nick, self._received, self._expelled)
+        self.worker = RoomWorker(plugin, room, nick, self._received, self._expelled, self._invite)
         self.session = self.worker.session
         self.delivery = self.worker.delivery
 
@@ -152,7 +155,7 @@ class EncryptedRoom:
 
     def _received(self, event: MessageReceived, stanza: RoomStanza) -> None:
         try:
-            message = open_content(self, event, stanza.occupant, self.plugin.time())
+            message = open_content(self, event, stanza, self.plugin.time())
         except PeerError as error:
             self.plugin.fire("mls_rejected", Rejected(self.room, error, event.claimed, event.archive_id))
             return
@@ -171,7 +174,8 @@ class EncryptedRoom:
         """
         self.session.group  # noqa: B018
         found = await find_candidates(self.plugin, self.session, accounts)
-        await self._let_into_room(found.accounts)
+        self._check_may_add(found.accounts)
+        await self._let_into_room(found)
         added: list[Member] = []
         batches = [list(found.packages)]
         while batches:
@@ -196,26 +200,39 @@ class EncryptedRoom:
         wanted = [found.packages[client] for client in batch if roster.leaf_of(client) is None]
         return [Add(package.key_package) for package in wanted] or None
 
-    async def _let_into_room(self, accounts: Iterable[str]) -> None:
+    def _check_may_add(self, accounts: Iterable[str]) -> None:
+        """The Commit will be checked, too, but by then the room would have been changed."""
+        own, policy = self.xmpp.boundjid.bare, self.policy
+        others = [account for account in accounts if account != own or not policy.own_devices]
+        if others and not policy.permits(policy.may_add, own, self.session.roster):
+            raise NotPermitted(f"the group's policy does not let us add {', '.join(others)}")
+
+    async def _let_into_room(self, found: Candidates) -> None:
         """Affiliation first: who is added must be able to read the archive, where the Welcome is."""
-        others = [account for account in accounts if account != self.xmpp.boundjid.bare]
+        others = [account for account in found.accounts if account != self.xmpp.boundjid.bare]
         if not others:
             return
         affiliations = self.delivery.affiliations
+        roles = await affiliations.all()
+        for account in others:
+            if roles.get(JID(account)) == "outcast":
+                found.refuse(account, f"banned from {self.room}")
+        outside = [account for account in others if JID(account) not in roles]
         try:
-            await affiliations.grant_membership(others)
+            await affiliations.grant_membership(outside)
         except NotPermitted:
-            inside = {str(jid) for jid, role in (await affiliations.all()).items() if role != "outcast"}
-            outside = [account for account in others if account not in inside]
-            if outside:
-                raise NotPermitted(f"only an admin of {self.room} can let in {', '.join(outside)}") from None
+            raise NotPermitted(f"only an admin of {self.room} can let in {', '.join(outside)}") from None
 
     async def _invite(self, changed: GroupChanged) -> None:
         """Tell those who were added where to find the Welcome."""
+        if not self.is_member:
+            return
         element = Invitation(self.session.group.group_id, self.worker.before_commit).to_stdlib()
         for account in dict.fromkeys(member.account for member in changed.added):
-            with suppress(DeliveryError):  # the Welcome is in the room's archive all the same
+            try:
                 await self.delivery.invite(account, [element])
+            except DeliveryError as error:  # the Welcome is in the room's archive all the same
+                log.warning("%s could not be invited to %s: %s", account, self.room, error)
 
     async def remove(self, *accounts: str) -> tuple[Member, ...]:
         """Remove people, with all their devices, from the group and then from the room.

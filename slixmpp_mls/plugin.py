@@ -142,6 +142,7 @@ class MLS(BasePlugin):
         self._starting: asyncio.Task[None] | None = None
         self._replenishing = asyncio.Lock()
         self._rooms: dict[str, EncryptedRoom] = {}
+        self._entering: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         bindings.register()
         self.directory = KeyPackageDirectory(self.xmpp)
@@ -153,10 +154,12 @@ class MLS(BasePlugin):
             self.authentication: AuthenticationService = self._own_service
         self.xmpp.register_handler(Callback(_INVITATIONS, _DirectInvitation(""), self._invitation_received))
         self.xmpp.add_event_handler("session_start", self._session_started)
+        self.xmpp.add_event_handler("session_resumed", self._session_resumed)
 
     def plugin_end(self) -> None:
         self.xmpp.remove_handler(_INVITATIONS)
         self.xmpp.del_event_handler("session_start", self._session_started)
+        self.xmpp.del_event_handler("session_resumed", self._session_resumed)
         if self._own_service is not None:
             self._own_service.close()
         for task in [*self._tasks, *([self._starting] if self._starting is not None else [])]:
@@ -175,8 +178,16 @@ class MLS(BasePlugin):
             self._starting = self._ready = None  # the last try failed: try again
         if self._starting is None:
             self._starting = asyncio.create_task(self._start(), name="mls start")
+            self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())  # has been reported
         elif self._starting.done():
             self._background(self.replenish(), "replenish")
+
+    def _session_resumed(self, event: object) -> None:
+        """The same session on another connection."""
+        if self._starting is None or (self._starting.done() and self._starting.exception() is not None):
+            self._session_started(event)
+        for handle in self._rooms.values():
+            handle.worker.stream_resumed()
 
     async def _start(self) -> None:
         ready = self._readiness()
@@ -410,10 +421,12 @@ class MLS(BasePlugin):
                 policy or RoomPolicy(bare, (self.xmpp.boundjid.bare,)),
                 self.now,
             )
+            await handle.worker.start()
         except BaseException:
             del self._rooms[bare]
+            if handle.is_member:
+                handle.session.give_up()
             raise
-        await handle.worker.start()
         await handle.wait_live()
         return handle
 
@@ -430,18 +443,20 @@ class MLS(BasePlugin):
         return handle
 
     async def _follow(self, room: str, after: str | None) -> EncryptedRoom:
-        known = self._rooms.get(room)
-        if known is not None and (known.is_member or known.worker.running):
-            return known
-        handle = self._handle(room)
-        if handle.session.state is not RoomState.MEMBER:
-            handle.session.seek(after)
-        try:
-            await handle.worker.start()
-        except DeliveryError:
-            del self._rooms[room]
-            raise
-        return handle
+        async with self._entering.setdefault(room, asyncio.Lock()):  # the same invitation may come twice
+            handle = self._handle(room)
+            if handle.worker.running:
+                return handle
+            if not handle.is_member:
+                handle.session.seek(after)
+            try:
+                await handle.worker.start()
+            except DeliveryError:
+                if not handle.is_member:
+                    handle.session.stop_waiting()
+                    del self._rooms[room]
+                raise
+            return handle
 
     async def forget(self, handle: EncryptedRoom) -> None:
         """Stop reading a room."""
@@ -465,7 +480,12 @@ class MLS(BasePlugin):
             return
         self.fire("mls_invited", invitation)
         accept = self.config["accept_invitation"]
-        if accept is None or accept(invitation):
+        try:
+            accepted = accept is None or accept(invitation)
+        except Exception:
+            log.exception("accept_invitation has failed; the invitation is not followed")
+            return
+        if accepted:
             self._background(self._accept_invitation(invitation, element.after), "invitation")
 
     async def _accept_invitation(self, invitation: Invitation, after: str | None) -> None:

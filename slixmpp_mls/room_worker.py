@@ -59,6 +59,7 @@ from .errors import (
     Disconnected,
     InvalidError,
     MLSError,
+    NoAnswer,
     NotPermitted,
     NoUploadService,
     PeerError,
@@ -112,6 +113,8 @@ class RoomWorker:
 
     :param received: called with each message of a member and the stanza that it came in
     :param expelled: called with the bare JID of each account that has lost the room
+    :param unattended: called with what a Commit of ours has done for which nobody waits any more: it was made
+        before a restart, or its maker has lost patience
     """
 
     def __init__(
@@ -121,6 +124,7 @@ class RoomWorker:
         nick: str,
         received: Callable[[MessageReceived, RoomStanza], None],
         expelled: Callable[[str], Coroutine[Any, Any, None]],
+        unattended: Callable[[GroupChanged], Coroutine[Any, Any, None]],
     ) -> None:
         self.plugin = plugin
         self.session = RoomGroup(plugin.device, room)
@@ -131,10 +135,14 @@ class RoomWorker:
         """We are in the group."""
         self.left = asyncio.Event()
         """We have been removed from the group."""
+        self.lost: DeliveryError | None = None
+        """Why the room is read no more, if it is for good."""
         self.before_commit: str | None = None
         """Archive id of the stanza before our last Commit that took effect: where its Welcome is found."""
         self._received = received
         self._expelled = expelled
+        self._unattended = unattended
+        self._unsent: set[str] = set()
         self._task: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._committing = asyncio.Lock()
@@ -168,9 +176,11 @@ class RoomWorker:
         """
         if self.is_member:
             self.joined.set()
+        self.lost = None
         try:
             await self.delivery.join(self.session.cursor)
-        except (NotPermitted, RoomLost):
+        except (NotPermitted, RoomLost) as error:
+            self.lost = error
             raise
         except DeliveryError as error:
             log.info("%s can not be entered yet: %s", self.room, error)
@@ -221,6 +231,7 @@ class RoomWorker:
             except ArchiveGap as error:
                 reading = await self._after_gap(error)
             except (RoomLost, NotPermitted) as error:
+                self.lost = error
                 self._fail(error)
                 self._fire("mls_room_lost", error)
             except Exception as error:
@@ -333,7 +344,8 @@ class RoomWorker:
                     if confirmation is not None and not confirmation.done():
                         confirmation.set_result(event.archive_id)
                 case GroupChanged():
-                    self._settle(event)
+                    if event.by.identity == self.plugin.device.identity:
+                        self._settle(event)
                 case CommitLost():
                     self._settle(event)
                 case Joined():
@@ -361,6 +373,8 @@ class RoomWorker:
                 outcome.set_result(event)
             else:
                 outcome.set_exception(_CommitLost(event.reason))
+        elif isinstance(event, GroupChanged):
+            self.spawn(self._unattended(event), "what follows a Commit")
         self._settled.set()
 
     def _fail(self, error: MLSError) -> None:
@@ -380,6 +394,7 @@ class RoomWorker:
                 if not self.live.is_set():
                     # From now on, whoever makes a message also sends it: what was made until now is ours to send.
                     due = self.session.outstanding_ids()
+                    self._unsent.clear()
                     self.live.set()
                     self.spawn(self._flush(due), "sending again")
             case Interrupted():
@@ -392,11 +407,17 @@ class RoomWorker:
         self._fire(_EVENT_NAMES.get(type(event), "mls_room_event"), event)
 
     def _bounced(self, event: Bounced) -> None:
+        if event.condition == "not-acceptable":
+            return  # we are not in the room (XEP-0045 7.4): it is entered again, and what waits is sent again
+        error = DeliveryError(f"{self.room} has refused a message: {event.condition}")
         confirmation = self._confirmations.pop(event.message_id, None)
         if confirmation is not None:
-            _set_error(confirmation, DeliveryError(f"{self.room} has refused a message: {event.condition}"))
+            _set_error(confirmation, error)
         try:
-            self._emit(self.session.bounced(event.message_id, event.condition))
+            events = self.session.bounced(event.message_id, event.condition)
+            if events and self._outcome is not None:
+                _set_error(self._outcome, error)  # made anew, it would be refused again
+            self._emit(events)
         except StoreError as failed:
             self._fire("mls_store_failed", failed)
 
@@ -407,6 +428,7 @@ class RoomWorker:
 
         :returns: its origin id, and a future of its archive id
         """
+        self._check_not_lost()
         await self._commit_what_waits()
         outgoing = self.session.compose(data, fits=self.check_size, origin_id=origin_id)
         confirmation: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -420,8 +442,20 @@ class RoomWorker:
             return
         try:
             await self.delivery.send(_elements(outgoing.payloads), message_id=outgoing.origin_id)
-        except Disconnected:
+        except (Disconnected, NoAnswer):
+            self._unsent.add(outgoing.origin_id)
             log.info("%s: not connected; what is in the outbox goes out later", self.room)
+
+    def stream_resumed(self) -> None:
+        """The stream goes on where it broke (XEP-0198): slixmpp has sent again what was on its way, but
+        knows nothing of what was made meanwhile."""
+        due, self._unsent = frozenset(self._unsent), set()
+        if due and self.live.is_set():
+            self.spawn(self._flush(due), "sending what was made meanwhile")
+
+    def _check_not_lost(self) -> None:
+        if self.lost is not None:
+            raise self.lost
 
     def check_size(self, found: Sequence[RoomElement]) -> None:
         """:raises StanzaTooLarge: servers do not carry a stanza with these elements"""
@@ -457,6 +491,7 @@ class RoomWorker:
         async with self._committing:
             for attempt in range(_COMMIT_ATTEMPTS):
                 await self._settled.wait()  # one that was made before a restart may still be on its way
+                self._check_not_lost()
                 proposals = make()
                 if proposals is None or not (proposals or force):
                     return None

@@ -1,0 +1,46 @@
+"""People in encrypted rooms, for the tests of the plugin."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from slixmpp_mls.devserver import DevServer
+
+from ..conftest import SERVERS, unavailable_means_skip
+from .people import Cast
+
+
+@pytest_asyncio.fixture
+async def cast(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Cast]:
+    """``room, (alice, bob) = await cast.meet(server, "alice", "bob")``; see :mod:`.people` for what is checked."""
+    caplog.set_level(logging.DEBUG, "slixmpp_mls")
+    cast = Cast(tmp_path)
+    yield cast
+    await cast.end()
+    cast.check_wires()
+    records = (*caplog.get_records("setup"), *caplog.get_records("call"), *caplog.get_records("teardown"))
+    # slixmpp's own complaints about broken connections are not of interest, those about our handlers are.
+    ours = re.compile(r"slixmpp_mls|asyncio|slixmpp\.(stanza|basexmpp)")
+    errors = [r.getMessage() for r in records if r.levelno >= logging.ERROR and ours.match(r.name)]
+    logged = [r.getMessage() for r in records if r.name.startswith("slixmpp_mls")]
+    assert not [secret for secret in cast.secrets for text in logged if secret in text]
+    unexpected = [text for text in errors if not any(re.search(pattern, text) for pattern in cast.expected_errors)]
+    assert not unexpected
+
+
+@pytest_asyncio.fixture(params=list(SERVERS))
+async def own_server(request: pytest.FixtureRequest) -> AsyncIterator[DevServer]:
+    """A server that the test may break."""
+    server = SERVERS[request.param]()
+    try:
+        with unavailable_means_skip():
+            await server.start()
+        yield server
+    finally:
+        await server.close()
