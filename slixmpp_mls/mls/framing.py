@@ -22,7 +22,7 @@ from .commit import Commit
 from .key_package import KeyPackage
 from .proposals import AnyProposal, Proposal
 from .registry import ProtocolVersion, WireFormat, protocol_version
-from .tls import Enum, Opaque, Select, Struct, When, opaque, struct, uint32, uint64
+from .tls import EncodedOnce, Enum, Opaque, Select, Struct, When, opaque, struct, uint32, uint64
 from .welcome import GroupInfo, Welcome
 
 __all__ = [
@@ -106,7 +106,7 @@ def content_type_of(content: ApplicationData | AnyProposal | Commit) -> ContentT
 
 
 @struct
-class FramedContent(Struct):
+class FramedContent(EncodedOnce):
     """RFC 9420 6."""
 
     group_id: opaque

@@ -6,13 +6,13 @@ from typing import Annotated
 
 from .extensions import Extension
 from .registry import cipher_suite_id, protocol_version
-from .tls import Struct, opaque, struct, uint64
+from .tls import EncodedOnce, opaque, struct, uint64
 
 __all__ = ["GroupContext"]
 
 
 @struct
-class GroupContext(Struct):
+class GroupContext(EncodedOnce):
     """Public state of an epoch, mixed into every key of it."""
 
     version: Annotated[int, protocol_version]

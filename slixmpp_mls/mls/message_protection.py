@@ -73,9 +73,9 @@ def _has_context(content: FramedContent) -> bool:
     return isinstance(content.sender, MemberSender | NewMemberCommitSender)
 
 
-def _to_be_signed(wire_format: WireFormat, content: FramedContent, framed: bytes, group_context: bytes) -> bytes:
-    """``FramedContentTBS``; `framed` is the content, encoded."""
-    return _HEADS[wire_format] + framed + (group_context if _has_context(content) else b"")
+def _to_be_signed(wire_format: WireFormat, content: FramedContent, group_context: bytes) -> bytes:
+    """``FramedContentTBS``."""
+    return _HEADS[wire_format] + content.encode() + (group_context if _has_context(content) else b"")
 
 
 def sign(
@@ -85,17 +85,16 @@ def sign(
 
     :param group_context: not used, and may be empty, if the sender is no member and does not become one by this
     """
-    return suite.sign_with_label(key, _LABEL, _to_be_signed(wire_format, content, content.encode(), group_context))
+    return suite.sign_with_label(key, _LABEL, _to_be_signed(wire_format, content, group_context))
 
 
 class UnverifiedContent:
     """A content whose signature has not been checked."""
 
-    __slots__ = ("_framed", "_message")
+    __slots__ = ("_message",)
 
-    def __init__(self, message: AuthenticatedContent, framed: bytes) -> None:
+    def __init__(self, message: AuthenticatedContent) -> None:
         self._message = message
-        self._framed = framed
 
     def __repr__(self) -> str:
         return f"<UnverifiedContent of epoch {self.content.epoch}>"
@@ -112,7 +111,7 @@ class UnverifiedContent:
         :raises InvalidError: the signature is not by this key (6.1)
         """
         message = self._message
-        signed = _to_be_signed(message.wire_format, message.content, self._framed, group_context)
+        signed = _to_be_signed(message.wire_format, message.content, group_context)
         suite.verify_with_label(signature_key, _LABEL, signed, message.signature)
         return message
 
@@ -120,9 +119,9 @@ class UnverifiedContent:
 # --- PublicMessage, 6.2 ----------------------------------------------------------------------
 
 
-def _membership_tag_input(message: AuthenticatedContent, framed: bytes, group_context: bytes) -> bytes:
+def _membership_tag_input(message: AuthenticatedContent, group_context: bytes) -> bytes:
     """``AuthenticatedContentTBM``."""
-    out = bytearray(_to_be_signed(message.wire_format, message.content, framed, group_context))
+    out = bytearray(_to_be_signed(message.wire_format, message.content, group_context))
     write_opaque(out, message.signature)
     if message.confirmation_tag is not None:
         write_opaque(out, message.confirmation_tag)
@@ -143,7 +142,7 @@ def protect_public(
         raise UsageError("the content was not signed for a PublicMessage")
     tag = None
     if isinstance(message.content.sender, MemberSender):
-        tag = suite.mac(membership_key, _membership_tag_input(message, message.content.encode(), group_context))
+        tag = suite.mac(membership_key, _membership_tag_input(message, group_context))
     return PublicMessage(message.content, message.signature, message.confirmation_tag, tag)
 
 
@@ -160,15 +159,14 @@ def unprotect_public(
         raise InvalidError("application data in a PublicMessage", "RFC 9420 6")
     _check_sender(content)
     received = AuthenticatedContent(WireFormat.PUBLIC_MESSAGE, content, message.signature, message.confirmation_tag)
-    framed = content.encode()
     # the tag is there if and only if the sender is a member: the structure's own rule
     if message.membership_tag is not None and membership_key is not None:
         try:
-            covered = _membership_tag_input(received, framed, group_context)
+            covered = _membership_tag_input(received, group_context)
             suite.verify_mac(membership_key, covered, message.membership_tag)
         except InvalidError:
             raise InvalidError("wrong membership tag", "RFC 9420 6.2") from None
-    return UnverifiedContent(received, framed)
+    return UnverifiedContent(received)
 
 
 def _check_sender(content: FramedContent) -> None:
@@ -304,17 +302,19 @@ def unprotect_private(
     content = FramedContent(
         message.group_id, message.epoch, MemberSender(sender.leaf_index), message.authenticated_data, body
     )
-    framed = b"".join(
-        (
-            head[:-1],
-            _MEMBER,
-            sender.leaf_index.to_bytes(4, "big"),
-            authenticated_data,
-            head[-1:],
-            plaintext[:body_end],  # what was signed, as it came
+    content.keep_encoding(
+        b"".join(
+            (
+                head[:-1],
+                _MEMBER,
+                sender.leaf_index.to_bytes(4, "big"),
+                authenticated_data,
+                head[-1:],
+                plaintext[:body_end],  # as it came
+            )
         )
     )
-    return UnverifiedContent(AuthenticatedContent(WireFormat.PRIVATE_MESSAGE, content, signature, tag), framed), tree
+    return UnverifiedContent(AuthenticatedContent(WireFormat.PRIVATE_MESSAGE, content, signature, tag)), tree
 
 
 def _ratchet_for(content_type: ContentType) -> RatchetKind:

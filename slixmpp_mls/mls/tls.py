@@ -56,9 +56,9 @@ from typing import (
 from ..errors import MalformedError
 
 __all__ = [
-    "MAX_SIZE", "MAX_VECTOR", "Codec", "Enum", "Field", "Opaque", "Optional", "Select", "Struct", "StructCodec", "UInt",
-    "Vector", "When", "codec_of", "encode_varint", "opaque", "read_span", "read_varint", "struct", "uint8", "uint16",
-    "uint32", "uint64", "write_opaque",
+    "MAX_SIZE", "MAX_VECTOR", "Codec", "EncodedOnce", "Enum", "Field", "Opaque", "Optional", "Select", "Struct",
+    "StructCodec", "UInt", "Vector", "When", "codec_of", "encode_varint", "opaque", "read_span", "read_varint",
+    "struct", "uint8", "uint16", "uint32", "uint64", "write_opaque",
 ]
 
 MAX_VECTOR = 2**30 - 1  # RFC 9420 2.1.2: the largest length that the encoding can express
@@ -450,6 +450,28 @@ class Struct:
         """
         value: Self = cls.codec.decode(data)
         return value
+
+
+class EncodedOnce(Struct):
+    """Base of the structures whose octets are asked for again and again: they are kept beside the fields."""
+
+    __slots__ = ("_octets",)
+    _octets: bytes
+
+    def encode(self) -> bytes:
+        """The structure's octets; see :meth:`Struct.encode`."""
+        try:
+            return self._octets
+        except AttributeError:
+            return self.keep_encoding(super().encode())
+
+    def keep_encoding(self, octets: bytes) -> bytes:
+        """Spare :meth:`encode` its work.
+
+        :param octets: what it would return
+        """
+        object.__setattr__(self, "_octets", octets)
+        return octets
 
 
 S = TypeVar("S", bound=Struct)

@@ -390,3 +390,26 @@ def test_capabilities_have_every_list() -> None:
         Capabilities.decode(b"\2\0\1" * 4)
     assert Capabilities.decode(b"\2\0\1" * 5) == Capabilities((1,), (1,), (1,), (1,), (1,))
 
+
+@tls.struct
+class Kept(tls.EncodedOnce):
+    number: tls.uint8
+    text: tls.opaque
+
+
+def test_a_kept_encoding_is_no_part_of_the_value() -> None:
+    value = Kept(7, b"text")
+    assert value.encode() == b"\x07\x04text" == value.encode()
+    assert value.encode() is value.encode()
+    assert dataclasses.replace(value, number=8).encode() == b"\x08\x04text"
+    fresh = Kept.decode(value.encode())
+    assert fresh == value == pickle.loads(pickle.dumps(value))
+    assert hash(fresh) == hash(value)
+    assert [field.name for field in Kept.codec.fields] == ["number", "text"]
+
+
+def test_what_can_not_be_encoded_stays_so() -> None:
+    value = Kept(256, b"")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="uint8"):
+            value.encode()
