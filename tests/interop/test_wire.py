@@ -7,14 +7,16 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import pytest
 from lxml import etree
 
 from slixmpp_mls.errors import InvalidError
-from slixmpp_mls.mls import commit_creation
+from slixmpp_mls.mls import commit_creation, following
 from slixmpp_mls.mls.commit_creation import CommitOptions
 from slixmpp_mls.mls.credential import Certificate, X509Credential
+from slixmpp_mls.mls.following import follow
 from slixmpp_mls.mls.framing import MLSMessage, PublicMessage
 from slixmpp_mls.mls.group import Group as MLSGroup
 from slixmpp_mls.mls.key_package import KeyPackage
@@ -28,7 +30,7 @@ from slixmpp_mls.mls.xml_form import from_xml, to_xml
 
 from .cases import full_room, people
 from .mls_rs import MlsRsPeer
-from .our_peer import OurClient, OurGroup, OurPeer
+from .our_peer import PARAMETERS, OurClient, OurGroup, OurPeer
 from .peers import Add, Can, Client, Extension, ExternalPsk, Group, Peer, Refused, Remove, SetExtensions, Update
 from .room import Room, fresh_id
 from .scenarios import BASIC_REQUIRED
@@ -39,6 +41,7 @@ pytestmark = pytest.mark.interop
 
 KINDS: list[type[Peer]] = [TsMlsPeer, MlsRsPeer]
 VALUES = sorted(GREASE)
+T = TypeVar("T")
 PeerOf = Callable[[type[Peer]], Peer]
 
 
@@ -56,6 +59,12 @@ def our_group(room: Room, client: Client) -> OurGroup:
     group = room[client]
     assert isinstance(group, OurGroup)
     return group
+
+
+def _body(message: bytes, kind: type[T]) -> T:
+    found = MLSMessage.decode(message).body
+    assert isinstance(found, kind)
+    return found
 
 
 def choosing(number: int) -> Callable[[int], bytes]:
@@ -134,8 +143,7 @@ def test_13_5_grease_in_our_group_infos(theirs: Peer, monkeypatch: pytest.Monkey
     room = Room.create(host)
     for number, value in enumerate(VALUES):
         guest = theirs.client(f"guest{number}".encode(), 1)
-        package = MLSMessage.decode(guest.key_package()).body
-        assert isinstance(package, KeyPackage)
+        package = _body(guest.key_package(), KeyPackage)
         group = our_group(room, host)
         bundle = group.core.commit([AddProposal(package)], now=int(time.time()), random=choosing(number))
         assert value in {extension.extension_type for extension in made[-1].extensions}
@@ -203,8 +211,7 @@ def test_a_new_signature_key_by_commit(theirs: Peer) -> None:
     client = clients[0]
     assert isinstance(client, OurClient)
     client.own_leaf = replace(client.own_leaf, signature_key=client.cipher_suite.generate_signature_key())
-    package = MLSMessage.decode(clients[3].key_package()).body
-    assert isinstance(package, KeyPackage)
+    package = _body(clients[3].key_package(), KeyPackage)
     made = group.core.commit(
         [AddProposal(package)], now=int(time.time()), options=CommitOptions(leaf=client.own_leaf)
     )
@@ -279,8 +286,7 @@ def test_7_3_nobody_whose_credential_a_member_can_not_read(mls_rs: Peer) -> None
 
 def test_7_2_lifetimes_of_a_year_are_too_long_unless_the_application_says_otherwise(mls_rs: Peer) -> None:
     host = our_client(b"host")
-    package = MLSMessage.decode(mls_rs.client(b"guest", 1).key_package()).body
-    assert isinstance(package, KeyPackage)
+    package = _body(mls_rs.client(b"guest", 1).key_package(), KeyPackage)
     strict = MLSGroup.create(host.new_bundle(), b"group")
     with pytest.raises(InvalidError, match=r"RFC 9420 7\.2"):
         strict.commit([AddProposal(package)], now=int(time.time()))
@@ -292,8 +298,7 @@ def test_external_commit_with_a_psk(ts_mls: Peer) -> None:
     for client in clients:
         client.register_psk(b"agreed", b"a secret agreed elsewhere")
     guest = our_client(b"guest")
-    info = MLSMessage.decode(room[clients[0]].group_info()).body
-    assert isinstance(info, GroupInfo)
+    info = _body(room[clients[0]].group_info(), GroupInfo)
 
     def psks(name: ExternalPSK | ResumptionPSK) -> bytes | None:
         return b"a secret agreed elsewhere" if name == ExternalPSK(b"agreed") else None
@@ -304,6 +309,36 @@ def test_external_commit_with_a_psk(ts_mls: Peer) -> None:
     assert made.staged.next is not None
     room.enter(guest.enter(made.staged.next), made.commit)
     room.talk()
+
+
+def test_3_2_a_follower_sees_what_members_see(theirs: Peer) -> None:
+    """Somebody without any secret follows a group of both implementations by its PublicMessages alone."""
+    clients = people(OurPeer(), theirs, 1, 7)
+    room = full_room(clients[:5])
+    public = follow(_body(room[clients[0]].group_info(), GroupInfo))
+
+    def heard(message: bytes) -> None:
+        nonlocal public
+        public = following.process(public, message, now=int(time.time()), parameters=PARAMETERS).next
+
+    def commit(committer: Client, *proposals: Add | Remove, joining: Sequence[Client] = ()) -> None:
+        heard(room.commit(committer, *proposals, private=False, joining=joining).message)
+        assert public.tree.encode() == room.state.ratchet_tree
+        assert public.context.tree_hash == room.state.tree_hash
+        assert public.context.confirmed_transcript_hash == room.state.confirmed_transcript_hash
+        assert public.epoch == room.state.epoch
+
+    for number in (0, 1, 3):
+        commit(clients[number])
+    commit(clients[3], Remove(room.index_of(clients[0])))
+    commit(clients[1], Add(clients[5].key_package()), joining=clients[5:6])
+    proposals: list[Add | Remove] = [Add(clients[6].key_package()), Remove(room.index_of(clients[5]))]
+    for proposer, proposal in zip((clients[1], clients[3]), proposals, strict=True):
+        message = room[proposer].propose(proposal, private=False)
+        room.deliver_proposal(message, proposer)
+        heard(message)
+    commit(clients[2], joining=clients[6:])
+    commit(clients[6])
 
 
 def test_what_others_send_survives_our_codecs(theirs: Peer, peer_of: PeerOf) -> None:
