@@ -406,7 +406,7 @@ def tell() -> Story:
     envelope = story.say("hello", hag, "When shall we three meet again?", sent_as="send")
     story.listings["envelope"] = envelope.decode().replace("'", "&apos;").replace('"', "'").replace("><", ">\n<")
     story.listings["envelope"] = nested(story.listings["envelope"])
-    story.say("reply", wicca, "When the hurlyburly's done, when the battle's lost and won.")
+    story.say("reply", crone, "When the hurlyburly's done, when the battle's lost and won.")
     read_up_to = story.last_id
 
     # a race
