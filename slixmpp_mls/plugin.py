@@ -146,8 +146,8 @@ class MLS(BasePlugin):
         self._tasks: set[asyncio.Task[None]] = set()
         bindings.register()
         self.directory = KeyPackageDirectory(self.xmpp)
-        self._own_service: DirectoryService | None = None
         self.uploads = Uploads(self.xmpp, allow_url=self.config["allow_url"])
+        self._own_service: DirectoryService | None = None
         if self.config["authentication"] is None:
             self._own_service = DirectoryService(DeviceDirectory(self.xmpp), clock=self._clock)
             self._own_service.start()  # asks for notifications, so before presence is sent

@@ -106,11 +106,6 @@ class RoomGroup(Receiving, Sending):
         if self.state is RoomState.INVITED:
             self._pass(replace(self._record, state=RoomState.OUT))
 
-    def stop_waiting(self) -> None:
-        """Wait for no Welcome any more."""
-        if self.state is RoomState.INVITED:
-            self._pass(replace(self._record, state=RoomState.OUT))
-
     def tidy(self, now: int) -> None:
         """Forget ended epochs whose time is over (RFC 9420 9.2).
 
