@@ -11,6 +11,7 @@
     │       ├── UnknownGroup
     │       ├── NotForUs      a Welcome or a message that this client holds no key for
     │       ├── Replayed      its key was used before and is gone (RFC 9420 9.2)
+    │       ├── StateRolledBack  our own message, with a key that our state has not used: the state is an old copy
     │       ├── AffixMismatch an envelope's affix is missing or contradicts its stanza (XEP-0420)
     │       ├── PolicyViolation  a Commit breaks the group's policy; `rule` and `offender` say how and who
     │       └── PolicyTooNew  a group follows a version of the policy that we do not know
@@ -79,6 +80,14 @@ class NotForUs(InvalidError):
 
 class Replayed(InvalidError):
     """A message whose key has been used and deleted (RFC 9420 9.2)."""
+
+
+class StateRolledBack(InvalidError):
+    """A message that we have signed, with a key that our state has not used yet (RFC 9420 9.2).
+
+    The store is an older copy of itself, or another process works with one.  To go on would mean to use
+    keys again.
+    """
 
 
 class AffixMismatch(InvalidError):

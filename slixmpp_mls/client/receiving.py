@@ -7,6 +7,10 @@ Being left behind.  A message of a later epoch than ours means that we lack a Co
 written a number on a stanza; it can not be read, so MLS can not tell.  It counts if the room vouches that it is from
 a member's account: then :class:`~.events.LeftBehind` says so, once per account and epoch.  Nothing is
 given up for it.  Outsiders can not bring it about, and a room that lies gains no more than by keeping silent.
+
+Being one's own past.  A message that we have signed, but that our state has not sent, says that the store is an
+old copy.  This is all for which a stanza makes us give the group up (:class:`~.events.GroupLost`): its keys
+would be used twice.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from dataclasses import replace
 from hashlib import sha256
 
 from ..blob import BlobReference, RatchetTreeLocation
-from ..errors import InvalidError, NotForUs, PeerError, UnknownGroup, WrongEpoch
+from ..errors import InvalidError, NotForUs, PeerError, StateRolledBack, UnknownGroup, WrongEpoch
 from ..identity import ClientIdentity
 from ..mls.effects import Effects, MemberChange
 from ..mls.group import Group
@@ -38,6 +42,7 @@ from .events import (
     CommitLost,
     Event,
     GroupChanged,
+    GroupLost,
     Joined,
     LeftBehind,
     MessageReceived,
@@ -50,7 +55,7 @@ from .kept import ROOMS, Kept, put_all, put_changes
 from .member import Member
 from .records import OutboxKind, RoomRecord, RoomState
 from .seen import mark, message_id
-from .steps import Ignore, Incoming, Join, MoveOn, Read, Remember, Sent, Step
+from .steps import Abandon, Ignore, Incoming, Join, MoveOn, Read, Remember, Sent, Step
 
 __all__ = ["Receiving"]
 
@@ -78,6 +83,8 @@ class Receiving(Kept):
             if self._group is None:
                 return self._examine_outside(incoming)
             return self._examine_inside(incoming, now)
+        except StateRolledBack as error:
+            return Step(incoming, Abandon(str(error)))
         except PeerError as error:
             return Step(incoming, Ignore((self._rejected(incoming, error),)))
 
@@ -284,6 +291,9 @@ class Receiving(Kept):
             case Remember(received):
                 self._write(self.group.apply(received, now=now), record)
                 return []
+            case Abandon(reason):
+                self._end(replace(record, state=RoomState.LOST), keep_messages=True)
+                return [GroupLost(self.room, reason)]
             case Join() as join:
                 return self._accept_join(join, record, now)
             case MoveOn(join=Join() as join):

@@ -17,7 +17,7 @@ from ..stanza.elements import RoomElement
 from .events import Event
 from .records import OutboxKind
 
-__all__ = ["Ignore", "Incoming", "Join", "MoveOn", "Outgoing", "Read", "Remember", "Sent", "Step"]
+__all__ = ["Abandon", "Ignore", "Incoming", "Join", "MoveOn", "Outgoing", "Read", "Remember", "Sent", "Step"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,13 @@ class Join:
 
 
 @dataclass(frozen=True, slots=True)
+class Abandon:
+    """Our own state must not be used any more."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """What a stanza would do.  Pass it to `accept`, or to `refuse`, before the next one is examined.
 
@@ -126,7 +133,7 @@ class Step:
     """
 
     incoming: Incoming
-    action: Ignore | Sent | Read | Remember | MoveOn | Join
+    action: Ignore | Sent | Read | Remember | MoveOn | Join | Abandon
     leaves: tuple[LeafNode, ...] = ()
     tree_at: BlobReference | None = None
 

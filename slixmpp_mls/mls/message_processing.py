@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import InvalidError, NotForUs, UnknownGroup, WrongEpoch
+from ..errors import InvalidError, NotForUs, PeerError, Replayed, StateRolledBack, UnknownGroup, WrongEpoch
 from .cipher_suite import SignaturePrivateKey
 from .commit import Commit
 from .effects import ChangeKind
@@ -31,7 +31,7 @@ from .group_state import GroupState, OwnUpdate, PSKLookup, PublicGroup, SpentKey
 from .key_schedule import open_external_init
 from .leaf_node import LeafNode
 from .leaf_validation import LeafRules
-from .message_protection import open_sender_data, unprotect_private, unprotect_public
+from .message_protection import SenderData, open_sender_data, unprotect_private, unprotect_public
 from .proposal_list import SentProposal, check_alone
 from .proposals import AnyProposal, SelfRemove, Update
 from .registry import ProtocolVersion, WireFormat
@@ -96,6 +96,7 @@ def process(
     :raises UnknownGroup: it is for another group
     :raises WrongEpoch: it is for an epoch that we are not in and do not remember
     :raises NotForUs: it is our own, and encrypted: only the others can read it
+    :raises StateRolledBack: it is our own, and `group` is from a time before it was sent
     :raises Replayed: its key has been used
     :raises InvalidError: it is not valid
     """
@@ -146,7 +147,7 @@ def open_public(public: PublicGroup, message: PublicMessage, membership_key: byt
 def _private(group: GroupState, message: PrivateMessage, rules: LeafRules, psks: PSKLookup) -> Processed:
     sender = open_sender_data(group.suite, message, group.secrets.sender_data_secret)
     if sender.leaf_index == group.own_index:
-        raise NotForUs("our own message", "RFC 9420 9.2")  # its key was deleted when it was sent
+        raise _own_message(group, message, sender, group.secret_tree, group.own_leaf, group.context.encode())
     leaf = group.tree.member(LeafIndex(sender.leaf_index))  # RFC 9420 6.3.2: refuses a blank leaf
     unverified, tree = unprotect_private(group.suite, message, sender, group.secret_tree, group.limits)
     content = unverified.verify(group.suite, leaf.signature_key, group.context.encode())
@@ -163,12 +164,30 @@ def _late_message(group: GroupState, message: PrivateMessage, now: int) -> Recei
     if past is None or message.content_type is not ContentType.APPLICATION:
         raise WrongEpoch(f"epoch {message.epoch}, not {group.epoch}", "RFC 9420 6, 15.3")
     sender = open_sender_data(group.suite, message, past.sender_data_secret)
-    if sender.leaf_index == group.own_index:
-        raise NotForUs("our own message", "RFC 9420 9.2")
     leaf = group.past_leaf(past.epoch, LeafIndex(sender.leaf_index))
+    if sender.leaf_index == group.own_index:
+        raise _own_message(group, message, sender, past.secret_tree, leaf, past.context)
     unverified, tree = unprotect_private(group.suite, message, sender, past.secret_tree, group.limits)
     content = unverified.verify(group.suite, leaf.signature_key, past.context)
     return _application(content, leaf, past.secret_tree, tree)
+
+
+def _own_message(
+    group: GroupState, message: PrivateMessage, sender: SenderData, tree: SecretTree, leaf: LeafNode, context: bytes
+) -> InvalidError:
+    """RFC 9420 9.2: the key of a message that we have sent is gone; if it is still there, somebody else was us.
+
+    Any member can write our leaf's number on a message.  So it must be signed by us.
+
+    """
+    try:
+        unverified, _ = unprotect_private(group.suite, message, sender, tree, group.limits)
+        unverified.verify(group.suite, leaf.signature_key, context)
+    except Replayed:
+        return NotForUs("our own message", "RFC 9420 9.2")
+    except PeerError:
+        return InvalidError("a message that claims to be our own", "RFC 9420 6.3.2")
+    return StateRolledBack("a message of ours that this state has not sent", "RFC 9420 9.2")
 
 
 def _application(content: AuthenticatedContent, leaf: LeafNode, base: SecretTree, tree: SecretTree) -> ReceivedMessage:

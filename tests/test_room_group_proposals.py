@@ -1,0 +1,166 @@
+"""Proposals that wait, and must not be committed, or not by us."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from slixmpp_mls.client import (
+    Rejected,
+    sending,
+)
+from slixmpp_mls.client.records import RoomState
+from slixmpp_mls.errors import (
+    InvalidError,
+    NotPermitted,
+    PolicyViolation,
+)
+from slixmpp_mls.mls.framing import NewMemberProposalSender
+from slixmpp_mls.mls.group import external_proposal
+from slixmpp_mls.mls.proposals import Add, GroupContextExtensions, Remove
+from slixmpp_mls.policy import RoomPolicy
+from slixmpp_mls.stanza import elements
+from slixmpp_mls.store import MemoryStore
+from slixmpp_mls.testing import NOW, Participant, World
+
+from .witches import ALICE, BOB, CAROL, DAVE, closed_policy, only, three
+
+# --- proposals that must not be committed --------------------------------------------------------
+
+
+def smuggle(person: Participant, *proposals: Any, commit: bool = False) -> None:
+    """Proposals, or a Commit, by a member whose software asks nobody."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sending, "is_permitted", lambda *arguments: True)
+        patch.setattr(sending, "check", lambda *arguments: None)
+        if commit:
+            person.commit(*proposals)
+        for proposal in () if commit else proposals:
+            person.propose(proposal)
+
+
+def test_a_proposal_that_the_policy_forbids_is_not_made() -> None:
+    world, _, bob, carol = three(policy=closed_policy(World()))
+    before = bob.session.group
+    with pytest.raises(NotPermitted):
+        bob.session.propose(Remove(carol.session.group.own_index), NOW)
+    with pytest.raises(NotPermitted):
+        bob.session.commit(bob.removing(CAROL), NOW)
+    assert bob.session.group is before
+    assert world.room.in_flight == []
+
+
+def test_a_proposal_that_the_policy_forbids_keeps_nobody_from_committing_and_talking() -> None:
+    world, alice, bob, carol = three(policy=closed_policy(World()))
+    smuggle(bob, Remove(carol.session.group.own_index))
+    world.settle()
+    assert not any(person.session.needs_commit for person in (alice, carol))
+    carol.restart()
+    carol.send(b"spoken")
+    carol.commit()
+    world.settle()
+    assert alice.texts == [b"spoken"]
+    assert world.agree()
+    assert (carol.epoch, len(alice.session.roster)) == (2, 3)
+    assert not any(person.said(Rejected) for person in world.people)
+
+
+def test_a_forbidden_proposal_does_not_take_the_place_of_an_allowed_one() -> None:
+    """RFC 9420 12.2: a list holds one Remove of a leaf, and one GroupContextExtensions."""
+    world, alice, bob, carol = three(policy=closed_policy(World()))
+    open_to_all = world.open_policy(ALICE)
+    extensions = open_to_all.replaced_in(alice.session.group.context.extensions)
+    alice.propose(GroupContextExtensions(extensions))
+    alice.propose(Remove(carol.session.group.own_index))
+    closed = RoomPolicy(world.room.jid, (BOB,)).replaced_in(alice.session.group.context.extensions)
+    smuggle(bob, GroupContextExtensions(closed))
+    smuggle(bob, Remove(carol.session.group.own_index))
+    world.settle()
+    alice.commit()
+    world.settle()
+    assert alice.session.policy == open_to_all
+    assert carol.session.state is RoomState.OUT
+    assert world.agree()
+
+
+def test_two_proposals_to_add_one_client_become_one_member() -> None:
+    """The policy's rule "one-leaf": the two have different keys, so RFC 9420's own rules let both pass."""
+    world, alice, bob, carol = three()
+    dave = world.person(DAVE)
+    alice.propose(alice.adding(DAVE)[0])
+    world.directory.items.clear()
+    store = MemoryStore(DAVE)
+    with store.transaction() as transaction:
+        transaction.put("device", b"id", dave.device.identity.device.encode())
+    twin = world.person(DAVE, store)
+    assert twin.device.identity == dave.device.identity
+    world.settle()
+    smuggle(bob, Add(next(iter(world.directory.find(DAVE, bob.session, NOW).values())).key_package))
+    world.settle()
+    carol.commit()
+    world.settle()
+    assert len(carol.session.roster) == 4
+    assert not carol.session.needs_commit
+    assert not any(person.said(Rejected) for person in (alice, bob, carol))
+
+
+def test_an_outsiders_wish_is_committed_by_who_may_and_silences_nobody_else() -> None:
+    """RFC 9420 12.1.8: a new member asks for itself; the policy judges the committer."""
+    world, alice, bob, carol = three(policy=closed_policy(World()))
+    dave = world.person(DAVE)
+    package = next(iter(world.directory.find(DAVE, alice.session, NOW).values())).key_package
+    group = alice.session.group
+    key = dave.device.signature_key(group.suite)
+    message = external_proposal(group.public, NewMemberProposalSender(), Add(package), key)
+    world.room.post([elements.Proposal(group.group_id, group.epoch, message)], DAVE)
+    world.settle()
+    assert [person.session.needs_commit for person in (alice, bob, carol)] == [True, False, False]
+    bob.send(b"not silenced")
+    alice.commit()
+    world.settle()
+    assert alice.texts == [b"not silenced"]
+    assert dave.session.state is RoomState.MEMBER
+    assert world.agree()
+
+
+def test_a_proposal_that_the_authentication_service_denies_is_kept_but_not_committed() -> None:
+    """Members may differ in what they know; who forgot the proposal could not follow a Commit that holds it."""
+    world, alice, bob, carol = three()
+    world.person(DAVE)
+    bob.judge = lambda leaf: InvalidError("never heard of")
+    alice.propose(alice.adding(DAVE)[0])
+    world.settle()
+    assert isinstance(only(bob.events, Rejected).error, InvalidError)
+    bob.restart()
+    assert (bob.session.needs_commit, carol.session.needs_commit) == (False, True)
+    bob.send(b"not silenced")
+    bob.judge = lambda leaf: None  # by now it has heard
+    carol.commit()
+    world.settle()
+    assert world.agree()
+    assert len(bob.session.roster) == 4
+    with bob.store.transaction() as transaction:
+        assert not any(transaction.items(f"unwanted/{world.room.jid}"))
+
+
+def test_a_commit_that_the_authentication_service_denies_is_not_followed() -> None:
+    world, alice, bob, _ = three()
+    world.person(DAVE)
+    bob.judge = lambda leaf: InvalidError("never heard of")
+    alice.commit(*alice.adding(DAVE))
+    world.settle()
+    assert (alice.epoch, bob.epoch) == (2, 1)
+    alice.send(b"to dave, too")
+    world.settle()
+    assert bob.texts == []
+    assert bob.session.behind == {ALICE}
+
+
+def test_a_commit_that_the_policy_forbids_is_ignored_by_all() -> None:
+    world, alice, bob, carol = three(policy=closed_policy(World()))
+    smuggle(bob, Remove(carol.session.group.own_index), commit=True)
+    world.settle()
+    for person in (alice, bob, carol):
+        assert isinstance(only(person.events, Rejected).error, PolicyViolation)
+    assert {person.epoch for person in world.people} == {1}

@@ -1,0 +1,138 @@
+"""A room's group on a disk that is full at any write: the call fails, nothing has changed, it can be made again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from slixmpp_mls.client import (
+    RoomGroup,
+)
+from slixmpp_mls.client.records import RoomState
+from slixmpp_mls.errors import (
+    StoreFull,
+)
+from slixmpp_mls.mls.proposals import Remove
+from slixmpp_mls.testing import NOW, FaultyStore, Participant, World
+
+from .witches import ALICE, DAVE, again, three
+
+
+def scenes() -> list[Any]:
+    """Calls that write, each with the place where it is to be found."""
+
+    def compose(world: World, alice: Participant, bob: Participant) -> Any:
+        return lambda: alice.session.compose(b"x")
+
+    def commit(world: World, alice: Participant, bob: Participant) -> Any:
+        return lambda: alice.session.commit(alice.adding(DAVE), NOW)
+
+    def propose(world: World, alice: Participant, bob: Participant) -> Any:
+        return lambda: alice.session.propose_update(NOW)
+
+    def bounced(world: World, alice: Participant, bob: Participant) -> Any:
+        sent = alice.commit()
+        return lambda: alice.session.bounced(sent.origin_id, "forbidden")
+
+    def replaced(world: World, alice: Participant, bob: Participant) -> Any:
+        alice.bounce(alice.commit())
+        return lambda: alice.session.commit((), NOW)
+
+    def anew(world: World, alice: Participant, bob: Participant) -> Any:
+        alice.send(b"x")
+        world.room.lose()
+        bob.commit()
+        world.settle()
+        return lambda: list(alice.session.outstanding())
+
+    def give_up(world: World, alice: Participant, bob: Participant) -> Any:
+        alice.send(b"x")
+        return lambda: alice.session.give_up("lost")
+
+    def taking(prepare: Any) -> Any:
+        def scene(world: World, alice: Participant, bob: Participant) -> Any:
+            prepare(world, alice, bob)
+            world.room.deliver_all()
+            *before, last = world.room.read(ALICE, alice.session.cursor)
+            for incoming in before:
+                alice.take(incoming)
+            step = alice.session.examine(last, NOW)
+            return lambda: alice.session.accept(step, NOW)
+
+        scene.__name__ = prepare.__name__
+        return scene
+
+    def message(world: World, alice: Participant, bob: Participant) -> None:
+        bob.send(b"x")
+
+    def own_message(world: World, alice: Participant, bob: Participant) -> None:
+        alice.send(b"x")
+
+    def own_commit(world: World, alice: Participant, bob: Participant) -> None:
+        alice.commit(*alice.adding(DAVE))
+
+    def lost_commit(world: World, alice: Participant, bob: Participant) -> None:
+        bob.commit()
+        alice.commit()
+        world.room.lose(1)
+
+    def proposal(world: World, alice: Participant, bob: Participant) -> None:
+        bob.propose(Remove(2))
+
+    def removal(world: World, alice: Participant, bob: Participant) -> None:
+        bob.commit(*bob.removing(ALICE))
+
+    def renewal(world: World, alice: Participant, bob: Participant) -> None:
+        bob.commit(*bob.removing(ALICE), *again(bob, alice))
+
+    receiving = (message, own_message, own_commit, lost_commit, proposal, removal, renewal)
+    return [compose, commit, propose, bounced, replaced, anew, give_up, *map(taking, receiving)]
+
+
+def contents(store: Any) -> dict[str, dict[bytes, bytes]]:
+    with store.transaction() as transaction:
+        return {space: dict(transaction.items(space)) for space in transaction.spaces()}
+
+
+def memory(session: RoomGroup) -> tuple[Any, ...]:
+    group = session.group
+    return (
+        group.pieces(), session.cursor, session.state, session.commit_waits, session.outstanding_ids(),
+        session.roster, session.policy, session.behind,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("scene", scenes(), ids=lambda scene: scene.__name__)
+def test_a_full_disk_at_any_write_changes_nothing_and_the_same_call_works_afterwards(scene: Any) -> None:
+    attempt = 0
+    while True:
+        world, alice, bob, _ = three()
+        world.person(DAVE)
+        inner = alice.store
+        store = FaultyStore(inner)
+        alice.restart(store)
+        call = scene(world, alice, bob)
+        before, remembered = contents(inner), memory(alice.session)
+        store.fail_at = store.writes + attempt
+        try:
+            call()
+        except StoreFull:
+            assert contents(inner) == before
+            assert memory(alice.session) == remembered
+            call()
+        else:
+            break
+        finally:
+            store.fail_at = None
+        # what is in memory is what a restart finds
+        if alice.session.state is RoomState.MEMBER:
+            after = memory(alice.session)
+            alice.restart()
+            assert memory(alice.session) == after
+            world.settle()
+            alice.resend()
+            world.settle()
+            assert world.agree()
+        attempt += 1
+    assert attempt >= 2

@@ -1,0 +1,41 @@
+"""Who plays in the tests of a room's group, and how they are looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from slixmpp_mls.client import (
+    Event,
+)
+from slixmpp_mls.mls.proposals import Add
+from slixmpp_mls.policy import RoomPolicy
+from slixmpp_mls.testing import Participant, World
+
+ALICE, BOB, CAROL, DAVE = "alice@a.example", "bob@b.example", "carol@c.example", "dave@d.example"
+
+
+def three(**options: Any) -> tuple[World, Participant, Participant, Participant]:
+    world = World()
+    alice, bob, carol = world.group(ALICE, BOB, CAROL, **options)
+    for person in world.people:
+        person.events.clear()
+    return world, alice, bob, carol
+
+
+def only(events: list[Event], kind: type) -> Any:
+    """The one event of a kind."""
+    found = [event for event in events if isinstance(event, kind)]
+    assert len(found) == 1, events
+    return found[0]
+
+
+def closed_policy(world: World) -> RoomPolicy:
+    """Alice is the administrator, the others may nothing."""
+    return RoomPolicy(world.room.jid, (ALICE,))
+
+
+def again(inviter: Participant, returning: Participant) -> list[Add]:
+    """An Add of a client that is in the group, for a Commit that removes it."""
+    world = inviter.world
+    found = world.directory.find(returning.account, inviter.session, world.now)
+    return [Add(found[returning.device.identity].key_package)]
