@@ -107,6 +107,7 @@ class _Chat:
             "mls_removed": self._removed,
             "mls_rejected": self._rejected,
             "mls_unreadable": self._unreadable,
+            "mls_left_behind": lambda event: self._warn(f"{event.by} seems to be ahead of this device"),
             "mls_group_lost": lambda event: self._warn(f"this device can not follow any more: {event.reason}"),
             "mls_room_lost": self._lost,
             "mls_interrupted": lambda event: self._warn(f"out of the room for now ({event.cause})"),
@@ -173,7 +174,7 @@ class _Chat:
         match name:
             case "/members":
                 for member in group.members:
-                    self._say(Text.assemble(_name(member), f"/{member.device}\n  {member.fingerprint}"))
+                    self._say(Text.assemble(_account(member), f"/{member.device}\n  {member.fingerprint}"))
             case "/add" if arguments:
                 await self._add(group, [bare_jid(one) for one in arguments])
             case "/remove" if arguments:
@@ -279,6 +280,10 @@ class _Chat:
 
 def _name(member: Member) -> Text:
     """Who, and the beginning of the key's fingerprint."""
-    return Text.assemble((member.account, f"bold {colour_of(member.account)}"), (f" {member.fingerprint[:8]}", "dim"))
+    return Text.assemble(_account(member), (f" {member.fingerprint[:8]}", "dim"))
+
+
+def _account(member: Member) -> Text:
+    return Text(member.account, style=f"bold {colour_of(member.account)}")
 
 

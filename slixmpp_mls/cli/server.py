@@ -54,11 +54,11 @@ def server(
 async def _server(kind: Kind, names: list[str], password: str | None, directory: Path | None) -> None:
     with reporting() as progress:
         running = KINDS[kind](directory=directory, progress=progress)
-        progress(f"starting {running.software}", 0, 0)
+        progress(f"Starting {running.software}", 0, 0)
         try:
             await running.start()
             for name in names:
-                progress(f"making {name}'s account", 0, 0)
+                progress(f"Making {name}'s account", 0, 0)
                 await running.register(name, password or new_password())
         except BaseException:
             await running.close()
