@@ -622,3 +622,45 @@ def test_the_generator_writes_such_a_document(tmp_path: Path, monkeypatch: pytes
 def blank(document: str) -> set[str]:
     """The lines of a document that do not hold base64 only."""
     return {line for line in document.splitlines() if not re.fullmatch(r" +[A-Za-z0-9+/=]{40,}|[0-9a-zA-Z+/= ]+", line)}
+
+
+# --- docs/requirements.md ----------------------------------------------------------------------
+
+REQUIREMENTS = (XEP.parent / "docs" / "requirements.md").read_text(encoding="utf-8")
+ROWS = [
+    [column.strip() for column in line.strip("|").split("|")]
+    for line in REQUIREMENTS.splitlines()
+    if line.startswith("|") and not line.startswith("|---") and line.count("|") > 4
+]
+
+
+def test_requirements_name_tests_that_exist() -> None:
+    named = re.findall(r"`([\w/]+)::(\w+)`", REQUIREMENTS)
+    assert len(named) > 80
+    missing = []
+    for file, name in named:
+        path = XEP.parent / "tests" / f"{file}.py"
+        source = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if not re.search(rf"^ *(async )?def {name}\(", source, re.MULTILINE):
+            missing.append(f"{file}::{name}")
+    assert missing == []
+
+
+def test_requirements_name_sections_that_exist() -> None:
+    anchors = {element.get("anchor") for element in DOCUMENT.iter(etree.Element)}
+    for row in ROWS:
+        if len(row) == 5 and row[0] != "Requirement" and not row[0].startswith("Requirement or"):
+            assert set(re.findall(r"`([\w-]+)`", row[1])) <= anchors, row[0]
+
+
+def test_requirements_name_code_that_exists() -> None:
+    package = XEP.parent / "slixmpp_mls"
+    for row in ROWS:
+        for name in re.findall(r"`([\w/]+(?:\.py|/))`", row[-3]):
+            assert (package / name).exists(), row[0]
+
+
+def test_what_requirements_call_met_has_a_test() -> None:
+    for row in ROWS:
+        if row[-1] == "met":
+            assert "::" in row[-2], row[0]
