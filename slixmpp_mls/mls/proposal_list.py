@@ -108,8 +108,6 @@ def check_proposer(proposal: AnyProposal, sender: AnySender) -> None:
         raise InvalidError(f"an external sender may not propose {kind}", "RFC 9420 12.1.8")
     if isinstance(sender, NewMemberProposalSender) and not isinstance(proposal, Add):
         raise InvalidError(f"a new member may not propose {kind}", "RFC 9420 12.1.8")
-    if isinstance(sender, NewMemberCommitSender):
-        raise InvalidError("an external joiner sends a Commit, not a proposal", "RFC 9420 6")
     if isinstance(proposal, ExternalInit):
         raise InvalidError("ExternalInit has its place in an external Commit only", "RFC 9420 12.1.6")
 

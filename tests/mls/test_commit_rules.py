@@ -434,3 +434,14 @@ def test_7_3_the_lifetime_of_a_leaf_that_is_sent_and_of_one_that_is_received(roo
     for now in (NOW - HOUR - 1, NOW + 61 + HOUR):
         with pytest.raises(InvalidError, match=r"7\.3"):
             room["alice"].process(made.commit, now=now)
+
+
+def test_12_2_self_remove_that_somebody_does_not_support() -> None:
+    room = Room.of("alice", "bob", "carol", bundle("dora", supports=supporting(proposals=())))
+    message = forged(room["bob"], SelfRemove())
+    for name in room.groups:
+        room[name] = room[name].apply(room[name].process(message, now=NOW), now=NOW)
+    reference = ProposalRef(room.last_reference("carol"))
+    refused(room["alice"], forged_commit(room["carol"], reference), "not supported by all")
+    made = forged_commit(room["carol"], reference, Remove(3))
+    refused(room["alice"], made, "7.3")  # who is removed need not support it; the path's leaf is looked at next

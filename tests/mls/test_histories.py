@@ -11,7 +11,7 @@ After each step:
 - no AEAD key and nonce have been used for two plaintexts;
 - what the disks hold is the whole state, and nothing that was deleted from it.
 
-``MLS_HISTORIES`` sets how many histories are tried (10), ``pytest --hypothesis-seed`` which.
+``MLS_HISTORIES`` sets how many histories are tried (25), ``pytest --hypothesis-seed`` which.
 """
 
 from __future__ import annotations
@@ -367,7 +367,7 @@ def _refuses(group: Group, message: bytes) -> None:
 
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(
-    max_examples=int(os.environ.get("MLS_HISTORIES", "10")),
+    max_examples=int(os.environ.get("MLS_HISTORIES", "25")),
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),

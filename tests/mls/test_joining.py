@@ -149,6 +149,10 @@ def test_12_4_3_1_our_leaf_is_in_the_tree() -> None:
     tree = won(BOB.commit([Add(bundle("erin").key_package)], now=NOW)).tree
     refused(changed(MADE, info=in_context(tree_hash=tree.tree_hash())), "our leaf", tree=tree)
     refused(changed(MADE, info=in_context(tree_hash=BOB.tree.tree_hash())), "our leaf", tree=BOB.tree)
+    # our signature key is there, in another leaf than our KeyPackage's
+    other = bundle("dave", key=DAVE.signature_key)
+    tree = won(BOB.commit([Add(other.key_package)], now=NOW)).tree
+    refused(changed(MADE, info=in_context(tree_hash=tree.tree_hash())), "our leaf", tree=tree)
 
 
 @pytest.mark.parametrize("number", [0xF123, min(GREASE), max(GREASE)])

@@ -12,6 +12,7 @@ import pytest
 from slixmpp_mls.errors import InvalidError, UsageError
 from slixmpp_mls.mls.credential import UnknownCredential
 from slixmpp_mls.mls.extensions import Extension
+from slixmpp_mls.mls.key_package import key_package_tbs
 from slixmpp_mls.mls.leaf_node import Lifetime
 from slixmpp_mls.mls.own_leaf import sign_leaf, update_leaf
 from slixmpp_mls.mls.proposals import Add, GroupContextExtensions, PreSharedKey, ReInit, Remove, SelfRemove, Update
@@ -193,3 +194,15 @@ def test_the_callers_own_choice(room: Room) -> None:
     assert [change.index for change in room.commit("alice", by_reference=[first]).removed] == [2]
     with pytest.raises(UsageError):
         room["alice"].commit(by_reference=[first], now=NOW)
+
+
+def test_two_adds_with_one_encryption_key(room: Room) -> None:
+    """Of clients that have nothing else in common."""
+    one, other = bundle("erin"), bundle("frank")
+    leaf = replace(other.key_package.leaf_node, encryption_key=one.leaf_key.public)
+    package = replace(other.key_package, leaf_node=sign_leaf(other.suite, leaf, other.signature_key))
+    signature = other.suite.sign_with_label(other.signature_key, "KeyPackageTBS", key_package_tbs(package))
+    waits(room, "bob", Add(one.key_package))
+    waits(room, "bob", Add(replace(package, signature=signature)))
+    assert kinds(room) == ["Add"]
+    room.commit("alice", joining=[one])
