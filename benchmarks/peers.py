@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 __all__ = ["Adding", "Talking", "adding", "available", "talking"]
 
@@ -29,11 +30,7 @@ class Talking:
 
 def available() -> bool:
     """Whether the wheel is installed."""
-    try:
-        import mls_rs_uniffi  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return find_spec("mls_rs_uniffi") is not None
 
 
 def _seconds(call: Callable[[], object]) -> float:
@@ -72,6 +69,7 @@ def talking(size: int) -> Talking:
     group = peer.client(b"creator", 1).create_group(b"benchmark")
     made = group.commit([Add(other.key_package()) for other in others])
     group.process(made.message)
+    assert made.welcome is not None
     last = others[-1].join(made.welcome)
     create = process = encrypt = decrypt = float("inf")
     for _ in range(5):

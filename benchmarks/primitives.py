@@ -1,13 +1,13 @@
 """The floor: what an operation's cryptographic primitives cost by themselves.
 
-An operation runs once while its calls of primitives are written down, with their sizes; each kind is
-then timed with bare library calls, in the same run as the operation itself; the floor is their sum.  What
-MLS adds around them (encoding, trees, checks) is the difference.
+An operation runs once while its calls of primitives are written down, with their sizes.  Bare library
+calls of the same kinds and sizes, one after another in the same order, then are timed like the
+operation itself.  What MLS adds around them (encoding, trees, checks) is the difference.
 
 Counted is what the protocol demands.  An AEAD key is used once in MLS, so making the library's object
 for it belongs to the primitive; the same goes for reading the public key that something is encrypted to.
 Signature and HPKE private keys are ready.  Where one context is encrypted for many
-(:meth:`CipherSuite.encrypt_to_many`), the floor hashes it once.
+(:meth:`CipherSuite.encrypt_to_many`), the floor hashes it once.  All runs in one thread.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-import timeit
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -32,9 +30,10 @@ from pyhpke import CipherSuite as PyHPKE
 from slixmpp_mls.mls import ed25519
 from slixmpp_mls.mls.cipher_suite import CipherSuite
 
-__all__ = ["floor", "recorded", "unit_cost"]
+__all__ = ["Calls", "recorded", "replay"]
 
-Calls = Counter[tuple[str, int]]
+Calls = list[tuple[str, int]]
+"""Kinds of primitives, and the octets that each is applied to (of HPKE: of context)."""
 
 _HPKE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_128_GCM)
 _PYHPKE = PyHPKE.new(KEMId.DHKEM_X25519_HKDF_SHA256, KDFId.HKDF_SHA256, AEADId.AES128_GCM)
@@ -42,15 +41,15 @@ _PYHPKE = PyHPKE.new(KEMId.DHKEM_X25519_HKDF_SHA256, KDFId.HKDF_SHA256, AEADId.A
 
 @contextmanager
 def recorded() -> Iterator[Calls]:
-    """Count the primitives that :class:`CipherSuite` is asked for, by name and size in octets."""
-    calls: Calls = Counter()
+    """Write down the primitives that :class:`CipherSuite` is asked for."""
+    calls: Calls = []
     originals: dict[str, Any] = {}
 
     def watch(name: str, count: Callable[..., Iterable[tuple[str, int]]]) -> None:
         original = originals[name] = getattr(CipherSuite, name)
 
         def counted(self: CipherSuite, *arguments: Any) -> Any:
-            calls.update(count(*arguments))
+            calls.extend(count(*arguments))
             return original(self, *arguments)
 
         setattr(CipherSuite, name, counted)
@@ -79,38 +78,29 @@ def recorded() -> Iterator[Calls]:
             setattr(CipherSuite, name, original)
 
 
-def floor(calls: Calls) -> float:
-    """Seconds that these calls take, each by itself."""
-    return sum(count * unit_cost(kind, _step(size)) for (kind, size), count in calls.items())
+def replay(calls: Calls) -> Callable[[], None]:
+    """Something that makes these calls of the libraries, and does nothing else."""
+    bare = [_bare(kind, size) for kind, size in calls]
 
+    def run() -> None:
+        for call in bare:
+            call()
 
-def _step(size: int) -> int:
-    """The nearest of a few sizes, so that few need timing: less than a sixteenth away."""
-    if size < 56:
-        return 48  # one block of the hash, like all that is shorter
-    shift = size.bit_length() - 4
-    return round(size / (1 << shift)) << shift
-
-
-def _best(call: Callable[[], object]) -> float:
-    number = 1
-    while timeit.timeit(call, number=number) < 0.005:
-        number *= 2
-    return min(timeit.repeat(call, number=number, repeat=7)) / number
+    return run
 
 
 @cache
-def unit_cost(kind: str, size: int) -> float:
-    """Seconds for one bare library call on so many octets (of HPKE: of context), the best of many."""
+def _bare(kind: str, size: int) -> Callable[[], object]:
+    """One library call."""
     data = os.urandom(size)
     key = os.urandom(32)
     if kind == "hash":
-        return _best(lambda: hashlib.sha256(data).digest())
+        return lambda: hashlib.sha256(data).digest()
     if kind == "mac":
-        return _best(lambda: hmac.digest(key, data, "sha256"))
+        return lambda: hmac.digest(key, data, "sha256")
     if kind == "sign":
         signer = Ed25519PrivateKey.generate()
-        return _best(lambda: signer.sign(data))
+        return lambda: signer.sign(data)
     if kind == "verify":
         private = Ed25519PrivateKey.generate()
         public, signature = private.public_key().public_bytes_raw(), private.sign(data)
@@ -118,21 +108,21 @@ def unit_cost(kind: str, size: int) -> float:
             from nacl.bindings import crypto_sign_open
 
             signed = signature + data
-            return _best(lambda: crypto_sign_open(signed, public))
-        return _best(lambda: Ed25519PublicKey.from_public_bytes(public).verify(signature, data))
+            return lambda: crypto_sign_open(signed, public)
+        return lambda: Ed25519PublicKey.from_public_bytes(public).verify(signature, data)
     if kind == "aead":
         nonce = os.urandom(12)
-        return _best(lambda: AESGCM(key[:16]).encrypt(nonce, data, b""))
+        return lambda: AESGCM(key[:16]).encrypt(nonce, data, b"")
     receiver = X25519PrivateKey.generate()
     octets = receiver.public_key().public_bytes_raw()
     secret = os.urandom(32)
     if kind == "seal":
-        return _best(lambda: _HPKE.encrypt(secret, X25519PublicKey.from_public_bytes(octets), data))
+        return lambda: _HPKE.encrypt(secret, X25519PublicKey.from_public_bytes(octets), data)
     if kind == "open":
         sealed = _HPKE.encrypt(secret, receiver.public_key(), data)
-        return _best(lambda: _HPKE.decrypt(sealed, receiver, data))
+        return lambda: _HPKE.decrypt(sealed, receiver, data)
     if kind == "generate_key_pair":
-        return _best(lambda: X25519PrivateKey.generate().public_key().public_bytes_raw())
+        return lambda: X25519PrivateKey.generate().public_key().public_bytes_raw()
     if kind == "derive_key_pair":
-        return _best(lambda: _PYHPKE.kem.derive_key_pair(key))
+        return lambda: _PYHPKE.kem.derive_key_pair(key)
     raise KeyError(kind)

@@ -76,7 +76,7 @@ class CipherSuite:
         self.id = number
         self.signature = signature
         self._hash_name = hash_name
-        self._hash: Callable[[bytes], Any] = getattr(hashlib, hash_name)
+        self._hash: Callable[[bytes | bytearray], Any] = getattr(hashlib, hash_name)
         self.hash_length: int = self._hash(b"").digest_size
         self.aead_key_length = 16 if aead is AEADId.AES128_GCM else 32
         self.nonce_length = 12
@@ -109,7 +109,7 @@ class CipherSuite:
 
     # --- hash, MAC, references (5.1, 5.2) ---
 
-    def hash(self, data: bytes) -> bytes:
+    def hash(self, data: bytes | bytearray) -> bytes:
         """``Hash``."""
         return self._hash(data).digest()  # type: ignore[no-any-return]
 

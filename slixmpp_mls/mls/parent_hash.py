@@ -41,7 +41,7 @@ def parent_hash(suite: CipherSuite, encryption_key: bytes, above: bytes, sibling
     out = bytearray()
     for part in (encryption_key, above, sibling_hash):
         write_opaque(out, part)
-    return suite.hash(bytes(out))
+    return suite.hash(out)
 
 
 def path_parent_hashes(

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from .cipher_suite import CipherSuite
 from .leaf_node import LeafNode
 from .parent_node import AnyNode, ParentNode
-from .tls import encode_varint
+from .tls import write_opaque
 from .tree_math import LeafIndex, NodeIndex
 
 __all__ = [
@@ -199,9 +199,12 @@ def leaf_hash(suite: CipherSuite, index: int, encoded: bytes | None) -> bytes:
 
 def parent_node_hash(suite: CipherSuite, content: ParentNode | None, left: bytes, right: bytes) -> bytes:
     """RFC 9420 7.8: hash of a TreeHashInput with a ParentNodeHashInput."""
-    held = b"\x00" if content is None else b"\x01" + content.encode()
-    size = encode_varint(len(left))
-    return suite.hash(b"\x02" + held + size + left + size + right)
+    out = bytearray(b"\x02\x00" if content is None else b"\x02\x01")
+    if content is not None:
+        ParentNode.codec.write(out, content)
+    write_opaque(out, left)
+    write_opaque(out, right)
+    return suite.hash(out)
 
 
 def tree_hash(suite: CipherSuite, subtree: Subtree, level: int, position: int) -> bytes:

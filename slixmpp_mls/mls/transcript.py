@@ -28,7 +28,7 @@ def confirmed_transcript_hash(
     out += commit.encode()
     out += encode_varint(len(signature))
     out += signature
-    return suite.hash(bytes(out))
+    return suite.hash(out)
 
 
 def interim_transcript_hash(suite: CipherSuite, confirmed: bytes, tag: bytes) -> bytes:
