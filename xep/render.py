@@ -284,12 +284,17 @@ code { font: .88em ui-monospace, monospace; background: var(--tint); padding: .0
 .t { color: var(--name); } .a { color: var(--key); } .v { color: var(--value); } .b { color: var(--soft); }
 dt { font-weight: 600; margin-top: .8rem; } dd { margin: .1rem 0 0 1.4rem; }
 li { margin: .3rem 0; }
-sup a { text-decoration: none; font-size: .8em; } .notes { font-size: .88rem; color: var(--soft); }
+sup { line-height: 0; } sup a { text-decoration: none; font-size: .8em; } .notes { font-size: .88rem; color: var(--soft); }
 .notes li { overflow-wrap: anywhere; }
 @media (max-width: 70rem) { .page { display: block; max-width: 56rem; margin: auto; }
   nav { position: static; height: auto; } }
 @media print { nav { display: none; } .page { display: block; } pre { max-height: none; white-space: pre-wrap; } }
 """
+
+KEYWORDS = (
+    "MUST, MUST NOT, REQUIRED, SHALL, SHALL NOT, SHOULD, SHOULD NOT, RECOMMENDED, NOT RECOMMENDED, MAY and OPTIONAL are "
+    'meant as <a href="https://www.rfc-editor.org/rfc/rfc2119">RFC 2119</a> defines them.'
+)
 
 _TAGS = {
     "p": "p", "ul": "ul", "ol": "ol", "li": "li", "dl": "dl", "dt": "dt", "dd": "dd", "tr": "tr", "th": "th",
@@ -411,6 +416,7 @@ class _Page:
             f'<div class="status">{html.escape(status)}</div><h1>{html.escape(title)}</h1>'
             f'<p class="abstract">{html.escape(_text_of(header, "abstract"))}</p><table class="facts">{rows}</table>'
             f"{body}<section id=\"notes\"><h2>Notes</h2><ol class=\"notes\">{notes}</ol></section>"
+            f'<section id="keywords"><h2>Requirement Keywords</h2><p class="notes">{KEYWORDS}</p></section>'
             f'<section id="legal"><h2>Legal Notices</h2><div class="notes">{legal}</div></section>'
             f'<section id="revisions"><h2>Revision History</h2><ul class="notes">{revisions}</ul></section>'
             "</main></div></body></html>\n"
