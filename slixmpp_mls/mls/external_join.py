@@ -24,7 +24,7 @@ from .framing import (
 )
 from .group_context import GroupContext
 from .group_state import GroupState, PSKLookup, PublicGroup, no_psks
-from .joining import check_supported, public_of
+from .joining import public_of
 from .key_schedule import EpochSecrets, external_init
 from .leaf_node import LeafNode, UpdateSource
 from .leaf_validation import LeafRules, check_leaf, check_members
@@ -82,7 +82,6 @@ def external_commit(
     """
     public = public_of(group_info, tree=tree, remembered=rules.remembered)
     suite, context = public.suite, public.context
-    check_supported(context, own.capabilities.extensions)
     key = ExternalPub.found_in(group_info.extensions)
     if key is None:
         raise InvalidError("a GroupInfo without external_pub", "RFC 9420 12.4.3.2")

@@ -11,7 +11,7 @@ After each step:
 - no AEAD key and nonce have been used for two plaintexts;
 - what the disks hold is the whole state, and nothing that was deleted from it.
 
-``MLS_HISTORIES`` sets how many histories are tried (25), ``pytest --hypothesis-seed`` which.
+``MLS_HISTORIES`` sets how many histories are tried (15), ``pytest --hypothesis-seed`` which.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 from typing import Any, cast
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -37,6 +38,7 @@ from slixmpp_mls.mls.staging import StagedCommit
 from tests.mls.group_helpers import NOW, body, bundle, group_info_of, welcome_of
 
 MOST = 40
+HISTORIES = int(os.environ.get("MLS_HISTORIES", "15"))
 PSKS = {ExternalPSK(bytes([number])): bytes([number]) * 8 for number in range(4)}
 
 
@@ -366,8 +368,9 @@ def _refuses(group: Group, message: bytes) -> None:
 
 
 TestHistories = Histories.TestCase
+TestHistories.pytestmark = [pytest.mark.timeout(60 + 10 * HISTORIES)]  # type: ignore[attr-defined]
 TestHistories.settings = settings(
-    max_examples=int(os.environ.get("MLS_HISTORIES", "25")),
+    max_examples=HISTORIES,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from slixmpp_mls.errors import InvalidError, UsageError
+from slixmpp_mls.mls import commit_creation
 from slixmpp_mls.mls.credential import UnknownCredential
 from slixmpp_mls.mls.extensions import Extension
 from slixmpp_mls.mls.key_package import key_package_tbs
@@ -206,3 +207,15 @@ def test_two_adds_with_one_encryption_key(room: Room) -> None:
     waits(room, "bob", Add(replace(package, signature=signature)))
     assert kinds(room) == ["Add"]
     room.commit("alice", joining=[one])
+
+
+def test_what_the_choice_overlooks_keeps_nobody_from_committing(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should a rule be forgotten in the choice, the Commit is made without what waits."""
+    waits(room, "bob", Add(bundle("dora", key=room["dora"].signature_key).key_package))
+    monkeypatch.setattr(commit_creation, "choose_valid", lambda waiting, *_, **__: tuple(waiting))
+    assert not room.commit("alice").added
+    reference = waits(room, "bob", Add(bundle("dora", key=room["dora"].signature_key).key_package))
+    with pytest.raises(InvalidError, match=r"7\.3"):
+        room["alice"].commit(now=NOW, by_reference=[reference])
