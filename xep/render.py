@@ -284,7 +284,8 @@ code { font: .88em ui-monospace, monospace; background: var(--tint); padding: .0
 .t { color: var(--name); } .a { color: var(--key); } .v { color: var(--value); } .b { color: var(--soft); }
 dt { font-weight: 600; margin-top: .8rem; } dd { margin: .1rem 0 0 1.4rem; }
 li { margin: .3rem 0; }
-sup { line-height: 0; } sup a { text-decoration: none; font-size: .8em; } .notes { font-size: .88rem; color: var(--soft); }
+sup { line-height: 0; }
+sup a { text-decoration: none; font-size: .8em; } .notes { font-size: .88rem; color: var(--soft); }
 .notes li { overflow-wrap: anywhere; }
 @media (max-width: 70rem) { .page { display: block; max-width: 56rem; margin: auto; }
   nav { position: static; height: auto; } }
@@ -292,8 +293,8 @@ sup { line-height: 0; } sup a { text-decoration: none; font-size: .8em; } .notes
 """
 
 KEYWORDS = (
-    "MUST, MUST NOT, REQUIRED, SHALL, SHALL NOT, SHOULD, SHOULD NOT, RECOMMENDED, NOT RECOMMENDED, MAY and OPTIONAL are "
-    'meant as <a href="https://www.rfc-editor.org/rfc/rfc2119">RFC 2119</a> defines them.'
+    "MUST, MUST NOT, REQUIRED, SHALL, SHALL NOT, SHOULD, SHOULD NOT, RECOMMENDED, NOT RECOMMENDED, MAY and OPTIONAL "
+    'are meant as <a href="https://www.rfc-editor.org/rfc/rfc2119">RFC 2119</a> defines them.'
 )
 
 _TAGS = {
