@@ -73,7 +73,16 @@ from .client import Device, KeyPackageSettings, RoomGroup
 from .client.records import RoomState
 from .delivery import DeviceDirectory, Invitation, KeyPackageDirectory, Room, Stream, Uploads, parse_invitation
 from .encrypted_room import EncryptedRoom
-from .errors import DeliveryError, MLSError, PeerError, RoomUnsuitable, StoreError, UsageError
+from .errors import (
+    DeliveryError,
+    Disconnected,
+    MLSError,
+    NoAnswer,
+    PeerError,
+    RoomUnsuitable,
+    StoreError,
+    UsageError,
+)
 from .identity import ClientIdentity, fingerprint
 from .mls import key_package
 from .mls.cipher_suite import CipherSuite
@@ -274,6 +283,8 @@ class MLS(BasePlugin):
         async def guarded() -> None:
             try:
                 await work
+            except (Disconnected, NoAnswer) as error:
+                log.info("%s is put off: %s", name, error)  # until the next session
             except MLSError as error:
                 log.warning("%s failed: %s", name, error)
                 self.fire("mls_failed", error)

@@ -196,7 +196,9 @@ class RoomWorker:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def cancel(self) -> list[asyncio.Task[None]]:
-        """End all tasks but the one that asks for it."""
+        """End all tasks but the one that asks for it, and tell everybody who waits."""
+        self.lost = self.lost or Disconnected(f"{self.room} is not read any more")
+        self._fail(self.lost)
         tasks = [*self._background, *([self._task] if self._task is not None else [])]
         tasks = [task for task in tasks if task is not asyncio.current_task()]
         for task in tasks:

@@ -36,7 +36,8 @@ class Recorded(ClientXMPP):
     """A client that keeps what goes over its stream.
 
     :ivar sent: what was written, one stanza each
-    :ivar swallowing: whether messages get lost on their way to the server, as in a connection that is about to break
+    :ivar swallowing: whether all gets lost on its way to the server, as in a connection that is about to break;
+        or a text: from the first stanza on that has it
     :ivar deaf: whether messages from the server get lost in the same manner
     """
 
@@ -44,14 +45,15 @@ class Recorded(ClientXMPP):
         super().__init__(jid, password)
         self.sent: list[str] = []
         self.received = bytearray()
-        self.swallowing = False
+        self.swallowing: bool | str = False
         self.swallowed: list[str] = []
         self.deaf = False
         self.add_filter("in", lambda stanza: None if self.deaf and stanza.name == "message" else stanza)
 
     def send_raw(self, data: str | bytes) -> None:
         text = data.decode() if isinstance(data, bytes) else data
-        if self.swallowing and text.startswith("<message"):
+        if self.swallowing is True or (self.swallowing and self.swallowing in text):
+            self.swallowing = True
             self.swallowed.append(text)
             return
         self.sent.append(text)
@@ -120,6 +122,10 @@ class Person:
         await asyncio.sleep(0)
         self.client.abort()
         await gone
+
+    def no_resumption(self) -> None:
+        """Have the server refuse to resume the stream (XEP-0198) at the next connection."""
+        self.client.plugin["xep_0198"].sm_id = "forgotten"
 
     async def back(self) -> str:
         """Connect the same client again.

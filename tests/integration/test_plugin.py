@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
+from dataclasses import replace
 from xml.etree.ElementTree import Element
 
 import pytest
@@ -30,7 +32,7 @@ from .test_room import reconfigure
 
 async def test_the_main_job(server: DevServer, cast: Cast) -> None:
     """A room is made, people are added, talk, renew keys, are removed, leave."""
-    room, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol")
+    _, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol")
     await (await alice.say("Fair is foul")).confirmed
     await bob.say("and foul is fair")
     await carol.hears("Fair is foul", "and foul is fair")
@@ -137,7 +139,8 @@ async def test_an_unfit_room_is_refused_by_name_and_left_alone(server: DevServer
     room = f"{unique('market')}@{server.rooms}"
     plain = Room(alice.client, room, "lady")
     await plain.create()
-    await reconfigure(alice.client, JID(room), {"muc#roomconfig_membersonly": "0", "muc#roomconfig_whois": "moderators"})
+    unfit = {"muc#roomconfig_membersonly": "0", "muc#roomconfig_whois": "moderators"}
+    await reconfigure(alice.client, JID(room), unfit)
     before = await form(alice, room)
     with pytest.raises(RoomUnsuitable) as caught:
         await alice.mls.adopt(room)
@@ -163,7 +166,7 @@ async def test_who_may_not_enter_is_told_so_and_nothing_is_left_behind(server: D
 
 
 async def test_a_destroyed_room_is_an_event_and_what_follows_an_error(server: DevServer, cast: Cast) -> None:
-    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    _, (alice, bob) = await cast.meet(server, "alice", "bob")
     await alice.room().delivery.destroy(reason="the end")
     lost = await bob.next("mls_room_lost")
     assert isinstance(lost, RoomLost)
@@ -203,8 +206,6 @@ def made(device: Device, *, now: int | None = None, spoil: bool = False, last_re
     bundle = device.make_key_package(suite, now or int(time.time()), last_resort=last_resort)
     package = bundle.key_package
     if spoil:
-        from dataclasses import replace
-
         package = replace(package, signature=bytes(len(package.signature)))
     reference = suite.key_package_ref(package.encode()).hex()
     return KeyPackage(reference, package.cipher_suite, MLSMessage.wrap(package), last_resort)
@@ -271,8 +272,6 @@ async def test_who_can_not_be_added_is_named_and_the_others_are_added(server: De
         foreign.account: "suite 3",
         garbage.account: "base64",
     }
-    import re
-
     assert result.failed.keys() == reasons.keys()
     for account, reason in reasons.items():
         assert re.search(reason, result.failed[account]), (account, result.failed[account])
@@ -370,7 +369,8 @@ async def test_an_invitation_waits_for_who_is_offline(server: DevServer, cast: C
 
 
 async def test_an_invitation_can_be_declined(prosody: DevServer, cast: Cast) -> None:
-    alice, bob = await cast.person(prosody, "alice"), await cast.person(prosody, "bob", accept_invitation=lambda _: False)
+    alice = await cast.person(prosody, "alice")
+    bob = await cast.person(prosody, "bob", accept_invitation=lambda _: False)
     group = await alice.mls.create(f"{unique('feast')}@{prosody.rooms}")
     await group.add(bob.account)
     assert (await bob.next("mls_invited")).room == JID(group.room)

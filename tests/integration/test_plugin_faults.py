@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from base64 import b64encode
+from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import Element, SubElement
+from xml.etree.ElementTree import Element, SubElement, fromstring
 
 import pytest
 from slixmpp import JID
@@ -15,6 +17,7 @@ from slixmpp_mls.authentication import AcceptAll
 from slixmpp_mls.authentication.interface import Verdict
 from slixmpp_mls.client import Device, RoomGroup
 from slixmpp_mls.client.device import open_key_package
+from slixmpp_mls.delivery import DeviceDirectory
 from slixmpp_mls.delivery.events import Reconfigured
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import DeliveryError, InvalidError, MalformedError, PeerError, Replayed, UnknownGroup
@@ -50,7 +53,7 @@ def other_group(room: str, account: str, group_id: bytes | None = None) -> RoomG
     """A group of somebody's own, with a policy for this very room; perhaps even with the same id."""
     kinds: dict[str, Any] = {}
     if group_id is not None:
-        kinds["random"] = lambda size: group_id if size == 32 and len(group_id) == 32 else __import__("os").urandom(size)
+        kinds["random"] = lambda size: group_id if size == len(group_id) else os.urandom(size)
     session = RoomGroup(Device(MemoryStore(account), **kinds), room)
     session.create(1, RoomPolicy(room, (account,)), int(time.time()))
     return session
@@ -80,7 +83,7 @@ def hostile(alice: Person, mallory: Person, room: str) -> list[tuple[str, list[E
     app = lambda data, e=epoch: [element("application", group_id, e, data)]  # noqa: E731
     return [
         ("not base64", app("&<>!!"), MalformedError),
-        ("base64 with a hole", app(b64encode(genuine).decode()[:41] + "=" + b64encode(genuine).decode()[42:]), MalformedError),
+        ("base64 with a hole", app("AAAA=AAA"), MalformedError),
         ("empty", app(""), MalformedError),
         ("truncated", app(genuine[:-30]), MalformedError),
         ("truncated to its header", app(genuine[:4]), MalformedError),
@@ -92,7 +95,7 @@ def hostile(alice: Person, mallory: Person, room: str) -> list[tuple[str, list[E
         ("no group attribute", [bare_element("application", genuine)], MalformedError),
         ("another group's attribute", [element("application", b"another", epoch, genuine)], PeerError),
         ("another epoch's attribute", app(genuine, epoch + 1), InvalidError),
-        ("an epoch that is no number", [with_epoch(element("application", group_id, 0, genuine), "-1")], MalformedError),
+        ("an epoch that is no number", [with_epoch(app(genuine)[0], "-1")], MalformedError),
         ("an application message as a commit", [element("commit", group_id, epoch, genuine)], InvalidError),
         ("an application message as a proposal", [element("proposal", group_id, epoch, genuine)], InvalidError),
         ("tampered with", app(bytes(tampered)), InvalidError),
@@ -183,8 +186,6 @@ async def test_a_stanza_posted_again_is_a_replay(server: DevServer, cast: Cast) 
     await alice.room().update()
     await all_agree(alice, bob, carol, epoch=2)
     (commit,) = [wire for wire in alice.stanzas_sent("<commit") if "<welcome" not in wire]
-    from xml.etree.ElementTree import fromstring
-
     await mallory.post([fromstring(commit)[0], Element("{urn:xmpp:hints}store")], room)
     await alice.say("the innocent sleep")
     await bob.hears("the innocent sleep")
@@ -288,7 +289,8 @@ async def test_who_can_not_be_authenticated_is_reported(prosody: DevServer, cast
     await bob.connect()
     assert (await group.add(bob.account)).added
     await bob.joined(group.room)
-    who, _, verdict = bob.got("mls_unauthenticated")[0][1], None, bob.got("mls_unauthenticated")[0][2]
+    place, who, verdict = bob.got("mls_unauthenticated")[0]
+    assert place == group.room
     assert who == f"{alice.account}/{alice.mls.device_id}"
     assert verdict.is_unknown
 
@@ -298,8 +300,6 @@ async def test_a_device_that_its_account_denies_does_not_get_in(prosody: DevServ
     alice = await cast.person(prosody, "alice")
     bob = await cast.person(prosody, "bob")
     group = await alice.mls.create(f"{unique('fog')}@{prosody.rooms}")
-    from slixmpp_mls.delivery import DeviceDirectory
-
     await DeviceDirectory(alice.client).retract(alice.mls.device_id)
     await group.add(bob.account)
     rejected = await bob.next("mls_rejected")
@@ -309,8 +309,6 @@ async def test_a_device_that_its_account_denies_does_not_get_in(prosody: DevServ
 
 
 def test_each_event_of_the_documentation_is_in_some_test() -> None:
-    from pathlib import Path
-
     tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     assert len(EVENTS) > 15
     assert [name for name in EVENTS if f'"{name}"' not in tests] == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from slixmpp_mls.devserver import DevServer
+from slixmpp_mls.policy import Right, RoomPolicy
 
 from .people import Cast, all_agree
 
@@ -54,8 +55,6 @@ async def test_talk_goes_on_while_keys_change(server: DevServer, cast: Cast) -> 
 
 
 async def test_two_add_the_same_person_at_once(prosody: DevServer, cast: Cast) -> None:
-    from slixmpp_mls.policy import Right, RoomPolicy
-
     room, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     await alice.room().set_policy(RoomPolicy(room, (alice.account,), may_add=Right.MEMBERS))
     await all_agree(alice, bob, epoch=2)

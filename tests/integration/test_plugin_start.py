@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
+from xml.etree.ElementTree import Element, SubElement
 
 import pytest
 from slixmpp import ClientXMPP
@@ -34,8 +36,6 @@ async def key_packages(reader: Person, of: Person) -> dict[str, KeyPackage]:
 
 async def configuration(person: Person, node: str) -> dict[str, str]:
     """A node's configuration, as its owner is shown it."""
-    from xml.etree.ElementTree import Element, SubElement
-
     owner = Element(f"{{{PUBSUB_OWNER}}}pubsub")
     SubElement(owner, f"{{{PUBSUB_OWNER}}}configure", {"node": node})
     answer = await Stream.of(person.client).ask("get", person.account, owner)
@@ -44,7 +44,8 @@ async def configuration(person: Person, node: str) -> dict[str, str]:
 
 
 async def test_a_hundred_keys_and_one_of_last_resort_are_there_for_all_to_read(server: DevServer, cast: Cast) -> None:
-    alice, stranger = await cast.person(server, "alice", key_packages=100, label="kitchen"), await cast.person(server, "x")
+    alice = await cast.person(server, "alice", key_packages=100, label="kitchen")
+    stranger = await cast.person(server, "stranger")
     found = await key_packages(stranger, alice)
     assert len(found) == 101
     assert [element.last_resort for element in found.values()].count(True) == 1
@@ -106,10 +107,10 @@ async def test_keys_that_somebody_removed_are_published_again(prosody: DevServer
     before = await key_packages(stranger, alice)
     await alice.mls.directory.retract_many(before)
     await alice.cut()
-    alice.client.plugin["xep_0198"].sm_id = None  # a new session, no resumption
+    alice.no_resumption()
     await alice.back()
     async with asyncio.timeout(10):
-        while (await key_packages(stranger, alice)).keys() != before.keys():
+        while (await key_packages(stranger, alice)).keys() != before.keys():  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
@@ -117,8 +118,6 @@ async def test_items_of_other_devices_and_other_software_are_left_alone(prosody:
     one = await cast.person(prosody, "alice")
     other = await cast.person(prosody, one.jid)
     stranger = await cast.person(prosody, "stranger")
-    from xml.etree.ElementTree import Element
-
     odd: AnyElement = Element("{urn:xmpp:mls:0}key-package", {"ref": "00" * 32, "suite": "1"})
     await one.mls.directory.publish("odd", odd)
     await one.log_out()
@@ -209,8 +208,6 @@ async def test_a_failed_start_is_an_event_and_no_stray_exception(
     prosody: DevServer, cast: Cast, caplog: pytest.LogCaptureFixture
 ) -> None:
     """asyncio complains of a task whose exception nobody has seen; nobody need wait for `ready`."""
-    import gc
-
     cast.expected_errors.append("starting failed")
     alice = await cast.person(prosody, "alice")
     second = await cast.person(prosody, alice.jid, online=False)
