@@ -234,19 +234,21 @@ class RoomWorker:
                 reading = await self._after_gap(error)
             except (RoomLost, NotPermitted) as error:
                 self.lost = error
+                self.live.clear()
                 self._fail(error)
                 self._fire("mls_room_lost", error)
             except Exception as error:
                 log.exception("reading %s has failed", self.room)
+                self.live.clear()
                 self._fail(DeliveryError(f"reading {self.room} has failed"))
                 self._fire("mls_failed", error)
 
     async def _after_gap(self, error: ArchiveGap) -> bool:
         """Stanzas are missing.  A member has lost track; who waits for a Welcome reads from the beginning."""
+        self.live.clear()
         if self.is_member:
-            self._emit(self.session.give_up("the room's archive no longer goes back to where we were"))
-            self.joined.clear()
             self._fail(error)
+            self._emit(self.session.give_up("the room's archive no longer goes back to where we were"))
         self.session.seek(None)
         try:
             await self.delivery.join(None)
@@ -354,9 +356,14 @@ class RoomWorker:
                     self.joined.set()
                     self.left.clear()
                     self.spawn(self.plugin.replenish(), "replenishing KeyPackages")
+                    if self.live.is_set():  # messages may wait from the time before we were away
+                        self.spawn(self._flush(self.session.outstanding_ids()), "sending again")
                 case RemovedFromGroup():
                     self.joined.clear()
                     self._fail(UsageError(f"no longer a member of the group in {self.room}"))
+                case GroupLost():
+                    self.joined.clear()
+                    self._fail(DeliveryError(f"the group in {self.room} can not be followed any more: {event.reason}"))
                 case Rejected():
                     log.info("%s: refused a stanza of %s: %s", self.room, event.claimed, event.error)
             self._fire(_EVENT_NAMES[type(event)], event)
@@ -381,7 +388,6 @@ class RoomWorker:
 
     def _fail(self, error: MLSError) -> None:
         """Nothing more will come: tell everybody who waits."""
-        self.live.clear()
         waiting: list[asyncio.Future[Any]] = list(self._confirmations.values())
         if self._outcome is not None:
             waiting.append(self._outcome)

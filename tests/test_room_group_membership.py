@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from slixmpp_mls.client import (
+    CommitLost,
     Incoming,
     Joined,
     KeyPackageSettings,
@@ -193,6 +194,19 @@ def test_removal_and_return_in_one_stanza_are_one_step() -> None:
     carol.resend()
     world.settle()
     assert alice.texts == [b"unsent"]
+
+
+def test_a_commit_of_ours_that_waited_is_lost_with_the_old_leaf() -> None:
+    world, alice, _, carol = three()
+    alice.commit(*alice.removing(CAROL), *again(alice, carol))
+    sent = carol.commit()
+    world.room.deliver()
+    carol.read()
+    assert [type(event) for event in carol.events] == [CommitLost, Joined]
+    assert only(carol.events, CommitLost).origin_id == sent.origin_id
+    assert not carol.session.commit_waits
+    world.settle()
+    assert world.agree()
 
 
 def test_a_return_that_the_authentication_service_denies_leaves_us_out() -> None:

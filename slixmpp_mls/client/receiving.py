@@ -461,10 +461,15 @@ class Receiving(Kept):
             put_all(transaction, self._spaces.group, state.pieces())
             self.device.use_up(transaction, action.bundle, now)
             self._put_record(transaction, record)
+        events: list[Event] = [
+            CommitLost(self.room, waiting.origin_id.decode(), "we were removed, and added afresh")
+            for _, waiting in self._void()
+            if waiting.kind is OutboxKind.COMMIT and not waiting.refused
+        ]
         self._begin(state.stored(), action.roster, action.policy, record)
         self._outbox.remove_all(gone)
         inviter = Member.of(action.staged.inviter, state.tree.member(action.staged.inviter))
-        return [Joined(self.room, state.epoch, inviter)]
+        return [*events, Joined(self.room, state.epoch, inviter)]
 
 
 def _tree_location(info: UnverifiedGroupInfo) -> BlobReference | None:
