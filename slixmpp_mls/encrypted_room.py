@@ -168,8 +168,12 @@ class EncryptedRoom:
 
         Who has no usable KeyPackage is named in the result; the others are added all the same.
 
+        As many are added at once as fit into a stanza; a ratchet tree that would not fit with them is uploaded.
+
         :param accounts: bare JIDs
         :raises NotPermitted: the group's policy or the room forbids it
+        :raises StanzaTooLarge: not even one fits, and our server has no upload service
+        :raises DeliveryError: an upload has failed; who is in :attr:`members` has been added
         :raises UsageError: we are not in the group
         """
         self.session.group  # noqa: B018

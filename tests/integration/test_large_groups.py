@@ -1,0 +1,348 @@
+"""Groups whose ratchet tree does not fit beside the Welcome, on real servers.
+
+One is really that large: most of its members are KeyPackages of devices that never come.  In the others,
+the first answer to whether a Commit fits into a stanza is no.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from slixmpp import JID, ClientXMPP
+
+from slixmpp_mls import room_worker
+from slixmpp_mls.blob import BlobReference
+from slixmpp_mls.client import Device, KeyPackageSettings
+from slixmpp_mls.delivery import MAX_STANZA, DeviceDirectory, KeyPackageDirectory
+from slixmpp_mls.devserver import DevServer
+from slixmpp_mls.encrypted_room import EncryptedRoom
+from slixmpp_mls.errors import DeliveryError, InvalidError, NoUploadService, StanzaTooLarge, TransferFailed
+from slixmpp_mls.mls.cipher_suite import CipherSuite
+from slixmpp_mls.mls.commit_creation import CommitDraft
+from slixmpp_mls.mls.framing import MLSMessage
+from slixmpp_mls.plugin import MLS
+from slixmpp_mls.stanza import KeyPackage, RoomElement
+from slixmpp_mls.stanza.elements import Device as DeviceElement
+from slixmpp_mls.stanza.elements import Key
+from slixmpp_mls.store import MemoryStore
+
+from ..conftest import unique
+
+ACCOUNTS, DEVICES = 4, 210  # PEP keeps 256 items on Prosody
+
+
+class Recorded(ClientXMPP):
+    """A client that knows its largest stanza."""
+
+    largest = 0
+    uploads = 0
+
+    def send_raw(self, data: str | bytes) -> None:
+        text = data.decode() if isinstance(data, bytes) else data
+        self.largest = max(self.largest, len(text.encode()))
+        self.uploads += bool(re.search(r"<request [^>]*filename=", text))
+        super().send_raw(data)
+
+
+class People:
+    def __init__(self, server: DevServer) -> None:
+        self.server = server
+        self.clients: list[Recorded] = []
+        self.stores: dict[str, MemoryStore] = {}
+        self.heard: dict[str, list[str]] = {}
+        self.rejected: list[Any] = []
+
+    async def come(self, who: str | JID, **config: Any) -> tuple[Recorded, MLS]:
+        """Somebody new, or (with a JID) somebody who has been away."""
+        jid = who if isinstance(who, JID) else await self.server.register(unique(who), "secret")
+        client = self.server.client(jid, factory=Recorded)
+        store = self.stores.setdefault(jid.bare, MemoryStore(jid.bare))
+        client.register_plugin("mls", {"store": store, "key_packages": 2, **config})
+        heard = self.heard.setdefault(jid.bare, [])
+        client.add_event_handler("mls_message", lambda message: heard.append(message.body))
+        client.add_event_handler("mls_rejected", self.rejected.append)
+        self.clients.append(client)
+        await self.server.connect(client)
+        mls = client.plugin["mls"]
+        assert isinstance(mls, MLS)
+        await mls.ready()
+        return client, mls
+
+    async def room(self, mls: MLS) -> EncryptedRoom:
+        """A new room, which believes at first that a Commit with a Welcome does not fit, and then that it does."""
+        group = await mls.create(f"{unique('coven')}@{self.server.rooms}")
+        draft_commit, fresh = group.session.draft_commit, False
+
+        def draft(*arguments: Any, **options: Any) -> CommitDraft:
+            nonlocal fresh
+            fresh = True
+            return draft_commit(*arguments, **options)
+
+        def check_size(found: Sequence[RoomElement]) -> None:
+            nonlocal fresh
+            if fresh and any(element.NAME == "welcome" for element in found):
+                fresh = False
+                raise StanzaTooLarge(300_000, MAX_STANZA)
+
+        group.session.draft_commit = draft  # type: ignore[method-assign]
+        group.worker.check_size = check_size  # type: ignore[method-assign]
+        return group
+
+    async def joined(self, mls: MLS, room: str) -> EncryptedRoom:
+        await until(lambda: room in mls.groups and mls.groups[room].is_member and mls.groups[room].live)
+        return mls.group(room)
+
+    async def leave(self, client: Recorded) -> None:
+        with suppress(TimeoutError):  # a stream that only broke would get the invitation, when it is resumed
+            await asyncio.wait_for(client.disconnect(wait=1.0), 3)
+        client.plugin.disable("mls")
+        client.abort()
+        client.cancel_connection_attempt()
+
+    async def crowd(self, name: str, count: int) -> str:
+        """An account with many devices, of which there are only the directory's entries; its bare JID."""
+        jid = await self.server.register(unique(name), "secret")
+        client = self.server.client(jid)
+        await self.server.connect(client)
+        suite, now = CipherSuite.get(1), int(time.time())
+        devices, packages = {}, {}
+        for _ in range(count):
+            device = Device(MemoryStore(jid.bare), settings=KeyPackageSettings(count=0))
+            bundle = device.make_key_package(suite, now)
+            ref = bundle.reference.hex()
+            packages[ref] = KeyPackage(ref, 1, MLSMessage.wrap(bundle.key_package), False).to_stdlib()
+            keys = tuple(Key(scheme, key) for scheme, key in device.signature_keys().items())
+            devices[device.identity.device] = DeviceElement(device.identity.device, keys).to_stdlib()
+        await DeviceDirectory(client).publish_many(devices)
+        await KeyPackageDirectory(client).publish_many(packages)
+        client.abort()
+        return jid.bare
+
+
+@pytest_asyncio.fixture
+async def people(server: DevServer) -> AsyncIterator[People]:
+    people = People(server)
+    yield people
+    for client in people.clients:
+        if "mls" in client.plugin:
+            await people.leave(client)
+
+
+async def until(condition: Any, seconds: float = 60.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+def after_putting(mls: MLS, then: Callable[[], Awaitable[object]]) -> list[BlobReference]:
+    """Something happens each time between an upload and what is made of it; the references."""
+    put, places = mls.uploads.put, []
+
+    async def wrapped(data: bytes) -> BlobReference:
+        places.append(await put(data))
+        await then()
+        return places[-1]
+
+    mls.uploads.put = wrapped  # type: ignore[method-assign]
+    return places
+
+
+async def nothing() -> None:
+    pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server", ["prosody"], indirect=True)
+async def test_eight_hundred_devices(people: People) -> None:
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - began:6.1f} s  {text}")
+
+    crowds = await asyncio.gather(*(people.crowd(f"crowd{number}", DEVICES) for number in range(ACCOUNTS)))
+    say("directory filled")
+    room = f"{unique('coven')}@{people.server.rooms}"
+    client, alice = await people.come("alice")
+    group = await alice.create(room)
+    result = await group.add(*crowds)
+    say(f"{len(result.added)} devices added in {group.epoch} Commits, largest stanza {client.largest} octets")
+    assert (result.failed, result.skipped) == ({}, {})
+    assert len(result.added) == ACCOUNTS * DEVICES
+    assert len(group.members) == ACCOUNTS * DEVICES + 1
+    # Split well: hardly more Commits than the octets of their Adds ask for.
+    assert group.epoch <= 4
+    tree = len(group.session.group.tree.encode())
+    assert tree * 4 / 3 > MAX_STANZA, "the ratchet tree would fit into a stanza: this test shows nothing"
+
+    uploads = client.uploads
+    others = [await people.come(name) for name in ("bob", "carol", "dave")]
+    result = await group.add(*(each.boundjid.bare for each, _ in others))
+    assert len(result.added) == 3
+    assert client.uploads == uploads + 1
+    await until(lambda: all(room in mls.groups and mls.groups[room].is_member for _, mls in others))
+    groups: list[EncryptedRoom] = [group, *(mls.group(room) for _, mls in others)]
+    await until(lambda: all(each.live for each in groups))
+    say(f"three joined; tree of {tree} octets")
+    assert len({each.epoch_authenticator for each in groups}) == 1
+
+    await groups[1].send("When shall we three meet again")
+    await groups[2].send("In thunder, lightning, or in rain")
+    await until(lambda: sorted(len(heard) for heard in people.heard.values()) == [1, 1, 2, 2])
+    epoch = group.epoch
+    changed = await groups[3].update()
+    assert changed.epoch == epoch + 1
+    await until(lambda: len({each.epoch_authenticator for each in groups}) == 1)
+    sent = await groups[3].send("When the hurlyburly's done")
+    await sent.confirmed
+    await until(lambda: sum("hurlyburly" in text for heard in people.heard.values() for text in heard) == 3)
+    say(f"talked, one has committed; largest stanza {max(each.largest for each in people.clients)} octets")
+    assert max(each.largest for each in people.clients) <= MAX_STANZA
+    assert not people.rejected
+    assert len(groups[1].members) == ACCOUNTS * DEVICES + 4
+
+
+async def test_a_tree_that_is_uploaded(people: People) -> None:
+    """Joining live, and joining late."""
+    _, alice = await people.come("alice")
+    _, bob = await people.come("bob")
+    carols, carol = await people.come("carol")
+    await people.leave(carols)
+    group = await people.room(alice)
+    places = after_putting(alice, nothing)
+    await group.add(bob.xmpp.boundjid.bare)
+    bobs = await people.joined(bob, group.room)
+    await group.add(carols.boundjid.bare)
+    assert len(places) == 2
+    await until(lambda: bobs.epoch == group.epoch)
+    await bobs.send("When shall we three meet again")
+    _, carol = await people.come(JID(carols.boundjid.bare))
+    late = await people.joined(carol, group.room)
+    await until(lambda: people.heard[carols.boundjid.bare] == ["When shall we three meet again"])
+    assert len({each.epoch_authenticator for each in (group, bobs, late)}) == 1
+    assert not people.rejected
+
+
+async def test_messages_and_commits_while_a_tree_is_uploaded(people: People) -> None:
+    _, alice = await people.come("alice")
+    _, bob = await people.come("bob")
+    _, carol = await people.come("carol")
+    group = await people.room(alice)
+    await group.add(bob.xmpp.boundjid.bare)
+    bobs = await people.joined(bob, group.room)
+    races = iter([True, False])
+
+    async def meanwhile() -> None:
+        await (await group.send("Fair is foul")).confirmed
+        await (await bobs.send("and foul is fair")).confirmed
+        if next(races):
+            epoch = group.epoch
+            await bobs.update()
+            await until(lambda: group.epoch > epoch)
+
+    places = after_putting(alice, meanwhile)
+    result = await group.add(carol.xmpp.boundjid.bare)
+    assert len(result.added) == 1
+    assert len(places) == 2, "the Commit that came between did not make the draft void"
+    carols = await people.joined(carol, group.room)
+    await until(lambda: len({each.epoch_authenticator for each in (group, bobs, carols)}) == 1)
+    await carols.send("Hover through the fog")
+    await until(lambda: "Hover through the fog" in people.heard[bob.xmpp.boundjid.bare])
+    await until(lambda: "Hover through the fog" in people.heard[alice.xmpp.boundjid.bare])
+    assert people.heard[bob.xmpp.boundjid.bare].count("Fair is foul") == 2
+    assert not people.rejected
+
+
+async def test_a_web_server_that_is_down_for_a_while(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room_worker, "_FETCH_PAUSES", (0.01, 0.01, 0.01))
+    _, alice = await people.come("alice")
+    _, bob = await people.come("bob")
+    get, attempts = bob.uploads.get, []
+
+    async def failing(place: BlobReference) -> bytes:
+        attempts.append(place)
+        if len(attempts) < 4:
+            raise TransferFailed("down", temporary=True)
+        return await get(place)
+
+    bob.uploads.get = failing  # type: ignore[method-assign]
+    group = await people.room(alice)
+    await group.add(bob.xmpp.boundjid.bare)
+    bobs = await people.joined(bob, group.room)
+    assert len(attempts) == 4
+    assert bobs.epoch_authenticator == group.epoch_authenticator
+
+
+async def test_a_tree_that_is_gone(people: People) -> None:
+    """The Welcome is refused, with the reason; who is added again comes in."""
+    _, alice = await people.come("alice")
+    _, bob = await people.come("bob")
+
+    async def lose() -> None:
+        files = [path for path in people.server.directory.rglob("*") if path.is_file()]
+        (lost,) = (path for path in files if sha256(path.read_bytes()).digest() == places[-1].hash)
+        lost.unlink()
+
+    places = after_putting(alice, lose)
+    group = await people.room(alice)
+    await group.add(bob.xmpp.boundjid.bare)
+    await until(lambda: people.rejected)
+    (rejected,) = people.rejected
+    assert isinstance(rejected.error, InvalidError)
+    assert re.search("answered (404|410)", str(rejected.error))
+    assert not bob.group(group.room).is_member
+    await group.remove(bob.xmpp.boundjid.bare)
+    alice.uploads.put = type(alice.uploads).put.__get__(alice.uploads)  # type: ignore[method-assign]
+    await group.add(bob.xmpp.boundjid.bare)
+    bobs = await people.joined(bob, group.room)
+    assert bobs.epoch_authenticator == group.epoch_authenticator
+
+
+async def test_an_application_that_allows_no_fetching(people: People) -> None:
+    _, alice = await people.come("alice")
+    asked: list[str] = []
+    _, bob = await people.come("bob", allow_url=lambda url: bool(asked.append(url)))
+    group = await people.room(alice)
+    await group.add(bob.xmpp.boundjid.bare)
+    await until(lambda: people.rejected)
+    assert "nothing is to be fetched" in str(people.rejected[0].error)
+    assert [url.partition("//")[0] for url in asked] == ["https:"]
+    assert not bob.group(group.room).is_member
+
+
+async def test_no_place_for_a_large_tree(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, alice = await people.come("alice")
+    _, bob = await people.come("bob")
+    group = await people.room(alice)
+
+    async def none(jid: str) -> None:
+        return None
+
+    monkeypatch.setattr(alice.uploads, "_ask_service", none)
+    with pytest.raises(StanzaTooLarge) as caught:
+        await group.add(bob.xmpp.boundjid.bare)
+    assert isinstance(caught.value.__cause__, NoUploadService)
+    assert not group.session.commit_waits
+
+    async def broken(data: bytes) -> BlobReference:
+        raise TransferFailed("no space left", temporary=False)
+
+    doubtful = group.worker.check_size
+    group.worker.check_size = type(group.worker).check_size.__get__(group.worker)  # type: ignore[method-assign]
+    await group.add(bob.xmpp.boundjid.bare)  # it does fit: nothing has to be uploaded
+    bobs = await people.joined(bob, group.room)
+    _, carol = await people.come("carol")
+    alice.uploads.put = broken  # type: ignore[method-assign]
+    group.worker.check_size = doubtful  # type: ignore[method-assign]
+    with pytest.raises(DeliveryError, match="no space left"):
+        await group.add(carol.xmpp.boundjid.bare)
+    assert group.epoch_authenticator == bobs.epoch_authenticator
+    assert not group.session.commit_waits
+
