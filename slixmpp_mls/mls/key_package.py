@@ -7,13 +7,13 @@ from typing import Annotated
 from .extensions import Extension
 from .leaf_node import LeafNode
 from .registry import cipher_suite_id, protocol_version
-from .tls import Struct, opaque, struct
+from .tls import EncodedOnce, opaque, struct, without_last
 
 __all__ = ["KeyPackage", "key_package_tbs"]
 
 
 @struct
-class KeyPackage(Struct):
+class KeyPackage(EncodedOnce):
     """A leaf for use in some group, with the key to which the Welcome will be encrypted."""
 
     version: Annotated[int, protocol_version]
@@ -26,7 +26,4 @@ class KeyPackage(Struct):
 
 def key_package_tbs(key_package: KeyPackage) -> bytes:
     """``KeyPackageTBS``: everything but the signature."""
-    out = bytearray()
-    for field in KeyPackage.codec.fields[:-1]:
-        field.codec.write(out, getattr(key_package, field.name))
-    return bytes(out)
+    return without_last(key_package.encode(), key_package.signature)

@@ -12,7 +12,7 @@ from typing import Annotated
 from .credential import Credential
 from .extensions import Extension
 from .registry import cipher_suite_id, credential_type, extension_type, proposal_type, protocol_version
-from .tls import Enum, Select, Struct, opaque, struct, uint64, write_opaque
+from .tls import EncodedOnce, Enum, Select, Struct, encode_varint, opaque, struct, uint64, without_last
 
 __all__ = [
     "Capabilities", "CommitSource", "KeyPackageSource", "LeafNode", "LeafNodeSource", "Lifetime", "UpdateSource",
@@ -77,7 +77,7 @@ _source = Select(
 
 
 @struct
-class LeafNode(Struct):
+class LeafNode(EncodedOnce):
     """A member's public keys, credential and capabilities, signed (section 7.2)."""
 
     encryption_key: opaque
@@ -89,15 +89,9 @@ class LeafNode(Struct):
     signature: opaque = b""
 
 
-_unsigned = LeafNode.codec.fields[:-1]
-
-
 def leaf_node_tbs(leaf: LeafNode, group_id: bytes, leaf_index: int) -> bytes:
     """``LeafNodeTBS``: what the signature covers.  Group and index count unless the source is a KeyPackage."""
-    out = bytearray()
-    for field in _unsigned:
-        field.codec.write(out, getattr(leaf, field.name))
-    if not isinstance(leaf.source, KeyPackageSource):
-        write_opaque(out, group_id)
-        out += leaf_index.to_bytes(4, "big")
-    return bytes(out)
+    unsigned = without_last(leaf.encode(), leaf.signature)
+    if isinstance(leaf.source, KeyPackageSource):
+        return unsigned
+    return b"".join((unsigned, encode_varint(len(group_id)), group_id, leaf_index.to_bytes(4, "big")))

@@ -29,7 +29,6 @@ from .parameters import DAY, HOUR
 from .ratchet_tree import RatchetTree
 from .registry import DEFAULT_EXTENSIONS, DEFAULT_PROPOSALS, ExtensionType, ProtocolVersion
 from .signature_check import SignedContent, verify_all
-from .tls import encode_varint
 from .tree_index import Feature
 from .tree_math import LeafIndex
 
@@ -99,14 +98,16 @@ class VerifiedKeyPackage:
 class LeafRules:
     """How leaves are validated that arrive in a KeyPackage, an Add, an Update or a Commit.
 
-    :ivar now: seconds since the Unix epoch
+    :ivar now: seconds since the Unix epoch; None leaves expiry out, as for what is received: members read the
+        same Commit at different times, some of them weeks later, and must come to the same verdict.  RFC 9420 7.3
+        asks senders to look at their clock and only recommends it to receivers
     :ivar lifetime_limit: the longest lifetime accepted, seconds (RFC 9420 7.2)
     :ivar clock_tolerance: how far the other's clock may be off, seconds
     :ivar remembered: see :func:`.signature_check.verify_all`
     :ivar threads: likewise
     """
 
-    now: int
+    now: int | None
     lifetime_limit: int = 90 * DAY
     clock_tolerance: int = HOUR
     remembered: MutableSet[bytes] | None = None
@@ -160,6 +161,8 @@ class LeafRules:
             raise InvalidError("the leaf's lifetime ends before it begins", "RFC 9420 7.3")
         if lifetime.not_after - lifetime.not_before > self.lifetime_limit:
             raise InvalidError("the leaf's lifetime is too long", "RFC 9420 7.2")
+        if self.now is None:
+            return
         if self.now < lifetime.not_before - self.clock_tolerance:
             raise InvalidError("the leaf is not valid yet", "RFC 9420 7.3")
         if self.now > lifetime.not_after + self.clock_tolerance:
@@ -255,18 +258,9 @@ def check_proposal_supported(tree: RatchetTree, number: int) -> None:
         raise InvalidError(f"proposal {number:#06x} is not supported by all members", "RFC 9420 12.2")
 
 
-def leaf_signature(leaf: LeafNode, group_id: bytes, index: LeafIndex, encoded: bytes | None = None) -> SignedContent:
-    """A leaf's signature, to be verified (RFC 9420 7.2).
-
-    :param encoded: the leaf's encoding, if the caller has it: what is signed is its beginning
-    """
-    if encoded is None:
-        tbs = leaf_node_tbs(leaf, group_id, index)
-    else:
-        size = len(leaf.signature)
-        tbs = encoded[: -size - len(encode_varint(size))]
-        if not isinstance(leaf.source, KeyPackageSource):
-            tbs += encode_varint(len(group_id)) + group_id + index.to_bytes(4, "big")
+def leaf_signature(leaf: LeafNode, group_id: bytes, index: LeafIndex) -> SignedContent:
+    """A leaf's signature, to be verified (RFC 9420 7.2)."""
+    tbs = leaf_node_tbs(leaf, group_id, index)
     return SignedContent(f"leaf {index}", leaf.signature_key, "LeafNodeTBS", tbs, leaf.signature)
 
 

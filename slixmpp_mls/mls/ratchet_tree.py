@@ -27,7 +27,7 @@ from itertools import islice
 from ..errors import InvalidError, MalformedError
 from .cipher_suite import CipherSuite
 from .leaf_node import LeafNode
-from .parent_node import AnyNode, NodeType, ParentNode, node_codec
+from .parent_node import AnyNode, ParentNode, node_codec
 from .subtree import Change, Place, Subtree, node_at, resolution, rewrite, tree_hash
 from .tls import encode_varint, read_varint
 from .tree_index import Feature, TreeIndex
@@ -65,12 +65,9 @@ class RatchetTree:
         return cls.from_nodes(suite, [leaf])
 
     @classmethod
-    def from_nodes(
-        cls, suite: CipherSuite, nodes: Sequence[AnyNode | None], encoded: Mapping[int, bytes] | None = None
-    ) -> RatchetTree:
+    def from_nodes(cls, suite: CipherSuite, nodes: Sequence[AnyNode | None]) -> RatchetTree:
         """A tree from its array of nodes (appendix C); missing ones at the end are blank.
 
-        :param encoded: leaves' encodings where the caller has them, by node
         :raises InvalidError: the nodes are no ratchet tree
         """
         count = len(nodes)
@@ -79,7 +76,6 @@ class RatchetTree:
         if not count:
             raise InvalidError("a tree without members", "RFC 9420 12.4.3.3")
         width = padded(count // 2 + 1)
-        known = encoded or {}
         changes: list[Change] = []
         layer = []
         for index in range(0, count, 2):
@@ -90,7 +86,7 @@ class RatchetTree:
             if not isinstance(leaf, LeafNode):
                 raise InvalidError("a parent node where a leaf should be", "RFC 9420 12.4.3.3")
             changes.append((NodeIndex(index), None, leaf))
-            layer.append(Subtree(leaf, occupied=1, encoded=known.get(index)))
+            layer.append(Subtree(leaf, occupied=1))
         height = 0
         while width >> height > 1:
             height += 1
@@ -123,7 +119,6 @@ class RatchetTree:
         """
         pos, end = _span(data)
         nodes: list[AnyNode | None] = []
-        encoded: dict[int, bytes] = {}
         while pos < end:
             if len(nodes) >= 2 * max_leaves - 1:
                 raise MalformedError(f"a ratchet tree of more than {max_leaves} leaves")
@@ -137,11 +132,11 @@ class RatchetTree:
             start = pos + 2  # behind the presence and the type of node
             node, pos = node_codec.read(data, pos + 1, end)
             if isinstance(node, LeafNode):
-                encoded[len(nodes)] = data[start:pos]  # encodings are canonical: this is what encode() would give
+                node.keep_encoding(data[start:pos])  # encodings are canonical: this is what encode() would give
             nodes.append(node)
         if not nodes or nodes[-1] is None:  # RFC 9420 12.4.3.3
             raise InvalidError("the last node of a ratchet tree is blank", "RFC 9420 12.4.3.3")
-        return cls.from_nodes(suite, nodes, encoded)
+        return cls.from_nodes(suite, nodes)
 
     def encode(self) -> bytes:
         """The content of a `ratchet_tree` extension (RFC 9420 12.4.3.3)."""
@@ -150,7 +145,7 @@ class RatchetTree:
         for place, subtree in self._nodes():
             out += bytes(place - last - 1)
             out.append(1)
-            out += _node_encoding(subtree)
+            node_codec.write(out, subtree.content)
             last = place
         return encode_varint(len(out)) + bytes(out)
 
@@ -201,13 +196,6 @@ class RatchetTree:
         for place, subtree in self._nodes():
             if isinstance(subtree.content, LeafNode):
                 yield LeafIndex(place >> 1), subtree.content
-
-    def encoded_members(self) -> Iterator[tuple[LeafIndex, LeafNode, bytes]]:
-        """All members from left to right, with their leaves' encodings."""
-        for place, subtree in self._nodes():
-            encoded = None if place & 1 else subtree.encoding()
-            if isinstance(subtree.content, LeafNode) and encoded is not None:
-                yield LeafIndex(place >> 1), subtree.content, encoded
 
     def parents(self) -> Iterator[tuple[NodeIndex, ParentNode]]:
         """All parent nodes that are not blank, from left to right."""
@@ -339,7 +327,7 @@ class RatchetTree:
 
     def pieces(self) -> dict[bytes, bytes]:
         """The tree for a store: each node that is not blank under its index, four octets big endian."""
-        return {place.to_bytes(4, "big"): _node_encoding(subtree) for place, subtree in self._nodes()}
+        return {place.to_bytes(4, "big"): node_codec.encode(subtree.content) for place, subtree in self._nodes()}
 
     def changes_since(self, old: RatchetTree) -> dict[bytes, bytes | None]:
         """The pieces that differ from an older tree's; None for those that are no longer.
@@ -358,7 +346,7 @@ class RatchetTree:
             content = None if new is None else new.content
             if content is not (None if before is None else before.content):
                 key = node_at(height, position).to_bytes(4, "big")
-                changes[key] = None if new is None or content is None else _node_encoding(new)
+                changes[key] = None if content is None else node_codec.encode(content)
             if height:
                 (left, right), (old_left, old_right) = _children(new), _children(before)
                 stack.append((height - 1, 2 * position, left, old_left))
@@ -374,8 +362,10 @@ class RatchetTree:
         places = {int.from_bytes(key, "big"): piece for key, piece in pieces.items()}
         nodes: list[AnyNode | None] = [None] * (max(places, default=-1) + 1)
         for place, piece in places.items():
-            nodes[place] = node_codec.decode(piece)
-        return cls.from_nodes(suite, nodes, {place: piece[1:] for place, piece in places.items()})
+            nodes[place] = node = node_codec.decode(piece)
+            if isinstance(node, LeafNode):
+                node.keep_encoding(piece[1:])
+        return cls.from_nodes(suite, nodes)
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -394,16 +384,6 @@ class RatchetTree:
                 yield node_at(height, position), subtree
             if height:
                 stack.append((subtree.children()[1], height - 1, 2 * position + 1, False))
-
-
-_LEAF = NodeType.LEAF.to_bytes(1, "big")
-
-
-def _node_encoding(subtree: Subtree) -> bytes:
-    """A Node, encoded (RFC 9420 12.4.3.3), of a subtree whose head is not blank."""
-    if isinstance(subtree.content, LeafNode):
-        return _LEAF + (subtree.encoding() or b"")
-    return node_codec.encode(subtree.content)
 
 
 def _span(data: bytes) -> tuple[int, int]:

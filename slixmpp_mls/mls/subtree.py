@@ -21,7 +21,7 @@ from typing import NamedTuple
 from .cipher_suite import CipherSuite
 from .leaf_node import LeafNode
 from .parent_node import AnyNode, ParentNode
-from .tls import write_opaque
+from .tls import encode_varint
 from .tree_math import LeafIndex, NodeIndex
 
 __all__ = [
@@ -37,11 +37,9 @@ class Subtree:
     :ivar right: the right child, likewise
     :ivar occupied: how many leaves below are not blank; 0 means that every node here is blank
     :ivar hash: the tree hash, None until it is needed
-    :ivar encoded: of a leaf: the content's encoding, None until it is needed.  It is needed again and
-        again: for the tree hash, for the signature's content, for sending the tree.
     """
 
-    __slots__ = ("content", "encoded", "hash", "left", "occupied", "right")
+    __slots__ = ("content", "hash", "left", "occupied", "right")
 
     def __init__(
         self,
@@ -49,14 +47,12 @@ class Subtree:
         left: Subtree | None = None,
         right: Subtree | None = None,
         occupied: int = 0,
-        encoded: bytes | None = None,
     ) -> None:
         self.content = content
         self.left = left
         self.right = right
         self.occupied = occupied
         self.hash: bytes | None = None
-        self.encoded = encoded
 
     def children(self) -> tuple[Subtree, Subtree]:
         """Both children of a subtree above level 0."""
@@ -64,12 +60,6 @@ class Subtree:
             self.right = Subtree()
             self.left = Subtree()
         return self.left, self.right
-
-    def encoding(self) -> bytes | None:
-        """A leaf's encoded content, None if it is blank."""
-        if self.encoded is None and self.content is not None:
-            self.encoded = self.content.encode()
-        return self.encoded
 
 
 Change = tuple[NodeIndex, AnyNode | None, AnyNode | None]
@@ -202,9 +192,8 @@ def parent_node_hash(suite: CipherSuite, content: ParentNode | None, left: bytes
     out = bytearray(b"\x02\x00" if content is None else b"\x02\x01")
     if content is not None:
         ParentNode.codec.write(out, content)
-    write_opaque(out, left)
-    write_opaque(out, right)
-    return suite.hash(out)
+    size = encode_varint(len(left))
+    return suite.hash(b"".join((out, size, left, size, right)))
 
 
 def tree_hash(suite: CipherSuite, subtree: Subtree, level: int, position: int) -> bytes:
@@ -215,7 +204,7 @@ def tree_hash(suite: CipherSuite, subtree: Subtree, level: int, position: int) -
     while stack:
         node, level, position = stack[-1]
         if level == 0:
-            node.hash = leaf_hash(suite, position, node.encoding())
+            node.hash = leaf_hash(suite, position, None if node.content is None else node.content.encode())
             stack.pop()
             continue
         left, right = node.children()

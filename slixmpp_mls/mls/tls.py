@@ -58,7 +58,7 @@ from ..errors import MalformedError
 __all__ = [
     "MAX_SIZE", "MAX_VECTOR", "Codec", "EncodedOnce", "Enum", "Field", "Opaque", "Optional", "Select", "Struct",
     "StructCodec", "UInt", "Vector", "When", "codec_of", "encode_varint", "opaque", "read_span", "read_varint",
-    "struct", "uint8", "uint16", "uint32", "uint64", "write_opaque",
+    "struct", "uint8", "uint16", "uint32", "uint64", "without_last", "write_opaque",
 ]
 
 MAX_VECTOR = 2**30 - 1  # RFC 9420 2.1.2: the largest length that the encoding can express
@@ -150,6 +150,11 @@ def write_opaque(out: bytearray, value: bytes | bytearray) -> None:
     else:
         out += encode_varint(length)
     out += value
+
+
+def without_last(octets: bytes, last: bytes) -> bytes:
+    """A structure's octets without its last field, an ``opaque<V>``: what a signature there covers."""
+    return octets[: -len(last) - len(encode_varint(len(last)))]
 
 
 def read_span(data: bytes, pos: int, end: int) -> tuple[int, int]:
@@ -408,7 +413,12 @@ class StructCodec(Codec):
         source += "\n" + "\n ".join(["def write(out, value):", *writes, "return"])
         exec(source, names)  # noqa: S102  # of names in our own declarations only
         self.read = names["read"]  # type: ignore[method-assign]
-        self.write = names["write"]  # type: ignore[method-assign]
+        self.write_fields: Callable[[bytearray, Any], None] = names["write"]
+        self.write = _write_kept if issubclass(cls, EncodedOnce) else self.write_fields  # type: ignore[method-assign]
+
+
+def _write_kept(out: bytearray, value: EncodedOnce) -> None:
+    out += value.encode()
 
 
 def _has_place(field: Field, value: Any) -> bool:
@@ -453,17 +463,22 @@ class Struct:
 
 
 class EncodedOnce(Struct):
-    """Base of the structures whose octets are asked for again and again: they are kept beside the fields."""
+    """Base of the structures whose octets are asked for again and again: they are kept beside the fields.
+
+    Where such a structure is part of another one, these octets are written there, too.
+    """
 
     __slots__ = ("_octets",)
     _octets: bytes
 
     def encode(self) -> bytes:
         """The structure's octets; see :meth:`Struct.encode`."""
-        try:
-            return self._octets
-        except AttributeError:
-            return self.keep_encoding(super().encode())
+        octets: bytes | None = getattr(self, "_octets", None)
+        if octets is None:
+            out = bytearray()
+            self.codec.write_fields(out, self)
+            octets = self.keep_encoding(bytes(out))
+        return octets
 
     def keep_encoding(self, octets: bytes) -> bytes:
         """Spare :meth:`encode` its work.

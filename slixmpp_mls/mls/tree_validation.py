@@ -55,9 +55,9 @@ def verify_tree(
         tree.suite.check_public_key(node.encryption_key)  # nobody could encrypt to a bad one
 
     def signatures() -> Iterator[SignedContent]:
-        for index, leaf, encoded in tree.encoded_members():
+        for index, leaf in tree.members():
             check_leaf(leaf, requirements)
-            yield leaf_signature(leaf, context.group_id, index, encoded)
+            yield leaf_signature(leaf, context.group_id, index)
 
     verify_all(tree.suite, signatures(), remembered=remembered, threads=threads)
     return VerifiedTree(tree)
