@@ -190,6 +190,8 @@ class Group(GroupState):
 
         Whether a KeyPackage has expired meanwhile, or a PSK is there, is only known to :meth:`commit`.
         """
+        if not self.public.proposals:
+            return ()
         return choose_valid(self.pending_proposals, MemberSender(self.own_index), self.tree, self.context)
 
     def propose(
@@ -367,8 +369,8 @@ class Group(GroupState):
         """
         if isinstance(message, bytes):
             message = MLSMessage.decode(message)
-        rules = _rules(self.parameters, now, remembered)
-        return message_processing.process(self, message, rules, psks=psks)
+        rules = _rules(self.parameters, remembered)
+        return message_processing.process(self, message, rules, now, psks=psks)
 
     def apply(self, processed: Processed, *, now: int) -> Self:
         """The state after something that :meth:`process` or :meth:`commit` has made of it.
@@ -480,9 +482,9 @@ class Group(GroupState):
         return group_pieces.restore_staged(type(self), pieces, self)
 
 
-def _rules(parameters: Parameters, now: int, remembered: MutableSet[bytes] | None) -> LeafRules:
-    """For what we receive."""
-    return LeafRules(now, parameters.lifetime_limit, parameters.clock_tolerance, remembered)
+def _rules(parameters: Parameters, remembered: MutableSet[bytes] | None) -> LeafRules:
+    """For what we receive: whenever that is, the verdict is the same."""
+    return LeafRules(None, parameters.lifetime_limit, 0, remembered)
 
 
 def _own_rules(parameters: Parameters, now: int, remembered: MutableSet[bytes] | None = None) -> LeafRules:

@@ -258,13 +258,16 @@ class Vector(Codec):
         self.item = item
 
     def write(self, out: bytearray, value: tuple[Any, ...]) -> None:
+        if not value:  # many are empty: a tree is full of them
+            out.append(0)
+            return
         body = bytearray()
         self.item.write_all(body, value)
         write_opaque(out, body)
 
     def read(self, data: bytes, pos: int, end: int) -> tuple[tuple[Any, ...], int]:
         pos, stop = read_span(data, pos, end)
-        return self.item.read_all(data, pos, stop), stop
+        return self.item.read_all(data, pos, stop) if pos < stop else (), stop
 
 
 class Optional(Codec):
