@@ -248,9 +248,12 @@ def open_key_package(
     :raises MalformedError: it does not parse
     :raises InvalidError: it is not acceptable, or claims to be another account's
     """
-    package = MLSMessage.decode(data).body
+    message = MLSMessage.decode(data)
+    package = message.body
     if not isinstance(package, KeyPackage):
         raise MalformedError("no KeyPackage")
+    if package.version != message.version:
+        raise InvalidError("a KeyPackage of another version than the message around it", "RFC 9420 10")
     verified = rules.verify_key_package(package, requirements)
     claimed = ClientIdentity.from_leaf(verified.leaf)
     if claimed.account != account:

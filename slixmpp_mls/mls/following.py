@@ -62,13 +62,11 @@ def process(
     public: PublicGroup,
     message: bytes | MLSMessage,
     *,
-    now: int,
     parameters: Parameters | None = None,
     remembered: MutableSet[bytes] | None = None,
 ) -> FollowedProposal | FollowedCommit:
     """What a message means for somebody who follows a group.  Changes nothing.
 
-    :param now: seconds since the Unix epoch
     :param remembered: signatures verified before
     :raises NotForUs: it is encrypted
     :raises PeerError: it is not valid
@@ -82,7 +80,7 @@ def process(
     if not isinstance(body, PublicMessage):
         raise InvalidError(f"{message.wire_format.name} is no message inside a group", "RFC 9420 6")
     limits = parameters or Parameters()
-    rules = LeafRules(now, limits.lifetime_limit, limits.clock_tolerance, remembered)
+    rules = LeafRules(None, limits.lifetime_limit, 0, remembered)
     content = open_public(public, body, None)
     if not isinstance(content.content.content, Commit):
         sent = take_proposal(public, content, rules)

@@ -89,10 +89,11 @@ Processed = ReceivedMessage | ReceivedProposal | StagedCommit
 
 
 def process(
-    group: GroupState, message: MLSMessage, rules: LeafRules, *, psks: PSKLookup = no_psks
+    group: GroupState, message: MLSMessage, rules: LeafRules, now: int, *, psks: PSKLookup = no_psks
 ) -> Processed:
     """What a message means for a group.
 
+    :param now: seconds since the Unix epoch: whether the keys of an ended epoch may still be used
     :raises UnknownGroup: it is for another group
     :raises WrongEpoch: it is for an epoch that we are not in and do not remember
     :raises NotForUs: it is our own, and encrypted: only the others can read it
@@ -105,7 +106,7 @@ def process(
     if isinstance(body, PrivateMessage):
         _check_group(group.public, body.group_id)
         if body.epoch != group.epoch:
-            return _late_message(group, body, rules.now)
+            return _late_message(group, body, now)
         _check_open(group)
         return _private(group, body, rules, psks)
     if isinstance(body, PublicMessage):

@@ -319,7 +319,7 @@ def test_3_2_a_follower_sees_what_members_see(theirs: Peer) -> None:
 
     def heard(message: bytes) -> None:
         nonlocal public
-        public = following.process(public, message, now=int(time.time()), parameters=PARAMETERS).next
+        public = following.process(public, message, parameters=PARAMETERS).next
 
     def commit(committer: Client, *proposals: Add | Remove, joining: Sequence[Client] = ()) -> None:
         heard(room.commit(committer, *proposals, private=False, joining=joining).message)

@@ -19,7 +19,6 @@ from slixmpp_mls.mls.extensions import ApplicationId, Extension, RequiredCapabil
 from slixmpp_mls.mls.key_package import KeyPackage, key_package_tbs
 from slixmpp_mls.mls.leaf_node import CommitSource, KeyPackageSource, LeafNode, Lifetime, UpdateSource
 from slixmpp_mls.mls.own_leaf import KeyPackageBundle, sign_leaf, update_leaf
-from slixmpp_mls.mls.parameters import HOUR
 from slixmpp_mls.mls.proposals import (
     Add,
     AnyProposal,
@@ -216,8 +215,6 @@ PACKAGES: dict[str, tuple[str, KeyPackage]] = {
     "a bad signature of the leaf": ("signature", resigned(DAVE, leaf_node=leaf_with(signature=bytes(64)))),
     "source update": ("7.3", resigned(DAVE, leaf_with(source=UpdateSource()))),
     "source commit": ("7.3", resigned(DAVE, leaf_with(source=CommitSource(b"")))),
-    "expired": ("7.3", resigned(DAVE, leaf_with(source=KeyPackageSource(Lifetime(NOW - 9 * DAY, NOW - 8 * DAY))))),
-    "not valid yet": ("7.3", resigned(DAVE, leaf_with(source=KeyPackageSource(Lifetime(NOW + DAY, NOW + 2 * DAY))))),
     "valid for ever": ("7.2", resigned(DAVE, leaf_with(source=KeyPackageSource(Lifetime(0, 2**64 - 1))))),
     "version not in capabilities": ("7.2", resigned(DAVE, leaf_with(capabilities=replace(SUPPORTED, versions=(2,))))),
     "suite not in capabilities": (
@@ -420,7 +417,7 @@ def test_the_path_secret_of_somebody_added_at_once_is_in_the_welcome_only(room: 
 
 
 def test_7_3_the_lifetime_of_a_leaf_that_is_sent_and_of_one_that_is_received(room: Room) -> None:
-    """By the sender's own clock it must be valid; the receiver's clock may be another's, and off by an hour."""
+    """By the sender's own clock it must be valid; a receiver may read the Commit weeks later, and must not differ."""
     guest = bundle("guest", lifetime=Lifetime(NOW, NOW + 60))
     add = Add(guest.key_package)
     made = room["bob"].commit([add], now=NOW + 60, options=PUBLIC)
@@ -429,11 +426,8 @@ def test_7_3_the_lifetime_of_a_leaf_that_is_sent_and_of_one_that_is_received(roo
             room["bob"].commit([add], now=now)
         with pytest.raises(InvalidError, match=r"7\.3"):
             room["bob"].propose(add, now=now)
-    for now in (NOW - HOUR, NOW + 60 + HOUR):
+    for now in (NOW - 90 * DAY, NOW + 60, NOW + 90 * DAY):
         assert room["alice"].process(made.commit, now=now)
-    for now in (NOW - HOUR - 1, NOW + 61 + HOUR):
-        with pytest.raises(InvalidError, match=r"7\.3"):
-            room["alice"].process(made.commit, now=now)
 
 
 def test_12_2_self_remove_that_somebody_does_not_support() -> None:

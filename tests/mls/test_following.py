@@ -52,14 +52,14 @@ def test_a_follower_follows(room: Room) -> None:
 
     def hear(message: bytes) -> None:
         nonlocal public
-        followed = process(public, message, now=NOW)
+        followed = process(public, message)
         assert isinstance(followed, FollowedProposal | FollowedCommit)
         public = followed.next
 
     def committed(sender: str, *proposals: object, path: bool | None = None) -> None:
         options = CommitOptions(public=True, path=path)
         made = room[sender].commit(proposals, now=NOW, options=options)  # type: ignore[arg-type]
-        followed = process(public, made.commit, now=NOW)
+        followed = process(public, made.commit)
         assert isinstance(followed, FollowedCommit)
         assert followed.effects == made.staged.effects
         hear(made.commit)
@@ -115,17 +115,17 @@ def test_what_a_follower_refuses(room: Room) -> None:
         made.commit[:-1],
     ):
         with pytest.raises(PeerError):
-            process(public, message, now=NOW)
+            process(public, message)
     with pytest.raises(NotForUs):
-        process(public, bob.encrypt(b"x")[0], now=NOW)
+        process(public, bob.encrypt(b"x")[0])
     with pytest.raises(NotForUs):
-        process(public, bob.commit(now=NOW).commit, now=NOW)
+        process(public, bob.commit(now=NOW).commit)
     few = Parameters(proposal_limit=0)
     with pytest.raises(InvalidError):
-        process(public, forged(bob, Remove(2)), now=NOW, parameters=few)
+        process(public, forged(bob, Remove(2)), parameters=few)
     with pytest.raises(InvalidError):
-        process(public, replace(MLSMessage.decode(made.commit), version=7), now=NOW)
-    assert process(public, made.commit, now=NOW)
+        process(public, replace(MLSMessage.decode(made.commit), version=7))
+    assert process(public, made.commit)
 
 
 def test_what_only_members_see(room: Room) -> None:
@@ -133,7 +133,7 @@ def test_what_only_members_see(room: Room) -> None:
     public = follow(group_info_of(room["alice"]))
     made = room["bob"].commit(now=NOW, options=PUBLIC)
     wrong = changed_commit(room["bob"], made, lambda commit: commit, tag=bytes(32))
-    assert process(public, wrong, now=NOW)
+    assert process(public, wrong)
     with pytest.raises(InvalidError):
         room["alice"].process(wrong, now=NOW)
     assert won(made)
