@@ -77,14 +77,15 @@ def _floor(call: Callable[[], object]) -> float:
 def run(sizes: list[int], *, with_peer: bool, progress: Callable[[str], None]) -> Iterator[Result]:
     """All operations at all sizes, one after the other."""
     for size in sizes:
-        progress(f"{size} members: adding and joining")
-        yield from _adding(size, with_peer)
+        talking = peers.talking(size) if with_peer and size <= 1000 else None
+        progress(f"{size} members: adding, joining, the first commit")
+        yield from _adding(size, with_peer, talking)
         progress(f"{size} members: a group full of keys")
-        yield from _full(size, with_peer)
+        yield from _full(size, talking)
 
 
-def _adding(size: int, with_peer: bool) -> Iterator[Result]:
-    """One Commit that adds everybody, and the last joiner's join."""
+def _adding(size: int, with_peer: bool, talking: peers.Talking | None) -> Iterator[Result]:
+    """One Commit that adds everybody, the last joiner's join, and the creator's first path: to everybody."""
     bundles = [bundle(_SUITE, number) for number in range(1, size)]
     creator = Group.create(bundle(_SUITE, 0), b"benchmark" + bytes(23))
     adds = [Add(each.key_package) for each in bundles]
@@ -106,41 +107,52 @@ def _adding(size: int, with_peer: bool) -> Iterator[Result]:
     seconds = _timed(join, at_most=3 if size > 5000 else 30)
     yield Result("join by Welcome", size, seconds, _floor(join), peer.join if peer else None)
 
+    last = group.join(-1)
 
-def _full(size: int, with_peer: bool) -> Iterator[Result]:
+    def create() -> object:
+        return group.creator.commit(now=NOW)
+
+    seconds = _timed(create, at_most=3 if size > 5000 else 30)
+    yield Result("first path: create", size, seconds, _floor(create), talking.create if talking else None)
+    made = group.creator.commit(now=NOW)
+
+    def process() -> object:
+        return last.apply(last.process(made.commit, now=NOW), now=NOW)
+
+    yield Result("first path: process", size, _timed(process), _floor(process), talking.process if talking else None)
+
+
+def _full(size: int, talking: peers.Talking | None) -> Iterator[Result]:
     """Commits and messages in a group whose every parent node has a key; sender and receiver
     are neighbours at first, then at the two ends of the tree."""
     alice, near, far = full_group(_SUITE, size, (0, 1, size - 1))
-    peer = peers.talking(size) if with_peer and size <= 1000 else None
 
     def create() -> object:
         return alice.commit(now=NOW)
 
-    yield Result("commit: create", size, _timed(create), _floor(create), peer.create if peer else None)
+    yield Result("commit: create", size, _timed(create), _floor(create))
 
     made = alice.commit(now=NOW)
 
     def process(receiver: Group) -> Callable[[], object]:
         return lambda: receiver.apply(receiver.process(made.commit, now=NOW), now=NOW)
 
-    yield Result(
-        "commit: process (far)", size, _timed(process(far)), _floor(process(far)), peer.process if peer else None
-    )
+    yield Result("commit: process (far)", size, _timed(process(far)), _floor(process(far)))
     yield Result("commit: process (near)", size, _timed(process(near)), _floor(process(near)))
 
     # The sender's second message: its ratchet is open by then, as it is for all but the first one.
-    first, talking = alice.encrypt(_MESSAGE)
-    second, _ = talking.encrypt(_MESSAGE)
+    first, speaking = alice.encrypt(_MESSAGE)
+    second, _ = speaking.encrypt(_MESSAGE)
     listening = far.apply(far.process(first, now=NOW), now=NOW)
 
     def encrypt() -> object:
-        return talking.encrypt(_MESSAGE)
+        return speaking.encrypt(_MESSAGE)
 
     def decrypt() -> object:
         return listening.apply(listening.process(second, now=NOW), now=NOW)
 
-    yield Result("encrypt 1 KiB", size, _timed(encrypt), _floor(encrypt), peer.encrypt if peer else None)
-    yield Result("decrypt 1 KiB", size, _timed(decrypt), _floor(decrypt), peer.decrypt if peer else None)
+    yield Result("encrypt 1 KiB", size, _timed(encrypt), _floor(encrypt), talking.encrypt if talking else None)
+    yield Result("decrypt 1 KiB", size, _timed(decrypt), _floor(decrypt), talking.decrypt if talking else None)
     assert isinstance(made.sent, Group)
     yield from _storing(alice, made.sent, applied(made.sent, made.staged), size)
 

@@ -60,7 +60,7 @@ def adding(size: int) -> Adding:
 
 
 def talking(size: int) -> Talking:
-    """Path commits and 1 KiB messages in a group that one commit has filled, and everybody's first one has not."""
+    """The creator's first path in a group that one commit has filled, and 1 KiB messages."""
     from tests.interop.mls_rs import MlsRsPeer
     from tests.interop.peers import Add
 
