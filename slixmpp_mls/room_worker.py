@@ -42,6 +42,7 @@ from .client import (
 from .client.records import RoomState
 from .client.steps import MoveOn, Remember
 from .delivery import (
+    MAX_STANZA,
     AffiliationChanged,
     Bounced,
     CatchingUp,
@@ -52,7 +53,6 @@ from .delivery import (
     RoomStanza,
     Stream,
 )
-from .delivery.room import MAX_STANZA
 from .errors import (
     ArchiveGap,
     DeliveryError,
@@ -418,11 +418,15 @@ class RoomWorker:
         if event.condition == "not-acceptable":
             return  # we are not in the room (XEP-0045 7.4): it is entered again, and what waits is sent again
         error = DeliveryError(f"{self.room} has refused a message: {event.condition}")
-        confirmation = self._confirmations.pop(event.message_id, None)
+        self._not_sent(event.message_id, event.condition, error)
+
+    def _not_sent(self, message_id: str, condition: str, error: DeliveryError) -> None:
+        """A message will not be sent again."""
+        confirmation = self._confirmations.pop(message_id, None)
         if confirmation is not None:
             _set_error(confirmation, error)
         try:
-            events = self.session.bounced(event.message_id, event.condition)
+            events = self.session.bounced(message_id, condition)
             if events and self._outcome is not None:
                 _set_error(self._outcome, error)  # made anew, it would be refused again
             self._emit(events)
@@ -453,6 +457,8 @@ class RoomWorker:
         except (Disconnected, NoAnswer):
             self._unsent.add(outgoing.origin_id)
             log.info("%s: not connected; what is in the outbox goes out later", self.room)
+        except StanzaTooLarge as error:  # made before it turned out how little our server takes
+            self._not_sent(outgoing.origin_id, "policy-violation", error)
 
     def stream_resumed(self) -> None:
         """The stream goes on where it broke (XEP-0198): slixmpp has sent again what was on its way, but
@@ -468,8 +474,8 @@ class RoomWorker:
     def check_size(self, found: Sequence[RoomElement]) -> None:
         """:raises StanzaTooLarge: servers do not carry a stanza with these elements"""
         size = self.delivery.measure(_elements(found))
-        if size > MAX_STANZA:
-            raise StanzaTooLarge(size, MAX_STANZA)
+        if size > self.delivery.limit:
+            raise StanzaTooLarge(size, self.delivery.limit)
 
     async def _flush(self, due: frozenset[str]) -> None:
         """Send again what has not come back.

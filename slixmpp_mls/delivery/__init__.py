@@ -21,8 +21,8 @@ from .invitation import Invitation, parse_invitation
 from .key_packages import KeyPackageDirectory
 from .occupancy import Occupant
 from .pep import PEPNode
-from .room import MAX_STANZA, Room
-from .stream import Stream
+from .room import Room
+from .stream import MAX_STANZA, Stream
 from .upload import AllowURL, Uploads
 
 __all__ = [

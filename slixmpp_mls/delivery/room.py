@@ -55,9 +55,6 @@ from .stream import Stream
 
 log = logging.getLogger(__name__)
 
-#: Octets of one serialised stanza.  Beyond, servers cut the stream (262,144 on many), and a
-#: federated room loses its remote members.
-MAX_STANZA = 240_000
 #: Seconds of silence after which to ask the room whether we are still in it (XEP-0410).
 PING_INTERVAL = 300.0
 #: Live stanzas kept for a reader who is busy, and their characters.
@@ -244,6 +241,11 @@ class Room:
 
     # Sending
 
+    @property
+    def limit(self) -> int:
+        """Octets of the largest stanza to be sent: `MAX_STANZA`, or less if our server has proved to take less."""
+        return self._stream.limit
+
     def measure(self, elements: Sequence[Element]) -> int:
         """Octets of the stanza that `send` would make of these elements, ids of usual length assumed."""
         return _size(self._message(elements, "x" * 36))
@@ -255,16 +257,16 @@ class Room:
         A refusal comes as a `Bounced` event.
 
         :param message_id: unique; the same again if the same message is sent again.
-        :raises StanzaTooLarge: over `MAX_STANZA`; nothing was sent.
+        :raises StanzaTooLarge: over `limit`; nothing was sent.
         :raises Disconnected: we are not in the room at the moment; sent or not, send it again later.
         """
         message = self._message(elements, message_id)
         size = _size(message)
-        if size > MAX_STANZA:
-            raise StanzaTooLarge(size, MAX_STANZA)
+        if size > self.limit:
+            raise StanzaTooLarge(size, self.limit)
         if not self.inside:
             raise Disconnected(f"not in {self.jid} at the moment")
-        await self._stream.write(message)
+        await self._stream.write(message, size)
 
     def _message(self, elements: Sequence[Element], message_id: str) -> Message:
         message = self._xmpp.make_message(mto=self.jid, mtype="groupchat")
@@ -281,14 +283,11 @@ class Room:
     async def invite(self, account: str, elements: Iterable[Element] = (), reason: str | None = None) -> None:
         """Invite an account (a bare JID) directly (XEP-0249), with `elements` in the invitation.
 
-        :raises StanzaTooLarge: over `MAX_STANZA`; nothing was sent.
+        :raises StanzaTooLarge: over `limit`; nothing was sent.
         :raises Disconnected: there is no stream.
         """
         message = invitation(self._xmpp, str(self.jid), account, elements, reason)
-        size = _size(message)
-        if size > MAX_STANZA:
-            raise StanzaTooLarge(size, MAX_STANZA)
-        await self._stream.write(message)
+        await self._stream.write(message, _size(message))
 
     # Reading
 

@@ -9,6 +9,8 @@ slixmpp offers more than is needed here, and leaves some gaps that would cost co
 * Coroutine handlers run as independent tasks and lose the order of the stanzas.  Here one
   plain callback per client hands every stanza of the rooms in use to its reader, in order.
   It looks the room up in a dictionary, so two hundred rooms cost no more than one.
+* A server that is sent too large a stanza cuts the stream (``policy-violation``) and does not say what the limit is.
+  Sending the same again after the next connection would go on for ever.  `Stream.limit` is lowered instead.
 * Errors of slixmpp never leave this module: they become `slixmpp_mls.errors`.
 
 There is one `Stream` for each client; `Stream.of` finds it.
@@ -29,12 +31,17 @@ from slixmpp.stanza import Message
 from slixmpp.xmlstream.handler import Callback
 from slixmpp.xmlstream.matcher.base import MatcherBase
 
-from ..errors import DeliveryError, Disconnected, NoAnswer, NotPermitted, Refused
+from ..errors import DeliveryError, Disconnected, NoAnswer, NotPermitted, Refused, StanzaTooLarge
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAM = "urn:xmpp:mam:2"
+#: Octets of one serialised stanza.  Beyond, servers cut the stream (262,144 on many), and a
+#: federated room loses its remote members.
+MAX_STANZA = 240_000
+#: What every server must take (RFC 6120 13.12).
+MIN_LIMIT = 10_000
 #: Seconds to wait for the answer to a request.
 TIMEOUT = 30.0
 #: Conditions that mean "you may not", in contrast to "it can not be done".
@@ -67,7 +74,7 @@ class _FromRooms(MatcherBase):
         # The name says `xml`, slixmpp passes the stanza object.
         if xml.name not in ("message", "presence"):
             return False
-        return self._criteria.serves(bare(xml.xml.get("from", "")))  # type: ignore[no-any-return]
+        return self._criteria.serves(bare(self._criteria.sender(xml.xml)))  # type: ignore[no-any-return]
 
 
 class Stream:
@@ -87,6 +94,9 @@ class Stream:
         self._entrances: dict[str, asyncio.Semaphore] = {}
         #: Whether stanzas can be sent now.
         self.online = xmpp.is_connected() and xmpp.session_bind_event.is_set()
+        #: Octets of the largest message to write: less than `MAX_STANZA` if the server has cut the stream for less.
+        self.limit = MAX_STANZA
+        self._largest = 0  # since the stream began
         self._rooms: dict[str, RoomReader] = {}
         self._collectors: dict[str, dict[str, Callable[[Element], None]]] = {}
         self._pending: set[asyncio.Future[Any]] = set()
@@ -96,6 +106,7 @@ class Stream:
         xmpp.add_event_handler("session_start", self._started)
         xmpp.add_event_handler("session_resumed", self._resumed)
         xmpp.add_event_handler("disconnected", self._stopped)
+        xmpp.add_event_handler("stream_error", self._broken)
 
     def close(self) -> None:
         """Undo the registrations with slixmpp; for the end of the plugin."""
@@ -105,17 +116,20 @@ class Stream:
         self.xmpp.del_event_handler("session_start", self._started)
         self.xmpp.del_event_handler("session_resumed", self._resumed)
         self.xmpp.del_event_handler("disconnected", self._stopped)
+        self.xmpp.del_event_handler("stream_error", self._broken)
         self._streams.pop(self.xmpp, None)
 
     # The session
 
     def _started(self, _: object) -> None:
         self.online = True
+        self._largest = 0
         for room in list(self._rooms.values()):
             room.stream_started(resumed=False)
 
     def _resumed(self, _: object) -> None:
         self.online = True
+        self._largest = 0
         for room in list(self._rooms.values()):
             room.stream_started(resumed=True)
 
@@ -124,6 +138,20 @@ class Stream:
         self._fail_pending()
         for room in list(self._rooms.values()):
             room.stream_stopped()
+
+    def _broken(self, error: Any) -> None:
+        """RFC 6120 4.9.3.14: the server has ended the stream for what we did.  It may have been the largest message."""
+        if error["condition"] != "policy-violation" or self._largest <= MIN_LIMIT:
+            return
+        self.limit = max(MIN_LIMIT, self._largest // 2)
+        log.warning(
+            "the server has cut the stream after a stanza of %d octets: from now on they have up to %d",
+            self._largest,
+            self.limit,
+        )
+        management = self.xmpp.plugin.get("xep_0198", None)
+        if management is not None:
+            management.sm_id = None  # no resumption, by which slixmpp would send the same stanza again
 
     def _fail_pending(self) -> None:
         for future in [*self._pending, *self._writing.values()]:
@@ -155,16 +183,21 @@ class Stream:
         xml: Element = answer.xml
         return xml
 
-    async def write(self, message: Message) -> None:
+    async def write(self, message: Message, size: int) -> None:
         """Send a message; return when it goes onto the stream.
 
         Afterwards it may still be lost with the connection: only an answer or a reflection
         proves that it arrived.
 
+        :param size: its octets.
+        :raises StanzaTooLarge: over `limit`; nothing was sent.
         :raises Disconnected: there is no stream, or it broke first.
         """
+        if size > self.limit:
+            raise StanzaTooLarge(size, self.limit)
         if not self.online:
             raise Disconnected("no stream to send on")
+        self._largest = max(self._largest, size)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._writing[id(message)] = future
         try:
@@ -216,11 +249,15 @@ class Stream:
         """Whether anybody wants the stanzas of this bare JID."""
         return room in self._rooms or room in self._collectors
 
+    def sender(self, xml: Element) -> str:
+        """Who sent a stanza: without `from` it is our own account (RFC 6120 8.1.2.1), as Prosody's archive shows."""
+        return xml.get("from") or str(self.xmpp.boundjid.bare)
+
     def _dispatch(self, stanza: Any) -> None:
         # An exception leaving a handler makes slixmpp send an error stanza to the sender, here: to all the room.
         try:
             xml: Element = stanza.xml
-            sender = xml.get("from", "")
+            sender = self.sender(xml)
             room = bare(sender)
             if stanza.name == "message" and sender == room:
                 # Only the archive itself speaks for the archive: an occupant's <result/> is a message like any other.

@@ -57,6 +57,7 @@ class People:
         self.server = server
         self.clients: list[Recorded] = []
         self.stores: dict[str, MemoryStore] = {}
+        self.ends: list[Callable[[], object]] = []
         self.heard: dict[str, list[str]] = {}
         self.rejected: list[Any] = []
 
@@ -107,6 +108,13 @@ class People:
         client.abort()
         client.cancel_connection_attempt()
 
+    async def end(self) -> None:
+        for undo in self.ends:
+            undo()
+        for client in self.clients:
+            if "mls" in client.plugin:
+                await self.leave(client)
+
     async def crowd(self, name: str, count: int) -> str:
         """An account with many devices, of which there are only the directory's entries; its bare JID."""
         jid = await self.server.register(unique(name), "secret")
@@ -131,9 +139,7 @@ class People:
 async def people(server: DevServer) -> AsyncIterator[People]:
     people = People(server)
     yield people
-    for client in people.clients:
-        if "mls" in client.plugin:
-            await people.leave(client)
+    await people.end()
 
 
 async def until(condition: Any, seconds: float = 60.0) -> None:
