@@ -35,7 +35,7 @@ server: $(VENV)/.installed  ## a throw-away XMPP server for bot development
 	@$(BIN)/slixmpp-mls server $(ARGS)
 
 clean:  ## remove all that these targets made inside this folder
-	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks tests/interop/ts_mls/node_modules
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks tests/interop/*/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Where the interpreter is gone (an upgrade of the system's Python removes what .venv links to), start over.

@@ -13,7 +13,8 @@ from .our_peer import OurPeer
 from .peers import Peer
 
 
-def _absent(reason: str) -> None:
+def absent(reason: str) -> None:
+    """A test needs what is not installed."""
     if os.environ.get("CI"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
@@ -23,7 +24,7 @@ def _absent(reason: str) -> None:
 def ts_mls() -> Iterator[Peer]:
     """ts-mls in its Node process, one for the whole run."""
     if reason := ts_mls_peer.missing():
-        _absent(reason)
+        absent(reason)
     ts_mls_peer.install()
     with ts_mls_peer.TsMlsPeer() as peer:
         yield peer
@@ -33,7 +34,7 @@ def ts_mls() -> Iterator[Peer]:
 def mls_rs() -> Peer:
     """AWS mls-rs in this process."""
     if reason := mls_rs_peer.missing():
-        _absent(reason)
+        absent(reason)
     return mls_rs_peer.MlsRsPeer()
 
 

@@ -47,18 +47,18 @@ def missing() -> str | None:
     return None if shutil.which("node") and shutil.which("npm") else HOW
 
 
-def install() -> None:
+def install(folder: Path = FOLDER) -> None:
     """Put the locked packages beside ``package.json``, unless they are there already."""
-    lock = (FOLDER / "package-lock.json").read_bytes() + (FOLDER / "package.json").read_bytes()
+    lock = (folder / "package-lock.json").read_bytes() + (folder / "package.json").read_bytes()
     wanted = hashlib.sha256(lock).hexdigest()
-    stamp = FOLDER / "node_modules" / ".installed"
+    stamp = folder / "node_modules" / ".installed"
     if stamp.is_file() and stamp.read_text() == wanted:
         return
     npm = shutil.which("npm")
     assert npm, HOW
     done = subprocess.run(
         [npm, "ci", "--ignore-scripts"],
-        cwd=FOLDER,
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=INSTALL_SECONDS,
