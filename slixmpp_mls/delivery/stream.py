@@ -11,6 +11,7 @@ slixmpp offers more than is needed here, and leaves some gaps that would cost co
   It looks the room up in a dictionary, so two hundred rooms cost no more than one.
 * A server that is sent too large a stanza cuts the stream (``policy-violation``) and does not say what the limit is.
   Sending the same again after the next connection would go on for ever.  `Stream.limit` is lowered instead.
+  (Prosody and ejabberd do not let such a stream be resumed, by which slixmpp would send it again.)
 * Errors of slixmpp never leave this module: they become `slixmpp_mls.errors`.
 
 There is one `Stream` for each client; `Stream.of` finds it.
@@ -149,9 +150,6 @@ class Stream:
             self._largest,
             self.limit,
         )
-        management = self.xmpp.plugin.get("xep_0198", None)
-        if management is not None:
-            management.sm_id = None  # no resumption, by which slixmpp would send the same stanza again
 
     def _fail_pending(self) -> None:
         for future in [*self._pending, *self._writing.values()]:
