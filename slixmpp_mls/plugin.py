@@ -71,9 +71,11 @@ from slixmpp.xmlstream.matcher.base import MatcherBase
 from .authentication import AuthenticationService, DirectoryService
 from .client import Device, KeyPackageSettings, RoomGroup
 from .client.records import RoomState
-from .delivery import DeviceDirectory, Invitation, KeyPackageDirectory, Room, Stream, Uploads, parse_invitation
+from .delivery import Archive, DeviceDirectory, Invitation, KeyPackageDirectory, Room, Stream, Uploads, parse_invitation
+from .delivery.archive import stamped_ids
 from .encrypted_room import EncryptedRoom
 from .errors import (
+    ArchiveGap,
     DeliveryError,
     Disconnected,
     MLSError,
@@ -100,6 +102,7 @@ log = logging.getLogger(__name__)
 
 _INVITATIONS = "MLS invitations"
 _MAINTENANCE = 3600.0  # seconds
+_LAST_INVITATION = ("device", b"invitation")  # archive id, in our own account's archive
 
 
 class _DirectInvitation(MatcherBase):
@@ -152,6 +155,7 @@ class MLS(BasePlugin):
         self._replenishing = asyncio.Lock()
         self._rooms: dict[str, EncryptedRoom] = {}
         self._entering: dict[str, asyncio.Lock] = {}
+        self._invitations_read = False
         self._tasks: set[asyncio.Task[None]] = set()
         bindings.register()
         self.directory = KeyPackageDirectory(self.xmpp)
@@ -164,11 +168,13 @@ class MLS(BasePlugin):
         self.xmpp.register_handler(Callback(_INVITATIONS, _DirectInvitation(""), self._invitation_received))
         self.xmpp.add_event_handler("session_start", self._session_started)
         self.xmpp.add_event_handler("session_resumed", self._session_resumed)
+        self.xmpp.add_filter("out_sync", self._outgoing)
 
     def plugin_end(self) -> None:
         self.xmpp.remove_handler(_INVITATIONS)
         self.xmpp.del_event_handler("session_start", self._session_started)
         self.xmpp.del_event_handler("session_resumed", self._session_resumed)
+        self.xmpp.del_filter("out_sync", self._outgoing)
         if self._own_service is not None:
             self._own_service.close()
         for task in [*self._tasks, *([self._starting] if self._starting is not None else [])]:
@@ -185,6 +191,7 @@ class MLS(BasePlugin):
         """A new session: once everything is begun, later ones find it going on by itself."""
         if self._starting is not None and self._starting.done() and self._starting.exception() is not None:
             self._starting = self._ready = None  # the last try failed: try again
+        self._invitations_read = False
         if self._starting is None:
             self._starting = asyncio.create_task(self._start(), name="mls start")
             self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())  # has been reported
@@ -474,10 +481,62 @@ class MLS(BasePlugin):
         self._rooms.pop(handle.room, None)
         await handle.worker.stop()
 
+    def _outgoing(self, stanza: Any) -> Any:
+        """A filter that changes nothing: it notices that we have announced our presence to the server.
+
+        Not before that may the archive be asked: Prosody then keeps back the messages of the time offline.
+        """
+        announced = stanza.name == "presence" and {"to", "type"}.isdisjoint(stanza.xml.keys())
+        if announced and not self._invitations_read:
+            self._invitations_read = True
+            self._background(self._read_invitations(), "reading invitations")
+        return stanza
+
+    async def _read_invitations(self) -> None:
+        """Those that came while we were away: a server keeps them for an account that is offline,
+        but if another device of the account was online it has got them, and they are in the archive alone.
+
+        The first time only the place is noted: nobody could have added us before.
+        """
+        try:
+            await self.ready()
+        except MLSError:
+            return  # has been reported
+        account = self.xmpp.boundjid.bare
+        archive = Archive(self.xmpp, account)
+        with self.device.store.transaction() as transaction:
+            known = transaction.get(*_LAST_INVITATION)
+        try:
+            last = await archive.last_id()
+            if known is not None and last is not None:
+                async for page in archive.pages(known.decode() or None):
+                    for entry in page.entries:
+                        if entry.xml.get("to", "").partition("/")[0] == account:
+                            self._invited(entry.xml)
+        except ArchiveGap:
+            log.info("the account's archive does not go back to the last invitation that was read")
+        except DeliveryError as error:  # not every account has an archive
+            log.info("the account's archive can not be read: %s", error)
+            return
+        self._note_invitation(last or "")
+
+    def _note_invitation(self, archive_id: str) -> None:
+        with self.device.store.transaction() as transaction:
+            transaction.put(*_LAST_INVITATION, archive_id.encode())
+
     def _invitation_received(self, stanza: Any) -> None:
+        self._invited(stanza.xml)
+        ids = stamped_ids(stanza.xml, self.xmpp.boundjid.bare)
+        if len(ids) == 1 and self._device is not None:
+            try:
+                self._note_invitation(ids[0])
+            except StoreError as error:
+                self.fire("mls_store_failed", error)
+
+    def _invited(self, xml: Any) -> None:
         # An exception leaving a handler makes slixmpp send an error stanza to the sender.
         try:
-            invitation = parse_invitation(stanza.xml)
+            invitation = parse_invitation(xml)
             if invitation is None:
                 return
             ours = [element for element in invitation.elements if element.tag.endswith("}invitation")]

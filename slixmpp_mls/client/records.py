@@ -5,6 +5,7 @@ space                      key                       value
 =========================  ========================  ===========================================
 ``device``                 ``id``                    device id
 ``device``                 ``key`` + scheme (2)      private signature key
+``device``                 ``invitation``            archive id of the last invitation read (the plugin's)
 ``key-package``            KeyPackageRef             :class:`KeyPackageRecord`
 ``room``                   room's bare JID           :class:`RoomRecord`
 ``group/`` + room          piece                     :mod:`slixmpp_mls.mls.group_pieces`

@@ -368,6 +368,28 @@ async def test_an_invitation_waits_for_who_is_offline(server: DevServer, cast: C
     await alice.hears("When the hurlyburly's done")
 
 
+async def test_a_device_that_was_offline_follows_when_it_comes(server: DevServer, cast: Cast) -> None:
+    """The account has another one that was online and got the invitation."""
+    alice, bob = await cast.person(server, "alice"), await cast.person(server, "bob")
+    second = await cast.person(server, bob.jid)
+
+    def has_a_mark() -> bool:
+        with second.mls.device.store.transaction() as transaction:
+            return transaction.get("device", b"invitation") is not None
+
+    await second.until(has_a_mark)
+    await second.log_out()
+    group = await alice.mls.create(f"{unique('tower')}@{server.rooms}")
+    assert len((await group.add(bob.account)).added) == 2
+    await alice.say("Stay, you imperfect speakers")
+    await bob.hears("Stay, you imperfect speakers")
+    await second.connect()
+    await second.joined(group.room)
+    await second.hears("Stay, you imperfect speakers")
+    await second.say("tell me more")
+    await bob.hears("tell me more")
+
+
 async def test_an_invitation_can_be_declined(prosody: DevServer, cast: Cast) -> None:
     alice = await cast.person(prosody, "alice")
     bob = await cast.person(prosody, "bob", accept_invitation=lambda _: False)
