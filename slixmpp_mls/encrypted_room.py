@@ -308,13 +308,19 @@ class EncryptedRoom:
         :param patience: seconds
         :raises UsageError: we are not in the group
         """
-        group = self.session.group
-        if self.live and len(self.session.roster) > 1:
-            outgoing = self.session.propose(Remove(LeafIndex(group.own_index)), self.plugin.now)
-            await self.worker.transmit(outgoing)
+        self.session.group  # noqa: B018
+        if self.live:
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience):
-                    await self.worker.left.wait()
+                    await self._ask_to_go()
         await self.plugin.forget(self)
         if self.is_member:
             self.worker.give_up()
+
+    async def _ask_to_go(self) -> None:
+        """Propose our own removal, anew in every epoch that begins without it, until we are out or alone."""
+        while self.is_member and len(self.session.roster) > 1:
+            self.worker.moved_on.clear()
+            outgoing = self.session.propose(Remove(LeafIndex(self.session.group.own_index)), self.plugin.now)
+            await self.worker.transmit(outgoing)
+            await self.worker.moved_on.wait()

@@ -133,6 +133,8 @@ class RoomWorker:
         """The archive has been read to its end, and we are in the room."""
         self.joined = asyncio.Event()
         """We are in the group."""
+        self.moved_on = asyncio.Event()
+        """Another epoch has begun, or the group has ended for us, since somebody cleared this."""
         self.left = asyncio.Event()
         """We have been removed from the group."""
         self.lost: DeliveryError | None = None
@@ -264,6 +266,7 @@ class RoomWorker:
         step = await self._step(incoming, stanza)
         if was_member and not self.is_member:
             self.left.set()
+            self.moved_on.set()
         if isinstance(step.action, Remember):
             self.spawn(self._commit_for_others(), "committing for others")
 
@@ -348,6 +351,7 @@ class RoomWorker:
                     if confirmation is not None and not confirmation.done():
                         confirmation.set_result(event.archive_id)
                 case GroupChanged():
+                    self.moved_on.set()
                     if event.by.identity == self.plugin.device.identity:
                         self._settle(event)
                 case CommitLost():
