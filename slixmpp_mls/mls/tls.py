@@ -312,11 +312,13 @@ class Select(Codec):
         self.variants: dict[int, Codec] = {int(number): codec_of(hint) for number, hint in variants.items()}
         self.otherwise = otherwise
         self._numbers: dict[type, int] = {}
+        self._writers: dict[type, tuple[bytes, Callable[[bytearray, Any], None]]] = {}  # enum field and variant
         for number, codec in self.variants.items():
             for cls in _classes(codec):
                 if cls in self._numbers:
                     raise TypeError(f"{cls.__name__} would stand for two variants")
                 self._numbers[cls] = number
+                self._writers[cls] = tag.encode(number), codec.write
 
     def tag_of(self, value: Any) -> int:
         """The enum value that announces `value`.
@@ -333,8 +335,13 @@ class Select(Codec):
         return number
 
     def write(self, out: bytearray, value: Any) -> None:
-        self.tag.write(out, self.tag_of(value))
-        self.write_variant(out, value)
+        known = self._writers.get(type(value))
+        if known is None:
+            self.tag.write(out, self.tag_of(value))
+            self.write_variant(out, value)
+        else:
+            out += known[0]
+            known[1](out, value)
 
     def write_variant(self, out: bytearray, value: Any) -> None:
         """The variant without its enum field (RFC 9420 6.3.1 carries that elsewhere)."""
@@ -453,7 +460,9 @@ class Struct:
 
         :raises ValueError: they can not express it (a number out of range, a field missing)
         """
-        return self.codec.encode(self)
+        out = bytearray()
+        self.codec.write(out, self)
+        return bytes(out)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
