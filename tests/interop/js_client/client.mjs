@@ -15,6 +15,7 @@ import { unprotectPrivateMessage } from "ts-mls/messageProtection.js"
 const [NS, DEVICES, KEY_PACKAGES] = ["urn:xmpp:mls:0", "urn:xmpp:mls:0:devices", "urn:xmpp:mls:0:key-packages"]
 const [PUBSUB, MUC, MAM] = ["http://jabber.org/protocol/pubsub", "http://jabber.org/protocol/muc", "urn:xmpp:mam:2"]
 const [RSM, SID, SCE] = ["http://jabber.org/protocol/rsm", "urn:xmpp:sid:0", "urn:xmpp:sce:1"]
+const ABSENT = ["item-not-found", "forbidden", "not-authorized", "not-allowed", "registration-required"]
 const [ROOM_POLICY, LAST_RESORT, GREASE, ED25519] = [0xf4d1, 0x000a, 0x0a0a, "2055"]
 
 const { XMPP_JID, XMPP_PASSWORD, XMPP_SERVICE } = process.env
@@ -61,7 +62,7 @@ async function authenticate(credential, key) {
   const { identity, owner, id } = nameOf({ credential })
   if (identity === self || (known.has(identity) && equal(known.get(identity), key))) return true
   const answer = await pubsub("get", owner, xml("items", { node: DEVICES }, xml("item", { id }))).catch((error) => error)
-  if (answer instanceof Error && answer.condition !== "item-not-found") return emit("unknown", { identity, why: answer.message })
+  if (answer instanceof Error && !ABSENT.includes(answer.condition)) return emit("unknown", { identity, why: answer.message })
   const item = answer.getChild?.("pubsub").getChild("items").getChildByAttr("id", id)
   const keys = item?.getChild("device", NS)?.getChildren("key").filter((child) => child.attrs.scheme === ED25519) ?? []
   const found = !known.has(identity) && keys.some((child) => equal(bytesOf(child.getText()), key))
@@ -149,7 +150,7 @@ function decode(element, ...wireformats) {
 async function enter() {
   const inside = new Promise((resolve, reject) => (entered = { resolve, reject }))
   const to = `${room}/${me.local}-${device.slice(0, 4)}`
-  await xmpp.send(xml("presence", { to }, xml("x", { xmlns: MUC }, xml("history", { maxchars: "0" }))))
+  await xmpp.send(xml("presence", { to }, xml("x", { xmlns: MUC }, xml("history", { maxstanzas: "0" }))))
   await inside
   let page = await readPage("250", position && { after: position })
   if (position && state) {
@@ -256,7 +257,8 @@ async function application({ content, bytes }, message, stamp) {
   state = read.newState
   const name = `${identity} ${Buffer.from(content.authenticatedData)}` // "Once Only"
   if (content.authenticatedData.length && once.size === once.add(name).size) fail("a message that was read before")
-  const claimed = message.getChild("x", `${MUC}#user`)?.getChild("item")?.attrs.jid ?? occupants.get(jid(message.attrs.from).resource)
+  const claims = message.getChildren("x", `${MUC}#user`).map((x) => x.getChild("item")?.attrs.jid)
+  const claimed = stamp ? claims.at(-1) : occupants.get(jid(message.attrs.from).resource)
   const forged = claimed !== undefined && jid(claimed).bare().toString() !== owner
   emit("message", { sender: identity, forged, ...openEnvelope(read.message, owner, stamp) })
 }
@@ -264,11 +266,12 @@ async function application({ content, bytes }, message, stamp) {
 // "Content Envelopes"
 function openEnvelope(plaintext, sender, stamp) {
   const text = new TextDecoder("utf-8", { fatal: true }).decode(plaintext)
-  if (plaintext.length > 262_144 || /<!--|<!DOCTYPE|<\?/i.test(text)) fail("an envelope that is too large, or restricted XML")
+  if (plaintext.length > 262_144 || /<!--|<!DOCTYPE|<\?(?!xml )/i.test(text)) fail("an envelope that is too large, or restricted XML")
   const envelope = parse(text)
-  const count = (e, depth) => (depth > 64 ? fail("too deep") : e.getChildElements().reduce((n, child) => n + count(child, depth + 1), 1))
+  const descend = (e, level) => (level > 64 ? fail("too deep") : e.getChildElements().forEach((child) => descend(child, level + 1)))
   const child = (name) => (envelope.is("envelope", SCE) && envelope.getChild(name, SCE)) || fail(`no envelope with ${name}`)
-  if (count(child("content"), 2) > 257 || !child("rpad")) fail("too many elements")
+  descend(envelope, 1)
+  if (child("content").getChildElements().length > 256 || !child("rpad")) fail("too many elements")
   if (child("from").attrs.jid !== sender || child("to").attrs.jid !== room) fail("an envelope for another room or by another account")
   const shifted = Math.abs(Date.parse(child("time").attrs.stamp) - (stamp ? Date.parse(stamp) : Date.now())) > 600_000
   return { body: child("content").getChildText("body", "jabber:client"), shifted }
@@ -294,7 +297,6 @@ async function say(body) {
 function receive(stanza) {
   const [from, { type, id }] = [jid(stanza.attrs.from ?? account), stanza.attrs]
   const [invitation, user, result] = [stanza.getChild("invitation", NS), stanza.getChild("x", `${MUC}#user`), stanza.getChild("result", MAM)]
-  const stampOf = (parent) => parent.getChild("delay", "urn:xmpp:delay")?.attrs.stamp
   if (stanza.is("message") && invitation && !state) {
     room ??= stanza.getChild("x", "jabber:x:conference").attrs.jid
     position ??= invitation.attrs.after
@@ -307,11 +309,11 @@ function receive(stanza) {
     if (!type && user?.getChildByAttr("code", "110")) entered.resolve()
   } else if (result && !from.resource) {
     const forwarded = result.getChild("forwarded", "urn:xmpp:forward:0")
-    results.push({ id: result.attrs.id, message: forwarded.getChild("message"), stamp: stampOf(forwarded) })
+    results.push({ id: result.attrs.id, message: forwarded.getChild("message"), stamp: forwarded.getChild("delay").attrs.stamp })
   } else if (stanza.is("message") && type === "error") emit("not-sent", { body: outbox.get(id)?.body })
   else if (stanza.is("message")) {
-    const place = stanza.getChildren("stanza-id", SID).find((e) => e.attrs.by === room)
-    enqueue(() => processStanza(place?.attrs.id, stanza, stampOf(stanza)))
+    const places = stanza.getChildren("stanza-id", SID).filter((e) => e.attrs.by === room)
+    enqueue(() => (places.length > 1 ? enter() : processStanza(places[0]?.attrs.id, stanza)))
   }
 }
 
