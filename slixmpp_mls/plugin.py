@@ -90,8 +90,8 @@ from .mls import key_package
 from .mls.cipher_suite import CipherSuite
 from .mls.parameters import Parameters
 from .policy import RoomPolicy
+from .stanza import NS, KeyPackage, parse
 from .stanza import Invitation as InvitationElement
-from .stanza import KeyPackage, parse
 from .stanza import slixmpp as bindings
 from .stanza.consistency import check as check_consistency
 from .store import SQLiteStore, Store
@@ -163,18 +163,25 @@ class MLS(BasePlugin):
         self._own_service: DirectoryService | None = None
         if self.config["authentication"] is None:
             self._own_service = DirectoryService(DeviceDirectory(self.xmpp), clock=self._clock)
-            self._own_service.start()  # asks for notifications, so before presence is sent
             self.authentication: AuthenticationService = self._own_service
         self.xmpp.register_handler(Callback(_INVITATIONS, _DirectInvitation(""), self._invitation_received))
         self.xmpp.add_event_handler("session_start", self._session_started)
         self.xmpp.add_event_handler("session_resumed", self._session_resumed)
         self.xmpp.add_filter("out_sync", self._outgoing)
 
+    def session_bind(self, jid: object) -> None:
+        # slixmpp keeps features by address, so they are announced once there is one; presence comes later.
+        self.xmpp.plugin["xep_0030"].add_feature(NS)
+        if self._own_service is not None:
+            self._own_service.close()  # what was told while we were away is lost
+            self._own_service.start()
+
     def plugin_end(self) -> None:
         self.xmpp.remove_handler(_INVITATIONS)
         self.xmpp.del_event_handler("session_start", self._session_started)
         self.xmpp.del_event_handler("session_resumed", self._session_resumed)
         self.xmpp.del_filter("out_sync", self._outgoing)
+        self.xmpp.plugin["xep_0030"].del_feature(feature=NS)
         if self._own_service is not None:
             self._own_service.close()
         for task in [*self._tasks, *([self._starting] if self._starting is not None else [])]:

@@ -39,8 +39,8 @@ from slixmpp_mls.client import (
 from slixmpp_mls.client.records import RoomState
 from slixmpp_mls.client.seen import MAX_ID
 from slixmpp_mls.content import PROFILE
-from slixmpp_mls.delivery.muc_config import shortcomings
 from slixmpp_mls.delivery import MAX_STANZA
+from slixmpp_mls.delivery.muc_config import shortcomings
 from slixmpp_mls.errors import PeerError, PolicyViolation
 from slixmpp_mls.identity import ClientIdentity, key_identifier
 from slixmpp_mls.mls import xml_form

@@ -65,6 +65,18 @@ async def test_a_hundred_keys_and_one_of_last_resort_are_there_for_all_to_read(s
     assert alice.got("mls_ready") == [alice.mls]
 
 
+async def test_others_see_that_we_know_the_protocol_and_servers_that_we_want_changes_of_devices(
+    prosody: DevServer, cast: Cast
+) -> None:
+    """slixmpp forgets features that are announced before there is an address."""
+    alice, bob = await cast.person(prosody, "alice"), await cast.person(prosody, "bob")
+    info = await bob.client.plugin["xep_0030"].get_info(jid=alice.client.boundjid)
+    assert {"urn:xmpp:mls:0", "urn:xmpp:mls:0:devices+notify"} <= info["disco_info"]["features"]
+    alice.client.plugin.disable("mls")
+    info = await bob.client.plugin["xep_0030"].get_info(jid=alice.client.boundjid)
+    assert not any("urn:xmpp:mls" in feature for feature in info["disco_info"]["features"])
+
+
 async def test_a_used_key_package_is_retracted_and_replaced(server: DevServer, cast: Cast) -> None:
     alice, bob = await cast.person(server, "alice"), await cast.person(server, "bob")
     before = await key_packages(alice, bob)
