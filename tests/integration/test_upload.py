@@ -83,7 +83,7 @@ def on_disk(server: DevServer, octets: bytes) -> bool:
 
 async def test_put_by_one_and_got_by_another(server: DevServer, connect: Connect) -> None:
     alice, bob = await connect(server, "alice"), await connect(server, "bob")
-    data = b"When shall we three meet again" + os.urandom(300_000)
+    data = b"Double, double toil and trouble, unseen by any server" + os.urandom(300_000)
     uploads = Uploads(alice)
     reference = await uploads.put(data)
     assert await Uploads(bob).get(BlobReference.decode(reference.encode())) == data
@@ -94,7 +94,7 @@ async def test_put_by_one_and_got_by_another(server: DevServer, connect: Connect
     assert {again.key, again.nonce, again.hash, again.url}.isdisjoint(
         {reference.key, reference.nonce, reference.hash, reference.url}
     )
-    assert not on_disk(server, b"When shall we three meet again")
+    assert not on_disk(server, b"Double, double toil and trouble, unseen by any server")
     stored = [path.read_bytes() for path in server.directory.rglob("*") if path.is_file()]
     hashes = {sha256(octets).digest() for octets in stored if len(octets) == reference.size}
     assert {reference.hash, again.hash} <= hashes

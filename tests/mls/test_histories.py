@@ -177,7 +177,8 @@ class Histories(RuleBasedStateMachine):
         device = self.some(who)
         names: list[Any] = [ExternalPSK(bytes([number])) for number in numbers]
         group = device.group
-        if past and all(each.group.resumption_psk(group.epoch - 1) for each in self.devices):
+        joining = any(isinstance(sent.proposal, Add) for sent in group.pending_proposals)  # who has no past here
+        if past and not joining and all(each.group.resumption_psk(group.epoch - 1) for each in self.devices):
             names.append(ResumptionPSK(ResumptionPSKUsage.APPLICATION, group.group_id, group.epoch - 1))
         proposals: list[AnyProposal] = [PreSharedKey(PreSharedKeyID(name, os.urandom(32))) for name in names]
         self.commit_and_settle(device, proposals, [], None)
