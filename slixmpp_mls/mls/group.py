@@ -183,7 +183,7 @@ class Group(GroupState):
         message, tree = protect_private(
             self.suite, content, self.secret_tree, self.secrets.sender_data_secret, padding, random
         )
-        return MLSMessage.wrap(message), replace(self, secret_tree=tree)
+        return MLSMessage.wrap(message), self.with_secret_tree(tree)
 
     def proposals_to_commit(self) -> tuple[SentProposal, ...]:
         """Of the waiting proposals, those that a Commit of ours would cover; none may be left when we send data.
@@ -235,7 +235,7 @@ class Group(GroupState):
         message, tree = protect_private(
             self.suite, content, self.secret_tree, self.secrets.sender_data_secret, random=random
         )
-        return MLSMessage.wrap(message), replace(waiting, secret_tree=tree)
+        return MLSMessage.wrap(message), waiting.with_secret_tree(tree)
 
     def _making_room(self, proposal: AnyProposal) -> list[SentProposal]:
         """The waiting removal of the client that an Add brings back (RFC 9420 12.2)."""
@@ -383,7 +383,7 @@ class Group(GroupState):
             return self._keep(processed)
         if processed.epoch == self.epoch:
             self._check_base(self.secret_tree, processed.base)
-            return replace(self, secret_tree=processed.secret_tree)
+            return self.with_secret_tree(processed.secret_tree)
         past = []
         for each in self.past:
             if each.epoch == processed.epoch:

@@ -308,6 +308,24 @@ class GroupState:
 
     # --- how it goes on ------------------------------------------------------------------------
 
+    def with_secret_tree(self, tree: SecretTree) -> Self:
+        """The state after a message: another ratchet, and all else the same.
+
+        Spelled out, because :func:`dataclasses.replace` takes longer than a message's AEAD.
+        """
+        return type(self)(
+            self.public,
+            self.secrets,
+            tree,
+            self.private,
+            self.signature_key,
+            self.parameters,
+            self.updates,
+            self.past,
+            self.resumption_psks,
+            self.closed,
+        )
+
     def with_proposal(self, sent: SentProposal, update: OwnUpdate | None = None) -> Self:
         """The state with one more proposal that a Commit may refer to.
 
