@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -69,6 +70,12 @@ class Program:
             return await self.process.wait()
 
 
+def _heed_signals() -> None:
+    """A suite that was started in the background ignores them, and so would its children."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @asynccontextmanager
 async def running(*command: str, folder: Path, **environment: str) -> AsyncIterator[Program]:
     """A program in a folder of its own, stopped in the end."""
@@ -80,6 +87,7 @@ async def running(*command: str, folder: Path, **environment: str) -> AsyncItera
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        preexec_fn=_heed_signals,
     )
     program = Program(process)
     try:
