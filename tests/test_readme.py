@@ -42,6 +42,7 @@ async def test_the_bot(server: DevServer, account: Account, connect: Connect, tm
         assert await alice.hears(bot) == f"{alice.jid} said: Fair is foul"
 
 
+@pytest.mark.xfail(raises=TimeoutError, strict=False, reason="now and then one of the calls hangs: an open bug")
 async def test_the_api_in_short(server: DevServer, connect: Connect, tmp_path: Path) -> None:
     """The second block of Python, line by line, with addresses that exist."""
     code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[1]
