@@ -42,7 +42,6 @@ async def test_the_bot(server: DevServer, account: Account, connect: Connect, tm
         assert await alice.hears(bot) == f"{alice.jid} said: Fair is foul"
 
 
-@pytest.mark.xfail(raises=TimeoutError, strict=False, reason="now and then one of the calls hangs: an open bug")
 async def test_the_api_in_short(server: DevServer, connect: Connect, tmp_path: Path) -> None:
     """The second block of Python, line by line, with addresses that exist."""
     code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[1]
@@ -53,12 +52,20 @@ async def test_the_api_in_short(server: DevServer, connect: Connect, tmp_path: P
     alice, bob = people
     room = f"{unique('coven')}@{server.rooms}"
     code = code.replace("coven@rooms.example.org", room).replace("bob@example.org", bob.jid)
-    names: dict[str, Any] = {}
+    before, removal = code.split("await group.remove", 1)
+    # Who is removed loses the room with its archive, and bob may be slower than the next line.
+    code = f"{before}await read()\nawait group.remove{removal}"
+    heard: list[str] = []
+
+    async def read() -> None:
+        heard.append(await bob.hears(alice.jid))
+
+    names: dict[str, Any] = {"read": read}
     exec(f"async def story(bot):\n{textwrap.indent(code, '    ')}    return result", names)
     async with asyncio.timeout(SECONDS):
         result = await names["story"](alice.client)
     assert [member.account for member in result.added] == [bob.jid]
-    assert await bob.hears(alice.jid) == "Fair is foul"
+    assert heard == ["Fair is foul"]
     assert not alice.mls.groups
 
 
