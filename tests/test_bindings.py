@@ -39,6 +39,7 @@ SAMPLES: list[Element] = [
     Device(
         "a", (Key(2055, b"k" * 32), Key(2056, b"K" * 57)), "Ælfred's ☎ & <phone>", datetime(2026, 10, 2, 1, tzinfo=UTC)
     ),
+    stanza.RetiredDevice("h4k9", datetime(2026, 10, 2, 1, tzinfo=UTC)),
 ]
 each = pytest.mark.parametrize("value", SAMPLES, ids=lambda value: value.NAME)
 
@@ -166,7 +167,7 @@ def test_aioxmpp_messages_carry_the_elements() -> None:
 
 
 def test_aioxmpp_items_carry_the_elements() -> None:
-    device = SAMPLES[-1]
+    device = next(value for value in reversed(SAMPLES) if isinstance(value, Device))
     item = aioxmpp.pubsub.xso.Item(id_="a")
     item.registered_payload = xsos.Device.of(device)
     buffer = io.BytesIO()

@@ -24,6 +24,7 @@ from slixmpp_mls.stanza import (
     Key,
     KeyPackage,
     Proposal,
+    RetiredDevice,
     Welcome,
     parse,
     payloads,
@@ -47,6 +48,8 @@ SAMPLES: list[Element] = [
     KeyPackage(REF, 65535, b"key package", last_resort=True),
     Device("h4k9-x_Z", (Key(ED25519, b"k" * 32),)),
     Device("a", (Key(ED25519, b"k" * 32), Key(2056, b"K" * 57)), "Ælfred's ☎ & <phone>", WHEN),
+    Device("a", (Key(ED25519, b"new"), Key(ED25519, b"old"))),
+    RetiredDevice("h4k9-x_Z", WHEN),
 ]
 one_line = st.text(
     st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff", codec="utf-8"), min_size=1
@@ -55,7 +58,7 @@ groups = st.binary(min_size=1, max_size=255)
 epochs = st.integers(0, 2**64 - 1)
 messages = st.binary(min_size=1, max_size=200)
 moments = st.datetimes(min_value=datetime(2, 1, 1), max_value=datetime(9998, 1, 1), timezones=st.just(UTC))
-keys = st.lists(st.builds(Key, st.integers(0, 65535), messages), min_size=1, max_size=16, unique_by=lambda k: k.scheme)
+keys = st.lists(st.builds(Key, st.integers(0, 65535), messages), min_size=1, max_size=16, unique=True)
 elements = st.one_of(
     *(st.builds(kind, groups, epochs, messages) for kind in (Commit, Proposal, Application, Welcome, GroupInfo)),
     st.builds(Invitation, groups, st.none() | one_line.filter(lambda text: len(text) <= 256)),
@@ -69,6 +72,7 @@ elements = st.one_of(
         st.none() | one_line.filter(lambda text: len(text) <= 64),
         st.none() | moments,
     ),
+    st.builds(RetiredDevice, st.text("ABCXYZabcxyz0189_-", min_size=1, max_size=64), moments),
 )
 
 
@@ -200,7 +204,7 @@ REFUSED = {
     # device
     "device without key": device(children=""),
     "device with 17 keys": device(children="".join(f"<key scheme='{n}'>YQ==</key>" for n in range(17))),
-    "device with two keys for one scheme": device(children="<key scheme='1'>YQ==</key><key scheme='1'>Yg==</key>"),
+    "device with the same key twice": device(children="<key scheme='1'>YQ==</key><key scheme='1'>YQ==</key>"),
     "key without scheme": device(children="<key>YQ==</key>"),
     "key not base64": device(children="<key scheme='1'>???</key>"),
     "key of 8193 octets": device(children=f"<key scheme='1'>{base64.b64encode(bytes(8193)).decode()}</key>"),
@@ -210,6 +214,9 @@ REFUSED = {
     "label with a control character": device(children="<label>a\x85b</label><key scheme='1'>YQ==</key>"),
     "two labels": device(children="<label>a</label><label>b</label><key scheme='1'>YQ==</key>"),
     "label with a child": device(children="<label>a<b/></label><key scheme='1'>YQ==</key>"),
+    "retired device without a date": f"<retired-device xmlns='{NS}' id='a'/>",
+    "retired device without an id": f"<retired-device xmlns='{NS}' since='2026-10-02T12:30:00Z'/>",
+    "retired device with a bad id": f"<retired-device xmlns='{NS}' id='a/b' since='2026-10-02T12:30:00Z'/>",
     # elements
     "key outside a device": f"<key xmlns='{NS}' scheme='1'>YQ==</key>",
     "unknown element": room(name="comit"),
@@ -299,7 +306,7 @@ def test_size_limits() -> None:
         lambda: KeyPackage(REF, 1, b"a", "true"),  # type: ignore[arg-type]
         lambda: Device("a/b", (Key(1, b"a"),)),
         lambda: Device("a", ()),
-        lambda: Device("a", (Key(1, b"a"), Key(1, b"b"))),
+        lambda: Device("a", (Key(1, b"a"), Key(1, b"a"))),
         lambda: Device("a", (Key(1, b"a"),), "x" * 65),
         lambda: Device("a", (Key(1, b"a"),), "a\x00"),
         lambda: Device("a", (Key(1, b"a"),), added=datetime(2026, 1, 1)),

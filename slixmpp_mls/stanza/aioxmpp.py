@@ -21,7 +21,8 @@ from .elements import LABEL, NS, Element, spelled_fields, spelling
 from .lexical import Lexical
 
 __all__ = [
-    "Application", "Commit", "Device", "GroupInfo", "Invitation", "Key", "KeyPackage", "Label", "Proposal", "Welcome",
+    "Application", "Commit", "Device", "GroupInfo", "Invitation", "Key", "KeyPackage", "Label", "Proposal",
+    "RetiredDevice", "Welcome",
 ]
 
 
@@ -190,10 +191,20 @@ class Device(_MLS):
     def read(self) -> Any:
         """The value.
 
-        :raises MalformedError: no key, too many, or two for one signature scheme
+        :raises MalformedError: no key, too many, or one of them twice
         """
         label = None if self.label is None else getattr(self.label, "text", "")
         return self._value({"keys": tuple(key.read() for key in self.keys), "label": label})
+
+
+@aioxmpp.pubsub.xso.as_payload_class
+class RetiredDevice(_MLS):
+    """:class:`slixmpp_mls.stanza.RetiredDevice`"""
+
+    ELEMENT = elements.RetiredDevice
+    TAG = (NS, ELEMENT.NAME)
+    id = _descriptor(elements.RetiredDevice, "id")
+    since = _descriptor(elements.RetiredDevice, "since")
 
 
 Message.mls_payload = xso.ChildList([Commit, Proposal, Application, Welcome, GroupInfo, Invitation])

@@ -14,6 +14,7 @@ In a PubSub item::
 
     KeyPackage                        node urn:xmpp:mls:0:key-packages, item id = `ref`
     Device                            node urn:xmpp:mls:0:devices, item id = `id`
+    RetiredDevice                     in its place, for ever
 
 A field is held to its rules when a value is made, so a value that exists can be sent; the same
 rules refuse it when a peer sends it.  What the rules do not know is treated as XMPP does it
@@ -43,7 +44,7 @@ from .lexical import Base64, Boolean, DateTime, Lexical, Text, UInt
 __all__ = [
     "MAX_ENCODED", "MAX_KEYS", "MAX_LABEL", "MAX_WELCOMES", "NODE_DEVICES", "NODE_KEY_PACKAGES", "NS", "Application",
     "Commit", "Device", "Element", "GroupInfo", "Invitation", "Key", "KeyPackage", "MessageElement", "Proposal",
-    "RoomElement", "Source", "Welcome", "parse", "payloads",
+    "RetiredDevice", "RoomElement", "Source", "Welcome", "parse", "payloads",
 ]
 
 NS = "urn:xmpp:mls:0"
@@ -268,7 +269,8 @@ class Device(Element):
     """One device of the account that publishes this.
 
     :ivar id: the resource of the client's identity, equal to the id of the PubSub item
-    :ivar keys: 1 to 16, one for each signature scheme
+    :ivar keys: 1 to 16; of several for one signature scheme, the first is the one that it makes new leaves with, the
+        others are those that it is replacing
     :ivar label: for people, one line of at most 64 code points
     :ivar added: when the device came to the account
     """
@@ -284,8 +286,8 @@ class Device(Element):
         Element.__post_init__(self)
         if not 1 <= len(self.keys) <= MAX_KEYS:
             raise UsageError(f"<device/> with {len(self.keys)} keys, not 1 to {MAX_KEYS}")
-        if len({key.scheme for key in self.keys}) < len(self.keys):
-            raise UsageError("<device/> with two keys for one signature scheme")
+        if len(set(self.keys)) < len(self.keys):
+            raise UsageError("<device/> with the same key twice")
         if self.label is not None:
             try:
                 LABEL.check(self.label)
@@ -317,12 +319,28 @@ class Device(Element):
         return element
 
 
+@dataclass(frozen=True)
+class RetiredDevice(Element):
+    """Says that a device of the account is one no more; no device ever bears its id again.
+
+    :ivar id: the device's, equal to the id of the PubSub item
+    :ivar since: when it was retired
+    """
+
+    NAME = "retired-device"
+
+    id: str = field(metadata=_attribute("id", DEVICE_ID))
+    since: datetime = field(metadata=_attribute("since", DateTime()))
+
+
 MessageElement: TypeAlias = "Commit | Proposal | Application | Welcome | GroupInfo | Invitation"
 
 _IN_MESSAGES: dict[str, type[MessageElement]] = {
     cls.NAME: cls for cls in (Commit, Proposal, Application, Welcome, GroupInfo, Invitation)
 }
-_IN_ITEMS: dict[str, type[KeyPackage | Device]] = {cls.NAME: cls for cls in (KeyPackage, Device)}
+ItemElement: TypeAlias = KeyPackage | Device | RetiredDevice
+
+_IN_ITEMS: dict[str, type[ItemElement]] = {cls.NAME: cls for cls in (KeyPackage, Device, RetiredDevice)}
 
 
 def _root(source: Source, max_size: int) -> AnyElement:
@@ -331,7 +349,7 @@ def _root(source: Source, max_size: int) -> AnyElement:
     return parse_xml(source, max_size) if isinstance(source, bytes) else source
 
 
-def parse(source: Source, *, max_encoded: int = MAX_ENCODED) -> MessageElement | KeyPackage | Device:
+def parse(source: Source, *, max_encoded: int = MAX_ENCODED) -> MessageElement | ItemElement:
     """Read one element of :data:`NS`.
 
     :param source: the element of either library, or a document holding nothing else

@@ -23,7 +23,8 @@ from . import elements
 from .elements import NS, Element, spelled_fields, spelling
 
 __all__ = [
-    "Application", "Commit", "Device", "GroupInfo", "Invitation", "KeyPackage", "MLSStanza", "Proposal", "Welcome",
+    "Application", "Commit", "Device", "GroupInfo", "Invitation", "KeyPackage", "MLSStanza", "Proposal",
+    "RetiredDevice", "Welcome",
     "register",
 ]
 
@@ -136,6 +137,12 @@ class Device(MLSStanza[elements.Device], element=elements.Device):
     plugin_attrib = "mls_device"
 
 
+class RetiredDevice(MLSStanza[elements.RetiredDevice], element=elements.RetiredDevice):
+    """``item["mls_retired_device"]``"""
+
+    plugin_attrib = "mls_retired_device"
+
+
 def register() -> None:
     """Make slixmpp's messages and PubSub items know the elements.  Doing it again changes nothing."""
     for stanza in (Commit, Proposal, Application, GroupInfo, Invitation):
@@ -144,3 +151,4 @@ def register() -> None:
     for item in (Item, EventItem):
         register_stanza_plugin(item, KeyPackage)
         register_stanza_plugin(item, Device)
+        register_stanza_plugin(item, RetiredDevice)
