@@ -22,5 +22,6 @@ from .encrypted_room import EncryptedRoom as EncryptedRoom
 from .encrypted_room import SentMessage as SentMessage
 from .errors import *  # noqa: F403
 from .plugin import MLS as MLS
+from .split_view import EpochComparison as EpochComparison
 
 register_plugin(MLS)

@@ -22,6 +22,7 @@ from .mls.proposals import Add, AnyProposal, GroupContextExtensions, Remove
 from .mls.tree_math import LeafIndex
 from .policy import RoomPolicy
 from .room_worker import RoomWorker
+from .split_view import EpochComparison, compare_epochs, epoch_code
 from .stanza import Invitation
 
 if TYPE_CHECKING:
@@ -116,6 +117,22 @@ class EncryptedRoom:
     def epoch_authenticator(self) -> bytes:
         """RFC 9420 8.7: the same for two members exactly if they are in the same state of the group."""
         return self.session.group.epoch_authenticator
+
+    @property
+    def epoch_code(self) -> str:
+        """The same for people: ``7: 12345 67890 ...``, the epoch and 40 digits; see :meth:`compare`.
+
+        :raises UsageError: we are not in the group
+        """
+        return epoch_code(self.epoch, self.epoch_authenticator)
+
+    def compare(self, code: str) -> EpochComparison:
+        """Whether another member has been shown the same room as we: a server can split a group otherwise unnoticed.
+
+        :param code: :attr:`epoch_code` of the other one, as it came by another way than this room
+        :raises UsageError: it is no such code, or we are not in the group
+        """
+        return compare_epochs(self.epoch_code, code)
 
     @property
     def live(self) -> bool:

@@ -16,6 +16,8 @@ from slixmpp_mls.cli import app
 from slixmpp_mls.cli.story import Story
 from slixmpp_mls.cli.terminal import clean
 from slixmpp_mls.devserver import DevServer
+from slixmpp_mls.encrypted_room import EncryptedRoom
+from slixmpp_mls.split_view import EpochComparison
 
 from .conftest import SERVERS, unavailable_means_skip, unique
 from .programs import COMMAND, login, running
@@ -86,7 +88,7 @@ async def test_demo_keeps_its_server(prosody: DevServer, tmp_path: Path) -> None
     ("owner", "method", "lie", "complaint"),
     [
         (Story, "_readable", lambda *_: 1, "reads 0 of 2"),
-        (Story, "_number", lambda story, person: person.name, "compare"),
+        (EncryptedRoom, "compare", lambda room, code: EpochComparison.SPLIT, "code"),
         (DevServer, "log_text", lambda server: "<body>Upon the heath.</body>", "not a word"),
         (DevServer, "disk_text", lambda server: "", "who met where"),
     ],

@@ -22,6 +22,7 @@ from ..devserver import DevServer
 from ..encrypted_room import EncryptedRoom
 from ..errors import DeliveryError, UsageError
 from ..plugin import MLS
+from ..split_view import EpochComparison
 from ..stanza import Application, RoomElement, payloads
 from ..store import MemoryStore, SQLiteStore, Store
 from .terminal import colour_of, new_password
@@ -171,9 +172,9 @@ class Story:
         for line in carol.read:
             self.show.row("", Text(f"  “{line}”", style="italic"))
         await alice.until(lambda: self._group(alice).epoch == changed.epoch)
-        numbers = [self._number(alice), self._number(carol)]
-        claim = f"alice and carol compare their epoch's number: {numbers[0]}, both"
-        self.show.check("", claim, numbers[0] == numbers[1])
+        code = self._group(alice).epoch_code
+        same = [self._group(person).compare(code) is EpochComparison.SAME for person in (bob, carol)]
+        self.show.check("", f"alice tells the others her epoch's code {code}: both have the same", all(same))
         await self._say(carol, "There to meet with Macbeth.", alice, bob)
 
     async def _remove(self) -> None:
@@ -236,11 +237,6 @@ class Story:
 
     def _group(self, person: Person) -> EncryptedRoom:
         return person.mls.group(self.room)
-
-    def _number(self, person: Person) -> str:
-        """The beginning of the epoch authenticator (RFC 9420 8.7), for people."""
-        digits = self._group(person).epoch_authenticator.hex()
-        return " ".join(digits[start : start + 4] for start in range(0, 24, 4))
 
     def _is_member(self, person: Person) -> bool:
         return self.room in person.mls.groups and self._group(person).is_member
