@@ -15,9 +15,10 @@ from xml.etree import ElementTree as ET
 
 from slixmpp.stanza import Message
 
+from .client.doubts import Doubt
 from .client.events import MessageReceived
 from .client.member import Member
-from .errors import AffixMismatch, InvalidError, UsageError
+from .errors import UsageError
 from .sce import Affix, Envelope, Profile, is_server_processed, may_stand_outside, mismatches
 from .stanza import NS
 from .xmpp_xml import to_stdlib
@@ -49,6 +50,7 @@ class EncryptedMessage:
     :ivar warnings: contradictions that do not make it false: ``time`` (the sender's clock and the
         room's differ), ``claimed-sender`` (the room says that it is from another account), ``clear``
         (the stanza said something in clear beside the ciphertext, a body perhaps; it is not in `message`)
+    :ivar doubt: why the Authentication Service did not vouch for the sender when it sent this; None if it did
     """
 
     group: EncryptedRoom = field(repr=False)
@@ -59,6 +61,7 @@ class EncryptedMessage:
     archive_id: str
     delayed: bool
     warnings: tuple[str, ...] = ()
+    doubt: Doubt | None = None
 
     @property
     def body(self) -> str:
@@ -133,6 +136,7 @@ def open_content(
         attributes["id"] = received.origin_id
     xml = ET.Element("{jabber:client}message", attributes)
     xml.extend(to_stdlib(element) for element in envelope.content)
+    doubt = group.session.doubts.get(received.sender.identity)
     return EncryptedMessage(
         group=group,
         message=Message(stream=group.xmpp, xml=xml),  # type: ignore[no-untyped-call]
@@ -142,9 +146,5 @@ def open_content(
         archive_id=received.archive_id,
         delayed=received.stamp is not None,
         warnings=tuple(warnings),
+        doubt=doubt if doubt is not None and doubt.at(stamp.timestamp()) else None,
     )
-
-
-def refusal(error: AffixMismatch | InvalidError) -> str:
-    """For logs: nothing of the content."""
-    return str(error)

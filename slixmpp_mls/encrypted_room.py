@@ -13,7 +13,7 @@ from slixmpp import JID, ClientXMPP
 from slixmpp.stanza import Message
 
 from .candidates import Candidates, find_candidates
-from .client import GroupChanged, Member, MessageReceived, Rejected
+from .client import Doubt, GroupChanged, Member, MessageReceived, Rejected
 from .content import open_content, seal_body, seal_message
 from .delivery import RoomStanza
 from .errors import DeliveryError, NotPermitted, PeerError, StanzaTooLarge
@@ -68,7 +68,7 @@ class EncryptedRoom:
     def __init__(self, plugin: MLS, room: str, nick: str) -> None:
         self.plugin = plugin
         self.xmpp: ClientXMPP = plugin.xmpp
-        self.worker = RoomWorker(plugin, room, nick, self._received, self._expelled, self._invite)
+        self.worker = RoomWorker(plugin, room, nick, self._received, self._remove_client, self._expelled, self._invite)
         self.session = self.worker.session
         self.delivery = self.worker.delivery
 
@@ -94,6 +94,11 @@ class EncryptedRoom:
         :raises UsageError: we are not in the group
         """
         return self.session.members()
+
+    @property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """The members for whom the Authentication Service does not vouch; see :mod:`slixmpp_mls.client.doubts`."""
+        return tuple(self.session.doubts.values())
 
     @property
     def accounts(self) -> list[str]:
@@ -157,6 +162,7 @@ class EncryptedRoom:
 
         :param content: a text, or a Message whose elements (but for those meant for servers) are sent
         :raises UsageError: we are not in the group, or there is nothing to send
+        :raises NotVouchedFor: the Authentication Service denies a member that has come in
         :raises StanzaTooLarge: it would not fit into a stanza
         :raises StoreError: it could not be stored, and was not sent
         """
@@ -176,7 +182,8 @@ class EncryptedRoom:
         except PeerError as error:
             self.plugin.fire("mls_rejected", Rejected(self.room, error, event.claimed, event.archive_id))
             return
-        self.plugin.fire("mls_message", message)
+        denied = message.doubt is not None and message.doubt.denied and not self.session.talks_to_anybody
+        self.plugin.fire("mls_doubted_message" if denied else "mls_message", message)
 
     # --- changing the group --------------------------------------------------------------------
 
@@ -265,11 +272,15 @@ class EncryptedRoom:
         """
         self.session.group  # noqa: B018
         changed = await self.worker.commit(lambda: self._removes(accounts))
-        for account in accounts:
-            if "/" not in account and account != self.xmpp.boundjid.bare:
+        named = dict.fromkeys(account.partition("/")[0] for account in accounts)
+        for account in named:
+            if account != self.xmpp.boundjid.bare and not (self.is_member and self.session.roster.has(account)):
                 with suppress(NotPermitted):  # for an owner to do; the group is what counts
                     await self.delivery.affiliations.revoke_membership(account)
         return changed.removed if changed is not None else ()
+
+    async def _remove_client(self, client: ClientIdentity) -> None:
+        await self.remove(str(client))
 
     def _removes(self, accounts: Sequence[str]) -> list[AnyProposal] | None:
         roster, own = self.session.roster, self.session.group.own_index

@@ -4,6 +4,7 @@
 
     MLSError
     ├── UsageError            you: the call does not fit the state; nothing has changed
+    │   └── NotVouchedFor     what is to be encrypted would be for members whom the Authentication Service denies
     ├── PeerError             them: bad input from the network; dropped, nothing has changed
     │   ├── MalformedError    it can not be parsed, or breaks a limit on size, depth or count
     │   └── InvalidError      it parses, but breaks a rule; `section` names the rule
@@ -45,6 +46,17 @@ class MLSError(Exception):
 
 class UsageError(MLSError):
     """The caller asked for something that the present state does not allow."""
+
+
+class NotVouchedFor(UsageError):
+    """The group has members for whom nothing is encrypted: the Authentication Service denies them.
+
+    :ivar clients: their full identities
+    """
+
+    def __init__(self, clients: Sequence[str]) -> None:
+        super().__init__(f"nothing is sent while the Authentication Service denies {', '.join(clients)}")
+        self.clients = tuple(clients)
 
 
 class PeerError(MLSError):

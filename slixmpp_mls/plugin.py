@@ -18,6 +18,9 @@ Configuration (the second argument of ``register_plugin``):
 ``cipher_suites``        numbers, the preferred one first; ``(1,)``
 ``key_packages``         how many are kept ready per suite; 100
 ``authentication``       an AuthenticationService; the account's device list if not given
+``denied_members``       what is done about members whom it denies: ``"remove"``, ``"hold"`` or ``"report"``;
+                         see :mod:`slixmpp_mls.vigilance`
+``grace``                seconds until a member that was vouched for, and is denied now, is removed; 86400
 ``accept_invitation``    ``f(invitation) -> bool``: whether to follow an invitation; all if not given
 ``allow_url``            ``f(url) -> bool``: whether a group's ratchet tree may be fetched from there; if not given,
                          see :mod:`slixmpp_mls.delivery.upload`
@@ -38,7 +41,8 @@ Events (``xmpp.add_event_handler(name, handler)``):
 ``mls_removed``               we are out of a group; ``RemovedFromGroup``
 ``mls_rejected``              a stanza was refused; ``Rejected`` with the reason
 ``mls_unreadable``            a message without a key for it; ``Unreadable`` says why
-``mls_unauthenticated``       the Authentication Service could not tell; (room, who, verdict)
+``mls_doubted``               the Authentication Service does not vouch for a member; ``MemberDoubted``
+``mls_doubted_message``       a message of a member whom it denies; ``EncryptedMessage``
 ``mls_left_behind``           a member seems to be in a later epoch than we are; ``LeftBehind``
 ``mls_group_lost``            we can not follow a group any more; ``GroupLost``
 ``mls_invited``               somebody invites us; ``Invitation``
@@ -95,6 +99,7 @@ from .stanza import Invitation as InvitationElement
 from .stanza import slixmpp as bindings
 from .stanza.consistency import check as check_consistency
 from .store import SQLiteStore, Store
+from .vigilance import DeniedMembers
 
 __all__ = ["MLS"]
 
@@ -135,6 +140,8 @@ class MLS(BasePlugin):
         "cipher_suites": (1,),
         "key_packages": 100,
         "authentication": None,
+        "denied_members": "remove",
+        "grace": 86_400,
         "accept_invitation": None,
         "allow_url": None,
         "parameters": None,
@@ -160,6 +167,10 @@ class MLS(BasePlugin):
         bindings.register()
         self.directory = KeyPackageDirectory(self.xmpp)
         self.uploads = Uploads(self.xmpp, allow_url=self.config["allow_url"])
+        self.denied_members = DeniedMembers(self.config["denied_members"])
+        self.grace = int(self.config["grace"])
+        """Seconds until a lapsed member is removed."""
+        self._unsubscribe: Callable[[], None] | None = None
         self._own_service: DirectoryService | None = None
         if self.config["authentication"] is None:
             self._own_service = DirectoryService(DeviceDirectory(self.xmpp), clock=self._clock)
@@ -182,6 +193,8 @@ class MLS(BasePlugin):
         self.xmpp.del_event_handler("session_resumed", self._session_resumed)
         self.xmpp.del_filter("out_sync", self._outgoing)
         self.xmpp.plugin["xep_0030"].del_feature(feature=NS)
+        if self._unsubscribe is not None:
+            self._unsubscribe()
         if self._own_service is not None:
             self._own_service.close()
         for task in [*self._tasks, *([self._starting] if self._starting is not None else [])]:
@@ -216,6 +229,8 @@ class MLS(BasePlugin):
         ready = self._readiness()
         try:
             self._open_store()
+            if self._unsubscribe is None:
+                self._unsubscribe = self.authentication.subscribe(self._account_changed)
             await self._publish()
             for room in RoomGroup.known(self.device):
                 await self._resume(room)
@@ -238,10 +253,18 @@ class MLS(BasePlugin):
             try:
                 for handle in list(self._rooms.values()):
                     handle.session.tidy(self.now)
+                    if handle.live and handle.is_member:
+                        await handle.worker.vigilance.next_round()
                 self.device.store.scrub()
                 await self.replenish()
             except (DeliveryError, StoreError) as error:
                 log.info("maintenance is put off: %s", error)
+
+    def _account_changed(self, account: str) -> None:
+        """The Authentication Service's answers about an account may be others now."""
+        for handle in self._rooms.values():
+            if handle.live and handle.is_member and handle.session.roster.has(account):
+                handle.worker.spawn(handle.worker.vigilance.look_at_account(account), "asking about an account again")
 
     def _open_store(self) -> None:
         if self._device is not None:

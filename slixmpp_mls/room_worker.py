@@ -24,6 +24,7 @@ from xml.etree.ElementTree import Element
 from .blob import BlobReference, longest
 from .client import (
     CommitLost,
+    Doubt,
     Event,
     GroupChanged,
     GroupLost,
@@ -70,9 +71,9 @@ from .errors import (
     UsageError,
 )
 from .identity import ClientIdentity
-from .mls.leaf_node import LeafNode
 from .mls.proposals import AnyProposal
 from .stanza import NS, RoomElement, payloads
+from .vigilance import Vigilance
 
 if TYPE_CHECKING:
     from .plugin import MLS
@@ -112,6 +113,7 @@ class RoomWorker:
     """Reads one room into one group, and sends for it.
 
     :param received: called with each message of a member and the stanza that it came in
+    :param remove: removes a client from the group
     :param expelled: called with the bare JID of each account that has lost the room
     :param unattended: called with what a Commit of ours has done for which nobody waits any more: it was made
         before a restart, or its maker has lost patience
@@ -123,12 +125,16 @@ class RoomWorker:
         room: str,
         nick: str,
         received: Callable[[MessageReceived, RoomStanza], None],
+        remove: Callable[[ClientIdentity], Coroutine[Any, Any, object]],
         expelled: Callable[[str], Coroutine[Any, Any, None]],
         unattended: Callable[[GroupChanged], Coroutine[Any, Any, None]],
     ) -> None:
         self.plugin = plugin
         self.session = RoomGroup(plugin.device, room)
         self.delivery = Room(plugin.xmpp, room, nick, on_event=self._room_event)
+        self.vigilance = Vigilance(
+            plugin, self.session, lambda event: self._fire("mls_doubted", event), remove, self.unsilence
+        )
         self.live = asyncio.Event()
         """The archive has been read to its end, and we are in the room."""
         self.joined = asyncio.Event()
@@ -279,12 +285,16 @@ class RoomWorker:
                 step = self.session.examine(incoming, self.plugin.now)
             except (DeliveryError, PeerError) as error:
                 refusal = InvalidError(f"the tree of a Welcome can not be had: {error}", "RFC 9420 12.4.3.3")
-        refusal = refusal or await self._authenticate(step)
+        doubts = await self._judge(step)
         if step.leaves and isinstance(step.action, Remember):
             # Our own sending may have moved the state on while the answer came.
             step = self.session.examine(incoming, self.plugin.now)
-        before = self.session.cursor
-        self._emit(await self._accept(step, refusal), stanza)
+        before, silenced = self.session.cursor, self.session.silenced
+        self._emit(await self._accept(step, doubts, refusal), stanza)
+        if doubts and self.live.is_set():
+            self.spawn(self.vigilance.act(), "acting on doubts")
+        if silenced:
+            self.unsilence()
         if isinstance(step.action, MoveOn) and step.action.staged.own:
             self.before_commit = before
         return step
@@ -307,28 +317,26 @@ class RoomWorker:
                 log.info("%s: a ratchet tree can not be fetched yet: %s", self.room, error)
                 await asyncio.sleep(pause)
 
-    async def _authenticate(self, step: Step) -> PeerError | None:
-        """Ask the Authentication Service about a step's new leaves; why it is refused, or None."""
+    async def _judge(self, step: Step) -> list[Doubt]:
+        """Ask the Authentication Service about a step's new leaves (RFC 9420 5.3.1)."""
         if not step.leaves:
-            return None
+            return []
         state = self.session.group if step.join is None else step.join.staged.state
-        verdicts = await self.plugin.authentication.validate(step.leaves, state.suite)
-        for leaf, verdict in zip(step.leaves, verdicts, strict=True):
-            if verdict.is_invalid:
-                reason = f"the Authentication Service denies {_name(leaf)}: {verdict.text}"
-                return InvalidError(reason, "RFC 9420 5.3.1")
-            if verdict.is_unknown:
-                self._fire("mls_unauthenticated", (self.room, _name(leaf), verdict))
-        return None
+        return await self.vigilance.judge(step.leaves, state.suite)
 
-    async def _accept(self, step: Step, refusal: PeerError | None) -> list[Event]:
+    def unsilence(self) -> None:
+        """If somebody for whom nothing was encrypted has gone, or is vouched for: send what has waited."""
+        if self.is_member and not self.session.silenced and self.live.is_set():
+            self.spawn(self._flush(self.session.outstanding_ids()), "sending what has waited")
+
+    async def _accept(self, step: Step, doubts: list[Doubt], refusal: PeerError | None) -> list[Event]:
         """Put a step into effect; while the disk refuses, try again and say so."""
         pause = 0.5
         while True:
             try:
                 if refusal is not None:
                     return self.session.refuse(step, refusal)
-                return self.session.accept(step, self.plugin.now)
+                return self.session.accept(step, self.plugin.now, doubts)
             except StoreError as error:
                 self._fire("mls_store_failed", error)
                 await asyncio.sleep(pause)
@@ -409,6 +417,7 @@ class RoomWorker:
                     self._unsent.clear()
                     self.live.set()
                     self.spawn(self._flush(due), "sending again")
+                    self.spawn(self._look_again(), "asking about members again")
             case Interrupted():
                 self.live.clear()
             case Bounced():
@@ -463,6 +472,10 @@ class RoomWorker:
             log.info("%s: not connected; what is in the outbox goes out later", self.room)
         except StanzaTooLarge as error:  # made before it turned out how little our server takes
             self._not_sent(outgoing.origin_id, "policy-violation", error)
+
+    async def _look_again(self) -> None:
+        if self.is_member:
+            await self.vigilance.look_again()
 
     def stream_resumed(self) -> None:
         """The stream goes on where it broke (XEP-0198): slixmpp has sent again what was on its way, but
@@ -587,13 +600,6 @@ def _elements(found: Sequence[RoomElement]) -> list[Element]:
     """The stanza's children, with the hint that it is encrypted (XEP-0380)."""
     encryption = Element(f"{{{_NS_EME}}}encryption", {"namespace": NS, "name": "MLS"})
     return [*(element.to_stdlib() for element in found), encryption]
-
-
-def _name(leaf: LeafNode) -> str:
-    try:
-        return str(ClientIdentity.from_leaf(leaf))
-    except PeerError:
-        return "somebody without a proper name"
 
 
 def _set_error(future: asyncio.Future[Any], error: MLSError) -> None:

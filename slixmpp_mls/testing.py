@@ -50,6 +50,7 @@ from .client import (
     RoomGroup,
     open_key_package,
 )
+from .client.doubts import Doubt
 from .client.records import RoomState
 from .errors import ArchiveGap, PeerError, StoreFull, UsageError
 from .identity import ClientIdentity
@@ -400,9 +401,13 @@ class Participant:
     def take(self, incoming: Incoming) -> list[Event]:
         """One stanza: examined, judged, put into effect."""
         step = self.session.examine(incoming, self.world.now)
-        denied = next((error for leaf in step.leaves if (error := self.judge(leaf)) is not None), None)
         session, now = self.session, self.world.now
-        events = session.accept(step, now) if denied is None else session.refuse(step, denied)
+        doubts = [
+            Doubt(ClientIdentity.from_leaf(leaf), True, "denied", str(error), now)
+            for leaf in step.leaves
+            if (error := self.judge(leaf)) is not None
+        ]
+        events = session.accept(step, now, doubts)
         self.events += events
         if any(isinstance(event, Joined) for event in events):
             self.world.directory.replenish(self.device, now)

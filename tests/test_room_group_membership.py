@@ -209,13 +209,15 @@ def test_a_commit_of_ours_that_waited_is_lost_with_the_old_leaf() -> None:
     assert world.agree()
 
 
-def test_a_return_that_the_authentication_service_denies_leaves_us_out() -> None:
-    world, alice, _, carol = three()
-    carol.judge = lambda leaf: InvalidError("denied")
+def test_a_group_that_we_return_to_may_have_members_in_doubt() -> None:
+    """RFC 9420 5.3.1: whoever joins asks about every leaf."""
+    world, alice, bob, carol = three()
     alice.commit(*alice.removing(CAROL), *again(alice, carol))
+    carol.judge = lambda leaf: InvalidError("denied")
     world.settle()
-    assert [type(event) for event in carol.events] == [Rejected, RemovedFromGroup]
-    assert carol.session.state is RoomState.OUT
+    assert carol.session.state is RoomState.MEMBER
+    assert set(carol.session.doubts) == {alice.device.identity, bob.device.identity}
+    assert carol.session.silenced
 
 
 def test_leaving_by_ourselves_and_making_another_group() -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from slixmpp_mls.client import (
+    Doubt,
+    Doubts,
     Rejected,
     sending,
 )
@@ -14,6 +16,7 @@ from slixmpp_mls.client.records import RoomState
 from slixmpp_mls.errors import (
     InvalidError,
     NotPermitted,
+    NotVouchedFor,
     PolicyViolation,
 )
 from slixmpp_mls.mls.framing import NewMemberProposalSender
@@ -144,17 +147,74 @@ def test_a_proposal_that_the_authentication_service_denies_is_kept_but_not_commi
         assert not any(transaction.items(f"unwanted/{world.room.jid}"))
 
 
-def test_a_commit_that_the_authentication_service_denies_is_not_followed() -> None:
+def test_nothing_is_encrypted_for_who_is_denied_and_the_group_stays_one() -> None:
+    """RFC 9420 5.3.1, RFC 9750 6.5: the Commit is everybody's, what is done about the leaf each member's."""
     world, alice, bob, _ = three()
-    world.person(DAVE)
+    dave = world.person(DAVE)
+    bob.session.compose(b"made before, and lost on its way")
     bob.judge = lambda leaf: InvalidError("never heard of")
     alice.commit(*alice.adding(DAVE))
     world.settle()
-    assert (alice.epoch, bob.epoch) == (2, 1)
-    alice.send(b"to dave, too")
+    assert world.agree()
+    (doubt,) = bob.session.doubts.silencing
+    assert doubt.client == dave.device.identity
+    with pytest.raises(NotVouchedFor) as caught:
+        bob.session.compose(b"to dave, too")
+    assert caught.value.clients == (str(dave.device.identity),)
+    assert bob.resend() == []  # it would be encrypted anew, and for dave
+    alice.send(b"others may")
     world.settle()
-    assert bob.texts == []
-    assert bob.session.behind == {ALICE}
+    assert bob.texts == [b"others may"]
+    bob.commit(*bob.removing(DAVE))
+    world.settle()
+    assert not bob.session.doubts
+    bob.resend()
+    bob.send(b"among ourselves")
+    world.settle()
+    assert alice.texts == [b"made before, and lost on its way", b"among ourselves"]
+    assert dave.texts == [b"others may"]
+
+
+def test_doubts_survive_a_restart_and_end_with_an_answer() -> None:
+    world, alice, bob, _ = three()
+    dave = world.person(DAVE)
+    who = dave.device.identity
+    bob.judge = lambda leaf: InvalidError("never heard of")
+    alice.commit(*alice.adding(DAVE))
+    world.settle()
+    bob.restart()
+    assert bob.session.silenced
+    bob.session.reconsider([who], [Doubt(who, False, "unreachable", "", NOW + 9)])
+    assert bob.session.silenced  # who can not tell takes nothing back
+    bob.session.reconsider([who], [])
+    assert not bob.session.silenced
+    bob.restart()
+    assert not bob.session.doubts
+
+
+def test_who_was_vouched_for_silences_nobody_when_that_ends() -> None:
+    world, alice, bob, carol = three()
+    who = carol.device.identity
+    bob.session.reconsider([who], [Doubt(who, True, "no-device", "retired", NOW + 5)])
+    doubt = bob.session.doubts[who]
+    assert doubt.lapsed
+    assert not doubt.at(NOW + 4)
+    assert doubt.at(NOW + 5)
+    bob.send(b"talk goes on")
+    bob.session.reconsider([who], [Doubt(who, True, "other-key", "", NOW + 90)])
+    assert bob.session.doubts[who].since == NOW + 5  # denied ever since
+    world.settle()
+    assert alice.texts == carol.texts == [b"talk goes on"]
+
+
+def test_who_was_never_vouched_for_does_not_lapse() -> None:
+    """A service that could not tell when the leaf came, and denies it now, has never vouched for it."""
+    who = World().person(DAVE).device.identity
+    before = Doubts([Doubt(who, False, "unreachable", "", NOW)])
+    after = before.reconsidered([who], [Doubt(who, True, "no-device", "", NOW + 1)])
+    assert not after[who].lapsed
+    assert after[who].since == NOW + 1
+    assert after.silencing
 
 
 def test_a_commit_that_the_policy_forbids_is_ignored_by_all() -> None:

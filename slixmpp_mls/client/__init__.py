@@ -11,6 +11,7 @@ before anybody hears of it.
 """
 
 from .device import Device, KeyPackagePlan, KeyPackageSettings, PublishedKeyPackage, open_key_package
+from .doubts import Doubt, Doubts
 from .events import (
     CommitLost,
     Event,
@@ -18,6 +19,7 @@ from .events import (
     GroupLost,
     Joined,
     LeftBehind,
+    MemberDoubted,
     MessageReceived,
     MessageSent,
     Rejected,
@@ -29,7 +31,8 @@ from .room_group import RoomGroup
 from .steps import Incoming, Outgoing, Step
 
 __all__ = [
-    "CommitLost", "Device", "Event", "GroupChanged", "GroupLost", "Incoming", "Joined", "KeyPackagePlan",
-    "KeyPackageSettings", "LeftBehind", "Member", "MessageReceived", "MessageSent", "Outgoing", "PublishedKeyPackage",
-    "Rejected", "RemovedFromGroup", "RoomGroup", "Step", "Unreadable", "open_key_package",
+    "CommitLost", "Device", "Doubt", "Doubts", "Event", "GroupChanged", "GroupLost", "Incoming", "Joined",
+    "KeyPackagePlan", "KeyPackageSettings", "LeftBehind", "Member", "MemberDoubted", "MessageReceived", "MessageSent",
+    "Outgoing", "PublishedKeyPackage", "Rejected", "RemovedFromGroup", "RoomGroup", "Step", "Unreadable",
+    "open_key_package",
 ]  # fmt: skip

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..errors import PeerError
+from .doubts import Doubt
 from .member import Member
 
 __all__ = [
-    "CommitLost", "Event", "GroupChanged", "GroupLost", "Joined", "LeftBehind", "MessageReceived", "MessageSent",
-    "Rejected", "RemovedFromGroup", "Unreadable",
+    "CommitLost", "Event", "GroupChanged", "GroupLost", "Joined", "LeftBehind", "MemberDoubted", "MessageReceived",
+    "MessageSent", "Rejected", "RemovedFromGroup", "Unreadable",
 ]  # fmt: skip
 
 
@@ -159,6 +160,15 @@ class LeftBehind:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberDoubted:
+    """The Authentication Service does not vouch for a member; :mod:`.doubts` says what is done about it."""
+
+    room: str
+    member: Member
+    doubt: Doubt
+
+
+@dataclass(frozen=True, slots=True)
 class GroupLost:
     """We can not follow the group any more: somebody must add us again.
 
@@ -180,4 +190,5 @@ Event = (
     | Unreadable
     | GroupLost
     | LeftBehind
+    | MemberDoubted
 )

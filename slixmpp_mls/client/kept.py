@@ -10,15 +10,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from ..errors import UsageError
+from ..identity import ClientIdentity
 from ..mls.framing import MemberSender
 from ..mls.group import Group
 from ..mls.proposal_list import SentProposal
 from ..mls.proposals import Remove, SelfRemove
 from ..mls.staging import StagedCommit
+from ..mls.tree_math import LeafIndex
 from ..policy import RoomPolicy
 from ..roster import Roster
 from ..store.interface import Transaction
 from .device import Device
+from .doubts import Doubt, Doubts
 from .member import Member
 from .outbox import NUMBER, Outbox
 from .records import OutboxKind, OutboxRecord, RoomRecord, RoomState, Spaces
@@ -53,6 +56,9 @@ class Kept:
         self._roster: Roster | None = None
         self._policy: RoomPolicy | None = None
         self._ahead: frozenset[str] = frozenset()
+        self._doubts = Doubts()
+        self.talks_to_anybody = False
+        """Whether to encrypt for members that the Authentication Service denies, too."""
         with self._store.transaction() as transaction:
             self._load(transaction)
 
@@ -74,6 +80,7 @@ class Kept:
         self._roster = Roster.of(group.members())
         self._policy = RoomPolicy.required_in(group.context.extensions)
         self._unwanted = frozenset(reference for reference, _ in transaction.items(self._spaces.unwanted))
+        self._doubts = Doubts(Doubt.decode(*item) for item in transaction.items(self._spaces.doubt))
         waiting: dict[bytes, dict[bytes, bytes]] = {}
         for key, value in transaction.items(self._spaces.pending):
             waiting.setdefault(key[:NUMBER], {})[key[NUMBER:]] = value
@@ -138,6 +145,16 @@ class Kept:
         """
         return self._ahead
 
+    @property
+    def doubts(self) -> Doubts:
+        """The members for whom the Authentication Service does not vouch."""
+        return self._doubts
+
+    @property
+    def silenced(self) -> bool:
+        """Whether nothing is encrypted for the group because of a member that the Authentication Service denies."""
+        return not self.talks_to_anybody and bool(self._doubts.silencing)
+
     def members(self) -> list[Member]:
         """The members, by leaf."""
         since: dict[bytes, int] = {}
@@ -148,6 +165,26 @@ class Kept:
             replace(member, since=since.get(str(member).encode(), self._record.joined))
             for member in (Member.of(index, leaf) for index, leaf in self.group.members())
         ]
+
+    @property
+    def is_member(self) -> bool:
+        """Whether we are in the group."""
+        return self._group is not None
+
+    def member(self, client: ClientIdentity) -> Member:
+        """A member of the group.
+
+        :raises UsageError: it is none, or we are none
+        """
+        index = self.roster.leaf_of(client)
+        if index is None:
+            raise UsageError(f"{client} is not in the group in {self.room}")
+        return Member.of(index, self.group.tree.member(LeafIndex(index)))
+
+    def has_key(self, client: ClientIdentity, signature_key: bytes) -> bool:
+        """Whether this is a member with this signature key."""
+        index = None if self._roster is None else self._roster.leaf_of(client)
+        return index is not None and self.group.tree.member(LeafIndex(index)).signature_key == signature_key
 
     def _uncommitted(self) -> frozenset[bytes]:
         """References that no Commit of ours holds: denied ones, and our own that the room has not reflected.
@@ -173,14 +210,20 @@ class Kept:
 
     # --- how it changes ------------------------------------------------------------------------
 
-    def _begin(self, group: Group, roster: Roster, policy: RoomPolicy, record: RoomRecord) -> None:
+    def _begin(
+        self, group: Group, roster: Roster, policy: RoomPolicy, record: RoomRecord, doubts: Doubts
+    ) -> None:
         """In memory: we are in a group from now on."""
         self._group, self._roster, self._policy, self._record = group, roster, policy, record
+        self._doubts = doubts
         self._new_epoch()
 
     def _new_epoch(self) -> None:
         """In memory: what belonged to the epoch that has ended goes."""
         self._staged, self._unwanted, self._ahead = {}, frozenset(), frozenset()
+
+    def _put_doubts(self, transaction: Transaction, doubts: Doubts) -> None:
+        put_changes(transaction, self._spaces.doubt, dict(doubts.changes_since(self._doubts)))
 
     def _put_record(self, transaction: Transaction, record: RoomRecord) -> None:
         transaction.put(ROOMS, self.room.encode(), record.encode())
@@ -192,7 +235,7 @@ class Kept:
         :returns: numbers of what goes from the outbox
         """
         spaces = self._spaces
-        for space in (spaces.group, spaces.pending, spaces.unwanted, spaces.member):
+        for space in (spaces.group, spaces.pending, spaces.unwanted, spaces.member, spaces.doubt):
             transaction.delete_prefix(space)
         if self._group is not None:
             transaction.put(spaces.ended, self._group.group_id, self._group.epoch.to_bytes(8, "big"))
@@ -211,7 +254,7 @@ class Kept:
             gone = self._clear(transaction, keep_messages=keep_messages)
             self._put_record(transaction, record)
         self._group = self._roster = self._policy = None
-        self._record = record
+        self._record, self._doubts = record, Doubts()
         self._new_epoch()
         self._outbox.remove_all(gone)
 

@@ -1,7 +1,7 @@
 """From a room's stanzas to the group's state: what each means, and putting it into effect.
 
 `examine` only looks; `accept` or `refuse` ends a stanza, and moves our place in the room past it in the same
-transaction.  Between them the caller asks the Authentication Service about new leaves.
+transaction.  Between them the caller asks the Authentication Service about new leaves; see :mod:`.doubts`.
 
 Being left behind.  A message of a later epoch than ours means that we lack a Commit, or that somebody has
 written a number on a stanza; it can not be read, so MLS can not tell.  It counts if the room vouches that it is from
@@ -15,7 +15,7 @@ would be used twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
 
@@ -38,6 +38,7 @@ from ..roster import Roster
 from ..stanza import elements
 from ..stanza.consistency import check as check_consistency
 from ..store.interface import Transaction
+from .doubts import Doubt, Doubts
 from .events import (
     CommitLost,
     Event,
@@ -272,9 +273,13 @@ class Receiving(Kept):
 
     # --- putting into effect -------------------------------------------------------------------
 
-    def accept(self, step: Step, now: int) -> list[Event]:
+    def accept(self, step: Step, now: int, doubts: Iterable[Doubt] = ()) -> list[Event]:
         """Put a step into effect, and move our place in the room past its stanza.
 
+        A proposal that brings a leaf which the Authentication Service denies is kept, as others might commit it,
+        but not for a Commit of ours.
+
+        :param doubts: about the step's new leaves
         :raises StoreError: nothing has been written, nothing has changed; the step can be tried again
         """
         record = self._past(step.incoming)
@@ -289,24 +294,22 @@ class Receiving(Kept):
             case Read(received):
                 return self._accept_message(step.incoming, received, record, now)
             case Remember(received):
-                self._write(self.group.apply(received, now=now), record)
-                return []
+                return self._accept_proposal(step.incoming, received, record, now, doubts)
             case Abandon(reason):
                 self._end(replace(record, state=RoomState.LOST), keep_messages=True)
                 return [GroupLost(self.room, reason)]
             case Join() as join:
-                return self._accept_join(join, record, now)
+                return self._accept_join(join, record, now, doubts)
             case MoveOn(join=Join() as join):
                 # Removal and return at once: when our place is past the stanza, nobody reads the Welcome any more.
-                return self._accept_join(join, record, now)
+                return self._accept_join(join, record, now, doubts)
             case MoveOn() as move:
-                return self._accept_commit(move, record, now)
+                return self._accept_commit(move, record, now, doubts)
 
     def refuse(self, step: Step, error: PeerError) -> list[Event]:
-        """Pass over a step that the Authentication Service or the application does not accept.
+        """Pass over a Welcome that can not be followed.
 
-        A proposal is kept all the same, as others might commit it, but not for a Commit of ours.  What
-        removes us has been decided by others; refused is only the way back.
+        If the same Commit removes us, that has been decided by others; refused is only the way back.
 
         :raises StoreError: nothing has been written
         """
@@ -315,9 +318,7 @@ class Receiving(Kept):
         match step.action:
             case MoveOn(roster=None):
                 action = replace(step.action, join=None)
-                return [*events, *self._accept_commit(action, record, 0)]
-            case Remember(received):
-                self._remember_unwanted(received, record)
+                return [*events, *self._accept_commit(action, record, 0, ())]
             case _:
                 self._pass(record)
         return events
@@ -372,18 +373,28 @@ class Receiving(Kept):
             )
         ]
 
-    def _remember_unwanted(self, received: ReceivedProposal, record: RoomRecord) -> None:
+    def _accept_proposal(
+        self, incoming: Incoming, received: ReceivedProposal, record: RoomRecord, now: int, doubts: Iterable[Doubt]
+    ) -> list[Event]:
+        group = self.group.apply(received, now=now)
+        denial = next((doubt for doubt in doubts if doubt.denied), None)
+        if denial is None:
+            self._write(group, record)
+            return []
         reference = received.sent.reference
         assert reference is not None
-        group = self.group.apply(received, now=0)
         with self._store.transaction() as transaction:
             put_changes(transaction, self._spaces.group, group.changes_since(self.group))
             transaction.put(self._spaces.unwanted, reference, b"")
             self._put_record(transaction, record)
         self._group, self._record = group.stored(), record
         self._unwanted |= {reference}
+        reason = f"the Authentication Service denies {denial.client}: {denial.text}"
+        return [self._rejected(incoming, InvalidError(reason, "RFC 9420 5.3.1"))]
 
-    def _accept_commit(self, action: MoveOn, record: RoomRecord, now: int) -> list[Event]:
+    def _accept_commit(
+        self, action: MoveOn, record: RoomRecord, now: int, judged: Iterable[Doubt]
+    ) -> list[Event]:
         staged = action.staged
         by = self._committer(staged)
         if action.roster is None or action.policy is None:
@@ -392,6 +403,7 @@ class Receiving(Kept):
             return [*action.events, RemovedFromGroup(self.room, by, wanted)]
 
         group = self.group.apply(staged, now=now)
+        doubts = self._doubts.after(staged.effects, judged)
         void = list(self._void())
         events: list[Event] = [self._changed(staged, group, by, now)]
         if not staged.own:
@@ -408,10 +420,24 @@ class Receiving(Kept):
             for number, _ in void:
                 transaction.delete(spaces.outbox, number)
             self._note_members(transaction, staged.effects, now)
+            self._put_doubts(transaction, doubts)
             self._put_record(transaction, record)
-        self._begin(group.stored(), action.roster, action.policy, record)
+        self._begin(group.stored(), action.roster, action.policy, record, doubts)
         self._outbox.remove_all(number for number, _ in void)
         return events
+
+    def reconsider(self, asked: Iterable[ClientIdentity], answers: Iterable[Doubt]) -> None:
+        """The Authentication Service has been asked about members again.
+
+        :param asked: those whose leaves are still the same
+        :param answers: about those of them for whom it does not vouch
+        :raises StoreError: nothing has changed
+        """
+        doubts = self._doubts.reconsidered(asked, answers)
+        if doubts != self._doubts:
+            with self._store.transaction() as transaction:
+                self._put_doubts(transaction, doubts)
+            self._doubts = doubts
 
     def _committer(self, staged: StagedCommit) -> Member:
         effects = staged.effects
@@ -448,7 +474,9 @@ class Receiving(Kept):
                 name = str(ClientIdentity.from_leaf(change.after)).encode()
                 transaction.put(space, name, now.to_bytes(8, "big"))
 
-    def _accept_join(self, action: Join, record: RoomRecord, now: int) -> list[Event]:
+    def _accept_join(
+        self, action: Join, record: RoomRecord, now: int, judged: Iterable[Doubt]
+    ) -> list[Event]:
         state = action.staged.state
         assert isinstance(state, Group)
         # Unsent application data was meant for the group's members: it stays if this is the same group.
@@ -456,9 +484,11 @@ class Receiving(Kept):
         record = replace(
             record, state=RoomState.MEMBER, group_id=state.group_id, joined=now, joined_epoch=state.epoch, commits=b""
         )
+        doubts = Doubts(judged)
         with self._store.transaction() as transaction:
             gone = self._clear(transaction, keep_messages=same)
             put_all(transaction, self._spaces.group, state.pieces())
+            put_changes(transaction, self._spaces.doubt, dict(doubts.changes_since(Doubts())))
             self.device.use_up(transaction, action.bundle, now)
             self._put_record(transaction, record)
         events: list[Event] = [
@@ -466,7 +496,7 @@ class Receiving(Kept):
             for _, waiting in self._void()
             if waiting.kind is OutboxKind.COMMIT and not waiting.refused
         ]
-        self._begin(state.stored(), action.roster, action.policy, record)
+        self._begin(state.stored(), action.roster, action.policy, record, doubts)
         self._outbox.remove_all(gone)
         inviter = Member.of(action.staged.inviter, state.tree.member(action.staged.inviter))
         return [*events, Joined(self.room, state.epoch, inviter)]

@@ -13,6 +13,7 @@ space                      key                       value
 ``outbox/`` + room         number (8)                :class:`OutboxRecord`
 ``unwanted/`` + room       ProposalRef               empty: a waiting proposal that we do not commit
 ``member/`` + room         client's full identity    when it came, seconds since the Unix epoch (8)
+``doubt/`` + room          client's full identity    :class:`DoubtRecord`
 ``seen/`` + room           number (2)                which application messages came last, see :mod:`.seen`
 ``ended/`` + room          group id                  the last epoch of that group that we were in (8)
 =========================  ========================  ===========================================
@@ -30,7 +31,7 @@ from typing import Annotated, ClassVar, Self
 
 from ..mls.tls import Enum, Struct, opaque, struct, uint8, uint64
 
-__all__ = ["KeyPackageRecord", "OutboxKind", "OutboxRecord", "RoomRecord", "RoomState", "Spaces"]
+__all__ = ["DoubtRecord", "KeyPackageRecord", "OutboxKind", "OutboxRecord", "RoomRecord", "RoomState", "Spaces"]
 
 
 class RoomState(IntEnum):
@@ -109,6 +110,17 @@ class OutboxRecord(Struct):
     refused: uint8
 
 
+@struct
+class DoubtRecord(Struct):
+    """Why the Authentication Service does not vouch for a member, see :mod:`.doubts`; `since` is in seconds."""
+
+    denied: uint8
+    lapsed: uint8
+    since: uint64
+    reason: opaque
+    text: opaque
+
+
 @dataclass(frozen=True, slots=True)
 class Spaces:
     """Names of the spaces that belong to a room."""
@@ -118,6 +130,7 @@ class Spaces:
     outbox: str
     unwanted: str
     member: str
+    doubt: str
     seen: str
     ended: str
 

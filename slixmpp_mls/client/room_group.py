@@ -30,6 +30,7 @@ from ..mls.group import Group
 from ..policy import RoomPolicy
 from ..roster import Roster
 from .device import Device
+from .doubts import Doubts
 from .events import Event, GroupLost, RemovedFromGroup
 from .kept import ROOMS, put_all
 from .receiving import Receiving
@@ -74,7 +75,7 @@ class RoomGroup(Receiving, Sending):
             gone = self._clear(transaction, keep_messages=False)
             put_all(transaction, self._spaces.group, group.pieces())
             self._put_record(transaction, record)
-        self._begin(group.stored(), Roster.of(group.members()), policy, record)
+        self._begin(group.stored(), Roster.of(group.members()), policy, record, Doubts())
         self._outbox.remove_all(gone)
 
     def give_up(self, reason: str | None = None) -> list[Event]:

@@ -21,7 +21,7 @@ from dataclasses import replace
 from hashlib import sha256
 
 from ..blob import BlobReference, RatchetTreeLocation
-from ..errors import InvalidError, NotPermitted, PolicyViolation, UsageError
+from ..errors import InvalidError, NotPermitted, NotVouchedFor, PolicyViolation, UsageError
 from ..mls.commit_creation import CommitBundle, CommitDraft, CommitOptions
 from ..mls.framing import MemberSender
 from ..mls.group import Group
@@ -57,6 +57,7 @@ class Sending(Kept):
         :param origin_id: its id, for all readers; a random one if not given
         :raises UsageError: not a member, proposals wait that must be committed first, or the id is too long
             or another message's
+        :raises NotVouchedFor: the Authentication Service denies a member
         :raises StanzaTooLarge: by `fits`; nothing has changed
         """
         group = self.group
@@ -69,6 +70,8 @@ class Sending(Kept):
             if (waiting.kind, waiting.plaintext) != (OutboxKind.APPLICATION, data):
                 raise UsageError("another message of ours is on its way under this id")
             return self._outgoing(waiting)
+        if self.silenced:
+            raise NotVouchedFor([str(doubt.client) for doubt in self.doubts.silencing])
         message, group = self._encrypt(data, origin_id.encode())
         record = self._outbox_record(OutboxKind.APPLICATION, message, origin_id, plaintext=data)
         return self._put_out(group, record, fits)
@@ -282,8 +285,8 @@ class Sending(Kept):
             if record is None or record.refused or self._group is None:
                 continue  # it has come back meanwhile, or we are out
             if record.kind is OutboxKind.APPLICATION and record.epoch < self._group.epoch:
-                if self.needs_commit:
-                    continue  # it goes out after the Commit
+                if self.needs_commit or self.silenced:
+                    continue  # it goes out after the Commit, or when everybody is vouched for
                 record = self._encrypt_anew(number, record)
             yield self._outgoing(record)
 

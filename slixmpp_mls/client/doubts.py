@@ -1,0 +1,149 @@
+"""Members of whom the Authentication Service does not say that they are who they claim to be.
+
+A Commit is followed by all members alike if RFC 9420 and the group's policy allow it.  What the
+Authentication Service answers depends on the time and on who asks (a device is retired, a server is down, a
+person has compared fingerprints), so a member that let it decide which Commits to follow would sooner or
+later be alone.  It is asked before a Commit is applied (RFC 9420 5.3.1), and its answer decides what is done
+about the leaf, which RFC 9750 6.5 leaves to applications:
+
+- it *denies* a leaf for which it has never vouched: nothing is encrypted for the group until the leaf is gone
+  or vouched for, and whoever may remove it does;
+- it denies one for which it had vouched before, which has *lapsed*: the device was retired, or its certificate
+  has been revoked.  That is reported, and the leaf removed if it is still so after a while.  Talk goes on
+  meanwhile, or anybody could silence a group by retracting a device;
+- it can not tell: that is reported, and asked again later.
+
+Doubts are kept in the store beside the group, and go with the leaf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Self
+
+from ..identity import ClientIdentity
+from ..mls.effects import Effects
+from .records import DoubtRecord
+
+__all__ = ["Doubt", "Doubts"]
+
+_MAX_TEXT = 500  # octets; services' texts may repeat what servers have said
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """What is wrong with a member.
+
+    :ivar client: who it claims to be
+    :ivar denied: whether the Authentication Service denies it; if not, it can not tell
+    :ivar reason: machine-readable, see :class:`~slixmpp_mls.authentication.Verdict`
+    :ivar text: the same for people
+    :ivar since: seconds since the Unix epoch
+    :ivar lapsed: whether the service had vouched for it before
+    """
+
+    client: ClientIdentity
+    denied: bool
+    reason: str
+    text: str
+    since: int
+    lapsed: bool = False
+
+    def at(self, time: float) -> bool:
+        """Whether what the member said then is as doubtful: a lapsed one was vouched for until it lapsed."""
+        return not self.lapsed or time >= self.since
+
+    def encode(self) -> bytes:
+        text = self.text.encode()[:_MAX_TEXT]
+        return DoubtRecord(self.denied, self.lapsed, self.since, self.reason.encode(), text).encode()
+
+    @classmethod
+    def decode(cls, key: bytes, value: bytes) -> Self:
+        account, _, device = key.decode().partition("/")
+        record = DoubtRecord.decode(value)
+        return cls(
+            ClientIdentity(account, device),
+            bool(record.denied),
+            record.reason.decode(),
+            record.text.decode(errors="replace"),
+            record.since,
+            bool(record.lapsed),
+        )
+
+
+class Doubts(Mapping[ClientIdentity, Doubt]):
+    """The doubts about a group's members; a value."""
+
+    __slots__ = ("_doubts",)
+
+    def __init__(self, doubts: Iterable[Doubt] = ()) -> None:
+        self._doubts = {doubt.client: doubt for doubt in doubts}
+
+    def __getitem__(self, client: ClientIdentity) -> Doubt:
+        return self._doubts[client]
+
+    def __iter__(self) -> Iterator[ClientIdentity]:
+        return iter(self._doubts)
+
+    def __len__(self) -> int:
+        return len(self._doubts)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Doubts) and self._doubts == other._doubts
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<Doubts about {len(self._doubts)}>"
+
+    @property
+    def silencing(self) -> tuple[Doubt, ...]:
+        """Those for whom nothing must be encrypted."""
+        return tuple(doubt for doubt in self._doubts.values() if doubt.denied and not doubt.lapsed)
+
+    def after(self, effects: Effects, judged: Iterable[Doubt]) -> Doubts:
+        """Those after a Commit.
+
+        :param judged: about its new leaves
+        """
+        if not self._doubts and not (judged := tuple(judged)):
+            return self
+        left = dict(self._doubts)
+        for change in effects.changes:
+            if change.before is not None and (
+                change.after is None or change.after.signature_key != change.before.signature_key
+            ):
+                left.pop(ClientIdentity.from_leaf(change.before), None)
+        left |= {doubt.client: doubt for doubt in judged}
+        return Doubts(left.values())
+
+    def reconsidered(self, asked: Iterable[ClientIdentity], answers: Iterable[Doubt]) -> Doubts:
+        """Those after the service has been asked again.
+
+        A service that can not tell takes back nothing that it has said; what a member has been denied for from
+        the beginning does not become a lapse, whatever the reason is now.
+
+        :param asked: members
+        :param answers: about those of them whom it does not vouch for
+        """
+        answered = {doubt.client: doubt for doubt in answers}
+        left = dict(self._doubts)
+        for client in asked:
+            before, now = self._doubts.get(client), answered.get(client)
+            if now is None:
+                left.pop(client, None)
+            elif before is None:
+                left[client] = replace(now, lapsed=now.denied)
+            elif now.denied or not before.denied:
+                since = before.since if before.denied == now.denied else now.since
+                left[client] = replace(now, lapsed=before.lapsed, since=since)
+        return Doubts(left.values())
+
+    def changes_since(self, before: Doubts) -> Iterator[tuple[bytes, bytes | None]]:
+        """What must be written: key and value, None if deleted."""
+        for client in before._doubts.keys() - self._doubts.keys():
+            yield str(client).encode(), None
+        for client, doubt in self._doubts.items():
+            if before._doubts.get(client) != doubt:
+                yield str(client).encode(), doubt.encode()

@@ -1,0 +1,153 @@
+"""Asking the Authentication Service about a room's members, and acting on its answers.
+
+It is asked about new leaves before the Commit that brings them is applied, about members of an account when the
+service says that something may have changed there, about those in doubt when the room has been caught up
+with, and about everybody once a day.  What the answers mean is said in :mod:`slixmpp_mls.client.doubts`; what
+is done about members whom the service denies is configured:
+
+==============  ==============================================================================================
+``"remove"``    nothing is sent for a leaf that was never vouched for, and it is removed at once by whoever
+                may; a lapsed one when the grace is over
+``"hold"``      the same, but removing is left to the application
+``"report"``    events, and nothing else
+==============  ==============================================================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from .client import Doubt, MemberDoubted, RoomGroup
+from .errors import NotPermitted, PeerError
+from .identity import ClientIdentity
+from .mls.cipher_suite import CipherSuite
+from .mls.leaf_node import LeafNode
+from .mls.tree_math import LeafIndex
+
+if TYPE_CHECKING:
+    from .plugin import MLS
+
+__all__ = ["DeniedMembers", "Vigilance"]
+
+_ROUNDS = 24  # parts of the membership, one of which is looked at each time
+
+
+class DeniedMembers(Enum):
+    """What is done about members whom the Authentication Service denies; the module says what each means."""
+
+    REMOVE = "remove"
+    HOLD = "hold"
+    REPORT = "report"
+
+
+class Vigilance:
+    """Who in a room's group is vouched for.
+
+    :param tell: called with each event
+    :param remove: removes a client from the group; raises NotPermitted if we may not
+    :param resume: called when messages may have waited for a member that is vouched for now
+    """
+
+    def __init__(
+        self,
+        plugin: MLS,
+        session: RoomGroup,
+        tell: Callable[[MemberDoubted], None],
+        remove: Callable[[ClientIdentity], Awaitable[object]],
+        resume: Callable[[], None],
+    ) -> None:
+        self._plugin = plugin
+        self._session = session
+        self._tell = tell
+        self._remove = remove
+        self._resume = resume
+        self._told: dict[ClientIdentity, tuple[bool, str]] = {}
+        self._round = random.randrange(_ROUNDS)  # noqa: S311
+        session.talks_to_anybody = plugin.denied_members is DeniedMembers.REPORT
+
+    async def judge(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Doubt]:
+        """Ask about leaves (RFC 9420 5.3.1): the doubts there are."""
+        if not leaves:
+            return []
+        verdicts = await self._plugin.authentication.validate(leaves, suite)
+        doubts = []
+        for leaf, verdict in zip(leaves, verdicts, strict=True):
+            if not verdict.is_valid:
+                try:
+                    client = ClientIdentity.from_leaf(leaf)
+                except PeerError:
+                    continue  # such a leaf gets into no group of ours: see Roster
+                if client != self._plugin.device.identity:
+                    doubts.append(Doubt(client, verdict.is_invalid, verdict.reason, verdict.text, self._plugin.now))
+        return doubts
+
+    def report(self) -> None:
+        """Tell of the doubts that have not been told of; while we catch up, what is found out waits for the end."""
+        doubts = self._session.doubts
+        for client in self._told.keys() - doubts.keys():
+            del self._told[client]
+        for client, doubt in doubts.items():
+            if self._told.get(client) != (doubt.denied, doubt.reason):
+                self._told[client] = (doubt.denied, doubt.reason)
+                self._tell(MemberDoubted(self._session.room, self._session.member(client), doubt))
+
+    async def look_again(self, clients: Iterable[ClientIdentity] | None = None) -> None:
+        """Ask about members again, by default about those in doubt, and act on it.
+
+        :raises StoreError: it could not be written down
+        """
+        session = self._session
+        leaves = {
+            client: session.group.tree.member(LeafIndex(leaf))
+            for client in (tuple(session.doubts) if clients is None else clients)
+            if client != self._plugin.device.identity and (leaf := session.roster.leaf_of(client)) is not None
+        }
+        doubts = await self.judge(tuple(leaves.values()), session.group.suite)
+        if not session.is_member:
+            return
+        # Whoever has got another key or has gone while the answer came has been judged with that.
+        same = [client for client, leaf in leaves.items() if session.has_key(client, leaf.signature_key)]
+        silenced = session.silenced
+        session.reconsider(same, [doubt for doubt in doubts if doubt.client in set(same)])
+        if silenced:
+            self._resume()
+        await self.act()
+
+    async def look_at_account(self, account: str) -> None:
+        """Ask about an account's members again."""
+        roster = self._session.roster
+        await self.look_again([roster.at(leaf) for leaf in roster.leaves_of(account)])
+
+    async def next_round(self) -> None:
+        """Ask about a part of the members; all have been asked about after a day of hours."""
+        self._round = (self._round + 1) % _ROUNDS
+        roster = self._session.roster
+        accounts = sorted(roster.accounts())[self._round :: _ROUNDS]
+        await self.look_again([roster.at(leaf) for account in accounts for leaf in roster.leaves_of(account)])
+
+    async def act(self) -> None:
+        """Report, and remove whom the service denies, as configured."""
+        self.report()
+        due = self._due()
+        if not due or self._plugin.denied_members is not DeniedMembers.REMOVE:
+            return
+        # Others see the same: seldom shall several commit the same at once.
+        await asyncio.sleep(random.uniform(0.05, 0.05 + min(5.0, 0.1 * len(self._session.roster))))  # noqa: S311
+        for client in due:
+            if self._session.is_member and client in self._due():
+                try:
+                    await self._remove(client)
+                except NotPermitted:
+                    continue  # for others to do
+
+    def _due(self) -> list[ClientIdentity]:
+        now, grace = self._plugin.now, self._plugin.grace
+        return [
+            client
+            for client, doubt in self._session.doubts.items()
+            if doubt.denied and (not doubt.lapsed or now - doubt.since >= grace)
+        ]
