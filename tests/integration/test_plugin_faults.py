@@ -20,7 +20,15 @@ from slixmpp_mls.client.device import open_key_package
 from slixmpp_mls.delivery import DeviceDirectory
 from slixmpp_mls.delivery.events import Reconfigured
 from slixmpp_mls.devserver import DevServer
-from slixmpp_mls.errors import DeliveryError, InvalidError, MalformedError, NotVouchedFor, PeerError, Replayed, UnknownGroup
+from slixmpp_mls.errors import (
+    DeliveryError,
+    InvalidError,
+    MalformedError,
+    NotVouchedFor,
+    PeerError,
+    Replayed,
+    UnknownGroup,
+)
 from slixmpp_mls.mls.leaf_validation import GroupRequirements
 from slixmpp_mls.mls.proposals import Add
 from slixmpp_mls.policy import RoomPolicy
