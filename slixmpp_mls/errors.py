@@ -19,6 +19,7 @@
     ├── StoreError            the disk: nothing of the step was written
     │   ├── StoreLocked       another process has the store open
     │   ├── StoreMismatch     the store belongs to another account, or to a newer version
+    │   ├── WrongPassphrase   the store is encrypted, and this does not open it
     │   └── StoreFull
     ├── DeliveryError         the XMPP service refused or lost something
     │   ├── RoomUnsuitable    the room can not serve an encrypted group; `reasons` says why
@@ -148,6 +149,10 @@ class StoreLocked(StoreError):
 
 class StoreMismatch(StoreError):
     """The store belongs to another account, or was written by a newer version."""
+
+
+class WrongPassphrase(StoreError):
+    """The store is encrypted, and the passphrase or key file is missing or another one's."""
 
 
 class StoreFull(StoreError):

@@ -13,6 +13,9 @@ Configuration (the second argument of ``register_plugin``):
 
 =======================  ==========================================================================
 ``store``                path of the SQLite file (made if missing), or a Store.  Required.
+``passphrase``           encrypts that file: a text, a ``f() -> str`` called when it is opened, or a StoreSecret;
+                         see :mod:`slixmpp_mls.store.wrapped_key`.  Needs the extra ``encrypted``
+``key_file``             the same by a file of 32 octets or more, instead of a passphrase
 ``label``                name of this device for people, shown with its keys
 ``nick``                 nickname in rooms; the account's localpart if not given
 ``cipher_suites``        numbers, the preferred one first; ``(1,)``
@@ -98,7 +101,7 @@ from .stanza import NS, KeyPackage, parse
 from .stanza import Invitation as InvitationElement
 from .stanza import slixmpp as bindings
 from .stanza.consistency import check as check_consistency
-from .store import SQLiteStore, Store
+from .store import SQLiteStore, Store, store_secret
 from .vigilance import DeniedMembers
 
 __all__ = ["MLS"]
@@ -135,6 +138,8 @@ class MLS(BasePlugin):
     }
     default_config: ClassVar[dict[str, Any]] = {
         "store": None,
+        "passphrase": None,
+        "key_file": None,
         "label": None,
         "nick": None,
         "cipher_suites": (1,),
@@ -272,7 +277,8 @@ class MLS(BasePlugin):
         account = self.xmpp.boundjid.bare
         given = self.config["store"]
         if isinstance(given, str | Path):
-            self._store = SQLiteStore(given, account)
+            secret = store_secret(self.config["passphrase"], self.config["key_file"])
+            self._store = SQLiteStore(given, account, secret=secret)
         else:
             self._store = given
         assert self._store is not None

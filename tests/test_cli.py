@@ -34,6 +34,12 @@ def test_help_has_an_example(command: str) -> None:
     assert f"Example: slixmpp-mls {command}" in result.output
 
 
+@pytest.mark.parametrize("command", ["encrypt", "decrypt", "change-passphrase", "check"])
+def test_help_of_store_has_an_example(command: str) -> None:
+    result = CliRunner().invoke(app, ["store", command, "--help"])
+    assert f"Example: slixmpp-mls store {command}" in result.output
+
+
 def test_every_command_is_in_the_list_above() -> None:
     assert {info.name or info.callback.__name__ for info in app.registered_commands if info.callback} == set(COMMANDS)
 

@@ -15,7 +15,7 @@ import typer
 from rich.text import Text
 
 from ..errors import MLSError
-from . import chat, demo, devices, inspect, server
+from . import chat, demo, devices, inspect, server, store
 from .terminal import console, errors, quiet_libraries
 
 __all__ = ["app", "main"]
@@ -61,6 +61,7 @@ app.command()(server.server)
 app.command()(chat.chat)
 app.command()(devices.devices)
 app.command()(inspect.inspect)
+app.add_typer(store.app)
 
 
 def main() -> None:

@@ -25,7 +25,9 @@ from ..content import EncryptedMessage
 from ..encrypted_room import EncryptedRoom
 from ..errors import DeliveryError, MLSError, UsageError
 from ..plugin import MLS
+from ..store import StoreSecret, is_encrypted
 from .login import CA, Host, Login, Password, Port, bare_jid, session
+from .store import VARIABLE, KeyFile, secret_of
 from .terminal import clean, colour_of, console, run, waiting
 
 __all__ = ["chat"]
@@ -49,6 +51,7 @@ def chat(
         Path | None,
         typer.Option(envvar="MLS_STORE", help="Keys and groups.", show_default="a file for each account"),
     ] = None,
+    key_file: KeyFile = None,
     password: Password = None,
     host: Host = None,
     port: Port = None,
@@ -66,13 +69,16 @@ def chat(
         data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "slixmpp-mls"
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         store = data / f"{account}.db"
-    run(_Chat(address, store).run(Login(account, password, host, port, ca), create, people))
+    wanted = key_file is not None or VARIABLE in os.environ or is_encrypted(store)
+    secret = secret_of(key_file) if wanted else None
+    run(_Chat(address, store, secret).run(Login(account, password, host, port, ca), create, people))
 
 
 class _Chat:
-    def __init__(self, room: str, store: Path) -> None:
+    def __init__(self, room: str, store: Path, secret: StoreSecret | None) -> None:
         self.room = room
         self.store = store
+        self.secret = secret
         self.mls: MLS
         self.ended = asyncio.Event()
         self.joined = asyncio.Event()
@@ -96,6 +102,7 @@ class _Chat:
             "mls",
             {
                 "store": str(self.store),
+                "passphrase": self.secret,
                 "label": "terminal",
                 "accept_invitation": lambda invitation: str(invitation.room) == self.room,
             },

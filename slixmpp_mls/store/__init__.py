@@ -1,7 +1,12 @@
 """Where a client keeps its state: the interface, the durable store, and one for tests."""
 
+from .conversion import change_secret, decrypt, encrypt
 from .interface import Store, Transaction
 from .memory import MemoryStore
-from .sqlite import SQLiteStore
+from .sqlite import SQLiteStore, is_encrypted
+from .wrapped_key import StoreSecret, store_secret
 
-__all__ = ["MemoryStore", "SQLiteStore", "Store", "Transaction"]
+__all__ = [
+    "MemoryStore", "SQLiteStore", "Store", "StoreSecret", "Transaction", "change_secret", "decrypt", "encrypt",
+    "is_encrypted", "store_secret",
+]  # fmt: skip

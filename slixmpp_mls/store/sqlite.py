@@ -28,9 +28,14 @@ in three places:
 
 What the file system or the flash controller keeps of overwritten blocks is out of reach here.
 
+**Encrypted, if wanted.**  With a :class:`~.wrapped_key.StoreSecret` the file and its log are encrypted page by page,
+by SQLCipher (the extra ``encrypted``): AES-256-CBC with HMAC-SHA512 over each page and its number, under a random key
+that :mod:`.wrapped_key` keeps.  Nothing of the content is left readable, neither keys nor names of spaces nor whose
+store it is; sizes and times of writing are.  Whether a file is encrypted is seen from its first octets.
+
 **Format.**  ``application_id`` says whose file it is and ``user_version`` which entry of
 `MIGRATIONS` was the last to run.  Values of all spaces live in one table; keys and names of
-spaces are not secret.
+spaces are not kept from whoever may read the file.
 """
 
 from __future__ import annotations
@@ -47,8 +52,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import MLSError, StoreError, StoreFull, StoreLocked, StoreMismatch, UsageError
+from ..errors import MLSError, StoreError, StoreFull, StoreLocked, StoreMismatch, UsageError, WrongPassphrase
+from . import wrapped_key
 from .interface import Transaction
+from .wrapped_key import StoreSecret
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +66,8 @@ APPLICATION_ID = 0x584D4C53
 CHECKPOINT_SECONDS = 10.0
 #: ... or larger than this, in octets.
 CHECKPOINT_BYTES = 1 << 20
+
+_PLAIN = b"SQLite format 3\0"  # how a file begins that is not encrypted
 
 #: Rows fetched at a time while walking a space: no statement stays open between two of them.
 _CHUNK = 64
@@ -84,26 +93,34 @@ class SQLiteStore:
     Belongs to one thread, that of the event loop: use from another raises `UsageError`.  Do not
     ``await`` inside a transaction; another task could not begin its own.
 
-    :param path: the file; beside it live ``<path>-wal`` and ``<path>.lock``
-    :param account: bare JID in normal form (RFC 7622); the first open binds the file to it
+    :param path: the file; beside it live ``<path>-wal``, ``<path>.lock`` and, if encrypted, ``<path>.wrapped-key``
+    :param account: bare JID in normal form (RFC 7622); the first open binds the file to it.  None: whosever it is
+    :param secret: opens an encrypted store; a file that is made is encrypted under it
+    :raises WrongPassphrase: it is encrypted, and not under this secret
     :raises StoreLocked: another process, or another object of this one, has the store open
-    :raises StoreMismatch: the file belongs to another account, to a newer version, or is another program's
+    :raises StoreMismatch: the file belongs to another account, to a newer version, is another program's,
+        or is not encrypted although a secret is given
     :raises StoreFull: no space left for making or migrating it
     :raises StoreError: it can not be opened, or is damaged
+    :raises UsageError: a secret is given, and the extra ``encrypted`` is not installed
     """
 
-    def __init__(self, path: str | os.PathLike[str], account: str) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], account: str | None, *, secret: StoreSecret | None = None
+    ) -> None:
         if os.fspath(path) in ("", ":memory:"):
             raise UsageError("SQLiteStore needs a file; MemoryStore is the one without")
-        check_account(account)
+        if account is not None:
+            check_account(account)
         self._path = Path(os.path.realpath(path))
         self._account = account
+        self._driver: Any = sqlite3 if secret is None else _sqlcipher()
         self._step: _Step | None = None
         self._connection: sqlite3.Connection | None = None
         self._checkpointed = -math.inf  # a crash may have left a log
         self._lock = _Lock(self._path)
         try:
-            self._open()
+            self._open(secret)
         except BaseException:
             if self._connection is not None:
                 self._connection.close()
@@ -113,7 +130,13 @@ class SQLiteStore:
     @property
     def account(self) -> str:
         """The bare JID that the store belongs to."""
+        assert self._account is not None  # since it was opened
         return self._account
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether it is."""
+        return self._driver is not sqlite3
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -132,7 +155,7 @@ class SQLiteStore:
             self._execute("COMMIT")
         except BaseException:
             # SQLite rolls some failures back itself.  What fails here fails again at the next BEGIN.
-            with suppress(sqlite3.Error):
+            with suppress(self._driver.Error):
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
             raise
@@ -163,8 +186,11 @@ class SQLiteStore:
 
         :raises UsageError: inside a transaction
         """
-        if self._connection is None:
-            return
+        if self._connection is not None:
+            self._disconnect()
+        self._lock.release()
+
+    def _disconnect(self) -> None:
         connection = self._idle_connection()
         try:
             self._checkpoint()
@@ -172,22 +198,59 @@ class SQLiteStore:
             log.warning("could not empty the log of the store: %s", error)
         try:
             connection.close()
-        except sqlite3.Error as error:
+        except self._driver.Error as error:
             raise self._translated(error) from error
         self._connection = None
-        self._lock.release()
+
+    def give_way(self, successor: Path) -> None:
+        """Put another file into our place, all under our lock, overwrite our own, and close.
+
+        :param successor: a closed store in the same folder
+        :raises UsageError: inside a transaction, or on a closed store
+        :raises StoreError: it failed; our file is still there
+        """
+        self._idle_connection()
+        self._disconnect()
+        try:
+            with self._path.open("r+b", buffering=0) as old:
+                os.replace(successor, self._path)
+                wrapped_key.sync_folder(self._path)
+                for _ in range(0, os.fstat(old.fileno()).st_size, 1 << 20):
+                    old.write(bytes(1 << 20))  # its name is gone: what it held shall be, too
+                os.fsync(old.fileno())
+        except OSError as error:
+            raise StoreError(f"can not replace {self._path}: {error.strerror}") from error
+        finally:
+            self.close()
+
+    def check(self) -> list[str]:
+        """What is wrong with the file; empty if nothing is.  Takes time in proportion to its size.
+
+        :raises UsageError: inside a transaction, or on a closed store
+        """
+        self._idle_connection()
+        found = [str(row[0]) for row in self._execute("PRAGMA integrity_check") if row[0] != "ok"]
+        if self.encrypted:  # every page's HMAC
+            found += [str(row[0]) for row in self._execute("PRAGMA cipher_integrity_check")]
+        return found
 
     # -- opening ----------------------------------------------------------------------------------
 
-    def _open(self) -> None:
+    def _open(self, secret: StoreSecret | None) -> None:
         try:
             # SQLite would make the file readable for everybody; the log inherits its mode.
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
         except OSError as error:
             raise _unopenable(self._path, error) from error
+        key = self._key(secret)
         try:
-            self._connection = sqlite3.connect(self._path, timeout=1.0, isolation_level=None, cached_statements=32)
-        except sqlite3.Error as error:
+            self._connection = self._driver.connect(
+                self._path, timeout=1.0, isolation_level=None, cached_statements=32
+            )
+            if key is not None:
+                self._execute("PRAGMA cipher_log_level = NONE")  # errors are raised, not printed
+                self._execute(f"PRAGMA key = \"x'{key.hex()}'\"")
+        except self._driver.Error as error:
             raise self._translated(error) from error
         self._execute("PRAGMA locking_mode = EXCLUSIVE")
         version = self._recognise()
@@ -195,6 +258,20 @@ class SQLiteStore:
         with self.transaction():
             self._migrate(version)
             self._bind(new=version == 0)
+
+    def _key(self, secret: StoreSecret | None) -> bytes | None:
+        """The key of the file, None if it is not encrypted; a file that is still empty gets one."""
+        wrapped = wrapped_key.place(self._path)
+        head = _head(self._path)
+        if secret is None:
+            if is_encrypted(self._path):
+                raise WrongPassphrase(f"{self._path} is encrypted: it needs its passphrase or key file")
+            return None
+        if head == _PLAIN:
+            raise StoreMismatch(f"{self._path} is not encrypted; `slixmpp-mls store encrypt` does it")
+        if not head and not wrapped.exists():
+            return wrapped_key.wrap_key(wrapped, secret)
+        return wrapped_key.open_key(wrapped, secret)
 
     def _recognise(self) -> int:
         """The file's version, once it is clear that it is ours; nothing has been written until then."""
@@ -230,17 +307,20 @@ class SQLiteStore:
         try:
             for migration in MIGRATIONS[version:]:
                 migration(self._connection)
-        except sqlite3.Error as error:
+        except self._driver.Error as error:
             raise self._translated(error) from error
         self._execute(f"PRAGMA application_id = {APPLICATION_ID}")
         self._execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
     def _bind(self, *, new: bool) -> None:
         if new:
+            if self._account is None:
+                raise StoreError(f"{self._path} is no store yet")
             self._execute("INSERT INTO about VALUES ('account', ?)", self._account)
         owner = self._execute("SELECT value FROM about WHERE name = 'account'")
         if not owner:
             raise StoreError(f"{self._path} is damaged: it names no account")
+        self._account = self._account or owner[0][0]
         if owner[0][0] != self._account:
             raise StoreMismatch(f"{self._path} belongs to {owner[0][0]}, not to {self._account}")
 
@@ -258,7 +338,7 @@ class SQLiteStore:
         assert self._connection is not None
         try:
             return self._connection.execute(sql, values).fetchall()
-        except sqlite3.Error as error:
+        except self._driver.Error as error:
             raise self._translated(error) from error
 
     def _checkpoint_if_due(self) -> None:
@@ -277,11 +357,11 @@ class SQLiteStore:
         if busy:
             raise StoreLocked(f"another program is reading {self._path}")
 
-    def _translated(self, error: sqlite3.Error) -> MLSError:
+    def _translated(self, error: Exception) -> MLSError:
         """Our exception for one of SQLite's.  Its texts name tables and files, never values."""
         code = getattr(error, "sqlite_errorcode", None)
         match code if code is None else code & 0xFF:
-            case None if isinstance(error, sqlite3.ProgrammingError):
+            case None if isinstance(error, self._driver.ProgrammingError):
                 return UsageError(f"wrong use of the store: {error}")
             case sqlite3.SQLITE_FULL:
                 return StoreFull(f"no space left for {self._path}")
@@ -395,6 +475,33 @@ class _Lock:
 
             fcntl.flock(self._file, fcntl.LOCK_UN)  # at once, even where a forked child still has the descriptor
         self._file.close()
+
+
+def is_encrypted(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is an encrypted store: it has a key beside it, and does not begin as what is not encrypted does.
+
+    :raises StoreError: it can not be read
+    """
+    file = Path(os.path.realpath(path))
+    return file.exists() and wrapped_key.place(file).exists() and _head(file) not in (b"", _PLAIN)
+
+
+def _head(path: Path) -> bytes:
+    """How a file begins; nothing if it is empty."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_PLAIN))
+    except OSError as error:
+        raise _unopenable(path, error) from error
+
+
+def _sqlcipher() -> Any:
+    """The driver for encrypted files: it has the interface of :mod:`sqlite3`, and exceptions of its own."""
+    try:
+        from sqlcipher3 import dbapi2
+    except ImportError:
+        raise UsageError("an encrypted store needs SQLCipher: pip install 'slixmpp-mls[encrypted]'") from None
+    return dbapi2
 
 
 def _unopenable(path: Path, error: OSError) -> StoreError:

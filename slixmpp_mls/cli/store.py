@@ -1,0 +1,140 @@
+"""``slixmpp-mls store``: a device's keys and groups on the disk: encrypted or not, and whole or not."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from ..client.kept import ROOMS
+from ..errors import StoreError, UsageError
+from ..store import SQLiteStore, StoreSecret, change_secret, decrypt, encrypt, is_encrypted
+from .terminal import clean, console, waiting
+
+__all__ = ["VARIABLE", "KeyFile", "app", "secret_of"]
+
+VARIABLE = "MLS_STORE_PASSPHRASE"
+NEW_VARIABLE = "MLS_STORE_NEW_PASSPHRASE"
+
+app = typer.Typer(
+    name="store",
+    help="The file with a device's keys and groups: encrypt it, decrypt it, check it. No program may have it open.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+
+Store = Annotated[Path, typer.Argument(metavar="STORE", help="The file.", envvar="MLS_STORE")]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="MLS_STORE_KEY_FILE",
+        metavar="FILE",
+        help=f"The key file that opens it; without, a passphrase: from {VARIABLE}, or asked for.",
+    ),
+]
+
+
+def secret_of(
+    key_file: Path | None, *, variable: str = VARIABLE, prompt: str = "Passphrase of the store", new: bool = False
+) -> StoreSecret:
+    """What opens a store: the key file, else the variable, else what somebody types.
+
+    :param new: ask twice
+    :raises UsageError: there is nobody to type it, or they typed two different ones
+    """
+    if key_file is not None:
+        return StoreSecret.of_key_file(key_file)
+    text = os.environ.get(variable)
+    if text is None:
+        if not sys.stdin.isatty():
+            raise UsageError(f"no passphrase: set {variable}, or give a key file")
+        text = getpass.getpass(f"{prompt}: ")
+        if new and getpass.getpass("Again: ") != text:
+            raise UsageError("these were two different passphrases; nothing has changed")
+    return StoreSecret.of_passphrase(text)
+
+
+@app.command("encrypt")
+def encrypt_command(store: Store, key_file: KeyFile = None) -> None:
+    """Encrypt a store under a passphrase or a key file.
+
+    Example: `slixmpp-mls store encrypt bot.db`
+
+    Example: `openssl rand -out bot.key 32 && slixmpp-mls store encrypt bot.db --key-file bot.key`
+    """
+    secret = secret_of(key_file, prompt="New passphrase", new=True)
+    with waiting("Encrypting"):
+        encrypt(store, secret)
+    console.print(Text(f"{store} is encrypted. Its key is in {store}.wrapped-key: keep the two together."))
+
+
+@app.command("decrypt")
+def decrypt_command(store: Store, key_file: KeyFile = None) -> None:
+    """Turn an encrypted store back into one that is not.
+
+    Example: `slixmpp-mls store decrypt bot.db`
+    """
+    secret = secret_of(key_file)
+    with waiting("Decrypting"):
+        decrypt(store, secret)
+    console.print(Text(f"{store} is not encrypted any more."))
+
+
+@app.command("change-passphrase")
+def change_passphrase(
+    store: Store,
+    key_file: KeyFile = None,
+    new_key_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help=f"The new key file; without, a passphrase: from {NEW_VARIABLE}, or asked."),
+    ] = None,
+) -> None:
+    """Another passphrase or key file; the store itself is not rewritten.
+
+    Example: `slixmpp-mls store change-passphrase bot.db`
+
+    Example: `slixmpp-mls store change-passphrase bot.db --new-key-file bot.key`
+    """
+    old = secret_of(key_file, prompt="Present passphrase")
+    new = secret_of(new_key_file, variable=NEW_VARIABLE, prompt="New passphrase", new=True)
+    with waiting("Changing"):
+        change_secret(store, old, new)
+    console.print(Text("Changed. A copy of the old .wrapped-key file still opens with the old passphrase: delete it."))
+
+
+@app.command()
+def check(
+    store: Store,
+    key_file: KeyFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Whose store it is, whether it is encrypted, and whether the file is whole.
+
+    Exit code 1 if it is not.
+
+    Example: `slixmpp-mls store check bot.db`
+    """
+    if not store.is_file() or not store.stat().st_size:
+        raise UsageError(f"no store at {store}")
+    opened = SQLiteStore(store, None, secret=secret_of(key_file) if is_encrypted(store) else None)
+    try:
+        with opened.transaction() as transaction:
+            rooms = [key.decode() for key, _ in transaction.items(ROOMS)]
+        damage = opened.check()
+        found = {"account": opened.account, "encrypted": opened.encrypted, "rooms": rooms, "damage": damage}
+    finally:
+        opened.close()
+    if as_json:
+        console.print_json(json.dumps(found))
+    else:
+        console.print(Text(f"{store} belongs to {clean(opened.account)}"))
+        console.print("encrypted" if opened.encrypted else Text("not encrypted", "yellow"))
+        console.print(Text(f"{len(rooms)} rooms" + "".join(f"\n  {clean(room)}" for room in rooms)))
+    if damage:
+        raise StoreError(f"{store} is damaged: {'; '.join(damage[:3])}")
