@@ -18,7 +18,7 @@ from slixmpp.stanza import Message
 from .client.doubts import Doubt
 from .client.events import MessageReceived
 from .client.member import Member
-from .errors import UsageError
+from .errors import PolicyViolation, UsageError
 from .sce import Affix, Envelope, Profile, is_server_processed, may_stand_outside, mismatches
 from .stanza import NS
 from .xmpp_xml import to_stdlib
@@ -69,6 +69,13 @@ class EncryptedMessage:
         return str(self.message["body"])
 
     @property
+    def subject(self) -> str | None:
+        """What the room is about from now on, if this message is there to say that (XEP-0045 8.1)."""
+        if self.message.xml.find("{jabber:client}subject") is None or self.body:
+            return None
+        return str(self.message["subject"])
+
+    @property
     def room(self) -> str:
         """The room's bare JID."""
         return self.group.room
@@ -117,9 +124,11 @@ def open_content(
     :param now: seconds since the Unix epoch
     :raises MalformedError: no envelope
     :raises AffixMismatch: an envelope for another room, or by somebody else
+    :raises PolicyViolation: a subject by an account without the right to change it
     """
     envelope = Envelope.open(received.data, PROFILE)
     stamp = datetime.fromtimestamp(now if received.stamp is None else received.stamp, UTC)
+    _check_subject(group, received.sender, envelope)
     warnings = []
     for mismatch in mismatches(
         envelope, PROFILE, sender=received.sender.account, recipient=received.room, sent=stamp
@@ -148,3 +157,13 @@ def open_content(
         warnings=tuple(warnings),
         doubt=doubt if doubt is not None and doubt.at(stamp.timestamp()) else None,
     )
+
+
+def _check_subject(group: EncryptedRoom, sender: Member, envelope: Envelope) -> None:
+    """The right `may_change_subject`; no Commit is involved, so receivers ask, by the policy that they know."""
+    tags = {element.tag for element in envelope.content}
+    if "{jabber:client}subject" not in tags or "{jabber:client}body" in tags or not group.is_member:
+        return
+    policy, roster = group.policy, group.session.roster
+    if not policy.permits(policy.may_change_subject, sender.account, roster):
+        raise PolicyViolation("subject", "a subject without the right to change it", str(sender))

@@ -23,6 +23,7 @@ from .mls.tree_math import LeafIndex
 from .policy import RoomPolicy
 from .room_worker import RoomWorker
 from .split_view import EpochComparison, compare_epochs, epoch_code
+from .standing import AffiliationsDiffer, Standing
 from .stanza import Invitation
 
 if TYPE_CHECKING:
@@ -68,9 +69,17 @@ class EncryptedRoom:
     def __init__(self, plugin: MLS, room: str, nick: str) -> None:
         self.plugin = plugin
         self.xmpp: ClientXMPP = plugin.xmpp
-        self.worker = RoomWorker(plugin, room, nick, self._received, self._remove_client, self._expelled, self._invite)
+        self.worker = RoomWorker(
+            plugin, room, nick, self._received, self._remove_client, self._went_live, self._expelled, self._invite
+        )
         self.session = self.worker.session
         self.delivery = self.worker.delivery
+        self._standing = Standing(
+            self.session,
+            self.delivery.affiliations,
+            lambda difference: plugin.fire("mls_affiliations_differ", difference),
+            self.remove,
+        )
 
     def __repr__(self) -> str:
         return f"<EncryptedRoom {self.room} {self.session.state.name}>"
@@ -175,6 +184,19 @@ class EncryptedRoom:
             data = seal_body(content, account, self.room, now)
             origin_id = None
         return SentMessage(*await self.worker.send(data, origin_id))
+
+    async def set_subject(self, subject: str) -> SentMessage:
+        """Say what the room is about, to the members only; the room's own subject, in clear, is not touched.
+
+        :raises NotPermitted: the group's policy does not let us
+        :raises UsageError: as :meth:`send`
+        """
+        policy = self.policy
+        if not policy.permits(policy.may_change_subject, self.xmpp.boundjid.bare, self.session.roster):
+            raise NotPermitted("the group's policy does not let us change the subject")
+        message = self.xmpp.make_message(mto=JID(self.room), mtype="groupchat")
+        message["subject"] = subject
+        return await self.send(message)
 
     def _received(self, event: MessageReceived, stanza: RoomStanza) -> None:
         try:
@@ -294,14 +316,30 @@ class EncryptedRoom:
                 leaves.update(dict.fromkeys(roster.leaves_of(bare)))
         return [Remove(leaf) for leaf in leaves if leaf != own] or None
 
+    def _went_live(self) -> None:
+        if not self.is_member:
+            return
+        self.worker.spawn(self.worker.vigilance.look_again(), "asking about members again")
+        if self._standing.may_expel(self.xmpp.boundjid.bare):
+            self.worker.spawn(self._standing.look(self.xmpp.boundjid.bare), "comparing with the room's lists")
+
     async def _expelled(self, account: str) -> None:
         """Who has lost the room loses the group, by the hand of a member that may."""
         await self.worker.live.wait()
         own = self.xmpp.boundjid.bare
-        if not self.is_member or account == own or not self.session.roster.has(account):
-            return
-        if self.policy.permits(self.policy.may_remove, own, self.session.roster):
+        if account != own and self._standing.may_expel(own) and self.session.roster.has(account):
             await self.worker.commit(lambda: self._removes([account]))
+            await self._standing.look(own)
+
+    async def affiliations_differ(self) -> AffiliationsDiffer:
+        """Compare who may enter the room with who is in the group; see :mod:`slixmpp_mls.standing`.
+
+        :raises NotPermitted: the room does not show us who may
+        :raises DeliveryError: no answer
+        :raises UsageError: we are not in the group
+        """
+        self.session.group  # noqa: B018
+        return await self._standing.difference()
 
     async def update(self) -> GroupChanged:
         """Renew our keys, so that whoever had got hold of them is locked out (RFC 9420 12.4).

@@ -45,6 +45,7 @@ Events (``xmpp.add_event_handler(name, handler)``):
 ``mls_rejected``              a stanza was refused; ``Rejected`` with the reason
 ``mls_unreadable``            a message without a key for it; ``Unreadable`` says why
 ``mls_doubted``               the Authentication Service does not vouch for a member; ``MemberDoubted``
+``mls_affiliations_differ``     the room lets in others than the group has; ``AffiliationsDiffer``
 ``mls_doubted_message``       a message of a member whom it denies; ``EncryptedMessage``
 ``mls_left_behind``           a member seems to be in a later epoch than we are; ``LeftBehind``
 ``mls_group_lost``            we can not follow a group any more; ``GroupLost``

@@ -114,6 +114,7 @@ class RoomWorker:
 
     :param received: called with each message of a member and the stanza that it came in
     :param remove: removes a client from the group
+    :param went_live: called whenever the room has been caught up with
     :param expelled: called with the bare JID of each account that has lost the room
     :param unattended: called with what a Commit of ours has done for which nobody waits any more: it was made
         before a restart, or its maker has lost patience
@@ -126,6 +127,7 @@ class RoomWorker:
         nick: str,
         received: Callable[[MessageReceived, RoomStanza], None],
         remove: Callable[[ClientIdentity], Coroutine[Any, Any, object]],
+        went_live: Callable[[], None],
         expelled: Callable[[str], Coroutine[Any, Any, None]],
         unattended: Callable[[GroupChanged], Coroutine[Any, Any, None]],
     ) -> None:
@@ -148,6 +150,7 @@ class RoomWorker:
         self.before_commit: str | None = None
         """Archive id of the stanza before our last Commit that took effect: where its Welcome is found."""
         self._received = received
+        self._went_live = went_live
         self._expelled = expelled
         self._unattended = unattended
         self._unsent: set[str] = set()
@@ -417,7 +420,7 @@ class RoomWorker:
                     self._unsent.clear()
                     self.live.set()
                     self.spawn(self._flush(due), "sending again")
-                    self.spawn(self._look_again(), "asking about members again")
+                    self._went_live()
             case Interrupted():
                 self.live.clear()
             case Bounced():
@@ -472,10 +475,6 @@ class RoomWorker:
             log.info("%s: not connected; what is in the outbox goes out later", self.room)
         except StanzaTooLarge as error:  # made before it turned out how little our server takes
             self._not_sent(outgoing.origin_id, "policy-violation", error)
-
-    async def _look_again(self) -> None:
-        if self.is_member:
-            await self.vigilance.look_again()
 
     def stream_resumed(self) -> None:
         """The stream goes on where it broke (XEP-0198): slixmpp has sent again what was on its way, but

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import signal
 from collections.abc import Awaitable, Callable
@@ -15,9 +16,13 @@ from typer.testing import CliRunner
 from slixmpp_mls.cli import app
 from slixmpp_mls.cli.story import Story
 from slixmpp_mls.cli.terminal import clean
+from slixmpp_mls.client import Device, RoomGroup
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.encrypted_room import EncryptedRoom
+from slixmpp_mls.errors import UsageError
+from slixmpp_mls.policy import Right, RoomPolicy
 from slixmpp_mls.split_view import EpochComparison
+from slixmpp_mls.store import SQLiteStore
 
 from .conftest import SERVERS, unavailable_means_skip, unique
 from .programs import COMMAND, login, running
@@ -38,6 +43,33 @@ def test_help_has_an_example(command: str) -> None:
 def test_help_of_store_has_an_example(command: str) -> None:
     result = CliRunner().invoke(app, ["store", command, "--help"])
     assert f"Example: slixmpp-mls store {command}" in result.output
+
+
+def test_help_of_policy_has_an_example() -> None:
+    for command in ([], ["show"]):
+        assert "Example: slixmpp-mls policy show" in CliRunner().invoke(app, ["policy", *command, "--help"]).output
+
+
+def test_policy_show_reads_a_store(tmp_path: Path) -> None:
+    file, room = tmp_path / "alice.db", "coven@rooms.example"
+    store = SQLiteStore(file, "alice@example")
+    policy = RoomPolicy(
+        room, ("alice@example", "hecate@example"), may_add=Right.MEMBERS, max_leaf_age=7 * 86_400
+    )
+    RoomGroup(Device(store), room).create(1, policy, 1_790_000_000)
+    store.close()
+    before = file.read_bytes()
+    shown = CliRunner().invoke(app, ["policy", "show", str(file)])
+    assert shown.exit_code == 0, shown.output
+    for line in (room, "hecate@example (not in the group)", "all members", "7 days", "devices of members"):
+        assert line in shown.output
+    (record,) = json.loads(CliRunner().invoke(app, ["policy", "show", str(file), room, "--json"]).output)
+    assert (record["may_add"], record["administrators_present"]) == ("members", ["alice@example"])
+    assert CliRunner().invoke(app, ["policy", "show", str(file), "heath@rooms.example"]).exit_code == 1
+    assert file.read_bytes() == before
+    nothing = CliRunner().invoke(app, ["policy", "show", str(tmp_path / "none.db")])
+    assert isinstance(nothing.exception, UsageError)
+    assert not (tmp_path / "none.db").exists()
 
 
 def test_every_command_is_in_the_list_above() -> None:

@@ -15,7 +15,7 @@ import typer
 from rich.text import Text
 
 from ..errors import MLSError
-from . import chat, demo, devices, inspect, server, store
+from . import chat, demo, devices, inspect, policy, server, store
 from .terminal import console, errors, quiet_libraries
 
 __all__ = ["app", "main"]
@@ -62,6 +62,7 @@ app.command()(chat.chat)
 app.command()(devices.devices)
 app.command()(inspect.inspect)
 app.add_typer(store.app)
+app.add_typer(policy.app)
 
 
 def main() -> None:

@@ -471,6 +471,42 @@ async def test_who_loses_the_room_loses_the_group(prosody: DevServer, cast: Cast
     assert isinstance(await bob.next("mls_room_lost"), RoomLost)
 
 
+async def test_who_was_shut_out_behind_everybodys_back_loses_the_group(server: DevServer, cast: Cast) -> None:
+    """Nobody with the right to remove was there to see it; the room's lists tell."""
+    _, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol")
+    await alice.room().delivery.affiliations.set(carol.account, "admin")  # of the room, not of the group
+    await alice.log_out()
+    await carol.room().delivery.affiliations.set(bob.account, "none")
+    assert bob.account in carol.room().accounts
+    await alice.connect()
+    differ = await alice.next("mls_affiliations_differ")
+    assert (differ.shut_out, differ.outside) == ((bob.account,), ())
+    await alice.until(lambda: bob.account not in alice.room().accounts)
+    await all_agree(alice, carol)
+    assert not await alice.room().affiliations_differ()
+
+
+async def test_the_subject_is_a_right(prosody: DevServer, cast: Cast) -> None:
+    """An encrypted subject counts if the policy lets its sender change it; the room's own, in clear, never."""
+    _, (alice, bob, carol) = await cast.meet(prosody, "alice", "bob", "carol")
+    await alice.room().set_subject(cast.secret("How to brew a charm"))
+    message = await carol.next("mls_message")
+    assert (message.subject, message.sender.account) == ("How to brew a charm", alice.account)
+    with pytest.raises(NotPermitted, match="subject"):
+        await bob.room().set_subject("How to spoil it")
+    forged = bob.client.make_message(mto=JID(bob.room().room), mtype="groupchat")
+    forged["subject"] = cast.secret("How to spoil it")
+    await bob.room().send(forged)
+    rejected = await carol.next("mls_rejected")
+    assert rejected.error.rule == "subject"
+    assert rejected.error.offender == f"{bob.account}/{bob.mls.device_id}"
+    both = bob.client.make_message(mto=JID(bob.room().room), mtype="groupchat")
+    both["subject"], both["body"] = "About toads", cast.secret("a message with a title")
+    await bob.room().send(both)
+    await carol.hears("a message with a title")
+    assert carol.got("mls_message")[-1].subject is None
+
+
 async def test_leaving_while_nobody_else_is_there(prosody: DevServer, cast: Cast) -> None:
     """The request stays in the archive, and is granted when somebody comes."""
     _, (alice, bob) = await cast.meet(prosody, "alice", "bob")

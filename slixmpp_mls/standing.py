@@ -1,0 +1,113 @@
+"""Keeping who may enter a room and who is in its group in step.
+
+Affiliations follow the group: who is to be added is let in first, who has been removed loses the room afterwards
+(:mod:`slixmpp_mls.encrypted_room`).  The other way round nothing that the room says adds anybody; but since
+nobody is added without being let in first, a member whom the room has shut out has been shut out by somebody,
+and is removed from the group by whoever has the right to.  That is seen live, or by comparing the room's lists with
+the members when the room has been caught up with.
+
+Whoever is in the room's lists and not in the group may be about to be added, or invited by other means: that is
+for people to judge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from slixmpp import JID
+
+from .client import RoomGroup
+from .delivery.affiliations import Affiliation, Affiliations
+from .errors import DeliveryError, NotPermitted
+
+__all__ = ["AffiliationsDiffer", "Standing"]
+
+log = logging.getLogger(__name__)
+
+_SETTLING = 2.0  # seconds: adding and removing change both, one after the other
+
+
+@dataclass(frozen=True, slots=True)
+class AffiliationsDiffer:
+    """The room lets in others than the group has; both are empty when that is over.
+
+    :ivar room: bare JID
+    :ivar shut_out: members' accounts without an affiliation, or banned
+    :ivar outside: accounts with one that have no client in the group
+    """
+
+    room: str
+    shut_out: tuple[str, ...]
+    outside: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.shut_out or self.outside)
+
+
+class Standing:
+    """One room's affiliations beside its group's members.
+
+    :param tell: called when the difference is another one than before
+    :param expel: removes an account from the group; raises NotPermitted if we may not
+    """
+
+    def __init__(
+        self,
+        session: RoomGroup,
+        affiliations: Affiliations,
+        tell: Callable[[AffiliationsDiffer], None],
+        expel: Callable[[str], Awaitable[object]],
+    ) -> None:
+        self._session = session
+        self._affiliations = affiliations
+        self._tell = tell
+        self._expel = expel
+        self._told = AffiliationsDiffer(session.room, (), ())
+
+    def may_expel(self, own: str) -> bool:
+        """Whether it is for us to act on what the room says."""
+        session = self._session
+        return session.is_member and session.policy.permits(session.policy.may_remove, own, session.roster)
+
+    async def difference(self) -> AffiliationsDiffer:
+        """Compare now.
+
+        :raises NotPermitted: the room does not show us its lists
+        :raises DeliveryError: no answer
+        """
+        return self._compare(await self._affiliations.all())
+
+    def _compare(self, listed: dict[JID, Affiliation]) -> AffiliationsDiffer:
+        inside = {str(jid.bare) for jid, affiliation in listed.items() if affiliation != "outcast"}
+        members = set(self._session.roster.accounts())
+        return AffiliationsDiffer(
+            self._session.room, tuple(sorted(members - inside)), tuple(sorted(inside - members))
+        )
+
+    async def look(self, own: str) -> None:
+        """Compare when what is going on has settled; tell, and act where it is ours to.
+
+        :param own: our account
+        """
+        await asyncio.sleep(_SETTLING)
+        if not self._session.is_member:
+            return
+        try:
+            found = await self.difference()
+        except DeliveryError as error:
+            log.info("%s does not show its affiliations: %s", self._session.room, error)
+            return
+        if not self._session.is_member:
+            return
+        if found != self._told:
+            self._told = found
+            self._tell(found)
+        for account in found.shut_out:
+            if account != own and self.may_expel(own) and self._session.roster.has(account):
+                try:
+                    await self._expel(account)
+                except NotPermitted:
+                    continue  # an administrator's, for example
