@@ -23,7 +23,6 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="policy",
-    help="Who may do what in an encrypted room.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
