@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 from .client import RoomGroup, open_key_package
 from .errors import DeliveryError, InvalidError, MalformedError, PeerError
 from .identity import ClientIdentity
+from .mls.credential import type_of
 from .mls.leaf_validation import GroupRequirements, LeafRules, VerifiedKeyPackage
+from .mls.tree_index import Feature
 from .stanza import KeyPackage, parse
 from .xmpp_xml import AnyElement
 
@@ -89,8 +91,9 @@ async def _find(plugin: MLS, session: RoomGroup, account: str, found: Candidates
         for client, packages in usable.items()
         if client != plugin.device.identity and roster.leaf_of(client) is None
     }
-    denied = await _authenticate(plugin, session, chosen, found)
-    if denied == len(chosen):
+    unfit = _refuse_credentials(session, chosen, found)
+    denied = await _authenticate(plugin, session, {c: p for c, p in chosen.items() if c not in unfit}, found)
+    if denied + len(unfit) == len(chosen):
         if usable and not chosen:
             found.failed[account] = "all of its devices are in the group"
         else:
@@ -115,6 +118,27 @@ def _open_item(
     if package.reference.hex() != item_id or parsed.ref != item_id:
         raise InvalidError("a KeyPackage under another one's reference", "RFC 9420 5.2")
     return package
+
+
+def _refuse_credentials(
+    session: RoomGroup, chosen: dict[ClientIdentity, VerifiedKeyPackage], found: Candidates
+) -> set[ClientIdentity]:
+    """Name those whose type of credential the policy, or a member's software, does not accept (RFC 9420 7.3)."""
+    tree, policy = session.group.tree, session.policy
+    unfit: set[ClientIdentity] = set()
+    for client, package in chosen.items():
+        credential = package.leaf.credential
+        if not policy.accepts(credential):
+            reason = "it has no X.509 credential, which the group's policy demands"
+        elif not tree.supported_by_all(Feature.CREDENTIAL, type_of(credential)):
+            reason = "it has a credential of a type that not all members support"
+        elif not tree.credential_types() <= set(package.leaf.capabilities.credentials):
+            reason = "it does not support all types of credentials in the group"
+        else:
+            continue
+        found.skipped[str(client)] = reason
+        unfit.add(client)
+    return unfit
 
 
 async def _authenticate(

@@ -1,8 +1,9 @@
 """Who a leaf is: one device of one XMPP account.
 
 A client is named ``account@server/device-id``: a full JID whose resource is a random device id.
-The name, in UTF-8, is the identity of the leaf's BasicCredential (RFC 9420 5.3).  Two leaves with the
-same name are the same client, and one account's clients are those with the same bare JID.
+The name, in UTF-8, is the identity of the leaf's BasicCredential (RFC 9420 5.3), or it stands in the
+certificate of its X509Credential, with the account beside it.  Two leaves with the same name are the same
+client, and one account's clients are those with the same bare JID.
 
 So that comparing octets is comparing accounts, a name has exactly one spelling, and any other is
 refused instead of repaired:
@@ -22,6 +23,7 @@ from __future__ import annotations
 import re
 import secrets
 import stringprep
+from collections.abc import Sequence
 from dataclasses import dataclass
 from encodings import idna
 from functools import lru_cache
@@ -29,8 +31,9 @@ from hashlib import sha256
 from ipaddress import IPv6Address
 from typing import Self
 
+from .certificates import end_entity, load_certificate, xmpp_addresses
 from .errors import InvalidError, UsageError
-from .mls.credential import AnyCredential, BasicCredential, type_of
+from .mls.credential import AnyCredential, BasicCredential, X509Credential, type_of
 from .mls.leaf_node import LeafNode
 
 __all__ = ["ClientIdentity", "check_bare_jid", "fingerprint", "key_identifier", "new_device_id"]
@@ -79,8 +82,13 @@ class ClientIdentity:
         return cls(account, new_device_id())
 
     def credential(self) -> BasicCredential:
-        """The credential of this client's leaves."""
+        """The credential of this client's leaves, if it has no certificate."""
         return BasicCredential(str(self).encode())
+
+    @property
+    def addresses(self) -> tuple[str, str]:
+        """The names in this client's certificate, each an id-on-xmppAddr: its account, and all of its name."""
+        return self.account, str(self)
 
     @classmethod
     def from_credential(cls, credential: AnyCredential) -> Self:
@@ -88,15 +96,34 @@ class ClientIdentity:
 
         :raises InvalidError: no name of a client in normal form, or a type of credential that is not supported
         """
-        if not isinstance(credential, BasicCredential):
-            raise InvalidError(f"credentials of type {type_of(credential)} are not supported", SECTION)
         try:
-            account, _, device = credential.identity.decode().partition("/")
-            return cls(account, device)
+            if isinstance(credential, X509Credential):
+                named = _named_in(end_entity(credential))
+                return cls(named.account, named.device)
+            if isinstance(credential, BasicCredential):
+                account, _, device = credential.identity.decode().partition("/")
+                return cls(account, device)
+            raise InvalidError(f"credentials of type {type_of(credential)} are not supported", SECTION)
         except UnicodeDecodeError:
             raise InvalidError("the identity in a credential is not UTF-8", SECTION) from None
         except UsageError as error:
             raise InvalidError(f"the identity in a credential names no client: {error}", SECTION) from None
+
+    @classmethod
+    def from_addresses(cls, addresses: Sequence[str]) -> Self:
+        """The client that a certificate, or a request for one, names: by :attr:`addresses` in any order.
+
+        :raises InvalidError: there are others, or they are not in normal form
+        """
+        if len(addresses) == 2:
+            short, whole = sorted(addresses, key=len)
+            account, slash, device = whole.partition("/")
+            if slash and account == short:
+                try:
+                    return cls(account, device)
+                except UsageError as error:
+                    raise InvalidError(f"a certificate names no client: {error}", SECTION) from None
+        raise InvalidError("a certificate does not name one account and one device of it", SECTION)
 
     @classmethod
     def from_leaf(cls, leaf: LeafNode) -> Self:
@@ -105,6 +132,11 @@ class ClientIdentity:
         :raises InvalidError: see :meth:`from_credential`
         """
         return cls.from_credential(leaf.credential)
+
+
+@lru_cache(maxsize=1024)
+def _named_in(certificate: bytes) -> ClientIdentity:
+    return ClientIdentity.from_addresses(xmpp_addresses(load_certificate(certificate)))
 
 
 def new_device_id() -> str:

@@ -77,7 +77,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from .errors import InvalidError, MalformedError, PeerError, PolicyTooNew, PolicyViolation
 from .identity import ClientIdentity, check_bare_jid
-from .mls.credential import X509Credential
+from .mls.credential import AnyCredential, X509Credential
 from .mls.effects import Effects, MemberChange
 from .mls.extensions import Extension, ExtensionContent, Extensions
 from .mls.framing import AnySender, MemberSender, NewMemberCommitSender, NewMemberProposalSender
@@ -233,6 +233,10 @@ class RoomPolicy(ExtensionContent):
             return False
         return account in self.administrators or not any(map(roster.has, self.administrators))
 
+    def accepts(self, credential: AnyCredential) -> bool:
+        """Whether a leaf that arrives or is renewed may have this credential (`x509_only`)."""
+        return not self.x509_only or isinstance(credential, X509Credential)
+
     def permits(self, right: Right, account: str, roster: Roster) -> bool:
         """Whether an account has a right, such as ``policy.may_change_subject``."""
         if right == Right.MEMBERS:
@@ -263,10 +267,9 @@ def check(policy: RoomPolicy, effects: Effects, roster: Roster) -> Roster:
         policy = judged.check_extensions(effects.extensions.proposer, effects.extensions.after, after)
     if effects.reinit is not None:
         judged.check_extensions(effects.committer, effects.reinit.extensions, after)
-    if policy.x509_only:
-        for change in (*effects.updated, *effects.added):
-            if not isinstance(_leaf(change).credential, X509Credential):
-                raise PolicyViolation("x509", "a credential that is not X.509", str(after.at(change.index)))
+    for change in (*effects.updated, *effects.added):
+        if not policy.accepts(_leaf(change).credential):
+            raise PolicyViolation("x509", "a credential that is not X.509", str(after.at(change.index)))
     return after
 
 

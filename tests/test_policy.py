@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from slixmpp_mls import policy as module
 from slixmpp_mls.errors import InvalidError, MalformedError, PolicyTooNew, PolicyViolation
 from slixmpp_mls.identity import ClientIdentity
+from slixmpp_mls.mls.cipher_suite import CipherSuite
 from slixmpp_mls.mls.credential import Certificate, X509Credential
 from slixmpp_mls.mls.effects import ChangeKind, Effects, ExtensionsChange, MemberChange
 from slixmpp_mls.mls.extensions import Extension
@@ -30,6 +31,8 @@ from slixmpp_mls.mls.leaf_node import Capabilities, LeafNode, UpdateSource
 from slixmpp_mls.mls.proposals import ReInit
 from slixmpp_mls.policy import MAX_ADMINISTRATORS, POLICY_TYPES, ExternalJoins, Right, RoomPolicy, check
 from slixmpp_mls.roster import Roster
+
+from .x509 import Authority, credential, device_key, leaf_with
 
 NOBODY, ADMINISTRATORS, MEMBERS = Right
 NEVER, DEVICES, ANYBODY = ExternalJoins
@@ -315,10 +318,29 @@ def test_the_offender_is_named() -> None:
     assert refused.value.offender == "bob@x/1"
 
 
-def test_x509_credentials_are_refused_until_they_can_be_read() -> None:
+def test_x509_credentials_that_name_nobody() -> None:
     change = replace(add(A1, "erin@x/1"), after=with_x509(leaf("erin@x/1")))
-    with pytest.raises(InvalidError, match="not supported"):
+    with pytest.raises(InvalidError, match="can not be read"):
         check(policy(x509_only=True), commit(A1, change), ROSTER)
+
+
+@pytest.mark.parametrize("x509_only", [False, True])
+def test_x509_credentials_are_welcome(x509_only: bool) -> None:
+    """Whether the authority is to be believed, the Authentication Service says; the policy asks for the type."""
+    root = Authority.root()
+
+    def certified(name: str) -> LeafNode:
+        client = ClientIdentity(*name.split("/"))
+        return leaf_with(credential(root.device(client, device_key(CipherSuite.get(1)))), b"key")
+
+    added = replace(add(A1, "erin@x/1"), after=certified("erin@x/1"))
+    after = check(policy(x509_only=x509_only), commit(A1, added), ROSTER)
+    assert str(after.at(FREE)) == "erin@x/1"
+    changed = MemberChange(ChangeKind.UPDATED, sender(A1), A1, leaf(GROUP[A1]), certified(GROUP[A1]))
+    check(policy(x509_only=x509_only), commit(A1, changed), ROSTER)
+    with pytest.raises(PolicyViolation):  # somebody else's certificate
+        taken = replace(changed, after=certified("erin@x/1"))
+        check(policy(x509_only=x509_only), commit(A1, taken), ROSTER)
 
 
 # --- the last administrator -------------------------------------------------------------------

@@ -3,12 +3,14 @@
 :mod:`.interface` says what is asked and answered.  Who answers:
 
 - :class:`DirectoryService`: each account's own server, which lists the account's devices;
+- :class:`AuthorityService`: certification authorities, by X.509 credentials;
 - :class:`TrustOnFirstUse`: the memory of what such a service said before;
 - :class:`AllOf` and :class:`AnyOf`: several at once;
 - :class:`AcceptAll`: nobody, for tests.
 """
 
 from .accept import AcceptAll
+from .authority import AuthorityService
 from .combine import AllOf, AnyOf
 from .directory import DeviceNode, DirectoryService
 from .interface import VALID, AuthenticationService, Validity, Verdict
@@ -20,6 +22,7 @@ __all__ = [
     "AllOf",
     "AnyOf",
     "AuthenticationService",
+    "AuthorityService",
     "DeviceNode",
     "DirectoryService",
     "KeyChanged",

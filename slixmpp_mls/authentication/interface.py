@@ -53,7 +53,8 @@ class Verdict:
         none), ``no-device`` (its account lists no such device), ``other-key`` (it lists another key),
         ``not-readable`` (its account shows us no devices), ``unreachable``, ``key-changed``,
         ``new-device`` (both: see :mod:`.pinning`), ``undecided`` (a person has yet to decide),
-        ``refused`` (a person has decided).  Other services may have other reasons
+        ``refused`` (a person has decided), and those of :mod:`.authority` about certificates.  Other services
+        may have other reasons
     :ivar text: the same for people; empty if valid
     """
 

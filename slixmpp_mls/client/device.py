@@ -1,7 +1,7 @@
 """This device: its name, its signature keys, its KeyPackages.
 
-The device id and the keys are made once and live in the store; a KeyPackage's private keys are
-in the store before the KeyPackage is published, and are deleted with its use (RFC 9420 16.8).
+The device id and the keys are made once and live in the store, as do certificates for them; a KeyPackage's
+private keys are in the store before the KeyPackage is published, and are deleted with its use (RFC 9420 16.8).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ..errors import InvalidError, MalformedError
 from ..identity import ClientIdentity, new_device_id
 from ..mls.cipher_suite import CipherSuite, Random, SignaturePrivateKey
+from ..mls.credential import AnyCredential
 from ..mls.framing import MLSMessage
 from ..mls.key_package import KeyPackage
 from ..mls.leaf_node import KeyPackageSource, Lifetime
@@ -22,6 +23,7 @@ from ..mls.parameters import DAY, HOUR, Parameters
 from ..mls.registry import CredentialType, ProposalType
 from ..policy import RoomPolicy
 from ..store.interface import Store, Transaction
+from .own_certificates import OwnCertificates
 from .records import KeyPackageRecord
 
 __all__ = ["Device", "KeyPackagePlan", "KeyPackageSettings", "PublishedKeyPackage", "open_key_package"]
@@ -74,6 +76,7 @@ class Device:
     """This client of the account.
 
     :ivar identity: its name
+    :ivar certificates: for its keys
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Device:
             self.identity = ClientIdentity(store.account, octets.decode())
             for number in self.settings.suites:
                 self._open_signature_key(transaction, CipherSuite.get(number))
+        self.certificates = OwnCertificates(store, self.identity, lambda: self._signature_keys)
 
     def __repr__(self) -> str:
         return f"<Device {self.identity}>"
@@ -142,10 +146,14 @@ class Device:
             cipher_suites=self.suites,
             extensions=(RoomPolicy.TYPE,),
             proposals=(ProposalType.SELF_REMOVE,),
-            credentials=(CredentialType.BASIC,),
+            credentials=(CredentialType.BASIC, CredentialType.X509),
             random=self.random,
         )
-        return OwnLeaf(self.identity.credential(), self.signature_key(suite), listed)
+        return OwnLeaf(self.credential(suite), self.signature_key(suite), listed)
+
+    def credential(self, suite: CipherSuite) -> AnyCredential:
+        """What our leaves in a group of this suite say who we are: by a certificate, if we have one."""
+        return self.certificates.credential(suite.signature_scheme) or self.identity.credential()
 
     # --- KeyPackages ---------------------------------------------------------------------------
 
@@ -173,6 +181,7 @@ class Device:
                     and now < _expiry(bundle) - self.settings.renewal
                     and suite in self.suites
                     and bundle.signature_key.public == self.signature_key(bundle.suite).public
+                    and bundle.key_package.leaf_node.credential == self.credential(bundle.suite)
                 )
                 if current:
                     known.add(reference)

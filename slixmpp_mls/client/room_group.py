@@ -54,12 +54,15 @@ class RoomGroup(Receiving, Sending):
 
         :param suite: number of the cipher suite
         :param now: seconds since the Unix epoch
-        :raises UsageError: we are in a group here already, or the policy is another room's
+        :raises UsageError: we are in a group here already, the policy is another room's, or it demands a
+            certificate that we do not have
         """
         if self._group is not None:
             raise UsageError(f"already a member of the group in {self.room}")
         if policy.room != self.room:
             raise UsageError(f"a policy for {policy.room}, not for {self.room}")
+        if not policy.accepts(self.device.credential(CipherSuite.get(suite))):
+            raise UsageError("the policy demands X.509 credentials, and this device has no certificate for the suite")
         bundle = self.device.make_key_package(CipherSuite.get(suite), now)
         group = Group.create(
             bundle,

@@ -23,10 +23,13 @@ from hashlib import sha256
 from ..blob import BlobReference, RatchetTreeLocation
 from ..errors import InvalidError, NotPermitted, NotVouchedFor, PolicyViolation, UsageError
 from ..mls.commit_creation import CommitBundle, CommitDraft, CommitOptions
+from ..mls.credential import type_of
 from ..mls.framing import MemberSender
 from ..mls.group import Group
+from ..mls.own_leaf import OwnLeaf
 from ..mls.proposal_list import SentProposal
 from ..mls.proposals import AnyProposal
+from ..mls.tree_index import Feature
 from ..policy import check
 from ..stanza import elements
 from ..stanza.elements import RoomElement
@@ -104,7 +107,7 @@ class Sending(Kept):
 
         :raises UsageError: not a member
         """
-        message, group = self.group.propose_update(now=now, random=self.device.random)
+        message, group = self.group.propose_update(self._new_leaf(), now=now, random=self.device.random)
         reference = group.public.proposal_order[-1]
         return self._put_out(group, self._outbox_record(OutboxKind.PROPOSAL, message, reference=reference))
 
@@ -180,7 +183,29 @@ class Sending(Kept):
         )
         return bundle, record
 
+    @property
+    def leaf_outdated(self) -> bool:
+        """Whether our leaf has another credential or signature key than the device has by now.
+
+        The next Commit of ours mends it.
+        """
+        return self._group is not None and self._new_leaf() is not None
+
+    def _new_leaf(self) -> OwnLeaf | None:
+        """What our next leaf is made of, if not of the same."""
+        group = self.group
+        if group.suite.id not in self.device.suites:
+            return None  # by configuration no suite of ours any more: the group goes on as it is
+        new = self.device.own_leaf(group.suite)
+        if not group.tree.supported_by_all(Feature.CREDENTIAL, type_of(new.credential)):  # RFC 9420 7.3
+            new = replace(new, credential=self.device.identity.credential())
+        if (group.own_leaf.credential, group.own_leaf.signature_key) == (new.credential, new.signature_key.public):
+            return None
+        return new
+
     def _draft(self, proposals: Sequence[AnyProposal], now: int, options: CommitOptions | None) -> CommitDraft:
+        if (new := self._new_leaf()) is not None:
+            options = replace(options or CommitOptions(), leaf=new)
         me = MemberSender(self.group.own_index)
         waiting = committable(
             self.group,

@@ -72,7 +72,8 @@ class SignaturePrivateKey:
     def __repr__(self) -> str:
         return f"<SignaturePrivateKey {self.scheme.name}>"
 
-    def _load(self) -> Any:
+    def loaded(self) -> Any:
+        """The key as `cryptography` has it: also for signing what is no structure of MLS, such as a request."""
         if self._key is None:
             self._key = self.scheme.load(self._octets)
         return self._key
@@ -81,7 +82,7 @@ class SignaturePrivateKey:
     def public(self) -> bytes:
         """The public key, as leaves carry it."""
         if self._public is None:
-            self._public = self.scheme.public_of(self._load())
+            self._public = self.scheme.public_of(self.loaded())
         return self._public
 
     def encode(self) -> bytes:
@@ -89,7 +90,7 @@ class SignaturePrivateKey:
         return self._octets
 
     def sign(self, data: bytes) -> bytes:
-        return self.scheme.sign(self._key or self._load(), data)
+        return self.scheme.sign(self._key or self.loaded(), data)
 
 
 class Ed25519(SignatureScheme):

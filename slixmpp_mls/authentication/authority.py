@@ -1,0 +1,380 @@
+"""Certification authorities as Authentication Service: X.509 credentials (RFC 9420 5.3) and who stands behind them.
+
+A leaf is valid if all of this holds, in the order in which it is looked at:
+
+==============================================================  =====================  =====================
+what is asked                                                   if not                 where it is said
+==============================================================  =====================  =====================
+the credential is of type x509                                  ``no-certificate``     RFC 9420 5.3
+the certificate names one account and one device of it          ``no-client``          :mod:`..identity`
+it certifies the leaf's signature key, for the suite's scheme   ``other-key``          RFC 9420 5.3
+it is no authority's own (cA is false)                          ``wrong-usage``        RFC 5280 4.2.1.9
+its key may sign: keyUsage, if there, has digitalSignature      ``wrong-usage``        RFC 5280 4.2.1.3
+extendedKeyUsage, if there, has id-kp-imUri or any              ``wrong-usage``        RFC 9734
+every certificate is within its validity                        ``expired``,           RFC 5280 6.1.3
+                                                                ``not-yet-valid``
+a path leads to a configured root                               ``untrusted``          RFC 5280 6.1
+no certificate of the path is revoked                           ``revoked``            RFC 5280 6.3
+every authority of the path has a current revocation list       ``no-revocation-       the same
+                                                                list``
+==============================================================  =====================  =====================
+
+Paths are built and validated by `cryptography`, with its rules for the web's authorities but for names and usages.
+Authorities must therefore have ECDSA or RSA keys; keys of devices may be of any cipher suite.
+
+The last row counts if revocation lists are configured at all, and says ``UNKNOWN`` or whatever else `without_list` is.
+What an outdated list revokes remains revoked.  A list with a critical extension, one of certificates of one kind only,
+say, or of changes only, is none that this module can read (RFC 5280 5.2).
+
+Roots and lists are files or octets.  Files are read again when they have changed; one that can not be read any more
+leaves what was known before, so that a list that is being replaced locks nobody out.  While somebody
+is subscribed this happens by itself, and the clock is looked at, too: who expires is told like who is revoked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+from itertools import pairwise
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
+
+from ..certificates import IM_URI, MAX_CHAIN, UNREADABLE, certified_key, chain_of, extensions_of
+from ..errors import InvalidError, UsageError
+from ..identity import ClientIdentity
+from ..mls.cipher_suite import CipherSuite
+from ..mls.credential import X509Credential
+from ..mls.leaf_node import LeafNode
+from .interface import VALID, AuthenticationService, Validity, Verdict, named_client
+from .listeners import Listeners, Recent
+
+__all__ = ["AuthorityService", "Source"]
+
+log = logging.getLogger(__name__)
+
+Source = str | os.PathLike[str] | bytes
+"""A file's path, or PEM."""
+
+MAX_FILE = 64 << 20  # octets of a file of roots or of a revocation list
+MAX_REMEMBERED = 5000  # leaves whose verdicts are watched
+_AT_ONCE = 64  # leaves judged before others have their turn
+
+
+class AuthorityService(AuthenticationService):
+    """Leaves are valid if their certificate is.
+
+    :param roots: certificates (PEM) of the authorities that are believed, one source or several
+    :param crls: revocation lists, PEM, or DER if a file; none: revocation is not looked at
+    :param without_list: what a leaf is, of whose authorities one has no current list although `crls` are given
+    :param max_chain: the most certificates from a device's to the one below a root
+    :param interval: seconds between two looks at files and clock, while anybody is subscribed
+    :param clock: seconds since the Unix epoch
+    :raises UsageError: a source can not be read, or there is no root
+    """
+
+    def __init__(
+        self,
+        roots: Source | Sequence[Source],
+        *,
+        crls: Source | Sequence[Source] = (),
+        without_list: Validity = Validity.UNKNOWN,
+        max_chain: int = MAX_CHAIN,
+        interval: float = 300.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._roots, self._crls = _several(roots), _several(crls)
+        self._without_list = without_list
+        self._max_chain = max_chain
+        self._interval = interval
+        self._clock = clock
+        self._judged: Recent[bytes, _Judged] = Recent(MAX_REMEMBERED)
+        self._listeners: Listeners[str] = Listeners()
+        self._subscribed = 0
+        self._watching: asyncio.Task[None] | None = None
+        self._stamps = self._look()
+        self._believed = _Believed.read(self._roots, self._crls)
+
+    # --- services ------------------------------------------------------------------------------
+
+    async def issue(self, client: ClientIdentity, keys: Mapping[int, bytes], *, label: str | None = None) -> None:
+        """Nothing to do: an authority issues on request, and elsewhere (see :mod:`slixmpp_mls.certification`)."""
+
+    async def validate(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Verdict]:
+        """See the table above.  Nobody is asked over the network."""
+        verdicts = []
+        for number, leaf in enumerate(leaves, 1):
+            verdict = self._judge(leaf, suite)
+            verdicts.append(verdict)
+            if isinstance(leaf.credential, X509Credential):
+                self._remember(leaf, suite, verdict)
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return verdicts
+
+    def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
+        """See :meth:`AuthenticationService.subscribe`.  To be called in the event loop."""
+        end = self._listeners.add(changed)
+        self._subscribed += 1
+        if self._watching is None:
+            self._watching = asyncio.get_running_loop().create_task(self._watch(), name="mls certificates")
+        ended = False
+
+        def unsubscribe() -> None:
+            nonlocal ended
+            end()
+            self._subscribed -= not ended
+            ended = True
+            if not self._subscribed and self._watching is not None:
+                self._watching.cancel()
+                self._watching = None
+
+        return unsubscribe
+
+    # --- changes -------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Read files again that have changed, and tell subscribers about whom the answer is another one now."""
+        stamps = self._look()
+        if stamps != self._stamps:
+            try:
+                self._believed = _Believed.read(self._roots, self._crls)
+                self._stamps = stamps
+            except UsageError as error:
+                log.warning("authorities and revocation lists remain as they were: %s", error)
+        changed = []
+        for key, judged in list(self._judged.items()):
+            verdict = self._judge(judged.leaf, judged.suite)
+            if verdict != judged.verdict:
+                self._judged[key] = _Judged(judged.account, judged.leaf, judged.suite, verdict)
+                changed.append(judged.account)
+        for account in dict.fromkeys(changed):
+            self._listeners.tell(account)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval)
+            self.refresh()
+
+    def _remember(self, leaf: LeafNode, suite: CipherSuite, verdict: Verdict) -> None:
+        client = named_client(leaf)
+        if isinstance(client, ClientIdentity):
+            assert isinstance(leaf.credential, X509Credential)
+            key = sha256(leaf.credential.encode() + leaf.signature_key).digest()
+            self._judged[key] = _Judged(client.account, leaf, suite, verdict)
+
+    def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
+        """What tells whether files have changed."""
+        return tuple(_stamp(source) for source in (*self._roots, *self._crls))
+
+    # --- judging -------------------------------------------------------------------------------
+
+    def _judge(self, leaf: LeafNode, suite: CipherSuite) -> Verdict:
+        if not isinstance(leaf.credential, X509Credential):
+            return Verdict.invalid("no-certificate", "no X.509 credential")
+        client = named_client(leaf)
+        if isinstance(client, Verdict):
+            return client
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        try:
+            certificates = chain_of(leaf.credential)
+            _check_key(certificates[0], leaf, suite)
+            _check_usage(certificates[0])
+            path = self._path(certificates, now)
+        except InvalidError as error:
+            return Verdict.invalid("untrusted", f"{client}: {error}")
+        except _Denied as denied:
+            return Verdict.invalid(denied.reason, f"{client}: {denied}")
+        return self._revocation(path, now, client)
+
+    def _path(self, certificates: Sequence[x509.Certificate], now: datetime) -> list[x509.Certificate]:
+        """RFC 5280 6.1: from the device's certificate to a root."""
+        if len(certificates) > self._max_chain:
+            raise _Denied("untrusted", f"a chain of more than {self._max_chain} certificates")
+        builder = PolicyBuilder().store(self._believed.store).time(now).max_chain_depth(self._max_chain - 1)
+        verifier = builder.extension_policies(ca_policy=_CA, ee_policy=_END_ENTITY).build_client_verifier()
+        try:
+            return verifier.verify(certificates[0], list(certificates[1:])).chain
+        except VerificationError as error:
+            for certificate in certificates:  # the most frequent reasons have names of their own
+                if now > certificate.not_valid_after_utc:
+                    raise _Denied("expired", f"a certificate ended on {certificate.not_valid_after_utc}") from None
+                if now < certificate.not_valid_before_utc:
+                    raise _Denied(
+                        "not-yet-valid", f"a certificate begins on {certificate.not_valid_before_utc}"
+                    ) from None
+            raise _Denied("untrusted", f"no path to a root that we know: {error}") from None
+
+    def _revocation(self, path: Sequence[x509.Certificate], now: datetime, client: ClientIdentity) -> Verdict:
+        """RFC 5280 6.3, with the lists that we have."""
+        if not self._crls:
+            return VALID
+        verdict = VALID
+        for certificate, issuer in pairwise(path):
+            crl = self._believed.list_of(issuer, now)
+            if crl is not None and crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:
+                return Verdict.invalid("revoked", f"{client}: a certificate has been revoked by its authority")
+            if (crl is None or crl.next_update_utc is None or now > crl.next_update_utc) and verdict.is_valid:
+                text = f"{client}: no current revocation list of {issuer.subject.rfc4514_string()[:100]}"
+                verdict = Verdict(self._without_list, "no-revocation-list", text)
+        return VALID if verdict.is_valid else verdict
+
+
+class _Denied(Exception):
+    """A certificate is not to be believed; `reason` as in the table."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A leaf, and what was said of it last."""
+
+    account: str
+    leaf: LeafNode
+    suite: CipherSuite
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class _Believed:
+    """Roots and revocation lists, as they were read."""
+
+    store: Store
+    crls: Mapping[x509.Name, Sequence[x509.CertificateRevocationList]]
+    signed: dict[tuple[int, bytes], bool] = field(default_factory=dict)
+    """Which list an issuer has signed, by the list's place in memory and the issuer's fingerprint: asked often."""
+
+    @classmethod
+    def read(cls, roots: Iterable[Source], crls: Iterable[Source]) -> _Believed:
+        """:raises UsageError: something can not be read, or there is no root"""
+        certificates = []
+        for source in roots:
+            try:
+                certificates += x509.load_pem_x509_certificates(_octets(source))
+            except UNREADABLE as error:
+                raise UsageError(f"{_name(source)} holds no certificates in PEM: {error}") from None
+        if not certificates:
+            raise UsageError("no authority is to be believed: no roots")
+        lists: dict[x509.Name, list[x509.CertificateRevocationList]] = {}
+        for source in crls:
+            octets = _octets(source)
+            try:
+                pem = octets.lstrip().startswith(b"-----BEGIN")
+                crl = x509.load_pem_x509_crl(octets) if pem else x509.load_der_x509_crl(octets)
+                critical = [extension.oid.dotted_string for extension in crl.extensions if extension.critical]
+            except UNREADABLE as error:
+                raise UsageError(f"{_name(source)} is no revocation list: {error}") from None
+            if critical:  # RFC 5280 5.2: not to be used by who does not know what it means
+                raise UsageError(f"{_name(source)} is a revocation list of a kind that is not known: {critical}")
+            lists.setdefault(crl.issuer, []).append(crl)
+        return cls(Store(certificates), lists)
+
+    def list_of(self, issuer: x509.Certificate, now: datetime) -> x509.CertificateRevocationList | None:
+        """The newest list that an authority has signed, outdated or not."""
+        lists = [
+            crl
+            for crl in self.crls.get(issuer.subject, ())
+            if crl.last_update_utc <= now and self._has_signed(issuer, crl)
+        ]
+        return max(lists, key=lambda crl: crl.last_update_utc, default=None)
+
+    def _has_signed(self, issuer: x509.Certificate, crl: x509.CertificateRevocationList) -> bool:
+        key = (id(crl), issuer.fingerprint(SHA256()))
+        if key not in self.signed:
+            self.signed[key] = _may_sign_lists(issuer) and crl.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
+        return self.signed[key]
+
+
+# --- checks ------------------------------------------------------------------------------------
+
+
+def _check_key(certificate: x509.Certificate, leaf: LeafNode, suite: CipherSuite) -> None:
+    """RFC 9420 5.3: the certified key MUST be identical to the leaf's; 5.1: it is one for the suite."""
+    try:
+        certified = certified_key(certificate)
+    except InvalidError as error:
+        raise _Denied("other-key", str(error)) from None
+    if certified != (suite.signature_scheme, leaf.signature_key):
+        raise _Denied("other-key", "a certificate for another key than the leaf's")
+
+
+def _check_usage(certificate: x509.Certificate) -> None:
+    extensions = extensions_of(certificate)
+    for extension in extensions:
+        value = extension.value
+        if isinstance(value, x509.BasicConstraints) and value.ca:  # RFC 5280 4.2.1.9
+            raise _Denied("wrong-usage", "a certificate of an authority, not of a device")
+        if isinstance(value, x509.KeyUsage) and not value.digital_signature:  # RFC 5280 4.2.1.3
+            raise _Denied("wrong-usage", "a certificate whose key may not sign")
+        if isinstance(value, x509.ExtendedKeyUsage) and not _is_for_messages(value):  # RFC 9734
+            raise _Denied("wrong-usage", "a certificate for other purposes than messages")
+
+
+def _is_for_messages(usage: x509.ExtendedKeyUsage) -> bool:
+    return IM_URI in usage or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in usage
+
+
+def _check_authority_usage(_: Policy, certificate: x509.Certificate, usage: x509.ExtendedKeyUsage | None) -> None:
+    """An authority that is limited to other purposes (TLS servers, say) certifies nothing here."""
+    if usage is not None and not _is_for_messages(usage):
+        raise ValueError("an authority for other purposes than messages")
+
+
+def _may_sign_lists(issuer: x509.Certificate) -> bool:
+    """RFC 5280 6.3.3 (f)."""
+    try:
+        return bool(extensions_of(issuer).get_extension_for_class(x509.KeyUsage).value.crl_sign)
+    except (InvalidError, x509.ExtensionNotFound):
+        return False
+
+
+_CA = ExtensionPolicy.webpki_defaults_ca().may_be_present(
+    x509.ExtendedKeyUsage, Criticality.AGNOSTIC, _check_authority_usage
+)
+_END_ENTITY = ExtensionPolicy.permit_all()  # critical ones that are not known are refused all the same
+
+
+# --- sources -----------------------------------------------------------------------------------
+
+
+def _several(sources: Source | Sequence[Source]) -> tuple[Source, ...]:
+    return (sources,) if isinstance(sources, str | bytes | os.PathLike) else tuple(sources)
+
+
+def _name(source: Source) -> str:
+    return "what was given" if isinstance(source, bytes) else os.fspath(source)
+
+
+def _octets(source: Source) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    try:
+        with Path(source).open("rb") as file:
+            octets = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise UsageError(f"{_name(source)} can not be read: {error.strerror}") from None
+    if len(octets) > MAX_FILE:
+        raise UsageError(f"{_name(source)} has more than {MAX_FILE} octets")
+    return octets
+
+
+def _stamp(source: Source) -> tuple[int, int, int] | None:
+    if isinstance(source, bytes):
+        return None
+    try:
+        found = os.stat(source)
+    except OSError:
+        return (0, 0, 0)
+    return (found.st_ino, found.st_size, found.st_mtime_ns)

@@ -1,0 +1,128 @@
+"""The device's own certificates: asked for, checked, kept, and seen to their end.
+
+A certificate belongs to one signature key, and so to the cipher suites with its signature scheme.  While there is one
+for the present key, leaves of those suites have an X509Credential (RFC 9420 5.3); otherwise a BasicCredential.
+
+In the store: space ``device``, key ``chain`` and the scheme (2); value X509Credential.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from cryptography import x509
+
+from ..certificates import certificate_request, certified_key, chain_of, extensions_of
+from ..errors import InvalidError, UsageError
+from ..identity import ClientIdentity
+from ..mls.cipher_suite import SignaturePrivateKey
+from ..mls.credential import X509Credential
+from ..store.interface import Store
+
+__all__ = ["CertificateExpires", "OwnCertificates"]
+
+SPACE = "device"
+_PREFIX = b"chain"
+_RENEWAL = 1 / 3  # of its time that is left when a certificate is to be renewed
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateExpires:
+    """A certificate of ours ends soon, or has ended: a new one is needed.
+
+    :ivar scheme: number of its key's TLS SignatureScheme
+    :ivar not_after: when it ends, seconds since the Unix epoch
+    :ivar request: what the authority needs for a new one (PKCS #10, PEM)
+    """
+
+    scheme: int
+    not_after: int
+    request: bytes
+
+
+class OwnCertificates:
+    """The device's certificates, by signature scheme.
+
+    :param keys: the device's present signature keys, by number of their TLS SignatureScheme
+    """
+
+    def __init__(
+        self, store: Store, identity: ClientIdentity, keys: Callable[[], Mapping[int, SignaturePrivateKey]]
+    ) -> None:
+        """:raises StoreError: the store failed"""
+        self._store = store
+        self._identity = identity
+        self._keys = keys
+        self._chains: dict[int, X509Credential] = {}
+        with store.transaction() as transaction:
+            for key, value in transaction.items(SPACE, _PREFIX):
+                self._chains[int.from_bytes(key[len(_PREFIX) :], "big")] = X509Credential.decode(value)
+
+    def request(self, scheme: int) -> bytes:
+        """What an authority needs to certify our key (PKCS #10, PEM)."""
+        return certificate_request(self._identity.addresses, self._keys()[scheme])
+
+    def credential(self, scheme: int) -> X509Credential | None:
+        """The certificate for our present key of this scheme, with its chain."""
+        chain = self._chains.get(scheme)
+        key = self._keys().get(scheme)
+        if chain is None or key is None or certified_key(chain_of(chain)[0]) != (scheme, key.public):
+            return None
+        return chain
+
+    def use(self, credential: X509Credential, now: int) -> int:
+        """Take a certificate into use, in place of an earlier one for the same signature scheme.
+
+        :returns: the number of that scheme
+        :raises UsageError: it names another client, certifies another key, or may not be used for this, or not now
+        :raises StoreError: nothing has changed
+        """
+        scheme = self._check(credential, now)
+        with self._store.transaction() as transaction:
+            transaction.put(SPACE, _PREFIX + scheme.to_bytes(2, "big"), credential.encode())
+        self._chains[scheme] = credential
+        return scheme
+
+    def _check(self, credential: X509Credential, now: int) -> int:
+        try:
+            named = ClientIdentity.from_credential(credential)
+            certificate = chain_of(credential)[0]
+            scheme, public = certified_key(certificate)
+            extensions = extensions_of(certificate)
+        except InvalidError as error:
+            raise UsageError(f"no certificate of ours: {error}") from error
+        key = self._keys().get(scheme)
+        if named != self._identity:
+            raise UsageError(f"a certificate of {named}, not of {self._identity}")
+        if key is None or key.public != public:
+            raise UsageError("a certificate for another key than ours")
+        for extension in extensions:
+            if isinstance(extension.value, x509.KeyUsage) and not extension.value.digital_signature:
+                raise UsageError("a certificate whose key may not sign")
+        start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        if not start.timestamp() <= now <= end.timestamp():
+            raise UsageError(f"a certificate that is valid from {start} to {end}")
+        return scheme
+
+    def drop(self) -> None:
+        """Use none any more.
+
+        :raises StoreError: nothing has changed
+        """
+        with self._store.transaction() as transaction:
+            transaction.delete_prefix(SPACE, _PREFIX)
+        self._chains.clear()
+
+    def due(self, now: int) -> list[CertificateExpires]:
+        """Those in use of which less than a third of their time is left."""
+        found = []
+        for scheme in sorted(self._chains):
+            credential = self.credential(scheme)
+            if credential is not None:
+                certificate = chain_of(credential)[0]
+                start = certificate.not_valid_before_utc.timestamp()
+                end = certificate.not_valid_after_utc.timestamp()
+                if end - now < (end - start) * _RENEWAL:
+                    found.append(CertificateExpires(scheme, int(end), self.request(scheme)))
+        return found
