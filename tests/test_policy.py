@@ -338,8 +338,8 @@ def test_x509_credentials_are_welcome(x509_only: bool) -> None:
     assert str(after.at(FREE)) == "erin@x/1"
     changed = MemberChange(ChangeKind.UPDATED, sender(A1), A1, leaf(GROUP[A1]), certified(GROUP[A1]))
     check(policy(x509_only=x509_only), commit(A1, changed), ROSTER)
+    taken = replace(changed, after=certified("erin@x/1"))
     with pytest.raises(PolicyViolation):  # somebody else's certificate
-        taken = replace(changed, after=certified("erin@x/1"))
         check(policy(x509_only=x509_only), commit(A1, taken), ROSTER)
 
 
