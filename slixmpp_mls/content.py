@@ -24,10 +24,9 @@ from .stanza import NS
 from .xmpp_xml import to_stdlib
 
 if TYPE_CHECKING:
-    from .delivery import RoomStanza
     from .encrypted_room import EncryptedRoom
 
-__all__ = ["PROFILE", "EncryptedMessage", "open_content", "seal_body", "seal_message"]
+__all__ = ["PROFILE", "EncryptedMessage", "open_content", "says_something_in_clear", "seal_body", "seal_message"]
 
 PROFILE = Profile(frozenset(Affix), protocol=frozenset({NS}), minimum_size=0, random_padding=32)
 """`rpad` is short: MLS pads the whole envelope in steps."""
@@ -47,6 +46,7 @@ class EncryptedMessage:
     :ivar sent: when the sender says it was sent
     :ivar archive_id: its id in the room's archive
     :ivar delayed: whether it comes from the archive
+    :ivar again: whether it was read before a restart, and perhaps handed out; the same `archive_id` tells
     :ivar warnings: contradictions that do not make it false: ``time`` (the sender's clock and the
         room's differ), ``claimed-sender`` (the room says that it is from another account), ``clear``
         (the stanza said something in clear beside the ciphertext, a body perhaps; it is not in `message`)
@@ -60,6 +60,7 @@ class EncryptedMessage:
     sent: datetime | None
     archive_id: str
     delayed: bool
+    again: bool = False
     warnings: tuple[str, ...] = ()
     doubt: Doubt | None = None
 
@@ -74,6 +75,11 @@ class EncryptedMessage:
         if self.message.xml.find("{jabber:client}subject") is None or self.body:
             return None
         return str(self.message["subject"])
+
+    @property
+    def origin_id(self) -> str:
+        """The sender's id for it, empty if there is none: the same for everybody, and in every repetition."""
+        return str(self.message["id"])
 
     @property
     def room(self) -> str:
@@ -115,12 +121,14 @@ def _seal(content: Iterable[Any], sender: str, room: str, now: float) -> bytes:
     return envelope.seal(PROFILE)
 
 
-def open_content(
-    group: EncryptedRoom, received: MessageReceived, stanza: RoomStanza, now: float
-) -> EncryptedMessage:
+def says_something_in_clear(stanza: Iterable[Any]) -> bool:
+    """Whether a stanza has children that may not stand in clear beside the ciphertext."""
+    return not all(may_stand_outside(child, PROFILE) for child in stanza)
+
+
+def open_content(group: EncryptedRoom, received: MessageReceived, now: float) -> EncryptedMessage:
     """The message in what a member has sent.
 
-    :param stanza: what it came in; nothing in it is believed
     :param now: seconds since the Unix epoch
     :raises MalformedError: no envelope
     :raises AffixMismatch: an envelope for another room, or by somebody else
@@ -138,9 +146,9 @@ def open_content(
         warnings.append("time")
     if received.forged:
         warnings.append("claimed-sender")
-    if not all(may_stand_outside(child, PROFILE) for child in stanza.xml):
+    if received.clear:
         warnings.append("clear")
-    attributes = {"from": str(stanza.occupant), "to": str(group.xmpp.boundjid), "type": "groupchat"}
+    attributes = {"from": received.occupant, "to": str(group.xmpp.boundjid), "type": "groupchat"}
     if received.origin_id is not None:
         attributes["id"] = received.origin_id
     xml = ET.Element("{jabber:client}message", attributes)
@@ -154,6 +162,7 @@ def open_content(
         sent=envelope.time,
         archive_id=received.archive_id,
         delayed=received.stamp is not None,
+        again=received.again,
         warnings=tuple(warnings),
         doubt=doubt if doubt is not None and doubt.at(stamp.timestamp()) else None,
     )

@@ -15,8 +15,8 @@ from slixmpp.stanza import Message
 from .candidates import Candidates, find_candidates
 from .client import Doubt, GroupChanged, Member, MessageReceived, Rejected
 from .content import open_content, seal_body, seal_message
-from .delivery import RoomStanza
 from .errors import DeliveryError, NotPermitted, PeerError, StanzaTooLarge
+from .handover import hand_over
 from .identity import ClientIdentity
 from .mls.proposals import Add, AnyProposal, GroupContextExtensions, Remove
 from .mls.tree_math import LeafIndex
@@ -198,14 +198,26 @@ class EncryptedRoom:
         message["subject"] = subject
         return await self.send(message)
 
-    def _received(self, event: MessageReceived, stanza: RoomStanza) -> None:
+    def _received(self, event: MessageReceived) -> None:
+        def done() -> None:
+            self.worker.handed_over(event.number)
+
         try:
-            message = open_content(self, event, stanza, self.plugin.time())
+            message = open_content(self, event, self.plugin.time())
         except PeerError as error:
             self.plugin.fire("mls_rejected", Rejected(self.room, error, event.claimed, event.archive_id))
+            done()
             return
         denied = message.doubt is not None and message.doubt.denied and not self.session.talks_to_anybody
-        self.plugin.fire("mls_doubted_message" if denied else "mls_message", message)
+        hand_over(self.xmpp, "mls_doubted_message" if denied else "mls_message", message, done)
+
+    def deliver_again(self) -> None:
+        """Hand over what was read before a restart and may not have come to the application.
+
+        :raises StoreError: nothing was handed over
+        """
+        for event in self.session.not_handed_over():
+            self._received(event)
 
     # --- changing the group --------------------------------------------------------------------
 

@@ -59,6 +59,19 @@ Events (``xmpp.add_event_handler(name, handler)``):
 ``mls_affiliation_changed``   ``AffiliationChanged``
 ``mls_store_failed``          the disk refused a step, it is tried again; ``StoreError``
 ============================  ===================================================================
+
+A program that is killed at any point goes on where it was when it starts again with the same store.
+
+*Messages to you*: each one comes at least once, in the room's order.  It stays in the store until the handlers
+of ``mls_message`` are done with it: plain ones have returned, coroutines have ended; one that raises has had its
+chance, one that is cancelled has not.  What lies there at the next start is handed out again, before anything new,
+marked ``again``: perhaps you have seen it.  `archive_id` says for sure, it is the same every time.  Coroutine handlers
+*begin* in the room's order; slixmpp lets them run at the same time.  Other events are not repeated: what they
+tell can be asked for (:attr:`EncryptedRoom.members`, :attr:`EncryptedRoom.is_member` ...).
+
+*Messages from you*: one is accepted when :meth:`EncryptedRoom.send` returns; then it reaches the room once, even
+if the program never gets to hear of it (``mls_sent``, `confirmed`).  If the program was killed before that, it may
+have been accepted or not: send it again as a Message with the same id, and everybody sees it once.
 """
 
 from __future__ import annotations
@@ -298,6 +311,7 @@ class MLS(BasePlugin):
     async def _resume(self, room: str) -> None:
         """Take up a room that the store knows."""
         handle = self._handle(room)
+        handle.deliver_again()
         if handle.session.state is RoomState.OUT:
             del self._rooms[room]
             return

@@ -42,6 +42,7 @@ from .client import (
 )
 from .client.records import RoomState
 from .client.steps import MoveOn, Remember
+from .content import says_something_in_clear
 from .delivery import (
     MAX_STANZA,
     AffiliationChanged,
@@ -85,6 +86,7 @@ log = logging.getLogger(__name__)
 _NS_EME = "urn:xmpp:eme:0"
 _COMMIT_ATTEMPTS = 25  # how often a Commit is made anew when others come first
 _FETCH_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # seconds, between attempts to fetch a tree
+_FORGET = 1.0  # seconds, until what was handed over is deleted if nothing else is written
 _STORE_PAUSE = 60.0  # seconds, the longest between two tries to write
 
 _EVENT_NAMES: dict[type, str] = {
@@ -112,7 +114,7 @@ class _CommitLost(Exception):
 class RoomWorker:
     """Reads one room into one group, and sends for it.
 
-    :param received: called with each message of a member and the stanza that it came in
+    :param received: called with each message of a member, which stays in the store until :meth:`handed_over`
     :param remove: removes a client from the group
     :param went_live: called whenever the room has been caught up with
     :param expelled: called with the bare JID of each account that has lost the room
@@ -125,7 +127,7 @@ class RoomWorker:
         plugin: MLS,
         room: str,
         nick: str,
-        received: Callable[[MessageReceived, RoomStanza], None],
+        received: Callable[[MessageReceived], None],
         remove: Callable[[ClientIdentity], Coroutine[Any, Any, object]],
         went_live: Callable[[], None],
         expelled: Callable[[str], Coroutine[Any, Any, None]],
@@ -154,6 +156,7 @@ class RoomWorker:
         self._expelled = expelled
         self._unattended = unattended
         self._unsent: set[str] = set()
+        self._forgetting: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._committing = asyncio.Lock()
@@ -210,6 +213,9 @@ class RoomWorker:
         """End all tasks but the one that asks for it, and tell everybody who waits."""
         self.lost = self.lost or Disconnected(f"{self.room} is not read any more")
         self._fail(self.lost)
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+            self._forget_handed_over()
         tasks = [*self._background, *([self._task] if self._task is not None else [])]
         tasks = [task for task in tasks if task is not asyncio.current_task()]
         for task in tasks:
@@ -293,7 +299,7 @@ class RoomWorker:
             # Our own sending may have moved the state on while the answer came.
             step = self.session.examine(incoming, self.plugin.now)
         before, silenced = self.session.cursor, self.session.silenced
-        self._emit(await self._accept(step, doubts, refusal), stanza)
+        self._emit(await self._accept(step, doubts, refusal))
         if doubts and self.live.is_set():
             self.spawn(self.vigilance.act(), "acting on doubts")
         if silenced:
@@ -350,12 +356,11 @@ class RoomWorker:
     def _fire(self, name: str, data: object) -> None:
         self.plugin.fire(name, data)
 
-    def _emit(self, events: Iterable[Event], stanza: RoomStanza | None = None) -> None:
+    def _emit(self, events: Iterable[Event]) -> None:
         for event in events:
             match event:
                 case MessageReceived():
-                    assert stanza is not None
-                    self._received(event, stanza)
+                    self._received(event)
                     continue
                 case MessageSent():
                     confirmation = self._confirmations.pop(event.origin_id, None)
@@ -382,6 +387,21 @@ class RoomWorker:
                 case Rejected():
                     log.info("%s: refused a stanza of %s: %s", self.room, event.claimed, event.error)
             self._fire(_EVENT_NAMES[type(event)], event)
+
+    def handed_over(self, number: bytes) -> None:
+        """The application has taken a message: the store forgets it with its next step, or soon if nothing comes."""
+        self.session.handed_over(number)
+        if self._forgetting is None:
+            self._forgetting = asyncio.get_running_loop().call_later(_FORGET, self._forget_handed_over)
+
+    def _forget_handed_over(self) -> None:
+        self._forgetting = None
+        try:
+            self.session.forget_handed_over()
+        except UsageError:
+            pass  # the store is closed: it will be handed over again
+        except StoreError as error:
+            self._fire("mls_store_failed", error)
 
     def give_up(self) -> None:
         """Delete the group's keys, unasked by anybody."""
@@ -592,6 +612,8 @@ def _parse(stanza: RoomStanza) -> Incoming:
         origin_id=stanza.origin_id,
         stamp=None if stanza.stamp is None else stanza.stamp.timestamp(),
         error=error,
+        occupant=str(stanza.occupant),
+        clear=says_something_in_clear(stanza.xml),
     )
 
 

@@ -330,6 +330,7 @@ class Participant:
             self.store, settings=self.world.settings, parameters=self.world.parameters, random=self.world.random
         )
         self.session = RoomGroup(self.device, self.world.room.jid)
+        self._hear(self.session.not_handed_over())
         self.world.directory.replenish(self.device, self.world.now)
 
     @property
@@ -408,10 +409,18 @@ class Participant:
             if (error := self.judge(leaf)) is not None
         ]
         events = session.accept(step, now, doubts)
-        self.events += events
+        self._hear(events)
         if any(isinstance(event, Joined) for event in events):
             self.world.directory.replenish(self.device, now)
         return events
+
+    def _hear(self, events: Sequence[Event]) -> None:
+        """To the application, which takes them at once."""
+        self.events += events
+        for event in events:
+            if isinstance(event, MessageReceived):
+                self.session.handed_over(event.number)
+        self.session.forget_handed_over()
 
     def bounce(self, outgoing: Outgoing, condition: str = "policy-violation") -> list[Event]:
         """Tell it that the room has refused something."""

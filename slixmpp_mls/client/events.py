@@ -41,6 +41,10 @@ class MessageReceived:
     :ivar archive_id: its id in the room's archive
     :ivar origin_id: the sender's id for it, authenticated with it; the room's claim if the sender authenticates none
     :ivar stamp: when the room received it, seconds since the Unix epoch, by the room's clock; None if live
+    :ivar occupant: ``room/nickname`` of the sender, as the room says
+    :ivar clear: whether the stanza said something in clear beside it
+    :ivar number: its place in the inbox, for :meth:`~.room_group.RoomGroup.handed_over`
+    :ivar again: whether it was read before a restart, and perhaps handed over
     """
 
     room: str
@@ -51,6 +55,10 @@ class MessageReceived:
     archive_id: str
     origin_id: str | None
     stamp: float | None
+    occupant: str
+    clear: bool
+    number: bytes
+    again: bool = False
 
     @property
     def forged(self) -> bool:

@@ -7,6 +7,7 @@ that the step changes, and only when it has ended does the object change.  If th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 from ..errors import UsageError
@@ -22,9 +23,11 @@ from ..roster import Roster
 from ..store.interface import Transaction
 from .device import Device
 from .doubts import Doubt, Doubts
+from .events import MessageReceived
+from .inbox import Inbox, as_event
 from .member import Member
 from .outbox import NUMBER, Outbox
-from .records import OutboxKind, OutboxRecord, RoomRecord, RoomState, Spaces
+from .records import InboxRecord, OutboxKind, OutboxRecord, RoomRecord, RoomState, Spaces
 from .seen import Seen
 from .waiting import committable
 
@@ -51,6 +54,7 @@ class Kept:
         self._group: Group | None = None
         self._staged: dict[bytes, StagedCommit] = {}
         self._outbox = Outbox()
+        self._inbox = Inbox()
         self._seen = Seen()
         self._unwanted: frozenset[bytes] = frozenset()
         self._roster: Roster | None = None
@@ -71,6 +75,7 @@ class Kept:
             RoomRecord(RoomState.INVITED, b"", b"", 0, 0, 0, b"") if value is None else RoomRecord.decode(value)
         )
         self._seen = Seen(transaction.items(self._spaces.seen))
+        self._inbox = Inbox(number for number, _ in transaction.items(self._spaces.inbox))
         stored = transaction.items(self._spaces.outbox)
         self._outbox = Outbox((number, OutboxRecord.decode(octets)) for number, octets in stored)
         if self._record.state is not RoomState.MEMBER:
@@ -208,7 +213,43 @@ class Kept:
             for sent in self.group.pending_proposals
         )
 
+    # --- what has been read --------------------------------------------------------------------
+
+    def not_handed_over(self) -> list[MessageReceived]:
+        """What was read before a restart and may not have come to the application, in the room's order."""
+        with self._store.transaction() as transaction:
+            return [
+                as_event(self.room, number, InboxRecord.decode(value))
+                for number, value in transaction.items(self._spaces.inbox)
+            ]
+
+    def handed_over(self, number: bytes) -> None:
+        """The application has taken a message.  It is deleted with the next step, or by :meth:`forget_handed_over`.
+
+        :param number: :attr:`MessageReceived.number`
+        """
+        self._inbox.take(number)
+
+    def forget_handed_over(self) -> None:
+        """Delete from the store what the application has taken.
+
+        :raises StoreError: nothing has changed
+        """
+        if self._inbox.taken:
+            with self._transaction():
+                pass
+
     # --- how it changes ------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Transaction]:
+        """One step that writes; by the way, what has been handed over goes."""
+        taken = self._inbox.taken
+        with self._store.transaction() as transaction:
+            for number in taken:
+                transaction.delete(self._spaces.inbox, number)
+            yield transaction
+        self._inbox.forget(taken)
 
     def _begin(
         self, group: Group, roster: Roster, policy: RoomPolicy, record: RoomRecord, doubts: Doubts
@@ -250,7 +291,7 @@ class Kept:
 
     def _end(self, record: RoomRecord, *, keep_messages: bool = False) -> None:
         """Forget the group."""
-        with self._store.transaction() as transaction:
+        with self._transaction() as transaction:
             gone = self._clear(transaction, keep_messages=keep_messages)
             self._put_record(transaction, record)
         self._group = self._roster = self._policy = None
@@ -260,7 +301,7 @@ class Kept:
 
     def _write(self, group: Group, record: RoomRecord) -> None:
         """One step inside an epoch: what it changed, and our place."""
-        with self._store.transaction() as transaction:
+        with self._transaction() as transaction:
             put_changes(transaction, self._spaces.group, group.changes_since(self.group))
             self._put_record(transaction, record)
         self._group, self._record = group.stored(), record

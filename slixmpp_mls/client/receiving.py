@@ -52,6 +52,7 @@ from .events import (
     RemovedFromGroup,
     Unreadable,
 )
+from .inbox import as_record
 from .kept import ROOMS, Kept, put_all, put_changes
 from .member import Member
 from .records import OutboxKind, RoomRecord, RoomState
@@ -332,7 +333,7 @@ class Receiving(Kept):
         return record
 
     def _pass(self, record: RoomRecord, confirmed: bytes | None = None) -> None:
-        with self._store.transaction() as transaction:
+        with self._transaction() as transaction:
             self._put_record(transaction, record)
             if confirmed is not None:
                 transaction.delete(self._spaces.outbox, confirmed)
@@ -347,31 +348,36 @@ class Receiving(Kept):
         sender = Member.of(received.sender, received.leaf)
         identifier = message_id(received.authenticated_data)
         seen = None if identifier is None else mark(sender.identity, identifier)
-        if seen is None or seen in self._seen:
+        if seen is not None and seen in self._seen:
             self._write(group, record)
-            if seen is not None:
-                return []  # encrypted anew by its sender, and both have arrived
-        else:
-            number = record.seen
+            return []  # encrypted anew by its sender, and both have arrived
+        message = MessageReceived(
+            room=self.room,
+            sender=sender,
+            data=received.data,
+            epoch=received.epoch,
+            claimed=incoming.claimed,
+            archive_id=incoming.archive_id,
+            origin_id=incoming.origin_id if identifier is None else identifier,
+            stamp=incoming.stamp,
+            occupant=incoming.occupant,
+            clear=incoming.clear,
+            number=self._inbox.next_number(),
+        )
+        number = record.seen
+        if seen is not None:
             record = replace(record, seen=number + 1)
-            with self._store.transaction() as transaction:
-                put_changes(transaction, self._spaces.group, group.changes_since(self.group))
+        with self._transaction() as transaction:
+            put_changes(transaction, self._spaces.group, group.changes_since(self.group))
+            transaction.put(self._spaces.inbox, message.number, as_record(message, now).encode())
+            if seen is not None:
                 transaction.put(self._spaces.seen, self._seen.place(number), seen)
-                self._put_record(transaction, record)
-            self._group, self._record = group.stored(), record
+            self._put_record(transaction, record)
+        self._group, self._record = group.stored(), record
+        self._inbox.put(message.number)
+        if seen is not None:
             self._seen.put(number, seen)
-        return [
-            MessageReceived(
-                room=self.room,
-                sender=sender,
-                data=received.data,
-                epoch=received.epoch,
-                claimed=incoming.claimed,
-                archive_id=incoming.archive_id,
-                origin_id=incoming.origin_id if identifier is None else identifier,
-                stamp=incoming.stamp,
-            )
-        ]
+        return [message]
 
     def _accept_proposal(
         self, incoming: Incoming, received: ReceivedProposal, record: RoomRecord, now: int, doubts: Iterable[Doubt]
@@ -383,7 +389,7 @@ class Receiving(Kept):
             return []
         reference = received.sent.reference
         assert reference is not None
-        with self._store.transaction() as transaction:
+        with self._transaction() as transaction:
             put_changes(transaction, self._spaces.group, group.changes_since(self.group))
             transaction.put(self._spaces.unwanted, reference, b"")
             self._put_record(transaction, record)
@@ -413,7 +419,7 @@ class Receiving(Kept):
                 if waiting.kind is OutboxKind.COMMIT and not waiting.refused
             ]
         spaces = self._spaces
-        with self._store.transaction() as transaction:
+        with self._transaction() as transaction:
             put_changes(transaction, spaces.group, group.changes_since(self.group))
             transaction.delete_prefix(spaces.pending)
             transaction.delete_prefix(spaces.unwanted)
@@ -485,7 +491,7 @@ class Receiving(Kept):
             record, state=RoomState.MEMBER, group_id=state.group_id, joined=now, joined_epoch=state.epoch, commits=b""
         )
         doubts = Doubts(judged)
-        with self._store.transaction() as transaction:
+        with self._transaction() as transaction:
             gone = self._clear(transaction, keep_messages=same)
             put_all(transaction, self._spaces.group, state.pieces())
             put_changes(transaction, self._spaces.doubt, dict(doubts.changes_since(Doubts())))

@@ -14,13 +14,15 @@ space                      key                       value
 ``unwanted/`` + room       ProposalRef               empty: a waiting proposal that we do not commit
 ``member/`` + room         client's full identity    when it came, seconds since the Unix epoch (8)
 ``doubt/`` + room          client's full identity    :class:`DoubtRecord`
+``inbox/`` + room          number (8)                :class:`InboxRecord`
 ``seen/`` + room           number (2)                which application messages came last, see :mod:`.seen`
 ``ended/`` + room          group id                  the last epoch of that group that we were in (8)
 =========================  ========================  ===========================================
 
 Rooms, not group ids, name the spaces: a room carries one group at a time, and a group that
-follows another one takes its place.  The first of these spaces end with the membership; ``seen`` and
-``ended`` outlive it, because what they prevent (reading twice, using a key twice) comes after it.
+follows another one takes its place.  The first of these spaces end with the membership; ``inbox``, ``seen`` and
+``ended`` outlive it, because what they prevent (losing a message that has been read, reading twice, using a key
+twice) comes after it.
 """
 
 from __future__ import annotations
@@ -29,9 +31,11 @@ from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Annotated, ClassVar, Self
 
-from ..mls.tls import Enum, Struct, opaque, struct, uint8, uint64
+from ..mls.tls import Enum, Struct, opaque, struct, uint8, uint32, uint64
 
-__all__ = ["DoubtRecord", "KeyPackageRecord", "OutboxKind", "OutboxRecord", "RoomRecord", "RoomState", "Spaces"]
+__all__ = [
+    "DoubtRecord", "InboxRecord", "KeyPackageRecord", "OutboxKind", "OutboxRecord", "RoomRecord", "RoomState", "Spaces",
+]  # fmt: skip
 
 
 class RoomState(IntEnum):
@@ -121,6 +125,28 @@ class DoubtRecord(Struct):
     text: opaque
 
 
+@struct
+class InboxRecord(Struct):
+    """A message that has been read and not been handed over to the application yet.
+
+    The fields are those of :class:`~.events.MessageReceived`; an empty `claimed` or `origin_id` stands for None,
+    `stamp` is in milliseconds since the Unix epoch.
+    """
+
+    secret: ClassVar[bool] = True
+    sender: opaque
+    leaf: uint32
+    signature_key: opaque
+    epoch: uint64
+    claimed: opaque
+    archive_id: opaque
+    origin_id: opaque
+    occupant: opaque
+    clear: uint8
+    stamp: uint64
+    data: opaque
+
+
 @dataclass(frozen=True, slots=True)
 class Spaces:
     """Names of the spaces that belong to a room."""
@@ -131,6 +157,7 @@ class Spaces:
     unwanted: str
     member: str
     doubt: str
+    inbox: str
     seen: str
     ended: str
 

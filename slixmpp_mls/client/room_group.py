@@ -74,7 +74,7 @@ class RoomGroup(Receiving, Sending):
         record = replace(
             self._record, state=RoomState.MEMBER, group_id=group.group_id, joined=now, joined_epoch=0, commits=b""
         )
-        with self._store.transaction() as transaction:
+        with self._transaction() as transaction:
             gone = self._clear(transaction, keep_messages=False)
             put_all(transaction, self._spaces.group, group.pieces())
             self._put_record(transaction, record)

@@ -262,7 +262,7 @@ class Sending(Kept):
             fits(outgoing.payloads)
         spaces = self._spaces
         number = self._outbox.next_number()
-        with self._store.transaction() as transaction:
+        with self._transaction() as transaction:
             put_changes(transaction, spaces.group, group.changes_since(self.group))
             transaction.put(spaces.outbox, number, record.encode())
             if bundle is not None:
@@ -324,7 +324,7 @@ class Sending(Kept):
             epoch=group.epoch,
             earlier=(record.earlier + record.digest)[-_EARLIER:],
         )
-        with self._store.transaction() as transaction:
+        with self._transaction() as transaction:
             put_changes(transaction, self._spaces.group, group.changes_since(self.group))
             transaction.put(self._spaces.outbox, number, record.encode())
         self._group = group.stored()
@@ -343,7 +343,7 @@ class Sending(Kept):
         if number is None or self._outbox[number].refused:
             return []
         record = self._outbox[number]
-        with self._store.transaction() as transaction:
+        with self._transaction() as transaction:
             if record.kind is OutboxKind.APPLICATION:
                 transaction.delete(self._spaces.outbox, number)
             else:

@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 
 from slixmpp_mls.client.records import OutboxKind, RoomRecord
+from slixmpp_mls.content import EncryptedMessage
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import RoomLost, StoreError, StoreFull, UsageError
 from slixmpp_mls.store import MemoryStore, SQLiteStore
@@ -103,6 +104,45 @@ async def test_what_was_said_offline_goes_out_after_a_restart(server: DevServer,
     await alice.hears("the drawer is empty")
     assert alice.bodies == [f"into the drawer {n}" for n in range(3)] + ["the drawer is empty"]
     assert not alice.got("mls_rejected")
+
+
+async def test_what_the_handlers_have_not_finished_comes_again(server: DevServer, cast: Cast) -> None:
+    _, (alice, bob) = await cast.meet(server, "alice", "bob")
+    finished: list[str] = []
+    gate = asyncio.Event()
+
+    async def slow(message: EncryptedMessage) -> None:
+        if message.body.startswith("slow"):
+            await gate.wait()
+        finished.append(message.body)
+
+    bob.client.add_event_handler("mls_message", slow)
+    for text in ("quick and first", "slow and second", "quick and third", "slow and fourth"):
+        await alice.say(text)
+    await bob.hears("slow and fourth")
+    assert finished == ["quick and first", "quick and third"]
+    await bob.until(lambda: len(bob.room().session.not_handed_over()) == 2)  # although nothing else is written
+    firsts = {message.body: message for message in bob.got("mls_message")}
+    bob.crash()
+    await alice.room().remove(bob.account)  # what has been read stays his
+    await alice.say("a fifth, not for him")
+    bob.seen.clear()
+    await bob.connect()
+    repeated = bob.got("mls_message")
+    assert [message.body for message in repeated] == ["slow and second", "slow and fourth"]
+    for message in repeated:
+        first = firsts[message.body]
+        assert (message.again, message.delayed, first.again, first.delayed) == (True, True, False, False)
+        assert message.sender == replace(first.sender, since=None)
+        for field in ("room", "epoch", "sent", "archive_id", "origin_id", "warnings"):
+            assert getattr(message, field) == getattr(first, field)
+        assert message.message["from"] == first.message["from"]
+    assert bob.got("mls_room_lost")  # nor is the room
+    assert len(bob.bodies) == 2
+    await bob.log_out()
+    bob.seen.clear()
+    await bob.connect()
+    assert not bob.bodies
 
 
 def waiting_commits(person: Person) -> list[bytes]:

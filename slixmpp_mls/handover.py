@@ -1,0 +1,67 @@
+"""Handing messages over to the application's handlers, so that none is lost with the process.
+
+A message that has been read lies in the store (:mod:`slixmpp_mls.client.inbox`) until it is handed over.  It is when
+everything that the event has begun is done: plain handlers have returned, coroutine handlers, and tasks that plain
+handlers begin at once, have ended.  A handler that raises has had its chance, too, or a message that it can not bear
+would come back for ever.  One that is cancelled, as all are at the end of a program, has not.
+
+The handlers of different messages begin in the room's order; one message does not wait until the handlers of the
+one before have ended, or a handler that waits for the room would wait for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from slixmpp import ClientXMPP
+
+__all__ = ["hand_over"]
+
+
+def hand_over(xmpp: ClientXMPP, name: str, data: object, done: Callable[[], None]) -> None:
+    """Fire an event of slixmpp's, and call `done` once its handlers are.
+
+    :param done: not called if a handler is cancelled
+    """
+    begun = _fire(xmpp, name, data)
+    waiting = len(begun)
+
+    def ended(task: asyncio.Future[Any]) -> None:
+        nonlocal waiting
+        waiting -= not task.cancelled()
+        if not waiting:
+            done()
+
+    for task in begun:
+        task.add_done_callback(ended)
+    if not begun:
+        done()
+
+
+def _fire(xmpp: ClientXMPP, name: str, data: object) -> list[asyncio.Future[Any]]:
+    """Fire an event; the tasks that were made by it.
+
+    slixmpp wraps coroutine handlers into tasks of which it keeps nothing, so they are caught where tasks are made.
+    """
+    loop = asyncio.get_running_loop()
+    usual = loop.get_task_factory()
+    made: list[asyncio.Future[Any]] = []
+
+    def noting(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any) -> Any:
+        make = usual or _task
+        task = make(loop, coroutine, **options)
+        made.append(task)
+        return task
+
+    loop.set_task_factory(noting)  # type: ignore[arg-type]  # its signature grows with Python's
+    try:
+        xmpp.event(name, data)
+    finally:
+        loop.set_task_factory(usual)
+    return made
+
+
+def _task(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
+    return asyncio.Task(coroutine, loop=loop, **options)
