@@ -26,6 +26,7 @@ import stringprep
 from collections.abc import Sequence
 from dataclasses import dataclass
 from encodings import idna
+from enum import IntEnum
 from functools import lru_cache
 from hashlib import sha256
 from ipaddress import IPv6Address
@@ -36,7 +37,9 @@ from .errors import InvalidError, UsageError
 from .mls.credential import AnyCredential, BasicCredential, X509Credential, type_of
 from .mls.leaf_node import LeafNode
 
-__all__ = ["ClientIdentity", "check_bare_jid", "fingerprint", "key_identifier", "new_device_id"]
+__all__ = [
+    "ClientIdentity", "TrustLevel", "check_bare_jid", "fingerprint", "group_digits", "key_identifier", "new_device_id",
+]  # fmt: skip
 
 MAX_PART = 1023  # octets of a localpart or a domainpart, RFC 7622 3.1
 SECTION = "urn:xmpp:mls:0 identity"
@@ -139,6 +142,22 @@ def _named_in(certificate: bytes) -> ClientIdentity:
     return ClientIdentity.from_addresses(xmpp_addresses(load_certificate(certificate)))
 
 
+class TrustLevel(IntEnum):
+    """How far we believe that a signature key is its account's."""
+
+    UNDECIDED = 0
+    """Nobody has decided anything."""
+    TRUSTED = 1
+    """It was there when we first met the device."""
+    VERIFIED = 2
+    """People have compared it; XEP-0450 says "authenticated"."""
+    DISTRUSTED = 3
+    """Somebody has refused it for good reasons: it is stolen, retired, or somebody else's."""
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
 def new_device_id() -> str:
     """A random device id: 64 bits, so that two devices of an account never meet on the same one."""
     return secrets.token_hex(8)
@@ -151,8 +170,13 @@ def key_identifier(signature_key: bytes) -> bytes:
 
 def fingerprint(signature_key: bytes) -> str:
     """The key identifier for people to compare: eight groups of eight hexadecimal digits, as XEP-0384 shows them."""
-    digits = key_identifier(signature_key).hex()
-    return " ".join(digits[start : start + 8] for start in range(0, 64, 8))
+    return group_digits(key_identifier(signature_key))
+
+
+def group_digits(identifier: bytes) -> str:
+    """A key identifier as a fingerprint."""
+    digits = identifier.hex()
+    return " ".join(digits[start : start + 8] for start in range(0, len(digits), 8))
 
 
 def check_bare_jid(address: str) -> None:

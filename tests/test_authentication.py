@@ -27,6 +27,7 @@ from slixmpp_mls.authentication import (
     NewDeviceRule,
     TrustEvent,
     TrustOnFirstUse,
+    TrustTable,
     Validity,
     Verdict,
 )
@@ -51,7 +52,7 @@ from .mls.members import member
 Connect = Callable[..., Awaitable[ClientXMPP]]
 SUITE = CipherSuite.get(1)
 ED25519 = SUITE.signature_scheme
-KEY, OTHER_KEY = (bytes([number]) * 32 for number in (1, 2))
+KEY, OTHER_KEY, THIRD_KEY = (bytes([number]) * 32 for number in (1, 2, 3))
 ALICE = ClientIdentity("alice@a.example", "a1")
 
 
@@ -615,7 +616,7 @@ def store() -> Iterator[MemoryStore]:
 
 def pinning(store: Any, **options: Any) -> tuple[TrustOnFirstUse, Oracle, list[TrustEvent]]:
     oracle = Oracle()
-    service = TrustOnFirstUse(oracle, store, **options)
+    service = TrustOnFirstUse(oracle, TrustTable(store), **options)
     events: list[TrustEvent] = []
     service.on_event(events.append)
     return service, oracle, events
@@ -677,7 +678,7 @@ async def test_new_devices_by_rule(store: MemoryStore, rule: NewDeviceRule, answ
     assert (await verdict_on(service, A2, OTHER_KEY)).is_unknown == (rule is NewDeviceRule.ASK)
     oracle.validity = Validity.UNKNOWN
     assert await answer_on(service, A2, OTHER_KEY) == ("valid" if answer == "valid" else "oracle")
-    assert await answer_on(service, A3) == "oracle"
+    assert await answer_on(service, A3, THIRD_KEY) == "oracle"
     assert len(events) == 1  # what nobody vouches for is no device yet
 
 
@@ -696,7 +697,7 @@ async def test_accounts_do_not_mix(store: MemoryStore) -> None:
     for name in names:
         assert await answer_on(service, ClientIdentity(name, "d")) == "valid"
     assert events == []
-    assert await answer_on(service, ClientIdentity(names[0], "d1")) == "new-device"
+    assert await answer_on(service, ClientIdentity(names[0], "d1"), THIRD_KEY) == "new-device"
 
 
 @pytest.mark.parametrize("accept", [True, False])
@@ -705,7 +706,7 @@ async def test_a_person_decides(store: MemoryStore, accept: bool) -> None:
     heard: list[str] = []
     end = service.subscribe(heard.append)
     await answer_on(service, ALICE)
-    await answer_on(service, A2)
+    await answer_on(service, A2, THIRD_KEY)
     await answer_on(service, ALICE, OTHER_KEY)
     assert [type(event) for event in events] == [NewDevice, KeyChanged]
     for event in list(events):
@@ -714,16 +715,16 @@ async def test_a_person_decides(store: MemoryStore, accept: bool) -> None:
     end()
     assert oracle.changed == []
 
-    assert await answer_on(service, A2) == ("valid" if accept else "refused")
+    assert await answer_on(service, A2, THIRD_KEY) == ("valid" if accept else "refused")
     assert await answer_on(service, ALICE, OTHER_KEY) == ("valid" if accept else "refused")
     # There is one pinned key: with the new one accepted, the old one is the strange one.
     assert await answer_on(service, ALICE, KEY) == ("key-changed" if accept else "valid")
     oracle.validity = Validity.INVALID
-    assert await answer_on(service, A2) == "oracle"  # a person's word does not bring a retired device back
+    assert await answer_on(service, A2, THIRD_KEY) == "oracle"  # a person's word does not bring a retired device back
     # Changing one's mind.
     oracle.validity = Validity.VALID
     service.decide(events[0], not accept)
-    assert await answer_on(service, A2) == ("refused" if accept else "valid")
+    assert await answer_on(service, A2, THIRD_KEY) == ("refused" if accept else "valid")
 
 
 async def test_pins_and_decisions_outlive_the_process(tmp_path: Path) -> None:
@@ -732,11 +733,11 @@ async def test_pins_and_decisions_outlive_the_process(tmp_path: Path) -> None:
         service, oracle, events = pinning(store, new_device=NewDeviceRule.ASK)
         if step == 0:
             await answer_on(service, ALICE)
-            await answer_on(service, A2)
+            await answer_on(service, A2, THIRD_KEY)
             service.decide(events[0], False)
         else:
-            assert await answer_on(service, A2) == "refused"
-            assert await answer_on(service, A3) == "undecided"
+            assert await answer_on(service, A2, THIRD_KEY) == "refused"
+            assert await answer_on(service, A3, bytes(32)) == "undecided"
             assert await answer_on(service, ALICE, OTHER_KEY) == "key-changed"
             oracle.validity = Validity.UNKNOWN
             assert await answer_on(service, ALICE) == "valid"
@@ -750,7 +751,7 @@ async def test_who_bears_our_name_is_found_out(store: MemoryStore) -> None:
     assert oracle.issued == [ours]
     assert await answer_on(service, ours) == "valid"
     assert await answer_on(service, ours, OTHER_KEY) == "key-changed"
-    assert await answer_on(service, ClientIdentity("bob@b.example", "b2")) == "valid"
+    assert await answer_on(service, ClientIdentity("bob@b.example", "b2"), THIRD_KEY) == "valid"
     assert [type(event) for event in events] == [KeyChanged, NewDevice]
 
 
@@ -759,14 +760,14 @@ async def test_events_are_told_after_they_are_stored(store: MemoryStore) -> None
     service, oracle, _ = pinning(store, new_device=NewDeviceRule.ASK)
     service.on_event(lambda event: service.decide(event, True))
     await answer_on(service, ALICE)
-    assert await answer_on(service, A2) == "undecided"
+    assert await answer_on(service, A2, THIRD_KEY) == "undecided"
     oracle.validity = Validity.UNKNOWN
-    assert await answer_on(service, A2) == "valid"
+    assert await answer_on(service, A2, THIRD_KEY) == "valid"
 
 
 async def test_pinning_leaves_without_a_name(store: MemoryStore) -> None:
     leaf = replace(leaf_of(ALICE), credential=BasicCredential(b"nobody"))
-    (verdict,) = await TrustOnFirstUse(AcceptAll(), store).validate([leaf], SUITE)
+    (verdict,) = await TrustOnFirstUse(AcceptAll(), TrustTable(store)).validate([leaf], SUITE)
     assert (verdict.validity, verdict.reason) == (Validity.INVALID, "no-client")
 
 
@@ -817,7 +818,7 @@ async def test_same_client_by_all_or_any() -> None:
     pair = ALICE.credential(), A2.credential()
     assert not await AllOf(Lenient(), Oracle()).same_client(*pair)
     assert await AnyOf(Lenient(), Oracle()).same_client(*pair)
-    assert await TrustOnFirstUse(Lenient(), MemoryStore("bob@b.example")).same_client(*pair)
+    assert await TrustOnFirstUse(Lenient(), TrustTable(MemoryStore("bob@b.example"))).same_client(*pair)
 
 
 async def test_same_client_is_the_same_name() -> None:

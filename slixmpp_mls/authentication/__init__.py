@@ -5,8 +5,14 @@
 - :class:`DirectoryService`: each account's own server, which lists the account's devices;
 - :class:`AuthorityService`: certification authorities, by X.509 credentials;
 - :class:`TrustOnFirstUse`: the memory of what such a service said before;
+- :class:`PeopleService`: people who have compared fingerprints, and their devices that tell each other of it
+  (:class:`TrustManagement`, XEP-0450);
 - :class:`AllOf` and :class:`AnyOf`: several at once;
 - :class:`AcceptAll`: nobody, for tests.
+
+First use and people share one memory, the :class:`TrustTable`, and stand around each other::
+
+    PeopleService(TrustOnFirstUse(DirectoryService(...), table), table)
 """
 
 from .accept import AcceptAll
@@ -14,7 +20,10 @@ from .authority import AuthorityService
 from .combine import AllOf, AnyOf
 from .directory import DeviceNode, DirectoryService
 from .interface import VALID, AuthenticationService, Validity, Verdict
+from .levels import KnownKey, Source, TrustChanged, TrustTable
+from .people import PeopleService
 from .pinning import KeyChanged, NewDevice, NewDeviceRule, TrustEvent, TrustOnFirstUse
+from .trust_messages import TrustManagement
 
 __all__ = [
     "VALID",
@@ -26,10 +35,16 @@ __all__ = [
     "DeviceNode",
     "DirectoryService",
     "KeyChanged",
+    "KnownKey",
     "NewDevice",
     "NewDeviceRule",
+    "PeopleService",
+    "Source",
+    "TrustChanged",
     "TrustEvent",
+    "TrustManagement",
     "TrustOnFirstUse",
+    "TrustTable",
     "Validity",
     "Verdict",
 ]

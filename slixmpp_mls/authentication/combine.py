@@ -42,6 +42,11 @@ class _Combination(AuthenticationService):
     def _rank(self, verdict: Verdict) -> int:
         return self._PRECEDENCE.index(verdict.validity)
 
+    async def note_successor(self, before: LeafNode, after: LeafNode, suite: CipherSuite) -> None:
+        """To each service."""
+        for service in self.services:
+            await service.note_successor(before, after, suite)
+
     def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
         """To each service: one change may be told several times."""
         ends = [service.subscribe(changed) for service in self.services]

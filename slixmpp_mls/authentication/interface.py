@@ -9,6 +9,9 @@ fingerprints) offers three services:
    comes from its account's directory, compares the names besides;
 3. :meth:`AuthenticationService.same_client`: whether one credential may take another's place.
 
+Besides, :meth:`AuthenticationService.note_successor` tells it what a group has proved: that the holder of
+one key has put another one in its place.
+
 Answers are of a moment: a device is retired, a server comes back.  Those who rely on an answer
 subscribe to changes and ask again.
 
@@ -53,7 +56,8 @@ class Verdict:
         none), ``no-device`` (its account lists no such device), ``other-key`` (it lists another key),
         ``not-readable`` (its account shows us no devices), ``unreachable``, ``key-changed``,
         ``new-device`` (both: see :mod:`.pinning`), ``undecided`` (a person has yet to decide),
-        ``refused`` (a person has decided), and those of :mod:`.authority` about certificates.  Other services
+        ``refused`` (a person has decided), ``other-device`` (the key is that of another device of the account),
+        ``not-verified`` (see :mod:`.people`), and those of :mod:`.authority` about certificates.  Other services
         may have other reasons
     :ivar text: the same for people; empty if valid
     """
@@ -114,6 +118,19 @@ class AuthenticationService(Protocol):
         It says nothing on whether either is valid.
         """
         return names_same_client(one, other)
+
+    async def note_successor(self, before: LeafNode, after: LeafNode, suite: CipherSuite) -> None:
+        """A leaf has been replaced by its own holder, with another signature key: it is evidence for :meth:`validate`.
+
+        RFC 9420 12.1.2, 12.4 and 6.1: an Update, or a Commit with a path, replaces its sender's leaf, and its
+        FramedContent is signed with the key of the leaf that it replaces; that signature has been verified.  To
+        be called before `after` is validated, whether or not the Commit will take effect.  By default, nothing
+        follows from it.
+
+        :param before: the leaf in the tree
+        :param after: the leaf that takes its place, with the same client's name
+        """
+        return None
 
     def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
         """Have `changed` called with an account's bare JID whenever verdicts about its clients may have changed.

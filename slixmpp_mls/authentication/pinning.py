@@ -1,58 +1,58 @@
 """Trust on first use: what an inner service vouched for once is remembered, and not silently replaced.
 
-An account's server can list what it likes.  Keys seen once are therefore pinned in the store, so
-that its later lies come to light:
+An account's server can list what it likes.  Keys seen once are therefore pinned, so that its later lies come to
+light.  A key is pinned if it is trusted or verified in the :mod:`.levels`:
 
 ==========================  =========================  ==============================================
 the leaf                    the inner service says     verdict
 ==========================  =========================  ==============================================
 any                         ``INVALID``                that (a retired device stays out)
 key pinned                  ``VALID``, ``UNKNOWN``     ``VALID``
-key refused by a person     ``VALID``, ``UNKNOWN``     ``INVALID`` (``refused``)
+key distrusted              ``VALID``, ``UNKNOWN``     ``INVALID`` (``refused``)
+key of another device       ``VALID``, ``UNKNOWN``     ``INVALID`` (``other-device``)
 another key is pinned       ``VALID``                  ``INVALID`` (``key-changed``), unless
                                                        `accept_changed_keys`; :class:`KeyChanged`
 another key is pinned       ``UNKNOWN``                ``INVALID`` (``key-changed``), or ``UNKNOWN`` if
                                                        `accept_changed_keys`
-nothing pinned, account     ``VALID``                  ``VALID``, and the key is pinned
+another key is verified     ``VALID``, ``UNKNOWN``     ``INVALID`` (``key-changed``); :class:`KeyChanged`
+nothing pinned, account     ``VALID``                  ``VALID``, and the key becomes trusted
 unknown until now
 nothing pinned, account     ``VALID``                  by the rule for new devices; :class:`NewDevice`
 known
 nothing pinned              ``UNKNOWN``                ``UNKNOWN``
 ==========================  =========================  ==============================================
 
-An account is known when any key of any of its devices is pinned or refused.  A device has a key for each
+An account is known when any key of any of its devices is more than undecided.  A device has a key for each
 signature scheme; its first key for another scheme counts as a new device, since a server that can
 make up the one can make up the other.  All leaves of one :meth:`TrustOnFirstUse.validate` meet an
 account at the same moment: whoever joins a group pins all devices that its members have in it.
 
-A person's decision about an event (:meth:`TrustOnFirstUse.decide`) is final until the next one.
+A key that its own holder has replaced takes its pin along: see "Succession" in :mod:`.levels`.
 
-In the store: space ``pin``, key ``account NUL device NUL``, scheme (2), SHA-256 of the signature key (32);
-value :class:`PinRecord`.  One record at most for each device and scheme is trusted.
+A person's decision about an event (:meth:`TrustOnFirstUse.decide`) is final until the next one.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum, IntEnum
-from typing import Annotated, TypeAlias
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import TypeAlias
 
-from ..identity import ClientIdentity, fingerprint, key_identifier
-from ..mls import tls
+from ..errors import InvalidError
+from ..identity import ClientIdentity, TrustLevel, fingerprint, key_identifier
 from ..mls.cipher_suite import CipherSuite
 from ..mls.credential import AnyCredential
 from ..mls.leaf_node import LeafNode
-from ..mls.tls import Struct, opaque, struct, uint64
-from ..store.interface import Store, Transaction
 from .interface import VALID, AuthenticationService, Verdict, named_client
+from .levels import Keys, KnownKey, Source, TrustTable
 from .listeners import Listeners, Recent
 
-__all__ = ["KeyChanged", "NewDevice", "NewDeviceRule", "PinRecord", "TrustEvent", "TrustOnFirstUse"]
+__all__ = ["KeyChanged", "NewDevice", "NewDeviceRule", "TrustEvent", "TrustOnFirstUse"]
 
-SPACE = "pin"
 MAX_REPORTED = 10_000  # events not to be repeated
+
+_PINNED = (TrustLevel.TRUSTED, TrustLevel.VERIFIED)
 
 
 class NewDeviceRule(Enum):
@@ -110,46 +110,29 @@ class KeyChanged:
 TrustEvent: TypeAlias = NewDevice | KeyChanged
 
 
-class PinStatus(IntEnum):
-    TRUSTED = 1
-    REFUSED = 2
-
-
-@struct
-class PinRecord(Struct):
-    """A key that was accepted or refused, and when, in seconds since the Unix epoch."""
-
-    status: Annotated[PinStatus, tls.Enum(PinStatus)]
-    signature_key: opaque
-    since: uint64
-
-
 class TrustOnFirstUse(AuthenticationService):
     """Remembers what another service has vouched for.
 
     Besides the inner service's, all methods raise :class:`StoreError` if the store fails.
 
     :param inner: the service
-    :param store: keeps the pins
+    :param table: keeps the pins
     :param new_device: the rule for new devices of known accounts
     :param accept_changed_keys: whether a key that the inner service vouches for takes a pinned one's place
-    :param clock: seconds since the Unix epoch
     """
 
     def __init__(
         self,
         inner: AuthenticationService,
-        store: Store,
+        table: TrustTable,
         *,
         new_device: NewDeviceRule = NewDeviceRule.ACCEPT,
         accept_changed_keys: bool = False,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self.inner = inner
-        self._store = store
+        self._table = table
         self._new_device = new_device
         self._accept_changed_keys = accept_changed_keys
-        self._clock = clock
         self._changes: Listeners[str] = Listeners()
         self._events: Listeners[TrustEvent] = Listeners()
         self._reported: Recent[bytes, None] = Recent(MAX_REPORTED)
@@ -158,9 +141,9 @@ class TrustOnFirstUse(AuthenticationService):
 
     async def issue(self, client: ClientIdentity, keys: Mapping[int, bytes], *, label: str | None = None) -> None:
         """By the inner service; and whoever else bears our name is found out."""
-        with self._store.transaction() as transaction:
+        with self._table.open() as table:
             for scheme, key in keys.items():
-                self._trust(_Pins(transaction, client, scheme), key)
+                table.own(client, scheme, key)
         await self.inner.issue(client, keys, label=label)
 
     async def validate(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Verdict]:
@@ -168,7 +151,7 @@ class TrustOnFirstUse(AuthenticationService):
         vouched = await self.inner.validate(leaves, suite)
         verdicts: list[Verdict] = []
         events: list[TrustEvent] = []
-        with self._store.transaction() as transaction:
+        with self._table.open() as keys:
             known: dict[str, bool] = {}  # as it was before these leaves
             for leaf, verdict in zip(leaves, vouched, strict=True):
                 client = named_client(leaf)
@@ -176,8 +159,8 @@ class TrustOnFirstUse(AuthenticationService):
                     verdicts.append(client if isinstance(client, Verdict) and not verdict.is_invalid else verdict)
                     continue
                 if client.account not in known:
-                    known[client.account] = _is_known(transaction, client.account)
-                pins = _Pins(transaction, client, suite.signature_scheme)
+                    known[client.account] = any(key.level for key in keys.of(client.account))
+                pins = _Pins(keys, client, suite.signature_scheme)
                 judged, event = self._judge(pins, leaf.signature_key, verdict, known[client.account])
                 verdicts.append(judged)
                 if event is not None:
@@ -187,43 +170,52 @@ class TrustOnFirstUse(AuthenticationService):
         return verdicts
 
     def _judge(self, pins: _Pins, key: bytes, vouched: Verdict, known: bool) -> tuple[Verdict, TrustEvent | None]:
-        record = pins.get(key)
-        if record is not None:
-            if record.status is PinStatus.TRUSTED:
-                return VALID, None
+        known_key = pins.get(key)
+        if known_key.level is TrustLevel.DISTRUSTED:
             return Verdict.invalid("refused", f"this key of {pins.client} has been refused"), None
-        pinned = pins.trusted()
+        if known_key.is_anothers(pins.client):
+            return Verdict.invalid("other-device", f"the key of {pins.client} is that of another device"), None
+        if known_key.level in _PINNED:
+            return VALID, None
+        pinned = pins.pinned()
         if pinned is not None:
             return self._judge_changed(pins, pinned, key, vouched)
         if not vouched.is_valid:
             return vouched, None
         if not known:
-            self._trust(pins, key)
+            pins.trust(key, Source.FIRST_USE)
             return VALID, None
         return self._judge_new(pins, key)
 
     def _judge_changed(
-        self, pins: _Pins, pinned: bytes, key: bytes, vouched: Verdict
+        self, pins: _Pins, pinned: KnownKey, key: bytes, vouched: Verdict
     ) -> tuple[Verdict, TrustEvent | None]:
-        if self._accept_changed_keys and not vouched.is_valid:
+        may_change = self._accept_changed_keys and pinned.level is not TrustLevel.VERIFIED
+        if may_change and not vouched.is_valid:
             return vouched, None  # a pin only gives way to what somebody vouches for
-        if self._accept_changed_keys:
-            self._trust(pins, key)
+        if may_change:
+            pins.trust(key, Source.FIRST_USE)
             verdict = VALID
         else:
             verdict = Verdict.invalid("key-changed", f"{pins.client} was known with another key")
-        return verdict, KeyChanged(pins.client, pins.scheme, pinned, key, vouched.is_valid, verdict.is_valid)
+        event = KeyChanged(pins.client, pins.scheme, pinned.signature_key, key, vouched.is_valid, verdict.is_valid)
+        return verdict, event
 
     def _judge_new(self, pins: _Pins, key: bytes) -> tuple[Verdict, TrustEvent | None]:
         match self._new_device:
             case NewDeviceRule.ACCEPT:
-                self._trust(pins, key)
+                pins.trust(key, Source.FIRST_USE)
                 verdict = VALID
             case NewDeviceRule.ASK:
                 verdict = Verdict.unknown("undecided", f"{pins.client} is new, nobody has accepted it yet")
             case NewDeviceRule.REFUSE:
                 verdict = Verdict.invalid("new-device", f"{pins.client} is new, and no new devices are accepted")
         return verdict, NewDevice(pins.client, pins.scheme, key, verdict.is_valid)
+
+    async def note_successor(self, before: LeafNode, after: LeafNode, suite: CipherSuite) -> None:
+        """A pinned key's holder has named another one, which takes over the pin."""
+        note_successor(self._table, before, after, suite)
+        await self.inner.note_successor(before, after, suite)
 
     async def same_client(self, one: AnyCredential, other: AnyCredential) -> bool:
         """By the inner service."""
@@ -253,23 +245,17 @@ class TrustOnFirstUse(AuthenticationService):
 
         Whether the key is valid remains for the inner service to say.
         """
-        with self._store.transaction() as transaction:
-            pins = _Pins(transaction, event.client, event.scheme)
+        with self._table.open() as keys:
+            pins = _Pins(keys, event.client, event.scheme)
             if accept:
-                self._trust(pins, event.signature_key)
+                pins.trust(event.signature_key, Source.PERSON)
             else:
-                pins.put(event.signature_key, PinStatus.REFUSED, int(self._clock()))
+                pins.put(event.signature_key, TrustLevel.DISTRUSTED, Source.PERSON)
         self._changes.tell(event.client.account)
 
-    def _trust(self, pins: _Pins, key: bytes) -> None:
-        pinned = pins.trusted()
-        if pinned != key:
-            if pinned is not None:
-                pins.delete(pinned)
-            pins.put(key, PinStatus.TRUSTED, int(self._clock()))
-
     def _report(self, event: TrustEvent) -> None:
-        seen = _prefix(event.client.account, event.client.device) + _suffix(event.scheme, event.signature_key)
+        client = event.client
+        seen = f"{client} {event.scheme} ".encode() + key_identifier(event.signature_key)
         if not event.accepted:  # what was accepted is pinned, and so told once
             if seen in self._reported:
                 return
@@ -280,42 +266,43 @@ class TrustOnFirstUse(AuthenticationService):
 class _Pins:
     """The records of one device for one signature scheme."""
 
-    def __init__(self, transaction: Transaction, client: ClientIdentity, scheme: int) -> None:
-        self._transaction = transaction
+    def __init__(self, keys: Keys, client: ClientIdentity, scheme: int) -> None:
+        self._keys = keys
         self.client = client
         self.scheme = scheme
-        self._prefix = _prefix(client.account, client.device)
 
-    def _key(self, signature_key: bytes) -> bytes:
-        return self._prefix + _suffix(self.scheme, signature_key)
+    def get(self, signature_key: bytes) -> KnownKey:
+        return self._keys.get(self.client.account, key_identifier(signature_key))
 
-    def get(self, signature_key: bytes) -> PinRecord | None:
-        value = self._transaction.get(SPACE, self._key(signature_key))
-        return None if value is None else PinRecord.decode(value)
+    def _pinned(self) -> list[KnownKey]:
+        there = self._keys.of(self.client.account)
+        return [key for key in there if key.level in _PINNED and key.belongs_to(self.client, self.scheme)]
 
-    def trusted(self) -> bytes | None:
-        """The pinned key."""
-        for _, value in self._transaction.items(SPACE, self._prefix + self.scheme.to_bytes(2, "big")):
-            record = PinRecord.decode(value)
-            if record.status is PinStatus.TRUSTED:
-                return record.signature_key
-        return None
+    def pinned(self) -> KnownKey | None:
+        """The key that the device should have; the one that counts most, if there are several."""
+        return max(self._pinned(), key=lambda key: (key.level, key.source is not Source.REPLACED), default=None)
 
-    def put(self, signature_key: bytes, status: PinStatus, since: int) -> None:
-        self._transaction.put(SPACE, self._key(signature_key), PinRecord(status, signature_key, since).encode())
+    def put(self, signature_key: bytes, level: TrustLevel, source: Source) -> None:
+        self._keys.put(replace(
+            self.get(signature_key), level=level, source=source, since=self._keys.now, by=None,
+            device=self.client.device, scheme=self.scheme, signature_key=signature_key,
+        ))  # fmt: skip
 
-    def delete(self, signature_key: bytes) -> None:
-        self._transaction.delete(SPACE, self._key(signature_key))
-
-
-def _prefix(account: str, *device: str) -> bytes:
-    # NUL is in neither part of a name, so no account's prefix is another one's beginning.
-    return b"".join(part.encode() + b"\0" for part in (account, *device))
+    def trust(self, signature_key: bytes, source: Source) -> None:
+        """Pin a key in place of any other that has not been verified."""
+        for key in self._pinned():
+            if key.level is TrustLevel.TRUSTED and key.signature_key != signature_key:
+                self._keys.delete(key)
+        self.put(signature_key, TrustLevel.TRUSTED, source)
 
 
-def _suffix(scheme: int, signature_key: bytes) -> bytes:
-    return scheme.to_bytes(2, "big") + key_identifier(signature_key)
-
-
-def _is_known(transaction: Transaction, account: str) -> bool:
-    return any(True for _ in transaction.items(SPACE, _prefix(account)))
+def note_successor(table: TrustTable, before: LeafNode, after: LeafNode, suite: CipherSuite) -> None:
+    """Put into the table that `after` has taken the place of `before`, by the hand of its holder."""
+    try:
+        client = ClientIdentity.from_leaf(after)
+        same = ClientIdentity.from_leaf(before) == client
+    except InvalidError:
+        return
+    if same and before.signature_key != after.signature_key:
+        with table.open() as keys:
+            keys.succeed(client, suite.signature_scheme, before.signature_key, after.signature_key)

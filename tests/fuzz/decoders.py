@@ -24,7 +24,7 @@ from slixmpp_mls.mls.ratchet_tree import RatchetTree
 from slixmpp_mls.mls.secret_tree import RatchetKind, SecretTree
 from slixmpp_mls.mls.tls import Struct
 from slixmpp_mls.mls.xml_form import NAMESPACE, from_xml, structures, to_xml
-from slixmpp_mls.stanza import consistency, elements
+from slixmpp_mls.stanza import consistency, elements, trust_message
 from slixmpp_mls.xmpp_xml import AnyElement, parse_xml, serialize, split_tag, to_lxml
 
 from . import seeds
@@ -192,3 +192,21 @@ def sce_envelope(data: bytes) -> None:
     again = sce.Envelope.open(envelope.seal(_PROFILE), _PROFILE)
     assert [_canonical(one) for one in again.content] == [_canonical(one) for one in envelope.content]
     assert (again.from_, again.to, again.time) == (envelope.from_, envelope.to, envelope.time)
+
+
+_IDENTIFIERS = (bytes(32), bytes(range(32)))
+_TRUST = trust_message.TrustMessage((trust_message.KeyOwner("a@b.example", _IDENTIFIERS[:1], _IDENTIFIERS[1:]),))
+
+
+@target(lambda: [serialize(_TRUST.to_lxml())], lambda: (b"<trust>", b"<distrust>", b"<key-owner jid=''>"))
+def trust_message_element(data: bytes) -> None:
+    """Trust messages (XEP-0434) in the content of envelopes."""
+    message = trust_message.TrustMessage.read(parse_xml(data, LIMIT))
+    if message is not None:
+        assert trust_message.TrustMessage.read(message.to_lxml()) == message
+
+
+@target(lambda: [_TRUST.owners[0].to_uri().encode()], lambda: (b";trust=", b";distrust=", b"%C3%A4"))
+def trust_message_uri(data: bytes) -> None:
+    owner = trust_message.KeyOwner.from_uri(data.decode(errors="replace"))
+    assert trust_message.KeyOwner.from_uri(owner.to_uri()) == owner

@@ -1,0 +1,318 @@
+"""What we know of signature keys: one table, whoever writes into it.
+
+First use, people, trust messages (XEP-0450) and a key's own holder all say something about a key.  There is one
+record for each key of each account, which says what has come of it: a level, and how the key came to it.
+
+The key's name is its identifier, the SHA-256 of the signature key, because this is all that a fingerprint, a QR
+code or a trust message says of it.  Device, signature scheme and the key itself are added when a leaf shows them,
+so a key can be verified before it has ever been met.
+
+Succession.  RFC 9420 12.1.2 and 12.4: an Update, and a Commit with a path, replace the sender's own leaf, and are
+signed with the key of the leaf that they replace.  Who holds the old key has therefore named the new one, as
+surely as by a trust message: the new key comes to the old one's level.  This goes for distrust as well, or it could be
+shaken off.  The old key is no more than trusted from then on (``REPLACED``): it may stand in other groups for a
+while, and what its account's server says of it counts again.
+
+In the store: space ``trust``, key ``account NUL``, key identifier (32); value :class:`KeyRecord`.  Records that cost
+nobody an effort (undecided and replaced keys) are bounded for each account; so is the rest, far above.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Annotated
+
+from ..identity import ClientIdentity, TrustLevel, group_digits, key_identifier
+from ..mls import tls
+from ..mls.tls import Struct, opaque, struct, uint16, uint64
+from ..store.interface import Store, Transaction
+from .listeners import Listeners
+
+__all__ = ["Keys", "KnownKey", "Source", "TrustChanged", "TrustTable"]
+
+SPACE = "trust"
+MAX_KEYS = 200  # of one account
+MAX_UNPROVEN = 64  # of one account: undecided ones, and replaced ones
+
+
+class Source(IntEnum):
+    """How a key came to its level."""
+
+    NONE = 0
+    """It has been seen, no more."""
+    SELF = 1
+    """It is this device's own."""
+    FIRST_USE = 2
+    """See :mod:`.pinning`."""
+    PERSON = 3
+    """Somebody has compared, accepted or refused it on this device; XEP-0450 says "manually"."""
+    OWN_DEVICE = 4
+    """By a trust message of another device of ours."""
+    CONTACT = 5
+    """By a trust message of another device of the key's account."""
+    INTRODUCTION = 6
+    """By a trust message of somebody else, whom we have verified."""
+    REPLACED = 7
+    """Its holder has another key now."""
+
+    def __str__(self) -> str:
+        return self.name.lower().replace("_", " ")
+
+
+@struct
+class KeyRecord(Struct):
+    """A key.  What is not known is empty, or 0.
+
+    `since` is when it was decided, in seconds since the Unix epoch, `by` the full identity of who has sent the
+    trust message.
+    """
+
+    level: Annotated[TrustLevel, tls.Enum(TrustLevel)]
+    source: Annotated[Source, tls.Enum(Source)]
+    since: uint64
+    device: opaque
+    scheme: uint16
+    signature_key: opaque
+    by: opaque
+
+
+@dataclass(frozen=True, slots=True)
+class KnownKey:
+    """A key, and what we know of it.
+
+    :ivar account: bare JID
+    :ivar identifier: SHA-256 of the key
+    :ivar since: when the level was decided, seconds since the Unix epoch
+    :ivar device: device id; None if no device has shown the key yet
+    :ivar scheme: number of its TLS SignatureScheme, 0 if not known
+    :ivar signature_key: the key, empty if not known
+    :ivar by: full identity of who has told us, if the level comes from a trust message
+    """
+
+    account: str
+    identifier: bytes = field(repr=False)
+    level: TrustLevel = TrustLevel.UNDECIDED
+    source: Source = Source.NONE
+    since: int = 0
+    device: str | None = None
+    scheme: int = 0
+    signature_key: bytes = field(default=b"", repr=False)
+    by: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """For people to compare: eight groups of eight hexadecimal digits."""
+        return group_digits(self.identifier)
+
+    @property
+    def decided(self) -> datetime | None:
+        """When the level was decided; None if it was not."""
+        return datetime.fromtimestamp(self.since, UTC) if self.since else None
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether somebody has taken the trouble to decide on it."""
+        return self.level is not TrustLevel.UNDECIDED and self.source is not Source.REPLACED
+
+    def belongs_to(self, client: ClientIdentity, scheme: int) -> bool:
+        """Whether it has been seen with this device."""
+        return (self.account, self.device, self.scheme) == (client.account, client.device, scheme)
+
+    def is_anothers(self, client: ClientIdentity) -> bool:
+        """Whether it has been seen with another device of the account: no two devices have one key."""
+        return self.device is not None and self.device != client.device
+
+
+@dataclass(frozen=True, slots=True)
+class TrustChanged:
+    """A key has come to another level.
+
+    :ivar key: as it is now
+    :ivar before: the level until now
+    """
+
+    key: KnownKey
+    before: TrustLevel
+
+    @property
+    def account(self) -> str:
+        """Whose key it is, bare JID."""
+        return self.key.account
+
+    @property
+    def level(self) -> TrustLevel:
+        """The level from now on."""
+        return self.key.level
+
+
+class TrustTable:
+    """The table, in the store of an account.
+
+    All methods raise :class:`StoreError` if the store fails.
+
+    :param clock: seconds since the Unix epoch
+    """
+
+    def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
+        self.store = store
+        self._clock = clock
+        self._listeners: Listeners[TrustChanged] = Listeners()
+
+    @contextmanager
+    def open(self) -> Iterator[Keys]:
+        """All that is read and written in the block is one transaction; who listens is told when it has ended."""
+        with self.store.transaction() as transaction:
+            keys = Keys(transaction, int(self._clock()))
+            yield keys
+        for change in keys.changes:
+            self._listeners.tell(change)
+
+    def get(self, account: str, identifier: bytes) -> KnownKey:
+        """What is known of a key."""
+        with self.open() as keys:
+            return keys.get(account, identifier)
+
+    def of(self, account: str) -> list[KnownKey]:
+        """An account's keys, by identifier."""
+        with self.open() as keys:
+            return keys.of(account)
+
+    def everything(self) -> list[KnownKey]:
+        """All keys, by account and identifier."""
+        with self.open() as keys:
+            return list(keys.all())
+
+    def on_change(self, report: Callable[[TrustChanged], None]) -> Callable[[], None]:
+        """Have `report` called with each change of a level that is made through this object.
+
+        :returns: ends it
+        """
+        return self._listeners.add(report)
+
+
+class Keys:
+    """The table within one transaction.
+
+    :ivar now: seconds since the Unix epoch
+    :ivar changes: of levels, so far
+    """
+
+    def __init__(self, transaction: Transaction, now: int) -> None:
+        self.transaction = transaction
+        self.now = now
+        self.changes: list[TrustChanged] = []
+
+    # --- reading -------------------------------------------------------------------------------
+
+    def get(self, account: str, identifier: bytes) -> KnownKey:
+        value = self.transaction.get(SPACE, _prefix(account) + identifier)
+        return KnownKey(account, identifier) if value is None else _known(account, identifier, value)
+
+    def of(self, account: str) -> list[KnownKey]:
+        """An account's keys."""
+        prefix = _prefix(account)
+        return [_known(account, key[len(prefix) :], value) for key, value in self.transaction.items(SPACE, prefix)]
+
+    def all(self) -> Iterator[KnownKey]:
+        """Everybody's."""
+        for key, value in self.transaction.items(SPACE):
+            account, _, identifier = key.partition(b"\0")
+            yield _known(account.decode(), identifier, value)
+
+    # --- writing -------------------------------------------------------------------------------
+
+    def put(self, key: KnownKey) -> bool:
+        """Write a record.
+
+        :returns: False if there are too many of the account's already
+        """
+        before = self.get(key.account, key.identifier)
+        if before == key:
+            return True
+        if before == KnownKey(key.account, key.identifier) and not self._make_room(key):
+            return False
+        self._write(key)
+        if before.level is not key.level:
+            self.changes.append(TrustChanged(key, before.level))
+        return True
+
+    def delete(self, key: KnownKey) -> None:
+        self.transaction.delete(SPACE, _prefix(key.account) + key.identifier)
+
+    def meet(self, client: ClientIdentity, scheme: int, signature_key: bytes) -> KnownKey:
+        """A leaf of this device has this key: note it, and say what is known of it."""
+        key = self.get(client.account, key_identifier(signature_key))
+        if key.device is not None:
+            return key
+        key = replace(key, device=client.device, scheme=scheme, signature_key=signature_key)
+        self.put(key)
+        return key
+
+    def own(self, client: ClientIdentity, scheme: int, signature_key: bytes) -> None:
+        """This is our own key; if there was another one, it was before."""
+        for key in self.of(client.account):
+            if key.source is Source.SELF and key.belongs_to(client, scheme) and key.signature_key != signature_key:
+                self.put(replace(key, level=TrustLevel.TRUSTED, source=Source.REPLACED))
+        identifier = key_identifier(signature_key)
+        before = self.get(client.account, identifier)
+        if before.source is not Source.SELF:
+            level, source = TrustLevel.VERIFIED, Source.SELF
+            self._write(
+                KnownKey(client.account, identifier, level, source, self.now, client.device, scheme, signature_key)
+            )
+
+    def succeed(self, client: ClientIdentity, scheme: int, before: bytes, after: bytes) -> None:
+        """The holder of one key has put another one in its place; see above.
+
+        :param before: signature key of the leaf that was replaced, and by which the replacement was signed
+        :param after: signature key of the new leaf
+        """
+        old = self.get(client.account, key_identifier(before))
+        new = self.get(client.account, key_identifier(after))
+        if old.identifier == new.identifier or not old.is_proven or old.source is Source.SELF:
+            return
+        if new.is_proven and not (new.level is TrustLevel.TRUSTED and old.level is not TrustLevel.TRUSTED):
+            return  # something better is known of it already
+        new = replace(
+            new, level=old.level, source=old.source, since=old.since, by=old.by,
+            device=client.device, scheme=scheme, signature_key=after,
+        )  # fmt: skip
+        if not self.put(new):  # nobody shakes off distrust by renewing keys until the table is full
+            self.delete(old)
+            self.put(new)
+        elif old.level is not TrustLevel.DISTRUSTED:
+            self.put(replace(old, level=TrustLevel.TRUSTED, source=Source.REPLACED, since=self.now))
+
+    def _write(self, key: KnownKey) -> None:
+        record = KeyRecord(
+            key.level, key.source, key.since, (key.device or "").encode(), key.scheme, key.signature_key,
+            (key.by or "").encode(),
+        )  # fmt: skip
+        self.transaction.put(SPACE, _prefix(key.account) + key.identifier, record.encode())
+
+    def _make_room(self, key: KnownKey) -> bool:
+        count = sum(1 for _ in self.transaction.items(SPACE, _prefix(key.account)))
+        if MAX_UNPROVEN <= count < MAX_KEYS:  # reading them all for each key of a long message would take long
+            unproven = sorted((one for one in self.of(key.account) if not one.is_proven), key=lambda one: one.since)
+            if len(unproven) >= MAX_UNPROVEN:
+                self.delete(unproven[0])
+                count -= 1
+        return count < MAX_KEYS
+
+
+def _prefix(account: str) -> bytes:
+    # NUL is in no account's name, so no account's prefix is another one's beginning.
+    return account.encode() + b"\0"
+
+
+def _known(account: str, identifier: bytes, value: bytes) -> KnownKey:
+    record = KeyRecord.decode(value)
+    return KnownKey(
+        account, identifier, record.level, record.source, record.since, record.device.decode() or None, record.scheme,
+        record.signature_key, record.by.decode() or None,
+    )  # fmt: skip

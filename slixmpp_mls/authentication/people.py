@@ -1,0 +1,138 @@
+"""People as Authentication Service: what somebody has compared outranks what servers say of it.
+
+It stands around another service, which answers for all keys that nobody has decided on:
+
+=====================================  ==========================  ======================================
+the leaf's key                         the inner service says      verdict
+=====================================  ==========================  ======================================
+verified                               ``VALID``, ``UNKNOWN``      ``VALID``
+verified                               ``INVALID``, since the      ``VALID``: a list that contradicts what
+                                       key is another one          people have compared is wrong
+verified                               ``INVALID``, for another    that: people have compared a key, which
+                                       reason                      does not make a retired device come back
+distrusted                             anything                    ``INVALID`` (``refused``)
+replaced by its own holder             anything                    that
+known as another device's              anything                    ``INVALID`` (``other-device``)
+neither; another key of this device    anything                    ``INVALID`` (``key-changed``)
+is verified
+neither; another key of this account   not ``INVALID``             by the rule for unverified keys
+is verified
+neither                                anything                    that
+=====================================  ==========================  ======================================
+
+The rule for unverified keys is, by default, XEP-0450's: once one key of an account has been verified, its
+others are not used until they have been as well.  (The account's own devices can see to it by trust messages,
+see :mod:`.trust_messages`.)  Otherwise comparing would help little against an account's server, which
+would just list one more device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from ..identity import ClientIdentity, TrustLevel
+from ..mls.cipher_suite import CipherSuite
+from ..mls.credential import AnyCredential
+from ..mls.leaf_node import LeafNode
+from .interface import VALID, AuthenticationService, Verdict, named_client
+from .levels import Keys, Source, TrustTable
+from .listeners import Listeners
+from .pinning import NewDeviceRule, note_successor
+
+__all__ = ["PeopleService"]
+
+# Reasons that are contradictions about which key it is, or want of knowledge.  All others (the device has been
+# withdrawn, a certificate revoked ...) are about something that no comparison of keys can settle.
+_OUTRANKED: Final = frozenset({"other-key", "not-readable", "key-changed", "new-device", "undecided"})
+
+
+class PeopleService(AuthenticationService):
+    """Levels of trust around another service.
+
+    Besides the inner service's, all methods raise :class:`StoreError` if the store fails.
+
+    :param inner: answers for what nobody has decided on
+    :param table: holds the levels
+    :param unverified: what becomes of an unverified key of an account that has verified ones, if `inner`
+        has nothing against it: ``ACCEPT`` it, ``ASK`` (``UNKNOWN``, ``undecided``),
+        ``REFUSE`` (``INVALID``, ``not-verified``)
+    """
+
+    def __init__(
+        self,
+        inner: AuthenticationService,
+        table: TrustTable,
+        *,
+        unverified: NewDeviceRule = NewDeviceRule.REFUSE,
+    ) -> None:
+        self.inner = inner
+        self._table = table
+        self._unverified = unverified
+        self._changes: Listeners[str] = Listeners()
+        table.on_change(lambda change: self._changes.tell(change.account))
+
+    async def issue(self, client: ClientIdentity, keys: Mapping[int, bytes], *, label: str | None = None) -> None:
+        """By the inner service; whoever else bears our name is found out."""
+        with self._table.open() as table:
+            for scheme, key in keys.items():
+                table.own(client, scheme, key)
+        await self.inner.issue(client, keys, label=label)
+
+    async def validate(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Verdict]:
+        """See :meth:`AuthenticationService.validate` and the table above."""
+        vouched = await self.inner.validate(leaves, suite)
+        with self._table.open() as keys:
+            return [
+                self._judge(keys, leaf, suite.signature_scheme, verdict)
+                for leaf, verdict in zip(leaves, vouched, strict=True)
+            ]
+
+    def _judge(self, keys: Keys, leaf: LeafNode, scheme: int, vouched: Verdict) -> Verdict:
+        client = named_client(leaf)
+        if isinstance(client, Verdict):
+            return vouched if vouched.is_invalid else client
+        if vouched.is_invalid and vouched.reason not in _OUTRANKED:
+            return vouched
+        key = keys.meet(client, scheme, leaf.signature_key)
+        if key.level is TrustLevel.DISTRUSTED:
+            return Verdict.invalid("refused", f"this key of {client} is distrusted")
+        if key.is_anothers(client):
+            return Verdict.invalid("other-device", f"the key of {client} is that of another device")
+        if key.level is TrustLevel.VERIFIED:
+            return VALID
+        if key.source is Source.REPLACED:
+            return vouched
+        verified = [key for key in keys.of(client.account) if key.level is TrustLevel.VERIFIED]
+        if any(key.belongs_to(client, scheme) for key in verified):
+            return Verdict.invalid("key-changed", f"another key of {client} has been verified")
+        # Our own key is nobody's comparison: our account's other devices are not measured by it.
+        if vouched.is_invalid or all(key.source is Source.SELF for key in verified):
+            return vouched
+        match self._unverified:
+            case NewDeviceRule.ACCEPT:
+                return vouched
+            case NewDeviceRule.ASK:
+                return Verdict.unknown("undecided", f"{client} has not been verified, unlike others of its account")
+            case NewDeviceRule.REFUSE:
+                text = f"{client} has not been verified, unlike others of its account"
+                return Verdict.invalid("not-verified", text)
+
+    async def same_client(self, one: AnyCredential, other: AnyCredential) -> bool:
+        """By the inner service."""
+        return await self.inner.same_client(one, other)
+
+    async def note_successor(self, before: LeafNode, after: LeafNode, suite: CipherSuite) -> None:
+        """The new key comes to the old one's level."""
+        note_successor(self._table, before, after, suite)
+        await self.inner.note_successor(before, after, suite)
+
+    def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
+        """The inner service's changes, and those of levels."""
+        ends = (self.inner.subscribe(changed), self._changes.add(changed))
+
+        def end() -> None:
+            for one in ends:
+                one()
+
+        return end

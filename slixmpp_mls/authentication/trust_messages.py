@@ -1,0 +1,303 @@
+"""Automatic Trust Management (XEP-0450): devices that tell each other which keys people have compared.
+
+No I/O: :class:`TrustManagement` takes decisions of people and trust messages of other devices, keeps the
+:mod:`.levels`, and says what we owe to whom.  How that gets there is for others to do
+(:mod:`slixmpp_mls.trust`).
+
+Receiving.  A trust message counts if its sender's key is verified, and
+
+- is another device's of our own account: for all keys;
+- is another device's of the keys' account: for these;
+- is somebody else's: not at all by XEP-0450.  With `introductions`, the word of a person whom *we* (people at
+  one of our devices, not other introductions) have verified counts for third persons' keys.  So the members of
+  a room need to compare with one of them only, at the price of believing that one.
+
+A message by a key that is not verified waits until it is, within bounds; one by a distrusted key is dropped.  What
+a person has refused is only taken back by people, here or at our other devices; an older word never undoes a
+younger one.
+
+Sending.  XEP-0450 has a device send messages at the moment of a comparison, to whoever can be reached.  A room
+reaches its members only, so here each device *owes*: to each verified key what has come of comparisons at this very
+device.  What has been told is noted; the rest is due as soon as a room is shared.  :meth:`TrustManagement.owed`
+has the table.
+
+In the store: space ``trust-waiting``, key ``account NUL``, sender's key (32), ``owner NUL``, key (32), value
+:class:`_Waiting`; space ``trust-told``, key: recipient's key (32), ``owner NUL``, key (32), value: the verb (1).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from itertools import groupby
+from operator import attrgetter
+from typing import Annotated
+
+from ..errors import UsageError
+from ..identity import ClientIdentity, TrustLevel
+from ..mls import tls
+from ..mls.tls import Struct, struct, uint64
+from ..stanza.trust_message import MAX_KEYS, KeyOwner, TrustMessage
+from .levels import Keys, KnownKey, Source, TrustTable
+
+__all__ = ["Statement", "TrustManagement", "Verb", "compose"]
+
+WAITING = "trust-waiting"
+TOLD = "trust-told"
+MAX_WAITING = 2000  # statements whose senders are not verified
+MAX_WAITING_OF_ONE = 200  # the same of one account
+
+
+class Verb(IntEnum):
+    """What is said of a key."""
+
+    TRUST = 1
+    DISTRUST = 2
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Statement:
+    """One key in a trust message."""
+
+    owner: str
+    identifier: bytes = field(repr=False)
+    verb: Verb
+
+
+@struct
+class _Waiting(Struct):
+    """`sent`: seconds since the Unix epoch; `device`: of the sender, its full identity."""
+
+    verb: Annotated[Verb, tls.Enum(Verb)]
+    sent: uint64
+    device: tls.opaque
+
+
+class TrustManagement:
+    """One device's part in XEP-0450.
+
+    All methods raise :class:`StoreError` if the store fails.
+
+    :param account: our own, bare JID
+    :param introductions: whether verified people's word counts for third persons, and ours is given for them
+    """
+
+    def __init__(self, table: TrustTable, account: str, *, introductions: bool = False) -> None:
+        self.table = table
+        self.account = account
+        self.introductions = introductions
+
+    # --- people decide -------------------------------------------------------------------------
+
+    def decide(self, account: str, *, verify: Iterable[bytes] = (), distrust: Iterable[bytes] = ()) -> list[KnownKey]:
+        """Somebody has compared keys of an account, or refuses them.
+
+        :param verify: key identifiers
+        :param distrust: key identifiers
+        :returns: all these keys, as they are now known
+        :raises UsageError: this device's own key, or too many keys
+        """
+        decided = [(TrustLevel.VERIFIED, one) for one in verify] + [(TrustLevel.DISTRUSTED, one) for one in distrust]
+        with self.table.open() as keys:
+            known = [(level, keys.get(account, identifier)) for level, identifier in decided]
+            if any(key.source is Source.SELF for _, key in known):
+                raise UsageError("this device's own key needs no comparing")
+            for level, key in known:
+                if not keys.put(replace(key, level=level, source=Source.PERSON, since=keys.now, by=None)):
+                    raise UsageError(f"too many keys of {account} are known")
+            self._follow(keys, (key for _, key in known))
+            return [keys.get(account, key.identifier) for _, key in known]
+
+    # --- receiving -----------------------------------------------------------------------------
+
+    def receive(self, sender: ClientIdentity, identifier: bytes, message: TrustMessage, sent: int) -> None:
+        """A trust message has come.
+
+        :param sender: who has signed it
+        :param identifier: of the sender's key
+        :param sent: when it was sent, seconds since the Unix epoch; never later than when it came
+        """
+        with self.table.open() as keys:
+            known = keys.get(sender.account, identifier)
+            if known.source is Source.SELF or known.level is TrustLevel.DISTRUSTED:
+                return
+            statements = [one for one in _statements(message) if self._may_count(sender.account, one)]
+            if known.level is TrustLevel.VERIFIED:
+                changed = [key for one in statements if (key := self._apply(keys, known, one, sent, str(sender)))]
+                self._follow(keys, changed)
+            else:
+                self._wait(keys, sender, identifier, statements, sent)
+
+    def _may_count(self, sender: str, statement: Statement) -> bool:
+        return self.introductions or sender in (self.account, statement.owner)
+
+    def _apply(self, keys: Keys, sender: KnownKey, statement: Statement, sent: int, by: str) -> KnownKey | None:
+        """A verified sender's word; the key if it changes something."""
+        key = keys.get(statement.owner, statement.identifier)
+        if key.source is Source.SELF:
+            return None
+        if key.source not in (Source.NONE, Source.FIRST_USE) and sent < key.since:
+            return None  # XEP-0434, "SCE Profile": an older word does not undo a younger one
+        if sender.account == self.account:
+            source = Source.OWN_DEVICE
+        elif sender.account == key.account:
+            source = Source.CONTACT
+        elif sender.source in (Source.PERSON, Source.OWN_DEVICE, Source.CONTACT):
+            source = Source.INTRODUCTION
+        else:
+            return None  # introduced people do not introduce others
+        level = TrustLevel.VERIFIED if statement.verb is Verb.TRUST else TrustLevel.DISTRUSTED
+        if not _may_change(key, level, source):
+            return None
+        key = replace(key, level=level, source=source, since=sent, by=by)
+        return key if keys.put(key) else None
+
+    def _wait(
+        self, keys: Keys, sender: ClientIdentity, identifier: bytes, statements: Iterable[Statement], sent: int
+    ) -> None:
+        """XEP-0450, "Storing Trust Message Information from Endpoints with Unauthenticated Keys"."""
+        prefix = sender.account.encode() + b"\0"
+        counts: dict[bytes, int] = {}
+        for name, _ in keys.transaction.items(WAITING):
+            account = name[: name.index(b"\0") + 1]
+            counts[account] = counts.get(account, 0) + 1
+        for statement in statements:
+            name = prefix + identifier + _name(statement)
+            if keys.transaction.get(WAITING, name) is None:
+                if counts.get(prefix, 0) >= MAX_WAITING_OF_ONE:
+                    return
+                if sum(counts.values()) >= MAX_WAITING:
+                    # Whoever fills the table fills it with what is his.
+                    most = max(counts, key=lambda account: counts[account])
+                    dropped = min(keys.transaction.items(WAITING, most), key=lambda item: _Waiting.decode(item[1]).sent)
+                    keys.transaction.delete(WAITING, dropped[0])
+                    counts[most] -= 1
+                counts[prefix] = counts.get(prefix, 0) + 1
+            record = _Waiting(statement.verb, sent, str(sender).encode())
+            keys.transaction.put(WAITING, name, record.encode())
+
+    def _follow(self, keys: Keys, changed: Iterable[KnownKey]) -> None:
+        """What follows from changes: messages by keys that are verified now have waited for that."""
+        todo = deque(changed)
+        while todo:
+            key = todo.popleft()
+            key = keys.get(key.account, key.identifier)
+            prefix = key.account.encode() + b"\0" + key.identifier
+            waiting = [(name[len(prefix) :], _Waiting.decode(value)) for name, value in
+                       keys.transaction.items(WAITING, prefix)]  # fmt: skip
+            if key.level is not TrustLevel.VERIFIED:
+                keys.transaction.delete_prefix(TOLD, key.identifier)
+            keys.transaction.delete_prefix(WAITING, prefix)
+            if key.level is TrustLevel.VERIFIED:
+                for name, record in sorted(waiting, key=lambda item: item[1].sent):
+                    owner, _, identifier = name.partition(b"\0")
+                    statement = Statement(owner.decode(), identifier, record.verb)
+                    applied = self._apply(keys, key, statement, record.sent, record.device.decode())
+                    if applied is not None:
+                        todo.append(applied)
+
+    # --- sending -------------------------------------------------------------------------------
+
+    def recipients(self) -> list[KnownKey]:
+        """Everybody to whom something may be owed."""
+        everything = self.table.everything()
+        return [key for key in everything if key.level is TrustLevel.VERIFIED and key.source is not Source.SELF]
+
+    def owed(self, recipients: Iterable[KnownKey]) -> list[Statement]:
+        """What these have yet to be told by us, each statement once.
+
+        ================  =============================================================================
+        to                what is due
+        ================  =============================================================================
+        our own devices   all keys that were compared or refused here; when the recipient itself was
+                          compared here, all that were verified by then
+        other people's    our own account's keys, under the same conditions.  With `introductions`:
+                          third persons' keys that were compared or refused here
+        ================  =============================================================================
+        """
+        due: set[Statement] = set()
+        with self.table.open() as keys:
+            everything = [key for key in keys.all() if key.is_proven and key.source is not Source.SELF]
+            for recipient in recipients:
+                told = {name[32:]: value for name, value in keys.transaction.items(TOLD, recipient.identifier)}
+                for key in everything:
+                    statement = self._due(recipient, key)
+                    if statement is not None and told.get(_name(statement)) != bytes([statement.verb]):
+                        due.add(statement)
+        return sorted(due)
+
+    def _due(self, recipient: KnownKey, key: KnownKey) -> Statement | None:
+        if key.identifier == recipient.identifier or key.by == f"{recipient.account}/{recipient.device}":
+            return None
+        compared = key.source is Source.PERSON
+        # XEP-0450, "Authenticating the Key of an Own Endpoint": who is new gets to know what was known.
+        # What others have learned later, they hear from those from whom we hear it.
+        known_by_then = recipient.source is Source.PERSON and key.since <= recipient.since
+        if recipient.account == self.account:
+            # What has been introduced to us is not for us to pass on.
+            may = compared or (known_by_then and key.source is not Source.INTRODUCTION)
+        elif key.account == self.account:
+            may = compared or known_by_then
+        else:
+            may = compared and self.introductions and key.account != recipient.account
+        if may and key.level is TrustLevel.VERIFIED:
+            return Statement(key.account, key.identifier, Verb.TRUST)
+        if may and key.level is TrustLevel.DISTRUSTED and compared:
+            return Statement(key.account, key.identifier, Verb.DISTRUST)
+        return None
+
+    def told(self, recipients: Iterable[KnownKey], statements: Sequence[Statement]) -> None:
+        """These have been told that, or will be: it is on its way."""
+        with self.table.open() as keys:
+            for recipient in recipients:
+                for statement in statements:
+                    value = bytes([statement.verb])
+                    keys.transaction.put(TOLD, recipient.identifier + _name(statement), value)
+
+    def forget_told(self, recipients: Iterable[KnownKey]) -> None:
+        """These have lost what they were told."""
+        with self.table.open() as keys:
+            for recipient in recipients:
+                keys.transaction.delete_prefix(TOLD, recipient.identifier)
+
+
+def _may_change(key: KnownKey, level: TrustLevel, source: Source) -> bool:
+    """Whether a verified sender's word prevails over what is known of the key."""
+    if level is key.level and key.is_proven:
+        # The same again, from a better source perhaps: people's own devices, then the key's account, then others.
+        return source < key.source and key.source is not Source.PERSON and level is TrustLevel.VERIFIED
+    if source is Source.OWN_DEVICE:
+        return True  # it is people at our other device who have decided
+    if key.level is TrustLevel.DISTRUSTED:
+        # What we have refused, others do not make us take back.
+        return source is Source.CONTACT and key.source is Source.CONTACT
+    if level is TrustLevel.DISTRUSTED and source is Source.INTRODUCTION:
+        return key.source is Source.INTRODUCTION  # who introduces may take that back, and no more
+    return True
+
+
+def _name(statement: Statement) -> bytes:
+    return statement.owner.encode() + b"\0" + statement.identifier
+
+
+def _statements(message: TrustMessage) -> Iterator[Statement]:
+    for owner in message.owners:
+        yield from (Statement(owner.jid, key, Verb.TRUST) for key in owner.trust)
+        yield from (Statement(owner.jid, key, Verb.DISTRUST) for key in owner.distrust)
+
+
+def compose(statements: Sequence[Statement]) -> list[TrustMessage]:
+    """The trust messages that say all this."""
+
+    def owner(jid: str, of: list[Statement]) -> KeyOwner:
+        def said(verb: Verb) -> tuple[bytes, ...]:
+            return tuple(one.identifier for one in of if one.verb is verb)
+
+        return KeyOwner(jid, said(Verb.TRUST), said(Verb.DISTRUST))
+
+    return [
+        TrustMessage(tuple(owner(jid, list(of)) for jid, of in groupby(sorted(chunk), attrgetter("owner"))))
+        for chunk in (statements[start : start + MAX_KEYS] for start in range(0, len(statements), MAX_KEYS))
+    ]
