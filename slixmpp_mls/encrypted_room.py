@@ -332,6 +332,8 @@ class EncryptedRoom:
         if not self.is_member:
             return
         self.worker.spawn(self.worker.vigilance.look_again(), "asking about members again")
+        if self.session.leaf_outdated:
+            self.worker.spawn(self.renew_leaf(), "renewing our leaf")
         if self._standing.may_expel(self.xmpp.boundjid.bare):
             self.worker.spawn(self._standing.look(self.xmpp.boundjid.bare), "comparing with the room's lists")
 
@@ -361,6 +363,16 @@ class EncryptedRoom:
         changed = await self.worker.commit(list, force=True)
         assert changed is not None  # with `force` there is always something to do
         return changed
+
+    async def renew_leaf(self) -> GroupChanged | None:
+        """Bring our present credential and signature key into the group.
+
+        :returns: None if they are there
+        :raises UsageError: we are not in the group
+        :raises NotPermitted: the group's policy demands another type of credential
+        """
+        self.session.group  # noqa: B018
+        return await self.worker.commit(lambda: [] if self.session.leaf_outdated else None, force=True)
 
     async def set_policy(self, policy: RoomPolicy) -> GroupChanged | None:
         """Replace the group's policy.

@@ -20,7 +20,8 @@ Configuration (the second argument of ``register_plugin``):
 ``nick``                 nickname in rooms; the account's localpart if not given
 ``cipher_suites``        numbers, the preferred one first; ``(1,)``
 ``key_packages``         how many are kept ready per suite; 100
-``authentication``       an AuthenticationService; the account's device list if not given
+``authentication``       an AuthenticationService, or ``f(directory) -> AuthenticationService`` that makes one out of
+                         that of the accounts' device lists; that one alone if not given
 ``denied_members``       what is done about members whom it denies: ``"remove"``, ``"hold"`` or ``"report"``;
                          see :mod:`slixmpp_mls.vigilance`
 ``grace``                seconds until a member that was vouched for, and is denied now, is removed; 86400
@@ -45,7 +46,8 @@ Events (``xmpp.add_event_handler(name, handler)``):
 ``mls_rejected``              a stanza was refused; ``Rejected`` with the reason
 ``mls_unreadable``            a message without a key for it; ``Unreadable`` says why
 ``mls_doubted``               the Authentication Service does not vouch for a member; ``MemberDoubted``
-``mls_affiliations_differ``     the room lets in others than the group has; ``AffiliationsDiffer``
+``mls_certificate_expires``   a certificate of ours ends soon; ``CertificateExpires``
+``mls_affiliations_differ``   the room lets in others than the group has; ``AffiliationsDiffer``
 ``mls_doubted_message``       a message of a member whom it denies; ``EncryptedMessage``
 ``mls_left_behind``           a member seems to be in a later epoch than we are; ``LeftBehind``
 ``mls_group_lost``            we can not follow a group any more; ``GroupLost``
@@ -111,6 +113,7 @@ from .mls import key_package
 from .mls.cipher_suite import CipherSuite
 from .mls.parameters import Parameters
 from .policy import RoomPolicy
+from .renewal import Renewal
 from .stanza import NS, KeyPackage, parse
 from .stanza import Invitation as InvitationElement
 from .stanza import slixmpp as bindings
@@ -190,10 +193,12 @@ class MLS(BasePlugin):
         self.grace = int(self.config["grace"])
         """Seconds until a lapsed member is removed."""
         self._unsubscribe: Callable[[], None] | None = None
+        self.renewal = Renewal(self)
         self._own_service: DirectoryService | None = None
-        if self.config["authentication"] is None:
+        given = self.config["authentication"]
+        if given is None or callable(given):
             self._own_service = DirectoryService(DeviceDirectory(self.xmpp), clock=self._clock)
-            self.authentication: AuthenticationService = self._own_service
+            self.authentication: AuthenticationService = given(self._own_service) if given else self._own_service
         self.xmpp.register_handler(Callback(_INVITATIONS, _DirectInvitation(""), self._invitation_received))
         self.xmpp.add_event_handler("session_start", self._session_started)
         self.xmpp.add_event_handler("session_resumed", self._session_resumed)
@@ -264,6 +269,7 @@ class MLS(BasePlugin):
             ready.set_result(None)
         self._background(self._maintain(), "maintenance")
         self.fire("mls_ready", self)
+        self.renewal.look()
 
     async def _maintain(self) -> None:
         """Once an hour: fresh KeyPackages, old epochs forgotten, deleted secrets overwritten."""
@@ -274,6 +280,7 @@ class MLS(BasePlugin):
                     handle.session.tidy(self.now)
                     if handle.live and handle.is_member:
                         await handle.worker.vigilance.next_round()
+                self.renewal.look()
                 self.device.store.scrub()
                 await self.replenish()
             except (DeliveryError, StoreError) as error:
@@ -383,6 +390,29 @@ class MLS(BasePlugin):
         """The clock, in whole seconds since the Unix epoch."""
         return int(self._clock())
 
+    # --- certificates --------------------------------------------------------------------------
+
+    def certificate_request(self, suite: int | None = None) -> bytes:
+        """What an authority needs to certify this device's key: a PKCS #10 request, PEM.
+
+        :param suite: number of one of our cipher suites; the preferred one if not given
+        :raises UsageError: not ready, or not one of our suites
+        """
+        return self.renewal.request(suite)
+
+    async def use_certificate(self, chain: bytes | str | None) -> None:
+        """Bear an X.509 credential from now on (RFC 9420 5.3): in new KeyPackages, and in all groups.
+
+        Returns when the KeyPackages have been replaced, and our leaf in every room that can be reached; the others
+        follow by themselves.  The certificate is kept in the store.  See ``docs/certificates.md``.
+
+        :param chain: PEM, our certificate first, then those of the authorities below the root; None: none any more
+        :raises UsageError: it is not for this device, its key or the present time; nothing has changed
+        :raises StoreError: nothing has changed
+        :raises DeliveryError: our KeyPackages could not be replaced yet; it is tried again
+        """
+        await self.renewal.use(chain)
+
     # --- KeyPackages ---------------------------------------------------------------------------
 
     async def replenish(self) -> None:
@@ -480,6 +510,9 @@ class MLS(BasePlugin):
         known = self._rooms.get(bare)
         if known is not None and known.is_member:
             raise UsageError(f"already a member of the group in {bare}")
+        own = self.device.credential(CipherSuite.get(suite or self.device.suites[0]))
+        if policy is not None and not policy.accepts(own):
+            raise UsageError("the policy demands X.509 credentials, and this device has no certificate")
         handle = self._handle(bare)
         try:
             await enter(handle.delivery)

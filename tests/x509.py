@@ -51,7 +51,7 @@ class Authority:
     @classmethod
     def root(cls, name: str = "root", key: Any = None, **options: Any) -> Authority:
         key = key or ec.generate_private_key(ec.SECP256R1())
-        return cls(key, _certificate(name, key.public_key(), name, key, ca=True, **options))
+        return cls(key, _certificate(_name(name), key.public_key(), _name(name), key, ca=True, **options))
 
     def below(self, name: str, key: Any = None, **options: Any) -> Authority:
         """An authority that this one has certified."""
@@ -60,8 +60,7 @@ class Authority:
         return Authority(key, self.certify(name, key.public_key(), **options))
 
     def certify(self, name: str, key: Any, **options: Any) -> x509.Certificate:
-        issuer = self.certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
-        return _certificate(name, key, str(issuer), self.key, **options)
+        return _certificate(_name(name), key, self.certificate.subject, self.key, **options)
 
     def device(self, client: ClientIdentity, key: SignaturePrivateKey, **options: Any) -> x509.Certificate:
         """A certificate as it should be, but for the options."""
@@ -86,9 +85,9 @@ class Authority:
 
 
 def _certificate(
-    name: str,
+    name: x509.Name,
     key: Any,
-    issuer: str,
+    issuer: x509.Name,
     issuer_key: Any,
     *,
     ca: bool = False,
@@ -101,7 +100,7 @@ def _certificate(
     extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
 ) -> x509.Certificate:
     serial = x509.random_serial_number()
-    builder = x509.CertificateBuilder(_name(issuer), _name(name), key, serial, start, start + lasts)
+    builder = x509.CertificateBuilder(issuer, name, key, serial, start, start + lasts)
     builder = builder.add_extension(x509.BasicConstraints(ca, path_length if ca else None), critical=True)
     usage = CERTIFYING if ca and usage is SIGNING else usage
     if usage is not None:

@@ -112,7 +112,9 @@ class Doubts(Mapping[ClientIdentity, Doubt]):
         left = dict(self._doubts)
         for change in effects.changes:
             if change.before is not None and (
-                change.after is None or change.after.signature_key != change.before.signature_key
+                change.after is None
+                or change.after.signature_key != change.before.signature_key
+                or change.after.credential != change.before.credential
             ):
                 left.pop(ClientIdentity.from_leaf(change.before), None)
         left |= {doubt.client: doubt for doubt in judged}
