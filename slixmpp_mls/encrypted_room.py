@@ -18,6 +18,7 @@ from .content import open_content, seal_body, seal_message
 from .errors import DeliveryError, NotPermitted, PeerError, StanzaTooLarge
 from .handover import hand_over
 from .identity import ClientIdentity
+from .linking import link
 from .mls.proposals import Add, AnyProposal, GroupContextExtensions, Remove
 from .mls.tree_math import LeafIndex
 from .policy import RoomPolicy
@@ -373,6 +374,16 @@ class EncryptedRoom:
         """
         self.session.group  # noqa: B018
         return await self.worker.commit(lambda: [] if self.session.leaf_outdated else None, force=True)
+
+    async def link(self, source: EncryptedRoom) -> GroupChanged:
+        """Mix a key of another group into this one, so that keys renewed there protect this one as well.
+
+        See :mod:`slixmpp_mls.linking`.
+
+        :param source: whose members include all of ours
+        :raises UsageError: we are not in both, or a member (who is named) is not in the other one
+        """
+        return await link(self.worker, source.session)
 
     async def set_policy(self, policy: RoomPolicy) -> GroupChanged | None:
         """Replace the group's policy.

@@ -93,6 +93,7 @@ from slixmpp.xmlstream.matcher.base import MatcherBase
 
 from .authentication import AuthenticationService, DirectoryService
 from .client import Device, KeyPackageSettings, RoomGroup
+from .client.other_groups import Awaited
 from .client.records import RoomState
 from .delivery import Archive, DeviceDirectory, Invitation, KeyPackageDirectory, Room, Stream, Uploads, parse_invitation
 from .delivery.archive import stamped_ids
@@ -564,6 +565,16 @@ class MLS(BasePlugin):
         """Stop reading a room."""
         self._rooms.pop(handle.room, None)
         await handle.worker.stop()
+
+    async def reached(self, awaited: Awaited) -> None:
+        """Wait until one of our rooms is in an epoch that another one needs, or will not get there."""
+        try:
+            await self.ready()  # by then all rooms are being read
+        except MLSError:
+            return
+        handle = self._rooms.get(awaited.room)
+        if handle is not None:
+            await handle.worker.reach(awaited.epoch)
 
     def _outgoing(self, stanza: Any) -> Any:
         """A filter that changes nothing: it notices that we have announced our presence to the server.

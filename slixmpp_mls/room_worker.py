@@ -87,6 +87,8 @@ _NS_EME = "urn:xmpp:eme:0"
 _COMMIT_ATTEMPTS = 25  # how often a Commit is made anew when others come first
 _FETCH_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # seconds, between attempts to fetch a tree
 _FORGET = 1.0  # seconds, until what was handed over is deleted if nothing else is written
+_UNDER_WAY = 10.0  # seconds in which a Commit that others have seen should have reached us
+_CATCHING_UP = 120.0  # seconds in which reading an archive should have brought us to another epoch
 _STORE_PAUSE = 60.0  # seconds, the longest between two tries to write
 
 _EVENT_NAMES: dict[type, str] = {
@@ -151,6 +153,7 @@ class RoomWorker:
         """Why the room is read no more, if it is for good."""
         self.before_commit: str | None = None
         """Archive id of the stanza before our last Commit that took effect: where its Welcome is found."""
+        self._turned = asyncio.Event()  # set, and replaced, whenever we are further in the room
         self._received = received
         self._went_live = went_live
         self._expelled = expelled
@@ -282,12 +285,16 @@ class RoomWorker:
         if was_member and not self.is_member:
             self.left.set()
             self.moved_on.set()
+            self._turn()
         if isinstance(step.action, Remember):
             self.spawn(self._commit_for_others(), "committing for others")
 
     async def _step(self, incoming: Incoming, stanza: RoomStanza) -> Step:
         step = self.session.examine(incoming, self.plugin.now)
         refusal: PeerError | None = None
+        if step.awaits is not None:
+            await self.plugin.reached(step.awaits)
+            step = self.session.examine(incoming, self.plugin.now)
         if step.tree_at is not None:
             try:
                 incoming = replace(incoming, tree=await self._fetch(step.tree_at))
@@ -307,6 +314,18 @@ class RoomWorker:
         if isinstance(step.action, MoveOn) and step.action.staged.own:
             self.before_commit = before
         return step
+
+    async def reach(self, epoch: int) -> None:
+        """Wait until the group is in an epoch, or there is no hope for it any more."""
+        with suppress(TimeoutError):
+            while self.is_member and self.session.group.epoch < epoch and self.lost is None:
+                # Each epoch is progress; once the archive has been read, only what is under way can bring another.
+                async with asyncio.timeout(_UNDER_WAY if self.live.is_set() else _CATCHING_UP):
+                    await self._turned.wait()
+
+    def _turn(self) -> None:
+        self._turned.set()
+        self._turned = asyncio.Event()
 
     async def _fetch(self, place: BlobReference) -> bytes:
         """A blob, after some attempts; those that fail with our own connection do not count.
@@ -368,6 +387,7 @@ class RoomWorker:
                         confirmation.set_result(event.archive_id)
                 case GroupChanged():
                     self.moved_on.set()
+                    self._turn()
                     if event.by.identity == self.plugin.device.identity:
                         self._settle(event)
                 case CommitLost():
@@ -439,6 +459,7 @@ class RoomWorker:
                     due = self.session.outstanding_ids()
                     self._unsent.clear()
                     self.live.set()
+                    self._turn()
                     self.spawn(self._flush(due), "sending again")
                     self._went_live()
             case Interrupted():

@@ -87,6 +87,10 @@ class Roster:
         """How many clients of an account there are."""
         return len(self._accounts.get(account, ()))
 
+    def clients(self) -> Iterator[ClientIdentity]:
+        """All clients, in no particular order."""
+        return iter(self._leaves)
+
     def accounts(self) -> Iterator[str]:
         """All accounts that have a client in the group, each once, in no particular order."""
         return iter(self._accounts)

@@ -27,14 +27,11 @@ from .events import MessageReceived
 from .inbox import Inbox, as_event
 from .member import Member
 from .outbox import NUMBER, Outbox
-from .records import InboxRecord, OutboxKind, OutboxRecord, RoomRecord, RoomState, Spaces
+from .records import ROOMS, InboxRecord, OutboxKind, OutboxRecord, RoomRecord, RoomState, Spaces
 from .seen import Seen
 from .waiting import committable
 
 __all__ = ["ROOMS", "Kept", "put_all", "put_changes"]
-
-ROOMS = "room"
-
 
 class Kept:
     """A room's group on this device.

@@ -55,6 +55,7 @@ from .events import (
 from .inbox import as_record
 from .kept import ROOMS, Kept, put_all, put_changes
 from .member import Member
+from .other_groups import OtherGroups
 from .records import OutboxKind, RoomRecord, RoomState
 from .seen import mark, message_id
 from .steps import Abandon, Ignore, Incoming, Join, MoveOn, Read, Remember, Sent, Step
@@ -79,21 +80,22 @@ class Receiving(Kept):
 
         :raises StoreError: the store failed
         """
+        others = OtherGroups(self.device, self.room)
         try:
             if incoming.error is not None:
                 raise incoming.error
             if self._group is None:
-                return self._examine_outside(incoming)
-            return self._examine_inside(incoming, now)
+                return self._examine_outside(incoming, others)
+            return self._examine_inside(incoming, now, others)
         except StateRolledBack as error:
             return Step(incoming, Abandon(str(error)))
         except PeerError as error:
-            return Step(incoming, Ignore((self._rejected(incoming, error),)))
+            return Step(incoming, Ignore((self._rejected(incoming, error),)), awaits=others.awaited)
 
     def _rejected(self, incoming: Incoming, error: PeerError) -> Rejected:
         return Rejected(self.room, error, incoming.claimed, incoming.archive_id)
 
-    def _examine_inside(self, incoming: Incoming, now: int) -> Step:
+    def _examine_inside(self, incoming: Incoming, now: int, others: OtherGroups) -> Step:
         group = self.group
         for payload in incoming.payloads:
             if payload.group != group.group_id:
@@ -103,20 +105,20 @@ class Receiving(Kept):
             number = self._outbox.of_message(payload.data)
             if number is not None:
                 check_consistency(payload)
-                return self._examine_own(incoming, number)
+                return self._examine_own(incoming, number, others)
             if payload.epoch > group.epoch:
                 return self._examine_ahead(incoming, payload)
             if isinstance(payload, elements.Application):
                 return self._examine_application(incoming, payload, now)
             if isinstance(payload, elements.Proposal):
                 return self._examine_proposal(incoming, payload, now)
-            return self._examine_commit(incoming, payload, now)
+            return self._examine_commit(incoming, payload, now, others)
         return Step(incoming, Ignore())
 
-    def _examine_own(self, incoming: Incoming, number: bytes) -> Step:
+    def _examine_own(self, incoming: Incoming, number: bytes, others: OtherGroups) -> Step:
         record = self._outbox[number]
         if record.kind is OutboxKind.COMMIT:
-            return self._move_on(incoming, self._staged[number])
+            return self._move_on(incoming, self._staged[number], others)
         event = None
         if record.kind is OutboxKind.APPLICATION:
             event = MessageSent(self.room, record.origin_id.decode(), incoming.archive_id, record.plaintext)
@@ -169,34 +171,36 @@ class Receiving(Kept):
             leaves = (proposal.leaf_node,)
         return Step(incoming, Remember(received), leaves)
 
-    def _examine_commit(self, incoming: Incoming, payload: elements.Commit, now: int) -> Step:
+    def _examine_commit(
+        self, incoming: Incoming, payload: elements.Commit, now: int, others: OtherGroups
+    ) -> Step:
         if payload.epoch < self.group.epoch:
             return Step(incoming, Ignore())  # rule 1: another Commit has ended that epoch
-        staged = self.group.process(check_consistency(payload), now=now)
+        staged = self.group.process(check_consistency(payload), now=now, psks=others.psk)
         assert isinstance(staged, StagedCommit)
-        return self._move_on(incoming, staged)
+        return self._move_on(incoming, staged, others)
 
-    def _move_on(self, incoming: Incoming, staged: StagedCommit) -> Step:
+    def _move_on(self, incoming: Incoming, staged: StagedCommit, others: OtherGroups) -> Step:
         roster = check(self.policy, staged.effects, self.roster)
         if staged.next is None:
-            return self._examine_removal(incoming, staged)
+            return self._examine_removal(incoming, staged, others)
         policy = RoomPolicy.required_in(staged.next.context.extensions)
         leaves = () if staged.own else tuple(_new_leaves(staged.effects))
         return Step(incoming, MoveOn(staged, roster, policy), leaves)
 
-    def _examine_removal(self, incoming: Incoming, staged: StagedCommit) -> Step:
+    def _examine_removal(self, incoming: Incoming, staged: StagedCommit, others: OtherGroups) -> Step:
         """We are removed, and perhaps added afresh by the same Commit: its Welcome is in the same stanza."""
         back: Step | None = None
         reasons: tuple[Event, ...] = ()
         try:
-            back = self._find_welcome(incoming)
+            back = self._find_welcome(incoming, others)
         except PeerError as error:
             reasons = (self._rejected(incoming, error),)
         join = None if back is None or not isinstance(back.action, Join) else back.action
         action = MoveOn(staged, None, None, join, reasons)
         return Step(incoming, action) if back is None else replace(back, action=action)
 
-    def _examine_outside(self, incoming: Incoming) -> Step:
+    def _examine_outside(self, incoming: Incoming, others: OtherGroups) -> Step:
         """We wait for a Welcome: one whose Commit is the first of its epoch in the room.
 
         Only members can tell whether a Commit is valid.  But one that came second has lost, and its Welcome
@@ -204,7 +208,7 @@ class Receiving(Kept):
         """
         seen = _marks(self._record.commits)
         if not any(each in seen for each in _commits_in(incoming)):
-            step = self._find_welcome(incoming)
+            step = self._find_welcome(incoming, others)
             if step is not None:
                 return step
         return Step(
@@ -218,7 +222,7 @@ class Receiving(Kept):
             ),
         )
 
-    def _find_welcome(self, incoming: Incoming) -> Step | None:
+    def _find_welcome(self, incoming: Incoming, others: OtherGroups) -> Step | None:
         for payload in incoming.payloads:
             if not isinstance(payload, elements.Welcome):
                 continue
@@ -228,13 +232,18 @@ class Receiving(Kept):
                 references = [entry.new_member for entry in welcome.secrets]
                 bundle = self.device.find_bundle(transaction, references)
             if bundle is not None:
-                return self._examine_welcome(incoming, payload, welcome, bundle)
+                return self._examine_welcome(incoming, payload, welcome, bundle, others)
         return None
 
     def _examine_welcome(
-        self, incoming: Incoming, payload: elements.Welcome, welcome: Welcome, bundle: KeyPackageBundle
+        self,
+        incoming: Incoming,
+        payload: elements.Welcome,
+        welcome: Welcome,
+        bundle: KeyPackageBundle,
+        others: OtherGroups,
     ) -> Step:
-        info = Group.peek(welcome, bundle)
+        info = Group.peek(welcome, bundle, psks=others.psk, groups=others.group)
         context = info.group_context
         if (context.group_id, context.epoch) != (payload.group, payload.epoch):
             raise InvalidError("a Welcome to another group or epoch than its element says", _RULES)
@@ -247,7 +256,14 @@ class Receiving(Kept):
         if incoming.tree is None and (location := _tree_location(info)) is not None:
             return Step(incoming, Ignore(), tree_at=location)
         # The GroupInfo, of which only claims have been judged so far, is verified here.
-        staged = Group.join(welcome, bundle, tree=incoming.tree, parameters=self.device.parameters)
+        staged = Group.join(
+            welcome,
+            bundle,
+            tree=incoming.tree,
+            psks=others.psk,
+            groups=others.group,
+            parameters=self.device.parameters,
+        )
         state = staged.state
         roster = Roster.of(state.members())
         leaves = tuple(leaf for index, leaf in state.members() if index != state.own_index)

@@ -34,8 +34,11 @@ from typing import Annotated, ClassVar, Self
 from ..mls.tls import Enum, Struct, opaque, struct, uint8, uint32, uint64
 
 __all__ = [
-    "DoubtRecord", "InboxRecord", "KeyPackageRecord", "OutboxKind", "OutboxRecord", "RoomRecord", "RoomState", "Spaces",
+    "ROOMS", "DoubtRecord", "InboxRecord", "KeyPackageRecord", "OutboxKind", "OutboxRecord", "RoomRecord", "RoomState",
+    "Spaces",
 ]  # fmt: skip
+
+ROOMS = "room"
 
 
 class RoomState(IntEnum):
@@ -56,6 +59,8 @@ class OutboxKind(IntEnum):
     APPLICATION = 1
     PROPOSAL = 2
     COMMIT = 3
+    CREATION = 4
+    """The first Commit of a group that continues another one, with its Welcome."""
 
 
 @struct
@@ -95,7 +100,8 @@ class OutboxRecord(Struct):
 
     `digest` is the SHA-256 of the MLSMessage by which its reflection is known; `plaintext` is kept
     of application data until then, for the case that it must be encrypted anew; `earlier` holds the digests
-    of its former encryptions, 32 octets each.  `reference` is a proposal's ProposalRef.  What the room has
+    of its former encryptions, 32 octets each.  `reference` is a proposal's ProposalRef, or the id
+    of a group that is created.  What the room has
     `refused` is not sent again, but is still known if it comes after all: a refusal by a server on the way
     does not prove that the room has not got it.
     """

@@ -28,13 +28,14 @@ from ..mls.framing import MemberSender
 from ..mls.group import Group
 from ..mls.own_leaf import OwnLeaf
 from ..mls.proposal_list import SentProposal
-from ..mls.proposals import AnyProposal
+from ..mls.proposals import Add, AnyProposal, PreSharedKey
 from ..mls.tree_index import Feature
 from ..policy import check
 from ..stanza import elements
 from ..stanza.elements import RoomElement
 from .events import CommitLost, Event
 from .kept import Kept, put_all, put_changes
+from .other_groups import OtherGroups
 from .records import OutboxKind, OutboxRecord
 from .seen import MAX_ID
 from .steps import Outgoing
@@ -215,17 +216,21 @@ class Sending(Kept):
             unwanted=self._uncommitted(),
             rules=self.device.leaf_rules(now),
         )
+        if any(isinstance(proposal, PreSharedKey) for proposal in proposals):
+            # Who is added by the same Commit would need the PSK, too (RFC 9420 12.4.3.1).
+            waiting = tuple(sent for sent in waiting if not isinstance(sent.proposal, Add))
         references = [sent.reference or b"" for sent in waiting]
+        psks = OtherGroups(self.device, self.room).psk
         try:
             return self.group.draft_commit(
-                proposals, now=now, by_reference=references, options=options, random=self.device.random
+                proposals, now=now, by_reference=references, options=options, psks=psks, random=self.device.random
             )
         except InvalidError:
             if not references:
                 raise
         # Nobody's proposal may keep us from committing.
         return self.group.draft_commit(
-            proposals, now=now, by_reference=(), options=options, random=self.device.random
+            proposals, now=now, by_reference=(), options=options, psks=psks, random=self.device.random
         )
 
     def _outbox_record(

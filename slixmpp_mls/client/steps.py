@@ -15,6 +15,7 @@ from ..policy import RoomPolicy
 from ..roster import Roster
 from ..stanza.elements import RoomElement
 from .events import Event
+from .other_groups import Awaited
 from .records import OutboxKind
 
 __all__ = ["Abandon", "Ignore", "Incoming", "Join", "MoveOn", "Outgoing", "Read", "Remember", "Sent", "Step"]
@@ -134,12 +135,15 @@ class Step:
     :ivar leaves: new leaves, for the Authentication Service to judge before the step is accepted
     :ivar tree_at: where the ratchet tree is of a Welcome for us; without it we do not follow the Welcome: fetch it, and
         examine the stanza again with it as :attr:`Incoming.tree`
+    :ivar awaits: an epoch of another room's group, a PSK of which it names: wait for that room to get there, or to have
+        been read to its end, and examine the stanza again; then accept what comes out
     """
 
     incoming: Incoming
     action: Ignore | Sent | Read | Remember | MoveOn | Join | Abandon
     leaves: tuple[LeafNode, ...] = ()
     tree_at: BlobReference | None = None
+    awaits: Awaited | None = None
 
     @property
     def join(self) -> Join | None:

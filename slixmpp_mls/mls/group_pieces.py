@@ -26,7 +26,7 @@ present one nor among the ended ones are passed over.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from struct import Struct as Layout
 from typing import Any, ClassVar, TypeVar
@@ -51,7 +51,9 @@ from .tls import Struct, opaque, struct, uint32, uint64
 from .tree_math import LeafIndex
 from .treekem import TreeKEMPrivate
 
-__all__ = ["Changes", "changes_since", "pieces", "restore", "restore_staged", "staged_pieces", "stored"]
+__all__ = [
+    "Changes", "changes_since", "pieces", "restore", "restore_staged", "resumption_psk", "staged_pieces", "stored",
+]  # fmt: skip
 
 Changes = dict[bytes, bytes | None]
 """Pieces to write; None for those to delete."""
@@ -303,6 +305,22 @@ def _restore_past(
 def _restore_update(suite: CipherSuite, value: bytes) -> OwnUpdate:
     record = UpdateRecord.decode(value)
     return OwnUpdate(suite.import_hpke_key(record.leaf_key), suite.import_signature_key(record.signature_key))
+
+
+def resumption_psk(piece: Callable[[bytes], bytes | None], epoch: int) -> tuple[int, bytes | None]:
+    """RFC 9420 8.6: the resumption PSK of an epoch, without restoring the state.
+
+    :param piece: gives a piece by its name, None if there is none
+    :returns: the present epoch; the PSK, None if it is not kept, or not known yet
+    :raises InvalidError: the pieces make up no state
+    """
+    frame, secrets = piece(b"E"), piece(b"S")
+    if frame is None or secrets is None:
+        raise InvalidError("the group's state lacks its present epoch")
+    present = EpochRecord.decode(frame).context.epoch
+    if epoch == present:
+        return present, EpochSecrets.decode(secrets).resumption_psk
+    return present, piece(_epoch(b"Y", epoch))
 
 
 # --- a Commit that waits ---------------------------------------------------------------------

@@ -1,0 +1,79 @@
+"""The other groups of a device: what a room's group draws keys from, or goes on from (RFC 9420 8.4, 8.6, 11).
+
+They are found in the store, by group id.  Rooms need not know each other for that, nothing has to be kept in
+step, and after a restart it is the same.
+
+Rooms are read independently of each other, so that a Commit or a Welcome may name an epoch that the other room
+has not brought us to yet.  An :class:`OtherGroups` remembers that it was asked for such a one: whoever reads the
+room waits for the other room to get there, and looks again.  (Nobody waits in a circle: what was made after
+an epoch had begun can not be needed for beginning it.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..mls import group_pieces
+from ..mls.group import Group
+from ..mls.psk import ExternalPSK, ResumptionPSK
+from ..store.interface import Transaction
+from .device import Device
+from .records import ROOMS, RoomRecord, RoomState, Spaces
+
+__all__ = ["Awaited", "OtherGroups"]
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """An epoch that another room of ours has not reached."""
+
+    room: str
+    epoch: int
+
+
+class OtherGroups:
+    """One look at them.
+
+    :param room: for which room's group
+    :ivar awaited: an epoch that was asked for and may still come; None if nothing was
+    """
+
+    def __init__(self, device: Device, room: str) -> None:
+        self._device = device
+        self._room = room
+        self.awaited: Awaited | None = None
+
+    def psk(self, name: ExternalPSK | ResumptionPSK) -> bytes | None:
+        """The value of a PSK (a :data:`~slixmpp_mls.mls.group_state.PSKLookup`); None if we do not have it."""
+        if not isinstance(name, ResumptionPSK):
+            return None
+        with self._device.store.transaction() as transaction:
+            room = _room_of(transaction, name.psk_group_id)
+            if room is None:
+                return None
+            space = Spaces.of(room).group
+            epoch, value = group_pieces.resumption_psk(lambda key: transaction.get(space, key), name.psk_epoch)
+        if epoch < name.psk_epoch:
+            self.awaited = Awaited(room, name.psk_epoch)
+        return value
+
+    def group(self, group_id: bytes) -> Group | None:
+        """A group by its id (a :data:`~slixmpp_mls.mls.joining.GroupLookup`); None if we are not in it.
+
+        The room's own group is no other one, unless it has ended: a Welcome may lead back into it.
+        """
+        with self._device.store.transaction() as transaction:
+            room = _room_of(transaction, group_id)
+            if room is None:
+                return None
+            group = Group.restore(transaction.items(Spaces.of(room).group), self._device.parameters)
+        return None if room == self._room and group.closed is None else group
+
+
+def _room_of(transaction: Transaction, group_id: bytes) -> str | None:
+    """The room that has this group, of those in whose group we are."""
+    for key, value in transaction.items(ROOMS):
+        record = RoomRecord.decode(value)
+        if record.state is RoomState.MEMBER and record.group_id == group_id:
+            return key.decode()
+    return None
