@@ -58,21 +58,22 @@ class Candidates:
 async def find_candidates(plugin: MLS, session: RoomGroup, accounts: Iterable[str]) -> Candidates:
     """The devices of these accounts that are not in the group yet.
 
-    :param accounts: bare JIDs
+    :param accounts: bare JIDs, or full identities (``account/device``) of single devices
     """
     found = Candidates()
     await asyncio.gather(*(_find(plugin, session, account, found) for account in dict.fromkeys(accounts)))
     return found
 
 
-async def _find(plugin: MLS, session: RoomGroup, account: str, found: Candidates) -> None:
+async def _find(plugin: MLS, session: RoomGroup, wanted: str, found: Candidates) -> None:
+    account, _, only = wanted.partition("/")
     try:
         items = await plugin.directory.items(account, limit=_READ)
     except DeliveryError as error:
-        found.failed[account] = f"the directory can not be read: {error}"
+        found.failed[wanted] = f"the directory can not be read: {error}"
         return
     if not items:
-        found.failed[account] = "no KeyPackages: no client of this account supports MLS"
+        found.failed[wanted] = "no KeyPackages: no client of this account supports MLS"
         return
     group = session.group
     requirements = GroupRequirements.of_context(group.context)
@@ -82,7 +83,9 @@ async def _find(plugin: MLS, session: RoomGroup, account: str, found: Candidates
     for item_id, element in items.items():
         try:
             package = _open_item(item_id, element, account, requirements, rules)
-            usable.setdefault(ClientIdentity.from_leaf(package.leaf), []).append(package)
+            client = ClientIdentity.from_leaf(package.leaf)
+            if not only or client.device == only:
+                usable.setdefault(client, []).append(package)
         except PeerError as error:
             refusals.add(str(error))
     roster = session.roster
@@ -95,10 +98,10 @@ async def _find(plugin: MLS, session: RoomGroup, account: str, found: Candidates
     denied = await _authenticate(plugin, session, {c: p for c, p in chosen.items() if c not in unfit}, found)
     if denied + len(unfit) == len(chosen):
         if usable and not chosen:
-            found.failed[account] = "all of its devices are in the group"
+            found.failed[wanted] = "all of its devices are in the group"
         else:
             reasons = refusals.union(found.skipped[str(client)] for client in chosen)
-            found.failed[account] = "; ".join(sorted(reasons)[:3])
+            found.failed[wanted] = "; ".join(sorted(reasons)[:3]) or "no KeyPackages of this device"
 
 
 def _pick(packages: list[VerifiedKeyPackage]) -> VerifiedKeyPackage:

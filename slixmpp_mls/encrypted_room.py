@@ -229,7 +229,7 @@ class EncryptedRoom:
 
         As many are added at once as fit into a stanza; a ratchet tree that would not fit with them is uploaded.
 
-        :param accounts: bare JIDs
+        :param accounts: bare JIDs, or full identities (``account/device``) of single devices
         :raises NotPermitted: the group's policy or the room forbids it
         :raises StanzaTooLarge: not even one fits, and our server has no upload service
         :raises DeliveryError: an upload has failed; who is in :attr:`members` has been added

@@ -4,7 +4,8 @@
 
     MLSError
     ├── UsageError            you: the call does not fit the state; nothing has changed
-    │   └── NotVouchedFor     what is to be encrypted would be for members whom the Authentication Service denies
+    │   ├── NotVouchedFor     what is to be encrypted would be for members whom the Authentication Service denies
+    │   └── DeviceRetired     our account has retired this device: a new store makes a new one
     ├── PeerError             them: bad input from the network; dropped, nothing has changed
     │   ├── MalformedError    it can not be parsed, or breaks a limit on size, depth or count
     │   └── InvalidError      it parses, but breaks a rule; `section` names the rule
@@ -58,6 +59,8 @@ class NotVouchedFor(UsageError):
     def __init__(self, clients: Sequence[str]) -> None:
         super().__init__(f"nothing is sent while the Authentication Service denies {', '.join(clients)}")
         self.clients = tuple(clients)
+class DeviceRetired(UsageError):
+    """Our account has retired this device: its keys are worth nothing any more.  A new store makes a new device."""
 
 
 class PeerError(MLSError):

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ..errors import InvalidError, MalformedError
+from ..errors import InvalidError, MalformedError, UsageError
 from ..identity import ClientIdentity, new_device_id
 from ..mls.cipher_suite import CipherSuite, Random, SignaturePrivateKey
 from ..mls.credential import AnyCredential
@@ -30,6 +30,7 @@ __all__ = ["Device", "KeyPackagePlan", "KeyPackageSettings", "PublishedKeyPackag
 
 _DEVICE = "device"
 _KEY_PACKAGES = "key-package"
+_ROOMS = "room"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,19 @@ class Device:
         else:
             key = suite.import_signature_key(octets)
         self._signature_keys[suite.signature_scheme] = key
+
+    def take_new_id(self) -> None:
+        """Before anything is published: the id that was made is another device's.
+
+        :raises UsageError: we have KeyPackages or a group already, which bear the name
+        :raises StoreError: nothing has changed
+        """
+        identity = ClientIdentity.new(self.identity.account)
+        with self.store.transaction() as transaction:
+            if any(True for space in (_KEY_PACKAGES, _ROOMS) for _ in transaction.items(space)):
+                raise UsageError("a device that has been used can not take another id")
+            transaction.put(_DEVICE, b"id", identity.device.encode())
+        self.identity = identity
 
     # --- keys ----------------------------------------------------------------------------------
 
@@ -226,6 +240,11 @@ class Device:
             transaction.put(_KEY_PACKAGES, bundle.reference, KeyPackageRecord(bundle.encode(), until, 1).encode())
         else:
             transaction.delete(_KEY_PACKAGES, bundle.reference)
+
+    def forget_key_packages(self) -> None:
+        """Delete all of ours: nobody can add us any more."""
+        with self.store.transaction() as transaction:
+            transaction.delete_prefix(_KEY_PACKAGES)
 
     def _record(self, bundle: KeyPackageBundle) -> KeyPackageRecord:
         return KeyPackageRecord(bundle.encode(), _expiry(bundle) + self.parameters.clock_tolerance, 0)

@@ -6,6 +6,9 @@ space                      key                       value
 ``device``                 ``id``                    device id
 ``device``                 ``key`` + scheme (2)      private signature key
 ``device``                 ``invitation``            archive id of the last invitation read (the plugin's)
+``device``                 ``listed``, ``label``,    whether, and as what, our account's node has listed us; since when
+                           ``retired``               it is over (:mod:`slixmpp_mls.own_devices`, as are ``own-device``
+                                                     and ``admission``)
 ``key-package``            KeyPackageRef             :class:`KeyPackageRecord`
 ``room``                   room's bare JID           :class:`RoomRecord`
 ``group/`` + room          piece                     :mod:`slixmpp_mls.mls.group_pieces`
