@@ -2,8 +2,8 @@
 
 For each account its directory is read, everything in it is verified as if a stranger had
 written it (the server may have), one KeyPackage is picked for each device at random (PEP can not hand
-one out only once, so that two who add at the same time should seldom meet), one of last
-resort only if there is nothing else, and the Authentication Service is asked about the leaf.
+one out only once, so that two who add at the same time should seldom meet), none that we have picked
+before, one of last resort only if there is nothing else, and the Authentication Service is asked about the leaf.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from .authentication.listeners import Recent
 from .client import RoomGroup, open_key_package
 from .errors import DeliveryError, InvalidError, MalformedError, PeerError
 from .identity import ClientIdentity
@@ -90,7 +91,7 @@ async def _find(plugin: MLS, session: RoomGroup, wanted: str, found: Candidates)
             refusals.add(str(error))
     roster = session.roster
     chosen = {
-        client: _pick(packages)
+        client: _pick(packages, plugin.picked)
         for client, packages in usable.items()
         if client != plugin.device.identity and roster.leaf_of(client) is None
     }
@@ -104,9 +105,13 @@ async def _find(plugin: MLS, session: RoomGroup, wanted: str, found: Candidates)
             found.failed[wanted] = "; ".join(sorted(reasons)[:3]) or "no KeyPackages of this device"
 
 
-def _pick(packages: list[VerifiedKeyPackage]) -> VerifiedKeyPackage:
+def _pick(packages: list[VerifiedKeyPackage], picked: Recent[bytes, None]) -> VerifiedKeyPackage:
     ordinary = [package for package in packages if not package.last_resort]
-    return random.choice(ordinary or packages)  # noqa: S311  # not a secret
+    fresh = [package for package in ordinary if package.reference not in picked]
+    again = [package for package in packages if package.last_resort]
+    package = random.choice(fresh or again or ordinary)  # noqa: S311  # not a secret
+    picked[package.reference] = None  # its owner may not have come to retract it when we add to the next room
+    return package
 
 
 def _open_item(

@@ -48,7 +48,9 @@ class EncryptedMessage:
     :ivar delayed: whether it comes from the archive
     :ivar again: whether it was read before a restart, and perhaps handed out; the same `archive_id` tells
     :ivar warnings: contradictions that do not make it false: ``time`` (the sender's clock and the
-        room's differ), ``claimed-sender`` (the room says that it is from another account), ``clear``
+        room's differ), ``claimed-sender`` (the room says that it is from another account),
+        ``removed`` (its sender had been removed when the room got it: a message that was under way, or one whose keys
+        have been kept by somebody who should not have them), ``clear``
         (the stanza said something in clear beside the ciphertext, a body perhaps; it is not in `message`)
     :ivar doubt: why the Authentication Service did not vouch for the sender when it sent this; None if it did
     """
@@ -146,6 +148,8 @@ def open_content(group: EncryptedRoom, received: MessageReceived, now: float) ->
         warnings.append("time")
     if received.forged:
         warnings.append("claimed-sender")
+    if received.removed:
+        warnings.append("removed")
     if received.clear:
         warnings.append("clear")
     attributes = {"from": received.occupant, "to": str(group.xmpp.boundjid), "type": "groupchat"}

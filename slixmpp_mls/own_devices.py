@@ -2,7 +2,7 @@
 
 ::
 
-    for device in await mls.devices.list():
+    for device in await mls.devices.all():
         print(device.id, device.label, device.fingerprint, device.groups)
     await mls.devices.rename("96fee99052b73d57", "Old phone")
     await mls.devices.retire("96fee99052b73d57")
@@ -11,9 +11,11 @@ Each device minds its own item of the account's node of devices, and looks at th
 server tells of a change, and every hour.  What it sees there:
 
 ===========================  ==========================================================================================
-another device that is new   ``mls_new_device``, once.  It is *admitted*, that is, added to every room that we are in, if
-                             :meth:`OwnDevices.admit` says so, or at once if ``new_devices`` is ``"add"``
+another device that is new   ``mls_new_device``, once.  It is *admitted*, that is, added to every room that we are in,
+                             if :meth:`OwnDevices.admit` says so, or at once if ``new_devices`` is ``"add"``
 another device is retired    its leaves are removed from every room in which we meet it, now and later
+one that was retired is      ``mls_device_conflict``; it is retired again
+listed again
 we are retired               ``mls_retired``; our KeyPackages and groups are deleted, nothing is published again
 we are missing               the node has been lost: our item is published again
 our id with other keys       before our first publication: another id is taken; later: ``mls_device_conflict``, and our
@@ -42,141 +44,51 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from enum import IntEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from .client import GroupChanged, Joined
 from .content import EncryptedMessage
-from .delivery import DeviceDirectory
-from .errors import DeliveryError, DeviceRetired, InvalidError, MLSError, NotPermitted, PeerError, StoreError, UsageError
+from .delivery import CatchingUp, DeviceDirectory
+from .device_list import (
+    DeviceConflict,
+    DeviceRecord,
+    DeviceStatus,
+    Listed,
+    NewOwnDevice,
+    OwnDevice,
+    Published,
+    RoomsChanged,
+    read_devices,
+    read_key_packages,
+)
+from .errors import DeliveryError, DeviceRetired, MLSError, NotPermitted, StoreError, UsageError
 from .identity import ClientIdentity, fingerprint
-from .mls import key_package, tls
 from .mls.cipher_suite import CipherSuite
-from .mls.leaf_node import KeyPackageSource
-from .mls.leaf_validation import GroupRequirements, LeafRules
-from .mls.parameters import HOUR
-from .mls.tls import Struct, struct, uint64
-from .stanza import Device, KeyPackage, RetiredDevice, parse
-from .stanza.consistency import check as check_consistency
+from .stanza import Device, RetiredDevice
 from .store.interface import Transaction
-from .xmpp_xml import AnyElement
 
 if TYPE_CHECKING:
     from .encrypted_room import EncryptedRoom
     from .plugin import MLS
 
-__all__ = ["DeviceConflict", "DeviceStatus", "NewOwnDevice", "OwnDevice", "OwnDevices", "RoomsChanged"]
+__all__ = ["OwnDevices"]
 
 log = logging.getLogger(__name__)
 
 JITTER = 10.0  # seconds, the longest wait before doing what another device of ours may do
 LOOK = 3600.0  # seconds between looks at the node if nobody tells of a change
-RETRY = 300.0  # seconds until what could not be done is tried again
+RETRY = 5.0  # seconds until what could not be done is tried again, each time twice as long, up to
+RETRY_AT_MOST = 900.0
 PATIENCE = 30.0  # seconds that a call waits for a room
 _SEEN_STEP = 600  # seconds: what is newer by less is not written
 _SPACE, _ADMISSION = "own-device", "admission"
 _LISTED = ("device", b"listed")  # whether we have ever published our item
 _LABEL = ("device", b"label")  # of the configuration, when it was published last
 _RETIRED = ("device", b"retired")  # since when, seconds since the Unix epoch
-
-
-class DeviceStatus(IntEnum):
-    """How we stand to another device of our account."""
-
-    KNOWN = 1
-    """It was there before us."""
-    NEW = 2
-    """It came after us, and nobody has decided about it."""
-    ADMITTED = 3
-    """It came after us, and belongs into our rooms."""
-    RETIRED = 4
-
-
-@struct
-class DeviceRecord(Struct):
-    """Another device: `since` when we know it, `seen` when it signed something last (0: never that we know)."""
-
-    status: Annotated[DeviceStatus, tls.Enum(DeviceStatus)]
-    since: uint64
-    seen: uint64
-
-
-@dataclass(frozen=True, slots=True)
-class OwnDevice:
-    """One device of our account.
-
-    :ivar id: device id
-    :ivar label: for people; any device of the account can set it
-    :ivar added: when it came to the account, by its own word
-    :ivar last_seen: when it has signed something last that we have seen; None if nothing
-    :ivar fingerprint: of its key for our preferred cipher suite; None if it lists none, or is not listed
-    :ivar signature_keys: all that it lists, by number of the TLS SignatureScheme, the present one first
-    :ivar key_packages: how many KeyPackages for our preferred suite wait in the directory, of last resort included
-    :ivar groups: bare JIDs of rooms in whose groups we see it
-    :ivar this: whether it is the one that we are
-    :ivar status: how we stand to it
-    """
-
-    id: str
-    label: str | None
-    added: datetime | None
-    last_seen: datetime | None
-    fingerprint: str | None
-    signature_keys: Mapping[int, tuple[bytes, ...]] = field(repr=False)
-    key_packages: int
-    groups: tuple[str, ...]
-    this: bool
-    status: DeviceStatus
-
-
-@dataclass(frozen=True, slots=True)
-class NewOwnDevice:
-    """Our account lists a device that we have not seen before; ``await mls.devices.admit(event.id)`` lets it in.
-
-    :ivar label: as it calls itself
-    :ivar fingerprint: of its key for our preferred cipher suite, to be compared with what it shows; None if it has none
-    :ivar admitted: whether it is being added to our rooms, by configuration
-    """
-
-    id: str
-    label: str | None
-    fingerprint: str | None
-    admitted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceConflict:
-    """Our own id was listed with other keys: a copy of our store is running somewhere, or our server lies.
-
-    :ivar fingerprints: of those keys
-    """
-
-    id: str
-    fingerprints: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RoomsChanged:
-    """What became of a device in our rooms.
-
-    :ivar done: rooms (bare JIDs) in which a Commit of this call took effect
-    :ivar waiting: reason for each room in which it is still to be done; it is tried again
-    """
-
-    done: tuple[str, ...]
-    waiting: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Listed:
-    """What the account's node says."""
-
-    devices: dict[str, Device]
-    retired: dict[str, RetiredDevice]
 
 
 class OwnDevices:
@@ -189,15 +101,21 @@ class OwnDevices:
         self._look_due = True
         self._tasks: list[asyncio.Task[None]] = []
         self._settling = asyncio.Lock()
-        self._unsubscribe = lambda: None
-        self._handlers = {
+        self._retired_again: dict[str, float] = {}
+        self._unsubscribe: Callable[[], None] | None = None
+        self._handlers: dict[str, Callable[[Any], None]] = {
             "mls_message": self._heard,
             "mls_group_changed": self._changed,
             "mls_joined": self._joined,
-            "mls_catching_up": lambda event: self._wake.set() if event.complete else None,
+            "mls_catching_up": self._caught_up,
         }
 
     # --- life cycle ----------------------------------------------------------------------------
+
+    def look_again(self) -> None:
+        """We have been away: changes may not have been told."""
+        self._look_due = True
+        self._wake.set()
 
     def start(self) -> None:
         """Follow what happens to the account's devices."""
@@ -205,10 +123,13 @@ class OwnDevices:
         for name, handler in self._handlers.items():
             self._plugin.xmpp.add_event_handler(name, handler)
         self._tasks = [asyncio.create_task(self._run(), name="mls own devices")]
+        self._wake.set()
 
     def close(self) -> None:
         """The counterpart of :meth:`start`."""
-        self._unsubscribe()
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
         for name, handler in self._handlers.items():
             self._plugin.xmpp.del_event_handler(name, handler)
         for task in self._tasks:
@@ -228,7 +149,7 @@ class OwnDevices:
             known = transaction.get(*_LISTED) is not None
         if retired is not None:
             raise self._retirement(int.from_bytes(retired, "big"))
-        listed = await self._read()
+        listed = await read_devices(self._node)
         marker = listed.retired.get(device.identity.device)
         if marker is not None and known:
             await self._stop(marker)
@@ -272,17 +193,17 @@ class OwnDevices:
 
     # --- the API -------------------------------------------------------------------------------
 
-    async def list(self) -> list[OwnDevice]:
+    async def all(self) -> list[OwnDevice]:
         """All devices of our account, this one first, then the newest first, those that are retired last.
 
         :raises DeliveryError: the account's nodes could not be read
         """
-        listed = await self._read()
-        published = await self._published(listed)
+        listed = await read_devices(self._node)
+        published = await read_key_packages(self._plugin.directory, self._plugin.device.identity.account, listed)
         records = self._records()
         me = self._plugin.device.identity.device
         names = dict.fromkeys((me, *listed.devices, *listed.retired))
-        found = [self._describe(name, listed, published.get(name, (0, 0)), records.get(name)) for name in names]
+        found = [self._describe(name, listed, published.get(name, Published()), records.get(name)) for name in names]
         return sorted(
             found,
             key=lambda each: (
@@ -294,14 +215,14 @@ class OwnDevices:
         )
 
     def _describe(
-        self, name: str, listed: _Listed, published: tuple[int, int], record: DeviceRecord | None
+        self, name: str, listed: Listed, published: Published, record: DeviceRecord | None
     ) -> OwnDevice:
         device, this = listed.devices.get(name), name == self._plugin.device.identity.device
         keys: dict[int, tuple[bytes, ...]] = {}
         for key in device.keys if device is not None else ():
             keys[key.scheme] = (*keys.get(key.scheme, ()), key.data)
-        ready, signed = published
-        seen = max(signed, record.seen if record is not None else 0, self._plugin.now if this else 0)
+        now = self._plugin.now
+        seen = now if this else max(published.signed_at(now), record.seen if record is not None else 0)
         if name in listed.retired:
             status = DeviceStatus.RETIRED
         else:
@@ -313,7 +234,7 @@ class OwnDevices:
             last_seen=datetime.fromtimestamp(seen, UTC) if seen else None,
             fingerprint=self._fingerprint(device),
             signature_keys=keys,
-            key_packages=ready,
+            key_packages=published.ready(self._plugin.device.suites[0]),
             groups=tuple(room.room for room in self._rooms() if self._is_in(room, name)),
             this=this,
             status=status,
@@ -331,7 +252,7 @@ class OwnDevices:
         :raises UsageError: no such device, or not a label
         :raises DeliveryError: refused, unanswered or disconnected
         """
-        device = (await self._read()).devices.get(device_id)
+        device = (await read_devices(self._node)).devices.get(device_id)
         if device is None:
             raise UsageError(f"our account lists no device {device_id}")
         await self._node.publish(device_id, replace(device, label=label).to_stdlib())
@@ -345,7 +266,7 @@ class OwnDevices:
         :raises UsageError: our account has no such device
         :raises DeliveryError: the account's nodes could not be written; what was done stays, trying again is safe
         """
-        own, listed = self._plugin.device.identity, await self._read()
+        own, listed = self._plugin.device.identity, await read_devices(self._node)
         in_a_room = any(self._is_in(room, device_id) for room in self._rooms())
         if not (in_a_room or {device_id} & {own.device, *listed.devices, *listed.retired, *self._records()}):
             raise UsageError(f"our account has no device {device_id}")
@@ -354,13 +275,14 @@ class OwnDevices:
                 await room.leave(patience=PATIENCE / 3)
         now = datetime.fromtimestamp(self._plugin.now, UTC)
         marker = listed.retired.get(device_id) or RetiredDevice(device_id, now)
-        await self._node.publish(device_id, marker.to_stdlib())
-        await self._retract_key_packages(device_id)
-        if device_id == own.device:
-            await self._stop(marker)
-            return RoomsChanged((), {})
-        self._note(device_id, DeviceStatus.RETIRED)
-        return await self._in_rooms(lambda room: self._remove_from(room, device_id))
+        async with self._settling:  # we are told of it ourselves, and would do the same twice
+            await self._node.publish(device_id, marker.to_stdlib())
+            await self._retract_key_packages(device_id)
+            if device_id == own.device:
+                await self._stop(marker)
+                return RoomsChanged((), {})
+            self._note(device_id, DeviceStatus.RETIRED)
+            return await self._in_rooms(lambda room: self._remove_from(room, device_id))
 
     async def admit(self, device_id: str) -> RoomsChanged:
         """Add a device of our account to all rooms that we are in; where it can not be done now, later.
@@ -368,10 +290,12 @@ class OwnDevices:
         :raises UsageError: our account lists no such device, or it is retired
         :raises DeliveryError: the account's node could not be read
         """
-        if device_id not in (await self._read()).devices or device_id == self._plugin.device.identity.device:
+        listed, me = await read_devices(self._node), self._plugin.device.identity.device
+        if device_id not in listed.devices or device_id == me:
             raise UsageError(f"our account lists no other device {device_id}")
-        self._admit(device_id)
-        return await self._in_rooms(lambda room: self._add_to(room, device_id))
+        async with self._settling:
+            self._admit(device_id)
+            return await self._in_rooms(lambda room: self._add_to(room, device_id))
 
     def _admit(self, device_id: str) -> None:
         rooms = [room.room for room in self._rooms()]
@@ -389,7 +313,7 @@ class OwnDevices:
         who = ClientIdentity(self._plugin.device.identity.account, device_id)
         return room.is_member and room.session.roster.leaf_of(who) is not None
 
-    async def _in_rooms(self, work: Any) -> RoomsChanged:
+    async def _in_rooms(self, work: Callable[[EncryptedRoom], Awaitable[bool]]) -> RoomsChanged:
         """Do something in all rooms at once; see :class:`RoomsChanged`."""
         done: list[str] = []
         waiting: dict[str, str] = {}
@@ -438,8 +362,7 @@ class OwnDevices:
 
     def _told(self, account: str) -> None:
         if account == self._plugin.xmpp.boundjid.bare:
-            self._look_due = True
-            self._wake.set()
+            self.look_again()
 
     def _heard(self, message: EncryptedMessage) -> None:
         when = self._plugin.now if message.sent is None else int(message.sent.timestamp())
@@ -452,6 +375,10 @@ class OwnDevices:
         own = self._plugin.device.identity.account
         if any(member.account == own for member in event.added):
             self._wake.set()  # perhaps one that is retired
+
+    def _caught_up(self, event: CatchingUp) -> None:
+        if event.complete:
+            self._wake.set()
 
     def _joined(self, event: Joined) -> None:
         room = self._plugin.groups.get(event.room)
@@ -476,8 +403,11 @@ class OwnDevices:
             self._plugin.fire("mls_store_failed", error)
 
     async def _run(self) -> None:
+        retry = RETRY
         while True:
-            pause = RETRY if self._unfinished() else LOOK
+            unfinished = bool(self._unfinished())
+            pause = retry if unfinished else LOOK
+            retry = min(RETRY_AT_MOST, 2 * retry) if unfinished else RETRY
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
@@ -498,7 +428,7 @@ class OwnDevices:
         """Read the node, and draw the conclusions."""
         self._look_due = False
         try:
-            listed = await self._read()
+            listed = await read_devices(self._node)
         except DeliveryError:
             self._look_due = True
             raise
@@ -509,6 +439,7 @@ class OwnDevices:
         if me not in listed.devices:
             log.warning("our account's node of devices does not list us, and is mended")
             await self.enlist()
+        await self._retire_again(listed)
         events: list[NewOwnDevice] = []
         first = not self._records()
         add = self._plugin.config["new_devices"] == "add"
@@ -530,6 +461,21 @@ class OwnDevices:
             if add:
                 self._admit(event.id)
             self._plugin.fire("mls_new_device", event)
+
+    async def _retire_again(self, listed: Listed) -> None:
+        """A retired device goes on, and has published itself.  Others must not find it in the account's list."""
+        for name, record in self._records().items():
+            device = listed.devices.get(name)
+            if record.status is not DeviceStatus.RETIRED or device is None:
+                continue
+            last, self._retired_again[name] = self._retired_again.get(name, -LOOK), self._plugin.xmpp.loop.time()
+            if self._retired_again[name] - last < RETRY_AT_MOST:
+                continue  # no contest of two programs
+            prints = tuple(fingerprint(key.data) for key in device.keys)
+            self._plugin.fire("mls_device_conflict", DeviceConflict(name, prints))
+            marker = RetiredDevice(name, datetime.fromtimestamp(self._plugin.now, UTC))
+            await self._node.publish(name, marker.to_stdlib())
+            await self._retract_key_packages(name)
 
     def _unfinished(self) -> list[tuple[EncryptedRoom, str, DeviceStatus]]:
         """What is to be done in rooms that can be reached now."""
@@ -577,72 +523,11 @@ class OwnDevices:
         await self._plugin.stop_for_good(self._retirement(since))
         self._plugin.fire("mls_retired", marker)
 
-    # --- the account's nodes -------------------------------------------------------------------
-
-    async def _read(self) -> _Listed:
-        found = _Listed({}, {})
-        for item_id, element in (await self._node.items()).items():
-            try:
-                item = parse(element)
-            except PeerError as error:
-                log.debug("an item of our node of devices is ignored: %s", error)
-                continue
-            if isinstance(item, Device) and item.id == item_id:
-                found.devices[item_id] = item
-            elif isinstance(item, RetiredDevice) and item.id == item_id:
-                found.retired[item_id] = item
-        return found
-
-    async def _published(self, listed: _Listed) -> dict[str, tuple[int, int]]:
-        """Of each device: how many KeyPackages for our preferred suite it has, and when it has signed the newest."""
-        preferred = self._plugin.device.suites[0]
-        counts: dict[str, int] = {}
-        newest: dict[str, list[tuple[int, key_package.KeyPackage]]] = {}
-        for element in (await self._plugin.directory.items()).values():
-            package, name = self._open(element)
-            keys = {key.data for key in listed.devices[name].keys} if name in listed.devices else frozenset()
-            if (
-                package is None
-                or not isinstance(package.leaf_node.source, KeyPackageSource)
-                or package.leaf_node.signature_key not in keys  # nobody accepts it
-            ):
-                continue
-            counts[name] = counts.get(name, 0) + (package.cipher_suite == preferred)
-            # Ours begin an hour before they are made, see Device.make_key_package.
-            made = package.leaf_node.source.lifetime.not_before + HOUR
-            newest.setdefault(name, []).append((made, package))
-        return {name: (counts[name], self._signed_at(newest[name])) for name in newest}
-
-    def _open(self, element: AnyElement) -> tuple[key_package.KeyPackage | None, str]:
-        try:
-            item = parse(element)
-            if isinstance(item, KeyPackage):
-                package = check_consistency(item).body
-                assert isinstance(package, key_package.KeyPackage)
-                who = ClientIdentity.from_leaf(package.leaf_node)
-                if who.account == self._plugin.device.identity.account:
-                    return package, who.device
-        except PeerError as error:
-            log.debug("an item of our KeyPackages' node is ignored: %s", error)
-        return None, ""
-
-    def _signed_at(self, found: list[tuple[int, key_package.KeyPackage]]) -> int:
-        """When the newest KeyPackage was made whose signature is good, and that is not from the future; 0 if none."""
-        now = self._plugin.now
-        rules = LeafRules(None, self._plugin.device.parameters.lifetime_limit)
-        for made, package in sorted(found, key=lambda each: each[0], reverse=True):
-            if made > now + HOUR:
-                continue
-            with suppress(InvalidError):
-                rules.verify_key_package(package, _requirements(package))
-                return min(made, now)
-        return 0
-
     async def _retract_key_packages(self, device_id: str) -> None:
-        items = await self._plugin.directory.items()
-        await self._plugin.directory.retract_many(
-            item_id for item_id, element in items.items() if self._open(element)[1] == device_id
-        )
+        directory, account = self._plugin.directory, self._plugin.device.identity.account
+        published = await read_key_packages(directory, account, Listed({}, {}))
+        if device_id in published:
+            await directory.retract_many(published[device_id].items)
 
     # --- what is kept --------------------------------------------------------------------------
 
@@ -667,10 +552,6 @@ class OwnDevices:
         with self._plugin.device.store.transaction() as transaction:
             self._put(transaction, device_id, status)
             transaction.delete_prefix(_ADMISSION, device_id.encode() + b"\0")
-
-
-def _requirements(package: key_package.KeyPackage) -> GroupRequirements:
-    return GroupRequirements(CipherSuite.get(package.cipher_suite), package.version)
 
 
 def _place(device_id: str, room: str) -> bytes:

@@ -17,6 +17,8 @@ Configuration (the second argument of ``register_plugin``):
                          see :mod:`slixmpp_mls.store.wrapped_key`.  Needs the extra ``encrypted``
 ``key_file``             the same by a file of 32 octets or more, instead of a passphrase
 ``label``                name of this device for people, shown with its keys
+``new_devices``          ``"ask"`` whether a device that our account lists from now on comes into our rooms
+                         (``mls_new_device``), or ``"add"`` it on the server's word; see :mod:`.own_devices`
 ``nick``                 nickname in rooms; the account's localpart if not given
 ``cipher_suites``        numbers, the preferred one first; ``(1,)``
 ``key_packages``         how many are kept ready per suite; 100
@@ -59,6 +61,9 @@ Events (``xmpp.add_event_handler(name, handler)``):
 ``mls_room_event``            anything else that a room reports
 ``mls_bounced``               the room refused a stanza; ``Bounced``
 ``mls_affiliation_changed``   ``AffiliationChanged``
+``mls_new_device``            our account lists a device that we have not seen before; ``NewOwnDevice``
+``mls_device_conflict``       our id was listed with other keys, or a retired device again; ``DeviceConflict``
+``mls_retired``               our account has retired this device, it has stopped; ``RetiredDevice``
 ``mls_store_failed``          the disk refused a step, it is tried again; ``StoreError``
 ============================  ===================================================================
 
@@ -92,6 +97,7 @@ from slixmpp.xmlstream.handler import Callback
 from slixmpp.xmlstream.matcher.base import MatcherBase
 
 from .authentication import AuthenticationService, DirectoryService
+from .authentication.listeners import Recent
 from .client import Device, KeyPackageSettings, RoomGroup
 from .client.other_groups import Awaited
 from .client.records import RoomState
@@ -101,6 +107,7 @@ from .encrypted_room import EncryptedRoom
 from .errors import (
     ArchiveGap,
     DeliveryError,
+    DeviceRetired,
     Disconnected,
     MLSError,
     NoAnswer,
@@ -113,6 +120,7 @@ from .identity import ClientIdentity, fingerprint
 from .mls import key_package
 from .mls.cipher_suite import CipherSuite
 from .mls.parameters import Parameters
+from .own_devices import OwnDevices
 from .policy import RoomPolicy
 from .renewal import Renewal
 from .stanza import NS, KeyPackage, parse
@@ -128,6 +136,7 @@ log = logging.getLogger(__name__)
 
 _INVITATIONS = "MLS invitations"
 _MAINTENANCE = 3600.0  # seconds
+_PICKED = 10_000
 _LAST_INVITATION = ("device", b"invitation")  # archive id, in our own account's archive
 
 
@@ -159,6 +168,7 @@ class MLS(BasePlugin):
         "passphrase": None,
         "key_file": None,
         "label": None,
+        "new_devices": "ask",
         "nick": None,
         "cipher_suites": (1,),
         "key_packages": 100,
@@ -189,16 +199,21 @@ class MLS(BasePlugin):
         self._tasks: set[asyncio.Task[None]] = set()
         bindings.register()
         self.directory = KeyPackageDirectory(self.xmpp)
+        self.picked: Recent[bytes, None] = Recent(_PICKED)
+        """KeyPackageRefs of others with which we have lately added somebody, or tried to."""
         self.uploads = Uploads(self.xmpp, allow_url=self.config["allow_url"])
         self.denied_members = DeniedMembers(self.config["denied_members"])
         self.grace = int(self.config["grace"])
         """Seconds until a lapsed member is removed."""
         self._unsubscribe: Callable[[], None] | None = None
         self.renewal = Renewal(self)
+        self._stopped: DeviceRetired | None = None
+        node = DeviceDirectory(self.xmpp)
+        self.devices = OwnDevices(self, node)
         self._own_service: DirectoryService | None = None
         given = self.config["authentication"]
         if given is None or callable(given):
-            self._own_service = DirectoryService(DeviceDirectory(self.xmpp), clock=self._clock)
+            self._own_service = DirectoryService(node, clock=self._clock)
             self.authentication: AuthenticationService = given(self._own_service) if given else self._own_service
         self.xmpp.register_handler(Callback(_INVITATIONS, _DirectInvitation(""), self._invitation_received))
         self.xmpp.add_event_handler("session_start", self._session_started)
@@ -218,6 +233,7 @@ class MLS(BasePlugin):
         self.xmpp.del_event_handler("session_resumed", self._session_resumed)
         self.xmpp.del_filter("out_sync", self._outgoing)
         self.xmpp.plugin["xep_0030"].del_feature(feature=NS)
+        self.devices.close()
         if self._unsubscribe is not None:
             self._unsubscribe()
         if self._own_service is not None:
@@ -242,6 +258,7 @@ class MLS(BasePlugin):
             self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())  # has been reported
         elif self._starting.done():
             self._background(self.replenish(), "replenish")
+            self.devices.look_again()
 
     def _session_resumed(self, event: object) -> None:
         """The same session on another connection."""
@@ -269,6 +286,7 @@ class MLS(BasePlugin):
         if not ready.done():
             ready.set_result(None)
         self._background(self._maintain(), "maintenance")
+        self.devices.start()
         self.fire("mls_ready", self)
         self.renewal.look()
 
@@ -312,8 +330,8 @@ class MLS(BasePlugin):
         self._device = Device(self._store, settings=settings, parameters=self.config["parameters"] or Parameters())
 
     async def _publish(self) -> None:
-        device = self.device
-        await self.authentication.issue(device.identity, device.signature_keys(), label=self.config["label"])
+        await self.devices.check_own()
+        await self.devices.enlist()
         await self.replenish()
 
     async def _resume(self, room: str) -> None:
@@ -338,8 +356,24 @@ class MLS(BasePlugin):
 
         :raises StoreError: the store can not be used
         :raises DeliveryError: the server refuses to store our keys
+        :raises DeviceRetired: our account has retired this device
         """
         await asyncio.shield(self._readiness())
+        if self._stopped is not None:
+            raise self._stopped
+
+    async def stop_for_good(self, reason: DeviceRetired) -> None:
+        """Leave all rooms, and delete the groups' keys and our KeyPackages."""
+        self._stopped = reason
+        self.devices.close()
+        for room in RoomGroup.known(self.device):
+            handle = self._handle(room)
+            handle.worker.lost = reason
+            await self.forget(handle)
+            if handle.is_member:
+                handle.session.give_up()
+        self.device.forget_key_packages()
+        self.device.store.scrub()
 
     def fire(self, name: str, data: object) -> None:
         """An event of slixmpp's."""
@@ -419,6 +453,8 @@ class MLS(BasePlugin):
     async def replenish(self) -> None:
         """Bring our KeyPackages in the directory to what they should be: there, fresh, unused."""
         async with self._replenishing:
+            if self._stopped is not None:
+                return
             device = self.device
             items = await self.directory.items()
             present = self._own_references(items)

@@ -149,7 +149,7 @@ class RoomWorker:
         """Another epoch has begun, or the group has ended for us, since somebody cleared this."""
         self.left = asyncio.Event()
         """We have been removed from the group."""
-        self.lost: DeliveryError | None = None
+        self.lost: MLSError | None = None
         """Why the room is read no more, if it is for good."""
         self.before_commit: str | None = None
         """Archive id of the stanza before our last Commit that took effect: where its Welcome is found."""

@@ -133,6 +133,7 @@ class Device:
                 raise UsageError("a device that has been used can not take another id")
             transaction.put(_DEVICE, b"id", identity.device.encode())
         self.identity = identity
+        self.certificates = OwnCertificates(self.store, identity, lambda: self._signature_keys)
 
     # --- keys ----------------------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ class MessageReceived:
     :ivar stamp: when the room received it, seconds since the Unix epoch, by the room's clock; None if live
     :ivar occupant: ``room/nickname`` of the sender, as the room says
     :ivar clear: whether the stanza said something in clear beside it
+    :ivar removed: whether its sender had been removed from the group when the room got it
     :ivar number: its place in the inbox, for :meth:`~.room_group.RoomGroup.handed_over`
     :ivar again: whether it was read before a restart, and perhaps handed over
     """
@@ -57,6 +58,7 @@ class MessageReceived:
     stamp: float | None
     occupant: str
     clear: bool
+    removed: bool
     number: bytes
     again: bool = False
 

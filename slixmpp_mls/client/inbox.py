@@ -65,6 +65,7 @@ def as_record(message: MessageReceived, now: int) -> InboxRecord:
         origin_id=(message.origin_id or "").encode(),
         occupant=message.occupant.encode(),
         clear=int(message.clear),
+        removed=int(message.removed),
         stamp=max(0, int(stamp * 1000)),
         data=message.data,
     )
@@ -86,6 +87,7 @@ def as_event(room: str, number: bytes, record: InboxRecord) -> MessageReceived:
         stamp=record.stamp / 1000,
         occupant=record.occupant.decode(),
         clear=bool(record.clear),
+        removed=bool(record.removed),
         number=number,
         again=True,
     )

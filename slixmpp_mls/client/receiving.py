@@ -378,6 +378,7 @@ class Receiving(Kept):
             stamp=incoming.stamp,
             occupant=incoming.occupant,
             clear=incoming.clear,
+            removed=self.roster.leaf_of(sender.identity) is None,
             number=self._inbox.next_number(),
         )
         number = record.seen

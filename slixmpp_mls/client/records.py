@@ -152,6 +152,7 @@ class InboxRecord(Struct):
     origin_id: opaque
     occupant: opaque
     clear: uint8
+    removed: uint8
     stamp: uint64
     data: opaque
 
