@@ -52,6 +52,8 @@ class EncryptedMessage:
         ``removed`` (its sender had been removed when the room got it: a message that was under way, or one whose keys
         have been kept by somebody who should not have them), ``clear``
         (the stanza said something in clear beside the ciphertext, a body perhaps; it is not in `message`)
+    :ivar missing: how many messages of this sender should have come just before this one and have not: a server has
+        lost them or keeps them back, or the sender could not send them, or they will still come
     :ivar doubt: why the Authentication Service did not vouch for the sender when it sent this; None if it did
     """
 
@@ -64,6 +66,7 @@ class EncryptedMessage:
     delayed: bool
     again: bool = False
     warnings: tuple[str, ...] = ()
+    missing: int = 0
     doubt: Doubt | None = None
 
     @property
@@ -168,6 +171,7 @@ def open_content(group: EncryptedRoom, received: MessageReceived, now: float) ->
         delayed=received.stamp is not None,
         again=received.again,
         warnings=tuple(warnings),
+        missing=received.missing,
         doubt=doubt if doubt is not None and doubt.at(stamp.timestamp()) else None,
     )
 

@@ -46,6 +46,8 @@ class MessageReceived:
     :ivar removed: whether its sender had been removed from the group when the room got it
     :ivar number: its place in the inbox, for :meth:`~.room_group.RoomGroup.handed_over`
     :ivar again: whether it was read before a restart, and perhaps handed over
+    :ivar missing: how many messages its sender has encrypted just before it that have not come: a server has lost
+        or withholds them, or the sender could not send them, or they will still come (RFC 9750 5.2)
     """
 
     room: str
@@ -60,6 +62,7 @@ class MessageReceived:
     clear: bool
     removed: bool
     number: bytes
+    missing: int
     again: bool = False
 
     @property

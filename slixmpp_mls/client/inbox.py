@@ -67,6 +67,7 @@ def as_record(message: MessageReceived, now: int) -> InboxRecord:
         clear=int(message.clear),
         removed=int(message.removed),
         stamp=max(0, int(stamp * 1000)),
+        missing=message.missing,
         data=message.data,
     )
 
@@ -89,5 +90,6 @@ def as_event(room: str, number: bytes, record: InboxRecord) -> MessageReceived:
         clear=bool(record.clear),
         removed=bool(record.removed),
         number=number,
+        missing=record.missing,
         again=True,
     )

@@ -380,6 +380,7 @@ class Receiving(Kept):
             clear=incoming.clear,
             removed=self.roster.leaf_of(sender.identity) is None,
             number=self._inbox.next_number(),
+            missing=received.missing,
         )
         number = record.seen
         if seen is not None:

@@ -154,6 +154,7 @@ class InboxRecord(Struct):
     clear: uint8
     removed: uint8
     stamp: uint64
+    missing: uint32
     data: opaque
 
 

@@ -35,7 +35,7 @@ from .message_protection import SenderData, open_sender_data, unprotect_private,
 from .proposal_list import SentProposal, check_alone
 from .proposals import AnyProposal, SelfRemove, Update
 from .registry import ProtocolVersion, WireFormat
-from .secret_tree import SecretTree
+from .secret_tree import RatchetKind, SecretTree
 from .staging import StagedCommit, new_context, next_epoch, psk_values, public_group, stage_public
 from .transcript import verify_confirmation_tag
 from .tree_math import LeafIndex
@@ -53,6 +53,8 @@ class ReceivedMessage:
     :ivar sender: the sender's leaf index
     :ivar leaf: the sender's leaf as it was in the message's epoch
     :ivar data: the plaintext
+    :ivar missing: how many messages the sender has encrypted, after the latest one that has come and before this
+        one, that have not come (RFC 9750 5.2: loss detection by generations)
     """
 
     epoch: int
@@ -60,6 +62,7 @@ class ReceivedMessage:
     leaf: LeafNode
     authenticated_data: bytes
     data: bytes
+    missing: int
     base: SecretTree
     secret_tree: SecretTree
 
@@ -153,7 +156,7 @@ def _private(group: GroupState, message: PrivateMessage, rules: LeafRules, psks:
     unverified, tree = unprotect_private(group.suite, message, sender, group.secret_tree, group.limits)
     content = unverified.verify(group.suite, leaf.signature_key, group.context.encode())
     if isinstance(content.content.content, ApplicationData):
-        return _application(content, leaf, group.secret_tree, tree)
+        return _application(content, leaf, sender, group.secret_tree, tree)
     spent = SpentKey(sender.leaf_index, sender.generation, group.secret_tree, tree)
     return _received(group, content, tree, spent, rules, psks)
 
@@ -170,7 +173,7 @@ def _late_message(group: GroupState, message: PrivateMessage, now: int) -> Recei
         raise _own_message(group, message, sender, past.secret_tree, leaf, past.context)
     unverified, tree = unprotect_private(group.suite, message, sender, past.secret_tree, group.limits)
     content = unverified.verify(group.suite, leaf.signature_key, past.context)
-    return _application(content, leaf, past.secret_tree, tree)
+    return _application(content, leaf, sender, past.secret_tree, tree)
 
 
 def _own_message(
@@ -191,13 +194,16 @@ def _own_message(
     return StateRolledBack("a message of ours that this state has not sent", "RFC 9420 9.2")
 
 
-def _application(content: AuthenticatedContent, leaf: LeafNode, base: SecretTree, tree: SecretTree) -> ReceivedMessage:
+def _application(
+    content: AuthenticatedContent, leaf: LeafNode, data: SenderData, base: SecretTree, tree: SecretTree
+) -> ReceivedMessage:
     framed = content.content
     assert isinstance(framed.sender, MemberSender)
     assert isinstance(framed.content, ApplicationData)
     sender = LeafIndex(framed.sender.leaf_index)
+    missing = max(0, data.generation - base.due(sender, RatchetKind.APPLICATION))
     return ReceivedMessage(
-        framed.epoch, sender, leaf, framed.authenticated_data, framed.content.data, base, tree
+        framed.epoch, sender, leaf, framed.authenticated_data, framed.content.data, missing, base, tree
     )
 
 

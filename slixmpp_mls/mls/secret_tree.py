@@ -185,6 +185,11 @@ class SecretTree:
         edit.put(name, _GENERATION.pack(generation + 1) + secret)
         return message_key, edit.finish()
 
+    def due(self, leaf: int, kind: RatchetKind) -> int:
+        """The lowest generation of which nothing has been seen, nor of any after it."""
+        octets = self._pieces.get(_RATCHET.pack(b"r", leaf, kind))
+        return 0 if octets is None else int(_GENERATION.unpack_from(octets)[0])
+
     def _step(self, secret: bytes, generation: int) -> tuple[MessageKey, bytes]:
         """RFC 9420 9.1: the key of a generation, and the next one's ratchet secret."""
         suite = self._suite

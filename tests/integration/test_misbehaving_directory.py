@@ -1,0 +1,140 @@
+"""KeyPackages and device lists as a server could hand them out: substituted, withheld, replayed.
+
+A server serves what stands in an account's nodes.  Whoever may write there, which the account itself can, stands here
+for its server.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from slixmpp_mls.authentication import NewDeviceRule, TrustOnFirstUse
+from slixmpp_mls.client import Device, KeyPackageSettings
+from slixmpp_mls.client.device import PublishedKeyPackage
+from slixmpp_mls.devserver import DevServer
+from slixmpp_mls.mls.cipher_suite import CipherSuite
+from slixmpp_mls.mls.framing import MLSMessage
+from slixmpp_mls.stanza import KeyPackage
+from slixmpp_mls.store import MemoryStore
+
+from ..conftest import unique
+from .people import Cast, Person
+
+pytestmark = pytest.mark.server
+
+DAY = 86_400
+
+
+def made_up(account: str, *, at: float = 0.0, suite: int = 1) -> PublishedKeyPackage:
+    """A KeyPackage of a device that somebody else has made in an account's name, `at` seconds from now."""
+    device = Device(MemoryStore(account), settings=KeyPackageSettings(suites=(suite,)))
+    bundle = device.make_key_package(CipherSuite.get(suite), int(time.time() + at))
+    return PublishedKeyPackage(bundle.reference, suite, MLSMessage.wrap(bundle.key_package), False)
+
+
+async def publish(person: Person, package: PublishedKeyPackage, *, under: bytes | None = None) -> None:
+    reference = (under or package.reference).hex()
+    element = KeyPackage(reference, package.suite, package.message, package.last_resort)
+    await person.mls.directory.publish_many({reference: element.to_stdlib()})
+
+
+async def withhold(person: Person) -> dict[str, object]:
+    """No KeyPackages are handed out; those that there were."""
+    items = await person.mls.directory.items(person.account)
+    await person.mls.directory.retract_many(items)
+    return dict(items)
+
+
+async def test_substituted_stale_and_withheld_key_packages_are_named(server: DevServer, cast: Cast) -> None:
+    """RFC 9420 10.1, 5.3.1: what is not the account's own, or not valid now, is not used, and the result says why."""
+    alice = await cast.person(server, "alice")
+    bob, mallory = await cast.person(server, "bob"), await cast.person(server, "mallory")
+    group = await alice.mls.create(f"{unique('coven')}@{server.rooms}")
+
+    genuine = await withhold(bob)
+    assert "no KeyPackages" in (await group.add(bob.account)).failed[bob.account]
+
+    foreign = made_up(mallory.account)
+    for what, package, reason in (
+        ("of another account", foreign, f"claims to be {mallory.account}"),
+        ("expired", made_up(bob.account, at=-60 * DAY), "not valid any more"),
+        ("not valid yet", made_up(bob.account, at=60 * DAY), "not valid yet"),
+        ("of a device that the server has made", made_up(bob.account), "lists no device"),
+    ):
+        await publish(bob, package)
+        result = await group.add(bob.account)
+        assert not result.added, what
+        assert reason in result.failed[bob.account], (what, result.failed)
+        await bob.mls.directory.retract(package.reference.hex())
+
+    genuine_ref, element = next(iter(genuine.items()))
+    package = KeyPackage.from_xml(element)  # type: ignore[arg-type]
+    broken = bytearray(package.data)
+    broken[-1] ^= 1  # the signature's last octet
+    for what, data, under, reason in (
+        ("changed", bytes(broken), genuine_ref, "signature"),
+        ("under another one's reference", package.data, foreign.reference.hex(), "reference"),
+    ):
+        forged = KeyPackage(under, package.suite, data, package.last_resort)
+        await bob.mls.directory.publish_many({under: forged.to_stdlib()})
+        result = await group.add(bob.account)
+        assert not result.added, what
+        assert reason in result.failed[bob.account], (what, result.failed)
+        await bob.mls.directory.retract(under)
+
+    # One genuine KeyPackage among all that garbage is enough, and the garbage is in nobody's way.
+    await publish(bob, foreign)
+    await publish(bob, made_up(bob.account))
+    await bob.mls.directory.publish_many({genuine_ref: element})  # type: ignore[dict-item]
+    result = await group.add(bob.account)
+    assert [str(member) for member in result.added] == [f"{bob.account}/{bob.mls.device_id}"]
+    assert "lists no device" in " ".join(result.skipped.values())
+    await bob.joined(group.room)
+    await alice.say("Fair is foul, and foul is fair")
+    await bob.hears("Fair is foul, and foul is fair")
+
+
+async def test_a_server_that_lists_a_device_of_its_own(server: DevServer, cast: Cast) -> None:
+    """The directory alone believes it, for all to see; who remembers keys does not."""
+    alice = await cast.person(server, "alice", online=False)
+    client = alice.make_client()
+    plugin = client.plugin["mls"]
+    inner = plugin.authentication
+    plugin.authentication = TrustOnFirstUse(inner, MemoryStore(alice.account), new_device=NewDeviceRule.REFUSE)
+    await server.connect(client)
+    await alice.ready()
+    bob = await cast.person(server, "bob")
+    group = await alice.mls.create(f"{unique('coven')}@{server.rooms}")
+    assert (await group.add(bob.account)).added
+    await bob.joined(group.room)
+    # The same account, by whom its server lets in: published, listed, and vouched for by the directory.
+    spy = await cast.person(server, bob.jid)
+    result = await group.add(bob.account)
+    assert not result.added
+    assert list(result.skipped) == [f"{bob.account}/{spy.mls.device_id}"]
+    assert len(group.members) == 2
+
+
+async def test_a_key_package_that_is_handed_out_again_lets_nobody_in(server: DevServer, cast: Cast) -> None:
+    """RFC 9420 16.8: its private keys went with its first use; whoever is added by it again says so."""
+    alice, carol = await cast.person(server, "alice"), await cast.person(server, "carol")
+    bob = await cast.person(server, "bob", key_packages=1)
+    first = await alice.mls.create(f"{unique('coven')}@{server.rooms}")
+    before = await bob.mls.directory.items(bob.account)
+    assert (await first.add(bob.account)).added
+    await bob.joined(first.room)
+    await bob.mls.replenish()  # if that is not under way already
+    after = await bob.mls.directory.items(bob.account)
+    used = {ref: element for ref, element in before.items() if ref not in after}
+    (ref,) = used
+    await bob.mls.directory.retract_many(after)
+    await bob.mls.directory.publish_many({ref: used[ref]})
+    second = await carol.mls.create(f"{unique('heath')}@{server.rooms}")
+    assert (await second.add(bob.account)).added  # carol can not know
+    await bob.until(lambda: second.room in bob.mls.groups)
+    await carol.say("Where hast thou been, sister?", second.room)
+    unreadable = await bob.next("mls_unreadable")
+    assert unreadable.room == second.room
+    assert not bob.mls.group(second.room).is_member
