@@ -63,6 +63,7 @@ from .mls.leaf_validation import GroupRequirements, VerifiedKeyPackage
 from .mls.parameters import Parameters
 from .mls.proposals import Add, AnyProposal, Remove
 from .policy import Right, RoomPolicy
+from .stanza import elements
 from .stanza.elements import RoomElement
 from .store import MemoryStore
 from .store.interface import Store, Transaction
@@ -368,6 +369,14 @@ class Participant:
     def propose(self, proposal: AnyProposal) -> Outgoing:
         return self.post(self.session.propose(proposal, self.world.now))
 
+    def ask(self) -> list[Outgoing]:
+        """A request to be added, by whom is not in the group."""
+        return [self.post(outgoing) for outgoing in self.session.ask(self.world.now)]
+
+    def enter(self, door: elements.GroupInfo) -> Outgoing:
+        """An external Commit."""
+        return self.post(self.session.finish_entry(self.session.draft_entry(door, self.world.now)))
+
     def adding(self, account: str) -> list[AnyProposal]:
         """Adds of an account's devices that are not in the group."""
         found = self.world.directory.find(account, self.session, self.world.now)
@@ -383,7 +392,9 @@ class Participant:
 
     def resend(self) -> list[Outgoing]:
         """What a client does once it has read the archive to its end after an interruption."""
-        return [self.post(outgoing) for outgoing in self.session.outstanding()]
+        entry = self.session.unconfirmed_entry()
+        outside = [*self.session.unconfirmed_asks(), *(() if entry is None else (entry,))]
+        return [self.post(outgoing) for outgoing in (*outside, *self.session.outstanding())]
 
     # --- reading
 

@@ -9,6 +9,7 @@ import pytest
 from slixmpp_mls.client import (
     Doubt,
     Doubts,
+    JoinRequested,
     Rejected,
     sending,
 )
@@ -108,8 +109,8 @@ def test_two_proposals_to_add_one_client_become_one_member() -> None:
     assert not any(person.said(Rejected) for person in (alice, bob, carol))
 
 
-def test_an_outsiders_wish_is_committed_by_who_may_and_silences_nobody_else() -> None:
-    """RFC 9420 12.1.8: a new member asks for itself; the policy judges the committer."""
+def test_a_strangers_wish_is_reported_and_silences_nobody() -> None:
+    """RFC 9420 12.1.8: a new member asks for itself.  Whom the room lets in does not get into the group by that."""
     world, alice, bob, carol = three(policy=closed_policy(World()))
     dave = world.person(DAVE)
     package = next(iter(world.directory.find(DAVE, alice.session, NOW).values())).key_package
@@ -118,11 +119,16 @@ def test_an_outsiders_wish_is_committed_by_who_may_and_silences_nobody_else() ->
     message = external_proposal(group.public, NewMemberProposalSender(), Add(package), key)
     world.room.post([elements.Proposal(group.group_id, group.epoch, message)], DAVE)
     world.settle()
-    assert [person.session.needs_commit for person in (alice, bob, carol)] == [True, False, False]
+    assert not any(person.session.needs_commit for person in (alice, bob, carol))
+    request = only(alice.events, JoinRequested)
+    assert (request.account, request.device, request.reason) == (DAVE, dave.device.identity.device, "stranger")
     bob.send(b"not silenced")
     alice.commit()
     world.settle()
     assert alice.texts == [b"not silenced"]
+    assert dave.session.state is RoomState.INVITED
+    alice.commit(*alice.adding(DAVE))  # as the application says that it may
+    world.settle()
     assert dave.session.state is RoomState.MEMBER
     assert world.agree()
 

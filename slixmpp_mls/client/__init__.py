@@ -18,11 +18,14 @@ from .events import (
     GroupChanged,
     GroupLost,
     Joined,
+    JoinRequested,
     LeftBehind,
     MemberDoubted,
     MessageReceived,
     MessageSent,
+    Missed,
     Rejected,
+    Rejoining,
     RemovedFromGroup,
     Unreadable,
 )
@@ -31,8 +34,8 @@ from .room_group import RoomGroup
 from .steps import Incoming, Outgoing, Step
 
 __all__ = [
-    "CommitLost", "Device", "Doubt", "Doubts", "Event", "GroupChanged", "GroupLost", "Incoming", "Joined",
-    "KeyPackagePlan", "KeyPackageSettings", "LeftBehind", "Member", "MemberDoubted", "MessageReceived", "MessageSent",
-    "Outgoing", "PublishedKeyPackage", "Rejected", "RemovedFromGroup", "RoomGroup", "Step", "Unreadable",
-    "open_key_package",
+    "CommitLost", "Device", "Doubt", "Doubts", "Event", "GroupChanged", "GroupLost", "Incoming", "JoinRequested",
+    "Joined", "KeyPackagePlan", "KeyPackageSettings", "LeftBehind", "Member", "MemberDoubted", "MessageReceived",
+    "MessageSent", "Missed", "Outgoing", "PublishedKeyPackage", "Rejected", "Rejoining", "RemovedFromGroup",
+    "RoomGroup", "Step", "Unreadable", "open_key_package",
 ]  # fmt: skip

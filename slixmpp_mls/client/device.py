@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import InvalidError, MalformedError, UsageError
 from ..identity import ClientIdentity, new_device_id
@@ -246,6 +246,14 @@ class Device:
         """Delete all of ours: nobody can add us any more."""
         with self.store.transaction() as transaction:
             transaction.delete_prefix(_KEY_PACKAGES)
+
+    def keep_unpublished(self, transaction: Transaction, bundle: KeyPackageBundle) -> None:
+        """Keep a KeyPackage that goes to a group by another way than the directory."""
+        transaction.put(_KEY_PACKAGES, bundle.reference, replace(self._record(bundle), used=1).encode())
+
+    def forget_key_package(self, transaction: Transaction, reference: bytes) -> None:
+        """Delete the private keys of a KeyPackage that is not wanted any more."""
+        transaction.delete(_KEY_PACKAGES, reference)
 
     def _record(self, bundle: KeyPackageBundle) -> KeyPackageRecord:
         return KeyPackageRecord(bundle.encode(), _expiry(bundle) + self.parameters.clock_tolerance, 0)

@@ -13,9 +13,23 @@ from .doubts import Doubt
 from .member import Member
 
 __all__ = [
-    "CommitLost", "Event", "GroupChanged", "GroupLost", "Joined", "LeftBehind", "MemberDoubted", "MessageReceived",
-    "MessageSent", "Rejected", "RemovedFromGroup", "Unreadable",
+    "CommitLost", "Event", "GroupChanged", "GroupLost", "JoinRequested", "Joined", "LeftBehind", "MemberDoubted",
+    "MessageReceived", "MessageSent", "Missed", "Rejected", "Rejoining", "RemovedFromGroup", "Unreadable",
 ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """What can not be read any more because we had lost the group.
+
+    :ivar after: archive id of the last stanza that we have processed as a member; None for the archive's beginning
+    :ivar until: archive id of the stanza by which we are back
+    :ivar messages: application messages between them, as far as the archive has shown them to us
+    """
+
+    after: str | None
+    until: str
+    messages: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +37,13 @@ class Joined:
     """We are in the group: by a Welcome, or by our own external Commit.
 
     :ivar by: who let us in, None if nobody had to
+    :ivar missed: what we have lost, if we had been in the group before and could not follow it
     """
 
     room: str
     epoch: int
     by: Member | None
+    missed: Missed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +159,8 @@ class Rejected:
 class Unreadable:
     """Application data that we have no key for, and that may well be genuine.
 
-    :ivar reason: ``before-join``; ``too-late`` (its epoch's keys are deleted); ``future`` (we lack a Commit)
+    :ivar reason: ``before-join``; ``too-late`` (its epoch's keys are deleted); ``future`` (we lack a Commit);
+        ``lost`` (we have lost the group)
     """
 
     room: str
@@ -157,8 +174,8 @@ class Unreadable:
 class LeftBehind:
     """A member seems to be in a later epoch than we are: we lack a Commit, or have refused one that others accept.
 
-    Said once per account and epoch.  Nothing has been given up: if it turns out to be so when the archive
-    has been read to its end, somebody must add us afresh.
+    Said once per account and epoch.  Nothing has been given up.  If it turns out to be so when the archive
+    has been read to its end, :class:`GroupLost` follows; see :meth:`.RoomGroup.is_left_behind`.
 
     :ivar epoch: ours
     :ivar ahead: theirs, as the stanza says: it can not be authenticated
@@ -183,13 +200,48 @@ class MemberDoubted:
 
 @dataclass(frozen=True, slots=True)
 class GroupLost:
-    """We can not follow the group any more: somebody must add us again.
+    """We can not follow the group any more, and must come back into it: see ``rejoin`` among the plugin's settings.
 
     :ivar reason: for people
+    :ivar after: archive id of the last stanza that we have processed; what comes later is lost to us, until we are back
     """
 
     room: str
     reason: str
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejoining:
+    """We try to come (back) into the group.
+
+    :ivar epoch: the one in which the group seems to be
+    :ivar attempt: 1 for the first of a day
+    :ivar external: by our own external Commit; else by a request that a member may commit
+    """
+
+    room: str
+    epoch: int
+    attempt: int
+    external: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JoinRequested:
+    """Somebody outside asks to be added, and we do not do it by ourselves.  `room.add` does.
+
+    Clients of accounts that are in the group are let in without asking, where the policy allows it.
+
+    :ivar account: bare JID, vouched for by nobody but the account's own server
+    :ivar reason: ``stranger`` (no client of this account is in the group); ``too-often`` (clients of it have come in
+        by their own wish several times in the last hour)
+    """
+
+    room: str
+    account: str
+    device: str
+    reason: str
+    archive_id: str
 
 
 Event = (
@@ -204,4 +256,6 @@ Event = (
     | GroupLost
     | LeftBehind
     | MemberDoubted
+    | Rejoining
+    | JoinRequested
 )

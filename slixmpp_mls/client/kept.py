@@ -14,7 +14,6 @@ from ..errors import UsageError
 from ..identity import ClientIdentity
 from ..mls.framing import MemberSender
 from ..mls.group import Group
-from ..mls.proposal_list import SentProposal
 from ..mls.proposals import Remove, SelfRemove
 from ..mls.staging import StagedCommit
 from ..mls.tree_math import LeafIndex
@@ -27,11 +26,23 @@ from .events import MessageReceived
 from .inbox import Inbox, as_event
 from .member import Member
 from .outbox import NUMBER, Outbox
-from .records import ROOMS, InboxRecord, OutboxKind, OutboxRecord, RoomRecord, RoomState, Spaces
+from .records import (
+    ROOMS,
+    InboxRecord,
+    OutboxKind,
+    OutboxRecord,
+    OutsideRecord,
+    RoomRecord,
+    RoomState,
+    Spaces,
+)
 from .seen import Seen
-from .waiting import committable
+from .waiting import Committable, committable
 
 __all__ = ["ROOMS", "Kept", "put_all", "put_changes"]
+
+_OUTSIDE = b"record"
+
 
 class Kept:
     """A room's group on this device.
@@ -60,6 +71,8 @@ class Kept:
         self._doubts = Doubts()
         self.talks_to_anybody = False
         """Whether to encrypt for members that the Authentication Service denies, too."""
+        self._outside = OutsideRecord()
+        self._entry: Group | None = None
         with self._store.transaction() as transaction:
             self._load(transaction)
 
@@ -75,6 +88,11 @@ class Kept:
         self._inbox = Inbox(number for number, _ in transaction.items(self._spaces.inbox))
         stored = transaction.items(self._spaces.outbox)
         self._outbox = Outbox((number, OutboxRecord.decode(octets)) for number, octets in stored)
+        value = transaction.get(self._spaces.outside, _OUTSIDE)
+        if value is not None:
+            self._outside = OutsideRecord.decode(value)
+        if self._outside.entry:
+            self._entry = Group.restore(transaction.items(self._spaces.entering), self.device.parameters)
         if self._record.state is not RoomState.MEMBER:
             return
         group = Group.restore(transaction.items(self._spaces.group), self.device.parameters)
@@ -143,7 +161,7 @@ class Kept:
     def behind(self) -> frozenset[str]:
         """Accounts of members that, by what the room says, speak in a later epoch than ours.
 
-        If any is left when the room's archive has been read to its end, we lack a Commit.
+        If any is left when the room's archive has been read to its end, we lack a Commit; see :meth:`is_left_behind`.
         """
         return self._ahead
 
@@ -156,6 +174,19 @@ class Kept:
     def silenced(self) -> bool:
         """Whether nothing is encrypted for the group because of a member that the Authentication Service denies."""
         return not self.talks_to_anybody and bool(self._doubts.silencing)
+
+    @property
+    def is_left_behind(self) -> bool:
+        """Whether so many speak in a later epoch that we must lack a Commit, once the archive has been read to its end.
+
+        That is our own account, or two others, or the only other one.  It takes more than one member to make us
+        believe it: what is written on a stanza is not authenticated.
+        """
+        if self._group is None or not self._ahead:
+            return False
+        own = self.device.identity.account
+        others = sum(account != own for account in self.roster.accounts())
+        return own in self._ahead or len(self._ahead) >= min(2, others)
 
     def members(self) -> list[Member]:
         """The members, by leaf."""
@@ -196,9 +227,9 @@ class Kept:
         own = {record.reference for _, record in self._outbox if record.kind is OutboxKind.PROPOSAL}
         return self._unwanted | own
 
-    def _due(self) -> tuple[SentProposal, ...]:
+    def _due(self) -> Committable:
         if not self.group.pending_proposals:
-            return ()
+            return Committable()
         return committable(self.group, self.policy, self.roster, unwanted=self._uncommitted())
 
     def _wants_out(self) -> bool:
@@ -266,6 +297,12 @@ class Kept:
     def _put_record(self, transaction: Transaction, record: RoomRecord) -> None:
         transaction.put(ROOMS, self.room.encode(), record.encode())
 
+    def _put_outside(self, transaction: Transaction, seen: OutsideRecord) -> None:
+        if seen == OutsideRecord():
+            transaction.delete(self._spaces.outside, _OUTSIDE)
+        else:
+            transaction.put(self._spaces.outside, _OUTSIDE, seen.encode())
+
     def _clear(self, transaction: Transaction, *, keep_messages: bool) -> list[bytes]:
         """Delete all that belongs to the membership, and remember which epoch was its last.
 
@@ -273,7 +310,7 @@ class Kept:
         :returns: numbers of what goes from the outbox
         """
         spaces = self._spaces
-        for space in (spaces.group, spaces.pending, spaces.unwanted, spaces.member, spaces.doubt):
+        for space in (spaces.group, spaces.pending, spaces.unwanted, spaces.member, spaces.doubt, spaces.arrivals):
             transaction.delete_prefix(space)
         if self._group is not None:
             transaction.put(spaces.ended, self._group.group_id, self._group.epoch.to_bytes(8, "big"))
@@ -288,11 +325,18 @@ class Kept:
 
     def _end(self, record: RoomRecord, *, keep_messages: bool = False) -> None:
         """Forget the group."""
+        seen = self._outside.pace()
+        if record.state is RoomState.LOST:
+            group, after = self.group, self._record.cursor
+            seen = replace(
+                seen, group_id=group.group_id, suite=group.suite.id, epoch=group.epoch, known=1, after=after
+            )
         with self._transaction() as transaction:
             gone = self._clear(transaction, keep_messages=keep_messages)
             self._put_record(transaction, record)
+            self._put_outside(transaction, seen)
         self._group = self._roster = self._policy = None
-        self._record, self._doubts = record, Doubts()
+        self._record, self._doubts, self._outside = record, Doubts(), seen
         self._new_epoch()
         self._outbox.remove_all(gone)
 

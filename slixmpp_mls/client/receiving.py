@@ -23,6 +23,7 @@ from ..blob import BlobReference, RatchetTreeLocation
 from ..errors import InvalidError, NotForUs, PeerError, StateRolledBack, UnknownGroup, WrongEpoch
 from ..identity import ClientIdentity
 from ..mls.effects import Effects, MemberChange
+from ..mls.framing import NewMemberProposalSender
 from ..mls.group import Group
 from ..mls.joining import UnverifiedGroupInfo
 from ..mls.leaf_node import LeafNode
@@ -38,13 +39,16 @@ from ..roster import Roster
 from ..stanza import elements
 from ..stanza.consistency import check as check_consistency
 from ..store.interface import Transaction
+from . import arrivals
 from .doubts import Doubt, Doubts
+from .entering import Entering
 from .events import (
     CommitLost,
     Event,
     GroupChanged,
     GroupLost,
     Joined,
+    JoinRequested,
     LeftBehind,
     MessageReceived,
     MessageSent,
@@ -53,12 +57,12 @@ from .events import (
     Unreadable,
 )
 from .inbox import as_record
-from .kept import ROOMS, Kept, put_all, put_changes
+from .kept import put_all, put_changes
 from .member import Member
 from .other_groups import OtherGroups
-from .records import OutboxKind, RoomRecord, RoomState
+from .records import OutboxKind, OutsideRecord, RoomRecord, RoomState
 from .seen import mark, message_id
-from .steps import Abandon, Ignore, Incoming, Join, MoveOn, Read, Remember, Sent, Step
+from .steps import Abandon, Enter, Ignore, Incoming, Join, MoveOn, Read, Remember, Sent, Step
 
 __all__ = ["Receiving"]
 
@@ -70,7 +74,7 @@ _COMMITS = 64  # of them remembered: a Commit that loses comes soon after the on
 _Framed = elements.Application | elements.Proposal | elements.Commit
 
 
-class Receiving(Kept):
+class Receiving(Entering):
     """The receiving half of a room's group."""
 
     # --- examining -----------------------------------------------------------------------------
@@ -149,7 +153,9 @@ class Receiving(Kept):
         return Step(incoming, Read(received))
 
     def _unreadable(self, incoming: Incoming, epoch: int) -> Unreadable:
-        if self._group is None or epoch < self._record.joined_epoch:
+        if self._group is None:
+            reason = "lost" if self.state is RoomState.LOST else "before-join"
+        elif epoch < self._record.joined_epoch:
             reason = "before-join"
         else:
             reason = "too-late" if epoch < self._group.epoch else "future"
@@ -164,6 +170,8 @@ class Receiving(Kept):
             return Step(incoming, Ignore())
         assert isinstance(received, ReceivedProposal)
         proposal = received.proposal
+        if isinstance(received.sender, NewMemberProposalSender) and isinstance(proposal, Add):
+            ClientIdentity.from_leaf(proposal.key_package.leaf_node)  # who names no client is not kept
         leaves: tuple[LeafNode, ...] = ()
         if isinstance(proposal, Add):
             leaves = (proposal.key_package.leaf_node,)
@@ -201,13 +209,17 @@ class Receiving(Kept):
         return Step(incoming, action) if back is None else replace(back, action=action)
 
     def _examine_outside(self, incoming: Incoming, others: OtherGroups) -> Step:
-        """We wait for a Welcome: one whose Commit is the first of its epoch in the room.
+        """We wait for a Welcome, or an external Commit of ours: one that is the first of its epoch in the room.
 
         Only members can tell whether a Commit is valid.  But one that came second has lost, and its Welcome
         would lead where nobody else goes.
         """
         seen = _marks(self._record.commits)
         if not any(each in seen for each in _commits_in(incoming)):
+            if self._is_entry(incoming):
+                assert self._entry is not None
+                leaves = (leaf for index, leaf in self._entry.members() if index != self._entry.own_index)
+                return Step(incoming, Enter(self._entry), tuple(leaves))
             step = self._find_welcome(incoming, others)
             if step is not None:
                 return step
@@ -269,25 +281,6 @@ class Receiving(Kept):
         leaves = tuple(leaf for index, leaf in state.members() if index != state.own_index)
         return Step(incoming, Join(staged, bundle, roster, policy), leaves)
 
-    def _check_group_id_is_new(self, transaction: Transaction, group_id: bytes) -> None:
-        """RFC 9420 12.4.3.1: a group id is unique among our groups."""
-        for key, value in transaction.items(ROOMS):
-            record = RoomRecord.decode(value)
-            member = record.state is RoomState.MEMBER and key != self.room.encode()
-            if member and record.group_id == group_id:
-                raise InvalidError("a Welcome to a group that another room has", "RFC 9420 12.4.3.1")
-
-    def _check_epoch_is_new(self, transaction: Transaction, group_id: bytes, epoch: int) -> None:
-        """RFC 9420 9.2: by an old Welcome, read again, we would use the keys of its epoch again.
-
-        A KeyPackage that is used once does not open it twice; one of last resort does.
-        """
-        last = transaction.get(self._spaces.ended, group_id)
-        if self._group is not None and self._group.group_id == group_id:
-            last = self._group.epoch.to_bytes(8, "big")
-        if last is not None and epoch <= int.from_bytes(last, "big"):
-            raise InvalidError("a Welcome to an epoch that we have been in, or that is over", "RFC 9420 9.2")
-
     # --- putting into effect -------------------------------------------------------------------
 
     def accept(self, step: Step, now: int, doubts: Iterable[Doubt] = ()) -> list[Event]:
@@ -301,6 +294,8 @@ class Receiving(Kept):
         """
         record = self._past(step.incoming)
         match step.action:
+            case Ignore(events) if self._group is None:
+                return [*events, *self._pass_outside(step.incoming, record)]
             case Ignore(events):
                 self._pass(record)
                 self._ahead |= {event.by for event in events if isinstance(event, LeftBehind)}
@@ -313,15 +308,20 @@ class Receiving(Kept):
             case Remember(received):
                 return self._accept_proposal(step.incoming, received, record, now, doubts)
             case Abandon(reason):
+                after = self.cursor
                 self._end(replace(record, state=RoomState.LOST), keep_messages=True)
-                return [GroupLost(self.room, reason)]
+                return [GroupLost(self.room, reason, after)]
+            case Enter(state):
+                roster = Roster.of(state.members())
+                policy = RoomPolicy.required_in(state.context.extensions)
+                return self._arrive(state, roster, policy, record, now, doubts)
             case Join() as join:
                 return self._accept_join(join, record, now, doubts)
             case MoveOn(join=Join() as join):
                 # Removal and return at once: when our place is past the stanza, nobody reads the Welcome any more.
                 return self._accept_join(join, record, now, doubts)
             case MoveOn() as move:
-                return self._accept_commit(move, record, now, doubts)
+                return self._accept_commit(move, record, now, doubts, _when(step.incoming, now))
 
     def refuse(self, step: Step, error: PeerError) -> list[Event]:
         """Pass over a Welcome that can not be followed.
@@ -336,6 +336,8 @@ class Receiving(Kept):
             case MoveOn(roster=None):
                 action = replace(step.action, join=None)
                 return [*events, *self._accept_commit(action, record, 0, ())]
+            case _ if self._group is None:
+                events += self._pass_outside(step.incoming, record)
             case _:
                 self._pass(record)
         return events
@@ -348,14 +350,37 @@ class Receiving(Kept):
             record = replace(record, commits=commits[-_COMMITS * _MARK :])
         return record
 
-    def _pass(self, record: RoomRecord, confirmed: bytes | None = None) -> None:
+    def _pass(
+        self, record: RoomRecord, seen: OutsideRecord | None = None, *, confirmed: bytes | None = None
+    ) -> None:
         with self._transaction() as transaction:
             self._put_record(transaction, record)
             if confirmed is not None:
                 transaction.delete(self._spaces.outbox, confirmed)
-        self._record = record
+            if seen is not None and seen != self._outside:
+                self._put_outside(transaction, seen)
+        self._record, self._outside = record, self._outside if seen is None else seen
         if confirmed is not None:
             self._outbox.remove(confirmed)
+
+    def _pass_outside(self, incoming: Incoming, record: RoomRecord) -> list[Event]:
+        """A stanza that does not let us in, but tells something of the group; perhaps that our own Commit has lost."""
+        seen = self._observed(incoming)
+        if self._entry is None or (seen.group_id, seen.epoch) == (self._outside.group_id, self._outside.entry_epoch):
+            self._pass(record, seen)
+            return []
+        lost = CommitLost(self.room, seen.entry_id.decode(), "another Commit came first")
+        self._drop_entry(seen, record)
+        return [lost]
+
+    def _against(self, client: ClientIdentity, when: int) -> str | None:
+        """Why we do not by ourselves add a client that asks for it, None if nothing speaks against it."""
+        if not self.roster.has(client.account):
+            return "stranger"
+        with self._store.transaction() as transaction:
+            if arrivals.is_too_often(transaction, self._spaces.arrivals, client.account, when):
+                return "too-often"
+        return None
 
     def _accept_message(
         self, incoming: Incoming, received: ReceivedMessage, record: RoomRecord, now: int
@@ -400,24 +425,39 @@ class Receiving(Kept):
     def _accept_proposal(
         self, incoming: Incoming, received: ReceivedProposal, record: RoomRecord, now: int, doubts: Iterable[Doubt]
     ) -> list[Event]:
-        group = self.group.apply(received, now=now)
+        """Keep it; if it is not for a Commit of ours, say so.
+
+        What an outsider wishes for itself (RFC 9420 12.1.8) is for us to commit if its account has a client in the
+        group.  That somebody is in the room, on the word of the room, does not get it into the group.
+        """
+        events: list[Event] = []
+        unwanted = False
         denial = next((doubt for doubt in doubts if doubt.denied), None)
-        if denial is None:
-            self._write(group, record)
-            return []
+        if denial is not None:
+            reason = f"the Authentication Service denies {denial.client}: {denial.text}"
+            events.append(self._rejected(incoming, InvalidError(reason, "RFC 9420 5.3.1")))
+            unwanted = True
+        elif isinstance(received.sender, NewMemberProposalSender) and isinstance(received.proposal, Add):
+            client = ClientIdentity.from_leaf(received.proposal.key_package.leaf_node)  # judged in `examine`
+            against = self._against(client, _when(incoming, now))
+            unwanted = against is not None or client == self.device.identity  # of ourselves, others must judge
+            if against is not None:
+                events.append(JoinRequested(self.room, client.account, client.device, against, incoming.archive_id))
+        group = self.group.apply(received, now=now)
         reference = received.sent.reference
         assert reference is not None
         with self._transaction() as transaction:
             put_changes(transaction, self._spaces.group, group.changes_since(self.group))
-            transaction.put(self._spaces.unwanted, reference, b"")
+            if unwanted:
+                transaction.put(self._spaces.unwanted, reference, b"")
             self._put_record(transaction, record)
         self._group, self._record = group.stored(), record
-        self._unwanted |= {reference}
-        reason = f"the Authentication Service denies {denial.client}: {denial.text}"
-        return [self._rejected(incoming, InvalidError(reason, "RFC 9420 5.3.1"))]
+        if unwanted:
+            self._unwanted |= {reference}
+        return events
 
     def _accept_commit(
-        self, action: MoveOn, record: RoomRecord, now: int, judged: Iterable[Doubt]
+        self, action: MoveOn, record: RoomRecord, now: int, judged: Iterable[Doubt], when: int = 0
     ) -> list[Event]:
         staged = action.staged
         by = self._committer(staged)
@@ -445,6 +485,7 @@ class Receiving(Kept):
                 transaction.delete(spaces.outbox, number)
             self._note_members(transaction, staged.effects, now)
             self._put_doubts(transaction, doubts)
+            arrivals.note(transaction, spaces.arrivals, staged.effects, when)
             self._put_record(transaction, record)
         self._begin(group.stored(), action.roster, action.policy, record, doubts)
         self._outbox.remove_all(number for number, _ in void)
@@ -503,8 +544,24 @@ class Receiving(Kept):
     ) -> list[Event]:
         state = action.staged.state
         assert isinstance(state, Group)
+        inviter = Member.of(action.staged.inviter, state.tree.member(action.staged.inviter))
+        return self._arrive(state, action.roster, action.policy, record, now, judged, inviter, action.bundle)
+
+    def _arrive(
+        self,
+        state: Group,
+        roster: Roster,
+        policy: RoomPolicy,
+        record: RoomRecord,
+        now: int,
+        judged: Iterable[Doubt],
+        inviter: Member | None = None,
+        bundle: KeyPackageBundle | None = None,
+    ) -> list[Event]:
+        """We are in the group: by a Welcome for a KeyPackage of ours, or by our own Commit."""
         # Unsent application data was meant for the group's members: it stays if this is the same group.
         same = record.group_id == state.group_id
+        missed = self._missed(record)
         record = replace(
             record, state=RoomState.MEMBER, group_id=state.group_id, joined=now, joined_epoch=state.epoch, commits=b""
         )
@@ -513,17 +570,24 @@ class Receiving(Kept):
             gone = self._clear(transaction, keep_messages=same)
             put_all(transaction, self._spaces.group, state.pieces())
             put_changes(transaction, self._spaces.doubt, dict(doubts.changes_since(Doubts())))
-            self.device.use_up(transaction, action.bundle, now)
+            seen = self._inside_again(transaction, b"" if bundle is None else bundle.reference)
+            if bundle is not None:
+                self.device.use_up(transaction, bundle, now)
             self._put_record(transaction, record)
         events: list[Event] = [
             CommitLost(self.room, waiting.origin_id.decode(), "we were removed, and added afresh")
             for _, waiting in self._void()
             if waiting.kind is OutboxKind.COMMIT and not waiting.refused
         ]
-        self._begin(state.stored(), action.roster, action.policy, record, doubts)
+        self._begin(state.stored(), roster, policy, record, doubts)
+        self._outside, self._entry = seen, None
         self._outbox.remove_all(gone)
-        inviter = Member.of(action.staged.inviter, state.tree.member(action.staged.inviter))
-        return [*events, Joined(self.room, state.epoch, inviter)]
+        return [*events, Joined(self.room, state.epoch, inviter, missed)]
+
+
+def _when(incoming: Incoming, now: int) -> int:
+    """When a stanza came into the room, as far as the room says, in seconds since the Unix epoch."""
+    return now if incoming.stamp is None else int(incoming.stamp)
 
 
 def _tree_location(info: UnverifiedGroupInfo) -> BlobReference | None:

@@ -20,12 +20,15 @@ space                      key                       value
 ``inbox/`` + room          number (8)                :class:`InboxRecord`
 ``seen/`` + room           number (2)                which application messages came last, see :mod:`.seen`
 ``ended/`` + room          group id                  the last epoch of that group that we were in (8)
+``arrivals/`` + room       account                   when clients of it came in by their own wish, see :mod:`.arrivals`
+``outside/`` + room        ``record``                :class:`OutsideRecord`
+``entering/`` + room       piece                     the state that an external Commit of ours leads to
 =========================  ========================  ===========================================
 
 Rooms, not group ids, name the spaces: a room carries one group at a time, and a group that
 follows another one takes its place.  The first of these spaces end with the membership; ``inbox``, ``seen`` and
 ``ended`` outlive it, because what they prevent (losing a message that has been read, reading twice, using a key
-twice) comes after it.
+twice) comes after it, and ``outside`` is about the time without one.
 """
 
 from __future__ import annotations
@@ -34,11 +37,11 @@ from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Annotated, ClassVar, Self
 
-from ..mls.tls import Enum, Struct, opaque, struct, uint8, uint32, uint64
+from ..mls.tls import Enum, Struct, opaque, struct, uint8, uint16, uint32, uint64
 
 __all__ = [
-    "ROOMS", "DoubtRecord", "InboxRecord", "KeyPackageRecord", "OutboxKind", "OutboxRecord", "RoomRecord", "RoomState",
-    "Spaces",
+    "ROOMS", "AskRecord", "DoubtRecord", "InboxRecord", "KeyPackageRecord", "OutboxKind", "OutboxRecord",
+    "OutsideRecord", "RoomRecord", "RoomState", "Spaces",
 ]  # fmt: skip
 
 ROOMS = "room"
@@ -158,6 +161,54 @@ class InboxRecord(Struct):
     data: opaque
 
 
+@struct
+class AskRecord(Struct):
+    """A request of ours to be added: a Proposal of a new member, see :mod:`.outside`.
+
+    `reference` is the KeyPackageRef in it, `until` when that expires (seconds since the Unix epoch); what has
+    `arrived` in the room, or was refused there, is not sent again.
+    """
+
+    epoch: uint64
+    origin_id: opaque
+    message: opaque
+    reference: opaque
+    until: uint64
+    arrived: uint8
+
+
+@struct
+class OutsideRecord(Struct):
+    """What we know of a room's group while we are not in it.
+
+    `group_id` is empty if it is not known, `suite` 0; `epoch` is where the group seems to be, if that is `known`.
+    `after` is the archive id of the last stanza that we have processed as a member, and `missed` how many
+    application messages have come by since.  `attempts` counts our requests, the last of which was at `asked`; the
+    next one is not made before `not_before` (seconds since the Unix epoch).  `entry` is an external Commit of ours
+    that waits for its reflection, with the epoch that it ends, its origin id and the GroupInfo beside it; empty if
+    there is none.
+    """
+
+    group_id: opaque = b""
+    suite: uint16 = 0
+    epoch: uint64 = 0
+    known: uint8 = 0
+    after: opaque = b""
+    missed: uint64 = 0
+    asks: tuple[AskRecord, ...] = ()
+    attempts: uint32 = 0
+    asked: uint64 = 0
+    not_before: uint64 = 0
+    entry: opaque = b""
+    entry_epoch: uint64 = 0
+    entry_id: opaque = b""
+    entry_info: opaque = b""
+
+    def pace(self) -> OutsideRecord:
+        """What is left of it once we are in: when we have asked, and may ask again."""
+        return OutsideRecord(attempts=self.attempts, asked=self.asked, not_before=self.not_before)
+
+
 @dataclass(frozen=True, slots=True)
 class Spaces:
     """Names of the spaces that belong to a room."""
@@ -171,6 +222,9 @@ class Spaces:
     inbox: str
     seen: str
     ended: str
+    arrivals: str
+    outside: str
+    entering: str
 
     @classmethod
     def of(cls, room: str) -> Self:

@@ -16,8 +16,11 @@ States::
     INVITED ──Welcome──► MEMBER ──Commit that removes us──► OUT ──Welcome──► MEMBER
                            └── left behind ──► LOST ──Welcome──► MEMBER
 
+Instead of a Welcome it may be an external Commit of our own.
+
 Each call is one transaction.  If it raises, neither the store nor this object has changed.  :mod:`.receiving`
-and :mod:`.sending` hold the two directions, :mod:`.kept` what both work on.
+and :mod:`.sending` hold the two directions, :mod:`.outside` and :mod:`.entering` the time without a group, :mod:`.kept`
+what all work on.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ from .events import Event, GroupLost, RemovedFromGroup
 from .kept import ROOMS, put_all
 from .receiving import Receiving
 from .records import RoomState
-from .sending import Fits, Sending
+from .sending import Sending
+from .steps import Fits
 
 __all__ = ["Fits", "RoomGroup"]
 
@@ -93,8 +97,9 @@ class RoomGroup(Receiving, Sending):
         if reason is None:
             self._end(replace(self._record, state=RoomState.OUT))
             return [RemovedFromGroup(self.room, None, wanted=True)]
+        after = self.cursor
         self._end(replace(self._record, state=RoomState.LOST), keep_messages=True)
-        return [GroupLost(self.room, reason)]
+        return [GroupLost(self.room, reason, after)]
 
     def seek(self, cursor: str | None) -> None:
         """Set our place in the room, before anything is read from it: just before a Welcome, say.
@@ -103,7 +108,14 @@ class RoomGroup(Receiving, Sending):
         """
         if self._group is not None:
             raise UsageError("a member does not skip what is in the room")
-        self._pass(replace(self._record, cursor=(cursor or "").encode(), commits=b""))
+        record = replace(self._record, cursor=(cursor or "").encode(), commits=b"")
+        # Of a group that we have lost, the epoch in which we were is still known.
+        self._pass(record, self._outside if self.state is RoomState.LOST else replace(self._outside, known=0))
+
+    def wait_for_welcome(self) -> None:
+        """Wish to be in the group, if we are not: wait to be added, and ask for it."""
+        if self.state is RoomState.OUT:
+            self._pass(replace(self._record, state=RoomState.INVITED))
 
     def stop_waiting(self) -> None:
         """Wait for no Welcome any more."""

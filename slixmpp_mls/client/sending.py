@@ -16,7 +16,7 @@ by which readers know the second one (:mod:`.seen`).
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
 
@@ -33,23 +33,21 @@ from ..mls.tree_index import Feature
 from ..policy import check
 from ..stanza import elements
 from ..stanza.elements import RoomElement
+from .entering import Entering
 from .events import CommitLost, Event
-from .kept import Kept, put_all, put_changes
+from .kept import put_all, put_changes
 from .other_groups import OtherGroups
 from .records import OutboxKind, OutboxRecord
 from .seen import MAX_ID
-from .steps import Outgoing
-from .waiting import committable, is_permitted
+from .steps import Fits, Outgoing
+from .waiting import Committable, committable, is_permitted
 
-__all__ = ["Fits", "Sending"]
-
-Fits = Callable[[Sequence[RoomElement]], None]
-"""Raises StanzaTooLarge if these elements do not fit into a stanza."""
+__all__ = ["Sending"]
 
 _EARLIER = 32 * 8  # octets: digests of the last eight encryptions
 
 
-class Sending(Kept):
+class Sending(Entering):
     """The sending half of a room's group."""
 
     def compose(self, data: bytes, *, fits: Fits | None = None, origin_id: str | None = None) -> Outgoing:
@@ -99,7 +97,7 @@ class Sending(Kept):
         sent = group.public.proposals[reference]
         if not is_permitted(self.group, self.policy, self.roster, (sent,)):
             beside = committable(self.group, self.policy, self.roster, unwanted=self._unwanted)
-            if not is_permitted(self.group, self.policy, self.roster, (*beside, sent)):
+            if not is_permitted(self.group, self.policy, self.roster, (*beside.replaced, *beside.waiting, sent)):
                 raise NotPermitted(f"the group's policy forbids this {type(proposal).__name__}")
         return self._put_out(group, self._outbox_record(OutboxKind.PROPOSAL, message, reference=reference))
 
@@ -208,7 +206,7 @@ class Sending(Kept):
         if (new := self._new_leaf()) is not None:
             options = replace(options or CommitOptions(), leaf=new)
         me = MemberSender(self.group.own_index)
-        waiting = committable(
+        due = committable(
             self.group,
             self.policy,
             self.roster,
@@ -218,12 +216,13 @@ class Sending(Kept):
         )
         if any(isinstance(proposal, PreSharedKey) for proposal in proposals):
             # Who is added by the same Commit would need the PSK, too (RFC 9420 12.4.3.1).
-            waiting = tuple(sent for sent in waiting if not isinstance(sent.proposal, Add))
-        references = [sent.reference or b"" for sent in waiting]
+            due = Committable(tuple(sent for sent in due.waiting if not isinstance(sent.proposal, Add)))
+        references = [sent.reference or b"" for sent in due.waiting]
+        by_value = (*proposals, *(sent.proposal for sent in due.replaced))
         psks = OtherGroups(self.device, self.room).psk
         try:
             return self.group.draft_commit(
-                proposals, now=now, by_reference=references, options=options, psks=psks, random=self.device.random
+                by_value, now=now, by_reference=references, options=options, psks=psks, random=self.device.random
             )
         except InvalidError:
             if not references:
@@ -344,6 +343,8 @@ class Sending(Kept):
 
         :raises StoreError: nothing has changed
         """
+        if self._group is None:
+            return self._refused_outside(origin_id, reason)
         number = self._outbox.of_origin_id(origin_id)
         if number is None or self._outbox[number].refused:
             return []

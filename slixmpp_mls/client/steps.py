@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..blob import BlobReference
 from ..errors import PeerError
+from ..mls.group import Group
 from ..mls.joining import StagedJoin
 from ..mls.leaf_node import LeafNode
 from ..mls.message_processing import ReceivedMessage, ReceivedProposal
@@ -18,7 +20,12 @@ from .events import Event
 from .other_groups import Awaited
 from .records import OutboxKind
 
-__all__ = ["Abandon", "Ignore", "Incoming", "Join", "MoveOn", "Outgoing", "Read", "Remember", "Sent", "Step"]
+__all__ = [
+    "Abandon", "Enter", "Fits", "Ignore", "Incoming", "Join", "MoveOn", "Outgoing", "Read", "Remember", "Sent", "Step",
+]  # fmt: skip
+
+Fits = Callable[[Sequence[RoomElement]], None]
+"""Raises StanzaTooLarge if these elements do not fit into a stanza."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +129,13 @@ class Join:
 
 
 @dataclass(frozen=True, slots=True)
+class Enter:
+    """Our own external Commit, the first Commit of its epoch in the room."""
+
+    state: Group
+
+
+@dataclass(frozen=True, slots=True)
 class Abandon:
     """Our own state must not be used any more."""
 
@@ -140,7 +154,7 @@ class Step:
     """
 
     incoming: Incoming
-    action: Ignore | Sent | Read | Remember | MoveOn | Join | Abandon
+    action: Ignore | Sent | Read | Remember | MoveOn | Join | Enter | Abandon
     leaves: tuple[LeafNode, ...] = ()
     tree_at: BlobReference | None = None
     awaits: Awaited | None = None

@@ -8,15 +8,21 @@ in what they may commit, as nobody answers for an outsider's wish but the commit
 A proposal is left out if no rule of RFC 9420 lets us commit it (:mod:`slixmpp_mls.mls.proposal_choice`), if
 the policy does not, or if the caller does not want it.  What the policy allows by itself goes first, so that
 what it forbids can not take its place.
+
+A client that has lost its state asks to be added afresh (RFC 9420 12.1.8).  Its old leaf goes with the same
+Commit, by a Remove of the committer's own (the policy's "replace a client"); a wish whose leaf, or a leaf of whose
+account, somebody removes for another reason is left out, or it would turn a removal into its opposite.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 from ..errors import InvalidError, UsageError
+from ..identity import ClientIdentity
 from ..mls.effects import ChangeKind, Effects, ExtensionsChange, MemberChange
-from ..mls.framing import MemberSender
+from ..mls.framing import MemberSender, NewMemberProposalSender
 from ..mls.group import Group
 from ..mls.group_state import no_psks
 from ..mls.leaf_validation import LeafRules
@@ -27,7 +33,22 @@ from ..mls.tree_math import LeafIndex
 from ..policy import RoomPolicy, check
 from ..roster import Roster
 
-__all__ = ["committable", "is_permitted"]
+__all__ = ["Committable", "committable", "is_permitted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Committable:
+    """What a Commit of ours would cover.
+
+    :ivar waiting: proposals by reference
+    :ivar replaced: our own Removes of the leaves of clients that are added afresh
+    """
+
+    waiting: tuple[SentProposal, ...] = ()
+    replaced: tuple[SentProposal, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.waiting)
 
 
 def committable(
@@ -38,7 +59,7 @@ def committable(
     beside: Sequence[SentProposal] = (),
     unwanted: Collection[bytes] = (),
     rules: LeafRules | None = None,
-) -> tuple[SentProposal, ...]:
+) -> Committable:
     """The waiting proposals that a Commit of ours would cover.
 
     :param beside: what it holds anyway
@@ -47,8 +68,25 @@ def committable(
     """
     me = MemberSender(group.own_index)
     waiting = [sent for sent in group.pending_proposals if sent.reference not in unwanted]
+    rightful = (sent for sent in waiting if _removal(sent) is not None and is_permitted(group, policy, roster, (sent,)))
+    leaves = [leaf for sent in (*beside, *rightful) if (leaf := _removal(sent)) is not None]
+    excluded = {roster.at(leaf).account for leaf in leaves if group.tree.leaf(leaf) is not None}
+    waiting = [sent for sent in waiting if not _asks_for(sent, excluded)]
+    old_leaves: dict[bytes | None, SentProposal] = {}
+    for sent in waiting:
+        client = _asking(sent)
+        leaf = None if client is None else roster.leaf_of(client)
+        if leaf is not None and leaf != group.own_index:
+            old_leaves[sent.reference] = SentProposal(Remove(LeafIndex(leaf)), me)
+
+    def replacing(some: Sequence[SentProposal]) -> tuple[SentProposal, ...]:
+        return tuple(old_leaves[sent.reference] for sent in some if sent.reference in old_leaves)
+
+    def allowed(some: Sequence[SentProposal]) -> bool:
+        return is_permitted(group, policy, roster, (*replacing(some), *some))
+
     chosen: tuple[SentProposal, ...] = ()
-    alone = [sent for sent in waiting if is_permitted(group, policy, roster, (sent,))]
+    alone = [sent for sent in waiting if allowed((sent,))]
     for part in (alone, [sent for sent in waiting if sent not in alone]):
         fixed = (*beside, *chosen)
         valid = choose_valid(
@@ -56,12 +94,36 @@ def committable(
             me,
             group.tree,
             group.context,
-            beside=fixed,
+            beside=(*fixed, *old_leaves.values()),
             rules=rules,
             available=lambda name: group.find_psk(name.psk, no_psks) is not None,
         )
-        chosen += _fitting(valid, lambda some, fixed=fixed: is_permitted(group, policy, roster, (*fixed, *some)))  # type: ignore[misc]
-    return chosen
+        chosen += _fitting(valid, lambda some, fixed=fixed: allowed((*fixed, *some)))  # type: ignore[misc]
+    return Committable(chosen, replacing(chosen))
+
+
+def _removal(sent: SentProposal) -> int | None:
+    """The leaf that a proposal removes."""
+    if isinstance(sent.proposal, Remove):
+        return int(sent.proposal.removed)
+    if isinstance(sent.proposal, SelfRemove) and isinstance(sent.sender, MemberSender):
+        return sent.sender.leaf_index
+    return None
+
+
+def _asking(sent: SentProposal) -> ClientIdentity | None:
+    """The client that asks by this proposal to be added, if that is what it does."""
+    if not isinstance(sent.sender, NewMemberProposalSender) or not isinstance(sent.proposal, Add):
+        return None
+    try:
+        return ClientIdentity.from_leaf(sent.proposal.key_package.leaf_node)
+    except InvalidError:
+        return None
+
+
+def _asks_for(sent: SentProposal, accounts: Collection[str]) -> bool:
+    client = _asking(sent)
+    return client is not None and client.account in accounts
 
 
 def _fitting(

@@ -22,7 +22,6 @@ from .framing import (
     NewMemberCommitSender,
     PublicMessage,
 )
-from .group_context import GroupContext
 from .group_state import GroupState, PSKLookup, PublicGroup, no_psks
 from .joining import public_of
 from .key_schedule import EpochSecrets, external_init
@@ -175,7 +174,8 @@ def _self_remove(public: PublicGroup, message: PublicMessage, rules: LeafRules) 
 
 def external_proposal(
     suite: CipherSuite,
-    context: GroupContext,
+    group_id: bytes,
+    epoch: int,
     sender: AnySender,
     proposal: AnyProposal,
     key: SignaturePrivateKey,
@@ -184,10 +184,12 @@ def external_proposal(
 ) -> bytes:
     """RFC 9420 12.1.8: a proposal by somebody who is not a member, as MLSMessage.
 
+    Nothing more need be known of the group than its id, epoch and cipher suite.
+
     :param sender: ExternalSenderIndex or NewMemberProposalSender
     :param key: of the external sender, or of the KeyPackage's leaf
     """
-    framed = FramedContent(context.group_id, context.epoch, sender, authenticated_data, proposal)
+    framed = FramedContent(group_id, epoch, sender, authenticated_data, proposal)
     signature = sign(suite, key, WireFormat.PUBLIC_MESSAGE, framed, b"")
     content = AuthenticatedContent(WireFormat.PUBLIC_MESSAGE, framed, signature)
     return MLSMessage.wrap(protect_public(suite, content, b"", b""))

@@ -29,7 +29,7 @@ from typing import Self
 
 from ..errors import UsageError
 from . import commit_creation, creation, external_join, group_pieces, joining, message_processing, resumption
-from .cipher_suite import CipherSuite, Random, SignaturePrivateKey
+from .cipher_suite import Random, SignaturePrivateKey
 from .commit_creation import CommitBundle, CommitDraft, CommitOptions
 from .extensions import Extension
 from .framing import (
@@ -43,7 +43,6 @@ from .framing import (
     NewMemberCommitSender,
     PublicMessage,
 )
-from .group_context import GroupContext
 from .group_state import GroupState, OwnUpdate, PSKLookup, PublicGroup, no_psks
 from .joining import GroupLookup, StagedJoin, UnverifiedGroupInfo
 from .key_package import KeyPackage
@@ -499,6 +498,5 @@ def external_proposal(
     key: SignaturePrivateKey,
 ) -> bytes:
     """RFC 9420 12.1.8: a proposal from outside.  See :func:`.external_join.external_proposal`."""
-    suite: CipherSuite = public.suite
-    context: GroupContext = public.context
-    return external_join.external_proposal(suite, context, sender, proposal, key)
+    context = public.context
+    return external_join.external_proposal(public.suite, context.group_id, context.epoch, sender, proposal, key)

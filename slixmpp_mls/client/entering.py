@@ -1,0 +1,214 @@
+"""Coming into the group by an external Commit (RFC 9420 12.4.3.2), where the policy allows it.
+
+::
+
+    <group-info/> ──► draft_entry ── authentication ──► finish_entry ──► Outgoing
+    its reflection, the first Commit of its epoch in the room ──► we are in
+
+A GroupInfo is what a member has signed beside a Commit, and what the room has kept.  Its signature, tree and
+leaves are verified; that it is the present one can not be.  An older one than we know of is refused, and
+a Commit made from one comes too late.  RFC 9750 5.3 on what is left: a service that hides what came since can lead
+us into the past, together with whoever was a member then; but not before the epoch in which we have been ourselves.
+
+Like any Commit of ours it is stored with the state that it leads to, and takes effect with its reflection.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field, replace
+
+from ..errors import InvalidError, NotPermitted, PolicyViolation, StanzaTooLarge, UsageError
+from ..mls.cipher_suite import CipherSuite
+from ..mls.commit_creation import CommitBundle
+from ..mls.group import Group
+from ..mls.joining import public_of
+from ..mls.leaf_node import LeafNode
+from ..mls.tree_math import LeafIndex
+from ..mls.welcome import GroupInfo
+from ..policy import RoomPolicy, check
+from ..roster import Roster
+from ..stanza import elements
+from ..stanza.consistency import check as check_consistency
+from ..store.interface import Transaction
+from .events import CommitLost, Event
+from .kept import put_all
+from .outside import Outside
+from .records import ROOMS, OutboxKind, OutsideRecord, RoomRecord, RoomState
+from .steps import Fits, Incoming, Outgoing
+
+__all__ = ["Entering", "EntryDraft"]
+
+_RULES = "urn:xmpp:mls:0 business rules"
+
+
+@dataclass(frozen=True, slots=True)
+class EntryDraft:
+    """An external Commit that has not been stored.
+
+    :ivar epoch: the one that it would end
+    :ivar leaves: those of the group, for the Authentication Service to judge
+    """
+
+    bundle: CommitBundle = field(repr=False)
+    group_id: bytes
+    epoch: int
+    leaves: tuple[LeafNode, ...] = field(repr=False)
+
+    @property
+    def suite(self) -> CipherSuite:
+        """The group's."""
+        return self.bundle.sent.suite
+
+
+class Entering(Outside):
+    """A room's group, and our way into it."""
+
+    def draft_entry(self, door: elements.GroupInfo, now: int) -> EntryDraft:
+        """Make an external Commit; nothing has changed.
+
+        :param door: a GroupInfo of the present epoch
+        :raises UsageError: we are in the group, or an external Commit of ours waits
+        :raises PeerError: the GroupInfo is not acceptable, or not the present one
+        :raises NotPermitted: the group's policy does not let us in this way
+        """
+        self._check_may_enter()
+        info = check_consistency(door).body
+        assert isinstance(info, GroupInfo)
+        context = info.group_context
+        self._check_is_present(context.group_id, context.epoch)
+        policy = RoomPolicy.required_in(context.extensions)
+        if policy.room != self.room:
+            raise InvalidError("a GroupInfo of the group of another room", _RULES)
+        public = public_of(info)  # RFC 9420 12.4.3, 12.4.3.1: signature, tree, leaves
+        roster = Roster.of(public.tree.members())
+        own = roster.leaf_of(self.device.identity)
+        bundle = Group.external_commit(
+            info,
+            self.device.own_leaf(public.suite),
+            now=now,
+            tree=public.tree,
+            replaces=None if own is None else LeafIndex(own),
+            parameters=self.device.parameters,
+            with_group_info=True,
+            random=self.device.random,
+        )
+        try:
+            check(policy, bundle.staged.effects, roster)
+        except PolicyViolation as error:
+            raise NotPermitted(f"the group's policy: {error}") from error
+        leaves = tuple(leaf for index, leaf in public.tree.members() if index != own)
+        return EntryDraft(bundle, context.group_id, context.epoch, leaves)
+
+    def _check_may_enter(self) -> None:
+        if self._group is not None:
+            raise UsageError(f"already a member of the group in {self.room}")
+        if self.entry_waits:
+            raise UsageError("an external Commit of ours waits already")
+
+    def _check_is_present(self, group_id: bytes, epoch: int) -> None:
+        seen = self._outside
+        if self.state is RoomState.LOST and group_id != seen.group_id:
+            raise InvalidError("a GroupInfo of another group than the one that we have lost", _RULES)
+        if group_id == seen.group_id and seen.known and epoch < seen.epoch:
+            raise InvalidError(f"a GroupInfo of epoch {epoch}, but the group is in {seen.epoch}", "RFC 9420 12.4.3.2")
+        with self._store.transaction() as transaction:
+            self._check_group_id_is_new(transaction, group_id)
+            self._check_epoch_is_new(transaction, group_id, epoch + 1)
+
+    def finish_entry(self, draft: EntryDraft, *, fits: Fits | None = None) -> Outgoing:
+        """Put a draft into the store, to be sent; a GroupInfo of the next epoch goes along if it fits.
+
+        :raises UsageError: we are in the group, an external Commit of ours waits, or the draft's epoch has ended
+        :raises StanzaTooLarge: by `fits`; nothing has changed
+        """
+        self._check_may_enter()
+        seen = self._outside
+        if draft.group_id == seen.group_id and seen.known and draft.epoch < seen.epoch:
+            raise UsageError("the draft's epoch has ended")
+        seen = replace(
+            seen,
+            group_id=draft.group_id,
+            epoch=draft.epoch,
+            known=1,
+            entry=draft.bundle.commit,
+            entry_epoch=draft.epoch,
+            entry_id=str(uuid.uuid4()).encode(),
+            entry_info=draft.bundle.group_info or b"",
+        )
+        if fits is not None:
+            try:
+                fits(_as_outgoing(seen).payloads)
+            except StanzaTooLarge:
+                seen = replace(seen, entry_info=b"")
+                fits(_as_outgoing(seen).payloads)
+        state = draft.bundle.staged.next
+        assert isinstance(state, Group)
+        with self._store.transaction() as transaction:
+            put_all(transaction, self._spaces.entering, state.pieces())
+            self._put_outside(transaction, seen)
+        self._outside, self._entry = seen, state.stored()
+        return _as_outgoing(seen)
+
+    # --- what becomes of it --------------------------------------------------------------------
+
+    @property
+    def entry_waits(self) -> bool:
+        """Whether an external Commit of ours waits for its reflection."""
+        return self._entry is not None
+
+    def unconfirmed_entry(self) -> Outgoing | None:
+        """An external Commit of ours that the room has not reflected: to be sent again."""
+        return None if self._entry is None else _as_outgoing(self._outside)
+
+    def _is_entry(self, incoming: Incoming) -> bool:
+        """Whether a stanza is the reflection of our external Commit."""
+        return self._entry is not None and any(
+            isinstance(payload, elements.Commit) and payload.data == self._outside.entry
+            for payload in incoming.payloads
+        )
+
+    def _drop_entry(self, seen: OutsideRecord, record: RoomRecord) -> None:
+        """Our external Commit has lost, or was refused: it goes, with the state that it would have led to."""
+        seen = replace(seen, entry=b"", entry_id=b"", entry_info=b"", entry_epoch=0)
+        with self._store.transaction() as transaction:
+            transaction.delete_prefix(self._spaces.entering)
+            self._put_outside(transaction, seen)
+            self._put_record(transaction, record)
+        self._outside, self._record, self._entry = seen, record, None
+
+    def _refused_outside(self, origin_id: str, reason: str) -> list[Event]:
+        """The room has refused what we have sent from outside."""
+        if self._entry is not None and self._outside.entry_id == origin_id.encode():
+            self._drop_entry(self._outside, self._record)
+            return [CommitLost(self.room, origin_id, reason)]
+        self._ask_refused(origin_id)
+        return []
+
+    # --- what is checked of any way into a group ------------------------------------------------
+
+    def _check_group_id_is_new(self, transaction: Transaction, group_id: bytes) -> None:
+        """RFC 9420 12.4.3.1: a group id is unique among our groups."""
+        for key, value in transaction.items(ROOMS):
+            record = RoomRecord.decode(value)
+            member = record.state is RoomState.MEMBER and key != self.room.encode()
+            if member and record.group_id == group_id:
+                raise InvalidError("a group that another room has", "RFC 9420 12.4.3.1")
+
+    def _check_epoch_is_new(self, transaction: Transaction, group_id: bytes, epoch: int) -> None:
+        """RFC 9420 9.2: by an old Welcome, read again, we would use the keys of its epoch again.
+
+        A KeyPackage that is used once does not open it twice; one of last resort does.
+        """
+        last = transaction.get(self._spaces.ended, group_id)
+        if self._group is not None and self._group.group_id == group_id:
+            last = self._group.epoch.to_bytes(8, "big")
+        if last is not None and epoch <= int.from_bytes(last, "big"):
+            raise InvalidError("the way into an epoch that we have been in, or that is over", "RFC 9420 9.2")
+
+
+def _as_outgoing(seen: OutsideRecord) -> Outgoing:
+    payloads: list[elements.RoomElement] = [elements.Commit(seen.group_id, seen.entry_epoch, seen.entry)]
+    if seen.entry_info:
+        payloads.append(elements.GroupInfo(seen.group_id, seen.entry_epoch + 1, seen.entry_info))
+    return Outgoing(seen.entry_id.decode(), OutboxKind.COMMIT, tuple(payloads))

@@ -1,0 +1,203 @@
+"""Outside of the group: what a room shows of it, and asking to be added (RFC 9420 12.1.8).
+
+A client that has lost the group, or was never in it, can not verify what it sees.  It reads the room all the
+same, and knows three things.
+
+*Which group.*  If it had been a member, that one.  Otherwise the group of the latest ``<commit/>`` in the room.
+
+*Which epoch.*  A Commit for an epoch ends it, so the group is in the next one; whatever else is sent in an epoch says
+that the group is there.  The highest number counts, since messages arrive late and Commits that lost the race
+are many.  An outsider may have written a number that is too high: then our request does not count, and the next
+genuine message that comes after it, of a lower epoch, corrects the number.
+
+*Whether it may ask.*  Once in an epoch, and after pauses that grow from seconds to an hour, kept in the store.  The
+request is an Add of a fresh KeyPackage with our own signature key, in a Proposal that needs no answer: it waits in
+the archive for any member that may commit it.  Our old leaf, if there is one, goes with the same Commit.  Whatever keys
+the old state had are not used again, for all keys of the new leaf are new.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ..errors import PeerError, UsageError
+from ..mls.cipher_suite import CipherSuite
+from ..mls.external_join import external_proposal
+from ..mls.framing import NewMemberProposalSender
+from ..mls.leaf_node import KeyPackageSource
+from ..mls.parameters import DAY
+from ..mls.proposals import Add
+from ..stanza import elements
+from ..stanza.consistency import check as check_consistency
+from ..store.interface import Transaction
+from .events import Missed
+from .kept import Kept
+from .records import AskRecord, OutboxKind, OutsideRecord, RoomRecord, RoomState
+from .steps import Incoming, Outgoing
+
+__all__ = ["PAUSES", "Outside"]
+
+PAUSES = (5, 20, 80, 320, 1280, 3600)
+"""Seconds after the first request, the second ..., until the next one may be made: six in the first hour."""
+_ASKS = 8  # requests remembered, with the private keys in them
+_LAST_EPOCH = 2**64 - 1
+
+
+class Outside(Kept):
+    """A room's group, seen from outside."""
+
+    @property
+    def group_seen(self) -> bytes | None:
+        """The id of the group in the room, as far as we know one."""
+        if self._group is not None:
+            return self._group.group_id
+        return self._outside.group_id or None
+
+    @property
+    def attempts(self) -> int:
+        """How many times we have asked to be added, in this row."""
+        return self._outside.attempts
+
+    @property
+    def epoch_seen(self) -> int | None:
+        """The epoch in which the group seems to be, while we are outside."""
+        return self._outside.epoch if self._outside.known and self._group is None else None
+
+    # --- observing -----------------------------------------------------------------------------
+
+    def _observed(self, incoming: Incoming) -> OutsideRecord:
+        """What we know after a stanza."""
+        seen = self._outside
+        for payload in incoming.payloads:
+            if not isinstance(payload, elements.Commit | elements.Proposal | elements.Application):
+                continue
+            try:
+                check_consistency(payload)
+            except PeerError:
+                continue
+            seen = self._observe(seen, payload)
+        return seen
+
+    def _observe(
+        self, seen: OutsideRecord, payload: elements.Commit | elements.Proposal | elements.Application
+    ) -> OutsideRecord:
+        if payload.group != seen.group_id:
+            if self.state is RoomState.LOST or not isinstance(payload, elements.Commit):
+                return seen
+            seen = replace(seen, group_id=payload.group, known=0)
+        if isinstance(payload, elements.Proposal) and any(ask.message == payload.data for ask in seen.asks):
+            asks = (replace(ask, arrived=1) if ask.message == payload.data else ask for ask in seen.asks)
+            return replace(seen, asks=tuple(asks))
+        if isinstance(payload, elements.Application) and self.state is RoomState.LOST:
+            seen = replace(seen, missed=seen.missed + 1)
+        epoch = payload.epoch
+        if isinstance(payload, elements.Commit):
+            if epoch == _LAST_EPOCH or (seen.known and epoch < seen.epoch):
+                return seen  # it came second, or late
+            return replace(seen, epoch=epoch + 1, known=1)
+        in_vain = any(ask.epoch == seen.epoch and ask.arrived for ask in seen.asks)
+        if not seen.known or epoch > seen.epoch or (epoch < seen.epoch and in_vain):
+            return replace(seen, epoch=epoch, known=1)
+        return seen
+
+    # --- asking --------------------------------------------------------------------------------
+
+    def asking_at(self, now: int) -> int | None:
+        """When we may ask to be added, in seconds since the Unix epoch; None until something happens in the room."""
+        seen = self._outside
+        if self.state not in (RoomState.LOST, RoomState.INVITED) or not seen.known or not self._suites():
+            return None
+        if any(ask.epoch == seen.epoch and now < ask.until for ask in seen.asks):
+            return None
+        return seen.not_before if seen.not_before - now <= 2 * PAUSES[-1] else now  # the clock was set back
+
+    def _suites(self) -> tuple[int, ...]:
+        """Those that the group may have."""
+        ours = self.device.suites
+        return ours if not self._outside.suite else tuple(one for one in ours if one == self._outside.suite)
+
+    def ask(self, now: int, *, jitter: float = 1.0) -> list[Outgoing]:
+        """Ask to be added; stored when this returns.
+
+        One request, or one for each of our cipher suites if we do not know the group's: all but one mean nothing.
+
+        :param jitter: stretches the pause until the next time
+        :raises UsageError: it is not the time for it; see :meth:`asking_at`
+        """
+        due = self.asking_at(now)
+        if due is None or now < due:
+            raise UsageError("it is not the time to ask")
+        seen = self._outside
+        with self._store.transaction() as transaction:
+            made = [self._make_ask(transaction, CipherSuite.get(suite), now) for suite in self._suites()]
+            asks = (*seen.asks, *made)
+            for old in asks[:-_ASKS]:
+                self.device.forget_key_package(transaction, old.reference)
+            attempts = 1 + (seen.attempts if now - seen.asked < DAY else 0)
+            pause = int(PAUSES[min(attempts, len(PAUSES)) - 1] * jitter)
+            seen = replace(seen, asks=asks[-_ASKS:], attempts=attempts, asked=now, not_before=now + pause)
+            self._put_outside(transaction, seen)
+        self._outside = seen
+        return [self._as_outgoing(ask) for ask in made]
+
+    def _make_ask(self, transaction: Transaction, suite: CipherSuite, now: int) -> AskRecord:
+        seen = self._outside
+        bundle = self.device.make_key_package(suite, now)
+        source = bundle.key_package.leaf_node.source
+        assert isinstance(source, KeyPackageSource)
+        self.device.keep_unpublished(transaction, bundle)
+        message = external_proposal(
+            suite,
+            seen.group_id,
+            seen.epoch,
+            NewMemberProposalSender(),
+            Add(bundle.key_package),
+            self.device.signature_key(suite),
+        )
+        origin_id = str(uuid.uuid4()).encode()
+        return AskRecord(seen.epoch, origin_id, message, bundle.reference, source.lifetime.not_after, 0)
+
+    def _as_outgoing(self, ask: AskRecord) -> Outgoing:
+        payload = elements.Proposal(self._outside.group_id, ask.epoch, ask.message)
+        return Outgoing(ask.origin_id.decode(), OutboxKind.PROPOSAL, (payload,))
+
+    def unconfirmed_asks(self) -> Iterator[Outgoing]:
+        """Requests that the room has not shown us, and that may still have a meaning: to be sent again."""
+        seen = self._outside
+        if self._group is None and self.state is not RoomState.OUT:
+            for ask in seen.asks:
+                if ask.epoch == seen.epoch and not ask.arrived:
+                    yield self._as_outgoing(ask)
+
+    def _ask_refused(self, origin_id: str) -> None:
+        """The room does not take it: it is not sent again in this epoch."""
+        name = origin_id.encode()
+        if any(ask.origin_id == name for ask in self._outside.asks):
+            asks = (replace(ask, arrived=1) if ask.origin_id == name else ask for ask in self._outside.asks)
+            seen = replace(self._outside, asks=tuple(asks))
+            with self._store.transaction() as transaction:
+                self._put_outside(transaction, seen)
+            self._outside = seen
+
+    # --- coming back ---------------------------------------------------------------------------
+
+    def _missed(self, record: RoomRecord) -> Missed | None:
+        """What we have lost, if we come back by the stanza of this record."""
+        if self.state is not RoomState.LOST:
+            return None
+        return Missed(self._outside.after.decode() or None, record.cursor.decode(), self._outside.missed)
+
+    def _inside_again(self, transaction: Transaction, used: bytes) -> OutsideRecord:
+        """What stays when we are in: the pace at which we may ask.  The keys of all requests go.
+
+        :param used: KeyPackageRef of the one that has let us in, which is dealt with
+        """
+        for ask in self._outside.asks:
+            if ask.reference != used:
+                self.device.forget_key_package(transaction, ask.reference)
+        transaction.delete_prefix(self._spaces.entering)
+        seen = self._outside.pace()
+        self._put_outside(transaction, seen)
+        return seen
