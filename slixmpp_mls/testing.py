@@ -68,7 +68,10 @@ from .stanza.elements import RoomElement
 from .store import MemoryStore
 from .store.interface import Store, Transaction
 
-__all__ = ["NOW", "FakeDirectory", "FakeRoom", "FaultyStore", "InFlight", "Killed", "Participant", "World"]
+__all__ = [
+    "NOW", "FakeDirectory", "FakeRoom", "FaultyStore", "InFlight", "Killed", "Participant", "World",
+    "commit_against_policy",
+]  # fmt: skip
 
 NOW = 1_800_000_000
 """Where the clocks of this module begin, in seconds since the Unix epoch."""
@@ -209,6 +212,18 @@ def _owner(message: bytes) -> ClientIdentity | None:
         return ClientIdentity.from_leaf(package.leaf_node) if isinstance(package, KeyPackage) else None
     except PeerError:
         return None
+
+
+# --- people who do not keep to the rules ------------------------------------------------------
+
+
+def commit_against_policy(session: RoomGroup, proposals: Sequence[AnyProposal], now: int) -> Outgoing:
+    """A Commit as by software that does not ask whether the group's policy allows it; members ignore it.
+
+    :param now: seconds since the Unix epoch
+    """
+    draft = session.group.draft_commit(proposals, now=now, by_reference=(), random=session.device.random)
+    return session.finish_commit(draft)
 
 
 # --- the disk --------------------------------------------------------------------------------

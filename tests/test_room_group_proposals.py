@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from slixmpp_mls.client import (
+    CommitLost,
     Doubt,
     Doubts,
     JoinRequested,
@@ -26,21 +27,18 @@ from slixmpp_mls.mls.proposals import Add, GroupContextExtensions, Remove
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.store import MemoryStore
-from slixmpp_mls.testing import NOW, Participant, World
+from slixmpp_mls.testing import NOW, Participant, World, commit_against_policy
 
 from .witches import ALICE, BOB, CAROL, DAVE, closed_policy, only, three
 
 # --- proposals that must not be committed --------------------------------------------------------
 
 
-def smuggle(person: Participant, *proposals: Any, commit: bool = False) -> None:
-    """Proposals, or a Commit, by a member whose software asks nobody."""
+def smuggle(person: Participant, *proposals: Any) -> None:
+    """Proposals by a member whose software asks nobody."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sending, "is_permitted", lambda *arguments: True)
-        patch.setattr(sending, "check", lambda *arguments: None)
-        if commit:
-            person.commit(*proposals)
-        for proposal in () if commit else proposals:
+        for proposal in proposals:
             person.propose(proposal)
 
 
@@ -224,9 +222,16 @@ def test_who_was_never_vouched_for_does_not_lapse() -> None:
 
 
 def test_a_commit_that_the_policy_forbids_is_ignored_by_all() -> None:
+    """Whoever has made it, with software that does not ask, can go on."""
     world, alice, bob, carol = three(policy=closed_policy(World()))
-    smuggle(bob, Remove(carol.session.group.own_index), commit=True)
+    bob.post(commit_against_policy(bob.session, [Remove(carol.session.group.own_index)], NOW))
     world.settle()
-    for person in (alice, bob, carol):
+    for person in (alice, carol):
         assert isinstance(only(person.events, Rejected).error, PolicyViolation)
+    assert "remove" in only(bob.events, CommitLost).reason
     assert {person.epoch for person in world.people} == {1}
+    bob.restart()
+    bob.commit()
+    world.settle()
+    assert world.agree()
+    assert {person.epoch for person in world.people} == {2}

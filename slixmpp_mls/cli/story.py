@@ -21,10 +21,14 @@ from ..delivery.archive import Archive
 from ..devserver import DevServer
 from ..encrypted_room import EncryptedRoom
 from ..errors import DeliveryError, UsageError
+from ..mls.cipher_suite import CipherSuite
+from ..mls.framing import MLSMessage
+from ..mls.proposals import Remove
 from ..plugin import MLS
 from ..split_view import EpochComparison
-from ..stanza import Application, RoomElement, payloads
+from ..stanza import Application, KeyPackage, RoomElement, payloads
 from ..store import MemoryStore, SQLiteStore, Store
+from ..testing import commit_against_policy
 from .terminal import colour_of, new_password
 from .timeline import DemoFailed, Timeline
 
@@ -43,7 +47,7 @@ class Person:
         self.read: list[str] = []
         self._server = server
         self._store: SQLiteStore | None = None
-        self._news = asyncio.Event()
+        self.news = asyncio.Event()
 
     async def connect(self) -> None:
         """Start a new client on what the file holds, as a program that was started again would."""
@@ -52,7 +56,7 @@ class Person:
         self.client.register_plugin("mls", {"store": self._store, "key_packages": 10})
         self.client.add_event_handler("mls_message", self._heard)
         for event in ("mls_joined", "mls_group_changed", "mls_removed"):
-            self.client.add_event_handler(event, lambda _: self._news.set())
+            self.client.add_event_handler(event, lambda _: self.news.set())
         await self._server.connect(self.client)
         await self.mls.ready()
 
@@ -67,7 +71,7 @@ class Person:
 
     def _heard(self, message: EncryptedMessage) -> None:
         self.read.append(message.body)
-        self._news.set()
+        self.news.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for something that comes with an event.
@@ -76,8 +80,8 @@ class Person:
         """
         async with asyncio.timeout(PATIENCE):
             while not condition():
-                self._news.clear()
-                await self._news.wait()
+                self.news.clear()
+                await self.news.wait()
 
     @property
     def mls(self) -> MLS:
@@ -112,6 +116,7 @@ class Story:
             await self._connect()
             await self._meet()
             await self._talk()
+            await self._intrude()
             await self._go_and_come_back()
             await self._remove()
         except TimeoutError:
@@ -153,6 +158,53 @@ class Story:
         await self._say(alice, "When shall we three meet again? In thunder, lightning, or in rain?", bob, carol)
         await self._say(bob, "When the hurlyburly's done, when the battle's lost and won.", alice, carol)
         await self._say(carol, "That will be ere the set of sun.", alice, bob)
+
+    async def _intrude(self) -> None:
+        alice, bob, carol = self.people
+        self.show.chapter("Who is who, and who may what")
+        group = self._group(alice)
+        self.show.expect("Adding an intruder")
+        intruder = Device(MemoryStore(bob.jid))
+        bundle = intruder.make_key_package(CipherSuite.get(intruder.suites[0]), alice.mls.now)
+        reference = bundle.reference.hex()
+        element = KeyPackage(reference, bundle.key_package.cipher_suite, MLSMessage.wrap(bundle.key_package), False)
+        await bob.mls.directory.publish_many({reference: element.to_stdlib()})
+        self.show.row("", "the server puts a KeyPackage of its own among bob's: a device more to add")
+        result = await group.add(bob.jid)
+        refused = result.skipped.get(str(intruder.identity), "")
+        self.show.check(
+            "alice", f"does not add it: {refused}", bool(refused) and not result.added and len(group.members) == 3
+        )
+        await bob.mls.directory.retract(reference)
+
+        self.show.expect("Breaking the rules")
+        refused = await _refusal(self._group(bob).remove(carol.jid))
+        self.show.check("bob", f"may not remove carol: {refused}", bool(refused))
+        rejected = self._news_of_rejections()
+        session = self._group(bob).session
+        (leaf,) = session.roster.leaves_of(carol.jid)
+        await self._group(bob).worker.transmit(commit_against_policy(session, [Remove(leaf)], bob.mls.now))
+        self.show.row("bob", "has changed his program, which commits it all the same")
+        for person in self.people:
+            await person.until(lambda person=person: person.name in rejected)  # type: ignore[misc]
+        self.show.check(
+            "", f"ignored by all, by bob's own program, too: {rejected['carol']}",
+            all(len(self._group(person).members) == 3 for person in self.people),
+        )  # fmt: skip
+        await self._say(carol, "I come, Graymalkin!", alice, bob)
+
+    def _news_of_rejections(self) -> dict[str, str]:
+        """Why each of the people has refused something, from now on."""
+        rejected: dict[str, str] = {}
+
+        def note(person: Person, reason: object) -> None:
+            rejected[person.name] = str(reason)
+            person.news.set()
+
+        for person in self.people:
+            person.client.add_event_handler("mls_rejected", lambda event, who=person: note(who, event.error))
+            person.client.add_event_handler("mls_commit_lost", lambda event, who=person: note(who, event.reason))
+        return rejected
 
     async def _go_and_come_back(self) -> None:
         alice, bob, carol = self.people

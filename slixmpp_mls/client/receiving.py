@@ -122,7 +122,10 @@ class Receiving(Entering):
     def _examine_own(self, incoming: Incoming, number: bytes, others: OtherGroups) -> Step:
         record = self._outbox[number]
         if record.kind is OutboxKind.COMMIT:
-            return self._move_on(incoming, self._staged[number], others)
+            try:
+                return self._move_on(incoming, self._staged[number], others)
+            except PeerError as error:  # made by software that did not ask
+                return Step(incoming, Sent(number, CommitLost(self.room, record.origin_id.decode(), str(error))))
         event = None
         if record.kind is OutboxKind.APPLICATION:
             event = MessageSent(self.room, record.origin_id.decode(), incoming.archive_id, record.plaintext)
