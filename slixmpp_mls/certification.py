@@ -154,13 +154,13 @@ class CertificateAuthority:
         folder = Path(folder)
         if (folder / _ROOT).exists() or (folder / _KEY).exists():
             raise UsageError(f"{folder} holds an authority already")
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (folder / _ISSUED).mkdir(exist_ok=True)
-        key = ec.generate_private_key(ec.SECP384R1())
         try:
             subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         except ValueError as error:
             raise UsageError(f"this can not be an authority's name: {error}") from None
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / _ISSUED).mkdir(exist_ok=True)
+        key = ec.generate_private_key(ec.SECP384R1())
         usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
         builder = _builder(subject, subject, key.public_key(), key.public_key(), now, lifetime)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)

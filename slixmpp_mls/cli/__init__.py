@@ -15,7 +15,7 @@ import typer
 from rich.text import Text
 
 from ..errors import MLSError
-from . import chat, demo, devices, inspect, policy, server, store
+from . import ca, chat, demo, devices, inspect, policy, server, store
 from .terminal import console, errors, quiet_libraries
 
 __all__ = ["app", "main"]
@@ -61,6 +61,7 @@ app.command()(server.server)
 app.command()(chat.chat)
 app.command()(devices.devices)
 app.command()(inspect.inspect)
+app.add_typer(ca.app)
 app.add_typer(store.app)
 app.add_typer(policy.app)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import decoders, groups
+from . import certificates, decoders, groups
 from .registry import TARGETS, Target
 
-__all__ = ["TARGETS", "Target", "decoders", "groups"]
+__all__ = ["TARGETS", "Target", "certificates", "decoders", "groups"]
