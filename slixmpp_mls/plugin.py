@@ -134,6 +134,7 @@ __all__ = ["MLS"]
 
 log = logging.getLogger(__name__)
 
+_PATIENCE = 10.0  # seconds for which a start waits for rooms that do not answer
 _INVITATIONS = "MLS invitations"
 _MAINTENANCE = 3600.0  # seconds
 _PICKED = 10_000
@@ -274,8 +275,7 @@ class MLS(BasePlugin):
             if self._unsubscribe is None:
                 self._unsubscribe = self.authentication.subscribe(self._account_changed)
             await self._publish()
-            for room in RoomGroup.known(self.device):
-                await self._resume(room)
+            await self._resume()
         except Exception as error:
             log.error("starting failed: %s", error)
             if not ready.done():
@@ -334,13 +334,21 @@ class MLS(BasePlugin):
         await self.devices.enlist()
         await self.replenish()
 
-    async def _resume(self, room: str) -> None:
-        """Take up a room that the store knows."""
-        handle = self._handle(room)
-        handle.deliver_again()
-        if handle.session.state is RoomState.OUT:
-            del self._rooms[room]
-            return
+    async def _resume(self) -> None:
+        """Take up the rooms that the store knows, side by side: one that does not answer holds up no other."""
+        entering: list[asyncio.Task[None]] = []
+        for room in RoomGroup.known(self.device):
+            handle = self._handle(room)
+            handle.deliver_again()
+            if handle.session.state is RoomState.OUT:
+                del self._rooms[room]
+                continue
+            entering.append(self._background(self._enter(handle), f"entering {room}"))
+            await asyncio.sleep(0)  # to open a room takes a moment, in which nothing else happens
+        if entering:
+            await asyncio.wait(entering, timeout=_PATIENCE)
+
+    async def _enter(self, handle: EncryptedRoom) -> None:
         try:
             await handle.worker.start()
         except DeliveryError as error:
@@ -352,7 +360,7 @@ class MLS(BasePlugin):
         return self._ready
 
     async def ready(self) -> None:
-        """Wait until our keys are published and our rooms are being read.
+        """Wait until our keys are published and our rooms are being read, but for those that do not answer.
 
         :raises StoreError: the store can not be used
         :raises DeliveryError: the server refuses to store our keys
@@ -379,7 +387,7 @@ class MLS(BasePlugin):
         """An event of slixmpp's."""
         self.xmpp.event(name, data)
 
-    def _background(self, work: Any, name: str) -> None:
+    def _background(self, work: Any, name: str) -> asyncio.Task[None]:
         async def guarded() -> None:
             try:
                 await work
@@ -392,6 +400,7 @@ class MLS(BasePlugin):
         task = asyncio.create_task(guarded(), name=f"mls {name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     # --- who we are ----------------------------------------------------------------------------
 

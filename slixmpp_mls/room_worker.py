@@ -2,7 +2,7 @@
 
 ::
 
-    Room.stanzas ──► examine ── authenticate ── accept ──► events, and futures of those who wait
+    Room.batches ──► examine ── authenticate ── accept ──► events, and futures of those who wait
     transmit, commit ──► RoomGroup ── outbox ──► Room.send
 
 One task takes the stanzas in the room's order; nothing else moves the group's place in it.  What is sent has
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
@@ -43,7 +43,7 @@ from .client import (
     Unreadable,
 )
 from .client.records import RoomState
-from .client.steps import MoveOn, Remember
+from .client.steps import Ignore, MoveOn, Read, Remember, Sent
 from .content import says_something_in_clear
 from .delivery import (
     MAX_STANZA,
@@ -75,7 +75,8 @@ from .errors import (
 )
 from .identity import ClientIdentity
 from .mls.proposals import AnyProposal
-from .stanza import NS, RoomElement, payloads
+from .stanza import NS, Commit, RoomElement, payloads
+from .turns import Turns, place
 from .vigilance import Vigilance
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ log = logging.getLogger(__name__)
 
 _NS_EME = "urn:xmpp:eme:0"
 _COMMIT_ATTEMPTS = 25  # how often a Commit is made anew when others come first
+_PLACE = 0.25  # seconds for each who comes before us in committing for others; a Commit usually takes less
+_LAST_PLACE = 5.0  # seconds after which nobody waits any more
 _FETCH_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # seconds, between attempts to fetch a tree
 _FORGET = 1.0  # seconds, until what was handed over is deleted if nothing else is written
 _UNDER_WAY = 10.0  # seconds in which a Commit that others have seen should have reached us
@@ -167,6 +170,7 @@ class RoomWorker:
         self._task: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._committing = asyncio.Lock()
+        self._turns = Turns()
         self._settled = asyncio.Event()
         self._outcome: asyncio.Future[GroupChanged] | None = None
         self._confirmations: dict[str, asyncio.Future[str]] = {}
@@ -251,9 +255,9 @@ class RoomWorker:
         while reading:
             reading = False
             try:
-                async with aclosing(self.delivery.stanzas()) as stanzas:
-                    async for stanza in stanzas:
-                        await self._take(stanza)
+                async with aclosing(self.delivery.batches()) as batches:
+                    async for batch in batches:
+                        await self._take_all(deque(batch))
             except ArchiveGap as error:
                 reading = await self._after_gap(error)
             except (RoomLost, NotPermitted) as error:
@@ -281,11 +285,54 @@ class RoomWorker:
             return False
         return True
 
-    async def _take(self, stanza: RoomStanza) -> None:
-        """One stanza, from the room to the application."""
-        incoming = _parse(stanza)
+    async def _take_all(self, stanzas: deque[RoomStanza]) -> None:
+        """Some stanzas, from the room to the application."""
+        while stanzas:
+            done, examined = self._take_together(stanzas)
+            for stanza, step, events in done:
+                self._emit(events)
+                self._note_turn(stanza, step)
+            if stanzas:
+                await self._take(stanzas.popleft(), examined)
+            await asyncio.sleep(0)  # other rooms' turn
+
+    def _take_together(
+        self, stanzas: deque[RoomStanza]
+    ) -> tuple[list[tuple[RoomStanza, Step, list[Event]]], Step | None]:
+        """What can be read at once, in one transaction, is taken from the front: messages, and what means nothing.
+
+        :returns: what to tell of each, now that it is on the disk; and what the next one means, if it was looked at
+        """
+        done: list[tuple[RoomStanza, Step, list[Event]]] = []
+        step: Step | None = None
+        try:
+            with self.session.together():
+                for stanza in stanzas:
+                    step = self.session.examine(_parse(stanza), self.plugin.now)
+                    if not isinstance(step.action, Read | Sent | Ignore) or step.tree_at or step.awaits:
+                        break
+                    done.append((stanza, step, self.session.accept(step, self.plugin.now)))
+                    step = None
+        except StoreError:
+            return [], None  # it is tried again with the first one alone, and reported
+        for _ in done:
+            stanzas.popleft()
+        return done, step
+
+    def _note_turn(self, stanza: RoomStanza, step: Step) -> None:
+        commit = next((payload for payload in step.incoming.payloads if isinstance(payload, Commit)), None)
+        if commit is None or not self.is_member:
+            return
+        if not isinstance(step.action, Ignore):
+            self._turns.won(str(stanza.occupant))
+        elif commit.epoch < self.session.group.epoch:
+            self._turns.lost(str(stanza.occupant), stanza.origin_id)
+
+    async def _take(self, stanza: RoomStanza, examined: Step | None) -> None:
+        """One stanza, whatever it is."""
         was_member = self.is_member
-        step = await self._step(incoming, stanza)
+        step = await self._step(examined or self.session.examine(_parse(stanza), self.plugin.now), stanza)
+        self._note_turn(stanza, step)
         if was_member and not self.is_member:
             self.left.set()
             self.moved_on.set()
@@ -293,8 +340,8 @@ class RoomWorker:
         if isinstance(step.action, Remember):
             self.spawn(self._commit_for_others(), "committing for others")
 
-    async def _step(self, incoming: Incoming, stanza: RoomStanza) -> Step:
-        step = self.session.examine(incoming, self.plugin.now)
+    async def _step(self, step: Step, stanza: RoomStanza) -> Step:
+        incoming = step.incoming
         refusal: PeerError | None = None
         if step.awaits is not None:
             await self.plugin.reached(step.awaits)
@@ -570,16 +617,21 @@ class RoomWorker:
                 proposals = make()
                 if proposals is None or not (proposals or force):
                     return None
+                loop = asyncio.get_running_loop()
                 try:
                     outgoing = await self._make(proposals)
-                    self._settled.clear()
-                    outcome: asyncio.Future[GroupChanged] = asyncio.get_running_loop().create_future()
-                    self._outcome = outcome
-                    await self.transmit(outgoing)
+                except _CommitLost:
+                    continue
+                self._settled.clear()
+                outcome: asyncio.Future[GroupChanged] = loop.create_future()
+                self._outcome = outcome
+                sent = loop.time()
+                await self.transmit(outgoing)
+                try:
                     return await outcome
                 except _CommitLost:
                     log.info("%s: a Commit came second, attempt %d", self.room, attempt + 1)
-                    await asyncio.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))  # noqa: S311
+                    await self._turns.wait(outgoing.origin_id, sent)
             raise DeliveryError(f"{_COMMIT_ATTEMPTS} Commits in a row have lost to others in {self.room}")
 
     async def _make(self, proposals: Sequence[AnyProposal]) -> Outgoing:
@@ -617,9 +669,18 @@ class RoomWorker:
         """Somebody has proposed something: one of us commits it soon, seldom several."""
         await self.live.wait()
         if self.is_member:
-            others = max(1, len(self.session.roster) - 1)
-            await asyncio.sleep(random.uniform(0.05, 0.05 + min(5.0, 0.1 * others)))  # noqa: S311
+            await asyncio.sleep(min(_LAST_PLACE, _PLACE * self._place()))
             await self._commit_what_waits()
+
+    def _place(self) -> int:
+        """How many come before us in committing for others."""
+        group, roster, nick = self.session.group, self.session.roster, self.delivery.nick
+        present = [
+            each.nick
+            for each in self.delivery.occupants.values()
+            if each.nick != nick and each.jid is not None and roster.has(str(each.jid))
+        ]
+        return place(nick, present, group.group_id + group.epoch.to_bytes(8, "big"))
 
 
 def _parse(stanza: RoomStanza) -> Incoming:

@@ -86,8 +86,24 @@ def scenes() -> list[Any]:
     def renewal(world: World, alice: Participant, bob: Participant) -> None:
         bob.commit(*bob.removing(ALICE), *again(bob, alice))
 
+    def several(world: World, alice: Participant, bob: Participant) -> Any:
+        """Steps of all kinds that leave the epoch as it is, in one transaction."""
+        for text in (b"x", b"y", b"z"):
+            bob.send(text)
+        alice.send(b"x")
+        bob.propose(Remove(2))
+        world.room.deliver_all()
+        stanzas = list(world.room.read(ALICE, alice.session.cursor))
+
+        def together() -> None:
+            with alice.session.together():
+                for incoming in stanzas:
+                    alice.session.accept(alice.session.examine(incoming, NOW), NOW)
+
+        return together
+
     receiving = (message, own_message, own_commit, lost_commit, proposal, removal, renewal)
-    return [compose, commit, propose, bounced, replaced, anew, give_up, *map(taking, receiving)]
+    return [compose, commit, propose, bounced, replaced, anew, give_up, several, *map(taking, receiving)]
 
 
 def contents(store: Any) -> dict[str, dict[bytes, bytes]]:
@@ -136,3 +152,24 @@ def test_a_full_disk_at_any_write_changes_nothing_and_the_same_call_works_afterw
             assert world.agree()
         attempt += 1
     assert attempt >= 2
+
+
+def test_several_steps_together_are_one_transaction_and_come_to_the_same_as_one_by_one() -> None:
+    world, alice, bob, carol = three()
+    for text in (b"x", b"y", b"z"):
+        bob.send(text)
+    world.room.deliver_all()
+    alone = carol.store = FaultyStore(carol.store)
+    joint = alice.store = FaultyStore(alice.store)
+    for person in (alice, carol):
+        person.restart(person.store)
+    events: list[Any] = []
+    with alice.session.together():
+        for incoming in list(world.room.read(ALICE, alice.session.cursor)):
+            events += alice.session.accept(alice.session.examine(incoming, NOW), NOW)
+    world.settle()
+    assert [event.data for event in events] == [b"x", b"y", b"z"]
+    assert carol.texts == [b"x", b"y", b"z"]
+    assert joint.commits == 1
+    assert alone.commits >= 3
+    assert alice.session.cursor == carol.session.cursor

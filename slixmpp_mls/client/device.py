@@ -22,6 +22,7 @@ from ..mls.own_leaf import KeyPackageBundle, OwnLeaf, capabilities, create_key_p
 from ..mls.parameters import DAY, HOUR, Parameters
 from ..mls.registry import CredentialType, ProposalType
 from ..policy import RoomPolicy
+from ..store.batch import Batches
 from ..store.interface import Store, Transaction
 from .own_certificates import OwnCertificates
 from .records import KeyPackageRecord
@@ -92,7 +93,7 @@ class Device:
 
         :raises StoreError: the store failed
         """
-        self.store = store
+        self.store = Batches(store)
         self.settings = settings or KeyPackageSettings()
         self.parameters = parameters or Parameters()
         self.random = random

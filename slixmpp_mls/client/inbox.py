@@ -32,6 +32,12 @@ class Inbox:
         self._last = max(numbers, default=bytes(_NUMBER))
         self.taken: frozenset[bytes] = frozenset()
 
+    def copy(self) -> Inbox:
+        """The same, which can be changed by itself."""
+        same = Inbox()
+        same._last, same.taken = self._last, self.taken
+        return same
+
     def next_number(self) -> bytes:
         """The place for one more."""
         return (int.from_bytes(self._last, "big") + 1).to_bytes(_NUMBER, "big")

@@ -279,6 +279,24 @@ class Kept:
             yield transaction
         self._inbox.forget(taken)
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Steps that are made until this ends reach the disk together.  Tell nobody of any before; do not ``await``.
+
+        :raises StoreError: nothing has been written, nothing has changed
+        """
+        # Values are kept by keeping them; the few that change in place, as copies.
+        before = {
+            name: value.copy() if isinstance(value, dict | Inbox | Outbox | Seen) else value
+            for name, value in vars(self).items()
+        }
+        try:
+            with self._store.together():
+                yield
+        except BaseException:
+            vars(self).update(before)
+            raise
+
     def _begin(
         self, group: Group, roster: Roster, policy: RoomPolicy, record: RoomRecord, doubts: Doubts
     ) -> None:

@@ -25,6 +25,10 @@ class Outbox:
         for number, record in records:
             self.put(number, record)
 
+    def copy(self) -> Outbox:
+        """The same, which can be changed by itself."""
+        return Outbox(self._records.items())
+
     def __len__(self) -> int:
         return len(self._records)
 

@@ -11,7 +11,7 @@ enough; whoever keeps one back for longer than that repeats an old message, unde
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 
 from ..identity import ClientIdentity
@@ -41,9 +41,13 @@ def mark(sender: ClientIdentity, identifier: str) -> bytes:
 class Seen:
     """The marks of the last messages: a ring in the store, and the same as a set."""
 
-    def __init__(self, stored: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    def __init__(self, stored: Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]] = ()) -> None:
         self._ring = dict(stored)
         self._marks = set(self._ring.values())
+
+    def copy(self) -> Seen:
+        """The same, which can be changed by itself."""
+        return Seen(self._ring)
 
     def __contains__(self, mark: bytes) -> bool:
         return mark in self._marks

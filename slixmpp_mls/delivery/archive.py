@@ -236,7 +236,8 @@ class Archive:
 
         self._stream.collect(self.room, queryid, collect)
         try:
-            answer = await self._stream.ask("set", self.room, query, patience=2 * TIMEOUT)
+            async with self._stream.query(JID(self.room).host):
+                answer = await self._stream.ask("set", self.room, query, patience=2 * TIMEOUT)
         except Refused as error:
             if error.condition == "item-not-found" and after is not None:
                 raise ArchiveGap(self.room, after) from None

@@ -1,7 +1,8 @@
 """A MUC room as one total order of stanzas.
 
-`Room.stanzas` yields every archived stanza of ours once, in the room's order, from a given
+`Room.batches` yields every archived stanza of ours once, in the room's order, from a given
 archive id on, and goes on for ever: first the archive, then live, across reconnections.
+Those that are at hand come together, for a reader that is faster with several at once.
 
 ::
 
@@ -60,6 +61,8 @@ PING_INTERVAL = 300.0
 #: Live stanzas kept for a reader who is busy, and their characters.
 _BUFFERED = 1000
 _BUFFERED_SIZE = 4_000_000
+#: Stanzas handed out at once: few enough that other rooms' readers get their turn soon.
+_BATCH = 32
 #: Seconds in the room after which an interruption is a new one, not the last one going on.
 _STEADY = 60.0
 _CLIENT = "{jabber:client}"
@@ -134,7 +137,7 @@ class Room:
 
     @property
     def position(self) -> str | None:
-        """The archive id up to which `stanzas` has got, stanzas of other kinds included."""
+        """The archive id up to which `batches` has got, stanzas of other kinds included."""
         return self._position
 
     def suspect(self) -> None:
@@ -187,9 +190,9 @@ class Room:
         return muc_config.shortcomings(await muc_config.features(self._stream, str(self.jid)))
 
     async def join(self, after: str | None) -> None:
-        """Set the place to read from, and enter the room (once; `stanzas` re-enters by itself).
+        """Set the place to read from, and enter the room (once; `batches` re-enters by itself).
 
-        After an error that may pass (`Refused`, `NoAnswer`, `Disconnected`) `stanzas` may be
+        After an error that may pass (`Refused`, `NoAnswer`, `Disconnected`) `batches` may be
         used all the same: it goes on trying.
 
         :param after: the archive id of the last stanza processed; ``None``: from the beginning.
@@ -211,14 +214,14 @@ class Room:
             raise
 
     async def leave(self) -> None:
-        """Leave the room; `stanzas` ends.  Our affiliation stays."""
+        """Leave the room; `batches` ends.  Our affiliation stays."""
         self._ended.set()
         await self._occupancy.leave()
         self._detach()
         self._news.set()
 
     async def destroy(self, alternate: str | None = None, reason: str | None = None) -> None:
-        """Destroy the room, with its archive on most servers; `stanzas` ends.
+        """Destroy the room, with its archive on most servers; `batches` ends.
 
         :raises NotPermitted: we are not an owner.
         """
@@ -253,7 +256,7 @@ class Room:
     async def send(self, elements: Sequence[Element], *, message_id: str) -> None:
         """Send one groupchat message with these children; return when it is on the stream.
 
-        Proof of arrival is its reflection, which `stanzas` yields with this id as `origin_id`.
+        Proof of arrival is its reflection, which `batches` yields with this id as `origin_id`.
         A refusal comes as a `Bounced` event.
 
         :param message_id: unique; the same again if the same message is sent again.
@@ -291,8 +294,8 @@ class Room:
 
     # Reading
 
-    async def stanzas(self) -> AsyncGenerator[RoomStanza, None]:
-        """Every archived stanza with a child in our namespace, in order, from `join`'s place on.
+    async def batches(self) -> AsyncGenerator[Sequence[RoomStanza], None]:
+        """Every archived stanza with a child in our namespace, in order, from `join`'s place on, some at a time.
 
         Re-enters and re-reads as needed; ends when `leave` or `destroy` is called.  One reader
         at a time.
@@ -308,9 +311,9 @@ class Room:
             while not self._ended.is_set():
                 if self._buffer and not self._behind:
                     # Also when we are out meanwhile: what came before is ours to read.
-                    stanza = self._take()
-                    self._position = stanza.archive_id
-                    yield stanza
+                    live = [self._take() for _ in range(min(_BATCH, len(self._buffer)))]
+                    self._position = live[-1].archive_id
+                    yield live
                 elif self._occupancy.lost is not None and not self._destroying:
                     self._detach()
                     raise self._occupancy.lost
@@ -320,8 +323,8 @@ class Room:
                     await self._enter_again()
                 elif self._behind:
                     async with aclosing(self._catch_up()) as archived:
-                        async for stanza in archived:
-                            yield stanza
+                        async for batch in archived:
+                            yield batch
                 else:
                     await self._wait_for_news()
         finally:
@@ -355,15 +358,15 @@ class Room:
                     await self._ended.wait()
         self._failures = min(self._failures + 1, 10)
 
-    async def _catch_up(self) -> AsyncGenerator[RoomStanza, None]:
+    async def _catch_up(self) -> AsyncGenerator[Sequence[RoomStanza], None]:
         self._forget_buffer()
         self._overflowed = False
         read = 0
         try:
             async with aclosing(self.archive.pages(self._position)) as pages:
                 async for page in pages:
-                    for stanza in self._read(page):
-                        yield stanza
+                    for batch in self._read(page):
+                        yield batch
                     read += len(page.entries)
                     complete = page.complete and not self._overflowed
                     self._notify(CatchingUp(read, complete))
@@ -380,13 +383,15 @@ class Room:
         # What overflowed the buffer is in the archive: another round.
         self._behind = self._overflowed
 
-    def _read(self, page: Page) -> Iterable[RoomStanza]:
-        for entry in page.entries:
-            self._drop_buffered(entry.archive_id)
-            self._position = entry.archive_id
-            stanza = entry.stanza()
-            if stanza is not None:
-                yield stanza
+    def _read(self, page: Page) -> Iterable[Sequence[RoomStanza]]:
+        for start in range(0, len(page.entries), _BATCH):
+            entries = page.entries[start : start + _BATCH]
+            for entry in entries:
+                self._drop_buffered(entry.archive_id)
+            self._position = entries[-1].archive_id
+            batch = [stanza for entry in entries if (stanza := entry.stanza()) is not None]
+            if batch:
+                yield batch
 
     async def _wait_for_news(self) -> None:
         self._news.clear()

@@ -93,6 +93,7 @@ class Stream:
     def __init__(self, xmpp: ClientXMPP) -> None:
         self.xmpp = xmpp
         self._entrances: dict[str, asyncio.Semaphore] = {}
+        self._queries: dict[str, asyncio.Semaphore] = {}
         #: Whether stanzas can be sent now.
         self.online = xmpp.is_connected() and xmpp.session_bind_event.is_set()
         #: Octets of the largest message to write: less than `MAX_STANZA` if the server has cut the stream for less.
@@ -222,6 +223,14 @@ class Stream:
         Entering is what strains a service, with presences from and to everybody: a few rooms at a time.
         """
         return self._entrances.setdefault(service, asyncio.Semaphore(8))
+
+    def query(self, service: str) -> asyncio.Semaphore:
+        """To be held while asking an archive of that service.
+
+        The answers come one after the other on the same stream: with many rooms asked at once, the last one's would
+        not be there in time.
+        """
+        return self._queries.setdefault(service, asyncio.Semaphore(8))
 
     def attach(self, room: str, reader: RoomReader) -> None:
         """From now on give `reader` what comes from the room (a bare JID)."""

@@ -1,0 +1,248 @@
+"""The process of some clients, told what to do by lines of JSON: ``python -m benchmarks.rooms.member``.
+
+In: ``{"id": 1, "client": 0, "do": "talk", ...}``; out: ``{"id": 1, "result": ...}`` or ``{"id": 1, "error": "..."}``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import ssl
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from slixmpp import JID, ClientXMPP
+from slixmpp.stanza import Message
+
+from slixmpp_mls import plugin as _plugin
+from slixmpp_mls.client import GroupChanged
+from slixmpp_mls.content import EncryptedMessage
+from slixmpp_mls.delivery import Archive, Room
+from slixmpp_mls.plugin import MLS
+
+#: What the plugin brings along, so that a client without it is otherwise the same.
+_PLUGINS = sorted(_plugin.MLS.dependencies)
+
+
+class Client:
+    """One client and what it has heard.
+
+    :ivar heard: number of others' messages since the last `reset`
+    :ivar delays: how long each of them took, seconds
+    """
+
+    def __init__(self) -> None:
+        self.heard = 0
+        self.delays: list[float] = []
+        self.last = 0.0
+        self._news = asyncio.Event()
+        self._room = ""
+        self._own: dict[str, asyncio.Future[None]] = {}
+        self._times: dict[str, float] = {}
+        self.xmpp: ClientXMPP
+        self.encrypted = False
+
+    # --- life ----------------------------------------------------------------------------------
+
+    async def login(
+        self, jid: str, password: str, host: str, port: int, ca_file: str, store: str | None
+    ) -> dict[str, float]:
+        """Connect; with a store, as an encrypted client.  Moments of the start, in seconds from now."""
+        xmpp = self.xmpp = ClientXMPP(jid, password)
+        xmpp.ssl_context = ssl.create_default_context(cafile=ca_file)
+        xmpp.enable_direct_tls = xmpp.enable_plaintext = False
+        for name in _PLUGINS:
+            xmpp.register_plugin(name)
+        self.encrypted = store is not None
+        begun = time.monotonic()
+        session: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        xmpp.add_event_handler("session_start", lambda _: None if session.done() else session.set_result(None))
+        if self.encrypted:
+            xmpp.register_plugin("mls", {"store": store, "key_packages": 2})
+            xmpp.add_event_handler("mls_message", self._decrypted)
+            xmpp.add_event_handler("mls_entered", lambda _: self._note("entered", begun))
+            for name in ("mls_entered", "mls_group_changed"):
+                xmpp.add_event_handler(name, lambda _: self._news.set())
+        else:
+            xmpp.add_event_handler("groupchat_message", self._plain)
+        xmpp.connect(host, port)
+        await session
+        self._note("session", begun)
+        xmpp.send_presence()
+        if self.encrypted:
+            await self.mls.ready()
+        self._note("ready", begun)
+        for handle in self.mls.groups.values() if self.encrypted else ():
+            await handle.wait_live()
+        self._note("live", begun)
+        return self._times
+
+    def _note(self, name: str, begun: float) -> None:
+        self._times.setdefault(name, time.monotonic() - begun)
+
+    async def logout(self) -> None:
+        await self.xmpp.disconnect(wait=1.0)
+        if self.encrypted:
+            self.xmpp.plugin.disable("mls")
+
+    @property
+    def mls(self) -> MLS:
+        plugin = self.xmpp.plugin["mls"]
+        assert isinstance(plugin, MLS)
+        return plugin
+
+    # --- rooms ---------------------------------------------------------------------------------
+
+    async def create(self, room: str, accounts: list[str]) -> None:
+        """An encrypted room with these people; who may commit anything."""
+        group = await self.mls.create(room)
+        if accounts:
+            result = await group.add(*accounts)
+            if result.failed or result.skipped:
+                raise RuntimeError(f"not added: {result.failed} {result.skipped}")
+
+    async def prepare(self, room: str, accounts: list[str]) -> None:
+        """A room without a group, otherwise the same."""
+        delivery = Room(self.xmpp, room, "keeper")
+        await delivery.create()
+        await delivery.affiliations.grant_membership(accounts)
+        await delivery.leave()
+
+    async def enter(self, room: str) -> None:
+        """Be in a room: in its group, or without encryption, among its occupants."""
+        self._room = room
+        if self.encrypted:
+            await self._until(lambda: room in self.mls.groups)  # the invitation is on its way
+            handle = self.mls.group(room)
+            await handle.wait_joined()
+            await handle.wait_live()
+        else:
+            nick = self.xmpp.boundjid.user
+            await self.xmpp.plugin["xep_0045"].join_muc_wait(JID(room), nick, maxstanzas=0)
+
+    # --- talking -------------------------------------------------------------------------------
+
+    async def talk(self, room: str, count: int, size: int, window: int, pause: float) -> None:
+        """Say so many things, with at most `window` of them on their way at once, `pause` seconds apart."""
+        slots = asyncio.Semaphore(window)
+        saying: set[asyncio.Task[None]] = set()
+        for _ in range(count):
+            await slots.acquire()
+            task = asyncio.create_task(self._say(room, size))
+            task.add_done_callback(lambda _: slots.release())
+            saying.add(task)
+            task.add_done_callback(saying.discard)
+            if pause:
+                await asyncio.sleep(pause)
+        await asyncio.gather(*saying)
+
+    async def _say(self, room: str, size: int) -> None:
+        """One message; returns when the room has reflected it."""
+        body = f"{time.monotonic():.6f} ".ljust(size, ".")
+        if self.encrypted:
+            await (await self.mls.group(room).send(body)).confirmed
+            return
+        message = self.xmpp.make_message(mto=JID(room), mbody=body, mtype="groupchat")
+        origin = message["id"] = self.xmpp.new_id()
+        reflected = self._own[origin] = asyncio.get_running_loop().create_future()
+        message.send()
+        await reflected
+
+    def _decrypted(self, message: EncryptedMessage) -> None:
+        self._hear(message.body)
+
+    def _plain(self, message: Message) -> None:
+        own = self._own.pop(message["id"], None)
+        if own is not None and message["mucnick"] == self.xmpp.boundjid.user:
+            own.set_result(None)
+        else:
+            self._hear(message["body"])
+
+    def _hear(self, body: str) -> None:
+        self.last = time.monotonic()
+        self.heard += 1
+        self.delays.append(self.last - float(body.partition(" ")[0]))
+        self._news.set()
+
+    async def reset(self) -> None:
+        """Count from here."""
+        self.heard, self.delays = 0, []
+
+    async def hear(self, count: int) -> dict[str, Any]:
+        """Wait until so many messages have come since `reset`."""
+        await self._until(lambda: self.heard >= count)
+        return {"last": self.last, "heard": self.heard, "delays": self.delays}
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._news.clear()
+            await self._news.wait()
+
+    # --- committing ----------------------------------------------------------------------------
+
+    async def update(self, room: str, at: float, times: int = 1) -> float:
+        """Renew our keys so many times, beginning at that moment; the moment at which the last Commit had won."""
+        await asyncio.sleep(max(0.0, at - time.monotonic()))
+        for _ in range(times):
+            changed = await self.mls.group(room).update()
+            assert isinstance(changed, GroupChanged)
+        return time.monotonic()
+
+    async def reach(self, room: str, epoch: int) -> dict[str, Any]:
+        """Wait for an epoch; when it was there, and what it looks like."""
+        group = self.mls.group(room)
+        await self._until(lambda: group.epoch >= epoch)
+        return {"at": time.monotonic(), "epoch": group.epoch, "authenticator": group.epoch_authenticator.hex()}
+
+    # --- archives ------------------------------------------------------------------------------
+
+    async def read_archive(self, room: str) -> dict[str, float]:
+        """The room's archive, page by page, and nothing done with it: the server's own time and slixmpp's."""
+        begun, read = time.monotonic(), 0
+        async for page in Archive(self.xmpp, room).pages(None):
+            read += len(page.entries)
+        return {"seconds": time.monotonic() - begun, "read": read}
+
+    # --- this process --------------------------------------------------------------------------
+
+    async def cost(self) -> dict[str, float]:
+        """Seconds of processor time so far, and megabytes of memory at most."""
+        return {"cpu": time.process_time(), "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+    async def tasks(self) -> int:
+        """How many asyncio tasks there are."""
+        return len(asyncio.all_tasks())
+
+
+async def main() -> None:
+    """Obey until the input ends."""
+    clients: dict[int, Client] = {}
+    reader = asyncio.StreamReader(limit=1 << 24)
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    answers = Path("/dev/stdout").open("w", buffering=1)  # noqa: ASYNC230, SIM115
+    doing: set[asyncio.Task[None]] = set()
+
+    async def obey(order: dict[str, Any]) -> None:
+        number, name = order.pop("id"), order.pop("do")
+        client = clients.setdefault(order.pop("client"), Client())
+        try:
+            answer = {"id": number, "result": await getattr(client, name)(**order)}
+        except Exception as error:
+            answer = {"id": number, "error": f"{name}: {type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+
+    while line := await reader.readline():
+        task = asyncio.create_task(obey(json.loads(line)))
+        doing.add(task)
+        task.add_done_callback(doing.discard)
+    for client in clients.values():
+        client.xmpp.abort()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

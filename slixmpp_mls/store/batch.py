@@ -1,0 +1,59 @@
+"""Several steps as one transaction: all of them reach the disk, or none.
+
+A transaction's end waits for the disk, some milliseconds on many machines, however little it has written.  Who has
+many steps to make, one after the other, and tells nobody of any before all are done, need wait once::
+
+    batches = Batches(store)
+    with batches.together():
+        with batches.transaction() as transaction: ...   # one step
+        with batches.transaction() as transaction: ...   # another
+
+A step that raises dooms the others with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from .interface import Store, Transaction
+
+__all__ = ["Batches"]
+
+
+class Batches:
+    """A :class:`~.interface.Store` over another one, whose transactions may be parts of a larger one."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._open: Transaction | None = None
+
+    @property
+    def account(self) -> str:
+        """The bare JID that the store belongs to."""
+        return self._store.account
+
+    def scrub(self) -> None:
+        """As :meth:`.interface.Store.scrub`."""
+        self._store.scrub()
+
+    def close(self) -> None:
+        """As :meth:`.interface.Store.close`."""
+        self._store.close()
+
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """As :meth:`.interface.Store.transaction`; inside of :meth:`together`, a part of its transaction."""
+        return self._store.transaction() if self._open is None else nullcontext(self._open)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is written until this ends is one transaction.  Do not ``await`` in it.
+
+        :raises StoreError: nothing has been written
+        """
+        with self._store.transaction() as transaction:
+            self._open = transaction
+            try:
+                yield
+            finally:
+                self._open = None

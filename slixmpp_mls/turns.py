@@ -1,0 +1,108 @@
+"""Whose turn it is to commit: agreed upon without a word, from what everybody sees.
+
+*After a race.*  Of the Commits that are made at once one wins, and all others must be made anew.  If
+all did so at once, n members would need n rounds of up to n Commits each.  But the room has put the losing Commits,
+too, into an order that all losers see: it is the queue in which they commit, one after the other, each as soon as
+the one before it has won.  :class:`Turns` keeps that queue.  Whoever is at its head and does not commit (it is gone,
+or has nothing to do any more) is passed over after the time of a round trip or two.
+
+*For others.*  What somebody has proposed may be committed by anybody, and should be by one.  All
+order the members that are in the room in the same way, another one in each epoch; :func:`place` is ours in it.
+Each waits for its place's time, and has nothing to do any more if one of those before it was there.
+
+Nothing depends on the room telling the truth, or on others taking turns, but time and superfluous Commits: rule 1
+(the first valid Commit of an epoch, in the room's order) decides all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from hashlib import sha256
+
+__all__ = ["Turns", "place"]
+
+_MOST = 64  # in the queue; a room has more only if somebody makes them up
+_SHORTEST = 0.1  # seconds that one at the head of the queue has at least ...
+_LONGEST = 1.0  # ... and at most
+_OVER = 10.0  # seconds after which what is left of a race is forgotten
+
+
+class Turns:
+    """The losers of a race for one room, in the room's order."""
+
+    def __init__(self) -> None:
+        self._queue: dict[str, str | None] = {}  # origin ids by occupant
+        self._news = asyncio.Event()
+        self._latest = 0.0
+
+    def won(self, occupant: str) -> None:
+        """A Commit has begun an epoch.
+
+        :param occupant: ``room/nickname`` of who sent it
+        """
+        self._queue.pop(occupant, None)
+        self._changed()
+
+    def lost(self, occupant: str, origin_id: str | None) -> None:
+        """A Commit came by for an epoch that had ended."""
+        if _now() - self._latest > _OVER:
+            self._queue.clear()
+        self._queue.pop(occupant, None)
+        if len(self._queue) < _MOST:
+            self._queue[occupant] = origin_id
+        self._changed()
+
+    async def wait(self, origin_id: str, sent: float) -> None:
+        """Wait until it is the turn of who has sent this Commit, which has lost.
+
+        :param sent: when, by the event loop's clock
+        """
+        if not await self._come_by(origin_id):
+            return  # it never got to the room, perhaps: there is no queue for us
+        slot = min(max(_SHORTEST, 2 * (_now() - sent)), _LONGEST)
+        while origin_id in self._queue.values():
+            head, at_head = next(iter(self._queue.items()))
+            if at_head == origin_id:
+                return
+            try:
+                async with asyncio.timeout(slot):
+                    await self._change()
+            except TimeoutError:
+                self._queue.pop(head, None)
+
+    async def _come_by(self, origin_id: str) -> bool:
+        try:
+            async with asyncio.timeout(_LONGEST):
+                while origin_id not in self._queue.values():
+                    await self._change()
+        except TimeoutError:
+            return False
+        return True
+
+    def _changed(self) -> None:
+        self._latest = _now()
+        self._news.set()
+
+    async def _change(self) -> None:
+        self._news.clear()
+        await self._news.wait()
+
+
+def place(own: str, others: Iterable[str], epoch: bytes) -> int:
+    """How many of the others come before us.
+
+    :param own: our nickname in the room
+    :param others: nicknames of the other members there
+    :param epoch: what names the epoch
+    """
+    mark = _mark(own, epoch)
+    return sum(_mark(other, epoch) < mark for other in others)
+
+
+def _mark(nick: str, epoch: bytes) -> bytes:
+    return sha256(epoch + nick.encode()).digest()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

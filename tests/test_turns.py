@@ -1,0 +1,91 @@
+"""Taking turns (XEP, Taking Turns): every loser of a race finds the same queue, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+
+import pytest
+
+from slixmpp_mls import turns
+from slixmpp_mls.turns import Turns, place
+
+ROOM = "coven@rooms.example"
+
+
+async def test_losers_follow_each_other_in_the_rooms_order() -> None:
+    losers = ["alice", "bob", "carol", "dave"]
+    views = {name: Turns() for name in losers}
+    order: list[str] = []
+
+    async def lose(name: str) -> None:
+        await views[name].wait(f"id-{name}", asyncio.get_running_loop().time())
+        order.append(name)
+        await asyncio.sleep(0)
+        for view in views.values():  # its Commit wins, and everybody sees it
+            view.won(f"{ROOM}/{name}")
+
+    waiting = [asyncio.create_task(lose(name)) for name in reversed(losers)]
+    await asyncio.sleep(0)
+    for view in views.values():
+        view.won(f"{ROOM}/eve")
+    for name in losers:
+        for view in views.values():
+            view.lost(f"{ROOM}/{name}", f"id-{name}")
+    async with asyncio.timeout(10):
+        await asyncio.gather(*waiting)
+    assert order == losers
+
+
+async def test_who_does_not_take_its_turn_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "_SHORTEST", 0.02)
+    view = Turns()
+    waiting = asyncio.create_task(view.wait("ours", asyncio.get_running_loop().time()))
+    view.lost(f"{ROOM}/gone", "theirs")
+    view.lost(f"{ROOM}/slow", None)
+    view.lost(f"{ROOM}/we", "ours")
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    async with asyncio.timeout(10):
+        await waiting
+
+
+async def test_who_loses_again_goes_to_the_end() -> None:
+    view = Turns()
+    for name in ("alice", "we", "alice"):
+        view.lost(f"{ROOM}/{name}", name)
+    async with asyncio.timeout(10):
+        await view.wait("we", asyncio.get_running_loop().time())
+
+
+async def test_a_commit_that_never_came_by_is_made_anew_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "_LONGEST", 0.02)
+    view = Turns()
+    view.lost(f"{ROOM}/alice", "alice")
+    async with asyncio.timeout(10):
+        await view.wait("ours", asyncio.get_running_loop().time())
+
+
+async def test_a_flood_of_late_commits_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One occupant has one place, and there are not more than so many."""
+    monkeypatch.setattr(turns, "_LONGEST", 0.02)
+    monkeypatch.setattr(turns, "_SHORTEST", 0.01)
+    view = Turns()
+    for number in range(1000):
+        view.lost(f"{ROOM}/mallory", f"mallory-{number}")
+    for number in range(1000):
+        view.lost(f"{ROOM}/sock-puppet-{number}", None)
+    assert len(view._queue) == turns._MOST
+    async with asyncio.timeout(10):
+        await view.wait("ours", asyncio.get_running_loop().time())
+
+
+def test_all_find_the_same_order_and_each_epoch_another_one() -> None:
+    nicks = [f"witch {number}" for number in range(20)]
+    orders = []
+    for epoch in range(5):
+        name = b"group" + epoch.to_bytes(8, "big")
+        places = {nick: place(nick, [other for other in nicks if other != nick], name) for nick in nicks}
+        assert sorted(places.values()) == list(range(20))
+        orders.append(sorted(nicks, key=places.__getitem__))
+    assert all(one != other for one, other in pairwise(orders))
