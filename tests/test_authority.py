@@ -417,13 +417,54 @@ async def test_time_passes_and_is_told() -> None:
     authority.subscribe(heard.append)()
     end = authority.subscribe(heard.append)
     assert await answer_on(authority, leaf()) == "valid"
-    authority.refresh()
+    await authority.refresh()
     assert heard == []
     now += 30 * 86400
-    authority.refresh()
-    authority.refresh()
+    await authority.refresh()
+    await authority.refresh()
     assert heard == [ALICE.account]
     end()
+
+
+HOUR = timedelta(hours=1)
+SHORT = ROOT.below("short", start=START + 2 * HOUR, lasts=4 * HOUR)
+CHANGING = [
+    leaf(credential(SHORT.device(ALICE, KEY, start=START + HOUR, lasts=4 * HOUR), SHORT.certificate)),
+    leaf(start=START + HOUR, lasts=HOUR),
+    leaf(credential(STRANGER.device(ALICE, KEY, start=START + 3 * HOUR))),
+]
+CHANGING_LISTS = [
+    pem(ROOT.crl(at=START, lasts=5 * HOUR)),
+    pem(ROOT.crl(SHORT.certificate, at=START + 4 * HOUR, lasts=HOUR / 2)),
+    pem(SHORT.crl(at=START + 3 * HOUR, lasts=HOUR)),
+]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 14), st.sampled_from([-1, 0, 1])), min_size=2, max_size=12))
+def test_what_is_remembered_is_what_would_be_said(times: list[tuple[int, int]]) -> None:
+    """At any time, also if the clock goes back: at the beginnings and ends of things above all."""
+
+    now = START
+
+    async def ask() -> None:
+        nonlocal now
+        one = AuthorityService(pem(ROOT.certificate), crls=CHANGING_LISTS, clock=lambda: now.timestamp())
+        for half_hours, seconds in times:
+            now = START + half_hours * HOUR / 2 + timedelta(seconds=seconds)
+            fresh = service(crls=CHANGING_LISTS, now=now)
+            assert await one.validate(CHANGING, SUITE) == await fresh.validate(CHANGING, SUITE)
+
+    asyncio.run(ask())
+
+
+async def test_changing_leaves_do_change() -> None:
+    """The test above is about something."""
+    said = set()
+    for half_hours in range(15):
+        authority = service(crls=CHANGING_LISTS, now=START + half_hours * HOUR / 2)
+        said.add(tuple([await answer_on(authority, each) for each in CHANGING]))
+    assert len(said) >= 6, said
 
 
 # --- with others -------------------------------------------------------------------------------

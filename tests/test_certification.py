@@ -53,7 +53,7 @@ async def test_what_it_issues_is_valid_until_it_is_revoked(authority: Certificat
     service = AuthorityService(authority.root_file, crls=authority.crl_file, clock=NOW.timestamp)
     assert [verdict.is_valid for verdict in await service.validate([leaf], SUITE)] == [True]
     authority.revoke([issued.certificate], now=NOW, reason=x509.ReasonFlags.key_compromise)
-    service.refresh()
+    await service.refresh()
     assert [verdict.reason for verdict in await service.validate([leaf], SUITE)] == ["revoked"]
 
 

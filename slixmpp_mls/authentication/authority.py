@@ -67,7 +67,8 @@ Source = str | os.PathLike[str] | bytes
 
 MAX_FILE = 64 << 20  # octets of a file of roots or of a revocation list
 MAX_REMEMBERED = 5000  # leaves whose verdicts are watched
-_AT_ONCE = 64  # leaves judged before others have their turn
+_NEVER = datetime.max.replace(tzinfo=UTC)
+_AT_ONCE = 16  # leaves judged before others have their turn
 
 
 class AuthorityService(AuthenticationService):
@@ -113,10 +114,7 @@ class AuthorityService(AuthenticationService):
         """See the table above.  Nobody is asked over the network."""
         verdicts = []
         for number, leaf in enumerate(leaves, 1):
-            verdict = self._judge(leaf, suite)
-            verdicts.append(verdict)
-            if isinstance(leaf.credential, X509Credential):
-                self._remember(leaf, suite, verdict)
+            verdicts.append(self._verdict(leaf, suite))
             if number % _AT_ONCE == 0:
                 await asyncio.sleep(0)
         return verdicts
@@ -142,7 +140,7 @@ class AuthorityService(AuthenticationService):
 
     # --- changes -------------------------------------------------------------------------------
 
-    def refresh(self) -> None:
+    async def refresh(self) -> None:
         """Read files again that have changed, and tell subscribers about whom the answer is another one now."""
         stamps = self._look()
         if stamps != self._stamps:
@@ -151,26 +149,24 @@ class AuthorityService(AuthenticationService):
                 self._stamps = stamps
             except UsageError as error:
                 log.warning("authorities and revocation lists remain as they were: %s", error)
-        changed = []
-        for key, judged in list(self._judged.items()):
-            verdict = self._judge(judged.leaf, judged.suite)
-            if verdict != judged.verdict:
-                self._judged[key] = _Judged(judged.account, judged.leaf, judged.suite, verdict)
-                changed.append(judged.account)
-        for account in dict.fromkeys(changed):
+        changed: dict[str, None] = {}
+        count = 0
+        for key, old in list(self._judged.items()):
+            now = self._now()
+            if not old.holds(self._believed, now):
+                new = self._judged[key] = self._judge(old.leaf, old.suite, old.client, now)
+                if new.verdict != old.verdict:
+                    changed[new.client.account] = None
+                count += 1
+                if count % _AT_ONCE == 0:
+                    await asyncio.sleep(0)
+        for account in changed:
             self._listeners.tell(account)
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self._interval)
-            self.refresh()
-
-    def _remember(self, leaf: LeafNode, suite: CipherSuite, verdict: Verdict) -> None:
-        client = named_client(leaf)
-        if isinstance(client, ClientIdentity):
-            assert isinstance(leaf.credential, X509Credential)
-            key = sha256(leaf.credential.encode() + leaf.signature_key).digest()
-            self._judged[key] = _Judged(client.account, leaf, suite, verdict)
+            await self.refresh()
 
     def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
         """What tells whether files have changed."""
@@ -178,23 +174,39 @@ class AuthorityService(AuthenticationService):
 
     # --- judging -------------------------------------------------------------------------------
 
-    def _judge(self, leaf: LeafNode, suite: CipherSuite) -> Verdict:
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+    def _verdict(self, leaf: LeafNode, suite: CipherSuite) -> Verdict:
         if not isinstance(leaf.credential, X509Credential):
             return Verdict.invalid("no-certificate", "no X.509 credential")
         client = named_client(leaf)
         if isinstance(client, Verdict):
             return client
-        now = datetime.fromtimestamp(self._clock(), UTC)
+        scheme, now = suite.signature_scheme.to_bytes(2, "big"), self._now()
+        key = sha256(scheme + leaf.signature_key + leaf.credential.encode()).digest()
+        judged = self._judged.get(key)
+        if judged is None or not judged.holds(self._believed, now):
+            judged = self._judge(leaf, suite, client, now)
+        self._judged[key] = judged
+        return judged.verdict
+
+    def _judge(self, leaf: LeafNode, suite: CipherSuite, client: ClientIdentity, now: datetime) -> _Judged:
+        assert isinstance(leaf.credential, X509Credential)
+        times = list(self._believed.times)
         try:
             certificates = chain_of(leaf.credential)
+            for certificate in certificates:
+                times += (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
             _check_key(certificates[0], leaf, suite)
             _check_usage(certificates[0])
-            path = self._path(certificates, now)
+            verdict = self._revocation(self._path(certificates, now), now, client)
         except InvalidError as error:
-            return Verdict.invalid("untrusted", f"{client}: {error}")
+            verdict = Verdict.invalid("untrusted", f"{client}: {error}")
         except _Denied as denied:
-            return Verdict.invalid(denied.reason, f"{client}: {denied}")
-        return self._revocation(path, now, client)
+            verdict = Verdict.invalid(denied.reason, f"{client}: {denied}")
+        until = min((time for time in times if time >= now), default=_NEVER)
+        return _Judged(client, leaf, suite, verdict, self._believed, now, until)
 
     def _path(self, certificates: Sequence[x509.Certificate], now: datetime) -> list[x509.Certificate]:
         """RFC 5280 6.1: from the device's certificate to a root."""
@@ -239,12 +251,21 @@ class _Denied(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A leaf, and what was said of it last."""
+    """A leaf, what was said of it last, and for how long that holds.
 
-    account: str
+    :ivar until: the next time at which something begins or ends on which the verdict may depend
+    """
+
+    client: ClientIdentity
     leaf: LeafNode
     suite: CipherSuite
     verdict: Verdict
+    believed: _Believed
+    at: datetime
+    until: datetime
+
+    def holds(self, believed: _Believed, now: datetime) -> bool:
+        return self.believed is believed and (self.at <= now < self.until or now == self.at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +274,8 @@ class _Believed:
 
     store: Store
     crls: Mapping[x509.Name, Sequence[x509.CertificateRevocationList]]
+    times: Sequence[datetime]
+    """When roots and lists begin and end."""
     signed: dict[tuple[int, bytes], bool] = field(default_factory=dict)
     """Which list an issuer has signed, by the list's place in memory and the issuer's fingerprint: asked often."""
 
@@ -279,7 +302,10 @@ class _Believed:
             if critical:  # RFC 5280 5.2: not to be used by who does not know what it means
                 raise UsageError(f"{_name(source)} is a revocation list of a kind that is not known: {critical}")
             lists.setdefault(crl.issuer, []).append(crl)
-        return cls(Store(certificates), lists)
+        times = [time for each in certificates for time in (each.not_valid_before_utc, each.not_valid_after_utc)]
+        for crl in (crl for of_one in lists.values() for crl in of_one):
+            times += [crl.last_update_utc, *([crl.next_update_utc] if crl.next_update_utc else [])]
+        return cls(Store(certificates), lists, times)
 
     def list_of(self, issuer: x509.Certificate, now: datetime) -> x509.CertificateRevocationList | None:
         """The newest list that an authority has signed, outdated or not."""

@@ -19,7 +19,6 @@ from slixmpp_mls.client import Member
 from slixmpp_mls.delivery import DeviceDirectory, KeyPackageDirectory
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import DeliveryError, UsageError
-from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls.cipher_suite import CipherSuite
 from slixmpp_mls.mls.commit_creation import CommitOptions
 from slixmpp_mls.mls.credential import AnyCredential, BasicCredential, Certificate, X509Credential
@@ -115,6 +114,24 @@ async def test_a_room_that_demands_certificates(coven: Coven) -> None:
     await bob.hears("and foul is fair")
 
 
+@pytest.mark.parametrize("number", [2, 3, 4, 5, 7])
+async def test_in_other_cipher_suites(prosody: DevServer, cast: Cast, tmp_path: Path, number: int) -> None:
+    """Ed25519 again, Ed448, and ECDSA with each curve; a second suite without a certificate does not disturb."""
+    coven = Coven(cast, prosody, tmp_path / "authority")
+    suites = {"cipher_suites": (number, 1 if number != 3 else 2)}
+    alice, bob = await asyncio.gather(*(coven.person(name, **suites) for name in ("alice", "bob")))
+    room = f"{unique('coven')}@{prosody.rooms}"
+    group = await alice.mls.create(room, policy=coven.policy(room, alice))
+    assert not (await group.add(bob.account)).failed
+    await bob.joined(room)
+    await bob.mls.use_certificate(pem(coven.issue(bob)))
+    await all_agree(alice, bob, epoch=2)
+    assert group.session.group.suite.id == number
+    assert not alice.room().doubts
+    await (await bob.say("Fair is foul")).confirmed
+    await alice.hears("Fair is foul")
+
+
 async def test_a_certificate_that_does_not_fit_is_not_taken_into_use(coven: Coven) -> None:
     alice, bob = await coven.person("alice", certified=False), await coven.person("bob", certified=False)
     bobs = coven.issue(bob)
@@ -181,7 +198,7 @@ async def test_nobody_is_added_with_a_bad_certificate(coven: Coven) -> None:
         await directory.retract_many(await directory.items())
         bear(mallory, chain)
         await mallory.mls.replenish()
-        alice.mls.config["authentication"].refresh()
+        await alice.mls.config["authentication"].refresh()
         result = await group.add(mallory.account)
         assert not result.added, what
         assert said in result.failed[mallory.account], what
@@ -202,7 +219,7 @@ async def test_a_member_that_takes_a_bad_certificate_is_followed_and_removed(cov
     await asyncio.gather(bob.joined(room), mallory.joined(room))
     chain, said = forgeries(coven, mallory, alice)[what]
     for person in (alice, bob):
-        person.mls.config["authentication"].refresh()
+        await person.mls.config["authentication"].refresh()
     bear(mallory, chain)
     await mallory.room().renew_leaf()
     for person in (alice, bob):
@@ -330,13 +347,25 @@ def coven_any(coven: Coven) -> Callable[[DirectoryService], AnyOf]:
     return lambda directory: AnyOf(directory, coven.service())
 
 
+async def unlist(coven: Coven, person: Person) -> None:
+    """Somebody's device goes offline and out of its account's list; it would put itself back."""
+    device = person.mls.device_id
+    await person.log_out()
+    client = coven.server.client(person.jid)
+    for plugin in ("xep_0030", "xep_0060", "xep_0115", "xep_0163"):
+        client.register_plugin(plugin)
+    await coven.server.connect(client)
+    await DeviceDirectory(client).retract(device)
+    await client.disconnect()
+
+
 async def test_both_the_account_and_the_authority(coven: Coven) -> None:
     people = await asyncio.gather(
         *(coven.person(name, authentication=coven_all(coven)) for name in ("alice", "bob", "mallory"))
     )
     alice, bob, mallory = people
     carol = await coven.person("carol", certified=False, authentication=coven_all(coven))
-    await DeviceDirectory(mallory.client).retract(mallory.mls.device_id)  # certified, and not listed
+    await unlist(coven, mallory)  # but certified
     room = f"{unique('coven')}@{coven.server.rooms}"
     group = await alice.mls.create(room)
     result = await group.add(bob.account, carol.account, mallory.account)
@@ -353,14 +382,14 @@ async def test_either_the_account_or_the_authority(coven: Coven) -> None:
     )
     alice, bob, mallory = people
     carol = await coven.person("carol", certified=False, authentication=coven_any(coven))
+    await mallory.mls.use_certificate(None)
     for person in (bob, mallory):
-        await DeviceDirectory(person.client).retract(person.mls.device_id)
-    await mallory.mls.use_certificate(None)  # neither, nor
+        await unlist(coven, person)
     room = f"{unique('coven')}@{coven.server.rooms}"
     group = await alice.mls.create(room)
     result = await group.add(bob.account, carol.account, mallory.account)
     assert {member.account for member in result.added} == {bob.account, carol.account}
     assert result.failed.keys() == {mallory.account}
+    await bob.connect()
     await asyncio.gather(bob.joined(room), carol.joined(room))
     await all_agree(alice, bob, carol)
-    assert ClientIdentity(bob.account, bob.mls.device_id) == me(bob).identity
