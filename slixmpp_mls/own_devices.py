@@ -176,7 +176,10 @@ class OwnDevices:
             published = transaction.get(*_LABEL)
         changed = label is not None and (published is None or published.decode() != label)
         await plugin.authentication.issue(
-            device.identity, device.signature_keys(), label=label if changed else None
+            device.identity,
+            device.signature_keys(),
+            label=label if changed else None,
+            also=device.next_keys or device.former_keys,
         )
         with device.store.transaction() as transaction:
             transaction.put(*_LISTED, b"")
@@ -184,8 +187,9 @@ class OwnDevices:
                 transaction.put(*_LABEL, label.encode())
 
     def _ours(self, there: Device) -> bool:
-        keys = self._plugin.device.signature_keys()
-        return any(keys.get(key.scheme) == key.data for key in there.keys)
+        device = self._plugin.device
+        ours = (device.signature_keys(), device.next_keys, device.former_keys)
+        return any(keys.get(key.scheme) == key.data for key in there.keys for keys in ours)
 
     @staticmethod
     def _retirement(since: int) -> DeviceRetired:
@@ -437,7 +441,7 @@ class OwnDevices:
             await self._stop(listed.retired[me])
             return
         if me not in listed.devices:
-            log.warning("our account's node of devices does not list us, and is mended")
+            log.info("our account's node of devices does not list us, and is mended")
             await self.enlist()
         await self._retire_again(listed)
         events: list[NewOwnDevice] = []

@@ -63,6 +63,7 @@ Events (``xmpp.add_event_handler(name, handler)``):
 ``mls_affiliation_changed``   ``AffiliationChanged``
 ``mls_new_device``            our account lists a device that we have not seen before; ``NewOwnDevice``
 ``mls_device_conflict``       our id was listed with other keys, or a retired device again; ``DeviceConflict``
+``mls_key_rotated``           a change of our signature key is at its end; ``KeyRotated``
 ``mls_retired``               our account has retired this device, it has stopped; ``RetiredDevice``
 ``mls_store_failed``          the disk refused a step, it is tried again; ``StoreError``
 ============================  ===================================================================
@@ -123,6 +124,7 @@ from .mls.parameters import Parameters
 from .own_devices import OwnDevices
 from .policy import RoomPolicy
 from .renewal import Renewal
+from .rotation import KeyRotated, Rotation
 from .stanza import NS, KeyPackage, parse
 from .stanza import Invitation as InvitationElement
 from .stanza import slixmpp as bindings
@@ -208,6 +210,7 @@ class MLS(BasePlugin):
         """Seconds until a lapsed member is removed."""
         self._unsubscribe: Callable[[], None] | None = None
         self.renewal = Renewal(self)
+        self.rotation = Rotation(self)
         self._stopped: DeviceRetired | None = None
         node = DeviceDirectory(self.xmpp)
         self.devices = OwnDevices(self, node)
@@ -289,6 +292,7 @@ class MLS(BasePlugin):
         self.devices.start()
         self.fire("mls_ready", self)
         self.renewal.look()
+        self._background(self.rotation.go_on(), "changing keys")
 
     async def _maintain(self) -> None:
         """Once an hour: fresh KeyPackages, old epochs forgotten, deleted secrets overwritten."""
@@ -300,6 +304,7 @@ class MLS(BasePlugin):
                     if handle.live and handle.is_member:
                         await handle.worker.vigilance.next_round()
                 self.renewal.look()
+                await self.rotation.go_on()
                 self.device.store.scrub()
                 await self.replenish()
             except (DeliveryError, StoreError) as error:
@@ -456,6 +461,19 @@ class MLS(BasePlugin):
         :raises DeliveryError: our KeyPackages could not be replaced yet; it is tried again
         """
         await self.renewal.use(chain)
+
+    async def rotate_key(self) -> KeyRotated:
+        """Replace our signature key, in all groups and KeyPackages; the device, its leaves and its name stay.
+
+        What can not be done now, as a room can not be reached, is done when it can, in later runs, too; the old key
+        is listed as long (:mod:`slixmpp_mls.rotation`).  If a change is under way already, it goes on.
+
+        :raises UsageError: our key is certified
+        :raises StoreError: nothing has changed
+        :raises DeliveryError: the account's nodes could not be written yet; it is tried again
+        """
+        await self.ready()
+        return await self.rotation.begin()
 
     # --- KeyPackages ---------------------------------------------------------------------------
 

@@ -592,7 +592,14 @@ class Oracle(AuthenticationService):
         self.changed: list[Callable[[str], None]] = []
         self.issued: list[ClientIdentity] = []
 
-    async def issue(self, client: ClientIdentity, keys: Mapping[int, bytes], *, label: str | None = None) -> None:
+    async def issue(
+        self,
+        client: ClientIdentity,
+        keys: Mapping[int, bytes],
+        *,
+        label: str | None = None,
+        also: Mapping[int, bytes] | None = None,
+    ) -> None:
         self.issued.append(client)
 
     async def validate(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Verdict]:

@@ -18,7 +18,14 @@ class AcceptAll(AuthenticationService):
     For tests, and for closed set-ups in which the server and every member are trusted anyhow.
     """
 
-    async def issue(self, client: ClientIdentity, keys: Mapping[int, bytes], *, label: str | None = None) -> None:
+    async def issue(
+        self,
+        client: ClientIdentity,
+        keys: Mapping[int, bytes],
+        *,
+        label: str | None = None,
+        also: Mapping[int, bytes] | None = None,
+    ) -> None:
         """Nothing to do."""
 
     async def validate(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Verdict]:

@@ -107,7 +107,14 @@ class AuthorityService(AuthenticationService):
 
     # --- services ------------------------------------------------------------------------------
 
-    async def issue(self, client: ClientIdentity, keys: Mapping[int, bytes], *, label: str | None = None) -> None:
+    async def issue(
+        self,
+        client: ClientIdentity,
+        keys: Mapping[int, bytes],
+        *,
+        label: str | None = None,
+        also: Mapping[int, bytes] | None = None,
+    ) -> None:
         """Nothing to do: an authority issues on request, and elsewhere (see :mod:`slixmpp_mls.certification`)."""
 
     async def validate(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Verdict]:

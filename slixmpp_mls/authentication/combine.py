@@ -29,10 +29,17 @@ class _Combination(AuthenticationService):
             raise UsageError("a combination of no Authentication Services")
         self.services = services
 
-    async def issue(self, client: ClientIdentity, keys: Mapping[int, bytes], *, label: str | None = None) -> None:
+    async def issue(
+        self,
+        client: ClientIdentity,
+        keys: Mapping[int, bytes],
+        *,
+        label: str | None = None,
+        also: Mapping[int, bytes] | None = None,
+    ) -> None:
         """With each service, in their order; the first error ends it."""
         for service in self.services:
-            await service.issue(client, keys, label=label)
+            await service.issue(client, keys, label=label, also=also)
 
     async def validate(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Verdict]:
         """All services are asked about all leaves, at the same time."""

@@ -139,16 +139,23 @@ class DirectoryService(AuthenticationService):
 
     # --- our own devices -----------------------------------------------------------------------
 
-    async def issue(self, client: ClientIdentity, keys: Mapping[int, bytes], *, label: str | None = None) -> None:
+    async def issue(
+        self,
+        client: ClientIdentity,
+        keys: Mapping[int, bytes],
+        *,
+        label: str | None = None,
+        also: Mapping[int, bytes] | None = None,
+    ) -> None:
         """List our device.  Does nothing if it is there already; otherwise keeps label and date of what was there."""
         there = (await self._listing(client.account, next(self._order))).devices.get(client.device)
         device = Device(
             client.device,
-            tuple(Key(scheme, key) for scheme, key in sorted(keys.items())),
+            tuple(Key(scheme, key) for found in (keys, also or {}) for scheme, key in sorted(found.items())),
             label if label is not None or there is None else there.label,
             there.added if there is not None and there.added else datetime.fromtimestamp(int(self._clock()), UTC),
         )
-        if there is not None and there.keys != device.keys:
+        if there is not None and not {*there.keys} & {*device.keys}:
             log.warning("the keys listed for %s are not ours and are replaced", client)
         if device != there:
             await self._node.publish(device.id, device.to_stdlib())

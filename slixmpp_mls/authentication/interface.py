@@ -93,12 +93,20 @@ VALID = Verdict(Validity.VALID)
 class AuthenticationService(Protocol):
     """Who is who.  All methods may be called at any time, several at once."""
 
-    async def issue(self, client: ClientIdentity, keys: Mapping[int, bytes], *, label: str | None = None) -> None:
+    async def issue(
+        self,
+        client: ClientIdentity,
+        keys: Mapping[int, bytes],
+        *,
+        label: str | None = None,
+        also: Mapping[int, bytes] | None = None,
+    ) -> None:
         """Make known that these are this client's signature keys, in place of those that were known before.
 
         :param client: our own device
         :param keys: public signature keys by number of their TLS SignatureScheme
         :param label: a name of the device for people, one line of at most 64 characters; None leaves it as it is
+        :param also: other keys that leaves of ours may have at present: of a change of keys that is under way
         :raises DeliveryError: it could not be done; trying again is safe
         """
 

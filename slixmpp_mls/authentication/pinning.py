@@ -139,12 +139,19 @@ class TrustOnFirstUse(AuthenticationService):
 
     # --- services ------------------------------------------------------------------------------
 
-    async def issue(self, client: ClientIdentity, keys: Mapping[int, bytes], *, label: str | None = None) -> None:
+    async def issue(
+        self,
+        client: ClientIdentity,
+        keys: Mapping[int, bytes],
+        *,
+        label: str | None = None,
+        also: Mapping[int, bytes] | None = None,
+    ) -> None:
         """By the inner service; and whoever else bears our name is found out."""
         with self._table.open() as table:
             for scheme, key in keys.items():
                 table.own(client, scheme, key)
-        await self.inner.issue(client, keys, label=label)
+        await self.inner.issue(client, keys, label=label, also=also)
 
     async def validate(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Verdict]:
         """See :meth:`AuthenticationService.validate` and the table above."""

@@ -32,6 +32,7 @@ __all__ = ["Device", "KeyPackagePlan", "KeyPackageSettings", "PublishedKeyPackag
 _DEVICE = "device"
 _KEY_PACKAGES = "key-package"
 _ROOMS = "room"
+_KEY, _NEXT, _FORMER = b"key", b"next", b"former"  # with the TLS SignatureScheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,10 @@ class Device:
         self.parameters = parameters or Parameters()
         self.random = random
         self._signature_keys: dict[int, SignaturePrivateKey] = {}
+        self._next_keys: dict[int, SignaturePrivateKey] = {}
+        self._former_keys: dict[int, bytes] = {}
+        self.switched: int | None = None
+        """Since when our signature keys have been new, as long as groups may still have the former ones."""
         with store.transaction() as transaction:
             octets = transaction.get(_DEVICE, b"id")
             if octets is None:
@@ -106,6 +111,7 @@ class Device:
             self.identity = ClientIdentity(store.account, octets.decode())
             for number in self.settings.suites:
                 self._open_signature_key(transaction, CipherSuite.get(number))
+            self._open_rotation(transaction)
         self.certificates = OwnCertificates(store, self.identity, lambda: self._signature_keys)
 
     def __repr__(self) -> str:
@@ -113,7 +119,7 @@ class Device:
 
     def _open_signature_key(self, transaction: Transaction, suite: CipherSuite) -> None:
         # Suites with the same signature scheme share a key: it is the device's.
-        name = b"key" + suite.signature_scheme.to_bytes(2, "big")
+        name = _KEY + suite.signature_scheme.to_bytes(2, "big")
         octets = transaction.get(_DEVICE, name)
         if octets is None:
             key = suite.generate_signature_key(self.random)
@@ -121,6 +127,15 @@ class Device:
         else:
             key = suite.import_signature_key(octets)
         self._signature_keys[suite.signature_scheme] = key
+
+    def _open_rotation(self, transaction: Transaction) -> None:
+        for suite in {each.signature_scheme: each for each in map(CipherSuite.get, self.suites)}.values():
+            name = suite.signature_scheme.to_bytes(2, "big")
+            if (octets := transaction.get(_DEVICE, _NEXT + name)) is not None:
+                self._next_keys[suite.signature_scheme] = suite.import_signature_key(octets)
+            if (octets := transaction.get(_DEVICE, _FORMER + name)) is not None:
+                self.switched = int.from_bytes(octets[:8], "big")
+                self._former_keys[suite.signature_scheme] = octets[8:]
 
     def take_new_id(self) -> None:
         """Before anything is published: the id that was made is another device's.
@@ -137,6 +152,67 @@ class Device:
         self.certificates = OwnCertificates(self.store, identity, lambda: self._signature_keys)
 
     # --- keys ----------------------------------------------------------------------------------
+
+    def prepare_keys(self) -> None:
+        """A change of our signature keys begins: the new ones are made, and not used yet.
+
+        Each step is for the next one to find when we come back from a crash; see :mod:`slixmpp_mls.rotation`.
+
+        :raises UsageError: the present keys are certified: an authority must certify the new ones first
+        :raises StoreError: nothing has changed
+        """
+        suites = {CipherSuite.get(number).signature_scheme: CipherSuite.get(number) for number in self.suites}
+        if any(self.certificates.credential(scheme) is not None for scheme in suites):
+            raise UsageError("a certified key is not replaced in place: retire the device, and certify a new one")
+        with self.store.transaction() as transaction:
+            made: dict[int, SignaturePrivateKey] = {}
+            for scheme, suite in suites.items():
+                octets = transaction.get(_DEVICE, _NEXT + scheme.to_bytes(2, "big"))
+                if octets is None:
+                    made[scheme] = suite.generate_signature_key(self.random)
+                    transaction.put(_DEVICE, _NEXT + scheme.to_bytes(2, "big"), made[scheme].encode())
+        self._next_keys |= made
+
+    def switch_keys(self, now: int) -> None:
+        """From now on new leaves have the new keys; the old ones are in groups and KeyPackages that have them.
+
+        :raises StoreError: nothing has changed
+        """
+        with self.store.transaction() as transaction:
+            for scheme, key in self._next_keys.items():
+                name, old = scheme.to_bytes(2, "big"), self._signature_keys[scheme].public
+                transaction.put(_DEVICE, _FORMER + name, now.to_bytes(8, "big") + old)
+                transaction.put(_DEVICE, _KEY + name, key.encode())
+                transaction.delete(_DEVICE, _NEXT + name)
+        for scheme, key in self._next_keys.items():
+            self._former_keys[scheme] = self._signature_keys[scheme].public
+            self._signature_keys[scheme] = key
+        if self._next_keys:
+            self.switched = now
+        self._next_keys = {}
+
+    def drop_former_keys(self) -> None:
+        """No group has them any more: delete what is left of them, and the KeyPackages with them.
+
+        :raises StoreError: nothing has changed
+        """
+        present = {key.public for key in self._signature_keys.values()}
+        with self.store.transaction() as transaction:
+            transaction.delete_prefix(_DEVICE, _FORMER)
+            for reference, _, bundle in self._records(transaction):
+                if bundle.signature_key.public not in present:
+                    transaction.delete(_KEY_PACKAGES, reference)
+        self._former_keys, self.switched = {}, None
+
+    @property
+    def next_keys(self) -> dict[int, bytes]:
+        """Public keys that are to take the present ones' place, by TLS SignatureScheme."""
+        return {scheme: key.public for scheme, key in self._next_keys.items()}
+
+    @property
+    def former_keys(self) -> dict[int, bytes]:
+        """Public keys that have been replaced and that leaves of ours may still have, by TLS SignatureScheme."""
+        return dict(self._former_keys)
 
     @property
     def suites(self) -> tuple[int, ...]:
