@@ -15,8 +15,9 @@ group's state, and in no other place.  For an hour at least, KeyPackages with th
 Welcomes that are under way.  What joins us with one is moved at once.
 
 Members whose Authentication Service remembers keys (:class:`~.authentication.TrustOnFirstUse`) take this for a changed
-key, and deny it until somebody decides, unless they accept changed keys: tell people before.  A key that somebody else has got hold of is no case for this:
-until the end the old key is believed.  Retire the device instead (:mod:`.own_devices`).
+key, and deny it until somebody decides, unless they accept changed keys: tell people before.  A key that somebody
+else has got hold of is no case for this: until the end the old key is believed.  Retire the device instead
+(:mod:`.own_devices`).
 """
 
 from __future__ import annotations
