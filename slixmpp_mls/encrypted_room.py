@@ -15,7 +15,7 @@ from slixmpp.stanza import Message
 from .candidates import Candidates, find_candidates
 from .client import Doubt, GroupChanged, Member, MessageReceived, Rejected
 from .content import open_content, seal_body, seal_message
-from .errors import DeliveryError, NotPermitted, PeerError, StanzaTooLarge
+from .errors import NotPermitted, PeerError, StanzaTooLarge
 from .handover import hand_over
 from .identity import ClientIdentity
 from .linking import link
@@ -25,7 +25,6 @@ from .policy import RoomPolicy
 from .room_worker import RoomWorker
 from .split_view import EpochComparison, compare_epochs, epoch_code
 from .standing import AffiliationsDiffer, Standing
-from .stanza import Invitation
 
 if TYPE_CHECKING:
     from .plugin import MLS
@@ -71,7 +70,7 @@ class EncryptedRoom:
         self.plugin = plugin
         self.xmpp: ClientXMPP = plugin.xmpp
         self.worker = RoomWorker(
-            plugin, room, nick, self._received, self._remove_client, self._went_live, self._expelled, self._invite
+            plugin, room, nick, self._received, self._remove_client, self._went_live, self._expelled
         )
         self.session = self.worker.session
         self.delivery = self.worker.delivery
@@ -255,7 +254,7 @@ class EncryptedRoom:
                 continue
             if changed is not None:
                 added += changed.added
-                await self._invite(changed)
+                await self.worker.follow_up()
         return AddResult(tuple(added), found.failed, found.skipped)
 
     def _adds(self, found: Candidates, batch: Sequence[ClientIdentity]) -> list[AnyProposal] | None:
@@ -286,17 +285,6 @@ class EncryptedRoom:
         except NotPermitted:
             raise NotPermitted(f"only an admin of {self.room} can let in {', '.join(outside)}") from None
 
-    async def _invite(self, changed: GroupChanged) -> None:
-        """Tell those who were added where to find the Welcome."""
-        if not self.is_member:
-            return
-        element = Invitation(self.session.group.group_id, self.worker.before_commit).to_stdlib()
-        for account in dict.fromkeys(member.account for member in changed.added):
-            try:
-                await self.delivery.invite(account, [element])
-            except DeliveryError as error:  # the Welcome is in the room's archive all the same
-                log.warning("%s could not be invited to %s: %s", account, self.room, error)
-
     async def remove(self, *accounts: str) -> tuple[Member, ...]:
         """Remove people, with all their devices, from the group and then from the room.
 
@@ -307,12 +295,14 @@ class EncryptedRoom:
         """
         self.session.group  # noqa: B018
         changed = await self.worker.commit(lambda: self._removes(accounts))
-        named = dict.fromkeys(account.partition("/")[0] for account in accounts)
-        for account in named:
-            if account != self.xmpp.boundjid.bare and not (self.is_member and self.session.roster.has(account)):
+        removed = changed.removed if changed is not None else ()
+        await self.worker.follow_up()  # who was removed loses the room
+        seen_off = {self.xmpp.boundjid.bare, *(member.account for member in removed)}
+        for account in dict.fromkeys(account.partition("/")[0] for account in accounts):
+            if account not in seen_off and not (self.is_member and self.session.roster.has(account)):
                 with suppress(NotPermitted):  # for an owner to do; the group is what counts
                     await self.delivery.affiliations.revoke_membership(account)
-        return changed.removed if changed is not None else ()
+        return removed
 
     async def _remove_client(self, client: ClientIdentity) -> None:
         await self.remove(str(client))
@@ -404,12 +394,13 @@ class EncryptedRoom:
         """Leave the group, and then the room.
 
         A member can not remove itself: it asks, and another one commits it.  After `patience` seconds
-        (nobody may be online) our keys are deleted all the same; the request stays in the archive.
+        (nobody may be online) our keys are deleted all the same; the request stays in the archive.  If the program
+        is stopped meanwhile, it goes on at the next start.
 
         :param patience: seconds
         :raises UsageError: we are not in the group
         """
-        self.session.group  # noqa: B018
+        self.session.want_to_leave()
         if self.live:
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience):
@@ -417,6 +408,16 @@ class EncryptedRoom:
         await self.plugin.forget(self)
         if self.is_member:
             self.worker.give_up()
+
+    async def finish_leaving(self, patience: float = 20.0) -> None:
+        """What :meth:`leave` had begun when the program was stopped."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self.wait_live()
+        if self.is_member:
+            await self.leave(patience)
+        else:
+            await self.plugin.forget(self)
 
     async def _ask_to_go(self) -> None:
         """Propose our own removal, anew in every epoch that begins without it, until we are out or alone."""

@@ -71,15 +71,21 @@ Events (``xmpp.add_event_handler(name, handler)``):
 A program that is killed at any point goes on where it was when it starts again with the same store.
 
 *Messages to you*: each one comes at least once, in the room's order.  It stays in the store until the handlers
-of ``mls_message`` are done with it: plain ones have returned, coroutines have ended; one that raises has had its
-chance, one that is cancelled has not.  What lies there at the next start is handed out again, before anything new,
-marked ``again``: perhaps you have seen it.  `archive_id` says for sure, it is the same every time.  Coroutine handlers
-*begin* in the room's order; slixmpp lets them run at the same time.  Other events are not repeated: what they
-tell can be asked for (:attr:`EncryptedRoom.members`, :attr:`EncryptedRoom.is_member` ...).
+of ``mls_message`` (or ``mls_doubted_message``) are done with it: plain ones have returned, coroutines have ended; one
+that raises has had its chance, one that is cancelled has not.  What lies there at the next start is handed out again,
+before anything new, marked ``again``: perhaps you have seen it.  `archive_id` says for sure, it is the same every
+time.  Coroutine handlers *begin* in the room's order; slixmpp lets them run at the same time.  Other events are not
+repeated: what they tell can be asked for (:attr:`EncryptedRoom.members`, :attr:`EncryptedRoom.is_member` ...).
 
 *Messages from you*: one is accepted when :meth:`EncryptedRoom.send` returns; then it reaches the room once, even
 if the program never gets to hear of it (``mls_sent``, `confirmed`).  If the program was killed before that, it may
 have been accepted or not: send it again as a Message with the same id, and everybody sees it once.
+
+*Changes of the group*: what `add`, `remove`, `update` or `set_policy` has put on its way takes effect if it comes
+first, with the invitations and the affiliations in the room that belong to it; if not, nobody makes it again after a
+restart, so ask (:attr:`EncryptedRoom.accounts`) and call again.  An `add` that was stopped before may have let people
+into the room who are not in the group (``mls_affiliations_differ``).  `leave` goes on by itself; `create` goes on when
+it is called again.
 """
 
 from __future__ import annotations
@@ -112,6 +118,7 @@ from .errors import (
     Disconnected,
     MLSError,
     NoAnswer,
+    NotPermitted,
     PeerError,
     RoomUnsuitable,
     StoreError,
@@ -345,7 +352,7 @@ class MLS(BasePlugin):
         for room in RoomGroup.known(self.device):
             handle = self._handle(room)
             handle.deliver_again()
-            if handle.session.state is RoomState.OUT:
+            if handle.session.state in (RoomState.OUT, RoomState.FOUNDING):
                 del self._rooms[room]
                 continue
             entering.append(self._background(self._enter(handle), f"entering {room}"))
@@ -358,6 +365,8 @@ class MLS(BasePlugin):
             await handle.worker.start()
         except DeliveryError as error:
             self.fire("mls_room_lost", error)
+        if handle.session.owed.leave:
+            self._background(handle.finish_leaving(), f"leaving {handle.room}")
 
     def _readiness(self) -> asyncio.Future[None]:
         if self._ready is None:
@@ -541,6 +550,8 @@ class MLS(BasePlugin):
     ) -> EncryptedRoom:
         """Make a room (persistent, members-only, non-anonymous, archived) and an encrypted group in it.
 
+        If this was interrupted (the program was killed, the stream lost), call it again: it goes on.
+
         :param room: bare JID of a room that does not exist
         :param name: for people
         :param policy: who may do what; by default we are the administrator
@@ -548,7 +559,7 @@ class MLS(BasePlugin):
         :raises RoomUnsuitable: the service can not make a room that will do; `reasons` says why
         :raises DeliveryError: refused or unanswered
         """
-        return await self._found(room, policy, suite, lambda delivery: delivery.create(name))
+        return await self._found(room, policy, suite, lambda delivery, again: delivery.create(name, again=again))
 
     async def adopt(
         self, room: str, *, policy: RoomPolicy | None = None, suite: int | None = None
@@ -559,7 +570,7 @@ class MLS(BasePlugin):
         :raises RoomUnsuitable: it does not qualify; `reasons` says why
         """
 
-        async def enter(delivery: Room) -> None:
+        async def enter(delivery: Room, _: bool) -> None:
             reasons = await delivery.check()
             if reasons:
                 raise RoomUnsuitable(str(delivery.jid), reasons)
@@ -567,7 +578,7 @@ class MLS(BasePlugin):
         return await self._found(room, policy, suite, enter)
 
     async def _found(
-        self, room: str, policy: RoomPolicy | None, suite: int | None, enter: Callable[[Room], Any]
+        self, room: str, policy: RoomPolicy | None, suite: int | None, enter: Callable[[Room, bool], Any]
     ) -> EncryptedRoom:
         await self.ready()
         bare = _bare(room)
@@ -577,9 +588,11 @@ class MLS(BasePlugin):
         own = self.device.credential(CipherSuite.get(suite or self.device.suites[0]))
         if policy is not None and not policy.accepts(own):
             raise UsageError("the policy demands X.509 credentials, and this device has no certificate")
+        if known is not None:
+            await self.forget(known)  # it waits there for a Welcome
         handle = self._handle(bare)
         try:
-            await enter(handle.delivery)
+            await enter(handle.delivery, handle.session.begin_founding())
             last = await handle.delivery.archive.last_id()
             handle.session.seek(last)
             handle.session.create(
@@ -588,10 +601,12 @@ class MLS(BasePlugin):
                 self.now,
             )
             await handle.worker.start()
-        except BaseException:
+        except BaseException as error:
             del self._rooms[bare]
             if handle.is_member:
                 handle.session.give_up()
+            elif isinstance(error, UsageError | RoomUnsuitable | NotPermitted):
+                handle.session.end_founding()  # after other errors the room may be there
             raise
         await handle.wait_live()
         return handle
@@ -614,7 +629,7 @@ class MLS(BasePlugin):
             if handle.worker.running:
                 return handle
             if not handle.is_member:
-                handle.session.seek(after)
+                handle.session.expect_welcome(after)
             try:
                 await handle.worker.start()
             except DeliveryError:
@@ -683,13 +698,13 @@ class MLS(BasePlugin):
             transaction.put(*_LAST_INVITATION, archive_id.encode())
 
     def _invitation_received(self, stanza: Any) -> None:
-        self._invited(stanza.xml)
         ids = stamped_ids(stanza.xml, self.xmpp.boundjid.bare)
-        if len(ids) == 1 and self._device is not None:
-            try:
+        try:
+            self._invited(stanza.xml)
+            if len(ids) == 1 and self._device is not None:
                 self._note_invitation(ids[0])
-            except StoreError as error:
-                self.fire("mls_store_failed", error)
+        except StoreError as error:
+            self.fire("mls_store_failed", error)
 
     def _invited(self, xml: Any) -> None:
         # An exception leaving a handler makes slixmpp send an error stanza to the sender.
@@ -714,7 +729,18 @@ class MLS(BasePlugin):
             log.exception("accept_invitation has failed; the invitation is not followed")
             return
         if accepted:
+            if self._device is not None:
+                self._expect(str(invitation.room), element.after)
             self._background(self._accept_invitation(invitation, element.after), "invitation")
+
+    def _expect(self, room: str, after: str | None) -> None:
+        """Remember that we follow an invitation, before it is noted as read.
+
+        :raises StoreError: nothing has changed
+        """
+        handle = self._handle(room)
+        if not handle.is_member and not handle.worker.running:
+            handle.session.expect_welcome(after)
 
     async def _accept_invitation(self, invitation: Invitation, after: str | None) -> None:
         await self.ready()

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from xml.etree.ElementTree import Element
 
 from .blob import BlobReference, longest
@@ -43,7 +43,7 @@ from .client import (
     Unreadable,
 )
 from .client.records import RoomState
-from .client.steps import Ignore, MoveOn, Read, Remember, Sent
+from .client.steps import Ignore, Read, Remember, Sent
 from .content import says_something_in_clear
 from .delivery import (
     MAX_STANZA,
@@ -73,6 +73,7 @@ from .errors import (
     TransferFailed,
     UsageError,
 )
+from .follow_up import FollowUp
 from .identity import ClientIdentity
 from .mls.proposals import AnyProposal
 from .stanza import NS, Commit, RoomElement, payloads
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
 __all__ = ["RoomWorker"]
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _NS_EME = "urn:xmpp:eme:0"
 _COMMIT_ATTEMPTS = 25  # how often a Commit is made anew when others come first
@@ -127,8 +129,6 @@ class RoomWorker:
     :param remove: removes a client from the group
     :param went_live: called whenever the room has been caught up with
     :param expelled: called with the bare JID of each account that has lost the room
-    :param unattended: called with what a Commit of ours has done for which nobody waits any more: it was made
-        before a restart, or its maker has lost patience
     """
 
     def __init__(
@@ -140,7 +140,6 @@ class RoomWorker:
         remove: Callable[[ClientIdentity], Coroutine[Any, Any, object]],
         went_live: Callable[[], None],
         expelled: Callable[[str], Coroutine[Any, Any, None]],
-        unattended: Callable[[GroupChanged], Coroutine[Any, Any, None]],
     ) -> None:
         self.plugin = plugin
         self.session = RoomGroup(plugin.device, room)
@@ -158,13 +157,11 @@ class RoomWorker:
         """We have been removed from the group."""
         self.lost: MLSError | None = None
         """Why the room is read no more, if it is for good."""
-        self.before_commit: str | None = None
-        """Archive id of the stanza before our last Commit that took effect: where its Welcome is found."""
         self._turned = asyncio.Event()  # set, and replaced, whenever we are further in the room
         self._received = received
         self._went_live = went_live
         self._expelled = expelled
-        self._unattended = unattended
+        self._follow_up = FollowUp(self.session, self.delivery, Stream.of(plugin.xmpp))
         self._unsent: set[str] = set()
         self._forgetting: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -276,8 +273,9 @@ class RoomWorker:
         self.live.clear()
         if self.is_member:
             self._fail(error)
-            self._emit(self.session.give_up("the room's archive no longer goes back to where we were"))
-        self.session.seek(None)
+            reason = "the room's archive no longer goes back to where we were"
+            self._emit(await self._stored(lambda: self.session.give_up(reason)))
+        await self._stored(lambda: self.session.seek(None))
         try:
             await self.delivery.join(None)
         except DeliveryError as refused:
@@ -331,7 +329,7 @@ class RoomWorker:
     async def _take(self, stanza: RoomStanza, examined: Step | None) -> None:
         """One stanza, whatever it is."""
         was_member = self.is_member
-        step = await self._step(examined or self.session.examine(_parse(stanza), self.plugin.now), stanza)
+        step = await self._step(examined or await self._examine(_parse(stanza)), stanza)
         self._note_turn(stanza, step)
         if was_member and not self.is_member:
             self.left.set()
@@ -345,25 +343,23 @@ class RoomWorker:
         refusal: PeerError | None = None
         if step.awaits is not None:
             await self.plugin.reached(step.awaits)
-            step = self.session.examine(incoming, self.plugin.now)
+            step = await self._examine(incoming)
         if step.tree_at is not None:
             try:
                 incoming = replace(incoming, tree=await self._fetch(step.tree_at))
-                step = self.session.examine(incoming, self.plugin.now)
+                step = await self._examine(incoming)
             except (DeliveryError, PeerError) as error:
                 refusal = InvalidError(f"the tree of a Welcome can not be had: {error}", "RFC 9420 12.4.3.3")
         doubts = await self._judge(step)
         if step.leaves and isinstance(step.action, Remember):
             # Our own sending may have moved the state on while the answer came.
-            step = self.session.examine(incoming, self.plugin.now)
-        before, silenced = self.session.cursor, self.session.silenced
+            step = await self._examine(incoming)
+        silenced = self.session.silenced
         self._emit(await self._accept(step, doubts, refusal))
         if doubts and self.live.is_set():
             self.spawn(self.vigilance.act(), "acting on doubts")
         if silenced:
             self.unsilence()
-        if isinstance(step.action, MoveOn) and step.action.staged.own:
-            self.before_commit = before
         return step
 
     async def reach(self, epoch: int) -> None:
@@ -409,13 +405,20 @@ class RoomWorker:
             self.spawn(self._flush(self.session.outstanding_ids()), "sending what has waited")
 
     async def _accept(self, step: Step, doubts: list[Doubt], refusal: PeerError | None) -> list[Event]:
-        """Put a step into effect; while the disk refuses, try again and say so."""
+        """Put a step into effect."""
+        if refusal is not None:
+            return await self._stored(lambda: self.session.refuse(step, refusal))
+        return await self._stored(lambda: self.session.accept(step, self.plugin.now, doubts))
+
+    async def _examine(self, incoming: Incoming) -> Step:
+        return await self._stored(lambda: self.session.examine(incoming, self.plugin.now))
+
+    async def _stored(self, work: Callable[[], T]) -> T:
+        """Do what needs the store; while the disk refuses, try again and say so."""
         pause = 0.5
         while True:
             try:
-                if refusal is not None:
-                    return self.session.refuse(step, refusal)
-                return self.session.accept(step, self.plugin.now, doubts)
+                return work()
             except StoreError as error:
                 self._fire("mls_store_failed", error)
                 await asyncio.sleep(pause)
@@ -441,6 +444,7 @@ class RoomWorker:
                     self._turn()
                     if event.by.identity == self.plugin.device.identity:
                         self._settle(event)
+                        self._attend()
                 case CommitLost():
                     self._settle(event)
                 case Joined():
@@ -474,6 +478,18 @@ class RoomWorker:
         except StoreError as error:
             self._fire("mls_store_failed", error)
 
+    def _attend(self) -> None:
+        """Do what is owed outside of the group, beside the reading."""
+        if any(self.session.owed):
+            self.spawn(self.follow_up(), "what follows a Commit")
+
+    async def follow_up(self) -> None:
+        """Wait until what our Commits have left to do outside of the group is done, or put off."""
+        try:
+            await self._follow_up.attend()
+        except DeliveryError as error:
+            log.info("%s: what follows a Commit is put off: %s", self.room, error)
+
     def give_up(self) -> None:
         """Delete the group's keys, unasked by anybody."""
         self._emit(self.session.give_up())
@@ -488,8 +504,6 @@ class RoomWorker:
                 outcome.set_result(event)
             else:
                 outcome.set_exception(_CommitLost(event.reason))
-        elif isinstance(event, GroupChanged):
-            self.spawn(self._unattended(event), "what follows a Commit")
         self._settled.set()
 
     def _fail(self, error: MLSError) -> None:
@@ -512,6 +526,7 @@ class RoomWorker:
                     self.live.set()
                     self._turn()
                     self.spawn(self._flush(due), "sending again")
+                    self._attend()
                     self._went_live()
             case Interrupted():
                 self.live.clear()
@@ -571,6 +586,7 @@ class RoomWorker:
     def stream_resumed(self) -> None:
         """The stream goes on where it broke (XEP-0198): slixmpp has sent again what was on its way, but
         knows nothing of what was made meanwhile."""
+        self._attend()
         due, self._unsent = frozenset(self._unsent), set()
         if due and self.live.is_set():
             self.spawn(self._flush(due), "sending what was made meanwhile")
@@ -593,11 +609,20 @@ class RoomWorker:
         if not self.is_member:
             return
         await self._commit_what_waits()
-        for outgoing in self.session.outstanding():
-            if not self.live.is_set():
+        left, pause = set(due), 0.5
+        while left:
+            try:
+                for outgoing in self.session.outstanding():
+                    if not self.live.is_set():
+                        return
+                    if outgoing.origin_id in left:
+                        left.discard(outgoing.origin_id)
+                        await self.transmit(outgoing)
                 return
-            if outgoing.origin_id in due:
-                await self.transmit(outgoing)
+            except StoreError as error:
+                self._fire("mls_store_failed", error)
+                await asyncio.sleep(pause)
+                pause = min(_STORE_PAUSE, 2 * pause)
 
     # --- committing ----------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from slixmpp_mls.client import (
+    MessageReceived,
     RoomGroup,
 )
 from slixmpp_mls.client.records import RoomState
@@ -16,7 +17,7 @@ from slixmpp_mls.errors import (
 from slixmpp_mls.mls.proposals import Remove
 from slixmpp_mls.testing import NOW, FaultyStore, Participant, World
 
-from .witches import ALICE, DAVE, again, three
+from .witches import ALICE, BOB, DAVE, again, three
 
 
 def scenes() -> list[Any]:
@@ -49,6 +50,25 @@ def scenes() -> list[Any]:
     def give_up(world: World, alice: Participant, bob: Participant) -> Any:
         alice.send(b"x")
         return lambda: alice.session.give_up("lost")
+
+    def leave(world: World, alice: Participant, bob: Participant) -> Any:
+        return alice.session.want_to_leave
+
+    def done(world: World, alice: Participant, bob: Participant) -> Any:
+        alice.commit(*alice.adding(DAVE), *alice.removing(BOB))
+        world.settle()
+        keys = [each.key for each in alice.session.owed]
+        assert {b"i" + DAVE.encode(), b"r" + BOB.encode()} <= set(keys)
+        return lambda: alice.session.done(keys)
+
+    def handed_over(world: World, alice: Participant, bob: Participant) -> Any:
+        bob.send(b"x")
+        world.room.deliver_all()
+        (incoming,) = world.room.read(ALICE, alice.session.cursor)
+        (event,) = alice.session.accept(alice.session.examine(incoming, NOW), NOW)
+        assert isinstance(event, MessageReceived)
+        alice.session.handed_over(event.number)
+        return alice.session.forget_handed_over
 
     def taking(prepare: Any) -> Any:
         def scene(world: World, alice: Participant, bob: Participant) -> Any:
@@ -103,7 +123,8 @@ def scenes() -> list[Any]:
         return together
 
     receiving = (message, own_message, own_commit, lost_commit, proposal, removal, renewal)
-    return [compose, commit, propose, bounced, replaced, anew, give_up, several, *map(taking, receiving)]
+    sending = (compose, commit, propose, bounced, replaced, anew, give_up)
+    return [*sending, several, leave, done, handed_over, *map(taking, receiving)]
 
 
 def contents(store: Any) -> dict[str, dict[bytes, bytes]]:
@@ -115,7 +136,7 @@ def memory(session: RoomGroup) -> tuple[Any, ...]:
     group = session.group
     return (
         group.pieces(), session.cursor, session.state, session.commit_waits, session.outstanding_ids(),
-        session.roster, session.policy, session.behind,
+        session.roster, session.policy, session.behind, sorted(map(repr, session.owed)), session.owed.leave,
     )  # fmt: skip
 
 

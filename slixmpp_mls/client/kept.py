@@ -6,7 +6,7 @@ that the step changes, and only when it has ended does the object change.  If th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -26,6 +26,7 @@ from .events import MessageReceived
 from .inbox import Inbox, as_event
 from .member import Member
 from .outbox import NUMBER, Outbox
+from .owed import Leave, Owed
 from .records import (
     ROOMS,
     InboxRecord,
@@ -63,6 +64,7 @@ class Kept:
         self._staged: dict[bytes, StagedCommit] = {}
         self._outbox = Outbox()
         self._inbox = Inbox()
+        self._owed = Owed()
         self._seen = Seen()
         self._unwanted: frozenset[bytes] = frozenset()
         self._roster: Roster | None = None
@@ -99,6 +101,7 @@ class Kept:
         self._group = group
         self._roster = Roster.of(group.members())
         self._policy = RoomPolicy.required_in(group.context.extensions)
+        self._owed = Owed(transaction.items(self._spaces.owed))
         self._unwanted = frozenset(reference for reference, _ in transaction.items(self._spaces.unwanted))
         self._doubts = Doubts(Doubt.decode(*item) for item in transaction.items(self._spaces.doubt))
         waiting: dict[bytes, dict[bytes, bytes]] = {}
@@ -267,6 +270,37 @@ class Kept:
             with self._transaction():
                 pass
 
+    # --- what is owed --------------------------------------------------------------------------
+
+    @property
+    def owed(self) -> Owed:
+        """What is still to be done outside of the group; nothing if we are not in it."""
+        return self._owed
+
+    def done(self, keys: Iterable[bytes]) -> None:
+        """Something is not owed any more.
+
+        :param keys: of it
+        :raises StoreError: nothing has changed
+        """
+        self._change_owed(dict.fromkeys(keys))
+
+    def want_to_leave(self) -> None:
+        """Remember that we want to leave, until we have.
+
+        :raises UsageError: we are not in the group
+        :raises StoreError: nothing has changed
+        """
+        self.group  # noqa: B018  # raises
+        self._change_owed({Leave.key: b""})
+
+    def _change_owed(self, changes: Mapping[bytes, bytes | None]) -> None:
+        if self._group is None:
+            return
+        with self._transaction() as transaction:
+            put_changes(transaction, self._spaces.owed, changes)
+        self._owed = self._owed.changed(changes)
+
     # --- how it changes ------------------------------------------------------------------------
 
     @contextmanager
@@ -328,7 +362,9 @@ class Kept:
         :returns: numbers of what goes from the outbox
         """
         spaces = self._spaces
-        for space in (spaces.group, spaces.pending, spaces.unwanted, spaces.member, spaces.doubt, spaces.arrivals):
+        for space in (
+            spaces.group, spaces.pending, spaces.unwanted, spaces.member, spaces.doubt, spaces.arrivals, spaces.owed,
+        ):  # fmt: skip
             transaction.delete_prefix(space)
         if self._group is not None:
             transaction.put(spaces.ended, self._group.group_id, self._group.epoch.to_bytes(8, "big"))
@@ -354,7 +390,7 @@ class Kept:
             self._put_record(transaction, record)
             self._put_outside(transaction, seen)
         self._group = self._roster = self._policy = None
-        self._record, self._doubts, self._outside = record, Doubts(), seen
+        self._record, self._doubts, self._outside, self._owed = record, Doubts(), seen, Owed()
         self._new_epoch()
         self._outbox.remove_all(gone)
 

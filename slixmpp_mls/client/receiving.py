@@ -60,6 +60,7 @@ from .inbox import as_record
 from .kept import put_all, put_changes
 from .member import Member
 from .other_groups import OtherGroups
+from .owed import Owed
 from .records import OutboxKind, OutsideRecord, RoomRecord, RoomState
 from .seen import mark, message_id
 from .steps import Abandon, Enter, Ignore, Incoming, Join, MoveOn, Read, Remember, Sent, Step
@@ -479,9 +480,15 @@ class Receiving(Entering):
                 for _, waiting in void
                 if waiting.kind is OutboxKind.COMMIT and not waiting.refused
             ]
+        owed: dict[bytes, bytes | None] = {}
+        if staged.own:
+            owed = self._owed.after_commit(
+                staged.effects, self.group.own_index, action.roster, self._record.cursor
+            )
         spaces = self._spaces
         with self._transaction() as transaction:
             put_changes(transaction, spaces.group, group.changes_since(self.group))
+            put_changes(transaction, spaces.owed, owed)
             transaction.delete_prefix(spaces.pending)
             transaction.delete_prefix(spaces.unwanted)
             for number, _ in void:
@@ -491,6 +498,7 @@ class Receiving(Entering):
             arrivals.note(transaction, spaces.arrivals, staged.effects, when)
             self._put_record(transaction, record)
         self._begin(group.stored(), action.roster, action.policy, record, doubts)
+        self._owed = self._owed.changed(owed)
         self._outbox.remove_all(number for number, _ in void)
         return events
 
@@ -584,6 +592,7 @@ class Receiving(Entering):
         ]
         self._begin(state.stored(), roster, policy, record, doubts)
         self._outside, self._entry = seen, None
+        self._owed = Owed()
         self._outbox.remove_all(gone)
         return [*events, Joined(self.room, state.epoch, inviter, missed)]
 

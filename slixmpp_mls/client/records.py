@@ -20,6 +20,7 @@ space                      key                       value
 ``unwanted/`` + room       ProposalRef               empty: a waiting proposal that we do not commit
 ``member/`` + room         client's full identity    when it came, seconds since the Unix epoch (8)
 ``doubt/`` + room          client's full identity    :class:`DoubtRecord`
+``owed/`` + room           kind (1), account        what is still to be done outside of the group, see :mod:`.owed`
 ``inbox/`` + room          number (8)                :class:`InboxRecord`
 ``seen/`` + room           number (2)                which application messages came last, see :mod:`.seen`
 ``ended/`` + room          group id                  the last epoch of that group that we were in (8)
@@ -60,6 +61,8 @@ class RoomState(IntEnum):
     """We left or were removed; nothing of the group is kept."""
     LOST = 4
     """We can not follow the group any more."""
+    FOUNDING = 5
+    """We are making the room, and then a group in it."""
 
 
 class OutboxKind(IntEnum):
@@ -222,6 +225,7 @@ class Spaces:
     unwanted: str
     member: str
     doubt: str
+    owed: str
     inbox: str
     seen: str
     ended: str

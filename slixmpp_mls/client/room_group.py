@@ -117,6 +117,35 @@ class RoomGroup(Receiving, Sending):
         if self.state is RoomState.OUT:
             self._pass(replace(self._record, state=RoomState.INVITED))
 
+    def expect_welcome(self, cursor: str | None) -> None:
+        """Somebody has invited us: look for the Welcome behind this place in the room, now and after a restart.
+
+        :raises UsageError: we are in the group
+        :raises StoreError: nothing has changed
+        """
+        if self._group is not None:
+            raise UsageError("a member does not skip what is in the room")
+        state = RoomState.LOST if self.state is RoomState.LOST else RoomState.INVITED
+        self._pass(replace(self._record, state=state, cursor=(cursor or "").encode(), commits=b""))
+
+    def begin_founding(self) -> bool:
+        """We are about to make a room, or a group in one.
+
+        :returns: whether we were already when we were stopped, so that the room may be there
+        :raises UsageError: we are in a group here already
+        :raises StoreError: nothing has changed
+        """
+        if self._group is not None:
+            raise UsageError(f"already a member of the group in {self.room}")
+        before = self.state is RoomState.FOUNDING
+        self._pass(replace(self._record, state=RoomState.FOUNDING))
+        return before
+
+    def end_founding(self) -> None:
+        """It has come to nothing."""
+        if self.state is RoomState.FOUNDING:
+            self._pass(replace(self._record, state=RoomState.OUT))
+
     def stop_waiting(self) -> None:
         """Wait for no Welcome any more."""
         if self.state is RoomState.INVITED:

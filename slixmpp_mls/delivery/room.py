@@ -150,9 +150,10 @@ class Room:
 
     # Making, judging, entering and leaving a room
 
-    async def create(self, name: str | None = None) -> None:
+    async def create(self, name: str | None = None, *, again: bool = False) -> None:
         """Make the room, configure it for an encrypted group, and be in it.
 
+        :param again: we have begun to make it before, and may or may not have got somewhere.
         :raises UsageError: it exists.
         :raises RoomUnsuitable: the service can not make a room that will do; it has been destroyed again.
         :raises NotPermitted: the service does not let us make rooms.
@@ -160,9 +161,16 @@ class Room:
         """
         self._attach(None)
         try:
-            if await muc_config.features(self._stream, str(self.jid)) is not None:
+            exists = await muc_config.features(self._stream, str(self.jid)) is not None
+            if exists and again:
+                try:
+                    # Without it Prosody lets nobody into a room that nobody has configured yet.
+                    await muc_config.configure(self._stream, str(self.jid), name)
+                except NotPermitted:
+                    again = False  # somebody else has made it meanwhile
+            if exists and not again:
                 raise UsageError(f"{self.jid} exists already")
-            await self._enter(create=True)
+            await self._enter(create=not exists)
             try:
                 await muc_config.configure(self._stream, str(self.jid), name)
                 reasons = await self.check()

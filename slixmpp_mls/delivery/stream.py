@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 from xml.etree.ElementTree import Element
@@ -112,6 +113,7 @@ class Stream:
 
     def close(self) -> None:
         """Undo the registrations with slixmpp; for the end of the plugin."""
+        self.online = False  # from now on nobody tells us
         self._fail_pending()
         self.xmpp.remove_handler("MLS rooms")
         self.xmpp.del_filter("out_sync", self._written)
@@ -181,6 +183,17 @@ class Stream:
             self._pending.discard(future)
         xml: Element = answer.xml
         return xml
+
+    async def settled(self) -> None:
+        """Wait until our server has taken all that was written before.
+
+        A server handles what comes over a stream in order (RFC 6120 10.1): its answer to a request, whatever it says,
+        comes after that.
+
+        :raises Disconnected, NoAnswer: it may not have
+        """
+        with suppress(Refused, NotPermitted):
+            await self.ask("get", self.xmpp.boundjid.host, Element("{urn:xmpp:ping}ping"))
 
     async def write(self, message: Message, size: int) -> None:
         """Send a message; return when it goes onto the stream.

@@ -16,7 +16,7 @@ from slixmpp_mls.client.records import OutboxKind, RoomRecord
 from slixmpp_mls.content import EncryptedMessage
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import RoomLost, StoreError, StoreFull, UsageError
-from slixmpp_mls.store import MemoryStore, SQLiteStore
+from slixmpp_mls.store import MemoryStore, SQLiteStore, Transaction
 
 from ..conftest import unique
 from .people import SECONDS, Cast, Person, all_agree
@@ -120,7 +120,7 @@ async def test_what_the_handlers_have_not_finished_comes_again(server: DevServer
     for text in ("quick and first", "slow and second", "quick and third", "slow and fourth"):
         await alice.say(text)
     await bob.hears("slow and fourth")
-    assert finished == ["quick and first", "quick and third"]
+    await bob.until(lambda: finished == ["quick and first", "quick and third"])
     await bob.until(lambda: len(bob.room().session.not_handed_over()) == 2)  # although nothing else is written
     firsts = {message.body: message for message in bob.got("mls_message")}
     bob.crash()
@@ -216,6 +216,107 @@ async def test_who_was_being_added_at_the_crash_is_invited_after_it(prosody: Dev
     await all_agree(alice, bob, carol, epoch=2)
 
 
+async def test_what_follows_a_commit_is_done_after_a_restart(server: DevServer, cast: Cast) -> None:
+    """The Commits have taken effect, and the connection is gone before anybody was invited, or seen off."""
+    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    carol = await cast.person(server, "carol")
+    alice.client.swallowing = "jabber:x:conference"
+    adding = asyncio.create_task(alice.room().add(carol.account))
+    await bob.until(lambda: bob.room().epoch == 2)
+    await alice.until(lambda: alice.client.swallowed)
+    assert alice.room().session.owed
+    alice.crash()
+    await asyncio.gather(adding, return_exceptions=True)
+    assert not carol.got("mls_invited")
+    await alice.connect()
+    await carol.joined(room)
+    await all_agree(alice, bob, carol, epoch=2)
+    await alice.until(lambda: not alice.room().session.owed)
+
+    alice.client.swallowing = "affiliation="  # a question, or what is to be set
+    removing = asyncio.create_task(alice.room().remove(bob.account))
+    await carol.until(lambda: carol.room().epoch == 3)
+    await alice.until(lambda: alice.client.swallowed)
+    alice.crash()
+    await asyncio.gather(removing, return_exceptions=True)
+    await alice.connect()
+    await bob.next("mls_room_lost")
+    await alice.until(lambda: not alice.room().session.owed)
+    listed = await alice.room().delivery.affiliations.all()
+    assert sorted(map(str, listed)) == sorted([alice.account, carol.account])
+    await all_agree(alice, carol, epoch=3)
+
+
+async def test_leaving_goes_on_after_a_restart(server: DevServer, cast: Cast) -> None:
+    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    bob.client.swallowing = "<proposal"
+    leaving = asyncio.create_task(bob.room().leave())
+    await bob.until(lambda: bob.client.swallowed)
+    bob.crash()
+    await asyncio.gather(leaving, return_exceptions=True)
+    await alice.room().update()  # what was proposed is void
+    await bob.connect()
+    await alice.until(lambda: alice.room().accounts == [alice.account])
+    await bob.until(lambda: not bob.mls.groups)
+    assert [event.wanted for event in bob.got("mls_removed")] == [True]
+    await bob.log_out()
+    await bob.connect()
+    assert room not in bob.mls.groups
+
+
+async def test_making_a_room_goes_on_after_a_restart(server: DevServer, cast: Cast) -> None:
+    for lost in ('protocol/muc"', 'muc#owner"', "roomconfig", "urn:xmpp:mam:2"):
+        alice = await cast.person(server, "alice")
+        room = f"{unique('heath')}@{server.rooms}"
+        alice.client.swallowing = lost
+        making = asyncio.create_task(alice.mls.create(room))
+        await alice.until(lambda alice=alice: alice.client.swallowed)
+        alice.crash()
+        making.cancel()
+        await asyncio.gather(making, return_exceptions=True)
+        await alice.connect()
+        assert room not in alice.mls.groups
+        group = await alice.mls.create(room)
+        assert (group.accounts, await group.delivery.check()) == ([alice.account], ())
+        # What is there already is nobody's to make again, not even the maker's.
+        await alice.room().leave()
+        with pytest.raises(UsageError, match="exists already"):
+            await alice.mls.create(room)
+        assert (await alice.mls.adopt(room)).epoch == 0
+
+
+async def test_a_room_that_somebody_else_has_made_meanwhile(prosody: DevServer, cast: Cast) -> None:
+    alice, bob = await cast.person(prosody, "alice"), await cast.person(prosody, "bob")
+    room = f"{unique('heath')}@{prosody.rooms}"
+    alice.client.swallowing = 'protocol/muc"'
+    making = asyncio.create_task(alice.mls.create(room))
+    await alice.until(lambda: alice.client.swallowed)
+    alice.crash()
+    making.cancel()
+    await asyncio.gather(making, return_exceptions=True)
+    group = await bob.mls.create(room)
+    await alice.connect()
+    with pytest.raises(UsageError, match="exists already"):
+        await alice.mls.create(room)
+    await group.delivery.affiliations.grant_membership([alice.account])
+    with pytest.raises(UsageError, match="exists already"):
+        await alice.mls.create(room)
+    await group.add(alice.account)
+    await alice.joined(room)
+
+
+async def test_an_invitation_that_was_read_is_followed_after_a_restart(prosody: DevServer, cast: Cast) -> None:
+    room, (alice, bob, _) = await cast.meet(prosody, "alice", "bob", "carol")
+    await alice.room().remove(bob.account)
+    await bob.next("mls_removed")
+    bob.client.swallowing = 'protocol/muc"'
+    await alice.room().add(bob.account)
+    await bob.until(lambda: bob.client.swallowed)
+    bob.crash()
+    await bob.connect()
+    await bob.joined(room)
+
+
 async def test_a_room_destroyed_while_away(prosody: DevServer, cast: Cast) -> None:
     _, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     await bob.log_out()
@@ -290,6 +391,39 @@ async def test_a_full_disk_lets_nothing_out(prosody: DevServer, cast: Cast) -> N
     await all_agree(alice, bob, epoch=2)
     await alice.log_out()
     store.close()
+
+
+class Stubborn(MemoryStore):
+    """A store that refuses everything for a while."""
+
+    def __init__(self, account: str) -> None:
+        super().__init__(account)
+        self.refusing = False
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        if self.refusing:
+            raise StoreError("not now, says the test")
+        with super().transaction() as transaction:
+            yield transaction
+
+
+async def test_a_store_that_can_not_be_read_delays_a_welcome(prosody: DevServer, cast: Cast) -> None:
+    _, (alice,) = await cast.meet(prosody, "alice")
+    bob = await cast.person(prosody, "bob", online=False)
+    store = bob.config["store"] = Stubborn(bob.account)
+    await bob.connect()
+    room = alice.room().room
+    await alice.room().delivery.affiliations.grant_membership([bob.account])
+    joining = asyncio.create_task(bob.mls.join(room))
+    await bob.until(lambda: room in bob.mls.groups and bob.room().live)
+    store.refusing = True
+    await alice.room().add(bob.account)
+    assert isinstance(await bob.next("mls_store_failed"), StoreError)
+    assert not bob.got("mls_failed")
+    store.refusing = False
+    await asyncio.wait_for(joining, SECONDS)
+    await all_agree(alice, bob)
 
 
 @contextmanager

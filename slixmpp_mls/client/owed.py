@@ -1,0 +1,108 @@
+"""What is still to be done outside of the group: what Commits of ours have left behind, and leaving.
+
+A Commit takes effect when the room reflects it; who it has added is invited after that, and who it has removed loses
+the room after that (the XEP's "Adding and Removing").  A leave takes several epochs.  What is owed is written with the
+step from which it follows and deleted when it is done, so that whoever is stopped in between does it at
+the next start: perhaps once more, which harms nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from ..identity import ClientIdentity
+from ..mls.effects import Effects
+from ..mls.framing import MemberSender
+from ..roster import Roster
+
+__all__ = ["Invite", "Leave", "Owed", "Revoke"]
+
+
+@dataclass(frozen=True, slots=True)
+class Invite:
+    """An account was added, and is to be told.
+
+    :ivar after: archive id of the stanza before the one with its Welcome; None if that is the room's first
+    """
+
+    account: str
+    after: str | None
+
+    @property
+    def key(self) -> bytes:
+        """Its key in the store."""
+        return b"i" + self.account.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Revoke:
+    """An account was removed, and is to lose the room."""
+
+    account: str
+
+    @property
+    def key(self) -> bytes:
+        """Its key in the store."""
+        return b"r" + self.account.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """We want to leave the group."""
+
+    key = b"l"
+
+
+class Owed:
+    """The contents of a room's space of that name.  A value: it does not change."""
+
+    __slots__ = ("_entries",)
+
+    def __init__(self, entries: Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]] = ()) -> None:
+        self._entries = dict(entries)
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    def __iter__(self) -> Iterator[Invite | Revoke]:
+        """Invitations and revocations."""
+        for key, value in self._entries.items():
+            account = key[1:].decode()
+            if key.startswith(b"i"):
+                yield Invite(account, value.decode() or None)
+            elif key.startswith(b"r"):
+                yield Revoke(account)
+
+    @property
+    def leave(self) -> bool:
+        """Whether we want to leave."""
+        return Leave.key in self._entries
+
+    def changed(self, changes: Mapping[bytes, bytes | None]) -> Self:
+        """With entries put, or deleted where the value is None."""
+        entries = {**self._entries, **changes}
+        return type(self)((key, value) for key, value in entries.items() if value is not None)
+
+    def after_commit(self, effects: Effects, own: int, roster: Roster, cursor: bytes) -> dict[bytes, bytes | None]:
+        """What changes by a Commit of ours.
+
+        :param own: our leaf
+        :param roster: after the Commit
+        :param cursor: archive id of the stanza before it
+        """
+        changes: dict[bytes, bytes | None] = {}
+        for change in effects.removed:
+            # Whom others wanted out is theirs to see off; and a member that leaves goes by itself.
+            if change.before is not None and change.proposer == MemberSender(own):
+                account = ClientIdentity.from_leaf(change.before).account
+                if not roster.has(account):
+                    changes[Revoke(account).key] = b""
+                    changes[Invite(account, None).key] = None
+        for change in effects.added:
+            if change.after is not None:
+                account = ClientIdentity.from_leaf(change.after).account
+                changes[Invite(account, None).key] = cursor
+                changes[Revoke(account).key] = None
+        return {key: value for key, value in changes.items() if value is not None or key in self._entries}
