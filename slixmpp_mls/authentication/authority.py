@@ -26,7 +26,8 @@ The last row counts if revocation lists are configured at all, and says ``UNKNOW
 What an outdated list revokes remains revoked.  A list with a critical extension, one of certificates of one kind only,
 say, or of changes only, is none that this module can read (RFC 5280 5.2).
 
-Roots and lists are files or octets.  Files are read again when they have changed; one that can not be read any more
+Roots and lists are files or octets; URLs in certificates are not followed, which would tell whoever made them that,
+and from where, we look.  Files are read again when they have changed; one that can not be read any more
 leaves what was known before, so that a list that is being replaced locks nobody out.  While somebody
 is subscribed this happens by itself, and the clock is looked at, too: who expires is told like who is revoked.
 """
@@ -219,7 +220,7 @@ class AuthorityService(AuthenticationService):
         """RFC 5280 6.1: from the device's certificate to a root."""
         if len(certificates) > self._max_chain:
             raise _Denied("untrusted", f"a chain of more than {self._max_chain} certificates")
-        builder = PolicyBuilder().store(self._believed.store).time(now).max_chain_depth(self._max_chain - 1)
+        builder = PolicyBuilder().store(self._believed.store).time(now)
         verifier = builder.extension_policies(ca_policy=_CA, ee_policy=_END_ENTITY).build_client_verifier()
         try:
             return verifier.verify(certificates[0], list(certificates[1:])).chain

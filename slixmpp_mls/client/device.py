@@ -112,7 +112,7 @@ class Device:
             for number in self.settings.suites:
                 self._open_signature_key(transaction, CipherSuite.get(number))
             self._open_rotation(transaction)
-        self.certificates = OwnCertificates(store, self.identity, lambda: self._signature_keys)
+        self.certificates = OwnCertificates(self.store, self.identity, lambda: self._signature_keys)
 
     def __repr__(self) -> str:
         return f"<Device {self.identity}>"

@@ -64,12 +64,12 @@ class OwnCertificates:
         return certificate_request(self._identity.addresses, self._keys()[scheme])
 
     def credential(self, scheme: int) -> X509Credential | None:
-        """The certificate for our present key of this scheme, with its chain."""
+        """The certificate for our present name and key of this scheme, with its chain."""
         chain = self._chains.get(scheme)
         key = self._keys().get(scheme)
-        if chain is None or key is None or certified_key(chain_of(chain)[0]) != (scheme, key.public):
+        if chain is None or key is None or ClientIdentity.from_credential(chain) != self._identity:
             return None
-        return chain
+        return chain if certified_key(chain_of(chain)[0]) == (scheme, key.public) else None
 
     def use(self, credential: X509Credential, now: int) -> int:
         """Take a certificate into use, in place of an earlier one for the same signature scheme.
