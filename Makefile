@@ -26,7 +26,7 @@ lint: $(VENV)/.installed-test $(VENV)/.installed-lint  ## ruff and mypy
 	@$(BIN)/ruff check .; ruff=$$?; $(BIN)/mypy && exit $$ruff
 
 bench: $(VENV)/.installed-test $(VENV)/.installed-bench  ## the tables and plots of benchmarks/
-	@$(BIN)/python -m benchmarks $(ARGS)
+	@$(BIN)/python -m benchmarks $(or $(ARGS),core)
 
 xep: $(VENV)/.installed  ## check the specification and render it as HTML
 	@$(BIN)/python xep/render.py $(ARGS)

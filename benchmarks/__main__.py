@@ -1,40 +1,62 @@
-"""``python -m benchmarks``: tables and a plot of what things cost."""
+"""``python -m benchmarks``: tables and plots of what things cost."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from slixmpp_mls.devserver import DevServer, Ejabberd, Prosody
 from slixmpp_mls.mls import ed25519
 
 from . import peers, report
 from .core import Result, run
+from .rooms import report as rooms_report
+from .rooms.archive import catch_up
+from .rooms.many import many_rooms
+from .rooms.race import race
+from .rooms.talk import talk
 
-application = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+application = typer.Typer(add_completion=False, rich_markup_mode="markdown", no_args_is_help=True)
+
+Svg = Annotated[Path | None, typer.Option(help="Write the plot here.")]
+Markdown = Annotated[Path | None, typer.Option(help="Write the tables here.")]
+
+
+class Server(StrEnum):
+    """Which server the rooms are on."""
+
+    PROSODY = "prosody"
+    EJABBERD = "ejabberd"
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
 
 
 @application.command()
-def main(
+def core(
     sizes: Annotated[str, typer.Option(help="Group sizes, with commas.")] = "2,10,100,1000,10000",
     peer: Annotated[bool, typer.Option(help="Run mls-rs beside us, if it is installed.")] = True,
-    svg: Annotated[Path | None, typer.Option(help="Write the plot here.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write the table here.")] = None,
+    svg: Svg = None,
+    markdown: Markdown = None,
 ) -> None:
     """Measure the core: each operation beside the sum of its primitives and beside mls-rs.
 
-    Example: `python -m benchmarks --sizes 2,100,1000 --svg benchmarks/core.svg`
+    Example: `python -m benchmarks core --sizes 2,100,1000 --svg benchmarks/core.svg`
 
     50,000 members take some minutes: `--sizes 50000 --no-peer`.
     """
     console = Console()
-    wanted = [int(size) for size in sizes.split(",")]
     results: list[Result] = []
     with console.status("starting") as status:
-        for result in run(wanted, with_peer=peer and peers.available(), progress=status.update):
+        for result in run(_numbers(sizes), with_peer=peer and peers.available(), progress=status.update):
             results.append(result)
     report.print_table(results, console)
     console.print(f"Ed25519 is verified by {ed25519.BACKEND}; Python {sys.version.split()[0]}.")
@@ -42,6 +64,52 @@ def main(
         markdown.write_text(report.markdown(results))
     if svg is not None:
         report.plot(results, svg)
+
+
+@application.command()
+def rooms(
+    occupants: Annotated[str, typer.Option(help="Sizes of the room for talk.")] = "2,10,50",
+    messages: Annotated[int, typer.Option(help="In each round of talk.")] = 500,
+    rounds: Annotated[int, typer.Option(help="Of talk, encrypted and plain each.")] = 5,
+    committers: Annotated[str, typer.Option(help="Sizes of the group for races.")] = "5,20",
+    archive: Annotated[str, typer.Option(help="Messages to catch up with.")] = "10000",
+    many: Annotated[str, typer.Option(help="Rooms for one client to be in.")] = "200",
+    server: Annotated[Server, typer.Option(help="Where the rooms are.")] = Server.PROSODY,
+    svg: Svg = None,
+    markdown: Markdown = None,
+) -> None:
+    """Measure rooms on a real server: talk beside talk without encryption, races of Commits, catching up, many rooms.
+
+    An empty list leaves a part out: `--archive "" --many ""`.
+
+    Example: `python -m benchmarks rooms --occupants 2,10 --rounds 3`
+    """
+    console = Console()
+    results = rooms_report.Results()
+
+    async def measure(progress: Callable[[str], None]) -> None:
+        running: DevServer
+        async with {Server.PROSODY: Prosody, Server.EJABBERD: Ejabberd}[server]() as running:
+            for size in _numbers(occupants):
+                for here in sorted({2, size}, reverse=True):
+                    done = await talk(running, size, here, messages=messages, rounds=rounds, progress=progress)
+                    results.talks.append(done)
+            for size in _numbers(committers):
+                progress(f"{size} members commit at once")
+                results.races.append(await race(running, size))
+            for size in _numbers(archive):
+                results.archives.append(await catch_up(running, size, progress=progress))
+            for size in _numbers(many):
+                results.many.append(await many_rooms(running, size, each=10, progress=progress))
+
+    with console.status("starting") as status:
+        asyncio.run(measure(status.update))
+    rooms_report.print_tables(results, console)
+    console.print(f"{server.capitalize()}; Python {sys.version.split()[0]}.")
+    if markdown is not None:
+        markdown.write_text(rooms_report.markdown(results))
+    if svg is not None:
+        rooms_report.plot(results, svg)
 
 
 if __name__ == "__main__":

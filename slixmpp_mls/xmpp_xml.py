@@ -35,12 +35,14 @@ __all__ = [
     "to_lxml",
     "to_stdlib",
     "write_datetime",
+    "written_size",
 ]
 
 AnyElement: TypeAlias = "etree._Element | ElementTree.Element"
 
 MAX_DEPTH = 64  # nesting; deeper than any stanza in use, and below libxml2's own 256
 
+_XML = "{http://www.w3.org/XML/1998/namespace}"
 _DATETIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:Z|[+-][0-9]{2}:[0-9]{2})", re.ASCII
 )
@@ -94,6 +96,35 @@ def parse_xml(data: bytes, max_size: int, *, max_depth: int = MAX_DEPTH) -> etre
 def serialize(element: etree._Element) -> bytes:
     """UTF-8 octets of the element, without declaration and tail."""
     return etree.tostring(element, encoding="utf-8", xml_declaration=False, with_tail=False)
+
+
+_ESCAPED = {"&": 4, "<": 3, ">": 3, "'": 5, '"': 5}  # octets more as an entity
+
+
+def written_size(element: ElementTree.Element, namespace: str = "") -> int:
+    """Octets of an element as slixmpp writes it, without writing it: that takes slixmpp a call for each character.
+
+    :param namespace: the default one of what is around it
+    """
+    total = 0
+    todo = [(element, namespace)]
+    while todo:
+        one, outer = todo.pop()
+        space, name = split_tag(one)
+        total += len(name) + (0 if space == outer else len(' xmlns=""') + len(space))
+        for key, value in one.attrib.items():
+            key = key.replace(_XML, "xml:")
+            total += len(' =""') + len(key) + _escaped_size(value)
+        total += len("<></>") + len(name) if len(one) or one.text else len("< />")
+        total += _escaped_size(one.text) + (_escaped_size(one.tail) if one is not element else 0)
+        todo += [(child, space) for child in one]
+    return total
+
+
+def _escaped_size(text: str | None) -> int:
+    if not text:
+        return 0
+    return len(text.encode()) + sum(more * text.count(character) for character, more in _ESCAPED.items())
 
 
 def split_tag(element: AnyElement) -> tuple[str, str]:

@@ -25,9 +25,9 @@ class Process:
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
 
     async def start(self) -> None:
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import resource
 import ssl
 import sys
@@ -58,6 +59,7 @@ class Client:
         for name in _PLUGINS:
             xmpp.register_plugin(name)
         self.encrypted = store is not None
+        self._times = {}
         begun = time.monotonic()
         session: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         xmpp.add_event_handler("session_start", lambda _: None if session.done() else session.set_result(None))
@@ -112,6 +114,10 @@ class Client:
         await delivery.affiliations.grant_membership(accounts)
         await delivery.leave()
 
+    async def let_in(self, room: str, accounts: list[str]) -> None:
+        """Let people into an encrypted room, but not into its group."""
+        await self.mls.group(room).delivery.affiliations.grant_membership(accounts)
+
     async def enter(self, room: str) -> None:
         """Be in a room: in its group, or without encryption, among its occupants."""
         self._room = room
@@ -122,7 +128,11 @@ class Client:
             await handle.wait_live()
         else:
             nick = self.xmpp.boundjid.user
-            await self.xmpp.plugin["xep_0045"].join_muc_wait(JID(room), nick, maxstanzas=0)
+            await self.xmpp.plugin["xep_0045"].join_muc_wait(JID(room), nick, maxstanzas=0, timeout=60)
+
+    async def listen_no_more(self) -> None:
+        """From now on take what the server sends off the connection and do nothing with it."""
+        self.xmpp.data_received = lambda data: None  # type: ignore[method-assign]
 
     # --- talking -------------------------------------------------------------------------------
 
@@ -213,6 +223,10 @@ class Client:
         """Seconds of processor time so far, and megabytes of memory at most."""
         return {"cpu": time.process_time(), "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
+    async def clock(self) -> dict[str, float]:
+        """What the time is."""
+        return {"now": time.monotonic()}
+
     async def tasks(self) -> int:
         """How many asyncio tasks there are."""
         return len(asyncio.all_tasks())
@@ -220,6 +234,7 @@ class Client:
 
 async def main() -> None:
     """Obey until the input ends."""
+    logging.getLogger("slixmpp").setLevel(logging.CRITICAL)  # it complains about connections that are closed in the end
     clients: dict[int, Client] = {}
     reader = asyncio.StreamReader(limit=1 << 24)
     loop = asyncio.get_running_loop()

@@ -1,4 +1,10 @@
-"""Throughput and latency of one room, encrypted and plain, in turns."""
+"""Throughput and latency of one room, encrypted and plain, in turns.
+
+Two cases.  *All here*: every occupant is a real client, and all share this machine with the server; what is
+measured is mostly how much work all of them have together.  *Two here*: two occupants are real clients, the others
+are connections from which the server's octets are taken and thrown away, as if the clients behind them were on
+machines of their own.  That is what users have; the server has the same work in both cases.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +33,16 @@ _PAUSE = 0.02  # seconds between two messages when latency is measured
 class Talk:
     """One kind of client at one size; medians over the rounds.
 
+    :ivar here: how many of the occupants are real clients
     :ivar rate: messages per second through the room, until the last occupant had the last one
-    :ivar delivery_cpu: seconds of processor time of all clients, for one message to one occupant
+    :ivar delivery_cpu: seconds of processor time of the real clients, for one message to one of them
     :ivar server_cpu: seconds of the server's processor time for one message
     :ivar median: of the time from sending to hearing at a low rate, seconds
     :ivar high: its 99th percentile
     """
 
     occupants: int
+    here: int
     encrypted: bool
     rate: float
     delivery_cpu: float
@@ -51,37 +59,44 @@ class _Round:
 
 
 async def talk(
-    server: DevServer, occupants: int, *, messages: int, rounds: int, progress: Callable[[str], None]
+    server: DevServer, occupants: int, here: int, *, messages: int, rounds: int, progress: Callable[[str], None]
 ) -> tuple[Talk, Talk, float]:
     """Both kinds of clients in rooms of their own on one server, in turns.
 
+    :param here: how many of the occupants are real clients
     :param messages: in each round
     :returns: plain, encrypted, and the median over the rounds of encrypted throughput to plain
     """
     with tempfile.TemporaryDirectory() as folder:
-        progress(f"{occupants} occupants: starting {2 * occupants} clients")
+        progress(f"{occupants} occupants, {here} here: starting {2 * occupants} clients")
         async with (
-            await Crew.gather(server, occupants, Path(folder), processes=_PROCESSES) as encrypted,
-            await Crew.gather(server, occupants, None, processes=_PROCESSES) as plain,
+            await Crew.gather(server, here, Path(folder), processes=_PROCESSES) as encrypted,
+            await Crew.gather(server, here, None, processes=_PROCESSES) as plain,
+            await Crew.gather(server, 2 * (occupants - here), None, processes=2) as distant,
         ):
             rooms = [f"bench-{uuid.uuid4().hex[:8]}@{server.rooms}" for _ in range(2)]
-            host = encrypted.members[0]
-            await host.do("prepare", room=rooms[0], accounts=list(plain.accounts))
-            await host.do("create", room=rooms[1], accounts=list(encrypted.accounts[1:]))
             pairs = list(zip((plain, encrypted), rooms, strict=True))
+            host = encrypted.members[0]
+            await host.do("prepare", room=rooms[0], accounts=[*plain.accounts, *distant.accounts])
+            await host.do("create", room=rooms[1], accounts=list(encrypted.accounts[1:]))
+            await host.do("let_in", room=rooms[1], accounts=list(distant.accounts))
+            await asyncio.gather(
+                *(member.do("enter", room=rooms[number % 2]) for number, member in enumerate(distant.members))
+            )
+            await distant.all("listen_no_more")
             for crew, room in pairs:
                 await crew.all("enter", room=room)
                 await _round(crew, room, messages // 10 + 1)  # first messages open ratchets and caches
             done: list[list[_Round]] = [[], []]
             delays: list[list[float]] = [[], []]
             for number in range(rounds):
-                progress(f"{occupants} occupants: round {number + 1} of {rounds}")
+                progress(f"{occupants} occupants, {here} here: round {number + 1} of {rounds}")
                 # Each round begins with the other kind, so that a machine that gets slower favours neither.
                 for kind in (0, 1) if number % 2 else (1, 0):
                     done[kind].append(await _round(*pairs[kind], messages))
                 for kind in (0, 1):
                     delays[kind] += await _latency(*pairs[kind], min(messages, 100))
-    found = [_summary(occupants, kind == 1, done[kind], delays[kind]) for kind in (0, 1)]
+    found = [_summary(occupants, here, kind == 1, done[kind], delays[kind]) for kind in (0, 1)]
     ratio = statistics.median(b.rate / a.rate for a, b in zip(*done, strict=True))
     return found[0], found[1], ratio
 
@@ -118,10 +133,11 @@ async def _latency(crew: Crew, room: str, messages: int) -> list[float]:
     return [delay for each in heard for delay in each["delays"]]
 
 
-def _summary(occupants: int, encrypted: bool, rounds: list[_Round], delays: list[float]) -> Talk:
+def _summary(occupants: int, here: int, encrypted: bool, rounds: list[_Round], delays: list[float]) -> Talk:
     delays = sorted(delays)
     return Talk(
         occupants=occupants,
+        here=here,
         encrypted=encrypted,
         rate=statistics.median(each.rate for each in rounds),
         delivery_cpu=statistics.median(each.delivery_cpu for each in rounds),

@@ -34,7 +34,6 @@ from xml.etree.ElementTree import Element, SubElement
 
 from slixmpp import JID, ClientXMPP
 from slixmpp.stanza import Message
-from slixmpp.xmlstream import tostring
 
 from ..errors import (
     Disconnected,
@@ -46,6 +45,7 @@ from ..errors import (
     StanzaTooLarge,
     UsageError,
 )
+from ..xmpp_xml import written_size
 from . import muc_config
 from .affiliations import Affiliations
 from .archive import MUC_USER, SID, Archive, Page, RoomStanza, bare_jid, room_stanza, stamped_ids, weight
@@ -517,4 +517,4 @@ def _now() -> float:
 
 
 def _size(message: Message) -> int:
-    return len(tostring(message.xml, xmlns="jabber:client").encode())
+    return written_size(message.xml, "jabber:client")

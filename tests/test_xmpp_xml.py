@@ -1,0 +1,28 @@
+"""What is common to all that reads and writes XML, where no other test covers it."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree as ET
+
+import pytest
+from slixmpp.xmlstream import tostring
+
+from slixmpp_mls.xmpp_xml import written_size
+
+CLIENT = "jabber:client"
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "<message xmlns='jabber:client' to='a@b.example' xml:lang='en' type='groupchat'/>",
+        "<message xmlns='jabber:client'><body>&amp; \"foul\" &lt;&gt; isn't 🧙</body><x xmlns='other:x'/></message>",
+        "<message xmlns='jabber:client' id='&quot;&apos;'><a xmlns='x:y'>1<b>2</b> &amp; <c xmlns='z'/></a></message>",
+        f"<message xmlns='jabber:client'><commit xmlns='urn:xmpp:mls:0' epoch='7'>{'QUJD' * 1000}</commit></message>",
+        "<message xmlns='jabber:client'><a xmlns='x'></a>\n<a xmlns='x'> </a></message>",
+        "<iq xmlns='jabber:server'/>",
+    ],
+)
+def test_the_size_is_that_of_what_slixmpp_writes(document: str) -> None:
+    element = ET.fromstring(document)
+    assert written_size(element, CLIENT) == len(tostring(element, xmlns=CLIENT).encode())
