@@ -10,6 +10,7 @@ octets alone: no clock, no configuration, and limits that are part of the protoc
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -81,8 +82,10 @@ def load_certificate(data: bytes) -> x509.Certificate:
     :raises InvalidError: it can not be read
     """
     try:
-        return x509.load_der_x509_certificate(data)
-    except UNREADABLE as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # what is warned of now, a later version will refuse: all are to agree
+            return x509.load_der_x509_certificate(data)
+    except (*UNREADABLE, Warning) as error:
         raise InvalidError(f"a certificate that can not be read: {type(error).__name__}", _SECTION) from None
 
 

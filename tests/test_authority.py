@@ -42,7 +42,7 @@ SUITE = CipherSuite.get(1)
 KEY, OTHER = device_key(SUITE), device_key(SUITE, 1)
 NOW = START + DAYS
 ROOT = Authority.root("root", start=START - 365 * DAYS, lasts=730 * DAYS)
-CERTIFICATE = credential(ROOT.device(ALICE, KEY)).certificates[0].cert_data
+CERTIFICATE = credential(ROOT.device(ALICE, KEY, serial=1 << 158)).certificates[0].cert_data
 STRANGER = Authority.root("stranger")
 XMPP_ADDR = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.5")
 
@@ -102,6 +102,14 @@ def test_a_name_that_is_no_utf8_string_in_der(value: bytes) -> None:
     chain = X509Credential((Certificate(CERTIFICATE.replace(good, value)),))
     with pytest.raises(InvalidError):
         ClientIdentity.from_credential(chain)
+
+
+def test_a_serial_number_that_is_not_positive() -> None:
+    """RFC 5280 4.1.2.2; `cryptography` still lets it pass, with a warning."""
+    tag = CERTIFICATE.index(b"\x02\x14", 8)  # the first INTEGER of 20 octets
+    data = CERTIFICATE[: tag + 2] + b"\xff" + CERTIFICATE[tag + 3 :]
+    with pytest.raises(InvalidError):
+        ClientIdentity.from_credential(X509Credential((Certificate(data),)))
 
 
 def test_names_of_other_kinds_do_not_count() -> None:

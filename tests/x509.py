@@ -97,9 +97,10 @@ def _certificate(
     start: datetime = START,
     lasts: timedelta = 30 * DAYS,
     path_length: int | None = None,
+    serial: int | None = None,
     extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
 ) -> x509.Certificate:
-    serial = x509.random_serial_number()
+    serial = serial or x509.random_serial_number()
     builder = x509.CertificateBuilder(issuer, name, key, serial, start, start + lasts)
     builder = builder.add_extension(x509.BasicConstraints(ca, path_length if ca else None), critical=True)
     usage = CERTIFYING if ca and usage is SIGNING else usage
