@@ -19,6 +19,10 @@ Configuration (the second argument of ``register_plugin``):
 ``label``                name of this device for people, shown with its keys
 ``new_devices``          ``"ask"`` whether a device that our account lists from now on comes into our rooms
                          (``mls_new_device``), or ``"add"`` it on the server's word; see :mod:`.own_devices`
+``renew_after``          seconds after which our keys in a group are renewed; 7 days
+``renew_after_messages`` the same by messages that we have sent; 1,000
+``evict_after``          seconds after which members that have not renewed their keys are removed, where we may
+                         remove them; ``"policy"`` for the `max_leaf_age` of each group; never if not given
 ``nick``                 nickname in rooms; the account's localpart if not given
 ``cipher_suites``        numbers, the preferred one first; ``(1,)``
 ``key_packages``         how many are kept ready per suite; 100
@@ -63,6 +67,10 @@ Events (``xmpp.add_event_handler(name, handler)``):
 ``mls_affiliation_changed``   ``AffiliationChanged``
 ``mls_new_device``            our account lists a device that we have not seen before; ``NewOwnDevice``
 ``mls_device_conflict``       our id was listed with other keys, or a retired device again; ``DeviceConflict``
+``mls_keys_renewed``          our keys in a group were renewed by themselves; ``KeysRenewed``
+``mls_silent``                members have not renewed their keys for too long; ``SilentMembers``
+``mls_key_packages``          our KeyPackages in the directory were replenished or replaced; ``KeyPackagesChanged``
+``mls_clock_jumped``          the machine's date has been set, or it has slept; ``ClockJumped``
 ``mls_key_rotated``           a change of our signature key is at its end; ``KeyRotated``
 ``mls_retired``               our account has retired this device, it has stopped; ``RetiredDevice``
 ``mls_store_failed``          the disk refused a step, it is tried again; ``StoreError``
@@ -92,7 +100,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -124,10 +131,11 @@ from .errors import (
     StoreError,
     UsageError,
 )
+from .hygiene import Hygiene, KeyPackagesChanged
 from .identity import ClientIdentity, fingerprint
 from .mls import key_package
 from .mls.cipher_suite import CipherSuite
-from .mls.parameters import Parameters
+from .mls.parameters import DAY, Parameters
 from .own_devices import OwnDevices
 from .policy import RoomPolicy
 from .renewal import Renewal
@@ -145,7 +153,6 @@ log = logging.getLogger(__name__)
 
 _PATIENCE = 10.0  # seconds for which a start waits for rooms that do not answer
 _INVITATIONS = "MLS invitations"
-_MAINTENANCE = 3600.0  # seconds
 _PICKED = 10_000
 _LAST_INVITATION = ("device", b"invitation")  # archive id, in our own account's archive
 
@@ -179,6 +186,9 @@ class MLS(BasePlugin):
         "key_file": None,
         "label": None,
         "new_devices": "ask",
+        "renew_after": 7 * DAY,
+        "renew_after_messages": 1000,
+        "evict_after": None,
         "nick": None,
         "cipher_suites": (1,),
         "key_packages": 100,
@@ -218,6 +228,7 @@ class MLS(BasePlugin):
         self._unsubscribe: Callable[[], None] | None = None
         self.renewal = Renewal(self)
         self.rotation = Rotation(self)
+        self.hygiene = Hygiene(self)
         self._stopped: DeviceRetired | None = None
         node = DeviceDirectory(self.xmpp)
         self.devices = OwnDevices(self, node)
@@ -282,6 +293,7 @@ class MLS(BasePlugin):
         ready = self._readiness()
         try:
             self._open_store()
+            self.hygiene.begin()
             if self._unsubscribe is None:
                 self._unsubscribe = self.authentication.subscribe(self._account_changed)
             await self._publish()
@@ -295,27 +307,11 @@ class MLS(BasePlugin):
             raise
         if not ready.done():
             ready.set_result(None)
-        self._background(self._maintain(), "maintenance")
+        self._background(self.hygiene.run(), "hygiene")
         self.devices.start()
         self.fire("mls_ready", self)
         self.renewal.look()
         self._background(self.rotation.go_on(), "changing keys")
-
-    async def _maintain(self) -> None:
-        """Once an hour: fresh KeyPackages, old epochs forgotten, deleted secrets overwritten."""
-        while True:
-            await asyncio.sleep(_MAINTENANCE * random.uniform(0.8, 1.0))  # noqa: S311
-            try:
-                for handle in list(self._rooms.values()):
-                    handle.session.tidy(self.now)
-                    if handle.live and handle.is_member:
-                        await handle.worker.vigilance.next_round()
-                self.renewal.look()
-                await self.rotation.go_on()
-                self.device.store.scrub()
-                await self.replenish()
-            except (DeliveryError, StoreError) as error:
-                log.info("maintenance is put off: %s", error)
 
     def _account_changed(self, account: str) -> None:
         """The Authentication Service's answers about an account may be others now."""
@@ -388,6 +384,9 @@ class MLS(BasePlugin):
         """Leave all rooms, and delete the groups' keys and our KeyPackages."""
         self._stopped = reason
         self.devices.close()
+        for task in self._tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
         for room in RoomGroup.known(self.device):
             handle = self._handle(room)
             handle.worker.lost = reason
@@ -494,6 +493,9 @@ class MLS(BasePlugin):
             device = self.device
             items = await self.directory.items()
             present = self._own_references(items)
+            if present and not self.hygiene.clock.steady:
+                log.info("KeyPackages are not looked at while the clock is not to be relied on")
+                return
             plan = device.plan_key_packages(present, self.now)
             published = {
                 package.reference.hex(): KeyPackage(
@@ -504,6 +506,8 @@ class MLS(BasePlugin):
             if published:
                 await self.directory.publish_many(published)
             await self.directory.retract_many(reference.hex() for reference in plan.retract)
+            if plan.publish or plan.retract:
+                self.fire("mls_key_packages", KeyPackagesChanged(len(plan.publish), len(plan.retract)))
 
     def _own_references(self, items: dict[str, Any]) -> list[bytes]:
         """The references of this device's items; those of our account's other devices are theirs to mind."""

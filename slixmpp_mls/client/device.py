@@ -16,11 +16,11 @@ from ..mls.cipher_suite import CipherSuite, Random, SignaturePrivateKey
 from ..mls.credential import AnyCredential
 from ..mls.framing import MLSMessage
 from ..mls.key_package import KeyPackage
-from ..mls.leaf_node import KeyPackageSource, Lifetime
+from ..mls.leaf_node import Capabilities, KeyPackageSource, Lifetime
 from ..mls.leaf_validation import GroupRequirements, LeafRules, VerifiedKeyPackage
 from ..mls.own_leaf import KeyPackageBundle, OwnLeaf, capabilities, create_key_package
 from ..mls.parameters import DAY, HOUR, Parameters
-from ..mls.registry import CredentialType, ProposalType
+from ..mls.registry import GREASE, CredentialType, ProposalType
 from ..policy import RoomPolicy
 from ..store.batch import Batches
 from ..store.interface import Store, Transaction
@@ -32,6 +32,7 @@ __all__ = ["Device", "KeyPackagePlan", "KeyPackageSettings", "PublishedKeyPackag
 _DEVICE = "device"
 _KEY_PACKAGES = "key-package"
 _ROOMS = "room"
+_UNUSED, _USED, _OUTSIDE_LIFETIME = 0, 1, 2  # KeyPackageRecord.used
 _KEY, _NEXT, _FORMER = b"key", b"next", b"former"  # with the TLS SignatureScheme
 
 
@@ -251,7 +252,7 @@ class Device:
 
     def make_key_package(self, suite: CipherSuite, now: int, *, last_resort: bool = False) -> KeyPackageBundle:
         """A new KeyPackage, not stored."""
-        lifetime = Lifetime(now - HOUR, now + self.settings.lifetime)  # an hour for others' clocks
+        lifetime = Lifetime(max(0, now - HOUR), now + self.settings.lifetime)  # an hour for others' clocks
         return create_key_package(
             suite, self.own_leaf(suite), lifetime, last_resort=last_resort, random=self.random
         )
@@ -259,29 +260,50 @@ class Device:
     def plan_key_packages(self, present: Iterable[bytes], now: int) -> KeyPackagePlan:
         """Make the KeyPackages that the directory lacks, forget the expired ones, and say what to do.
 
+        One is replaced in time before it expires, when it has been used, and when it is not what we would make now:
+        with another signature key, credential or capabilities.  The private keys of one outside its
+        lifetime stay for a day, so that a clock that is wrong for less than that destroys nothing: when it has been
+        set right, the old ones are offered again.
+
         :param present: KeyPackageRefs that the directory has of this device
+        :param now: seconds since the Unix epoch
         """
         there = set(present)
+        wanted_leaves = {number: self.own_leaf(CipherSuite.get(number)) for number in self.suites}
         with self.store.transaction() as transaction:
             publish: list[PublishedKeyPackage] = []
             usable: dict[tuple[int, bool], int] = {}
             known: set[bytes] = set()
-            for reference, record, bundle in self._records(transaction):
+            records = sorted(self._records(transaction), key=lambda found: found[0] not in there)
+            for reference, record, bundle in records:
                 suite, last_resort = bundle.key_package.cipher_suite, bundle.last_resort
+                lifetime = _lifetime(bundle)
+                begun = lifetime.not_before - self.parameters.clock_tolerance <= now
                 current = (
-                    not record.used
-                    and now < _expiry(bundle) - self.settings.renewal
+                    record.used != _USED
+                    and begun
+                    and now < lifetime.not_after - self.settings.renewal
                     and suite in self.suites
-                    and bundle.signature_key.public == self.signature_key(bundle.suite).public
-                    and bundle.key_package.leaf_node.credential == self.credential(bundle.suite)
+                    and _is_made_of(bundle, wanted_leaves[suite])
                 )
                 if current:
+                    if record.used == _OUTSIDE_LIFETIME:
+                        transaction.put(_KEY_PACKAGES, reference, self._record(bundle).encode())
+                    enough = 1 if last_resort else self.settings.count
+                    if usable.get((suite, last_resort), 0) == enough:
+                        continue  # made while the clock was wrong, or more of them were wanted
                     known.add(reference)
                     usable[suite, last_resort] = usable.get((suite, last_resort), 0) + 1
                     if reference not in there:
                         publish.append(_published(bundle, reference))
+                elif record.used == _UNUSED and (now > record.delete_after or not begun):
+                    outside = KeyPackageRecord(record.bundle, now + DAY, _OUTSIDE_LIFETIME)
+                    transaction.put(_KEY_PACKAGES, reference, outside.encode())
                 elif now > record.delete_after:
                     transaction.delete(_KEY_PACKAGES, reference)
+                elif record.used != _UNUSED and record.delete_after - now > self._wait(record):
+                    sooner = replace(record, delete_after=now + self._wait(record))  # the clock has been set back
+                    transaction.put(_KEY_PACKAGES, reference, sooner.encode())
             for number in self.suites:
                 suite_object = CipherSuite.get(number)
                 for last_resort, wanted in ((False, self.settings.count), (True, 1)):
@@ -292,6 +314,10 @@ class Device:
                         transaction.put(_KEY_PACKAGES, reference, self._record(bundle).encode())
                         publish.append(_published(bundle, reference))
         return KeyPackagePlan(tuple(publish), tuple(there - known))
+
+    def _wait(self, record: KeyPackageRecord) -> int:
+        """How long the keys of one that is not offered any more are kept."""
+        return self.settings.grace if record.used == _USED else DAY
 
     def _records(
         self, transaction: Transaction
@@ -314,8 +340,9 @@ class Device:
         One of last resort is replaced in the directory, and its keys are kept for a while.
         """
         if bundle.last_resort:
-            until = min(_expiry(bundle), now + self.settings.grace)
-            transaction.put(_KEY_PACKAGES, bundle.reference, KeyPackageRecord(bundle.encode(), until, 1).encode())
+            until = min(_lifetime(bundle).not_after, now + self.settings.grace)
+            used = KeyPackageRecord(bundle.encode(), until, _USED)
+            transaction.put(_KEY_PACKAGES, bundle.reference, used.encode())
         else:
             transaction.delete(_KEY_PACKAGES, bundle.reference)
 
@@ -333,7 +360,8 @@ class Device:
         transaction.delete(_KEY_PACKAGES, reference)
 
     def _record(self, bundle: KeyPackageBundle) -> KeyPackageRecord:
-        return KeyPackageRecord(bundle.encode(), _expiry(bundle) + self.parameters.clock_tolerance, 0)
+        until = _lifetime(bundle).not_after + self.parameters.clock_tolerance
+        return KeyPackageRecord(bundle.encode(), until, _UNUSED)
 
     # --- others' KeyPackages -------------------------------------------------------------------
 
@@ -341,10 +369,26 @@ class Device:
         return LeafRules(now, self.parameters.lifetime_limit, self.parameters.clock_tolerance)
 
 
-def _expiry(bundle: KeyPackageBundle) -> int:
+def _lifetime(bundle: KeyPackageBundle) -> Lifetime:
     source = bundle.key_package.leaf_node.source
     assert isinstance(source, KeyPackageSource)
-    return source.lifetime.not_after
+    return source.lifetime
+
+
+def _is_made_of(bundle: KeyPackageBundle, own: OwnLeaf) -> bool:
+    """Whether a KeyPackage says the same of us as one that we would make now."""
+    leaf = bundle.key_package.leaf_node
+    return (leaf.signature_key, leaf.credential, leaf.extensions, _without_grease(leaf.capabilities)) == (
+        own.signature_key.public,
+        own.credential,
+        own.extensions,
+        _without_grease(own.capabilities),
+    )
+
+
+def _without_grease(listed: Capabilities) -> tuple[frozenset[int], ...]:
+    lists = (listed.versions, listed.cipher_suites, listed.extensions, listed.proposals, listed.credentials)
+    return tuple(frozenset(numbers) - GREASE for numbers in lists)
 
 
 def _published(bundle: KeyPackageBundle, reference: bytes) -> PublishedKeyPackage:

@@ -15,15 +15,18 @@ from ..identity import ClientIdentity
 from ..mls.framing import MemberSender
 from ..mls.group import Group
 from ..mls.proposals import Remove, SelfRemove
+from ..mls.secret_tree import RatchetKind
 from ..mls.staging import StagedCommit
 from ..mls.tree_math import LeafIndex
 from ..policy import RoomPolicy
 from ..roster import Roster
 from ..store.interface import Transaction
+from . import leaf_ages
 from .device import Device
 from .doubts import Doubt, Doubts
 from .events import MessageReceived
 from .inbox import Inbox, as_event
+from .leaf_ages import LeafAge, RenewalSettings
 from .member import Member
 from .outbox import NUMBER, Outbox
 from .owed import Leave, Owed
@@ -193,14 +196,41 @@ class Kept:
 
     def members(self) -> list[Member]:
         """The members, by leaf."""
-        since: dict[bytes, int] = {}
+        since: dict[str, int] = {}
         with self._store.transaction() as transaction:
             for key, value in transaction.items(self._spaces.member):
-                since[key] = int.from_bytes(value, "big")
+                since[key.decode()] = int.from_bytes(value, "big")
+            renewed = leaf_ages.renewed(transaction, self._spaces.renewed)
+        members = (Member.of(index, leaf) for index, leaf in self.group.members())
         return [
-            replace(member, since=since.get(str(member).encode(), self._record.joined))
-            for member in (Member.of(index, leaf) for index, leaf in self.group.members())
+            replace(
+                member,
+                since=since.get(str(member), self._record.joined),
+                renewed=max(since.get(str(member), self._record.joined), renewed.get(str(member), 0)),
+            )
+            for member in members
         ]
+
+    # --- the age of keys -----------------------------------------------------------------------
+
+    def renewal_due(self, settings: RenewalSettings, now: int) -> str | None:
+        """Why our leaf's keys are to be renewed now, see :meth:`.leaf_ages.LeafAge.why`; None if they are not.
+
+        :param now: seconds since the Unix epoch
+        :raises UsageError: we are not in the group
+        """
+        own, group = self.device.identity, self.group
+        with self._store.transaction() as transaction:
+            age = LeafAge.decode(transaction.get(self._spaces.renewed, str(own).encode()), self._record.joined)
+        spread = leaf_ages.fraction(group.group_id, own)
+        return age.why(settings, self.policy.max_leaf_age, spread, now, self._sent_in_epoch())
+
+    def _sent_in_epoch(self) -> int:
+        return self.group.secret_tree.used(self.group.own_index, RatchetKind.APPLICATION)
+
+    def _put_own_age(self, transaction: Transaction, group: Group, now: int, *, last_resort: bool) -> None:
+        age = LeafAge.arriving(group.own_leaf, now, last_resort=last_resort)
+        transaction.put(self._spaces.renewed, str(self.device.identity).encode(), age.encode())
 
     @property
     def is_member(self) -> bool:
@@ -363,7 +393,8 @@ class Kept:
         """
         spaces = self._spaces
         for space in (
-            spaces.group, spaces.pending, spaces.unwanted, spaces.member, spaces.doubt, spaces.arrivals, spaces.owed,
+            spaces.group, spaces.pending, spaces.unwanted, spaces.member, spaces.renewed, spaces.doubt,
+            spaces.arrivals, spaces.owed,
         ):  # fmt: skip
             transaction.delete_prefix(space)
         if self._group is not None:

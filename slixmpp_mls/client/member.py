@@ -21,6 +21,7 @@ class Member:
     :ivar signature_key: that key
     :ivar since: when it came, seconds since the Unix epoch; for those who were there
         before us, when we came
+    :ivar renewed: when it got its present keys, as far as we have seen it, by the room's clock
     """
 
     account: str
@@ -29,6 +30,7 @@ class Member:
     fingerprint: str = field(repr=False)
     signature_key: bytes = field(repr=False)
     since: int | None = None
+    renewed: int | None = None
 
     def __str__(self) -> str:
         return f"{self.account}/{self.device}"

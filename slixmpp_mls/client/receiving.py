@@ -39,7 +39,7 @@ from ..roster import Roster
 from ..stanza import elements
 from ..stanza.consistency import check as check_consistency
 from ..store.interface import Transaction
-from . import arrivals
+from . import arrivals, leaf_ages
 from .doubts import Doubt, Doubts
 from .entering import Entering
 from .events import (
@@ -494,6 +494,7 @@ class Receiving(Entering):
             for number, _ in void:
                 transaction.delete(spaces.outbox, number)
             self._note_members(transaction, staged.effects, now)
+            self._note_ages(transaction, staged.effects, when)
             self._put_doubts(transaction, doubts)
             arrivals.note(transaction, spaces.arrivals, staged.effects, when)
             self._put_record(transaction, record)
@@ -550,6 +551,10 @@ class Receiving(Entering):
                 name = str(ClientIdentity.from_leaf(change.after)).encode()
                 transaction.put(space, name, now.to_bytes(8, "big"))
 
+    def _note_ages(self, transaction: Transaction, effects: Effects, when: int) -> None:
+        own, came = self.device.identity, self._record.joined
+        leaf_ages.note(transaction, self._spaces.renewed, effects, when, own, came, self._sent_in_epoch())
+
     def _accept_join(
         self, action: Join, record: RoomRecord, now: int, judged: Iterable[Doubt]
     ) -> list[Event]:
@@ -584,6 +589,7 @@ class Receiving(Entering):
             seen = self._inside_again(transaction, b"" if bundle is None else bundle.reference)
             if bundle is not None:
                 self.device.use_up(transaction, bundle, now)
+            self._put_own_age(transaction, state, now, last_resort=bundle is not None and bundle.last_resort)
             self._put_record(transaction, record)
         events: list[Event] = [
             CommitLost(self.room, waiting.origin_id.decode(), "we were removed, and added afresh")

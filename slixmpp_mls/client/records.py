@@ -19,6 +19,7 @@ space                      key                       value
 ``outbox/`` + room         number (8)                :class:`OutboxRecord`
 ``unwanted/`` + room       ProposalRef               empty: a waiting proposal that we do not commit
 ``member/`` + room         client's full identity    when it came, seconds since the Unix epoch (8)
+``renewed/`` + room        client's full identity    when its keys were renewed last, see :mod:`.leaf_ages`
 ``doubt/`` + room          client's full identity    :class:`DoubtRecord`
 ``owed/`` + room           kind (1), account        what is still to be done outside of the group, see :mod:`.owed`
 ``inbox/`` + room          number (8)                :class:`InboxRecord`
@@ -79,8 +80,9 @@ class OutboxKind(IntEnum):
 class KeyPackageRecord(Struct):
     """A KeyPackage of ours; `bundle` is a KeyPackageBundle.
 
-    `delete_after` is when its private keys go, in seconds since the Unix epoch.  One of last resort that has been
-    `used` is not offered any more, and kept for Welcomes that are on their way.
+    `delete_after` is when its private keys go, in seconds since the Unix epoch.  `used`: 0 for one that is offered; 1
+    for one of last resort that has been used: it is not offered any more, and kept for Welcomes that are on their way;
+    2 for one outside its lifetime, as our clock says: it is kept for another day, in which the clock may be set right.
     """
 
     secret: ClassVar[bool] = True
@@ -224,6 +226,7 @@ class Spaces:
     outbox: str
     unwanted: str
     member: str
+    renewed: str
     doubt: str
     owed: str
     inbox: str

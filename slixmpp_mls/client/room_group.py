@@ -81,6 +81,7 @@ class RoomGroup(Receiving, Sending):
         with self._transaction() as transaction:
             gone = self._clear(transaction, keep_messages=False)
             put_all(transaction, self._spaces.group, group.pieces())
+            self._put_own_age(transaction, group, now, last_resort=False)
             self._put_record(transaction, record)
         self._begin(group.stored(), Roster.of(group.members()), policy, record, Doubts())
         self._outbox.remove_all(gone)

@@ -132,6 +132,12 @@ class SecretTree:
 
     # --- keys ---
 
+    def used(self, leaf: int, kind: RatchetKind) -> int:
+        """How many keys of a ratchet have been taken so far, skipped ones included."""
+        octets = self._pieces.get(_RATCHET.pack(b"r", leaf, kind))
+        generation: int = 0 if octets is None else _GENERATION.unpack_from(octets)[0]
+        return generation
+
     def next(self, leaf: int, kind: RatchetKind) -> tuple[MessageKey, SecretTree]:
         """The key for sending a message, and the tree without it.
 

@@ -1,0 +1,142 @@
+"""How old the keys in a group's leaves are, and when ours are to be renewed (RFC 9750 7, 8.2.2).
+
+A leaf's keys are as old as the last Commit that has renewed it (a path of its member, or its Update), by the room's
+clock, or as the member's arrival.  Of a member that was there before us nothing is known but that, so it
+counts from our own arrival.
+
+Our own leaf is *due*
+
+- by **age**: 7 days after its keys were made, which may be long before we came, in the KeyPackage; if the group's
+  policy has a `max_leaf_age`, after three quarters of that at the latest;
+- by **use**: after 1,000 messages of ours, counted over the epochs that others have begun meanwhile;
+- soon, if we came by a KeyPackage of last resort (RFC 9750 5.1): others may have been added with the same keys.
+
+*Spread.*  Members that came together would be due together.  Each leaf has a fraction of its own, from a hash of the
+group's and the member's name: of the age, it takes off up to a quarter; a leaf that is overdue when it arrives waits
+for as much of a day; one of last resort for as much of an hour.  It is the same after every restart.
+
+In the store: space ``renewed/`` + room, key the client's full identity, value: when (8), and, for us, messages sent
+since then in epochs that have ended (8).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Self
+
+from ..identity import ClientIdentity
+from ..mls.effects import Effects
+from ..mls.leaf_node import KeyPackageSource, LeafNode
+from ..mls.parameters import DAY, HOUR
+from ..store.interface import Transaction
+
+__all__ = ["LeafAge", "RenewalSettings", "fraction", "note", "renewed"]
+
+_NUMBER = 8  # octets
+
+
+@dataclass(frozen=True, slots=True)
+class RenewalSettings:
+    """When our leaf's keys are renewed.
+
+    :ivar age: seconds
+    :ivar uses: messages
+    """
+
+    age: int = 7 * DAY
+    uses: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class LeafAge:
+    """Our own leaf.
+
+    :ivar came: when we came into the group, seconds since the Unix epoch
+    :ivar made: when its keys were made; 0: by a KeyPackage of last resort
+    :ivar sent: messages since then, in epochs that have ended
+    """
+
+    came: int
+    made: int
+    sent: int = 0
+
+    @classmethod
+    def arriving(cls, leaf: LeafNode, now: int, *, last_resort: bool) -> Self:
+        """On arrival."""
+        if last_resort:
+            return cls(now, 0)
+        made = now
+        if isinstance(leaf.source, KeyPackageSource):
+            made = min(now, leaf.source.lifetime.not_before + HOUR)  # see Device.make_key_package
+        return cls(now, made)
+
+    @classmethod
+    def decode(cls, value: bytes | None, came: int) -> Self:
+        """What :meth:`encode` wrote."""
+        if value is None:
+            return cls(came, came)
+        return cls(came, int.from_bytes(value[:_NUMBER], "big"), int.from_bytes(value[_NUMBER:], "big"))
+
+    def encode(self) -> bytes:
+        return self.made.to_bytes(_NUMBER, "big") + self.sent.to_bytes(_NUMBER, "big")
+
+    def due(self, settings: RenewalSettings, max_leaf_age: int, spread: float) -> int:
+        """When the keys are to be renewed by age, seconds since the Unix epoch.
+
+        :param max_leaf_age: of the group's policy, 0 for none
+        :param spread: see :func:`fraction`
+        """
+        if not self.made:
+            return self.came + int(HOUR * spread)
+        age = min(settings.age, max_leaf_age * 3 // 4) if max_leaf_age else settings.age
+        by_age = self.made + int(age * (1 - spread / 4))
+        return max(by_age, self.came + int(min(DAY, age) * spread))
+
+    def why(
+        self, settings: RenewalSettings, max_leaf_age: int, spread: float, now: int, sent: int
+    ) -> str | None:
+        """``age``, ``use`` or ``last-resort``, if the keys are to be renewed now.
+
+        :param sent: how many messages we have sent in the present epoch
+        """
+        if self.sent + sent >= settings.uses:
+            return "use"
+        # What a clock that has been set back puts into the future would not be due for long.
+        if now >= self.due(settings, max_leaf_age, spread) or now < self.made - HOUR:
+            return "age" if self.made else "last-resort"
+        return None
+
+
+def fraction(group_id: bytes, client: ClientIdentity) -> float:
+    """A member's own share, from 0 to 1."""
+    digest = sha256(len(group_id).to_bytes(2, "big") + group_id + str(client).encode()).digest()
+    return int.from_bytes(digest[:_NUMBER], "big") / (1 << 8 * _NUMBER)
+
+
+def note(
+    transaction: Transaction, space: str, effects: Effects, when: int, own: ClientIdentity, came: int, sent: int
+) -> None:
+    """Remember which leaves a Commit has renewed, and forget those that are gone.
+
+    :param when: it came into the room, seconds since the Unix epoch
+    :param came: when we came into the group
+    :param sent: how many messages we have sent in the epoch that it ends
+    """
+    if sent:
+        age = LeafAge.decode(transaction.get(space, str(own).encode()), came)
+        transaction.put(space, str(own).encode(), replace(age, sent=age.sent + sent).encode())
+    for change in effects.changes:
+        if change.after is None and change.before is not None:
+            transaction.delete(space, _name(change.before))
+        elif change.before is not None and change.after is not None:
+            transaction.put(space, _name(change.after), LeafAge(came, max(0, when)).encode())
+
+
+def renewed(transaction: Transaction, space: str) -> dict[str, int]:
+    """When leaves were renewed last, by full identity."""
+    return {key.decode(): int.from_bytes(value[:_NUMBER], "big") for key, value in transaction.items(space)}
+
+
+def _name(leaf: LeafNode) -> bytes:
+    return str(ClientIdentity.from_leaf(leaf)).encode()
