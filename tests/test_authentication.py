@@ -306,7 +306,7 @@ async def test_a_changed_key_is_not_silently_replaced(server: DevServer, connect
     alice, bob = await connect(server, "alice"), await connect(server, "bob")
     phone = client_of(alice, "phone")
     events: list[TrustEvent] = []
-    service = TrustOnFirstUse(directory(bob), MemoryStore(bob.boundjid.bare))
+    service = TrustOnFirstUse(directory(bob), TrustTable(MemoryStore(bob.boundjid.bare)))
     service.on_event(events.append)
     await directory(alice).issue(phone, {ED25519: KEY})
     assert await answer_on(service, phone) == "valid"

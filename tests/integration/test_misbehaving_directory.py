@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from slixmpp_mls.authentication import NewDeviceRule, TrustOnFirstUse
+from slixmpp_mls.authentication import NewDeviceRule, TrustOnFirstUse, TrustTable
 from slixmpp_mls.client import Device, KeyPackageSettings
 from slixmpp_mls.client.device import PublishedKeyPackage
 from slixmpp_mls.devserver import DevServer
@@ -102,7 +102,8 @@ async def test_a_server_that_lists_a_device_of_its_own(server: DevServer, cast: 
     client = alice.make_client()
     plugin = client.plugin["mls"]
     inner = plugin.authentication
-    plugin.authentication = TrustOnFirstUse(inner, MemoryStore(alice.account), new_device=NewDeviceRule.REFUSE)
+    table = TrustTable(MemoryStore(alice.account))
+    plugin.authentication = TrustOnFirstUse(inner, table, new_device=NewDeviceRule.REFUSE)
     await server.connect(client)
     await alice.ready()
     bob = await cast.person(server, "bob")
