@@ -37,11 +37,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .client import (
     Device,
     Event,
+    GroupContinued,
     Incoming,
     Joined,
     KeyPackageSettings,
@@ -54,7 +55,7 @@ from .client.doubts import Doubt
 from .client.records import RoomState
 from .errors import ArchiveGap, PeerError, StoreFull, UsageError
 from .identity import ClientIdentity
-from .mls.cipher_suite import Random
+from .mls.cipher_suite import CipherSuite, Random
 from .mls.commit_creation import CommitOptions
 from .mls.framing import MLSMessage
 from .mls.key_package import KeyPackage
@@ -194,11 +195,20 @@ class FakeDirectory:
         for reference in plan.retract:
             account.pop(reference, None)
 
-    def find(self, account: str, group: RoomGroup, now: int) -> dict[ClientIdentity, VerifiedKeyPackage]:
-        """One usable KeyPackage for each device of an account, the first one, that of last resort last."""
+    def find(
+        self, account: str, group: RoomGroup, now: int, suite: int | None = None
+    ) -> dict[ClientIdentity, VerifiedKeyPackage]:
+        """One usable KeyPackage for each device of an account, the first one, that of last resort last.
+
+        :param suite: of this cipher suite, instead of the group's
+        """
         requirements = GroupRequirements.of_context(group.group.context)
+        if suite is not None:
+            requirements = replace(requirements, suite=CipherSuite.get(suite))
         found: dict[ClientIdentity, VerifiedKeyPackage] = {}
         for message in self.items.get(account, {}).values():
+            if _suite(message) != requirements.suite.id:
+                continue
             package = open_key_package(message, account, requirements, group.device.leaf_rules(now))
             known = found.get(ClientIdentity.from_leaf(package.leaf))
             if known is None or (known.last_resort and not package.last_resort):
@@ -212,6 +222,11 @@ def _owner(message: bytes) -> ClientIdentity | None:
         return ClientIdentity.from_leaf(package.leaf_node) if isinstance(package, KeyPackage) else None
     except PeerError:
         return None
+
+
+def _suite(message: bytes) -> int | None:
+    package = MLSMessage.decode(message).body
+    return package.cipher_suite if isinstance(package, KeyPackage) else None
 
 
 # --- people who do not keep to the rules ------------------------------------------------------
@@ -436,7 +451,7 @@ class Participant:
         ]
         events = session.accept(step, now, doubts)
         self._hear(events)
-        if any(isinstance(event, Joined) for event in events):
+        if any(isinstance(event, Joined | GroupContinued) for event in events):
             self.world.directory.replenish(self.device, now)
         return events
 

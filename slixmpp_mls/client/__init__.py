@@ -16,6 +16,8 @@ from .events import (
     CommitLost,
     Event,
     GroupChanged,
+    GroupClosed,
+    GroupContinued,
     GroupLost,
     Joined,
     JoinRequested,
@@ -34,8 +36,8 @@ from .room_group import RoomGroup
 from .steps import Incoming, Outgoing, Step
 
 __all__ = [
-    "CommitLost", "Device", "Doubt", "Doubts", "Event", "GroupChanged", "GroupLost", "Incoming", "JoinRequested",
-    "Joined", "KeyPackagePlan", "KeyPackageSettings", "LeftBehind", "Member", "MemberDoubted", "MessageReceived",
-    "MessageSent", "Missed", "Outgoing", "PublishedKeyPackage", "Rejected", "Rejoining", "RemovedFromGroup",
-    "RoomGroup", "Step", "Unreadable", "open_key_package",
+    "CommitLost", "Device", "Doubt", "Doubts", "Event", "GroupChanged", "GroupClosed", "GroupContinued", "GroupLost",
+    "Incoming", "JoinRequested", "Joined", "KeyPackagePlan", "KeyPackageSettings", "LeftBehind", "Member",
+    "MemberDoubted", "MessageReceived", "MessageSent", "Missed", "Outgoing", "PublishedKeyPackage", "Rejected",
+    "Rejoining", "RemovedFromGroup", "RoomGroup", "Step", "Unreadable", "open_key_package",
 ]  # fmt: skip

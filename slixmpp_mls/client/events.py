@@ -13,8 +13,9 @@ from .doubts import Doubt
 from .member import Member
 
 __all__ = [
-    "CommitLost", "Event", "GroupChanged", "GroupLost", "JoinRequested", "Joined", "LeftBehind", "MemberDoubted",
-    "MessageReceived", "MessageSent", "Missed", "Rejected", "Rejoining", "RemovedFromGroup", "Unreadable",
+    "CommitLost", "Event", "GroupChanged", "GroupClosed", "GroupContinued", "GroupLost", "JoinRequested", "Joined",
+    "LeftBehind", "MemberDoubted", "MessageReceived", "MessageSent", "Missed", "Rejected", "Rejoining",
+    "RemovedFromGroup", "Unreadable",
 ]  # fmt: skip
 
 
@@ -117,6 +118,36 @@ class GroupChanged:
     removed: tuple[Member, ...]
     updated: tuple[Member, ...]
     policy_changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GroupClosed:
+    """A ReInit has ended the group (RFC 9420 11.2): nothing can be said until another one follows it, here.
+
+    :ivar epoch: its last one
+    :ivar by: who has committed it
+    :ivar suite: number of the cipher suite of the group to come
+    """
+
+    room: str
+    epoch: int
+    by: Member
+    suite: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupContinued:
+    """The group that follows one that was closed is there, with the same members, and we are in it.
+
+    :ivar epoch: its present one
+    :ivar by: who has made it; any member may
+    :ivar suite: number of its cipher suite
+    """
+
+    room: str
+    epoch: int
+    by: Member
+    suite: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +284,8 @@ Event = (
     | CommitLost
     | Rejected
     | Unreadable
+    | GroupClosed
+    | GroupContinued
     | GroupLost
     | LeftBehind
     | MemberDoubted

@@ -98,6 +98,12 @@ class Kept:
             self._outside = OutsideRecord.decode(value)
         if self._outside.entry:
             self._entry = Group.restore(transaction.items(self._spaces.entering), self.device.parameters)
+        waiting: dict[bytes, dict[bytes, bytes]] = {}
+        for key, value in transaction.items(self._spaces.pending):
+            waiting.setdefault(key[:NUMBER], {})[key[NUMBER:]] = value
+        for number, record in self._outbox:
+            if record.kind is OutboxKind.CREATION:
+                self._staged[number] = Group.restore_creation(waiting.pop(number), self.device.parameters)
         if self._record.state is not RoomState.MEMBER:
             return
         group = Group.restore(transaction.items(self._spaces.group), self.device.parameters)
@@ -107,10 +113,7 @@ class Kept:
         self._owed = Owed(transaction.items(self._spaces.owed))
         self._unwanted = frozenset(reference for reference, _ in transaction.items(self._spaces.unwanted))
         self._doubts = Doubts(Doubt.decode(*item) for item in transaction.items(self._spaces.doubt))
-        waiting: dict[bytes, dict[bytes, bytes]] = {}
-        for key, value in transaction.items(self._spaces.pending):
-            waiting.setdefault(key[:NUMBER], {})[key[NUMBER:]] = value
-        self._staged = {number: group.restore_staged(pieces) for number, pieces in waiting.items()}
+        self._staged |= {number: group.restore_staged(pieces) for number, pieces in waiting.items()}
 
     # --- what it is ----------------------------------------------------------------------------
 
@@ -407,6 +410,17 @@ class Kept:
         for number in gone:
             transaction.delete(spaces.outbox, number)
         return gone
+
+    def _carry_over(self, transaction: Transaction) -> list[tuple[bytes, OutboxRecord]]:
+        """Application data that has not come back goes to another group, where its epoch is none any more."""
+        carried = [
+            (number, replace(record, epoch=0))
+            for number, record in self._outbox
+            if record.kind is OutboxKind.APPLICATION
+        ]
+        for number, record in carried:
+            transaction.put(self._spaces.outbox, number, record.encode())
+        return carried
 
     def _end(self, record: RoomRecord, *, keep_messages: bool = False) -> None:
         """Forget the group."""

@@ -53,6 +53,10 @@ class Outbox:
             self._by_digest[digest] = number
         self._by_origin_id[record.origin_id] = number
 
+    def put_all(self, records: Iterable[tuple[bytes, OutboxRecord]]) -> None:
+        for number, record in records:
+            self.put(number, record)
+
     def remove(self, number: bytes) -> None:
         self._forget_names(self._records.pop(number))
 

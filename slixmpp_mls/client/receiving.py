@@ -38,14 +38,18 @@ from ..policy import RoomPolicy, check
 from ..roster import Roster
 from ..stanza import elements
 from ..stanza.consistency import check as check_consistency
+from ..stanza.elements import RoomElement
 from ..store.interface import Transaction
 from . import arrivals, leaf_ages
+from .creating import Creating
 from .doubts import Doubt, Doubts
 from .entering import Entering
 from .events import (
     CommitLost,
     Event,
     GroupChanged,
+    GroupClosed,
+    GroupContinued,
     GroupLost,
     Joined,
     JoinRequested,
@@ -63,7 +67,7 @@ from .other_groups import OtherGroups
 from .owed import Owed
 from .records import OutboxKind, OutsideRecord, RoomRecord, RoomState
 from .seen import mark, message_id
-from .steps import Abandon, Enter, Ignore, Incoming, Join, MoveOn, Read, Remember, Sent, Step
+from .steps import Abandon, Begin, Enter, Ignore, Incoming, Join, MoveOn, Read, Remember, Sent, Step
 
 __all__ = ["Receiving"]
 
@@ -75,7 +79,7 @@ _COMMITS = 64  # of them remembered: a Commit that loses comes soon after the on
 _Framed = elements.Application | elements.Proposal | elements.Commit
 
 
-class Receiving(Entering):
+class Receiving(Entering, Creating):
     """The receiving half of a room's group."""
 
     # --- examining -----------------------------------------------------------------------------
@@ -104,7 +108,7 @@ class Receiving(Entering):
         group = self.group
         for payload in incoming.payloads:
             if payload.group != group.group_id:
-                raise UnknownGroup("a message of another group", _RULES)
+                return self._examine_other_group(incoming, payload, others)
             if not isinstance(payload, _Framed):
                 continue
             number = self._outbox.of_message(payload.data)
@@ -119,6 +123,42 @@ class Receiving(Entering):
                 return self._examine_proposal(incoming, payload, now)
             return self._examine_commit(incoming, payload, now, others)
         return Step(incoming, Ignore())
+
+    def _examine_other_group(self, incoming: Incoming, payload: RoomElement, others: OtherGroups) -> Step:
+        """The group that follows ours, if ours is closed; or one that we have left behind."""
+        asked = self.group.closed
+        if asked is not None and payload.group == asked.group_id:
+            number = self._own_creation(incoming)
+            if number is not None:
+                return Step(incoming, Begin(number))
+            step = self._find_welcome(incoming, others)
+            if step is None:
+                return Step(incoming, Ignore())
+            if isinstance(step.action, Join):
+                continues = step.action.staged.continues
+                # RFC 9420 12.4.3.1 has been checked for what it continues: here, that it is our group.
+                if continues is None or continues.psk_group_id != self.group.group_id:
+                    raise InvalidError("a group that does not follow ours", "RFC 9420 11.2")
+            return step
+        with self._store.transaction() as transaction:
+            left = transaction.get(self._spaces.ended, payload.group)
+        if left is None:
+            raise UnknownGroup("a message of another group", _RULES)
+        if isinstance(payload, elements.Application):
+            check_consistency(payload)
+            who = incoming.claimed
+            return Step(incoming, Ignore((Unreadable(self.room, "too-late", payload.epoch, who, incoming.archive_id),)))
+        return Step(incoming, Ignore())
+
+    def _own_creation(self, incoming: Incoming) -> bytes | None:
+        """The number of a creation of ours that has come back."""
+        for payload in incoming.payloads:
+            if isinstance(payload, elements.Commit):
+                number = self._outbox.of_message(payload.data)
+                if number is not None and self._outbox[number].kind is OutboxKind.CREATION:
+                    check_consistency(payload)
+                    return number
+        return None
 
     def _examine_own(self, incoming: Incoming, number: bytes, others: OtherGroups) -> Step:
         record = self._outbox[number]
@@ -218,6 +258,9 @@ class Receiving(Entering):
         Only members can tell whether a Commit is valid.  But one that came second has lost, and its Welcome
         would lead where nobody else goes.
         """
+        number = self._own_creation(incoming)
+        if number is not None:
+            return Step(incoming, Begin(number))
         seen = _marks(self._record.commits)
         if not any(each in seen for each in _commits_in(incoming)):
             if self._is_entry(incoming):
@@ -278,6 +321,7 @@ class Receiving(Entering):
             tree=incoming.tree,
             psks=others.psk,
             groups=others.group,
+            identify=ClientIdentity.from_leaf,
             parameters=self.device.parameters,
         )
         state = staged.state
@@ -307,6 +351,8 @@ class Receiving(Entering):
             case Sent(number, event):
                 self._pass(record, confirmed=number)
                 return [] if event is None else [event]
+            case Begin(number):
+                return self._accept_creation(number, record, now)
             case Read(received):
                 return self._accept_message(step.incoming, received, record, now)
             case Remember(received):
@@ -474,6 +520,8 @@ class Receiving(Entering):
         doubts = self._doubts.after(staged.effects, judged)
         void = list(self._void())
         events: list[Event] = [self._changed(staged, group, by, now)]
+        if group.closed is not None:
+            events.append(GroupClosed(self.room, group.epoch, by, group.closed.cipher_suite))
         if not staged.own:
             events += [
                 CommitLost(self.room, waiting.origin_id.decode(), "another Commit came first")
@@ -576,7 +624,8 @@ class Receiving(Entering):
     ) -> list[Event]:
         """We are in the group: by a Welcome for a KeyPackage of ours, or by our own Commit."""
         # Unsent application data was meant for the group's members: it stays if this is the same group.
-        same = record.group_id == state.group_id
+        followed = self._group is not None and self._group.closed is not None
+        same = followed or record.group_id == state.group_id
         missed = self._missed(record)
         record = replace(
             record, state=RoomState.MEMBER, group_id=state.group_id, joined=now, joined_epoch=state.epoch, commits=b""
@@ -584,6 +633,7 @@ class Receiving(Entering):
         doubts = Doubts(judged)
         with self._transaction() as transaction:
             gone = self._clear(transaction, keep_messages=same)
+            carried = self._carry_over(transaction) if followed else []
             put_all(transaction, self._spaces.group, state.pieces())
             put_changes(transaction, self._spaces.doubt, dict(doubts.changes_since(Doubts())))
             seen = self._inside_again(transaction, b"" if bundle is None else bundle.reference)
@@ -600,6 +650,9 @@ class Receiving(Entering):
         self._outside, self._entry = seen, None
         self._owed = Owed()
         self._outbox.remove_all(gone)
+        self._outbox.put_all(carried)
+        if followed and inviter is not None:
+            return [*events, GroupContinued(self.room, state.epoch, inviter, state.suite.id)]
         return [*events, Joined(self.room, state.epoch, inviter, missed)]
 
 

@@ -19,8 +19,8 @@ States::
 Instead of a Welcome it may be an external Commit of our own.
 
 Each call is one transaction.  If it raises, neither the store nor this object has changed.  :mod:`.receiving`
-and :mod:`.sending` hold the two directions, :mod:`.outside` and :mod:`.entering` the time without a group, :mod:`.kept`
-what all work on.
+and :mod:`.sending` hold the two directions, :mod:`.outside` and :mod:`.entering` the time without a group,
+:mod:`.creating` how a group goes on in another one, :mod:`.kept` what all work on.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from ..mls.cipher_suite import CipherSuite
 from ..mls.group import Group
 from ..policy import RoomPolicy
 from ..roster import Roster
+from .creating import Creating
 from .device import Device
 from .doubts import Doubts
 from .events import Event, GroupLost, RemovedFromGroup
@@ -44,7 +45,7 @@ from .steps import Fits
 __all__ = ["Fits", "RoomGroup"]
 
 
-class RoomGroup(Receiving, Sending):
+class RoomGroup(Receiving, Sending, Creating):
     """A room's group."""
 
     @staticmethod

@@ -33,6 +33,7 @@ from ..mls.tree_index import Feature
 from ..policy import check
 from ..stanza import elements
 from ..stanza.elements import RoomElement
+from .creating import creation
 from .entering import Entering
 from .events import CommitLost, Event
 from .kept import put_all, put_changes
@@ -279,6 +280,8 @@ class Sending(Entering):
         return outgoing
 
     def _outgoing(self, record: OutboxRecord) -> Outgoing:
+        if record.kind is OutboxKind.CREATION:
+            return creation(record)
         group_id, epoch = self.group.group_id, record.epoch
         payloads: list[RoomElement] = []
         match record.kind:
@@ -311,11 +314,16 @@ class Sending(Entering):
         """
         for number, _ in self._outbox:
             record = self._outbox.get(number)
-            if record is None or record.refused or self._group is None:
-                continue  # it has come back meanwhile, or we are out
+            if record is None or record.refused:
+                continue  # it has come back meanwhile
+            if record.kind is OutboxKind.CREATION:
+                yield self._outgoing(record)
+                continue
+            if self._group is None:
+                continue  # we are out
             if record.kind is OutboxKind.APPLICATION and record.epoch < self._group.epoch:
-                if self.needs_commit or self.silenced:
-                    continue  # it goes out after the Commit, or when everybody is vouched for
+                if self.needs_commit or self.silenced or self._group.closed is not None:
+                    continue  # it goes out after the Commit, when everybody is vouched for, in the group that follows
                 record = self._encrypt_anew(number, record)
             yield self._outgoing(record)
 

@@ -21,7 +21,8 @@ from .other_groups import Awaited
 from .records import OutboxKind
 
 __all__ = [
-    "Abandon", "Enter", "Fits", "Ignore", "Incoming", "Join", "MoveOn", "Outgoing", "Read", "Remember", "Sent", "Step",
+    "Abandon", "Begin", "Enter", "Fits", "Ignore", "Incoming", "Join", "MoveOn", "Outgoing", "Read", "Remember", "Sent",
+    "Step",
 ]  # fmt: skip
 
 Fits = Callable[[Sequence[RoomElement]], None]
@@ -86,6 +87,16 @@ class Sent:
 
     number: bytes
     event: Event | None
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The creation of a group by ourselves has come back, and counts.
+
+    :ivar number: its key in the outbox
+    """
+
+    number: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +165,7 @@ class Step:
     """
 
     incoming: Incoming
-    action: Ignore | Sent | Read | Remember | MoveOn | Join | Enter | Abandon
+    action: Ignore | Sent | Begin | Read | Remember | MoveOn | Join | Enter | Abandon
     leaves: tuple[LeafNode, ...] = ()
     tree_at: BlobReference | None = None
     awaits: Awaited | None = None

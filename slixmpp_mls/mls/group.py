@@ -44,7 +44,7 @@ from .framing import (
     PublicMessage,
 )
 from .group_state import GroupState, OwnUpdate, PSKLookup, PublicGroup, no_psks
-from .joining import GroupLookup, StagedJoin, UnverifiedGroupInfo
+from .joining import GroupLookup, Identify, StagedJoin, UnverifiedGroupInfo, credential_of
 from .key_package import KeyPackage
 from .leaf_validation import LeafRules, check_members, check_proposal_supported
 from .message_processing import Processed, ReceivedProposal
@@ -95,6 +95,7 @@ class Group(GroupState):
         tree: bytes | RatchetTree | None = None,
         psks: PSKLookup = no_psks,
         groups: GroupLookup = lambda group_id: None,
+        identify: Identify = credential_of,
         parameters: Parameters | None = None,
         remembered: MutableSet[bytes] | None = None,
     ) -> StagedJoin:
@@ -106,6 +107,7 @@ class Group(GroupState):
             tree=tree,
             psks=psks,
             groups=groups,
+            identify=identify,
             parameters=parameters,
             remembered=remembered,
         )
@@ -429,12 +431,15 @@ class Group(GroupState):
         others: Sequence[KeyPackage],
         *,
         now: int,
+        identify: Identify = credential_of,
         options: CommitOptions | None = None,
         random: Random = os.urandom,
     ) -> CommitBundle:
         """RFC 9420 11.2: the group that follows this one.  See :func:`.resumption.reinitialize`."""
         rules = _own_rules(self.parameters, now)
-        return resumption.reinitialize(self, own, others, rules, options=options, random=random)
+        return resumption.reinitialize(
+            self, own, others, rules, identify=identify, options=options, random=random
+        )
 
     def branch(
         self,
@@ -444,13 +449,22 @@ class Group(GroupState):
         *,
         now: int,
         extensions: tuple[Extension, ...] = (),
+        identify: Identify = credential_of,
         options: CommitOptions | None = None,
         random: Random = os.urandom,
     ) -> CommitBundle:
         """RFC 9420 11.3: a group of some of this one's members.  See :func:`.resumption.branch`."""
         rules = _own_rules(self.parameters, now)
         return resumption.branch(
-            self, group_id, own, others, rules, extensions=extensions, options=options, random=random
+            self,
+            group_id,
+            own,
+            others,
+            rules,
+            extensions=extensions,
+            identify=identify,
+            options=options,
+            random=random,
         )
 
     # --- keeping -------------------------------------------------------------------------------
@@ -475,6 +489,16 @@ class Group(GroupState):
     def staged_pieces(self, staged: StagedCommit) -> dict[bytes, bytes]:
         """A Commit of ours that waits, for a store, secret."""
         return group_pieces.staged_pieces(staged, self)
+
+    @staticmethod
+    def creation_pieces(staged: StagedCommit) -> dict[bytes, bytes]:
+        """A group's first Commit of ours that waits, for a store, secret: it changes nothing that is stored."""
+        return group_pieces.staged_pieces(staged, None)
+
+    @classmethod
+    def restore_creation(cls, pieces: Mapping[bytes, bytes], parameters: Parameters | None = None) -> StagedCommit:
+        """What :meth:`creation_pieces` wrote."""
+        return group_pieces.restore_staged(cls, pieces, None, parameters)
 
     def restore_staged(self, pieces: Mapping[bytes, bytes]) -> StagedCommit:
         """What :meth:`staged_pieces` wrote, for the state that we are in."""

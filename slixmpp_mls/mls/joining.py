@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableSet
+from collections.abc import Callable, Hashable, MutableSet
 from dataclasses import dataclass
 from typing import NewType
 
@@ -17,10 +17,12 @@ from immutables import Map
 
 from ..errors import InvalidError, NotForUs
 from .cipher_suite import CipherSuite
+from .credential import AnyCredential
 from .extensions import check_unique
 from .group_context import GroupContext
 from .group_state import GroupState, PSKLookup, PublicGroup, no_psks
 from .key_schedule import derive_epoch, welcome_key
+from .leaf_node import LeafNode
 from .own_leaf import KeyPackageBundle
 from .parameters import Parameters
 from .proposal_list import check_context_extensions
@@ -34,10 +36,21 @@ from .tree_validation import VerifiedTree, verify_tree
 from .treekem import TreeKEMPrivate
 from .welcome import GroupInfo, GroupSecrets, Welcome, group_info_tbs
 
-__all__ = ["GroupLookup", "StagedJoin", "UnverifiedGroupInfo", "join", "peek", "public_of"]
+__all__ = [
+    "GroupLookup", "Identify", "StagedJoin", "UnverifiedGroupInfo", "credential_of", "join", "peek", "public_of",
+]  # fmt: skip
 
 GroupLookup = Callable[[bytes], GroupState | None]
 """Gives a group of ours by its id, for a Welcome that continues it (RFC 9420 11.2, 11.3)."""
+
+
+Identify = Callable[[LeafNode], Hashable]
+"""Gives the same for two leaves exactly if they represent the same client (RFC 9420 5.3.1)."""
+
+
+def credential_of(leaf: LeafNode) -> AnyCredential:
+    """The plainest :data:`Identify`: the same client has the same credential."""
+    return leaf.credential
 
 
 UnverifiedGroupInfo = NewType("UnverifiedGroupInfo", GroupInfo)
@@ -132,6 +145,7 @@ def join(
     tree: bytes | RatchetTree | None = None,
     psks: PSKLookup = no_psks,
     groups: GroupLookup = lambda group_id: None,
+    identify: Identify = credential_of,
     parameters: Parameters | None = None,
     remembered: MutableSet[bytes] | None = None,
 ) -> StagedJoin:
@@ -140,6 +154,7 @@ def join(
     :param bundle: the KeyPackage that the Welcome is for
     :param tree: the ratchet tree, if it came beside the Welcome
     :param groups: the groups that we are in: no new one may have the id of one of these, but may continue it
+    :param identify: for the comparison of its members with those of a group that it continues
     :param remembered: signatures verified before
     :raises NotForUs: it is for none of our KeyPackages
     :raises InvalidError: it is not acceptable
@@ -167,7 +182,7 @@ def join(
     confirmed = context.confirmed_transcript_hash
     verify_confirmation_tag(suite, epoch.secrets.confirmation_key, confirmed, group_info.confirmation_tag)
     if opened.continued is not None:
-        _check_continues(opened.continued, context, verified, groups)
+        _check_continues(opened.continued, context, verified, groups, identify)
     state = make(
         public=public,
         secrets=epoch.secrets,
@@ -259,19 +274,16 @@ def _continued(names: tuple[PreSharedKeyID, ...]) -> ResumptionPSK | None:
 
 
 def _check_continues(
-    name: ResumptionPSK, context: GroupContext, tree: VerifiedTree, groups: GroupLookup
+    name: ResumptionPSK, context: GroupContext, tree: VerifiedTree, groups: GroupLookup, identify: Identify
 ) -> None:
-    """RFC 9420 12.4.3.1, last item: what a group must be like that continues another.
-
-    That the members are the same ones, or some of them, is judged by their credentials.
-    """
+    """RFC 9420 12.4.3.1, last item: what a group must be like that continues another."""
     old = groups(name.psk_group_id)
     if old is None:
         raise InvalidError("continues a group that we are not in", "RFC 9420 12.4.3.1")
     if context.epoch != 1:
         raise InvalidError("a group that continues another begins with epoch 1", "RFC 9420 12.4.3.1")
-    old_members = {leaf.credential for _, leaf in old.members()}
-    new_members = {leaf.credential for _, leaf in tree.members()}
+    old_members = {identify(leaf) for _, leaf in old.members()}
+    new_members = {identify(leaf) for _, leaf in tree.members()}
     if name.usage == ResumptionPSKUsage.REINIT:
         asked = old.closed
         if asked is None or old.epoch != name.psk_epoch:

@@ -7,16 +7,16 @@ in a resumption PSK of the old group: only who was in the old one can join.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 from ..errors import InvalidError, UsageError
 from .cipher_suite import CipherSuite, Random
 from .commit_creation import CommitBundle, CommitOptions, create_commit
 from .creation import create_group
-from .credential import AnyCredential
 from .extensions import Extension
 from .group_state import GroupState, PSKLookup
+from .joining import Identify, credential_of
 from .key_package import KeyPackage
 from .leaf_validation import LeafRules
 from .own_leaf import KeyPackageBundle
@@ -32,6 +32,7 @@ def reinitialize(
     others: Sequence[KeyPackage],
     rules: LeafRules,
     *,
+    identify: Identify = credential_of,
     options: CommitOptions | None = None,
     random: Random = os.urandom,
 ) -> CommitBundle:
@@ -40,6 +41,7 @@ def reinitialize(
     :param old: the group that the ReInit has closed
     :param own: a KeyPackage of ours for the new group's cipher suite
     :param others: KeyPackages of all other members of the old group
+    :param identify: who is who, in the old group and the new one
     :raises UsageError: the old group was not reinitialized
     :raises InvalidError: a member is missing or new, or a KeyPackage does not fit
     """
@@ -48,7 +50,7 @@ def reinitialize(
         raise UsageError("the group was not reinitialized")
     if (asked.version, asked.cipher_suite) != (own.key_package.version, own.key_package.cipher_suite):
         raise InvalidError("a KeyPackage of another version or cipher suite than the ReInit asks for", "RFC 9420 11.2")
-    if _credentials(old) != {own.key_package.leaf_node.credential, *(each.leaf_node.credential for each in others)}:
+    if _members(old, identify) != {identify(package.leaf_node) for package in (own.key_package, *others)}:
         raise InvalidError("not the members of the old group", "RFC 9420 11.2")
     return _continue(
         old, own, others, asked.group_id, asked.extensions, ResumptionPSKUsage.REINIT, rules, options, random
@@ -63,6 +65,7 @@ def branch(
     rules: LeafRules,
     *,
     extensions: tuple[Extension, ...] = (),
+    identify: Identify = credential_of,
     options: CommitOptions | None = None,
     random: Random = os.urandom,
 ) -> CommitBundle:
@@ -72,17 +75,17 @@ def branch(
     :param others: KeyPackages of members of the old group
     :raises InvalidError: somebody is no member of it, or a KeyPackage does not fit
     """
-    members = _credentials(old)
+    members = _members(old, identify)
     for package in (own.key_package, *others):
-        if package.leaf_node.credential not in members:
+        if identify(package.leaf_node) not in members:
             raise InvalidError("a subgroup with members from outside", "RFC 9420 11.3")
     if own.suite is not old.suite:
         raise InvalidError("a subgroup of another cipher suite", "RFC 9420 11.3")
     return _continue(old, own, others, group_id, extensions, ResumptionPSKUsage.BRANCH, rules, options, random)
 
 
-def _credentials(group: GroupState) -> set[AnyCredential]:
-    return {leaf.credential for _, leaf in group.members()}
+def _members(group: GroupState, identify: Identify) -> set[Hashable]:
+    return {identify(leaf) for _, leaf in group.members()}
 
 
 def _continue(

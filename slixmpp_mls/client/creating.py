@@ -1,0 +1,172 @@
+"""Groups that continue other groups (RFC 9420 11.2, 11.3): made, waited for, entered.
+
+::
+
+    members ── Commit of a ReInit ──► CLOSED ── first valid creation in the room's order ──► the group that follows
+    a group ── branch ──────────────────────────────── creation, in another room ──────────► a group of some members
+
+A *creation* is one stanza: the new group's first Commit, which adds everybody, and the Welcome for them.  It
+follows the rules of any Commit (:mod:`.room_group`).  Its maker stores it first, sends it until the room
+reflects it, and enters the new group only then; of several creations of the group that a ReInit has asked for
+the first one counts that lets us in, and all others mean nothing, our own included.
+
+A group that a ReInit has closed is kept, with its keys, until we are in the one that follows: whoever misses the
+creation still holds what lets it in.  Nothing can be said in between.  What waits in the outbox goes to the new group.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
+
+from ..errors import UsageError
+from ..identity import ClientIdentity
+from ..mls.cipher_suite import CipherSuite
+from ..mls.commit_creation import CommitBundle
+from ..mls.group import Group
+from ..mls.key_package import KeyPackage
+from ..mls.proposals import ReInit
+from ..mls.staging import StagedCommit
+from ..policy import RoomPolicy
+from ..roster import Roster
+from ..stanza import elements
+from .doubts import Doubts
+from .events import Event, GroupContinued, Joined
+from .kept import Kept, put_all
+from .member import Member
+from .records import OutboxKind, OutboxRecord, RoomRecord, RoomState
+from .steps import Fits, Outgoing
+
+__all__ = ["Creating"]
+
+
+class Creating(Kept):
+    """The part of a room's group that has to do with other groups."""
+
+    @property
+    def reinit(self) -> ReInit | None:
+        """The ReInit by which our group has ended, if it has and another one is awaited."""
+        return None if self._group is None else self._group.closed
+
+    @property
+    def creation_waits(self) -> bool:
+        """Whether a creation of ours waits for its reflection."""
+        return any(record.kind is OutboxKind.CREATION and not record.refused for _, record in self._outbox)
+
+    def continue_group(
+        self, others: Sequence[KeyPackage], now: int, *, fits: Fits | None = None
+    ) -> Outgoing:
+        """RFC 9420 11.2: make the group that the ReInit has asked for.
+
+        :param others: KeyPackages of all other members, of the cipher suite that it asks for
+        :raises UsageError: our group has not ended, or a creation of ours waits already
+        :raises InvalidError: a member is missing, or a KeyPackage does not fit
+        :raises StanzaTooLarge: by `fits`; nothing has changed
+        """
+        asked = self.reinit
+        if asked is None:
+            raise UsageError(f"the group in {self.room} has not been reinitialized")
+        own = self.device.make_key_package(CipherSuite.get(asked.cipher_suite), now)
+        bundle = self.group.reinitialize(
+            own, others, now=now, identify=ClientIdentity.from_leaf, random=self.device.random
+        )
+        return self._put_creation(bundle, asked.group_id, fits)
+
+    def branch(
+        self,
+        source: Kept,
+        policy: RoomPolicy,
+        others: Sequence[KeyPackage],
+        now: int,
+        *,
+        fits: Fits | None = None,
+    ) -> Outgoing:
+        """RFC 9420 11.3: make this room's group, of some members of another room's.
+
+        :param policy: of the new group
+        :param others: KeyPackages of its members but us, of the other group's cipher suite
+        :raises UsageError: we are in a group here, not in one there, or a creation of ours waits already
+        :raises InvalidError: somebody is no member there, or a KeyPackage does not fit
+        :raises StanzaTooLarge: by `fits`; nothing has changed
+        """
+        if self._group is not None:
+            raise UsageError(f"already a member of the group in {self.room}")
+        if policy.room != self.room:
+            raise UsageError(f"a policy for {policy.room}, not for {self.room}")
+        group_id = self.device.random(32)
+        bundle = source.group.branch(
+            group_id,
+            self.device.make_key_package(source.group.suite, now),
+            others,
+            now=now,
+            extensions=(policy.extension(),),
+            identify=ClientIdentity.from_leaf,
+            random=self.device.random,
+        )
+        return self._put_creation(bundle, group_id, fits)
+
+    def _put_creation(
+        self, bundle: CommitBundle, group_id: bytes, fits: Fits | None
+    ) -> Outgoing:
+        """Rule 3: state and message in one transaction."""
+        if self.creation_waits:
+            raise UsageError("a creation of ours waits already")
+        record = OutboxRecord(
+            kind=OutboxKind.CREATION,
+            origin_id=str(uuid.uuid4()).encode(),
+            digest=sha256(bundle.commit).digest(),
+            epoch=0,
+            message=bundle.commit,
+            welcome=bundle.welcome or b"",
+            group_info=b"",
+            plaintext=b"",
+            earlier=b"",
+            reference=group_id,
+            refused=0,
+        )
+        outgoing = creation(record)
+        if fits is not None:
+            fits(outgoing.payloads)
+        number = self._outbox.next_number()
+        pieces = Group.creation_pieces(bundle.staged)
+        with self._transaction() as transaction:
+            transaction.put(self._spaces.outbox, number, record.encode())
+            put_all(transaction, self._spaces.pending, {number + name: value for name, value in pieces.items()})
+            self._put_record(transaction, self._record)  # a room in which a group is being made is one that we know
+        self._outbox.put(number, record)
+        self._staged[number] = bundle.staged
+        return outgoing
+
+    def _accept_creation(self, number: bytes, record: RoomRecord, now: int) -> list[Event]:
+        """Our own creation is in the room's order, and the first: we enter the group."""
+        staged: StagedCommit = self._staged[number]
+        group = staged.next
+        assert isinstance(group, Group)
+        continued = self._group is not None
+        record = replace(
+            record, state=RoomState.MEMBER, group_id=group.group_id, joined=now, joined_epoch=group.epoch, commits=b""
+        )
+        with self._transaction() as transaction:
+            gone = self._clear(transaction, keep_messages=continued)
+            carried = self._carry_over(transaction)
+            put_all(transaction, self._spaces.group, group.pieces())
+            self._put_record(transaction, record)
+        policy = RoomPolicy.required_in(group.context.extensions)
+        self._begin(group.stored(), Roster.of(group.members()), policy, record, Doubts())
+        self._outbox.remove_all(gone)
+        self._outbox.put_all(carried)
+        if continued:
+            by = Member.of(group.own_index, group.own_leaf)
+            return [GroupContinued(self.room, group.epoch, by, group.suite.id)]
+        return [Joined(self.room, group.epoch, None)]
+
+
+def creation(record: OutboxRecord) -> Outgoing:
+    """The stanza of a creation."""
+    payloads = (
+        elements.Commit(record.reference, 0, record.message),
+        elements.Welcome(record.reference, 1, record.welcome),
+    )
+    return Outgoing(record.origin_id.decode(), record.kind, payloads if record.welcome else payloads[:1])
