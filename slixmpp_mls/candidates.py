@@ -27,9 +27,9 @@ from .xmpp_xml import AnyElement
 if TYPE_CHECKING:
     from .plugin import MLS
 
-__all__ = ["Candidates", "find_candidates"]
+__all__ = ["READ_LIMIT", "Candidates", "find_candidates", "open_item", "pick"]
 
-_READ = 300  # KeyPackages per account; nobody publishes more for good reasons
+READ_LIMIT = 300  # KeyPackages per account; nobody publishes more for good reasons
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ async def find_candidates(plugin: MLS, session: RoomGroup, accounts: Iterable[st
 async def _find(plugin: MLS, session: RoomGroup, wanted: str, found: Candidates) -> None:
     account, _, only = wanted.partition("/")
     try:
-        items = await plugin.directory.items(account, limit=_READ)
+        items = await plugin.directory.items(account, limit=READ_LIMIT)
     except DeliveryError as error:
         found.failed[wanted] = f"the directory can not be read: {error}"
         return
@@ -83,7 +83,7 @@ async def _find(plugin: MLS, session: RoomGroup, wanted: str, found: Candidates)
     refusals: set[str] = set()
     for item_id, element in items.items():
         try:
-            package = _open_item(item_id, element, account, requirements, rules)
+            package = open_item(item_id, element, account, requirements, rules)
             client = ClientIdentity.from_leaf(package.leaf)
             if not only or client.device == only:
                 usable.setdefault(client, []).append(package)
@@ -91,7 +91,7 @@ async def _find(plugin: MLS, session: RoomGroup, wanted: str, found: Candidates)
             refusals.add(str(error))
     roster = session.roster
     chosen = {
-        client: _pick(packages, plugin.picked)
+        client: pick(packages, plugin.picked)
         for client, packages in usable.items()
         if client != plugin.device.identity and roster.leaf_of(client) is None
     }
@@ -105,7 +105,11 @@ async def _find(plugin: MLS, session: RoomGroup, wanted: str, found: Candidates)
             found.failed[wanted] = "; ".join(sorted(reasons)[:3]) or "no KeyPackages of this device"
 
 
-def _pick(packages: list[VerifiedKeyPackage], picked: Recent[bytes, None]) -> VerifiedKeyPackage:
+def pick(packages: list[VerifiedKeyPackage], picked: Recent[bytes, None]) -> VerifiedKeyPackage:
+    """One of a device's KeyPackages, as the module's text says.
+
+    :param picked: the references of those that we have picked before
+    """
     ordinary = [package for package in packages if not package.last_resort]
     fresh = [package for package in ordinary if package.reference not in picked]
     again = [package for package in packages if package.last_resort]
@@ -114,9 +118,13 @@ def _pick(packages: list[VerifiedKeyPackage], picked: Recent[bytes, None]) -> Ve
     return package
 
 
-def _open_item(
+def open_item(
     item_id: str, element: AnyElement, account: str, requirements: GroupRequirements, rules: LeafRules
 ) -> VerifiedKeyPackage:
+    """An item of an account's KeyPackages, verified for use in a group.
+
+    :raises PeerError: it is none, not acceptable, or not what its item id and attributes say
+    """
     parsed = parse(element)
     if not isinstance(parsed, KeyPackage):
         raise MalformedError("an item of the KeyPackages' node that is none")

@@ -18,10 +18,11 @@ from .content import open_content, seal_body, seal_message
 from .errors import NotPermitted, PeerError, StanzaTooLarge
 from .handover import hand_over
 from .identity import ClientIdentity
-from .linking import link
+from .linking import branch, link
 from .mls.proposals import Add, AnyProposal, GroupContextExtensions, Remove
 from .mls.tree_math import LeafIndex
 from .policy import RoomPolicy
+from .reinitializing import reinitialize
 from .room_worker import RoomWorker
 from .split_view import EpochComparison, compare_epochs, epoch_code
 from .standing import AffiliationsDiffer, Standing
@@ -73,6 +74,8 @@ class EncryptedRoom:
             plugin, room, nick, self._received, self._remove_client, self._went_live, self._expelled
         )
         self.session = self.worker.session
+        self.invited: AddResult | None = None
+        """What has become of those whom :meth:`MLS.create` should invite."""
         self.delivery = self.worker.delivery
         self._standing = Standing(
             self.session,
@@ -237,7 +240,7 @@ class EncryptedRoom:
         self.session.group  # noqa: B018
         found = await find_candidates(self.plugin, self.session, accounts)
         self._check_may_add(found.accounts)
-        await self._let_into_room(found)
+        await self.let_into_room(found)
         added: list[Member] = []
         batches = [list(found.packages)]
         while batches:
@@ -269,7 +272,7 @@ class EncryptedRoom:
         if others and not policy.permits(policy.may_add, own, self.session.roster):
             raise NotPermitted(f"the group's policy does not let us add {', '.join(others)}")
 
-    async def _let_into_room(self, found: Candidates) -> None:
+    async def let_into_room(self, found: Candidates) -> None:
         """Affiliation first: who is added must be able to read the archive, where the Welcome is."""
         others = [account for account in found.accounts if account != self.xmpp.boundjid.bare]
         if not others:
@@ -374,6 +377,47 @@ class EncryptedRoom:
         :raises UsageError: we are not in both, or a member (who is named) is not in the other one
         """
         return await link(self.worker, source.session)
+
+    async def branch(
+        self, room: str, *accounts: str, name: str | None = None, policy: RoomPolicy | None = None
+    ) -> EncryptedRoom:
+        """Make another room, with a group of some members of this one (RFC 9420 11.3).
+
+        That they are members here is proved by a key of this group: nobody else could have been let in.
+
+        :param room: bare JID of a room that does not exist
+        :param accounts: bare JIDs of members, each with all of its devices that are in this group
+        :param name: of the new room, for people
+        :param policy: of the new group; by default we are the administrator
+        :raises UsageError: an account, which is named, is no member; or we are none
+        :raises SuiteUnsupported: an account, which is named, has no usable KeyPackage
+        :raises StanzaTooLarge: these are too many to be added at once
+        :raises DeliveryError: see :meth:`MLS.create`
+        """
+        return await branch(self, room, accounts, name, policy)
+
+    async def reinit(self, suite: int | None = None) -> int | None:
+        """Give the room a group of another cipher suite, with the same members (RFC 9420 11.2).
+
+        Returns when the new group is there.  What is sent meanwhile goes to the new group.
+        See :mod:`slixmpp_mls.reinitializing`.
+
+        :param suite: its number; if not given, the best one of ours that all members have
+        :returns: the number of the new suite; None if all that everybody has is no better than the present one
+        :raises SuiteUnsupported: a member, which is named, does not have the suite
+        :raises NotPermitted: the group's policy does not let us
+        :raises UsageError: we are not in the group, or do not have the suite
+        """
+        self.session.group  # noqa: B018
+        return await reinitialize(self.worker, suite)
+
+    @property
+    def suite(self) -> int:
+        """The number of the group's cipher suite.
+
+        :raises UsageError: we are not in the group
+        """
+        return self.session.group.suite.id
 
     async def set_policy(self, policy: RoomPolicy) -> GroupChanged | None:
         """Replace the group's policy.

@@ -4,6 +4,7 @@
 
     MLSError
     ├── UsageError            you: the call does not fit the state; nothing has changed
+    │   └── SuiteUnsupported  not everybody has the cipher suite; `lacking` names who has not
     │   ├── NotVouchedFor     what is to be encrypted would be for members whom the Authentication Service denies
     │   └── DeviceRetired     our account has retired this device: a new store makes a new one
     ├── PeerError             them: bad input from the network; dropped, nothing has changed
@@ -24,6 +25,7 @@
     │   └── StoreFull
     ├── DeliveryError         the XMPP service refused or lost something
     │   ├── RoomUnsuitable    the room can not serve an encrypted group; `reasons` says why
+    │   ├── DowngradeSuspected  a server seems to hide KeyPackages of a better cipher suite
     │   ├── NotPermitted      we lack the affiliation or the group's policy forbids it
     │   ├── StanzaTooLarge    the stanza would exceed what servers carry
     │   ├── NoUploadService   our server has no HTTP upload, which something large would need
@@ -61,6 +63,19 @@ class NotVouchedFor(UsageError):
         self.clients = tuple(clients)
 class DeviceRetired(UsageError):
     """Our account has retired this device: its keys are worth nothing any more.  A new store makes a new device."""
+
+
+class SuiteUnsupported(UsageError):
+    """Not everybody who should be in a group supports its cipher suite.
+
+    :ivar suite: its number
+    :ivar lacking: who does not: devices (full identities), or accounts (bare JIDs) that have no usable device
+    """
+
+    def __init__(self, suite: int, lacking: Sequence[str]) -> None:
+        super().__init__(f"cipher suite {suite} is not supported by {', '.join(lacking)}")
+        self.suite = suite
+        self.lacking = tuple(lacking)
 
 
 class PeerError(MLSError):
@@ -223,6 +238,24 @@ class ArchiveGap(DeliveryError):
         super().__init__(f"the archive of {room} does not hold the stanza after which to go on reading")
         self.room = room
         self.after = after
+
+
+class DowngradeSuspected(DeliveryError):
+    """Devices say that they support a better cipher suite, and their servers have no KeyPackages of theirs for it.
+
+    :ivar suite: number of the better suite
+    :ivar chosen: number of the best one for which there are KeyPackages
+    :ivar devices: full identities
+    """
+
+    def __init__(self, suite: int, chosen: int, devices: Sequence[str]) -> None:
+        super().__init__(
+            f"the servers of {', '.join(devices)} have no KeyPackages for cipher suite {suite}, which these devices "
+            f"say that they support; without it, it would be cipher suite {chosen}"
+        )
+        self.suite = suite
+        self.chosen = chosen
+        self.devices = tuple(devices)
 
 
 class NotPermitted(DeliveryError):

@@ -8,19 +8,31 @@ All members of the group that is linked must be in the other one.  The committer
 names those who are not.  Who has been away for so long that the other group is more than
 :attr:`~slixmpp_mls.mls.parameters.Parameters.resumption_epochs` further when it reads of it can not follow, and
 comes back as after any other loss.
+
+:func:`branch` makes a group of some members of another one (RFC 9420 11.3): the same key lets them in, so that
+whoever is in the new group is known to have been a member of the old one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from slixmpp import JID
+
+from .candidates import Candidates
 from .client import GroupChanged, RoomGroup
-from .errors import UsageError
+from .errors import SuiteUnsupported, UsageError
 from .mls.proposals import AnyProposal, PreSharedKey
 from .mls.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
+from .negotiation import read_offers
+from .policy import RoomPolicy
 from .room_worker import RoomWorker
 
-__all__ = ["link"]
+if TYPE_CHECKING:
+    from .encrypted_room import EncryptedRoom
+
+__all__ = ["branch", "link"]
 
 
 async def link(worker: RoomWorker, source: RoomGroup) -> GroupChanged:
@@ -43,3 +55,34 @@ def _injection(target: RoomGroup, source: RoomGroup) -> Sequence[AnyProposal]:
     name = ResumptionPSK(ResumptionPSKUsage.APPLICATION, source.group.group_id, source.group.epoch)
     nonce = target.device.random(target.group.suite.hash_length)  # RFC 9420 8.4: fresh for each use
     return [PreSharedKey(PreSharedKeyID(name, nonce))]
+
+
+async def branch(
+    source: EncryptedRoom, room: str, accounts: Sequence[str], name: str | None, policy: RoomPolicy | None
+) -> EncryptedRoom:
+    """A room with a group of some members of another room's; see :meth:`EncryptedRoom.branch`."""
+    plugin, session = source.plugin, source.session
+    bare, own = str(JID(room).bare), plugin.device.identity
+    policy = policy or RoomPolicy(bare, (own.account,))
+    strangers = sorted(account for account in accounts if not session.roster.has(account))
+    if strangers:
+        raise UsageError(f"not in the group in {session.room}: {', '.join(strangers)}")
+    suite = session.group.suite.id
+    offers = await read_offers(plugin, accounts, (suite,), (policy.extension(),))
+    found = Candidates()
+    for client in session.roster.clients():
+        offer = offers.devices.get(client)
+        if client.account in accounts and client != own and offer is not None and suite in offer.packages:
+            found.packages[client] = offer.packages[suite]
+    lacking = sorted({*accounts} - {own.account} - {*found.accounts})
+    if lacking:
+        raise SuiteUnsupported(suite, lacking)
+
+    async def begin(room: EncryptedRoom) -> None:
+        await room.let_into_room(found)
+        packages = [package.key_package for package in found.packages.values()]
+        outgoing = room.session.branch(session, policy, packages, plugin.now, fits=room.worker.check_size)
+        await room.worker.transmit(outgoing)
+        await room.worker.until_created()
+
+    return await plugin.found(bare, policy, suite, lambda delivery, again: delivery.create(name, again=again), begin)

@@ -57,6 +57,10 @@ Events (``xmpp.add_event_handler(name, handler)``):
 ``mls_doubted_message``       a message of a member whom it denies; ``EncryptedMessage``
 ``mls_left_behind``           a member seems to be in a later epoch than we are; ``LeftBehind``
 ``mls_group_lost``            we can not follow a group any more; ``GroupLost``
+``mls_group_closed``          a ReInit has ended a group, another one will follow it; ``GroupClosed``
+``mls_group_continued``       it is there; ``GroupContinued``
+``mls_continuation_delayed``  it can not be made yet; ``ContinuationDelayed``
+``mls_downgrade_suspected``   a server seems to hide what a device supports; ``Suspicion``
 ``mls_invited``               somebody invites us; ``Invitation``
 ``mls_catching_up``           progress in a room's archive; ``CatchingUp``
 ``mls_entered``               in a room; ``Entered``
@@ -101,7 +105,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -123,6 +127,7 @@ from .errors import (
     DeliveryError,
     DeviceRetired,
     Disconnected,
+    DowngradeSuspected,
     MLSError,
     NoAnswer,
     NotPermitted,
@@ -136,6 +141,7 @@ from .identity import ClientIdentity, fingerprint
 from .mls import key_package
 from .mls.cipher_suite import CipherSuite
 from .mls.parameters import DAY, Parameters
+from .negotiation import Negotiation, negotiate
 from .own_devices import OwnDevices
 from .policy import RoomPolicy
 from .renewal import Renewal
@@ -550,20 +556,51 @@ class MLS(BasePlugin):
         return handle
 
     async def create(
-        self, room: str, *, name: str | None = None, policy: RoomPolicy | None = None, suite: int | None = None
+        self,
+        room: str,
+        *,
+        invite: Iterable[str] = (),
+        name: str | None = None,
+        policy: RoomPolicy | None = None,
+        suite: int | None = None,
     ) -> EncryptedRoom:
         """Make a room (persistent, members-only, non-anonymous, archived) and an encrypted group in it.
 
         If this was interrupted (the program was killed, the stream lost), call it again: it goes on.
 
         :param room: bare JID of a room that does not exist
+        :param invite: bare JIDs of people to be added at once; the group gets the best cipher suite that they all
+            support, see :mod:`slixmpp_mls.negotiation`.  :attr:`EncryptedRoom.invited` says what has become of them
         :param name: for people
         :param policy: who may do what; by default we are the administrator
+        :param suite: number of the cipher suite, without asking what others support
+        :raises DowngradeSuspected: a server seems to hide that a better suite is supported; to go on all the same,
+            say which `suite` it shall be
         :raises UsageError: the room exists; see :meth:`adopt`
         :raises RoomUnsuitable: the service can not make a room that will do; `reasons` says why
         :raises DeliveryError: refused or unanswered
         """
-        return await self._found(room, policy, suite, lambda delivery, again: delivery.create(name, again=again))
+        people = list(dict.fromkeys(invite))
+        if people and suite is None:
+            negotiated = await self.negotiate(people, policy=policy)
+            if negotiated.downgraded:
+                devices = [suspicion.device for suspicion in negotiated.downgraded]
+                raise DowngradeSuspected(negotiated.claimed, negotiated.suite, devices)
+            suite = negotiated.suite
+        handle = await self.found(room, policy, suite, lambda delivery, again: delivery.create(name, again=again))
+        if people:
+            handle.invited = await handle.add(*people)
+        return handle
+
+    async def negotiate(self, accounts: Iterable[str], *, policy: RoomPolicy | None = None) -> Negotiation:
+        """Which cipher suite a group with these accounts would have, and who lacks which.
+
+        :param accounts: bare JIDs
+        :param policy: of the group
+        """
+        await self.ready()
+        policy = policy or RoomPolicy("any@room.invalid", (self.device.identity.account,))
+        return await negotiate(self, accounts, self.device.suites, (policy.extension(),))
 
     async def adopt(
         self, room: str, *, policy: RoomPolicy | None = None, suite: int | None = None
@@ -579,11 +616,21 @@ class MLS(BasePlugin):
             if reasons:
                 raise RoomUnsuitable(str(delivery.jid), reasons)
 
-        return await self._found(room, policy, suite, enter)
+        return await self.found(room, policy, suite, enter)
 
-    async def _found(
-        self, room: str, policy: RoomPolicy | None, suite: int | None, enter: Callable[[Room, bool], Any]
+    async def found(
+        self,
+        room: str,
+        policy: RoomPolicy | None,
+        suite: int | None,
+        enter: Callable[[Room, bool], Awaitable[object]],
+        begin: Callable[[EncryptedRoom], Awaitable[None]] | None = None,
     ) -> EncryptedRoom:
+        """What all that begin a group in a room have in common.
+
+        :param enter: makes or checks the room; told whether we were interrupted doing so before
+        :param begin: makes the group, once we are in the room; if not given, we are alone in it at first
+        """
         await self.ready()
         bare = _bare(room)
         known = self._rooms.get(bare)
@@ -599,14 +646,18 @@ class MLS(BasePlugin):
             await enter(handle.delivery, handle.session.begin_founding())
             last = await handle.delivery.archive.last_id()
             handle.session.seek(last)
-            handle.session.create(
-                suite or self.device.suites[0],
-                policy or RoomPolicy(bare, (self.xmpp.boundjid.bare,)),
-                self.now,
-            )
+            if begin is None:
+                handle.session.create(
+                    suite or self.device.suites[0],
+                    policy or RoomPolicy(bare, (self.xmpp.boundjid.bare,)),
+                    self.now,
+                )
             await handle.worker.start()
+            if begin is not None:
+                await handle.wait_live()
+                await begin(handle)
         except BaseException as error:
-            del self._rooms[bare]
+            await self.forget(handle)
             if handle.is_member:
                 handle.session.give_up()
             elif isinstance(error, UsageError | RoomUnsuitable | NotPermitted):

@@ -27,6 +27,8 @@ from .client import (
     Doubt,
     Event,
     GroupChanged,
+    GroupClosed,
+    GroupContinued,
     GroupLost,
     Incoming,
     Joined,
@@ -76,6 +78,7 @@ from .errors import (
 from .follow_up import FollowUp
 from .identity import ClientIdentity
 from .mls.proposals import AnyProposal
+from .reinitializing import carry_on
 from .stanza import NS, Commit, RoomElement, payloads
 from .turns import Turns, place
 from .vigilance import Vigilance
@@ -106,6 +109,8 @@ _EVENT_NAMES: dict[type, str] = {
     RemovedFromGroup: "mls_removed",
     Rejected: "mls_rejected",
     Unreadable: "mls_unreadable",
+    GroupClosed: "mls_group_closed",
+    GroupContinued: "mls_group_continued",
     GroupLost: "mls_group_lost",
     LeftBehind: "mls_left_behind",
     JoinRequested: "mls_join_requested",
@@ -206,6 +211,8 @@ class RoomWorker:
             raise
         except DeliveryError as error:
             log.info("%s can not be entered yet: %s", self.room, error)
+        if self.session.reinit is not None:
+            self.spawn(carry_on(self, at_once=False), "continuing the group")
         if not self.running:
             self._task = asyncio.create_task(self._read(), name=f"mls {self.room}")
 
@@ -244,6 +251,7 @@ class RoomWorker:
         task = asyncio.create_task(guarded(), name=f"mls {self.room}: {name}")
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        task.add_done_callback(lambda _: work.close())  # cancelled before it has begun
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -447,9 +455,14 @@ class RoomWorker:
                         self._attend()
                 case CommitLost():
                     self._settle(event)
-                case Joined():
+                case GroupClosed():
+                    at_once = event.by.identity == self.plugin.device.identity
+                    self.spawn(carry_on(self, at_once=at_once), "continuing the group")
+                case Joined() | GroupContinued():
                     self.joined.set()
                     self.left.clear()
+                    self.moved_on.set()
+                    self._turn()
                     self.spawn(self.plugin.replenish(), "replenishing KeyPackages")
                     if self.live.is_set():  # messages may wait from the time before we were away
                         self.spawn(self._flush(self.session.outstanding_ids()), "sending again")
@@ -515,6 +528,7 @@ class RoomWorker:
         for future in waiting:
             _set_error(future, error)
         self._settled.set()
+        self._turn()
 
     def _room_event(self, event: RoomEvent) -> None:
         match event:
@@ -553,6 +567,7 @@ class RoomWorker:
             if events and self._outcome is not None:
                 _set_error(self._outcome, error)  # made anew, it would be refused again
             self._emit(events)
+            self._turn()
         except StoreError as failed:
             self._fire("mls_store_failed", failed)
 
@@ -564,12 +579,33 @@ class RoomWorker:
         :returns: its origin id, and a future of its archive id
         """
         self._check_not_lost()
+        await self.until_open()
         await self._commit_what_waits()
         outgoing = self.session.compose(data, fits=self.check_size, origin_id=origin_id)
         confirmation: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._confirmations[outgoing.origin_id] = confirmation
         await self.transmit(outgoing)
         return outgoing.origin_id, confirmation
+
+    async def until_open(self) -> None:
+        """If a ReInit has closed the group: wait for the one that follows.
+
+        :raises MLSError: the room is not read any more
+        """
+        while self.session.reinit is not None:
+            self._check_not_lost()
+            await self._turned.wait()
+
+    async def until_created(self) -> None:
+        """Wait until the room has shown us the group whose creation we have made.
+
+        :raises DeliveryError: the room refuses it, or is not read any more
+        """
+        while self.session.creation_waits:
+            self._check_not_lost()
+            await self._turned.wait()
+        if not self.is_member:
+            raise DeliveryError(f"{self.room} has refused the group")
 
     async def transmit(self, outgoing: Outgoing) -> None:
         """Send what is in the outbox; if we are not up to date, it goes out once we are."""
@@ -606,9 +642,8 @@ class RoomWorker:
 
         :param due: origin ids of the messages that were made before we were up to date
         """
-        if not self.is_member:
-            return
-        await self._commit_what_waits()
+        if self.is_member and self.session.reinit is None:
+            await self._commit_what_waits()
         left, pause = set(due), 0.5
         while left:
             try:
@@ -639,6 +674,7 @@ class RoomWorker:
             for attempt in range(_COMMIT_ATTEMPTS):
                 await self._settled.wait()  # one that was made before a restart may still be on its way
                 self._check_not_lost()
+                await self.until_open()
                 proposals = make()
                 if proposals is None or not (proposals or force):
                     return None

@@ -182,7 +182,7 @@ def test_nobody_commits_anothers_wish_for_a_psk_that_some_may_lack(foreign: bool
 def test_what_there_is_to_find() -> None:
     two = Two()
     above, below = two.pair(ALICE)
-    found = OtherGroups(below.device, CELLAR)
+    found = OtherGroups(below.device.store, below.device.parameters, CELLAR)
     group = above.session.group
     usage = ResumptionPSKUsage.APPLICATION
     assert found.psk(ResumptionPSK(usage, group.group_id, group.epoch)) == group.resumption_psk(group.epoch)

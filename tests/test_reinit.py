@@ -381,6 +381,7 @@ def test_11_3_a_group_of_some_members() -> None:
     assert sent.kind is OutboxKind.CREATION
     below.settle()
     assert only(alice.events, Joined).by is None
+    assert [member.account for member in only(alice.events, GroupChanged).added] == [BOB]  # to be invited
     assert only(bob.events, Joined).by.account == ALICE
     assert not carol.events
     alice.restart()

@@ -217,7 +217,7 @@ PACKAGES = load("key-packages")
 @pytest.mark.parametrize("item", PACKAGES["items"], ids=lambda item: item["name"])
 def test_key_package(item: dict[str, Any]) -> None:
     # As slixmpp_mls.candidates reads a directory, which needs a plugin to be called.
-    from slixmpp_mls.candidates import _open_item
+    from slixmpp_mls.candidates import open_item
 
     extensions = tuple(Extension(one["type"], unhex(one["data"])) for one in PACKAGES["group_extensions"])
     requirements = GroupRequirements.of(CipherSuite.get(PACKAGES["group_suite"]), 1, extensions)
@@ -225,13 +225,13 @@ def test_key_package(item: dict[str, Any]) -> None:
     element = etree.fromstring(item["xml"])
     SCHEMA.assertValid(element)
     if item["accepted"]:
-        opened = _open_item(item["item_id"], element, PACKAGES["account"], requirements, rules)
+        opened = open_item(item["item_id"], element, PACKAGES["account"], requirements, rules)
         parsed = parse(element)
         assert isinstance(parsed, KeyPackage)
         assert opened.last_resort == parsed.last_resort
     else:
         with pytest.raises(PeerError):
-            _open_item(item["item_id"], element, PACKAGES["account"], requirements, rules)
+            open_item(item["item_id"], element, PACKAGES["account"], requirements, rules)
 
 
 # --- messages.json, by the letter of RFC 9420 and none of our own code -------------------------

@@ -33,9 +33,10 @@ from ..policy import RoomPolicy
 from ..roster import Roster
 from ..stanza import elements
 from .doubts import Doubts
-from .events import Event, GroupContinued, Joined
+from .events import Event, GroupChanged, GroupContinued, Joined
 from .kept import Kept, put_all
 from .member import Member
+from .owed import Invite, Owed
 from .records import OutboxKind, OutboxRecord, RoomRecord, RoomState
 from .steps import Fits, Outgoing
 
@@ -131,10 +132,13 @@ class Creating(Kept):
             fits(outgoing.payloads)
         number = self._outbox.next_number()
         pieces = Group.creation_pieces(bundle.staged)
+        # A room in which a group waits to be entered is read again after a restart.
+        record_of_room = self._record if self._group is not None else replace(self._record, state=RoomState.INVITED)
         with self._transaction() as transaction:
             transaction.put(self._spaces.outbox, number, record.encode())
             put_all(transaction, self._spaces.pending, {number + name: value for name, value in pieces.items()})
-            self._put_record(transaction, self._record)  # a room in which a group is being made is one that we know
+            self._put_record(transaction, record_of_room)
+        self._record = record_of_room
         self._outbox.put(number, record)
         self._staged[number] = bundle.staged
         return outgoing
@@ -148,19 +152,35 @@ class Creating(Kept):
         record = replace(
             record, state=RoomState.MEMBER, group_id=group.group_id, joined=now, joined_epoch=group.epoch, commits=b""
         )
+        roster = Roster.of(group.members())
+        invited = (account for account in roster.accounts() if account != self.device.identity.account)
+        before = self._record.cursor
+        owed = self._owed if continued else Owed((Invite(account, None).key, before) for account in invited)
         with self._transaction() as transaction:
             gone = self._clear(transaction, keep_messages=continued)
             carried = self._carry_over(transaction)
             put_all(transaction, self._spaces.group, group.pieces())
+            put_all(transaction, self._spaces.owed, owed.entries)
             self._put_record(transaction, record)
         policy = RoomPolicy.required_in(group.context.extensions)
-        self._begin(group.stored(), Roster.of(group.members()), policy, record, Doubts())
+        self._begin(group.stored(), roster, policy, record, Doubts())
+        self._owed = owed
         self._outbox.remove_all(gone)
         self._outbox.put_all(carried)
         if continued:
             by = Member.of(group.own_index, group.own_leaf)
             return [GroupContinued(self.room, group.epoch, by, group.suite.id)]
-        return [Joined(self.room, group.epoch, None)]
+        members = (Member.of(index, leaf, now) for index, leaf in group.members() if index != group.own_index)
+        added = GroupChanged(
+            room=self.room,
+            epoch=group.epoch,
+            by=Member.of(group.own_index, group.own_leaf),
+            added=tuple(members),
+            removed=(),
+            updated=(),
+            policy_changed=False,
+        )
+        return [Joined(self.room, group.epoch, None), added]
 
 
 def creation(record: OutboxRecord) -> Outgoing:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from ..mls import group_pieces
 from ..mls.group import Group
+from ..mls.parameters import Parameters
 from ..mls.psk import ExternalPSK, ResumptionPSK
-from ..store.interface import Transaction
-from .device import Device
+from ..store.interface import Store, Transaction
 from .records import ROOMS, RoomRecord, RoomState, Spaces
 
 __all__ = ["Awaited", "OtherGroups"]
@@ -34,12 +34,14 @@ class Awaited:
 class OtherGroups:
     """One look at them.
 
+    :param store: the device's
     :param room: for which room's group
     :ivar awaited: an epoch that was asked for and may still come; None if nothing was
     """
 
-    def __init__(self, device: Device, room: str) -> None:
-        self._device = device
+    def __init__(self, store: Store, parameters: Parameters, room: str) -> None:
+        self._store = store
+        self._parameters = parameters
         self._room = room
         self.awaited: Awaited | None = None
 
@@ -47,7 +49,7 @@ class OtherGroups:
         """The value of a PSK (a :data:`~slixmpp_mls.mls.group_state.PSKLookup`); None if we do not have it."""
         if not isinstance(name, ResumptionPSK):
             return None
-        with self._device.store.transaction() as transaction:
+        with self._store.transaction() as transaction:
             room = _room_of(transaction, name.psk_group_id)
             if room is None:
                 return None
@@ -62,11 +64,11 @@ class OtherGroups:
 
         The room's own group is no other one, unless it has ended: a Welcome may lead back into it.
         """
-        with self._device.store.transaction() as transaction:
+        with self._store.transaction() as transaction:
             room = _room_of(transaction, group_id)
             if room is None:
                 return None
-            group = Group.restore(transaction.items(Spaces.of(room).group), self._device.parameters)
+            group = Group.restore(transaction.items(Spaces.of(room).group), self._parameters)
         return None if room == self._room and group.closed is None else group
 
 

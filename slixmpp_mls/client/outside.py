@@ -3,7 +3,8 @@
 A client that has lost the group, or was never in it, can not verify what it sees.  It reads the room all the
 same, and knows three things.
 
-*Which group.*  If it had been a member, that one.  Otherwise the group of the latest ``<commit/>`` in the room.
+*Which group.*  If it had been a member, that one, or one that seems to follow it after a ReInit.  Otherwise the group
+of the latest ``<commit/>`` in the room.
 
 *Which epoch.*  A Commit for an epoch ends it, so the group is in the next one; whatever else is sent in an epoch says
 that the group is there.  The highest number counts, since messages arrive late and Commits that lost the race
@@ -84,9 +85,9 @@ class Outside(Kept):
         self, seen: OutsideRecord, payload: elements.Commit | elements.Proposal | elements.Application
     ) -> OutsideRecord:
         if payload.group != seen.group_id:
-            if self.state is RoomState.LOST or not isinstance(payload, elements.Commit):
+            if not isinstance(payload, elements.Commit) or not self._may_be_the_group(payload):
                 return seen
-            seen = replace(seen, group_id=payload.group, known=0)
+            seen = replace(seen, group_id=payload.group, known=0, suite=0)
         if isinstance(payload, elements.Proposal) and any(ask.message == payload.data for ask in seen.asks):
             asks = (replace(ask, arrived=1) if ask.message == payload.data else ask for ask in seen.asks)
             return replace(seen, asks=tuple(asks))
@@ -101,6 +102,18 @@ class Outside(Kept):
         if not seen.known or epoch > seen.epoch or (epoch < seen.epoch and in_vain):
             return replace(seen, epoch=epoch, known=1)
         return seen
+
+    def _may_be_the_group(self, payload: elements.Commit) -> bool:
+        """Whether another group than the one that we know of is the room's now.
+
+        Who was a member knows better than to believe any Commit: the room's group changes only by a ReInit, and the
+        group that follows begins with a Commit for epoch 0 (RFC 9420 11.2).  Its word is no proof, so a group that
+        we have been in counts again when it is heard of.
+        """
+        if self.state is not RoomState.LOST or payload.epoch == 0:
+            return True
+        with self._store.transaction() as transaction:
+            return transaction.get(self._spaces.ended, payload.group) is not None
 
     # --- asking --------------------------------------------------------------------------------
 

@@ -76,6 +76,11 @@ class Owed:
                 yield Revoke(account)
 
     @property
+    def entries(self) -> dict[bytes, bytes]:
+        """All of it, as in the store."""
+        return dict(self._entries)
+
+    @property
     def leave(self) -> bool:
         """Whether we want to leave."""
         return Leave.key in self._entries

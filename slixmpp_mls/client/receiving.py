@@ -89,7 +89,7 @@ class Receiving(Entering, Creating):
 
         :raises StoreError: the store failed
         """
-        others = OtherGroups(self.device, self.room)
+        others = OtherGroups(self._store, self.device.parameters, self.room)
         try:
             if incoming.error is not None:
                 raise incoming.error
@@ -626,6 +626,7 @@ class Receiving(Entering, Creating):
         # Unsent application data was meant for the group's members: it stays if this is the same group.
         followed = self._group is not None and self._group.closed is not None
         same = followed or record.group_id == state.group_id
+        owed = self._owed if followed else Owed()
         missed = self._missed(record)
         record = replace(
             record, state=RoomState.MEMBER, group_id=state.group_id, joined=now, joined_epoch=state.epoch, commits=b""
@@ -634,6 +635,7 @@ class Receiving(Entering, Creating):
         with self._transaction() as transaction:
             gone = self._clear(transaction, keep_messages=same)
             carried = self._carry_over(transaction) if followed else []
+            put_all(transaction, self._spaces.owed, owed.entries)
             put_all(transaction, self._spaces.group, state.pieces())
             put_changes(transaction, self._spaces.doubt, dict(doubts.changes_since(Doubts())))
             seen = self._inside_again(transaction, b"" if bundle is None else bundle.reference)
@@ -648,7 +650,7 @@ class Receiving(Entering, Creating):
         ]
         self._begin(state.stored(), roster, policy, record, doubts)
         self._outside, self._entry = seen, None
-        self._owed = Owed()
+        self._owed = owed
         self._outbox.remove_all(gone)
         self._outbox.put_all(carried)
         if followed and inviter is not None:

@@ -220,7 +220,7 @@ class Sending(Entering):
             due = Committable(tuple(sent for sent in due.waiting if not isinstance(sent.proposal, Add)))
         references = [sent.reference or b"" for sent in due.waiting]
         by_value = (*proposals, *(sent.proposal for sent in due.replaced))
-        psks = OtherGroups(self.device, self.room).psk
+        psks = OtherGroups(self._store, self.device.parameters, self.room).psk
         try:
             return self.group.draft_commit(
                 by_value, now=now, by_reference=references, options=options, psks=psks, random=self.device.random

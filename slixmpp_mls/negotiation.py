@@ -1,0 +1,245 @@
+"""Which cipher suite a group should have, and whether somebody hides a better one (RFC 9420 7.2, 10; RFC 9750 6.11).
+
+Each device publishes KeyPackages for every suite that it supports, and says in each of them, under its
+signature, which suites these are.  The best suite is the first of ours, in the order of the configuration, for
+which every device has a KeyPackage; if there is none, the first for which every account has a device with
+one, and if there is none either, the one for which most accounts have.  Who lacks the suite is named.
+
+A server can not change a KeyPackage, but it can keep back those of a suite that it would rather not see in
+use, or hand out old ones.  So what a device's KeyPackages and its entry in the list of devices say that it
+supports is held against what there is for it: a difference is a :class:`Suspicion`.  A device never
+brings that about by itself, but for the moment in which its configuration is changed, or when it was away for
+longer than its KeyPackages live.  It is reported, and it counts as an attack where it has made us choose a worse
+suite.  That everything is kept back can not be told from an account without devices; nobody can be added
+then, which is noticed, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .candidates import READ_LIMIT, open_item, pick
+from .delivery import DeviceDirectory
+from .errors import DeliveryError, InvalidError, PeerError
+from .identity import ClientIdentity
+from .mls.cipher_suite import CipherSuite
+from .mls.extensions import Extension
+from .mls.leaf_validation import GroupRequirements, VerifiedKeyPackage
+from .mls.registry import ProtocolVersion
+from .stanza import Device, KeyPackage, parse
+from .xmpp_xml import AnyElement
+
+if TYPE_CHECKING:
+    from .plugin import MLS
+
+__all__ = ["Negotiation", "Offer", "Suspicion", "choose", "negotiate", "read_offers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """A device says that it supports a cipher suite, and its account's server has nothing usable of it for that suite.
+
+    :ivar device: full identity
+    :ivar suite: number of the suite
+    :ivar text: for people
+    """
+
+    device: str
+    suite: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Negotiation:
+    """What some accounts support.
+
+    :ivar suite: the number of the best cipher suite for them
+    :ivar claimed: what that would be if all devices have what they say that they support
+    :ivar lacking: for each of our suites, the devices (full identities) that can not be in a group of it
+    :ivar failed: reason for each account that has no usable device at all
+    :ivar suspicions: what a server may be hiding
+    """
+
+    suite: int
+    claimed: int
+    lacking: Mapping[int, tuple[str, ...]]
+    failed: Mapping[str, str]
+    suspicions: tuple[Suspicion, ...] = ()
+
+    @property
+    def downgraded(self) -> tuple[Suspicion, ...]:
+        """The suspicions that have kept us from a better suite."""
+        if self.claimed == self.suite:
+            return ()
+        return tuple(each for each in self.suspicions if each.suite == self.claimed)
+
+
+@dataclass(slots=True)
+class Offer:
+    """What one device has in its account's directory.
+
+    :ivar packages: a KeyPackage for each suite, vouched for by the Authentication Service
+    :ivar claimed: the suites that it says it supports, among those asked for
+    :ivar refusals: why what is there for a suite is of no use
+    """
+
+    packages: dict[int, VerifiedKeyPackage] = field(default_factory=dict)
+    claimed: set[int] = field(default_factory=set)
+    refusals: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Offers:
+    """What the devices of some accounts have; `failed` as in :class:`Negotiation`."""
+
+    devices: dict[ClientIdentity, Offer] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def suspicions(self) -> tuple[Suspicion, ...]:
+        return tuple(
+            Suspicion(str(client), suite, offer.refusals.get(suite, "it has no KeyPackage for it"))
+            for client, offer in sorted(self.devices.items(), key=lambda each: str(each[0]))
+            for suite in sorted(offer.claimed - offer.packages.keys())
+        )
+
+
+async def negotiate(
+    plugin: MLS,
+    accounts: Iterable[str],
+    suites: Sequence[int],
+    extensions: tuple[Extension, ...],
+    members: Iterable[ClientIdentity] | None = None,
+) -> Negotiation:
+    """Find the best suite for a group with these accounts.  Each suspicion is also an event.
+
+    :param accounts: bare JIDs; this device itself supports all of `suites`
+    :param suites: those that may be chosen, the preferred one first
+    :param extensions: of the group's GroupContext, which every device must support
+    :param members: if given, it is about these devices, and no others of the accounts
+    """
+    offers = await read_offers(plugin, accounts, suites, extensions)
+    if members is not None:
+        wanted = (client for client in members if client != plugin.device.identity)
+        offers.devices = {client: offers.devices.get(client, Offer()) for client in wanted}
+    suspicions = offers.suspicions()
+    for suspicion in suspicions:
+        plugin.fire("mls_downgrade_suspected", suspicion)
+    supported = {client: offer.packages.keys() for client, offer in offers.devices.items()}
+    claimed = {client: offer.packages.keys() | offer.claimed for client, offer in offers.devices.items()}
+    lacking = {
+        suite: tuple(sorted(str(client) for client, has in supported.items() if suite not in has)) for suite in suites
+    }
+    return Negotiation(
+        choose(supported, suites), choose(claimed, suites), lacking, offers.failed, suspicions
+    )
+
+
+def choose(supported: Mapping[ClientIdentity, Collection[int]], preference: Sequence[int]) -> int:
+    """The best suite for these devices; the module's text says which that is.
+
+    :param supported: the suites of each device
+    :param preference: our suites, the preferred one first
+    """
+    for suite in preference:
+        if all(suite in has for has in supported.values()):
+            return suite
+    accounts = {client.account for client in supported}
+    reached = Counter[int]()
+    for suite in preference:
+        reached[suite] = len({client.account for client, has in supported.items() if suite in has})
+        if reached[suite] == len(accounts):
+            return suite
+    return max(preference, key=lambda suite: (reached[suite], -preference.index(suite)))
+
+
+async def read_offers(
+    plugin: MLS, accounts: Iterable[str], suites: Sequence[int], extensions: tuple[Extension, ...]
+) -> Offers:
+    """What these accounts' directories have for a group; this device itself is left out.
+
+    :param accounts: bare JIDs
+    """
+    offers = Offers()
+    requirements = {
+        suite: GroupRequirements.of(CipherSuite.get(suite), ProtocolVersion.MLS10, extensions) for suite in suites
+    }
+    await asyncio.gather(*(_read(plugin, account, requirements, offers) for account in dict.fromkeys(accounts)))
+    offers.devices.pop(plugin.device.identity, None)
+    return offers
+
+
+async def _read(plugin: MLS, account: str, requirements: Mapping[int, GroupRequirements], offers: Offers) -> None:
+    try:
+        items = await plugin.directory.items(account, limit=READ_LIMIT * len(requirements))
+    except DeliveryError as error:
+        offers.failed[account] = f"the directory can not be read: {error}"
+        return
+    found: dict[tuple[ClientIdentity, int], list[VerifiedKeyPackage]] = {}
+    refused: set[str] = set()
+    rules = plugin.device.leaf_rules(plugin.now)
+    for item_id, element in items.items():
+        try:
+            suite = _suite(element)
+            if suite not in requirements:
+                continue
+            package = open_item(item_id, element, account, requirements[suite], rules)
+            found.setdefault((ClientIdentity.from_leaf(package.leaf), suite), []).append(package)
+        except PeerError as error:
+            refused.add(str(error))
+    devices: dict[ClientIdentity, Offer] = {}
+    for (client, suite), packages in found.items():
+        offer = devices.setdefault(client, Offer())
+        offer.packages[suite] = pick(packages, plugin.picked)
+        for package in packages:  # RFC 9420 7.2: signed by the device, in each of its KeyPackages
+            offer.claimed |= requirements.keys() & set(package.leaf.capabilities.cipher_suites)
+    await _authenticate(plugin, devices)
+    for client, schemes in (await _listed(plugin, account)).items():
+        offer = devices.setdefault(client, Offer())
+        for scheme in schemes:
+            suites = {suite for suite in requirements if CipherSuite.get(suite).signature_scheme == scheme}
+            if not suites & offer.packages.keys():  # a key for which it has no KeyPackage of any suite
+                offer.claimed |= suites
+    if not devices:
+        reason = "; ".join(sorted(refused)[:3])
+        offers.failed[account] = reason or "no KeyPackages: no client of this account supports MLS"
+    offers.devices |= devices
+
+
+def _suite(element: AnyElement) -> int:
+    parsed = parse(element)
+    if not isinstance(parsed, KeyPackage):
+        raise InvalidError("an item of the KeyPackages' node that is none")
+    return parsed.suite
+
+
+async def _authenticate(plugin: MLS, devices: Mapping[ClientIdentity, Offer]) -> None:
+    """Leave out what the Authentication Service does not vouch for."""
+    for suite in {suite for offer in devices.values() for suite in offer.packages}:
+        having = [offer for offer in devices.values() if suite in offer.packages]
+        leaves = [offer.packages[suite].leaf for offer in having]
+        verdicts = await plugin.authentication.validate(leaves, CipherSuite.get(suite))
+        for offer, verdict in zip(having, verdicts, strict=True):
+            if not verdict.is_valid:
+                del offer.packages[suite]
+                offer.refusals[suite] = verdict.text
+
+
+async def _listed(plugin: MLS, account: str) -> dict[ClientIdentity, set[int]]:
+    """The signature schemes for which the account's devices list keys; nothing if it has no such list."""
+    try:
+        items = await DeviceDirectory(plugin.xmpp).items(account)
+    except DeliveryError:
+        return {}
+    found: dict[ClientIdentity, set[int]] = {}
+    for item_id, element in items.items():
+        try:
+            device = parse(element)
+            if isinstance(device, Device) and device.id == item_id:
+                found[ClientIdentity(account, device.id)] = {key.scheme for key in device.keys}
+        except (PeerError, ValueError):
+            continue
+    return found

@@ -1,0 +1,189 @@
+"""Another cipher suite for a room, and rooms for some of its people, on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from slixmpp_mls import reinitializing
+from slixmpp_mls.devserver import DevServer
+from slixmpp_mls.errors import NotPermitted, SuiteUnsupported, UsageError
+
+from ..conftest import unique
+from .people import SECONDS, Cast, Person, all_agree
+
+SUITES: dict[str, Any] = {"cipher_suites": (1, 2, 3)}
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reinitializing, "PATIENCE", 0.3)
+
+
+def check_suite(suite: int, *people: Person) -> None:
+    assert {person.room().suite for person in people} == {suite}
+
+
+async def test_everybody_goes_on_in_a_better_suite(server: DevServer, cast: Cast) -> None:
+    """Bob is away for all of it, Carol talks all the time."""
+    room, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol", **SUITES)
+    check_suite(1, alice, bob, carol)
+    bob.crash()
+    said: list[str] = []
+
+    async def talk() -> None:
+        for number in range(30):
+            said.append(f"cool it with a baboon's blood {number}")
+            await carol.say(said[-1])
+            await asyncio.sleep(0.02)
+
+    talking = asyncio.create_task(talk())
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(SECONDS):
+        assert await alice.room().reinit(2) == 2
+    await carol.next("mls_group_continued")
+    await talking
+    await alice.hears(*said)
+    assert len(alice.bodies) == len(set(alice.bodies)) == 30
+    (closed,), (continued,) = carol.got("mls_group_closed"), carol.got("mls_group_continued")
+    assert (closed.by.account, closed.suite, closed.epoch) == (alice.account, 2, 2)
+    assert (continued.by.account, continued.suite, continued.epoch) == (alice.account, 2, 1)
+    await bob.connect()
+    await bob.next("mls_group_continued")
+    await all_agree(alice, bob, carol, epoch=1)
+    check_suite(2, alice, bob, carol)
+    await bob.hears(*said)
+    await bob.say("then the charm is firm and good")
+    await alice.hears("then the charm is firm and good")
+    await carol.room().update()
+    await all_agree(alice, bob, carol, epoch=2)
+    for person in (alice, bob, carol):
+        assert not person.got("mls_rejected") + person.got("mls_group_lost") + person.got("mls_continuation_delayed")
+        # The KeyPackage that let it in is used up.
+        await person.mls.replenish()
+    # The new group is in the store.
+    alice.crash()
+    await alice.connect()
+    await alice.joined(room)
+    await alice.say("double, double")
+    await bob.hears("double, double")
+    check_suite(2, alice, bob, carol)
+
+
+async def test_another_goes_on_when_the_initiator_is_gone(
+    server: DevServer, cast: Cast, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the ReInit and the creation, she comes back to the group that somebody else has made."""
+    _, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol", **SUITES)
+    asking = asyncio.ensure_future(alice.room().reinit(3))
+    alice.client.add_event_handler("mls_group_closed", lambda _: alice.crash())
+    for person in (bob, carol):
+        await person.next("mls_group_closed")
+    await bob.say("by the pricking of my thumbs")  # waits for the new group
+    for person in (bob, carol):
+        continued = await person.next("mls_group_continued")
+        assert continued.by.account in (bob.account, carol.account)
+    await carol.hears("by the pricking of my thumbs")
+    asking.cancel()
+    assert not alice.got("mls_group_continued")
+    await alice.connect()
+    await alice.next("mls_group_continued")
+    await all_agree(alice, bob, carol, epoch=1)
+    check_suite(3, alice, bob, carol)
+    await alice.hears("by the pricking of my thumbs")
+    await alice.say("something wicked this way comes")
+    await carol.hears("something wicked this way comes")
+    assert len({person.got("mls_group_continued")[0].by.account for person in (alice, bob, carol)}) == 1
+
+
+async def test_everybody_is_killed_and_comes_back_later(prosody: DevServer, cast: Cast, impatient: None) -> None:
+    """Nobody was there to make the new group; whoever comes back first does."""
+    _, (alice, bob) = await cast.meet(prosody, "alice", "bob", **SUITES)
+    for person in (alice, bob):
+        person.client.add_event_handler("mls_group_closed", lambda _, person=person: person.crash())
+    asking = asyncio.ensure_future(alice.room().reinit(2))
+    for person in (alice, bob):
+        await person.next("mls_group_closed")
+    asking.cancel()
+    await bob.connect()
+    assert (await bob.next("mls_group_continued")).by.account == bob.account
+    await alice.connect()
+    await alice.next("mls_group_continued")
+    await all_agree(alice, bob, epoch=1)
+
+
+async def test_who_lacks_the_suite_is_named_and_nothing_happens(prosody: DevServer, cast: Cast) -> None:
+    room, (alice, bob) = await cast.meet(prosody, "alice", "bob", **SUITES)
+    carol = await cast.person(prosody, "carol")  # the first suite only
+    await alice.room().add(carol.account)
+    await carol.joined(room)
+    with pytest.raises(SuiteUnsupported) as caught:
+        await alice.room().reinit(2)
+    assert caught.value.lacking == (f"{carol.account}/{carol.mls.device_id}",)
+    assert await alice.room().reinit() is None
+    with pytest.raises(UsageError, match="not one of ours"):
+        await alice.room().reinit(7)
+    with pytest.raises(NotPermitted):
+        await bob.room().reinit(2)
+    assert not alice.got("mls_group_closed")
+    await alice.room().remove(carol.account)
+    alice.config["cipher_suites"] = (2, 1)  # what she prefers has changed
+    await alice.log_out()
+    await alice.connect()
+    await alice.joined(room)
+    assert await alice.room().reinit() == 2
+    await bob.next("mls_group_continued")
+    await all_agree(alice, bob, epoch=1)
+    check_suite(2, alice, bob)
+
+
+async def test_a_member_whose_key_packages_are_gone_delays_it(prosody: DevServer, cast: Cast, impatient: None) -> None:
+    """They vanish between the ReInit and the creation; the group goes on when they are back."""
+    room, (alice, bob, carol) = await cast.meet(prosody, "alice", "bob", "carol", **SUITES)
+    kept = await bob.mls.directory.items()
+
+    async def vanish() -> None:
+        await bob.mls.directory.retract_many(list(kept))
+
+    original = alice.mls.group(room).worker.commit
+
+    async def commit(*args: Any, **options: Any) -> Any:
+        await vanish()
+        return await original(*args, **options)
+
+    alice.mls.group(room).worker.commit = commit  # type: ignore[method-assign]
+    asking = asyncio.ensure_future(alice.room().reinit(2))
+    delayed = await alice.next("mls_continuation_delayed")
+    assert delayed.lacking == (f"{bob.account}/{bob.mls.device_id}",)
+    await bob.mls.directory.publish_many(kept)
+    async with asyncio.timeout(SECONDS):
+        assert await asking == 2
+    for person in (bob, carol):
+        await person.next("mls_group_continued")
+    await all_agree(alice, bob, carol, epoch=1)
+
+
+async def test_a_room_for_some(server: DevServer, cast: Cast) -> None:
+    """Bob is away, and finds himself in it when he comes back."""
+    room, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol")
+    dave = await cast.person(server, "dave")
+    below = f"{unique('cellar')}@{server.rooms}"
+    with pytest.raises(UsageError, match=dave.account):
+        await alice.room(room).branch(below, bob.account, dave.account)
+    bob.crash()
+    async with asyncio.timeout(SECONDS):
+        group = await alice.room(room).branch(below, bob.account, name="the cellar")
+    assert group.accounts == sorted((alice.account, bob.account))
+    assert group.epoch == 1
+    await bob.connect()
+    await bob.joined(below)
+    await all_agree(alice, bob, room=below, epoch=1)
+    await bob.say("a deed without a name", below)
+    await alice.hears("a deed without a name")
+    assert below not in carol.mls.groups
+    await group.add(carol.account)
+    await carol.joined(below)
+    await all_agree(alice, bob, carol, room=below, epoch=2)
+    await all_agree(alice, bob, carol, room=room, epoch=1)
