@@ -34,6 +34,7 @@ Configuration (the second argument of ``register_plugin``):
 ``accept_invitation``    ``f(invitation) -> bool``: whether to follow an invitation; all if not given
 ``allow_url``            ``f(url) -> bool``: whether a group's ratchet tree may be fetched from there; if not given,
                          see :mod:`slixmpp_mls.delivery.upload`
+``self_ping``            seconds of silence in a room after which to ask it whether we are still in it (XEP-0410); 300
 ``parameters``           :class:`slixmpp_mls.mls.parameters.Parameters`
 ``clock``                seconds since the Unix epoch, for tests; ``time.time``
 =======================  ==========================================================================
@@ -121,6 +122,7 @@ from .client.other_groups import Awaited
 from .client.records import RoomState
 from .delivery import Archive, DeviceDirectory, Invitation, KeyPackageDirectory, Room, Stream, Uploads, parse_invitation
 from .delivery.archive import stamped_ids
+from .delivery.room import PING_INTERVAL
 from .encrypted_room import EncryptedRoom
 from .errors import (
     ArchiveGap,
@@ -203,6 +205,7 @@ class MLS(BasePlugin):
         "grace": 86_400,
         "accept_invitation": None,
         "allow_url": None,
+        "self_ping": PING_INTERVAL,
         "parameters": None,
         "clock": time.time,
     }

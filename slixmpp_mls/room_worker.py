@@ -7,7 +7,10 @@
 
 One task takes the stanzas in the room's order; nothing else moves the group's place in it.  What is sent has
 been stored before, and what the room has not reflected is sent again when the archive has been
-read to its end after an interruption.
+read to its end after an interruption, or after a doubt (:mod:`.resending`).
+
+A live stanza that shows that one before it has not come to us (the link between two servers broke) is not
+processed: the archive is read again from our place on, where both are, in order.
 """
 
 from __future__ import annotations
@@ -58,6 +61,7 @@ from .delivery import (
     RoomEvent,
     RoomStanza,
     Stream,
+    Verified,
 )
 from .errors import (
     ArchiveGap,
@@ -79,6 +83,7 @@ from .follow_up import FollowUp
 from .identity import ClientIdentity
 from .mls.proposals import AnyProposal
 from .reinitializing import carry_on
+from .resending import Resending
 from .stanza import NS, Commit, RoomElement, payloads
 from .turns import Turns, place
 from .vigilance import Vigilance
@@ -99,6 +104,7 @@ _FETCH_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # seconds, between attem
 _FORGET = 1.0  # seconds, until what was handed over is deleted if nothing else is written
 _UNDER_WAY = 10.0  # seconds in which a Commit that others have seen should have reached us
 _CATCHING_UP = 120.0  # seconds in which reading an archive should have brought us to another epoch
+_REREADING_PAUSE = 1.0  # seconds, the shortest between two times: a member could make us do it with each message
 _STORE_PAUSE = 60.0  # seconds, the longest between two tries to write
 
 _EVENT_NAMES: dict[type, str] = {
@@ -148,7 +154,8 @@ class RoomWorker:
     ) -> None:
         self.plugin = plugin
         self.session = RoomGroup(plugin.device, room)
-        self.delivery = Room(plugin.xmpp, room, nick, on_event=self._room_event)
+        interval = float(plugin.config["self_ping"])
+        self.delivery = Room(plugin.xmpp, room, nick, on_event=self._room_event, ping_interval=interval)
         self.vigilance = Vigilance(
             plugin, self.session, lambda event: self._fire("mls_doubted", event), remove, self.unsilence
         )
@@ -169,6 +176,11 @@ class RoomWorker:
         self._follow_up = FollowUp(self.session, self.delivery, Stream.of(plugin.xmpp))
         self._unsent: set[str] = set()
         self._forgetting: asyncio.TimerHandle | None = None
+        session = self.session
+        self._resending = Resending(
+            session.outstanding_ids, session.outstanding, self._put, self.delivery.suspect, self.spawn
+        )
+        self._read_again_at = 0.0
         self._task: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._committing = asyncio.Lock()
@@ -298,8 +310,10 @@ class RoomWorker:
             for stanza, step, events in done:
                 self._emit(events)
                 self._note_turn(stanza, step)
-            if stanzas:
-                await self._take(stanzas.popleft(), examined)
+            if done:
+                self._resending.stanza_read()
+            if stanzas and not await self._take(stanzas.popleft(), examined):
+                return
             await asyncio.sleep(0)  # other rooms' turn
 
     def _take_together(
@@ -316,6 +330,8 @@ class RoomWorker:
                 for stanza in stanzas:
                     step = self.session.examine(_parse(stanza), self.plugin.now)
                     if not isinstance(step.action, Read | Sent | Ignore) or step.tree_at or step.awaits:
+                        break
+                    if step.gap and not stanza.archived:
                         break
                     done.append((stanza, step, self.session.accept(step, self.plugin.now)))
                     step = None
@@ -334,10 +350,16 @@ class RoomWorker:
         elif commit.epoch < self.session.group.epoch:
             self._turns.lost(str(stanza.occupant), stanza.origin_id)
 
-    async def _take(self, stanza: RoomStanza, examined: Step | None) -> None:
-        """One stanza, whatever it is."""
+    async def _take(self, stanza: RoomStanza, examined: Step | None) -> bool:
+        """One stanza, whatever it is.
+
+        :returns: whether it is done; else it will come again, after others
+        """
         was_member = self.is_member
         step = await self._step(examined or await self._examine(_parse(stanza)), stanza)
+        if step is None:
+            return False
+        self._resending.stanza_read()
         self._note_turn(stanza, step)
         if was_member and not self.is_member:
             self.left.set()
@@ -345,8 +367,13 @@ class RoomWorker:
             self._turn()
         if isinstance(step.action, Remember):
             self.spawn(self._commit_for_others(), "committing for others")
+        return True
 
-    async def _step(self, step: Step, stanza: RoomStanza) -> Step:
+    async def _step(self, step: Step, stanza: RoomStanza) -> Step | None:
+        """Process a stanza; None if others come before it."""
+        if step.gap and not stanza.archived:
+            await self._read_again()
+            return None
         incoming = step.incoming
         refusal: PeerError | None = None
         if step.awaits is not None:
@@ -381,6 +408,13 @@ class RoomWorker:
     def _turn(self) -> None:
         self._turned.set()
         self._turned = asyncio.Event()
+
+    async def _read_again(self) -> None:
+        clock = asyncio.get_running_loop().time
+        await asyncio.sleep(self._read_again_at + _REREADING_PAUSE - clock())
+        self._read_again_at = clock()
+        log.info("%s: something is missing; the archive is read again", self.room)
+        self.delivery.read_again(self.session.cursor)
 
     async def _fetch(self, place: BlobReference) -> bytes:
         """A blob, after some attempts; those that fail with our own connection do not count.
@@ -544,6 +578,9 @@ class RoomWorker:
                     self._went_live()
             case Interrupted():
                 self.live.clear()
+                self._resending.clear()
+            case Verified():
+                self.spawn(self._flush(self._resending.verified()), "sending again what was lost")
             case Bounced():
                 self._bounced(event)
             case AffiliationChanged():
@@ -552,8 +589,11 @@ class RoomWorker:
         self._fire(_EVENT_NAMES.get(type(event), "mls_room_event"), event)
 
     def _bounced(self, event: Bounced) -> None:
-        if event.condition == "not-acceptable":
+        if event.remedy == "enter":
             return  # we are not in the room (XEP-0045 7.4): it is entered again, and what waits is sent again
+        if event.remedy == "wait":
+            self._resending.put_off(event.message_id)
+            return
         error = DeliveryError(f"{self.room} has refused a message: {event.condition}")
         self._not_sent(event.message_id, event.condition, error)
 
@@ -611,8 +651,16 @@ class RoomWorker:
         """Send what is in the outbox; if we are not up to date, it goes out once we are."""
         if not self.live.is_set():
             return
+        if self._resending.holds:
+            self._resending.hold(outgoing.origin_id)
+        else:
+            await self._put(outgoing)
+
+    async def _put(self, outgoing: Outgoing) -> None:
+        """Send, whatever waits."""
         try:
             await self.delivery.send(_elements(outgoing.payloads), message_id=outgoing.origin_id)
+            self._resending.sent(outgoing.origin_id)
         except (Disconnected, NoAnswer):
             self._unsent.add(outgoing.origin_id)
             log.info("%s: not connected; what is in the outbox goes out later", self.room)

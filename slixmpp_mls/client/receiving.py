@@ -183,7 +183,7 @@ class Receiving(Entering, Creating):
                 events.append(LeftBehind(self.room, self.group.epoch, payload.epoch, who, incoming.archive_id))
         elif not events:
             raise WrongEpoch(f"epoch {payload.epoch}, not {self.group.epoch}", "RFC 9420 6")
-        return Step(incoming, Ignore(tuple(events)))
+        return Step(incoming, Ignore(tuple(events)), gap=any(isinstance(event, LeftBehind) for event in events))
 
     def _examine_application(self, incoming: Incoming, payload: elements.Application, now: int) -> Step:
         message = check_consistency(payload)
@@ -194,7 +194,9 @@ class Receiving(Entering, Creating):
         except WrongEpoch:
             return Step(incoming, Ignore((self._unreadable(incoming, payload.epoch),)))
         assert isinstance(received, ReceivedMessage)
-        return Step(incoming, Read(received))
+        # RFC 9420 9.1: generations count a sender's messages, and a room keeps their order.
+        gap = received.epoch == self.group.epoch and received.skips
+        return Step(incoming, Read(received), gap=gap)
 
     def _unreadable(self, incoming: Incoming, epoch: int) -> Unreadable:
         if self._group is None:
@@ -228,7 +230,14 @@ class Receiving(Entering, Creating):
     ) -> Step:
         if payload.epoch < self.group.epoch:
             return Step(incoming, Ignore())  # rule 1: another Commit has ended that epoch
-        staged = self.group.process(check_consistency(payload), now=now, psks=others.psk)
+        try:
+            staged = self.group.process(check_consistency(payload), now=now, psks=others.psk)
+        except (StateRolledBack, NotForUs):
+            raise
+        except InvalidError as error:
+            # A proposal that it refers to may be what is missing (RFC 9420 12.4.2).
+            gap = incoming.claimed is not None and self.roster.has(incoming.claimed)
+            return Step(incoming, Ignore((self._rejected(incoming, error),)), gap=gap)
         assert isinstance(staged, StagedCommit)
         return self._move_on(incoming, staged, others)
 

@@ -162,6 +162,8 @@ class Step:
         examine the stanza again with it as :attr:`Incoming.tree`
     :ivar awaits: an epoch of another room's group, a PSK of which it names: wait for that room to get there, or to have
         been read to its end, and examine the stanza again; then accept what comes out
+    :ivar gap: it looks as if a stanza that comes before this one in the room's order were missing; who has the stanza
+        from elsewhere than the room's archive should read that first
     """
 
     incoming: Incoming
@@ -169,6 +171,7 @@ class Step:
     leaves: tuple[LeafNode, ...] = ()
     tree_at: BlobReference | None = None
     awaits: Awaited | None = None
+    gap: bool = False
 
     @property
     def join(self) -> Join | None:

@@ -16,6 +16,7 @@ from .events import (
     Reconfigured,
     RoomEvent,
     Unarchived,
+    Verified,
 )
 from .invitation import Invitation, parse_invitation
 from .key_packages import KeyPackageDirectory
@@ -46,5 +47,6 @@ __all__ = [
     "Stream",
     "Unarchived",
     "Uploads",
+    "Verified",
     "parse_invitation",
 ]

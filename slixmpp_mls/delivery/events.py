@@ -20,7 +20,8 @@ class Interrupted:
     """We are out of the room for now; coming back is being tried.
 
     :ivar cause: ``"stream"`` (the session ended), ``"kicked"``, ``"service"`` (it shut down,
-        or lost us), ``"silent"`` (it dropped us without a word, noticed by a self-ping).
+        or lost us), ``"silent"`` (it dropped us without a word, noticed by a self-ping),
+        ``"unreachable"`` (our server and the room's can not reach each other).
     """
 
     cause: str
@@ -36,11 +37,16 @@ class CatchingUp:
 
 @dataclass(frozen=True, slots=True)
 class Bounced:
-    """The room returned a message of ours with an error."""
+    """The room, or a server on the way to it, returned a message of ours with an error.
+
+    :ivar remedy: ``"enter"``: we are not in the room, or have to assume so; it is entered again, and the message
+        sent again. ``"wait"``: it is sent again later. Empty: it is refused for good.
+    """
 
     message_id: str
     condition: str
     text: str
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,4 +69,9 @@ class Reconfigured:
     """The room's configuration was changed; it may no longer be fit for the group (see `Room.check`)."""
 
 
-RoomEvent = Entered | Interrupted | CatchingUp | Bounced | Unarchived | AffiliationChanged | Reconfigured
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """After a doubt: we are in the room, and have read all that it has archived until now."""
+
+
+RoomEvent = Entered | Interrupted | CatchingUp | Verified | Bounced | Unarchived | AffiliationChanged | Reconfigured

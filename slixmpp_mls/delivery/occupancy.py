@@ -51,6 +51,8 @@ _FINAL = {
     "jid-malformed": "refused",
     "not-acceptable": "refused",
 }
+#: Errors of servers that do not reach each other. Prosody returns what a broken link has not acknowledged as the last.
+UNREACHABLE = frozenset({"remote-server-not-found", "remote-server-timeout", "recipient-unavailable"})
 _SELF = "110"
 _CREATED = "201"
 _BANNED = "301"
@@ -190,19 +192,30 @@ class Occupancy:
         self._reset()
 
     async def still_inside(self) -> bool:
-        """Ask the room whether it still knows us (XEP-0410); on a clear no, we are out."""
+        """Ask the room whether it still knows us (XEP-0410); on a clear no, or if it is out of reach, we are out.
+
+        :returns: whether it has said yes
+        """
         nick = self.nick
         try:
             await self._stream.ask("get", f"{self._room}/{nick}", Element("{urn:xmpp:ping}ping"))
         except (NoAnswer, Disconnected):
-            return self.inside  # no news
+            return False  # no news
         except (Refused, NotPermitted) as error:
             condition = error.condition if isinstance(error, Refused) else "not-allowed"
-            # XEP-0410 3.3: our own client answered, or the room no longer knows just the nickname; or no news.
+            if condition in UNREACHABLE:
+                self.unreachable()
+                return False
+            # XEP-0410 3.3: our own client answered, or the room no longer knows just the nickname.
             known = ("service-unavailable", "feature-not-implemented", "item-not-found")
-            if condition not in known and not condition.startswith("remote-server-") and nick == self.nick:
+            if condition not in known and nick == self.nick:
                 self._out("silent")
         return self.inside
+
+    def unreachable(self) -> None:
+        """Our server can not reach the room's: perhaps the room has dropped us, and can not tell us."""
+        if self.inside:
+            self._out("unreachable")
 
     # What the room and the stream say
 

@@ -19,6 +19,11 @@ long way to catch up), it is thrown away and the archive is read again from wher
 reader is: memory stays bounded, whatever the reader does.
 
 A reader that stops takes up again with the archive id of the last stanza it has processed.
+
+Between servers, stanzas may get lost although everybody stays in the room: the link broke, and took with it what was
+on its way.  A reader who misses something calls `read_again`; whoever wants to be sure calls `suspect`, and long
+silence is suspicious by itself.  A suspicion ends with `Verified`: the room has answered that we are in it,
+and the archive has been read to its end since.
 """
 
 from __future__ import annotations
@@ -49,9 +54,9 @@ from ..xmpp_xml import written_size
 from . import muc_config
 from .affiliations import Affiliations
 from .archive import MUC_USER, SID, Archive, Page, RoomStanza, bare_jid, room_stanza, stamped_ids, weight
-from .events import AffiliationChanged, Bounced, CatchingUp, Reconfigured, RoomEvent, Unarchived
+from .events import AffiliationChanged, Bounced, CatchingUp, Reconfigured, RoomEvent, Unarchived, Verified
 from .invitation import HINTS, invitation
-from .occupancy import Occupancy, Occupant, parse_error
+from .occupancy import UNREACHABLE, Occupancy, Occupant, parse_error
 from .stream import Stream
 
 log = logging.getLogger(__name__)
@@ -103,6 +108,8 @@ class Room:
         self._overflowed = False
         self._behind = True
         self._suspicious = False
+        self._asking: asyncio.Task[bool] | None = None
+        self._verifying = False
         self._destroying = False
         self._read_by_somebody = False
         self._news = asyncio.Event()
@@ -141,12 +148,22 @@ class Room:
         return self._position
 
     def suspect(self) -> None:
-        """Ask the room now whether we are still in it, rather than after `ping_interval`.
+        """Ask the room now whether we are still in it, rather than after `ping_interval`, and then its archive.
 
-        For who misses something: a reflection that does not come, for instance.
+        For who misses something: a reflection that does not come, for instance.  `Verified` ends it.
         """
         self._suspicious = True
         self._news.set()
+
+    def read_again(self, after: str | None) -> None:
+        """Go back to that place and read the archive from there: what `batches` has just yielded comes again, after
+        what is missing before it.
+
+        :param after: archive id
+        """
+        self._position = after
+        self._behind = True
+        self._forget_buffer()
 
     # Making, judging, entering and leaving a room
 
@@ -337,6 +354,8 @@ class Room:
                     await self._wait_for_news()
         finally:
             self._read_by_somebody = False
+            if self._asking is not None:
+                self._asking.cancel()
 
     async def _enter_again(self) -> None:
         if self._entered_at is not None and _now() - self._entered_at > _STEADY:
@@ -345,6 +364,7 @@ class Room:
         if self._ended.is_set() or self._occupancy.lost is not None:
             return
         self._behind = True
+        self._verifying = False
         self._forget_buffer()
         try:
             await self._enter()
@@ -377,7 +397,8 @@ class Room:
                         yield batch
                     read += len(page.entries)
                     complete = page.complete and not self._overflowed
-                    self._notify(CatchingUp(read, complete))
+                    if read or not self._verifying:
+                        self._notify(CatchingUp(read, complete))
                     if self._ended.is_set() or not self._occupancy.inside:
                         return
         except NotPermitted:
@@ -386,10 +407,15 @@ class Room:
             return  # that is the reason, and the better one to give
         except (Refused, NoAnswer, Disconnected) as error:
             log.info("the archive of %s can not be read yet: %s", self.jid, error)
+            if isinstance(error, Refused) and error.condition in UNREACHABLE:
+                self._occupancy.unreachable()
             await self._pause()
             return
         # What overflowed the buffer is in the archive: another round.
         self._behind = self._overflowed
+        if self._verifying and not self._behind:
+            self._verifying = False
+            self._notify(Verified())
 
     def _read(self, page: Page) -> Iterable[Sequence[RoomStanza]]:
         for start in range(0, len(page.entries), _BATCH):
@@ -409,10 +435,24 @@ class Room:
                     await self._news.wait()
             except TimeoutError:
                 self._suspicious = True
-        if self._suspicious:
+        if self._suspicious and self._asking is None:
             self._suspicious = False
             if self._stream.online and self._occupancy.inside:
-                await self._occupancy.still_inside()
+                # Not waited for: over a slow link, what we wait for may come before the answer.
+                self._asking = asyncio.create_task(self._occupancy.still_inside(), name=f"self-ping in {self.jid}")
+                self._asking.add_done_callback(self._asked)
+        elif self._suspicious:
+            await self._news.wait()
+
+    def _asked(self, asking: asyncio.Task[bool]) -> None:
+        self._asking = None
+        self._news.set()
+        if asking.cancelled() or not self._occupancy.inside:
+            return
+        if not asking.result():
+            self._suspicious = True  # no answer, and it has taken its time
+        elif not self._suspicious:  # else there has been another suspicion since the question: ask again
+            self._behind = self._verifying = True
 
     # The live buffer
 
@@ -493,10 +533,17 @@ class Room:
             self._overflow()
 
     def _bounced(self, xml: Element) -> None:
-        condition, text, _ = parse_error(xml)
+        condition, text, error = parse_error(xml)
+        remedy = ""
         if condition == "not-acceptable":
+            remedy = "enter"
             self.suspect()  # the usual answer to who is not in the room
-        self._notify(Bounced(xml.get("id", ""), condition, text))
+        elif condition in UNREACHABLE:
+            remedy = "enter"
+            self._occupancy.unreachable()
+        elif error is not None and error.get("type") == "wait":
+            remedy = "wait"
+        self._notify(Bounced(xml.get("id", ""), condition, text, remedy))
 
     def _affiliation_told(self, xml: Element) -> None:
         item = xml.find(f"{{{MUC_USER}}}x/{{{MUC_USER}}}item")

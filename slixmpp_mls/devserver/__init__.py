@@ -19,6 +19,7 @@ from __future__ import annotations
 from ..errors import DevServerError
 from .base import DevServer, Federation
 from .ejabberd import Ejabberd
+from .line import Line
 from .prosody import Prosody
 
-__all__ = ["DevServer", "DevServerError", "Ejabberd", "Federation", "Prosody"]
+__all__ = ["DevServer", "DevServerError", "Ejabberd", "Federation", "Line", "Prosody"]

@@ -34,6 +34,7 @@ import trustme
 from slixmpp import JID, ClientXMPP
 
 from ..errors import DevServerError
+from .line import Line
 from .packages import Progress, quiet
 
 Client = TypeVar("Client", bound=ClientXMPP)
@@ -70,7 +71,16 @@ class Federation:
         self.addresses = {domain: _own_address() for domain in domains}
         self._folder = tempfile.TemporaryDirectory(prefix="slixmpp-mls-federation-", ignore_cleanup_errors=True)
         self.hosts_file = Path(self._folder.name) / "hosts"
-        lines = [f"{address} {' '.join(host_names(domain))}\n" for domain, address in self.addresses.items()]
+        self._publish(self.addresses)
+
+    def line(self) -> Line:
+        """From now on the servers reach each other over a line that can be cut.  Before any of them is started."""
+        public = {domain: _own_address() for domain in self.addresses}
+        self._publish(public)
+        return Line({public[domain]: address for domain, address in self.addresses.items()}, S2S_PORT)
+
+    def _publish(self, addresses: Mapping[str, str]) -> None:
+        lines = [f"{address} {' '.join(host_names(domain))}\n" for domain, address in addresses.items()]
         self.hosts_file.write_text("".join(lines) + "127.0.0.1 localhost\n")
 
 

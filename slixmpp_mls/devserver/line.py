@@ -1,0 +1,116 @@
+"""The wire between the servers of a federation, in our hands: it can be read, cut, stalled and restored.
+
+::
+
+    alpha ──► beta's public address ── Line ──► beta's own address, port 5269
+    beta ──► alpha's public address ── Line ──► alpha's own
+
+Servers find each other by the federation's file of host names.  With a line, that file has addresses on which
+the line listens, and which it connects through.  What the servers do to each other on it is their own: TLS,
+certificates, dialback.
+
+The two ways in which links break are different for servers.  A *cut* closes connections and refuses new ones:
+noticed at once.  A *stall* lets nothing through and tells nobody, as a dead router does: stanzas vanish into
+buffers, until the stall ends or somebody loses patience.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from typing import Self
+
+__all__ = ["Line"]
+
+_CHUNK = 65_536
+
+
+class Line:
+    """Made by :meth:`~slixmpp_mls.devserver.Federation.line`; use it as ``async with federation.line() as line``.
+
+    It belongs to the event loop in which it is entered.
+
+    :ivar octets: all that has passed, in both directions and of all connections, as it came by
+    """
+
+    def __init__(self, ways: Mapping[str, str], port: int) -> None:
+        """:param ways: public address and real address of each server"""
+        self.octets = bytearray()
+        self._ways = dict(ways)
+        self._port = port
+        self._listening: list[asyncio.Server] = []
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+
+    async def __aenter__(self) -> Self:
+        await self.restore()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self.cut()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def connections(self) -> int:
+        """How many there are now."""
+        return len(self._writers) // 2
+
+    def cut(self) -> None:
+        """Close all connections, refuse new ones."""
+        for server in self._listening:
+            server.close()
+        self._listening.clear()
+        for writer in self._writers:
+            writer.transport.abort()
+        for task in self._tasks:
+            task.cancel()
+
+    def stall(self) -> None:
+        """Let nothing through any more; connections stay."""
+        self._flowing.clear()
+
+    async def restore(self) -> None:
+        """Undo :meth:`cut` and :meth:`stall`."""
+        self._flowing.set()
+        if not self._listening:
+            for public, real in self._ways.items():
+                self._listening.append(await self._listen(public, real))
+
+    async def _listen(self, public: str, real: str) -> asyncio.Server:
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.create_task(self._relay(reader, writer, real))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        return await asyncio.start_server(connected, public, self._port)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, real: str) -> None:
+        writers = [writer]
+        self._writers.add(writer)
+        try:
+            onward, back = await asyncio.open_connection(real, self._port)
+            writers.append(back)
+            self._writers.add(back)
+            pumps = [asyncio.create_task(self._pump(*pair)) for pair in ((reader, back), (onward, writer))]
+            try:
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for pump in pumps:
+                    pump.cancel()
+        except OSError:
+            pass  # the server does not run: the peer sees its connection closed
+        finally:
+            for one in writers:
+                one.transport.abort()
+                self._writers.discard(one)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(_CHUNK):
+                await self._flowing.wait()
+                self.octets += data
+                writer.write(data)
+                await writer.drain()
