@@ -236,8 +236,8 @@ class Receiving(Entering, Creating):
             raise
         except InvalidError as error:
             # A proposal that it refers to may be what is missing (RFC 9420 12.4.2).
-            gap = incoming.claimed is not None and self.roster.has(incoming.claimed)
-            return Step(incoming, Ignore((self._rejected(incoming, error),)), gap=gap)
+            gap = others.awaited is None and incoming.claimed is not None and self.roster.has(incoming.claimed)
+            return Step(incoming, Ignore((self._rejected(incoming, error),)), awaits=others.awaited, gap=gap)
         assert isinstance(staged, StagedCommit)
         return self._move_on(incoming, staged, others)
 
