@@ -396,7 +396,7 @@ class Room:
                     for batch in self._read(page):
                         yield batch
                     read += len(page.entries)
-                    complete = page.complete and not self._overflowed
+                    complete = page.complete and not self._overflowed and self._occupancy.inside
                     if read or not self._verifying:
                         self._notify(CatchingUp(read, complete))
                     if self._ended.is_set() or not self._occupancy.inside:
