@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import threading
@@ -297,3 +299,23 @@ def test_what_is_not_there(tmp_path: Path, device: tuple[Path, str]) -> None:
     assert "no passphrase" in refused("init", tmp_path / "cb", "--name", "x")
     assert "an authority's name" in refused("init", tmp_path / "cb", "--name", "", "--no-passphrase")
     assert not (tmp_path / "cb").exists()
+
+
+def test_the_commands_of_the_page_for_operators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/certificates.md, from top to bottom."""
+    page = (Path(__file__).parents[1] / "docs" / "certificates.md").read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    monkeypatch.chdir(tmp_path)
+    bob = ClientIdentity("bob@example.org", "4e1b0f6a92c35d78")
+    Path("bot.csr").write_bytes(certificate_request(bob.addresses, KEY))
+    ran = []
+    for line in lines:
+        words = [word for word in shlex.split(line, comments=True) if not word.startswith("MLS_CA_PASSPHRASE=")]
+        assert words[:2] == ["slixmpp-mls", "ca"]
+        asked = ["--yes"] if words[2] == "issue" else []  # there is nobody to ask
+        done(*words[2:], *asked, MLS_CA_PASSPHRASE="toil and trouble")
+        ran.append(words[2])
+    assert ran == ["init", "issue", "list", "revoke", "crl"]
+    assert chain_from_pem(Path("bot.pem").read_bytes())
+    (issued,) = CertificateAuthority("authority").issued()
+    assert (issued.client, issued.revoked is not None) == (bob, True)

@@ -8,23 +8,29 @@ import json
 import struct
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import load_der_x509_certificate
 from lxml import etree
 
+from slixmpp_mls.authentication import AuthorityService
 from slixmpp_mls.blob import RatchetTreeLocation
+from slixmpp_mls.certificates import certified_key, chain_of
 from slixmpp_mls.client import Device, GroupChanged, Incoming, Joined, Rejected, RoomGroup
 from slixmpp_mls.content import PROFILE
 from slixmpp_mls.errors import InvalidError, MalformedError, PeerError
 from slixmpp_mls.identity import ClientIdentity, fingerprint, key_identifier
 from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.credential import BasicCredential
+from slixmpp_mls.mls.credential import BasicCredential, Certificate, X509Credential
 from slixmpp_mls.mls.extensions import Extension
 from slixmpp_mls.mls.framing import MLSMessage, PrivateMessage
 from slixmpp_mls.mls.key_package import KeyPackage as MLSKeyPackage
+from slixmpp_mls.mls.leaf_node import Capabilities, LeafNode, UpdateSource
 from slixmpp_mls.mls.leaf_validation import GroupRequirements, LeafRules
 from slixmpp_mls.mls.own_leaf import KeyPackageBundle
 from slixmpp_mls.mls.parameters import DAY, HOUR
@@ -132,6 +138,39 @@ def test_elements_in_a_stanza(case: dict[str, Any]) -> None:
     else:
         with pytest.raises(MalformedError):
             payloads(case["xml"])
+
+
+# --- certificates.json -------------------------------------------------------------------------
+
+CERTIFICATES = load("certificates")
+
+
+def credential_of(case: dict[str, Any]) -> X509Credential:
+    return X509Credential(tuple(Certificate(unhex(each)) for each in case["certificates"]))
+
+
+@pytest.mark.parametrize("case", CERTIFICATES["named"], ids=lambda case: case["certificates"][0][-8:])
+def test_a_credential_that_names_a_client(case: dict[str, Any]) -> None:
+    credential = credential_of(case)
+    assert ClientIdentity.from_credential(credential) == ClientIdentity(case["account"], case["device"])
+    assert certified_key(chain_of(credential)[0]) == (case["signature_scheme"], unhex(case["signature_key"]))
+
+
+@pytest.mark.parametrize("case", CERTIFICATES["not_named"], ids=lambda case: case["reason"])
+def test_a_credential_that_names_nobody(case: dict[str, Any]) -> None:
+    with pytest.raises(InvalidError):
+        ClientIdentity.from_credential(credential_of(case))
+
+
+@pytest.mark.parametrize("case", CERTIFICATES["judged"], ids=lambda case: case["reason"])
+async def test_a_certificate_is_judged(case: dict[str, Any], tmp_path: Path) -> None:
+    crl = tmp_path / "crl.der"
+    crl.write_bytes(unhex(CERTIFICATES["revocation_list"]))
+    root = load_der_x509_certificate(unhex(CERTIFICATES["root"])).public_bytes(Encoding.PEM)
+    service = AuthorityService(root, crls=crl, clock=lambda: case["time"])
+    leaf = LeafNode(b"", unhex(case["signature_key"]), credential_of(case), Capabilities((), ()), UpdateSource(), ())
+    (verdict,) = await service.validate([leaf], CipherSuite.get(case["cipher_suite"]))
+    assert verdict.validity.value == case["answer"]
 
 
 # --- policy.json -------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ HERE = Path(__file__).resolve().parent
 FOLDER = HERE / "vectors"
 sys.path.insert(0, str(HERE))
 
+from certificate_vectors import certificates  # noqa: E402
 from generate_examples import SUITE, Person, Randomness  # noqa: E402
 
 ROOM = "coven@rooms.example"
@@ -692,6 +693,7 @@ def races() -> dict[str, Any]:
 
 FILES = {
     "identity": identities,
+    "certificates": certificates,
     "policy": policies,
     "device": devices,
     "stanzas": stanzas,
