@@ -357,6 +357,8 @@ async def unlist(coven: Coven, person: Person) -> None:
     await coven.server.connect(client)
     await DeviceDirectory(client).retract(device)
     await client.disconnect()
+    client.abort()
+    client.cancel_connection_attempt()
 
 
 async def test_both_the_account_and_the_authority(coven: Coven) -> None:
