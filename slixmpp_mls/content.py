@@ -26,7 +26,10 @@ from .xmpp_xml import to_stdlib
 if TYPE_CHECKING:
     from .encrypted_room import EncryptedRoom
 
-__all__ = ["PROFILE", "EncryptedMessage", "open_content", "says_something_in_clear", "seal_body", "seal_message"]
+__all__ = [
+    "PROFILE", "EncryptedMessage", "open_content", "says_something_in_clear", "seal_body", "seal_elements",
+    "seal_message",
+]  # fmt: skip
 
 PROFILE = Profile(frozenset(Affix), protocol=frozenset({NS}), minimum_size=0, random_padding=32)
 """`rpad` is short: MLS pads the whole envelope in steps."""
@@ -113,6 +116,11 @@ def seal_message(message: Message, sender: str, room: str, now: float) -> bytes:
     content = [child for child in message.xml if not _stays_outside(child)]
     if not content:
         raise UsageError("a message without content")
+    return _seal(content, sender, room, now)
+
+
+def seal_elements(content: Iterable[Any], sender: str, room: str, now: float) -> bytes:
+    """An envelope around elements of either library; parameters as of :func:`seal_body`."""
     return _seal(content, sender, room, now)
 
 

@@ -105,7 +105,7 @@ class EncryptedRoom:
 
         :raises UsageError: we are not in the group
         """
-        return self.session.members()
+        return self.plugin.trust.with_levels(self.session.members())
 
     @property
     def doubts(self) -> tuple[Doubt, ...]:
@@ -209,6 +209,9 @@ class EncryptedRoom:
             message = open_content(self, event, self.plugin.time())
         except PeerError as error:
             self.plugin.fire("mls_rejected", Rejected(self.room, error, event.claimed, event.archive_id))
+            done()
+            return
+        if self.plugin.trust.take(message):
             done()
             return
         denied = message.doubt is not None and message.doubt.denied and not self.session.talks_to_anybody

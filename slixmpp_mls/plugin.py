@@ -27,7 +27,12 @@ Configuration (the second argument of ``register_plugin``):
 ``cipher_suites``        numbers, the preferred one first; ``(1,)``
 ``key_packages``         how many are kept ready per suite; 100
 ``authentication``       an AuthenticationService, or ``f(directory) -> AuthenticationService`` that makes one out of
-                         that of the accounts' device lists; that one alone if not given
+                         that of the accounts' device lists; if not given, those lists, remembered (trust on first use).
+                         What people verify and distrust outranks it: see :mod:`slixmpp_mls.trust`
+``unverified_devices``   of accounts that have verified ones: ``"refuse"``, ``"ask"`` or ``"accept"``;
+                         see :mod:`slixmpp_mls.authentication.people`
+``introductions``        whether to believe verified people about third persons' keys, and to tell others of those
+                         that were verified here; False; see :mod:`slixmpp_mls.authentication.trust_messages`
 ``denied_members``       what is done about members whom it denies: ``"remove"``, ``"hold"`` or ``"report"``;
                          see :mod:`slixmpp_mls.vigilance`
 ``grace``                seconds until a member that was vouched for, and is denied now, is removed; 86400
@@ -54,6 +59,9 @@ Events (``xmpp.add_event_handler(name, handler)``):
 ``mls_unreadable``            a message without a key for it; ``Unreadable`` says why
 ``mls_doubted``               the Authentication Service does not vouch for a member; ``MemberDoubted``
 ``mls_certificate_expires``   a certificate of ours ends soon; ``CertificateExpires``
+``mls_trust_changed``         a key is verified, distrusted ... from now on; ``TrustChanged``
+``mls_new_key``               an account that we know has another device; ``NewDevice``
+``mls_key_changed``           a device has another key than the one we know, and is denied; ``KeyChanged``
 ``mls_affiliations_differ``   the room lets in others than the group has; ``AffiliationsDiffer``
 ``mls_doubted_message``       a message of a member whom it denies; ``EncryptedMessage``
 ``mls_left_behind``           a member seems to be in a later epoch than we are; ``LeftBehind``
@@ -153,6 +161,7 @@ from .stanza import Invitation as InvitationElement
 from .stanza import slixmpp as bindings
 from .stanza.consistency import check as check_consistency
 from .store import SQLiteStore, Store, store_secret
+from .trust import Trust
 from .vigilance import DeniedMembers
 
 __all__ = ["MLS"]
@@ -201,6 +210,8 @@ class MLS(BasePlugin):
         "cipher_suites": (1,),
         "key_packages": 100,
         "authentication": None,
+        "unverified_devices": "refuse",
+        "introductions": False,
         "denied_members": "remove",
         "grace": 86_400,
         "accept_invitation": None,
@@ -241,6 +252,7 @@ class MLS(BasePlugin):
         self._stopped: DeviceRetired | None = None
         node = DeviceDirectory(self.xmpp)
         self.devices = OwnDevices(self, node)
+        self._trust: Trust | None = None
         self._own_service: DirectoryService | None = None
         given = self.config["authentication"]
         if given is None or callable(given):
@@ -269,6 +281,8 @@ class MLS(BasePlugin):
             self._unsubscribe()
         if self._own_service is not None:
             self._own_service.close()
+        if self._trust is not None:
+            self._trust.close()
         for task in [*self._tasks, *([self._starting] if self._starting is not None else [])]:
             task.cancel()
         for room in self._rooms.values():
@@ -318,6 +332,7 @@ class MLS(BasePlugin):
             ready.set_result(None)
         self._background(self.hygiene.run(), "hygiene")
         self.devices.start()
+        self._background(self.trust.run(), "trust messages")
         self.fire("mls_ready", self)
         self.renewal.look()
         self._background(self.rotation.go_on(), "changing keys")
@@ -345,6 +360,8 @@ class MLS(BasePlugin):
             suites=tuple(self.config["cipher_suites"]), count=int(self.config["key_packages"])
         )
         self._device = Device(self._store, settings=settings, parameters=self.config["parameters"] or Parameters())
+        self._trust = Trust(self, self._device)
+        self.authentication = self._trust.around(self.authentication, remember=self.authentication is self._own_service)
 
     async def _publish(self) -> None:
         await self.devices.check_own()
@@ -435,6 +452,16 @@ class MLS(BasePlugin):
         if self._device is None:
             raise UsageError("not ready yet: await mls.ready()")
         return self._device
+
+    @property
+    def trust(self) -> Trust:
+        """Who is who, by people.
+
+        :raises UsageError: the store has not been opened yet; see :meth:`ready`
+        """
+        if self._trust is None:
+            raise UsageError("not ready yet: await mls.ready()")
+        return self._trust
 
     @property
     def device_id(self) -> str:

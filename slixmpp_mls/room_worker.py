@@ -439,6 +439,9 @@ class RoomWorker:
         if not step.leaves:
             return []
         state = self.session.group if step.join is None else step.join.staged.state
+        for before, after in step.successions:
+            if before.signature_key != after.signature_key:
+                await self.plugin.authentication.note_successor(before, after, state.suite)
         return await self.vigilance.judge(step.leaves, state.suite)
 
     def unsilence(self) -> None:

@@ -14,10 +14,10 @@ A group whose room can not be reached now is moved when it can; until then the o
 group's state, and in no other place.  For an hour at least, KeyPackages with the old key are still good, for
 Welcomes that are under way.  What joins us with one is moved at once.
 
-Members whose Authentication Service remembers keys (:class:`~.authentication.TrustOnFirstUse`) take this for a changed
-key, and deny it until somebody decides, unless they accept changed keys: tell people before.  A key that somebody
-else has got hold of is no case for this: until the end the old key is believed.  Retire the device instead
-(:mod:`.own_devices`).
+Who remembers the old key, and is in a group with us, sees it sign for the new one and goes on believing us
+(:mod:`.authentication.levels`, "Succession").  Who knows us from former groups only takes this for a changed key, and
+denies it until somebody decides: tell people before.  A key that somebody else has got hold of is no case for this:
+until the end the old key is believed.  Retire the device instead (:mod:`.own_devices`).
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from slixmpp_mls.authentication import (
 from slixmpp_mls.authentication.levels import MAX_KEYS as MAX_KEYS_OF_ONE
 from slixmpp_mls.authentication.levels import MAX_UNPROVEN
 from slixmpp_mls.authentication.trust_messages import MAX_WAITING, MAX_WAITING_OF_ONE, WAITING, compose
-from slixmpp_mls.errors import MalformedError, UsageError
+from slixmpp_mls.errors import MalformedError
 from slixmpp_mls.identity import ClientIdentity, TrustLevel, fingerprint, key_identifier
 from slixmpp_mls.mls.cipher_suite import CipherSuite
 from slixmpp_mls.stanza.trust_message import MAX_KEYS, KeyOwner, TrustMessage, parse_fingerprint
@@ -138,7 +138,7 @@ async def test_a_substituted_list_cannot_change_a_verified_key(store: MemoryStor
 
 @pytest.mark.parametrize(
     ("rule", "answer"),
-    [(NewDeviceRule.ACCEPT, "valid"), (NewDeviceRule.ASK, "undecided"), (NewDeviceRule.REFUSE, "not-verified")],
+    [(NewDeviceRule.ACCEPT, "valid"), (NewDeviceRule.ASK, "not-verified"), (NewDeviceRule.REFUSE, "not-verified")],
 )
 async def test_unverified_devices_of_verified_accounts_by_rule(
     store: MemoryStore, rule: NewDeviceRule, answer: str
@@ -149,9 +149,14 @@ async def test_unverified_devices_of_verified_accounts_by_rule(
     assert await answer_on(service, B2, key_of(B2)) == "valid"
     management.decide(BOB.account, verify=[id_of(BOB)])
     assert await answer_on(service, B2, key_of(B2)) == answer
+    assert not (await verdict_on(service, B2, key_of(B2))).is_invalid  # it was there before
+    late = ClientIdentity(BOB.account, "b3")
+    assert await answer_on(service, late, key_of(late)) == answer
+    assert (await verdict_on(service, late, key_of(late))).is_invalid == (rule is NewDeviceRule.REFUSE)
     assert await answer_on(service, CAROL, key_of(CAROL)) == "valid"
-    management.decide(BOB.account, verify=[id_of(B2)])
-    assert await answer_on(service, B2, key_of(B2)) == "valid"
+    management.decide(BOB.account, verify=[id_of(B2), id_of(late)])
+    for device in (B2, late):
+        assert await answer_on(service, device, key_of(device)) == "valid"
 
 
 async def test_our_own_key_obliges_our_other_devices_to_nothing(store: MemoryStore) -> None:
@@ -571,8 +576,8 @@ def test_our_own_key_is_not_for_others_to_judge(store: MemoryStore) -> None:
     send(management, A2, message(A1, distrust=(id_of(A1),)), LATER)
     assert level(management, A1) is TrustLevel.VERIFIED
     assert len(changes) == 1
-    with pytest.raises(UsageError):
-        management.decide(OWN, distrust=[id_of(A1)])
+    assert management.decide(OWN, distrust=[id_of(A1)]) == []
+    assert level(management, A1) is TrustLevel.VERIFIED
 
 
 def test_introductions_go_one_step_and_no_further(store: MemoryStore) -> None:

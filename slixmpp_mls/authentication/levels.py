@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Annotated
 
@@ -87,7 +86,7 @@ class KnownKey:
 
     :ivar account: bare JID
     :ivar identifier: SHA-256 of the key
-    :ivar since: when the level was decided, seconds since the Unix epoch
+    :ivar since: when the level was decided, or the undecided key first seen, seconds since the Unix epoch
     :ivar device: device id; None if no device has shown the key yet
     :ivar scheme: number of its TLS SignatureScheme, 0 if not known
     :ivar signature_key: the key, empty if not known
@@ -108,11 +107,6 @@ class KnownKey:
     def fingerprint(self) -> str:
         """For people to compare: eight groups of eight hexadecimal digits."""
         return group_digits(self.identifier)
-
-    @property
-    def decided(self) -> datetime | None:
-        """When the level was decided; None if it was not."""
-        return datetime.fromtimestamp(self.since, UTC) if self.since else None
 
     @property
     def is_proven(self) -> bool:
@@ -249,7 +243,8 @@ class Keys:
         key = self.get(client.account, key_identifier(signature_key))
         if key.device is not None:
             return key
-        key = replace(key, device=client.device, scheme=scheme, signature_key=signature_key)
+        since = key.since or self.now  # of an undecided one: when it was first seen
+        key = replace(key, since=since, device=client.device, scheme=scheme, signature_key=signature_key)
         self.put(key)
         return key
 

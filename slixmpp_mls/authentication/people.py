@@ -15,15 +15,17 @@ replaced by its own holder             anything                    that
 known as another device's              anything                    ``INVALID`` (``other-device``)
 neither; another key of this device    anything                    ``INVALID`` (``key-changed``)
 is verified
-neither; another key of this account   not ``INVALID``             by the rule for unverified keys
-is verified
+neither, met before any other key of   not ``INVALID``             ``UNKNOWN`` (``not-verified``), by the rule
+this account was verified                                          for unverified keys
+neither, met later than that           not ``INVALID``             ``INVALID`` (``not-verified``), by that rule
 neither                                anything                    that
 =====================================  ==========================  ======================================
 
 The rule for unverified keys is, by default, XEP-0450's: once one key of an account has been verified, its
 others are not used until they have been as well.  (The account's own devices can see to it by trust messages,
 see :mod:`.trust_messages`.)  Otherwise comparing would help little against an account's server, which
-would just list one more device.
+would just list one more device.  What somebody has used for a while without looking is reported only, so that
+nobody's devices fly out of groups because another one of theirs was compared.
 """
 
 from __future__ import annotations
@@ -55,8 +57,8 @@ class PeopleService(AuthenticationService):
     :param inner: answers for what nobody has decided on
     :param table: holds the levels
     :param unverified: what becomes of an unverified key of an account that has verified ones, if `inner`
-        has nothing against it: ``ACCEPT`` it, ``ASK`` (``UNKNOWN``, ``undecided``),
-        ``REFUSE`` (``INVALID``, ``not-verified``)
+        has nothing against it: ``ACCEPT`` it, ``ASK`` (``UNKNOWN``, ``not-verified``),
+        ``REFUSE`` (the same for keys that were met before the first was verified, ``INVALID`` for later ones)
     """
 
     def __init__(
@@ -116,14 +118,13 @@ class PeopleService(AuthenticationService):
         # Our own key is nobody's comparison: our account's other devices are not measured by it.
         if vouched.is_invalid or all(key.source is Source.SELF for key in verified):
             return vouched
-        match self._unverified:
-            case NewDeviceRule.ACCEPT:
-                return vouched
-            case NewDeviceRule.ASK:
-                return Verdict.unknown("undecided", f"{client} has not been verified, unlike others of its account")
-            case NewDeviceRule.REFUSE:
-                text = f"{client} has not been verified, unlike others of its account"
-                return Verdict.invalid("not-verified", text)
+        if self._unverified is NewDeviceRule.ACCEPT:
+            return vouched
+        text = f"{client} has not been verified, unlike others of its account"
+        first = min(one.since for one in verified if one.source is not Source.SELF)
+        if self._unverified is NewDeviceRule.ASK or key.since < first:
+            return Verdict.unknown("not-verified", text)
+        return Verdict.invalid("not-verified", text)
 
     async def same_client(self, one: AnyCredential, other: AnyCredential) -> bool:
         """By the inner service."""

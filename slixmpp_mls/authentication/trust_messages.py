@@ -28,21 +28,23 @@ In the store: space ``trust-waiting``, key ``account NUL``, sender's key (32), `
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from itertools import groupby
 from operator import attrgetter
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from ..errors import UsageError
+from ..errors import MalformedError, UsageError
 from ..identity import ClientIdentity, TrustLevel
 from ..mls import tls
 from ..mls.tls import Struct, struct, uint64
-from ..stanza.trust_message import MAX_KEYS, KeyOwner, TrustMessage
+from ..stanza.trust_message import MAX_KEYS, KeyOwner, TrustMessage, parse_fingerprint
 from .levels import Keys, KnownKey, Source, TrustTable
 
 __all__ = ["Statement", "TrustManagement", "Verb", "compose"]
+
+T = TypeVar("T")
 
 WAITING = "trust-waiting"
 TOLD = "trust-told"
@@ -92,23 +94,67 @@ class TrustManagement:
     # --- people decide -------------------------------------------------------------------------
 
     def decide(self, account: str, *, verify: Iterable[bytes] = (), distrust: Iterable[bytes] = ()) -> list[KnownKey]:
-        """Somebody has compared keys of an account, or refuses them.
+        """Somebody has compared keys of an account, or refuses them; this device's own key is not up for decision.
 
         :param verify: key identifiers
         :param distrust: key identifiers
         :returns: all these keys, as they are now known
-        :raises UsageError: this device's own key, or too many keys
+        :raises UsageError: too many keys
         """
         decided = [(TrustLevel.VERIFIED, one) for one in verify] + [(TrustLevel.DISTRUSTED, one) for one in distrust]
         with self.table.open() as keys:
             known = [(level, keys.get(account, identifier)) for level, identifier in decided]
-            if any(key.source is Source.SELF for _, key in known):
-                raise UsageError("this device's own key needs no comparing")
+            known = [(level, key) for level, key in known if key.source is not Source.SELF]
             for level, key in known:
                 if not keys.put(replace(key, level=level, source=Source.PERSON, since=keys.now, by=None)):
                     raise UsageError(f"too many keys of {account} are known")
             self._follow(keys, (key for _, key in known))
             return [keys.get(account, key.identifier) for _, key in known]
+
+    def verify(self, account: str, *proofs: str) -> list[KnownKey]:
+        """Somebody has compared keys of an account.
+
+        :param account: bare JID
+        :param proofs: fingerprints of 64 hexadecimal digits, or Trust Message URIs (XEP-0434)
+        :returns: these keys, as they are now known
+        :raises UsageError: neither of both, somebody else's URI, or a fingerprint that no known key of the account has
+        """
+        verify: list[bytes] = []
+        distrust: list[bytes] = []
+        for proof in proofs:
+            if proof.lstrip()[:5].lower() == "xmpp:":
+                owner = _as_usage(KeyOwner.from_uri, proof)
+                if owner.jid != account:
+                    raise UsageError(f"the keys are {owner.jid}'s, not {account}'s")
+                verify += owner.trust
+                distrust += owner.distrust
+            else:
+                verify.append(self._known(account, proof))
+        return self.decide(account, verify=verify, distrust=distrust)
+
+    def distrust(self, account: str, *proofs: str) -> list[KnownKey]:
+        """Somebody refuses keys of an account.
+
+        :param proofs: fingerprints of 64 hexadecimal digits
+        :returns: these keys, as they are now known
+        :raises UsageError: no fingerprint, or one that no known key of the account has
+        """
+        return self.decide(account, distrust=[self._known(account, proof) for proof in proofs])
+
+    def _known(self, account: str, proof: str) -> bytes:
+        """What somebody reads off another screen must be what is on ours, if there is anything on ours."""
+        identifier = _as_usage(parse_fingerprint, proof)
+        known = self.table.of(account)
+        if known and identifier not in {key.identifier for key in known}:
+            raise UsageError(f"none of the keys that are known of {account} has this fingerprint: do not trust them")
+        return identifier
+
+    def uri(self) -> str:
+        """Our account's keys as a Trust Message URI (XEP-0434): the verified ones, and those that were refused."""
+        own = self.table.of(self.account)
+        trust = tuple(key.identifier for key in own if key.level is TrustLevel.VERIFIED)
+        distrust = tuple(key.identifier for key in own if key.level is TrustLevel.DISTRUSTED)
+        return KeyOwner(self.account, trust, distrust).to_uri()
 
     # --- receiving -----------------------------------------------------------------------------
 
@@ -276,6 +322,14 @@ def _may_change(key: KnownKey, level: TrustLevel, source: Source) -> bool:
     if level is TrustLevel.DISTRUSTED and source is Source.INTRODUCTION:
         return key.source is Source.INTRODUCTION  # who introduces may take that back, and no more
     return True
+
+
+def _as_usage(read: Callable[[str], T], text: str) -> T:
+    """What people type is not a peer's."""
+    try:
+        return read(text)
+    except MalformedError as error:
+        raise UsageError(str(error)) from None
 
 
 def _name(statement: Statement) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..identity import ClientIdentity, fingerprint
+from ..identity import ClientIdentity, TrustLevel, fingerprint
 from ..mls.leaf_node import LeafNode
 
 __all__ = ["Member"]
@@ -22,6 +22,7 @@ class Member:
     :ivar since: when it came, seconds since the Unix epoch; for those who were there
         before us, when we came
     :ivar renewed: when it got its present keys, as far as we have seen it, by the room's clock
+    :ivar level: how far the key is believed to be the account's, in lists of members; None in events
     """
 
     account: str
@@ -31,6 +32,7 @@ class Member:
     signature_key: bytes = field(repr=False)
     since: int | None = None
     renewed: int | None = None
+    level: TrustLevel | None = None
 
     def __str__(self) -> str:
         return f"{self.account}/{self.device}"

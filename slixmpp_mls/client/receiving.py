@@ -23,7 +23,7 @@ from ..blob import BlobReference, RatchetTreeLocation
 from ..errors import InvalidError, NotForUs, PeerError, StateRolledBack, UnknownGroup, WrongEpoch
 from ..identity import ClientIdentity
 from ..mls.effects import Effects, MemberChange
-from ..mls.framing import NewMemberProposalSender
+from ..mls.framing import MemberSender, NewMemberProposalSender
 from ..mls.group import Group
 from ..mls.joining import UnverifiedGroupInfo
 from ..mls.leaf_node import LeafNode
@@ -219,11 +219,15 @@ class Receiving(Entering, Creating):
         if isinstance(received.sender, NewMemberProposalSender) and isinstance(proposal, Add):
             ClientIdentity.from_leaf(proposal.key_package.leaf_node)  # who names no client is not kept
         leaves: tuple[LeafNode, ...] = ()
+        successions: tuple[tuple[LeafNode, LeafNode], ...] = ()
         if isinstance(proposal, Add):
             leaves = (proposal.key_package.leaf_node,)
         elif isinstance(proposal, Update):
             leaves = (proposal.leaf_node,)
-        return Step(incoming, Remember(received), leaves)
+            sender = received.sender
+            assert isinstance(sender, MemberSender)
+            successions = ((self.group.tree.member(LeafIndex(sender.leaf_index)), proposal.leaf_node),)
+        return Step(incoming, Remember(received), leaves, successions)
 
     def _examine_commit(
         self, incoming: Incoming, payload: elements.Commit, now: int, others: OtherGroups
@@ -247,7 +251,12 @@ class Receiving(Entering, Creating):
             return self._examine_removal(incoming, staged, others)
         policy = RoomPolicy.required_in(staged.next.context.extensions)
         leaves = () if staged.own else tuple(_new_leaves(staged.effects))
-        return Step(incoming, MoveOn(staged, roster, policy), leaves)
+        successions = tuple(
+            (change.before, change.after)
+            for change in staged.effects.updated
+            if change.before is not None and change.after is not None
+        )
+        return Step(incoming, MoveOn(staged, roster, policy), leaves, successions)
 
     def _examine_removal(self, incoming: Incoming, staged: StagedCommit, others: OtherGroups) -> Step:
         """We are removed, and perhaps added afresh by the same Commit: its Welcome is in the same stanza."""

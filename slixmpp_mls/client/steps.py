@@ -158,6 +158,8 @@ class Step:
     """What a stanza would do.  Pass it to `accept`, or to `refuse`, before the next one is examined.
 
     :ivar leaves: new leaves, for the Authentication Service to judge before the step is accepted
+    :ivar successions: leaves whose holders replace them, and what takes their place.  RFC 9420 12.1.2, 12.4: Updates,
+        and the path of a Commit, replace their sender's leaf, and are signed with its key
     :ivar tree_at: where the ratchet tree is of a Welcome for us; without it we do not follow the Welcome: fetch it, and
         examine the stanza again with it as :attr:`Incoming.tree`
     :ivar awaits: an epoch of another room's group, a PSK of which it names: wait for that room to get there, or to have
@@ -169,6 +171,7 @@ class Step:
     incoming: Incoming
     action: Ignore | Sent | Begin | Read | Remember | MoveOn | Join | Enter | Abandon
     leaves: tuple[LeafNode, ...] = ()
+    successions: tuple[tuple[LeafNode, LeafNode], ...] = ()
     tree_at: BlobReference | None = None
     awaits: Awaited | None = None
     gap: bool = False

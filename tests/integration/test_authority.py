@@ -198,7 +198,7 @@ async def test_nobody_is_added_with_a_bad_certificate(coven: Coven) -> None:
         await directory.retract_many(await directory.items())
         bear(mallory, chain)
         await mallory.mls.replenish()
-        await alice.mls.config["authentication"].refresh()
+        await alice.mls.authentication.inner.refresh()
         result = await group.add(mallory.account)
         assert not result.added, what
         assert said in result.failed[mallory.account], what
@@ -219,7 +219,7 @@ async def test_a_member_that_takes_a_bad_certificate_is_followed_and_removed(cov
     await asyncio.gather(bob.joined(room), mallory.joined(room))
     chain, said = forgeries(coven, mallory, alice)[what]
     for person in (alice, bob):
-        await person.mls.config["authentication"].refresh()
+        await person.mls.authentication.inner.refresh()
     bear(mallory, chain)
     await mallory.room().renew_leaf()
     for person in (alice, bob):

@@ -114,7 +114,7 @@ async def test_a_retired_device_that_still_posts(server: DevServer, cast: Cast) 
     await alice.hears("By the pricking of my thumbs")
     assert await DirectoryService(DeviceDirectory(bob.client)).withdraw(bob.mls.device.identity)
 
-    alice.mls.authentication._changed(bob.account)  # as a notification would, between those who share presence
+    alice.mls._own_service._changed(bob.account)  # as a notification would, between those who share presence
     doubted = await alice.next("mls_doubted")
     assert doubted.doubt.lapsed
     await bob.say("something wicked this way comes")

@@ -1,0 +1,269 @@
+"""People's decisions about keys, and the trust messages that carry them to other devices: ``mls.trust``.
+
+::
+
+    for key in mls.trust.keys("bob@example"):
+        print(key.device, key.fingerprint, key.level)
+    await mls.trust.verify("bob@example", "xmpp:bob@example?trust-message;...")     # scanned from Bob's screen
+    await mls.trust.verify("bob@example", "72cd6e84 22c407fb ...")                  # or compared on the telephone
+    mls.trust.qr().save("me.png", scale=6)                                          # for Bob to scan
+
+:mod:`.authentication.trust_messages` has the rules of XEP-0450; here they meet rooms.  A trust message is an
+application message without a text: all members get it, those whom it does not concern pass over it, and no event
+tells of it but ``mls_trust_changed``, where it changes something.  What is owed to somebody is sent through the
+smallest room that is shared, now or when there is one; :meth:`Trust.settle` is what does that, after each decision,
+whenever somebody comes into a group, and whenever a room has been caught up with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import segno
+
+from .authentication import (
+    AuthenticationService,
+    KeyChanged,
+    KnownKey,
+    NewDevice,
+    NewDeviceRule,
+    PeopleService,
+    Source,
+    TrustChanged,
+    TrustEvent,
+    TrustManagement,
+    TrustOnFirstUse,
+    TrustTable,
+)
+from .authentication.trust_messages import compose
+from .client import Device, GroupChanged, Member
+from .content import EncryptedMessage, seal_elements
+from .errors import MLSError, NotVouchedFor, PeerError
+from .identity import ClientIdentity, TrustLevel, key_identifier
+from .mls.tree_math import LeafIndex
+from .stanza.trust_message import NS as NS_TRUST
+from .stanza.trust_message import TrustMessage
+
+if TYPE_CHECKING:
+    from .encrypted_room import EncryptedRoom
+    from .plugin import MLS
+
+__all__ = ["Trust", "qr_code", "trust_of"]
+
+log = logging.getLogger(__name__)
+
+_TAG = f"{{{NS_TRUST}}}trust-message"
+_PATIENCE = 30.0  # seconds for one message to get on its way
+_PAUSE = 0.05  # seconds, so that what happens at once is told at once
+
+
+def trust_of(device: Device, clock: Any, *, introductions: bool = False) -> TrustManagement:
+    """What a device knows of keys, its own among them; needs no connection.
+
+    :param clock: seconds since the Unix epoch
+    :raises StoreError: the store failed
+    """
+    table = TrustTable(device.store, clock=clock)
+    with table.open() as keys:
+        for scheme, key in device.signature_keys().items():
+            keys.own(device.identity, scheme, key)
+    return TrustManagement(table, device.identity.account, introductions=introductions)
+
+
+def qr_code(uri: str) -> segno.QRCode:
+    """A QR code: ``.terminal(compact=True)`` prints it, ``.save("me.png", scale=6)`` writes a file."""
+    return segno.make_qr(uri, error="m")
+
+
+class Trust:
+    """Who is who, by people.  The plugin makes it: ``mls.trust``.
+
+    Its methods raise :class:`UsageError` for what makes no sense, with nothing changed, and :class:`StoreError`
+    if the store fails.
+    """
+
+    def __init__(self, plugin: MLS, device: Device) -> None:
+        self._plugin = plugin
+        self._device = device
+        self._management = trust_of(device, plugin.time, introductions=plugin.config["introductions"])
+        self._table = self._management.table
+        self._settling = asyncio.Lock()
+        self._due = asyncio.Event()
+        self._handlers: dict[str, Callable[[Any], None]] = {
+            "mls_joined": self._soon,
+            "mls_group_changed": self._group_changed,
+            "mls_catching_up": lambda event: self._soon() if event.complete else None,
+        }
+        for name, handler in self._handlers.items():
+            plugin.xmpp.add_event_handler(name, handler)
+        self._ends = [self._table.on_change(self._changed)]
+
+    def close(self) -> None:
+        """No more events, no more messages."""
+        for name, handler in self._handlers.items():
+            self._plugin.xmpp.del_event_handler(name, handler)
+        for end in self._ends:
+            end()
+
+    def around(self, service: AuthenticationService, *, remember: bool) -> AuthenticationService:
+        """An Authentication Service in which people have the last word.
+
+        :param remember: whether to trust on first use, besides
+        """
+        if remember:
+            service = TrustOnFirstUse(service, self._table)
+            self._ends.append(service.on_event(self._unexpected))
+        rule = NewDeviceRule(self._plugin.config["unverified_devices"])
+        return PeopleService(service, self._table, unverified=rule)
+
+    # --- what is known -------------------------------------------------------------------------
+
+    def keys(self, account: str | None = None) -> list[KnownKey]:
+        """All keys that we have met or been told of, our own included.
+
+        :param account: bare JID; everybody's if not given
+        """
+        return self._table.everything() if account is None else self._table.of(account)
+
+    def level(self, account: str, signature_key: bytes) -> TrustLevel:
+        """How far a key is believed to be an account's (bare JID)."""
+        return self._table.get(account, key_identifier(signature_key)).level
+
+    def with_levels(self, members: Iterable[Member]) -> list[Member]:
+        """The same members, with :attr:`Member.level`."""
+        with self._table.open() as keys:
+            return [
+                replace(member, level=keys.get(member.account, key_identifier(member.signature_key)).level)
+                for member in members
+            ]
+
+    def uri(self) -> str:
+        """Our own keys as a Trust Message URI (XEP-0434): this device's, and those of our others that are verified."""
+        return self._management.uri()
+
+    def qr(self) -> segno.QRCode:
+        """:meth:`uri` as a QR code; see :func:`qr_code`."""
+        return qr_code(self.uri())
+
+    # --- what people decide --------------------------------------------------------------------
+
+    async def verify(self, account: str, *proofs: str) -> list[KnownKey]:
+        """Keys of an account have been compared with what the account's own devices show.
+
+        Our other devices, and the account's, are told (XEP-0450), as far as rooms are shared.
+
+        :param account: bare JID
+        :param proofs: Trust Message URIs, or fingerprints of 64 hexadecimal digits, as they stand there
+        :returns: these keys; those without `device` have not been met yet
+        :raises UsageError: a fingerprint that none of the account's known keys has (**do not trust them**), a URI of
+            somebody else, or neither of both
+        """
+        keys = self._management.verify(account, *proofs)
+        await self.settle()
+        return keys
+
+    async def distrust(self, account: str, *proofs: str) -> list[KnownKey]:
+        """Keys of an account are not to be believed any more; our other devices are told.
+
+        :param account: bare JID
+        :param proofs: fingerprints of 64 hexadecimal digits
+        :returns: these keys
+        """
+        keys = self._management.distrust(account, *proofs)
+        await self.settle()
+        return keys
+
+    # --- events --------------------------------------------------------------------------------
+
+    def _changed(self, change: TrustChanged) -> None:
+        if change.key.source not in (Source.FIRST_USE, Source.SELF, Source.REPLACED):
+            self._plugin.fire("mls_trust_changed", change)
+            self._soon()
+
+    def _unexpected(self, event: TrustEvent) -> None:
+        match event:
+            case NewDevice():
+                self._plugin.fire("mls_new_key", event)
+            case KeyChanged():
+                self._plugin.fire("mls_key_changed", event)
+
+    # --- receiving -----------------------------------------------------------------------------
+
+    def take(self, message: EncryptedMessage) -> bool:
+        """Act on the trust messages among a message's content.
+
+        :returns: whether it had nothing else in it (XEP-0450 5.3: not for people to see)
+        """
+        found = message.message.xml.findall(_TAG)
+        sender = message.sender
+        # The sender's word, not the room's, says when; but who is ahead must not have the last word for years.
+        sent = min(message.sent.timestamp() if message.sent else 0.0, self._plugin.time())
+        for element in found:
+            try:
+                said = TrustMessage.read(element)
+            except PeerError as error:
+                log.info("%s: a trust message of %s can not be read: %s", message.room, sender, error)
+                continue
+            if said is not None:
+                self._management.receive(sender.identity, key_identifier(sender.signature_key), said, int(sent))
+        return bool(found) and len(found) == len(message.message.xml)
+
+    # --- sending -------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Send what becomes due, for as long as it is not cancelled."""
+        while True:
+            await self._due.wait()
+            await asyncio.sleep(_PAUSE)
+            await self.settle()
+
+    def _soon(self, _: object = None) -> None:
+        self._due.set()
+
+    def _group_changed(self, event: GroupChanged) -> None:
+        # Who was removed and added by the same Commit has lost its state, and cannot read what it has not read by then.
+        afresh = {member.identity for member in event.added} & {member.identity for member in event.removed}
+        if afresh:
+            again = (member for member in event.added if member.identity in afresh)
+            self._management.forget_told(
+                KnownKey(member.account, key_identifier(member.signature_key)) for member in again
+            )
+        if event.added or event.updated:
+            self._soon()
+
+    async def settle(self) -> None:
+        """Send what is owed to members of rooms that we are in now; the rest waits for an occasion."""
+        async with self._settling:
+            self._due.clear()
+            groups = [group for group in self._plugin.groups.values() if group.is_member and group.live]
+            for group in sorted(groups, key=lambda group: len(group.session.roster)):
+                try:
+                    async with asyncio.timeout(_PATIENCE):
+                        await self._tell(group)
+                except (MLSError, TimeoutError) as error:
+                    log.info("%s: trust messages have to wait: %s", group.room, error)
+
+    async def _tell(self, group: EncryptedRoom) -> None:
+        present = [key for key in self._management.recipients() if self._is_in(group, key)]
+        statements = self._management.owed(present)
+        if not statements:
+            return
+        if group.session.silenced:
+            with suppress(NotVouchedFor):
+                await group.worker.vigilance.look_again()  # a decision may have answered its question
+        for message in compose(statements):
+            data = seal_elements([message.to_lxml()], self._device.identity.account, group.room, self._plugin.time())
+            await group.worker.send(data, None)
+        self._management.told(present, statements)
+
+    def _is_in(self, group: EncryptedRoom, key: KnownKey) -> bool:
+        session = group.session
+        if key.device is not None:
+            return session.has_key(ClientIdentity(key.account, key.device), key.signature_key)
+        leaves = (session.group.tree.member(LeafIndex(index)) for index in session.roster.leaves_of(key.account))
+        return any(key_identifier(leaf.signature_key) == key.identifier for leaf in leaves)
