@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import IntEnum
 from typing import Annotated
 
 from .delivery import DeviceDirectory, KeyPackageDirectory
-from .errors import InvalidError, PeerError
+from .errors import InvalidError, PeerError, UsageError
 from .identity import ClientIdentity
 from .mls import key_package, tls
 from .mls.cipher_suite import CipherSuite
@@ -29,7 +29,7 @@ from .xmpp_xml import AnyElement
 
 __all__ = [
     "DeviceConflict", "DeviceRecord", "DeviceStatus", "Listed", "NewOwnDevice", "OwnDevice", "Published",
-    "RoomsChanged", "read_devices", "read_key_packages",
+    "RoomsChanged", "read_devices", "read_key_packages", "rename", "retire", "retract_key_packages",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -170,13 +170,14 @@ class Published:
         return 0
 
 
-async def read_devices(node: DeviceDirectory) -> Listed:
-    """Our account's devices.
+async def read_devices(node: DeviceDirectory, account: str | None = None) -> Listed:
+    """An account's devices.
 
+    :param account: bare JID; ours if not given
     :raises DeliveryError: the node could not be read
     """
     found = Listed({}, {})
-    for item_id, element in (await node.items()).items():
+    for item_id, element in (await node.items(account)).items():
         try:
             item = parse(element)
         except PeerError as error:
@@ -189,13 +190,16 @@ async def read_devices(node: DeviceDirectory) -> Listed:
     return found
 
 
-async def read_key_packages(directory: KeyPackageDirectory, account: str, listed: Listed) -> dict[str, Published]:
-    """Our account's KeyPackages by device id.
+async def read_key_packages(
+    directory: KeyPackageDirectory, account: str, listed: Listed, at: str | None = None
+) -> dict[str, Published]:
+    """An account's KeyPackages by device id.
 
+    :param at: whose node, a bare JID; ours if not given
     :raises DeliveryError: the node could not be read
     """
     found: dict[str, Published] = {}
-    for item_id, element in (await directory.items()).items():
+    for item_id, element in (await directory.items(at)).items():
         try:
             package = _key_package(element)
             who = ClientIdentity.from_leaf(package.leaf_node)
@@ -210,6 +214,38 @@ async def read_key_packages(directory: KeyPackageDirectory, account: str, listed
         if device is not None and package.leaf_node.signature_key in {key.data for key in device.keys}:
             published.packages.append(package)
     return found
+
+
+async def rename(node: DeviceDirectory, device_id: str, label: str | None) -> None:
+    """Publish a device of ours under another label, with all else as it is.
+
+    :raises UsageError: no such device, or not a label
+    :raises DeliveryError: refused, unanswered or disconnected
+    """
+    device = (await read_devices(node)).devices.get(device_id)
+    if device is None:
+        raise UsageError(f"our account lists no device {device_id}")
+    await node.publish(device_id, replace(device, label=label).to_stdlib())
+
+
+async def retire(
+    node: DeviceDirectory, directory: KeyPackageDirectory, account: str, device_id: str, since: datetime
+) -> RetiredDevice:
+    """Put the marker in a device's place, and retract its KeyPackages.
+
+    :raises DeliveryError: what was done stays; trying again is safe
+    """
+    marker = (await read_devices(node)).retired.get(device_id) or RetiredDevice(device_id, since)
+    await node.publish(device_id, marker.to_stdlib())
+    await retract_key_packages(directory, account, device_id)
+    return marker
+
+
+async def retract_key_packages(directory: KeyPackageDirectory, account: str, device_id: str) -> None:
+    """:raises DeliveryError: some may be left"""
+    published = await read_key_packages(directory, account, Listed({}, {}))
+    if device_id in published:
+        await directory.retract_many(published[device_id].items)
 
 
 def _key_package(element: AnyElement) -> key_package.KeyPackage:

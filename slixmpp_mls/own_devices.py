@@ -64,6 +64,9 @@ from .device_list import (
     RoomsChanged,
     read_devices,
     read_key_packages,
+    rename,
+    retire,
+    retract_key_packages,
 )
 from .errors import DeliveryError, DeviceRetired, MLSError, NotPermitted, StoreError, UsageError
 from .identity import ClientIdentity, fingerprint
@@ -256,10 +259,7 @@ class OwnDevices:
         :raises UsageError: no such device, or not a label
         :raises DeliveryError: refused, unanswered or disconnected
         """
-        device = (await read_devices(self._node)).devices.get(device_id)
-        if device is None:
-            raise UsageError(f"our account lists no device {device_id}")
-        await self._node.publish(device_id, replace(device, label=label).to_stdlib())
+        await rename(self._node, device_id, label)
 
     async def retire(self, device_id: str) -> RoomsChanged:
         """Take a device out of our account for good: nobody accepts its keys any more, and it leaves all rooms.
@@ -277,11 +277,8 @@ class OwnDevices:
         if device_id == own.device:
             for room in self._rooms():
                 await room.leave(patience=PATIENCE / 3)
-        now = datetime.fromtimestamp(self._plugin.now, UTC)
-        marker = listed.retired.get(device_id) or RetiredDevice(device_id, now)
         async with self._settling:  # we are told of it ourselves, and would do the same twice
-            await self._node.publish(device_id, marker.to_stdlib())
-            await self._retract_key_packages(device_id)
+            marker = await self._mark(device_id)
             if device_id == own.device:
                 await self._stop(marker)
                 return RoomsChanged((), {})
@@ -477,9 +474,11 @@ class OwnDevices:
                 continue  # no contest of two programs
             prints = tuple(fingerprint(key.data) for key in device.keys)
             self._plugin.fire("mls_device_conflict", DeviceConflict(name, prints))
-            marker = RetiredDevice(name, datetime.fromtimestamp(self._plugin.now, UTC))
-            await self._node.publish(name, marker.to_stdlib())
-            await self._retract_key_packages(name)
+            await self._mark(name)
+
+    async def _mark(self, device_id: str) -> RetiredDevice:
+        account, since = self._plugin.device.identity.account, datetime.fromtimestamp(self._plugin.now, UTC)
+        return await retire(self._node, self._plugin.directory, account, device_id, since)
 
     def _unfinished(self) -> list[tuple[EncryptedRoom, str, DeviceStatus]]:
         """What is to be done in rooms that can be reached now."""
@@ -523,15 +522,9 @@ class OwnDevices:
         with device.store.transaction() as transaction:
             transaction.put(*_RETIRED, max(0, since).to_bytes(8, "big"))
         with suppress(DeliveryError):
-            await self._retract_key_packages(device.identity.device)
+            await retract_key_packages(self._plugin.directory, device.identity.account, device.identity.device)
         await self._plugin.stop_for_good(self._retirement(since))
         self._plugin.fire("mls_retired", marker)
-
-    async def _retract_key_packages(self, device_id: str) -> None:
-        directory, account = self._plugin.directory, self._plugin.device.identity.account
-        published = await read_key_packages(directory, account, Listed({}, {}))
-        if device_id in published:
-            await directory.retract_many(published[device_id].items)
 
     # --- what is kept --------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ from .programs import COMMAND, login, running
 from .vectors import load
 
 Account = Callable[[DevServer, str], Awaitable[JID]]
-COMMANDS = ["version", "demo", "server", "chat", "devices", "inspect"]
+COMMANDS = ["version", "demo", "server", "chat", "inspect"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -158,7 +158,7 @@ async def test_server(prosody: DevServer, tmp_path: Path) -> None:
         await server.prints("Ctrl-C")
         found = re.search(r"^\. (.*/hecate\.env)$", server.output, re.MULTILINE)
         assert found is not None
-        script = f". {found[1]}; {COMMAND} devices $XMPP_JID"
+        script = f". {found[1]}; {COMMAND} devices list $XMPP_JID"
         async with running("/bin/sh", "-c", script, folder=tmp_path) as devices:
             assert await devices.ends() == 1
         assert "hecate@prosody.example has published no devices" in devices.output
@@ -176,7 +176,7 @@ async def test_chat(server: DevServer, account: Account, tmp_path: Path) -> None
     room = f"{unique('coven')}@{server.rooms}"
     async with running(COMMAND, "chat", bob, room, folder=tmp_path, **login(server, bob)) as bobs:
         await bobs.prints("Waiting for somebody")
-        async with running(COMMAND, "devices", bob, folder=tmp_path, **login(server, alice)) as devices:
+        async with running(COMMAND, "devices", "list", bob, folder=tmp_path, **login(server, alice)) as devices:
             assert await devices.ends() == 0, devices.output
         fingerprint = re.search(r"fingerprint: ([0-9a-f ]{71})", bobs.output)
         assert fingerprint is not None
@@ -211,7 +211,7 @@ async def test_chat(server: DevServer, account: Account, tmp_path: Path) -> None
 async def test_a_wrong_password_is_one_line(prosody: DevServer, account: Account, tmp_path: Path) -> None:
     jid = str(await account(prosody, "alice"))
     environment = login(prosody, jid) | {"XMPP_PASSWORD": "wrong"}
-    async with running(COMMAND, "devices", jid, folder=tmp_path, **environment) as devices:
+    async with running(COMMAND, "devices", "list", jid, folder=tmp_path, **environment) as devices:
         assert await devices.ends() == 1
     assert devices.output.splitlines() == [
         f"slixmpp-mls: {jid} can not log in at 127.0.0.1: it refuses the password"
@@ -222,7 +222,7 @@ async def test_a_certificate_of_nobody_is_one_line(prosody: DevServer, account: 
     jid = str(await account(prosody, "alice"))
     environment = login(prosody, jid)
     del environment["SSL_CERT_FILE"]
-    async with running(COMMAND, "devices", jid, folder=tmp_path, **environment) as devices:
+    async with running(COMMAND, "devices", "list", jid, folder=tmp_path, **environment) as devices:
         assert await devices.ends() == 1
     assert "certificate does not verify" in devices.output
     assert "Traceback" not in devices.output

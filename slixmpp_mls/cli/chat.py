@@ -119,6 +119,7 @@ class _Chat:
             "mls_room_lost": self._lost,
             "mls_interrupted": lambda event: self._warn(f"out of the room for now ({event.cause})"),
             "mls_entered": lambda event: self._note("back in the room") if event.again else None,
+            "mls_retired": self._retired,
             "mls_store_failed": lambda error: self._warn(f"the store can not be written: {error}"),
         }
         for name, handler in handlers.items():
@@ -272,6 +273,10 @@ class _Chat:
         self._warn(str(error))
         if self.joined.is_set():
             self.ended.set()
+
+    def _retired(self, _: object) -> None:
+        self._warn("your account has retired this device; a new store makes a new one")
+        self.ended.set()
 
     # --- the screen ----------------------------------------------------------------------------
 

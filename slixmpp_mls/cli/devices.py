@@ -1,127 +1,360 @@
-"""``slixmpp-mls devices``: what an account has published, to be compared with what its owner reads out."""
+"""``slixmpp-mls devices``: what an account has published, to be compared with what its owner reads out; and one's own
+devices named, let in, and retired."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated
-from xml.etree.ElementTree import Element
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 from slixmpp import ClientXMPP
 
+from ..client import RoomGroup
 from ..delivery import DeviceDirectory, KeyPackageDirectory
-from ..errors import PeerError
+from ..device_list import (
+    Listed,
+    Published,
+    RoomsChanged,
+    read_devices,
+    read_key_packages,
+)
+from ..device_list import rename as rename_device
+from ..device_list import retire as retire_device
+from ..errors import UsageError
 from ..identity import ClientIdentity, fingerprint
-from ..mls.framing import MLSMessage
-from ..mls.key_package import KeyPackage as KeyPackageStructure
 from ..mls.leaf_node import KeyPackageSource
-from ..mls.registry import CipherSuiteId
-from ..stanza import Device, KeyPackage, parse
+from ..mls.registry import CipherSuiteId, ExtensionType
+from ..plugin import MLS
+from ..store import is_encrypted
 from .login import CA, Host, Login, Password, Port, bare_jid, session
+from .policy import read_groups
+from .store import KeyFile, secret_of
 from .terminal import clean, console, run, waiting
 
-__all__ = ["devices"]
+__all__ = ["app"]
+
+app = typer.Typer(name="devices", no_args_is_help=True, rich_markup_mode="markdown")
+
+Account = Annotated[str, typer.Argument(metavar="JID", help="Your account.")]
+Name = Annotated[str, typer.Argument(metavar="DEVICE", help="The device's id, as `list` shows it.")]
+AsJSON = Annotated[bool, typer.Option("--json", help="For programs.")]
+Store = Annotated[
+    Path | None,
+    typer.Option(metavar="STORE", help="Of a device of yours, which must not be running.", show_default=False),
+]
+ENTERING = 60.0  # seconds for the rooms to be entered and read
 
 
-def devices(
+@app.callback()
+def devices() -> None:
+    """The devices of an account: listed, and your own named, let into rooms, retired.
+
+    Example: `slixmpp-mls devices list bob@example.org --as alice@example.org`
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class _Access:
+    login: Login
+    store: Path | None = None
+    key_file: Path | None = None
+
+    @property
+    def account(self) -> str:
+        return self.login.jid
+
+
+# --- list ------------------------------------------------------------------------------------------
+
+
+@app.command("list")
+def list_(
     jid: Annotated[str, typer.Argument(metavar="JID", help="The account to look at.")],
     login: Annotated[
         str | None,
         typer.Option("--as", envvar="XMPP_JID", metavar="JID", help="The account to log in with; JID if not given."),
     ] = None,
+    store: Store = None,
+    key_file: KeyFile = None,
+    as_json: AsJSON = False,
     password: Password = None,
     host: Host = None,
     port: Port = None,
     ca: CA = None,
 ) -> None:
-    """An account's devices, their fingerprints, and how many KeyPackages each has ready.
+    """An account's devices: fingerprints, when they came and were seen last, how many KeyPackages each has ready.
 
-    Exit code 1 if it has none.
+    With --store, also in which of that device's groups each of them is. Exit code 1 if there are no devices.
 
-    Example: `slixmpp-mls devices bob@example.org --as alice@example.org`
+    *Seen last* is when the device has signed something last: what it has published, as far as that shows.
+
+    Example: `slixmpp-mls devices list bob@example.org --as alice@example.org`
+
+    Example: `slixmpp-mls devices list alice@example.org --store alice.db --json`
     """
     account = bare_jid(jid)
-    run(_devices(account, Login(bare_jid(login or jid), password, host, port, ca)))
+    groups = [] if store is None else list(read_groups(store, key_file))
+    run(_list(account, Login(bare_jid(login or jid), password, host, port, ca), groups, as_json))
 
 
 @dataclass(slots=True)
-class _Ready:
-    """One device's KeyPackages."""
+class _Row:
+    """One device."""
 
+    id: str
+    label: str | None = None
+    fingerprints: list[str] = field(default_factory=list)
+    added: datetime | None = None
+    last_seen: datetime | None = None
+    retired: datetime | None = None
+    listed: bool = True
     suites: Counter[int] = field(default_factory=Counter)
     last_resort: int = 0
-    expiry: int = 2**64 - 1
+    expiry: int | None = None
+    groups: list[str] = field(default_factory=list)
 
-    def __str__(self) -> str:
+    @property
+    def ready(self) -> str:
+        """Its KeyPackages, for people."""
         if not (self.suites or self.last_resort):
             return "none: can not be added to a room"
         suites = [f"{count} for {_suite(number)}" for number, count in sorted(self.suites.items())]
-        until = datetime.fromtimestamp(min(self.expiry, 2**32), UTC)
-        return f"{', '.join(suites) or 'none'}; {self.last_resort} of last resort; first expires {until:%Y-%m-%d}"
+        expires = ""
+        if self.expiry is not None:
+            expires = f"; first expires {datetime.fromtimestamp(min(self.expiry, 2**32), UTC):%Y-%m-%d}"
+        return f"{', '.join(suites) or 'none'}; {self.last_resort} of last resort{expires}"
+
+    def record(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "id": self.id,
+            "label": self.label,
+            "fingerprints": self.fingerprints,
+            "added": _iso(self.added),
+            "last_seen": _iso(self.last_seen),
+            "retired": _iso(self.retired),
+            "listed": self.listed,
+            "key_packages": {str(number): count for number, count in sorted(self.suites.items())},
+            "last_resort": self.last_resort,
+            "groups": self.groups,
+        }
 
 
-async def _devices(account: str, login: Login) -> None:
-    def prepare(client: ClientXMPP) -> None:
-        for plugin in ("xep_0030", "xep_0060", "xep_0115", "xep_0163"):
-            client.register_plugin(plugin)
-
+async def _list(account: str, login: Login, groups: list[RoomGroup], as_json: bool) -> None:
     with waiting("Asking the server"):
-        async with session(login, prepare) as client:
-            listed = await DeviceDirectory(client).items(account)
-            packages = await KeyPackageDirectory(client).items(account)
-    ready = _ready(packages, account)
-    for item_id, element in listed.items():
-        _show(item_id, element, account, ready.pop(item_id, _Ready()))
-    for device in ready:
-        console.print(Text(f"device {clean(device)} has KeyPackages, but is not listed: nobody accepts them", "yellow"))
-    if not listed:
-        console.print(Text(f"{account} has published no devices: none of its clients supports MLS", "yellow"))
+        async with session(login, _prepare) as client:
+            own = account == login.jid
+            listed = await read_devices(DeviceDirectory(client), None if own else account)
+            published = await read_key_packages(
+                KeyPackageDirectory(client), account, listed, None if own else account
+            )
+    rows = _rows(account, listed, published, groups)
+    if as_json:
+        console.print_json(json.dumps([row.record() for row in rows]))
+    else:
+        for row in rows:
+            _show(account, row, known=bool(groups))
+    if not listed.devices:
+        if not as_json:
+            nothing = f"{account} has published no devices: none of its clients supports MLS"
+            console.print(Text(nothing, "yellow"))
         raise typer.Exit(1)
 
 
-def _ready(items: dict[str, Element], account: str) -> dict[str, _Ready]:
-    found: dict[str, _Ready] = {}
-    for element in items.values():
-        try:
-            item = parse(element)
-            body = MLSMessage.decode(item.data).body if isinstance(item, KeyPackage) else None
-            if not isinstance(item, KeyPackage) or not isinstance(body, KeyPackageStructure):
-                continue
-            who = ClientIdentity.from_leaf(body.leaf_node)
-        except PeerError:
-            continue
-        if who.account != account:
-            continue
-        ready = found.setdefault(who.device, _Ready())
-        if item.last_resort:
-            ready.last_resort += 1
-        else:
-            ready.suites[item.suite] += 1
-        if isinstance(body.leaf_node.source, KeyPackageSource):
-            ready.expiry = min(ready.expiry, body.leaf_node.source.lifetime.not_after)
-    return found
+def _rows(
+    account: str, listed: Listed, published: dict[str, Published], groups: Iterable[RoomGroup]
+) -> list[_Row]:
+    now = int(datetime.now(UTC).timestamp())
+    rows = []
+    for name in dict.fromkeys((*listed.devices, *listed.retired, *published)):
+        row = _Row(name, listed=name in listed.devices)
+        device, marker, ready = listed.devices.get(name), listed.retired.get(name), published.get(name, Published())
+        if device is not None:
+            row.label, row.added = device.label, device.added
+            row.fingerprints = [fingerprint(key.data) for key in device.keys]
+        if marker is not None:
+            row.retired = marker.since
+        seen = ready.signed_at(now)
+        row.last_seen = datetime.fromtimestamp(seen, UTC) if seen else None
+        for package in ready.packages:
+            if any(extension.extension_type == ExtensionType.LAST_RESORT for extension in package.extensions):
+                row.last_resort += 1
+            else:
+                row.suites[package.cipher_suite] += 1
+            source = package.leaf_node.source
+            if isinstance(source, KeyPackageSource):
+                row.expiry = min(source.lifetime.not_after, row.expiry or source.lifetime.not_after)
+        who = ClientIdentity(account, name)
+        row.groups = [group.room for group in groups if group.roster.leaf_of(who) is not None]
+        rows.append(row)
+    return rows
 
 
-def _show(item_id: str, element: Element, account: str, ready: _Ready) -> None:
-    try:
-        device = parse(element)
-        if not isinstance(device, Device) or device.id != item_id:
-            raise PeerError("not a device of this id")
-    except PeerError as error:
-        console.print(Text(f"an item that is no device: {error}", "yellow"))
-        return
-    console.print(Text.assemble((f"{account}/{device.id}", "bold"), f"  {clean(device.label or '')}"))
+def _show(account: str, row: _Row, *, known: bool) -> None:
+    console.print(Text.assemble((f"{account}/{clean(row.id)}", "bold"), f"  {clean(row.label or '')}"))
     table = Table.grid(padding=(0, 2))
-    for key in device.keys:
-        table.add_row("  fingerprint", Text(fingerprint(key.data), style="cyan"))
-    if device.added is not None:
-        table.add_row("  added", f"{device.added:%Y-%m-%d %H:%M} UTC")
-    table.add_row("  KeyPackages", str(ready))
+    if row.retired is not None:
+        table.add_row("  retired", Text(f"{row.retired:%Y-%m-%d %H:%M} UTC", style="yellow"))
+    elif not row.listed:
+        table.add_row("  not listed", Text("it has KeyPackages, but nobody accepts them", style="yellow"))
+    for each in row.fingerprints:
+        table.add_row("  fingerprint", Text(each, style="cyan"))
+    for name, when in (("added", row.added), ("seen last", row.last_seen)):
+        if when is not None:
+            table.add_row(f"  {name}", f"{when:%Y-%m-%d %H:%M} UTC")
+    if row.listed:
+        table.add_row("  KeyPackages", row.ready)
+    if known:
+        table.add_row("  groups", Text("\n".join(map(clean, row.groups)) or "none that this device is in"))
     console.print(table)
+
+
+# --- one's own -------------------------------------------------------------------------------------
+
+
+@app.command()
+def rename(
+    jid: Account,
+    device: Name,
+    label: Annotated[str, typer.Argument(metavar="LABEL", help="One line of at most 64 characters; empty: none.")],
+    password: Password = None,
+    host: Host = None,
+    port: Port = None,
+    ca: CA = None,
+) -> None:
+    """Give a device of yours another name for people.
+
+    Example: `slixmpp-mls devices rename alice@example.org 96fee99052b73d57 "Old phone"`
+    """
+    access = _Access(Login(bare_jid(jid), password, host, port, ca))
+
+    async def work() -> None:
+        async with session(access.login, _prepare) as client:
+            await rename_device(DeviceDirectory(client), device, label or None)
+        console.print(f"{device} is called {clean(label)} now" if label else f"{device} has no name now")
+
+    run(work())
+
+
+@app.command()
+def retire(
+    jid: Account,
+    device: Name,
+    store: Store = None,
+    key_file: KeyFile = None,
+    as_json: AsJSON = False,
+    password: Password = None,
+    host: Host = None,
+    port: Port = None,
+    ca: CA = None,
+) -> None:
+    """Take a device of yours out of the account for good: lost, sold, or not used any more.
+
+    Nobody accepts its keys from then on. Your other devices remove it from all rooms, those that are running at once;
+    with --store, that device does it now, in the rooms that it is in. Change the account's password if somebody else
+    has the device.
+
+    Example: `slixmpp-mls devices retire alice@example.org 96fee99052b73d57 --store alice.db`
+    """
+    access = _Access(Login(bare_jid(jid), password, host, port, ca), store, key_file)
+
+    async def alone() -> None:
+        async with session(access.login, _prepare) as client:
+            node, directory = DeviceDirectory(client), KeyPackageDirectory(client)
+            if device not in {*(listed := await read_devices(node)).devices, *listed.retired}:
+                raise UsageError(f"{access.account} lists no device {device}")
+            await retire_device(node, directory, access.account, device, datetime.now(UTC).replace(microsecond=0))
+        _report(device, "retired", None, as_json)
+
+    async def by_a_device() -> None:
+        changed = await _with_plugin(access, lambda mls: mls.devices.retire(device))
+        _report(device, "retired", changed, as_json)
+
+    run(alone() if store is None else by_a_device())
+
+
+@app.command()
+def admit(
+    jid: Account,
+    device: Name,
+    store: Annotated[Path, typer.Option("--store", metavar="STORE", help="Of a device that is in the rooms.")],
+    key_file: KeyFile = None,
+    as_json: AsJSON = False,
+    password: Password = None,
+    host: Host = None,
+    port: Port = None,
+    ca: CA = None,
+) -> None:
+    """Add a new device of yours to all rooms that another one, whose store this is, is in.
+
+    Compare the fingerprint that `list` shows with the one on the new device before.
+
+    Example: `slixmpp-mls devices admit alice@example.org 4e1b0f6a92c35d78 --store alice.db`
+    """
+    access = _Access(Login(bare_jid(jid), password, host, port, ca), store, key_file)
+
+    async def work() -> None:
+        changed = await _with_plugin(access, lambda mls: mls.devices.admit(device))
+        _report(device, "admitted", changed, as_json)
+
+    run(work())
+
+
+async def _with_plugin(access: _Access, work: Any) -> RoomsChanged:
+    """Do something as the device whose store it is, once its rooms have been read."""
+    store = access.store
+    if store is None or not store.exists():
+        raise UsageError(f"there is no store {store}")
+
+    def prepare(client: ClientXMPP) -> None:
+        secret = secret_of(access.key_file) if is_encrypted(store) else None
+        client.register_plugin("mls", {"store": str(store), "passphrase": secret})
+
+    async with session(access.login, prepare) as client:
+        mls: MLS = client.plugin["mls"]  # type: ignore[typeddict-item]
+        try:
+            with waiting("Reading the rooms"):
+                await mls.ready()
+                rooms = [room for room in mls.groups.values() if room.is_member]
+                if rooms:
+                    await asyncio.wait([asyncio.ensure_future(room.wait_live()) for room in rooms], timeout=ENTERING)
+            with waiting("Waiting for the rooms"):
+                changed: RoomsChanged = await work(mls)
+                return changed
+        finally:
+            client.plugin.disable("mls")  # type: ignore[attr-defined]
+
+
+def _report(device: str, what: str, changed: RoomsChanged | None, as_json: bool) -> None:
+    if as_json:
+        rooms = RoomsChanged((), {}) if changed is None else changed
+        console.print_json(json.dumps({"device": device, what: True, "done": rooms.done, "waiting": rooms.waiting}))
+        return
+    console.print(Text(f"{device} is {what}", "green"))
+    if changed is None:
+        console.print("Your other devices remove it from the rooms that they are in, as soon as they are online.")
+        return
+    for room in changed.done:
+        console.print(Text(f"  {clean(room)}: done"))
+    for room, reason in changed.waiting.items():
+        console.print(Text(f"  {clean(room)}: not yet: {clean(reason)}", "yellow"))
+
+
+def _prepare(client: ClientXMPP) -> None:
+    for plugin in ("xep_0030", "xep_0060", "xep_0115", "xep_0163"):
+        client.register_plugin(plugin)
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
 
 
 def _suite(number: int) -> str:
@@ -129,3 +362,5 @@ def _suite(number: int) -> str:
         return CipherSuiteId(number).name
     except ValueError:
         return f"cipher suite {number}"
+
+

@@ -19,7 +19,7 @@ from ..store import MemoryStore, SQLiteStore, is_encrypted
 from .store import KeyFile, Store, secret_of
 from .terminal import clean, console
 
-__all__ = ["app"]
+__all__ = ["app", "read_groups"]
 
 app = typer.Typer(
     name="policy",
@@ -62,7 +62,7 @@ def show(
 
     Example: `slixmpp-mls policy show bot.db coven@rooms.example.org --json`
     """
-    found = [group for group in _groups(store, key_file) if room in (None, group.room)]
+    found = [group for group in read_groups(store, key_file) if room in (None, group.room)]
     if as_json:
         console.print_json(json.dumps([_record(group.policy, group.roster) for group in found]))
     else:
@@ -74,7 +74,7 @@ def show(
         raise typer.Exit(1)
 
 
-def _groups(path: Path, key_file: Path | None) -> Iterator[RoomGroup]:
+def read_groups(path: Path, key_file: Path | None) -> Iterator[RoomGroup]:
     """The groups in a store, which is only read."""
     if not path.exists():
         raise UsageError(f"there is no store {path}")
