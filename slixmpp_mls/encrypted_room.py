@@ -14,8 +14,9 @@ from slixmpp.stanza import Message
 
 from .candidates import Candidates, find_candidates
 from .client import Doubt, GroupChanged, Member, MessageReceived, Rejected
+from .client.records import RoomState
 from .content import open_content, seal_body, seal_message
-from .errors import NotPermitted, PeerError, StanzaTooLarge
+from .errors import NotPermitted, PeerError, StanzaTooLarge, UsageError
 from .handover import hand_over
 from .identity import ClientIdentity
 from .linking import branch, link
@@ -77,6 +78,7 @@ class EncryptedRoom:
         self.invited: AddResult | None = None
         """What has become of those whom :meth:`MLS.create` should invite."""
         self.delivery = self.worker.delivery
+        self._leaving = asyncio.Lock()
         self._standing = Standing(
             self.session,
             self.delivery.affiliations,
@@ -163,6 +165,29 @@ class EncryptedRoom:
     async def wait_joined(self) -> None:
         """Wait until we are in the group."""
         await self.worker.joined.wait()
+
+    async def rejoin(self, *, external: bool = False) -> None:
+        """Come back into the group; we are in it when this returns.
+
+        A member that calls this throws away its keys first, with all messages that it has not read: for who has
+        been told by :class:`~.client.LeftBehind` that it can not follow.  Whoever may add us replaces our old leaf;
+        nobody need be online for the request.
+
+        :param external: by a Commit of our own, where the group's policy allows it and the room shows a GroupInfo
+        :raises UsageError: we have left, or were removed: see :meth:`.MLS.join`
+        :raises NoGroupInfo: an external Commit can not be made at present
+        :raises NotPermitted: the group's policy allows no external Commit of ours
+        :raises DeliveryError: the room is lost
+        """
+        if self.is_member:
+            self.worker.abandon("the application wants to come in afresh")
+        elif self.session.state is RoomState.OUT:
+            raise UsageError(f"not a member of the group in {self.room}")
+        if external:
+            await self.worker.rejoiner.enter()
+        else:
+            self.worker.rejoiner.by_hand()
+            await self.wait_joined()
 
     # --- talking -------------------------------------------------------------------------------
 
@@ -328,6 +353,8 @@ class EncryptedRoom:
     def _went_live(self) -> None:
         if not self.is_member:
             return
+        if self.session.owed.leave and not self._leaving.locked():
+            self.worker.spawn(self.leave(), "leaving")
         self.worker.spawn(self.worker.vigilance.look_again(), "asking about members again")
         if self.session.leaf_outdated:
             self.worker.spawn(self.renew_leaf(), "renewing our leaf")
@@ -444,14 +471,24 @@ class EncryptedRoom:
         (nobody may be online) our keys are deleted all the same; the request stays in the archive.  If the program
         is stopped meanwhile, it goes on at the next start.
 
+        If we are not in the room at the moment, this is done when we are, after a restart as well.
+
         :param patience: seconds
         :raises UsageError: we are not in the group
+        :raises StoreError: the wish could not be stored
         """
+        async with self._leaving:
+            await self._leave(patience)
+
+    async def _leave(self, patience: float) -> None:
         self.session.want_to_leave()
-        if self.live:
+        if self.live and self.delivery.inside:
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience):
                     await self._ask_to_go()
+        to_be_asked = self.is_member and len(self.session.roster) > 1
+        if to_be_asked and not self.delivery.inside and self.worker.lost is None:
+            return
         await self.plugin.forget(self)
         if self.is_member:
             self.worker.give_up()
@@ -461,10 +498,11 @@ class EncryptedRoom:
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await self.wait_live()
-        if self.is_member:
-            await self.leave(patience)
-        else:
-            await self.plugin.forget(self)
+        async with self._leaving:
+            if self.is_member:
+                await self._leave(patience)
+            else:
+                await self.plugin.forget(self)
 
     async def _ask_to_go(self) -> None:
         """Propose our own removal, anew in every epoch that begins without it, until we are out or alone."""

@@ -4,7 +4,8 @@
 
     MLSError
     ├── UsageError            you: the call does not fit the state; nothing has changed
-    │   └── SuiteUnsupported  not everybody has the cipher suite; `lacking` names who has not
+    │   ├── SuiteUnsupported  not everybody has the cipher suite; `lacking` names who has not
+    │   ├── GroupExists       the room has a group already; `group_id` names it
     │   ├── NotVouchedFor     what is to be encrypted would be for members whom the Authentication Service denies
     │   └── DeviceRetired     our account has retired this device: a new store makes a new one
     ├── PeerError             them: bad input from the network; dropped, nothing has changed
@@ -29,6 +30,7 @@
     │   ├── NotPermitted      we lack the affiliation or the group's policy forbids it
     │   ├── StanzaTooLarge    the stanza would exceed what servers carry
     │   ├── NoUploadService   our server has no HTTP upload, which something large would need
+    │   ├── NoGroupInfo       an external join finds no door: `reasons` says why not by those that there are
     │   ├── BlobTooLarge      more than the upload service takes
     │   ├── TransferFailed    a web server does not take or give what it should
     │   └── Disconnected      the stream is closed
@@ -76,6 +78,18 @@ class SuiteUnsupported(UsageError):
         super().__init__(f"cipher suite {suite} is not supported by {', '.join(lacking)}")
         self.suite = suite
         self.lacking = tuple(lacking)
+
+
+class GroupExists(UsageError):
+    """The room carries a group already.
+
+    :ivar group_id: its id.
+    """
+
+    def __init__(self, room: str, group_id: bytes) -> None:
+        super().__init__(f"{room} carries the group {group_id.hex()} already: join that")
+        self.room = room
+        self.group_id = group_id
 
 
 class PeerError(MLSError):
@@ -273,6 +287,18 @@ class StanzaTooLarge(DeliveryError):
         super().__init__(f"a stanza of {size} octets is over the limit of {limit}")
         self.size = size
         self.limit = limit
+
+
+class NoGroupInfo(DeliveryError):
+    """The room shows no GroupInfo by which its group could be joined now (RFC 9420 12.4.3.2).
+
+    :ivar reasons: why those that it shows are of no use; empty if it shows none.
+    """
+
+    def __init__(self, room: str, reasons: Sequence[str] = ()) -> None:
+        super().__init__(f"no GroupInfo of the present epoch in {room}{': ' * bool(reasons)}{'; '.join(reasons)}")
+        self.room = room
+        self.reasons = tuple(reasons)
 
 
 class NoUploadService(DeliveryError):

@@ -40,6 +40,8 @@ Configuration (the second argument of ``register_plugin``):
 ``allow_url``            ``f(url) -> bool``: whether a group's ratchet tree may be fetched from there; if not given,
                          see :mod:`slixmpp_mls.delivery.upload`
 ``self_ping``            seconds of silence in a room after which to ask it whether we are still in it (XEP-0410); 300
+``rejoin``               what is done about a group that we can not follow any more: ``"automatic"`` (we ask to be added
+                         afresh) or ``"by hand"`` (:meth:`EncryptedRoom.rejoin`); see :mod:`slixmpp_mls.rejoin`
 ``parameters``           :class:`slixmpp_mls.mls.parameters.Parameters`
 ``clock``                seconds since the Unix epoch, for tests; ``time.time``
 =======================  ==========================================================================
@@ -70,6 +72,8 @@ Events (``xmpp.add_event_handler(name, handler)``):
 ``mls_group_continued``       it is there; ``GroupContinued``
 ``mls_continuation_delayed``  it can not be made yet; ``ContinuationDelayed``
 ``mls_downgrade_suspected``   a server seems to hide what a device supports; ``Suspicion``
+``mls_rejoining``             we try to come (back) into a group; ``Rejoining``
+``mls_join_requested``        somebody asks to be added whom we do not add by ourselves; ``JoinRequested``
 ``mls_invited``               somebody invites us; ``Invitation``
 ``mls_catching_up``           progress in a room's archive; ``CatchingUp``
 ``mls_entered``               in a room; ``Entered``
@@ -138,6 +142,7 @@ from .errors import (
     DeviceRetired,
     Disconnected,
     DowngradeSuspected,
+    GroupExists,
     MLSError,
     NoAnswer,
     NotPermitted,
@@ -154,6 +159,7 @@ from .mls.parameters import DAY, Parameters
 from .negotiation import Negotiation, negotiate
 from .own_devices import OwnDevices
 from .policy import RoomPolicy
+from .rejoin import RejoinMode, group_in
 from .renewal import Renewal
 from .rotation import KeyRotated, Rotation
 from .stanza import NS, KeyPackage, parse
@@ -217,6 +223,7 @@ class MLS(BasePlugin):
         "accept_invitation": None,
         "allow_url": None,
         "self_ping": PING_INTERVAL,
+        "rejoin": "automatic",
         "parameters": None,
         "clock": time.time,
     }
@@ -245,6 +252,8 @@ class MLS(BasePlugin):
         self.denied_members = DeniedMembers(self.config["denied_members"])
         self.grace = int(self.config["grace"])
         """Seconds until a lapsed member is removed."""
+        self.rejoin = RejoinMode(self.config["rejoin"])
+        """What is done about groups that we can not follow any more."""
         self._unsubscribe: Callable[[], None] | None = None
         self.renewal = Renewal(self)
         self.rotation = Rotation(self)
@@ -633,18 +642,23 @@ class MLS(BasePlugin):
         return await negotiate(self, accounts, self.device.suites, (policy.extension(),))
 
     async def adopt(
-        self, room: str, *, policy: RoomPolicy | None = None, suite: int | None = None
+        self, room: str, *, policy: RoomPolicy | None = None, suite: int | None = None, anew: bool = False
     ) -> EncryptedRoom:
         """Make an encrypted group in a room that exists.  The room's configuration is not touched.
 
         :param room: bare JID of a room that we may enter
+        :param anew: even if there is a group already, because nobody is in it any more
         :raises RoomUnsuitable: it does not qualify; `reasons` says why
+        :raises GroupExists: its archive shows a group already, which `group_id` names: see :meth:`join`
         """
 
         async def enter(delivery: Room, _: bool) -> None:
             reasons = await delivery.check()
             if reasons:
                 raise RoomUnsuitable(str(delivery.jid), reasons)
+            group_id = None if anew else await group_in(delivery.archive)
+            if group_id is not None:
+                raise GroupExists(str(delivery.jid), group_id)
 
         return await self.found(room, policy, suite, enter)
 
@@ -696,15 +710,26 @@ class MLS(BasePlugin):
         await handle.wait_live()
         return handle
 
-    async def join(self, room: str, *, after: str | None = None) -> EncryptedRoom:
-        """Follow a room in which somebody adds, or has added, us; wait until the Welcome is there.
+    async def join(self, room: str, *, after: str | None = None, external: bool = False) -> EncryptedRoom:
+        """Follow a room in which somebody adds, or has added, us; in its group when this returns.
+
+        If there is no Welcome for us, we ask for one.  A member lets us in by itself if our account has another
+        client in the group; else somebody has to (``mls_join_requested``).
 
         :param room: bare JID
         :param after: archive id from which to look for the Welcome; the beginning if not given
+        :param external: come in by a Commit of our own, where the group's policy allows it and the room shows a
+            GroupInfo
+        :raises NoGroupInfo: an external Commit can not be made at present
+        :raises NotPermitted: the group's policy allows no external Commit of ours
         :raises DeliveryError: the room does not let us in
         """
         await self.ready()
         handle = await self._follow(_bare(room), after)
+        if external and not handle.is_member:
+            await handle.worker.rejoiner.enter()
+        elif not handle.is_member:
+            handle.worker.rejoiner.by_hand()
         await handle.wait_joined()
         return handle
 
@@ -712,6 +737,8 @@ class MLS(BasePlugin):
         async with self._entering.setdefault(room, asyncio.Lock()):  # the same invitation may come twice
             handle = self._handle(room)
             if handle.worker.running:
+                if after is not None and not handle.is_member:
+                    await handle.worker.read_from(after)
                 return handle
             if not handle.is_member:
                 handle.session.expect_welcome(after)

@@ -50,7 +50,7 @@ class Resending:
         outstanding: Callable[[], Iterator[Outgoing]],
         send: Callable[[Outgoing], Awaitable[None]],
         doubt: Callable[[], None],
-        spawn: Callable[[Coroutine[Any, Any, object], str], None],
+        spawn: Callable[[Coroutine[Any, Any, object], str], object],
     ) -> None:
         self._waiting = waiting
         self._outstanding = outstanding

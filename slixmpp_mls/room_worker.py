@@ -48,7 +48,7 @@ from .client import (
     Unreadable,
 )
 from .client.records import RoomState
-from .client.steps import Ignore, Read, Remember, Sent
+from .client.steps import Enter, Ignore, Read, Remember, Sent
 from .content import says_something_in_clear
 from .delivery import (
     MAX_STANZA,
@@ -81,8 +81,10 @@ from .errors import (
 )
 from .follow_up import FollowUp
 from .identity import ClientIdentity
+from .mls.group_state import GroupState
 from .mls.proposals import AnyProposal
 from .reinitializing import carry_on
+from .rejoin import Rejoiner
 from .resending import Resending
 from .stanza import NS, Commit, RoomElement, payloads
 from .turns import Turns, place
@@ -159,6 +161,7 @@ class RoomWorker:
         self.vigilance = Vigilance(
             plugin, self.session, lambda event: self._fire("mls_doubted", event), remove, self.unsilence
         )
+        self.rejoiner = Rejoiner(self, plugin.rejoin)
         self.live = asyncio.Event()
         """The archive has been read to its end, and we are in the room."""
         self.joined = asyncio.Event()
@@ -228,6 +231,20 @@ class RoomWorker:
         if not self.running:
             self._task = asyncio.create_task(self._read(), name=f"mls {self.room}")
 
+    async def read_from(self, after: str) -> None:
+        """Read the room again from a place where a Welcome for us should be; no matter if we are in meanwhile.
+
+        :param after: archive id
+        :raises DeliveryError: see :meth:`start`
+        """
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self.live.clear()
+        if not self.is_member:
+            self.session.seek(after)
+        await self.start()
+
     async def stop(self) -> None:
         """Leave the room; the group's state stays."""
         self.live.clear()
@@ -239,6 +256,7 @@ class RoomWorker:
     def cancel(self) -> list[asyncio.Task[None]]:
         """End all tasks but the one that asks for it, and tell everybody who waits."""
         self.lost = self.lost or Disconnected(f"{self.room} is not read any more")
+        self.rejoiner.news()
         self._fail(self.lost)
         if self._forgetting is not None:
             self._forgetting.cancel()
@@ -249,7 +267,7 @@ class RoomWorker:
             task.cancel()
         return tasks
 
-    def spawn(self, work: Coroutine[Any, Any, object], name: str) -> None:
+    def spawn(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[None]:
         """Do something beside the reading."""
 
         async def guarded() -> None:
@@ -264,6 +282,7 @@ class RoomWorker:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         task.add_done_callback(lambda _: work.close())  # cancelled before it has begun
+        return task
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -312,6 +331,7 @@ class RoomWorker:
                 self._note_turn(stanza, step)
             if done:
                 self._resending.stanza_read()
+                self._look_where_we_are()
             if stanzas and not await self._take(stanzas.popleft(), examined):
                 return
             await asyncio.sleep(0)  # other rooms' turn
@@ -367,7 +387,14 @@ class RoomWorker:
             self._turn()
         if isinstance(step.action, Remember):
             self.spawn(self._commit_for_others(), "committing for others")
+        self._look_where_we_are()
         return True
+
+    def _look_where_we_are(self) -> None:
+        """The archive has been read to its end, or something has been read since: do we still follow?"""
+        if self.live.is_set() and self.session.is_left_behind:
+            self.abandon("members are in a later epoch: a Commit is missing, or we have refused one that they accept")
+        self.rejoiner.news()
 
     async def _step(self, step: Step, stanza: RoomStanza) -> Step | None:
         """Process a stanza; None if others come before it."""
@@ -438,7 +465,10 @@ class RoomWorker:
         """Ask the Authentication Service about a step's new leaves (RFC 9420 5.3.1)."""
         if not step.leaves:
             return []
-        state = self.session.group if step.join is None else step.join.staged.state
+        if isinstance(step.action, Enter):
+            state: GroupState = step.action.state
+        else:
+            state = self.session.group if step.join is None else step.join.staged.state
         for before, after in step.successions:
             if before.signature_key != after.signature_key:
                 await self.plugin.authentication.note_successor(before, after, state.suite)
@@ -544,6 +574,11 @@ class RoomWorker:
         """Delete the group's keys, unasked by anybody."""
         self._emit(self.session.give_up())
 
+    def abandon(self, reason: str) -> None:
+        """Our state is of no use any more."""
+        self._emit(self.session.give_up(reason))
+        self.rejoiner.news()
+
     def _settle(self, event: GroupChanged | CommitLost) -> None:
         """Tell whoever waits for our Commit."""
         if self.session.commit_waits:
@@ -579,6 +614,7 @@ class RoomWorker:
                     self.spawn(self._flush(due), "sending again")
                     self._attend()
                     self._went_live()
+                    self._look_where_we_are()
             case Interrupted():
                 self.live.clear()
                 self._resending.clear()

@@ -405,7 +405,7 @@ class Participant:
 
     def enter(self, door: elements.GroupInfo) -> Outgoing:
         """An external Commit."""
-        return self.post(self.session.finish_entry(self.session.draft_entry(door, self.world.now)))
+        return self.post(self.session.finish_entry(self.session.draft_entry(door, self.world.now), self.world.now))
 
     def adding(self, account: str) -> list[AnyProposal]:
         """Adds of an account's devices that are not in the group."""
@@ -422,9 +422,7 @@ class Participant:
 
     def resend(self) -> list[Outgoing]:
         """What a client does once it has read the archive to its end after an interruption."""
-        entry = self.session.unconfirmed_entry()
-        outside = [*self.session.unconfirmed_asks(), *(() if entry is None else (entry,))]
-        return [self.post(outgoing) for outgoing in (*outside, *self.session.outstanding())]
+        return [self.post(outgoing) for outgoing in self.session.outstanding()]
 
     # --- reading
 

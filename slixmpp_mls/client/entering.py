@@ -16,6 +16,7 @@ Like any Commit of ours it is stored with the state that it leads to, and takes 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from ..errors import InvalidError, NotPermitted, PolicyViolation, StanzaTooLarge, UsageError
@@ -33,7 +34,7 @@ from ..stanza.consistency import check as check_consistency
 from ..store.interface import Transaction
 from .events import CommitLost, Event
 from .kept import put_all
-from .outside import Outside
+from .outside import Outside, attempted
 from .records import ROOMS, OutboxKind, OutsideRecord, RoomRecord, RoomState
 from .steps import Fits, Incoming, Outgoing
 
@@ -116,9 +117,12 @@ class Entering(Outside):
             self._check_group_id_is_new(transaction, group_id)
             self._check_epoch_is_new(transaction, group_id, epoch + 1)
 
-    def finish_entry(self, draft: EntryDraft, *, fits: Fits | None = None) -> Outgoing:
+    def finish_entry(
+        self, draft: EntryDraft, now: int, *, again: bool = False, fits: Fits | None = None
+    ) -> Outgoing:
         """Put a draft into the store, to be sent; a GroupInfo of the next epoch goes along if it fits.
 
+        :param again: after one that has lost to another Commit; it does not delay the next attempt
         :raises UsageError: we are in the group, an external Commit of ours waits, or the draft's epoch has ended
         :raises StanzaTooLarge: by `fits`; nothing has changed
         """
@@ -127,7 +131,7 @@ class Entering(Outside):
         if draft.group_id == seen.group_id and seen.known and draft.epoch < seen.epoch:
             raise UsageError("the draft's epoch has ended")
         seen = replace(
-            seen,
+            seen if again else attempted(seen, now, 1.0),
             group_id=draft.group_id,
             epoch=draft.epoch,
             known=1,
@@ -157,9 +161,11 @@ class Entering(Outside):
         """Whether an external Commit of ours waits for its reflection."""
         return self._entry is not None
 
-    def unconfirmed_entry(self) -> Outgoing | None:
-        """An external Commit of ours that the room has not reflected: to be sent again."""
-        return None if self._entry is None else _as_outgoing(self._outside)
+    def _unconfirmed_outside(self) -> Iterator[Outgoing]:
+        """What we have sent from outside and the room has not shown us: to be sent again."""
+        if self._entry is not None:
+            yield _as_outgoing(self._outside)
+        yield from self._unconfirmed_asks()
 
     def _is_entry(self, incoming: Incoming) -> bool:
         """Whether a stanza is the reflection of our external Commit."""

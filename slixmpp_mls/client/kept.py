@@ -72,7 +72,7 @@ class Kept:
         self._unwanted: frozenset[bytes] = frozenset()
         self._roster: Roster | None = None
         self._policy: RoomPolicy | None = None
-        self._ahead: frozenset[str] = frozenset()
+        self._ahead: dict[str, int] = {}  # account -> epoch, the latest news last
         self._doubts = Doubts()
         self.talks_to_anybody = False
         """Whether to encrypt for members that the Authentication Service denies, too."""
@@ -172,7 +172,7 @@ class Kept:
 
         If any is left when the room's archive has been read to its end, we lack a Commit; see :meth:`is_left_behind`.
         """
-        return self._ahead
+        return frozenset(self._ahead)
 
     @property
     def doubts(self) -> Doubts:
@@ -374,7 +374,7 @@ class Kept:
 
     def _new_epoch(self) -> None:
         """In memory: what belonged to the epoch that has ended goes."""
-        self._staged, self._unwanted, self._ahead = {}, frozenset(), frozenset()
+        self._staged, self._unwanted, self._ahead = {}, frozenset(), {}
 
     def _put_doubts(self, transaction: Transaction, doubts: Doubts) -> None:
         put_changes(transaction, self._spaces.doubt, dict(doubts.changes_since(self._doubts)))
@@ -425,11 +425,12 @@ class Kept:
     def _end(self, record: RoomRecord, *, keep_messages: bool = False) -> None:
         """Forget the group."""
         seen = self._outside.pace()
+        if self._owed.leave:
+            record = replace(record, state=RoomState.OUT)  # there is no reason to come back
         if record.state is RoomState.LOST:
             group, after = self.group, self._record.cursor
-            seen = replace(
-                seen, group_id=group.group_id, suite=group.suite.id, epoch=group.epoch, known=1, after=after
-            )
+            epoch = next(reversed(self._ahead.values()), group.epoch)
+            seen = replace(seen, group_id=group.group_id, suite=group.suite.id, epoch=epoch, known=1, after=after)
         with self._transaction() as transaction:
             gone = self._clear(transaction, keep_messages=keep_messages)
             self._put_record(transaction, record)

@@ -38,7 +38,7 @@ from .kept import Kept
 from .records import AskRecord, OutboxKind, OutsideRecord, RoomRecord, RoomState
 from .steps import Incoming, Outgoing
 
-__all__ = ["PAUSES", "Outside"]
+__all__ = ["PAUSES", "Outside", "attempted"]
 
 PAUSES = (5, 20, 80, 320, 1280, 3600)
 """Seconds after the first request, the second ..., until the next one may be made: six in the first hour."""
@@ -124,7 +124,12 @@ class Outside(Kept):
             return None
         if any(ask.epoch == seen.epoch and now < ask.until for ask in seen.asks):
             return None
-        return seen.not_before if seen.not_before - now <= 2 * PAUSES[-1] else now  # the clock was set back
+        return self.may_try_at(now)
+
+    def may_try_at(self, now: int) -> int:
+        """When we may next try to come in, by whatever way, in seconds since the Unix epoch."""
+        not_before = self._outside.not_before
+        return not_before if not_before - now <= 2 * PAUSES[-1] else now  # the clock was set back
 
     def _suites(self) -> tuple[int, ...]:
         """Those that the group may have."""
@@ -148,9 +153,7 @@ class Outside(Kept):
             asks = (*seen.asks, *made)
             for old in asks[:-_ASKS]:
                 self.device.forget_key_package(transaction, old.reference)
-            attempts = 1 + (seen.attempts if now - seen.asked < DAY else 0)
-            pause = int(PAUSES[min(attempts, len(PAUSES)) - 1] * jitter)
-            seen = replace(seen, asks=asks[-_ASKS:], attempts=attempts, asked=now, not_before=now + pause)
+            seen = attempted(replace(seen, asks=asks[-_ASKS:]), now, jitter)
             self._put_outside(transaction, seen)
         self._outside = seen
         return [self._as_outgoing(ask) for ask in made]
@@ -176,7 +179,7 @@ class Outside(Kept):
         payload = elements.Proposal(self._outside.group_id, ask.epoch, ask.message)
         return Outgoing(ask.origin_id.decode(), OutboxKind.PROPOSAL, (payload,))
 
-    def unconfirmed_asks(self) -> Iterator[Outgoing]:
+    def _unconfirmed_asks(self) -> Iterator[Outgoing]:
         """Requests that the room has not shown us, and that may still have a meaning: to be sent again."""
         seen = self._outside
         if self._group is None and self.state is not RoomState.OUT:
@@ -214,3 +217,10 @@ class Outside(Kept):
         seen = self._outside.pace()
         self._put_outside(transaction, seen)
         return seen
+
+
+def attempted(seen: OutsideRecord, now: int, jitter: float) -> OutsideRecord:
+    """What we know after another attempt to come in: it delays the next one."""
+    attempts = 1 + (seen.attempts if abs(now - seen.asked) < DAY else 0)
+    pause = int(PAUSES[min(attempts, len(PAUSES)) - 1] * jitter)
+    return replace(seen, attempts=attempts, asked=now, not_before=now + pause)

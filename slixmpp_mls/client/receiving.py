@@ -178,12 +178,15 @@ class Receiving(Entering, Creating):
         if isinstance(payload, elements.Application):
             events.append(self._unreadable(incoming, payload.epoch))
         who = incoming.claimed
+        ahead: tuple[str, int] | None = None
         if who is not None and self.roster.has(who):
+            ahead = who, payload.epoch + isinstance(payload, elements.Commit)
             if who not in self._ahead:
                 events.append(LeftBehind(self.room, self.group.epoch, payload.epoch, who, incoming.archive_id))
         elif not events:
             raise WrongEpoch(f"epoch {payload.epoch}, not {self.group.epoch}", "RFC 9420 6")
-        return Step(incoming, Ignore(tuple(events)), gap=any(isinstance(event, LeftBehind) for event in events))
+        left_behind = any(isinstance(event, LeftBehind) for event in events)
+        return Step(incoming, Ignore(tuple(events), ahead), gap=left_behind)
 
     def _examine_application(self, incoming: Incoming, payload: elements.Application, now: int) -> Step:
         message = check_consistency(payload)
@@ -360,11 +363,13 @@ class Receiving(Entering, Creating):
         """
         record = self._past(step.incoming)
         match step.action:
-            case Ignore(events) if self._group is None:
+            case Ignore(events, _) if self._group is None:
                 return [*events, *self._pass_outside(step.incoming, record)]
-            case Ignore(events):
+            case Ignore(events, ahead):
                 self._pass(record)
-                self._ahead |= {event.by for event in events if isinstance(event, LeftBehind)}
+                if ahead is not None:
+                    self._ahead.pop(ahead[0], None)
+                    self._ahead.update([ahead])
                 return list(events)
             case Sent(number, event):
                 self._pass(record, confirmed=number)

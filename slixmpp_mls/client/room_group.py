@@ -108,16 +108,7 @@ class RoomGroup(Receiving, Sending, Creating):
 
         :raises UsageError: we are in the group, whose every stanza counts
         """
-        if self._group is not None:
-            raise UsageError("a member does not skip what is in the room")
-        record = replace(self._record, cursor=(cursor or "").encode(), commits=b"")
-        # Of a group that we have lost, the epoch in which we were is still known.
-        self._pass(record, self._outside if self.state is RoomState.LOST else replace(self._outside, known=0))
-
-    def wait_for_welcome(self) -> None:
-        """Wish to be in the group, if we are not: wait to be added, and ask for it."""
-        if self.state is RoomState.OUT:
-            self._pass(replace(self._record, state=RoomState.INVITED))
+        self._seek(cursor, self.state)
 
     def expect_welcome(self, cursor: str | None) -> None:
         """Somebody has invited us: look for the Welcome behind this place in the room, now and after a restart.
@@ -125,10 +116,14 @@ class RoomGroup(Receiving, Sending, Creating):
         :raises UsageError: we are in the group
         :raises StoreError: nothing has changed
         """
+        self._seek(cursor, RoomState.LOST if self.state is RoomState.LOST else RoomState.INVITED)
+
+    def _seek(self, cursor: str | None, state: RoomState) -> None:
         if self._group is not None:
             raise UsageError("a member does not skip what is in the room")
-        state = RoomState.LOST if self.state is RoomState.LOST else RoomState.INVITED
-        self._pass(replace(self._record, state=state, cursor=(cursor or "").encode(), commits=b""))
+        record = replace(self._record, state=state, cursor=(cursor or "").encode(), commits=b"")
+        # Of a group that we have lost, the epoch in which we were is still known.
+        self._pass(record, self._outside if state is RoomState.LOST else replace(self._outside, known=0))
 
     def begin_founding(self) -> bool:
         """We are about to make a room, or a group in one.

@@ -301,7 +301,8 @@ class Sending(Entering):
 
     def outstanding_ids(self) -> frozenset[str]:
         """Origin ids of what has not come back."""
-        return frozenset(record.origin_id.decode() for _, record in self._outbox if not record.refused)
+        inside = (record.origin_id.decode() for _, record in self._outbox if not record.refused)
+        return frozenset((*inside, *(outgoing.origin_id for outgoing in self._unconfirmed_outside())))
 
     def outstanding(self) -> Iterator[Outgoing]:
         """What has not come back, oldest first: to be sent again once the archive has been read to its end.
@@ -312,6 +313,7 @@ class Sending(Entering):
 
         :raises StoreError: the store failed; what has been handed out is stored
         """
+        yield from self._unconfirmed_outside()
         for number, _ in self._outbox:
             record = self._outbox.get(number)
             if record is None or record.refused:

@@ -73,9 +73,11 @@ class Ignore:
     """Nothing changes but our place in the room.
 
     :ivar events: what to say about it
+    :ivar ahead: the account of a member that is in a later epoch, as the room says, and the epoch
     """
 
     events: tuple[Event, ...] = ()
+    ahead: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,9 +202,26 @@ class Archive:
                 with suppress(asyncio.CancelledError, DeliveryError):
                     await upcoming
 
+    async def pages_backwards(self, limit: int) -> AsyncGenerator[Page, None]:
+        """The newest pages, from the end towards the beginning; the entries in each are oldest first.
+
+        :param limit: how many pages at most
+        :raises NotPermitted: no affiliation with the room.
+        :raises DeliveryError: refused, unanswered, disconnected.
+        """
+        before = ""
+        for _ in range(limit):
+            page = await self._page(None, before=before)
+            if not page.entries or page.entries[0].archive_id == before:
+                return
+            yield page
+            if page.complete:
+                return
+            before = page.entries[0].archive_id
+
     async def last_id(self) -> str | None:
         """The archive id of the newest stanza, ``None`` if the archive is empty."""
-        page = await self._page(None, size=1, backwards=True)
+        page = await self._page(None, size=1, before="")
         return page.entries[-1].archive_id if page.entries else None
 
     async def _checked(self, after: str, page: Page) -> Page:
@@ -219,13 +236,13 @@ class Archive:
             raise ArchiveGap(self.room, after)
         return page
 
-    async def _page(self, after: str | None, *, size: int | None = None, backwards: bool = False) -> Page:
+    async def _page(self, after: str | None, *, size: int | None = None, before: str | None = None) -> Page:
         queryid = secrets.token_hex(8)
         query = Element(f"{{{MAM}}}query", {"queryid": queryid})
         rsm = SubElement(query, f"{{{RSM}}}set")
         SubElement(rsm, f"{{{RSM}}}max").text = str(size or self.page_size)
-        if backwards:
-            SubElement(rsm, f"{{{RSM}}}before")
+        if before is not None:
+            SubElement(rsm, f"{{{RSM}}}before").text = before or None
         if after is not None:
             SubElement(rsm, f"{{{RSM}}}after").text = after
         results: list[Element] = []

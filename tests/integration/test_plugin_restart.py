@@ -330,7 +330,7 @@ async def test_a_room_destroyed_while_away(prosody: DevServer, cast: Cast) -> No
 
 async def test_a_lost_place_in_the_archive_is_a_lost_group(server: DevServer, cast: Cast) -> None:
     """Whoever may have missed a Commit can not follow; it says so instead of guessing."""
-    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    room, (alice, bob) = await cast.meet(server, "alice", "bob", rejoin="by hand")
     await alice.say("long ago, long ago")
     await bob.hears("long ago, long ago")
     await bob.log_out()

@@ -1,0 +1,329 @@
+"""Coming back after the worst: state lost, archive gone, store rolled back, a Commit refused (DESIGN rule 6)."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+from contextlib import closing
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import pytest
+
+from slixmpp_mls.client import GroupLost, Joined
+from slixmpp_mls.client.arrivals import LIMIT
+from slixmpp_mls.devserver import DevServer
+from slixmpp_mls.devserver.ejabberd import Ejabberd
+from slixmpp_mls.errors import GroupExists, UsageError
+from slixmpp_mls.stanza import Commit
+
+from .people import SECONDS, Cast, Person, agree, all_agree
+
+PATIENCE = 40.0
+
+
+def edit(server: DevServer, room: str, statement: str) -> int:
+    """The server's administrator has a hand in the room's archive.
+
+    :param statement: SQL that says {archive}, {xml}, {id} and {where}; how many rows it has changed
+    """
+    local, _, domain = room.partition("@")
+    if isinstance(server, Ejabberd):
+        names = {"archive": "archive", "xml": "xml", "id": "id", "where": f"username = '{room}'"}
+    else:
+        where = f"host = '{domain}' AND user = '{local}' AND store = 'muc_log'"
+        names = {"archive": "prosodyarchive", "xml": "value", "id": "sort_id", "where": where}
+    with closing(sqlite3.connect(server._database, timeout=20)) as database, database:  # type: ignore[attr-defined]
+        return database.execute(statement.format(**names)).rowcount
+
+
+def purge(server: DevServer, room: str) -> None:
+    assert edit(server, room, "DELETE FROM {archive} WHERE {where}") > 0
+
+
+async def back(person: Person, room: str, *others: Person) -> Joined:
+    """Wait until somebody is in the group again, in the same state as others."""
+    await person.joined(room, PATIENCE)
+    await all_agree(person, *others)
+    joined: Joined = person.got("mls_joined")[-1]
+    return joined
+
+
+async def test_an_archive_that_is_gone_costs_what_was_in_it(server: DevServer, cast: Cast) -> None:
+    room, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol")
+    await alice.say("before the fire")
+    await bob.hears("before the fire")
+    await bob.log_out()
+    await alice.room().update()
+    await alice.say("burnt unread")
+    await carol.hears("burnt unread")
+    purge(server, room)
+    await alice.say("after the fire")
+    await carol.hears("after the fire")
+    await bob.connect()
+    lost = await bob.next("mls_group_lost")
+    assert isinstance(lost, GroupLost)
+    assert lost.after is not None
+    joined = await back(bob, room, alice, carol)
+    assert joined.missed is not None
+    assert (joined.missed.after, joined.missed.messages) == (lost.after, 1)  # of two, the archive shows one
+    assert bob.got("mls_rejoining")
+    assert [event.reason for event in bob.got("mls_unreadable")] == ["lost"]
+    await bob.say("I have seen nothing")
+    await alice.hears("I have seen nothing")
+    await carol.say("nor have I")
+    await bob.hears("nor have I")
+    assert bob.bodies == ["before the fire", "nor have I"]
+    assert len(alice.room().members) == 3
+
+
+async def test_a_store_that_is_an_old_copy_is_noticed_and_healed(server: DevServer, cast: Cast) -> None:
+    """RFC 9420 9.2, RFC 9750 8.3.4: the copy must not go on where the original has been."""
+    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    await bob.log_out()
+    backup = bob.store.with_suffix(".backup")
+    shutil.copy(bob.store, backup)
+    await bob.connect()
+    await bob.joined(room)
+    await bob.say("said after the backup")
+    await alice.hears("said after the backup")
+    device = bob.mls.device_id
+    await bob.log_out()
+    for leftover in bob.store.parent.glob(f"{bob.store.name}-*"):
+        leftover.unlink()
+    shutil.copy(backup, bob.store)
+    await bob.connect()
+    lost = await bob.next("mls_group_lost")
+    assert "not sent" in lost.reason
+    await back(bob, room, alice)
+    assert bob.mls.device_id == device
+    assert len(alice.room().members) == 2
+    await bob.say("with new keys")
+    await alice.hears("with new keys")
+    await alice.say("and the same name")
+    await bob.hears("and the same name")
+
+
+async def test_a_device_that_has_lost_its_store_is_a_new_device(server: DevServer, cast: Cast) -> None:
+    """With nothing but the name of the room: the account has another client in the group, if a dead one."""
+    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    await bob.log_out()
+    bob.store.unlink()
+    for leftover in bob.store.parent.glob(f"{bob.store.name}-*"):
+        leftover.unlink()
+    await bob.connect()
+    joined = await asyncio.wait_for(bob.mls.join(room), PATIENCE)
+    assert joined.is_member
+    await all_agree(alice, bob)
+    assert bob.got("mls_joined")[-1].missed is None
+    assert len(alice.room().members) == 3
+    await alice.say("who was that other one?")
+    await bob.hears("who was that other one?")
+
+
+async def test_the_one_who_commits_comes_later(server: DevServer, cast: Cast) -> None:
+    """DESIGN rule 7: no operation needs two clients online at once."""
+    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    await alice.log_out()
+    rejoining = asyncio.create_task(bob.room().rejoin())
+    await bob.next("mls_rejoining")
+    await bob.until(lambda: bob.stanzas_sent("<proposal"))
+    await asyncio.sleep(0.3)
+    await bob.log_out()
+    rejoining.cancel()
+    await alice.connect()
+    await alice.until(lambda: alice.room().live and alice.room().epoch == 2)
+    await alice.log_out()
+    await bob.connect()
+    await bob.joined(room)
+    await alice.connect()
+    await all_agree(alice, bob)
+    assert len(bob.stanzas_sent("<proposal")) == 1
+
+
+async def test_two_rejoin_at_once(server: DevServer, cast: Cast) -> None:
+    room, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol")
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(bob.room().rejoin(), carol.room().rejoin())
+    await all_agree(alice, bob, carol)
+    assert len(alice.room().members) == 3
+    await bob.say("Hail, Macbeth!")
+    await carol.hears("Hail, Macbeth!")
+    assert [lost.reason for lost in carol.got("mls_group_lost")] == ["the application wants to come in afresh"]
+    assert bob.got("mls_joined")[-1].epoch in (2, 3)
+    assert room in alice.mls.groups
+
+
+async def test_messages_of_the_time_outside_are_sent_when_we_are_back(prosody: DevServer, cast: Cast) -> None:
+    """What was accepted for the group's members and had not arrived is not lost with the group."""
+    room, (alice, bob) = await cast.meet(prosody, "alice", "bob")
+    await bob.cut()
+    bob.no_resumption()
+    await bob.room().send(cast.secret("said in the dark"))
+    bob.room().worker.abandon("says the test")
+    assert await bob.back() == "session_start"
+    await back(bob, room, alice)
+    await alice.hears("said in the dark")
+    assert alice.bodies == ["said in the dark"]
+
+
+async def test_by_hand_nothing_is_asked_unasked(prosody: DevServer, cast: Cast) -> None:
+    room, (alice, bob) = await cast.meet(prosody, "alice", "bob", rejoin="by hand")
+    bob.room().worker.abandon("says the test")
+    await bob.next("mls_group_lost")
+    await asyncio.sleep(2.5)
+    assert not bob.got("mls_rejoining")
+    assert not bob.stanzas_sent("<proposal")
+    await asyncio.wait_for(bob.room().rejoin(), PATIENCE)
+    await all_agree(alice, bob)
+    assert bob.room().room == room
+
+
+async def test_whoever_was_removed_does_not_rejoin(prosody: DevServer, cast: Cast) -> None:
+    _, (alice, bob) = await cast.meet(prosody, "alice", "bob")
+    handle = bob.room()
+    await alice.room().remove(bob.account)
+    await bob.next("mls_removed")
+    with pytest.raises(UsageError):
+        await handle.rejoin()
+    assert not bob.got("mls_rejoining")
+
+
+async def test_a_stranger_in_the_room_is_reported_and_not_let_in(server: DevServer, cast: Cast) -> None:
+    """Whom the room lets in, or its server, does not get into the group by asking."""
+    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    mallory = await cast.person(server, "mallory")
+    await alice.room().delivery.affiliations.grant_membership([mallory.account])
+    waiting = asyncio.create_task(mallory.mls.join(room))
+    await bob.room().update()  # by now, mallory knows the group's id and epoch from the archive
+    request = await alice.next("mls_join_requested")
+    assert (request.account, request.device, request.reason) == (mallory.account, mallory.mls.device_id, "stranger")
+    await alice.say("not for mallory")
+    await bob.hears("not for mallory")
+    await bob.room().update()
+    assert not waiting.done()
+    assert {member.account for member in alice.room().members} == {alice.account, bob.account}
+    await alice.room().add(request.account)  # if alice says so
+    assert (await asyncio.wait_for(waiting, SECONDS)).is_member
+    await all_agree(alice, bob, mallory)
+
+
+async def test_who_comes_back_over_and_over_must_wait(prosody: DevServer, cast: Cast) -> None:
+    _, (alice, bob) = await cast.meet(prosody, "alice", "bob")
+    session = bob.room().session
+    for _ in range(LIMIT):
+        session._outside = type(session._outside)()  # software that keeps no pace
+        await asyncio.wait_for(bob.room().rejoin(), PATIENCE)
+        await all_agree(alice, bob)
+    epoch = alice.room().epoch
+    session._outside = type(session._outside)()
+    rejoining = asyncio.create_task(bob.room().rejoin())
+    request = await alice.next("mls_join_requested")
+    assert (request.account, request.reason) == (bob.account, "too-often")
+    await alice.say("enough of that")
+    assert alice.room().epoch == epoch
+    # Whoever is tired of it may still add bob by hand, once the old leaf is gone.
+    await alice.room().remove(bob.account)
+    await alice.room().add(bob.account)
+    await asyncio.wait_for(rejoining, PATIENCE)
+    await all_agree(alice, bob)
+
+
+async def test_our_own_pace_is_kept(prosody: DevServer, cast: Cast) -> None:
+    """Each request in an hour comes later than the one before; restarts do not help."""
+    room, (alice, bob) = await cast.meet(prosody, "alice", "bob")
+    await asyncio.wait_for(bob.room().rejoin(), PATIENCE)
+    await all_agree(alice, bob)
+    before = bob.room().session._outside
+    assert before.attempts == 1
+    await bob.log_out()
+    await bob.connect()
+    await bob.joined(room)
+    assert bob.room().session._outside == before
+    await asyncio.wait_for(bob.room().rejoin(), PATIENCE)
+    first, second = bob.got("mls_rejoining")
+    assert (first.attempt, second.attempt) == (1, 2)
+    after = bob.room().session._outside
+    assert after.asked >= before.not_before
+
+
+async def test_a_room_with_a_group_is_not_adopted(server: DevServer, cast: Cast) -> None:
+    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    carol = await cast.person(server, "carol")
+    await alice.room().delivery.affiliations.grant_membership([carol.account])
+    with pytest.raises(GroupExists) as caught:
+        await carol.mls.adopt(room)
+    assert caught.value.group_id == alice.room().session.group.group_id
+    assert carol.mls.groups == {}
+    await alice.say("still ours")
+    await bob.hears("still ours")
+    # When nobody is in it any more, somebody may begin anew.
+    await bob.room().leave()
+    await alice.room().leave()
+    await asyncio.wait_for(carol.mls.adopt(room, anew=True), SECONDS)
+
+
+async def test_whoever_leaves_offline_asks_when_it_is_back(server: DevServer, cast: Cast) -> None:
+    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    await bob.cut()
+    bob.no_resumption()
+    await bob.room().leave()
+    assert bob.room().is_member  # not without having asked
+    bob.crash()
+    await bob.connect()
+    removed = await bob.next("mls_removed")
+    assert removed.wanted
+    await alice.until(lambda: alice.room().accounts == [alice.account])
+    assert room not in bob.mls.groups
+
+
+async def test_an_invitation_is_read_from_where_it_says(prosody: DevServer, cast: Cast) -> None:
+    """A Commit that meant nothing stood in the way of the Welcome: the invitation's place comes after it."""
+    room, (alice,) = await cast.meet(prosody, "alice")
+    bob = await cast.person(prosody, "bob", rejoin="by hand", accept_invitation=lambda invitation: False)
+    await alice.room().delivery.affiliations.grant_membership([bob.account])
+    await bob.mls._follow(room, None)
+    await bob.until(lambda: bob.room(room).live)
+    # An occupant's Commit for the epoch that alice's will end, worth nothing to members.
+    lost = alice.room().session.draft_commit([], alice.mls.now)
+    bundle = alice.room().session.group.finish_commit(lost)
+    garbage = bytearray(bundle.commit)
+    garbage[-1] ^= 1
+    await bob.post(commit_element(alice, bytes(garbage)), room)
+    await alice.next("mls_rejected")
+    await alice.room().add(bob.account)
+    invitation = await bob.next("mls_invited")
+    await asyncio.sleep(0.3)
+    assert not bob.room(room).is_member
+    after = invitation.elements[0].get("after")
+    await bob.mls._follow(room, after)
+    await bob.joined(room)
+    await all_agree(alice, bob)
+
+
+def commit_element(person: Person, data: bytes) -> list[Any]:
+    group = person.room().session.group
+    return [Commit(group.group_id, group.epoch, data).to_stdlib(), Element("{urn:xmpp:hints}store")]
+
+
+async def test_who_lacks_a_commit_that_others_have_comes_back(prosody: DevServer, cast: Cast) -> None:
+    """A server that keeps a Commit from one member: it is left behind, gives up, and is replaced."""
+    room, (alice, bob, carol) = await cast.meet(prosody, "alice", "bob", "carol")
+    bob.client.deaf = True
+    await alice.room().update()
+    await all_agree(alice, carol)
+    bob.client.deaf = False
+    newest = "DELETE FROM {archive} WHERE {where} AND {id} = (SELECT max({id}) FROM {archive} WHERE {where})"
+    assert edit(prosody, room, newest) == 1
+    await alice.say("what bob can not read")
+    await bob.next("mls_left_behind")
+    await asyncio.sleep(0.3)
+    assert bob.room().is_member  # one account alone is not believed
+    await carol.say("nor can he read this")
+    lost = await bob.next("mls_group_lost")
+    assert "later epoch" in lost.reason
+    await back(bob, room, alice, carol)
+    await alice.say("welcome back")
+    await bob.hears("welcome back")
+    assert agree(alice, bob, carol)
