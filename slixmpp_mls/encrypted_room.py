@@ -507,6 +507,7 @@ class EncryptedRoom:
     async def _ask_to_go(self) -> None:
         """Propose our own removal, anew in every epoch that begins without it, until we are out or alone."""
         while self.is_member and len(self.session.roster) > 1:
+            await self.worker.until_open()
             self.worker.moved_on.clear()
             outgoing = self.session.propose(Remove(LeafIndex(self.session.group.own_index)), self.plugin.now)
             await self.worker.transmit(outgoing)

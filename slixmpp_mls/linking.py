@@ -81,8 +81,7 @@ async def branch(
     async def begin(room: EncryptedRoom) -> None:
         await room.let_into_room(found)
         packages = [package.key_package for package in found.packages.values()]
-        outgoing = room.session.branch(session, policy, packages, plugin.now, fits=room.worker.check_size)
-        await room.worker.transmit(outgoing)
+        await room.worker.found(room.session.draft_branch(session, policy, packages, plugin.now))
         await room.worker.until_created()
 
     return await plugin.found(bare, policy, suite, lambda delivery, again: delivery.create(name, again=again), begin)

@@ -10,8 +10,9 @@ room's order that lets the members in counts, so that it does no harm if several
 ReInit makes it at once.  If that client disappears, the others wait for a random while and the first of them
 does it; each of them can, since each has a key of the old group to prove that it was a member.
 
-Nothing can be said in between, so the ReInit is not committed before there is a KeyPackage for everybody.  If one
-is gone all the same when the new group is to be made, that is told, and it is tried again until it is back.
+Nothing can be said in between, so the ReInit is not committed before there is a KeyPackage for everybody and it is
+known that a creation for so many fits into a stanza.  If a KeyPackage is gone all the same when the new group is to be
+made, that is told, and it is tried again until it is back.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING
 from .client import RoomGroup
 from .errors import DeliveryError, MLSError, NotPermitted, StoreError, SuiteUnsupported, UsageError
 from .identity import ClientIdentity
+from .mls.cipher_suite import CipherSuite
 from .mls.key_package import KeyPackage
 from .mls.proposals import AnyProposal, ReInit
 from .mls.registry import ProtocolVersion
@@ -63,6 +65,7 @@ async def reinitialize(worker: RoomWorker, suite: int | None) -> int | None:
     :param suite: number of the new cipher suite; None for the best one that everybody has
     :returns: the new suite; None if there is no better one
     :raises SuiteUnsupported: who does not have it
+    :raises StanzaTooLarge: there are too many members for one creation
     :raises NotPermitted: the group's policy forbids it
     :raises UsageError: we are not in the group, or not of that suite
     """
@@ -73,29 +76,34 @@ async def reinitialize(worker: RoomWorker, suite: int | None) -> int | None:
     if suite is not None and suite not in plugin.device.suites:
         raise UsageError(f"cipher suite {suite} is not one of ours")
     while True:
-        asked = await _choose(worker, suite)
+        before, members = session.group.group_id, frozenset(session.roster.clients())
+        asked = await _best(worker) if suite is None else suite
         if asked is None:
             return None
         proposal = ReInit(plugin.device.random(32), ProtocolVersion.MLS10, asked, session.group.context.extensions)
-        if await worker.commit(partial(_propose, session, proposal, frozenset(session.roster.clients()))) is not None:
-            break  # otherwise the membership has changed meanwhile
-    await worker.until_open()
-    return asked
+        packages, lacking = await _key_packages(worker, proposal)
+        if lacking:
+            raise SuiteUnsupported(asked, lacking)
+        session.rehearse(CipherSuite.get(asked), packages, plugin.now, worker.check_size)
+        if await worker.commit(partial(_propose, session, proposal, before, members)) is not None:
+            await worker.until_open()
+            return asked
+        if session.group.group_id != before and session.group.suite.id == asked:
+            return asked  # somebody else has done the same
 
 
-def _propose(session: RoomGroup, proposal: ReInit, members: frozenset[ClientIdentity]) -> list[AnyProposal] | None:
-    """The ReInit, unless somebody has come whom nobody has asked."""
-    return [proposal] if members.issuperset(session.roster.clients()) else None
+def _propose(
+    session: RoomGroup, proposal: ReInit, group_id: bytes, members: frozenset[ClientIdentity]
+) -> list[AnyProposal] | None:
+    """The ReInit, unless it is another group now, or there is somebody in it whom nobody has asked."""
+    same = session.group.group_id == group_id and members.issuperset(session.roster.clients())
+    return [proposal] if same else None
 
 
-async def _choose(worker: RoomWorker, suite: int | None) -> int | None:
-    """The suite to change to.
-
-    :raises SuiteUnsupported: not everybody has the one that is asked for
-    """
+async def _best(worker: RoomWorker) -> int | None:
+    """The best suite of ours that all members have, if it is better than the present one."""
     session, plugin = worker.session, worker.plugin
     ours, present = plugin.device.suites, session.group.suite.id
-    better = ours[: ours.index(present)] if present in ours else ours
     found = await negotiate(
         plugin,
         sorted(session.roster.accounts()),
@@ -103,11 +111,8 @@ async def _choose(worker: RoomWorker, suite: int | None) -> int | None:
         session.group.context.extensions,
         members=session.roster.clients(),
     )
-    if suite is None:
-        return next((one for one in better if not found.lacking[one]), None)
-    if found.lacking[suite]:
-        raise SuiteUnsupported(suite, found.lacking[suite])
-    return suite
+    better = ours[: ours.index(present)] if present in ours else ours
+    return next((one for one in better if not found.lacking[one]), None)
 
 
 async def carry_on(worker: RoomWorker, *, at_once: bool) -> None:
@@ -128,6 +133,8 @@ async def carry_on(worker: RoomWorker, *, at_once: bool) -> None:
             except StoreError as error:
                 worker.plugin.fire("mls_store_failed", error)
             except MLSError as error:
+                if worker.session.reinit is None:
+                    return  # somebody else was faster
                 worker.plugin.fire("mls_continuation_delayed", ContinuationDelayed(worker.room, str(error)))
         pause = min(_LONGEST, max(PATIENCE, 2 * pause)) * random.uniform(0.8, 1.2)  # noqa: S311
 
@@ -142,8 +149,7 @@ async def _create(worker: RoomWorker) -> None:
         reason = f"no usable KeyPackage for cipher suite {asked.cipher_suite}"
         worker.plugin.fire("mls_continuation_delayed", ContinuationDelayed(worker.room, reason, tuple(lacking)))
         return
-    outgoing = worker.session.continue_group(packages, worker.plugin.now, fits=worker.check_size)
-    await worker.transmit(outgoing)
+    await worker.found(worker.session.draft_continuation(packages, worker.plugin.now))
 
 
 async def _key_packages(worker: RoomWorker, asked: ReInit) -> tuple[list[KeyPackage], list[str]]:

@@ -83,6 +83,7 @@ from .follow_up import FollowUp
 from .identity import ClientIdentity
 from .mls.group_state import GroupState
 from .mls.proposals import AnyProposal
+from .mls.resumption import CreationDraft
 from .reinitializing import carry_on
 from .rejoin import Rejoiner
 from .resending import Resending
@@ -803,6 +804,23 @@ class RoomWorker:
         if not self.session.is_current(draft):
             raise _CommitLost("another Commit came first, while the tree was uploaded")
         return self.session.finish_commit(draft, fits=self.check_size, tree_at=place)
+
+    async def found(self, draft: CreationDraft) -> None:
+        """Send the first Commit of a group that continues another one; if need be, with the ratchet tree uploaded.
+
+        :raises StanzaTooLarge: it does not fit with the tree elsewhere either, or there is no other place
+        :raises UsageError: somebody else was first
+        :raises DeliveryError: the upload has failed
+        """
+        try:
+            outgoing = self.session.finish_creation(draft, fits=self.check_size)
+        except StanzaTooLarge as error:
+            try:
+                place = await self.plugin.uploads.put(draft.tree.encode())
+            except NoUploadService:
+                raise error from None
+            outgoing = self.session.finish_creation(draft, fits=self.check_size, tree_at=place)
+        await self.transmit(outgoing)
 
     async def _commit_what_waits(self) -> None:
         """RFC 9420 12.4: what was proposed must be committed before application data is sent."""

@@ -133,6 +133,19 @@ def test_just_in_time() -> None:
     assert two.below.agree()
 
 
+def test_several_stanzas_in_one_step() -> None:
+    """A batch of stanzas is one transaction of the store, in which the other group is looked up."""
+    two = Two()
+    two.link()
+    two.below.room.deliver_all()
+    bob = two.pair(BOB)[1]
+    with bob.session.together():
+        bob.read()
+    assert not bob.said(Rejected)
+    two.below.settle()
+    assert two.below.agree()
+
+
 def test_strangers_are_named_and_nothing_happens() -> None:
     two = Two(ALICE, BOB)
     above, below = two.pair(ALICE)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
+from slixmpp_mls.blob import longest
 from slixmpp_mls.client import (
     GroupChanged,
     GroupClosed,
@@ -20,11 +22,12 @@ from slixmpp_mls.client import (
 from slixmpp_mls.client.records import OutboxKind, RoomState
 from slixmpp_mls.errors import InvalidError, NotPermitted, PolicyViolation, StanzaTooLarge, UsageError
 from slixmpp_mls.mls.cipher_suite import CipherSuite
+from slixmpp_mls.mls.framing import ContentType, MLSMessage, PrivateMessage
 from slixmpp_mls.mls.group import Group
 from slixmpp_mls.mls.key_package import KeyPackage
 from slixmpp_mls.mls.proposals import Add, ReInit
 from slixmpp_mls.stanza import parse
-from slixmpp_mls.stanza.elements import Commit, Welcome
+from slixmpp_mls.stanza.elements import Commit, RoomElement, Welcome
 from slixmpp_mls.testing import FaultyStore, Killed, Participant, World
 
 from .witches import ALICE, BOB, CAROL, DAVE, closed_policy, only
@@ -434,3 +437,65 @@ def test_the_stanza_of_a_creation_can_be_read() -> None:
     assert [(type(payload).__name__, payload.group, payload.epoch) for payload in found] == [  # type: ignore[union-attr]
         ("Commit", NEW, 0), ("Welcome", NEW, 1),
     ]  # fmt: skip
+
+
+def test_a_rehearsal_is_as_large_as_the_real_thing_and_leaves_no_trace() -> None:
+    """What does not fit must be known before the group is closed; the tree is elsewhere, at a place of any length."""
+    world, people = world_of(ALICE, BOB, CAROL)
+    sizes: list[int] = []
+
+    def fits(payloads: Sequence[RoomElement]) -> None:
+        sizes.append(sum(len(payload.data) for payload in payloads))  # type: ignore[attr-defined]
+
+    others = packages(people[0], 2)
+    people[0].session.rehearse(CipherSuite.get(2), others, world.now, fits)
+    assert not people[0].session.creation_waits
+    ask(people[0])
+    world.settle()
+    draft = people[0].session.draft_continuation(others, world.now)
+    people[0].post(people[0].session.finish_creation(draft, fits=fits, tree_at=longest()))
+    assert abs(sizes[0] - sizes[1]) < 16  # signatures of P-256 differ in length
+    with pytest.raises(UsageError, match="waits already"):
+        people[0].session.finish_creation(draft)
+
+
+def test_a_draft_is_void_when_another_was_first() -> None:
+    world, people = world_of(ALICE, BOB, CAROL)
+    ask(people[0])
+    world.settle()
+    draft = people[0].session.draft_continuation(packages(people[0], 2), world.now)
+    go_on(people[1])
+    world.settle()
+    with pytest.raises(UsageError, match="another one has been first"):
+        people[0].session.finish_creation(draft)
+    check_new(world, people)
+
+
+def test_who_has_lost_the_group_finds_the_one_that_followed() -> None:
+    """It asks to be added there; an outsider who begins a group leads it away only until it hears of the real one."""
+    world, people = world_of(ALICE, BOB, CAROL)
+    lost = people[2]
+    old, other = lost.session.group.group_id, b"x" * 32
+    lost.session.give_up("for this test")
+
+    def hear(epoch: int, *beside: Welcome) -> bytes | None:
+        world.room.post([Commit(other, epoch, MLSMessage.wrap(private(other, epoch))), *beside], "mallory@m.example")
+        world.settle()
+        return lost.session.group_seen
+
+    assert hear(0) == hear(5) == old  # no creations
+    ask(people[0])
+    world.settle()
+    made = go_on(people[1])
+    world.settle()
+    assert (lost.session.group_seen, lost.session.epoch_seen) == (NEW, 1)
+    welcome = made.payloads[1]
+    assert isinstance(welcome, Welcome)
+    assert hear(0, replace(welcome, group=other)) == other
+    people[0].commit()
+    world.settle()
+    assert (lost.session.group_seen, lost.session.epoch_seen) == (NEW, 2)
+
+
+def private(group_id: bytes, epoch: int) -> PrivateMessage:
+    return PrivateMessage(group_id, epoch, ContentType.COMMIT, b"", b"", b"")

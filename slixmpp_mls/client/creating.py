@@ -21,13 +21,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 
+from ..blob import BlobReference, RatchetTreeLocation, longest
 from ..errors import UsageError
 from ..identity import ClientIdentity
 from ..mls.cipher_suite import CipherSuite
 from ..mls.commit_creation import CommitBundle
 from ..mls.group import Group
 from ..mls.key_package import KeyPackage
-from ..mls.proposals import ReInit
+from ..mls.proposals import Add, PreSharedKey, ReInit
+from ..mls.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
+from ..mls.resumption import CreationDraft
 from ..mls.staging import StagedCommit
 from ..policy import RoomPolicy
 from ..roster import Roster
@@ -56,9 +59,7 @@ class Creating(Kept):
         """Whether a creation of ours waits for its reflection."""
         return any(record.kind is OutboxKind.CREATION and not record.refused for _, record in self._outbox)
 
-    def continue_group(
-        self, others: Sequence[KeyPackage], now: int, *, fits: Fits | None = None
-    ) -> Outgoing:
+    def continue_group(self, others: Sequence[KeyPackage], now: int, *, fits: Fits | None = None) -> Outgoing:
         """RFC 9420 11.2: make the group that the ReInit has asked for.
 
         :param others: KeyPackages of all other members, of the cipher suite that it asks for
@@ -66,14 +67,41 @@ class Creating(Kept):
         :raises InvalidError: a member is missing, or a KeyPackage does not fit
         :raises StanzaTooLarge: by `fits`; nothing has changed
         """
+        return self.finish_creation(self.draft_continuation(others, now), fits=fits)
+
+    def draft_continuation(self, others: Sequence[KeyPackage], now: int) -> CreationDraft:
+        """What :meth:`continue_group` does before it writes anything; nothing has changed.
+
+        :raises UsageError: our group has not ended
+        :raises InvalidError: a member is missing, or a KeyPackage does not fit
+        """
         asked = self.reinit
         if asked is None:
             raise UsageError(f"the group in {self.room} has not been reinitialized")
         own = self.device.make_key_package(CipherSuite.get(asked.cipher_suite), now)
-        bundle = self.group.reinitialize(
+        return self.group.draft_reinitialize(
             own, others, now=now, identify=ClientIdentity.from_leaf, random=self.device.random
         )
-        return self._put_creation(bundle, asked.group_id, fits)
+
+    def rehearse(self, suite: CipherSuite, others: Sequence[KeyPackage], now: int, fits: Fits) -> None:
+        """Ask whether a group of ours could go on in another suite; nothing is written.
+
+        That a creation fits must be known before the ReInit, which can not be undone.
+
+        :param others: KeyPackages of all other members
+        :param fits: asked about the creation with its ratchet tree elsewhere
+        :raises InvalidError: a KeyPackage does not fit
+        :raises StanzaTooLarge: by `fits`
+        """
+        own, random = self.device.make_key_package(suite, now), self.device.random
+        extensions = self.group.context.extensions
+        group = Group.create(own, random(32), extensions=extensions, parameters=self.device.parameters, random=random)
+        # The PSK's place is taken by one of the group itself, which is as long.
+        name = ResumptionPSK(ResumptionPSKUsage.APPLICATION, group.group_id, group.epoch)
+        psk = PreSharedKey(PreSharedKeyID(name, random(suite.hash_length)))
+        commit = group.draft_commit([*map(Add, others), psk], now=now, random=random)
+        made = group.finish_commit(commit, instead_of_tree=RatchetTreeLocation(longest()).extension(), random=random)
+        fits(creation(_record(made, group.group_id)).payloads)
 
     def branch(
         self,
@@ -92,13 +120,22 @@ class Creating(Kept):
         :raises InvalidError: somebody is no member there, or a KeyPackage does not fit
         :raises StanzaTooLarge: by `fits`; nothing has changed
         """
+        return self.finish_creation(self.draft_branch(source, policy, others, now), fits=fits)
+
+    def draft_branch(
+        self, source: Kept, policy: RoomPolicy, others: Sequence[KeyPackage], now: int
+    ) -> CreationDraft:
+        """What :meth:`branch` does before it writes anything; nothing has changed.
+
+        :raises UsageError: we are in a group here, or not in one there
+        :raises InvalidError: somebody is no member there, or a KeyPackage does not fit
+        """
         if self._group is not None:
             raise UsageError(f"already a member of the group in {self.room}")
         if policy.room != self.room:
             raise UsageError(f"a policy for {policy.room}, not for {self.room}")
-        group_id = self.device.random(32)
-        bundle = source.group.branch(
-            group_id,
+        return source.group.draft_branch(
+            self.device.random(32),
             self.device.make_key_package(source.group.suite, now),
             others,
             now=now,
@@ -106,27 +143,22 @@ class Creating(Kept):
             identify=ClientIdentity.from_leaf,
             random=self.device.random,
         )
-        return self._put_creation(bundle, group_id, fits)
 
-    def _put_creation(
-        self, bundle: CommitBundle, group_id: bytes, fits: Fits | None
+    def finish_creation(
+        self, draft: CreationDraft, *, fits: Fits | None = None, tree_at: BlobReference | None = None
     ) -> Outgoing:
-        """Rule 3: state and message in one transaction."""
-        if self.creation_waits:
-            raise UsageError("a creation of ours waits already")
-        record = OutboxRecord(
-            kind=OutboxKind.CREATION,
-            origin_id=str(uuid.uuid4()).encode(),
-            digest=sha256(bundle.commit).digest(),
-            epoch=0,
-            message=bundle.commit,
-            welcome=bundle.welcome or b"",
-            group_info=b"",
-            plaintext=b"",
-            earlier=b"",
-            reference=group_id,
-            refused=0,
-        )
+        """Put a draft into the outbox: state and message in one transaction (rule 3).
+
+        :param tree_at: where the ratchet tree is, if it is not to be in the Welcome
+        :raises UsageError: a creation of ours waits already, or the draft's time is over
+        :raises StanzaTooLarge: by `fits`; nothing has changed
+        """
+        asked = self.reinit
+        if self.creation_waits or (self._group is not None and (asked is None or asked.group_id != draft.group_id)):
+            raise UsageError("a creation of ours waits already, or another one has been first")
+        location = None if tree_at is None else RatchetTreeLocation(tree_at).extension()
+        bundle = draft.finish(instead_of_tree=location, random=self.device.random)
+        record = _record(bundle, draft.group_id)
         outgoing = creation(record)
         if fits is not None:
             fits(outgoing.payloads)
@@ -181,6 +213,22 @@ class Creating(Kept):
             policy_changed=False,
         )
         return [Joined(self.room, group.epoch, None), added]
+
+
+def _record(bundle: CommitBundle, group_id: bytes) -> OutboxRecord:
+    return OutboxRecord(
+        kind=OutboxKind.CREATION,
+        origin_id=str(uuid.uuid4()).encode(),
+        digest=sha256(bundle.commit).digest(),
+        epoch=0,
+        message=bundle.commit,
+        welcome=bundle.welcome or b"",
+        group_info=b"",
+        plaintext=b"",
+        earlier=b"",
+        reference=group_id,
+        refused=0,
+    )
 
 
 def creation(record: OutboxRecord) -> Outgoing:

@@ -78,14 +78,17 @@ class Outside(Kept):
                 check_consistency(payload)
             except PeerError:
                 continue
-            seen = self._observe(seen, payload)
+            begins = payload.epoch == 0 and any(
+                isinstance(beside, elements.Welcome) and beside.group == payload.group for beside in incoming.payloads
+            )
+            seen = self._observe(seen, payload, begins)
         return seen
 
     def _observe(
-        self, seen: OutsideRecord, payload: elements.Commit | elements.Proposal | elements.Application
+        self, seen: OutsideRecord, payload: elements.Commit | elements.Proposal | elements.Application, begins: bool
     ) -> OutsideRecord:
         if payload.group != seen.group_id:
-            if not isinstance(payload, elements.Commit) or not self._may_be_the_group(payload):
+            if not isinstance(payload, elements.Commit) or not (begins or self._may_change(seen)):
                 return seen
             seen = replace(seen, group_id=payload.group, known=0, suite=0)
         if isinstance(payload, elements.Proposal) and any(ask.message == payload.data for ask in seen.asks):
@@ -103,17 +106,17 @@ class Outside(Kept):
             return replace(seen, epoch=epoch, known=1)
         return seen
 
-    def _may_be_the_group(self, payload: elements.Commit) -> bool:
-        """Whether another group than the one that we know of is the room's now.
+    def _may_change(self, seen: OutsideRecord) -> bool:
+        """Whether any Commit of another group tells which group the room has now.
 
-        Who was a member knows better than to believe any Commit: the room's group changes only by a ReInit, and the
-        group that follows begins with a Commit for epoch 0 (RFC 9420 11.2).  Its word is no proof, so a group that
-        we have been in counts again when it is heard of.
+        Who was a member knows better: the room's group changes only by a ReInit, and the group that follows begins
+        with a creation, a Commit and its Welcome (RFC 9420 11.2).  That one may be forged.  So after it the latest
+        Commit counts, as for everybody who never was in.
         """
-        if self.state is not RoomState.LOST or payload.epoch == 0:
+        if self.state is not RoomState.LOST:
             return True
         with self._store.transaction() as transaction:
-            return transaction.get(self._spaces.ended, payload.group) is not None
+            return transaction.get(self._spaces.ended, seen.group_id) is None
 
     # --- asking --------------------------------------------------------------------------------
 

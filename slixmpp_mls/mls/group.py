@@ -57,6 +57,7 @@ from .proposals import Add, AnyProposal, Remove, SelfRemove, Update
 from .psk import PreSharedKeyID
 from .ratchet_tree import RatchetTree
 from .registry import ProposalType, WireFormat
+from .resumption import CreationDraft
 from .secret_tree import SecretTree
 from .staging import StagedCommit
 from .tree_math import LeafIndex
@@ -436,6 +437,20 @@ class Group(GroupState):
         random: Random = os.urandom,
     ) -> CommitBundle:
         """RFC 9420 11.2: the group that follows this one.  See :func:`.resumption.reinitialize`."""
+        draft = self.draft_reinitialize(own, others, now=now, identify=identify, options=options, random=random)
+        return draft.finish(random=random)
+
+    def draft_reinitialize(
+        self,
+        own: KeyPackageBundle,
+        others: Sequence[KeyPackage],
+        *,
+        now: int,
+        identify: Identify = credential_of,
+        options: CommitOptions | None = None,
+        random: Random = os.urandom,
+    ) -> CreationDraft:
+        """The same, but for the messages."""
         rules = _own_rules(self.parameters, now)
         return resumption.reinitialize(
             self, own, others, rules, identify=identify, options=options, random=random
@@ -454,6 +469,24 @@ class Group(GroupState):
         random: Random = os.urandom,
     ) -> CommitBundle:
         """RFC 9420 11.3: a group of some of this one's members.  See :func:`.resumption.branch`."""
+        draft = self.draft_branch(
+            group_id, own, others, now=now, extensions=extensions, identify=identify, options=options, random=random
+        )
+        return draft.finish(random=random)
+
+    def draft_branch(
+        self,
+        group_id: bytes,
+        own: KeyPackageBundle,
+        others: Sequence[KeyPackage],
+        *,
+        now: int,
+        extensions: tuple[Extension, ...] = (),
+        identify: Identify = credential_of,
+        options: CommitOptions | None = None,
+        random: Random = os.urandom,
+    ) -> CreationDraft:
+        """The same, but for the messages."""
         rules = _own_rules(self.parameters, now)
         return resumption.branch(
             self,

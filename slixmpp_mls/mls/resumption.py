@@ -2,17 +2,20 @@
 
 In both cases a member creates a new group and adds the others in its first Commit, which mixes
 in a resumption PSK of the old group: only who was in the old one can join.
+
+Like any Commit it is made in two steps (:mod:`.commit_creation`): a :class:`CreationDraft`, whose ratchet tree
+can be brought to a place of its own, and the messages.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..errors import InvalidError, UsageError
 from .cipher_suite import CipherSuite, Random
-from .commit_creation import CommitBundle, CommitOptions, create_commit
+from .commit_creation import CommitBundle, CommitDraft, CommitOptions, draft_commit, finish_commit
 from .creation import create_group
 from .extensions import Extension
 from .group_state import GroupState, PSKLookup
@@ -22,8 +25,36 @@ from .leaf_validation import LeafRules
 from .own_leaf import KeyPackageBundle
 from .proposals import Add, AnyProposal, PreSharedKey
 from .psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
+from .ratchet_tree import RatchetTree
 
-__all__ = ["branch", "reinitialize"]
+__all__ = ["CreationDraft", "branch", "reinitialize"]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class CreationDraft:
+    """A group that continues another one, and its first Commit."""
+
+    group: GroupState
+    commit: CommitDraft
+
+    def __repr__(self) -> str:
+        return f"<CreationDraft of {self.group!r}>"
+
+    @property
+    def group_id(self) -> bytes:
+        return self.group.group_id
+
+    @property
+    def tree(self) -> RatchetTree:
+        """The ratchet tree of the group that it lets everybody into."""
+        return self.commit.tree
+
+    def finish(self, *, instead_of_tree: Extension | None = None, random: Random = os.urandom) -> CommitBundle:
+        """The messages; may be made more than once, as long as one of them is used.
+
+        :param instead_of_tree: a GroupInfo extension that says where the ratchet tree is, if it is not to be inside
+        """
+        return finish_commit(self.commit, self.group, instead_of_tree=instead_of_tree, random=random)
 
 
 def reinitialize(
@@ -35,7 +66,7 @@ def reinitialize(
     identify: Identify = credential_of,
     options: CommitOptions | None = None,
     random: Random = os.urandom,
-) -> CommitBundle:
+) -> CreationDraft:
     """RFC 9420 11.2, step 3: the group that a committed ReInit asked for.  Any member may make it.
 
     :param old: the group that the ReInit has closed
@@ -68,7 +99,7 @@ def branch(
     identify: Identify = credential_of,
     options: CommitOptions | None = None,
     random: Random = os.urandom,
-) -> CommitBundle:
+) -> CreationDraft:
     """RFC 9420 11.3: a group of some of a group's members.
 
     :param own: a KeyPackage of ours, of the old group's cipher suite
@@ -98,7 +129,7 @@ def _continue(
     rules: LeafRules,
     options: CommitOptions | None,
     random: Random,
-) -> CommitBundle:
+) -> CreationDraft:
     suite: CipherSuite = own.suite
     group = create_group(
         type(old), own, group_id, extensions=extensions, parameters=old.parameters, random=random
@@ -109,7 +140,8 @@ def _continue(
         PreSharedKey(PreSharedKeyID(name, random(suite.hash_length))),
     )
     first = replace(options or CommitOptions(), psk_usage=usage)
-    return create_commit(group, rules, by_value=proposals, options=first, psks=_of(old, name), random=random)
+    draft = draft_commit(group, rules, by_value=proposals, options=first, psks=_of(old, name), random=random)
+    return CreationDraft(group, draft)
 
 
 def _of(old: GroupState, wanted: ResumptionPSK) -> PSKLookup:
