@@ -3,72 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import json
 import os
-import sys
 import uuid
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 from slixmpp_mls.devserver import DevServer
 
+from .process import Process
+
 __all__ = ["Crew", "Member", "server_seconds"]
 
-_LIMIT = 1 << 26  # octets in a line of an answer: some have a number for each message
-
-
-class Process:
-    """One ``member.py``."""
-
-    def __init__(self) -> None:
-        self._numbers = itertools.count(1)
-
-    async def start(self) -> None:
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "benchmarks.rooms.member",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            cwd=Path(__file__).parents[2],
-            limit=_LIMIT,
-        )
-        self._reading = asyncio.create_task(self._read())
-
-    async def _read(self) -> None:
-        assert self._process.stdout is not None
-        while line := await self._process.stdout.readline():
-            answer = json.loads(line)
-            future = self._waiting.pop(answer["id"])
-            if "error" in answer:
-                future.set_exception(RuntimeError(answer["error"]))
-            else:
-                future.set_result(answer["result"])
-        for future in self._waiting.values():
-            future.set_exception(RuntimeError("the process of a client has ended"))
-
-    async def call(self, client: int, do: str, **arguments: Any) -> Any:
-        number = next(self._numbers)
-        future = self._waiting[number] = asyncio.get_running_loop().create_future()
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"id": number, "client": client, "do": do, **arguments}).encode() + b"\n")
-        return await future
-
-    async def end(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            async with asyncio.timeout(10):
-                await self._process.wait()
-        except TimeoutError:
-            self._process.kill()
-            await self._process.wait()
-        with suppress(asyncio.CancelledError):
-            await self._reading
+_PROGRAM = "benchmarks.rooms.member"
 
 
 class Member:
@@ -106,7 +53,7 @@ class Crew:
         :param processes: one for each client if not given
         """
         crew = cls(server)
-        crew.processes = [Process() for _ in range(min(count, processes or count))]
+        crew.processes = [Process(_PROGRAM) for _ in range(min(count, processes or count))]
         await asyncio.gather(*(process.start() for process in crew.processes))
         for number in range(count):
             jid = await server.register(f"{'m' if folder else 'p'}{number}-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex)

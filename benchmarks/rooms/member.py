@@ -1,19 +1,13 @@
-"""The process of some clients, told what to do by lines of JSON: ``python -m benchmarks.rooms.member``.
-
-In: ``{"id": 1, "client": 0, "do": "talk", ...}``; out: ``{"id": 1, "result": ...}`` or ``{"id": 1, "error": "..."}``.
-"""
+"""The process of some clients: ``python -m benchmarks.rooms.member``, told what to do as :mod:`.process` says."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import resource
 import ssl
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from slixmpp import JID, ClientXMPP
@@ -24,6 +18,8 @@ from slixmpp_mls.client import GroupChanged
 from slixmpp_mls.content import EncryptedMessage
 from slixmpp_mls.delivery import Archive, Room
 from slixmpp_mls.plugin import MLS
+
+from .process import obey
 
 #: What the plugin brings along, so that a client without it is otherwise the same.
 _PLUGINS = sorted(_plugin.MLS.dependencies)
@@ -235,27 +231,7 @@ class Client:
 async def main() -> None:
     """Obey until the input ends."""
     logging.getLogger("slixmpp").setLevel(logging.CRITICAL)  # it complains about connections that are closed in the end
-    clients: dict[int, Client] = {}
-    reader = asyncio.StreamReader(limit=1 << 24)
-    loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    answers = Path("/dev/stdout").open("w", buffering=1)  # noqa: ASYNC230, SIM115
-    doing: set[asyncio.Task[None]] = set()
-
-    async def obey(order: dict[str, Any]) -> None:
-        number, name = order.pop("id"), order.pop("do")
-        client = clients.setdefault(order.pop("client"), Client())
-        try:
-            answer = {"id": number, "result": await getattr(client, name)(**order)}
-        except Exception as error:
-            answer = {"id": number, "error": f"{name}: {type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer) + "\n")
-
-    while line := await reader.readline():
-        task = asyncio.create_task(obey(json.loads(line)))
-        doing.add(task)
-        task.add_done_callback(doing.discard)
-    for client in clients.values():
+    for client in await obey(Client):
         client.xmpp.abort()
 
 

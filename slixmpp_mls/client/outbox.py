@@ -27,7 +27,11 @@ class Outbox:
 
     def copy(self) -> Outbox:
         """The same, which can be changed by itself."""
-        return Outbox(self._records.items())
+        same = Outbox()
+        same._records = self._records.copy()
+        same._by_digest = self._by_digest.copy()
+        same._by_origin_id = self._by_origin_id.copy()
+        return same
 
     def __len__(self) -> int:
         return len(self._records)

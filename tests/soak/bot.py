@@ -1,0 +1,135 @@
+"""One person: ``python -m tests.soak.bot``, told what to do as :mod:`benchmarks.rooms.process` says.
+
+It connects again whenever the connection is gone, as a bot would, and writes down what it hears: one line of JSON
+each, before the handler returns, so that what the library counts as delivered is in the file, whatever happens next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import ssl
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from slixmpp import ClientXMPP
+
+from benchmarks.rooms.process import obey
+from slixmpp_mls.client import Unreadable
+from slixmpp_mls.content import EncryptedMessage
+from slixmpp_mls.plugin import MLS
+from slixmpp_mls.policy import RoomPolicy
+
+
+class Bot:
+    """One client for the life of its process."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.complaints: list[str] = []
+
+    async def start(
+        self, jid: str, password: str, host: str, port: int, ca_file: str, store: str, heard: str
+    ) -> None:
+        """Begin to connect, and to do so again and again."""
+        self._heard = Path(heard).open("a", buffering=1)  # noqa: ASYNC230, SIM115
+        xmpp = self.xmpp = ClientXMPP(jid, password)
+        xmpp.ssl_context = ssl.create_default_context(cafile=ca_file)
+        xmpp.enable_direct_tls = xmpp.enable_plaintext = False
+        xmpp.register_plugin("mls", {"store": store, "key_packages": 20})
+        xmpp.add_event_handler("session_start", lambda _: xmpp.send_presence())
+        xmpp.add_event_handler("mls_message", self._message)
+        xmpp.add_event_handler("mls_joined", lambda event: self._note(joined=event.epoch))
+        xmpp.add_event_handler("mls_unreadable", self._unreadable)
+        for name in ("mls_rejected", "mls_group_lost", "mls_left_behind", "mls_failed", "mls_room_lost", "mls_bounced"):
+            xmpp.add_event_handler(name, lambda event, name=name: self._complain(name, event))
+        for name in ("mls_commit_lost", "mls_group_changed", "mls_interrupted", "mls_removed", "mls_sent"):
+            xmpp.add_event_handler(name, lambda _, name=name: self.counts.update([name]))
+        self._keeper = asyncio.create_task(self._stay_connected(host, port))
+
+    async def _stay_connected(self, host: str, port: int) -> None:
+        while True:
+            if self.xmpp.transport is None:
+                self.xmpp.cancel_connection_attempt()
+                self.xmpp.connect(host, port)
+                await asyncio.sleep(1.0)
+            await asyncio.sleep(0.1)
+
+    @property
+    def mls(self) -> MLS:
+        plugin = self.xmpp.plugin["mls"]
+        assert isinstance(plugin, MLS)
+        return plugin
+
+    # --- what it hears -------------------------------------------------------------------------
+
+    def _note(self, **what: Any) -> None:
+        self._heard.write(json.dumps(what) + "\n")
+
+    def _message(self, message: EncryptedMessage) -> None:
+        self._note(id=message.archive_id, text=message.body, by=message.sender.account, again=message.again)
+
+    def _unreadable(self, event: Unreadable) -> None:
+        if event.reason != "before-join":
+            self._complain("mls_unreadable", event)
+
+    def _complain(self, name: str, event: object) -> None:
+        self.counts[name] += 1
+        self._note(complaint=f"{name}: {event!r}"[:500])
+
+    # --- what it does --------------------------------------------------------------------------
+
+    async def create(self, room: str) -> None:
+        account = self.xmpp.boundjid.bare
+        await self.mls.create(room, policy=RoomPolicy(room, (account,)))
+
+    async def add(self, room: str, account: str) -> dict[str, str]:
+        result = await self.mls.group(room).add(account)
+        return {**result.failed, **result.skipped}
+
+    async def remove(self, room: str, account: str) -> None:
+        await self.mls.group(room).remove(account)
+
+    async def leave(self, room: str) -> None:
+        await self.mls.group(room).leave()
+
+    async def update(self, room: str) -> None:
+        await self.mls.group(room).update()
+
+    async def say(self, room: str, text: str) -> None:
+        """Returns when the message is accepted."""
+        await self.mls.group(room).send(text)
+
+    async def cut(self) -> None:
+        """The connection breaks."""
+        self.xmpp.abort()
+
+    async def state(self, room: str) -> dict[str, Any]:
+        """How it stands to the group."""
+        handle = self.mls.groups.get(room)
+        if handle is None or not handle.is_member:
+            return {"member": False, "counts": self.counts}
+        return {
+            "member": True,
+            "live": handle.live,
+            "epoch": handle.epoch,
+            "authenticator": handle.epoch_authenticator.hex(),
+            "accounts": handle.accounts,
+            "waiting": len(handle.session.outstanding_ids()),
+            "counts": self.counts,
+        }
+
+
+async def main() -> None:
+    """Obey until the input ends."""
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("slixmpp").setLevel(logging.CRITICAL)  # it complains about every broken connection
+    for bot in await obey(Bot):
+        bot.xmpp.abort()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
