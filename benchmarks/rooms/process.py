@@ -29,6 +29,7 @@ class Process:
     def __init__(self, program: str) -> None:
         self._program = program
         self._numbers = itertools.count(1)
+        self._reading: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         self._waiting: dict[int, asyncio.Future[Any]] = {}
@@ -46,10 +47,12 @@ class Process:
     @property
     def running(self) -> bool:
         """Whether it is there."""
-        return not self._reading.done()
+        return self._reading is not None and not self._reading.done()
 
     async def kill(self) -> None:
         """SIGKILL."""
+        if self._reading is None:
+            return
         with suppress(ProcessLookupError):
             self._process.kill()
         await self._process.wait()
@@ -86,6 +89,8 @@ class Process:
 
     async def end(self) -> None:
         """Close its input, and wait until it has put an end to everything."""
+        if not self.running:
+            return
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -94,8 +99,8 @@ class Process:
         except TimeoutError:
             self._process.kill()
             await self._process.wait()
-        with suppress(asyncio.CancelledError):
-            await self._reading
+        assert self._reading is not None
+        await self._reading
 
 
 async def obey(make: Callable[[], Any]) -> list[Any]:

@@ -44,9 +44,9 @@ class Bot:
         xmpp.add_event_handler("mls_message", self._message)
         xmpp.add_event_handler("mls_joined", lambda event: self._note(joined=event.epoch))
         xmpp.add_event_handler("mls_unreadable", self._unreadable)
-        for name in ("mls_rejected", "mls_group_lost", "mls_left_behind", "mls_failed", "mls_room_lost", "mls_bounced"):
+        for name in ("mls_rejected", "mls_group_lost", "mls_left_behind", "mls_failed", "mls_bounced"):
             xmpp.add_event_handler(name, lambda event, name=name: self._complain(name, event))
-        for name in ("mls_commit_lost", "mls_group_changed", "mls_interrupted", "mls_removed", "mls_sent"):
+        for name in ("mls_commit_lost", "mls_group_changed", "mls_interrupted", "mls_removed", "mls_room_lost"):
             xmpp.add_event_handler(name, lambda _, name=name: self.counts.update([name]))
         self._keeper = asyncio.create_task(self._stay_connected(host, port))
 

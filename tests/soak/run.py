@@ -75,6 +75,8 @@ class _Person:
 
     async def start(self) -> None:
         self.down_until = None
+        if self.process.running:
+            return
         await self.process.start()
         await self.do("start", **self._login)
 
@@ -108,7 +110,7 @@ class Soak:
         self._people: list[_Person] = []
         self._inside: set[str] = set()  # who should be, when nothing fails
         self._busy: set[str] = set()
-        self._ending: set[str] = set()
+        self._between: set[str] = set()  # lives
         self._doing: set[asyncio.Task[None]] = set()
         self._number = 0
         self._acts: dict[str, Callable[[_Person], Any]] = {
@@ -159,7 +161,8 @@ class Soak:
             await asyncio.sleep(self._random.uniform(0.02, 0.3))
             for person in self._people:
                 if person.down_until is not None and person.down_until < now:
-                    await person.start()
+                    person.down_until = None
+                    self._background(_Person.start, "start", person)
             if now > server_at:
                 server_at = now + every * self._random.uniform(0.7, 1.3)
                 await self._trouble_the_server()
@@ -169,9 +172,9 @@ class Soak:
         self._say("peace")
 
     def _background(self, act: Callable[[_Person], Any], name: str, person: _Person) -> None:
-        """Do it, unless they are at something else, which only an end may interrupt; it may well fail."""
-        doing = self._ending if name in ("kill", "stop") else self._busy
-        if person.account in doing | self._ending or person.down_until is not None:
+        """Do it, unless they are at something else, which only the end of a process may interrupt; it may well fail."""
+        doing = self._between if name in ("kill", "stop", "start") else self._busy
+        if person.account in doing | self._between or person.down_until is not None:
             return
 
         async def guarded() -> None:
