@@ -6,10 +6,14 @@ import base64
 import json
 import re
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import zxingcpp
+from PIL import Image
 from slixmpp import JID
 from typer.testing import CliRunner
 
@@ -20,9 +24,13 @@ from slixmpp_mls.client import Device, RoomGroup
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.encrypted_room import EncryptedRoom
 from slixmpp_mls.errors import UsageError
+from slixmpp_mls.identity import ClientIdentity, fingerprint, key_identifier
+from slixmpp_mls.mls.cipher_suite import CipherSuite
 from slixmpp_mls.policy import Right, RoomPolicy
 from slixmpp_mls.split_view import EpochComparison
+from slixmpp_mls.stanza.trust_message import KeyOwner
 from slixmpp_mls.store import SQLiteStore
+from slixmpp_mls.trust import trust_of
 
 from .conftest import SERVERS, unavailable_means_skip, unique
 from .programs import COMMAND, login, running
@@ -70,6 +78,65 @@ def test_policy_show_reads_a_store(tmp_path: Path) -> None:
     nothing = CliRunner().invoke(app, ["policy", "show", str(tmp_path / "none.db")])
     assert isinstance(nothing.exception, UsageError)
     assert not (tmp_path / "none.db").exists()
+
+
+def test_help_of_trust_has_examples() -> None:
+    for command in ("show", "list", "verify", "distrust"):
+        output = CliRunner().invoke(app, ["trust", command, "--help"]).output
+        assert f"Example: slixmpp-mls trust {command}" in output
+
+
+def test_trust_in_a_store(tmp_path: Path) -> None:
+    """A key is compared, refused, listed; all of it stays in the file."""
+    file, bob = tmp_path / "alice.db", ClientIdentity("bob@example", "b1")
+
+    def trust(*arguments: str, **options: Any) -> Any:
+        return CliRunner().invoke(app, ["trust", arguments[0], str(file), *arguments[1:]], **options)
+
+    assert isinstance(trust("list").exception, UsageError)  # there is no such file
+    assert not file.exists()
+    store = SQLiteStore(file, "alice@example")
+    device = Device(store)
+    with trust_of(device, time.time).table.open() as keys:
+        keys.meet(bob, 0x0807, b"k" * 32)
+    store.close()
+
+    (seen,) = json.loads(trust("list", "bob@example", "--json").output)
+    assert (seen["device"], seen["level"], seen["fingerprint"]) == ("b1", "undecided", fingerprint(b"k" * 32))
+    assert "do not trust them" in str(trust("verify", "bob@example", "ab" * 32).exception)
+    assert trust("verify", "bob@example", input="n\n").exit_code == 1
+    assert json.loads(trust("list", "bob@example", "--json").output)[0]["level"] == "undecided"
+    asked = trust("verify", "bob@example", input="y\n")
+    assert asked.exit_code == 0, asked.output
+    assert fingerprint(b"k" * 32) in " ".join(asked.output.split())
+    listed = trust("list")
+    assert "verified" in listed.output
+    assert "decided here" in listed.output
+    (refused,) = json.loads(trust("distrust", "bob@example", seen["fingerprint"], "--json").output)
+    assert refused["level"] == "distrusted"
+    uri = KeyOwner("bob@example", (key_identifier(b"k" * 32),)).to_uri()
+    (again,) = json.loads(trust("verify", "bob@example", uri, "--json").output)
+    assert again["level"] == "verified"
+    assert trust("list", "carol@example").exit_code == 1
+
+
+def test_trust_show_gives_a_code_to_scan(tmp_path: Path) -> None:
+    file, picture = tmp_path / "alice.db", tmp_path / "me.png"
+    store = SQLiteStore(file, "alice@example")
+    device = Device(store)
+    trust_of(device, time.time)
+    store.close()
+    shown = CliRunner().invoke(app, ["trust", "show", str(file), "--png", str(picture), "--json"])
+    assert shown.exit_code == 0, shown.output
+    said = json.loads(shown.output)
+    key = device.signature_key(CipherSuite.get(1)).public
+    assert [one["fingerprint"] for one in said["keys"]] == [fingerprint(key)]
+    assert KeyOwner.from_uri(said["uri"]) == KeyOwner("alice@example", (key_identifier(key),))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    text = CliRunner().invoke(app, ["trust", "show", str(file)]).output
+    assert fingerprint(key) in text
+    assert said["uri"] in text
+    assert [code.text for code in zxingcpp.read_barcodes(Image.open(picture))] == [said["uri"]]
 
 
 def test_every_command_is_in_the_list_above() -> None:

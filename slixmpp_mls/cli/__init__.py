@@ -15,7 +15,7 @@ import typer
 from rich.text import Text
 
 from ..errors import MLSError
-from . import ca, chat, demo, devices, inspect, policy, server, store
+from . import ca, chat, demo, devices, inspect, policy, server, store, trust
 from .terminal import console, errors, quiet_libraries
 
 __all__ = ["app", "main"]
@@ -64,6 +64,7 @@ app.add_typer(devices.app)
 app.add_typer(ca.app)
 app.add_typer(store.app)
 app.add_typer(policy.app)
+app.add_typer(trust.app)
 
 
 def main() -> None:

@@ -1,0 +1,220 @@
+"""``slixmpp-mls trust``: keys compared by people, in a device's store.
+
+Nothing here needs a connection.  What is decided is told to other devices when the program that uses the store is
+online next (see :mod:`slixmpp_mls.trust`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ..authentication import KnownKey, Source, TrustManagement, TrustTable
+from ..errors import UsageError
+from ..identity import TrustLevel
+from ..store import SQLiteStore, is_encrypted
+from ..trust import qr_code
+from .login import bare_jid
+from .store import KeyFile, Store, secret_of
+from .terminal import clean, console
+
+__all__ = ["app"]
+
+app = typer.Typer(name="trust", no_args_is_help=True, rich_markup_mode="markdown")
+
+STYLES = {
+    TrustLevel.VERIFIED: "green",
+    TrustLevel.TRUSTED: "",
+    TrustLevel.UNDECIDED: "yellow",
+    TrustLevel.DISTRUSTED: "red",
+}
+_HOW = {
+    Source.NONE: "seen, no more",
+    Source.SELF: "this device",
+    Source.FIRST_USE: "since we first met it",
+    Source.PERSON: "decided here",
+    Source.OWN_DEVICE: "our own device",
+    Source.CONTACT: "another device of the account",
+    Source.INTRODUCTION: "introduced",
+    Source.REPLACED: "replaced by its owner",
+}
+
+AsJSON = Annotated[bool, typer.Option("--json", help="For programs.")]
+Account = Annotated[str, typer.Argument(metavar="ACCOUNT", help="Whose keys.")]
+
+
+@app.callback()
+def trust() -> None:
+    """Whose keys are whose: compare fingerprints with people. No program may have the store open.
+
+    What you decide is told to your other devices, and theirs, when the program is online next.
+
+    Example: `slixmpp-mls trust show bot.db`
+    """
+
+
+@app.command()
+def show(
+    store: Store,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the QR code there as well.")] = None,
+    key_file: KeyFile = None,
+    as_json: AsJSON = False,
+) -> None:
+    """This device's fingerprint, and a QR code of it for others to scan.
+
+    The code is an `xmpp:` URI (XEP-0434) with the keys of all of the account's devices that were verified here.
+
+    Example: `slixmpp-mls trust show bot.db --png me.png`
+    """
+    with _open(store, key_file) as management:
+        own = [key for key in management.table.of(management.account) if key.source is Source.SELF]
+        if not own:
+            raise UsageError("this store has not been online yet: it has no device")
+        uri = management.uri()
+    code = qr_code(uri)
+    if png is not None:
+        code.save(str(png), kind="png", scale=8)
+    if as_json:
+        console.print_json(json.dumps({"uri": uri, "keys": [_record(key) for key in own]}))
+        return
+    for key in own:
+        console.print(Text(f"{key.account}/{key.device}", "bold"))
+        console.print(Text(key.fingerprint, "cyan"), soft_wrap=True)
+    console.print(Text(uri), soft_wrap=True)
+    if console.is_terminal:
+        code.terminal(compact=True)
+    if png is not None:
+        console.print(Text(f"The QR code is in {png}."))
+
+
+@app.command("list")
+def list_command(
+    store: Store,
+    account: Annotated[str | None, typer.Argument(metavar="[ACCOUNT]", help="Only its keys.")] = None,
+    key_file: KeyFile = None,
+    as_json: AsJSON = False,
+) -> None:
+    """The keys that a device knows, how far each is trusted, and why.
+
+    Exit code 1 if there are none.
+
+    Example: `slixmpp-mls trust list bot.db`
+
+    Example: `slixmpp-mls trust list bot.db bob@example.org --json`
+    """
+    with _open(store, key_file) as management:
+        table = management.table
+        keys = table.everything() if account is None else table.of(bare_jid(account))
+    _print(keys, as_json)
+    if not keys:
+        if not as_json:
+            console.print(Text("No keys are known.", "yellow"))
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    store: Store,
+    account: Account,
+    proofs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FINGERPRINT|URI ...]", help="What the account's device shows; asked if not given."),
+    ] = None,
+    key_file: KeyFile = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Keys are the account's: you have compared them with what its own devices show.
+
+    Example: `slixmpp-mls trust verify bot.db bob@example.org`
+
+    Example: `slixmpp-mls trust verify bot.db bob@example.org "72cd6e84 22c407fb 6d098690 f1130b7d ..."`
+
+    Example: `slixmpp-mls trust verify bot.db bob@example.org "xmpp:bob@example.org?trust-message;encryption=..."`
+    """
+    owner = bare_jid(account)
+    with _open(store, key_file) as management:
+        given = proofs or [key.fingerprint for key in _compare(management.table.of(owner), owner)]
+        keys = management.verify(owner, *given)
+    _print(keys, as_json)
+    if not keys:
+        raise typer.Exit(1)
+
+
+@app.command()
+def distrust(
+    store: Store,
+    account: Account,
+    fingerprints: Annotated[list[str], typer.Argument(metavar="FINGERPRINT ...", help="64 hexadecimal digits each.")],
+    key_file: KeyFile = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Keys are not to be used any more: a device was stolen, or was never the account's.
+
+    Example: `slixmpp-mls trust distrust bot.db bob@example.org "72cd6e84 22c407fb 6d098690 f1130b7d ..."`
+    """
+    with _open(store, key_file) as management:
+        keys = management.distrust(bare_jid(account), *fingerprints)
+    _print(keys, as_json)
+
+
+@contextmanager
+def _open(path: Path, key_file: Path | None) -> Iterator[TrustManagement]:
+    if not path.exists():
+        raise UsageError(f"there is no store {path}")
+    secret = secret_of(key_file) if is_encrypted(path) else None
+    store = SQLiteStore(path, None, secret=secret)
+    try:
+        yield TrustManagement(TrustTable(store), store.account)
+    finally:
+        store.close()
+
+
+def _compare(keys: Iterable[KnownKey], account: str) -> list[KnownKey]:
+    """Let somebody look at the fingerprints that are not verified yet."""
+    open_ones = [key for key in keys if key.level is not TrustLevel.VERIFIED and key.source is not Source.REPLACED]
+    if not open_ones:
+        raise UsageError(f"no key of {account} waits to be compared; give a fingerprint or a URI")
+    agreed = []
+    for key in open_ones:
+        console.print(Text.assemble((f"{account}/{key.device or '?'}", "bold"), f"  {key.fingerprint}"), soft_wrap=True)
+        if typer.confirm(f"Does {account} show the same?"):
+            agreed.append(key)
+    return agreed
+
+
+def _record(key: KnownKey) -> dict[str, Any]:
+    return {
+        "account": key.account,
+        "device": key.device,
+        "fingerprint": key.fingerprint,
+        "level": str(key.level),
+        "how": key.source.name.lower(),
+        "since": key.since or None,
+        "by": key.by,
+    }
+
+
+def _print(keys: Iterable[KnownKey], as_json: bool) -> None:
+    if as_json:
+        console.print_json(json.dumps([_record(key) for key in keys]))
+        return
+    table = Table(show_edge=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("device", "fingerprint", "level", "how", "since"):
+        table.add_column(column, header_style="dim", overflow="fold")
+    for key in keys:
+        how = _HOW[key.source] + (f": {key.by}" if key.by else "")
+        since = f"{datetime.fromtimestamp(key.since, UTC):%Y-%m-%d %H:%M}" if key.since else ""
+        device = Text(f"{key.account}/{key.device or '?'}", "bold")
+        digits = key.fingerprint
+        prints = f"{digits[:35]}\n{digits[36:]}"
+        table.add_row(device, Text(prints, "cyan"), Text(str(key.level), STYLES[key.level]), Text(clean(how)), since)
+    if table.row_count:
+        console.print(table)
