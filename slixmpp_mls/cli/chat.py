@@ -20,6 +20,7 @@ import typer
 from rich.text import Text
 from slixmpp import ClientXMPP
 
+from ..authentication import TrustChanged
 from ..client import GroupChanged, Joined, Member, Rejected, RemovedFromGroup, Unreadable
 from ..content import EncryptedMessage
 from ..encrypted_room import EncryptedRoom
@@ -29,11 +30,15 @@ from ..store import StoreSecret, is_encrypted
 from .login import CA, Host, Login, Password, Port, bare_jid, session
 from .store import VARIABLE, KeyFile, secret_of
 from .terminal import clean, colour_of, console, run, waiting
+from .trust import STYLES
 
 __all__ = ["chat"]
 
 COMMANDS = """\
-/members           who is here, with the fingerprints of their keys
+/members           who is here, with the fingerprints of their keys and how far you trust them
+/verify JID KEY    KEY is theirs: the fingerprint or xmpp: URI that their own device shows
+/distrust JID KEY  do not believe in this key any more
+/me                your own fingerprint and QR code, for others to compare
 /add JID ...       let people in
 /remove JID ...    remove people
 /update            renew your keys
@@ -113,6 +118,9 @@ class _Chat:
             "mls_group_changed": self._changed,
             "mls_removed": self._removed,
             "mls_rejected": self._rejected,
+            "mls_trust_changed": self._trust_changed,
+            "mls_new_key": lambda event: self._note(f"{event.client} is new: {event.fingerprint}"),
+            "mls_key_changed": lambda event: self._warn(f"{event.client} has another key: {event.fingerprint}"),
             "mls_unreadable": self._unreadable,
             "mls_left_behind": lambda event: self._warn(f"{event.by} seems to be ahead of this device"),
             "mls_group_lost": lambda event: self._warn(f"this device can not follow any more: {event.reason}"),
@@ -182,7 +190,18 @@ class _Chat:
         match name:
             case "/members":
                 for member in group.members:
-                    self._say(Text.assemble(_account(member), f"/{member.device}\n  {member.fingerprint}"))
+                    level = (str(member.level), STYLES.get(member.level, ""))
+                    name = Text.assemble(_account(member), f"/{member.device}  ", level)
+                    self._say(Text.assemble(name, f"\n  {member.fingerprint}"))
+            case "/verify" if len(arguments) > 1:  # an event tells what has come of it
+                await self.mls.trust.verify(bare_jid(arguments[0]), " ".join(arguments[1:]))
+            case "/distrust" if len(arguments) > 1:
+                await self.mls.trust.distrust(bare_jid(arguments[0]), " ".join(arguments[1:]))
+            case "/me":
+                self._note(self.mls.fingerprint)
+                self._note(self.mls.trust.uri())
+                if console.is_terminal:
+                    self.mls.trust.qr().terminal(compact=True)
             case "/add" if arguments:
                 await self._add(group, [bare_jid(one) for one in arguments])
             case "/remove" if arguments:
@@ -259,6 +278,9 @@ class _Chat:
         parts = [f"{member.account} came" for member in event.added] + [f"{one.account} went" for one in event.removed]
         parts += ["the rules were changed"] if event.policy_changed else []
         self._note(f"{', '.join(parts) or 'new keys'} (by {event.by.account}; epoch {event.epoch})")
+
+    def _trust_changed(self, event: TrustChanged) -> None:
+        self._note(f"{event.account}/{event.key.device or '?'} is {event.level}: {event.key.fingerprint}")
 
     def _removed(self, event: RemovedFromGroup) -> None:
         if event.room == self.room:

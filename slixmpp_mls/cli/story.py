@@ -116,6 +116,7 @@ class Story:
             await self._connect()
             await self._meet()
             await self._talk()
+            await self._compare()
             await self._intrude()
             await self._go_and_come_back()
             await self._remove()
@@ -159,9 +160,23 @@ class Story:
         await self._say(bob, "When the hurlyburly's done, when the battle's lost and won.", alice, carol)
         await self._say(carol, "That will be ere the set of sun.", alice, bob)
 
-    async def _intrude(self) -> None:
+    async def _compare(self) -> None:
         alice, bob, carol = self.people
         self.show.chapter("Who is who, and who may what")
+        self.show.expect("Comparing fingerprints")
+        refused = await _refusal(alice.mls.trust.verify(bob.jid, carol.mls.fingerprint))
+        self.show.check("alice", f"takes carol's fingerprint for bob's: {refused}", bool(refused))
+        mark = bob.mls.fingerprint[:17]
+        self.show.row("bob", f"shows a QR code of his key {mark} …")
+        (key,) = await alice.mls.trust.verify(bob.jid, bob.mls.trust.uri())
+        levels = {member.account: str(member.level) for member in self._group(alice).members}
+        self.show.check(
+            "alice", f"scans it: bob is {levels[bob.jid]}, carol is {levels[carol.jid]} on first use",
+            key.fingerprint == bob.mls.fingerprint and (levels[bob.jid], levels[carol.jid]) == ("verified", "trusted"),
+        )  # fmt: skip
+
+    async def _intrude(self) -> None:
+        alice, bob, carol = self.people
         group = self._group(alice)
         self.show.expect("Adding an intruder")
         intruder = Device(MemoryStore(bob.jid))

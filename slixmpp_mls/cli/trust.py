@@ -30,7 +30,7 @@ __all__ = ["app"]
 
 app = typer.Typer(name="trust", no_args_is_help=True, rich_markup_mode="markdown")
 
-STYLES = {
+STYLES: dict[TrustLevel | None, str] = {
     TrustLevel.VERIFIED: "green",
     TrustLevel.TRUSTED: "",
     TrustLevel.UNDECIDED: "yellow",
