@@ -191,8 +191,8 @@ class _Chat:
             case "/members":
                 for member in group.members:
                     level = (str(member.level), STYLES.get(member.level, ""))
-                    name = Text.assemble(_account(member), f"/{member.device}  ", level)
-                    self._say(Text.assemble(name, f"\n  {member.fingerprint}"))
+                    who = Text.assemble(_account(member), f"/{member.device}  ", level)
+                    self._say(Text.assemble(who, f"\n  {member.fingerprint}"))
             case "/verify" if len(arguments) > 1:  # an event tells what has come of it
                 await self.mls.trust.verify(bare_jid(arguments[0]), " ".join(arguments[1:]))
             case "/distrust" if len(arguments) > 1:
