@@ -83,7 +83,7 @@ async def test_who_has_seen_a_commit_waits(prosody: DevServer, cast: Cast) -> No
     await bob.until(lambda: bob.room().epoch == 2)
     await tick(bob)
     assert not bob.got("mls_keys_renewed")
-    clocks.go(QUIET)
+    clocks.go(QUIET + 1)
     await tick(bob)
     assert bob.got("mls_keys_renewed")
 
@@ -160,9 +160,9 @@ async def test_silent_members_are_removed_if_that_is_wanted(
     assert [member.account for member in event.removable] == [bob.account]
     assert event.members[0].renewed < clocks.wall - 30 * DAY
     await bob.connect()
-    await bob.next("mls_removed")
     assert (await alice.room().add(bob.account)).added[0].account == bob.account  # it was not banned
     await bob.joined(room)
+    await all_agree(alice, bob, carol)
     assert not alice.got("mls_clock_jumped")
 
 
@@ -216,7 +216,7 @@ async def test_a_clock_that_jumps_and_is_set_right_changes_nothing(server: DevSe
     assert await published(alice) == before
     clocks.wall -= jump
     await tick(alice)
-    clocks.go(SETTLING)
+    clocks.go(SETTLING + 1)
     await tick(alice)
     await alice.mls.hygiene.hourly()
     assert await published(alice) == before
@@ -232,7 +232,7 @@ async def test_a_clock_that_stays_wrong_is_gone_by_and_undone_within_a_day(proso
     before = await published(alice)
     clocks.wall += 40 * DAY
     await tick(alice)
-    clocks.go(SETTLING)
+    clocks.go(SETTLING + 1)
     await tick(alice)
     await alice.mls.hygiene.hourly()
     assert not before & await published(alice)  # others would call the old ones expired, by such a clock
@@ -241,7 +241,7 @@ async def test_a_clock_that_stays_wrong_is_gone_by_and_undone_within_a_day(proso
     clocks.go(12 * HOUR)
     clocks.wall -= 40 * DAY
     await tick(alice)
-    clocks.go(SETTLING)
+    clocks.go(SETTLING + 1)
     await alice.mls.hygiene.hourly()
     assert await published(alice) == before
     room = f"{unique('heath')}@{prosody.rooms}"
@@ -263,6 +263,6 @@ async def test_a_start_with_a_clock_in_the_past_touches_nothing(prosody: DevServ
     clocks.follow(alice)
     clocks.wall = right
     await tick(alice)
-    clocks.go(SETTLING)
+    clocks.go(SETTLING + 1)
     await alice.mls.hygiene.hourly()
     assert await published(alice) == before
