@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,9 +27,10 @@ from .xmpp_xml import AnyElement
 if TYPE_CHECKING:
     from .plugin import MLS
 
-__all__ = ["READ_LIMIT", "Candidates", "find_candidates", "open_item", "pick"]
+__all__ = ["Candidates", "find_candidates", "open_item", "pick", "read_items"]
 
-READ_LIMIT = 300  # KeyPackages per account; nobody publishes more for good reasons
+_READ = 300  # KeyPackages per account, at first: those of two devices
+_READ_MORE = 600  # if there are more; some servers do not carry to others what would exceed half a megabyte
 
 
 @dataclass(slots=True)
@@ -69,7 +70,7 @@ async def find_candidates(plugin: MLS, session: RoomGroup, accounts: Iterable[st
 async def _find(plugin: MLS, session: RoomGroup, wanted: str, found: Candidates) -> None:
     account, _, only = wanted.partition("/")
     try:
-        items = await plugin.directory.items(account, limit=READ_LIMIT)
+        items = await read_items(plugin, account)
     except DeliveryError as error:
         found.failed[wanted] = f"the directory can not be read: {error}"
         return
@@ -103,6 +104,15 @@ async def _find(plugin: MLS, session: RoomGroup, wanted: str, found: Candidates)
         else:
             reasons = refusals.union(found.skipped[str(client)] for client in chosen)
             found.failed[wanted] = "; ".join(sorted(reasons)[:3]) or "no KeyPackages of this device"
+
+
+async def read_items(plugin: MLS, account: str) -> Mapping[str, AnyElement]:
+    """An account's KeyPackages: the newest, and more of them if one with many devices has them.
+
+    :raises DeliveryError: they can not be read
+    """
+    items = await plugin.directory.items(account, limit=_READ)
+    return items if len(items) < _READ else await plugin.directory.items(account, limit=_READ_MORE)
 
 
 def pick(packages: list[VerifiedKeyPackage], picked: Recent[bytes, None]) -> VerifiedKeyPackage:

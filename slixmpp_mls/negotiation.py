@@ -22,7 +22,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .candidates import READ_LIMIT, open_item, pick
+from .candidates import open_item, pick, read_items
 from .delivery import DeviceDirectory
 from .errors import DeliveryError, InvalidError, PeerError
 from .identity import ClientIdentity
@@ -174,7 +174,7 @@ async def read_offers(
 
 async def _read(plugin: MLS, account: str, requirements: Mapping[int, GroupRequirements], offers: Offers) -> None:
     try:
-        items = await plugin.directory.items(account, limit=READ_LIMIT * len(requirements))
+        items = await read_items(plugin, account)
     except DeliveryError as error:
         offers.failed[account] = f"the directory can not be read: {error}"
         return

@@ -395,6 +395,17 @@ async def test_an_account_is_added_and_removed_with_all_its_devices(server: DevS
     assert alice.mls.group(room).accounts == [alice.account]
 
 
+async def test_four_devices_with_a_hundred_key_packages_each(server: DevServer, cast: Cast) -> None:
+    """More than one reads at first: none of them is left out."""
+    alice = await cast.person(server, "alice")
+    first = await cast.person(server, "bob", key_packages=100)
+    others = [await another(cast, first, key_packages=100) for _ in range(3)]
+    room = await new_room(alice, first)
+    for device in others:
+        await device.joined(room)
+    assert len(alice.mls.group(room).members) == 5
+
+
 # --- odd things ------------------------------------------------------------------------------------
 
 
