@@ -222,7 +222,7 @@ def test_without_sqlcipher_the_error_says_what_to_install(path: Path, monkeypatc
     "change",
     [
         {"memory": 2**40},
-        {"memory": 64},  # a file that asks for less than was ever made
+        {"memory": 64},
         {"memory": "65536"},
         {"passes": 0},
         {"passes": 10**9},

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from slixmpp_mls import reinitializing
+from slixmpp_mls.blob import BlobReference
 from slixmpp_mls.devserver import DevServer
-from slixmpp_mls.errors import NotPermitted, SuiteUnsupported, UsageError
+from slixmpp_mls.errors import NotPermitted, StanzaTooLarge, SuiteUnsupported, UsageError
+from slixmpp_mls.stanza.elements import RoomElement, Welcome
 
 from ..conftest import unique
 from .people import SECONDS, Cast, Person, all_agree
@@ -187,3 +190,72 @@ async def test_a_room_for_some(server: DevServer, cast: Cast) -> None:
     await carol.joined(below)
     await all_agree(alice, bob, carol, room=below, epoch=2)
     await all_agree(alice, bob, carol, room=room, epoch=1)
+
+
+def welcome_of(found: Sequence[RoomElement]) -> int:
+    return sum(len(element.data) for element in found if isinstance(element, Welcome))
+
+
+async def test_a_creation_whose_tree_does_not_fit_has_it_uploaded(
+    server: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rehearsed with the tree elsewhere, which fits; then made with the tree inside, which does not."""
+    _, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol", **SUITES)
+    worker, uploads, sizes = alice.room().worker, alice.mls.uploads, []
+    put, places = uploads.put, []
+
+    def check_size(found: Sequence[RoomElement]) -> None:
+        if size := welcome_of(found):
+            sizes.append(size)
+            if len(sizes) == 2:
+                raise StanzaTooLarge(300_000, 240_000)
+
+    async def counted(data: bytes) -> BlobReference:
+        places.append(await put(data))
+        return places[-1]
+
+    monkeypatch.setattr(worker, "check_size", check_size)
+    monkeypatch.setattr(uploads, "put", counted)
+    carol.crash()
+    async with asyncio.timeout(SECONDS):
+        assert await alice.room().reinit(2) == 2
+    assert len(places) == 1
+    assert len(sizes) == 3
+    assert sizes[2] <= sizes[0]  # no longer than it was at the rehearsal
+    await bob.next("mls_group_continued")
+    await carol.connect()
+    await carol.next("mls_group_continued")
+    await all_agree(alice, bob, carol, epoch=1)
+
+
+async def test_a_creation_that_would_never_fit_is_not_begun(
+    prosody: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, (alice, bob) = await cast.meet(prosody, "alice", "bob", **SUITES)
+
+    def check_size(found: Sequence[RoomElement]) -> None:
+        raise StanzaTooLarge(300_000, 240_000)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(alice.room().worker, "check_size", check_size)
+        with pytest.raises(StanzaTooLarge):
+            await alice.room().reinit(2)
+    await alice.say("nothing has happened")
+    await bob.hears("nothing has happened")
+    assert not bob.got("mls_group_closed")
+
+
+async def test_leaving_while_the_group_is_closed(prosody: DevServer, cast: Cast, impatient: None) -> None:
+    """The request goes into the group that follows."""
+    _, (alice, bob, carol) = await cast.meet(prosody, "alice", "bob", "carol", **SUITES)
+    leaving: list[asyncio.Task[None]] = []
+    carol.client.add_event_handler(
+        "mls_group_closed", lambda _: leaving.append(asyncio.create_task(carol.room().leave()))
+    )
+    async with asyncio.timeout(SECONDS):
+        await alice.room().reinit(3)
+        await bob.until(lambda: carol.account not in bob.room().accounts)
+        await leaving[0]
+    assert carol.got("mls_removed")[0].wanted
+    await all_agree(alice, bob)
+    check_suite(3, alice, bob)
