@@ -12,6 +12,8 @@ slixmpp offers more than is needed here, and leaves some gaps that would cost co
 * A server that is sent too large a stanza cuts the stream (``policy-violation``) and does not say what the limit is.
   Sending the same again after the next connection would go on for ever.  `Stream.limit` is lowered instead.
   (Prosody and ejabberd do not let such a stream be resumed, by which slixmpp would send it again.)
+* A server's refusal to bind a resource (it comes when the connection broke during an earlier attempt) is taken for
+  a session, under an empty JID.  Here that stream is closed, and our JID is kept.
 * Errors of slixmpp never leave this module: they become `slixmpp_mls.errors`.
 
 There is one `Stream` for each client; `Stream.of` finds it.
@@ -27,7 +29,7 @@ from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 from xml.etree.ElementTree import Element
 
-from slixmpp import ClientXMPP
+from slixmpp import JID, ClientXMPP
 from slixmpp.exceptions import IqError, IqTimeout, XMPPError
 from slixmpp.stanza import Message
 from slixmpp.xmlstream.handler import Callback
@@ -106,6 +108,7 @@ class Stream:
         self._writing: dict[int, asyncio.Future[None]] = {}
         xmpp.register_handler(Callback("MLS rooms", _FromRooms(self), self._dispatch))
         xmpp.add_filter("out_sync", self._written)
+        xmpp.add_event_handler("session_bind", self._bound)
         xmpp.add_event_handler("session_start", self._started)
         xmpp.add_event_handler("session_resumed", self._resumed)
         xmpp.add_event_handler("disconnected", self._stopped)
@@ -117,6 +120,7 @@ class Stream:
         self._fail_pending()
         self.xmpp.remove_handler("MLS rooms")
         self.xmpp.del_filter("out_sync", self._written)
+        self.xmpp.del_event_handler("session_bind", self._bound)
         self.xmpp.del_event_handler("session_start", self._started)
         self.xmpp.del_event_handler("session_resumed", self._resumed)
         self.xmpp.del_event_handler("disconnected", self._stopped)
@@ -125,7 +129,15 @@ class Stream:
 
     # The session
 
+    def _bound(self, jid: JID) -> None:
+        if not jid.bare:
+            log.warning("the server has refused to bind a resource; the stream is closed")
+            self.xmpp.boundjid = JID(self.xmpp.requested_jid)
+            self.xmpp.abort()
+
     def _started(self, _: object) -> None:
+        if not self.xmpp.is_connected():
+            return  # see `_bound`
         self.online = True
         self._largest = 0
         for room in list(self._rooms.values()):
