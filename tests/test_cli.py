@@ -17,11 +17,12 @@ from PIL import Image
 from slixmpp import JID
 from typer.testing import CliRunner
 
-from slixmpp_mls.cli import app
+from slixmpp_mls.cli import app, story
+from slixmpp_mls.cli.federated_story import FederatedStory
 from slixmpp_mls.cli.story import Story
 from slixmpp_mls.cli.terminal import clean
 from slixmpp_mls.client import Device, RoomGroup
-from slixmpp_mls.devserver import DevServer
+from slixmpp_mls.devserver import DevServer, Line
 from slixmpp_mls.encrypted_room import EncryptedRoom
 from slixmpp_mls.errors import UsageError
 from slixmpp_mls.identity import ClientIdentity, fingerprint, key_identifier
@@ -161,6 +162,39 @@ async def test_demo(kind: str, tmp_path: Path) -> None:
     assert "All of it checked" in demo.output
     assert "\x1b" not in demo.output
     assert picture.read_text().startswith("<svg")
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("kind", list(SERVERS))
+async def test_demo_with_two_servers(kind: str, prosody: DevServer, tmp_path: Path) -> None:
+    del prosody  # there is one
+    with unavailable_means_skip():
+        server = SERVERS[kind]()
+        server._install()
+        await server.close()
+    async with running(COMMAND, "demo", "--federated", "--server", kind, folder=tmp_path, **_cache()) as demo:
+        assert await demo.ends() == 0, demo.output
+    assert "All of it checked" in demo.output
+    assert "the room is out of reach" in demo.output
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("owner", "method", "lie", "complaint"),
+    [
+        (FederatedStory, "_each_once", lambda story: False, "each once"),
+        (DevServer, "log_text", lambda server: "<body>Killing swine.</body>", "not a word"),
+        (Line, "cut", lambda line: None, "nothing happens any more"),
+    ],
+)
+def test_the_demo_with_two_servers_fails_where_a_claim_does_not_hold(
+    owner: type, method: str, lie: object, complaint: str, prosody: DevServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner, method, lie)
+    monkeypatch.setattr(story, "PATIENCE", 3.0)
+    result = CliRunner().invoke(app, ["demo", "--federated"])
+    assert result.exit_code == 1
+    assert complaint in str(result.exception)
 
 
 @pytest.mark.server

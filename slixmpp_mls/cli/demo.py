@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from ..devserver import Federation, Line, Prosody
+from .federated_story import SELF_PING, FederatedStory
 from .server import KINDS, Kind, describe
 from .story import Person, Story
 from .terminal import console, reporting, run, until_interrupted, waiting
@@ -24,7 +26,10 @@ PICTURE_WIDTH = 100  # columns
 
 def demo(
     server: Annotated[Kind, typer.Option(help="The server software.")] = Kind.prosody,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the server running, to play with.")] = False,
+    federated: Annotated[
+        bool, typer.Option("--federated", help="Two servers (the second is Prosody), and what a broken link does.")
+    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the servers running, to play with.")] = False,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Also save what is shown as a picture.")] = None,
 ) -> None:
     """Three people talk in an encrypted room on a real server, which learns nothing of what they say.
@@ -34,19 +39,35 @@ def demo(
     Example: `slixmpp-mls demo`
 
     Example: `slixmpp-mls demo --server ejabberd --keep`
+
+    Example: `slixmpp-mls demo --federated`
     """
-    run(_demo(server, keep, svg))
+    run(_demo(server, federated, keep, svg))
 
 
-async def _demo(kind: Kind, keep: bool, svg: Path | None) -> None:
+async def _demo(kind: Kind, federated: bool, keep: bool, svg: Path | None) -> None:
     async with AsyncExitStack() as stack:
+        line: Line | None = None
         with reporting() as progress:
-            server = KINDS[kind](progress=progress)
-            progress(f"Starting {server.software}", 0, 0)
-            await stack.enter_async_context(server)
+            if federated:
+                federation = Federation("alpha.example", "beta.example")
+                line = await stack.enter_async_context(federation.line())
+                servers = [
+                    KINDS[kind]("alpha.example", federation=federation, progress=progress),
+                    Prosody("beta.example", federation=federation, progress=progress),
+                ]
+            else:
+                servers = [KINDS[kind](progress=progress)]
+            for server in servers:
+                progress(f"Starting {server.software}", 0, 0)
+                await stack.enter_async_context(server)
         started = time.monotonic()
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slixmpp-mls-demo-")))
-        people = [Person(name, server, folder) for name in ("alice", "bob", "carol")]
+        homes = (servers[0], servers[-1], servers[-1])
+        config = {"self_ping": SELF_PING} if federated else {}
+        people = [
+            Person(name, home, folder, **config) for name, home in zip(("alice", "bob", "carol"), homes, strict=True)
+        ]
         for person in people:
             stack.push_async_callback(person.disconnect)
         screen = console
@@ -54,7 +75,11 @@ async def _demo(kind: Kind, keep: bool, svg: Path | None) -> None:
             if svg:  # a spinner would be drawn into the picture
                 screen = Console(record=True, width=PICTURE_WIDTH, highlight=False)
             announce = (lambda _: None) if svg else spinner.enter_context(waiting("Starting"))
-            await Story(server, people, Timeline(screen, announce)).tell()
+            timeline = Timeline(screen, announce)
+            if line is None:
+                await Story(servers[0], people, timeline).tell()
+            else:
+                await FederatedStory(servers, line, people, timeline).tell()
         screen.print()
         screen.print(Text(f"All of it checked, in {time.monotonic() - started:.1f} s.", style="bold green"))
         if svg:
@@ -63,6 +88,8 @@ async def _demo(kind: Kind, keep: bool, svg: Path | None) -> None:
             for person in people:
                 await person.disconnect()
             console.print()
-            describe(server, {person.jid: person.file for person in people})
-            console.print(Text("\nCtrl-C stops the server and removes everything.", style="dim"))
+            for server in servers:
+                describe(server, {person.jid: person.file for person in people})
+                console.print()
+            console.print(Text("Ctrl-C stops the server and removes everything.", style="dim"))
             await until_interrupted()

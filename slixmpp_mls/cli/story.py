@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -32,15 +33,19 @@ from ..testing import commit_against_policy
 from .terminal import colour_of, new_password
 from .timeline import DemoFailed, Timeline
 
-__all__ = ["Person", "Story"]
+__all__ = ["PATIENCE", "Person", "Story", "fragments"]
 
 PATIENCE = 30.0  # seconds for any one thing to happen
 
 
 class Person:
-    """An account with one device, and what it has read."""
+    """An account with one device, and what it has read.
 
-    def __init__(self, name: str, server: DevServer, folder: Path) -> None:
+    :param config: more for the plugin
+    """
+
+    def __init__(self, name: str, server: DevServer, folder: Path, **config: Any) -> None:
+        self._config = config
         self.name = name
         self.jid = f"{name}@{server.domain}"
         self.file = folder / f"{name}.db"
@@ -49,13 +54,18 @@ class Person:
         self._store: SQLiteStore | None = None
         self.news = asyncio.Event()
 
+    async def come(self) -> None:
+        """Make the account, and connect."""
+        await self._server.register(self.name, new_password())
+        await self.connect()
+
     async def connect(self) -> None:
         """Start a new client on what the file holds, as a program that was started again would."""
         self._store = SQLiteStore(self.file, self.jid)
         self.client = self._server.client(self.jid)
-        self.client.register_plugin("mls", {"store": self._store, "key_packages": 10})
+        self.client.register_plugin("mls", {"store": self._store, "key_packages": 10, **self._config})
         self.client.add_event_handler("mls_message", self._heard)
-        for event in ("mls_joined", "mls_group_changed", "mls_removed"):
+        for event in ("mls_joined", "mls_group_changed", "mls_removed", "mls_interrupted"):
             self.client.add_event_handler(event, lambda _: self.news.set())
         await self._server.connect(self.client)
         await self.mls.ready()
@@ -129,9 +139,7 @@ class Story:
         self.show.chapter("Three people connect")
         self.show.row("", f"{server.software} listens at {server.host} port {server.port}, as stock as it comes")
         self.show.expect("Logging in and publishing keys")
-        for person in self.people:
-            await server.register(person.name, new_password())
-        await asyncio.gather(*(person.connect() for person in self.people))
+        await asyncio.gather(*(person.come() for person in self.people))
         for person, reader in zip(self.people, [*self.people[1:], self.people[0]], strict=True):
             items = await reader.mls.directory.items(person.jid)
             mark = person.mls.fingerprint[:17]
@@ -296,9 +304,9 @@ class Story:
         disk, logs = server.disk_text(), server.log_text()
         # Without this the next check would pass on an empty disk.
         self.show.check("", f"the server's files tell who met where: {self.room}", self.room.partition("@")[0] in disk)
-        fragments = [part for _, line in self.said for part in _fragments(line)]
-        found = [part for part in fragments if part in disk or part in logs]
-        self.show.check("", "not a word of what was said is in its files or logs", bool(fragments) and not found)
+        parts = [part for _, line in self.said for part in fragments(line)]
+        found = [part for part in parts if part in disk or part in logs]
+        self.show.check("", "not a word of what was said is in its files or logs", bool(parts) and not found)
 
     # --- pieces ------------------------------------------------------------------------------------
 
@@ -354,6 +362,6 @@ def _summary(element: RoomElement) -> str:
     return f"{element.NAME}, epoch {element.epoch}, {len(element.data)} bytes …{text[-16:]}"
 
 
-def _fragments(line: str) -> list[str]:
+def fragments(line: str) -> list[str]:
     """Parts of a line that look the same in any encoding of XML, long enough to be there for one reason only."""
     return [part for part in re.split(r"['&<>\"]", line) if len(part) > 8]

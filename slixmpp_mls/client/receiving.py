@@ -198,7 +198,7 @@ class Receiving(Entering, Creating):
             return Step(incoming, Ignore((self._unreadable(incoming, payload.epoch),)))
         assert isinstance(received, ReceivedMessage)
         # RFC 9420 9.1: generations count a sender's messages, and a room keeps their order.
-        gap = received.epoch == self.group.epoch and received.skips
+        gap = received.epoch == self.group.epoch and received.missing > 0
         return Step(incoming, Read(received), gap=gap)
 
     def _unreadable(self, incoming: Incoming, epoch: int) -> Unreadable:

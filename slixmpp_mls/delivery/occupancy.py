@@ -32,13 +32,16 @@ from ..errors import Disconnected, MLSError, NoAnswer, NotPermitted, Refused, Ro
 from .archive import MUC_USER, bare_jid
 from .events import AffiliationChanged, Entered, Interrupted, RoomEvent
 from .muc_config import MUC, destroy
-from .stream import TIMEOUT, Stream
+from .stream import Stream
 
 log = logging.getLogger(__name__)
 
 _CLIENT = "{jabber:client}"
 _STANZAS = "{urn:ietf:params:xml:ns:xmpp-stanzas}"
 _NICKNAMES_TRIED = 5
+#: Seconds without a word from the room while entering it, until it is tried again: over a link between servers that has
+#: just broken, the request or all answers may be lost.
+_SILENCE = 10.0
 
 #: Refusals to enter that time does not heal, by error condition.
 _FINAL = {
@@ -96,6 +99,7 @@ class Occupancy:
         self._wished_nick = nick
         self._notify = notify
         self._entering: asyncio.Future[None] | None = None
+        self._patience: asyncio.Timeout | None = None
         self._entered_before = False
         self._seen_self = False
         self._created = False
@@ -144,12 +148,12 @@ class Occupancy:
         self._entering = asyncio.get_running_loop().create_future()
         try:
             presence.send()
-            async with asyncio.timeout(TIMEOUT):
+            async with asyncio.timeout(_SILENCE) as self._patience:
                 await self._entering
         except TimeoutError:
             raise NoAnswer(f"{self._room} did not let us in nor refuse") from None
         finally:
-            self._entering = None
+            self._entering = self._patience = None
 
     async def leave(self) -> None:
         """Leave the room, waiting a moment for its good-bye."""
@@ -238,6 +242,8 @@ class Occupancy:
 
     def presence_received(self, xml: Element) -> None:
         """A presence from the room or from an occupant."""
+        if self._patience is not None and not self._patience.expired():
+            self._patience.reschedule(asyncio.get_running_loop().time() + _SILENCE)
         nick = xml.get("from", "").partition("/")[2]
         kind = xml.get("type")
         if kind == "error":

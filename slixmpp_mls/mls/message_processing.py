@@ -66,11 +66,6 @@ class ReceivedMessage:
     base: SecretTree
     secret_tree: SecretTree
 
-    @property
-    def skips(self) -> bool:
-        """Whether earlier messages of the same sender and epoch, as far as is known by now, have not come yet."""
-        return self.secret_tree.skips_more_than(self.base)
-
     def __repr__(self) -> str:
         return f"<ReceivedMessage from leaf {self.sender} in epoch {self.epoch}>"
 

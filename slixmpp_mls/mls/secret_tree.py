@@ -130,13 +130,6 @@ class SecretTree:
         """The same tree, to be used after its :meth:`changes` have been written."""
         return SecretTree(self._suite, self._leaf_count, self._pieces, Map())
 
-    def skips_more_than(self, earlier: SecretTree) -> bool:
-        """Whether it keeps keys of skipped generations that the tree from which it was derived did not keep."""
-        return any(
-            name.startswith(b"s") and value is not None and name not in earlier._pieces
-            for name, value in self._changes.items()
-        )
-
     # --- keys ---
 
     def used(self, leaf: int, kind: RatchetKind) -> int:
