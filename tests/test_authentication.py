@@ -42,7 +42,7 @@ from slixmpp_mls.mls.cipher_suite import CipherSuite
 from slixmpp_mls.mls.credential import BasicCredential, Certificate, X509Credential
 from slixmpp_mls.mls.leaf_node import LeafNode
 from slixmpp_mls.mls.registry import SignatureScheme
-from slixmpp_mls.stanza import Device, Key
+from slixmpp_mls.stanza import Device, Key, RetiredDevice
 from slixmpp_mls.store.memory import MemoryStore
 from slixmpp_mls.store.sqlite import SQLiteStore
 
@@ -555,6 +555,19 @@ async def test_leaves_that_name_no_client_are_invalid_and_others_unharmed() -> N
     ]
     verdicts = await DirectoryService(node).validate([*odd, leaf_of(ALICE)], SUITE)
     assert [verdict.reason for verdict in verdicts] == ["no-client"] * 3 + ["other-key"] * 2 + [""]
+
+
+async def test_a_retired_device_is_told_from_one_that_is_not_listed() -> None:
+    """An item that says so; one under another id says nothing."""
+    node = Node()
+    node.put(ALICE)
+    since = datetime(2026, 11, 1, tzinfo=UTC)
+    for item_id, retired in (("a2", "a2"), ("a3", "a4")):
+        node.accounts[ALICE.account][item_id] = RetiredDevice(retired, since)
+    service = DirectoryService(node)
+    answers = [await answer_on(service, ClientIdentity(ALICE.account, name)) for name in ("a1", "a2", "a3", "a4")]
+    assert answers == ["valid", "retired", "no-device", "no-device"]
+    assert set(await service.devices(ALICE.account)) == {"a1"}
 
 
 async def test_a_subscriber_that_fails_does_not_keep_others_from_hearing() -> None:

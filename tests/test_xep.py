@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from lxml import etree
 
+from slixmpp_mls.authentication.trust_messages import MAX_WAITING, MAX_WAITING_OF_ONE
 from slixmpp_mls.blob import MAX_BLOB, RatchetTreeLocation
 from slixmpp_mls.client import (
     Device,
@@ -66,8 +67,9 @@ from slixmpp_mls.stanza import (
 from slixmpp_mls.stanza import Device as DeviceElement
 from slixmpp_mls.stanza import Invitation as InvitationElement
 from slixmpp_mls.stanza.consistency import check as check_consistency
+from slixmpp_mls.stanza.trust_message import MAX_KEYS, KeyOwner, TrustMessage
 from slixmpp_mls.store import MemoryStore
-from slixmpp_mls.xmpp_xml import read_datetime
+from slixmpp_mls.xmpp_xml import read_datetime, to_lxml
 
 XEP = Path(__file__).parent.parent / "xep"
 
@@ -286,6 +288,23 @@ def test_every_example_is_what_the_stanza_layer_reads(caption: str) -> None:
     for message in (root, *root.iter("{jabber:client}message")):
         if etree.QName(message).localname == "message":
             payloads(message)
+
+
+def test_the_trust_message_names_the_key_that_is_published() -> None:
+    (published,) = ours(example("hag66 publishes a device"))
+    device = parse(published)
+    assert isinstance(device, DeviceElement)
+    identifiers = tuple(key_identifier(key.data) for key in device.keys)
+    envelope = Envelope.open(etree.tostring(example("The laptop of hag66 has been compared")), PROFILE)
+    (element,) = envelope.content
+    etree.XMLSchema(file=str(XEP / "trust-message.xsd")).assertValid(to_lxml(element))
+    owner = KeyOwner("hag66@shakespeare.lit", identifiers)
+    assert TrustMessage.read(element) == TrustMessage((owner,))
+    (shown,) = (code.text for code in DOCUMENT.iter("code") if code.get("caption") == "What a device of hag66 shows")
+    assert KeyOwner.from_uri(shown.strip()) == owner
+    text = " ".join("".join(DOCUMENT.getroot().itertext()).split())
+    assert f"at most {MAX_KEYS} keys" in text
+    assert f"{MAX_WAITING_OF_ONE} and {MAX_WAITING:,} keys are enough" in text
 
 
 def test_all_elements_of_the_schema_are_shown() -> None:

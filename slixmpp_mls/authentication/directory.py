@@ -24,6 +24,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
@@ -34,7 +35,7 @@ from ..errors import DeliveryError, Disconnected, MalformedError, NoAnswer, NotP
 from ..identity import ClientIdentity
 from ..mls.cipher_suite import CipherSuite
 from ..mls.leaf_node import LeafNode
-from ..stanza.elements import Device, Key
+from ..stanza.elements import Device, Key, RetiredDevice
 from .interface import VALID, AuthenticationService, Verdict, named_client
 from .listeners import Listeners, Recent
 
@@ -69,11 +70,13 @@ class DeviceNode(Protocol):
 class _Listing:
     """An account's devices.
 
+    :ivar retired: ids of those that are no more, and never will be again
     :ivar order: place of the request among all questions and requests
     :ivar read: when the answer came
     """
 
     devices: Mapping[str, Device]
+    retired: frozenset[str]
     order: int
     read: float
 
@@ -251,7 +254,7 @@ class DirectoryService(AuthenticationService):
                 if 0 <= self._clock() - self._silent.get(domain, -SILENCE) < SILENCE:
                     raise NoAnswer(f"{domain} did not answer a moment ago")
                 items = await self._request(account, domain)
-            listing = _Listing(_devices(account, items), order, self._clock())
+            listing = _Listing(_devices(account, items), _retired(items), order, self._clock())
             if self._is_current(account, order):
                 self._listings[account] = listing
             return listing
@@ -292,6 +295,8 @@ class _Claim:
 
     def verdict(self, listing: _Listing) -> Verdict:
         device = listing.devices.get(self.client.device)
+        if self.client.device in listing.retired:
+            return Verdict.invalid("retired", f"{self.client.account} has retired its device {self.client.device}")
         if device is None:
             return Verdict.invalid("no-device", f"{self.client.account} lists no device {self.client.device}")
         if not any(key.scheme == self.scheme and key.data == self.key for key in device.keys):
@@ -313,6 +318,15 @@ def _devices(account: str, items: Mapping[str, Element]) -> dict[str, Device]:
         else:
             log.debug("an item of the devices of %s is ignored: its id is not the device's", account)
     return devices
+
+
+def _retired(items: Mapping[str, Element]) -> frozenset[str]:
+    found: set[str] = set()
+    for item_id, element in items.items():
+        with suppress(MalformedError):
+            if RetiredDevice.from_xml(element).id == item_id:
+                found.add(item_id)
+    return frozenset(found)
 
 
 def _failure(account: str, error: DeliveryError) -> Verdict:

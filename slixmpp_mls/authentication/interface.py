@@ -53,9 +53,9 @@ class Verdict:
 
     :ivar validity: the answer
     :ivar reason: machine-readable; empty if valid.  In this package: ``no-client`` (the credential names
-        none), ``no-device`` (its account lists no such device), ``other-key`` (it lists another key),
-        ``not-readable`` (its account shows us no devices), ``unreachable``, ``key-changed``,
-        ``new-device`` (both: see :mod:`.pinning`), ``undecided`` (a person has yet to decide),
+        none), ``no-device`` (its account lists no such device), ``retired`` (it says that it is one no more),
+        ``other-key`` (it lists another key), ``not-readable`` (it shows us no devices), ``unreachable``,
+        ``key-changed``, ``new-device`` (both: see :mod:`.pinning`), ``undecided`` (a person has yet to decide),
         ``refused`` (a person has decided), ``other-device`` (the key is that of another device of the account),
         ``not-verified`` (see :mod:`.people`), and those of :mod:`.authority` about certificates.  Other services
         may have other reasons

@@ -7,7 +7,8 @@ the leaf's key                         the inner service says      verdict
 =====================================  ==========================  ======================================
 verified                               ``VALID``, ``UNKNOWN``      ``VALID``
 verified                               ``INVALID``, since the      ``VALID``: a list that contradicts what
-                                       key is another one          people have compared is wrong
+                                       key is another one, or      people have compared is wrong
+                                       the device not listed
 verified                               ``INVALID``, for another    that: people have compared a key, which
                                        reason                      does not make a retired device come back
 distrusted                             anything                    ``INVALID`` (``refused``)
@@ -45,8 +46,8 @@ from .pinning import NewDeviceRule, note_successor
 __all__ = ["PeopleService"]
 
 # Reasons that are contradictions about which key it is, or want of knowledge.  All others (the device has been
-# withdrawn, a certificate revoked ...) are about something that no comparison of keys can settle.
-_OUTRANKED: Final = frozenset({"other-key", "not-readable", "key-changed", "new-device", "undecided"})
+# retired, a certificate revoked ...) are about something that no comparison of keys can settle.
+_OUTRANKED: Final = frozenset({"no-device", "other-key", "not-readable", "key-changed", "new-device", "undecided"})
 
 
 class PeopleService(AuthenticationService):
