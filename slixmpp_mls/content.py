@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .encrypted_room import EncryptedRoom
 
 __all__ = [
-    "PROFILE", "EncryptedMessage", "open_content", "says_something_in_clear", "seal_body", "seal_elements",
-    "seal_message",
+    "PROFILE", "EncryptedMessage", "open_content", "say_the_same", "says_something_in_clear", "seal_body",
+    "seal_elements", "seal_message",
 ]  # fmt: skip
 
 PROFILE = Profile(frozenset(Affix), protocol=frozenset({NS}), minimum_size=0, random_padding=32)
@@ -132,6 +132,15 @@ def _stays_outside(element: Any) -> bool:
 def _seal(content: Iterable[Any], sender: str, room: str, now: float) -> bytes:
     envelope = Envelope(tuple(content), sender, room, datetime.fromtimestamp(now, UTC))
     return envelope.seal(PROFILE)
+
+
+def say_the_same(one: bytes, other: bytes) -> bool:
+    """Whether two envelopes of ours have the same content, whenever and with whatever padding they were made."""
+    return _text(one) == _text(other)
+
+
+def _text(data: bytes) -> list[str]:
+    return [ET.canonicalize(ET.tostring(to_stdlib(element))) for element in Envelope.open(data, PROFILE).content]
 
 
 def says_something_in_clear(stanza: Iterable[Any]) -> bool:

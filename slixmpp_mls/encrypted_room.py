@@ -15,7 +15,7 @@ from slixmpp.stanza import Message
 from .candidates import Candidates, find_candidates
 from .client import Doubt, GroupChanged, Member, MessageReceived, Rejected
 from .client.records import RoomState
-from .content import open_content, seal_body, seal_message
+from .content import open_content, say_the_same, seal_body, seal_message
 from .errors import NotPermitted, PeerError, StanzaTooLarge, UsageError
 from .handover import hand_over
 from .identity import ClientIdentity
@@ -197,8 +197,12 @@ class EncryptedRoom:
         Returns when the message is stored and, if we are in the room, on the stream; if we are not, it is
         sent later.  Nothing is ever sent in clear.
 
+        A Message with an id that has been sent before, and the same content, is the same message: everybody sees it
+        once.
+
         :param content: a text, or a Message whose elements (but for those meant for servers) are sent
-        :raises UsageError: we are not in the group, or there is nothing to send
+        :raises UsageError: we are not in the group, there is nothing to send, or another message of ours is on its way
+            under this id
         :raises NotVouchedFor: the Authentication Service denies a member that has come in
         :raises StanzaTooLarge: it would not fit into a stanza
         :raises StoreError: it could not be stored, and was not sent
@@ -208,6 +212,9 @@ class EncryptedRoom:
         if isinstance(content, Message):
             data = seal_message(content, account, self.room, now)
             origin_id = content["id"] or None
+            waiting = self.session.on_its_way(origin_id) if origin_id is not None else None
+            if waiting is not None and say_the_same(waiting, data):
+                data = waiting
         else:
             data = seal_body(content, account, self.room, now)
             origin_id = None
@@ -467,9 +474,9 @@ class EncryptedRoom:
     async def leave(self, patience: float = 20.0) -> None:
         """Leave the group, and then the room.
 
-        A member can not remove itself: it asks, and another one commits it.  After `patience` seconds
-        (nobody may be online) our keys are deleted all the same; the request stays in the archive.  If the program
-        is stopped meanwhile, it goes on at the next start.
+        A member can not remove itself: when all that it has sent is in the room, it asks, and another one commits
+        it.  After `patience` seconds (nobody may be online) our keys are deleted all the same; the request stays in
+        the archive.  If the program is stopped meanwhile, it goes on at the next start.
 
         If we are not in the room at the moment, this is done when we are, after a restart as well.
 
@@ -485,6 +492,7 @@ class EncryptedRoom:
         if self.live and self.delivery.inside:
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience):
+                    await self.worker.all_said()
                     await self._ask_to_go()
         to_be_asked = self.is_member and len(self.session.roster) > 1
         if to_be_asked and not self.delivery.inside and self.worker.lost is None:

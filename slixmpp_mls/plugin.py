@@ -178,6 +178,8 @@ _PATIENCE = 10.0  # seconds for which a start waits for rooms that do not answer
 _INVITATIONS = "MLS invitations"
 _PICKED = 10_000
 _LAST_INVITATION = ("device", b"invitation")  # archive id, in our own account's archive
+_SINCE = ("device", b"since")  # seconds since the Unix epoch: nobody could have added us before
+_CLOCKS = 600  # seconds by which our server's clock may be behind ours
 
 
 class _DirectInvitation(MatcherBase):
@@ -371,6 +373,9 @@ class MLS(BasePlugin):
         self._device = Device(self._store, settings=settings, parameters=self.config["parameters"] or Parameters())
         self._trust = Trust(self, self._device)
         self.authentication = self._trust.around(self.authentication, remember=self.authentication is self._own_service)
+        with self._device.store.transaction() as transaction:
+            if transaction.get(*_LAST_INVITATION) is None and transaction.get(*_SINCE) is None:
+                transaction.put(*_SINCE, self.now.to_bytes(8, "big"))
 
     async def _publish(self) -> None:
         await self.devices.check_own()
@@ -781,7 +786,7 @@ class MLS(BasePlugin):
         """Those that came while we were away: a server keeps them for an account that is offline,
         but if another device of the account was online it has got them, and they are in the archive alone.
 
-        The first time only the place is noted: nobody could have added us before.
+        The first time they are those since we have published keys, with which somebody may have added us at once.
         """
         try:
             await self.ready()
@@ -790,11 +795,12 @@ class MLS(BasePlugin):
         account = self.xmpp.boundjid.bare
         archive = Archive(self.xmpp, account)
         with self.device.store.transaction() as transaction:
-            known = transaction.get(*_LAST_INVITATION)
+            known, since = transaction.get(*_LAST_INVITATION), transaction.get(*_SINCE)
+        start = None if known is not None or since is None else int.from_bytes(since, "big") - _CLOCKS
         try:
             last = await archive.last_id()
-            if known is not None and last is not None:
-                async for page in archive.pages(known.decode() or None):
+            if last is not None:
+                async for page in archive.pages((known or b"").decode() or None, start=start):
                     for entry in page.entries:
                         if entry.xml.get("to", "").partition("/")[0] == account:
                             self._invited(entry.xml)
@@ -808,6 +814,7 @@ class MLS(BasePlugin):
     def _note_invitation(self, archive_id: str) -> None:
         with self.device.store.transaction() as transaction:
             transaction.put(*_LAST_INVITATION, archive_id.encode())
+            transaction.delete(*_SINCE)
 
     def _invitation_received(self, stanza: Any) -> None:
         ids = stamped_ids(stanza.xml, self.xmpp.boundjid.bare)

@@ -433,6 +433,11 @@ class RoomWorker:
                 async with asyncio.timeout(_UNDER_WAY if self.live.is_set() else _CATCHING_UP):
                     await self._turned.wait()
 
+    async def all_said(self) -> None:
+        """Wait until no message of ours is on its way, or we are out of the group."""
+        while self.is_member and self.session.messages_wait:
+            await self._turned.wait()
+
     def _turn(self) -> None:
         self._turned.set()
         self._turned = asyncio.Event()
@@ -515,6 +520,7 @@ class RoomWorker:
                     confirmation = self._confirmations.pop(event.origin_id, None)
                     if confirmation is not None and not confirmation.done():
                         confirmation.set_result(event.archive_id)
+                    self._turn()
                 case GroupChanged():
                     self.moved_on.set()
                     self._turn()
@@ -661,10 +667,13 @@ class RoomWorker:
         self._check_not_lost()
         await self.until_open()
         await self._commit_what_waits()
+        waits = origin_id is not None and self.session.on_its_way(origin_id) is not None
         outgoing = self.session.compose(data, fits=self.check_size, origin_id=origin_id)
-        confirmation: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._confirmations[outgoing.origin_id] = confirmation
-        await self.transmit(outgoing)
+        confirmation = self._confirmations.get(outgoing.origin_id)
+        if confirmation is None:
+            confirmation = self._confirmations[outgoing.origin_id] = asyncio.get_running_loop().create_future()
+        if not waits:  # or it has been sent already, or will be with all that was made before
+            await self.transmit(outgoing)
         return outgoing.origin_id, confirmation
 
     async def until_open(self) -> None:

@@ -9,6 +9,7 @@ space                      key                       value
 ``device``                 ``former`` + scheme (2)   since when it has been replaced, seconds since the Unix epoch (8);
                                                      public signature key that groups may still have
 ``device``                 ``invitation``            archive id of the last invitation read (the plugin's)
+``device``                 ``since``                 when we began, until an invitation has been read (8, the plugin's)
 ``device``                 ``listed``, ``label``,    whether, and as what, our account's node has listed us; since when
                            ``retired``               it is over (:mod:`slixmpp_mls.own_devices`, as are ``own-device``
                                                      and ``admission``)

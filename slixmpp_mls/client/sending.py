@@ -51,6 +51,13 @@ _EARLIER = 32 * 8  # octets: digests of the last eight encryptions
 class Sending(Entering):
     """The sending half of a room's group."""
 
+    def on_its_way(self, origin_id: str) -> bytes | None:
+        """The application data that waits under this id, if any does."""
+        number = self._outbox.of_origin_id(origin_id)
+        if number is None or self._outbox[number].kind is not OutboxKind.APPLICATION:
+            return None
+        return self._outbox[number].plaintext
+
     def compose(self, data: bytes, *, fits: Fits | None = None, origin_id: str | None = None) -> Outgoing:
         """Encrypt application data; it is in the outbox when this returns.
 
@@ -303,6 +310,11 @@ class Sending(Entering):
         """Origin ids of what has not come back."""
         inside = (record.origin_id.decode() for _, record in self._outbox if not record.refused)
         return frozenset((*inside, *(outgoing.origin_id for outgoing in self._unconfirmed_outside())))
+
+    @property
+    def messages_wait(self) -> bool:
+        """Whether application data has not come back."""
+        return any(record.kind is OutboxKind.APPLICATION for _, record in self._outbox)
 
     def outstanding(self) -> Iterator[Outgoing]:
         """What has not come back, oldest first: to be sent again once the archive has been read to its end.

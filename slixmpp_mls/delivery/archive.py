@@ -22,7 +22,7 @@ import secrets
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from xml.etree.ElementTree import Element, SubElement
 
 from slixmpp import JID, ClientXMPP
@@ -30,6 +30,7 @@ from slixmpp.jid import InvalidJID
 from slixmpp.plugins import xep_0082
 
 from ..errors import ArchiveGap, DeliveryError, Refused
+from .forms import submission
 from .stream import MAM, TIMEOUT, Stream, bare
 
 NS = "urn:xmpp:mls:0"
@@ -170,16 +171,17 @@ class Archive:
         self.page_size = page_size
         self._stream = Stream.of(xmpp)
 
-    async def pages(self, after: str | None) -> AsyncGenerator[Page, None]:
+    async def pages(self, after: str | None, *, start: int | None = None) -> AsyncGenerator[Page, None]:
         """All that comes after the stanza with that archive id (``None``: everything), oldest first.
 
         While the caller is busy with one page, no more than the next is fetched.
 
+        :param start: leave out what the server has got before, seconds since the Unix epoch.
         :raises ArchiveGap: the archive no longer holds the stanza to read after.
         :raises NotPermitted: no affiliation with the room.
         :raises DeliveryError: refused, unanswered, disconnected, or an archive out of its mind.
         """
-        page = await self._page(after)
+        page = await self._page(after, start=start)
         if after is not None:
             page = await self._checked(after, page)
         upcoming: asyncio.Task[Page] | None = None
@@ -189,7 +191,7 @@ class Archive:
                     last = page.entries[-1].archive_id
                     average = sum(weight(entry.xml) for entry in page.entries) // len(page.entries)
                     size = max(5, min(self.page_size, _PAGE_WEIGHT // max(average, 1)))
-                    upcoming = asyncio.create_task(self._page(last, size=size))
+                    upcoming = asyncio.create_task(self._page(last, size=size, start=start))
                 yield page
                 if page.complete or upcoming is None:
                     return
@@ -236,9 +238,13 @@ class Archive:
             raise ArchiveGap(self.room, after)
         return page
 
-    async def _page(self, after: str | None, *, size: int | None = None, before: str | None = None) -> Page:
+    async def _page(
+        self, after: str | None, *, size: int | None = None, before: str | None = None, start: int | None = None
+    ) -> Page:
         queryid = secrets.token_hex(8)
         query = Element(f"{{{MAM}}}query", {"queryid": queryid})
+        if start is not None:
+            query.append(submission(MAM, {"start": xep_0082.format_datetime(datetime.fromtimestamp(start, UTC))}))
         rsm = SubElement(query, f"{{{RSM}}}set")
         SubElement(rsm, f"{{{RSM}}}max").text = str(size or self.page_size)
         if before is not None:

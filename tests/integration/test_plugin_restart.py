@@ -15,6 +15,7 @@ import pytest
 from slixmpp_mls.client.records import OutboxKind, RoomRecord
 from slixmpp_mls.content import EncryptedMessage
 from slixmpp_mls.devserver import DevServer
+from slixmpp_mls.encrypted_room import SentMessage
 from slixmpp_mls.errors import RoomLost, StoreError, StoreFull, UsageError
 from slixmpp_mls.store import MemoryStore, SQLiteStore, Transaction
 
@@ -143,6 +144,32 @@ async def test_what_the_handlers_have_not_finished_comes_again(server: DevServer
     bob.seen.clear()
     await bob.connect()
     assert not bob.bodies
+
+
+async def test_the_same_message_sent_twice_is_one(server: DevServer, cast: Cast) -> None:
+    """By a bot that does not know whether it was accepted."""
+    _, (alice, bob) = await cast.meet(server, "alice", "bob")
+
+    async def say(text: str) -> SentMessage:
+        message = alice.client.make_message(mto=alice.room().room, mtype="groupchat")
+        message["id"] = "number one"
+        message["body"] = cast.secret(text)
+        return await alice.room().send(message)
+
+    alice.client.swallowing = "<application"
+    one, two = await say("Double, double"), await say("Double, double")
+    assert one.confirmed is two.confirmed
+    with pytest.raises(UsageError, match="another message"):
+        await say("toil and trouble")
+    alice.crash()
+    await alice.connect()
+    await say("Double, double")  # before it has been sent again, or after that
+    await bob.hears("Double, double")
+    await (await say("Double, double")).confirmed
+    await alice.say("Fire burn")
+    await bob.hears("Fire burn")
+    assert bob.bodies == ["Double, double", "Fire burn"]
+    assert not bob.got("mls_rejected")
 
 
 def waiting_commits(person: Person) -> list[bytes]:
