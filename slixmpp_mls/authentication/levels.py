@@ -200,17 +200,23 @@ class Keys:
         self.transaction = transaction
         self.now = now
         self.changes: list[TrustChanged] = []
+        self._read: dict[str, dict[bytes, KnownKey]] = {}  # whole accounts: all of their leaves ask for the same
 
     # --- reading -------------------------------------------------------------------------------
 
     def get(self, account: str, identifier: bytes) -> KnownKey:
-        value = self.transaction.get(SPACE, _prefix(account) + identifier)
-        return KnownKey(account, identifier) if value is None else _known(account, identifier, value)
+        return self._of(account).get(identifier) or KnownKey(account, identifier)
 
     def of(self, account: str) -> list[KnownKey]:
         """An account's keys."""
-        prefix = _prefix(account)
-        return [_known(account, key[len(prefix) :], value) for key, value in self.transaction.items(SPACE, prefix)]
+        return list(self._of(account).values())
+
+    def _of(self, account: str) -> dict[bytes, KnownKey]:
+        if account not in self._read:
+            prefix = _prefix(account)
+            found = ((key[len(prefix) :], value) for key, value in self.transaction.items(SPACE, prefix))
+            self._read[account] = {identifier: _known(account, identifier, value) for identifier, value in found}
+        return self._read[account]
 
     def all(self) -> Iterator[KnownKey]:
         """Everybody's."""
@@ -228,7 +234,7 @@ class Keys:
         before = self.get(key.account, key.identifier)
         if before == key:
             return True
-        if before == KnownKey(key.account, key.identifier) and not self._make_room(key):
+        if key.identifier not in self._of(key.account) and not self._make_room(key):
             return False
         self._write(key)
         if before.level is not key.level:
@@ -237,6 +243,7 @@ class Keys:
 
     def delete(self, key: KnownKey) -> None:
         self.transaction.delete(SPACE, _prefix(key.account) + key.identifier)
+        self._of(key.account).pop(key.identifier, None)
 
     def meet(self, client: ClientIdentity, scheme: int, signature_key: bytes) -> KnownKey:
         """A leaf of this device has this key: note it, and say what is known of it."""
@@ -289,15 +296,14 @@ class Keys:
             (key.by or "").encode(),
         )  # fmt: skip
         self.transaction.put(SPACE, _prefix(key.account) + key.identifier, record.encode())
+        self._of(key.account)[key.identifier] = key
 
     def _make_room(self, key: KnownKey) -> bool:
-        count = sum(1 for _ in self.transaction.items(SPACE, _prefix(key.account)))
-        if MAX_UNPROVEN <= count < MAX_KEYS:  # reading them all for each key of a long message would take long
-            unproven = sorted((one for one in self.of(key.account) if not one.is_proven), key=lambda one: one.since)
-            if len(unproven) >= MAX_UNPROVEN:
-                self.delete(unproven[0])
-                count -= 1
-        return count < MAX_KEYS
+        there = self._of(key.account)
+        unproven = [one for one in there.values() if not one.is_proven]
+        if len(unproven) >= MAX_UNPROVEN:
+            self.delete(min(unproven, key=lambda one: one.since))
+        return len(there) < MAX_KEYS
 
 
 def _prefix(account: str) -> bytes:
