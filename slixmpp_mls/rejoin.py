@@ -28,6 +28,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from .client import Rejected, Rejoining
+from .client.entering import find_doors
 from .client.records import RoomState
 from .delivery import MAX_STANZA
 from .delivery.archive import Archive, RoomStanza
@@ -46,7 +47,7 @@ _WELCOME_PATIENCE = 5.0  # seconds, until who follows an invitation asks as well
 _EXTERNAL_AFTER = 60.0  # seconds after a request, until we commit ourselves in
 _ENTRY_ATTEMPTS = 25  # how often an external Commit is made anew when others come first
 _PAGES = 20  # of the archive, looked through for a GroupInfo
-_DOORS = 5  # GroupInfos tried
+_DOORS = 4  # epochs of which a GroupInfo is tried
 
 
 class RejoinMode(Enum):
@@ -191,15 +192,16 @@ class Rejoiner:
 
 
 async def _doors(archive: Archive) -> list[tuple[RoomStanza, GroupInfo]]:
-    """The newest GroupInfos in the room, the newest first."""
-    found: list[tuple[RoomStanza, GroupInfo]] = []
-    async with aclosing(_backwards(archive)) as elements:
-        async for stanza, element in elements:
-            if isinstance(element, GroupInfo):
-                found.append((stanza, element))
-                if len(found) == _DOORS:
-                    break
-    return found
+    """GroupInfos of the latest epochs in the room, the latest first."""
+    found: list[tuple[RoomStanza, list[MessageElement]]] = []
+    epochs: set[tuple[bytes, int]] = set()
+    async with aclosing(_backwards(archive)) as stanzas:
+        async for stanza, elements in stanzas:
+            found.append((stanza, elements))
+            epochs |= {(element.group, element.epoch) for element in elements if isinstance(element, Commit)}
+            if len(epochs) > _DOORS:  # the first Commit of all but the last of them has been found
+                break
+    return find_doors(reversed(found))[:_DOORS]
 
 
 async def group_in(archive: Archive) -> bytes | None:
@@ -207,14 +209,15 @@ async def group_in(archive: Archive) -> bytes | None:
 
     :raises DeliveryError: the archive can not be read
     """
-    async with aclosing(_backwards(archive)) as elements:
-        async for _, element in elements:
-            if isinstance(element, Commit):
-                return element.group
+    async with aclosing(_backwards(archive)) as stanzas:
+        async for _, elements in stanzas:
+            for element in elements:
+                if isinstance(element, Commit):
+                    return element.group
     return None
 
 
-async def _backwards(archive: Archive) -> AsyncGenerator[tuple[RoomStanza, MessageElement], None]:
+async def _backwards(archive: Archive) -> AsyncGenerator[tuple[RoomStanza, list[MessageElement]], None]:
     """What is in the room of ours, the newest first."""
     async with aclosing(archive.pages_backwards(_PAGES)) as pages:
         async for page in pages:
@@ -223,8 +226,7 @@ async def _backwards(archive: Archive) -> AsyncGenerator[tuple[RoomStanza, Messa
                 if stanza is None:
                     continue
                 with suppress(PeerError):
-                    for element in payloads(stanza.xml, max_encoded=MAX_STANZA):
-                        yield stanza, element
+                    yield stanza, payloads(stanza.xml, max_encoded=MAX_STANZA)
 
 
 def _monotonic() -> float:

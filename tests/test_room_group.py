@@ -454,7 +454,7 @@ def test_rule_5_the_sender_is_who_signed_whatever_the_room_says() -> None:
 def test_our_own_message_under_another_label_is_refused() -> None:
     """Others refuse it, too: if it were a Commit we would go on alone."""
     world, alice, _, _ = three()
-    [payload] = alice.commit().payloads
+    payload, *_ = alice.commit().payloads
     world.room.lose()
     fake = elements.Application(payload.group, payload.epoch, payload.data)
     world.room.post([fake], ALICE)

@@ -6,7 +6,8 @@
     its reflection, the first Commit of its epoch in the room ──► we are in
 
 A GroupInfo is what a member has signed beside a Commit, and what the room has kept.  Its signature, tree and
-leaves are verified; that it is the present one can not be.  An older one than we know of is refused, and
+leaves are verified; that it is the present one can not be, so what the room has in which order decides
+(:func:`find_doors`).  An older one than we know of is refused, and
 a Commit made from one comes too late.  RFC 9750 5.3 on what is left: a service that hides what came since can lead
 us into the past, together with whoever was a member then; but not before the epoch in which we have been ourselves.
 
@@ -16,8 +17,9 @@ Like any Commit of ours it is stored with the state that it leads to, and takes 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from ..errors import InvalidError, NotPermitted, PolicyViolation, StanzaTooLarge, UsageError
 from ..mls.cipher_suite import CipherSuite
@@ -38,9 +40,30 @@ from .outside import Outside, attempted
 from .records import ROOMS, OutboxKind, OutsideRecord, RoomRecord, RoomState
 from .steps import Fits, Incoming, Outgoing
 
-__all__ = ["Entering", "EntryDraft"]
+__all__ = ["Entering", "EntryDraft", "find_doors"]
+
+T = TypeVar("T")
 
 _RULES = "urn:xmpp:mls:0 business rules"
+
+
+def find_doors(
+    stanzas: Iterable[tuple[T, Sequence[elements.MessageElement]]],
+) -> list[tuple[T, elements.GroupInfo]]:
+    """The GroupInfos that lead into epochs which may be the group's, the latest first.
+
+    Only the first Commit of an epoch in the room counts, and so does only the GroupInfo beside that one: those
+    beside the others describe epochs that never began.
+
+    :param stanzas: what the room's stanzas hold, with anything to know them by, oldest first
+    """
+    found: dict[tuple[bytes, int], tuple[T, elements.GroupInfo] | None] = {}
+    for stanza, payloads in stanzas:
+        commit = next((payload for payload in payloads if isinstance(payload, elements.Commit)), None)
+        if commit is not None and (commit.group, commit.epoch) not in found:
+            door = next((payload for payload in payloads if isinstance(payload, elements.GroupInfo)), None)
+            found[commit.group, commit.epoch] = None if door is None else (stanza, door)
+    return [door for door in reversed(found.values()) if door is not None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 
 from ..blob import BlobReference, RatchetTreeLocation
-from ..errors import InvalidError, NotPermitted, NotVouchedFor, PolicyViolation, UsageError
+from ..errors import InvalidError, NotPermitted, NotVouchedFor, PolicyViolation, StanzaTooLarge, UsageError
 from ..mls.commit_creation import CommitBundle, CommitDraft, CommitOptions
 from ..mls.credential import type_of
 from ..mls.framing import MemberSender
@@ -30,7 +31,7 @@ from ..mls.own_leaf import OwnLeaf
 from ..mls.proposal_list import SentProposal
 from ..mls.proposals import Add, AnyProposal, PreSharedKey
 from ..mls.tree_index import Feature
-from ..policy import check
+from ..policy import ExternalJoins, RoomPolicy, check
 from ..stanza import elements
 from ..stanza.elements import RoomElement
 from .creating import creation
@@ -43,7 +44,10 @@ from .seen import MAX_ID
 from .steps import Fits, Outgoing
 from .waiting import Committable, committable, is_permitted
 
-__all__ = ["Sending"]
+__all__ = ["DOOR_MEMBERS", "Sending"]
+
+DOOR_MEMBERS = 64
+"""Members of the largest group whose Commits are accompanied by a GroupInfo."""
 
 _EARLIER = 32 * 8  # octets: digests of the last eight encryptions
 
@@ -170,7 +174,7 @@ class Sending(Entering):
     def finish_commit(
         self, draft: CommitDraft, *, fits: Fits | None = None, tree_at: BlobReference | None = None
     ) -> Outgoing:
-        """Put a draft into the outbox.
+        """Put a draft into the outbox, with a GroupInfo for external joins where the policy allows them and it fits.
 
         :param tree_at: where the ratchet tree is, if it is not to be in the Welcome
         :raises UsageError: the draft's epoch has ended, or a Commit of ours waits already
@@ -178,9 +182,27 @@ class Sending(Entering):
         """
         if self.commit_waits:
             raise UsageError("a Commit of ours waits already")
+        if tree_at is None and self._opens_door(draft):
+            with suppress(StanzaTooLarge):
+                return self._finish(replace(draft, options=replace(draft.options, group_info=True)), fits, None)
+        return self._finish(draft, fits, tree_at)
+
+    def _finish(self, draft: CommitDraft, fits: Fits | None, tree_at: BlobReference | None) -> Outgoing:
         bundle, record = self._finished(draft, tree_at)
         assert isinstance(bundle.sent, Group)
         return self._put_out(bundle.sent, record, fits, bundle)
+
+    def _opens_door(self, draft: CommitDraft) -> bool:
+        """Whether a GroupInfo belongs beside this Commit (the XEP's "Joining by an External Commit").
+
+        It holds the whole tree.  In a large group that would be a high price for each Commit, and somebody who
+        commits a request to be added is seldom far.
+        """
+        if draft.applied.reinit is not None or len(self.roster) + len(draft.applied.added) > DOOR_MEMBERS:
+            return False
+        assert draft.staged.next is not None
+        policy = RoomPolicy.required_in(draft.staged.next.context.extensions)
+        return policy.external_joins is not ExternalJoins.NEVER
 
     def _finished(self, draft: CommitDraft, tree_at: BlobReference | None) -> tuple[CommitBundle, OutboxRecord]:
         location = None if tree_at is None else RatchetTreeLocation(tree_at).extension()

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 from xml.etree.ElementTree import Element
 
 import pytest
 
+from slixmpp_mls import rejoin
 from slixmpp_mls.client import GroupLost, Joined
 from slixmpp_mls.client.arrivals import LIMIT
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.devserver.ejabberd import Ejabberd
-from slixmpp_mls.errors import GroupExists, UsageError
+from slixmpp_mls.errors import GroupExists, NoGroupInfo, NotPermitted, PeerError, UsageError
+from slixmpp_mls.policy import ExternalJoins
 from slixmpp_mls.stanza import Commit
 
 from .people import SECONDS, Cast, Person, agree, all_agree
@@ -327,3 +331,114 @@ async def test_who_lacks_a_commit_that_others_have_comes_back(prosody: DevServer
     await alice.say("welcome back")
     await bob.hears("welcome back")
     assert agree(alice, bob, carol)
+
+
+# --- by an external Commit -----------------------------------------------------------------------
+
+
+async def test_who_is_lost_comes_in_by_itself(server: DevServer, cast: Cast) -> None:
+    """RFC 9420 12.4.3.2, with nobody else online."""
+    _, (alice, bob) = await cast.meet(server, "alice", "bob")
+    await bob.room().update()
+    await all_agree(alice, bob)
+    await alice.log_out()
+    await asyncio.wait_for(bob.room().rejoin(external=True), PATIENCE)
+    joined = bob.got("mls_joined")[-1]
+    assert joined.by is None
+    assert joined.missed is not None
+    assert bob.got("mls_rejoining")[-1].external
+    await bob.say("I have let myself in")
+    await alice.connect()
+    await alice.hears("I have let myself in")
+    await all_agree(alice, bob)
+    assert len(alice.room().members) == 2
+
+
+async def test_a_second_device_joins_by_itself(server: DevServer, cast: Cast) -> None:
+    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    await bob.log_out()
+    phone = await cast.person(server, bob.jid)
+    group = await asyncio.wait_for(phone.mls.join(room, external=True), PATIENCE)
+    assert group.is_member
+    await all_agree(alice, phone)
+    assert sorted(member.account for member in alice.room().members).count(bob.account) == 2
+    await phone.say("from my other device")
+    await alice.hears("from my other device")
+    await bob.connect()
+    await bob.hears("from my other device")
+
+
+async def test_a_stranger_can_not_let_itself_in(prosody: DevServer, cast: Cast) -> None:
+    room, (alice, _) = await cast.meet(prosody, "alice", "bob")
+    mallory = await cast.person(prosody, "mallory", rejoin="by hand")
+    await alice.room().delivery.affiliations.grant_membership([mallory.account])
+    with pytest.raises(NotPermitted):
+        await asyncio.wait_for(mallory.mls.join(room, external=True), PATIENCE)
+    assert alice.room().epoch == 1
+
+
+async def test_where_the_policy_says_never_there_is_no_door(prosody: DevServer, cast: Cast) -> None:
+    room, (alice, bob) = await cast.meet(prosody, "alice", "bob", rejoin="by hand")
+    await alice.room().set_policy(replace(alice.room().policy, external_joins=ExternalJoins.NEVER))
+    await all_agree(alice, bob, epoch=2)
+    handle = bob.room(room)
+    with pytest.raises(NoGroupInfo) as caught:
+        await asyncio.wait_for(handle.rejoin(external=True), PATIENCE)
+    assert "epoch 1, but the group is in 2" in caught.value.reasons[0]  # that of the time before
+
+
+async def test_a_group_info_that_was_tampered_with_lets_nobody_in(server: DevServer, cast: Cast) -> None:
+    """The server's administrator changes octets in the archive: signatures and hashes tell."""
+    room, (alice, bob) = await cast.meet(server, "alice", "bob", rejoin="by hand")
+    await alice.room().update()
+    await all_agree(alice, bob, epoch=2)
+    stored = server.archive(room)
+    infos = [match for text in stored for match in re.findall(r"<group-info[^>]*>([^<]+)<", text)]
+    assert len(infos) == 2
+    for info in infos:
+        middle = info[len(info) // 2 : len(info) // 2 + 24]
+        other = "".join("B" if letter == "A" else "A" for letter in middle)
+        assert edit(server, room, f"UPDATE {{archive}} SET {{xml}} = replace({{xml}}, '{middle}', '{other}')") > 0
+    with pytest.raises(NoGroupInfo) as caught:
+        await asyncio.wait_for(bob.room().rejoin(external=True), PATIENCE)
+    assert len(caught.value.reasons) == 2
+    for rejected in bob.got("mls_rejected"):
+        assert isinstance(rejected.error, PeerError)
+    assert len(bob.got("mls_rejected")) == 2
+    assert not bob.room().is_member
+    assert alice.room().epoch == 2
+    await asyncio.wait_for(bob.room().rejoin(), PATIENCE)  # by request it needs none
+    await all_agree(alice, bob)
+
+
+async def test_external_joins_race_and_all_come_in(server: DevServer, cast: Cast) -> None:
+    """Five devices at once, against each other and a member that renews its keys."""
+    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    phones = [await cast.person(server, bob.jid) for _ in range(4)]
+
+    async def renew() -> None:
+        for _ in range(3):
+            await alice.room().update()
+
+    async with asyncio.timeout(90):
+        await asyncio.gather(renew(), *(phone.mls.join(room, external=True) for phone in phones))
+    await all_agree(alice, bob, *phones)
+    assert len(alice.room().members) == 6
+    await phones[2].say("all of us are me")
+    await bob.hears("all of us are me")
+    await alice.hears("all of us are me")
+
+
+async def test_when_nobody_answers_it_lets_itself_in(
+    prosody: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request is made first; the external Commit comes if it is not granted."""
+    monkeypatch.setattr(rejoin, "_EXTERNAL_AFTER", 1.0)
+    _, (alice, bob) = await cast.meet(prosody, "alice", "bob")
+    await alice.log_out()
+    bob.room().worker.abandon("says the test")
+    await bob.next("mls_joined", 1, PATIENCE)
+    assert [event.external for event in bob.got("mls_rejoining")] == [False, True]
+    await alice.connect()
+    await all_agree(alice, bob)
+    assert len(alice.room().members) == 2
