@@ -89,8 +89,9 @@ class People:
 
         def check_size(found: Sequence[RoomElement]) -> None:
             nonlocal fresh
-            if fresh and any(element.NAME == "welcome" for element in found):
-                fresh = False
+            names = {element.NAME for element in found}
+            if names >= {"welcome", "group-info"} or (fresh and "welcome" in names):
+                fresh = fresh and "group-info" in names
                 raise StanzaTooLarge(300_000, MAX_STANZA)
 
         group.session.draft_commit = draft  # type: ignore[method-assign]
