@@ -400,10 +400,11 @@ async def test_four_devices_with_a_hundred_key_packages_each(server: DevServer, 
     alice = await cast.person(server, "alice")
     first = await cast.person(server, "bob", key_packages=100)
     others = [await another(cast, first, key_packages=100) for _ in range(3)]
-    room = await new_room(alice, first)
-    for device in others:
+    room = await new_room(alice)
+    result = await alice.mls.group(room).add(first.account)
+    assert {member.device for member in result.added} == {device.mls.device_id for device in (first, *others)}
+    for device in (first, *others):
         await device.joined(room)
-    assert len(alice.mls.group(room).members) == 5
 
 
 # --- odd things ------------------------------------------------------------------------------------
