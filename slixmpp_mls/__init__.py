@@ -10,7 +10,8 @@ Layout, each layer importing only from those before it::
     authentication/           whose keys these are
     stanza/ sce               the XML, knowing no XMPP library
     delivery/                 PEP nodes and rooms, over slixmpp
-    plugin encrypted_room     the slixmpp plugin, what a bot author sees
+    plugin encrypted_room     the slixmpp plugin, what a bot author sees; beside it what it does by itself:
+    own_devices hygiene ...   the account's devices, keys that do not grow old
     devserver cli testing     a throw-away server, commands, fakes for tests
 """
 

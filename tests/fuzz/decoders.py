@@ -154,7 +154,8 @@ def _stanzas() -> Iterator[bytes]:
 
 def _stanza_words() -> Iterator[bytes]:
     yield elements.NS.encode()
-    for cls in (elements.Commit, elements.Welcome, elements.GroupInfo, elements.Invitation, *elements.ItemElement.__args__):
+    kinds = (elements.Commit, elements.Welcome, elements.GroupInfo, elements.Invitation, elements.KeyPackage)
+    for cls in (*kinds, elements.RetiredDevice):
         yield f"<{cls.NAME}".encode()
         yield from (f" {field.name}=''".encode() for field in elements.spelled_fields(cls))
 
