@@ -18,8 +18,9 @@ from __future__ import annotations
 
 from ..errors import DevServerError
 from .base import DevServer, Federation
+from .cluster import EjabberdCluster
 from .ejabberd import Ejabberd
 from .line import Line
 from .prosody import Prosody
 
-__all__ = ["DevServer", "DevServerError", "Ejabberd", "Federation", "Line", "Prosody"]
+__all__ = ["DevServer", "DevServerError", "Ejabberd", "EjabberdCluster", "Federation", "Line", "Prosody"]

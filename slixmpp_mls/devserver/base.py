@@ -68,14 +68,14 @@ class Federation:
 
     def __init__(self, *domains: str) -> None:
         self.authority = trustme.CA()
-        self.addresses = {domain: _own_address() for domain in domains}
+        self.addresses = {domain: own_address() for domain in domains}
         self._folder = tempfile.TemporaryDirectory(prefix="slixmpp-mls-federation-", ignore_cleanup_errors=True)
         self.hosts_file = Path(self._folder.name) / "hosts"
         self._publish(self.addresses)
 
     def line(self) -> Line:
         """From now on the servers reach each other over a line that can be cut.  Before any of them is started."""
-        public = {domain: _own_address() for domain in self.addresses}
+        public = {domain: own_address() for domain in self.addresses}
         self._publish(public)
         return Line({public[domain]: address for domain, address in self.addresses.items()}, S2S_PORT)
 
@@ -372,7 +372,7 @@ class DevServer(ABC):
             path = self.directory / "tls" / name
             path.touch(mode=0o600)
             path.write_bytes(content)
-        self.port, self.http_port = _free_ports(self.host, 2)
+        self.port, self.http_port = free_ports(self.host, 2)
         self._configure()
         self._ready = True
 
@@ -446,7 +446,7 @@ def find_program(name: str) -> Path | None:
     return Path(found) if found else None
 
 
-def _own_address() -> str:
+def own_address() -> str:
     """A loopback address whose server-to-server port nobody uses."""
     if not sys.platform.startswith("linux"):
         raise DevServerError("federation needs loopback addresses besides 127.0.0.1, which only Linux has by itself")
@@ -457,7 +457,7 @@ def _own_address() -> str:
     raise DevServerError(f"port {S2S_PORT} is taken on all loopback addresses: does a server listen on 0.0.0.0?")
 
 
-def _free_ports(host: str, count: int) -> list[int]:
+def free_ports(host: str, count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
