@@ -32,7 +32,7 @@ async def talk(person: Person, name: str, lines: int) -> None:
 
 
 async def heard(people: dict[str, Person], lines: int) -> None:
-    """Each has what the others have said, each once.  (What has vanished with the node comes after what followed it.)"""
+    """Each has what the others have said, each once.  (What vanished with the node comes after what followed it.)"""
     for person in people.values():
         for name, other in people.items():
             if other is not person:
