@@ -668,7 +668,9 @@ class RoomWorker:
         await self.until_open()
         await self._commit_what_waits()
         waits = origin_id is not None and self.session.on_its_way(origin_id) is not None
-        outgoing = self.session.compose(data, fits=self.check_size, origin_id=origin_id)
+        outgoing = self.session.compose(
+            data, later=not self.live.is_set(), fits=self.check_size, origin_id=origin_id
+        )
         confirmation = self._confirmations.get(outgoing.origin_id)
         if confirmation is None:
             confirmation = self._confirmations[outgoing.origin_id] = asyncio.get_running_loop().create_future()

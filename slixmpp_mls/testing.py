@@ -388,6 +388,10 @@ class Participant:
         self.world.room.post(outgoing, self.account)
         return outgoing
 
+    def keep(self, data: bytes) -> Outgoing:
+        """Application data that is to be sent when the room has been read to its end."""
+        return self.session.compose(data, later=True)
+
     def send(self, data: bytes, origin_id: str | None = None) -> Outgoing:
         """Application data."""
         return self.post(self.session.compose(data, origin_id=origin_id))

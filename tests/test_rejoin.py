@@ -405,6 +405,27 @@ def test_a_store_that_is_an_old_copy_comes_back_with_fresh_keys() -> None:
     assert world.agree()
 
 
+def test_what_an_old_copy_was_given_to_send_does_not_hide_what_it_is() -> None:
+    """RFC 9420 9.2: its next key is one that the original has used.  Nothing is encrypted before the room is read."""
+    world, alice, bob, carol = three()
+    backup = copy_of(bob.store)  # type: ignore[arg-type]
+    bob.send(b"after the backup")
+    world.settle()
+    bob.restart(backup)
+    assert bob.keep(b"as soon as I can").payloads == ()
+    bob.restart()
+    bob.read()
+    assert bob.session.state is RoomState.LOST
+    assert bob.resend() == []
+    bob.ask()
+    settle_wishes(world, alice)
+    (sent,) = bob.resend()
+    assert sent.payloads[0].epoch == 2
+    world.settle()
+    assert carol.texts == [b"after the backup", b"as soon as I can"]
+    assert bob.resend() == []
+
+
 def test_a_copy_that_runs_beside_the_original_throws_it_out_and_is_not_thrown_out_in_turn() -> None:
     """Two processes on one state: whichever asks is replaced; the other is out, and does not ask."""
     world, alice, bob, _ = three()

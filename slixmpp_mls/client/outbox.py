@@ -86,6 +86,7 @@ class Outbox:
 
 
 def _digests(record: OutboxRecord) -> Iterator[bytes]:
-    yield record.digest
+    if record.digest:
+        yield record.digest
     for start in range(0, len(record.earlier), _DIGEST):
         yield record.earlier[start : start + _DIGEST]

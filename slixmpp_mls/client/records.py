@@ -114,7 +114,8 @@ class OutboxRecord(Struct):
     """A message that has been made and not yet been seen in the room.
 
     `digest` is the SHA-256 of the MLSMessage by which its reflection is known; `plaintext` is kept
-    of application data until then, for the case that it must be encrypted anew; `earlier` holds the digests
+    of application data until then, for the case that it must be encrypted anew, or has not been encrypted yet (then
+    `message` and `digest` are empty); `earlier` holds the digests
     of its former encryptions, 32 octets each.  `reference` is a proposal's ProposalRef, or the id
     of a group that is created.  What the room has
     `refused` is not sent again, but is still known if it comes after all: a refusal by a server on the way

@@ -62,12 +62,16 @@ class Sending(Entering):
             return None
         return self._outbox[number].plaintext
 
-    def compose(self, data: bytes, *, fits: Fits | None = None, origin_id: str | None = None) -> Outgoing:
+    def compose(
+        self, data: bytes, *, later: bool = False, fits: Fits | None = None, origin_id: str | None = None
+    ) -> Outgoing:
         """Encrypt application data; it is in the outbox when this returns.
 
         The same data under the same `origin_id` again, while it has not come back, is one message.
 
         :param data: the plaintext
+        :param later: only keep it, and let :meth:`outstanding` encrypt it.  For as long as the room has not been read
+            to its end: if this store is an old copy, the next key has been used already, and the room will show it
         :param origin_id: its id, for all readers; a random one if not given
         :raises UsageError: not a member, proposals wait that must be committed first, or the id is too long
             or another message's
@@ -88,7 +92,11 @@ class Sending(Entering):
             raise NotVouchedFor([str(doubt.client) for doubt in self.doubts.silencing])
         message, group = self._encrypt(data, origin_id.encode())
         record = self._outbox_record(OutboxKind.APPLICATION, message, origin_id, plaintext=data)
-        return self._put_out(group, record, fits)
+        if not later:
+            return self._put_out(group, record, fits)
+        if fits is not None:
+            fits(self._outgoing(record).payloads)
+        return self._put_out(self.group, replace(record, message=b"", digest=b""))
 
     def _encrypt(self, data: bytes, origin_id: bytes) -> tuple[bytes, Group]:
         if self._due():
@@ -314,6 +322,8 @@ class Sending(Entering):
         group_id, epoch = self.group.group_id, record.epoch
         payloads: list[RoomElement] = []
         match record.kind:
+            case OutboxKind.APPLICATION if not record.message:
+                pass  # not encrypted yet
             case OutboxKind.APPLICATION:
                 payloads.append(elements.Application(group_id, epoch, record.message))
             case OutboxKind.PROPOSAL:
@@ -357,7 +367,8 @@ class Sending(Entering):
                 continue
             if self._group is None:
                 continue  # we are out
-            if record.kind is OutboxKind.APPLICATION and record.epoch < self._group.epoch:
+            stale = not record.message or record.epoch < self._group.epoch
+            if record.kind is OutboxKind.APPLICATION and stale:
                 if self.needs_commit or self.silenced or self._group.closed is not None:
                     continue  # it goes out after the Commit, when everybody is vouched for, in the group that follows
                 record = self._encrypt_anew(number, record)

@@ -97,10 +97,21 @@ async def test_a_store_that_is_an_old_copy_is_noticed_and_healed(server: DevServ
     for leftover in bob.store.parent.glob(f"{bob.store.name}-*"):
         leftover.unlink()
     shutil.copy(backup, bob.store)
-    await bob.connect()
+    client = bob.make_client()
+
+    async def speak_at_once() -> None:
+        await bob.until(lambda: room in bob.mls.groups)
+        await bob.say("before it has looked around")
+
+    speaking = asyncio.create_task(speak_at_once())
+    await server.connect(client)
+    await bob.ready()
+    await asyncio.wait([speaking], timeout=SECONDS)
     lost = await bob.next("mls_group_lost")
     assert "not sent" in lost.reason
     await back(bob, room, alice)
+    if speaking.exception() is None:
+        await alice.hears("before it has looked around")
     assert bob.mls.device_id == device
     assert len(alice.room().members) == 2
     await bob.say("with new keys")
