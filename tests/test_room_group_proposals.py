@@ -211,6 +211,14 @@ def test_who_was_vouched_for_silences_nobody_when_that_ends() -> None:
     assert alice.texts == carol.texts == [b"talk goes on"]
 
 
+def test_whom_our_own_people_refuse_has_not_lapsed() -> None:
+    who = World().person(DAVE).device.identity
+    lapsed = Doubts().reconsidered([who], [Doubt(who, True, "no-device", "", NOW)])
+    assert not lapsed.silencing
+    for before in (Doubts(), lapsed):
+        assert before.reconsidered([who], [Doubt(who, True, "refused", "", NOW + 1)]).silencing
+
+
 def test_who_was_never_vouched_for_does_not_lapse() -> None:
     """A service that could not tell when the leaf came, and denies it now, has never vouched for it."""
     who = World().person(DAVE).device.identity

@@ -10,7 +10,8 @@ about the leaf, which RFC 9750 6.5 leaves to applications:
   or vouched for, and whoever may remove it does;
 - it denies one for which it had vouched before, which has *lapsed*: the device was retired, or its certificate
   has been revoked.  That is reported, and the leaf removed if it is still so after a while.  Talk goes on
-  meanwhile, or anybody could silence a group by retracting a device;
+  meanwhile, or anybody could silence a group by retracting a device.  But whom our own people refuse has
+  not lapsed: nothing is encrypted for it from then on;
 - it can not tell: that is reported, and asked again later.
 
 Doubts are kept in the store beside the group, and go with the leaf.
@@ -28,6 +29,7 @@ from .records import DoubtRecord
 
 __all__ = ["Doubt", "Doubts"]
 
+REFUSED = "refused"  # the reason of a person, see :class:`~slixmpp_mls.authentication.Verdict`
 _MAX_TEXT = 500  # octets; services' texts may repeat what servers have said
 
 
@@ -136,10 +138,10 @@ class Doubts(Mapping[ClientIdentity, Doubt]):
             if now is None:
                 left.pop(client, None)
             elif before is None:
-                left[client] = replace(now, lapsed=now.denied)
+                left[client] = replace(now, lapsed=now.denied and now.reason != REFUSED)
             elif now.denied or not before.denied:
                 since = before.since if before.denied == now.denied else now.since
-                left[client] = replace(now, lapsed=before.lapsed, since=since)
+                left[client] = replace(now, lapsed=before.lapsed and now.reason != REFUSED, since=since)
         return Doubts(left.values())
 
     def changes_since(self, before: Doubts) -> Iterator[tuple[bytes, bytes | None]]:

@@ -76,6 +76,19 @@ async def test_who_denies_what_all_others_accept_follows_and_keeps_silent(server
     assert carol.account in bob.room().accounts  # not bob's to remove
 
 
+async def test_an_inviter_who_is_denied_is_told_nothing(prosody: DevServer, cast: Cast) -> None:
+    """RFC 9420 5.3.1: on joining, every leaf is asked about."""
+    alice = await cast.person(prosody, "alice")
+    bob, service = await suspicious(cast, prosody, "bob")
+    service.suspect = alice.account
+    group = await alice.mls.create(f"{unique('fog')}@{prosody.rooms}")
+    await group.add(bob.account)
+    doubted = await bob.next("mls_doubted")
+    assert (doubted.member.account, doubted.doubt.reason) == (alice.account, "refused")
+    with pytest.raises(NotVouchedFor):
+        await bob.say("a secret for alice alone")
+
+
 async def test_a_device_that_its_account_does_not_list_is_removed_at_once(server: DevServer, cast: Cast) -> None:
     """A member brings in what its own server knows nothing of, as its right to add its own devices allows."""
     alice = await cast.person(server, "alice")
