@@ -82,6 +82,10 @@ class Bot:
 
     # --- what it does --------------------------------------------------------------------------
 
+    async def ready(self) -> None:
+        """Wait until others can find our keys."""
+        await self.mls.ready()
+
     async def create(self, room: str) -> None:
         account = self.xmpp.boundjid.bare
         await self.mls.create(room, policy=RoomPolicy(room, (account,)))

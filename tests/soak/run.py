@@ -145,6 +145,7 @@ class Soak:
             jid = await self.server.register(f"s{number}-{uuid.uuid4().hex[:6]}", uuid.uuid4().hex)
             self._people.append(_Person(self.server, jid.bare, self.folder))
         await asyncio.gather(*(person.start() for person in self._people))
+        await asyncio.gather(*(person.do("ready") for person in self._people))
         owner, *others = self._people
         async with asyncio.timeout(_PATIENCE):
             await owner.do("create", room=self._room)
