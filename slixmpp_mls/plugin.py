@@ -307,7 +307,9 @@ class MLS(BasePlugin):
     def _session_started(self, _: object) -> None:
         """A new session: once everything is begun, later ones find it going on by itself."""
         if self._starting is not None and self._starting.done() and self._starting.exception() is not None:
-            self._starting = self._ready = None  # the last try failed: try again
+            self._starting = None  # the last try failed: try again
+            if self._ready is not None and self._ready.done():
+                self._ready = None
         self._invitations_read = False
         if self._starting is None:
             self._starting = asyncio.create_task(self._start(), name="mls start")
@@ -332,6 +334,9 @@ class MLS(BasePlugin):
                 self._unsubscribe = self.authentication.subscribe(self._account_changed)
             await self._publish()
             await self._resume()
+        except Disconnected as error:
+            log.info("starting is put off until the next session: %s", error)
+            raise
         except Exception as error:
             log.error("starting failed: %s", error)
             if not ready.done():

@@ -23,7 +23,7 @@ from slixmpp_mls.stanza.consistency import check
 from slixmpp_mls.xmpp_xml import AnyElement
 
 from ..conftest import unavailable_means_skip
-from .people import Cast, Person
+from .people import SECONDS, Cast, Person
 
 
 async def key_packages(reader: Person, of: Person) -> dict[str, KeyPackage]:
@@ -230,3 +230,22 @@ async def test_a_failed_start_is_an_event_and_no_stray_exception(
     second.clients.clear()
     gc.collect()
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR and r.name == "asyncio"] == []
+
+
+async def test_a_stream_that_breaks_at_the_start_is_no_failure(prosody: DevServer, cast: Cast) -> None:
+    """Whoever waits until all is ready goes on waiting, and the next session brings it."""
+    alice = await cast.person(prosody, "alice", online=False)
+    client = alice.make_client()
+    client.swallowing = "urn:xmpp:mls:0:devices"  # the first thing that is asked for
+    await prosody.connect(client)
+    ready = asyncio.create_task(alice.mls.ready())
+    await alice.until(lambda: client.swallowed)
+    await alice.cut()
+    client.swallowing = False
+    await asyncio.sleep(0)
+    assert not ready.done()
+    await alice.back()
+    async with asyncio.timeout(SECONDS):
+        await ready
+    assert not alice.got("mls_failed")
+    assert len(alice.got("mls_ready")) == 1

@@ -20,6 +20,7 @@ from slixmpp import ClientXMPP
 from benchmarks.rooms.process import obey
 from slixmpp_mls.client import Unreadable
 from slixmpp_mls.content import EncryptedMessage
+from slixmpp_mls.encrypted_room import EncryptedRoom
 from slixmpp_mls.plugin import MLS
 from slixmpp_mls.policy import RoomPolicy
 
@@ -90,22 +91,26 @@ class Bot:
         account = self.xmpp.boundjid.bare
         await self.mls.create(room, policy=RoomPolicy(room, (account,)))
 
+    async def _group(self, room: str) -> EncryptedRoom:
+        await self.mls.ready()
+        return self.mls.group(room)
+
     async def add(self, room: str, account: str) -> dict[str, str]:
-        result = await self.mls.group(room).add(account)
+        result = await (await self._group(room)).add(account)
         return {**result.failed, **result.skipped}
 
     async def remove(self, room: str, account: str) -> None:
-        await self.mls.group(room).remove(account)
+        await (await self._group(room)).remove(account)
 
     async def leave(self, room: str) -> None:
-        await self.mls.group(room).leave()
+        await (await self._group(room)).leave()
 
     async def update(self, room: str) -> None:
-        await self.mls.group(room).update()
+        await (await self._group(room)).update()
 
     async def say(self, room: str, text: str) -> None:
         """Returns when the message is accepted."""
-        await self.mls.group(room).send(text)
+        await (await self._group(room)).send(text)
 
     async def cut(self) -> None:
         """The connection breaks."""
