@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import NewType
 
 __all__ = [
-    "MAX_LEAVES", "LeafIndex", "NodeIndex", "common_ancestor", "copath", "direct_path", "is_ancestor", "is_leaf",
+    "MAX_LEAVES", "LeafIndex", "NodeIndex", "common_ancestor", "copath", "direct_path", "is_leaf",
     "leaf_of", "leaves_under", "left", "level", "node_count", "node_of", "padded", "parent", "right", "root", "sibling",
 ]
 
@@ -121,12 +121,6 @@ def copath(node: NodeIndex, leaf_count: int) -> list[NodeIndex]:
         node = NodeIndex((node | bit) & ~(bit << 1))
         bit <<= 1
     return path
-
-
-def is_ancestor(above: NodeIndex, node: NodeIndex) -> bool:
-    """Whether `node` is in the subtree below `above`, or is `above` itself."""
-    height = level(above)
-    return level(node) <= height and node >> (height + 1) == above >> (height + 1)
 
 
 def common_ancestor(one: NodeIndex, other: NodeIndex) -> NodeIndex:
