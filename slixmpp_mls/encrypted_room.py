@@ -489,9 +489,10 @@ class EncryptedRoom:
 
     async def _leave(self, patience: float) -> None:
         self.session.want_to_leave()
-        if self.live and self.delivery.inside:
+        if self.delivery.inside:
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience):
+                    await self.wait_live()  # we have just come in, perhaps
                     await self.worker.all_said()
                     await self._ask_to_go()
         to_be_asked = self.is_member and len(self.session.roster) > 1
