@@ -18,7 +18,7 @@ from slixmpp_mls import EncryptedMessage
 async def echo(message: EncryptedMessage) -> None:
     """Answer in the group that the message came from.  Our own messages do not come here: no echo of an echo."""
     if message.body:  # a reaction, for instance, has none
-        await message.group.send(f"{message.sender.account} said: {message.body}")
+        await message.reply(f"{message.sender.account} said: {message.body}")
 
 
 async def main() -> None:

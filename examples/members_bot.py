@@ -19,7 +19,7 @@ from slixmpp_mls import EncryptedMessage, EncryptedRoom
 async def answer(message: EncryptedMessage) -> None:
     """Who may ask: whoever is in the group, for only they can write a message that gets here."""
     if message.body.strip() == "!members":
-        await message.group.send(describe(message.group))
+        await message.reply(describe(message.group))
 
 
 def describe(group: EncryptedRoom) -> str:

@@ -7,12 +7,15 @@ room; `time` is when it was sent; `rpad` pads (MLS pads once more, by its own me
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import sha256
+from itertools import count
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
+from slixmpp import JID
 from slixmpp.stanza import Message
 
 from .client.doubts import Doubt
@@ -24,7 +27,7 @@ from .stanza import NS
 from .xmpp_xml import to_stdlib
 
 if TYPE_CHECKING:
-    from .encrypted_room import EncryptedRoom
+    from .encrypted_room import EncryptedRoom, SentMessage
 
 __all__ = [
     "PROFILE", "EncryptedMessage", "open_content", "say_the_same", "says_something_in_clear", "seal_body",
@@ -41,7 +44,7 @@ _ADDRESSING = frozenset({("urn:xmpp:sid:0", "origin-id")})
 class EncryptedMessage:
     """What the event ``mls_message`` hands out.
 
-    :ivar group: the group that it was sent in; ``await message.group.send(...)`` answers
+    :ivar group: the group that it was sent in
     :ivar message: the decrypted content as a slixmpp Message: ``message["body"]``, and whatever
         elements registered plugins read (corrections, reactions, replies ...)
     :ivar sender: the member that signed it
@@ -71,6 +74,21 @@ class EncryptedMessage:
     warnings: tuple[str, ...] = ()
     missing: int = 0
     doubt: Doubt | None = None
+
+    _answers: Iterator[int] = field(default_factory=count, repr=False, compare=False)
+
+    async def reply(self, text: str) -> SentMessage:
+        """Answer in the group that it came from.
+
+        Should a crash make the message come again (`again`), the answers to it, in the same order, have the same ids, and
+        everybody sees them once.
+
+        :raises: what :meth:`EncryptedRoom.send` does
+        """
+        message = self.group.xmpp.make_message(mto=JID(self.room), mbody=text, mtype="groupchat")
+        asked = sha256(self.archive_id.encode()).hexdigest()[:32]
+        message["id"] = f"re-{asked}-{next(self._answers)}"
+        return await self.group.send(message)
 
     @property
     def body(self) -> str:
