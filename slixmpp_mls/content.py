@@ -80,8 +80,8 @@ class EncryptedMessage:
     async def reply(self, text: str) -> SentMessage:
         """Answer in the group that it came from.
 
-        Should a crash make the message come again (`again`), the answers to it, in the same order, have the same ids, and
-        everybody sees them once.
+        Should a crash make the message come again (`again`), the answers to it, in the same order, have the same
+        ids, and everybody sees them once.
 
         :raises: what :meth:`EncryptedRoom.send` does
         """
