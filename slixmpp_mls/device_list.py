@@ -29,7 +29,8 @@ from .xmpp_xml import AnyElement
 
 __all__ = [
     "DeviceConflict", "DeviceRecord", "DeviceStatus", "Listed", "NewOwnDevice", "OwnDevice", "Published",
-    "RoomsChanged", "read_devices", "read_key_packages", "rename", "retire", "retract_key_packages",
+    "RoomsChanged", "parse_key_package", "read_devices", "read_key_packages", "rename", "retire",
+    "retract_key_packages",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -201,7 +202,7 @@ async def read_key_packages(
     found: dict[str, Published] = {}
     for item_id, element in (await directory.items(at)).items():
         try:
-            package = _key_package(element)
+            package = parse_key_package(element)
             who = ClientIdentity.from_leaf(package.leaf_node)
         except PeerError as error:
             log.debug("an item of our KeyPackages' node is ignored: %s", error)
@@ -248,7 +249,11 @@ async def retract_key_packages(directory: KeyPackageDirectory, account: str, dev
         await directory.retract_many(published[device_id].items)
 
 
-def _key_package(element: AnyElement) -> key_package.KeyPackage:
+def parse_key_package(element: AnyElement) -> key_package.KeyPackage:
+    """The KeyPackage in an item of the directory; nothing of it is verified but what the element says of it.
+
+    :raises PeerError: there is none
+    """
     item = parse(element)
     if not isinstance(item, KeyPackage):
         raise PeerError("no KeyPackage")

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from .encrypted_room import EncryptedRoom
     from .plugin import MLS
 
-__all__ = ["ClockJumped", "Hygiene", "KeyPackagesChanged", "KeysRenewed", "SilentMembers", "SteadyClock"]
+__all__ = ["ClockJumped", "Hygiene", "KeysRenewed", "SilentMembers", "SteadyClock"]
 
 log = logging.getLogger(__name__)
 
@@ -91,18 +91,6 @@ class SilentMembers:
     room: str
     members: tuple[Member, ...]
     removable: tuple[Member, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class KeyPackagesChanged:
-    """Our KeyPackages in the directory are as they should be again.
-
-    :ivar published: how many new ones
-    :ivar retracted: how many that were used, are about to expire, or say something else of us than is true now
-    """
-
-    published: int
-    retracted: int
 
 
 @dataclass(frozen=True, slots=True)

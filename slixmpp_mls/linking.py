@@ -84,4 +84,6 @@ async def branch(
         await room.worker.found(room.session.draft_branch(session, policy, packages, plugin.now))
         await room.worker.until_created()
 
-    return await plugin.found(bare, policy, suite, lambda delivery, again: delivery.create(name, again=again), begin)
+    return await plugin.rooms.found(
+        bare, policy, suite, lambda delivery, again: delivery.create(name, again=again), begin
+    )

@@ -122,50 +122,32 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from slixmpp import JID, ClientXMPP
+from slixmpp import ClientXMPP
 from slixmpp.plugins import BasePlugin
-from slixmpp.xmlstream.handler import Callback
-from slixmpp.xmlstream.matcher.base import MatcherBase
 
 from .authentication import AuthenticationService, DirectoryService
 from .authentication.listeners import Recent
-from .client import Device, KeyPackageSettings, RoomGroup
+from .client import Device, KeyPackageSettings
 from .client.other_groups import Awaited
-from .client.records import RoomState
-from .delivery import Archive, DeviceDirectory, Invitation, KeyPackageDirectory, Room, Stream, Uploads, parse_invitation
-from .delivery.archive import stamped_ids
+from .delivery import DeviceDirectory, KeyPackageDirectory, Stream, Uploads
 from .delivery.room import PING_INTERVAL
 from .encrypted_room import EncryptedRoom
-from .errors import (
-    ArchiveGap,
-    DeliveryError,
-    DeviceRetired,
-    Disconnected,
-    DowngradeSuspected,
-    GroupExists,
-    MLSError,
-    NoAnswer,
-    NotPermitted,
-    PeerError,
-    RoomUnsuitable,
-    StoreError,
-    UsageError,
-)
-from .hygiene import Hygiene, KeyPackagesChanged
-from .identity import ClientIdentity, fingerprint
-from .mls import key_package
+from .errors import DeviceRetired, Disconnected, MLSError, NoAnswer, UsageError
+from .hygiene import Hygiene
+from .identity import fingerprint
+from .invitations import Invitations
 from .mls.cipher_suite import CipherSuite
 from .mls.parameters import DAY, Parameters
-from .negotiation import Negotiation, negotiate
+from .negotiation import Negotiation
 from .own_devices import OwnDevices
+from .own_key_packages import OwnKeyPackages
 from .policy import RoomPolicy
-from .rejoin import RejoinMode, group_in
+from .rejoin import RejoinMode
 from .renewal import Renewal
+from .rooms import Rooms
 from .rotation import KeyRotated, Rotation
-from .stanza import NS, KeyPackage, parse
-from .stanza import Invitation as InvitationElement
+from .stanza import NS
 from .stanza import slixmpp as bindings
-from .stanza.consistency import check as check_consistency
 from .store import SQLiteStore, Store, store_secret
 from .trust import Trust
 from .vigilance import DeniedMembers
@@ -174,19 +156,7 @@ __all__ = ["MLS"]
 
 log = logging.getLogger(__name__)
 
-_PATIENCE = 10.0  # seconds for which a start waits for rooms that do not answer
-_INVITATIONS = "MLS invitations"
 _PICKED = 10_000
-_LAST_INVITATION = ("device", b"invitation")  # archive id, in our own account's archive
-_SINCE = ("device", b"since")  # seconds since the Unix epoch: nobody could have added us before
-_CLOCKS = 600  # seconds by which our server's clock may be behind ours
-
-
-class _DirectInvitation(MatcherBase):
-    """Messages with a direct invitation (XEP-0249); they have no body, so no event of slixmpp's tells of them."""
-
-    def match(self, xml: Any) -> bool:
-        return xml.name == "message" and xml.xml.find("{jabber:x:conference}x") is not None
 
 
 class MLS(BasePlugin):
@@ -241,10 +211,6 @@ class MLS(BasePlugin):
         self._device: Device | None = None
         self._ready: asyncio.Future[None] | None = None
         self._starting: asyncio.Task[None] | None = None
-        self._replenishing = asyncio.Lock()
-        self._rooms: dict[str, EncryptedRoom] = {}
-        self._entering: dict[str, asyncio.Lock] = {}
-        self._invitations_read = False
         self._tasks: set[asyncio.Task[None]] = set()
         bindings.register()
         self.directory = KeyPackageDirectory(self.xmpp)
@@ -257,6 +223,9 @@ class MLS(BasePlugin):
         self.rejoin = RejoinMode(self.config["rejoin"])
         """What is done about groups that we can not follow any more."""
         self._unsubscribe: Callable[[], None] | None = None
+        self.rooms = Rooms(self)
+        self._invitations = Invitations(self)
+        self._key_packages = OwnKeyPackages(self)
         self.renewal = Renewal(self)
         self.rotation = Rotation(self)
         self.hygiene = Hygiene(self)
@@ -269,10 +238,8 @@ class MLS(BasePlugin):
         if given is None or callable(given):
             self._own_service = DirectoryService(node, clock=self._clock)
             self.authentication: AuthenticationService = given(self._own_service) if given else self._own_service
-        self.xmpp.register_handler(Callback(_INVITATIONS, _DirectInvitation(""), self._invitation_received))
         self.xmpp.add_event_handler("session_start", self._session_started)
         self.xmpp.add_event_handler("session_resumed", self._session_resumed)
-        self.xmpp.add_filter("out_sync", self._outgoing)
 
     def session_bind(self, jid: object) -> None:
         # slixmpp keeps features by address, so they are announced once there is one; presence comes later.
@@ -282,10 +249,9 @@ class MLS(BasePlugin):
             self._own_service.start()
 
     def plugin_end(self) -> None:
-        self.xmpp.remove_handler(_INVITATIONS)
+        self._invitations.close()
         self.xmpp.del_event_handler("session_start", self._session_started)
         self.xmpp.del_event_handler("session_resumed", self._session_resumed)
-        self.xmpp.del_filter("out_sync", self._outgoing)
         self.xmpp.plugin["xep_0030"].del_feature(feature=NS)
         self.devices.close()
         if self._unsubscribe is not None:
@@ -296,9 +262,7 @@ class MLS(BasePlugin):
             self._trust.close()
         for task in [*self._tasks, *([self._starting] if self._starting is not None else [])]:
             task.cancel()
-        for room in self._rooms.values():
-            room.worker.cancel()
-        self._rooms.clear()
+        self.rooms.close()
         Stream.of(self.xmpp).close()
         if self._store is not None and self._store is not self.config["store"]:
             self._store.close()
@@ -310,20 +274,19 @@ class MLS(BasePlugin):
             self._starting = None  # the last try failed: try again
             if self._ready is not None and self._ready.done():
                 self._ready = None
-        self._invitations_read = False
+        self._invitations.look_again()
         if self._starting is None:
             self._starting = asyncio.create_task(self._start(), name="mls start")
             self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())  # has been reported
         elif self._starting.done():
-            self._background(self.replenish(), "replenish")
+            self.background(self.replenish(), "replenish")
             self.devices.look_again()
 
     def _session_resumed(self, event: object) -> None:
         """The same session on another connection."""
         if self._starting is None or (self._starting.done() and self._starting.exception() is not None):
             self._session_started(event)
-        for handle in self._rooms.values():
-            handle.worker.stream_resumed()
+        self.rooms.stream_resumed()
 
     async def _start(self) -> None:
         ready = self._readiness()
@@ -331,9 +294,9 @@ class MLS(BasePlugin):
             self._open_store()
             self.hygiene.begin()
             if self._unsubscribe is None:
-                self._unsubscribe = self.authentication.subscribe(self._account_changed)
+                self._unsubscribe = self.authentication.subscribe(self.rooms.account_changed)
             await self._publish()
-            await self._resume()
+            await self.rooms.resume()
         except Disconnected as error:
             log.info("starting is put off until the next session: %s", error)
             raise
@@ -346,18 +309,12 @@ class MLS(BasePlugin):
             raise
         if not ready.done():
             ready.set_result(None)
-        self._background(self.hygiene.run(), "hygiene")
+        self.background(self.hygiene.run(), "hygiene")
         self.devices.start()
-        self._background(self.trust.run(), "trust messages")
+        self.background(self.trust.run(), "trust messages")
         self.fire("mls_ready", self)
         self.renewal.look()
-        self._background(self.rotation.go_on(), "changing keys")
-
-    def _account_changed(self, account: str) -> None:
-        """The Authentication Service's answers about an account may be others now."""
-        for handle in self._rooms.values():
-            if handle.live and handle.is_member and handle.session.roster.has(account):
-                handle.worker.spawn(handle.worker.vigilance.look_at_account(account), "asking about an account again")
+        self.background(self.rotation.go_on(), "changing keys")
 
     def _open_store(self) -> None:
         if self._device is not None:
@@ -378,36 +335,12 @@ class MLS(BasePlugin):
         self._device = Device(self._store, settings=settings, parameters=self.config["parameters"] or Parameters())
         self._trust = Trust(self, self._device)
         self.authentication = self._trust.around(self.authentication, remember=self.authentication is self._own_service)
-        with self._device.store.transaction() as transaction:
-            if transaction.get(*_LAST_INVITATION) is None and transaction.get(*_SINCE) is None:
-                transaction.put(*_SINCE, self.now.to_bytes(8, "big"))
+        self._invitations.begin(self._device.store)
 
     async def _publish(self) -> None:
         await self.devices.check_own()
         await self.devices.enlist()
         await self.replenish()
-
-    async def _resume(self) -> None:
-        """Take up the rooms that the store knows, side by side: one that does not answer holds up no other."""
-        entering: list[asyncio.Task[None]] = []
-        for room in RoomGroup.known(self.device):
-            handle = self._handle(room)
-            handle.deliver_again()
-            if handle.session.state in (RoomState.OUT, RoomState.FOUNDING):
-                del self._rooms[room]
-                continue
-            entering.append(self._background(self._enter(handle), f"entering {room}"))
-            await asyncio.sleep(0)  # to open a room takes a moment, in which nothing else happens
-        if entering:
-            await asyncio.wait(entering, timeout=_PATIENCE)
-
-    async def _enter(self, handle: EncryptedRoom) -> None:
-        try:
-            await handle.worker.start()
-        except DeliveryError as error:
-            self.fire("mls_room_lost", error)
-        if handle.session.owed.leave:
-            self._background(handle.finish_leaving(), f"leaving {handle.room}")
 
     def _readiness(self) -> asyncio.Future[None]:
         if self._ready is None:
@@ -428,16 +361,12 @@ class MLS(BasePlugin):
     async def stop_for_good(self, reason: DeviceRetired) -> None:
         """Leave all rooms, and delete the groups' keys and our KeyPackages."""
         self._stopped = reason
+        self._key_packages.stop()
         self.devices.close()
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
-        for room in RoomGroup.known(self.device):
-            handle = self._handle(room)
-            handle.worker.lost = reason
-            await self.forget(handle)
-            if handle.is_member:
-                handle.session.give_up()
+        await self.rooms.give_up(reason)
         self.device.forget_key_packages()
         self.device.store.scrub()
 
@@ -445,7 +374,9 @@ class MLS(BasePlugin):
         """An event of slixmpp's."""
         self.xmpp.event(name, data)
 
-    def _background(self, work: Any, name: str) -> asyncio.Task[None]:
+    def background(self, work: Awaitable[object], name: str) -> asyncio.Task[None]:
+        """Do something beside; what goes wrong with it is reported (``mls_failed``)."""
+
         async def guarded() -> None:
             try:
                 await work
@@ -542,66 +473,23 @@ class MLS(BasePlugin):
 
     async def replenish(self) -> None:
         """Bring our KeyPackages in the directory to what they should be: there, fresh, unused."""
-        async with self._replenishing:
-            if self._stopped is not None:
-                return
-            device = self.device
-            items = await self.directory.items()
-            present = self._own_references(items)
-            if present and not self.hygiene.clock.steady:
-                log.info("KeyPackages are not looked at while the clock is not to be relied on")
-                return
-            plan = device.plan_key_packages(present, self.now)
-            published = {
-                package.reference.hex(): KeyPackage(
-                    package.reference.hex(), package.suite, package.message, package.last_resort
-                ).to_stdlib()
-                for package in plan.publish
-            }
-            if published:
-                await self.directory.publish_many(published)
-            await self.directory.retract_many(reference.hex() for reference in plan.retract)
-            if plan.publish or plan.retract:
-                self.fire("mls_key_packages", KeyPackagesChanged(len(plan.publish), len(plan.retract)))
-
-    def _own_references(self, items: dict[str, Any]) -> list[bytes]:
-        """The references of this device's items; those of our account's other devices are theirs to mind."""
-        own = []
-        for item_id, element in items.items():
-            try:
-                parsed = parse(element)
-                if not isinstance(parsed, KeyPackage):
-                    continue
-                package = check_consistency(parsed).body
-                assert isinstance(package, key_package.KeyPackage)
-                if ClientIdentity.from_leaf(package.leaf_node) == self.device.identity:
-                    own.append(bytes.fromhex(item_id))
-            except (PeerError, ValueError):
-                log.info("an item of our KeyPackages' node can not be read: %.80s", item_id)
-        return own
+        await self._key_packages.replenish()
 
     # --- rooms ---------------------------------------------------------------------------------
 
     @property
     def groups(self) -> dict[str, EncryptedRoom]:
         """All rooms that we are in or invited to, by bare JID."""
-        return dict(self._rooms)
+        return self.rooms.all
 
     def group(self, room: str) -> EncryptedRoom:
         """The room with this bare JID.
 
         :raises UsageError: we are not in it
         """
-        handle = self._rooms.get(_bare(room))
+        handle = self.rooms.get(room)
         if handle is None:
             raise UsageError(f"no group in {room}")
-        return handle
-
-    def _handle(self, room: str) -> EncryptedRoom:
-        handle = self._rooms.get(room)
-        if handle is None:
-            nick = self.config["nick"] or self.xmpp.boundjid.user
-            handle = self._rooms[room] = EncryptedRoom(self, room, nick)
         return handle
 
     async def create(
@@ -629,17 +517,7 @@ class MLS(BasePlugin):
         :raises RoomUnsuitable: the service can not make a room that will do; `reasons` says why
         :raises DeliveryError: refused or unanswered
         """
-        people = list(dict.fromkeys(invite))
-        if people and suite is None:
-            negotiated = await self.negotiate(people, policy=policy)
-            if negotiated.downgraded:
-                devices = [suspicion.device for suspicion in negotiated.downgraded]
-                raise DowngradeSuspected(negotiated.claimed, negotiated.suite, devices)
-            suite = negotiated.suite
-        handle = await self.found(room, policy, suite, lambda delivery, again: delivery.create(name, again=again))
-        if people:
-            handle.invited = await handle.add(*people)
-        return handle
+        return await self.rooms.create(room, invite, name, policy, suite)
 
     async def negotiate(self, accounts: Iterable[str], *, policy: RoomPolicy | None = None) -> Negotiation:
         """Which cipher suite a group with these accounts would have, and who lacks which.
@@ -647,9 +525,7 @@ class MLS(BasePlugin):
         :param accounts: bare JIDs
         :param policy: of the group
         """
-        await self.ready()
-        policy = policy or RoomPolicy("any@room.invalid", (self.device.identity.account,))
-        return await negotiate(self, accounts, self.device.suites, (policy.extension(),))
+        return await self.rooms.negotiate(accounts, policy)
 
     async def adopt(
         self, room: str, *, policy: RoomPolicy | None = None, suite: int | None = None, anew: bool = False
@@ -661,64 +537,7 @@ class MLS(BasePlugin):
         :raises RoomUnsuitable: it does not qualify; `reasons` says why
         :raises GroupExists: its archive shows a group already, which `group_id` names: see :meth:`join`
         """
-
-        async def enter(delivery: Room, _: bool) -> None:
-            reasons = await delivery.check()
-            if reasons:
-                raise RoomUnsuitable(str(delivery.jid), reasons)
-            group_id = None if anew else await group_in(delivery.archive)
-            if group_id is not None:
-                raise GroupExists(str(delivery.jid), group_id)
-
-        return await self.found(room, policy, suite, enter)
-
-    async def found(
-        self,
-        room: str,
-        policy: RoomPolicy | None,
-        suite: int | None,
-        enter: Callable[[Room, bool], Awaitable[object]],
-        begin: Callable[[EncryptedRoom], Awaitable[None]] | None = None,
-    ) -> EncryptedRoom:
-        """What all that begin a group in a room have in common.
-
-        :param enter: makes or checks the room; told whether we were interrupted doing so before
-        :param begin: makes the group, once we are in the room; if not given, we are alone in it at first
-        """
-        await self.ready()
-        bare = _bare(room)
-        known = self._rooms.get(bare)
-        if known is not None and known.is_member:
-            raise UsageError(f"already a member of the group in {bare}")
-        own = self.device.credential(CipherSuite.get(suite or self.device.suites[0]))
-        if policy is not None and not policy.accepts(own):
-            raise UsageError("the policy demands X.509 credentials, and this device has no certificate")
-        if known is not None:
-            await self.forget(known)  # it waits there for a Welcome
-        handle = self._handle(bare)
-        try:
-            await enter(handle.delivery, handle.session.begin_founding())
-            last = await handle.delivery.archive.last_id()
-            handle.session.seek(last)
-            if begin is None:
-                handle.session.create(
-                    suite or self.device.suites[0],
-                    policy or RoomPolicy(bare, (self.xmpp.boundjid.bare,)),
-                    self.now,
-                )
-            await handle.worker.start()
-            if begin is not None:
-                await handle.wait_live()
-                await begin(handle)
-        except BaseException as error:
-            await self.forget(handle)
-            if handle.is_member:
-                handle.session.give_up()
-            elif isinstance(error, UsageError | RoomUnsuitable | NotPermitted):
-                handle.session.end_founding()  # after other errors the room may be there
-            raise
-        await handle.wait_live()
-        return handle
+        return await self.rooms.adopt(room, policy, suite, anew)
 
     async def join(self, room: str, *, after: str | None = None, external: bool = False) -> EncryptedRoom:
         """Follow a room in which somebody adds, or has added, us; in its group when this returns.
@@ -734,37 +553,11 @@ class MLS(BasePlugin):
         :raises NotPermitted: the group's policy allows no external Commit of ours
         :raises DeliveryError: the room does not let us in
         """
-        await self.ready()
-        handle = await self._follow(_bare(room), after)
-        if external and not handle.is_member:
-            await handle.worker.rejoiner.enter()
-        elif not handle.is_member:
-            handle.worker.rejoiner.by_hand()
-        await handle.wait_joined()
-        return handle
-
-    async def _follow(self, room: str, after: str | None) -> EncryptedRoom:
-        async with self._entering.setdefault(room, asyncio.Lock()):  # the same invitation may come twice
-            handle = self._handle(room)
-            if handle.worker.running:
-                if after is not None and not handle.is_member:
-                    await handle.worker.read_from(after)
-                return handle
-            if not handle.is_member:
-                handle.session.expect_welcome(after)
-            try:
-                await handle.worker.start()
-            except DeliveryError:
-                if not handle.is_member:
-                    handle.session.stop_waiting()
-                    del self._rooms[room]
-                raise
-            return handle
+        return await self.rooms.join(room, after, external)
 
     async def forget(self, handle: EncryptedRoom) -> None:
         """Stop reading a room."""
-        self._rooms.pop(handle.room, None)
-        await handle.worker.stop()
+        await self.rooms.forget(handle)
 
     async def reached(self, awaited: Awaited) -> None:
         """Wait until one of our rooms is in an epoch that another one needs, or will not get there."""
@@ -772,104 +565,6 @@ class MLS(BasePlugin):
             await self.ready()  # by then all rooms are being read
         except MLSError:
             return
-        handle = self._rooms.get(awaited.room)
+        handle = self.rooms.get(awaited.room)
         if handle is not None:
             await handle.worker.reach(awaited.epoch)
-
-    def _outgoing(self, stanza: Any) -> Any:
-        """A filter that changes nothing: it notices that we have announced our presence to the server.
-
-        Not before that may the archive be asked: Prosody then keeps back the messages of the time offline.
-        """
-        announced = stanza.name == "presence" and {"to", "type"}.isdisjoint(stanza.xml.keys())
-        if announced and not self._invitations_read:
-            self._invitations_read = True
-            self._background(self._read_invitations(), "reading invitations")
-        return stanza
-
-    async def _read_invitations(self) -> None:
-        """Those that came while we were away: a server keeps them for an account that is offline,
-        but if another device of the account was online it has got them, and they are in the archive alone.
-
-        The first time they are those since we have published keys, with which somebody may have added us at once.
-        """
-        try:
-            await self.ready()
-        except MLSError:
-            return  # has been reported
-        account = self.xmpp.boundjid.bare
-        archive = Archive(self.xmpp, account)
-        with self.device.store.transaction() as transaction:
-            known, since = transaction.get(*_LAST_INVITATION), transaction.get(*_SINCE)
-        start = None if known is not None or since is None else int.from_bytes(since, "big") - _CLOCKS
-        try:
-            last = await archive.last_id()
-            if last is not None:
-                async for page in archive.pages((known or b"").decode() or None, start=start):
-                    for entry in page.entries:
-                        if entry.xml.get("to", "").partition("/")[0] == account:
-                            self._invited(entry.xml)
-        except ArchiveGap:
-            log.info("the account's archive does not go back to the last invitation that was read")
-        except DeliveryError as error:  # not every account has an archive
-            log.info("the account's archive can not be read: %s", error)
-            return
-        self._note_invitation(last or "")
-
-    def _note_invitation(self, archive_id: str) -> None:
-        with self.device.store.transaction() as transaction:
-            transaction.put(*_LAST_INVITATION, archive_id.encode())
-            transaction.delete(*_SINCE)
-
-    def _invitation_received(self, stanza: Any) -> None:
-        ids = stamped_ids(stanza.xml, self.xmpp.boundjid.bare)
-        try:
-            self._invited(stanza.xml)
-            if len(ids) == 1 and self._device is not None:
-                self._note_invitation(ids[0])
-        except StoreError as error:
-            self.fire("mls_store_failed", error)
-
-    def _invited(self, xml: Any) -> None:
-        # An exception leaving a handler makes slixmpp send an error stanza to the sender.
-        try:
-            invitation = parse_invitation(xml)
-            if invitation is None:
-                return
-            ours = [element for element in invitation.elements if element.tag.endswith("}invitation")]
-            if not ours:
-                return  # to a room that is not encrypted
-            element = parse(ours[0])
-            if not isinstance(element, InvitationElement):
-                return
-        except PeerError as error:
-            log.info("an invitation that can not be read: %s", error)
-            return
-        self.fire("mls_invited", invitation)
-        accept = self.config["accept_invitation"]
-        try:
-            accepted = accept is None or accept(invitation)
-        except Exception:
-            log.exception("accept_invitation has failed; the invitation is not followed")
-            return
-        if accepted:
-            if self._device is not None:
-                self._expect(str(invitation.room), element.after)
-            self._background(self._accept_invitation(invitation, element.after), "invitation")
-
-    def _expect(self, room: str, after: str | None) -> None:
-        """Remember that we follow an invitation, before it is noted as read.
-
-        :raises StoreError: nothing has changed
-        """
-        handle = self._handle(room)
-        if not handle.is_member and not handle.worker.running:
-            handle.session.expect_welcome(after)
-
-    async def _accept_invitation(self, invitation: Invitation, after: str | None) -> None:
-        await self.ready()
-        await self._follow(str(invitation.room), after)
-
-
-def _bare(room: str) -> str:
-    return str(JID(room).bare)

@@ -298,7 +298,7 @@ async def test_an_invitation_is_read_from_where_it_says(prosody: DevServer, cast
     room, (alice,) = await cast.meet(prosody, "alice")
     bob = await cast.person(prosody, "bob", rejoin="by hand", accept_invitation=lambda invitation: False)
     await alice.room().delivery.affiliations.grant_membership([bob.account])
-    await bob.mls._follow(room, None)
+    await bob.mls.rooms.follow(room, None)
     await bob.until(lambda: bob.room(room).live)
     # An occupant's Commit for the epoch that alice's will end, worth nothing to members.
     lost = alice.room().session.draft_commit([], alice.mls.now)
@@ -312,7 +312,7 @@ async def test_an_invitation_is_read_from_where_it_says(prosody: DevServer, cast
     await asyncio.sleep(0.3)
     assert not bob.room(room).is_member
     after = invitation.elements[0].get("after")
-    await bob.mls._follow(room, after)
+    await bob.mls.rooms.follow(room, after)
     await bob.joined(room)
     await all_agree(alice, bob)
 

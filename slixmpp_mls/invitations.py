@@ -1,0 +1,169 @@
+"""Invitations to encrypted rooms, whichever way they come, and following them.
+
+Somebody who adds us to a group sends our account a direct invitation (XEP-0249), with an element beside it that says
+from where the room is to be read to find the Welcome.  It reaches us
+
+- *at once*, if our server delivers it to this device;
+- *later, from our account's archive* (XEP-0313), if another device of the account was online and has got it.  The
+  archive is read when a session has begun, from the last invitation that we have noted on; the first time from when we
+  opened our store, as nobody could have added us before we had published keys.
+
+The same one may come both ways.  It is noted as read only when the store knows that we follow it, so that none is lost
+with the process.
+
+In the store: space ``device``, keys ``invitation`` (archive id of the last one that was read) and ``since`` (seconds
+since the Unix epoch, 8 octets, until there is such an id).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from slixmpp.xmlstream.handler import Callback
+from slixmpp.xmlstream.matcher.base import MatcherBase
+
+from .delivery import Archive, Invitation, parse_invitation
+from .delivery.archive import stamped_ids
+from .errors import ArchiveGap, DeliveryError, MLSError, PeerError, StoreError
+from .stanza import Invitation as InvitationElement
+from .stanza import parse
+from .store import Store
+
+if TYPE_CHECKING:
+    from .plugin import MLS
+
+__all__ = ["Invitations"]
+
+log = logging.getLogger(__name__)
+
+_HANDLER = "MLS invitations"
+_LAST = ("device", b"invitation")  # archive id, in our own account's archive
+_SINCE = ("device", b"since")  # seconds since the Unix epoch: nobody could have added us before
+_CLOCKS = 600  # seconds by which our server's clock may be behind ours
+
+
+class _DirectInvitation(MatcherBase):
+    """Messages with a direct invitation (XEP-0249); they have no body, so no event of slixmpp's tells of them."""
+
+    def match(self, xml: Any) -> bool:
+        return xml.name == "message" and xml.xml.find("{jabber:x:conference}x") is not None
+
+
+class Invitations:
+    """Those to our account; see the module."""
+
+    def __init__(self, plugin: MLS) -> None:
+        self._plugin = plugin
+        self._store: Store | None = None
+        self._archive_read = False
+        plugin.xmpp.register_handler(Callback(_HANDLER, _DirectInvitation(""), self._received))
+        plugin.xmpp.add_filter("out_sync", self._outgoing)
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._plugin.xmpp.remove_handler(_HANDLER)
+        self._plugin.xmpp.del_filter("out_sync", self._outgoing)
+        self._store = None
+
+    def begin(self, store: Store) -> None:
+        """The store is open.
+
+        :raises StoreError: the store failed
+        """
+        self._store = store
+        with store.transaction() as transaction:
+            if transaction.get(*_LAST) is None and transaction.get(*_SINCE) is None:
+                transaction.put(*_SINCE, self._plugin.now.to_bytes(8, "big"))
+
+    def look_again(self) -> None:
+        """A new session: what has come meanwhile is in the archive."""
+        self._archive_read = False
+
+    # --- how they come -------------------------------------------------------------------------
+
+    def _received(self, stanza: Any) -> None:
+        ids = stamped_ids(stanza.xml, self._plugin.xmpp.boundjid.bare)
+        try:
+            self._invited(stanza.xml)
+            if len(ids) == 1 and self._store is not None:
+                self._note(self._store, ids[0])
+        except StoreError as error:
+            self._plugin.fire("mls_store_failed", error)
+
+    def _outgoing(self, stanza: Any) -> Any:
+        """A filter that changes nothing: it notices that we have announced our presence to the server.
+
+        Not before that may the archive be asked: Prosody then keeps back the messages of the time offline.
+        """
+        announced = stanza.name == "presence" and {"to", "type"}.isdisjoint(stanza.xml.keys())
+        if announced and not self._archive_read:
+            self._archive_read = True
+            self._plugin.background(self._read_archive(), "reading invitations")
+        return stanza
+
+    async def _read_archive(self) -> None:
+        try:
+            await self._plugin.ready()
+        except MLSError:
+            return  # has been reported
+        store, account = self._plugin.device.store, self._plugin.xmpp.boundjid.bare
+        archive = Archive(self._plugin.xmpp, account)
+        with store.transaction() as transaction:
+            known, since = transaction.get(*_LAST), transaction.get(*_SINCE)
+        start = None if known is not None or since is None else int.from_bytes(since, "big") - _CLOCKS
+        try:
+            last = await archive.last_id()
+            if last is not None:
+                async for page in archive.pages((known or b"").decode() or None, start=start):
+                    for entry in page.entries:
+                        if entry.xml.get("to", "").partition("/")[0] == account:
+                            self._invited(entry.xml)
+        except ArchiveGap:
+            log.info("the account's archive does not go back to the last invitation that was read")
+        except DeliveryError as error:  # not every account has an archive
+            log.info("the account's archive can not be read: %s", error)
+            return
+        self._note(store, last or "")
+
+    @staticmethod
+    def _note(store: Store, archive_id: str) -> None:
+        with store.transaction() as transaction:
+            transaction.put(*_LAST, archive_id.encode())
+            transaction.delete(*_SINCE)
+
+    # --- following them ------------------------------------------------------------------------
+
+    def _invited(self, xml: Any) -> None:
+        # An exception leaving a handler makes slixmpp send an error stanza to the sender.
+        try:
+            invitation = parse_invitation(xml)
+            if invitation is None:
+                return
+            ours = [element for element in invitation.elements if element.tag.endswith("}invitation")]
+            if not ours:
+                return  # to a room that is not encrypted
+            element = parse(ours[0])
+            if not isinstance(element, InvitationElement):
+                return
+        except PeerError as error:
+            log.info("an invitation that can not be read: %s", error)
+            return
+        self._plugin.fire("mls_invited", invitation)
+        if self._is_accepted(invitation):
+            room = str(invitation.room)
+            if self._store is not None:
+                self._plugin.rooms.expect(room, element.after)  # before it is noted as read
+            self._plugin.background(self._follow(room, element.after), "invitation")
+
+    def _is_accepted(self, invitation: Invitation) -> bool:
+        accept = self._plugin.config["accept_invitation"]
+        try:
+            return accept is None or bool(accept(invitation))
+        except Exception:
+            log.exception("accept_invitation has failed; the invitation is not followed")
+            return False
+
+    async def _follow(self, room: str, after: str | None) -> None:
+        await self._plugin.ready()
+        await self._plugin.rooms.follow(room, after)

@@ -1,0 +1,256 @@
+"""The rooms of a device: begun, followed, taken up again at a start, given up.
+
+A room that is known here has an :class:`~slixmpp_mls.encrypted_room.EncryptedRoom`, whether we are in its group, wait
+for a Welcome there, or make its group.  All ways to begin a group go through :meth:`Rooms.found`: the place in the
+room's archive is noted before the group exists, so that nothing of it is missed, and what was interrupted goes on when
+it is called again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING
+
+from slixmpp import JID
+
+from .client import RoomGroup
+from .client.records import RoomState
+from .delivery import Room
+from .encrypted_room import EncryptedRoom
+from .errors import (
+    DeliveryError,
+    DeviceRetired,
+    DowngradeSuspected,
+    GroupExists,
+    NotPermitted,
+    RoomUnsuitable,
+    UsageError,
+)
+from .mls.cipher_suite import CipherSuite
+from .negotiation import Negotiation, negotiate
+from .policy import RoomPolicy
+from .rejoin import group_in
+
+if TYPE_CHECKING:
+    from .plugin import MLS
+
+__all__ = ["Rooms"]
+
+PATIENCE = 10.0  # seconds for which a start waits for rooms that do not answer
+
+
+class Rooms:
+    """See the module; applications have most of it as methods of the plugin."""
+
+    def __init__(self, plugin: MLS) -> None:
+        self._plugin = plugin
+        self._rooms: dict[str, EncryptedRoom] = {}
+        self._entering: dict[str, asyncio.Lock] = {}
+
+    @property
+    def all(self) -> dict[str, EncryptedRoom]:
+        """By bare JID."""
+        return dict(self._rooms)
+
+    def get(self, room: str) -> EncryptedRoom | None:
+        """The one with this JID, if we know it."""
+        return self._rooms.get(_bare(room))
+
+    def _handle(self, room: str) -> EncryptedRoom:
+        handle = self._rooms.get(room)
+        if handle is None:
+            nick = self._plugin.config["nick"] or self._plugin.xmpp.boundjid.user
+            handle = self._rooms[room] = EncryptedRoom(self._plugin, room, nick)
+        return handle
+
+    # --- life cycle ----------------------------------------------------------------------------
+
+    async def resume(self) -> None:
+        """Take up the rooms that the store knows, side by side: one that does not answer holds up no other."""
+        entering: list[asyncio.Task[None]] = []
+        for room in RoomGroup.known(self._plugin.device):
+            handle = self._handle(room)
+            handle.deliver_again()
+            if handle.session.state in (RoomState.OUT, RoomState.FOUNDING):
+                del self._rooms[room]
+                continue
+            entering.append(self._plugin.background(self._enter(handle), f"entering {room}"))
+            await asyncio.sleep(0)  # to open a room takes a moment, in which nothing else happens
+        if entering:
+            await asyncio.wait(entering, timeout=PATIENCE)
+
+    async def _enter(self, handle: EncryptedRoom) -> None:
+        try:
+            await handle.worker.start()
+        except DeliveryError as error:
+            self._plugin.fire("mls_room_lost", error)
+        if handle.session.owed.leave:
+            self._plugin.background(handle.finish_leaving(), f"leaving {handle.room}")
+
+    def stream_resumed(self) -> None:
+        """The same session on another connection."""
+        for handle in self._rooms.values():
+            handle.worker.stream_resumed()
+
+    def account_changed(self, account: str) -> None:
+        """The Authentication Service's answers about an account may be others now."""
+        for handle in self._rooms.values():
+            if handle.live and handle.is_member and handle.session.roster.has(account):
+                handle.worker.spawn(handle.worker.vigilance.look_at_account(account), "asking about an account again")
+
+    def close(self) -> None:
+        """Stop reading all of them."""
+        for room in self._rooms.values():
+            room.worker.cancel()
+        self._rooms.clear()
+
+    async def forget(self, handle: EncryptedRoom) -> None:
+        """Stop reading a room."""
+        self._rooms.pop(handle.room, None)
+        await handle.worker.stop()
+
+    async def give_up(self, reason: DeviceRetired) -> None:
+        """Leave all of them for good, and delete their groups' keys."""
+        for room in RoomGroup.known(self._plugin.device):
+            handle = self._handle(room)
+            handle.worker.lost = reason
+            await self.forget(handle)
+            if handle.is_member:
+                handle.session.give_up()
+
+    # --- beginning a group ---------------------------------------------------------------------
+
+    async def create(
+        self, room: str, people: Iterable[str], name: str | None, policy: RoomPolicy | None, suite: int | None
+    ) -> EncryptedRoom:
+        """See :meth:`MLS.create`."""
+        invited = list(dict.fromkeys(people))
+        if invited and suite is None:
+            negotiated = await self.negotiate(invited, policy)
+            if negotiated.downgraded:
+                devices = [suspicion.device for suspicion in negotiated.downgraded]
+                raise DowngradeSuspected(negotiated.claimed, negotiated.suite, devices)
+            suite = negotiated.suite
+        handle = await self.found(room, policy, suite, lambda delivery, again: delivery.create(name, again=again))
+        if invited:
+            handle.invited = await handle.add(*invited)
+        return handle
+
+    async def negotiate(self, accounts: Iterable[str], policy: RoomPolicy | None) -> Negotiation:
+        """See :meth:`MLS.negotiate`."""
+        await self._plugin.ready()
+        device = self._plugin.device
+        policy = policy or RoomPolicy("any@room.invalid", (device.identity.account,))
+        return await negotiate(self._plugin, accounts, device.suites, (policy.extension(),))
+
+    async def adopt(self, room: str, policy: RoomPolicy | None, suite: int | None, anew: bool) -> EncryptedRoom:
+        """See :meth:`MLS.adopt`."""
+
+        async def enter(delivery: Room, _: bool) -> None:
+            reasons = await delivery.check()
+            if reasons:
+                raise RoomUnsuitable(str(delivery.jid), reasons)
+            group_id = None if anew else await group_in(delivery.archive)
+            if group_id is not None:
+                raise GroupExists(str(delivery.jid), group_id)
+
+        return await self.found(room, policy, suite, enter)
+
+    async def found(
+        self,
+        room: str,
+        policy: RoomPolicy | None,
+        suite: int | None,
+        enter: Callable[[Room, bool], Awaitable[object]],
+        begin: Callable[[EncryptedRoom], Awaitable[None]] | None = None,
+    ) -> EncryptedRoom:
+        """What all that begin a group in a room have in common.
+
+        :param enter: makes or checks the room; told whether we were interrupted doing so before
+        :param begin: makes the group, once we are in the room; if not given, we are alone in it at first
+        """
+        await self._plugin.ready()
+        device, bare = self._plugin.device, _bare(room)
+        known = self._rooms.get(bare)
+        if known is not None and known.is_member:
+            raise UsageError(f"already a member of the group in {bare}")
+        own = device.credential(CipherSuite.get(suite or device.suites[0]))
+        if policy is not None and not policy.accepts(own):
+            raise UsageError("the policy demands X.509 credentials, and this device has no certificate")
+        if known is not None:
+            await self.forget(known)  # it waits there for a Welcome
+        handle = self._handle(bare)
+        try:
+            await enter(handle.delivery, handle.session.begin_founding())
+            last = await handle.delivery.archive.last_id()
+            handle.session.seek(last)
+            if begin is None:
+                handle.session.create(
+                    suite or device.suites[0],
+                    policy or RoomPolicy(bare, (self._plugin.xmpp.boundjid.bare,)),
+                    self._plugin.now,
+                )
+            await handle.worker.start()
+            if begin is not None:
+                await handle.wait_live()
+                await begin(handle)
+        except BaseException as error:
+            await self.forget(handle)
+            if handle.is_member:
+                handle.session.give_up()
+            elif isinstance(error, UsageError | RoomUnsuitable | NotPermitted):
+                handle.session.end_founding()  # after other errors the room may be there
+            raise
+        await handle.wait_live()
+        return handle
+
+    # --- being let in --------------------------------------------------------------------------
+
+    async def join(self, room: str, after: str | None, external: bool) -> EncryptedRoom:
+        """See :meth:`MLS.join`."""
+        await self._plugin.ready()
+        handle = await self.follow(_bare(room), after)
+        if external and not handle.is_member:
+            await handle.worker.rejoiner.enter()
+        elif not handle.is_member:
+            handle.worker.rejoiner.by_hand()
+        await handle.wait_joined()
+        return handle
+
+    async def follow(self, room: str, after: str | None) -> EncryptedRoom:
+        """Read a room; if we are not in its group, look for a Welcome.
+
+        :param room: bare JID
+        :param after: archive id from which to look for it; the beginning if not given
+        :raises DeliveryError: the room does not let us in
+        """
+        async with self._entering.setdefault(room, asyncio.Lock()):  # the same invitation may come twice
+            handle = self._handle(room)
+            if handle.worker.running:
+                if after is not None and not handle.is_member:
+                    await handle.worker.read_from(after)
+                return handle
+            if not handle.is_member:
+                handle.session.expect_welcome(after)
+            try:
+                await handle.worker.start()
+            except DeliveryError:
+                if not handle.is_member:
+                    handle.session.stop_waiting()
+                    del self._rooms[room]
+                raise
+            return handle
+
+    def expect(self, room: str, after: str | None) -> None:
+        """Remember that we are about to :meth:`follow` a room, in this run or the next.
+
+        :raises StoreError: nothing has changed
+        """
+        handle = self._handle(room)
+        if not handle.is_member and not handle.worker.running:
+            handle.session.expect_welcome(after)
+
+
+def _bare(room: str) -> str:
+    return str(JID(room).bare)
