@@ -7,6 +7,7 @@ each, before the handler returns, so that what the library counts as delivered i
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import ssl
@@ -37,6 +38,11 @@ class Bot:
     ) -> None:
         """Begin to connect, and to do so again and again."""
         self._heard = Path(heard).open("a", buffering=1)  # noqa: ASYNC230, SIM115
+        details = logging.FileHandler(f"{heard}.log")
+        details.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
+        ours = logging.getLogger("slixmpp_mls")
+        ours.setLevel(logging.INFO)
+        ours.addHandler(details)
         xmpp = self.xmpp = ClientXMPP(jid, password)
         xmpp.ssl_context = ssl.create_default_context(cafile=ca_file)
         xmpp.enable_direct_tls = xmpp.enable_plaintext = False
@@ -115,6 +121,15 @@ class Bot:
     async def cut(self) -> None:
         """The connection breaks."""
         self.xmpp.abort()
+
+    async def tasks(self) -> list[str]:
+        """Where each task is, for finding out why nothing happens."""
+        found = []
+        for task in asyncio.all_tasks():
+            text = io.StringIO()
+            task.print_stack(file=text)
+            found.append(text.getvalue())
+        return found
 
     async def state(self, room: str) -> dict[str, Any]:
         """How it stands to the group."""

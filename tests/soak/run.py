@@ -276,6 +276,8 @@ class Soak:
             if _agreed(states):
                 break
         else:
+            for person in self._people:
+                person.path.with_suffix(".tasks").write_text("\n".join(await person.do("tasks")))
             raise SoakFailed(f"no agreement after {_PEACE:.0f} s of peace: {_without_counts(states)}")
         self.figures.peace = time.monotonic() - begun
         self.figures.epoch = max(state["epoch"] for state in states if state["member"])
