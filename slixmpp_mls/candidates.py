@@ -18,6 +18,7 @@ from .authentication.listeners import Recent
 from .client import RoomGroup, open_key_package
 from .errors import DeliveryError, InvalidError, MalformedError, PeerError
 from .identity import ClientIdentity
+from .mls.cipher_suite import CipherSuite
 from .mls.credential import type_of
 from .mls.leaf_validation import GroupRequirements, LeafRules, VerifiedKeyPackage
 from .mls.tree_index import Feature
@@ -27,7 +28,7 @@ from .xmpp_xml import AnyElement
 if TYPE_CHECKING:
     from .plugin import MLS
 
-__all__ = ["Candidates", "find_candidates", "open_item", "pick", "read_items"]
+__all__ = ["Candidates", "find_candidates", "open_item", "pick", "read_items", "vouched_for"]
 
 _READ = 300  # KeyPackages per account, at first: those of two devices
 _READ_MORE = 600  # if there are more; some servers do not carry to others what would exceed half a megabyte
@@ -92,7 +93,7 @@ async def _find(plugin: MLS, session: RoomGroup, wanted: str, found: Candidates)
             refusals.add(str(error))
     roster = session.roster
     chosen = {
-        client: pick(packages, plugin.picked)
+        client: pick(await vouched_for(plugin, group.suite, packages), plugin.picked)
         for client, packages in usable.items()
         if client != plugin.device.identity and roster.leaf_of(client) is None
     }
@@ -113,6 +114,23 @@ async def read_items(plugin: MLS, account: str) -> Mapping[str, AnyElement]:
     """
     items = await plugin.directory.items(account, limit=_READ)
     return items if len(items) < _READ else await plugin.directory.items(account, limit=_READ_MORE)
+
+
+async def vouched_for(plugin: MLS, suite: CipherSuite, packages: list[VerifiedKeyPackage]) -> list[VerifiedKeyPackage]:
+    """Those of one device's KeyPackages whose key is vouched for, if they do not all have the same.
+
+    Whoever can write into the directory could else hide the genuine ones among others under the same device's name.
+
+    :returns: all of them if none is, or all have one key: it is for the caller to ask about the one that is picked
+    """
+    kinds: dict[object, list[VerifiedKeyPackage]] = {}
+    for package in packages:
+        kinds.setdefault((package.leaf.signature_key, package.leaf.credential), []).append(package)
+    if len(kinds) < 2:
+        return packages
+    verdicts = await plugin.authentication.validate([kind[0].leaf for kind in kinds.values()], suite)
+    genuine = [kind for kind, verdict in zip(kinds.values(), verdicts, strict=True) if verdict.is_valid]
+    return [package for kind in genuine for package in kind] or packages
 
 
 def pick(packages: list[VerifiedKeyPackage], picked: Recent[bytes, None]) -> VerifiedKeyPackage:

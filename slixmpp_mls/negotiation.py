@@ -22,7 +22,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .candidates import open_item, pick, read_items
+from .candidates import open_item, pick, read_items, vouched_for
 from .delivery import DeviceDirectory
 from .errors import DeliveryError, InvalidError, PeerError
 from .identity import ClientIdentity
@@ -193,7 +193,8 @@ async def _read(plugin: MLS, account: str, requirements: Mapping[int, GroupRequi
     devices: dict[ClientIdentity, Offer] = {}
     for (client, suite), packages in found.items():
         offer = devices.setdefault(client, Offer())
-        offer.packages[suite] = pick(packages, plugin.picked)
+        genuine = await vouched_for(plugin, CipherSuite.get(suite), packages)
+        offer.packages[suite] = pick(genuine, plugin.picked)
         for package in packages:  # RFC 9420 7.2: signed by the device, in each of its KeyPackages
             offer.claimed |= requirements.keys() & set(package.leaf.capabilities.cipher_suites)
     await _authenticate(plugin, devices)

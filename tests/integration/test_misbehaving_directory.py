@@ -14,6 +14,7 @@ from slixmpp_mls.authentication import NewDeviceRule, TrustOnFirstUse, TrustTabl
 from slixmpp_mls.client import Device, KeyPackageSettings
 from slixmpp_mls.client.device import PublishedKeyPackage
 from slixmpp_mls.devserver import DevServer
+from slixmpp_mls.encrypted_room import AddResult
 from slixmpp_mls.mls.cipher_suite import CipherSuite
 from slixmpp_mls.mls.framing import MLSMessage
 from slixmpp_mls.stanza import KeyPackage
@@ -27,9 +28,16 @@ pytestmark = pytest.mark.server
 DAY = 86_400
 
 
-def made_up(account: str, *, at: float = 0.0, suite: int = 1) -> PublishedKeyPackage:
-    """A KeyPackage of a device that somebody else has made in an account's name, `at` seconds from now."""
-    device = Device(MemoryStore(account), settings=KeyPackageSettings(suites=(suite,)))
+def made_up(account: str, device_id: str = "", *, at: float = 0.0, suite: int = 1) -> PublishedKeyPackage:
+    """A KeyPackage that somebody else has made in an account's name, `at` seconds from now.
+
+    :param device_id: for this device; else one of its own
+    """
+    store = MemoryStore(account)
+    if device_id:
+        with store.transaction() as transaction:
+            transaction.put("device", b"id", device_id.encode())
+    device = Device(store, settings=KeyPackageSettings(suites=(suite,)))
     bundle = device.make_key_package(CipherSuite.get(suite), int(time.time() + at))
     return PublishedKeyPackage(bundle.reference, suite, MLSMessage.wrap(bundle.key_package), False)
 
@@ -94,6 +102,27 @@ async def test_substituted_stale_and_withheld_key_packages_are_named(server: Dev
     await bob.joined(group.room)
     await alice.say("Fair is foul, and foul is fair")
     await bob.hears("Fair is foul, and foul is fair")
+
+
+@pytest.mark.parametrize("first", ["created with", "added"])
+async def test_genuine_key_packages_are_found_among_many_in_the_same_name(
+    server: DevServer, cast: Cast, first: str
+) -> None:
+    """One device, several keys: the one that is picked is of the key which the account lists for it."""
+    alice = await cast.person(server, "alice", cipher_suites=(2, 1))
+    bob = await cast.person(server, "bob", key_packages=1)
+    for _ in range(12):
+        await publish(bob, made_up(bob.account, bob.mls.device_id))
+    room = f"{unique('coven')}@{server.rooms}"
+    if first == "added":
+        result = await (await alice.mls.create(room, suite=1)).add(bob.account)
+    else:
+        result = (await alice.mls.create(room, invite=[bob.account])).invited or AddResult()
+    assert [str(member) for member in result.added] == [f"{bob.account}/{bob.mls.device_id}"]
+    await bob.joined(room)
+    await bob.say("I am he")
+    await alice.hears("I am he")
+    assert not alice.got("mls_key_changed")
 
 
 async def test_a_server_that_lists_a_device_of_its_own(server: DevServer, cast: Cast) -> None:
