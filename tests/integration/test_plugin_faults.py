@@ -306,6 +306,19 @@ async def test_who_can_not_be_authenticated_is_reported(prosody: DevServer, cast
     await alice.hears("lightning")
 
 
+async def test_who_has_missed_a_commit_reads_the_archive_again(prosody: DevServer, cast: Cast) -> None:
+    """What has got lost on the way to one member is found out with the next message, and got."""
+    _, (alice, bob) = await cast.meet(prosody, "alice", "bob")
+    bob.client.deaf = True
+    await alice.room().update()
+    await bob.mls.xmpp.plugin["xep_0199"].ping(bob.jid.domain)  # what came before the answer is lost
+    bob.client.deaf = False
+    await alice.say("There's daggers in men's smiles")
+    await bob.hears("There's daggers in men's smiles")
+    await all_agree(alice, bob, epoch=2)
+    assert not bob.got("mls_left_behind")  # nothing is missing any more
+
+
 def test_each_event_of_the_documentation_is_in_some_test() -> None:
     tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     assert len(EVENTS) > 15
