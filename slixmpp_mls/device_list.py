@@ -1,4 +1,4 @@
-"""What is known of the devices of our own account: what the account's nodes say, and what we remember.
+"""What the account's nodes say of our own devices: the list of devices, and their KeyPackages.
 
 The node of devices holds an item for each device, or the marker of one that is retired.  Anybody's
 software of the account can publish there; what is no item of ours is ignored.
@@ -12,25 +12,22 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import IntEnum
-from typing import Annotated
 
 from .delivery import DeviceDirectory, KeyPackageDirectory
 from .errors import InvalidError, PeerError, UsageError
 from .identity import ClientIdentity
-from .mls import key_package, tls
+from .mls import key_package
 from .mls.cipher_suite import CipherSuite
 from .mls.leaf_node import KeyPackageSource
 from .mls.leaf_validation import GroupRequirements, LeafRules
 from .mls.parameters import HOUR
-from .mls.tls import Struct, struct, uint64
 from .stanza import Device, KeyPackage, RetiredDevice, parse
 from .stanza.consistency import check as check_consistency
 from .xmpp_xml import AnyElement
 
 __all__ = [
-    "DeviceConflict", "DeviceRecord", "DeviceStatus", "Listed", "NewOwnDevice", "OwnDevice", "Published",
-    "RoomsChanged", "parse_key_package", "read_devices", "read_key_packages", "rename", "retire",
-    "retract_key_packages",
+    "DeviceConflict", "DeviceStatus", "Listed", "NewOwnDevice", "OwnDevice", "Published", "RoomsChanged",
+    "parse_key_package", "read_devices", "read_key_packages", "rename", "retire", "retract_key_packages",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -46,15 +43,6 @@ class DeviceStatus(IntEnum):
     ADMITTED = 3
     """It came after us, and belongs into our rooms."""
     RETIRED = 4
-
-
-@struct
-class DeviceRecord(Struct):
-    """Another device: `since` when we know it, `seen` when it signed something last (0: never that we know)."""
-
-    status: Annotated[DeviceStatus, tls.Enum(DeviceStatus)]
-    since: uint64
-    seen: uint64
 
 
 @dataclass(frozen=True, slots=True)

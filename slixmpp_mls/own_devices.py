@@ -35,8 +35,7 @@ connection, no right, no KeyPackage) is tried again.
 *Last seen* is the newest of what a device has signed, as far as we have seen it: messages and Commits in rooms
 that we share, KeyPackages in the directory.  A device that reads and says nothing looks idle.
 
-In the store: space ``own-device``, key device id, value :class:`DeviceRecord`; space ``admission``, key device id NUL
-room, empty value: to be added there.
+What is remembered of all this: :mod:`.known_devices`.
 """
 
 from __future__ import annotations
@@ -46,7 +45,6 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +53,6 @@ from .content import EncryptedMessage
 from .delivery import CatchingUp, DeviceDirectory
 from .device_list import (
     DeviceConflict,
-    DeviceRecord,
     DeviceStatus,
     Listed,
     NewOwnDevice,
@@ -70,9 +67,9 @@ from .device_list import (
 )
 from .errors import DeliveryError, DeviceRetired, MLSError, NotPermitted, StoreError, UsageError
 from .identity import ClientIdentity, fingerprint
+from .known_devices import DeviceRecord, KnownDevices
 from .mls.cipher_suite import CipherSuite
 from .stanza import Device, RetiredDevice
-from .store.interface import Transaction
 
 if TYPE_CHECKING:
     from .encrypted_room import EncryptedRoom
@@ -87,8 +84,6 @@ LOOK = 3600.0  # seconds between looks at the node if nobody tells of a change
 RETRY = 5.0  # seconds until what could not be done is tried again, each time twice as long, up to
 RETRY_AT_MOST = 900.0
 PATIENCE = 30.0  # seconds that a call waits for a room
-_SEEN_STEP = 600  # seconds: what is newer by less is not written
-_SPACE, _ADMISSION = "own-device", "admission"
 _LISTED = ("device", b"listed")  # whether we have ever published our item
 _LABEL = ("device", b"label")  # of the configuration, when it was published last
 _RETIRED = ("device", b"retired")  # since when, seconds since the Unix epoch
@@ -282,7 +277,8 @@ class OwnDevices:
             if device_id == own.device:
                 await self._stop(marker)
                 return RoomsChanged((), {})
-            self._note(device_id, DeviceStatus.RETIRED)
+            with self._plugin.device.store.transaction() as transaction:
+                KnownDevices(transaction).put(device_id, DeviceStatus.RETIRED, self._plugin.now)
             return await self._in_rooms(lambda room: self._remove_from(room, device_id))
 
     async def admit(self, device_id: str) -> RoomsChanged:
@@ -301,9 +297,9 @@ class OwnDevices:
     def _admit(self, device_id: str) -> None:
         rooms = [room.room for room in self._rooms()]
         with self._plugin.device.store.transaction() as transaction:
-            self._put(transaction, device_id, DeviceStatus.ADMITTED)
-            for room in rooms:
-                transaction.put(_ADMISSION, _place(device_id, room), b"")
+            known = KnownDevices(transaction)
+            known.put(device_id, DeviceStatus.ADMITTED, self._plugin.now)
+            known.add_admissions(device_id, rooms)
 
     # --- rooms ---------------------------------------------------------------------------------
 
@@ -357,7 +353,7 @@ class OwnDevices:
     def _give_up(self, device_id: str, room: str) -> None:
         """It is in the room, or never will be by us."""
         with self._plugin.device.store.transaction() as transaction:
-            transaction.delete(_ADMISSION, _place(device_id, room))
+            KnownDevices(transaction).end_admission(device_id, room)
 
     # --- following -----------------------------------------------------------------------------
 
@@ -385,9 +381,10 @@ class OwnDevices:
         room = self._plugin.groups.get(event.room)
         if room is not None:
             with self._plugin.device.store.transaction() as transaction:
-                for name, record in self._all(transaction).items():
-                    if record.status is DeviceStatus.ADMITTED and not self._is_in(room, name):
-                        transaction.put(_ADMISSION, _place(name, event.room), b"")
+                known = KnownDevices(transaction)
+                for name in known.with_status(DeviceStatus.ADMITTED):
+                    if not self._is_in(room, name):
+                        known.add_admissions(name, [event.room])
         self._wake.set()
 
     def _seen(self, account: str, device_id: str, when: int) -> None:
@@ -397,9 +394,7 @@ class OwnDevices:
         when = min(when, self._plugin.now)  # a clock that is ahead does not make it be seen in the future
         try:
             with self._plugin.device.store.transaction() as transaction:
-                record = self._get(transaction, device_id)
-                if record is not None and when > record.seen + _SEEN_STEP:
-                    transaction.put(_SPACE, device_id.encode(), replace(record, seen=when).encode())
+                KnownDevices(transaction).seen(device_id, when)
         except StoreError as error:
             self._plugin.fire("mls_store_failed", error)
 
@@ -443,21 +438,21 @@ class OwnDevices:
         await self._retire_again(listed)
         events: list[NewOwnDevice] = []
         first = not self._records()
-        add = self._plugin.config["new_devices"] == "add"
+        add, now = self._plugin.config["new_devices"] == "add", self._plugin.now
         with self._plugin.device.store.transaction() as transaction:
-            known = set(self._all(transaction))
+            known = KnownDevices(transaction)
+            before = known.all()
             for name in listed.retired:
-                self._put(transaction, name, DeviceStatus.RETIRED)
-                transaction.delete_prefix(_ADMISSION, name.encode() + b"\0")
+                known.put(name, DeviceStatus.RETIRED, now)
             for name, device in listed.devices.items():
-                if name in known or name == me:
+                if name in before or name == me:
                     continue
                 # A device that says it is older than we are may have been made up all the same.
-                self._put(transaction, name, DeviceStatus.KNOWN if first else DeviceStatus.NEW)
+                known.put(name, DeviceStatus.KNOWN if first else DeviceStatus.NEW, now)
                 if not first:
                     events.append(NewOwnDevice(name, device.label, self._fingerprint(device), add))
             if first:  # from now on, who comes is new
-                self._put(transaction, me, DeviceStatus.KNOWN)
+                known.put(me, DeviceStatus.KNOWN, now)
         for event in events:
             if add:
                 self._admit(event.id)
@@ -484,8 +479,8 @@ class OwnDevices:
         """What is to be done in rooms that can be reached now."""
         rooms = {room.room: room for room in self._rooms() if room.live}
         with self._plugin.device.store.transaction() as transaction:
-            retired = [name for name, record in self._all(transaction).items() if record.status is DeviceStatus.RETIRED]
-            places = [key.decode().partition("\0") for key, _ in transaction.items(_ADMISSION)]
+            known = KnownDevices(transaction)
+            retired, places = known.with_status(DeviceStatus.RETIRED), known.admissions()
         found = [
             (room, name, DeviceStatus.RETIRED)
             for room in rooms.values()
@@ -493,7 +488,7 @@ class OwnDevices:
             for name in retired
             if self._is_in(room, name)
         ]
-        found += [(rooms[room], name, DeviceStatus.ADMITTED) for name, _, room in places if room in rooms]
+        found += [(rooms[room], name, DeviceStatus.ADMITTED) for name, room in places if room in rooms]
         return found
 
     def _may_remove(self, room: EncryptedRoom) -> bool:
@@ -526,30 +521,6 @@ class OwnDevices:
         await self._plugin.stop_for_good(self._retirement(since))
         self._plugin.fire("mls_retired", marker)
 
-    # --- what is kept --------------------------------------------------------------------------
-
     def _records(self) -> dict[str, DeviceRecord]:
         with self._plugin.device.store.transaction() as transaction:
-            return self._all(transaction)
-
-    @staticmethod
-    def _all(transaction: Transaction) -> dict[str, DeviceRecord]:
-        return {key.decode(): DeviceRecord.decode(value) for key, value in transaction.items(_SPACE)}
-
-    @staticmethod
-    def _get(transaction: Transaction, device_id: str) -> DeviceRecord | None:
-        value = transaction.get(_SPACE, device_id.encode())
-        return None if value is None else DeviceRecord.decode(value)
-
-    def _put(self, transaction: Transaction, device_id: str, status: DeviceStatus) -> None:
-        record = self._get(transaction, device_id) or DeviceRecord(status, self._plugin.now, 0)
-        transaction.put(_SPACE, device_id.encode(), replace(record, status=status).encode())
-
-    def _note(self, device_id: str, status: DeviceStatus) -> None:
-        with self._plugin.device.store.transaction() as transaction:
-            self._put(transaction, device_id, status)
-            transaction.delete_prefix(_ADMISSION, device_id.encode() + b"\0")
-
-
-def _place(device_id: str, room: str) -> bytes:
-    return f"{device_id}\0{room}".encode()
+            return KnownDevices(transaction).all()

@@ -1,0 +1,85 @@
+"""What we remember of our account's other devices, one transaction at a time.
+
+In the store: space ``own-device``, key device id, value :class:`DeviceRecord`; space ``admission``, key device id NUL
+room, empty value: to be added there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Annotated
+
+from .device_list import DeviceStatus
+from .mls import tls
+from .mls.tls import Struct, struct, uint64
+from .store.interface import Transaction
+
+__all__ = ["DeviceRecord", "KnownDevices"]
+
+_SPACE, _ADMISSION = "own-device", "admission"
+_SEEN_STEP = 600  # seconds: what is newer by less is not written
+
+
+@struct
+class DeviceRecord(Struct):
+    """Another device: `since` when we know it, `seen` when it signed something last (0: never that we know)."""
+
+    status: Annotated[DeviceStatus, tls.Enum(DeviceStatus)]
+    since: uint64
+    seen: uint64
+
+
+class KnownDevices:
+    """The devices of our account as the store has them.
+
+    :param transaction: in which all is read and written
+    """
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+
+    def all(self) -> dict[str, DeviceRecord]:
+        """By device id."""
+        return {key.decode(): DeviceRecord.decode(value) for key, value in self._transaction.items(_SPACE)}
+
+    def with_status(self, status: DeviceStatus) -> list[str]:
+        """The ids of those to whom we stand like this."""
+        return [name for name, record in self.all().items() if record.status is status]
+
+    def put(self, device_id: str, status: DeviceStatus, now: int) -> None:
+        """How we stand to a device from now on; if it is retired, it is not to be added anywhere any more."""
+        record = self._get(device_id) or DeviceRecord(status, now, 0)
+        self._transaction.put(_SPACE, device_id.encode(), replace(record, status=status).encode())
+        if status is DeviceStatus.RETIRED:
+            self._transaction.delete_prefix(_ADMISSION, device_id.encode() + b"\0")
+
+    def seen(self, device_id: str, when: int) -> None:
+        """It has signed something.  Of a device that we do not know nothing is written."""
+        record = self._get(device_id)
+        if record is not None and when > record.seen + _SEEN_STEP:
+            self._transaction.put(_SPACE, device_id.encode(), replace(record, seen=when).encode())
+
+    def _get(self, device_id: str) -> DeviceRecord | None:
+        value = self._transaction.get(_SPACE, device_id.encode())
+        return None if value is None else DeviceRecord.decode(value)
+
+    # --- admission -----------------------------------------------------------------------------
+
+    def admissions(self) -> list[tuple[str, str]]:
+        """Which device is to be added to which room (bare JID)."""
+        places = (key.decode().partition("\0") for key, _ in self._transaction.items(_ADMISSION))
+        return [(name, room) for name, _, room in places]
+
+    def add_admissions(self, device_id: str, rooms: Iterable[str]) -> None:
+        """It is to be added to these rooms."""
+        for room in rooms:
+            self._transaction.put(_ADMISSION, _place(device_id, room), b"")
+
+    def end_admission(self, device_id: str, room: str) -> None:
+        """It is in the room, or never will be by us."""
+        self._transaction.delete(_ADMISSION, _place(device_id, room))
+
+
+def _place(device_id: str, room: str) -> bytes:
+    return f"{device_id}\0{room}".encode()
