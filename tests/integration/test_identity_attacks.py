@@ -16,6 +16,8 @@ from xml.etree.ElementTree import Element
 
 import pytest
 
+from slixmpp_mls import own_devices
+from slixmpp_mls.authentication import AcceptAll
 from slixmpp_mls.client import Device, RoomGroup
 from slixmpp_mls.delivery import DeviceDirectory
 from slixmpp_mls.devserver import DevServer
@@ -26,7 +28,8 @@ from slixmpp_mls.mls.extensions import Extension
 from slixmpp_mls.mls.framing import MLSMessage
 from slixmpp_mls.mls.group import Group
 from slixmpp_mls.mls.key_package import KeyPackage
-from slixmpp_mls.mls.proposals import Add, AnyProposal, GroupContextExtensions, Remove
+from slixmpp_mls.mls.proposals import Add, AnyProposal, GroupContextExtensions, ReInit, Remove
+from slixmpp_mls.mls.registry import ProtocolVersion
 from slixmpp_mls.policy import POLICY_TYPES, Right, RoomPolicy
 from slixmpp_mls.stanza import elements, parse
 from slixmpp_mls.store import MemoryStore
@@ -40,6 +43,12 @@ from .test_plugin_faults import occupant
 pytestmark = pytest.mark.server
 
 SUITE = CipherSuite.get(1)
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_devices, "JITTER", 0.3)
+    monkeypatch.setattr(own_devices, "RETRY", 1.0)
 
 
 # --- software that does not keep to the rules -----------------------------------------------------
@@ -99,6 +108,10 @@ async def everybody_talks(*people: Person) -> None:
                 await other.hears(text)
 
 
+def reinit_with(*extensions: Extension) -> ReInit:
+    return ReInit(os.urandom(32), ProtocolVersion.MLS10, SUITE.id, extensions)
+
+
 async def members_may_add(alice: Person, *others: Person) -> None:
     room = alice.room()
     await room.set_policy(replace(room.policy, may_add=Right.MEMBERS))
@@ -123,6 +136,9 @@ async def test_a_self_made_administrator_is_ignored_by_everybody(server: DevServ
         assert rules(errors) == {"change-policy"}
     victim = bob.room().session.roster.leaves_of(carol.account)[0]
     assert rules(await all_refuse(bob, [alice, carol], Remove(victim))) == {"remove"}
+    # Nor does he close the group, for one with a policy of his own (RFC 9420 11.2).
+    errors = await all_refuse(bob, [alice, carol], reinit_with(RoomPolicy(policy.room, (bob.account,)).extension()))
+    assert rules(errors) == {"change-policy"}
     # What he gives himself does not even count for what else is in the same Commit.
     extensions = RoomPolicy(policy.room, (bob.account,)).replaced_in(bob.room().session.group.context.extensions)
     errors = await all_refuse(bob, [alice, carol], GroupContextExtensions(extensions), Remove(victim))
@@ -130,7 +146,7 @@ async def test_a_self_made_administrator_is_ignored_by_everybody(server: DevServ
 
     await dave.connect()
     await dave.joined(policy.room)
-    assert [type(event.error) for event in dave.got("mls_rejected")] == [PolicyViolation] * 5
+    assert [type(event.error) for event in dave.got("mls_rejected")] == [PolicyViolation] * 6
     for person in (alice, bob, carol, dave):
         assert person.room().policy == policy
         assert person.room().epoch == epoch
@@ -166,9 +182,11 @@ async def test_a_policy_that_members_can_not_read_is_not_taken_over(server: DevS
         errors = await all_refuse(alice, [bob, carol], GroupContextExtensions(extensions))
         assert {type(error) for error in errors} == {kind}, (what, errors)
         assert all(said in (error.rule if isinstance(error, PolicyViolation) else str(error)) for error in errors), what
+    for extensions in (cases["not parsed"][0], cases["newer"][0]):
+        assert rules(await all_refuse(alice, [bob, carol], reinit_with(*extensions))) == {"policy-missing"}
     await dave.connect()
     await dave.joined(room)
-    assert len(dave.got("mls_rejected")) == len(cases)
+    assert len(dave.got("mls_rejected")) == len(cases) + 2
     for person in (alice, bob, carol, dave):
         assert (person.room().policy, person.room().epoch) == (policy, epoch)
         assert not person.got("mls_group_lost")
@@ -349,3 +367,35 @@ async def test_a_list_that_is_withheld_for_a_while_costs_nobody_the_room(server:
     await everybody_talks(*people)
     for person in people:
         assert not {"mls_removed", "mls_key_changed"} & {name for name, _ in person.seen}
+
+
+async def test_a_list_from_before_a_device_was_retired(server: DevServer, cast: Cast) -> None:
+    """Shown again, with the device's KeyPackages, while its owner is away: it is undone when the owner is back."""
+    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    tablet = await cast.person(server, bob.jid, key_packages=5)
+    assert (await bob.room().add(bob.account)).added
+    await tablet.joined(room)
+    await all_agree(alice, bob, tablet)
+    lost = tablet.mls.device_id
+    listed = {lost: (await DeviceDirectory(bob.client).items())[lost]}
+    handed_out = dict(await bob.mls.directory.items())
+    tablet.crash()
+    await bob.mls.devices.retire(lost)
+    await alice.until(lambda: len(alice.room().members) == 2)
+    await bob.log_out()
+    # Whoever may write there stands for the account's server.
+    server_of_bob = await cast.person(server, bob.jid, authentication=AcceptAll())
+    await DeviceDirectory(server_of_bob.client).publish_many(listed)
+    await server_of_bob.mls.directory.publish_many(handed_out)
+    await server_of_bob.log_out()
+    alice.mls._own_service._changed(bob.account)
+    (added,) = (await alice.room().add(bob.account)).added
+    assert added.device == lost  # the account's list says so, and nobody else can know
+    await bob.connect()
+    conflict = await bob.next("mls_device_conflict")
+    assert conflict.id == lost
+    await alice.until(lambda: len(alice.room().members) == 2)
+    await bob.joined(room)
+    await all_agree(alice, bob)
+    assert (await DeviceDirectory(bob.client).items())[lost].tag.endswith("retired-device")
+    await everybody_talks(alice, bob)
