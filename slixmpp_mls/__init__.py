@@ -5,13 +5,13 @@ Layout, each layer importing only from those before it::
     errors                    one tree of everything that can go wrong
     mls/                      RFC 9420 without I/O
     identity roster policy    whose leaf, which leaves, who may do what
-    client/                   one device and its groups: the order rules, without I/O
+    stanza/ sce               the XML, knowing no XMPP library
     store/                    where it is kept
     authentication/           whose keys these are
-    stanza/ sce               the XML, knowing no XMPP library
+    client/                   one device and its groups: the order rules, without I/O
     delivery/                 PEP nodes and rooms, over slixmpp
-    plugin encrypted_room     the slixmpp plugin, what a bot author sees; beside it what it does by itself:
-    own_devices hygiene ...   the account's devices, keys that do not grow old
+    own_devices hygiene ...   what the plugin does by itself: the account's devices, keys that do not grow old
+    encrypted_room plugin     one room; the slixmpp plugin: what a bot author sees
     devserver cli testing     a throw-away server, commands, fakes for tests
 """
 
