@@ -75,10 +75,10 @@ async def test_a_room_that_waits_for_an_upload_holds_up_no_other(prosody: DevSer
 
     alice.mls.uploads.put = late  # type: ignore[method-assign]
     worker = alice.room(stuck).worker
-    first = iter([True])
+    too_large = iter([True, True])  # with a GroupInfo beside it, and without
 
     def narrow(found: Any) -> None:
-        if next(first, False):
+        if next(too_large, False):
             raise StanzaTooLarge(worker.delivery.limit + 1, worker.delivery.limit)
 
     worker.check_size = narrow  # type: ignore[method-assign]
