@@ -1,356 +1,51 @@
-"""From a room's stanzas to the group's state: what each means, and putting it into effect.
+"""Putting into effect what a room's stanzas mean.
 
-`examine` only looks; `accept` or `refuse` ends a stanza, and moves our place in the room past it in the same
-transaction.  Between them the caller asks the Authentication Service about new leaves; see :mod:`.doubts`.
-
-Being left behind.  A message of a later epoch than ours means that we lack a Commit, or that somebody has
-written a number on a stanza; it can not be read, so MLS can not tell.  It counts if the room vouches that it is from
-a member's account: then :class:`~.events.LeftBehind` says so, once per account and epoch.  Nothing is
-given up for it.  Outsiders can not bring it about, and a room that lies gains no more than by keeping silent.
-
-Being one's own past.  A message that we have signed, but that our state has not sent, says that the store is an
-old copy.  This is all for which a stanza makes us give the group up (:class:`~.events.GroupLost`): its keys
-would be used twice.
+`examine` (:mod:`.examining`) only looks; `accept` or `refuse` ends a stanza, and moves our place in the room past it in
+the same transaction.  Between them the caller asks the Authentication Service about new leaves; see :mod:`.doubts`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from hashlib import sha256
 
-from ..blob import BlobReference, RatchetTreeLocation
-from ..errors import InvalidError, NotForUs, PeerError, StateRolledBack, UnknownGroup, WrongEpoch
+from ..errors import InvalidError, PeerError
 from ..identity import ClientIdentity
 from ..mls.effects import Effects, MemberChange
-from ..mls.framing import MemberSender, NewMemberProposalSender
+from ..mls.framing import NewMemberProposalSender
 from ..mls.group import Group
-from ..mls.joining import UnverifiedGroupInfo
-from ..mls.leaf_node import LeafNode
 from ..mls.message_processing import ReceivedMessage, ReceivedProposal
-from ..mls.own_leaf import KeyPackageBundle
-from ..mls.proposals import Add, Update
-from ..mls.registry import ExtensionType
+from ..mls.proposals import Add
 from ..mls.staging import StagedCommit
 from ..mls.tree_math import LeafIndex
-from ..mls.welcome import Welcome
-from ..policy import RoomPolicy, check
+from ..policy import RoomPolicy
 from ..roster import Roster
-from ..stanza import elements
-from ..stanza.consistency import check as check_consistency
-from ..stanza.elements import RoomElement
 from ..store.interface import Transaction
 from . import arrivals, leaf_ages
-from .creating import Creating
-from .doubts import Doubt, Doubts
-from .entering import Entering
+from .doubts import Doubt
 from .events import (
     CommitLost,
     Event,
     GroupChanged,
     GroupClosed,
-    GroupContinued,
     GroupLost,
-    Joined,
     JoinRequested,
-    LeftBehind,
     MessageReceived,
-    MessageSent,
-    Rejected,
     RemovedFromGroup,
-    Unreadable,
 )
+from .examining import Examining
 from .inbox import as_record
-from .kept import put_all, put_changes
+from .kept import put_changes
 from .member import Member
-from .other_groups import OtherGroups
-from .owed import Owed
 from .records import OutboxKind, OutsideRecord, RoomRecord, RoomState
 from .seen import mark, message_id
 from .steps import Abandon, Begin, Enter, Ignore, Incoming, Join, MoveOn, Read, Remember, Sent, Step
 
 __all__ = ["Receiving"]
 
-_RULES = "urn:xmpp:mls:0 business rules"
 
-_MARK = 16  # octets that stand for a group and an epoch
-_COMMITS = 64  # of them remembered: a Commit that loses comes soon after the one that wins
-
-_Framed = elements.Application | elements.Proposal | elements.Commit
-
-
-class Receiving(Entering, Creating):
+class Receiving(Examining):
     """The receiving half of a room's group."""
-
-    # --- examining -----------------------------------------------------------------------------
-
-    def examine(self, incoming: Incoming, now: int) -> Step:
-        """What a stanza means.  Changes nothing.
-
-        :raises StoreError: the store failed
-        """
-        others = OtherGroups(self._store, self.device.parameters, self.room)
-        try:
-            if incoming.error is not None:
-                raise incoming.error
-            if self._group is None:
-                return self._examine_outside(incoming, others)
-            return self._examine_inside(incoming, now, others)
-        except StateRolledBack as error:
-            return Step(incoming, Abandon(str(error)))
-        except PeerError as error:
-            return Step(incoming, Ignore((self._rejected(incoming, error),)), awaits=others.awaited)
-
-    def _rejected(self, incoming: Incoming, error: PeerError) -> Rejected:
-        return Rejected(self.room, error, incoming.claimed, incoming.archive_id)
-
-    def _examine_inside(self, incoming: Incoming, now: int, others: OtherGroups) -> Step:
-        group = self.group
-        for payload in incoming.payloads:
-            if payload.group != group.group_id:
-                return self._examine_other_group(incoming, payload, others)
-            if not isinstance(payload, _Framed):
-                continue
-            number = self._outbox.of_message(payload.data)
-            if number is not None:
-                check_consistency(payload)
-                return self._examine_own(incoming, number, others)
-            if payload.epoch > group.epoch:
-                return self._examine_ahead(incoming, payload)
-            if isinstance(payload, elements.Application):
-                return self._examine_application(incoming, payload, now)
-            if isinstance(payload, elements.Proposal):
-                return self._examine_proposal(incoming, payload, now)
-            return self._examine_commit(incoming, payload, now, others)
-        return Step(incoming, Ignore())
-
-    def _examine_other_group(self, incoming: Incoming, payload: RoomElement, others: OtherGroups) -> Step:
-        """The group that follows ours, if ours is closed; or one that we have left behind."""
-        asked = self.group.closed
-        if asked is not None and payload.group == asked.group_id:
-            number = self._own_creation(incoming)
-            if number is not None:
-                return Step(incoming, Begin(number))
-            step = self._find_welcome(incoming, others)
-            if step is None:
-                return Step(incoming, Ignore())
-            if isinstance(step.action, Join):
-                continues = step.action.staged.continues
-                # RFC 9420 12.4.3.1 has been checked for what it continues: here, that it is our group.
-                if continues is None or continues.psk_group_id != self.group.group_id:
-                    raise InvalidError("a group that does not follow ours", "RFC 9420 11.2")
-            return step
-        with self._store.transaction() as transaction:
-            left = transaction.get(self._spaces.ended, payload.group)
-        if left is None:
-            raise UnknownGroup("a message of another group", _RULES)
-        if isinstance(payload, elements.Application):
-            check_consistency(payload)
-            who = incoming.claimed
-            return Step(incoming, Ignore((Unreadable(self.room, "too-late", payload.epoch, who, incoming.archive_id),)))
-        return Step(incoming, Ignore())
-
-    def _own_creation(self, incoming: Incoming) -> bytes | None:
-        """The number of a creation of ours that has come back."""
-        for payload in incoming.payloads:
-            if isinstance(payload, elements.Commit):
-                number = self._outbox.of_message(payload.data)
-                if number is not None and self._outbox[number].kind is OutboxKind.CREATION:
-                    check_consistency(payload)
-                    return number
-        return None
-
-    def _examine_own(self, incoming: Incoming, number: bytes, others: OtherGroups) -> Step:
-        record = self._outbox[number]
-        if record.kind is OutboxKind.COMMIT:
-            try:
-                return self._move_on(incoming, self._staged[number], others)
-            except PeerError as error:  # made by software that did not ask
-                return Step(incoming, Sent(number, CommitLost(self.room, record.origin_id.decode(), str(error))))
-        event = None
-        if record.kind is OutboxKind.APPLICATION:
-            event = MessageSent(self.room, record.origin_id.decode(), incoming.archive_id, record.plaintext)
-        return Step(incoming, Sent(number, event))
-
-    def _examine_ahead(self, incoming: Incoming, payload: _Framed) -> Step:
-        check_consistency(payload)
-        events: list[Event] = []
-        if isinstance(payload, elements.Application):
-            events.append(self._unreadable(incoming, payload.epoch))
-        who = incoming.claimed
-        ahead: tuple[str, int] | None = None
-        if who is not None and self.roster.has(who):
-            ahead = who, payload.epoch + isinstance(payload, elements.Commit)
-            if who not in self._ahead:
-                events.append(LeftBehind(self.room, self.group.epoch, payload.epoch, who, incoming.archive_id))
-        elif not events:
-            raise WrongEpoch(f"epoch {payload.epoch}, not {self.group.epoch}", "RFC 9420 6")
-        left_behind = any(isinstance(event, LeftBehind) for event in events)
-        return Step(incoming, Ignore(tuple(events), ahead), gap=left_behind)
-
-    def _examine_application(self, incoming: Incoming, payload: elements.Application, now: int) -> Step:
-        message = check_consistency(payload)
-        try:
-            received = self.group.process(message, now=now)
-        except NotForUs:
-            return Step(incoming, Ignore())  # ours, sent before, reflected again
-        except WrongEpoch:
-            return Step(incoming, Ignore((self._unreadable(incoming, payload.epoch),)))
-        assert isinstance(received, ReceivedMessage)
-        # RFC 9420 9.1: generations count a sender's messages, and a room keeps their order.
-        gap = received.epoch == self.group.epoch and received.missing > 0
-        return Step(incoming, Read(received), gap=gap)
-
-    def _unreadable(self, incoming: Incoming, epoch: int) -> Unreadable:
-        if self._group is None:
-            reason = "lost" if self.state is RoomState.LOST else "before-join"
-        elif epoch < self._record.joined_epoch:
-            reason = "before-join"
-        else:
-            reason = "too-late" if epoch < self._group.epoch else "future"
-        return Unreadable(self.room, reason, epoch, incoming.claimed, incoming.archive_id)
-
-    def _examine_proposal(self, incoming: Incoming, payload: elements.Proposal, now: int) -> Step:
-        if payload.epoch < self.group.epoch:
-            return Step(incoming, Ignore())  # its epoch is over: it has no effect any more
-        try:
-            received = self.group.process(check_consistency(payload), now=now)
-        except NotForUs:
-            return Step(incoming, Ignore())
-        assert isinstance(received, ReceivedProposal)
-        proposal = received.proposal
-        if isinstance(received.sender, NewMemberProposalSender) and isinstance(proposal, Add):
-            ClientIdentity.from_leaf(proposal.key_package.leaf_node)  # who names no client is not kept
-        leaves: tuple[LeafNode, ...] = ()
-        successions: tuple[tuple[LeafNode, LeafNode], ...] = ()
-        if isinstance(proposal, Add):
-            leaves = (proposal.key_package.leaf_node,)
-        elif isinstance(proposal, Update):
-            leaves = (proposal.leaf_node,)
-            sender = received.sender
-            assert isinstance(sender, MemberSender)
-            successions = ((self.group.tree.member(LeafIndex(sender.leaf_index)), proposal.leaf_node),)
-        return Step(incoming, Remember(received), leaves, successions)
-
-    def _examine_commit(
-        self, incoming: Incoming, payload: elements.Commit, now: int, others: OtherGroups
-    ) -> Step:
-        if payload.epoch < self.group.epoch:
-            return Step(incoming, Ignore())  # rule 1: another Commit has ended that epoch
-        try:
-            staged = self.group.process(check_consistency(payload), now=now, psks=others.psk)
-        except (StateRolledBack, NotForUs):
-            raise
-        except InvalidError as error:
-            # A proposal that it refers to may be what is missing (RFC 9420 12.4.2).
-            gap = others.awaited is None and incoming.claimed is not None and self.roster.has(incoming.claimed)
-            return Step(incoming, Ignore((self._rejected(incoming, error),)), awaits=others.awaited, gap=gap)
-        assert isinstance(staged, StagedCommit)
-        return self._move_on(incoming, staged, others)
-
-    def _move_on(self, incoming: Incoming, staged: StagedCommit, others: OtherGroups) -> Step:
-        roster = check(self.policy, staged.effects, self.roster)
-        if staged.next is None:
-            return self._examine_removal(incoming, staged, others)
-        policy = RoomPolicy.required_in(staged.next.context.extensions)
-        leaves = () if staged.own else tuple(_new_leaves(staged.effects))
-        successions = tuple(
-            (change.before, change.after)
-            for change in staged.effects.updated
-            if change.before is not None and change.after is not None
-        )
-        return Step(incoming, MoveOn(staged, roster, policy), leaves, successions)
-
-    def _examine_removal(self, incoming: Incoming, staged: StagedCommit, others: OtherGroups) -> Step:
-        """We are removed, and perhaps added afresh by the same Commit: its Welcome is in the same stanza."""
-        back: Step | None = None
-        reasons: tuple[Event, ...] = ()
-        try:
-            back = self._find_welcome(incoming, others)
-        except PeerError as error:
-            reasons = (self._rejected(incoming, error),)
-        join = None if back is None or not isinstance(back.action, Join) else back.action
-        action = MoveOn(staged, None, None, join, reasons)
-        return Step(incoming, action) if back is None else replace(back, action=action)
-
-    def _examine_outside(self, incoming: Incoming, others: OtherGroups) -> Step:
-        """We wait for a Welcome, or an external Commit of ours: one that is the first of its epoch in the room.
-
-        Only members can tell whether a Commit is valid.  But one that came second has lost, and its Welcome
-        would lead where nobody else goes.
-        """
-        number = self._own_creation(incoming)
-        if number is not None:
-            return Step(incoming, Begin(number))
-        seen = _marks(self._record.commits)
-        if not any(each in seen for each in _commits_in(incoming)):
-            if self._is_entry(incoming):
-                assert self._entry is not None
-                leaves = (leaf for index, leaf in self._entry.members() if index != self._entry.own_index)
-                return Step(incoming, Enter(self._entry), tuple(leaves))
-            step = self._find_welcome(incoming, others)
-            if step is not None:
-                return step
-        return Step(
-            incoming,
-            Ignore(
-                tuple(
-                    self._unreadable(incoming, payload.epoch)
-                    for payload in incoming.payloads
-                    if isinstance(payload, elements.Application)
-                )
-            ),
-        )
-
-    def _find_welcome(self, incoming: Incoming, others: OtherGroups) -> Step | None:
-        for payload in incoming.payloads:
-            if not isinstance(payload, elements.Welcome):
-                continue
-            welcome = check_consistency(payload).body
-            assert isinstance(welcome, Welcome)
-            with self._store.transaction() as transaction:
-                references = [entry.new_member for entry in welcome.secrets]
-                bundle = self.device.find_bundle(transaction, references)
-            if bundle is not None:
-                return self._examine_welcome(incoming, payload, welcome, bundle, others)
-        return None
-
-    def _examine_welcome(
-        self,
-        incoming: Incoming,
-        payload: elements.Welcome,
-        welcome: Welcome,
-        bundle: KeyPackageBundle,
-        others: OtherGroups,
-    ) -> Step:
-        info = Group.peek(welcome, bundle, psks=others.psk, groups=others.group)
-        context = info.group_context
-        if (context.group_id, context.epoch) != (payload.group, payload.epoch):
-            raise InvalidError("a Welcome to another group or epoch than its element says", _RULES)
-        policy = RoomPolicy.required_in(context.extensions)
-        if policy.room != self.room:
-            raise InvalidError("a Welcome to the group of another room", _RULES)
-        with self._store.transaction() as transaction:
-            self._check_group_id_is_new(transaction, context.group_id)
-            self._check_epoch_is_new(transaction, context.group_id, context.epoch)
-        if incoming.tree is None and (location := _tree_location(info)) is not None:
-            return Step(incoming, Ignore(), tree_at=location)
-        # The GroupInfo, of which only claims have been judged so far, is verified here.
-        staged = Group.join(
-            welcome,
-            bundle,
-            tree=incoming.tree,
-            psks=others.psk,
-            groups=others.group,
-            identify=ClientIdentity.from_leaf,
-            parameters=self.device.parameters,
-        )
-        state = staged.state
-        roster = Roster.of(state.members())
-        leaves = tuple(leaf for index, leaf in state.members() if index != state.own_index)
-        return Step(incoming, Join(staged, bundle, roster, policy), leaves)
-
-    # --- putting into effect -------------------------------------------------------------------
 
     def accept(self, step: Step, now: int, doubts: Iterable[Doubt] = ()) -> list[Event]:
         """Put a step into effect, and move our place in the room past its stanza.
@@ -418,10 +113,7 @@ class Receiving(Entering, Creating):
     def _past(self, incoming: Incoming) -> RoomRecord:
         """Our record, with our place behind this stanza."""
         record = replace(self._record, cursor=incoming.archive_id.encode())
-        if self._group is None:
-            commits = b"".join(dict.fromkeys((*_marks(record.commits), *_commits_in(incoming))))
-            record = replace(record, commits=commits[-_COMMITS * _MARK :])
-        return record
+        return self._with_commits(record, incoming) if self._group is None else record
 
     def _pass(
         self, record: RoomRecord, seen: OutsideRecord | None = None, *, confirmed: bytes | None = None
@@ -626,95 +318,7 @@ class Receiving(Entering, Creating):
         own, came = self.device.identity, self._record.joined
         leaf_ages.note(transaction, self._spaces.renewed, effects, when, own, came, self._sent_in_epoch())
 
-    def _accept_join(
-        self, action: Join, record: RoomRecord, now: int, judged: Iterable[Doubt]
-    ) -> list[Event]:
-        state = action.staged.state
-        assert isinstance(state, Group)
-        inviter = Member.of(action.staged.inviter, state.tree.member(action.staged.inviter))
-        return self._arrive(state, action.roster, action.policy, record, now, judged, inviter, action.bundle)
-
-    def _arrive(
-        self,
-        state: Group,
-        roster: Roster,
-        policy: RoomPolicy,
-        record: RoomRecord,
-        now: int,
-        judged: Iterable[Doubt],
-        inviter: Member | None = None,
-        bundle: KeyPackageBundle | None = None,
-    ) -> list[Event]:
-        """We are in the group: by a Welcome for a KeyPackage of ours, or by our own Commit."""
-        # Unsent application data was meant for the group's members: it stays if this is the same group.
-        followed = self._group is not None and self._group.closed is not None
-        same = followed or record.group_id == state.group_id
-        owed = self._owed if followed else Owed()
-        missed = self._missed(record)
-        record = replace(
-            record, state=RoomState.MEMBER, group_id=state.group_id, joined=now, joined_epoch=state.epoch, commits=b""
-        )
-        doubts = Doubts(judged)
-        with self._transaction() as transaction:
-            gone = self._clear(transaction, keep_messages=same)
-            carried = self._carry_over(transaction) if followed else []
-            put_all(transaction, self._spaces.owed, owed.entries)
-            put_all(transaction, self._spaces.group, state.pieces())
-            put_changes(transaction, self._spaces.doubt, dict(doubts.changes_since(Doubts())))
-            seen = self._inside_again(transaction, b"" if bundle is None else bundle.reference)
-            if bundle is not None:
-                self.device.use_up(transaction, bundle, now)
-            self._put_own_age(transaction, state, now, last_resort=bundle is not None and bundle.last_resort)
-            self._put_record(transaction, record)
-        events: list[Event] = [
-            CommitLost(self.room, waiting.origin_id.decode(), "we were removed, and added afresh")
-            for _, waiting in self._void()
-            if waiting.kind is OutboxKind.COMMIT and not waiting.refused
-        ]
-        self._begin(state.stored(), roster, policy, record, doubts)
-        self._outside, self._entry = seen, None
-        self._owed = owed
-        self._outbox.remove_all(gone)
-        self._outbox.put_all(carried)
-        if followed and inviter is not None:
-            return [*events, GroupContinued(self.room, state.epoch, inviter, state.suite.id)]
-        return [*events, Joined(self.room, state.epoch, inviter, missed)]
-
 
 def _when(incoming: Incoming, now: int) -> int:
     """When a stanza came into the room, as far as the room says, in seconds since the Unix epoch."""
     return now if incoming.stamp is None else int(incoming.stamp)
-
-
-def _tree_location(info: UnverifiedGroupInfo) -> BlobReference | None:
-    """Where the ratchet tree is, unless it is inside.
-
-    :raises MalformedError: at no place from which it could be fetched
-    """
-    if any(extension.extension_type == ExtensionType.RATCHET_TREE for extension in info.extensions):
-        return None
-    location = RatchetTreeLocation.found_in(info.extensions)
-    return None if location is None else location.blob
-
-
-def _commits_in(incoming: Incoming) -> list[bytes]:
-    """Which epochs of which groups the Commits in a stanza would end."""
-    return [
-        sha256(payload.epoch.to_bytes(8, "big") + payload.group).digest()[:_MARK]
-        for payload in incoming.payloads
-        if isinstance(payload, elements.Commit)
-    ]
-
-
-def _marks(octets: bytes) -> list[bytes]:
-    return [octets[start : start + _MARK] for start in range(0, len(octets), _MARK)]
-
-
-def _new_leaves(effects: Effects) -> Iterator[LeafNode]:
-    """Leaves whose credential or signature key has not been judged yet."""
-    for change in effects.changes:
-        before, after = change.before, change.after
-        if after is None:
-            continue
-        if before is None or (before.credential, before.signature_key) != (after.credential, after.signature_key):
-            yield after

@@ -18,9 +18,10 @@ States::
 
 Instead of a Welcome it may be an external Commit of our own.
 
-Each call is one transaction.  If it raises, neither the store nor this object has changed.  :mod:`.receiving`
-and :mod:`.sending` hold the two directions, :mod:`.outside` and :mod:`.entering` the time without a group,
-:mod:`.creating` how a group goes on in another one, :mod:`.kept` what all work on.
+Each call is one transaction.  If it raises, neither the store nor this object has changed.  :mod:`.sending` is one
+direction, :mod:`.examining` and :mod:`.receiving` are the other; :mod:`.outside` is the time without a group,
+:mod:`.joining` and :mod:`.entering` the ways in, :mod:`.creating` how a group goes on in another one, :mod:`.kept` what
+all work on.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from ..mls.cipher_suite import CipherSuite
 from ..mls.group import Group
 from ..policy import RoomPolicy
 from ..roster import Roster
-from .creating import Creating
 from .device import Device
 from .doubts import Doubts
 from .events import Event, GroupLost, RemovedFromGroup
@@ -45,7 +45,7 @@ from .steps import Fits
 __all__ = ["Fits", "RoomGroup"]
 
 
-class RoomGroup(Receiving, Sending, Creating):
+class RoomGroup(Receiving, Sending):
     """A room's group."""
 
     @staticmethod
