@@ -134,7 +134,8 @@ class Bot:
     async def state(self, room: str) -> dict[str, Any]:
         """How it stands to the group."""
         handle = self.mls.groups.get(room)
-        if handle is None or not handle.is_member:
+        # Who was away when it was removed is not let in to read so: it has lost the room, and is told that.
+        if handle is None or not handle.is_member or handle.worker.lost is not None:
             return {"member": False, "counts": self.counts}
         return {
             "member": True,
