@@ -179,6 +179,10 @@ class RoomWorker:
         self._expelled = expelled
         self._follow_up = FollowUp(self.session, self.delivery, Stream.of(plugin.xmpp))
         self._unsent: set[str] = set()
+        self._flushes: set[object] = set()
+        self._older_sent = asyncio.Event()  # nothing waits to be sent again
+        self._older_sent.set()
+        self._comings = 0  # how often we have become up to date
         self._forgetting: asyncio.TimerHandle | None = None
         session = self.session
         self._resending = Resending(
@@ -262,6 +266,8 @@ class RoomWorker:
         if self._forgetting is not None:
             self._forgetting.cancel()
             self._forget_handed_over()
+        self._flushes.clear()
+        self._older_sent.set()
         tasks = [*self._background, *([self._task] if self._task is not None else [])]
         tasks = [task for task in tasks if task is not asyncio.current_task()]
         for task in tasks:
@@ -483,7 +489,7 @@ class RoomWorker:
     def unsilence(self) -> None:
         """If somebody for whom nothing was encrypted has gone, or is vouched for: send what has waited."""
         if self.is_member and not self.session.silenced and self.live.is_set():
-            self.spawn(self._flush(self.session.outstanding_ids()), "sending what has waited")
+            self._flush_soon(self.session.outstanding_ids(), "sending what has waited")
 
     async def _accept(self, step: Step, doubts: list[Doubt], refusal: PeerError | None) -> list[Event]:
         """Put a step into effect."""
@@ -539,7 +545,7 @@ class RoomWorker:
                     self._turn()
                     self.spawn(self.plugin.replenish(), "replenishing KeyPackages")
                     if self.live.is_set():  # messages may wait from the time before we were away
-                        self.spawn(self._flush(self.session.outstanding_ids()), "sending again")
+                        self._flush_soon(self.session.outstanding_ids(), "sending again")
                 case RemovedFromGroup():
                     self.joined.clear()
                     self._fail(UsageError(f"no longer a member of the group in {self.room}"))
@@ -615,10 +621,11 @@ class RoomWorker:
                 if not self.live.is_set():
                     # From now on, whoever makes a message also sends it: what was made until now is ours to send.
                     due = self.session.outstanding_ids()
+                    self._comings += 1
                     self._unsent.clear()
                     self.live.set()
                     self._turn()
-                    self.spawn(self._flush(due), "sending again")
+                    self._flush_soon(due, "sending again")
                     self._attend()
                     self._went_live()
                     self._look_where_we_are()
@@ -626,7 +633,7 @@ class RoomWorker:
                 self.live.clear()
                 self._resending.clear()
             case Verified():
-                self.spawn(self._flush(self._resending.verified()), "sending again what was lost")
+                self._flush_soon(self._resending.verified(), "sending again what was lost")
             case Bounced():
                 self._bounced(event)
             case AffiliationChanged():
@@ -668,14 +675,17 @@ class RoomWorker:
         await self.until_open()
         await self._commit_what_waits()
         waits = origin_id is not None and self.session.on_its_way(origin_id) is not None
+        coming = self._comings if self.live.is_set() else None
         outgoing = self.session.compose(
             data, later=not self.live.is_set(), fits=self.check_size, origin_id=origin_id
         )
         confirmation = self._confirmations.get(outgoing.origin_id)
         if confirmation is None:
             confirmation = self._confirmations[outgoing.origin_id] = asyncio.get_running_loop().create_future()
-        if not waits:  # or it has been sent already, or will be with all that was made before
-            await self.transmit(outgoing)
+        if coming is not None and not waits:  # or it has been sent already, or will be with all that was made before
+            await self._older_sent.wait()
+            if coming == self._comings:  # and we were not away meanwhile
+                await self.transmit(outgoing)
         return outgoing.origin_id, confirmation
 
     async def until_open(self) -> None:
@@ -724,7 +734,7 @@ class RoomWorker:
         self._attend()
         due, self._unsent = frozenset(self._unsent), set()
         if due and self.live.is_set():
-            self.spawn(self._flush(due), "sending what was made meanwhile")
+            self._flush_soon(due, "sending what was made meanwhile")
 
     def _check_not_lost(self) -> None:
         if self.lost is not None:
@@ -735,6 +745,21 @@ class RoomWorker:
         size = self.delivery.measure(_elements(found))
         if size > self.delivery.limit:
             raise StanzaTooLarge(size, self.delivery.limit)
+
+    def _flush_soon(self, due: frozenset[str], name: str) -> None:
+        """Send again what has not come back, beside the reading; what is made from now on is sent after it."""
+
+        async def flush() -> None:
+            try:
+                await self._flush(due)
+            finally:
+                self._flushes.discard(flush)
+                if not self._flushes:
+                    self._older_sent.set()
+
+        self._flushes.add(flush)
+        self._older_sent.clear()
+        self.spawn(flush(), name)
 
     async def _flush(self, due: frozenset[str]) -> None:
         """Send again what has not come back.

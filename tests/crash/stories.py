@@ -146,6 +146,7 @@ async def founder(bot: Bot) -> None:
             assert {bob, carol} <= set(group.accounts)
             bot.note("added")
         await bot.say("one")
+        await bot.say("one more")  # with the next key of the same epoch
         await bot.hears("re: one")
         if not bot.has("updated"):
             await group.update()
@@ -178,6 +179,7 @@ async def guest(bot: Bot) -> None:
         if not bot.has("joined"):
             bot.note("joined")
         await bot.say("one")
+        await bot.say("one more")  # with the next key of the same epoch
         await bot.hears("first")
         await bot.hears("second")
         if not bot.has("updated"):

@@ -84,7 +84,7 @@ async def test_a_bot_that_crashes_all_the_time(prosody: DevServer, cast: Cast) -
     assert alice.bodies == [f"bob says {number}" for number in range(said)]
     for person in (alice, bob):
         assert not person.got("mls_rejected")
-    assert len(bob.got("mls_sent")) == said
+    await bob.until(lambda: len(bob.got("mls_sent")) == said)
 
 
 async def test_what_was_said_offline_goes_out_after_a_restart(server: DevServer, cast: Cast) -> None:
