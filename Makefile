@@ -1,11 +1,13 @@
 # Needs Python 3.11 or later with its venv module, and nothing else: the rest goes into .venv.
 #   make test ARGS="-k welcome -x"    passes arguments on; so do server and bench
+#   make test JOBS=0                  runs the tests one after the other; most of them wait for servers
 #   make PYTHON=/path/to/python ...   chooses the interpreter for a new .venv
 
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v "$$p"; break; }; done)
+JOBS ?= 3
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 .PHONY: help setup demo test lint bench xep server clean
@@ -20,7 +22,7 @@ demo: $(VENV)/.installed  ## three people in an encrypted room on a real server
 	@$(BIN)/slixmpp-mls demo $(ARGS)
 
 test: $(VENV)/.installed-test  ## the whole test suite, with real servers and other MLS implementations
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.installed-test $(VENV)/.installed-lint  ## ruff and mypy
 	@$(BIN)/ruff check .; ruff=$$?; $(BIN)/mypy && exit $$ruff

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import hashlib
 import json
 import queue
@@ -48,7 +49,16 @@ def missing() -> str | None:
 
 
 def install(folder: Path = FOLDER) -> None:
-    """Put the locked packages beside ``package.json``, unless they are there already."""
+    """Put the locked packages beside ``package.json``, unless they are there already.
+
+    Tests that run side by side wait for the first that does it.
+    """
+    with (folder / "package.json").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        _install(folder)
+
+
+def _install(folder: Path) -> None:
     lock = (folder / "package-lock.json").read_bytes() + (folder / "package.json").read_bytes()
     wanted = hashlib.sha256(lock).hexdigest()
     stamp = folder / "node_modules" / ".installed"
