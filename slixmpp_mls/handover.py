@@ -17,7 +17,12 @@ from typing import Any
 
 from slixmpp import ClientXMPP
 
-__all__ = ["hand_over"]
+from .client import RoomGroup
+from .errors import StoreError, UsageError
+
+__all__ = ["HandedOver", "hand_over"]
+
+_FORGET = 1.0  # seconds, until what was handed over is deleted if nothing else is written
 
 
 def hand_over(xmpp: ClientXMPP, name: str, data: object, done: Callable[[], None]) -> None:
@@ -65,3 +70,36 @@ def _fire(xmpp: ClientXMPP, name: str, data: object) -> list[asyncio.Future[Any]
 
 def _task(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
     return asyncio.Task(coroutine, loop=loop, **options)
+
+
+class HandedOver:
+    """What the application has taken of one room: the store forgets it with its next step, or soon if none comes.
+
+    :param fire: fires an event of slixmpp's
+    """
+
+    def __init__(self, session: RoomGroup, fire: Callable[[str, object], None]) -> None:
+        self._session = session
+        self._fire = fire
+        self._timer: asyncio.TimerHandle | None = None
+
+    def note(self, number: bytes) -> None:
+        """The application has taken a message."""
+        self._session.handed_over(number)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_FORGET, self._forget)
+
+    def close(self) -> None:
+        """Forget now what would be forgotten soon."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._forget()
+
+    def _forget(self) -> None:
+        self._timer = None
+        try:
+            self._session.forget_handed_over()
+        except UsageError:
+            pass  # the store is closed: it will be handed over again
+        except StoreError as error:
+            self._fire("mls_store_failed", error)

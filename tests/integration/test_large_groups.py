@@ -18,7 +18,7 @@ import pytest
 import pytest_asyncio
 from slixmpp import JID, ClientXMPP
 
-from slixmpp_mls import room_worker
+from slixmpp_mls import reading
 from slixmpp_mls.blob import BlobReference
 from slixmpp_mls.client import Device, KeyPackageSettings
 from slixmpp_mls.delivery import MAX_STANZA, DeviceDirectory, KeyPackageDirectory
@@ -268,7 +268,7 @@ async def test_messages_and_commits_while_a_tree_is_uploaded(people: People) -> 
 
 
 async def test_a_web_server_that_is_down_for_a_while(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room_worker, "_FETCH_PAUSES", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(reading, "_FETCH_PAUSES", (0.01, 0.01, 0.01))
     _, alice = await people.come("alice")
     _, bob = await people.come("bob")
     get, attempts = bob.uploads.get, []
