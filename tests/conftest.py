@@ -20,6 +20,9 @@ from slixmpp import JID, ClientXMPP
 
 from slixmpp_mls.devserver import DevServer, DevServerError, Ejabberd, Prosody
 
+# Where tests run side by side, workers are told a width, which rich would keep for ever when it is imported.
+os.environ.pop("COLUMNS", None)
+
 SERVERS: dict[str, type[DevServer]] = {"prosody": Prosody, "ejabberd": Ejabberd}
 
 
