@@ -14,6 +14,7 @@ from slixmpp_mls.errors import NotVouchedFor, UsageError
 from slixmpp_mls.identity import TrustLevel, key_identifier
 from slixmpp_mls.mls.cipher_suite import CipherSuite
 from slixmpp_mls.stanza.trust_message import KeyOwner, TrustMessage
+from slixmpp_mls.vigilance import DeniedMembers
 
 from .people import Cast, Person, all_agree, envelope, send_octets
 
@@ -145,7 +146,7 @@ async def test_a_trust_message_from_an_untrusted_key_is_ignored_until_the_key_is
 
 async def test_distrust_goes_round_and_has_consequences(server: DevServer, cast: Cast) -> None:
     """A stolen tablet: its owner refuses it at one device, and whoever has compared keys with that one follows."""
-    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    room, (alice, bob) = await cast.meet(server, "alice", "bob", denied_members="hold")
     tablet = await cast.person(server, bob.jid)
     await bob.mls.group(room).add(bob.account)
     await tablet.joined(room)
@@ -163,6 +164,13 @@ async def test_distrust_goes_round_and_has_consequences(server: DevServer, cast:
     await tablet.say("He is not I")
     await alice.next("mls_doubted_message", after=1)
     assert level(alice, bob) is TrustLevel.VERIFIED
+    with pytest.raises(NotVouchedFor):  # whom people refuse has not lapsed
+        await alice.say("Be bloody, bold, and resolute")
+    alice.mls.denied_members = DeniedMembers.REMOVE  # as it is by default
+    await alice.room().worker.vigilance.look_again()
+    await tablet.next("mls_removed")
+    await alice.say("Laugh to scorn the power of man")
+    await bob.hears("Laugh to scorn the power of man")
 
 
 async def test_a_substituted_device_list_can_not_change_a_verified_key(server: DevServer, cast: Cast) -> None:
