@@ -277,6 +277,7 @@ async def test_killed_at_every_write_and_every_stanza(
     async with stage(server, tmp_path) as scene:
         points, killed = await everywhere(lambda point: scene.tell(story, point))
     print(f"\n{kind}, {story}: killed at {len(killed)} of {points.total()} points, of {len(points)} kinds")
-    assert {label for label, _ in killed} == set(points)  # every kind
+    # Every kind; but what has been handed over is deleted with the next thing that is written, whatever that is.
+    assert {label for label, _ in killed} >= {label for label in points if not label.endswith(" inbox")}
     # The fifth of six acknowledgements, say, is not come to every time.
     assert len(killed) >= 0.9 * points.total() > 60

@@ -108,13 +108,18 @@ async def test_a_message_for_servers_alone_is_no_message(prosody: DevServer, cas
 
 
 async def test_a_prepared_message_goes_out_once(prosody: DevServer, cast: Cast) -> None:
-    """Two messages with one id could not be told apart."""
+    """The same under the same id is one message; two messages with one id could not be told apart."""
     room, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     message = alice.client.make_message(mto=room, mtype="groupchat", mbody=cast.secret("Tomorrow and tomorrow"))
     message["id"] = "the-same"
     sent = await alice.room().send(message)
-    with pytest.raises(UsageError):
-        await alice.room().send(message)
+    other = alice.client.make_message(mto=room, mtype="groupchat", mbody=cast.secret("to the last syllable"))
+    other["id"] = "the-same"
+    again, refused = await asyncio.gather(
+        alice.room().send(message), alice.room().send(other), return_exceptions=True
+    )
+    assert again.origin_id == sent.origin_id
+    assert isinstance(refused, UsageError)
     await asyncio.wait_for(sent.confirmed, SECONDS)
     await alice.say("and tomorrow")
     await bob.hears("and tomorrow")
