@@ -110,9 +110,9 @@ class Vigilance:
         if not session.is_member:
             return
         # Whoever has got another key or has gone while the answer came has been judged with that.
-        same = [client for client, leaf in leaves.items() if session.has_key(client, leaf.signature_key)]
+        same = {client for client, leaf in leaves.items() if session.has_key(client, leaf.signature_key)}
         silenced = session.silenced
-        session.reconsider(same, [doubt for doubt in doubts if doubt.client in set(same)])
+        session.reconsider(same, [doubt for doubt in doubts if doubt.client in same])
         if silenced:
             self._resume()
         await self.act()

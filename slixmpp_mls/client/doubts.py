@@ -75,12 +75,16 @@ class Doubt:
 
 
 class Doubts(Mapping[ClientIdentity, Doubt]):
-    """The doubts about a group's members; a value."""
+    """The doubts about a group's members; a value.
 
-    __slots__ = ("_doubts",)
+    :ivar silencing: those for whom nothing must be encrypted; asked for with each message, so found once
+    """
+
+    __slots__ = ("_doubts", "silencing")
 
     def __init__(self, doubts: Iterable[Doubt] = ()) -> None:
         self._doubts = {doubt.client: doubt for doubt in doubts}
+        self.silencing = tuple(doubt for doubt in self._doubts.values() if doubt.denied and not doubt.lapsed)
 
     def __getitem__(self, client: ClientIdentity) -> Doubt:
         return self._doubts[client]
@@ -99,28 +103,26 @@ class Doubts(Mapping[ClientIdentity, Doubt]):
     def __repr__(self) -> str:
         return f"<Doubts about {len(self._doubts)}>"
 
-    @property
-    def silencing(self) -> tuple[Doubt, ...]:
-        """Those for whom nothing must be encrypted."""
-        return tuple(doubt for doubt in self._doubts.values() if doubt.denied and not doubt.lapsed)
-
     def after(self, effects: Effects, judged: Iterable[Doubt]) -> Doubts:
-        """Those after a Commit.
+        """Those after a Commit; the same object if it concerns none of them.
 
         :param judged: about its new leaves
         """
-        if not self._doubts and not (judged := tuple(judged)):
-            return self
-        left = dict(self._doubts)
-        for change in effects.changes:
-            if change.before is not None and (
+        new = {doubt.client: doubt for doubt in judged}
+        gone = {
+            ClientIdentity.from_leaf(change.before)
+            for change in (effects.changes if self._doubts else ())
+            if change.before is not None
+            and (
                 change.after is None
                 or change.after.signature_key != change.before.signature_key
                 or change.after.credential != change.before.credential
-            ):
-                left.pop(ClientIdentity.from_leaf(change.before), None)
-        left |= {doubt.client: doubt for doubt in judged}
-        return Doubts(left.values())
+            )
+        }
+        if not new and self._doubts.keys().isdisjoint(gone):
+            return self
+        left = {client: doubt for client, doubt in self._doubts.items() if client not in gone}
+        return Doubts((left | new).values())
 
     def reconsidered(self, asked: Iterable[ClientIdentity], answers: Iterable[Doubt]) -> Doubts:
         """Those after the service has been asked again.
@@ -146,6 +148,8 @@ class Doubts(Mapping[ClientIdentity, Doubt]):
 
     def changes_since(self, before: Doubts) -> Iterator[tuple[bytes, bytes | None]]:
         """What must be written: key and value, None if deleted."""
+        if before is self:
+            return
         for client in before._doubts.keys() - self._doubts.keys():
             yield str(client).encode(), None
         for client, doubt in self._doubts.items():
