@@ -31,17 +31,16 @@ nobody's devices fly out of groups because another one of theirs was compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-from ..identity import ClientIdentity, TrustLevel
+from ..identity import TrustLevel
 from ..mls.cipher_suite import CipherSuite
-from ..mls.credential import AnyCredential
 from ..mls.leaf_node import LeafNode
+from .around import AroundService
 from .interface import VALID, AuthenticationService, Verdict, named_client
 from .levels import Keys, Source, TrustTable
-from .listeners import Listeners
-from .pinning import NewDeviceRule, note_successor
+from .pinning import NewDeviceRule
 
 __all__ = ["PeopleService"]
 
@@ -50,7 +49,7 @@ __all__ = ["PeopleService"]
 _OUTRANKED: Final = frozenset({"no-device", "other-key", "not-readable", "key-changed", "new-device", "undecided"})
 
 
-class PeopleService(AuthenticationService):
+class PeopleService(AroundService):
     """Levels of trust around another service.
 
     Besides the inner service's, all methods raise :class:`StoreError` if the store fails.
@@ -69,25 +68,9 @@ class PeopleService(AuthenticationService):
         *,
         unverified: NewDeviceRule = NewDeviceRule.REFUSE,
     ) -> None:
-        self.inner = inner
-        self._table = table
+        super().__init__(inner, table)
         self._unverified = unverified
-        self._changes: Listeners[str] = Listeners()
         table.on_change(lambda change: self._changes.tell(change.account))
-
-    async def issue(
-        self,
-        client: ClientIdentity,
-        keys: Mapping[int, bytes],
-        *,
-        label: str | None = None,
-        also: Mapping[int, bytes] | None = None,
-    ) -> None:
-        """By the inner service; whoever else bears our name is found out."""
-        with self._table.open() as table:
-            for scheme, key in keys.items():
-                table.own(client, scheme, key)
-        await self.inner.issue(client, keys, label=label, also=also)
 
     async def validate(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Verdict]:
         """See :meth:`AuthenticationService.validate` and the table above."""
@@ -126,22 +109,3 @@ class PeopleService(AuthenticationService):
         if self._unverified is NewDeviceRule.ASK or key.since < first:
             return Verdict.unknown("not-verified", text)
         return Verdict.invalid("not-verified", text)
-
-    async def same_client(self, one: AnyCredential, other: AnyCredential) -> bool:
-        """By the inner service."""
-        return await self.inner.same_client(one, other)
-
-    async def note_successor(self, before: LeafNode, after: LeafNode, suite: CipherSuite) -> None:
-        """The new key comes to the old one's level."""
-        note_successor(self._table, before, after, suite)
-        await self.inner.note_successor(before, after, suite)
-
-    def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
-        """The inner service's changes, and those of levels."""
-        ends = (self.inner.subscribe(changed), self._changes.add(changed))
-
-        def end() -> None:
-            for one in ends:
-                one()
-
-        return end

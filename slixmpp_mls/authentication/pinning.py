@@ -34,16 +34,15 @@ A person's decision about an event (:meth:`TrustOnFirstUse.decide`) is final unt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TypeAlias
 
-from ..errors import InvalidError
 from ..identity import ClientIdentity, TrustLevel, fingerprint, key_identifier
 from ..mls.cipher_suite import CipherSuite
-from ..mls.credential import AnyCredential
 from ..mls.leaf_node import LeafNode
+from .around import AroundService
 from .interface import VALID, AuthenticationService, Verdict, named_client
 from .levels import Keys, KnownKey, Source, TrustTable
 from .listeners import Listeners, Recent
@@ -110,7 +109,7 @@ class KeyChanged:
 TrustEvent: TypeAlias = NewDevice | KeyChanged
 
 
-class TrustOnFirstUse(AuthenticationService):
+class TrustOnFirstUse(AroundService):
     """Remembers what another service has vouched for.
 
     Besides the inner service's, all methods raise :class:`StoreError` if the store fails.
@@ -129,29 +128,13 @@ class TrustOnFirstUse(AuthenticationService):
         new_device: NewDeviceRule = NewDeviceRule.ACCEPT,
         accept_changed_keys: bool = False,
     ) -> None:
-        self.inner = inner
-        self._table = table
+        super().__init__(inner, table)
         self._new_device = new_device
         self._accept_changed_keys = accept_changed_keys
-        self._changes: Listeners[str] = Listeners()
         self._events: Listeners[TrustEvent] = Listeners()
         self._reported: Recent[bytes, None] = Recent(MAX_REPORTED)
 
     # --- services ------------------------------------------------------------------------------
-
-    async def issue(
-        self,
-        client: ClientIdentity,
-        keys: Mapping[int, bytes],
-        *,
-        label: str | None = None,
-        also: Mapping[int, bytes] | None = None,
-    ) -> None:
-        """By the inner service; and whoever else bears our name is found out."""
-        with self._table.open() as table:
-            for scheme, key in keys.items():
-                table.own(client, scheme, key)
-        await self.inner.issue(client, keys, label=label, also=also)
 
     async def validate(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Verdict]:
         """See :meth:`AuthenticationService.validate` and the table above."""
@@ -219,25 +202,6 @@ class TrustOnFirstUse(AuthenticationService):
                 verdict = Verdict.invalid("new-device", f"{pins.client} is new, and no new devices are accepted")
         return verdict, NewDevice(pins.client, pins.scheme, key, verdict.is_valid)
 
-    async def note_successor(self, before: LeafNode, after: LeafNode, suite: CipherSuite) -> None:
-        """A pinned key's holder has named another one, which takes over the pin."""
-        note_successor(self._table, before, after, suite)
-        await self.inner.note_successor(before, after, suite)
-
-    async def same_client(self, one: AnyCredential, other: AnyCredential) -> bool:
-        """By the inner service."""
-        return await self.inner.same_client(one, other)
-
-    def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
-        """The inner service's changes, and decisions."""
-        ends = (self.inner.subscribe(changed), self._changes.add(changed))
-
-        def end() -> None:
-            for one in ends:
-                one()
-
-        return end
-
     # --- people --------------------------------------------------------------------------------
 
     def on_event(self, report: Callable[[TrustEvent], None]) -> Callable[[], None]:
@@ -301,15 +265,3 @@ class _Pins:
             if key.level is TrustLevel.TRUSTED and key.signature_key != signature_key:
                 self._keys.delete(key)
         self.put(signature_key, TrustLevel.TRUSTED, source)
-
-
-def note_successor(table: TrustTable, before: LeafNode, after: LeafNode, suite: CipherSuite) -> None:
-    """Put into the table that `after` has taken the place of `before`, by the hand of its holder."""
-    try:
-        client = ClientIdentity.from_leaf(after)
-        same = ClientIdentity.from_leaf(before) == client
-    except InvalidError:
-        return
-    if same and before.signature_key != after.signature_key:
-        with table.open() as keys:
-            keys.succeed(client, suite.signature_scheme, before.signature_key, after.signature_key)

@@ -1,0 +1,71 @@
+"""A service around another one, with a memory of keys: what all such services have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ..errors import InvalidError
+from ..identity import ClientIdentity
+from ..mls.cipher_suite import CipherSuite
+from ..mls.credential import AnyCredential
+from ..mls.leaf_node import LeafNode
+from .interface import AuthenticationService
+from .levels import TrustTable
+from .listeners import Listeners
+
+__all__ = ["AroundService"]
+
+
+class AroundService(AuthenticationService):
+    """Leaves to another service what it does not judge by itself, and keeps the table of keys up to date.
+
+    Besides the inner service's, all methods raise :class:`StoreError` if the store fails.
+
+    :param inner: the service around which this one stands
+    :param table: remembers keys
+    """
+
+    def __init__(self, inner: AuthenticationService, table: TrustTable) -> None:
+        self.inner = inner
+        self._table = table
+        self._changes: Listeners[str] = Listeners()
+
+    async def issue(
+        self,
+        client: ClientIdentity,
+        keys: Mapping[int, bytes],
+        *,
+        label: str | None = None,
+        also: Mapping[int, bytes] | None = None,
+    ) -> None:
+        """By the inner service; whoever else bears our name is found out."""
+        with self._table.open() as table:
+            for scheme, key in keys.items():
+                table.own(client, scheme, key)
+        await self.inner.issue(client, keys, label=label, also=also)
+
+    async def same_client(self, one: AnyCredential, other: AnyCredential) -> bool:
+        """By the inner service."""
+        return await self.inner.same_client(one, other)
+
+    async def note_successor(self, before: LeafNode, after: LeafNode, suite: CipherSuite) -> None:
+        """The new key comes to the old one's level: its holder has named it (RFC 9420 12.1.2, 12.4)."""
+        try:
+            client = ClientIdentity.from_leaf(after)
+            same = ClientIdentity.from_leaf(before) == client
+        except InvalidError:
+            same = False
+        if same and before.signature_key != after.signature_key:
+            with self._table.open() as keys:
+                keys.succeed(client, suite.signature_scheme, before.signature_key, after.signature_key)
+        await self.inner.note_successor(before, after, suite)
+
+    def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
+        """The inner service's changes, and those of our memory."""
+        ends = (self.inner.subscribe(changed), self._changes.add(changed))
+
+        def end() -> None:
+            for one in ends:
+                one()
+
+        return end
