@@ -14,7 +14,7 @@ from slixmpp_mls.devserver import DevServer
 
 ROOT = Path(__file__).parent.parent
 COMMAND = str(Path(sys.executable).with_name("slixmpp-mls"))
-SECONDS = 40.0
+SECONDS = 120.0
 
 
 def login(server: DevServer, jid: str) -> dict[str, str]:

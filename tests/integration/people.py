@@ -26,7 +26,7 @@ from slixmpp_mls.plugin import MLS
 
 from ..conftest import unique
 
-SECONDS = 20.0  # more than anything here should take
+SECONDS = 60.0  # more than anything here should take
 #: All events that the plugin documents.
 EVENTS = re.findall(r"^``(mls_\w+)``", plugin_module.__doc__ or "", re.MULTILINE)
 _numbers = itertools.count(1)
