@@ -52,7 +52,8 @@ class EncryptedMessage:
     :ivar sent: when the sender says it was sent
     :ivar archive_id: its id in the room's archive
     :ivar delayed: whether it comes from the archive
-    :ivar again: whether it was read before a restart, and perhaps handed out; the same `archive_id` tells
+    :ivar again: whether it was read before a restart, and perhaps handed out; the same `archive_id` tells.  (After a
+        power cut what was read in the last seconds comes once more without this: reading does not wait for the disk.)
     :ivar warnings: contradictions that do not make it false: ``time`` (the sender's clock and the
         room's differ), ``claimed-sender`` (the room says that it is from another account),
         ``removed`` (its sender had been removed when the room got it: a message that was under way, or one whose keys

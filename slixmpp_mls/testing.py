@@ -271,9 +271,9 @@ class FaultyStore:
         return self._store.account
 
     @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
+    def transaction(self, *, lasting: bool = True) -> Iterator[Transaction]:
         kill = False
-        with self._store.transaction() as inner:
+        with self._store.transaction(lasting=lasting) as inner:
             outer = _Counting(self, inner)
             yield outer
             if outer.has_written:

@@ -25,20 +25,10 @@ from slixmpp_mls.mls.parameters import DAY, HOUR
 from slixmpp_mls.mls.proposals import Remove
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.stanza import elements
-from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import NOW, FaultyStore, Killed, Participant, World
 
 from .test_room_group_proposals import smuggle
-from .witches import ALICE, BOB, CAROL, DAVE, closed_policy, only, three
-
-
-def copy_of(store: MemoryStore) -> MemoryStore:
-    copy = MemoryStore(store.account)
-    with store.transaction() as source, copy.transaction() as target:
-        for space in source.spaces():
-            for key, value in source.items(space):
-                target.put(space, key, value)
-    return copy
+from .witches import ALICE, BOB, CAROL, DAVE, closed_policy, copy_of, only, three
 
 
 def lose(person: Participant) -> None:

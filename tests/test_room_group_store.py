@@ -8,6 +8,7 @@ import pytest
 
 from slixmpp_mls.client import (
     MessageReceived,
+    MessageSent,
     RoomGroup,
 )
 from slixmpp_mls.client.records import RoomState
@@ -17,7 +18,7 @@ from slixmpp_mls.errors import (
 from slixmpp_mls.mls.proposals import Remove
 from slixmpp_mls.testing import NOW, FaultyStore, Participant, World
 
-from .witches import ALICE, BOB, DAVE, again, three
+from .witches import ALICE, BOB, DAVE, again, copy_of, three
 
 
 def scenes() -> list[Any]:
@@ -194,3 +195,25 @@ def test_several_steps_together_are_one_transaction_and_come_to_the_same_as_one_
     assert joint.commits == 1
     assert alone.commits >= 3
     assert alice.session.cursor == carol.session.cursor
+
+
+def test_what_a_power_cut_takes_is_read_again() -> None:
+    """What was read is not waited for; what is sent is, and with it all that was read before."""
+    world, alice, bob, _ = three()
+    bob.send(b"first")
+    alice.send(b"mine")
+    world.room.deliver_all()
+    before = copy_of(alice.store)
+    lost: list[Any] = []
+    with alice.session.together():
+        for incoming in list(world.room.read(ALICE, alice.session.cursor)):
+            lost += alice.session.accept(alice.session.examine(incoming, NOW), NOW)
+    assert [type(event) for event in lost] == [MessageReceived, MessageSent]
+    alice.restart(before)
+    world.settle()
+    assert alice.texts == [b"first"]
+    assert not alice.session.outstanding_ids()
+    alice.send(b"and more")
+    world.settle()
+    assert bob.texts == [b"mine", b"and more"]
+    assert world.agree()

@@ -321,6 +321,34 @@ def test_durability_settings_are_in_force(path: Path) -> None:
     store.close()
 
 
+def test_a_power_cut_undoes_only_what_need_not_last_and_never_a_lasting_step(path: Path, tmp_path: Path) -> None:
+    """What the disk has at the last moment is the log up to the last time that it was waited for."""
+    store = SQLiteStore(path, ALICE)
+    log = path.with_name(f"{path.name}-wal")
+    sizes: list[int] = []
+    for number, lasting in enumerate([True, False, False, True, False]):
+        with store.transaction(lasting=lasting) as t:
+            t.put("client", bytes([number]), b"v")
+        assert store._execute("PRAGMA synchronous")[0][0] == (2 if lasting else 1)  # FULL, NORMAL
+        sizes.append(log.stat().st_size)
+
+    def after(number: int) -> list[bytes]:
+        """What a store finds whose log ends with this step."""
+        copy = tmp_path / f"copy{number}.db"
+        shutil.copy(path, copy)
+        copy.with_name(f"{copy.name}-wal").write_bytes(log.read_bytes()[: sizes[number]])
+        found = SQLiteStore(copy, ALICE)
+        with found.transaction() as t:
+            keys = [key for key, _ in t.items("client")]
+        found.close()
+        return keys
+
+    assert after(4) == [b"\0", b"\1", b"\2", b"\3", b"\4"]  # killed
+    assert after(3) == [b"\0", b"\1", b"\2", b"\3"]  # cut off before the last one was on the disk
+    assert after(0) == [b"\0"]
+    store.close()
+
+
 @pytest.mark.parametrize("name", ["", ":memory:"])
 def test_a_store_without_a_file_is_refused(name: str) -> None:
     with pytest.raises(UsageError):

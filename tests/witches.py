@@ -9,6 +9,7 @@ from slixmpp_mls.client import (
 )
 from slixmpp_mls.mls.proposals import Add
 from slixmpp_mls.policy import RoomPolicy
+from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import Participant, World
 
 ALICE, BOB, CAROL, DAVE = "alice@a.example", "bob@b.example", "carol@c.example", "dave@d.example"
@@ -39,3 +40,13 @@ def again(inviter: Participant, returning: Participant) -> list[Add]:
     world = inviter.world
     found = world.directory.find(returning.account, inviter.session, world.now)
     return [Add(found[returning.device.identity].key_package)]
+
+
+def copy_of(store: MemoryStore) -> MemoryStore:
+    """The same in another store."""
+    copy = MemoryStore(store.account)
+    with store.transaction() as source, copy.transaction() as target:
+        for space in source.spaces():
+            for key, value in source.items(space):
+                target.put(space, key, value)
+    return copy

@@ -348,7 +348,9 @@ class Kept:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Steps that are made until this ends reach the disk together.  Tell nobody of any before; do not ``await``.
+        """Steps that are made until this ends are written together.  Tell nobody of any before; do not ``await``.
+
+        They are what was read from the room, and a power cut may undo them: then it is read again from there.
 
         :raises StoreError: nothing has been written, nothing has changed
         """
@@ -358,7 +360,7 @@ class Kept:
             for name, value in vars(self).items()
         }
         try:
-            with self._store.together():
+            with self._store.together(lasting=False):
                 yield
         except BaseException:
             vars(self).update(before)

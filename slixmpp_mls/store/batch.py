@@ -41,17 +41,18 @@ class Batches:
         """As :meth:`.interface.Store.close`."""
         self._store.close()
 
-    def transaction(self) -> AbstractContextManager[Transaction]:
+    def transaction(self, *, lasting: bool = True) -> AbstractContextManager[Transaction]:
         """As :meth:`.interface.Store.transaction`; inside of :meth:`together`, a part of its transaction."""
-        return self._store.transaction() if self._open is None else nullcontext(self._open)
+        return self._store.transaction(lasting=lasting) if self._open is None else nullcontext(self._open)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self, *, lasting: bool = True) -> Iterator[None]:
         """What is written until this ends is one transaction.  Do not ``await`` in it.
 
+        :param lasting: as of :meth:`.interface.Store.transaction`, for all of it
         :raises StoreError: nothing has been written
         """
-        with self._store.transaction() as transaction:
+        with self._store.transaction(lasting=lasting) as transaction:
             self._open = transaction
             try:
                 yield

@@ -7,6 +7,9 @@ octets.  Whoever owns a space defines its keys; :meth:`Transaction.items` walks 
 The rule that everything else rests on: what one protocol step changes (ratchet, cursor,
 outgoing message) is written in **one** transaction, and the transaction has ended before
 anything leaves for the network.
+
+Reading can be repeated: a step that takes in what the network keeps need not wait for the disk (not `lasting`).  It
+outlives the process as any other does, and is on the disk before any lasting step is; a power cut may undo it.
 """
 
 from __future__ import annotations
@@ -45,11 +48,12 @@ class Store(Protocol):
     def account(self) -> str:
         """The bare JID that the store belongs to."""
 
-    def transaction(self) -> AbstractContextManager[Transaction]:
+    def transaction(self, *, lasting: bool = True) -> AbstractContextManager[Transaction]:
         """One atomic step: everything in it is durable when the block ends, nothing if it raises.
 
         Transactions do not nest.
 
+        :param lasting: whether it has to outlive a power cut, for which it waits for the disk
         :raises StoreFull: no space left; nothing was written
         :raises StoreError: any other failure; nothing was written
         """

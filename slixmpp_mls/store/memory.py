@@ -30,9 +30,10 @@ class MemoryStore:
         return self._account
 
     @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
+    def transaction(self, *, lasting: bool = True) -> Iterator[Transaction]:
         """One atomic step: kept when the block ends, undone if it raises.
 
+        :param lasting: means nothing here
         :raises UsageError: inside another transaction, or on a closed store
         """
         self._check_idle()

@@ -2,7 +2,8 @@
 
 **One step, one transaction.**  ``BEGIN IMMEDIATE`` ... ``COMMIT`` on a write-ahead log with
 ``synchronous=FULL``: when the block ends the step has reached the disk, so that a key or
-nonce whose use was recorded is not used again after a power cut.  A failed statement dooms
+nonce whose use was recorded is not used again after a power cut.  (With ``NORMAL`` where a step
+need not last: the log is in order, so the next lasting step brings it to the disk.)  A failed statement dooms
 the whole step even where the caller swallows the exception, because SQLite may have rolled
 back already and would run the following statements outside any transaction.
 
@@ -118,6 +119,7 @@ class SQLiteStore:
         self._step: _Step | None = None
         self._connection: sqlite3.Connection | None = None
         self._checkpointed = -math.inf  # a crash may have left a log
+        self._lasting = True
         self._lock = _Lock(self._path)
         try:
             self._open(secret)
@@ -139,9 +141,10 @@ class SQLiteStore:
         return self._driver is not sqlite3
 
     @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
+    def transaction(self, *, lasting: bool = True) -> Iterator[Transaction]:
         """One atomic step: durable when the block ends, undone if it raises.
 
+        :param lasting: False: a power cut, but no kill, may undo it, with all that follows it
         :raises UsageError: inside another transaction, on a closed store, or in another thread
         :raises StoreFull: no space left; nothing was written
         :raises StoreError: any other failure; nothing was written
@@ -149,6 +152,9 @@ class SQLiteStore:
         connection = self._idle_connection()
         step = self._step = _Step(self._execute)
         try:
+            if lasting != self._lasting:
+                self._execute(f"PRAGMA synchronous = {'FULL' if lasting else 'NORMAL'}")
+                self._lasting = lasting
             self._execute("BEGIN IMMEDIATE")
             yield step
             step.check()

@@ -56,11 +56,11 @@ class CountedStore(SQLiteStore):
         super().__init__(path, account)
 
     @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
+    def transaction(self, *, lasting: bool = True) -> Iterator[Transaction]:
         assert self._connection is not None
         before = self._connection.total_changes
         label = ""
-        with super().transaction() as transaction:
+        with super().transaction(lasting=lasting) as transaction:
             noting = _Spaces(transaction)
             yield noting
             if self._connection.total_changes != before:

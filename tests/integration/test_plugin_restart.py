@@ -428,10 +428,10 @@ class Stubborn(MemoryStore):
         self.refusing = False
 
     @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
+    def transaction(self, *, lasting: bool = True) -> Iterator[Transaction]:
         if self.refusing:
             raise StoreError("not now, says the test")
-        with super().transaction() as transaction:
+        with super().transaction(lasting=lasting) as transaction:
             yield transaction
 
 
