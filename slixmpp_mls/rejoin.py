@@ -172,6 +172,7 @@ class Rejoiner:
     async def _make_entry(self, *, again: bool) -> None:
         worker, session = self._worker, self._session
         reasons: list[str] = []
+        epoch = session.epoch_seen
         for stanza, door in await _doors(worker.delivery.archive):
             try:
                 draft = session.draft_entry(door, worker.plugin.now)
@@ -188,7 +189,8 @@ class Rejoiner:
             )
             await worker.transmit(outgoing)
             return
-        raise NoGroupInfo(worker.room, reasons)
+        if session.epoch_seen == epoch:  # else a Commit has come after the archive was read: look again
+            raise NoGroupInfo(worker.room, reasons)
 
 
 async def _doors(archive: Archive) -> list[tuple[RoomStanza, GroupInfo]]:
