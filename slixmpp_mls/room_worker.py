@@ -75,6 +75,7 @@ from .reinitializing import carry_on
 from .rejoin import Rejoiner
 from .sending import Sender, children
 from .stanza import RoomElement
+from .stanza.elements import MAX_MARKUP
 from .vigilance import Vigilance
 
 if TYPE_CHECKING:
@@ -433,9 +434,12 @@ class RoomWorker:
 
     def check_size(self, found: Sequence[RoomElement]) -> None:
         """:raises StanzaTooLarge: servers do not carry a stanza with these elements"""
+        limit = self.delivery.limit
+        if MAX_MARKUP + sum(element.written_at_most for element in found) <= limit:
+            return  # as nearly always: then it is not made to be measured
         size = self.delivery.measure(children(found))
-        if size > self.delivery.limit:
-            raise StanzaTooLarge(size, self.delivery.limit)
+        if size > limit:
+            raise StanzaTooLarge(size, limit)
 
     def stream_resumed(self) -> None:
         """The stream goes on where it broke (XEP-0198)."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import cache
 from typing import TypeAlias
 from xml.etree import ElementTree
 
@@ -66,15 +67,10 @@ def parse_xml(data: bytes, max_size: int, *, max_depth: int = MAX_DEPTH) -> etre
     # save inside CDATA, where no serializer in use leaves them.
     if b"<!DOCTYPE" in data:
         raise MalformedError("XML with a document type (RFC 6120 11.1)")
-    # A parser object keeps a log of errors, with quotes from the input, so there is one for each call.
-    # Naming the encoding makes it deaf to what the document claims.
-    parser = etree.XMLParser(
-        encoding="utf-8", resolve_entities=False, load_dtd=False, dtd_validation=False, no_network=True,
-        huge_tree=False, recover=False, remove_comments=False, remove_pis=False,
-    )
     try:
-        root = etree.fromstring(data, parser)
+        root = etree.fromstring(data, _parser())
     except etree.XMLSyntaxError:
+        _parser.cache_clear()  # it keeps a log of errors, with quotes from the input
         raise MalformedError("XML is not well-formed (RFC 6120 11.3)") from None
     if root.getprevious() is not None or root.getnext() is not None:
         raise MalformedError("XML with something beside its root element (RFC 6120 11.1)")
@@ -91,6 +87,15 @@ def parse_xml(data: bytes, max_size: int, *, max_depth: int = MAX_DEPTH) -> etre
         if not isinstance(node.tag, str):
             raise MalformedError("XML with an entity reference (RFC 6120 11.1)")
     return root
+
+
+@cache
+def _parser() -> etree.XMLParser:
+    # Naming the encoding makes it deaf to what the document claims.
+    return etree.XMLParser(
+        encoding="utf-8", resolve_entities=False, load_dtd=False, dtd_validation=False, no_network=True,
+        huge_tree=False, recover=False, remove_comments=False, remove_pis=False,
+    )
 
 
 def serialize(element: etree._Element) -> bytes:

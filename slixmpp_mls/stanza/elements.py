@@ -38,13 +38,13 @@ from xml.etree import ElementTree
 from lxml import etree
 
 from ..errors import MalformedError, UsageError
-from ..xmpp_xml import AnyElement, clark, parse_xml, serialize, split_tag, to_stdlib
+from ..xmpp_xml import AnyElement, clark, parse_xml, serialize, split_tag
 from .lexical import Base64, Boolean, DateTime, Lexical, Text, UInt
 
 __all__ = [
-    "MAX_ENCODED", "MAX_KEYS", "MAX_LABEL", "MAX_WELCOMES", "NODE_DEVICES", "NODE_KEY_PACKAGES", "NS", "Application",
-    "Commit", "Device", "Element", "GroupInfo", "Invitation", "Key", "KeyPackage", "MessageElement", "Proposal",
-    "RetiredDevice", "RoomElement", "Source", "Welcome", "parse", "payloads",
+    "MAX_ENCODED", "MAX_KEYS", "MAX_LABEL", "MAX_MARKUP", "MAX_WELCOMES", "NODE_DEVICES", "NODE_KEY_PACKAGES", "NS",
+    "Application", "Commit", "Device", "Element", "GroupInfo", "Invitation", "Key", "KeyPackage", "MessageElement",
+    "Proposal", "RetiredDevice", "RoomElement", "Source", "Welcome", "parse", "payloads",
 ]
 
 NS = "urn:xmpp:mls:0"
@@ -59,7 +59,8 @@ MAX_LABEL = 64
 MAX_KEYS = 16
 MAX_KEY = 8192  # octets; the largest post-quantum signature keys in sight take 2,592
 MAX_WELCOMES = 64  # of one Commit, which may use one Welcome per added client (RFC 9420 12.4.3.1)
-_MARKUP = 4096  # what tags and attributes of one element may add to its text
+MAX_MARKUP = 4096
+"""Characters that tags and attributes of one element may add to its text."""
 
 GROUP = Base64(1, MAX_GROUP)
 MESSAGE = Base64(1, MAX_MESSAGE, spaces=True)
@@ -147,6 +148,17 @@ class Element:
     def to_lxml(self) -> etree._Element:
         """The element, for lxml."""
         element = etree.Element(clark(NS, self.NAME), nsmap={None: NS})
+        self._fill(element)
+        return element
+
+    def to_stdlib(self) -> ElementTree.Element:
+        """The element, for :mod:`xml.etree` and so for slixmpp."""
+        element = ElementTree.Element(clark(NS, self.NAME))
+        self._fill(element)
+        return element
+
+    def _fill(self, element: Any) -> None:
+        """Write what is in here into an empty element of either library."""
         for declared in spelled_fields(type(self)):
             value = getattr(self, declared.name)
             # An optional attribute at its default is left out: one value, one form.
@@ -157,11 +169,6 @@ class Element:
                 element.text = lexical.write(value)
             else:
                 element.set(name, lexical.write(value))
-        return element
-
-    def to_stdlib(self) -> ElementTree.Element:
-        """The element, for :mod:`xml.etree` and so for slixmpp."""
-        return to_stdlib(self.to_lxml())
 
     def to_bytes(self) -> bytes:
         """The element as UTF-8."""
@@ -181,6 +188,11 @@ class RoomElement(Element):
     group: bytes = field(metadata=_attribute("group", GROUP))
     epoch: int = field(metadata=_attribute("epoch", UINT64))
     data: bytes = field(repr=False, metadata=_text(MESSAGE))
+
+    @property
+    def written_at_most(self) -> int:
+        """A bound of the element's octets, known without writing it."""
+        return MAX_MARKUP + 4 * len(self.data) // 3
 
 
 @dataclass(frozen=True)
@@ -310,13 +322,16 @@ class Device(Element):
                     labels.append(child.text or "")
         return {"keys": tuple(keys), "label": labels[0] if labels else None}
 
-    def to_lxml(self) -> etree._Element:
-        """The element, for lxml."""
-        element = Element.to_lxml(self)
+    def _fill(self, element: Any) -> None:
+        super()._fill(element)
         if self.label is not None:
-            etree.SubElement(element, clark(NS, "label")).text = self.label
-        element.extend(key.to_lxml() for key in self.keys)
-        return element
+            label = element.makeelement(clark(NS, "label"), {})
+            label.text = self.label
+            element.append(label)
+        for key in self.keys:
+            child = element.makeelement(clark(NS, Key.NAME), {})
+            key._fill(child)
+            element.append(child)
 
 
 @dataclass(frozen=True)
@@ -356,7 +371,7 @@ def parse(source: Source, *, max_encoded: int = MAX_ENCODED) -> MessageElement |
     :param max_encoded: characters allowed in its text and in each attribute
     :raises MalformedError: another element, a missing or misspelled attribute, bad base64, too large
     """
-    element = _root(source, max_encoded + _MARKUP)
+    element = _root(source, max_encoded + MAX_MARKUP)
     namespace, name = split_tag(element)
     cls = _IN_MESSAGES.get(name) or _IN_ITEMS.get(name)
     if namespace != NS or cls is None:
@@ -375,7 +390,7 @@ def payloads(message: Source, *, max_encoded: int = MAX_ENCODED) -> list[Message
         a PubSub payload in a message
     """
     found: list[MessageElement] = []
-    for child in _root(message, 2 * max_encoded + _MARKUP):
+    for child in _root(message, 2 * max_encoded + MAX_MARKUP):
         namespace, name = split_tag(child)
         if namespace != NS:
             continue

@@ -7,7 +7,6 @@ All three methods raise :class:`ValueError`; who calls knows whether a peer or a
 
 from __future__ import annotations
 
-import base64
 import binascii
 import re
 from dataclasses import dataclass
@@ -60,16 +59,16 @@ class Base64:
         if len(text) > (self.most + 2) // 3 * 4:
             raise ValueError(f"base64 of more than {self.most} octets")
         try:
-            value = base64.b64decode(text, validate=True)
+            value = binascii.a2b_base64(text, strict_mode=True)
         except (binascii.Error, ValueError):
             raise ValueError("not base64") from None
-        if base64.b64encode(value).decode() != text:  # RFC 4648 3.5: unused bits are zero
+        if self.write(value) != text:  # RFC 4648 3.5: unused bits are zero
             raise ValueError("base64 that is not canonical")
         self.check(value)
         return value
 
     def write(self, value: bytes) -> str:
-        return base64.b64encode(value).decode()
+        return binascii.b2a_base64(value, newline=False).decode()
 
 
 @dataclass(frozen=True)
