@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ _RECIPE = Recipe(
     ("ejabberd", "erlang-p1-sqlite3", "libnss-wrapper"),
     re.compile(r"ejabberd$|erlang-|libnss-wrapper$"),
 )
-_ATTEMPTS = 4  # at each command
+_ATTEMPTS = 5  # at each command
 _ADVICE = "ejabberd is run from Debian's packages: use Debian or Ubuntu, or do without it."
 
 
@@ -49,7 +50,6 @@ class Ejabberd(DevServer):
         # The path of a Unix socket may have no more than a hundred characters or so: not under `directory`.
         self._private = tempfile.TemporaryDirectory(prefix="slixmpp-mls-", ignore_cleanup_errors=True)
         self._api = Path(self._private.name) / "api"
-        self._asking = asyncio.Semaphore(4)  # of more at once, a busy ejabberd closes some unheard
 
     async def close(self) -> None:
         await super().close()
@@ -200,16 +200,15 @@ class Ejabberd(DevServer):
             raise DevServerError(f"ejabberd can not register {name}@{self.domain}: {answer}")
 
     async def _command_api(self, command: str, arguments: Mapping[str, str]) -> tuple[int, str]:
-        """Run a command; one that may be run twice, since where a connection breaks it may have been run."""
-        async with self._asking:
-            for attempt in range(_ATTEMPTS):
-                try:
-                    async with (
-                        aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self._api))) as http,
-                        http.post(f"http://localhost/api/{command}", json=arguments) as response,
-                    ):
-                        return response.status, await response.text()
-                except (aiohttp.ClientError, TimeoutError) as error:
-                    failure = error
-                await asyncio.sleep(0.2 * 2**attempt)
-            raise DevServerError(f"ejabberd does not answer: {failure}") from failure
+        """Run a command that may be run twice: of many connections at once, a busy ejabberd closes some."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                async with (
+                    aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self._api))) as http,
+                    http.post(f"http://localhost/api/{command}", json=arguments) as response,
+                ):
+                    return response.status, await response.text()
+            except (aiohttp.ClientError, TimeoutError) as error:
+                failure = error
+            await asyncio.sleep(random.uniform(0.5, 1.5) * 0.2 * 2**attempt)  # noqa: S311
+        raise DevServerError(f"ejabberd does not answer: {failure}") from failure
