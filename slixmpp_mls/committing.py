@@ -88,6 +88,8 @@ class Committer:
             for attempt in range(_COMMIT_ATTEMPTS):
                 await self._settled.wait()  # one that was made before a restart may still be on its way
                 self._progress.check_not_lost()
+                # If this store is an old copy, its next key has been used already, and the room will show it.
+                await self._progress.until_live()
                 await self._progress.until_open()
                 proposals = make()
                 if proposals is None or not (proposals or force):

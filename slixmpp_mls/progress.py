@@ -48,6 +48,15 @@ class Progress:
         if self.lost is not None:
             raise self.lost
 
+    async def until_live(self) -> None:
+        """Wait until the archive has been read to its end.
+
+        :raises MLSError: the room is not read any more
+        """
+        while not self.live.is_set():
+            self.check_not_lost()
+            await self._turned.wait()
+
     async def until_open(self) -> None:
         """If a ReInit has closed the group: wait for the one that follows.
 

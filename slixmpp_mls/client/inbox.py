@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..identity import ClientIdentity, fingerprint
+from ..identity import ClientIdentity
 from .events import MessageReceived
 from .member import Member
 from .records import InboxRecord
@@ -85,7 +85,7 @@ def as_event(room: str, number: bytes, record: InboxRecord) -> MessageReceived:
     key = record.signature_key
     return MessageReceived(
         room=room,
-        sender=Member(who.account, who.device, record.leaf, fingerprint(key), key),
+        sender=Member(who.account, who.device, record.leaf, key),
         data=record.data,
         epoch=record.epoch,
         claimed=record.claimed.decode() or None,

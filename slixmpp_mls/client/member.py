@@ -17,8 +17,7 @@ class Member:
     :ivar account: bare JID
     :ivar device: device id
     :ivar leaf_index: place in the group, from 0
-    :ivar fingerprint: SHA-256 of its signature key, eight groups of eight hexadecimal digits
-    :ivar signature_key: that key
+    :ivar signature_key: the key with which it signs
     :ivar since: when it came, seconds since the Unix epoch; for those who were there
         before us, when we came
     :ivar renewed: when it got its present keys, as far as we have seen it, by the room's clock
@@ -28,7 +27,6 @@ class Member:
     account: str
     device: str
     leaf_index: int
-    fingerprint: str = field(repr=False)
     signature_key: bytes = field(repr=False)
     since: int | None = None
     renewed: int | None = None
@@ -41,6 +39,11 @@ class Member:
     def identity(self) -> ClientIdentity:
         return ClientIdentity(self.account, self.device)
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of its signature key, eight groups of eight hexadecimal digits."""
+        return fingerprint(self.signature_key)
+
     @classmethod
     def of(cls, index: int, leaf: LeafNode, since: int | None = None) -> Member:
         """The member at a leaf.
@@ -48,4 +51,4 @@ class Member:
         :raises InvalidError: its credential names no client
         """
         who = ClientIdentity.from_leaf(leaf)
-        return cls(who.account, who.device, index, fingerprint(leaf.signature_key), leaf.signature_key, since)
+        return cls(who.account, who.device, index, leaf.signature_key, since)

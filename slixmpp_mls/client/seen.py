@@ -47,7 +47,9 @@ class Seen:
 
     def copy(self) -> Seen:
         """The same, which can be changed by itself."""
-        return Seen(self._ring)
+        same = Seen()
+        same._ring, same._marks = self._ring.copy(), self._marks.copy()
+        return same
 
     def __contains__(self, mark: bytes) -> bool:
         return mark in self._marks

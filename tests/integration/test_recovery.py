@@ -18,7 +18,7 @@ from slixmpp_mls.client import GroupLost, Joined
 from slixmpp_mls.client.arrivals import LIMIT
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.devserver.ejabberd import Ejabberd
-from slixmpp_mls.errors import GroupExists, NoGroupInfo, NotPermitted, PeerError, UsageError
+from slixmpp_mls.errors import GroupExists, MLSError, NoGroupInfo, NotPermitted, PeerError, UsageError
 from slixmpp_mls.policy import ExternalJoins
 from slixmpp_mls.stanza import Commit
 
@@ -103,12 +103,19 @@ async def test_a_store_that_is_an_old_copy_is_noticed_and_healed(server: DevServ
         await bob.until(lambda: room in bob.mls.groups)
         await bob.say("before it has looked around")
 
-    speaking = asyncio.create_task(speak_at_once())
+    async def commit_at_once() -> None:
+        await bob.until(lambda: room in bob.mls.groups)
+        await bob.room().update()
+
+    speaking, committing = asyncio.create_task(speak_at_once()), asyncio.create_task(commit_at_once())
     await server.connect(client)
     await bob.ready()
     await asyncio.wait([speaking], timeout=SECONDS)
     lost = await bob.next("mls_group_lost")
     assert "not sent" in lost.reason
+    assert not [stanza for stanza in client.sent if "<application" in stanza or "<commit" in stanza]
+    with pytest.raises(MLSError):
+        await committing
     await back(bob, room, alice)
     if speaking.exception() is None:
         await alice.hears("before it has looked around")
