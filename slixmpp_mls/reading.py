@@ -105,7 +105,7 @@ class Reader:
         done: list[tuple[RoomStanza, Step, list[Event]]] = []
         step: Step | None = None
         try:
-            with self._session.together():
+            with self._session.together(lasting=False):
                 for stanza in stanzas:
                     step = self._session.examine(_parse(stanza), self._plugin.now)
                     if not isinstance(step.action, Read | Sent | Ignore) or step.tree_at or step.awaits:

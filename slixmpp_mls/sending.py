@@ -27,6 +27,7 @@ from .errors import DeliveryError, Disconnected, MLSError, NoAnswer, StanzaTooLa
 from .progress import Progress, set_error
 from .resending import Resending
 from .stanza import NS, RoomElement
+from .writing_together import WritingTogether
 
 __all__ = ["Sender", "children"]
 
@@ -66,6 +67,7 @@ class Sender:
         self._refused = refused
         self._spawn = spawn
         self._fire = fire
+        self._writing = WritingTogether(session)
         self._unsent: set[str] = set()
         self._flushes: set[object] = set()
         self._older_sent = asyncio.Event()  # nothing waits to be sent again
@@ -83,14 +85,13 @@ class Sender:
 
         :returns: its origin id, and a future of its archive id
         """
-        self._progress.check_not_lost()
-        await self._progress.until_open()
-        await self._commit_what_waits()
-        waits = origin_id is not None and self._session.on_its_way(origin_id) is not None
-        coming = self._comings if self._progress.live.is_set() else None
-        outgoing = self._session.compose(
-            data, later=not self._progress.live.is_set(), fits=self._fits, origin_id=origin_id
-        )
+        composed = None
+        while composed is None:
+            self._progress.check_not_lost()
+            await self._progress.until_open()
+            await self._commit_what_waits()
+            composed = await self._writing.do(lambda: self._compose(data, origin_id))
+        outgoing, waits, coming = composed
         confirmation = self._confirmations.get(outgoing.origin_id)
         if confirmation is None:
             confirmation = self._confirmations[outgoing.origin_id] = asyncio.get_running_loop().create_future()
@@ -99,6 +100,18 @@ class Sender:
             if coming == self._comings:  # and we were not away meanwhile
                 await self.transmit(outgoing)
         return outgoing.origin_id, confirmation
+
+    def _compose(self, data: bytes, origin_id: str | None) -> tuple[Outgoing, bool, int | None] | None:
+        """Put it into the outbox; None if something has to be committed first.
+
+        :returns: with it, whether it was there already, and how often we had become up to date; None if we are not
+        """
+        session, live = self._session, self._progress.live.is_set()
+        if session.is_member and (session.needs_commit or session.reinit is not None):
+            return None
+        waits = origin_id is not None and session.on_its_way(origin_id) is not None
+        outgoing = session.compose(data, later=not live, fits=self._fits, origin_id=origin_id)
+        return outgoing, waits, self._comings if live else None
 
     async def transmit(self, outgoing: Outgoing) -> None:
         """Send what is in the outbox; if we are not up to date, it goes out once we are."""

@@ -139,7 +139,7 @@ def test_several_stanzas_in_one_step() -> None:
     two.link()
     two.below.room.deliver_all()
     bob = two.pair(BOB)[1]
-    with bob.session.together():
+    with bob.session.together(lasting=False):
         bob.read()
     assert not bob.said(Rejected)
     two.below.settle()

@@ -117,7 +117,7 @@ def scenes() -> list[Any]:
         stanzas = list(world.room.read(ALICE, alice.session.cursor))
 
         def together() -> None:
-            with alice.session.together():
+            with alice.session.together(lasting=False):
                 for incoming in stanzas:
                     alice.session.accept(alice.session.examine(incoming, NOW), NOW)
 
@@ -186,7 +186,7 @@ def test_several_steps_together_are_one_transaction_and_come_to_the_same_as_one_
     for person in (alice, carol):
         person.restart(person.store)
     events: list[Any] = []
-    with alice.session.together():
+    with alice.session.together(lasting=False):
         for incoming in list(world.room.read(ALICE, alice.session.cursor)):
             events += alice.session.accept(alice.session.examine(incoming, NOW), NOW)
     world.settle()
@@ -205,7 +205,7 @@ def test_what_a_power_cut_takes_is_read_again() -> None:
     world.room.deliver_all()
     before = copy_of(alice.store)
     lost: list[Any] = []
-    with alice.session.together():
+    with alice.session.together(lasting=False):
         for incoming in list(world.room.read(ALICE, alice.session.cursor)):
             lost += alice.session.accept(alice.session.examine(incoming, NOW), NOW)
     assert [type(event) for event in lost] == [MessageReceived, MessageSent]

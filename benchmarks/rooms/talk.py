@@ -26,7 +26,8 @@ _SENDERS = 5  # at most; each with some messages on their way
 _WINDOW = 8
 _SIZE = 100  # characters
 _PROCESSES = 10  # for each kind of client; more clients share them
-_PAUSE = 0.02  # seconds between two messages when latency is measured
+_PAUSE = 0.02  # seconds, at least, between two messages when latency is measured
+_SHARE = 1 / 3  # of what the room carries at most, then: no message waits for others
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,9 @@ async def talk(
                 # Each round begins with the other kind, so that a machine that gets slower favours neither.
                 for kind in (0, 1) if number % 2 else (1, 0):
                     done[kind].append(await _round(*pairs[kind], messages))
+                pause = max(_PAUSE, 1 / (_SHARE * min(each.rate for rounds in done for each in rounds)))
                 for kind in (0, 1):
-                    delays[kind] += await _latency(*pairs[kind], min(messages, 100))
+                    delays[kind] += await _latency(*pairs[kind], min(messages, 100), pause)
     found = [_summary(occupants, here, kind == 1, done[kind], delays[kind]) for kind in (0, 1)]
     ratio = statistics.median(b.rate / a.rate for a, b in zip(*done, strict=True))
     return found[0], found[1], ratio
@@ -121,12 +123,12 @@ async def _round(crew: Crew, room: str, messages: int) -> _Round:
     return _Round(total / taken, cpu / (total * len(crew.members)), server_cpu / total)
 
 
-async def _latency(crew: Crew, room: str, messages: int) -> list[float]:
+async def _latency(crew: Crew, room: str, messages: int, pause: float) -> list[float]:
     """One member speaks now and then, all others listen."""
     await crew.all("reset")
     speaker, *others = crew.members
     talking = asyncio.create_task(
-        speaker.do("talk", room=room, count=messages, size=_SIZE, window=messages, pause=_PAUSE)
+        speaker.do("talk", room=room, count=messages, size=_SIZE, window=messages, pause=pause)
     )
     heard = await asyncio.gather(*(member.do("hear", count=messages) for member in others))
     await talking

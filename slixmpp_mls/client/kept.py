@@ -347,11 +347,10 @@ class Kept:
         self._inbox.forget(taken)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self, *, lasting: bool) -> Iterator[None]:
         """Steps that are made until this ends are written together.  Tell nobody of any before; do not ``await``.
 
-        They are what was read from the room, and a power cut may undo them: then it is read again from there.
-
+        :param lasting: False if a power cut may undo them: what was read from the room is read again from there
         :raises StoreError: nothing has been written, nothing has changed
         """
         # Values are kept by keeping them; the few that change in place, as copies.
@@ -360,7 +359,7 @@ class Kept:
             for name, value in vars(self).items()
         }
         try:
-            with self._store.together(lasting=False):
+            with self._store.together(lasting=lasting):
                 yield
         except BaseException:
             vars(self).update(before)

@@ -1,0 +1,67 @@
+"""Steps of the same moment, written together: the disk is waited for once.
+
+::
+
+    do(step) ─┐
+    do(step) ─┼── the event loop's next turn ──► one transaction ──► each caller goes on
+    do(step) ─┘
+
+A program that says ten things at once waits for one write and not for ten, one after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, TypeVar
+
+from .client import RoomGroup
+from .errors import MLSError, StoreError
+
+__all__ = ["WritingTogether"]
+
+T = TypeVar("T")
+
+
+class WritingTogether:
+    """Steps of one room's group."""
+
+    def __init__(self, session: RoomGroup) -> None:
+        self._session = session
+        self._waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+
+    async def do(self, step: Callable[[], T]) -> T:
+        """Call `step` soon, with those of others; it is on the disk when this returns.
+
+        :param step: writes once, at its end; raises before that, or because of the store
+        :raises StoreError: neither it nor any of the others has been written
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        self._waiting.append((step, answer))
+        if len(self._waiting) == 1:
+            loop.call_soon(self._write)
+        return await answer
+
+    def _write(self) -> None:
+        waiting = [(step, answer) for step, answer in self._waiting if not answer.done()]  # else cancelled
+        self._waiting = []
+        outcomes: list[Callable[[], None]] = []
+        try:
+            with self._session.together(lasting=True) if len(waiting) > 1 else nullcontext():
+                for step, answer in waiting:
+                    try:
+                        value = step()
+                    except StoreError:
+                        raise
+                    except MLSError as error:  # its own affair
+                        outcomes.append(lambda answer=answer, error=error: answer.set_exception(error))  # type: ignore[misc]
+                    else:
+                        outcomes.append(lambda answer=answer, value=value: answer.set_result(value))  # type: ignore[misc]
+        except Exception as error:
+            for _, answer in waiting:
+                answer.set_exception(error)
+            return
+        for tell in outcomes:
+            tell()
