@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shutil
+import signal
 import sqlite3
-from contextlib import closing
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -38,8 +42,23 @@ def edit(server: DevServer, room: str, statement: str) -> int:
     else:
         where = f"host = '{domain}' AND user = '{local}' AND store = 'muc_log'"
         names = {"archive": "prosodyarchive", "xml": "value", "id": "sort_id", "where": where}
-    with closing(sqlite3.connect(server._database, timeout=20)) as database, database:  # type: ignore[attr-defined]
+    file = server._database  # type: ignore[attr-defined]
+    with closing(sqlite3.connect(file, timeout=0)) as database, undisturbed(server, database), database:
         return database.execute(statement.format(**names)).rowcount
+
+
+@contextmanager
+def undisturbed(server: DevServer, database: sqlite3.Connection) -> Iterator[None]:
+    """The server stands still, and not in the middle of a transaction: Prosody never gets over one that failed."""
+    while True:
+        os.killpg(server.pid, signal.SIGSTOP)
+        try:
+            if database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0:  # nobody reads or writes
+                yield
+                return
+        finally:
+            os.killpg(server.pid, signal.SIGCONT)
+        time.sleep(0.02)
 
 
 def purge(server: DevServer, room: str) -> None:
