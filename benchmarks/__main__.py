@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -36,6 +37,17 @@ class Server(StrEnum):
     EJABBERD = "ejabberd"
 
 
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """What is going on: a line that changes, or, where that can not be seen, one line after the other."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield console.print
+        return
+    with console.status("starting") as status:
+        yield status.update
+
+
 def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",") if number]
 
@@ -55,8 +67,8 @@ def core(
     """
     console = Console()
     results: list[Result] = []
-    with console.status("starting") as status:
-        for result in run(_numbers(sizes), with_peer=peer and peers.available(), progress=status.update):
+    with _progress() as progress:
+        for result in run(_numbers(sizes), with_peer=peer and peers.available(), progress=progress):
             results.append(result)
     report.print_table(results, console)
     console.print(f"Ed25519 is verified by {ed25519.BACKEND}; Python {sys.version.split()[0]}.")
@@ -102,8 +114,8 @@ def rooms(
             for size in _numbers(many):
                 results.many.append(await many_rooms(running, size, each=10, progress=progress))
 
-    with console.status("starting") as status:
-        asyncio.run(measure(status.update))
+    with _progress() as progress:
+        asyncio.run(measure(progress))
     rooms_report.print_tables(results, console)
     console.print(f"{server.capitalize()}; Python {sys.version.split()[0]}.")
     if markdown is not None:

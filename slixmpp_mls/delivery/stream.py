@@ -336,12 +336,15 @@ async def in_parallel(calls: Sequence[Coroutine[Any, Any, T]], limit: int = 8) -
         async with slots:
             return await call
 
-    tasks = [asyncio.create_task(one(call)) for call in calls]
+    def begin(call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(one(call))
+        task.add_done_callback(lambda _: call.close())  # cancelled before it got a slot
+        return task
+
+    tasks = [begin(call) for call in calls]
     try:
         return await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for call in calls:
-            call.close()  # those that never got a slot
