@@ -87,6 +87,7 @@ def rooms(
     archive: Annotated[str, typer.Option(help="Messages to catch up with.")] = "10000",
     many: Annotated[str, typer.Option(help="Rooms for one client to be in.")] = "200",
     server: Annotated[Server, typer.Option(help="Where the rooms are.")] = Server.PROSODY,
+    config: Annotated[str, typer.Option(help="Text to be added to the server's configuration.")] = "",
     svg: Svg = None,
     markdown: Markdown = None,
 ) -> None:
@@ -101,7 +102,7 @@ def rooms(
 
     async def measure(progress: Callable[[str], None]) -> None:
         running: DevServer
-        async with {Server.PROSODY: Prosody, Server.EJABBERD: Ejabberd}[server]() as running:
+        async with {Server.PROSODY: Prosody, Server.EJABBERD: Ejabberd}[server](extra_config=config) as running:
             for size in _numbers(occupants):
                 for here in sorted({2, size}, reverse=True):
                     done = await talk(running, size, here, messages=messages, rounds=rounds, progress=progress)
@@ -114,14 +115,16 @@ def rooms(
             for size in _numbers(many):
                 results.many.append(await many_rooms(running, size, each=10, progress=progress))
 
-    with _progress() as progress:
-        asyncio.run(measure(progress))
-    rooms_report.print_tables(results, console)
-    console.print(f"{server.capitalize()}; Python {sys.version.split()[0]}.")
-    if markdown is not None:
-        markdown.write_text(rooms_report.markdown(results))
-    if svg is not None:
-        rooms_report.plot(results, svg)
+    try:
+        with _progress() as progress:
+            asyncio.run(measure(progress))
+    finally:  # what has been measured until then took its time
+        rooms_report.print_tables(results, console)
+        console.print(f"{server.capitalize()}; Python {sys.version.split()[0]}.")
+        if markdown is not None:
+            markdown.write_text(rooms_report.markdown(results))
+        if svg is not None and results.talks:
+            rooms_report.plot(results, svg)
 
 
 if __name__ == "__main__":

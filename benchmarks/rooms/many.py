@@ -16,6 +16,7 @@ from .crew import Crew
 
 __all__ = ["ManyRooms", "many_rooms"]
 
+_AFTERMATH = 5.0  # seconds, in which what was handed over is forgotten, and used KeyPackages are replaced
 _IDLE = 10.0  # seconds
 
 
@@ -66,6 +67,7 @@ async def many_rooms(server: DevServer, rooms: int, *, each: int, progress: Call
             progress(f"starting in {rooms} rooms")
             times = await crew.log_in(other)
             await other.do("hear", count=rooms * each)
+            await asyncio.sleep(_AFTERMATH)
             before = await other.do("cost")
             progress("idling")
             await asyncio.sleep(_IDLE)

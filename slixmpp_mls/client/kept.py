@@ -300,7 +300,7 @@ class Kept:
         :raises StoreError: nothing has changed
         """
         if self._inbox.taken:
-            with self._transaction():
+            with self._transaction(lasting=False):  # after a power cut it is handed over again
                 pass
 
     # --- what is owed --------------------------------------------------------------------------
@@ -337,10 +337,10 @@ class Kept:
     # --- how it changes ------------------------------------------------------------------------
 
     @contextmanager
-    def _transaction(self) -> Iterator[Transaction]:
+    def _transaction(self, *, lasting: bool = True) -> Iterator[Transaction]:
         """One step that writes; by the way, what has been handed over goes."""
         taken = self._inbox.taken
-        with self._store.transaction() as transaction:
+        with self._store.transaction(lasting=lasting) as transaction:
             for number in taken:
                 transaction.delete(self._spaces.inbox, number)
             yield transaction

@@ -136,7 +136,12 @@ class Ejabberd(DevServer):
                     "put_url": upload,
                 },
                 "mod_mam": {"default": "always"},
-                "mod_muc": {"host": self.rooms, "max_users": 1000, "default_room_options": {"mam": True}},
+                "mod_muc": {
+                    "host": self.rooms,
+                    "max_users": 1000,
+                    "max_user_conferences": 1000,
+                    "default_room_options": {"mam": True},
+                },
                 "mod_offline": {},
                 "mod_ping": {},
                 "mod_privacy": {},

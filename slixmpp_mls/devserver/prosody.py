@@ -53,6 +53,8 @@ archive_expires_after = "never"
 muc_log_expires_after = "never"
 max_archive_query_results = 250
 http_file_share_expires_after = -1
+-- Lua's own values, nearly. With Prosody's (105 and 500) it spends most of its time on looking for garbage.
+gc = { mode = "incremental", threshold = 200, speed = 400 }
 """
 
 _ALONE = """
