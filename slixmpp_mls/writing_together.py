@@ -47,21 +47,22 @@ class WritingTogether:
     def _write(self) -> None:
         waiting = [(step, answer) for step, answer in self._waiting if not answer.done()]  # else cancelled
         self._waiting = []
-        outcomes: list[Callable[[], None]] = []
+        outcomes: list[tuple[asyncio.Future[Any], Any, MLSError | None]] = []
         try:
             with self._session.together(lasting=True) if len(waiting) > 1 else nullcontext():
                 for step, answer in waiting:
                     try:
-                        value = step()
+                        outcomes.append((answer, step(), None))
                     except StoreError:
                         raise
                     except MLSError as error:  # its own affair
-                        outcomes.append(lambda answer=answer, error=error: answer.set_exception(error))  # type: ignore[misc]
-                    else:
-                        outcomes.append(lambda answer=answer, value=value: answer.set_result(value))  # type: ignore[misc]
+                        outcomes.append((answer, None, error))
         except Exception as error:
             for _, answer in waiting:
                 answer.set_exception(error)
             return
-        for tell in outcomes:
-            tell()
+        for answer, value, refusal in outcomes:
+            if refusal is None:
+                answer.set_result(value)
+            else:
+                answer.set_exception(refusal)
