@@ -93,9 +93,15 @@ def spelling(declared: Field[Any]) -> tuple[str | None, Lexical]:
     return declared.metadata["name"], declared.metadata["lexical"]
 
 
-def spelled_fields(cls: type[Element]) -> list[Field[Any]]:
+def spelled_fields(cls: type[Element]) -> tuple[Field[Any], ...]:
     """The fields of an element that are attributes or text."""
-    return [declared for declared in fields(cls) if "lexical" in declared.metadata]
+    found = _SPELLED.get(cls)
+    if found is None:
+        found = _SPELLED[cls] = tuple(declared for declared in fields(cls) if "lexical" in declared.metadata)
+    return found
+
+
+_SPELLED: dict[type, tuple[Field[Any], ...]] = {}
 
 
 @dataclass(frozen=True)
