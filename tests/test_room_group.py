@@ -36,7 +36,7 @@ from slixmpp_mls.stanza import elements
 from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import NOW, World
 
-from .witches import ALICE, BOB, CAROL, DAVE, again, only, three
+from .witches import ALICE, BOB, CAROL, DAVE, again, copy_of, only, three
 
 # --- rule 1: the first valid Commit of an epoch --------------------------------------------------
 
@@ -591,22 +591,12 @@ def test_a_stanza_that_can_not_be_parsed_is_passed_over() -> None:
 # --- our own past --------------------------------------------------------------------------------
 
 
-def copied(store: MemoryStore) -> MemoryStore:
-    """A store with the same content."""
-    copy = MemoryStore(store.account)
-    with store.transaction() as old, copy.transaction() as new:
-        for space in old.spaces():
-            for key, value in old.items(space):
-                new.put(space, key, value)
-    return copy
-
-
 @pytest.mark.parametrize("act", ["send", "commit", "late"])
 def test_an_old_copy_of_our_store_is_found_out_before_it_is_used(act: str) -> None:
     """RFC 9420 9.2: whoever went on with it would use keys again."""
     world, alice, bob, _ = three()
     assert isinstance(alice.store, MemoryStore)
-    backup = copied(alice.store)
+    backup = copy_of(alice.store)
     if act == "commit":
         alice.commit()
     else:
