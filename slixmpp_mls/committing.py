@@ -71,13 +71,9 @@ class Committer:
         self._busy = asyncio.Lock()
         self._turns = Turns()
         self._settled = asyncio.Event()  # none is on its way
-        self._settled.set()
         self._outcome: asyncio.Future[GroupChanged] | None = None
-
-    def begin(self) -> None:
-        """The room is read, for the first time or again: a Commit that was made before may still be on its way."""
-        if self._session.commit_waits:
-            self._settled.clear()
+        if not session.commit_waits:
+            self._settled.set()
 
     async def commit(
         self, make: Callable[[], Sequence[AnyProposal] | None], *, force: bool = False
@@ -155,12 +151,9 @@ class Committer:
         await self._transmit(outgoing)
 
     async def commit_what_waits(self) -> None:
-        """RFC 9420 12.4: what was proposed must be committed before application data is sent.
-
-        :raises MLSError: the room is not read any more
-        """
+        """RFC 9420 12.4: what was proposed must be committed before application data is sent."""
         while self._session.is_member and self._session.needs_commit:
-            await self._progress.until_live()
+            await self._progress.live.wait()
             if self._session.commit_waits:
                 await self._settled.wait()
             elif self._session.needs_commit:

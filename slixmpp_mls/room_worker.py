@@ -211,7 +211,6 @@ class RoomWorker:
         if self.is_member:
             self.joined.set()
         self.lost = None
-        self._committer.begin()
         try:
             await self.delivery.join(self.session.cursor)
         except (NotPermitted, RoomLost) as error:

@@ -91,30 +91,27 @@ class Sender:
             await self._progress.until_open()
             await self._commit_what_waits()
             composed = await self._writing.do(lambda: self._compose(data, origin_id))
-        outgoing, confirmation, waits, coming = composed
+        outgoing, waits, coming = composed
+        confirmation = self._confirmations.get(outgoing.origin_id)
+        if confirmation is None:
+            confirmation = self._confirmations[outgoing.origin_id] = asyncio.get_running_loop().create_future()
         if coming is not None and not waits:  # or it has been sent already, or will be with all that was made before
             await self._older_sent.wait()
             if coming == self._comings:  # and we were not away meanwhile
                 await self.transmit(outgoing)
         return outgoing.origin_id, confirmation
 
-    def _compose(
-        self, data: bytes, origin_id: str | None
-    ) -> tuple[Outgoing, asyncio.Future[str], bool, int | None] | None:
+    def _compose(self, data: bytes, origin_id: str | None) -> tuple[Outgoing, bool, int | None] | None:
         """Put it into the outbox; None if something has to be committed first.
 
-        :returns: with it, the future of its archive id, of which :meth:`fail` knows from now on; whether it was there
-            already; and how often we had become up to date, None if we are not
+        :returns: with it, whether it was there already, and how often we had become up to date; None if we are not
         """
         session, live = self._session, self._progress.live.is_set()
         if session.is_member and (session.needs_commit or session.reinit is not None):
             return None
         waits = origin_id is not None and session.on_its_way(origin_id) is not None
         outgoing = session.compose(data, later=not live, fits=self._fits, origin_id=origin_id)
-        confirmation = self._confirmations.get(outgoing.origin_id)
-        if confirmation is None:
-            confirmation = self._confirmations[outgoing.origin_id] = asyncio.get_running_loop().create_future()
-        return outgoing, confirmation, waits, self._comings if live else None
+        return outgoing, waits, self._comings if live else None
 
     async def transmit(self, outgoing: Outgoing) -> None:
         """Send what is in the outbox; if we are not up to date, it goes out once we are."""
