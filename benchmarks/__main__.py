@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from slixmpp_mls.devserver import DevServer, Ejabberd, Prosody
-from slixmpp_mls.mls import ed25519
+from slixmpp_mls.mls.crypto import ed25519
 
 from . import peers, report
 from .core import Result, run

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.framing import MLSMessage
-from slixmpp_mls.mls.group import Group
-from slixmpp_mls.mls.proposals import Add
-from slixmpp_mls.mls.welcome import Welcome
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.structures.framing import MLSMessage
+from slixmpp_mls.mls.structures.proposals import Add
+from slixmpp_mls.mls.structures.welcome import Welcome
 from slixmpp_mls.store import SQLiteStore
 
 from . import peers

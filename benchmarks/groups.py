@@ -13,22 +13,22 @@ from dataclasses import dataclass
 
 from immutables import Map
 
-from slixmpp_mls.mls.cipher_suite import CipherSuite, HPKEPrivateKey
-from slixmpp_mls.mls.credential import BasicCredential
-from slixmpp_mls.mls.framing import MLSMessage
-from slixmpp_mls.mls.group import Group
-from slixmpp_mls.mls.group_context import GroupContext
-from slixmpp_mls.mls.group_state import PublicGroup
-from slixmpp_mls.mls.key_schedule import epoch_from_secret
-from slixmpp_mls.mls.leaf_node import Lifetime
-from slixmpp_mls.mls.own_leaf import KeyPackageBundle, OwnLeaf, capabilities, create_key_package
-from slixmpp_mls.mls.proposals import Add
-from slixmpp_mls.mls.ratchet_tree import RatchetTree
-from slixmpp_mls.mls.secret_tree import SecretTree
-from slixmpp_mls.mls.staging import StagedCommit
-from slixmpp_mls.mls.tree_math import LeafIndex, NodeIndex, direct_path, node_of
-from slixmpp_mls.mls.treekem import TreeKEMPrivate, renew_path
-from slixmpp_mls.mls.welcome import Welcome
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite, HPKEPrivateKey
+from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.group.group_state import PublicGroup
+from slixmpp_mls.mls.group.staging import StagedCommit
+from slixmpp_mls.mls.schedule.key_schedule import epoch_from_secret
+from slixmpp_mls.mls.schedule.secret_tree import SecretTree
+from slixmpp_mls.mls.structures.credential import BasicCredential
+from slixmpp_mls.mls.structures.framing import MLSMessage
+from slixmpp_mls.mls.structures.group_context import GroupContext
+from slixmpp_mls.mls.structures.leaf_node import Lifetime
+from slixmpp_mls.mls.structures.proposals import Add
+from slixmpp_mls.mls.structures.welcome import Welcome
+from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, OwnLeaf, capabilities, create_key_package
+from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
+from slixmpp_mls.mls.tree.tree_math import LeafIndex, NodeIndex, direct_path, node_of
+from slixmpp_mls.mls.tree.treekem import TreeKEMPrivate, renew_path
 
 __all__ = ["NOW", "Sparse", "bundle", "full_group", "message", "sparse_group"]
 

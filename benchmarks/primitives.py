@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from pyhpke import AEADId, KDFId, KEMId
 from pyhpke import CipherSuite as PyHPKE
 
-from slixmpp_mls.mls import ed25519
-from slixmpp_mls.mls.cipher_suite import CipherSuite
+from slixmpp_mls.mls.crypto import ed25519
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 
 __all__ = ["Calls", "recorded", "replay"]
 

@@ -28,8 +28,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from .errors import MalformedError
-from .mls.cipher_suite import Random
-from .mls.extensions import ExtensionContent
+from .mls.crypto.cipher_suite import Random
+from .mls.structures.extensions import ExtensionContent
 from .mls.tls import Codec, Struct, read_span, struct, uint32, write_opaque
 
 __all__ = ["MAX_BLOB", "OVERHEAD", "BlobReference", "RatchetTreeLocation", "Sealed", "check_url", "longest", "seal"]

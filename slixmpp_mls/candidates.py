@@ -18,10 +18,10 @@ from .authentication.listeners import Recent
 from .client import RoomGroup, open_key_package
 from .errors import DeliveryError, InvalidError, MalformedError, PeerError
 from .identity import ClientIdentity
-from .mls.cipher_suite import CipherSuite
-from .mls.credential import type_of
-from .mls.leaf_validation import GroupRequirements, LeafRules, VerifiedKeyPackage
-from .mls.tree_index import Feature
+from .mls.crypto.cipher_suite import CipherSuite
+from .mls.structures.credential import type_of
+from .mls.tree.leaf_validation import GroupRequirements, LeafRules, VerifiedKeyPackage
+from .mls.tree.tree_index import Feature
 from .stanza import KeyPackage, parse
 from .xmpp_xml import AnyElement
 

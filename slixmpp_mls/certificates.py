@@ -24,9 +24,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from .errors import InvalidError, MalformedError
-from .mls.credential import Certificate, X509Credential
+from .mls.crypto.signature import SignaturePrivateKey
 from .mls.registry import SignatureScheme
-from .mls.signature import SignaturePrivateKey
+from .mls.structures.credential import Certificate, X509Credential
 
 __all__ = [
     "IM_URI", "MAX_CERTIFICATE", "MAX_CHAIN", "UNREADABLE", "certificate_request", "certified_key", "chain_from_pem",

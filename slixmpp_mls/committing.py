@@ -23,8 +23,8 @@ from .client import CommitLost, GroupChanged, Outgoing, RoomGroup, Step
 from .client.steps import Fits, Ignore
 from .delivery import Room, RoomStanza
 from .errors import DeliveryError, MLSError, NoUploadService, StanzaTooLarge
-from .mls.proposals import AnyProposal
-from .mls.resumption import CreationDraft
+from .mls.group.resumption import CreationDraft
+from .mls.structures.proposals import AnyProposal
 from .progress import Progress, set_error
 from .stanza import Commit
 from .turns import Turns, place

@@ -16,11 +16,11 @@ from enum import IntEnum
 from .delivery import DeviceDirectory, KeyPackageDirectory
 from .errors import InvalidError, PeerError, UsageError
 from .identity import ClientIdentity
-from .mls import key_package
-from .mls.cipher_suite import CipherSuite
-from .mls.leaf_node import KeyPackageSource
-from .mls.leaf_validation import GroupRequirements, LeafRules
+from .mls.crypto.cipher_suite import CipherSuite
 from .mls.parameters import HOUR
+from .mls.structures import key_package
+from .mls.structures.leaf_node import KeyPackageSource
+from .mls.tree.leaf_validation import GroupRequirements, LeafRules
 from .stanza import Device, KeyPackage, RetiredDevice, parse
 from .stanza.consistency import check as check_consistency
 from .xmpp_xml import AnyElement

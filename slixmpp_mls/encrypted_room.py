@@ -20,8 +20,8 @@ from .errors import NotPermitted, PeerError, StanzaTooLarge, UsageError
 from .handover import hand_over
 from .identity import ClientIdentity
 from .linking import branch, link
-from .mls.proposals import Add, AnyProposal, GroupContextExtensions, Remove
-from .mls.tree_math import LeafIndex
+from .mls.structures.proposals import Add, AnyProposal, GroupContextExtensions, Remove
+from .mls.tree.tree_math import LeafIndex
 from .policy import RoomPolicy
 from .reinitializing import reinitialize
 from .room_worker import RoomWorker

@@ -44,11 +44,11 @@ from .client.leaf_ages import RenewalSettings
 from .client.waiting import is_permitted
 from .errors import MLSError
 from .identity import ClientIdentity
-from .mls.framing import MemberSender
+from .mls.group.proposal_list import SentProposal
 from .mls.parameters import HOUR
-from .mls.proposal_list import SentProposal
-from .mls.proposals import AnyProposal, Remove
-from .mls.tree_math import LeafIndex
+from .mls.structures.framing import MemberSender
+from .mls.structures.proposals import AnyProposal, Remove
+from .mls.tree.tree_math import LeafIndex
 
 if TYPE_CHECKING:
     from .encrypted_room import EncryptedRoom

@@ -34,8 +34,8 @@ from typing import Self
 
 from .certificates import end_entity, load_certificate, xmpp_addresses
 from .errors import InvalidError, UsageError
-from .mls.credential import AnyCredential, BasicCredential, X509Credential, type_of
-from .mls.leaf_node import LeafNode
+from .mls.structures.credential import AnyCredential, BasicCredential, X509Credential, type_of
+from .mls.structures.leaf_node import LeafNode
 
 __all__ = [
     "ClientIdentity", "TrustLevel", "check_bare_jid", "fingerprint", "group_digits", "key_identifier", "new_device_id",

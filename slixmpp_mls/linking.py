@@ -23,8 +23,8 @@ from slixmpp import JID
 from .candidates import Candidates
 from .client import GroupChanged, RoomGroup
 from .errors import SuiteUnsupported, UsageError
-from .mls.proposals import AnyProposal, PreSharedKey
-from .mls.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
+from .mls.structures.proposals import AnyProposal, PreSharedKey
+from .mls.structures.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
 from .negotiation import read_offers
 from .policy import RoomPolicy
 from .room_worker import RoomWorker

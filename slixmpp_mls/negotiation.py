@@ -26,10 +26,10 @@ from .candidates import open_item, pick, read_items, vouched_for
 from .delivery import DeviceDirectory
 from .errors import DeliveryError, InvalidError, PeerError
 from .identity import ClientIdentity
-from .mls.cipher_suite import CipherSuite
-from .mls.extensions import Extension
-from .mls.leaf_validation import GroupRequirements, VerifiedKeyPackage
+from .mls.crypto.cipher_suite import CipherSuite
 from .mls.registry import ProtocolVersion
+from .mls.structures.extensions import Extension
+from .mls.tree.leaf_validation import GroupRequirements, VerifiedKeyPackage
 from .stanza import Device, KeyPackage, parse
 from .xmpp_xml import AnyElement
 

@@ -68,7 +68,7 @@ from .device_list import (
 from .errors import DeliveryError, DeviceRetired, MLSError, NotPermitted, StoreError, UsageError
 from .identity import ClientIdentity, fingerprint
 from .known_devices import DeviceRecord, KnownDevices
-from .mls.cipher_suite import CipherSuite
+from .mls.crypto.cipher_suite import CipherSuite
 from .stanza import Device, RetiredDevice
 
 if TYPE_CHECKING:

@@ -136,7 +136,7 @@ from .errors import DeviceRetired, Disconnected, MLSError, NoAnswer, UsageError
 from .hygiene import Hygiene
 from .identity import fingerprint
 from .invitations import Invitations
-from .mls.cipher_suite import CipherSuite
+from .mls.crypto.cipher_suite import CipherSuite
 from .mls.parameters import DAY, Parameters
 from .negotiation import Negotiation
 from .own_devices import OwnDevices

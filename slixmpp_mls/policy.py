@@ -77,11 +77,11 @@ from typing import Annotated, Any, ClassVar, Self
 
 from .errors import InvalidError, MalformedError, PeerError, PolicyTooNew, PolicyViolation
 from .identity import ClientIdentity, check_bare_jid
-from .mls.credential import AnyCredential, X509Credential
-from .mls.effects import Effects, MemberChange
-from .mls.extensions import Extension, ExtensionContent, Extensions
-from .mls.framing import AnySender, MemberSender, NewMemberCommitSender, NewMemberProposalSender
-from .mls.leaf_node import LeafNode
+from .mls.group.commit_effects import Effects, MemberChange
+from .mls.structures.credential import AnyCredential, X509Credential
+from .mls.structures.extensions import Extension, ExtensionContent, Extensions
+from .mls.structures.framing import AnySender, MemberSender, NewMemberCommitSender, NewMemberProposalSender
+from .mls.structures.leaf_node import LeafNode
 from .mls.tls import Codec, Enum, read_span, struct, uint32, write_opaque
 from .roster import Roster
 

@@ -28,7 +28,7 @@ from .client.steps import Enter, Ignore, Read, Remember, Sent
 from .content import says_something_in_clear
 from .delivery import MAX_STANZA, Room, RoomStanza, Stream
 from .errors import DeliveryError, InvalidError, PeerError, StoreError, TransferFailed
-from .mls.group_state import GroupState
+from .mls.group.group_state import GroupState
 from .progress import Progress
 from .stanza import RoomElement, payloads
 from .vigilance import Vigilance

@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING
 from .client import RoomGroup
 from .errors import DeliveryError, MLSError, NotPermitted, StoreError, SuiteUnsupported, UsageError
 from .identity import ClientIdentity
-from .mls.cipher_suite import CipherSuite
-from .mls.key_package import KeyPackage
-from .mls.proposals import AnyProposal, ReInit
+from .mls.crypto.cipher_suite import CipherSuite
 from .mls.registry import ProtocolVersion
+from .mls.structures.key_package import KeyPackage
+from .mls.structures.proposals import AnyProposal, ReInit
 from .negotiation import negotiate, read_offers
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from .certificates import chain_from_pem
 from .client.own_certificates import CertificateExpires
 from .errors import MLSError, PeerError, UsageError
-from .mls.cipher_suite import CipherSuite
+from .mls.crypto.cipher_suite import CipherSuite
 from .mls.parameters import DAY
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from .errors import (
     RoomUnsuitable,
     UsageError,
 )
-from .mls.cipher_suite import CipherSuite
+from .mls.crypto.cipher_suite import CipherSuite
 from .negotiation import Negotiation, negotiate
 from .policy import RoomPolicy
 from .rejoin import group_in

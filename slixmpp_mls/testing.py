@@ -55,14 +55,14 @@ from .client.doubts import Doubt
 from .client.records import RoomState
 from .errors import ArchiveGap, PeerError, StoreFull, UsageError
 from .identity import ClientIdentity
-from .mls.cipher_suite import CipherSuite, Random
-from .mls.commit_creation import CommitOptions
-from .mls.framing import MLSMessage
-from .mls.key_package import KeyPackage
-from .mls.leaf_node import LeafNode
-from .mls.leaf_validation import GroupRequirements, VerifiedKeyPackage
+from .mls.crypto.cipher_suite import CipherSuite, Random
+from .mls.group.commit_creation import CommitOptions
 from .mls.parameters import Parameters
-from .mls.proposals import Add, AnyProposal, Remove
+from .mls.structures.framing import MLSMessage
+from .mls.structures.key_package import KeyPackage
+from .mls.structures.leaf_node import LeafNode
+from .mls.structures.proposals import Add, AnyProposal, Remove
+from .mls.tree.leaf_validation import GroupRequirements, VerifiedKeyPackage
 from .policy import Right, RoomPolicy
 from .stanza import elements
 from .stanza.elements import RoomElement

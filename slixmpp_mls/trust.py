@@ -45,7 +45,7 @@ from .client import Device, GroupChanged, Member
 from .content import EncryptedMessage, seal_elements
 from .errors import MLSError, NotVouchedFor, PeerError
 from .identity import ClientIdentity, TrustLevel, key_identifier
-from .mls.tree_math import LeafIndex
+from .mls.tree.tree_math import LeafIndex
 from .stanza.trust_message import NS as NS_TRUST
 from .stanza.trust_message import TrustMessage
 

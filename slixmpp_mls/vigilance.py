@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING
 from .client import Doubt, MemberDoubted, RoomGroup
 from .errors import NotPermitted, PeerError
 from .identity import ClientIdentity
-from .mls.cipher_suite import CipherSuite
-from .mls.leaf_node import LeafNode
-from .mls.tree_math import LeafIndex
+from .mls.crypto.cipher_suite import CipherSuite
+from .mls.structures.leaf_node import LeafNode
+from .mls.tree.tree_math import LeafIndex
 
 if TYPE_CHECKING:
     from .plugin import MLS

@@ -22,8 +22,8 @@ __all__ = ["declared_structs", "structs", "values"]
 @cache
 def declared_structs() -> tuple[type[Struct], ...]:
     """Every structure declared in :mod:`slixmpp_mls.mls`, by name."""
-    for module in pkgutil.iter_modules(slixmpp_mls.mls.__path__):
-        importlib.import_module(f"{slixmpp_mls.mls.__name__}.{module.name}")
+    for module in pkgutil.walk_packages(slixmpp_mls.mls.__path__, f"{slixmpp_mls.mls.__name__}."):
+        importlib.import_module(module.name)
     found = []
     todo = [Struct]
     while todo:

@@ -38,10 +38,10 @@ from slixmpp_mls.delivery.pep import PUBSUB, PUBSUB_OWNER
 from slixmpp_mls.devserver import DevServer, Federation
 from slixmpp_mls.errors import DeliveryError, Disconnected, NoAnswer, NotPermitted, Refused, UsageError
 from slixmpp_mls.identity import ClientIdentity
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.credential import BasicCredential, Certificate, X509Credential
-from slixmpp_mls.mls.leaf_node import LeafNode
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.registry import SignatureScheme
+from slixmpp_mls.mls.structures.credential import BasicCredential, Certificate, X509Credential
+from slixmpp_mls.mls.structures.leaf_node import LeafNode
 from slixmpp_mls.stanza import Device, Key, RetiredDevice
 from slixmpp_mls.store.memory import MemoryStore
 from slixmpp_mls.store.sqlite import SQLiteStore

@@ -30,9 +30,9 @@ from slixmpp_mls.certificates import (
 )
 from slixmpp_mls.errors import InvalidError, MalformedError, UsageError
 from slixmpp_mls.identity import ClientIdentity
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.credential import Certificate, X509Credential
-from slixmpp_mls.mls.leaf_node import LeafNode
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.structures.credential import Certificate, X509Credential
+from slixmpp_mls.mls.structures.leaf_node import LeafNode
 
 from .x509 import DAYS, NO_CERTIFYING, START, Authority, credential, device_key, leaf_with, pem
 

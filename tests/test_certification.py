@@ -24,8 +24,8 @@ from slixmpp_mls.cli import app
 from slixmpp_mls.client import Device
 from slixmpp_mls.errors import InvalidError, MalformedError, StoreLocked, UsageError
 from slixmpp_mls.identity import ClientIdentity, fingerprint
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.credential import X509Credential
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.structures.credential import X509Credential
 from slixmpp_mls.store import SQLiteStore
 
 from .x509 import Authority, credential, device_key, leaf_with, pem

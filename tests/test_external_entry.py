@@ -12,9 +12,9 @@ from slixmpp_mls.client.entering import find_doors
 from slixmpp_mls.client.records import RoomState
 from slixmpp_mls.client.sending import DOOR_MEMBERS
 from slixmpp_mls.errors import InvalidError, NotPermitted, PeerError, StanzaTooLarge, UsageError
-from slixmpp_mls.mls.framing import MLSMessage
-from slixmpp_mls.mls.proposals import GroupContextExtensions
-from slixmpp_mls.mls.welcome import GroupInfo
+from slixmpp_mls.mls.structures.framing import MLSMessage
+from slixmpp_mls.mls.structures.proposals import GroupContextExtensions
+from slixmpp_mls.mls.structures.welcome import GroupInfo
 from slixmpp_mls.policy import ExternalJoins, RoomPolicy
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.stanza.elements import RoomElement

@@ -13,9 +13,9 @@ from slixmpp_mls.client import Device, KeyPackageSettings
 from slixmpp_mls.client.leaf_ages import LeafAge, RenewalSettings, fraction
 from slixmpp_mls.hygiene import JUMP, SETTLING, SteadyClock
 from slixmpp_mls.identity import ClientIdentity
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.own_leaf import KeyPackageBundle
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.parameters import DAY, HOUR
+from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.store import MemoryStore, SQLiteStore
 from slixmpp_mls.testing import NOW, Participant, World

@@ -12,7 +12,7 @@ from slixmpp.jid import JID, InvalidJID
 
 from slixmpp_mls.errors import InvalidError, UsageError
 from slixmpp_mls.identity import ClientIdentity, check_bare_jid, fingerprint, key_identifier, new_device_id
-from slixmpp_mls.mls.credential import BasicCredential, Certificate, UnknownCredential, X509Credential
+from slixmpp_mls.mls.structures.credential import BasicCredential, Certificate, UnknownCredential, X509Credential
 from slixmpp_mls.stanza.elements import DEVICE_ID
 
 NORMAL = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from slixmpp_mls.client.owed import Invite, Owed, Revoke
-from slixmpp_mls.mls.proposals import Remove
+from slixmpp_mls.mls.structures.proposals import Remove
 from slixmpp_mls.testing import Participant, World
 
 from .witches import ALICE, BOB, CAROL, DAVE, again, three

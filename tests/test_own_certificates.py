@@ -15,12 +15,12 @@ from slixmpp_mls.client import Device
 from slixmpp_mls.client.device import KeyPackageSettings
 from slixmpp_mls.errors import NotPermitted, UsageError
 from slixmpp_mls.identity import ClientIdentity
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.credential import BasicCredential, X509Credential
-from slixmpp_mls.mls.leaf_validation import VerifiedKeyPackage
-from slixmpp_mls.mls.own_leaf import OwnLeaf
-from slixmpp_mls.mls.proposals import Add, GroupContextExtensions
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.registry import CredentialType
+from slixmpp_mls.mls.structures.credential import BasicCredential, X509Credential
+from slixmpp_mls.mls.structures.proposals import Add, GroupContextExtensions
+from slixmpp_mls.mls.tree.leaf_creation import OwnLeaf
+from slixmpp_mls.mls.tree.leaf_validation import VerifiedKeyPackage
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import NOW, Participant, World

@@ -16,19 +16,19 @@ from hypothesis import strategies as st
 from slixmpp_mls import policy as module
 from slixmpp_mls.errors import InvalidError, MalformedError, PolicyTooNew, PolicyViolation
 from slixmpp_mls.identity import ClientIdentity
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.credential import Certificate, X509Credential
-from slixmpp_mls.mls.effects import ChangeKind, Effects, ExtensionsChange, MemberChange
-from slixmpp_mls.mls.extensions import Extension
-from slixmpp_mls.mls.framing import (
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.group.commit_effects import ChangeKind, Effects, ExtensionsChange, MemberChange
+from slixmpp_mls.mls.structures.credential import Certificate, X509Credential
+from slixmpp_mls.mls.structures.extensions import Extension
+from slixmpp_mls.mls.structures.framing import (
     AnySender,
     ExternalSenderIndex,
     MemberSender,
     NewMemberCommitSender,
     NewMemberProposalSender,
 )
-from slixmpp_mls.mls.leaf_node import Capabilities, LeafNode, UpdateSource
-from slixmpp_mls.mls.proposals import ReInit
+from slixmpp_mls.mls.structures.leaf_node import Capabilities, LeafNode, UpdateSource
+from slixmpp_mls.mls.structures.proposals import ReInit
 from slixmpp_mls.policy import MAX_ADMINISTRATORS, POLICY_TYPES, ExternalJoins, Right, RoomPolicy, check
 from slixmpp_mls.roster import Roster
 

@@ -21,11 +21,11 @@ from slixmpp_mls.client import (
 )
 from slixmpp_mls.client.records import OutboxKind, RoomState
 from slixmpp_mls.errors import InvalidError, NotPermitted, PolicyViolation, StanzaTooLarge, UsageError
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.framing import ContentType, MLSMessage, PrivateMessage
-from slixmpp_mls.mls.group import Group
-from slixmpp_mls.mls.key_package import KeyPackage
-from slixmpp_mls.mls.proposals import Add, ReInit
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateMessage
+from slixmpp_mls.mls.structures.key_package import KeyPackage
+from slixmpp_mls.mls.structures.proposals import Add, ReInit
 from slixmpp_mls.stanza import parse
 from slixmpp_mls.stanza.elements import Commit, RoomElement, Welcome
 from slixmpp_mls.testing import FaultyStore, Killed, Participant, World

@@ -22,7 +22,7 @@ from slixmpp_mls.client.outside import PAUSES
 from slixmpp_mls.client.records import KeyPackageRecord, RoomState
 from slixmpp_mls.errors import ArchiveGap, UsageError
 from slixmpp_mls.mls.parameters import DAY, HOUR
-from slixmpp_mls.mls.proposals import Remove
+from slixmpp_mls.mls.structures.proposals import Remove
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.testing import NOW, FaultyStore, Killed, Participant, World

@@ -31,7 +31,7 @@ from slixmpp_mls.errors import (
     WrongEpoch,
 )
 from slixmpp_mls.mls.parameters import HOUR
-from slixmpp_mls.mls.proposals import Remove
+from slixmpp_mls.mls.structures.proposals import Remove
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import NOW, World

@@ -19,7 +19,7 @@ from slixmpp_mls.errors import (
     InvalidError,
     UsageError,
 )
-from slixmpp_mls.mls.proposals import Remove
+from slixmpp_mls.mls.structures.proposals import Remove
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.testing import NOW, FaultyStore, World

@@ -21,9 +21,9 @@ from slixmpp_mls.errors import (
     NotVouchedFor,
     PolicyViolation,
 )
-from slixmpp_mls.mls.framing import NewMemberProposalSender
-from slixmpp_mls.mls.group import external_proposal
-from slixmpp_mls.mls.proposals import Add, GroupContextExtensions, Remove
+from slixmpp_mls.mls.group.group import external_proposal
+from slixmpp_mls.mls.structures.framing import NewMemberProposalSender
+from slixmpp_mls.mls.structures.proposals import Add, GroupContextExtensions, Remove
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.store import MemoryStore

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from slixmpp_mls.client import MessageReceived, MessageSent, Rejected
 from slixmpp_mls.client.records import RoomState
 from slixmpp_mls.errors import Replayed
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.framing import MLSMessage, PrivateMessage
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.structures.framing import MLSMessage, PrivateMessage
 from slixmpp_mls.testing import FaultyStore, InFlight, Killed, Participant, World
 
 ALICE, BOB, CAROL, DAVE = "alice@a.example", "bob@b.example", "carol@c.example", "dave@d.example"
@@ -346,7 +346,7 @@ class Story:
 
 
 def again(package: object) -> list[object]:
-    from slixmpp_mls.mls.proposals import Add
+    from slixmpp_mls.mls.structures.proposals import Add
 
     return [Add(package.key_package)]  # type: ignore[attr-defined]
 

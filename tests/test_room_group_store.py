@@ -15,7 +15,7 @@ from slixmpp_mls.client.records import RoomState
 from slixmpp_mls.errors import (
     StoreFull,
 )
-from slixmpp_mls.mls.proposals import Remove
+from slixmpp_mls.mls.structures.proposals import Remove
 from slixmpp_mls.testing import NOW, FaultyStore, Participant, World
 
 from .witches import ALICE, BOB, DAVE, again, copy_of, three

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from slixmpp_mls.errors import InvalidError, PolicyViolation, UsageError
 from slixmpp_mls.identity import ClientIdentity
-from slixmpp_mls.mls.credential import BasicCredential
-from slixmpp_mls.mls.effects import ChangeKind, Effects, MemberChange
-from slixmpp_mls.mls.framing import MemberSender
-from slixmpp_mls.mls.leaf_node import Capabilities, LeafNode, UpdateSource
+from slixmpp_mls.mls.group.commit_effects import ChangeKind, Effects, MemberChange
+from slixmpp_mls.mls.structures.credential import BasicCredential
+from slixmpp_mls.mls.structures.framing import MemberSender
+from slixmpp_mls.mls.structures.leaf_node import Capabilities, LeafNode, UpdateSource
 from slixmpp_mls.roster import Roster
 
 ACCOUNTS = ("a@x", "b@x", "c@x")

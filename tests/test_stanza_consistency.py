@@ -9,10 +9,10 @@ import pytest
 
 from slixmpp_mls import stanza
 from slixmpp_mls.errors import InvalidError, MalformedError
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.commit import Commit
-from slixmpp_mls.mls.credential import BasicCredential
-from slixmpp_mls.mls.framing import (
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.structures.commit import Commit
+from slixmpp_mls.mls.structures.credential import BasicCredential
+from slixmpp_mls.mls.structures.framing import (
     ApplicationData,
     ContentType,
     FramedContent,
@@ -21,11 +21,11 @@ from slixmpp_mls.mls.framing import (
     PrivateMessage,
     PublicMessage,
 )
-from slixmpp_mls.mls.group_context import GroupContext
-from slixmpp_mls.mls.key_package import KeyPackage
-from slixmpp_mls.mls.leaf_node import Capabilities, KeyPackageSource, LeafNode, Lifetime
-from slixmpp_mls.mls.proposals import Remove
-from slixmpp_mls.mls.welcome import GroupInfo, Welcome
+from slixmpp_mls.mls.structures.group_context import GroupContext
+from slixmpp_mls.mls.structures.key_package import KeyPackage
+from slixmpp_mls.mls.structures.leaf_node import Capabilities, KeyPackageSource, LeafNode, Lifetime
+from slixmpp_mls.mls.structures.proposals import Remove
+from slixmpp_mls.mls.structures.welcome import GroupInfo, Welcome
 from slixmpp_mls.stanza.consistency import check
 
 from . import vectors

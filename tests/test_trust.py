@@ -34,7 +34,7 @@ from slixmpp_mls.authentication.levels import MAX_UNPROVEN
 from slixmpp_mls.authentication.trust_messages import MAX_WAITING, MAX_WAITING_OF_ONE, WAITING, compose
 from slixmpp_mls.errors import MalformedError
 from slixmpp_mls.identity import ClientIdentity, TrustLevel, fingerprint, key_identifier
-from slixmpp_mls.mls.cipher_suite import CipherSuite
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.stanza.trust_message import MAX_KEYS, KeyOwner, TrustMessage, parse_fingerprint
 from slixmpp_mls.store import MemoryStore, SQLiteStore
 

@@ -45,13 +45,13 @@ from slixmpp_mls.delivery.muc_config import shortcomings
 from slixmpp_mls.errors import PeerError, PolicyViolation
 from slixmpp_mls.identity import ClientIdentity, key_identifier
 from slixmpp_mls.mls import xml_form
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.framing import MLSMessage
-from slixmpp_mls.mls.key_package import KeyPackage as MLSKeyPackage
-from slixmpp_mls.mls.leaf_validation import GroupRequirements
-from slixmpp_mls.mls.message_protection import pad_in_steps
-from slixmpp_mls.mls.own_leaf import KeyPackageBundle
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.parameters import DAY, HOUR, Parameters
+from slixmpp_mls.mls.schedule.message_protection import pad_in_steps
+from slixmpp_mls.mls.structures.framing import MLSMessage
+from slixmpp_mls.mls.structures.key_package import KeyPackage as MLSKeyPackage
+from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
+from slixmpp_mls.mls.tree.leaf_validation import GroupRequirements
 from slixmpp_mls.policy import MAX_ADMINISTRATORS, POLICY_TYPES, RoomPolicy
 from slixmpp_mls.sce import Envelope, Limits, mismatches
 from slixmpp_mls.stanza import (

@@ -25,16 +25,16 @@ from slixmpp_mls.client import Device, GroupChanged, Incoming, Joined, Rejected,
 from slixmpp_mls.content import PROFILE
 from slixmpp_mls.errors import InvalidError, MalformedError, PeerError
 from slixmpp_mls.identity import ClientIdentity, fingerprint, key_identifier
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.credential import BasicCredential, Certificate, X509Credential
-from slixmpp_mls.mls.extensions import Extension
-from slixmpp_mls.mls.framing import MLSMessage, PrivateMessage
-from slixmpp_mls.mls.key_package import KeyPackage as MLSKeyPackage
-from slixmpp_mls.mls.leaf_node import Capabilities, LeafNode, UpdateSource
-from slixmpp_mls.mls.leaf_validation import GroupRequirements, LeafRules
-from slixmpp_mls.mls.own_leaf import KeyPackageBundle
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.parameters import DAY, HOUR
-from slixmpp_mls.mls.ratchet_tree import RatchetTree
+from slixmpp_mls.mls.structures.credential import BasicCredential, Certificate, X509Credential
+from slixmpp_mls.mls.structures.extensions import Extension
+from slixmpp_mls.mls.structures.framing import MLSMessage, PrivateMessage
+from slixmpp_mls.mls.structures.key_package import KeyPackage as MLSKeyPackage
+from slixmpp_mls.mls.structures.leaf_node import Capabilities, LeafNode, UpdateSource
+from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
+from slixmpp_mls.mls.tree.leaf_validation import GroupRequirements, LeafRules
+from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.sce import Envelope, mismatches
 from slixmpp_mls.stanza import Application, KeyPackage, RoomElement, parse, payloads

@@ -7,7 +7,7 @@ from typing import Any
 from slixmpp_mls.client import (
     Event,
 )
-from slixmpp_mls.mls.proposals import Add
+from slixmpp_mls.mls.structures.proposals import Add
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import Participant, World

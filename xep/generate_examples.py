@@ -37,18 +37,18 @@ from slixmpp_mls import policy as policies
 from slixmpp_mls.content import PROFILE
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls import xml_form
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.commit_creation import CommitBundle, CommitOptions
-from slixmpp_mls.mls.framing import MLSMessage, NewMemberProposalSender
-from slixmpp_mls.mls.group import Group, external_proposal
-from slixmpp_mls.mls.leaf_node import Lifetime
-from slixmpp_mls.mls.message_processing import ReceivedMessage, ReceivedProposal
-from slixmpp_mls.mls.own_leaf import KeyPackageBundle, OwnLeaf, capabilities, create_key_package
-from slixmpp_mls.mls.proposals import Add, AnyProposal, Remove
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.group.commit_creation import CommitBundle, CommitOptions
+from slixmpp_mls.mls.group.group import Group, external_proposal
+from slixmpp_mls.mls.group.message_processing import ReceivedMessage, ReceivedProposal
+from slixmpp_mls.mls.group.staging import StagedCommit
 from slixmpp_mls.mls.registry import CredentialType, ProposalType
-from slixmpp_mls.mls.staging import StagedCommit
-from slixmpp_mls.mls.tree_math import LeafIndex
-from slixmpp_mls.mls.welcome import GroupInfo, Welcome
+from slixmpp_mls.mls.structures.framing import MLSMessage, NewMemberProposalSender
+from slixmpp_mls.mls.structures.leaf_node import Lifetime
+from slixmpp_mls.mls.structures.proposals import Add, AnyProposal, Remove
+from slixmpp_mls.mls.structures.welcome import GroupInfo, Welcome
+from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, OwnLeaf, capabilities, create_key_package
+from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.roster import Roster
 from slixmpp_mls.sce import Envelope

@@ -26,9 +26,12 @@ from slixmpp_mls import blob, stanza
 from slixmpp_mls.content import PROFILE
 from slixmpp_mls.errors import PolicyViolation
 from slixmpp_mls.identity import fingerprint, key_identifier
-from slixmpp_mls.mls.credential import BasicCredential
-from slixmpp_mls.mls.effects import ChangeKind, Effects, ExtensionsChange, MemberChange
-from slixmpp_mls.mls.framing import (
+from slixmpp_mls.mls.group.commit_effects import ChangeKind, Effects, ExtensionsChange, MemberChange
+from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.schedule.message_protection import open_sender_data
+from slixmpp_mls.mls.schedule.secret_tree import RatchetKind
+from slixmpp_mls.mls.structures.credential import BasicCredential
+from slixmpp_mls.mls.structures.framing import (
     AnySender,
     ExternalSenderIndex,
     MemberSender,
@@ -37,13 +40,10 @@ from slixmpp_mls.mls.framing import (
     NewMemberProposalSender,
     PrivateMessage,
 )
-from slixmpp_mls.mls.group import Group
-from slixmpp_mls.mls.leaf_node import Capabilities, LeafNode, Lifetime, UpdateSource
-from slixmpp_mls.mls.message_protection import open_sender_data
-from slixmpp_mls.mls.own_leaf import KeyPackageBundle, create_key_package
-from slixmpp_mls.mls.proposals import Add, Remove
-from slixmpp_mls.mls.secret_tree import RatchetKind
-from slixmpp_mls.mls.tree_math import LeafIndex
+from slixmpp_mls.mls.structures.leaf_node import Capabilities, LeafNode, Lifetime, UpdateSource
+from slixmpp_mls.mls.structures.proposals import Add, Remove
+from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, create_key_package
+from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import ExternalJoins, Right, RoomPolicy, check
 from slixmpp_mls.roster import Roster
 from slixmpp_mls.sce import Envelope

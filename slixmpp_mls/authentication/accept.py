@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from ..identity import ClientIdentity
-from ..mls.cipher_suite import CipherSuite
-from ..mls.leaf_node import LeafNode
+from ..mls.crypto.cipher_suite import CipherSuite
+from ..mls.structures.leaf_node import LeafNode
 from .interface import VALID, AuthenticationService, Verdict
 
 __all__ = ["AcceptAll"]

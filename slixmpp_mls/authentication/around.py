@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 
 from ..errors import InvalidError
 from ..identity import ClientIdentity
-from ..mls.cipher_suite import CipherSuite
-from ..mls.credential import AnyCredential
-from ..mls.leaf_node import LeafNode
+from ..mls.crypto.cipher_suite import CipherSuite
+from ..mls.structures.credential import AnyCredential
+from ..mls.structures.leaf_node import LeafNode
 from .interface import AuthenticationService
 from .levels import TrustTable
 from .listeners import Listeners

@@ -53,9 +53,9 @@ from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy,
 from ..certificates import IM_URI, MAX_CHAIN, UNREADABLE, certified_key, chain_of, extensions_of
 from ..errors import InvalidError, UsageError
 from ..identity import ClientIdentity
-from ..mls.cipher_suite import CipherSuite
-from ..mls.credential import X509Credential
-from ..mls.leaf_node import LeafNode
+from ..mls.crypto.cipher_suite import CipherSuite
+from ..mls.structures.credential import X509Credential
+from ..mls.structures.leaf_node import LeafNode
 from .interface import VALID, AuthenticationService, Validity, Verdict, named_client
 from .listeners import Listeners, Recent
 

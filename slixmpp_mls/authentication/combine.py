@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import UsageError
 from ..identity import ClientIdentity
-from ..mls.cipher_suite import CipherSuite
-from ..mls.credential import AnyCredential
-from ..mls.leaf_node import LeafNode
+from ..mls.crypto.cipher_suite import CipherSuite
+from ..mls.structures.credential import AnyCredential
+from ..mls.structures.leaf_node import LeafNode
 from .interface import AuthenticationService, Validity, Verdict
 
 __all__ = ["AllOf", "AnyOf"]

@@ -33,8 +33,8 @@ from xml.etree.ElementTree import Element
 
 from ..errors import DeliveryError, Disconnected, MalformedError, NoAnswer, NotPermitted, Refused
 from ..identity import ClientIdentity
-from ..mls.cipher_suite import CipherSuite
-from ..mls.leaf_node import LeafNode
+from ..mls.crypto.cipher_suite import CipherSuite
+from ..mls.structures.leaf_node import LeafNode
 from ..stanza.elements import Device, Key, RetiredDevice
 from .interface import VALID, AuthenticationService, Verdict, named_client
 from .listeners import Listeners, Recent

@@ -29,9 +29,9 @@ from typing import Protocol
 
 from ..errors import InvalidError
 from ..identity import ClientIdentity
-from ..mls.cipher_suite import CipherSuite
-from ..mls.credential import AnyCredential
-from ..mls.leaf_node import LeafNode
+from ..mls.crypto.cipher_suite import CipherSuite
+from ..mls.structures.credential import AnyCredential
+from ..mls.structures.leaf_node import LeafNode
 
 __all__ = ["VALID", "AuthenticationService", "Validity", "Verdict"]
 

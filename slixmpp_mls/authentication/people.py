@@ -35,8 +35,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from ..identity import TrustLevel
-from ..mls.cipher_suite import CipherSuite
-from ..mls.leaf_node import LeafNode
+from ..mls.crypto.cipher_suite import CipherSuite
+from ..mls.structures.leaf_node import LeafNode
 from .around import AroundService
 from .interface import VALID, AuthenticationService, Verdict, named_client
 from .levels import Keys, Source, TrustTable

@@ -40,8 +40,8 @@ from enum import Enum
 from typing import TypeAlias
 
 from ..identity import ClientIdentity, TrustLevel, fingerprint, key_identifier
-from ..mls.cipher_suite import CipherSuite
-from ..mls.leaf_node import LeafNode
+from ..mls.crypto.cipher_suite import CipherSuite
+from ..mls.structures.leaf_node import LeafNode
 from .around import AroundService
 from .interface import VALID, AuthenticationService, Verdict, named_client
 from .levels import Keys, KnownKey, Source, TrustTable

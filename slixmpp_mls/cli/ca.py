@@ -25,7 +25,7 @@ from ..client import Device
 from ..client.device import KeyPackageSettings
 from ..errors import PeerError, UsageError
 from ..identity import fingerprint, key_identifier
-from ..mls.cipher_suite import CipherSuite
+from ..mls.crypto.cipher_suite import CipherSuite
 from ..store import SQLiteStore, is_encrypted
 from .store import KeyFile, secret_of
 from .terminal import clean, console, errors

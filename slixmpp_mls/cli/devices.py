@@ -30,8 +30,8 @@ from ..device_list import rename as rename_device
 from ..device_list import retire as retire_device
 from ..errors import UsageError
 from ..identity import ClientIdentity, fingerprint
-from ..mls.leaf_node import KeyPackageSource
 from ..mls.registry import CipherSuiteId, ExtensionType
+from ..mls.structures.leaf_node import KeyPackageSource
 from ..plugin import MLS
 from ..store import is_encrypted
 from .login import CA, Host, Login, Password, Port, bare_jid, session

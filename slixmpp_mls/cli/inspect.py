@@ -15,7 +15,7 @@ from lxml import etree
 from rich.syntax import Syntax
 
 from ..errors import MalformedError
-from ..mls.framing import MLSMessage
+from ..mls.structures.framing import MLSMessage
 from ..mls.tls import MAX_SIZE, Struct
 from ..mls.xml_form import NAMESPACE, from_xml, structures, to_xml
 from ..stanza import NS

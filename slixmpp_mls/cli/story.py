@@ -22,9 +22,9 @@ from ..delivery.archive import Archive
 from ..devserver import DevServer
 from ..encrypted_room import EncryptedRoom
 from ..errors import DeliveryError, UsageError
-from ..mls.cipher_suite import CipherSuite
-from ..mls.framing import MLSMessage
-from ..mls.proposals import Remove
+from ..mls.crypto.cipher_suite import CipherSuite
+from ..mls.structures.framing import MLSMessage
+from ..mls.structures.proposals import Remove
 from ..plugin import MLS
 from ..split_view import EpochComparison
 from ..stanza import Application, KeyPackage, RoomElement, payloads

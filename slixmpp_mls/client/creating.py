@@ -24,14 +24,14 @@ from hashlib import sha256
 from ..blob import BlobReference, RatchetTreeLocation, longest
 from ..errors import UsageError
 from ..identity import ClientIdentity
-from ..mls.cipher_suite import CipherSuite
-from ..mls.commit_creation import CommitBundle
-from ..mls.group import Group
-from ..mls.key_package import KeyPackage
-from ..mls.proposals import Add, PreSharedKey, ReInit
-from ..mls.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
-from ..mls.resumption import CreationDraft
-from ..mls.staging import StagedCommit
+from ..mls.crypto.cipher_suite import CipherSuite
+from ..mls.group.commit_creation import CommitBundle
+from ..mls.group.group import Group
+from ..mls.group.resumption import CreationDraft
+from ..mls.group.staging import StagedCommit
+from ..mls.structures.key_package import KeyPackage
+from ..mls.structures.proposals import Add, PreSharedKey, ReInit
+from ..mls.structures.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
 from ..policy import RoomPolicy
 from ..roster import Roster
 from ..stanza import elements

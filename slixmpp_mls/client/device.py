@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 
 from ..errors import InvalidError, MalformedError, UsageError
 from ..identity import ClientIdentity, new_device_id
-from ..mls.cipher_suite import CipherSuite, Random, SignaturePrivateKey
-from ..mls.credential import AnyCredential
-from ..mls.framing import MLSMessage
-from ..mls.key_package import KeyPackage
-from ..mls.leaf_node import Capabilities, KeyPackageSource, Lifetime
-from ..mls.leaf_validation import GroupRequirements, LeafRules, VerifiedKeyPackage
-from ..mls.own_leaf import KeyPackageBundle, OwnLeaf, capabilities, create_key_package
+from ..mls.crypto.cipher_suite import CipherSuite, Random, SignaturePrivateKey
 from ..mls.parameters import DAY, HOUR, Parameters
 from ..mls.registry import GREASE, CredentialType, ProposalType
+from ..mls.structures.credential import AnyCredential
+from ..mls.structures.framing import MLSMessage
+from ..mls.structures.key_package import KeyPackage
+from ..mls.structures.leaf_node import Capabilities, KeyPackageSource, Lifetime
+from ..mls.tree.leaf_creation import KeyPackageBundle, OwnLeaf, capabilities, create_key_package
+from ..mls.tree.leaf_validation import GroupRequirements, LeafRules, VerifiedKeyPackage
 from ..policy import RoomPolicy
 from ..store.batch import Batches
 from ..store.interface import Store, Transaction

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from ..identity import ClientIdentity
-from ..mls.effects import Effects
+from ..mls.group.commit_effects import Effects
 from .records import DoubtRecord
 
 __all__ = ["Doubt", "Doubts"]

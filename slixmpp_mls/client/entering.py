@@ -22,13 +22,13 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from ..errors import InvalidError, NotPermitted, PolicyViolation, StanzaTooLarge, UsageError
-from ..mls.cipher_suite import CipherSuite
-from ..mls.commit_creation import CommitBundle
-from ..mls.group import Group
-from ..mls.joining import public_of
-from ..mls.leaf_node import LeafNode
-from ..mls.tree_math import LeafIndex
-from ..mls.welcome import GroupInfo
+from ..mls.crypto.cipher_suite import CipherSuite
+from ..mls.group.commit_creation import CommitBundle
+from ..mls.group.group import Group
+from ..mls.group.joining import public_of
+from ..mls.structures.leaf_node import LeafNode
+from ..mls.structures.welcome import GroupInfo
+from ..mls.tree.tree_math import LeafIndex
 from ..policy import RoomPolicy, check
 from ..roster import Roster
 from ..stanza import elements

@@ -17,13 +17,13 @@ from dataclasses import replace
 
 from ..errors import InvalidError, NotForUs, PeerError, StateRolledBack, UnknownGroup, WrongEpoch
 from ..identity import ClientIdentity
-from ..mls.effects import Effects
-from ..mls.framing import MemberSender, NewMemberProposalSender
-from ..mls.leaf_node import LeafNode
-from ..mls.message_processing import ReceivedMessage, ReceivedProposal
-from ..mls.proposals import Add, Update
-from ..mls.staging import StagedCommit
-from ..mls.tree_math import LeafIndex
+from ..mls.group.commit_effects import Effects
+from ..mls.group.message_processing import ReceivedMessage, ReceivedProposal
+from ..mls.group.staging import StagedCommit
+from ..mls.structures.framing import MemberSender, NewMemberProposalSender
+from ..mls.structures.leaf_node import LeafNode
+from ..mls.structures.proposals import Add, Update
+from ..mls.tree.tree_math import LeafIndex
 from ..policy import RoomPolicy, check
 from ..stanza import elements
 from ..stanza.consistency import check as check_consistency

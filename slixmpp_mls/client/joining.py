@@ -23,11 +23,11 @@ from hashlib import sha256
 from ..blob import BlobReference, RatchetTreeLocation
 from ..errors import InvalidError
 from ..identity import ClientIdentity
-from ..mls.group import Group
-from ..mls.joining import UnverifiedGroupInfo
-from ..mls.own_leaf import KeyPackageBundle
+from ..mls.group.group import Group
+from ..mls.group.joining import UnverifiedGroupInfo
 from ..mls.registry import ExtensionType
-from ..mls.welcome import Welcome
+from ..mls.structures.welcome import Welcome
+from ..mls.tree.leaf_creation import KeyPackageBundle
 from ..policy import RoomPolicy
 from ..roster import Roster
 from ..stanza import elements

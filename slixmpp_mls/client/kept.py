@@ -12,12 +12,12 @@ from dataclasses import replace
 
 from ..errors import UsageError
 from ..identity import ClientIdentity
-from ..mls.framing import MemberSender
-from ..mls.group import Group
-from ..mls.proposals import Remove, SelfRemove
-from ..mls.secret_tree import RatchetKind
-from ..mls.staging import StagedCommit
-from ..mls.tree_math import LeafIndex
+from ..mls.group.group import Group
+from ..mls.group.staging import StagedCommit
+from ..mls.schedule.secret_tree import RatchetKind
+from ..mls.structures.framing import MemberSender
+from ..mls.structures.proposals import Remove, SelfRemove
+from ..mls.tree.tree_math import LeafIndex
 from ..policy import RoomPolicy
 from ..roster import Roster
 from ..store.interface import Transaction

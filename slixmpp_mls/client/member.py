@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..identity import ClientIdentity, TrustLevel, fingerprint
-from ..mls.leaf_node import LeafNode
+from ..mls.structures.leaf_node import LeafNode
 
 __all__ = ["Member"]
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..mls import group_pieces
-from ..mls.group import Group
+from ..mls.group import group_storage
+from ..mls.group.group import Group
 from ..mls.parameters import Parameters
-from ..mls.psk import ExternalPSK, ResumptionPSK
+from ..mls.structures.psk import ExternalPSK, ResumptionPSK
 from ..store.interface import Store, Transaction
 from .records import ROOMS, RoomRecord, RoomState, Spaces
 
@@ -46,7 +46,7 @@ class OtherGroups:
         self.awaited: Awaited | None = None
 
     def psk(self, name: ExternalPSK | ResumptionPSK) -> bytes | None:
-        """The value of a PSK (a :data:`~slixmpp_mls.mls.group_state.PSKLookup`); None if we do not have it."""
+        """The value of a PSK (a :data:`~slixmpp_mls.mls.group.group_state.PSKLookup`); None if we do not have it."""
         if not isinstance(name, ResumptionPSK):
             return None
         with self._store.transaction() as transaction:
@@ -54,13 +54,13 @@ class OtherGroups:
             if room is None:
                 return None
             space = Spaces.of(room).group
-            epoch, value = group_pieces.resumption_psk(lambda key: transaction.get(space, key), name.psk_epoch)
+            epoch, value = group_storage.resumption_psk(lambda key: transaction.get(space, key), name.psk_epoch)
         if epoch < name.psk_epoch:
             self.awaited = Awaited(room, name.psk_epoch)
         return value
 
     def group(self, group_id: bytes) -> Group | None:
-        """A group by its id (a :data:`~slixmpp_mls.mls.joining.GroupLookup`); None if we are not in it.
+        """A group by its id (a :data:`~slixmpp_mls.mls.group.joining.GroupLookup`); None if we are not in it.
 
         The room's own group is no other one, unless it has ended: a Welcome may lead back into it.
         """

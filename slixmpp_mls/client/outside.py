@@ -24,12 +24,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ..errors import PeerError, UsageError
-from ..mls.cipher_suite import CipherSuite
-from ..mls.external_join import external_proposal
-from ..mls.framing import NewMemberProposalSender
-from ..mls.leaf_node import KeyPackageSource
+from ..mls.crypto.cipher_suite import CipherSuite
+from ..mls.group.external_join import external_proposal
 from ..mls.parameters import DAY
-from ..mls.proposals import Add
+from ..mls.structures.framing import NewMemberProposalSender
+from ..mls.structures.leaf_node import KeyPackageSource
+from ..mls.structures.proposals import Add
 from ..stanza import elements
 from ..stanza.consistency import check as check_consistency
 from ..store.interface import Transaction

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from ..identity import ClientIdentity
-from ..mls.effects import Effects
-from ..mls.framing import MemberSender
+from ..mls.group.commit_effects import Effects
+from ..mls.structures.framing import MemberSender
 from ..roster import Roster
 
 __all__ = ["Invite", "Leave", "Owed", "Revoke"]

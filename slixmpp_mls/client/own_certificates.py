@@ -16,8 +16,8 @@ from cryptography import x509
 from ..certificates import certificate_request, certified_key, chain_of, extensions_of
 from ..errors import InvalidError, UsageError
 from ..identity import ClientIdentity
-from ..mls.cipher_suite import SignaturePrivateKey
-from ..mls.credential import X509Credential
+from ..mls.crypto.cipher_suite import SignaturePrivateKey
+from ..mls.structures.credential import X509Credential
 from ..store.interface import Store
 
 __all__ = ["CertificateExpires", "OwnCertificates"]

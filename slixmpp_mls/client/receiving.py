@@ -11,13 +11,13 @@ from dataclasses import replace
 
 from ..errors import InvalidError, PeerError
 from ..identity import ClientIdentity
-from ..mls.effects import Effects, MemberChange
-from ..mls.framing import NewMemberProposalSender
-from ..mls.group import Group
-from ..mls.message_processing import ReceivedMessage, ReceivedProposal
-from ..mls.proposals import Add
-from ..mls.staging import StagedCommit
-from ..mls.tree_math import LeafIndex
+from ..mls.group.commit_effects import Effects, MemberChange
+from ..mls.group.group import Group
+from ..mls.group.message_processing import ReceivedMessage, ReceivedProposal
+from ..mls.group.staging import StagedCommit
+from ..mls.structures.framing import NewMemberProposalSender
+from ..mls.structures.proposals import Add
+from ..mls.tree.tree_math import LeafIndex
 from ..policy import RoomPolicy
 from ..roster import Roster
 from ..store.interface import Transaction

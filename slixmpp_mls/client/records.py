@@ -15,7 +15,7 @@ space                      key                       value
                                                      and ``admission``)
 ``key-package``            KeyPackageRef             :class:`KeyPackageRecord`
 ``room``                   room's bare JID           :class:`RoomRecord`
-``group/`` + room          piece                     :mod:`slixmpp_mls.mls.group_pieces`
+``group/`` + room          piece                     :mod:`slixmpp_mls.mls.group.group_storage`
 ``pending/`` + room        number (8), piece         a Commit of ours that waits, by its number in the outbox
 ``outbox/`` + room         number (8)                :class:`OutboxRecord`
 ``unwanted/`` + room       ProposalRef               empty: a waiting proposal that we do not commit

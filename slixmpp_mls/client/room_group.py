@@ -29,8 +29,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..errors import UsageError
-from ..mls.cipher_suite import CipherSuite
-from ..mls.group import Group
+from ..mls.crypto.cipher_suite import CipherSuite
+from ..mls.group.group import Group
 from ..policy import RoomPolicy
 from ..roster import Roster
 from .device import Device

@@ -23,14 +23,14 @@ from hashlib import sha256
 
 from ..blob import BlobReference, RatchetTreeLocation
 from ..errors import InvalidError, NotPermitted, NotVouchedFor, PolicyViolation, StanzaTooLarge, UsageError
-from ..mls.commit_creation import CommitBundle, CommitDraft, CommitOptions
-from ..mls.credential import type_of
-from ..mls.framing import MemberSender
-from ..mls.group import Group
-from ..mls.own_leaf import OwnLeaf
-from ..mls.proposal_list import SentProposal
-from ..mls.proposals import Add, AnyProposal, PreSharedKey
-from ..mls.tree_index import Feature
+from ..mls.group.commit_creation import CommitBundle, CommitDraft, CommitOptions
+from ..mls.group.group import Group
+from ..mls.group.proposal_list import SentProposal
+from ..mls.structures.credential import type_of
+from ..mls.structures.framing import MemberSender
+from ..mls.structures.proposals import Add, AnyProposal, PreSharedKey
+from ..mls.tree.leaf_creation import OwnLeaf
+from ..mls.tree.tree_index import Feature
 from ..policy import ExternalJoins, RoomPolicy, check
 from ..stanza import elements
 from ..stanza.elements import RoomElement

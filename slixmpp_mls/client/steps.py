@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from ..blob import BlobReference
 from ..errors import PeerError
-from ..mls.group import Group
-from ..mls.joining import StagedJoin
-from ..mls.leaf_node import LeafNode
-from ..mls.message_processing import ReceivedMessage, ReceivedProposal
-from ..mls.own_leaf import KeyPackageBundle
-from ..mls.staging import StagedCommit
+from ..mls.group.group import Group
+from ..mls.group.joining import StagedJoin
+from ..mls.group.message_processing import ReceivedMessage, ReceivedProposal
+from ..mls.group.staging import StagedCommit
+from ..mls.structures.leaf_node import LeafNode
+from ..mls.tree.leaf_creation import KeyPackageBundle
 from ..policy import RoomPolicy
 from ..roster import Roster
 from ..stanza.elements import RoomElement

@@ -5,7 +5,7 @@ ignored by all.  It must neither get into a Commit of ours nor, because one may 
 wait, keep us silent.  It is not dropped either: another Commit may still refer to it, and members differ
 in what they may commit, as nobody answers for an outsider's wish but the committer.
 
-A proposal is left out if no rule of RFC 9420 lets us commit it (:mod:`slixmpp_mls.mls.proposal_choice`), if
+A proposal is left out if no rule of RFC 9420 lets us commit it (:mod:`slixmpp_mls.mls.group.proposal_selection`), if
 the policy does not, or if the caller does not want it.  What the policy allows by itself goes first, so that
 what it forbids can not take its place.
 
@@ -21,15 +21,15 @@ from dataclasses import dataclass
 
 from ..errors import InvalidError, UsageError
 from ..identity import ClientIdentity
-from ..mls.effects import ChangeKind, Effects, ExtensionsChange, MemberChange
-from ..mls.framing import MemberSender, NewMemberProposalSender
-from ..mls.group import Group
-from ..mls.group_state import no_psks
-from ..mls.leaf_validation import LeafRules
-from ..mls.proposal_choice import choose_valid
-from ..mls.proposal_list import SentProposal
-from ..mls.proposals import Add, GroupContextExtensions, ReInit, Remove, SelfRemove, Update
-from ..mls.tree_math import LeafIndex
+from ..mls.group.commit_effects import ChangeKind, Effects, ExtensionsChange, MemberChange
+from ..mls.group.group import Group
+from ..mls.group.group_state import no_psks
+from ..mls.group.proposal_list import SentProposal
+from ..mls.group.proposal_selection import choose_valid
+from ..mls.structures.framing import MemberSender, NewMemberProposalSender
+from ..mls.structures.proposals import Add, GroupContextExtensions, ReInit, Remove, SelfRemove, Update
+from ..mls.tree.leaf_validation import LeafRules
+from ..mls.tree.tree_math import LeafIndex
 from ..policy import RoomPolicy, check
 from ..roster import Roster
 

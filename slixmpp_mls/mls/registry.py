@@ -79,7 +79,7 @@ class CredentialType(IntEnum):
 class SignatureScheme(IntEnum):
     """The numbers that the TLS registry (RFC 8446 4.2.3) gives to the schemes of RFC 9420 17.1.
 
-    Names are those of the registry, as in :attr:`.signature.SignatureScheme.name`.
+    Names are those of the registry, as in :attr:`.crypto.signature.SignatureScheme.name`.
     """
 
     ecdsa_secp256r1_sha256 = 0x0403

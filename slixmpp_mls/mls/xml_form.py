@@ -44,12 +44,12 @@ from typing import Any
 from lxml import etree
 
 from ..errors import MalformedError
-from .extensions import ApplicationId, ExternalPub, ExternalSenders, RequiredCapabilities
-from .framing import AuthenticatedContent, MLSMessage
-from .parent_node import RatchetTreeExtension
 from .registry import CipherSuiteId
+from .structures.extensions import ApplicationId, ExternalPub, ExternalSenders, RequiredCapabilities
+from .structures.framing import AuthenticatedContent, MLSMessage
+from .structures.parent_node import RatchetTreeExtension
+from .structures.welcome import GroupSecrets
 from .tls import MAX_SIZE, Codec, Enum, Opaque, Optional, Select, Struct, StructCodec, UInt, Vector
-from .welcome import GroupSecrets
 
 __all__ = ["NAMESPACE", "from_xml", "schema", "structures", "to_xml"]
 

@@ -21,10 +21,10 @@ from __future__ import annotations
 from typing import assert_never
 
 from ..errors import InvalidError
-from ..mls import framing, key_package, welcome
-from ..mls.cipher_suite import CipherSuite
-from ..mls.framing import ContentType, MLSMessage
+from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.registry import ProtocolVersion
+from ..mls.structures import framing, key_package, welcome
+from ..mls.structures.framing import ContentType, MLSMessage
 from .elements import Application, Commit, GroupInfo, KeyPackage, Proposal, Welcome
 
 __all__ = ["check"]

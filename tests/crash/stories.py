@@ -20,8 +20,8 @@ from typing import Any
 
 from slixmpp_mls.content import EncryptedMessage
 from slixmpp_mls.encrypted_room import EncryptedRoom
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.framing import MLSMessage, PrivateMessage
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.structures.framing import MLSMessage, PrivateMessage
 from slixmpp_mls.plugin import MLS
 from slixmpp_mls.policy import Right, RoomPolicy
 

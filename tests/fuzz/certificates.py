@@ -12,8 +12,8 @@ from slixmpp_mls.authentication import AuthorityService
 from slixmpp_mls.certificates import certificate_request
 from slixmpp_mls.certification import Request
 from slixmpp_mls.identity import ClientIdentity
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.credential import X509Credential
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.structures.credential import X509Credential
 from tests.x509 import DAYS, START, Authority, credential, device_key, leaf_with, pem
 
 from .registry import target

@@ -8,8 +8,10 @@ from lxml import etree
 
 from slixmpp_mls import sce, stanza
 from slixmpp_mls.errors import UsageError
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.framing import (
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.schedule.message_protection import SenderData, unprotect_private
+from slixmpp_mls.mls.schedule.secret_tree import RatchetKind, SecretTree
+from slixmpp_mls.mls.structures.framing import (
     ContentType,
     FramedContent,
     MLSMessage,
@@ -18,11 +20,9 @@ from slixmpp_mls.mls.framing import (
     content_select,
     content_type_of,
 )
-from slixmpp_mls.mls.message_protection import SenderData, unprotect_private
-from slixmpp_mls.mls.parent_node import RatchetTreeExtension
-from slixmpp_mls.mls.ratchet_tree import RatchetTree
-from slixmpp_mls.mls.secret_tree import RatchetKind, SecretTree
+from slixmpp_mls.mls.structures.parent_node import RatchetTreeExtension
 from slixmpp_mls.mls.tls import Struct
+from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
 from slixmpp_mls.mls.xml_form import NAMESPACE, from_xml, structures, to_xml
 from slixmpp_mls.stanza import consistency, elements, trust_message
 from slixmpp_mls.xmpp_xml import AnyElement, parse_xml, serialize, split_tag, to_lxml

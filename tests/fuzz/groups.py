@@ -10,11 +10,14 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.commit import Commit
-from slixmpp_mls.mls.commit_creation import CommitOptions
-from slixmpp_mls.mls.credential import BasicCredential
-from slixmpp_mls.mls.framing import (
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.group.commit_creation import CommitOptions
+from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.registry import WireFormat
+from slixmpp_mls.mls.schedule.message_protection import protect_private, protect_public, sign
+from slixmpp_mls.mls.structures.commit import Commit
+from slixmpp_mls.mls.structures.credential import BasicCredential
+from slixmpp_mls.mls.structures.framing import (
     ApplicationData,
     AuthenticatedContent,
     FramedContent,
@@ -23,13 +26,10 @@ from slixmpp_mls.mls.framing import (
     PublicMessage,
     content_select,
 )
-from slixmpp_mls.mls.group import Group
-from slixmpp_mls.mls.leaf_node import Lifetime
-from slixmpp_mls.mls.message_protection import protect_private, protect_public, sign
-from slixmpp_mls.mls.own_leaf import KeyPackageBundle, OwnLeaf, capabilities, create_key_package
-from slixmpp_mls.mls.proposals import Add, GroupContextExtensions, Remove, SelfRemove
-from slixmpp_mls.mls.registry import WireFormat
-from slixmpp_mls.mls.welcome import GroupInfo, Welcome, group_info_tbs
+from slixmpp_mls.mls.structures.leaf_node import Lifetime
+from slixmpp_mls.mls.structures.proposals import Add, GroupContextExtensions, Remove, SelfRemove
+from slixmpp_mls.mls.structures.welcome import GroupInfo, Welcome, group_info_tbs
+from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, OwnLeaf, capabilities, create_key_package
 
 from . import seeds
 from .registry import target

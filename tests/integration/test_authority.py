@@ -19,9 +19,9 @@ from slixmpp_mls.client import Member
 from slixmpp_mls.delivery import DeviceDirectory, KeyPackageDirectory
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import DeliveryError, UsageError
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.commit_creation import CommitOptions
-from slixmpp_mls.mls.credential import AnyCredential, BasicCredential, Certificate, X509Credential
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.group.commit_creation import CommitOptions
+from slixmpp_mls.mls.structures.credential import AnyCredential, BasicCredential, Certificate, X509Credential
 from slixmpp_mls.policy import RoomPolicy
 
 from ..conftest import unique

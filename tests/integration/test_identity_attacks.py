@@ -22,14 +22,14 @@ from slixmpp_mls.client import Device, RoomGroup
 from slixmpp_mls.delivery import DeviceDirectory
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import InvalidError, MalformedError, NotVouchedFor, PeerError, PolicyTooNew, PolicyViolation
-from slixmpp_mls.mls import commit_creation, creation, leaf_validation
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.extensions import Extension
-from slixmpp_mls.mls.framing import MLSMessage
-from slixmpp_mls.mls.group import Group
-from slixmpp_mls.mls.key_package import KeyPackage
-from slixmpp_mls.mls.proposals import Add, AnyProposal, GroupContextExtensions, ReInit, Remove
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.group.group import Group, commit_creation, group_creation
 from slixmpp_mls.mls.registry import ProtocolVersion
+from slixmpp_mls.mls.structures.extensions import Extension
+from slixmpp_mls.mls.structures.framing import MLSMessage
+from slixmpp_mls.mls.structures.key_package import KeyPackage
+from slixmpp_mls.mls.structures.proposals import Add, AnyProposal, GroupContextExtensions, ReInit, Remove
+from slixmpp_mls.mls.tree import leaf_validation
 from slixmpp_mls.policy import POLICY_TYPES, Right, RoomPolicy
 from slixmpp_mls.stanza import elements, parse
 from slixmpp_mls.store import MemoryStore
@@ -69,7 +69,7 @@ def careless() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(leaf_validation, "_require", lambda *arguments: None)
         patch.setattr(commit_creation, "check_members", lambda *arguments: None)
-        patch.setattr(creation, "check_supported", lambda *arguments: None)
+        patch.setattr(group_creation, "check_supported", lambda *arguments: None)
         yield
 
 

@@ -25,9 +25,9 @@ from slixmpp_mls.delivery import MAX_STANZA, DeviceDirectory, KeyPackageDirector
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.encrypted_room import EncryptedRoom
 from slixmpp_mls.errors import DeliveryError, InvalidError, NoUploadService, StanzaTooLarge, TransferFailed
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.commit_creation import CommitDraft
-from slixmpp_mls.mls.framing import MLSMessage
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.group.commit_creation import CommitDraft
+from slixmpp_mls.mls.structures.framing import MLSMessage
 from slixmpp_mls.plugin import MLS
 from slixmpp_mls.stanza import KeyPackage, RoomElement
 from slixmpp_mls.stanza.elements import Device as DeviceElement

@@ -13,8 +13,8 @@ import pytest
 
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import DowngradeSuspected
-from slixmpp_mls.mls.framing import MLSMessage
-from slixmpp_mls.mls.key_package import KeyPackage as KeyPackageStructure
+from slixmpp_mls.mls.structures.framing import MLSMessage
+from slixmpp_mls.mls.structures.key_package import KeyPackage as KeyPackageStructure
 from slixmpp_mls.stanza import KeyPackage, parse
 
 from ..conftest import unique

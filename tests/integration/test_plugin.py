@@ -18,9 +18,9 @@ from slixmpp_mls.delivery.forms import FORM
 from slixmpp_mls.delivery.muc_config import MUC_OWNER
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import NotPermitted, RoomLost, RoomUnsuitable, UsageError
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.framing import MLSMessage
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.parameters import DAY
+from slixmpp_mls.mls.structures.framing import MLSMessage
 from slixmpp_mls.policy import Right, RoomPolicy
 from slixmpp_mls.stanza import KeyPackage
 from slixmpp_mls.store import MemoryStore

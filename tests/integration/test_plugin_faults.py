@@ -27,8 +27,8 @@ from slixmpp_mls.errors import (
     Replayed,
     UnknownGroup,
 )
-from slixmpp_mls.mls.leaf_validation import GroupRequirements
-from slixmpp_mls.mls.proposals import Add
+from slixmpp_mls.mls.structures.proposals import Add
+from slixmpp_mls.mls.tree.leaf_validation import GroupRequirements
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.stanza import KeyPackage, parse
 from slixmpp_mls.store import MemoryStore

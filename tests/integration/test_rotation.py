@@ -14,7 +14,7 @@ from slixmpp_mls.delivery import KeyPackageDirectory
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import NoAnswer
 from slixmpp_mls.identity import fingerprint
-from slixmpp_mls.mls.cipher_suite import CipherSuite
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.stanza import KeyPackage, parse
 from slixmpp_mls.stanza.consistency import check as check_consistency
 

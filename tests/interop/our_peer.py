@@ -13,26 +13,26 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 from slixmpp_mls.errors import MLSError
-from slixmpp_mls.mls import extensions as mls_extensions
-from slixmpp_mls.mls import framing
-from slixmpp_mls.mls import proposals as mls_proposals
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.commit_creation import CommitBundle, CommitOptions
-from slixmpp_mls.mls.credential import BasicCredential
-from slixmpp_mls.mls.following import follow
-from slixmpp_mls.mls.framing import MLSMessage
-from slixmpp_mls.mls.group import Group as MLSGroup
-from slixmpp_mls.mls.group import external_proposal
-from slixmpp_mls.mls.group_state import GroupState as MLSGroupState
-from slixmpp_mls.mls.key_package import KeyPackage
-from slixmpp_mls.mls.leaf_node import Lifetime
-from slixmpp_mls.mls.message_processing import ReceivedMessage, ReceivedProposal
-from slixmpp_mls.mls.own_leaf import KeyPackageBundle, OwnLeaf, capabilities, create_key_package
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.group.commit_creation import CommitBundle, CommitOptions
+from slixmpp_mls.mls.group.group import Group as MLSGroup
+from slixmpp_mls.mls.group.group import external_proposal
+from slixmpp_mls.mls.group.group_state import GroupState as MLSGroupState
+from slixmpp_mls.mls.group.message_processing import ReceivedMessage, ReceivedProposal
+from slixmpp_mls.mls.group.public_group import follow
+from slixmpp_mls.mls.group.staging import StagedCommit
 from slixmpp_mls.mls.parameters import DAY, HOUR, Parameters
-from slixmpp_mls.mls.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
 from slixmpp_mls.mls.registry import ProtocolVersion
-from slixmpp_mls.mls.staging import StagedCommit
-from slixmpp_mls.mls.welcome import GroupInfo, Welcome
+from slixmpp_mls.mls.structures import extensions as mls_extensions
+from slixmpp_mls.mls.structures import framing
+from slixmpp_mls.mls.structures import proposals as mls_proposals
+from slixmpp_mls.mls.structures.credential import BasicCredential
+from slixmpp_mls.mls.structures.framing import MLSMessage
+from slixmpp_mls.mls.structures.key_package import KeyPackage
+from slixmpp_mls.mls.structures.leaf_node import Lifetime
+from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
+from slixmpp_mls.mls.structures.welcome import GroupInfo, Welcome
+from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, OwnLeaf, capabilities, create_key_package
 
 from .peers import (
     Add,

@@ -13,19 +13,19 @@ import pytest
 from lxml import etree
 
 from slixmpp_mls.errors import InvalidError
-from slixmpp_mls.mls import commit_creation, following
-from slixmpp_mls.mls.commit_creation import CommitOptions
-from slixmpp_mls.mls.credential import Certificate, X509Credential
-from slixmpp_mls.mls.following import follow
-from slixmpp_mls.mls.framing import MLSMessage, PublicMessage
-from slixmpp_mls.mls.group import Group as MLSGroup
-from slixmpp_mls.mls.key_package import KeyPackage
-from slixmpp_mls.mls.own_leaf import capabilities
-from slixmpp_mls.mls.proposals import Add as AddProposal
-from slixmpp_mls.mls.proposals import SelfRemove
-from slixmpp_mls.mls.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK
+from slixmpp_mls.mls.group.commit_creation import CommitOptions
+from slixmpp_mls.mls.group.group import Group as MLSGroup
+from slixmpp_mls.mls.group.group import commit_creation, public_group
+from slixmpp_mls.mls.group.public_group import follow
 from slixmpp_mls.mls.registry import GREASE, ExtensionType, ProposalType
-from slixmpp_mls.mls.welcome import GroupInfo
+from slixmpp_mls.mls.structures.credential import Certificate, X509Credential
+from slixmpp_mls.mls.structures.framing import MLSMessage, PublicMessage
+from slixmpp_mls.mls.structures.key_package import KeyPackage
+from slixmpp_mls.mls.structures.proposals import Add as AddProposal
+from slixmpp_mls.mls.structures.proposals import SelfRemove
+from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK
+from slixmpp_mls.mls.structures.welcome import GroupInfo
+from slixmpp_mls.mls.tree.leaf_creation import capabilities
 from slixmpp_mls.mls.xml_form import from_xml, to_xml
 
 from .cases import full_room, people
@@ -319,7 +319,7 @@ def test_3_2_a_follower_sees_what_members_see(theirs: Peer) -> None:
 
     def heard(message: bytes) -> None:
         nonlocal public
-        public = following.process(public, message, parameters=PARAMETERS).next
+        public = public_group.process(public, message, parameters=PARAMETERS).next
 
     def commit(committer: Client, *proposals: Add | Remove, joining: Sequence[Client] = ()) -> None:
         heard(room.commit(committer, *proposals, private=False, joining=joining).message)

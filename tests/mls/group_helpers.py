@@ -1,6 +1,6 @@
 """Groups for tests: honest rooms of members that stay in step, and a member that signs what it likes.
 
-A :class:`~slixmpp_mls.mls.group.Group` is a value, so rooms made once serve many tests.
+A :class:`~slixmpp_mls.mls.group.group.Group` is a value, so rooms made once serve many tests.
 """
 
 from __future__ import annotations
@@ -12,13 +12,25 @@ from typing import Any, cast
 import pytest
 
 from slixmpp_mls.errors import MLSError, PeerError
-from slixmpp_mls.mls.cipher_suite import CipherSuite, SignaturePrivateKey
-from slixmpp_mls.mls.commit import Commit
-from slixmpp_mls.mls.commit_creation import CommitBundle, CommitOptions
-from slixmpp_mls.mls.credential import AnyCredential, BasicCredential
-from slixmpp_mls.mls.effects import Effects
-from slixmpp_mls.mls.extensions import Extension
-from slixmpp_mls.mls.framing import (
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite, SignaturePrivateKey
+from slixmpp_mls.mls.group.commit_creation import CommitBundle, CommitOptions
+from slixmpp_mls.mls.group.commit_effects import Effects
+from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.group.message_processing import ReceivedMessage, ReceivedProposal
+from slixmpp_mls.mls.group.staging import StagedCommit
+from slixmpp_mls.mls.parameters import Parameters
+from slixmpp_mls.mls.registry import WireFormat
+from slixmpp_mls.mls.schedule.message_protection import (
+    open_sender_data,
+    protect_private,
+    protect_public,
+    sign,
+    unprotect_private,
+)
+from slixmpp_mls.mls.structures.commit import Commit
+from slixmpp_mls.mls.structures.credential import AnyCredential, BasicCredential
+from slixmpp_mls.mls.structures.extensions import Extension
+from slixmpp_mls.mls.structures.framing import (
     AnySender,
     ApplicationData,
     AuthenticatedContent,
@@ -27,23 +39,11 @@ from slixmpp_mls.mls.framing import (
     MLSMessage,
     PublicMessage,
 )
-from slixmpp_mls.mls.group import Group
-from slixmpp_mls.mls.leaf_node import Capabilities, Lifetime
-from slixmpp_mls.mls.message_processing import ReceivedMessage, ReceivedProposal
-from slixmpp_mls.mls.message_protection import (
-    open_sender_data,
-    protect_private,
-    protect_public,
-    sign,
-    unprotect_private,
-)
-from slixmpp_mls.mls.own_leaf import KeyPackageBundle, OwnLeaf, capabilities, create_key_package, sign_leaf
-from slixmpp_mls.mls.parameters import Parameters
-from slixmpp_mls.mls.proposals import Add, AnyProposal
-from slixmpp_mls.mls.registry import WireFormat
-from slixmpp_mls.mls.staging import StagedCommit
-from slixmpp_mls.mls.update_path import UpdatePath
-from slixmpp_mls.mls.welcome import GroupInfo, Welcome
+from slixmpp_mls.mls.structures.leaf_node import Capabilities, Lifetime
+from slixmpp_mls.mls.structures.proposals import Add, AnyProposal
+from slixmpp_mls.mls.structures.update_path import UpdatePath
+from slixmpp_mls.mls.structures.welcome import GroupInfo, Welcome
+from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, OwnLeaf, capabilities, create_key_package, sign_leaf
 
 NOW = 1_800_000_000
 DAY = 86_400

@@ -6,11 +6,18 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
-from slixmpp_mls.mls.cipher_suite import CipherSuite, HPKEPrivateKey, SignaturePrivateKey
-from slixmpp_mls.mls.credential import BasicCredential
-from slixmpp_mls.mls.key_package import KeyPackage, key_package_tbs
-from slixmpp_mls.mls.leaf_node import Capabilities, KeyPackageSource, LeafNode, Lifetime, UpdateSource, leaf_node_tbs
-from slixmpp_mls.mls.ratchet_tree import RatchetTree
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite, HPKEPrivateKey, SignaturePrivateKey
+from slixmpp_mls.mls.structures.credential import BasicCredential
+from slixmpp_mls.mls.structures.key_package import KeyPackage, key_package_tbs
+from slixmpp_mls.mls.structures.leaf_node import (
+    Capabilities,
+    KeyPackageSource,
+    LeafNode,
+    Lifetime,
+    UpdateSource,
+    leaf_node_tbs,
+)
+from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
 
 NOW = 1_750_000_000
 DAY = 86_400

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.leaf_node import CommitSource, LeafNode
-from slixmpp_mls.mls.parent_node import AnyNode, ParentNode
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.structures.leaf_node import CommitSource, LeafNode
+from slixmpp_mls.mls.structures.parent_node import AnyNode, ParentNode
 from slixmpp_mls.mls.tls import encode_varint
-from slixmpp_mls.mls.tree_math import (
+from slixmpp_mls.mls.tree.tree_math import (
     LeafIndex,
     NodeIndex,
     copath,

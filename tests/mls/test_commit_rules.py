@@ -12,14 +12,14 @@ from dataclasses import replace
 import pytest
 
 from slixmpp_mls.errors import InvalidError, MalformedError
-from slixmpp_mls.mls.commit import Commit, ProposalRef
-from slixmpp_mls.mls.commit_creation import CommitOptions
-from slixmpp_mls.mls.credential import UnknownCredential, X509Credential
-from slixmpp_mls.mls.extensions import ApplicationId, Extension, RequiredCapabilities
-from slixmpp_mls.mls.key_package import KeyPackage, key_package_tbs
-from slixmpp_mls.mls.leaf_node import CommitSource, KeyPackageSource, LeafNode, Lifetime, UpdateSource
-from slixmpp_mls.mls.own_leaf import KeyPackageBundle, sign_leaf, update_leaf
-from slixmpp_mls.mls.proposals import (
+from slixmpp_mls.mls.group.commit_creation import CommitOptions
+from slixmpp_mls.mls.registry import GREASE, ExtensionType
+from slixmpp_mls.mls.structures.commit import Commit, ProposalRef
+from slixmpp_mls.mls.structures.credential import UnknownCredential, X509Credential
+from slixmpp_mls.mls.structures.extensions import ApplicationId, Extension, RequiredCapabilities
+from slixmpp_mls.mls.structures.key_package import KeyPackage, key_package_tbs
+from slixmpp_mls.mls.structures.leaf_node import CommitSource, KeyPackageSource, LeafNode, Lifetime, UpdateSource
+from slixmpp_mls.mls.structures.proposals import (
     Add,
     AnyProposal,
     ExternalInit,
@@ -31,9 +31,9 @@ from slixmpp_mls.mls.proposals import (
     UnknownProposal,
     Update,
 )
-from slixmpp_mls.mls.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
-from slixmpp_mls.mls.registry import GREASE, ExtensionType
-from slixmpp_mls.mls.update_path import HPKECiphertext
+from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
+from slixmpp_mls.mls.structures.update_path import HPKECiphertext
+from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, sign_leaf, update_leaf
 from tests.mls.group_helpers import (
     DAY,
     NOW,

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slixmpp_mls.errors import InvalidError
-from slixmpp_mls.mls import hpke
-from slixmpp_mls.mls.cipher_suite import CipherSuite
+from slixmpp_mls.mls.crypto import hpke
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.registry import GREASE, CipherSuiteId
-from slixmpp_mls.mls.update_path import HPKECiphertext
+from slixmpp_mls.mls.structures.update_path import HPKECiphertext
 
 from ..vectors import load
 

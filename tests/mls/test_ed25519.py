@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slixmpp_mls.mls import ed25519
+from slixmpp_mls.mls.crypto import ed25519
 
 P = 2**255 - 19
 D = -121665 * pow(121666, -1, P) % P

@@ -8,22 +8,22 @@ from typing import Any, cast
 import pytest
 
 from slixmpp_mls.errors import InvalidError, NotForUs, UsageError
-from slixmpp_mls.mls.commit import Commit, ProposalRef
-from slixmpp_mls.mls.commit_creation import CommitBundle, sign_group_info
-from slixmpp_mls.mls.credential import BasicCredential, X509Credential
-from slixmpp_mls.mls.effects import ChangeKind
-from slixmpp_mls.mls.extensions import Extension, RequiredCapabilities
-from slixmpp_mls.mls.framing import (
+from slixmpp_mls.mls.group.commit_creation import CommitBundle, sign_group_info
+from slixmpp_mls.mls.group.commit_effects import ChangeKind
+from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.registry import WireFormat
+from slixmpp_mls.mls.schedule.message_protection import protect_private, protect_public, sign
+from slixmpp_mls.mls.structures.commit import Commit, ProposalRef
+from slixmpp_mls.mls.structures.credential import BasicCredential, X509Credential
+from slixmpp_mls.mls.structures.extensions import Extension, RequiredCapabilities
+from slixmpp_mls.mls.structures.framing import (
     AuthenticatedContent,
     FramedContent,
     MemberSender,
     MLSMessage,
     NewMemberCommitSender,
 )
-from slixmpp_mls.mls.group import Group
-from slixmpp_mls.mls.message_protection import protect_private, protect_public, sign
-from slixmpp_mls.mls.own_leaf import KeyPackageBundle, OwnLeaf, capabilities, sign_leaf
-from slixmpp_mls.mls.proposals import (
+from slixmpp_mls.mls.structures.proposals import (
     Add,
     ExternalInit,
     GroupContextExtensions,
@@ -33,8 +33,8 @@ from slixmpp_mls.mls.proposals import (
     SelfRemove,
     Update,
 )
-from slixmpp_mls.mls.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
-from slixmpp_mls.mls.registry import WireFormat
+from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
+from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, OwnLeaf, capabilities, sign_leaf
 from tests.mls.group_helpers import (
     NOW,
     Room,

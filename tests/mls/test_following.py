@@ -8,16 +8,16 @@ from typing import cast
 import pytest
 
 from slixmpp_mls.errors import InvalidError, NotForUs, PeerError
-from slixmpp_mls.mls.commit import Commit
-from slixmpp_mls.mls.commit_creation import CommitOptions
-from slixmpp_mls.mls.extensions import Extension
-from slixmpp_mls.mls.following import FollowedCommit, FollowedProposal, follow, process
-from slixmpp_mls.mls.framing import MLSMessage
-from slixmpp_mls.mls.group import Group
-from slixmpp_mls.mls.group_state import PublicGroup
-from slixmpp_mls.mls.message_protection import protect_public
+from slixmpp_mls.mls.group.commit_creation import CommitOptions
+from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.group.group_state import PublicGroup
+from slixmpp_mls.mls.group.public_group import FollowedCommit, FollowedProposal, follow, process
 from slixmpp_mls.mls.parameters import Parameters
-from slixmpp_mls.mls.proposals import Add, GroupContextExtensions, Remove, SelfRemove
+from slixmpp_mls.mls.schedule.message_protection import protect_public
+from slixmpp_mls.mls.structures.commit import Commit
+from slixmpp_mls.mls.structures.extensions import Extension
+from slixmpp_mls.mls.structures.framing import MLSMessage
+from slixmpp_mls.mls.structures.proposals import Add, GroupContextExtensions, Remove, SelfRemove
 from tests.mls.group_helpers import (
     NOW,
     PUBLIC,

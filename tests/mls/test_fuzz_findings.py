@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from slixmpp_mls.errors import InvalidError
-from slixmpp_mls.mls.framing import MLSMessage
-from slixmpp_mls.mls.group import Group
-from slixmpp_mls.mls.welcome import GroupInfo, group_info_tbs
+from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.structures.framing import MLSMessage
+from slixmpp_mls.mls.structures.welcome import GroupInfo, group_info_tbs
 from tests.fuzz.groups import ALICE, BOB, DAVE, NOW, SUITE
 
 

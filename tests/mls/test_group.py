@@ -8,12 +8,17 @@ from typing import cast
 import pytest
 
 from slixmpp_mls.errors import InvalidError, MalformedError, NotForUs, UsageError
-from slixmpp_mls.mls.cipher_suite import CipherSuite, SignaturePrivateKey
-from slixmpp_mls.mls.commit import Commit
-from slixmpp_mls.mls.commit_creation import CommitOptions
-from slixmpp_mls.mls.credential import BasicCredential, Certificate, UnknownCredential, X509Credential
-from slixmpp_mls.mls.effects import ChangeKind
-from slixmpp_mls.mls.extensions import (
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite, SignaturePrivateKey
+from slixmpp_mls.mls.group.commit_creation import CommitOptions
+from slixmpp_mls.mls.group.commit_effects import ChangeKind
+from slixmpp_mls.mls.group.group import Group, external_proposal
+from slixmpp_mls.mls.group.message_processing import ReceivedMessage, ReceivedProposal
+from slixmpp_mls.mls.group.staging import StagedCommit
+from slixmpp_mls.mls.registry import GREASE, ExtensionType
+from slixmpp_mls.mls.schedule.message_protection import no_padding
+from slixmpp_mls.mls.structures.commit import Commit
+from slixmpp_mls.mls.structures.credential import BasicCredential, Certificate, UnknownCredential, X509Credential
+from slixmpp_mls.mls.structures.extensions import (
     ApplicationId,
     Extension,
     ExternalPub,
@@ -21,19 +26,15 @@ from slixmpp_mls.mls.extensions import (
     ExternalSenders,
     RequiredCapabilities,
 )
-from slixmpp_mls.mls.framing import (
+from slixmpp_mls.mls.structures.framing import (
     ExternalSenderIndex,
     MemberSender,
     MLSMessage,
     NewMemberProposalSender,
     PrivateMessage,
 )
-from slixmpp_mls.mls.group import Group, external_proposal
-from slixmpp_mls.mls.leaf_node import CommitSource, KeyPackageSource, Lifetime, UpdateSource
-from slixmpp_mls.mls.message_processing import ReceivedMessage, ReceivedProposal
-from slixmpp_mls.mls.message_protection import no_padding
-from slixmpp_mls.mls.own_leaf import OwnLeaf, capabilities
-from slixmpp_mls.mls.proposals import (
+from slixmpp_mls.mls.structures.leaf_node import CommitSource, KeyPackageSource, Lifetime, UpdateSource
+from slixmpp_mls.mls.structures.proposals import (
     Add,
     ExternalInit,
     GroupContextExtensions,
@@ -44,9 +45,8 @@ from slixmpp_mls.mls.proposals import (
     UnknownProposal,
     Update,
 )
-from slixmpp_mls.mls.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
-from slixmpp_mls.mls.registry import GREASE, ExtensionType
-from slixmpp_mls.mls.staging import StagedCommit
+from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
+from slixmpp_mls.mls.tree.leaf_creation import OwnLeaf, capabilities
 from tests.mls.group_helpers import (
     DAY,
     NOW,

@@ -11,14 +11,14 @@ from typing import cast
 import pytest
 
 from slixmpp_mls.errors import InvalidError, PeerError
-from slixmpp_mls.mls.commit_creation import CommitOptions
-from slixmpp_mls.mls.credential import BasicCredential
-from slixmpp_mls.mls.group import Group
-from slixmpp_mls.mls.group_pieces import restore_staged, staged_pieces
-from slixmpp_mls.mls.own_leaf import OwnLeaf, capabilities
+from slixmpp_mls.mls.group.commit_creation import CommitOptions
+from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.group.group_storage import restore_staged, staged_pieces
 from slixmpp_mls.mls.parameters import Parameters
-from slixmpp_mls.mls.proposals import Add, Remove, SelfRemove
-from slixmpp_mls.mls.secret_tree import RatchetKind
+from slixmpp_mls.mls.schedule.secret_tree import RatchetKind
+from slixmpp_mls.mls.structures.credential import BasicCredential
+from slixmpp_mls.mls.structures.proposals import Add, Remove, SelfRemove
+from slixmpp_mls.mls.tree.leaf_creation import OwnLeaf, capabilities
 from tests.mls.group_helpers import NOW, Room, bundle, group_info_of, heard, welcome_of, won
 
 THREE = Room.of("alice", "bob", "carol")

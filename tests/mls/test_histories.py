@@ -25,16 +25,23 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from slixmpp_mls.errors import PeerError, WrongEpoch
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.commit_creation import CommitOptions
-from slixmpp_mls.mls.extensions import ExternalSenders
-from slixmpp_mls.mls.framing import MemberSender, NewMemberProposalSender, PublicMessage
-from slixmpp_mls.mls.group import Group, external_proposal
-from slixmpp_mls.mls.message_processing import ReceivedMessage
-from slixmpp_mls.mls.own_leaf import KeyPackageBundle
-from slixmpp_mls.mls.proposals import Add, AnyProposal, GroupContextExtensions, PreSharedKey, Remove, SelfRemove
-from slixmpp_mls.mls.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
-from slixmpp_mls.mls.staging import StagedCommit
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.group.commit_creation import CommitOptions
+from slixmpp_mls.mls.group.group import Group, external_proposal
+from slixmpp_mls.mls.group.message_processing import ReceivedMessage
+from slixmpp_mls.mls.group.staging import StagedCommit
+from slixmpp_mls.mls.structures.extensions import ExternalSenders
+from slixmpp_mls.mls.structures.framing import MemberSender, NewMemberProposalSender, PublicMessage
+from slixmpp_mls.mls.structures.proposals import (
+    Add,
+    AnyProposal,
+    GroupContextExtensions,
+    PreSharedKey,
+    Remove,
+    SelfRemove,
+)
+from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
+from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
 from tests.mls.group_helpers import NOW, body, bundle, group_info_of, welcome_of
 
 MOST = 40

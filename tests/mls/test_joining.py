@@ -8,17 +8,17 @@ from dataclasses import replace
 import pytest
 
 from slixmpp_mls.errors import MalformedError, NotForUs, PeerError
-from slixmpp_mls.mls.cipher_suite import SignaturePrivateKey
-from slixmpp_mls.mls.commit_creation import CommitBundle, CommitOptions, sign_group_info
-from slixmpp_mls.mls.extensions import Extension, ExternalSenders, RequiredCapabilities
-from slixmpp_mls.mls.group import Group
-from slixmpp_mls.mls.key_schedule import welcome_key
-from slixmpp_mls.mls.leaf_node import Lifetime
-from slixmpp_mls.mls.own_leaf import KeyPackageBundle
-from slixmpp_mls.mls.proposals import Add, PreSharedKey
-from slixmpp_mls.mls.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
+from slixmpp_mls.mls.crypto.cipher_suite import SignaturePrivateKey
+from slixmpp_mls.mls.group.commit_creation import CommitBundle, CommitOptions, sign_group_info
+from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.registry import GREASE, ExtensionType
-from slixmpp_mls.mls.welcome import EncryptedGroupSecrets, GroupInfo, GroupSecrets, PathSecret, Welcome
+from slixmpp_mls.mls.schedule.key_schedule import welcome_key
+from slixmpp_mls.mls.structures.extensions import Extension, ExternalSenders, RequiredCapabilities
+from slixmpp_mls.mls.structures.leaf_node import Lifetime
+from slixmpp_mls.mls.structures.proposals import Add, PreSharedKey
+from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
+from slixmpp_mls.mls.structures.welcome import EncryptedGroupSecrets, GroupInfo, GroupSecrets, PathSecret, Welcome
+from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
 from tests.mls.group_helpers import DAY, NOW, Room, bundle, supporting, welcome_of, won
 
 ROOM = Room.of("alice", "bob", "carol")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from slixmpp_mls.errors import InvalidError, MalformedError
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.group_context import GroupContext
-from slixmpp_mls.mls.key_schedule import (
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.registry import CipherSuiteId, ProtocolVersion
+from slixmpp_mls.mls.schedule.key_schedule import (
     EpochSecrets,
     derive_epoch,
     epoch_from_secret,
@@ -19,7 +19,7 @@ from slixmpp_mls.mls.key_schedule import (
     open_external_init,
     welcome_key,
 )
-from slixmpp_mls.mls.registry import CipherSuiteId, ProtocolVersion
+from slixmpp_mls.mls.structures.group_context import GroupContext
 
 from ..vectors import load
 

@@ -7,17 +7,17 @@ from dataclasses import replace
 import pytest
 
 from slixmpp_mls.errors import InvalidError, NotForUs, Replayed, UsageError, WrongEpoch
-from slixmpp_mls.mls.commit_creation import CommitOptions
-from slixmpp_mls.mls.credential import BasicCredential
-from slixmpp_mls.mls.framing import ApplicationData, MemberSender
-from slixmpp_mls.mls.group import Group
-from slixmpp_mls.mls.message_processing import ReceivedMessage
-from slixmpp_mls.mls.own_leaf import OwnLeaf, capabilities
+from slixmpp_mls.mls.group.commit_creation import CommitOptions
+from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.group.message_processing import ReceivedMessage
+from slixmpp_mls.mls.group.staging import StagedCommit
 from slixmpp_mls.mls.parameters import HOUR, Parameters
-from slixmpp_mls.mls.proposals import Add, Remove
-from slixmpp_mls.mls.secret_tree import RatchetKind
-from slixmpp_mls.mls.staging import StagedCommit
-from slixmpp_mls.mls.tree_math import LeafIndex
+from slixmpp_mls.mls.schedule.secret_tree import RatchetKind
+from slixmpp_mls.mls.structures.credential import BasicCredential
+from slixmpp_mls.mls.structures.framing import ApplicationData, MemberSender
+from slixmpp_mls.mls.structures.proposals import Add, Remove
+from slixmpp_mls.mls.tree.leaf_creation import OwnLeaf, capabilities
+from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from tests.mls.group_helpers import NOW, Room, bundle, forged, heard, refused, won
 
 THREE = Room.of("alice", "bob", "carol")

@@ -8,25 +8,19 @@ from typing import Any
 import pytest
 
 from slixmpp_mls.errors import InvalidError, MalformedError
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.credential import UnknownCredential, X509Credential
-from slixmpp_mls.mls.extensions import ApplicationId, Extension, ExternalSenders, RequiredCapabilities
-from slixmpp_mls.mls.leaf_node import (
-    Capabilities,
-    CommitSource,
-    KeyPackageSource,
-    Lifetime,
-    UpdateSource,
-)
-from slixmpp_mls.mls.leaf_validation import (
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.registry import GREASE, ExtensionType
+from slixmpp_mls.mls.structures.credential import UnknownCredential, X509Credential
+from slixmpp_mls.mls.structures.extensions import ApplicationId, Extension, ExternalSenders, RequiredCapabilities
+from slixmpp_mls.mls.structures.leaf_node import Capabilities, CommitSource, KeyPackageSource, Lifetime, UpdateSource
+from slixmpp_mls.mls.tree.leaf_validation import (
     GroupRequirements,
     LeafRules,
     check_leaf,
     check_members,
     check_proposal_supported,
 )
-from slixmpp_mls.mls.registry import GREASE, ExtensionType
-from slixmpp_mls.mls.tree_math import LeafIndex
+from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from tests.mls.members import CAPABILITIES, DAY, NOW, Member, member, members, tree_of
 
 SUITE = CipherSuite.get(1)

@@ -24,17 +24,23 @@ from typing import cast
 import pytest
 
 from slixmpp_mls.errors import InvalidError, MalformedError, NotForUs, PeerError, Replayed, UsageError
-from slixmpp_mls.mls.commit import Commit
-from slixmpp_mls.mls.commit_creation import CommitOptions
-from slixmpp_mls.mls.extensions import ApplicationId, Extension, ExternalPub, ExternalSenders, RequiredCapabilities
-from slixmpp_mls.mls.framing import ApplicationData, FramedContent, MemberSender
-from slixmpp_mls.mls.group import Group
-from slixmpp_mls.mls.leaf_node import CommitSource, Lifetime, leaf_node_tbs
+from slixmpp_mls.mls.group.commit_creation import CommitOptions
+from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.parameters import Parameters
-from slixmpp_mls.mls.parent_node import ParentNode
-from slixmpp_mls.mls.proposals import Add, PreSharedKey, Remove, SelfRemove
-from slixmpp_mls.mls.psk import ExternalPSK, PreSharedKeyID
-from slixmpp_mls.mls.tree_math import LeafIndex
+from slixmpp_mls.mls.structures.commit import Commit
+from slixmpp_mls.mls.structures.extensions import (
+    ApplicationId,
+    Extension,
+    ExternalPub,
+    ExternalSenders,
+    RequiredCapabilities,
+)
+from slixmpp_mls.mls.structures.framing import ApplicationData, FramedContent, MemberSender
+from slixmpp_mls.mls.structures.leaf_node import CommitSource, Lifetime, leaf_node_tbs
+from slixmpp_mls.mls.structures.parent_node import ParentNode
+from slixmpp_mls.mls.structures.proposals import Add, PreSharedKey, Remove, SelfRemove
+from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID
+from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from tests.mls.group_helpers import (
     DAY,
     NOW,

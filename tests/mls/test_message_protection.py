@@ -11,10 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slixmpp_mls.errors import InvalidError, MalformedError, PeerError, Replayed, UsageError
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.commit import Commit
-from slixmpp_mls.mls.credential import BasicCredential
-from slixmpp_mls.mls.framing import (
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.registry import ProtocolVersion, WireFormat
+from slixmpp_mls.mls.schedule.message_protection import (
+    UnverifiedContent,
+    no_padding,
+    open_sender_data,
+    pad_in_steps,
+    protect_private,
+    protect_public,
+    sender_data_key,
+    sign,
+    unprotect_private,
+    unprotect_public,
+)
+from slixmpp_mls.mls.schedule.secret_tree import RatchetKind, SecretTree
+from slixmpp_mls.mls.structures.commit import Commit
+from slixmpp_mls.mls.structures.credential import BasicCredential
+from slixmpp_mls.mls.structures.framing import (
     ApplicationData,
     AuthenticatedContent,
     ContentType,
@@ -27,24 +41,10 @@ from slixmpp_mls.mls.framing import (
     PrivateMessage,
     PublicMessage,
 )
-from slixmpp_mls.mls.group_context import GroupContext
-from slixmpp_mls.mls.key_package import KeyPackage
-from slixmpp_mls.mls.leaf_node import Capabilities, KeyPackageSource, LeafNode, Lifetime
-from slixmpp_mls.mls.message_protection import (
-    UnverifiedContent,
-    no_padding,
-    open_sender_data,
-    pad_in_steps,
-    protect_private,
-    protect_public,
-    sender_data_key,
-    sign,
-    unprotect_private,
-    unprotect_public,
-)
-from slixmpp_mls.mls.proposals import Add, Proposal, Remove
-from slixmpp_mls.mls.registry import ProtocolVersion, WireFormat
-from slixmpp_mls.mls.secret_tree import RatchetKind, SecretTree
+from slixmpp_mls.mls.structures.group_context import GroupContext
+from slixmpp_mls.mls.structures.key_package import KeyPackage
+from slixmpp_mls.mls.structures.leaf_node import Capabilities, KeyPackageSource, LeafNode, Lifetime
+from slixmpp_mls.mls.structures.proposals import Add, Proposal, Remove
 from slixmpp_mls.mls.tls import codec_of
 
 from ..vectors import load

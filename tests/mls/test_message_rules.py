@@ -15,8 +15,12 @@ from slixmpp_mls.errors import (
     UsageError,
     WrongEpoch,
 )
-from slixmpp_mls.mls.commit import Commit
-from slixmpp_mls.mls.framing import (
+from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.group.message_processing import ReceivedMessage
+from slixmpp_mls.mls.registry import WireFormat
+from slixmpp_mls.mls.schedule.message_protection import no_padding, protect_private, sender_data_key
+from slixmpp_mls.mls.structures.commit import Commit
+from slixmpp_mls.mls.structures.framing import (
     ApplicationData,
     AuthenticatedContent,
     ExternalSenderIndex,
@@ -27,12 +31,8 @@ from slixmpp_mls.mls.framing import (
     PrivateMessage,
     PublicMessage,
 )
-from slixmpp_mls.mls.group import Group
-from slixmpp_mls.mls.message_processing import ReceivedMessage
-from slixmpp_mls.mls.message_protection import no_padding, protect_private, sender_data_key
-from slixmpp_mls.mls.proposals import Add, ExternalInit, PreSharedKey, Remove, SelfRemove, Update
-from slixmpp_mls.mls.psk import ExternalPSK, PreSharedKeyID
-from slixmpp_mls.mls.registry import WireFormat
+from slixmpp_mls.mls.structures.proposals import Add, ExternalInit, PreSharedKey, Remove, SelfRemove, Update
+from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID
 from slixmpp_mls.mls.tls import encode_varint, read_varint
 from tests.mls.group_helpers import (
     NOW,

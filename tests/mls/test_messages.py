@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from slixmpp_mls.errors import MalformedError
-from slixmpp_mls.mls.commit import Commit
-from slixmpp_mls.mls.framing import ApplicationData, MLSMessage, PublicMessage
-from slixmpp_mls.mls.parent_node import RatchetTreeExtension
-from slixmpp_mls.mls.proposals import (
+from slixmpp_mls.mls.registry import WireFormat
+from slixmpp_mls.mls.structures.commit import Commit
+from slixmpp_mls.mls.structures.framing import ApplicationData, MLSMessage, PublicMessage
+from slixmpp_mls.mls.structures.parent_node import RatchetTreeExtension
+from slixmpp_mls.mls.structures.proposals import (
     Add,
     ExternalInit,
     GroupContextExtensions,
@@ -21,10 +22,9 @@ from slixmpp_mls.mls.proposals import (
     Remove,
     Update,
 )
-from slixmpp_mls.mls.proposals import type_of as proposal_type_of
-from slixmpp_mls.mls.registry import WireFormat
+from slixmpp_mls.mls.structures.proposals import type_of as proposal_type_of
+from slixmpp_mls.mls.structures.welcome import GroupSecrets
 from slixmpp_mls.mls.tls import Struct
-from slixmpp_mls.mls.welcome import GroupSecrets
 from tests.vectors import load
 
 STRUCTURES: dict[str, type[Struct]] = {

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slixmpp_mls.errors import InvalidError
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.parent_hash import parent_hash, path_parent_hashes, verify_parent_hashes
-from slixmpp_mls.mls.parent_node import ParentNode
-from slixmpp_mls.mls.ratchet_tree import RatchetTree
-from slixmpp_mls.mls.tree_math import LeafIndex, NodeIndex, leaves_under
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.structures.parent_node import ParentNode
+from slixmpp_mls.mls.tree.parent_hash import parent_hash, path_parent_hashes, verify_parent_hashes
+from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
+from slixmpp_mls.mls.tree.tree_math import LeafIndex, NodeIndex, leaves_under
 from tests.mls.naive_tree import NaiveTree
 from tests.mls.test_ratchet_tree import History, fake_leaf
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.framing import MLSMessage
-from slixmpp_mls.mls.group import Group
-from slixmpp_mls.mls.key_package import KeyPackage
-from slixmpp_mls.mls.own_leaf import KeyPackageBundle
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.group.staging import StagedCommit
 from slixmpp_mls.mls.parameters import Parameters
-from slixmpp_mls.mls.psk import ExternalPSK, ResumptionPSK
-from slixmpp_mls.mls.staging import StagedCommit
-from slixmpp_mls.mls.welcome import Welcome
+from slixmpp_mls.mls.structures.framing import MLSMessage
+from slixmpp_mls.mls.structures.key_package import KeyPackage
+from slixmpp_mls.mls.structures.psk import ExternalPSK, ResumptionPSK
+from slixmpp_mls.mls.structures.welcome import Welcome
+from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
 from tests.vectors import load
 
 # Lifetimes in the vectors are of any length, and long over.

@@ -10,14 +10,22 @@ from dataclasses import replace
 import pytest
 
 from slixmpp_mls.errors import InvalidError, UsageError
-from slixmpp_mls.mls import commit_creation
-from slixmpp_mls.mls.credential import UnknownCredential
-from slixmpp_mls.mls.extensions import Extension
-from slixmpp_mls.mls.key_package import key_package_tbs
-from slixmpp_mls.mls.leaf_node import Lifetime
-from slixmpp_mls.mls.own_leaf import sign_leaf, update_leaf
-from slixmpp_mls.mls.proposals import Add, GroupContextExtensions, PreSharedKey, ReInit, Remove, SelfRemove, Update
-from slixmpp_mls.mls.psk import ExternalPSK, PreSharedKeyID
+from slixmpp_mls.mls.group.group import commit_creation
+from slixmpp_mls.mls.structures.credential import UnknownCredential
+from slixmpp_mls.mls.structures.extensions import Extension
+from slixmpp_mls.mls.structures.key_package import key_package_tbs
+from slixmpp_mls.mls.structures.leaf_node import Lifetime
+from slixmpp_mls.mls.structures.proposals import (
+    Add,
+    GroupContextExtensions,
+    PreSharedKey,
+    ReInit,
+    Remove,
+    SelfRemove,
+    Update,
+)
+from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID
+from slixmpp_mls.mls.tree.leaf_creation import sign_leaf, update_leaf
 from tests.mls.group_helpers import NOW, Room, bundle, forged, supporting
 
 PSK = PreSharedKey(PreSharedKeyID(ExternalPSK(b"x"), bytes(32)))

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from slixmpp_mls.errors import InvalidError
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage, psk_secret
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage, psk_secret
 
 from ..vectors import load
 

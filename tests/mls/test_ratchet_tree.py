@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slixmpp_mls.errors import InvalidError, MalformedError
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.credential import BasicCredential, type_of
-from slixmpp_mls.mls.leaf_node import Capabilities, CommitSource, KeyPackageSource, LeafNode, Lifetime
-from slixmpp_mls.mls.parent_hash import verify_parent_hashes
-from slixmpp_mls.mls.parent_node import AnyNode, ParentNode, RatchetTreeExtension
-from slixmpp_mls.mls.ratchet_tree import RatchetTree
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.structures.credential import BasicCredential, type_of
+from slixmpp_mls.mls.structures.leaf_node import Capabilities, CommitSource, KeyPackageSource, LeafNode, Lifetime
+from slixmpp_mls.mls.structures.parent_node import AnyNode, ParentNode, RatchetTreeExtension
 from slixmpp_mls.mls.tls import encode_varint
-from slixmpp_mls.mls.tree_index import Feature
-from slixmpp_mls.mls.tree_math import LeafIndex, NodeIndex, node_of
-from slixmpp_mls.mls.tree_validation import check_unmerged_leaves
+from slixmpp_mls.mls.tree.parent_hash import verify_parent_hashes
+from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
+from slixmpp_mls.mls.tree.tree_index import Feature
+from slixmpp_mls.mls.tree.tree_math import LeafIndex, NodeIndex, node_of
+from slixmpp_mls.mls.tree.tree_validation import check_unmerged_leaves
 from tests.mls.naive_tree import NaiveTree
 
 SUITE = CipherSuite.get(1)

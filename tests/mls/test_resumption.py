@@ -8,13 +8,13 @@ from typing import cast
 import pytest
 
 from slixmpp_mls.errors import InvalidError, UsageError
-from slixmpp_mls.mls.commit_creation import CommitBundle, CommitOptions, create_commit
-from slixmpp_mls.mls.extensions import Extension, ExternalSenders
-from slixmpp_mls.mls.group import Group
-from slixmpp_mls.mls.leaf_validation import LeafRules
-from slixmpp_mls.mls.own_leaf import KeyPackageBundle
-from slixmpp_mls.mls.proposals import Add, PreSharedKey, ReInit
-from slixmpp_mls.mls.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
+from slixmpp_mls.mls.group.commit_creation import CommitBundle, CommitOptions, create_commit
+from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.structures.extensions import Extension, ExternalSenders
+from slixmpp_mls.mls.structures.proposals import Add, PreSharedKey, ReInit
+from slixmpp_mls.mls.structures.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
+from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
+from slixmpp_mls.mls.tree.leaf_validation import LeafRules
 from tests.mls.group_helpers import NOW, Room, bundle, refused, welcome_of, won
 
 NAMES = ("alice", "bob", "carol")

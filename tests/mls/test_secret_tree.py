@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slixmpp_mls.errors import InvalidError, Replayed, UsageError
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.message_protection import sender_data_key
-from slixmpp_mls.mls.secret_tree import RatchetKind, RatchetLimits, SecretTree
-from slixmpp_mls.mls.tree_math import LeafIndex, NodeIndex, copath, direct_path, left, node_of, right
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.schedule.message_protection import sender_data_key
+from slixmpp_mls.mls.schedule.secret_tree import RatchetKind, RatchetLimits, SecretTree
+from slixmpp_mls.mls.tree.tree_math import LeafIndex, NodeIndex, copath, direct_path, left, node_of, right
 
 from ..vectors import load
 

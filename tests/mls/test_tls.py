@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from slixmpp_mls.errors import MalformedError
 from slixmpp_mls.mls import tls
-from slixmpp_mls.mls.commit import Commit, ProposalOrRef, ProposalRef
-from slixmpp_mls.mls.credential import BasicCredential, Credential, UnknownCredential
-from slixmpp_mls.mls.extensions import ExternalPub, ExternalSenders
-from slixmpp_mls.mls.framing import (
+from slixmpp_mls.mls.registry import GREASE, WireFormat
+from slixmpp_mls.mls.structures.commit import Commit, ProposalOrRef, ProposalRef
+from slixmpp_mls.mls.structures.credential import BasicCredential, Credential, UnknownCredential
+from slixmpp_mls.mls.structures.extensions import ExternalPub, ExternalSenders
+from slixmpp_mls.mls.structures.framing import (
     ApplicationData,
     AuthenticatedContent,
     FramedContent,
@@ -24,9 +25,9 @@ from slixmpp_mls.mls.framing import (
     NewMemberCommitSender,
     PublicMessage,
 )
-from slixmpp_mls.mls.leaf_node import Capabilities
-from slixmpp_mls.mls.proposals import Proposal, Remove, SelfRemove, UnknownProposal
-from slixmpp_mls.mls.registry import GREASE, WireFormat
+from slixmpp_mls.mls.structures.leaf_node import Capabilities
+from slixmpp_mls.mls.structures.proposals import Proposal, Remove, SelfRemove, UnknownProposal
+from slixmpp_mls.mls.structures.welcome import GroupSecrets, PathSecret
 from slixmpp_mls.mls.tls import (
     Enum,
     Opaque,
@@ -44,7 +45,6 @@ from slixmpp_mls.mls.tls import (
     uint8,
     uint16,
 )
-from slixmpp_mls.mls.welcome import GroupSecrets, PathSecret
 from tests.strategies import declared_structs, structs
 from tests.vectors import load
 

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from slixmpp_mls.errors import InvalidError
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.framing import AuthenticatedContent
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.registry import WireFormat
-from slixmpp_mls.mls.transcript import (
+from slixmpp_mls.mls.schedule.transcript import (
     confirmation_tag,
     confirmed_transcript_hash,
     interim_transcript_hash,
     verify_confirmation_tag,
 )
+from slixmpp_mls.mls.structures.framing import AuthenticatedContent
 
 from ..vectors import load
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slixmpp_mls.mls import tree_math as tm
-from slixmpp_mls.mls.tree_math import LeafIndex, NodeIndex
+from slixmpp_mls.mls.tree import tree_math as tm
+from slixmpp_mls.mls.tree.tree_math import LeafIndex, NodeIndex
 
 from ..vectors import load
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.proposals import Add, Proposal, Remove, Update
-from slixmpp_mls.mls.ratchet_tree import RatchetTree
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.structures.proposals import Add, Proposal, Remove, Update
 from slixmpp_mls.mls.tls import codec_of
-from slixmpp_mls.mls.tree_math import LeafIndex
+from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
+from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from tests.vectors import load
 
 CASES = load("tree-operations")

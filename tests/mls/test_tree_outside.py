@@ -10,13 +10,13 @@ import pytest
 
 from slixmpp_mls.blob import BlobReference, RatchetTreeLocation, seal
 from slixmpp_mls.errors import InvalidError, MalformedError, NotForUs, PeerError, UsageError
-from slixmpp_mls.mls.commit_creation import CommitOptions
-from slixmpp_mls.mls.extensions import Extension
-from slixmpp_mls.mls.group import Group
-from slixmpp_mls.mls.message_processing import ReceivedMessage
-from slixmpp_mls.mls.proposals import Add, Remove
+from slixmpp_mls.mls.group.commit_creation import CommitOptions
+from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.group.message_processing import ReceivedMessage
 from slixmpp_mls.mls.registry import ExtensionType
-from slixmpp_mls.mls.tree_math import LeafIndex
+from slixmpp_mls.mls.structures.extensions import Extension
+from slixmpp_mls.mls.structures.proposals import Add, Remove
+from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from tests.mls.group_helpers import NOW, Room, body, bundle, group_info_of, heard, welcome_of, won
 
 ROOM = Room.of("alice", "bob", "carol", "dave")

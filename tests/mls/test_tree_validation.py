@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from slixmpp_mls.errors import InvalidError
-from slixmpp_mls.mls.cipher_suite import CipherSuite
-from slixmpp_mls.mls.credential import X509Credential
-from slixmpp_mls.mls.extensions import Extension, RequiredCapabilities
-from slixmpp_mls.mls.group_context import GroupContext
-from slixmpp_mls.mls.leaf_node import CommitSource, KeyPackageSource, LeafNode, Lifetime
-from slixmpp_mls.mls.parent_hash import parent_hash, verify_parent_hashes
-from slixmpp_mls.mls.parent_node import AnyNode, ParentNode
-from slixmpp_mls.mls.ratchet_tree import RatchetTree
-from slixmpp_mls.mls.tree_math import LeafIndex, NodeIndex
-from slixmpp_mls.mls.tree_validation import verify_tree
-from slixmpp_mls.mls.treekem import renew_path
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.structures.credential import X509Credential
+from slixmpp_mls.mls.structures.extensions import Extension, RequiredCapabilities
+from slixmpp_mls.mls.structures.group_context import GroupContext
+from slixmpp_mls.mls.structures.leaf_node import CommitSource, KeyPackageSource, LeafNode, Lifetime
+from slixmpp_mls.mls.structures.parent_node import AnyNode, ParentNode
+from slixmpp_mls.mls.tree.parent_hash import parent_hash, verify_parent_hashes
+from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
+from slixmpp_mls.mls.tree.tree_math import LeafIndex, NodeIndex
+from slixmpp_mls.mls.tree.tree_validation import verify_tree
+from slixmpp_mls.mls.tree.treekem import renew_path
 from tests.mls.members import CAPABILITIES, Member, member, members, tree_of
 from tests.vectors import load
 

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from slixmpp_mls.errors import InvalidError
-from slixmpp_mls.mls.cipher_suite import CipherSuite, SignaturePrivateKey
-from slixmpp_mls.mls.group_context import GroupContext
-from slixmpp_mls.mls.leaf_node import UpdateSource, leaf_node_tbs
-from slixmpp_mls.mls.parent_hash import path_parent_hashes
-from slixmpp_mls.mls.ratchet_tree import RatchetTree
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite, SignaturePrivateKey
 from slixmpp_mls.mls.registry import ProtocolVersion
-from slixmpp_mls.mls.subtree import resolution
-from slixmpp_mls.mls.tree_math import LeafIndex, NodeIndex, common_ancestor, node_of, root
-from slixmpp_mls.mls.treekem import RenewedPath, TreeKEMPrivate, decrypt_path, merge_path, renew_path
-from slixmpp_mls.mls.update_path import UpdatePath
+from slixmpp_mls.mls.structures.group_context import GroupContext
+from slixmpp_mls.mls.structures.leaf_node import UpdateSource, leaf_node_tbs
+from slixmpp_mls.mls.structures.update_path import UpdatePath
+from slixmpp_mls.mls.tree.parent_hash import path_parent_hashes
+from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
+from slixmpp_mls.mls.tree.subtree import resolution
+from slixmpp_mls.mls.tree.tree_math import LeafIndex, NodeIndex, common_ancestor, node_of, root
+from slixmpp_mls.mls.tree.treekem import RenewedPath, TreeKEMPrivate, decrypt_path, merge_path, renew_path
 from tests.mls.members import Member, members, tree_of
 from tests.vectors import load
 

@@ -1,0 +1,296 @@
+"""Receiving: from an MLSMessage to what it would change (RFC 9420 6, 12.4.2).
+
+::
+
+    MLSMessage ─ group, epoch ─ unprotect ─ verify ─┬─ ReceivedMessage   application data
+                                                    ├─ ReceivedProposal  to be kept until a Commit refers to it
+                                                    └─ StagedCommit      the next epoch
+
+None of them has changed the group; :meth:`Group.apply <slixmpp_mls.mls.group.group.Group.apply>` does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...errors import InvalidError, NotForUs, PeerError, Replayed, StateRolledBack, UnknownGroup, WrongEpoch
+from ..crypto.cipher_suite import SignaturePrivateKey
+from ..registry import ProtocolVersion, WireFormat
+from ..schedule.key_schedule import open_external_init
+from ..schedule.message_protection import SenderData, open_sender_data, unprotect_private, unprotect_public
+from ..schedule.secret_tree import RatchetKind, SecretTree
+from ..schedule.transcript import verify_confirmation_tag
+from ..structures.commit import Commit
+from ..structures.framing import (
+    AnySender,
+    ApplicationData,
+    AuthenticatedContent,
+    ContentType,
+    MemberSender,
+    MLSMessage,
+    PrivateMessage,
+    PublicMessage,
+)
+from ..structures.leaf_node import LeafNode
+from ..structures.proposals import AnyProposal, SelfRemove, Update
+from ..tree.leaf_validation import LeafRules
+from ..tree.tree_math import LeafIndex
+from ..tree.treekem import TreeKEMPrivate, decrypt_path
+from .commit_effects import ChangeKind
+from .group_state import GroupState, OwnUpdate, PSKLookup, PublicGroup, SpentKey, no_psks
+from .proposal_list import SentProposal, check_alone
+from .staging import StagedCommit, new_context, next_epoch, psk_values, public_group, stage_public
+
+__all__ = [
+    "Processed", "ReceivedMessage", "ReceivedProposal", "check_version", "open_public", "process", "take_proposal",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedMessage:
+    """Application data, its sender authenticated.
+
+    :ivar sender: the sender's leaf index
+    :ivar leaf: the sender's leaf as it was in the message's epoch
+    :ivar data: the plaintext
+    :ivar missing: how many messages the sender has encrypted, after the latest one that has come and before this
+        one, that have not come (RFC 9750 5.2: loss detection by generations)
+    """
+
+    epoch: int
+    sender: LeafIndex
+    leaf: LeafNode
+    authenticated_data: bytes
+    data: bytes
+    missing: int
+    base: SecretTree
+    secret_tree: SecretTree
+
+    def __repr__(self) -> str:
+        return f"<ReceivedMessage from leaf {self.sender} in epoch {self.epoch}>"
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedProposal:
+    """A proposal that a Commit may now refer to."""
+
+    epoch: int
+    sent: SentProposal
+    base: SecretTree
+    secret_tree: SecretTree | None
+
+    @property
+    def proposal(self) -> AnyProposal:
+        return self.sent.proposal
+
+    @property
+    def sender(self) -> AnySender:
+        return self.sent.sender
+
+
+Processed = ReceivedMessage | ReceivedProposal | StagedCommit
+
+
+def process(
+    group: GroupState, message: MLSMessage, rules: LeafRules, now: int, *, psks: PSKLookup = no_psks
+) -> Processed:
+    """What a message means for a group.
+
+    :param now: seconds since the Unix epoch: whether the keys of an ended epoch may still be used
+    :raises UnknownGroup: it is for another group
+    :raises WrongEpoch: it is for an epoch that we are not in and do not remember
+    :raises NotForUs: it is our own, and encrypted: only the others can read it
+    :raises StateRolledBack: it is our own, and `group` is from a time before it was sent
+    :raises Replayed: its key has been used
+    :raises InvalidError: it is not valid
+    """
+    check_version(message)
+    body = message.body
+    if isinstance(body, PrivateMessage):
+        _check_group(group.public, body.group_id)
+        if body.epoch != group.epoch:
+            return _late_message(group, body, now)
+        _check_open(group)
+        return _private(group, body, rules, psks)
+    if isinstance(body, PublicMessage):
+        content = open_public(group.public, body, group.secrets.membership_key)
+        _check_open(group)
+        return _received(group, content, None, None, rules, psks)
+    raise InvalidError(f"{message.wire_format.name} is no message inside a group", "RFC 9420 6")
+
+
+def check_version(message: MLSMessage) -> None:
+    """:raises InvalidError: it is of another version of the protocol"""
+    if message.version != ProtocolVersion.MLS10:
+        raise InvalidError(f"protocol version {message.version}", "RFC 9420 6")
+
+
+def _check_group(public: PublicGroup, group_id: bytes) -> None:
+    if group_id != public.group_id:
+        raise UnknownGroup("a message for another group", "RFC 9420 6.1")
+
+
+def _check_open(group: GroupState) -> None:
+    if group.closed is not None:
+        raise InvalidError("a message in a group that has been reinitialized", "RFC 9420 12.4.2")
+
+
+def open_public(public: PublicGroup, message: PublicMessage, membership_key: bytes | None) -> AuthenticatedContent:
+    """RFC 9420 6.1, 6.2: the content of a PublicMessage of the present epoch.
+
+    :param membership_key: None if we are no member, and so can not check the membership tag
+    """
+    _check_group(public, message.content.group_id)
+    if message.content.epoch != public.epoch:  # RFC 9420 12.1, 12.4.2
+        raise WrongEpoch(f"epoch {message.content.epoch}, not {public.epoch}", "RFC 9420 12.4.2")
+    context = public.context.encode()
+    unverified = unprotect_public(public.suite, message, membership_key, context)
+    return unverified.verify(public.suite, public.signature_key_of(unverified.content), context)
+
+
+def _private(group: GroupState, message: PrivateMessage, rules: LeafRules, psks: PSKLookup) -> Processed:
+    sender = open_sender_data(group.suite, message, group.secrets.sender_data_secret)
+    if sender.leaf_index == group.own_index:
+        raise _own_message(group, message, sender, group.secret_tree, group.own_leaf, group.context.encode())
+    leaf = group.tree.member(LeafIndex(sender.leaf_index))  # RFC 9420 6.3.2: refuses a blank leaf
+    unverified, tree = unprotect_private(group.suite, message, sender, group.secret_tree, group.limits)
+    content = unverified.verify(group.suite, leaf.signature_key, group.context.encode())
+    if isinstance(content.content.content, ApplicationData):
+        return _application(content, leaf, sender, group.secret_tree, tree)
+    spent = SpentKey(sender.leaf_index, sender.generation, group.secret_tree, tree)
+    return _received(group, content, tree, spent, rules, psks)
+
+
+def _late_message(group: GroupState, message: PrivateMessage, now: int) -> ReceivedMessage:
+    """Application data of an epoch that has ended (RFC 9420 15.3)."""
+    remembered = group.forget(group.past, now)
+    past = next((past for past in remembered if past.epoch == message.epoch), None)
+    if past is None or message.content_type is not ContentType.APPLICATION:
+        raise WrongEpoch(f"epoch {message.epoch}, not {group.epoch}", "RFC 9420 6, 15.3")
+    sender = open_sender_data(group.suite, message, past.sender_data_secret)
+    leaf = group.past_leaf(past.epoch, LeafIndex(sender.leaf_index))
+    if sender.leaf_index == group.own_index:
+        raise _own_message(group, message, sender, past.secret_tree, leaf, past.context)
+    unverified, tree = unprotect_private(group.suite, message, sender, past.secret_tree, group.limits)
+    content = unverified.verify(group.suite, leaf.signature_key, past.context)
+    return _application(content, leaf, sender, past.secret_tree, tree)
+
+
+def _own_message(
+    group: GroupState, message: PrivateMessage, sender: SenderData, tree: SecretTree, leaf: LeafNode, context: bytes
+) -> InvalidError:
+    """RFC 9420 9.2: the key of a message that we have sent is gone; if it is still there, somebody else was us.
+
+    Any member can write our leaf's number on a message.  So it must be signed by us.
+
+    """
+    try:
+        unverified, _ = unprotect_private(group.suite, message, sender, tree, group.limits)
+        unverified.verify(group.suite, leaf.signature_key, context)
+    except Replayed:
+        return NotForUs("our own message", "RFC 9420 9.2")
+    except PeerError:
+        return InvalidError("a message that claims to be our own", "RFC 9420 6.3.2")
+    return StateRolledBack("a message of ours that this state has not sent", "RFC 9420 9.2")
+
+
+def _application(
+    content: AuthenticatedContent, leaf: LeafNode, data: SenderData, base: SecretTree, tree: SecretTree
+) -> ReceivedMessage:
+    framed = content.content
+    assert isinstance(framed.sender, MemberSender)
+    assert isinstance(framed.content, ApplicationData)
+    sender = LeafIndex(framed.sender.leaf_index)
+    missing = max(0, data.generation - base.due(sender, RatchetKind.APPLICATION))
+    return ReceivedMessage(
+        framed.epoch, sender, leaf, framed.authenticated_data, framed.content.data, missing, base, tree
+    )
+
+
+def _received(
+    group: GroupState,
+    content: AuthenticatedContent,
+    tree: SecretTree | None,
+    spent: SpentKey | None,
+    rules: LeafRules,
+    psks: PSKLookup,
+) -> Processed:
+    """A handshake message, once it is known who signed it."""
+    if isinstance(content.content.content, Commit):
+        return _stage_commit(group, content, spent, rules, psks)
+    sent = take_proposal(group.public, content, rules)
+    group.public.with_proposal(sent, group.parameters.proposal_limit)  # refused now, if there are too many
+    return ReceivedProposal(content.content.epoch, sent, group.secret_tree, tree)
+
+
+def take_proposal(public: PublicGroup, content: AuthenticatedContent, rules: LeafRules) -> SentProposal:
+    """RFC 9420 12.1: a proposal to be kept, and to be found again by its hash.
+
+    Whether it is valid in a list is decided by the Commit; what is wrong with it in any
+    list is refused at once, so that nobody commits to it.
+    """
+    framed = content.content
+    proposal = framed.content
+    assert not isinstance(proposal, Commit | ApplicationData)
+    if isinstance(proposal, SelfRemove) and content.wire_format is not WireFormat.PUBLIC_MESSAGE:
+        raise InvalidError("SelfRemove must be a PublicMessage", "draft-ietf-mls-extensions SelfRemove")
+    sent = SentProposal(proposal, framed.sender, public.suite.proposal_ref(content.encode()), content)
+    check_alone(sent, public.tree, public.context, rules)
+    return sent
+
+
+def _stage_commit(
+    group: GroupState, content: AuthenticatedContent, spent: SpentKey | None, rules: LeafRules, psks: PSKLookup
+) -> StagedCommit:
+    """RFC 9420 12.4.2: check a Commit and compute the epoch that it begins."""
+    if content.content.sender == MemberSender(group.own_index):
+        raise NotForUs("our own Commit: apply the one that was staged when it was made", "RFC 9420 12.4.2")
+    suite, public = group.suite, group.public
+    staged = stage_public(public, content, rules)
+
+    def result(state: GroupState | None) -> StagedCommit:
+        return StagedCommit(
+            staged.effects, group.group_id, group.epoch, public.confirmation_tag, False, state, spent
+        )
+
+    applied = staged.applied
+    if any(each.kind is ChangeKind.REMOVED and each.index == group.own_index for each in applied.changes):
+        return result(None)
+
+    private, signature_key = _with_own_update(group, staged.proposals)
+    commit_secret = suite.zero
+    if staged.path is not None:
+        context = staged.provisional.encode()
+        private, commit_secret = decrypt_path(private, staged.tree, staged.index, staged.path, context, staged.added)
+    else:
+        private = private.kept_in(staged.tree)
+    init_secret = group.secrets.init_secret
+    if applied.kem_output is not None:
+        init_secret = open_external_init(suite, group.secrets, applied.kem_output)
+    psk_secret = psk_values(group, applied.psks, psks)
+    new = next_epoch(
+        suite,
+        new_context(suite, public.interim_transcript_hash, staged.provisional, content),
+        init_secret,
+        commit_secret,
+        psk_secret,
+    )
+    tag = content.confirmation_tag
+    assert tag is not None  # the structure's own rule for Commits
+    confirmed = new.context.confirmed_transcript_hash
+    verify_confirmation_tag(suite, new.epoch.secrets.confirmation_key, confirmed, tag)
+    begun = public_group(new.context, staged.tree, tag)
+    return result(group.entered(begun, new.epoch, private, signature_key, applied.reinit))
+
+
+def _with_own_update(
+    group: GroupState, proposals: tuple[SentProposal, ...]
+) -> tuple[TreeKEMPrivate, SignaturePrivateKey]:
+    """Our keys, with those of our own Update if the Commit covers it."""
+    for sent in proposals:
+        if isinstance(sent.proposal, Update) and sent.sender == MemberSender(group.own_index):
+            update: OwnUpdate | None = group.updates.get(sent.reference or b"")
+            if update is None:
+                raise InvalidError("an Update of ours whose keys we do not have", "RFC 9420 12.1.2")
+            return group.private.with_leaf_key(update.leaf_key), update.signature_key
+    return group.private, group.signature_key

@@ -1,0 +1,118 @@
+"""Extensions: typed additions to KeyPackages, leaves, the GroupContext and GroupInfo (RFC 9420 13.4).
+
+The list of them is a plain tuple of :class:`Extension`; :func:`find` gives the decoded
+content of one.  `ratchet_tree` is declared beside the tree, in :mod:`slixmpp_mls.mls.tree.ratchet_tree`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, ClassVar, Self, TypeVar
+
+from ...errors import InvalidError
+from ..registry import ExtensionType, credential_type, extension_type, proposal_type
+from ..tls import Struct, opaque, struct
+from .credential import Credential
+
+__all__ = [
+    "ApplicationId", "Extension", "ExtensionContent", "Extensions", "ExternalPub", "ExternalSender", "ExternalSenders",
+    "RequiredCapabilities", "check_unique", "find",
+]
+
+
+@struct
+class Extension(Struct):
+    """One extension, its content still encoded."""
+
+    extension_type: Annotated[int, extension_type]
+    extension_data: opaque
+
+
+Extensions = tuple[Extension, ...]
+
+
+class ExtensionContent(Struct):
+    """Base of the contents: structures that know the number under which they travel."""
+
+    __slots__ = ()
+    TYPE: ClassVar[int]
+
+    def extension(self) -> Extension:
+        """This content as an entry of an extension list."""
+        return Extension(self.TYPE, self.encode())
+
+    @classmethod
+    def found_in(cls, extensions: Extensions) -> Self | None:
+        """This kind of content in a list, decoded; None when it is absent.
+
+        :raises MalformedError: its data does not parse, or has trailing octets
+        """
+        for extension in extensions:
+            if extension.extension_type == cls.TYPE:
+                return cls.decode(extension.extension_data)
+        return None
+
+
+@struct
+class ApplicationId(ExtensionContent):
+    """RFC 9420 5.3.3: an identifier that the application gives a leaf."""
+
+    TYPE = ExtensionType.APPLICATION_ID
+    application_id: opaque
+
+
+@struct
+class RequiredCapabilities(ExtensionContent):
+    """RFC 9420 11.1: what every member of the group must support."""
+
+    TYPE = ExtensionType.REQUIRED_CAPABILITIES
+    extension_types: tuple[Annotated[int, extension_type], ...] = ()
+    proposal_types: tuple[Annotated[int, proposal_type], ...] = ()
+    credential_types: tuple[Annotated[int, credential_type], ...] = ()
+
+
+@struct
+class ExternalPub(ExtensionContent):
+    """RFC 9420 12.4.3.2: the key to which external joiners encrypt."""
+
+    TYPE = ExtensionType.EXTERNAL_PUB
+    external_pub: opaque
+
+
+@struct
+class ExternalSender(Struct):
+    """RFC 9420 12.1.8.1: somebody outside who may propose."""
+
+    signature_key: opaque
+    credential: Credential
+
+
+@struct
+class ExternalSenders(ExtensionContent):
+    """RFC 9420 12.1.8.1: the list of them; `Sender.sender_index` counts in it."""
+
+    TYPE = ExtensionType.EXTERNAL_SENDERS
+    external_senders: tuple[ExternalSender, ...]
+
+
+E_ = TypeVar("E_", bound=ExtensionContent)
+
+
+def find(extensions: Extensions, content: type[E_]) -> E_ | None:
+    """The decoded content of one kind, or None.
+
+    :raises MalformedError: its data does not parse
+    """
+    return content.found_in(extensions)
+
+
+def check_unique(extensions: Iterable[Extension], where: str) -> None:
+    """RFC 9420 13.4: a list of extensions has at most one of each type.
+
+    :raises InvalidError: it has two
+    """
+    seen: set[int] = set()
+    for extension in extensions:
+        if extension.extension_type in seen:
+            raise InvalidError(f"{where} has extension {extension.extension_type:#06x} twice", "RFC 9420 13.4")
+        seen.add(extension.extension_type)

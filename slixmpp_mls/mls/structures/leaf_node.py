@@ -1,0 +1,97 @@
+"""Leaf nodes: one client's place in a group (RFC 9420 7.2).
+
+This module declares the structures and what is signed; the rules by which a leaf is
+accepted (7.3) are in :mod:`slixmpp_mls.mls.tree.leaf_validation`.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated
+
+from ..registry import cipher_suite_id, credential_type, extension_type, proposal_type, protocol_version
+from ..tls import EncodedOnce, Enum, Select, Struct, encode_varint, opaque, struct, uint64, without_last
+from .credential import Credential
+from .extensions import Extension
+
+__all__ = [
+    "Capabilities", "CommitSource", "KeyPackageSource", "LeafNode", "LeafNodeSource", "Lifetime", "UpdateSource",
+    "leaf_node_tbs",
+]
+
+
+@struct
+class Capabilities(Struct):
+    """What a client supports beyond RFC 9420's own defaults (section 7.2)."""
+
+    versions: tuple[Annotated[int, protocol_version], ...]
+    cipher_suites: tuple[Annotated[int, cipher_suite_id], ...]
+    extensions: tuple[Annotated[int, extension_type], ...] = ()
+    proposals: tuple[Annotated[int, proposal_type], ...] = ()
+    credentials: tuple[Annotated[int, credential_type], ...] = ()
+
+
+@struct
+class Lifetime(Struct):
+    """Validity of a KeyPackage, in seconds since the Unix epoch (section 7.2)."""
+
+    not_before: uint64
+    not_after: uint64
+
+
+class LeafNodeSource(IntEnum):
+    """Where a leaf comes from; decides what it carries and what its signature covers."""
+
+    KEY_PACKAGE = 1
+    UPDATE = 2
+    COMMIT = 3
+
+
+@struct
+class KeyPackageSource(Struct):
+    """The leaf of a KeyPackage."""
+
+    lifetime: Lifetime
+
+
+@struct
+class UpdateSource(Struct):
+    """The leaf of an Update proposal."""
+
+
+@struct
+class CommitSource(Struct):
+    """The leaf of an UpdatePath."""
+
+    parent_hash: opaque
+
+
+_source = Select(
+    Enum(LeafNodeSource),
+    {
+        LeafNodeSource.KEY_PACKAGE: KeyPackageSource,
+        LeafNodeSource.UPDATE: UpdateSource,
+        LeafNodeSource.COMMIT: CommitSource,
+    },
+)
+
+
+@struct
+class LeafNode(EncodedOnce):
+    """A member's public keys, credential and capabilities, signed (section 7.2)."""
+
+    encryption_key: opaque
+    signature_key: opaque
+    credential: Credential
+    capabilities: Capabilities
+    source: Annotated[KeyPackageSource | UpdateSource | CommitSource, _source]
+    extensions: tuple[Extension, ...]
+    signature: opaque = b""
+
+
+def leaf_node_tbs(leaf: LeafNode, group_id: bytes, leaf_index: int) -> bytes:
+    """``LeafNodeTBS``: what the signature covers.  Group and index count unless the source is a KeyPackage."""
+    unsigned = without_last(leaf.encode(), leaf.signature)
+    if isinstance(leaf.source, KeyPackageSource):
+        return unsigned
+    return b"".join((unsigned, encode_varint(len(group_id)), group_id, leaf_index.to_bytes(4, "big")))

@@ -1,0 +1,68 @@
+"""What a joiner is given: Welcome, GroupInfo, GroupSecrets (RFC 9420 12.4.3)."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from ..registry import cipher_suite_id
+from ..tls import Struct, opaque, struct, uint32
+from .extensions import Extension
+from .group_context import GroupContext
+from .psk import PreSharedKeyID
+from .update_path import HPKECiphertext
+
+__all__ = ["EncryptedGroupSecrets", "GroupInfo", "GroupSecrets", "PathSecret", "Welcome", "group_info_tbs"]
+
+
+@struct
+class GroupInfo(Struct):
+    """An epoch described and signed by one member (section 12.4.3)."""
+
+    group_context: GroupContext
+    extensions: tuple[Extension, ...]
+    confirmation_tag: opaque
+    signer: uint32
+    signature: opaque = b""
+
+
+def group_info_tbs(group_info: GroupInfo) -> bytes:
+    """``GroupInfoTBS``: everything but the signature."""
+    out = bytearray()
+    for field in GroupInfo.codec.fields[:-1]:
+        field.codec.write(out, getattr(group_info, field.name))
+    return bytes(out)
+
+
+@struct
+class PathSecret(Struct):
+    """The secret of the lowest node above both the committer and the joiner."""
+
+    secret: ClassVar[bool] = True
+    path_secret: opaque
+
+
+@struct
+class GroupSecrets(Struct):
+    """What one joiner gets encrypted to its init key (section 12.4.3.1)."""
+
+    secret: ClassVar[bool] = True
+    joiner_secret: opaque
+    path_secret: PathSecret | None
+    psks: tuple[PreSharedKeyID, ...]
+
+
+@struct
+class EncryptedGroupSecrets(Struct):
+    """GroupSecrets for the KeyPackage that `new_member` names."""
+
+    new_member: opaque
+    encrypted_group_secrets: HPKECiphertext
+
+
+@struct
+class Welcome(Struct):
+    """The invitation to all clients that one Commit adds."""
+
+    cipher_suite: Annotated[int, cipher_suite_id]
+    secrets: tuple[EncryptedGroupSecrets, ...]
+    encrypted_group_info: opaque

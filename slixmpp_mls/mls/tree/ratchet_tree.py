@@ -1,0 +1,465 @@
+"""The public part of a group's ratchet tree (RFC 9420 section 7).
+
+A :class:`RatchetTree` is a value: what changes it returns another tree.  Both share what is
+the same in them, so that a change costs O(log n) of the group's size, in time and in memory,
+whether or not the old tree is kept::
+
+    tree ─────────────► W              W' ◄──────── tree.update(B, ...)
+                      ┌─┴──┐        ┌──┴─┐
+                      │    └──► Y ◄─│────┘
+                      X             X'
+                    ┌─┴─┐         ┌─┴─┐
+                    A   B         │   B'
+                    ▲             │
+                    └─────────────┘
+
+It consists of the nodes (:mod:`.subtree`) with their tree hashes, and an index
+(:mod:`.tree_index`) of the keys and capabilities in it.  A tree that was decoded has sound
+structure and unique keys; whether to believe it is for :mod:`.tree_validation` to say.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
+
+from ...errors import InvalidError, MalformedError
+from ..crypto.cipher_suite import CipherSuite
+from ..structures.leaf_node import LeafNode
+from ..structures.parent_node import AnyNode, ParentNode, node_codec
+from ..tls import encode_varint, read_varint
+from .subtree import Change, Place, Subtree, node_at, resolution, rewrite, tree_hash
+from .tree_index import Feature, TreeIndex
+from .tree_math import LeafIndex, NodeIndex, leaves_under, level, padded
+
+__all__ = ["MAX_MEMBERS", "RatchetTree"]
+
+MAX_MEMBERS = 2**20
+"""The widest tree accepted from others, unless the caller says otherwise."""
+
+
+class RatchetTree:
+    """The nodes of a group's tree.  Immutable.
+
+    :ivar suite: the group's cipher suite
+    """
+
+    __slots__ = ("_depth", "_index", "_root", "suite")
+
+    def __init__(self, suite: CipherSuite, root: Subtree, depth: int, index: TreeIndex) -> None:
+        """For this module's use; see :meth:`single`, :meth:`decode`, :meth:`restore`."""
+        self.suite = suite
+        self._root = root
+        self._depth = depth
+        self._index = index
+
+    def __repr__(self) -> str:
+        return f"<RatchetTree of {self.member_count} members, {self.leaf_count} leaves>"
+
+    # --- making one --------------------------------------------------------------------------
+
+    @classmethod
+    def single(cls, suite: CipherSuite, leaf: LeafNode) -> RatchetTree:
+        """The tree of a new group (RFC 9420 11)."""
+        return cls.from_nodes(suite, [leaf])
+
+    @classmethod
+    def from_nodes(cls, suite: CipherSuite, nodes: Sequence[AnyNode | None]) -> RatchetTree:
+        """A tree from its array of nodes (appendix C); missing ones at the end are blank.
+
+        :raises InvalidError: the nodes are no ratchet tree
+        """
+        count = len(nodes)
+        while count and nodes[count - 1] is None:
+            count -= 1
+        if not count:
+            raise InvalidError("a tree without members", "RFC 9420 12.4.3.3")
+        width = padded(count // 2 + 1)
+        changes: list[Change] = []
+        layer = []
+        for index in range(0, count, 2):
+            leaf = nodes[index]
+            if leaf is None:
+                layer.append(Subtree())
+                continue
+            if not isinstance(leaf, LeafNode):
+                raise InvalidError("a parent node where a leaf should be", "RFC 9420 12.4.3.3")
+            changes.append((NodeIndex(index), None, leaf))
+            layer.append(Subtree(leaf, occupied=1))
+        height = 0
+        while width >> height > 1:
+            height += 1
+            if len(layer) % 2:
+                layer.append(Subtree())
+            above = []
+            for position in range(len(layer) // 2):
+                left, right = layer[2 * position], layer[2 * position + 1]
+                place = node_at(height, position)
+                content = nodes[place] if place < count else None
+                occupied = left.occupied + right.occupied
+                if content is not None:
+                    if not isinstance(content, ParentNode):
+                        raise InvalidError("a leaf where a parent node should be", "RFC 9420 12.4.3.3")
+                    if not occupied:
+                        raise InvalidError("a parent node with no member below it", "RFC 9420 7.9.2")
+                    _check_unmerged(content, place, nodes)
+                    changes.append((place, None, content))
+                above.append(Subtree(content, left, right, occupied) if occupied else Subtree())
+            layer = above
+        return cls(suite, layer[0], height, TreeIndex.empty().changed(changes))
+
+    @classmethod
+    def decode(cls, suite: CipherSuite, data: bytes, *, max_leaves: int = MAX_MEMBERS) -> RatchetTree:
+        """The tree in a `ratchet_tree` extension (RFC 9420 12.4.3.3).
+
+        :param max_leaves: a wider tree is refused
+        :raises MalformedError: it does not parse, or is over the limit
+        :raises InvalidError: it parses and is no ratchet tree
+        """
+        pos, end = _span(data)
+        nodes: list[AnyNode | None] = []
+        while pos < end:
+            if len(nodes) >= 2 * max_leaves - 1:
+                raise MalformedError(f"a ratchet tree of more than {max_leaves} leaves")
+            present = data[pos]
+            if present > 1:  # RFC 9420 2.1.1
+                raise MalformedError("presence of an optional that is neither 0 nor 1")
+            if not present:
+                nodes.append(None)
+                pos += 1
+                continue
+            start = pos + 2  # behind the presence and the type of node
+            node, pos = node_codec.read(data, pos + 1, end)
+            if isinstance(node, LeafNode):
+                node.keep_encoding(data[start:pos])  # encodings are canonical: this is what encode() would give
+            nodes.append(node)
+        if not nodes or nodes[-1] is None:  # RFC 9420 12.4.3.3
+            raise InvalidError("the last node of a ratchet tree is blank", "RFC 9420 12.4.3.3")
+        return cls.from_nodes(suite, nodes)
+
+    def encode(self) -> bytes:
+        """The content of a `ratchet_tree` extension (RFC 9420 12.4.3.3)."""
+        out = bytearray()
+        last = -1
+        for place, subtree in self._nodes():
+            out += bytes(place - last - 1)
+            out.append(1)
+            node_codec.write(out, subtree.content)
+            last = place
+        return encode_varint(len(out)) + bytes(out)
+
+    # --- looking ------------------------------------------------------------------------------
+
+    @property
+    def leaf_count(self) -> int:
+        """The tree's width: leaves, blank ones included.  A power of two."""
+        return 1 << self._depth
+
+    @property
+    def member_count(self) -> int:
+        """Leaves that are not blank."""
+        return self._root.occupied
+
+    def leaf(self, index: int) -> LeafNode | None:
+        """The leaf, or None where it is blank or outside the tree."""
+        content = self.node(NodeIndex(2 * index))
+        assert content is None or isinstance(content, LeafNode)
+        return content
+
+    def member(self, index: int) -> LeafNode:
+        """The leaf of a member that must be there.
+
+        :raises InvalidError: it is blank or outside the tree
+        """
+        leaf = self.leaf(index)
+        if leaf is None:
+            raise InvalidError(f"leaf {index} is no member", "RFC 9420 7.1")
+        return leaf
+
+    def node(self, node: NodeIndex) -> AnyNode | None:
+        """What a node holds; None where it is blank or outside the tree."""
+        if not 0 <= node < 2 * self.leaf_count - 1:
+            return None
+        return self.place(node).subtree.content
+
+    def place(self, node: NodeIndex) -> Place:
+        """A node inside the tree, with all below it."""
+        height = level(node)
+        subtree = self._root
+        for above in range(self._depth - 1, height - 1, -1):
+            subtree = subtree.children()[node >> (above + 1) & 1]
+        return Place(subtree, height, node >> (height + 1))
+
+    def members(self) -> Iterator[tuple[LeafIndex, LeafNode]]:
+        """All members from left to right."""
+        for place, subtree in self._nodes():
+            if isinstance(subtree.content, LeafNode):
+                yield LeafIndex(place >> 1), subtree.content
+
+    def parents(self) -> Iterator[tuple[NodeIndex, ParentNode]]:
+        """All parent nodes that are not blank, from left to right."""
+        for place, subtree in self._nodes():
+            if isinstance(subtree.content, ParentNode):
+                yield place, subtree.content
+
+    def leaf_by_signature_key(self, key: bytes) -> LeafIndex | None:
+        """Whose signature key this is.  Beware: leaf 0 is a leaf."""
+        return self._index.signature_keys.get(key)
+
+    def node_by_encryption_key(self, key: bytes) -> NodeIndex | None:
+        """Which leaf or parent node has this encryption key.  Beware: node 0 is a node."""
+        return self._index.encryption_keys.get(key)
+
+    def supported_by_all(self, feature: Feature, number: int) -> bool:
+        """Whether every member lists a code point in its Capabilities.  Defaults (RFC 9420 7.2) are not listed."""
+        return self._index.supporting(feature, number) == self.member_count
+
+    def credential_types(self) -> frozenset[int]:
+        """The types of the members' credentials (RFC 9420 7.3: those "currently in use")."""
+        return frozenset(self._index.credentials)
+
+    def resolution(self, node: NodeIndex) -> list[NodeIndex]:
+        """RFC 9420 4.1.1: the nodes that cover all members below `node`."""
+        return [covering for covering, _ in resolution(self.place(node))]
+
+    def filtered_direct_path(self, leaf: LeafIndex) -> list[tuple[NodeIndex, Place]]:
+        """RFC 9420 4.1.2: the nodes above a leaf whose other child has members below it, lowest
+        first; with each the other child, the copath node, and what is there.
+        """
+        path = []
+        subtree = self._root
+        for height in range(self._depth, 0, -1):
+            children = subtree.children()
+            side = leaf >> (height - 1)
+            beside = children[~side & 1]
+            if beside.occupied:  # an empty resolution is a subtree without members
+                path.append((node_at(height, leaf >> height), Place(beside, height - 1, side ^ 1)))
+            subtree = children[side & 1]
+        path.reverse()
+        return path
+
+    def tree_hash(self) -> bytes:
+        """RFC 9420 7.8: the root's."""
+        return tree_hash(self.suite, self._root, self._depth, 0)
+
+    def node_hash(self, node: NodeIndex) -> bytes:
+        """RFC 9420 7.8: the tree hash of one node."""
+        return tree_hash(self.suite, *self.place(node))
+
+    # --- changing -----------------------------------------------------------------------------
+
+    def apply(
+        self,
+        updates: Mapping[LeafIndex, LeafNode],
+        removes: Collection[LeafIndex],
+        adds: Sequence[LeafNode],
+    ) -> tuple[RatchetTree, list[LeafIndex]]:
+        """The tree after Updates, Removes and Adds, in this order (RFC 9420 12.3), and where the Adds went.
+
+        Keys must be unique in the result; on the way there they may change places.
+
+        :raises InvalidError: an updated or removed leaf is no member, nobody is left, or two
+            nodes would have the same key
+        """
+        if not updates and not removes and not adds:
+            return self, []
+        root, depth = self._root, self._depth
+        changes: list[Change] = []
+        leaves: dict[int, LeafNode | None] = {index: leaf for index, leaf in updates.items()}
+        leaves.update(dict.fromkeys(removes))
+        for index in leaves:
+            self.member(index)  # RFC 9420 12.1.2, 12.1.3: there must be one
+        if leaves:
+            root = rewrite(root, depth, leaves, _blank, changes)
+            root, depth = _truncated(root, depth, changes)
+        indices: list[LeafIndex] = []
+        if adds:
+            indices = list(islice(_blank_leaves(root, depth), len(adds)))
+            while len(indices) < len(adds):  # RFC 9420 7.7: extend
+                room = range(1 << depth, 1 << (depth + 1))[: len(adds) - len(indices)]
+                indices += [LeafIndex(index) for index in room]
+                root, depth = Subtree(None, root, Subtree(), root.occupied), depth + 1
+            root = rewrite(root, depth, dict(zip(indices, adds, strict=True)), _unmerged_adder(indices), changes)
+        if not root.occupied:
+            raise InvalidError("nobody would be left", "RFC 9420 12.1.3")
+        return RatchetTree(self.suite, root, depth, self._index.changed(changes)), indices
+
+    def add(self, leaf: LeafNode) -> tuple[RatchetTree, LeafIndex]:
+        """RFC 9420 12.1.1: a member more, at the leftmost blank leaf; and where that is."""
+        tree, (index,) = self.apply({}, (), (leaf,))
+        return tree, index
+
+    def update(self, index: LeafIndex, leaf: LeafNode) -> RatchetTree:
+        """RFC 9420 12.1.2: another leaf for a member; the nodes above become blank."""
+        return self.apply({index: leaf}, (), ())[0]
+
+    def remove(self, index: LeafIndex) -> RatchetTree:
+        """RFC 9420 12.1.3: a member less; the nodes above become blank, the tree as narrow as can be."""
+        return self.apply({}, (index,), ())[0]
+
+    def with_room(self) -> tuple[RatchetTree, LeafIndex]:
+        """The leftmost blank leaf, and the tree made wider if it had none (RFC 9420 12.4.3.2)."""
+        for index in _blank_leaves(self._root, self._depth):
+            return self, index
+        root = Subtree(None, self._root, Subtree(), self._root.occupied)
+        return RatchetTree(self.suite, root, self._depth + 1, self._index), LeafIndex(self.leaf_count)
+
+    def set_path(
+        self, index: LeafIndex, leaf: LeafNode, parents: Mapping[NodeIndex, ParentNode]
+    ) -> RatchetTree:
+        """RFC 9420 7.5: a member's leaf and the nodes above it replaced; those not given become blank.
+
+        :param index: of a member, or of a blank leaf that somebody joins at
+        :raises InvalidError: two nodes would have the same key
+        """
+        if not 0 <= index < self.leaf_count:
+            raise InvalidError(f"leaf {index} is outside the tree", "RFC 9420 7.5")
+
+        def parent(height: int, position: int, _: ParentNode | None) -> ParentNode | None:
+            return parents.get(node_at(height, position))
+
+        changes: list[Change] = []
+        root = rewrite(self._root, self._depth, {index: leaf}, parent, changes)
+        return RatchetTree(self.suite, root, self._depth, self._index.changed(changes))
+
+    # --- keeping ------------------------------------------------------------------------------
+
+    def pieces(self) -> dict[bytes, bytes]:
+        """The tree for a store: each node that is not blank under its index, four octets big endian."""
+        return {place.to_bytes(4, "big"): node_codec.encode(subtree.content) for place, subtree in self._nodes()}
+
+    def changes_since(self, old: RatchetTree) -> dict[bytes, bytes | None]:
+        """The pieces that differ from an older tree's; None for those that are no longer.
+
+        O(changes log n) for trees that come from each other.
+        """
+        changes: dict[bytes, bytes | None] = {}
+        depth = max(self._depth, old._depth)
+        stack: list[tuple[int, int, Subtree | None, Subtree | None]] = [
+            (depth, 0, _widened(self._root, self._depth, depth), _widened(old._root, old._depth, depth))
+        ]
+        while stack:
+            height, position, new, before = stack.pop()
+            if new is before:
+                continue
+            content = None if new is None else new.content
+            if content is not (None if before is None else before.content):
+                key = node_at(height, position).to_bytes(4, "big")
+                changes[key] = None if content is None else node_codec.encode(content)
+            if height:
+                (left, right), (old_left, old_right) = _children(new), _children(before)
+                stack.append((height - 1, 2 * position, left, old_left))
+                stack.append((height - 1, 2 * position + 1, right, old_right))
+        return changes
+
+    @classmethod
+    def restore(cls, suite: CipherSuite, pieces: Mapping[bytes, bytes]) -> RatchetTree:
+        """The tree from its pieces.
+
+        :raises InvalidError: they make up no tree
+        """
+        places = {int.from_bytes(key, "big"): piece for key, piece in pieces.items()}
+        nodes: list[AnyNode | None] = [None] * (max(places, default=-1) + 1)
+        for place, piece in places.items():
+            nodes[place] = node = node_codec.decode(piece)
+            if isinstance(node, LeafNode):
+                node.keep_encoding(piece[1:])
+        return cls.from_nodes(suite, nodes)
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _nodes(self) -> Iterator[tuple[NodeIndex, Subtree]]:
+        """All nodes that are not blank, from left to right."""
+        stack = [(self._root, self._depth, 0, False)]
+        while stack:
+            subtree, height, position, left_done = stack.pop()
+            if not subtree.occupied:
+                continue
+            if height and not left_done:
+                stack.append((subtree, height, position, True))
+                stack.append((subtree.children()[0], height - 1, 2 * position, False))
+                continue
+            if subtree.content is not None:
+                yield node_at(height, position), subtree
+            if height:
+                stack.append((subtree.children()[1], height - 1, 2 * position + 1, False))
+
+
+def _span(data: bytes) -> tuple[int, int]:
+    length, pos = read_varint(data, 0, len(data))
+    if pos + length != len(data):
+        raise MalformedError("a ratchet tree with too few or too many octets")
+    return pos, len(data)
+
+
+def _check_unmerged(content: ParentNode, place: NodeIndex, nodes: Sequence[AnyNode | None]) -> None:
+    leaves = leaves_under(place)
+    before = -1
+    for index in content.unmerged_leaves:
+        if index <= before:  # RFC 9420 7.1
+            raise InvalidError("unmerged leaves out of order", "RFC 9420 7.1")
+        before = index
+        # RFC 9420 12.4.3.1: a leaf that is not blank, and a descendant
+        if index not in leaves or 2 * index >= len(nodes) or nodes[2 * index] is None:
+            raise InvalidError("an unmerged leaf that is blank or elsewhere", "RFC 9420 12.4.3.1")
+
+
+def _blank(height: int, position: int, content: ParentNode | None) -> None:
+    """RFC 9420 12.1.2 and 12.1.3: what becomes of the nodes above an updated or removed leaf."""
+
+
+class _unmerged_adder:
+    """RFC 9420 12.1.1: new leaves are unmerged at every node above them that is not blank.
+
+    :param indices: of the new leaves, in increasing order
+    """
+
+    def __init__(self, indices: Sequence[int]) -> None:
+        self._indices = indices
+
+    def __call__(self, height: int, position: int, content: ParentNode | None) -> ParentNode | None:
+        if content is None:
+            return None
+        first = bisect_left(self._indices, position << height)
+        last = bisect_left(self._indices, (position + 1) << height)
+        unmerged = tuple(sorted((*content.unmerged_leaves, *self._indices[first:last])))
+        return ParentNode(content.encryption_key, content.parent_hash, unmerged)
+
+
+def _truncated(root: Subtree, depth: int, changes: list[Change]) -> tuple[Subtree, int]:
+    """RFC 9420 7.7: halve the tree while its right half has no member."""
+    while depth and not root.children()[1].occupied:
+        if root.content is not None:
+            changes.append((node_at(depth, 0), root.content, None))
+        root, depth = root.children()[0], depth - 1
+    return root, depth
+
+
+def _blank_leaves(root: Subtree, depth: int) -> Iterator[LeafIndex]:
+    """From left to right; O(log n) for the first."""
+    stack = [(root, depth, 0)]
+    while stack:
+        subtree, height, position = stack.pop()
+        if subtree.occupied == 1 << height:
+            continue
+        if not subtree.occupied:
+            yield from (LeafIndex(index) for index in range(position << height, (position + 1) << height))
+            continue
+        left, right = subtree.children()
+        stack.append((right, height - 1, 2 * position + 1))
+        stack.append((left, height - 1, 2 * position))
+
+
+def _widened(root: Subtree, depth: int, target: int) -> Subtree:
+    for _ in range(target - depth):
+        root = Subtree(None, root, Subtree(), root.occupied)
+    return root
+
+
+def _children(subtree: Subtree | None) -> tuple[Subtree | None, Subtree | None]:
+    """Both children; None for what has no member in it and thus nothing to tell."""
+    if subtree is None or not subtree.occupied:
+        return None, None
+    left, right = subtree.children()
+    return left if left.occupied else None, right if right.occupied else None

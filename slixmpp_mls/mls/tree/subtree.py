@@ -1,0 +1,219 @@
+"""The immutable pieces that a ratchet tree is made of, and their tree hashes (RFC 9420 7.8).
+
+A :class:`Subtree` is a node with everything below it.  It never changes: a change makes new
+objects for the nodes on the way from the root to the changed leaves and shares all others
+with the tree before (:func:`rewrite`), so that n members cost a change O(log n), old and new
+tree live side by side, and what differs between them is what is not the same object.
+
+Two things are filled in late, and do not count as change: the tree hash, and the children of
+a subtree that holds nothing (half a tree of blanks costs one object until somebody looks).
+
+Where a subtree is, it does not know itself: its level (leaves are 0) and its position among
+the subtrees of that level, counted from the left, come along from the root; a :class:`Place`
+is all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import NamedTuple
+
+from ..crypto.cipher_suite import CipherSuite
+from ..structures.leaf_node import LeafNode
+from ..structures.parent_node import AnyNode, ParentNode
+from ..tls import encode_varint
+from .tree_math import LeafIndex, NodeIndex
+
+__all__ = [
+    "Change", "Place", "Subtree", "leaf_hash", "node_at", "parent_node_hash", "resolution", "rewrite", "tree_hash",
+]  # fmt: skip
+
+
+class Subtree:
+    """A node and all below it.
+
+    :ivar content: what the node holds, None if it is blank
+    :ivar left: the left child; None for a leaf, and for blanks that nobody has looked at
+    :ivar right: the right child, likewise
+    :ivar occupied: how many leaves below are not blank; 0 means that every node here is blank
+    :ivar hash: the tree hash, None until it is needed
+    """
+
+    __slots__ = ("content", "hash", "left", "occupied", "right")
+
+    def __init__(
+        self,
+        content: AnyNode | None = None,
+        left: Subtree | None = None,
+        right: Subtree | None = None,
+        occupied: int = 0,
+    ) -> None:
+        self.content = content
+        self.left = left
+        self.right = right
+        self.occupied = occupied
+        self.hash: bytes | None = None
+
+    def children(self) -> tuple[Subtree, Subtree]:
+        """Both children of a subtree above level 0."""
+        if self.left is None or self.right is None:
+            self.right = Subtree()
+            self.left = Subtree()
+        return self.left, self.right
+
+
+Change = tuple[NodeIndex, AnyNode | None, AnyNode | None]
+"""Where a node was replaced, what it held, what it holds."""
+
+
+def node_at(level: int, position: int) -> NodeIndex:
+    """The node's index in the array of appendix C."""
+    return NodeIndex((position << (level + 1)) | ((1 << level) - 1))
+
+
+class Place(NamedTuple):
+    """A subtree in its tree.
+
+    :ivar level: of its root; 0 is a leaf
+    :ivar position: among the subtrees of that level, from the left
+    """
+
+    subtree: Subtree
+    level: int
+    position: int
+
+    @property
+    def node(self) -> NodeIndex:
+        """The index of the subtree's root."""
+        return node_at(self.level, self.position)
+
+    def above(self, leaf: LeafIndex) -> bool:
+        """Whether a leaf is in the subtree."""
+        return leaf >> self.level == self.position
+
+
+def resolution(
+    place: Place, without: Collection[LeafIndex] = frozenset()
+) -> list[tuple[NodeIndex, bytes]]:
+    """RFC 9420 4.1.1: the nodes that cover all members of a subtree, with their encryption keys.
+
+    :param without: leaves to leave out (7.5: those just added)
+    """
+    found: list[tuple[NodeIndex, bytes]] = []
+    stack: list[tuple[Subtree, int, int]] = [place]
+    while stack:
+        subtree, level, position = stack.pop()
+        if not subtree.occupied:
+            continue
+        content = subtree.content
+        if isinstance(content, LeafNode):
+            if position not in without:
+                found.append((NodeIndex(2 * position), content.encryption_key))
+        elif isinstance(content, ParentNode):
+            found.append((node_at(level, position), content.encryption_key))
+            for index in content.unmerged_leaves:
+                if index not in without:
+                    found.append((NodeIndex(2 * index), _key_below(subtree, level, index)))
+        else:
+            left, right = subtree.children()
+            stack.append((right, level - 1, 2 * position + 1))
+            stack.append((left, level - 1, 2 * position))
+    return found
+
+
+def _key_below(subtree: Subtree, level: int, leaf: int) -> bytes:
+    """The encryption key of an unmerged leaf, which is never blank (12.4.3.1; checked on decoding)."""
+    while level:
+        level -= 1
+        subtree = subtree.children()[leaf >> level & 1]
+    assert subtree.content is not None
+    return subtree.content.encryption_key
+
+
+def rewrite(
+    root: Subtree,
+    depth: int,
+    leaves: Mapping[int, LeafNode | None],
+    parent: Callable[[int, int, ParentNode | None], ParentNode | None],
+    changes: list[Change],
+) -> Subtree:
+    """A tree with some leaves replaced, and the parents above them.
+
+    :param depth: the root's level
+    :param leaves: leaf index to the new content
+    :param parent: called with level, position and content of each node above these leaves;
+        returns the new content
+    :param changes: every replaced content is added to it
+    """
+    # Which nodes lie above the changed leaves, bottom up ...
+    positions: list[Iterable[int]] = [leaves]
+    for _ in range(depth):
+        positions.append({position >> 1 for position in positions[-1]})
+    # ... what they are now, top down ...
+    old: list[dict[int, Subtree]] = [{0: root}]
+    for level in range(depth - 1, -1, -1):
+        above = old[-1]
+        layer = {}
+        for position in positions[level]:
+            layer[position] = above[position >> 1].children()[position & 1]
+        old.append(layer)
+    old.reverse()
+    # ... and what they become, bottom up.
+    new: dict[int, Subtree] = {}
+    for index, leaf in leaves.items():
+        changes.append((NodeIndex(2 * index), old[0][index].content, leaf))
+        new[index] = Subtree(leaf, occupied=0 if leaf is None else 1)
+    for level in range(1, depth + 1):
+        below, new = new, {}
+        for position, before in old[level].items():
+            left, right = before.children()
+            left = below.get(2 * position, left)
+            right = below.get(2 * position + 1, right)
+            held = before.content
+            content = parent(level, position, held)  # type: ignore[arg-type]
+            if content is not held:
+                changes.append((node_at(level, position), held, content))
+            new[position] = Subtree(content, left, right, left.occupied + right.occupied)
+    return new[0]
+
+
+# --- tree hashes -----------------------------------------------------------------------------
+
+
+def leaf_hash(suite: CipherSuite, index: int, encoded: bytes | None) -> bytes:
+    """RFC 9420 7.8: hash of a TreeHashInput with a LeafNodeHashInput; `encoded` is the LeafNode."""
+    if encoded is None:
+        return suite.hash(b"\x01" + index.to_bytes(4, "big") + b"\x00")
+    return suite.hash(b"\x01" + index.to_bytes(4, "big") + b"\x01" + encoded)
+
+
+def parent_node_hash(suite: CipherSuite, content: ParentNode | None, left: bytes, right: bytes) -> bytes:
+    """RFC 9420 7.8: hash of a TreeHashInput with a ParentNodeHashInput."""
+    out = bytearray(b"\x02\x00" if content is None else b"\x02\x01")
+    if content is not None:
+        ParentNode.codec.write(out, content)
+    size = encode_varint(len(left))
+    return suite.hash(b"".join((out, size, left, size, right)))
+
+
+def tree_hash(suite: CipherSuite, subtree: Subtree, level: int, position: int) -> bytes:
+    """RFC 9420 7.8; only nodes that have no hash yet are computed."""
+    if subtree.hash is not None:
+        return subtree.hash
+    stack = [(subtree, level, position)]
+    while stack:
+        node, level, position = stack[-1]
+        if level == 0:
+            node.hash = leaf_hash(suite, position, None if node.content is None else node.content.encode())
+            stack.pop()
+            continue
+        left, right = node.children()
+        if left.hash is None:
+            stack.append((left, level - 1, 2 * position))
+        if right.hash is None:
+            stack.append((right, level - 1, 2 * position + 1))
+        if left.hash is not None and right.hash is not None:
+            node.hash = parent_node_hash(suite, node.content, left.hash, right.hash)  # type: ignore[arg-type]
+            stack.pop()
+    assert subtree.hash is not None
+    return subtree.hash

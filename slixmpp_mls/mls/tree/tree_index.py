@@ -1,0 +1,130 @@
+"""What one would otherwise scan a ratchet tree for: who has this key, who supports that?
+
+A :class:`TreeIndex` is an immutable value beside the tree.  It answers the questions of
+RFC 9420 7.3 that are about all members at once, each in constant time:
+
+- is a signature key or an encryption key unique? (The maps can not hold it twice.)
+- which credential types are in use, and does every member support them?
+- does every member support an extension or proposal type?
+
+Support is counted, not collected: a number per code point, of members that list it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import IntEnum
+
+from immutables import Map
+
+from ...errors import InvalidError
+from ..registry import GREASE
+from ..structures.credential import type_of
+from ..structures.leaf_node import LeafNode
+from .subtree import Change
+from .tree_math import LeafIndex, NodeIndex
+
+__all__ = ["Feature", "TreeIndex"]
+
+
+class Feature(IntEnum):
+    """What a member may or may not support: the lists of its Capabilities."""
+
+    EXTENSION = 1
+    PROPOSAL = 2
+    CREDENTIAL = 3
+
+
+class TreeIndex:
+    """Keys and counts of one ratchet tree.
+
+    :ivar encryption_keys: of leaves and parent nodes
+    :ivar signature_keys: of leaves
+    :ivar credentials: how many members have a credential of each type
+    """
+
+    __slots__ = ("_supporting", "credentials", "encryption_keys", "signature_keys")
+
+    def __init__(
+        self,
+        encryption_keys: Map[bytes, NodeIndex],
+        signature_keys: Map[bytes, LeafIndex],
+        credentials: Map[int, int],
+        supporting: Map[int, int],
+    ) -> None:
+        self.encryption_keys = encryption_keys
+        self.signature_keys = signature_keys
+        self.credentials = credentials
+        self._supporting = supporting
+
+    @classmethod
+    def empty(cls) -> TreeIndex:
+        return cls(Map(), Map(), Map(), Map())
+
+    def supporting(self, feature: Feature, number: int) -> int:
+        """How many members list this code point in their Capabilities."""
+        return self._supporting.get(feature << 16 | number, 0)
+
+    def changed(self, changes: Iterable[Change]) -> TreeIndex:
+        """The index after some nodes were replaced.
+
+        Everything that goes, goes first: a key may move from one node to another within `changes`.
+
+        :raises InvalidError: a key would be in the tree twice (RFC 9420 7.3, 12.4.3.1)
+        """
+        encryption = self.encryption_keys.mutate()
+        signature = self.signature_keys.mutate()
+        credentials: dict[int, int] = {}
+        supporting: dict[int, int] = {}
+        arriving = []
+        for node, before, after in changes:
+            if before is not None:
+                if after is None or before.encryption_key != after.encryption_key:
+                    del encryption[before.encryption_key]
+                if isinstance(before, LeafNode):
+                    del signature[before.signature_key]
+                    _count(credentials, supporting, before, -1)
+            if after is not None:
+                arriving.append((node, before, after))
+        for node, before, after in arriving:
+            if before is None or before.encryption_key != after.encryption_key:
+                if encryption.get(after.encryption_key) is not None:
+                    raise InvalidError("an encryption key is in the tree twice", "RFC 9420 7.3")
+                encryption[after.encryption_key] = node
+            if isinstance(after, LeafNode):
+                if signature.get(after.signature_key) is not None:
+                    raise InvalidError("two leaves have the same signature key", "RFC 9420 7.3")
+                signature[after.signature_key] = LeafIndex(node >> 1)
+                _count(credentials, supporting, after, 1)
+        return TreeIndex(
+            encryption.finish(),
+            signature.finish(),
+            _summed(self.credentials, credentials),
+            _summed(self._supporting, supporting),
+        )
+
+
+def _count(credentials: dict[int, int], supporting: dict[int, int], leaf: LeafNode, sign: int) -> None:
+    kind = type_of(leaf.credential)
+    credentials[kind] = credentials.get(kind, 0) + sign
+    for feature, numbers in (
+        (Feature.EXTENSION, leaf.capabilities.extensions),
+        (Feature.PROPOSAL, leaf.capabilities.proposals),
+        (Feature.CREDENTIAL, leaf.capabilities.credentials),
+    ):
+        # A member counts once, however often it lists a number.  GREASE is no support for anything
+        # (RFC 9420 13.5), not even if everybody happens to list the same value.
+        for number in set(numbers) - GREASE:
+            key = feature << 16 | number
+            supporting[key] = supporting.get(key, 0) + sign
+
+
+def _summed(counts: Map[int, int], differences: dict[int, int]) -> Map[int, int]:
+    result = counts.mutate()
+    for key, difference in differences.items():
+        total = counts.get(key, 0) + difference
+        if total:
+            result[key] = total
+        elif difference:
+            del result[key]
+    return result.finish()
