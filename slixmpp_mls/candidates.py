@@ -23,7 +23,7 @@ from .mls.structures.credential import type_of
 from .mls.tree.leaf_validation import GroupRequirements, LeafRules, VerifiedKeyPackage
 from .mls.tree.tree_index import Feature
 from .stanza import KeyPackage, parse
-from .xmpp_xml import AnyElement
+from .stanza.xml import AnyElement
 
 if TYPE_CHECKING:
     from .plugin import MLS

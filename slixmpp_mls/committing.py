@@ -18,7 +18,6 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from .blob import longest
 from .client import CommitLost, GroupChanged, Outgoing, RoomGroup, Step
 from .client.steps import Fits, Ignore
 from .delivery import Room, RoomStanza
@@ -27,6 +26,7 @@ from .mls.group.resumption import CreationDraft
 from .mls.structures.proposals import AnyProposal
 from .progress import Progress, set_error
 from .stanza import Commit
+from .stanza.blob import longest
 from .turns import Turns, place
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from .client.doubts import Doubt
 from .client.events import MessageReceived
 from .client.member import Member
 from .errors import PolicyViolation, UsageError
-from .sce import Affix, Envelope, Profile, is_server_processed, may_stand_outside, mismatches
 from .stanza import NS
-from .xmpp_xml import to_stdlib
+from .stanza.sce import Affix, Envelope, Profile, is_server_processed, may_stand_outside, mismatches
+from .stanza.xml import to_stdlib
 
 if TYPE_CHECKING:
     from .encrypted_room import EncryptedRoom, SentMessage

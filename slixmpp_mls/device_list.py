@@ -23,7 +23,7 @@ from .mls.structures.leaf_node import KeyPackageSource
 from .mls.tree.leaf_validation import GroupRequirements, LeafRules
 from .stanza import Device, KeyPackage, RetiredDevice, parse
 from .stanza.consistency import check as check_consistency
-from .xmpp_xml import AnyElement
+from .stanza.xml import AnyElement
 
 __all__ = [
     "DeviceConflict", "DeviceStatus", "Listed", "NewOwnDevice", "OwnDevice", "Published", "RoomsChanged",

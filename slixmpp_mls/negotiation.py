@@ -31,7 +31,7 @@ from .mls.registry import ProtocolVersion
 from .mls.structures.extensions import Extension
 from .mls.tree.leaf_validation import GroupRequirements, VerifiedKeyPackage
 from .stanza import Device, KeyPackage, parse
-from .xmpp_xml import AnyElement
+from .stanza.xml import AnyElement
 
 if TYPE_CHECKING:
     from .plugin import MLS

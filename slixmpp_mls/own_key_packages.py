@@ -17,7 +17,7 @@ from .device_list import parse_key_package
 from .errors import PeerError
 from .identity import ClientIdentity
 from .stanza import KeyPackage
-from .xmpp_xml import AnyElement
+from .stanza.xml import AnyElement
 
 if TYPE_CHECKING:
     from .plugin import MLS

@@ -22,7 +22,6 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .blob import BlobReference
 from .client import Doubt, Event, Incoming, RoomGroup, Step
 from .client.steps import Enter, Ignore, Read, Remember, Sent
 from .content import says_something_in_clear
@@ -31,6 +30,7 @@ from .errors import DeliveryError, InvalidError, PeerError, StoreError, Transfer
 from .mls.group.group_state import GroupState
 from .progress import Progress
 from .stanza import RoomElement, payloads
+from .stanza.blob import BlobReference
 from .vigilance import Vigilance
 
 if TYPE_CHECKING:

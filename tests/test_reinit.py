@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from slixmpp_mls.blob import longest
 from slixmpp_mls.client import (
     GroupChanged,
     GroupClosed,
@@ -27,6 +26,7 @@ from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateM
 from slixmpp_mls.mls.structures.key_package import KeyPackage
 from slixmpp_mls.mls.structures.proposals import Add, ReInit
 from slixmpp_mls.stanza import parse
+from slixmpp_mls.stanza.blob import longest
 from slixmpp_mls.stanza.elements import Commit, RoomElement, Welcome
 from slixmpp_mls.testing import FaultyStore, Killed, Participant, World
 

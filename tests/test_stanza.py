@@ -29,7 +29,7 @@ from slixmpp_mls.stanza import (
     parse,
     payloads,
 )
-from slixmpp_mls.xmpp_xml import parse_xml, read_datetime, to_lxml, to_stdlib, write_datetime
+from slixmpp_mls.stanza.xml import parse_xml, read_datetime, to_lxml, to_stdlib, write_datetime
 
 SCHEMA = etree.XMLSchema(file=str(Path(__file__).parent.parent / "xep" / "mls.xsd"))
 REF = "5f" * 32

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from slixmpp_mls.blob import BlobReference, Sealed, longest, seal
 from slixmpp_mls.client import CommitLost, Incoming, Joined, Rejected, RemovedFromGroup
 from slixmpp_mls.client.steps import Ignore, Join, MoveOn
 from slixmpp_mls.errors import InvalidError, NotPermitted, StanzaTooLarge, UsageError
 from slixmpp_mls.mls.structures.proposals import Add, AnyProposal
 from slixmpp_mls.policy import RoomPolicy
+from slixmpp_mls.stanza.blob import BlobReference, Sealed, longest, seal
 from slixmpp_mls.stanza.elements import RoomElement, Welcome
 from slixmpp_mls.testing import Participant, World
 

@@ -21,7 +21,6 @@ import pytest
 from lxml import etree
 
 from slixmpp_mls.authentication.trust_messages import MAX_WAITING, MAX_WAITING_OF_ONE
-from slixmpp_mls.blob import MAX_BLOB, RatchetTreeLocation
 from slixmpp_mls.client import (
     Device,
     Event,
@@ -53,7 +52,6 @@ from slixmpp_mls.mls.structures.key_package import KeyPackage as MLSKeyPackage
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
 from slixmpp_mls.mls.tree.leaf_validation import GroupRequirements
 from slixmpp_mls.policy import MAX_ADMINISTRATORS, POLICY_TYPES, RoomPolicy
-from slixmpp_mls.sce import Envelope, Limits, mismatches
 from slixmpp_mls.stanza import (
     MAX_ENCODED,
     NODE_DEVICES,
@@ -66,10 +64,12 @@ from slixmpp_mls.stanza import (
 )
 from slixmpp_mls.stanza import Device as DeviceElement
 from slixmpp_mls.stanza import Invitation as InvitationElement
+from slixmpp_mls.stanza.blob import MAX_BLOB, RatchetTreeLocation
 from slixmpp_mls.stanza.consistency import check as check_consistency
+from slixmpp_mls.stanza.sce import Envelope, Limits, mismatches
 from slixmpp_mls.stanza.trust_message import MAX_KEYS, KeyOwner, TrustMessage
+from slixmpp_mls.stanza.xml import read_datetime, to_lxml
 from slixmpp_mls.store import MemoryStore
-from slixmpp_mls.xmpp_xml import read_datetime, to_lxml
 
 XEP = Path(__file__).parent.parent / "xep"
 

@@ -19,7 +19,6 @@ from cryptography.x509 import load_der_x509_certificate
 from lxml import etree
 
 from slixmpp_mls.authentication import AuthorityService
-from slixmpp_mls.blob import RatchetTreeLocation
 from slixmpp_mls.certificates import certified_key, chain_of
 from slixmpp_mls.client import Device, GroupChanged, Incoming, Joined, Rejected, RoomGroup
 from slixmpp_mls.content import PROFILE
@@ -36,10 +35,11 @@ from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
 from slixmpp_mls.mls.tree.leaf_validation import GroupRequirements, LeafRules
 from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
 from slixmpp_mls.policy import RoomPolicy
-from slixmpp_mls.sce import Envelope, mismatches
 from slixmpp_mls.stanza import Application, KeyPackage, RoomElement, parse, payloads
 from slixmpp_mls.stanza import Device as DeviceElement
+from slixmpp_mls.stanza.blob import RatchetTreeLocation
 from slixmpp_mls.stanza.consistency import check as check_consistency
+from slixmpp_mls.stanza.sce import Envelope, mismatches
 from slixmpp_mls.store import MemoryStore
 
 from .test_xep import XEP, script

@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from slixmpp.xmlstream import tostring
 
-from slixmpp_mls.xmpp_xml import written_size
+from slixmpp_mls.stanza.xml import written_size
 
 CLIENT = "jabber:client"
 

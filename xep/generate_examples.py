@@ -51,8 +51,8 @@ from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, OwnLeaf, capabi
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.roster import Roster
-from slixmpp_mls.sce import Envelope
-from slixmpp_mls.xmpp_xml import write_datetime
+from slixmpp_mls.stanza.sce import Envelope
+from slixmpp_mls.stanza.xml import write_datetime
 
 HERE = Path(__file__).resolve().parent
 DOCUMENT, STORY, SCHEMA = HERE / "mls.xml", HERE / "story.json", HERE / "mls.xsd"

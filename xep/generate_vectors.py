@@ -22,7 +22,7 @@ from typing import Any
 
 from lxml import etree
 
-from slixmpp_mls import blob, stanza
+from slixmpp_mls import stanza
 from slixmpp_mls.content import PROFILE
 from slixmpp_mls.errors import PolicyViolation
 from slixmpp_mls.identity import fingerprint, key_identifier
@@ -46,7 +46,8 @@ from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, create_key_pack
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import ExternalJoins, Right, RoomPolicy, check
 from slixmpp_mls.roster import Roster
-from slixmpp_mls.sce import Envelope
+from slixmpp_mls.stanza import blob
+from slixmpp_mls.stanza.sce import Envelope
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE / "vectors"

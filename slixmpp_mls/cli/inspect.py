@@ -19,7 +19,7 @@ from ..mls.structures.framing import MLSMessage
 from ..mls.tls import MAX_SIZE, Struct
 from ..mls.xml_form import NAMESPACE, from_xml, structures, to_xml
 from ..stanza import NS
-from ..xmpp_xml import parse_xml, split_tag
+from ..stanza.xml import parse_xml, split_tag
 from .terminal import console
 
 __all__ = ["inspect"]

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 
-from ..blob import BlobReference, RatchetTreeLocation, longest
 from ..errors import UsageError
 from ..identity import ClientIdentity
 from ..mls.crypto.cipher_suite import CipherSuite
@@ -35,6 +34,7 @@ from ..mls.structures.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsa
 from ..policy import RoomPolicy
 from ..roster import Roster
 from ..stanza import elements
+from ..stanza.blob import BlobReference, RatchetTreeLocation, longest
 from .doubts import Doubts
 from .events import Event, GroupChanged, GroupContinued, Joined
 from .kept import Kept, put_all

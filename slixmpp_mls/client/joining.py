@@ -20,7 +20,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from hashlib import sha256
 
-from ..blob import BlobReference, RatchetTreeLocation
 from ..errors import InvalidError
 from ..identity import ClientIdentity
 from ..mls.group.group import Group
@@ -31,6 +30,7 @@ from ..mls.tree.leaf_creation import KeyPackageBundle
 from ..policy import RoomPolicy
 from ..roster import Roster
 from ..stanza import elements
+from ..stanza.blob import BlobReference, RatchetTreeLocation
 from ..stanza.consistency import check as check_consistency
 from .creating import Creating
 from .doubts import Doubt, Doubts

@@ -21,7 +21,6 @@ from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 
-from ..blob import BlobReference, RatchetTreeLocation
 from ..errors import InvalidError, NotPermitted, NotVouchedFor, PolicyViolation, StanzaTooLarge, UsageError
 from ..mls.group.commit_creation import CommitBundle, CommitDraft, CommitOptions
 from ..mls.group.group import Group
@@ -33,6 +32,7 @@ from ..mls.tree.leaf_creation import OwnLeaf
 from ..mls.tree.tree_index import Feature
 from ..policy import ExternalJoins, RoomPolicy, check
 from ..stanza import elements
+from ..stanza.blob import BlobReference, RatchetTreeLocation
 from ..stanza.elements import RoomElement
 from .creating import creation
 from .entering import Entering

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ..blob import BlobReference
 from ..errors import PeerError
 from ..mls.group.group import Group
 from ..mls.group.joining import StagedJoin
@@ -15,6 +14,7 @@ from ..mls.structures.leaf_node import LeafNode
 from ..mls.tree.leaf_creation import KeyPackageBundle
 from ..policy import RoomPolicy
 from ..roster import Roster
+from ..stanza.blob import BlobReference
 from ..stanza.elements import RoomElement
 from .events import Event
 from .other_groups import Awaited

@@ -50,7 +50,7 @@ from ..errors import (
     StanzaTooLarge,
     UsageError,
 )
-from ..xmpp_xml import written_size
+from ..stanza.xml import written_size
 from . import muc_config
 from .affiliations import Affiliations
 from .archive import MUC_USER, SID, Archive, Page, RoomStanza, bare_jid, room_stanza, stamped_ids, weight

@@ -1,7 +1,7 @@
 """Encrypted blobs on the account's upload service (XEP-0363), and from anybody's.
 
 To put: find the service (once), encrypt, ask it for a slot, send the octets there.  To get: fetch no more octets
-than the reference says, compare the hash, decrypt (:mod:`slixmpp_mls.blob`).  HTTPS only, verified as the XMPP
+than the reference says, compare the hash, decrypt (:mod:`slixmpp_mls.stanza.blob`).  HTTPS only, verified as the XMPP
 stream is (``xmpp.ssl_context``); redirects are not followed, no cookies are kept, no proxy of the environment is used.
 
 Which addresses may be fetched from
@@ -40,7 +40,6 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from slixmpp import ClientXMPP
 
-from ..blob import MAX_BLOB, OVERHEAD, BlobReference, check_url, seal
 from ..errors import (
     BlobTooLarge,
     DeliveryError,
@@ -51,6 +50,7 @@ from ..errors import (
     NoUploadService,
     TransferFailed,
 )
+from ..stanza.blob import MAX_BLOB, OVERHEAD, BlobReference, check_url, seal
 from .forms import FORM
 from .stream import Stream, in_parallel
 

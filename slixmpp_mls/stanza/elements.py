@@ -38,8 +38,8 @@ from xml.etree import ElementTree
 from lxml import etree
 
 from ..errors import MalformedError, UsageError
-from ..xmpp_xml import AnyElement, clark, parse_xml, serialize, split_tag
 from .lexical import Base64, Boolean, DateTime, Lexical, Text, UInt
+from .xml import AnyElement, clark, parse_xml, serialize, split_tag
 
 __all__ = [
     "MAX_ENCODED", "MAX_KEYS", "MAX_LABEL", "MAX_MARKUP", "MAX_WELCOMES", "NODE_DEVICES", "NODE_KEY_PACKAGES", "NS",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from ..xmpp_xml import read_datetime, write_datetime
+from .xml import read_datetime, write_datetime
 
 __all__ = ["Base64", "Boolean", "DateTime", "Lexical", "Text", "UInt"]
 

@@ -28,9 +28,9 @@ from lxml import etree
 
 from ..errors import MalformedError
 from ..identity import check_bare_jid
-from ..xmpp_xml import AnyElement, clark, split_tag
 from .elements import NS as NS_MLS
 from .lexical import Base64
+from .xml import AnyElement, clark, split_tag
 
 __all__ = ["MAX_KEYS", "NS", "NS_ATM", "KeyOwner", "TrustMessage", "parse_fingerprint"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from lxml import etree
 
-from slixmpp_mls import sce, stanza
+from slixmpp_mls import stanza
 from slixmpp_mls.errors import UsageError
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.schedule.message_protection import SenderData, unprotect_private
@@ -24,8 +24,8 @@ from slixmpp_mls.mls.structures.parent_node import RatchetTreeExtension
 from slixmpp_mls.mls.tls import Struct
 from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
 from slixmpp_mls.mls.xml_form import NAMESPACE, from_xml, structures, to_xml
-from slixmpp_mls.stanza import consistency, elements, trust_message
-from slixmpp_mls.xmpp_xml import AnyElement, parse_xml, serialize, split_tag, to_lxml
+from slixmpp_mls.stanza import consistency, elements, sce, trust_message
+from slixmpp_mls.stanza.xml import AnyElement, parse_xml, serialize, split_tag, to_lxml
 
 from . import seeds
 from .registry import target

@@ -19,7 +19,6 @@ import pytest_asyncio
 from slixmpp import JID, ClientXMPP
 
 from slixmpp_mls import reading
-from slixmpp_mls.blob import BlobReference
 from slixmpp_mls.client import Device, KeyPackageSettings
 from slixmpp_mls.delivery import MAX_STANZA, DeviceDirectory, KeyPackageDirectory
 from slixmpp_mls.devserver import DevServer
@@ -30,6 +29,7 @@ from slixmpp_mls.mls.group.commit_creation import CommitDraft
 from slixmpp_mls.mls.structures.framing import MLSMessage
 from slixmpp_mls.plugin import MLS
 from slixmpp_mls.stanza import KeyPackage, RoomElement
+from slixmpp_mls.stanza.blob import BlobReference
 from slixmpp_mls.stanza.elements import Device as DeviceElement
 from slixmpp_mls.stanza.elements import Key
 from slixmpp_mls.store import MemoryStore

@@ -20,7 +20,7 @@ from slixmpp_mls.errors import DeliveryError, StoreLocked, StoreMismatch, UsageE
 from slixmpp_mls.mls.parameters import DAY
 from slixmpp_mls.stanza import Device, KeyPackage, parse
 from slixmpp_mls.stanza.consistency import check
-from slixmpp_mls.xmpp_xml import AnyElement
+from slixmpp_mls.stanza.xml import AnyElement
 
 from ..conftest import unavailable_means_skip
 from .people import SECONDS, Cast, Person

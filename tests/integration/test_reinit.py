@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from slixmpp_mls import reinitializing
-from slixmpp_mls.blob import BlobReference
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import NotPermitted, StanzaTooLarge, SuiteUnsupported, UsageError
+from slixmpp_mls.stanza.blob import BlobReference
 from slixmpp_mls.stanza.elements import RoomElement, Welcome
 
 from ..conftest import unique

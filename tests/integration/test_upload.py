@@ -20,7 +20,6 @@ from slixmpp import ClientXMPP
 from slixmpp.xmlstream.handler import Callback
 from slixmpp.xmlstream.matcher import MatchXPath
 
-from slixmpp_mls.blob import MAX_BLOB, BlobReference, seal
 from slixmpp_mls.delivery import Uploads
 from slixmpp_mls.delivery.upload import _network, _Service
 from slixmpp_mls.devserver import DevServer, Ejabberd, Prosody
@@ -33,6 +32,7 @@ from slixmpp_mls.errors import (
     NoUploadService,
     TransferFailed,
 )
+from slixmpp_mls.stanza.blob import MAX_BLOB, BlobReference, seal
 
 from ..conftest import unavailable_means_skip
 

@@ -8,7 +8,6 @@ from typing import cast
 
 import pytest
 
-from slixmpp_mls.blob import BlobReference, RatchetTreeLocation, seal
 from slixmpp_mls.errors import InvalidError, MalformedError, NotForUs, PeerError, UsageError
 from slixmpp_mls.mls.group.commit_creation import CommitOptions
 from slixmpp_mls.mls.group.group import Group
@@ -17,6 +16,7 @@ from slixmpp_mls.mls.registry import ExtensionType
 from slixmpp_mls.mls.structures.extensions import Extension
 from slixmpp_mls.mls.structures.proposals import Add, Remove
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
+from slixmpp_mls.stanza.blob import BlobReference, RatchetTreeLocation, seal
 from tests.mls.group_helpers import NOW, Room, body, bundle, group_info_of, heard, welcome_of, won
 
 ROOM = Room.of("alice", "bob", "carol", "dave")

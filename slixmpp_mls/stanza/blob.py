@@ -27,10 +27,10 @@ from urllib.parse import urlsplit
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from .errors import MalformedError
-from .mls.crypto.cipher_suite import Random
-from .mls.structures.extensions import ExtensionContent
-from .mls.tls import Codec, Struct, read_span, struct, uint32, write_opaque
+from ..errors import MalformedError
+from ..mls.crypto.cipher_suite import Random
+from ..mls.structures.extensions import ExtensionContent
+from ..mls.tls import Codec, Struct, read_span, struct, uint32, write_opaque
 
 __all__ = ["MAX_BLOB", "OVERHEAD", "BlobReference", "RatchetTreeLocation", "Sealed", "check_url", "longest", "seal"]
 

@@ -46,18 +46,8 @@ from typing import Final
 
 from lxml import etree
 
-from .errors import AffixMismatch, MalformedError, UsageError
-from .xmpp_xml import (
-    MAX_DEPTH,
-    AnyElement,
-    clark,
-    parse_xml,
-    read_datetime,
-    serialize,
-    split_tag,
-    to_lxml,
-    write_datetime,
-)
+from ..errors import AffixMismatch, MalformedError, UsageError
+from .xml import MAX_DEPTH, AnyElement, clark, parse_xml, read_datetime, serialize, split_tag, to_lxml, write_datetime
 
 __all__ = [
     "EME",

@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 
 from lxml import etree
 
-from .errors import MalformedError
+from ..errors import MalformedError
 
 __all__ = [
     "MAX_DEPTH",
