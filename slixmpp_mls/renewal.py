@@ -14,9 +14,9 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from .certificates import chain_from_pem
 from .client.own_certificates import CertificateExpires
 from .errors import MLSError, PeerError, UsageError
+from .identity.certificates import chain_from_pem
 from .mls.crypto.cipher_suite import CipherSuite
 from .mls.parameters import DAY
 

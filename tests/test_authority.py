@@ -17,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slixmpp_mls.authentication import AcceptAll, AllOf, AnyOf, AuthorityService, Validity, Verdict
-from slixmpp_mls.certificates import (
+from slixmpp_mls.errors import InvalidError, MalformedError, UsageError
+from slixmpp_mls.identity import ClientIdentity
+from slixmpp_mls.identity.certificates import (
     IM_URI,
     MAX_CERTIFICATE,
     MAX_CHAIN,
@@ -28,8 +30,6 @@ from slixmpp_mls.certificates import (
     subject_alternative_name,
     xmpp_addresses,
 )
-from slixmpp_mls.errors import InvalidError, MalformedError, UsageError
-from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.structures.credential import Certificate, X509Credential
 from slixmpp_mls.mls.structures.leaf_node import LeafNode

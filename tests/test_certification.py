@@ -18,12 +18,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from typer.testing import CliRunner, Result
 
 from slixmpp_mls.authentication import AuthorityService
-from slixmpp_mls.certificates import IM_URI, certificate_request, chain_from_pem
-from slixmpp_mls.certification import CertificateAuthority, Request
 from slixmpp_mls.cli import app
 from slixmpp_mls.client import Device
 from slixmpp_mls.errors import InvalidError, MalformedError, StoreLocked, UsageError
 from slixmpp_mls.identity import ClientIdentity, fingerprint
+from slixmpp_mls.identity.certificate_authority import CertificateAuthority, Request
+from slixmpp_mls.identity.certificates import IM_URI, certificate_request, chain_from_pem
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.structures.credential import X509Credential
 from slixmpp_mls.store import SQLiteStore

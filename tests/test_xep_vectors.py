@@ -19,11 +19,11 @@ from cryptography.x509 import load_der_x509_certificate
 from lxml import etree
 
 from slixmpp_mls.authentication import AuthorityService
-from slixmpp_mls.certificates import certified_key, chain_of
 from slixmpp_mls.client import Device, GroupChanged, Incoming, Joined, Rejected, RoomGroup
 from slixmpp_mls.content import PROFILE
 from slixmpp_mls.errors import InvalidError, MalformedError, PeerError
 from slixmpp_mls.identity import ClientIdentity, fingerprint, key_identifier
+from slixmpp_mls.identity.certificates import certified_key, chain_of
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.parameters import DAY, HOUR
 from slixmpp_mls.mls.structures.credential import BasicCredential, Certificate, X509Credential

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from slixmpp_mls.certificates import hash_for, subject_alternative_name
 from slixmpp_mls.identity import ClientIdentity
+from slixmpp_mls.identity.certificates import hash_for, subject_alternative_name
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite, SignaturePrivateKey
 from slixmpp_mls.mls.structures.credential import Certificate, X509Credential
 from slixmpp_mls.mls.structures.leaf_node import LeafNode

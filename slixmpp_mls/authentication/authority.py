@@ -6,7 +6,7 @@ A leaf is valid if all of this holds, in the order in which it is looked at:
 what is asked                                                   if not                 where it is said
 ==============================================================  =====================  =====================
 the credential is of type x509                                  ``no-certificate``     RFC 9420 5.3
-the certificate names one account and one device of it          ``no-client``          :mod:`..identity`
+the certificate names one account and one device of it          ``no-client``          :mod:`slixmpp_mls.identity.client_identity`
 it certifies the leaf's signature key, for the suite's scheme   ``other-key``          RFC 9420 5.3
 it is no authority's own (cA is false)                          ``wrong-usage``        RFC 5280 4.2.1.9
 its key may sign: keyUsage, if there, has digitalSignature      ``wrong-usage``        RFC 5280 4.2.1.3
@@ -50,9 +50,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
 
-from ..certificates import IM_URI, MAX_CHAIN, UNREADABLE, certified_key, chain_of, extensions_of
 from ..errors import InvalidError, UsageError
 from ..identity import ClientIdentity
+from ..identity.certificates import IM_URI, MAX_CHAIN, UNREADABLE, certified_key, chain_of, extensions_of
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.structures.credential import X509Credential
 from ..mls.structures.leaf_node import LeafNode
@@ -116,7 +116,7 @@ class AuthorityService(AuthenticationService):
         label: str | None = None,
         also: Mapping[int, bytes] | None = None,
     ) -> None:
-        """Nothing to do: an authority issues on request, and elsewhere (see :mod:`slixmpp_mls.certification`)."""
+        """Nothing to do: an authority issues on request, and elsewhere (see :mod:`slixmpp_mls.identity.certificate_authority`)."""
 
     async def validate(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Verdict]:
         """See the table above.  Nobody is asked over the network."""

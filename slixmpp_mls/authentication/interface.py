@@ -148,7 +148,7 @@ class AuthenticationService(Protocol):
 
 
 def names_same_client(one: AnyCredential, other: AnyCredential) -> bool:
-    """Whether both credentials have one and the same client's name (:mod:`slixmpp_mls.identity`)."""
+    """Whether both credentials have one and the same client's name (:mod:`slixmpp_mls.identity.client_identity`)."""
     try:
         return ClientIdentity.from_credential(one) == ClientIdentity.from_credential(other)
     except InvalidError:

@@ -19,12 +19,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from rich.table import Table
 from rich.text import Text
 
-from ..certificates import chain_from_pem
-from ..certification import MAX_FILE, CertificateAuthority, Issued, Request
 from ..client import Device
 from ..client.device import KeyPackageSettings
 from ..errors import PeerError, UsageError
 from ..identity import fingerprint, key_identifier
+from ..identity.certificate_authority import MAX_FILE, CertificateAuthority, Issued, Request
+from ..identity.certificates import chain_from_pem
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..store import SQLiteStore, is_encrypted
 from .store import KeyFile, secret_of

@@ -9,9 +9,9 @@ from itertools import product
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from slixmpp_mls.authentication import AuthorityService
-from slixmpp_mls.certificates import certificate_request
-from slixmpp_mls.certification import Request
 from slixmpp_mls.identity import ClientIdentity
+from slixmpp_mls.identity.certificate_authority import Request
+from slixmpp_mls.identity.certificates import certificate_request
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.structures.credential import X509Credential
 from tests.x509 import DAYS, START, Authority, credential, device_key, leaf_with, pem

@@ -13,12 +13,12 @@ import pytest
 from cryptography import x509
 
 from slixmpp_mls.authentication import AllOf, AnyOf, AuthorityService, DirectoryService
-from slixmpp_mls.certificates import MAX_CHAIN, chain_of
-from slixmpp_mls.certification import CertificateAuthority, Request
 from slixmpp_mls.client import Member
 from slixmpp_mls.delivery import DeviceDirectory, KeyPackageDirectory
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import DeliveryError, UsageError
+from slixmpp_mls.identity.certificate_authority import CertificateAuthority, Request
+from slixmpp_mls.identity.certificates import MAX_CHAIN, chain_of
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.group.commit_creation import CommitOptions
 from slixmpp_mls.mls.structures.credential import AnyCredential, BasicCredential, Certificate, X509Credential

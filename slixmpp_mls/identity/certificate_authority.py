@@ -9,7 +9,7 @@ It is a folder of standard files, and nothing else; any other tool for X.509 can
 
 Files appear whole or not at all, and whatever changes the folder holds a lock on it.  The authority certifies
 devices only: its certificate allows no authorities below it (RFC 5280 4.2.1.9).  Its key is an ECDSA one, which
-:mod:`.authentication.authority` can verify; the devices' keys are of any cipher suite.
+:mod:`slixmpp_mls.authentication.authority` can verify; the devices' keys are of any cipher suite.
 """
 
 from __future__ import annotations
@@ -35,16 +35,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from .certificates import (
-    IM_URI,
-    UNREADABLE,
-    certified_key,
-    hash_for,
-    subject_alternative_name,
-    xmpp_addresses,
-)
-from .errors import InvalidError, MalformedError, PeerError, UsageError
-from .identity import ClientIdentity
+from ..errors import InvalidError, MalformedError, PeerError, UsageError
+from .certificates import IM_URI, UNREADABLE, certified_key, hash_for, subject_alternative_name, xmpp_addresses
+from .client_identity import ClientIdentity
 
 __all__ = ["CertificateAuthority", "Issued", "Request"]
 

@@ -2,7 +2,7 @@
 
 A device's certificate names it twice in its subjectAltName, as id-on-xmppAddr (RFC 6120 13.7.1.4): the
 account, by which other XMPP software knows it, and the whole identity ``account@server/device-id``.
-Whether the authority behind it is to be believed is another question: :mod:`.authentication.authority`.
+Whether the authority behind it is to be believed is another question: :mod:`slixmpp_mls.authentication.authority`.
 
 What is here decides who a leaf claims to be.  All members must come to the same answer, so it depends on the
 octets alone: no clock, no configuration, and limits that are part of the protocol.
@@ -23,10 +23,10 @@ from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from .errors import InvalidError, MalformedError
-from .mls.crypto.signature import SignaturePrivateKey
-from .mls.registry import SignatureScheme
-from .mls.structures.credential import Certificate, X509Credential
+from ..errors import InvalidError, MalformedError
+from ..mls.crypto.signature import SignaturePrivateKey
+from ..mls.registry import SignatureScheme
+from ..mls.structures.credential import Certificate, X509Credential
 
 __all__ = [
     "IM_URI", "MAX_CERTIFICATE", "MAX_CHAIN", "UNREADABLE", "certificate_request", "certified_key", "chain_from_pem",

@@ -32,10 +32,10 @@ from hashlib import sha256
 from ipaddress import IPv6Address
 from typing import Self
 
+from ..errors import InvalidError, UsageError
+from ..mls.structures.credential import AnyCredential, BasicCredential, X509Credential, type_of
+from ..mls.structures.leaf_node import LeafNode
 from .certificates import end_entity, load_certificate, xmpp_addresses
-from .errors import InvalidError, UsageError
-from .mls.structures.credential import AnyCredential, BasicCredential, X509Credential, type_of
-from .mls.structures.leaf_node import LeafNode
 
 __all__ = [
     "ClientIdentity", "TrustLevel", "check_bare_jid", "fingerprint", "group_digits", "key_identifier", "new_device_id",
