@@ -1,4 +1,4 @@
-"""The table of :mod:`slixmpp_mls.policy`, a test for each cell.
+"""The table of :mod:`slixmpp_mls.policy.room_policy`, a test for each cell.
 
 The group: alice and dora are administrators, bob and carol members; erin is outside.
 """
@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slixmpp_mls import policy as module
 from slixmpp_mls.errors import InvalidError, MalformedError, PolicyTooNew, PolicyViolation
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
@@ -30,7 +29,8 @@ from slixmpp_mls.mls.structures.framing import (
 from slixmpp_mls.mls.structures.leaf_node import Capabilities, LeafNode, UpdateSource
 from slixmpp_mls.mls.structures.proposals import ReInit
 from slixmpp_mls.policy import MAX_ADMINISTRATORS, POLICY_TYPES, ExternalJoins, Right, RoomPolicy, check
-from slixmpp_mls.roster import Roster
+from slixmpp_mls.policy import room_policy as module
+from slixmpp_mls.policy.roster import Roster
 
 from .x509 import Authority, credential, device_key, leaf_with
 

@@ -14,7 +14,7 @@ from slixmpp_mls.mls.group.commit_effects import ChangeKind, Effects, MemberChan
 from slixmpp_mls.mls.structures.credential import BasicCredential
 from slixmpp_mls.mls.structures.framing import MemberSender
 from slixmpp_mls.mls.structures.leaf_node import Capabilities, LeafNode, UpdateSource
-from slixmpp_mls.roster import Roster
+from slixmpp_mls.policy.roster import Roster
 
 ACCOUNTS = ("a@x", "b@x", "c@x")
 CLIENTS = [ClientIdentity(account, device) for account in ACCOUNTS for device in "12"]

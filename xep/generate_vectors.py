@@ -45,7 +45,7 @@ from slixmpp_mls.mls.structures.proposals import Add, Remove
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, create_key_package
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import ExternalJoins, Right, RoomPolicy, check
-from slixmpp_mls.roster import Roster
+from slixmpp_mls.policy.roster import Roster
 from slixmpp_mls.stanza import blob
 from slixmpp_mls.stanza.sce import Envelope
 

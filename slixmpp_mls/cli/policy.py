@@ -14,7 +14,7 @@ from rich.text import Text
 from ..client import Device, RoomGroup
 from ..errors import UsageError
 from ..policy import ExternalJoins, Right, RoomPolicy
-from ..roster import Roster
+from ..policy.roster import Roster
 from ..store import MemoryStore, SQLiteStore, is_encrypted
 from .store import KeyFile, Store, secret_of
 from .terminal import clean, console

@@ -32,7 +32,7 @@ from ..mls.structures.key_package import KeyPackage
 from ..mls.structures.proposals import Add, PreSharedKey, ReInit
 from ..mls.structures.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
 from ..policy import RoomPolicy
-from ..roster import Roster
+from ..policy.roster import Roster
 from ..stanza import elements
 from ..stanza.blob import BlobReference, RatchetTreeLocation, longest
 from .doubts import Doubts

@@ -30,7 +30,7 @@ from ..mls.structures.leaf_node import LeafNode
 from ..mls.structures.welcome import GroupInfo
 from ..mls.tree.tree_math import LeafIndex
 from ..policy import RoomPolicy, check
-from ..roster import Roster
+from ..policy.roster import Roster
 from ..stanza import elements
 from ..stanza.consistency import check as check_consistency
 from ..store.interface import Transaction

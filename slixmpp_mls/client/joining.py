@@ -28,7 +28,7 @@ from ..mls.registry import ExtensionType
 from ..mls.structures.welcome import Welcome
 from ..mls.tree.leaf_creation import KeyPackageBundle
 from ..policy import RoomPolicy
-from ..roster import Roster
+from ..policy.roster import Roster
 from ..stanza import elements
 from ..stanza.blob import BlobReference, RatchetTreeLocation
 from ..stanza.consistency import check as check_consistency

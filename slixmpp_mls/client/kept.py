@@ -19,7 +19,7 @@ from ..mls.structures.framing import MemberSender
 from ..mls.structures.proposals import Remove, SelfRemove
 from ..mls.tree.tree_math import LeafIndex
 from ..policy import RoomPolicy
-from ..roster import Roster
+from ..policy.roster import Roster
 from ..store.interface import Transaction
 from . import leaf_ages
 from .device import Device

@@ -15,7 +15,7 @@ from typing import Self
 from ..identity import ClientIdentity
 from ..mls.group.commit_effects import Effects
 from ..mls.structures.framing import MemberSender
-from ..roster import Roster
+from ..policy.roster import Roster
 
 __all__ = ["Invite", "Leave", "Owed", "Revoke"]
 

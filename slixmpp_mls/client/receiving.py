@@ -19,7 +19,7 @@ from ..mls.structures.framing import NewMemberProposalSender
 from ..mls.structures.proposals import Add
 from ..mls.tree.tree_math import LeafIndex
 from ..policy import RoomPolicy
-from ..roster import Roster
+from ..policy.roster import Roster
 from ..store.interface import Transaction
 from . import arrivals, leaf_ages
 from .doubts import Doubt

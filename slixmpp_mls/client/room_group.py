@@ -32,7 +32,7 @@ from ..errors import UsageError
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.group.group import Group
 from ..policy import RoomPolicy
-from ..roster import Roster
+from ..policy.roster import Roster
 from .device import Device
 from .doubts import Doubts
 from .events import Event, GroupLost, RemovedFromGroup

@@ -13,7 +13,7 @@ from ..mls.group.staging import StagedCommit
 from ..mls.structures.leaf_node import LeafNode
 from ..mls.tree.leaf_creation import KeyPackageBundle
 from ..policy import RoomPolicy
-from ..roster import Roster
+from ..policy.roster import Roster
 from ..stanza.blob import BlobReference
 from ..stanza.elements import RoomElement
 from .events import Event

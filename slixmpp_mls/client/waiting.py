@@ -31,7 +31,7 @@ from ..mls.structures.proposals import Add, GroupContextExtensions, ReInit, Remo
 from ..mls.tree.leaf_validation import LeafRules
 from ..mls.tree.tree_math import LeafIndex
 from ..policy import RoomPolicy, check
-from ..roster import Roster
+from ..policy.roster import Roster
 
 __all__ = ["Committable", "committable", "is_permitted"]
 

@@ -1,7 +1,7 @@
 """Which account has which leaves in a group: what a ratchet tree would otherwise be scanned for.
 
 A :class:`Roster` is an immutable value beside a group's tree.  It is built once from the tree and follows
-it by the :class:`~.mls.group.commit_effects.Effects` of each Commit, at a cost that depends on what changes
+it by the :class:`~slixmpp_mls.mls.group.commit_effects.Effects` of each Commit, at a cost that depends on what changes
 and not on who else is there.  By what it is, it keeps the two rules of identity: a client has one leaf at
 most, and a leaf belongs to the same client for as long as it lasts.
 """
@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator
 
 from immutables import Map, MapMutation
 
-from .errors import PolicyViolation, UsageError
-from .identity import ClientIdentity
-from .mls.group.commit_effects import Effects
-from .mls.structures.framing import MemberSender
-from .mls.structures.leaf_node import LeafNode
+from ..errors import PolicyViolation, UsageError
+from ..identity import ClientIdentity
+from ..mls.group.commit_effects import Effects
+from ..mls.structures.framing import MemberSender
+from ..mls.structures.leaf_node import LeafNode
 
 __all__ = ["Roster"]
 

@@ -75,14 +75,14 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Annotated, Any, ClassVar, Self
 
-from .errors import InvalidError, MalformedError, PeerError, PolicyTooNew, PolicyViolation
-from .identity import ClientIdentity, check_bare_jid
-from .mls.group.commit_effects import Effects, MemberChange
-from .mls.structures.credential import AnyCredential, X509Credential
-from .mls.structures.extensions import Extension, ExtensionContent, Extensions
-from .mls.structures.framing import AnySender, MemberSender, NewMemberCommitSender, NewMemberProposalSender
-from .mls.structures.leaf_node import LeafNode
-from .mls.tls import Codec, Enum, read_span, struct, uint32, write_opaque
+from ..errors import InvalidError, MalformedError, PeerError, PolicyTooNew, PolicyViolation
+from ..identity import ClientIdentity, check_bare_jid
+from ..mls.group.commit_effects import Effects, MemberChange
+from ..mls.structures.credential import AnyCredential, X509Credential
+from ..mls.structures.extensions import Extension, ExtensionContent, Extensions
+from ..mls.structures.framing import AnySender, MemberSender, NewMemberCommitSender, NewMemberProposalSender
+from ..mls.structures.leaf_node import LeafNode
+from ..mls.tls import Codec, Enum, read_span, struct, uint32, write_opaque
 from .roster import Roster
 
 __all__ = ["MAX_ADMINISTRATORS", "POLICY_TYPES", "ExternalJoins", "Right", "RoomPolicy", "check"]
@@ -219,7 +219,7 @@ class RoomPolicy(ExtensionContent):
     def replaced_in(self, extensions: Extensions) -> tuple[Extension, ...]:
         """A list of extensions with this policy instead of the one in it, for a GroupContextExtensions proposal.
 
-        :raises ValueError: the policy can not be encoded: see :func:`.identity.client_identity.check_bare_jid`, `MAX_ADMINISTRATORS`
+        :raises ValueError: the policy can not be encoded: see :func:`slixmpp_mls.identity.client_identity.check_bare_jid`, `MAX_ADMINISTRATORS`
         """
         return (*(entry for entry in extensions if entry.extension_type not in POLICY_TYPES), self.extension())
 
