@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .authentication.listeners import Recent
+from .authentication.callbacks import Recent
 from .client import RoomGroup, open_key_package
 from .errors import DeliveryError, InvalidError, MalformedError, PeerError
 from .identity import ClientIdentity

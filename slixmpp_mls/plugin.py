@@ -30,9 +30,9 @@ Configuration (the second argument of ``register_plugin``):
                          that of the accounts' device lists; if not given, those lists, remembered (trust on first use).
                          What people verify and distrust outranks it: see :mod:`slixmpp_mls.trust`
 ``unverified_devices``   of accounts that have verified ones: ``"refuse"``, ``"ask"`` or ``"accept"``;
-                         see :mod:`slixmpp_mls.authentication.people`
+                         see :mod:`.authentication.manual_trust`
 ``introductions``        whether to believe verified people about third persons' keys, and to tell others of those
-                         that were verified here; False; see :mod:`slixmpp_mls.authentication.trust_messages`
+                         that were verified here; False; see :mod:`.authentication.automatic_trust`
 ``denied_members``       what is done about members whom it denies: ``"remove"``, ``"hold"`` or ``"report"``;
                          see :mod:`slixmpp_mls.vigilance`
 ``grace``                seconds until a member that was vouched for, and is denied now, is removed; 86400
@@ -126,7 +126,7 @@ from slixmpp import ClientXMPP
 from slixmpp.plugins import BasePlugin
 
 from .authentication import AuthenticationService, DirectoryService
-from .authentication.listeners import Recent
+from .authentication.callbacks import Recent
 from .client import Device, KeyPackageSettings
 from .client.other_groups import Awaited
 from .delivery import DeviceDirectory, KeyPackageDirectory, Stream, Uploads

@@ -31,7 +31,7 @@ from slixmpp_mls.authentication import (
     Validity,
     Verdict,
 )
-from slixmpp_mls.authentication.listeners import Recent
+from slixmpp_mls.authentication.callbacks import Recent
 from slixmpp_mls.delivery import DeviceDirectory, Stream
 from slixmpp_mls.delivery.devices import NODE
 from slixmpp_mls.delivery.pep import PUBSUB, PUBSUB_OWNER
@@ -668,7 +668,7 @@ async def test_first_use_pins_without_a_word(store: MemoryStore) -> None:
 async def test_the_table(
     store: MemoryStore, inner: Validity, pinned: bytes | None, accept_changed: bool, answer: str
 ) -> None:
-    """Each line of the table in :mod:`slixmpp_mls.authentication.pinning` for one device."""
+    """Each line of the table in :mod:`slixmpp_mls.authentication.trust_on_first_use` for one device."""
     service, oracle, events = pinning(store, accept_changed_keys=accept_changed)
     if pinned is not None:
         await answer_on(service, ALICE, pinned)

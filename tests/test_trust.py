@@ -29,9 +29,9 @@ from slixmpp_mls.authentication import (
     Validity,
     Verdict,
 )
-from slixmpp_mls.authentication.levels import MAX_KEYS as MAX_KEYS_OF_ONE
-from slixmpp_mls.authentication.levels import MAX_UNPROVEN
-from slixmpp_mls.authentication.trust_messages import MAX_WAITING, MAX_WAITING_OF_ONE, WAITING, compose
+from slixmpp_mls.authentication.automatic_trust import MAX_WAITING, MAX_WAITING_OF_ONE, WAITING, compose
+from slixmpp_mls.authentication.trust_table import MAX_KEYS as MAX_KEYS_OF_ONE
+from slixmpp_mls.authentication.trust_table import MAX_UNPROVEN
 from slixmpp_mls.errors import MalformedError
 from slixmpp_mls.identity import ClientIdentity, TrustLevel, fingerprint, key_identifier
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
@@ -111,7 +111,7 @@ def says(validity: Validity, reason: str) -> Oracle:
 async def test_the_table_of_people(
     store: MemoryStore, inner: tuple[Validity, str], level: TrustLevel | None, answer: str
 ) -> None:
-    """Each line of the table in :mod:`slixmpp_mls.authentication.people` that is about one key."""
+    """Each line of the table in :mod:`slixmpp_mls.authentication.manual_trust` that is about one key."""
     table = TrustTable(store)
     management = TrustManagement(table, OWN)
     if level is TrustLevel.VERIFIED:

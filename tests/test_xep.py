@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from lxml import etree
 
-from slixmpp_mls.authentication.trust_messages import MAX_WAITING, MAX_WAITING_OF_ONE
+from slixmpp_mls.authentication.automatic_trust import MAX_WAITING, MAX_WAITING_OF_ONE
 from slixmpp_mls.client import (
     Device,
     Event,

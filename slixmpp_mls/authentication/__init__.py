@@ -15,15 +15,15 @@ First use and people share one memory, the :class:`TrustTable`, and stand around
     PeopleService(TrustOnFirstUse(DirectoryService(...), table), table)
 """
 
-from .accept import AcceptAll
-from .authority import AuthorityService
-from .combine import AllOf, AnyOf
-from .directory import DeviceNode, DirectoryService
+from .accept_all import AcceptAll
+from .automatic_trust import TrustManagement
+from .combination import AllOf, AnyOf
+from .device_lists import DeviceNode, DirectoryService
 from .interface import VALID, AuthenticationService, Validity, Verdict
-from .levels import KnownKey, Source, TrustChanged, TrustTable
-from .people import PeopleService
-from .pinning import KeyChanged, NewDevice, NewDeviceRule, TrustEvent, TrustOnFirstUse
-from .trust_messages import TrustManagement
+from .manual_trust import PeopleService
+from .trust_on_first_use import KeyChanged, NewDevice, NewDeviceRule, TrustEvent, TrustOnFirstUse
+from .trust_table import KnownKey, Source, TrustChanged, TrustTable
+from .x509 import AuthorityService
 
 __all__ = [
     "VALID",

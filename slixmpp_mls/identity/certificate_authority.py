@@ -9,7 +9,7 @@ It is a folder of standard files, and nothing else; any other tool for X.509 can
 
 Files appear whole or not at all, and whatever changes the folder holds a lock on it.  The authority certifies
 devices only: its certificate allows no authorities below it (RFC 5280 4.2.1.9).  Its key is an ECDSA one, which
-:mod:`slixmpp_mls.authentication.authority` can verify; the devices' keys are of any cipher suite.
+:mod:`slixmpp_mls.authentication.x509` can verify; the devices' keys are of any cipher suite.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A device's certificate names it twice in its subjectAltName, as id-on-xmppAddr (RFC 6120 13.7.1.4): the
 account, by which other XMPP software knows it, and the whole identity ``account@server/device-id``.
-Whether the authority behind it is to be believed is another question: :mod:`slixmpp_mls.authentication.authority`.
+Whether the authority behind it is to be believed is another question: :mod:`slixmpp_mls.authentication.x509`.
 
 What is here decides who a leaf claims to be.  All members must come to the same answer, so it depends on the
 octets alone: no clock, no configuration, and limits that are part of the protocol.

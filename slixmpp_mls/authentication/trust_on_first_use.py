@@ -1,7 +1,7 @@
 """Trust on first use: what an inner service vouched for once is remembered, and not silently replaced.
 
 An account's server can list what it likes.  Keys seen once are therefore pinned, so that its later lies come to
-light.  A key is pinned if it is trusted or verified in the :mod:`.levels`:
+light.  A key is pinned if it is trusted or verified in the :mod:`.trust_table`:
 
 ==========================  =========================  ==============================================
 the leaf                    the inner service says     verdict
@@ -27,7 +27,7 @@ signature scheme; its first key for another scheme counts as a new device, since
 make up the one can make up the other.  All leaves of one :meth:`TrustOnFirstUse.validate` meet an
 account at the same moment: whoever joins a group pins all devices that its members have in it.
 
-A key that its own holder has replaced takes its pin along: see "Succession" in :mod:`.levels`.
+A key that its own holder has replaced takes its pin along: see "Succession" in :mod:`.trust_table`.
 
 A person's decision about an event (:meth:`TrustOnFirstUse.decide`) is final until the next one.
 """
@@ -42,10 +42,10 @@ from typing import TypeAlias
 from ..identity import ClientIdentity, TrustLevel, fingerprint, key_identifier
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.structures.leaf_node import LeafNode
-from .around import AroundService
+from .callbacks import Listeners, Recent
 from .interface import VALID, AuthenticationService, Verdict, named_client
-from .levels import Keys, KnownKey, Source, TrustTable
-from .listeners import Listeners, Recent
+from .key_recording import AroundService
+from .trust_table import Keys, KnownKey, Source, TrustTable
 
 __all__ = ["KeyChanged", "NewDevice", "NewDeviceRule", "TrustEvent", "TrustOnFirstUse"]
 

@@ -24,7 +24,7 @@ neither                                anything                    that
 
 The rule for unverified keys is, by default, XEP-0450's: once one key of an account has been verified, its
 others are not used until they have been as well.  (The account's own devices can see to it by trust messages,
-see :mod:`.trust_messages`.)  Otherwise comparing would help little against an account's server, which
+see :mod:`.automatic_trust`.)  Otherwise comparing would help little against an account's server, which
 would just list one more device.  What somebody has used for a while without looking is reported only, so that
 nobody's devices fly out of groups because another one of theirs was compared.
 """
@@ -37,10 +37,10 @@ from typing import Final
 from ..identity import TrustLevel
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.structures.leaf_node import LeafNode
-from .around import AroundService
 from .interface import VALID, AuthenticationService, Verdict, named_client
-from .levels import Keys, Source, TrustTable
-from .pinning import NewDeviceRule
+from .key_recording import AroundService
+from .trust_on_first_use import NewDeviceRule
+from .trust_table import Keys, Source, TrustTable
 
 __all__ = ["PeopleService"]
 

@@ -9,9 +9,9 @@ from ..identity import ClientIdentity
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.structures.credential import AnyCredential
 from ..mls.structures.leaf_node import LeafNode
+from .callbacks import Listeners
 from .interface import AuthenticationService
-from .levels import TrustTable
-from .listeners import Listeners
+from .trust_table import TrustTable
 
 __all__ = ["AroundService"]
 

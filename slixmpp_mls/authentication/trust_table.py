@@ -30,7 +30,7 @@ from ..identity import ClientIdentity, TrustLevel, group_digits, key_identifier
 from ..mls import tls
 from ..mls.tls import Struct, opaque, struct, uint16, uint64
 from ..store.interface import Store, Transaction
-from .listeners import Listeners
+from .callbacks import Listeners
 
 __all__ = ["Keys", "KnownKey", "Source", "TrustChanged", "TrustTable"]
 
@@ -47,7 +47,7 @@ class Source(IntEnum):
     SELF = 1
     """It is this device's own."""
     FIRST_USE = 2
-    """See :mod:`.pinning`."""
+    """See :mod:`.trust_on_first_use`."""
     PERSON = 3
     """Somebody has compared, accepted or refused it on this device; XEP-0450 says "manually"."""
     OWN_DEVICE = 4

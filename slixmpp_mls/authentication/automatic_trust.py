@@ -1,7 +1,7 @@
 """Automatic Trust Management (XEP-0450): devices that tell each other which keys people have compared.
 
 No I/O: :class:`TrustManagement` takes decisions of people and trust messages of other devices, keeps the
-:mod:`.levels`, and says what we owe to whom.  How that gets there is for others to do
+:mod:`.trust_table`, and says what we owe to whom.  How that gets there is for others to do
 (:mod:`slixmpp_mls.trust`).
 
 Receiving.  A trust message counts if its sender's key is verified, and
@@ -40,7 +40,7 @@ from ..identity import ClientIdentity, TrustLevel
 from ..mls import tls
 from ..mls.tls import Struct, struct, uint64
 from ..stanza.trust_message import MAX_KEYS, KeyOwner, TrustMessage, parse_fingerprint
-from .levels import Keys, KnownKey, Source, TrustTable
+from .trust_table import Keys, KnownKey, Source, TrustTable
 
 __all__ = ["Statement", "TrustManagement", "Verb", "compose"]
 

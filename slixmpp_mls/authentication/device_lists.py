@@ -3,7 +3,7 @@
 A leaf is valid if the PEP node ``urn:xmpp:mls:0:devices`` of its account has an item whose id is the
 leaf's device id and which carries the leaf's signature key for the suite's signature scheme.  Only the
 account can write there, so the server is believed in who the account is, and the account in which
-devices are its own.  It does not protect from that server itself: see :mod:`.pinning`.
+devices are its own.  It does not protect from that server itself: see :mod:`.trust_on_first_use`.
 
 What is read is kept for a while (`lifetime`), and dropped when a notification says that it changed.
 Notifications come from accounts that share presence with us and may be lost, so:
@@ -36,8 +36,8 @@ from ..identity import ClientIdentity
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.structures.leaf_node import LeafNode
 from ..stanza.elements import Device, Key, RetiredDevice
+from .callbacks import Listeners, Recent
 from .interface import VALID, AuthenticationService, Verdict, named_client
-from .listeners import Listeners, Recent
 
 __all__ = ["DeviceNode", "DirectoryService"]
 

@@ -56,8 +56,8 @@ from ..identity.certificates import IM_URI, MAX_CHAIN, UNREADABLE, certified_key
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.structures.credential import X509Credential
 from ..mls.structures.leaf_node import LeafNode
+from .callbacks import Listeners, Recent
 from .interface import VALID, AuthenticationService, Validity, Verdict, named_client
-from .listeners import Listeners, Recent
 
 __all__ = ["AuthorityService", "Source"]
 
