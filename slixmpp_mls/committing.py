@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .client import CommitLost, GroupChanged, Outgoing, RoomGroup, Step
-from .client.steps import Fits, Ignore
+from .client.group.actions import Fits, Ignore
 from .delivery import Room, RoomStanza
 from .errors import DeliveryError, MLSError, NoUploadService, StanzaTooLarge
 from .mls.group.resumption import CreationDraft

@@ -14,7 +14,7 @@ from slixmpp.stanza import Message
 
 from .candidates import Candidates, find_candidates
 from .client import Doubt, GroupChanged, Member, MessageReceived, Rejected
-from .client.records import RoomState
+from .client.storage.records import RoomState
 from .content import open_content, say_the_same, seal_body, seal_message
 from .errors import NotPermitted, PeerError, StanzaTooLarge, UsageError
 from .handover import hand_over
@@ -111,7 +111,7 @@ class EncryptedRoom:
 
     @property
     def doubts(self) -> tuple[Doubt, ...]:
-        """The members for whom the Authentication Service does not vouch; see :mod:`slixmpp_mls.client.doubts`."""
+        """The members for whom the Authentication Service does not vouch; see :mod:`.client.storage.doubts`."""
         return tuple(self.session.doubts.values())
 
     @property

@@ -4,12 +4,12 @@
 what                   when                                        event
 =====================  ==========================================  ============================================
 keys of our leaves     by age or use, each leaf at a time of its   ``mls_keys_renewed`` (and, as for any Commit,
-renewed                own: :mod:`.client.leaf_ages`               ``mls_group_changed``)
+renewed                own: :mod:`.client.storage.leaf_ages`               ``mls_group_changed``)
 silent members seen    every hour: keys older than `evict_after`   ``mls_silent``
 silent members         after that, by who has the right to remove  ``mls_group_changed``
 removed                them; off by default
 KeyPackages made,      every hour, at each start, and when one     ``mls_key_packages``
-replaced, deleted      has been used: :mod:`.client.device`
+replaced, deleted      has been used: :mod:`.client.device.device`
 old epochs, deleted    every hour                                  none
 secrets on the disk
 changes of our key     every hour: :mod:`.rotation`                ``mls_key_rotated``
@@ -40,8 +40,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .client import GroupChanged, Member
-from .client.leaf_ages import RenewalSettings
-from .client.waiting import is_permitted
+from .client.group.committable_proposals import is_permitted
+from .client.storage.leaf_ages import RenewalSettings
 from .errors import MLSError
 from .identity import ClientIdentity
 from .mls.group.proposal_list import SentProposal

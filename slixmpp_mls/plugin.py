@@ -128,7 +128,7 @@ from slixmpp.plugins import BasePlugin
 from .authentication import AuthenticationService, DirectoryService
 from .authentication.callbacks import Recent
 from .client import Device, KeyPackageSettings
-from .client.other_groups import Awaited
+from .client.group.resumption_psks import Awaited
 from .delivery import DeviceDirectory, KeyPackageDirectory, Stream, Uploads
 from .delivery.room import PING_INTERVAL
 from .encrypted_room import EncryptedRoom

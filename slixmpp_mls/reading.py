@@ -23,7 +23,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .client import Doubt, Event, Incoming, RoomGroup, Step
-from .client.steps import Enter, Ignore, Read, Remember, Sent
+from .client.group.actions import Enter, Ignore, Read, Remember, Sent
 from .content import says_something_in_clear
 from .delivery import MAX_STANZA, Room, RoomStanza, Stream
 from .errors import DeliveryError, InvalidError, PeerError, StoreError, TransferFailed

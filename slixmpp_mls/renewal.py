@@ -14,7 +14,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from .client.own_certificates import CertificateExpires
+from .client.device.certificates import CertificateExpires
 from .errors import MLSError, PeerError, UsageError
 from .identity.certificates import chain_from_pem
 from .mls.crypto.cipher_suite import CipherSuite

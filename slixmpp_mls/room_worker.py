@@ -41,8 +41,8 @@ from .client import (
     Step,
     Unreadable,
 )
-from .client.records import RoomState
-from .client.steps import Remember
+from .client.group.actions import Remember
+from .client.storage.records import RoomState
 from .committing import Committer
 from .delivery import (
     AffiliationChanged,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from slixmpp import JID
 
 from .client import RoomGroup
-from .client.records import RoomState
+from .client.storage.records import RoomState
 from .delivery import Room
 from .encrypted_room import EncryptedRoom
 from .errors import (

@@ -21,7 +21,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from .client import Event, MessageSent, Outgoing, RoomGroup
-from .client.steps import Fits
+from .client.group.actions import Fits
 from .delivery import Bounced, Room
 from .errors import DeliveryError, Disconnected, MLSError, NoAnswer, StanzaTooLarge, StoreError
 from .progress import Progress, set_error

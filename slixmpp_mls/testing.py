@@ -51,8 +51,8 @@ from .client import (
     RoomGroup,
     open_key_package,
 )
-from .client.doubts import Doubt
-from .client.records import RoomState
+from .client.storage.doubts import Doubt
+from .client.storage.records import RoomState
 from .errors import ArchiveGap, PeerError, StoreFull, UsageError
 from .identity import ClientIdentity
 from .mls.crypto.cipher_suite import CipherSuite, Random

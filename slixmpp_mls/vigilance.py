@@ -2,7 +2,7 @@
 
 It is asked about new leaves before the Commit that brings them is applied, about members of an account when the
 service says that something may have changed there, about those in doubt when the room has been caught up
-with, and about everybody once a day.  What the answers mean is said in :mod:`slixmpp_mls.client.doubts`; what
+with, and about everybody once a day.  What the answers mean is said in :mod:`.client.storage.doubts`; what
 is done about members whom the service denies is configured:
 
 ==============  ==============================================================================================

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from slixmpp_mls.client import CommitLost, GroupChanged, Joined, Rejected
-from slixmpp_mls.client.entering import find_doors
-from slixmpp_mls.client.records import RoomState
-from slixmpp_mls.client.sending import DOOR_MEMBERS
+from slixmpp_mls.client.group.external_commit import find_doors
+from slixmpp_mls.client.group.sending import DOOR_MEMBERS
+from slixmpp_mls.client.storage.records import RoomState
 from slixmpp_mls.errors import InvalidError, NotPermitted, PeerError, StanzaTooLarge, UsageError
 from slixmpp_mls.mls.structures.framing import MLSMessage
 from slixmpp_mls.mls.structures.proposals import GroupContextExtensions
@@ -73,7 +73,7 @@ def test_what_does_not_fit_goes_without_it() -> None:
 
 def test_a_large_group_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert DOOR_MEMBERS == 64  # as the XEP says
-    monkeypatch.setattr("slixmpp_mls.client.sending.DOOR_MEMBERS", 2)
+    monkeypatch.setattr("slixmpp_mls.client.group.sending.DOOR_MEMBERS", 2)
     _, alice, _, _ = three()
     assert len(alice.commit().payloads) == 1
 

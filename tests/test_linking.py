@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from slixmpp_mls.client import GroupChanged, Rejected
-from slixmpp_mls.client.other_groups import Awaited, OtherGroups
-from slixmpp_mls.client.steps import MoveOn
+from slixmpp_mls.client.group.actions import MoveOn
+from slixmpp_mls.client.group.resumption_psks import Awaited, OtherGroups
 from slixmpp_mls.errors import UsageError
 from slixmpp_mls.linking import _injection
 from slixmpp_mls.mls.structures.proposals import PreSharedKey

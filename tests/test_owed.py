@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slixmpp_mls.client.owed import Invite, Owed, Revoke
+from slixmpp_mls.client.storage.post_commit_actions import Invite, Owed, Revoke
 from slixmpp_mls.mls.structures.proposals import Remove
 from slixmpp_mls.testing import Participant, World
 

@@ -18,7 +18,7 @@ from slixmpp_mls.client import (
     Rejected,
     Unreadable,
 )
-from slixmpp_mls.client.records import OutboxKind, RoomState
+from slixmpp_mls.client.storage.records import OutboxKind, RoomState
 from slixmpp_mls.errors import InvalidError, NotPermitted, PolicyViolation, StanzaTooLarge, UsageError
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.group.group import Group

@@ -17,9 +17,9 @@ from slixmpp_mls.client import (
     RemovedFromGroup,
     Unreadable,
 )
-from slixmpp_mls.client.arrivals import LIMIT
-from slixmpp_mls.client.outside import PAUSES
-from slixmpp_mls.client.records import KeyPackageRecord, RoomState
+from slixmpp_mls.client.group.join_request import PAUSES
+from slixmpp_mls.client.storage.records import KeyPackageRecord, RoomState
+from slixmpp_mls.client.storage.rejoin_limit import LIMIT
 from slixmpp_mls.errors import ArchiveGap, UsageError
 from slixmpp_mls.mls.parameters import DAY, HOUR
 from slixmpp_mls.mls.structures.proposals import Remove

@@ -19,7 +19,7 @@ from slixmpp_mls.client import (
     RemovedFromGroup,
     Unreadable,
 )
-from slixmpp_mls.client.records import RoomState
+from slixmpp_mls.client.storage.records import RoomState
 from slixmpp_mls.errors import (
     ArchiveGap,
     InvalidError,

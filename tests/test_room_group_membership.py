@@ -13,8 +13,8 @@ from slixmpp_mls.client import (
     RemovedFromGroup,
     RoomGroup,
 )
-from slixmpp_mls.client import room_group as room_group_module
-from slixmpp_mls.client.records import RoomState
+from slixmpp_mls.client.group import room_group as room_group_module
+from slixmpp_mls.client.storage.records import RoomState
 from slixmpp_mls.errors import (
     InvalidError,
     UsageError,

@@ -6,15 +6,9 @@ from typing import Any
 
 import pytest
 
-from slixmpp_mls.client import (
-    CommitLost,
-    Doubt,
-    Doubts,
-    JoinRequested,
-    Rejected,
-    sending,
-)
-from slixmpp_mls.client.records import RoomState
+from slixmpp_mls.client import CommitLost, Doubt, Doubts, JoinRequested, Rejected
+from slixmpp_mls.client.group import sending
+from slixmpp_mls.client.storage.records import RoomState
 from slixmpp_mls.errors import (
     InvalidError,
     NotPermitted,

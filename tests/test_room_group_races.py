@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slixmpp_mls.client import MessageReceived, MessageSent, Rejected
-from slixmpp_mls.client.records import RoomState
+from slixmpp_mls.client.storage.records import RoomState
 from slixmpp_mls.errors import Replayed
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.structures.framing import MLSMessage, PrivateMessage

@@ -11,7 +11,7 @@ from slixmpp_mls.client import (
     MessageSent,
     RoomGroup,
 )
-from slixmpp_mls.client.records import RoomState
+from slixmpp_mls.client.storage.records import RoomState
 from slixmpp_mls.errors import (
     StoreFull,
 )

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from slixmpp_mls.client import CommitLost, Incoming, Joined, Rejected, RemovedFromGroup
-from slixmpp_mls.client.steps import Ignore, Join, MoveOn
+from slixmpp_mls.client.group.actions import Ignore, Join, MoveOn
 from slixmpp_mls.errors import InvalidError, NotPermitted, StanzaTooLarge, UsageError
 from slixmpp_mls.mls.structures.proposals import Add, AnyProposal
 from slixmpp_mls.policy import RoomPolicy

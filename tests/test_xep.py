@@ -36,8 +36,8 @@ from slixmpp_mls.client import (
     Unreadable,
     open_key_package,
 )
-from slixmpp_mls.client.records import RoomState
-from slixmpp_mls.client.seen import MAX_ID
+from slixmpp_mls.client.storage.duplicate_filter import MAX_ID
+from slixmpp_mls.client.storage.records import RoomState
 from slixmpp_mls.content import PROFILE
 from slixmpp_mls.delivery import MAX_STANZA
 from slixmpp_mls.delivery.muc_config import shortcomings

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..client import Device, Incoming, RoomGroup
-from ..client.steps import MoveOn, Read
+from ..client.group.actions import MoveOn, Read
 from ..content import EncryptedMessage
 from ..delivery.archive import Archive
 from ..devserver import DevServer

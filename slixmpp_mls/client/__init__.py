@@ -11,7 +11,6 @@ before anybody hears of it.
 """
 
 from .device import Device, KeyPackagePlan, KeyPackageSettings, PublishedKeyPackage, open_key_package
-from .doubts import Doubt, Doubts
 from .events import (
     CommitLost,
     Event,
@@ -31,9 +30,10 @@ from .events import (
     RemovedFromGroup,
     Unreadable,
 )
+from .group.actions import Incoming, Outgoing, Step
+from .group.room_group import RoomGroup
 from .member import Member
-from .room_group import RoomGroup
-from .steps import Incoming, Outgoing, Step
+from .storage.doubts import Doubt, Doubts
 
 __all__ = [
     "CommitLost", "Device", "Doubt", "Doubts", "Event", "GroupChanged", "GroupClosed", "GroupContinued", "GroupLost",

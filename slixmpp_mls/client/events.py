@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..errors import PeerError
-from .doubts import Doubt
 from .member import Member
+from .storage.doubts import Doubt
 
 __all__ = [
     "CommitLost", "Event", "GroupChanged", "GroupClosed", "GroupContinued", "GroupLost", "JoinRequested", "Joined",
@@ -61,7 +61,7 @@ class MessageReceived:
     :ivar occupant: ``room/nickname`` of the sender, as the room says
     :ivar clear: whether the stanza said something in clear beside it
     :ivar removed: whether its sender had been removed from the group when the room got it
-    :ivar number: its place in the inbox, for :meth:`~.room_group.RoomGroup.handed_over`
+    :ivar number: its place in the inbox, for :meth:`~.group.room_group.RoomGroup.handed_over`
     :ivar again: whether it was read before a restart, and perhaps handed over
     :ivar missing: how many messages its sender has encrypted just before it that have not come: a server has lost
         or withholds them, or the sender could not send them, or they will still come (RFC 9750 5.2)
@@ -222,7 +222,7 @@ class LeftBehind:
 
 @dataclass(frozen=True, slots=True)
 class MemberDoubted:
-    """The Authentication Service does not vouch for a member; :mod:`.doubts` says what is done about it."""
+    """The Authentication Service does not vouch for a member; :mod:`.storage.doubts` says what is done about it."""
 
     room: str
     member: Member

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from slixmpp_mls.client.records import OutboxKind, RoomRecord
+from slixmpp_mls.client.storage.records import OutboxKind, RoomRecord
 from slixmpp_mls.content import EncryptedMessage
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.encrypted_room import SentMessage

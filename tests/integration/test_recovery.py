@@ -19,7 +19,7 @@ import pytest
 
 from slixmpp_mls import rejoin
 from slixmpp_mls.client import GroupLost, Joined
-from slixmpp_mls.client.arrivals import LIMIT
+from slixmpp_mls.client.storage.rejoin_limit import LIMIT
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.devserver.ejabberd import Ejabberd
 from slixmpp_mls.errors import GroupExists, MLSError, NoGroupInfo, NotPermitted, PeerError, UsageError

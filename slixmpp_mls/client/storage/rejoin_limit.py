@@ -8,11 +8,11 @@ need nobody.)  All members keep this account, since any of them may be the next 
 
 from __future__ import annotations
 
-from ..identity import ClientIdentity
-from ..mls.group.commit_effects import Effects
-from ..mls.parameters import HOUR
-from ..mls.structures.framing import NewMemberCommitSender, NewMemberProposalSender
-from ..store.interface import Transaction
+from ...identity import ClientIdentity
+from ...mls.group.commit_effects import Effects
+from ...mls.parameters import HOUR
+from ...mls.structures.framing import NewMemberCommitSender, NewMemberProposalSender
+from ...store.interface import Transaction
 
 __all__ = ["LIMIT", "is_too_often", "note"]
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..identity import ClientIdentity
-from .events import MessageReceived
-from .member import Member
+from ...identity import ClientIdentity
+from ..events import MessageReceived
+from ..member import Member
 from .records import InboxRecord
 
 __all__ = ["Inbox", "as_event", "as_record"]

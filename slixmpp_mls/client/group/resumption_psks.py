@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..mls.group import group_storage
-from ..mls.group.group import Group
-from ..mls.parameters import Parameters
-from ..mls.structures.psk import ExternalPSK, ResumptionPSK
-from ..store.interface import Store, Transaction
-from .records import ROOMS, RoomRecord, RoomState, Spaces
+from ...mls.group import group_storage
+from ...mls.group.group import Group
+from ...mls.parameters import Parameters
+from ...mls.structures.psk import ExternalPSK, ResumptionPSK
+from ...store.interface import Store, Transaction
+from ..storage.records import ROOMS, RoomRecord, RoomState, Spaces
 
 __all__ = ["Awaited", "OtherGroups"]
 

@@ -1,7 +1,7 @@
 """Putting into effect what a room's stanzas mean.
 
-`examine` (:mod:`.examining`) only looks; `accept` or `refuse` ends a stanza, and moves our place in the room past it in
-the same transaction.  Between them the caller asks the Authentication Service about new leaves; see :mod:`.doubts`.
+`examine` (:mod:`.processing`) only looks; `accept` or `refuse` ends a stanza, and moves our place in the room past it in
+the same transaction.  Between them the caller asks the Authentication Service about new leaves; see :mod:`slixmpp_mls.client.storage.doubts`.
 """
 
 from __future__ import annotations
@@ -9,21 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ..errors import InvalidError, PeerError
-from ..identity import ClientIdentity
-from ..mls.group.commit_effects import Effects, MemberChange
-from ..mls.group.group import Group
-from ..mls.group.message_processing import ReceivedMessage, ReceivedProposal
-from ..mls.group.staging import StagedCommit
-from ..mls.structures.framing import NewMemberProposalSender
-from ..mls.structures.proposals import Add
-from ..mls.tree.tree_math import LeafIndex
-from ..policy import RoomPolicy
-from ..policy.roster import Roster
-from ..store.interface import Transaction
-from . import arrivals, leaf_ages
-from .doubts import Doubt
-from .events import (
+from ...errors import InvalidError, PeerError
+from ...identity import ClientIdentity
+from ...mls.group.commit_effects import Effects, MemberChange
+from ...mls.group.group import Group
+from ...mls.group.message_processing import ReceivedMessage, ReceivedProposal
+from ...mls.group.staging import StagedCommit
+from ...mls.structures.framing import NewMemberProposalSender
+from ...mls.structures.proposals import Add
+from ...mls.tree.tree_math import LeafIndex
+from ...policy import RoomPolicy
+from ...policy.roster import Roster
+from ...store.interface import Transaction
+from ..events import (
     CommitLost,
     Event,
     GroupChanged,
@@ -33,13 +31,15 @@ from .events import (
     MessageReceived,
     RemovedFromGroup,
 )
-from .examining import Examining
-from .inbox import as_record
-from .kept import put_changes
-from .member import Member
-from .records import OutboxKind, OutsideRecord, RoomRecord, RoomState
-from .seen import mark, message_id
-from .steps import Abandon, Begin, Enter, Ignore, Incoming, Join, MoveOn, Read, Remember, Sent, Step
+from ..member import Member
+from ..storage import leaf_ages, rejoin_limit
+from ..storage.doubts import Doubt
+from ..storage.duplicate_filter import mark, message_id
+from ..storage.inbox import as_record
+from ..storage.records import OutboxKind, OutsideRecord, RoomRecord, RoomState
+from .actions import Abandon, Begin, Enter, Ignore, Incoming, Join, MoveOn, Read, Remember, Sent, Step
+from .processing import Examining
+from .room_state import put_changes
 
 __all__ = ["Receiving"]
 
@@ -143,7 +143,7 @@ class Receiving(Examining):
         if not self.roster.has(client.account):
             return "stranger"
         with self._store.transaction() as transaction:
-            if arrivals.is_too_often(transaction, self._spaces.arrivals, client.account, when):
+            if rejoin_limit.is_too_often(transaction, self._spaces.arrivals, client.account, when):
                 return "too-often"
         return None
 
@@ -259,7 +259,7 @@ class Receiving(Examining):
             self._note_members(transaction, staged.effects, now)
             self._note_ages(transaction, staged.effects, when)
             self._put_doubts(transaction, doubts)
-            arrivals.note(transaction, spaces.arrivals, staged.effects, when)
+            rejoin_limit.note(transaction, spaces.arrivals, staged.effects, when)
             self._put_record(transaction, record)
         self._begin(group.stored(), action.roster, action.policy, record, doubts)
         self._owed = self._owed.changed(owed)

@@ -23,8 +23,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
-from ..identity import ClientIdentity
-from ..mls.group.commit_effects import Effects
+from ...identity import ClientIdentity
+from ...mls.group.commit_effects import Effects
 from .records import DoubtRecord
 
 __all__ = ["Doubt", "Doubts"]

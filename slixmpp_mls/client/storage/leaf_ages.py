@@ -25,11 +25,11 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Self
 
-from ..identity import ClientIdentity
-from ..mls.group.commit_effects import Effects
-from ..mls.parameters import DAY, HOUR
-from ..mls.structures.leaf_node import KeyPackageSource, LeafNode
-from ..store.interface import Transaction
+from ...identity import ClientIdentity
+from ...mls.group.commit_effects import Effects
+from ...mls.parameters import DAY, HOUR
+from ...mls.structures.leaf_node import KeyPackageSource, LeafNode
+from ...store.interface import Transaction
 
 __all__ = ["LeafAge", "RenewalSettings", "fraction", "note", "renewed"]
 

@@ -22,11 +22,11 @@ space                      key                       value
 ``member/`` + room         client's full identity    when it came, seconds since the Unix epoch (8)
 ``renewed/`` + room        client's full identity    when its keys were renewed last, see :mod:`.leaf_ages`
 ``doubt/`` + room          client's full identity    :class:`DoubtRecord`
-``owed/`` + room           kind (1), account        what is still to be done outside of the group, see :mod:`.owed`
+``owed/`` + room           kind (1), account        what is still to be done outside of the group, see :mod:`.post_commit_actions`
 ``inbox/`` + room          number (8)                :class:`InboxRecord`
-``seen/`` + room           number (2)                which application messages came last, see :mod:`.seen`
+``seen/`` + room           number (2)                which application messages came last, see :mod:`.duplicate_filter`
 ``ended/`` + room          group id                  the last epoch of that group that we were in (8)
-``arrivals/`` + room       account                   when clients of it came in by their own wish, see :mod:`.arrivals`
+``arrivals/`` + room       account                   when clients of it came in by their own wish, see :mod:`.rejoin_limit`
 ``outside/`` + room        ``record``                :class:`OutsideRecord`
 ``entering/`` + room       piece                     the state that an external Commit of ours leads to
 =========================  ========================  ===========================================
@@ -43,7 +43,7 @@ from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Annotated, ClassVar, Self
 
-from ..mls.tls import Enum, Struct, opaque, struct, uint8, uint16, uint32, uint64
+from ...mls.tls import Enum, Struct, opaque, struct, uint8, uint16, uint32, uint64
 
 __all__ = [
     "ROOMS", "AskRecord", "DoubtRecord", "InboxRecord", "KeyPackageRecord", "OutboxKind", "OutboxRecord",
@@ -151,7 +151,7 @@ class DoubtRecord(Struct):
 class InboxRecord(Struct):
     """A message that has been read and not been handed over to the application yet.
 
-    The fields are those of :class:`~.events.MessageReceived`; an empty `claimed` or `origin_id` stands for None,
+    The fields are those of :class:`~slixmpp_mls.client.events.MessageReceived`; an empty `claimed` or `origin_id` stands for None,
     `stamp` is in milliseconds since the Unix epoch.
     """
 
@@ -173,7 +173,7 @@ class InboxRecord(Struct):
 
 @struct
 class AskRecord(Struct):
-    """A request of ours to be added: a Proposal of a new member, see :mod:`.outside`.
+    """A request of ours to be added: a Proposal of a new member, see :mod:`slixmpp_mls.client.group.join_request`.
 
     `reference` is the KeyPackageRef in it, `until` when that expires (seconds since the Unix epoch); what has
     `arrived` in the room, or was refused there, is not sent again.

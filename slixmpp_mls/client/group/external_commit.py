@@ -21,24 +21,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from ..errors import InvalidError, NotPermitted, PolicyViolation, StanzaTooLarge, UsageError
-from ..mls.crypto.cipher_suite import CipherSuite
-from ..mls.group.commit_creation import CommitBundle
-from ..mls.group.group import Group
-from ..mls.group.joining import public_of
-from ..mls.structures.leaf_node import LeafNode
-from ..mls.structures.welcome import GroupInfo
-from ..mls.tree.tree_math import LeafIndex
-from ..policy import RoomPolicy, check
-from ..policy.roster import Roster
-from ..stanza import elements
-from ..stanza.consistency import check as check_consistency
-from ..store.interface import Transaction
-from .events import CommitLost, Event
-from .kept import put_all
-from .outside import Outside, attempted
-from .records import ROOMS, OutboxKind, OutsideRecord, RoomRecord, RoomState
-from .steps import Fits, Incoming, Outgoing
+from ...errors import InvalidError, NotPermitted, PolicyViolation, StanzaTooLarge, UsageError
+from ...mls.crypto.cipher_suite import CipherSuite
+from ...mls.group.commit_creation import CommitBundle
+from ...mls.group.group import Group
+from ...mls.group.joining import public_of
+from ...mls.structures.leaf_node import LeafNode
+from ...mls.structures.welcome import GroupInfo
+from ...mls.tree.tree_math import LeafIndex
+from ...policy import RoomPolicy, check
+from ...policy.roster import Roster
+from ...stanza import elements
+from ...stanza.consistency import check as check_consistency
+from ...store.interface import Transaction
+from ..events import CommitLost, Event
+from ..storage.records import ROOMS, OutboxKind, OutsideRecord, RoomRecord, RoomState
+from .actions import Fits, Incoming, Outgoing
+from .join_request import Outside, attempted
+from .room_state import put_all
 
 __all__ = ["Entering", "EntryDraft", "find_doors"]
 

@@ -1,7 +1,7 @@
 """Which application messages have been read, so that none is shown twice.
 
 A sender that does not know whether a message arrived encrypts it anew when its epoch has ended
-(:mod:`.sending`).  Should both copies arrive, because somebody has held the first one back, MLS sees two
+(:mod:`slixmpp_mls.client.group.sending`).  Should both copies arrive, because somebody has held the first one back, MLS sees two
 messages.  What makes them one is the sender's id for it (XEP-0359), which travels as authenticated data: the
 second message of a client under one id is passed over.
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 
-from ..identity import ClientIdentity
+from ...identity import ClientIdentity
 
 __all__ = ["MAX_ID", "Seen", "mark", "message_id"]
 

@@ -3,7 +3,7 @@
 ::
 
     <welcome/> ──► _find_welcome ── tree fetched, leaves judged ──┐
-    our external Commit, reflected (:mod:`.entering`) ────────────┴─► _arrive ──► we are in
+    our external Commit, reflected (:mod:`.external_commit`) ────────────┴─► _arrive ──► we are in
 
 Of a Welcome's GroupInfo first only its claims are judged: that it is the group and epoch that its element names, of
 this room, and neither another room's group nor an epoch in which we have been.  If the ratchet tree is elsewhere it has
@@ -20,28 +20,28 @@ from collections.abc import Iterable
 from dataclasses import replace
 from hashlib import sha256
 
-from ..errors import InvalidError
-from ..identity import ClientIdentity
-from ..mls.group.group import Group
-from ..mls.group.joining import UnverifiedGroupInfo
-from ..mls.registry import ExtensionType
-from ..mls.structures.welcome import Welcome
-from ..mls.tree.leaf_creation import KeyPackageBundle
-from ..policy import RoomPolicy
-from ..policy.roster import Roster
-from ..stanza import elements
-from ..stanza.blob import BlobReference, RatchetTreeLocation
-from ..stanza.consistency import check as check_consistency
-from .creating import Creating
-from .doubts import Doubt, Doubts
-from .entering import Entering
-from .events import CommitLost, Event, GroupContinued, Joined
-from .kept import put_all, put_changes
-from .member import Member
-from .other_groups import OtherGroups
-from .owed import Owed
-from .records import OutboxKind, RoomRecord, RoomState
-from .steps import Ignore, Incoming, Join, Step
+from ...errors import InvalidError
+from ...identity import ClientIdentity
+from ...mls.group.group import Group
+from ...mls.group.joining import UnverifiedGroupInfo
+from ...mls.registry import ExtensionType
+from ...mls.structures.welcome import Welcome
+from ...mls.tree.leaf_creation import KeyPackageBundle
+from ...policy import RoomPolicy
+from ...policy.roster import Roster
+from ...stanza import elements
+from ...stanza.blob import BlobReference, RatchetTreeLocation
+from ...stanza.consistency import check as check_consistency
+from ..events import CommitLost, Event, GroupContinued, Joined
+from ..member import Member
+from ..storage.doubts import Doubt, Doubts
+from ..storage.post_commit_actions import Owed
+from ..storage.records import OutboxKind, RoomRecord, RoomState
+from .actions import Ignore, Incoming, Join, Step
+from .continuation import Creating
+from .external_commit import Entering
+from .resumption_psks import OtherGroups
+from .room_state import put_all, put_changes
 
 __all__ = ["Joining"]
 

@@ -10,22 +10,22 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ..errors import InvalidError, MalformedError, UsageError
-from ..identity import ClientIdentity, new_device_id
-from ..mls.crypto.cipher_suite import CipherSuite, Random, SignaturePrivateKey
-from ..mls.parameters import DAY, HOUR, Parameters
-from ..mls.registry import GREASE, CredentialType, ProposalType
-from ..mls.structures.credential import AnyCredential
-from ..mls.structures.framing import MLSMessage
-from ..mls.structures.key_package import KeyPackage
-from ..mls.structures.leaf_node import Capabilities, KeyPackageSource, Lifetime
-from ..mls.tree.leaf_creation import KeyPackageBundle, OwnLeaf, capabilities, create_key_package
-from ..mls.tree.leaf_validation import GroupRequirements, LeafRules, VerifiedKeyPackage
-from ..policy import RoomPolicy
-from ..store.batch import Batches
-from ..store.interface import Store, Transaction
-from .own_certificates import OwnCertificates
-from .records import KeyPackageRecord
+from ...errors import InvalidError, MalformedError, UsageError
+from ...identity import ClientIdentity, new_device_id
+from ...mls.crypto.cipher_suite import CipherSuite, Random, SignaturePrivateKey
+from ...mls.parameters import DAY, HOUR, Parameters
+from ...mls.registry import GREASE, CredentialType, ProposalType
+from ...mls.structures.credential import AnyCredential
+from ...mls.structures.framing import MLSMessage
+from ...mls.structures.key_package import KeyPackage
+from ...mls.structures.leaf_node import Capabilities, KeyPackageSource, Lifetime
+from ...mls.tree.leaf_creation import KeyPackageBundle, OwnLeaf, capabilities, create_key_package
+from ...mls.tree.leaf_validation import GroupRequirements, LeafRules, VerifiedKeyPackage
+from ...policy import RoomPolicy
+from ...store.batch import Batches
+from ...store.interface import Store, Transaction
+from ..storage.records import KeyPackageRecord
+from .certificates import OwnCertificates
 
 __all__ = ["Device", "KeyPackagePlan", "KeyPackageSettings", "PublishedKeyPackage", "open_key_package"]
 

@@ -21,27 +21,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 
-from ..errors import UsageError
-from ..identity import ClientIdentity
-from ..mls.crypto.cipher_suite import CipherSuite
-from ..mls.group.commit_creation import CommitBundle
-from ..mls.group.group import Group
-from ..mls.group.resumption import CreationDraft
-from ..mls.group.staging import StagedCommit
-from ..mls.structures.key_package import KeyPackage
-from ..mls.structures.proposals import Add, PreSharedKey, ReInit
-from ..mls.structures.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
-from ..policy import RoomPolicy
-from ..policy.roster import Roster
-from ..stanza import elements
-from ..stanza.blob import BlobReference, RatchetTreeLocation, longest
-from .doubts import Doubts
-from .events import Event, GroupChanged, GroupContinued, Joined
-from .kept import Kept, put_all
-from .member import Member
-from .owed import Invite, Owed
-from .records import OutboxKind, OutboxRecord, RoomRecord, RoomState
-from .steps import Fits, Outgoing
+from ...errors import UsageError
+from ...identity import ClientIdentity
+from ...mls.crypto.cipher_suite import CipherSuite
+from ...mls.group.commit_creation import CommitBundle
+from ...mls.group.group import Group
+from ...mls.group.resumption import CreationDraft
+from ...mls.group.staging import StagedCommit
+from ...mls.structures.key_package import KeyPackage
+from ...mls.structures.proposals import Add, PreSharedKey, ReInit
+from ...mls.structures.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
+from ...policy import RoomPolicy
+from ...policy.roster import Roster
+from ...stanza import elements
+from ...stanza.blob import BlobReference, RatchetTreeLocation, longest
+from ..events import Event, GroupChanged, GroupContinued, Joined
+from ..member import Member
+from ..storage.doubts import Doubts
+from ..storage.post_commit_actions import Invite, Owed
+from ..storage.records import OutboxKind, OutboxRecord, RoomRecord, RoomState
+from .actions import Fits, Outgoing
+from .room_state import Kept, put_all
 
 __all__ = ["Creating"]
 

@@ -19,8 +19,8 @@ States::
 Instead of a Welcome it may be an external Commit of our own.
 
 Each call is one transaction.  If it raises, neither the store nor this object has changed.  :mod:`.sending` is one
-direction, :mod:`.examining` and :mod:`.receiving` are the other; :mod:`.outside` is the time without a group,
-:mod:`.joining` and :mod:`.entering` the ways in, :mod:`.creating` how a group goes on in another one, :mod:`.kept` what
+direction, :mod:`.processing` and :mod:`.applying` are the other; :mod:`.join_request` is the time without a group,
+:mod:`.welcome` and :mod:`.external_commit` the ways in, :mod:`.continuation` how a group goes on in another one, :mod:`.room_state` what
 all work on.
 """
 
@@ -28,19 +28,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..errors import UsageError
-from ..mls.crypto.cipher_suite import CipherSuite
-from ..mls.group.group import Group
-from ..policy import RoomPolicy
-from ..policy.roster import Roster
-from .device import Device
-from .doubts import Doubts
-from .events import Event, GroupLost, RemovedFromGroup
-from .kept import ROOMS, put_all
-from .receiving import Receiving
-from .records import RoomState
+from ...errors import UsageError
+from ...mls.crypto.cipher_suite import CipherSuite
+from ...mls.group.group import Group
+from ...policy import RoomPolicy
+from ...policy.roster import Roster
+from ..device import Device
+from ..events import Event, GroupLost, RemovedFromGroup
+from ..storage.doubts import Doubts
+from ..storage.records import RoomState
+from .actions import Fits
+from .applying import Receiving
+from .room_state import ROOMS, put_all
 from .sending import Sending
-from .steps import Fits
 
 __all__ = ["Fits", "RoomGroup"]
 

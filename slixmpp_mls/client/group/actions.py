@@ -1,24 +1,24 @@
-"""What goes into and comes out of a :class:`~slixmpp_mls.client.room_group.RoomGroup`."""
+"""What goes into and comes out of a :class:`~.room_group.RoomGroup`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ..errors import PeerError
-from ..mls.group.group import Group
-from ..mls.group.joining import StagedJoin
-from ..mls.group.message_processing import ReceivedMessage, ReceivedProposal
-from ..mls.group.staging import StagedCommit
-from ..mls.structures.leaf_node import LeafNode
-from ..mls.tree.leaf_creation import KeyPackageBundle
-from ..policy import RoomPolicy
-from ..policy.roster import Roster
-from ..stanza.blob import BlobReference
-from ..stanza.elements import RoomElement
-from .events import Event
-from .other_groups import Awaited
-from .records import OutboxKind
+from ...errors import PeerError
+from ...mls.group.group import Group
+from ...mls.group.joining import StagedJoin
+from ...mls.group.message_processing import ReceivedMessage, ReceivedProposal
+from ...mls.group.staging import StagedCommit
+from ...mls.structures.leaf_node import LeafNode
+from ...mls.tree.leaf_creation import KeyPackageBundle
+from ...policy import RoomPolicy
+from ...policy.roster import Roster
+from ...stanza.blob import BlobReference
+from ...stanza.elements import RoomElement
+from ..events import Event
+from ..storage.records import OutboxKind
+from .resumption_psks import Awaited
 
 __all__ = [
     "Abandon", "Begin", "Enter", "Fits", "Ignore", "Incoming", "Join", "MoveOn", "Outgoing", "Read", "Remember", "Sent",

@@ -19,19 +19,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from ..errors import InvalidError, UsageError
-from ..identity import ClientIdentity
-from ..mls.group.commit_effects import ChangeKind, Effects, ExtensionsChange, MemberChange
-from ..mls.group.group import Group
-from ..mls.group.group_state import no_psks
-from ..mls.group.proposal_list import SentProposal
-from ..mls.group.proposal_selection import choose_valid
-from ..mls.structures.framing import MemberSender, NewMemberProposalSender
-from ..mls.structures.proposals import Add, GroupContextExtensions, ReInit, Remove, SelfRemove, Update
-from ..mls.tree.leaf_validation import LeafRules
-from ..mls.tree.tree_math import LeafIndex
-from ..policy import RoomPolicy, check
-from ..policy.roster import Roster
+from ...errors import InvalidError, UsageError
+from ...identity import ClientIdentity
+from ...mls.group.commit_effects import ChangeKind, Effects, ExtensionsChange, MemberChange
+from ...mls.group.group import Group
+from ...mls.group.group_state import no_psks
+from ...mls.group.proposal_list import SentProposal
+from ...mls.group.proposal_selection import choose_valid
+from ...mls.structures.framing import MemberSender, NewMemberProposalSender
+from ...mls.structures.proposals import Add, GroupContextExtensions, ReInit, Remove, SelfRemove, Update
+from ...mls.tree.leaf_validation import LeafRules
+from ...mls.tree.tree_math import LeafIndex
+from ...policy import RoomPolicy, check
+from ...policy.roster import Roster
 
 __all__ = ["Committable", "committable", "is_permitted"]
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from cryptography import x509
 
-from ..errors import InvalidError, UsageError
-from ..identity import ClientIdentity
-from ..identity.certificates import certificate_request, certified_key, chain_of, extensions_of
-from ..mls.crypto.cipher_suite import SignaturePrivateKey
-from ..mls.structures.credential import X509Credential
-from ..store.interface import Store
+from ...errors import InvalidError, UsageError
+from ...identity import ClientIdentity
+from ...identity.certificates import certificate_request, certified_key, chain_of, extensions_of
+from ...mls.crypto.cipher_suite import SignaturePrivateKey
+from ...mls.structures.credential import X509Credential
+from ...store.interface import Store
 
 __all__ = ["CertificateExpires", "OwnCertificates"]
 

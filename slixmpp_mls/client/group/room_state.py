@@ -10,38 +10,29 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from ..errors import UsageError
-from ..identity import ClientIdentity
-from ..mls.group.group import Group
-from ..mls.group.staging import StagedCommit
-from ..mls.schedule.secret_tree import RatchetKind
-from ..mls.structures.framing import MemberSender
-from ..mls.structures.proposals import Remove, SelfRemove
-from ..mls.tree.tree_math import LeafIndex
-from ..policy import RoomPolicy
-from ..policy.roster import Roster
-from ..store.interface import Transaction
-from . import leaf_ages
-from .device import Device
-from .doubts import Doubt, Doubts
-from .events import MessageReceived
-from .inbox import Inbox, as_event
-from .leaf_ages import LeafAge, RenewalSettings
-from .member import Member
-from .outbox import NUMBER, Outbox
-from .owed import Leave, Owed
-from .records import (
-    ROOMS,
-    InboxRecord,
-    OutboxKind,
-    OutboxRecord,
-    OutsideRecord,
-    RoomRecord,
-    RoomState,
-    Spaces,
-)
-from .seen import Seen
-from .waiting import Committable, committable
+from ...errors import UsageError
+from ...identity import ClientIdentity
+from ...mls.group.group import Group
+from ...mls.group.staging import StagedCommit
+from ...mls.schedule.secret_tree import RatchetKind
+from ...mls.structures.framing import MemberSender
+from ...mls.structures.proposals import Remove, SelfRemove
+from ...mls.tree.tree_math import LeafIndex
+from ...policy import RoomPolicy
+from ...policy.roster import Roster
+from ...store.interface import Transaction
+from ..device import Device
+from ..events import MessageReceived
+from ..member import Member
+from ..storage import leaf_ages
+from ..storage.doubts import Doubt, Doubts
+from ..storage.duplicate_filter import Seen
+from ..storage.inbox import Inbox, as_event
+from ..storage.leaf_ages import LeafAge, RenewalSettings
+from ..storage.outbox import NUMBER, Outbox
+from ..storage.post_commit_actions import Leave, Owed
+from ..storage.records import ROOMS, InboxRecord, OutboxKind, OutboxRecord, OutsideRecord, RoomRecord, RoomState, Spaces
+from .committable_proposals import Committable, committable
 
 __all__ = ["ROOMS", "Kept", "put_all", "put_changes"]
 
@@ -217,7 +208,7 @@ class Kept:
     # --- the age of keys -----------------------------------------------------------------------
 
     def renewal_due(self, settings: RenewalSettings, now: int) -> str | None:
-        """Why our leaf's keys are to be renewed now, see :meth:`.leaf_ages.LeafAge.why`; None if they are not.
+        """Why our leaf's keys are to be renewed now, see :meth:`slixmpp_mls.client.storage.leaf_ages.LeafAge.why`; None if they are not.
 
         :param now: seconds since the Unix epoch
         :raises UsageError: we are not in the group

@@ -10,7 +10,7 @@ Commit             it takes effect                          it is void: another 
 =================  =======================================  ==========================================
 
 Encrypting anew means that two copies may arrive in the end.  Both bear the same id as authenticated data,
-by which readers know the second one (:mod:`.seen`).
+by which readers know the second one (:mod:`slixmpp_mls.client.storage.duplicate_filter`).
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 
-from ..errors import InvalidError, NotPermitted, NotVouchedFor, PolicyViolation, StanzaTooLarge, UsageError
-from ..mls.group.commit_creation import CommitBundle, CommitDraft, CommitOptions
-from ..mls.group.group import Group
-from ..mls.group.proposal_list import SentProposal
-from ..mls.structures.credential import type_of
-from ..mls.structures.framing import MemberSender
-from ..mls.structures.proposals import Add, AnyProposal, PreSharedKey
-from ..mls.tree.leaf_creation import OwnLeaf
-from ..mls.tree.tree_index import Feature
-from ..policy import ExternalJoins, RoomPolicy, check
-from ..stanza import elements
-from ..stanza.blob import BlobReference, RatchetTreeLocation
-from ..stanza.elements import RoomElement
-from .creating import creation
-from .entering import Entering
-from .events import CommitLost, Event
-from .kept import put_all, put_changes
-from .other_groups import OtherGroups
-from .records import OutboxKind, OutboxRecord
-from .seen import MAX_ID
-from .steps import Fits, Outgoing
-from .waiting import Committable, committable, is_permitted
+from ...errors import InvalidError, NotPermitted, NotVouchedFor, PolicyViolation, StanzaTooLarge, UsageError
+from ...mls.group.commit_creation import CommitBundle, CommitDraft, CommitOptions
+from ...mls.group.group import Group
+from ...mls.group.proposal_list import SentProposal
+from ...mls.structures.credential import type_of
+from ...mls.structures.framing import MemberSender
+from ...mls.structures.proposals import Add, AnyProposal, PreSharedKey
+from ...mls.tree.leaf_creation import OwnLeaf
+from ...mls.tree.tree_index import Feature
+from ...policy import ExternalJoins, RoomPolicy, check
+from ...stanza import elements
+from ...stanza.blob import BlobReference, RatchetTreeLocation
+from ...stanza.elements import RoomElement
+from ..events import CommitLost, Event
+from ..storage.duplicate_filter import MAX_ID
+from ..storage.records import OutboxKind, OutboxRecord
+from .actions import Fits, Outgoing
+from .committable_proposals import Committable, committable, is_permitted
+from .continuation import creation
+from .external_commit import Entering
+from .resumption_psks import OtherGroups
+from .room_state import put_all, put_changes
 
 __all__ = ["DOOR_MEMBERS", "Sending"]
 

@@ -23,20 +23,20 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ..errors import PeerError, UsageError
-from ..mls.crypto.cipher_suite import CipherSuite
-from ..mls.group.external_join import external_proposal
-from ..mls.parameters import DAY
-from ..mls.structures.framing import NewMemberProposalSender
-from ..mls.structures.leaf_node import KeyPackageSource
-from ..mls.structures.proposals import Add
-from ..stanza import elements
-from ..stanza.consistency import check as check_consistency
-from ..store.interface import Transaction
-from .events import Missed
-from .kept import Kept
-from .records import AskRecord, OutboxKind, OutsideRecord, RoomRecord, RoomState
-from .steps import Incoming, Outgoing
+from ...errors import PeerError, UsageError
+from ...mls.crypto.cipher_suite import CipherSuite
+from ...mls.group.external_join import external_proposal
+from ...mls.parameters import DAY
+from ...mls.structures.framing import NewMemberProposalSender
+from ...mls.structures.leaf_node import KeyPackageSource
+from ...mls.structures.proposals import Add
+from ...stanza import elements
+from ...stanza.consistency import check as check_consistency
+from ...store.interface import Transaction
+from ..events import Missed
+from ..storage.records import AskRecord, OutboxKind, OutsideRecord, RoomRecord, RoomState
+from .actions import Incoming, Outgoing
+from .room_state import Kept
 
 __all__ = ["PAUSES", "Outside", "attempted"]
 

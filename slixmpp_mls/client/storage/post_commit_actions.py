@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from ..identity import ClientIdentity
-from ..mls.group.commit_effects import Effects
-from ..mls.structures.framing import MemberSender
-from ..policy.roster import Roster
+from ...identity import ClientIdentity
+from ...mls.group.commit_effects import Effects
+from ...mls.structures.framing import MemberSender
+from ...policy.roster import Roster
 
 __all__ = ["Invite", "Leave", "Owed", "Revoke"]
 

@@ -1,12 +1,12 @@
-"""What each stanza of a room means for the group: a :class:`~.steps.Step`.  Nothing changes by looking.
+"""What each stanza of a room means for the group: a :class:`~.actions.Step`.  Nothing changes by looking.
 
 Being left behind.  A message of a later epoch than ours means that we lack a Commit, or that somebody has
 written a number on a stanza; it can not be read, so MLS can not tell.  It counts if the room vouches that it is from
-a member's account: then :class:`~.events.LeftBehind` says so, once per account and epoch.  Nothing is
+a member's account: then :class:`~slixmpp_mls.client.events.LeftBehind` says so, once per account and epoch.  Nothing is
 given up for it.  Outsiders can not bring it about, and a room that lies gains no more than by keeping silent.
 
 Being one's own past.  A message that we have signed, but that our state has not sent, says that the store is an
-old copy.  This is all for which a stanza makes us give the group up (:class:`~.events.GroupLost`): its keys
+old copy.  This is all for which a stanza makes us give the group up (:class:`~slixmpp_mls.client.events.GroupLost`): its keys
 would be used twice.
 """
 
@@ -15,24 +15,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ..errors import InvalidError, NotForUs, PeerError, StateRolledBack, UnknownGroup, WrongEpoch
-from ..identity import ClientIdentity
-from ..mls.group.commit_effects import Effects
-from ..mls.group.message_processing import ReceivedMessage, ReceivedProposal
-from ..mls.group.staging import StagedCommit
-from ..mls.structures.framing import MemberSender, NewMemberProposalSender
-from ..mls.structures.leaf_node import LeafNode
-from ..mls.structures.proposals import Add, Update
-from ..mls.tree.tree_math import LeafIndex
-from ..policy import RoomPolicy, check
-from ..stanza import elements
-from ..stanza.consistency import check as check_consistency
-from ..stanza.elements import RoomElement
-from .events import CommitLost, Event, LeftBehind, MessageSent, Rejected, Unreadable
-from .joining import Joining
-from .other_groups import OtherGroups
-from .records import OutboxKind, RoomState
-from .steps import Abandon, Begin, Enter, Ignore, Incoming, Join, MoveOn, Read, Remember, Sent, Step
+from ...errors import InvalidError, NotForUs, PeerError, StateRolledBack, UnknownGroup, WrongEpoch
+from ...identity import ClientIdentity
+from ...mls.group.commit_effects import Effects
+from ...mls.group.message_processing import ReceivedMessage, ReceivedProposal
+from ...mls.group.staging import StagedCommit
+from ...mls.structures.framing import MemberSender, NewMemberProposalSender
+from ...mls.structures.leaf_node import LeafNode
+from ...mls.structures.proposals import Add, Update
+from ...mls.tree.tree_math import LeafIndex
+from ...policy import RoomPolicy, check
+from ...stanza import elements
+from ...stanza.consistency import check as check_consistency
+from ...stanza.elements import RoomElement
+from ..events import CommitLost, Event, LeftBehind, MessageSent, Rejected, Unreadable
+from ..storage.records import OutboxKind, RoomState
+from .actions import Abandon, Begin, Enter, Ignore, Incoming, Join, MoveOn, Read, Remember, Sent, Step
+from .resumption_psks import OtherGroups
+from .welcome import Joining
 
 __all__ = ["Examining"]
 

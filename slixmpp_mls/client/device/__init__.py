@@ -1,0 +1,3 @@
+"""One device of an account: its name, its keys, its KeyPackages and its certificates."""
+
+from .device import *  # noqa: F403
