@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from slixmpp import JID, ClientXMPP
 from slixmpp.stanza import Message
 
-from .candidates import Candidates, find_candidates
 from .client import Doubt, GroupChanged, Member, MessageReceived, Rejected
 from .client.storage.records import RoomState
 from .content import open_content, say_the_same, seal_body, seal_message
 from .errors import NotPermitted, PeerError, StanzaTooLarge, UsageError
 from .handover import hand_over
 from .identity import ClientIdentity
+from .key_packages.selection import Candidates, find_candidates
 from .linking import branch, link
 from .mls.structures.proposals import Add, AnyProposal, GroupContextExtensions, Remove
 from .mls.tree.tree_math import LeafIndex

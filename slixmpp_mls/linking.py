@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING
 
 from slixmpp import JID
 
-from .candidates import Candidates
 from .client import GroupChanged, RoomGroup
 from .errors import SuiteUnsupported, UsageError
+from .key_packages.cipher_suite_choice import read_offers
+from .key_packages.selection import Candidates
 from .mls.structures.proposals import AnyProposal, PreSharedKey
 from .mls.structures.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
-from .negotiation import read_offers
 from .policy import RoomPolicy
 from .room_worker import RoomWorker
 

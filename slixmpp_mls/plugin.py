@@ -136,11 +136,11 @@ from .errors import DeviceRetired, Disconnected, MLSError, NoAnswer, UsageError
 from .hygiene import Hygiene
 from .identity import fingerprint
 from .invitations import Invitations
+from .key_packages.cipher_suite_choice import Negotiation
+from .key_packages.publication import OwnKeyPackages
 from .mls.crypto.cipher_suite import CipherSuite
 from .mls.parameters import DAY, Parameters
-from .negotiation import Negotiation
 from .own_devices import OwnDevices
-from .own_key_packages import OwnKeyPackages
 from .policy import RoomPolicy
 from .rejoin import RejoinMode
 from .renewal import Renewal
@@ -507,7 +507,7 @@ class MLS(BasePlugin):
 
         :param room: bare JID of a room that does not exist
         :param invite: bare JIDs of people to be added at once; the group gets the best cipher suite that they all
-            support, see :mod:`slixmpp_mls.negotiation`.  :attr:`EncryptedRoom.invited` says what has become of them
+            support, see :mod:`.key_packages.cipher_suite_choice`.  :attr:`EncryptedRoom.invited` says what has become of them
         :param name: for people
         :param policy: who may do what; by default we are the administrator
         :param suite: number of the cipher suite, without asking what others support

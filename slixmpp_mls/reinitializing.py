@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING
 from .client import RoomGroup
 from .errors import DeliveryError, MLSError, NotPermitted, StoreError, SuiteUnsupported, UsageError
 from .identity import ClientIdentity
+from .key_packages.cipher_suite_choice import negotiate, read_offers
 from .mls.crypto.cipher_suite import CipherSuite
 from .mls.registry import ProtocolVersion
 from .mls.structures.key_package import KeyPackage
 from .mls.structures.proposals import AnyProposal, ReInit
-from .negotiation import negotiate, read_offers
 
 if TYPE_CHECKING:
     from .room_worker import RoomWorker

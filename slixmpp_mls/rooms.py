@@ -27,8 +27,8 @@ from .errors import (
     RoomUnsuitable,
     UsageError,
 )
+from .key_packages.cipher_suite_choice import Negotiation, negotiate
 from .mls.crypto.cipher_suite import CipherSuite
-from .negotiation import Negotiation, negotiate
 from .policy import RoomPolicy
 from .rejoin import group_in
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from slixmpp_mls.identity import ClientIdentity
-from slixmpp_mls.negotiation import Negotiation, Offer, Offers, Suspicion, choose
+from slixmpp_mls.key_packages.cipher_suite_choice import Negotiation, Offer, Offers, Suspicion, choose
 
 from .witches import ALICE, BOB
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from slixmpp_mls.candidates import Candidates, _refuse_credentials
 from slixmpp_mls.client import Device
 from slixmpp_mls.client.device import KeyPackageSettings
 from slixmpp_mls.errors import NotPermitted, UsageError
 from slixmpp_mls.identity import ClientIdentity
+from slixmpp_mls.key_packages.selection import Candidates, _refuse_credentials
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.registry import CredentialType
 from slixmpp_mls.mls.structures.credential import BasicCredential, X509Credential

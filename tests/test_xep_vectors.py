@@ -255,8 +255,8 @@ PACKAGES = load("key-packages")
 
 @pytest.mark.parametrize("item", PACKAGES["items"], ids=lambda item: item["name"])
 def test_key_package(item: dict[str, Any]) -> None:
-    # As slixmpp_mls.candidates reads a directory, which needs a plugin to be called.
-    from slixmpp_mls.candidates import open_item
+    # As slixmpp_mls.key_packages.selection reads a directory, which needs a plugin to be called.
+    from slixmpp_mls.key_packages.selection import open_item
 
     extensions = tuple(Extension(one["type"], unhex(one["data"])) for one in PACKAGES["group_extensions"])
     requirements = GroupRequirements.of(CipherSuite.get(PACKAGES["group_suite"]), 1, extensions)

@@ -22,19 +22,19 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .candidates import open_item, pick, read_items, vouched_for
-from .delivery import DeviceDirectory
-from .errors import DeliveryError, InvalidError, PeerError
-from .identity import ClientIdentity
-from .mls.crypto.cipher_suite import CipherSuite
-from .mls.registry import ProtocolVersion
-from .mls.structures.extensions import Extension
-from .mls.tree.leaf_validation import GroupRequirements, VerifiedKeyPackage
-from .stanza import Device, KeyPackage, parse
-from .stanza.xml import AnyElement
+from ..delivery import DeviceDirectory
+from ..errors import DeliveryError, InvalidError, PeerError
+from ..identity import ClientIdentity
+from ..mls.crypto.cipher_suite import CipherSuite
+from ..mls.registry import ProtocolVersion
+from ..mls.structures.extensions import Extension
+from ..mls.tree.leaf_validation import GroupRequirements, VerifiedKeyPackage
+from ..stanza import Device, KeyPackage, parse
+from ..stanza.xml import AnyElement
+from .selection import open_item, pick, read_items, vouched_for
 
 if TYPE_CHECKING:
-    from .plugin import MLS
+    from ..plugin import MLS
 
 __all__ = ["Negotiation", "Offer", "Suspicion", "choose", "negotiate", "read_offers"]
 

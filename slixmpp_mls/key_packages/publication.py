@@ -1,6 +1,6 @@
 """Our KeyPackages in the account's directory: as many as there should be, fresh, and unused (RFC 9420 10, 16.8).
 
-Which these are, the device knows (:meth:`.client.device.device.Device.plan_key_packages`); here the directory is
+Which these are, the device knows (:meth:`slixmpp_mls.client.device.device.Device.plan_key_packages`); here the directory is
 compared with that, new ones are published, and those are retracted that were used, are about to expire, or say
 something else of us than is true now.
 """
@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .device_list import parse_key_package
-from .errors import PeerError
-from .identity import ClientIdentity
-from .stanza import KeyPackage
-from .stanza.xml import AnyElement
+from ..device_list import parse_key_package
+from ..errors import PeerError
+from ..identity import ClientIdentity
+from ..stanza import KeyPackage
+from ..stanza.xml import AnyElement
 
 if TYPE_CHECKING:
-    from .plugin import MLS
+    from ..plugin import MLS
 
 __all__ = ["KeyPackagesChanged", "OwnKeyPackages"]
 

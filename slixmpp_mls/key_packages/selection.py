@@ -14,19 +14,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .authentication.callbacks import Recent
-from .client import RoomGroup, open_key_package
-from .errors import DeliveryError, InvalidError, MalformedError, PeerError
-from .identity import ClientIdentity
-from .mls.crypto.cipher_suite import CipherSuite
-from .mls.structures.credential import type_of
-from .mls.tree.leaf_validation import GroupRequirements, LeafRules, VerifiedKeyPackage
-from .mls.tree.tree_index import Feature
-from .stanza import KeyPackage, parse
-from .stanza.xml import AnyElement
+from ..authentication.callbacks import Recent
+from ..client import RoomGroup, open_key_package
+from ..errors import DeliveryError, InvalidError, MalformedError, PeerError
+from ..identity import ClientIdentity
+from ..mls.crypto.cipher_suite import CipherSuite
+from ..mls.structures.credential import type_of
+from ..mls.tree.leaf_validation import GroupRequirements, LeafRules, VerifiedKeyPackage
+from ..mls.tree.tree_index import Feature
+from ..stanza import KeyPackage, parse
+from ..stanza.xml import AnyElement
 
 if TYPE_CHECKING:
-    from .plugin import MLS
+    from ..plugin import MLS
 
 __all__ = ["Candidates", "find_candidates", "open_item", "pick", "read_items", "vouched_for"]
 
