@@ -18,7 +18,7 @@ Configuration (the second argument of ``register_plugin``):
 ``key_file``             the same by a file of 32 octets or more, instead of a passphrase
 ``label``                name of this device for people, shown with its keys
 ``new_devices``          ``"ask"`` whether a device that our account lists from now on comes into our rooms
-                         (``mls_new_device``), or ``"add"`` it on the server's word; see :mod:`.own_devices`
+                         (``mls_new_device``), or ``"add"`` it on the server's word; see :mod:`.account.devices`
 ``renew_after``          seconds after which our keys in a group are renewed; 7 days
 ``renew_after_messages`` the same by messages that we have sent; 1,000
 ``evict_after``          seconds after which members that have not renewed their keys are removed, where we may
@@ -28,7 +28,7 @@ Configuration (the second argument of ``register_plugin``):
 ``key_packages``         how many are kept ready per suite; 100
 ``authentication``       an AuthenticationService, or ``f(directory) -> AuthenticationService`` that makes one out of
                          that of the accounts' device lists; if not given, those lists, remembered (trust on first use).
-                         What people verify and distrust outranks it: see :mod:`slixmpp_mls.trust`
+                         What people verify and distrust outranks it: see :mod:`.account.trust`
 ``unverified_devices``   of accounts that have verified ones: ``"refuse"``, ``"ask"`` or ``"accept"``;
                          see :mod:`.authentication.manual_trust`
 ``introductions``        whether to believe verified people about third persons' keys, and to tell others of those
@@ -125,6 +125,11 @@ from typing import Any, ClassVar
 from slixmpp import ClientXMPP
 from slixmpp.plugins import BasePlugin
 
+from .account.certificate_renewal import Renewal
+from .account.devices import OwnDevices
+from .account.key_rotation import KeyRotated, Rotation
+from .account.maintenance import Hygiene
+from .account.trust import Trust
 from .authentication import AuthenticationService, DirectoryService
 from .authentication.callbacks import Recent
 from .client import Device, KeyPackageSettings
@@ -133,23 +138,18 @@ from .delivery import DeviceDirectory, KeyPackageDirectory, Stream, Uploads
 from .delivery.room import PING_INTERVAL
 from .encrypted_room import EncryptedRoom
 from .errors import DeviceRetired, Disconnected, MLSError, NoAnswer, UsageError
-from .hygiene import Hygiene
 from .identity import fingerprint
 from .invitations import Invitations
 from .key_packages.cipher_suite_choice import Negotiation
 from .key_packages.publication import OwnKeyPackages
 from .mls.crypto.cipher_suite import CipherSuite
 from .mls.parameters import DAY, Parameters
-from .own_devices import OwnDevices
 from .policy import RoomPolicy
 from .rejoin import RejoinMode
-from .renewal import Renewal
 from .rooms import Rooms
-from .rotation import KeyRotated, Rotation
 from .stanza import NS
 from .stanza import slixmpp as bindings
 from .store import SQLiteStore, Store, store_secret
-from .trust import Trust
 from .vigilance import DeniedMembers
 
 __all__ = ["MLS"]
@@ -460,7 +460,7 @@ class MLS(BasePlugin):
         """Replace our signature key, in all groups and KeyPackages; the device, its leaves and its name stay.
 
         What can not be done now, as a room can not be reached, is done when it can, in later runs, too; the old key
-        is listed as long (:mod:`slixmpp_mls.rotation`).  If a change is under way already, it goes on.
+        is listed as long (:mod:`.account.key_rotation`).  If a change is under way already, it goes on.
 
         :raises UsageError: our key is certified
         :raises StoreError: nothing has changed

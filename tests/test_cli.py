@@ -17,6 +17,7 @@ from PIL import Image
 from slixmpp import JID
 from typer.testing import CliRunner
 
+from slixmpp_mls.account.trust import trust_of
 from slixmpp_mls.cli import app, story
 from slixmpp_mls.cli.federated_story import FederatedStory
 from slixmpp_mls.cli.story import Story
@@ -31,7 +32,6 @@ from slixmpp_mls.policy import Right, RoomPolicy
 from slixmpp_mls.split_view import EpochComparison
 from slixmpp_mls.stanza.trust_message import KeyOwner
 from slixmpp_mls.store import SQLiteStore
-from slixmpp_mls.trust import trust_of
 
 from .conftest import SERVERS, unavailable_means_skip, unique
 from .programs import COMMAND, login, running

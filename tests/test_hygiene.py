@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from slixmpp_mls.account.maintenance import JUMP, SETTLING, SteadyClock
 from slixmpp_mls.client import Device, KeyPackageSettings
 from slixmpp_mls.client.storage.leaf_ages import LeafAge, RenewalSettings, fraction
-from slixmpp_mls.hygiene import JUMP, SETTLING, SteadyClock
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.parameters import DAY, HOUR

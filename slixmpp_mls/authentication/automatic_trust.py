@@ -2,7 +2,7 @@
 
 No I/O: :class:`TrustManagement` takes decisions of people and trust messages of other devices, keeps the
 :mod:`.trust_table`, and says what we owe to whom.  How that gets there is for others to do
-(:mod:`slixmpp_mls.trust`).
+(:mod:`slixmpp_mls.account.trust`).
 
 Receiving.  A trust message counts if its sender's key is verified, and
 

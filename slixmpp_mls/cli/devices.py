@@ -17,17 +17,11 @@ from rich.table import Table
 from rich.text import Text
 from slixmpp import ClientXMPP
 
+from ..account.device_list import Listed, Published, RoomsChanged, read_devices, read_key_packages
+from ..account.device_list import rename as rename_device
+from ..account.device_list import retire as retire_device
 from ..client import RoomGroup
 from ..delivery import DeviceDirectory, KeyPackageDirectory
-from ..device_list import (
-    Listed,
-    Published,
-    RoomsChanged,
-    read_devices,
-    read_key_packages,
-)
-from ..device_list import rename as rename_device
-from ..device_list import retire as retire_device
 from ..errors import UsageError
 from ..identity import ClientIdentity, fingerprint
 from ..mls.registry import CipherSuiteId, ExtensionType

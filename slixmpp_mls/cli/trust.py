@@ -1,7 +1,7 @@
 """``slixmpp-mls trust``: keys compared by people, in a device's store.
 
 Nothing here needs a connection.  What is decided is told to other devices when the program that uses the store is
-online next (see :mod:`slixmpp_mls.trust`).
+online next (see :mod:`slixmpp_mls.account.trust`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from ..account.trust import qr_code
 from ..authentication import KnownKey, Source, TrustManagement, TrustTable
 from ..errors import UsageError
 from ..identity import TrustLevel
 from ..store import SQLiteStore, is_encrypted
-from ..trust import qr_code
 from .login import bare_jid
 from .store import KeyFile, Store, secret_of
 from .terminal import clean, console

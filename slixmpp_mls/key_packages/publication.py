@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..device_list import parse_key_package
+from ..account.device_list import parse_key_package
 from ..errors import PeerError
 from ..identity import ClientIdentity
 from ..stanza import KeyPackage

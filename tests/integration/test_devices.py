@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from slixmpp_mls import own_devices
+from slixmpp_mls.account import devices
+from slixmpp_mls.account.device_list import DeviceStatus, OwnDevice
 from slixmpp_mls.client import Device
 from slixmpp_mls.delivery import DeviceDirectory
-from slixmpp_mls.device_list import DeviceStatus, OwnDevice
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import DeviceRetired, NotPermitted, UsageError
 from slixmpp_mls.identity import ClientIdentity
@@ -23,8 +23,8 @@ from .people import Cast, Person, all_agree
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own_devices, "JITTER", 0.3)
-    monkeypatch.setattr(own_devices, "RETRY", 1.0)
+    monkeypatch.setattr(devices, "JITTER", 0.3)
+    monkeypatch.setattr(devices, "RETRY", 1.0)
 
 
 async def another(cast: Cast, person: Person, **config: object) -> Person:

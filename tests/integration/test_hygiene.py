@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from slixmpp_mls import hygiene
+from slixmpp_mls.account import maintenance
+from slixmpp_mls.account.maintenance import QUIET, SETTLING
 from slixmpp_mls.delivery import KeyPackageDirectory
 from slixmpp_mls.devserver import DevServer
-from slixmpp_mls.hygiene import QUIET, SETTLING
 from slixmpp_mls.mls.parameters import DAY, HOUR
 from slixmpp_mls.policy import RoomPolicy
 
@@ -150,7 +150,7 @@ async def grow_silent(
 async def test_silent_members_are_removed_if_that_is_wanted(
     server: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hygiene, "QUIET", 0.5)
+    monkeypatch.setattr(maintenance, "QUIET", 0.5)
     clocks = Clocks()
     room, alice, bob, carol = await grow_silent(cast, server, clocks, evict_after=30 * DAY)
     await alice.until(lambda: alice.room().accounts == sorted((alice.account, carol.account)))
@@ -178,7 +178,7 @@ async def test_by_default_nobody_is_removed_for_being_silent(prosody: DevServer,
 async def test_the_policy_may_say_when_and_only_who_has_the_right_removes(
     prosody: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hygiene, "QUIET", 0.5)
+    monkeypatch.setattr(maintenance, "QUIET", 0.5)
     clocks = Clocks()
     alice = await cast.person(prosody, "alice", **clocks.config)
     bob = await cast.person(prosody, "bob", evict_after="policy", **clocks.config)

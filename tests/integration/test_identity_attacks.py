@@ -16,7 +16,8 @@ from xml.etree.ElementTree import Element
 
 import pytest
 
-from slixmpp_mls import own_devices
+from slixmpp_mls.account import devices
+from slixmpp_mls.account.trust import TrustLevel
 from slixmpp_mls.authentication import AcceptAll
 from slixmpp_mls.client import Device, RoomGroup
 from slixmpp_mls.delivery import DeviceDirectory
@@ -34,7 +35,6 @@ from slixmpp_mls.policy import POLICY_TYPES, Right, RoomPolicy
 from slixmpp_mls.stanza import elements, parse
 from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import commit_against_policy
-from slixmpp_mls.trust import TrustLevel
 from slixmpp_mls.vigilance import DeniedMembers
 
 from .people import SECONDS, Cast, Person, all_agree
@@ -47,8 +47,8 @@ SUITE = CipherSuite.get(1)
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own_devices, "JITTER", 0.3)
-    monkeypatch.setattr(own_devices, "RETRY", 1.0)
+    monkeypatch.setattr(devices, "JITTER", 0.3)
+    monkeypatch.setattr(devices, "RETRY", 1.0)
 
 
 # --- software that does not keep to the rules -----------------------------------------------------

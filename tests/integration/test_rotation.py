@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from slixmpp_mls import rotation
+from slixmpp_mls.account import key_rotation
 from slixmpp_mls.client import Device
 from slixmpp_mls.delivery import KeyPackageDirectory
 from slixmpp_mls.devserver import DevServer
@@ -24,7 +24,7 @@ from .people import Cast, Person, all_agree
 
 @pytest.fixture(autouse=True)
 def _no_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rotation, "OVERLAP", 0)
+    monkeypatch.setattr(key_rotation, "OVERLAP", 0)
 
 
 async def listed(person: Person) -> list[str]:
@@ -92,7 +92,7 @@ async def test_a_group_that_can_not_be_reached_is_moved_when_it_can(
     prosody: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until then both keys are listed, and what is said with either is good."""
-    monkeypatch.setattr(rotation, "PATIENCE", 0.5)
+    monkeypatch.setattr(key_rotation, "PATIENCE", 0.5)
     room, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     other = f"{unique('heath')}@{prosody.rooms}"
     await (await bob.mls.create(other)).add(alice.account)
@@ -155,7 +155,7 @@ async def test_for_an_hour_the_old_key_packages_are_good(
     prosody: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody has fetched one before they were replaced; who joins by it is moved at once."""
-    monkeypatch.setattr(rotation, "OVERLAP", 3600)
+    monkeypatch.setattr(key_rotation, "OVERLAP", 3600)
     now = time.time()
     clock: Callable[[], float] = lambda: now  # noqa: E731
     alice = await cast.person(prosody, "alice", clock=clock)

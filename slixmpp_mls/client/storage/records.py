@@ -11,7 +11,7 @@ space                      key                       value
 ``device``                 ``invitation``            archive id of the last invitation read (the plugin's)
 ``device``                 ``since``                 when we began, until an invitation has been read (8, the plugin's)
 ``device``                 ``listed``, ``label``,    whether, and as what, our account's node has listed us; since when
-                           ``retired``               it is over (:mod:`slixmpp_mls.own_devices`, as are ``own-device``
+                           ``retired``               it is over (:mod:`slixmpp_mls.account.devices`, as are ``own-device``
                                                      and ``admission``)
 ``key-package``            KeyPackageRef             :class:`KeyPackageRecord`
 ``room``                   room's bare JID           :class:`RoomRecord`

@@ -14,15 +14,15 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from .client.device.certificates import CertificateExpires
-from .errors import MLSError, PeerError, UsageError
-from .identity.certificates import chain_from_pem
-from .mls.crypto.cipher_suite import CipherSuite
-from .mls.parameters import DAY
+from ..client.device.certificates import CertificateExpires
+from ..errors import MLSError, PeerError, UsageError
+from ..identity.certificates import chain_from_pem
+from ..mls.crypto.cipher_suite import CipherSuite
+from ..mls.parameters import DAY
 
 if TYPE_CHECKING:
-    from .encrypted_room import EncryptedRoom
-    from .plugin import MLS
+    from ..encrypted_room import EncryptedRoom
+    from ..plugin import MLS
 
 __all__ = ["CertificateExpires", "Renewal"]
 

@@ -8,7 +8,7 @@
     await mls.trust.verify("bob@example", "72cd6e84 22c407fb ...")                  # or compared on the telephone
     mls.trust.qr().save("me.png", scale=6)                                          # for Bob to scan
 
-:mod:`.authentication.automatic_trust` has the rules of XEP-0450; here they meet rooms.  A trust message is an
+:mod:`slixmpp_mls.authentication.automatic_trust` has the rules of XEP-0450; here they meet rooms.  A trust message is an
 application message without a text: all members get it, those whom it does not concern pass over it, and no event
 tells of it but ``mls_trust_changed``, where it changes something.  What is owed to somebody is sent through the
 smallest room that is shared, now or when there is one; :meth:`Trust.settle` is what does that, after each decision,
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import segno
 
-from .authentication import (
+from ..authentication import (
     AuthenticationService,
     KeyChanged,
     KnownKey,
@@ -40,18 +40,18 @@ from .authentication import (
     TrustOnFirstUse,
     TrustTable,
 )
-from .authentication.automatic_trust import compose
-from .client import Device, GroupChanged, Member
-from .content import EncryptedMessage, seal_elements
-from .errors import MLSError, NotVouchedFor, PeerError
-from .identity import ClientIdentity, TrustLevel, key_identifier
-from .mls.tree.tree_math import LeafIndex
-from .stanza.trust_message import NS as NS_TRUST
-from .stanza.trust_message import TrustMessage
+from ..authentication.automatic_trust import compose
+from ..client import Device, GroupChanged, Member
+from ..content import EncryptedMessage, seal_elements
+from ..errors import MLSError, NotVouchedFor, PeerError
+from ..identity import ClientIdentity, TrustLevel, key_identifier
+from ..mls.tree.tree_math import LeafIndex
+from ..stanza.trust_message import NS as NS_TRUST
+from ..stanza.trust_message import TrustMessage
 
 if TYPE_CHECKING:
-    from .encrypted_room import EncryptedRoom
-    from .plugin import MLS
+    from ..encrypted_room import EncryptedRoom
+    from ..plugin import MLS
 
 __all__ = ["Trust", "qr_code", "trust_of"]
 

@@ -13,17 +13,17 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import IntEnum
 
-from .delivery import DeviceDirectory, KeyPackageDirectory
-from .errors import InvalidError, PeerError, UsageError
-from .identity import ClientIdentity
-from .mls.crypto.cipher_suite import CipherSuite
-from .mls.parameters import HOUR
-from .mls.structures import key_package
-from .mls.structures.leaf_node import KeyPackageSource
-from .mls.tree.leaf_validation import GroupRequirements, LeafRules
-from .stanza import Device, KeyPackage, RetiredDevice, parse
-from .stanza.consistency import check as check_consistency
-from .stanza.xml import AnyElement
+from ..delivery import DeviceDirectory, KeyPackageDirectory
+from ..errors import InvalidError, PeerError, UsageError
+from ..identity import ClientIdentity
+from ..mls.crypto.cipher_suite import CipherSuite
+from ..mls.parameters import HOUR
+from ..mls.structures import key_package
+from ..mls.structures.leaf_node import KeyPackageSource
+from ..mls.tree.leaf_validation import GroupRequirements, LeafRules
+from ..stanza import Device, KeyPackage, RetiredDevice, parse
+from ..stanza.consistency import check as check_consistency
+from ..stanza.xml import AnyElement
 
 __all__ = [
     "DeviceConflict", "DeviceStatus", "Listed", "NewOwnDevice", "OwnDevice", "Published", "RoomsChanged",

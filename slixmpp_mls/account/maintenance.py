@@ -4,17 +4,17 @@
 what                   when                                        event
 =====================  ==========================================  ============================================
 keys of our leaves     by age or use, each leaf at a time of its   ``mls_keys_renewed`` (and, as for any Commit,
-renewed                own: :mod:`.client.storage.leaf_ages`               ``mls_group_changed``)
+renewed                own: :mod:`slixmpp_mls.client.storage.leaf_ages`               ``mls_group_changed``)
 silent members seen    every hour: keys older than `evict_after`   ``mls_silent``
 silent members         after that, by who has the right to remove  ``mls_group_changed``
 removed                them; off by default
 KeyPackages made,      every hour, at each start, and when one     ``mls_key_packages``
-replaced, deleted      has been used: :mod:`.client.device.device`
+replaced, deleted      has been used: :mod:`slixmpp_mls.client.device.device`
 old epochs, deleted    every hour                                  none
 secrets on the disk
-changes of our key     every hour: :mod:`.rotation`                ``mls_key_rotated``
-certificates           every hour: :mod:`.renewal`                 ``mls_certificate_expires``
-doubtful members       every hour: :mod:`.vigilance`               ``mls_doubted``
+changes of our key     every hour: :mod:`.key_rotation`                ``mls_key_rotated``
+certificates           every hour: :mod:`.certificate_renewal`                 ``mls_certificate_expires``
+doubtful members       every hour: :mod:`slixmpp_mls.vigilance`               ``mls_doubted``
 =====================  ==========================================  ============================================
 
 *Not all at once.*  A thousand members that joined together are not due together.  Where several are all the same, one
@@ -39,20 +39,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .client import GroupChanged, Member
-from .client.group.committable_proposals import is_permitted
-from .client.storage.leaf_ages import RenewalSettings
-from .errors import MLSError
-from .identity import ClientIdentity
-from .mls.group.proposal_list import SentProposal
-from .mls.parameters import HOUR
-from .mls.structures.framing import MemberSender
-from .mls.structures.proposals import AnyProposal, Remove
-from .mls.tree.tree_math import LeafIndex
+from ..client import GroupChanged, Member
+from ..client.group.committable_proposals import is_permitted
+from ..client.storage.leaf_ages import RenewalSettings
+from ..errors import MLSError
+from ..identity import ClientIdentity
+from ..mls.group.proposal_list import SentProposal
+from ..mls.parameters import HOUR
+from ..mls.structures.framing import MemberSender
+from ..mls.structures.proposals import AnyProposal, Remove
+from ..mls.tree.tree_math import LeafIndex
 
 if TYPE_CHECKING:
-    from .encrypted_room import EncryptedRoom
-    from .plugin import MLS
+    from ..encrypted_room import EncryptedRoom
+    from ..plugin import MLS
 
 __all__ = ["ClockJumped", "Hygiene", "KeysRenewed", "SilentMembers", "SteadyClock"]
 
@@ -84,7 +84,7 @@ class SilentMembers:
     """Members that have not renewed their keys for too long.
 
     :ivar room: bare JID
-    :ivar members: their :attr:`~.client.Member.renewed` says since when
+    :ivar members: their :attr:`~slixmpp_mls.client.Member.renewed` says since when
     :ivar removable: those whom we may remove, and do
     """
 

@@ -15,9 +15,9 @@ group's state, and in no other place.  For an hour at least, KeyPackages with th
 Welcomes that are under way.  What joins us with one is moved at once.
 
 Who remembers the old key, and is in a group with us, sees it sign for the new one and goes on believing us
-(:mod:`.authentication.trust_table`, "Succession").  Who knows us from former groups only takes this for a changed key, and
+(:mod:`slixmpp_mls.authentication.trust_table`, "Succession").  Who knows us from former groups only takes this for a changed key, and
 denies it until somebody decides: tell people before.  A key that somebody else has got hold of is no case for this:
-until the end the old key is believed.  Retire the device instead (:mod:`.own_devices`).
+until the end the old key is believed.  Retire the device instead (:mod:`.devices`).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .errors import MLSError
-from .mls.parameters import HOUR
+from ..errors import MLSError
+from ..mls.parameters import HOUR
 
 if TYPE_CHECKING:
-    from .encrypted_room import EncryptedRoom
-    from .plugin import MLS
+    from ..encrypted_room import EncryptedRoom
+    from ..plugin import MLS
 
 __all__ = ["KeyRotated", "Rotation"]
 

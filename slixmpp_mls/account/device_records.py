@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Annotated
 
+from ..mls import tls
+from ..mls.tls import Struct, struct, uint64
+from ..store.interface import Transaction
 from .device_list import DeviceStatus
-from .mls import tls
-from .mls.tls import Struct, struct, uint64
-from .store.interface import Transaction
 
 __all__ = ["DeviceRecord", "KnownDevices"]
 

@@ -35,7 +35,7 @@ connection, no right, no KeyPackage) is tried again.
 *Last seen* is the newest of what a device has signed, as far as we have seen it: messages and Commits in rooms
 that we share, KeyPackages in the directory.  A device that reads and says nothing looks idle.
 
-What is remembered of all this: :mod:`.known_devices`.
+What is remembered of all this: :mod:`.device_records`.
 """
 
 from __future__ import annotations
@@ -48,9 +48,13 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from .client import GroupChanged, Joined
-from .content import EncryptedMessage
-from .delivery import CatchingUp, DeviceDirectory
+from ..client import GroupChanged, Joined
+from ..content import EncryptedMessage
+from ..delivery import CatchingUp, DeviceDirectory
+from ..errors import DeliveryError, DeviceRetired, MLSError, NotPermitted, StoreError, UsageError
+from ..identity import ClientIdentity, fingerprint
+from ..mls.crypto.cipher_suite import CipherSuite
+from ..stanza import Device, RetiredDevice
 from .device_list import (
     DeviceConflict,
     DeviceStatus,
@@ -65,15 +69,11 @@ from .device_list import (
     retire,
     retract_key_packages,
 )
-from .errors import DeliveryError, DeviceRetired, MLSError, NotPermitted, StoreError, UsageError
-from .identity import ClientIdentity, fingerprint
-from .known_devices import DeviceRecord, KnownDevices
-from .mls.crypto.cipher_suite import CipherSuite
-from .stanza import Device, RetiredDevice
+from .device_records import DeviceRecord, KnownDevices
 
 if TYPE_CHECKING:
-    from .encrypted_room import EncryptedRoom
-    from .plugin import MLS
+    from ..encrypted_room import EncryptedRoom
+    from ..plugin import MLS
 
 __all__ = ["OwnDevices"]
 
