@@ -17,12 +17,12 @@ Layout, each layer importing only from those before it::
 
 from slixmpp.plugins import register_plugin
 
-from .content import EncryptedMessage as EncryptedMessage
-from .encrypted_room import AddResult as AddResult
-from .encrypted_room import EncryptedRoom as EncryptedRoom
-from .encrypted_room import SentMessage as SentMessage
 from .errors import *  # noqa: F403
 from .plugin import MLS as MLS
-from .split_view import EpochComparison as EpochComparison
+from .rooms.content import EncryptedMessage as EncryptedMessage
+from .rooms.encrypted_room import AddResult as AddResult
+from .rooms.encrypted_room import EncryptedRoom as EncryptedRoom
+from .rooms.encrypted_room import SentMessage as SentMessage
+from .rooms.epoch_code import EpochComparison as EpochComparison
 
 register_plugin(MLS)

@@ -34,14 +34,14 @@ Configuration (the second argument of ``register_plugin``):
 ``introductions``        whether to believe verified people about third persons' keys, and to tell others of those
                          that were verified here; False; see :mod:`.authentication.automatic_trust`
 ``denied_members``       what is done about members whom it denies: ``"remove"``, ``"hold"`` or ``"report"``;
-                         see :mod:`slixmpp_mls.vigilance`
+                         see :mod:`.rooms.engine.member_checks`
 ``grace``                seconds until a member that was vouched for, and is denied now, is removed; 86400
 ``accept_invitation``    ``f(invitation) -> bool``: whether to follow an invitation; all if not given
 ``allow_url``            ``f(url) -> bool``: whether a group's ratchet tree may be fetched from there; if not given,
                          see :mod:`slixmpp_mls.delivery.upload`
 ``self_ping``            seconds of silence in a room after which to ask it whether we are still in it (XEP-0410); 300
 ``rejoin``               what is done about a group that we can not follow any more: ``"automatic"`` (we ask to be added
-                         afresh) or ``"by hand"`` (:meth:`EncryptedRoom.rejoin`); see :mod:`slixmpp_mls.rejoin`
+                         afresh) or ``"by hand"`` (:meth:`EncryptedRoom.rejoin`); see :mod:`.rooms.engine.rejoin`
 ``parameters``           :class:`slixmpp_mls.mls.parameters.Parameters`
 ``clock``                seconds since the Unix epoch, for tests; ``time.time``
 =======================  ==========================================================================
@@ -51,7 +51,7 @@ Events (``xmpp.add_event_handler(name, handler)``):
 ============================  ===================================================================
 ``mls_ready``                 keys are published, rooms are being read; the plugin
 ``mls_failed``                starting failed, or a room's worker did; an exception
-``mls_message``               a message; :class:`slixmpp_mls.content.EncryptedMessage`
+``mls_message``               a message; :class:`.rooms.content.EncryptedMessage`
 ``mls_sent``                  a message of ours is in the room's order; ``MessageSent``
 ``mls_joined``                we are in a group; ``Joined``
 ``mls_group_changed``         a Commit took effect; ``GroupChanged``
@@ -136,21 +136,21 @@ from .client import Device, KeyPackageSettings
 from .client.group.resumption_psks import Awaited
 from .delivery import DeviceDirectory, KeyPackageDirectory, Stream, Uploads
 from .delivery.room import PING_INTERVAL
-from .encrypted_room import EncryptedRoom
 from .errors import DeviceRetired, Disconnected, MLSError, NoAnswer, UsageError
 from .identity import fingerprint
-from .invitations import Invitations
 from .key_packages.cipher_suite_choice import Negotiation
 from .key_packages.publication import OwnKeyPackages
 from .mls.crypto.cipher_suite import CipherSuite
 from .mls.parameters import DAY, Parameters
 from .policy import RoomPolicy
-from .rejoin import RejoinMode
-from .rooms import Rooms
+from .rooms.encrypted_room import EncryptedRoom
+from .rooms.engine.member_checks import DeniedMembers
+from .rooms.engine.rejoin import RejoinMode
+from .rooms.invitations import Invitations
+from .rooms.registry import Rooms
 from .stanza import NS
 from .stanza import slixmpp as bindings
 from .store import SQLiteStore, Store, store_secret
-from .vigilance import DeniedMembers
 
 __all__ = ["MLS"]
 

@@ -24,12 +24,12 @@ from slixmpp_mls.cli.story import Story
 from slixmpp_mls.cli.terminal import clean
 from slixmpp_mls.client import Device, RoomGroup
 from slixmpp_mls.devserver import DevServer, Line
-from slixmpp_mls.encrypted_room import EncryptedRoom
 from slixmpp_mls.errors import UsageError
 from slixmpp_mls.identity import ClientIdentity, fingerprint, key_identifier
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.policy import Right, RoomPolicy
-from slixmpp_mls.split_view import EpochComparison
+from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
+from slixmpp_mls.rooms.epoch_code import EpochComparison
 from slixmpp_mls.stanza.trust_message import KeyOwner
 from slixmpp_mls.store import SQLiteStore
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from slixmpp import ClientXMPP
 
-from slixmpp_mls.handover import hand_over
+from slixmpp_mls.rooms.engine.handler_dispatch import hand_over
 
 
 class Application:

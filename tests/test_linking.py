@@ -8,9 +8,9 @@ from slixmpp_mls.client import GroupChanged, Rejected
 from slixmpp_mls.client.group.actions import MoveOn
 from slixmpp_mls.client.group.resumption_psks import Awaited, OtherGroups
 from slixmpp_mls.errors import UsageError
-from slixmpp_mls.linking import _injection
 from slixmpp_mls.mls.structures.proposals import PreSharedKey
 from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
+from slixmpp_mls.rooms.psk_link import _injection
 from slixmpp_mls.testing import Participant, World
 
 from .witches import ALICE, BOB, CAROL, DAVE, only

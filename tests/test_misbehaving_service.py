@@ -10,7 +10,7 @@ import pytest
 
 from slixmpp_mls.client import LeftBehind, MessageReceived, Rejected, Unreadable
 from slixmpp_mls.errors import NotForUs, Replayed, UnknownGroup
-from slixmpp_mls.split_view import EpochComparison, compare_epochs, epoch_code
+from slixmpp_mls.rooms.epoch_code import EpochComparison, compare_epochs, epoch_code
 from slixmpp_mls.testing import Participant, World
 
 from .witches import ALICE, BOB, CAROL, again, only, three

@@ -10,7 +10,7 @@ import pytest
 
 from slixmpp_mls import EpochComparison
 from slixmpp_mls.errors import UsageError
-from slixmpp_mls.split_view import compare_epochs, epoch_code, read_epoch_code
+from slixmpp_mls.rooms.epoch_code import compare_epochs, epoch_code, read_epoch_code
 from slixmpp_mls.testing import NOW
 
 from .witches import ALICE, BOB, CAROL, three

@@ -6,9 +6,9 @@ import asyncio
 from itertools import pairwise
 
 import pytest
+from slixmpp_mls.rooms.registry.engine import commit_turns
 
-from slixmpp_mls import turns
-from slixmpp_mls.turns import Turns, place
+from slixmpp_mls.rooms.engine.commit_turns import Turns, place
 
 ROOM = "coven@rooms.example"
 
@@ -38,7 +38,7 @@ async def test_losers_follow_each_other_in_the_rooms_order() -> None:
 
 
 async def test_who_does_not_take_its_turn_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "_SHORTEST", 0.02)
+    monkeypatch.setattr(commit_turns, "_SHORTEST", 0.02)
     view = Turns()
     waiting = asyncio.create_task(view.wait("ours", asyncio.get_running_loop().time()))
     view.lost(f"{ROOM}/gone", "theirs")
@@ -59,7 +59,7 @@ async def test_who_loses_again_goes_to_the_end() -> None:
 
 
 async def test_a_commit_that_never_came_by_is_made_anew_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "_LONGEST", 0.02)
+    monkeypatch.setattr(commit_turns, "_LONGEST", 0.02)
     view = Turns()
     view.lost(f"{ROOM}/alice", "alice")
     async with asyncio.timeout(10):
@@ -68,14 +68,14 @@ async def test_a_commit_that_never_came_by_is_made_anew_all_the_same(monkeypatch
 
 async def test_a_flood_of_late_commits_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """One occupant has one place, and there are not more than so many."""
-    monkeypatch.setattr(turns, "_LONGEST", 0.02)
-    monkeypatch.setattr(turns, "_SHORTEST", 0.01)
+    monkeypatch.setattr(commit_turns, "_LONGEST", 0.02)
+    monkeypatch.setattr(commit_turns, "_SHORTEST", 0.01)
     view = Turns()
     for number in range(1000):
         view.lost(f"{ROOM}/mallory", f"mallory-{number}")
     for number in range(1000):
         view.lost(f"{ROOM}/sock-puppet-{number}", None)
-    assert len(view._queue) == turns._MOST
+    assert len(view._queue) == commit_turns._MOST
     async with asyncio.timeout(10):
         await view.wait("ours", asyncio.get_running_loop().time())
 

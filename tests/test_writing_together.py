@@ -9,9 +9,9 @@ import pytest
 
 from slixmpp_mls.client import Outgoing
 from slixmpp_mls.errors import StanzaTooLarge, StoreFull
+from slixmpp_mls.rooms.engine.write_batching import WritingTogether
 from slixmpp_mls.stanza import RoomElement
 from slixmpp_mls.testing import FaultyStore, Participant, World
-from slixmpp_mls.writing_together import WritingTogether
 
 from .witches import three
 

@@ -38,7 +38,6 @@ from slixmpp_mls.client import (
 )
 from slixmpp_mls.client.storage.duplicate_filter import MAX_ID
 from slixmpp_mls.client.storage.records import RoomState
-from slixmpp_mls.content import PROFILE
 from slixmpp_mls.delivery import MAX_STANZA
 from slixmpp_mls.delivery.muc_config import shortcomings
 from slixmpp_mls.errors import PeerError, PolicyViolation
@@ -52,6 +51,7 @@ from slixmpp_mls.mls.structures.key_package import KeyPackage as MLSKeyPackage
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
 from slixmpp_mls.mls.tree.leaf_validation import GroupRequirements
 from slixmpp_mls.policy import MAX_ADMINISTRATORS, POLICY_TYPES, RoomPolicy
+from slixmpp_mls.rooms.content import PROFILE
 from slixmpp_mls.stanza import (
     MAX_ENCODED,
     NODE_DEVICES,

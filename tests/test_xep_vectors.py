@@ -20,7 +20,6 @@ from lxml import etree
 
 from slixmpp_mls.authentication import AuthorityService
 from slixmpp_mls.client import Device, GroupChanged, Incoming, Joined, Rejected, RoomGroup
-from slixmpp_mls.content import PROFILE
 from slixmpp_mls.errors import InvalidError, MalformedError, PeerError
 from slixmpp_mls.identity import ClientIdentity, fingerprint, key_identifier
 from slixmpp_mls.identity.certificates import certified_key, chain_of
@@ -35,6 +34,7 @@ from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
 from slixmpp_mls.mls.tree.leaf_validation import GroupRequirements, LeafRules
 from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
 from slixmpp_mls.policy import RoomPolicy
+from slixmpp_mls.rooms.content import PROFILE
 from slixmpp_mls.stanza import Application, KeyPackage, RoomElement, parse, payloads
 from slixmpp_mls.stanza import Device as DeviceElement
 from slixmpp_mls.stanza.blob import RatchetTreeLocation

@@ -33,7 +33,6 @@ from xml.sax.saxutils import escape, quoteattr
 
 from lxml import etree
 
-from slixmpp_mls.content import PROFILE
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls import xml_form
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
@@ -51,6 +50,7 @@ from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.policy import room_policy as policies
 from slixmpp_mls.policy.roster import Roster
+from slixmpp_mls.rooms.content import PROFILE
 from slixmpp_mls.stanza.sce import Envelope
 from slixmpp_mls.stanza.xml import write_datetime
 

@@ -23,7 +23,6 @@ from typing import Any
 from lxml import etree
 
 from slixmpp_mls import stanza
-from slixmpp_mls.content import PROFILE
 from slixmpp_mls.errors import PolicyViolation
 from slixmpp_mls.identity import fingerprint, key_identifier
 from slixmpp_mls.mls.group.commit_effects import ChangeKind, Effects, ExtensionsChange, MemberChange
@@ -46,6 +45,7 @@ from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, create_key_pack
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import ExternalJoins, Right, RoomPolicy, check
 from slixmpp_mls.policy.roster import Roster
+from slixmpp_mls.rooms.content import PROFILE
 from slixmpp_mls.stanza import blob
 from slixmpp_mls.stanza.sce import Envelope
 

@@ -15,9 +15,9 @@ from slixmpp.stanza import Message
 
 from slixmpp_mls import plugin as _plugin
 from slixmpp_mls.client import GroupChanged
-from slixmpp_mls.content import EncryptedMessage
 from slixmpp_mls.delivery import Archive, Room
 from slixmpp_mls.plugin import MLS
+from slixmpp_mls.rooms.content import EncryptedMessage
 
 from .process import obey
 

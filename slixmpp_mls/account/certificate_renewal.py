@@ -21,8 +21,8 @@ from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.parameters import DAY
 
 if TYPE_CHECKING:
-    from ..encrypted_room import EncryptedRoom
     from ..plugin import MLS
+    from ..rooms.encrypted_room import EncryptedRoom
 
 __all__ = ["CertificateExpires", "Renewal"]
 

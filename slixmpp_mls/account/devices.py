@@ -49,11 +49,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ..client import GroupChanged, Joined
-from ..content import EncryptedMessage
 from ..delivery import CatchingUp, DeviceDirectory
 from ..errors import DeliveryError, DeviceRetired, MLSError, NotPermitted, StoreError, UsageError
 from ..identity import ClientIdentity, fingerprint
 from ..mls.crypto.cipher_suite import CipherSuite
+from ..rooms.content import EncryptedMessage
 from ..stanza import Device, RetiredDevice
 from .device_list import (
     DeviceConflict,
@@ -72,8 +72,8 @@ from .device_list import (
 from .device_records import DeviceRecord, KnownDevices
 
 if TYPE_CHECKING:
-    from ..encrypted_room import EncryptedRoom
     from ..plugin import MLS
+    from ..rooms.encrypted_room import EncryptedRoom
 
 __all__ = ["OwnDevices"]
 

@@ -31,8 +31,8 @@ from ..errors import MLSError
 from ..mls.parameters import HOUR
 
 if TYPE_CHECKING:
-    from ..encrypted_room import EncryptedRoom
     from ..plugin import MLS
+    from ..rooms.encrypted_room import EncryptedRoom
 
 __all__ = ["KeyRotated", "Rotation"]
 

@@ -14,7 +14,7 @@ old epochs, deleted    every hour                                  none
 secrets on the disk
 changes of our key     every hour: :mod:`.key_rotation`                ``mls_key_rotated``
 certificates           every hour: :mod:`.certificate_renewal`                 ``mls_certificate_expires``
-doubtful members       every hour: :mod:`slixmpp_mls.vigilance`               ``mls_doubted``
+doubtful members       every hour: :mod:`slixmpp_mls.rooms.engine.member_checks`               ``mls_doubted``
 =====================  ==========================================  ============================================
 
 *Not all at once.*  A thousand members that joined together are not due together.  Where several are all the same, one
@@ -51,8 +51,8 @@ from ..mls.structures.proposals import AnyProposal, Remove
 from ..mls.tree.tree_math import LeafIndex
 
 if TYPE_CHECKING:
-    from ..encrypted_room import EncryptedRoom
     from ..plugin import MLS
+    from ..rooms.encrypted_room import EncryptedRoom
 
 __all__ = ["ClockJumped", "Hygiene", "KeysRenewed", "SilentMembers", "SteadyClock"]
 

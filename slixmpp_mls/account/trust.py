@@ -42,16 +42,16 @@ from ..authentication import (
 )
 from ..authentication.automatic_trust import compose
 from ..client import Device, GroupChanged, Member
-from ..content import EncryptedMessage, seal_elements
 from ..errors import MLSError, NotVouchedFor, PeerError
 from ..identity import ClientIdentity, TrustLevel, key_identifier
 from ..mls.tree.tree_math import LeafIndex
+from ..rooms.content import EncryptedMessage, seal_elements
 from ..stanza.trust_message import NS as NS_TRUST
 from ..stanza.trust_message import TrustMessage
 
 if TYPE_CHECKING:
-    from ..encrypted_room import EncryptedRoom
     from ..plugin import MLS
+    from ..rooms.encrypted_room import EncryptedRoom
 
 __all__ = ["Trust", "qr_code", "trust_of"]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ..delivery import DeviceDirectory
 from ..devserver import DevServer, Line
-from ..split_view import EpochComparison
+from ..rooms.epoch_code import EpochComparison
 from .story import PATIENCE, Person, Story, fragments
 from .timeline import DemoFailed, Timeline
 

@@ -17,16 +17,16 @@ from rich.text import Text
 
 from ..client import Device, Incoming, RoomGroup
 from ..client.group.actions import MoveOn, Read
-from ..content import EncryptedMessage
 from ..delivery.archive import Archive
 from ..devserver import DevServer
-from ..encrypted_room import EncryptedRoom
 from ..errors import DeliveryError, UsageError
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.structures.framing import MLSMessage
 from ..mls.structures.proposals import Remove
 from ..plugin import MLS
-from ..split_view import EpochComparison
+from ..rooms.content import EncryptedMessage
+from ..rooms.encrypted_room import EncryptedRoom
+from ..rooms.epoch_code import EpochComparison
 from ..stanza import Application, KeyPackage, RoomElement, payloads
 from ..store import MemoryStore, SQLiteStore, Store
 from ..testing import commit_against_policy

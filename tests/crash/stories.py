@@ -18,12 +18,12 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from slixmpp_mls.content import EncryptedMessage
-from slixmpp_mls.encrypted_room import EncryptedRoom
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.structures.framing import MLSMessage, PrivateMessage
 from slixmpp_mls.plugin import MLS
 from slixmpp_mls.policy import Right, RoomPolicy
+from slixmpp_mls.rooms.content import EncryptedMessage
+from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
 
 from .points import CountedClient, CountedStore, Points
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from slixmpp import ClientXMPP
 
-from slixmpp_mls.content import EncryptedMessage
 from slixmpp_mls.devserver import DevServer
-from slixmpp_mls.encrypted_room import EncryptedRoom
 from slixmpp_mls.plugin import MLS
+from slixmpp_mls.rooms.content import EncryptedMessage
+from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
 from slixmpp_mls.store import MemoryStore
 
 from .stories import COMPLAINTS

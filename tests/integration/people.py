@@ -21,8 +21,8 @@ from slixmpp import JID, ClientXMPP
 from slixmpp_mls import plugin as plugin_module
 from slixmpp_mls.client import Outgoing
 from slixmpp_mls.devserver import DevServer
-from slixmpp_mls.encrypted_room import EncryptedRoom, SentMessage
 from slixmpp_mls.plugin import MLS
+from slixmpp_mls.rooms.encrypted_room import EncryptedRoom, SentMessage
 
 from ..conftest import unique
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
+from slixmpp_mls.rooms.registry.engine import retransmission
 
-from slixmpp_mls import resending
 from slixmpp_mls.devserver import DevServer, Federation, Line, Prosody
 
 from ..conftest import SERVERS, in_own_loop, unavailable_means_skip, unique
@@ -164,7 +164,7 @@ async def test_what_was_on_its_way_when_the_link_broke(
     pair: Pair, cast: Cast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some servers tell nobody.  A reflection that does not come is noticed, and the rest by asking after a silence."""
-    monkeypatch.setattr(resending, "PATIENCE", 2.0)
+    monkeypatch.setattr(retransmission, "PATIENCE", 2.0)
     _, alice, bob, beth = await meet(cast, pair)
     pair.line.stall()
     for number in range(3):

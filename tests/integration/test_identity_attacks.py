@@ -32,10 +32,10 @@ from slixmpp_mls.mls.structures.key_package import KeyPackage
 from slixmpp_mls.mls.structures.proposals import Add, AnyProposal, GroupContextExtensions, ReInit, Remove
 from slixmpp_mls.mls.tree import leaf_validation
 from slixmpp_mls.policy import POLICY_TYPES, Right, RoomPolicy
+from slixmpp_mls.rooms.engine.member_checks import DeniedMembers
 from slixmpp_mls.stanza import elements, parse
 from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import commit_against_policy
-from slixmpp_mls.vigilance import DeniedMembers
 
 from .people import SECONDS, Cast, Person, all_agree
 from .test_plugin_faults import occupant

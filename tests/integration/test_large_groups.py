@@ -17,17 +17,17 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from slixmpp import JID, ClientXMPP
+from slixmpp_mls.rooms.registry.engine import reader
 
-from slixmpp_mls import reading
 from slixmpp_mls.client import Device, KeyPackageSettings
 from slixmpp_mls.delivery import MAX_STANZA, DeviceDirectory, KeyPackageDirectory
 from slixmpp_mls.devserver import DevServer
-from slixmpp_mls.encrypted_room import EncryptedRoom
 from slixmpp_mls.errors import DeliveryError, InvalidError, NoUploadService, StanzaTooLarge, TransferFailed
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.group.commit_creation import CommitDraft
 from slixmpp_mls.mls.structures.framing import MLSMessage
 from slixmpp_mls.plugin import MLS
+from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
 from slixmpp_mls.stanza import KeyPackage, RoomElement
 from slixmpp_mls.stanza.blob import BlobReference
 from slixmpp_mls.stanza.elements import Device as DeviceElement
@@ -268,7 +268,7 @@ async def test_messages_and_commits_while_a_tree_is_uploaded(people: People) -> 
 
 
 async def test_a_web_server_that_is_down_for_a_while(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_FETCH_PAUSES", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(reader, "_FETCH_PAUSES", (0.01, 0.01, 0.01))
     _, alice = await people.come("alice")
     _, bob = await people.come("bob")
     get, attempts = bob.uploads.get, []

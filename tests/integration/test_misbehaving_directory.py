@@ -14,9 +14,9 @@ from slixmpp_mls.authentication import NewDeviceRule, TrustOnFirstUse, TrustTabl
 from slixmpp_mls.client import Device, KeyPackageSettings
 from slixmpp_mls.client.device import PublishedKeyPackage
 from slixmpp_mls.devserver import DevServer
-from slixmpp_mls.encrypted_room import AddResult
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.structures.framing import MLSMessage
+from slixmpp_mls.rooms.encrypted_room import AddResult
 from slixmpp_mls.stanza import KeyPackage
 from slixmpp_mls.store import MemoryStore
 

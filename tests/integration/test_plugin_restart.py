@@ -13,10 +13,10 @@ from dataclasses import replace
 import pytest
 
 from slixmpp_mls.client.storage.records import OutboxKind, RoomRecord
-from slixmpp_mls.content import EncryptedMessage
 from slixmpp_mls.devserver import DevServer
-from slixmpp_mls.encrypted_room import SentMessage
 from slixmpp_mls.errors import RoomLost, StoreError, StoreFull, UsageError
+from slixmpp_mls.rooms.content import EncryptedMessage
+from slixmpp_mls.rooms.encrypted_room import SentMessage
 from slixmpp_mls.store import MemoryStore, SQLiteStore, Transaction
 
 from ..conftest import unique

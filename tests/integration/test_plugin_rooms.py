@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from slixmpp_mls import rooms
 from slixmpp_mls.authentication import DirectoryService
 from slixmpp_mls.delivery import DeviceDirectory
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import StanzaTooLarge
 from slixmpp_mls.identity import ClientIdentity
+from slixmpp_mls.rooms.registry import registry
 
 from ..conftest import unique
 from .people import SECONDS, Cast, Person, all_agree
@@ -99,7 +99,7 @@ async def test_a_room_that_waits_for_an_upload_holds_up_no_other(prosody: DevSer
 async def test_a_room_that_does_not_answer_holds_up_no_other_at_the_start(
     prosody: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rooms, "PATIENCE", 0.5)
+    monkeypatch.setattr(registry, "PATIENCE", 0.5)
     (busy, stuck), alice, bob = await two_rooms(prosody, cast)
     await bob.log_out()
     await alice.say("welcome back here", busy)

@@ -16,8 +16,8 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 import pytest
+from slixmpp_mls.rooms.registry.engine import rejoin
 
-from slixmpp_mls import rejoin
 from slixmpp_mls.client import GroupLost, Joined
 from slixmpp_mls.client.storage.rejoin_limit import LIMIT
 from slixmpp_mls.devserver import DevServer

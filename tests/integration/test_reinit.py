@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from slixmpp_mls.rooms.registry.engine import reinit
 
-from slixmpp_mls import reinitializing
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import NotPermitted, StanzaTooLarge, SuiteUnsupported, UsageError
 from slixmpp_mls.stanza.blob import BlobReference
@@ -22,7 +22,7 @@ SUITES: dict[str, Any] = {"cipher_suites": (1, 2, 3)}
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reinitializing, "PATIENCE", 0.3)
+    monkeypatch.setattr(reinit, "PATIENCE", 0.3)
 
 
 def check_suite(suite: int, *people: Person) -> None:

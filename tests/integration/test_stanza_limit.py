@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 
 from slixmpp_mls.devserver import DevServer, Ejabberd, Prosody
-from slixmpp_mls.encrypted_room import EncryptedRoom
 from slixmpp_mls.errors import StanzaTooLarge
+from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
 
 from ..conftest import unavailable_means_skip, unique
 from .test_large_groups import People, Recorded, until

@@ -13,8 +13,8 @@ from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import NotVouchedFor, UsageError
 from slixmpp_mls.identity import TrustLevel, key_identifier
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.rooms.engine.member_checks import DeniedMembers
 from slixmpp_mls.stanza.trust_message import KeyOwner, TrustMessage
-from slixmpp_mls.vigilance import DeniedMembers
 
 from .people import Cast, Person, all_agree, envelope, send_octets
 

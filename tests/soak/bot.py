@@ -20,10 +20,10 @@ from slixmpp import ClientXMPP
 
 from benchmarks.rooms.process import obey
 from slixmpp_mls.client import Unreadable
-from slixmpp_mls.content import EncryptedMessage
-from slixmpp_mls.encrypted_room import EncryptedRoom
 from slixmpp_mls.plugin import MLS
 from slixmpp_mls.policy import RoomPolicy
+from slixmpp_mls.rooms.content import EncryptedMessage
+from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
 
 
 class Bot:

@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING
 from slixmpp import JID, ClientXMPP
 from slixmpp.stanza import Message
 
-from .client import Doubt, GroupChanged, Member, MessageReceived, Rejected
-from .client.storage.records import RoomState
+from ..client import Doubt, GroupChanged, Member, MessageReceived, Rejected
+from ..client.storage.records import RoomState
+from ..errors import NotPermitted, PeerError, StanzaTooLarge, UsageError
+from ..identity import ClientIdentity
+from ..key_packages.selection import Candidates, find_candidates
+from ..mls.structures.proposals import Add, AnyProposal, GroupContextExtensions, Remove
+from ..mls.tree.tree_math import LeafIndex
+from ..policy import RoomPolicy
+from .affiliation_sync import AffiliationsDiffer, Standing
 from .content import open_content, say_the_same, seal_body, seal_message
-from .errors import NotPermitted, PeerError, StanzaTooLarge, UsageError
-from .handover import hand_over
-from .identity import ClientIdentity
-from .key_packages.selection import Candidates, find_candidates
-from .linking import branch, link
-from .mls.structures.proposals import Add, AnyProposal, GroupContextExtensions, Remove
-from .mls.tree.tree_math import LeafIndex
-from .policy import RoomPolicy
-from .reinitializing import reinitialize
-from .room_worker import RoomWorker
-from .split_view import EpochComparison, compare_epochs, epoch_code
-from .standing import AffiliationsDiffer, Standing
+from .engine.handler_dispatch import hand_over
+from .engine.reinit import reinitialize
+from .engine.worker import RoomWorker
+from .epoch_code import EpochComparison, compare_epochs, epoch_code
+from .psk_link import branch, link
 
 if TYPE_CHECKING:
-    from .plugin import MLS
+    from ..plugin import MLS
 
 __all__ = ["AddResult", "EncryptedRoom", "SentMessage"]
 
@@ -111,7 +111,7 @@ class EncryptedRoom:
 
     @property
     def doubts(self) -> tuple[Doubt, ...]:
-        """The members for whom the Authentication Service does not vouch; see :mod:`.client.storage.doubts`."""
+        """The members for whom the Authentication Service does not vouch; see :mod:`slixmpp_mls.client.storage.doubts`."""
         return tuple(self.session.doubts.values())
 
     @property
@@ -170,7 +170,7 @@ class EncryptedRoom:
         """Come back into the group; we are in it when this returns.
 
         A member that calls this throws away its keys first, with all messages that it has not read: for who has
-        been told by :class:`~.client.LeftBehind` that it can not follow.  Whoever may add us replaces our old leaf;
+        been told by :class:`~slixmpp_mls.client.LeftBehind` that it can not follow.  Whoever may add us replaces our old leaf;
         nobody need be online for the request.
 
         :param external: by a Commit of our own, where the group's policy allows it and the room shows a GroupInfo
@@ -377,7 +377,7 @@ class EncryptedRoom:
             await self._standing.look(own)
 
     async def affiliations_differ(self) -> AffiliationsDiffer:
-        """Compare who may enter the room with who is in the group; see :mod:`slixmpp_mls.standing`.
+        """Compare who may enter the room with who is in the group; see :mod:`.affiliation_sync`.
 
         :raises NotPermitted: the room does not show us who may
         :raises DeliveryError: no answer
@@ -408,7 +408,7 @@ class EncryptedRoom:
     async def link(self, source: EncryptedRoom) -> GroupChanged:
         """Mix a key of another group into this one, so that keys renewed there protect this one as well.
 
-        See :mod:`slixmpp_mls.linking`.
+        See :mod:`.psk_link`.
 
         :param source: whose members include all of ours
         :raises UsageError: we are not in both, or a member (who is named) is not in the other one
@@ -437,7 +437,7 @@ class EncryptedRoom:
         """Give the room a group of another cipher suite, with the same members (RFC 9420 11.2).
 
         Returns when the new group is there.  What is sent meanwhile goes to the new group.
-        See :mod:`slixmpp_mls.reinitializing`.
+        See :mod:`.engine.reinit`.
 
         :param suite: its number; if not given, the best one of ours that all members have
         :returns: the number of the new suite; None if all that everybody has is no better than the present one

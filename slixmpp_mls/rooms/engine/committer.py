@@ -8,7 +8,7 @@
 
 One Commit of ours is on its way at a time.  Whoever wants something changed says what to propose in the present
 state, and is asked anew before each attempt, for others may have done it meanwhile.  Whose turn it is after a lost
-race, and who commits what somebody else has proposed, is agreed upon in :mod:`.turns`.
+race, and who commits what somebody else has proposed, is agreed upon in :mod:`.commit_turns`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from .client import CommitLost, GroupChanged, Outgoing, RoomGroup, Step
-from .client.group.actions import Fits, Ignore
-from .delivery import Room, RoomStanza
-from .errors import DeliveryError, MLSError, NoUploadService, StanzaTooLarge
-from .mls.group.resumption import CreationDraft
-from .mls.structures.proposals import AnyProposal
+from ...client import CommitLost, GroupChanged, Outgoing, RoomGroup, Step
+from ...client.group.actions import Fits, Ignore
+from ...delivery import Room, RoomStanza
+from ...errors import DeliveryError, MLSError, NoUploadService, StanzaTooLarge
+from ...mls.group.resumption import CreationDraft
+from ...mls.structures.proposals import AnyProposal
+from ...stanza import Commit
+from ...stanza.blob import longest
+from .commit_turns import Turns, place
 from .progress import Progress, set_error
-from .stanza import Commit
-from .stanza.blob import longest
-from .turns import Turns, place
 
 if TYPE_CHECKING:
-    from .plugin import MLS
+    from ...plugin import MLS
 
 __all__ = ["Committer"]
 

@@ -2,7 +2,7 @@
 
 It is asked about new leaves before the Commit that brings them is applied, about members of an account when the
 service says that something may have changed there, about those in doubt when the room has been caught up
-with, and about everybody once a day.  What the answers mean is said in :mod:`.client.storage.doubts`; what
+with, and about everybody once a day.  What the answers mean is said in :mod:`slixmpp_mls.client.storage.doubts`; what
 is done about members whom the service denies is configured:
 
 ==============  ==============================================================================================
@@ -21,15 +21,15 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from .client import Doubt, MemberDoubted, RoomGroup
-from .errors import NotPermitted, PeerError
-from .identity import ClientIdentity
-from .mls.crypto.cipher_suite import CipherSuite
-from .mls.structures.leaf_node import LeafNode
-from .mls.tree.tree_math import LeafIndex
+from ...client import Doubt, MemberDoubted, RoomGroup
+from ...errors import NotPermitted, PeerError
+from ...identity import ClientIdentity
+from ...mls.crypto.cipher_suite import CipherSuite
+from ...mls.structures.leaf_node import LeafNode
+from ...mls.tree.tree_math import LeafIndex
 
 if TYPE_CHECKING:
-    from .plugin import MLS
+    from ...plugin import MLS
 
 __all__ = ["DeniedMembers", "Vigilance"]
 

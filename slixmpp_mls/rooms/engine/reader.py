@@ -22,19 +22,19 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .client import Doubt, Event, Incoming, RoomGroup, Step
-from .client.group.actions import Enter, Ignore, Read, Remember, Sent
-from .content import says_something_in_clear
-from .delivery import MAX_STANZA, Room, RoomStanza, Stream
-from .errors import DeliveryError, InvalidError, PeerError, StoreError, TransferFailed
-from .mls.group.group_state import GroupState
+from ...client import Doubt, Event, Incoming, RoomGroup, Step
+from ...client.group.actions import Enter, Ignore, Read, Remember, Sent
+from ...delivery import MAX_STANZA, Room, RoomStanza, Stream
+from ...errors import DeliveryError, InvalidError, PeerError, StoreError, TransferFailed
+from ...mls.group.group_state import GroupState
+from ...stanza import RoomElement, payloads
+from ...stanza.blob import BlobReference
+from ..content import says_something_in_clear
+from .member_checks import Vigilance
 from .progress import Progress
-from .stanza import RoomElement, payloads
-from .stanza.blob import BlobReference
-from .vigilance import Vigilance
 
 if TYPE_CHECKING:
-    from .plugin import MLS
+    from ...plugin import MLS
 
 __all__ = ["Reader"]
 

@@ -18,7 +18,7 @@ import re
 from enum import Enum
 from hashlib import sha256
 
-from .errors import UsageError
+from ..errors import UsageError
 
 __all__ = ["EpochComparison", "compare_epochs", "epoch_code", "read_epoch_code"]
 

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 
 from slixmpp import JID
 
-from .client import GroupChanged, RoomGroup
-from .errors import SuiteUnsupported, UsageError
-from .key_packages.cipher_suite_choice import read_offers
-from .key_packages.selection import Candidates
-from .mls.structures.proposals import AnyProposal, PreSharedKey
-from .mls.structures.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
-from .policy import RoomPolicy
-from .room_worker import RoomWorker
+from ..client import GroupChanged, RoomGroup
+from ..errors import SuiteUnsupported, UsageError
+from ..key_packages.cipher_suite_choice import read_offers
+from ..key_packages.selection import Candidates
+from ..mls.structures.proposals import AnyProposal, PreSharedKey
+from ..mls.structures.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
+from ..policy import RoomPolicy
+from .engine.worker import RoomWorker
 
 if TYPE_CHECKING:
     from .encrypted_room import EncryptedRoom

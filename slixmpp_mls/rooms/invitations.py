@@ -23,15 +23,15 @@ from typing import TYPE_CHECKING, Any
 from slixmpp.xmlstream.handler import Callback
 from slixmpp.xmlstream.matcher.base import MatcherBase
 
-from .delivery import Archive, Invitation, parse_invitation
-from .delivery.archive import stamped_ids
-from .errors import ArchiveGap, DeliveryError, MLSError, PeerError, StoreError
-from .stanza import Invitation as InvitationElement
-from .stanza import parse
-from .store import Store
+from ..delivery import Archive, Invitation, parse_invitation
+from ..delivery.archive import stamped_ids
+from ..errors import ArchiveGap, DeliveryError, MLSError, PeerError, StoreError
+from ..stanza import Invitation as InvitationElement
+from ..stanza import parse
+from ..store import Store
 
 if TYPE_CHECKING:
-    from .plugin import MLS
+    from ..plugin import MLS
 
 __all__ = ["Invitations"]
 

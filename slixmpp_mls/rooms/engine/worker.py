@@ -5,9 +5,9 @@
     Room.batches ──► Reader ──► RoomGroup ──► events, and futures of those who wait
     Sender, Committer ──► RoomGroup ── outbox ──► Room.send
 
-One task takes the stanzas in the room's order (:mod:`.reading`); nothing else moves the group's place in it.  What
-is sent has been stored before (:mod:`.sending`, :mod:`.committing`), and what the room has not reflected is sent
-again when the archive has been read to its end after an interruption, or after a doubt (:mod:`.resending`).
+One task takes the stanzas in the room's order (:mod:`.reader`); nothing else moves the group's place in it.  What
+is sent has been stored before (:mod:`.sender`, :mod:`.committer`), and what the room has not reflected is sent
+again when the archive has been read to its end after an interruption, or after a doubt (:mod:`.retransmission`).
 
 The worker itself begins and ends all that, and sees to what follows from what has been read: the application hears of
 it, whoever waits goes on (:mod:`.progress`), and what a Commit leaves to do is begun.
@@ -22,7 +22,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
-from .client import (
+from ...client import (
     CommitLost,
     Event,
     GroupChanged,
@@ -41,10 +41,9 @@ from .client import (
     Step,
     Unreadable,
 )
-from .client.group.actions import Remember
-from .client.storage.records import RoomState
-from .committing import Committer
-from .delivery import (
+from ...client.group.actions import Remember
+from ...client.storage.records import RoomState
+from ...delivery import (
     AffiliationChanged,
     Bounced,
     CatchingUp,
@@ -56,7 +55,7 @@ from .delivery import (
     Stream,
     Verified,
 )
-from .errors import (
+from ...errors import (
     ArchiveGap,
     DeliveryError,
     Disconnected,
@@ -66,20 +65,21 @@ from .errors import (
     StanzaTooLarge,
     UsageError,
 )
-from .follow_up import FollowUp
-from .handover import HandedOver
-from .identity import ClientIdentity
+from ...identity import ClientIdentity
+from ...stanza import RoomElement
+from ...stanza.elements import MAX_MARKUP
+from .committer import Committer
+from .handler_dispatch import HandedOver
+from .member_checks import Vigilance
+from .post_commit import FollowUp
 from .progress import Progress
-from .reading import Reader
-from .reinitializing import carry_on
+from .reader import Reader
+from .reinit import carry_on
 from .rejoin import Rejoiner
-from .sending import Sender, children
-from .stanza import RoomElement
-from .stanza.elements import MAX_MARKUP
-from .vigilance import Vigilance
+from .sender import Sender, children
 
 if TYPE_CHECKING:
-    from .plugin import MLS
+    from ...plugin import MLS
 
 __all__ = ["RoomWorker"]
 

@@ -1,6 +1,6 @@
 """The rooms of a device: begun, followed, taken up again at a start, given up.
 
-A room that is known here has an :class:`~slixmpp_mls.encrypted_room.EncryptedRoom`, whether we are in its group, wait
+A room that is known here has an :class:`~.encrypted_room.EncryptedRoom`, whether we are in its group, wait
 for a Welcome there, or make its group.  All ways to begin a group go through :meth:`Rooms.found`: the place in the
 room's archive is noted before the group exists, so that nothing of it is missed, and what was interrupted goes on when
 it is called again.
@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 
 from slixmpp import JID
 
-from .client import RoomGroup
-from .client.storage.records import RoomState
-from .delivery import Room
-from .encrypted_room import EncryptedRoom
-from .errors import (
+from ..client import RoomGroup
+from ..client.storage.records import RoomState
+from ..delivery import Room
+from ..errors import (
     DeliveryError,
     DeviceRetired,
     DowngradeSuspected,
@@ -27,13 +26,14 @@ from .errors import (
     RoomUnsuitable,
     UsageError,
 )
-from .key_packages.cipher_suite_choice import Negotiation, negotiate
-from .mls.crypto.cipher_suite import CipherSuite
-from .policy import RoomPolicy
-from .rejoin import group_in
+from ..key_packages.cipher_suite_choice import Negotiation, negotiate
+from ..mls.crypto.cipher_suite import CipherSuite
+from ..policy import RoomPolicy
+from .encrypted_room import EncryptedRoom
+from .engine.rejoin import group_in
 
 if TYPE_CHECKING:
-    from .plugin import MLS
+    from ..plugin import MLS
 
 __all__ = ["Rooms"]
 

@@ -20,14 +20,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from .client import Event, MessageSent, Outgoing, RoomGroup
-from .client.group.actions import Fits
-from .delivery import Bounced, Room
-from .errors import DeliveryError, Disconnected, MLSError, NoAnswer, StanzaTooLarge, StoreError
+from ...client import Event, MessageSent, Outgoing, RoomGroup
+from ...client.group.actions import Fits
+from ...delivery import Bounced, Room
+from ...errors import DeliveryError, Disconnected, MLSError, NoAnswer, StanzaTooLarge, StoreError
+from ...stanza import NS, RoomElement
 from .progress import Progress, set_error
-from .resending import Resending
-from .stanza import NS, RoomElement
-from .writing_together import WritingTogether
+from .retransmission import Resending
+from .write_batching import WritingTogether
 
 __all__ = ["Sender", "children"]
 

@@ -1,4 +1,4 @@
-"""Doing outside of a group what is owed there (:mod:`.client.storage.post_commit_actions`): invitations and affiliations.
+"""Doing outside of a group what is owed there (:mod:`slixmpp_mls.client.storage.post_commit_actions`): invitations and affiliations.
 
 It is done when a Commit of ours takes effect, and again whenever we come back, until it is.  Something is done when the
 server has answered for it; an invitation is a message, for which nobody answers, so it is done when the server
@@ -12,11 +12,11 @@ import logging
 
 from slixmpp import JID
 
-from .client import RoomGroup
-from .client.storage.post_commit_actions import Invite, Revoke
-from .delivery import Room, Stream
-from .errors import DeliveryError, Disconnected, NoAnswer, NotPermitted
-from .stanza import Invitation
+from ...client import RoomGroup
+from ...client.storage.post_commit_actions import Invite, Revoke
+from ...delivery import Room, Stream
+from ...errors import DeliveryError, Disconnected, NoAnswer, NotPermitted
+from ...stanza import Invitation
 
 __all__ = ["FollowUp"]
 

@@ -18,13 +18,13 @@ from xml.etree import ElementTree as ET
 from slixmpp import JID
 from slixmpp.stanza import Message
 
-from .client.events import MessageReceived
-from .client.member import Member
-from .client.storage.doubts import Doubt
-from .errors import PolicyViolation, UsageError
-from .stanza import NS
-from .stanza.sce import Affix, Envelope, Profile, is_server_processed, may_stand_outside, mismatches
-from .stanza.xml import to_stdlib
+from ..client.events import MessageReceived
+from ..client.member import Member
+from ..client.storage.doubts import Doubt
+from ..errors import PolicyViolation, UsageError
+from ..stanza import NS
+from ..stanza.sce import Affix, Envelope, Profile, is_server_processed, may_stand_outside, mismatches
+from ..stanza.xml import to_stdlib
 
 if TYPE_CHECKING:
     from .encrypted_room import EncryptedRoom, SentMessage

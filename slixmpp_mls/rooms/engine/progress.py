@@ -12,8 +12,8 @@ import asyncio
 from contextlib import suppress
 from typing import Any
 
-from .client import RoomGroup
-from .errors import DeliveryError, MLSError
+from ...client import RoomGroup
+from ...errors import DeliveryError, MLSError
 
 __all__ = ["Progress", "set_error"]
 

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
-from .client import RoomGroup
-from .errors import MLSError, StoreError
+from ...client import RoomGroup
+from ...errors import MLSError, StoreError
 
 __all__ = ["WritingTogether"]
 

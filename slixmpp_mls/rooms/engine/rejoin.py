@@ -8,7 +8,7 @@
 A client that has lost the group (its archive has a gap, its store is an old copy, it lacks a Commit) asks to be added
 afresh, once it has read the room to its end; so does one that follows an invitation and finds no Welcome for
 itself.  Nobody need be online: the request waits in the archive.  How often may be asked is kept in the store
-(:mod:`.client.group.join_request`).
+(:mod:`slixmpp_mls.client.group.join_request`).
 
 The other way in, an external Commit, needs nobody, but a GroupInfo that the room shows, which may be an old one
 (RFC 9750 5.3).  So it comes second, and by itself only for a client that knows in which epoch it has been: it can not
@@ -27,16 +27,16 @@ from contextlib import aclosing, suppress
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from .client import Rejected, Rejoining
-from .client.group.external_commit import find_doors
-from .client.storage.records import RoomState
-from .delivery import MAX_STANZA
-from .delivery.archive import Archive, RoomStanza
-from .errors import DeliveryError, MLSError, NoGroupInfo, PeerError, StoreError, UsageError
-from .stanza import Commit, GroupInfo, MessageElement, payloads
+from ...client import Rejected, Rejoining
+from ...client.group.external_commit import find_doors
+from ...client.storage.records import RoomState
+from ...delivery import MAX_STANZA
+from ...delivery.archive import Archive, RoomStanza
+from ...errors import DeliveryError, MLSError, NoGroupInfo, PeerError, StoreError, UsageError
+from ...stanza import Commit, GroupInfo, MessageElement, payloads
 
 if TYPE_CHECKING:
-    from .room_worker import RoomWorker
+    from .worker import RoomWorker
 
 __all__ = ["RejoinMode", "Rejoiner", "group_in"]
 

@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
 from typing import Any
 
-from .client import Outgoing
+from ...client import Outgoing
 
 __all__ = ["PATIENCE", "Resending"]
 

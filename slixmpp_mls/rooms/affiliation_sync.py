@@ -1,7 +1,7 @@
 """Keeping who may enter a room and who is in its group in step.
 
 Affiliations follow the group: who is to be added is let in first, who has been removed loses the room afterwards
-(:mod:`slixmpp_mls.encrypted_room`).  The other way round nothing that the room says adds anybody; but since
+(:mod:`.encrypted_room`).  The other way round nothing that the room says adds anybody; but since
 nobody is added without being let in first, a member whom the room has shut out has been shut out by somebody,
 and is removed from the group by whoever has the right to.  That is seen live, or by comparing the room's lists with
 the members when the room has been caught up with.
@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 from slixmpp import JID
 
-from .client import RoomGroup
-from .delivery.affiliations import Affiliation, Affiliations
-from .errors import DeliveryError, NotPermitted
+from ..client import RoomGroup
+from ..delivery.affiliations import Affiliation, Affiliations
+from ..errors import DeliveryError, NotPermitted
 
 __all__ = ["AffiliationsDiffer", "Standing"]
 
