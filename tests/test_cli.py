@@ -18,9 +18,10 @@ from slixmpp import JID
 from typer.testing import CliRunner
 
 from slixmpp_mls.account.trust import trust_of
-from slixmpp_mls.cli import app, story
-from slixmpp_mls.cli.federated_story import FederatedStory
-from slixmpp_mls.cli.story import Story
+from slixmpp_mls.cli import app
+from slixmpp_mls.cli.demo.demo import story
+from slixmpp_mls.cli.demo.federated_story import FederatedStory
+from slixmpp_mls.cli.demo.story import Story
 from slixmpp_mls.cli.terminal import clean
 from slixmpp_mls.client import Device, RoomGroup
 from slixmpp_mls.devserver import DevServer, Line

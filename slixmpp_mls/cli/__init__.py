@@ -15,7 +15,8 @@ import typer
 from rich.text import Text
 
 from ..errors import MLSError
-from . import ca, chat, demo, devices, inspect, policy, server, store, trust
+from . import ca, chat, devices, inspect, policy, server, store, trust
+from .demo import demo
 from .terminal import console, errors, quiet_libraries
 
 __all__ = ["app", "main"]

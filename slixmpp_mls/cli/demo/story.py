@@ -15,22 +15,22 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from ..client import Device, Incoming, RoomGroup
-from ..client.group.actions import MoveOn, Read
-from ..delivery.archive import Archive
-from ..devserver import DevServer
-from ..errors import DeliveryError, UsageError
-from ..mls.crypto.cipher_suite import CipherSuite
-from ..mls.structures.framing import MLSMessage
-from ..mls.structures.proposals import Remove
-from ..plugin import MLS
-from ..rooms.content import EncryptedMessage
-from ..rooms.encrypted_room import EncryptedRoom
-from ..rooms.epoch_code import EpochComparison
-from ..stanza import Application, KeyPackage, RoomElement, payloads
-from ..store import MemoryStore, SQLiteStore, Store
-from ..testing import commit_against_policy
-from .terminal import colour_of, new_password
+from ...client import Device, Incoming, RoomGroup
+from ...client.group.actions import MoveOn, Read
+from ...delivery.archive import Archive
+from ...devserver import DevServer
+from ...errors import DeliveryError, UsageError
+from ...mls.crypto.cipher_suite import CipherSuite
+from ...mls.structures.framing import MLSMessage
+from ...mls.structures.proposals import Remove
+from ...plugin import MLS
+from ...rooms.content import EncryptedMessage
+from ...rooms.encrypted_room import EncryptedRoom
+from ...rooms.epoch_code import EpochComparison
+from ...stanza import Application, KeyPackage, RoomElement, payloads
+from ...store import MemoryStore, SQLiteStore, Store
+from ...testing import commit_against_policy
+from ..terminal import colour_of, new_password
 from .timeline import DemoFailed, Timeline
 
 __all__ = ["PATIENCE", "Person", "Story", "fragments"]

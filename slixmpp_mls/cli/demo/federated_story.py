@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from ..delivery import DeviceDirectory
-from ..devserver import DevServer, Line
-from ..rooms.epoch_code import EpochComparison
+from ...delivery import DeviceDirectory
+from ...devserver import DevServer, Line
+from ...rooms.epoch_code import EpochComparison
 from .story import PATIENCE, Person, Story, fragments
 from .timeline import DemoFailed, Timeline
 

@@ -12,11 +12,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..devserver import Federation, Line, Prosody
+from ...devserver import Federation, Line, Prosody
+from ..server import KINDS, Kind, describe
+from ..terminal import console, reporting, run, until_interrupted, waiting
 from .federated_story import SELF_PING, FederatedStory
-from .server import KINDS, Kind, describe
 from .story import Person, Story
-from .terminal import console, reporting, run, until_interrupted, waiting
 from .timeline import Timeline, save_picture
 
 __all__ = ["demo"]

@@ -12,8 +12,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import MLSError
-from .terminal import colour_of
+from ...errors import MLSError
+from ..terminal import colour_of
 
 __all__ = ["DemoFailed", "Timeline", "save_picture"]
 
