@@ -39,7 +39,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from .client import (
+from ..client import (
     Device,
     Event,
     GroupContinued,
@@ -51,23 +51,23 @@ from .client import (
     RoomGroup,
     open_key_package,
 )
-from .client.storage.doubts import Doubt
-from .client.storage.records import RoomState
-from .errors import ArchiveGap, PeerError, StoreFull, UsageError
-from .identity import ClientIdentity
-from .mls.crypto.cipher_suite import CipherSuite, Random
-from .mls.group.commit_creation import CommitOptions
-from .mls.parameters import Parameters
-from .mls.structures.framing import MLSMessage
-from .mls.structures.key_package import KeyPackage
-from .mls.structures.leaf_node import LeafNode
-from .mls.structures.proposals import Add, AnyProposal, Remove
-from .mls.tree.leaf_validation import GroupRequirements, VerifiedKeyPackage
-from .policy import Right, RoomPolicy
-from .stanza import elements
-from .stanza.elements import RoomElement
-from .store import MemoryStore
-from .store.interface import Store, Transaction
+from ..client.storage.doubts import Doubt
+from ..client.storage.records import RoomState
+from ..errors import ArchiveGap, PeerError, StoreFull, UsageError
+from ..identity import ClientIdentity
+from ..mls.crypto.cipher_suite import CipherSuite, Random
+from ..mls.group.commit_creation import CommitOptions
+from ..mls.parameters import Parameters
+from ..mls.structures.framing import MLSMessage
+from ..mls.structures.key_package import KeyPackage
+from ..mls.structures.leaf_node import LeafNode
+from ..mls.structures.proposals import Add, AnyProposal, Remove
+from ..mls.tree.leaf_validation import GroupRequirements, VerifiedKeyPackage
+from ..policy import Right, RoomPolicy
+from ..stanza import elements
+from ..stanza.elements import RoomElement
+from ..store import MemoryStore
+from ..store.interface import Store, Transaction
 
 __all__ = [
     "NOW", "FakeDirectory", "FakeRoom", "FaultyStore", "InFlight", "Killed", "Participant", "World",
