@@ -507,7 +507,8 @@ class MLS(BasePlugin):
 
         :param room: bare JID of a room that does not exist
         :param invite: bare JIDs of people to be added at once; the group gets the best cipher suite that they all
-            support, see :mod:`.key_packages.cipher_suite_choice`.  :attr:`EncryptedRoom.invited` says what has become of them
+            support, see :mod:`.key_packages.cipher_suite_choice`.  :attr:`EncryptedRoom.invited` says what has become
+            of them
         :param name: for people
         :param policy: who may do what; by default we are the administrator
         :param suite: number of the cipher suite, without asking what others support

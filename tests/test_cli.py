@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from slixmpp_mls.account.trust import trust_of
 from slixmpp_mls.cli import app
-from slixmpp_mls.cli.demo.demo import story
+from slixmpp_mls.cli.demo import story
 from slixmpp_mls.cli.demo.federated_story import FederatedStory
 from slixmpp_mls.cli.demo.story import Story
 from slixmpp_mls.cli.terminal import clean

@@ -1,4 +1,5 @@
-"""The order rules of a room's group, one by one.  Everything is real but the room: see :mod:`slixmpp_mls.testing.world`."""
+"""The order rules of a room's group, one by one.  Everything is real but the room: see
+:mod:`slixmpp_mls.testing.world`."""
 
 from __future__ import annotations
 

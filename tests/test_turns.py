@@ -6,8 +6,8 @@ import asyncio
 from itertools import pairwise
 
 import pytest
-from slixmpp_mls.rooms.registry.engine import commit_turns
 
+from slixmpp_mls.rooms.engine import commit_turns
 from slixmpp_mls.rooms.engine.commit_turns import Turns, place
 
 ROOM = "coven@rooms.example"

@@ -15,7 +15,8 @@ group's state, and in no other place.  For an hour at least, KeyPackages with th
 Welcomes that are under way.  What joins us with one is moved at once.
 
 Who remembers the old key, and is in a group with us, sees it sign for the new one and goes on believing us
-(:mod:`slixmpp_mls.authentication.trust_table`, "Succession").  Who knows us from former groups only takes this for a changed key, and
+(:mod:`slixmpp_mls.authentication.trust_table`, "Succession").  Who knows us from former groups only takes this for a
+changed key, and
 denies it until somebody decides: tell people before.  A key that somebody else has got hold of is no case for this:
 until the end the old key is believed.  Retire the device instead (:mod:`.devices`).
 """

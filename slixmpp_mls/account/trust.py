@@ -8,7 +8,8 @@
     await mls.trust.verify("bob@example", "72cd6e84 22c407fb ...")                  # or compared on the telephone
     mls.trust.qr().save("me.png", scale=6)                                          # for Bob to scan
 
-:mod:`slixmpp_mls.authentication.automatic_trust` has the rules of XEP-0450; here they meet rooms.  A trust message is an
+:mod:`slixmpp_mls.authentication.automatic_trust` has the rules of XEP-0450; here they meet rooms.  A trust message is
+an
 application message without a text: all members get it, those whom it does not concern pass over it, and no event
 tells of it but ``mls_trust_changed``, where it changes something.  What is owed to somebody is sent through the
 smallest room that is shared, now or when there is one; :meth:`Trust.settle` is what does that, after each decision,

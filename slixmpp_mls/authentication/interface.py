@@ -55,7 +55,8 @@ class Verdict:
     :ivar reason: machine-readable; empty if valid.  In this package: ``no-client`` (the credential names
         none), ``no-device`` (its account lists no such device), ``retired`` (it says that it is one no more),
         ``other-key`` (it lists another key), ``not-readable`` (it shows us no devices), ``unreachable``,
-        ``key-changed``, ``new-device`` (both: see :mod:`.trust_on_first_use`), ``undecided`` (a person has yet to decide),
+        ``key-changed``, ``new-device`` (both: see :mod:`.trust_on_first_use`), ``undecided`` (a person has yet to
+        decide),
         ``refused`` (a person has decided), ``other-device`` (the key is that of another device of the account),
         ``not-verified`` (see :mod:`.manual_trust`), and those of :mod:`.x509` about certificates.  Other services
         may have other reasons

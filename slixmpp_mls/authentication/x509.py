@@ -6,7 +6,7 @@ A leaf is valid if all of this holds, in the order in which it is looked at:
 what is asked                                                   if not                 where it is said
 ==============================================================  =====================  =====================
 the credential is of type x509                                  ``no-certificate``     RFC 9420 5.3
-the certificate names one account and one device of it          ``no-client``          :mod:`slixmpp_mls.identity.client_identity`
+the certificate names one account and one device of it          ``no-client``          :mod:`.client_identity`
 it certifies the leaf's signature key, for the suite's scheme   ``other-key``          RFC 9420 5.3
 it is no authority's own (cA is false)                          ``wrong-usage``        RFC 5280 4.2.1.9
 its key may sign: keyUsage, if there, has digitalSignature      ``wrong-usage``        RFC 5280 4.2.1.3
@@ -116,7 +116,8 @@ class AuthorityService(AuthenticationService):
         label: str | None = None,
         also: Mapping[int, bytes] | None = None,
     ) -> None:
-        """Nothing to do: an authority issues on request, and elsewhere (see :mod:`slixmpp_mls.identity.certificate_authority`)."""
+        """Nothing to do: an authority issues on request, and elsewhere (see
+        :mod:`slixmpp_mls.identity.certificate_authority`)."""
 
     async def validate(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Verdict]:
         """See the table above.  Nobody is asked over the network."""

@@ -1,6 +1,7 @@
 """Our KeyPackages in the account's directory: as many as there should be, fresh, and unused (RFC 9420 10, 16.8).
 
-Which these are, the device knows (:meth:`slixmpp_mls.client.device.device.Device.plan_key_packages`); here the directory is
+Which these are, the device knows (:meth:`slixmpp_mls.client.device.device.Device.plan_key_packages`); here the
+directory is
 compared with that, new ones are published, and those are retracted that were used, are about to expire, or say
 something else of us than is true now.
 """

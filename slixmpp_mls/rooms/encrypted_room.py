@@ -111,7 +111,8 @@ class EncryptedRoom:
 
     @property
     def doubts(self) -> tuple[Doubt, ...]:
-        """The members for whom the Authentication Service does not vouch; see :mod:`slixmpp_mls.client.storage.doubts`."""
+        """The members for whom the Authentication Service does not vouch; see
+        :mod:`slixmpp_mls.client.storage.doubts`."""
         return tuple(self.session.doubts.values())
 
     @property
@@ -170,7 +171,8 @@ class EncryptedRoom:
         """Come back into the group; we are in it when this returns.
 
         A member that calls this throws away its keys first, with all messages that it has not read: for who has
-        been told by :class:`~slixmpp_mls.client.LeftBehind` that it can not follow.  Whoever may add us replaces our old leaf;
+        been told by :class:`~slixmpp_mls.client.LeftBehind` that it can not follow.  Whoever may add us replaces our
+        old leaf;
         nobody need be online for the request.
 
         :param external: by a Commit of our own, where the group's policy allows it and the room shows a GroupInfo

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from slixmpp_mls.account import devices
+from slixmpp_mls.account import devices as devices_module
 from slixmpp_mls.account.device_list import DeviceStatus, OwnDevice
 from slixmpp_mls.client import Device
 from slixmpp_mls.delivery import DeviceDirectory
@@ -23,8 +23,8 @@ from .people import Cast, Person, all_agree
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "JITTER", 0.3)
-    monkeypatch.setattr(devices, "RETRY", 1.0)
+    monkeypatch.setattr(devices_module, "JITTER", 0.3)
+    monkeypatch.setattr(devices_module, "RETRY", 1.0)
 
 
 async def another(cast: Cast, person: Person, **config: object) -> Person:

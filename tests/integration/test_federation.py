@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
-from slixmpp_mls.rooms.registry.engine import retransmission
 
 from slixmpp_mls.devserver import DevServer, Federation, Line, Prosody
+from slixmpp_mls.rooms.engine import retransmission
 
 from ..conftest import SERVERS, in_own_loop, unavailable_means_skip, unique
 from .people import Cast, Person, all_agree

@@ -24,7 +24,8 @@ from slixmpp_mls.delivery import DeviceDirectory
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import InvalidError, MalformedError, NotVouchedFor, PeerError, PolicyTooNew, PolicyViolation
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
-from slixmpp_mls.mls.group.group import Group, commit_creation, group_creation
+from slixmpp_mls.mls.group import commit_creation, group_creation
+from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.registry import ProtocolVersion
 from slixmpp_mls.mls.structures.extensions import Extension
 from slixmpp_mls.mls.structures.framing import MLSMessage

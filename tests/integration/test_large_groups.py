@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from slixmpp import JID, ClientXMPP
-from slixmpp_mls.rooms.registry.engine import reader
 
 from slixmpp_mls.client import Device, KeyPackageSettings
 from slixmpp_mls.delivery import MAX_STANZA, DeviceDirectory, KeyPackageDirectory
@@ -28,6 +27,7 @@ from slixmpp_mls.mls.group.commit_creation import CommitDraft
 from slixmpp_mls.mls.structures.framing import MLSMessage
 from slixmpp_mls.plugin import MLS
 from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
+from slixmpp_mls.rooms.engine import reader
 from slixmpp_mls.stanza import KeyPackage, RoomElement
 from slixmpp_mls.stanza.blob import BlobReference
 from slixmpp_mls.stanza.elements import Device as DeviceElement

@@ -12,7 +12,7 @@ from slixmpp_mls.delivery import DeviceDirectory
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import StanzaTooLarge
 from slixmpp_mls.identity import ClientIdentity
-from slixmpp_mls.rooms.registry import registry
+from slixmpp_mls.rooms import registry
 
 from ..conftest import unique
 from .people import SECONDS, Cast, Person, all_agree

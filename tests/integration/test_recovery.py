@@ -16,7 +16,6 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 import pytest
-from slixmpp_mls.rooms.registry.engine import rejoin
 
 from slixmpp_mls.client import GroupLost, Joined
 from slixmpp_mls.client.storage.rejoin_limit import LIMIT
@@ -24,6 +23,7 @@ from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.devserver.ejabberd import Ejabberd
 from slixmpp_mls.errors import GroupExists, MLSError, NoGroupInfo, NotPermitted, PeerError, UsageError
 from slixmpp_mls.policy import ExternalJoins
+from slixmpp_mls.rooms.engine import rejoin
 from slixmpp_mls.stanza import Commit
 
 from .people import SECONDS, Cast, Person, agree, all_agree

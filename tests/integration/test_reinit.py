@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from slixmpp_mls.rooms.registry.engine import reinit
 
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import NotPermitted, StanzaTooLarge, SuiteUnsupported, UsageError
+from slixmpp_mls.rooms.engine import reinit
 from slixmpp_mls.stanza.blob import BlobReference
 from slixmpp_mls.stanza.elements import RoomElement, Welcome
 

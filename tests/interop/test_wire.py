@@ -13,9 +13,9 @@ import pytest
 from lxml import etree
 
 from slixmpp_mls.errors import InvalidError
+from slixmpp_mls.mls.group import commit_creation, public_group
 from slixmpp_mls.mls.group.commit_creation import CommitOptions
 from slixmpp_mls.mls.group.group import Group as MLSGroup
-from slixmpp_mls.mls.group.group import commit_creation, public_group
 from slixmpp_mls.mls.group.public_group import follow
 from slixmpp_mls.mls.registry import GREASE, ExtensionType, ProposalType
 from slixmpp_mls.mls.structures.credential import Certificate, X509Credential

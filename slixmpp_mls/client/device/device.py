@@ -157,7 +157,8 @@ class Device:
     def prepare_keys(self) -> None:
         """A change of our signature keys begins: the new ones are made, and not used yet.
 
-        Each step is for the next one to find when we come back from a crash; see :mod:`slixmpp_mls.account.key_rotation`.
+        Each step is for the next one to find when we come back from a crash; see
+        :mod:`slixmpp_mls.account.key_rotation`.
 
         :raises UsageError: the present keys are certified: an authority must certify the new ones first
         :raises StoreError: nothing has changed

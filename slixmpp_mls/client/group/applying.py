@@ -1,7 +1,9 @@
 """Putting into effect what a room's stanzas mean.
 
-`examine` (:mod:`.processing`) only looks; `accept` or `refuse` ends a stanza, and moves our place in the room past it in
-the same transaction.  Between them the caller asks the Authentication Service about new leaves; see :mod:`slixmpp_mls.client.storage.doubts`.
+`examine` (:mod:`.processing`) only looks; `accept` or `refuse` ends a stanza, and moves our place in the room past it
+in
+the same transaction.  Between them the caller asks the Authentication Service about new leaves; see
+:mod:`slixmpp_mls.client.storage.doubts`.
 """
 
 from __future__ import annotations

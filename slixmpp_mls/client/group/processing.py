@@ -6,7 +6,8 @@ a member's account: then :class:`~slixmpp_mls.client.events.LeftBehind` says so,
 given up for it.  Outsiders can not bring it about, and a room that lies gains no more than by keeping silent.
 
 Being one's own past.  A message that we have signed, but that our state has not sent, says that the store is an
-old copy.  This is all for which a stanza makes us give the group up (:class:`~slixmpp_mls.client.events.GroupLost`): its keys
+old copy.  This is all for which a stanza makes us give the group up (:class:`~slixmpp_mls.client.events.GroupLost`):
+its keys
 would be used twice.
 """
 

@@ -20,7 +20,8 @@ Instead of a Welcome it may be an external Commit of our own.
 
 Each call is one transaction.  If it raises, neither the store nor this object has changed.  :mod:`.sending` is one
 direction, :mod:`.processing` and :mod:`.applying` are the other; :mod:`.join_request` is the time without a group,
-:mod:`.welcome` and :mod:`.external_commit` the ways in, :mod:`.continuation` how a group goes on in another one, :mod:`.room_state` what
+:mod:`.welcome` and :mod:`.external_commit` the ways in, :mod:`.continuation` how a group goes on in another one,
+:mod:`.room_state` what
 all work on.
 """
 

@@ -208,7 +208,8 @@ class Kept:
     # --- the age of keys -----------------------------------------------------------------------
 
     def renewal_due(self, settings: RenewalSettings, now: int) -> str | None:
-        """Why our leaf's keys are to be renewed now, see :meth:`slixmpp_mls.client.storage.leaf_ages.LeafAge.why`; None if they are not.
+        """Why our leaf's keys are to be renewed now, see :meth:`slixmpp_mls.client.storage.leaf_ages.LeafAge.why`;
+        None if they are not.
 
         :param now: seconds since the Unix epoch
         :raises UsageError: we are not in the group

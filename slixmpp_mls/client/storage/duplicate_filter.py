@@ -1,7 +1,8 @@
 """Which application messages have been read, so that none is shown twice.
 
 A sender that does not know whether a message arrived encrypts it anew when its epoch has ended
-(:mod:`slixmpp_mls.client.group.sending`).  Should both copies arrive, because somebody has held the first one back, MLS sees two
+(:mod:`slixmpp_mls.client.group.sending`).  Should both copies arrive, because somebody has held the first one back,
+MLS sees two
 messages.  What makes them one is the sender's id for it (XEP-0359), which travels as authenticated data: the
 second message of a client under one id is passed over.
 

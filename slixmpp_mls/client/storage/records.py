@@ -11,7 +11,7 @@ space                      key                       value
 ``device``                 ``invitation``            archive id of the last invitation read (the plugin's)
 ``device``                 ``since``                 when we began, until an invitation has been read (8, the plugin's)
 ``device``                 ``listed``, ``label``,    whether, and as what, our account's node has listed us; since when
-                           ``retired``               it is over (:mod:`slixmpp_mls.account.devices`, as are ``own-device``
+                           ``retired``               it is over (:mod:`.devices`, as are ``own-device``
                                                      and ``admission``)
 ``key-package``            KeyPackageRef             :class:`KeyPackageRecord`
 ``room``                   room's bare JID           :class:`RoomRecord`
@@ -22,11 +22,11 @@ space                      key                       value
 ``member/`` + room         client's full identity    when it came, seconds since the Unix epoch (8)
 ``renewed/`` + room        client's full identity    when its keys were renewed last, see :mod:`.leaf_ages`
 ``doubt/`` + room          client's full identity    :class:`DoubtRecord`
-``owed/`` + room           kind (1), account        what is still to be done outside of the group, see :mod:`.post_commit_actions`
+``owed/`` + room           kind (1), account        what is still to be done, see :mod:`.post_commit_actions`
 ``inbox/`` + room          number (8)                :class:`InboxRecord`
 ``seen/`` + room           number (2)                which application messages came last, see :mod:`.duplicate_filter`
 ``ended/`` + room          group id                  the last epoch of that group that we were in (8)
-``arrivals/`` + room       account                   when clients of it came in by their own wish, see :mod:`.rejoin_limit`
+``arrivals/`` + room       account                   when clients came in by themselves, see :mod:`.rejoin_limit`
 ``outside/`` + room        ``record``                :class:`OutsideRecord`
 ``entering/`` + room       piece                     the state that an external Commit of ours leads to
 =========================  ========================  ===========================================
@@ -151,7 +151,8 @@ class DoubtRecord(Struct):
 class InboxRecord(Struct):
     """A message that has been read and not been handed over to the application yet.
 
-    The fields are those of :class:`~slixmpp_mls.client.events.MessageReceived`; an empty `claimed` or `origin_id` stands for None,
+    The fields are those of :class:`~slixmpp_mls.client.events.MessageReceived`; an empty `claimed` or `origin_id`
+    stands for None,
     `stamp` is in milliseconds since the Unix epoch.
     """
 

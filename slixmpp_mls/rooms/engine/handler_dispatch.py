@@ -1,6 +1,7 @@
 """Handing messages over to the application's handlers, so that none is lost with the process.
 
-A message that has been read lies in the store (:mod:`slixmpp_mls.client.storage.inbox`) until it is handed over.  It is when
+A message that has been read lies in the store (:mod:`slixmpp_mls.client.storage.inbox`) until it is handed over.  It
+is when
 everything that the event has begun is done: plain handlers have returned, coroutine handlers, and tasks that plain
 handlers begin at once, have ended.  A handler that raises has had its chance, too, or a message that it can not bear
 would come back for ever.  One that is cancelled, as all are at the end of a program, has not.

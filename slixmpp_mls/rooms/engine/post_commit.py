@@ -1,4 +1,5 @@
-"""Doing outside of a group what is owed there (:mod:`slixmpp_mls.client.storage.post_commit_actions`): invitations and affiliations.
+"""Doing outside of a group what is owed there (:mod:`slixmpp_mls.client.storage.post_commit_actions`): invitations
+and affiliations.
 
 It is done when a Commit of ours takes effect, and again whenever we come back, until it is.  Something is done when the
 server has answered for it; an invitation is a message, for which nobody answers, so it is done when the server

@@ -5,7 +5,8 @@
     reinitialize ── everybody has a KeyPackage of the suite? ── Commit of a ReInit ──► the group is closed
     carry_on     ── by who has committed it, at once; by others if nobody does, later ──► creation ──► the group goes on
 
-The new group is in the same room.  Its creation is one stanza (:mod:`slixmpp_mls.client.group.continuation`), and the first one in the
+The new group is in the same room.  Its creation is one stanza (:mod:`slixmpp_mls.client.group.continuation`), and the
+first one in the
 room's order that lets the members in counts, so that it does no harm if several make one.  Who has committed the
 ReInit makes it at once.  If that client disappears, the others wait for a random while and the first of them
 does it; each of them can, since each has a key of the old group to prove that it was a member.
