@@ -1,0 +1,394 @@
+"""What is due when: the age of leaves, KeyPackages, and clocks that jump; without servers."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from slixmpp_mls.account.maintenance import JUMP, SETTLING, SteadyClock
+from slixmpp_mls.client import Device, KeyPackageSettings
+from slixmpp_mls.client.storage.leaf_ages import LeafAge, RenewalSettings, fraction
+from slixmpp_mls.identity import ClientIdentity
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.parameters import DAY, HOUR
+from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
+from slixmpp_mls.policy import RoomPolicy
+from slixmpp_mls.store import MemoryStore, SQLiteStore
+from slixmpp_mls.testing import NOW, Participant, World
+
+from ..client.people import ALICE, BOB, CAROL, three
+
+SETTINGS = RenewalSettings()
+
+
+# --- when keys are renewed -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("age", "policy", "spread", "now", "sent", "why"),
+    [
+        (LeafAge(0, 1), 0, 0.0, 6 * DAY, 0, None),
+        (LeafAge(0, 1), 0, 0.0, 7 * DAY, 0, None),
+        (LeafAge(0, 1), 0, 0.0, 7 * DAY + 1, 0, "age"),
+        (LeafAge(0, 1), 0, 1.0, int(5.25 * DAY) + 1, 0, "age"),  # up to a quarter sooner
+        (LeafAge(0, 1), 0, 1.0, int(5.25 * DAY) - 1, 0, None),
+        (LeafAge(0, 1), 4 * DAY, 0.0, 3 * DAY, 0, None),
+        (LeafAge(0, 1), 4 * DAY, 0.0, 3 * DAY + 1, 0, "age"),  # three quarters of what the policy allows
+        (LeafAge(0, 1), 4 * DAY, 1.0, int(2.25 * DAY) + 1, 0, "age"),
+        (LeafAge(0, 1), 90 * DAY, 0.0, 7 * DAY + 1, 0, "age"),  # a generous policy delays nothing
+        (LeafAge(0, 1), 0, 0.0, 2, 999, None),
+        (LeafAge(0, 1), 0, 0.0, 2, 1000, "use"),
+        (LeafAge(0, 1, 900), 0, 0.0, 2, 99, None),
+        (LeafAge(0, 1, 900), 0, 0.0, 2, 100, "use"),
+        (LeafAge(30 * DAY, 1), 0, 0.5, 30 * DAY, 0, None),  # overdue on arrival: spread over a day
+        (LeafAge(30 * DAY, 1), 0, 0.5, 30 * DAY + DAY // 2, 0, "age"),
+        (LeafAge(30 * DAY, 1), 4 * HOUR, 1.0, 30 * DAY + 3 * HOUR, 0, "age"),  # but never longer than the policy
+        (LeafAge(DAY, 0), 0, 0.5, DAY, 0, None),
+        (LeafAge(DAY, 0), 0, 0.5, DAY + HOUR // 2, 0, "last-resort"),
+        (LeafAge(9 * DAY, 9 * DAY), 0, 0.0, 9 * DAY - HOUR, 0, None),  # clocks differ a little
+        (LeafAge(9 * DAY, 9 * DAY), 0, 0.0, 9 * DAY - HOUR - 1, 0, "age"),  # made in the future: a clock was set back
+    ],
+)
+def test_when_keys_are_renewed(
+    age: LeafAge, policy: int, spread: float, now: int, sent: int, why: str | None
+) -> None:
+    assert age.why(SETTINGS, policy, spread, now, sent) == why
+    assert LeafAge.decode(age.encode(), age.came) == age
+
+
+def test_a_thousand_members_that_joined_together_are_spread() -> None:
+    """At most a few in the same minute, from the first to the last over almost two days."""
+    came = LeafAge(NOW, NOW)
+    due = [
+        came.due(SETTINGS, 0, fraction(b"group", ClientIdentity(f"witch{number}@a.example", "device")))
+        for number in range(1000)
+    ]
+    assert max(Counter(at // 60 for at in due).values()) <= 6
+    assert min(due) >= NOW + 5.25 * DAY
+    assert max(due) <= NOW + 7 * DAY
+    assert max(due) - min(due) > 1.6 * DAY
+    shares = [fraction(group, ClientIdentity(ALICE, "device")) for group in (b"", b"a", b"b")]
+    assert len(set(shares)) == 3  # the same device is not due in all its groups at once
+    assert all(0 <= share < 1 for share in shares)
+
+
+def age_of(person: Participant) -> LeafAge:
+    with person.store.transaction() as transaction:
+        value = transaction.get(f"renewed/{person.world.room.jid}", str(person.device.identity).encode())
+    return LeafAge.decode(value, person.session._record.joined)
+
+
+def test_messages_are_counted_over_epochs_that_others_begin_and_over_restarts() -> None:
+    world, alice, bob, _ = three()
+    settings = RenewalSettings(uses=6)
+    for count in (2, 3):
+        for _ in range(count):
+            alice.send(b"Double, double")
+        bob.commit()
+        world.settle()
+    alice.restart()
+    assert age_of(alice).sent == 5
+    assert alice.session.renewal_due(settings, world.now) is None
+    alice.send(b"toil and trouble")
+    assert alice.session.renewal_due(settings, world.now) == "use"
+    world.settle()
+    alice.commit()
+    world.settle()
+    assert alice.session.renewal_due(settings, world.now) is None
+    assert age_of(alice).sent == 0
+    assert bob.session.renewal_due(settings, world.now) is None
+
+
+def test_a_commit_of_ours_whatever_it_is_for_makes_our_keys_young() -> None:
+    world, alice, bob, _ = three()
+    world.now += 8 * DAY
+    assert alice.session.renewal_due(SETTINGS, world.now) == "age"
+    alice.commit(*alice.removing(CAROL))
+    world.settle()
+    assert alice.session.renewal_due(SETTINGS, world.now) is None
+    assert bob.session.renewal_due(SETTINGS, world.now) == "age"
+
+
+def test_members_ages_are_known_by_the_rooms_clock() -> None:
+    """Who reads a week later what was done in time takes nobody for silent, and who forgets nobody for young."""
+    world, alice, bob, carol = three()
+    bob.commit()
+    world.room.deliver_all()
+    done = world.now + 100
+    late = [replace(incoming, stamp=float(done)) for incoming in world.room.read(ALICE, alice.session.cursor)]
+    world.now += 20 * DAY
+    for incoming in late:
+        alice.take(incoming)
+    renewed = {member.account: member.renewed for member in alice.session.members()}
+    assert renewed == {ALICE: NOW, BOB: done, CAROL: NOW}
+    bob.read()
+    carol.read()
+    alice.commit(*alice.removing(BOB))
+    world.settle()
+    with alice.store.transaction() as transaction:
+        assert {key.decode().partition("/")[0] for key, _ in transaction.items(f"renewed/{world.room.jid}")} == {ALICE}
+    alice.session.give_up()
+    with alice.store.transaction() as transaction:
+        assert not list(transaction.items(f"renewed/{world.room.jid}"))
+
+
+def test_who_comes_by_a_key_package_of_last_resort_renews_its_keys_soon() -> None:
+    """RFC 9750 5.1: the same keys may have been used to add it elsewhere."""
+    world = World(settings=KeyPackageSettings(count=0))
+    _, bob = world.group(ALICE, BOB)
+    assert bob.session.renewal_due(SETTINGS, world.now + HOUR) == "last-resort"
+    assert bob.session.renewal_due(SETTINGS, world.now - 1) is None
+    bob.commit()
+    world.settle()
+    assert bob.session.renewal_due(SETTINGS, world.now + HOUR) is None
+
+
+def test_keys_are_as_old_as_their_key_package() -> None:
+    world = World()
+    bob = world.person(BOB)
+    world.now += 10 * DAY
+    (alice,) = world.group(ALICE)
+    alice.commit(*alice.adding(BOB))
+    world.settle()
+    assert bob.session.renewal_due(SETTINGS, world.now + DAY) == "age"
+    assert alice.session.renewal_due(SETTINGS, world.now + DAY) is None
+
+
+def test_the_policy_of_the_group_counts() -> None:
+    world = World()
+    alice, bob = world.group(ALICE, BOB, policy=RoomPolicy("coven@rooms.example", (ALICE,), max_leaf_age=2 * DAY))
+    for person in (alice, bob):
+        assert person.session.renewal_due(SETTINGS, world.now + DAY) is None
+        assert person.session.renewal_due(SETTINGS, world.now + int(1.5 * DAY) + 1) == "age"
+
+
+# --- KeyPackages -----------------------------------------------------------------------------------
+
+
+class Directory:
+    """A directory that does as it is told, for one device."""
+
+    def __init__(self, settings: KeyPackageSettings | None = None) -> None:
+        self.store = MemoryStore(ALICE)
+        self.settings = settings or KeyPackageSettings(count=3)
+        self.device = Device(self.store, settings=self.settings)
+        self.items: dict[bytes, Any] = {}
+        self.now = NOW
+
+    def look(self, now: int | None = None) -> tuple[int, int]:
+        """How many were published and retracted."""
+        self.now = self.now if now is None else now
+        plan = self.device.plan_key_packages(self.items, self.now)
+        self.items |= {package.reference: package for package in plan.publish}
+        for reference in plan.retract:
+            del self.items[reference]
+        return len(plan.publish), len(plan.retract)
+
+    @property
+    def kept(self) -> set[bytes]:
+        """References of those whose private keys are there."""
+        with self.store.transaction() as transaction:
+            return {reference for reference, _ in transaction.items("key-package")}
+
+    def bundle(self, *, last_resort: bool = False) -> KeyPackageBundle:
+        with self.store.transaction() as transaction:
+            reference = next(r for r, package in self.items.items() if package.last_resort == last_resort)
+            found = self.device.find_bundle(transaction, [reference])
+        assert found is not None
+        return found
+
+    def use(self, bundle: KeyPackageBundle) -> None:
+        with self.store.transaction() as transaction:
+            self.device.use_up(transaction, bundle, self.now)
+
+    def restart(self, **settings: Any) -> None:
+        self.settings = replace(self.settings, **settings)
+        self.device = Device(self.store, settings=self.settings)
+
+
+def test_they_are_made_once_and_replaced_in_time() -> None:
+    directory = Directory()
+    assert directory.look() == (4, 0)
+    first = set(directory.items)
+    assert directory.look() == (0, 0)
+    assert directory.look(NOW + 21 * DAY - 1) == (0, 0)
+    assert directory.look(NOW + 21 * DAY) == (4, 4)
+    assert not first & set(directory.items)
+    assert first <= directory.kept  # somebody may have fetched one
+    assert directory.look(NOW + 28 * DAY + 2 * HOUR) == (0, 0)
+    assert first <= directory.kept  # for a day, in which the clock may be set right
+    assert directory.look(NOW + 29 * DAY + 3 * HOUR) == (0, 0)
+    assert not first & directory.kept
+
+
+def test_an_ordinary_one_lets_in_once_and_its_private_keys_are_gone() -> None:
+    """RFC 9420 16.8, 10."""
+    directory = Directory()
+    directory.look()
+    bundle = directory.bundle()
+    directory.use(bundle)
+    assert bundle.reference not in directory.kept
+    with directory.store.transaction() as transaction:
+        assert directory.device.find_bundle(transaction, [bundle.reference]) is None
+    assert directory.look() == (1, 1)
+    assert len(directory.items) == 4
+
+
+def test_the_one_of_last_resort_is_replaced_after_use_and_kept_for_a_week() -> None:
+    """RFC 9750 5.1: Welcomes with it may be under way."""
+    directory = Directory()
+    directory.look()
+    bundle = directory.bundle(last_resort=True)
+    directory.use(bundle)
+    assert directory.look() == (1, 1)
+    assert bundle.reference not in directory.items
+    directory.look(NOW + 7 * DAY)
+    assert bundle.reference in directory.kept
+    directory.look(NOW + 7 * DAY + 1)
+    assert bundle.reference not in directory.kept
+
+
+def test_they_are_replaced_when_we_can_do_more_or_have_another_key() -> None:
+    directory = Directory()
+    directory.look()
+    first = set(directory.items)
+    directory.restart()
+    assert directory.look() == (0, 0)  # another GREASE value is no change
+    directory.restart(suites=(1, 3))
+    assert directory.look() == (8, 4)
+    assert not first & set(directory.items)
+    directory.device.prepare_keys()
+    assert directory.look() == (0, 0)
+    directory.device.switch_keys(NOW)
+    assert directory.look() == (8, 8)
+    keys = {directory.bundle(last_resort=last).signature_key.public for last in (False, True)}
+    assert keys == {directory.device.signature_key(CipherSuite.get(1)).public}
+    assert len(directory.kept) == 20
+    directory.device.drop_former_keys()
+    assert directory.kept == set(directory.items)
+
+
+@pytest.mark.parametrize("jump", [40 * DAY, 4 * 365 * DAY, -40 * DAY, -NOW + 5], ids=["month", "years", "back", "1970"])
+@pytest.mark.parametrize("looks", [1, 20])
+def test_a_clock_that_is_wrong_for_less_than_a_day_destroys_nothing(jump: int, looks: int) -> None:
+    directory = Directory()
+    directory.look()
+    first = set(directory.items)
+    for number in range(looks):
+        directory.look(NOW + jump + number * HOUR)
+        assert len(directory.items) == 4  # there are always some that are good by our clock
+        assert first <= directory.kept
+    directory.look(NOW + looks * HOUR)
+    assert set(directory.items) == first
+    # What was made while it was wrong does not stay for ever.
+    for day in range(1, 4):
+        directory.look(NOW + looks * HOUR + day * DAY + day)
+    assert directory.kept == first
+
+
+def test_under_any_wandering_of_the_clock_there_are_enough_and_not_more_and_more() -> None:
+    """Whatever the clock does: after each look the directory is full, and what is kept is bounded in the end."""
+    for seed in range(10):
+        chance = random.Random(seed)
+        directory = Directory(KeyPackageSettings(count=2))
+        for _ in range(60):
+            step = chance.choice([HOUR, DAY, 9 * DAY, 100 * DAY, -HOUR, -3 * DAY, -200 * DAY])
+            directory.look(max(1, directory.now + step))
+            assert len(directory.items) == 3
+            assert set(directory.items) <= directory.kept
+        for _ in range(40):
+            directory.look(directory.now + DAY + 1)
+        assert len(directory.kept) <= 2 * 3
+
+
+def test_what_is_deleted_can_not_be_read_on_the_disk(tmp_path: Any) -> None:
+    """RFC 9420 9.2, 16.8: private keys of used KeyPackages, old signature keys, what an ended epoch had."""
+    path = tmp_path / "alice.db"
+    world = World(settings=KeyPackageSettings(count=1))
+    store = SQLiteStore(path, BOB)
+    (alice,) = world.group(ALICE)
+    bob = world.person(BOB, store)
+
+    def on_disk() -> bytes:
+        store.scrub()
+        return b"".join(file.read_bytes() for file in sorted(tmp_path.iterdir()))
+
+    with store.transaction() as transaction:
+        bundles = [bundle for _, _, bundle in bob.device._records(transaction)]
+    used = next(bundle for bundle in bundles if not bundle.last_resort)
+    old_key = bob.device.signature_key(CipherSuite.get(1)).encode()
+    assert used.init_key.encode() in on_disk()
+    assert old_key in on_disk()
+    alice.commit(*alice.adding(BOB))
+    world.settle()
+    assert used.init_key.encode() not in on_disk()
+    leaf_key = used.leaf_key.encode()
+    assert leaf_key in on_disk()  # the present leaf's
+    epoch_secrets = bob.session.group.secrets.encode()
+    bob.device.prepare_keys()
+    bob.device.switch_keys(world.now)
+    bob.commit()
+    world.settle()
+    assert leaf_key not in on_disk()
+    assert old_key in on_disk()  # in KeyPackages
+    world.directory.replenish(bob.device, world.now)
+    bob.device.drop_former_keys()
+    assert old_key not in on_disk()
+    bob.session.tidy(world.now + HOUR + 1)  # the time for late messages of the epoch before is over
+    assert epoch_secrets not in on_disk()
+    assert bob.session.group.past == ()
+    store.close()
+
+
+# --- the clock -------------------------------------------------------------------------------------
+
+
+class Times:
+    def __init__(self) -> None:
+        self.wall = float(NOW)
+        self.monotonic = 1000.0
+        self.clock = SteadyClock(lambda: self.wall, lambda: self.monotonic)
+
+    def go(self, seconds: float) -> None:
+        self.wall += seconds
+        self.monotonic += seconds
+
+
+def test_a_clock_that_goes_its_way_is_steady() -> None:
+    times = Times()
+    times.clock.begin(NOW - 400 * DAY)  # a long time off is no jump
+    for _ in range(100):
+        times.go(60)
+        times.wall += 10  # set a little now and then
+        assert times.clock.look() == 0
+        assert times.clock.steady
+
+
+@pytest.mark.parametrize("jump", [JUMP + 1, -JUMP - 1, 365 * DAY, -365 * DAY])
+def test_a_clock_that_jumps_is_not_steady_for_a_while(jump: int) -> None:
+    times = Times()
+    times.clock.begin(None)
+    times.go(60)
+    times.wall += jump
+    assert times.clock.look() == pytest.approx(jump)
+    assert not times.clock.steady
+    times.go(SETTLING - 1)
+    assert times.clock.look() == 0
+    assert not times.clock.steady
+    times.wall -= jump  # it is set right, which is a jump again
+    assert times.clock.look() == pytest.approx(-jump)
+    times.go(SETTLING)
+    assert times.clock.look() == 0
+    assert times.clock.steady
+
+
+def test_a_clock_behind_an_earlier_run_is_not_steady_at_first() -> None:
+    times = Times()
+    times.clock.begin(NOW + JUMP + 1)
+    assert not times.clock.steady
+    times.go(SETTLING)
+    assert times.clock.steady

@@ -1,0 +1,253 @@
+"""Coming into a room's group, leaving it and coming back."""
+
+from __future__ import annotations
+
+import pytest
+
+from slixmpp_mls.client import (
+    CommitLost,
+    Incoming,
+    Joined,
+    KeyPackageSettings,
+    Rejected,
+    RemovedFromGroup,
+    RoomGroup,
+)
+from slixmpp_mls.client.group import room_group as room_group_module
+from slixmpp_mls.client.storage.records import RoomState
+from slixmpp_mls.errors import (
+    InvalidError,
+    UsageError,
+)
+from slixmpp_mls.mls.structures.proposals import Remove
+from slixmpp_mls.policy import RoomPolicy
+from slixmpp_mls.stanza import elements
+from slixmpp_mls.testing import NOW, FaultyStore, World
+
+from .people import ALICE, BOB, CAROL, DAVE, again, closed_policy, only, three
+
+# --- Welcomes ------------------------------------------------------------------------------------
+
+
+def test_a_welcome_to_the_group_of_another_room_is_refused() -> None:
+    """RFC 9420 leaves it to the application what a group is for; here its policy names the room."""
+    world = World()
+    [alice] = world.group(ALICE)
+    elsewhere = World(room="cauldron@rooms.example")
+    bob = elsewhere.person(BOB)
+    world.directory = elsewhere.directory
+    alice.commit(*alice.adding(BOB))
+    elsewhere.room.post(world.room.in_flight[0].payloads, ALICE)
+    elsewhere.settle()
+    assert "another room" in str(only(bob.events, Rejected).error)
+    assert bob.session.state is RoomState.INVITED
+
+
+def test_a_welcome_to_a_group_with_the_id_of_another_rooms_group_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 9420 12.4.3.1: a group id is unique among our groups."""
+    world, alice, bob, _ = three()
+    taken = alice.session.group.group_id
+    create = room_group_module.Group.create
+    monkeypatch.setattr(
+        room_group_module.Group,
+        "create",
+        classmethod(lambda cls, bundle, group_id, **options: create(bundle, taken, **options)),
+    )
+    second = World(room="cauldron@rooms.example")
+    [carol] = second.group(CAROL)
+    bob_there = second.person(BOB, bob.store)
+    second.directory.replenish(bob.device, NOW)
+    carol.commit(*carol.adding(BOB))
+    second.settle()
+    assert "another room has" in str(only(bob_there.events, Rejected).error)
+    assert bob_there.session.state is RoomState.INVITED
+    assert RoomGroup.known(bob.device) == ["cauldron@rooms.example", world.room.jid]
+
+
+def test_a_welcome_for_somebody_else_means_nothing() -> None:
+    world, alice, _, _ = three()
+    dave = world.person(DAVE)
+    world.person("erin@e.example")
+    alice.commit(*alice.adding("erin@e.example"))
+    world.settle()
+    assert dave.events == []
+    assert dave.session.state is RoomState.INVITED
+
+
+def test_a_welcome_beside_a_commit_that_came_second_means_nothing() -> None:
+    """It would lead into an epoch where nobody is."""
+    world, alice, bob, _ = three()
+    dave = world.person(DAVE)
+    bob.commit()
+    alice.commit(*alice.adding(DAVE))
+    world.room.deliver()
+    dave.read()
+    dave.restart()  # it knows which Commits have come by
+    world.settle()
+    assert dave.session.state is RoomState.INVITED
+    assert dave.events == []
+    alice.commit(*alice.adding(DAVE))
+    world.settle()
+    assert only(dave.events, Joined).epoch == 3
+    assert world.agree()
+
+
+def test_who_looks_for_its_welcome_from_another_place_judges_anew() -> None:
+    """Anybody in the room could have put a false Commit before the true one."""
+    world, alice, _, _ = three()
+    dave = world.person(DAVE)
+    group = alice.session.group
+    world.room.post([elements.Commit(group.group_id, group.epoch, b"nothing")], "mallory@m.example")
+    alice.commit(*alice.adding(DAVE))
+    world.settle()
+    assert dave.session.state is RoomState.INVITED
+    dave.session.seek(world.room.archive()[-2].archive_id)
+    world.settle()
+    assert dave.session.state is RoomState.MEMBER
+    assert world.agree()
+
+
+def test_the_memory_of_commits_that_came_by_is_bounded() -> None:
+    world = World()
+    dave = world.person(DAVE)
+    for number in range(200):
+        dave.take(Incoming(f"{number:06}", (elements.Commit(b"g" * 255, number, b"x"),), ALICE))
+    with dave.store.transaction() as transaction:
+        assert len(transaction.get("room", world.room.jid.encode()) or b"") < 1200
+
+
+def test_an_old_welcome_does_not_lead_back_into_an_epoch_whose_keys_we_have_used() -> None:
+    """RFC 9420 9.2.  A KeyPackage of last resort opens its Welcome more than once."""
+    world = World(settings=KeyPackageSettings(count=0))
+    alice, bob = world.group(ALICE, BOB)
+    alice.send(b"one")
+    world.settle()
+    alice.commit(*alice.removing(BOB))
+    world.settle()
+    assert bob.session.state is RoomState.OUT
+    bob.events.clear()
+    bob.session.seek(None)
+    bob.read(2)
+    assert "been in" in str(bob.said(Rejected)[0].error)  # type: ignore[union-attr]
+    assert bob.session.state is RoomState.OUT
+    bob.read()
+    bob.restart()  # with another KeyPackage in the directory
+    alice.commit(*alice.adding(BOB))
+    world.settle()
+    assert world.agree()
+    assert bob.session.state is RoomState.MEMBER
+
+
+# --- leaving, being removed, coming back ---------------------------------------------------------
+
+
+def test_who_is_removed_forgets_the_group_and_its_unsent_messages() -> None:
+    world, alice, bob, carol = three()
+    carol.send(b"unsent")
+    world.room.lose()
+    alice.commit(*alice.removing(CAROL))
+    world.settle()
+    event = only(carol.events, RemovedFromGroup)
+    assert (event.by.account, event.wanted) == (ALICE, False)
+    with carol.store.transaction() as transaction:
+        kinds = {space.partition("/")[0] for space in transaction.spaces() if space.endswith(world.room.jid)}
+    assert kinds == {"ended"}
+    carol.restart()
+    assert carol.session.state is RoomState.OUT
+    assert carol.resend() == []
+    for call in (lambda: carol.session.compose(b"x"), lambda: carol.session.commit((), NOW)):
+        with pytest.raises(UsageError, match="not a member"):
+            call()
+    assert world.agree()
+    assert bob.session.state is RoomState.MEMBER
+
+
+def test_who_leaves_asks_and_is_told_that_it_was_wanted_even_after_a_restart() -> None:
+    world, alice, _, carol = three(policy=closed_policy(World()))
+    carol.propose(Remove(carol.session.group.own_index))
+    world.settle()
+    carol.restart()
+    assert not carol.session.needs_commit  # RFC 9420 12.4: nobody commits its own removal
+    assert alice.session.needs_commit
+    with pytest.raises(UsageError, match="proposals wait"):
+        alice.session.compose(b"x")
+    alice.commit()
+    world.settle()
+    assert only(carol.events, RemovedFromGroup).wanted
+
+
+def test_removal_and_return_in_one_stanza_are_one_step() -> None:
+    world, alice, _, carol = three()
+    carol.send(b"unsent")
+    world.room.lose()
+    alice.commit(*alice.removing(CAROL), *again(alice, carol))
+    world.room.deliver_all()
+    faulty = FaultyStore(carol.store)
+    carol.restart(faulty)
+    before = faulty.commits
+    [incoming] = world.room.read(CAROL, carol.session.cursor)
+    events = carol.session.accept(carol.session.examine(incoming, NOW), NOW)
+    assert [type(event) for event in events] == [Joined]
+    assert faulty.commits == before + 1  # nobody can stop us in between
+    world.settle()
+    assert world.agree()
+    carol.resend()
+    world.settle()
+    assert alice.texts == [b"unsent"]
+
+
+def test_a_commit_of_ours_that_waited_is_lost_with_the_old_leaf() -> None:
+    world, alice, _, carol = three()
+    alice.commit(*alice.removing(CAROL), *again(alice, carol))
+    sent = carol.commit()
+    world.room.deliver()
+    carol.read()
+    assert [type(event) for event in carol.events] == [CommitLost, Joined]
+    assert only(carol.events, CommitLost).origin_id == sent.origin_id
+    assert not carol.session.commit_waits
+    world.settle()
+    assert world.agree()
+
+
+def test_a_group_that_we_return_to_may_have_members_in_doubt() -> None:
+    """RFC 9420 5.3.1: whoever joins asks about every leaf."""
+    world, alice, bob, carol = three()
+    alice.commit(*alice.removing(CAROL), *again(alice, carol))
+    carol.judge = lambda leaf: InvalidError("denied")
+    world.settle()
+    assert carol.session.state is RoomState.MEMBER
+    assert set(carol.session.doubts) == {alice.device.identity, bob.device.identity}
+    assert carol.session.silenced
+
+
+def test_leaving_by_ourselves_and_making_another_group() -> None:
+    world, alice, _, _ = three()
+    alice.send(b"unsent")
+    [event] = alice.session.give_up()
+    assert event == RemovedFromGroup(world.room.jid, None, wanted=True)
+    with pytest.raises(UsageError, match="not a member"):
+        alice.session.give_up()
+    alice.session.create(1, world.open_policy(ALICE), NOW)
+    assert (alice.epoch, len(alice.session.members())) == (0, 1)
+    assert list(alice.session.outstanding()) == []
+    with pytest.raises(UsageError, match="already"):
+        alice.session.create(1, world.open_policy(ALICE), NOW)
+
+
+def test_a_group_is_made_for_its_room() -> None:
+    world = World()
+    alice = world.person(ALICE)
+    with pytest.raises(UsageError, match="not for"):
+        alice.session.create(1, RoomPolicy("cauldron@rooms.example", (ALICE,)), NOW)
+
+
+def test_members_know_since_when_each_is_there() -> None:
+    world, alice, _, carol = three()
+    world.now += 100
+    world.person(DAVE)
+    alice.commit(*alice.adding(DAVE))
+    world.settle()
+    carol.restart()
+    assert [(member.account, member.since) for member in carol.session.members()] == [
+        (ALICE, NOW), (BOB, NOW), (CAROL, NOW), (DAVE, NOW + 100),
+    ]  # fmt: skip

@@ -1,0 +1,104 @@
+"""What Commits leave to do outside of the group, and that it is remembered until it is done."""
+
+from __future__ import annotations
+
+from slixmpp_mls.client.storage.post_commit_actions import Invite, Owed, Revoke
+from slixmpp_mls.mls.structures.proposals import Remove
+from slixmpp_mls.testing import Participant, World
+
+from .people import ALICE, BOB, CAROL, DAVE, again, three
+
+
+def owed(person: Participant) -> set[Invite | Revoke]:
+    """As it is in memory, and as a restart finds it."""
+    now = set(person.session.owed)
+    person.restart()
+    assert set(person.session.owed) == now
+    return now
+
+
+def settled() -> tuple[World, Participant, Participant, Participant]:
+    """Three members, and nothing to do."""
+    world, alice, bob, carol = three()
+    alice.session.done([each.key for each in alice.session.owed])
+    return world, alice, bob, carol
+
+
+def test_who_is_added_is_to_be_invited_and_pointed_to_the_place_before_the_welcome() -> None:
+    world, alice, bob, _ = settled()
+    world.person(DAVE)
+    bob.send(b"before")
+    alice.commit(*alice.adding(DAVE))
+    assert not owed(alice)  # it has not taken effect
+    world.settle()
+    assert owed(alice) == {Invite(DAVE, world.room.archive()[-2].archive_id)}
+    assert not owed(bob)
+    alice.session.done([Invite(DAVE, None).key])
+    assert not owed(alice)
+
+
+def test_a_commit_that_came_second_leaves_nothing() -> None:
+    world, alice, bob, _ = settled()
+    world.person(DAVE)
+    bob.commit()
+    alice.commit(*alice.adding(DAVE), *alice.removing(CAROL))
+    world.settle()
+    assert not owed(alice)
+
+
+def test_whom_we_have_removed_is_to_lose_the_room_unless_it_is_back() -> None:
+    world, alice, bob, _ = settled()
+    alice.commit(*alice.removing(CAROL))
+    world.settle()
+    assert owed(alice) == {Revoke(CAROL)}
+    assert not owed(bob)
+    alice.commit(*alice.adding(CAROL))
+    world.settle()
+    assert {type(each) for each in owed(alice)} == {Invite}
+    alice.commit(*alice.removing(CAROL))
+    world.settle()
+    assert owed(alice) == {Revoke(CAROL)}
+
+
+def test_who_is_removed_and_added_afresh_at_once_keeps_the_room() -> None:
+    world, alice, bob, _ = settled()
+    alice.commit(*alice.removing(BOB), *again(alice, bob))
+    world.settle()
+    assert {(type(each), each.account) for each in owed(alice)} == {(Invite, BOB)}
+
+
+def test_of_an_account_with_another_device_in_the_group_nothing_is_revoked() -> None:
+    world, alice, *_ = settled()
+    world.person(BOB)
+    alice.commit(*alice.adding(BOB))
+    world.settle()
+    alice.session.done([each.key for each in alice.session.owed])
+    alice.commit(Remove(alice.session.roster.leaves_of(BOB)[0]))
+    world.settle()
+    assert not owed(alice)
+
+
+def test_a_member_that_leaves_goes_by_itself() -> None:
+    world, alice, bob, _ = settled()
+    bob.session.want_to_leave()
+    bob.propose(Remove(bob.session.group.own_index))
+    world.settle()
+    assert bob.session.owed.leave
+    alice.commit()
+    world.settle()
+    assert not owed(alice)
+    assert not bob.session.owed.leave
+    bob.restart()
+    assert not bob.session.owed
+
+
+def test_nothing_is_owed_by_who_is_out() -> None:
+    world, alice, *_ = settled()
+    world.person(DAVE)
+    alice.commit(*alice.adding(DAVE))
+    world.settle()
+    alice.session.want_to_leave()
+    alice.session.give_up()
+    assert not owed(alice)
+    assert list(Owed()) == []
+    assert ALICE not in {each.account for each in alice.session.owed}

@@ -1,0 +1,239 @@
+"""Proposals that wait, and must not be committed, or not by us."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from slixmpp_mls.client import CommitLost, Doubt, Doubts, JoinRequested, Rejected
+from slixmpp_mls.client.group import sending
+from slixmpp_mls.client.storage.records import RoomState
+from slixmpp_mls.errors import (
+    InvalidError,
+    NotPermitted,
+    NotVouchedFor,
+    PolicyViolation,
+)
+from slixmpp_mls.mls.group.group import external_proposal
+from slixmpp_mls.mls.structures.framing import NewMemberProposalSender
+from slixmpp_mls.mls.structures.proposals import Add, GroupContextExtensions, Remove
+from slixmpp_mls.policy import RoomPolicy
+from slixmpp_mls.stanza import elements
+from slixmpp_mls.store import MemoryStore
+from slixmpp_mls.testing import NOW, Participant, World, commit_against_policy
+
+from .people import ALICE, BOB, CAROL, DAVE, closed_policy, only, three
+
+# --- proposals that must not be committed --------------------------------------------------------
+
+
+def smuggle(person: Participant, *proposals: Any) -> None:
+    """Proposals by a member whose software asks nobody."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sending, "is_permitted", lambda *arguments: True)
+        for proposal in proposals:
+            person.propose(proposal)
+
+
+def test_a_proposal_that_the_policy_forbids_is_not_made() -> None:
+    world, _, bob, carol = three(policy=closed_policy(World()))
+    before = bob.session.group
+    with pytest.raises(NotPermitted):
+        bob.session.propose(Remove(carol.session.group.own_index), NOW)
+    with pytest.raises(NotPermitted):
+        bob.session.commit(bob.removing(CAROL), NOW)
+    assert bob.session.group is before
+    assert world.room.in_flight == []
+
+
+def test_a_proposal_that_the_policy_forbids_keeps_nobody_from_committing_and_talking() -> None:
+    world, alice, bob, carol = three(policy=closed_policy(World()))
+    smuggle(bob, Remove(carol.session.group.own_index))
+    world.settle()
+    assert not any(person.session.needs_commit for person in (alice, carol))
+    carol.restart()
+    carol.send(b"spoken")
+    carol.commit()
+    world.settle()
+    assert alice.texts == [b"spoken"]
+    assert world.agree()
+    assert (carol.epoch, len(alice.session.roster)) == (2, 3)
+    assert not any(person.said(Rejected) for person in world.people)
+
+
+def test_a_forbidden_proposal_does_not_take_the_place_of_an_allowed_one() -> None:
+    """RFC 9420 12.2: a list holds one Remove of a leaf, and one GroupContextExtensions."""
+    world, alice, bob, carol = three(policy=closed_policy(World()))
+    open_to_all = world.open_policy(ALICE)
+    extensions = open_to_all.replaced_in(alice.session.group.context.extensions)
+    alice.propose(GroupContextExtensions(extensions))
+    alice.propose(Remove(carol.session.group.own_index))
+    closed = RoomPolicy(world.room.jid, (BOB,)).replaced_in(alice.session.group.context.extensions)
+    smuggle(bob, GroupContextExtensions(closed))
+    smuggle(bob, Remove(carol.session.group.own_index))
+    world.settle()
+    alice.commit()
+    world.settle()
+    assert alice.session.policy == open_to_all
+    assert carol.session.state is RoomState.OUT
+    assert world.agree()
+
+
+def test_two_proposals_to_add_one_client_become_one_member() -> None:
+    """The policy's rule "one-leaf": the two have different keys, so RFC 9420's own rules let both pass."""
+    world, alice, bob, carol = three()
+    dave = world.person(DAVE)
+    alice.propose(alice.adding(DAVE)[0])
+    world.directory.items.clear()
+    store = MemoryStore(DAVE)
+    with store.transaction() as transaction:
+        transaction.put("device", b"id", dave.device.identity.device.encode())
+    twin = world.person(DAVE, store)
+    assert twin.device.identity == dave.device.identity
+    world.settle()
+    smuggle(bob, Add(next(iter(world.directory.find(DAVE, bob.session, NOW).values())).key_package))
+    world.settle()
+    carol.commit()
+    world.settle()
+    assert len(carol.session.roster) == 4
+    assert not carol.session.needs_commit
+    assert not any(person.said(Rejected) for person in (alice, bob, carol))
+
+
+def test_a_strangers_wish_is_reported_and_silences_nobody() -> None:
+    """RFC 9420 12.1.8: a new member asks for itself.  Whom the room lets in does not get into the group by that."""
+    world, alice, bob, carol = three(policy=closed_policy(World()))
+    dave = world.person(DAVE)
+    package = next(iter(world.directory.find(DAVE, alice.session, NOW).values())).key_package
+    group = alice.session.group
+    key = dave.device.signature_key(group.suite)
+    message = external_proposal(group.public, NewMemberProposalSender(), Add(package), key)
+    world.room.post([elements.Proposal(group.group_id, group.epoch, message)], DAVE)
+    world.settle()
+    assert not any(person.session.needs_commit for person in (alice, bob, carol))
+    request = only(alice.events, JoinRequested)
+    assert (request.account, request.device, request.reason) == (DAVE, dave.device.identity.device, "stranger")
+    bob.send(b"not silenced")
+    alice.commit()
+    world.settle()
+    assert alice.texts == [b"not silenced"]
+    assert dave.session.state is RoomState.INVITED
+    alice.commit(*alice.adding(DAVE))  # as the application says that it may
+    world.settle()
+    assert dave.session.state is RoomState.MEMBER
+    assert world.agree()
+
+
+def test_a_proposal_that_the_authentication_service_denies_is_kept_but_not_committed() -> None:
+    """Members may differ in what they know; who forgot the proposal could not follow a Commit that holds it."""
+    world, alice, bob, carol = three()
+    world.person(DAVE)
+    bob.judge = lambda leaf: InvalidError("never heard of")
+    alice.propose(alice.adding(DAVE)[0])
+    world.settle()
+    assert isinstance(only(bob.events, Rejected).error, InvalidError)
+    bob.restart()
+    assert (bob.session.needs_commit, carol.session.needs_commit) == (False, True)
+    bob.send(b"not silenced")
+    bob.judge = lambda leaf: None  # by now it has heard
+    carol.commit()
+    world.settle()
+    assert world.agree()
+    assert len(bob.session.roster) == 4
+    with bob.store.transaction() as transaction:
+        assert not any(transaction.items(f"unwanted/{world.room.jid}"))
+
+
+def test_nothing_is_encrypted_for_who_is_denied_and_the_group_stays_one() -> None:
+    """RFC 9420 5.3.1, RFC 9750 6.5: the Commit is everybody's, what is done about the leaf each member's."""
+    world, alice, bob, _ = three()
+    dave = world.person(DAVE)
+    bob.session.compose(b"made before, and lost on its way")
+    bob.judge = lambda leaf: InvalidError("never heard of")
+    alice.commit(*alice.adding(DAVE))
+    world.settle()
+    assert world.agree()
+    (doubt,) = bob.session.doubts.silencing
+    assert doubt.client == dave.device.identity
+    with pytest.raises(NotVouchedFor) as caught:
+        bob.session.compose(b"to dave, too")
+    assert caught.value.clients == (str(dave.device.identity),)
+    assert bob.resend() == []  # it would be encrypted anew, and for dave
+    alice.send(b"others may")
+    world.settle()
+    assert bob.texts == [b"others may"]
+    bob.commit(*bob.removing(DAVE))
+    world.settle()
+    assert not bob.session.doubts
+    bob.resend()
+    bob.send(b"among ourselves")
+    world.settle()
+    assert alice.texts == [b"made before, and lost on its way", b"among ourselves"]
+    assert dave.texts == [b"others may"]
+
+
+def test_doubts_survive_a_restart_and_end_with_an_answer() -> None:
+    world, alice, bob, _ = three()
+    dave = world.person(DAVE)
+    who = dave.device.identity
+    bob.judge = lambda leaf: InvalidError("never heard of")
+    alice.commit(*alice.adding(DAVE))
+    world.settle()
+    bob.restart()
+    assert bob.session.silenced
+    bob.session.reconsider([who], [Doubt(who, False, "unreachable", "", NOW + 9)])
+    assert bob.session.silenced  # who can not tell takes nothing back
+    bob.session.reconsider([who], [])
+    assert not bob.session.silenced
+    bob.restart()
+    assert not bob.session.doubts
+
+
+def test_who_was_vouched_for_silences_nobody_when_that_ends() -> None:
+    world, alice, bob, carol = three()
+    who = carol.device.identity
+    bob.session.reconsider([who], [Doubt(who, True, "no-device", "retired", NOW + 5)])
+    doubt = bob.session.doubts[who]
+    assert doubt.lapsed
+    assert not doubt.at(NOW + 4)
+    assert doubt.at(NOW + 5)
+    bob.send(b"talk goes on")
+    bob.session.reconsider([who], [Doubt(who, True, "other-key", "", NOW + 90)])
+    assert bob.session.doubts[who].since == NOW + 5  # denied ever since
+    world.settle()
+    assert alice.texts == carol.texts == [b"talk goes on"]
+
+
+def test_whom_our_own_people_refuse_has_not_lapsed() -> None:
+    who = World().person(DAVE).device.identity
+    lapsed = Doubts().reconsidered([who], [Doubt(who, True, "no-device", "", NOW)])
+    assert not lapsed.silencing
+    for before in (Doubts(), lapsed):
+        assert before.reconsidered([who], [Doubt(who, True, "refused", "", NOW + 1)]).silencing
+
+
+def test_who_was_never_vouched_for_does_not_lapse() -> None:
+    """A service that could not tell when the leaf came, and denies it now, has never vouched for it."""
+    who = World().person(DAVE).device.identity
+    before = Doubts([Doubt(who, False, "unreachable", "", NOW)])
+    after = before.reconsidered([who], [Doubt(who, True, "no-device", "", NOW + 1)])
+    assert not after[who].lapsed
+    assert after[who].since == NOW + 1
+    assert after.silencing
+
+
+def test_a_commit_that_the_policy_forbids_is_ignored_by_all() -> None:
+    """Whoever has made it, with software that does not ask, can go on."""
+    world, alice, bob, carol = three(policy=closed_policy(World()))
+    bob.post(commit_against_policy(bob.session, [Remove(carol.session.group.own_index)], NOW))
+    world.settle()
+    for person in (alice, carol):
+        assert isinstance(only(person.events, Rejected).error, PolicyViolation)
+    assert "remove" in only(bob.events, CommitLost).reason
+    assert {person.epoch for person in world.people} == {1}
+    bob.restart()
+    bob.commit()
+    world.settle()
+    assert world.agree()
+    assert {person.epoch for person in world.people} == {2}

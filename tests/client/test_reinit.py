@@ -1,0 +1,501 @@
+"""A group that ends by a ReInit and goes on in another one, and branches (RFC 9420 11.2, 11.3): the order rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from slixmpp_mls.client import (
+    GroupChanged,
+    GroupClosed,
+    GroupContinued,
+    Joined,
+    KeyPackageSettings,
+    MessageSent,
+    Outgoing,
+    Rejected,
+    Unreadable,
+)
+from slixmpp_mls.client.storage.records import OutboxKind, RoomState
+from slixmpp_mls.errors import InvalidError, NotPermitted, PolicyViolation, StanzaTooLarge, UsageError
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateMessage
+from slixmpp_mls.mls.structures.key_package import KeyPackage
+from slixmpp_mls.mls.structures.proposals import Add, ReInit
+from slixmpp_mls.stanza import parse
+from slixmpp_mls.stanza.blob import longest
+from slixmpp_mls.stanza.elements import Commit, RoomElement, Welcome
+from slixmpp_mls.testing import FaultyStore, Killed, Participant, World
+
+from .people import ALICE, BOB, CAROL, DAVE, closed_policy, only
+
+NEW = bytes(range(32))
+
+
+def world_of(*accounts: str, **options: object) -> tuple[World, list[Participant]]:
+    world = World(settings=KeyPackageSettings(suites=(1, 2, 3), count=1))
+    people = world.group(*accounts, **options)  # type: ignore[arg-type]
+    for person in people:
+        person.events.clear()
+    return world, people
+
+
+def packages(maker: Participant, suite: int, *, without: tuple[str, ...] = ()) -> list[KeyPackage]:
+    """KeyPackages of all other members, for a suite."""
+    world, session = maker.world, maker.session
+    return [
+        package.key_package
+        for account in session.roster.accounts()
+        for client, package in world.directory.find(account, session, world.now, suite).items()
+        if session.roster.leaf_of(client) is not None
+        and client != maker.device.identity
+        and client.account not in without
+    ]
+
+
+def ask(person: Participant, suite: int = 2, **fields: object) -> Outgoing:
+    """The Commit of a ReInit."""
+    asked = ReInit(NEW, 1, suite, person.session.group.context.extensions)
+    return person.commit(replace(asked, **fields))  # type: ignore[arg-type]
+
+
+def go_on(person: Participant, suite: int = 2) -> Outgoing:
+    return person.post(person.session.continue_group(packages(person, suite), person.world.now))
+
+
+def check_new(world: World, people: list[Participant], suite: int = 2) -> None:
+    assert world.agree()
+    for person in people:
+        group = person.session.group
+        assert (group.group_id, group.epoch, group.suite.id, group.closed) == (NEW, 1, suite, None)
+        assert person.session.policy.room == world.room.jid
+        assert sorted(person.session.roster.accounts()) == sorted(each.account for each in people)
+    people[0].send(b"what hath quenched them")
+    people[-1].send(b"hath given me fire")
+    world.settle()
+    assert b"hath given me fire" in people[0].texts
+    assert b"what hath quenched them" in people[-1].texts
+    people[-1].commit()
+    world.settle()
+    assert world.agree()
+
+
+# --- the way it should go ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suite", [1, 2, 3])
+@pytest.mark.parametrize("maker", [0, 2])
+def test_11_2_a_group_ends_and_goes_on_in_another_suite(suite: int, maker: int) -> None:
+    """Any member may make the group that follows."""
+    world, people = world_of(ALICE, BOB, CAROL)
+    ask(people[0], suite)
+    world.settle()
+    for person in people:
+        closed = only(person.events, GroupClosed)
+        assert (closed.epoch, closed.by.account, closed.suite) == (2, ALICE, suite)
+        assert person.session.reinit is not None
+        assert person.session.state is RoomState.MEMBER
+        with pytest.raises(UsageError, match="reinitialized"):
+            person.send(b"nothing can be said")
+        with pytest.raises(UsageError, match="reinitialized"):
+            person.commit()
+    go_on(people[maker], suite)
+    assert people[maker].session.creation_waits
+    world.settle()
+    for person in people:
+        continued = only(person.events, GroupContinued)
+        assert (continued.epoch, continued.by.account, continued.suite) == (1, people[maker].account, suite)
+        assert not person.said(Joined)
+        assert not person.said(Rejected)
+        assert not person.session.creation_waits
+    check_new(world, people, suite)
+
+
+def test_who_was_away_all_the_time_follows() -> None:
+    world, people = world_of(ALICE, BOB, CAROL)
+    ask(people[0])
+    for person in people[:2]:
+        world.room.deliver_all()
+        person.read()
+    go_on(people[1])
+    world.room.deliver_all()
+    for person in people[:2]:
+        person.read()
+    people[2].restart()
+    world.settle()
+    check_new(world, people)
+
+
+def test_it_is_the_same_after_restarts_at_every_point() -> None:
+    world, people = world_of(ALICE, BOB, CAROL)
+
+    def all_restart() -> None:
+        for person in people:
+            person.restart()
+
+    ask(people[0])
+    all_restart()
+    world.settle()
+    all_restart()
+    sent = go_on(people[1])
+    all_restart()
+    assert people[1].session.creation_waits
+    world.room.lose()
+    assert [outgoing.payloads for outgoing in people[1].resend()] == [sent.payloads]
+    all_restart()
+    world.settle()
+    all_restart()
+    check_new(world, people)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_it_is_the_same_when_killed_at_any_write(before: bool) -> None:
+    """Whatever is in the store: the group that ended, or the one that follows, never neither and never half of one."""
+    kill_at = 0
+    while True:
+        world, people = world_of(ALICE, BOB)
+        stores = [FaultyStore(person.store) for person in people]
+        for person, store in zip(people, stores, strict=True):
+            person.restart(store)
+            store.commits = 0
+            store.kill_at, store.kill_before = kill_at, before
+        killed = 0
+
+        def doing(person: Participant, what: str) -> None:
+            nonlocal killed
+            try:
+                {"ask": ask, "go on": go_on, "read": Participant.read}[what](person)
+            except Killed:
+                killed += 1
+                person.restart(person.store._store)  # type: ignore[attr-defined]
+
+        doing(people[0], "ask")
+        if not world.room.in_flight and not people[0].resend():
+            ask(people[0])
+        world.room.deliver_all()
+        for person in people:
+            doing(person, "read")
+            person.read()
+        doing(people[1], "go on")
+        if not world.room.in_flight and not people[1].resend():
+            go_on(people[1])
+        world.room.deliver_all()
+        for person in people:
+            doing(person, "read")
+            person.read()
+        for store in stores:
+            store.kill_at = None
+        check_new(world, people)
+        if not killed:
+            break
+        kill_at += 1
+    assert kill_at > 3
+
+
+def test_what_waits_goes_to_the_new_group_once() -> None:
+    """Sent across the ReInit: it was not delivered to anybody, and is encrypted anew under the same id."""
+    world, people = world_of(ALICE, BOB, CAROL)
+    ask(people[0])
+    sent = people[2].send(b"when shall we three meet again")
+    late = world.room.in_flight.pop(1)
+    world.settle()
+    go_on(people[0])
+    world.settle()
+    assert [outgoing.origin_id for outgoing in people[2].resend()] == [sent.origin_id]
+    world.room.in_flight.insert(0, late)  # the first encryption arrives after all: nobody has its keys any more
+    world.settle()
+    for person in people[:2]:
+        assert person.texts == [b"when shall we three meet again"]
+        assert only(person.events, Unreadable).reason == "too-late"
+    assert only(people[2].events, MessageSent).origin_id == sent.origin_id
+    check_new(world, people)
+
+
+def test_a_message_between_the_end_and_the_beginning_is_read() -> None:
+    world, people = world_of(ALICE, BOB, CAROL)
+    ask(people[0])
+    people[2].send(b"in thunder, lightning")
+    world.settle()
+    assert people[0].texts == people[1].texts == [b"in thunder, lightning"]
+    go_on(people[0])
+    world.settle()
+    assert not people[2].resend()
+    check_new(world, people)
+
+
+# --- races and faults ------------------------------------------------------------------------------
+
+
+def test_of_two_creations_the_first_in_the_rooms_order_counts() -> None:
+    world, people = world_of(ALICE, BOB, CAROL)
+    ask(people[0])
+    world.settle()
+    go_on(people[1])
+    go_on(people[2])
+    world.room.deliver(1)
+    world.settle()
+    assert {only(person.events, GroupContinued).by.account for person in people} == {CAROL}
+    assert not any(person.said(Rejected) for person in people)
+    assert not people[1].session.creation_waits
+    assert not people[1].resend()
+    check_new(world, people)
+
+
+def test_a_creation_without_a_member_means_nothing() -> None:
+    """RFC 9420 12.4.3.1: the members of the old group are all there.  The next creation counts."""
+    world, people = world_of(ALICE, BOB, CAROL)
+    ask(people[0])
+    world.settle()
+    with pytest.raises(InvalidError, match="not the members"):
+        people[0].session.continue_group(packages(people[0], 2, without=(CAROL,)), world.now)
+    # A member with other software makes it all the same.
+    group = people[1].session.group
+    fewer = replace(group, public=replace(group.public, tree=group.tree.remove(group.own_index + 1)))
+    people[1].session._group = fewer
+    people[1].post(people[1].session.continue_group(packages(people[1], 2, without=(CAROL,)), world.now))
+    people[1].session._group = group
+    world.room.deliver_all()
+    for person in (people[0], people[2]):
+        person.read()
+    assert "members of the old group are missing" in str(only(people[0].events, Rejected).error)
+    assert not people[2].said(GroupContinued)
+    go_on(people[2])
+    world.room.deliver_all()
+    for person in (people[0], people[2]):
+        person.read()
+        assert only(person.events, GroupContinued).by.account == CAROL
+
+
+def test_another_group_than_was_asked_for_means_nothing() -> None:
+    world, people = world_of(ALICE, BOB)
+    ask(people[0])
+    world.settle()
+    outgoing = people[1].session.continue_group(packages(people[1], 2), world.now)
+    payloads = tuple(replace(payload, group=bytes(32)) for payload in outgoing.payloads)
+    world.room.post(payloads, BOB)
+    world.settle()
+    assert only(people[0].events, Rejected)
+    assert people[0].session.reinit is not None
+
+
+def test_a_welcome_to_a_new_group_of_that_id_that_does_not_continue_ours_is_refused() -> None:
+    """Who is no member can not make the group that follows, even if it knows its id and has everybody's KeyPackages."""
+    world, people = world_of(ALICE, BOB)
+    ask(people[0])
+    world.settle()
+    mallory = World(settings=world.settings, room=world.room.jid)
+    mallory.directory = world.directory
+    stranger = mallory.person("mallory@m.example")
+    group = Group.create(
+        stranger.device.make_key_package(CipherSuite.get(2), world.now),
+        NEW,
+        extensions=people[0].session.group.context.extensions,
+    )
+    found = [mallory.directory.find(account, people[0].session, world.now, 2) for account in (ALICE, BOB)]
+    made = group.commit([Add(each.key_package) for some in found for each in some.values()], now=world.now)
+    assert made.welcome is not None
+    world.room.post([Commit(NEW, 0, made.commit), Welcome(NEW, 1, made.welcome)], "mallory@m.example")
+    world.settle()
+    for person in people:
+        assert "does not follow ours" in str(only(person.events, Rejected).error)
+        assert person.session.reinit is not None
+
+
+def test_a_creation_that_the_room_refuses_is_made_anew() -> None:
+    world, people = world_of(ALICE, BOB)
+    ask(people[0])
+    world.settle()
+    outgoing = go_on(people[1])
+    with pytest.raises(UsageError, match="waits already"):
+        go_on(people[1])
+    world.room.lose()
+    people[1].bounce(outgoing)
+    assert not people[1].session.creation_waits
+    assert not people[1].resend()
+    go_on(people[1])
+    world.settle()
+    check_new(world, people)
+
+
+def test_a_creation_that_does_not_fit_changes_nothing() -> None:
+    world, people = world_of(ALICE, BOB)
+    ask(people[0])
+    world.settle()
+
+    def never(payloads: object) -> None:
+        raise StanzaTooLarge(2, 1)
+
+    with pytest.raises(StanzaTooLarge):
+        people[0].session.continue_group(packages(people[0], 2), world.now, fits=never)
+    assert not people[0].session.creation_waits
+    go_on(people[0])
+    world.settle()
+    check_new(world, people)
+
+
+def test_the_policy_decides_who_may_end_the_group() -> None:
+    """Rules "change-policy", "room": the present policy, and what the new group's would be."""
+    world, people = world_of(ALICE, BOB, policy=closed_policy(World()))
+    with pytest.raises(NotPermitted, match="change-policy"):
+        ask(people[1])
+    with pytest.raises(NotPermitted, match="room"):
+        ask(people[0], extensions=(replace(people[0].session.policy, room="elsewhere@rooms.example").extension(),))
+    group = people[1].session.group
+    asked = ReInit(NEW, 1, 2, group.context.extensions)
+    made = group.commit([asked], now=world.now)
+    world.room.post([replace(people[1].commit().payloads[0], data=made.commit)], BOB)
+    world.room.in_flight.pop(0)
+    world.settle()
+    error = only(people[0].events, Rejected).error
+    assert isinstance(error, PolicyViolation)
+    assert people[0].session.reinit is None
+
+
+def test_who_is_not_in_a_closed_group_has_nothing_to_make() -> None:
+    world, people = world_of(ALICE, BOB)
+    with pytest.raises(UsageError, match="not been reinitialized"):
+        go_on(people[0])
+    with pytest.raises(UsageError):
+        world.person(DAVE).session.continue_group((), world.now)
+
+
+# --- branches --------------------------------------------------------------------------------------
+
+
+def cellar_of(world: World, *people: Participant) -> tuple[World, list[Participant]]:
+    """The same people in another room, without a group."""
+    below = World(room="cellar@rooms.example", settings=world.settings)
+    below.directory = world.directory
+    return below, [below.person(person.account, person.store) for person in people]
+
+
+def test_11_3_a_group_of_some_members() -> None:
+    world, people = world_of(ALICE, BOB, CAROL)
+    below, (alice, bob, carol) = cellar_of(world, *people)
+    policy = below.open_policy(ALICE)
+    others = packages(people[0], 1, without=(CAROL,))
+    sent = alice.session.branch(people[0].session, policy, others, below.now)
+    assert alice.session.state is RoomState.INVITED
+    alice.restart()
+    assert [outgoing.payloads for outgoing in alice.resend()] == [sent.payloads]
+    assert sent.kind is OutboxKind.CREATION
+    below.settle()
+    assert only(alice.events, Joined).by is None
+    assert [member.account for member in only(alice.events, GroupChanged).added] == [BOB]  # to be invited
+    assert only(bob.events, Joined).by.account == ALICE
+    assert not carol.events
+    alice.restart()
+    assert below.agree()
+    assert [person.session.group.epoch for person in (alice, bob)] == [1, 1]
+    bob.send(b"a deed without a name")
+    below.settle()
+    assert alice.texts == [b"a deed without a name"]
+    people[0].commit()
+    world.settle()
+    assert only(people[2].events, GroupChanged)
+
+
+def test_11_3_with_somebody_from_outside_is_refused_by_both_sides() -> None:
+    world, people = world_of(ALICE, BOB, CAROL)
+    below, (alice, bob, carol) = cellar_of(world, *people)
+    others = packages(people[0], 1)
+    people[0].commit(*people[0].removing(CAROL))
+    world.room.deliver_all()
+    people[1].read()
+    alice.session.branch(people[0].session, below.open_policy(ALICE), others, below.now)  # Alice has not seen it
+    below.room.post(next(iter(alice.session.outstanding())), ALICE)
+    below.room.deliver_all()
+    bob.read()
+    assert "members from outside" in str(only(bob.events, Rejected).error)
+    people[0].read()
+    with pytest.raises(InvalidError, match="members from outside"):
+        World(room="attic@rooms.example", settings=world.settings).person(ALICE, people[0].store).session.branch(
+            people[0].session, replace(below.open_policy(ALICE), room="attic@rooms.example"), others, below.now
+        )
+    assert not carol.said(Joined)
+
+
+def test_a_branch_needs_a_room_without_a_group_and_its_own_policy() -> None:
+    world, people = world_of(ALICE, BOB)
+    below, (alice, _) = cellar_of(world, *people)
+    others = packages(people[0], 1)
+    with pytest.raises(UsageError, match="a policy for"):
+        alice.session.branch(people[0].session, people[0].session.policy, others, below.now)
+    with pytest.raises(UsageError, match="already a member"):
+        people[0].session.branch(people[0].session, people[0].session.policy, others, below.now)
+
+
+def test_the_stanza_of_a_creation_can_be_read() -> None:
+    """A Commit to epoch 0 and the Welcome to epoch 1, of the group that the ReInit has named."""
+    world, people = world_of(ALICE, BOB)
+    ask(people[0])
+    world.settle()
+    found = [parse(payload.to_stdlib()) for payload in go_on(people[0]).payloads]
+    assert [(type(payload).__name__, payload.group, payload.epoch) for payload in found] == [  # type: ignore[union-attr]
+        ("Commit", NEW, 0), ("Welcome", NEW, 1),
+    ]  # fmt: skip
+
+
+def test_a_rehearsal_is_as_large_as_the_real_thing_and_leaves_no_trace() -> None:
+    """What does not fit must be known before the group is closed; the tree is elsewhere, at a place of any length."""
+    world, people = world_of(ALICE, BOB, CAROL)
+    sizes: list[int] = []
+
+    def fits(payloads: Sequence[RoomElement]) -> None:
+        sizes.append(sum(len(payload.data) for payload in payloads))  # type: ignore[attr-defined]
+
+    others = packages(people[0], 2)
+    people[0].session.rehearse(CipherSuite.get(2), others, world.now, fits)
+    assert not people[0].session.creation_waits
+    ask(people[0])
+    world.settle()
+    draft = people[0].session.draft_continuation(others, world.now)
+    people[0].post(people[0].session.finish_creation(draft, fits=fits, tree_at=longest()))
+    assert abs(sizes[0] - sizes[1]) < 16  # signatures of P-256 differ in length
+    with pytest.raises(UsageError, match="waits already"):
+        people[0].session.finish_creation(draft)
+
+
+def test_a_draft_is_void_when_another_was_first() -> None:
+    world, people = world_of(ALICE, BOB, CAROL)
+    ask(people[0])
+    world.settle()
+    draft = people[0].session.draft_continuation(packages(people[0], 2), world.now)
+    go_on(people[1])
+    world.settle()
+    with pytest.raises(UsageError, match="another one has been first"):
+        people[0].session.finish_creation(draft)
+    check_new(world, people)
+
+
+def test_who_has_lost_the_group_finds_the_one_that_followed() -> None:
+    """It asks to be added there; an outsider who begins a group leads it away only until it hears of the real one."""
+    world, people = world_of(ALICE, BOB, CAROL)
+    lost = people[2]
+    old, other = lost.session.group.group_id, b"x" * 32
+    lost.session.give_up("for this test")
+
+    def hear(epoch: int, *beside: Welcome) -> bytes | None:
+        world.room.post([Commit(other, epoch, MLSMessage.wrap(private(other, epoch))), *beside], "mallory@m.example")
+        world.settle()
+        return lost.session.group_seen
+
+    assert hear(0) == hear(5) == old  # no creations
+    ask(people[0])
+    world.settle()
+    made = go_on(people[1])
+    world.settle()
+    assert (lost.session.group_seen, lost.session.epoch_seen) == (NEW, 1)
+    welcome = made.payloads[1]
+    assert isinstance(welcome, Welcome)
+    assert hear(0, replace(welcome, group=other)) == other
+    people[0].commit()
+    world.settle()
+    assert (lost.session.group_seen, lost.session.epoch_seen) == (NEW, 2)
+
+
+def private(group_id: bytes, epoch: int) -> PrivateMessage:
+    return PrivateMessage(group_id, epoch, ContentType.COMMIT, b"", b"", b"")

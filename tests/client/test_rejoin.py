@@ -1,0 +1,542 @@
+"""Coming back by asking: a client that has lost the group is added afresh (RFC 9420 12.1.8, DESIGN rule 6)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from slixmpp_mls.client import (
+    GroupLost,
+    Incoming,
+    Joined,
+    JoinRequested,
+    LeftBehind,
+    Rejected,
+    RemovedFromGroup,
+    Unreadable,
+)
+from slixmpp_mls.client.group.join_request import PAUSES
+from slixmpp_mls.client.storage.records import KeyPackageRecord, RoomState
+from slixmpp_mls.client.storage.rejoin_limit import LIMIT
+from slixmpp_mls.errors import ArchiveGap, UsageError
+from slixmpp_mls.mls.parameters import DAY, HOUR
+from slixmpp_mls.mls.structures.proposals import Remove
+from slixmpp_mls.policy import RoomPolicy
+from slixmpp_mls.stanza import elements
+from slixmpp_mls.testing import NOW, FaultyStore, Killed, Participant, World
+
+from .people import ALICE, BOB, CAROL, DAVE, closed_policy, copy_of, only, three
+from .test_proposals import smuggle
+
+
+def lose(person: Participant) -> None:
+    """Its archive has a gap."""
+    person.events += person.session.give_up("a gap")
+
+
+def settle_wishes(world: World, *committers: Participant) -> None:
+    """Deliver what is in flight; then whoever is named commits what waits."""
+    world.settle()
+    for person in committers:
+        if person.session.needs_commit:
+            person.commit()
+    world.settle()
+
+
+def test_who_has_lost_the_group_is_replaced() -> None:
+    world, alice, bob, carol = three(policy=closed_policy(World()))
+    lose(bob)
+    assert only(bob.events, GroupLost).after == bob.session.cursor
+    alice.send(b"not for bob")
+    world.settle()
+    assert only(bob.events, Unreadable).reason == "lost"
+    (asked,) = bob.ask()
+    (payload,) = asked.payloads
+    assert isinstance(payload, elements.Proposal)
+    assert payload.epoch == 1
+    settle_wishes(world, alice)
+    assert bob.session.state is RoomState.MEMBER
+    assert world.agree()
+    assert len(alice.session.roster) == 3
+    joined = only(bob.events, Joined)
+    assert joined.missed is not None
+    assert joined.missed.messages == 1
+    assert joined.missed.after == only(bob.events, GroupLost).after
+    assert joined.missed.until == bob.session.cursor
+    bob.send(b"back again")
+    world.settle()
+    assert alice.texts[-1:] == carol.texts[-1:] == [b"back again"]
+
+
+def test_any_member_may_replace_another_ones_client() -> None:
+    """The policy's row "replace a client": carol has no rights at all, and bob asks for himself."""
+    world, _, bob, carol = three(policy=closed_policy(World()))
+    lose(bob)
+    bob.ask()
+    settle_wishes(world, carol)
+    assert bob.session.state is RoomState.MEMBER
+    assert world.agree()
+
+
+def test_without_own_devices_it_takes_who_may_add() -> None:
+    world, alice, bob, carol = three(policy=replace(closed_policy(World()), own_devices=False))
+    lose(bob)
+    bob.ask()
+    world.settle()
+    assert [person.session.needs_commit for person in (alice, carol)] == [True, False]
+    settle_wishes(world, alice)
+    assert bob.session.state is RoomState.MEMBER
+
+
+def test_the_one_who_commits_may_come_later() -> None:
+    """DESIGN rule 7: no operation needs two clients online at once."""
+    world = World()
+    alice, bob = world.group(ALICE, BOB)
+    lose(bob)
+    bob.ask()
+    world.room.deliver_all()
+    bob.read()
+    world.now += DAY
+    alice.restart()
+    alice.read()
+    assert alice.session.needs_commit
+    alice.commit()
+    world.settle()
+    assert bob.session.state is RoomState.MEMBER
+    assert world.agree()
+
+
+def test_two_come_back_by_one_commit() -> None:
+    world, alice, bob, carol = three()
+    for person in (bob, carol):
+        lose(person)
+        person.ask()
+    settle_wishes(world, alice)
+    assert alice.epoch == 2
+    assert [bob.session.state, carol.session.state] == [RoomState.MEMBER] * 2
+    assert world.agree()
+
+
+def test_all_but_one_are_lost_and_all_come_back() -> None:
+    world = World()
+    group = world.group(*(f"witch{number}@a.example" for number in range(12)))
+    for person in group[1:]:
+        lose(person)
+        person.ask()
+    settle_wishes(world, group[0])
+    assert {person.session.state for person in group} == {RoomState.MEMBER}
+    assert world.agree()
+    assert group[0].epoch == 2
+
+
+def test_it_asks_once_in_an_epoch_and_anew_in_the_next_one() -> None:
+    world, alice, bob, carol = three()
+    lose(bob)
+    bob.ask()
+    assert bob.session.asking_at(world.now) is None
+    with pytest.raises(UsageError):
+        bob.session.ask(world.now)
+    carol.commit()  # she has not read it, and her Commit comes first
+    world.room.deliver(1)
+    world.settle()
+    assert bob.session.epoch_seen == 2
+    assert bob.session.asking_at(world.now) == world.now + PAUSES[0]
+    with pytest.raises(UsageError):
+        bob.session.ask(world.now)
+    world.now += PAUSES[0]
+    bob.ask()
+    settle_wishes(world, alice)
+    assert bob.session.state is RoomState.MEMBER
+    assert world.agree()
+
+
+def test_pauses_grow_and_survive_a_restart() -> None:
+    """No more than six requests in the first hour, and one an hour from then on."""
+    world, alice, bob, _ = three()
+    lose(bob)
+    asked: list[int] = []
+    while world.now < NOW + 6 * HOUR:
+        at = bob.session.asking_at(world.now)
+        assert at is not None
+        world.now = max(world.now, at)
+        bob.ask()
+        asked.append(world.now)
+        world.room.lose()
+        bob.restart()
+        alice.commit()  # the next epoch, without him
+        world.settle()
+    assert sum(when < NOW + HOUR for when in asked) == 6
+    assert all(later - earlier >= HOUR for earlier, later in pairwise(asked[6:]))
+    world.now += DAY + HOUR
+    bob.ask()
+    assert bob.session.attempts == 1
+
+
+def test_a_clock_that_was_set_back_does_not_silence_it() -> None:
+    world, alice, bob, _ = three()
+    lose(bob)
+    bob.ask()
+    alice.commit()
+    world.room.deliver(1)
+    world.settle()
+    world.now -= 10 * DAY
+    assert bob.session.asking_at(world.now) == world.now
+
+
+def test_a_request_is_sent_again_as_it_was() -> None:
+    world, alice, bob, _ = three()
+    lose(bob)
+    (asked,) = bob.ask()
+    world.room.lose()
+    bob.restart()
+    (again,) = bob.resend()
+    assert again == asked
+    world.settle()
+    assert bob.resend() == []
+    settle_wishes(world, alice)
+    assert bob.session.state is RoomState.MEMBER
+
+
+def test_a_request_that_the_room_refuses_is_not_sent_again() -> None:
+    world, alice, bob, _ = three()
+    lose(bob)
+    (asked,) = bob.ask()
+    world.room.lose()
+    bob.bounce(asked)
+    assert bob.resend() == []
+    assert bob.session.asking_at(world.now) is None
+    alice.commit()
+    world.settle()
+    assert bob.session.asking_at(world.now) is not None
+
+
+def test_no_private_key_of_a_request_outlives_it() -> None:
+    """RFC 9420 16.8."""
+    world, alice, bob, _ = three()
+    lose(bob)
+    published = set(world.directory.items[BOB])
+    for _ in range(3):
+        bob.ask()
+        world.room.lose()
+        alice.commit()
+        world.settle()
+        world.now += HOUR
+    bob.ask()
+    with bob.store.transaction() as transaction:
+        asked = [key for key, _ in transaction.items("key-package") if key not in published]
+        assert len(asked) == 4
+        assert all(KeyPackageRecord.decode(transaction.get("key-package", key) or b"").used for key in asked)
+    bob.restart()
+    assert not set(asked) & set(world.directory.items[BOB])  # they are for the group only
+    settle_wishes(world, alice)
+    assert bob.session.state is RoomState.MEMBER
+    with bob.store.transaction() as transaction:
+        assert not [key for key, _ in transaction.items("key-package") if key in asked]
+
+
+def test_stopped_at_every_write_it_still_comes_back() -> None:
+    """DESIGN rule 3, for what is sent from outside: keys and request in one transaction."""
+    for kill_at in range(20):
+        for before in (True, False):
+            world, alice, bob, _ = three()
+            lose(bob)
+            faulty = FaultyStore(bob.store)
+            faulty.kill_at, faulty.kill_before = kill_at, before
+            bob.restart(faulty)
+            killed = False
+            try:
+                bob.ask()
+                settle_wishes(world, alice)
+            except Killed:
+                killed = True
+                bob.restart(faulty._store)
+                bob.resend()
+                if bob.session.asking_at(world.now) is not None:
+                    bob.ask()
+                settle_wishes(world, alice)
+                bob.read()
+            if bob.session.state is not RoomState.MEMBER:  # it was stopped with the Welcome in its hands
+                bob.read()
+            assert bob.session.state is RoomState.MEMBER, (kill_at, before)
+            assert world.agree()
+        if not killed:
+            return
+    pytest.fail("more writes than expected")
+
+
+# --- what is seen from outside -------------------------------------------------------------------
+
+
+def test_an_outsiders_number_is_corrected_by_the_next_genuine_message() -> None:
+    """Anybody in the room can write an epoch on a stanza."""
+    world, alice, bob, carol = three()
+    lose(bob)
+    elsewhere = World()
+    mallory = elsewhere.person(DAVE)
+    mallory.session.create(1, RoomPolicy(elsewhere.room.jid, (DAVE,)), NOW)
+    forged = mallory.session.commit((), NOW).payloads[0]
+    data = forged.data.replace(mallory.session.group.group_id, alice.session.group.group_id)
+    place = data.index(alice.session.group.group_id) + 32
+    data = data[:place] + (999).to_bytes(8, "big") + data[place + 8 :]
+    world.room.post([elements.Commit(alice.session.group.group_id, 999, data)], DAVE)
+    world.settle()
+    assert bob.session.epoch_seen == 1000
+    bob.ask()
+    world.settle()
+    assert not alice.session.needs_commit
+    alice.send(b"what is this?")
+    world.settle()
+    assert bob.session.epoch_seen == 1
+    world.now += HOUR
+    bob.ask()
+    settle_wishes(world, carol)
+    assert bob.session.state is RoomState.MEMBER
+    assert world.agree()
+
+
+def test_messages_that_are_late_do_not_lead_it_back() -> None:
+    world, alice, bob, carol = three()
+    lose(bob)
+    carol.send(b"late")
+    alice.commit()
+    world.room.deliver(1)
+    world.settle()
+    assert bob.session.epoch_seen == 2
+
+
+def test_another_group_in_the_room_is_not_taken_for_the_lost_one() -> None:
+    world, alice, bob, _ = three()
+    lose(bob)
+    mallory = world.person(DAVE)
+    mallory.session.create(1, RoomPolicy(world.room.jid, (DAVE,)), NOW)
+    mallory.commit()
+    world.settle()
+    alice.commit()  # what has been the group is the group, when it is heard of
+    mallory.commit()
+    world.settle()
+    assert bob.session.group_seen == alice.session.group.group_id
+    assert bob.session.epoch_seen == 2
+
+
+def test_a_new_store_of_an_account_in_the_group_asks_by_what_it_sees() -> None:
+    """State lost: nothing is known but the room.  It is another device then, of the same account."""
+    world, alice, bob, carol = three(policy=closed_policy(World()))
+    fresh = world.person(BOB)
+    assert fresh.session.asking_at(world.now) is None  # not a single Commit seen
+    alice.commit()
+    world.settle()
+    fresh.ask()
+    settle_wishes(world, carol)
+    assert fresh.session.state is RoomState.MEMBER
+    assert only(fresh.events, Joined).missed is None
+    assert len(alice.session.roster) == 4
+    assert world.agree()
+    assert bob.session.state is RoomState.MEMBER
+
+
+# --- how it is lost -------------------------------------------------------------------------------
+
+
+def test_an_expired_archive_is_survived() -> None:
+    world, alice, bob, _ = three()
+    bob_reads = bob.session.cursor
+    for _ in range(3):
+        alice.commit()
+        world.room.deliver_all()
+        alice.read()
+    world.room.expire(4)
+    with pytest.raises(ArchiveGap):
+        bob.read()
+    lose(bob)
+    bob.session.seek(None)
+    assert only(bob.events, GroupLost).after == bob_reads
+    alice.send(b"in epoch 4")
+    world.room.deliver_all()
+    bob.read()
+    assert bob.session.epoch_seen == 4
+    bob.ask()
+    world.people = [alice, bob]  # for carol it is too late
+    settle_wishes(world, alice)
+    assert bob.session.state is RoomState.MEMBER
+    assert world.agree()
+
+
+def test_an_archive_that_is_empty_leaves_the_epoch_that_was_known() -> None:
+    world = World()
+    _, bob = world.group(ALICE, BOB)
+    world.room.expire(1000)
+    lose(bob)
+    bob.session.seek(None)
+    assert bob.session.epoch_seen == 1
+    assert bob.session.asking_at(world.now) is not None
+
+
+def test_a_store_that_is_an_old_copy_comes_back_with_fresh_keys() -> None:
+    """RFC 9420 9.2: no key of the copy is used; the signature key, which is not used up, stays."""
+    world, alice, bob, carol = three()
+    backup = copy_of(bob.store)  # type: ignore[arg-type]
+    bob.send(b"after the backup")
+    world.settle()
+    key = bob.session.group.own_leaf.signature_key
+    bob.restart(backup)
+    bob.events.clear()
+    bob.read()  # from the copy's place on: there is a message that it has not sent
+    assert only(bob.events, GroupLost)
+    assert bob.session.state is RoomState.LOST
+    bob.ask()
+    settle_wishes(world, alice)
+    assert bob.session.state is RoomState.MEMBER
+    assert bob.session.group.own_leaf.signature_key == key
+    bob.send(b"with keys of its own")
+    world.settle()
+    assert carol.texts == [b"after the backup", b"with keys of its own"]
+    assert world.agree()
+
+
+def test_what_an_old_copy_was_given_to_send_does_not_hide_what_it_is() -> None:
+    """RFC 9420 9.2: its next key is one that the original has used.  Nothing is encrypted before the room is read."""
+    world, alice, bob, carol = three()
+    backup = copy_of(bob.store)  # type: ignore[arg-type]
+    bob.send(b"after the backup")
+    world.settle()
+    bob.restart(backup)
+    assert bob.keep(b"as soon as I can").payloads == ()
+    bob.restart()
+    bob.read()
+    assert bob.session.state is RoomState.LOST
+    assert bob.resend() == []
+    bob.ask()
+    settle_wishes(world, alice)
+    (sent,) = bob.resend()
+    assert sent.payloads[0].epoch == 2
+    world.settle()
+    assert carol.texts == [b"after the backup", b"as soon as I can"]
+    assert bob.resend() == []
+
+
+def test_a_copy_that_runs_beside_the_original_throws_it_out_and_is_not_thrown_out_in_turn() -> None:
+    """Two processes on one state: whichever asks is replaced; the other is out, and does not ask."""
+    world, alice, bob, _ = three()
+    twin = world.person(BOB, copy_of(bob.store))  # type: ignore[arg-type]
+    bob.send(b"the original")
+    world.settle()
+    assert twin.session.state is RoomState.LOST
+    twin.ask()
+    settle_wishes(world, alice)
+    assert twin.session.state is RoomState.MEMBER
+    assert bob.session.state is RoomState.OUT
+    assert only(bob.events, RemovedFromGroup).wanted is False
+    assert bob.session.asking_at(world.now + DAY) is None
+
+
+def test_one_member_alone_can_not_make_others_believe_that_they_are_behind() -> None:
+    world = World()
+    alice, bob, carol, dave = world.group(ALICE, BOB, CAROL, DAVE)
+    ahead = copy_of(alice.store), copy_of(dave.store)  # type: ignore[arg-type]
+    views = World(room=world.room.jid)
+    views.now = world.now
+    liar, other = (Participant(views, store) for store in ahead)
+    for person in (liar, other):
+        person.session.commit((), NOW)
+    commit = next(liar.session.outstanding())
+    for person in (liar, other):
+        person.take(Incoming("000500", commit.payloads, ALICE))
+    for speaker, account, believed in ((liar, ALICE, False), (other, DAVE, True)):
+        world.room.post(speaker.session.compose(b"from the future").payloads, account)
+        world.settle()
+        assert bob.session.is_left_behind is believed
+        assert carol.session.is_left_behind is believed
+    assert [event.by for event in bob.events if isinstance(event, LeftBehind)] == [ALICE, DAVE]
+    assert bob.session.state is RoomState.MEMBER  # the session gives nothing up by itself
+
+
+def test_of_two_the_other_one_is_enough() -> None:
+    world = World()
+    alice, bob = world.group(ALICE, BOB)
+    alice.commit()
+    commit = world.room.lose()
+    alice.take(Incoming("000005", commit.payloads, ALICE))
+    alice.send(b"we two alone")
+    world.settle()
+    assert bob.session.is_left_behind
+
+
+# --- what committers do not do --------------------------------------------------------------------
+
+
+def test_whoever_comes_back_too_often_is_not_let_in_without_asking() -> None:
+    world, alice, bob, carol = three()
+    for _ in range(LIMIT):
+        lose(bob)
+        bob.restart()
+        world.now += 60
+        bob.session._outside = replace(bob.session._outside, not_before=0)  # somebody else's software
+        bob.ask()
+        settle_wishes(world, alice)
+        assert bob.session.state is RoomState.MEMBER
+    lose(bob)
+    world.now += 60
+    bob.session._outside = replace(bob.session._outside, not_before=0)
+    bob.ask()
+    world.settle()
+    alice.restart()
+    assert not alice.session.needs_commit
+    assert not carol.session.needs_commit
+    assert only(alice.events, JoinRequested).reason == "too-often"
+    alice.commit()
+    world.settle()
+    assert bob.session.state is RoomState.LOST
+    world.now += HOUR
+    bob.session._outside = replace(bob.session._outside, not_before=0)
+    bob.ask()
+    settle_wishes(world, carol)
+    assert bob.session.state is RoomState.MEMBER
+    assert world.agree()
+
+
+def test_a_removal_is_not_turned_into_a_return() -> None:
+    """Who is removed, and asks at that moment to be added afresh, is out."""
+    world, alice, bob, carol = three(policy=closed_policy(World()))
+    lose(bob)
+    bob.ask()
+    world.settle()
+    alice.commit(*alice.removing(BOB))
+    world.settle()
+    assert not alice.session.roster.has(BOB)
+    # The same if the removal is a proposal of somebody who may.
+    alice.commit(*alice.adding(BOB))
+    world.settle()
+    lose(bob)
+    world.now += HOUR
+    alice.propose(Remove(alice.session.roster.leaves_of(BOB)[0]))
+    bob.ask()
+    settle_wishes(world, carol)
+    assert not alice.session.roster.has(BOB)
+    assert world.agree()
+
+
+def test_a_removal_without_a_right_does_not_keep_anybody_out() -> None:
+    world, alice, bob, carol = three(policy=closed_policy(World()))
+    lose(bob)
+    smuggle(carol, Remove(alice.session.roster.leaves_of(BOB)[0]))
+    bob.ask()
+    settle_wishes(world, alice)
+    assert bob.session.state is RoomState.MEMBER
+    assert world.agree()
+
+
+def test_a_wish_to_replace_the_committer_itself_is_for_others() -> None:
+    world, _, bob, carol = three()
+    twin = world.person(BOB, copy_of(bob.store))  # type: ignore[arg-type]
+    lose(twin)
+    twin.ask()
+    world.settle()
+    assert not bob.session.needs_commit
+    assert not bob.said(JoinRequested)
+    bob.send(b"I am still here")
+    bob.commit()
+    world.settle()
+    assert bob.session.state is RoomState.MEMBER
+    assert not carol.said(Rejected)

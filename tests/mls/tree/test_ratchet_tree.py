@@ -1,0 +1,332 @@
+"""The ratchet tree against a naive model, and what it refuses (RFC 9420 7, 12.4.3.3)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slixmpp_mls.errors import InvalidError, MalformedError
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.structures.credential import BasicCredential, type_of
+from slixmpp_mls.mls.structures.leaf_node import Capabilities, CommitSource, KeyPackageSource, LeafNode, Lifetime
+from slixmpp_mls.mls.structures.parent_node import AnyNode, ParentNode, RatchetTreeExtension
+from slixmpp_mls.mls.tls import encode_varint
+from slixmpp_mls.mls.tree.parent_hash import verify_parent_hashes
+from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
+from slixmpp_mls.mls.tree.tree_index import Feature
+from slixmpp_mls.mls.tree.tree_math import LeafIndex, NodeIndex, node_of
+from slixmpp_mls.mls.tree.tree_validation import check_unmerged_leaves
+
+from .naive_tree import NaiveTree
+
+SUITE = CipherSuite.get(1)
+
+
+def fake_leaf(number: int, **fields: object) -> LeafNode:
+    """A leaf whose keys are made up: for what looks at no signature."""
+    leaf = LeafNode(
+        encryption_key=b"enc" + number.to_bytes(4, "big"),
+        signature_key=b"sig" + number.to_bytes(4, "big"),
+        credential=BasicCredential(b"%d" % number),
+        capabilities=Capabilities((1,), (1,), (), (number % 3 + 100,), (1,)),
+        source=KeyPackageSource(Lifetime(0, 1)),
+        extensions=(),
+        signature=b"signature",
+    )
+    return replace(leaf, **fields)  # type: ignore[arg-type]
+
+
+class History:
+    """The tree and its model, through the same operations."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        first = self.leaf()
+        self.model = NaiveTree(SUITE, first)
+        self.tree = RatchetTree.single(SUITE, first)
+        self.members = {0}
+
+    def leaf(self) -> LeafNode:
+        self.count += 1
+        return fake_leaf(self.count)
+
+    def pick(self, choice: int) -> LeafIndex:
+        return LeafIndex(sorted(self.members)[choice % len(self.members)])
+
+    def step(self, operation: str, choice: int) -> None:
+        if operation == "add":
+            leaf = self.leaf()
+            self.tree, index = self.tree.add(leaf)
+            assert index == self.model.add(leaf)
+            self.members.add(index)
+        elif operation == "update":
+            index, leaf = self.pick(choice), self.leaf()
+            self.tree = self.tree.update(index, leaf)
+            self.model.update(index, leaf)
+        elif operation == "remove" and len(self.members) > 1:
+            index = self.pick(choice)
+            self.tree = self.tree.remove(index)
+            self.model.remove(index)
+            self.members.remove(index)
+        elif operation == "path":
+            index = self.pick(choice)
+            path = self.tree.filtered_direct_path(index)
+            assert [(node, beside.node) for node, beside in path] == self.model.filtered(index)
+            self.count += 1
+            keys = [b"%d-%d" % (self.count, node) for node, _ in path]
+            leaf = self.model.send_path(index, self.leaf(), keys)
+            parents = {node: self.model.nodes[node] for node, _ in path}
+            self.tree = self.tree.set_path(index, leaf, parents)  # type: ignore[arg-type]
+        elif operation == "mixed":
+            # one Commit's worth: an update, two removals, three additions
+            members = sorted(self.members)
+            updated = members[choice % len(members)]
+            removed = [index for index in (members[0], members[-1]) if index != updated][: len(members) - 1]
+            update, adds = self.leaf(), [self.leaf() for _ in range(choice % 4)]
+            self.tree, indices = self.tree.apply({LeafIndex(updated): update}, [LeafIndex(i) for i in removed], adds)
+            self.model.update(updated, update)
+            for index in removed:
+                self.model.remove(index)
+            assert indices == [self.model.add(leaf) for leaf in adds]
+            self.members = self.members.difference(removed).union(indices)
+
+
+OPERATIONS = st.lists(
+    st.tuples(st.sampled_from(["add", "add", "update", "remove", "path", "path", "mixed"]), st.integers(0, 1000)),
+    min_size=15,
+    max_size=80,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(OPERATIONS)
+def test_histories_against_the_model(operations: list[tuple[str, int]]) -> None:
+    history = History()
+    stored = history.tree.pieces()
+    kept: list[tuple[RatchetTree, bytes]] = []
+    for operation, choice in operations:
+        before = history.tree
+        kept.append((before, before.encode()))
+        history.step(operation, choice)
+        tree, model = history.tree, history.model
+        # content, hashes, width
+        assert tree.leaf_count == model.width
+        assert [tree.node(NodeIndex(i)) for i in range(len(model.nodes))] == model.nodes
+        assert tree.tree_hash() == model.root_hash()  # incremental == recomputed
+        assert tree.encode() == model.encode()
+        for node in range(len(model.nodes)):
+            assert tree.resolution(NodeIndex(node)) == model.resolution(NodeIndex(node))
+        # the tree of any honest history can be joined, however its chains were cut (7.9.2, 12.4.3.1)
+        verify_parent_hashes(tree)
+        check_unmerged_leaves(tree)
+        assert all(model.parent_hash_links(node) == 1 for node, _ in tree.parents())
+        # pieces: what changed, and nothing else
+        changes = tree.changes_since(before)
+        for name, piece in changes.items():
+            if piece is None:
+                del stored[name]
+            else:
+                stored[name] = piece
+        assert stored == tree.pieces()
+        assert before.changes_since(tree).keys() == changes.keys()
+        check_index(tree)
+    # values: what was before is still there
+    assert [(tree, tree.encode()) for tree, _ in kept] == kept
+    restored = RatchetTree.restore(SUITE, stored)
+    assert restored.tree_hash() == history.tree.tree_hash()
+    assert restored.leaf_count == history.tree.leaf_count
+    check_index(restored)
+    assert RatchetTree.decode(SUITE, history.tree.encode()).tree_hash() == history.tree.tree_hash()
+
+
+def check_index(tree: RatchetTree) -> None:
+    members = list(tree.members())
+    assert tree.member_count == len(members)
+    for index, leaf in members:
+        assert tree.leaf_by_signature_key(leaf.signature_key) == index
+        assert tree.node_by_encryption_key(leaf.encryption_key) == node_of(index)
+    for place, parent in tree.parents():
+        assert tree.node_by_encryption_key(parent.encryption_key) == place
+    assert len(tree._index.encryption_keys) == len(members) + len(list(tree.parents()))
+    assert len(tree._index.signature_keys) == len(members)
+    assert tree.credential_types() == {type_of(leaf.credential) for _, leaf in members}
+    proposals = Counter(number for _, leaf in members for number in leaf.capabilities.proposals)
+    for number in (100, 101, 102):
+        assert tree.supported_by_all(Feature.PROPOSAL, number) == (proposals[number] == len(members))
+
+
+def test_leaves_go_to_the_leftmost_blank_and_0_is_one() -> None:
+    tree, _ = RatchetTree.single(SUITE, fake_leaf(0)).apply({}, (), [fake_leaf(i) for i in range(1, 6)])
+    tree = tree.remove(LeafIndex(3)).remove(LeafIndex(0))
+    assert [index for index, _ in tree.members()] == [1, 2, 4, 5]
+    assert tree.leaf(0) is None
+    assert tree.with_room() == (tree, 0)
+    tree, first = tree.add(fake_leaf(10))
+    tree, second = tree.add(fake_leaf(11))
+    tree, third = tree.add(fake_leaf(12))
+    assert [first, second, third] == [0, 3, 6]
+    assert tree.leaf_by_signature_key(fake_leaf(10).signature_key) == 0
+    assert tree.node_by_encryption_key(fake_leaf(10).encryption_key) == 0
+
+
+def test_what_is_outside_the_tree_is_blank() -> None:
+    tree = RatchetTree.single(SUITE, fake_leaf(0))
+    for index in (-1, 1, 2**32):
+        assert tree.leaf(index) is None
+        with pytest.raises(InvalidError):
+            tree.member(index)
+
+
+def test_12_1_3_remove_of_a_blank_leaf() -> None:
+    tree, _ = RatchetTree.single(SUITE, fake_leaf(0)).apply({}, (), [fake_leaf(1), fake_leaf(2)])
+    for index in (3, 4, 2**32 - 1):
+        with pytest.raises(InvalidError):
+            tree.remove(LeafIndex(index))
+        with pytest.raises(InvalidError):
+            tree.update(LeafIndex(index), fake_leaf(9))
+
+
+def test_7_3_keys_are_unique() -> None:
+    tree, _ = RatchetTree.single(SUITE, fake_leaf(0)).apply({}, (), [fake_leaf(1)])
+    before = tree.encode()
+    for same in ({"encryption_key": fake_leaf(0).encryption_key}, {"signature_key": fake_leaf(0).signature_key}):
+        leaf = fake_leaf(2, **same)
+        with pytest.raises(InvalidError) as caught:
+            tree.add(leaf)
+        assert caught.value.section == "RFC 9420 7.3"
+        with pytest.raises(InvalidError):
+            tree.update(LeafIndex(1), leaf)
+        # the key may come back in the Commit that takes its first holder out
+        replaced, _ = tree.apply({}, [LeafIndex(0)], [leaf])
+        assert replaced.leaf(0) == leaf
+    # two members may exchange their signature keys in one Commit
+    swapped, _ = tree.apply(
+        {
+            LeafIndex(0): fake_leaf(3, signature_key=fake_leaf(1).signature_key),
+            LeafIndex(1): fake_leaf(4, signature_key=fake_leaf(0).signature_key),
+        },
+        [],
+        [],
+    )
+    assert swapped.leaf_by_signature_key(fake_leaf(1).signature_key) == 0
+    assert tree.encode() == before
+
+
+def test_12_4_3_1_parent_key_is_unique() -> None:
+    tree, _ = RatchetTree.single(SUITE, fake_leaf(0)).apply({}, (), [fake_leaf(1), fake_leaf(2), fake_leaf(3)])
+    with pytest.raises(InvalidError):
+        tree.set_path(LeafIndex(0), fake_leaf(5), {NodeIndex(1): ParentNode(fake_leaf(2).encryption_key, b"")})
+
+
+# --- decoding ---------------------------------------------------------------------------------
+
+
+def encoded(nodes: list[AnyNode | None]) -> bytes:
+    return RatchetTreeExtension(tuple(nodes)).encode()
+
+
+def test_extension_is_the_same_octets() -> None:
+    tree, _ = RatchetTree.single(SUITE, fake_leaf(0)).apply({}, (), [fake_leaf(i) for i in range(1, 5)])
+    tree = tree.set_path(LeafIndex(1), fake_leaf(9), {NodeIndex(1): ParentNode(b"key", b"", ())})
+    content = RatchetTreeExtension.decode(tree.encode())
+    assert content.encode() == tree.encode()
+    assert [tree.node(NodeIndex(i)) for i in range(9)] == list(content.ratchet_tree)
+
+
+def test_12_4_3_3_trailing_blank() -> None:
+    for nodes in ([fake_leaf(0), None], [fake_leaf(0), None, None], [None], []):
+        with pytest.raises(InvalidError) as caught:
+            RatchetTree.decode(SUITE, encoded(nodes))  # type: ignore[arg-type]
+        assert caught.value.section == "RFC 9420 12.4.3.3"
+
+
+def test_12_4_3_3_kinds_of_nodes_alternate() -> None:
+    parent = ParentNode(b"key", b"")
+    for nodes in ([parent], [fake_leaf(0), fake_leaf(1)], [fake_leaf(0), None, parent]):
+        with pytest.raises(InvalidError) as caught:
+            RatchetTree.decode(SUITE, encoded(nodes))  # type: ignore[arg-type]
+        assert caught.value.section == "RFC 9420 12.4.3.3"
+
+
+def test_12_4_3_3_extended_to_a_full_tree() -> None:
+    tree = RatchetTree.decode(SUITE, encoded([fake_leaf(0), None, None, None, None, None, None, None, fake_leaf(1)]))
+    assert (tree.leaf_count, tree.member_count) == (8, 2)
+
+
+def test_7_1_unmerged_leaves_are_sorted() -> None:
+    for unmerged in ((1, 0), (1, 1)):
+        with pytest.raises(InvalidError) as caught:
+            RatchetTree.from_nodes(SUITE, [fake_leaf(0), ParentNode(b"key", b"", unmerged), fake_leaf(1)])
+        assert caught.value.section == "RFC 9420 7.1"
+
+
+def test_12_4_3_1_unmerged_leaf_is_a_member_below() -> None:
+    leaves = [fake_leaf(0), None, fake_leaf(1), None, fake_leaf(2), None, None]
+    for place, unmerged in ((1, (2,)), (5, (3,)), (5, (0,)), (3, (2**32 - 1,))):
+        nodes = list(leaves)
+        nodes[place] = ParentNode(b"key", b"", unmerged)
+        with pytest.raises(InvalidError) as caught:
+            RatchetTree.from_nodes(SUITE, nodes)
+        assert caught.value.section == "RFC 9420 12.4.3.1"
+
+
+def test_12_4_3_1_unmerged_at_every_node_between() -> None:
+    nodes: list[AnyNode | None] = [fake_leaf(0), ParentNode(b"low", b""), fake_leaf(1), ParentNode(b"high", b"", (1,))]
+    nodes += [fake_leaf(2)]
+    with pytest.raises(InvalidError) as caught:
+        check_unmerged_leaves(RatchetTree.from_nodes(SUITE, nodes))
+    assert caught.value.section == "RFC 9420 12.4.3.1"
+    nodes[1] = ParentNode(b"low", b"", (0, 1))  # it may list more
+    check_unmerged_leaves(RatchetTree.from_nodes(SUITE, nodes))
+
+
+def test_7_9_2_parent_without_members_below() -> None:
+    nodes = [fake_leaf(0), None, None, None, None, ParentNode(b"key", b"")]
+    with pytest.raises(InvalidError) as caught:
+        RatchetTree.from_nodes(SUITE, nodes)
+    assert caught.value.section == "RFC 9420 7.9.2"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x01",
+        b"\x01\x02",  # presence 2
+        b"\x02\x01\x03",  # type of node 3
+        b"\x02\x01\x01",  # a leaf that ends at once
+        b"\x00\x00",  # something behind the vector
+        b"\x40\x00",  # a length that is not in its shortest form
+    ],
+)
+def test_malformed(data: bytes) -> None:
+    with pytest.raises(MalformedError):
+        RatchetTree.decode(SUITE, data)
+
+
+def test_width_is_limited() -> None:
+    nodes = [node for i in range(5) for node in (fake_leaf(i), None)][:-1]
+    assert RatchetTree.decode(SUITE, encoded(nodes), max_leaves=8).member_count == 5  # type: ignore[arg-type]
+    with pytest.raises(MalformedError):
+        RatchetTree.decode(SUITE, encoded(nodes), max_leaves=4)  # type: ignore[arg-type]
+    blanks = 2**20
+    with pytest.raises(MalformedError):
+        RatchetTree.decode(SUITE, encode_varint(2 * blanks) + bytes(2 * blanks))
+
+
+def test_beyond_32768_leaves() -> None:
+    count = 2**15 + 3
+    tree, indices = RatchetTree.single(SUITE, fake_leaf(0)).apply({}, (), [fake_leaf(i) for i in range(1, count)])
+    assert indices[-1] == count - 1
+    assert tree.leaf_count == 2**16
+    last = LeafIndex(count - 1)
+    leaf = fake_leaf(count + 1, source=CommitSource(b""))
+    changed = tree.set_path(last, leaf, {NodeIndex(2**16 - 1): ParentNode(b"k", b"")})
+    assert changed.changes_since(tree).keys() == {(2 * last).to_bytes(4, "big"), (2**16 - 1).to_bytes(4, "big")}
+    assert changed.leaf_by_signature_key(fake_leaf(count + 1).signature_key) == last
+    assert RatchetTree.decode(SUITE, changed.encode()).tree_hash() == changed.tree_hash()
+    assert tree.remove(last).remove(LeafIndex(last - 1)).remove(LeafIndex(last - 2)).leaf_count == 2**15
