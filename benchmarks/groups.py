@@ -91,9 +91,7 @@ def full_group(suite: CipherSuite, size: int, seats: tuple[int, ...]) -> list[Gr
     tree, _ = tree.apply({}, (), [each.key_package.leaf_node for each in bundles[1:]])
     keys: dict[NodeIndex, HPKEPrivateKey] = {}
     for number, each in enumerate(bundles):
-        renewed = renew_path(
-            tree, LeafIndex(number), each.key_package.leaf_node, each.signature_key, _GROUP_ID
-        )
+        renewed = renew_path(tree, LeafIndex(number), each.key_package.leaf_node, each.signature_key, _GROUP_ID)
         tree = renewed.tree
         keys.update(renewed.private.keys)
     context = GroupContext(1, suite.id, _GROUP_ID, 7, tree.tree_hash(), os.urandom(suite.hash_length), ())

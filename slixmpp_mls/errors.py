@@ -63,6 +63,8 @@ class NotVouchedFor(UsageError):
     def __init__(self, clients: Sequence[str]) -> None:
         super().__init__(f"nothing is sent while the Authentication Service denies {', '.join(clients)}")
         self.clients = tuple(clients)
+
+
 class DeviceRetired(UsageError):
     """Our account has retired this device: its keys are worth nothing any more.  A new store makes a new device."""
 

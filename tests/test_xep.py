@@ -315,13 +315,9 @@ def test_all_elements_of_the_schema_are_shown() -> None:
 
 
 def test_the_room_that_is_shown_will_do() -> None:
-    found = {
-        feature.get("var", "") for feature in example("The room can carry a group").iter("{*}feature")
-    }
+    found = {feature.get("var", "") for feature in example("The room can carry a group").iter("{*}feature")}
     assert shortcomings(frozenset(found)) == ()
-    required = {
-        cells[0].text or "" for tr in DOCUMENT.iter("tr") if len(cells := list(tr.iterfind("td"))) == 2
-    }
+    required = {cells[0].text or "" for tr in DOCUMENT.iter("tr") if len(cells := list(tr.iterfind("td"))) == 2}
     for feature in found - {"http://jabber.org/protocol/muc", "muc_hidden"}:
         assert shortcomings(frozenset(found - {feature})) != ()
         assert feature in required

@@ -207,9 +207,7 @@ class Story:
         self.stanzas[-1] |= {
             "epoch_after": one.state.epoch,
             "epoch_authenticator_after": one.state.epoch_authenticator.hex(),
-            "members_after": sorted(
-                str(ClientIdentity.from_leaf(leaf)) for _, leaf in one.state.members()
-            ),
+            "members_after": sorted(str(ClientIdentity.from_leaf(leaf)) for _, leaf in one.state.members()),
         }
 
     def say(self, name: str, sender: Person, text: str, *, sent_as: str | None = None) -> bytes:
@@ -288,9 +286,7 @@ def origin_id(person: Person) -> str:
 
 
 def publish(person: Person, number: str, node: str, item: str, payload: str, options: dict[str, str]) -> str:
-    fields = "\n".join(
-        f"<field var='{name}'>\n  <value>{value}</value>\n</field>" for name, value in options.items()
-    )
+    fields = "\n".join(f"<field var='{name}'>\n  <value>{value}</value>\n</field>" for name, value in options.items())
     form = (
         "<x xmlns='jabber:x:data' type='submit'>\n  <field type='hidden' var='FORM_TYPE'>\n"
         "    <value>http://jabber.org/protocol/pubsub#publish-options</value>\n  </field>\n"
@@ -449,9 +445,7 @@ def tell() -> Story:
     assert old is not None
     hag.group = None
     again = hag.make_package(story.now)
-    asking = external_proposal(
-        crone.state.public, NewMemberProposalSender(), Add(again.key_package), hag.signature_key
-    )
+    asking = external_proposal(crone.state.public, NewMemberProposalSender(), Add(again.key_package), hag.signature_key)
     element = room_element("proposal", crone.state.group_id, crone.state.epoch, asking)
     story.reflect("request", hag, element, origin_id(hag), kind="proposal", epoch=crone.state.epoch)
     story.deliver(asking)

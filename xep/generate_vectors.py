@@ -445,9 +445,7 @@ def key_packages() -> dict[str, Any]:
         data = MLSMessage.wrap(bundle.key_package)
         values: dict[str, Any] = {"ref": bundle.reference.hex(), "suite": SUITE.id, "data": data, **changed}
         element = stanza.KeyPackage(**values)
-        items.append(
-            {"name": name, "item_id": element.ref, "xml": element.to_bytes().decode(), "accepted": accepted}
-        )
+        items.append({"name": name, "item_id": element.ref, "xml": element.to_bytes().decode(), "accepted": accepted})
     return {
         "now": NOW,
         "account": hag.account,

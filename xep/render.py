@@ -412,11 +412,11 @@ class _Page:
         return (
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body><div class=\"page\">"
+            f'<title>{html.escape(title)}</title><style>{STYLE}</style></head><body><div class="page">'
             f'<nav aria-label="Contents">{self.contents(root)}</nav><main>'
             f'<div class="status">{html.escape(status)}</div><h1>{html.escape(title)}</h1>'
             f'<p class="abstract">{html.escape(_text_of(header, "abstract"))}</p><table class="facts">{rows}</table>'
-            f"{body}<section id=\"notes\"><h2>Notes</h2><ol class=\"notes\">{notes}</ol></section>"
+            f'{body}<section id="notes"><h2>Notes</h2><ol class="notes">{notes}</ol></section>'
             f'<section id="keywords"><h2>Requirement Keywords</h2><p class="notes">{KEYWORDS}</p></section>'
             f'<section id="legal"><h2>Legal Notices</h2><div class="notes">{legal}</div></section>'
             f'<section id="revisions"><h2>Revision History</h2><ul class="notes">{revisions}</ul></section>'

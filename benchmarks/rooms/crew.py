@@ -44,9 +44,7 @@ class Crew:
         self.processes: list[Process] = []
 
     @classmethod
-    async def gather(
-        cls, server: DevServer, count: int, folder: Path | None, *, processes: int | None = None
-    ) -> Self:
+    async def gather(cls, server: DevServer, count: int, folder: Path | None, *, processes: int | None = None) -> Self:
         """Make accounts and log them in.
 
         :param folder: for the stores of encrypted clients; None for clients without MLS

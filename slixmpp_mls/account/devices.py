@@ -216,9 +216,7 @@ class OwnDevices:
             ),
         )
 
-    def _describe(
-        self, name: str, listed: Listed, published: Published, record: DeviceRecord | None
-    ) -> OwnDevice:
+    def _describe(self, name: str, listed: Listed, published: Published, record: DeviceRecord | None) -> OwnDevice:
         device, this = listed.devices.get(name), name == self._plugin.device.identity.device
         keys: dict[int, tuple[bytes, ...]] = {}
         for key in device.keys if device is not None else ():

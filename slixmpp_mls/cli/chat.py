@@ -319,5 +319,3 @@ def _name(member: Member) -> Text:
 
 def _account(member: Member) -> Text:
     return Text(member.account, style=f"bold {colour_of(member.account)}")
-
-

@@ -147,9 +147,7 @@ async def _list(account: str, login: Login, groups: list[RoomGroup], as_json: bo
         async with session(login, _prepare) as client:
             own = account == login.jid
             listed = await read_devices(DeviceDirectory(client), None if own else account)
-            published = await read_key_packages(
-                KeyPackageDirectory(client), account, listed, None if own else account
-            )
+            published = await read_key_packages(KeyPackageDirectory(client), account, listed, None if own else account)
     rows = _rows(account, listed, published, groups)
     if as_json:
         console.print_json(json.dumps([row.record() for row in rows]))
@@ -163,9 +161,7 @@ async def _list(account: str, login: Login, groups: list[RoomGroup], as_json: bo
         raise typer.Exit(1)
 
 
-def _rows(
-    account: str, listed: Listed, published: dict[str, Published], groups: Iterable[RoomGroup]
-) -> list[_Row]:
+def _rows(account: str, listed: Listed, published: dict[str, Published], groups: Iterable[RoomGroup]) -> list[_Row]:
     now = int(datetime.now(UTC).timestamp())
     rows = []
     for name in dict.fromkeys((*listed.devices, *listed.retired, *published)):
@@ -356,5 +352,3 @@ def _suite(number: int) -> str:
         return CipherSuiteId(number).name
     except ValueError:
         return f"cipher suite {number}"
-
-

@@ -25,15 +25,11 @@ Password = Annotated[
     str | None,
     typer.Option(envvar="XMPP_PASSWORD", help="Better in the variable than here; asked for if in neither."),
 ]
-Host = Annotated[
-    str | None, typer.Option(envvar="XMPP_HOST", help="The server's address, if DNS does not know it.")
-]
+Host = Annotated[str | None, typer.Option(envvar="XMPP_HOST", help="The server's address, if DNS does not know it.")]
 Port = Annotated[int | None, typer.Option(envvar="XMPP_PORT", help="Its port for clients, with --host.")]
 CA = Annotated[
     Path | None,
-    typer.Option(
-        envvar="SSL_CERT_FILE", metavar="FILE", help="The authority (PEM) to trust instead of the system's."
-    ),
+    typer.Option(envvar="SSL_CERT_FILE", metavar="FILE", help="The authority (PEM) to trust instead of the system's."),
 ]
 
 

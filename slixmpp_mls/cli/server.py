@@ -32,9 +32,7 @@ def server(
     account: Annotated[
         list[str] | None, typer.Option(help="An account to make; may be repeated.", show_default="alice, bob, carol")
     ] = None,
-    password: Annotated[
-        str | None, typer.Option(help="Of all accounts.", show_default="a random one for each")
-    ] = None,
+    password: Annotated[str | None, typer.Option(help="Of all accounts.", show_default="a random one for each")] = None,
     directory: Annotated[
         Path | None, typer.Option(help="Keep the server's files there.", show_default="a folder that is deleted")
     ] = None,

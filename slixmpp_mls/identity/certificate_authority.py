@@ -178,9 +178,7 @@ class CertificateAuthority:
 
     # --- issuing -------------------------------------------------------------------------------
 
-    def issue(
-        self, request: Request, *, now: datetime, passphrase: bytes | None = None, lifetime: timedelta
-    ) -> Issued:
+    def issue(self, request: Request, *, now: datetime, passphrase: bytes | None = None, lifetime: timedelta) -> Issued:
         """Certify a device's key.
 
         :raises UsageError: the passphrase is wrong, or the authority would end before the certificate

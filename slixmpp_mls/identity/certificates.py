@@ -118,9 +118,7 @@ def xmpp_addresses(certificate: x509.Certificate | x509.CertificateSigningReques
 
 def subject_alternative_name(addresses: Iterable[str]) -> x509.SubjectAlternativeName:
     """The extension that :func:`xmpp_addresses` reads."""
-    return x509.SubjectAlternativeName(
-        [x509.OtherName(_XMPP_ADDR, asn1.encode_der(address)) for address in addresses]
-    )
+    return x509.SubjectAlternativeName([x509.OtherName(_XMPP_ADDR, asn1.encode_der(address)) for address in addresses])
 
 
 def certified_key(certificate: x509.Certificate | x509.CertificateSigningRequest) -> tuple[int, bytes]:

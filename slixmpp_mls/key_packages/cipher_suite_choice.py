@@ -133,9 +133,7 @@ async def negotiate(
     lacking = {
         suite: tuple(sorted(str(client) for client, has in supported.items() if suite not in has)) for suite in suites
     }
-    return Negotiation(
-        choose(supported, suites), choose(claimed, suites), lacking, offers.failed, suspicions
-    )
+    return Negotiation(choose(supported, suites), choose(claimed, suites), lacking, offers.failed, suspicions)
 
 
 def choose(supported: Mapping[ClientIdentity, Collection[int]], preference: Sequence[int]) -> int:

@@ -11,9 +11,22 @@ from enum import IntEnum
 from .tls import UInt
 
 __all__ = [
-    "DEFAULT_CREDENTIALS", "DEFAULT_EXTENSIONS", "DEFAULT_PROPOSALS", "GREASE", "CipherSuiteId", "CredentialType",
-    "ExtensionType", "ProposalType", "ProtocolVersion", "SignatureScheme", "WireFormat", "cipher_suite_id",
-    "credential_type", "extension_type", "proposal_type", "protocol_version",
+    "DEFAULT_CREDENTIALS",
+    "DEFAULT_EXTENSIONS",
+    "DEFAULT_PROPOSALS",
+    "GREASE",
+    "CipherSuiteId",
+    "CredentialType",
+    "ExtensionType",
+    "ProposalType",
+    "ProtocolVersion",
+    "SignatureScheme",
+    "WireFormat",
+    "cipher_suite_id",
+    "credential_type",
+    "extension_type",
+    "proposal_type",
+    "protocol_version",
 ]
 
 

@@ -56,9 +56,32 @@ from typing import (
 from ..errors import MalformedError
 
 __all__ = [
-    "MAX_SIZE", "MAX_VECTOR", "Codec", "EncodedOnce", "Enum", "Field", "Opaque", "Optional", "Select", "Struct",
-    "StructCodec", "UInt", "Vector", "When", "codec_of", "encode_varint", "opaque", "read_span", "read_varint",
-    "struct", "uint8", "uint16", "uint32", "uint64", "without_last", "write_opaque",
+    "MAX_SIZE",
+    "MAX_VECTOR",
+    "Codec",
+    "EncodedOnce",
+    "Enum",
+    "Field",
+    "Opaque",
+    "Optional",
+    "Select",
+    "Struct",
+    "StructCodec",
+    "UInt",
+    "Vector",
+    "When",
+    "codec_of",
+    "encode_varint",
+    "opaque",
+    "read_span",
+    "read_varint",
+    "struct",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "without_last",
+    "write_opaque",
 ]
 
 MAX_VECTOR = 2**30 - 1  # RFC 9420 2.1.2: the largest length that the encoding can express

@@ -83,9 +83,7 @@ class Standing:
     def _compare(self, listed: dict[JID, Affiliation]) -> AffiliationsDiffer:
         inside = {str(jid.bare) for jid, affiliation in listed.items() if affiliation != "outcast"}
         members = set(self._session.roster.accounts())
-        return AffiliationsDiffer(
-            self._session.room, tuple(sorted(members - inside)), tuple(sorted(inside - members))
-        )
+        return AffiliationsDiffer(self._session.room, tuple(sorted(members - inside)), tuple(sorted(inside - members)))
 
     async def look(self, own: str) -> None:
         """Compare when what is going on has settled; tell, and act where it is ours to.

@@ -179,9 +179,7 @@ def open_content(group: EncryptedRoom, received: MessageReceived, now: float) ->
     stamp = datetime.fromtimestamp(now if received.stamp is None else received.stamp, UTC)
     _check_subject(group, received.sender, envelope)
     warnings = []
-    for mismatch in mismatches(
-        envelope, PROFILE, sender=received.sender.account, recipient=received.room, sent=stamp
-    ):
+    for mismatch in mismatches(envelope, PROFILE, sender=received.sender.account, recipient=received.room, sent=stamp):
         if mismatch.affix != Affix.TIME:
             raise mismatch
         warnings.append("time")

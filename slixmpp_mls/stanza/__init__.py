@@ -29,7 +29,24 @@ from .elements import (
 )
 
 __all__ = [
-    "MAX_ENCODED", "NODE_DEVICES", "NODE_KEY_PACKAGES", "NS", "Application", "Commit", "Device", "Element", "GroupInfo",
-    "Invitation", "Key", "KeyPackage", "MessageElement", "Proposal", "RetiredDevice", "RoomElement", "Source",
-    "Welcome", "parse", "payloads",
+    "MAX_ENCODED",
+    "NODE_DEVICES",
+    "NODE_KEY_PACKAGES",
+    "NS",
+    "Application",
+    "Commit",
+    "Device",
+    "Element",
+    "GroupInfo",
+    "Invitation",
+    "Key",
+    "KeyPackage",
+    "MessageElement",
+    "Proposal",
+    "RetiredDevice",
+    "RoomElement",
+    "Source",
+    "Welcome",
+    "parse",
+    "payloads",
 ]

@@ -21,8 +21,17 @@ from .elements import LABEL, NS, Element, spelled_fields, spelling
 from .lexical import Lexical
 
 __all__ = [
-    "Application", "Commit", "Device", "GroupInfo", "Invitation", "Key", "KeyPackage", "Label", "Proposal",
-    "RetiredDevice", "Welcome",
+    "Application",
+    "Commit",
+    "Device",
+    "GroupInfo",
+    "Invitation",
+    "Key",
+    "KeyPackage",
+    "Label",
+    "Proposal",
+    "RetiredDevice",
+    "Welcome",
 ]
 
 

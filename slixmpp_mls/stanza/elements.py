@@ -42,9 +42,30 @@ from .lexical import Base64, Boolean, DateTime, Lexical, Text, UInt
 from .xml import AnyElement, clark, parse_xml, serialize, split_tag
 
 __all__ = [
-    "MAX_ENCODED", "MAX_KEYS", "MAX_LABEL", "MAX_MARKUP", "MAX_WELCOMES", "NODE_DEVICES", "NODE_KEY_PACKAGES", "NS",
-    "Application", "Commit", "Device", "Element", "GroupInfo", "Invitation", "Key", "KeyPackage", "MessageElement",
-    "Proposal", "RetiredDevice", "RoomElement", "Source", "Welcome", "parse", "payloads",
+    "MAX_ENCODED",
+    "MAX_KEYS",
+    "MAX_LABEL",
+    "MAX_MARKUP",
+    "MAX_WELCOMES",
+    "NODE_DEVICES",
+    "NODE_KEY_PACKAGES",
+    "NS",
+    "Application",
+    "Commit",
+    "Device",
+    "Element",
+    "GroupInfo",
+    "Invitation",
+    "Key",
+    "KeyPackage",
+    "MessageElement",
+    "Proposal",
+    "RetiredDevice",
+    "RoomElement",
+    "Source",
+    "Welcome",
+    "parse",
+    "payloads",
 ]
 
 NS = "urn:xmpp:mls:0"

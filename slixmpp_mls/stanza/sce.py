@@ -343,9 +343,7 @@ def verify(
 
     :raises AffixMismatch: the first contradiction
     """
-    for mismatch in mismatches(
-        envelope, profile, sender=sender, recipient=recipient, sent=sent, normalize=normalize
-    ):
+    for mismatch in mismatches(envelope, profile, sender=sender, recipient=recipient, sent=sent, normalize=normalize):
         raise mismatch
 
 

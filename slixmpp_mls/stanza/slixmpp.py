@@ -23,8 +23,16 @@ from . import elements
 from .elements import NS, Element, spelled_fields, spelling
 
 __all__ = [
-    "Application", "Commit", "Device", "GroupInfo", "Invitation", "KeyPackage", "MLSStanza", "Proposal",
-    "RetiredDevice", "Welcome",
+    "Application",
+    "Commit",
+    "Device",
+    "GroupInfo",
+    "Invitation",
+    "KeyPackage",
+    "MLSStanza",
+    "Proposal",
+    "RetiredDevice",
+    "Welcome",
     "register",
 ]
 

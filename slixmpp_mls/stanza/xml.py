@@ -93,8 +93,15 @@ def parse_xml(data: bytes, max_size: int, *, max_depth: int = MAX_DEPTH) -> etre
 def _parser() -> etree.XMLParser:
     # Naming the encoding makes it deaf to what the document claims.
     return etree.XMLParser(
-        encoding="utf-8", resolve_entities=False, load_dtd=False, dtd_validation=False, no_network=True,
-        huge_tree=False, recover=False, remove_comments=False, remove_pis=False,
+        encoding="utf-8",
+        resolve_entities=False,
+        load_dtd=False,
+        dtd_validation=False,
+        no_network=True,
+        huge_tree=False,
+        recover=False,
+        remove_comments=False,
+        remove_pis=False,
     )
 
 

@@ -106,9 +106,7 @@ class SQLiteStore:
     :raises UsageError: a secret is given, and the extra ``encrypted`` is not installed
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], account: str | None, *, secret: StoreSecret | None = None
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], account: str | None, *, secret: StoreSecret | None = None) -> None:
         if os.fspath(path) in ("", ":memory:"):
             raise UsageError("SQLiteStore needs a file; MemoryStore is the one without")
         if account is not None:
@@ -250,9 +248,7 @@ class SQLiteStore:
             raise _unopenable(self._path, error) from error
         key = self._key(secret)
         try:
-            self._connection = self._driver.connect(
-                self._path, timeout=1.0, isolation_level=None, cached_statements=32
-            )
+            self._connection = self._driver.connect(self._path, timeout=1.0, isolation_level=None, cached_statements=32)
             if key is not None:
                 self._execute("PRAGMA cipher_log_level = NONE")  # errors are raised, not printed
                 self._execute(f"PRAGMA key = \"x'{key.hex()}'\"")

@@ -415,9 +415,7 @@ class Participant:
         """Adds of an account's devices that are not in the group."""
         found = self.world.directory.find(account, self.session, self.world.now)
         return [
-            Add(package.key_package)
-            for client, package in found.items()
-            if self.session.roster.leaf_of(client) is None
+            Add(package.key_package) for client, package in found.items() if self.session.roster.leaf_of(client) is None
         ]
 
     def removing(self, account: str) -> list[AnyProposal]:

@@ -53,9 +53,7 @@ SETTINGS = RenewalSettings()
         (LeafAge(9 * DAY, 9 * DAY), 0, 0.0, 9 * DAY - HOUR - 1, 0, "age"),  # made in the future: a clock was set back
     ],
 )
-def test_when_keys_are_renewed(
-    age: LeafAge, policy: int, spread: float, now: int, sent: int, why: str | None
-) -> None:
+def test_when_keys_are_renewed(age: LeafAge, policy: int, spread: float, now: int, sent: int, why: str | None) -> None:
     assert age.why(SETTINGS, policy, spread, now, sent) == why
     assert LeafAge.decode(age.encode(), age.came) == age
 

@@ -63,9 +63,7 @@ def test_help_of_policy_has_an_example() -> None:
 def test_policy_show_reads_a_store(tmp_path: Path) -> None:
     file, room = tmp_path / "alice.db", "coven@rooms.example"
     store = SQLiteStore(file, "alice@example")
-    policy = RoomPolicy(
-        room, ("alice@example", "hecate@example"), may_add=Right.MEMBERS, max_leaf_age=7 * 86_400
-    )
+    policy = RoomPolicy(room, ("alice@example", "hecate@example"), may_add=Right.MEMBERS, max_leaf_age=7 * 86_400)
     RoomGroup(Device(store), room).create(1, policy, 1_790_000_000)
     store.close()
     before = file.read_bytes()
@@ -319,9 +317,7 @@ async def test_a_wrong_password_is_one_line(prosody: DevServer, account: Account
     environment = login(prosody, jid) | {"XMPP_PASSWORD": "wrong"}
     async with running(COMMAND, "devices", "list", jid, folder=tmp_path, **environment) as devices:
         assert await devices.ends() == 1
-    assert devices.output.splitlines() == [
-        f"slixmpp-mls: {jid} can not log in at 127.0.0.1: it refuses the password"
-    ]
+    assert devices.output.splitlines() == [f"slixmpp-mls: {jid} can not log in at 127.0.0.1: it refuses the password"]
 
 
 async def test_a_certificate_of_nobody_is_one_line(prosody: DevServer, account: Account, tmp_path: Path) -> None:

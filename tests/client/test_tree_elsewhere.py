@@ -18,9 +18,7 @@ from slixmpp_mls.stanza.elements import RoomElement, Welcome
 from slixmpp_mls.testing import Participant, World
 
 
-def commit_with_tree_elsewhere(
-    who: Participant, proposals: Sequence[AnyProposal]
-) -> tuple[Sealed, BlobReference]:
+def commit_with_tree_elsewhere(who: Participant, proposals: Sequence[AnyProposal]) -> tuple[Sealed, BlobReference]:
     draft = who.session.draft_commit(proposals, who.world.now)
     sealed = seal(draft.tree.encode(), os.urandom)
     place = sealed.at("https://share.example/tree")
@@ -106,9 +104,7 @@ def test_removal_and_return_by_one_commit() -> None:
         world.directory.replenish(bob.session.device, world.now)
         found = world.directory.find(bob.account, alice.session, world.now)
         (package,) = found.values()
-        sealed, place = commit_with_tree_elsewhere(
-            alice, [*alice.removing(bob.account), Add(package.key_package)]
-        )
+        sealed, place = commit_with_tree_elsewhere(alice, [*alice.removing(bob.account), Add(package.key_package)])
         world.room.deliver_all()
         incoming = read_up_to_the_welcome(bob)
         step = bob.session.examine(incoming, world.now)

@@ -208,4 +208,3 @@ def live(job: dict[str, Any], note: Callable[..., None]) -> None:
             note("points", label, times)
 
     asyncio.run(told())
-

@@ -309,9 +309,7 @@ def agree(*people: Person, room: str | None = None) -> bool:
 
 async def all_agree(*people: Person, room: str | None = None, epoch: int | None = None) -> None:
     """Wait for that."""
-    await people[0].until(
-        lambda: agree(*people, room=room) and (epoch is None or people[0].room(room).epoch == epoch)
-    )
+    await people[0].until(lambda: agree(*people, room=room) and (epoch is None or people[0].room(room).epoch == epoch))
 
 
 def envelope(text: str, sender: str, room: str, *, extra: str = "", head: str = "", xml: str | None = None) -> bytes:
@@ -334,4 +332,3 @@ async def send_octets(person: Person, data: bytes, room: str | None = None) -> O
 def ciphertext(outgoing: Outgoing) -> Any:
     """The elements of a message that was made."""
     return [element.to_stdlib() for element in outgoing.payloads]
-

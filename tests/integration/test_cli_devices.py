@@ -61,9 +61,7 @@ async def test_a_device_is_listed_named_let_in_and_retired(server: DevServer, ca
     await bob.hears("I am in")
     assert (await listed(phone, tmp_path, "--store", str(phone.store)))[name]["groups"] == [room]
 
-    output = await command(
-        phone, "retire", phone.account, name, "--store", str(phone.store), "--json", folder=tmp_path
-    )
+    output = await command(phone, "retire", phone.account, name, "--store", str(phone.store), "--json", folder=tmp_path)
     assert json.loads(output) == {"device": name, "retired": True, "done": [room], "waiting": {}}
     await laptop.next("mls_retired")
     await bob.until(lambda: name not in {member.device for member in bob.room().members})

@@ -42,8 +42,7 @@ def servers(request: pytest.FixtureRequest) -> Iterator[Pair]:
     line = federation.line()
     kinds = request.param.split("-")
     alpha, beta = [
-        SERVERS[kind](domain, federation=federation)
-        for kind, domain in zip(kinds, federation.addresses, strict=True)
+        SERVERS[kind](domain, federation=federation) for kind, domain in zip(kinds, federation.addresses, strict=True)
     ]
     try:
         with unavailable_means_skip():
@@ -160,9 +159,7 @@ async def test_the_link_breaks_in_the_middle_of_a_race(pair: Pair, cast: Cast, b
     await all_agree(*people, epoch=1 + 3 * 3)
 
 
-async def test_what_was_on_its_way_when_the_link_broke(
-    pair: Pair, cast: Cast, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_was_on_its_way_when_the_link_broke(pair: Pair, cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some servers tell nobody.  A reflection that does not come is noticed, and the rest by asking after a silence."""
     monkeypatch.setattr(retransmission, "PATIENCE", 2.0)
     _, alice, bob, beth = await meet(cast, pair)

@@ -352,4 +352,3 @@ async def test_no_place_for_a_large_tree(people: People, monkeypatch: pytest.Mon
         await group.add(carol.xmpp.boundjid.bare)
     assert group.epoch_authenticator == bobs.epoch_authenticator
     assert not group.session.commit_waits
-

@@ -115,9 +115,7 @@ async def test_a_prepared_message_goes_out_once(prosody: DevServer, cast: Cast) 
     sent = await alice.room().send(message)
     other = alice.client.make_message(mto=room, mtype="groupchat", mbody=cast.secret("to the last syllable"))
     other["id"] = "the-same"
-    again, refused = await asyncio.gather(
-        alice.room().send(message), alice.room().send(other), return_exceptions=True
-    )
+    again, refused = await asyncio.gather(alice.room().send(message), alice.room().send(other), return_exceptions=True)
     assert again.origin_id == sent.origin_id
     assert isinstance(refused, UsageError)
     await asyncio.wait_for(sent.confirmed, SECONDS)

@@ -44,9 +44,7 @@ async def test_what_has_become_superfluous_is_dropped(server: DevServer, cast: C
     """Five add the same person, five remove the same person, all at once."""
     room, people = await cast.meet(server, *NAMES[:6])
     alice, *_, frank = people
-    await alice.room().set_policy(
-        RoomPolicy(room, (alice.account,), may_add=Right.MEMBERS, may_remove=Right.MEMBERS)
-    )
+    await alice.room().set_policy(RoomPolicy(room, (alice.account,), may_add=Right.MEMBERS, may_remove=Right.MEMBERS))
     others = [person for person in people if person is not frank]
     await all_agree(*people, epoch=2)
     guest = await cast.person(server, "guest")

@@ -137,9 +137,7 @@ async def test_items_of_other_devices_and_other_software_are_left_alone(prosody:
     items = await KeyPackageDirectory(stranger.client).items(one.account)
     assert "odd" in items
     assert len(items) == 3 + 3 + 1
-    assert {one.mls.device_id, other.mls.device_id} == set(
-        await DeviceDirectory(stranger.client).items(one.account)
-    )
+    assert {one.mls.device_id, other.mls.device_id} == set(await DeviceDirectory(stranger.client).items(one.account))
 
 
 async def test_a_store_in_use_is_refused_and_can_be_tried_again(prosody: DevServer, cast: Cast) -> None:

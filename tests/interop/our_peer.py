@@ -120,9 +120,7 @@ class OurClient:
         self._psks: dict[bytes, bytes] = {}
         self._groups: dict[bytes, OurGroup] = {}
 
-    def new_bundle(
-        self, lifetime: tuple[int, int] | None = None, *, last_resort: bool = False
-    ) -> KeyPackageBundle:
+    def new_bundle(self, lifetime: tuple[int, int] | None = None, *, last_resort: bool = False) -> KeyPackageBundle:
         now = _now()
         valid = Lifetime(*(lifetime or (now - HOUR, now + 28 * DAY)))
         return create_key_package(self.cipher_suite, self.own_leaf, valid, last_resort=last_resort)
@@ -148,9 +146,7 @@ class OurClient:
     def create_group(self, group_id: bytes, extensions: Sequence[Extension] = ()) -> OurGroup:
         with _refusals():
             return self.enter(
-                MLSGroup.create(
-                    self.new_bundle(), group_id, extensions=_to_core(extensions), parameters=PARAMETERS
-                )
+                MLSGroup.create(self.new_bundle(), group_id, extensions=_to_core(extensions), parameters=PARAMETERS)
             )
 
     def join(self, welcome: bytes, ratchet_tree: bytes | None = None, *, resumed: Group | None = None) -> OurGroup:
@@ -198,9 +194,7 @@ class OurClient:
             bundle = self.new_bundle()
             self._publish(bundle)
             sender = framing.NewMemberProposalSender()
-            return external_proposal(
-                public, sender, mls_proposals.Add(bundle.key_package), self.own_leaf.signature_key
-            )
+            return external_proposal(public, sender, mls_proposals.Add(bundle.key_package), self.own_leaf.signature_key)
 
     def external_sender(self) -> bytes:
         leaf = self.own_leaf

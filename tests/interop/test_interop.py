@@ -43,9 +43,7 @@ def test_with_others(
 
 
 @pytest.mark.parametrize(("scenario", "acting", "other", "suite"), cases([(OurPeer, OurPeer)], suites=[1, 5]))
-def test_among_ourselves(
-    scenario: Scenario, acting: type[Peer], other: type[Peer], suite: int, ours: Peer
-) -> None:
+def test_among_ourselves(scenario: Scenario, acting: type[Peer], other: type[Peer], suite: int, ours: Peer) -> None:
     """No outside peer needed: what all scenarios ask, and mls-rs or ts-mls cannot do, is asked here."""
     scenario.run(ours, ours, suite)
 

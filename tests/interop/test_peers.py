@@ -32,9 +32,7 @@ PAIRS: list[tuple[type[Peer], type[Peer]]] = [
 # The mixed pairs run these too; among themselves they take a fifth of this module's time.
 LONG = {"long_life", "joining_over_unmerged_leaves"}
 CASES = [
-    case
-    for case in cases(PAIRS, suites=[1])
-    if case.values[0].name not in LONG or case.values[1] is not case.values[2]
+    case for case in cases(PAIRS, suites=[1]) if case.values[0].name not in LONG or case.values[1] is not case.values[2]
 ]
 
 

@@ -212,9 +212,7 @@ def test_a_new_signature_key_by_commit(theirs: Peer) -> None:
     assert isinstance(client, OurClient)
     client.own_leaf = replace(client.own_leaf, signature_key=client.cipher_suite.generate_signature_key())
     package = _body(clients[3].key_package(), KeyPackage)
-    made = group.core.commit(
-        [AddProposal(package)], now=int(time.time()), options=CommitOptions(leaf=client.own_leaf)
-    )
+    made = group.core.commit([AddProposal(package)], now=int(time.time()), options=CommitOptions(leaf=client.own_leaf))
     room.follow(group.hold(made), client, [clients[3]])
     assert group.core.own_leaf.signature_key == client.own_leaf.signature_key.public
     room.talk()

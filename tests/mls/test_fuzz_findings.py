@@ -27,8 +27,7 @@ def test_last_epoch_can_not_be_committed_rfc9420_8_1() -> None:
     """The epoch before the last one has Commits, the last one has none."""
     for epoch in (2**64 - 2, 2**64 - 1):
         alice, bob = (
-            replace(one, public=replace(one.public, context=replace(one.context, epoch=epoch)))
-            for one in (ALICE, BOB)
+            replace(one, public=replace(one.public, context=replace(one.context, epoch=epoch))) for one in (ALICE, BOB)
         )
         if epoch == 2**64 - 2:
             made = bob.commit(now=NOW)

@@ -51,8 +51,15 @@ from tests.vectors import load
 # --- variable-size lengths, RFC 9420 2.1.2 -----------------------------------------------------
 
 BOUNDARIES = [
-    (0, "00"), (1, "01"), (0x3F, "3f"), (0x40, "4040"), (0x3FFE, "7ffe"), (0x3FFF, "7fff"), (0x4000, "80004000"),
-    (0x3FFFFFFE, "bffffffe"), (0x3FFFFFFF, "bfffffff"),
+    (0, "00"),
+    (1, "01"),
+    (0x3F, "3f"),
+    (0x40, "4040"),
+    (0x3FFE, "7ffe"),
+    (0x3FFF, "7fff"),
+    (0x4000, "80004000"),
+    (0x3FFFFFFE, "bffffffe"),
+    (0x3FFFFFFF, "bfffffff"),
 ]
 
 
@@ -234,7 +241,9 @@ def test_structure_is_immutable_hashable_and_not_equal_to_another_type() -> None
 
 def test_secret_structures_do_not_show_themselves() -> None:
     for value in (
-        PathSecret(b"hidden"), GroupSecrets(b"hidden", PathSecret(b"hidden"), ()), ApplicationData(b"hidden"),
+        PathSecret(b"hidden"),
+        GroupSecrets(b"hidden", PathSecret(b"hidden"), ()),
+        ApplicationData(b"hidden"),
         FramedContent(b"group", 1, MemberSender(0), b"", ApplicationData(b"hidden")),
     ):
         assert "hidden" not in repr(value)
@@ -289,11 +298,11 @@ proposal, proposal_or_ref, credential = codec_of(Proposal), codec_of(ProposalOrR
 
 
 def test_select_within_select() -> None:
-    assert proposal_or_ref.encode(Remove(7)) == bytes.fromhex("01" "0003" "00000007")
+    assert proposal_or_ref.encode(Remove(7)) == bytes.fromhex("01000300000007")
     assert proposal_or_ref.decode(bytes.fromhex("01000300000007")) == Remove(7)
-    assert proposal_or_ref.encode(ProposalRef(b"r")) == bytes.fromhex("02" "0172")
-    assert proposal_or_ref.decode(bytes.fromhex("01" "000a")) == SelfRemove()
-    assert proposal_or_ref.decode(bytes.fromhex("01" "f00d" "02abcd")) == UnknownProposal(0xF00D, b"\xab\xcd")
+    assert proposal_or_ref.encode(ProposalRef(b"r")) == bytes.fromhex("020172")
+    assert proposal_or_ref.decode(bytes.fromhex("01000a")) == SelfRemove()
+    assert proposal_or_ref.decode(bytes.fromhex("01f00d02abcd")) == UnknownProposal(0xF00D, b"\xab\xcd")
     for number in (0, 3, 255):
         with pytest.raises(MalformedError, match="is no ProposalOrRefType"):
             proposal_or_ref.decode(bytes([number]) + bytes.fromhex("000300000007"))

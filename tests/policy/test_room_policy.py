@@ -419,7 +419,7 @@ def test_damaged_octets_are_malformed_or_another_policy(rules: RoomPolicy, data:
 
 
 def test_the_wire_form_is_fixed() -> None:
-    expected = b"\x07r@x.org" b"\x08\x07a@x.org" b"\x01\x01\x01\x01" b"\x01" b"\x01" b"\0\0\0\0" b"\x00"
+    expected = b"\x07r@x.org\x08\x07a@x.org\x01\x01\x01\x01\x01\x01\0\0\0\0\x00"
     assert RoomPolicy("r@x.org", ("a@x.org",)).encode() == expected
     assert RoomPolicy.TYPE == 0xF4D1
 
@@ -457,7 +457,7 @@ def test_addresses_that_are_refused(octets: bytes) -> None:
 )  # fmt: skip
 def test_values_that_are_refused(tail: str) -> None:
     with pytest.raises(MalformedError):
-        RoomPolicy.decode(b"\x07r@x.org" b"\x08\x07a@x.org" + bytes.fromhex(tail))
+        RoomPolicy.decode(b"\x07r@x.org\x08\x07a@x.org" + bytes.fromhex(tail))
 
 
 def test_at_most_64_administrators() -> None:

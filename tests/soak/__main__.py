@@ -49,9 +49,7 @@ def main(
         running: DevServer
         kind = {Server.PROSODY: Prosody, Server.EJABBERD: Ejabberd}[server]
         async with kind(directory=place / "server") as running:
-            soak = Soak(
-                running, place, people=people, seed=seed, say=console.print if verbose else lambda text: None
-            )
+            soak = Soak(running, place, people=people, seed=seed, say=console.print if verbose else lambda text: None)
             try:
                 return await soak.run(60 * minutes)
             except SoakFailed as error:

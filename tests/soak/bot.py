@@ -33,9 +33,7 @@ class Bot:
         self.counts: Counter[str] = Counter()
         self.complaints: list[str] = []
 
-    async def start(
-        self, jid: str, password: str, host: str, port: int, ca_file: str, store: str, heard: str
-    ) -> None:
+    async def start(self, jid: str, password: str, host: str, port: int, ca_file: str, store: str, heard: str) -> None:
         """Begin to connect, and to do so again and again."""
         self._heard = Path(heard).open("a", buffering=1)  # noqa: ASYNC230, SIM115
         details = logging.FileHandler(f"{heard}.log")

@@ -285,9 +285,7 @@ class Soak:
         self.figures.messages = sum(len(person.accepted) for person in self._people)
         for state in states:
             self.figures.events.update(state["counts"])
-        self._members = {
-            person.account for person, state in zip(self._people, states, strict=True) if state["member"]
-        }
+        self._members = {person.account for person, state in zip(self._people, states, strict=True) if state["member"]}
         await asyncio.sleep(1.0)  # handlers' last lines
 
     def _judge(self) -> None:

@@ -61,13 +61,16 @@ def opened(content: str = HI, affixes: str = "", profile: Profile = NONE) -> Env
 
 def test_the_form_on_the_wire() -> None:
     envelope = Envelope((BODY, REACTIONS), ALICE, COVEN, NOW, "padding")
-    assert envelope.seal(ALL) == (
-        '<envelope xmlns="urn:xmpp:sce:1"><content>'
-        '<body xmlns="jabber:client">Fair is foul &amp; foul is fair</body>'
-        '<reactions xmlns="urn:xmpp:reactions:0" id="1"><reaction>👋</reaction></reactions>'
-        '</content><time stamp="2026-10-02T12:30:00Z"/><to jid="coven@rooms.example"/><from jid="alice@example"/>'
-        "<rpad>padding</rpad></envelope>"
-    ).encode()
+    assert (
+        envelope.seal(ALL)
+        == (
+            '<envelope xmlns="urn:xmpp:sce:1"><content>'
+            '<body xmlns="jabber:client">Fair is foul &amp; foul is fair</body>'
+            '<reactions xmlns="urn:xmpp:reactions:0" id="1"><reaction>👋</reaction></reactions>'
+            '</content><time stamp="2026-10-02T12:30:00Z"/><to jid="coven@rooms.example"/><from jid="alice@example"/>'
+            "<rpad>padding</rpad></envelope>"
+        ).encode()
+    )
 
 
 def test_elements_of_both_libraries_come_back() -> None:

@@ -28,6 +28,7 @@ ROWS = 16_000  # of 500 octets: more than the small disks of these tests hold
 def path(tmp_path: Path) -> Path:
     return tmp_path / "alice.db"
 
+
 # -- killed -----------------------------------------------------------------------------------------
 
 #: Each step replaces what the one before wrote: so many rows that a half of them would show.  It says so when it
@@ -181,7 +182,10 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
         pytest.skip(f"this system lets us mount no file system of limited size: {error}")
     done = subprocess.run(
         [*namespace, mount + 'exec "$2" -c "$3" "$1"', "sh", str(disk), sys.executable, ON_SMALL_DISK],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 

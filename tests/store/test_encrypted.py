@@ -133,9 +133,7 @@ def test_the_contract_of_every_store(test: Callable[..., None], store: SQLiteSto
 def test_a_database_at_its_limit_is_full(store: SQLiteStore) -> None:
     step(store, lambda t: t.put("client", b"state", b"old"))
     store._execute("PRAGMA max_page_count = 200")
-    test_crash.check_full(
-        store, test_crash.StoreFull, lambda: store._execute("PRAGMA max_page_count = 100000")
-    )
+    test_crash.check_full(store, test_crash.StoreFull, lambda: store._execute("PRAGMA max_page_count = 100000"))
 
 
 def test_it_is_there_again_after_scrub_and_close(store: SQLiteStore, path: Path) -> None:
@@ -189,8 +187,10 @@ def test_a_key_file_opens_and_only_as_a_whole(path: Path, tmp_path: Path) -> Non
 
 def test_what_a_configuration_may_say(tmp_path: Path) -> None:
     assert store_secret(None, None) is None
-    assert store_secret("caf\u00e9", None) == store_secret(lambda: "cafe\u0301", None) == store_secret(
-        StoreSecret.of_passphrase("caf\u00e9"), None
+    assert (
+        store_secret("caf\u00e9", None)
+        == store_secret(lambda: "cafe\u0301", None)
+        == store_secret(StoreSecret.of_passphrase("caf\u00e9"), None)
     )
     with pytest.raises(UsageError):
         store_secret("", None)

@@ -22,7 +22,6 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "alice.db"
 
 
-
 def raw(path: Path) -> bytes:
     """Everything that the folder of the store holds on the disk."""
     return b"".join(file.read_bytes() for file in sorted(path.parent.iterdir()))
@@ -143,5 +142,3 @@ def test_scrub_inside_a_transaction_is_refused(path: Path) -> None:
     with store.transaction(), pytest.raises(UsageError):
         store.scrub()
     store.close()
-
-

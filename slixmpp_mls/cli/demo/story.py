@@ -143,9 +143,7 @@ class Story:
         for person, reader in zip(self.people, [*self.people[1:], self.people[0]], strict=True):
             items = await reader.mls.directory.items(person.jid)
             mark = person.mls.fingerprint[:17]
-            self.show.check(
-                person.name, f"online; {len(items)} KeyPackages of device {mark} … published", bool(items)
-            )
+            self.show.check(person.name, f"online; {len(items)} KeyPackages of device {mark} … published", bool(items))
 
     async def _meet(self) -> None:
         alice, bob, carol = self.people

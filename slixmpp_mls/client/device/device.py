@@ -254,9 +254,7 @@ class Device:
     def make_key_package(self, suite: CipherSuite, now: int, *, last_resort: bool = False) -> KeyPackageBundle:
         """A new KeyPackage, not stored."""
         lifetime = Lifetime(max(0, now - HOUR), now + self.settings.lifetime)  # an hour for others' clocks
-        return create_key_package(
-            suite, self.own_leaf(suite), lifetime, last_resort=last_resort, random=self.random
-        )
+        return create_key_package(suite, self.own_leaf(suite), lifetime, last_resort=last_resort, random=self.random)
 
     def plan_key_packages(self, present: Iterable[bytes], now: int) -> KeyPackagePlan:
         """Make the KeyPackages that the directory lacks, forget the expired ones, and say what to do.
@@ -320,9 +318,7 @@ class Device:
         """How long the keys of one that is not offered any more are kept."""
         return self.settings.grace if record.used == _USED else DAY
 
-    def _records(
-        self, transaction: Transaction
-    ) -> Iterator[tuple[bytes, KeyPackageRecord, KeyPackageBundle]]:
+    def _records(self, transaction: Transaction) -> Iterator[tuple[bytes, KeyPackageRecord, KeyPackageBundle]]:
         for reference, value in list(transaction.items(_KEY_PACKAGES)):
             record = KeyPackageRecord.decode(value)
             yield reference, record, KeyPackageBundle.decode(record.bundle)

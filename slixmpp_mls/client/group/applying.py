@@ -117,9 +117,7 @@ class Receiving(Examining):
         record = replace(self._record, cursor=incoming.archive_id.encode())
         return self._with_commits(record, incoming) if self._group is None else record
 
-    def _pass(
-        self, record: RoomRecord, seen: OutsideRecord | None = None, *, confirmed: bytes | None = None
-    ) -> None:
+    def _pass(self, record: RoomRecord, seen: OutsideRecord | None = None, *, confirmed: bytes | None = None) -> None:
         with self._transaction() as transaction:
             self._put_record(transaction, record)
             if confirmed is not None:
@@ -247,9 +245,7 @@ class Receiving(Examining):
             ]
         owed: dict[bytes, bytes | None] = {}
         if staged.own:
-            owed = self._owed.after_commit(
-                staged.effects, self.group.own_index, action.roster, self._record.cursor
-            )
+            owed = self._owed.after_commit(staged.effects, self.group.own_index, action.roster, self._record.cursor)
         spaces = self._spaces
         with self._transaction() as transaction:
             put_changes(transaction, spaces.group, group.changes_since(self.group))

@@ -122,9 +122,7 @@ class Creating(Kept):
         """
         return self.finish_creation(self.draft_branch(source, policy, others, now), fits=fits)
 
-    def draft_branch(
-        self, source: Kept, policy: RoomPolicy, others: Sequence[KeyPackage], now: int
-    ) -> CreationDraft:
+    def draft_branch(self, source: Kept, policy: RoomPolicy, others: Sequence[KeyPackage], now: int) -> CreationDraft:
         """What :meth:`branch` does before it writes anything; nothing has changed.
 
         :raises UsageError: we are in a group here, or not in one there

@@ -140,9 +140,7 @@ class Entering(Outside):
             self._check_group_id_is_new(transaction, group_id)
             self._check_epoch_is_new(transaction, group_id, epoch + 1)
 
-    def finish_entry(
-        self, draft: EntryDraft, now: int, *, again: bool = False, fits: Fits | None = None
-    ) -> Outgoing:
+    def finish_entry(self, draft: EntryDraft, now: int, *, again: bool = False, fits: Fits | None = None) -> Outgoing:
         """Put a draft into the store, to be sent; a GroupInfo of the next epoch goes along if it fits.
 
         :param again: after one that has lost to another Commit; it does not delay the next attempt

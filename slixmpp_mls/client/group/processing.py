@@ -193,9 +193,7 @@ class Examining(Joining):
             successions = ((self.group.tree.member(LeafIndex(sender.leaf_index)), proposal.leaf_node),)
         return Step(incoming, Remember(received), leaves, successions)
 
-    def _examine_commit(
-        self, incoming: Incoming, payload: elements.Commit, now: int, others: OtherGroups
-    ) -> Step:
+    def _examine_commit(self, incoming: Incoming, payload: elements.Commit, now: int, others: OtherGroups) -> Step:
         if payload.epoch < self.group.epoch:
             return Step(incoming, Ignore())  # rule 1: another Commit has ended that epoch
         try:

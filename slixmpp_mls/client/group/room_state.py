@@ -357,9 +357,7 @@ class Kept:
             vars(self).update(before)
             raise
 
-    def _begin(
-        self, group: Group, roster: Roster, policy: RoomPolicy, record: RoomRecord, doubts: Doubts
-    ) -> None:
+    def _begin(self, group: Group, roster: Roster, policy: RoomPolicy, record: RoomRecord, doubts: Doubts) -> None:
         """In memory: we are in a group from now on."""
         self._group, self._roster, self._policy, self._record = group, roster, policy, record
         self._doubts = doubts
@@ -396,9 +394,7 @@ class Kept:
         if self._group is not None:
             transaction.put(spaces.ended, self._group.group_id, self._group.epoch.to_bytes(8, "big"))
         gone = [
-            number
-            for number, record in self._outbox
-            if not (keep_messages and record.kind is OutboxKind.APPLICATION)
+            number for number, record in self._outbox if not (keep_messages and record.kind is OutboxKind.APPLICATION)
         ]
         for number in gone:
             transaction.delete(spaces.outbox, number)

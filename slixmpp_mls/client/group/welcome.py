@@ -118,9 +118,7 @@ class Joining(Entering, Creating):
 
     # --- arriving ------------------------------------------------------------------------------
 
-    def _accept_join(
-        self, action: Join, record: RoomRecord, now: int, judged: Iterable[Doubt]
-    ) -> list[Event]:
+    def _accept_join(self, action: Join, record: RoomRecord, now: int, judged: Iterable[Doubt]) -> list[Event]:
         state = action.staged.state
         assert isinstance(state, Group)
         inviter = Member.of(action.staged.inviter, state.tree.member(action.staged.inviter))
@@ -195,4 +193,3 @@ def _commits_in(incoming: Incoming) -> list[bytes]:
 
 def _marks(octets: bytes) -> list[bytes]:
     return [octets[start : start + _MARK] for start in range(0, len(octets), _MARK)]
-

@@ -93,9 +93,7 @@ class LeafAge:
         by_age = self.made + int(age * (1 - spread / 4))
         return max(by_age, self.came + int(min(DAY, age) * spread))
 
-    def why(
-        self, settings: RenewalSettings, max_leaf_age: int, spread: float, now: int, sent: int
-    ) -> str | None:
+    def why(self, settings: RenewalSettings, max_leaf_age: int, spread: float, now: int, sent: int) -> str | None:
         """``age``, ``use`` or ``last-resort``, if the keys are to be renewed now.
 
         :param sent: how many messages we have sent in the present epoch

@@ -215,9 +215,7 @@ class HPKE:
         kem_output, context = self._full.create_sender_context(KEMKey.from_pyca_cryptography_key(key), info)
         return kem_output, context.seal(plaintext)
 
-    def seal_to_many(
-        self, info: bytes, recipients: Iterable[tuple[bytes, bytes]]
-    ) -> Iterator[tuple[bytes, bytes]]:
+    def seal_to_many(self, info: bytes, recipients: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
         """:meth:`seal` for many, in linear time: a long `info` is hashed once, not for each (RFC 9180 5.1).
 
         :param recipients: each one's public key and plaintext

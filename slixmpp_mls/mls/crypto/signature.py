@@ -21,7 +21,14 @@ from ...errors import InvalidError
 from . import ed25519
 
 __all__ = [
-    "ECDSA", "Ed448", "Ed25519", "SignaturePrivateKey", "SignatureScheme", "load_point", "load_scalar", "scalar_length",
+    "ECDSA",
+    "Ed448",
+    "Ed25519",
+    "SignaturePrivateKey",
+    "SignatureScheme",
+    "load_point",
+    "load_scalar",
+    "scalar_length",
 ]
 
 Random = Callable[[int], bytes]

@@ -328,8 +328,7 @@ def _welcome(suite: CipherSuite, info: GroupInfo, draft: CommitDraft) -> Welcome
     recipients = [(package.key_package.init_key, secrets(index)) for index, package in applied.added]
     sealed = suite.encrypt_to_many("Welcome", encrypted, recipients)
     entries = [
-        EncryptedGroupSecrets(package.reference, each)
-        for (_, package), each in zip(applied.added, sealed, strict=True)
+        EncryptedGroupSecrets(package.reference, each) for (_, package), each in zip(applied.added, sealed, strict=True)
     ]
     return Welcome(suite.id, tuple(entries), encrypted)
 

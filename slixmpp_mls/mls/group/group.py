@@ -341,17 +341,13 @@ class Group(GroupState):
         :param extensions: others
         """
         return MLSMessage.wrap(
-            commit_creation.create_group_info(
-                self, tree=tree, external=external, extensions=extensions, random=random
-            )
+            commit_creation.create_group_info(self, tree=tree, external=external, extensions=extensions, random=random)
         )
 
     def _sign(
         self, form: WireFormat, content: ApplicationData | AnyProposal, authenticated_data: bytes
     ) -> AuthenticatedContent:
-        framed = FramedContent(
-            self.group_id, self.epoch, MemberSender(self.own_index), authenticated_data, content
-        )
+        framed = FramedContent(self.group_id, self.epoch, MemberSender(self.own_index), authenticated_data, content)
         signature = sign(self.suite, self.signature_key, form, framed, self.context.encode())
         return AuthenticatedContent(form, framed, signature)
 
@@ -452,9 +448,7 @@ class Group(GroupState):
     ) -> CreationDraft:
         """The same, but for the messages."""
         rules = _own_rules(self.parameters, now)
-        return resumption.reinitialize(
-            self, own, others, rules, identify=identify, options=options, random=random
-        )
+        return resumption.reinitialize(self, own, others, rules, identify=identify, options=options, random=random)
 
     def branch(
         self,

@@ -229,9 +229,7 @@ def _differing(new: Mapping[bytes, bytes], old: Mapping[bytes, bytes]) -> Change
 # --- the way back ----------------------------------------------------------------------------
 
 
-def restore(
-    make: type[G], found: Iterable[tuple[bytes, bytes]], parameters: Parameters | None = None
-) -> G:
+def restore(make: type[G], found: Iterable[tuple[bytes, bytes]], parameters: Parameters | None = None) -> G:
     """The state whose pieces these are; its ratchets go on exactly where they were.
 
     :raises InvalidError: they make up no state
@@ -332,9 +330,7 @@ def staged_pieces(staged: StagedCommit, base: GroupState | None) -> dict[bytes, 
     :param base: the present state; None when we join by an external Commit
     """
     assert staged.next is not None
-    changes: Mapping[bytes, bytes | None] = (
-        pieces(staged.next) if base is None else changes_since(staged.next, base)
-    )
+    changes: Mapping[bytes, bytes | None] = pieces(staged.next) if base is None else changes_since(staged.next, base)
     waiting = {name: b"\x00" if value is None else b"\x01" + value for name, value in changes.items()}
     waiting[_COMMIT] = StagedRecord(staged.base_tag, staged.effects).encode()
     return waiting

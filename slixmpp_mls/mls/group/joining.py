@@ -99,9 +99,7 @@ def _verify_group_info(group_info: GroupInfo, tree: RatchetTree) -> None:
     if group_info.group_context.version != ProtocolVersion.MLS10:
         raise InvalidError(f"protocol version {group_info.group_context.version}", "RFC 9420 6")
     signer = tree.member(LeafIndex(group_info.signer))  # refuses a blank leaf
-    tree.suite.verify_with_label(
-        signer.signature_key, "GroupInfoTBS", group_info_tbs(group_info), group_info.signature
-    )
+    tree.suite.verify_with_label(signer.signature_key, "GroupInfoTBS", group_info_tbs(group_info), group_info.signature)
 
 
 def public_of(

@@ -249,9 +249,7 @@ def _stage_commit(
     staged = stage_public(public, content, rules)
 
     def result(state: GroupState | None) -> StagedCommit:
-        return StagedCommit(
-            staged.effects, group.group_id, group.epoch, public.confirmation_tag, False, state, spent
-        )
+        return StagedCommit(staged.effects, group.group_id, group.epoch, public.confirmation_tag, False, state, spent)
 
     applied = staged.applied
     if any(each.kind is ChangeKind.REMOVED and each.index == group.own_index for each in applied.changes):

@@ -131,9 +131,7 @@ def _continue(
     random: Random,
 ) -> CreationDraft:
     suite: CipherSuite = own.suite
-    group = create_group(
-        type(old), own, group_id, extensions=extensions, parameters=old.parameters, random=random
-    )
+    group = create_group(type(old), own, group_id, extensions=extensions, parameters=old.parameters, random=random)
     name = ResumptionPSK(usage, old.group_id, old.epoch)
     proposals: tuple[AnyProposal, ...] = (
         *(Add(package) for package in others),

@@ -137,9 +137,7 @@ def stage_public(public: PublicGroup, content: AuthenticatedContent, rules: Leaf
     )
 
 
-def _resolve(
-    commit: Commit, committer: AnySender, known: Mapping[bytes, SentProposal]
-) -> tuple[SentProposal, ...]:
+def _resolve(commit: Commit, committer: AnySender, known: Mapping[bytes, SentProposal]) -> tuple[SentProposal, ...]:
     """The proposals that a Commit covers, each with its sender (RFC 9420 12.4)."""
     resolved = []
     for entry in commit.proposals:
@@ -169,9 +167,7 @@ def provisional_context(context: GroupContext, applied: Applied, tree: RatchetTr
     """
     if context.epoch == 2**64 - 1:  # RFC 9420 8.1: a uint64; a malicious member may have invited us into the last
         raise InvalidError("no epoch can follow this one", "RFC 9420 8.1")
-    return replace(
-        context, epoch=context.epoch + 1, tree_hash=tree.tree_hash(), extensions=applied.extensions
-    )
+    return replace(context, epoch=context.epoch + 1, tree_hash=tree.tree_hash(), extensions=applied.extensions)
 
 
 def new_context(
@@ -230,9 +226,7 @@ def path_change(before: RatchetTree, tree: RatchetTree, committer: AnySender, in
     return MemberChange(ChangeKind.ADDED, committer, index, None, tree.member(index))
 
 
-def effects_of(
-    applied: Applied, committer: AnySender, index: LeafIndex, path: MemberChange | None
-) -> Effects:
+def effects_of(applied: Applied, committer: AnySender, index: LeafIndex, path: MemberChange | None) -> Effects:
     """The Commit's effects, the committer's own leaf last."""
     return Effects(
         committer=committer,

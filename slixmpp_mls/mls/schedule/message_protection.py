@@ -332,9 +332,7 @@ def sender_data_key(suite: CipherSuite, sender_data_secret: bytes, ciphertext: b
 
 def _aad_head(group_id: bytes, epoch: int, content_type: ContentType) -> bytes:
     """``SenderDataAAD``; ``PrivateContentAAD`` goes on with the authenticated data."""
-    return b"".join(
-        (encode_varint(len(group_id)), group_id, epoch.to_bytes(8, "big"), content_type.to_bytes(1, "big"))
-    )
+    return b"".join((encode_varint(len(group_id)), group_id, epoch.to_bytes(8, "big"), content_type.to_bytes(1, "big")))
 
 
 def _guarded(nonce: bytes, guard: bytes) -> bytes:

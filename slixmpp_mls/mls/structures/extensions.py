@@ -15,8 +15,16 @@ from ..tls import Struct, opaque, struct
 from .credential import Credential
 
 __all__ = [
-    "ApplicationId", "Extension", "ExtensionContent", "Extensions", "ExternalPub", "ExternalSender", "ExternalSenders",
-    "RequiredCapabilities", "check_unique", "find",
+    "ApplicationId",
+    "Extension",
+    "ExtensionContent",
+    "Extensions",
+    "ExternalPub",
+    "ExternalSender",
+    "ExternalSenders",
+    "RequiredCapabilities",
+    "check_unique",
+    "find",
 ]
 
 

@@ -27,9 +27,21 @@ from .proposals import AnyProposal, Proposal
 from .welcome import GroupInfo, Welcome
 
 __all__ = [
-    "ApplicationData", "AuthenticatedContent", "ContentType", "ExternalSenderIndex", "FramedContent", "MLSMessage",
-    "MemberSender", "NewMemberCommitSender", "NewMemberProposalSender", "PrivateMessage", "PublicMessage", "Sender",
-    "SenderType", "content_select", "content_type_of",
+    "ApplicationData",
+    "AuthenticatedContent",
+    "ContentType",
+    "ExternalSenderIndex",
+    "FramedContent",
+    "MLSMessage",
+    "MemberSender",
+    "NewMemberCommitSender",
+    "NewMemberProposalSender",
+    "PrivateMessage",
+    "PublicMessage",
+    "Sender",
+    "SenderType",
+    "content_select",
+    "content_type_of",
 ]
 
 

@@ -15,7 +15,13 @@ from .credential import Credential
 from .extensions import Extension
 
 __all__ = [
-    "Capabilities", "CommitSource", "KeyPackageSource", "LeafNode", "LeafNodeSource", "Lifetime", "UpdateSource",
+    "Capabilities",
+    "CommitSource",
+    "KeyPackageSource",
+    "LeafNode",
+    "LeafNodeSource",
+    "Lifetime",
+    "UpdateSource",
     "leaf_node_tbs",
 ]
 

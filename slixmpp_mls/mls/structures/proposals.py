@@ -15,8 +15,18 @@ from .leaf_node import LeafNode
 from .psk import PreSharedKeyID
 
 __all__ = [
-    "Add", "AnyProposal", "ExternalInit", "GroupContextExtensions", "PreSharedKey", "Proposal", "ReInit", "Remove",
-    "SelfRemove", "UnknownProposal", "Update", "type_of",
+    "Add",
+    "AnyProposal",
+    "ExternalInit",
+    "GroupContextExtensions",
+    "PreSharedKey",
+    "Proposal",
+    "ReInit",
+    "Remove",
+    "SelfRemove",
+    "UnknownProposal",
+    "Update",
+    "type_of",
 ]
 
 
@@ -86,15 +96,7 @@ class UnknownProposal(Struct):
 
 
 AnyProposal = (
-    Add
-    | Update
-    | Remove
-    | PreSharedKey
-    | ReInit
-    | ExternalInit
-    | GroupContextExtensions
-    | SelfRemove
-    | UnknownProposal
+    Add | Update | Remove | PreSharedKey | ReInit | ExternalInit | GroupContextExtensions | SelfRemove | UnknownProposal
 )
 
 _select = Select(

@@ -33,7 +33,12 @@ from .tree_index import Feature
 from .tree_math import LeafIndex
 
 __all__ = [
-    "GroupRequirements", "LeafRules", "VerifiedKeyPackage", "check_leaf", "check_members", "check_proposal_supported",
+    "GroupRequirements",
+    "LeafRules",
+    "VerifiedKeyPackage",
+    "check_leaf",
+    "check_members",
+    "check_proposal_supported",
     "leaf_signature",
 ]
 

@@ -305,9 +305,7 @@ class RatchetTree:
         root = Subtree(None, self._root, Subtree(), self._root.occupied)
         return RatchetTree(self.suite, root, self._depth + 1, self._index), LeafIndex(self.leaf_count)
 
-    def set_path(
-        self, index: LeafIndex, leaf: LeafNode, parents: Mapping[NodeIndex, ParentNode]
-    ) -> RatchetTree:
+    def set_path(self, index: LeafIndex, leaf: LeafNode, parents: Mapping[NodeIndex, ParentNode]) -> RatchetTree:
         """RFC 9420 7.5: a member's leaf and the nodes above it replaced; those not given become blank.
 
         :param index: of a member, or of a blank leaf that somebody joins at

@@ -92,9 +92,7 @@ class Place(NamedTuple):
         return leaf >> self.level == self.position
 
 
-def resolution(
-    place: Place, without: Collection[LeafIndex] = frozenset()
-) -> list[tuple[NodeIndex, bytes]]:
+def resolution(place: Place, without: Collection[LeafIndex] = frozenset()) -> list[tuple[NodeIndex, bytes]]:
     """RFC 9420 4.1.1: the nodes that cover all members of a subtree, with their encryption keys.
 
     :param without: leaves to leave out (7.5: those just added)

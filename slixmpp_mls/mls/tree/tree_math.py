@@ -21,8 +21,24 @@ from __future__ import annotations
 from typing import NewType
 
 __all__ = [
-    "MAX_LEAVES", "LeafIndex", "NodeIndex", "common_ancestor", "copath", "direct_path", "is_leaf",
-    "leaf_of", "leaves_under", "left", "level", "node_count", "node_of", "padded", "parent", "right", "root", "sibling",
+    "MAX_LEAVES",
+    "LeafIndex",
+    "NodeIndex",
+    "common_ancestor",
+    "copath",
+    "direct_path",
+    "is_leaf",
+    "leaf_of",
+    "leaves_under",
+    "left",
+    "level",
+    "node_count",
+    "node_of",
+    "padded",
+    "parent",
+    "right",
+    "root",
+    "sibling",
 ]
 
 LeafIndex = NewType("LeafIndex", int)

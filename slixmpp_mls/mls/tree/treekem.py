@@ -172,8 +172,7 @@ class RenewedPath:
         for node, beside in self.path:
             secret = self.path_secrets[node]
             sealed = [
-                suite.encrypt_with_label(key, "UpdatePathNode", context, secret)
-                for _, key in resolution(beside, added)
+                suite.encrypt_with_label(key, "UpdatePathNode", context, secret) for _, key in resolution(beside, added)
             ]
             nodes.append(UpdatePathNode(self.private.keys[node].public, tuple(sealed)))
         return UpdatePath(self.leaf, tuple(nodes))
@@ -210,8 +209,7 @@ def renew_path(
     signature = suite.sign_with_label(signature_key, "LeafNodeTBS", leaf_node_tbs(leaf, group_id, index))
     leaf = replace(leaf, signature=signature)
     parents = {
-        node: ParentNode(key, parent_hash)
-        for (node, _), key, parent_hash in zip(path, public, stated, strict=True)
+        node: ParentNode(key, parent_hash) for (node, _), key, parent_hash in zip(path, public, stated, strict=True)
     }
     return RenewedPath(
         tree=tree.set_path(index, leaf, parents),
@@ -265,8 +263,7 @@ def merge_path(
     if update.leaf_node.source.parent_hash != above:
         raise InvalidError("parent hash of the committer's leaf", "RFC 9420 7.9.2")
     parents = {
-        node: ParentNode(key, parent_hash)
-        for (node, _), key, parent_hash in zip(path, public, stated, strict=True)
+        node: ParentNode(key, parent_hash) for (node, _), key, parent_hash in zip(path, public, stated, strict=True)
     }
     return tree.set_path(sender, update.leaf_node, parents)
 

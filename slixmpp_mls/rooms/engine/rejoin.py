@@ -184,9 +184,7 @@ class Rejoiner:
                 claimed = None if stanza.real_jid is None else str(stanza.real_jid)
                 worker.plugin.fire("mls_rejected", Rejected(worker.room, error, claimed, stanza.archive_id))
                 continue
-            worker.plugin.fire(
-                "mls_rejoining", Rejoining(worker.room, draft.epoch, session.attempts, external=True)
-            )
+            worker.plugin.fire("mls_rejoining", Rejoining(worker.room, draft.epoch, session.attempts, external=True))
             await worker.transmit(outgoing)
             return
         if session.epoch_seen == epoch:  # else a Commit has come after the archive was read: look again
@@ -233,4 +231,3 @@ async def _backwards(archive: Archive) -> AsyncGenerator[tuple[RoomStanza, list[
 
 def _monotonic() -> float:
     return asyncio.get_running_loop().time()
-

@@ -74,9 +74,7 @@ class Sender:
         self._older_sent.set()
         self._comings = 0  # how often we have become up to date
         self._confirmations: dict[str, asyncio.Future[str]] = {}
-        self._resending = Resending(
-            session.outstanding_ids, session.outstanding, self._put, delivery.suspect, spawn
-        )
+        self._resending = Resending(session.outstanding_ids, session.outstanding, self._put, delivery.suspect, spawn)
 
     # --- now -----------------------------------------------------------------------------------
 

@@ -408,9 +408,7 @@ def test_the_path_secret_of_somebody_added_at_once_is_in_the_welcome_only(room: 
         assert commit.path is not None
         *below, top = commit.path.nodes
         secrets = (*top.encrypted_path_secret, top.encrypted_path_secret[0])
-        return replace(
-            commit, path=replace(commit.path, nodes=(*below, replace(top, encrypted_path_secret=secrets)))
-        )
+        return replace(commit, path=replace(commit.path, nodes=(*below, replace(top, encrypted_path_secret=secrets))))
 
     refused(room["alice"], changed_commit(room["bob"], made, more), "7.6")
     assert won(made).tree.member(3) == DAVE.key_package.leaf_node

@@ -283,9 +283,7 @@ def rejoined(made: CommitBundle, client: OwnLeaf, change: Any, tag: bytes | None
 
 def leaf_of(commit: Commit, client: OwnLeaf, **fields: Any) -> Commit:
     assert commit.path is not None
-    leaf = sign_leaf(
-        ALICE.suite, replace(commit.path.leaf_node, **fields), client.signature_key, b"a room", 3
-    )
+    leaf = sign_leaf(ALICE.suite, replace(commit.path.leaf_node, **fields), client.signature_key, b"a room", 3)
     return replace(commit, path=replace(commit.path, leaf_node=leaf))
 
 

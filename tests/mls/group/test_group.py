@@ -224,9 +224,7 @@ def test_8_4_another_value_makes_another_epoch(room: Room) -> None:
 def test_8_6_resumption_psk_of_an_epoch_before(room: Room) -> None:
     epoch = room["bob"].epoch
     room.commit("bob")
-    proposal = PreSharedKey(
-        PreSharedKeyID(ResumptionPSK(ResumptionPSKUsage.APPLICATION, b"a room", epoch), bytes(32))
-    )
+    proposal = PreSharedKey(PreSharedKeyID(ResumptionPSK(ResumptionPSKUsage.APPLICATION, b"a room", epoch), bytes(32)))
     room.commit("carol", [proposal])
     restored = Group.restore(room["alice"].pieces().items())
     assert restored.resumption_psk(epoch) == room["bob"].resumption_psk(epoch)
@@ -477,9 +475,7 @@ def test_12_2_an_add_that_waits_for_a_removal_to_come_is_kept(room: Room) -> Non
     """Refused alone, it could not be found when the Commit refers to it."""
     again = bundle("bob", key=room["bob"].signature_key)
     external = _with_senders(room)
-    message = external_proposal(
-        room["alice"].public, ExternalSenderIndex(0), Add(again.key_package), external
-    )
+    message = external_proposal(room["alice"].public, ExternalSenderIndex(0), Add(again.key_package), external)
     room.hear(message)
     room.propose("carol", Remove(1))
     room.commit("alice", joining=[again])

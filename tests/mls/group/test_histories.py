@@ -243,9 +243,7 @@ class Histories(RuleBasedStateMachine):
             if isinstance(sent.proposal, SelfRemove) and sent.content is not None
             and isinstance(sent.sender, MemberSender) and sent.sender.leaf_index != replaces
         }  # fmt: skip
-        made = Group.external_commit(
-            info, client.own_leaf, now=NOW, replaces=replaces, leaving=list(leaving.values())
-        )
+        made = Group.external_commit(info, client.own_leaf, now=NOW, replaces=replaces, leaving=list(leaving.values()))
         device = Device(_name(client), cast(Group, made.staged.next))
         left = [each for each in self.devices if each is old or each.group.own_index in leaving]
         for each in left:

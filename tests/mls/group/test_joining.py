@@ -46,9 +46,7 @@ def changed(
     group_info = info(GroupInfo.decode(suite.aead_open(keys.key, keys.nonce, b"", sealed)))
     group_info = sign_group_info(suite, group_info, key or BOB.signature_key)
     sealed = suite.aead_seal(keys.key, keys.nonce, b"", group_info.encode())
-    again = suite.encrypt_with_label(
-        client.key_package.init_key, "Welcome", sealed, secrets(opened).encode()
-    )
+    again = suite.encrypt_with_label(client.key_package.init_key, "Welcome", sealed, secrets(opened).encode())
     return Welcome(suite.id, (EncryptedGroupSecrets(client.reference, again),), sealed)
 
 

@@ -85,9 +85,7 @@ def test_15_3_a_late_message_must_be_signed_by_who_was_there_then(room: Room) ->
     room.commit("bob", [Remove(2)])
     dave = bundle("dave")
     room.commit("bob", [Add(dave.key_package)], joining=[dave])
-    message = forged(
-        ended, ApplicationData(b"x"), public=False, sender=MemberSender(2), key=dave.signature_key
-    )
+    message = forged(ended, ApplicationData(b"x"), public=False, sender=MemberSender(2), key=dave.signature_key)
     refused(room["alice"], message, "signature")
 
 

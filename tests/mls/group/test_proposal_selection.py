@@ -217,9 +217,7 @@ def test_two_adds_with_one_encryption_key(room: Room) -> None:
     room.commit("alice", joining=[one])
 
 
-def test_what_the_choice_overlooks_keeps_nobody_from_committing(
-    room: Room, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_choice_overlooks_keeps_nobody_from_committing(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """Should a rule be forgotten in the choice, the Commit is made without what waits."""
     waits(room, "bob", Add(bundle("dora", key=room["dora"].signature_key).key_package))
     monkeypatch.setattr(commit_creation, "choose_valid", lambda waiting, *_, **__: tuple(waiting))

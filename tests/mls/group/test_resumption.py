@@ -62,9 +62,7 @@ def test_11_2_any_member_goes_on(suite: int, by: str) -> None:
 def test_11_2_the_old_groups_id_may_be_kept() -> None:
     room = reinitialized(group_id=b"a room")
     clients = again()
-    made = room["bob"].reinitialize(
-        clients["bob"], [clients[name].key_package for name in ("alice", "carol")], now=NOW
-    )
+    made = room["bob"].reinitialize(clients["bob"], [clients[name].key_package for name in ("alice", "carol")], now=NOW)
     joined = Group.join(welcome_of(made), clients["alice"], groups=groups_of(room["alice"]))
     assert joined.state.epoch_authenticator == won(made).epoch_authenticator
 
@@ -91,9 +89,7 @@ def test_11_2_what_the_new_group_must_be_like() -> None:
         room["bob"].reinitialize(clients["bob"], more, now=NOW)
     other = again(3)
     with pytest.raises(InvalidError, match=r"11\.2"):
-        room["bob"].reinitialize(
-            other["bob"], [other["alice"].key_package, other["carol"].key_package], now=NOW
-        )
+        room["bob"].reinitialize(other["bob"], [other["alice"].key_package, other["carol"].key_package], now=NOW)
     with pytest.raises(InvalidError, match=r"10\.1"):
         room["bob"].reinitialize(clients["bob"], [packages["alice"], other["carol"].key_package], now=NOW)
     future = reinitialized(version=2)
@@ -167,9 +163,7 @@ def test_11_2_and_11_3_such_psks_have_no_other_place() -> None:
             room["bob"].commit([proposal], now=NOW)
         with pytest.raises(InvalidError, match=r"12\.1\.4"):
             room["bob"].propose(proposal, now=NOW)
-        made = create_commit(
-            room["bob"], LeafRules(NOW), by_value=[proposal], options=CommitOptions(psk_usage=usage)
-        )
+        made = create_commit(room["bob"], LeafRules(NOW), by_value=[proposal], options=CommitOptions(psk_usage=usage))
         refused(room["alice"], made.commit, "12.1.4")
 
 

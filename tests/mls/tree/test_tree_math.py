@@ -34,8 +34,6 @@ def test_official_vectors() -> None:
         assert [or_none(tm.sibling, node, leaves) for node in nodes] == case["sibling"]
 
 
-
-
 def trees_and_two_nodes(height: int) -> st.SearchStrategy[tuple[int, int, int]]:
     nodes = st.integers(0, 2 ** (height + 1) - 2)
     return st.tuples(st.just(1 << height), nodes, nodes)

@@ -374,5 +374,3 @@ def test_no_secret_in_repr() -> None:
     for secret in (renewed.commit_secret, *renewed.path_secrets.values(), *renewed.private.pieces().values()):
         assert repr(secret)[2:-1] not in text
         assert secret.hex() not in text
-
-
