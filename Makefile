@@ -24,8 +24,8 @@ demo: $(VENV)/.installed  ## three people in an encrypted room on a real server
 test: $(VENV)/.installed-test  ## the whole test suite, with real servers and other MLS implementations
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
-lint: $(VENV)/.installed-test $(VENV)/.installed-lint  ## ruff and mypy
-	@$(BIN)/ruff check .; ruff=$$?; $(BIN)/mypy && exit $$ruff
+lint: $(VENV)/.installed-test $(VENV)/.installed-lint  ## ruff (rules and format) and mypy
+	@$(BIN)/ruff check .; check=$$?; $(BIN)/ruff format --check .; form=$$?; $(BIN)/mypy; types=$$?; exit $$((check | form | types))
 
 bench: $(VENV)/.installed-test $(VENV)/.installed-bench  ## the tables and plots of benchmarks/
 	@$(BIN)/python -m benchmarks $(or $(ARGS),core)
