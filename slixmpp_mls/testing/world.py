@@ -1,4 +1,4 @@
-"""A room, a directory and a disk that do what a test tells them, without a server and without a clock.
+"""Members of one room, step by step at the word of a test, without a server and without a clock.
 
 ::
 
@@ -14,7 +14,7 @@ Everything happens in steps, at the test's word, and the same way in every run: 
 what is to be random comes from the test.  The room does what a malicious service could do:
 
 =====================  =====================================================================
-:meth:`FakeRoom.lose`  a stanza never arrives
+`FakeRoom.lose`        a stanza never arrives
 leaving it in flight   it is delayed
 `deliver(position)`    stanzas overtake each other
 `deliver(keep=True)`   it arrives, and arrives again
@@ -24,7 +24,7 @@ leaving it in flight   it is delayed
 `Participant.bounce`   the sender is told that it was refused
 =====================  =====================================================================
 
-:class:`FaultyStore` fails, or stops the process, at a chosen write.
+:class:`~slixmpp_mls.testing.FaultyStore` fails, or stops the process, at a chosen write.
 
 What is tested this way are the rules of :mod:`slixmpp_mls.client`, with everything real above and below them.  A
 bot's own handlers are better tested against a real server, which :mod:`slixmpp_mls.devserver` starts within a
@@ -35,9 +35,7 @@ all of them would be a server.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
 
 from ..client import (
     Device,
@@ -49,187 +47,27 @@ from ..client import (
     MessageReceived,
     Outgoing,
     RoomGroup,
-    open_key_package,
 )
 from ..client.storage.doubts import Doubt
 from ..client.storage.records import RoomState
-from ..errors import ArchiveGap, PeerError, StoreFull, UsageError
+from ..errors import PeerError, UsageError
 from ..identity import ClientIdentity
-from ..mls.crypto.cipher_suite import CipherSuite, Random
+from ..mls.crypto.cipher_suite import Random
 from ..mls.group.commit_creation import CommitOptions
 from ..mls.parameters import Parameters
-from ..mls.structures.framing import MLSMessage
-from ..mls.structures.key_package import KeyPackage
 from ..mls.structures.leaf_node import LeafNode
 from ..mls.structures.proposals import Add, AnyProposal, Remove
-from ..mls.tree.leaf_validation import GroupRequirements, VerifiedKeyPackage
 from ..policy import Right, RoomPolicy
 from ..stanza import elements
-from ..stanza.elements import RoomElement
 from ..store import MemoryStore
-from ..store.interface import Store, Transaction
+from ..store.interface import Store
+from .directory import FakeDirectory
+from .room import FakeRoom
 
-__all__ = [
-    "NOW", "FakeDirectory", "FakeRoom", "FaultyStore", "InFlight", "Killed", "Participant", "World",
-    "commit_against_policy",
-]  # fmt: skip
+__all__ = ["NOW", "Participant", "World", "commit_against_policy"]
 
 NOW = 1_800_000_000
-"""Where the clocks of this module begin, in seconds since the Unix epoch."""
-
-
-# --- the room --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class InFlight:
-    """A stanza on its way to the room.
-
-    :ivar claimed: the bare JID that the room will say it is from
-    """
-
-    origin_id: str | None
-    claimed: str | None
-    payloads: tuple[RoomElement, ...] = field(repr=False)
-
-
-class FakeRoom:
-    """A room with its archive.  What is sent is `in_flight` until the test delivers it.
-
-    :ivar jid: the room's bare JID
-    :ivar in_flight: what has been sent and is not in the room yet, oldest first
-    """
-
-    def __init__(self, jid: str = "coven@rooms.example") -> None:
-        self.jid = jid
-        self.in_flight: list[InFlight] = []
-        self._count = 0
-        self._expired = 0
-        self._views: list[list[Incoming]] = [[]]
-        self._view_of: dict[str, int] = {}
-
-    def post(
-        self, outgoing: Outgoing | Sequence[RoomElement], claimed: str | None, origin_id: str | None = None
-    ) -> InFlight:
-        """Something is on its way from now on.
-
-        :param outgoing: what a member sends, or any elements that somebody makes up
-        :param claimed: bare JID
-        """
-        if isinstance(outgoing, Outgoing):
-            origin_id, payloads = outgoing.origin_id, outgoing.payloads
-        else:
-            payloads = tuple(outgoing)
-        stanza = InFlight(origin_id, claimed, payloads)
-        self.in_flight.append(stanza)
-        return stanza
-
-    def deliver(self, position: int = 0, *, keep: bool = False, to: int | None = None) -> str:
-        """Put what is at this position in flight into the room's order.
-
-        :param keep: leave a copy in flight, to be delivered once more
-        :param to: only into this view; see :meth:`split`
-        :returns: its archive id
-        """
-        stanza = self.in_flight[position] if keep else self.in_flight.pop(position)
-        self._count += 1
-        archive_id = f"{self._count:06}"
-        incoming = Incoming(archive_id, stanza.payloads, stanza.claimed, stanza.origin_id)
-        for number, view in enumerate(self._views):
-            if to is None or to == number:
-                view.append(incoming)
-        return archive_id
-
-    def deliver_all(self) -> None:
-        """Everything, in the order in which it was sent."""
-        while self.in_flight:
-            self.deliver()
-
-    def lose(self, position: int = 0) -> InFlight:
-        """What is at this position never arrives; it can be put back by hand."""
-        return self.in_flight.pop(position)
-
-    def split(self, *others: Iterable[str]) -> None:
-        """From now on, these sets of accounts have views of their own: 1, 2 ...; everybody else has view 0."""
-        for accounts in others:
-            self._views.append(list(self._views[0]))
-            self._view_of.update(dict.fromkeys(accounts, len(self._views) - 1))
-
-    def expire(self, count: int) -> None:
-        """The archive forgets its first stanzas."""
-        self._expired = max(self._expired, count)
-
-    def archive(self, account: str = "") -> list[Incoming]:
-        """All that an account can see, in order."""
-        view = self._views[self._view_of.get(account, 0)]
-        return [incoming for incoming in view if int(incoming.archive_id) > self._expired]
-
-    def read(self, account: str, after: str | None) -> Iterator[Incoming]:
-        """What an account sees from a place on.
-
-        :param after: archive id of the last stanza read; None for the beginning
-        :raises ArchiveGap: the archive does not go back to there
-        """
-        if after is not None and int(after) < self._expired:
-            raise ArchiveGap(self.jid, after)
-        for incoming in self.archive(account):
-            if after is None or incoming.archive_id > after:
-                yield incoming
-
-
-class FakeDirectory:
-    """KeyPackages by account, as everybody's PEP nodes would hold them.
-
-    :ivar items: MLSMessages by account and KeyPackageRef; a test may put there what it likes
-    """
-
-    def __init__(self) -> None:
-        self.items: dict[str, dict[bytes, bytes]] = {}
-
-    def replenish(self, device: Device, now: int) -> None:
-        """What a device does at every start."""
-        account = self.items.setdefault(device.identity.account, {})
-        own = [reference for reference, message in account.items() if _owner(message) == device.identity]
-        plan = device.plan_key_packages(own, now)
-        account.update({package.reference: package.message for package in plan.publish})
-        for reference in plan.retract:
-            account.pop(reference, None)
-
-    def find(
-        self, account: str, group: RoomGroup, now: int, suite: int | None = None
-    ) -> dict[ClientIdentity, VerifiedKeyPackage]:
-        """One usable KeyPackage for each device of an account, the first one, that of last resort last.
-
-        :param suite: of this cipher suite, instead of the group's
-        """
-        requirements = GroupRequirements.of_context(group.group.context)
-        if suite is not None:
-            requirements = replace(requirements, suite=CipherSuite.get(suite))
-        found: dict[ClientIdentity, VerifiedKeyPackage] = {}
-        for message in self.items.get(account, {}).values():
-            if _suite(message) != requirements.suite.id:
-                continue
-            package = open_key_package(message, account, requirements, group.device.leaf_rules(now))
-            known = found.get(ClientIdentity.from_leaf(package.leaf))
-            if known is None or (known.last_resort and not package.last_resort):
-                found[ClientIdentity.from_leaf(package.leaf)] = package
-        return found
-
-
-def _owner(message: bytes) -> ClientIdentity | None:
-    try:
-        package = MLSMessage.decode(message).body
-        return ClientIdentity.from_leaf(package.leaf_node) if isinstance(package, KeyPackage) else None
-    except PeerError:
-        return None
-
-
-def _suite(message: bytes) -> int | None:
-    package = MLSMessage.decode(message).body
-    return package.cipher_suite if isinstance(package, KeyPackage) else None
-
-
-# --- people who do not keep to the rules ------------------------------------------------------
+"""Where the clocks of this package begin, in seconds since the Unix epoch."""
 
 
 def commit_against_policy(session: RoomGroup, proposals: Sequence[AnyProposal], now: int) -> Outgoing:
@@ -239,98 +77,6 @@ def commit_against_policy(session: RoomGroup, proposals: Sequence[AnyProposal], 
     """
     draft = session.group.draft_commit(proposals, now=now, by_reference=(), random=session.device.random)
     return session.finish_commit(draft)
-
-
-# --- the disk --------------------------------------------------------------------------------
-
-
-class Killed(BaseException):
-    """The process is no more; what is left is its store."""
-
-
-class FaultyStore:
-    """A store that fails at a chosen point.
-
-    :ivar writes: puts, deletes and ends of transactions that have written, so far
-    :ivar fail_at: the number of the write (from 0) at which it fails once; None for never
-    :ivar commits: transactions that have written, so far
-    :ivar kill_at: the number of the transaction (from 0) at whose end the process is stopped; None for never
-    :ivar kill_before: whether before it is durable
-    """
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self.writes = 0
-        self.fail_at: int | None = None
-        self.commits = 0
-        self.kill_at: int | None = None
-        self.kill_before = False
-
-    @property
-    def account(self) -> str:
-        return self._store.account
-
-    @contextmanager
-    def transaction(self, *, lasting: bool = True) -> Iterator[Transaction]:
-        kill = False
-        with self._store.transaction(lasting=lasting) as inner:
-            outer = _Counting(self, inner)
-            yield outer
-            if outer.has_written:
-                self.count()
-                kill = self.commits == self.kill_at
-                self.commits += 1
-                if kill and self.kill_before:
-                    raise Killed
-        if kill:
-            raise Killed
-
-    def count(self) -> None:
-        """One write."""
-        self.writes += 1
-        if self.writes - 1 == self.fail_at:
-            raise StoreFull("the disk is full, says the test")
-
-    def scrub(self) -> None:
-        self._store.scrub()
-
-    def close(self) -> None:
-        self._store.close()
-
-
-class _Counting:
-    def __init__(self, store: FaultyStore, inner: Transaction) -> None:
-        self._store = store
-        self._inner = inner
-        self.has_written = False
-
-    def _write(self) -> None:
-        self.has_written = True
-        self._store.count()
-
-    def get(self, space: str, key: bytes) -> bytes | None:
-        return self._inner.get(space, key)
-
-    def put(self, space: str, key: bytes, value: bytes) -> None:
-        self._write()
-        self._inner.put(space, key, value)
-
-    def delete(self, space: str, key: bytes) -> None:
-        self._write()
-        self._inner.delete(space, key)
-
-    def delete_prefix(self, space: str, prefix: bytes = b"") -> None:
-        self._write()
-        self._inner.delete_prefix(space, prefix)
-
-    def items(self, space: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        return self._inner.items(space, prefix)
-
-    def spaces(self, prefix: str = "") -> Iterator[str]:
-        return self._inner.spaces(prefix)
-
-
-# --- people ----------------------------------------------------------------------------------
 
 
 class Participant:

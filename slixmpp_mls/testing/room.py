@@ -1,0 +1,108 @@
+"""A room without a server: what is sent waits in flight until the test delivers, loses, delays or repeats it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ..client import Incoming, Outgoing
+from ..errors import ArchiveGap
+from ..stanza.elements import RoomElement
+
+__all__ = ["FakeRoom", "InFlight"]
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A stanza on its way to the room.
+
+    :ivar claimed: the bare JID that the room will say it is from
+    """
+
+    origin_id: str | None
+    claimed: str | None
+    payloads: tuple[RoomElement, ...] = field(repr=False)
+
+
+class FakeRoom:
+    """A room with its archive.  What is sent is `in_flight` until the test delivers it.
+
+    :ivar jid: the room's bare JID
+    :ivar in_flight: what has been sent and is not in the room yet, oldest first
+    """
+
+    def __init__(self, jid: str = "coven@rooms.example") -> None:
+        self.jid = jid
+        self.in_flight: list[InFlight] = []
+        self._count = 0
+        self._expired = 0
+        self._views: list[list[Incoming]] = [[]]
+        self._view_of: dict[str, int] = {}
+
+    def post(
+        self, outgoing: Outgoing | Sequence[RoomElement], claimed: str | None, origin_id: str | None = None
+    ) -> InFlight:
+        """Something is on its way from now on.
+
+        :param outgoing: what a member sends, or any elements that somebody makes up
+        :param claimed: bare JID
+        """
+        if isinstance(outgoing, Outgoing):
+            origin_id, payloads = outgoing.origin_id, outgoing.payloads
+        else:
+            payloads = tuple(outgoing)
+        stanza = InFlight(origin_id, claimed, payloads)
+        self.in_flight.append(stanza)
+        return stanza
+
+    def deliver(self, position: int = 0, *, keep: bool = False, to: int | None = None) -> str:
+        """Put what is at this position in flight into the room's order.
+
+        :param keep: leave a copy in flight, to be delivered once more
+        :param to: only into this view; see :meth:`split`
+        :returns: its archive id
+        """
+        stanza = self.in_flight[position] if keep else self.in_flight.pop(position)
+        self._count += 1
+        archive_id = f"{self._count:06}"
+        incoming = Incoming(archive_id, stanza.payloads, stanza.claimed, stanza.origin_id)
+        for number, view in enumerate(self._views):
+            if to is None or to == number:
+                view.append(incoming)
+        return archive_id
+
+    def deliver_all(self) -> None:
+        """Everything, in the order in which it was sent."""
+        while self.in_flight:
+            self.deliver()
+
+    def lose(self, position: int = 0) -> InFlight:
+        """What is at this position never arrives; it can be put back by hand."""
+        return self.in_flight.pop(position)
+
+    def split(self, *others: Iterable[str]) -> None:
+        """From now on, these sets of accounts have views of their own: 1, 2 ...; everybody else has view 0."""
+        for accounts in others:
+            self._views.append(list(self._views[0]))
+            self._view_of.update(dict.fromkeys(accounts, len(self._views) - 1))
+
+    def expire(self, count: int) -> None:
+        """The archive forgets its first stanzas."""
+        self._expired = max(self._expired, count)
+
+    def archive(self, account: str = "") -> list[Incoming]:
+        """All that an account can see, in order."""
+        view = self._views[self._view_of.get(account, 0)]
+        return [incoming for incoming in view if int(incoming.archive_id) > self._expired]
+
+    def read(self, account: str, after: str | None) -> Iterator[Incoming]:
+        """What an account sees from a place on.
+
+        :param after: archive id of the last stanza read; None for the beginning
+        :raises ArchiveGap: the archive does not go back to there
+        """
+        if after is not None and int(after) < self._expired:
+            raise ArchiveGap(self.jid, after)
+        for incoming in self.archive(account):
+            if after is None or incoming.archive_id > after:
+                yield incoming
