@@ -37,7 +37,7 @@ from slixmpp_mls.client import (
     open_key_package,
 )
 from slixmpp_mls.client.storage.duplicate_filter import MAX_ID
-from slixmpp_mls.client.storage.records import RoomState
+from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.delivery import MAX_STANZA
 from slixmpp_mls.delivery.muc_config import shortcomings
 from slixmpp_mls.errors import PeerError, PolicyViolation
@@ -555,7 +555,7 @@ def test_who_has_lost_track_rejoins_by_being_added_again() -> None:
     hag.take(shown("add"))
     (lost,) = hag.take(shown("hello"))  # its own message, of which the copy that it runs from does not know
     assert isinstance(lost, GroupLost)
-    assert hag.session.state is RoomState.LOST
+    assert hag.session.state is MembershipState.LOST
     for name in ("winner", "loser", "retry", "request"):
         assert hag.take(shown(name)) == []
     (event,) = hag.take(shown("readd"))

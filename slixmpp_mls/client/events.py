@@ -9,13 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..errors import PeerError
+from ..identity import ClientIdentity
 from .member import Member
 from .storage.doubts import Doubt
+from .storage.records import InboxRecord
 
 __all__ = [
     "CommitLost", "Event", "GroupChanged", "GroupClosed", "GroupContinued", "GroupLost", "JoinRequested", "Joined",
     "LeftBehind", "MemberDoubted", "MessageReceived", "MessageSent", "Missed", "Rejected", "Rejoining",
-    "RemovedFromGroup", "Unreadable",
+    "RemovedFromGroup", "Unreadable", "as_event", "as_record",
 ]  # fmt: skip
 
 
@@ -292,3 +294,49 @@ Event = (
     | Rejoining
     | JoinRequested
 )
+
+
+def as_record(message: MessageReceived, now: int) -> InboxRecord:
+    """What is stored of a message.
+
+    :param now: seconds since the Unix epoch: a live message was received now
+    """
+    stamp = now if message.stamp is None else message.stamp
+    return InboxRecord(
+        sender=str(message.sender).encode(),
+        leaf=message.sender.leaf_index,
+        signature_key=message.sender.signature_key,
+        epoch=message.epoch,
+        claimed=(message.claimed or "").encode(),
+        archive_id=message.archive_id.encode(),
+        origin_id=(message.origin_id or "").encode(),
+        occupant=message.occupant.encode(),
+        clear=int(message.clear),
+        removed=int(message.removed),
+        stamp=max(0, int(stamp * 1000)),
+        missing=message.missing,
+        data=message.data,
+    )
+
+
+def as_event(room: str, number: bytes, record: InboxRecord) -> MessageReceived:
+    """The message, to be handed over again."""
+    account, _, device = record.sender.decode().partition("/")
+    who = ClientIdentity(account, device)
+    key = record.signature_key
+    return MessageReceived(
+        room=room,
+        sender=Member(who.account, who.device, record.leaf, key),
+        data=record.data,
+        epoch=record.epoch,
+        claimed=record.claimed.decode() or None,
+        archive_id=record.archive_id.decode(),
+        origin_id=record.origin_id.decode() or None,
+        stamp=record.stamp / 1000,
+        occupant=record.occupant.decode(),
+        clear=bool(record.clear),
+        removed=bool(record.removed),
+        number=number,
+        missing=record.missing,
+        again=True,
+    )

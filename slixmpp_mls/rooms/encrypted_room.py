@@ -13,7 +13,7 @@ from slixmpp import JID, ClientXMPP
 from slixmpp.stanza import Message
 
 from ..client import Doubt, GroupChanged, Member, MessageReceived, Rejected
-from ..client.storage.records import RoomState
+from ..client.storage.records import MembershipState
 from ..errors import NotPermitted, PeerError, StanzaTooLarge, UsageError
 from ..identity import ClientIdentity
 from ..key_packages.selection import Candidates, find_candidates
@@ -183,7 +183,7 @@ class EncryptedRoom:
         """
         if self.is_member:
             self.worker.abandon("the application wants to come in afresh")
-        elif self.session.state is RoomState.OUT:
+        elif self.session.state is MembershipState.OUT:
             raise UsageError(f"not a member of the group in {self.room}")
         if external:
             await self.worker.rejoiner.enter()

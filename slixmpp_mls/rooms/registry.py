@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from slixmpp import JID
 
 from ..client import RoomGroup
-from ..client.storage.records import RoomState
+from ..client.storage.records import MembershipState
 from ..delivery import Room
 from ..errors import (
     DeliveryError,
@@ -72,7 +72,7 @@ class Rooms:
         for room in RoomGroup.known(self._plugin.device):
             handle = self._handle(room)
             handle.deliver_again()
-            if handle.session.state in (RoomState.OUT, RoomState.FOUNDING):
+            if handle.session.state in (MembershipState.OUT, MembershipState.FOUNDING):
                 del self._rooms[room]
                 continue
             entering.append(self._plugin.background(self._enter(handle), f"entering {room}"))

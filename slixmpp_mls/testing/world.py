@@ -49,7 +49,7 @@ from ..client import (
     RoomGroup,
 )
 from ..client.storage.doubts import Doubt
-from ..client.storage.records import RoomState
+from ..client.storage.records import MembershipState
 from ..errors import PeerError, UsageError
 from ..identity import ClientIdentity
 from ..mls.crypto.cipher_suite import Random
@@ -257,7 +257,7 @@ class World:
         if wanted:
             people[0].commit(*wanted)
             self.settle()
-        if any(person.session.state is not RoomState.MEMBER for person in people):
+        if any(person.session.state is not MembershipState.MEMBER for person in people):
             raise UsageError("somebody has not come into the group")
         return people
 
@@ -279,5 +279,5 @@ class World:
 
     def agree(self) -> bool:
         """Whether all members are in the same state (RFC 9420 8.7)."""
-        members = [person for person in self.people if person.session.state is RoomState.MEMBER]
+        members = [person for person in self.people if person.session.state is MembershipState.MEMBER]
         return len({person.session.group.epoch_authenticator for person in members}) == 1

@@ -10,7 +10,7 @@ import pytest
 from slixmpp_mls.client import CommitLost, GroupChanged, Joined, Rejected
 from slixmpp_mls.client.group.external_commit import find_doors
 from slixmpp_mls.client.group.sending import DOOR_MEMBERS
-from slixmpp_mls.client.storage.records import RoomState
+from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import InvalidError, NotPermitted, PeerError, StanzaTooLarge, UsageError
 from slixmpp_mls.mls.structures.framing import MLSMessage
 from slixmpp_mls.mls.structures.proposals import GroupContextExtensions
@@ -86,7 +86,7 @@ def test_a_lost_client_replaces_its_own_leaf() -> None:
     bob.events.clear()
     outgoing = bob.enter(door_of(world))
     assert [type(payload) for payload in outgoing.payloads] == [elements.Commit, elements.GroupInfo]
-    assert bob.session.state is RoomState.LOST  # rule 2: not before it is reflected
+    assert bob.session.state is MembershipState.LOST  # rule 2: not before it is reflected
     assert bob.session.entry_waits
     world.settle()
     joined = only(bob.events, Joined)
@@ -111,7 +111,7 @@ def test_a_new_device_of_a_member_account_comes_in() -> None:
     fresh.read()
     fresh.enter(door_of(world))
     world.settle()
-    assert fresh.session.state is RoomState.MEMBER
+    assert fresh.session.state is MembershipState.MEMBER
     assert only(fresh.events, Joined).missed is None
     assert world.agree()
     # By what the newcomer has left beside its Commit, the next one comes in.
@@ -119,7 +119,7 @@ def test_a_new_device_of_a_member_account_comes_in() -> None:
     another.read()
     another.enter(door_of(world))
     world.settle()
-    assert another.session.state is RoomState.MEMBER
+    assert another.session.state is MembershipState.MEMBER
     assert world.agree()
 
 
@@ -136,7 +136,7 @@ def test_a_stranger_does_not_unless_anybody_may() -> None:
     world.settle()
     dave.enter(door_of(world))
     world.settle()
-    assert dave.session.state is RoomState.MEMBER
+    assert dave.session.state is MembershipState.MEMBER
     assert world.agree()
 
 
@@ -149,12 +149,12 @@ def test_of_two_in_one_epoch_one_wins_and_the_other_tries_again() -> None:
     bob.enter(door_of(world))
     carol.enter(door_of(world))
     world.settle()
-    assert [bob.session.state, carol.session.state] == [RoomState.MEMBER, RoomState.LOST]
+    assert [bob.session.state, carol.session.state] == [MembershipState.MEMBER, MembershipState.LOST]
     assert only(carol.events, CommitLost)
     assert not carol.session.entry_waits
     carol.enter(door_of(world))
     world.settle()
-    assert carol.session.state is RoomState.MEMBER
+    assert carol.session.state is MembershipState.MEMBER
     assert world.agree()
     assert len(alice.session.roster) == 3
 
@@ -186,7 +186,7 @@ def test_a_request_that_is_granted_first_makes_the_external_commit_void() -> Non
     alice.commit()
     world.room.deliver(1)
     world.settle()
-    assert bob.session.state is RoomState.MEMBER
+    assert bob.session.state is MembershipState.MEMBER
     assert not bob.session.entry_waits
     assert world.agree()
 
@@ -202,7 +202,7 @@ def test_it_is_sent_again_after_a_crash_as_it_was() -> None:
     assert bob.session.entry_waits
     assert bob.resend() == [outgoing]
     world.settle()
-    assert bob.session.state is RoomState.MEMBER
+    assert bob.session.state is MembershipState.MEMBER
     assert world.agree()
 
 
@@ -223,10 +223,10 @@ def test_stopped_at_every_write_it_is_in_or_can_still_come_in() -> None:
             except Killed:
                 killed = True
                 bob.restart(faulty._store)
-                if bob.session.state is RoomState.LOST:
+                if bob.session.state is MembershipState.LOST:
                     bob.resend() or bob.enter(door_of(world))
                 world.settle()
-            assert bob.session.state is RoomState.MEMBER, (kill_at, before)
+            assert bob.session.state is MembershipState.MEMBER, (kill_at, before)
             assert world.agree()
         if not killed:
             return
@@ -349,5 +349,5 @@ def test_denied_leaves_are_told_when_it_takes_effect() -> None:
     bob.judge = lambda leaf: InvalidError("never heard of")
     bob.enter(door)
     world.settle()
-    assert bob.session.state is RoomState.MEMBER
+    assert bob.session.state is MembershipState.MEMBER
     assert bob.session.silenced

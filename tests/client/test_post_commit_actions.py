@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slixmpp_mls.client.storage.post_commit_actions import Invite, Owed, Revoke
+from slixmpp_mls.client.storage.post_commit_actions import Invite, PostCommitActions, Revoke
 from slixmpp_mls.mls.structures.proposals import Remove
 from slixmpp_mls.testing import Participant, World
 
@@ -100,5 +100,5 @@ def test_nothing_is_owed_by_who_is_out() -> None:
     alice.session.want_to_leave()
     alice.session.give_up()
     assert not owed(alice)
-    assert list(Owed()) == []
+    assert list(PostCommitActions()) == []
     assert ALICE not in {each.account for each in alice.session.owed}

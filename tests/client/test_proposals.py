@@ -8,7 +8,7 @@ import pytest
 
 from slixmpp_mls.client import CommitLost, Doubt, Doubts, JoinRequested, Rejected
 from slixmpp_mls.client.group import sending
-from slixmpp_mls.client.storage.records import RoomState
+from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import (
     InvalidError,
     NotPermitted,
@@ -76,7 +76,7 @@ def test_a_forbidden_proposal_does_not_take_the_place_of_an_allowed_one() -> Non
     alice.commit()
     world.settle()
     assert alice.session.policy == open_to_all
-    assert carol.session.state is RoomState.OUT
+    assert carol.session.state is MembershipState.OUT
     assert world.agree()
 
 
@@ -118,10 +118,10 @@ def test_a_strangers_wish_is_reported_and_silences_nobody() -> None:
     alice.commit()
     world.settle()
     assert alice.texts == [b"not silenced"]
-    assert dave.session.state is RoomState.INVITED
+    assert dave.session.state is MembershipState.INVITED
     alice.commit(*alice.adding(DAVE))  # as the application says that it may
     world.settle()
-    assert dave.session.state is RoomState.MEMBER
+    assert dave.session.state is MembershipState.MEMBER
     assert world.agree()
 
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slixmpp_mls.client import MessageReceived, MessageSent, Rejected
-from slixmpp_mls.client.storage.records import RoomState
+from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import Replayed
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.structures.framing import MLSMessage, PrivateMessage
@@ -74,7 +74,7 @@ def three(wire: Wire) -> tuple[World, Participant, Participant, Participant]:
 def everybody_has(world: World, texts: dict[str, set[bytes]]) -> None:
     """Each of these texts has been read by every member that did not send it, once."""
     for person in world.people:
-        if person.session.state is not RoomState.MEMBER:
+        if person.session.state is not MembershipState.MEMBER:
             continue
         expected = sorted(text for account, some in texts.items() if account != person.account for text in some)
         assert sorted(person.texts) == expected, person
@@ -138,7 +138,7 @@ def test_three_commits_with_one_goal_converge_though_one_is_lost(
     dave = world.person(DAVE)
 
     def wants(person: Participant) -> bool:
-        if person.session.state is not RoomState.MEMBER or person.session.commit_waits:
+        if person.session.state is not MembershipState.MEMBER or person.session.commit_waits:
             return False
         if person is carol:
             return not any(event for event in renewed(carol))
@@ -159,7 +159,7 @@ def test_three_commits_with_one_goal_converge_though_one_is_lost(
         for person in (alice, bob, carol):
             if wants(person):
                 act(person)
-    assert dave.session.state is RoomState.MEMBER
+    assert dave.session.state is MembershipState.MEMBER
     assert world.agree()
     assert len(alice.session.roster) == 4
     assert renewed(carol)

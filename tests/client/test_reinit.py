@@ -18,7 +18,7 @@ from slixmpp_mls.client import (
     Rejected,
     Unreadable,
 )
-from slixmpp_mls.client.storage.records import OutboxKind, RoomState
+from slixmpp_mls.client.storage.records import MembershipState, OutboxKind
 from slixmpp_mls.errors import InvalidError, NotPermitted, PolicyViolation, StanzaTooLarge, UsageError
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.group.group import Group
@@ -97,7 +97,7 @@ def test_11_2_a_group_ends_and_goes_on_in_another_suite(suite: int, maker: int) 
         closed = only(person.events, GroupClosed)
         assert (closed.epoch, closed.by.account, closed.suite) == (2, ALICE, suite)
         assert person.session.reinit is not None
-        assert person.session.state is RoomState.MEMBER
+        assert person.session.state is MembershipState.MEMBER
         with pytest.raises(UsageError, match="reinitialized"):
             person.send(b"nothing can be said")
         with pytest.raises(UsageError, match="reinitialized"):
@@ -378,7 +378,7 @@ def test_11_3_a_group_of_some_members() -> None:
     policy = below.open_policy(ALICE)
     others = packages(people[0], 1, without=(CAROL,))
     sent = alice.session.branch(people[0].session, policy, others, below.now)
-    assert alice.session.state is RoomState.INVITED
+    assert alice.session.state is MembershipState.INVITED
     alice.restart()
     assert [outgoing.payloads for outgoing in alice.resend()] == [sent.payloads]
     assert sent.kind is OutboxKind.CREATION

@@ -18,7 +18,7 @@ from slixmpp_mls.client import (
     Unreadable,
 )
 from slixmpp_mls.client.group.join_request import PAUSES
-from slixmpp_mls.client.storage.records import KeyPackageRecord, RoomState
+from slixmpp_mls.client.storage.records import KeyPackageRecord, MembershipState
 from slixmpp_mls.client.storage.rejoin_limit import LIMIT
 from slixmpp_mls.errors import ArchiveGap, UsageError
 from slixmpp_mls.mls.parameters import DAY, HOUR
@@ -57,7 +57,7 @@ def test_who_has_lost_the_group_is_replaced() -> None:
     assert isinstance(payload, elements.Proposal)
     assert payload.epoch == 1
     settle_wishes(world, alice)
-    assert bob.session.state is RoomState.MEMBER
+    assert bob.session.state is MembershipState.MEMBER
     assert world.agree()
     assert len(alice.session.roster) == 3
     joined = only(bob.events, Joined)
@@ -76,7 +76,7 @@ def test_any_member_may_replace_another_ones_client() -> None:
     lose(bob)
     bob.ask()
     settle_wishes(world, carol)
-    assert bob.session.state is RoomState.MEMBER
+    assert bob.session.state is MembershipState.MEMBER
     assert world.agree()
 
 
@@ -87,7 +87,7 @@ def test_without_own_devices_it_takes_who_may_add() -> None:
     world.settle()
     assert [person.session.needs_commit for person in (alice, carol)] == [True, False]
     settle_wishes(world, alice)
-    assert bob.session.state is RoomState.MEMBER
+    assert bob.session.state is MembershipState.MEMBER
 
 
 def test_the_one_who_commits_may_come_later() -> None:
@@ -104,7 +104,7 @@ def test_the_one_who_commits_may_come_later() -> None:
     assert alice.session.needs_commit
     alice.commit()
     world.settle()
-    assert bob.session.state is RoomState.MEMBER
+    assert bob.session.state is MembershipState.MEMBER
     assert world.agree()
 
 
@@ -115,7 +115,7 @@ def test_two_come_back_by_one_commit() -> None:
         person.ask()
     settle_wishes(world, alice)
     assert alice.epoch == 2
-    assert [bob.session.state, carol.session.state] == [RoomState.MEMBER] * 2
+    assert [bob.session.state, carol.session.state] == [MembershipState.MEMBER] * 2
     assert world.agree()
 
 
@@ -126,7 +126,7 @@ def test_all_but_one_are_lost_and_all_come_back() -> None:
         lose(person)
         person.ask()
     settle_wishes(world, group[0])
-    assert {person.session.state for person in group} == {RoomState.MEMBER}
+    assert {person.session.state for person in group} == {MembershipState.MEMBER}
     assert world.agree()
     assert group[0].epoch == 2
 
@@ -148,7 +148,7 @@ def test_it_asks_once_in_an_epoch_and_anew_in_the_next_one() -> None:
     world.now += PAUSES[0]
     bob.ask()
     settle_wishes(world, alice)
-    assert bob.session.state is RoomState.MEMBER
+    assert bob.session.state is MembershipState.MEMBER
     assert world.agree()
 
 
@@ -196,7 +196,7 @@ def test_a_request_is_sent_again_as_it_was() -> None:
     world.settle()
     assert bob.resend() == []
     settle_wishes(world, alice)
-    assert bob.session.state is RoomState.MEMBER
+    assert bob.session.state is MembershipState.MEMBER
 
 
 def test_a_request_that_the_room_refuses_is_not_sent_again() -> None:
@@ -231,7 +231,7 @@ def test_no_private_key_of_a_request_outlives_it() -> None:
     bob.restart()
     assert not set(asked) & set(world.directory.items[BOB])  # they are for the group only
     settle_wishes(world, alice)
-    assert bob.session.state is RoomState.MEMBER
+    assert bob.session.state is MembershipState.MEMBER
     with bob.store.transaction() as transaction:
         assert not [key for key, _ in transaction.items("key-package") if key in asked]
 
@@ -257,9 +257,9 @@ def test_stopped_at_every_write_it_still_comes_back() -> None:
                     bob.ask()
                 settle_wishes(world, alice)
                 bob.read()
-            if bob.session.state is not RoomState.MEMBER:  # it was stopped with the Welcome in its hands
+            if bob.session.state is not MembershipState.MEMBER:  # it was stopped with the Welcome in its hands
                 bob.read()
-            assert bob.session.state is RoomState.MEMBER, (kill_at, before)
+            assert bob.session.state is MembershipState.MEMBER, (kill_at, before)
             assert world.agree()
         if not killed:
             return
@@ -292,7 +292,7 @@ def test_an_outsiders_number_is_corrected_by_the_next_genuine_message() -> None:
     world.now += HOUR
     bob.ask()
     settle_wishes(world, carol)
-    assert bob.session.state is RoomState.MEMBER
+    assert bob.session.state is MembershipState.MEMBER
     assert world.agree()
 
 
@@ -329,11 +329,11 @@ def test_a_new_store_of_an_account_in_the_group_asks_by_what_it_sees() -> None:
     world.settle()
     fresh.ask()
     settle_wishes(world, carol)
-    assert fresh.session.state is RoomState.MEMBER
+    assert fresh.session.state is MembershipState.MEMBER
     assert only(fresh.events, Joined).missed is None
     assert len(alice.session.roster) == 4
     assert world.agree()
-    assert bob.session.state is RoomState.MEMBER
+    assert bob.session.state is MembershipState.MEMBER
 
 
 # --- how it is lost -------------------------------------------------------------------------------
@@ -359,7 +359,7 @@ def test_an_expired_archive_is_survived() -> None:
     bob.ask()
     world.people = [alice, bob]  # for carol it is too late
     settle_wishes(world, alice)
-    assert bob.session.state is RoomState.MEMBER
+    assert bob.session.state is MembershipState.MEMBER
     assert world.agree()
 
 
@@ -384,10 +384,10 @@ def test_a_store_that_is_an_old_copy_comes_back_with_fresh_keys() -> None:
     bob.events.clear()
     bob.read()  # from the copy's place on: there is a message that it has not sent
     assert only(bob.events, GroupLost)
-    assert bob.session.state is RoomState.LOST
+    assert bob.session.state is MembershipState.LOST
     bob.ask()
     settle_wishes(world, alice)
-    assert bob.session.state is RoomState.MEMBER
+    assert bob.session.state is MembershipState.MEMBER
     assert bob.session.group.own_leaf.signature_key == key
     bob.send(b"with keys of its own")
     world.settle()
@@ -405,7 +405,7 @@ def test_what_an_old_copy_was_given_to_send_does_not_hide_what_it_is() -> None:
     assert bob.keep(b"as soon as I can").payloads == ()
     bob.restart()
     bob.read()
-    assert bob.session.state is RoomState.LOST
+    assert bob.session.state is MembershipState.LOST
     assert bob.resend() == []
     bob.ask()
     settle_wishes(world, alice)
@@ -422,11 +422,11 @@ def test_a_copy_that_runs_beside_the_original_throws_it_out_and_is_not_thrown_ou
     twin = world.person(BOB, copy_of(bob.store))  # type: ignore[arg-type]
     bob.send(b"the original")
     world.settle()
-    assert twin.session.state is RoomState.LOST
+    assert twin.session.state is MembershipState.LOST
     twin.ask()
     settle_wishes(world, alice)
-    assert twin.session.state is RoomState.MEMBER
-    assert bob.session.state is RoomState.OUT
+    assert twin.session.state is MembershipState.MEMBER
+    assert bob.session.state is MembershipState.OUT
     assert only(bob.events, RemovedFromGroup).wanted is False
     assert bob.session.asking_at(world.now + DAY) is None
 
@@ -449,7 +449,7 @@ def test_one_member_alone_can_not_make_others_believe_that_they_are_behind() -> 
         assert bob.session.is_left_behind is believed
         assert carol.session.is_left_behind is believed
     assert [event.by for event in bob.events if isinstance(event, LeftBehind)] == [ALICE, DAVE]
-    assert bob.session.state is RoomState.MEMBER  # the session gives nothing up by itself
+    assert bob.session.state is MembershipState.MEMBER  # the session gives nothing up by itself
 
 
 def test_of_two_the_other_one_is_enough() -> None:
@@ -475,7 +475,7 @@ def test_whoever_comes_back_too_often_is_not_let_in_without_asking() -> None:
         bob.session._outside = replace(bob.session._outside, not_before=0)  # somebody else's software
         bob.ask()
         settle_wishes(world, alice)
-        assert bob.session.state is RoomState.MEMBER
+        assert bob.session.state is MembershipState.MEMBER
     lose(bob)
     world.now += 60
     bob.session._outside = replace(bob.session._outside, not_before=0)
@@ -487,12 +487,12 @@ def test_whoever_comes_back_too_often_is_not_let_in_without_asking() -> None:
     assert only(alice.events, JoinRequested).reason == "too-often"
     alice.commit()
     world.settle()
-    assert bob.session.state is RoomState.LOST
+    assert bob.session.state is MembershipState.LOST
     world.now += HOUR
     bob.session._outside = replace(bob.session._outside, not_before=0)
     bob.ask()
     settle_wishes(world, carol)
-    assert bob.session.state is RoomState.MEMBER
+    assert bob.session.state is MembershipState.MEMBER
     assert world.agree()
 
 
@@ -523,7 +523,7 @@ def test_a_removal_without_a_right_does_not_keep_anybody_out() -> None:
     smuggle(carol, Remove(alice.session.roster.leaves_of(BOB)[0]))
     bob.ask()
     settle_wishes(world, alice)
-    assert bob.session.state is RoomState.MEMBER
+    assert bob.session.state is MembershipState.MEMBER
     assert world.agree()
 
 
@@ -538,5 +538,5 @@ def test_a_wish_to_replace_the_committer_itself_is_for_others() -> None:
     bob.send(b"I am still here")
     bob.commit()
     world.settle()
-    assert bob.session.state is RoomState.MEMBER
+    assert bob.session.state is MembershipState.MEMBER
     assert not carol.said(Rejected)

@@ -20,7 +20,7 @@ from slixmpp_mls.client import (
     RemovedFromGroup,
     Unreadable,
 )
-from slixmpp_mls.client.storage.records import RoomState
+from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import (
     ArchiveGap,
     InvalidError,
@@ -78,7 +78,7 @@ def test_rule_1_a_loser_commits_again_in_the_new_epoch() -> None:
     alice.commit(*alice.adding(DAVE))
     world.settle()
     assert world.agree()
-    assert world.people[3].session.state is RoomState.MEMBER
+    assert world.people[3].session.state is MembershipState.MEMBER
     assert not bob.said(Rejected)
 
 
@@ -365,7 +365,7 @@ def test_our_commit_holds_no_proposal_that_the_room_has_not_reflected(bounced: b
     alice.commit()
     world.settle()
     assert world.agree()
-    assert bob.session.state is RoomState.MEMBER
+    assert bob.session.state is MembershipState.MEMBER
     assert not any(person.said(Rejected) for person in world.people)
 
 
@@ -420,7 +420,7 @@ def test_an_archive_that_has_forgotten_our_place_makes_us_say_so_and_keep_what_i
         carol.read()
     [event] = carol.session.give_up("the archive has a gap")
     assert isinstance(event, GroupLost)
-    assert carol.session.state is RoomState.LOST
+    assert carol.session.state is MembershipState.LOST
     assert carol.resend() == []
     with carol.store.transaction() as transaction:
         assert not any(transaction.items(f"group/{world.room.jid}"))
@@ -428,7 +428,7 @@ def test_an_archive_that_has_forgotten_our_place_makes_us_say_so_and_keep_what_i
     carol.session.seek("000003")
     alice.commit(*alice.removing(CAROL), *again(alice, carol))
     world.settle()
-    assert carol.session.state is RoomState.MEMBER
+    assert carol.session.state is MembershipState.MEMBER
     carol.resend()
     world.settle()
     assert bob.texts[-1] == b"unsent"
@@ -525,7 +525,7 @@ def test_stale_commits_and_proposals_are_ignored_without_a_word() -> None:
         person.events.clear()
     world.settle()
     assert not any(person.events for person in world.people)
-    assert carol.session.state is RoomState.MEMBER
+    assert carol.session.state is MembershipState.MEMBER
 
 
 def test_a_message_of_a_later_epoch_from_a_members_account_says_that_we_are_left_behind_and_gives_nothing_up() -> None:
@@ -610,11 +610,11 @@ def test_an_old_copy_of_our_store_is_found_out_before_it_is_used(act: str) -> No
     alice.restart(backup)
     alice.read()
     assert isinstance(alice.events[-1], GroupLost)
-    assert alice.session.state is RoomState.LOST
+    assert alice.session.state is MembershipState.LOST
     bob.commit(*bob.removing(ALICE), *again(bob, alice))
     world.settle()
     assert world.agree()
-    assert alice.session.state is RoomState.MEMBER
+    assert alice.session.state is MembershipState.MEMBER
 
 
 def test_a_member_can_not_make_us_believe_that_our_state_is_an_old_copy() -> None:
@@ -626,7 +626,7 @@ def test_a_member_can_not_make_us_believe_that_our_state_is_an_old_copy() -> Non
     world.room.post([elements.Application(group.group_id, group.epoch, message)], BOB)
     world.settle()
     assert isinstance(only(alice.events, Rejected).error, InvalidError)
-    assert alice.session.state is RoomState.MEMBER
+    assert alice.session.state is MembershipState.MEMBER
 
 
 # --- two views -----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from slixmpp_mls.client import (
     MessageSent,
     RoomGroup,
 )
-from slixmpp_mls.client.storage.records import RoomState
+from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import (
     StoreFull,
 )
@@ -164,7 +164,7 @@ def test_a_full_disk_at_any_write_changes_nothing_and_the_same_call_works_afterw
         finally:
             store.fail_at = None
         # what is in memory is what a restart finds
-        if alice.session.state is RoomState.MEMBER:
+        if alice.session.state is MembershipState.MEMBER:
             after = memory(alice.session)
             alice.restart()
             assert memory(alice.session) == after

@@ -32,13 +32,13 @@ from ..events import (
     JoinRequested,
     MessageReceived,
     RemovedFromGroup,
+    as_record,
 )
 from ..member import Member
 from ..storage import leaf_ages, rejoin_limit
 from ..storage.doubts import Doubt
 from ..storage.duplicate_filter import mark, message_id
-from ..storage.inbox import as_record
-from ..storage.records import OutboxKind, OutsideRecord, RoomRecord, RoomState
+from ..storage.records import MembershipState, OutboxKind, OutsideRecord, RoomRecord
 from .actions import Abandon, Begin, Enter, Ignore, Incoming, Join, MoveOn, Read, Remember, Sent, Step
 from .processing import Examining
 from .room_state import put_changes
@@ -79,7 +79,7 @@ class Receiving(Examining):
                 return self._accept_proposal(step.incoming, received, record, now, doubts)
             case Abandon(reason):
                 after = self.cursor
-                self._end(replace(record, state=RoomState.LOST), keep_messages=True)
+                self._end(replace(record, state=MembershipState.LOST), keep_messages=True)
                 return [GroupLost(self.room, reason, after)]
             case Enter(state):
                 roster = Roster.of(state.members())
@@ -228,7 +228,7 @@ class Receiving(Examining):
         by = self._committer(staged)
         if action.roster is None or action.policy is None:
             wanted = self._wants_out()
-            self._end(replace(record, state=RoomState.OUT))
+            self._end(replace(record, state=MembershipState.OUT))
             return [*action.events, RemovedFromGroup(self.room, by, wanted)]
 
         group = self.group.apply(staged, now=now)

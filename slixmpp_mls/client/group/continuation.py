@@ -38,8 +38,8 @@ from ...stanza.blob import BlobReference, RatchetTreeLocation, longest
 from ..events import Event, GroupChanged, GroupContinued, Joined
 from ..member import Member
 from ..storage.doubts import Doubts
-from ..storage.post_commit_actions import Invite, Owed
-from ..storage.records import OutboxKind, OutboxRecord, RoomRecord, RoomState
+from ..storage.post_commit_actions import Invite, PostCommitActions
+from ..storage.records import MembershipState, OutboxKind, OutboxRecord, RoomRecord
 from .actions import Fits, Outgoing
 from .room_state import Kept, put_all
 
@@ -163,7 +163,9 @@ class Creating(Kept):
         number = self._outbox.next_number()
         pieces = Group.creation_pieces(bundle.staged)
         # A room in which a group waits to be entered is read again after a restart.
-        record_of_room = self._record if self._group is not None else replace(self._record, state=RoomState.INVITED)
+        record_of_room = (
+            self._record if self._group is not None else replace(self._record, state=MembershipState.INVITED)
+        )
         with self._transaction() as transaction:
             transaction.put(self._spaces.outbox, number, record.encode())
             put_all(transaction, self._spaces.pending, {number + name: value for name, value in pieces.items()})
@@ -180,12 +182,19 @@ class Creating(Kept):
         assert isinstance(group, Group)
         continued = self._group is not None
         record = replace(
-            record, state=RoomState.MEMBER, group_id=group.group_id, joined=now, joined_epoch=group.epoch, commits=b""
+            record,
+            state=MembershipState.MEMBER,
+            group_id=group.group_id,
+            joined=now,
+            joined_epoch=group.epoch,
+            commits=b"",
         )
         roster = Roster.of(group.members())
         invited = (account for account in roster.accounts() if account != self.device.identity.account)
         before = self._record.cursor
-        owed = self._owed if continued else Owed((Invite(account, None).key, before) for account in invited)
+        owed = (
+            self._owed if continued else PostCommitActions((Invite(account, None).key, before) for account in invited)
+        )
         with self._transaction() as transaction:
             gone = self._clear(transaction, keep_messages=continued)
             carried = self._carry_over(transaction)

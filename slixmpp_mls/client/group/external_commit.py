@@ -35,7 +35,7 @@ from ...stanza import elements
 from ...stanza.consistency import check as check_consistency
 from ...store.interface import Transaction
 from ..events import CommitLost, Event
-from ..storage.records import ROOMS, OutboxKind, OutsideRecord, RoomRecord, RoomState
+from ..storage.records import ROOMS, MembershipState, OutboxKind, OutsideRecord, RoomRecord
 from .actions import Fits, Incoming, Outgoing
 from .join_request import Outside, attempted
 from .room_state import put_all
@@ -132,7 +132,7 @@ class Entering(Outside):
 
     def _check_is_present(self, group_id: bytes, epoch: int) -> None:
         seen = self._outside
-        if self.state is RoomState.LOST and group_id != seen.group_id:
+        if self.state is MembershipState.LOST and group_id != seen.group_id:
             raise InvalidError("a GroupInfo of another group than the one that we have lost", _RULES)
         if group_id == seen.group_id and seen.known and epoch < seen.epoch:
             raise InvalidError(f"a GroupInfo of epoch {epoch}, but the group is in {seen.epoch}", "RFC 9420 12.4.3.2")
@@ -218,7 +218,7 @@ class Entering(Outside):
         """RFC 9420 12.4.3.1: a group id is unique among our groups."""
         for key, value in transaction.items(ROOMS):
             record = RoomRecord.decode(value)
-            member = record.state is RoomState.MEMBER and key != self.room.encode()
+            member = record.state is MembershipState.MEMBER and key != self.room.encode()
             if member and record.group_id == group_id:
                 raise InvalidError("a group that another room has", "RFC 9420 12.4.3.1")
 

@@ -34,7 +34,7 @@ from ...stanza import elements
 from ...stanza.consistency import check as check_consistency
 from ...store.interface import Transaction
 from ..events import Missed
-from ..storage.records import AskRecord, OutboxKind, OutsideRecord, RoomRecord, RoomState
+from ..storage.records import AskRecord, MembershipState, OutboxKind, OutsideRecord, RoomRecord
 from .actions import Incoming, Outgoing
 from .room_state import Kept
 
@@ -94,7 +94,7 @@ class Outside(Kept):
         if isinstance(payload, elements.Proposal) and any(ask.message == payload.data for ask in seen.asks):
             asks = (replace(ask, arrived=1) if ask.message == payload.data else ask for ask in seen.asks)
             return replace(seen, asks=tuple(asks))
-        if isinstance(payload, elements.Application) and self.state is RoomState.LOST:
+        if isinstance(payload, elements.Application) and self.state is MembershipState.LOST:
             seen = replace(seen, missed=seen.missed + 1)
         epoch = payload.epoch
         if isinstance(payload, elements.Commit):
@@ -113,7 +113,7 @@ class Outside(Kept):
         with a creation, a Commit and its Welcome (RFC 9420 11.2).  That one may be forged.  So after it the latest
         Commit counts, as for everybody who never was in.
         """
-        if self.state is not RoomState.LOST:
+        if self.state is not MembershipState.LOST:
             return True
         with self._store.transaction() as transaction:
             return transaction.get(self._spaces.ended, seen.group_id) is None
@@ -123,7 +123,7 @@ class Outside(Kept):
     def asking_at(self, now: int) -> int | None:
         """When we may ask to be added, in seconds since the Unix epoch; None until something happens in the room."""
         seen = self._outside
-        if self.state not in (RoomState.LOST, RoomState.INVITED) or not seen.known or not self._suites():
+        if self.state not in (MembershipState.LOST, MembershipState.INVITED) or not seen.known or not self._suites():
             return None
         if any(ask.epoch == seen.epoch and now < ask.until for ask in seen.asks):
             return None
@@ -185,7 +185,7 @@ class Outside(Kept):
     def _unconfirmed_asks(self) -> Iterator[Outgoing]:
         """Requests that the room has not shown us, and that may still have a meaning: to be sent again."""
         seen = self._outside
-        if self._group is None and self.state is not RoomState.OUT:
+        if self._group is None and self.state is not MembershipState.OUT:
             for ask in seen.asks:
                 if ask.epoch == seen.epoch and not ask.arrived:
                     yield self._as_outgoing(ask)
@@ -204,7 +204,7 @@ class Outside(Kept):
 
     def _missed(self, record: RoomRecord) -> Missed | None:
         """What we have lost, if we come back by the stanza of this record."""
-        if self.state is not RoomState.LOST:
+        if self.state is not MembershipState.LOST:
             return None
         return Missed(self._outside.after.decode() or None, record.cursor.decode(), self._outside.missed)
 

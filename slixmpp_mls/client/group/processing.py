@@ -30,7 +30,7 @@ from ...stanza import elements
 from ...stanza.consistency import check as check_consistency
 from ...stanza.elements import RoomElement
 from ..events import CommitLost, Event, LeftBehind, MessageSent, Rejected, Unreadable
-from ..storage.records import OutboxKind, RoomState
+from ..storage.records import MembershipState, OutboxKind
 from .actions import Abandon, Begin, Enter, Ignore, Incoming, Join, MoveOn, Read, Remember, Sent, Step
 from .resumption_psks import OtherGroups
 from .welcome import Joining
@@ -164,7 +164,7 @@ class Examining(Joining):
 
     def _unreadable(self, incoming: Incoming, epoch: int) -> Unreadable:
         if self._group is None:
-            reason = "lost" if self.state is RoomState.LOST else "before-join"
+            reason = "lost" if self.state is MembershipState.LOST else "before-join"
         elif epoch < self._record.joined_epoch:
             reason = "before-join"
         else:

@@ -18,7 +18,7 @@ from ...mls.group.group import Group
 from ...mls.parameters import Parameters
 from ...mls.structures.psk import ExternalPSK, ResumptionPSK
 from ...store.interface import Store, Transaction
-from ..storage.records import ROOMS, RoomRecord, RoomState, Spaces
+from ..storage.records import ROOMS, MembershipState, RoomRecord, Spaces
 
 __all__ = ["Awaited", "OtherGroups"]
 
@@ -76,6 +76,6 @@ def _room_of(transaction: Transaction, group_id: bytes) -> str | None:
     """The room that has this group, of those in whose group we are."""
     for key, value in transaction.items(ROOMS):
         record = RoomRecord.decode(value)
-        if record.state is RoomState.MEMBER and record.group_id == group_id:
+        if record.state is MembershipState.MEMBER and record.group_id == group_id:
             return key.decode()
     return None

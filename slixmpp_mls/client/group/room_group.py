@@ -37,7 +37,7 @@ from ...policy.roster import Roster
 from ..device import Device
 from ..events import Event, GroupLost, RemovedFromGroup
 from ..storage.doubts import Doubts
-from ..storage.records import RoomState
+from ..storage.records import MembershipState
 from .actions import Fits
 from .applying import Receiving
 from .room_state import ROOMS, put_all
@@ -78,7 +78,7 @@ class RoomGroup(Receiving, Sending):
             random=self.device.random,
         )
         record = replace(
-            self._record, state=RoomState.MEMBER, group_id=group.group_id, joined=now, joined_epoch=0, commits=b""
+            self._record, state=MembershipState.MEMBER, group_id=group.group_id, joined=now, joined_epoch=0, commits=b""
         )
         with self._transaction() as transaction:
             gone = self._clear(transaction, keep_messages=False)
@@ -98,10 +98,10 @@ class RoomGroup(Receiving, Sending):
         """
         self.group  # noqa: B018  # raises
         if reason is None:
-            self._end(replace(self._record, state=RoomState.OUT))
+            self._end(replace(self._record, state=MembershipState.OUT))
             return [RemovedFromGroup(self.room, None, wanted=True)]
         after = self.cursor
-        self._end(replace(self._record, state=RoomState.LOST), keep_messages=True)
+        self._end(replace(self._record, state=MembershipState.LOST), keep_messages=True)
         return [GroupLost(self.room, reason, after)]
 
     def seek(self, cursor: str | None) -> None:
@@ -117,14 +117,14 @@ class RoomGroup(Receiving, Sending):
         :raises UsageError: we are in the group
         :raises StoreError: nothing has changed
         """
-        self._seek(cursor, RoomState.LOST if self.state is RoomState.LOST else RoomState.INVITED)
+        self._seek(cursor, MembershipState.LOST if self.state is MembershipState.LOST else MembershipState.INVITED)
 
-    def _seek(self, cursor: str | None, state: RoomState) -> None:
+    def _seek(self, cursor: str | None, state: MembershipState) -> None:
         if self._group is not None:
             raise UsageError("a member does not skip what is in the room")
         record = replace(self._record, state=state, cursor=(cursor or "").encode(), commits=b"")
         # Of a group that we have lost, the epoch in which we were is still known.
-        self._pass(record, self._outside if state is RoomState.LOST else replace(self._outside, known=0))
+        self._pass(record, self._outside if state is MembershipState.LOST else replace(self._outside, known=0))
 
     def begin_founding(self) -> bool:
         """We are about to make a room, or a group in one.
@@ -135,19 +135,19 @@ class RoomGroup(Receiving, Sending):
         """
         if self._group is not None:
             raise UsageError(f"already a member of the group in {self.room}")
-        before = self.state is RoomState.FOUNDING
-        self._pass(replace(self._record, state=RoomState.FOUNDING))
+        before = self.state is MembershipState.FOUNDING
+        self._pass(replace(self._record, state=MembershipState.FOUNDING))
         return before
 
     def end_founding(self) -> None:
         """It has come to nothing."""
-        if self.state is RoomState.FOUNDING:
-            self._pass(replace(self._record, state=RoomState.OUT))
+        if self.state is MembershipState.FOUNDING:
+            self._pass(replace(self._record, state=MembershipState.OUT))
 
     def stop_waiting(self) -> None:
         """Wait for no Welcome any more."""
-        if self.state is RoomState.INVITED:
-            self._pass(replace(self._record, state=RoomState.OUT))
+        if self.state is MembershipState.INVITED:
+            self._pass(replace(self._record, state=MembershipState.OUT))
 
     def tidy(self, now: int) -> None:
         """Forget ended epochs whose time is over (RFC 9420 9.2).

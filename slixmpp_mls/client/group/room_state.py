@@ -22,16 +22,25 @@ from ...policy import RoomPolicy
 from ...policy.roster import Roster
 from ...store.interface import Transaction
 from ..device import Device
-from ..events import MessageReceived
+from ..events import MessageReceived, as_event
 from ..member import Member
 from ..storage import leaf_ages
 from ..storage.doubts import Doubt, Doubts
-from ..storage.duplicate_filter import Seen
-from ..storage.inbox import Inbox, as_event
+from ..storage.duplicate_filter import DuplicateFilter
+from ..storage.inbox import Inbox
 from ..storage.leaf_ages import LeafAge, RenewalSettings
 from ..storage.outbox import NUMBER, Outbox
-from ..storage.post_commit_actions import Leave, Owed
-from ..storage.records import ROOMS, InboxRecord, OutboxKind, OutboxRecord, OutsideRecord, RoomRecord, RoomState, Spaces
+from ..storage.post_commit_actions import Leave, PostCommitActions
+from ..storage.records import (
+    ROOMS,
+    InboxRecord,
+    MembershipState,
+    OutboxKind,
+    OutboxRecord,
+    OutsideRecord,
+    RoomRecord,
+    Spaces,
+)
 from .committable_proposals import Committable, committable
 
 __all__ = ["ROOMS", "Kept", "put_all", "put_changes"]
@@ -58,8 +67,8 @@ class Kept:
         self._staged: dict[bytes, StagedCommit] = {}
         self._outbox = Outbox()
         self._inbox = Inbox()
-        self._owed = Owed()
-        self._seen = Seen()
+        self._owed = PostCommitActions()
+        self._seen = DuplicateFilter()
         self._unwanted: frozenset[bytes] = frozenset()
         self._roster: Roster | None = None
         self._policy: RoomPolicy | None = None
@@ -78,9 +87,9 @@ class Kept:
     def _load(self, transaction: Transaction) -> None:
         value = transaction.get(ROOMS, self.room.encode())
         self._record = (
-            RoomRecord(RoomState.INVITED, b"", b"", 0, 0, 0, b"") if value is None else RoomRecord.decode(value)
+            RoomRecord(MembershipState.INVITED, b"", b"", 0, 0, 0, b"") if value is None else RoomRecord.decode(value)
         )
-        self._seen = Seen(transaction.items(self._spaces.seen))
+        self._seen = DuplicateFilter(transaction.items(self._spaces.seen))
         self._inbox = Inbox(number for number, _ in transaction.items(self._spaces.inbox))
         stored = transaction.items(self._spaces.outbox)
         self._outbox = Outbox((number, OutboxRecord.decode(octets)) for number, octets in stored)
@@ -95,13 +104,13 @@ class Kept:
         for number, record in self._outbox:
             if record.kind is OutboxKind.CREATION:
                 self._staged[number] = Group.restore_creation(waiting.pop(number), self.device.parameters)
-        if self._record.state is not RoomState.MEMBER:
+        if self._record.state is not MembershipState.MEMBER:
             return
         group = Group.restore(transaction.items(self._spaces.group), self.device.parameters)
         self._group = group
         self._roster = Roster.of(group.members())
         self._policy = RoomPolicy.required_in(group.context.extensions)
-        self._owed = Owed(transaction.items(self._spaces.owed))
+        self._owed = PostCommitActions(transaction.items(self._spaces.owed))
         self._unwanted = frozenset(reference for reference, _ in transaction.items(self._spaces.unwanted))
         self._doubts = Doubts(Doubt.decode(*item) for item in transaction.items(self._spaces.doubt))
         self._staged |= {number: group.restore_staged(pieces) for number, pieces in waiting.items()}
@@ -109,7 +118,7 @@ class Kept:
     # --- what it is ----------------------------------------------------------------------------
 
     @property
-    def state(self) -> RoomState:
+    def state(self) -> MembershipState:
         return self._record.state
 
     @property
@@ -298,7 +307,7 @@ class Kept:
     # --- what is owed --------------------------------------------------------------------------
 
     @property
-    def owed(self) -> Owed:
+    def owed(self) -> PostCommitActions:
         """What is still to be done outside of the group; nothing if we are not in it."""
         return self._owed
 
@@ -347,7 +356,7 @@ class Kept:
         """
         # Values are kept by keeping them; the few that change in place, as copies.
         before = {
-            name: value.copy() if isinstance(value, dict | Inbox | Outbox | Seen) else value
+            name: value.copy() if isinstance(value, dict | Inbox | Outbox | DuplicateFilter) else value
             for name, value in vars(self).items()
         }
         try:
@@ -415,8 +424,8 @@ class Kept:
         """Forget the group."""
         seen = self._outside.pace()
         if self._owed.leave:
-            record = replace(record, state=RoomState.OUT)  # there is no reason to come back
-        if record.state is RoomState.LOST:
+            record = replace(record, state=MembershipState.OUT)  # there is no reason to come back
+        if record.state is MembershipState.LOST:
             group, after = self.group, self._record.cursor
             epoch = next(reversed(self._ahead.values()), group.epoch)
             seen = replace(seen, group_id=group.group_id, suite=group.suite.id, epoch=epoch, known=1, after=after)
@@ -425,7 +434,7 @@ class Kept:
             self._put_record(transaction, record)
             self._put_outside(transaction, seen)
         self._group = self._roster = self._policy = None
-        self._record, self._doubts, self._outside, self._owed = record, Doubts(), seen, Owed()
+        self._record, self._doubts, self._outside, self._owed = record, Doubts(), seen, PostCommitActions()
         self._new_epoch()
         self._outbox.remove_all(gone)
 

@@ -35,8 +35,8 @@ from ...stanza.consistency import check as check_consistency
 from ..events import CommitLost, Event, GroupContinued, Joined
 from ..member import Member
 from ..storage.doubts import Doubt, Doubts
-from ..storage.post_commit_actions import Owed
-from ..storage.records import OutboxKind, RoomRecord, RoomState
+from ..storage.post_commit_actions import PostCommitActions
+from ..storage.records import MembershipState, OutboxKind, RoomRecord
 from .actions import Ignore, Incoming, Join, Step
 from .continuation import Creating
 from .external_commit import Entering
@@ -139,10 +139,15 @@ class Joining(Entering, Creating):
         # Unsent application data was meant for the group's members: it stays if this is the same group.
         followed = self._group is not None and self._group.closed is not None
         same = followed or record.group_id == state.group_id
-        owed = self._owed if followed else Owed()
+        owed = self._owed if followed else PostCommitActions()
         missed = self._missed(record)
         record = replace(
-            record, state=RoomState.MEMBER, group_id=state.group_id, joined=now, joined_epoch=state.epoch, commits=b""
+            record,
+            state=MembershipState.MEMBER,
+            group_id=state.group_id,
+            joined=now,
+            joined_epoch=state.epoch,
+            commits=b"",
         )
         doubts = Doubts(judged)
         with self._transaction() as transaction:

@@ -17,7 +17,7 @@ from hashlib import sha256
 
 from ...identity import ClientIdentity
 
-__all__ = ["MAX_ID", "Seen", "mark", "message_id"]
+__all__ = ["MAX_ID", "DuplicateFilter", "mark", "message_id"]
 
 MAX_ID = 256
 """Octets of an id; a longer one is none."""
@@ -39,16 +39,16 @@ def mark(sender: ClientIdentity, identifier: str) -> bytes:
     return sha256(f"{sender} {identifier}".encode()).digest()[:16]
 
 
-class Seen:
+class DuplicateFilter:
     """The marks of the last messages: a ring in the store, and the same as a set."""
 
     def __init__(self, stored: Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]] = ()) -> None:
         self._ring = dict(stored)
         self._marks = set(self._ring.values())
 
-    def copy(self) -> Seen:
+    def copy(self) -> DuplicateFilter:
         """The same, which can be changed by itself."""
-        same = Seen()
+        same = DuplicateFilter()
         same._ring, same._marks = self._ring.copy(), self._marks.copy()
         return same
 

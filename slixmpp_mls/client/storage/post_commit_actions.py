@@ -17,7 +17,7 @@ from ...mls.group.commit_effects import Effects
 from ...mls.structures.framing import MemberSender
 from ...policy.roster import Roster
 
-__all__ = ["Invite", "Leave", "Owed", "Revoke"]
+__all__ = ["Invite", "Leave", "PostCommitActions", "Revoke"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Leave:
     key = b"l"
 
 
-class Owed:
+class PostCommitActions:
     """The contents of a room's space of that name.  A value: it does not change."""
 
     __slots__ = ("_entries",)

@@ -46,14 +46,23 @@ from typing import Annotated, ClassVar, Self
 from ...mls.tls import Enum, Struct, opaque, struct, uint8, uint16, uint32, uint64
 
 __all__ = [
-    "ROOMS", "AskRecord", "DoubtRecord", "InboxRecord", "KeyPackageRecord", "OutboxKind", "OutboxRecord",
-    "OutsideRecord", "RoomRecord", "RoomState", "Spaces",
+    "ROOMS",
+    "AskRecord",
+    "DoubtRecord",
+    "InboxRecord",
+    "KeyPackageRecord",
+    "MembershipState",
+    "OutboxKind",
+    "OutboxRecord",
+    "OutsideRecord",
+    "RoomRecord",
+    "Spaces",
 ]  # fmt: skip
 
 ROOMS = "room"
 
 
-class RoomState(IntEnum):
+class MembershipState(IntEnum):
     """How we stand to a room's group."""
 
     INVITED = 1
@@ -100,7 +109,7 @@ class RoomRecord(Struct):
     application messages we have read, `commits` which Commits have come by while we wait for a Welcome.
     """
 
-    state: Annotated[RoomState, Enum(RoomState)]
+    state: Annotated[MembershipState, Enum(MembershipState)]
     group_id: opaque
     cursor: opaque
     joined: uint64

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 from ...client import Rejected, Rejoining
 from ...client.group.external_commit import find_doors
-from ...client.storage.records import RoomState
+from ...client.storage.records import MembershipState
 from ...delivery import MAX_STANZA
 from ...delivery.archive import Archive, RoomStanza
 from ...errors import DeliveryError, MLSError, NoGroupInfo, PeerError, StoreError, UsageError
@@ -75,7 +75,7 @@ class Rejoiner:
     @property
     def is_due(self) -> bool:
         """Whether we are outside, want in, and may do something about it."""
-        outside = self._session.state in (RoomState.LOST, RoomState.INVITED)
+        outside = self._session.state in (MembershipState.LOST, MembershipState.INVITED)
         return outside and (self._told or self.mode is RejoinMode.AUTOMATIC) and self._worker.lost is None
 
     def by_hand(self) -> None:
@@ -101,7 +101,7 @@ class Rejoiner:
     # --- by request ----------------------------------------------------------------------------
 
     async def _ask_until_in(self) -> None:
-        lost = self._session.state is RoomState.LOST
+        lost = self._session.state is MembershipState.LOST
         await asyncio.sleep(random.uniform(0, _SPREAD) + (0 if lost else _WELCOME_PATIENCE))  # noqa: S311
         tried: int | None = None
         asked_at = -_EXTERNAL_AFTER

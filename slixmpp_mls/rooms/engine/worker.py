@@ -42,7 +42,7 @@ from ...client import (
     Unreadable,
 )
 from ...client.group.actions import Remember
-from ...client.storage.records import RoomState
+from ...client.storage.records import MembershipState
 from ...delivery import (
     AffiliationChanged,
     Bounced,
@@ -194,7 +194,7 @@ class RoomWorker:
 
     @property
     def is_member(self) -> bool:
-        return self.session.state is RoomState.MEMBER
+        return self.session.state is MembershipState.MEMBER
 
     @property
     def running(self) -> bool:
