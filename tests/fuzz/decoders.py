@@ -24,7 +24,7 @@ from slixmpp_mls.mls.structures.parent_node import RatchetTreeExtension
 from slixmpp_mls.mls.tls import Struct
 from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
 from slixmpp_mls.mls.xml_form import NAMESPACE, from_xml, structures, to_xml
-from slixmpp_mls.stanza import consistency, elements, sce, trust_message
+from slixmpp_mls.stanza import consistency, elements, file_sharing, sce, trust_message
 from slixmpp_mls.stanza.xml import AnyElement, parse_xml, serialize, split_tag, to_lxml
 
 from . import seeds
@@ -211,3 +211,20 @@ def trust_message_element(data: bytes) -> None:
 def trust_message_uri(data: bytes) -> None:
     owner = trust_message.KeyOwner.from_uri(data.decode(errors="replace"))
     assert trust_message.KeyOwner.from_uri(owner.to_uri()) == owner
+
+
+_FILE = file_sharing.FileSharing(
+    file_sharing.FileMetadata(5, {"sha-256": bytes(32)}, name="a.txt", media_type="text/plain", description="b"),
+    (file_sharing.EncryptedSource(bytes(32), bytes(12), ("https://example/x",)),),
+    "inline",
+)
+
+
+@target(
+    lambda: [serialize(_FILE.to_lxml())],
+    lambda: (b"<encrypted ", b"<thumbnail uri='data:image/png;base64,", b"<width>", b"<date>", b"algo='sha-512'"),
+)
+def file_sharing_element(data: bytes) -> None:
+    """Encrypted files (XEP-0447, 0448) in the content of envelopes."""
+    sharing = file_sharing.FileSharing.read(parse_xml(data, LIMIT))
+    assert file_sharing.FileSharing.read(sharing.to_lxml()) == sharing
