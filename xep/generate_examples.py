@@ -164,7 +164,7 @@ class Story:
                 raise AssertionError(f"{person.identity} refuses a message: {error}") from error
             if isinstance(processed, StagedCommit):
                 check_policy(person.state, processed)
-                if processed.removes_us:
+                if processed.next is None:
                     person.group = None
                     continue
             person.group = person.state.apply(processed, now=self.now)

@@ -15,7 +15,7 @@ DAY = 24 * HOUR
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What a group keeps, and for how long.
+    """Limits on the state that a group keeps, and for how long it keeps it.
 
     :ivar past_epochs: ended epochs whose application messages can still be read (RFC 9420 15.3)
     :ivar past_epoch_time: seconds after which an ended epoch is forgotten

@@ -29,7 +29,7 @@ themselves, so the depth of decoding is the depth of the declarations, whatever 
 every vector element takes at least one octet, so counts are bounded by the input's length.  A
 decoded structure takes up to 60 times its octets in memory (a chain of empty certificates; a
 real tree 4 times), which is why :meth:`Struct.decode` takes no more than :data:`MAX_SIZE` and
-whoever reads a message from a peer sets a tighter limit first.
+readers of a peer's message set a tighter limit first.
 """
 
 from __future__ import annotations
@@ -277,7 +277,7 @@ class Vector(Codec):
 
     def __init__(self, item: Codec) -> None:
         if isinstance(item, StructCodec) and not item.fields:
-            raise TypeError("items without octets can not be counted")
+            raise TypeError("items without octets cannot be counted")
         self.item = item
 
     def write(self, out: bytearray, value: tuple[Any, ...]) -> None:
@@ -321,7 +321,7 @@ class Select(Codec):
     """An enum field and the ``select`` that follows it.
 
     In Python the value is the variant itself; its class says which one it is, so the
-    enum field can not contradict it.
+    enum field cannot contradict it.
 
     :param tag: codec of the enum field
     :param variants: enum value to the variant's annotation (a struct, or another select)
@@ -481,7 +481,7 @@ class Struct:
     def encode(self) -> bytes:
         """The structure's octets.
 
-        :raises ValueError: they can not express it (a number out of range, a field missing)
+        :raises ValueError: they cannot express it (a number out of range, a field missing)
         """
         out = bytearray()
         self.codec.write(out, self)

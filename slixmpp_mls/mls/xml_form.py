@@ -114,7 +114,7 @@ def to_xml(value: Struct) -> etree._Element:
     """The XML form of a structure, as an element named after it.
 
     :raises ValueError: the structure is none of :func:`structures`, or has a value that its
-        encoding can not express
+        encoding cannot express
     """
     name = type(value).__name__
     if structures().get(name) is not type(value):

@@ -336,13 +336,13 @@ class OurGroup:
         return Received("application", found.sender, found.data, found.authenticated_data)
 
     def _follow(self, staged: StagedCommit) -> Received:
-        if staged.removes_us:
+        if staged.next is None:
             self._removed = True
             self._client.leave(self._core.group_id)
         else:
             self.store(self._core.apply(staged, now=_now()))
         self._staged = None
-        return Received("commit", _index_of(staged.effects.committer), removed=staged.removes_us)
+        return Received("commit", _index_of(staged.effects.committer), removed=staged.next is None)
 
     def encrypt(self, data: bytes, aad: bytes = b"") -> bytes:
         self._require_member()
@@ -387,14 +387,18 @@ class OurGroup:
         assert isinstance(client, OurClient)
         with _refusals():
             others = [_key_package(package) for package in key_packages]
-            made = self._core.reinitialize(client.new_bundle(), others, now=_now(), options=_founding(client))
+            made = self._core.draft_reinitialize(
+                client.new_bundle(), others, now=_now(), options=_founding(client)
+            ).finish()
         return _founded(client, made)
 
     def branch(self, group_id: bytes, key_packages: Sequence[bytes]) -> Founded:
         client = self._client
         with _refusals():
             others = [_key_package(package) for package in key_packages]
-            made = self._core.branch(group_id, client.new_bundle(), others, now=_now(), options=_founding(client))
+            made = self._core.draft_branch(
+                group_id, client.new_bundle(), others, now=_now(), options=_founding(client)
+            ).finish()
         return _founded(client, made)
 
 

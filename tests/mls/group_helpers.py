@@ -196,7 +196,7 @@ class Room:
             staged = self[name].process(made.commit, now=NOW, **known)
             assert isinstance(staged, StagedCommit)
             assert staged.effects == made.staged.effects
-            if staged.removes_us:
+            if staged.next is None:
                 del self.groups[name]
             else:
                 self[name] = self[name].apply(staged, now=NOW)

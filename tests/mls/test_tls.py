@@ -340,7 +340,7 @@ def test_closed_select_refuses_unknown_variants() -> None:
 
 
 def test_declarations_are_checked() -> None:
-    with pytest.raises(TypeError, match="can not be counted"):
+    with pytest.raises(TypeError, match="cannot be counted"):
         codec_of(tuple[SelfRemove, ...])
     with pytest.raises(TypeError, match="two variants"):
         Select(UInt(1), {1: PreShared, 2: PreShared})

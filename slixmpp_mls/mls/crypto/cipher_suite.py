@@ -26,9 +26,18 @@ from pyhpke import AEADId, KDFId
 from ...errors import InvalidError
 from .. import registry
 from ..registry import CipherSuiteId
-from ..structures.update_path import HPKECiphertext
 from ..tls import encode_varint
-from .hpke import DHKEM_P256, DHKEM_P384, DHKEM_P521, DHKEM_X448, DHKEM_X25519, HPKE, KEM, HPKEPrivateKey
+from .hpke import (
+    DHKEM_P256,
+    DHKEM_P384,
+    DHKEM_P521,
+    DHKEM_X448,
+    DHKEM_X25519,
+    HPKE,
+    KEM,
+    HPKECiphertext,
+    HPKEPrivateKey,
+)
 from .signature import ECDSA, Ed448, Ed25519, SignaturePrivateKey, SignatureScheme
 
 __all__ = ["CipherSuite", "HPKEPrivateKey", "Random", "SignaturePrivateKey"]
@@ -152,7 +161,7 @@ class CipherSuite:
         if length <= len(block):
             return block[:length]
         if length > 255 * len(block):
-            raise ValueError(f"HKDF can not give {length} octets")  # RFC 5869 2.3
+            raise ValueError(f"HKDF cannot give {length} octets")  # RFC 5869 2.3
         blocks = [block]
         for counter in range(2, -(-length // len(block)) + 1):
             block = hmac.digest(secret, block + info + bytes((counter,)), name)
@@ -173,7 +182,7 @@ class CipherSuite:
         return SignaturePrivateKey(self.signature, self.signature.generate(random))
 
     def import_signature_key(self, private: bytes) -> SignaturePrivateKey:
-        """What :meth:`SignaturePrivateKey.encode` gave.  Loaded when first used."""
+        """The inverse of :meth:`SignaturePrivateKey.encode`.  Loaded when first used."""
         return SignaturePrivateKey(self.signature, private)
 
     def sign_with_label(self, private: SignaturePrivateKey, label: str, content: bytes) -> bytes:
@@ -188,10 +197,6 @@ class CipherSuite:
         if not self.signature.verify(public, _label(label) + encode_varint(len(content)) + content, signature):
             raise InvalidError(f"bad signature ({label})", "RFC 9420 5.1.2")
 
-    def check_signature_key(self, public: bytes) -> None:
-        """:raises InvalidError: no public key of this suite's signature scheme"""
-        self.signature.check_public_key(public)
-
     # --- public key encryption (5.1.1, 5.1.3, 8.3) ---
 
     def generate_key_pair(self, random: Random = os.urandom) -> HPKEPrivateKey:
@@ -203,7 +208,7 @@ class CipherSuite:
         return self._hpke.derive_key_pair(ikm)
 
     def import_hpke_key(self, private: bytes, public: bytes | None = None) -> HPKEPrivateKey:
-        """What :meth:`HPKEPrivateKey.encode` gave.  Loaded when first used.
+        """The inverse of :meth:`HPKEPrivateKey.encode`.  Loaded when first used.
 
         :param public: its public key, if the caller knows it: then asking for that loads nothing
         """

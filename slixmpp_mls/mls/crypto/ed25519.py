@@ -1,4 +1,4 @@
-"""Ed25519 verification: the same answer whoever computes it.
+"""Ed25519 verification: the same answer from every backend.
 
 Verifying signatures dominates what a member spends on receiving.  libsodium does it in about
 half of OpenSSL's time, so it is used where PyNaCl is installed.  But implementations differ on inputs

@@ -20,9 +20,28 @@ from pyhpke import CipherSuite as PyHPKE
 from pyhpke.exceptions import PyHPKEError
 
 from ...errors import InvalidError
+from ..tls import Struct, opaque, struct
 from .signature import load_point, load_scalar, scalar_length
 
-__all__ = ["DHKEM_P256", "DHKEM_P384", "DHKEM_P521", "DHKEM_X448", "DHKEM_X25519", "HPKE", "KEM", "HPKEPrivateKey"]
+__all__ = [
+    "DHKEM_P256",
+    "DHKEM_P384",
+    "DHKEM_P521",
+    "DHKEM_X448",
+    "DHKEM_X25519",
+    "HPKE",
+    "KEM",
+    "HPKECiphertext",
+    "HPKEPrivateKey",
+]
+
+
+@struct
+class HPKECiphertext(Struct):
+    """RFC 9420 5.1.3."""
+
+    kem_output: opaque
+    ciphertext: opaque
 
 
 class KEM:
@@ -61,7 +80,7 @@ class _Montgomery(KEM):
 
     Every string of the right length is a public key there, but with the points of small order each
     exchange fails (RFC 9180 7.1.4).  They are refused at once, so that nobody can put a key into a group
-    to which other members then can not encrypt.
+    to which other members then cannot encrypt.
     """
 
     def __init__(

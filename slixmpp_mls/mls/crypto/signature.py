@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey, Ed4
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ...errors import InvalidError
 from . import ed25519
 
 __all__ = [
@@ -58,10 +57,6 @@ class SignatureScheme:
 
     def verify(self, public: bytes, data: bytes, signature: bytes) -> bool:
         """Whether the signature holds; False as well when key or signature are no such thing."""
-        raise NotImplementedError
-
-    def check_public_key(self, public: bytes) -> None:
-        """:raises InvalidError: these octets are no public key"""
         raise NotImplementedError
 
 
@@ -120,10 +115,6 @@ class Ed25519(SignatureScheme):
     def verify(self, public: bytes, data: bytes, signature: bytes) -> bool:
         return ed25519.verify(public, data, signature)
 
-    def check_public_key(self, public: bytes) -> None:
-        if len(public) != 32 or not ed25519.is_sound_point(public):
-            raise InvalidError("no Ed25519 public key", "RFC 9420 5.1.1")
-
 
 class Ed448(SignatureScheme):
     name = "ed448"
@@ -146,12 +137,6 @@ class Ed448(SignatureScheme):
         except (InvalidSignature, ValueError):
             return False
         return True
-
-    def check_public_key(self, public: bytes) -> None:
-        try:
-            Ed448PublicKey.from_public_bytes(public)
-        except ValueError:
-            raise InvalidError("no Ed448 public key", "RFC 9420 5.1.1") from None
 
 
 class ECDSA(SignatureScheme):
@@ -182,12 +167,6 @@ class ECDSA(SignatureScheme):
         except (InvalidSignature, ValueError):
             return False
         return True
-
-    def check_public_key(self, public: bytes) -> None:
-        try:
-            load_point(self._curve, public)
-        except ValueError:
-            raise InvalidError(f"no public key for {self.name}", "RFC 9420 5.1.1") from None
 
 
 def scalar_length(curve: ec.EllipticCurve) -> int:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 from ...errors import InvalidError, UsageError
 from ..crypto.cipher_suite import CipherSuite, Random, SignaturePrivateKey
@@ -50,7 +51,7 @@ from .staging import (
 )
 
 __all__ = [
-    "CommitBundle", "CommitDraft", "CommitOptions", "create_commit", "create_group_info", "draft_commit",
+    "CommitArguments", "CommitBundle", "CommitDraft", "CommitOptions", "create_group_info", "draft_commit",
     "finish_commit", "sign_group_info",
 ]  # fmt: skip
 
@@ -132,21 +133,13 @@ class CommitDraft:
         return self.staged.next.tree
 
 
-def create_commit(
-    group: GroupState,
-    rules: LeafRules,
-    *,
-    by_value: Sequence[AnyProposal] = (),
-    by_reference: Sequence[bytes] | None = None,
-    options: CommitOptions | None = None,
-    psks: PSKLookup = no_psks,
-    random: Random = os.urandom,
-) -> CommitBundle:
-    """:func:`draft_commit` and :func:`finish_commit`."""
-    draft = draft_commit(
-        group, rules, by_value=by_value, by_reference=by_reference, options=options, psks=psks, random=random
-    )
-    return finish_commit(draft, group, random=random)
+class CommitArguments(TypedDict, total=False):
+    """The arguments of :func:`draft_commit` that :meth:`.Group.commit` hands on."""
+
+    by_reference: Sequence[bytes] | None
+    options: CommitOptions | None
+    psks: PSKLookup
+    random: Random
 
 
 def draft_commit(

@@ -1,4 +1,4 @@
-"""What a Commit changes, told before it changes anything.
+"""The changes that a Commit makes, known before it takes effect.
 
 A staged Commit carries one :class:`Effects`.  The application reads it to decide whether to
 accept the Commit: it says who comes, who goes, whose leaf is replaced, and at whose wish
@@ -22,7 +22,7 @@ __all__ = ["ChangeKind", "Effects", "ExtensionsChange", "MemberChange"]
 
 
 class ChangeKind(IntEnum):
-    """What happens to one leaf."""
+    """The fate of one leaf."""
 
     ADDED = 1
     UPDATED = 2

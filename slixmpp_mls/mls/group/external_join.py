@@ -14,6 +14,7 @@ from ..parameters import Parameters
 from ..registry import WireFormat
 from ..schedule.key_schedule import EpochSecrets, external_init
 from ..schedule.message_protection import protect_public, sign
+from ..schedule.psk_secret import psk_secret
 from ..schedule.secret_tree import SecretTree
 from ..schedule.transcript import confirmation_tag
 from ..structures.commit import Commit, ProposalRef
@@ -29,7 +30,7 @@ from ..structures.framing import (
 )
 from ..structures.leaf_node import LeafNode, UpdateSource
 from ..structures.proposals import AnyProposal, ExternalInit, PreSharedKey, Remove, SelfRemove
-from ..structures.psk import PreSharedKeyID, psk_secret
+from ..structures.psk import PreSharedKeyID
 from ..structures.welcome import GroupInfo
 from ..tree.leaf_creation import OwnLeaf
 from ..tree.leaf_validation import LeafRules, check_leaf, check_members
@@ -138,7 +139,7 @@ def _template(own: OwnLeaf) -> LeafNode:
 def _outside(
     public: PublicGroup, key: SignaturePrivateKey, parameters: Parameters, make: type[GroupState]
 ) -> GroupState:
-    """What a joiner has of the epoch before its own: nothing secret."""
+    """A joiner's view of the epoch before its own: nothing secret."""
     nothing = EpochSecrets(*[b""] * 8)
     private = TreeKEMPrivate(LeafIndex(0), Map())
     tree = SecretTree.create(public.suite, b"", 1)

@@ -1,4 +1,4 @@
-"""The API of the core: a group, what it says, what is said to it (RFC 9420).
+"""The API of the core: a group, the messages that it sends, the messages that it receives (RFC 9420).
 
 ::
 
@@ -15,7 +15,7 @@
     alice = alice.apply(received, now=now)
 
 A :class:`Group` is an immutable value (:mod:`.group_state`).  Methods that would change it return
-another one; the caller keeps the one that it believes in and forgets the others.  Times are
+another one; the caller keeps the one that is in effect and drops the others.  Times are
 seconds since the Unix epoch, given by the caller; randomness is the operating system's unless
 a test says otherwise.
 """
@@ -25,7 +25,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping, MutableSet, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, Unpack
 
 from ...errors import UsageError
 from ..crypto.cipher_suite import Random, SignaturePrivateKey
@@ -54,13 +54,13 @@ from ..tree.leaf_validation import LeafRules, check_members, check_proposal_supp
 from ..tree.ratchet_tree import RatchetTree
 from ..tree.tree_math import LeafIndex
 from . import commit_creation, external_join, group_creation, group_storage, joining, message_processing, resumption
-from .commit_creation import CommitBundle, CommitDraft, CommitOptions
+from .commit_creation import CommitArguments, CommitBundle, CommitDraft
 from .group_state import GroupState, OwnUpdate, PSKLookup, PublicGroup, no_psks
 from .joining import GroupLookup, Identify, StagedJoin, UnverifiedGroupInfo, credential_of
 from .message_processing import Processed, ReceivedProposal
 from .proposal_list import SentProposal, apply, check_alone, choose, topic
 from .proposal_selection import choose_valid
-from .resumption import CreationDraft
+from .resumption import CreationArguments, CreationDraft
 from .staging import StagedCommit
 
 __all__ = ["Group"]
@@ -70,7 +70,7 @@ __all__ = ["Group"]
 class Group(GroupState):
     """One member's view of a group in one epoch."""
 
-    # --- beginning -----------------------------------------------------------------------------
+    # --- creating and joining -----------------------------------------------------------------------------
 
     @classmethod
     def create(
@@ -122,7 +122,7 @@ class Group(GroupState):
         psks: PSKLookup = no_psks,
         groups: GroupLookup = lambda group_id: None,
     ) -> UnverifiedGroupInfo:
-        """What a Welcome claims, so that a tree that is elsewhere can be fetched for :meth:`join`."""
+        """The unverified GroupInfo of a Welcome, so that a tree that is elsewhere can be fetched for :meth:`join`."""
         return joining.peek(welcome, own, psks=psks, groups=groups)
 
     @classmethod
@@ -161,7 +161,7 @@ class Group(GroupState):
             random=random,
         )
 
-    # --- saying --------------------------------------------------------------------------------
+    # --- sending --------------------------------------------------------------------------------
 
     def encrypt(
         self,
@@ -268,7 +268,7 @@ class Group(GroupState):
         return self.propose(Update(leaf), now=now, public=public, update=update, random=random)
 
     def own_leaf_parts(self) -> OwnLeaf:
-        """What our present leaf is made of."""
+        """The parts of our present leaf."""
         leaf = self.own_leaf
         return OwnLeaf(leaf.credential, self.signature_key, leaf.capabilities, leaf.extensions)
 
@@ -277,44 +277,35 @@ class Group(GroupState):
         proposals: Sequence[AnyProposal] = (),
         *,
         now: int,
-        by_reference: Sequence[bytes] | None = None,
-        options: CommitOptions | None = None,
-        psks: PSKLookup = no_psks,
         remembered: MutableSet[bytes] | None = None,
-        random: Random = os.urandom,
+        **how: Unpack[CommitArguments],
     ) -> CommitBundle:
-        """RFC 9420 12.4.1: a Commit of these and of the waiting proposals.  See :mod:`.commit_creation`."""
-        return commit_creation.create_commit(
-            self,
-            _own_rules(self.parameters, now, remembered),
-            by_value=proposals,
-            by_reference=by_reference,
-            options=options,
-            psks=psks,
-            random=random,
-        )
+        """RFC 9420 12.4.1: a Commit of these and of the waiting proposals, in one step.
+
+        The arguments and errors are those of :meth:`draft_commit`.
+        """
+        draft = self.draft_commit(proposals, now=now, remembered=remembered, **how)
+        return self.finish_commit(draft, random=how.get("random", os.urandom))
 
     def draft_commit(
         self,
         proposals: Sequence[AnyProposal] = (),
         *,
         now: int,
-        by_reference: Sequence[bytes] | None = None,
-        options: CommitOptions | None = None,
-        psks: PSKLookup = no_psks,
         remembered: MutableSet[bytes] | None = None,
-        random: Random = os.urandom,
+        **how: Unpack[CommitArguments],
     ) -> CommitDraft:
-        """The same, but for what uses up a key; for :meth:`finish_commit` in this epoch."""
-        return commit_creation.draft_commit(
-            self,
-            _own_rules(self.parameters, now, remembered),
-            by_value=proposals,
-            by_reference=by_reference,
-            options=options,
-            psks=psks,
-            random=random,
-        )
+        """A Commit that has used up no key yet, for :meth:`finish_commit` in this epoch.
+
+        :param proposals: new ones, after the waiting ones
+        :param now: seconds since the Unix epoch
+        :param remembered: signatures verified before
+        :param how: see :func:`.commit_creation.draft_commit`
+        :raises UsageError: the group is closed, or the options contradict each other
+        :raises InvalidError: the proposals are not valid together
+        """
+        rules = _own_rules(self.parameters, now, remembered)
+        return commit_creation.draft_commit(self, rules, by_value=proposals, **how)
 
     def finish_commit(
         self, draft: CommitDraft, *, instead_of_tree: Extension | None = None, random: Random = os.urandom
@@ -351,7 +342,7 @@ class Group(GroupState):
         signature = sign(self.suite, self.signature_key, form, framed, self.context.encode())
         return AuthenticatedContent(form, framed, signature)
 
-    # --- hearing -------------------------------------------------------------------------------
+    # --- receiving -------------------------------------------------------------------------------
 
     def process(
         self,
@@ -361,7 +352,7 @@ class Group(GroupState):
         psks: PSKLookup = no_psks,
         remembered: MutableSet[bytes] | None = None,
     ) -> Processed:
-        """What a message means.  Changes nothing.  See :func:`.message_processing.process`.
+        """The effect of a message.  Changes nothing.  See :func:`.message_processing.process`.
 
         :raises PeerError: it is refused
         """
@@ -420,53 +411,13 @@ class Group(GroupState):
         kept = self.forget(self.past, now)
         return self if len(kept) == len(self.past) else replace(self, past=kept)
 
-    # --- going on in another group -------------------------------------------------------------
-
-    def reinitialize(
-        self,
-        own: KeyPackageBundle,
-        others: Sequence[KeyPackage],
-        *,
-        now: int,
-        identify: Identify = credential_of,
-        options: CommitOptions | None = None,
-        random: Random = os.urandom,
-    ) -> CommitBundle:
-        """RFC 9420 11.2: the group that follows this one.  See :func:`.resumption.reinitialize`."""
-        draft = self.draft_reinitialize(own, others, now=now, identify=identify, options=options, random=random)
-        return draft.finish(random=random)
+    # --- continuing in another group -------------------------------------------------------------
 
     def draft_reinitialize(
-        self,
-        own: KeyPackageBundle,
-        others: Sequence[KeyPackage],
-        *,
-        now: int,
-        identify: Identify = credential_of,
-        options: CommitOptions | None = None,
-        random: Random = os.urandom,
+        self, own: KeyPackageBundle, others: Sequence[KeyPackage], *, now: int, **how: Unpack[CreationArguments]
     ) -> CreationDraft:
-        """The same, but for the messages."""
-        rules = _own_rules(self.parameters, now)
-        return resumption.reinitialize(self, own, others, rules, identify=identify, options=options, random=random)
-
-    def branch(
-        self,
-        group_id: bytes,
-        own: KeyPackageBundle,
-        others: Sequence[KeyPackage],
-        *,
-        now: int,
-        extensions: tuple[Extension, ...] = (),
-        identify: Identify = credential_of,
-        options: CommitOptions | None = None,
-        random: Random = os.urandom,
-    ) -> CommitBundle:
-        """RFC 9420 11.3: a group of some of this one's members.  See :func:`.resumption.branch`."""
-        draft = self.draft_branch(
-            group_id, own, others, now=now, extensions=extensions, identify=identify, options=options, random=random
-        )
-        return draft.finish(random=random)
+        """RFC 9420 11.2: the group that follows this one.  See :func:`.resumption.reinitialize`."""
+        return resumption.reinitialize(self, own, others, _own_rules(self.parameters, now), **how)
 
     def draft_branch(
         self,
@@ -476,32 +427,20 @@ class Group(GroupState):
         *,
         now: int,
         extensions: tuple[Extension, ...] = (),
-        identify: Identify = credential_of,
-        options: CommitOptions | None = None,
-        random: Random = os.urandom,
+        **how: Unpack[CreationArguments],
     ) -> CreationDraft:
-        """The same, but for the messages."""
+        """RFC 9420 11.3: a group of some of this one's members.  See :func:`.resumption.branch`."""
         rules = _own_rules(self.parameters, now)
-        return resumption.branch(
-            self,
-            group_id,
-            own,
-            others,
-            rules,
-            extensions=extensions,
-            identify=identify,
-            options=options,
-            random=random,
-        )
+        return resumption.branch(self, group_id, own, others, rules, extensions=extensions, **how)
 
-    # --- keeping -------------------------------------------------------------------------------
+    # --- storing -------------------------------------------------------------------------------
 
     def pieces(self) -> dict[bytes, bytes]:
         """The whole state for a store, secret.  See :mod:`.group_storage`."""
         return group_storage.pieces(self)
 
     def changes_since(self, old: Self) -> group_storage.Changes:
-        """What a store must write (None: delete) that has `old`, in time proportional to the difference."""
+        """The pieces to write (None: delete) to a store that has `old`, in time proportional to the difference."""
         return group_storage.changes_since(self, old)
 
     def stored(self) -> Self:
@@ -524,11 +463,11 @@ class Group(GroupState):
 
     @classmethod
     def restore_creation(cls, pieces: Mapping[bytes, bytes], parameters: Parameters | None = None) -> StagedCommit:
-        """What :meth:`creation_pieces` wrote."""
+        """The inverse of :meth:`creation_pieces`."""
         return group_storage.restore_staged(cls, pieces, None, parameters)
 
     def restore_staged(self, pieces: Mapping[bytes, bytes]) -> StagedCommit:
-        """What :meth:`staged_pieces` wrote, for the state that we are in."""
+        """The inverse of :meth:`staged_pieces`, for the present state."""
         return group_storage.restore_staged(type(self), pieces, self)
 
 

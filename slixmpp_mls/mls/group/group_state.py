@@ -65,7 +65,7 @@ def no_psks(name: ExternalPSK | ResumptionPSK) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class PublicGroup:
-    """What is public about a group in one epoch.
+    """The public state of a group in one epoch.
 
     :ivar context: the GroupContext
     :ivar tree: members and their keys

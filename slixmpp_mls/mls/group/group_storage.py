@@ -339,7 +339,7 @@ def staged_pieces(staged: StagedCommit, base: GroupState | None) -> dict[bytes, 
 def restore_staged(
     make: type[G], waiting: Mapping[bytes, bytes], base: G | None, parameters: Parameters | None = None
 ) -> StagedCommit:
-    """What :func:`staged_pieces` wrote.
+    """The inverse of :func:`staged_pieces`.
 
     :param base: the present state, of the same epoch as when the Commit was made
     :raises InvalidError: they make up no Commit for this state

@@ -20,13 +20,14 @@ from ..crypto.cipher_suite import CipherSuite
 from ..parameters import Parameters
 from ..registry import DEFAULT_EXTENSIONS, GREASE, ExtensionType, ProtocolVersion
 from ..schedule.key_schedule import derive_epoch, welcome_key
+from ..schedule.psk_secret import psk_secret
 from ..schedule.secret_tree import SecretTree
 from ..schedule.transcript import interim_transcript_hash, verify_confirmation_tag
 from ..structures.credential import AnyCredential
 from ..structures.extensions import check_unique
 from ..structures.group_context import GroupContext
 from ..structures.leaf_node import LeafNode
-from ..structures.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage, psk_secret
+from ..structures.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
 from ..structures.welcome import GroupInfo, GroupSecrets, Welcome, group_info_tbs
 from ..tree.leaf_creation import KeyPackageBundle
 from ..tree.ratchet_tree import RatchetTree
@@ -54,7 +55,7 @@ def credential_of(leaf: LeafNode) -> AnyCredential:
 
 
 UnverifiedGroupInfo = NewType("UnverifiedGroupInfo", GroupInfo)
-"""What somebody who knows our KeyPackage says; its signature can be verified with the ratchet tree only."""
+"""A GroupInfo from anybody who knows our KeyPackage; verifying its signature takes the ratchet tree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +216,7 @@ def peek(
     Nothing in it has been verified.
 
     :raises NotForUs: it is for none of our KeyPackages
-    :raises PeerError: it can not be decrypted
+    :raises PeerError: it cannot be decrypted
     """
     return _open(welcome, bundle, psks, groups).group_info
 

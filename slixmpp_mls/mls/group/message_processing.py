@@ -94,7 +94,7 @@ Processed = ReceivedMessage | ReceivedProposal | StagedCommit
 def process(
     group: GroupState, message: MLSMessage, rules: LeafRules, now: int, *, psks: PSKLookup = no_psks
 ) -> Processed:
-    """What a message means for a group.
+    """The effect that a message has on a group.
 
     :param now: seconds since the Unix epoch: whether the keys of an ended epoch may still be used
     :raises UnknownGroup: it is for another group
@@ -138,7 +138,7 @@ def _check_open(group: GroupState) -> None:
 def open_public(public: PublicGroup, message: PublicMessage, membership_key: bytes | None) -> AuthenticatedContent:
     """RFC 9420 6.1, 6.2: the content of a PublicMessage of the present epoch.
 
-    :param membership_key: None if we are no member, and so can not check the membership tag
+    :param membership_key: None if we are no member, and so cannot check the membership tag
     """
     _check_group(public, message.content.group_id)
     if message.content.epoch != public.epoch:  # RFC 9420 12.1, 12.4.2

@@ -217,7 +217,7 @@ def check_alone(sent: SentProposal, tree: RatchetTree, context: GroupContext, ru
 
 
 def _check_content(proposal: AnyProposal, context: GroupContext, psk_usage: ResumptionPSKUsage | None) -> None:
-    """What one proposal itself must be like."""
+    """The rules for one proposal by itself."""
     if isinstance(proposal, PreSharedKey):
         name = proposal.psk
         if len(name.psk_nonce) != CipherSuite.get(context.cipher_suite).hash_length:
@@ -235,7 +235,7 @@ def _check_content(proposal: AnyProposal, context: GroupContext, psk_usage: Resu
     elif isinstance(proposal, GroupContextExtensions):
         check_context_extensions(proposal.extensions, "GroupContextExtensions")
     elif isinstance(proposal, UnknownProposal):
-        # A proposal that we do not support can not be supported by all members.
+        # A proposal that we do not support cannot be supported by all members.
         raise InvalidError(f"proposal of unknown type {proposal.tag:#06x}", "RFC 9420 12.2")
 
 
@@ -258,7 +258,7 @@ def apply(
 ) -> Applied:
     """RFC 9420 12.3: the proposals' effect on the tree and on the context's extensions.
 
-    What concerns all members (:func:`slixmpp_mls.mls.tree.leaf_validation.check_members`) is for the caller to check,
+    The rules for all members (:func:`slixmpp_mls.mls.tree.leaf_validation.check_members`) is for the caller to check,
     on the tree that has the Commit's path in it as well.
 
     :param rules: how leaves are validated (7.3)
@@ -339,7 +339,7 @@ def choose(proposals: Sequence[SentProposal], committer: AnySender) -> tuple[Sen
 
 
 def topic(sent: SentProposal) -> object:
-    """What a proposal is about: of two with the same topic, one list can hold only one (RFC 9420 12.2)."""
+    """The subject of a proposal: of two with the same topic, one list can hold only one (RFC 9420 12.2)."""
     proposal = sent.proposal
     if isinstance(proposal, Update | Remove | SelfRemove):
         return "leaf", proposal.removed if isinstance(proposal, Remove) else getattr(sent.sender, "leaf_index", -1)

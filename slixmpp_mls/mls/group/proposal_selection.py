@@ -1,7 +1,7 @@
 """Which of the waiting proposals to commit (RFC 9420 12.4).
 
 A committer should cover all the proposals that are valid together, and nobody may send
-application data while there are any.  Which ones these are can not be left to trial and error: one
+application data while there are any.  Which ones these are cannot be left to trial and error: one
 member's proposal that fits no list must not keep the others from committing, nor from talking.  So
 everything is looked at once, in O(1) each, and what would spoil the list is left out.  In doubt
 a proposal is left out too; its sender may send it again in the next epoch.

@@ -2,7 +2,7 @@
 
 Everything public can be followed as long as handshake messages travel as PublicMessages: who is a
 member, with which keys.  A follower checks all that a member checks and for which no secret is
-needed: signatures, lists of proposals, paths, leaves.  It can not tell whether a Commit's
+needed: signatures, lists of proposals, paths, leaves.  It cannot tell whether a Commit's
 confirmation tag and a message's membership tag are right, so that a *member* can lead it astray
 (not an outsider); members themselves would refuse such a Commit.
 
@@ -65,7 +65,7 @@ def process(
     parameters: Parameters | None = None,
     remembered: MutableSet[bytes] | None = None,
 ) -> FollowedProposal | FollowedCommit:
-    """What a message means for somebody who follows a group.  Changes nothing.
+    """The effect of a message, for a follower of the group.  Changes nothing.
 
     :param remembered: signatures verified before
     :raises NotForUs: it is encrypted

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 from ...errors import InvalidError, UsageError
 from ..crypto.cipher_suite import CipherSuite, Random
@@ -27,7 +28,7 @@ from .group_creation import create_group
 from .group_state import GroupState, PSKLookup
 from .joining import Identify, credential_of
 
-__all__ = ["CreationDraft", "branch", "reinitialize"]
+__all__ = ["CreationArguments", "CreationDraft", "branch", "reinitialize"]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -55,6 +56,14 @@ class CreationDraft:
         :param instead_of_tree: a GroupInfo extension that says where the ratchet tree is, if it is not to be inside
         """
         return finish_commit(self.commit, self.group, instead_of_tree=instead_of_tree, random=random)
+
+
+class CreationArguments(TypedDict, total=False):
+    """The arguments of :func:`reinitialize` and :func:`branch` that :class:`.Group` hands on."""
+
+    identify: Identify
+    options: CommitOptions | None
+    random: Random
 
 
 def reinitialize(

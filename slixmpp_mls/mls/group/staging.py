@@ -22,13 +22,14 @@ from dataclasses import dataclass, replace
 from ...errors import InvalidError
 from ..crypto.cipher_suite import CipherSuite
 from ..schedule.key_schedule import Epoch, derive_epoch, joiner_secret
+from ..schedule.psk_secret import psk_secret
 from ..schedule.transcript import confirmed_transcript_hash, interim_transcript_hash
 from ..structures.commit import Commit, ProposalRef
 from ..structures.framing import AnySender, AuthenticatedContent, MemberSender, NewMemberCommitSender
 from ..structures.group_context import GroupContext
 from ..structures.leaf_node import LeafNode
 from ..structures.proposals import Remove
-from ..structures.psk import PreSharedKeyID, psk_secret
+from ..structures.psk import PreSharedKeyID
 from ..structures.update_path import UpdatePath
 from ..tree.leaf_validation import LeafRules, check_members
 from ..tree.ratchet_tree import RatchetTree
@@ -67,17 +68,13 @@ class StagedCommit:
     def __repr__(self) -> str:
         return f"<StagedCommit ends epoch {self.base_epoch} of {self.group_id.hex()[:16]}>"
 
-    @property
-    def removes_us(self) -> bool:
-        return self.next is None
-
 
 # --- the public part -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class StagedPublic:
-    """What anybody can tell about a Commit that is properly signed; whether it has the group's keys they can not.
+    """The verdict on a properly signed Commit as far as no secret is needed.
 
     :ivar index: the committer's leaf in the new epoch
     :ivar added: leaves that the Commit adds, which its path is not encrypted to
@@ -220,7 +217,7 @@ def next_epoch(
 
 
 def path_change(before: RatchetTree, tree: RatchetTree, committer: AnySender, index: LeafIndex) -> MemberChange:
-    """What the path does to the committer's own leaf."""
+    """The change that the path makes to the committer's own leaf."""
     if isinstance(committer, MemberSender):
         return MemberChange(ChangeKind.UPDATED, committer, index, before.member(index), tree.member(index))
     return MemberChange(ChangeKind.ADDED, committer, index, None, tree.member(index))

@@ -7,10 +7,10 @@
     psk_secret ──────────────────────────┴─┬─ welcome key and nonce    (welcome_key)
                                            └─ epoch_secret ─── the secrets of epoch n  (derive_epoch)
 
-What is kept, and what is gone at once (9.2), can be read off the types: :class:`EpochSecrets` holds what an epoch
-needs as long as it lasts.  The epoch secret never leaves this module, and the encryption secret is handed over
-separately, to become the root of the secret tree, where it is deleted with its first use.  The caller
-drops commit secret, joiner secret and PSK secret with the step that used them.
+The types tell the secrets that are kept from those that are deleted at once (9.2).  :class:`EpochSecrets` holds
+the secrets that an epoch needs as long as it lasts.  The epoch secret never leaves this module.  The encryption
+secret is handed over separately, to become the root of the secret tree, where it is deleted with its first use.  The
+caller drops commit secret, joiner secret and PSK secret with the step that used them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _EXTERNAL_INIT = b"MLS 1.0 external init secret"
 
 @struct
 class EpochSecrets(Struct):
-    """What a member keeps of an epoch (table 4), in the form in which the store keeps it."""
+    """The secrets that a member keeps of an epoch (table 4), in the form in which the store keeps them."""
 
     secret: ClassVar[bool] = True
     sender_data_secret: opaque
@@ -73,7 +73,7 @@ class WelcomeKey(NamedTuple):
 
 
 def joiner_secret(suite: CipherSuite, init_secret: bytes, commit_secret: bytes, group_context: bytes) -> bytes:
-    """What joiners get in the Welcome.
+    """The secret that joiners get in the Welcome.
 
     :param init_secret: of the epoch before, or from an external Commit
     :param commit_secret: from the Commit's path; ``suite.zero`` without one

@@ -101,7 +101,7 @@ class UnverifiedContent:
 
     @property
     def content(self) -> FramedContent:
-        """What somebody claims to have sent: to find the key that tells whether it is true."""
+        """The unverified content, to find the key that verifies it."""
         return self._message.content
 
     def verify(self, suite: CipherSuite, signature_key: bytes, group_context: bytes) -> AuthenticatedContent:
@@ -151,7 +151,7 @@ def unprotect_public(
 ) -> UnverifiedContent:
     """The content of a PublicMessage, its membership tag checked.
 
-    :param membership_key: None for somebody outside, who can not check the tag
+    :param membership_key: None for somebody outside, who cannot check the tag
     :raises InvalidError: application data, a content that its sender may not send, or a wrong membership tag
     """
     content = message.content
@@ -196,7 +196,7 @@ _DEFAULT_LIMITS = RatchetLimits()
 
 
 class SenderData(NamedTuple):
-    """Who says to have sent a PrivateMessage, and which key opens it (6.3.2)."""
+    """The claimed sender of a PrivateMessage, and the key that opens it (6.3.2)."""
 
     leaf_index: int
     generation: int

@@ -35,7 +35,7 @@ ProposalOrRef = Annotated[
 
 @struct
 class Commit(Struct):
-    """What a committer proposes by value or by reference, and its UpdatePath if there is one."""
+    """Proposals by value or by reference, and the UpdatePath if there is one."""
 
     proposals: tuple[ProposalOrRef, ...]
     path: UpdatePath | None

@@ -99,7 +99,7 @@ Sender = Annotated[
 
 @struct
 class ApplicationData(Struct):
-    """What the application sends; opaque to MLS."""
+    """The application's own octets; opaque to MLS."""
 
     data: opaque
 

@@ -28,7 +28,7 @@ __all__ = [
 
 @struct
 class Capabilities(Struct):
-    """What a client supports beyond RFC 9420's own defaults (section 7.2)."""
+    """The features that a client supports beyond RFC 9420's own defaults (section 7.2)."""
 
     versions: tuple[Annotated[int, protocol_version], ...]
     cipher_suites: tuple[Annotated[int, cipher_suite_id], ...]

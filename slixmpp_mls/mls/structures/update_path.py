@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
+from ..crypto.hpke import HPKECiphertext
 from ..tls import Struct, opaque, struct
 from .leaf_node import LeafNode
 
-__all__ = ["HPKECiphertext", "UpdatePath", "UpdatePathNode"]
-
-
-@struct
-class HPKECiphertext(Struct):
-    """RFC 9420 5.1.3."""
-
-    kem_output: opaque
-    ciphertext: opaque
+__all__ = ["UpdatePath", "UpdatePathNode"]
 
 
 @struct

@@ -1,15 +1,15 @@
-"""What a joiner is given: Welcome, GroupInfo, GroupSecrets (RFC 9420 12.4.3)."""
+"""The structures that let a client join: Welcome, GroupInfo, GroupSecrets (RFC 9420 12.4.3)."""
 
 from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
+from ..crypto.hpke import HPKECiphertext
 from ..registry import cipher_suite_id
 from ..tls import Struct, opaque, struct, uint32
 from .extensions import Extension
 from .group_context import GroupContext
 from .psk import PreSharedKeyID
-from .update_path import HPKECiphertext
 
 __all__ = ["EncryptedGroupSecrets", "GroupInfo", "GroupSecrets", "PathSecret", "Welcome", "group_info_tbs"]
 
@@ -43,7 +43,7 @@ class PathSecret(Struct):
 
 @struct
 class GroupSecrets(Struct):
-    """What one joiner gets encrypted to its init key (section 12.4.3.1)."""
+    """The secrets for one joiner, encrypted to its init key (section 12.4.3.1)."""
 
     secret: ClassVar[bool] = True
     joiner_secret: opaque

@@ -1,4 +1,4 @@
-"""What a client makes of itself: leaves, KeyPackages and the private keys beside them (RFC 9420 7.2, 10)."""
+"""A client's own leaves and KeyPackages, with their private keys (RFC 9420 7.2, 10)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["KeyPackageBundle", "OwnLeaf", "capabilities", "create_key_package", 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class OwnLeaf:
-    """What goes into every leaf of ours; keys, source and signature come later.
+    """The constant part of our leaves; keys, source and signature come later.
 
     :ivar signature_key: private; its public part identifies the device
     """
@@ -128,7 +128,7 @@ class KeyPackageBundle:
 
     @property
     def own_leaf(self) -> OwnLeaf:
-        """What further leaves of ours in the group are made of."""
+        """The constant part of our further leaves in the group."""
         leaf = self.key_package.leaf_node
         return OwnLeaf(leaf.credential, self.signature_key, leaf.capabilities, leaf.extensions)
 
@@ -140,7 +140,7 @@ class KeyPackageBundle:
 
     @classmethod
     def decode(cls, data: bytes) -> KeyPackageBundle:
-        """What :meth:`encode` wrote."""
+        """The inverse of :meth:`encode`."""
         stored = _StoredBundle.decode(data)
         suite = CipherSuite.get(stored.key_package.cipher_suite)
         return cls(

@@ -3,7 +3,7 @@
 7.3 asks three kinds of question, and each is asked where the answer is cheap:
 
 - of one leaf and the group's parameters: :func:`check_leaf` and the methods of :class:`LeafRules`;
-- whether keys are unique: the tree itself can not hold one twice (:mod:`.tree_index`);
+- whether keys are unique: the tree itself cannot hold one twice (:mod:`.tree_index`);
 - whether all members support what is in use: :func:`check_members`, once, on the tree that a Commit
   results in.  It counts instead of asking every member, and covers both of 7.3's directions:
   that all support a leaf's credential type, and that the leaf supports all others'.
@@ -45,7 +45,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class GroupRequirements:
-    """What a group asks of every member's Capabilities.
+    """The features that a group demands in every member's Capabilities.
 
     :ivar extensions: types that are not default
     :ivar proposals: types that are not default

@@ -178,7 +178,7 @@ class RatchetTree:
         return leaf
 
     def node(self, node: NodeIndex) -> AnyNode | None:
-        """What a node holds; None where it is blank or outside the tree."""
+        """The content of a node; None where it is blank or outside the tree."""
         if not 0 <= node < 2 * self.leaf_count - 1:
             return None
         return self.place(node).subtree.content

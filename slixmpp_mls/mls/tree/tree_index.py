@@ -1,9 +1,9 @@
-"""What one would otherwise scan a ratchet tree for: who has this key, who supports that?
+"""An index of a ratchet tree: the owner of each key, and how many members support a feature.
 
 A :class:`TreeIndex` is an immutable value beside the tree.  It answers the questions of
 RFC 9420 7.3 that are about all members at once, each in constant time:
 
-- is a signature key or an encryption key unique? (The maps can not hold it twice.)
+- is a signature key or an encryption key unique? (The maps cannot hold it twice.)
 - which credential types are in use, and does every member support them?
 - does every member support an extension or proposal type?
 
@@ -28,7 +28,7 @@ __all__ = ["Feature", "TreeIndex"]
 
 
 class Feature(IntEnum):
-    """What a member may or may not support: the lists of its Capabilities."""
+    """A kind of feature that a member may support: a list of its Capabilities."""
 
     EXTENSION = 1
     PROPOSAL = 2

@@ -51,7 +51,7 @@ class TreeKEMPrivate:
 
     @classmethod
     def of_leaf(cls, index: LeafIndex, key: HPKEPrivateKey) -> TreeKEMPrivate:
-        """What a member starts with."""
+        """The keys of a member that has joined: its leaf's alone."""
         return cls(index, Map({node_of(index): key}))
 
     @classmethod
@@ -63,7 +63,7 @@ class TreeKEMPrivate:
         committer: LeafIndex,
         path_secret: bytes | None,
     ) -> TreeKEMPrivate:
-        """What a Welcome gives (RFC 9420 12.4.3.1).
+        """The keys that a Welcome gives (RFC 9420 12.4.3.1).
 
         :param leaf_key: private key of the joiner's KeyPackage's leaf
         :param committer: the GroupInfo's signer
@@ -158,7 +158,7 @@ class RenewedPath:
         return f"<RenewedPath of leaf {self.private.index}>"
 
     def path_secret_for(self, member: LeafIndex) -> bytes:
-        """What a new member is told: the secret of the lowest node above both (RFC 9420 12.4.1)."""
+        """The path secret for a new member: that of the lowest node above both (RFC 9420 12.4.1)."""
         return self.path_secrets[common_ancestor(node_of(self.private.index), node_of(member))]
 
     def encrypt(self, context: bytes, added: Collection[LeafIndex] = frozenset()) -> UpdatePath:

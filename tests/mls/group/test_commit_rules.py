@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 from slixmpp_mls.errors import InvalidError, MalformedError
+from slixmpp_mls.mls.crypto.hpke import HPKECiphertext
 from slixmpp_mls.mls.group.commit_creation import CommitOptions
 from slixmpp_mls.mls.registry import GREASE, ExtensionType
 from slixmpp_mls.mls.structures.commit import Commit, ProposalRef
@@ -32,7 +33,6 @@ from slixmpp_mls.mls.structures.proposals import (
     Update,
 )
 from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
-from slixmpp_mls.mls.structures.update_path import HPKECiphertext
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, sign_leaf, update_leaf
 from tests.mls.group_helpers import (
     DAY,

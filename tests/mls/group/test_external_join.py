@@ -121,7 +121,7 @@ def test_resync(room: Room, name: str, leaf: int) -> None:
 def test_who_is_replaced_is_told(room: Room) -> None:
     made = Group.external_commit(group_info_of(room["bob"]), own("alice", ALICE), now=NOW, replaces=ALICE.own_index)
     staged = room["alice"].process(made.commit, now=NOW)
-    assert staged.removes_us  # type: ignore[union-attr]
+    assert staged.next is None  # type: ignore[union-attr]
 
 
 def test_an_old_state_still_reads_what_was_sent_before_a_rejoin(room: Room) -> None:
@@ -190,7 +190,7 @@ def test_self_removes_are_committed_by_who_joins(room: Room) -> None:
     room.hear(message, "bob")
     made = Group.external_commit(group_info_of(room["alice"]), own("dave"), now=NOW, leaving=[body(message)])
     assert [change.index for change in made.staged.effects.removed] == [1]
-    assert room["bob"].process(made.commit, now=NOW).removes_us  # type: ignore[union-attr]
+    assert room["bob"].process(made.commit, now=NOW).next is None  # type: ignore[union-attr]
     del room.groups["bob"]
     enter(room, made, "dave")
     assert room["dave"].own_index == 1

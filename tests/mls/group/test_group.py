@@ -188,7 +188,7 @@ def test_a_removed_member_is_told_and_can_not_go_on(room: Room) -> None:
     made = room["alice"].commit([Remove(1)], now=NOW)
     staged = room["bob"].process(made.commit, now=NOW)
     assert isinstance(staged, StagedCommit)
-    assert staged.removes_us
+    assert staged.next is None
     with pytest.raises(UsageError):
         room["bob"].apply(staged, now=NOW)
 

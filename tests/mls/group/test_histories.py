@@ -149,8 +149,8 @@ class Histories(RuleBasedStateMachine):
             staged = each.group.process(made.commit, now=NOW, psks=PSKS.get)
             assert isinstance(staged, StagedCommit)
             assert staged.effects == made.staged.effects
-            assert staged.removes_us == (each in left)
-            if not staged.removes_us:
+            assert (staged.next is None) == (each in left)
+            if staged.next is not None:
                 each.move(each.group.apply(staged, now=NOW))
         device.move(device.group.apply(made.staged, now=NOW))
         self.gone = [*self.gone, *(each.group for each in left)][-5:]
@@ -247,7 +247,7 @@ class Histories(RuleBasedStateMachine):
         device = Device(_name(client), cast(Group, made.staged.next))
         left = [each for each in self.devices if each is old or each.group.own_index in leaving]
         for each in left:
-            assert cast(StagedCommit, each.group.process(made.commit, now=NOW)).removes_us
+            assert cast(StagedCommit, each.group.process(made.commit, now=NOW)).next is None
             self.devices.remove(each)
             self.model.remove(each.name)
         for each in self.devices:

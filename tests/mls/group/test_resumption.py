@@ -8,13 +8,12 @@ from typing import cast
 import pytest
 
 from slixmpp_mls.errors import InvalidError, UsageError
-from slixmpp_mls.mls.group.commit_creation import CommitBundle, CommitOptions, create_commit
+from slixmpp_mls.mls.group.commit_creation import CommitBundle, CommitOptions
 from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.structures.extensions import Extension, ExternalSenders
 from slixmpp_mls.mls.structures.proposals import Add, PreSharedKey, ReInit
 from slixmpp_mls.mls.structures.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
-from slixmpp_mls.mls.tree.leaf_validation import LeafRules
 from tests.mls.group_helpers import NOW, Room, bundle, refused, welcome_of, won
 
 NAMES = ("alice", "bob", "carol")
@@ -43,7 +42,7 @@ def test_11_2_any_member_goes_on(suite: int, by: str) -> None:
     room = reinitialized(suite)
     clients = again(suite)
     others = [client for name, client in clients.items() if name != by]
-    made = room[by].reinitialize(clients[by], [client.key_package for client in others], now=NOW)
+    made = room[by].draft_reinitialize(clients[by], [client.key_package for client in others], now=NOW).finish()
     new = Room({by: won(made)})
     for name, client in clients.items():
         if name != by:
@@ -62,7 +61,11 @@ def test_11_2_any_member_goes_on(suite: int, by: str) -> None:
 def test_11_2_the_old_groups_id_may_be_kept() -> None:
     room = reinitialized(group_id=b"a room")
     clients = again()
-    made = room["bob"].reinitialize(clients["bob"], [clients[name].key_package for name in ("alice", "carol")], now=NOW)
+    made = (
+        room["bob"]
+        .draft_reinitialize(clients["bob"], [clients[name].key_package for name in ("alice", "carol")], now=NOW)
+        .finish()
+    )
     joined = Group.join(welcome_of(made), clients["alice"], groups=groups_of(room["alice"]))
     assert joined.state.epoch_authenticator == won(made).epoch_authenticator
 
@@ -72,7 +75,9 @@ def test_11_2_after_a_restart() -> None:
     clients = again()
     bob = Group.restore(room["bob"].pieces().items())
     assert bob.closed == room["bob"].closed
-    made = bob.reinitialize(clients["bob"], [clients[name].key_package for name in ("alice", "carol")], now=NOW)
+    made = bob.draft_reinitialize(
+        clients["bob"], [clients[name].key_package for name in ("alice", "carol")], now=NOW
+    ).finish()
     alice = Group.restore(room["alice"].pieces().items())
     assert Group.join(welcome_of(made), clients["alice"], groups=groups_of(alice))
 
@@ -81,20 +86,20 @@ def test_11_2_what_the_new_group_must_be_like() -> None:
     room, clients = reinitialized(), again()
     packages = {name: client.key_package for name, client in clients.items()}
     with pytest.raises(UsageError):
-        Room.of(*NAMES)["bob"].reinitialize(clients["bob"], [packages["alice"], packages["carol"]], now=NOW)
+        Room.of(*NAMES)["bob"].draft_reinitialize(clients["bob"], [packages["alice"], packages["carol"]], now=NOW)
     with pytest.raises(InvalidError, match=r"11\.2"):
-        room["bob"].reinitialize(clients["bob"], [packages["alice"]], now=NOW)
+        room["bob"].draft_reinitialize(clients["bob"], [packages["alice"]], now=NOW)
     more = [packages["alice"], packages["carol"], bundle("dave").key_package]
     with pytest.raises(InvalidError, match=r"11\.2"):
-        room["bob"].reinitialize(clients["bob"], more, now=NOW)
+        room["bob"].draft_reinitialize(clients["bob"], more, now=NOW)
     other = again(3)
     with pytest.raises(InvalidError, match=r"11\.2"):
-        room["bob"].reinitialize(other["bob"], [other["alice"].key_package, other["carol"].key_package], now=NOW)
+        room["bob"].draft_reinitialize(other["bob"], [other["alice"].key_package, other["carol"].key_package], now=NOW)
     with pytest.raises(InvalidError, match=r"10\.1"):
-        room["bob"].reinitialize(clients["bob"], [packages["alice"], other["carol"].key_package], now=NOW)
+        room["bob"].draft_reinitialize(clients["bob"], [packages["alice"], other["carol"].key_package], now=NOW)
     future = reinitialized(version=2)
     with pytest.raises(InvalidError, match=r"11\.2"):
-        future["bob"].reinitialize(clients["bob"], [packages["alice"], packages["carol"]], now=NOW)
+        future["bob"].draft_reinitialize(clients["bob"], [packages["alice"], packages["carol"]], now=NOW)
 
 
 def continued(
@@ -118,7 +123,7 @@ def continued(
         PreSharedKey(PreSharedKeyID(name, bytes(old.suite.hash_length))),
     )
     options = CommitOptions(psk_usage=usage)
-    return create_commit(group, LeafRules(NOW), by_value=proposals, options=options, psks=lambda name: value)
+    return group.commit(proposals, now=NOW, options=options, psks=lambda name: value)
 
 
 REINIT, BRANCH = ResumptionPSKUsage.REINIT, ResumptionPSKUsage.BRANCH
@@ -163,13 +168,13 @@ def test_11_2_and_11_3_such_psks_have_no_other_place() -> None:
             room["bob"].commit([proposal], now=NOW)
         with pytest.raises(InvalidError, match=r"12\.1\.4"):
             room["bob"].propose(proposal, now=NOW)
-        made = create_commit(room["bob"], LeafRules(NOW), by_value=[proposal], options=CommitOptions(psk_usage=usage))
+        made = room["bob"].commit([proposal], now=NOW, options=CommitOptions(psk_usage=usage))
         refused(room["alice"], made.commit, "12.1.4")
 
 
 def test_11_3_branch() -> None:
     room, clients = Room.of(*NAMES), again(1, "alice", "bob")
-    made = room["bob"].branch(b"aside", clients["bob"], [clients["alice"].key_package], now=NOW)
+    made = room["bob"].draft_branch(b"aside", clients["bob"], [clients["alice"].key_package], now=NOW).finish()
     joined = Group.join(welcome_of(made), clients["alice"], groups=groups_of(room["alice"]))
     assert joined.continues == ResumptionPSK(BRANCH, b"a room", room["bob"].epoch)
     aside = Room({"bob": won(made), "alice": cast(Group, joined.state)})
@@ -185,12 +190,12 @@ def test_11_3_what_a_branch_must_be_like() -> None:
     bob, known = room["bob"], groups_of(room["alice"])
     outside = bundle("dave")
     with pytest.raises(InvalidError, match=r"11\.3"):
-        bob.branch(b"aside", clients["bob"], [outside.key_package], now=NOW)
+        bob.draft_branch(b"aside", clients["bob"], [outside.key_package], now=NOW)
     with pytest.raises(InvalidError, match=r"11\.3"):
-        bob.branch(b"aside", outside, [clients["alice"].key_package], now=NOW)
+        bob.draft_branch(b"aside", outside, [clients["alice"].key_package], now=NOW)
     other = again(3)
     with pytest.raises(InvalidError, match=r"11\.3"):
-        bob.branch(b"aside", other["bob"], [other["alice"].key_package], now=NOW)
+        bob.draft_branch(b"aside", other["bob"], [other["alice"].key_package], now=NOW)
 
     def attempt(made: CommitBundle, client: KeyPackageBundle, section: str) -> None:
         with pytest.raises(InvalidError) as caught:

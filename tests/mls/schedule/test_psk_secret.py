@@ -8,7 +8,8 @@ import pytest
 
 from slixmpp_mls.errors import InvalidError
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
-from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage, psk_secret
+from slixmpp_mls.mls.schedule.psk_secret import psk_secret
+from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
 
 from ...vectors import load
 
