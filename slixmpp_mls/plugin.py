@@ -9,116 +9,16 @@
     await group.add("bob@example")
     await group.send("Fair is foul")
 
-Configuration (the second argument of ``register_plugin``):
-
-=======================  ==========================================================================
-``store``                path of the SQLite file (made if missing), or a Store.  Required.
-``passphrase``           encrypts that file: a text, a ``f() -> str`` called when it is opened, or a StoreSecret;
-                         see :mod:`slixmpp_mls.store.wrapped_key`.  Needs the extra ``encrypted``
-``key_file``             the same by a file of 32 octets or more, instead of a passphrase
-``label``                name of this device for people, shown with its keys
-``new_devices``          ``"ask"`` whether a device that our account lists from now on comes into our rooms
-                         (``mls_new_device``), or ``"add"`` it on the server's word; see :mod:`.account.devices`
-``renew_after``          seconds after which our keys in a group are renewed; 7 days
-``renew_after_messages`` the same by messages that we have sent; 1,000
-``evict_after``          seconds after which members that have not renewed their keys are removed, where we may
-                         remove them; ``"policy"`` for the `max_leaf_age` of each group; never if not given
-``nick``                 nickname in rooms; the account's localpart if not given
-``cipher_suites``        numbers, the preferred one first; ``(1,)``
-``key_packages``         how many are kept ready per suite; 100
-``authentication``       an AuthenticationService, or ``f(directory) -> AuthenticationService`` that makes one out of
-                         that of the accounts' device lists; if not given, those lists, remembered (trust on first use).
-                         What people verify and distrust outranks it: see :mod:`.account.trust`
-``unverified_devices``   of accounts that have verified ones: ``"refuse"``, ``"ask"`` or ``"accept"``;
-                         see :mod:`.authentication.manual_trust`
-``introductions``        whether to believe verified people about third persons' keys, and to tell others of those
-                         that were verified here; False; see :mod:`.authentication.automatic_trust`
-``denied_members``       what is done about members whom it denies: ``"remove"``, ``"hold"`` or ``"report"``;
-                         see :mod:`.rooms.engine.member_checks`
-``grace``                seconds until a member that was vouched for, and is denied now, is removed; 86400
-``accept_invitation``    ``f(invitation) -> bool``: whether to follow an invitation; all if not given
-``allow_url``            ``f(url) -> bool``: whether a group's ratchet tree may be fetched from there; if not given,
-                         see :mod:`slixmpp_mls.delivery.upload`
-``self_ping``            seconds of silence in a room after which to ask it whether we are still in it (XEP-0410); 300
-``rejoin``               what is done about a group that we can not follow any more: ``"automatic"`` (we ask to be added
-                         afresh) or ``"by hand"`` (:meth:`EncryptedRoom.rejoin`); see :mod:`.rooms.engine.rejoin`
-``parameters``           :class:`slixmpp_mls.mls.parameters.Parameters`
-``clock``                seconds since the Unix epoch, for tests; ``time.time``
-=======================  ==========================================================================
-
-Events (``xmpp.add_event_handler(name, handler)``):
-
-============================  ===================================================================
-``mls_ready``                 keys are published, rooms are being read; the plugin
-``mls_failed``                starting failed, or a room's worker did; an exception
-``mls_message``               a message; :class:`.rooms.content.EncryptedMessage`
-``mls_sent``                  a message of ours is in the room's order; ``MessageSent``
-``mls_joined``                we are in a group; ``Joined``
-``mls_group_changed``         a Commit took effect; ``GroupChanged``
-``mls_commit_lost``           a Commit of ours came second (it is made again) or was refused; ``CommitLost``
-``mls_removed``               we are out of a group; ``RemovedFromGroup``
-``mls_rejected``              a stanza was refused; ``Rejected`` with the reason
-``mls_unreadable``            a message without a key for it; ``Unreadable`` says why
-``mls_doubted``               the Authentication Service does not vouch for a member; ``MemberDoubted``
-``mls_certificate_expires``   a certificate of ours ends soon; ``CertificateExpires``
-``mls_trust_changed``         a key is verified, distrusted ... from now on; ``TrustChanged``
-``mls_new_key``               an account that we know has another device; ``NewDevice``
-``mls_key_changed``           a device has another key than the one we know, and is denied; ``KeyChanged``
-``mls_affiliations_differ``   the room lets in others than the group has; ``AffiliationsDiffer``
-``mls_doubted_message``       a message of a member whom it denies; ``EncryptedMessage``
-``mls_left_behind``           a member seems to be in a later epoch than we are; ``LeftBehind``
-``mls_group_lost``            we can not follow a group any more; ``GroupLost``
-``mls_group_closed``          a ReInit has ended a group, another one will follow it; ``GroupClosed``
-``mls_group_continued``       it is there; ``GroupContinued``
-``mls_continuation_delayed``  it can not be made yet; ``ContinuationDelayed``
-``mls_downgrade_suspected``   a server seems to hide what a device supports; ``Suspicion``
-``mls_rejoining``             we try to come (back) into a group; ``Rejoining``
-``mls_join_requested``        somebody asks to be added whom we do not add by ourselves; ``JoinRequested``
-``mls_invited``               somebody invites us; ``Invitation``
-``mls_catching_up``           progress in a room's archive; ``CatchingUp``
-``mls_entered``               in a room; ``Entered``
-``mls_interrupted``           out of a room for now; ``Interrupted``
-``mls_room_lost``             out of a room for good; an exception
-``mls_room_event``            anything else that a room reports
-``mls_bounced``               the room refused a stanza; ``Bounced``
-``mls_affiliation_changed``   ``AffiliationChanged``
-``mls_new_device``            our account lists a device that we have not seen before; ``NewOwnDevice``
-``mls_device_conflict``       our id was listed with other keys, or a retired device again; ``DeviceConflict``
-``mls_keys_renewed``          our keys in a group were renewed by themselves; ``KeysRenewed``
-``mls_silent``                members have not renewed their keys for too long; ``SilentMembers``
-``mls_key_packages``          our KeyPackages in the directory were replenished or replaced; ``KeyPackagesChanged``
-``mls_clock_jumped``          the machine's date has been set, or it has slept; ``ClockJumped``
-``mls_key_rotated``           a change of our signature key is at its end; ``KeyRotated``
-``mls_retired``               our account has retired this device, it has stopped; ``RetiredDevice``
-``mls_store_failed``          the disk refused a step, it is tried again; ``StoreError``
-============================  ===================================================================
-
-A program that is killed at any point goes on where it was when it starts again with the same store.
-
-*Messages to you*: each one comes at least once, in the room's order.  It stays in the store until the handlers
-of ``mls_message`` (or ``mls_doubted_message``) are done with it: plain ones have returned, coroutines have ended; one
-that raises has had its chance, one that is cancelled has not.  What lies there at the next start is handed out again,
-before anything new, marked ``again``: perhaps you have seen it.  `archive_id` says for sure, it is the same every
-time.  Coroutine handlers *begin* in the room's order; slixmpp lets them run at the same time.  Other events are not
-repeated: what they tell can be asked for (:attr:`EncryptedRoom.members`, :attr:`EncryptedRoom.is_member` ...).
-
-*Messages from you*: one is accepted when :meth:`EncryptedRoom.send` returns; then it reaches the room once, even
-if the program never gets to hear of it (``mls_sent``, `confirmed`).  If the program was killed before that, it may
-have been accepted or not: send it again as a Message with the same id, and everybody sees it once.
-
-*Changes of the group*: what `add`, `remove`, `update` or `set_policy` has put on its way takes effect if it comes
-first, with the invitations and the affiliations in the room that belong to it; if not, nobody makes it again after a
-restart, so ask (:attr:`EncryptedRoom.accounts`) and call again.  An `add` that was stopped before may have let people
-into the room who are not in the group (``mls_affiliations_differ``).  `leave` goes on by itself; `create` goes on when
-it is called again.
+The second argument of ``register_plugin`` is the configuration: :mod:`.runtime.settings` lists what can be set.
+Events of slixmpp's tell what happens in the rooms: :mod:`.runtime.events` lists them, and says what a program can rely
+on that is killed at any point.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -129,25 +29,24 @@ from .account.certificate_renewal import Renewal
 from .account.devices import OwnDevices
 from .account.key_rotation import KeyRotated, Rotation
 from .account.maintenance import Hygiene
-from .account.trust import Trust
+from .account.trust import Trust, trust_of
 from .authentication import AuthenticationService, DirectoryService
 from .authentication.callbacks import Recent
-from .client import Device, KeyPackageSettings
+from .client import Device
 from .client.group.resumption_psks import Awaited
 from .delivery import DeviceDirectory, KeyPackageDirectory, Stream, Uploads
-from .delivery.room import PING_INTERVAL
-from .errors import DeviceRetired, Disconnected, MLSError, NoAnswer, UsageError
+from .errors import DeviceRetired, Disconnected, MLSError, UsageError
 from .identity import fingerprint
 from .key_packages.cipher_suite_choice import Negotiation
 from .key_packages.publication import OwnKeyPackages
 from .mls.crypto.cipher_suite import CipherSuite
-from .mls.parameters import DAY, Parameters
 from .policy import RoomPolicy
 from .rooms.encrypted_room import EncryptedRoom
-from .rooms.engine.member_checks import DeniedMembers
-from .rooms.engine.rejoin import RejoinMode
 from .rooms.invitations import Invitations
 from .rooms.registry import Rooms
+from .runtime import Context, Settings, SteadyClock, Tasks
+from .runtime.settings import DEFAULTS
+from .runtime.tasks import UNREACHABLE
 from .stanza import NS
 from .stanza import slixmpp as bindings
 from .store import SQLiteStore, Store, store_secret
@@ -175,53 +74,25 @@ class MLS(BasePlugin):
         "xep_0199",
         "xep_0359",
     }
-    default_config: ClassVar[dict[str, Any]] = {
-        "store": None,
-        "passphrase": None,
-        "key_file": None,
-        "label": None,
-        "new_devices": "ask",
-        "renew_after": 7 * DAY,
-        "renew_after_messages": 1000,
-        "evict_after": None,
-        "nick": None,
-        "cipher_suites": (1,),
-        "key_packages": 100,
-        "authentication": None,
-        "unverified_devices": "refuse",
-        "introductions": False,
-        "denied_members": "remove",
-        "grace": 86_400,
-        "accept_invitation": None,
-        "allow_url": None,
-        "self_ping": PING_INTERVAL,
-        "rejoin": "automatic",
-        "parameters": None,
-        "clock": time.time,
-    }
+    default_config: ClassVar[dict[str, Any]] = DEFAULTS
     xmpp: ClientXMPP
 
     # --- life cycle ----------------------------------------------------------------------------
 
     def plugin_init(self) -> None:
-        if self.config["store"] is None:
-            raise UsageError('the plugin needs a store: register_plugin("mls", {"store": "bot.db"})')
-        self._clock: Callable[[], float] = self.config["clock"]
+        self.settings = settings = Settings.of(self.config)
+        self.clock = SteadyClock(settings.clock)
+        self._context: Context | None = None
         self._store: Store | None = None
         self._device: Device | None = None
         self._ready: asyncio.Future[None] | None = None
         self._starting: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
         bindings.register()
+        self.tasks = Tasks(lambda error: self.fire("mls_failed", error))
         self.directory = KeyPackageDirectory(self.xmpp)
         self.picked: Recent[bytes, None] = Recent(_PICKED)
         """KeyPackageRefs of others with which we have lately added somebody, or tried to."""
-        self.uploads = Uploads(self.xmpp, allow_url=self.config["allow_url"])
-        self.denied_members = DeniedMembers(self.config["denied_members"])
-        self.grace = int(self.config["grace"])
-        """Seconds until a lapsed member is removed."""
-        self.rejoin = RejoinMode(self.config["rejoin"])
-        """What is done about groups that we can not follow any more."""
+        self.uploads = Uploads(self.xmpp, allow_url=settings.allow_url)
         self._unsubscribe: Callable[[], None] | None = None
         self.rooms = Rooms(self)
         self._invitations = Invitations(self)
@@ -230,14 +101,16 @@ class MLS(BasePlugin):
         self.rotation = Rotation(self)
         self.hygiene = Hygiene(self)
         self._stopped: DeviceRetired | None = None
-        node = DeviceDirectory(self.xmpp)
-        self.devices = OwnDevices(self, node)
+        self._node = DeviceDirectory(self.xmpp)
+        self.devices = OwnDevices(self, self._node)
         self._trust: Trust | None = None
         self._own_service: DirectoryService | None = None
-        given = self.config["authentication"]
+        given = settings.authentication
         if given is None or callable(given):
-            self._own_service = DirectoryService(node, clock=self._clock)
-            self.authentication: AuthenticationService = given(self._own_service) if given else self._own_service
+            self._own_service = DirectoryService(self._node, clock=self.clock.time)
+            self._service = given(self._own_service) if given is not None else self._own_service
+        else:
+            self._service = given
         self.xmpp.add_event_handler("session_start", self._session_started)
         self.xmpp.add_event_handler("session_resumed", self._session_resumed)
 
@@ -260,13 +133,14 @@ class MLS(BasePlugin):
             self._own_service.close()
         if self._trust is not None:
             self._trust.close()
-        for task in [*self._tasks, *([self._starting] if self._starting is not None else [])]:
-            task.cancel()
+        self.tasks.cancel()
+        if self._starting is not None:
+            self._starting.cancel()
         self.rooms.close()
         Stream.of(self.xmpp).close()
-        if self._store is not None and self._store is not self.config["store"]:
+        if self._store is not None and self._store is not self.settings.store:
             self._store.close()
-        self._store = self._device = None
+        self._store = self._device = self._context = None
 
     def _session_started(self, _: object) -> None:
         """A new session: once everything is begun, later ones find it going on by itself."""
@@ -320,21 +194,32 @@ class MLS(BasePlugin):
         if self._device is not None:
             return
         account = self.xmpp.boundjid.bare
-        given = self.config["store"]
+        given = self.settings.store
         if isinstance(given, str | Path):
-            secret = store_secret(self.config["passphrase"], self.config["key_file"])
-            self._store = SQLiteStore(given, account, secret=secret)
+            self._store = SQLiteStore(
+                given, account, secret=store_secret(self.settings.passphrase, self.settings.key_file)
+            )
         else:
             self._store = given
-        assert self._store is not None
         if self._store.account != account:
             raise UsageError(f"the store belongs to {self._store.account}, not to {account}")
-        settings = KeyPackageSettings(
-            suites=tuple(self.config["cipher_suites"]), count=int(self.config["key_packages"])
+        device = Device(self._store, settings=self.settings.key_package_settings, parameters=self.settings.parameters)
+        trust = trust_of(device, self.clock.time, introductions=self.settings.introductions)
+        self._device = device
+        self._trust = Trust(self, device, trust)
+        self._context = Context(
+            xmpp=self.xmpp,
+            device=device,
+            settings=self.settings,
+            clock=self.clock,
+            authentication=self._trust.around(self._service, remember=self._service is self._own_service),
+            trust=trust,
+            key_packages=self.directory,
+            devices=self._node,
+            uploads=self.uploads,
+            used_key_packages=self.picked,
+            tasks=self.tasks,
         )
-        self._device = Device(self._store, settings=settings, parameters=self.config["parameters"] or Parameters())
-        self._trust = Trust(self, self._device)
-        self.authentication = self._trust.around(self.authentication, remember=self.authentication is self._own_service)
         self._invitations.begin(self._device.store)
 
     async def _publish(self) -> None:
@@ -363,9 +248,7 @@ class MLS(BasePlugin):
         self._stopped = reason
         self._key_packages.stop()
         self.devices.close()
-        for task in self._tasks:
-            if task is not asyncio.current_task():
-                task.cancel()
+        self.tasks.cancel()
         await self.rooms.give_up(reason)
         self.device.forget_key_packages()
         self.device.store.scrub()
@@ -374,24 +257,26 @@ class MLS(BasePlugin):
         """An event of slixmpp's."""
         self.xmpp.event(name, data)
 
-    def background(self, work: Awaitable[object], name: str) -> asyncio.Task[None]:
+    def background(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[None]:
         """Do something beside; what goes wrong with it is reported (``mls_failed``)."""
-
-        async def guarded() -> None:
-            try:
-                await work
-            except (Disconnected, NoAnswer) as error:
-                log.info("%s is put off: %s", name, error)  # until the next session
-            except MLSError as error:
-                log.warning("%s failed: %s", name, error)
-                self.fire("mls_failed", error)
-
-        task = asyncio.create_task(guarded(), name=f"mls {name}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        return self.tasks.spawn(work, name, passing=UNREACHABLE)
 
     # --- who we are ----------------------------------------------------------------------------
+
+    @property
+    def context(self) -> Context:
+        """What the parts of this client share.
+
+        :raises UsageError: the store has not been opened yet; see :meth:`ready`
+        """
+        if self._context is None:
+            raise UsageError("not ready yet: await mls.ready()")
+        return self._context
+
+    @property
+    def authentication(self) -> AuthenticationService:
+        """The configured Authentication Service; people's decisions about keys outrank it once the store is open."""
+        return self._service if self._context is None else self._context.authentication
 
     @property
     def device(self) -> Device:
@@ -426,12 +311,12 @@ class MLS(BasePlugin):
 
     def time(self) -> float:
         """The clock."""
-        return self._clock()
+        return self.clock.time()
 
     @property
     def now(self) -> int:
         """The clock, in whole seconds since the Unix epoch."""
-        return int(self._clock())
+        return int(self.clock.time())
 
     # --- certificates --------------------------------------------------------------------------
 

@@ -54,6 +54,7 @@ from ..errors import DeliveryError, DeviceRetired, MLSError, NotPermitted, Store
 from ..identity import ClientIdentity, fingerprint
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..rooms.content import EncryptedMessage
+from ..runtime import NewDevices
 from ..stanza import Device, RetiredDevice
 from .device_list import (
     DeviceConflict,
@@ -169,7 +170,7 @@ class OwnDevices:
         :raises DeliveryError: refused, unanswered or disconnected
         """
         plugin, device = self._plugin, self._plugin.device
-        label = plugin.config["label"]
+        label = plugin.settings.label
         with device.store.transaction() as transaction:
             published = transaction.get(*_LABEL)
         changed = label is not None and (published is None or published.decode() != label)
@@ -436,7 +437,7 @@ class OwnDevices:
         await self._retire_again(listed)
         events: list[NewOwnDevice] = []
         first = not self._records()
-        add, now = self._plugin.config["new_devices"] == "add", self._plugin.now
+        add, now = self._plugin.settings.new_devices is NewDevices.ADD, self._plugin.now
         with self._plugin.device.store.transaction() as transaction:
             known = KnownDevices(transaction)
             before = known.all()

@@ -21,12 +21,9 @@ doubtful members       every hour: :mod:`slixmpp_mls.rooms.engine.member_checks`
 Commit makes the others wait: none is made within half a minute of another one in the same room, a lost race
 is not run again at once, and who loses several waits longer each time.
 
-*Clocks.*  Waiting is measured by the monotonic clock, dates by the wall clock, which can be wrong: a machine that
-wakes up in 1970, a time server that lies.  A wall clock that has gone another way than the monotonic one by more than
-an hour (a machine that slept looks the same) has jumped: ``mls_clock_jumped``.  Nothing that rests on dates is done
-for a quarter of an hour then, in which it may be set right; it is the same at a start with a clock that is behind
-what we have seen in an earlier run.  If it stays, we go by it, but private keys of KeyPackages that it calls
-expired are kept for another day, and nobody is removed as silent before a day has passed since the jump.
+*Clocks.*  While the wall clock is not steady (:mod:`slixmpp_mls.runtime.clock`), nothing that rests on dates is done.
+``mls_clock_jumped`` tells of a jump.  If the clock stays where it is, we go by it, but private keys of KeyPackages that
+it calls expired are kept for another day, and nobody is removed as silent before a day has passed since the jump.
 """
 
 from __future__ import annotations
@@ -34,14 +31,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..client import GroupChanged, Member
 from ..client.group.committable_proposals import is_permitted
-from ..client.storage.leaf_ages import RenewalSettings
 from ..errors import MLSError
 from ..identity import ClientIdentity
 from ..mls.group.proposal_list import SentProposal
@@ -49,20 +43,19 @@ from ..mls.parameters import HOUR
 from ..mls.structures.framing import MemberSender
 from ..mls.structures.proposals import AnyProposal, Remove
 from ..mls.tree.tree_math import LeafIndex
+from ..runtime.clock import ClockJumped
 
 if TYPE_CHECKING:
     from ..plugin import MLS
     from ..rooms.encrypted_room import EncryptedRoom
 
-__all__ = ["ClockJumped", "Hygiene", "KeysRenewed", "SilentMembers", "SteadyClock"]
+__all__ = ["Hygiene", "KeysRenewed", "SilentMembers"]
 
 log = logging.getLogger(__name__)
 
 TICK = 60.0  # seconds between looks at what is due
 QUIET = 30.0  # seconds after a Commit in a room in which we do not add another one
-SETTLING = 900.0  # seconds after a jump in which the wall clock may be set right
 REPRIEVE = 86_400.0  # seconds after a jump in which nobody is removed as silent
-JUMP = HOUR  # seconds
 PATIENCE = 60.0  # seconds that a room may take
 _CLOCK = ("device", b"clock")  # the latest time that we have seen, seconds since the Unix epoch
 
@@ -93,69 +86,12 @@ class SilentMembers:
     removable: tuple[Member, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ClockJumped:
-    """The machine's date has been set, or it has slept.
-
-    :ivar seconds: by how much, forward or (negative) back
-    """
-
-    seconds: float
-
-
-class SteadyClock:
-    """Whether the wall clock may be relied on.
-
-    :param wall: seconds since the Unix epoch
-    :param monotonic: seconds, never set
-    """
-
-    def __init__(self, wall: Callable[[], float], monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._wall = wall
-        self._monotonic = monotonic
-        self._last: tuple[float, float] | None = None
-        self._unsteady_since: float | None = None
-
-    def begin(self, latest: float | None) -> None:
-        """A run begins.
-
-        :param latest: the latest wall time of earlier runs
-        """
-        self._last = (self._wall(), self._monotonic())
-        if latest is not None and self._last[0] < latest - JUMP:
-            self._unsteady_since = self._last[1]
-
-    def look(self) -> float:
-        """By how much it has jumped since the last look: 0 if it has gone its way."""
-        now = (self._wall(), self._monotonic())
-        if self._last is None:
-            self._last = now
-        jump = (now[0] - self._last[0]) - (now[1] - self._last[1])
-        self._last = now
-        if abs(jump) <= JUMP:
-            return 0.0
-        self._unsteady_since = now[1]
-        return jump
-
-    @property
-    def steady(self) -> bool:
-        """Whether it has not jumped lately."""
-        return self.steady_for(SETTLING)
-
-    def steady_for(self, seconds: float) -> bool:
-        """Whether it has not jumped for so long."""
-        since = self._unsteady_since
-        return since is None or self._monotonic() - since >= seconds
-
-
 class Hygiene:
     """Looks after the plugin's keys; see the module."""
 
     def __init__(self, plugin: MLS) -> None:
         self._plugin = plugin
-        self.monotonic: Callable[[], float] = time.monotonic
-        self.clock = SteadyClock(plugin.time, lambda: self.monotonic())
-        self.settings = RenewalSettings(int(plugin.config["renew_after"]), int(plugin.config["renew_after_messages"]))
+        self.clock = plugin.clock
         self._hour_at = 0.0
         self._last_commit: dict[str, float] = {}
         self._not_before: dict[str, float] = {}
@@ -174,7 +110,7 @@ class Hygiene:
         self.clock.begin(None if latest is None else float(int.from_bytes(latest, "big")))
         if not self.clock.steady:
             log.warning("the clock is behind what it was in an earlier run")
-        self._hour_at = self.monotonic() + HOUR * random.uniform(0.8, 1.0)  # noqa: S311
+        self._hour_at = self.clock.monotonic() + HOUR * random.uniform(0.8, 1.0)  # noqa: S311
 
     async def run(self) -> None:
         """For ever."""
@@ -192,7 +128,7 @@ class Hygiene:
             self._plugin.xmpp.del_event_handler("mls_group_changed", self._changed)
 
     def _changed(self, event: GroupChanged) -> None:
-        self._last_commit[event.room] = self.monotonic()
+        self._last_commit[event.room] = self.clock.monotonic()
 
     # --- what is due ---------------------------------------------------------------------------
 
@@ -208,8 +144,8 @@ class Hygiene:
             self._plugin.fire("mls_clock_jumped", ClockJumped(jump))
         if not self.clock.steady:
             return
-        if self.monotonic() >= self._hour_at:
-            self._hour_at = self.monotonic() + HOUR * random.uniform(0.8, 1.0)  # noqa: S311
+        if self.clock.monotonic() >= self._hour_at:
+            self._hour_at = self.clock.monotonic() + HOUR * random.uniform(0.8, 1.0)  # noqa: S311
             await self.hourly()
         for room in list(self._plugin.groups.values()):
             await self._renew(room)
@@ -249,7 +185,7 @@ class Hygiene:
         name = room.room
         if not (room.live and room.is_member) or self._is_busy(name):
             return
-        reason = room.session.renewal_due(self.settings, self._plugin.now)
+        reason = room.session.renewal_due(self._plugin.settings.renewal, self._plugin.now)
         if reason is None:
             return
         epoch = room.epoch
@@ -267,14 +203,14 @@ class Hygiene:
         if changed is None:
             self._losses[name] = self._losses.get(name, 0) + 1
             wait = random.uniform(0, min(HOUR, TICK * 2 ** self._losses[name]))  # noqa: S311
-            self._not_before[name] = self.monotonic() + wait
+            self._not_before[name] = self.clock.monotonic() + wait
             return
         self._losses.pop(name, None)
         self._plugin.fire("mls_keys_renewed", KeysRenewed(name, reason))
 
     def _is_busy(self, room: str) -> bool:
         """Whether somebody has committed a moment ago, or we have lost races."""
-        now = self.monotonic()
+        now = self.clock.monotonic()
         return now - self._last_commit.get(room, -QUIET) < QUIET or now < self._not_before.get(room, 0.0)
 
     # --- others' leaves ------------------------------------------------------------------------
@@ -294,8 +230,8 @@ class Hygiene:
 
     def _limit(self, room: EncryptedRoom) -> int:
         """After how many seconds a member is silent; 0: never."""
-        given = self._plugin.config["evict_after"]
-        return room.policy.max_leaf_age if given == "policy" else int(given or 0)
+        given = self._plugin.settings.evict_after
+        return room.policy.max_leaf_age if given == "policy" else given
 
     def _silent_members(self, room: EncryptedRoom, limit: int) -> list[Member]:
         now = self._plugin.now

@@ -20,9 +20,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import segno
@@ -32,7 +31,6 @@ from ..authentication import (
     KeyChanged,
     KnownKey,
     NewDevice,
-    NewDeviceRule,
     PeopleService,
     Source,
     TrustChanged,
@@ -42,13 +40,11 @@ from ..authentication import (
     TrustTable,
 )
 from ..authentication.automatic_trust import compose
-from ..client import Device, GroupChanged, Member
-from ..errors import MLSError, NotVouchedFor, PeerError
+from ..client import Device, GroupChanged
+from ..errors import MLSError, NotVouchedFor
 from ..identity import ClientIdentity, TrustLevel, key_identifier
 from ..mls.tree.tree_math import LeafIndex
-from ..rooms.content import EncryptedMessage, seal_elements
-from ..stanza.trust_message import NS as NS_TRUST
-from ..stanza.trust_message import TrustMessage
+from ..rooms.content import seal_elements
 
 if TYPE_CHECKING:
     from ..plugin import MLS
@@ -58,7 +54,6 @@ __all__ = ["Trust", "qr_code", "trust_of"]
 
 log = logging.getLogger(__name__)
 
-_TAG = f"{{{NS_TRUST}}}trust-message"
 _PATIENCE = 30.0  # seconds for one message to get on its way
 _PAUSE = 0.05  # seconds, so that what happens at once is told at once
 
@@ -88,11 +83,11 @@ class Trust:
     if the store fails.
     """
 
-    def __init__(self, plugin: MLS, device: Device) -> None:
+    def __init__(self, plugin: MLS, device: Device, rules: TrustManagement) -> None:
         self._plugin = plugin
         self._device = device
-        self._management = trust_of(device, plugin.time, introductions=plugin.config["introductions"])
-        self._table = self._management.table
+        self._management = rules
+        self._table = rules.table
         self._settling = asyncio.Lock()
         self._due = asyncio.Event()
         self._handlers: dict[str, Callable[[Any], None]] = {
@@ -119,8 +114,7 @@ class Trust:
         if remember:
             service = TrustOnFirstUse(service, self._table)
             self._ends.append(service.on_event(self._unexpected))
-        rule = NewDeviceRule(self._plugin.config["unverified_devices"])
-        return PeopleService(service, self._table, unverified=rule)
+        return PeopleService(service, self._table, unverified=self._plugin.settings.unverified_devices)
 
     # --- what is known -------------------------------------------------------------------------
 
@@ -134,14 +128,6 @@ class Trust:
     def level(self, account: str, signature_key: bytes) -> TrustLevel:
         """How far a key is believed to be an account's (bare JID)."""
         return self._table.get(account, key_identifier(signature_key)).level
-
-    def with_levels(self, members: Iterable[Member]) -> list[Member]:
-        """The same members, with :attr:`Member.level`."""
-        with self._table.open() as keys:
-            return [
-                replace(member, level=keys.get(member.account, key_identifier(member.signature_key)).level)
-                for member in members
-            ]
 
     def uri(self) -> str:
         """Our own keys as a Trust Message URI (XEP-0434): this device's, and those of our others that are verified."""
@@ -192,27 +178,6 @@ class Trust:
                 self._plugin.fire("mls_new_key", event)
             case KeyChanged():
                 self._plugin.fire("mls_key_changed", event)
-
-    # --- receiving -----------------------------------------------------------------------------
-
-    def take(self, message: EncryptedMessage) -> bool:
-        """Act on the trust messages among a message's content.
-
-        :returns: whether it had nothing else in it (XEP-0450 5.3: not for people to see)
-        """
-        found = message.message.xml.findall(_TAG)
-        sender = message.sender
-        # The sender's word, not the room's, says when; but who is ahead must not have the last word for years.
-        sent = min(message.sent.timestamp() if message.sent else 0.0, self._plugin.time())
-        for element in found:
-            try:
-                said = TrustMessage.read(element)
-            except PeerError as error:
-                log.info("%s: a trust message of %s can not be read: %s", message.room, sender, error)
-                continue
-            if said is not None:
-                self._management.receive(sender.identity, key_identifier(sender.signature_key), said, int(sent))
-        return bool(found) and len(found) == len(message.message.xml)
 
     # --- sending -------------------------------------------------------------------------------
 

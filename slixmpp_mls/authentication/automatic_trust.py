@@ -27,6 +27,7 @@ In the store: space ``trust-waiting``, key ``account NUL``, sender's key (32), `
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,16 +36,21 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Annotated, TypeVar
 
-from ..errors import MalformedError, UsageError
-from ..identity import ClientIdentity, TrustLevel
+from ..errors import MalformedError, PeerError, UsageError
+from ..identity import ClientIdentity, TrustLevel, key_identifier
 from ..mls import tls
 from ..mls.tls import Struct, struct, uint64
-from ..stanza.trust_message import MAX_KEYS, KeyOwner, TrustMessage, parse_fingerprint
+from ..stanza.trust_message import MAX_KEYS, NS, KeyOwner, TrustMessage, parse_fingerprint
+from ..stanza.xml import AnyElement
 from .trust_table import Keys, KnownKey, Source, TrustTable
 
 __all__ = ["Statement", "TrustManagement", "Verb", "compose"]
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+_TAG = f"{{{NS}}}trust-message"
 
 WAITING = "trust-waiting"
 TOLD = "trust-told"
@@ -158,12 +164,36 @@ class TrustManagement:
 
     # --- receiving -----------------------------------------------------------------------------
 
+    def take(self, sender: ClientIdentity, signature_key: bytes, content: AnyElement, sent: float | None) -> bool:
+        """Act on the trust messages in the content of a message.
+
+        :param sender: the client that has sent it
+        :param signature_key: the key in the sender's leaf
+        :param content: its children are what the message says
+        :param sent: when the sender says that it was sent, seconds since the Unix epoch; None if it does not say
+        :returns: whether there was nothing else in it (XEP-0450 5.3: it is not for people to see)
+        """
+        found = content.findall(_TAG)
+        if not found:
+            return False
+        # A sender whose clock is ahead must not have the last word for years.
+        when = min(int(sent or 0.0), self.table.now)
+        for element in found:
+            try:
+                said = TrustMessage.read(element)
+            except PeerError as error:
+                log.info("a trust message of %s cannot be read: %s", sender, error)
+                continue
+            if said is not None:
+                self.receive(sender, key_identifier(signature_key), said, when)
+        return len(found) == len(content)
+
     def receive(self, sender: ClientIdentity, identifier: bytes, message: TrustMessage, sent: int) -> None:
         """A trust message has come.
 
         :param sender: who has signed it
         :param identifier: of the sender's key
-        :param sent: when it was sent, seconds since the Unix epoch; never later than when it came
+        :param sent: when the sender says that it was sent, seconds since the Unix epoch; never later than when it came
         """
         with self.table.open() as keys:
             known = keys.get(sender.account, identifier)

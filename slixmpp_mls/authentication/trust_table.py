@@ -157,11 +157,16 @@ class TrustTable:
         self._clock = clock
         self._listeners: Listeners[TrustChanged] = Listeners()
 
+    @property
+    def now(self) -> int:
+        """Whole seconds since the Unix epoch."""
+        return int(self._clock())
+
     @contextmanager
     def open(self) -> Iterator[Keys]:
         """All that is read and written in the block is one transaction; who listens is told when it has ended."""
         with self.store.transaction() as transaction:
-            keys = Keys(transaction, int(self._clock()))
+            keys = Keys(transaction, self.now)
             yield keys
         for change in keys.changes:
             self._listeners.tell(change)

@@ -59,7 +59,7 @@ class OwnKeyPackages:
                 return
             plugin = self._plugin
             present = self._references(await plugin.directory.items())
-            if present and not plugin.hygiene.clock.steady:
+            if present and not plugin.clock.steady:
                 log.info("KeyPackages are not looked at while the clock is not to be relied on")
                 return
             plan = plugin.device.plan_key_packages(present, plugin.now)

@@ -107,7 +107,7 @@ class EncryptedRoom:
 
         :raises UsageError: we are not in the group
         """
-        return self.plugin.trust.with_levels(self.session.members())
+        return self.plugin.context.with_levels(self.session.members())
 
     @property
     def doubts(self) -> tuple[Doubt, ...]:
@@ -245,7 +245,9 @@ class EncryptedRoom:
             self.plugin.fire("mls_rejected", Rejected(self.room, error, event.claimed, event.archive_id))
             done()
             return
-        if self.plugin.trust.take(message):
+        sent = None if message.sent is None else message.sent.timestamp()
+        sender = message.sender
+        if self.plugin.context.trust.take(sender.identity, sender.signature_key, message.message.xml, sent):
             done()
             return
         denied = message.doubt is not None and message.doubt.denied and not self.session.talks_to_anybody

@@ -157,7 +157,7 @@ class Invitations:
             self._plugin.background(self._follow(room, element.after), "invitation")
 
     def _is_accepted(self, invitation: Invitation) -> bool:
-        accept = self._plugin.config["accept_invitation"]
+        accept = self._plugin.settings.accept_invitation
         try:
             return accept is None or bool(accept(invitation))
         except Exception:

@@ -60,7 +60,7 @@ class Rooms:
     def _handle(self, room: str) -> EncryptedRoom:
         handle = self._rooms.get(room)
         if handle is None:
-            nick = self._plugin.config["nick"] or self._plugin.xmpp.boundjid.user
+            nick = self._plugin.settings.nick or self._plugin.xmpp.boundjid.user
             handle = self._rooms[room] = EncryptedRoom(self._plugin, room, nick)
         return handle
 

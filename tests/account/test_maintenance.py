@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from slixmpp_mls.account.maintenance import JUMP, SETTLING, SteadyClock
 from slixmpp_mls.client import Device, KeyPackageSettings
 from slixmpp_mls.client.storage.leaf_ages import LeafAge, RenewalSettings, fraction
 from slixmpp_mls.identity import ClientIdentity
@@ -17,6 +16,7 @@ from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.parameters import DAY, HOUR
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
 from slixmpp_mls.policy import RoomPolicy
+from slixmpp_mls.runtime.clock import JUMP, SETTLING, SteadyClock
 from slixmpp_mls.store import MemoryStore, SQLiteStore
 from slixmpp_mls.testing import NOW, Participant, World
 

@@ -18,17 +18,17 @@ from uuid import uuid4
 
 from slixmpp import JID, ClientXMPP
 
-from slixmpp_mls import plugin as plugin_module
 from slixmpp_mls.client import Outgoing
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.plugin import MLS
 from slixmpp_mls.rooms.encrypted_room import EncryptedRoom, SentMessage
+from slixmpp_mls.runtime import events
 
 from ..conftest import unique
 
 SECONDS = 60.0  # more than anything here should take
 #: All events that the plugin documents.
-EVENTS = re.findall(r"^``(mls_\w+)``", plugin_module.__doc__ or "", re.MULTILINE)
+EVENTS = re.findall(r"^``(mls_\w+)``", events.__doc__ or "", re.MULTILINE)
 _numbers = itertools.count(1)
 
 
@@ -95,6 +95,11 @@ class Person:
         plugin = self.client.plugin["mls"]
         assert isinstance(plugin, MLS)
         return plugin
+
+    def reconfigure(self, **settings: object) -> None:
+        """Change settings of the running plugin, as a restart with another configuration would."""
+        for name, value in settings.items():
+            object.__setattr__(self.mls.settings, name, value)
 
     def make_client(self) -> Recorded:
         client = self.server.client(self.jid, factory=Recorded)

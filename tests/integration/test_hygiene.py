@@ -8,11 +8,12 @@ import time
 import pytest
 
 from slixmpp_mls.account import maintenance
-from slixmpp_mls.account.maintenance import QUIET, SETTLING
+from slixmpp_mls.account.maintenance import QUIET
 from slixmpp_mls.delivery import KeyPackageDirectory
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.mls.parameters import DAY, HOUR
 from slixmpp_mls.policy import RoomPolicy
+from slixmpp_mls.runtime.clock import SETTLING
 
 from ..conftest import unique
 from .people import Cast, Person, all_agree
@@ -31,7 +32,7 @@ class Clocks:
 
     def follow(self, *people: Person) -> None:
         for person in people:
-            person.mls.hygiene.monotonic = lambda: self.monotonic
+            person.mls.clock.monotonic = lambda: self.monotonic
             person.mls.hygiene.begin()
 
     @property

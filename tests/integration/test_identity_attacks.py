@@ -33,7 +33,7 @@ from slixmpp_mls.mls.structures.key_package import KeyPackage
 from slixmpp_mls.mls.structures.proposals import Add, AnyProposal, GroupContextExtensions, ReInit, Remove
 from slixmpp_mls.mls.tree import leaf_validation
 from slixmpp_mls.policy import POLICY_TYPES, Right, RoomPolicy
-from slixmpp_mls.rooms.engine.member_checks import DeniedMembers
+from slixmpp_mls.runtime import DeniedMembers
 from slixmpp_mls.stanza import elements, parse
 from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import commit_against_policy
@@ -290,7 +290,7 @@ async def test_a_member_brings_in_a_device_in_somebody_elses_name(server: DevSer
         with pytest.raises(NotVouchedFor, match=doubted.member.device):
             await person.say("What, can the devil speak true?")
     for person in (alice, carol):
-        person.mls.denied_members = DeniedMembers.REMOVE
+        person.reconfigure(denied_members=DeniedMembers.REMOVE)
     await alice.room().worker.vigilance.act()
     await alice.until(lambda: len(alice.room().members) == 3)
     await all_agree(*people)

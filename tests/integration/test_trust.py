@@ -13,7 +13,7 @@ from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import NotVouchedFor, UsageError
 from slixmpp_mls.identity import TrustLevel, key_identifier
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
-from slixmpp_mls.rooms.engine.member_checks import DeniedMembers
+from slixmpp_mls.runtime import DeniedMembers
 from slixmpp_mls.stanza.trust_message import KeyOwner, TrustMessage
 
 from .people import Cast, Person, all_agree, envelope, send_octets
@@ -166,7 +166,7 @@ async def test_distrust_goes_round_and_has_consequences(server: DevServer, cast:
     assert level(alice, bob) is TrustLevel.VERIFIED
     with pytest.raises(NotVouchedFor):  # whom people refuse has not lapsed
         await alice.say("Be bloody, bold, and resolute")
-    alice.mls.denied_members = DeniedMembers.REMOVE  # as it is by default
+    alice.reconfigure(denied_members=DeniedMembers.REMOVE)  # as it is by default
     await alice.room().worker.vigilance.look_again()
     await tablet.next("mls_removed")
     await alice.say("Laugh to scorn the power of man")

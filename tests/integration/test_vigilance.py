@@ -135,7 +135,7 @@ async def test_a_retired_device_that_still_posts(server: DevServer, cast: Cast) 
     await alice.say("whoever knocks")
     await bob.hears("whoever knocks")
 
-    alice.mls.grace = 0
+    alice.reconfigure(grace=0)
     for _ in range(24):  # hours
         await group.worker.vigilance.next_round()
     await bob.next("mls_removed")

@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from enum import Enum
 from typing import TYPE_CHECKING
 
 from ...client import Doubt, MemberDoubted, RoomGroup
@@ -27,21 +26,14 @@ from ...identity import ClientIdentity
 from ...mls.crypto.cipher_suite import CipherSuite
 from ...mls.structures.leaf_node import LeafNode
 from ...mls.tree.tree_math import LeafIndex
+from ...runtime import DeniedMembers
 
 if TYPE_CHECKING:
     from ...plugin import MLS
 
-__all__ = ["DeniedMembers", "Vigilance"]
+__all__ = ["Vigilance"]
 
 _ROUNDS = 24  # parts of the membership, one of which is looked at each time
-
-
-class DeniedMembers(Enum):
-    """What is done about members whom the Authentication Service denies; the module says what each means."""
-
-    REMOVE = "remove"
-    HOLD = "hold"
-    REPORT = "report"
 
 
 class Vigilance:
@@ -67,7 +59,7 @@ class Vigilance:
         self._resume = resume
         self._told: dict[ClientIdentity, tuple[bool, str]] = {}
         self._round = random.randrange(_ROUNDS)  # noqa: S311
-        session.talks_to_anybody = plugin.denied_members is DeniedMembers.REPORT
+        session.talks_to_anybody = plugin.settings.denied_members is DeniedMembers.REPORT
 
     async def judge(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Doubt]:
         """Ask about leaves (RFC 9420 5.3.1): the doubts there are."""
@@ -133,7 +125,7 @@ class Vigilance:
         """Report, and remove whom the service denies, as configured."""
         self.report()
         due = self._due()
-        if not due or self._plugin.denied_members is not DeniedMembers.REMOVE:
+        if not due or self._plugin.settings.denied_members is not DeniedMembers.REMOVE:
             return
         # Others see the same: seldom shall several commit the same at once.
         await asyncio.sleep(random.uniform(0.05, 0.05 + min(5.0, 0.1 * len(self._session.roster))))  # noqa: S311
@@ -145,7 +137,7 @@ class Vigilance:
                     continue  # for others to do
 
     def _due(self) -> list[ClientIdentity]:
-        now, grace = self._plugin.now, self._plugin.grace
+        now, grace = self._plugin.now, self._plugin.settings.grace
         return [
             client
             for client, doubt in self._session.doubts.items()

@@ -24,7 +24,6 @@ import logging
 import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from enum import Enum
 from typing import TYPE_CHECKING
 
 from ...client import Rejected, Rejoining
@@ -33,12 +32,13 @@ from ...client.storage.records import MembershipState
 from ...delivery import MAX_STANZA
 from ...delivery.archive import Archive, RoomStanza
 from ...errors import DeliveryError, MLSError, NoGroupInfo, PeerError, StoreError, UsageError
+from ...runtime import RejoinMode
 from ...stanza import Commit, GroupInfo, MessageElement, payloads
 
 if TYPE_CHECKING:
     from .worker import RoomWorker
 
-__all__ = ["RejoinMode", "Rejoiner", "group_in"]
+__all__ = ["Rejoiner", "group_in"]
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +48,6 @@ _EXTERNAL_AFTER = 60.0  # seconds after a request, until we commit ourselves in
 _ENTRY_ATTEMPTS = 25  # how often an external Commit is made anew when others come first
 _PAGES = 20  # of the archive, looked through for a GroupInfo
 _DOORS = 4  # epochs of which a GroupInfo is tried
-
-
-class RejoinMode(Enum):
-    """What a client does that has lost a group."""
-
-    AUTOMATIC = "automatic"
-    BY_HAND = "by hand"
 
 
 class Rejoiner:

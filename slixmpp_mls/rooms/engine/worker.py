@@ -128,12 +128,13 @@ class RoomWorker:
     ) -> None:
         self.plugin = plugin
         self.session = RoomGroup(plugin.device, room)
-        interval = float(plugin.config["self_ping"])
-        self.delivery = Room(plugin.xmpp, room, nick, on_event=self._room_event, ping_interval=interval)
+        self.delivery = Room(
+            plugin.xmpp, room, nick, on_event=self._room_event, ping_interval=plugin.settings.self_ping
+        )
         self.vigilance = Vigilance(
             plugin, self.session, lambda event: self._fire("mls_doubted", event), remove, self.unsilence
         )
-        self.rejoiner = Rejoiner(self, plugin.rejoin)
+        self.rejoiner = Rejoiner(self, plugin.settings.rejoin)
         self._progress = Progress(self.session)
         self._received = received
         self._went_live = went_live

@@ -1,0 +1,8 @@
+"""What the parts of one running client share: its context, settings, tasks and clock."""
+
+from .clock import SteadyClock
+from .context import Context
+from .settings import DeniedMembers, NewDevices, RejoinMode, Settings
+from .tasks import Tasks
+
+__all__ = ["Context", "DeniedMembers", "NewDevices", "RejoinMode", "Settings", "SteadyClock", "Tasks"]
