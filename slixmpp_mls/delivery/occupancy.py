@@ -91,6 +91,8 @@ class Occupancy:
         self.nick = nick
         self.inside = False
         self.affiliation = "none"
+        #: When we entered the room, on the clock of the event loop; ``None`` before, and while entering.
+        self.entered_at: float | None = None
         #: Why the room is lost for good, once it is.
         self.lost: RoomLost | None = None
         self.occupants: dict[str, Occupant] = {}
@@ -115,6 +117,7 @@ class Occupancy:
         :raises UsageError: the room to be created exists.
         :raises Refused, NoAnswer, Disconnected: not now; it may work later.
         """
+        self.entered_at = None
         async with self._stream.entrance(JID(self._room).host):
             for _ in range(_NICKNAMES_TRIED):
                 try:
@@ -134,6 +137,7 @@ class Occupancy:
             await self.leave()
             raise UsageError(f"{self._room} exists already")
         self.lost = None
+        self.entered_at = asyncio.get_running_loop().time()
         self._notify(Entered(self.nick, again=self._entered_before))
         self._entered_before = True
 

@@ -1,39 +1,18 @@
-"""A MUC room as one total order of stanzas.
+"""A MUC room (XEP-0045), for one client: creation, entry, sending, and reading as one total order of stanzas.
 
-`Room.batches` yields every archived stanza of ours once, in the room's order, from a given
-archive id on, and goes on for ever: first the archive, then live, across reconnections.
-Those that are at hand come together, for a reader that is faster with several at once.
+`Room` is the face that the rest of the plugin sees, and it sorts what the stream brings: presences for `Occupancy`
+(who is in the room), stanzas of ours for `Reading` (the order of the room), and the rest becomes a `RoomEvent`.
 
-::
-
-    enter the room ──> read the archive to its end ──> hand out the live buffer ──┐
-        ^                    ^                              │        │            │
-        │                    └── buffer overflowed ─────────┘        └────────────┘
-        └── out of the room, or a new session ── from any place
-
-Why no stanza is lost or repeated at the seam: live stanzas are buffered from the moment
-that we are in the room.  The archive is asked after that moment, so it holds all that came
-before; what it also holds of the buffer is removed from the buffer when it comes by.  The
-order of both is the room's.  When the buffer is full (a reader slower than the room, or a
-long way to catch up), it is thrown away and the archive is read again from where the
-reader is: memory stays bounded, whatever the reader does.
-
-A reader that stops takes up again with the archive id of the last stanza it has processed.
-
-Between servers, stanzas may get lost although everybody stays in the room: the link broke, and took with it what was
-on its way.  A reader who misses something calls `read_again`; whoever wants to be sure calls `suspect`, and long
-silence is suspicious by itself.  A suspicion ends with `Verified`: the room has answered that we are in it,
-and the archive has been read to its end since.
+`Room.batches` yields every archived stanza of ours once, in the room's order, from a given archive id on, and goes on
+forever: first the archive, then live, across reconnections.  Stanzas that are at hand come together, because a reader
+is faster with several at once.  A reader that stops takes up again with the archive id of the last stanza it has
+processed.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import random
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing, suppress
 from types import MappingProxyType
 from xml.etree.ElementTree import Element, SubElement
 
@@ -42,9 +21,7 @@ from slixmpp.stanza import Message
 
 from ..errors import (
     Disconnected,
-    NoAnswer,
     NotPermitted,
-    Refused,
     RoomLost,
     RoomUnsuitable,
     StanzaTooLarge,
@@ -53,23 +30,17 @@ from ..errors import (
 from ..stanza.xml import written_size
 from . import muc_config
 from .affiliations import Affiliations
-from .archive import MUC_USER, SID, Archive, Page, RoomStanza, bare_jid, room_stanza, stamped_ids, weight
-from .events import AffiliationChanged, Bounced, CatchingUp, Reconfigured, RoomEvent, Unarchived, Verified
+from .archive import MUC_USER, SID, Archive, RoomStanza, bare_jid, room_stanza, stamped_ids
+from .events import AffiliationChanged, Bounced, Reconfigured, RoomEvent, Unarchived
 from .invitation import HINTS, invitation
 from .occupancy import UNREACHABLE, Occupancy, Occupant, parse_error
+from .reading import Reading
 from .stream import Stream
 
 log = logging.getLogger(__name__)
 
 #: Seconds of silence after which to ask the room whether we are still in it (XEP-0410).
 PING_INTERVAL = 300.0
-#: Live stanzas kept for a reader who is busy, and their characters.
-_BUFFERED = 1000
-_BUFFERED_SIZE = 4_000_000
-#: Stanzas handed out at once: few enough that other rooms' readers get their turn soon.
-_BATCH = 32
-#: Seconds in the room after which an interruption is a new one, not the last one going on.
-_STEADY = 60.0
 _CLIENT = "{jabber:client}"
 _ENTRY_REFUSALS = ("not-a-member", "banned", "password-required", "refused")
 
@@ -98,27 +69,14 @@ class Room:
         self._xmpp = xmpp
         self._stream = Stream.of(xmpp)
         self._on_event = on_event
-        self._ping_interval = ping_interval
         self._occupancy = Occupancy(self._stream, room, nick, self._notify)
         self.affiliations = Affiliations(self._stream, room)
-        self._position: str | None = None
-        self._buffer: deque[RoomStanza] = deque()
-        self._buffered_ids: set[str] = set()
-        self._buffer_size = 0
-        self._overflowed = False
-        self._behind = True
-        self._suspicious = False
-        self._asking: asyncio.Task[bool] | None = None
-        self._verifying = False
-        self._destroying = False
-        self._read_by_somebody = False
-        self._news = asyncio.Event()
-        self._ended = asyncio.Event()
-        self._failures = 0
-        self._entered_at: float | None = None
+        self._reading = Reading(
+            self._stream, room, self._occupancy, self.archive, self._notify, self._detach, ping_interval
+        )
 
     def __repr__(self) -> str:
-        return f"<Room {self.jid} {'inside' if self.inside else 'outside'} after {self._position}>"
+        return f"<Room {self.jid} {'inside' if self.inside else 'outside'} after {self.position}>"
 
     # State
 
@@ -145,15 +103,14 @@ class Room:
     @property
     def position(self) -> str | None:
         """The archive id up to which `batches` has got, stanzas of other kinds included."""
-        return self._position
+        return self._reading.position
 
     def suspect(self) -> None:
         """Ask the room now whether we are still in it, rather than after `ping_interval`, and then its archive.
 
-        For who misses something: a reflection that does not come, for instance.  `Verified` ends it.
+        For a caller that misses something: a reflection that does not come, for instance.  `Verified` ends it.
         """
-        self._suspicious = True
-        self._news.set()
+        self._reading.suspect()
 
     def read_again(self, after: str | None) -> None:
         """Go back to that place and read the archive from there: what `batches` has just yielded comes again, after
@@ -161,9 +118,7 @@ class Room:
 
         :param after: archive id
         """
-        self._position = after
-        self._behind = True
-        self._forget_buffer()
+        self._reading.read_again(after)
 
     # Making, judging, entering and leaving a room
 
@@ -172,7 +127,7 @@ class Room:
 
         :param again: we have begun to make it before, and may or may not have got somewhere.
         :raises UsageError: it exists.
-        :raises RoomUnsuitable: the service can not make a room that will do; it has been destroyed again.
+        :raises RoomUnsuitable: the service cannot make a room that will do; it has been destroyed again.
         :raises NotPermitted: the service does not let us make rooms.
         :raises DeliveryError: refused, unanswered, disconnected.
         """
@@ -187,7 +142,7 @@ class Room:
                     again = False  # somebody else has made it meanwhile
             if exists and not again:
                 raise UsageError(f"{self.jid} exists already")
-            await self._enter(create=not exists)
+            await self._occupancy.enter(create=not exists)
             try:
                 await muc_config.configure(self._stream, str(self.jid), name)
                 reasons = await self.check()
@@ -198,7 +153,7 @@ class Room:
                 raise
         except RoomLost as error:
             self._detach()
-            raise NotPermitted(f"{self.jid} can not be made: {error.text or error.reason}") from None
+            raise NotPermitted(f"{self.jid} cannot be made: {error.text or error.reason}") from None
         except BaseException:
             self._detach()
             raise
@@ -225,13 +180,11 @@ class Room:
         :raises RoomLost: there is no such room (any more).
         :raises DeliveryError: refused, unanswered, disconnected.
         """
-        if self._read_by_somebody:
-            raise UsageError("the room is being read; close that iterator first")
         self._attach(after)
         if self._occupancy.inside:
             return
         try:
-            await self._enter()
+            await self._occupancy.enter()
         except RoomLost as error:
             self._detach()
             if error.reason in _ENTRY_REFUSALS:
@@ -240,28 +193,27 @@ class Room:
 
     async def leave(self) -> None:
         """Leave the room; `batches` ends.  Our affiliation stays."""
-        self._ended.set()
+        self._reading.stop()
         await self._occupancy.leave()
         self._detach()
-        self._news.set()
+        self._reading.wake()
 
     async def destroy(self, alternate: str | None = None, reason: str | None = None) -> None:
         """Destroy the room, with its archive on most servers; `batches` ends.
 
         :raises NotPermitted: we are not an owner.
         """
-        self._destroying = True  # so that the room's farewell is no surprise to the reader
+        self._reading.state.destroy()  # so that the room's farewell is no surprise to the reader
         try:
             await muc_config.destroy(self._stream, str(self.jid), alternate, reason)
-        finally:
-            self._destroying = False
+        except BaseException:
+            self._reading.state.not_destroyed()
+            self._reading.wake()
+            raise
         await self.leave()
 
     def _attach(self, after: str | None) -> None:
-        self._ended.clear()
-        self._position = after
-        self._forget_buffer()
-        self._behind = True
+        self._reading.start(after)
         self._stream.attach(str(self.jid), self)
 
     def _detach(self) -> None:
@@ -319,7 +271,7 @@ class Room:
 
     # Reading
 
-    async def batches(self) -> AsyncGenerator[Sequence[RoomStanza], None]:
+    def batches(self) -> AsyncGenerator[Sequence[RoomStanza], None]:
         """Every archived stanza with a child in our namespace, in order, from `join`'s place on, some at a time.
 
         Re-enters and re-reads as needed; ends when `leave` or `destroy` is called.  One reader
@@ -329,152 +281,7 @@ class Room:
         :raises ArchiveGap: stanzas have been lost; `join` at another place to go on.
         :raises NotPermitted: the room lets us in, but not read its archive.
         """
-        if self._read_by_somebody:
-            raise UsageError("the room has a reader already")
-        self._read_by_somebody = True
-        try:
-            while not self._ended.is_set():
-                if self._buffer and not self._behind:
-                    # Also when we are out meanwhile: what came before is ours to read.
-                    live = [self._take() for _ in range(min(_BATCH, len(self._buffer)))]
-                    self._position = live[-1].archive_id
-                    yield live
-                elif self._occupancy.lost is not None and not self._destroying:
-                    self._detach()
-                    raise self._occupancy.lost
-                elif not self._stream.online or self._occupancy.lost is not None:
-                    await self._wait_for_news()
-                elif not self._occupancy.inside:
-                    await self._enter_again()
-                elif self._behind:
-                    async with aclosing(self._catch_up()) as archived:
-                        async for batch in archived:
-                            yield batch
-                else:
-                    await self._wait_for_news()
-        finally:
-            self._read_by_somebody = False
-            if self._asking is not None:
-                self._asking.cancel()
-
-    async def _enter_again(self) -> None:
-        if self._entered_at is not None and _now() - self._entered_at > _STEADY:
-            self._failures = 0
-        await self._pause()
-        if self._ended.is_set() or self._occupancy.lost is not None:
-            return
-        self._behind = True
-        self._verifying = False
-        self._forget_buffer()
-        try:
-            await self._enter()
-        except RoomLost as error:
-            self._occupancy.lost = error
-        except (Refused, NoAnswer, Disconnected) as error:
-            log.info("%s can not be entered yet: %s", self.jid, error)
-
-    async def _enter(self, *, create: bool = False) -> None:
-        self._entered_at = None
-        await self._occupancy.enter(create=create)
-        self._entered_at = _now()
-
-    async def _pause(self) -> None:
-        """Wait before another attempt: not at all, then longer and longer, and never in step with others."""
-        if self._failures:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(60.0, 0.25 * 2**self._failures) * random.uniform(0.5, 1.5)):  # noqa: S311
-                    await self._ended.wait()
-        self._failures = min(self._failures + 1, 10)
-
-    async def _catch_up(self) -> AsyncGenerator[Sequence[RoomStanza], None]:
-        self._forget_buffer()
-        self._overflowed = False
-        read = 0
-        try:
-            async with aclosing(self.archive.pages(self._position)) as pages:
-                async for page in pages:
-                    for batch in self._read(page):
-                        yield batch
-                    read += len(page.entries)
-                    complete = page.complete and not self._overflowed and self._occupancy.inside
-                    if read or not self._verifying:
-                        self._notify(CatchingUp(read, complete))
-                    if self._ended.is_set() or not self._occupancy.inside:
-                        return
-        except NotPermitted:
-            if self._occupancy.lost is None:
-                raise
-            return  # that is the reason, and the better one to give
-        except (Refused, NoAnswer, Disconnected) as error:
-            log.info("the archive of %s can not be read yet: %s", self.jid, error)
-            if isinstance(error, Refused) and error.condition in UNREACHABLE:
-                self._occupancy.unreachable()
-            await self._pause()
-            return
-        # What overflowed the buffer is in the archive: another round.
-        self._behind = self._overflowed
-        if self._verifying and not self._behind:
-            self._verifying = False
-            self._notify(Verified())
-
-    def _read(self, page: Page) -> Iterable[Sequence[RoomStanza]]:
-        for start in range(0, len(page.entries), _BATCH):
-            entries = page.entries[start : start + _BATCH]
-            for entry in entries:
-                self._drop_buffered(entry.archive_id)
-            self._position = entries[-1].archive_id
-            batch = [stanza for entry in entries if (stanza := entry.stanza()) is not None]
-            if batch:
-                yield batch
-
-    async def _wait_for_news(self) -> None:
-        self._news.clear()
-        if not self._suspicious:
-            try:
-                async with asyncio.timeout(self._ping_interval * random.uniform(0.8, 1.0)):  # noqa: S311
-                    await self._news.wait()
-            except TimeoutError:
-                self._suspicious = True
-        if self._suspicious and self._asking is None:
-            self._suspicious = False
-            if self._stream.online and self._occupancy.inside:
-                # Not waited for: over a slow link, what we wait for may come before the answer.
-                self._asking = asyncio.create_task(self._occupancy.still_inside(), name=f"self-ping in {self.jid}")
-                self._asking.add_done_callback(self._asked)
-        elif self._suspicious:
-            await self._news.wait()
-
-    def _asked(self, asking: asyncio.Task[bool]) -> None:
-        self._asking = None
-        self._news.set()
-        if asking.cancelled() or not self._occupancy.inside:
-            return
-        if not asking.result():
-            self._suspicious = True  # no answer, and it has taken its time
-        elif not self._suspicious:  # else there has been another suspicion since the question: ask again
-            self._behind = self._verifying = True
-
-    # The live buffer
-
-    def _take(self) -> RoomStanza:
-        stanza = self._buffer.popleft()
-        self._buffered_ids.discard(stanza.archive_id)
-        self._buffer_size -= weight(stanza.xml)
-        return stanza
-
-    def _drop_buffered(self, archive_id: str) -> None:
-        if archive_id in self._buffered_ids:
-            while self._take().archive_id != archive_id:
-                pass
-
-    def _forget_buffer(self) -> None:
-        self._buffer.clear()
-        self._buffered_ids.clear()
-        self._buffer_size = 0
-
-    def _overflow(self) -> None:
-        self._forget_buffer()
-        self._overflowed = self._behind = True
+        return self._reading.batches()
 
     # What the stream brings: see `stream.RoomReader`
 
@@ -493,26 +300,25 @@ class Room:
             self._live(xml)
         elif sender == self.jid:
             self._affiliation_told(xml)
-        self._news.set()
+        self._reading.wake()
 
     def presence_received(self, xml: Element) -> None:
         """Somebody comes, goes or changes; perhaps we ourselves."""
         self._occupancy.presence_received(xml)
-        self._news.set()
+        self._reading.wake()
 
     def stream_started(self, resumed: bool) -> None:
         """A resumed session has lost nothing, if the room has not dropped us; a new one starts again."""
-        self._suspicious = resumed
         self._occupancy.stream_started(resumed)
-        self._news.set()
+        self._reading.stream_started(resumed)
 
     def stream_stopped(self) -> None:
         """Nothing to do but wait for the next."""
         self._occupancy.stream_stopped()
-        self._news.set()
+        self._reading.wake()
 
     def _live(self, xml: Element) -> None:
-        if not self._occupancy.inside or self._overflowed:
+        if not self._occupancy.inside:
             return
         occupant = self._occupancy.occupants.get(xml.get("from", "").partition("/")[2])
         ids = stamped_ids(xml, str(self.jid))
@@ -523,14 +329,8 @@ class Room:
         if not ids:
             self._notify(Unarchived(xml.get("id")))
             return
-        if stanza.archive_id in self._buffered_ids:
-            return  # the room repeats itself
-        self._buffer.append(stanza)
-        self._buffered_ids.add(stanza.archive_id)
-        self._buffer_size += weight(xml)
         # Two ids "by" the room: the room did not remove a forged one.  The archive knows which is its own.
-        if len(ids) > 1 or len(self._buffer) > _BUFFERED or self._buffer_size > _BUFFERED_SIZE:
-            self._overflow()
+        self._reading.live(stanza, ambiguous=len(ids) > 1)
 
     def _bounced(self, xml: Element) -> None:
         condition, text, error = parse_error(xml)
@@ -557,10 +357,6 @@ class Room:
             self._on_event(event)
         except Exception:
             log.exception("the handler of a room's events failed")
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def _size(message: Message) -> int:

@@ -24,10 +24,11 @@ from slixmpp_mls.delivery import (
     RoomEvent,
     RoomStanza,
     Stream,
+    live_buffer,
     parse_invitation,
+    reading,
 )
 from slixmpp_mls.delivery import archive as archive_module
-from slixmpp_mls.delivery import room as room_module
 from slixmpp_mls.delivery.affiliations import MUC_ADMIN
 from slixmpp_mls.delivery.archive import MUC_USER, SID
 from slixmpp_mls.delivery.forms import submission
@@ -240,7 +241,7 @@ async def test_other_talk_in_the_room_is_passed_over(server: DevServer, meet: Me
 
 async def test_a_slow_reader_misses_nothing(meet: Meet, monkeypatch: pytest.MonkeyPatch) -> None:
     """The live buffer overflows; the archive has it all."""
-    monkeypatch.setattr(room_module, "_BUFFERED", 10)
+    monkeypatch.setattr(live_buffer, "_BUFFERED", 10)
     alice, bob = await meet("alice", "bob")
     await alice.say("first")
     await bob.hears("first")
@@ -248,7 +249,7 @@ async def test_a_slow_reader_misses_nothing(meet: Meet, monkeypatch: pytest.Monk
     heard: list[str] = []
     await bob.room.join(after=None)
 
-    monkeypatch.setattr(room_module, "_BATCH", 4)
+    monkeypatch.setattr(reading, "_BATCH", 4)
     half = False
     async with aclosing(bob.room.batches()) as batches:
         async for batch in batches:
@@ -265,7 +266,7 @@ async def test_a_slow_reader_misses_nothing(meet: Meet, monkeypatch: pytest.Monk
             if heard[-1] == "99":
                 break
     assert heard == ["first", *map(str, range(100))]
-    assert bob.room._buffer_size == 0
+    assert bob.room._reading.buffer.size == 0
 
 
 async def test_heavy_stanzas_come_in_smaller_pages(meet: Meet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,60 @@
+"""The live stanzas of a room that its reader has not taken yet, bounded in number and in size."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from .archive import RoomStanza, weight
+
+#: Stanzas kept for a reader who is busy, and their characters.
+_BUFFERED = 1000
+_BUFFERED_SIZE = 4_000_000
+
+
+class LiveBuffer:
+    """Stanzas in the room's order, each archive id once.
+
+    :ivar size: characters of all stanzas in it.
+    """
+
+    def __init__(self) -> None:
+        self._stanzas: deque[RoomStanza] = deque()
+        self._ids: set[str] = set()
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._stanzas)
+
+    def append(self, stanza: RoomStanza) -> bool:
+        """Add a stanza, unless it is there already.
+
+        :returns: False if the buffer is over its bounds now: the caller empties it, and reads the archive instead.
+        """
+        if stanza.archive_id in self._ids:
+            return True  # the room repeats itself
+        self._stanzas.append(stanza)
+        self._ids.add(stanza.archive_id)
+        self.size += weight(stanza.xml)
+        return len(self._stanzas) <= _BUFFERED and self.size <= _BUFFERED_SIZE
+
+    def take(self, limit: int) -> Sequence[RoomStanza]:
+        """Remove and return the oldest stanzas, at most `limit` of them."""
+        return [self._take() for _ in range(min(limit, len(self._stanzas)))]
+
+    def drop_through(self, archive_id: str) -> None:
+        """Remove this stanza and all before it, if it is here."""
+        if archive_id in self._ids:
+            while self._take().archive_id != archive_id:
+                pass
+
+    def clear(self) -> None:
+        self._stanzas.clear()
+        self._ids.clear()
+        self.size = 0
+
+    def _take(self) -> RoomStanza:
+        stanza = self._stanzas.popleft()
+        self._ids.discard(stanza.archive_id)
+        self.size -= weight(stanza.xml)
+        return stanza

@@ -1,0 +1,298 @@
+"""The states of a reader of one room, as tables; `reading.Reading` acts on them, and nothing here does I/O.
+
+Three questions have an answer at any moment, and each has a table of its own:
+
+* `Stay`: do we want the room?
+* `Place`: how far is the reader in the room's order?
+* `Doubt`: is it certain that we are still in the room, and that nothing is missing?
+
+::
+
+    BEHIND ──ROUND_BEGINS──> CATCHING_UP ──ROUND_ENDS──> LIVE
+      ^  ^                        │                        │
+      │  │                OVERFLOW, REREAD                 │
+      │  │                        v                        │
+      │  └──── ROUND_ENDS ── INCOMPLETE                    │
+      └──── OVERFLOW, REREAD, GO_BACK, OUTSIDE ────────────┘
+
+    NONE ──SUSPECT──> SUSPECTED ──ASK──> ASKED ──CONFIRMED──> VERIFYING ──the round ends in LIVE──> NONE
+
+A doubt that comes up while an earlier one is being dispelled is not forgotten: the state says so (ASKED_AGAIN,
+VERIFYING_AGAIN), and the room is asked once more afterwards.  The answer of the room counts for what had happened
+before the question, and the archive is read from after the answer.
+
+A pair that is in no table cannot occur; `ReadingState` raises `RuntimeError` for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum, auto
+from typing import TypeVar
+
+
+class Stay(Enum):
+    """Whether we want to be in the room."""
+
+    #: We read the room, or mean to.
+    WANTED = auto()
+    #: We have asked for its destruction: that the room throws us out is no surprise.
+    DESTROYING = auto()
+    #: We have left: reading ends.
+    ENDED = auto()
+
+
+class Place(Enum):
+    """How far the reader is in the room's order."""
+
+    #: The archive has to be read; what comes live is in the archive by then, and is not buffered.
+    BEHIND = auto()
+    #: The archive is being read; what comes live is buffered.
+    CATCHING_UP = auto()
+    #: The archive is being read, but what came live was not buffered, or there is something new to look for: the
+    #: archive is read once more.
+    INCOMPLETE = auto()
+    #: All that the archive had has been read; the buffer has the rest.
+    LIVE = auto()
+
+
+class Doubt(Enum):
+    """Whether it is certain that we are in the room and have read all of it."""
+
+    NONE = auto()
+    #: The room is to be asked whether we are in it (XEP-0410).
+    SUSPECTED = auto()
+    #: It has been asked.
+    ASKED = auto()
+    #: It has been asked, and there is a reason to ask again.
+    ASKED_AGAIN = auto()
+    #: It has said yes; the archive is being read to its end since.
+    VERIFYING = auto()
+    #: The same, and there is a reason to ask again.
+    VERIFYING_AGAIN = auto()
+
+
+class StayEvent(Enum):
+    JOIN = auto()
+    DESTROY = auto()
+    #: The room refused to be destroyed, or nobody answered.
+    NOT_DESTROYED = auto()
+    LEAVE = auto()
+
+
+class PlaceEvent(Enum):
+    #: Reading the archive begins.
+    ROUND_BEGINS = auto()
+    #: The archive has been read to its end.
+    ROUND_ENDS = auto()
+    #: Reading the archive was broken off.
+    ROUND_FAILS = auto()
+    #: Live stanzas were dropped.
+    OVERFLOW = auto()
+    #: There may be something in the archive that was not there when the round began.
+    REREAD = auto()
+    #: The position was moved.
+    GO_BACK = auto()
+    #: We are out of the room, and about to enter it again.
+    OUTSIDE = auto()
+
+
+class DoubtEvent(Enum):
+    SUSPECT = auto()
+    #: The reason to ask has gone: there is nobody to ask, or a new session starts.
+    DISMISS = auto()
+    ASK = auto()
+    CONFIRMED = auto()
+    NO_ANSWER = auto()
+    #: The question is void: we are out of the room meanwhile.
+    VOID = auto()
+    #: The archive has been read to its end, and nothing is left to read.
+    CAUGHT_UP = auto()
+    #: We are out of the room, and about to enter it again.
+    OUTSIDE = auto()
+
+
+STAY: Mapping[StayEvent, Mapping[Stay, Stay]] = {
+    StayEvent.JOIN: {Stay.WANTED: Stay.WANTED, Stay.DESTROYING: Stay.DESTROYING, Stay.ENDED: Stay.WANTED},
+    StayEvent.DESTROY: {
+        Stay.WANTED: Stay.DESTROYING,
+        Stay.DESTROYING: Stay.DESTROYING,
+        Stay.ENDED: Stay.ENDED,
+    },
+    StayEvent.NOT_DESTROYED: {Stay.WANTED: Stay.WANTED, Stay.DESTROYING: Stay.WANTED, Stay.ENDED: Stay.ENDED},
+    StayEvent.LEAVE: {Stay.WANTED: Stay.ENDED, Stay.DESTROYING: Stay.ENDED, Stay.ENDED: Stay.ENDED},
+}
+
+_ALL_BEHIND = dict.fromkeys(Place, Place.BEHIND)
+PLACE: Mapping[PlaceEvent, Mapping[Place, Place]] = {
+    PlaceEvent.ROUND_BEGINS: {Place.BEHIND: Place.CATCHING_UP},
+    PlaceEvent.ROUND_ENDS: {
+        Place.CATCHING_UP: Place.LIVE,
+        Place.INCOMPLETE: Place.BEHIND,
+        Place.BEHIND: Place.BEHIND,  # it was moved during the round
+    },
+    PlaceEvent.ROUND_FAILS: {
+        Place.CATCHING_UP: Place.BEHIND,
+        Place.INCOMPLETE: Place.BEHIND,
+        Place.BEHIND: Place.BEHIND,
+    },
+    PlaceEvent.OVERFLOW: {Place.CATCHING_UP: Place.INCOMPLETE, Place.LIVE: Place.BEHIND},
+    PlaceEvent.REREAD: {
+        Place.BEHIND: Place.BEHIND,
+        Place.CATCHING_UP: Place.INCOMPLETE,
+        Place.INCOMPLETE: Place.INCOMPLETE,
+        Place.LIVE: Place.BEHIND,
+    },
+    PlaceEvent.GO_BACK: _ALL_BEHIND,
+    PlaceEvent.OUTSIDE: _ALL_BEHIND,
+}
+
+DOUBT: Mapping[DoubtEvent, Mapping[Doubt, Doubt]] = {
+    DoubtEvent.SUSPECT: {
+        Doubt.NONE: Doubt.SUSPECTED,
+        Doubt.SUSPECTED: Doubt.SUSPECTED,
+        Doubt.ASKED: Doubt.ASKED_AGAIN,
+        Doubt.ASKED_AGAIN: Doubt.ASKED_AGAIN,
+        Doubt.VERIFYING: Doubt.VERIFYING_AGAIN,
+        Doubt.VERIFYING_AGAIN: Doubt.VERIFYING_AGAIN,
+    },
+    DoubtEvent.DISMISS: {
+        Doubt.NONE: Doubt.NONE,
+        Doubt.SUSPECTED: Doubt.NONE,
+        Doubt.ASKED: Doubt.ASKED,
+        Doubt.ASKED_AGAIN: Doubt.ASKED,
+        Doubt.VERIFYING: Doubt.VERIFYING,
+        Doubt.VERIFYING_AGAIN: Doubt.VERIFYING,
+    },
+    DoubtEvent.ASK: {Doubt.SUSPECTED: Doubt.ASKED},
+    DoubtEvent.CONFIRMED: {Doubt.ASKED: Doubt.VERIFYING, Doubt.ASKED_AGAIN: Doubt.SUSPECTED},
+    DoubtEvent.NO_ANSWER: {Doubt.ASKED: Doubt.SUSPECTED, Doubt.ASKED_AGAIN: Doubt.SUSPECTED},
+    DoubtEvent.VOID: {Doubt.ASKED: Doubt.NONE, Doubt.ASKED_AGAIN: Doubt.SUSPECTED},
+    DoubtEvent.CAUGHT_UP: {
+        Doubt.NONE: Doubt.NONE,
+        Doubt.SUSPECTED: Doubt.SUSPECTED,
+        Doubt.ASKED: Doubt.ASKED,
+        Doubt.ASKED_AGAIN: Doubt.ASKED_AGAIN,
+        Doubt.VERIFYING: Doubt.NONE,
+        Doubt.VERIFYING_AGAIN: Doubt.SUSPECTED,
+    },
+    DoubtEvent.OUTSIDE: {
+        Doubt.NONE: Doubt.NONE,
+        Doubt.SUSPECTED: Doubt.SUSPECTED,
+        Doubt.ASKED: Doubt.ASKED,
+        Doubt.ASKED_AGAIN: Doubt.ASKED_AGAIN,
+        Doubt.VERIFYING: Doubt.NONE,
+        Doubt.VERIFYING_AGAIN: Doubt.SUSPECTED,
+    },
+}
+
+_State = TypeVar("_State", Stay, Place, Doubt)
+_Event = TypeVar("_Event", StayEvent, PlaceEvent, DoubtEvent)
+
+
+def _next(table: Mapping[_Event, Mapping[_State, _State]], state: _State, event: _Event) -> _State:
+    try:
+        return table[event][state]
+    except KeyError:
+        raise RuntimeError(f"{event} cannot happen in {state}") from None
+
+
+class ReadingState:
+    """The three answers together, and where one of them changes another.
+
+    Each method is one event.  An event that cannot happen in the present state raises `RuntimeError` and changes
+    nothing.
+    """
+
+    def __init__(self) -> None:
+        self.stay = Stay.WANTED
+        self.place = Place.BEHIND
+        self.doubt = Doubt.NONE
+
+    def __repr__(self) -> str:
+        return f"<ReadingState {self.stay.name} {self.place.name} {self.doubt.name}>"
+
+    @property
+    def buffers(self) -> bool:
+        """Whether live stanzas are worth keeping."""
+        return self.place in (Place.CATCHING_UP, Place.LIVE)
+
+    @property
+    def suspected(self) -> bool:
+        """Whether the room is to be asked as soon as possible."""
+        return self.doubt in (Doubt.SUSPECTED, Doubt.ASKED_AGAIN, Doubt.VERIFYING_AGAIN)
+
+    @property
+    def verifying(self) -> bool:
+        """Whether the archive is being read to dispel a doubt."""
+        return self.doubt in (Doubt.VERIFYING, Doubt.VERIFYING_AGAIN)
+
+    # Stay
+
+    def join(self) -> None:
+        """Reading starts from a new position."""
+        self.stay = _next(STAY, self.stay, StayEvent.JOIN)
+        self.go_back()
+
+    def destroy(self) -> None:
+        self.stay = _next(STAY, self.stay, StayEvent.DESTROY)
+
+    def not_destroyed(self) -> None:
+        self.stay = _next(STAY, self.stay, StayEvent.NOT_DESTROYED)
+
+    def leave(self) -> None:
+        self.stay = _next(STAY, self.stay, StayEvent.LEAVE)
+
+    # Place
+
+    def round_begins(self) -> None:
+        self.place = _next(PLACE, self.place, PlaceEvent.ROUND_BEGINS)
+
+    def round_ends(self) -> bool:
+        """The archive has been read to its end.
+
+        :returns: whether that has dispelled a doubt
+        """
+        self.place = _next(PLACE, self.place, PlaceEvent.ROUND_ENDS)
+        if self.place is not Place.LIVE:
+            return False
+        verified = self.verifying
+        self.doubt = _next(DOUBT, self.doubt, DoubtEvent.CAUGHT_UP)
+        return verified
+
+    def round_fails(self) -> None:
+        self.place = _next(PLACE, self.place, PlaceEvent.ROUND_FAILS)
+
+    def overflow(self) -> None:
+        self.place = _next(PLACE, self.place, PlaceEvent.OVERFLOW)
+
+    def go_back(self) -> None:
+        self.place = _next(PLACE, self.place, PlaceEvent.GO_BACK)
+
+    def outside(self) -> None:
+        """We are out of the room: what comes after our next entry is all in the archive, and a round is due anyway."""
+        self.place = _next(PLACE, self.place, PlaceEvent.OUTSIDE)
+        self.doubt = _next(DOUBT, self.doubt, DoubtEvent.OUTSIDE)
+
+    # Doubt
+
+    def suspect(self) -> None:
+        self.doubt = _next(DOUBT, self.doubt, DoubtEvent.SUSPECT)
+
+    def dismiss(self) -> None:
+        self.doubt = _next(DOUBT, self.doubt, DoubtEvent.DISMISS)
+
+    def ask(self) -> None:
+        self.doubt = _next(DOUBT, self.doubt, DoubtEvent.ASK)
+
+    def confirmed(self) -> None:
+        """The room has answered that we are in it; unless that must be asked again, the archive is read once more."""
+        self.doubt = _next(DOUBT, self.doubt, DoubtEvent.CONFIRMED)
+        if self.doubt is Doubt.VERIFYING:
+            self.place = _next(PLACE, self.place, PlaceEvent.REREAD)
+
+    def no_answer(self) -> None:
+        self.doubt = _next(DOUBT, self.doubt, DoubtEvent.NO_ANSWER)
+
+    def void(self) -> None:
+        self.doubt = _next(DOUBT, self.doubt, DoubtEvent.VOID)

@@ -1,0 +1,274 @@
+"""The reader of a room, with an archive and an occupancy that do what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import cast
+from xml.etree.ElementTree import Element, SubElement
+
+import pytest
+from slixmpp import JID
+
+from slixmpp_mls.delivery import live_buffer
+from slixmpp_mls.delivery.archive import Archive, Entry, Page, RoomStanza, room_stanza
+from slixmpp_mls.delivery.events import RoomEvent, Verified
+from slixmpp_mls.delivery.occupancy import Occupancy
+from slixmpp_mls.delivery.reading import Reading
+from slixmpp_mls.delivery.reading_state import Place
+from slixmpp_mls.delivery.stream import Stream
+from slixmpp_mls.errors import RoomLost, UsageError
+
+ROOM = "coven@rooms.example"
+
+
+def message(number: int) -> Element:
+    xml = Element("{jabber:client}message", {"from": f"{ROOM}/alice", "type": "groupchat"})
+    SubElement(xml, "{urn:xmpp:mls:0}application").text = str(number)
+    return xml
+
+
+def live(number: int) -> RoomStanza:
+    stanza = room_stanza(message(number), f"{number:04}", JID("alice@a.example"), archived=False, stamp=None)
+    assert stanza is not None
+    return stanza
+
+
+class FakeArchive:
+    """An archive in pages.  Its ids are numbers."""
+
+    def __init__(self, count: int = 0, page: int = 10) -> None:
+        self.count = count
+        self.page = page
+        self.rounds = 0
+
+    async def pages(self, after: str | None) -> AsyncGenerator[Page, None]:
+        self.rounds += 1
+        start = 0 if after is None else int(after) + 1
+        while True:
+            await asyncio.sleep(0)
+            end = min(start + self.page, self.count)
+            entries = tuple(Entry(f"{number:04}", message(number), None) for number in range(start, end))
+            complete = end == self.count
+            yield Page(entries, complete)
+            if complete:
+                return
+            start = end
+
+
+class FakeOccupancy:
+    def __init__(self) -> None:
+        self.inside = True
+        self.lost: RoomLost | None = None
+        self.entered_at: float | None = None
+        self.entries = 0
+        self.answer: asyncio.Future[bool] | None = None
+
+    async def enter(self, *, create: bool = False) -> None:
+        self.entries += 1
+        self.inside = True
+
+    def unreachable(self) -> None:
+        self.inside = False
+
+    async def still_inside(self) -> bool:
+        self.answer = asyncio.get_running_loop().create_future()
+        return await self.answer
+
+
+class FakeStream:
+    online = True
+
+
+class Setting:
+    """A reader with all that is around it."""
+
+    def __init__(self, count: int = 0, page: int = 10) -> None:
+        self.archive = FakeArchive(count, page)
+        self.occupancy = FakeOccupancy()
+        self.events: list[RoomEvent] = []
+        self.given_up = 0
+        self.reading = Reading(
+            cast(Stream, FakeStream()),
+            ROOM,
+            cast(Occupancy, self.occupancy),
+            cast(Archive, self.archive),
+            self.events.append,
+            self._give_up,
+            300.0,
+        )
+
+    def _give_up(self) -> None:
+        self.given_up += 1
+
+    def post(self, *, to_reader: bool = True) -> None:
+        """One more stanza in the room, which we may never get live."""
+        number = self.archive.count
+        self.archive.count += 1
+        if to_reader:
+            self.reading.live(live(number), ambiguous=False)
+            self.reading.wake()
+
+
+def numbers(batch: Sequence[RoomStanza]) -> list[int]:
+    return [int(stanza.archive_id) for stanza in batch]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
+            await asyncio.sleep(0)
+
+
+async def until_live(setting: Setting) -> None:
+    await until(lambda: setting.reading.state.place is Place.LIVE)
+
+
+async def until_asked(setting: Setting, *, after: object = None) -> asyncio.Future[bool]:
+    """The next question whether we are in the room, to be answered by the test."""
+    await until(lambda: setting.occupancy.answer is not after)
+    assert setting.occupancy.answer is not None
+    return setting.occupancy.answer
+
+
+class Reader:
+    """Reads in the background, until the room is lost or left."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.heard: list[int] = []
+        self.task = asyncio.create_task(self._read(setting.reading))
+
+    async def _read(self, reading: Reading) -> None:
+        async with aclosing(reading.batches()) as batches:
+            async for batch in batches:
+                self.heard += numbers(batch)
+
+    async def hears(self, count: int) -> None:
+        await until(lambda: len(self.heard) >= count)
+
+
+async def end(setting: Setting, reader: Reader) -> None:
+    setting.reading.stop()
+    setting.reading.wake()
+    async with asyncio.timeout(5):
+        await reader.task
+
+
+async def test_archive_and_live_stanzas_meet_without_gap_or_repetition() -> None:
+    setting = Setting(25)
+    reader = Reader(setting)
+    for _ in range(30):
+        setting.post()
+        await asyncio.sleep(0)
+    await reader.hears(55)
+    assert reader.heard == list(range(55))
+    await end(setting, reader)
+
+
+async def test_who_goes_back_during_a_round_reads_from_there() -> None:
+    setting = Setting(30)
+    heard: list[int] = []
+    went_back = False
+    async with asyncio.timeout(5), aclosing(setting.reading.batches()) as batches:
+        async for batch in batches:
+            heard += numbers(batch)
+            if not went_back:
+                went_back = True
+                setting.reading.read_again("0004")
+            if heard[-1] == 29:
+                break
+    assert heard == [*range(10), *range(5, 30)]
+
+
+async def test_an_overflow_during_a_round_makes_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_buffer, "_BUFFERED", 3)
+    setting = Setting(20)
+    heard: list[int] = []
+    async with asyncio.timeout(5), aclosing(setting.reading.batches()) as batches:
+        async for batch in batches:
+            heard += numbers(batch)
+            if heard[-1] == 19:
+                for _ in range(8):
+                    setting.post()
+                assert setting.reading.state.place is Place.INCOMPLETE
+                assert not setting.reading.buffer
+            if heard[-1] == 27:
+                break
+    assert heard == list(range(28))
+    assert setting.archive.rounds == 2
+
+
+async def test_a_doubt_ends_when_the_archive_was_read_after_the_answer() -> None:
+    setting = Setting(3)
+    reader = Reader(setting)
+    await reader.hears(3)
+    await until_live(setting)
+    setting.post(to_reader=False)  # lost on its way to us
+    setting.reading.suspect()
+    answer = await until_asked(setting)
+    assert reader.heard == [0, 1, 2]
+    assert Verified() not in setting.events
+    answer.set_result(True)
+    await reader.hears(4)
+    assert reader.heard == [0, 1, 2, 3]
+    await until(lambda: Verified() in setting.events)
+    await end(setting, reader)
+
+
+async def test_a_self_ping_that_fails_in_an_unexpected_way_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    setting = Setting()
+    reader = Reader(setting)
+    await until_live(setting)
+    setting.reading.suspect()
+    first = await until_asked(setting)
+    first.set_exception(ValueError("unexpected"))
+    second = await until_asked(setting, after=first)
+    second.set_result(True)
+    await until(lambda: Verified() in setting.events)
+    assert "whether we are in it failed" in caplog.text
+    await end(setting, reader)
+
+
+async def test_what_came_before_we_were_thrown_out_is_read_first() -> None:
+    """Also when that happens during the last page of a round."""
+    setting = Setting(20)
+    heard: list[int] = []
+    lost = RoomLost(ROOM, "not-a-member")
+    with pytest.raises(RoomLost):  # noqa: PT012
+        async with asyncio.timeout(5), aclosing(setting.reading.batches()) as batches:
+            async for batch in batches:
+                heard += numbers(batch)
+                if heard[-1] == 19:
+                    setting.post()
+                    setting.occupancy.inside = False
+                    setting.occupancy.lost = lost
+    assert heard == list(range(21))
+    assert setting.given_up == 1
+
+
+async def test_no_surprise_in_a_destruction_of_our_own() -> None:
+    setting = Setting(2)
+    reader = Reader(setting)
+    await reader.hears(2)
+    setting.reading.state.destroy()
+    setting.occupancy.inside = False
+    setting.occupancy.lost = RoomLost(ROOM, "destroyed")
+    setting.reading.wake()
+    await asyncio.sleep(0.01)
+    assert not reader.task.done()
+    await end(setting, reader)
+    assert setting.given_up == 0
+
+
+async def test_one_reader_at_a_time() -> None:
+    setting = Setting(2)
+    async with aclosing(setting.reading.batches()) as batches:
+        assert numbers(await anext(batches)) == [0, 1]
+        with pytest.raises(UsageError):
+            await anext(setting.reading.batches())
+        with pytest.raises(UsageError):
+            setting.reading.start(None)
+    setting.reading.start("0000")
+    async with aclosing(setting.reading.batches()) as batches:
+        assert numbers(await anext(batches)) == [1]
