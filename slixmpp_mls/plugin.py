@@ -38,7 +38,7 @@ from .delivery import DeviceDirectory, KeyPackageDirectory, Stream, Uploads
 from .errors import DeviceRetired, Disconnected, MLSError, UsageError
 from .identity import fingerprint
 from .key_packages.cipher_suite_choice import Negotiation
-from .key_packages.publication import OwnKeyPackages
+from .key_packages.publication import Publication
 from .mls.crypto.cipher_suite import CipherSuite
 from .policy import RoomPolicy
 from .rooms.encrypted_room import EncryptedRoom
@@ -96,7 +96,6 @@ class MLS(BasePlugin):
         self._unsubscribe: Callable[[], None] | None = None
         self.rooms = Rooms(self)
         self._invitations = Invitations(self)
-        self._key_packages = OwnKeyPackages(self)
         self.renewal = Renewal(self)
         self.rotation = Rotation(self)
         self.hygiene = Hygiene(self)
@@ -133,6 +132,7 @@ class MLS(BasePlugin):
             self._own_service.close()
         if self._trust is not None:
             self._trust.close()
+            self.publication.stop()
         self.tasks.cancel()
         if self._starting is not None:
             self._starting.cancel()
@@ -220,6 +220,8 @@ class MLS(BasePlugin):
             used_key_packages=self.picked,
             tasks=self.tasks,
         )
+        self.publication = Publication(self._context)
+        self.publication.start()
         self._invitations.begin(self._device.store)
 
     async def _publish(self) -> None:
@@ -246,7 +248,7 @@ class MLS(BasePlugin):
     async def stop_for_good(self, reason: DeviceRetired) -> None:
         """Leave all rooms, and delete the groups' keys and our KeyPackages."""
         self._stopped = reason
-        self._key_packages.stop()
+        self.publication.stop()
         self.devices.close()
         self.tasks.cancel()
         await self.rooms.give_up(reason)
@@ -358,7 +360,7 @@ class MLS(BasePlugin):
 
     async def replenish(self) -> None:
         """Bring our KeyPackages in the directory to what they should be: there, fresh, unused."""
-        await self._key_packages.replenish()
+        await self.publication.replenish()
 
     # --- rooms ---------------------------------------------------------------------------------
 

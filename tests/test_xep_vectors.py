@@ -23,6 +23,7 @@ from slixmpp_mls.client import Device, GroupChanged, Incoming, Joined, Rejected,
 from slixmpp_mls.errors import InvalidError, MalformedError, PeerError
 from slixmpp_mls.identity import ClientIdentity, fingerprint, key_identifier
 from slixmpp_mls.identity.certificates import certified_key, chain_of
+from slixmpp_mls.key_packages.items import parse_item, verify_item
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.parameters import DAY, HOUR
 from slixmpp_mls.mls.structures.credential import BasicCredential, Certificate, X509Credential
@@ -35,7 +36,7 @@ from slixmpp_mls.mls.tree.leaf_validation import GroupRequirements, LeafRules
 from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.rooms.content import PROFILE
-from slixmpp_mls.stanza import Application, KeyPackage, RoomElement, parse, payloads
+from slixmpp_mls.stanza import Application, RoomElement, parse, payloads
 from slixmpp_mls.stanza import Device as DeviceElement
 from slixmpp_mls.stanza.blob import RatchetTreeLocation
 from slixmpp_mls.stanza.consistency import check as check_consistency
@@ -255,22 +256,18 @@ PACKAGES = load("key-packages")
 
 @pytest.mark.parametrize("item", PACKAGES["items"], ids=lambda item: item["name"])
 def test_key_package(item: dict[str, Any]) -> None:
-    # As slixmpp_mls.key_packages.selection reads a directory, which needs a plugin to be called.
-    from slixmpp_mls.key_packages.selection import open_item
-
     extensions = tuple(Extension(one["type"], unhex(one["data"])) for one in PACKAGES["group_extensions"])
     requirements = GroupRequirements.of(CipherSuite.get(PACKAGES["group_suite"]), 1, extensions)
     rules = LeafRules(PACKAGES["now"], 90 * DAY, HOUR)
     element = etree.fromstring(item["xml"])
     SCHEMA.assertValid(element)
     if item["accepted"]:
-        opened = open_item(item["item_id"], element, PACKAGES["account"], requirements, rules)
-        parsed = parse(element)
-        assert isinstance(parsed, KeyPackage)
+        parsed = parse_item(element)
+        opened = verify_item(item["item_id"], parsed, PACKAGES["account"], requirements, rules)
         assert opened.last_resort == parsed.last_resort
     else:
         with pytest.raises(PeerError):
-            open_item(item["item_id"], element, PACKAGES["account"], requirements, rules)
+            verify_item(item["item_id"], parse_item(element), PACKAGES["account"], requirements, rules)
 
 
 # --- messages.json, by the letter of RFC 9420 and none of our own code -------------------------

@@ -16,18 +16,17 @@ from enum import IntEnum
 from ..delivery import DeviceDirectory, KeyPackageDirectory
 from ..errors import InvalidError, PeerError, UsageError
 from ..identity import ClientIdentity
+from ..key_packages.items import parse_key_package
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.parameters import HOUR
 from ..mls.structures import key_package
 from ..mls.structures.leaf_node import KeyPackageSource
 from ..mls.tree.leaf_validation import GroupRequirements, LeafRules
-from ..stanza import Device, KeyPackage, RetiredDevice, parse
-from ..stanza.consistency import check as check_consistency
-from ..stanza.xml import AnyElement
+from ..stanza import Device, RetiredDevice, parse
 
 __all__ = [
     "DeviceConflict", "DeviceStatus", "Listed", "NewOwnDevice", "OwnDevice", "Published", "RoomsChanged",
-    "parse_key_package", "read_devices", "read_key_packages", "rename", "retire", "retract_key_packages",
+    "read_devices", "read_key_packages", "rename", "retire", "retract_key_packages",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -235,16 +234,3 @@ async def retract_key_packages(directory: KeyPackageDirectory, account: str, dev
     published = await read_key_packages(directory, account, Listed({}, {}))
     if device_id in published:
         await directory.retract_many(published[device_id].items)
-
-
-def parse_key_package(element: AnyElement) -> key_package.KeyPackage:
-    """The KeyPackage in an item of the directory; nothing of it is verified but what the element says of it.
-
-    :raises PeerError: there is none
-    """
-    item = parse(element)
-    if not isinstance(item, KeyPackage):
-        raise PeerError("no KeyPackage")
-    package = check_consistency(item).body
-    assert isinstance(package, key_package.KeyPackage)
-    return package

@@ -20,21 +20,18 @@ import asyncio
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from ..delivery import DeviceDirectory
-from ..errors import DeliveryError, InvalidError, PeerError
+from ..errors import DeliveryError, PeerError
 from ..identity import ClientIdentity
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.registry import ProtocolVersion
 from ..mls.structures.extensions import Extension
 from ..mls.tree.leaf_validation import GroupRequirements, VerifiedKeyPackage
-from ..stanza import Device, KeyPackage, parse
-from ..stanza.xml import AnyElement
-from .selection import open_item, pick, read_items, vouched_for
-
-if TYPE_CHECKING:
-    from ..plugin import MLS
+from ..runtime import Context
+from ..stanza import Device, parse
+from .items import parse_item, read_items, verify_item
+from .selection import pick, vouched_for
 
 __all__ = ["Negotiation", "Offer", "Suspicion", "choose", "negotiate", "read_offers"]
 
@@ -108,7 +105,7 @@ class Offers:
 
 
 async def negotiate(
-    plugin: MLS,
+    context: Context,
     accounts: Iterable[str],
     suites: Sequence[int],
     extensions: tuple[Extension, ...],
@@ -121,13 +118,13 @@ async def negotiate(
     :param extensions: of the group's GroupContext, which every device must support
     :param members: if given, it is about these devices, and no others of the accounts
     """
-    offers = await read_offers(plugin, accounts, suites, extensions)
+    offers = await read_offers(context, accounts, suites, extensions)
     if members is not None:
-        wanted = (client for client in members if client != plugin.device.identity)
+        wanted = (client for client in members if client != context.device.identity)
         offers.devices = {client: offers.devices.get(client, Offer()) for client in wanted}
     suspicions = offers.suspicions()
     for suspicion in suspicions:
-        plugin.fire("mls_downgrade_suspected", suspicion)
+        context.fire("mls_downgrade_suspected", suspicion)
     supported = {client: offer.packages.keys() for client, offer in offers.devices.items()}
     claimed = {client: offer.packages.keys() | offer.claimed for client, offer in offers.devices.items()}
     lacking = {
@@ -155,7 +152,7 @@ def choose(supported: Mapping[ClientIdentity, Collection[int]], preference: Sequ
 
 
 async def read_offers(
-    plugin: MLS, accounts: Iterable[str], suites: Sequence[int], extensions: tuple[Extension, ...]
+    context: Context, accounts: Iterable[str], suites: Sequence[int], extensions: tuple[Extension, ...]
 ) -> Offers:
     """What these accounts' directories have for a group; this device itself is left out.
 
@@ -165,38 +162,38 @@ async def read_offers(
     requirements = {
         suite: GroupRequirements.of(CipherSuite.get(suite), ProtocolVersion.MLS10, extensions) for suite in suites
     }
-    await asyncio.gather(*(_read(plugin, account, requirements, offers) for account in dict.fromkeys(accounts)))
-    offers.devices.pop(plugin.device.identity, None)
+    await asyncio.gather(*(_read(context, account, requirements, offers) for account in dict.fromkeys(accounts)))
+    offers.devices.pop(context.device.identity, None)
     return offers
 
 
-async def _read(plugin: MLS, account: str, requirements: Mapping[int, GroupRequirements], offers: Offers) -> None:
+async def _read(context: Context, account: str, requirements: Mapping[int, GroupRequirements], offers: Offers) -> None:
     try:
-        items = await read_items(plugin, account)
+        items = await read_items(context.key_packages, account)
     except DeliveryError as error:
-        offers.failed[account] = f"the directory can not be read: {error}"
+        offers.failed[account] = f"the directory cannot be read: {error}"
         return
     found: dict[tuple[ClientIdentity, int], list[VerifiedKeyPackage]] = {}
     refused: set[str] = set()
-    rules = plugin.device.leaf_rules(plugin.now)
+    rules = context.device.leaf_rules(context.now)
     for item_id, element in items.items():
         try:
-            suite = _suite(element)
-            if suite not in requirements:
+            item = parse_item(element)
+            if item.suite not in requirements:
                 continue
-            package = open_item(item_id, element, account, requirements[suite], rules)
-            found.setdefault((ClientIdentity.from_leaf(package.leaf), suite), []).append(package)
+            package = verify_item(item_id, item, account, requirements[item.suite], rules)
+            found.setdefault((ClientIdentity.from_leaf(package.leaf), item.suite), []).append(package)
         except PeerError as error:
             refused.add(str(error))
     devices: dict[ClientIdentity, Offer] = {}
     for (client, suite), packages in found.items():
         offer = devices.setdefault(client, Offer())
-        genuine = await vouched_for(plugin, CipherSuite.get(suite), packages)
-        offer.packages[suite] = pick(genuine, plugin.picked)
+        genuine = await vouched_for(context.authentication, CipherSuite.get(suite), packages)
+        offer.packages[suite] = pick(genuine, context.used_key_packages)
         for package in packages:  # RFC 9420 7.2: signed by the device, in each of its KeyPackages
             offer.claimed |= requirements.keys() & set(package.leaf.capabilities.cipher_suites)
-    await _authenticate(plugin, devices)
-    for client, schemes in (await _listed(plugin, account)).items():
+    await _authenticate(context, devices)
+    for client, schemes in (await _listed(context.devices, account)).items():
         offer = devices.setdefault(client, Offer())
         for scheme in schemes:
             suites = {suite for suite in requirements if CipherSuite.get(suite).signature_scheme == scheme}
@@ -208,29 +205,22 @@ async def _read(plugin: MLS, account: str, requirements: Mapping[int, GroupRequi
     offers.devices |= devices
 
 
-def _suite(element: AnyElement) -> int:
-    parsed = parse(element)
-    if not isinstance(parsed, KeyPackage):
-        raise InvalidError("an item of the KeyPackages' node that is none")
-    return parsed.suite
-
-
-async def _authenticate(plugin: MLS, devices: Mapping[ClientIdentity, Offer]) -> None:
+async def _authenticate(context: Context, devices: Mapping[ClientIdentity, Offer]) -> None:
     """Leave out what the Authentication Service does not vouch for."""
     for suite in {suite for offer in devices.values() for suite in offer.packages}:
         having = [offer for offer in devices.values() if suite in offer.packages]
         leaves = [offer.packages[suite].leaf for offer in having]
-        verdicts = await plugin.authentication.validate(leaves, CipherSuite.get(suite))
+        verdicts = await context.authentication.validate(leaves, CipherSuite.get(suite))
         for offer, verdict in zip(having, verdicts, strict=True):
             if not verdict.is_valid:
                 del offer.packages[suite]
                 offer.refusals[suite] = verdict.text
 
 
-async def _listed(plugin: MLS, account: str) -> dict[ClientIdentity, set[int]]:
+async def _listed(directory: DeviceDirectory, account: str) -> dict[ClientIdentity, set[int]]:
     """The signature schemes for which the account's devices list keys; nothing if it has no such list."""
     try:
-        items = await DeviceDirectory(plugin.xmpp).items(account)
+        items = await directory.items(account)
     except DeliveryError:
         return {}
     found: dict[ClientIdentity, set[int]] = {}

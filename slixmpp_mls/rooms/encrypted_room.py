@@ -277,7 +277,7 @@ class EncryptedRoom:
         :raises UsageError: we are not in the group
         """
         self.session.group  # noqa: B018
-        found = await find_candidates(self.plugin, self.session, accounts)
+        found = await find_candidates(self.plugin.context, self.session, accounts)
         self._check_may_add(found.accounts)
         await self.let_into_room(found)
         added: list[Member] = []

@@ -68,7 +68,7 @@ async def branch(
     if strangers:
         raise UsageError(f"not in the group in {session.room}: {', '.join(strangers)}")
     suite = session.group.suite.id
-    offers = await read_offers(plugin, accounts, (suite,), (policy.extension(),))
+    offers = await read_offers(plugin.context, accounts, (suite,), (policy.extension(),))
     found = Candidates()
     for client in session.roster.clients():
         offer = offers.devices.get(client)

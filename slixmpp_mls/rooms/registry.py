@@ -142,7 +142,7 @@ class Rooms:
         await self._plugin.ready()
         device = self._plugin.device
         policy = policy or RoomPolicy("any@room.invalid", (device.identity.account,))
-        return await negotiate(self._plugin, accounts, device.suites, (policy.extension(),))
+        return await negotiate(self._plugin.context, accounts, device.suites, (policy.extension(),))
 
     async def adopt(self, room: str, policy: RoomPolicy | None, suite: int | None, anew: bool) -> EncryptedRoom:
         """See :meth:`MLS.adopt`."""

@@ -106,7 +106,7 @@ async def _best(worker: RoomWorker) -> int | None:
     session, plugin = worker.session, worker.plugin
     ours, present = plugin.device.suites, session.group.suite.id
     found = await negotiate(
-        plugin,
+        plugin.context,
         sorted(session.roster.accounts()),
         ours,
         session.group.context.extensions,
@@ -159,7 +159,7 @@ async def _key_packages(worker: RoomWorker, asked: ReInit) -> tuple[list[KeyPack
     suite = asked.cipher_suite
     if suite not in plugin.device.suites:
         raise DeliveryError(f"this device does not support cipher suite {suite}")
-    offers = await read_offers(plugin, sorted(session.roster.accounts()), (suite,), asked.extensions)
+    offers = await read_offers(plugin.context, sorted(session.roster.accounts()), (suite,), asked.extensions)
     packages: list[KeyPackage] = []
     lacking: list[str] = []
     for client in session.roster.clients():

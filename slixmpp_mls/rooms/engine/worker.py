@@ -360,7 +360,6 @@ class RoomWorker:
                     self.joined.set()
                     self.moved_on.set()
                     self._progress.turn()
-                    self.spawn(self.plugin.replenish(), "replenishing KeyPackages")
                     if self.live.is_set():  # messages may wait from the time before we were away
                         self._sender.all_again("sending again")
                 case RemovedFromGroup():
