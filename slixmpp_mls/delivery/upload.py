@@ -27,8 +27,8 @@ import logging
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from random import uniform
@@ -66,7 +66,9 @@ _DISCO_INFO = "http://jabber.org/protocol/disco#info"
 _DISCO_ITEMS = "http://jabber.org/protocol/disco#items"
 _HEADERS = frozenset({"authorization", "cookie", "expires"})  # XEP-0363 5: these and no other
 _MAX_SERVICES = 50  # of a server, which are asked what they are
-_TIMEOUT = aiohttp.ClientTimeout(total=120, sock_connect=15, sock_read=30)
+_WHOLE = 120.0  # seconds for a blob
+_CONNECTING = 15.0
+_STALLED = 30.0  # seconds without any progress
 _CHUNK = 1 << 16
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # RFC 9110 15: may be better next time
 
@@ -105,18 +107,35 @@ class Uploads:
         :raises TransferFailed: the web server does not take it; if that may pass, after some attempts
         :raises Disconnected: there is no stream
         """
-        service = await self._find_service()
         size = len(data) + OVERHEAD
-        limit = MAX_BLOB if service.limit is None else min(service.limit, MAX_BLOB)
+        limit = await self.limit()
+        limit = MAX_BLOB if limit is None else min(limit, MAX_BLOB)
         if size > limit:
             raise BlobTooLarge(size, limit)
         sealed = seal(data, os.urandom)
+        return sealed.at(await self.send(size, lambda: sealed.ciphertext))
+
+    async def limit(self) -> int | None:
+        """The most octets that our server's service takes at once, if it says so.
+
+        :raises NoUploadService: our server has none
+        """
+        return (await self._find_service()).limit
+
+    async def send(self, size: int, body: Callable[[], bytes | AsyncIterator[bytes]]) -> str:
+        """Upload octets as they are, and tell at which URL they are now.
+
+        :param size: octets
+        :param body: called at each attempt for what is to be sent, `size` octets in all
+        :raises: what :meth:`put` does
+        """
+        service = await self._find_service()
         for pause in (*self._pauses, None):
             try:
                 put_url, headers, get_url = await self._slot(service, size)
-                reference = sealed.at(get_url)
-                await self._upload(put_url, headers, sealed.ciphertext)
-                return reference
+                headers.append(("Content-Length", str(size)))  # in chunks of unknown number, services take nothing
+                await self._upload(put_url, headers, body())
+                return get_url
             except (NoAnswer, TransferFailed) as error:
                 if pause is None or (isinstance(error, TransferFailed) and not error.temporary):
                     raise
@@ -176,11 +195,18 @@ class Uploads:
                 headers.append((name, re.sub(r"[\r\n]", "", header.text or "")))
         return urls[0], headers, urls[1]
 
-    async def _upload(self, url: str, headers: list[tuple[str, str]], octets: bytes) -> None:
+    async def _upload(self, url: str, headers: list[tuple[str, str]], octets: bytes | AsyncIterator[bytes]) -> None:
+        """In pieces, it may take as long as it takes, if only it goes on."""
         async with (
             _errors_of(url),
-            self._session(None) as http,
-            http.put(url, data=octets, headers=headers, allow_redirects=False) as response,
+            asyncio.timeout(_WHOLE if isinstance(octets, bytes) else _STALLED) as patience,
+            self._session(None, aiohttp.ClientTimeout(total=None, sock_connect=_CONNECTING)) as http,
+            http.put(
+                url,
+                data=octets if isinstance(octets, bytes) else _rescheduling(patience, octets),
+                headers=headers,
+                allow_redirects=False,
+            ) as response,
         ):
             _check_status(url, response, {200, 201, 204})
 
@@ -195,25 +221,36 @@ class Uploads:
         """
         if reference.size > MAX_BLOB:
             raise MalformedError(f"a blob of {reference.size} octets is over the limit of {MAX_BLOB}")
-        url = reference.url
+        octets = bytearray()
+        async with aclosing(self.fetch(reference.url)) as chunks:
+            async for chunk in chunks:
+                octets += chunk
+                if len(octets) > reference.size:
+                    raise MalformedError(f"a blob of more than the {reference.size} octets that its reference says")
+        return reference.open(bytes(octets))
+
+    async def fetch(self, url: str, whole: float | None = _WHOLE) -> AsyncGenerator[bytes, None]:
+        """What is at a URL, piece by piece.  The reader counts the octets, and stops when there are too many.
+
+        :param whole: seconds that it may take in all; None if it may take as long as it goes on
+        :raises NotPermitted: it is at an address from which nothing is to be fetched
+        :raises TransferFailed: it can not be fetched; `temporary` says whether to try again
+        """
         resolver: AbstractResolver | None = None
         if self._allow_url is None:
             resolver = _Resolver(self._networks())
             _check_host(url, resolver.networks)
         elif not self._allow_url(url):
             raise NotPermitted(f"nothing is to be fetched from {_host(url)}")
-        octets = bytearray()
+        timing = aiohttp.ClientTimeout(total=whole, sock_connect=_CONNECTING, sock_read=_STALLED)
         async with (
             _errors_of(url),
-            self._session(resolver) as http,
+            self._session(resolver, timing) as http,
             http.get(url, headers={"Accept-Encoding": "identity"}, allow_redirects=False) as response,
         ):
             _check_status(url, response, {200})
             async for chunk in response.content.iter_chunked(_CHUNK):
-                octets += chunk
-                if len(octets) > reference.size:
-                    raise MalformedError(f"a blob of more than the {reference.size} octets that its reference says")
-        return reference.open(bytes(octets))
+                yield chunk
 
     def _networks(self) -> frozenset[str]:
         """The kinds of addresses from which something may be fetched."""
@@ -221,13 +258,13 @@ class Uploads:
         peer = None if transport is None else transport.get_extra_info("peername")
         return frozenset({"public"} if not peer else {"public", _network(peer[0])}) - {"other"}
 
-    def _session(self, resolver: AbstractResolver | None) -> aiohttp.ClientSession:
+    def _session(self, resolver: AbstractResolver | None, timing: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
             ssl=self._xmpp.get_ssl_context(), resolver=resolver, use_dns_cache=False, force_close=True
         )
         return aiohttp.ClientSession(
             connector=connector,
-            timeout=_TIMEOUT,
+            timeout=timing,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,
@@ -300,6 +337,13 @@ class _Resolver(AbstractResolver):
 def _check_status(url: str, response: aiohttp.ClientResponse, good: set[int]) -> None:
     if response.status not in good:
         raise TransferFailed(f"{_host(url)} answered {response.status}", temporary=response.status in _PASSING)
+
+
+async def _rescheduling(patience: asyncio.Timeout, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same pieces; each one that is taken is progress."""
+    async for piece in pieces:
+        patience.reschedule(asyncio.get_running_loop().time() + _STALLED)
+        yield piece
 
 
 @asynccontextmanager
