@@ -165,17 +165,6 @@ class DirectoryService(AuthenticationService):
             self._listings.pop(client.account, None)
             self._readings.pop(client.account, None)
 
-    async def withdraw(self, client: ClientIdentity) -> bool:
-        """List one of our account's devices no longer; False if it was not there.
-
-        :raises DeliveryError: refused, unanswered or disconnected
-        """
-        try:
-            return await self._node.retract(client.device)
-        finally:
-            self._listings.pop(client.account, None)
-            self._readings.pop(client.account, None)
-
     # --- everybody's ---------------------------------------------------------------------------
 
     async def devices(self, account: str) -> Mapping[str, Device]:

@@ -1,7 +1,7 @@
-"""Who may be in a room: the affiliations (XEP-0045 5.2, 9).
+"""The affiliations of a room (XEP-0045 5.2, 9): which accounts may be in it.
 
-For an encrypted group they decide who may enter the room and read its archive, nothing more;
-who can decrypt is decided by the group.
+For an encrypted group, affiliations decide only who may enter the room and read its archive.  The group decides who
+can decrypt.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Affiliations:
         self._room = room
 
     async def all(self) -> dict[JID, Affiliation]:
-        """Everybody with an affiliation, by bare JID.
+        """All accounts with an affiliation, by bare JID.
 
         The banned (``"outcast"``) are left out where only admins may see them.
 
@@ -62,7 +62,7 @@ class Affiliations:
         return [jid for item in items if (jid := bare_jid(item.get("jid"))) is not None]
 
     async def grant_membership(self, accounts: Iterable[str]) -> None:
-        """Let the accounts (bare JIDs) in.  Those who are in already, as admins say, keep what they have.
+        """Make the accounts (bare JIDs) members.  An account that has an affiliation already, admin for instance, keeps it.
 
         :raises NotPermitted: only admins may, and nobody lifts a ban by the way.  Nothing, or not everything, was done.
         :raises DeliveryError: refused or unanswered.

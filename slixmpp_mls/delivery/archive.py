@@ -1,4 +1,4 @@
-"""The stanzas of a room, and its archive (XEP-0313) as the place to read them all, in order.
+"""The stanzas of a room, and its archive (XEP-0313), from which all of them are read in order.
 
 Every reader of a room sees one sequence of archive ids: live in the ``<stanza-id/>`` that the
 room stamps (XEP-0359), later as the ids of the archive's results.  What servers do differently:
@@ -87,7 +87,7 @@ class Entry:
     stamp: datetime | None
 
     def stanza(self) -> RoomStanza | None:
-        """It as a `RoomStanza`, if it is one that has to do with MLS."""
+        """The entry as a `RoomStanza`; ``None`` if it has nothing to do with MLS."""
         return room_stanza(self.xml, self.archive_id, _archived_real_jid(self.xml), archived=True, stamp=self.stamp)
 
 
@@ -125,7 +125,7 @@ def room_stanza(
 
 
 def weight(xml: Element) -> int:
-    """Characters of text in an element: about what it costs to keep."""
+    """Characters of text in an element: roughly its cost in memory."""
     return sum(len(element.text or "") for element in xml.iter())
 
 
@@ -172,7 +172,7 @@ class Archive:
         self._stream = Stream.of(xmpp)
 
     async def pages(self, after: str | None, *, start: int | None = None) -> AsyncGenerator[Page, None]:
-        """All that comes after the stanza with that archive id (``None``: everything), oldest first.
+        """Everything after the stanza with that archive id (``None``: everything), oldest first.
 
         While the caller is busy with one page, no more than the next is fetched.
 

@@ -1,9 +1,8 @@
 """The list of an account's devices: one PEP item for each device, its device id as the item's id.
 
-Whoever shares presence with the account, and each of the account's own devices, can be told
-of changes.  For this a client says in its presence, by way of entity capabilities
-(XEP-0115), that it wants the notifications: `DeviceDirectory.watch` must come before the
-presence is sent.
+The server can notify contacts that share presence with the account, and the account's own devices, of changes.  A
+client asks for these notifications in its presence, by entity capabilities (XEP-0115): call `DeviceDirectory.watch`
+before the presence is sent.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ class Interrupted:
 
     :ivar cause: ``"stream"`` (the session ended), ``"kicked"``, ``"service"`` (it shut down,
         or lost us), ``"silent"`` (it dropped us without a word, noticed by a self-ping),
-        ``"unreachable"`` (our server and the room's can not reach each other).
+        ``"unreachable"`` (our server and the room's cannot reach each other).
     """
 
     cause: str

@@ -1,8 +1,8 @@
 """Direct invitations to a room (XEP-0249), with elements of ours beside them.
 
-They go to the account, not to a device, as type ``normal`` and with a hint to store them: a
-server keeps them for who is offline, and archives them for the account's other devices.  The
-same invitation may therefore arrive more than once.
+An invitation goes to the account, not to a device, as type ``normal`` and with a hint to store it.  The server keeps
+it while the account is offline, and archives it for the account's other devices.  Therefore the same invitation may
+arrive more than once.
 """
 
 from __future__ import annotations

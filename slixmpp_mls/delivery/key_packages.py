@@ -1,8 +1,7 @@
 """The directory of KeyPackages: one PEP item for each, its KeyPackageRef in hex as the item's id.
 
-A KeyPackage is meant to be used once, but PEP can not hand an item to one reader and
-delete it: two people may fetch the same.  Whoever owns it retracts it when it has been
-used, and readers pick at random among several.
+A KeyPackage is meant to be used once, but PEP cannot hand an item to one reader and then delete it: two readers may
+fetch the same.  The owner retracts a KeyPackage that has been used, and readers pick at random among several.
 """
 
 from __future__ import annotations
@@ -18,5 +17,5 @@ class KeyPackageDirectory(PEPNode):
     """Our KeyPackages (to publish and retract) and everybody's (to read, see `PEPNode.items`)."""
 
     def __init__(self, xmpp: ClientXMPP) -> None:
-        # Never pushed: a KeyPackage interests somebody who is about to add its owner, and nobody else.
+        # Never pushed: only a client that is about to add the owner needs a KeyPackage.
         super().__init__(xmpp, NODE, send_last="never")

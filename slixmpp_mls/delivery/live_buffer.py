@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from .archive import RoomStanza, weight
 
-#: Stanzas kept for a reader who is busy, and their characters.
+#: Stanzas kept for a reader that is busy, and their characters.
 _BUFFERED = 1000
 _BUFFERED_SIZE = 4_000_000
 

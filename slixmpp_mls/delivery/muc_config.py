@@ -1,14 +1,14 @@
-"""What a MUC room (XEP-0045) must be like to serve an encrypted group, and how to make one so.
+"""The configuration that a MUC room (XEP-0045) needs to serve an encrypted group, and how to set it.
 
-persistent        or the group would lose its place when everybody is offline
-members-only      who reads is decided before they enter; and who is a member may read the archive
-non-anonymous     a sender's real JID is shown, to be compared with their credential
-archived          the archive is the order, and the memory for those who are away
+persistent        the group would lose its room when everybody is offline
+members-only      membership is decided before entry, and members may read the archive
+non-anonymous     the room shows each sender's real JID, which is compared with the credential
+archived          the archive gives the order, and serves clients that were away
 stanza ids        live stanzas carry their archive id
-no password       those who are added by name need none
+no password       accounts that are added by name need none
 
-A room is configured once, when it is made.  Rooms that exist already are looked at and never
-touched: their owners had their reasons.
+A room is configured once, when it is created.  A room that exists already is examined and never changed: its owners
+had their reasons.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _MAX_USERS = "muc#roomconfig_maxusers"
 
 
 async def features(stream: Stream, room: str) -> frozenset[str] | None:
-    """What the room says of itself (XEP-0045 6.4); ``None`` if there is no such room.
+    """The features that the room reports (XEP-0045 6.4); ``None`` if there is no such room.
 
     :raises DeliveryError: no answer, or a refusal of another kind.
     """
@@ -75,7 +75,7 @@ async def features(stream: Stream, room: str) -> frozenset[str] | None:
 
 
 def shortcomings(found: frozenset[str] | None) -> tuple[str, ...]:
-    """The names of all that is missing, in a fixed order; empty for a room that will do."""
+    """The names of all shortcomings, in a fixed order; empty for a suitable room."""
     if found is None:
         return ("not-found",)
     if MUC not in found:

@@ -1,4 +1,4 @@
-"""Being in a room (XEP-0045 7): entering, who else is there, and noticing that one is out.
+"""Our presence in a room (XEP-0045 7): entry, the other occupants, and the detection of an involuntary exit.
 
 ::
 
@@ -90,7 +90,6 @@ class Occupancy:
     def __init__(self, stream: Stream, room: str, nick: str, notify: Callable[[RoomEvent], None]) -> None:
         self.nick = nick
         self.inside = False
-        self.affiliation = "none"
         #: When we entered the room, on the clock of the event loop; ``None`` before, and while entering.
         self.entered_at: float | None = None
         #: Why the room is lost for good, once it is.
@@ -221,7 +220,7 @@ class Occupancy:
         return self.inside
 
     def unreachable(self) -> None:
-        """Our server can not reach the room's: perhaps the room has dropped us, and can not tell us."""
+        """Our server cannot reach the room's: the room may have dropped us, and cannot tell us."""
         if self.inside:
             self._out("unreachable")
 
@@ -239,7 +238,7 @@ class Occupancy:
             self._out("stream")
 
     def stream_stopped(self) -> None:
-        """Whoever waits for the room need not wait any longer."""
+        """The room will not answer over this stream: waiting calls end with `Disconnected`."""
         for waiting in (self._entering, self._leaving):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(Disconnected("the stream was closed"))
@@ -270,7 +269,6 @@ class Occupancy:
             self.occupants[nick] = occupant
             if own:
                 self.nick = nick
-                self.affiliation = occupant.affiliation
                 self._created = self._created or _CREATED in codes
                 self._seen_self = True
         else:
@@ -283,7 +281,6 @@ class Occupancy:
         if _RENAMED in codes:
             self.nick = item.get("nick") or self.nick
             return
-        self.affiliation = occupant.affiliation
         reason = item.findtext(f"{{{MUC_USER}}}reason") or ""
         if destruction is not None:
             alternate = destruction.get("jid") or None
@@ -299,7 +296,7 @@ class Occupancy:
     def _compare(self, occupant: Occupant) -> None:
         before = self.occupants.get(occupant.nick)
         if before is not None and before.affiliation != occupant.affiliation:
-            # Some services no longer tell the JID of who has lost the affiliation.
+            # Some services omit the JID of an account that has lost its affiliation.
             jid = occupant.jid or before.jid
             if jid is not None:
                 self._notify(AffiliationChanged(jid, occupant.affiliation))

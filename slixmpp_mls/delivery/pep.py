@@ -11,9 +11,8 @@ portable way is less short than XEP-0060 7.1.5 promises, because servers differ:
    publish with the two options that all servers know.
 3. A server that still refuses gets the item without options.
 
-Items are public and nobody's but the account's to write; readers must verify what they
-find.  Odd content (items without id or payload) is skipped, never an error: any other
-software of the account can publish to its nodes.
+Items are public, and only the account can write them; readers must verify what they find.  Odd content (items without
+id or payload) is skipped and never an error: any other software of the account can publish to its nodes.
 """
 
 from __future__ import annotations
@@ -197,7 +196,3 @@ class PEPNode:
             for item in islice(found, MAX_ITEMS)
             if (item_id := item.get("id")) is not None and len(item) == 1
         }
-
-    async def own_ids(self) -> frozenset[str]:
-        """The ids of our items."""
-        return frozenset(await self.items())

@@ -91,13 +91,8 @@ class Room:
         return self._occupancy.nick
 
     @property
-    def my_affiliation(self) -> str:
-        """Our affiliation, as the room said when it last spoke of us."""
-        return self._occupancy.affiliation
-
-    @property
     def occupants(self) -> Mapping[str, Occupant]:
-        """Who is in the room, by nickname: a live view."""
+        """The occupants by nickname: a live view."""
         return MappingProxyType(self._occupancy.occupants)
 
     @property
@@ -159,7 +154,7 @@ class Room:
             raise
 
     async def check(self) -> tuple[str, ...]:
-        """What keeps the room from serving an encrypted group, one name for each shortcoming.
+        """The shortcomings that keep the room from serving an encrypted group, by name.
 
         Empty if nothing does.  The names: ``not-found``, ``not-a-room``, ``not-persistent``,
         ``not-members-only``, ``not-non-anonymous``, ``no-archive``, ``no-stanza-id``,
@@ -303,7 +298,7 @@ class Room:
         self._reading.wake()
 
     def presence_received(self, xml: Element) -> None:
-        """Somebody comes, goes or changes; perhaps we ourselves."""
+        """An occupant comes, goes or changes; perhaps we ourselves."""
         self._occupancy.presence_received(xml)
         self._reading.wake()
 
@@ -313,7 +308,7 @@ class Room:
         self._reading.stream_started(resumed)
 
     def stream_stopped(self) -> None:
-        """Nothing to do but wait for the next."""
+        """The next stream is waited for."""
         self._occupancy.stream_stopped()
         self._reading.wake()
 
@@ -337,7 +332,7 @@ class Room:
         remedy = ""
         if condition == "not-acceptable":
             remedy = "enter"
-            self.suspect()  # the usual answer to who is not in the room
+            self.suspect()  # the usual answer to a client that is not in the room
         elif condition in UNREACHABLE:
             remedy = "enter"
             self._occupancy.unreachable()

@@ -1,4 +1,4 @@
-"""One client's XMPP stream, as the rest of the delivery code wants to see it.
+"""One client's XMPP stream, as the rest of the delivery code uses it.
 
 slixmpp offers more than is needed here, and leaves some gaps that would cost correctness:
 
@@ -10,7 +10,7 @@ slixmpp offers more than is needed here, and leaves some gaps that would cost co
   plain callback per client hands every stanza of the rooms in use to its reader, in order.
   It looks the room up in a dictionary, so two hundred rooms cost no more than one.
 * A server that is sent too large a stanza cuts the stream (``policy-violation``) and does not say what the limit is.
-  Sending the same again after the next connection would go on for ever.  `Stream.limit` is lowered instead.
+  Sending the same again after the next connection would go on forever.  `Stream.limit` is lowered instead.
   (Prosody and ejabberd do not let such a stream be resumed, by which slixmpp would send it again.)
 * A server's refusal to bind a resource (it comes when the connection broke during an earlier attempt) is taken for
   a session, under an empty JID.  Here that stream is closed, and our JID is kept.
@@ -48,12 +48,12 @@ MAX_STANZA = 240_000
 MIN_LIMIT = 10_000
 #: Seconds to wait for the answer to a request.
 TIMEOUT = 30.0
-#: Conditions that mean "you may not", in contrast to "it can not be done".
+#: Conditions that mean "you may not", in contrast to "it cannot be done".
 _FORBIDDING = frozenset({"forbidden", "not-authorized", "not-allowed", "registration-required"})
 
 
 class RoomReader(Protocol):
-    """What a room offers to be told of its stanzas and of the stream below it."""
+    """The methods by which a room learns of its stanzas and of the stream below it."""
 
     def message_received(self, xml: Element) -> None:
         """A message from the room or an occupant, archive results excepted."""
@@ -278,11 +278,11 @@ class Stream:
             self._collectors.pop(archive, None)
 
     def serves(self, room: str) -> bool:
-        """Whether anybody wants the stanzas of this bare JID."""
+        """Whether a reader or a collector wants the stanzas of this bare JID."""
         return room in self._rooms or room in self._collectors
 
     def sender(self, xml: Element) -> str:
-        """Who sent a stanza: without `from` it is our own account (RFC 6120 8.1.2.1), as Prosody's archive shows."""
+        """The sender of a stanza: without `from` it is our own account (RFC 6120 8.1.2.1), as Prosody's archive shows."""
         return xml.get("from") or str(self.xmpp.boundjid.bare)
 
     def _dispatch(self, stanza: Any) -> None:

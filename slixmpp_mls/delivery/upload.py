@@ -6,18 +6,18 @@ stream is (``xmpp.ssl_context``); redirects are not followed, no cookies are kep
 
 Which addresses may be fetched from
 -----------------------------------
-A reference comes from whoever adds us to a group, and on fetching it our machine asks a web server of that person's
-choice for a page.  The person learns our network address by it (as the XEP says), and must not reach into networks
-that only we can reach.  Therefore a host name is resolved first, and only these addresses are used:
+A reference comes from the member that adds us to a group.  To fetch it, our machine asks a web server that this member
+has chosen.  The member learns our network address by it (as the XEP says), and must not reach into networks that only
+we can reach.  Therefore a host name is resolved first, and only these addresses are used:
 
 * those of the public internet,
 * loopback ones if the XMPP server that we are connected to is at a loopback address, too,
 * private ones (RFC 1918, RFC 4193) if it is at a private one,
 
-at the moment of connecting, so that a name whose address changes gains nothing.  Who wants another rule gives
-`allow_url`: it sees the URL and decides alone, for instance by a list of hosts.
+at the moment of connecting, so that a name whose address changes gains nothing.  An application with another rule
+passes `allow_url`: it gets the URL and decides alone, for instance by a list of hosts.
 
-Where our own service wants us to put a blob is not checked: that is for the account's server to say.
+The address to which our own service tells us to upload is not checked: the account's server decides it.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Uploads:
     # --- putting -------------------------------------------------------------------------------
 
     async def put(self, data: bytes) -> BlobReference:
-        """Encrypt octets and upload them.  How long they stay is for the service to decide, often 7 days or more.
+        """Encrypt octets and upload them.  The service decides how long they stay, often 7 days or more.
 
         :raises NoUploadService: our server has none
         :raises BlobTooLarge: for the service, or for those who would fetch it (`MAX_BLOB`)
@@ -176,7 +176,7 @@ class Uploads:
         return _Service(jid, None)
 
     async def _slot(self, service: _Service, size: int) -> tuple[str, list[tuple[str, str]], str]:
-        """XEP-0363 5: where to put it, with which headers, and where it is found then."""
+        """XEP-0363 5: the slot: the URL to upload to, its headers, and the URL to download from."""
         attributes = {"filename": "blob", "size": str(size), "content-type": "application/octet-stream"}
         answer = await self._stream.ask("get", service.jid, Element(f"{{{_NS}}}request", attributes))
         slot = answer.find(f"{{{_NS}}}slot")
@@ -217,7 +217,7 @@ class Uploads:
 
         :raises NotPermitted: it is at an address from which nothing is to be fetched
         :raises MalformedError: there is something else than what was put, or it is over `MAX_BLOB`
-        :raises TransferFailed: it can not be fetched; `temporary` says whether to try again
+        :raises TransferFailed: it cannot be fetched; `temporary` says whether to try again
         """
         if reference.size > MAX_BLOB:
             raise MalformedError(f"a blob of {reference.size} octets is over the limit of {MAX_BLOB}")
@@ -355,4 +355,4 @@ async def _errors_of(url: str) -> AsyncIterator[None]:
         raise TransferFailed("not a URL that can be used", temporary=False) from None
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         reason = str(error) or type(error).__name__
-        raise TransferFailed(f"{_host(url)} can not be reached: {reason}", temporary=True) from error
+        raise TransferFailed(f"{_host(url)} cannot be reached: {reason}", temporary=True) from error

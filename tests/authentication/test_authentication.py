@@ -270,8 +270,8 @@ async def test_notifications_bring_changes_at_once(server: DevServer, connect: C
     assert await answer_on(service, phone) == "other-key"  # else what was read first would still count
     assert await answer_on(service, phone, OTHER_KEY) == "valid"
 
-    assert await directory(alice).withdraw(phone)
-    assert not await directory(alice).withdraw(phone)
+    assert await DeviceDirectory(alice).retract(phone.device)
+    assert not await DeviceDirectory(alice).retract(phone.device)
     if server.software == "Prosody":  # ejabberd does not tell retractions
         await changed()
         assert await answer_on(service, phone, OTHER_KEY) == "no-device"
@@ -291,7 +291,7 @@ async def test_without_notifications_the_time_limit_counts(server: DevServer, co
     await directory(alice).issue(phone, {ED25519: KEY})
     assert await answer_on(service, phone) == "valid"
 
-    await directory(alice).withdraw(phone)
+    await DeviceDirectory(alice).retract(phone.device)
     now += 59
     assert await answer_on(service, phone) == "valid"
     now += 2

@@ -214,7 +214,7 @@ def made(device: Device, *, now: int | None = None, spoil: bool = False, last_re
 async def odd_person(cast: Cast, server: DevServer, name: str) -> tuple[Person, Device]:
     """Somebody whose directory is at the test's mercy: the device is listed, its KeyPackages are gone."""
     person = await cast.person(server, name)
-    await person.mls.directory.retract_many(await person.mls.directory.own_ids())
+    await person.mls.directory.retract_many(await person.mls.directory.items())
     return person, person.mls.device
 
 

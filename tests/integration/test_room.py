@@ -563,8 +563,8 @@ async def test_a_stranger_is_refused_and_told_why(server: DevServer, connect: Co
 async def test_a_new_room_is_fit_and_an_existing_one_is_not_made_again(meet: Meet, server: DevServer) -> None:
     alice, bob = await meet("alice", "bob")
     assert await alice.room.check() == await bob.room.check() == ()
-    assert alice.room.my_affiliation == "owner"
-    assert bob.room.my_affiliation == "member"
+    assert alice.room.occupants[alice.room.nick].affiliation == "owner"
+    assert bob.room.occupants[bob.room.nick].affiliation == "member"
     with pytest.raises(UsageError):
         await Room(bob.client, str(alice.room.jid), "bob").create()
     with pytest.raises(UsageError):  # one reader at a time

@@ -125,7 +125,7 @@ async def test_a_retired_device_that_still_posts(server: DevServer, cast: Cast) 
     await bob.joined(group.room)
     await bob.say("By the pricking of my thumbs")
     await alice.hears("By the pricking of my thumbs")
-    assert await DirectoryService(DeviceDirectory(bob.client)).withdraw(bob.mls.device.identity)
+    assert await DeviceDirectory(bob.client).retract(bob.mls.device.identity.device)
 
     alice.mls._own_service._changed(bob.account)  # as a notification would, between those who share presence
     doubted = await alice.next("mls_doubted")
