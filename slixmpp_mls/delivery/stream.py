@@ -282,7 +282,7 @@ class Stream:
         return room in self._rooms or room in self._collectors
 
     def sender(self, xml: Element) -> str:
-        """The sender of a stanza: without `from` it is our own account (RFC 6120 8.1.2.1), as Prosody's archive shows."""
+        """The sender of a stanza: our own account if there is no `from` (RFC 6120 8.1.2.1), as in Prosody's archive."""
         return xml.get("from") or str(self.xmpp.boundjid.bare)
 
     def _dispatch(self, stanza: Any) -> None:
