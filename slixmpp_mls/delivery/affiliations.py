@@ -62,7 +62,7 @@ class Affiliations:
         return [jid for item in items if (jid := bare_jid(item.get("jid"))) is not None]
 
     async def grant_membership(self, accounts: Iterable[str]) -> None:
-        """Make the accounts (bare JIDs) members.  An account with an affiliation already (admin, for instance) keeps it.
+        """Make the accounts (bare JIDs) members; those that have an affiliation already keep it.
 
         :raises NotPermitted: only admins may, and nobody lifts a ban by the way.  Nothing, or not everything, was done.
         :raises DeliveryError: refused or unanswered.
