@@ -24,8 +24,9 @@ demo: $(VENV)/.installed  ## three people in an encrypted room on a real server
 test: $(VENV)/.installed-test  ## the whole test suite, with real servers and other MLS implementations
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
-lint: $(VENV)/.installed-test $(VENV)/.installed-lint  ## ruff (rules and format) and mypy
-	@$(BIN)/ruff check .; check=$$?; $(BIN)/ruff format --check .; form=$$?; $(BIN)/mypy; types=$$?; exit $$((check | form | types))
+lint: $(VENV)/.installed-test $(VENV)/.installed-lint  ## ruff (rules and format), mypy, and the order of the packages
+	@$(BIN)/ruff check .; check=$$?; $(BIN)/ruff format --check .; form=$$?; $(BIN)/mypy; types=$$?; \
+	$(BIN)/lint-imports --no-cache; order=$$?; exit $$((check | form | types | order))
 
 bench: $(VENV)/.installed-test $(VENV)/.installed-bench  ## the tables and plots of benchmarks/
 	@$(BIN)/python -m benchmarks $(or $(ARGS),core)
@@ -37,7 +38,7 @@ server: $(VENV)/.installed  ## a throw-away XMPP server for bot development
 	@$(BIN)/slixmpp-mls server $(ARGS)
 
 clean:  ## remove all that these targets made inside this folder
-	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks tests/interop/*/node_modules
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis .benchmarks tests/interop/*/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Where the interpreter is gone (an upgrade of the system's Python removes what .venv links to), start over.
