@@ -6,6 +6,9 @@ JSON files of ``test-vectors/`` from the public repository mlswg/mls-implementat
     git clone --depth 1 https://github.com/mlswg/mls-implementations
     export MLS_TEST_VECTORS="$PWD/mls-implementations/test-vectors"
 
+Those of HPKE's post-quantum KEMs stand beside them in a folder `hpke-pq`: ``test-vectors.json`` of the public
+repository hpkewg/hpke-pq (commit 74dafaa).
+
 Without them the tests that need them are skipped, each with a line that says so; where ``CI``
 is set they fail, because a skipped vector there looks like one that passed.
 """
@@ -20,8 +23,8 @@ from typing import Any
 import pytest
 
 HOW = (
-    "the official MLS test vectors are missing: clone https://github.com/mlswg/mls-implementations "
-    "and set MLS_TEST_VECTORS to its folder test-vectors"
+    "the official test vectors are missing: see tests/vectors.py; for most of them clone "
+    "https://github.com/mlswg/mls-implementations and set MLS_TEST_VECTORS to its folder test-vectors"
 )
 
 

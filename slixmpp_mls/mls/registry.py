@@ -47,7 +47,11 @@ class WireFormat(IntEnum):
 
 
 class CipherSuiteId(IntEnum):
-    """RFC 9420 17.1."""
+    """RFC 9420 17.1, and the suites of draft-ietf-mls-pq-ciphersuites-06 that are known here.
+
+    IANA has not assigned numbers to the latter.  Until then they have numbers for private use, in the draft's order
+    (TBD1 is 0xF001), as other implementations number them.  This table alone changes when they are assigned.
+    """
 
     MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519 = 1
     MLS_128_DHKEMP256_AES128GCM_SHA256_P256 = 2
@@ -56,6 +60,12 @@ class CipherSuiteId(IntEnum):
     MLS_256_DHKEMP521_AES256GCM_SHA512_P521 = 5
     MLS_256_DHKEMX448_CHACHA20POLY1305_SHA512_Ed448 = 6
     MLS_256_DHKEMP384_AES256GCM_SHA384_P384 = 7
+    MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519 = 0xF001
+    MLS_128_MLKEM768X25519_AES256GCM_SHA384_Ed25519 = 0xF002
+    MLS_192_MLKEM1024P384_AES256GCM_SHA384_P384 = 0xF005
+    MLS_128_MLKEM768X25519_CHACHA20POLY1305_SHA384_MLDSA44 = 0xF009
+    MLS_192_MLKEM768_AES256GCM_SHA384_MLDSA65 = 0xF00A
+    MLS_256_MLKEM1024_AES256GCM_SHA384_MLDSA87 = 0xF00B
 
 
 class ExtensionType(IntEnum):
@@ -90,7 +100,7 @@ class CredentialType(IntEnum):
 
 
 class SignatureScheme(IntEnum):
-    """The numbers that the TLS registry (RFC 8446 4.2.3) gives to the schemes of RFC 9420 17.1.
+    """The numbers that the TLS registry (RFC 8446 4.2.3, draft-ietf-tls-mldsa) gives to the suites' schemes.
 
     Names are those of the registry, as in :attr:`.crypto.signature.SignatureScheme.name`.
     """
@@ -100,6 +110,9 @@ class SignatureScheme(IntEnum):
     ecdsa_secp521r1_sha512 = 0x0603
     ed25519 = 0x0807
     ed448 = 0x0808
+    mldsa44 = 0x0904
+    mldsa65 = 0x0905
+    mldsa87 = 0x0906
 
 
 protocol_version = UInt(2, ProtocolVersion)

@@ -1,7 +1,10 @@
 """Cipher suites: the primitives of RFC 9420 5.1 and 5.2 and the key derivation of 8 and 9.
 
-All seven suites of section 17.1 are here, each one immutable object that :meth:`CipherSuite.get`
-finds.  Labels are given without the prefix ``"MLS 1.0 "``.  What takes input from others raises
+All seven suites of section 17.1 are here, and six of draft-ietf-mls-pq-ciphersuites, which withstand quantum
+computers.  Each is one immutable object that :meth:`CipherSuite.get` finds.  OpenSSL before 3.5 lacks what the latter
+six need; then :meth:`CipherSuite.get` refuses them as it refuses unknown ones.
+
+Labels are given without the prefix ``"MLS 1.0 "``.  What takes input from others raises
 :class:`InvalidError` and nothing else, whatever the octets are.
 
 Hashes come from :mod:`hashlib` and :mod:`hmac`, whose one-shot functions cost a third of what
@@ -18,8 +21,17 @@ from functools import lru_cache
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.backends.openssl.backend import backend
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.mldsa import (
+    MLDSA44PrivateKey,
+    MLDSA44PublicKey,
+    MLDSA65PrivateKey,
+    MLDSA65PublicKey,
+    MLDSA87PrivateKey,
+    MLDSA87PublicKey,
+)
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from pyhpke import AEADId, KDFId
 
@@ -27,18 +39,10 @@ from ...errors import InvalidError
 from .. import registry
 from ..registry import CipherSuiteId
 from ..tls import encode_varint
-from .hpke import (
-    DHKEM_P256,
-    DHKEM_P384,
-    DHKEM_P521,
-    DHKEM_X448,
-    DHKEM_X25519,
-    HPKE,
-    KEM,
-    HPKECiphertext,
-    HPKEPrivateKey,
-)
-from .signature import ECDSA, Ed448, Ed25519, SignaturePrivateKey, SignatureScheme
+from .hpke import HPKE, HPKECiphertext, HPKEPrivateKey
+from .kem import DHKEM_P256, DHKEM_P384, DHKEM_P521, DHKEM_X448, DHKEM_X25519, KEM
+from .post_quantum import MLKEM768, MLKEM768_X25519, MLKEM1024, MLKEM1024_P384
+from .signature import ECDSA, MLDSA, Ed448, Ed25519, SignaturePrivateKey, SignatureScheme
 
 __all__ = ["CipherSuite", "HPKEPrivateKey", "Random", "SignaturePrivateKey"]
 
@@ -98,12 +102,41 @@ class CipherSuite:
     def get(number: int) -> CipherSuite:
         """The suite with this number.
 
-        :raises InvalidError: there is none, or it is not known here
+        :raises InvalidError: there is none, or it is not known here, or the OpenSSL beneath `cryptography` lacks it
         """
         suite = _SUITES.get(number)
         if suite is None:
             raise InvalidError(f"cipher suite {number:#06x} is not supported", "RFC 9420 17.1")
+        if lacking := suite._lacking():
+            raise InvalidError(
+                f"cipher suite {number:#06x} is not supported: {backend.openssl_version_text()} lacks {lacking}",
+                "draft-ietf-mls-pq-ciphersuites",
+            )
         return suite
+
+    @staticmethod
+    def is_supported(number: int) -> bool:
+        """Whether :meth:`get` finds the suite with this number."""
+        suite = _SUITES.get(number)
+        return suite is not None and not suite._lacking()
+
+    def _lacking(self) -> str:
+        """What this suite needs and OpenSSL has from version 3.5 on only; empty if nothing lacks."""
+        if self.secrecy_is_post_quantum and not backend.mlkem_supported():
+            return "ML-KEM"
+        if self.signatures_are_post_quantum and not backend.mldsa_supported():
+            return "ML-DSA"
+        return ""
+
+    @property
+    def secrecy_is_post_quantum(self) -> bool:
+        """Whether what is recorded today stays closed to quantum computers: the KEM withstands them."""
+        return self._hpke.kem.post_quantum
+
+    @property
+    def signatures_are_post_quantum(self) -> bool:
+        """Whether quantum computers cannot sign in a member's name: the signature scheme withstands them."""
+        return self.signature.post_quantum
 
     def __repr__(self) -> str:
         return f"<CipherSuite {self.id.name}>"
@@ -280,16 +313,27 @@ _ed448 = Ed448()
 _ecdsa256 = ECDSA("ecdsa_secp256r1_sha256", ec.SECP256R1(), hashes.SHA256())
 _ecdsa384 = ECDSA("ecdsa_secp384r1_sha384", ec.SECP384R1(), hashes.SHA384())
 _ecdsa521 = ECDSA("ecdsa_secp521r1_sha512", ec.SECP521R1(), hashes.SHA512())
+_mldsa44 = MLDSA("mldsa44", MLDSA44PrivateKey, MLDSA44PublicKey)
+_mldsa65 = MLDSA("mldsa65", MLDSA65PrivateKey, MLDSA65PublicKey)
+_mldsa87 = MLDSA("mldsa87", MLDSA87PrivateKey, MLDSA87PublicKey)
 
+_AES128, _AES256, _CHACHA = AEADId.AES128_GCM, AEADId.AES256_GCM, AEADId.CHACHA20_POLY1305
+_Id = CipherSuiteId
 _SUITES: dict[int, CipherSuite] = {
-    number: CipherSuite(CipherSuiteId(number), kem, aead, hash_name, signature)
+    number: CipherSuite(number, kem, aead, hash_name, signature)
     for number, kem, aead, hash_name, signature in (
-        (1, DHKEM_X25519, AEADId.AES128_GCM, "sha256", _ed25519),
-        (2, DHKEM_P256, AEADId.AES128_GCM, "sha256", _ecdsa256),
-        (3, DHKEM_X25519, AEADId.CHACHA20_POLY1305, "sha256", _ed25519),
-        (4, DHKEM_X448, AEADId.AES256_GCM, "sha512", _ed448),
-        (5, DHKEM_P521, AEADId.AES256_GCM, "sha512", _ecdsa521),
-        (6, DHKEM_X448, AEADId.CHACHA20_POLY1305, "sha512", _ed448),
-        (7, DHKEM_P384, AEADId.AES256_GCM, "sha384", _ecdsa384),
+        (_Id.MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519, DHKEM_X25519, _AES128, "sha256", _ed25519),
+        (_Id.MLS_128_DHKEMP256_AES128GCM_SHA256_P256, DHKEM_P256, _AES128, "sha256", _ecdsa256),
+        (_Id.MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519, DHKEM_X25519, _CHACHA, "sha256", _ed25519),
+        (_Id.MLS_256_DHKEMX448_AES256GCM_SHA512_Ed448, DHKEM_X448, _AES256, "sha512", _ed448),
+        (_Id.MLS_256_DHKEMP521_AES256GCM_SHA512_P521, DHKEM_P521, _AES256, "sha512", _ecdsa521),
+        (_Id.MLS_256_DHKEMX448_CHACHA20POLY1305_SHA512_Ed448, DHKEM_X448, _CHACHA, "sha512", _ed448),
+        (_Id.MLS_256_DHKEMP384_AES256GCM_SHA384_P384, DHKEM_P384, _AES256, "sha384", _ecdsa384),
+        (_Id.MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519, MLKEM768_X25519, _AES128, "sha256", _ed25519),
+        (_Id.MLS_128_MLKEM768X25519_AES256GCM_SHA384_Ed25519, MLKEM768_X25519, _AES256, "sha384", _ed25519),
+        (_Id.MLS_192_MLKEM1024P384_AES256GCM_SHA384_P384, MLKEM1024_P384, _AES256, "sha384", _ecdsa384),
+        (_Id.MLS_128_MLKEM768X25519_CHACHA20POLY1305_SHA384_MLDSA44, MLKEM768_X25519, _CHACHA, "sha384", _mldsa44),
+        (_Id.MLS_192_MLKEM768_AES256GCM_SHA384_MLDSA65, MLKEM768, _AES256, "sha384", _mldsa65),
+        (_Id.MLS_256_MLKEM1024_AES256GCM_SHA384_MLDSA87, MLKEM1024, _AES256, "sha384", _mldsa87),
     )
 }

@@ -1,7 +1,7 @@
 """Signature schemes of the cipher suites (RFC 9420 5.1.1, 5.1.2, 17.1).
 
 Names are those of the TLS registry.  ECDSA signatures are DER, its public keys uncompressed points, its private
-keys big-endian numbers of fixed length; EdDSA uses the encodings of RFC 8032.
+keys big-endian numbers of fixed length; EdDSA uses the encodings of RFC 8032, ML-DSA those of FIPS 204.
 """
 
 from __future__ import annotations
@@ -15,12 +15,21 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey, Ed448PublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import (
+    MLDSA44PrivateKey,
+    MLDSA44PublicKey,
+    MLDSA65PrivateKey,
+    MLDSA65PublicKey,
+    MLDSA87PrivateKey,
+    MLDSA87PublicKey,
+)
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from . import ed25519
 
 __all__ = [
     "ECDSA",
+    "MLDSA",
     "Ed448",
     "Ed25519",
     "SignaturePrivateKey",
@@ -31,15 +40,19 @@ __all__ = [
 ]
 
 Random = Callable[[int], bytes]
+MLDSAPrivateKey = MLDSA44PrivateKey | MLDSA65PrivateKey | MLDSA87PrivateKey
+MLDSAPublicKey = MLDSA44PublicKey | MLDSA65PublicKey | MLDSA87PublicKey
 
 
 class SignatureScheme:
     """Signs and verifies octets; knows the keys' encodings.
 
     :ivar name: as in the TLS registry
+    :ivar post_quantum: whether quantum computers leave it secure, as far as anybody knows
     """
 
     name: str
+    post_quantum = False
 
     def generate(self, random: Random) -> bytes:
         """Private octets from `random`."""
@@ -164,6 +177,36 @@ class ECDSA(SignatureScheme):
     def verify(self, public: bytes, data: bytes, signature: bytes) -> bool:
         try:
             load_point(self._curve, public).verify(signature, data, self._algorithm)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+
+class MLDSA(SignatureScheme):
+    """ML-DSA (FIPS 204) with one set of parameters, pure and with an empty context.  A private key is a seed."""
+
+    post_quantum = True
+
+    def __init__(self, name: str, private: type[MLDSAPrivateKey], public: type[MLDSAPublicKey]) -> None:
+        self.name = name
+        self._private = private
+        self._public = public
+
+    def generate(self, random: Random) -> bytes:
+        return random(32)
+
+    def load(self, private: bytes) -> MLDSAPrivateKey:
+        return self._private.from_seed_bytes(private)
+
+    def public_of(self, key: MLDSAPrivateKey) -> bytes:
+        return key.public_key().public_bytes_raw()
+
+    def sign(self, key: MLDSAPrivateKey, data: bytes) -> bytes:
+        return key.sign(data)
+
+    def verify(self, public: bytes, data: bytes, signature: bytes) -> bool:
+        try:
+            self._public.from_public_bytes(public).verify(signature, data)
         except (InvalidSignature, ValueError):
             return False
         return True

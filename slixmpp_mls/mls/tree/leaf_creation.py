@@ -41,7 +41,7 @@ def grease(random: Random = os.urandom) -> int:
 
 def capabilities(
     *,
-    cipher_suites: Iterable[int] = tuple(CipherSuiteId),
+    cipher_suites: Iterable[int] = tuple(filter(CipherSuite.is_supported, CipherSuiteId)),
     extensions: Iterable[int] = (),
     proposals: Iterable[int] = (ProposalType.SELF_REMOVE,),
     credentials: Iterable[int] = (CredentialType.BASIC, CredentialType.X509),
