@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PublicKey, MLDSA65PublicKey, MLDSA87PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ..errors import InvalidError, MalformedError
@@ -134,6 +135,12 @@ def certified_key(certificate: x509.Certificate | x509.CertificateSigningRequest
         return SignatureScheme.ed25519, key.public_bytes_raw()
     if isinstance(key, Ed448PublicKey):
         return SignatureScheme.ed448, key.public_bytes_raw()
+    if isinstance(key, MLDSA44PublicKey):
+        return SignatureScheme.mldsa44, key.public_bytes_raw()
+    if isinstance(key, MLDSA65PublicKey):
+        return SignatureScheme.mldsa65, key.public_bytes_raw()
+    if isinstance(key, MLDSA87PublicKey):
+        return SignatureScheme.mldsa87, key.public_bytes_raw()
     if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES:
         return _CURVES[key.curve.name], key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     raise InvalidError("a certificate for a key of no cipher suite", "RFC 9420 5.3, 17.1")
@@ -167,7 +174,7 @@ def certificate_request(addresses: Iterable[str], key: SignaturePrivateKey) -> b
 
 
 def hash_for(key: Any) -> hashes.SHA256 | hashes.SHA384 | hashes.SHA512 | None:
-    """The hash to sign certificates and requests with, by private key; None for EdDSA, which has its own."""
+    """The hash to sign certificates and requests with, by private key; EdDSA and ML-DSA have their own: None."""
     size = getattr(getattr(key, "curve", None), "key_size", None)
     if size is None:
         return None

@@ -39,7 +39,7 @@ from slixmpp_mls.devserver import DevServer, Federation
 from slixmpp_mls.errors import DeliveryError, Disconnected, NoAnswer, NotPermitted, Refused, UsageError
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
-from slixmpp_mls.mls.registry import SignatureScheme
+from slixmpp_mls.mls.registry import CipherSuiteId, SignatureScheme
 from slixmpp_mls.mls.structures.credential import BasicCredential, Certificate, X509Credential
 from slixmpp_mls.mls.structures.leaf_node import LeafNode
 from slixmpp_mls.stanza import Device, Key, RetiredDevice
@@ -77,9 +77,10 @@ async def answer_on(service: AuthenticationService, client: ClientIdentity, key:
 
 
 def test_suites_name_their_signature_scheme_as_tls_does() -> None:
-    """RFC 9420 17.1, RFC 8446 4.2.3."""
-    schemes = [CipherSuite.get(number).signature_scheme for number in range(1, 8)]
-    assert schemes == [0x0807, 0x0403, 0x0807, 0x0808, 0x0603, 0x0808, 0x0503]
+    """RFC 9420 17.1, RFC 8446 4.2.3; draft-ietf-mls-pq-ciphersuites-06, section 4."""
+    schemes = [CipherSuite.get(number).signature_scheme for number in CipherSuiteId]
+    classical = [0x0807, 0x0403, 0x0807, 0x0808, 0x0603, 0x0808, 0x0503]
+    assert schemes == [*classical, 0x0807, 0x0807, 0x0503, 0x0904, 0x0905, 0x0906]
     assert {SignatureScheme(scheme) for scheme in schemes} == set(SignatureScheme)
 
 

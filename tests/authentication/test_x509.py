@@ -31,6 +31,7 @@ from slixmpp_mls.identity.certificates import (
     xmpp_addresses,
 )
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.registry import CipherSuiteId
 from slixmpp_mls.mls.structures.credential import Certificate, X509Credential
 from slixmpp_mls.mls.structures.leaf_node import LeafNode
 
@@ -154,7 +155,7 @@ def test_garbage_in_a_certificate_is_refused_and_nothing_else(data: st.DataObjec
 # --- keys --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", range(1, 8))
+@pytest.mark.parametrize("number", CipherSuiteId)
 async def test_devices_of_every_suite(number: int) -> None:
     """RFC 9420 5.3: the certified key is the leaf's; 17.1: for the suite's signature scheme."""
     suite = CipherSuite.get(number)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite, HPKEPrivateKey, SignaturePrivateKey
+from slixmpp_mls.mls.registry import CipherSuiteId
 from slixmpp_mls.mls.structures.credential import BasicCredential
 from slixmpp_mls.mls.structures.key_package import KeyPackage, key_package_tbs
 from slixmpp_mls.mls.structures.leaf_node import (
@@ -21,7 +22,7 @@ from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
 
 NOW = 1_750_000_000
 DAY = 86_400
-CAPABILITIES = Capabilities(versions=(1,), cipher_suites=(1, 2, 3, 4, 5, 6, 7), credentials=(1,))
+CAPABILITIES = Capabilities(versions=(1,), cipher_suites=tuple(CipherSuiteId), credentials=(1,))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from slixmpp_mls.mls.group.commit_effects import ChangeKind
 from slixmpp_mls.mls.group.group import Group, external_proposal
 from slixmpp_mls.mls.group.message_processing import ReceivedMessage, ReceivedProposal
 from slixmpp_mls.mls.group.staging import StagedCommit
-from slixmpp_mls.mls.registry import GREASE, ExtensionType
+from slixmpp_mls.mls.registry import GREASE, CipherSuiteId, ExtensionType
 from slixmpp_mls.mls.schedule.message_protection import no_padding
 from slixmpp_mls.mls.structures.commit import Commit
 from slixmpp_mls.mls.structures.credential import BasicCredential, Certificate, UnknownCredential, X509Credential
@@ -71,7 +71,7 @@ def room() -> Room:
     return THREE.copy()
 
 
-@pytest.mark.parametrize("suite", range(1, 8))
+@pytest.mark.parametrize("suite", CipherSuiteId)
 def test_a_life_in_every_suite(suite: int) -> None:
     """Everything once: joins of all kinds, changes by value and by reference, with and without a path."""
     dave, erin = bundle("dave", suite), bundle("erin", suite)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 from typing import Any, cast
+from unittest import TestCase
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -30,6 +31,7 @@ from slixmpp_mls.mls.group.commit_creation import CommitOptions
 from slixmpp_mls.mls.group.group import Group, external_proposal
 from slixmpp_mls.mls.group.message_processing import ReceivedMessage
 from slixmpp_mls.mls.group.staging import StagedCommit
+from slixmpp_mls.mls.registry import CipherSuiteId
 from slixmpp_mls.mls.structures.extensions import ExternalSenders
 from slixmpp_mls.mls.structures.framing import MemberSender, NewMemberProposalSender, PublicMessage
 from slixmpp_mls.mls.structures.proposals import (
@@ -98,6 +100,8 @@ class Device:
 class Histories(RuleBasedStateMachine):
     """The group, and what may happen to it."""
 
+    suite = 1
+
     def __init__(self) -> None:
         super().__init__()
         self.sealed = Sealed().__enter__()
@@ -112,7 +116,7 @@ class Histories(RuleBasedStateMachine):
 
     def client(self) -> KeyPackageBundle:
         self.counter += 1
-        client = bundle(f"client {self.counter}")
+        client = bundle(f"client {self.counter}", self.suite)
         self.clients[client.key_package.leaf_node.encryption_key] = client
         return client
 
@@ -230,7 +234,7 @@ class Histories(RuleBasedStateMachine):
         helper = self.some(who)
         if helper is old:
             return
-        client = bundle(old.name, key=old.group.signature_key)
+        client = bundle(old.name, self.suite, key=old.group.signature_key)
         self.enter(client, helper, old)
 
     def enter(self, client: KeyPackageBundle, helper: Device, old: Device | None) -> None:
@@ -373,11 +377,23 @@ def _refuses(group: Group, message: bytes) -> None:
         raise AssertionError("accepted")
 
 
-TestHistories = Histories.TestCase
-TestHistories.pytestmark = [pytest.mark.timeout(60 + 10 * HISTORIES)]  # type: ignore[attr-defined]
-TestHistories.settings = settings(
-    max_examples=HISTORIES,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+class PostQuantumHistories(Histories):
+    """The same where KEM outputs are not public keys and paths are long."""
+
+    suite = CipherSuiteId.MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519
+
+
+def _case(machine: type[Histories], histories: int) -> type[TestCase]:
+    case = machine.TestCase
+    case.pytestmark = [pytest.mark.timeout(60 + 10 * histories)]  # type: ignore[attr-defined]
+    case.settings = settings(
+        max_examples=histories,
+        stateful_step_count=40,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    return case
+
+
+TestHistories = _case(Histories, HISTORIES)
+TestPostQuantumHistories = _case(PostQuantumHistories, max(1, HISTORIES // 3))

@@ -9,7 +9,7 @@ import pytest
 
 from slixmpp_mls.errors import InvalidError, MalformedError
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
-from slixmpp_mls.mls.registry import GREASE, ExtensionType
+from slixmpp_mls.mls.registry import GREASE, CipherSuiteId, ExtensionType
 from slixmpp_mls.mls.structures.credential import UnknownCredential, X509Credential
 from slixmpp_mls.mls.structures.extensions import ApplicationId, Extension, ExternalSenders, RequiredCapabilities
 from slixmpp_mls.mls.structures.leaf_node import Capabilities, CommitSource, KeyPackageSource, Lifetime, UpdateSource
@@ -42,7 +42,7 @@ def refused(person: Member, section: str, requirements: GroupRequirements = ANY,
 # --- KeyPackages ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suite", range(1, 8))
+@pytest.mark.parametrize("suite", CipherSuiteId)
 def test_10_1_a_valid_key_package_of_every_suite(suite: int) -> None:
     package = member(0, suite).key_package()
     verified = RULES.verify_key_package(package, GroupRequirements(CipherSuite.get(suite)))
