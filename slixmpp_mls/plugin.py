@@ -19,27 +19,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from slixmpp import ClientXMPP
 from slixmpp.plugins import BasePlugin
 
-from .account.certificate_renewal import Renewal
+from .account.certificate_renewal import CertificateRenewal
 from .account.devices import OwnDevices
-from .account.key_rotation import KeyRotated, Rotation
-from .account.maintenance import Hygiene
-from .account.trust import Trust, trust_of
+from .account.key_rotation import KeyRotated, KeyRotation
+from .account.maintenance import Maintenance
+from .account.own_entry import OwnEntry
+from .account.trust import Trust, trust_of, with_people
 from .authentication import AuthenticationService, DirectoryService
 from .authentication.callbacks import Recent
 from .client import Device
 from .client.group.resumption_psks import Awaited
 from .delivery import DeviceDirectory, KeyPackageDirectory, Stream, Uploads
 from .errors import DeviceRetired, Disconnected, MLSError, UsageError
-from .identity import fingerprint
 from .key_packages.cipher_suite_choice import Negotiation
 from .key_packages.publication import Publication
-from .mls.crypto.cipher_suite import CipherSuite
 from .policy import RoomPolicy
 from .rooms.encrypted_room import EncryptedRoom
 from .rooms.invitations import Invitations
@@ -55,7 +55,22 @@ __all__ = ["MLS"]
 
 log = logging.getLogger(__name__)
 
-_PICKED = 10_000
+_USED = 10_000  # KeyPackageRefs that are remembered
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is built when the store is open, in this order: each needs only what stands before it."""
+
+    context: Context
+    publication: Publication
+    rooms: Rooms
+    own_entry: OwnEntry
+    devices: OwnDevices
+    rotation: KeyRotation
+    certificates: CertificateRenewal
+    trust: Trust
+    maintenance: Maintenance
 
 
 class MLS(BasePlugin):
@@ -80,29 +95,16 @@ class MLS(BasePlugin):
     # --- life cycle ----------------------------------------------------------------------------
 
     def plugin_init(self) -> None:
+        """
+        :raises UsageError: the configuration is wrong; see :mod:`.runtime.settings`
+        """
         self.settings = settings = Settings.of(self.config)
         self.clock = SteadyClock(settings.clock)
-        self._context: Context | None = None
-        self._store: Store | None = None
-        self._device: Device | None = None
-        self._ready: asyncio.Future[None] | None = None
-        self._starting: asyncio.Task[None] | None = None
-        bindings.register()
         self.tasks = Tasks(lambda error: self.fire("mls_failed", error))
+        bindings.register()
         self.directory = KeyPackageDirectory(self.xmpp)
-        self.picked: Recent[bytes, None] = Recent(_PICKED)
-        """KeyPackageRefs of others with which we have lately added somebody, or tried to."""
         self.uploads = Uploads(self.xmpp, allow_url=settings.allow_url)
-        self._unsubscribe: Callable[[], None] | None = None
-        self.rooms = Rooms(self)
-        self._invitations = Invitations(self)
-        self.renewal = Renewal(self)
-        self.rotation = Rotation(self)
-        self.hygiene = Hygiene(self)
-        self._stopped: DeviceRetired | None = None
         self._node = DeviceDirectory(self.xmpp)
-        self.devices = OwnDevices(self, self._node)
-        self._trust: Trust | None = None
         self._own_service: DirectoryService | None = None
         given = settings.authentication
         if given is None or callable(given):
@@ -110,6 +112,13 @@ class MLS(BasePlugin):
             self._service = given(self._own_service) if given is not None else self._own_service
         else:
             self._service = given
+        self._store: Store | None = None
+        self._parts: Parts | None = None
+        self._unsubscribe: Callable[[], None] | None = None
+        self._ready: asyncio.Future[None] | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._stopped: DeviceRetired | None = None
+        self._invitations = Invitations(self)
         self.xmpp.add_event_handler("session_start", self._session_started)
         self.xmpp.add_event_handler("session_resumed", self._session_resumed)
 
@@ -125,22 +134,23 @@ class MLS(BasePlugin):
         self.xmpp.del_event_handler("session_start", self._session_started)
         self.xmpp.del_event_handler("session_resumed", self._session_resumed)
         self.xmpp.plugin["xep_0030"].del_feature(feature=NS)
-        self.devices.close()
-        if self._unsubscribe is not None:
-            self._unsubscribe()
         if self._own_service is not None:
             self._own_service.close()
-        if self._trust is not None:
-            self._trust.close()
-            self.publication.stop()
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+        if self._parts is not None:
+            self._parts.devices.close()
+            self._parts.trust.close()
+            self._parts.publication.stop()
         self.tasks.cancel()
         if self._starting is not None:
             self._starting.cancel()
-        self.rooms.close()
+        if self._parts is not None:
+            self._parts.rooms.close()
         Stream.of(self.xmpp).close()
         if self._store is not None and self._store is not self.settings.store:
             self._store.close()
-        self._store = self._device = self._context = None
+        self._store = self._parts = None
 
     def _session_started(self, _: object) -> None:
         """A new session: once everything is begun, later ones find it going on by itself."""
@@ -153,24 +163,25 @@ class MLS(BasePlugin):
             self._starting = asyncio.create_task(self._start(), name="mls start")
             self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())  # has been reported
         elif self._starting.done():
-            self.background(self.replenish(), "replenish")
+            self.tasks.spawn(self.replenish(), "replenishing KeyPackages", passing=UNREACHABLE)
             self.devices.look_again()
 
     def _session_resumed(self, event: object) -> None:
         """The same session on another connection."""
         if self._starting is None or (self._starting.done() and self._starting.exception() is not None):
             self._session_started(event)
-        self.rooms.stream_resumed()
+        if self._parts is not None:
+            self._parts.rooms.stream_resumed()
 
     async def _start(self) -> None:
         ready = self._readiness()
         try:
-            self._open_store()
-            self.hygiene.begin()
-            if self._unsubscribe is None:
-                self._unsubscribe = self.authentication.subscribe(self.rooms.account_changed)
-            await self._publish()
-            await self.rooms.resume()
+            parts = self._parts or self._open()
+            parts.maintenance.begin()
+            await parts.devices.check_own()
+            await parts.own_entry.publish()
+            await parts.publication.replenish()
+            await parts.rooms.resume()
         except Disconnected as error:
             log.info("starting is put off until the next session: %s", error)
             raise
@@ -183,51 +194,69 @@ class MLS(BasePlugin):
             raise
         if not ready.done():
             ready.set_result(None)
-        self.background(self.hygiene.run(), "hygiene")
-        self.devices.start()
-        self.background(self.trust.run(), "trust messages")
+        self.tasks.spawn(parts.maintenance.run(), "maintenance")
+        parts.devices.start()
+        self.tasks.spawn(parts.trust.run(), "sending trust messages")
         self.fire("mls_ready", self)
-        self.renewal.look()
-        self.background(self.rotation.go_on(), "changing keys")
+        parts.certificates.look()
+        self.tasks.spawn(parts.rotation.go_on(), "changing our key", passing=UNREACHABLE)
 
-    def _open_store(self) -> None:
-        if self._device is not None:
-            return
-        account = self.xmpp.boundjid.bare
-        given = self.settings.store
-        if isinstance(given, str | Path):
-            self._store = SQLiteStore(
-                given, account, secret=store_secret(self.settings.passphrase, self.settings.key_file)
-            )
-        else:
-            self._store = given
-        if self._store.account != account:
-            raise UsageError(f"the store belongs to {self._store.account}, not to {account}")
-        device = Device(self._store, settings=self.settings.key_package_settings, parameters=self.settings.parameters)
+    def _open(self) -> Parts:
+        """Open the store and build the parts.
+
+        :raises UsageError: the store belongs to another account
+        :raises StoreError: the store cannot be used
+        """
+        store = self._open_store()
+        device = Device(store, settings=self.settings.key_package_settings, parameters=self.settings.parameters)
         trust = trust_of(device, self.clock.time, introductions=self.settings.introductions)
-        self._device = device
-        self._trust = Trust(self, device, trust)
-        self._context = Context(
+        context = Context(
             xmpp=self.xmpp,
             device=device,
             settings=self.settings,
             clock=self.clock,
-            authentication=self._trust.around(self._service, remember=self._service is self._own_service),
+            authentication=with_people(
+                self._service,
+                trust.table,
+                unverified=self.settings.unverified_devices,
+                remember=self._service is self._own_service,
+                fire=self.fire,
+            ),
             trust=trust,
             key_packages=self.directory,
             devices=self._node,
             uploads=self.uploads,
-            used_key_packages=self.picked,
+            used_key_packages=Recent(_USED),
             tasks=self.tasks,
         )
-        self.publication = Publication(self._context)
-        self.publication.start()
-        self._invitations.begin(self._device.store)
+        publication = Publication(context)
+        rooms = Rooms(self)
+        own_entry = OwnEntry(context)
+        devices = OwnDevices(context, rooms, own_entry, self._stop_for_good)
+        rotation = KeyRotation(context, rooms, own_entry, publication)
+        certificates = CertificateRenewal(context, rooms, publication)
+        people = Trust(context, rooms)
+        maintenance = Maintenance(context, rooms, rotation, certificates, publication)
+        self._invitations.begin(store)
+        self._parts = Parts(
+            context, publication, rooms, own_entry, devices, rotation, certificates, people, maintenance
+        )
+        publication.start()
+        people.start()
+        self._unsubscribe = context.authentication.subscribe(rooms.account_changed)
+        return self._parts
 
-    async def _publish(self) -> None:
-        await self.devices.check_own()
-        await self.devices.enlist()
-        await self.replenish()
+    def _open_store(self) -> Store:
+        account, given = self.xmpp.boundjid.bare, self.settings.store
+        if self._store is None:
+            if isinstance(given, str | Path):
+                secret = store_secret(self.settings.passphrase, self.settings.key_file)
+                self._store = SQLiteStore(given, account, secret=secret)
+            else:
+                self._store = given
+        if self._store.account != account:
+            raise UsageError(f"the store belongs to {self._store.account}, not to {account}")
+        return self._store
 
     def _readiness(self) -> asyncio.Future[None]:
         if self._ready is None:
@@ -245,25 +274,36 @@ class MLS(BasePlugin):
         if self._stopped is not None:
             raise self._stopped
 
-    async def stop_for_good(self, reason: DeviceRetired) -> None:
+    async def _stop_for_good(self, reason: DeviceRetired) -> None:
         """Leave all rooms, and delete the groups' keys and our KeyPackages."""
         self._stopped = reason
-        self.publication.stop()
-        self.devices.close()
+        parts = self.parts
+        parts.publication.stop()
+        parts.devices.close()
         self.tasks.cancel()
-        await self.rooms.give_up(reason)
+        await parts.rooms.give_up(reason)
         self.device.forget_key_packages()
         self.device.store.scrub()
 
     def fire(self, name: str, data: object) -> None:
-        """An event of slixmpp's."""
+        """Tell the application's handlers of an event; see :mod:`.runtime.events`."""
         self.xmpp.event(name, data)
 
     def background(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[None]:
-        """Do something beside; what goes wrong with it is reported (``mls_failed``)."""
+        """Do something in the background."""
         return self.tasks.spawn(work, name, passing=UNREACHABLE)
 
-    # --- who we are ----------------------------------------------------------------------------
+    # --- parts ---------------------------------------------------------------------------------
+
+    @property
+    def parts(self) -> Parts:
+        """What has been built.
+
+        :raises UsageError: the store has not been opened yet; see :meth:`ready`
+        """
+        if self._parts is None:
+            raise UsageError("not ready yet: await mls.ready()")
+        return self._parts
 
     @property
     def context(self) -> Context:
@@ -271,14 +311,7 @@ class MLS(BasePlugin):
 
         :raises UsageError: the store has not been opened yet; see :meth:`ready`
         """
-        if self._context is None:
-            raise UsageError("not ready yet: await mls.ready()")
-        return self._context
-
-    @property
-    def authentication(self) -> AuthenticationService:
-        """The configured Authentication Service; people's decisions about keys outrank it once the store is open."""
-        return self._service if self._context is None else self._context.authentication
+        return self.parts.context
 
     @property
     def device(self) -> Device:
@@ -286,19 +319,35 @@ class MLS(BasePlugin):
 
         :raises UsageError: the store has not been opened yet; see :meth:`ready`
         """
-        if self._device is None:
-            raise UsageError("not ready yet: await mls.ready()")
-        return self._device
+        return self.parts.context.device
 
     @property
-    def trust(self) -> Trust:
-        """Who is who, by people.
+    def devices(self) -> OwnDevices:
+        """The devices of our account: listed, named, admitted to our rooms, retired.
 
         :raises UsageError: the store has not been opened yet; see :meth:`ready`
         """
-        if self._trust is None:
-            raise UsageError("not ready yet: await mls.ready()")
-        return self._trust
+        return self.parts.devices
+
+    @property
+    def trust(self) -> Trust:
+        """People's decisions about keys.
+
+        :raises UsageError: the store has not been opened yet; see :meth:`ready`
+        """
+        return self.parts.trust
+
+    @property
+    def rooms(self) -> Rooms:
+        """The registry of rooms."""
+        return self.parts.rooms
+
+    @property
+    def authentication(self) -> AuthenticationService:
+        """The configured Authentication Service; people's decisions about keys outrank it once the store is open."""
+        return self._service if self._parts is None else self._parts.context.authentication
+
+    # --- who we are ----------------------------------------------------------------------------
 
     @property
     def device_id(self) -> str:
@@ -307,9 +356,8 @@ class MLS(BasePlugin):
 
     @property
     def fingerprint(self) -> str:
-        """Of our key for the preferred cipher suite, to be compared by people."""
-        suite = CipherSuite.get(self.device.suites[0])
-        return fingerprint(self.device.signature_key(suite).public)
+        """Of our key for the preferred cipher suite, for people to compare."""
+        return self.context.fingerprint
 
     def time(self) -> float:
         """The clock."""
@@ -318,7 +366,7 @@ class MLS(BasePlugin):
     @property
     def now(self) -> int:
         """The clock, in whole seconds since the Unix epoch."""
-        return int(self.clock.time())
+        return self.clock.now
 
     # --- certificates --------------------------------------------------------------------------
 
@@ -328,7 +376,7 @@ class MLS(BasePlugin):
         :param suite: number of one of our cipher suites; the preferred one if not given
         :raises UsageError: not ready, or not one of our suites
         """
-        return self.renewal.request(suite)
+        return self.parts.certificates.request(suite)
 
     async def use_certificate(self, chain: bytes | str | None) -> None:
         """Bear an X.509 credential from now on (RFC 9420 5.3): in new KeyPackages, and in all groups.
@@ -341,7 +389,7 @@ class MLS(BasePlugin):
         :raises StoreError: nothing has changed
         :raises DeliveryError: our KeyPackages could not be replaced yet; it is tried again
         """
-        await self.renewal.use(chain)
+        await self.parts.certificates.use(chain)
 
     async def rotate_key(self) -> KeyRotated:
         """Replace our signature key, in all groups and KeyPackages; the device, its leaves and its name stay.
@@ -354,27 +402,27 @@ class MLS(BasePlugin):
         :raises DeliveryError: the account's nodes could not be written yet; it is tried again
         """
         await self.ready()
-        return await self.rotation.begin()
+        return await self.parts.rotation.begin()
 
     # --- KeyPackages ---------------------------------------------------------------------------
 
     async def replenish(self) -> None:
         """Bring our KeyPackages in the directory to what they should be: there, fresh, unused."""
-        await self.publication.replenish()
+        await self.parts.publication.replenish()
 
     # --- rooms ---------------------------------------------------------------------------------
 
     @property
     def groups(self) -> dict[str, EncryptedRoom]:
         """All rooms that we are in or invited to, by bare JID."""
-        return self.rooms.all
+        return {} if self._parts is None else self._parts.rooms.all
 
     def group(self, room: str) -> EncryptedRoom:
         """The room with this bare JID.
 
         :raises UsageError: we are not in it
         """
-        handle = self.rooms.get(room)
+        handle = None if self._parts is None else self._parts.rooms.get(room)
         if handle is None:
             raise UsageError(f"no group in {room}")
         return handle
@@ -405,7 +453,8 @@ class MLS(BasePlugin):
         :raises RoomUnsuitable: the service can not make a room that will do; `reasons` says why
         :raises DeliveryError: refused or unanswered
         """
-        return await self.rooms.create(room, invite, name, policy, suite)
+        await self.ready()
+        return await self.parts.rooms.create(room, invite, name, policy, suite)
 
     async def negotiate(self, accounts: Iterable[str], *, policy: RoomPolicy | None = None) -> Negotiation:
         """Which cipher suite a group with these accounts would have, and who lacks which.
@@ -413,7 +462,8 @@ class MLS(BasePlugin):
         :param accounts: bare JIDs
         :param policy: of the group
         """
-        return await self.rooms.negotiate(accounts, policy)
+        await self.ready()
+        return await self.parts.rooms.negotiate(accounts, policy)
 
     async def adopt(
         self, room: str, *, policy: RoomPolicy | None = None, suite: int | None = None, anew: bool = False
@@ -425,7 +475,8 @@ class MLS(BasePlugin):
         :raises RoomUnsuitable: it does not qualify; `reasons` says why
         :raises GroupExists: its archive shows a group already, which `group_id` names: see :meth:`join`
         """
-        return await self.rooms.adopt(room, policy, suite, anew)
+        await self.ready()
+        return await self.parts.rooms.adopt(room, policy, suite, anew)
 
     async def join(self, room: str, *, after: str | None = None, external: bool = False) -> EncryptedRoom:
         """Follow a room in which somebody adds, or has added, us; in its group when this returns.
@@ -441,11 +492,12 @@ class MLS(BasePlugin):
         :raises NotPermitted: the group's policy allows no external Commit of ours
         :raises DeliveryError: the room does not let us in
         """
-        return await self.rooms.join(room, after, external)
+        await self.ready()
+        return await self.parts.rooms.join(room, after, external)
 
     async def forget(self, handle: EncryptedRoom) -> None:
         """Stop reading a room."""
-        await self.rooms.forget(handle)
+        await self.parts.rooms.forget(handle)
 
     async def reached(self, awaited: Awaited) -> None:
         """Wait until one of our rooms is in an epoch that another one needs, or will not get there."""

@@ -1,44 +1,45 @@
-"""This device's certificate at work: put into KeyPackages and groups, and replaced before it ends.
+"""This device's certificate: put into KeyPackages and groups, and replaced before it expires.
 
 A new certificate reaches others in two ways: KeyPackages with the old one are replaced in the directory, and a
-Commit in each group brings a leaf with the new one (RFC 9420 12.4.2).  A group whose room can not be reached now gets
-it when it can; until then the old leaf stays, and is as good as the old certificate.
+Commit in each group brings a leaf with the new one (RFC 9420 12.4.2).  A group whose room cannot be reached now gets
+it later; until then the old leaf stays, and is as good as the old certificate.
 
-From the last third of its time on the application is reminded, when the plugin starts and then once a day
-(``mls_certificate_expires``): it has the request signed by its authority and brings the new certificate.
+In the last third of a certificate's lifetime the application is reminded, at each start and then once a day
+(``mls_certificate_expires``).  It has the request signed by its authority and brings the new certificate.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
 
 from ..client.device.certificates import CertificateExpires
 from ..errors import MLSError, PeerError, UsageError
 from ..identity.certificates import chain_from_pem
+from ..key_packages.publication import Publication
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.parameters import DAY
+from ..rooms.encrypted_room import EncryptedRoom
+from ..rooms.registry import Rooms
+from ..runtime import Context
 
-if TYPE_CHECKING:
-    from ..plugin import MLS
-    from ..rooms.encrypted_room import EncryptedRoom
-
-__all__ = ["CertificateExpires", "Renewal"]
+__all__ = ["CertificateExpires", "CertificateRenewal"]
 
 log = logging.getLogger(__name__)
 
 
-class Renewal:
-    """The certificates of the plugin's device."""
+class CertificateRenewal:
+    """The certificates of this device."""
 
-    def __init__(self, plugin: MLS) -> None:
-        self._plugin = plugin
+    def __init__(self, context: Context, rooms: Rooms, publication: Publication) -> None:
+        self._context = context
+        self._rooms = rooms
+        self._publication = publication
         self._reminded: dict[int, int] = {}  # when, by signature scheme
 
     def request(self, suite: int | None) -> bytes:
         """See :meth:`MLS.certificate_request`."""
-        device = self._plugin.device
+        device = self._context.device
         number = device.suites[0] if suite is None else suite
         if number not in device.suites:
             raise UsageError(f"cipher suite {number} is not one of ours")
@@ -46,33 +47,33 @@ class Renewal:
 
     async def use(self, chain: bytes | str | None) -> None:
         """See :meth:`MLS.use_certificate`."""
-        certificates = self._plugin.device.certificates
+        certificates = self._context.device.certificates
         if chain is None:
             certificates.drop()
         else:
             try:
                 credential = chain_from_pem(chain.encode() if isinstance(chain, str) else chain)
             except PeerError as error:
-                raise UsageError(f"no certificate that can be used: {error}") from error
-            self._reminded.pop(certificates.use(credential, self._plugin.now), None)
-        await self._plugin.replenish()
-        await asyncio.gather(*(self._renew(room) for room in self._plugin.groups.values()))
+                raise UsageError(f"this certificate cannot be used: {error}") from error
+            self._reminded.pop(certificates.use(credential, self._context.now), None)
+        await self._publication.replenish()
+        await asyncio.gather(*(self._renew(room) for room in self._rooms.all.values()))
 
     def look(self) -> None:
-        """Remind the application of what ends; mend leaves that are outdated."""
-        now = self._plugin.now
-        for due in self._plugin.device.certificates.due(now):
+        """Remind the application of certificates that expire; replace leaves that are outdated."""
+        now = self._context.now
+        for due in self._context.device.certificates.due(now):
             last = self._reminded.get(due.scheme)
             if last is None or not 0 <= now - last < DAY:
                 self._reminded[due.scheme] = now
-                self._plugin.fire("mls_certificate_expires", due)
-        for room in self._plugin.groups.values():
+                self._context.fire("mls_certificate_expires", due)
+        for room in self._rooms.all.values():
             if room.session.leaf_outdated:
-                room.worker.spawn(self._renew(room), "renewing our leaf")
+                self._context.tasks.spawn(self._renew(room), f"renewing our leaf in {room.room}")
 
     async def _renew(self, room: EncryptedRoom) -> None:
         if room.live and room.is_member:
             try:
                 await room.renew_leaf()
             except MLSError as error:
-                log.warning("%s: our leaf can not be renewed: %s", room.room, error)
+                log.warning("%s: our leaf cannot be renewed: %s", room.room, error)

@@ -1,17 +1,15 @@
 """What the account's nodes say of our own devices: the list of devices, and their KeyPackages.
 
-The node of devices holds an item for each device, or the marker of one that is retired.  Anybody's
-software of the account can publish there; what is no item of ours is ignored.
+The node of devices holds an item for each device, or the marker of one that is retired.  Any software of the account
+can publish there; other items are ignored.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from enum import IntEnum
 
 from ..delivery import DeviceDirectory, KeyPackageDirectory
 from ..errors import InvalidError, PeerError, UsageError
@@ -25,93 +23,10 @@ from ..mls.tree.leaf_validation import GroupRequirements, LeafRules
 from ..stanza import Device, RetiredDevice, parse
 
 __all__ = [
-    "DeviceConflict", "DeviceStatus", "Listed", "NewOwnDevice", "OwnDevice", "Published", "RoomsChanged",
-    "read_devices", "read_key_packages", "rename", "retire", "retract_key_packages",
+    "Listed", "Published", "read_devices", "read_key_packages", "rename", "retire", "retract_key_packages",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
-
-
-class DeviceStatus(IntEnum):
-    """How we stand to another device of our account."""
-
-    KNOWN = 1
-    """It was there before us."""
-    NEW = 2
-    """It came after us, and nobody has decided about it."""
-    ADMITTED = 3
-    """It came after us, and belongs into our rooms."""
-    RETIRED = 4
-
-
-@dataclass(frozen=True, slots=True)
-class OwnDevice:
-    """One device of our account.
-
-    :ivar id: device id
-    :ivar label: for people; any device of the account can set it
-    :ivar added: when it came to the account, by its own word
-    :ivar last_seen: when it has signed something last that we have seen; None if nothing
-    :ivar fingerprint: of its key for our preferred cipher suite; None if it lists none, or is not listed
-    :ivar signature_keys: all that it lists, by number of the TLS SignatureScheme, the present one first
-    :ivar key_packages: how many KeyPackages for our preferred suite wait in the directory, of last resort included
-    :ivar groups: bare JIDs of rooms in whose groups we see it
-    :ivar this: whether it is the one that we are
-    :ivar status: how we stand to it
-    """
-
-    id: str
-    label: str | None
-    added: datetime | None
-    last_seen: datetime | None
-    fingerprint: str | None
-    signature_keys: Mapping[int, tuple[bytes, ...]] = field(repr=False)
-    key_packages: int
-    groups: tuple[str, ...]
-    this: bool
-    status: DeviceStatus
-
-
-@dataclass(frozen=True, slots=True)
-class NewOwnDevice:
-    """Our account lists a device that we have not seen before; ``await mls.devices.admit(event.id)`` lets it in.
-
-    :ivar label: as it calls itself
-    :ivar fingerprint: of its key for our preferred cipher suite, to be compared with what it shows; None if it has none
-    :ivar admitted: whether it is being added to our rooms, by configuration
-    """
-
-    id: str
-    label: str | None
-    fingerprint: str | None
-    admitted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceConflict:
-    """The account's list contradicts what we know.
-
-    Our own id was listed with other keys: a copy of our store is running somewhere, or our server lies.  Or a
-    device that was retired has been listed again: whoever has it goes on, with the account's password.
-
-    :ivar id: of the device, ours perhaps
-    :ivar fingerprints: of the keys that were listed
-    """
-
-    id: str
-    fingerprints: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RoomsChanged:
-    """What became of a device in our rooms.
-
-    :ivar done: rooms (bare JIDs) in which a Commit of this call took effect
-    :ivar waiting: reason for each room in which it is still to be done; it is tried again
-    """
-
-    done: tuple[str, ...]
-    waiting: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)

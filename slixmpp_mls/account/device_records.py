@@ -1,4 +1,4 @@
-"""What we remember of our account's other devices, one transaction at a time.
+"""What the store has of our account's other devices, one transaction at a time.
 
 In the store: space ``own-device``, key device id, value :class:`DeviceRecord`; space ``admission``, key device id NUL
 room, empty value: to be added there.
@@ -13,7 +13,7 @@ from typing import Annotated
 from ..mls import tls
 from ..mls.tls import Struct, struct, uint64
 from ..store.interface import Transaction
-from .device_list import DeviceStatus
+from .events import DeviceStatus
 
 __all__ = ["DeviceRecord", "KnownDevices"]
 
@@ -23,7 +23,10 @@ _SEEN_STEP = 600  # seconds: what is newer by less is not written
 
 @struct
 class DeviceRecord(Struct):
-    """Another device: `since` when we know it, `seen` when it signed something last (0: never that we know)."""
+    """Another device.
+
+    `since`: when we met it; `seen`: when it signed the newest thing that we have seen (0: nothing).
+    """
 
     status: Annotated[DeviceStatus, tls.Enum(DeviceStatus)]
     since: uint64
@@ -44,18 +47,18 @@ class KnownDevices:
         return {key.decode(): DeviceRecord.decode(value) for key, value in self._transaction.items(_SPACE)}
 
     def with_status(self, status: DeviceStatus) -> list[str]:
-        """The ids of those to whom we stand like this."""
+        """The ids of the devices about which we have decided this."""
         return [name for name, record in self.all().items() if record.status is status]
 
     def put(self, device_id: str, status: DeviceStatus, now: int) -> None:
-        """How we stand to a device from now on; if it is retired, it is not to be added anywhere any more."""
+        """Note what is decided about a device; a retired one is not to be added to any room any more."""
         record = self._get(device_id) or DeviceRecord(status, now, 0)
         self._transaction.put(_SPACE, device_id.encode(), replace(record, status=status).encode())
         if status is DeviceStatus.RETIRED:
             self._transaction.delete_prefix(_ADMISSION, device_id.encode() + b"\0")
 
     def seen(self, device_id: str, when: int) -> None:
-        """It has signed something.  Of a device that we do not know nothing is written."""
+        """Note that a device has signed something; nothing is written of an unknown device."""
         record = self._get(device_id)
         if record is not None and when > record.seen + _SEEN_STEP:
             self._transaction.put(_SPACE, device_id.encode(), replace(record, seen=when).encode())
@@ -67,17 +70,17 @@ class KnownDevices:
     # --- admission -----------------------------------------------------------------------------
 
     def admissions(self) -> list[tuple[str, str]]:
-        """Which device is to be added to which room (bare JID)."""
+        """(device id, bare JID of the room) of each device that is to be added to a room."""
         places = (key.decode().partition("\0") for key, _ in self._transaction.items(_ADMISSION))
         return [(name, room) for name, _, room in places]
 
     def add_admissions(self, device_id: str, rooms: Iterable[str]) -> None:
-        """It is to be added to these rooms."""
+        """Note that a device is to be added to these rooms (bare JIDs)."""
         for room in rooms:
             self._transaction.put(_ADMISSION, _place(device_id, room), b"")
 
     def end_admission(self, device_id: str, room: str) -> None:
-        """It is in the room, or never will be by us."""
+        """Note that a device is in the room, or that we shall never add it."""
         self._transaction.delete(_ADMISSION, _place(device_id, room))
 
 

@@ -46,35 +46,22 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..client import GroupChanged, Joined
-from ..delivery import CatchingUp, DeviceDirectory
+from ..delivery import CatchingUp
 from ..errors import DeliveryError, DeviceRetired, MLSError, NotPermitted, StoreError, UsageError
 from ..identity import ClientIdentity, fingerprint
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..rooms.content import EncryptedMessage
-from ..runtime import NewDevices
+from ..rooms.encrypted_room import EncryptedRoom
+from ..rooms.registry import Rooms
+from ..runtime import Context, NewDevices
 from ..stanza import Device, RetiredDevice
-from .device_list import (
-    DeviceConflict,
-    DeviceStatus,
-    Listed,
-    NewOwnDevice,
-    OwnDevice,
-    Published,
-    RoomsChanged,
-    read_devices,
-    read_key_packages,
-    rename,
-    retire,
-    retract_key_packages,
-)
+from .device_list import Listed, Published, read_devices, read_key_packages, rename, retire, retract_key_packages
 from .device_records import DeviceRecord, KnownDevices
-
-if TYPE_CHECKING:
-    from ..plugin import MLS
-    from ..rooms.encrypted_room import EncryptedRoom
+from .events import DeviceConflict, DeviceStatus, NewOwnDevice, OwnDevice, RoomsChanged
+from .own_entry import OwnEntry
 
 __all__ = ["OwnDevices"]
 
@@ -85,20 +72,24 @@ LOOK = 3600.0  # seconds between looks at the node if nobody tells of a change
 RETRY = 5.0  # seconds until what could not be done is tried again, each time twice as long, up to
 RETRY_AT_MOST = 900.0
 PATIENCE = 30.0  # seconds that a call waits for a room
-_LISTED = ("device", b"listed")  # whether we have ever published our item
-_LABEL = ("device", b"label")  # of the configuration, when it was published last
-_RETIRED = ("device", b"retired")  # since when, seconds since the Unix epoch
 
 
 class OwnDevices:
-    """``mls.devices``: see the module."""
+    """``mls.devices``: see the module.
 
-    def __init__(self, plugin: MLS, node: DeviceDirectory) -> None:
-        self._plugin = plugin
-        self._node = node
+    :param stop: called when our account has retired this device, with what is to be raised from now on
+    """
+
+    def __init__(
+        self, context: Context, rooms: Rooms, own_entry: OwnEntry, stop: Callable[[DeviceRetired], Awaitable[None]]
+    ) -> None:
+        self._context = context
+        self._rooms = rooms
+        self._own_entry = own_entry
+        self._stop_everything = stop
         self._wake = asyncio.Event()
         self._look_due = True
-        self._tasks: list[asyncio.Task[None]] = []
+        self._closed = False
         self._settling = asyncio.Lock()
         self._retired_again: dict[str, float] = {}
         self._unsubscribe: Callable[[], None] | None = None
@@ -118,10 +109,11 @@ class OwnDevices:
 
     def start(self) -> None:
         """Follow what happens to the account's devices."""
-        self._unsubscribe = self._plugin.authentication.subscribe(self._told)
+        self._unsubscribe = self._context.authentication.subscribe(self._told)
         for name, handler in self._handlers.items():
-            self._plugin.xmpp.add_event_handler(name, handler)
-        self._tasks = [asyncio.create_task(self._run(), name="mls own devices")]
+            self._context.xmpp.add_event_handler(name, handler)
+        self._closed = False
+        self._context.tasks.spawn(self._run(), "looking after our devices")
         self._wake.set()
 
     def close(self) -> None:
@@ -130,69 +122,19 @@ class OwnDevices:
             self._unsubscribe()
             self._unsubscribe = None
         for name, handler in self._handlers.items():
-            self._plugin.xmpp.del_event_handler(name, handler)
-        for task in self._tasks:
-            if task is not asyncio.current_task():
-                task.cancel()
-        self._tasks = []
+            self._context.xmpp.del_event_handler(name, handler)
+        self._closed = True
+        self._wake.set()
 
     async def check_own(self) -> None:
-        """Before anything is published: whether we may be who we are.
+        """Before anything is published: find out whether this device may be what it is; see :meth:`OwnEntry.check`.
 
         :raises DeviceRetired: our account has retired this device
         :raises DeliveryError: the node could not be read
         """
-        device = self._plugin.device
-        with device.store.transaction() as transaction:
-            retired = transaction.get(*_RETIRED)
-            known = transaction.get(*_LISTED) is not None
-        if retired is not None:
-            raise self._retirement(int.from_bytes(retired, "big"))
-        listed = await read_devices(self._node)
-        marker = listed.retired.get(device.identity.device)
-        if marker is not None and known:
-            await self._stop(marker)
-            raise self._retirement(int(marker.since.timestamp()))
-        there = listed.devices.get(device.identity.device)
-        foreign = there is not None and not self._ours(there)
-        if (foreign or marker is not None) and not known:
-            log.warning("another device of the account has our id; we take another one")
-            device.take_new_id()
-        elif there is not None and foreign:
-            prints = tuple(fingerprint(key.data) for key in there.keys)
-            self._plugin.fire("mls_device_conflict", DeviceConflict(there.id, prints))
-
-    async def enlist(self) -> None:
-        """List us, with the keys that we have now.
-
-        The configured label is published when it has changed there: a name given later, by any device, stays.
-
-        :raises DeliveryError: refused, unanswered or disconnected
-        """
-        plugin, device = self._plugin, self._plugin.device
-        label = plugin.settings.label
-        with device.store.transaction() as transaction:
-            published = transaction.get(*_LABEL)
-        changed = label is not None and (published is None or published.decode() != label)
-        await plugin.authentication.issue(
-            device.identity,
-            device.signature_keys(),
-            label=label if changed else None,
-            also=device.next_keys or device.former_keys,
-        )
-        with device.store.transaction() as transaction:
-            transaction.put(*_LISTED, b"")
-            if label is not None:
-                transaction.put(*_LABEL, label.encode())
-
-    def _ours(self, there: Device) -> bool:
-        device = self._plugin.device
-        ours = (device.signature_keys(), device.next_keys, device.former_keys)
-        return any(keys.get(key.scheme) == key.data for key in there.keys for keys in ours)
-
-    @staticmethod
-    def _retirement(since: int) -> DeviceRetired:
-        return DeviceRetired(f"this device was retired on {datetime.fromtimestamp(since, UTC):%Y-%m-%d}")
+        marker = await self._own_entry.check()
+        if marker is not None:
+            raise await self._stop(marker)
 
     # --- the API -------------------------------------------------------------------------------
 
@@ -201,10 +143,10 @@ class OwnDevices:
 
         :raises DeliveryError: the account's nodes could not be read
         """
-        listed = await read_devices(self._node)
-        published = await read_key_packages(self._plugin.directory, self._plugin.device.identity.account, listed)
+        listed = await read_devices(self._context.devices)
+        published = await read_key_packages(self._context.key_packages, self._context.device.identity.account, listed)
         records = self._records()
-        me = self._plugin.device.identity.device
+        me = self._context.device.identity.device
         names = dict.fromkeys((me, *listed.devices, *listed.retired))
         found = [self._describe(name, listed, published.get(name, Published()), records.get(name)) for name in names]
         return sorted(
@@ -218,11 +160,11 @@ class OwnDevices:
         )
 
     def _describe(self, name: str, listed: Listed, published: Published, record: DeviceRecord | None) -> OwnDevice:
-        device, this = listed.devices.get(name), name == self._plugin.device.identity.device
+        device, this = listed.devices.get(name), name == self._context.device.identity.device
         keys: dict[int, tuple[bytes, ...]] = {}
         for key in device.keys if device is not None else ():
             keys[key.scheme] = (*keys.get(key.scheme, ()), key.data)
-        now = self._plugin.now
+        now = self._context.now
         seen = now if this else max(published.signed_at(now), record.seen if record is not None else 0)
         if name in listed.retired:
             status = DeviceStatus.RETIRED
@@ -235,14 +177,14 @@ class OwnDevices:
             last_seen=datetime.fromtimestamp(seen, UTC) if seen else None,
             fingerprint=self._fingerprint(device),
             signature_keys=keys,
-            key_packages=published.ready(self._plugin.device.suites[0]),
-            groups=tuple(room.room for room in self._rooms() if self._is_in(room, name)),
+            key_packages=published.ready(self._context.device.suites[0]),
+            groups=tuple(room.room for room in self._member_rooms() if self._is_in(room, name)),
             this=this,
             status=status,
         )
 
     def _fingerprint(self, device: Device | None) -> str | None:
-        scheme = CipherSuite.get(self._plugin.device.suites[0]).signature_scheme
+        scheme = CipherSuite.get(self._context.device.suites[0]).signature_scheme
         keys = () if device is None else device.keys
         return next((fingerprint(key.data) for key in keys if key.scheme == scheme), None)
 
@@ -253,7 +195,7 @@ class OwnDevices:
         :raises UsageError: no such device, or not a label
         :raises DeliveryError: refused, unanswered or disconnected
         """
-        await rename(self._node, device_id, label)
+        await rename(self._context.devices, device_id, label)
 
     async def retire(self, device_id: str) -> RoomsChanged:
         """Take a device out of our account for good: nobody accepts its keys any more, and it leaves all rooms.
@@ -264,20 +206,20 @@ class OwnDevices:
         :raises UsageError: our account has no such device
         :raises DeliveryError: the account's nodes could not be written; what was done stays, trying again is safe
         """
-        own, listed = self._plugin.device.identity, await read_devices(self._node)
-        in_a_room = any(self._is_in(room, device_id) for room in self._rooms())
+        own, listed = self._context.device.identity, await read_devices(self._context.devices)
+        in_a_room = any(self._is_in(room, device_id) for room in self._member_rooms())
         if not (in_a_room or {device_id} & {own.device, *listed.devices, *listed.retired, *self._records()}):
             raise UsageError(f"our account has no device {device_id}")
         if device_id == own.device:
-            for room in self._rooms():
+            for room in self._member_rooms():
                 await room.leave(patience=PATIENCE / 3)
         async with self._settling:  # we are told of it ourselves, and would do the same twice
             marker = await self._mark(device_id)
             if device_id == own.device:
                 await self._stop(marker)
                 return RoomsChanged((), {})
-            with self._plugin.device.store.transaction() as transaction:
-                KnownDevices(transaction).put(device_id, DeviceStatus.RETIRED, self._plugin.now)
+            with self._context.device.store.transaction() as transaction:
+                KnownDevices(transaction).put(device_id, DeviceStatus.RETIRED, self._context.now)
             return await self._in_rooms(lambda room: self._remove_from(room, device_id))
 
     async def admit(self, device_id: str) -> RoomsChanged:
@@ -286,7 +228,7 @@ class OwnDevices:
         :raises UsageError: our account lists no such device, or it is retired
         :raises DeliveryError: the account's node could not be read
         """
-        listed, me = await read_devices(self._node), self._plugin.device.identity.device
+        listed, me = await read_devices(self._context.devices), self._context.device.identity.device
         if device_id not in listed.devices or device_id == me:
             raise UsageError(f"our account lists no other device {device_id}")
         async with self._settling:
@@ -294,19 +236,19 @@ class OwnDevices:
             return await self._in_rooms(lambda room: self._add_to(room, device_id))
 
     def _admit(self, device_id: str) -> None:
-        rooms = [room.room for room in self._rooms()]
-        with self._plugin.device.store.transaction() as transaction:
+        rooms = [room.room for room in self._member_rooms()]
+        with self._context.device.store.transaction() as transaction:
             known = KnownDevices(transaction)
-            known.put(device_id, DeviceStatus.ADMITTED, self._plugin.now)
+            known.put(device_id, DeviceStatus.ADMITTED, self._context.now)
             known.add_admissions(device_id, rooms)
 
     # --- rooms ---------------------------------------------------------------------------------
 
-    def _rooms(self) -> list[EncryptedRoom]:
-        return [room for room in self._plugin.groups.values() if room.is_member]
+    def _member_rooms(self) -> list[EncryptedRoom]:
+        return [room for room in self._rooms.all.values() if room.is_member]
 
     def _is_in(self, room: EncryptedRoom, device_id: str) -> bool:
-        who = ClientIdentity(self._plugin.device.identity.account, device_id)
+        who = ClientIdentity(self._context.device.identity.account, device_id)
         return room.is_member and room.session.roster.leaf_of(who) is not None
 
     async def _in_rooms(self, work: Callable[[EncryptedRoom], Awaitable[bool]]) -> RoomsChanged:
@@ -327,7 +269,7 @@ class OwnDevices:
             except MLSError as error:
                 waiting[room.room] = str(error)
 
-        await asyncio.gather(*(one(room) for room in self._rooms()))
+        await asyncio.gather(*(one(room) for room in self._member_rooms()))
         for room, reason in waiting.items():
             log.info("%s: a device of ours has to wait: %s", room, reason)
         return RoomsChanged(tuple(sorted(done)), waiting)
@@ -335,11 +277,11 @@ class OwnDevices:
     async def _remove_from(self, room: EncryptedRoom, device_id: str) -> bool:
         if not self._is_in(room, device_id):
             return False
-        return bool(await room.remove(f"{self._plugin.device.identity.account}/{device_id}"))
+        return bool(await room.remove(f"{self._context.device.identity.account}/{device_id}"))
 
     async def _add_to(self, room: EncryptedRoom, device_id: str) -> bool:
         if not self._is_in(room, device_id):
-            name = f"{self._plugin.device.identity.account}/{device_id}"
+            name = f"{self._context.device.identity.account}/{device_id}"
             result = await room.add(name)
             if not self._is_in(room, device_id):
                 raise DeliveryError(next(iter((*result.skipped.values(), *result.failed.values())), "not added"))
@@ -351,24 +293,24 @@ class OwnDevices:
 
     def _give_up(self, device_id: str, room: str) -> None:
         """It is in the room, or never will be by us."""
-        with self._plugin.device.store.transaction() as transaction:
+        with self._context.device.store.transaction() as transaction:
             KnownDevices(transaction).end_admission(device_id, room)
 
     # --- following -----------------------------------------------------------------------------
 
     def _told(self, account: str) -> None:
-        if account == self._plugin.xmpp.boundjid.bare:
+        if account == self._context.xmpp.boundjid.bare:
             self.look_again()
 
     def _heard(self, message: EncryptedMessage) -> None:
-        when = self._plugin.now if message.sent is None else int(message.sent.timestamp())
+        when = self._context.now if message.sent is None else int(message.sent.timestamp())
         self._seen(message.sender.account, message.sender.device, when)
 
     def _changed(self, event: GroupChanged) -> None:
-        room = self._plugin.groups.get(event.room)
+        room = self._rooms.get(event.room)
         if room is not None and room.live:  # otherwise it is from the archive, and nobody says from when
-            self._seen(event.by.account, event.by.device, self._plugin.now)
-        own = self._plugin.device.identity.account
+            self._seen(event.by.account, event.by.device, self._context.now)
+        own = self._context.device.identity.account
         if any(member.account == own for member in event.added):
             self._wake.set()  # perhaps one that is retired
 
@@ -377,9 +319,9 @@ class OwnDevices:
             self._wake.set()
 
     def _joined(self, event: Joined) -> None:
-        room = self._plugin.groups.get(event.room)
+        room = self._rooms.get(event.room)
         if room is not None:
-            with self._plugin.device.store.transaction() as transaction:
+            with self._context.device.store.transaction() as transaction:
                 known = KnownDevices(transaction)
                 for name in known.with_status(DeviceStatus.ADMITTED):
                     if not self._is_in(room, name):
@@ -387,19 +329,19 @@ class OwnDevices:
         self._wake.set()
 
     def _seen(self, account: str, device_id: str, when: int) -> None:
-        own = self._plugin.device.identity
+        own = self._context.device.identity
         if account != own.account or device_id == own.device:
             return
-        when = min(when, self._plugin.now)  # a clock that is ahead does not make it be seen in the future
+        when = min(when, self._context.now)  # a clock that is ahead does not make it be seen in the future
         try:
-            with self._plugin.device.store.transaction() as transaction:
+            with self._context.device.store.transaction() as transaction:
                 KnownDevices(transaction).seen(device_id, when)
         except StoreError as error:
-            self._plugin.fire("mls_store_failed", error)
+            self._context.fire("mls_store_failed", error)
 
     async def _run(self) -> None:
         retry = RETRY
-        while True:
+        while not self._closed:
             unfinished = bool(self._unfinished())
             pause = retry if unfinished else LOOK
             retry = min(RETRY_AT_MOST, 2 * retry) if unfinished else RETRY
@@ -408,6 +350,8 @@ class OwnDevices:
                     await self._wake.wait()
                 pause = 0.0
             self._wake.clear()
+            if self._closed:
+                return
             try:
                 if self._look_due or pause == LOOK:
                     await self._look()
@@ -416,29 +360,30 @@ class OwnDevices:
                     await self._settle()
             except MLSError as error:
                 log.info("our devices have to wait: %s", error)
-            except Exception:
+            except Exception as error:
                 log.exception("looking after our devices has failed")
+                self._context.fire("mls_failed", error)
 
     async def _look(self) -> None:
         """Read the node, and draw the conclusions."""
         self._look_due = False
         try:
-            listed = await read_devices(self._node)
+            listed = await read_devices(self._context.devices)
         except DeliveryError:
             self._look_due = True
             raise
-        me = self._plugin.device.identity.device
+        me = self._context.device.identity.device
         if me in listed.retired:
             await self._stop(listed.retired[me])
             return
         if me not in listed.devices:
             log.info("our account's node of devices does not list us, and is mended")
-            await self.enlist()
+            await self._own_entry.publish()
         await self._retire_again(listed)
         events: list[NewOwnDevice] = []
         first = not self._records()
-        add, now = self._plugin.settings.new_devices is NewDevices.ADD, self._plugin.now
-        with self._plugin.device.store.transaction() as transaction:
+        add, now = self._context.settings.new_devices is NewDevices.ADD, self._context.now
+        with self._context.device.store.transaction() as transaction:
             known = KnownDevices(transaction)
             before = known.all()
             for name in listed.retired:
@@ -455,7 +400,7 @@ class OwnDevices:
         for event in events:
             if add:
                 self._admit(event.id)
-            self._plugin.fire("mls_new_device", event)
+            self._context.fire("mls_new_device", event)
 
     async def _retire_again(self, listed: Listed) -> None:
         """A retired device goes on, and has published itself.  Others must not find it in the account's list."""
@@ -463,21 +408,21 @@ class OwnDevices:
             device = listed.devices.get(name)
             if record.status is not DeviceStatus.RETIRED or device is None:
                 continue
-            last, self._retired_again[name] = self._retired_again.get(name, -LOOK), self._plugin.xmpp.loop.time()
+            last, self._retired_again[name] = self._retired_again.get(name, -LOOK), self._context.xmpp.loop.time()
             if self._retired_again[name] - last < RETRY_AT_MOST:
                 continue  # no contest of two programs
             prints = tuple(fingerprint(key.data) for key in device.keys)
-            self._plugin.fire("mls_device_conflict", DeviceConflict(name, prints))
+            self._context.fire("mls_device_conflict", DeviceConflict(name, prints))
             await self._mark(name)
 
     async def _mark(self, device_id: str) -> RetiredDevice:
-        account, since = self._plugin.device.identity.account, datetime.fromtimestamp(self._plugin.now, UTC)
-        return await retire(self._node, self._plugin.directory, account, device_id, since)
+        account, since = self._context.device.identity.account, datetime.fromtimestamp(self._context.now, UTC)
+        return await retire(self._context.devices, self._context.key_packages, account, device_id, since)
 
     def _unfinished(self) -> list[tuple[EncryptedRoom, str, DeviceStatus]]:
         """What is to be done in rooms that can be reached now."""
-        rooms = {room.room: room for room in self._rooms() if room.live}
-        with self._plugin.device.store.transaction() as transaction:
+        rooms = {room.room: room for room in self._member_rooms() if room.live}
+        with self._context.device.store.transaction() as transaction:
             known = KnownDevices(transaction)
             retired, places = known.with_status(DeviceStatus.RETIRED), known.admissions()
         found = [
@@ -491,7 +436,7 @@ class OwnDevices:
         return found
 
     def _may_remove(self, room: EncryptedRoom) -> bool:
-        policy, own = room.policy, self._plugin.device.identity.account
+        policy, own = room.policy, self._context.device.identity.account
         return policy.own_devices or policy.permits(policy.may_remove, own, room.session.roster)
 
     async def _settle(self) -> None:
@@ -509,17 +454,19 @@ class OwnDevices:
                 except (MLSError, TimeoutError) as error:
                     log.info("%s: device %s has to wait: %s", room.room, name, error or "no answer")
 
-    async def _stop(self, marker: RetiredDevice) -> None:
-        """We are retired."""
-        since = int(marker.since.timestamp())
-        device = self._plugin.device
-        with device.store.transaction() as transaction:
-            transaction.put(*_RETIRED, max(0, since).to_bytes(8, "big"))
+    async def _stop(self, marker: RetiredDevice) -> DeviceRetired:
+        """Our account has retired this device: stop for good.
+
+        :returns: what to raise from now on
+        """
+        retirement = self._own_entry.note_retired(marker)
+        me = self._context.device.identity
         with suppress(DeliveryError):
-            await retract_key_packages(self._plugin.directory, device.identity.account, device.identity.device)
-        await self._plugin.stop_for_good(self._retirement(since))
-        self._plugin.fire("mls_retired", marker)
+            await retract_key_packages(self._context.key_packages, me.account, me.device)
+        await self._stop_everything(retirement)
+        self._context.fire("mls_retired", marker)
+        return retirement
 
     def _records(self) -> dict[str, DeviceRecord]:
-        with self._plugin.device.store.transaction() as transaction:
+        with self._context.device.store.transaction() as transaction:
             return KnownDevices(transaction).all()

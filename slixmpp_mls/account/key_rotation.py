@@ -10,15 +10,14 @@ switch     the new key is the present one, the old     new KeyPackages replace t
 finish     nothing of the old key                      only the new key is listed
 =========  ==========================================  =====================================================
 
-A group whose room can not be reached now is moved when it can; until then the old private key is in that
-group's state, and in no other place.  For an hour at least, KeyPackages with the old key are still good, for
-Welcomes that are under way.  What joins us with one is moved at once.
+A group whose room cannot be reached now is moved later; until then the old private key is in that group's state, and in
+no other place.  KeyPackages with the old key are good for another hour at least, for Welcomes that are under way.  A
+group that we join with one of them is moved at once.
 
-Who remembers the old key, and is in a group with us, sees it sign for the new one and goes on believing us
-(:mod:`slixmpp_mls.authentication.trust_table`, "Succession").  Who knows us from former groups only takes this for a
-changed key, and
-denies it until somebody decides: tell people before.  A key that somebody else has got hold of is no case for this:
-until the end the old key is believed.  Retire the device instead (:mod:`.devices`).
+A member that remembers the old key, and is in a group with us, sees the old key sign for the new one and goes on
+believing us (:mod:`slixmpp_mls.authentication.trust_table`, "Succession").  Somebody who knows us from former groups
+only sees a changed key, and denies it until somebody decides: tell people before.  Do not rotate a stolen key, which is
+believed until the end.  Retire the device instead (:mod:`.devices`).
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..errors import MLSError
+from ..key_packages.publication import Publication
 from ..mls.parameters import HOUR
+from ..rooms.encrypted_room import EncryptedRoom
+from ..rooms.registry import Rooms
+from ..runtime import Context
+from .own_entry import OwnEntry
 
-if TYPE_CHECKING:
-    from ..plugin import MLS
-    from ..rooms.encrypted_room import EncryptedRoom
-
-__all__ = ["KeyRotated", "Rotation"]
+__all__ = ["KeyRotated", "KeyRotation"]
 
 log = logging.getLogger(__name__)
 
@@ -59,17 +58,20 @@ class KeyRotated:
     finished: bool
 
 
-class Rotation:
-    """The change of keys of the plugin's device, if one is under way: never two at once."""
+class KeyRotation:
+    """The change of this device's signature key, if one is under way: never two at once."""
 
-    def __init__(self, plugin: MLS) -> None:
-        self._plugin = plugin
+    def __init__(self, context: Context, rooms: Rooms, own_entry: OwnEntry, publication: Publication) -> None:
+        self._context = context
+        self._rooms = rooms
+        self._own_entry = own_entry
+        self._publication = publication
         self._working = asyncio.Lock()
 
     async def begin(self) -> KeyRotated:
         """See :meth:`MLS.rotate_key`."""
-        if self._plugin.device.switched is None:
-            self._plugin.device.prepare_keys()
+        if self._context.device.switched is None:
+            self._context.device.prepare_keys()
         return await self.go_on()
 
     async def go_on(self) -> KeyRotated:
@@ -79,18 +81,18 @@ class Rotation:
         :raises StoreError: the store failed
         """
         async with self._working:
-            plugin, device = self._plugin, self._plugin.device
+            context, device = self._context, self._context.device
             if device.next_keys:
-                await plugin.devices.enlist()
-                device.switch_keys(plugin.now)
-                await plugin.devices.enlist()  # with the new key first
+                await self._own_entry.publish()
+                device.switch_keys(context.now)
+                await self._own_entry.publish()  # with the new key first
             if device.switched is not None:
-                await plugin.replenish()
+                await self._publication.replenish()
                 await self._move()
-                if not self._waiting() and not 0 <= plugin.now - device.switched < OVERLAP:
+                if not self._waiting() and not 0 <= context.now - device.switched < OVERLAP:
                     device.drop_former_keys()
-                    await plugin.devices.enlist()
-                    plugin.fire("mls_key_rotated", self._progress())
+                    await self._own_entry.publish()
+                    context.fire("mls_key_rotated", self._progress())
             return self._progress()
 
     async def _move(self) -> None:
@@ -101,18 +103,18 @@ class Rotation:
             except (MLSError, TimeoutError) as error:
                 log.info("%s: the new key has to wait: %s", room.room, error or "no answer")
 
-        rooms = self._plugin.groups.values()
+        rooms = self._rooms.all.values()
         await asyncio.gather(*(one(room) for room in rooms if room.is_member and room.live))
 
     def _waiting(self) -> list[str]:
-        return [name for name, room in self._plugin.groups.items() if room.session.leaf_outdated]
+        return [name for name, room in self._rooms.all.items() if room.session.leaf_outdated]
 
     def _progress(self) -> KeyRotated:
         waiting = set(self._waiting())
-        rooms = {name for name, room in self._plugin.groups.items() if room.is_member}
+        rooms = {name for name, room in self._rooms.all.items() if room.is_member}
         return KeyRotated(
-            self._plugin.fingerprint,
+            self._context.fingerprint,
             tuple(sorted(rooms - waiting)),
             tuple(sorted(waiting)),
-            self._plugin.device.switched is None and not self._plugin.device.next_keys,
+            self._context.device.switched is None and not self._context.device.next_keys,
         )

@@ -1,29 +1,36 @@
-"""What is done by itself and in time, so that keys do not grow old: without a line of the application's code.
+"""Maintenance of our keys in time: done by itself, without a line of the application's code.
 
-=====================  ==========================================  ============================================
-what                   when                                        event
-=====================  ==========================================  ============================================
-keys of our leaves     by age or use, each leaf at a time of its   ``mls_keys_renewed`` (and, as for any Commit,
-renewed                own: :mod:`slixmpp_mls.client.storage.leaf_ages`               ``mls_group_changed``)
-silent members seen    every hour: keys older than `evict_after`   ``mls_silent``
-silent members         after that, by who has the right to remove  ``mls_group_changed``
-removed                them; off by default
-KeyPackages made,      every hour, at each start, and when one     ``mls_key_packages``
-replaced, deleted      has been used: :mod:`slixmpp_mls.client.device.device`
-old epochs, deleted    every hour                                  none
-secrets on the disk
-changes of our key     every hour: :mod:`.key_rotation`                ``mls_key_rotated``
-certificates           every hour: :mod:`.certificate_renewal`                 ``mls_certificate_expires``
-doubtful members       every hour: :mod:`slixmpp_mls.rooms.engine.member_checks`               ``mls_doubted``
-=====================  ==========================================  ============================================
+==============================  ===========================  ============================
+what                            when                         event
+==============================  ===========================  ============================
+keys of our leaves renewed      by age or use [1]_           ``mls_keys_renewed``
+silent members reported         every hour [2]_              ``mls_silent``
+silent members removed          every hour [2]_              ``mls_group_changed``
+KeyPackages made, replaced,     every hour, at each start,   ``mls_key_packages``
+deleted [3]_                    when one has been used
+old epochs and deleted          every hour                   none
+secrets wiped from the disk
+rotation of our key [4]_        every hour                   ``mls_key_rotated``
+certificates [5]_               every hour                   ``mls_certificate_expires``
+members in doubt [6]_           every hour                   ``mls_doubted``
+==============================  ===========================  ============================
 
-*Not all at once.*  A thousand members that joined together are not due together.  Where several are all the same, one
-Commit makes the others wait: none is made within half a minute of another one in the same room, a lost race
-is not run again at once, and who loses several waits longer each time.
+.. [1] each leaf at a time of its own: :mod:`slixmpp_mls.client.storage.leaf_ages`
+.. [2] keys older than the setting ``evict_after``, which is off by default; a member with the right to remove does it
+.. [3] :mod:`slixmpp_mls.key_packages.publication`
+.. [4] :mod:`.key_rotation`
+.. [5] :mod:`.certificate_renewal`
+.. [6] :mod:`slixmpp_mls.rooms.engine.member_checks`
+
+*Not all at once.*  A thousand members that joined together are not due together.  Where several are equal, one Commit
+makes the others wait: none is made within half a minute of another one in the same room, a lost race is not run again
+at once, and a client that loses several waits longer each time.
 
 *Clocks.*  While the wall clock is not steady (:mod:`slixmpp_mls.runtime.clock`), nothing that rests on dates is done.
 ``mls_clock_jumped`` tells of a jump.  If the clock stays where it is, we go by it, but private keys of KeyPackages that
 it calls expired are kept for another day, and nobody is removed as silent before a day has passed since the jump.
+
+In the store: space ``device``, key ``clock``: the latest time that we have seen, seconds since the Unix epoch.
 """
 
 from __future__ import annotations
@@ -32,24 +39,25 @@ import asyncio
 import logging
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..client import GroupChanged, Member
 from ..client.group.committable_proposals import is_permitted
-from ..errors import MLSError
+from ..errors import DeliveryError, MLSError, UsageError
 from ..identity import ClientIdentity
+from ..key_packages.publication import Publication
 from ..mls.group.proposal_list import SentProposal
 from ..mls.parameters import HOUR
 from ..mls.structures.framing import MemberSender
 from ..mls.structures.proposals import AnyProposal, Remove
 from ..mls.tree.tree_math import LeafIndex
+from ..rooms.encrypted_room import EncryptedRoom
+from ..rooms.registry import Rooms
+from ..runtime import Context
 from ..runtime.clock import ClockJumped
+from .certificate_renewal import CertificateRenewal
+from .key_rotation import KeyRotation
 
-if TYPE_CHECKING:
-    from ..plugin import MLS
-    from ..rooms.encrypted_room import EncryptedRoom
-
-__all__ = ["Hygiene", "KeysRenewed", "SilentMembers"]
+__all__ = ["KeysRenewed", "Maintenance", "SilentMembers"]
 
 log = logging.getLogger(__name__)
 
@@ -86,12 +94,23 @@ class SilentMembers:
     removable: tuple[Member, ...]
 
 
-class Hygiene:
-    """Looks after the plugin's keys; see the module."""
+class Maintenance:
+    """Looks after our keys; see the module."""
 
-    def __init__(self, plugin: MLS) -> None:
-        self._plugin = plugin
-        self.clock = plugin.clock
+    def __init__(
+        self,
+        context: Context,
+        rooms: Rooms,
+        rotation: KeyRotation,
+        certificates: CertificateRenewal,
+        publication: Publication,
+    ) -> None:
+        self._context = context
+        self._clock = context.clock
+        self._rooms = rooms
+        self._rotation = rotation
+        self._certificates = certificates
+        self._publication = publication
         self._hour_at = 0.0
         self._last_commit: dict[str, float] = {}
         self._not_before: dict[str, float] = {}
@@ -105,16 +124,16 @@ class Hygiene:
 
         :raises StoreError: the store failed
         """
-        with self._plugin.device.store.transaction() as transaction:
+        with self._context.device.store.transaction() as transaction:
             latest = transaction.get(*_CLOCK)
-        self.clock.begin(None if latest is None else float(int.from_bytes(latest, "big")))
-        if not self.clock.steady:
+        self._clock.begin(None if latest is None else float(int.from_bytes(latest, "big")))
+        if not self._clock.steady:
             log.warning("the clock is behind what it was in an earlier run")
-        self._hour_at = self.clock.monotonic() + HOUR * random.uniform(0.8, 1.0)  # noqa: S311
+        self._hour_at = self._clock.monotonic() + HOUR * random.uniform(0.8, 1.0)  # noqa: S311
 
     async def run(self) -> None:
-        """For ever."""
-        self._plugin.xmpp.add_event_handler("mls_group_changed", self._changed)
+        """Do what is due, every minute, until the task is cancelled."""
+        self._context.xmpp.add_event_handler("mls_group_changed", self._changed)
         try:
             while True:
                 await asyncio.sleep(TICK * random.uniform(0.8, 1.0))  # noqa: S311
@@ -122,13 +141,14 @@ class Hygiene:
                     await self.tick()
                 except MLSError as error:
                     log.info("looking after keys is put off: %s", error)
-                except Exception:
+                except Exception as error:
                     log.exception("looking after keys has failed")
+                    self._context.fire("mls_failed", error)
         finally:
-            self._plugin.xmpp.del_event_handler("mls_group_changed", self._changed)
+            self._context.xmpp.del_event_handler("mls_group_changed", self._changed)
 
     def _changed(self, event: GroupChanged) -> None:
-        self._last_commit[event.room] = self.clock.monotonic()
+        self._last_commit[event.room] = self._clock.monotonic()
 
     # --- what is due ---------------------------------------------------------------------------
 
@@ -138,16 +158,16 @@ class Hygiene:
         :raises DeliveryError: something is put off
         :raises StoreError: the store failed
         """
-        jump = self.clock.look()
+        jump = self._clock.look()
         if jump:
             log.warning("the clock has jumped by %.0f seconds", jump)
-            self._plugin.fire("mls_clock_jumped", ClockJumped(jump))
-        if not self.clock.steady:
+            self._context.fire("mls_clock_jumped", ClockJumped(jump))
+        if not self._clock.steady:
             return
-        if self.clock.monotonic() >= self._hour_at:
-            self._hour_at = self.clock.monotonic() + HOUR * random.uniform(0.8, 1.0)  # noqa: S311
+        if self._clock.monotonic() >= self._hour_at:
+            self._hour_at = self._clock.monotonic() + HOUR * random.uniform(0.8, 1.0)  # noqa: S311
             await self.hourly()
-        for room in list(self._plugin.groups.values()):
+        for room in self._rooms.all.values():
             await self._renew(room)
 
     async def hourly(self) -> None:
@@ -155,26 +175,26 @@ class Hygiene:
 
         :raises MLSError: the first failure
         """
-        plugin, failures = self._plugin, []
+        failures = []
         self._note_time()
-        for room in list(plugin.groups.values()):
-            room.session.tidy(plugin.now)
-        plugin.renewal.look()
-        for work in (self._look_at_members, plugin.rotation.go_on, plugin.replenish):
+        for room in self._rooms.all.values():
+            room.session.tidy(self._context.now)
+        self._certificates.look()
+        for work in (self._look_at_members, self._rotation.go_on, self._publication.replenish):
             try:
                 await work()
             except MLSError as error:
                 failures.append(error)
-        plugin.device.store.scrub()  # last: of what has been deleted by now, too
+        self._context.device.store.scrub()  # last: this covers what has been deleted by now, too
         if failures:
             raise failures[0]
 
     def _note_time(self) -> None:
-        with self._plugin.device.store.transaction() as transaction:
-            transaction.put(*_CLOCK, max(0, self._plugin.now).to_bytes(8, "big"))
+        with self._context.device.store.transaction() as transaction:
+            transaction.put(*_CLOCK, max(0, self._context.now).to_bytes(8, "big"))
 
     async def _look_at_members(self) -> None:
-        for room in list(self._plugin.groups.values()):
+        for room in self._rooms.all.values():
             if room.live and room.is_member:
                 await room.worker.vigilance.next_round()
                 await self._look_for_silent(room)
@@ -185,7 +205,7 @@ class Hygiene:
         name = room.room
         if not (room.live and room.is_member) or self._is_busy(name):
             return
-        reason = room.session.renewal_due(self._plugin.settings.renewal, self._plugin.now)
+        reason = room.session.renewal_due(self._context.settings.renewal, self._context.now)
         if reason is None:
             return
         epoch = room.epoch
@@ -203,38 +223,42 @@ class Hygiene:
         if changed is None:
             self._losses[name] = self._losses.get(name, 0) + 1
             wait = random.uniform(0, min(HOUR, TICK * 2 ** self._losses[name]))  # noqa: S311
-            self._not_before[name] = self.clock.monotonic() + wait
+            self._not_before[name] = self._clock.monotonic() + wait
             return
         self._losses.pop(name, None)
-        self._plugin.fire("mls_keys_renewed", KeysRenewed(name, reason))
+        self._context.fire("mls_keys_renewed", KeysRenewed(name, reason))
 
     def _is_busy(self, room: str) -> bool:
         """Whether somebody has committed a moment ago, or we have lost races."""
-        now = self.clock.monotonic()
+        now = self._clock.monotonic()
         return now - self._last_commit.get(room, -QUIET) < QUIET or now < self._not_before.get(room, 0.0)
 
     # --- others' leaves ------------------------------------------------------------------------
 
     async def _look_for_silent(self, room: EncryptedRoom) -> None:
-        limit = self._limit(room)
+        limit, name = self._limit(room), room.room
         if not limit:
             return
         silent = [member for member in self._silent_members(room, limit) if member.leaf_index != _own(room)]
         removable = [member for member in silent if self._may_remove(room, member)]
         found = frozenset(member.identity for member in silent)
-        if found - self._silent.get(room.room, frozenset()):
-            self._plugin.fire("mls_silent", SilentMembers(room.room, tuple(silent), tuple(removable)))
-        self._silent[room.room] = found
-        if removable and self.clock.steady_for(REPRIEVE):
-            room.worker.spawn(self._evict(room, {member.identity for member in removable}), "removing the silent")
+        if found - self._silent.get(name, frozenset()):
+            self._context.fire("mls_silent", SilentMembers(name, tuple(silent), tuple(removable)))
+        self._silent[name] = found
+        if removable and self._clock.steady_for(REPRIEVE):
+            who = {member.identity for member in removable}
+            # Passing: they are looked for again in an hour.
+            self._context.tasks.spawn(
+                self._evict(room, who), f"removing silent members of {name}", passing=(DeliveryError, UsageError)
+            )
 
     def _limit(self, room: EncryptedRoom) -> int:
         """After how many seconds a member is silent; 0: never."""
-        given = self._plugin.settings.evict_after
+        given = self._context.settings.evict_after
         return room.policy.max_leaf_age if given == "policy" else given
 
     def _silent_members(self, room: EncryptedRoom, limit: int) -> list[Member]:
-        now = self._plugin.now
+        now = self._context.now
         return [member for member in room.members if member.renewed is not None and now - member.renewed > limit]
 
     @staticmethod

@@ -9,11 +9,10 @@
     mls.trust.qr().save("me.png", scale=6)                                          # for Bob to scan
 
 :mod:`slixmpp_mls.authentication.automatic_trust` has the rules of XEP-0450; here they meet rooms.  A trust message is
-an
-application message without a text: all members get it, those whom it does not concern pass over it, and no event
-tells of it but ``mls_trust_changed``, where it changes something.  What is owed to somebody is sent through the
-smallest room that is shared, now or when there is one; :meth:`Trust.settle` is what does that, after each decision,
-whenever somebody comes into a group, and whenever a room has been caught up with.
+an application message without a text.  All members receive it, and those that it does not concern ignore it.  The only
+event that tells of it is ``mls_trust_changed``, if it changes something.  What is owed to a device is sent through the
+smallest room that is shared, now or when there is one.  :meth:`Trust.settle` sends it: after each decision, whenever
+somebody comes into a group, and whenever a room has been caught up with.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import segno
 
@@ -31,6 +30,7 @@ from ..authentication import (
     KeyChanged,
     KnownKey,
     NewDevice,
+    NewDeviceRule,
     PeopleService,
     Source,
     TrustChanged,
@@ -45,21 +45,21 @@ from ..errors import MLSError, NotVouchedFor
 from ..identity import ClientIdentity, TrustLevel, key_identifier
 from ..mls.tree.tree_math import LeafIndex
 from ..rooms.content import seal_elements
+from ..rooms.encrypted_room import EncryptedRoom
+from ..rooms.registry import Rooms
+from ..runtime import Context
 
-if TYPE_CHECKING:
-    from ..plugin import MLS
-    from ..rooms.encrypted_room import EncryptedRoom
-
-__all__ = ["Trust", "qr_code", "trust_of"]
+__all__ = ["Trust", "qr_code", "trust_of", "with_people"]
 
 log = logging.getLogger(__name__)
 
+_EVENTS: dict[type[TrustEvent], str] = {NewDevice: "mls_new_key", KeyChanged: "mls_key_changed"}
 _PATIENCE = 30.0  # seconds for one message to get on its way
 _PAUSE = 0.05  # seconds, so that what happens at once is told at once
 
 
 def trust_of(device: Device, clock: Any, *, introductions: bool = False) -> TrustManagement:
-    """What a device knows of keys, its own among them; needs no connection.
+    """What a device knows of keys, its own among them; no connection is needed.
 
     :param clock: seconds since the Unix epoch
     :raises StoreError: the store failed
@@ -76,6 +76,26 @@ def qr_code(uri: str) -> segno.QRCode:
     return segno.make_qr(uri, error="m")
 
 
+def with_people(
+    service: AuthenticationService,
+    table: TrustTable,
+    *,
+    unverified: NewDeviceRule,
+    remember: bool,
+    fire: Callable[[str, object], None],
+) -> AuthenticationService:
+    """An Authentication Service around another one: people's decisions about keys outrank the inner service.
+
+    :param unverified: the rule for unverified devices of accounts that have verified ones
+    :param remember: whether to trust on first use as well
+    :param fire: called with the name and the data of each event about an unexpected key
+    """
+    if remember:
+        service = TrustOnFirstUse(service, table)
+        service.on_event(lambda event: fire(_EVENTS[type(event)], event))
+    return PeopleService(service, table, unverified=unverified)
+
+
 class Trust:
     """Who is who, by people.  The plugin makes it: ``mls.trust``.
 
@@ -83,11 +103,11 @@ class Trust:
     if the store fails.
     """
 
-    def __init__(self, plugin: MLS, device: Device, rules: TrustManagement) -> None:
-        self._plugin = plugin
-        self._device = device
-        self._management = rules
-        self._table = rules.table
+    def __init__(self, context: Context, rooms: Rooms) -> None:
+        self._context = context
+        self._rooms = rooms
+        self._management = context.trust
+        self._table = context.trust.table
         self._settling = asyncio.Lock()
         self._due = asyncio.Event()
         self._handlers: dict[str, Callable[[Any], None]] = {
@@ -95,26 +115,21 @@ class Trust:
             "mls_group_changed": self._group_changed,
             "mls_catching_up": lambda event: self._soon() if event.complete else None,
         }
+        self._end: Callable[[], None] | None = None
+
+    def start(self) -> None:
+        """Tell of changes, and note what becomes due; :meth:`run` sends it."""
         for name, handler in self._handlers.items():
-            plugin.xmpp.add_event_handler(name, handler)
-        self._ends = [self._table.on_change(self._changed)]
+            self._context.xmpp.add_event_handler(name, handler)
+        self._end = self._table.on_change(self._changed)
 
     def close(self) -> None:
-        """No more events, no more messages."""
+        """The counterpart of :meth:`start`."""
         for name, handler in self._handlers.items():
-            self._plugin.xmpp.del_event_handler(name, handler)
-        for end in self._ends:
-            end()
-
-    def around(self, service: AuthenticationService, *, remember: bool) -> AuthenticationService:
-        """An Authentication Service in which people have the last word.
-
-        :param remember: whether to trust on first use, besides
-        """
-        if remember:
-            service = TrustOnFirstUse(service, self._table)
-            self._ends.append(service.on_event(self._unexpected))
-        return PeopleService(service, self._table, unverified=self._plugin.settings.unverified_devices)
+            self._context.xmpp.del_event_handler(name, handler)
+        if self._end is not None:
+            self._end()
+            self._end = None
 
     # --- what is known -------------------------------------------------------------------------
 
@@ -169,15 +184,8 @@ class Trust:
 
     def _changed(self, change: TrustChanged) -> None:
         if change.key.source not in (Source.FIRST_USE, Source.SELF, Source.REPLACED):
-            self._plugin.fire("mls_trust_changed", change)
+            self._context.fire("mls_trust_changed", change)
             self._soon()
-
-    def _unexpected(self, event: TrustEvent) -> None:
-        match event:
-            case NewDevice():
-                self._plugin.fire("mls_new_key", event)
-            case KeyChanged():
-                self._plugin.fire("mls_key_changed", event)
 
     # --- sending -------------------------------------------------------------------------------
 
@@ -206,7 +214,7 @@ class Trust:
         """Send what is owed to members of rooms that we are in now; the rest waits for an occasion."""
         async with self._settling:
             self._due.clear()
-            groups = [group for group in self._plugin.groups.values() if group.is_member and group.live]
+            groups = [group for group in self._rooms.all.values() if group.is_member and group.live]
             for group in sorted(groups, key=lambda group: len(group.session.roster)):
                 try:
                     async with asyncio.timeout(_PATIENCE):
@@ -222,8 +230,9 @@ class Trust:
         if group.session.silenced:
             with suppress(NotVouchedFor):
                 await group.worker.vigilance.look_again()  # a decision may have answered its question
+        account = self._context.device.identity.account
         for message in compose(statements):
-            data = seal_elements([message.to_lxml()], self._device.identity.account, group.room, self._plugin.time())
+            data = seal_elements([message.to_lxml()], account, group.room, self._context.time())
             await group.worker.send(data, None)
         self._management.told(present, statements)
 

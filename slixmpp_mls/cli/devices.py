@@ -17,9 +17,10 @@ from rich.table import Table
 from rich.text import Text
 from slixmpp import ClientXMPP
 
-from ..account.device_list import Listed, Published, RoomsChanged, read_devices, read_key_packages
+from ..account.device_list import Listed, Published, read_devices, read_key_packages
 from ..account.device_list import rename as rename_device
 from ..account.device_list import retire as retire_device
+from ..account.events import RoomsChanged
 from ..client import RoomGroup
 from ..delivery import DeviceDirectory, KeyPackageDirectory
 from ..errors import UsageError

@@ -16,7 +16,8 @@ from ..authentication import AuthenticationService, TrustManagement
 from ..authentication.callbacks import Recent
 from ..client import Device, Member
 from ..delivery import DeviceDirectory, KeyPackageDirectory, Uploads
-from ..identity import key_identifier
+from ..identity import fingerprint, key_identifier
+from ..mls.crypto.cipher_suite import CipherSuite
 from .clock import SteadyClock
 from .settings import Settings
 from .tasks import Tasks
@@ -65,6 +66,12 @@ class Context:
     def now(self) -> int:
         """Whole seconds since the Unix epoch."""
         return self.clock.now
+
+    @property
+    def fingerprint(self) -> str:
+        """Of our key for the preferred cipher suite, for people to compare."""
+        suite = CipherSuite.get(self.device.suites[0])
+        return fingerprint(self.device.signature_key(suite).public)
 
     def with_levels(self, members: Iterable[Member]) -> list[Member]:
         """The same members, with :attr:`Member.level`.

@@ -276,7 +276,7 @@ async def test_renewal_before_the_end(coven: Coven) -> None:
     await bob.connect()
     due = await bob.next("mls_certificate_expires")
     assert 4 * 86_400 < due.not_after - coven.time() < 5 * 86_400
-    bob.mls.renewal.look()
+    bob.mls.parts.certificates.look()
     assert len(bob.got("mls_certificate_expires")) == 1  # once a day
 
     new = coven.authority.issue(Request.parse(due.request), now=coven.now, lifetime=30 * DAY).certificate
@@ -286,7 +286,7 @@ async def test_renewal_before_the_end(coven: Coven) -> None:
     await all_agree(alice, bob, epoch=2)
     assert certificate_of(alice, me(bob)) == certificate_of(bob, me(bob)) == new != old
     assert references.isdisjoint(await KeyPackageDirectory(bob.client).items())
-    bob.mls.renewal.look()
+    bob.mls.parts.certificates.look()
     assert len(bob.got("mls_certificate_expires")) == 1
 
     coven.ahead += 10 * 86_400.0  # the old one has ended: alice's, too

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from slixmpp_mls.account import devices as devices_module
-from slixmpp_mls.account.device_list import DeviceStatus, OwnDevice
+from slixmpp_mls.account.events import DeviceStatus, OwnDevice
+from slixmpp_mls.account.own_entry import OwnEntry
 from slixmpp_mls.client import Device
 from slixmpp_mls.delivery import DeviceDirectory
 from slixmpp_mls.devserver import DevServer
@@ -339,7 +340,7 @@ async def test_a_stolen_retired_device_that_goes_on_is_not_heard(
     await phone.mls.devices.retire(stolen.mls.device_id)
     await bob.until(lambda: not inside(bob, stolen, room))
     await stolen.room().send(cast.secret("I am still here, says the thief"))
-    await thief.enlist()
+    await stolen.mls.parts.own_entry.publish()
     await stolen.mls.replenish()
     await phone.say("Is it gone?")
     await bob.hears("Is it gone?")
@@ -437,7 +438,7 @@ async def test_a_new_device_with_an_id_that_is_taken_takes_another(server: DevSe
 
 
 async def test_a_device_whose_entry_was_replaced_says_so_and_puts_its_own_there_again(
-    server: DevServer, cast: Cast
+    server: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A copy of its store that runs, or a server that lies.  The group goes on with the leaf that it knows."""
     _, (phone, bob) = await cast.meet(server, "alice", "bob")
@@ -445,10 +446,9 @@ async def test_a_device_whose_entry_was_replaced_says_so_and_puts_its_own_there_
     impostor = await cast.person(server, phone.jid, online=False)
     await phone.log_out()
     impostor.config["store"] = with_id(cast, phone.account, same)
-    client = impostor.make_client()
-    client.plugin["mls"].devices.check_own = _believe_nobody  # its software does not follow the rules
-    await server.connect(client)
-    await impostor.ready()
+    with monkeypatch.context() as patch:
+        patch.setattr(OwnEntry, "check", _believe_nobody)  # its software does not follow the rules
+        await impostor.connect()
     false = impostor.mls.fingerprint
     result = await bob.room().add(phone.account)
     assert result.added == ()  # the id is in the group already: a client has one leaf
@@ -462,7 +462,7 @@ async def test_a_device_whose_entry_was_replaced_says_so_and_puts_its_own_there_
     await bob.hears("This is I")
 
 
-async def _believe_nobody() -> None:
+async def _believe_nobody(entry: OwnEntry) -> None:
     return None
 
 

@@ -33,7 +33,7 @@ class Clocks:
     def follow(self, *people: Person) -> None:
         for person in people:
             person.mls.clock.monotonic = lambda: self.monotonic
-            person.mls.hygiene.begin()
+            person.mls.parts.maintenance.begin()
 
     @property
     def config(self) -> dict[str, object]:
@@ -41,7 +41,7 @@ class Clocks:
 
 
 async def tick(*people: Person) -> None:
-    await asyncio.gather(*(person.mls.hygiene.tick() for person in people))
+    await asyncio.gather(*(person.mls.parts.maintenance.tick() for person in people))
 
 
 async def published(person: Person) -> set[str]:
@@ -190,11 +190,11 @@ async def test_the_policy_may_say_when_and_only_who_has_the_right_removes(
     clocks.follow(bob)
     await alice.log_out()
     clocks.go(3 * DAY)
-    await bob.mls.hygiene.hourly()
+    await bob.mls.parts.maintenance.hourly()
     (event,) = bob.got("mls_silent")
     assert [member.account for member in event.members] == [alice.account]
     assert event.removable == ()  # an administrator, by somebody who is none
-    await bob.mls.hygiene.hourly()
+    await bob.mls.parts.maintenance.hourly()
     assert len(bob.got("mls_silent")) == 1
     assert alice.account in bob.room().accounts
 
@@ -219,7 +219,7 @@ async def test_a_clock_that_jumps_and_is_set_right_changes_nothing(server: DevSe
     await tick(alice)
     clocks.go(SETTLING + 1)
     await tick(alice)
-    await alice.mls.hygiene.hourly()
+    await alice.mls.parts.maintenance.hourly()
     assert await published(alice) == before
     assert len(alice.room().members) == 2
     assert alice.room().epoch == 1
@@ -235,7 +235,7 @@ async def test_a_clock_that_stays_wrong_is_gone_by_and_undone_within_a_day(proso
     await tick(alice)
     clocks.go(SETTLING + 1)
     await tick(alice)
-    await alice.mls.hygiene.hourly()
+    await alice.mls.parts.maintenance.hourly()
     assert not before & await published(alice)  # others would call the old ones expired, by such a clock
     assert alice.got("mls_key_packages")[-1].retracted == len(before)
     assert len(alice.room().members) == 2  # nobody is removed within a day of a jump
@@ -243,7 +243,7 @@ async def test_a_clock_that_stays_wrong_is_gone_by_and_undone_within_a_day(proso
     clocks.wall -= 40 * DAY
     await tick(alice)
     clocks.go(SETTLING + 1)
-    await alice.mls.hygiene.hourly()
+    await alice.mls.parts.maintenance.hourly()
     assert await published(alice) == before
     room = f"{unique('heath')}@{prosody.rooms}"
     await (await bob.mls.create(room)).add(alice.account)
@@ -255,7 +255,7 @@ async def test_a_start_with_a_clock_in_the_past_touches_nothing(prosody: DevServ
     clocks = Clocks()
     alice = await cast.person(prosody, "alice", **clocks.config)
     clocks.follow(alice)
-    await alice.mls.hygiene.hourly()
+    await alice.mls.parts.maintenance.hourly()
     before = await published(alice)
     await alice.log_out()
     right, clocks.wall = clocks.wall, 1000.0
@@ -265,5 +265,5 @@ async def test_a_start_with_a_clock_in_the_past_touches_nothing(prosody: DevServ
     clocks.wall = right
     await tick(alice)
     clocks.go(SETTLING + 1)
-    await alice.mls.hygiene.hourly()
+    await alice.mls.parts.maintenance.hourly()
     assert await published(alice) == before

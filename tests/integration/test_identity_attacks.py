@@ -349,7 +349,7 @@ async def test_a_list_that_is_withheld_for_a_while_costs_nobody_the_room(server:
     async def never() -> None:
         return None
 
-    carol.mls.devices.check_own = never  # or she would mend it
+    carol.mls.parts.own_entry.publish = never  # or she would mend it
     node = DeviceDirectory(carol.client)
     listed = await node.items()
     await node.retract_many(listed)

@@ -108,7 +108,7 @@ async def test_a_group_that_can_not_be_reached_is_moved_when_it_can(
     await alice.log_out()
     await alice.connect()
     await alice.joined(other)
-    again = await alice.mls.rotation.go_on()
+    again = await alice.mls.parts.rotation.go_on()
     await bob.until(lambda: in_group(bob, alice, other) == new)
     await alice.until(lambda: alice.got("mls_key_rotated"))
     assert again.fingerprint == new
@@ -127,10 +127,10 @@ async def test_a_crash_at_any_step_is_gone_on_from(
         raise NoAnswer("the power is out, says the test")
 
     places: dict[str, tuple[Any, str]] = {
-        "listing": (mls.devices, "enlist"),
+        "listing": (mls.parts.own_entry, "publish"),
         "switching": (mls.device, "switch_keys"),
-        "replenishing": (mls, "replenish"),
-        "moving": (mls.rotation, "_move"),
+        "replenishing": (mls.parts.publication, "replenish"),
+        "moving": (mls.parts.rotation, "_move"),
         "finishing": (mls.device, "drop_former_keys"),
     }
     with monkeypatch.context() as patch:
@@ -140,7 +140,7 @@ async def test_a_crash_at_any_step_is_gone_on_from(
         alice.crash()
     await alice.connect()
     await alice.joined(room)
-    await alice.mls.rotation.go_on()  # as maintenance does now and then
+    await alice.mls.parts.rotation.go_on()  # as maintenance does now and then
     await alice.next("mls_key_rotated")
     new = alice.mls.fingerprint
     assert new != old
@@ -174,11 +174,11 @@ async def test_for_an_hour_the_old_key_packages_are_good(
     added = await (await bob.mls.create(room)).add(alice.account)
     assert added.added[0].fingerprint == old
     await alice.joined(room)
-    await alice.mls.rotation.go_on()
+    await alice.mls.parts.rotation.go_on()
     await bob.until(lambda: in_group(bob, alice, room) == alice.mls.fingerprint)
     assert len(await listed(alice)) == 2
     now += 3601
-    assert (await alice.mls.rotation.go_on()).finished
+    assert (await alice.mls.parts.rotation.go_on()).finished
     assert await listed(alice) == [alice.mls.fingerprint]
 
 

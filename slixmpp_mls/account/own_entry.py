@@ -1,0 +1,112 @@
+"""This device's own item in the account's node of devices: checked at a start, published, and published again.
+
+In the store, space ``device``: key ``listed`` (empty value: we have published our item before), ``label`` (the
+configured label, as it was published last), ``retired`` (our account has retired this device: since when, seconds since
+the Unix epoch, 8 octets).
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+from ..errors import DeviceRetired
+from ..identity import fingerprint
+from ..runtime import Context
+from ..stanza import Device, RetiredDevice
+from .device_list import read_devices
+from .events import DeviceConflict
+
+__all__ = ["OwnEntry", "retirement"]
+
+log = logging.getLogger(__name__)
+
+_LISTED = ("device", b"listed")
+_LABEL = ("device", b"label")
+_RETIRED = ("device", b"retired")
+
+
+class OwnEntry:
+    """The item under which our account lists this device."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def check(self) -> RetiredDevice | None:
+        """Before anything is published: find out whether this device may be what it is.
+
+        If another device has our id, and we have never published ours, we take another id.  If the id is listed with
+        other keys later, that is a conflict (``mls_device_conflict``).
+
+        :returns: the marker of our retirement, if our account has just retired this device; see :meth:`note_retired`
+        :raises DeviceRetired: our account has retired this device, as an earlier run has noted
+        :raises DeliveryError: the node could not be read
+        :raises StoreError: the store failed
+        """
+        device = self._context.device
+        with device.store.transaction() as transaction:
+            retired = transaction.get(*_RETIRED)
+            known = transaction.get(*_LISTED) is not None
+        if retired is not None:
+            raise retirement(int.from_bytes(retired, "big"))
+        listed = await read_devices(self._context.devices)
+        marker = listed.retired.get(device.identity.device)
+        if marker is not None and known:
+            return marker
+        there = listed.devices.get(device.identity.device)
+        foreign = there is not None and not self._is_ours(there)
+        if (foreign or marker is not None) and not known:
+            log.warning("another device of the account has our id; we take another one")
+            device.take_new_id()
+        elif there is not None and foreign:
+            prints = tuple(fingerprint(key.data) for key in there.keys)
+            self._context.fire("mls_device_conflict", DeviceConflict(there.id, prints))
+        return None
+
+    async def publish(self) -> None:
+        """List this device with the keys that it has now.
+
+        The configured label is published when the configuration has changed: a label that any device gives later stays.
+
+        :raises DeliveryError: refused, unanswered or disconnected
+        :raises StoreError: the store failed
+        """
+        context, device = self._context, self._context.device
+        label = context.settings.label
+        with device.store.transaction() as transaction:
+            published = transaction.get(*_LABEL)
+        changed = label is not None and (published is None or published.decode() != label)
+        await context.authentication.issue(
+            device.identity,
+            device.signature_keys(),
+            label=label if changed else None,
+            also=device.next_keys or device.former_keys,
+        )
+        with device.store.transaction() as transaction:
+            transaction.put(*_LISTED, b"")
+            if label is not None:
+                transaction.put(*_LABEL, label.encode())
+
+    def note_retired(self, marker: RetiredDevice) -> DeviceRetired:
+        """Remember for good that our account has retired this device.
+
+        :returns: what to raise from now on
+        :raises StoreError: the store failed
+        """
+        since = int(marker.since.timestamp())
+        with self._context.device.store.transaction() as transaction:
+            transaction.put(*_RETIRED, max(0, since).to_bytes(8, "big"))
+        return retirement(since)
+
+    def _is_ours(self, there: Device) -> bool:
+        device = self._context.device
+        ours = (device.signature_keys(), device.next_keys, device.former_keys)
+        return any(keys.get(key.scheme) == key.data for key in there.keys for keys in ours)
+
+
+def retirement(since: int) -> DeviceRetired:
+    """What is raised once our account has retired this device.
+
+    :param since: seconds since the Unix epoch
+    """
+    return DeviceRetired(f"this device was retired on {datetime.fromtimestamp(since, UTC):%Y-%m-%d}")
