@@ -71,6 +71,8 @@ from slixmpp_mls.stanza.trust_message import MAX_KEYS, KeyOwner, TrustMessage
 from slixmpp_mls.stanza.xml import read_datetime, to_lxml
 from slixmpp_mls.store import MemoryStore
 
+from .client.people import pretend
+
 XEP = Path(__file__).parent.parent / "xep"
 
 
@@ -601,7 +603,7 @@ def test_a_policy_that_forbids_it_makes_the_same_commit_void() -> None:
         if stanza.name == "external":
             break
         tablet.take(stanza)
-    tablet.session._policy = RoomPolicy(ROOM, ("crone1@shakespeare.lit",), external_joins=0)  # type: ignore[arg-type]
+    pretend(tablet.session, policy=RoomPolicy(ROOM, ("crone1@shakespeare.lit",), external_joins=0))  # type: ignore[arg-type]
     (event,) = tablet.take(shown("external"))
     assert isinstance(event, Rejected)
     assert isinstance(event.error, PolicyViolation)

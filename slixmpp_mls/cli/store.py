@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from ..client.group.room_state import ROOMS
+from ..client.storage.records import ROOMS
 from ..errors import StoreError, UsageError
 from ..store import SQLiteStore, StoreSecret, change_secret, decrypt, encrypt, is_encrypted
 from .terminal import clean, console, waiting

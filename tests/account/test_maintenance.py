@@ -77,7 +77,7 @@ def test_a_thousand_members_that_joined_together_are_spread() -> None:
 def age_of(person: Participant) -> LeafAge:
     with person.store.transaction() as transaction:
         value = transaction.get(f"renewed/{person.world.room.jid}", str(person.device.identity).encode())
-    return LeafAge.decode(value, person.session._record.joined)
+    return LeafAge.decode(value, person.session.room_state.record.joined)
 
 
 def test_messages_are_counted_over_epochs_that_others_begin_and_over_restarts() -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from slixmpp_mls.client import (
-    Event,
-)
+from slixmpp_mls.client import Event, RoomGroup
 from slixmpp_mls.mls.structures.proposals import Add
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.store import MemoryStore
@@ -40,6 +39,18 @@ def again(inviter: Participant, returning: Participant) -> list[Add]:
     world = inviter.world
     found = world.directory.find(returning.account, inviter.session, world.now)
     return [Add(found[returning.device.identity].key_package)]
+
+
+def put_outside(group: RoomGroup, **changes: Any) -> None:
+    """Something else is known of the group from outside, in the store and in memory."""
+    with group.room_state.change() as change:
+        change.put_outside(replace(group.room_state.outside, **changes))
+
+
+def pretend(session: RoomGroup, **changes: Any) -> None:
+    """Other software: its membership is another one, in memory only."""
+    contents = session.room_state._contents
+    contents.membership = replace(session.require_member(), **changes)
 
 
 def copy_of(store: MemoryStore) -> MemoryStore:

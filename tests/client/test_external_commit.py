@@ -20,7 +20,7 @@ from slixmpp_mls.stanza import elements
 from slixmpp_mls.stanza.elements import RoomElement
 from slixmpp_mls.testing import NOW, FaultyStore, Killed, Participant, World
 
-from .people import ALICE, BOB, CAROL, DAVE, only, three
+from .people import ALICE, BOB, CAROL, DAVE, only, put_outside, three
 from .test_rejoin import copy_of, lose
 
 
@@ -292,7 +292,7 @@ def test_one_of_an_epoch_before_our_loss_is_refused() -> None:
     alice.commit()
     world.settle()
     lose(bob)
-    bob.session._outside = replace(bob.session._outside, known=0)  # as if the room had shown nothing else
+    put_outside(bob.session, known=0)  # as if the room had shown nothing else
     assert refused(bob, old).args[0].endswith("(RFC 9420 9.2)")
 
 

@@ -30,7 +30,7 @@ from slixmpp_mls.stanza.blob import longest
 from slixmpp_mls.stanza.elements import Commit, RoomElement, Welcome
 from slixmpp_mls.testing import FaultyStore, Killed, Participant, World
 
-from .people import ALICE, BOB, CAROL, DAVE, closed_policy, only
+from .people import ALICE, BOB, CAROL, DAVE, closed_policy, only, pretend
 
 NEW = bytes(range(32))
 
@@ -254,9 +254,9 @@ def test_a_creation_without_a_member_means_nothing() -> None:
     # A member with other software makes it all the same.
     group = people[1].session.group
     fewer = replace(group, public=replace(group.public, tree=group.tree.remove(group.own_index + 1)))
-    people[1].session._group = fewer
+    pretend(people[1].session, group=fewer)
     people[1].post(people[1].session.continue_group(packages(people[1], 2, without=(CAROL,)), world.now))
-    people[1].session._group = group
+    pretend(people[1].session, group=group)
     world.room.deliver_all()
     for person in (people[0], people[2]):
         person.read()
@@ -481,20 +481,20 @@ def test_who_has_lost_the_group_finds_the_one_that_followed() -> None:
     def hear(epoch: int, *beside: Welcome) -> bytes | None:
         world.room.post([Commit(other, epoch, MLSMessage.wrap(private(other, epoch))), *beside], "mallory@m.example")
         world.settle()
-        return lost.session.group_seen
+        return lost.session.room_state.outside.group_id
 
     assert hear(0) == hear(5) == old  # no creations
     ask(people[0])
     world.settle()
     made = go_on(people[1])
     world.settle()
-    assert (lost.session.group_seen, lost.session.epoch_seen) == (NEW, 1)
+    assert (lost.session.room_state.outside.group_id, lost.session.epoch_seen) == (NEW, 1)
     welcome = made.payloads[1]
     assert isinstance(welcome, Welcome)
     assert hear(0, replace(welcome, group=other)) == other
     people[0].commit()
     world.settle()
-    assert (lost.session.group_seen, lost.session.epoch_seen) == (NEW, 2)
+    assert (lost.session.room_state.outside.group_id, lost.session.epoch_seen) == (NEW, 2)
 
 
 def private(group_id: bytes, epoch: int) -> PrivateMessage:

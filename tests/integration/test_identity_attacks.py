@@ -19,7 +19,8 @@ import pytest
 from slixmpp_mls.account import devices
 from slixmpp_mls.account.trust import TrustLevel
 from slixmpp_mls.authentication import AcceptAll
-from slixmpp_mls.client import Device, RoomGroup
+from slixmpp_mls.client import Device
+from slixmpp_mls.client.group.sending import Sending
 from slixmpp_mls.delivery import DeviceDirectory
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import InvalidError, MalformedError, NotVouchedFor, PeerError, PolicyTooNew, PolicyViolation
@@ -77,7 +78,7 @@ def careless() -> Iterator[None]:
 async def force(person: Person, *proposals: AnyProposal) -> None:
     """A Commit that the policy may forbid, put into the room all the same."""
     with careless(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RoomGroup, "_opens_door", lambda *arguments: False)  # that would read the policy to come
+        patch.setattr(Sending, "_opens_door", lambda *arguments: False)  # that would read the policy to come
         outgoing = commit_against_policy(person.room().session, proposals, person.mls.now)
     await person.room().worker.transmit(outgoing)
 

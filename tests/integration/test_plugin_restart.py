@@ -173,7 +173,7 @@ async def test_the_same_message_sent_twice_is_one(server: DevServer, cast: Cast)
 
 
 def waiting_commits(person: Person) -> list[bytes]:
-    return [record.message for _, record in person.room().session._outbox if record.kind is OutboxKind.COMMIT]
+    return [record.message for _, record in person.room().session.room_state.outbox if record.kind is OutboxKind.COMMIT]
 
 
 async def test_a_commit_that_was_stored_and_not_sent(prosody: DevServer, cast: Cast) -> None:

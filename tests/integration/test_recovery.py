@@ -26,6 +26,7 @@ from slixmpp_mls.policy import ExternalJoins
 from slixmpp_mls.rooms.engine import rejoin
 from slixmpp_mls.stanza import Commit
 
+from ..client.people import put_outside
 from .people import SECONDS, Cast, Person, agree, all_agree
 
 PATIENCE = 40.0
@@ -254,11 +255,11 @@ async def test_who_comes_back_over_and_over_must_wait(prosody: DevServer, cast: 
     _, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     session = bob.room().session
     for _ in range(LIMIT):
-        session._outside = type(session._outside)()  # software that keeps no pace
+        put_outside(session, attempts=0, not_before=0)  # software that keeps no pace
         await asyncio.wait_for(bob.room().rejoin(), PATIENCE)
         await all_agree(alice, bob)
     epoch = alice.room().epoch
-    session._outside = type(session._outside)()
+    put_outside(session, attempts=0, not_before=0)
     rejoining = asyncio.create_task(bob.room().rejoin())
     request = await alice.next("mls_join_requested")
     assert (request.account, request.reason) == (bob.account, "too-often")
@@ -276,16 +277,16 @@ async def test_our_own_pace_is_kept(prosody: DevServer, cast: Cast) -> None:
     room, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     await asyncio.wait_for(bob.room().rejoin(), PATIENCE)
     await all_agree(alice, bob)
-    before = bob.room().session._outside
+    before = bob.room().session.room_state.outside
     assert before.attempts == 1
     await bob.log_out()
     await bob.connect()
     await bob.joined(room)
-    assert bob.room().session._outside == before
+    assert bob.room().session.room_state.outside == before
     await asyncio.wait_for(bob.room().rejoin(), PATIENCE)
     first, second = bob.got("mls_rejoining")
     assert (first.attempt, second.attempt) == (1, 2)
-    after = bob.room().session._outside
+    after = bob.room().session.room_state.outside
     assert after.asked >= before.not_before
 
 

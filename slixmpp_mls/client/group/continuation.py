@@ -27,7 +27,6 @@ from ...mls.crypto.cipher_suite import CipherSuite
 from ...mls.group.commit_creation import CommitBundle
 from ...mls.group.group import Group
 from ...mls.group.resumption import CreationDraft
-from ...mls.group.staging import StagedCommit
 from ...mls.structures.key_package import KeyPackage
 from ...mls.structures.proposals import Add, PreSharedKey, ReInit
 from ...mls.structures.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
@@ -35,41 +34,49 @@ from ...policy import RoomPolicy
 from ...policy.roster import Roster
 from ...stanza import elements
 from ...stanza.blob import BlobReference, RatchetTreeLocation, longest
+from ...stanza.consistency import check as check_consistency
+from ..device import Device
 from ..events import Event, GroupChanged, GroupContinued, Joined
 from ..member import Member
 from ..storage.doubts import Doubts
 from ..storage.post_commit_actions import Invite, PostCommitActions
 from ..storage.records import MembershipState, OutboxKind, OutboxRecord, RoomRecord
-from .actions import Fits, Outgoing
-from .room_state import Kept, put_all
+from .actions import Fits, Incoming, Outgoing
+from .room_change import Membership
+from .room_state import RoomState
 
-__all__ = ["Creating"]
+__all__ = ["Continuation", "creation"]
 
 
-class Creating(Kept):
+class Continuation:
     """The part of a room's group that has to do with other groups."""
+
+    def __init__(self, device: Device, state: RoomState) -> None:
+        self._device = device
+        self._state = state
 
     @property
     def reinit(self) -> ReInit | None:
         """The ReInit by which our group has ended, if it has and another one is awaited."""
-        return None if self._group is None else self._group.closed
+        return None if self._state.membership is None else self._state.membership.group.closed
 
     @property
-    def creation_waits(self) -> bool:
+    def waits(self) -> bool:
         """Whether a creation of ours waits for its reflection."""
-        return any(record.kind is OutboxKind.CREATION and not record.refused for _, record in self._outbox)
+        return self._state.waits(OutboxKind.CREATION)
 
     def continue_group(self, others: Sequence[KeyPackage], now: int, *, fits: Fits | None = None) -> Outgoing:
         """RFC 9420 11.2: make the group that the ReInit has asked for.
 
         :param others: KeyPackages of all other members, of the cipher suite that it asks for
+        :param now: seconds since the Unix epoch
         :raises UsageError: our group has not ended, or a creation of ours waits already
         :raises InvalidError: a member is missing, or a KeyPackage does not fit
         :raises StanzaTooLarge: by `fits`; nothing has changed
         """
-        return self.finish_creation(self.draft_continuation(others, now), fits=fits)
+        return self.finish(self.draft(others, now), fits=fits)
 
-    def draft_continuation(self, others: Sequence[KeyPackage], now: int) -> CreationDraft:
+    def draft(self, others: Sequence[KeyPackage], now: int) -> CreationDraft:
         """What :meth:`continue_group` does before it writes anything; nothing has changed.
 
         :raises UsageError: our group has not ended
@@ -77,25 +84,27 @@ class Creating(Kept):
         """
         asked = self.reinit
         if asked is None:
-            raise UsageError(f"the group in {self.room} has not been reinitialized")
-        own = self.device.make_key_package(CipherSuite.get(asked.cipher_suite), now)
-        return self.group.draft_reinitialize(
-            own, others, now=now, identify=ClientIdentity.from_leaf, random=self.device.random
+            raise UsageError(f"the group in {self._state.room} has not been reinitialized")
+        own = self._device.make_key_package(CipherSuite.get(asked.cipher_suite), now)
+        return self._state.require_member().group.draft_reinitialize(
+            own, others, now=now, identify=ClientIdentity.from_leaf, random=self._device.random
         )
 
     def rehearse(self, suite: CipherSuite, others: Sequence[KeyPackage], now: int, fits: Fits) -> None:
         """Ask whether a group of ours could go on in another suite; nothing is written.
 
-        That a creation fits must be known before the ReInit, which can not be undone.
+        That a creation fits must be known before the ReInit, which cannot be undone.
 
         :param others: KeyPackages of all other members
+        :param now: seconds since the Unix epoch
         :param fits: asked about the creation with its ratchet tree elsewhere
+        :raises UsageError: we are not in the group
         :raises InvalidError: a KeyPackage does not fit
         :raises StanzaTooLarge: by `fits`
         """
-        own, random = self.device.make_key_package(suite, now), self.device.random
-        extensions = self.group.context.extensions
-        group = Group.create(own, random(32), extensions=extensions, parameters=self.device.parameters, random=random)
+        own, random = self._device.make_key_package(suite, now), self._device.random
+        extensions = self._state.require_member().group.context.extensions
+        group = Group.create(own, random(32), extensions=extensions, parameters=self._device.parameters, random=random)
         # The PSK's place is taken by one of the group itself, which is as long.
         name = ResumptionPSK(ResumptionPSKUsage.APPLICATION, group.group_id, group.epoch)
         psk = PreSharedKey(PreSharedKeyID(name, random(suite.hash_length)))
@@ -103,46 +112,30 @@ class Creating(Kept):
         made = group.finish_commit(commit, instead_of_tree=RatchetTreeLocation(longest()).extension(), random=random)
         fits(creation(_record(made, group.group_id)).payloads)
 
-    def branch(
-        self,
-        source: Kept,
-        policy: RoomPolicy,
-        others: Sequence[KeyPackage],
-        now: int,
-        *,
-        fits: Fits | None = None,
-    ) -> Outgoing:
-        """RFC 9420 11.3: make this room's group, of some members of another room's.
+    def draft_branch(self, source: Group, policy: RoomPolicy, others: Sequence[KeyPackage], now: int) -> CreationDraft:
+        """RFC 9420 11.3: make this room's group, of some members of another room's.  Nothing has changed.
 
+        :param source: the other room's group
         :param policy: of the new group
         :param others: KeyPackages of its members but us, of the other group's cipher suite
-        :raises UsageError: we are in a group here, not in one there, or a creation of ours waits already
-        :raises InvalidError: somebody is no member there, or a KeyPackage does not fit
-        :raises StanzaTooLarge: by `fits`; nothing has changed
-        """
-        return self.finish_creation(self.draft_branch(source, policy, others, now), fits=fits)
-
-    def draft_branch(self, source: Kept, policy: RoomPolicy, others: Sequence[KeyPackage], now: int) -> CreationDraft:
-        """What :meth:`branch` does before it writes anything; nothing has changed.
-
-        :raises UsageError: we are in a group here, or not in one there
+        :param now: seconds since the Unix epoch
+        :raises UsageError: we are in a group here
         :raises InvalidError: somebody is no member there, or a KeyPackage does not fit
         """
-        if self._group is not None:
-            raise UsageError(f"already a member of the group in {self.room}")
-        if policy.room != self.room:
-            raise UsageError(f"a policy for {policy.room}, not for {self.room}")
-        return source.group.draft_branch(
-            self.device.random(32),
-            self.device.make_key_package(source.group.suite, now),
+        self._state.require_no_member()
+        if policy.room != self._state.room:
+            raise UsageError(f"a policy for {policy.room}, not for {self._state.room}")
+        return source.draft_branch(
+            self._device.random(32),
+            self._device.make_key_package(source.suite, now),
             others,
             now=now,
             extensions=(policy.extension(),),
             identify=ClientIdentity.from_leaf,
-            random=self.device.random,
+            random=self._device.random,
         )
 
-    def finish_creation(
+    def finish(
         self, draft: CreationDraft, *, fits: Fits | None = None, tree_at: BlobReference | None = None
     ) -> Outgoing:
         """Put a draft into the outbox: state and message in one transaction (rule 3).
@@ -150,37 +143,55 @@ class Creating(Kept):
         :param tree_at: where the ratchet tree is, if it is not to be in the Welcome
         :raises UsageError: a creation of ours waits already, or the draft's time is over
         :raises StanzaTooLarge: by `fits`; nothing has changed
+        :raises StoreError: nothing has changed
         """
-        asked = self.reinit
-        if self.creation_waits or (self._group is not None and (asked is None or asked.group_id != draft.group_id)):
+        state, asked = self._state, self.reinit
+        if self.waits or (state.membership is not None and (asked is None or asked.group_id != draft.group_id)):
             raise UsageError("a creation of ours waits already, or another one has been first")
         location = None if tree_at is None else RatchetTreeLocation(tree_at).extension()
-        bundle = draft.finish(instead_of_tree=location, random=self.device.random)
+        bundle = draft.finish(instead_of_tree=location, random=self._device.random)
         record = _record(bundle, draft.group_id)
         outgoing = creation(record)
         if fits is not None:
             fits(outgoing.payloads)
-        number = self._outbox.next_number()
-        pieces = Group.creation_pieces(bundle.staged)
-        # A room in which a group waits to be entered is read again after a restart.
-        record_of_room = (
-            self._record if self._group is not None else replace(self._record, state=MembershipState.INVITED)
-        )
-        with self._transaction() as transaction:
-            transaction.put(self._spaces.outbox, number, record.encode())
-            put_all(transaction, self._spaces.pending, {number + name: value for name, value in pieces.items()})
-            self._put_record(transaction, record_of_room)
-        self._record = record_of_room
-        self._outbox.put(number, record)
-        self._staged[number] = bundle.staged
+        number = state.outbox.next_number()
+        place = state.record
+        if state.membership is None:  # the room is read again after a restart
+            place = replace(place, state=MembershipState.INVITED)
+        with state.change() as change:
+            change.put_message(number, record)
+            change.put_staged(number, bundle.staged, Group.creation_pieces(bundle.staged))
+            change.put_record(place)
         return outgoing
 
-    def _accept_creation(self, number: bytes, record: RoomRecord, now: int) -> list[Event]:
-        """Our own creation is in the room's order, and the first: we enter the group."""
-        staged: StagedCommit = self._staged[number]
-        group = staged.next
+    def find(self, incoming: Incoming) -> bytes | None:
+        """The number in the outbox of a creation of ours that has come back in this stanza.
+
+        :raises PeerError: its element says something else than its message
+        """
+        for payload in incoming.payloads:
+            if isinstance(payload, elements.Commit):
+                number = self._state.outbox.of_message(payload.data)
+                if number is not None and self._state.outbox[number].kind is OutboxKind.CREATION:
+                    check_consistency(payload)
+                    return number
+        return None
+
+    def accept(self, number: bytes, record: RoomRecord, now: int) -> list[Event]:
+        """Our own creation is in the room's order, and the first: we enter the group.
+
+        :param record: with our place behind its stanza
+        :raises StoreError: nothing has changed
+        """
+        state, before = self._state, self._state.membership
+        group = state.staged[number].next
         assert isinstance(group, Group)
-        continued = self._group is not None
+        own = self._device.identity.account
+        if before is None:
+            accounts = (account for account in Roster.of(group.members()).accounts() if account != own)
+            actions = PostCommitActions((Invite(account, None).key, state.record.cursor) for account in accounts)
+        else:
+            actions = before.actions
         record = replace(
             record,
             state=MembershipState.MEMBER,
@@ -189,37 +200,25 @@ class Creating(Kept):
             joined_epoch=group.epoch,
             commits=b"",
         )
-        roster = Roster.of(group.members())
-        invited = (account for account in roster.accounts() if account != self.device.identity.account)
-        before = self._record.cursor
-        owed = (
-            self._owed if continued else PostCommitActions((Invite(account, None).key, before) for account in invited)
-        )
-        with self._transaction() as transaction:
-            gone = self._clear(transaction, keep_messages=continued)
-            carried = self._carry_over(transaction)
-            put_all(transaction, self._spaces.group, group.pieces())
-            put_all(transaction, self._spaces.owed, owed.entries)
-            self._put_record(transaction, record)
-        policy = RoomPolicy.required_in(group.context.extensions)
-        self._begin(group.stored(), roster, policy, record, Doubts())
-        self._owed = owed
-        self._outbox.remove_all(gone)
-        self._outbox.put_all(carried)
-        if continued:
-            by = Member.of(group.own_index, group.own_leaf)
-            return [GroupContinued(self.room, group.epoch, by, group.suite.id)]
+        with state.change() as change:
+            change.end_membership(keep_messages=before is not None)
+            change.carry_messages_over()
+            change.begin_membership(Membership.of(group, Doubts(), actions))
+            change.put_record(record)
+        by = Member.of(group.own_index, group.own_leaf)
+        if before is not None:
+            return [GroupContinued(state.room, group.epoch, by, group.suite.id)]
         members = (Member.of(index, leaf, now) for index, leaf in group.members() if index != group.own_index)
         added = GroupChanged(
-            room=self.room,
+            room=state.room,
             epoch=group.epoch,
-            by=Member.of(group.own_index, group.own_leaf),
+            by=by,
             added=tuple(members),
             removed=(),
             updated=(),
             policy_changed=False,
         )
-        return [Joined(self.room, group.epoch, None), added]
+        return [Joined(state.room, group.epoch, None), added]
 
 
 def _record(bundle: CommitBundle, group_id: bytes) -> OutboxRecord:

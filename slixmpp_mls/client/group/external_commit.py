@@ -2,11 +2,11 @@
 
 ::
 
-    <group-info/> ──► draft_entry ── authentication ──► finish_entry ──► Outgoing
+    <group-info/> ──► draft ── authentication ──► finish ──► Outgoing
     its reflection, the first Commit of its epoch in the room ──► we are in
 
 A GroupInfo is what a member has signed beside a Commit, and what the room has kept.  Its signature, tree and
-leaves are verified; that it is the present one can not be, so what the room has in which order decides
+leaves are verified; that it is the present one cannot be, so what the room has in which order decides
 (:func:`find_doors`).  An older one than we know of is refused, and
 a Commit made from one comes too late.  RFC 9750 5.3 on what is left: a service that hides what came since can lead
 us into the past, together with whoever was a member then; but not before the epoch in which we have been ourselves.
@@ -33,14 +33,14 @@ from ...policy import RoomPolicy, check
 from ...policy.roster import Roster
 from ...stanza import elements
 from ...stanza.consistency import check as check_consistency
-from ...store.interface import Transaction
+from ..device import Device
 from ..events import CommitLost, Event
 from ..storage.records import ROOMS, MembershipState, OutboxKind, OutsideRecord, RoomRecord
 from .actions import Fits, Incoming, Outgoing
-from .join_request import Outside, attempted
-from .room_state import put_all
+from .join_request import attempted
+from .room_state import RoomState
 
-__all__ = ["Entering", "EntryDraft", "find_doors"]
+__all__ = ["EntryDraft", "ExternalCommits", "check_is_new", "find_doors"]
 
 T = TypeVar("T")
 
@@ -85,13 +85,18 @@ class EntryDraft:
         return self.bundle.sent.suite
 
 
-class Entering(Outside):
-    """A room's group, and our way into it."""
+class ExternalCommits:
+    """Our way into a room's group by a Commit of our own."""
 
-    def draft_entry(self, door: elements.GroupInfo, now: int) -> EntryDraft:
+    def __init__(self, device: Device, state: RoomState) -> None:
+        self._device = device
+        self._state = state
+
+    def draft(self, door: elements.GroupInfo, now: int) -> EntryDraft:
         """Make an external Commit; nothing has changed.
 
         :param door: a GroupInfo of the present epoch
+        :param now: seconds since the Unix epoch
         :raises UsageError: we are in the group, or an external Commit of ours waits
         :raises PeerError: the GroupInfo is not acceptable, or not the present one
         :raises NotPermitted: the group's policy does not let us in this way
@@ -102,20 +107,20 @@ class Entering(Outside):
         context = info.group_context
         self._check_is_present(context.group_id, context.epoch)
         policy = RoomPolicy.required_in(context.extensions)
-        if policy.room != self.room:
+        if policy.room != self._state.room:
             raise InvalidError("a GroupInfo of the group of another room", _RULES)
         public = public_of(info)  # RFC 9420 12.4.3, 12.4.3.1: signature, tree, leaves
         roster = Roster.of(public.tree.members())
-        own = roster.leaf_of(self.device.identity)
+        own = roster.leaf_of(self._device.identity)
         bundle = Group.external_commit(
             info,
-            self.device.own_leaf(public.suite),
+            self._device.own_leaf(public.suite),
             now=now,
             tree=public.tree,
             replaces=None if own is None else LeafIndex(own),
-            parameters=self.device.parameters,
+            parameters=self._device.parameters,
             with_group_info=True,
-            random=self.device.random,
+            random=self._device.random,
         )
         try:
             check(policy, bundle.staged.effects, roster)
@@ -125,30 +130,29 @@ class Entering(Outside):
         return EntryDraft(bundle, context.group_id, context.epoch, leaves)
 
     def _check_may_enter(self) -> None:
-        if self._group is not None:
-            raise UsageError(f"already a member of the group in {self.room}")
-        if self.entry_waits:
+        self._state.require_no_member()
+        if self.waits:
             raise UsageError("an external Commit of ours waits already")
 
     def _check_is_present(self, group_id: bytes, epoch: int) -> None:
-        seen = self._outside
-        if self.state is MembershipState.LOST and group_id != seen.group_id:
+        seen = self._state.outside
+        if self._state.standing is MembershipState.LOST and group_id != seen.group_id:
             raise InvalidError("a GroupInfo of another group than the one that we have lost", _RULES)
         if group_id == seen.group_id and seen.known and epoch < seen.epoch:
             raise InvalidError(f"a GroupInfo of epoch {epoch}, but the group is in {seen.epoch}", "RFC 9420 12.4.3.2")
-        with self._store.transaction() as transaction:
-            self._check_group_id_is_new(transaction, group_id)
-            self._check_epoch_is_new(transaction, group_id, epoch + 1)
+        check_is_new(self._state, group_id, epoch + 1)
 
-    def finish_entry(self, draft: EntryDraft, now: int, *, again: bool = False, fits: Fits | None = None) -> Outgoing:
+    def finish(self, draft: EntryDraft, now: int, *, again: bool = False, fits: Fits | None = None) -> Outgoing:
         """Put a draft into the store, to be sent; a GroupInfo of the next epoch goes along if it fits.
 
+        :param now: seconds since the Unix epoch
         :param again: after one that has lost to another Commit; it does not delay the next attempt
         :raises UsageError: we are in the group, an external Commit of ours waits, or the draft's epoch has ended
         :raises StanzaTooLarge: by `fits`; nothing has changed
+        :raises StoreError: nothing has changed
         """
         self._check_may_enter()
-        seen = self._outside
+        seen = self._state.outside
         if draft.group_id == seen.group_id and seen.known and draft.epoch < seen.epoch:
             raise UsageError("the draft's epoch has ended")
         seen = replace(
@@ -167,71 +171,75 @@ class Entering(Outside):
             except StanzaTooLarge:
                 seen = replace(seen, entry_info=b"")
                 fits(_as_outgoing(seen).payloads)
-        state = draft.bundle.staged.next
-        assert isinstance(state, Group)
-        with self._store.transaction() as transaction:
-            put_all(transaction, self._spaces.entering, state.pieces())
-            self._put_outside(transaction, seen)
-        self._outside, self._entry = seen, state.stored()
+        group = draft.bundle.staged.next
+        assert isinstance(group, Group)
+        with self._state.change() as change:
+            change.put_entry(group)
+            change.put_outside(seen)
         return _as_outgoing(seen)
 
     # --- what becomes of it --------------------------------------------------------------------
 
     @property
-    def entry_waits(self) -> bool:
+    def waits(self) -> bool:
         """Whether an external Commit of ours waits for its reflection."""
-        return self._entry is not None
+        return self._state.entry is not None
 
-    def _unconfirmed_outside(self) -> Iterator[Outgoing]:
-        """What we have sent from outside and the room has not shown us: to be sent again."""
-        if self._entry is not None:
-            yield _as_outgoing(self._outside)
-        yield from self._unconfirmed_asks()
+    def unconfirmed(self) -> Iterator[Outgoing]:
+        """The one that we have sent and the room has not shown us: to be sent again."""
+        if self.waits:
+            yield _as_outgoing(self._state.outside)
 
-    def _is_entry(self, incoming: Incoming) -> bool:
-        """Whether a stanza is the reflection of our external Commit."""
-        return self._entry is not None and any(
-            isinstance(payload, elements.Commit) and payload.data == self._outside.entry
-            for payload in incoming.payloads
-        )
+    def find(self, incoming: Incoming) -> Group | None:
+        """The state that our external Commit leads to, if the stanza is its reflection."""
+        ours = self._state.outside.entry
+        found = any(isinstance(payload, elements.Commit) and payload.data == ours for payload in incoming.payloads)
+        return self._state.entry if found else None
 
-    def _drop_entry(self, seen: OutsideRecord, record: RoomRecord) -> None:
-        """Our external Commit has lost, or was refused: it goes, with the state that it would have led to."""
-        seen = replace(seen, entry=b"", entry_id=b"", entry_info=b"", entry_epoch=0)
-        with self._store.transaction() as transaction:
-            transaction.delete_prefix(self._spaces.entering)
-            self._put_outside(transaction, seen)
-            self._put_record(transaction, record)
-        self._outside, self._record, self._entry = seen, record, None
+    def drop(self, seen: OutsideRecord, record: RoomRecord) -> None:
+        """Ours has lost, or was refused: it goes, with the state that it would have led to.
 
-    def _refused_outside(self, origin_id: str, reason: str) -> list[Event]:
-        """The room has refused what we have sent from outside."""
-        if self._entry is not None and self._outside.entry_id == origin_id.encode():
-            self._drop_entry(self._outside, self._record)
-            return [CommitLost(self.room, origin_id, reason)]
-        self._ask_refused(origin_id)
-        return []
+        :raises StoreError: nothing has changed
+        """
+        with self._state.change() as change:
+            change.delete_entry()
+            change.put_outside(replace(seen, entry=b"", entry_id=b"", entry_info=b"", entry_epoch=0))
+            change.put_record(record)
 
-    # --- what is checked of any way into a group ------------------------------------------------
+    def refused(self, origin_id: str, reason: str) -> list[Event]:
+        """The room does not take a message.  If it is our external Commit, it is dropped.
 
-    def _check_group_id_is_new(self, transaction: Transaction, group_id: bytes) -> None:
-        """RFC 9420 12.4.3.1: a group id is unique among our groups."""
+        :raises StoreError: nothing has changed
+        """
+        if not self.waits or self._state.outside.entry_id != origin_id.encode():
+            return []
+        self.drop(self._state.outside, self._state.record)
+        return [CommitLost(self._state.room, origin_id, reason)]
+
+
+def check_is_new(state: RoomState, group_id: bytes, epoch: int) -> None:
+    """What is checked of any way into a group.
+
+    RFC 9420 12.4.3.1: a group id is unique among our groups.
+
+    RFC 9420 9.2: by an old Welcome, read again, we would use the keys of its epoch again.  A KeyPackage that is used
+    once does not open it twice; one of last resort does.
+
+    :param epoch: the one that it leads into
+    :raises InvalidError: another room has the group, or we have been in the epoch
+    """
+    with state.store.transaction() as transaction:
         for key, value in transaction.items(ROOMS):
             record = RoomRecord.decode(value)
-            member = record.state is MembershipState.MEMBER and key != self.room.encode()
+            member = record.state is MembershipState.MEMBER and key != state.room.encode()
             if member and record.group_id == group_id:
                 raise InvalidError("a group that another room has", "RFC 9420 12.4.3.1")
-
-    def _check_epoch_is_new(self, transaction: Transaction, group_id: bytes, epoch: int) -> None:
-        """RFC 9420 9.2: by an old Welcome, read again, we would use the keys of its epoch again.
-
-        A KeyPackage that is used once does not open it twice; one of last resort does.
-        """
-        last = transaction.get(self._spaces.ended, group_id)
-        if self._group is not None and self._group.group_id == group_id:
-            last = self._group.epoch.to_bytes(8, "big")
-        if last is not None and epoch <= int.from_bytes(last, "big"):
-            raise InvalidError("the way into an epoch that we have been in, or that is over", "RFC 9420 9.2")
+        ended = transaction.get(state.spaces.ended, group_id)
+    last = None if ended is None else int.from_bytes(ended, "big")
+    if state.membership is not None and state.membership.group.group_id == group_id:
+        last = state.membership.group.epoch
+    if last is not None and epoch <= last:
+        raise InvalidError("the way into an epoch that we have been in, or that is over", "RFC 9420 9.2")
 
 
 def _as_outgoing(seen: OutsideRecord) -> Outgoing:

@@ -1,6 +1,6 @@
 """Outside of the group: what a room shows of it, and asking to be added (RFC 9420 12.1.8).
 
-A client that has lost the group, or was never in it, can not verify what it sees.  It reads the room all the
+A client that has lost the group, or was never in it, cannot verify what it sees.  It reads the room all the
 same, and knows three things.
 
 *Which group.*  If it had been a member, that one, or one that seems to follow it after a ReInit.  Otherwise the group
@@ -13,8 +13,8 @@ genuine message that comes after it, of a lower epoch, corrects the number.
 
 *Whether it may ask.*  Once in an epoch, and after pauses that grow from seconds to an hour, kept in the store.  The
 request is an Add of a fresh KeyPackage with our own signature key, in a Proposal that needs no answer: it waits in
-the archive for any member that may commit it.  Our old leaf, if there is one, goes with the same Commit.  Whatever keys
-the old state had are not used again, for all keys of the new leaf are new.
+the archive for any member that may commit it.  The same Commit removes our old leaf, if there is one.  The keys of
+the old state are not used again, for all keys of the new leaf are new.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ from ...mls.structures.proposals import Add
 from ...stanza import elements
 from ...stanza.consistency import check as check_consistency
 from ...store.interface import Transaction
+from ..device import Device
 from ..events import Missed
 from ..storage.records import AskRecord, MembershipState, OutboxKind, OutsideRecord, RoomRecord
 from .actions import Incoming, Outgoing
-from .room_state import Kept
+from .room_change import Change
+from .room_state import RoomState
 
-__all__ = ["PAUSES", "Outside", "attempted"]
+__all__ = ["PAUSES", "JoinRequests", "attempted"]
 
 PAUSES = (5, 20, 80, 320, 1280, 3600)
 """Seconds after the first request, the second ..., until the next one may be made: six in the first hour."""
@@ -46,31 +48,32 @@ _ASKS = 8  # requests remembered, with the private keys in them
 _LAST_EPOCH = 2**64 - 1
 
 
-class Outside(Kept):
-    """A room's group, seen from outside."""
+class JoinRequests:
+    """A room's group seen from outside, and our requests to be added to it."""
 
-    @property
-    def group_seen(self) -> bytes | None:
-        """The id of the group in the room, as far as we know one."""
-        if self._group is not None:
-            return self._group.group_id
-        return self._outside.group_id or None
+    def __init__(self, device: Device, state: RoomState) -> None:
+        self._device = device
+        self._state = state
 
     @property
     def attempts(self) -> int:
         """How many times we have asked to be added, in this row."""
-        return self._outside.attempts
+        return self._state.outside.attempts
 
     @property
     def epoch_seen(self) -> int | None:
         """The epoch in which the group seems to be, while we are outside."""
-        return self._outside.epoch if self._outside.known and self._group is None else None
+        outside = self._state.outside
+        return outside.epoch if outside.known and self._state.membership is None else None
 
     # --- observing -----------------------------------------------------------------------------
 
-    def _observed(self, incoming: Incoming) -> OutsideRecord:
-        """What we know after a stanza."""
-        seen = self._outside
+    def observed(self, incoming: Incoming) -> OutsideRecord:
+        """What we know after a stanza.
+
+        :raises StoreError: the store failed
+        """
+        seen = self._state.outside
         for payload in incoming.payloads:
             if not isinstance(payload, elements.Commit | elements.Proposal | elements.Application):
                 continue
@@ -94,7 +97,7 @@ class Outside(Kept):
         if isinstance(payload, elements.Proposal) and any(ask.message == payload.data for ask in seen.asks):
             asks = (replace(ask, arrived=1) if ask.message == payload.data else ask for ask in seen.asks)
             return replace(seen, asks=tuple(asks))
-        if isinstance(payload, elements.Application) and self.state is MembershipState.LOST:
+        if isinstance(payload, elements.Application) and self._state.standing is MembershipState.LOST:
             seen = replace(seen, missed=seen.missed + 1)
         epoch = payload.epoch
         if isinstance(payload, elements.Commit):
@@ -109,21 +112,22 @@ class Outside(Kept):
     def _may_change(self, seen: OutsideRecord) -> bool:
         """Whether any Commit of another group tells which group the room has now.
 
-        Who was a member knows better: the room's group changes only by a ReInit, and the group that follows begins
+        A former member knows better: the room's group changes only by a ReInit, and the group that follows begins
         with a creation, a Commit and its Welcome (RFC 9420 11.2).  That one may be forged.  So after it the latest
         Commit counts, as for everybody who never was in.
         """
-        if self.state is not MembershipState.LOST:
+        if self._state.standing is not MembershipState.LOST:
             return True
-        with self._store.transaction() as transaction:
-            return transaction.get(self._spaces.ended, seen.group_id) is None
+        with self._state.store.transaction() as transaction:
+            return transaction.get(self._state.spaces.ended, seen.group_id) is None
 
     # --- asking --------------------------------------------------------------------------------
 
     def asking_at(self, now: int) -> int | None:
         """When we may ask to be added, in seconds since the Unix epoch; None until something happens in the room."""
-        seen = self._outside
-        if self.state not in (MembershipState.LOST, MembershipState.INVITED) or not seen.known or not self._suites():
+        seen, standing = self._state.outside, self._state.standing
+        outside = standing in (MembershipState.LOST, MembershipState.INVITED)
+        if not outside or not seen.known or not self._suites():
             return None
         if any(ask.epoch == seen.epoch and now < ask.until for ask in seen.asks):
             return None
@@ -131,13 +135,13 @@ class Outside(Kept):
 
     def may_try_at(self, now: int) -> int:
         """When we may next try to come in, by whatever way, in seconds since the Unix epoch."""
-        not_before = self._outside.not_before
+        not_before = self._state.outside.not_before
         return not_before if not_before - now <= 2 * PAUSES[-1] else now  # the clock was set back
 
     def _suites(self) -> tuple[int, ...]:
         """Those that the group may have."""
-        ours = self.device.suites
-        return ours if not self._outside.suite else tuple(one for one in ours if one == self._outside.suite)
+        ours, suite = self._device.suites, self._state.outside.suite
+        return ours if not suite else tuple(one for one in ours if one == suite)
 
     def ask(self, now: int, *, jitter: float = 1.0) -> list[Outgoing]:
         """Ask to be added; stored when this returns.
@@ -146,80 +150,78 @@ class Outside(Kept):
 
         :param jitter: stretches the pause until the next time
         :raises UsageError: it is not the time for it; see :meth:`asking_at`
+        :raises StoreError: nothing has changed
         """
         due = self.asking_at(now)
         if due is None or now < due:
             raise UsageError("it is not the time to ask")
-        seen = self._outside
-        with self._store.transaction() as transaction:
-            made = [self._make_ask(transaction, CipherSuite.get(suite), now) for suite in self._suites()]
+        seen = self._state.outside
+        with self._state.change() as change:
+            made = [self._make_ask(change.transaction, CipherSuite.get(suite), now) for suite in self._suites()]
             asks = (*seen.asks, *made)
             for old in asks[:-_ASKS]:
-                self.device.forget_key_package(transaction, old.reference)
-            seen = attempted(replace(seen, asks=asks[-_ASKS:]), now, jitter)
-            self._put_outside(transaction, seen)
-        self._outside = seen
+                self._device.forget_key_package(change.transaction, old.reference)
+            change.put_outside(attempted(replace(seen, asks=asks[-_ASKS:]), now, jitter))
         return [self._as_outgoing(ask) for ask in made]
 
     def _make_ask(self, transaction: Transaction, suite: CipherSuite, now: int) -> AskRecord:
-        seen = self._outside
-        bundle = self.device.make_key_package(suite, now)
+        seen = self._state.outside
+        bundle = self._device.make_key_package(suite, now)
         source = bundle.key_package.leaf_node.source
         assert isinstance(source, KeyPackageSource)
-        self.device.keep_unpublished(transaction, bundle)
+        self._device.keep_unpublished(transaction, bundle)
         message = external_proposal(
             suite,
             seen.group_id,
             seen.epoch,
             NewMemberProposalSender(),
             Add(bundle.key_package),
-            self.device.signature_key(suite),
+            self._device.signature_key(suite),
         )
         origin_id = str(uuid.uuid4()).encode()
         return AskRecord(seen.epoch, origin_id, message, bundle.reference, source.lifetime.not_after, 0)
 
     def _as_outgoing(self, ask: AskRecord) -> Outgoing:
-        payload = elements.Proposal(self._outside.group_id, ask.epoch, ask.message)
+        payload = elements.Proposal(self._state.outside.group_id, ask.epoch, ask.message)
         return Outgoing(ask.origin_id.decode(), OutboxKind.PROPOSAL, (payload,))
 
-    def _unconfirmed_asks(self) -> Iterator[Outgoing]:
+    def unconfirmed(self) -> Iterator[Outgoing]:
         """Requests that the room has not shown us, and that may still have a meaning: to be sent again."""
-        seen = self._outside
-        if self._group is None and self.state is not MembershipState.OUT:
+        seen = self._state.outside
+        if self._state.membership is None and self._state.standing is not MembershipState.OUT:
             for ask in seen.asks:
                 if ask.epoch == seen.epoch and not ask.arrived:
                     yield self._as_outgoing(ask)
 
-    def _ask_refused(self, origin_id: str) -> None:
-        """The room does not take it: it is not sent again in this epoch."""
-        name = origin_id.encode()
-        if any(ask.origin_id == name for ask in self._outside.asks):
-            asks = (replace(ask, arrived=1) if ask.origin_id == name else ask for ask in self._outside.asks)
-            seen = replace(self._outside, asks=tuple(asks))
-            with self._store.transaction() as transaction:
-                self._put_outside(transaction, seen)
-            self._outside = seen
+    def refused(self, origin_id: str) -> None:
+        """The room does not take a message.  If it is a request, it is not sent again in this epoch.
+
+        :raises StoreError: nothing has changed
+        """
+        name, seen = origin_id.encode(), self._state.outside
+        if any(ask.origin_id == name for ask in seen.asks):
+            asks = (replace(ask, arrived=1) if ask.origin_id == name else ask for ask in seen.asks)
+            with self._state.change() as change:
+                change.put_outside(replace(seen, asks=tuple(asks)))
 
     # --- coming back ---------------------------------------------------------------------------
 
-    def _missed(self, record: RoomRecord) -> Missed | None:
+    def missed(self, record: RoomRecord) -> Missed | None:
         """What we have lost, if we come back by the stanza of this record."""
-        if self.state is not MembershipState.LOST:
+        if self._state.standing is not MembershipState.LOST:
             return None
-        return Missed(self._outside.after.decode() or None, record.cursor.decode(), self._outside.missed)
+        outside = self._state.outside
+        return Missed(outside.after.decode() or None, record.cursor.decode(), outside.missed)
 
-    def _inside_again(self, transaction: Transaction, used: bytes) -> OutsideRecord:
-        """What stays when we are in: the pace at which we may ask.  The keys of all requests go.
+    def end(self, change: Change, used: bytes) -> None:
+        """We are in.  The pace at which we may ask stays, the keys of all requests go.
 
         :param used: KeyPackageRef of the one that has let us in, which is dealt with
         """
-        for ask in self._outside.asks:
+        for ask in self._state.outside.asks:
             if ask.reference != used:
-                self.device.forget_key_package(transaction, ask.reference)
-        transaction.delete_prefix(self._spaces.entering)
-        seen = self._outside.pace()
-        self._put_outside(transaction, seen)
-        return seen
+                self._device.forget_key_package(change.transaction, ask.reference)
+        change.put_outside(self._state.outside.pace())
 
 
 def attempted(seen: OutsideRecord, now: int, jitter: float) -> OutsideRecord:

@@ -1,4 +1,4 @@
-"""One room's group on this device: the order rules, and what is written when.
+"""One room's group on this device: the order rules, and the face of the parts that follow them.
 
 The rules (the XEP's "Business Rules"):
 
@@ -18,143 +18,302 @@ States::
 
 Instead of a Welcome it may be an external Commit of our own.
 
-Each call is one transaction.  If it raises, neither the store nor this object has changed.  :mod:`.sending` is one
-direction, :mod:`.processing` and :mod:`.applying` are the other; :mod:`.join_request` is the time without a group,
-:mod:`.welcome` and :mod:`.external_commit` the ways in, :mod:`.continuation` how a group goes on in another one,
-:mod:`.room_state` what
-all work on.
+All parts have the same :class:`~.room_state.RoomState`, and change it in no other way than by its transactions: if a
+call raises, neither the store nor memory has changed.
+
+=========================  =========================================================================================
+:mod:`.processing`         a stanza to a Step; changes nothing
+:mod:`.applying`           a Step to a changed state and events
+:mod:`.sending`            what we say, and what has not come back
+:mod:`.welcome`            into the group by a Welcome
+:mod:`.external_commit`    into the group by a Commit of our own
+:mod:`.join_request`       the group seen from outside, and asking to be added
+:mod:`.continuation`       groups that follow, or branch off, other groups
+:mod:`.lifecycle`          making a group, giving it up, waiting for it
+:mod:`.members`            who is in it, with keys of which age
+=========================  =========================================================================================
+
+The parts do not know each other beyond what their constructors take.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 
-from ...errors import UsageError
-from ...mls.crypto.cipher_suite import CipherSuite
 from ...mls.group.group import Group
+from ...mls.group.resumption import CreationDraft
+from ...mls.structures.key_package import KeyPackage
+from ...mls.structures.proposals import ReInit
 from ...policy import RoomPolicy
 from ...policy.roster import Roster
 from ..device import Device
-from ..events import Event, GroupLost, RemovedFromGroup
+from ..events import Event
 from ..storage.doubts import Doubts
-from ..storage.records import MembershipState
-from .actions import Fits
-from .applying import Receiving
-from .room_state import ROOMS, put_all
+from ..storage.post_commit_actions import PostCommitActions
+from ..storage.records import ROOMS, MembershipState
+from .actions import Fits, Outgoing
+from .applying import Applying
+from .continuation import Continuation
+from .external_commit import ExternalCommits
+from .join_request import JoinRequests
+from .lifecycle import Lifecycle
+from .members import Members
+from .processing import Processing
+from .room_change import Membership
+from .room_state import RoomState
 from .sending import Sending
+from .welcome import Welcomes
 
 __all__ = ["Fits", "RoomGroup"]
 
 
-class RoomGroup(Receiving, Sending):
-    """A room's group."""
+class RoomGroup:
+    """A room's group.
+
+    Most methods are those of its parts, handed on under the same name or a longer one.
+
+    :ivar device: whose group it is
+    :ivar room: bare JID
+    :ivar room_state: what the store has of the room
+    """
+
+    def __init__(self, device: Device, room: str) -> None:
+        """Take up where the store says that we are; a room that it does not know is one we are invited to.
+
+        :raises StoreError: the store failed
+        """
+        self.device = device
+        self.room = room
+        self.room_state = state = RoomState(device.store, room, device.parameters)
+        self._requests = requests = JoinRequests(device, state)
+        self._entries = entries = ExternalCommits(device, state)
+        self._continuation = continuation = Continuation(device, state)
+        self._sending = sending = Sending(device, state)
+        self._members = members = Members(device, state)
+        welcomes = Welcomes(device, state, requests)
+        self._processing = processing = Processing(device, state, welcomes, entries, continuation)
+        applying = Applying(device, state, welcomes, entries, requests, continuation)
+        lifecycle = Lifecycle(device, state)
+
+        self.together = state.together
+        self.require_member = state.require_member
+        self.not_handed_over, self.handed_over = state.not_handed_over, state.handed_over
+        self.forget_handed_over = state.forget_handed_over
+
+        self.examine = processing.examine
+        self.accept, self.refuse = applying.accept, applying.refuse
+
+        self.on_its_way, self.compose = sending.on_its_way, sending.compose
+        self.propose, self.propose_update = sending.propose, sending.propose_update
+        self.commit, self.draft_commit, self.is_current = sending.commit, sending.draft_commit, sending.is_current
+        self.try_commit, self.finish_commit = sending.try_commit, sending.finish_commit
+
+        self.draft_entry, self.finish_entry = entries.draft, entries.finish
+        self.asking_at, self.may_try_at, self.ask = requests.asking_at, requests.may_try_at, requests.ask
+
+        self.continue_group, self.draft_continuation = continuation.continue_group, continuation.draft
+        self.rehearse, self.finish_creation = continuation.rehearse, continuation.finish
+
+        self.members, self.member, self.has_key = members.all, members.one, members.has_key
+        self.renewal_due, self.reconsider = members.renewal_due, members.reconsider
+
+        self.create, self.give_up, self.tidy = lifecycle.create, lifecycle.give_up, lifecycle.tidy
+        self.want_to_leave, self.done = lifecycle.want_to_leave, lifecycle.done
+        self.seek, self.expect_welcome, self.stop_waiting = (
+            lifecycle.seek,
+            lifecycle.expect_welcome,
+            lifecycle.stop_waiting,
+        )
+        self.begin_founding, self.end_founding = lifecycle.begin_founding, lifecycle.end_founding
+
+    def __repr__(self) -> str:
+        membership = self.room_state.membership
+        return f"<RoomGroup {self.room} {self.state.name} {None if membership is None else membership.group!r}>"
 
     @staticmethod
     def known(device: Device) -> list[str]:
-        """Bare JIDs of all rooms that the store knows."""
+        """Bare JIDs of all rooms that the store knows.
+
+        :raises StoreError: the store failed
+        """
         with device.store.transaction() as transaction:
             return [key.decode() for key, _ in transaction.items(ROOMS)]
 
-    def create(self, suite: int, policy: RoomPolicy, now: int) -> None:
-        """Make the room's group, with us alone in it.
+    # --- what it is ----------------------------------------------------------------------------
 
-        :param suite: number of the cipher suite
-        :param now: seconds since the Unix epoch
-        :raises UsageError: we are in a group here already, the policy is another room's, or it demands a
-            certificate that we do not have
-        """
-        if self._group is not None:
-            raise UsageError(f"already a member of the group in {self.room}")
-        if policy.room != self.room:
-            raise UsageError(f"a policy for {policy.room}, not for {self.room}")
-        if not policy.accepts(self.device.credential(CipherSuite.get(suite))):
-            raise UsageError("the policy demands X.509 credentials, and this device has no certificate for the suite")
-        bundle = self.device.make_key_package(CipherSuite.get(suite), now)
-        group = Group.create(
-            bundle,
-            self.device.random(32),
-            extensions=(policy.extension(),),
-            parameters=self.device.parameters,
-            random=self.device.random,
-        )
-        record = replace(
-            self._record, state=MembershipState.MEMBER, group_id=group.group_id, joined=now, joined_epoch=0, commits=b""
-        )
-        with self._transaction() as transaction:
-            gone = self._clear(transaction, keep_messages=False)
-            put_all(transaction, self._spaces.group, group.pieces())
-            self._put_own_age(transaction, group, now, last_resort=False)
-            self._put_record(transaction, record)
-        self._begin(group.stored(), Roster.of(group.members()), policy, record, Doubts())
-        self._outbox.remove_all(gone)
+    @property
+    def state(self) -> MembershipState:
+        """How we stand to the group."""
+        return self.room_state.standing
 
-    def give_up(self, reason: str | None = None) -> list[Event]:
-        """Forget the group's keys.
+    @property
+    def cursor(self) -> str | None:
+        """The archive id of the last stanza processed."""
+        return self.room_state.cursor
 
-        :param reason: why we can not follow it any more: application data that has not come back is then kept,
-            to be sent when we are back in the same group; None if we leave by ourselves
+    @property
+    def is_member(self) -> bool:
+        """Whether we are in the group."""
+        return self.room_state.membership is not None
+
+    @property
+    def group(self) -> Group:
+        """The group's MLS state.
+
         :raises UsageError: we are not in the group
+        """
+        return self.room_state.require_member().group
+
+    @property
+    def policy(self) -> RoomPolicy:
+        """The group's policy.
+
+        :raises UsageError: we are not in the group
+        """
+        return self.room_state.require_member().policy
+
+    @property
+    def roster(self) -> Roster:
+        """Who is at which leaf.
+
+        :raises UsageError: we are not in the group
+        """
+        return self.room_state.require_member().roster
+
+    @property
+    def doubts(self) -> Doubts:
+        """As :attr:`.Members.doubts`."""
+        return self._members.doubts
+
+    @property
+    def owed(self) -> PostCommitActions:
+        """What is still to be done outside of the group; nothing if we are not in it."""
+        membership: Membership | None = self.room_state.membership
+        return PostCommitActions() if membership is None else membership.actions
+
+    @property
+    def behind(self) -> frozenset[str]:
+        """As :attr:`.Processing.behind`."""
+        return self._processing.behind
+
+    @property
+    def is_left_behind(self) -> bool:
+        """As :attr:`.Processing.is_left_behind`."""
+        return self._processing.is_left_behind
+
+    # --- sending -------------------------------------------------------------------------------
+
+    @property
+    def talks_to_anybody(self) -> bool:
+        """Whether to encrypt for members that the Authentication Service denies, too."""
+        return self._sending.talks_to_anybody
+
+    @talks_to_anybody.setter
+    def talks_to_anybody(self, anybody: bool) -> None:
+        self._sending.talks_to_anybody = anybody
+
+    @property
+    def silenced(self) -> bool:
+        """As :attr:`.Sending.silenced`."""
+        return self._sending.silenced
+
+    @property
+    def needs_commit(self) -> bool:
+        """As :attr:`.Sending.needs_commit`."""
+        return self._sending.needs_commit
+
+    @property
+    def leaf_outdated(self) -> bool:
+        """As :attr:`.Sending.leaf_outdated`."""
+        return self._sending.leaf_outdated
+
+    @property
+    def messages_wait(self) -> bool:
+        """As :attr:`.Sending.messages_wait`."""
+        return self._sending.messages_wait
+
+    @property
+    def commit_waits(self) -> bool:
+        """Whether a Commit of ours waits for its reflection."""
+        return self._sending.commit_waits
+
+    @property
+    def entry_waits(self) -> bool:
+        """Whether an external Commit of ours waits for its reflection."""
+        return self._entries.waits
+
+    @property
+    def creation_waits(self) -> bool:
+        """Whether a creation of ours waits for its reflection."""
+        return self._continuation.waits
+
+    def outstanding_ids(self) -> frozenset[str]:
+        """Origin ids of what has not come back."""
+        outside = (outgoing.origin_id for outgoing in self._unconfirmed_outside())
+        return frozenset((*self._sending.outstanding_ids(), *outside))
+
+    def outstanding(self) -> Iterator[Outgoing]:
+        """What has not come back, oldest first; see :meth:`.Sending.outstanding`.
+
+        :raises StoreError: the store failed; what has been handed out is stored
+        """
+        yield from self._unconfirmed_outside()
+        yield from self._sending.outstanding()
+
+    def _unconfirmed_outside(self) -> Iterator[Outgoing]:
+        yield from self._entries.unconfirmed()
+        yield from self._requests.unconfirmed()
+
+    def bounced(self, origin_id: str, reason: str) -> list[Event]:
+        """The room has refused a message of ours: it is not sent again; see :meth:`.Sending.refused`.
+
         :raises StoreError: nothing has changed
         """
-        self.group  # noqa: B018  # raises
-        if reason is None:
-            self._end(replace(self._record, state=MembershipState.OUT))
-            return [RemovedFromGroup(self.room, None, wanted=True)]
-        after = self.cursor
-        self._end(replace(self._record, state=MembershipState.LOST), keep_messages=True)
-        return [GroupLost(self.room, reason, after)]
+        if self.is_member:
+            return self._sending.refused(origin_id, reason)
+        self._requests.refused(origin_id)
+        return self._entries.refused(origin_id, reason)
 
-    def seek(self, cursor: str | None) -> None:
-        """Set our place in the room, before anything is read from it: just before a Welcome, say.
+    # --- outside of the group ------------------------------------------------------------------
 
-        :raises UsageError: we are in the group, whose every stanza counts
+    @property
+    def attempts(self) -> int:
+        """How many times we have asked to be added, in this row."""
+        return self._requests.attempts
+
+    @property
+    def epoch_seen(self) -> int | None:
+        """The epoch in which the group seems to be, while we are outside."""
+        return self._requests.epoch_seen
+
+    # --- other groups --------------------------------------------------------------------------
+
+    @property
+    def reinit(self) -> ReInit | None:
+        """The ReInit by which our group has ended, if it has and another one is awaited."""
+        return self._continuation.reinit
+
+    def draft_branch(
+        self, source: RoomGroup, policy: RoomPolicy, others: Sequence[KeyPackage], now: int
+    ) -> CreationDraft:
+        """As :meth:`.Continuation.draft_branch`.
+
+        :param source: another room's group
+        :raises UsageError: we are in a group here, or not in one there
+        :raises InvalidError: somebody is no member there, or a KeyPackage does not fit
         """
-        self._seek(cursor, self.state)
+        return self._continuation.draft_branch(source.group, policy, others, now)
 
-    def expect_welcome(self, cursor: str | None) -> None:
-        """Somebody has invited us: look for the Welcome behind this place in the room, now and after a restart.
+    def branch(
+        self, source: RoomGroup, policy: RoomPolicy, others: Sequence[KeyPackage], now: int, *, fits: Fits | None = None
+    ) -> Outgoing:
+        """RFC 9420 11.3: make this room's group, of some members of another room's; stored when this returns.
 
-        :raises UsageError: we are in the group
-        :raises StoreError: nothing has changed
+        :param source: the other room's group
+        :param policy: of the new group
+        :param others: KeyPackages of its members but us, of the other group's cipher suite
+        :raises UsageError: we are in a group here, not in one there, or a creation of ours waits already
+        :raises InvalidError: somebody is no member there, or a KeyPackage does not fit
+        :raises StanzaTooLarge: by `fits`; nothing has changed
         """
-        self._seek(cursor, MembershipState.LOST if self.state is MembershipState.LOST else MembershipState.INVITED)
-
-    def _seek(self, cursor: str | None, state: MembershipState) -> None:
-        if self._group is not None:
-            raise UsageError("a member does not skip what is in the room")
-        record = replace(self._record, state=state, cursor=(cursor or "").encode(), commits=b"")
-        # Of a group that we have lost, the epoch in which we were is still known.
-        self._pass(record, self._outside if state is MembershipState.LOST else replace(self._outside, known=0))
-
-    def begin_founding(self) -> bool:
-        """We are about to make a room, or a group in one.
-
-        :returns: whether we were already when we were stopped, so that the room may be there
-        :raises UsageError: we are in a group here already
-        :raises StoreError: nothing has changed
-        """
-        if self._group is not None:
-            raise UsageError(f"already a member of the group in {self.room}")
-        before = self.state is MembershipState.FOUNDING
-        self._pass(replace(self._record, state=MembershipState.FOUNDING))
-        return before
-
-    def end_founding(self) -> None:
-        """It has come to nothing."""
-        if self.state is MembershipState.FOUNDING:
-            self._pass(replace(self._record, state=MembershipState.OUT))
-
-    def stop_waiting(self) -> None:
-        """Wait for no Welcome any more."""
-        if self.state is MembershipState.INVITED:
-            self._pass(replace(self._record, state=MembershipState.OUT))
-
-    def tidy(self, now: int) -> None:
-        """Forget ended epochs whose time is over (RFC 9420 9.2).
-
-        :param now: seconds since the Unix epoch
-        """
-        if self._group is not None:
-            group = self._group.forget_past(now=now)
-            if group is not self._group:
-                self._write(group, self._record)
+        return self.finish_creation(self.draft_branch(source, policy, others, now), fits=fits)

@@ -1,4 +1,4 @@
-"""Making what is sent to a room: stored first, kept until it comes back.
+"""Makes what is sent to a room: stored first, kept until it comes back.
 
 =================  =======================================  ==========================================
 in the outbox      if it comes back                         if the epoch ends before
@@ -34,15 +34,16 @@ from ...policy import ExternalJoins, RoomPolicy, check
 from ...stanza import elements
 from ...stanza.blob import BlobReference, RatchetTreeLocation
 from ...stanza.elements import RoomElement
+from ..device import Device
 from ..events import CommitLost, Event
 from ..storage.duplicate_filter import MAX_ID
 from ..storage.records import OutboxKind, OutboxRecord
 from .actions import Fits, Outgoing
 from .committable_proposals import Committable, committable, is_permitted
 from .continuation import creation
-from .external_commit import Entering
 from .resumption_psks import OtherGroups
-from .room_state import put_all, put_changes
+from .room_change import Membership
+from .room_state import RoomState
 
 __all__ = ["DOOR_MEMBERS", "Sending"]
 
@@ -52,15 +53,56 @@ DOOR_MEMBERS = 64
 _EARLIER = 32 * 8  # octets: digests of the last eight encryptions
 
 
-class Sending(Entering):
-    """The sending half of a room's group."""
+class Sending:
+    """What we say in a room's group, and what becomes of it.
+
+    :ivar talks_to_anybody: whether to encrypt for members that the Authentication Service denies, too
+    """
+
+    def __init__(self, device: Device, state: RoomState) -> None:
+        self._device = device
+        self._state = state
+        self.talks_to_anybody = False
+
+    @property
+    def silenced(self) -> bool:
+        """Whether nothing is encrypted for the group because of a member that the Authentication Service denies."""
+        membership = self._state.membership
+        return not self.talks_to_anybody and membership is not None and bool(membership.doubts.silencing)
+
+    @property
+    def commit_waits(self) -> bool:
+        """Whether a Commit of ours waits for its reflection."""
+        return self._state.waits(OutboxKind.COMMIT)
+
+    @property
+    def needs_commit(self) -> bool:
+        """Whether proposals wait that we must commit before we send application data (RFC 9420 12.4)."""
+        return self._state.membership is not None and bool(self._due(self._state.membership))
+
+    def _due(self, membership: Membership) -> Committable:
+        if not membership.group.pending_proposals:
+            return Committable()
+        return committable(
+            membership.group, membership.policy, membership.roster, unwanted=self._uncommitted(membership)
+        )
+
+    def _uncommitted(self, membership: Membership) -> frozenset[bytes]:
+        """References that no Commit of ours holds: denied ones, and our own that the room has not reflected.
+
+        Others would refuse a Commit with a proposal that they have not got.
+        """
+        own = {record.reference for _, record in self._state.outbox if record.kind is OutboxKind.PROPOSAL}
+        return membership.unwanted | own
+
+    # --- application data ----------------------------------------------------------------------
 
     def on_its_way(self, origin_id: str) -> bytes | None:
         """The application data that waits under this id, if any does."""
-        number = self._outbox.of_origin_id(origin_id)
-        if number is None or self._outbox[number].kind is not OutboxKind.APPLICATION:
+        number = self._state.outbox.of_origin_id(origin_id)
+        if number is None or self._state.outbox[number].kind is not OutboxKind.APPLICATION:
             return None
-        return self._outbox[number].plaintext
+        return self._state.outbox[number].plaintext
 
     def compose(
         self, data: bytes, *, later: bool = False, fits: Fits | None = None, origin_id: str | None = None
@@ -78,32 +120,34 @@ class Sending(Entering):
         :raises NotVouchedFor: the Authentication Service denies a member
         :raises StanzaTooLarge: by `fits`; nothing has changed
         """
-        group = self.group
+        membership = self._state.require_member()
         origin_id = origin_id or str(uuid.uuid4())
         if len(origin_id.encode()) > MAX_ID:
             raise UsageError(f"an id of more than {MAX_ID} octets")
-        number = self._outbox.of_origin_id(origin_id)
+        number = self._state.outbox.of_origin_id(origin_id)
         if number is not None:
-            waiting = self._outbox[number]
+            waiting = self._state.outbox[number]
             if (waiting.kind, waiting.plaintext) != (OutboxKind.APPLICATION, data):
                 raise UsageError("another message of ours is on its way under this id")
             return self._outgoing(waiting)
         if self.silenced:
-            raise NotVouchedFor([str(doubt.client) for doubt in self.doubts.silencing])
-        message, group = self._encrypt(data, origin_id.encode())
-        record = self._outbox_record(OutboxKind.APPLICATION, message, origin_id, plaintext=data)
+            raise NotVouchedFor([str(doubt.client) for doubt in membership.doubts.silencing])
+        message, group = self._encrypt(membership, data, origin_id.encode())
+        epoch = membership.group.epoch
+        record = _record(OutboxKind.APPLICATION, epoch, message, origin_id, plaintext=data)
         if not later:
             return self._put_out(group, record, fits)
         if fits is not None:
             fits(self._outgoing(record).payloads)
-        return self._put_out(self.group, replace(record, message=b"", digest=b""))
+        return self._put_out(membership.group, replace(record, message=b"", digest=b""))
 
-    def _encrypt(self, data: bytes, origin_id: bytes) -> tuple[bytes, Group]:
-        if self._due():
+    def _encrypt(self, membership: Membership, data: bytes, origin_id: bytes) -> tuple[bytes, Group]:
+        group = membership.group
+        if self._due(membership):
             raise UsageError("proposals wait for a Commit, which must come before application data (RFC 9420 12.4)")
         # Those that are left over are not ours to commit, and shall not keep us silent.
-        left = frozenset(sent.reference for sent in self.group.pending_proposals if sent.reference is not None)
-        return self.group.encrypt(data, origin_id, left_out=left, random=self.device.random)
+        left = frozenset(sent.reference for sent in group.pending_proposals if sent.reference is not None)
+        return group.encrypt(data, origin_id, left_out=left, random=self._device.random)
 
     def propose(self, proposal: AnyProposal, now: int) -> Outgoing:
         """Propose something; any member may commit it.
@@ -112,23 +156,26 @@ class Sending(Entering):
         :raises InvalidError: it is not valid
         :raises NotPermitted: the group's policy forbids it
         """
-        message, group = self.group.propose(proposal, now=now, random=self.device.random)
+        membership = self._state.require_member()
+        now_in, policy, roster = membership.group, membership.policy, membership.roster
+        message, group = now_in.propose(proposal, now=now, random=self._device.random)
         reference = _reference(group, proposal)
         sent = group.public.proposals[reference]
-        if not is_permitted(self.group, self.policy, self.roster, (sent,)):
-            beside = committable(self.group, self.policy, self.roster, unwanted=self._unwanted)
-            if not is_permitted(self.group, self.policy, self.roster, (*beside.replaced, *beside.waiting, sent)):
+        if not is_permitted(now_in, policy, roster, (sent,)):
+            beside = committable(now_in, policy, roster, unwanted=membership.unwanted)
+            if not is_permitted(now_in, policy, roster, (*beside.replaced, *beside.waiting, sent)):
                 raise NotPermitted(f"the group's policy forbids this {type(proposal).__name__}")
-        return self._put_out(group, self._outbox_record(OutboxKind.PROPOSAL, message, reference=reference))
+        return self._put_out(group, _record(OutboxKind.PROPOSAL, now_in.epoch, message, reference=reference))
 
     def propose_update(self, now: int) -> Outgoing:
         """RFC 9420 12.1.2: propose a new leaf for ourselves.
 
         :raises UsageError: not a member
         """
-        message, group = self.group.propose_update(self._new_leaf(), now=now, random=self.device.random)
+        before = self._state.require_member().group
+        message, group = before.propose_update(self._new_leaf(before), now=now, random=self._device.random)
         reference = group.public.proposal_order[-1]
-        return self._put_out(group, self._outbox_record(OutboxKind.PROPOSAL, message, reference=reference))
+        return self._put_out(group, _record(OutboxKind.PROPOSAL, before.epoch, message, reference=reference))
 
     def commit(
         self,
@@ -158,16 +205,18 @@ class Sending(Entering):
         """
         if self.commit_waits:
             raise UsageError("a Commit of ours waits already")
-        draft = self._draft(proposals, now, options)
+        membership = self._state.require_member()
+        draft = self._draft(membership, proposals, now, options)
         try:
-            check(self.policy, draft.staged.effects, self.roster)
+            check(membership.policy, draft.staged.effects, membership.roster)
         except PolicyViolation as error:
             raise NotPermitted(f"the group's policy: {error}") from error
         return draft
 
     def is_current(self, draft: CommitDraft) -> bool:
         """Whether the draft can still be finished: its epoch has not ended."""
-        return self._group is not None and self._group.public.confirmation_tag == draft.staged.base_tag
+        membership = self._state.membership
+        return membership is not None and membership.group.public.confirmation_tag == draft.staged.base_tag
 
     def try_commit(self, draft: CommitDraft, fits: Fits, *, tree_at: BlobReference) -> None:
         """Ask whether the Commit would fit with its ratchet tree elsewhere; nothing is written.
@@ -206,7 +255,10 @@ class Sending(Entering):
         It holds the whole tree.  In a large group that would be a high price for each Commit, and somebody who
         commits a request to be added is seldom far.
         """
-        if draft.applied.reinit is not None or len(self.roster) + len(draft.applied.added) > DOOR_MEMBERS:
+        if (
+            draft.applied.reinit is not None
+            or len(self._state.require_member().roster) + len(draft.applied.added) > DOOR_MEMBERS
+        ):
             return False
         assert draft.staged.next is not None
         policy = RoomPolicy.required_in(draft.staged.next.context.extensions)
@@ -214,9 +266,14 @@ class Sending(Entering):
 
     def _finished(self, draft: CommitDraft, tree_at: BlobReference | None) -> tuple[CommitBundle, OutboxRecord]:
         location = None if tree_at is None else RatchetTreeLocation(tree_at).extension()
-        bundle = self.group.finish_commit(draft, instead_of_tree=location, random=self.device.random)
-        record = self._outbox_record(
-            OutboxKind.COMMIT, bundle.commit, welcome=bundle.welcome or b"", group_info=bundle.group_info or b""
+        group = self._state.require_member().group
+        bundle = group.finish_commit(draft, instead_of_tree=location, random=self._device.random)
+        record = _record(
+            OutboxKind.COMMIT,
+            group.epoch,
+            bundle.commit,
+            welcome=bundle.welcome or b"",
+            group_info=bundle.group_info or b"",
         )
         return bundle, record
 
@@ -226,73 +283,51 @@ class Sending(Entering):
 
         The next Commit of ours mends it.
         """
-        return self._group is not None and self._new_leaf() is not None
+        membership = self._state.membership
+        return membership is not None and self._new_leaf(membership.group) is not None
 
-    def _new_leaf(self) -> OwnLeaf | None:
+    def _new_leaf(self, group: Group) -> OwnLeaf | None:
         """What our next leaf is made of, if not of the same."""
-        group = self.group
-        if group.suite.id not in self.device.suites:
+        if group.suite.id not in self._device.suites:
             return None  # by configuration no suite of ours any more: the group goes on as it is
-        new = self.device.own_leaf(group.suite)
+        new = self._device.own_leaf(group.suite)
         if not group.tree.supported_by_all(Feature.CREDENTIAL, type_of(new.credential)):  # RFC 9420 7.3
-            new = replace(new, credential=self.device.identity.credential())
+            new = replace(new, credential=self._device.identity.credential())
         if (group.own_leaf.credential, group.own_leaf.signature_key) == (new.credential, new.signature_key.public):
             return None
         return new
 
-    def _draft(self, proposals: Sequence[AnyProposal], now: int, options: CommitOptions | None) -> CommitDraft:
-        if (new := self._new_leaf()) is not None:
+    def _draft(
+        self, membership: Membership, proposals: Sequence[AnyProposal], now: int, options: CommitOptions | None
+    ) -> CommitDraft:
+        group = membership.group
+        if (new := self._new_leaf(group)) is not None:
             options = replace(options or CommitOptions(), leaf=new)
-        me = MemberSender(self.group.own_index)
+        me = MemberSender(group.own_index)
         due = committable(
-            self.group,
-            self.policy,
-            self.roster,
+            group,
+            membership.policy,
+            membership.roster,
             beside=[SentProposal(proposal, me) for proposal in proposals],
-            unwanted=self._uncommitted(),
-            rules=self.device.leaf_rules(now),
+            unwanted=self._uncommitted(membership),
+            rules=self._device.leaf_rules(now),
         )
         if any(isinstance(proposal, PreSharedKey) for proposal in proposals):
-            # Who is added by the same Commit would need the PSK, too (RFC 9420 12.4.3.1).
+            # A client that the same Commit adds would need the PSK, too (RFC 9420 12.4.3.1).
             due = Committable(tuple(sent for sent in due.waiting if not isinstance(sent.proposal, Add)))
         references = [sent.reference or b"" for sent in due.waiting]
         by_value = (*proposals, *(sent.proposal for sent in due.replaced))
-        psks = OtherGroups(self._store, self.device.parameters, self.room).psk
+        psks = OtherGroups(self._state.store, self._device.parameters, self._state.room).psk
         try:
-            return self.group.draft_commit(
-                by_value, now=now, by_reference=references, options=options, psks=psks, random=self.device.random
+            return group.draft_commit(
+                by_value, now=now, by_reference=references, options=options, psks=psks, random=self._device.random
             )
         except InvalidError:
             if not references:
                 raise
         # Nobody's proposal may keep us from committing.
-        return self.group.draft_commit(
-            proposals, now=now, by_reference=(), options=options, psks=psks, random=self.device.random
-        )
-
-    def _outbox_record(
-        self,
-        kind: OutboxKind,
-        message: bytes,
-        origin_id: str | None = None,
-        *,
-        welcome: bytes = b"",
-        group_info: bytes = b"",
-        plaintext: bytes = b"",
-        reference: bytes = b"",
-    ) -> OutboxRecord:
-        return OutboxRecord(
-            kind=kind,
-            origin_id=(origin_id or str(uuid.uuid4())).encode(),
-            digest=sha256(message).digest(),
-            epoch=self.group.epoch,
-            message=message,
-            welcome=welcome,
-            group_info=group_info,
-            plaintext=plaintext,
-            earlier=b"",
-            reference=reference,
-            refused=0,
+        return group.draft_commit(
+            proposals, now=now, by_reference=(), options=options, psks=psks, random=self._device.random
         )
 
     def _put_out(
@@ -302,24 +337,18 @@ class Sending(Entering):
         outgoing = self._outgoing(record)
         if fits is not None:
             fits(outgoing.payloads)
-        spaces = self._spaces
-        number = self._outbox.next_number()
-        with self._transaction() as transaction:
-            put_changes(transaction, spaces.group, group.changes_since(self.group))
-            transaction.put(spaces.outbox, number, record.encode())
+        number = self._state.outbox.next_number()
+        with self._state.change() as change:
+            change.put_group(group)
+            change.put_message(number, record)
             if bundle is not None:
-                pieces = group.staged_pieces(bundle.staged)
-                put_all(transaction, spaces.pending, {number + name: value for name, value in pieces.items()})
-        self._group = group.stored()
-        self._outbox.put(number, record)
-        if bundle is not None:
-            self._staged[number] = bundle.staged
+                change.put_staged(number, bundle.staged, group.staged_pieces(bundle.staged))
         return outgoing
 
     def _outgoing(self, record: OutboxRecord) -> Outgoing:
         if record.kind is OutboxKind.CREATION:
             return creation(record)
-        group_id, epoch = self.group.group_id, record.epoch
+        group_id, epoch = self._state.require_member().group.group_id, record.epoch
         payloads: list[RoomElement] = []
         match record.kind:
             case OutboxKind.APPLICATION if not record.message:
@@ -338,15 +367,14 @@ class Sending(Entering):
 
     # --- what has not come back ----------------------------------------------------------------
 
-    def outstanding_ids(self) -> frozenset[str]:
+    def outstanding_ids(self) -> Iterator[str]:
         """Origin ids of what has not come back."""
-        inside = (record.origin_id.decode() for _, record in self._outbox if not record.refused)
-        return frozenset((*inside, *(outgoing.origin_id for outgoing in self._unconfirmed_outside())))
+        return (record.origin_id.decode() for _, record in self._state.outbox if not record.refused)
 
     @property
     def messages_wait(self) -> bool:
         """Whether application data has not come back."""
-        return any(record.kind is OutboxKind.APPLICATION for _, record in self._outbox)
+        return any(record.kind is OutboxKind.APPLICATION for _, record in self._state.outbox)
 
     def outstanding(self) -> Iterator[Outgoing]:
         """What has not come back, oldest first: to be sent again once the archive has been read to its end.
@@ -357,25 +385,25 @@ class Sending(Entering):
 
         :raises StoreError: the store failed; what has been handed out is stored
         """
-        yield from self._unconfirmed_outside()
-        for number, _ in self._outbox:
-            record = self._outbox.get(number)
+        for number, _ in self._state.outbox:
+            record = self._state.outbox.get(number)
             if record is None or record.refused:
                 continue  # it has come back meanwhile
             if record.kind is OutboxKind.CREATION:
                 yield self._outgoing(record)
                 continue
-            if self._group is None:
+            membership = self._state.membership
+            if membership is None:
                 continue  # we are out
-            stale = not record.message or record.epoch < self._group.epoch
+            stale = not record.message or record.epoch < membership.group.epoch
             if record.kind is OutboxKind.APPLICATION and stale:
-                if self.needs_commit or self.silenced or self._group.closed is not None:
+                if self.needs_commit or self.silenced or membership.group.closed is not None:
                     continue  # it goes out after the Commit, when everybody is vouched for, in the group that follows
-                record = self._encrypt_anew(number, record)
+                record = self._encrypt_anew(membership, number, record)
             yield self._outgoing(record)
 
-    def _encrypt_anew(self, number: bytes, record: OutboxRecord) -> OutboxRecord:
-        message, group = self._encrypt(record.plaintext, record.origin_id)
+    def _encrypt_anew(self, membership: Membership, number: bytes, record: OutboxRecord) -> OutboxRecord:
+        message, group = self._encrypt(membership, record.plaintext, record.origin_id)
         record = replace(
             record,
             message=message,
@@ -383,14 +411,12 @@ class Sending(Entering):
             epoch=group.epoch,
             earlier=(record.earlier + record.digest)[-_EARLIER:],
         )
-        with self._transaction() as transaction:
-            put_changes(transaction, self._spaces.group, group.changes_since(self.group))
-            transaction.put(self._spaces.outbox, number, record.encode())
-        self._group = group.stored()
-        self._outbox.put(number, record)
+        with self._state.change() as change:
+            change.put_group(group)
+            change.put_message(number, record)
         return record
 
-    def bounced(self, origin_id: str, reason: str) -> list[Event]:
+    def refused(self, origin_id: str, reason: str) -> list[Event]:
         """The room has refused a message of ours: it is not sent again.
 
         Application data is dropped.  A proposal or a Commit still takes effect if the room reflects it
@@ -398,23 +424,42 @@ class Sending(Entering):
 
         :raises StoreError: nothing has changed
         """
-        if self._group is None:
-            return self._refused_outside(origin_id, reason)
-        number = self._outbox.of_origin_id(origin_id)
-        if number is None or self._outbox[number].refused:
+        number = self._state.outbox.of_origin_id(origin_id)
+        if number is None or self._state.outbox[number].refused:
             return []
-        record = self._outbox[number]
-        with self._transaction() as transaction:
+        record = self._state.outbox[number]
+        with self._state.change() as change:
             if record.kind is OutboxKind.APPLICATION:
-                transaction.delete(self._spaces.outbox, number)
+                change.delete_message(number)
             else:
-                refused = replace(record, refused=1)
-                transaction.put(self._spaces.outbox, number, refused.encode())
-        if record.kind is OutboxKind.APPLICATION:
-            self._outbox.remove(number)
-        else:
-            self._outbox.put(number, refused)
-        return [CommitLost(self.room, origin_id, reason)] if record.kind is OutboxKind.COMMIT else []
+                change.put_message(number, replace(record, refused=1))
+        return [CommitLost(self._state.room, origin_id, reason)] if record.kind is OutboxKind.COMMIT else []
+
+
+def _record(
+    kind: OutboxKind,
+    epoch: int,
+    message: bytes,
+    origin_id: str | None = None,
+    *,
+    welcome: bytes = b"",
+    group_info: bytes = b"",
+    plaintext: bytes = b"",
+    reference: bytes = b"",
+) -> OutboxRecord:
+    return OutboxRecord(
+        kind=kind,
+        origin_id=(origin_id or str(uuid.uuid4())).encode(),
+        digest=sha256(message).digest(),
+        epoch=epoch,
+        message=message,
+        welcome=welcome,
+        group_info=group_info,
+        plaintext=plaintext,
+        earlier=b"",
+        reference=reference,
+        refused=0,
+    )
 
 
 def _reference(group: Group, proposal: AnyProposal) -> bytes:

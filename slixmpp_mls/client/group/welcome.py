@@ -2,14 +2,14 @@
 
 ::
 
-    <welcome/> ──► _find_welcome ── tree fetched, leaves judged ──┐
-    our external Commit, reflected (:mod:`.external_commit`) ────────────┴─► _arrive ──► we are in
+    <welcome/> ──► find ── tree fetched, leaves judged ──► accept ──► we are in
+    our external Commit, reflected (:mod:`.external_commit`) ──► accept_entry ──► we are in
 
 Of a Welcome's GroupInfo first only its claims are judged: that it is the group and epoch that its element names, of
 this room, and neither another room's group nor an epoch in which we have been.  If the ratchet tree is elsewhere it has
 to be fetched next.  Then signature, tree and leaves are verified.
 
-Whether the Commit beside a Welcome is valid only members can tell.  But one that came second has lost (rule 1), and its
+Only members can tell whether the Commit beside a Welcome is valid.  But one that came second has lost (rule 1), and its
 Welcome would lead where nobody else goes.  So while we are outside we remember which epochs of which groups have
 been ended by a Commit in the room: what comes beside a later one for the same epoch does not count.
 """
@@ -32,18 +32,22 @@ from ...policy.roster import Roster
 from ...stanza import elements
 from ...stanza.blob import BlobReference, RatchetTreeLocation
 from ...stanza.consistency import check as check_consistency
+from ..device import Device
 from ..events import CommitLost, Event, GroupContinued, Joined
 from ..member import Member
+from ..storage import leaf_ages
 from ..storage.doubts import Doubt, Doubts
+from ..storage.leaf_ages import LeafAge
 from ..storage.post_commit_actions import PostCommitActions
 from ..storage.records import MembershipState, OutboxKind, RoomRecord
 from .actions import Ignore, Incoming, Join, Step
-from .continuation import Creating
-from .external_commit import Entering
+from .external_commit import check_is_new
+from .join_request import JoinRequests
 from .resumption_psks import OtherGroups
-from .room_state import put_all, put_changes
+from .room_change import Membership
+from .room_state import RoomState
 
-__all__ = ["Joining"]
+__all__ = ["Welcomes", "with_commits"]
 
 _RULES = "urn:xmpp:mls:0 business rules"
 
@@ -51,37 +55,42 @@ _MARK = 16  # octets that stand for a group and an epoch
 _COMMITS = 64  # of them remembered: a Commit that loses comes soon after the one that wins
 
 
-class Joining(Entering, Creating):
-    """A room's group, and how we get into it."""
+class Welcomes:
+    """How we get into a room's group."""
+
+    def __init__(self, device: Device, state: RoomState, requests: JoinRequests) -> None:
+        self._device = device
+        self._state = state
+        self._requests = requests
 
     # --- which Commits count -------------------------------------------------------------------
 
-    def _came_second(self, incoming: Incoming) -> bool:
+    def came_second(self, incoming: Incoming) -> bool:
         """Whether a Commit in the stanza is for an epoch that another one has ended before, while we are outside."""
-        seen = _marks(self._record.commits)
+        seen = _marks(self._state.record.commits)
         return any(each in seen for each in _commits_in(incoming))
-
-    def _with_commits(self, record: RoomRecord, incoming: Incoming) -> RoomRecord:
-        """Our record, with the Commits of a stanza."""
-        commits = b"".join(dict.fromkeys((*_marks(record.commits), *_commits_in(incoming))))
-        return replace(record, commits=commits[-_COMMITS * _MARK :])
 
     # --- the Welcome ---------------------------------------------------------------------------
 
-    def _find_welcome(self, incoming: Incoming, others: OtherGroups) -> Step | None:
+    def find(self, incoming: Incoming, others: OtherGroups) -> Step | None:
+        """What a Welcome for us in the stanza means; None if there is none.
+
+        :raises PeerError: it is not acceptable
+        :raises StoreError: the store failed
+        """
         for payload in incoming.payloads:
             if not isinstance(payload, elements.Welcome):
                 continue
             welcome = check_consistency(payload).body
             assert isinstance(welcome, Welcome)
-            with self._store.transaction() as transaction:
+            with self._state.store.transaction() as transaction:
                 references = [entry.new_member for entry in welcome.secrets]
-                bundle = self.device.find_bundle(transaction, references)
+                bundle = self._device.find_bundle(transaction, references)
             if bundle is not None:
-                return self._examine_welcome(incoming, payload, welcome, bundle, others)
+                return self._examine(incoming, payload, welcome, bundle, others)
         return None
 
-    def _examine_welcome(
+    def _examine(
         self,
         incoming: Incoming,
         payload: elements.Welcome,
@@ -94,11 +103,9 @@ class Joining(Entering, Creating):
         if (context.group_id, context.epoch) != (payload.group, payload.epoch):
             raise InvalidError("a Welcome to another group or epoch than its element says", _RULES)
         policy = RoomPolicy.required_in(context.extensions)
-        if policy.room != self.room:
+        if policy.room != self._state.room:
             raise InvalidError("a Welcome to the group of another room", _RULES)
-        with self._store.transaction() as transaction:
-            self._check_group_id_is_new(transaction, context.group_id)
-            self._check_epoch_is_new(transaction, context.group_id, context.epoch)
+        check_is_new(self._state, context.group_id, context.epoch)
         if incoming.tree is None and (location := _tree_location(info)) is not None:
             return Step(incoming, Ignore(), tree_at=location)
         # The GroupInfo, of which only claims have been judged so far, is verified here.
@@ -109,7 +116,7 @@ class Joining(Entering, Creating):
             psks=others.psk,
             groups=others.group,
             identify=ClientIdentity.from_leaf,
-            parameters=self.device.parameters,
+            parameters=self._device.parameters,
         )
         state = staged.state
         roster = Roster.of(state.members())
@@ -118,62 +125,75 @@ class Joining(Entering, Creating):
 
     # --- arriving ------------------------------------------------------------------------------
 
-    def _accept_join(self, action: Join, record: RoomRecord, now: int, judged: Iterable[Doubt]) -> list[Event]:
-        state = action.staged.state
-        assert isinstance(state, Group)
-        inviter = Member.of(action.staged.inviter, state.tree.member(action.staged.inviter))
-        return self._arrive(state, action.roster, action.policy, record, now, judged, inviter, action.bundle)
+    def accept(self, join: Join, record: RoomRecord, now: int, judged: Iterable[Doubt]) -> list[Event]:
+        """We are in the group by a Welcome for a KeyPackage of ours.
+
+        :param record: with our place behind its stanza
+        :param now: seconds since the Unix epoch
+        :param judged: doubts about the group's leaves
+        :raises StoreError: nothing has changed
+        """
+        group = join.staged.state
+        assert isinstance(group, Group)
+        inviter = Member.of(join.staged.inviter, group.tree.member(join.staged.inviter))
+        return self._arrive(
+            Membership(group, join.roster, join.policy, Doubts(judged)), record, now, inviter, join.bundle
+        )
+
+    def accept_entry(self, group: Group, record: RoomRecord, now: int, judged: Iterable[Doubt]) -> list[Event]:
+        """We are in the group by our own external Commit; the rest as of :meth:`accept`."""
+        return self._arrive(Membership.of(group, Doubts(judged), PostCommitActions()), record, now)
 
     def _arrive(
         self,
-        state: Group,
-        roster: Roster,
-        policy: RoomPolicy,
+        membership: Membership,
         record: RoomRecord,
         now: int,
-        judged: Iterable[Doubt],
         inviter: Member | None = None,
         bundle: KeyPackageBundle | None = None,
     ) -> list[Event]:
-        """We are in the group: by a Welcome for a KeyPackage of ours, or by our own Commit."""
+        state, group, before = self._state, membership.group, self._state.membership
         # Unsent application data was meant for the group's members: it stays if this is the same group.
-        followed = self._group is not None and self._group.closed is not None
-        same = followed or record.group_id == state.group_id
-        owed = self._owed if followed else PostCommitActions()
-        missed = self._missed(record)
+        followed = before is not None and before.group.closed is not None
+        same = followed or record.group_id == group.group_id
+        if followed and before is not None:
+            membership = replace(membership, actions=before.actions)
+        missed = self._requests.missed(record)
         record = replace(
             record,
             state=MembershipState.MEMBER,
-            group_id=state.group_id,
+            group_id=group.group_id,
             joined=now,
-            joined_epoch=state.epoch,
+            joined_epoch=group.epoch,
             commits=b"",
         )
-        doubts = Doubts(judged)
-        with self._transaction() as transaction:
-            gone = self._clear(transaction, keep_messages=same)
-            carried = self._carry_over(transaction) if followed else []
-            put_all(transaction, self._spaces.owed, owed.entries)
-            put_all(transaction, self._spaces.group, state.pieces())
-            put_changes(transaction, self._spaces.doubt, dict(doubts.changes_since(Doubts())))
-            seen = self._inside_again(transaction, b"" if bundle is None else bundle.reference)
-            if bundle is not None:
-                self.device.use_up(transaction, bundle, now)
-            self._put_own_age(transaction, state, now, last_resort=bundle is not None and bundle.last_resort)
-            self._put_record(transaction, record)
         events: list[Event] = [
-            CommitLost(self.room, waiting.origin_id.decode(), "we were removed, and added afresh")
-            for _, waiting in self._void()
+            CommitLost(state.room, waiting.origin_id.decode(), "we were removed, and added afresh")
+            for _, waiting in state.outbox
             if waiting.kind is OutboxKind.COMMIT and not waiting.refused
         ]
-        self._begin(state.stored(), roster, policy, record, doubts)
-        self._outside, self._entry = seen, None
-        self._owed = owed
-        self._outbox.remove_all(gone)
-        self._outbox.put_all(carried)
+        last_resort = bundle is not None and bundle.last_resort
+        with state.change() as change:
+            change.end_membership(keep_messages=same)
+            if followed:
+                change.carry_messages_over()
+            change.begin_membership(membership)
+            change.delete_entry()
+            self._requests.end(change, b"" if bundle is None else bundle.reference)
+            if bundle is not None:
+                self._device.use_up(change.transaction, bundle, now)
+            own_age = LeafAge.arriving(group.own_leaf, now, last_resort=last_resort)
+            leaf_ages.put(change.transaction, state.spaces.renewed, self._device.identity, own_age)
+            change.put_record(record)
         if followed and inviter is not None:
-            return [*events, GroupContinued(self.room, state.epoch, inviter, state.suite.id)]
-        return [*events, Joined(self.room, state.epoch, inviter, missed)]
+            return [*events, GroupContinued(state.room, group.epoch, inviter, group.suite.id)]
+        return [*events, Joined(state.room, group.epoch, inviter, missed)]
+
+
+def with_commits(record: RoomRecord, incoming: Incoming) -> RoomRecord:
+    """A record that remembers the Commits of a stanza, too."""
+    commits = b"".join(dict.fromkeys((*_marks(record.commits), *_commits_in(incoming))))
+    return replace(record, commits=commits[-_COMMITS * _MARK :])
 
 
 def _tree_location(info: UnverifiedGroupInfo) -> BlobReference | None:

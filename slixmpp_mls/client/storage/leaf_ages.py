@@ -31,7 +31,7 @@ from ...mls.parameters import DAY, HOUR
 from ...mls.structures.leaf_node import KeyPackageSource, LeafNode
 from ...store.interface import Transaction
 
-__all__ = ["LeafAge", "RenewalSettings", "fraction", "note", "renewed"]
+__all__ = ["LeafAge", "RenewalSettings", "fraction", "note", "put", "renewed"]
 
 _NUMBER = 8  # octets
 
@@ -110,6 +110,11 @@ def fraction(group_id: bytes, client: ClientIdentity) -> float:
     """A member's own share, from 0 to 1."""
     digest = sha256(len(group_id).to_bytes(2, "big") + group_id + str(client).encode()).digest()
     return int.from_bytes(digest[:_NUMBER], "big") / (1 << 8 * _NUMBER)
+
+
+def put(transaction: Transaction, space: str, client: ClientIdentity, age: LeafAge) -> None:
+    """Remember the age of a leaf."""
+    transaction.put(space, str(client).encode(), age.encode())
 
 
 def note(

@@ -60,6 +60,9 @@ __all__ = [
 ]  # fmt: skip
 
 ROOMS = "room"
+"""The space that has a :class:`RoomRecord` of each room."""
+OUTSIDE = b"record"
+"""The key of the :class:`OutsideRecord` in its space."""
 
 
 class MembershipState(IntEnum):

@@ -1,0 +1,176 @@
+"""How we stand to a room's group, apart from what its stanzas do: making it, giving it up, waiting for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from ...errors import UsageError
+from ...mls.crypto.cipher_suite import CipherSuite
+from ...mls.group.group import Group
+from ...policy import RoomPolicy
+from ..device import Device
+from ..events import Event, GroupLost, RemovedFromGroup
+from ..storage import leaf_ages
+from ..storage.doubts import Doubts
+from ..storage.leaf_ages import LeafAge
+from ..storage.post_commit_actions import Leave, PostCommitActions
+from ..storage.records import MembershipState
+from .room_change import Membership
+from .room_state import RoomState
+
+__all__ = ["Lifecycle"]
+
+
+class Lifecycle:
+    """The beginning and the end of a membership."""
+
+    def __init__(self, device: Device, state: RoomState) -> None:
+        self._device = device
+        self._state = state
+
+    def create(self, suite: int, policy: RoomPolicy, now: int) -> None:
+        """Make the room's group, with us alone in it.
+
+        :param suite: number of the cipher suite
+        :param now: seconds since the Unix epoch
+        :raises UsageError: we are in a group here already, the policy is another room's, or it demands a
+            certificate that we do not have
+        :raises StoreError: nothing has changed
+        """
+        device, state = self._device, self._state
+        state.require_no_member()
+        if policy.room != state.room:
+            raise UsageError(f"a policy for {policy.room}, not for {state.room}")
+        if not policy.accepts(device.credential(CipherSuite.get(suite))):
+            raise UsageError("the policy demands X.509 credentials, and this device has no certificate for the suite")
+        bundle = device.make_key_package(CipherSuite.get(suite), now)
+        group = Group.create(
+            bundle,
+            device.random(32),
+            extensions=(policy.extension(),),
+            parameters=device.parameters,
+            random=device.random,
+        )
+        record = replace(
+            state.record,
+            state=MembershipState.MEMBER,
+            group_id=group.group_id,
+            joined=now,
+            joined_epoch=0,
+            commits=b"",
+        )
+        own_age = LeafAge.arriving(group.own_leaf, now, last_resort=False)
+        with state.change() as change:
+            change.end_membership(keep_messages=False)
+            change.begin_membership(Membership.of(group, Doubts(), PostCommitActions()))
+            leaf_ages.put(change.transaction, state.spaces.renewed, device.identity, own_age)
+            change.put_record(record)
+
+    def give_up(self, reason: str | None = None) -> list[Event]:
+        """Forget the group's keys.
+
+        :param reason: why we cannot follow it any more: application data that has not come back is then kept,
+            to be sent when we are back in the same group; None if we leave by ourselves
+        :raises UsageError: we are not in the group
+        :raises StoreError: nothing has changed
+        """
+        state, after = self._state, self._state.cursor
+        if reason is None:
+            state.forget_group(replace(state.record, state=MembershipState.OUT))
+            return [RemovedFromGroup(state.room, None, wanted=True)]
+        state.forget_group(replace(state.record, state=MembershipState.LOST), keep_messages=True)
+        return [GroupLost(state.room, reason, after)]
+
+    def want_to_leave(self) -> None:
+        """Remember that we want to leave, until we have.
+
+        :raises UsageError: we are not in the group
+        :raises StoreError: nothing has changed
+        """
+        self._state.require_member()
+        with self._state.change() as change:
+            change.put_actions({Leave.key: b""})
+
+    def done(self, keys: Iterable[bytes]) -> None:
+        """Something outside of the group is done.
+
+        :param keys: of what was to be done
+        :raises StoreError: nothing has changed
+        """
+        if self._state.membership is not None:
+            with self._state.change() as change:
+                change.put_actions(dict.fromkeys(keys))
+
+    def tidy(self, now: int) -> None:
+        """Forget ended epochs whose time is over (RFC 9420 9.2).
+
+        :param now: seconds since the Unix epoch
+        :raises StoreError: nothing has changed
+        """
+        membership = self._state.membership
+        if membership is not None:
+            group = membership.group.forget_past(now=now)
+            if group is not membership.group:
+                with self._state.change() as change:
+                    change.put_group(group)
+
+    # --- while we are outside ------------------------------------------------------------------
+
+    def seek(self, cursor: str | None) -> None:
+        """Set our place in the room, before anything is read from it: just before a Welcome, say.
+
+        :raises UsageError: we are in the group, whose every stanza counts
+        :raises StoreError: nothing has changed
+        """
+        self._seek(cursor, self._state.standing)
+
+    def expect_welcome(self, cursor: str | None) -> None:
+        """Somebody has invited us: look for the Welcome behind this place in the room, now and after a restart.
+
+        :raises UsageError: we are in the group
+        :raises StoreError: nothing has changed
+        """
+        lost = self._state.standing is MembershipState.LOST
+        self._seek(cursor, MembershipState.LOST if lost else MembershipState.INVITED)
+
+    def _seek(self, cursor: str | None, standing: MembershipState) -> None:
+        state = self._state
+        if state.membership is not None:
+            raise UsageError("a member does not skip what is in the room")
+        with state.change() as change:
+            change.put_record(replace(state.record, state=standing, cursor=(cursor or "").encode(), commits=b""))
+            if standing is not MembershipState.LOST:  # of a group that we have lost, our epoch is still known
+                change.put_outside(replace(state.outside, known=0))
+
+    def begin_founding(self) -> bool:
+        """We are about to make a room, or a group in one.
+
+        :returns: whether we were already when we were stopped, so that the room may be there
+        :raises UsageError: we are in a group here already
+        :raises StoreError: nothing has changed
+        """
+        self._state.require_no_member()
+        before = self._state.standing is MembershipState.FOUNDING
+        self._become(MembershipState.FOUNDING)
+        return before
+
+    def end_founding(self) -> None:
+        """It has come to nothing.
+
+        :raises StoreError: nothing has changed
+        """
+        if self._state.standing is MembershipState.FOUNDING:
+            self._become(MembershipState.OUT)
+
+    def stop_waiting(self) -> None:
+        """Wait for no Welcome any more.
+
+        :raises StoreError: nothing has changed
+        """
+        if self._state.standing is MembershipState.INVITED:
+            self._become(MembershipState.OUT)
+
+    def _become(self, standing: MembershipState) -> None:
+        with self._state.change() as change:
+            change.put_record(replace(self._state.record, state=standing))

@@ -1,0 +1,107 @@
+"""The members of a room's group: who they are, how old their keys are, and what is doubtful about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from ...errors import UsageError
+from ...identity import ClientIdentity
+from ...mls.schedule.secret_tree import RatchetKind
+from ...mls.tree.tree_math import LeafIndex
+from ..device import Device
+from ..member import Member
+from ..storage import leaf_ages
+from ..storage.doubts import Doubt, Doubts
+from ..storage.leaf_ages import LeafAge, RenewalSettings
+from .room_change import Membership
+from .room_state import RoomState
+
+__all__ = ["Members", "sent_in_epoch"]
+
+
+class Members:
+    """The members of a room's group."""
+
+    def __init__(self, device: Device, state: RoomState) -> None:
+        self._device = device
+        self._state = state
+
+    def all(self) -> list[Member]:
+        """The members, by leaf.
+
+        :raises UsageError: we are not in the group
+        :raises StoreError: the store failed
+        """
+        group, joined = self._state.require_member().group, self._state.record.joined
+        since: dict[str, int] = {}
+        with self._state.store.transaction() as transaction:
+            for key, value in transaction.items(self._state.spaces.member):
+                since[key.decode()] = int.from_bytes(value, "big")
+            renewed = leaf_ages.renewed(transaction, self._state.spaces.renewed)
+        members = (Member.of(index, leaf) for index, leaf in group.members())
+        return [
+            replace(
+                member,
+                since=since.get(str(member), joined),
+                renewed=max(since.get(str(member), joined), renewed.get(str(member), 0)),
+            )
+            for member in members
+        ]
+
+    def one(self, client: ClientIdentity) -> Member:
+        """A member of the group.
+
+        :raises UsageError: it is none, or we are none
+        """
+        membership = self._state.require_member()
+        index = membership.roster.leaf_of(client)
+        if index is None:
+            raise UsageError(f"{client} is not in the group in {self._state.room}")
+        return Member.of(index, membership.group.tree.member(LeafIndex(index)))
+
+    def has_key(self, client: ClientIdentity, signature_key: bytes) -> bool:
+        """Whether this is a member with this signature key."""
+        membership = self._state.membership
+        index = None if membership is None else membership.roster.leaf_of(client)
+        if membership is None or index is None:
+            return False
+        return membership.group.tree.member(LeafIndex(index)).signature_key == signature_key
+
+    def renewal_due(self, settings: RenewalSettings, now: int) -> str | None:
+        """Why our leaf's keys are to be renewed now, see :meth:`slixmpp_mls.client.storage.leaf_ages.LeafAge.why`;
+        None if they are not.
+
+        :param now: seconds since the Unix epoch
+        :raises UsageError: we are not in the group
+        :raises StoreError: the store failed
+        """
+        own, membership = self._device.identity, self._state.require_member()
+        with self._state.store.transaction() as transaction:
+            stored = transaction.get(self._state.spaces.renewed, str(own).encode())
+        age = LeafAge.decode(stored, self._state.record.joined)
+        spread = leaf_ages.fraction(membership.group.group_id, own)
+        return age.why(settings, membership.policy.max_leaf_age, spread, now, sent_in_epoch(membership))
+
+    @property
+    def doubts(self) -> Doubts:
+        """The members for whom the Authentication Service does not vouch; none if we are not in the group."""
+        return Doubts() if self._state.membership is None else self._state.membership.doubts
+
+    def reconsider(self, asked: Iterable[ClientIdentity], answers: Iterable[Doubt]) -> None:
+        """The Authentication Service has been asked about members again.
+
+        :param asked: those whose leaves are still the same
+        :param answers: about those of them for whom it does not vouch
+        :raises StoreError: nothing has changed
+        """
+        doubts = self.doubts.reconsidered(asked, answers)
+        if doubts != self.doubts and self._state.membership is not None:
+            with self._state.change() as change:
+                change.put_doubts(doubts)
+
+
+def sent_in_epoch(membership: Membership) -> int:
+    """How many application messages we have sent in the present epoch."""
+    group = membership.group
+    return group.secret_tree.used(group.own_index, RatchetKind.APPLICATION)

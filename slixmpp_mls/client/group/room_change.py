@@ -1,0 +1,287 @@
+"""What is in memory of a room, and one change of it, written to the store.
+
+A :class:`Change` is one transaction.  Each of its methods writes to the store at once; memory, the :class:`Contents`,
+follows when the transaction has ended (:meth:`.room_state.RoomState.change`).  So a store that fails leaves memory as
+it was.  Immutable values are replaced, mutable containers are changed in place, and only then.
+
+Whatever exists only for a member is in one value, :class:`Membership`: there is no roster without a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from ...errors import UsageError
+from ...mls.group.group import Group
+from ...mls.group.staging import StagedCommit
+from ...policy import RoomPolicy
+from ...policy.roster import Roster
+from ...store.interface import Transaction
+from ..events import MessageReceived, as_record
+from ..storage.doubts import Doubts
+from ..storage.duplicate_filter import DuplicateFilter
+from ..storage.inbox import Inbox
+from ..storage.outbox import Outbox
+from ..storage.post_commit_actions import PostCommitActions
+from ..storage.records import OUTSIDE, ROOMS, OutboxKind, OutboxRecord, OutsideRecord, RoomRecord, Spaces
+
+__all__ = ["Change", "Contents", "Membership"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Membership:
+    """What exists only while we are in the group.
+
+    :ivar group: its MLS state
+    :ivar roster: who is at which leaf
+    :ivar policy: the group's
+    :ivar doubts: the members for whom the Authentication Service does not vouch
+    :ivar actions: what is still to be done outside of the group
+    :ivar unwanted: references of waiting proposals that no Commit of ours covers
+    """
+
+    group: Group
+    roster: Roster = field(repr=False)
+    policy: RoomPolicy = field(repr=False)
+    doubts: Doubts = field(default_factory=Doubts)
+    actions: PostCommitActions = field(default_factory=PostCommitActions, repr=False)
+    unwanted: frozenset[bytes] = field(default=frozenset(), repr=False)
+
+    @classmethod
+    def of(cls, group: Group, doubts: Doubts, actions: PostCommitActions) -> Membership:
+        """With the roster and the policy that the group itself contains.
+
+        :raises InvalidError: a leaf names no client, or there is no policy
+        """
+        policy = RoomPolicy.required_in(group.context.extensions)
+        return cls(group, Roster.of(group.members()), policy, doubts, actions)
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Contents:
+    """All that is in memory of one room.
+
+    :ivar record: our place in the room, and how we stand to its group
+    :ivar outside: what we know of the group while we are not in it
+    :ivar membership: None if we are not in the group
+    :ivar entry: the state that an external Commit of ours leads to, if one waits
+    :ivar outbox: what was sent and has not come back
+    :ivar inbox: places of messages that were read and not handed over
+    :ivar duplicates: which application messages were read last
+    :ivar staged: Commits and creations of ours that wait, by their number in the outbox
+    :ivar ahead: account -> a later epoch than ours, as the room says; the latest news last.  Not in the store
+    """
+
+    record: RoomRecord
+    outside: OutsideRecord
+    membership: Membership | None
+    entry: Group | None
+    outbox: Outbox
+    inbox: Inbox
+    duplicates: DuplicateFilter
+    staged: dict[bytes, StagedCommit]
+    ahead: dict[str, int]
+
+    def copy(self) -> Contents:
+        """The same, which can change by itself."""
+        return replace(
+            self,
+            outbox=self.outbox.copy(),
+            inbox=self.inbox.copy(),
+            duplicates=self.duplicates.copy(),
+            staged=self.staged.copy(),
+            ahead=self.ahead.copy(),
+        )
+
+
+class Change:
+    """One change of a room's state: each method writes to the store at once, memory follows at the end.
+
+    :ivar transaction: for what is in the store only
+    """
+
+    __slots__ = (
+        "_contents",
+        "_entry",
+        "_later",
+        "_membership",
+        "_outside",
+        "_record",
+        "_room",
+        "_spaces",
+        "transaction",
+    )
+
+    def __init__(self, room: str, spaces: Spaces, transaction: Transaction, contents: Contents) -> None:
+        self.transaction = transaction
+        self._room = room
+        self._spaces = spaces
+        self._contents = contents
+        self._record, self._outside = contents.record, contents.outside
+        self._membership, self._entry = contents.membership, contents.entry
+        self._later: list[Callable[[], object]] = []  # what happens to the containers
+
+    def remember(self) -> None:
+        """The store has it: change memory.  Nothing here can fail."""
+        contents = self._contents
+        contents.record, contents.outside = self._record, self._outside
+        contents.membership, contents.entry = self._membership, self._entry
+        for each in self._later:
+            each()
+
+    # --- our place, and what is known from outside ---------------------------------------------
+
+    def put_record(self, record: RoomRecord) -> None:
+        """Our place in the room, and how we stand to its group."""
+        self.transaction.put(ROOMS, self._room.encode(), record.encode())
+        self._record = record
+
+    def put_outside(self, outside: OutsideRecord) -> None:
+        """What we know of the group while we are not in it."""
+        if outside == self._outside:
+            return
+        if outside == OutsideRecord():
+            self.transaction.delete(self._spaces.outside, OUTSIDE)
+        else:
+            self.transaction.put(self._spaces.outside, OUTSIDE, outside.encode())
+        self._outside = outside
+
+    def put_entry(self, group: Group) -> None:
+        """The state that an external Commit of ours leads to."""
+        _put_all(self.transaction, self._spaces.entering, group.pieces())
+        self._entry = group.stored()
+
+    def delete_entry(self) -> None:
+        """No external Commit of ours waits any more."""
+        self.transaction.delete_prefix(self._spaces.entering)
+        self._entry = None
+
+    # --- outbox and inbox ----------------------------------------------------------------------
+
+    def put_message(self, number: bytes, record: OutboxRecord) -> None:
+        """Insert into the outbox, or replace."""
+        self.transaction.put(self._spaces.outbox, number, record.encode())
+        self._later.append(partial(self._contents.outbox.put, number, record))
+
+    def delete_message(self, number: bytes) -> None:
+        """Delete from the outbox."""
+        self.transaction.delete(self._spaces.outbox, number)
+        self._later.append(partial(self._contents.outbox.remove, number))
+
+    def put_staged(self, number: bytes, staged: StagedCommit, pieces: Mapping[bytes, bytes]) -> None:
+        """What a Commit or a creation in the outbox leads to.
+
+        :param pieces: the same for the store
+        """
+        _put_all(self.transaction, self._spaces.pending, {number + name: value for name, value in pieces.items()})
+        self._later.append(partial(self._contents.staged.__setitem__, number, staged))
+
+    def put_received(self, message: MessageReceived, now: int) -> None:
+        """Insert into the inbox.
+
+        :param now: seconds since the Unix epoch
+        """
+        self.transaction.put(self._spaces.inbox, message.number, as_record(message, now).encode())
+        self._later.append(partial(self._contents.inbox.put, message.number))
+
+    def put_mark(self, number: int, mark: bytes) -> None:
+        """Remember that the application message with this number was read."""
+        self.transaction.put(self._spaces.seen, DuplicateFilter.place(number), mark)
+        self._later.append(partial(self._contents.duplicates.put, number, mark))
+
+    # --- inside the group ----------------------------------------------------------------------
+
+    def _member(self) -> Membership:
+        if self._membership is None:
+            raise UsageError(f"not a member of the group in {self._room}")
+        return self._membership
+
+    def put_group(self, group: Group) -> None:
+        """The group after a step that does not end its epoch."""
+        membership = self._member()
+        _put_changes(self.transaction, self._spaces.group, group.changes_since(membership.group))
+        self._membership = replace(membership, group=group.stored())
+
+    def put_unwanted(self, reference: bytes) -> None:
+        """No Commit of ours covers this waiting proposal."""
+        self.transaction.put(self._spaces.unwanted, reference, b"")
+        membership = self._member()
+        self._membership = replace(membership, unwanted=membership.unwanted | {reference})
+
+    def put_doubts(self, doubts: Doubts) -> None:
+        """The members for whom the Authentication Service does not vouch."""
+        membership = self._member()
+        _put_changes(self.transaction, self._spaces.doubt, dict(doubts.changes_since(membership.doubts)))
+        self._membership = replace(membership, doubts=doubts)
+
+    def put_actions(self, changes: Mapping[bytes, bytes | None]) -> None:
+        """What is still to be done outside of the group: entries to put, or to delete where the value is None."""
+        membership = self._member()
+        _put_changes(self.transaction, self._spaces.owed, changes)
+        self._membership = replace(membership, actions=membership.actions.changed(changes))
+
+    def begin_epoch(self, group: Group, roster: Roster, policy: RoomPolicy) -> None:
+        """A Commit has taken effect.  What belonged to the epoch that has ended goes.
+
+        Not application data in the outbox, which may still arrive and be read.
+        """
+        membership, spaces = self._member(), self._spaces
+        _put_changes(self.transaction, spaces.group, group.changes_since(membership.group))
+        self.transaction.delete_prefix(spaces.pending)
+        self.transaction.delete_prefix(spaces.unwanted)
+        for number, record in self._contents.outbox:
+            if record.kind is not OutboxKind.APPLICATION:
+                self.delete_message(number)
+        self._later += [self._contents.staged.clear, self._contents.ahead.clear]
+        self._membership = replace(membership, group=group.stored(), roster=roster, policy=policy, unwanted=frozenset())
+
+    # --- into the group, and out of it ---------------------------------------------------------
+
+    def begin_membership(self, membership: Membership) -> None:
+        """We are in a group, after :meth:`end_membership`."""
+        group, spaces = membership.group, self._spaces
+        _put_all(self.transaction, spaces.group, group.pieces())
+        _put_all(self.transaction, spaces.owed, membership.actions.entries)
+        _put_changes(self.transaction, spaces.doubt, dict(membership.doubts.changes_since(Doubts())))
+        self._membership = replace(membership, group=group.stored())
+
+    def end_membership(self, *, keep_messages: bool) -> None:
+        """Delete all that belongs to a membership, and remember which epoch was its last.
+
+        :param keep_messages: whether application data that has not come back stays in the outbox
+        """
+        transaction, spaces = self.transaction, self._spaces
+        for space in (
+            spaces.group, spaces.pending, spaces.unwanted, spaces.member, spaces.renewed, spaces.doubt,
+            spaces.arrivals, spaces.owed,
+        ):  # fmt: skip
+            transaction.delete_prefix(space)
+        if self._membership is not None:
+            group = self._membership.group
+            transaction.put(spaces.ended, group.group_id, group.epoch.to_bytes(8, "big"))
+        for number, record in self._contents.outbox:
+            if not (keep_messages and record.kind is OutboxKind.APPLICATION):
+                self.delete_message(number)
+        self._later += [self._contents.staged.clear, self._contents.ahead.clear]
+        self._membership = None
+
+    def carry_messages_over(self) -> None:
+        """Application data that has not come back goes to another group, where its epoch is none any more."""
+        for number, record in self._contents.outbox:
+            if record.kind is OutboxKind.APPLICATION:
+                self.put_message(number, replace(record, epoch=0))
+
+
+def _put_all(transaction: Transaction, space: str, values: Mapping[bytes, bytes]) -> None:
+    for key, value in values.items():
+        transaction.put(space, key, value)
+
+
+def _put_changes(transaction: Transaction, space: str, values: Mapping[bytes, bytes | None]) -> None:
+    for key, value in values.items():
+        if value is None:
+            transaction.delete(space, key)
+        else:
+            transaction.put(space, key, value)
