@@ -245,7 +245,7 @@ class Change:
         _put_all(self.transaction, spaces.group, group.pieces())
         _put_all(self.transaction, spaces.owed, membership.actions.entries)
         _put_changes(self.transaction, spaces.doubt, dict(membership.doubts.changes_since(Doubts())))
-        self._membership = replace(membership, group=group.stored())
+        self._membership = replace(membership, group=group.stored(), unwanted=frozenset())
 
     def end_membership(self, *, keep_messages: bool) -> None:
         """Delete all that belongs to a membership, and remember which epoch was its last.
