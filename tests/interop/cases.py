@@ -45,11 +45,14 @@ def scenario(
     return register
 
 
-def cases(pairs: Iterable[tuple[type[Peer], type[Peer]]], suites: Container[int] = range(1, 8)) -> list[Any]:
-    """Parameters (scenario, acting peer, other peer, cipher suite) for every scenario over every pair."""
+def cases(pairs: Iterable[tuple[type[Peer], type[Peer]]], suites: Container[int] | None = None) -> list[Any]:
+    """Parameters (scenario, acting peer, other peer, cipher suite) for every scenario over every pair.
+
+    :param suites: those to try; all that both peers have if None
+    """
     found = []
     for acting, other in pairs:
-        common = [suite for suite in sorted(acting.suites & other.suites) if suite in suites]
+        common = [suite for suite in sorted(acting.suites & other.suites) if suites is None or suite in suites]
         for item in SCENARIOS:
             lacking = [f"{acting.name} cannot {can}" for can in sorted(item.acting - acting.can)]
             lacking += [f"{other.name} cannot {can}" for can in sorted(item.other - other.can)]

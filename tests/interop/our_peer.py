@@ -22,7 +22,7 @@ from slixmpp_mls.mls.group.message_processing import ReceivedMessage, ReceivedPr
 from slixmpp_mls.mls.group.public_group import follow
 from slixmpp_mls.mls.group.staging import StagedCommit
 from slixmpp_mls.mls.parameters import DAY, HOUR, Parameters
-from slixmpp_mls.mls.registry import ProtocolVersion
+from slixmpp_mls.mls.registry import CipherSuiteId, ProtocolVersion
 from slixmpp_mls.mls.structures import extensions as mls_extensions
 from slixmpp_mls.mls.structures import framing
 from slixmpp_mls.mls.structures import proposals as mls_proposals
@@ -93,7 +93,7 @@ class OurPeer:
     """slixmpp_mls.mls."""
 
     name: ClassVar[str] = "ours"
-    suites: ClassVar[frozenset[int]] = frozenset({1, 2, 3, 4, 5, 6, 7})
+    suites: ClassVar[frozenset[int]] = frozenset(CipherSuiteId)
     can: ClassVar[frozenset[Can]] = frozenset(Can)
 
     def client(

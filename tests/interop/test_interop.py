@@ -22,7 +22,7 @@ PAIRS: list[tuple[type[Peer], type[Peer]]] = [
     (MlsRsPeer, OurPeer),
 ]
 # Not those of X448 and Ed448, which JavaScript is slowest at: each use of their cryptography once, in either direction.
-SUITES = {1, 2, 3, 5, 7}
+SUITES = {1, 2, 3, 5, 7, 0xF001, 0xF002, 0xF009}
 ALL_USES = {"create_add_and_talk", "external_join"}
 
 
@@ -42,7 +42,7 @@ def test_with_others(
     scenario.run(peer_of(acting), peer_of(other), suite)
 
 
-@pytest.mark.parametrize(("scenario", "acting", "other", "suite"), cases([(OurPeer, OurPeer)], suites=[1, 5]))
+@pytest.mark.parametrize(("scenario", "acting", "other", "suite"), cases([(OurPeer, OurPeer)], [1, 5, 0xF001, 0xF009]))
 def test_among_ourselves(scenario: Scenario, acting: type[Peer], other: type[Peer], suite: int, ours: Peer) -> None:
     """No outside peer needed: what all scenarios ask, and mls-rs or ts-mls cannot do, is asked here."""
     scenario.run(ours, ours, suite)

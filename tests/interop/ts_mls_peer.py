@@ -107,7 +107,7 @@ class TsMlsPeer:
     """
 
     name: ClassVar[str] = "ts-mls"
-    suites: ClassVar[frozenset[int]] = frozenset({1, 2, 3, 4, 5, 6, 7})
+    suites: ClassVar[frozenset[int]] = frozenset({1, 2, 3, 4, 5, 6, 7, 0xF001, 0xF002, 0xF009})
     # The library adds a path only where one is required. All else that a peer may be able to do, it can.
     can: ClassVar[frozenset[Can]] = frozenset(Can) - {Can.FORCE_PATH}
 

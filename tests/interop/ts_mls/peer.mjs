@@ -13,6 +13,7 @@ import { signLeafNodeCommit } from "ts-mls/leafNode.js"
 import { makeKeyPackageRef } from "ts-mls/keyPackage.js"
 import { unprotectPrivateMessage } from "ts-mls/messageProtection.js"
 import { decodeRatchetTree, ratchetTreeEncoder } from "ts-mls/ratchetTree.js"
+import { postQuantum } from "./post_quantum.mjs"
 
 const config = {
   keyRetentionConfig: { retainKeysForGenerations: 100, retainKeysForEpochs: 5, maximumForwardRatchetSteps: 1000 },
@@ -30,7 +31,8 @@ const toText = (bytes) => Buffer.from(bytes).toString("base64")
 const equal = (a, b) => Buffer.compare(a, b) === 0
 const nameOf = (table, number) => Object.keys(table).find((name) => table[name] === number) ?? number
 const numberOf = (table, name) => table[name] ?? name
-const suiteName = (suite) => nameOf(mls.ciphersuites, suite)
+const suiteName = (suite) => String(nameOf(mls.ciphersuites, suite))
+const suiteOf = async (name) => postQuantum[name]?.() ?? mls.getCiphersuiteImpl(mls.getCiphersuiteFromName(name))
 const toExtensions = (list) =>
   (list ?? []).map(({ type, data }) => ({ extensionType: nameOf(mls.defaultExtensionTypes, type), extensionData: toBytes(data) }))
 const fromExtensions = (list) =>
@@ -73,6 +75,7 @@ async function newKeyPackage(client, { not_before, not_after, extensions, leaf_e
   const now = Math.floor(Date.now() / 1000)
   const capabilities = mls.defaultCapabilities()
   capabilities.extensions = [...capabilities.extensions, ...client.extensions]
+  capabilities.ciphersuites = [...capabilities.ciphersuites, ...Object.keys(postQuantum)]
   const pair = await mls.generateKeyPackageWithKey(
     { credentialType: "basic", identity: client.identity },
     capabilities,
@@ -175,7 +178,7 @@ async function privateSender(slot, message) {
 
 const ops = {
   async client({ suite, identity, extensions }) {
-    const impl = await mls.getCiphersuiteImpl(mls.getCiphersuiteFromName(suiteName(suite)))
+    const impl = await suiteOf(suiteName(suite))
     const keys = await impl.signature.keygen()
     clients.push({ suite: impl, identity: toBytes(identity), extensions: extensions ?? [], keys, keyPackages: [], psks: {} })
     return { client: clients.length - 1 }
@@ -363,8 +366,9 @@ const ops = {
     const client = clientOf(request)
     const { groupId, cipherSuite, extensions } = state.groupActiveState.reinit
     const { publicPackage, privatePackage } = await newKeyPackage(client)
+    const provider = { getCiphersuiteImpl: () => suiteOf(cipherSuite) }
     const made = await mls.reinitCreateNewGroup(
-      state, publicPackage, privatePackage, key_packages.map(decodeKeyPackage), groupId, cipherSuite, extensions)
+      state, publicPackage, privatePackage, key_packages.map(decodeKeyPackage), groupId, cipherSuite, extensions, provider)
     return { ...newGroup(client, made.newState), ...commitReply(undefined, made.welcome, made.newState.ratchetTree) }
   },
 
