@@ -8,11 +8,9 @@ by itself, and takes up its rooms when it is started again: what was said meanwh
 
 from __future__ import annotations
 
-import asyncio
+from login import load, options
 
-from login import client, options, stay_connected
-
-from slixmpp_mls import EncryptedMessage
+from slixmpp_mls import MLS, EncryptedMessage, run
 
 
 async def echo(message: EncryptedMessage) -> None:
@@ -21,17 +19,13 @@ async def echo(message: EncryptedMessage) -> None:
         await message.reply(f"{message.sender.account} said: {message.body}")
 
 
-async def main() -> None:
-    """Connect, and stay."""
-    given = options(__doc__).parse_args()
-    xmpp = client(given)
-    xmpp.add_event_handler("mls_message", echo)
-    stay_connected(xmpp, given)
-    mls = xmpp.plugin["mls"]
-    await mls.ready()  # our keys are published: from now on, people can add us
-    print(f"{given.jid} is ready, fingerprint {mls.fingerprint}", flush=True)
-    await asyncio.Event().wait()
+def ready(mls: MLS) -> None:
+    """Our keys are published: from now on, people can add us."""
+    print(f"{mls.xmpp.boundjid.bare} is ready, fingerprint {mls.fingerprint}", flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    bot = load(options(__doc__, "echo.db")).bot()
+    bot.add_event_handler("mls_message", echo)
+    bot.add_event_handler("mls_ready", ready)
+    run(bot)

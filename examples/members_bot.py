@@ -3,17 +3,16 @@
     python members_bot.py --jid porter@example.org
 
 Compare what it says with what the others' clients show (/members in slixmpp-mls chat). The list comes from
-the group itself, where the server can not change it; the room's own list of occupants may say something else.
+the group itself, where the server cannot change it; the room's own list of occupants may say something else.
 """
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 
-from login import client, options, stay_connected
+from login import load, options
 
-from slixmpp_mls import EncryptedMessage, EncryptedRoom
+from slixmpp_mls import MLS, EncryptedMessage, EncryptedRoom, run
 
 
 async def answer(message: EncryptedMessage) -> None:
@@ -31,17 +30,13 @@ def describe(group: EncryptedRoom) -> str:
     return "\n".join(lines)
 
 
-async def main() -> None:
-    """Connect, and stay."""
-    given = options(__doc__).parse_args()
-    xmpp = client(given)
-    xmpp.add_event_handler("mls_message", answer)
-    stay_connected(xmpp, given)
-    mls = xmpp.plugin["mls"]
-    await mls.ready()
-    print(f"{given.jid} is ready, fingerprint {mls.fingerprint}", flush=True)
-    await asyncio.Event().wait()
+def ready(mls: MLS) -> None:
+    """Our keys are published: from now on, people can add us."""
+    print(f"{mls.xmpp.boundjid.bare} is ready, fingerprint {mls.fingerprint}", flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    bot = load(options(__doc__, "members.db")).bot()
+    bot.add_event_handler("mls_message", answer)
+    bot.add_event_handler("mls_ready", ready)
+    run(bot)

@@ -13,33 +13,29 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 
-from login import client, connect, options
+from login import load, options
 
-from slixmpp_mls import MLS, EncryptedRoom, MLSError
+from slixmpp_mls import MLS, EncryptedRoom, MLSError, connected
 
 
 async def main() -> None:
     """Connect, post, disconnect."""
-    parser = options(__doc__)
+    parser = options(__doc__, "notify.db")
     parser.add_argument("--room", required=True, help="the room's address")
     parser.add_argument("--add", action="append", default=[], metavar="JID", help="let this account in")
     parser.add_argument("line", nargs="*", help="what to post")
     given = parser.parse_args()
-    xmpp = client(given)
-    connect(xmpp, given)
-    mls = xmpp.plugin["mls"]
-    await mls.ready()
     try:
-        group = await find_room(mls, given)
-        async for line in lines(given.line):
-            # On the stream, or at least in the store: from here on, nothing is lost by a crash.
-            sent = await group.send(line)
-            await sent.confirmed  # in the room's archive: everybody gets it, now or later
-            print(f"posted: {line}", flush=True)
+        bot = load(parser, given).bot()
+        async with connected(bot):
+            group = await find_room(MLS.of(bot), given)
+            async for line in lines(given.line):
+                # On the stream, or at least in the store: from here on, nothing is lost by a crash.
+                sent = await group.send(line)
+                await sent.confirmed  # in the room's archive: everybody gets it, now or later
+                print(f"posted: {line}", flush=True)
     except MLSError as error:
         sys.exit(f"notify_bot: {error}")
-    finally:
-        await xmpp.disconnect()
 
 
 async def find_room(mls: MLS, given: argparse.Namespace) -> EncryptedRoom:

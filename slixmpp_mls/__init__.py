@@ -24,5 +24,8 @@ from .rooms.encrypted_room import AddResult as AddResult
 from .rooms.encrypted_room import EncryptedRoom as EncryptedRoom
 from .rooms.encrypted_room import SentMessage as SentMessage
 from .rooms.epoch_code import EpochComparison as EpochComparison
+from .runtime.connection import connected as connected
+from .runtime.connection import run as run
+from .runtime.login import Login as Login
 
 register_plugin(MLS)

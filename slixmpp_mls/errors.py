@@ -33,6 +33,7 @@
     │   ├── NoGroupInfo       an external join finds no door: `reasons` says why not by those that there are
     │   ├── BlobTooLarge      more than the upload service takes
     │   ├── TransferFailed    a web server does not take or give what it should
+    │   ├── LoginFailed       there is no session with our server; `reason` says why
     │   └── Disconnected      the stream is closed
     └── DevServerError        the throw-away server can not be had, does not start or does not answer
 
@@ -328,6 +329,24 @@ class TransferFailed(DeliveryError):
 
     def __init__(self, message: str, *, temporary: bool) -> None:
         super().__init__(message)
+        self.temporary = temporary
+
+
+class LoginFailed(DeliveryError):
+    """There is no session with our account's server.
+
+    :ivar account: bare JID
+    :ivar server: its address, as far as we know it
+    :ivar reason: ``"password"``, ``"certificate"``, ``"unreachable"`` (nobody answers there), ``"closed"`` (it has
+        closed the connection) or ``"refused"`` (it says why not)
+    :ivar temporary: whether it may go well another time without anybody doing something about it
+    """
+
+    def __init__(self, account: str, server: str, reason: str, text: str, *, temporary: bool) -> None:
+        super().__init__(f"{account} cannot log in at {server}: {text}")
+        self.account = account
+        self.server = server
+        self.reason = reason
         self.temporary = temporary
 
 

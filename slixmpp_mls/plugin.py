@@ -37,7 +37,7 @@ from .authentication.callbacks import Recent
 from .client import Device
 from .client.group.resumption_psks import Awaited
 from .delivery import DeviceDirectory, KeyPackageDirectory, Stream, Uploads
-from .errors import DeviceRetired, Disconnected, MLSError, UsageError
+from .errors import DeviceRetired, Disconnected, LoginFailed, MLSError, UsageError
 from .key_packages.cipher_suite_choice import Negotiation
 from .key_packages.publication import Publication
 from .policy import RoomPolicy
@@ -45,6 +45,7 @@ from .rooms.encrypted_room import EncryptedRoom
 from .rooms.invitations import Invitations
 from .rooms.registry import Rooms
 from .runtime import Context, Settings, SteadyClock, Tasks
+from .runtime.connection import LoginWatch
 from .runtime.settings import DEFAULTS
 from .runtime.tasks import UNREACHABLE
 from .stanza import NS
@@ -92,6 +93,17 @@ class MLS(BasePlugin):
     default_config: ClassVar[dict[str, Any]] = DEFAULTS
     xmpp: ClientXMPP
 
+    @classmethod
+    def of(cls, bot: ClientXMPP) -> MLS:
+        """The plugin of a client.
+
+        :raises UsageError: it is not registered
+        """
+        plugin = bot.plugin.get(cls.name, None)
+        if not isinstance(plugin, cls):
+            raise UsageError('the plugin is not registered: bot.register_plugin("mls", {"store": "bot.db"})')
+        return plugin
+
     # --- life cycle ----------------------------------------------------------------------------
 
     def plugin_init(self) -> None:
@@ -119,6 +131,7 @@ class MLS(BasePlugin):
         self._starting: asyncio.Task[None] | None = None
         self._stopped: DeviceRetired | None = None
         self._invitations = Invitations(self)
+        self._login = LoginWatch(self.xmpp, self._login_failed)
         self.xmpp.add_event_handler("session_start", self._session_started)
         self.xmpp.add_event_handler("session_resumed", self._session_resumed)
 
@@ -131,6 +144,7 @@ class MLS(BasePlugin):
 
     def plugin_end(self) -> None:
         self._invitations.close()
+        self._login.close()
         self.xmpp.del_event_handler("session_start", self._session_started)
         self.xmpp.del_event_handler("session_resumed", self._session_resumed)
         self.xmpp.plugin["xep_0030"].del_feature(feature=NS)
@@ -151,6 +165,13 @@ class MLS(BasePlugin):
         if self._store is not None and self._store is not self.settings.store:
             self._store.close()
         self._store = self._parts = None
+
+    def _login_failed(self, problem: LoginFailed) -> None:
+        """Whoever waits for us to be ready learns it; whoever asks later waits for the next attempt."""
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_exception(problem)
+            self._ready.exception()  # seen: nobody may be waiting for it
+            self._ready = None
 
     def _session_started(self, _: object) -> None:
         """A new session: once everything is begun, later ones find it going on by itself."""
@@ -266,11 +287,15 @@ class MLS(BasePlugin):
     async def ready(self) -> None:
         """Wait until our keys are published and our rooms are being read, but for those that do not answer.
 
+        :raises LoginFailed: there is no session: a wrong password, a bad certificate, nobody at the port ...
         :raises StoreError: the store can not be used
         :raises DeliveryError: the server refuses to store our keys
         :raises DeviceRetired: our account has retired this device
         """
-        await asyncio.shield(self._readiness())
+        readiness = self._readiness()
+        if not readiness.done() and self._login.problem is not None:
+            raise self._login.problem
+        await asyncio.shield(readiness)
         if self._stopped is not None:
             raise self._stopped
 

@@ -141,4 +141,27 @@ async def test_members_bot(prosody: DevServer, account: Account, connect: Connec
 async def test_an_example_without_an_account_says_so(tmp_path: Path) -> None:
     async with running(*example("echo_bot"), folder=tmp_path) as program:
         assert await program.ends() == 1
-    assert program.output.startswith("Which account?")
+    assert "which account?" in program.output
+    assert "Traceback" not in program.output
+
+
+@pytest.mark.parametrize("name", ["echo_bot", "members_bot", "notify_bot"])
+async def test_an_example_that_cannot_log_in_says_why(
+    name: str, prosody: DevServer, account: Account, tmp_path: Path
+) -> None:
+    environment = login(prosody, str(await account(prosody, "bot"))) | {"XMPP_PASSWORD": "wrong"}
+    more = ("--room", f"x@{prosody.rooms}", "x") if name == "notify_bot" else ()
+    async with running(*example(name), *more, folder=tmp_path, **environment) as program:
+        assert await program.ends() not in (0, -15)
+    assert "refuses the password" in program.output
+    assert "Traceback" not in program.output
+    assert "never awaited" not in program.output
+
+
+async def test_examples_have_stores_of_their_own(prosody: DevServer, account: Account, tmp_path: Path) -> None:
+    """Two in one folder run side by side."""
+    bot = str(await account(prosody, "bot"))
+    async with running(*example("echo_bot"), folder=tmp_path, **login(prosody, bot)) as one:
+        await one.prints("is ready")
+        async with running(*example("members_bot"), folder=tmp_path, **login(prosody, bot)) as two:
+            await two.prints("is ready")

@@ -98,5 +98,5 @@ def test_links(target: str) -> None:
 def test_the_first_screen() -> None:
     """What a bot author needs comes first: within 60 lines, the install command, the bot and how to try it."""
     first = README.splitlines()[:60]
-    for needed in ("pip install", "slixmpp-mls demo", "bot.loop.run_forever()", "slixmpp-mls server"):
+    for needed in ("pip install", "slixmpp-mls demo", "run(bot)", "slixmpp-mls server"):
         assert any(needed in line for line in first), needed

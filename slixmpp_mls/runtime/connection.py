@@ -1,0 +1,300 @@
+"""The connection of a bot: why there is none, and how it is kept.
+
+slixmpp tells in several events what has become of an attempt to log in.  :class:`LoginWatch` makes one
+:class:`~slixmpp_mls.errors.LoginFailed` of them, which says whether it may pass by itself.
+
+:func:`connected` is a connection for as long as a block of code; :func:`run` one for the life of a process.  Both
+connect again when the connection breaks, after pauses that grow; slixmpp leaves that to the application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import ssl
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from random import uniform
+from typing import Any, Final
+
+from slixmpp import ClientXMPP
+from slixmpp.xmlstream.xmlstream import NotConnectedError
+
+from ..errors import DeviceRetired, LoginFailed, MLSError, StoreError, UsageError
+
+__all__ = ["LoginWatch", "connected", "exit_code", "run"]
+
+log = logging.getLogger(__name__)
+_slixmpp_log = logging.getLogger("slixmpp.xmlstream.xmlstream")
+
+_FIRST_PAUSE: Final = 1.0  # seconds
+_LONGEST_PAUSE: Final = 60.0
+_GOODBYE: Final = 5.0  # seconds to close the stream in good order
+# RFC 6120 4.9.3: conditions of the stream that another attempt meets again.
+_FINAL_CONDITIONS: Final = frozenset({
+    "host-gone", "host-unknown", "improper-addressing", "invalid-namespace", "not-authorized", "unsupported-version",
+})  # fmt: skip
+
+
+class LoginWatch:
+    """Notices that a client does not get a session, and why.
+
+    :ivar problem: why the last attempt failed; None if it did not, or is still going on
+    :param report: called with each problem
+    """
+
+    def __init__(self, xmpp: ClientXMPP, report: Callable[[LoginFailed], object]) -> None:
+        self.problem: LoginFailed | None = None
+        self._xmpp = xmpp
+        self._report = report
+        self._in_session = False
+        self._reason: object = None
+        self._handlers: dict[str, Callable[[Any], None]] = {
+            "connecting": self._begin,
+            "connected": self._begin,
+            "session_start": self._session,
+            "session_resumed": self._session,
+            "failed_all_auth": lambda _: self._fail("password", "it refuses the password"),
+            "no_auth": lambda _: self._fail("refused", "it offers no way to log in that we accept"),
+            "ssl_invalid_chain": lambda why: self._fail("certificate", f"its certificate does not verify: {why}"),
+            "connection_failed": self._not_reached,
+            "reconnect_delay": self._round_over,
+            "stream_error": self._stream_error,
+            "disconnected": self._closed,
+        }
+        for name, handler in self._handlers.items():
+            xmpp.add_event_handler(name, handler)
+
+    def close(self) -> None:
+        """Stop watching."""
+        for name, handler in self._handlers.items():
+            self._xmpp.del_event_handler(name, handler)
+
+    def _begin(self, _: object) -> None:
+        self.problem, self._in_session = None, False
+
+    def _session(self, _: object) -> None:
+        self.problem, self._reason, self._in_session = None, None, True
+
+    def _not_reached(self, reason: object) -> None:
+        """One address; slixmpp goes on to the next, if there is one."""
+        if not isinstance(self._reason, ssl.SSLCertVerificationError):
+            self._reason = reason
+
+    def _round_over(self, _: object) -> None:
+        """No address has answered; slixmpp begins anew after a pause."""
+        reason, self._reason = self._reason, None
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            self._fail("certificate", f"its certificate does not verify: {reason.verify_message}")
+        elif reason is not None:
+            self._fail("unreachable", f"no connection: {reason}", temporary=True)
+
+    def _stream_error(self, error: Any) -> None:
+        if not self._in_session:
+            condition = str(error["condition"])
+            self._fail("refused", f"it answers {condition}", temporary=condition not in _FINAL_CONDITIONS)
+
+    def _closed(self, reason: object) -> None:
+        if isinstance(reason, ssl.SSLCertVerificationError):  # told before what slixmpp has for it, ssl_invalid_chain
+            self._fail("certificate", f"its certificate does not verify: {reason.verify_message}")
+        elif not self._in_session and self.problem is None:
+            why = f": {reason}" if reason else ""
+            self._fail("closed", f"it has closed the connection{why}", temporary=True)
+        self._in_session = False
+
+    def _fail(self, reason: str, text: str, *, temporary: bool = False) -> None:
+        if self.problem is not None:
+            return  # what follows from it
+        where = self._xmpp.custom_address
+        server = f"{where[0]}:{where[1]}" if where else self._xmpp.boundjid.domain
+        self.problem = LoginFailed(self._xmpp.boundjid.bare, server, reason, text, temporary=temporary)
+        self._report(self.problem)
+
+
+def _not_of_a_closed_stream(record: logging.LogRecord) -> bool:
+    """slixmpp logs a traceback for each stanza that comes too late for its connection; all of ours are sent again."""
+    return not (record.exc_info and isinstance(record.exc_info[1], NotConnectedError))
+
+
+class _Kept:
+    """A client that connects, and connects again.
+
+    :ivar failed: why it has given up
+    """
+
+    def __init__(self, bot: ClientXMPP, presence: bool) -> None:
+        self.failed: asyncio.Future[MLSError] = asyncio.get_running_loop().create_future()
+        self._bot = bot
+        self._presence = presence
+        self._pause = _FIRST_PAUSE
+        self._again: asyncio.Task[None] | None = None
+        self._watch = LoginWatch(bot, self._problem)
+        self._handlers: dict[str, Callable[[Any], None]] = {
+            "session_start": self._session,
+            "session_resumed": self._session,
+            "disconnected": self._disconnected,
+            "mls_retired": lambda _: self._give_up(DeviceRetired("our account has retired this device")),
+        }
+        for name, handler in self._handlers.items():
+            bot.add_event_handler(name, handler)
+        _slixmpp_log.addFilter(_not_of_a_closed_stream)
+        bot.connect()
+
+    async def close(self) -> None:
+        """Log out in good order, and close the store."""
+        for name, handler in self._handlers.items():
+            self._bot.del_event_handler(name, handler)
+        self._watch.close()
+        if self._again is not None:
+            self._again.cancel()
+        self._bot.cancel_connection_attempt()
+        if self._bot.is_connected():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._bot.disconnect(), _GOODBYE)
+        if "mls" in self._bot.plugin:
+            self._bot.plugin.disable("mls")  # type: ignore[attr-defined]
+        self._bot.abort()
+        self._bot.cancel_connection_attempt()
+        await asyncio.sleep(0)  # what slixmpp still has to say
+        _slixmpp_log.removeFilter(_not_of_a_closed_stream)
+        self.failed.cancel()
+
+    def _problem(self, problem: LoginFailed) -> None:
+        if problem.temporary:
+            log.warning("%s; it is tried again", problem)
+        else:
+            self._bot.cancel_connection_attempt()
+            self._give_up(problem)
+
+    def _give_up(self, error: MLSError) -> None:
+        if not self.failed.done():
+            self.failed.set_result(error)
+
+    def _session(self, _: object) -> None:
+        self._pause = _FIRST_PAUSE
+        if self._presence:  # without it the server keeps messages back, and invitations are messages
+            self._bot.send_presence()
+
+    def _disconnected(self, _: object) -> None:
+        if not self.failed.done() and (self._again is None or self._again.done()):
+            self._again = asyncio.create_task(self._connect_again(), name="connect again")
+
+    async def _connect_again(self) -> None:
+        await asyncio.sleep(self._pause * uniform(0.5, 1.0))  # noqa: S311
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        self._bot.connect()
+
+
+@asynccontextmanager
+async def connected(bot: ClientXMPP, *, presence: bool = True) -> AsyncIterator[None]:
+    """Connect a bot, and stay connected until the block ends; then log out and close the store.
+
+    In the block the plugin is ready: :meth:`slixmpp_mls.MLS.ready` has returned.
+
+    ::
+
+        async with connected(bot):
+            await MLS.of(bot).group(room).send("Build 42 failed")
+
+    :param bot: with the plugin, not connected; see :meth:`slixmpp_mls.Login.bot`.  It is of no use afterwards
+    :param presence: whether to send it; without, invitations do not come
+    :raises LoginFailed: there is no session
+    :raises: what :meth:`slixmpp_mls.MLS.ready` does
+    """
+    plugin = _plugin(bot)
+    kept = _Kept(bot, presence)
+    try:
+        await plugin.ready()
+        yield
+    finally:
+        await kept.close()
+
+
+def run(bot: ClientXMPP, *, presence: bool = True) -> None:
+    """Run a bot until SIGTERM or Ctrl-C: connect, connect again whenever the connection breaks, leave in good order.
+
+    What cannot heal by itself ends the process, with a message on stderr and an exit code (:func:`exit_code`).
+
+    :param bot: with the plugin, not connected; see :meth:`slixmpp_mls.Login.bot`
+    :param presence: whether to send it; without, invitations do not come
+    :raises SystemExit: it could not go on
+    """
+    with asyncio.Runner(loop_factory=lambda: bot.loop) as runner:
+        error = runner.run(_serve(bot, presence))
+    if error is not None:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        raise SystemExit(exit_code(error))
+
+
+def exit_code(error: BaseException) -> int:
+    """What a process says when it ends for this reason (BSD's sysexits).
+
+    77: the password or the device is refused.  78: the configuration, the certificate among it.  74: the store.
+    69: the server, for another reason.  75: it may go better the next time.  1: anything else.
+    """
+    if isinstance(error, LoginFailed):
+        if error.temporary:
+            return os.EX_TEMPFAIL
+        return {"password": os.EX_NOPERM, "certificate": os.EX_CONFIG}.get(error.reason, os.EX_UNAVAILABLE)
+    if isinstance(error, DeviceRetired):
+        return os.EX_NOPERM
+    if isinstance(error, UsageError):
+        return os.EX_CONFIG
+    if isinstance(error, StoreError):
+        return os.EX_IOERR
+    if isinstance(error, MLSError):
+        return os.EX_UNAVAILABLE
+    return 1
+
+
+async def _serve(bot: ClientXMPP, presence: bool) -> MLSError | None:
+    """None if somebody has asked us to stop."""
+    plugin = _plugin(bot)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with suppress(NotImplementedError, RuntimeError, ValueError):  # no such thing here, or not the main thread
+            loop.add_signal_handler(number, stop.set)
+    kept = _Kept(bot, presence)
+    stopped = asyncio.create_task(stop.wait())
+    ready = asyncio.create_task(_ready(plugin))
+    ends: list[asyncio.Future[Any]] = [stopped, kept.failed]
+    try:
+        await asyncio.wait([*ends, ready], return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            ready.result()
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        return None if stopped.done() else kept.failed.result()
+    except MLSError as error:
+        return error
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with suppress(NotImplementedError, RuntimeError, ValueError):
+                loop.remove_signal_handler(number)  # who asks twice does not want to wait
+        for task in (stopped, ready):
+            task.cancel()
+        await asyncio.wait([stopped, ready])
+        await kept.close()
+
+
+async def _ready(plugin: Any) -> None:
+    """As the plugin's, but a server that cannot be reached is waited for."""
+    while True:
+        try:
+            await plugin.ready()
+            return
+        except LoginFailed as problem:
+            if not problem.temporary:
+                raise
+            await asyncio.sleep(_FIRST_PAUSE)
+
+
+def _plugin(bot: ClientXMPP) -> Any:
+    plugin: Any = bot.plugin.get("mls", None)
+    if plugin is None:
+        raise UsageError('the bot needs the plugin: bot.register_plugin("mls", {"store": "bot.db"})')
+    return plugin

@@ -1,0 +1,200 @@
+"""How bots connect, stay, and end: on a real server, and where there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+from slixmpp import JID
+
+from slixmpp_mls import MLS, Login, connected
+from slixmpp_mls.devserver import DevServer, Prosody
+from slixmpp_mls.errors import LoginFailed, StoreError, StoreMismatch, UsageError
+from slixmpp_mls.runtime.login import Client
+
+from ..conftest import unavailable_means_skip, unique
+from ..programs import login as variables
+from ..programs import running
+
+Account = Callable[[DevServer, str], Awaitable[JID]]
+
+
+async def made(server: DevServer, account: Account, folder: Path, **given: Any) -> Client:
+    jid = str(await account(server, "ci"))
+    values = {"password": server.accounts[jid], "host": server.host, "port": server.port, "ca": server.ca_file}
+    return Login.load(jid, **{**values, "store": folder / "ci.db", **given}).bot(key_packages=2)
+
+
+async def problem(bot: Client, kind: type[Exception] = LoginFailed) -> Any:
+    with pytest.raises(kind) as caught:
+        async with asyncio.timeout(20), connected(bot):
+            pass
+    return caught.value
+
+
+def closed_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+async def test_a_block_of_code_in_a_session(server: DevServer, account: Account, tmp_path: Path) -> None:
+    """Again and again with one store: everything is closed when the block ends."""
+    bot = await made(server, account, tmp_path)
+    login = Login.load(
+        bot.boundjid.bare, password=bot.password, host=server.host, port=server.port, ca=server.ca_file,
+        store=tmp_path / "ci.db",
+    )  # fmt: skip
+    room = f"{unique('builds')}@{server.rooms}"
+    async with connected(bot):
+        sent = await (await MLS.of(bot).create(room)).send("Build 1")
+        await sent.confirmed
+    assert not bot.is_connected()
+    again = login.bot(key_packages=2)
+    async with connected(again):
+        assert MLS.of(again).group(room).is_member
+    with pytest.raises(RuntimeError, match="ours"):
+        async with connected(third := login.bot(key_packages=2)):
+            raise RuntimeError("ours")
+    assert not third.is_connected()
+
+
+async def test_a_wrong_password(server: DevServer, account: Account, tmp_path: Path) -> None:
+    found = await problem(await made(server, account, tmp_path, password="wrong"))
+    assert (found.reason, found.temporary) == ("password", False)
+
+
+async def test_a_certificate_that_does_not_verify(server: DevServer, account: Account, tmp_path: Path) -> None:
+    other = Prosody()
+    other._authority.cert_pem.write_to_path(str(tmp_path / "other.pem"))
+    found = await problem(await made(server, account, tmp_path, ca=tmp_path / "other.pem"))
+    assert (found.reason, found.temporary) == ("certificate", False)
+
+
+async def test_nobody_at_the_port(prosody: DevServer, account: Account, tmp_path: Path) -> None:
+    found = await problem(await made(prosody, account, tmp_path, port=closed_port()))
+    assert (found.reason, found.temporary) == ("unreachable", True)
+
+
+async def test_a_server_that_hangs_up(prosody: DevServer, account: Account, tmp_path: Path) -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10)
+        writer.close()
+
+    listener = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    async with listener:
+        found = await problem(await made(prosody, account, tmp_path, port=listener.sockets[0].getsockname()[1]))
+    assert (found.reason, found.temporary) == ("closed", True)
+
+
+async def test_a_domain_that_the_server_does_not_serve(prosody: DevServer, tmp_path: Path) -> None:
+    login = Login.load(
+        "ci@elsewhere.example", password="x", host=prosody.host, port=prosody.port, ca=prosody.ca_file,
+        store=tmp_path / "x.db",
+    )  # fmt: skip
+    found = await problem(login.bot())
+    assert (found.reason, found.temporary) == ("refused", False)
+
+
+async def test_a_store_that_cannot_be_used(prosody: DevServer, account: Account, tmp_path: Path) -> None:
+    await problem(await made(prosody, account, tmp_path, store=tmp_path / "no" / "folder" / "ci.db"), StoreError)
+    first = await made(prosody, account, tmp_path)
+    async with connected(first):
+        await problem(await made(prosody, account, tmp_path), StoreError)  # locked
+    await problem(await made(prosody, account, tmp_path), StoreMismatch)  # another account's
+    with pytest.raises(UsageError, match="needs the plugin"):
+        async with connected(Client("a@example", "x", None, first.get_ssl_context())):
+            pass
+
+
+async def test_ready_waits_for_the_next_attempt(prosody: DevServer, account: Account, tmp_path: Path) -> None:
+    """Whoever connects by hand may try again after a failure."""
+    port = closed_port()
+    bot = await made(prosody, account, tmp_path, port=port)
+    mls = MLS.of(bot)
+    bot.connect()
+    for _ in range(2):  # it stays so until something happens
+        with pytest.raises(LoginFailed):
+            async with asyncio.timeout(20):
+                await mls.ready()
+    bot.connect(prosody.host, prosody.port)
+    async with asyncio.timeout(20):
+        await mls.ready()
+    await bot.disconnect()
+    bot.plugin.disable("mls")  # type: ignore[attr-defined]
+
+
+BOT = dedent("""
+    import logging
+    import slixmpp_mls
+
+    bot = slixmpp_mls.Login.load().bot(key_packages=2)
+
+    async def echo(message):
+        await message.reply("you said: " + message.body)
+
+    bot.add_event_handler("mls_message", echo)
+    bot.add_event_handler("mls_ready", lambda mls: print("ready", flush=True))
+    bot.add_event_handler("session_start", lambda _: print("session", flush=True))
+    slixmpp_mls.run(bot)
+    print("left", flush=True)
+""")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_bot_leaves_when_it_is_told_to(
+    number: signal.Signals, prosody: DevServer, account: Account, tmp_path: Path
+) -> None:
+    jid = str(await account(prosody, "bot"))
+    async with running(sys.executable, "-c", BOT, folder=tmp_path, **variables(prosody, jid)) as program:
+        await program.prints("ready")
+        program.process.send_signal(number)
+        assert await program.ends() == 0, program.output
+    assert program.output.split() == ["session", "ready", "left"]
+    assert (tmp_path / ".local/share/slixmpp-mls" / f"{jid}.db").exists()
+
+
+async def test_a_bot_that_cannot_go_on_says_why(prosody: DevServer, account: Account, tmp_path: Path) -> None:
+    jid = str(await account(prosody, "bot"))
+    good = variables(prosody, jid)
+    for wrong, code, text in (
+        ({"XMPP_PASSWORD": "wrong"}, 77, "refuses the password"),
+        ({"MLS_STORE": "/proc/no.db"}, 74, "no.db"),
+    ):
+        async with running(sys.executable, "-c", BOT, folder=tmp_path, **{**good, **wrong}) as program:
+            assert await program.ends() == code, program.output
+        assert text in program.output
+        assert "Traceback" not in program.output
+        assert "left" not in program.output
+
+
+@pytest.mark.server
+async def test_a_bot_waits_for_its_server_and_comes_back(tmp_path: Path) -> None:
+    with unavailable_means_skip():
+        server = Prosody()
+        await server.start()
+    try:
+        jid = str(await server.register("bot", "secret"))
+        environment = variables(server, jid)
+        async with running(sys.executable, "-c", BOT, folder=tmp_path, **environment) as program:
+            await program.prints("ready")
+            await server.restart()
+            await program.prints("session", times=2)
+            program.process.send_signal(signal.SIGTERM)
+            assert await program.ends() == 0, program.output
+        assert "Traceback" not in program.output, program.output
+        # Told to leave while nobody answers.
+        environment["XMPP_PORT"] = str(closed_port())
+        async with running(sys.executable, "-c", BOT, folder=tmp_path, **environment) as program:
+            await program.prints("it is tried again")
+            program.process.send_signal(signal.SIGTERM)
+            assert await program.ends() == 0, program.output
+    finally:
+        await server.close()
