@@ -307,7 +307,7 @@ class MLS(BasePlugin):
         parts.devices.close()
         self.tasks.cancel()
         await parts.rooms.give_up(reason)
-        self.device.forget_key_packages()
+        self.device.key_packages.forget_all()
         self.device.store.scrub()
 
     def fire(self, name: str, data: object) -> None:

@@ -414,22 +414,18 @@ class KnownDevice(Device):
             transaction.put("device", b"key" + SUITE.signature_scheme.to_bytes(2, "big"), private.encode())
         super().__init__(store)
         assert self.identity == client
-        self.bundles: dict[bytes, KeyPackageBundle] = {}
-        for one in keys["key_packages"]:
-            package = MLSMessage.decode(bytes.fromhex(one["key_package"])).body
-            assert isinstance(package, MLSKeyPackage)
-            self.bundles[bytes.fromhex(one["reference"])] = KeyPackageBundle(
-                package,
-                SUITE.import_hpke_key(bytes.fromhex(one["init_private_key"]), package.init_key),
-                SUITE.import_hpke_key(bytes.fromhex(one["encryption_private_key"]), package.leaf_node.encryption_key),
-                private,
-            )
-
-    def find_bundle(self, transaction: object, references: Any) -> KeyPackageBundle | None:
-        return next((self.bundles[one] for one in references if one in self.bundles), None)
-
-    def use_up(self, transaction: object, bundle: KeyPackageBundle, now: int) -> None:
-        del self.bundles[bundle.reference]
+        with self.store.transaction() as transaction:
+            for one in keys["key_packages"]:
+                package = MLSMessage.decode(bytes.fromhex(one["key_package"])).body
+                assert isinstance(package, MLSKeyPackage)
+                bundle = KeyPackageBundle(
+                    package,
+                    SUITE.import_hpke_key(bytes.fromhex(one["init_private_key"]), package.init_key),
+                    SUITE.import_hpke_key(bytes.fromhex(one["encryption_private_key"]), package.leaf_node.encryption_key),
+                    private,
+                )
+                assert bundle.reference == bytes.fromhex(one["reference"])
+                self.key_packages.keep_unpublished(transaction, bundle)
 
 
 class Follower:

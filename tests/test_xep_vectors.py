@@ -383,18 +383,14 @@ def follower(races: dict[str, Any]) -> RoomGroup:
         private,
     )
 
-    class Dora(Device):
-        def find_bundle(self, transaction: object, references: Any) -> KeyPackageBundle | None:
-            return bundle if bundle.reference in references else None
-
-        def use_up(self, *_: object) -> None:
-            pass
-
     store = MemoryStore(client.account)
     with store.transaction() as transaction:
         transaction.put("device", b"id", client.device.encode())
         transaction.put("device", b"key" + SUITE.signature_scheme.to_bytes(2, "big"), private.encode())
-    session = RoomGroup(Dora(store), races["room"])
+    device = Device(store)
+    with device.store.transaction() as transaction:
+        device.key_packages.keep_unpublished(transaction, bundle)
+    session = RoomGroup(device, races["room"])
     (event,) = session.accept(session.examine(incoming(races["first"], "first"), races["now"]), races["now"])
     assert isinstance(event, Joined)
     return session

@@ -57,7 +57,7 @@ class Published:
 
         :param now: seconds since the Unix epoch
         """
-        # Ours begin an hour before they are made, see Device.make_key_package.
+        # Ours begin an hour before they are made, see OwnKeyPackages.make.
         dated = [
             (package.leaf_node.source.lifetime.not_before + HOUR, package)
             for package in self.packages

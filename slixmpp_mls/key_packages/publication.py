@@ -1,6 +1,6 @@
 """Our KeyPackages in the account's directory: as many as there should be, fresh and unused (RFC 9420 10, 16.8).
 
-The device knows which these are (:meth:`slixmpp_mls.client.device.device.Device.plan_key_packages`).  The directory is
+The device knows which these are (:meth:`slixmpp_mls.client.device.key_packages.OwnKeyPackages.plan`).  The directory is
 compared with that: new KeyPackages are published, and those are retracted that were used, are about to expire, or say
 something of us that is no longer true.  This happens at each start and every hour, and when a KeyPackage may have been
 used: when we have come into a group (``mls_joined``, ``mls_group_continued``).
@@ -78,7 +78,7 @@ class Publication:
             if present and not context.clock.steady:
                 log.info("KeyPackages are not looked at while the clock cannot be relied on")
                 return
-            plan = context.device.plan_key_packages(present, context.now)
+            plan = context.device.key_packages.plan(present, context.now)
             published = {
                 package.reference.hex(): KeyPackage(
                     package.reference.hex(), package.suite, package.message, package.last_resort

@@ -28,7 +28,7 @@ class FakeDirectory:
         """What a device does at every start."""
         account = self.items.setdefault(device.identity.account, {})
         own = [reference for reference, message in account.items() if _owner(message) == device.identity]
-        plan = device.plan_key_packages(own, now)
+        plan = device.key_packages.plan(own, now)
         account.update({package.reference: package.message for package in plan.publish})
         for reference in plan.retract:
             account.pop(reference, None)

@@ -180,7 +180,7 @@ class Directory:
     def look(self, now: int | None = None) -> tuple[int, int]:
         """How many were published and retracted."""
         self.now = self.now if now is None else now
-        plan = self.device.plan_key_packages(self.items, self.now)
+        plan = self.device.key_packages.plan(self.items, self.now)
         self.items |= {package.reference: package for package in plan.publish}
         for reference in plan.retract:
             del self.items[reference]
@@ -195,13 +195,13 @@ class Directory:
     def bundle(self, *, last_resort: bool = False) -> KeyPackageBundle:
         with self.store.transaction() as transaction:
             reference = next(r for r, package in self.items.items() if package.last_resort == last_resort)
-            found = self.device.find_bundle(transaction, [reference])
+            found = self.device.key_packages.find(transaction, [reference])
         assert found is not None
         return found
 
     def use(self, bundle: KeyPackageBundle) -> None:
         with self.store.transaction() as transaction:
-            self.device.use_up(transaction, bundle, self.now)
+            self.device.key_packages.use_up(transaction, bundle, self.now)
 
     def restart(self, **settings: Any) -> None:
         self.settings = replace(self.settings, **settings)
@@ -231,7 +231,7 @@ def test_an_ordinary_one_lets_in_once_and_its_private_keys_are_gone() -> None:
     directory.use(bundle)
     assert bundle.reference not in directory.kept
     with directory.store.transaction() as transaction:
-        assert directory.device.find_bundle(transaction, [bundle.reference]) is None
+        assert directory.device.key_packages.find(transaction, [bundle.reference]) is None
     assert directory.look() == (1, 1)
     assert len(directory.items) == 4
 
@@ -316,7 +316,7 @@ def test_what_is_deleted_can_not_be_read_on_the_disk(tmp_path: Any) -> None:
         return b"".join(file.read_bytes() for file in sorted(tmp_path.iterdir()))
 
     with store.transaction() as transaction:
-        bundles = [bundle for _, _, bundle in bob.device._records(transaction)]
+        bundles = [bundle for _, _, bundle in bob.device.key_packages._records(transaction)]
     used = next(bundle for bundle in bundles if not bundle.last_resort)
     old_key = bob.device.signature_key(CipherSuite.get(1)).encode()
     assert used.init_key.encode() in on_disk()

@@ -107,11 +107,11 @@ def test_due_in_the_last_third() -> None:
 def test_key_packages_are_replaced() -> None:
     """RFC 9420 10: they hold the credential."""
     device = Device(MemoryStore(ALICE), settings=KeyPackageSettings(count=2))
-    before = [package.reference for package in device.plan_key_packages((), NOW).publish]
+    before = [package.reference for package in device.key_packages.plan((), NOW).publish]
     device.certificates.use(certify(device), NOW)
-    plan = device.plan_key_packages(before, NOW)
+    plan = device.key_packages.plan(before, NOW)
     assert (len(plan.publish), set(plan.retract)) == (3, set(before))
-    again = device.plan_key_packages([package.reference for package in plan.publish], NOW)
+    again = device.key_packages.plan([package.reference for package in plan.publish], NOW)
     assert (again.publish, again.retract) == ((), ())
 
 
@@ -156,6 +156,7 @@ def without_x509(device: Device) -> None:
         return replace(own, capabilities=replace(own.capabilities, credentials=kept))
 
     device.own_leaf = own_leaf  # type: ignore[method-assign]
+    device.key_packages._own_leaf = own_leaf
 
 
 def test_not_in_a_group_whose_members_do_not_all_support_it() -> None:
@@ -164,9 +165,9 @@ def test_not_in_a_group_whose_members_do_not_all_support_it() -> None:
     alice, bob = (world.person(account) for account in (ALICE, "bob@b.example"))
     without_x509(bob.device)
     alice.session.create(1, RoomPolicy(world.room.jid, (ALICE,)), NOW)
-    bundle = bob.device.make_key_package(SUITE, NOW)
+    bundle = bob.device.key_packages.make(SUITE, NOW)
     with bob.device.store.transaction() as transaction:
-        transaction.put("key-package", bundle.reference, bob.device._record(bundle).encode())
+        transaction.put("key-package", bundle.reference, bob.device.key_packages._record(bundle).encode())
     alice.commit(Add(bundle.key_package))
     world.settle()
     assert bob.session.is_member
@@ -194,7 +195,7 @@ def test_candidates_with_a_credential_of_an_unfit_type() -> None:
     def refused() -> set[str]:
         chosen = {}
         for device in (certified, plain, old):
-            package = device.make_key_package(SUITE, NOW).key_package
+            package = device.key_packages.make(SUITE, NOW).key_package
             chosen[device.identity] = VerifiedKeyPackage(package, b"")
         found = Candidates()
         unfit = _refuse_credentials(alice.session, chosen, found)

@@ -290,7 +290,7 @@ def test_a_welcome_to_a_new_group_of_that_id_that_does_not_continue_ours_is_refu
     mallory.directory = world.directory
     stranger = mallory.person("mallory@m.example")
     group = Group.create(
-        stranger.device.make_key_package(CipherSuite.get(2), world.now),
+        stranger.device.key_packages.make(CipherSuite.get(2), world.now),
         NEW,
         extensions=people[0].session.group.context.extensions,
     )

@@ -31,7 +31,7 @@ Edit = Callable[[RoomState, Change], None]
 
 def new_group(device: Device) -> Group:
     """A group with nobody but us in it."""
-    bundle = device.make_key_package(CipherSuite.get(device.suites[0]), NOW)
+    bundle = device.key_packages.make(CipherSuite.get(device.suites[0]), NOW)
     return Group.create(bundle, b"g" * 32, extensions=(RoomPolicy(ROOM, (ALICE,)).extension(),))
 
 

@@ -62,7 +62,7 @@ def made_up(account: str, device_id: str | None = None) -> KeyPackage:
     if device_id is not None:
         with store.transaction() as transaction:
             transaction.put("device", b"id", device_id.encode())
-    return Device(store).make_key_package(SUITE, int(time.time())).key_package
+    return Device(store).key_packages.make(SUITE, int(time.time())).key_package
 
 
 @contextmanager
@@ -211,7 +211,7 @@ async def welcome_to(mallory: Person, package: KeyPackage, extensions: tuple[Ext
     """A Commit and a Welcome to a group of somebody's own, with any GroupContext extensions."""
     with careless():
         now = int(time.time())
-        bundle = mallory.mls.device.make_key_package(SUITE, now)
+        bundle = mallory.mls.device.key_packages.make(SUITE, now)
         group = Group.create(bundle, os.urandom(32), extensions=extensions)
         made = group.commit([Add(package)], now=now)
     assert made.welcome is not None

@@ -125,7 +125,7 @@ class People:
         devices, packages = {}, {}
         for _ in range(count):
             device = Device(MemoryStore(jid.bare), settings=KeyPackageSettings(count=0))
-            bundle = device.make_key_package(suite, now)
+            bundle = device.key_packages.make(suite, now)
             ref = bundle.reference.hex()
             packages[ref] = KeyPackage(ref, 1, MLSMessage.wrap(bundle.key_package), False).to_stdlib()
             keys = tuple(Key(scheme, key) for scheme, key in device.signature_keys().items())

@@ -38,7 +38,7 @@ def made_up(account: str, device_id: str = "", *, at: float = 0.0, suite: int = 
         with store.transaction() as transaction:
             transaction.put("device", b"id", device_id.encode())
     device = Device(store, settings=KeyPackageSettings(suites=(suite,)))
-    bundle = device.make_key_package(CipherSuite.get(suite), int(time.time() + at))
+    bundle = device.key_packages.make(CipherSuite.get(suite), int(time.time() + at))
     return PublishedKeyPackage(bundle.reference, suite, MLSMessage.wrap(bundle.key_package), False)
 
 

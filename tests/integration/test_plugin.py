@@ -203,7 +203,7 @@ async def publish(client: Person, package: KeyPackage, item_id: str | None = Non
 def made(device: Device, *, now: int | None = None, spoil: bool = False, last_resort: bool = False) -> KeyPackage:
     """A KeyPackage; a spoilt one has another signature."""
     suite = CipherSuite.get(1)
-    bundle = device.make_key_package(suite, now or int(time.time()), last_resort=last_resort)
+    bundle = device.key_packages.make(suite, now or int(time.time()), last_resort=last_resort)
     package = bundle.key_package
     if spoil:
         package = replace(package, signature=bytes(len(package.signature)))
@@ -240,7 +240,7 @@ async def test_who_can_not_be_added_is_named_and_the_others_are_added(server: De
 
     foreign, device = await odd_person(cast, server, "foreign")
     other_suite = Device(MemoryStore(foreign.account), settings=KeyPackageSettings(suites=(3,)))
-    package = other_suite.make_key_package(CipherSuite.get(3), int(time.time())).key_package
+    package = other_suite.key_packages.make(CipherSuite.get(3), int(time.time())).key_package
     reference = CipherSuite.get(3).key_package_ref(package.encode()).hex()
     await publish(foreign, KeyPackage(reference, 3, MLSMessage.wrap(package), False))
 

@@ -68,7 +68,7 @@ def fill(store: SQLiteStore) -> dict[tuple[str, bytes], bytes]:
 def wicked(store: SQLiteStore) -> list[bytes]:
     """A device in a group, with a message on its way; what nobody must find on the disk."""
     device = Device(store, settings=KeyPackageSettings(count=2))
-    device.plan_key_packages((), NOW)
+    device.key_packages.plan((), NOW)
     group = RoomGroup(device, ROOM)
     group.create(1, RoomPolicy(ROOM, (ALICE,)), NOW)
     group.compose(b"something wicked this way comes")

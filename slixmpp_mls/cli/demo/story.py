@@ -186,7 +186,7 @@ class Story:
         group = self._group(alice)
         self.show.expect("Adding an intruder")
         intruder = Device(MemoryStore(bob.jid))
-        bundle = intruder.make_key_package(CipherSuite.get(intruder.suites[0]), alice.mls.now)
+        bundle = intruder.key_packages.make(CipherSuite.get(intruder.suites[0]), alice.mls.now)
         reference = bundle.reference.hex()
         element = KeyPackage(reference, bundle.key_package.cipher_suite, MLSMessage.wrap(bundle.key_package), False)
         await bob.mls.directory.publish_many({reference: element.to_stdlib()})

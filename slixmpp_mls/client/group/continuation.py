@@ -85,7 +85,7 @@ class Continuation:
         asked = self.reinit
         if asked is None:
             raise UsageError(f"the group in {self._state.room} has not been reinitialized")
-        own = self._device.make_key_package(CipherSuite.get(asked.cipher_suite), now)
+        own = self._device.key_packages.make(CipherSuite.get(asked.cipher_suite), now)
         return self._state.require_member().group.draft_reinitialize(
             own, others, now=now, identify=ClientIdentity.from_leaf, random=self._device.random
         )
@@ -102,7 +102,7 @@ class Continuation:
         :raises InvalidError: a KeyPackage does not fit
         :raises StanzaTooLarge: by `fits`
         """
-        own, random = self._device.make_key_package(suite, now), self._device.random
+        own, random = self._device.key_packages.make(suite, now), self._device.random
         extensions = self._state.require_member().group.context.extensions
         group = Group.create(own, random(32), extensions=extensions, parameters=self._device.parameters, random=random)
         # The PSK's place is taken by one of the group itself, which is as long.
@@ -127,7 +127,7 @@ class Continuation:
             raise UsageError(f"a policy for {policy.room}, not for {self._state.room}")
         return source.draft_branch(
             self._device.random(32),
-            self._device.make_key_package(source.suite, now),
+            self._device.key_packages.make(source.suite, now),
             others,
             now=now,
             extensions=(policy.extension(),),

@@ -160,16 +160,16 @@ class JoinRequests:
             made = [self._make_ask(change.transaction, CipherSuite.get(suite), now) for suite in self._suites()]
             asks = (*seen.asks, *made)
             for old in asks[:-_ASKS]:
-                self._device.forget_key_package(change.transaction, old.reference)
+                self._device.key_packages.forget(change.transaction, old.reference)
             change.put_outside(attempted(replace(seen, asks=asks[-_ASKS:]), now, jitter))
         return [self._as_outgoing(ask) for ask in made]
 
     def _make_ask(self, transaction: Transaction, suite: CipherSuite, now: int) -> AskRecord:
         seen = self._state.outside
-        bundle = self._device.make_key_package(suite, now)
+        bundle = self._device.key_packages.make(suite, now)
         source = bundle.key_package.leaf_node.source
         assert isinstance(source, KeyPackageSource)
-        self._device.keep_unpublished(transaction, bundle)
+        self._device.key_packages.keep_unpublished(transaction, bundle)
         message = external_proposal(
             suite,
             seen.group_id,
@@ -220,7 +220,7 @@ class JoinRequests:
         """
         for ask in self._state.outside.asks:
             if ask.reference != used:
-                self._device.forget_key_package(change.transaction, ask.reference)
+                self._device.key_packages.forget(change.transaction, ask.reference)
         change.put_outside(self._state.outside.pace())
 
 

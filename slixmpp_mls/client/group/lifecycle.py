@@ -44,7 +44,7 @@ class Lifecycle:
             raise UsageError(f"a policy for {policy.room}, not for {state.room}")
         if not policy.accepts(device.credential(CipherSuite.get(suite))):
             raise UsageError("the policy demands X.509 credentials, and this device has no certificate for the suite")
-        bundle = device.make_key_package(CipherSuite.get(suite), now)
+        bundle = device.key_packages.make(CipherSuite.get(suite), now)
         group = Group.create(
             bundle,
             device.random(32),

@@ -85,7 +85,7 @@ class Welcomes:
             assert isinstance(welcome, Welcome)
             with self._state.store.transaction() as transaction:
                 references = [entry.new_member for entry in welcome.secrets]
-                bundle = self._device.find_bundle(transaction, references)
+                bundle = self._device.key_packages.find(transaction, references)
             if bundle is not None:
                 return self._examine(incoming, payload, welcome, bundle, others)
         return None
@@ -181,7 +181,7 @@ class Welcomes:
             change.delete_entry()
             self._requests.end(change, b"" if bundle is None else bundle.reference)
             if bundle is not None:
-                self._device.use_up(change.transaction, bundle, now)
+                self._device.key_packages.use_up(change.transaction, bundle, now)
             own_age = LeafAge.arriving(group.own_leaf, now, last_resort=last_resort)
             leaf_ages.put(change.transaction, state.spaces.renewed, self._device.identity, own_age)
             change.put_record(record)

@@ -68,7 +68,7 @@ class LeafAge:
             return cls(now, 0)
         made = now
         if isinstance(leaf.source, KeyPackageSource):
-            made = min(now, leaf.source.lifetime.not_before + HOUR)  # see Device.make_key_package
+            made = min(now, leaf.source.lifetime.not_before + HOUR)  # see OwnKeyPackages.make
         return cls(now, made)
 
     @classmethod

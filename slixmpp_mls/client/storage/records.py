@@ -59,6 +59,8 @@ __all__ = [
     "Spaces",
 ]  # fmt: skip
 
+KEY_PACKAGES = "key-package"
+"""The space that has a :class:`KeyPackageRecord` of each KeyPackage of ours."""
 ROOMS = "room"
 """The space that has a :class:`RoomRecord` of each room."""
 OUTSIDE = b"record"
