@@ -421,7 +421,9 @@ class KnownDevice(Device):
                 bundle = KeyPackageBundle(
                     package,
                     SUITE.import_hpke_key(bytes.fromhex(one["init_private_key"]), package.init_key),
-                    SUITE.import_hpke_key(bytes.fromhex(one["encryption_private_key"]), package.leaf_node.encryption_key),
+                    SUITE.import_hpke_key(
+                        bytes.fromhex(one["encryption_private_key"]), package.leaf_node.encryption_key
+                    ),
                     private,
                 )
                 assert bundle.reference == bytes.fromhex(one["reference"])

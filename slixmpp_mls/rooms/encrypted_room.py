@@ -364,7 +364,7 @@ class EncryptedRoom:
     def _went_live(self) -> None:
         if not self.is_member:
             return
-        if self.session.owed.leave and not self._leaving.locked():
+        if self.session.post_commit_actions.leave and not self._leaving.locked():
             self.worker.spawn(self.leave(), "leaving")
         self.worker.spawn(self.worker.vigilance.look_again(), "asking about members again")
         if self.session.leaf_outdated:

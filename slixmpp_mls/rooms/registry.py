@@ -85,7 +85,7 @@ class Rooms:
             await handle.worker.start()
         except DeliveryError as error:
             self._plugin.fire("mls_room_lost", error)
-        if handle.session.owed.leave:
+        if handle.session.post_commit_actions.leave:
             self._plugin.background(handle.finish_leaving(), f"leaving {handle.room}")
 
     def stream_resumed(self) -> None:

@@ -40,8 +40,8 @@ def test_what_a_member_had_stored_is_there(tmp_path: Path, world: World) -> None
     assert {member.account for member in group.members()} == {ALICE, BOB, CAROL}
     assert group.group.epoch == 3
     assert [message.data for message in group.not_handed_over()] == [b"missed"]
-    assert {action.account for action in group.owed if isinstance(action, Invite)} == {BOB, CAROL}
-    assert group.owed.leave
+    assert {action.account for action in group.post_commit_actions if isinstance(action, Invite)} == {BOB, CAROL}
+    assert group.post_commit_actions.leave
     (doubt,) = group.doubts.values()
     assert (doubt.client.account, doubt.denied, doubt.reason, doubt.since) == (CAROL, False, "unreachable", NOW)
     kinds = [record.kind for _, record in group.room_state.outbox]

@@ -11,16 +11,16 @@ from .people import ALICE, BOB, CAROL, DAVE, again, three
 
 def owed(person: Participant) -> set[Invite | Revoke]:
     """As it is in memory, and as a restart finds it."""
-    now = set(person.session.owed)
+    now = set(person.session.post_commit_actions)
     person.restart()
-    assert set(person.session.owed) == now
+    assert set(person.session.post_commit_actions) == now
     return now
 
 
 def settled() -> tuple[World, Participant, Participant, Participant]:
     """Three members, and nothing to do."""
     world, alice, bob, carol = three()
-    alice.session.done([each.key for each in alice.session.owed])
+    alice.session.done([each.key for each in alice.session.post_commit_actions])
     return world, alice, bob, carol
 
 
@@ -72,7 +72,7 @@ def test_of_an_account_with_another_device_in_the_group_nothing_is_revoked() -> 
     world.person(BOB)
     alice.commit(*alice.adding(BOB))
     world.settle()
-    alice.session.done([each.key for each in alice.session.owed])
+    alice.session.done([each.key for each in alice.session.post_commit_actions])
     alice.commit(Remove(alice.session.roster.leaves_of(BOB)[0]))
     world.settle()
     assert not owed(alice)
@@ -83,13 +83,13 @@ def test_a_member_that_leaves_goes_by_itself() -> None:
     bob.session.want_to_leave()
     bob.propose(Remove(bob.session.group.own_index))
     world.settle()
-    assert bob.session.owed.leave
+    assert bob.session.post_commit_actions.leave
     alice.commit()
     world.settle()
     assert not owed(alice)
-    assert not bob.session.owed.leave
+    assert not bob.session.post_commit_actions.leave
     bob.restart()
-    assert not bob.session.owed
+    assert not bob.session.post_commit_actions
 
 
 def test_nothing_is_owed_by_who_is_out() -> None:
@@ -101,4 +101,4 @@ def test_nothing_is_owed_by_who_is_out() -> None:
     alice.session.give_up()
     assert not owed(alice)
     assert list(PostCommitActions()) == []
-    assert ALICE not in {each.account for each in alice.session.owed}
+    assert ALICE not in {each.account for each in alice.session.post_commit_actions}

@@ -58,7 +58,7 @@ def scenes() -> list[Any]:
     def done(world: World, alice: Participant, bob: Participant) -> Any:
         alice.commit(*alice.adding(DAVE), *alice.removing(BOB))
         world.settle()
-        keys = [each.key for each in alice.session.owed]
+        keys = [each.key for each in alice.session.post_commit_actions]
         assert {b"i" + DAVE.encode(), b"r" + BOB.encode()} <= set(keys)
         return lambda: alice.session.done(keys)
 
@@ -137,7 +137,7 @@ def memory(session: RoomGroup) -> tuple[Any, ...]:
     group = session.group
     return (
         group.pieces(), session.cursor, session.state, session.commit_waits, session.outstanding_ids(),
-        session.roster, session.policy, session.behind, sorted(map(repr, session.owed)), session.owed.leave,
+        session.roster, session.policy, session.behind, session.post_commit_actions.entries,
     )  # fmt: skip
 
 

@@ -159,7 +159,7 @@ async def founder(bot: Bot) -> None:
         await bot.say("two")
         bot.state()
         bot.note("leaving")
-    if (group := bot.group()) is not None and not group.session.owed.leave:
+    if (group := bot.group()) is not None and not group.session.post_commit_actions.leave:
         await group.leave()
     await bot.until(lambda: bot.room not in bot.mls.groups)
 

@@ -186,7 +186,7 @@ class RoomGroup:
         return self._members.doubts
 
     @property
-    def owed(self) -> PostCommitActions:
+    def post_commit_actions(self) -> PostCommitActions:
         """What is still to be done outside of the group; nothing if we are not in it."""
         membership: Membership | None = self.room_state.membership
         return PostCommitActions() if membership is None else membership.actions

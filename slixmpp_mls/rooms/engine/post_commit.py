@@ -43,7 +43,7 @@ class FollowUp:
         :raises StoreError: something that has been done is owed still
         """
         async with self._busy:
-            owed = list(self._session.owed) if self._session.is_member else []
+            owed = list(self._session.post_commit_actions) if self._session.is_member else []
             await self._invite([each for each in owed if isinstance(each, Invite)])
             await self._revoke([each for each in owed if isinstance(each, Revoke)])
 

@@ -376,7 +376,7 @@ class RoomWorker:
 
     def _attend(self) -> None:
         """Do what is owed outside of the group, beside the reading."""
-        if any(self.session.owed):
+        if any(self.session.post_commit_actions):
             self.spawn(self.follow_up(), "what follows a Commit")
 
     async def follow_up(self) -> None:
