@@ -23,7 +23,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """What can not be read any more because we had lost the group.
+    """What cannot be read any more because we had lost the group.
 
     :ivar after: archive id of the last stanza that we have processed as a member; None for the archive's beginning
     :ivar until: archive id of the stanza by which we are back
@@ -211,7 +211,7 @@ class LeftBehind:
     has been read to its end, :class:`GroupLost` follows; see :meth:`.RoomGroup.is_left_behind`.
 
     :ivar epoch: ours
-    :ivar ahead: theirs, as the stanza says: it can not be authenticated
+    :ivar ahead: theirs, as the stanza says: it cannot be authenticated
     :ivar by: the account, as the room says
     """
 
@@ -233,7 +233,7 @@ class MemberDoubted:
 
 @dataclass(frozen=True, slots=True)
 class GroupLost:
-    """We can not follow the group any more, and must come back into it: see ``rejoin`` among the plugin's settings.
+    """We cannot follow the group any more, and must come back into it: see ``rejoin`` among the plugin's settings.
 
     :ivar reason: for people
     :ivar after: archive id of the last stanza that we have processed; what comes later is lost to us, until we are back

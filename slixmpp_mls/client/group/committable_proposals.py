@@ -7,7 +7,7 @@ in what they may commit, as nobody answers for an outsider's wish but the commit
 
 A proposal is left out if no rule of RFC 9420 lets us commit it (:mod:`slixmpp_mls.mls.group.proposal_selection`), if
 the policy does not, or if the caller does not want it.  What the policy allows by itself goes first, so that
-what it forbids can not take its place.
+what it forbids cannot take its place.
 
 A client that has lost its state asks to be added afresh (RFC 9420 12.1.8).  Its old leaf goes with the same
 Commit, by a Remove of the committer's own (the policy's "replace a client"); a wish whose leaf, or a leaf of whose

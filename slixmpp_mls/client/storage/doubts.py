@@ -12,7 +12,7 @@ about the leaf, which RFC 9750 6.5 leaves to applications:
   has been revoked.  That is reported, and the leaf removed if it is still so after a while.  Talk goes on
   meanwhile, or anybody could silence a group by retracting a device.  But whom our own people refuse has
   not lapsed: nothing is encrypted for it from then on;
-- it can not tell: that is reported, and asked again later.
+- it cannot tell: that is reported, and asked again later.
 
 Doubts are kept in the store beside the group, and go with the leaf.
 """
@@ -38,7 +38,7 @@ class Doubt:
     """What is wrong with a member.
 
     :ivar client: who it claims to be
-    :ivar denied: whether the Authentication Service denies it; if not, it can not tell
+    :ivar denied: whether the Authentication Service denies it; if not, it cannot tell
     :ivar reason: machine-readable, see :class:`~slixmpp_mls.authentication.Verdict`
     :ivar text: the same for people
     :ivar since: seconds since the Unix epoch
@@ -127,7 +127,7 @@ class Doubts(Mapping[ClientIdentity, Doubt]):
     def reconsidered(self, asked: Iterable[ClientIdentity], answers: Iterable[Doubt]) -> Doubts:
         """Those after the service has been asked again.
 
-        A service that can not tell takes back nothing that it has said; what a member has been denied for from
+        A service that cannot tell takes back nothing that it has said; what a member has been denied for from
         the beginning does not become a lapse, whatever the reason is now.
 
         :param asked: members

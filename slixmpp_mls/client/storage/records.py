@@ -76,7 +76,7 @@ class MembershipState(IntEnum):
     OUT = 3
     """We left or were removed; nothing of the group is kept."""
     LOST = 4
-    """We can not follow the group any more."""
+    """We cannot follow the group any more."""
     FOUNDING = 5
     """We are making the room, and then a group in it."""
 
