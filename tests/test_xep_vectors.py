@@ -286,8 +286,8 @@ def ratchet(secret: bytes, generation: int) -> tuple[bytes, bytes]:
     """RFC 9420 9.1: key and nonce of a generation."""
     for number in range(generation):
         secret = expand_with_label(secret, "secret", struct.pack(">I", number), 32)
-    number = struct.pack(">I", generation)
-    return expand_with_label(secret, "key", number, 16), expand_with_label(secret, "nonce", number, 12)
+    context = struct.pack(">I", generation)
+    return expand_with_label(secret, "key", context, 16), expand_with_label(secret, "nonce", context, 12)
 
 
 def vector(data: bytes) -> bytes:

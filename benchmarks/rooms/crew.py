@@ -92,7 +92,7 @@ class Crew:
         """Seconds of processor time that its processes have used so far."""
         firsts = {member.process: member for member in self.members}
         costs = await asyncio.gather(*(member.do("cost") for member in firsts.values()))
-        return sum(cost["cpu"] for cost in costs)
+        return sum(float(cost["cpu"]) for cost in costs)
 
 
 def server_seconds(server: DevServer) -> float:

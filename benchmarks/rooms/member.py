@@ -8,7 +8,7 @@ import resource
 import ssl
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from slixmpp import JID, ClientXMPP
 from slixmpp.stanza import Message
@@ -85,11 +85,11 @@ class Client:
     async def logout(self) -> None:
         await self.xmpp.disconnect(wait=1.0)
         if self.encrypted:
-            self.xmpp.plugin.disable("mls")
+            cast(Any, self.xmpp.plugin).disable("mls")
 
     @property
     def mls(self) -> MLS:
-        plugin = self.xmpp.plugin["mls"]
+        plugin = cast(Any, self.xmpp.plugin)["mls"]
         assert isinstance(plugin, MLS)
         return plugin
 

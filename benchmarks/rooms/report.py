@@ -131,7 +131,7 @@ def plot(results: Results, path: Path) -> None:
     for here, style in (("all", "-"), ("two", ":")):
         chosen = [each for each in results.talks if (each[0].here == each[0].occupants) == (here == "all")]
         for kind, (label, colour) in enumerate((("plain", "tab:gray"), ("encrypted", "tab:blue"))):
-            talks: Sequence[Talk] = sorted((each[kind] for each in chosen), key=lambda talk: talk.occupants)
+            talks: Sequence[Talk] = sorted((each[:2][kind] for each in chosen), key=lambda talk: talk.occupants)
             axes.plot(
                 [talk.occupants for talk in talks],
                 [talk.rate for talk in talks],

@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from ..client import (
     Device,
@@ -65,6 +66,8 @@ from .directory import FakeDirectory
 from .room import FakeRoom
 
 __all__ = ["NOW", "Participant", "World", "commit_against_policy"]
+
+_E = TypeVar("_E")
 
 NOW = 1_800_000_000
 """Where the clocks of this package begin, in seconds since the Unix epoch."""
@@ -123,7 +126,7 @@ class Participant:
         """The application data of others that it has read, in order."""
         return [event.data for event in self.events if isinstance(event, MessageReceived)]
 
-    def said(self, kind: type) -> list[Event]:
+    def said(self, kind: type[_E]) -> list[_E]:
         """Its events of one kind."""
         return [event for event in self.events if isinstance(event, kind)]
 

@@ -323,7 +323,7 @@ class Node:
     """Accounts' devices, and switches for what servers and networks do."""
 
     def __init__(self) -> None:
-        self.accounts: dict[str, dict[str, Device]] = {}
+        self.accounts: dict[str, dict[str, Device | RetiredDevice]] = {}
         self.errors: dict[str, DeliveryError] = {}
         self.requests: list[str] = []
         self.under_way = 0

@@ -56,7 +56,7 @@ async def answer_on(authority: Any, leaf: LeafNode, suite: CipherSuite = SUITE) 
     """In one word: "valid", or why not."""
     (verdict,) = await authority.validate([leaf], suite)
     assert verdict.is_valid == (verdict.reason == "") == (verdict.text == "")
-    return verdict.reason or verdict.validity.value
+    return str(verdict.reason or verdict.validity.value)
 
 
 def leaf(chain: X509Credential | None = None, **options: Any) -> LeafNode:
@@ -386,7 +386,9 @@ def test_lists_that_can_not_be_understood_are_no_lists() -> None:
 def test_sources_that_can_not_be_used(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     (tmp_path / "garbage").write_bytes(b"\xff" * 100)
-    for roots in (b"", [], tmp_path / "missing", tmp_path / "empty", tmp_path / "garbage", tmp_path, pem(ROOT.crl())):
+    files = (tmp_path / "missing", tmp_path / "empty", tmp_path / "garbage", tmp_path)
+    sources: tuple[Any, ...] = (b"", [], *files, pem(ROOT.crl()))
+    for roots in sources:
         with pytest.raises(UsageError):
             service(roots) if roots else AuthorityService(roots)
     for crls in (b"", str(tmp_path / "missing"), tmp_path / "empty", tmp_path / "garbage", pem(ROOT.certificate)):

@@ -6,9 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from slixmpp_mls.client import Event, RoomGroup
+from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.mls.structures.proposals import Add
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.store import MemoryStore
+from slixmpp_mls.store.interface import Store
 from slixmpp_mls.testing import Participant, World
 
 ALICE, BOB, CAROL, DAVE = "alice@a.example", "bob@b.example", "carol@c.example", "dave@d.example"
@@ -53,7 +55,12 @@ def pretend(session: RoomGroup, **changes: Any) -> None:
     contents.membership = replace(session.require_member(), **changes)
 
 
-def copy_of(store: MemoryStore) -> MemoryStore:
+def state_of(person: Participant) -> MembershipState:
+    """Its state as it is now: a type checker remembers what it read from an attribute."""
+    return person.session.state
+
+
+def copy_of(store: Store) -> MemoryStore:
     """The same in another store."""
     copy = MemoryStore(store.account)
     with store.transaction() as source, copy.transaction() as target:

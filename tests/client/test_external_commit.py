@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -20,13 +20,13 @@ from slixmpp_mls.stanza import elements
 from slixmpp_mls.stanza.elements import RoomElement
 from slixmpp_mls.testing import NOW, FaultyStore, Killed, Participant, World
 
-from .people import ALICE, BOB, CAROL, DAVE, only, put_outside, three
-from .test_rejoin import copy_of, lose
+from .people import ALICE, BOB, CAROL, DAVE, copy_of, only, put_outside, three
+from .test_rejoin import lose
 
 
 def door_of(world: World) -> elements.GroupInfo:
     """The newest GroupInfo in the room."""
-    return find_doors((incoming, incoming.payloads) for incoming in world.room.archive())[0][1]
+    return find_doors((incoming, cast(Any, incoming.payloads)) for incoming in world.room.archive())[0][1]
 
 
 def with_joins(world: World, joins: ExternalJoins, *administrators: str) -> RoomPolicy:
@@ -331,7 +331,7 @@ def test_a_commit_made_from_a_forged_past_is_ignored_by_all() -> None:
     alice.commit()
     world.settle()
     door = door_of(world)
-    lost = copy_of(bob.store)  # type: ignore[arg-type]
+    lost = copy_of(bob.store)
     alice.commit()
     world.settle()
     naive = Participant(World(room=world.room.jid), lost)

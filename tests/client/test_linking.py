@@ -11,6 +11,7 @@ from slixmpp_mls.errors import UsageError
 from slixmpp_mls.mls.structures.proposals import PreSharedKey
 from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
 from slixmpp_mls.rooms.psk_link import _injection
+from slixmpp_mls.store.interface import Store
 from slixmpp_mls.testing import Participant, World
 
 from .people import ALICE, BOB, CAROL, DAVE, only
@@ -36,8 +37,8 @@ class Two:
         for person in (*self.above.people, *self.below.people):
             person.events.clear()
 
-    def _come(self, account: str, stores: dict[str, object]) -> Participant:
-        return self.below.person(account, stores.get(account))  # type: ignore[arg-type]
+    def _come(self, account: str, stores: dict[str, Store]) -> Participant:
+        return self.below.person(account, stores.get(account))
 
     def pair(self, account: str) -> tuple[Participant, Participant]:
         return tuple(  # type: ignore[return-value]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from slixmpp_mls.client import (
@@ -13,16 +15,17 @@ from slixmpp_mls.client import (
     RemovedFromGroup,
     RoomGroup,
 )
-from slixmpp_mls.client.group import room_group as room_group_module
 from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import (
     InvalidError,
     UsageError,
 )
+from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.structures.proposals import Remove
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.testing import NOW, FaultyStore, World
+from tests.client.people import state_of
 
 from .people import ALICE, BOB, CAROL, DAVE, again, closed_policy, only, three
 
@@ -40,16 +43,16 @@ def test_a_welcome_to_the_group_of_another_room_is_refused() -> None:
     elsewhere.room.post(world.room.in_flight[0].payloads, ALICE)
     elsewhere.settle()
     assert "another room" in str(only(bob.events, Rejected).error)
-    assert bob.session.state is MembershipState.INVITED
+    assert state_of(bob) is MembershipState.INVITED
 
 
 def test_a_welcome_to_a_group_with_the_id_of_another_rooms_group_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 9420 12.4.3.1: a group id is unique among our groups."""
     world, alice, bob, _ = three()
     taken = alice.session.group.group_id
-    create = room_group_module.Group.create
+    create = Group.create
     monkeypatch.setattr(
-        room_group_module.Group,
+        Group,
         "create",
         classmethod(lambda cls, bundle, group_id, **options: create(bundle, taken, **options)),
     )
@@ -60,7 +63,7 @@ def test_a_welcome_to_a_group_with_the_id_of_another_rooms_group_is_refused(monk
     carol.commit(*carol.adding(BOB))
     second.settle()
     assert "another room has" in str(only(bob_there.events, Rejected).error)
-    assert bob_there.session.state is MembershipState.INVITED
+    assert state_of(bob_there) is MembershipState.INVITED
     assert RoomGroup.known(bob.device) == ["cauldron@rooms.example", world.room.jid]
 
 
@@ -71,7 +74,7 @@ def test_a_welcome_for_somebody_else_means_nothing() -> None:
     alice.commit(*alice.adding("erin@e.example"))
     world.settle()
     assert dave.events == []
-    assert dave.session.state is MembershipState.INVITED
+    assert state_of(dave) is MembershipState.INVITED
 
 
 def test_a_welcome_beside_a_commit_that_came_second_means_nothing() -> None:
@@ -84,7 +87,7 @@ def test_a_welcome_beside_a_commit_that_came_second_means_nothing() -> None:
     dave.read()
     dave.restart()  # it knows which Commits have come by
     world.settle()
-    assert dave.session.state is MembershipState.INVITED
+    assert state_of(dave) is MembershipState.INVITED
     assert dave.events == []
     alice.commit(*alice.adding(DAVE))
     world.settle()
@@ -100,10 +103,10 @@ def test_who_looks_for_its_welcome_from_another_place_judges_anew() -> None:
     world.room.post([elements.Commit(group.group_id, group.epoch, b"nothing")], "mallory@m.example")
     alice.commit(*alice.adding(DAVE))
     world.settle()
-    assert dave.session.state is MembershipState.INVITED
+    assert state_of(dave) is MembershipState.INVITED
     dave.session.seek(world.room.archive()[-2].archive_id)
     world.settle()
-    assert dave.session.state is MembershipState.MEMBER
+    assert state_of(dave) is MembershipState.MEMBER
     assert world.agree()
 
 
@@ -124,18 +127,18 @@ def test_an_old_welcome_does_not_lead_back_into_an_epoch_whose_keys_we_have_used
     world.settle()
     alice.commit(*alice.removing(BOB))
     world.settle()
-    assert bob.session.state is MembershipState.OUT
+    assert state_of(bob) is MembershipState.OUT
     bob.events.clear()
     bob.session.seek(None)
     bob.read(2)
-    assert "been in" in str(bob.said(Rejected)[0].error)  # type: ignore[union-attr]
-    assert bob.session.state is MembershipState.OUT
+    assert "been in" in str(bob.said(Rejected)[0].error)
+    assert state_of(bob) is MembershipState.OUT
     bob.read()
     bob.restart()  # with another KeyPackage in the directory
     alice.commit(*alice.adding(BOB))
     world.settle()
     assert world.agree()
-    assert bob.session.state is MembershipState.MEMBER
+    assert state_of(bob) is MembershipState.MEMBER
 
 
 # --- leaving, being removed, coming back ---------------------------------------------------------
@@ -153,13 +156,17 @@ def test_who_is_removed_forgets_the_group_and_its_unsent_messages() -> None:
         kinds = {space.partition("/")[0] for space in transaction.spaces() if space.endswith(world.room.jid)}
     assert kinds == {"ended"}
     carol.restart()
-    assert carol.session.state is MembershipState.OUT
+    assert state_of(carol) is MembershipState.OUT
     assert carol.resend() == []
-    for call in (lambda: carol.session.compose(b"x"), lambda: carol.session.commit((), NOW)):
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: carol.session.compose(b"x"),
+        lambda: carol.session.commit((), NOW),
+    )
+    for call in calls:
         with pytest.raises(UsageError, match="not a member"):
             call()
     assert world.agree()
-    assert bob.session.state is MembershipState.MEMBER
+    assert state_of(bob) is MembershipState.MEMBER
 
 
 def test_who_leaves_asks_and_is_told_that_it_was_wanted_even_after_a_restart() -> None:
@@ -215,7 +222,7 @@ def test_a_group_that_we_return_to_may_have_members_in_doubt() -> None:
     alice.commit(*alice.removing(CAROL), *again(alice, carol))
     carol.judge = lambda leaf: InvalidError("denied")
     world.settle()
-    assert carol.session.state is MembershipState.MEMBER
+    assert state_of(carol) is MembershipState.MEMBER
     assert set(carol.session.doubts) == {alice.device.identity, bob.device.identity}
     assert carol.session.silenced
 

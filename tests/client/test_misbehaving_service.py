@@ -65,7 +65,7 @@ def test_whatever_is_shown_to_whom_nothing_false_is_accepted(order: tuple[int, .
                 world.room.deliver(to=view)  # type: ignore[arg-type]
         world.settle()
         for person in world.people:
-            heard = [(event.sender.account, event.data) for event in person.said(MessageReceived)]  # type: ignore[attr-defined]
+            heard = [(event.sender.account, event.data) for event in person.said(MessageReceived)]
             assert heard in ([], [(ALICE, b"alice")]), (shown, person.account)
             assert not [event for event in person.events if isinstance(event, Rejected)], shown
         assert compare(alice, bob) is EpochComparison.SAME  # they are shown the same

@@ -22,6 +22,7 @@ from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import NOW, Participant, World, commit_against_policy
+from tests.client.people import state_of
 
 from .people import ALICE, BOB, CAROL, DAVE, closed_policy, only, three
 
@@ -76,7 +77,7 @@ def test_a_forbidden_proposal_does_not_take_the_place_of_an_allowed_one() -> Non
     alice.commit()
     world.settle()
     assert alice.session.policy == open_to_all
-    assert carol.session.state is MembershipState.OUT
+    assert state_of(carol) is MembershipState.OUT
     assert world.agree()
 
 
@@ -118,10 +119,10 @@ def test_a_strangers_wish_is_reported_and_silences_nobody() -> None:
     alice.commit()
     world.settle()
     assert alice.texts == [b"not silenced"]
-    assert dave.session.state is MembershipState.INVITED
+    assert state_of(dave) is MembershipState.INVITED
     alice.commit(*alice.adding(DAVE))  # as the application says that it may
     world.settle()
-    assert dave.session.state is MembershipState.MEMBER
+    assert state_of(dave) is MembershipState.MEMBER
     assert world.agree()
 
 

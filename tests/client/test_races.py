@@ -9,11 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slixmpp_mls.client import MessageReceived, MessageSent, Rejected
+from slixmpp_mls.client import GroupChanged, MessageReceived, MessageSent, Rejected
 from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import Replayed
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.structures.framing import MLSMessage, PrivateMessage
+from slixmpp_mls.mls.structures.proposals import AnyProposal
+from slixmpp_mls.policy.roster import Roster
 from slixmpp_mls.testing import FaultyStore, InFlight, Killed, Participant, World
 
 ALICE, BOB, CAROL, DAVE = "alice@a.example", "bob@b.example", "carol@c.example", "dave@d.example"
@@ -168,14 +170,15 @@ def test_three_commits_with_one_goal_converge_though_one_is_lost(
     wire.check_keys()
 
 
-def renewed(person: Participant) -> list[object]:
+def renewed(person: Participant) -> list[GroupChanged]:
     """The Commits that have renewed its own keys by its own hand."""
     return [
         event
         for event in person.events
-        if getattr(event, "by", None) is not None
-        and getattr(event, "updated", ())
-        and event.by.account == person.account  # type: ignore[union-attr]
+        if isinstance(event, GroupChanged)
+        and event.by is not None
+        and event.updated
+        and event.by.account == person.account
     ]
 
 
@@ -284,12 +287,12 @@ class Story:
             person.read()
         self.alive(self.bob.read)
 
-    def commit(self, done: Callable[[], bool], *proposals: Callable[[], list[object]]) -> None:
+    def commit(self, done: Callable[[], bool], *proposals: Callable[[], list[AnyProposal]]) -> None:
         """Bob commits, again if another one came first, until it is done."""
 
         def step() -> None:
             if not done() and not self.bob.session.commit_waits:
-                self.bob.commit(*(each for make in proposals for each in make()))  # type: ignore[arg-type]
+                self.bob.commit(*(each for make in proposals for each in make()))
 
         for _ in range(3):
             self.alive(step)
@@ -298,7 +301,10 @@ class Story:
     def run(self) -> None:
         """The story."""
         alice, bob, carol = self.alice, self.bob, self.carol
-        roster = lambda: bob.session.roster  # noqa: E731
+
+        def roster() -> Roster:
+            return bob.session.roster
+
         self.alive(lambda: bob.send(b"bob 1", "id-1"))
         self.settle()
         # a message is lost, its epoch ends, Bob comes back
@@ -312,7 +318,7 @@ class Story:
         # Bob wants Dave in, and Alice is quicker with something else
         carol.send(b"carol 1")
         alice.commit()
-        self.commit(lambda: roster().has(DAVE), lambda: bob.adding(DAVE))  # type: ignore[list-item]
+        self.commit(lambda: roster().has(DAVE), lambda: bob.adding(DAVE))
         # Bob proposes, Carol commits
         self.alive(lambda: bob.post(bob.session.propose_update(self.world.now)))
         self.settle()
@@ -331,7 +337,7 @@ class Story:
         self.alive(refused)
         self.commit(lambda: bob.epoch > epoch)
         # Bob removes Dave, says a last word and forgets what is old
-        self.commit(lambda: not roster().has(DAVE), lambda: bob.removing(DAVE))  # type: ignore[list-item]
+        self.commit(lambda: not roster().has(DAVE), lambda: bob.removing(DAVE))
         self.alive(lambda: bob.send(b"bob 3", "id-3"))
         alice.send(b"alice 2")
         self.settle()
@@ -345,7 +351,7 @@ class Story:
         self.settle()
 
 
-def again(package: object) -> list[object]:
+def again(package: object) -> list[AnyProposal]:
     from slixmpp_mls.mls.structures.proposals import Add
 
     return [Add(package.key_package)]  # type: ignore[attr-defined]

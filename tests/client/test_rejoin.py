@@ -26,6 +26,7 @@ from slixmpp_mls.mls.structures.proposals import Remove
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.testing import NOW, FaultyStore, Killed, Participant, World
+from tests.client.people import state_of
 
 from .people import ALICE, BOB, CAROL, DAVE, closed_policy, copy_of, only, put_outside, three
 from .test_proposals import smuggle
@@ -57,7 +58,7 @@ def test_who_has_lost_the_group_is_replaced() -> None:
     assert isinstance(payload, elements.Proposal)
     assert payload.epoch == 1
     settle_wishes(world, alice)
-    assert bob.session.state is MembershipState.MEMBER
+    assert state_of(bob) is MembershipState.MEMBER
     assert world.agree()
     assert len(alice.session.roster) == 3
     joined = only(bob.events, Joined)
@@ -76,7 +77,7 @@ def test_any_member_may_replace_another_ones_client() -> None:
     lose(bob)
     bob.ask()
     settle_wishes(world, carol)
-    assert bob.session.state is MembershipState.MEMBER
+    assert state_of(bob) is MembershipState.MEMBER
     assert world.agree()
 
 
@@ -87,7 +88,7 @@ def test_without_own_devices_it_takes_who_may_add() -> None:
     world.settle()
     assert [person.session.needs_commit for person in (alice, carol)] == [True, False]
     settle_wishes(world, alice)
-    assert bob.session.state is MembershipState.MEMBER
+    assert state_of(bob) is MembershipState.MEMBER
 
 
 def test_the_one_who_commits_may_come_later() -> None:
@@ -104,7 +105,7 @@ def test_the_one_who_commits_may_come_later() -> None:
     assert alice.session.needs_commit
     alice.commit()
     world.settle()
-    assert bob.session.state is MembershipState.MEMBER
+    assert state_of(bob) is MembershipState.MEMBER
     assert world.agree()
 
 
@@ -148,7 +149,7 @@ def test_it_asks_once_in_an_epoch_and_anew_in_the_next_one() -> None:
     world.now += PAUSES[0]
     bob.ask()
     settle_wishes(world, alice)
-    assert bob.session.state is MembershipState.MEMBER
+    assert state_of(bob) is MembershipState.MEMBER
     assert world.agree()
 
 
@@ -196,7 +197,7 @@ def test_a_request_is_sent_again_as_it_was() -> None:
     world.settle()
     assert bob.resend() == []
     settle_wishes(world, alice)
-    assert bob.session.state is MembershipState.MEMBER
+    assert state_of(bob) is MembershipState.MEMBER
 
 
 def test_a_request_that_the_room_refuses_is_not_sent_again() -> None:
@@ -231,7 +232,7 @@ def test_no_private_key_of_a_request_outlives_it() -> None:
     bob.restart()
     assert not set(asked) & set(world.directory.items[BOB])  # they are for the group only
     settle_wishes(world, alice)
-    assert bob.session.state is MembershipState.MEMBER
+    assert state_of(bob) is MembershipState.MEMBER
     with bob.store.transaction() as transaction:
         assert not [key for key, _ in transaction.items("key-package") if key in asked]
 
@@ -259,7 +260,7 @@ def test_stopped_at_every_write_it_still_comes_back() -> None:
                 bob.read()
             if bob.session.state is not MembershipState.MEMBER:  # it was stopped with the Welcome in its hands
                 bob.read()
-            assert bob.session.state is MembershipState.MEMBER, (kill_at, before)
+            assert state_of(bob) is MembershipState.MEMBER, (kill_at, before)
             assert world.agree()
         if not killed:
             return
@@ -292,7 +293,7 @@ def test_an_outsiders_number_is_corrected_by_the_next_genuine_message() -> None:
     world.now += HOUR
     bob.ask()
     settle_wishes(world, carol)
-    assert bob.session.state is MembershipState.MEMBER
+    assert state_of(bob) is MembershipState.MEMBER
     assert world.agree()
 
 
@@ -329,11 +330,11 @@ def test_a_new_store_of_an_account_in_the_group_asks_by_what_it_sees() -> None:
     world.settle()
     fresh.ask()
     settle_wishes(world, carol)
-    assert fresh.session.state is MembershipState.MEMBER
+    assert state_of(fresh) is MembershipState.MEMBER
     assert only(fresh.events, Joined).missed is None
     assert len(alice.session.roster) == 4
     assert world.agree()
-    assert bob.session.state is MembershipState.MEMBER
+    assert state_of(bob) is MembershipState.MEMBER
 
 
 # --- how it is lost -------------------------------------------------------------------------------
@@ -359,7 +360,7 @@ def test_an_expired_archive_is_survived() -> None:
     bob.ask()
     world.people = [alice, bob]  # for carol it is too late
     settle_wishes(world, alice)
-    assert bob.session.state is MembershipState.MEMBER
+    assert state_of(bob) is MembershipState.MEMBER
     assert world.agree()
 
 
@@ -376,7 +377,7 @@ def test_an_archive_that_is_empty_leaves_the_epoch_that_was_known() -> None:
 def test_a_store_that_is_an_old_copy_comes_back_with_fresh_keys() -> None:
     """RFC 9420 9.2: no key of the copy is used; the signature key, which is not used up, stays."""
     world, alice, bob, carol = three()
-    backup = copy_of(bob.store)  # type: ignore[arg-type]
+    backup = copy_of(bob.store)
     bob.send(b"after the backup")
     world.settle()
     key = bob.session.group.own_leaf.signature_key
@@ -384,10 +385,10 @@ def test_a_store_that_is_an_old_copy_comes_back_with_fresh_keys() -> None:
     bob.events.clear()
     bob.read()  # from the copy's place on: there is a message that it has not sent
     assert only(bob.events, GroupLost)
-    assert bob.session.state is MembershipState.LOST
+    assert state_of(bob) is MembershipState.LOST
     bob.ask()
     settle_wishes(world, alice)
-    assert bob.session.state is MembershipState.MEMBER
+    assert state_of(bob) is MembershipState.MEMBER
     assert bob.session.group.own_leaf.signature_key == key
     bob.send(b"with keys of its own")
     world.settle()
@@ -398,14 +399,14 @@ def test_a_store_that_is_an_old_copy_comes_back_with_fresh_keys() -> None:
 def test_what_an_old_copy_was_given_to_send_does_not_hide_what_it_is() -> None:
     """RFC 9420 9.2: its next key is one that the original has used.  Nothing is encrypted before the room is read."""
     world, alice, bob, carol = three()
-    backup = copy_of(bob.store)  # type: ignore[arg-type]
+    backup = copy_of(bob.store)
     bob.send(b"after the backup")
     world.settle()
     bob.restart(backup)
     assert bob.keep(b"as soon as I can").payloads == ()
     bob.restart()
     bob.read()
-    assert bob.session.state is MembershipState.LOST
+    assert state_of(bob) is MembershipState.LOST
     assert bob.resend() == []
     bob.ask()
     settle_wishes(world, alice)
@@ -419,14 +420,14 @@ def test_what_an_old_copy_was_given_to_send_does_not_hide_what_it_is() -> None:
 def test_a_copy_that_runs_beside_the_original_throws_it_out_and_is_not_thrown_out_in_turn() -> None:
     """Two processes on one state: whichever asks is replaced; the other is out, and does not ask."""
     world, alice, bob, _ = three()
-    twin = world.person(BOB, copy_of(bob.store))  # type: ignore[arg-type]
+    twin = world.person(BOB, copy_of(bob.store))
     bob.send(b"the original")
     world.settle()
-    assert twin.session.state is MembershipState.LOST
+    assert state_of(twin) is MembershipState.LOST
     twin.ask()
     settle_wishes(world, alice)
-    assert twin.session.state is MembershipState.MEMBER
-    assert bob.session.state is MembershipState.OUT
+    assert state_of(twin) is MembershipState.MEMBER
+    assert state_of(bob) is MembershipState.OUT
     assert only(bob.events, RemovedFromGroup).wanted is False
     assert bob.session.asking_at(world.now + DAY) is None
 
@@ -434,7 +435,7 @@ def test_a_copy_that_runs_beside_the_original_throws_it_out_and_is_not_thrown_ou
 def test_one_member_alone_can_not_make_others_believe_that_they_are_behind() -> None:
     world = World()
     alice, bob, carol, dave = world.group(ALICE, BOB, CAROL, DAVE)
-    ahead = copy_of(alice.store), copy_of(dave.store)  # type: ignore[arg-type]
+    ahead = copy_of(alice.store), copy_of(dave.store)
     views = World(room=world.room.jid)
     views.now = world.now
     liar, other = (Participant(views, store) for store in ahead)
@@ -449,7 +450,7 @@ def test_one_member_alone_can_not_make_others_believe_that_they_are_behind() -> 
         assert bob.session.is_left_behind is believed
         assert carol.session.is_left_behind is believed
     assert [event.by for event in bob.events if isinstance(event, LeftBehind)] == [ALICE, DAVE]
-    assert bob.session.state is MembershipState.MEMBER  # the session gives nothing up by itself
+    assert state_of(bob) is MembershipState.MEMBER  # the session gives nothing up by itself
 
 
 def test_of_two_the_other_one_is_enough() -> None:
@@ -475,7 +476,7 @@ def test_whoever_comes_back_too_often_is_not_let_in_without_asking() -> None:
         put_outside(bob.session, not_before=0)  # somebody else's software
         bob.ask()
         settle_wishes(world, alice)
-        assert bob.session.state is MembershipState.MEMBER
+        assert state_of(bob) is MembershipState.MEMBER
     lose(bob)
     world.now += 60
     put_outside(bob.session, not_before=0)
@@ -487,12 +488,12 @@ def test_whoever_comes_back_too_often_is_not_let_in_without_asking() -> None:
     assert only(alice.events, JoinRequested).reason == "too-often"
     alice.commit()
     world.settle()
-    assert bob.session.state is MembershipState.LOST
+    assert state_of(bob) is MembershipState.LOST
     world.now += HOUR
     put_outside(bob.session, not_before=0)
     bob.ask()
     settle_wishes(world, carol)
-    assert bob.session.state is MembershipState.MEMBER
+    assert state_of(bob) is MembershipState.MEMBER
     assert world.agree()
 
 
@@ -523,13 +524,13 @@ def test_a_removal_without_a_right_does_not_keep_anybody_out() -> None:
     smuggle(carol, Remove(alice.session.roster.leaves_of(BOB)[0]))
     bob.ask()
     settle_wishes(world, alice)
-    assert bob.session.state is MembershipState.MEMBER
+    assert state_of(bob) is MembershipState.MEMBER
     assert world.agree()
 
 
 def test_a_wish_to_replace_the_committer_itself_is_for_others() -> None:
     world, _, bob, carol = three()
-    twin = world.person(BOB, copy_of(bob.store))  # type: ignore[arg-type]
+    twin = world.person(BOB, copy_of(bob.store))
     lose(twin)
     twin.ask()
     world.settle()
@@ -538,5 +539,5 @@ def test_a_wish_to_replace_the_committer_itself_is_for_others() -> None:
     bob.send(b"I am still here")
     bob.commit()
     world.settle()
-    assert bob.session.state is MembershipState.MEMBER
+    assert state_of(bob) is MembershipState.MEMBER
     assert not carol.said(Rejected)

@@ -21,7 +21,7 @@ from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import NOW, FaultyStore
 
-from .people import ALICE, BOB, copy_of, only, three
+from .people import ALICE, BOB, copy_of, three
 
 ROOM = "coven@rooms.example"
 WHO = ClientIdentity(BOB, "0123456789abcdef")
@@ -46,7 +46,8 @@ def received(number: bytes) -> MessageReceived:
     world, alice, bob, _ = three()
     bob.send(b"x")
     world.settle()
-    return replace(only(alice.events, MessageReceived), number=number)
+    (event,) = alice.said(MessageReceived)
+    return replace(event, number=number)
 
 
 RECEIVED = received((1).to_bytes(8, "big"))
@@ -225,11 +226,12 @@ def test_nothing_of_a_group_can_be_changed_without_one() -> None:
     assert state.standing is MembershipState.INVITED
     with pytest.raises(UsageError, match="not a member"):
         state.require_member()
-    for edit in (
+    edits: tuple[Callable[[Change], None], ...] = (
         lambda change: change.put_unwanted(b"reference"),
         lambda change: change.put_doubts(Doubts()),
         lambda change: change.put_actions({}),
-    ):
+    )
+    for edit in edits:
         with pytest.raises(UsageError, match="not a member"), state.change() as change:
             edit(change)
     with pytest.raises(UsageError, match="not a member"):

@@ -18,12 +18,15 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
+from slixmpp import JID
+
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.structures.framing import MLSMessage, PrivateMessage
 from slixmpp_mls.plugin import MLS
 from slixmpp_mls.policy import Right, RoomPolicy
 from slixmpp_mls.rooms.content import EncryptedMessage
 from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
+from tests.plugins import mls_of
 
 from .points import CountedClient, CountedStore, Points
 
@@ -72,9 +75,7 @@ class Bot:
 
     @property
     def mls(self) -> MLS:
-        plugin = self.client.plugin["mls"]
-        assert isinstance(plugin, MLS)
-        return plugin
+        return mls_of(self.client)
 
     async def until(self, condition: Callable[[], Any]) -> None:
         while not condition():
@@ -93,12 +94,12 @@ class Bot:
         """RFC 9420 9.2: note under which key each message is encrypted."""
         seal = CipherSuite.aead_seal
 
-        def noting(suite: CipherSuite, key: bytes, nonce: bytes, aad: bytes, plaintext: bytes) -> bytes:
+        def noting(suite: CipherSuite, key: bytes, nonce: bytes, aad: bytes, plaintext: bytes | bytearray) -> bytes:
             ciphertext = seal(suite, key, nonce, aad, plaintext)
             self._note("sealed", sha256(ciphertext).hexdigest(), sha256(key).hexdigest())
             return ciphertext
 
-        CipherSuite.aead_seal = noting  # type: ignore[method-assign]
+        CipherSuite.aead_seal = noting  # type: ignore[method-assign, assignment]
 
     def _stanza(self, text: str) -> None:
         """What leaves: which messages, and nothing in clear."""
@@ -121,7 +122,7 @@ class Bot:
         """If we do not know that it was accepted, it is the same message once more."""
         if self.has("accepted", text):
             return
-        message = self.client.make_message(mto=self.room, mtype="groupchat")  # type: ignore[arg-type]
+        message = self.client.make_message(mto=JID(self.room), mtype="groupchat")
         message["id"] = f"id of {text}"
         message["body"] = text
         await self.member().send(message)
@@ -159,8 +160,9 @@ async def founder(bot: Bot) -> None:
         await bot.say("two")
         bot.state()
         bot.note("leaving")
-    if (group := bot.group()) is not None and not group.session.post_commit_actions.leave:
-        await group.leave()
+    left = bot.group()
+    if left is not None and not left.session.post_commit_actions.leave:
+        await left.leave()
     await bot.until(lambda: bot.room not in bot.mls.groups)
 
 

@@ -19,6 +19,7 @@ import pytest
 from slixmpp import JID
 
 from slixmpp_mls.devserver import DevServer, Prosody
+from tests.plugins import disable_mls
 
 from ..conftest import unique
 from .stories import PATIENCE
@@ -232,7 +233,7 @@ async def stage(server: DevServer, folder: Path) -> AsyncIterator[Stage]:
     async with Nursery.open() as nursery:
         yield Stage(server, folder, nursery, *witnesses)
     for witness in witnesses:
-        witness.client.plugin.disable("mls")
+        disable_mls(witness.client)
         await witness.client.disconnect(wait=1.0)
         witness.client.abort()
 

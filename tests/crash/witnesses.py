@@ -14,6 +14,7 @@ from slixmpp_mls.plugin import MLS
 from slixmpp_mls.rooms.content import EncryptedMessage
 from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
 from slixmpp_mls.store import MemoryStore
+from tests.plugins import mls_of
 
 from .stories import COMPLAINTS
 
@@ -43,9 +44,7 @@ class Witness:
 
     @property
     def mls(self) -> MLS:
-        plugin = self.client.plugin["mls"]
-        assert isinstance(plugin, MLS)
-        return plugin
+        return mls_of(self.client)
 
     def _message(self, message: EncryptedMessage) -> None:
         self.heard[message.room].append((message.sender.account, message.body))

@@ -65,7 +65,7 @@ def test_openssl_agrees(authority: CertificateAuthority, tmp_path: Path) -> None
     (tmp_path / "own.pem").write_bytes(pem(issued.certificate))
 
     def verify() -> str:
-        files = ["-CAfile", authority.root_file, "-CRLfile", authority.crl_file, tmp_path / "own.pem"]
+        files = ["-CAfile", str(authority.root_file), "-CRLfile", str(authority.crl_file), str(tmp_path / "own.pem")]
         command = ["openssl", "verify", "-x509_strict", "-crl_check", "-attime", str(int(NOW.timestamp())), *files]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.stdout + done.stderr

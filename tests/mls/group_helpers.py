@@ -5,7 +5,7 @@ A :class:`~slixmpp_mls.mls.group.group.Group` is a value, so rooms made once ser
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite, SignaturePrivateKey
 from slixmpp_mls.mls.group.commit_creation import CommitBundle, CommitOptions
 from slixmpp_mls.mls.group.commit_effects import Effects
 from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.group.group_state import PSKLookup
 from slixmpp_mls.mls.group.message_processing import ReceivedMessage, ReceivedProposal
 from slixmpp_mls.mls.group.staging import StagedCommit
 from slixmpp_mls.mls.parameters import Parameters
@@ -41,6 +42,7 @@ from slixmpp_mls.mls.structures.framing import (
 )
 from slixmpp_mls.mls.structures.leaf_node import Capabilities, Lifetime
 from slixmpp_mls.mls.structures.proposals import Add, AnyProposal
+from slixmpp_mls.mls.structures.psk import ExternalPSK, ResumptionPSK
 from slixmpp_mls.mls.structures.update_path import UpdatePath
 from slixmpp_mls.mls.structures.welcome import GroupInfo, Welcome
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, OwnLeaf, capabilities, create_key_package, sign_leaf
@@ -95,6 +97,11 @@ def group_info_of(group: Group, **options: Any) -> GroupInfo:
     found = body(group.group_info(**options))
     assert isinstance(found, GroupInfo)
     return found
+
+
+def lookup(values: Mapping[ExternalPSK | ResumptionPSK, bytes]) -> PSKLookup:
+    """The PSKs that somebody knows; to be passed as ``psks``."""
+    return values.get
 
 
 def won(made: CommitBundle) -> Group:

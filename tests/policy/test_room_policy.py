@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -168,12 +169,18 @@ def test_who_is_no_member_has_no_right(right: Right) -> None:
 
 # --- the other cells: (what, settings, Commit, rule broken) ----------------------------------------
 
-OWN = {"own_devices": True, "may_add": NOBODY, "may_remove": NOBODY}
-NOT_OWN = OWN | {"own_devices": False}
-ALL = {"may_add": MEMBERS, "may_remove": MEMBERS, "may_change_policy": MEMBERS, "external_joins": ANYBODY}
-FORBIDDEN = {"may_add": NOBODY, "may_remove": NOBODY, "may_change_policy": NOBODY, "own_devices": False}
+Settings = dict[str, Any]
+OWN: Settings = {"own_devices": True, "may_add": NOBODY, "may_remove": NOBODY}
+NOT_OWN: Settings = OWN | {"own_devices": False}
+ALL: Settings = {
+    "may_add": MEMBERS,
+    "may_remove": MEMBERS,
+    "may_change_policy": MEMBERS,
+    "external_joins": ANYBODY,
+}
+FORBIDDEN: Settings = {"may_add": NOBODY, "may_remove": NOBODY, "may_change_policy": NOBODY, "own_devices": False}
 
-CELLS: list[tuple[str, dict[str, object], Effects, str | None]] = [
+CELLS: list[tuple[str, Settings, Effects, str | None]] = [
     # what every member may
     ("empty Commit", FORBIDDEN, commit(B1), None),
     ("path", FORBIDDEN, commit(B1, update(B1)), None),
@@ -295,7 +302,7 @@ CELLS: list[tuple[str, dict[str, object], Effects, str | None]] = [
 
 
 @pytest.mark.parametrize(("settings", "effects", "rule"), [cell[1:] for cell in CELLS], ids=[cell[0] for cell in CELLS])
-def test_cell(settings: dict[str, object], effects: Effects, rule: str | None) -> None:
+def test_cell(settings: Settings, effects: Effects, rule: str | None) -> None:
     assert verdict(effects, policy(**settings)) == rule
 
 

@@ -86,7 +86,7 @@ async def test_a_task_that_a_plain_handler_begins_counts() -> None:
 
 async def test_a_handler_that_raises_has_had_its_chance() -> None:
     bot = Application()
-    raised = []
+    raised: list[Exception] = []
     bot.xmpp.exception = raised.append  # type: ignore[method-assign]  # slixmpp's hook
 
     async def fails(_: object) -> None:
@@ -129,7 +129,7 @@ async def test_tasks_are_made_as_before(composed: bool) -> None:
         return asyncio.Task(coroutine, loop=loop, **options)
 
     own = factory if composed else None
-    loop.set_task_factory(own)  # type: ignore[arg-type]
+    loop.set_task_factory(own)
     try:
         bot.give()
         assert loop.get_task_factory() is own

@@ -24,6 +24,7 @@ from slixmpp_mls.plugin import MLS
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.rooms.content import EncryptedMessage
 from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
+from tests.plugins import mls_of
 
 
 class Bot:
@@ -65,9 +66,7 @@ class Bot:
 
     @property
     def mls(self) -> MLS:
-        plugin = self.xmpp.plugin["mls"]
-        assert isinstance(plugin, MLS)
-        return plugin
+        return mls_of(self.xmpp)
 
     # --- what it hears -------------------------------------------------------------------------
 

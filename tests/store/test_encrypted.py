@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from slixmpp_mls.client import Device, KeyPackageSettings, RoomGroup
-from slixmpp_mls.errors import StoreError, StoreLocked, StoreMismatch, UsageError, WrongPassphrase
+from slixmpp_mls.errors import StoreError, StoreFull, StoreLocked, StoreMismatch, UsageError, WrongPassphrase
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.store import SQLiteStore, StoreSecret, change_secret, decrypt, encrypt, store_secret, wrapped_key
 
@@ -133,7 +133,7 @@ def test_the_contract_of_every_store(test: Callable[..., None], store: SQLiteSto
 def test_a_database_at_its_limit_is_full(store: SQLiteStore) -> None:
     step(store, lambda t: t.put("client", b"state", b"old"))
     store._execute("PRAGMA max_page_count = 200")
-    test_crash.check_full(store, test_crash.StoreFull, lambda: store._execute("PRAGMA max_page_count = 100000"))
+    test_crash.check_full(store, StoreFull, lambda: store._execute("PRAGMA max_page_count = 100000"))
 
 
 def test_it_is_there_again_after_scrub_and_close(store: SQLiteStore, path: Path) -> None:

@@ -110,7 +110,8 @@ def test_8_expansion_beyond_one_block_extends_the_shorter_one(suite: CipherSuite
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-    algorithm = {32: hashes.SHA256, 48: hashes.SHA384, 64: hashes.SHA512}[suite.hash_length]()
+    algorithms: dict[int, hashes.HashAlgorithm] = {32: hashes.SHA256(), 48: hashes.SHA384(), 64: hashes.SHA512()}
+    algorithm = algorithms[suite.hash_length]
     for length in (1, suite.hash_length, suite.hash_length + 1, 5 * suite.hash_length, 255 * suite.hash_length):
         label = length.to_bytes(2, "big") + b"\x0cMLS 1.0 test" + b"\x03abc"
         reference = HKDFExpand(algorithm, length, label).derive(b"s" * suite.hash_length)
@@ -234,7 +235,7 @@ P448 = 2**448 - 2**224 - 1
 
 
 @pytest.mark.parametrize("high_bit", [0, 1 << 255])
-@pytest.mark.parametrize("u", [*sorted(kem.DHKEM_X25519._small_order), P25519, P25519 + 1])  # type: ignore[attr-defined]
+@pytest.mark.parametrize("u", [*sorted(kem.DHKEM_X25519._small_order), P25519, P25519 + 1])
 def test_5_1_1_x25519_points_of_small_order_are_refused(u: int, high_bit: int) -> None:
     public = (u | high_bit).to_bytes(32, "little")
     with pytest.raises(ValueError, match="shared key"):  # the library agrees that nobody can encrypt to it
@@ -242,7 +243,7 @@ def test_5_1_1_x25519_points_of_small_order_are_refused(u: int, high_bit: int) -
     _refused_everywhere(CipherSuite.get(1), public)
 
 
-@pytest.mark.parametrize("u", [*sorted(kem.DHKEM_X448._small_order), P448, P448 + 1])  # type: ignore[attr-defined]
+@pytest.mark.parametrize("u", [*sorted(kem.DHKEM_X448._small_order), P448, P448 + 1])
 def test_5_1_1_x448_points_of_small_order_are_refused(u: int) -> None:
     public = u.to_bytes(56, "little")
     with pytest.raises(ValueError, match="shared key"):

@@ -6,8 +6,9 @@ under test is in its way.  After each the receiver's state is what it was, and g
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,7 @@ from slixmpp_mls.mls.structures.proposals import (
     Update,
 )
 from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
+from slixmpp_mls.mls.structures.update_path import UpdatePathNode
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, sign_leaf, update_leaf
 from tests.mls.group_helpers import (
     DAY,
@@ -335,6 +337,8 @@ def test_7_3_an_update_with_somebody_elses_keys_is_not_committed(room: Room) -> 
 
 # --- 12.4.2, 7.5, 7.6: paths -----------------------------------------------------------------
 
+Path = tuple[UpdatePathNode, ...]
+
 
 @pytest.mark.parametrize(
     ("fields", "section"),
@@ -363,14 +367,14 @@ def test_7_6_and_12_4_2_paths(room: Room) -> None:
     bob = room["bob"]
     made = bob.commit(now=NOW, options=PUBLIC)
 
-    def nodes(change):  # type: ignore[no-untyped-def]
+    def nodes(change: Callable[[Path], Path]) -> bytes:
         def changed(commit: Commit) -> Commit:
             assert commit.path is not None
             return replace(commit, path=replace(commit.path, nodes=change(commit.path.nodes)))
 
         return changed_commit(bob, made, changed)
 
-    def first(old, **fields):  # type: ignore[no-untyped-def]
+    def first(old: Path, **fields: Any) -> Path:
         return (replace(old[0], **fields), *old[1:])
 
     key = bob.suite.generate_key_pair().public

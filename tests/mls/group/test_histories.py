@@ -32,6 +32,7 @@ from slixmpp_mls.mls.group.group import Group, external_proposal
 from slixmpp_mls.mls.group.message_processing import ReceivedMessage
 from slixmpp_mls.mls.group.staging import StagedCommit
 from slixmpp_mls.mls.registry import CipherSuiteId
+from slixmpp_mls.mls.structures.credential import BasicCredential
 from slixmpp_mls.mls.structures.extensions import ExternalSenders
 from slixmpp_mls.mls.structures.framing import MemberSender, NewMemberProposalSender, PublicMessage
 from slixmpp_mls.mls.structures.proposals import (
@@ -44,11 +45,13 @@ from slixmpp_mls.mls.structures.proposals import (
 )
 from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
-from tests.mls.group_helpers import NOW, body, bundle, group_info_of, welcome_of
+from tests.mls.group_helpers import NOW, body, bundle, group_info_of, lookup, welcome_of
 
 MOST = 40
 HISTORIES = int(os.environ.get("MLS_HISTORIES", "15"))
-PSKS = {ExternalPSK(bytes([number])): bytes([number]) * 8 for number in range(4)}
+PSKS: dict[ExternalPSK | ResumptionPSK, bytes] = {
+    ExternalPSK(bytes([number])): bytes([number]) * 8 for number in range(4)
+}
 
 
 class Sealed:
@@ -94,7 +97,7 @@ class Device:
         self.group = Group.restore(self.pieces.items(), self.group.parameters).stored()
 
     def hear(self, message: bytes) -> None:
-        self.move(self.group.apply(self.group.process(message, now=NOW, psks=PSKS.get), now=NOW))
+        self.move(self.group.apply(self.group.process(message, now=NOW, psks=lookup(PSKS)), now=NOW))
 
 
 class Histories(RuleBasedStateMachine):
@@ -140,7 +143,7 @@ class Histories(RuleBasedStateMachine):
     ) -> None:
         adds = [Add(client.key_package) for client in joining]
         options = CommitOptions(path=True if path else None, public=self.counter % 2 == 0)
-        made = device.group.commit([*proposals, *adds], now=NOW, options=options, psks=PSKS.get)
+        made = device.group.commit([*proposals, *adds], now=NOW, options=options, psks=lookup(PSKS))
         device.move(cast(Group, made.sent))
         self.settle(device, made)
         assert all(_name(client) in self.model for client in joining)
@@ -150,7 +153,7 @@ class Histories(RuleBasedStateMachine):
         removed = {change.index for change in made.staged.effects.removed}
         left = [each for each in self.devices if each.group.own_index in removed]
         for each in self.others(device):
-            staged = each.group.process(made.commit, now=NOW, psks=PSKS.get)
+            staged = each.group.process(made.commit, now=NOW, psks=lookup(PSKS))
             assert isinstance(staged, StagedCommit)
             assert staged.effects == made.staged.effects
             assert (staged.next is None) == (each in left)
@@ -162,7 +165,7 @@ class Histories(RuleBasedStateMachine):
         self.model = [name for name in self.model if name not in {each.name for each in left}]
         for change in made.staged.effects.added:
             client = self.clients.pop(change.after.encryption_key)
-            state = Group.join(welcome_of(made), client, psks=PSKS.get).state
+            state = Group.join(welcome_of(made), client, psks=lookup(PSKS)).state
             self.devices.append(Device(_name(client), cast(Group, state)))
             self.model.append(_name(client))
 
@@ -207,7 +210,7 @@ class Histories(RuleBasedStateMachine):
             device = self.devices[number]
             joining = [] if lazy or len(self.devices) >= MOST else [self.client()]
             adds = [Add(client.key_package) for client in joining]
-            bundle_ = device.group.commit(adds, now=NOW, psks=PSKS.get)
+            bundle_ = device.group.commit(adds, now=NOW, psks=lookup(PSKS))
             waiting = device.group.staged_pieces(bundle_.staged)
             device.move(cast(Group, bundle_.sent))
             device.restart()
@@ -216,7 +219,7 @@ class Histories(RuleBasedStateMachine):
         restored = device.group.restore_staged(waiting)
         assert restored.effects == bundle_.staged.effects
         assert restored.next is not None
-        assert restored.next.pieces() == cast(Group, bundle_.staged.next).pieces()
+        assert cast(Group, restored.next).pieces() == cast(Group, bundle_.staged.next).pieces()
         self.settle(device, bundle_)
         for _, lost, _ in made:
             for each in self.devices[:3]:
@@ -364,13 +367,15 @@ class Histories(RuleBasedStateMachine):
 
 
 def _name(client: KeyPackageBundle) -> str:
-    return cast(Any, client.key_package.leaf_node.credential).identity.decode()
+    credential = client.key_package.leaf_node.credential
+    assert isinstance(credential, BasicCredential)
+    return credential.identity.decode()
 
 
 def _refuses(group: Group, message: bytes) -> None:
     before = group.pieces()
     try:
-        group.process(message, now=NOW, psks=PSKS.get)
+        group.process(message, now=NOW, psks=lookup(PSKS))
     except PeerError:
         assert group.pieces() == before
     else:

@@ -52,6 +52,7 @@ from tests.mls.group_helpers import (
     forged_commit,
     group_info_of,
     heard,
+    lookup,
     refused,
     welcome_of,
     won,
@@ -286,7 +287,7 @@ def test_library_an_unknown_psk_is_not_replaced(room: Room) -> None:
     with pytest.raises(InvalidError, match=r"12\.4\.2"):
         room["bob"].commit([proposal], now=NOW)
     for value in (b"", bytes(32)):
-        made = room["bob"].commit([proposal], now=NOW, psks=lambda name, value=value: value)
+        made = room["bob"].commit([proposal], now=NOW, psks=lookup({ExternalPSK(b"x"): value}))
         refused(room["alice"], made.commit, "12.4.2")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -49,7 +49,7 @@ def follow(case: dict[str, Any]) -> int:
     welcome = MLSMessage.decode(bytes.fromhex(case["welcome"])).body
     assert isinstance(welcome, Welcome)
     tree = bytes.fromhex(case["ratchet_tree"]) if case["ratchet_tree"] else None
-    group = Group.join(welcome, bundle, tree=tree, psks=psks, parameters=ANY_TIME).state
+    group = cast(Group, Group.join(welcome, bundle, tree=tree, psks=psks, parameters=ANY_TIME).state)
     assert group.epoch_authenticator.hex() == case["initial_epoch_authenticator"]
     for epoch in case["epochs"]:
         for proposal in epoch["proposals"]:

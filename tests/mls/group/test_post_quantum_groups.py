@@ -19,6 +19,7 @@ from slixmpp_mls.mls.group import external_join
 from slixmpp_mls.mls.group.commit_creation import CommitBundle
 from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.registry import CipherSuiteId
+from slixmpp_mls.mls.schedule import key_schedule
 from slixmpp_mls.mls.structures.commit import Commit
 from slixmpp_mls.mls.structures.framing import MLSMessage
 from slixmpp_mls.mls.structures.key_package import KeyPackage, key_package_tbs
@@ -204,7 +205,7 @@ def test_10_1_key_packages_with_bad_keys_are_refused(suite: int) -> None:
 def test_8_3_an_external_commit_with_a_bad_kem_output_is_refused(suite: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """ML-KEM rejects implicitly (FIPS 203): a changed output gives another secret, and the tag tells."""
     room, dave = Room.of("alice", "bob", suite=suite), bundle("dave", suite)
-    honest = external_join.external_init
+    honest = key_schedule.external_init
 
     def commit(change: Callable[[bytes], bytes]) -> bytes:
         def changed(*arguments: Any) -> tuple[bytes, bytes]:

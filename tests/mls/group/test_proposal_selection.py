@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from slixmpp_mls.errors import InvalidError, UsageError
-from slixmpp_mls.mls.group.group import commit_creation
+from slixmpp_mls.mls.group import commit_creation
 from slixmpp_mls.mls.structures.credential import UnknownCredential
 from slixmpp_mls.mls.structures.extensions import Extension
 from slixmpp_mls.mls.structures.key_package import key_package_tbs

@@ -110,7 +110,7 @@ def test_what_a_follower_refuses(room: Room) -> None:
         forged_commit(bob, Remove(1)),
         forged_commit(bob, Remove(2)),
         changed_commit(bob, made, lambda commit: replace(commit, proposals=(able,))),
-        changed_commit(bob, made, lambda commit: replace(commit, path=replace(commit.path, nodes=()))),  # type: ignore[arg-type,type-var]
+        changed_commit(bob, made, lambda commit: replace(commit, path=replace(commit.path, nodes=()))),  # type: ignore[type-var]
         bob.group_info(),
         made.commit[:-1],
     ):

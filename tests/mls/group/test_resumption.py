@@ -12,7 +12,7 @@ from slixmpp_mls.mls.group.commit_creation import CommitBundle, CommitOptions
 from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.registry import CipherSuiteId
 from slixmpp_mls.mls.structures.extensions import Extension, ExternalSenders
-from slixmpp_mls.mls.structures.proposals import Add, PreSharedKey, ReInit
+from slixmpp_mls.mls.structures.proposals import Add, AnyProposal, PreSharedKey, ReInit
 from slixmpp_mls.mls.structures.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
 from tests.mls.group_helpers import NOW, Room, bundle, refused, welcome_of, won
@@ -119,7 +119,7 @@ def continued(
         group = won(group.commit(now=NOW))
     name = ResumptionPSK(usage, old.group_id, old.epoch if epoch is None else epoch)
     value = old.resumption_psk(name.psk_epoch)
-    proposals = (
+    proposals: tuple[AnyProposal, ...] = (
         *(Add(client.key_package) for who, client in clients.items() if who != "bob"),
         PreSharedKey(PreSharedKeyID(name, bytes(old.suite.hash_length))),
     )

@@ -50,7 +50,8 @@ def test_joining_with_a_tree_from_elsewhere(suite: int, path: bool, public: bool
         assert ExtensionType.RATCHET_TREE not in types_of(info.extensions)
         with pytest.raises(InvalidError, match=r"12\.4\.3\.3"):
             Group.join(welcome_of(made), joiner)
-        tree = cast(RatchetTreeLocation, found).blob.open(blob.ciphertext)
+        assert found is not None
+        tree = found.blob.open(blob.ciphertext)
         joined = Group.join(welcome_of(made), joiner, tree=tree)
         room[joiner.key_package.leaf_node.credential.identity.decode()] = cast(Group, joined.state)  # type: ignore[union-attr]
     for name in ("alice", "carol"):

@@ -280,7 +280,7 @@ def test_6_2_a_wrong_membership_tag_is_refused(case: dict[str, Any]) -> None:
     ]
     changed.append(dataclasses.replace(message, signature=message.signature[:-1]))
     changed.append(dataclasses.replace(message, confirmation_tag=b""))
-    others = {"group_id": b"other", "epoch": 0, "sender": MemberSender(0), "authenticated_data": b""}
+    others: dict[str, Any] = {"group_id": b"other", "epoch": 0, "sender": MemberSender(0), "authenticated_data": b""}
     for field, value in others.items():
         changed.append(dataclasses.replace(message, content=dataclasses.replace(message.content, **{field: value})))
     for bad in changed:
@@ -299,13 +299,16 @@ def test_6_3_1_a_private_message_changed_on_the_way_is_refused(case: dict[str, A
     side = Side(case)
     message = side.encrypt(ApplicationData(b"text"))
     side.read(message)
+    change: dict[str, Any]
     for field in ("encrypted_sender_data", "ciphertext", "authenticated_data", "group_id"):
-        octets = getattr(message, field)
+        octets: bytes = getattr(message, field)
         for changed in (b"", octets[:-1], octets + b"\0", octets[:-1] + bytes(((octets or b"\0")[-1] ^ 1,))):
             if changed != octets:
+                change = {field: changed}
                 with pytest.raises(InvalidError, match="AEAD"):
-                    side.read(dataclasses.replace(message, **{field: changed}))
-    for header in ({"epoch": message.epoch + 1}, {"content_type": ContentType.COMMIT}):
+                    side.read(dataclasses.replace(message, **change))
+    headers: tuple[dict[str, Any], ...] = ({"epoch": message.epoch + 1}, {"content_type": ContentType.COMMIT})
+    for header in headers:
         with pytest.raises(InvalidError, match="AEAD"):
             side.read(dataclasses.replace(message, **header))
 

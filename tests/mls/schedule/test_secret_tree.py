@@ -267,7 +267,8 @@ steps = st.lists(
 def test_random_use_with_restores(script: list[tuple[int, RatchetKind, int, str]]) -> None:
     """No key comes twice, restores continue exactly, and changes say all that has changed."""
     limits = RatchetLimits(forward=12, window=5)
-    tree, disk = fresh(), {}
+    tree = fresh()
+    disk: dict[bytes, bytes] = {}
     handed_out: set[bytes] = set()
     taken: dict[tuple[int, RatchetKind], set[int]] = {}
     for leaf, kind, generation, action in script:

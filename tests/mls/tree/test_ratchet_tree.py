@@ -89,8 +89,8 @@ class History:
             update, adds = self.leaf(), [self.leaf() for _ in range(choice % 4)]
             self.tree, indices = self.tree.apply({LeafIndex(updated): update}, [LeafIndex(i) for i in removed], adds)
             self.model.update(updated, update)
-            for index in removed:
-                self.model.remove(index)
+            for gone in removed:
+                self.model.remove(gone)
             assert indices == [self.model.add(leaf) for leaf in adds]
             self.members = self.members.difference(removed).union(indices)
 
@@ -265,7 +265,7 @@ def test_7_1_unmerged_leaves_are_sorted() -> None:
 
 
 def test_12_4_3_1_unmerged_leaf_is_a_member_below() -> None:
-    leaves = [fake_leaf(0), None, fake_leaf(1), None, fake_leaf(2), None, None]
+    leaves: list[LeafNode | ParentNode | None] = [fake_leaf(0), None, fake_leaf(1), None, fake_leaf(2), None, None]
     for place, unmerged in ((1, (2,)), (5, (3,)), (5, (0,)), (3, (2**32 - 1,))):
         nodes = list(leaves)
         nodes[place] = ParentNode(b"key", b"", unmerged)

@@ -11,7 +11,7 @@ from slixmpp_mls.errors import InvalidError
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite, SignaturePrivateKey
 from slixmpp_mls.mls.registry import ProtocolVersion
 from slixmpp_mls.mls.structures.group_context import GroupContext
-from slixmpp_mls.mls.structures.leaf_node import UpdateSource, leaf_node_tbs
+from slixmpp_mls.mls.structures.leaf_node import CommitSource, UpdateSource, leaf_node_tbs
 from slixmpp_mls.mls.structures.update_path import UpdatePath
 from slixmpp_mls.mls.tree.parent_hash import path_parent_hashes
 from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
@@ -200,7 +200,7 @@ def test_12_4_2_key_twice_in_the_path() -> None:
     keys = [update.nodes[0].encryption_key] * len(update.nodes)
     path = situation.tree.filtered_direct_path(LeafIndex(1))
     _, above = path_parent_hashes(situation.tree, path, keys)
-    leaf = replace(update.leaf_node, source=replace(update.leaf_node.source, parent_hash=above))  # type: ignore[call-arg]
+    leaf = replace(update.leaf_node, source=CommitSource(above))
     nodes = tuple(replace(node, encryption_key=key) for node, key in zip(update.nodes, keys, strict=True))
     refused(situation, 1, UpdatePath(leaf, nodes), "RFC 9420 12.4.2")
 

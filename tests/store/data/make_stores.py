@@ -51,7 +51,8 @@ def main(folder: Path) -> None:
     alice.session.reconsider([who], [Doubt(who, False, "unreachable", "no answer", NOW)])
     # What she has said has not come back.
     alice.session.compose(b"on its way", origin_id="first")
-    alice.session.propose(*alice.removing(CAROL), NOW)
+    (removal,) = alice.removing(CAROL)
+    alice.session.propose(removal, NOW)
     alice.session.commit(alice.adding(DAVE), NOW)
     alice.session.compose(b"not encrypted yet", later=True, origin_id="later")
     alice.session.want_to_leave()
