@@ -1,0 +1,107 @@
+"""This device's own item in the account's list of devices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from slixmpp_mls.account.device_list import read_devices
+from slixmpp_mls.account.events import DeviceConflict
+from slixmpp_mls.account.own_entry import OwnEntry
+from slixmpp_mls.client import Device as FreshDevice
+from slixmpp_mls.errors import DeviceRetired, NotPermitted
+from slixmpp_mls.identity import fingerprint
+from slixmpp_mls.stanza import Device, RetiredDevice
+from slixmpp_mls.stanza.elements import Key
+from slixmpp_mls.store import MemoryStore
+from slixmpp_mls.testing import NOW, World
+
+from ..client.people import ALICE
+from ..services import Client
+
+FOREIGN = (Key(2055, bytes(32)),)
+SINCE = datetime.fromtimestamp(NOW, UTC)
+
+
+def entry(**settings: object) -> tuple[Client, OwnEntry]:
+    client = Client(World().person(ALICE), **settings)
+    return client, OwnEntry(client.context)
+
+
+def put(client: Client, item: Device | RetiredDevice) -> None:
+    client.devices.of.setdefault(ALICE, {})[item.id] = item.to_stdlib()
+
+
+async def listed(client: Client) -> Device:
+    return (await read_devices(client.context.devices)).devices[client.device.identity.device]
+
+
+async def test_published_with_the_keys_that_it_has() -> None:
+    client, own = entry(label="Kitchen")
+    assert await own.check() is None
+    await own.publish()
+    device = await listed(client)
+    assert device.label == "Kitchen"
+    assert {key.scheme: key.data for key in device.keys} == client.device.signature_keys()
+    assert await own.check() is None
+    assert client.got("mls_device_conflict") == []
+
+
+async def test_a_label_that_is_given_later_stays_until_the_configuration_changes() -> None:
+    client, own = entry(label="Kitchen")
+    await own.publish()
+    put(client, replace(await listed(client), label="Hall"))
+    await own.publish()
+    assert (await listed(client)).label == "Hall"
+    again = Client(client.person, client, label="Cellar")
+    await OwnEntry(again.context).publish()
+    assert (await listed(again)).label == "Cellar"
+
+
+@pytest.mark.parametrize("there", ["device", "retired"])
+async def test_an_id_that_is_taken_before_we_have_published_ours(there: str) -> None:
+    person = World().person(ALICE)
+    person.store = MemoryStore(ALICE)
+    person.device = FreshDevice(person.store)  # it has no KeyPackages yet
+    client = Client(person)
+    own, before = OwnEntry(client.context), client.device.identity.device
+    put(client, Device(before, FOREIGN) if there == "device" else RetiredDevice(before, SINCE))
+    assert await own.check() is None
+    assert client.device.identity.device != before
+    await own.publish()
+    assert len(client.devices.of[ALICE]) == 2
+
+
+async def test_our_id_with_other_keys_later_is_a_conflict() -> None:
+    client, own = entry()
+    await own.publish()
+    name = client.device.identity.device
+    put(client, Device(name, FOREIGN))
+    assert await own.check() is None
+    assert client.device.identity.device == name
+    assert client.got("mls_device_conflict") == [DeviceConflict(name, (fingerprint(bytes(32)),))]
+
+
+async def test_keys_of_a_rotation_are_ours() -> None:
+    client, own = entry()
+    await own.publish()
+    client.device.prepare_keys()
+    await own.publish()
+    assert len((await listed(client)).keys) == 2
+    client.device.switch_keys(NOW)
+    await own.check()
+    assert client.got("mls_device_conflict") == []
+
+
+async def test_retired() -> None:
+    client, own = entry()
+    await own.publish()
+    marker = RetiredDevice(client.device.identity.device, SINCE)
+    put(client, marker)
+    assert await own.check() == marker
+    assert f"{SINCE:%Y-%m-%d}" in str(own.note_retired(marker))
+    client.devices.error = NotPermitted("nobody is asked any more")
+    with pytest.raises(DeviceRetired):
+        await OwnEntry(Client(client.person, client).context).check()

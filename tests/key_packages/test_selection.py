@@ -1,0 +1,73 @@
+"""From bare JIDs to KeyPackages that can be added."""
+
+from __future__ import annotations
+
+from xml.etree.ElementTree import Element
+
+from slixmpp_mls.errors import NotPermitted
+from slixmpp_mls.key_packages.items import parse_item
+from slixmpp_mls.key_packages.publication import Publication
+from slixmpp_mls.key_packages.selection import find_candidates
+from slixmpp_mls.testing import World
+
+from ..client.people import ALICE, BOB, CAROL
+from ..services import Client
+
+
+async def scene() -> tuple[Client, Client]:
+    """Alice has a group; Bob has published KeyPackages."""
+    world = World()
+    (person,) = world.group(ALICE)
+    alice = Client(person)
+    bob = Client(world.person(BOB), alice)
+    await Publication(bob.context).replenish()
+    return alice, bob
+
+
+async def test_one_of_each_device_and_none_twice_but_that_of_last_resort() -> None:
+    alice, bob = await scene()
+    node = alice.key_packages.of[BOB]
+    ordinary = {ref for ref, element in node.items() if not parse_item(element).last_resort}
+    picked = []
+    for _ in range(4):
+        found = await find_candidates(alice.context, alice.person.session, [BOB])
+        assert list(found.packages) == [bob.device.identity]
+        assert (found.accounts, found.failed, found.skipped) == ([BOB], {}, {})
+        picked.append(found.packages[bob.device.identity].reference.hex())
+    assert set(picked[:2]) == ordinary
+    assert set(picked[2:]) == set(node) - ordinary
+
+
+async def test_one_bad_item_spoils_no_other() -> None:
+    alice, bob = await scene()
+    node = alice.key_packages.of[BOB]
+    node |= {"x": Element("{urn:example}nonsense"), "00" * 32: next(iter(node.values()))}
+    found = await find_candidates(alice.context, alice.person.session, [BOB])
+    assert list(found.packages) == [bob.device.identity]
+
+
+async def test_who_cannot_be_added_is_named_with_the_reason() -> None:
+    alice, bob = await scene()
+    session = alice.person.session
+    found = await find_candidates(alice.context, session, [CAROL, ALICE, f"{BOB}/nobody"])
+    assert found.packages == {}
+    assert found.failed == {
+        CAROL: "no KeyPackages: no client of this account supports MLS",
+        ALICE: "no KeyPackages: no client of this account supports MLS",
+        f"{BOB}/nobody": "no KeyPackages of this device",
+    }
+    alice.service.denied = {bob.device.identity}
+    found = await find_candidates(alice.context, session, [BOB])
+    assert found.packages == {}
+    assert found.skipped == {str(bob.device.identity): f"{bob.device.identity} is denied"}
+    assert found.failed == {BOB: f"{bob.device.identity} is denied"}
+    alice.key_packages.error = NotPermitted("the node is closed")
+    found = await find_candidates(alice.context, session, [BOB])
+    assert found.failed == {BOB: "the directory cannot be read: the node is closed"}
+
+
+async def test_our_own_device_is_no_candidate() -> None:
+    alice, _ = await scene()
+    await Publication(alice.context).replenish()
+    found = await find_candidates(alice.context, alice.person.session, [ALICE])
+    assert found.failed == {ALICE: "all of its devices are in the group"}

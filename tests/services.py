@@ -1,0 +1,148 @@
+"""The services of a running client without a connection: its account's nodes are dictionaries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from slixmpp import ClientXMPP
+
+from slixmpp_mls.authentication import VALID, DirectoryService, TrustManagement, TrustTable, Verdict
+from slixmpp_mls.authentication.callbacks import Recent
+from slixmpp_mls.delivery import DeviceDirectory, KeyPackageDirectory, Uploads
+from slixmpp_mls.identity import ClientIdentity
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.structures.leaf_node import LeafNode
+from slixmpp_mls.runtime import Context, Settings, SteadyClock, Tasks
+from slixmpp_mls.stanza import KeyPackage
+from slixmpp_mls.testing import Participant
+
+
+class Recorded(ClientXMPP):
+    """A client that is never connected; :attr:`seen` has the events that it was told to fire."""
+
+    def __init__(self, jid: str) -> None:
+        super().__init__(jid, "")
+        self.seen: list[tuple[str, Any]] = []
+
+    def event(self, name: str, data: Any = {}) -> None:  # noqa: B006  # slixmpp's signature
+        self.seen.append((name, data))
+        super().event(name, data)
+
+
+class Nodes:
+    """A node of each account: items by account and item id.
+
+    :ivar error: raised by every request, if it is not None
+    """
+
+    def __init__(self) -> None:
+        self.of: dict[str, dict[str, Element]] = {}
+        self.error: Exception | None = None
+        self.limits: list[int | None] = []
+
+
+class _Node:
+    """What PEPNode does, with a dictionary for a server."""
+
+    _account: str
+    nodes: Nodes
+
+    async def publish(self, item_id: str, element: Element) -> None:
+        self._fail()
+        self.nodes.of.setdefault(self._account, {})[item_id] = element
+
+    async def publish_many(self, items: dict[str, Element]) -> None:
+        for item_id, element in items.items():
+            await self.publish(item_id, element)
+
+    async def retract(self, item_id: str) -> bool:
+        self._fail()
+        return self.nodes.of.get(self._account, {}).pop(item_id, None) is not None
+
+    async def retract_many(self, item_ids: Iterable[str]) -> None:
+        for item_id in item_ids:
+            await self.retract(item_id)
+
+    async def items(
+        self, account: str | None = None, ids: Iterable[str] | None = None, limit: int | None = None
+    ) -> dict[str, Element]:
+        self._fail()
+        self.nodes.limits.append(limit)
+        return dict(list(self.nodes.of.get(account or self._account, {}).items())[-(limit or 10_000) :])
+
+    def _fail(self) -> None:
+        if self.nodes.error is not None:
+            raise self.nodes.error
+
+
+class FakeKeyPackages(_Node, KeyPackageDirectory):  # type: ignore[misc]
+    """A directory of KeyPackages without a server."""
+
+    def __init__(self, xmpp: ClientXMPP, nodes: Nodes) -> None:
+        KeyPackageDirectory.__init__(self, xmpp)
+        self.nodes = nodes
+
+
+class FakeDevices(_Node, DeviceDirectory):  # type: ignore[misc]
+    """A directory of devices without a server."""
+
+    def __init__(self, xmpp: ClientXMPP, nodes: Nodes) -> None:
+        DeviceDirectory.__init__(self, xmpp)
+        self.nodes = nodes
+
+
+class Service(DirectoryService):
+    """Lists our device, and vouches for everybody but those in `denied`."""
+
+    denied: set[ClientIdentity]
+
+    async def validate(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Verdict]:
+        clients = [ClientIdentity.from_leaf(leaf) for leaf in leaves]
+        return [Verdict.invalid("no-device", f"{each} is denied") if each in self.denied else VALID for each in clients]
+
+
+class Client:
+    """A participant with a context.
+
+    :param others: another client of the same test, whose nodes are shared
+    """
+
+    def __init__(self, person: Participant, others: Client | None = None, **settings: Any) -> None:
+        self.person, self.device, self.world = person, person.device, person.world
+        self.xmpp = Recorded(f"{person.account}/{person.device.identity.device}")
+        self.key_packages = others.key_packages if others is not None else Nodes()
+        self.devices = others.devices if others is not None else Nodes()
+        self.failures: list[Exception] = []
+        self.monotonic = 0.0
+        world = self.world
+        node = FakeDevices(self.xmpp, self.devices)
+        self.service = Service(node, clock=lambda: float(world.now))
+        self.service.denied = set()
+        self.context = Context(
+            xmpp=self.xmpp,
+            device=person.device,
+            settings=Settings.of({"store": person.store, **settings}),
+            clock=SteadyClock(lambda: float(world.now), lambda: self.monotonic),
+            authentication=self.service,
+            trust=TrustManagement(TrustTable(person.store, clock=lambda: float(world.now)), person.account),
+            key_packages=FakeKeyPackages(self.xmpp, self.key_packages),
+            devices=node,
+            uploads=Uploads(self.xmpp),
+            used_key_packages=Recent(100),
+            tasks=Tasks(self.failures.append),
+        )
+
+    def publish_key_packages(self) -> dict[str, Element]:
+        """Put this device's KeyPackages of the world's directory into the account's node."""
+        own = self.key_packages.of.setdefault(self.person.account, {})
+        suite = CipherSuite.get(self.device.suites[0])
+        for reference, message in self.world.directory.items[self.person.account].items():
+            ref = reference.hex()
+            own[ref] = KeyPackage(ref, suite.id, message, False).to_stdlib()
+        return own
+
+    def got(self, name: str) -> list[Any]:
+        """The events of one name."""
+        return [data for each, data in self.xmpp.seen if each == name]
