@@ -1,4 +1,4 @@
-"""The slixmpp plugin ``mls``: what a bot author sees.
+"""The slixmpp plugin ``mls``: the face of the package for the author of a bot.
 
 ::
 
@@ -11,7 +11,7 @@
 
 The second argument of ``register_plugin`` is the configuration: :mod:`.runtime.settings` lists what can be set.
 Events of slixmpp's tell what happens in the rooms: :mod:`.runtime.events` lists them, and says what a program can rely
-on that is killed at any point.
+on if it is killed at any point.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _USED = 10_000  # KeyPackageRefs that are remembered
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What is built when the store is open, in this order: each needs only what stands before it."""
+    """The parts of a running client, in the order in which they are built: each needs only those before it."""
 
     context: Context
     publication: Publication
@@ -288,7 +288,7 @@ class MLS(BasePlugin):
         """Wait until our keys are published and our rooms are being read, but for those that do not answer.
 
         :raises LoginFailed: there is no session: a wrong password, a bad certificate, nobody at the port ...
-        :raises StoreError: the store can not be used
+        :raises StoreError: the store cannot be used
         :raises DeliveryError: the server refuses to store our keys
         :raises DeviceRetired: our account has retired this device
         """
@@ -419,8 +419,8 @@ class MLS(BasePlugin):
     async def rotate_key(self) -> KeyRotated:
         """Replace our signature key, in all groups and KeyPackages; the device, its leaves and its name stay.
 
-        What can not be done now, as a room can not be reached, is done when it can, in later runs, too; the old key
-        is listed as long (:mod:`.account.key_rotation`).  If a change is under way already, it goes on.
+        Rooms that cannot be reached now get the new key later, in later runs, too; the old key is listed until then
+        (:mod:`.account.key_rotation`).  If a change is under way already, it continues.
 
         :raises UsageError: our key is certified
         :raises StoreError: nothing has changed
@@ -432,7 +432,7 @@ class MLS(BasePlugin):
     # --- KeyPackages ---------------------------------------------------------------------------
 
     async def replenish(self) -> None:
-        """Bring our KeyPackages in the directory to what they should be: there, fresh, unused."""
+        """Publish KeyPackages, and retract used and old ones, until the directory has what it should have."""
         await self.parts.publication.replenish()
 
     # --- rooms ---------------------------------------------------------------------------------
@@ -475,14 +475,14 @@ class MLS(BasePlugin):
         :raises DowngradeSuspected: a server seems to hide that a better suite is supported; to go on all the same,
             say which `suite` it shall be
         :raises UsageError: the room exists; see :meth:`adopt`
-        :raises RoomUnsuitable: the service can not make a room that will do; `reasons` says why
+        :raises RoomUnsuitable: the service cannot make a suitable room; `reasons` says why
         :raises DeliveryError: refused or unanswered
         """
         await self.ready()
         return await self.parts.rooms.create(room, invite, name, policy, suite)
 
     async def negotiate(self, accounts: Iterable[str], *, policy: RoomPolicy | None = None) -> Negotiation:
-        """Which cipher suite a group with these accounts would have, and who lacks which.
+        """The cipher suite that a group with these accounts would have, and the devices that lack each suite.
 
         :param accounts: bare JIDs
         :param policy: of the group
@@ -513,7 +513,7 @@ class MLS(BasePlugin):
         :param after: archive id from which to look for the Welcome; the beginning if not given
         :param external: come in by a Commit of our own, where the group's policy allows it and the room shows a
             GroupInfo
-        :raises NoGroupInfo: an external Commit can not be made at present
+        :raises NoGroupInfo: an external Commit cannot be made at present
         :raises NotPermitted: the group's policy allows no external Commit of ours
         :raises DeliveryError: the room does not let us in
         """
