@@ -112,8 +112,8 @@ class Client:
     def __init__(self, person: Participant, others: Client | None = None, **settings: Any) -> None:
         self.person, self.device, self.world = person, person.device, person.world
         self.xmpp = Recorded(f"{person.account}/{person.device.identity.device}")
-        self.key_packages = others.key_packages if others is not None else Nodes()
-        self.devices = others.devices if others is not None else Nodes()
+        self.key_packages: Nodes = others.key_packages if others is not None else Nodes()
+        self.devices: Nodes = others.devices if others is not None else Nodes()
         self.failures: list[Exception] = []
         self.monotonic = 0.0
         world = self.world

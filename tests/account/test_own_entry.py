@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ FOREIGN = (Key(2055, bytes(32)),)
 SINCE = datetime.fromtimestamp(NOW, UTC)
 
 
-def entry(**settings: object) -> tuple[Client, OwnEntry]:
+def entry(**settings: Any) -> tuple[Client, OwnEntry]:
     client = Client(World().person(ALICE), **settings)
     return client, OwnEntry(client.context)
 
