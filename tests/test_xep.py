@@ -261,7 +261,7 @@ def test_the_policy_in_it_is_the_default() -> None:
 
 def test_its_presentation_of_the_policy_is_the_declared_one() -> None:
     struct = listing("RoomPolicy, extension type 0xF4D1").split("struct {")[1]
-    names = re.findall(r"^ +\w+ (\w+)(?:<V>)?;", struct, re.MULTILINE)
+    names = re.findall(r"^ +\w+ (\w+)(?:<V>)?;", struct.split("}")[0], re.MULTILINE)
     assert names == [field.name for field in RoomPolicy.codec.fields]
 
 

@@ -47,8 +47,8 @@ from slixmpp_mls.mls.structures.proposals import Add, AnyProposal, Remove
 from slixmpp_mls.mls.structures.welcome import GroupInfo, Welcome
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, OwnLeaf, capabilities, create_key_package
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
-from slixmpp_mls.policy import RoomPolicy
-from slixmpp_mls.policy import room_policy as policies
+from slixmpp_mls.policy import EXTENSION_TYPES, RoomPolicy
+from slixmpp_mls.policy import check_by_name as policies
 from slixmpp_mls.policy.roster import Roster
 from slixmpp_mls.rooms.content import PROFILE
 from slixmpp_mls.stanza.sce import Envelope
@@ -98,7 +98,7 @@ class Person:
     def own_leaf(self) -> OwnLeaf:
         listed = capabilities(
             cipher_suites=(SUITE.id,),
-            extensions=(RoomPolicy.TYPE,),
+            extensions=EXTENSION_TYPES,
             proposals=(ProposalType.SELF_REMOVE,),
             credentials=(CredentialType.BASIC,),
             random=self.random,

@@ -43,7 +43,8 @@ from slixmpp_mls.mls.structures.leaf_node import Capabilities, LeafNode, Lifetim
 from slixmpp_mls.mls.structures.proposals import Add, Remove
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, create_key_package
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
-from slixmpp_mls.policy import ExternalJoins, Right, RoomPolicy, check
+from slixmpp_mls.policy import ExternalJoins, Right, RoomPolicy
+from slixmpp_mls.policy.check_by_name import check
 from slixmpp_mls.policy.roster import Roster
 from slixmpp_mls.rooms.content import PROFILE
 from slixmpp_mls.stanza import blob
@@ -115,10 +116,9 @@ def identities() -> dict[str, Any]:
 
 
 def policy_fields(policy: RoomPolicy) -> dict[str, Any]:
-    return {
-        field.name: int(value) if isinstance(value := getattr(policy, field.name), IntEnum) else value
-        for field in RoomPolicy.codec.fields
-    }
+    values = {field.name: getattr(policy, field.name) for field in RoomPolicy.codec.fields}
+    values["roots"] = [root.hex() for root in policy.roots]
+    return {name: int(value) if isinstance(value, IntEnum) else value for name, value in values.items()}
 
 
 POLICY = RoomPolicy(ROOM, ("alice@a.example", "dora@d.example"))
@@ -145,9 +145,13 @@ def policies() -> dict[str, Any]:
             ExternalJoins.ANYBODY, own_devices=False, max_leaf_age=2**32 - 1, x509_only=True,
         ),
         RoomPolicy(ROOM, tuple(f"a{number}@example.org" for number in range(64)), max_leaf_age=30 * DAY),
+        RoomPolicy(
+            ROOM, ("alice@a.example",), x509_only=True, max_devices=1, max_members=2**32 - 1,
+            roots=(sha256(b"root 1").digest(), sha256(b"root 2").digest()),
+        ),
     ]  # fmt: skip
     octets = POLICY.encode()
-    rights = len(octets) - 11  # where may_add is: five enums, a boolean, a uint32 and a boolean follow
+    rights = len(octets) - 20  # where may_add is: five enums, two booleans, three uint32 and a list follow
     capital = RoomPolicy(ROOM, ("alice@a.example",)).encode().replace(b"alice", b"Alice")
 
     def changed(at: int, value: int) -> bytes:
@@ -168,6 +172,8 @@ def policies() -> dict[str, Any]:
         (head + bytes([len(twice)]) + twice + tail, "an administrator twice"),
         (head + (0x4000 | len(many)).to_bytes(2, "big") + many + tail, "65 administrators"),
         (b"\x00" + octets[1 + len(ROOM) :], "no room"),
+        (octets[:-1] + b"\x04root", "a root that is no hash"),
+        (octets[:-1] + b"\x40\x40" + bytes(64), "a root twice"),
         (b"\x40" + octets, "a length that is not encoded in as few octets as possible"),
     ]
     return {
@@ -212,6 +218,7 @@ def effects_of(committer: Who, changes: Sequence[dict[str, Any]], new_policy: An
 def policy_of(fields: dict[str, Any]) -> RoomPolicy:
     values = dict(fields)
     values["administrators"] = tuple(values["administrators"])
+    values["roots"] = tuple(map(bytes.fromhex, values["roots"]))
     for name in ("may_add", "may_remove", "may_change_policy", "may_change_subject"):
         values[name] = Right(values[name])
     values["external_joins"] = ExternalJoins(values["external_joins"])

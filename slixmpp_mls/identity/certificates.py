@@ -11,11 +11,13 @@ octets alone: no clock, no configuration, and limits that are part of the protoc
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from hashlib import sha256
+from itertools import pairwise
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -31,7 +33,7 @@ from ..mls.structures.credential import Certificate, X509Credential
 
 __all__ = [
     "IM_URI", "MAX_CERTIFICATE", "MAX_CHAIN", "UNREADABLE", "certificate_request", "certified_key", "chain_from_pem",
-    "chain_of", "end_entity", "extensions_of", "hash_for", "load_certificate", "subject_alternative_name",
+    "chain_of", "end_entity", "extensions_of", "hash_for", "leads_to", "load_certificate", "subject_alternative_name",
     "xmpp_addresses",
 ]  # fmt: skip
 
@@ -179,3 +181,26 @@ def hash_for(key: Any) -> hashes.SHA256 | hashes.SHA384 | hashes.SHA512 | None:
     if size is None:
         return None
     return hashes.SHA256() if size <= 256 else hashes.SHA384() if size <= 384 else hashes.SHA512()
+
+
+def leads_to(credential: X509Credential, roots: Collection[bytes]) -> bool:
+    """Whether a credential's chain leads to one of these roots, as all members see alike.
+
+    Each certificate is issued by the next: its issuer is that one's subject, and its signature is by that one's key.
+    All but the first may certify others (RFC 5280 4.2.1.9), and the last one is a root.  No clock, no revocation.
+
+    :param roots: SHA-256 hashes of certificates (DER)
+    :raises InvalidError: a certificate cannot be read
+    """
+    if sha256(credential.certificates[-1].cert_data).digest() not in roots:
+        return False
+    chain = chain_of(credential)
+    for certificate, issuer in pairwise(chain):
+        try:
+            constraints = extensions_of(issuer).get_extension_for_class(x509.BasicConstraints).value
+            if not constraints.ca:
+                return False
+            certificate.verify_directly_issued_by(issuer)
+        except (*UNREADABLE, TypeError, InvalidSignature, x509.ExtensionNotFound):
+            return False
+    return True

@@ -1,69 +1,24 @@
-"""Who may do what in a group: an extension of its GroupContext, and the check of every Commit against it.
+"""The policy of a group: an extension of its GroupContext.
 
-The policy is part of what all members agree on cryptographically, so no server can change it, and every
-member comes to the same verdict on a Commit from the same octets: :func:`check` looks at no clock, no
-network and no trust of its own.  A Commit that breaks a rule is ignored by everybody.
+The policy is part of what all members agree on cryptographically, so no server can change it.  What is done by it
+with each Commit is in :mod:`.check`.
 
-Each change in a Commit is judged by who *wished* it: the sender of the proposal.  Whose hand commits it
-does not matter; members may, and should, commit what others have proposed rightly.  A wish from outside
-(a client that asks to be added, an external sender) has no weight of its own: there the committer is
-judged as if the wish were its own.  Rights are those of *accounts*, all of whose clients have them, by the
-policy and the members *before* the Commit.
-
-Rights: nobody; administrators; members (all accounts with a client in the group, administrators among them).
-
-=========================  ==================================================================  ========================
-what                       allowed                                                             rule in the error
-=========================  ==================================================================  ========================
-an empty Commit, an        every member; the leaf remains the same client (its keys may        ``same-client``
-Update, a path, a PSK      change)
-add a client               accounts with the right `may_add`;                                  ``add``
-                           with `own_devices`, a member account its own clients, and any
-                           member a client of a member account that asks for it itself,
-                           unless the same Commit removes the account's last client against
-                           its will
-any arrival                a client has one leaf at most                                       ``one-leaf``
-leave                      everybody, by a Remove of oneself or a SelfRemove that somebody
-                           commits
-remove a client            accounts with the right `may_remove`;                               ``remove``
-                           with `own_devices`, an account its own clients
-remove an administrator's  as above, if the wish is an administrator's or the account's own    ``remove-administrator``
-client
-replace a client           whoever may add it, if the client itself asks to be added afresh:   ``add``
-                           the committer's Remove of its old leaf needs no right
-join by external Commit    `external_joins`: never; clients of member accounts; anybody        ``external-join``
-remove by external Commit  the joiner's own old leaf                                           ``external-remove``
-change the extensions of   accounts with the right `may_change_policy`                         ``change-policy``
-the GroupContext
-their new content          has a policy of this version that can be read,                      ``policy-missing``
-                           for the same room,                                                  ``room``
-                           with an administrator who is a member after the Commit              ``administrator``
-ReInit                     like a change of the extensions, with the committer judged (a
-                           ReInit stands alone in its Commit); its extensions are those of
-                           the new group
-any new leaf content       with `x509_only` in the policy after the Commit, an X.509           ``x509``
-                           credential
-change the subject         accounts with the right `may_change_subject`; a message, no
-                           Commit: receivers ask :meth:`RoomPolicy.permits`
-=========================  ==================================================================  ========================
-
-*The last administrator.*  While no account of the list has a client in the group, every member account is
-an administrator.  So a group can not be locked by leaving it (nor by an administrator's device that is
+*The last administrator.*  While no account of the list has a say in the group, every member account is
+an administrator.  So a group cannot be locked by leaving it (nor by an administrator's device that is
 lost), and no single survivor, who may be a dead device, has to be waited for.  The first change of the
 policy ends this state, for it must name an administrator who is a member.  What nobody may do stays so.
 
 `x509_only` looks at leaves that arrive or are renewed.  Old ones get their certificate with their next
-update, which `max_leaf_age` brings about.
+update, which `max_leaf_age` brings about.  With `roots`, the chain in the credential must lead to one of them:
+each certificate is signed by the next, and the last one is a root.  No clock and no revocation list is looked
+at, on which members need not agree; these are the Authentication Service's.
 
-`max_leaf_age` is not part of the check: the age of a key is a matter of clocks, on which members need not
-agree.  Clients renew their own leaf in time, and those with the right to remove may remove who does not.
+`max_leaf_age` is not part of the check: the age of a key is a matter of clocks.  Clients renew their own leaf in
+time, and those with the right to remove may remove who does not.
 It is unlimited by default: a phone in a drawer does no harm to be thrown out for, unless somebody says so.
 
-Whether an outsider is "in the room" with `external_joins` for anybody is for the room to say: it carries
-the Commits of those only whom it lets in.
-
 *Versions.*  A rule that some members do not know would split the group, so there are no optional rules and
-each version of the policy has an extension type of its own, out of those reserved here.  Capabilities then
+each version of the policy has an extension type of its own.  Capabilities then
 tell who knows which (RFC 9420 7.2), and no Commit can bring a group to a version that a member lacks (13.4).
 
 A group without the extension is none of ours: nothing names its room.  See :meth:`RoomPolicy.required_in`.
@@ -71,26 +26,20 @@ A group without the extension is none of ours: nothing names its room.  See :met
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import IntEnum
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
-from ..errors import InvalidError, MalformedError, PeerError, PolicyTooNew, PolicyViolation
-from ..identity import ClientIdentity, check_bare_jid
-from ..mls.group.commit_effects import Effects, MemberChange
+from ..errors import InvalidError, PolicyTooNew
+from ..identity.certificates import leads_to
 from ..mls.structures.credential import AnyCredential, X509Credential
 from ..mls.structures.extensions import Extension, ExtensionContent, Extensions
-from ..mls.structures.framing import AnySender, MemberSender, NewMemberCommitSender, NewMemberProposalSender
-from ..mls.structures.leaf_node import LeafNode
-from ..mls.tls import Codec, Enum, read_span, struct, uint32, write_opaque
+from ..mls.tls import Enum, struct, uint32
+from ..stanza.code_points import POLICY_TYPES
+from .codecs import BARE_JID, BOOLEAN, MAX_ADMINISTRATORS, Administrators, RootHashes
 from .roster import Roster
 
-__all__ = ["MAX_ADMINISTRATORS", "POLICY_TYPES", "ExternalJoins", "Right", "RoomPolicy", "check"]
+__all__ = ["MAX_ADMINISTRATORS", "POLICY_TYPES", "ExternalJoins", "Right", "RoomPolicy"]
 
-MAX_ADMINISTRATORS = 64
-
-# Of the range for private use (RFC 9420 17.3): version n of the policy has the n-th of these.
-POLICY_TYPES = range(0xF4D0, 0xF4E0)
 VERSION = 1
 
 
@@ -111,61 +60,7 @@ class ExternalJoins(IntEnum):
     ANYBODY = 2
 
 
-class _Boolean(Codec):
-    """0 or 1, in one octet."""
-
-    def write(self, out: bytearray, value: Any) -> None:
-        out.append(1 if value else 0)
-
-    def read(self, data: bytes, pos: int, end: int) -> tuple[bool, int]:
-        if pos >= end or data[pos] > 1:
-            raise MalformedError("not the 0 or 1 of a yes or no")
-        return data[pos] == 1, pos + 1
-
-
-class _BareJID(Codec):
-    """``opaque<V>``: ``local@domain`` in UTF-8 and normal form."""
-
-    def write(self, out: bytearray, value: str) -> None:
-        check_bare_jid(value)
-        write_opaque(out, value.encode())
-
-    def read(self, data: bytes, pos: int, end: int) -> tuple[str, int]:
-        pos, stop = read_span(data, pos, end)
-        try:
-            address = data[pos:stop].decode()
-            check_bare_jid(address)
-        except UnicodeDecodeError:
-            raise MalformedError("a bare JID that is not UTF-8") from None
-        except ValueError as error:
-            raise MalformedError(f"not a bare JID in normal form: {error}") from None
-        return address, stop
-
-
-class _Administrators(Codec):
-    """``BareJID administrators<V>``: 1 to `MAX_ADMINISTRATORS`, none twice."""
-
-    def write(self, out: bytearray, value: Sequence[str]) -> None:
-        if not 0 < len(value) <= MAX_ADMINISTRATORS or len(set(value)) != len(value):
-            raise ValueError(f"administrators are 1 to {MAX_ADMINISTRATORS} accounts, none twice")
-        body = bytearray()
-        _bare_jid.write_all(body, tuple(value))
-        write_opaque(out, body)
-
-    def read(self, data: bytes, pos: int, end: int) -> tuple[tuple[str, ...], int]:
-        pos, stop = read_span(data, pos, end)
-        found: list[str] = []
-        while pos < stop and len(found) < MAX_ADMINISTRATORS:
-            account, pos = _bare_jid.read(data, pos, stop)
-            found.append(account)
-        if pos != stop or not found or len(set(found)) != len(found):
-            raise MalformedError(f"administrators are not 1 to {MAX_ADMINISTRATORS} accounts, none twice")
-        return tuple(found), stop
-
-
-_bare_jid = _BareJID()
 _right = Annotated[Right, Enum(Right)]
-_boolean = Annotated[bool, _Boolean()]
 
 
 @struct
@@ -177,19 +72,26 @@ class RoomPolicy(ExtensionContent):
     :ivar own_devices: whether a member account may add and remove its own clients
     :ivar max_leaf_age: seconds after which a leaf's keys should have been renewed; 0 is unlimited
     :ivar x509_only: whether credentials must be X.509
+    :ivar max_devices: how many clients one account may have, 1 or more
+    :ivar max_members: how many clients the group may have, 1 or more
+    :ivar roots: with `x509_only`: SHA-256 hashes of the root certificates (DER) to one of which each chain leads, the
+        root in it; if empty, members need only agree that it is an X.509 credential
     """
 
     TYPE: ClassVar[int] = POLICY_TYPES[VERSION]
-    room: Annotated[str, _bare_jid]
-    administrators: Annotated[tuple[str, ...], _Administrators()]
+    room: Annotated[str, BARE_JID]
+    administrators: Annotated[tuple[str, ...], Administrators()]
     may_add: _right = Right.ADMINISTRATORS
     may_remove: _right = Right.ADMINISTRATORS
     may_change_policy: _right = Right.ADMINISTRATORS
     may_change_subject: _right = Right.ADMINISTRATORS
     external_joins: Annotated[ExternalJoins, Enum(ExternalJoins)] = ExternalJoins.DEVICES
-    own_devices: _boolean = True
+    own_devices: Annotated[bool, BOOLEAN] = True
     max_leaf_age: uint32 = 0
-    x509_only: _boolean = False
+    x509_only: Annotated[bool, BOOLEAN] = False
+    max_devices: uint32 = 32
+    max_members: uint32 = 10_000
+    roots: Annotated[tuple[bytes, ...], RootHashes()] = ()
 
     @classmethod
     def found_in(cls, extensions: Extensions) -> Self | None:
@@ -225,159 +127,23 @@ class RoomPolicy(ExtensionContent):
         return (*(entry for entry in extensions if entry.extension_type not in POLICY_TYPES), self.extension())
 
     def administrators_in(self, roster: Roster) -> frozenset[str]:
-        """The accounts of the list that have a client in the group.  If empty, every member is an administrator."""
-        return frozenset(filter(roster.has, self.administrators))
+        """The accounts of the list that have a say in the group.  If empty, every member is an administrator."""
+        return frozenset(filter(roster.has_say, self.administrators))
 
     def is_administrator(self, account: str, roster: Roster) -> bool:
         """Whether a member account is an administrator at present, of the list or for lack of any."""
-        if not roster.has(account):
+        if not roster.has_say(account):
             return False
-        return account in self.administrators or not any(map(roster.has, self.administrators))
+        return account in self.administrators or not any(map(roster.has_say, self.administrators))
 
     def accepts(self, credential: AnyCredential) -> bool:
-        """Whether a leaf that arrives or is renewed may have this credential (`x509_only`)."""
-        return not self.x509_only or isinstance(credential, X509Credential)
+        """Whether a leaf that arrives or is renewed may have this credential (`x509_only`, `roots`)."""
+        if not self.x509_only:
+            return True
+        return isinstance(credential, X509Credential) and (not self.roots or leads_to(credential, self.roots))
 
     def permits(self, right: Right, account: str, roster: Roster) -> bool:
         """Whether an account has a right, such as ``policy.may_change_subject``."""
         if right == Right.MEMBERS:
-            return roster.has(account)
+            return roster.has_say(account)
         return right == Right.ADMINISTRATORS and self.is_administrator(account, roster)
-
-
-def check(policy: RoomPolicy, effects: Effects, roster: Roster) -> Roster:
-    """Whether a group's policy allows a Commit: the table above.
-
-    Every member asks this of every Commit, its own before sending included, after RFC 9420's rules are
-    found kept and before anything is applied.  Its cost depends on the number of changes.
-
-    :param policy: that before the Commit
-    :param roster: that before the Commit
-    :return: the roster after it
-    :raises PolicyViolation: it is not allowed
-    :raises InvalidError: a new credential names no client, or is of a type that is not supported
-    :raises UsageError: `roster` is not that of the epoch that the Commit ends
-    """
-    after = roster.after(effects)
-    judged = _Judged(policy, effects, roster)
-    for change in effects.removed:
-        judged.check_removed(change)
-    for change in effects.added:
-        judged.check_added(change)
-    if effects.extensions is not None:
-        policy = judged.check_extensions(effects.extensions.proposer, effects.extensions.after, after)
-    if effects.reinit is not None:
-        judged.check_extensions(effects.committer, effects.reinit.extensions, after)
-    for change in (*effects.updated, *effects.added):
-        if not policy.accepts(_leaf(change).credential):
-            raise PolicyViolation("x509", "a credential that is not X.509", str(after.at(change.index)))
-    return after
-
-
-class _Judged:
-    """One Commit and what its changes are judged by."""
-
-    def __init__(self, policy: RoomPolicy, effects: Effects, roster: Roster) -> None:
-        self.policy = policy
-        self.roster = roster
-        self.committer = effects.committer
-        self.arriving = {change.index: ClientIdentity.from_leaf(_leaf(change)) for change in effects.added}
-        asking = [change for change in effects.added if isinstance(change.proposer, NewMemberProposalSender)]
-        self.asking = {self.arriving[change.index] for change in asking}
-        self.removals: dict[str, list[MemberChange]] = {}
-        for change in effects.removed:
-            self.removals.setdefault(roster.at(change.index).account, []).append(change)
-
-    def check_removed(self, change: MemberChange) -> None:
-        who = self.roster.at(change.index)
-        if isinstance(change.proposer, NewMemberCommitSender):
-            if who not in self.arriving.values():
-                raise PolicyViolation("external-remove", f"an external joiner removes {who}", self._joiner())
-            return
-        if self._is_wanted(change):
-            return
-        judge = self._wisher(change.proposer)
-        if self.policy.own_devices and judge is not None and judge.account == who.account:
-            return
-        if not self._permits(self.policy.may_remove, judge):
-            raise PolicyViolation("remove", f"no right to remove {who}", _name(judge))
-        if self._is_administrator(who) and not self._is_administrator(judge):
-            raise PolicyViolation("remove-administrator", f"no right to remove the administrator {who}", _name(judge))
-
-    def check_added(self, change: MemberChange) -> None:
-        who = self.arriving[change.index]
-        if isinstance(change.proposer, NewMemberCommitSender):
-            allowed = self.policy.external_joins == ExternalJoins.ANYBODY or (
-                self.policy.external_joins == ExternalJoins.DEVICES and self.roster.has(who.account)
-            )
-            if not allowed:
-                raise PolicyViolation("external-join", "no right to join by an external Commit", str(who))
-            return
-        judge = self._wisher(change.proposer)
-        own = who in self.asking or (judge is not None and judge.account == who.account)
-        if own and self.policy.own_devices and self.roster.has(who.account) and not self._is_evicted(who.account):
-            return
-        if not self._permits(self.policy.may_add, judge):
-            raise PolicyViolation("add", f"no right to add {who}", _name(judge))
-
-    def check_extensions(self, proposer: AnySender, extensions: Extensions, after: Roster) -> RoomPolicy:
-        """Extensions that are to replace the GroupContext's; the policy in them."""
-        judge = self._wisher(proposer)
-        if not self._permits(self.policy.may_change_policy, judge):
-            raise PolicyViolation("change-policy", "no right to change the group's extensions", _name(judge))
-        try:
-            new = RoomPolicy.required_in(extensions)
-        except PeerError as error:
-            raise PolicyViolation("policy-missing", f"extensions without a policy: {error}", _name(judge)) from error
-        if new.room != self.policy.room:
-            raise PolicyViolation("room", "the policy would name another room", _name(judge))
-        if not any(map(after.has, new.administrators)):
-            raise PolicyViolation("administrator", "the policy would leave no administrator in the group", _name(judge))
-        return new
-
-    def _wisher(self, proposer: AnySender) -> ClientIdentity | None:
-        """Who answers for a wish: who proposed it, for an outsider's the committer; None if both are outsiders."""
-        for sender in (proposer, self.committer):
-            if isinstance(sender, MemberSender):
-                return self.roster.at(sender.leaf_index)
-        return None
-
-    def _joiner(self) -> str | None:
-        return next((str(client) for client in self.arriving.values()), None)
-
-    def _permits(self, right: Right, client: ClientIdentity | None) -> bool:
-        return client is not None and self.policy.permits(right, client.account, self.roster)
-
-    def _is_administrator(self, client: ClientIdentity | None) -> bool:
-        return client is not None and self.policy.is_administrator(client.account, self.roster)
-
-    def _is_wanted(self, change: MemberChange) -> bool:
-        """Whether a member leaves by itself, or is replaced because it asks to be added afresh.
-
-        Only the committer's own Remove replaces.  Somebody else's may be there to exclude for good, and
-        would be turned into its opposite by committing it together with the wish to come back.
-        """
-        if change.proposer == MemberSender(change.index):
-            return True
-        return change.proposer == self.committer and self.roster.at(change.index) in self.asking
-
-    def _is_evicted(self, account: str) -> bool:
-        """Whether the last client of an account goes, and any against the account's will.
-
-        `own_devices` does not bring it back then: who proposes a new device just before would evade the Remove.
-        """
-        removals = self.removals.get(account, [])
-        return len(removals) == self.roster.clients_of(account) and any(
-            not self._is_wanted(change) and getattr(self._wisher(change.proposer), "account", None) != account
-            for change in removals
-        )
-
-
-def _leaf(change: MemberChange) -> LeafNode:
-    """The leaf that a change brings."""
-    assert change.after is not None, "a Remove brings no leaf"
-    return change.after
-
-
-def _name(client: ClientIdentity | None) -> str | None:
-    return None if client is None else str(client)

@@ -17,6 +17,7 @@ from ..identity import ClientIdentity
 from ..mls.group.commit_effects import Effects
 from ..mls.structures.framing import MemberSender
 from ..mls.structures.leaf_node import LeafNode
+from .proofs import is_newcomer
 
 __all__ = ["Roster"]
 
@@ -24,18 +25,20 @@ __all__ = ["Roster"]
 class Roster:
     """The clients in a group, by leaf, by name and by account."""
 
-    __slots__ = ("_accounts", "_clients", "_leaves")
+    __slots__ = ("_accounts", "_clients", "_leaves", "_newcomers")
 
     def __init__(
         self,
         clients: Map[int, ClientIdentity],
         leaves: Map[ClientIdentity, int],
         accounts: Map[str, Map[int, str]],
+        newcomers: Map[int, None],
     ) -> None:
         """Use :meth:`of` instead."""
         self._clients = clients
         self._leaves = leaves
         self._accounts = accounts  # account -> leaf -> device
+        self._newcomers = newcomers
 
     @classmethod
     def of(cls, members: Iterable[tuple[int, LeafNode]]) -> Roster:
@@ -44,16 +47,16 @@ class Roster:
         :raises InvalidError: a leaf's credential names no client
         :raises PolicyViolation: two leaves are the same client
         """
-        draft = _Draft(cls(Map(), Map(), Map()))
+        draft = _Draft(cls(Map(), Map(), Map(), Map()))
         for index, leaf in members:
-            draft.add(index, ClientIdentity.from_leaf(leaf))
+            draft.add(index, leaf, ClientIdentity.from_leaf(leaf))
         return draft.finish()
 
     def __repr__(self) -> str:
         return f"<Roster: {len(self._clients)} clients of {len(self._accounts)} accounts>"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Roster) and self._clients == other._clients
+        return isinstance(other, Roster) and self._clients == other._clients and self._newcomers == other._newcomers
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -78,6 +81,21 @@ class Roster:
     def has(self, account: str) -> bool:
         """Whether the account has a client in the group."""
         return account in self._accounts
+
+    def is_newcomer(self, index: int) -> bool:
+        """Whether a leaf has let itself in, and nobody who may add has confirmed it; see :mod:`.proofs`."""
+        return index in self._newcomers
+
+    def counts(self, index: int) -> bool:
+        """Whether what the client at a leaf wishes has the weight of a member's.
+
+        A newcomer's has not, unless there is nobody but newcomers: a group is not locked by all others leaving it.
+        """
+        return index not in self._newcomers or len(self._newcomers) == len(self._clients)
+
+    def has_say(self, account: str) -> bool:
+        """Whether the account has a client in the group whose wish counts."""
+        return any(map(self.counts, self._accounts.get(account, ())))
 
     def leaves_of(self, account: str) -> tuple[int, ...]:
         """The leaves of an account's clients, in ascending order."""
@@ -116,7 +134,8 @@ class Roster:
             assert change.after is not None
             client = ClientIdentity.from_leaf(change.after)
             sender = change.proposer
-            draft.add(change.index, client, self.at(sender.leaf_index) if isinstance(sender, MemberSender) else client)
+            proposer = self.at(sender.leaf_index) if isinstance(sender, MemberSender) else client
+            draft.add(change.index, change.after, client, proposer)
         return draft.finish()
 
 
@@ -127,18 +146,22 @@ class _Draft:
         self._clients: MapMutation[int, ClientIdentity] = roster._clients.mutate()
         self._leaves: MapMutation[ClientIdentity, int] = roster._leaves.mutate()
         self._accounts: MapMutation[str, Map[int, str]] = roster._accounts.mutate()
+        self._newcomers: MapMutation[int, None] = roster._newcomers.mutate()
 
-    def add(self, index: int, client: ClientIdentity, proposer: ClientIdentity | None = None) -> None:
+    def add(self, index: int, leaf: LeafNode, client: ClientIdentity, proposer: ClientIdentity | None = None) -> None:
         if client in self._leaves:
             raise PolicyViolation("one-leaf", f"{client} would have two leaves", str(proposer) if proposer else None)
         if index in self._clients:
             raise UsageError(f"the roster has somebody at leaf {index} already")
         self._clients[index] = client
         self._leaves[client] = index
+        if is_newcomer(leaf):
+            self._newcomers[index] = None
         self._accounts[client.account] = self._accounts.get(client.account, Map()).set(index, client.device)
 
     def remove(self, index: int, client: ClientIdentity) -> None:
         del self._clients[index]
+        self._newcomers.pop(index, None)
         del self._leaves[client]
         left = self._accounts[client.account].delete(index)
         if left:
@@ -147,4 +170,4 @@ class _Draft:
             del self._accounts[client.account]
 
     def finish(self) -> Roster:
-        return Roster(self._clients.finish(), self._leaves.finish(), self._accounts.finish())
+        return Roster(self._clients.finish(), self._leaves.finish(), self._accounts.finish(), self._newcomers.finish())

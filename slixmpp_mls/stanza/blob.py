@@ -31,6 +31,7 @@ from ..errors import MalformedError
 from ..mls.crypto.cipher_suite import Random
 from ..mls.structures.extensions import ExtensionContent
 from ..mls.tls import Codec, Struct, read_span, struct, uint32, write_opaque
+from .code_points import RATCHET_TREE_LOCATION
 
 __all__ = ["MAX_BLOB", "OVERHEAD", "BlobReference", "RatchetTreeLocation", "Sealed", "check_url", "longest", "seal"]
 
@@ -42,9 +43,6 @@ OVERHEAD = 16
 _MAX_URL = 2048
 _KEY, _NONCE, _HASH = 32, 12, 32
 _PRINTABLE = re.compile(r"[!-~]+", re.ASCII)
-
-# RFC 9420 17.3, the range for private use; 0xF4D0 to 0xF4DF are the policy's.
-_RATCHET_TREE_LOCATION = 0xF4E0
 
 
 def check_url(url: str) -> str:
@@ -128,7 +126,7 @@ class BlobReference(Struct):
 class RatchetTreeLocation(ExtensionContent):
     """In a GroupInfo instead of `ratchet_tree`: the content of that extension is there."""
 
-    TYPE: ClassVar[int] = _RATCHET_TREE_LOCATION
+    TYPE: ClassVar[int] = RATCHET_TREE_LOCATION
     secret: ClassVar[bool] = True
     blob: BlobReference
 

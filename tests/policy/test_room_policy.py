@@ -29,8 +29,9 @@ from slixmpp_mls.mls.structures.framing import (
 )
 from slixmpp_mls.mls.structures.leaf_node import Capabilities, LeafNode, UpdateSource
 from slixmpp_mls.mls.structures.proposals import ReInit
-from slixmpp_mls.policy import MAX_ADMINISTRATORS, POLICY_TYPES, ExternalJoins, Right, RoomPolicy, check
-from slixmpp_mls.policy import room_policy as module
+from slixmpp_mls.policy import MAX_ADMINISTRATORS, POLICY_TYPES, ExternalJoins, Right, RoomPolicy
+from slixmpp_mls.policy import check_by_name as module
+from slixmpp_mls.policy.check_by_name import check
 from slixmpp_mls.policy.roster import Roster
 
 from ..x509 import Authority, credential, device_key, leaf_with
@@ -401,6 +402,9 @@ POLICIES = st.builds(
     own_devices=st.booleans(),
     max_leaf_age=st.integers(0, 2**32 - 1),
     x509_only=st.booleans(),
+    max_devices=st.integers(0, 2**32 - 1),
+    max_members=st.integers(0, 2**32 - 1),
+    roots=st.lists(st.binary(min_size=32, max_size=32), unique=True, max_size=16).map(tuple),
 )
 
 
@@ -426,7 +430,7 @@ def test_damaged_octets_are_malformed_or_another_policy(rules: RoomPolicy, data:
 
 
 def test_the_wire_form_is_fixed() -> None:
-    expected = b"\x07r@x.org\x08\x07a@x.org\x01\x01\x01\x01\x01\x01\0\0\0\0\x00"
+    expected = b"\x07r@x.org\x08\x07a@x.org\x01\x01\x01\x01\x01\x01\0\0\0\0\x00\0\0\0\x20\0\0\x27\x10\0"
     assert RoomPolicy("r@x.org", ("a@x.org",)).encode() == expected
     assert RoomPolicy.TYPE == 0xF4D1
 
@@ -451,16 +455,20 @@ def test_the_wire_form_is_fixed() -> None:
 )  # fmt: skip
 def test_addresses_that_are_refused(octets: bytes) -> None:
     with pytest.raises(MalformedError):
-        RoomPolicy.decode(octets + b"\x01\x01\x01\x01\x01\x01\0\0\0\0\0")
+        RoomPolicy.decode(octets + b"\x01\x01\x01\x01\x01\x01\0\0\0\0\0\0\0\0\x20\0\0\x27\x10\0")
 
 
 @pytest.mark.parametrize(
     "tail",
     [
-        "0301010101010000000000", "0101010103010000000000", "0101010101020000000000",
-        "0101010101010000000002", "01010101010100000000", "010101010101000000000000",
+        "03010101010100000000000000002000002710" "00", "01010101030100000000000000002000002710" "00",
+        "01010101010200000000000000002000002710" "00", "01010101010100000000020000002000002710" "00",
+        "01010101010100000000000000002000002710", "01010101010100000000000000002000002710" "0000",
+        "01010101010100000000000000002000002710" "0401020304",
+        "01010101010100000000000000002000002710" "4040" + "00" * 64,
     ],
-    ids=["right 3", "external joins 3", "own devices 2", "X.509 2", "an octet missing", "an octet too many"],
+    ids=["right 3", "external joins 3", "own devices 2", "X.509 2", "an octet missing", "an octet too many",
+         "root of 4", "root twice"],
 )  # fmt: skip
 def test_values_that_are_refused(tail: str) -> None:
     with pytest.raises(MalformedError):
@@ -474,15 +482,22 @@ def test_at_most_64_administrators() -> None:
         policy(administrators=many).encode()
     whole, short = b"".join(b"\x04" + name.encode() for name in many[:10]), b"\x05"
     body = whole + b"".join(short + name.encode() for name in many[10:])
-    octets = b"\x07r@x.org" + (0x4000 | len(body)).to_bytes(2, "big") + body + b"\x01\x01\x01\x01\x01\x01\0\0\0\0\0"
+    octets = (
+        b"\x07r@x.org"
+        + (0x4000 | len(body)).to_bytes(2, "big")
+        + body
+        + b"\x01\x01\x01\x01\x01\x01\0\0\0\0\0\0\0\0\x20\0\0\x27\x10\0"
+    )
     with pytest.raises(MalformedError, match="1 to 64"):
         RoomPolicy.decode(octets)
 
 
 @pytest.mark.parametrize("wrong", [{"room": "R@x"}, {"administrators": ()}, {"administrators": ("a@x", "a@x")},
-                                   {"administrators": ("A@x",)}, {"max_leaf_age": 2**32}, {"may_add": 3}])  # fmt: skip
+                                   {"administrators": ("A@x",)}, {"max_leaf_age": 2**32}, {"may_add": 3},
+                                   {"roots": (b"short",)}, {"roots": (bytes(32),) * 2},
+                                   {"roots": tuple(bytes([n]) * 32 for n in range(17))}])  # fmt: skip
 def test_a_wrong_policy_is_not_encoded(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"1 to 64|localpart|uint32|no Right"):
+    with pytest.raises(ValueError, match=r"1 to 64|at most 16|localpart|uint32|no Right"):
         policy(**wrong).encode()
 
 
@@ -505,3 +520,4 @@ def test_defaults() -> None:
     assert (POLICY.may_add, POLICY.may_remove, POLICY.may_change_policy) == (ADMINISTRATORS,) * 3
     assert (POLICY.may_change_subject, POLICY.external_joins) == (ADMINISTRATORS, DEVICES)
     assert (POLICY.own_devices, POLICY.max_leaf_age, POLICY.x509_only) == (True, 0, False)
+    assert (POLICY.max_devices, POLICY.max_members, POLICY.roots) == (32, 10_000, ())

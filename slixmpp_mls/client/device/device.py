@@ -16,7 +16,7 @@ from ...mls.registry import CredentialType, ProposalType
 from ...mls.structures.credential import AnyCredential
 from ...mls.tree.leaf_creation import OwnLeaf, capabilities
 from ...mls.tree.leaf_validation import LeafRules
-from ...policy import RoomPolicy
+from ...policy import EXTENSION_TYPES
 from ...store.batch import Batches
 from ...store.interface import Store, Transaction
 from ..storage.records import KEY_PACKAGES, ROOMS
@@ -191,7 +191,7 @@ class Device:
         """What our leaves in a group of this suite are made of."""
         listed = capabilities(
             cipher_suites=self.suites,
-            extensions=(RoomPolicy.TYPE,),
+            extensions=EXTENSION_TYPES,
             proposals=(ProposalType.SELF_REMOVE,),
             credentials=(CredentialType.BASIC, CredentialType.X509),
             random=self.random,

@@ -30,7 +30,8 @@ from ...mls.structures.framing import MemberSender, NewMemberProposalSender
 from ...mls.structures.proposals import Add, GroupContextExtensions, ReInit, Remove, SelfRemove, Update
 from ...mls.tree.leaf_validation import LeafRules
 from ...mls.tree.tree_math import LeafIndex
-from ...policy import RoomPolicy, check
+from ...policy import RoomPolicy
+from ...policy.check_by_name import check
 from ...policy.roster import Roster
 
 __all__ = ["Committable", "committable", "is_permitted"]

@@ -29,7 +29,8 @@ from ...mls.group.joining import public_of
 from ...mls.structures.leaf_node import LeafNode
 from ...mls.structures.welcome import GroupInfo
 from ...mls.tree.tree_math import LeafIndex
-from ...policy import RoomPolicy, check
+from ...policy import RoomPolicy
+from ...policy.check_by_name import check
 from ...policy.roster import Roster
 from ...stanza import elements
 from ...stanza.consistency import check as check_consistency

@@ -25,7 +25,8 @@ from ...mls.structures.framing import MemberSender, NewMemberProposalSender
 from ...mls.structures.leaf_node import LeafNode
 from ...mls.structures.proposals import Add, Update
 from ...mls.tree.tree_math import LeafIndex
-from ...policy import RoomPolicy, check
+from ...policy import RoomPolicy
+from ...policy.check_by_name import check
 from ...stanza import elements
 from ...stanza.consistency import check as check_consistency
 from ...stanza.elements import RoomElement

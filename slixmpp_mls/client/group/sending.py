@@ -30,7 +30,8 @@ from ...mls.structures.framing import MemberSender
 from ...mls.structures.proposals import Add, AnyProposal, PreSharedKey
 from ...mls.tree.leaf_creation import OwnLeaf
 from ...mls.tree.tree_index import Feature
-from ...policy import ExternalJoins, RoomPolicy, check
+from ...policy import ExternalJoins, RoomPolicy
+from ...policy.check_by_name import check
 from ...stanza import elements
 from ...stanza.blob import BlobReference, RatchetTreeLocation
 from ...stanza.elements import RoomElement

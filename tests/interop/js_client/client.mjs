@@ -18,6 +18,8 @@ const [RSM, SID, SCE] = ["http://jabber.org/protocol/rsm", "urn:xmpp:sid:0", "ur
 const ABSENT = ["item-not-found", "forbidden", "not-authorized", "not-allowed", "registration-required"]
 const [ROOM_POLICY, LAST_RESORT, GREASE, ED25519] = [0xf4d1, 0x000a, 0x0a0a, "2055"]
 
+const ADMISSION = [0xf4e1, 0xf4e2, 0xf4e3, 0xf4e4, 0xf4e5] // "Proofs of Admission", "Removed Clients"
+
 const { XMPP_JID, XMPP_PASSWORD, XMPP_SERVICE } = process.env
 const [me, account] = [jid(XMPP_JID), jid(XMPP_JID).bare().toString()]
 const device = randomBytes(8).toString("hex")
@@ -78,7 +80,7 @@ function policyOf({ groupContext: { extensions } }) {
   const [list, length] = decodeVarLenType(decodeVarLenData)(data, size)
   const administrators = list.map((bytes) => Buffer.from(bytes).toString())
   const [mayAdd, mayRemove, mayChange, maySubject, external, own, , , , , x509, ...more] = data.slice(size + length)
-  const wrong = x509 === undefined || more.length || Math.max(mayAdd, mayRemove, mayChange, maySubject, external) > 2 || own > 1 || x509 > 1
+  const wrong = more.length < 9 || Math.max(mayAdd, mayRemove, mayChange, maySubject, external) > 2 || own > 1 || x509 > 1
   if (wrong || !list.length || list.length > 64 || new Set(administrators).size !== list.length) fail("a malformed policy")
   if (Buffer.from(address).toString() !== room || x509) fail("a policy for another room, or one that wants X.509")
   return { administrators, mayAdd, mayRemove, mayChange, external, own }
@@ -121,7 +123,7 @@ const retract = (node, id) => pubsub("set", undefined, xml("retract", { node, no
 
 async function newKeyPackage(lastResort) {
   const capabilities = { versions: ["mls10"], ciphersuites: [suite.name, String(GREASE)], credentials: ["basic", String(GREASE)],
-    proposals: [GREASE], extensions: [ROOM_POLICY, LAST_RESORT, GREASE] }
+    proposals: [GREASE], extensions: [ROOM_POLICY, ...ADMISSION, LAST_RESORT, GREASE] }
   const now = BigInt(Math.floor(Date.now() / 1000))
   const made = await mls.generateKeyPackageWithKey(
     { credentialType: "basic", identity: Buffer.from(self) }, capabilities, { notBefore: now - 3600n, notAfter: now + 28n * 86_400n },

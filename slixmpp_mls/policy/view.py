@@ -1,0 +1,67 @@
+"""What all members of a group see alike in one epoch: all that a Commit is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..mls.crypto.cipher_suite import CipherSuite
+from ..mls.group.group_state import PublicGroup
+from ..mls.structures.extensions import Extension, Extensions
+from ..mls.structures.leaf_node import LeafNode
+from ..mls.tree.tree_math import LeafIndex
+from .proofs import LEAF_EXTENSIONS
+from .removed_clients import RemovedClients
+from .room_policy import RoomPolicy
+from .roster import Roster
+
+__all__ = ["EXTENSION_TYPES", "GroupView", "group_extensions"]
+
+EXTENSION_TYPES = (RoomPolicy.TYPE, RemovedClients.TYPE, *(kind.TYPE for kind in LEAF_EXTENSIONS))
+"""What the leaves of a client of this protocol list in their capabilities (RFC 9420 7.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupView:
+    """A group before a Commit.
+
+    :ivar extensions: of its GroupContext
+    :ivar removed: the list among them
+    :ivar leaf: gives the leaf at an index of the tree
+    """
+
+    suite: CipherSuite
+    group_id: bytes
+    extensions: Extensions
+    policy: RoomPolicy
+    removed: RemovedClients
+    roster: Roster
+    leaf: Callable[[int], LeafNode]
+
+    @classmethod
+    def of(cls, group: PublicGroup, policy: RoomPolicy, roster: Roster) -> GroupView:
+        """The view of a group whose policy and roster are known.
+
+        :raises MalformedError: the list of removed clients cannot be read
+        """
+        extensions = group.context.extensions
+        return cls(
+            suite=group.suite,
+            group_id=group.group_id,
+            extensions=extensions,
+            policy=policy,
+            removed=RemovedClients.listed_in(extensions),
+            roster=roster,
+            leaf=lambda index: group.tree.member(LeafIndex(index)),
+        )
+
+
+def group_extensions(policy: RoomPolicy) -> tuple[Extension, ...]:
+    """The GroupContext extensions of a new group.
+
+    The list of removed clients is there from the start, although empty: RFC 9420 13.4 then keeps out whoever does not
+    list its type, and no member can later prevent that it is needed.
+
+    :raises ValueError: the policy cannot be encoded
+    """
+    return policy.extension(), RemovedClients().extension()
