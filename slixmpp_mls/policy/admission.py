@@ -147,8 +147,10 @@ class JudgedCommit:
             )
         if roster.has(client.account) or client.account in policy.administrators:
             raise PolicyViolation("external-join", "a name that only its own devices can vouch for", str(client))
-        if self.view.removed.bars_account(client.account):
-            raise PolicyViolation("external-join", "the account has been removed", str(client))
+        if self.view.removed is None or self.view.removed.bars_account(client.account):
+            raise PolicyViolation(
+                "external-join", "the account has been removed, or the group does not remember that", str(client)
+            )
         return Ground.NEWCOMER
 
     def _added(self, change: MemberChange, client: ClientIdentity, leaf: LeafNode) -> Ground:
@@ -168,11 +170,12 @@ class JudgedCommit:
             self.view.policy.own_devices
             and roster.at(judge).account == client.account
             and self._stands(judge)
-            and not self.view.removed.bars_own_add(client)
+            and not (self.view.removed is not None and self.view.removed.bars_own_add(client))
         )
 
     def _has_voucher(self, client: ClientIdentity, leaf: LeafNode) -> bool:
-        if not self.view.policy.own_devices or self.view.removed.bars(client):
+        removed = self.view.removed
+        if not self.view.policy.own_devices or removed is None or removed.bars(client):
             return False
         vouchers = DeviceVouchers.found_in(leaf.extensions)
         issuers = {

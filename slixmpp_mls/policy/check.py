@@ -122,7 +122,7 @@ def check(view: GroupView, effects: Effects) -> Verdict:
     """
     verdict = judge(view, effects)
     after = view.extensions if effects.extensions is None else effects.extensions.after
-    if _listed_in(after) != verdict.removed or (_has_list(view.extensions) and not _has_list(after)):
+    if not _is_listed(verdict.removed, view, after):
         raise PolicyViolation("removed-clients", "not the list of removed clients that follows from the Commit")
     return verdict
 
@@ -152,7 +152,7 @@ def judge(view: GroupView, effects: Effects) -> Verdict:
         policy = _check_context(judged, effects.extensions.proposer, effects.extensions.after, roster)
     if effects.reinit is not None:
         _check_context(judged, effects.committer, effects.reinit.extensions, roster)
-        if _listed_in(effects.reinit.extensions) != view.removed:
+        if not _is_listed(view.removed or RemovedClients(), view, effects.reinit.extensions):
             raise PolicyViolation("removed-clients", "a ReInit that forgets who has been removed")
     for change in (*effects.updated, *effects.added):
         _check_content(policy, _new_leaf(change), str(roster.at(change.index)))
@@ -252,22 +252,20 @@ def _removed_after(judged: JudgedCommit, arrivals: Sequence[Arrival], returning:
         elif wisher is not None and roster.at(wisher).account == who.account:
             removed_as = RemovedAs.OWN_DEVICE
         removals.append((who, removed_as))
-    removed = judged.view.removed.with_removed(removals)
+    removed = (judged.view.removed or RemovedClients()).with_removed(removals)
     for arrival in arrivals:
         if arrival.ground in (Ground.RIGHT, Ground.OWN_DEVICE):
             removed = removed.with_added(arrival.client)
     return removed
 
 
-def _listed_in(extensions: Extensions) -> RemovedClients:
+def _is_listed(removed: RemovedClients, view: GroupView, extensions: Extensions) -> bool:
+    """Whether extensions hold this list; they need not, if the group has had none."""
     try:
-        return RemovedClients.listed_in(extensions)
-    except MalformedError as error:
-        raise PolicyViolation("removed-clients", f"a list that cannot be read: {error}") from error
-
-
-def _has_list(extensions: Extensions) -> bool:
-    return any(entry.extension_type == REMOVED_CLIENTS for entry in extensions)
+        found = RemovedClients.found_in(extensions)
+    except MalformedError:
+        return False
+    return found == removed or (found is None and view.removed is None)
 
 
 def _without_list(extensions: Extensions) -> Extensions:

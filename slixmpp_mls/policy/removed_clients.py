@@ -12,6 +12,9 @@ The GroupContext changes only by a GroupContextExtensions proposal.  So whoever 
 one that differs from the present extensions in the list alone, and needs no right for it; a Commit without it, or with
 another list than the one that follows from its changes, is void (:mod:`.check`).
 
+A group without the list (one of version 0.1) remembers nobody.  There no voucher counts, and nobody comes in as a
+newcomer.  Any Commit may begin the list, and none can end it.
+
 *Bounds.*  An account has at most `MAX_PER_ACCOUNT` entries; one more, and a single entry for all devices of the account
 takes their place.  The list has at most `MAX_REMOVED` entries; one more, and the oldest goes: newcomers first, who
 alone could come in any number, then devices that their own accounts have removed, then others.
@@ -68,14 +71,6 @@ class RemovedClients(ExtensionContent):
 
     TYPE: ClassVar[int] = REMOVED_CLIENTS
     clients: Annotated[tuple[RemovedClient, ...], Bounded(RemovedClient.codec, 0, MAX_REMOVED)] = ()
-
-    @classmethod
-    def listed_in(cls, extensions: Extensions) -> RemovedClients:
-        """The list among a GroupContext's extensions; an empty one if there is none.
-
-        :raises MalformedError: it cannot be read
-        """
-        return cls.found_in(extensions) or cls()
 
     def replaced_in(self, extensions: Extensions) -> tuple[Extension, ...]:
         """Extensions with this list instead of the one in them, in its place."""

@@ -21,6 +21,8 @@ It is unlimited by default: a phone in a drawer does no harm to be thrown out fo
 each version of the policy has an extension type of its own.  Capabilities then
 tell who knows which (RFC 9420 7.2), and no Commit can bring a group to a version that a member lacks (13.4).
 
+The content has grown since version 0.1 of this package: if it ends after `x509_only`, the rest has its defaults.
+
 A group without the extension is none of ours: nothing names its room.  See :meth:`RoomPolicy.required_in`.
 """
 
@@ -29,7 +31,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Annotated, ClassVar, Self
 
-from ..errors import InvalidError, PolicyTooNew
+from ..errors import InvalidError, MalformedError, PolicyTooNew
 from ..identity.certificates import leads_to
 from ..mls.structures.credential import AnyCredential, X509Credential
 from ..mls.structures.extensions import Extension, ExtensionContent, Extensions
@@ -59,6 +61,8 @@ class ExternalJoins(IntEnum):
     """Clients of accounts that have another client in the group, or had, in the leaf that they replace."""
     ANYBODY = 2
 
+
+_SINCE_0_2 = bytes.fromhex("00000020 00002710 00")  # max_devices, max_members, roots
 
 _right = Annotated[Right, Enum(Right)]
 
@@ -92,6 +96,17 @@ class RoomPolicy(ExtensionContent):
     max_devices: uint32 = 32
     max_members: uint32 = 10_000
     roots: Annotated[tuple[bytes, ...], RootHashes()] = ()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """The policy with these octets.
+
+        :raises MalformedError: they are none
+        """
+        try:
+            return super(RoomPolicy, cls).decode(data)  # noqa: UP008  # a class with slots is made twice
+        except MalformedError:
+            return super(RoomPolicy, cls).decode(data + _SINCE_0_2)  # noqa: UP008
 
     @classmethod
     def found_in(cls, extensions: Extensions) -> Self | None:

@@ -26,7 +26,7 @@ class GroupView:
     """A group before a Commit.
 
     :ivar extensions: of its GroupContext
-    :ivar removed: the list among them
+    :ivar removed: the list among them; None if there is none
     :ivar leaf: gives the leaf at an index of the tree
     """
 
@@ -34,7 +34,7 @@ class GroupView:
     group_id: bytes
     extensions: Extensions
     policy: RoomPolicy
-    removed: RemovedClients
+    removed: RemovedClients | None
     roster: Roster
     leaf: Callable[[int], LeafNode]
 
@@ -50,7 +50,7 @@ class GroupView:
             group_id=group.group_id,
             extensions=extensions,
             policy=policy,
-            removed=RemovedClients.listed_in(extensions),
+            removed=RemovedClients.found_in(extensions),
             roster=roster,
             leaf=lambda index: group.tree.member(LeafIndex(index)),
         )

@@ -120,11 +120,12 @@ class Group:
 
     policy: RoomPolicy
     leaves: dict[int, LeafNode]
-    removed: RemovedClients = field(default_factory=RemovedClients)
+    removed: RemovedClients | None = field(default_factory=RemovedClients)
 
     @property
     def extensions(self) -> tuple[Extension, ...]:
-        return self.policy.extension(), self.removed.extension()
+        listed = () if self.removed is None else (self.removed.extension(),)
+        return self.policy.extension(), *listed
 
     @property
     def roster(self) -> Roster:
@@ -141,6 +142,9 @@ class Group:
 
     def with_removed(self, removed: RemovedClients) -> Group:
         return replace(self, removed=removed)
+
+    def without_list(self) -> Group:
+        return replace(self, removed=None)
 
     def with_leaves(self, more: dict[int, LeafNode]) -> Group:
         return replace(self, leaves=self.leaves | more)

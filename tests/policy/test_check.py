@@ -56,6 +56,8 @@ ROOM = Group(POLICY, {index: client.leaf() for index, client in enumerate(CLIENT
 OPEN = ROOM.with_policy(external_joins=ANYBODY)
 ORPHANED = ROOM.without(A1, A2, D1)
 
+add, remove, update, commit = ROOM.add, ROOM.remove, ROOM.update, ROOM.commit
+
 NEWCOMER = Newcomer()
 ERIN_NEW = ERIN.leaf(0, NEWCOMER)
 # erin has let herself in, and nobody has confirmed her
@@ -90,7 +92,7 @@ def rule_of(group: Group, effects: Effects) -> str | None:
     complete = group.commit(
         0 if effects.committer == JOINS else effects.committer, extensions=verdict.removed.replaced_in(before)
     )
-    if verdict.removed != group.removed:
+    if verdict.removed != group.removed and group.removed is not None:
         with pytest.raises(PolicyViolation) as refused:
             check(group.view, effects)
         assert refused.value.rule == "removed-clients"
@@ -507,6 +509,26 @@ def test_the_list_stays_in_the_context() -> None:
     assert refused.value.rule == "removed-clients"
 
 
+def test_a_group_without_the_list() -> None:
+    """One of version 0.1: it remembers nobody, so nobody comes in who might have been removed."""
+    old = OPEN.without_list()
+    assert rule_of(old, ask(C1, VOUCHED)) == "add"
+    assert rule_of(old, join(VOUCHED)) == "external-join"
+    assert rule_of(old, join(ERIN_NEW)) == "external-join"
+    assert rule_of(old, returns(RETURN)) is None
+    removal = commit(A1, remove(A1, B2))
+    assert rule_of(old, removal) is None
+    check(old.view, removal)
+    # any Commit may begin the list, but not with entries of its own
+    listed = judge(old.view, removal).removed
+    assert check(old.view, commit(B1, extensions=RemovedClients().replaced_in(old.extensions)))
+    assert check(old.view, commit(A1, remove(A1, B2), extensions=listed.replaced_in(old.extensions)))
+    for wrong, effects in ((LIST, commit(B1)), (RemovedClients(), removal)):
+        extensions = commit(A1, extensions=wrong.replaced_in(old.extensions)).extensions
+        with pytest.raises(PolicyViolation):
+            check(old.view, replace(effects, extensions=extensions))
+
+
 # --- the other cells: (what, settings, Commit, rule broken) ----------------------------------------
 
 ALL = {"may_add": MEMBERS, "may_remove": MEMBERS, "may_change_policy": MEMBERS, "external_joins": ANYBODY}
@@ -516,8 +538,6 @@ MALLORY = as_bob()
 def policy(**settings_: object) -> tuple[Extension, ...]:
     return replace(POLICY, **settings_).extension(), RemovedClients().extension()  # type: ignore[arg-type]
 
-
-add, remove, update, commit = ROOM.add, ROOM.remove, ROOM.update, ROOM.commit
 
 CELLS: list[tuple[str, dict[str, object], Effects, str | None]] = [
     # what every member may
