@@ -165,8 +165,8 @@ def test_who_is_no_member_has_no_right(right: Right) -> None:
 
 # --- the grounds of an arrival: what proves it, and all that does not ----------------------------
 
-CLOSED = {"may_add": NOBODY, "may_remove": NOBODY, "may_change_policy": NOBODY}
-NOT_OWN = CLOSED | {"own_devices": False}
+CLOSED: dict[str, object] = {"may_add": NOBODY, "may_remove": NOBODY, "may_change_policy": NOBODY}
+NOT_OWN: dict[str, object] = CLOSED | {"own_devices": False}
 
 
 def asks_to_return(by: Who, leaf: LeafNode, old: int = B1) -> Effects:
@@ -531,7 +531,12 @@ def test_a_group_without_the_list() -> None:
 
 # --- the other cells: (what, settings, Commit, rule broken) ----------------------------------------
 
-ALL = {"may_add": MEMBERS, "may_remove": MEMBERS, "may_change_policy": MEMBERS, "external_joins": ANYBODY}
+ALL: dict[str, object] = {
+    "may_add": MEMBERS,
+    "may_remove": MEMBERS,
+    "may_change_policy": MEMBERS,
+    "external_joins": ANYBODY,
+}
 MALLORY = as_bob()
 
 
@@ -848,7 +853,7 @@ PUBLIC_PROOFS: list[object] = [
 @st.composite
 def hostile_commits(draw: st.DrawFn) -> tuple[Group, Effects]:
     group = draw(st.sampled_from([ROOM, OPEN, ROOM.with_policy(external_joins=NEVER), ORPHANED.with_policy(**CLOSED)]))
-    by = draw(st.sampled_from([C1, JOINS]))
+    by = draw(st.sampled_from(list[Who]([C1, JOINS])))
     changes: list[MemberChange] = []
     for number in range(draw(st.integers(0, 3))):
         name = draw(st.sampled_from(NAMES_TO_CLAIM))
@@ -856,7 +861,7 @@ def hostile_commits(draw: st.DrawFn) -> tuple[Group, Effects]:
         for content in draw(st.lists(st.sampled_from(PUBLIC_PROOFS), max_size=2)):
             if content is not None:
                 leaf = with_content(leaf, content)  # type: ignore[arg-type]
-        proposer = JOINS if by == JOINS else draw(st.sampled_from([C1, ASKS]))
+        proposer = JOINS if by == JOINS else draw(st.sampled_from(list[Who]([C1, ASKS])))
         changes.append(group.add(proposer, leaf, 20 + number))
         index = group.roster.leaf_of(Client(name).identity)
         known = {change.index for change in changes}
