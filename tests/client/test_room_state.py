@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from slixmpp_mls.client import Device, Doubt, Doubts, MessageReceived
 from slixmpp_mls.client.group.room_change import Change, Membership
@@ -205,6 +208,37 @@ def test_changes_together_are_all_taken_back_and_immutable_values_are_the_same_o
     assert in_memory(state) == before
     assert in_store(store) == stored
     assert state.membership is membership
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_whatever_happens_memory_is_what_the_store_has(data: st.DataObject) -> None:
+    """Any changes, one by one or together, with a store that fails now and then."""
+    inner = MemoryStore(ALICE)
+    store = FaultyStore(inner)
+    state = state_with_group(store)
+    device = Device(inner)
+    for _ in range(data.draw(st.integers(1, 6))):
+        names = data.draw(st.lists(st.sampled_from(sorted(EDITS)), min_size=1, max_size=4))
+        one_by_one = data.draw(st.booleans())
+        store.fail_at = store.writes + data.draw(st.integers(0, 30))
+        with suppress(StoreFull, UsageError), nullcontext() if one_by_one else state.together(lasting=True):
+            for name in names:
+                with state.change() as change:
+                    EDITS[name](state, change)
+                    standing = MembershipState.OUT if change._membership is None else MembershipState.MEMBER
+                    change.put_record(replace(state.record, state=standing))
+                    entry = b"" if change._entry is None else b"a Commit"
+                    change.put_outside(OutsideRecord(attempts=data.draw(st.integers(0, 2)), entry=entry))
+        store.fail_at = None
+        again = RoomState(device.store, ROOM, device.parameters)
+        for number in state.inbox.taken:
+            again.handed_over(number)
+        for account, epoch in state.ahead.items():  # which is in memory only
+            again.note_ahead(account, epoch)
+        assert in_memory(again) == in_memory(state)
+        if state.membership is None:
+            break
 
 
 def test_what_was_handed_over_goes_with_the_next_change() -> None:

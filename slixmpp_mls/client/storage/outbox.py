@@ -50,28 +50,26 @@ class Outbox:
 
     def put(self, number: bytes, record: OutboxRecord) -> None:
         """Insert, or replace."""
-        if number in self._records:
-            self._forget_names(self._records[number])
+        self._forget_names(number)
         self._records[number] = record
         for digest in _digests(record):
             self._by_digest[digest] = number
         self._by_origin_id[record.origin_id] = number
 
-    def put_all(self, records: Iterable[tuple[bytes, OutboxRecord]]) -> None:
-        for number, record in records:
-            self.put(number, record)
-
     def remove(self, number: bytes) -> None:
-        self._forget_names(self._records.pop(number))
+        """It is there no more, whether or not it was: a change that the store has must not fail in memory."""
+        self._forget_names(number)
+        self._records.pop(number, None)
 
-    def remove_all(self, numbers: Iterable[bytes]) -> None:
-        for number in numbers:
-            self.remove(number)
-
-    def _forget_names(self, record: OutboxRecord) -> None:
+    def _forget_names(self, number: bytes) -> None:
+        record = self._records.get(number)
+        if record is None:
+            return
         for digest in _digests(record):
-            del self._by_digest[digest]
-        del self._by_origin_id[record.origin_id]
+            if self._by_digest.get(digest) == number:
+                del self._by_digest[digest]
+        if self._by_origin_id.get(record.origin_id) == number:
+            del self._by_origin_id[record.origin_id]
 
     def get(self, number: bytes) -> OutboxRecord | None:
         return self._records.get(number)
