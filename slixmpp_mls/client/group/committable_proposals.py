@@ -1,9 +1,9 @@
-"""Which of the proposals that wait are ours to commit (RFC 9420 12.4, and the group's policy).
+"""Chooses those of the waiting proposals that are ours to commit (RFC 9420 12.4, and the group's policy).
 
-Anybody in the group may propose anything, so what waits may be such that every Commit of it is
-ignored by all.  It must neither get into a Commit of ours nor, because one may not speak while proposals
-wait, keep us silent.  It is not dropped either: another Commit may still refer to it, and members differ
-in what they may commit, as nobody answers for an outsider's wish but the committer.
+Anybody in the group may propose anything, so a waiting proposal may be such that all ignore every Commit of it.
+It must not get into a Commit of ours.  Nor must it keep us silent, because no application data may be sent while
+proposals wait.  It is not dropped either: another Commit may still refer to it, and members differ in what they may
+commit, as only the committer answers for an outsider's wish.
 
 A proposal is left out if no rule of RFC 9420 lets us commit it (:mod:`slixmpp_mls.mls.group.proposal_selection`), if
 the policy does not, or if the caller does not want it.  What the policy allows by itself goes first, so that

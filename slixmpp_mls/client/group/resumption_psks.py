@@ -4,8 +4,8 @@ They are found in the store, by group id.  Rooms need not know each other for th
 step, and after a restart it is the same.
 
 Rooms are read independently of each other, so that a Commit or a Welcome may name an epoch that the other room
-has not brought us to yet.  An :class:`OtherGroups` remembers that it was asked for such a one: whoever reads the
-room waits for the other room to get there, and looks again.  (Nobody waits in a circle: what was made after
+has not brought us to yet.  An :class:`OtherGroups` remembers that it was asked for such a one: the reader of the
+room waits for the other room to get there, and looks again.  (Nobody waits in a circle: a PSK that was made after
 an epoch had begun cannot be needed for beginning it.)
 """
 

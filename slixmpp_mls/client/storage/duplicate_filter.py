@@ -1,13 +1,12 @@
-"""Which application messages have been read, so that none is shown twice.
+"""Remembers which application messages have been read, so that none is shown twice.
 
 A sender that does not know whether a message arrived encrypts it anew when its epoch has ended
-(:mod:`slixmpp_mls.client.group.sending`).  Should both copies arrive, because somebody has held the first one back,
-MLS sees two
-messages.  What makes them one is the sender's id for it (XEP-0359), which travels as authenticated data: the
+(:mod:`slixmpp_mls.client.group.sending`).  If both copies arrive, because somebody has held the first one back, they
+are two messages for MLS.  The sender's id for them (XEP-0359), which travels as authenticated data, is the same: the
 second message of a client under one id is passed over.
 
-Copies can only be as far apart as their sender's absence makes them, so a memory of the last few is
-enough; whoever keeps one back for longer than that repeats an old message, under its old id.
+The copies are only as far apart as their sender's absence makes them, so a memory of the last few is enough.  A service
+that keeps a copy back for longer repeats an old message, under its old id.
 """
 
 from __future__ import annotations

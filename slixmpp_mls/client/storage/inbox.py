@@ -2,10 +2,10 @@
 
 Once a message is read, its key is gone and our place in the room is behind it (RFC 9420 9.2): from then on this copy
 is the only one.  It is written in the transaction of the step that reads the message, and deleted when the
-application has taken it.  What is found here at a start has perhaps been taken, and is handed over again: each message
-at least once, in the room's order.
+application has taken it.  A message that is found here at a start has perhaps been taken, and is handed over again:
+each message at least once, in the room's order.
 
-Deleting costs no transaction of its own in a busy room: it is done with the next thing that is written for the room.
+Deleting costs no transaction of its own in a busy room: the next change of the room's state does it.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Inbox:
         return (int.from_bytes(self._last, "big") + 1).to_bytes(_NUMBER, "big")
 
     def put(self, number: bytes) -> None:
-        """It is in the store."""
+        """A message is in the store."""
         self._last = number
 
     def take(self, number: bytes) -> None:
-        """It has been handed over."""
+        """A message has been handed over."""
         self.taken |= {number}
 
     def forget(self, numbers: frozenset[bytes]) -> None:
-        """They are not in the store any more."""
+        """These are not in the store any more."""
         self.taken -= numbers

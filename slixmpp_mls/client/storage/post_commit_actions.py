@@ -1,9 +1,9 @@
-"""What is still to be done outside of the group: what Commits of ours have left behind, and leaving.
+"""Actions outside of the group that are still to be done: those that follow Commits of ours, and leaving.
 
-A Commit takes effect when the room reflects it; who it has added is invited after that, and who it has removed loses
-the room after that (the XEP's "Adding and Removing").  A leave takes several epochs.  What is owed is written with the
-step from which it follows and deleted when it is done, so that whoever is stopped in between does it at
-the next start: perhaps once more, which harms nobody.
+A Commit takes effect when the room reflects it.  After that, accounts that it has added are invited, and accounts that
+it has removed lose the room (the XEP's "Adding and Removing").  A leave takes several epochs.  An action is written
+with the step from which it follows and deleted when it is done.  A program that is stopped in between does it at the
+next start: perhaps once more, which harms nobody.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Leave:
 
 
 class PostCommitActions:
-    """The contents of a room's space of that name.  A value: it does not change."""
+    """The contents of a room's space ``owed``.  A value: it does not change."""
 
     __slots__ = ("_entries",)
 
@@ -99,7 +99,7 @@ class PostCommitActions:
         """
         changes: dict[bytes, bytes | None] = {}
         for change in effects.removed:
-            # Whom others wanted out is theirs to see off; and a member that leaves goes by itself.
+            # The proposer of a removal revokes the affiliation; a member that leaves gives it up by itself.
             if change.before is not None and change.proposer == MemberSender(own):
                 account = ClientIdentity.from_leaf(change.before).account
                 if not roster.has(account):

@@ -1,4 +1,4 @@
-"""What the client layer keeps in a store, beside the groups' own pieces.
+"""The records that the client layer keeps in a store, beside the groups' own pieces.
 
 =========================  ========================  ===========================================
 space                      key                       value
@@ -166,8 +166,7 @@ class InboxRecord(Struct):
     """A message that has been read and not been handed over to the application yet.
 
     The fields are those of :class:`~slixmpp_mls.client.events.MessageReceived`; an empty `claimed` or `origin_id`
-    stands for None,
-    `stamp` is in milliseconds since the Unix epoch.
+    stands for None, `stamp` is in milliseconds since the Unix epoch.
     """
 
     secret: ClassVar[bool] = True

@@ -1,6 +1,6 @@
-"""How often clients of an account have lately come into the group by their own wish.
+"""Limits how often clients of an account come into the group by their own wish.
 
-Whoever asks to be added afresh (RFC 9420 12.1.8) makes somebody else commit.  A client that is broken, or a
+A client that asks to be added afresh (RFC 9420 12.1.8) makes another one commit.  A broken client, or a
 device list that grows by one device a minute, must not keep the whole group busy: after :data:`LIMIT` arrivals of
 an account within an hour, members do not commit its wishes by themselves.  (External Commits count as well; they
 need nobody.)  All members keep this account, since any of them may be the next one to commit.
