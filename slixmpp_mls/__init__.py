@@ -19,8 +19,8 @@ from slixmpp.plugins import register_plugin
 
 from .errors import *  # noqa: F403
 from .plugin import MLS as MLS
-from .rooms.content import EncryptedMessage as EncryptedMessage
 from .rooms.encrypted_room import AddResult as AddResult
+from .rooms.encrypted_room import EncryptedMessage as EncryptedMessage
 from .rooms.encrypted_room import EncryptedRoom as EncryptedRoom
 from .rooms.encrypted_room import SentMessage as SentMessage
 from .rooms.epoch_code import EpochComparison as EpochComparison

@@ -35,9 +35,8 @@ from .account.trust import Trust, trust_of, with_people
 from .authentication import AuthenticationService, DirectoryService
 from .authentication.callbacks import Recent
 from .client import Device
-from .client.group.resumption_psks import Awaited
 from .delivery import DeviceDirectory, KeyPackageDirectory, Stream, Uploads
-from .errors import DeviceRetired, Disconnected, LoginFailed, MLSError, UsageError
+from .errors import DeviceRetired, Disconnected, LoginFailed, UsageError
 from .key_packages.cipher_suite_choice import Negotiation
 from .key_packages.publication import Publication
 from .policy import RoomPolicy
@@ -130,7 +129,7 @@ class MLS(BasePlugin):
         self._ready: asyncio.Future[None] | None = None
         self._starting: asyncio.Task[None] | None = None
         self._stopped: DeviceRetired | None = None
-        self._invitations = Invitations(self)
+        self._invitations = Invitations(self.xmpp, self.tasks, settings.accept_invitation, self.ready)
         self._login = LoginWatch(self.xmpp, self._login_failed)
         self.xmpp.add_event_handler("session_start", self._session_started)
         self.xmpp.add_event_handler("session_resumed", self._session_resumed)
@@ -251,14 +250,14 @@ class MLS(BasePlugin):
             tasks=self.tasks,
         )
         publication = Publication(context)
-        rooms = Rooms(self)
+        rooms = Rooms(context)
         own_entry = OwnEntry(context)
         devices = OwnDevices(context, rooms, own_entry, self._stop_for_good)
         rotation = KeyRotation(context, rooms, own_entry, publication)
         certificates = CertificateRenewal(context, rooms, publication)
         people = Trust(context, rooms)
         maintenance = Maintenance(context, rooms, rotation, certificates, publication)
-        self._invitations.begin(store)
+        self._invitations.begin(context, rooms)
         self._parts = Parts(
             context, publication, rooms, own_entry, devices, rotation, certificates, people, maintenance
         )
@@ -519,17 +518,3 @@ class MLS(BasePlugin):
         """
         await self.ready()
         return await self.parts.rooms.join(room, after, external)
-
-    async def forget(self, handle: EncryptedRoom) -> None:
-        """Stop reading a room."""
-        await self.parts.rooms.forget(handle)
-
-    async def reached(self, awaited: Awaited) -> None:
-        """Wait until one of our rooms is in an epoch that another one needs, or will not get there."""
-        try:
-            await self.ready()  # by then all rooms are being read
-        except MLSError:
-            return
-        handle = self.rooms.get(awaited.room)
-        if handle is not None:
-            await handle.worker.reach(awaited.epoch)

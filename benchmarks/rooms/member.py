@@ -17,7 +17,7 @@ from slixmpp_mls import plugin as _plugin
 from slixmpp_mls.client import GroupChanged
 from slixmpp_mls.delivery import Archive, Room
 from slixmpp_mls.plugin import MLS
-from slixmpp_mls.rooms.content import EncryptedMessage
+from slixmpp_mls.rooms.encrypted_room import EncryptedMessage
 
 from .process import obey
 
@@ -112,7 +112,7 @@ class Client:
 
     async def let_in(self, room: str, accounts: list[str]) -> None:
         """Let people into an encrypted room, but not into its group."""
-        await self.mls.group(room).delivery.affiliations.grant_membership(accounts)
+        await self.mls.group(room).muc.affiliations.grant_membership(accounts)
 
     async def enter(self, room: str) -> None:
         """Be in a room: in its group, or without encryption, among its occupants."""

@@ -53,8 +53,7 @@ from ..delivery import CatchingUp
 from ..errors import DeliveryError, DeviceRetired, MLSError, NotPermitted, StoreError, UsageError
 from ..identity import ClientIdentity, fingerprint
 from ..mls.crypto.cipher_suite import CipherSuite
-from ..rooms.content import EncryptedMessage
-from ..rooms.encrypted_room import EncryptedRoom
+from ..rooms.encrypted_room import EncryptedMessage, EncryptedRoom
 from ..rooms.registry import Rooms
 from ..runtime import Context, NewDevices
 from ..stanza import Device, RetiredDevice
@@ -249,7 +248,7 @@ class OwnDevices:
 
     def _is_in(self, room: EncryptedRoom, device_id: str) -> bool:
         who = ClientIdentity(self._context.device.identity.account, device_id)
-        return room.is_member and room.session.roster.leaf_of(who) is not None
+        return room.is_member and room.group.roster.leaf_of(who) is not None
 
     async def _in_rooms(self, work: Callable[[EncryptedRoom], Awaitable[bool]]) -> RoomsChanged:
         """Do something in all rooms at once; see :class:`RoomsChanged`."""
@@ -437,7 +436,7 @@ class OwnDevices:
 
     def _may_remove(self, room: EncryptedRoom) -> bool:
         policy, own = room.policy, self._context.device.identity.account
-        return policy.own_devices or policy.permits(policy.may_remove, own, room.session.roster)
+        return policy.own_devices or policy.permits(policy.may_remove, own, room.group.roster)
 
     async def _settle(self) -> None:
         async with self._settling:

@@ -178,7 +178,7 @@ class Maintenance:
         failures = []
         self._note_time()
         for room in self._rooms.all.values():
-            room.session.tidy(self._context.now)
+            room.group.tidy(self._context.now)
         self._certificates.look()
         for work in (self._look_at_members, self._rotation.go_on, self._publication.replenish):
             try:
@@ -196,7 +196,7 @@ class Maintenance:
     async def _look_at_members(self) -> None:
         for room in self._rooms.all.values():
             if room.live and room.is_member:
-                await room.worker.vigilance.next_round()
+                await room.worker.checks.next_round()
                 await self._look_for_silent(room)
 
     # --- our own leaves ------------------------------------------------------------------------
@@ -205,18 +205,18 @@ class Maintenance:
         name = room.room
         if not (room.live and room.is_member) or self._is_busy(name):
             return
-        reason = room.session.renewal_due(self._context.settings.renewal, self._context.now)
+        reason = room.group.renewal_due(self._context.settings.renewal, self._context.now)
         if reason is None:
             return
         epoch = room.epoch
 
         def still() -> list[AnyProposal] | None:
             # Who was first has won: we look again when it is quiet.
-            return [] if room.session.is_member and room.epoch == epoch else None
+            return [] if room.group.is_member and room.epoch == epoch else None
 
         try:
             async with asyncio.timeout(PATIENCE):
-                changed = await room.worker.commit(still, force=True)
+                changed = await room.worker.committer.commit(still, force=True)
         except (MLSError, TimeoutError) as error:
             log.info("%s: our keys can not be renewed now: %s", name, error or "no answer")
             changed = None
@@ -263,7 +263,7 @@ class Maintenance:
 
     @staticmethod
     def _may_remove(room: EncryptedRoom, member: Member) -> bool:
-        session = room.session
+        session = room.group
         wish = SentProposal(Remove(LeafIndex(member.leaf_index)), MemberSender(session.group.own_index))
         return is_permitted(session.group, session.policy, session.roster, (wish,))
 
@@ -279,8 +279,8 @@ class Maintenance:
                 if member.identity in who and self._may_remove(room, member)
             ] or None
 
-        await room.worker.commit(removes)
+        await room.worker.committer.commit(removes)
 
 
 def _own(room: EncryptedRoom) -> int:
-    return room.session.group.own_index
+    return room.group.group.own_index

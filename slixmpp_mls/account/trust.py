@@ -215,7 +215,7 @@ class Trust:
         async with self._settling:
             self._due.clear()
             groups = [group for group in self._rooms.all.values() if group.is_member and group.live]
-            for group in sorted(groups, key=lambda group: len(group.session.roster)):
+            for group in sorted(groups, key=lambda group: len(group.group.roster)):
                 try:
                     async with asyncio.timeout(_PATIENCE):
                         await self._tell(group)
@@ -227,17 +227,17 @@ class Trust:
         statements = self._management.owed(present)
         if not statements:
             return
-        if group.session.silenced:
+        if group.group.silenced:
             with suppress(NotVouchedFor):
-                await group.worker.vigilance.look_again()  # a decision may have answered its question
+                await group.worker.checks.look_again()  # a decision may have answered its question
         account = self._context.device.identity.account
         for message in compose(statements):
             data = seal_elements([message.to_lxml()], account, group.room, self._context.time())
-            await group.worker.send(data, None)
+            await group.worker.sender.send(data, None)
         self._management.told(present, statements)
 
     def _is_in(self, group: EncryptedRoom, key: KnownKey) -> bool:
-        session = group.session
+        session = group.group
         if key.device is not None:
             return session.has_key(ClientIdentity(key.account, key.device), key.signature_key)
         leaves = (session.group.tree.member(LeafIndex(index)) for index in session.roster.leaves_of(key.account))

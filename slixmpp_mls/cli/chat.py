@@ -24,8 +24,7 @@ from ..authentication import TrustChanged
 from ..client import GroupChanged, Joined, Member, Rejected, RemovedFromGroup, Unreadable
 from ..errors import DeliveryError, MLSError, UsageError
 from ..plugin import MLS
-from ..rooms.content import EncryptedMessage
-from ..rooms.encrypted_room import EncryptedRoom
+from ..rooms.encrypted_room import EncryptedMessage, EncryptedRoom
 from ..store import StoreSecret, is_encrypted
 from .login import CA, Host, Login, Password, Port, bare_jid, session
 from .store import VARIABLE, KeyFile, secret_of

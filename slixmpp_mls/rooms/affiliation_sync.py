@@ -1,12 +1,12 @@
-"""Keeping who may enter a room and who is in its group in step.
+"""Keeping in step who may enter a room and who is in its group.
 
-Affiliations follow the group: who is to be added is let in first, who has been removed loses the room afterwards
-(:mod:`.encrypted_room`).  The other way round nothing that the room says adds anybody; but since
-nobody is added without being let in first, a member whom the room has shut out has been shut out by somebody,
-and is removed from the group by whoever has the right to.  That is seen live, or by comparing the room's lists with
-the members when the room has been caught up with.
+Affiliations follow the group: an account is let into the room before it is added, and loses the room after it has been
+removed (:mod:`.membership`).  The other way round nothing that the room says adds anybody; but since nobody is added
+without being let in first, a member that the room has shut out has been shut out by somebody, and is removed from
+the group by whoever has the right to.  That is seen live, or by comparing the room's lists with the members when
+the room has been caught up with.
 
-Whoever is in the room's lists and not in the group may be about to be added, or invited by other means: that is
+An account that is in the room's lists and not in the group may be about to be added, or invited by other means: that is
 for people to judge.
 """
 
@@ -23,11 +23,11 @@ from ..client import RoomGroup
 from ..delivery.affiliations import Affiliation, Affiliations
 from ..errors import DeliveryError, NotPermitted
 
-__all__ = ["AffiliationsDiffer", "Standing"]
+__all__ = ["AffiliationSync", "AffiliationsDiffer"]
 
 log = logging.getLogger(__name__)
 
-_SETTLING = 2.0  # seconds: adding and removing change both, one after the other
+_BOTH_CHANGED = 2.0  # seconds in which adding or removing has changed both, one after the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class AffiliationsDiffer:
         return bool(self.shut_out or self.outside)
 
 
-class Standing:
+class AffiliationSync:
     """One room's affiliations beside its group's members.
 
     :param tell: called when the difference is another one than before
@@ -56,21 +56,21 @@ class Standing:
 
     def __init__(
         self,
-        session: RoomGroup,
+        group: RoomGroup,
         affiliations: Affiliations,
         tell: Callable[[AffiliationsDiffer], None],
         expel: Callable[[str], Awaitable[object]],
     ) -> None:
-        self._session = session
+        self._group = group
         self._affiliations = affiliations
         self._tell = tell
         self._expel = expel
-        self._told = AffiliationsDiffer(session.room, (), ())
+        self._told = AffiliationsDiffer(group.room, (), ())
 
     def may_expel(self, own: str) -> bool:
         """Whether it is for us to act on what the room says."""
-        session = self._session
-        return session.is_member and session.policy.permits(session.policy.may_remove, own, session.roster)
+        group = self._group
+        return group.is_member and group.policy.permits(group.policy.may_remove, own, group.roster)
 
     async def difference(self) -> AffiliationsDiffer:
         """Compare now.
@@ -82,29 +82,29 @@ class Standing:
 
     def _compare(self, listed: dict[JID, Affiliation]) -> AffiliationsDiffer:
         inside = {str(jid.bare) for jid, affiliation in listed.items() if affiliation != "outcast"}
-        members = set(self._session.roster.accounts())
-        return AffiliationsDiffer(self._session.room, tuple(sorted(members - inside)), tuple(sorted(inside - members)))
+        members = set(self._group.roster.accounts())
+        return AffiliationsDiffer(self._group.room, tuple(sorted(members - inside)), tuple(sorted(inside - members)))
 
-    async def look(self, own: str) -> None:
-        """Compare when what is going on has settled; tell, and act where it is ours to.
+    async def compare_later(self, own: str) -> None:
+        """Compare when what is going on is over; tell, and act where it is ours to.
 
         :param own: our account
         """
-        await asyncio.sleep(_SETTLING)
-        if not self._session.is_member:
+        await asyncio.sleep(_BOTH_CHANGED)
+        if not self._group.is_member:
             return
         try:
-            found = await self.difference()
+            difference = await self.difference()
         except DeliveryError as error:
-            log.info("%s does not show its affiliations: %s", self._session.room, error)
+            log.info("%s does not show its affiliations: %s", self._group.room, error)
             return
-        if not self._session.is_member:
+        if not self._group.is_member:
             return
-        if found != self._told:
-            self._told = found
-            self._tell(found)
-        for account in found.shut_out:
-            if account != own and self.may_expel(own) and self._session.roster.has(account):
+        if difference != self._told:
+            self._told = difference
+            self._tell(difference)
+        for account in difference.shut_out:
+            if account != own and self.may_expel(own) and self._group.roster.has(account):
                 try:
                     await self._expel(account)
                 except NotPermitted:

@@ -1,65 +1,129 @@
-"""An encrypted room as a bot author has it in hand: members, adding, removing, sending."""
+"""An encrypted room as a bot author has it in hand: members, adding, removing, sending; and its messages.
+
+:class:`EncryptedRoom` is a small face: :mod:`.membership`, :mod:`.leaving`, :mod:`.affiliation_sync` and the parts of
+:mod:`.engine` do the work.  What it needs of the other rooms it asks of the :class:`Registry`.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from datetime import datetime
+from hashlib import sha256
+from itertools import count
+from typing import Protocol
 
 from slixmpp import JID, ClientXMPP
 from slixmpp.stanza import Message
 
 from ..client import Doubt, GroupChanged, Member, MessageReceived, Rejected
+from ..client.group.resumption_psks import Awaited
 from ..client.storage.records import MembershipState
-from ..errors import NotPermitted, PeerError, StanzaTooLarge, UsageError
+from ..errors import NotPermitted, PeerError, UsageError
 from ..identity import ClientIdentity
-from ..key_packages.selection import Candidates, find_candidates
-from ..mls.structures.proposals import Add, AnyProposal, GroupContextExtensions, Remove
-from ..mls.tree.tree_math import LeafIndex
+from ..mls.structures.proposals import AnyProposal, GroupContextExtensions
 from ..policy import RoomPolicy
-from .affiliation_sync import AffiliationsDiffer, Standing
+from ..runtime import Context
+from .affiliation_sync import AffiliationsDiffer
 from .content import open_content, say_the_same, seal_body, seal_message
-from .engine.handler_dispatch import hand_over
-from .engine.reinit import reinitialize
+from .engine.handler_dispatch import dispatch
+from .engine.sender import SentMessage
 from .engine.worker import RoomWorker
 from .epoch_code import EpochComparison, compare_epochs, epoch_code
-from .psk_link import branch, link
+from .leaving import LEAVE_PATIENCE, Leaving
+from .membership import AddResult, Membership
+from .psk_link import link
 
-if TYPE_CHECKING:
-    from ..plugin import MLS
-
-__all__ = ["AddResult", "EncryptedRoom", "SentMessage"]
-
-log = logging.getLogger(__name__)
+__all__ = ["AddResult", "EncryptedMessage", "EncryptedRoom", "Registry", "SentMessage"]
 
 
-@dataclass(frozen=True, slots=True)
-class AddResult:
-    """What became of :meth:`EncryptedRoom.add`.
+class Registry(Protocol):
+    """What a room asks of the others of the same device; :class:`.registry.Rooms` is it."""
 
-    :ivar added: the devices that are in the group now
-    :ivar failed: reason for each account of which no device could be added
-    :ivar skipped: reason for each device that could not, full identity
-    """
+    def reached(self, awaited: Awaited) -> Awaitable[None]:
+        """Wait until a room is in an epoch that another one needs, or will not get there."""
 
-    added: tuple[Member, ...] = ()
-    failed: dict[str, str] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
+    def forget(self, room: EncryptedRoom) -> Awaitable[None]:
+        """Stop reading a room."""
+
+    def branch(
+        self, source: EncryptedRoom, room: str, accounts: Sequence[str], name: str | None, policy: RoomPolicy | None
+    ) -> Awaitable[EncryptedRoom]:
+        """See :meth:`EncryptedRoom.branch`."""
 
 
 @dataclass(frozen=True, slots=True)
-class SentMessage:
-    """A message on its way.
+class EncryptedMessage:
+    """What the event ``mls_message`` hands out.
 
-    :ivar origin_id: its id (XEP-0359), the same for everybody
-    :ivar confirmed: future of its id in the room's archive; raises DeliveryError if the room refused it
+    :ivar group: the group that it was sent in
+    :ivar message: the decrypted content as a slixmpp Message: ``message["body"]``, and whatever
+        elements registered plugins read (corrections, reactions, replies ...)
+    :ivar sender: the member that signed it
+    :ivar epoch: the epoch in which it was sent
+    :ivar sent: when the sender says it was sent
+    :ivar archive_id: its id in the room's archive
+    :ivar delayed: whether it comes from the archive
+    :ivar again: whether it was read before a restart, and perhaps handed out; the same `archive_id` tells.  (After a
+        power cut what was read in the last seconds comes once more without this: reading does not wait for the disk.)
+    :ivar warnings: contradictions that do not make it false: ``time`` (the sender's clock and the
+        room's differ), ``claimed-sender`` (the room says that it is from another account),
+        ``removed`` (its sender had been removed when the room got it: a message that was under way, or one whose keys
+        have been kept by somebody who should not have them), ``clear``
+        (the stanza said something in clear beside the ciphertext, a body perhaps; it is not in `message`)
+    :ivar missing: how many messages of this sender should have come just before this one and have not: a server has
+        lost them or keeps them back, or the sender could not send them, or they will still come
+    :ivar doubt: why the Authentication Service did not vouch for the sender when it sent this; None if it did
     """
 
-    origin_id: str
-    confirmed: asyncio.Future[str] = field(repr=False)
+    group: EncryptedRoom = field(repr=False)
+    message: Message = field(repr=False)
+    sender: Member
+    epoch: int
+    sent: datetime | None
+    archive_id: str
+    delayed: bool
+    again: bool = False
+    warnings: tuple[str, ...] = ()
+    missing: int = 0
+    doubt: Doubt | None = None
+
+    _answers: Iterator[int] = field(default_factory=count, repr=False, compare=False)
+
+    async def reply(self, text: str) -> SentMessage:
+        """Answer in the group that it came from.
+
+        Should a crash make the message come again (`again`), the answers to it, in the same order, have the same
+        ids, and everybody sees them once.
+
+        :raises: what :meth:`EncryptedRoom.send` does
+        """
+        message = self.group.xmpp.make_message(mto=JID(self.room), mbody=text, mtype="groupchat")
+        asked = sha256(self.archive_id.encode()).hexdigest()[:32]
+        message["id"] = f"re-{asked}-{next(self._answers)}"
+        return await self.group.send(message)
+
+    @property
+    def body(self) -> str:
+        """The text, empty if there is none."""
+        return str(self.message["body"])
+
+    @property
+    def subject(self) -> str | None:
+        """What the room is about from now on, if this message is there to say that (XEP-0045 8.1)."""
+        if self.message.xml.find("{jabber:client}subject") is None or self.body:
+            return None
+        return str(self.message["subject"])
+
+    @property
+    def origin_id(self) -> str:
+        """The sender's id for it, empty if there is none: the same for everybody, and in every repetition."""
+        return str(self.message["id"])
+
+    @property
+    def room(self) -> str:
+        """The room's bare JID."""
+        return self.group.room
 
 
 class EncryptedRoom:
@@ -68,38 +132,43 @@ class EncryptedRoom:
     Methods that wait may be bounded with :func:`asyncio.timeout`; what they have begun goes on.
     """
 
-    def __init__(self, plugin: MLS, room: str, nick: str) -> None:
-        self.plugin = plugin
-        self.xmpp: ClientXMPP = plugin.xmpp
-        self.worker = RoomWorker(
-            plugin, room, nick, self._received, self._remove_client, self._went_live, self._expelled
+    def __init__(self, context: Context, registry: Registry, room: str, nick: str) -> None:
+        self._context = context
+        self._registry = registry
+        self.worker = worker = RoomWorker(
+            context,
+            room,
+            nick,
+            received=self._received,
+            remove=self._remove_client,
+            went_live=self._went_live,
+            expelled=lambda account: self.membership.expelled(account),
+            reached=registry.reached,
         )
-        self.session = self.worker.session
+        self.xmpp: ClientXMPP = context.xmpp
+        self.group = worker.parts.group
+        """The MLS group on this device."""
+        self.muc = worker.parts.muc
+        """The room on the server."""
+        self.membership = Membership(worker.parts, worker.committer, worker.post_commit)
+        self.leaving = Leaving(worker, lambda: registry.forget(self))
         self.invited: AddResult | None = None
-        """What has become of those whom :meth:`MLS.create` should invite."""
-        self.delivery = self.worker.delivery
-        self._leaving = asyncio.Lock()
-        self._standing = Standing(
-            self.session,
-            self.delivery.affiliations,
-            lambda difference: plugin.fire("mls_affiliations_differ", difference),
-            self.remove,
-        )
+        """What has become of the accounts that :meth:`MLS.create` should invite."""
 
     def __repr__(self) -> str:
-        return f"<EncryptedRoom {self.room} {self.session.state.name}>"
+        return f"<EncryptedRoom {self.room} {self.group.state.name}>"
 
     # --- what it is ----------------------------------------------------------------------------
 
     @property
     def room(self) -> str:
         """The room's bare JID."""
-        return self.session.room
+        return self.group.room
 
     @property
     def is_member(self) -> bool:
         """Whether we are in the group."""
-        return self.worker.is_member
+        return self.group.is_member
 
     @property
     def members(self) -> list[Member]:
@@ -107,13 +176,13 @@ class EncryptedRoom:
 
         :raises UsageError: we are not in the group
         """
-        return self.plugin.context.with_levels(self.session.members())
+        return self._context.with_levels(self.group.members())
 
     @property
     def doubts(self) -> tuple[Doubt, ...]:
         """The members for whom the Authentication Service does not vouch; see
         :mod:`slixmpp_mls.client.storage.doubts`."""
-        return tuple(self.session.doubts.values())
+        return tuple(self.group.doubts.values())
 
     @property
     def accounts(self) -> list[str]:
@@ -121,22 +190,22 @@ class EncryptedRoom:
 
         :raises UsageError: we are not in the group
         """
-        return sorted(self.session.roster.accounts())
+        return sorted(self.group.roster.accounts())
 
     @property
     def epoch(self) -> int:
         """The number of the group's present epoch; every Commit begins another one."""
-        return self.session.group.epoch
+        return self.group.group.epoch
 
     @property
     def policy(self) -> RoomPolicy:
         """Who may do what."""
-        return self.session.policy
+        return self.group.policy
 
     @property
     def epoch_authenticator(self) -> bytes:
         """RFC 9420 8.7: the same for two members exactly if they are in the same state of the group."""
-        return self.session.group.epoch_authenticator
+        return self.group.group.epoch_authenticator
 
     @property
     def epoch_code(self) -> str:
@@ -157,36 +226,41 @@ class EncryptedRoom:
     @property
     def live(self) -> bool:
         """Whether we are in the room and have read all that is in its archive."""
-        return self.worker.live.is_set()
+        return self.worker.progress.live.is_set()
 
     async def wait_live(self) -> None:
-        """Wait until :attr:`live`."""
-        await self.worker.live.wait()
+        """Wait until :attr:`live`.
+
+        :raises MLSError: the room is lost
+        """
+        await self.worker.progress.until_live()
 
     async def wait_joined(self) -> None:
-        """Wait until we are in the group."""
-        await self.worker.joined.wait()
+        """Wait until we are in the group.
+
+        :raises MLSError: the room is lost
+        """
+        await self.worker.progress.until_joined()
 
     async def rejoin(self, *, external: bool = False) -> None:
         """Come back into the group; we are in it when this returns.
 
-        A member that calls this throws away its keys first, with all messages that it has not read: for who has
-        been told by :class:`~slixmpp_mls.client.LeftBehind` that it can not follow.  Whoever may add us replaces our
-        old leaf;
-        nobody need be online for the request.
+        A member that calls this deletes its keys first, and so loses all messages that it has not read: it is for a
+        client that :class:`~slixmpp_mls.client.LeftBehind` has told that it cannot follow.  Any member that may add us
+        replaces our old leaf; nobody need be online for the request.
 
         :param external: by a Commit of our own, where the group's policy allows it and the room shows a GroupInfo
         :raises UsageError: we have left, or were removed: see :meth:`.MLS.join`
-        :raises NoGroupInfo: an external Commit can not be made at present
+        :raises NoGroupInfo: an external Commit cannot be made at present
         :raises NotPermitted: the group's policy allows no external Commit of ours
         :raises DeliveryError: the room is lost
         """
         if self.is_member:
             self.worker.abandon("the application wants to come in afresh")
-        elif self.session.state is MembershipState.OUT:
+        elif self.group.state is MembershipState.OUT:
             raise UsageError(f"not a member of the group in {self.room}")
         if external:
-            await self.worker.rejoiner.enter()
+            await self.worker.rejoiner.join_externally()
         else:
             self.worker.rejoiner.by_hand()
             await self.wait_joined()
@@ -209,18 +283,18 @@ class EncryptedRoom:
         :raises StanzaTooLarge: it would not fit into a stanza
         :raises StoreError: it could not be stored, and was not sent
         """
-        self.session.group  # noqa: B018  # raises before anything is sealed
-        account, now = self.xmpp.boundjid.bare, self.plugin.time()
+        self.group.require_member()  # before anything is sealed
+        account, now = self._context.device.identity.account, self._context.time()
         if isinstance(content, Message):
             data = seal_message(content, account, self.room, now)
             origin_id = content["id"] or None
-            waiting = self.session.on_its_way(origin_id) if origin_id is not None else None
+            waiting = self.group.on_its_way(origin_id) if origin_id is not None else None
             if waiting is not None and say_the_same(waiting, data):
                 data = waiting
         else:
             data = seal_body(content, account, self.room, now)
             origin_id = None
-        return SentMessage(*await self.worker.send(data, origin_id))
+        return await self.worker.sender.send(data, origin_id)
 
     async def set_subject(self, subject: str) -> SentMessage:
         """Say what the room is about, to the members only; the room's own subject, in clear, is not touched.
@@ -229,7 +303,7 @@ class EncryptedRoom:
         :raises UsageError: as :meth:`send`
         """
         policy = self.policy
-        if not policy.permits(policy.may_change_subject, self.xmpp.boundjid.bare, self.session.roster):
+        if not policy.permits(policy.may_change_subject, self._context.device.identity.account, self.group.roster):
             raise NotPermitted("the group's policy does not let us change the subject")
         message = self.xmpp.make_message(mto=JID(self.room), mtype="groupchat")
         message["subject"] = subject
@@ -237,28 +311,42 @@ class EncryptedRoom:
 
     def _received(self, event: MessageReceived) -> None:
         def done() -> None:
-            self.worker.handed_over(event.number)
+            self.worker.handled.note(event.number)
 
         try:
-            message = open_content(self, event, self.plugin.time())
+            content = open_content(self.group, event, str(self.xmpp.boundjid), self._context.time())
         except PeerError as error:
-            self.plugin.fire("mls_rejected", Rejected(self.room, error, event.claimed, event.archive_id))
+            self._context.fire("mls_rejected", Rejected(self.room, error, event.claimed, event.archive_id))
             done()
             return
-        sent = None if message.sent is None else message.sent.timestamp()
-        sender = message.sender
-        if self.plugin.context.trust.take(sender.identity, sender.signature_key, message.message.xml, sent):
+        sent, sender = content.sent, event.sender
+        said_at = None if sent is None else sent.timestamp()
+        if self._context.trust.take(sender.identity, sender.signature_key, content.xml, said_at):
             done()
             return
-        denied = message.doubt is not None and message.doubt.denied and not self.session.talks_to_anybody
-        hand_over(self.xmpp, "mls_doubted_message" if denied else "mls_message", message, done)
+        doubt = self.group.doubts.get(sender.identity)
+        message = EncryptedMessage(
+            group=self,
+            message=Message(stream=self.xmpp, xml=content.xml),  # type: ignore[no-untyped-call]
+            sender=sender,
+            epoch=event.epoch,
+            sent=sent,
+            archive_id=event.archive_id,
+            delayed=event.stamp is not None,
+            again=event.again,
+            warnings=content.warnings,
+            missing=event.missing,
+            doubt=doubt if doubt is not None and doubt.at(content.stamp.timestamp()) else None,
+        )
+        denied = message.doubt is not None and message.doubt.denied and not self.group.talks_to_anybody
+        dispatch(self.xmpp, "mls_doubted_message" if denied else "mls_message", message, done)
 
     def deliver_again(self) -> None:
         """Hand over what was read before a restart and may not have come to the application.
 
         :raises StoreError: nothing was handed over
         """
-        for event in self.session.not_handed_over():
+        for event in self.group.not_handed_over():
             self._received(event)
 
     # --- changing the group --------------------------------------------------------------------
@@ -266,119 +354,42 @@ class EncryptedRoom:
     async def add(self, *accounts: str) -> AddResult:
         """Add people, each with all devices: to the room, to the group, and send them an invitation.
 
-        Who has no usable KeyPackage is named in the result; the others are added all the same.
+        Accounts without a usable KeyPackage are named in the result; the others are added all the same.
 
         As many are added at once as fit into a stanza; a ratchet tree that would not fit with them is uploaded.
 
         :param accounts: bare JIDs, or full identities (``account/device``) of single devices
         :raises NotPermitted: the group's policy or the room forbids it
         :raises StanzaTooLarge: not even one fits, and our server has no upload service
-        :raises DeliveryError: an upload has failed; who is in :attr:`members` has been added
+        :raises DeliveryError: an upload has failed; the accounts in :attr:`members` have been added
         :raises UsageError: we are not in the group
         """
-        self.session.group  # noqa: B018
-        found = await find_candidates(self.plugin.context, self.session, accounts)
-        self._check_may_add(found.accounts)
-        await self.let_into_room(found)
-        added: list[Member] = []
-        batches = [list(found.packages)]
-        while batches:
-            batch = batches.pop(0)
-            try:
-                changed = await self.worker.commit(lambda batch=batch: self._adds(found, batch))  # type: ignore[misc]
-            except StanzaTooLarge as error:
-                if len(batch) < 2:
-                    raise
-                # As many at once as would have fitted, and some reserve: devices differ in size.
-                share = int(len(batch) * 0.95 * error.limit / error.size)
-                count = max(1, min(share, len(batch) - 1))
-                batches[:0] = [batch[start : start + count] for start in range(0, len(batch), count)]
-                continue
-            if changed is not None:
-                added += changed.added
-                await self.worker.follow_up()
-        return AddResult(tuple(added), found.failed, found.skipped)
-
-    def _adds(self, found: Candidates, batch: Sequence[ClientIdentity]) -> list[AnyProposal] | None:
-        roster = self.session.roster  # somebody else may have added one meanwhile
-        wanted = [found.packages[client] for client in batch if roster.leaf_of(client) is None]
-        return [Add(package.key_package) for package in wanted] or None
-
-    def _check_may_add(self, accounts: Iterable[str]) -> None:
-        """The Commit will be checked, too, but by then the room would have been changed."""
-        own, policy = self.xmpp.boundjid.bare, self.policy
-        others = [account for account in accounts if account != own or not policy.own_devices]
-        if others and not policy.permits(policy.may_add, own, self.session.roster):
-            raise NotPermitted(f"the group's policy does not let us add {', '.join(others)}")
-
-    async def let_into_room(self, found: Candidates) -> None:
-        """Affiliation first: who is added must be able to read the archive, where the Welcome is."""
-        others = [account for account in found.accounts if account != self.xmpp.boundjid.bare]
-        if not others:
-            return
-        affiliations = self.delivery.affiliations
-        roles = await affiliations.all()
-        for account in others:
-            if roles.get(JID(account)) == "outcast":
-                found.refuse(account, f"banned from {self.room}")
-        outside = [account for account in others if JID(account) not in roles]
-        try:
-            await affiliations.grant_membership(outside)
-        except NotPermitted:
-            raise NotPermitted(f"only an admin of {self.room} can let in {', '.join(outside)}") from None
+        self.group.require_member()
+        return await self.membership.add(accounts)
 
     async def remove(self, *accounts: str) -> tuple[Member, ...]:
         """Remove people, with all their devices, from the group and then from the room.
 
         :param accounts: bare JIDs, or full identities (``account/device``) of single devices
-        :returns: who is no longer in the group
+        :returns: the clients that are no longer in the group
         :raises NotPermitted: the group's policy forbids it
         :raises UsageError: we are not in the group
         """
-        self.session.group  # noqa: B018
-        changed = await self.worker.commit(lambda: self._removes(accounts))
-        removed = changed.removed if changed is not None else ()
-        await self.worker.follow_up()  # who was removed loses the room
-        seen_off = {self.xmpp.boundjid.bare, *(member.account for member in removed)}
-        for account in dict.fromkeys(account.partition("/")[0] for account in accounts):
-            if account not in seen_off and not (self.is_member and self.session.roster.has(account)):
-                with suppress(NotPermitted):  # for an owner to do; the group is what counts
-                    await self.delivery.affiliations.revoke_membership(account)
-        return removed
+        self.group.require_member()
+        return await self.membership.remove(accounts)
 
     async def _remove_client(self, client: ClientIdentity) -> None:
         await self.remove(str(client))
 
-    def _removes(self, accounts: Sequence[str]) -> list[AnyProposal] | None:
-        roster, own = self.session.roster, self.session.group.own_index
-        leaves: dict[int, None] = {}
-        for account in accounts:
-            bare, _, device = account.partition("/")
-            if device:
-                leaf = roster.leaf_of(ClientIdentity(bare, device))
-                leaves.update({} if leaf is None else {leaf: None})
-            else:
-                leaves.update(dict.fromkeys(roster.leaves_of(bare)))
-        return [Remove(leaf) for leaf in leaves if leaf != own] or None
-
     def _went_live(self) -> None:
         if not self.is_member:
             return
-        if self.session.post_commit_actions.leave and not self._leaving.locked():
-            self.worker.spawn(self.leave(), "leaving")
-        self.worker.spawn(self.worker.vigilance.look_again(), "asking about members again")
-        if self.session.leaf_outdated:
-            self.worker.spawn(self.renew_leaf(), "renewing our leaf")
-        if self._standing.may_expel(self.xmpp.boundjid.bare):
-            self.worker.spawn(self._standing.look(self.xmpp.boundjid.bare), "comparing with the room's lists")
-
-    async def _expelled(self, account: str) -> None:
-        """Who has lost the room loses the group, by the hand of a member that may."""
-        await self.worker.live.wait()
-        own = self.xmpp.boundjid.bare
-        if account != own and self._standing.may_expel(own) and self.session.roster.has(account):
-            await self.worker.commit(lambda: self._removes([account]))
-            await self._standing.look(own)
+        self.leaving.go_on()
+        spawn = self.worker.parts.spawn
+        spawn(self.worker.checks.look_again(), "asking about members again")
+        if self.group.leaf_outdated:
+            spawn(self.renew_leaf(), "renewing our leaf")
+        self.membership.went_live()
 
     async def affiliations_differ(self) -> AffiliationsDiffer:
         """Compare who may enter the room with who is in the group; see :mod:`.affiliation_sync`.
@@ -387,15 +398,15 @@ class EncryptedRoom:
         :raises DeliveryError: no answer
         :raises UsageError: we are not in the group
         """
-        self.session.group  # noqa: B018
-        return await self._standing.difference()
+        self.group.require_member()
+        return await self.membership.affiliations.difference()
 
     async def update(self) -> GroupChanged:
         """Renew our keys, so that whoever had got hold of them is locked out (RFC 9420 12.4).
 
         :raises UsageError: we are not in the group
         """
-        changed = await self.worker.commit(list, force=True)
+        changed = await self.worker.committer.commit(list, force=True)
         assert changed is not None  # with `force` there is always something to do
         return changed
 
@@ -406,8 +417,8 @@ class EncryptedRoom:
         :raises UsageError: we are not in the group
         :raises NotPermitted: the group's policy demands another type of credential
         """
-        self.session.group  # noqa: B018
-        return await self.worker.commit(lambda: [] if self.session.leaf_outdated else None, force=True)
+        self.group.require_member()
+        return await self.worker.committer.commit(lambda: [] if self.group.leaf_outdated else None, force=True)
 
     async def link(self, source: EncryptedRoom) -> GroupChanged:
         """Mix a key of another group into this one, so that keys renewed there protect this one as well.
@@ -417,7 +428,7 @@ class EncryptedRoom:
         :param source: whose members include all of ours
         :raises UsageError: we are not in both, or a member (who is named) is not in the other one
         """
-        return await link(self.worker, source.session)
+        return await link(self.group, source.group, self.worker.committer.commit)
 
     async def branch(
         self, room: str, *accounts: str, name: str | None = None, policy: RoomPolicy | None = None
@@ -435,7 +446,7 @@ class EncryptedRoom:
         :raises StanzaTooLarge: these are too many to be added at once
         :raises DeliveryError: see :meth:`MLS.create`
         """
-        return await branch(self, room, accounts, name, policy)
+        return await self._registry.branch(self, room, accounts, name, policy)
 
     async def reinit(self, suite: int | None = None) -> int | None:
         """Give the room a group of another cipher suite, with the same members (RFC 9420 11.2).
@@ -449,8 +460,8 @@ class EncryptedRoom:
         :raises NotPermitted: the group's policy does not let us
         :raises UsageError: we are not in the group, or do not have the suite
         """
-        self.session.group  # noqa: B018
-        return await reinitialize(self.worker, suite)
+        self.group.require_member()
+        return await self.worker.reinitializer.reinitialize(suite)
 
     @property
     def suite(self) -> int:
@@ -458,7 +469,7 @@ class EncryptedRoom:
 
         :raises UsageError: we are not in the group
         """
-        return self.session.group.suite.id
+        return self.group.group.suite.id
 
     async def set_policy(self, policy: RoomPolicy) -> GroupChanged | None:
         """Replace the group's policy.
@@ -471,14 +482,14 @@ class EncryptedRoom:
         def change() -> list[AnyProposal] | None:
             if self.policy == policy:
                 return None
-            return [GroupContextExtensions(policy.replaced_in(self.session.group.context.extensions))]
+            return [GroupContextExtensions(policy.replaced_in(self.group.group.context.extensions))]
 
-        return await self.worker.commit(change)
+        return await self.worker.committer.commit(change)
 
-    async def leave(self, patience: float = 20.0) -> None:
+    async def leave(self, patience: float = LEAVE_PATIENCE) -> None:
         """Leave the group, and then the room.
 
-        A member can not remove itself: when all that it has sent is in the room, it asks, and another one commits
+        A member cannot remove itself: when all that it has sent is in the room, it asks, and another one commits
         it.  After `patience` seconds (nobody may be online) our keys are deleted all the same; the request stays in
         the archive.  If the program is stopped meanwhile, it goes on at the next start.
 
@@ -488,40 +499,4 @@ class EncryptedRoom:
         :raises UsageError: we are not in the group
         :raises StoreError: the wish could not be stored
         """
-        async with self._leaving:
-            await self._leave(patience)
-
-    async def _leave(self, patience: float) -> None:
-        self.session.want_to_leave()
-        if self.delivery.inside:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(patience):
-                    await self.wait_live()  # we have just come in, perhaps
-                    await self.worker.all_said()
-                    await self._ask_to_go()
-        to_be_asked = self.is_member and len(self.session.roster) > 1
-        if to_be_asked and not self.delivery.inside and self.worker.lost is None:
-            return
-        await self.plugin.forget(self)
-        if self.is_member:
-            self.worker.give_up()
-
-    async def finish_leaving(self, patience: float = 20.0) -> None:
-        """What :meth:`leave` had begun when the program was stopped."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                await self.wait_live()
-        async with self._leaving:
-            if self.is_member:
-                await self._leave(patience)
-            else:
-                await self.plugin.forget(self)
-
-    async def _ask_to_go(self) -> None:
-        """Propose our own removal, anew in every epoch that begins without it, until we are out or alone."""
-        while self.is_member and len(self.session.roster) > 1:
-            await self.worker.until_open()
-            self.worker.moved_on.clear()
-            outgoing = self.session.propose(Remove(LeafIndex(self.session.group.own_index)), self.plugin.now)
-            await self.worker.transmit(outgoing)
-            await self.worker.moved_on.wait()
+        await self.leaving.leave(patience)

@@ -18,20 +18,22 @@ since the Unix epoch, 8 octets, until there is such an id).
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import Any
 
+from slixmpp import ClientXMPP
 from slixmpp.xmlstream.handler import Callback
 from slixmpp.xmlstream.matcher.base import MatcherBase
 
 from ..delivery import Archive, Invitation, parse_invitation
 from ..delivery.archive import stamped_ids
 from ..errors import ArchiveGap, DeliveryError, MLSError, PeerError, StoreError
+from ..runtime import Context, Tasks
+from ..runtime.tasks import UNREACHABLE
 from ..stanza import Invitation as InvitationElement
 from ..stanza import parse
 from ..store import Store
-
-if TYPE_CHECKING:
-    from ..plugin import MLS
+from .registry import Rooms
 
 __all__ = ["Invitations"]
 
@@ -51,30 +53,46 @@ class _DirectInvitation(MatcherBase):
 
 
 class Invitations:
-    """Those to our account; see the module."""
+    """The invitations to our account; see the module.
 
-    def __init__(self, plugin: MLS) -> None:
-        self._plugin = plugin
+    It listens before there is a store, so that none is missed; :meth:`begin` gives it the store and the rooms.
+
+    :param accept: whether to follow an invitation; None: all are followed
+    :param ready: waits until the rooms are being read; raises MLSError if that has failed
+    """
+
+    def __init__(
+        self,
+        xmpp: ClientXMPP,
+        tasks: Tasks,
+        accept: Callable[[Invitation], bool] | None,
+        ready: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._xmpp = xmpp
+        self._tasks = tasks
+        self._accept = accept
+        self._ready = ready
         self._store: Store | None = None
+        self._rooms: Rooms | None = None
         self._archive_read = False
-        plugin.xmpp.register_handler(Callback(_HANDLER, _DirectInvitation(""), self._received))
-        plugin.xmpp.add_filter("out_sync", self._outgoing)
+        xmpp.register_handler(Callback(_HANDLER, _DirectInvitation(""), self._received))
+        xmpp.add_filter("out_sync", self._outgoing)
 
     def close(self) -> None:
         """Listen no more."""
-        self._plugin.xmpp.remove_handler(_HANDLER)
-        self._plugin.xmpp.del_filter("out_sync", self._outgoing)
-        self._store = None
+        self._xmpp.remove_handler(_HANDLER)
+        self._xmpp.del_filter("out_sync", self._outgoing)
+        self._store = self._rooms = None
 
-    def begin(self, store: Store) -> None:
+    def begin(self, context: Context, rooms: Rooms) -> None:
         """The store is open.
 
         :raises StoreError: the store failed
         """
-        self._store = store
-        with store.transaction() as transaction:
+        self._store, self._rooms = context.device.store, rooms
+        with self._store.transaction() as transaction:
             if transaction.get(*_LAST) is None and transaction.get(*_SINCE) is None:
-                transaction.put(*_SINCE, self._plugin.now.to_bytes(8, "big"))
+                transaction.put(*_SINCE, context.now.to_bytes(8, "big"))
 
     def look_again(self) -> None:
         """A new session: what has come meanwhile is in the archive."""
@@ -83,13 +101,13 @@ class Invitations:
     # --- how they come -------------------------------------------------------------------------
 
     def _received(self, stanza: Any) -> None:
-        ids = stamped_ids(stanza.xml, self._plugin.xmpp.boundjid.bare)
+        ids = stamped_ids(stanza.xml, self._xmpp.boundjid.bare)
         try:
             self._invited(stanza.xml)
             if len(ids) == 1 and self._store is not None:
                 self._note(self._store, ids[0])
         except StoreError as error:
-            self._plugin.fire("mls_store_failed", error)
+            self._xmpp.event("mls_store_failed", error)
 
     def _outgoing(self, stanza: Any) -> Any:
         """A filter that changes nothing: it notices that we have announced our presence to the server.
@@ -99,16 +117,18 @@ class Invitations:
         announced = stanza.name == "presence" and {"to", "type"}.isdisjoint(stanza.xml.keys())
         if announced and not self._archive_read:
             self._archive_read = True
-            self._plugin.background(self._read_archive(), "reading invitations")
+            self._tasks.spawn(self._read_archive(), "reading invitations", passing=UNREACHABLE)
         return stanza
 
     async def _read_archive(self) -> None:
         try:
-            await self._plugin.ready()
+            await self._ready()
         except MLSError:
             return  # has been reported
-        store, account = self._plugin.device.store, self._plugin.xmpp.boundjid.bare
-        archive = Archive(self._plugin.xmpp, account)
+        store, account = self._store, self._xmpp.boundjid.bare
+        if store is None:
+            return  # closed meanwhile
+        archive = Archive(self._xmpp, account)
         with store.transaction() as transaction:
             known, since = transaction.get(*_LAST), transaction.get(*_SINCE)
         start = None if known is not None or since is None else int.from_bytes(since, "big") - _CLOCKS
@@ -122,7 +142,7 @@ class Invitations:
         except ArchiveGap:
             log.info("the account's archive does not go back to the last invitation that was read")
         except DeliveryError as error:  # not every account has an archive
-            log.info("the account's archive can not be read: %s", error)
+            log.info("the account's archive cannot be read: %s", error)
             return
         self._note(store, last or "")
 
@@ -147,23 +167,23 @@ class Invitations:
             if not isinstance(element, InvitationElement):
                 return
         except PeerError as error:
-            log.info("an invitation that can not be read: %s", error)
+            log.info("an invitation that cannot be read: %s", error)
             return
-        self._plugin.fire("mls_invited", invitation)
+        self._xmpp.event("mls_invited", invitation)
         if self._is_accepted(invitation):
             room = str(invitation.room)
-            if self._store is not None:
-                self._plugin.rooms.expect(room, element.after)  # before it is noted as read
-            self._plugin.background(self._follow(room, element.after), "invitation")
+            if self._rooms is not None:
+                self._rooms.expect(room, element.after)  # before it is noted as read
+            self._tasks.spawn(self._follow(room, element.after), "following an invitation", passing=UNREACHABLE)
 
     def _is_accepted(self, invitation: Invitation) -> bool:
-        accept = self._plugin.settings.accept_invitation
         try:
-            return accept is None or bool(accept(invitation))
+            return self._accept is None or bool(self._accept(invitation))
         except Exception:
             log.exception("accept_invitation has failed; the invitation is not followed")
             return False
 
     async def _follow(self, room: str, after: str | None) -> None:
-        await self._plugin.ready()
-        await self._plugin.rooms.follow(room, after)
+        await self._ready()
+        if self._rooms is not None:
+            await self._rooms.follow(room, after)

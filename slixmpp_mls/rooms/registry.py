@@ -1,20 +1,21 @@
 """The rooms of a device: begun, followed, taken up again at a start, given up.
 
 A room that is known here has an :class:`~.encrypted_room.EncryptedRoom`, whether we are in its group, wait
-for a Welcome there, or make its group.  All ways to begin a group go through :meth:`Rooms.found`: the place in the
-room's archive is noted before the group exists, so that nothing of it is missed, and what was interrupted goes on when
-it is called again.
+for a Welcome there, or make its group.  All ways to begin a group go through one method: the place in the room's
+archive is noted before the group exists, so that nothing of it is missed, and what was interrupted goes on when it is
+called again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any
 
 from slixmpp import JID
 
 from ..client import RoomGroup
+from ..client.group.resumption_psks import Awaited
 from ..client.storage.records import MembershipState
 from ..delivery import Room
 from ..errors import (
@@ -24,29 +25,33 @@ from ..errors import (
     GroupExists,
     NotPermitted,
     RoomUnsuitable,
+    SuiteUnsupported,
     UsageError,
 )
-from ..key_packages.cipher_suite_choice import Negotiation, negotiate
+from ..key_packages.cipher_suite_choice import Negotiation, negotiate, read_offers
+from ..key_packages.selection import Candidates
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..policy import RoomPolicy
+from ..runtime import Context
+from ..runtime.tasks import UNREACHABLE
 from .encrypted_room import EncryptedRoom
 from .engine.rejoin import group_in
+from .leaving import LEAVE_PATIENCE
 
-if TYPE_CHECKING:
-    from ..plugin import MLS
+__all__ = ["ENTERING_PATIENCE", "Rooms"]
 
-__all__ = ["Rooms"]
-
-PATIENCE = 10.0  # seconds for which a start waits for rooms that do not answer
+ENTERING_PATIENCE = 10.0
+"""Seconds for which a start waits for rooms that do not answer."""
 
 
 class Rooms:
     """See the module; applications have most of it as methods of the plugin."""
 
-    def __init__(self, plugin: MLS) -> None:
-        self._plugin = plugin
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._rooms: dict[str, EncryptedRoom] = {}
         self._entering: dict[str, asyncio.Lock] = {}
+        self._resumed = asyncio.Event()  # the rooms that the store knows are being read
 
     @property
     def all(self) -> dict[str, EncryptedRoom]:
@@ -60,33 +65,46 @@ class Rooms:
     def _handle(self, room: str) -> EncryptedRoom:
         handle = self._rooms.get(room)
         if handle is None:
-            nick = self._plugin.settings.nick or self._plugin.xmpp.boundjid.user
-            handle = self._rooms[room] = EncryptedRoom(self._plugin, room, nick)
+            nick = self._context.settings.nick or self._context.xmpp.boundjid.user
+            handle = self._rooms[room] = EncryptedRoom(self._context, self, room, nick)
         return handle
 
     # --- life cycle ----------------------------------------------------------------------------
 
     async def resume(self) -> None:
         """Take up the rooms that the store knows, side by side: one that does not answer holds up no other."""
-        entering: list[asyncio.Task[None]] = []
-        for room in RoomGroup.known(self._plugin.device):
-            handle = self._handle(room)
-            handle.deliver_again()
-            if handle.session.state in (MembershipState.OUT, MembershipState.FOUNDING):
-                del self._rooms[room]
-                continue
-            entering.append(self._plugin.background(self._enter(handle), f"entering {room}"))
-            await asyncio.sleep(0)  # to open a room takes a moment, in which nothing else happens
-        if entering:
-            await asyncio.wait(entering, timeout=PATIENCE)
+        try:
+            entering: list[asyncio.Task[None]] = []
+            for room in RoomGroup.known(self._context.device):
+                handle = self._handle(room)
+                handle.deliver_again()
+                if handle.group.state in (MembershipState.OUT, MembershipState.FOUNDING):
+                    del self._rooms[room]
+                    continue
+                entering.append(self._spawn(self._enter(handle), f"entering {room}"))
+                await asyncio.sleep(0)  # to open a room takes a moment, in which nothing else happens
+            if entering:
+                await asyncio.wait(entering, timeout=ENTERING_PATIENCE)
+        finally:
+            self._resumed.set()
 
     async def _enter(self, handle: EncryptedRoom) -> None:
         try:
             await handle.worker.start()
         except DeliveryError as error:
-            self._plugin.fire("mls_room_lost", error)
-        if handle.session.post_commit_actions.leave:
-            self._plugin.background(handle.finish_leaving(), f"leaving {handle.room}")
+            self._context.fire("mls_room_lost", error)
+        if handle.group.post_commit_actions.leave:
+            self._spawn(handle.leaving.finish(LEAVE_PATIENCE), f"leaving {handle.room}")
+
+    def _spawn(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[None]:
+        return self._context.tasks.spawn(work, name, passing=UNREACHABLE)
+
+    async def reached(self, awaited: Awaited) -> None:
+        """Wait until a room is in an epoch that another one needs, or will not get there."""
+        await self._resumed.wait()
+        handle = self._rooms.get(awaited.room)
+        if handle is not None:
+            await handle.worker.progress.reach(awaited.epoch)
 
     def stream_resumed(self) -> None:
         """The same session on another connection."""
@@ -96,8 +114,10 @@ class Rooms:
     def account_changed(self, account: str) -> None:
         """The Authentication Service's answers about an account may be others now."""
         for handle in self._rooms.values():
-            if handle.live and handle.is_member and handle.session.roster.has(account):
-                handle.worker.spawn(handle.worker.vigilance.look_at_account(account), "asking about an account again")
+            if handle.live and handle.is_member and handle.group.roster.has(account):
+                handle.worker.parts.spawn(
+                    handle.worker.checks.look_at_account(account), "asking about an account again"
+                )
 
     def close(self) -> None:
         """Stop reading all of them."""
@@ -112,12 +132,12 @@ class Rooms:
 
     async def give_up(self, reason: DeviceRetired) -> None:
         """Leave all of them for good, and delete their groups' keys."""
-        for room in RoomGroup.known(self._plugin.device):
+        for room in RoomGroup.known(self._context.device):
             handle = self._handle(room)
-            handle.worker.lost = reason
+            handle.worker.progress.lost = reason
             await self.forget(handle)
             if handle.is_member:
-                handle.session.give_up()
+                handle.group.give_up()
 
     # --- beginning a group ---------------------------------------------------------------------
 
@@ -132,32 +152,31 @@ class Rooms:
                 devices = [suspicion.device for suspicion in negotiated.downgraded]
                 raise DowngradeSuspected(negotiated.claimed, negotiated.suite, devices)
             suite = negotiated.suite
-        handle = await self.found(room, policy, suite, lambda delivery, again: delivery.create(name, again=again))
+        handle = await self._begin_group(room, policy, suite, lambda muc, again: muc.create(name, again=again))
         if invited:
             handle.invited = await handle.add(*invited)
         return handle
 
     async def negotiate(self, accounts: Iterable[str], policy: RoomPolicy | None) -> Negotiation:
         """See :meth:`MLS.negotiate`."""
-        await self._plugin.ready()
-        device = self._plugin.device
+        device = self._context.device
         policy = policy or RoomPolicy("any@room.invalid", (device.identity.account,))
-        return await negotiate(self._plugin.context, accounts, device.suites, (policy.extension(),))
+        return await negotiate(self._context, accounts, device.suites, (policy.extension(),))
 
     async def adopt(self, room: str, policy: RoomPolicy | None, suite: int | None, anew: bool) -> EncryptedRoom:
         """See :meth:`MLS.adopt`."""
 
-        async def enter(delivery: Room, _: bool) -> None:
-            reasons = await delivery.check()
+        async def enter(muc: Room, _: bool) -> None:
+            reasons = await muc.check()
             if reasons:
-                raise RoomUnsuitable(str(delivery.jid), reasons)
-            group_id = None if anew else await group_in(delivery.archive)
+                raise RoomUnsuitable(str(muc.jid), reasons)
+            group_id = None if anew else await group_in(muc.archive)
             if group_id is not None:
-                raise GroupExists(str(delivery.jid), group_id)
+                raise GroupExists(str(muc.jid), group_id)
 
-        return await self.found(room, policy, suite, enter)
+        return await self._begin_group(room, policy, suite, enter)
 
-    async def found(
+    async def _begin_group(
         self,
         room: str,
         policy: RoomPolicy | None,
@@ -165,13 +184,12 @@ class Rooms:
         enter: Callable[[Room, bool], Awaitable[object]],
         begin: Callable[[EncryptedRoom], Awaitable[None]] | None = None,
     ) -> EncryptedRoom:
-        """What all that begin a group in a room have in common.
+        """What all ways to begin a group in a room have in common.
 
         :param enter: makes or checks the room; told whether we were interrupted doing so before
         :param begin: makes the group, once we are in the room; if not given, we are alone in it at first
         """
-        await self._plugin.ready()
-        device, bare = self._plugin.device, _bare(room)
+        device, bare = self._context.device, _bare(room)
         known = self._rooms.get(bare)
         if known is not None and known.is_member:
             raise UsageError(f"already a member of the group in {bare}")
@@ -182,14 +200,14 @@ class Rooms:
             await self.forget(known)  # it waits there for a Welcome
         handle = self._handle(bare)
         try:
-            await enter(handle.delivery, handle.session.begin_founding())
-            last = await handle.delivery.archive.last_id()
-            handle.session.seek(last)
+            await enter(handle.muc, handle.group.begin_founding())
+            last = await handle.muc.archive.last_id()
+            handle.group.seek(last)
             if begin is None:
-                handle.session.create(
+                handle.group.create(
                     suite or device.suites[0],
-                    policy or RoomPolicy(bare, (self._plugin.xmpp.boundjid.bare,)),
-                    self._plugin.now,
+                    policy or RoomPolicy(bare, (self._context.xmpp.boundjid.bare,)),
+                    self._context.now,
                 )
             await handle.worker.start()
             if begin is not None:
@@ -198,21 +216,49 @@ class Rooms:
         except BaseException as error:
             await self.forget(handle)
             if handle.is_member:
-                handle.session.give_up()
+                handle.group.give_up()
             elif isinstance(error, UsageError | RoomUnsuitable | NotPermitted):
-                handle.session.end_founding()  # after other errors the room may be there
+                handle.group.end_founding()  # after other errors the room may be there
             raise
         await handle.wait_live()
         return handle
+
+    async def branch(
+        self, source: EncryptedRoom, room: str, accounts: Sequence[str], name: str | None, policy: RoomPolicy | None
+    ) -> EncryptedRoom:
+        """A room with a group of some members of another room's (RFC 9420 11.3); see :meth:`EncryptedRoom.branch`."""
+        bare, own = _bare(room), self._context.device.identity
+        policy = policy or RoomPolicy(bare, (own.account,))
+        strangers = sorted(account for account in accounts if not source.group.roster.has(account))
+        if strangers:
+            raise UsageError(f"not in the group in {source.room}: {', '.join(strangers)}")
+        suite = source.group.group.suite.id
+        offers = await read_offers(self._context, accounts, (suite,), (policy.extension(),))
+        candidates = Candidates()
+        for client in source.group.roster.clients():
+            offer = offers.devices.get(client)
+            if client.account in accounts and client != own and offer is not None and suite in offer.packages:
+                candidates.packages[client] = offer.packages[suite]
+        lacking = sorted({*accounts} - {own.account} - {*candidates.accounts})
+        if lacking:
+            raise SuiteUnsupported(suite, lacking)
+
+        async def begin(handle: EncryptedRoom) -> None:
+            await handle.membership.let_into_room(candidates)
+            packages = [package.key_package for package in candidates.packages.values()]
+            draft = handle.group.draft_branch(source.group, policy, packages, self._context.now)
+            await handle.worker.committer.send_creation(draft)
+            await handle.worker.progress.until_created()
+
+        return await self._begin_group(bare, policy, suite, lambda muc, again: muc.create(name, again=again), begin)
 
     # --- being let in --------------------------------------------------------------------------
 
     async def join(self, room: str, after: str | None, external: bool) -> EncryptedRoom:
         """See :meth:`MLS.join`."""
-        await self._plugin.ready()
         handle = await self.follow(_bare(room), after)
         if external and not handle.is_member:
-            await handle.worker.rejoiner.enter()
+            await handle.worker.rejoiner.join_externally()
         elif not handle.is_member:
             handle.worker.rejoiner.by_hand()
         await handle.wait_joined()
@@ -232,12 +278,12 @@ class Rooms:
                     await handle.worker.read_from(after)
                 return handle
             if not handle.is_member:
-                handle.session.expect_welcome(after)
+                handle.group.expect_welcome(after)
             try:
                 await handle.worker.start()
             except DeliveryError:
                 if not handle.is_member:
-                    handle.session.stop_waiting()
+                    handle.group.stop_waiting()
                     del self._rooms[room]
                 raise
             return handle
@@ -249,7 +295,7 @@ class Rooms:
         """
         handle = self._handle(room)
         if not handle.is_member and not handle.worker.running:
-            handle.session.expect_welcome(after)
+            handle.group.expect_welcome(after)
 
 
 def _bare(room: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..client import Incoming, Outgoing
@@ -29,11 +29,13 @@ class FakeRoom:
 
     :ivar jid: the room's bare JID
     :ivar in_flight: what has been sent and is not in the room yet, oldest first
+    :ivar on_delivery: called whenever a stanza has come into the room
     """
 
     def __init__(self, jid: str = "coven@rooms.example") -> None:
         self.jid = jid
         self.in_flight: list[InFlight] = []
+        self.on_delivery: list[Callable[[], None]] = []
         self._count = 0
         self._expired = 0
         self._views: list[list[Incoming]] = [[]]
@@ -69,6 +71,8 @@ class FakeRoom:
         for number, view in enumerate(self._views):
             if to is None or to == number:
                 view.append(incoming)
+        for told in self.on_delivery:
+            told()
         return archive_id
 
     def deliver_all(self) -> None:

@@ -11,8 +11,7 @@ from slixmpp import ClientXMPP
 
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.plugin import MLS
-from slixmpp_mls.rooms.content import EncryptedMessage
-from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
+from slixmpp_mls.rooms.encrypted_room import EncryptedMessage, EncryptedRoom
 from slixmpp_mls.store import MemoryStore
 from tests.plugins import mls_of
 
@@ -81,4 +80,4 @@ class Witness:
     async def forget(self, room: str) -> None:
         """Go out, to make room for others."""
         if (group := self.mls.groups.get(room)) is not None:
-            await self.mls.forget(group)
+            await self.mls.rooms.forget(group)

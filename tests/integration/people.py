@@ -329,8 +329,8 @@ def envelope(text: str, sender: str, room: str, *, extra: str = "", head: str = 
 async def send_octets(person: Person, data: bytes, room: str | None = None) -> Outgoing:
     """Encrypt anything at all and send it: what a member with other software can do."""
     handle = person.room(room)
-    outgoing = handle.session.compose(data)
-    await handle.worker.transmit(outgoing)
+    outgoing = handle.group.compose(data)
+    await handle.worker.transmitter.transmit(outgoing)
     return outgoing
 
 

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from slixmpp_mls.devserver import DevServer, Federation, Line, Prosody
-from slixmpp_mls.rooms.engine import retransmission
+from slixmpp_mls.rooms.engine import transmitter
 
 from ..conftest import SERVERS, in_own_loop, unavailable_means_skip, unique
 from .people import Cast, Person, all_agree
@@ -161,7 +161,7 @@ async def test_the_link_breaks_in_the_middle_of_a_race(pair: Pair, cast: Cast, b
 
 async def test_what_was_on_its_way_when_the_link_broke(pair: Pair, cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some servers tell nobody.  A reflection that does not come is noticed, and the rest by asking after a silence."""
-    monkeypatch.setattr(retransmission, "PATIENCE", 2.0)
+    monkeypatch.setattr(transmitter, "REFLECTION_OVERDUE", 2.0)
     _, alice, bob, beth = await meet(cast, pair)
     pair.line.stall()
     for number in range(3):

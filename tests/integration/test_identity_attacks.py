@@ -79,8 +79,8 @@ async def force(person: Person, *proposals: AnyProposal) -> None:
     """A Commit that the policy may forbid, put into the room all the same."""
     with careless(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(Sending, "_opens_door", lambda *arguments: False)  # that would read the policy to come
-        outgoing = commit_against_policy(person.room().session, proposals, person.mls.now)
-    await person.room().worker.transmit(outgoing)
+        outgoing = commit_against_policy(person.room().group, proposals, person.mls.now)
+    await person.room().worker.transmitter.transmit(outgoing)
 
 
 async def all_refuse(offender: Person, others: list[Person], *proposals: AnyProposal) -> list[PeerError]:
@@ -133,16 +133,16 @@ async def test_a_self_made_administrator_is_ignored_by_everybody(server: DevServ
         replace(policy, administrators=(*policy.administrators, bob.account)),
         replace(policy, may_change_policy=Right.MEMBERS, may_remove=Right.MEMBERS),
     ):
-        extensions = own.replaced_in(bob.room().session.group.context.extensions)
+        extensions = own.replaced_in(bob.room().group.group.context.extensions)
         errors = await all_refuse(bob, [alice, carol], GroupContextExtensions(extensions))
         assert rules(errors) == {"change-policy"}
-    victim = bob.room().session.roster.leaves_of(carol.account)[0]
+    victim = bob.room().group.roster.leaves_of(carol.account)[0]
     assert rules(await all_refuse(bob, [alice, carol], Remove(victim))) == {"remove"}
     # Nor does he close the group, for one with a policy of his own (RFC 9420 11.2).
     errors = await all_refuse(bob, [alice, carol], reinit_with(RoomPolicy(policy.room, (bob.account,)).extension()))
     assert rules(errors) == {"change-policy"}
     # What he gives himself does not even count for what else is in the same Commit.
-    extensions = RoomPolicy(policy.room, (bob.account,)).replaced_in(bob.room().session.group.context.extensions)
+    extensions = RoomPolicy(policy.room, (bob.account,)).replaced_in(bob.room().group.group.context.extensions)
     errors = await all_refuse(bob, [alice, carol], GroupContextExtensions(extensions), Remove(victim))
     assert rules(errors) <= {"change-policy", "remove"}
 
@@ -225,7 +225,7 @@ async def test_a_welcome_to_a_group_whose_policy_can_not_be_read(server: DevServ
     room, (alice,) = await cast.meet(server, "alice")
     bob = await cast.person(server, "bob", key_packages=1)
     mallory = await occupant(cast, server, room, alice)
-    await alice.room().delivery.affiliations.grant_membership([bob.account])
+    await alice.room().muc.affiliations.grant_membership([bob.account])
     package = await key_package_of(mallory, bob.account)
     expected: dict[str, tuple[type[PeerError], str]] = {
         "none": (InvalidError, "no policy"),
@@ -259,10 +259,10 @@ async def test_a_commit_that_somebody_makes_up_keeps_nobody_out(server: DevServe
     room, (alice,) = await cast.meet(server, "alice")
     bob = await cast.person(server, "bob")
     mallory = await occupant(cast, server, room, alice)
-    await alice.room().delivery.affiliations.grant_membership([bob.account])
+    await alice.room().muc.affiliations.grant_membership([bob.account])
     joining = asyncio.create_task(bob.mls.join(room))
     await bob.next("mls_entered")
-    group = alice.room().session.group
+    group = alice.room().group.group
     false = elements.Commit(group.group_id, group.epoch, b"garbage")
     await mallory.post([false.to_stdlib(), Element("{urn:xmpp:hints}store")], room)
     await alice.next("mls_rejected")
@@ -281,7 +281,7 @@ async def test_a_member_brings_in_a_device_in_somebody_elses_name(server: DevSer
     await members_may_add(alice, bob, carol)
     genuine = next(m for m in alice.room().members if m.account == carol.account).signature_key
     ghost = made_up(carol.account)
-    await bob.room().worker.commit(lambda: [Add(ghost)])
+    await bob.room().worker.committer.commit(lambda: [Add(ghost)])
     for person in (alice, carol):
         doubted = await person.next("mls_doubted")
         assert doubted.member.account == carol.account
@@ -292,7 +292,7 @@ async def test_a_member_brings_in_a_device_in_somebody_elses_name(server: DevSer
             await person.say("What, can the devil speak true?")
     for person in (alice, carol):
         person.reconfigure(denied_members=DeniedMembers.REMOVE)
-    await alice.room().worker.vigilance.act()
+    await alice.room().worker.checks.act()
     await alice.until(lambda: len(alice.room().members) == 3)
     await all_agree(*people)
     for person in people:
@@ -314,7 +314,7 @@ async def test_a_second_leaf_for_a_device_that_is_there_is_ignored(server: DevSe
     assert rules(await all_refuse(bob, [alice, carol], Add(twin))) == {"one-leaf"}
     twins = [Add(made_up(carol.account, "lute")) for _ in range(2)]
     assert rules(await all_refuse(bob, [alice, carol], *twins)) == {"one-leaf"}
-    victim = bob.room().session.roster.leaves_of(carol.account)[0]
+    victim = bob.room().group.roster.leaves_of(carol.account)[0]
     assert rules(await all_refuse(bob, [alice, carol], Remove(victim), Add(twin))) == {"remove"}
     assert len(alice.room().members) == 3
     await everybody_talks(*people)
@@ -326,7 +326,7 @@ async def test_a_false_key_for_a_device_that_is_not_there_yet(server: DevServer,
     carol = await cast.person(server, "carol")
     await members_may_add(alice, bob)
     false = made_up(carol.account, carol.mls.device_id)
-    await bob.room().worker.commit(lambda: [Add(false)])
+    await bob.room().worker.committer.commit(lambda: [Add(false)])
     doubted = await alice.next("mls_doubted")
     assert (doubted.member.device, doubted.doubt.reason) == (carol.mls.device_id, "other-key")
     assert not doubted.doubt.lapsed

@@ -80,7 +80,7 @@ class People:
     async def room(self, mls: MLS) -> EncryptedRoom:
         """A new room, which believes at first that a Commit with a Welcome does not fit, and then that it does."""
         group = await mls.create(f"{unique('coven')}@{self.server.rooms}")
-        draft_commit, fresh = group.session.draft_commit, False
+        draft_commit, fresh = group.group.draft_commit, False
 
         def draft(*arguments: Any, **options: Any) -> CommitDraft:
             nonlocal fresh
@@ -94,8 +94,8 @@ class People:
                 fresh = fresh and "group-info" in names
                 raise StanzaTooLarge(300_000, MAX_STANZA)
 
-        group.session.draft_commit = draft  # type: ignore[method-assign]
-        group.worker.check_size = check_size  # type: ignore[method-assign]
+        group.group.draft_commit = draft  # type: ignore[method-assign]
+        group.worker.parts.fits = check_size  # type: ignore[method-assign]
         return group
 
     async def joined(self, mls: MLS, room: str) -> EncryptedRoom:
@@ -186,7 +186,7 @@ async def test_eight_hundred_devices(people: People) -> None:
     assert len(group.members) == ACCOUNTS * DEVICES + 1
     # Split well: hardly more Commits than the octets of their Adds ask for.
     assert group.epoch <= 4
-    tree = len(group.session.group.tree.encode())
+    tree = len(group.group.group.tree.encode())
     assert tree * 4 / 3 > MAX_STANZA, "the ratchet tree would fit into a stanza: this test shows nothing"
 
     uploads = client.uploads
@@ -336,19 +336,19 @@ async def test_no_place_for_a_large_tree(people: People, monkeypatch: pytest.Mon
     with pytest.raises(StanzaTooLarge) as caught:
         await group.add(bob.xmpp.boundjid.bare)
     assert isinstance(caught.value.__cause__, NoUploadService)
-    assert not group.session.commit_waits
+    assert not group.group.commit_waits
 
     async def broken(data: bytes) -> BlobReference:
         raise TransferFailed("no space left", temporary=False)
 
-    doubtful = group.worker.check_size
-    group.worker.check_size = type(group.worker).check_size.__get__(group.worker)  # type: ignore[method-assign]
+    doubtful = group.worker.parts.fits
+    group.worker.parts.fits = type(group.worker).check_size.__get__(group.worker)  # type: ignore[method-assign]
     await group.add(bob.xmpp.boundjid.bare)  # it does fit: nothing has to be uploaded
     bobs = await people.joined(bob, group.room)
     _, carol = await people.come("carol")
     alice.uploads.put = broken  # type: ignore[method-assign]
-    group.worker.check_size = doubtful  # type: ignore[method-assign]
+    group.worker.parts.fits = doubtful  # type: ignore[method-assign]
     with pytest.raises(DeliveryError, match="no space left"):
         await group.add(carol.xmpp.boundjid.bare)
     assert group.epoch_authenticator == bobs.epoch_authenticator
-    assert not group.session.commit_waits
+    assert not group.group.commit_waits

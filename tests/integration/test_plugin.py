@@ -167,7 +167,7 @@ async def test_who_may_not_enter_is_told_so_and_nothing_is_left_behind(server: D
 
 async def test_a_destroyed_room_is_an_event_and_what_follows_an_error(server: DevServer, cast: Cast) -> None:
     _, (alice, bob) = await cast.meet(server, "alice", "bob")
-    await alice.room().delivery.destroy(reason="the end")
+    await alice.room().muc.destroy(reason="the end")
     lost = await bob.next("mls_room_lost")
     assert isinstance(lost, RoomLost)
     assert lost.reason == "destroyed"
@@ -185,7 +185,7 @@ async def test_who_waits_for_a_commit_hears_of_the_rooms_end(prosody: DevServer,
     updating = asyncio.create_task(bob.room().update())
     sent = asyncio.create_task(bob.say("never to be heard"))
     await asyncio.sleep(0.1)
-    await alice.room().delivery.destroy()
+    await alice.room().muc.destroy()
     await bob.next("mls_room_lost")
     with pytest.raises(RoomLost):
         await asyncio.wait_for(updating, SECONDS)
@@ -276,7 +276,7 @@ async def test_who_can_not_be_added_is_named_and_the_others_are_added(server: De
     for account, reason in reasons.items():
         assert re.search(reason, result.failed[account]), (account, result.failed[account])
     # Who is not added is not let into the room either.
-    assert {jid.bare for jid in await group.delivery.affiliations.all()} == {alice.account, bob.account}
+    assert {jid.bare for jid in await group.muc.affiliations.all()} == {alice.account, bob.account}
     await bob.joined(group.room)
     assert not (await group.add(bob.account)).added
     assert (await group.add(bob.account)).failed == {bob.account: "all of its devices are in the group"}
@@ -310,12 +310,12 @@ async def test_who_may_not_add_is_told_so_and_nothing_has_changed(prosody: DevSe
     room, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     carol = await cast.person(prosody, "carol")
     # By the group's policy, whatever the room allows: the room is not touched.
-    await alice.room().delivery.affiliations.set(bob.account, "admin")
+    await alice.room().muc.affiliations.set(bob.account, "admin")
     with pytest.raises(NotPermitted, match="policy"):
         await bob.room().add(carol.account)
-    assert JID(carol.account) not in await alice.room().delivery.affiliations.all()
+    assert JID(carol.account) not in await alice.room().muc.affiliations.all()
     # By the room, whatever the policy allows.
-    await alice.room().delivery.affiliations.set(bob.account, "member")
+    await alice.room().muc.affiliations.set(bob.account, "member")
     await alice.room().set_policy(RoomPolicy(room, (alice.account,), may_add=Right.MEMBERS))
     await all_agree(alice, bob, epoch=2)
     with pytest.raises(NotPermitted, match="admin"):
@@ -323,7 +323,7 @@ async def test_who_may_not_add_is_told_so_and_nothing_has_changed(prosody: DevSe
     assert agree(alice, bob)
     assert bob.room().epoch == 2
     # Whom an admin has let into the room, a member may add.
-    await alice.room().delivery.affiliations.grant_membership([carol.account])
+    await alice.room().muc.affiliations.grant_membership([carol.account])
     assert [member.account for member in (await bob.room().add(carol.account)).added] == [carol.account]
     await carol.joined(room)
     await all_agree(alice, bob, carol)
@@ -337,7 +337,7 @@ async def test_who_may_not_add_is_told_so_and_nothing_has_changed(prosody: DevSe
 async def test_who_is_banned_from_the_room_is_not_added(prosody: DevServer, cast: Cast) -> None:
     room, (alice,) = await cast.meet(prosody, "alice")
     bob, carol = await cast.person(prosody, "bob"), await cast.person(prosody, "carol")
-    await alice.room().delivery.affiliations.set(bob.account, "outcast")
+    await alice.room().muc.affiliations.set(bob.account, "outcast")
     result = await alice.room().add(bob.account, carol.account)
     assert [member.account for member in result.added] == [carol.account]
     assert "banned" in result.failed[bob.account]
@@ -463,7 +463,7 @@ async def test_who_is_removed_while_away_finds_out_and_may_be_added_again(server
 async def test_who_loses_the_room_loses_the_group(prosody: DevServer, cast: Cast) -> None:
     """A ban in the room becomes a Remove by a member that may."""
     _, (alice, bob, carol) = await cast.meet(prosody, "alice", "bob", "carol")
-    await alice.room().delivery.affiliations.set(bob.account, "outcast")
+    await alice.room().muc.affiliations.set(bob.account, "outcast")
     event = await carol.next("mls_affiliation_changed")
     assert (event.jid, event.affiliation) == (JID(bob.account), "outcast")
     await alice.until(lambda: bob.account not in alice.room().accounts)
@@ -474,9 +474,9 @@ async def test_who_loses_the_room_loses_the_group(prosody: DevServer, cast: Cast
 async def test_who_was_shut_out_behind_everybodys_back_loses_the_group(server: DevServer, cast: Cast) -> None:
     """Nobody with the right to remove was there to see it; the room's lists tell."""
     _, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol")
-    await alice.room().delivery.affiliations.set(carol.account, "admin")  # of the room, not of the group
+    await alice.room().muc.affiliations.set(carol.account, "admin")  # of the room, not of the group
     await alice.log_out()
-    await carol.room().delivery.affiliations.set(bob.account, "none")
+    await carol.room().muc.affiliations.set(bob.account, "none")
     assert bob.account in carol.room().accounts
     await alice.connect()
     differ = await alice.next("mls_affiliations_differ")

@@ -50,7 +50,7 @@ def element(name: str, group: bytes, epoch: int, data: bytes | str) -> Element:
 async def occupant(cast: Cast, server: DevServer, room: str, host: Person, name: str = "mallory") -> Person:
     """Somebody who is in the room and not in the group."""
     mallory = await cast.person(server, name)
-    await host.room(room).delivery.affiliations.grant_membership([mallory.account])
+    await host.room(room).muc.affiliations.grant_membership([mallory.account])
     await mallory.client.plugin["xep_0045"].join_muc_wait(JID(room), name, maxstanzas=0, timeout=10)
     return mallory
 
@@ -68,8 +68,8 @@ def other_group(room: str, account: str, group_id: bytes | None = None) -> RoomG
 def hostile(alice: Person, mallory: Person, room: str) -> list[tuple[str, list[Element], type[PeerError] | str]]:
     """What mallory posts, and how it is to be refused: an error, or the reason why it can not be read."""
     group = alice.room()
-    group_id, epoch = group.session.group.group_id, group.epoch
-    genuine = next(p for p in group.session.compose(envelope("genuine", alice.account, room)).payloads).data
+    group_id, epoch = group.group.group.group_id, group.epoch
+    genuine = next(p for p in group.group.compose(envelope("genuine", alice.account, room)).payloads).data
     future = bytearray(genuine)
     # MLSMessage: version (2), wire format (2); PrivateMessage: group id (1 + 32), epoch (8), content type (1) ...
     place = 4 + 1 + len(group_id)
@@ -179,8 +179,8 @@ async def test_a_stanza_posted_again_is_a_replay(server: DevServer, cast: Cast) 
     room, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol")
     mallory = await occupant(cast, server, room, alice)
     data = envelope(cast.secret("murder sleep"), alice.account, room)
-    outgoing = alice.room().session.compose(data)
-    await alice.room().worker.transmit(outgoing)
+    outgoing = alice.room().group.compose(data)
+    await alice.room().worker.transmitter.transmit(outgoing)
     await bob.hears("murder sleep")
     for thief in (mallory, carol):
         before = len(bob.got("mls_rejected"))
@@ -205,7 +205,7 @@ async def test_a_stanza_posted_again_is_a_replay(server: DevServer, cast: Cast) 
 async def test_a_welcome_for_somebody_else_is_passed_over(prosody: DevServer, cast: Cast) -> None:
     room, (alice,) = await cast.meet(prosody, "alice")
     bob, carol = await cast.person(prosody, "bob"), await cast.person(prosody, "carol")
-    await alice.room().delivery.affiliations.grant_membership([carol.account])
+    await alice.room().muc.affiliations.grant_membership([carol.account])
     waiting = asyncio.create_task(carol.mls.join(room))
     await alice.room().add(bob.account)
     await bob.joined(room)
@@ -255,9 +255,9 @@ async def test_the_room_refuses_a_message(prosody: DevServer, cast: Cast) -> Non
     room, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     await reconfigure(alice.client, JID(room), {"muc#roomconfig_moderatedroom": "1"})
     await bob.until(lambda: any(isinstance(e, Reconfigured) for e in bob.got("mls_room_event")))
-    nick = bob.room().delivery.nick
+    nick = bob.room().muc.nick
     await alice.client.plugin["xep_0045"].set_role(JID(room), nick, "visitor")
-    await bob.until(lambda: bob.room().delivery.occupants[nick].role == "visitor")
+    await bob.until(lambda: bob.room().muc.occupants[nick].role == "visitor")
     sent = await bob.say("hear me, hear me")
     with pytest.raises(DeliveryError, match="forbidden"):
         await asyncio.wait_for(sent.confirmed, SECONDS)
@@ -267,7 +267,7 @@ async def test_the_room_refuses_a_message(prosody: DevServer, cast: Cast) -> Non
         await asyncio.wait_for(bob.room().update(), SECONDS)
     assert bob.got("mls_commit_lost")
     await alice.client.plugin["xep_0045"].set_role(JID(room), nick, "participant")
-    await bob.until(lambda: bob.room().delivery.occupants[nick].role == "participant")
+    await bob.until(lambda: bob.room().muc.occupants[nick].role == "participant")
     await bob.say("at last I am heard")
     await alice.hears("at last I am heard")
     await bob.room().update()

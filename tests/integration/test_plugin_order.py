@@ -59,7 +59,7 @@ async def test_two_add_the_same_person_at_once(prosody: DevServer, cast: Cast) -
     await alice.room().set_policy(RoomPolicy(room, (alice.account,), may_add=Right.MEMBERS))
     await all_agree(alice, bob, epoch=2)
     carol = await cast.person(prosody, "carol")
-    await alice.room().delivery.affiliations.grant_membership([carol.account])
+    await alice.room().muc.affiliations.grant_membership([carol.account])
     results = await asyncio.gather(alice.room().add(carol.account), bob.room().add(carol.account))
     assert sorted(len(result.added) for result in results) == [0, 1]
     assert all(not result.failed for result in results)

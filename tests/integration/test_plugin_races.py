@@ -48,7 +48,7 @@ async def test_what_has_become_superfluous_is_dropped(server: DevServer, cast: C
     others = [person for person in people if person is not frank]
     await all_agree(*people, epoch=2)
     guest = await cast.person(server, "guest")
-    await alice.room().delivery.affiliations.grant_membership([guest.account])
+    await alice.room().muc.affiliations.grant_membership([guest.account])
     async with asyncio.timeout(60):
         added = await asyncio.gather(*(person.room().add(guest.account) for person in others))
         removed = await asyncio.gather(*(person.room().remove(frank.account) for person in others))

@@ -15,8 +15,7 @@ import pytest
 from slixmpp_mls.client.storage.records import OutboxKind, RoomRecord
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import RoomLost, StoreError, StoreFull, UsageError
-from slixmpp_mls.rooms.content import EncryptedMessage
-from slixmpp_mls.rooms.encrypted_room import SentMessage
+from slixmpp_mls.rooms.encrypted_room import EncryptedMessage, SentMessage
 from slixmpp_mls.store import MemoryStore, SQLiteStore, Transaction
 
 from ..conftest import unique
@@ -122,7 +121,7 @@ async def test_what_the_handlers_have_not_finished_comes_again(server: DevServer
         await alice.say(text)
     await bob.hears("slow and fourth")
     await bob.until(lambda: finished == ["quick and first", "quick and third"])
-    await bob.until(lambda: len(bob.room().session.not_handed_over()) == 2)  # although nothing else is written
+    await bob.until(lambda: len(bob.room().group.not_handed_over()) == 2)  # although nothing else is written
     firsts = {message.body: message for message in bob.got("mls_message")}
     bob.crash()
     await alice.room().remove(bob.account)  # what has been read stays his
@@ -173,7 +172,7 @@ async def test_the_same_message_sent_twice_is_one(server: DevServer, cast: Cast)
 
 
 def waiting_commits(person: Person) -> list[bytes]:
-    return [record.message for _, record in person.room().session.room_state.outbox if record.kind is OutboxKind.COMMIT]
+    return [record.message for _, record in person.room().group.room_state.outbox if record.kind is OutboxKind.COMMIT]
 
 
 async def test_a_commit_that_was_stored_and_not_sent(prosody: DevServer, cast: Cast) -> None:
@@ -251,14 +250,14 @@ async def test_what_follows_a_commit_is_done_after_a_restart(server: DevServer, 
     adding = asyncio.create_task(alice.room().add(carol.account))
     await bob.until(lambda: bob.room().epoch == 2)
     await alice.until(lambda: alice.client.swallowed)
-    assert alice.room().session.post_commit_actions
+    assert alice.room().group.post_commit_actions
     alice.crash()
     await asyncio.gather(adding, return_exceptions=True)
     assert not carol.got("mls_invited")
     await alice.connect()
     await carol.joined(room)
     await all_agree(alice, bob, carol, epoch=2)
-    await alice.until(lambda: not alice.room().session.post_commit_actions)
+    await alice.until(lambda: not alice.room().group.post_commit_actions)
 
     alice.client.swallowing = "affiliation="  # a question, or what is to be set
     removing = asyncio.create_task(alice.room().remove(bob.account))
@@ -268,8 +267,8 @@ async def test_what_follows_a_commit_is_done_after_a_restart(server: DevServer, 
     await asyncio.gather(removing, return_exceptions=True)
     await alice.connect()
     await bob.next("mls_room_lost")
-    await alice.until(lambda: not alice.room().session.post_commit_actions)
-    listed = await alice.room().delivery.affiliations.all()
+    await alice.until(lambda: not alice.room().group.post_commit_actions)
+    listed = await alice.room().muc.affiliations.all()
     assert sorted(map(str, listed)) == sorted([alice.account, carol.account])
     await all_agree(alice, carol, epoch=3)
 
@@ -304,7 +303,7 @@ async def test_making_a_room_goes_on_after_a_restart(server: DevServer, cast: Ca
         await alice.connect()
         assert room not in alice.mls.groups
         group = await alice.mls.create(room)
-        assert (group.accounts, await group.delivery.check()) == ([alice.account], ())
+        assert (group.accounts, await group.muc.check()) == ([alice.account], ())
         # What is there already is nobody's to make again, not even the maker's.
         await alice.room().leave()
         with pytest.raises(UsageError, match="exists already"):
@@ -325,7 +324,7 @@ async def test_a_room_that_somebody_else_has_made_meanwhile(prosody: DevServer, 
     await alice.connect()
     with pytest.raises(UsageError, match="exists already"):
         await alice.mls.create(room)
-    await group.delivery.affiliations.grant_membership([alice.account])
+    await group.muc.affiliations.grant_membership([alice.account])
     with pytest.raises(UsageError, match="exists already"):
         await alice.mls.create(room)
     await group.add(alice.account)
@@ -347,7 +346,7 @@ async def test_an_invitation_that_was_read_is_followed_after_a_restart(prosody: 
 async def test_a_room_destroyed_while_away(prosody: DevServer, cast: Cast) -> None:
     _, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     await bob.log_out()
-    await alice.room().delivery.destroy()
+    await alice.room().muc.destroy()
     await bob.connect()  # and is ready, in spite of it
     lost = await bob.next("mls_room_lost")
     assert isinstance(lost, RoomLost)
@@ -441,7 +440,7 @@ async def test_a_store_that_can_not_be_read_delays_a_welcome(prosody: DevServer,
     store = bob.config["store"] = Stubborn(bob.account)
     await bob.connect()
     room = alice.room().room
-    await alice.room().delivery.affiliations.grant_membership([bob.account])
+    await alice.room().muc.affiliations.grant_membership([bob.account])
     joining = asyncio.create_task(bob.mls.join(room))
     await bob.until(lambda: room in bob.mls.groups and bob.room().live)
     store.refusing = True

@@ -79,9 +79,9 @@ async def test_a_room_that_waits_for_an_upload_holds_up_no_other(prosody: DevSer
 
     def narrow(found: Any) -> None:
         if next(too_large, False):
-            raise StanzaTooLarge(worker.delivery.limit + 1, worker.delivery.limit)
+            raise StanzaTooLarge(worker.muc.limit + 1, worker.muc.limit)
 
-    worker.check_size = narrow  # type: ignore[method-assign]
+    worker.parts.fits = narrow  # type: ignore[method-assign]
     adding = asyncio.create_task(alice.room(stuck).add(carol.account))
     async with asyncio.timeout(SECONDS):
         await begun.wait()
@@ -99,7 +99,7 @@ async def test_a_room_that_waits_for_an_upload_holds_up_no_other(prosody: DevSer
 async def test_a_room_that_does_not_answer_holds_up_no_other_at_the_start(
     prosody: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "PATIENCE", 0.5)
+    monkeypatch.setattr(registry, "ENTERING_PATIENCE", 0.5)
     (busy, stuck), alice, bob = await two_rooms(prosody, cast)
     await bob.log_out()
     await alice.say("welcome back here", busy)

@@ -236,7 +236,7 @@ async def test_a_stranger_in_the_room_is_reported_and_not_let_in(server: DevServ
     """Whom the room lets in, or its server, does not get into the group by asking."""
     room, (alice, bob) = await cast.meet(server, "alice", "bob")
     mallory = await cast.person(server, "mallory")
-    await alice.room().delivery.affiliations.grant_membership([mallory.account])
+    await alice.room().muc.affiliations.grant_membership([mallory.account])
     waiting = asyncio.create_task(mallory.mls.join(room))
     await bob.room().update()  # by now, mallory knows the group's id and epoch from the archive
     request = await alice.next("mls_join_requested")
@@ -253,7 +253,7 @@ async def test_a_stranger_in_the_room_is_reported_and_not_let_in(server: DevServ
 
 async def test_who_comes_back_over_and_over_must_wait(prosody: DevServer, cast: Cast) -> None:
     _, (alice, bob) = await cast.meet(prosody, "alice", "bob")
-    session = bob.room().session
+    session = bob.room().group
     for _ in range(LIMIT):
         put_outside(session, attempts=0, not_before=0)  # software that keeps no pace
         await asyncio.wait_for(bob.room().rejoin(), PATIENCE)
@@ -277,26 +277,26 @@ async def test_our_own_pace_is_kept(prosody: DevServer, cast: Cast) -> None:
     room, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     await asyncio.wait_for(bob.room().rejoin(), PATIENCE)
     await all_agree(alice, bob)
-    before = bob.room().session.room_state.outside
+    before = bob.room().group.room_state.outside
     assert before.attempts == 1
     await bob.log_out()
     await bob.connect()
     await bob.joined(room)
-    assert bob.room().session.room_state.outside == before
+    assert bob.room().group.room_state.outside == before
     await asyncio.wait_for(bob.room().rejoin(), PATIENCE)
     first, second = bob.got("mls_rejoining")
     assert (first.attempt, second.attempt) == (1, 2)
-    after = bob.room().session.room_state.outside
+    after = bob.room().group.room_state.outside
     assert after.asked >= before.not_before
 
 
 async def test_a_room_with_a_group_is_not_adopted(server: DevServer, cast: Cast) -> None:
     room, (alice, bob) = await cast.meet(server, "alice", "bob")
     carol = await cast.person(server, "carol")
-    await alice.room().delivery.affiliations.grant_membership([carol.account])
+    await alice.room().muc.affiliations.grant_membership([carol.account])
     with pytest.raises(GroupExists) as caught:
         await carol.mls.adopt(room)
-    assert caught.value.group_id == alice.room().session.group.group_id
+    assert caught.value.group_id == alice.room().group.group.group_id
     assert carol.mls.groups == {}
     await alice.say("still ours")
     await bob.hears("still ours")
@@ -324,12 +324,12 @@ async def test_an_invitation_is_read_from_where_it_says(prosody: DevServer, cast
     """A Commit that meant nothing stood in the way of the Welcome: the invitation's place comes after it."""
     room, (alice,) = await cast.meet(prosody, "alice")
     bob = await cast.person(prosody, "bob", rejoin="by hand", accept_invitation=lambda invitation: False)
-    await alice.room().delivery.affiliations.grant_membership([bob.account])
+    await alice.room().muc.affiliations.grant_membership([bob.account])
     await bob.mls.rooms.follow(room, None)
     await bob.until(lambda: bob.room(room).live)
     # An occupant's Commit for the epoch that alice's will end, worth nothing to members.
-    lost = alice.room().session.draft_commit([], alice.mls.now)
-    bundle = alice.room().session.group.finish_commit(lost)
+    lost = alice.room().group.draft_commit([], alice.mls.now)
+    bundle = alice.room().group.group.finish_commit(lost)
     garbage = bytearray(bundle.commit)
     garbage[-1] ^= 1
     await bob.post(commit_element(alice, bytes(garbage)), room)
@@ -345,7 +345,7 @@ async def test_an_invitation_is_read_from_where_it_says(prosody: DevServer, cast
 
 
 def commit_element(person: Person, data: bytes) -> list[Any]:
-    group = person.room().session.group
+    group = person.room().group.group
     return [Commit(group.group_id, group.epoch, data).to_stdlib(), Element("{urn:xmpp:hints}store")]
 
 
@@ -409,7 +409,7 @@ async def test_a_second_device_joins_by_itself(server: DevServer, cast: Cast) ->
 async def test_a_stranger_can_not_let_itself_in(prosody: DevServer, cast: Cast) -> None:
     room, (alice, _) = await cast.meet(prosody, "alice", "bob")
     mallory = await cast.person(prosody, "mallory", rejoin="by hand")
-    await alice.room().delivery.affiliations.grant_membership([mallory.account])
+    await alice.room().muc.affiliations.grant_membership([mallory.account])
     with pytest.raises(NotPermitted):
         await asyncio.wait_for(mallory.mls.join(room, external=True), PATIENCE)
     assert alice.room().epoch == 1

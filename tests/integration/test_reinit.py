@@ -22,7 +22,7 @@ SUITES: dict[str, Any] = {"cipher_suites": (1, 2, 3)}
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reinit, "PATIENCE", 0.3)
+    monkeypatch.setattr(reinit, "OTHERS_CREATE_AFTER", 0.3)
 
 
 def check_suite(suite: int, *people: Person) -> None:
@@ -150,13 +150,13 @@ async def test_a_member_whose_key_packages_are_gone_delays_it(prosody: DevServer
     async def vanish() -> None:
         await bob.mls.directory.retract_many(list(kept))
 
-    original = alice.mls.group(room).worker.commit
+    original = alice.mls.group(room).worker.committer.commit
 
     async def commit(*args: Any, **options: Any) -> Any:
         await vanish()
         return await original(*args, **options)
 
-    alice.mls.group(room).worker.commit = commit  # type: ignore[method-assign]
+    alice.mls.group(room).worker.committer.commit = commit  # type: ignore[method-assign]
     asking = asyncio.ensure_future(alice.room().reinit(2))
     delayed = await alice.next("mls_continuation_delayed")
     assert delayed.lacking == (f"{bob.account}/{bob.mls.device_id}",)
@@ -214,7 +214,7 @@ async def test_a_creation_whose_tree_does_not_fit_has_it_uploaded(
         places.append(await put(data))
         return places[-1]
 
-    monkeypatch.setattr(worker, "check_size", check_size)
+    monkeypatch.setattr(worker.parts, "fits", check_size)
     monkeypatch.setattr(uploads, "put", counted)
     carol.crash()
     async with asyncio.timeout(SECONDS):
@@ -237,7 +237,7 @@ async def test_a_creation_that_would_never_fit_is_not_begun(
         raise StanzaTooLarge(300_000, 240_000)
 
     with monkeypatch.context() as patched:
-        patched.setattr(alice.room().worker, "check_size", check_size)
+        patched.setattr(alice.room().worker.parts, "fits", check_size)
         with pytest.raises(StanzaTooLarge):
             await alice.room().reinit(2)
     await alice.say("nothing has happened")

@@ -98,8 +98,8 @@ async def test_a_group_that_can_not_be_reached_is_moved_when_it_can(
     await (await bob.mls.create(other)).add(alice.account)
     away = await alice.joined(other)
     old = alice.mls.fingerprint
-    await away.delivery.leave()  # out of the room, and nothing brings it back but us
-    away.worker.live.clear()
+    await away.muc.leave()  # out of the room, and nothing brings it back but us
+    away.worker.progress.live.clear()
     done = await alice.mls.rotate_key()
     new = alice.mls.fingerprint
     assert (done.moved, done.waiting, done.finished) == ((room,), (other,), False)

@@ -30,9 +30,9 @@ async def lose_room(person: Person, witness: Person) -> None:
         return None if lost else stanza
 
     person.client.add_filter("in", lose_goodbye)
-    room, nick = person.room().room, person.room().delivery.nick
+    room, nick = person.room().room, person.room().muc.nick
     person.client.make_presence(pto=JID(f"{room}/{nick}"), ptype="unavailable").send()
-    await witness.until(lambda: nick not in witness.room().delivery.occupants)
+    await witness.until(lambda: nick not in witness.room().muc.occupants)
     person.client.del_filter("in", lose_goodbye)
 
 
@@ -101,7 +101,7 @@ async def test_who_is_kicked_comes_back(server: DevServer, cast: Cast) -> None:
     room, (alice, bob) = await cast.meet(server, "alice", "bob")
     updating = asyncio.create_task(bob.room().update())
     for number in range(3):
-        await alice.client.plugin["xep_0045"].set_role(JID(room), bob.room().delivery.nick, "none")
+        await alice.client.plugin["xep_0045"].set_role(JID(room), bob.room().muc.nick, "none")
         await alice.say(f"out with him {number}")
         await bob.say(f"here I am again {number}")
         await bob.until(lambda number=number: len(bob.got("mls_interrupted")) > number)
@@ -187,7 +187,7 @@ async def test_a_stanza_that_gets_lost_is_noticed_by_what_follows(server: DevSer
 async def test_two_people_want_the_same_nickname(server: DevServer, cast: Cast) -> None:
     """XEP-0045 7.2.8: the second takes another one.  Who said what does not depend on it."""
     room, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol", nick="witch")
-    nicks = [person.room().delivery.nick for person in (alice, bob, carol)]
+    nicks = [person.room().muc.nick for person in (alice, bob, carol)]
     assert nicks[0] == "witch"
     assert len(set(nicks)) == 3
     assert all(nick.startswith("witch") for nick in nicks)
@@ -199,14 +199,14 @@ async def test_two_people_want_the_same_nickname(server: DevServer, cast: Cast) 
             assert message.body == f"said by {message.sender.account}"
     # Somebody else takes the nickname while its owner is away.
     mallory = await cast.person(server, "mallory")
-    await alice.room().delivery.affiliations.grant_membership([mallory.account])
+    await alice.room().muc.affiliations.grant_membership([mallory.account])
     await alice.log_out()
     await mallory.client.plugin["xep_0045"].join_muc_wait(JID(room), "witch", maxstanzas=0, timeout=10)
     await bob.say("they have taken thy name")
     await alice.connect()
     await alice.hears("they have taken thy name")
     await alice.until(lambda: alice.room().live)
-    assert alice.room().delivery.nick not in {"witch", *nicks}
+    assert alice.room().muc.nick not in {"witch", *nicks}
     await alice.say("I am who I am")
     await bob.hears("I am who I am")
     assert bob.got("mls_message")[-1].sender.account == alice.account
@@ -223,7 +223,7 @@ async def test_two_devices_of_one_account_in_one_room(server: DevServer, cast: C
     await tablet.hears("from the telephone")
     await tablet.say("from the tablet")
     await bob.hears("from the tablet")
-    nick = tablet.room().delivery.nick
+    nick = tablet.room().muc.nick
     await alice.client.plugin["xep_0045"].set_role(JID(room), nick, "none")
     await tablet.next("mls_interrupted")
     await alice.say("both of you")

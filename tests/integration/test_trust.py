@@ -167,7 +167,7 @@ async def test_distrust_goes_round_and_has_consequences(server: DevServer, cast:
     with pytest.raises(NotVouchedFor):  # whom people refuse has not lapsed
         await alice.say("Be bloody, bold, and resolute")
     alice.reconfigure(denied_members=DeniedMembers.REMOVE)  # as it is by default
-    await alice.room().worker.vigilance.look_again()
+    await alice.room().worker.checks.look_again()
     await tablet.next("mls_removed")
     await alice.say("Laugh to scorn the power of man")
     await bob.hears("Laugh to scorn the power of man")
@@ -183,7 +183,7 @@ async def test_a_substituted_device_list_can_not_change_a_verified_key(server: D
     false = SUITE.generate_signature_key().public
     await directory.issue(bob.mls.device.identity, {SUITE.signature_scheme: false})
     alice.mls._own_service._changed(bob.account)
-    await group.worker.vigilance.look_at_account(bob.account)
+    await group.worker.checks.look_at_account(bob.account)
     assert not group.doubts
     assert leaf.signature_key == genuine
     await alice.say("Is this a dagger")

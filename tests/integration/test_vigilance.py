@@ -137,6 +137,6 @@ async def test_a_retired_device_that_still_posts(server: DevServer, cast: Cast) 
 
     alice.reconfigure(grace=0)
     for _ in range(24):  # hours
-        await group.worker.vigilance.next_round()
+        await group.worker.checks.next_round()
     await bob.next("mls_removed")
     assert group.accounts == [alice.account]

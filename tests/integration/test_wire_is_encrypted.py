@@ -196,9 +196,9 @@ async def test_a_silently_lost_room(prosody: DevServer, cast: Cast) -> None:
         return None if lost else stanza
 
     bob.client.add_filter("in", lose_goodbye)
-    nick = bob.room().delivery.nick
+    nick = bob.room().muc.nick
     bob.client.make_presence(pto=JID(f"{room}/{nick}"), ptype="unavailable").send()
-    await alice.until(lambda: nick not in alice.room().delivery.occupants)
+    await alice.until(lambda: nick not in alice.room().muc.occupants)
     sent = await bob.say("can you hear me")
     await asyncio.wait_for(sent.confirmed, SECONDS)
     await alice.hears("can you hear me")

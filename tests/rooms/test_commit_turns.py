@@ -8,14 +8,14 @@ from itertools import pairwise
 import pytest
 
 from slixmpp_mls.rooms.engine import commit_turns
-from slixmpp_mls.rooms.engine.commit_turns import Turns, place
+from slixmpp_mls.rooms.engine.commit_turns import CommitTurns, place
 
 ROOM = "coven@rooms.example"
 
 
 async def test_losers_follow_each_other_in_the_rooms_order() -> None:
     losers = ["alice", "bob", "carol", "dave"]
-    views = {name: Turns() for name in losers}
+    views = {name: CommitTurns() for name in losers}
     order: list[str] = []
 
     async def lose(name: str) -> None:
@@ -39,7 +39,7 @@ async def test_losers_follow_each_other_in_the_rooms_order() -> None:
 
 async def test_who_does_not_take_its_turn_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit_turns, "_SHORTEST", 0.02)
-    view = Turns()
+    view = CommitTurns()
     waiting = asyncio.create_task(view.wait("ours", asyncio.get_running_loop().time()))
     view.lost(f"{ROOM}/gone", "theirs")
     view.lost(f"{ROOM}/slow", None)
@@ -51,7 +51,7 @@ async def test_who_does_not_take_its_turn_is_passed_over(monkeypatch: pytest.Mon
 
 
 async def test_who_loses_again_goes_to_the_end() -> None:
-    view = Turns()
+    view = CommitTurns()
     for name in ("alice", "we", "alice"):
         view.lost(f"{ROOM}/{name}", name)
     async with asyncio.timeout(10):
@@ -60,7 +60,7 @@ async def test_who_loses_again_goes_to_the_end() -> None:
 
 async def test_a_commit_that_never_came_by_is_made_anew_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit_turns, "_LONGEST", 0.02)
-    view = Turns()
+    view = CommitTurns()
     view.lost(f"{ROOM}/alice", "alice")
     async with asyncio.timeout(10):
         await view.wait("ours", asyncio.get_running_loop().time())
@@ -70,7 +70,7 @@ async def test_a_flood_of_late_commits_holds_nobody_up(monkeypatch: pytest.Monke
     """One occupant has one place, and there are not more than so many."""
     monkeypatch.setattr(commit_turns, "_LONGEST", 0.02)
     monkeypatch.setattr(commit_turns, "_SHORTEST", 0.01)
-    view = Turns()
+    view = CommitTurns()
     for number in range(1000):
         view.lost(f"{ROOM}/mallory", f"mallory-{number}")
     for number in range(1000):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from slixmpp import ClientXMPP
 
-from slixmpp_mls.rooms.engine.handler_dispatch import hand_over
+from slixmpp_mls.rooms.engine.handler_dispatch import dispatch
 
 
 class Application:
@@ -28,7 +28,7 @@ class Application:
         def done() -> None:
             self.done += 1
 
-        hand_over(self.xmpp, "said", data, done)
+        dispatch(self.xmpp, "said", data, done)
 
     async def waiting(self, data: Any) -> None:
         await self.gate.wait()

@@ -9,7 +9,7 @@ import pytest
 
 from slixmpp_mls.client import Outgoing
 from slixmpp_mls.errors import StanzaTooLarge, StoreFull
-from slixmpp_mls.rooms.engine.write_batching import WritingTogether
+from slixmpp_mls.rooms.engine.write_batching import WriteBatcher
 from slixmpp_mls.stanza import RoomElement
 from slixmpp_mls.testing import FaultyStore, Participant, World
 
@@ -34,24 +34,24 @@ def saying(alice: Participant, text: bytes, limit: int = 10_000) -> Callable[[],
 
 async def test_what_is_sent_at_once_is_written_at_once_and_in_order() -> None:
     world, alice, bob, store = on_a_counted_disk()
-    writing = WritingTogether(alice.session)
+    batcher = WriteBatcher(alice.session)
     before = store.commits
     texts = [b"%d" % number for number in range(20)]
-    made = await asyncio.gather(*(writing.do(saying(alice, text)) for text in texts))
+    made = await asyncio.gather(*(batcher.do(saying(alice, text)) for text in texts))
     assert store.commits == before + 1
     for outgoing in made:
         alice.post(outgoing)
     world.settle()
     assert bob.texts == texts
-    await writing.do(saying(alice, b"alone"))
+    await batcher.do(saying(alice, b"alone"))
     assert store.commits > before + 1
 
 
 async def test_one_that_can_not_be_sent_does_not_keep_the_others_back() -> None:
     world, alice, bob, _ = on_a_counted_disk()
-    writing = WritingTogether(alice.session)
+    batcher = WriteBatcher(alice.session)
     texts = [b"first", b"x" * 20_000, b"last"]
-    steps = [writing.do(saying(alice, text)) for text in texts]
+    steps = [batcher.do(saying(alice, text)) for text in texts]
     made = await asyncio.gather(*steps, return_exceptions=True)
     assert isinstance(made[1], StanzaTooLarge)
     for outgoing in made:
@@ -65,17 +65,17 @@ async def test_one_that_can_not_be_sent_does_not_keep_the_others_back() -> None:
 async def test_a_full_disk_is_said_to_all_and_nothing_has_happened() -> None:
     """RFC 9420 9.1: a generation that was not stored is not used up, and none is used twice."""
     world, alice, bob, store = on_a_counted_disk()
-    writing = WritingTogether(alice.session)
+    batcher = WriteBatcher(alice.session)
     for attempt in range(6):
         before = alice.session.group.pieces()
         store.fail_at = store.writes + attempt
         texts = [b"a", b"b", b"c"]
-        made = await asyncio.gather(*(writing.do(saying(alice, text)) for text in texts), return_exceptions=True)
+        made = await asyncio.gather(*(batcher.do(saying(alice, text)) for text in texts), return_exceptions=True)
         assert all(isinstance(each, StoreFull) for each in made), made
         assert alice.session.group.pieces() == before
         assert not alice.session.outstanding_ids()
     store.fail_at = None
-    for outgoing in await asyncio.gather(*(writing.do(saying(alice, text)) for text in (b"d", b"e"))):
+    for outgoing in await asyncio.gather(*(batcher.do(saying(alice, text)) for text in (b"d", b"e"))):
         alice.post(outgoing)
     world.settle()
     assert bob.texts == [b"d", b"e"]
@@ -83,8 +83,8 @@ async def test_a_full_disk_is_said_to_all_and_nothing_has_happened() -> None:
 
 async def test_who_no_longer_waits_sends_nothing() -> None:
     world, alice, bob, _ = on_a_counted_disk()
-    writing = WritingTogether(alice.session)
-    first, second = (asyncio.create_task(writing.do(saying(alice, text))) for text in (b"never", b"mind"))
+    batcher = WriteBatcher(alice.session)
+    first, second = (asyncio.create_task(batcher.do(saying(alice, text))) for text in (b"never", b"mind"))
     await asyncio.sleep(0)
     first.cancel()
     alice.post(await second)

@@ -22,8 +22,7 @@ from benchmarks.rooms.process import obey
 from slixmpp_mls.client import Unreadable
 from slixmpp_mls.plugin import MLS
 from slixmpp_mls.policy import RoomPolicy
-from slixmpp_mls.rooms.content import EncryptedMessage
-from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
+from slixmpp_mls.rooms.encrypted_room import EncryptedMessage, EncryptedRoom
 from tests.plugins import mls_of
 
 
@@ -132,7 +131,7 @@ class Bot:
         """How it stands to the group."""
         handle = self.mls.groups.get(room)
         # Who was away when it was removed is not let in to read so: it has lost the room, and is told that.
-        if handle is None or not handle.is_member or handle.worker.lost is not None:
+        if handle is None or not handle.is_member or handle.worker.progress.lost is not None:
             return {"member": False, "counts": self.counts}
         return {
             "member": True,
@@ -140,7 +139,7 @@ class Bot:
             "epoch": handle.epoch,
             "authenticator": handle.epoch_authenticator.hex(),
             "accounts": handle.accounts,
-            "waiting": len(handle.session.outstanding_ids()),
+            "waiting": len(handle.group.outstanding_ids()),
             "counts": self.counts,
         }
 

@@ -24,8 +24,7 @@ from ...mls.crypto.cipher_suite import CipherSuite
 from ...mls.structures.framing import MLSMessage
 from ...mls.structures.proposals import Remove
 from ...plugin import MLS
-from ...rooms.content import EncryptedMessage
-from ...rooms.encrypted_room import EncryptedRoom
+from ...rooms.encrypted_room import EncryptedMessage, EncryptedRoom
 from ...rooms.epoch_code import EpochComparison
 from ...stanza import Application, KeyPackage, RoomElement, payloads
 from ...store import MemoryStore, SQLiteStore, Store
@@ -202,9 +201,9 @@ class Story:
         refused = await _refusal(self._group(bob).remove(carol.jid))
         self.show.check("bob", f"may not remove carol: {refused}", bool(refused))
         rejected = self._news_of_rejections()
-        session = self._group(bob).session
+        session = self._group(bob).group
         (leaf,) = session.roster.leaves_of(carol.jid)
-        await self._group(bob).worker.transmit(commit_against_policy(session, [Remove(leaf)], bob.mls.now))
+        await self._group(bob).worker.transmitter.transmit(commit_against_policy(session, [Remove(leaf)], bob.mls.now))
         self.show.row("bob", "has changed his program, which commits it all the same")
         for person in self.people:
             await person.until(lambda person=person: person.name in rejected)  # type: ignore[misc]

@@ -3,8 +3,8 @@
 *After a race.*  Of the Commits that are made at once one wins, and all others must be made anew.  If
 all did so at once, n members would need n rounds of up to n Commits each.  But the room has put the losing Commits,
 too, into an order that all losers see: it is the queue in which they commit, one after the other, each as soon as
-the one before it has won.  :class:`Turns` keeps that queue.  Whoever is at its head and does not commit (it is gone,
-or has nothing to do any more) is passed over after the time of a round trip or two.
+the one before it has won.  :class:`CommitTurns` keeps that queue.  A member at its head that does not commit (it is
+gone, or has nothing to do any more) is passed over after the time of a round trip or two.
 
 *For others.*  What somebody has proposed may be committed by anybody, and should be by one.  All
 order the members that are in the room in the same way, another one in each epoch; :func:`place` is ours in it.
@@ -20,7 +20,7 @@ import asyncio
 from collections.abc import Iterable
 from hashlib import sha256
 
-__all__ = ["Turns", "place"]
+__all__ = ["CommitTurns", "place"]
 
 _MOST = 64  # in the queue; a room has more only if somebody makes them up
 _SHORTEST = 0.1  # seconds that one at the head of the queue has at least ...
@@ -28,7 +28,7 @@ _LONGEST = 1.0  # ... and at most
 _OVER = 10.0  # seconds after which what is left of a race is forgotten
 
 
-class Turns:
+class CommitTurns:
     """The losers of a race for one room, in the room's order."""
 
     def __init__(self) -> None:

@@ -6,38 +6,39 @@
        ▲                                                           └───► another one came first: it is our turn later
        └───────────────────────────────────────────────────────────────────────┘
 
-One Commit of ours is on its way at a time.  Whoever wants something changed says what to propose in the present
-state, and is asked anew before each attempt, for others may have done it meanwhile.  Whose turn it is after a lost
+One Commit of ours is on its way at a time.  A caller that wants something changed says what to propose in the present
+state, and is asked again before each attempt, for others may have done it meanwhile.  Whose turn it is after a lost
 race, and who commits what somebody else has proposed, is agreed upon in :mod:`.commit_turns`.
+
+Whether a Commit of ours is on its way is asked of the group (:attr:`RoomGroup.commit_waits`) each time: it may have
+been made before a restart, or before the room was lost and read again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
-from ...client import CommitLost, GroupChanged, Outgoing, RoomGroup, Step
-from ...client.group.actions import Fits, Ignore
-from ...delivery import Room, RoomStanza
+from ...client import CommitLost, GroupChanged, Outgoing, Step
+from ...client.group.actions import Ignore
+from ...delivery import RoomStanza
 from ...errors import DeliveryError, MLSError, NoUploadService, StanzaTooLarge
 from ...mls.group.resumption import CreationDraft
 from ...mls.structures.proposals import AnyProposal
 from ...stanza import Commit
 from ...stanza.blob import longest
-from .commit_turns import Turns, place
-from .progress import Progress, set_error
-
-if TYPE_CHECKING:
-    from ...plugin import MLS
+from .commit_turns import CommitTurns, place
+from .parts import RoomParts
+from .progress import set_error
+from .transmitter import Transmitter
 
 __all__ = ["Committer"]
 
 log = logging.getLogger(__name__)
 
 _COMMIT_ATTEMPTS = 25  # how often a Commit is made anew when others come first
-_PLACE = 0.25  # seconds for each who comes before us in committing for others; a Commit usually takes less
+_PLACE = 0.25  # seconds for each member before us in committing for others; a Commit usually takes less
 _LAST_PLACE = 5.0  # seconds after which nobody waits any more
 
 
@@ -46,34 +47,19 @@ class _CommitLost(Exception):
 
 
 class Committer:
-    """Makes Commits for one room's worker.
+    """Makes Commits for one room.
 
-    :param fits: whether a stanza is not too large to be made
-    :param transmit: sends what is in the outbox
+    :ivar transmitter: puts them onto the stream
     """
 
-    def __init__(
-        self,
-        plugin: MLS,
-        session: RoomGroup,
-        delivery: Room,
-        progress: Progress,
-        *,
-        fits: Fits,
-        transmit: Callable[[Outgoing], Awaitable[None]],
-    ) -> None:
-        self._plugin = plugin
-        self._session = session
-        self._delivery = delivery
-        self._progress = progress
-        self._fits = fits
-        self._transmit = transmit
+    def __init__(self, parts: RoomParts, transmitter: Transmitter) -> None:
+        self.transmitter = transmitter
+        self._parts = parts
+        self._group = parts.group
+        self._progress = parts.progress
         self._busy = asyncio.Lock()
-        self._turns = Turns()
-        self._settled = asyncio.Event()  # none is on its way
+        self._turns = CommitTurns()
         self._outcome: asyncio.Future[GroupChanged] | None = None
-        if not session.commit_waits:
-            self._settled.set()
 
     async def commit(
         self, make: Callable[[], Sequence[AnyProposal] | None], *, force: bool = False
@@ -83,11 +69,15 @@ class Committer:
         :param make: what to propose in the present state; None if it has become superfluous
         :param force: commit even if there is nothing to propose, to renew our keys
         :returns: what the Commit did; None if it became superfluous
+        :raises MLSError: the room is not read any more
+        :raises DeliveryError: the room refuses it, an upload has failed, or others always come first
+        :raises StanzaTooLarge: it does not fit into a stanza
+        :raises UsageError: we are not in the group
         """
         async with self._busy:
             for attempt in range(_COMMIT_ATTEMPTS):
-                await self._settled.wait()  # one that was made before a restart may still be on its way
                 self._progress.check_not_lost()
+                await self._progress.until_no_commit_waits()
                 # If this store is an old copy, its next key has been used already, and the room will show it.
                 await self._progress.until_live()
                 await self._progress.until_open()
@@ -99,17 +89,16 @@ class Committer:
                     outgoing = await self._make(proposals)
                 except _CommitLost:
                     continue
-                self._settled.clear()
                 outcome: asyncio.Future[GroupChanged] = loop.create_future()
                 self._outcome = outcome
                 sent = loop.time()
-                await self._transmit(outgoing)
+                await self.transmitter.transmit(outgoing)
                 try:
                     return await outcome
                 except _CommitLost:
-                    log.info("%s: a Commit came second, attempt %d", self._session.room, attempt + 1)
+                    log.info("%s: a Commit came second, attempt %d", self._group.room, attempt + 1)
                     await self._turns.wait(outgoing.origin_id, sent)
-            raise DeliveryError(f"{_COMMIT_ATTEMPTS} Commits in a row have lost to others in {self._session.room}")
+            raise DeliveryError(f"{_COMMIT_ATTEMPTS} Commits in a row have lost to others in {self._group.room}")
 
     async def _make(self, proposals: Sequence[AnyProposal]) -> Outgoing:
         """Put a Commit into the outbox; if its stanza would be too large, with the new ratchet tree uploaded.
@@ -117,23 +106,23 @@ class Committer:
         :raises StanzaTooLarge: it does not fit with the tree elsewhere either, or there is no other place
         :raises DeliveryError: the upload has failed
         """
-        draft = self._session.draft_commit(proposals, self._plugin.now)
+        draft = self._group.draft_commit(proposals, self._parts.context.now)
         try:
-            return self._session.finish_commit(draft, fits=self._fits)
+            return self._group.finish_commit(draft, fits=self._parts.fits)
         except StanzaTooLarge as error:
             if not draft.invites:
                 raise
             too_large = error
-        self._session.try_commit(draft, self._fits, tree_at=longest())
+        self._group.try_commit(draft, self._parts.fits, tree_at=longest())
         try:
-            place = await self._plugin.uploads.put(draft.tree.encode())
+            tree_at = await self._parts.context.uploads.put(draft.tree.encode())
         except NoUploadService as error:
             raise too_large from error
-        if not self._session.is_current(draft):
+        if not self._group.is_current(draft):
             raise _CommitLost("another Commit came first, while the tree was uploaded")
-        return self._session.finish_commit(draft, fits=self._fits, tree_at=place)
+        return self._group.finish_commit(draft, fits=self._parts.fits, tree_at=tree_at)
 
-    async def found(self, draft: CreationDraft) -> None:
+    async def send_creation(self, draft: CreationDraft) -> None:
         """Send the first Commit of a group that continues another one; if need be, with the ratchet tree uploaded.
 
         :raises StanzaTooLarge: it does not fit with the tree elsewhere either, or there is no other place
@@ -141,29 +130,33 @@ class Committer:
         :raises DeliveryError: the upload has failed
         """
         try:
-            outgoing = self._session.finish_creation(draft, fits=self._fits)
+            outgoing = self._group.finish_creation(draft, fits=self._parts.fits)
         except StanzaTooLarge as error:
             try:
-                place = await self._plugin.uploads.put(draft.tree.encode())
+                tree_at = await self._parts.context.uploads.put(draft.tree.encode())
             except NoUploadService:
                 raise error from None
-            outgoing = self._session.finish_creation(draft, fits=self._fits, tree_at=place)
-        await self._transmit(outgoing)
+            outgoing = self._group.finish_creation(draft, fits=self._parts.fits, tree_at=tree_at)
+        await self.transmitter.transmit(outgoing)
 
-    async def commit_what_waits(self) -> None:
-        """RFC 9420 12.4: what was proposed must be committed before application data is sent."""
-        while self._session.is_member and self._session.needs_commit:
-            await self._progress.live.wait()
-            if self._session.commit_waits:
-                await self._settled.wait()
-            elif self._session.needs_commit:
-                await self.commit(lambda: [] if self._session.needs_commit else None, force=True)
+    async def commit_pending(self) -> None:
+        """Commit the pending proposals, as RFC 9420 12.4 demands before application data is sent.
 
-    # --- what becomes of it --------------------------------------------------------------------
+        :raises MLSError: the room is not read any more, or as :meth:`commit`
+        """
+        group = self._group
+        while group.is_member and group.needs_commit:
+            await self._progress.until_live()
+            if group.commit_waits:
+                await self._progress.until_no_commit_waits()
+            elif group.needs_commit:
+                await self.commit(lambda: [] if group.needs_commit else None, force=True)
 
-    def settle(self, event: GroupChanged | CommitLost) -> None:
-        """Tell whoever waits for our Commit."""
-        if self._session.commit_waits:
+    # --- what becomes of it ----------------------------------------------------------------------
+
+    def resolve(self, event: GroupChanged | CommitLost) -> None:
+        """Tell the caller that waits for our Commit what has become of it."""
+        if self._group.commit_waits:
             return
         outcome, self._outcome = self._outcome, None
         if outcome is not None and not outcome.done():
@@ -171,45 +164,43 @@ class Committer:
                 outcome.set_result(event)
             else:
                 outcome.set_exception(_CommitLost(event.reason))
-        self._settled.set()
 
     def refused(self, error: MLSError) -> None:
-        """The room does not take our Commit; made anew, it would be refused again."""
+        """The room does not take our Commit; made again, it would be refused again."""
         if self._outcome is not None:
             set_error(self._outcome, error)
 
     def fail(self, error: MLSError) -> None:
-        """Nothing more will come: tell everybody who waits."""
+        """Nothing more comes: tell the caller that waits."""
         outcome, self._outcome = self._outcome, None
         if outcome is not None:
             set_error(outcome, error)
-        self._settled.set()
 
     # --- whose turn it is ----------------------------------------------------------------------
 
     def stanza_read(self, stanza: RoomStanza, step: Step) -> None:
         """A stanza of the room has been read: if it holds a Commit, somebody has won or lost a race."""
         commit = next((payload for payload in step.incoming.payloads if isinstance(payload, Commit)), None)
-        if commit is None or not self._session.is_member:
+        if commit is None or not self._group.is_member:
             return
         if not isinstance(step.action, Ignore):
             self._turns.won(str(stanza.occupant))
-        elif commit.epoch < self._session.group.epoch:
+        elif commit.epoch < self._group.group.epoch:
             self._turns.lost(str(stanza.occupant), stanza.origin_id)
 
     async def commit_for_others(self) -> None:
         """Somebody has proposed something: one of us commits it soon, seldom several."""
-        await self._progress.live.wait()
-        if self._session.is_member:
+        await self._progress.until_live()
+        if self._group.is_member:
             await asyncio.sleep(min(_LAST_PLACE, _PLACE * self._place()))
-            await self.commit_what_waits()
+            await self.commit_pending()
 
     def _place(self) -> int:
         """How many come before us in committing for others."""
-        group, roster, nick = self._session.group, self._session.roster, self._delivery.nick
+        group, roster, nick = self._group.group, self._group.roster, self._parts.muc.nick
         present = [
             each.nick
-            for each in self._delivery.occupants.values()
+            for each in self._parts.muc.occupants.values()
             if each.nick != nick and each.jid is not None and roster.has(str(each.jid))
         ]
         return place(nick, present, group.group_id + group.epoch.to_bytes(8, "big"))

@@ -1,13 +1,12 @@
-"""Handing messages over to the application's handlers, so that none is lost with the process.
+"""Handing messages to the application's handlers, so that none is lost with the process.
 
-A message that has been read lies in the store (:mod:`slixmpp_mls.client.storage.inbox`) until it is handed over.  It
-is when
-everything that the event has begun is done: plain handlers have returned, coroutine handlers, and tasks that plain
-handlers begin at once, have ended.  A handler that raises has had its chance, too, or a message that it can not bear
-would come back for ever.  One that is cancelled, as all are at the end of a program, has not.
+A message that has been read stays in the store (:mod:`slixmpp_mls.client.storage.inbox`) until the application's
+handlers are done with it: plain handlers have returned; coroutine handlers, and tasks that plain handlers begin at
+once, have ended.  A raising handler counts as done; otherwise a message it cannot handle would be redelivered forever.
+A cancelled handler does not count as done: all are cancelled at the end of a program.
 
-The handlers of different messages begin in the room's order; one message does not wait until the handlers of the
-one before have ended, or a handler that waits for the room would wait for ever.
+The handlers of different messages begin in the room's order.  A message does not wait until the handlers of the
+one before have ended, or a handler that waits for the room would wait forever.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from slixmpp import ClientXMPP
 from ...client import RoomGroup
 from ...errors import StoreError, UsageError
 
-__all__ = ["HandedOver", "hand_over"]
+__all__ = ["HandledMessages", "dispatch"]
 
-_FORGET = 1.0  # seconds, until what was handed over is deleted if nothing else is written
+_FORGET = 1.0  # seconds, until a handled message is deleted if nothing else is written
 
 
-def hand_over(xmpp: ClientXMPP, name: str, data: object, done: Callable[[], None]) -> None:
+def dispatch(xmpp: ClientXMPP, name: str, data: object, done: Callable[[], None]) -> None:
     """Fire an event of slixmpp's, and call `done` once its handlers are.
 
     :param done: not called if a handler is cancelled
@@ -73,25 +72,30 @@ def _task(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], 
     return asyncio.Task(coroutine, loop=loop, **options)
 
 
-class HandedOver:
-    """What the application has taken of one room: the store forgets it with its next step, or soon if none comes.
+class HandledMessages:
+    """The messages of one room that the application is done with.
+
+    The store forgets them with its next step, or soon if none comes.
 
     :param fire: fires an event of slixmpp's
     """
 
-    def __init__(self, session: RoomGroup, fire: Callable[[str, object], None]) -> None:
-        self._session = session
+    def __init__(self, group: RoomGroup, fire: Callable[[str, object], None]) -> None:
+        self._group = group
         self._fire = fire
         self._timer: asyncio.TimerHandle | None = None
 
     def note(self, number: bytes) -> None:
-        """The application has taken a message."""
-        self._session.handed_over(number)
+        """The application is done with a message.
+
+        :param number: :attr:`MessageReceived.number`
+        """
+        self._group.handed_over(number)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_FORGET, self._forget)
 
     def close(self) -> None:
-        """Forget now what would be forgotten soon."""
+        """Forget them now."""
         if self._timer is not None:
             self._timer.cancel()
             self._forget()
@@ -99,8 +103,8 @@ class HandedOver:
     def _forget(self) -> None:
         self._timer = None
         try:
-            self._session.forget_handed_over()
+            self._group.forget_handed_over()
         except UsageError:
-            pass  # the store is closed: it will be handed over again
+            pass  # the store is closed: it is dispatched again at the next start
         except StoreError as error:
             self._fire("mls_store_failed", error)

@@ -3,7 +3,7 @@
 It is asked about new leaves before the Commit that brings them is applied, about members of an account when the
 service says that something may have changed there, about those in doubt when the room has been caught up
 with, and about everybody once a day.  What the answers mean is said in :mod:`slixmpp_mls.client.storage.doubts`; what
-is done about members whom the service denies is configured:
+is done about members that the service denies is configured:
 
 ==============  ==============================================================================================
 ``"remove"``    nothing is sent for a leaf that was never vouched for, and it is removed at once by whoever
@@ -18,54 +18,47 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
-from ...client import Doubt, MemberDoubted, RoomGroup
+from ...client import Doubt, MemberDoubted
 from ...errors import NotPermitted, PeerError
 from ...identity import ClientIdentity
 from ...mls.crypto.cipher_suite import CipherSuite
 from ...mls.structures.leaf_node import LeafNode
 from ...mls.tree.tree_math import LeafIndex
 from ...runtime import DeniedMembers
+from .parts import RoomParts
 
-if TYPE_CHECKING:
-    from ...plugin import MLS
+__all__ = ["MemberChecks"]
 
-__all__ = ["Vigilance"]
-
-_ROUNDS = 24  # parts of the membership, one of which is looked at each time
+_ROUNDS = 24  # parts of the membership; each round checks one of them
 
 
-class Vigilance:
-    """Who in a room's group is vouched for.
+class MemberChecks:
+    """Asks who of a room's members is vouched for.
 
-    :param tell: called with each event
     :param remove: removes a client from the group; raises NotPermitted if we may not
-    :param resume: called when messages may have waited for a member that is vouched for now
+    :ivar resume: called when messages may have waited for a member that is vouched for now, or has gone
     """
 
     def __init__(
         self,
-        plugin: MLS,
-        session: RoomGroup,
-        tell: Callable[[MemberDoubted], None],
+        parts: RoomParts,
         remove: Callable[[ClientIdentity], Awaitable[object]],
         resume: Callable[[], None],
     ) -> None:
-        self._plugin = plugin
-        self._session = session
-        self._tell = tell
+        self.resume = resume
+        self._context = parts.context
+        self._group = parts.group
         self._remove = remove
-        self._resume = resume
         self._told: dict[ClientIdentity, tuple[bool, str]] = {}
         self._round = random.randrange(_ROUNDS)  # noqa: S311
-        session.talks_to_anybody = plugin.settings.denied_members is DeniedMembers.REPORT
+        parts.group.talks_to_anybody = parts.context.settings.denied_members is DeniedMembers.REPORT
 
     async def judge(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Doubt]:
         """Ask about leaves (RFC 9420 5.3.1): the doubts there are."""
         if not leaves:
             return []
-        verdicts = await self._plugin.authentication.validate(leaves, suite)
+        verdicts = await self._context.authentication.validate(leaves, suite)
         doubts = []
         for leaf, verdict in zip(leaves, verdicts, strict=True):
             if not verdict.is_valid:
@@ -73,51 +66,51 @@ class Vigilance:
                     client = ClientIdentity.from_leaf(leaf)
                 except PeerError:
                     continue  # such a leaf gets into no group of ours: see Roster
-                if client != self._plugin.device.identity:
-                    doubts.append(Doubt(client, verdict.is_invalid, verdict.reason, verdict.text, self._plugin.now))
+                if client != self._context.device.identity:
+                    doubts.append(Doubt(client, verdict.is_invalid, verdict.reason, verdict.text, self._context.now))
         return doubts
 
     def report(self) -> None:
         """Tell of the doubts that have not been told of; while we catch up, what is found out waits for the end."""
-        doubts = self._session.doubts
+        doubts = self._group.doubts
         for client in self._told.keys() - doubts.keys():
             del self._told[client]
         for client, doubt in doubts.items():
             if self._told.get(client) != (doubt.denied, doubt.reason):
                 self._told[client] = (doubt.denied, doubt.reason)
-                self._tell(MemberDoubted(self._session.room, self._session.member(client), doubt))
+                self._context.fire("mls_doubted", MemberDoubted(self._group.room, self._group.member(client), doubt))
 
     async def look_again(self, clients: Iterable[ClientIdentity] | None = None) -> None:
         """Ask about members again, by default about those in doubt, and act on it.
 
         :raises StoreError: it could not be written down
         """
-        session = self._session
+        group = self._group
         leaves = {
-            client: session.group.tree.member(LeafIndex(leaf))
-            for client in (tuple(session.doubts) if clients is None else clients)
-            if client != self._plugin.device.identity and (leaf := session.roster.leaf_of(client)) is not None
+            client: group.group.tree.member(LeafIndex(leaf))
+            for client in (tuple(group.doubts) if clients is None else clients)
+            if client != self._context.device.identity and (leaf := group.roster.leaf_of(client)) is not None
         }
-        doubts = await self.judge(tuple(leaves.values()), session.group.suite)
-        if not session.is_member:
+        doubts = await self.judge(tuple(leaves.values()), group.group.suite)
+        if not group.is_member:
             return
         # Whoever has got another key or has gone while the answer came has been judged with that.
-        same = {client for client, leaf in leaves.items() if session.has_key(client, leaf.signature_key)}
-        silenced = session.silenced
-        session.reconsider(same, [doubt for doubt in doubts if doubt.client in same])
+        same = {client for client, leaf in leaves.items() if group.has_key(client, leaf.signature_key)}
+        silenced = group.silenced
+        group.reconsider(same, [doubt for doubt in doubts if doubt.client in same])
         if silenced:
-            self._resume()
+            self.resume()
         await self.act()
 
     async def look_at_account(self, account: str) -> None:
         """Ask about an account's members again."""
-        roster = self._session.roster
+        roster = self._group.roster
         await self.look_again([roster.at(leaf) for leaf in roster.leaves_of(account)])
 
     async def next_round(self) -> None:
         """Ask about a part of the members; all have been asked about after a day of hours."""
         self._round = (self._round + 1) % _ROUNDS
-        roster = self._session.roster
+        roster = self._group.roster
         accounts = sorted(roster.accounts())[self._round :: _ROUNDS]
         await self.look_again([roster.at(leaf) for account in accounts for leaf in roster.leaves_of(account)])
 
@@ -125,21 +118,21 @@ class Vigilance:
         """Report, and remove whom the service denies, as configured."""
         self.report()
         due = self._due()
-        if not due or self._plugin.settings.denied_members is not DeniedMembers.REMOVE:
+        if not due or self._context.settings.denied_members is not DeniedMembers.REMOVE:
             return
         # Others see the same: seldom shall several commit the same at once.
-        await asyncio.sleep(random.uniform(0.05, 0.05 + min(5.0, 0.1 * len(self._session.roster))))  # noqa: S311
+        await asyncio.sleep(random.uniform(0.05, 0.05 + min(5.0, 0.1 * len(self._group.roster))))  # noqa: S311
         for client in due:
-            if self._session.is_member and client in self._due():
+            if self._group.is_member and client in self._due():
                 try:
                     await self._remove(client)
                 except NotPermitted:
                     continue  # for others to do
 
     def _due(self) -> list[ClientIdentity]:
-        now, grace = self._plugin.now, self._plugin.settings.grace
+        now, grace = self._context.now, self._context.settings.grace
         return [
             client
-            for client, doubt in self._session.doubts.items()
+            for client, doubt in self._group.doubts.items()
             if doubt.denied and (not doubt.lapsed or now - doubt.since >= grace)
         ]

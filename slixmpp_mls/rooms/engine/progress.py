@@ -1,14 +1,15 @@
-"""How far one room's worker is, and waiting for it to be further.
+"""How far one room's engine is, and waiting for it to be further.
 
-Some states may be waited for one by one: that the room has been read to its end, that we are in the group.  For
-anything else one waits for the next *turn*, of which there is one whenever something has happened that
-somebody may wait for, and looks again; nobody is forgotten when there is nothing more to wait for, because that
-is a turn, too.
+A part that waits names the condition, and looks at it again whenever something has happened in the room
+(:meth:`Progress.notify`).  The condition is a question to the group's state, never a flag beside it that could
+disagree with it: a room that is lost, read again, or restored from the store needs no flag to be set right.  The loss
+of the room is an occurrence, too, and ends every wait with its reason.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -17,82 +18,92 @@ from ...errors import DeliveryError, MLSError
 
 __all__ = ["Progress", "set_error"]
 
-_UNDER_WAY = 10.0  # seconds in which a Commit that others have seen should have reached us
-_CATCHING_UP = 120.0  # seconds in which reading an archive should have brought us to another epoch
+_COMMIT_ARRIVES = 10.0  # seconds in which a Commit that others have seen should have reached us
+_ARCHIVE_READ = 120.0  # seconds in which reading an archive should have brought us to another epoch
 
 
 class Progress:
-    """Where a room's worker is."""
+    """The state of one room's engine.
 
-    def __init__(self, session: RoomGroup) -> None:
-        self._session = session
+    :ivar live: set while we are in the room and have read its archive to the end
+    :ivar lost: why the room is not read any more, if it is lost for good
+    """
+
+    def __init__(self, group: RoomGroup) -> None:
+        self._group = group
         self.live = asyncio.Event()
-        """The archive has been read to its end, and we are in the room."""
-        self.joined = asyncio.Event()
-        """We are in the group."""
-        self.moved_on = asyncio.Event()
-        """Another epoch has begun, or the group has ended for us, since somebody cleared this."""
         self.lost: MLSError | None = None
-        """Why the room is read no more, if it is for good."""
-        self._turned = asyncio.Event()  # set, and replaced, with each turn
-        if session.is_member:
-            self.joined.set()
+        self._happened = asyncio.Event()  # set, and replaced, by each notification
 
-    def turn(self) -> None:
-        """Something has happened."""
-        self._turned.set()
-        self._turned = asyncio.Event()
+    def notify(self) -> None:
+        """Something has happened: all that wait look at their conditions again."""
+        self._happened.set()
+        self._happened = asyncio.Event()
 
     def check_not_lost(self) -> None:
         """:raises MLSError: the room is not read any more"""
         if self.lost is not None:
             raise self.lost
 
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until a condition holds.
+
+        :param condition: must not have side effects
+        :raises MLSError: it does not hold, and the room is not read any more
+        """
+        while not condition():
+            self.check_not_lost()
+            await self._happened.wait()
+
     async def until_live(self) -> None:
         """Wait until the archive has been read to its end.
 
         :raises MLSError: the room is not read any more
         """
-        while not self.live.is_set():
-            self.check_not_lost()
-            await self._turned.wait()
+        await self.until(self.live.is_set)
 
-    async def until_open(self) -> None:
-        """If a ReInit has closed the group: wait for the one that follows.
+    async def until_joined(self) -> None:
+        """Wait until we are in the group.
 
         :raises MLSError: the room is not read any more
         """
-        while self._session.reinit is not None:
-            self.check_not_lost()
-            await self._turned.wait()
+        await self.until(lambda: self._group.is_member)
+
+    async def until_open(self) -> None:
+        """If a ReInit has closed the group: wait for the group that follows.
+
+        :raises MLSError: the room is not read any more
+        """
+        await self.until(lambda: self._group.reinit is None)
 
     async def until_created(self) -> None:
-        """Wait until the room has shown us the group whose creation we have made.
+        """Wait until the room has shown us the group whose creation we have sent.
 
-        :raises DeliveryError: the room refuses it, or is not read any more
+        :raises DeliveryError: the room refuses it
+        :raises MLSError: the room is not read any more
         """
-        while self._session.creation_waits:
-            self.check_not_lost()
-            await self._turned.wait()
-        if not self._session.is_member:
-            raise DeliveryError(f"{self._session.room} has refused the group")
+        await self.until(lambda: not self._group.creation_waits)
+        if not self._group.is_member:
+            raise DeliveryError(f"{self._group.room} has refused the group")
+
+    async def until_no_commit_waits(self) -> None:
+        """Wait until no Commit of ours waits for its reflection.
+
+        :raises MLSError: the room is not read any more
+        """
+        await self.until(lambda: not self._group.commit_waits)
 
     async def reach(self, epoch: int) -> None:
         """Wait until the group is in an epoch, or there is no hope for it any more."""
         with suppress(TimeoutError):
-            while self._session.is_member and self._session.group.epoch < epoch and self.lost is None:
+            while self._group.is_member and self._group.group.epoch < epoch and self.lost is None:
                 # Each epoch is progress; once the archive has been read, only what is under way can bring another.
-                async with asyncio.timeout(_UNDER_WAY if self.live.is_set() else _CATCHING_UP):
-                    await self._turned.wait()
-
-    async def all_said(self) -> None:
-        """Wait until no message of ours is on its way, or we are out of the group."""
-        while self._session.is_member and self._session.messages_wait:
-            await self._turned.wait()
+                async with asyncio.timeout(_COMMIT_ARRIVES if self.live.is_set() else _ARCHIVE_READ):
+                    await self._happened.wait()
 
 
 def set_error(future: asyncio.Future[Any], error: MLSError) -> None:
-    """Tell who waits for a future, if anybody does, that it will not come."""
+    """Tell whoever waits for a future, if anybody does, that its result will not come."""
     if not future.done():
         future.set_exception(error)
-        future.exception()  # seen: nobody may be waiting for it
+        future.exception()  # retrieved: perhaps nobody waits for it

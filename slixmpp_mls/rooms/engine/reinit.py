@@ -3,17 +3,16 @@
 ::
 
     reinitialize ── everybody has a KeyPackage of the suite? ── Commit of a ReInit ──► the group is closed
-    carry_on     ── by who has committed it, at once; by others if nobody does, later ──► creation ──► the group goes on
+    begin        ── by the committer of the ReInit at once, else by others later ──► creation ──► the group goes on
 
 The new group is in the same room.  Its creation is one stanza (:mod:`slixmpp_mls.client.group.continuation`), and the
-first one in the
-room's order that lets the members in counts, so that it does no harm if several make one.  Who has committed the
-ReInit makes it at once.  If that client disappears, the others wait for a random while and the first of them
-does it; each of them can, since each has a key of the old group to prove that it was a member.
+first one in the room's order that lets the members in counts, so that several creations do no harm.  The committer of
+the ReInit makes it at once.  If that client disappears, each of the others waits for a random while and the first of
+them does it; each can, since each has a key of the old group to prove that it was a member.
 
 Nothing can be said in between, so the ReInit is not committed before there is a KeyPackage for everybody and it is
 known that a creation for so many fits into a stanza.  If a KeyPackage is gone all the same when the new group is to be
-made, that is told, and it is tried again until it is back.
+made, that is told (:class:`ContinuationDelayed`), and it is tried again until it is back.
 """
 
 from __future__ import annotations
@@ -23,9 +22,7 @@ import logging
 import random
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
-from ...client import RoomGroup
 from ...errors import DeliveryError, MLSError, NotPermitted, StoreError, SuiteUnsupported, UsageError
 from ...identity import ClientIdentity
 from ...key_packages.cipher_suite_choice import negotiate, read_offers
@@ -33,23 +30,22 @@ from ...mls.crypto.cipher_suite import CipherSuite
 from ...mls.registry import ProtocolVersion
 from ...mls.structures.key_package import KeyPackage
 from ...mls.structures.proposals import AnyProposal, ReInit
+from .committer import Committer
+from .parts import RoomParts
 
-if TYPE_CHECKING:
-    from .worker import RoomWorker
-
-__all__ = ["ContinuationDelayed", "carry_on", "reinitialize"]
+__all__ = ["OTHERS_CREATE_AFTER", "ContinuationDelayed", "Reinitializer"]
 
 log = logging.getLogger(__name__)
 
 #: Seconds after which others make the new group, at the earliest; each adds as much again at random, and some more in
 #: large groups.
-PATIENCE = 20.0
-_LONGEST = 600.0  # seconds between two attempts
+OTHERS_CREATE_AFTER = 20.0
+_LONGEST_PAUSE = 600.0  # seconds between two attempts
 
 
 @dataclass(frozen=True, slots=True)
 class ContinuationDelayed:
-    """The group that should follow a closed one can not be made yet; it is tried again.
+    """The group that should follow a closed one cannot be made yet; it is tried again.
 
     :ivar reason: for people
     :ivar lacking: devices (full identities) without a usable KeyPackage of the new cipher suite
@@ -60,114 +56,125 @@ class ContinuationDelayed:
     lacking: tuple[str, ...] = ()
 
 
-async def reinitialize(worker: RoomWorker, suite: int | None) -> int | None:
-    """End the group, and wait until the one that follows is there.
+class Reinitializer:
+    """Ends one room's group, and makes the group that follows."""
 
-    :param suite: number of the new cipher suite; None for the best one that everybody has
-    :returns: the new suite; None if there is no better one
-    :raises SuiteUnsupported: who does not have it
-    :raises StanzaTooLarge: there are too many members for one creation
-    :raises NotPermitted: the group's policy forbids it
-    :raises UsageError: we are not in the group, or not of that suite
-    """
-    session, plugin = worker.session, worker.plugin
-    own = plugin.device.identity.account
-    if not session.policy.permits(session.policy.may_change_policy, own, session.roster):
-        raise NotPermitted("the group's policy does not let us change its cipher suite")
-    if suite is not None and suite not in plugin.device.suites:
-        raise UsageError(f"cipher suite {suite} is not one of ours")
-    while True:
-        before, members = session.group.group_id, frozenset(session.roster.clients())
-        asked = await _best(worker) if suite is None else suite
-        if asked is None:
-            return None
-        proposal = ReInit(plugin.device.random(32), ProtocolVersion.MLS10, asked, session.group.context.extensions)
-        packages, lacking = await _key_packages(worker, proposal)
+    def __init__(self, parts: RoomParts, committer: Committer) -> None:
+        self._parts = parts
+        self._context = parts.context
+        self._group = parts.group
+        self._progress = parts.progress
+        self._committer = committer
+
+    async def reinitialize(self, suite: int | None) -> int | None:
+        """End the group, and wait until the one that follows is there.
+
+        :param suite: number of the new cipher suite; None for the best one that everybody has
+        :returns: the new suite; None if there is no better one
+        :raises SuiteUnsupported: members, which are named, do not have it
+        :raises StanzaTooLarge: there are too many members for one creation
+        :raises NotPermitted: the group's policy forbids it
+        :raises UsageError: we are not in the group, or not of that suite
+        """
+        group, device = self._group, self._context.device
+        if not group.policy.permits(group.policy.may_change_policy, device.identity.account, group.roster):
+            raise NotPermitted("the group's policy does not let us change its cipher suite")
+        if suite is not None and suite not in device.suites:
+            raise UsageError(f"cipher suite {suite} is not one of ours")
+        while True:
+            before, members = group.group.group_id, frozenset(group.roster.clients())
+            asked = await self._best() if suite is None else suite
+            if asked is None:
+                return None
+            proposal = ReInit(device.random(32), ProtocolVersion.MLS10, asked, group.group.context.extensions)
+            packages, lacking = await self._key_packages(proposal)
+            if lacking:
+                raise SuiteUnsupported(asked, lacking)
+            group.rehearse(CipherSuite.get(asked), packages, self._context.now, self._parts.fits)
+            if await self._committer.commit(partial(self._propose, proposal, before, members)) is not None:
+                await self._progress.until_open()
+                return asked
+            if group.group.group_id != before and group.group.suite.id == asked:
+                return asked  # somebody else has done the same
+
+    def _propose(
+        self, proposal: ReInit, group_id: bytes, members: frozenset[ClientIdentity]
+    ) -> list[AnyProposal] | None:
+        """The ReInit, unless it is another group now, or it has a member that nobody has asked."""
+        same = self._group.group.group_id == group_id and members.issuperset(self._group.roster.clients())
+        return [proposal] if same else None
+
+    async def _best(self) -> int | None:
+        """The best suite of ours that all members have, if it is better than the present one."""
+        group = self._group
+        ours, present = self._context.device.suites, group.group.suite.id
+        negotiated = await negotiate(
+            self._context,
+            sorted(group.roster.accounts()),
+            ours,
+            group.group.context.extensions,
+            members=group.roster.clients(),
+        )
+        better = ours[: ours.index(present)] if present in ours else ours
+        return next((one for one in better if not negotiated.lacking[one]), None)
+
+    def begin(self, *, at_once: bool) -> None:
+        """Begin to make the group that a ReInit has asked for, beside the reading.
+
+        :param at_once: whether we have committed the ReInit
+        """
+        self._parts.spawn(self._continue_group(at_once=at_once), "continuing the group")
+
+    async def _continue_group(self, *, at_once: bool) -> None:
+        """Make the group that a ReInit has asked for, unless somebody else does."""
+        others = len(self._group.roster)
+        spread = OTHERS_CREATE_AFTER + min(300.0, 0.1 * others)
+        pause = 0.0 if at_once else OTHERS_CREATE_AFTER + random.uniform(0, spread)  # noqa: S311
+        while True:
+            await asyncio.sleep(pause)
+            await self._progress.until_live()  # by then we know whether somebody has made it
+            if self._group.reinit is None:
+                return
+            if not self._group.creation_waits:
+                try:
+                    await self._create()
+                except StoreError as error:
+                    self._context.fire("mls_store_failed", error)
+                except MLSError as error:
+                    if self._group.reinit is None:
+                        return  # somebody else was faster
+                    self._delayed(str(error))
+            pause = min(_LONGEST_PAUSE, max(OTHERS_CREATE_AFTER, 2 * pause)) * random.uniform(0.8, 1.2)  # noqa: S311
+
+    async def _create(self) -> None:
+        asked = self._group.reinit
+        assert asked is not None
+        packages, lacking = await self._key_packages(asked)
+        if self._group.reinit != asked or self._group.creation_waits:
+            return  # somebody else was faster
         if lacking:
-            raise SuiteUnsupported(asked, lacking)
-        session.rehearse(CipherSuite.get(asked), packages, plugin.now, worker.check_size)
-        if await worker.commit(partial(_propose, session, proposal, before, members)) is not None:
-            await worker.until_open()
-            return asked
-        if session.group.group_id != before and session.group.suite.id == asked:
-            return asked  # somebody else has done the same
-
-
-def _propose(
-    session: RoomGroup, proposal: ReInit, group_id: bytes, members: frozenset[ClientIdentity]
-) -> list[AnyProposal] | None:
-    """The ReInit, unless it is another group now, or there is somebody in it whom nobody has asked."""
-    same = session.group.group_id == group_id and members.issuperset(session.roster.clients())
-    return [proposal] if same else None
-
-
-async def _best(worker: RoomWorker) -> int | None:
-    """The best suite of ours that all members have, if it is better than the present one."""
-    session, plugin = worker.session, worker.plugin
-    ours, present = plugin.device.suites, session.group.suite.id
-    found = await negotiate(
-        plugin.context,
-        sorted(session.roster.accounts()),
-        ours,
-        session.group.context.extensions,
-        members=session.roster.clients(),
-    )
-    better = ours[: ours.index(present)] if present in ours else ours
-    return next((one for one in better if not found.lacking[one]), None)
-
-
-async def carry_on(worker: RoomWorker, *, at_once: bool) -> None:
-    """Make the group that a ReInit has asked for, unless somebody else does.
-
-    :param at_once: whether we have committed the ReInit
-    """
-    others = len(worker.session.roster)
-    pause = 0.0 if at_once else random.uniform(PATIENCE, 2 * PATIENCE + min(300.0, 0.1 * others))  # noqa: S311
-    while True:
-        await asyncio.sleep(pause)
-        await worker.live.wait()  # by then we know whether somebody has made it
-        if worker.session.reinit is None:
+            self._delayed(f"no usable KeyPackage for cipher suite {asked.cipher_suite}", tuple(lacking))
             return
-        if not worker.session.creation_waits:
-            try:
-                await _create(worker)
-            except StoreError as error:
-                worker.plugin.fire("mls_store_failed", error)
-            except MLSError as error:
-                if worker.session.reinit is None:
-                    return  # somebody else was faster
-                worker.plugin.fire("mls_continuation_delayed", ContinuationDelayed(worker.room, str(error)))
-        pause = min(_LONGEST, max(PATIENCE, 2 * pause)) * random.uniform(0.8, 1.2)  # noqa: S311
+        await self._committer.send_creation(self._group.draft_continuation(packages, self._context.now))
 
+    def _delayed(self, reason: str, lacking: tuple[str, ...] = ()) -> None:
+        self._context.fire("mls_continuation_delayed", ContinuationDelayed(self._parts.room, reason, lacking))
 
-async def _create(worker: RoomWorker) -> None:
-    asked = worker.session.reinit
-    assert asked is not None
-    packages, lacking = await _key_packages(worker, asked)
-    if worker.session.reinit != asked or worker.session.creation_waits:
-        return  # somebody else was faster
-    if lacking:
-        reason = f"no usable KeyPackage for cipher suite {asked.cipher_suite}"
-        worker.plugin.fire("mls_continuation_delayed", ContinuationDelayed(worker.room, reason, tuple(lacking)))
-        return
-    await worker.found(worker.session.draft_continuation(packages, worker.plugin.now))
-
-
-async def _key_packages(worker: RoomWorker, asked: ReInit) -> tuple[list[KeyPackage], list[str]]:
-    """A KeyPackage of each other member, and the members for whom there is none."""
-    session, plugin = worker.session, worker.plugin
-    suite = asked.cipher_suite
-    if suite not in plugin.device.suites:
-        raise DeliveryError(f"this device does not support cipher suite {suite}")
-    offers = await read_offers(plugin.context, sorted(session.roster.accounts()), (suite,), asked.extensions)
-    packages: list[KeyPackage] = []
-    lacking: list[str] = []
-    for client in session.roster.clients():
-        offer = offers.devices.get(client)
-        if client == plugin.device.identity:
-            continue
-        if offer is None or suite not in offer.packages:
-            lacking.append(str(client))
-        else:
-            packages.append(offer.packages[suite].key_package)
-    return packages, sorted(lacking)
+    async def _key_packages(self, asked: ReInit) -> tuple[list[KeyPackage], list[str]]:
+        """A KeyPackage of each other member, and the members for which there is none."""
+        device, suite = self._context.device, asked.cipher_suite
+        if suite not in device.suites:
+            raise DeliveryError(f"this device does not support cipher suite {suite}")
+        accounts = sorted(self._group.roster.accounts())
+        offers = await read_offers(self._context, accounts, (suite,), asked.extensions)
+        packages: list[KeyPackage] = []
+        lacking: list[str] = []
+        for client in self._group.roster.clients():
+            offer = offers.devices.get(client)
+            if client == device.identity:
+                continue
+            if offer is None or suite not in offer.packages:
+                lacking.append(str(client))
+            else:
+                packages.append(offer.packages[suite].key_package)
+        return packages, sorted(lacking)

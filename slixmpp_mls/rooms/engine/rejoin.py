@@ -6,13 +6,13 @@
                                         └── nobody has come for a while ──► an external Commit ──► in
 
 A client that has lost the group (its archive has a gap, its store is an old copy, it lacks a Commit) asks to be added
-afresh, once it has read the room to its end; so does one that follows an invitation and finds no Welcome for
-itself.  Nobody need be online: the request waits in the archive.  How often may be asked is kept in the store
+afresh, once it has read the room to its end; so does one that follows an invitation and sees no Welcome for itself.
+Nobody need be online: the request waits in the archive.  How often may be asked is kept in the store
 (:mod:`slixmpp_mls.client.group.join_request`).
 
-The other way in, an external Commit, needs nobody, but a GroupInfo that the room shows, which may be an old one
-(RFC 9750 5.3).  So it comes second, and by itself only for a client that knows in which epoch it has been: it can not
-be led behind that.
+The other way in, an external Commit (RFC 9420 12.4.3.2), needs nobody, but a GroupInfo that the room shows, which may
+be an old one (RFC 9750 5.3).  So it comes second, and by itself only for a client that knows in which epoch it has
+been: it cannot be led behind that.
 
 With the setting ``rejoin`` at ``"by hand"`` nothing of this happens before it is asked for.
 """
@@ -24,7 +24,6 @@ import logging
 import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING
 
 from ...client import Rejected, Rejoining
 from ...client.group.external_commit import find_doors
@@ -34,55 +33,57 @@ from ...delivery.archive import Archive, RoomStanza
 from ...errors import DeliveryError, MLSError, NoGroupInfo, PeerError, StoreError, UsageError
 from ...runtime import RejoinMode
 from ...stanza import Commit, GroupInfo, MessageElement, payloads
-
-if TYPE_CHECKING:
-    from .worker import RoomWorker
+from .parts import RoomParts
+from .transmitter import Transmitter
 
 __all__ = ["Rejoiner", "group_in"]
 
 log = logging.getLogger(__name__)
 
 _SPREAD = 2.0  # seconds: many may lose the group at the same moment
-_WELCOME_PATIENCE = 5.0  # seconds, until who follows an invitation asks as well
+_ASK_AFTER_INVITATION = 5.0  # seconds in which the Welcome of an invitation should have been read
 _EXTERNAL_AFTER = 60.0  # seconds after a request, until we commit ourselves in
-_ENTRY_ATTEMPTS = 25  # how often an external Commit is made anew when others come first
+_COMMIT_ATTEMPTS = 25  # how often an external Commit is made anew when others come first
 _PAGES = 20  # of the archive, looked through for a GroupInfo
-_DOORS = 4  # epochs of which a GroupInfo is tried
+_EPOCHS = 4  # the latest ones, of which a GroupInfo is tried
 
 
 class Rejoiner:
-    """Brings one room's worker into the group.
+    """Brings us into one room's group.
 
-    :ivar mode: whether without being told to
+    :ivar mode: whether this happens without being asked for
     """
 
-    def __init__(self, worker: RoomWorker, mode: RejoinMode) -> None:
-        self.mode = mode
-        self._worker = worker
-        self._session = worker.session
-        self._told = False
+    def __init__(self, parts: RoomParts, transmitter: Transmitter) -> None:
+        self.mode = parts.context.settings.rejoin
+        self._parts = parts
+        self._context = parts.context
+        self._group = parts.group
+        self._progress = parts.progress
+        self._transmitter = transmitter
+        self._requested = False
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._entering = asyncio.Lock()
+        self._joining = asyncio.Lock()
 
     @property
     def is_due(self) -> bool:
         """Whether we are outside, want in, and may do something about it."""
-        outside = self._session.state in (MembershipState.LOST, MembershipState.INVITED)
-        return outside and (self._told or self.mode is RejoinMode.AUTOMATIC) and self._worker.lost is None
+        outside = self._group.state in (MembershipState.LOST, MembershipState.INVITED)
+        return outside and (self._requested or self.mode is RejoinMode.AUTOMATIC) and self._progress.lost is None
 
     def by_hand(self) -> None:
         """Do it from now on, until we are in."""
-        self._told = True
+        self._requested = True
         self.news()
 
     def news(self) -> None:
         """Something has happened in the room, or to us."""
         self._news.set()
-        if self._session.is_member:
-            self._told = False
-        elif self.is_due and (self._task is None or self._task.done()) and self._worker.live.is_set():
-            self._task = self._worker.spawn(self._ask_until_in(), "rejoining")
+        if self._group.is_member:
+            self._requested = False
+        elif self.is_due and (self._task is None or self._task.done()) and self._progress.live.is_set():
+            self._task = self._parts.spawn(self._ask_until_in(), "rejoining")
 
     async def _wait(self, seconds: float | None = None) -> None:
         """Wait for news, at most so long."""
@@ -94,113 +95,110 @@ class Rejoiner:
     # --- by request ----------------------------------------------------------------------------
 
     async def _ask_until_in(self) -> None:
-        lost = self._session.state is MembershipState.LOST
-        await asyncio.sleep(random.uniform(0, _SPREAD) + (0 if lost else _WELCOME_PATIENCE))  # noqa: S311
+        lost = self._group.state is MembershipState.LOST
+        await asyncio.sleep(random.uniform(0, _SPREAD) + (0 if lost else _ASK_AFTER_INVITATION))  # noqa: S311
         tried: int | None = None
         asked_at = -_EXTERNAL_AFTER
         while self.is_due:
-            await self._worker.live.wait()
-            now = self._worker.plugin.now
-            at = self._session.asking_at(now)
+            await self._progress.until_live()
+            now = self._context.now
+            at = self._group.asking_at(now)
             if at is not None and at <= now:
                 asked_at = _monotonic()
                 await self._ask()
                 continue
             wait = None if at is None else float(at - now)
-            epoch = self._session.epoch_seen
+            epoch = self._group.epoch_seen
             if lost and at is None and epoch is not None and epoch != tried:
                 left = asked_at + _EXTERNAL_AFTER - _monotonic()
-                if left <= 0 and self._session.may_try_at(now) <= now:
+                if left <= 0 and self._group.may_try_at(now) <= now:
                     tried = epoch
-                    await self._try_to_enter()
+                    await self._try_external_join()
                     continue
                 wait = max(1.0, left)
             await self._wait(wait)
 
     async def _ask(self) -> None:
-        worker, session = self._worker, self._session
-        epoch = session.epoch_seen
+        group, room = self._group, self._parts.room
+        epoch = group.epoch_seen
         assert epoch is not None
         try:
-            asked = session.ask(worker.plugin.now, jitter=random.uniform(0.8, 1.2))  # noqa: S311
+            asked = group.ask(self._context.now, jitter=random.uniform(0.8, 1.2))  # noqa: S311
         except StoreError as error:
-            worker.plugin.fire("mls_store_failed", error)
+            self._context.fire("mls_store_failed", error)
             await asyncio.sleep(1.0)
             return
-        worker.plugin.fire("mls_rejoining", Rejoining(worker.room, epoch, session.attempts, external=False))
+        self._context.fire("mls_rejoining", Rejoining(room, epoch, group.attempts, external=False))
         for outgoing in asked:
-            await worker.transmit(outgoing)
+            await self._transmitter.transmit(outgoing)
 
     # --- by an external Commit -----------------------------------------------------------------
 
-    async def _try_to_enter(self) -> None:
+    async def _try_external_join(self) -> None:
         try:
-            await self.enter()
+            await self.join_externally()
         except MLSError as error:
-            log.info("%s: no way in by an external Commit: %s", self._worker.room, error)
+            log.info("%s: no way in by an external Commit: %s", self._parts.room, error)
 
-    async def enter(self) -> None:
+    async def join_externally(self) -> None:
         """Come in by an external Commit (RFC 9420 12.4.3.2), as often as others come first; in when this returns.
 
         :raises NoGroupInfo: the room shows no GroupInfo of the present epoch
         :raises NotPermitted: the group's policy does not let us in this way
-        :raises DeliveryError: the archive can not be read, or others always come first
+        :raises DeliveryError: the archive cannot be read, or others always come first
         """
-        worker, session = self._worker, self._session
-        async with self._entering:
-            for attempt in range(_ENTRY_ATTEMPTS):
-                await worker.live.wait()
-                if not session.entry_waits and not session.is_member:
-                    await self._make_entry(again=attempt > 0)
-                while session.entry_waits:
-                    if worker.lost is not None:
-                        raise worker.lost
-                    await self._wait()
-                if session.is_member:
+        group, room = self._group, self._parts.room
+        async with self._joining:
+            for attempt in range(_COMMIT_ATTEMPTS):
+                await self._progress.until_live()
+                if not group.entry_waits and not group.is_member:
+                    await self._commit_externally(again=attempt > 0)
+                await self._progress.until(lambda: not group.entry_waits)
+                if group.is_member:
                     return
-                log.info("%s: an external Commit came second, attempt %d", worker.room, attempt + 1)
+                log.info("%s: an external Commit came second, attempt %d", room, attempt + 1)
                 await asyncio.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))  # noqa: S311
-            raise DeliveryError(f"{_ENTRY_ATTEMPTS} external Commits in a row have lost to others in {worker.room}")
+            raise DeliveryError(f"{_COMMIT_ATTEMPTS} external Commits in a row have lost to others in {room}")
 
-    async def _make_entry(self, *, again: bool) -> None:
-        worker, session = self._worker, self._session
+    async def _commit_externally(self, *, again: bool) -> None:
+        group, room = self._group, self._parts.room
         reasons: list[str] = []
-        epoch = session.epoch_seen
-        for stanza, door in await _doors(worker.delivery.archive):
+        epoch = group.epoch_seen
+        for stanza, group_info in await _group_infos(self._parts.muc.archive):
             try:
-                draft = session.draft_entry(door, worker.plugin.now)
-                outgoing = session.finish_entry(draft, worker.plugin.now, again=again, fits=worker.check_size)
+                draft = group.draft_entry(group_info, self._context.now)
+                outgoing = group.finish_entry(draft, self._context.now, again=again, fits=self._parts.fits)
             except UsageError:  # we have come in, or the epoch has ended, while the archive was read
                 return
             except PeerError as error:
                 reasons.append(str(error))
                 claimed = None if stanza.real_jid is None else str(stanza.real_jid)
-                worker.plugin.fire("mls_rejected", Rejected(worker.room, error, claimed, stanza.archive_id))
+                self._context.fire("mls_rejected", Rejected(room, error, claimed, stanza.archive_id))
                 continue
-            worker.plugin.fire("mls_rejoining", Rejoining(worker.room, draft.epoch, session.attempts, external=True))
-            await worker.transmit(outgoing)
+            self._context.fire("mls_rejoining", Rejoining(room, draft.epoch, group.attempts, external=True))
+            await self._transmitter.transmit(outgoing)
             return
-        if session.epoch_seen == epoch:  # else a Commit has come after the archive was read: look again
-            raise NoGroupInfo(worker.room, reasons)
+        if group.epoch_seen == epoch:  # else a Commit has come after the archive was read: look again
+            raise NoGroupInfo(room, reasons)
 
 
-async def _doors(archive: Archive) -> list[tuple[RoomStanza, GroupInfo]]:
+async def _group_infos(archive: Archive) -> list[tuple[RoomStanza, GroupInfo]]:
     """GroupInfos of the latest epochs in the room, the latest first."""
-    found: list[tuple[RoomStanza, list[MessageElement]]] = []
+    looked_through: list[tuple[RoomStanza, list[MessageElement]]] = []
     epochs: set[tuple[bytes, int]] = set()
     async with aclosing(_backwards(archive)) as stanzas:
         async for stanza, elements in stanzas:
-            found.append((stanza, elements))
+            looked_through.append((stanza, elements))
             epochs |= {(element.group, element.epoch) for element in elements if isinstance(element, Commit)}
-            if len(epochs) > _DOORS:  # the first Commit of all but the last of them has been found
+            if len(epochs) > _EPOCHS:  # the first Commit of all but the last of them has been read
                 break
-    return find_doors(reversed(found))[:_DOORS]
+    return find_doors(reversed(looked_through))[:_EPOCHS]
 
 
 async def group_in(archive: Archive) -> bytes | None:
     """The id of the group whose Commits are in a room, None if there is none.
 
-    :raises DeliveryError: the archive can not be read
+    :raises DeliveryError: the archive cannot be read
     """
     async with aclosing(_backwards(archive)) as stanzas:
         async for _, elements in stanzas:

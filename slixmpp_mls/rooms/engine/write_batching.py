@@ -1,4 +1,4 @@
-"""Steps of the same moment, written together: the disk is waited for once.
+"""Batches writes made in one event-loop turn into a single transaction.
 
 ::
 
@@ -19,23 +19,23 @@ from typing import Any, TypeVar
 from ...client import RoomGroup
 from ...errors import MLSError, StoreError
 
-__all__ = ["WritingTogether"]
+__all__ = ["WriteBatcher"]
 
 T = TypeVar("T")
 
 
-class WritingTogether:
-    """Steps of one room's group."""
+class WriteBatcher:
+    """Batches the steps of one room's group."""
 
-    def __init__(self, session: RoomGroup) -> None:
-        self._session = session
+    def __init__(self, group: RoomGroup) -> None:
+        self._group = group
         self._waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
 
     async def do(self, step: Callable[[], T]) -> T:
-        """Call `step` soon, with those of others; it is on the disk when this returns.
+        """Call `step` soon, with those of others; what it writes is on the disk when this returns.
 
         :param step: writes once, at its end; raises before that, or because of the store
-        :raises StoreError: neither it nor any of the others has been written
+        :raises StoreError: neither this step nor any of the others has been written
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
@@ -49,13 +49,13 @@ class WritingTogether:
         self._waiting = []
         outcomes: list[tuple[asyncio.Future[Any], Any, MLSError | None]] = []
         try:
-            with self._session.together(lasting=True) if len(waiting) > 1 else nullcontext():
+            with self._group.together(lasting=True) if len(waiting) > 1 else nullcontext():
                 for step, answer in waiting:
                     try:
                         outcomes.append((answer, step(), None))
                     except StoreError:
                         raise
-                    except MLSError as error:  # its own affair
+                    except MLSError as error:  # of this step alone
                         outcomes.append((answer, None, error))
         except Exception as error:
             for _, answer in waiting:

@@ -1,0 +1,104 @@
+"""Leaving a group, and then its room.
+
+::
+
+    leave ──► the wish is stored ──► all that we have sent is in the room ──► we propose our removal, in each epoch
+                                                                   │
+              our keys are deleted, the room is left  ◄── another member commits it, or `patience` is over
+
+A member cannot remove itself (RFC 9420 12.4): it proposes its removal, and another one commits it.  If the program is
+stopped meanwhile, or we are not in the room, leaving goes on when we are, after a restart as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+
+from ..client import RoomGroup
+from ..errors import MLSError
+from ..mls.structures.proposals import Remove
+from ..mls.tree.tree_math import LeafIndex
+from .engine.worker import RoomWorker
+
+__all__ = ["LEAVE_PATIENCE", "Leaving"]
+
+#: Seconds in which another member should have committed our removal.
+LEAVE_PATIENCE = 20.0
+
+
+class Leaving:
+    """Leaving one room.
+
+    :param forget: stops reading the room
+    """
+
+    def __init__(self, worker: RoomWorker, forget: Callable[[], Awaitable[None]]) -> None:
+        self._worker = worker
+        self._parts = worker.parts
+        self._group = worker.parts.group
+        self._progress = worker.progress
+        self._forget = forget
+        self._busy = asyncio.Lock()
+
+    def go_on(self) -> None:
+        """The room has been caught up with: if we wanted to leave it, leave."""
+        if self._group.post_commit_actions.leave and not self._busy.locked():
+            self._parts.spawn(self.leave(LEAVE_PATIENCE), "leaving")
+
+    async def leave(self, patience: float) -> None:
+        """See :meth:`EncryptedRoom.leave`."""
+        async with self._busy:
+            await self._leave(patience)
+
+    async def finish(self, patience: float) -> None:
+        """Finish what :meth:`leave` had begun when the program was stopped."""
+        with suppress(TimeoutError, MLSError):
+            async with asyncio.timeout(patience):
+                await self._progress.until_live()
+        async with self._busy:
+            if self._group.is_member:
+                await self._leave(patience)
+            else:
+                await self._forget()
+
+    async def _leave(self, patience: float) -> None:
+        self._group.want_to_leave()
+        if self._parts.muc.inside:
+            try:
+                async with asyncio.timeout(patience):
+                    await self._progress.until_live()  # we have just come in, perhaps
+                    await self._progress.until(lambda: not (self._group.is_member and self._group.messages_wait))
+                    await self._ask_to_go()
+            except TimeoutError:
+                pass
+            except MLSError:
+                if self._progress.lost is None:
+                    raise
+        others = self._group.is_member and len(self._group.roster) > 1
+        if others and not self._parts.muc.inside and self._progress.lost is None:
+            return  # they are to be asked, when we are in the room
+        await self._forget()
+        if self._group.is_member:
+            self._worker.give_up()
+
+    async def _ask_to_go(self) -> None:
+        """Propose our own removal, again in every epoch that begins without it, until we are out or alone."""
+        group = self._group
+        while group.is_member and len(group.roster) > 1:
+            await self._progress.until_open()
+            outgoing = group.propose(Remove(LeafIndex(group.group.own_index)), self._parts.context.now)
+            asked_in = _epoch(group)
+            await self._worker.transmitter.transmit(outgoing)
+            await self._progress.until(partial(_is_over, group, asked_in))
+
+
+def _is_over(group: RoomGroup, epoch: tuple[bytes, int] | None) -> bool:
+    return _epoch(group) != epoch
+
+
+def _epoch(group: RoomGroup) -> tuple[bytes, int] | None:
+    """The present epoch; None if we are not in the group."""
+    return (group.group.group_id, group.group.epoch) if group.is_member else None

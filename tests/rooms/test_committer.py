@@ -1,0 +1,184 @@
+"""Committing, and waiting for one's own Commit (RFC 9420 12.4), also when the room is lost and read again."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from slixmpp_mls.client import CommitLost, GroupChanged
+from slixmpp_mls.errors import DeliveryError, RoomLost, StanzaTooLarge, UsageError
+from slixmpp_mls.mls.structures.proposals import Remove
+from slixmpp_mls.rooms.engine.committer import Committer
+from slixmpp_mls.rooms.engine.transmitter import Transmitter
+from slixmpp_mls.testing import NOW, Participant, World
+
+from ..client.people import CAROL, only, three
+from .people import Parts, soon
+
+
+class Committing(Parts):
+    """Alice's committer."""
+
+    def __init__(self, person: Participant) -> None:
+        super().__init__(person)
+        self.refused: list[str] = []
+        transmitter = Transmitter(self.parts, lambda origin_id, condition, error: self.refused.append(origin_id))
+        self.committer = Committer(self.parts, transmitter)
+
+    def read(self) -> None:
+        """Everybody reads what is in the room, and Alice's engine hears of what has become of her Commit."""
+        person = self.person
+        before = len(person.events)
+        self.world.settle()
+        for event in person.events[before:]:
+            ours = isinstance(event, GroupChanged) and event.by.identity == person.device.identity
+            if ours or isinstance(event, CommitLost):
+                self.committer.resolve(event)
+        self.progress.notify()
+
+
+def committing() -> tuple[World, Committing, Participant, Participant]:
+    world, alice, bob, carol = three()
+    return world, Committing(alice), bob, carol
+
+
+async def test_a_commit_takes_effect_when_the_room_reflects_it() -> None:
+    world, alice, bob, _ = committing()
+    changing = asyncio.create_task(alice.committer.commit(list, force=True))
+    await soon()
+    assert not changing.done()
+    assert alice.group.commit_waits
+    alice.read()
+    changed = await changing
+    assert changed is not None
+    assert changed.epoch == alice.group.group.epoch == bob.epoch
+    assert world.agree()
+
+
+async def test_a_commit_that_comes_second_is_made_again_unless_it_is_superfluous() -> None:
+    """DESIGN, delivery rule 2: the caller is asked again in the state after the winner's Commit."""
+    _, alice, bob, _ = committing()
+    asked: list[int] = []
+
+    def remove_carol() -> list[Remove] | None:
+        asked.append(alice.group.group.epoch)
+        leaves = alice.group.roster.leaves_of(CAROL)
+        return [Remove(leaf) for leaf in leaves] or None
+
+    bob.commit(*bob.removing(CAROL))  # is in the room first
+    removing = asyncio.create_task(alice.committer.commit(remove_carol))
+    await soon()
+    alice.read()
+    async with asyncio.timeout(5):
+        assert await removing is None
+    assert asked == [1, 2]
+    assert not alice.group.roster.has(CAROL)
+
+
+async def test_a_commit_that_the_room_refuses_raises() -> None:
+    _, alice, *_ = committing()
+    changing = asyncio.create_task(alice.committer.commit(list, force=True))
+    await soon()
+    error = DeliveryError("refused")
+    (waiting,) = alice.muc.sent
+    events = alice.group.bounced(waiting, "policy-violation")
+    alice.committer.refused(error)
+    for event in events:
+        alice.committer.resolve(only([event], CommitLost))
+    alice.progress.notify()
+    with pytest.raises(DeliveryError, match="refused"):
+        await changing
+    assert not alice.group.commit_waits
+
+
+async def test_a_commit_that_does_not_fit_changes_nothing() -> None:
+    _, alice, *_ = committing()
+    before = alice.group.group.pieces()
+
+    def narrow(elements: object) -> None:
+        raise StanzaTooLarge(300_000, 240_000)
+
+    alice.parts.fits = narrow  # type: ignore[method-assign]
+    with pytest.raises(StanzaTooLarge):
+        await alice.committer.commit(list, force=True)
+    assert alice.group.group.pieces() == before
+    assert not alice.muc.sent
+
+
+async def test_a_client_that_is_out_of_the_group_commits_nothing() -> None:
+    _, alice, *_ = committing()
+    alice.group.give_up()
+    with pytest.raises(UsageError):
+        await alice.committer.commit(list, force=True)
+
+
+# --- the room is lost --------------------------------------------------------------------------
+
+
+async def test_pending_proposals_wait_for_our_commit_and_then_for_nothing() -> None:
+    """RFC 9420 12.4: application data waits until the proposals are committed."""
+    world, alice, bob, _ = committing()
+    bob.propose(Remove(2))
+    world.settle()
+    alice.person.commit()
+    waiting = asyncio.create_task(alice.committer.commit_pending())
+    await soon()
+    assert not waiting.done()
+    alice.read()
+    async with asyncio.timeout(5):
+        await waiting
+    assert not alice.group.needs_commit
+    assert not alice.muc.sent  # nothing but the Commit that was on its way already
+
+
+async def test_whoever_waits_to_commit_is_told_when_the_room_is_lost() -> None:
+    world, alice, bob, _ = committing()
+    bob.propose(Remove(2))
+    world.settle()
+    alice.person.commit()
+    behind_a_commit = asyncio.create_task(alice.committer.commit_pending())
+    another = asyncio.create_task(alice.committer.commit(list, force=True))
+    await soon()
+    alice.lose(RoomLost(world.room.jid, "not-a-member"))
+    for each in (behind_a_commit, another):
+        with pytest.raises(RoomLost):
+            await asyncio.wait_for(each, 5)
+    with pytest.raises(RoomLost):  # and so does whoever comes later
+        await asyncio.wait_for(alice.committer.commit_pending(), 5)
+
+
+async def test_a_room_that_is_read_again_still_waits_for_the_commit_that_was_on_its_way() -> None:
+    """Proposals wait, a Commit of ours is on its way, the room is lost and read again: this spun without end."""
+    world, alice, bob, _ = committing()
+    bob.propose(Remove(2))
+    world.settle()
+    outgoing = alice.group.commit((), NOW)
+    alice.lose(RoomLost(world.room.jid, "not-a-member"))
+    alice.committer.fail(RoomLost(world.room.jid, "not-a-member"))
+
+    alice.progress.lost = None  # we are let in again
+    alice.progress.live.set()
+    alice.progress.notify()
+    waiting = asyncio.create_task(alice.committer.commit_pending())
+    await asyncio.wait_for(soon(), 5)  # the loop goes round
+    assert not waiting.done()
+    await alice.committer.transmitter.transmit(outgoing)
+    alice.read()
+    await asyncio.wait_for(waiting, 5)
+    assert not alice.group.needs_commit
+
+
+async def test_a_commit_made_before_a_restart_is_waited_for() -> None:
+    _, alice, _, _ = committing()
+    alice.person.commit()
+    alice.person.restart()
+    again = Committing(alice.person)
+    changing = asyncio.create_task(again.committer.commit(list, force=True))
+    await soon()
+    assert not again.muc.sent
+    again.read()
+    await soon()
+    assert len(again.muc.sent) == 1
+    again.read()
+    assert await asyncio.wait_for(changing, 5) is not None
