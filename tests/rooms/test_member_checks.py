@@ -1,0 +1,133 @@
+"""Asking the Authentication Service about members, and acting on its answers as configured (RFC 9750 6.5)."""
+
+from __future__ import annotations
+
+import pytest
+
+from slixmpp_mls.errors import InvalidError, NotPermitted
+from slixmpp_mls.identity import ClientIdentity
+from slixmpp_mls.mls.parameters import DAY
+from slixmpp_mls.mls.structures.proposals import Remove
+from slixmpp_mls.rooms.engine.member_checks import MemberChecks
+from slixmpp_mls.testing import Participant, World
+
+from ..client.people import DAVE, three
+from .people import Parts
+
+
+class Checking(Parts):
+    """A member's checks."""
+
+    def __init__(self, person: Participant, **settings: object) -> None:
+        super().__init__(person, **settings)
+        self.removed: list[ClientIdentity] = []
+        self.forbidden: set[ClientIdentity] = set()
+        self.resumed = 0
+        self.checks = MemberChecks(self.parts, self._remove, self._resume)
+
+    async def _remove(self, client: ClientIdentity) -> None:
+        if client in self.forbidden:
+            raise NotPermitted("says the test")
+        self.removed.append(client)
+
+    def _resume(self) -> None:
+        self.resumed += 1
+
+    def told(self) -> list[tuple[ClientIdentity, bool]]:
+        return [(event.member.identity, event.doubt.denied) for event in self.got("mls_doubted")]
+
+
+def checking(**settings: object) -> tuple[World, Checking, ClientIdentity, ClientIdentity]:
+    world, alice, bob, carol = three()
+    return world, Checking(alice, **settings), bob.device.identity, carol.device.identity
+
+
+async def test_all_members_but_ourselves_are_asked_about_within_a_day_of_rounds() -> None:
+    _, alice, bob, carol = checking()
+    for _ in range(24):
+        await alice.checks.next_round()
+    assert sorted(alice.judge.asked, key=str) == sorted([bob, carol], key=str)
+    assert not alice.told()
+
+
+async def test_a_member_that_was_vouched_for_is_removed_when_the_grace_is_over() -> None:
+    world, alice, bob, _ = checking(grace=DAY)
+    alice.judge.denied.add(bob)
+    await alice.checks.look_at_account(bob.account)
+    assert alice.told() == [(bob, True)]
+    assert not alice.removed
+    assert not alice.group.silenced  # RFC 9750 6.5: it has been vouched for
+    world.now += DAY
+    await alice.checks.act()
+    assert alice.removed == [bob]
+    assert alice.told() == [(bob, True)]  # once
+
+
+@pytest.mark.parametrize("configured", ["hold", "report"])
+async def test_members_are_not_removed_if_that_is_not_configured(configured: str) -> None:
+    world, alice, bob, _ = checking(denied_members=configured, grace=0)
+    alice.judge.denied.add(bob)
+    await alice.checks.look_at_account(bob.account)
+    world.now += DAY
+    await alice.checks.act()
+    assert alice.told() == [(bob, True)]
+    assert not alice.removed
+    assert alice.group.talks_to_anybody is (configured == "report")
+
+
+async def test_one_that_we_may_not_remove_spoils_no_other() -> None:
+    _, alice, bob, carol = checking(grace=0)
+    alice.judge.denied |= {bob, carol}
+    alice.forbidden.add(bob)
+    await alice.checks.look_again([bob, carol])
+    assert alice.removed == [carol]
+
+
+async def test_what_has_waited_goes_on_when_a_member_is_vouched_for_after_all() -> None:
+    world, alice, *_ = checking(denied_members="hold")
+    dave = world.person(DAVE)
+    alice.person.judge = lambda leaf: InvalidError("says the test", "RFC 9420 5.3.1")
+    world.people[1].commit(*world.people[1].adding(DAVE))
+    world.settle()
+    assert alice.group.silenced
+    alice.judge.denied.add(dave.device.identity)
+    await alice.checks.look_again()
+    assert alice.group.silenced
+    alice.judge.denied.clear()
+    await alice.checks.look_again()
+    assert not alice.group.silenced
+    assert not alice.group.doubts
+    assert alice.resumed == 2  # asked each time whether anything may go on
+
+
+async def test_a_member_that_goes_while_the_answer_comes_is_not_judged() -> None:
+    """The answer is about a key; who has another one, or is gone, has been judged with that."""
+    world, alice, bob, _ = checking()
+    alice.judge.denied.add(bob)
+    answer = alice.judge.validate
+
+    async def slowly(leaves: object, suite: object) -> object:
+        verdicts = await answer(leaves, suite)  # type: ignore[arg-type]
+        carol = world.people[2]
+        carol.commit(Remove(alice.group.roster.leaf_of(bob) or 0))
+        world.settle()
+        return verdicts
+
+    alice.judge.validate = slowly  # type: ignore[method-assign, assignment]
+    await alice.checks.look_at_account(bob.account)
+    assert not alice.group.doubts
+    assert not alice.told()
+
+
+async def test_a_client_that_is_put_out_while_the_answer_comes_does_nothing() -> None:
+    _, alice, bob, _ = checking()
+    alice.judge.denied.add(bob)
+    answer = alice.judge.validate
+
+    async def slowly(leaves: object, suite: object) -> object:
+        alice.group.give_up()
+        return await answer(leaves, suite)  # type: ignore[arg-type]
+
+    alice.judge.validate = slowly  # type: ignore[method-assign, assignment]
+    await alice.checks.look_at_account(bob.account)
+    assert not alice.told()

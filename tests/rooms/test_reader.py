@@ -1,0 +1,193 @@
+"""Reading a room: in its order, each stanza once, with all that must be asked for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+from slixmpp_mls.client import GroupChanged, Incoming, MemberDoubted, MessageReceived, Rejected
+from slixmpp_mls.client.group.resumption_psks import Awaited
+from slixmpp_mls.delivery import RoomStanza
+from slixmpp_mls.rooms.engine import reader
+from slixmpp_mls.rooms.engine.member_checks import MemberChecks
+from slixmpp_mls.rooms.engine.reader import Reader, Taken
+from slixmpp_mls.testing import FaultyStore, Participant, World
+
+from ..client.people import DAVE, three
+from .people import Parts, until
+
+
+class Reading(Parts):
+    """A member's reader; `taken` is what it has taken, in the order in which its engine was told."""
+
+    def __init__(self, person: Participant, **settings: object) -> None:
+        super().__init__(person, **settings)
+        self.taken: list[Taken] = []
+        self.told: list[int] = []
+        self.resumed = 0
+        self.removed: list[object] = []
+        self.awaited: list[Awaited] = []
+        self.checks = MemberChecks(self.parts, self._remove, self._resume)
+        self.reader = Reader(self.parts, self.checks, self._on_steps, self._reached)
+
+    def _on_steps(self, taken: Sequence[Taken]) -> None:
+        self.taken += taken
+        self.told.append(len(taken))
+
+    def _resume(self) -> None:
+        self.resumed += 1
+
+    async def _remove(self, client: object) -> None:
+        self.removed.append(client)
+
+    async def _reached(self, awaited: Awaited) -> None:
+        self.awaited.append(awaited)
+
+    def stanzas(self, *, archived: bool = True) -> deque[RoomStanza]:
+        """What is new in the room."""
+        new = self.world.room.read(self.person.account, self.group.cursor)
+        return deque(replace(self.muc.stanza(incoming), archived=archived) for incoming in new)
+
+    def texts(self) -> list[bytes]:
+        return [event.data for each in self.taken for event in each.events if isinstance(event, MessageReceived)]
+
+
+def reading(**settings: object) -> tuple[World, Reading, Participant, Participant]:
+    world, alice, bob, carol = three()
+    return world, Reading(alice, **settings), bob, carol
+
+
+async def test_messages_that_are_at_hand_are_taken_in_one_transaction_and_in_order() -> None:
+    world, alice, bob, _ = three()
+    store = FaultyStore(alice.store)
+    alice.restart(store)
+    client = Reading(alice)
+    texts = [b"%d" % number for number in range(10)]
+    for text in texts:
+        bob.send(text)
+    world.room.deliver_all()
+    before = store.commits
+    await client.reader.take_all(client.stanzas())
+    assert client.texts() == texts
+    assert client.told == [10]
+    assert store.commits == before + 1
+
+
+async def test_a_commit_between_messages_keeps_its_place() -> None:
+    world, alice, bob, carol = reading()
+    bob.send(b"before")
+    bob.commit()
+    world.room.deliver_all()
+    bob.read()
+    bob.send(b"after")
+    world.room.deliver_all()
+    await alice.reader.take_all(alice.stanzas())
+    assert alice.texts() == [b"before", b"after"]
+    kinds = [type(event) for each in alice.taken for event in each.events]
+    assert kinds.index(GroupChanged) == 1
+    carol.read()
+    assert world.agree()
+
+
+async def test_one_stanza_that_cannot_be_read_spoils_no_other() -> None:
+    world, alice, bob, _ = reading()
+    bob.send(b"one")
+    bob.send(b"two")
+    world.room.deliver_all()
+    stanzas = alice.stanzas()
+    garbage = Incoming("000099", (), bob.account)
+    broken = alice.muc.stanza(garbage)
+    broken.xml.append(next(iter(stanzas[0].xml)).makeelement("{urn:xmpp:mls:0}application", {"group": "?"}))
+    stanzas.insert(1, replace(broken, archived=True))
+    await alice.reader.take_all(stanzas)
+    assert alice.texts() == [b"one", b"two"]
+    (rejected,) = [event for each in alice.taken for event in each.events if isinstance(event, Rejected)]
+    assert rejected.archive_id == "000099"
+
+
+async def test_a_full_disk_is_said_and_the_stanza_is_read_when_it_has_room_again() -> None:
+    world, alice, bob, _ = three()
+    store = FaultyStore(alice.store)
+    alice.restart(store)
+    client = Reading(alice)
+    bob.commit()
+    world.room.deliver_all()
+    store.fail_at = store.writes
+    await asyncio.wait_for(client.reader.take_all(client.stanzas()), 10)
+    assert len(client.got("mls_store_failed")) == 1
+    bob.read()
+    assert client.group.group.epoch_authenticator == bob.session.group.epoch_authenticator
+
+
+async def test_a_live_stanza_after_a_missing_one_has_the_archive_read_again() -> None:
+    """DESIGN, delivery rule 4: the order is the archive's; nothing is processed ahead of what is missing."""
+    world, alice, bob, _ = reading()
+    bob.commit()
+    world.room.deliver_all()
+    bob.read()
+    bob.send(b"of the next epoch")
+    world.room.deliver_all()
+    live = alice.stanzas(archived=False)
+    live.popleft()  # the Commit got lost between the servers
+    cursor, again = alice.group.cursor, []
+    alice.muc.read_again = again.append  # type: ignore[method-assign]
+    await alice.reader.take_all(live)
+    assert again == [cursor]
+    assert not alice.taken
+    await alice.reader.take_all(alice.stanzas())  # from the archive
+    assert alice.texts() == [b"of the next epoch"]
+
+
+async def test_reading_again_is_not_done_at_a_members_pace() -> None:
+    """Every message could look as if one were missing: who decides how often?"""
+    world, alice, bob, _ = reading()
+    bob.commit()
+    world.room.deliver_all()
+    bob.read()
+    bob.send(b"x")
+    world.room.deliver_all()
+    live = alice.stanzas(archived=False)[-1]
+    alice.muc.read_again = lambda after: None  # type: ignore[method-assign]
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    for _ in range(2):
+        await alice.reader.take_all(deque([live]))
+    assert loop.time() - start >= reader._REREADING_PAUSE * 0.9
+
+
+async def test_new_leaves_are_asked_about_before_the_commit_counts_for_us() -> None:
+    """RFC 9420 5.3.1; a denied member is doubted, and removed, as it is configured by default."""
+    world, alice, bob, _ = reading()
+    dave = world.person(DAVE)
+    alice.judge.denied.add(dave.device.identity)
+    bob.commit(*bob.adding(DAVE))
+    world.room.deliver_all()
+    await alice.reader.take_all(alice.stanzas())
+    assert alice.judge.asked == [dave.device.identity]
+    assert dave.device.identity in alice.group.doubts
+    assert alice.group.silenced
+    await until(lambda: alice.removed)
+    (doubted,) = alice.got("mls_doubted")
+    assert isinstance(doubted, MemberDoubted)
+    assert doubted.member.identity == dave.device.identity
+    assert alice.removed == [dave.device.identity]
+
+
+async def test_messages_go_on_when_the_member_in_doubt_has_gone() -> None:
+    world, alice, bob, _ = reading(denied_members="hold")
+    dave = world.person(DAVE)
+    alice.judge.denied.add(dave.device.identity)
+    bob.commit(*bob.adding(DAVE))
+    world.room.deliver_all()
+    await alice.reader.take_all(alice.stanzas())
+    assert alice.group.silenced
+    assert not alice.resumed
+    bob.read()
+    bob.commit(*bob.removing(DAVE))
+    world.room.deliver_all()
+    await alice.reader.take_all(alice.stanzas())
+    assert not alice.group.silenced
+    assert alice.resumed == 1
+    assert not alice.removed

@@ -1,0 +1,133 @@
+"""Coming back into a group: by request (RFC 9420 12.1.8), or by an external Commit (12.4.3.2)."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from slixmpp_mls.client import Rejoining
+from slixmpp_mls.client.storage.records import MembershipState
+from slixmpp_mls.errors import NoGroupInfo, RoomLost
+from slixmpp_mls.policy import ExternalJoins
+from slixmpp_mls.rooms.engine import rejoin
+from slixmpp_mls.rooms.engine.rejoin import Rejoiner, group_in
+from slixmpp_mls.rooms.engine.transmitter import Transmitter
+from slixmpp_mls.testing import Participant, World
+
+from ..client.people import ALICE, BOB, three
+from .people import Parts, soon, until
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rejoin, "_SPREAD", 0.0)
+    monkeypatch.setattr(rejoin, "_ASK_AFTER_INVITATION", 0.0)
+
+
+class Returning(Parts):
+    """A member's way back."""
+
+    def __init__(self, person: Participant, **settings: object) -> None:
+        super().__init__(person, **settings)
+        self.rejoiner = Rejoiner(self.parts, Transmitter(self.parts, lambda *refused: None))
+
+    def read(self) -> None:
+        self.world.settle()
+        self.rejoiner.news()
+        self.progress.notify()
+
+
+def lost(**settings: object) -> tuple[World, Participant, Returning]:
+    """Bob has lost the group."""
+    world, alice, bob, _ = three()
+    bob.events += bob.session.give_up("says the test")
+    return world, alice, Returning(bob, **settings)
+
+
+async def test_a_client_that_has_lost_the_group_asks_to_be_added_and_comes_back() -> None:
+    world, alice, bob = lost()
+    bob.rejoiner.news()
+    await until(lambda: bob.muc.sent)
+    (rejoining,) = bob.got("mls_rejoining")
+    assert rejoining == Rejoining(world.room.jid, 1, 1, external=False)
+    world.settle()
+    alice.commit()  # with what waits: the Add, and the Remove of the old leaf
+    bob.read()
+    assert bob.group.is_member
+    assert world.agree()
+    assert not bob.rejoiner.is_due
+
+
+async def test_nothing_happens_by_itself_if_that_is_configured() -> None:
+    _, _, bob = lost(rejoin="by hand")
+    bob.rejoiner.news()
+    await soon()
+    assert not bob.rejoiner.is_due
+    assert not bob.muc.sent
+    bob.rejoiner.by_hand()
+    await until(lambda: bob.muc.sent)
+
+
+async def test_nothing_is_asked_before_the_room_has_been_read() -> None:
+    """A Welcome may be waiting there."""
+    _, _, bob = lost()
+    bob.progress.live.clear()
+    bob.rejoiner.news()
+    await soon()
+    assert not bob.muc.sent
+
+
+async def test_a_room_that_is_lost_ends_the_attempt() -> None:
+    world, _, bob = lost()
+    bob.lose(RoomLost(world.room.jid, "not-a-member"))
+    assert not bob.rejoiner.is_due
+    with pytest.raises(RoomLost):
+        await asyncio.wait_for(bob.rejoiner.join_externally(), 5)
+
+
+async def test_an_external_commit_brings_us_in_without_anybody_online() -> None:
+    """RFC 9420 12.4.3.2: by the GroupInfo that members leave in the room."""
+    world, alice, bob = lost()
+    alice.commit()
+    bob.read()
+    joining = asyncio.create_task(bob.rejoiner.join_externally())
+    await until(lambda: bob.muc.sent)
+    assert not joining.done()
+    bob.read()
+    await asyncio.wait_for(joining, 5)
+    assert bob.group.is_member
+    assert world.agree()
+    assert bob.got("mls_rejoining")[-1].external
+
+
+async def test_an_external_commit_that_comes_second_is_made_again() -> None:
+    world, alice, bob = lost()
+    alice.commit()
+    bob.read()
+    alice.commit()  # is in the room first
+    joining = asyncio.create_task(bob.rejoiner.join_externally())
+    await until(lambda: bob.muc.sent)
+    bob.read()
+    await until(lambda: len(bob.muc.sent) == 2)
+    bob.read()
+    await asyncio.wait_for(joining, 5)
+    assert world.agree()
+
+
+async def test_without_a_group_info_nobody_comes_in_by_an_external_commit() -> None:
+    world = World()
+    policy = replace(world.open_policy(ALICE), external_joins=ExternalJoins.NEVER)
+    _, person = world.group(ALICE, BOB, policy=policy)
+    person.session.give_up("says the test")
+    bob = Returning(person)
+    with pytest.raises(NoGroupInfo):
+        await asyncio.wait_for(bob.rejoiner.join_externally(), 5)
+    assert bob.group.state is MembershipState.LOST
+
+
+async def test_the_archive_says_whether_there_is_a_group() -> None:
+    world, _, bob = lost()
+    assert await group_in(bob.muc.archive) == world.people[0].session.group.group_id
+    assert await group_in(Parts(World().person(ALICE)).muc.archive) is None
