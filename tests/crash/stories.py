@@ -160,7 +160,7 @@ async def founder(bot: Bot) -> None:
         bot.state()
         bot.note("leaving")
     left = bot.group()
-    if left is not None and not left.session.post_commit_actions.leave:
+    if left is not None and not left.group.post_commit_actions.leave:
         await left.leave()
     await bot.until(lambda: bot.room not in bot.mls.groups)
 

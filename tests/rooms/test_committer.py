@@ -32,9 +32,11 @@ class Committing(Parts):
         before = len(person.events)
         self.world.settle()
         for event in person.events[before:]:
-            ours = isinstance(event, GroupChanged) and event.by.identity == person.device.identity
-            if ours or isinstance(event, CommitLost):
-                self.committer.resolve(event)
+            match event:
+                case GroupChanged() if event.by.identity == person.device.identity:
+                    self.committer.resolve(event)
+                case CommitLost():
+                    self.committer.resolve(event)
         self.progress.notify()
 
 

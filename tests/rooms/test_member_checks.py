@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from slixmpp_mls.errors import InvalidError, NotPermitted
@@ -18,7 +20,7 @@ from .people import Parts
 class Checking(Parts):
     """A member's checks."""
 
-    def __init__(self, person: Participant, **settings: object) -> None:
+    def __init__(self, person: Participant, **settings: Any) -> None:
         super().__init__(person, **settings)
         self.removed: list[ClientIdentity] = []
         self.forbidden: set[ClientIdentity] = set()
@@ -37,7 +39,7 @@ class Checking(Parts):
         return [(event.member.identity, event.doubt.denied) for event in self.got("mls_doubted")]
 
 
-def checking(**settings: object) -> tuple[World, Checking, ClientIdentity, ClientIdentity]:
+def checking(**settings: Any) -> tuple[World, Checking, ClientIdentity, ClientIdentity]:
     world, alice, bob, carol = three()
     return world, Checking(alice, **settings), bob.device.identity, carol.device.identity
 

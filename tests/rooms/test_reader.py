@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from slixmpp_mls.client import GroupChanged, Incoming, MemberDoubted, MessageReceived, Rejected
 from slixmpp_mls.client.group.resumption_psks import Awaited
@@ -22,7 +23,7 @@ from .people import Parts, until
 class Reading(Parts):
     """A member's reader; `taken` is what it has taken, in the order in which its engine was told."""
 
-    def __init__(self, person: Participant, **settings: object) -> None:
+    def __init__(self, person: Participant, **settings: Any) -> None:
         super().__init__(person, **settings)
         self.taken: list[Taken] = []
         self.told: list[int] = []
@@ -54,7 +55,7 @@ class Reading(Parts):
         return [event.data for each in self.taken for event in each.events if isinstance(event, MessageReceived)]
 
 
-def reading(**settings: object) -> tuple[World, Reading, Participant, Participant]:
+def reading(**settings: Any) -> tuple[World, Reading, Participant, Participant]:
     world, alice, bob, carol = three()
     return world, Reading(alice, **settings), bob, carol
 
@@ -131,8 +132,9 @@ async def test_a_live_stanza_after_a_missing_one_has_the_archive_read_again() ->
     world.room.deliver_all()
     live = alice.stanzas(archived=False)
     live.popleft()  # the Commit got lost between the servers
-    cursor, again = alice.group.cursor, []
-    alice.muc.read_again = again.append  # type: ignore[method-assign]
+    cursor = alice.group.cursor
+    again: list[str | None] = []
+    alice.muc.read_again = again.append  # type: ignore[method-assign, assignment]
     await alice.reader.take_all(live)
     assert again == [cursor]
     assert not alice.taken

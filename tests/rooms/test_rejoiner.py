@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 class Returning(Parts):
     """A member's way back."""
 
-    def __init__(self, person: Participant, **settings: object) -> None:
+    def __init__(self, person: Participant, **settings: Any) -> None:
         super().__init__(person, **settings)
         self.rejoiner = Rejoiner(self.parts, Transmitter(self.parts, lambda *refused: None))
 
@@ -39,7 +40,7 @@ class Returning(Parts):
         self.progress.notify()
 
 
-def lost(**settings: object) -> tuple[World, Participant, Returning]:
+def lost(**settings: Any) -> tuple[World, Participant, Returning]:
     """Bob has lost the group."""
     world, alice, bob, _ = three()
     bob.events += bob.session.give_up("says the test")
