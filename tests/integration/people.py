@@ -28,7 +28,7 @@ from ..conftest import unique
 
 SECONDS = 60.0  # more than anything here should take
 #: All events that the plugin documents.
-EVENTS = re.findall(r"^``(mls_\w+)``", events.__doc__ or "", re.MULTILINE)
+EVENTS = tuple(dict.fromkeys(re.findall(r"^``(mls_\w+)``", events.__doc__ or "", re.MULTILINE)))
 _numbers = itertools.count(1)
 
 
