@@ -258,7 +258,7 @@ def apply(
 ) -> Applied:
     """RFC 9420 12.3: the proposals' effect on the tree and on the context's extensions.
 
-    The rules for all members (:func:`slixmpp_mls.mls.tree.leaf_validation.check_members`) is for the caller to check,
+    The caller checks the rules for all members (:func:`slixmpp_mls.mls.tree.leaf_validation.check_members`),
     on the tree that has the Commit's path in it as well.
 
     :param rules: how leaves are validated (7.3)
