@@ -15,7 +15,7 @@ from immutables import Map
 
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite, HPKEPrivateKey
 from slixmpp_mls.mls.group.group import Group
-from slixmpp_mls.mls.group.group_state import PublicGroup
+from slixmpp_mls.mls.group.group_state import PublicState
 from slixmpp_mls.mls.group.staging import StagedCommit
 from slixmpp_mls.mls.schedule.key_schedule import epoch_from_secret
 from slixmpp_mls.mls.schedule.secret_tree import SecretTree
@@ -96,7 +96,7 @@ def full_group(suite: CipherSuite, size: int, seats: tuple[int, ...]) -> list[Gr
         keys.update(renewed.private.keys)
     context = GroupContext(1, suite.id, _GROUP_ID, 7, tree.tree_hash(), os.urandom(suite.hash_length), ())
     epoch = epoch_from_secret(suite, os.urandom(suite.hash_length))
-    public = PublicGroup(context, tree, os.urandom(suite.hash_length), os.urandom(suite.hash_length))
+    public = PublicState(context, tree, os.urandom(suite.hash_length), os.urandom(suite.hash_length))
     groups = []
     for seat in seats:
         path = [node_of(LeafIndex(seat)), *direct_path(node_of(LeafIndex(seat)), tree.leaf_count)]

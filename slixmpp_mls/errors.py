@@ -15,6 +15,7 @@
     │       ├── UnknownGroup
     │       ├── NotForUs      a Welcome or a message that this client holds no key for
     │       ├── Replayed      its key was used before and is gone (RFC 9420 9.2)
+    │       ├── MembershipUnproved  a partial member has seen no proof for its sender; `leaf_index` says which leaf
     │       ├── StateRolledBack  our own message, with a key that our state has not used: the state is an old copy
     │       ├── AffixMismatch an envelope's affix is missing or contradicts its stanza (XEP-0420)
     │       ├── PolicyViolation  a Commit breaks the group's policy; `rule` and `offender` say how and who
@@ -128,6 +129,19 @@ class NotForUs(InvalidError):
 
 class Replayed(InvalidError):
     """A message whose key has been used and deleted (RFC 9420 9.2)."""
+
+
+class MembershipUnproved(InvalidError):
+    """A message of a member for whom a partial client has seen no membership proof in the message's epoch.
+
+    The message may be genuine: it can be processed once a proof is there.
+
+    :ivar leaf_index: the leaf that the message names as its sender's
+    """
+
+    def __init__(self, leaf_index: int) -> None:
+        super().__init__(f"leaf {leaf_index} is not proved", "draft-ietf-mls-partial Sender-Authenticated Messages")
+        self.leaf_index = leaf_index
 
 
 class StateRolledBack(InvalidError):

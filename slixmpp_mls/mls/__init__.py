@@ -27,6 +27,7 @@ package                    RFC 9420       content
 ``tree``                   4, 7, C        the ratchet tree, its hashes, its leaves, TreeKEM
 ``schedule``               6, 8, 9        key schedule, secret tree, transcript, message protection
 ``group``                  11, 12         creating, joining, proposing, committing; the state and its storage
+``partial``                               membership without the ratchet tree (draft-ietf-mls-partial)
 =========================  =============  ==========================================================================
 
 ``xml_form`` stands beside them: it derives an XML form of every structure from the same declarations.

@@ -48,6 +48,14 @@ from .registry import CipherSuiteId
 from .structures.extensions import ApplicationId, ExternalPub, ExternalSenders, RequiredCapabilities
 from .structures.framing import AuthenticatedContent, MLSMessage
 from .structures.parent_node import RatchetTreeExtension
+from .structures.partial import (
+    AnnotatedCommit,
+    AnnotatedWelcome,
+    SenderAuthenticatedGroupInfo,
+    SenderAuthenticatedMessage,
+    SenderAuthenticatedPrivateMessage,
+    SenderAuthenticatedPublicMessage,
+)
 from .structures.welcome import GroupSecrets
 from .tls import MAX_SIZE, Codec, Enum, Opaque, Optional, Select, Struct, StructCodec, UInt, Vector
 
@@ -59,10 +67,12 @@ _SPACE = " \t\r\n"  # white space as XML defines it, and nothing of Unicode's
 _NO_SPACE = str.maketrans("", "", _SPACE)
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,19}", re.ASCII)  # 2**64 has 20 digits
 
-# All that RFC 9420 puts on the wire or hashes is one of these or part of one.
+# All that RFC 9420 and draft-ietf-mls-partial put on the wire or hash is one of these or part of one.
 _ROOTS = (
     MLSMessage, AuthenticatedContent, GroupSecrets,
     ApplicationId, RatchetTreeExtension, RequiredCapabilities, ExternalPub, ExternalSenders,
+    AnnotatedWelcome, AnnotatedCommit, SenderAuthenticatedMessage, SenderAuthenticatedGroupInfo,
+    SenderAuthenticatedPublicMessage, SenderAuthenticatedPrivateMessage,
 )  # fmt: skip
 
 

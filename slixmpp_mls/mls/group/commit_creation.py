@@ -182,7 +182,7 @@ def draft_commit(
     if _wants_path(covered, options):
         renewed = _renew(group, applied, options, random)
         tree = renewed.tree
-    provisional = provisional_context(group.context, applied, tree)
+    provisional = provisional_context(group.context, tree.tree_hash(), applied.extensions)
     check_members(tree, applied.requirements)
     added = frozenset(index for index, _ in applied.added)
     path = renewed.encrypt(provisional.encode(), added) if renewed is not None else None

@@ -61,6 +61,11 @@ class Effects(Struct):
     psks: tuple[PreSharedKeyID, ...]
     reinit: ReInit | None
 
+    def leaves_before(self) -> dict[int, LeafNode | None]:
+        """The leaves that change, as they were before the Commit; None for blank ones."""
+        # A leaf can change twice, when somebody is added in the place of a removed member: the first `before` counts.
+        return {change.index: change.before for change in reversed(self.changes)}
+
     def of_kind(self, kind: ChangeKind) -> tuple[MemberChange, ...]:
         """The changes of one kind, in the order of the Commit."""
         return tuple(change for change in self.changes if change.kind == kind)

@@ -93,7 +93,7 @@ def external_commit(
     renewed = renew_path(roomy, index, _template(own), own.signature_key, context.group_id, random=random)
     check_leaf(renewed.leaf, applied.requirements)
     check_members(renewed.tree, applied.requirements)
-    provisional = provisional_context(context, applied, renewed.tree)
+    provisional = provisional_context(context, renewed.tree.tree_hash(), applied.extensions)
     path = renewed.encrypt(provisional.encode())
     entries = (*(ProposalRef(sent.reference or b"") for sent in by_reference), *by_value)
     framed = FramedContent(context.group_id, context.epoch, me, authenticated_data, Commit(entries, path))

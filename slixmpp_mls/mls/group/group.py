@@ -27,19 +27,18 @@ from collections.abc import Collection, Iterable, Mapping, MutableSet, Sequence
 from dataclasses import dataclass, replace
 from typing import Self, Unpack
 
+from immutables import Map
+
 from ...errors import UsageError
 from ..crypto.cipher_suite import Random, SignaturePrivateKey
 from ..parameters import Parameters
 from ..registry import ProposalType, WireFormat
-from ..schedule.message_protection import Padding, pad_in_steps, protect_private, protect_public, sign
-from ..schedule.secret_tree import SecretTree
+from ..schedule.message_protection import Padding, pad_in_steps
 from ..structures.extensions import Extension
 from ..structures.framing import (
     AnySender,
     ApplicationData,
-    AuthenticatedContent,
     ExternalSenderIndex,
-    FramedContent,
     MemberSender,
     MLSMessage,
     NewMemberCommitSender,
@@ -49,14 +48,16 @@ from ..structures.key_package import KeyPackage
 from ..structures.proposals import Add, AnyProposal, Remove, SelfRemove, Update
 from ..structures.psk import PreSharedKeyID
 from ..structures.welcome import GroupInfo, Welcome
-from ..tree.leaf_creation import KeyPackageBundle, OwnLeaf, update_leaf
+from ..tree.leaf_creation import KeyPackageBundle, OwnLeaf
 from ..tree.leaf_validation import LeafRules, check_members, check_proposal_supported
 from ..tree.ratchet_tree import RatchetTree
 from ..tree.tree_math import LeafIndex
 from . import commit_creation, external_join, group_creation, group_storage, joining, message_processing, resumption
+from .applying import apply_message, apply_proposal
 from .commit_creation import CommitArguments, CommitBundle, CommitDraft
 from .group_state import GroupState, OwnUpdate, PSKLookup, PublicGroup, no_psks
 from .joining import GroupLookup, Identify, StagedJoin, UnverifiedGroupInfo, credential_of
+from .message_creation import create_update, protect, sign_content, sign_proposal
 from .message_processing import Processed, ReceivedProposal
 from .proposal_list import SentProposal, apply, check_alone, choose, topic
 from .proposal_selection import choose_valid
@@ -181,11 +182,8 @@ class Group(GroupState):
         self.require_open()
         if any(sent.reference not in left_out for sent in self.proposals_to_commit()):
             raise UsageError("proposals wait for a Commit, which must come before application data (RFC 9420 12.4)")
-        content = self._sign(WireFormat.PRIVATE_MESSAGE, ApplicationData(data), authenticated_data)
-        message, tree = protect_private(
-            self.suite, content, self.secret_tree, self.secrets.sender_data_secret, padding, random
-        )
-        return MLSMessage.wrap(message), self.with_secret_tree(tree)
+        content = sign_content(self, WireFormat.PRIVATE_MESSAGE, ApplicationData(data), authenticated_data)
+        return protect(self, content, padding, random)
 
     def proposals_to_commit(self) -> tuple[SentProposal, ...]:
         """Of the waiting proposals, those that a Commit of ours would cover; none may be left when we send data.
@@ -219,8 +217,7 @@ class Group(GroupState):
         if isinstance(proposal, Update) and update is None:
             raise UsageError("an Update without its private keys; see propose_update")
         form = WireFormat.PUBLIC_MESSAGE if public else WireFormat.PRIVATE_MESSAGE
-        content = self._sign(form, proposal, authenticated_data)
-        sent = SentProposal(proposal, sender, self.suite.proposal_ref(content.encode()), content)
+        sent = sign_proposal(self, form, proposal, authenticated_data)
         rules = _own_rules(self.parameters, now)
         check_alone(sent, self.tree, self.context, rules)
         if isinstance(proposal, SelfRemove):  # draft-ietf-mls-extensions SelfRemove
@@ -231,13 +228,8 @@ class Group(GroupState):
             applied = apply((*self._making_room(proposal), sent), self.tree, self.context, rules)
             check_members(applied.tree, applied.requirements)
         waiting = self.with_proposal(sent, update)
-        if public:
-            key, context = self.secrets.membership_key, self.context.encode()
-            return MLSMessage.wrap(protect_public(self.suite, content, key, context)), waiting
-        message, tree = protect_private(
-            self.suite, content, self.secret_tree, self.secrets.sender_data_secret, random=random
-        )
-        return MLSMessage.wrap(message), waiting.with_secret_tree(tree)
+        assert sent.content is not None
+        return protect(waiting, sent.content, random=random)
 
     def _making_room(self, proposal: AnyProposal) -> list[SentProposal]:
         """The waiting removal of the client that an Add brings back (RFC 9420 12.2)."""
@@ -262,15 +254,8 @@ class Group(GroupState):
 
         :param own: what it is made of, if more than the encryption key changes
         """
-        made_of = own or self.own_leaf_parts()
-        leaf, key = update_leaf(self.suite, made_of, self.group_id, self.own_index, random)
-        update = OwnUpdate(key, made_of.signature_key)
-        return self.propose(Update(leaf), now=now, public=public, update=update, random=random)
-
-    def own_leaf_parts(self) -> OwnLeaf:
-        """The parts of our present leaf."""
-        leaf = self.own_leaf
-        return OwnLeaf(leaf.credential, self.signature_key, leaf.capabilities, leaf.extensions)
+        proposal, update = create_update(self, own, random)
+        return self.propose(proposal, now=now, public=public, update=update, random=random)
 
     def commit(
         self,
@@ -335,13 +320,6 @@ class Group(GroupState):
             commit_creation.create_group_info(self, tree=tree, external=external, extensions=extensions, random=random)
         )
 
-    def _sign(
-        self, form: WireFormat, content: ApplicationData | AnyProposal, authenticated_data: bytes
-    ) -> AuthenticatedContent:
-        framed = FramedContent(self.group_id, self.epoch, MemberSender(self.own_index), authenticated_data, content)
-        signature = sign(self.suite, self.signature_key, form, framed, self.context.encode())
-        return AuthenticatedContent(form, framed, signature)
-
     # --- receiving -------------------------------------------------------------------------------
 
     def process(
@@ -369,32 +347,8 @@ class Group(GroupState):
         if isinstance(processed, StagedCommit):
             return self._enter(processed, now)
         if isinstance(processed, ReceivedProposal):
-            return self._keep(processed)
-        if processed.epoch == self.epoch:
-            self._check_base(self.secret_tree, processed.base)
-            return self.with_secret_tree(processed.secret_tree)
-        past = []
-        for each in self.past:
-            if each.epoch == processed.epoch:
-                self._check_base(each.secret_tree, processed.base)
-                each = replace(each, secret_tree=processed.secret_tree)
-            past.append(each)
-        return replace(self, past=tuple(past))
-
-    def _keep(self, processed: ReceivedProposal) -> Self:
-        content = processed.sent.content
-        if content is None or (content.content.group_id, processed.epoch) != (self.group_id, self.epoch):
-            raise UsageError("a proposal of another epoch")
-        if processed.secret_tree is None:
-            return self.with_proposal(processed.sent)
-        self._check_base(self.secret_tree, processed.base)
-        return replace(self.with_proposal(processed.sent), secret_tree=processed.secret_tree)
-
-    @staticmethod
-    def _check_base(tree: SecretTree, base: SecretTree) -> None:
-        # Otherwise a key that was used meanwhile would come back (RFC 9420 9.2).
-        if base is not tree:
-            raise UsageError("the state has moved on since this was processed")
+            return apply_proposal(self, processed)
+        return apply_message(self, processed)
 
     def _enter(self, staged: StagedCommit, now: int) -> Self:
         base = (staged.group_id, staged.base_epoch, staged.base_tag)
@@ -404,7 +358,8 @@ class Group(GroupState):
             raise UsageError("the Commit removes us")
         if staged.own and isinstance(staged.effects.committer, NewMemberCommitSender):
             return staged.next  # there is nothing of ours in the epoch before
-        return replace(staged.next, past=self.past_with_current(staged.effects.changes, staged.spent, now))
+        leaves = Map({LeafIndex(index): leaf for index, leaf in staged.effects.leaves_before().items()})
+        return replace(staged.next, past=self.past_with_current(leaves, staged.spent, now))
 
     def forget_past(self, *, now: int) -> Self:
         """The state without the ended epochs whose time is over."""
@@ -450,7 +405,7 @@ class Group(GroupState):
     @classmethod
     def restore(cls, pieces: Iterable[tuple[bytes, bytes]], parameters: Parameters | None = None) -> Self:
         """The state whose pieces these are."""
-        return group_storage.restore(cls, pieces, parameters)
+        return group_storage.restore(cls, RatchetTree.restore, pieces, parameters)
 
     def staged_pieces(self, staged: StagedCommit) -> dict[bytes, bytes]:
         """A Commit of ours that waits, for a store, secret."""

@@ -19,7 +19,7 @@ from ..tree.leaf_validation import GroupRequirements, check_leaf
 from ..tree.ratchet_tree import RatchetTree
 from ..tree.tree_math import LeafIndex
 from ..tree.treekem import TreeKEMPrivate
-from .group_state import GroupState, PublicGroup
+from .group_state import GroupState, PublicState
 from .joining import check_supported
 from .proposal_list import check_context_extensions
 
@@ -56,7 +56,7 @@ def create_group(
     epoch = epoch_from_secret(suite, random(suite.hash_length))
     tag = confirmation_tag(suite, epoch.secrets.confirmation_key, b"")
     return make(
-        public=PublicGroup(context, tree, interim_transcript_hash(suite, b"", tag), tag),
+        public=PublicState(context, tree, interim_transcript_hash(suite, b"", tag), tag),
         secrets=epoch.secrets,
         secret_tree=SecretTree.create(suite, epoch.encryption_secret, tree.leaf_count),
         private=TreeKEMPrivate.of_leaf(LeafIndex(0), own.leaf_key),

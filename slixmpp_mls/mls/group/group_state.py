@@ -1,8 +1,10 @@
 """A group as one member sees it in one epoch: a value (RFC 9420 8, 9).
 
-The public part (:class:`PublicGroup`: context, tree, transcript, waiting proposals) is what anybody may
+The public part (:class:`PublicState`: context, tree, transcript, waiting proposals) is what anybody may
 follow (:mod:`.public_group`).
-:class:`GroupState` adds the member's secrets.  Nothing in here is ever modified: whatever
+:class:`MemberState` adds the member's secrets.  Both come with either kind of tree (:class:`KnownTree`): a full
+member has the whole one (:data:`PublicGroup`, :data:`GroupState`), a partial member the part of it that was proved
+to it (:mod:`slixmpp_mls.mls.partial`).  Nothing in here is ever modified: whatever
 happens to a group makes another value, which shares with the old one all that stayed the
 same.  A message that turns out to be bad has therefore changed nothing, and a Commit that
 loses its race costs no more than dropping a value.
@@ -22,9 +24,9 @@ Kept beyond it: `past` (to read late application messages of ended epochs) and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 from immutables import Map
 
@@ -46,13 +48,17 @@ from ..structures.group_context import GroupContext
 from ..structures.leaf_node import LeafNode
 from ..structures.proposals import Add, ReInit
 from ..structures.psk import ExternalPSK, ResumptionPSK
+from ..tree.known_tree import KnownTree
+from ..tree.leaf_creation import OwnLeaf
 from ..tree.ratchet_tree import RatchetTree
 from ..tree.tree_math import LeafIndex
 from ..tree.treekem import TreeKEMPrivate
-from .commit_effects import MemberChange
 from .proposal_list import SentProposal
 
-__all__ = ["GroupState", "OwnUpdate", "PSKLookup", "PastEpoch", "PublicGroup", "SpentKey", "no_psks"]
+__all__ = [
+    "GroupState", "MemberState", "OwnUpdate", "PSKLookup", "PastEpoch", "PublicGroup", "PublicState",
+    "SpentKey", "no_psks", "past_leaf",
+]  # fmt: skip
 
 PSKLookup = Callable[[ExternalPSK | ResumptionPSK], bytes | None]
 """Gives the value of a PSK by its name, or None."""
@@ -63,12 +69,15 @@ def no_psks(name: ExternalPSK | ResumptionPSK) -> bytes | None:
     return None
 
 
+T = TypeVar("T", bound=KnownTree)
+
+
 @dataclass(frozen=True, slots=True)
-class PublicGroup:
+class PublicState(Generic[T]):
     """The public state of a group in one epoch.
 
     :ivar context: the GroupContext
-    :ivar tree: members and their keys
+    :ivar tree: members and their keys, as far as they are known
     :ivar interim_transcript_hash: what the next Commit continues (8.2)
     :ivar confirmation_tag: of the Commit that began the epoch
     :ivar proposals: by reference, those that a Commit may refer to
@@ -76,7 +85,7 @@ class PublicGroup:
     """
 
     context: GroupContext
-    tree: RatchetTree
+    tree: T
     interim_transcript_hash: bytes
     confirmation_tag: bytes
     proposals: Map[bytes, SentProposal] = field(default_factory=Map)
@@ -95,7 +104,7 @@ class PublicGroup:
         return self.context.epoch
 
     def members(self) -> Iterator[tuple[LeafIndex, LeafNode]]:
-        """Every member's leaf, by index."""
+        """Every known member's leaf, by index."""
         return self.tree.members()
 
     @property
@@ -103,7 +112,7 @@ class PublicGroup:
         """The proposals that wait for a Commit, in the order in which they came."""
         return tuple(self.proposals[reference] for reference in self.proposal_order)
 
-    def with_proposal(self, sent: SentProposal, limit: int) -> PublicGroup:
+    def with_proposal(self, sent: SentProposal, limit: int) -> Self:
         """The state with one more proposal that a Commit may refer to; one that is there already stays once.
 
         :param limit: how many to keep
@@ -143,6 +152,10 @@ class PublicGroup:
                 raise InvalidError("a new member may send a Commit with a path only", "RFC 9420 12.4.3.2")
             return content.content.path.leaf_node.signature_key
         raise InvalidError("unknown kind of sender", "RFC 9420 6.1")
+
+
+PublicGroup = PublicState[RatchetTree]
+"""The public state of a group whose whole tree is known."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -188,7 +201,8 @@ class PastEpoch:
     :ivar context: its GroupContext, encoded: part of what its messages' signatures cover
     :ivar sender_data_secret: opens who sent a message
     :ivar secret_tree: opens the message
-    :ivar leaves: leaves that were different then, compared with the epoch after it
+    :ivar leaves: leaves that were different then, compared with the epoch after it; with a partial member, those that
+        were proved then
     :ivar ended: when the next epoch began, in seconds since the Unix epoch
     """
 
@@ -204,13 +218,13 @@ class PastEpoch:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class GroupState:
+class MemberState(Generic[T]):
     """One member's view of a group.  See the module's text.
 
     :ivar closed: the ReInit that ended the group (RFC 9420 12.1.5), if one did
     """
 
-    public: PublicGroup
+    public: PublicState[T]
     secrets: EpochSecrets
     secret_tree: SecretTree
     private: TreeKEMPrivate
@@ -235,7 +249,7 @@ class GroupState:
         return self.public.context
 
     @property
-    def tree(self) -> RatchetTree:
+    def tree(self) -> T:
         return self.public.tree
 
     @property
@@ -255,8 +269,13 @@ class GroupState:
     def own_leaf(self) -> LeafNode:
         return self.tree.member(self.own_index)
 
+    def own_leaf_parts(self) -> OwnLeaf:
+        """The parts of our present leaf."""
+        leaf = self.own_leaf
+        return OwnLeaf(leaf.credential, self.signature_key, leaf.capabilities, leaf.extensions)
+
     def members(self) -> Iterator[tuple[LeafIndex, LeafNode]]:
-        """Every member's leaf, by index."""
+        """Every known member's leaf, by index."""
         return self.public.members()
 
     @property
@@ -326,6 +345,10 @@ class GroupState:
             self.closed,
         )
 
+    def with_tree(self, tree: T) -> Self:
+        """The state in which more is known of the same tree."""
+        return self if tree is self.tree else replace(self, public=replace(self.public, tree=tree))
+
     def with_proposal(self, sent: SentProposal, update: OwnUpdate | None = None) -> Self:
         """The state with one more proposal that a Commit may refer to.
 
@@ -339,7 +362,7 @@ class GroupState:
 
     def entered(
         self,
-        public: PublicGroup,
+        public: PublicState[T],
         epoch: Epoch,
         private: TreeKEMPrivate,
         signature_key: SignaturePrivateKey,
@@ -362,22 +385,20 @@ class GroupState:
         )
 
     def past_with_current(
-        self, changes: Sequence[MemberChange], spent: SpentKey | None, now: int
+        self, leaves: Map[LeafIndex, LeafNode | None], spent: SpentKey | None, now: int
     ) -> tuple[PastEpoch, ...]:
         """The ended epochs once this one has ended, too.
 
-        :param changes: by the Commit that ends it
-        :param spent: the key that opened the Commit
+        :param leaves: see :class:`PastEpoch`
+        :param spent: the key that opened the Commit that ends it
         :param now: seconds since the Unix epoch
         """
-        # A leaf can change twice, when somebody is added in the place of who is removed: the first `before` is ours.
-        changed = Map({LeafIndex(change.index): change.before for change in reversed(changes)})
         secret_tree = self.secret_tree
         if spent is not None:
             # RFC 9420 9.2: the Commit's own key goes, now that the Commit has been accepted.
             secret_tree = spent.taken_from(secret_tree, self.limits)
         context, sender_data = self.context.encode(), self.secrets.sender_data_secret
-        ended = PastEpoch(self.epoch, context, sender_data, secret_tree, changed, now)
+        ended = PastEpoch(self.epoch, context, sender_data, secret_tree, leaves, now)
         return self.forget((*self.past, ended), now)
 
     def forget(self, past: tuple[PastEpoch, ...], now: int) -> tuple[PastEpoch, ...]:
@@ -393,15 +414,20 @@ class GroupState:
                 first = place + 1
         return past[first:]
 
-    def past_leaf(self, epoch: int, index: LeafIndex) -> LeafNode:
-        """A member's leaf as it was in an ended epoch.
 
-        :raises InvalidError: nobody was there
-        """
-        for past in self.past:
-            if past.epoch >= epoch and index in past.leaves:
-                leaf = past.leaves[index]
-                if leaf is None:
-                    raise InvalidError(f"leaf {index} was blank", "RFC 9420 6.1")
-                return leaf
-        return self.tree.member(index)
+GroupState = MemberState[RatchetTree]
+"""The state of a member that knows the whole tree."""
+
+
+def past_leaf(group: GroupState, epoch: int, index: LeafIndex) -> LeafNode:
+    """A member's leaf as it was in an ended epoch.
+
+    :raises InvalidError: nobody was there
+    """
+    for past in group.past:
+        if past.epoch >= epoch and index in past.leaves:
+            leaf = past.leaves[index]
+            if leaf is None:
+                raise InvalidError(f"leaf {index} was blank", "RFC 9420 6.1")
+            return leaf
+    return group.tree.member(index)

@@ -9,13 +9,13 @@ name                           content
 ``E``                          :class:`EpochRecord`
 ``S``                          the epoch's secrets
 ``I``                          our private signature key
-``T`` node                     a node of the ratchet tree
+``T`` node                     a node of the ratchet tree, or a piece of a :mod:`slixmpp_mls.mls.tree.partial_tree`
 ``K`` node                     a private key of the tree
 ``R`` epoch, piece             a piece of an epoch's secret tree, see :mod:`slixmpp_mls.mls.schedule.secret_tree`
 ``Q`` epoch, number            a proposal that waits for a Commit, as it was signed
 ``U`` epoch, ProposalRef       the private keys of an Update of ours
 ``P`` epoch                    :class:`PastRecord` of an ended epoch
-``L`` epoch, leaf              a leaf that was different in an ended epoch
+``L`` epoch, leaf              a leaf that was different in an ended epoch, or was proved in it
 ``Y`` epoch                    a resumption PSK
 =============================  =============================================================
 
@@ -43,17 +43,25 @@ from ..structures.group_context import GroupContext
 from ..structures.leaf_node import LeafNode
 from ..structures.proposals import ReInit
 from ..tls import Struct, opaque, struct, uint32, uint64
+from ..tree.known_tree import KnownTree
 from ..tree.ratchet_tree import RatchetTree
 from ..tree.tree_math import LeafIndex
 from ..tree.treekem import TreeKEMPrivate
 from .commit_effects import Effects
-from .group_state import GroupState, OwnUpdate, PastEpoch, PublicGroup
+from .group_state import GroupState, MemberState, OwnUpdate, PastEpoch, PublicState
 from .proposal_list import SentProposal
 from .staging import StagedCommit
 
 __all__ = [
     "Changes", "changes_since", "pieces", "restore", "restore_staged", "resumption_psk", "staged_pieces", "stored",
 ]  # fmt: skip
+
+T = TypeVar("T", bound=KnownTree)
+G = TypeVar("G", bound=GroupState)
+M = TypeVar("M", bound=MemberState[Any])
+
+RestoreTree = Callable[[CipherSuite, Mapping[bytes, bytes]], T]
+"""Makes a tree from its pieces."""
 
 Changes = dict[bytes, bytes | None]
 """Pieces to write; None for those to delete."""
@@ -117,7 +125,7 @@ def _prefixed(prefix: bytes, values: Mapping[bytes, Any]) -> dict[bytes, Any]:
     return {prefix + name: value for name, value in values.items()}
 
 
-def pieces(group: GroupState) -> dict[bytes, bytes]:
+def pieces(group: MemberState[T]) -> dict[bytes, bytes]:
     """All of it."""
     found: dict[bytes, bytes] = {
         **_prefixed(b"T", group.tree.pieces()),
@@ -134,7 +142,7 @@ def pieces(group: GroupState) -> dict[bytes, bytes]:
     return found
 
 
-def changes_since(group: GroupState, old: GroupState) -> Changes:
+def changes_since(group: MemberState[T], old: MemberState[T]) -> Changes:
     """The pieces that differ from an older state's, in time proportional to the difference.
 
     :param old: a state from which `group` comes, as :func:`stored` returned it
@@ -169,20 +177,17 @@ def changes_since(group: GroupState, old: GroupState) -> Changes:
     return changes
 
 
-G = TypeVar("G", bound=GroupState)
-
-
-def stored(group: G) -> G:
+def stored(group: M) -> M:
     """The same state, to go on with after its changes have been written."""
     past = tuple(replace(each, secret_tree=each.secret_tree.stored()) for each in group.past)
     return replace(group, secret_tree=group.secret_tree.stored(), past=past)
 
 
-def _secret_trees(group: GroupState) -> dict[int, SecretTree]:
+def _secret_trees(group: MemberState[T]) -> dict[int, SecretTree]:
     return {group.epoch: group.secret_tree, **{past.epoch: past.secret_tree for past in group.past}}
 
 
-def _frame(group: GroupState) -> dict[bytes, bytes]:
+def _frame(group: MemberState[T]) -> dict[bytes, bytes]:
     public = group.public
     record = EpochRecord(
         public.context, public.interim_transcript_hash, public.confirmation_tag, group.own_index, group.closed
@@ -190,7 +195,7 @@ def _frame(group: GroupState) -> dict[bytes, bytes]:
     return {b"E": record.encode(), b"S": group.secrets.encode(), b"I": group.signature_key.encode()}
 
 
-def _proposal_changes(group: GroupState, old: GroupState) -> Changes:
+def _proposal_changes(group: MemberState[T], old: MemberState[T]) -> Changes:
     """Within an epoch proposals only become more: those that were there need not be looked at."""
     known = len(old.public.proposal_order)
     if group.epoch != old.epoch or group.public.proposal_order[:known] != old.public.proposal_order:
@@ -198,7 +203,7 @@ def _proposal_changes(group: GroupState, old: GroupState) -> Changes:
     return _differing(_proposals(group, known), _proposals(old, known))
 
 
-def _proposals(group: GroupState, first: int = 0) -> dict[bytes, bytes]:
+def _proposals(group: MemberState[T], first: int = 0) -> dict[bytes, bytes]:
     """The pieces of the proposals that wait, from a number on, and of our Updates."""
     found = {}
     prefix = _epoch(b"Q", group.epoch)
@@ -229,9 +234,15 @@ def _differing(new: Mapping[bytes, bytes], old: Mapping[bytes, bytes]) -> Change
 # --- the way back ----------------------------------------------------------------------------
 
 
-def restore(make: type[G], found: Iterable[tuple[bytes, bytes]], parameters: Parameters | None = None) -> G:
+def restore(
+    make: type[M],
+    restore_tree: RestoreTree[T],
+    found: Iterable[tuple[bytes, bytes]],
+    parameters: Parameters | None = None,
+) -> M:
     """The state whose pieces these are; its ratchets go on exactly where they were.
 
+    :param restore_tree: makes the tree from its pieces
     :raises InvalidError: they make up no state
     """
     kinds: dict[bytes, dict[bytes, bytes]] = {letter: {} for letter in _LETTERS}
@@ -245,11 +256,11 @@ def restore(make: type[G], found: Iterable[tuple[bytes, bytes]], parameters: Par
         signature_key = suite.import_signature_key(kinds[b"I"][b""])
     except KeyError as missing:
         raise InvalidError(f"the group's state lacks piece {missing}") from None
-    tree = RatchetTree.restore(suite, kinds[b"T"])
+    tree = restore_tree(suite, kinds[b"T"])
     epoch = record.context.epoch
     ratchets = _by_epoch(kinds[b"R"])
     own_index = LeafIndex(record.own_index)
-    public = PublicGroup(record.context, tree, record.interim_transcript_hash, record.confirmation_tag)
+    public = PublicState(record.context, tree, record.interim_transcript_hash, record.confirmation_tag)
     kept = _by_epoch(kinds[b"U"]).get(epoch, {})
     updates = {}
     for _, encoded in sorted(_by_epoch(kinds[b"Q"]).get(epoch, {}).items()):
@@ -357,5 +368,5 @@ def restore_staged(
             after.pop(name, None)
         else:
             after[name] = value[1:]
-    state = restore(make, after.items(), base.parameters if base is not None else parameters)
+    state = restore(make, RatchetTree.restore, after.items(), base.parameters if base is not None else parameters)
     return StagedCommit(record.effects, state.group_id, state.epoch - 1, record.base_tag, True, state)

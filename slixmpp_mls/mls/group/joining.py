@@ -33,12 +33,13 @@ from ..tree.leaf_creation import KeyPackageBundle
 from ..tree.ratchet_tree import RatchetTree
 from ..tree.tree_math import LeafIndex
 from ..tree.tree_validation import VerifiedTree, verify_tree
-from ..tree.treekem import TreeKEMPrivate
-from .group_state import GroupState, PSKLookup, PublicGroup, no_psks
+from ..tree.treekem import TreeKEMPrivate, public_path
+from .group_state import GroupState, PSKLookup, PublicGroup, PublicState, no_psks
 from .proposal_list import check_context_extensions
 
 __all__ = [
-    "GroupLookup", "Identify", "StagedJoin", "UnverifiedGroupInfo", "credential_of", "join", "peek", "public_of",
+    "GroupLookup", "Identify", "OpenedWelcome", "StagedJoin", "UnverifiedGroupInfo", "check_not_in", "check_supported",
+    "credential_of", "join", "open_welcome", "peek", "public_of", "verify_group_info",
 ]  # fmt: skip
 
 GroupLookup = Callable[[bytes], GroupState | None]
@@ -90,7 +91,7 @@ def _find_tree(suite: CipherSuite, group_info: GroupInfo, tree: bytes | RatchetT
     return RatchetTree.decode(suite, tree)
 
 
-def _verify_group_info(group_info: GroupInfo, tree: RatchetTree) -> None:
+def verify_group_info(suite: CipherSuite, group_info: GroupInfo, signer: LeafNode) -> None:
     """RFC 9420 12.4.3: the GroupInfo is signed by the member that it names.
 
     :raises InvalidError: it is not
@@ -99,8 +100,7 @@ def _verify_group_info(group_info: GroupInfo, tree: RatchetTree) -> None:
     check_context_extensions(group_info.group_context.extensions, "GroupContext")
     if group_info.group_context.version != ProtocolVersion.MLS10:
         raise InvalidError(f"protocol version {group_info.group_context.version}", "RFC 9420 6")
-    signer = tree.member(LeafIndex(group_info.signer))  # refuses a blank leaf
-    tree.suite.verify_with_label(signer.signature_key, "GroupInfoTBS", group_info_tbs(group_info), group_info.signature)
+    suite.verify_with_label(signer.signature_key, "GroupInfoTBS", group_info_tbs(group_info), group_info.signature)
 
 
 def public_of(
@@ -118,10 +118,10 @@ def public_of(
     context = group_info.group_context
     suite = CipherSuite.get(context.cipher_suite)
     found = _find_tree(suite, group_info, tree)
-    _verify_group_info(group_info, found)
+    verify_group_info(suite, group_info, found.member(group_info.signer))  # refuses a blank leaf
     verified = verify_tree(found, context, remembered=remembered)
     interim = interim_transcript_hash(suite, context.confirmed_transcript_hash, group_info.confirmation_tag)
-    return PublicGroup(context, verified, interim, group_info.confirmation_tag)
+    return PublicState(context, verified, interim, group_info.confirmation_tag)
 
 
 def check_supported(context: GroupContext, supported: tuple[int, ...]) -> None:
@@ -134,6 +134,16 @@ def check_supported(context: GroupContext, supported: tuple[int, ...]) -> None:
     for extension in context.extensions:
         if extension.extension_type not in known:
             raise InvalidError(f"unsupported extension {extension.extension_type:#06x}", "RFC 9420 13.4")
+
+
+def check_not_in(group_id: bytes, groups: GroupLookup) -> None:
+    """RFC 9420 12.4.3.1: a new group has an id of its own.
+
+    :raises InvalidError: we are in a group of this id that was not reinitialized
+    """
+    same = groups(group_id)
+    if same is not None and same.closed is None:
+        raise InvalidError("we are in a group of this id", "RFC 9420 12.4.3.1")
 
 
 def join(
@@ -158,14 +168,11 @@ def join(
     :raises NotForUs: it is for none of our KeyPackages
     :raises InvalidError: it is not acceptable
     """
-    opened = _open(welcome, bundle, psks, groups)
+    opened = open_welcome(welcome, bundle, psks, groups)
     suite, secrets, group_info, value = bundle.suite, opened.secrets, opened.group_info, opened.psk_secret
     context = group_info.group_context
 
-    same = groups(context.group_id)
-    if same is not None and same.closed is None:
-        raise InvalidError("we are in a group of this id", "RFC 9420 12.4.3.1")
-
+    check_not_in(context.group_id, groups)
     leaf = bundle.key_package.leaf_node
     check_supported(context, leaf.capabilities.extensions)
     public = public_of(group_info, tree=tree, remembered=remembered)
@@ -175,7 +182,8 @@ def join(
         raise InvalidError("our leaf is not in the tree", "RFC 9420 12.4.3.1")
     inviter = LeafIndex(group_info.signer)
     path_secret = secrets.path_secret.path_secret if secrets.path_secret is not None else None
-    private = TreeKEMPrivate.joining(verified, index, bundle.leaf_key, inviter, path_secret)
+    above = public_path(verified, inviter)
+    private = TreeKEMPrivate.joining(suite, index, leaf, bundle.leaf_key, inviter, above, path_secret)
 
     epoch = derive_epoch(suite, secrets.joiner_secret, value, context.encode())
     confirmed = context.confirmed_transcript_hash
@@ -195,7 +203,7 @@ def join(
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class _Opened:
+class OpenedWelcome:
     """A Welcome, decrypted."""
 
     secrets: GroupSecrets
@@ -218,10 +226,10 @@ def peek(
     :raises NotForUs: it is for none of our KeyPackages
     :raises PeerError: it cannot be decrypted
     """
-    return _open(welcome, bundle, psks, groups).group_info
+    return open_welcome(welcome, bundle, psks, groups).group_info
 
 
-def _open(welcome: Welcome, bundle: KeyPackageBundle, psks: PSKLookup, groups: GroupLookup) -> _Opened:
+def open_welcome(welcome: Welcome, bundle: KeyPackageBundle, psks: PSKLookup, groups: GroupLookup) -> OpenedWelcome:
     """RFC 9420 12.4.3.1, up to the GroupInfo."""
     suite = bundle.suite
     if welcome.cipher_suite != suite.id:
@@ -233,7 +241,7 @@ def _open(welcome: Welcome, bundle: KeyPackageBundle, psks: PSKLookup, groups: G
     group_info = GroupInfo.decode(suite.aead_open(key.key, key.nonce, b"", welcome.encrypted_group_info))
     if group_info.group_context.cipher_suite != suite.id:
         raise InvalidError("GroupInfo of another cipher suite than our KeyPackage's", "RFC 9420 12.4.3.1")
-    return _Opened(secrets, continued, value, UnverifiedGroupInfo(group_info))
+    return OpenedWelcome(secrets, continued, value, UnverifiedGroupInfo(group_info))
 
 
 def _open_secrets(welcome: Welcome, bundle: KeyPackageBundle) -> GroupSecrets:

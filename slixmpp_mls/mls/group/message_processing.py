@@ -11,7 +11,9 @@ None of them has changed the group; :meth:`Group.apply <slixmpp_mls.mls.group.gr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ...errors import InvalidError, NotForUs, PeerError, Replayed, StateRolledBack, UnknownGroup, WrongEpoch
 from ..crypto.cipher_suite import SignaturePrivateKey
@@ -33,17 +35,31 @@ from ..structures.framing import (
 )
 from ..structures.leaf_node import LeafNode
 from ..structures.proposals import AnyProposal, SelfRemove, Update
+from ..tree.known_tree import KnownTree
 from ..tree.leaf_validation import LeafRules
 from ..tree.tree_math import LeafIndex
 from ..tree.treekem import TreeKEMPrivate, decrypt_path
 from .commit_effects import ChangeKind
-from .group_state import GroupState, OwnUpdate, PSKLookup, PublicGroup, SpentKey, no_psks
+from .group_state import (
+    GroupState,
+    MemberState,
+    OwnUpdate,
+    PastEpoch,
+    PSKLookup,
+    PublicState,
+    SpentKey,
+    no_psks,
+    past_leaf,
+)
 from .proposal_list import SentProposal, check_alone
 from .staging import StagedCommit, new_context, next_epoch, psk_values, public_group, stage_public
 
 __all__ = [
-    "Processed", "ReceivedMessage", "ReceivedProposal", "check_version", "open_public", "process", "take_proposal",
+    "OpenedMessage", "Processed", "ReceivedMessage", "ReceivedProposal", "check_group", "check_open", "check_version",
+    "ended_epoch", "open_private", "open_public", "process", "take_proposal", "with_own_update",
 ]  # fmt: skip
+
+T = TypeVar("T", bound=KnownTree)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +123,14 @@ def process(
     check_version(message)
     body = message.body
     if isinstance(body, PrivateMessage):
-        _check_group(group.public, body.group_id)
+        check_group(group.public, body.group_id)
         if body.epoch != group.epoch:
             return _late_message(group, body, now)
-        _check_open(group)
+        check_open(group)
         return _private(group, body, rules, psks)
     if isinstance(body, PublicMessage):
         content = open_public(group.public, body, group.secrets.membership_key)
-        _check_open(group)
+        check_open(group)
         return _received(group, content, None, None, rules, psks)
     raise InvalidError(f"{message.wire_format.name} is no message inside a group", "RFC 9420 6")
 
@@ -125,22 +141,22 @@ def check_version(message: MLSMessage) -> None:
         raise InvalidError(f"protocol version {message.version}", "RFC 9420 6")
 
 
-def _check_group(public: PublicGroup, group_id: bytes) -> None:
+def check_group(public: PublicState[T], group_id: bytes) -> None:
     if group_id != public.group_id:
         raise UnknownGroup("a message for another group", "RFC 9420 6.1")
 
 
-def _check_open(group: GroupState) -> None:
+def check_open(group: MemberState[T]) -> None:
     if group.closed is not None:
         raise InvalidError("a message in a group that has been reinitialized", "RFC 9420 12.4.2")
 
 
-def open_public(public: PublicGroup, message: PublicMessage, membership_key: bytes | None) -> AuthenticatedContent:
+def open_public(public: PublicState[T], message: PublicMessage, membership_key: bytes | None) -> AuthenticatedContent:
     """RFC 9420 6.1, 6.2: the content of a PublicMessage of the present epoch.
 
     :param membership_key: None if we are no member, and so cannot check the membership tag
     """
-    _check_group(public, message.content.group_id)
+    check_group(public, message.content.group_id)
     if message.content.epoch != public.epoch:  # RFC 9420 12.1, 12.4.2
         raise WrongEpoch(f"epoch {message.content.epoch}, not {public.epoch}", "RFC 9420 12.4.2")
     context = public.context.encode()
@@ -149,62 +165,104 @@ def open_public(public: PublicGroup, message: PublicMessage, membership_key: byt
 
 
 def _private(group: GroupState, message: PrivateMessage, rules: LeafRules, psks: PSKLookup) -> Processed:
-    sender = open_sender_data(group.suite, message, group.secrets.sender_data_secret)
-    if sender.leaf_index == group.own_index:
-        raise _own_message(group, message, sender, group.secret_tree, group.own_leaf, group.context.encode())
-    leaf = group.tree.member(LeafIndex(sender.leaf_index))  # RFC 9420 6.3.2: refuses a blank leaf
-    unverified, tree = unprotect_private(group.suite, message, sender, group.secret_tree, group.limits)
-    content = unverified.verify(group.suite, leaf.signature_key, group.context.encode())
-    if isinstance(content.content.content, ApplicationData):
-        return _application(content, leaf, sender, group.secret_tree, tree)
-    spent = SpentKey(sender.leaf_index, sender.generation, group.secret_tree, tree)
-    return _received(group, content, tree, spent, rules, psks)
+    opened = open_private(group, message)
+    if isinstance(opened.content.content.content, ApplicationData):
+        return opened.as_application()
+    return _received(group, opened.content, opened.left, opened.spent, rules, psks)
 
 
 def _late_message(group: GroupState, message: PrivateMessage, now: int) -> ReceivedMessage:
-    """Application data of an epoch that has ended (RFC 9420 15.3)."""
-    remembered = group.forget(group.past, now)
-    past = next((past for past in remembered if past.epoch == message.epoch), None)
+    past = ended_epoch(group, message, now)
+
+    def leaf_of(index: LeafIndex) -> LeafNode:
+        return past_leaf(group, past.epoch, index)
+
+    return open_private(group, message, past, leaf_of).as_application()
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class OpenedMessage:
+    """A PrivateMessage, decrypted, its sender authenticated.
+
+    :ivar leaf: the sender's
+    :ivar base: the secret tree that its key was taken from
+    :ivar left: that tree without it
+    """
+
+    content: AuthenticatedContent
+    leaf: LeafNode
+    sender: SenderData
+    base: SecretTree
+    left: SecretTree
+
+    @property
+    def spent(self) -> SpentKey:
+        """The handshake key that it used."""
+        return SpentKey(self.sender.leaf_index, self.sender.generation, self.base, self.left)
+
+    def as_application(self) -> ReceivedMessage:
+        """A message that has application data."""
+        framed = self.content.content
+        assert isinstance(framed.content, ApplicationData)
+        sender = LeafIndex(self.sender.leaf_index)
+        missing = max(0, self.sender.generation - self.base.due(sender, RatchetKind.APPLICATION))
+        data = framed.content.data
+        return ReceivedMessage(
+            framed.epoch, sender, self.leaf, framed.authenticated_data, data, missing, self.base, self.left
+        )
+
+
+def ended_epoch(state: MemberState[T], message: PrivateMessage, now: int) -> PastEpoch:
+    """RFC 9420 15.3: the ended epoch of a late application message.
+
+    :raises WrongEpoch: it is not remembered, or the message is no application data
+    """
+    past = next((past for past in state.forget(state.past, now) if past.epoch == message.epoch), None)
     if past is None or message.content_type is not ContentType.APPLICATION:
-        raise WrongEpoch(f"epoch {message.epoch}, not {group.epoch}", "RFC 9420 6, 15.3")
-    sender = open_sender_data(group.suite, message, past.sender_data_secret)
-    leaf = group.past_leaf(past.epoch, LeafIndex(sender.leaf_index))
-    if sender.leaf_index == group.own_index:
-        raise _own_message(group, message, sender, past.secret_tree, leaf, past.context)
-    unverified, tree = unprotect_private(group.suite, message, sender, past.secret_tree, group.limits)
-    content = unverified.verify(group.suite, leaf.signature_key, past.context)
-    return _application(content, leaf, sender, past.secret_tree, tree)
+        raise WrongEpoch(f"epoch {message.epoch}, not {state.epoch}", "RFC 9420 6, 15.3")
+    return past
+
+
+def open_private(
+    state: MemberState[T],
+    message: PrivateMessage,
+    past: PastEpoch | None = None,
+    leaf_of: Callable[[LeafIndex], LeafNode] | None = None,
+) -> OpenedMessage:
+    """RFC 9420 6.3: decrypt a message of the present epoch, or of an ended one.
+
+    :param past: the ended epoch
+    :param leaf_of: a member's leaf in the message's epoch; the present one by default
+    :raises PeerError: it is refused
+    """
+    suite, tree = state.suite, state.secret_tree if past is None else past.secret_tree
+    context = state.context.encode() if past is None else past.context
+    secret = state.secrets.sender_data_secret if past is None else past.sender_data_secret
+    sender = open_sender_data(suite, message, secret)
+    # RFC 9420 6.3.2: the sender is a member; a blank leaf is none.
+    leaf = (leaf_of or state.tree.member)(LeafIndex(sender.leaf_index))
+    if sender.leaf_index == state.own_index:
+        raise _own_message(state, message, sender, tree, leaf, context)
+    unverified, left = unprotect_private(suite, message, sender, tree, state.limits)
+    content = unverified.verify(suite, leaf.signature_key, context)
+    return OpenedMessage(content, leaf, sender, tree, left)
 
 
 def _own_message(
-    group: GroupState, message: PrivateMessage, sender: SenderData, tree: SecretTree, leaf: LeafNode, context: bytes
+    state: MemberState[T], message: PrivateMessage, sender: SenderData, tree: SecretTree, leaf: LeafNode, context: bytes
 ) -> InvalidError:
     """RFC 9420 9.2: the key of a message that we have sent is gone; if it is still there, somebody else was us.
 
     Any member can write our leaf's number on a message.  So it must be signed by us.
-
     """
     try:
-        unverified, _ = unprotect_private(group.suite, message, sender, tree, group.limits)
-        unverified.verify(group.suite, leaf.signature_key, context)
+        unverified, _ = unprotect_private(state.suite, message, sender, tree, state.limits)
+        unverified.verify(state.suite, leaf.signature_key, context)
     except Replayed:
         return NotForUs("our own message", "RFC 9420 9.2")
     except PeerError:
         return InvalidError("a message that claims to be our own", "RFC 9420 6.3.2")
     return StateRolledBack("a message of ours that this state has not sent", "RFC 9420 9.2")
-
-
-def _application(
-    content: AuthenticatedContent, leaf: LeafNode, data: SenderData, base: SecretTree, tree: SecretTree
-) -> ReceivedMessage:
-    framed = content.content
-    assert isinstance(framed.sender, MemberSender)
-    assert isinstance(framed.content, ApplicationData)
-    sender = LeafIndex(framed.sender.leaf_index)
-    missing = max(0, data.generation - base.due(sender, RatchetKind.APPLICATION))
-    return ReceivedMessage(
-        framed.epoch, sender, leaf, framed.authenticated_data, framed.content.data, missing, base, tree
-    )
 
 
 def _received(
@@ -223,7 +281,7 @@ def _received(
     return ReceivedProposal(content.content.epoch, sent, group.secret_tree, tree)
 
 
-def take_proposal(public: PublicGroup, content: AuthenticatedContent, rules: LeafRules) -> SentProposal:
+def take_proposal(public: PublicState[T], content: AuthenticatedContent, rules: LeafRules) -> SentProposal:
     """RFC 9420 12.1: a proposal to be kept, and to be found again by its hash.
 
     Whether it is valid in a list is decided by the Commit; what is wrong with it in any
@@ -255,7 +313,7 @@ def _stage_commit(
     if any(each.kind is ChangeKind.REMOVED and each.index == group.own_index for each in applied.changes):
         return result(None)
 
-    private, signature_key = _with_own_update(group, staged.proposals)
+    private, signature_key = with_own_update(group, staged.proposals)
     commit_secret = suite.zero
     if staged.path is not None:
         context = staged.provisional.encode()
@@ -281,8 +339,8 @@ def _stage_commit(
     return result(group.entered(begun, new.epoch, private, signature_key, applied.reinit))
 
 
-def _with_own_update(
-    group: GroupState, proposals: tuple[SentProposal, ...]
+def with_own_update(
+    group: MemberState[T], proposals: tuple[SentProposal, ...]
 ) -> tuple[TreeKEMPrivate, SignaturePrivateKey]:
     """Our keys, with those of our own Update if the Commit covers it."""
     for sent in proposals:

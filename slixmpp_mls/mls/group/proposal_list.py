@@ -44,6 +44,7 @@ from ..structures.proposals import (
 )
 from ..structures.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
 from ..tls import Struct
+from ..tree.known_tree import KnownTree
 from ..tree.leaf_validation import GroupRequirements, LeafRules, VerifiedKeyPackage, check_proposal_supported
 from ..tree.ratchet_tree import RatchetTree
 from ..tree.tree_math import LeafIndex
@@ -197,7 +198,7 @@ def _check_self_remove(sent: SentProposal) -> int:
     return sent.sender.leaf_index
 
 
-def check_alone(sent: SentProposal, tree: RatchetTree, context: GroupContext, rules: LeafRules) -> None:
+def check_alone(sent: SentProposal, tree: KnownTree, context: GroupContext, rules: LeafRules) -> None:
     """RFC 9420 12.1: what makes a proposal invalid in whatever list.
 
     :raises InvalidError: nobody could ever commit to it
@@ -211,9 +212,9 @@ def check_alone(sent: SentProposal, tree: RatchetTree, context: GroupContext, ru
         rules.verify_key_packages((proposal.key_package,), requirements)
     elif isinstance(proposal, Update) and isinstance(sent.sender, MemberSender):
         index = LeafIndex(sent.sender.leaf_index)
-        rules.check_update(tree, context.group_id, index, proposal.leaf_node, requirements)
+        rules.check_update(tree.member(index), context.group_id, index, proposal.leaf_node, requirements)
     elif isinstance(proposal, Remove | SelfRemove):
-        tree.member(_leaf_of(sent))  # RFC 9420 12.1.3: it must not be blank
+        tree.check_member(_leaf_of(sent))  # RFC 9420 12.1.3: it must not be blank
 
 
 def _check_content(proposal: AnyProposal, context: GroupContext, psk_usage: ResumptionPSKUsage | None) -> None:
@@ -279,7 +280,7 @@ def apply(
     for sent in proposals:
         if isinstance(sent.proposal, Update) and isinstance(sent.sender, MemberSender):
             index, leaf = LeafIndex(sent.sender.leaf_index), sent.proposal.leaf_node
-            rules.check_update(tree, context.group_id, index, leaf, requirements)
+            rules.check_update(tree.member(index), context.group_id, index, leaf, requirements)
             updates[index] = leaf
             changes.append(MemberChange(ChangeKind.UPDATED, sent.sender, index, tree.member(index), leaf))
     removes: list[LeafIndex] = []

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from ...errors import InvalidError
 from ..crypto.cipher_suite import CipherSuite
@@ -25,24 +26,28 @@ from ..schedule.key_schedule import Epoch, derive_epoch, joiner_secret
 from ..schedule.psk_secret import psk_secret
 from ..schedule.transcript import confirmed_transcript_hash, interim_transcript_hash
 from ..structures.commit import Commit, ProposalRef
+from ..structures.extensions import Extension
 from ..structures.framing import AnySender, AuthenticatedContent, MemberSender, NewMemberCommitSender
 from ..structures.group_context import GroupContext
 from ..structures.leaf_node import LeafNode
 from ..structures.proposals import Remove
 from ..structures.psk import PreSharedKeyID
 from ..structures.update_path import UpdatePath
+from ..tree.known_tree import KnownTree
 from ..tree.leaf_validation import LeafRules, check_members
 from ..tree.ratchet_tree import RatchetTree
 from ..tree.tree_math import LeafIndex
 from ..tree.treekem import merge_path
 from .commit_effects import ChangeKind, Effects, MemberChange
-from .group_state import GroupState, PSKLookup, PublicGroup, SpentKey
+from .group_state import GroupState, MemberState, PSKLookup, PublicGroup, PublicState, SpentKey
 from .proposal_list import Applied, SentProposal, apply, check_list, path_required
 
 __all__ = [
     "NextEpoch", "StagedCommit", "StagedPublic", "effects_of", "new_context", "next_epoch", "path_change",
-    "provisional_context", "psk_values", "public_group", "stage_public",
+    "provisional_context", "psk_values", "public_group", "resolve", "stage_public",
 ]  # fmt: skip
+
+T = TypeVar("T", bound=KnownTree)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -101,7 +106,7 @@ def stage_public(public: PublicGroup, content: AuthenticatedContent, rules: Leaf
     commit = content.content.content
     committer = content.content.sender
     assert isinstance(commit, Commit)
-    proposals = _resolve(commit, committer, public.proposals)
+    proposals = resolve(commit, committer, public.proposals)
     check_list(proposals, committer, public.context)
     if commit.path is None and path_required(proposals):
         raise InvalidError("Commit without the path that it needs", "RFC 9420 12.4")
@@ -129,12 +134,12 @@ def stage_public(public: PublicGroup, content: AuthenticatedContent, rules: Leaf
         added,
         commit.path,
         tree,
-        provisional_context(public.context, applied, tree),
+        provisional_context(public.context, tree.tree_hash(), applied.extensions),
         effects_of(applied, committer, index, change),
     )
 
 
-def _resolve(commit: Commit, committer: AnySender, known: Mapping[bytes, SentProposal]) -> tuple[SentProposal, ...]:
+def resolve(commit: Commit, committer: AnySender, known: Mapping[bytes, SentProposal]) -> tuple[SentProposal, ...]:
     """The proposals that a Commit covers, each with its sender (RFC 9420 12.4)."""
     resolved = []
     for entry in commit.proposals:
@@ -157,14 +162,14 @@ def _check_return(tree: RatchetTree, proposals: Sequence[SentProposal], leaf: Le
                 raise InvalidError("a resync that keeps the encryption key", "RFC 9420 12.2, 7.3")
 
 
-def provisional_context(context: GroupContext, applied: Applied, tree: RatchetTree) -> GroupContext:
+def provisional_context(context: GroupContext, tree_hash: bytes, extensions: tuple[Extension, ...]) -> GroupContext:
     """RFC 9420 12.4.1: the new epoch's context but for the transcript.
 
     :raises InvalidError: the group is in the last epoch that there can be
     """
     if context.epoch == 2**64 - 1:  # RFC 9420 8.1: a uint64; a malicious member may have invited us into the last
         raise InvalidError("no epoch can follow this one", "RFC 9420 8.1")
-    return replace(context, epoch=context.epoch + 1, tree_hash=tree.tree_hash(), extensions=applied.extensions)
+    return replace(context, epoch=context.epoch + 1, tree_hash=tree_hash, extensions=extensions)
 
 
 def new_context(
@@ -178,16 +183,16 @@ def new_context(
     return replace(provisional, confirmed_transcript_hash=confirmed)
 
 
-def public_group(context: GroupContext, tree: RatchetTree, tag: bytes) -> PublicGroup:
+def public_group(context: GroupContext, tree: T, tag: bytes) -> PublicState[T]:
     """The public state of a new epoch."""
     interim = interim_transcript_hash(tree.suite, context.confirmed_transcript_hash, tag)
-    return PublicGroup(context, tree, interim, tag)
+    return PublicState(context, tree, interim, tag)
 
 
 # --- the secret part -------------------------------------------------------------------------
 
 
-def psk_values(group: GroupState, names: Sequence[PreSharedKeyID], psks: PSKLookup) -> bytes:
+def psk_values(group: MemberState[T], names: Sequence[PreSharedKeyID], psks: PSKLookup) -> bytes:
     """RFC 9420 8.4: the PSKs of a Commit, combined.
 
     :raises InvalidError: we lack one

@@ -174,18 +174,18 @@ class LeafRules:
             raise InvalidError("the leaf is not valid any more", "RFC 9420 7.3")
 
     def check_update(
-        self, tree: RatchetTree, group_id: bytes, index: LeafIndex, leaf: LeafNode, requirements: GroupRequirements
+        self, before: LeafNode, group_id: bytes, index: LeafIndex, leaf: LeafNode, requirements: GroupRequirements
     ) -> None:
         """RFC 9420 7.3: the leaf of an Update proposal.
 
-        :param tree: with the leaf that is replaced
+        :param before: the leaf that is replaced
         :raises InvalidError: it is not acceptable
         """
         if not isinstance(leaf.source, UpdateSource):
             raise InvalidError("the leaf of an Update has another source", "RFC 9420 7.3")
-        if leaf.encryption_key == tree.member(index).encryption_key:
+        if leaf.encryption_key == before.encryption_key:
             raise InvalidError("an Update that keeps the encryption key", "RFC 9420 7.3")
-        self._check_in_group(group_id, index, leaf, requirements)
+        self.check_in_group(group_id, index, leaf, requirements)
 
     def check_path_leaf(
         self, group_id: bytes, index: LeafIndex, leaf: LeafNode, requirements: GroupRequirements
@@ -196,11 +196,15 @@ class LeafRules:
         """
         if not isinstance(leaf.source, CommitSource):
             raise InvalidError("the leaf of a Commit has another source", "RFC 9420 7.3")
-        self._check_in_group(group_id, index, leaf, requirements)
+        self.check_in_group(group_id, index, leaf, requirements)
 
-    def _check_in_group(
+    def check_in_group(
         self, group_id: bytes, index: LeafIndex, leaf: LeafNode, requirements: GroupRequirements
     ) -> None:
+        """RFC 9420 7.3: a leaf of any source that is in a group, with its signature.
+
+        :raises InvalidError: it is not acceptable
+        """
         check_leaf(leaf, requirements)
         signed = leaf_signature(leaf, group_id, index)
         verify_all(requirements.suite, (signed,), remembered=self.remembered, threads=1)

@@ -177,6 +177,13 @@ class RatchetTree:
             raise InvalidError(f"leaf {index} is no member", "RFC 9420 7.1")
         return leaf
 
+    def check_member(self, index: int) -> None:
+        """RFC 9420 12.1.3.
+
+        :raises InvalidError: the leaf is blank or outside the tree
+        """
+        self.member(index)
+
     def node(self, node: NodeIndex) -> AnyNode | None:
         """The content of a node; None where it is blank or outside the tree."""
         if not 0 <= node < 2 * self.leaf_count - 1:
@@ -210,6 +217,10 @@ class RatchetTree:
     def node_by_encryption_key(self, key: bytes) -> NodeIndex | None:
         """Which leaf or parent node has this encryption key.  Beware: node 0 is a node."""
         return self._index.encryption_keys.get(key)
+
+    def has_key(self, node: NodeIndex, key: bytes) -> bool:
+        """Whether a node has this encryption key."""
+        return self.node_by_encryption_key(key) == node
 
     def supported_by_all(self, feature: Feature, number: int) -> bool:
         """Whether every member lists a code point in its Capabilities.  Defaults (RFC 9420 7.2) are not listed."""

@@ -26,12 +26,13 @@ from ..crypto.cipher_suite import CipherSuite, HPKEPrivateKey, Random, Signature
 from ..structures.leaf_node import CommitSource, LeafNode, leaf_node_tbs
 from ..structures.parent_node import ParentNode
 from ..structures.update_path import UpdatePath, UpdatePathNode
+from .known_tree import KnownTree
 from .parent_hash import path_parent_hashes
 from .ratchet_tree import RatchetTree
 from .subtree import Place, resolution
 from .tree_math import LeafIndex, NodeIndex, common_ancestor, level, node_of
 
-__all__ = ["RenewedPath", "TreeKEMPrivate", "decrypt_path", "merge_path", "renew_path"]
+__all__ = ["RenewedPath", "TreeKEMPrivate", "decrypt_path", "merge_path", "public_path", "renew_path"]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -57,40 +58,56 @@ class TreeKEMPrivate:
     @classmethod
     def joining(
         cls,
-        tree: RatchetTree,
+        suite: CipherSuite,
         index: LeafIndex,
+        leaf: LeafNode,
         leaf_key: HPKEPrivateKey,
         committer: LeafIndex,
+        above: Sequence[tuple[NodeIndex, bytes]],
         path_secret: bytes | None,
     ) -> TreeKEMPrivate:
         """The keys that a Welcome gives (RFC 9420 12.4.3.1).
 
+        :param leaf: the joiner's, as it is in the tree
         :param leaf_key: private key of the joiner's KeyPackage's leaf
         :param committer: the GroupInfo's signer
+        :param above: the nodes of the committer's filtered direct path, lowest first, with their public keys
         :param path_secret: the one in the GroupSecrets, if there is one
         :raises InvalidError: the path secret does not make the keys that are in the tree
         """
-        keys = {node_of(index): leaf_key}
-        if leaf_key.public != tree.member(index).encryption_key:
+        if leaf_key.public != leaf.encryption_key:
             raise InvalidError("the leaf is not the one of our KeyPackage", "RFC 9420 12.4.3.1")
-        if path_secret is not None:
-            start = common_ancestor(node_of(index), node_of(committer))
-            path = [node for node, _ in tree.filtered_direct_path(committer) if level(node) >= level(start)]
-            if index == committer or not path or path[0] != start:
-                raise InvalidError("a path secret for a node that has none", "RFC 9420 12.4.3.1")
-            known, _ = _derive(tree.suite, path_secret, len(path))
-            for node, key in zip(path, known, strict=True):
-                held = tree.node(node)
-                if held is None or held.encryption_key != key.public:
-                    raise InvalidError("a path secret that does not fit the tree", "RFC 9420 12.4.3.1")
-                keys[node] = key
-        return cls(index, Map(keys))
+        private = cls.of_leaf(index, leaf_key)
+        if path_secret is None:
+            return private
+        start = common_ancestor(node_of(index), node_of(committer))
+        path = [(node, key) for node, key in above if level(node) >= level(start)]
+        if index == committer or not path or path[0][0] != start:
+            raise InvalidError("a path secret for a node that has none", "RFC 9420 12.4.3.1")
+        return private.with_path(suite, path_secret, path, "RFC 9420 12.4.3.1")[0]
 
-    def kept_in(self, tree: RatchetTree) -> TreeKEMPrivate:
+    def with_path(
+        self, suite: CipherSuite, path_secret: bytes, path: Sequence[tuple[NodeIndex, bytes]], section: str
+    ) -> tuple[TreeKEMPrivate, bytes]:
+        """RFC 9420 7.4: the keys, with those that a path secret makes; and the secret behind the last one.
+
+        :param path: the nodes from the secret's own upwards, with the public keys that it must make
+        :param section: the rule that demands it
+        :raises InvalidError: it makes others
+        """
+        known, behind = _derive(suite, path_secret, len(path))
+        keys = self.keys.mutate()
+        for (node, public), key in zip(path, known, strict=True):
+            if key.public != public:
+                raise InvalidError("a path secret that makes another key than the path's", section)
+            keys[node] = key
+        return TreeKEMPrivate(self.index, keys.finish()), behind
+
+    def kept_in(self, tree: KnownTree) -> TreeKEMPrivate:
         """These keys without those that a change of the tree has put out of use (RFC 9420 7.5: deleted)."""
         keys = self.keys
         for node, key in self.keys.items():
-            if tree.node_by_encryption_key(key.public) != node:
+            if not tree.has_key(node, key.public):
                 keys = keys.delete(node)
         return self if keys is self.keys else TreeKEMPrivate(self.index, keys)
 
@@ -113,7 +130,7 @@ class TreeKEMPrivate:
         return changes
 
     @classmethod
-    def restore(cls, tree: RatchetTree, index: LeafIndex, pieces: Mapping[bytes, bytes]) -> TreeKEMPrivate:
+    def restore(cls, tree: KnownTree, index: LeafIndex, pieces: Mapping[bytes, bytes]) -> TreeKEMPrivate:
         """The keys from their pieces.  `tree` supplies the public keys, so that none needs computing."""
         keys = {}
         for name, octets in pieces.items():
@@ -121,6 +138,13 @@ class TreeKEMPrivate:
             held = tree.node(node)
             keys[node] = tree.suite.import_hpke_key(octets, None if held is None else held.encryption_key)
         return cls(index, Map(keys))
+
+
+def public_path(tree: RatchetTree, leaf: LeafIndex) -> list[tuple[NodeIndex, bytes]]:
+    """The nodes of a leaf's filtered direct path with their public keys, lowest first; no octets for a blank one."""
+    nodes = [node for node, _ in tree.filtered_direct_path(leaf)]
+    held = [tree.node(node) for node in nodes]
+    return [(node, b"" if each is None else each.encryption_key) for node, each in zip(nodes, held, strict=True)]
 
 
 def _derive(suite: CipherSuite, path_secret: bytes, count: int) -> tuple[list[HPKEPrivateKey], bytes]:
@@ -300,10 +324,5 @@ def decrypt_path(
             break
     if secret is None:
         raise InvalidError("no path secret for a key of ours", "RFC 9420 7.5")
-    known, commit_secret = _derive(suite, secret, len(path) - step)
-    keys = private.keys.mutate()
-    for (node, _), key, sent in zip(path[step:], known, update.nodes[step:], strict=True):
-        if key.public != sent.encryption_key:
-            raise InvalidError("a path secret that makes another key than the path's", "RFC 9420 7.5")
-        keys[node] = key
-    return TreeKEMPrivate(private.index, keys.finish()), commit_secret
+    reached = [(node, sent.encryption_key) for (node, _), sent in zip(path[step:], update.nodes[step:], strict=True)]
+    return private.with_path(suite, secret, reached, "RFC 9420 7.5")

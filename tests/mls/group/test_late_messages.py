@@ -9,6 +9,7 @@ import pytest
 from slixmpp_mls.errors import InvalidError, NotForUs, Replayed, UsageError, WrongEpoch
 from slixmpp_mls.mls.group.commit_creation import CommitOptions
 from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.group.group_state import past_leaf
 from slixmpp_mls.mls.group.message_processing import ReceivedMessage
 from slixmpp_mls.mls.group.staging import StagedCommit
 from slixmpp_mls.mls.parameters import HOUR, Parameters
@@ -218,4 +219,4 @@ def test_a_joiner_reads_nothing_from_before(room: Room) -> None:
     room.commit("bob", [Add(dave.key_package)], joining=[dave])
     refused(room["dave"], message, "epoch", WrongEpoch)
     with pytest.raises(InvalidError):
-        room["dave"].past_leaf(0, LeafIndex(9))
+        past_leaf(room["dave"], 0, LeafIndex(9))

@@ -242,7 +242,7 @@ def test_7_3_update() -> None:
     tree = tree_of(people)
     index = LeafIndex(0)
     good = people[0].updated(b"group", 0)
-    RULES.check_update(tree, b"group", index, good, ANY)
+    RULES.check_update(tree.member(index), b"group", index, good, ANY)
     for leaf, section in (
         (people[0].updated(b"group", 0, encryption_key=people[0].leaf.encryption_key), "RFC 9420 7.3"),
         (people[0].updated(b"group", 0, source=CommitSource(b"")), "RFC 9420 7.3"),
@@ -253,7 +253,7 @@ def test_7_3_update() -> None:
         (people[0].updated(b"group", 0, capabilities=Capabilities((1,), (2,))), "RFC 9420 7.2"),
     ):
         with pytest.raises(InvalidError) as caught:
-            RULES.check_update(tree, b"group", index, leaf, ANY)
+            RULES.check_update(tree.member(index), b"group", index, leaf, ANY)
         assert caught.value.section == section
 
 

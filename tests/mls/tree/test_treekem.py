@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from slixmpp_mls.errors import InvalidError
-from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite, SignaturePrivateKey
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite, HPKEPrivateKey, SignaturePrivateKey
 from slixmpp_mls.mls.registry import ProtocolVersion
 from slixmpp_mls.mls.structures.group_context import GroupContext
 from slixmpp_mls.mls.structures.leaf_node import CommitSource, UpdateSource, leaf_node_tbs
@@ -17,11 +17,19 @@ from slixmpp_mls.mls.tree.parent_hash import path_parent_hashes
 from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
 from slixmpp_mls.mls.tree.subtree import resolution
 from slixmpp_mls.mls.tree.tree_math import LeafIndex, NodeIndex, common_ancestor, node_of, root
-from slixmpp_mls.mls.tree.treekem import RenewedPath, TreeKEMPrivate, decrypt_path, merge_path, renew_path
+from slixmpp_mls.mls.tree.treekem import RenewedPath, TreeKEMPrivate, decrypt_path, merge_path, public_path, renew_path
 from tests.mls.members import Member, members, tree_of
 from tests.vectors import load
 
 CASES = load("treekem")
+
+
+def joining(
+    tree: RatchetTree, index: LeafIndex, key: HPKEPrivateKey, committer: LeafIndex, secret: bytes | None
+) -> TreeKEMPrivate:
+    """The keys of somebody who joins this tree."""
+    above = public_path(tree, committer)
+    return TreeKEMPrivate.joining(tree.suite, index, tree.member(index), key, committer, above, secret)
 
 
 @dataclass
@@ -289,7 +297,7 @@ def test_7_5_new_leaves_are_not_encrypted_to() -> None:
         _, secret = decrypt_path(situation.private[LeafIndex(other)], tree2, LeafIndex(0), update, context, {index})
         assert secret == renewed.commit_secret
     # the newcomer gets the secret of the lowest common node
-    joined = TreeKEMPrivate.joining(tree2, index, newcomer.leaf_key, LeafIndex(0), renewed.path_secret_for(index))
+    joined = joining(tree2, index, newcomer.leaf_key, LeafIndex(0), renewed.path_secret_for(index))
     assert set(joined.keys) == {10, 7}
     assert joined.keys[NodeIndex(7)].encode() == renewed.private.keys[NodeIndex(7)].encode()
 
@@ -318,12 +326,12 @@ def test_7_5_new_leaf_that_is_unmerged_at_a_node_is_not_encrypted_to() -> None:
 def test_12_4_3_1_path_secret_that_does_not_fit() -> None:
     situation, people = full_group(5)
     with pytest.raises(InvalidError) as caught:
-        TreeKEMPrivate.joining(
+        joining(
             situation.tree, LeafIndex(4), situation.private[LeafIndex(4)].keys[NodeIndex(8)], LeafIndex(0), bytes(32)
         )
     assert caught.value.section == "RFC 9420 12.4.3.1"
     with pytest.raises(InvalidError):  # another key than the leaf's
-        TreeKEMPrivate.joining(situation.tree, LeafIndex(4), people[3].leaf_key, LeafIndex(0), None)
+        joining(situation.tree, LeafIndex(4), people[3].leaf_key, LeafIndex(0), None)
 
 
 def test_leaf_0_is_a_committer_and_a_receiver() -> None:
