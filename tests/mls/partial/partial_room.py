@@ -153,12 +153,16 @@ class PartialRoom:
             assert (received.data, received.leaf) == (data, author.own_leaf)
             self.full[name] = self.full[name].apply(received, now=NOW)
         for name in [name for name in self.partial if name != sender]:
-            received = self.partial[name].process(self.authenticated(message, author.own_index), now=NOW)
-            assert isinstance(received, ReceivedMessage)
+            received = self._heard(name, self.authenticated(message, author.own_index))
             assert (received.data, received.sender) == (data, author.own_index)
             assert received.leaf == author.own_leaf
             self.partial[name] = self.partial[name].apply(received, now=NOW)
         return message
+
+    def _heard(self, name: str, message: SenderAuthenticatedMessage) -> ReceivedMessage:
+        received = self.partial[name].process(message, now=NOW)
+        assert isinstance(received, ReceivedMessage)
+        return received
 
     def agree(self) -> None:
         """All are in the same state; partial members know less of it, and nothing else."""
