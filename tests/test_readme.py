@@ -100,3 +100,28 @@ def test_the_first_screen() -> None:
     first = README.splitlines()[:60]
     for needed in ("pip install", "slixmpp-mls demo", "run(bot)", "slixmpp-mls server"):
         assert any(needed in line for line in first), needed
+
+
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def test_the_map_names_what_exists() -> None:
+    """Each path in CONTRIBUTING is there, in the repository or in the package, and each package is in its table."""
+    named = set(re.findall(r"`([\w./]+(?:/|\.(?:py|md|xml|xsd|toml)))`", CONTRIBUTING))
+    assert len(named) > 50
+    package = ROOT / "slixmpp_mls"
+    assert {path for path in named if not ((ROOT / path).exists() or (package / path).exists())} == set()
+    table = CONTRIBUTING.partition("| package | what it holds |")[2].partition("\n\n")[0]
+    rows = set(re.findall(r"^\| `([\w./]+)`", table, re.MULTILINE))
+    parts = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    assert rows == parts | {"rooms/engine/", "plugin.py", "errors.py"}
+
+
+@pytest.mark.parametrize(
+    "document", ["CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+)
+def test_links_of_documents(document: str) -> None:
+    """Links to files lead somewhere, from where the document is."""
+    source = ROOT / document
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", source.read_text()):
+        assert (source.parent / target).exists(), target
