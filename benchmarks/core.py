@@ -10,19 +10,23 @@ import gc
 import resource
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.partial import PartialGroup, annotate_welcome
 from slixmpp_mls.mls.structures.framing import MLSMessage
+from slixmpp_mls.mls.structures.partial import AnnotatedWelcome
 from slixmpp_mls.mls.structures.proposals import Add
 from slixmpp_mls.mls.structures.welcome import Welcome
+from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.store import SQLiteStore
 
 from . import peers
-from .groups import NOW, applied, bundle, full_group, sparse_group
+from .groups import NOW, Sparse, applied, bundle, full_group, sparse_group
 from .primitives import recorded, replay
 
 __all__ = ["Result", "run"]
@@ -106,6 +110,7 @@ def _adding(size: int, with_peer: bool, talking: peers.Talking | None) -> Iterat
 
     seconds = _timed(join, at_most=3 if size > 5000 else 30)
     yield Result("join by Welcome", size, seconds, _floor(join), peer.join if peer else None)
+    yield from _joining_partially(size, seconds, group)
 
     last = group.join(-1)
 
@@ -120,6 +125,28 @@ def _adding(size: int, with_peer: bool, talking: peers.Talking | None) -> Iterat
         return last.apply(last.process(made.commit, now=NOW), now=NOW)
 
     yield Result("first path: process", size, _timed(process), _floor(process), talking.process if talking else None)
+
+
+def _joining_partially(size: int, full: float, group: Sparse) -> Iterator[Result]:
+    """The last joiner's join without the tree, and its first message (draft-ietf-mls-partial)."""
+    welcome = annotate_welcome(group.creator.tree, group.welcome, group.creator.own_index, LeafIndex(size - 1))
+    encoded, bundle_ = welcome.encode(), group.bundles[-1]
+
+    def join() -> object:
+        return PartialGroup.join(AnnotatedWelcome.decode(encoded), bundle_).state.encrypt(_MESSAGE)
+
+    def annotate() -> object:
+        return annotate_welcome(group.creator.tree, group.welcome, group.creator.own_index, LeafIndex(size - 1))
+
+    tracemalloc.start()
+    kept = PartialGroup.join(AnnotatedWelcome.decode(encoded), bundle_).state
+    memory = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert kept.tree.leaf_count >= size
+    seconds = _timed(join)
+    note = f"{full / seconds:.0f} times as fast as with the tree; {len(encoded)} octets, at most {memory >> 10} KiB"
+    yield Result("join without the tree", size, seconds, _floor(join), note=note)
+    yield Result("annotate a Welcome", size, _timed(annotate))
 
 
 def _full(size: int, talking: peers.Talking | None) -> Iterator[Result]:

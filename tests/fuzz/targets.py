@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import certificates, decoders, groups
+from . import certificates, decoders, groups, partial
 from .registry import TARGETS, Target
 
-__all__ = ["TARGETS", "Target", "certificates", "decoders", "groups"]
+__all__ = ["TARGETS", "Target", "certificates", "decoders", "groups", "partial"]
