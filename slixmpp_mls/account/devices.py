@@ -7,8 +7,8 @@
     await mls.devices.rename("96fee99052b73d57", "Old phone")
     await mls.devices.retire("96fee99052b73d57")
 
-Each device minds its own item of the account's node of devices, and looks at the others' when it starts, when the
-server tells of a change, and every hour.  What it sees there:
+Each device maintains its own item in the account's node of devices, and reads the others' items when it starts, when
+the server tells of a change, and every hour.  What it does about them:
 
 ===========================  ==========================================================================================
 another device that is new   ``mls_new_device``, once.  It is *admitted*, that is, added to every room that we are in,
@@ -22,20 +22,20 @@ our id with other keys       before our first publication: another id is taken; 
                              keys are published again, once at each start
 ===========================  ==========================================================================================
 
-*Why new devices are not admitted by themselves.*  Which devices the account has is what its server says.  With
-``"add"`` it can have a device of its own making in all rooms of the account, and read them, without anybody being
+*Why new devices are not admitted by themselves.*  The account's server says which devices the account has.  With
+``"add"`` the server can put a device of its own making into all rooms of the account, and read them, and nobody is
 asked.  The Authentication Service is asked about each device in any case: with
 :class:`~slixmpp_mls.authentication.TrustOnFirstUse` and ``NewDeviceRule.ASK``, ``"add"`` waits for the decision
-there.  (Who adds the account to a room adds all of its devices; this is about rooms that we are in already.)
+there.  (A member that adds the account to a room adds all of its devices; this is about rooms that we are in already.)
 
-*Not all at once.*  Several devices of an account see the same and would commit the same.  The one on which something
-was decided acts at once, the others after a random time, if it is still to be done.  What can not be done now (no
+*Not all at once.*  Several devices of an account see the same and would commit the same.  The device on which something
+was decided acts at once, the others after a random time, if it is still to be done.  What cannot be done now (no
 connection, no right, no KeyPackage) is tried again.
 
-*Last seen* is the newest of what a device has signed, as far as we have seen it: messages and Commits in rooms
-that we share, KeyPackages in the directory.  A device that reads and says nothing looks idle.
+*Last seen* is the time of the newest thing that a device has signed, as far as we have seen it: messages and Commits in
+rooms that we share, KeyPackages in the directory.  A device that reads and says nothing looks idle.
 
-What is remembered of all this: :mod:`.device_records`.
+:mod:`.device_records` has what the store keeps of all this.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ class OwnDevices:
             return await self._in_rooms(lambda room: self._remove_from(room, device_id))
 
     async def admit(self, device_id: str) -> RoomsChanged:
-        """Add a device of our account to all rooms that we are in; where it can not be done now, later.
+        """Add a device of our account to all rooms that we are in; where that cannot be done now, later.
 
         :raises UsageError: our account lists no such device, or it is retired
         :raises DeliveryError: the account's node could not be read
@@ -448,7 +448,7 @@ class OwnDevices:
                         else:
                             await self._add_to(room, name)
                 except NotPermitted as error:
-                    log.info("%s: device %s can not be added: %s", room.room, name, error)
+                    log.info("%s: device %s cannot be added: %s", room.room, name, error)
                     self._give_up(name, room.room)
                 except (MLSError, TimeoutError) as error:
                     log.info("%s: device %s has to wait: %s", room.room, name, error or "no answer")

@@ -218,7 +218,7 @@ class Maintenance:
             async with asyncio.timeout(PATIENCE):
                 changed = await room.worker.committer.commit(still, force=True)
         except (MLSError, TimeoutError) as error:
-            log.info("%s: our keys can not be renewed now: %s", name, error or "no answer")
+            log.info("%s: our keys cannot be renewed now: %s", name, error or "no answer")
             changed = None
         if changed is None:
             self._losses[name] = self._losses.get(name, 0) + 1

@@ -1,17 +1,16 @@
-"""Which cipher suite a group should have, and whether somebody hides a better one (RFC 9420 7.2, 10; RFC 9750 6.11).
+"""The choice of a group's cipher suite, and servers that hide a better one (RFC 9420 7.2, 10; RFC 9750 6.11).
 
-Each device publishes KeyPackages for every suite that it supports, and says in each of them, under its
-signature, which suites these are.  The best suite is the first of ours, in the order of the configuration, for
-which every device has a KeyPackage; if there is none, the first for which every account has a device with
-one, and if there is none either, the one for which most accounts have.  Who lacks the suite is named.
+Each device publishes KeyPackages for every suite that it supports, and lists these suites in each KeyPackage, under its
+signature.  The best suite is the first of ours, in the order of the configuration, for which every device has a
+KeyPackage.  If there is none, it is the first for which every account has a device with one; if there is none either,
+the one for which most accounts have one.  The devices that lack the suite are named.
 
-A server can not change a KeyPackage, but it can keep back those of a suite that it would rather not see in
-use, or hand out old ones.  So what a device's KeyPackages and its entry in the list of devices say that it
-supports is held against what there is for it: a difference is a :class:`Suspicion`.  A device never
-brings that about by itself, but for the moment in which its configuration is changed, or when it was away for
-longer than its KeyPackages live.  It is reported, and it counts as an attack where it has made us choose a worse
-suite.  That everything is kept back can not be told from an account without devices; nobody can be added
-then, which is noticed, too.
+A server cannot change a KeyPackage, but it can withhold those of a suite that it does not want to be used, or hand out
+old ones.  So the suites that a device claims, in its KeyPackages and in the list of devices, are compared with the
+suites of its KeyPackages: a difference is a :class:`Suspicion`.  A device itself causes one only in the moment in which
+its configuration is changed, or when it has been away for longer than its KeyPackages live.  A suspicion is reported.
+It counts as an attack if it has made us choose a worse suite.  A server that withholds everything looks like an account
+without devices; nobody can be added then, which is noticed as well.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ __all__ = ["Negotiation", "Offer", "Suspicion", "choose", "negotiate", "read_off
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """A device says that it supports a cipher suite, and its account's server has nothing usable of it for that suite.
+    """A device claims to support a cipher suite, and its server has no usable KeyPackage of it for that suite.
 
     :ivar device: full identity
     :ivar suite: number of the suite
@@ -55,8 +54,8 @@ class Negotiation:
     """What some accounts support.
 
     :ivar suite: the number of the best cipher suite for them
-    :ivar claimed: what that would be if all devices have what they say that they support
-    :ivar lacking: for each of our suites, the devices (full identities) that can not be in a group of it
+    :ivar claimed: what that would be if all devices have what they claim to support
+    :ivar lacking: for each of our suites, the devices (full identities) that cannot be in a group with it
     :ivar failed: reason for each account that has no usable device at all
     :ivar suspicions: what a server may be hiding
     """
@@ -80,8 +79,8 @@ class Offer:
     """What one device has in its account's directory.
 
     :ivar packages: a KeyPackage for each suite, vouched for by the Authentication Service
-    :ivar claimed: the suites that it says it supports, among those asked for
-    :ivar refusals: why what is there for a suite is of no use
+    :ivar claimed: the suites that the device claims to support, among those asked for
+    :ivar refusals: reason for each suite whose KeyPackages are of no use
     """
 
     packages: dict[int, VerifiedKeyPackage] = field(default_factory=dict)
@@ -134,7 +133,7 @@ async def negotiate(
 
 
 def choose(supported: Mapping[ClientIdentity, Collection[int]], preference: Sequence[int]) -> int:
-    """The best suite for these devices; the module's text says which that is.
+    """The best suite for these devices, as the module defines it.
 
     :param supported: the suites of each device
     :param preference: our suites, the preferred one first
@@ -154,7 +153,7 @@ def choose(supported: Mapping[ClientIdentity, Collection[int]], preference: Sequ
 async def read_offers(
     context: Context, accounts: Iterable[str], suites: Sequence[int], extensions: tuple[Extension, ...]
 ) -> Offers:
-    """What these accounts' directories have for a group; this device itself is left out.
+    """What these accounts' directories offer for a group; this device itself is left out.
 
     :param accounts: bare JIDs
     """
@@ -206,7 +205,7 @@ async def _read(context: Context, account: str, requirements: Mapping[int, Group
 
 
 async def _authenticate(context: Context, devices: Mapping[ClientIdentity, Offer]) -> None:
-    """Leave out what the Authentication Service does not vouch for."""
+    """Drop the KeyPackages that the Authentication Service does not vouch for."""
     for suite in {suite for offer in devices.values() for suite in offer.packages}:
         having = [offer for offer in devices.values() if suite in offer.packages]
         leaves = [offer.packages[suite].leaf for offer in having]

@@ -779,3 +779,28 @@ async def test_first_use_and_people_share_their_memory(store: MemoryStore) -> No
     assert [type(event) for event in events] == [KeyChanged]
     assert await answer_on(service, ClientIdentity(BOB.account, "b3"), key_of(BOB, 3)) == "not-verified"
     assert [type(event) for event in events] == [KeyChanged, NewDevice]
+
+
+def content(*children: Any) -> etree._Element:
+    """The content of a message."""
+    element = etree.Element("{jabber:client}message")
+    element.extend(children)
+    return element
+
+
+@pytest.mark.parametrize("sent", [1_000_000.9, None, 9e9])
+def test_trust_messages_in_the_content_of_a_message_are_taken(store: MemoryStore, sent: float | None) -> None:
+    """A sender whose clock is ahead does not have the last word for years."""
+    management, _ = managed(store)
+    management.decide(BOB.account, verify=[id_of(BOB)])
+    body = etree.Element("{jabber:client}body")
+    assert not management.take(BOB, key_of(BOB), content(body), sent)
+    bad = etree.Element("{urn:xmpp:tm:1}trust-message")
+    said = message(BOB, id_of(B2)).to_lxml()
+    assert not management.take(BOB, key_of(BOB), content(body, bad, said), sent)  # there is something else in it
+    assert level(management, B2) is TrustLevel.VERIFIED
+    assert management.take(BOB, key_of(BOB), content(said), sent)  # XEP-0450 5.3: not for people to see
+    key = management.table.get(BOB.account, id_of(B2))
+    assert key.since <= management.table.now
+    if sent is not None and sent < 9e9:
+        assert key.since == 1_000_000
