@@ -51,7 +51,10 @@ class Outbox:
     def put(self, number: bytes, record: OutboxRecord) -> None:
         """Insert, or replace."""
         self._forget_names(number)
+        late = number not in self._records and number < next(reversed(self._records), b"")
         self._records[number] = record
+        if late:  # one that was removed comes back: it takes its place in the order, as it does in the store
+            self._records = dict(sorted(self._records.items()))
         for digest in _digests(record):
             self._by_digest[digest] = number
         self._by_origin_id[record.origin_id] = number
