@@ -149,7 +149,8 @@ class Change:
         self._outside = outside
 
     def put_entry(self, group: Group) -> None:
-        """The state that an external Commit of ours leads to."""
+        """The state that an external Commit of ours leads to, in place of that of an earlier one."""
+        self.transaction.delete_prefix(self._spaces.entering)  # or pieces that this state lacks would be left
         _put_all(self.transaction, self._spaces.entering, group.pieces())
         self._entry = group.stored()
 
