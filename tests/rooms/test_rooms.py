@@ -1,0 +1,208 @@
+"""The registry of rooms, and whole engines, over a room without a server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from slixmpp import ClientXMPP
+
+from slixmpp_mls.client import RoomGroup
+from slixmpp_mls.client.group.resumption_psks import Awaited
+from slixmpp_mls.client.storage.records import MembershipState
+from slixmpp_mls.errors import DeviceRetired, NotPermitted, RoomLost, UsageError
+from slixmpp_mls.rooms.encrypted_room import EncryptedMessage
+from slixmpp_mls.rooms.engine import worker
+from slixmpp_mls.rooms.registry import Rooms
+from slixmpp_mls.testing import FakeMUC, Participant, World
+
+from ..client.people import ALICE, BOB
+from .people import Client, until
+
+
+class Bot(Client):
+    """A participant that the registry of rooms runs from now on."""
+
+    def __init__(self, person: Participant) -> None:
+        super().__init__(person)
+        if person in self.world.people:
+            self.world.people.remove(person)  # it reads by itself
+        self.rooms = Rooms(self.context)
+
+    @property
+    def room(self) -> Any:
+        room = self.rooms.get(self.world.room.jid)
+        assert room is not None
+        return room
+
+    @property
+    def muc(self) -> FakeMUC:
+        muc = self.room.muc
+        assert isinstance(muc, FakeMUC)
+        return muc
+
+    @property
+    def texts(self) -> list[str]:
+        return [message.body for message in self.got("mls_message") if isinstance(message, EncryptedMessage)]
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World()
+
+    def muc(xmpp: ClientXMPP, room: str, nick: str, *, on_event: Any, ping_interval: float) -> FakeMUC:
+        assert room == world.room.jid
+        return FakeMUC(xmpp, world.room, str(xmpp.boundjid.bare), nick, on_event=on_event)
+
+    monkeypatch.setattr(worker, "Room", muc)
+    return world
+
+
+async def met(world: World) -> tuple[Bot, Participant]:
+    """Alice, run by the registry, and Bob, by the test."""
+    alice, bob = world.group(ALICE, BOB)
+    bot = Bot(alice)
+    await bot.rooms.resume()
+    await until(lambda: bot.room.live)
+    return bot, bob
+
+
+async def test_a_start_takes_up_the_rooms_that_the_store_knows(world: World) -> None:
+    alice, bob = await met(world)
+    assert list(alice.rooms.all) == [world.room.jid]
+    assert alice.room.accounts == [ALICE, BOB]
+    sent = await alice.room.send("fair is foul")
+    world.settle()
+    await asyncio.wait_for(sent.confirmed, 5)
+    assert len(bob.texts) == 1
+    alice.rooms.close()
+    assert not alice.errors
+
+
+async def test_a_room_that_we_have_left_is_not_taken_up(world: World) -> None:
+    alice, _ = world.group(ALICE, BOB)
+    alice.session.give_up()
+    bot = Bot(alice)
+    await bot.rooms.resume()
+    assert not bot.rooms.all
+
+
+async def test_two_engines_talk_and_one_commits(world: World) -> None:
+    people = world.group(ALICE, BOB)
+    alice, bob = Bot(people[0]), Bot(people[1])
+    for bot in (alice, bob):
+        await bot.rooms.resume()
+    updating = asyncio.create_task(bob.room.update())
+    await until(lambda: bob.room.group.commit_waits)
+    world.room.deliver_all()
+    changed = await asyncio.wait_for(updating, 5)
+    await until(lambda: alice.room.epoch == changed.epoch)
+    saying = await alice.room.send("when shall we three meet again")
+    world.room.deliver_all()
+    await asyncio.wait_for(saying.confirmed, 5)
+    await until(lambda: bob.texts == ["when shall we three meet again"])
+    alice.rooms.close()
+    bob.rooms.close()
+
+
+async def test_whoever_waits_is_told_when_the_room_is_lost_and_it_can_be_followed_again(world: World) -> None:
+    """The known hang, in a whole engine: proposals wait, a Commit of ours is on its way, the room is lost."""
+    alice, bob = await met(world)
+    bob.propose(bob.removing(BOB)[0])  # to be removed: proposals wait from now on
+    committing = asyncio.create_task(alice.room.update())
+    await until(lambda: alice.room.group.commit_waits)
+    world.room.deliver(0)
+    await until(lambda: alice.room.group.needs_commit)
+    saying = asyncio.create_task(alice.room.send("anybody there?"))
+    alice.muc.lose(RoomLost(world.room.jid, "not-a-member"))
+    for each in (committing, saying):
+        with pytest.raises(RoomLost):
+            await asyncio.wait_for(each, 5)
+    assert alice.got("mls_room_lost")
+    with pytest.raises(RoomLost):
+        await asyncio.wait_for(alice.room.send("still nobody?"), 5)
+
+    alice.muc.refuses = None  # we are let in again, with the Commit still on its way
+    await alice.rooms.follow(world.room.jid, None)
+    again = asyncio.create_task(alice.room.send("here I am"))
+    await until(lambda: alice.room.live)
+    for _ in range(20):
+        world.room.deliver_all()
+        if again.done():
+            break
+        await asyncio.sleep(0.05)
+    sent = await asyncio.wait_for(again, 5)
+    world.room.deliver_all()
+    await asyncio.wait_for(sent.confirmed, 5)
+    alice.rooms.close()
+
+
+async def test_a_room_that_lets_nobody_in_is_not_waited_for(world: World) -> None:
+    dave = Bot(world.person("dave@d.example"))
+    handle = dave.rooms._handle(world.room.jid)
+    assert isinstance(handle.muc, FakeMUC)
+    handle.muc.refuses = NotPermitted("banned")
+    with pytest.raises(NotPermitted):
+        await dave.rooms.follow(world.room.jid, None)
+    assert not dave.rooms.all
+    assert RoomGroup(dave.context.device, world.room.jid).state is MembershipState.OUT
+
+
+async def test_an_invitation_that_was_noted_is_followed_after_a_restart(world: World) -> None:
+    dave = Bot(world.person("dave@d.example"))
+    dave.rooms.expect(world.room.jid, None)
+    again = Bot(dave.person)
+    await again.rooms.resume()
+    assert again.room.group.state is MembershipState.INVITED
+    assert again.room.worker.running
+    again.rooms.close()
+
+
+async def test_a_room_is_waited_for_only_if_we_know_it(world: World) -> None:
+    """RFC 9420 8.4: a PSK of another room's group may have to be waited for."""
+    alice, _ = await met(world)
+    await asyncio.wait_for(alice.rooms.reached(Awaited("unknown@rooms.example", 7)), 5)
+    await asyncio.wait_for(alice.rooms.reached(Awaited(world.room.jid, alice.room.epoch)), 5)
+    waiting = asyncio.create_task(alice.rooms.reached(Awaited(world.room.jid, alice.room.epoch + 1)))
+    updating = asyncio.create_task(alice.room.update())
+    await until(lambda: alice.room.group.commit_waits)
+    assert not waiting.done()
+    world.settle()
+    await asyncio.wait_for(waiting, 5)
+    await updating
+    alice.rooms.close()
+
+
+async def test_a_retired_device_deletes_its_groups_keys(world: World) -> None:
+    alice, _ = await met(world)
+    room = alice.room
+    await alice.rooms.give_up(DeviceRetired("says the test"))
+    assert not alice.rooms.all
+    assert not room.is_member
+    with pytest.raises(UsageError):
+        await room.send("secret")
+
+
+async def test_leaving_asks_the_others_and_ends_when_one_has_committed_it(world: World) -> None:
+    """RFC 9420 12.4: a member does not commit its own removal."""
+    alice, bob = await met(world)
+    leaving = asyncio.create_task(alice.room.leave())
+    await until(lambda: world.room.in_flight)
+    world.settle()
+    bob.commit()
+    world.settle()
+    await asyncio.wait_for(leaving, 5)
+    assert not alice.rooms.all
+    assert not bob.session.roster.has(ALICE)
+
+
+async def test_leaving_a_room_that_is_lost_deletes_our_keys_at_once(world: World) -> None:
+    alice, _ = await met(world)
+    room = alice.room
+    leaving = asyncio.create_task(room.leave())
+    await until(lambda: world.room.in_flight)
+    alice.muc.lose(RoomLost(world.room.jid, "destroyed"))
+    await asyncio.wait_for(leaving, 5)
+    assert not room.is_member
+    assert not alice.rooms.all
