@@ -3,7 +3,7 @@
 Affiliations follow the group: an account is let into the room before it is added, and loses the room after it has been
 removed (:mod:`.membership`).  The other way round nothing that the room says adds anybody; but since nobody is added
 without being let in first, a member that the room has shut out has been shut out by somebody, and is removed from
-the group by whoever has the right to.  That is seen live, or by comparing the room's lists with the members when
+the group by a member that has the right to.  That is seen live, or by comparing the room's lists with the members when
 the room has been caught up with.
 
 An account that is in the room's lists and not in the group may be about to be added, or invited by other means: that is

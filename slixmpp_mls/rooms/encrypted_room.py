@@ -402,7 +402,7 @@ class EncryptedRoom:
         return await self.membership.affiliations.difference()
 
     async def update(self) -> GroupChanged:
-        """Renew our keys, so that whoever had got hold of them is locked out (RFC 9420 12.4).
+        """Renew our keys: anyone holding stolen ones can read nothing sent afterwards (RFC 9420 12.4).
 
         :raises UsageError: we are not in the group
         """

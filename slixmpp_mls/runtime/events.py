@@ -5,7 +5,7 @@
 ============================  ===================================================================
 ``mls_ready``                 our keys are published and our rooms are being read; the plugin
 ``mls_failed``                starting has failed, or work in the background has; the exception
-``mls_message``               a message; :class:`.rooms.content.EncryptedMessage`
+``mls_message``               a message; :class:`.rooms.encrypted_room.EncryptedMessage`
 ``mls_sent``                  a message of ours is in the room's order; ``MessageSent``
 ``mls_joined``                we are in a group; ``Joined``
 ``mls_group_changed``         a Commit took effect; ``GroupChanged``

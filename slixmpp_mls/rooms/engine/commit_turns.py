@@ -1,6 +1,6 @@
 """Whose turn it is to commit: agreed upon without a word, from what everybody sees.
 
-*After a race.*  Of the Commits that are made at once one wins, and all others must be made anew.  If
+*After a race.*  Of the Commits that are made at once one wins, and all others must be made again.  If
 all did so at once, n members would need n rounds of up to n Commits each.  But the room has put the losing Commits,
 too, into an order that all losers see: it is the queue in which they commit, one after the other, each as soon as
 the one before it has won.  :class:`CommitTurns` keeps that queue.  A member at its head that does not commit (it is

@@ -37,7 +37,7 @@ __all__ = ["Committer"]
 
 log = logging.getLogger(__name__)
 
-_COMMIT_ATTEMPTS = 25  # how often a Commit is made anew when others come first
+_COMMIT_ATTEMPTS = 25  # how often a Commit is made again when others come first
 _PLACE = 0.25  # seconds for each member before us in committing for others; a Commit usually takes less
 _LAST_PLACE = 5.0  # seconds after which nobody waits any more
 

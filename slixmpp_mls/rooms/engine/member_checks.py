@@ -94,7 +94,7 @@ class MemberChecks:
         doubts = await self.judge(tuple(leaves.values()), group.group.suite)
         if not group.is_member:
             return
-        # Whoever has got another key or has gone while the answer came has been judged with that.
+        # The answer is about a key: a member that has another one now, or has gone, has been judged with that.
         same = {client for client, leaf in leaves.items() if group.has_key(client, leaf.signature_key)}
         silenced = group.silenced
         group.reconsider(same, [doubt for doubt in doubts if doubt.client in same])

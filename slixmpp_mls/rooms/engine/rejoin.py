@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 _SPREAD = 2.0  # seconds: many may lose the group at the same moment
 _ASK_AFTER_INVITATION = 5.0  # seconds in which the Welcome of an invitation should have been read
 _EXTERNAL_AFTER = 60.0  # seconds after a request, until we commit ourselves in
-_COMMIT_ATTEMPTS = 25  # how often an external Commit is made anew when others come first
+_COMMIT_ATTEMPTS = 25  # how often an external Commit is made again when others come first
 _PAGES = 20  # of the archive, looked through for a GroupInfo
 _EPOCHS = 4  # the latest ones, of which a GroupInfo is tried
 

@@ -123,7 +123,7 @@ class Sender:
     # --- again -----------------------------------------------------------------------------------
 
     def went_live(self) -> None:
-        """From now on, whoever makes a message also sends it: what was made until now is ours to send."""
+        """Send what has been made until now; from now on, :meth:`send` does it itself."""
         self._live_periods += 1
         self._transmitter.went_live()
         self.send_outbox("sending again")

@@ -2,7 +2,7 @@
 
 ::
 
-    Room.batches ──► Reader ──► RoomGroup ──► events, and whoever waits
+    Room.batches ──► Reader ──► RoomGroup ──► events, and those that wait
     Sender, Committer, Rejoiner ──► RoomGroup ── outbox ──► Transmitter ──► Room.send
 
 One task takes the stanzas in the room's order (:mod:`.reader`); nothing else moves the group's place in it.  What
