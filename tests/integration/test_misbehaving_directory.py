@@ -132,7 +132,7 @@ async def test_a_server_that_lists_a_device_of_its_own(server: DevServer, cast: 
     plugin = client.plugin["mls"]
     inner = plugin.authentication
     table = TrustTable(MemoryStore(alice.account))
-    plugin.authentication = TrustOnFirstUse(inner, table, new_device=NewDeviceRule.REFUSE)
+    plugin._service = TrustOnFirstUse(inner, table, new_device=NewDeviceRule.REFUSE)
     await server.connect(client)
     await alice.ready()
     bob = await cast.person(server, "bob")

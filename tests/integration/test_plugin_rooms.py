@@ -46,7 +46,7 @@ async def test_a_room_that_waits_for_the_authentication_service_holds_up_no_othe
     carol = await cast.person(prosody, "carol")
     service = Slow(DeviceDirectory(bob.client))
     service.suspect, service.gate = carol.account, asyncio.Event()
-    bob.mls.authentication = service
+    object.__setattr__(bob.mls.context, "authentication", service)
     await alice.room(stuck).add(carol.account)
     await alice.say("do you hear me there", stuck)
     await alice.say("do you hear me here", busy)

@@ -41,7 +41,7 @@ async def suspicious(cast: Cast, server: DevServer, name: str) -> tuple[Person, 
     person = await cast.person(server, name, online=False)
     client = person.make_client()
     service = Suspicious(DeviceDirectory(client))
-    client.plugin["mls"].authentication = service
+    client.plugin["mls"]._service = service  # before the start
     await server.connect(client)
     await person.ready()
     return person, service
