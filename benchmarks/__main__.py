@@ -17,6 +17,7 @@ from slixmpp_mls.devserver import DevServer, Ejabberd, Prosody
 from slixmpp_mls.mls.crypto import ed25519
 
 from . import peers, report
+from . import suites as suite_costs
 from .core import Result, run
 from .rooms import report as rooms_report
 from .rooms.archive import catch_up
@@ -76,6 +77,24 @@ def core(
         markdown.write_text(report.markdown(results))
     if svg is not None:
         report.plot(results, svg)
+
+
+@application.command()
+def suites(
+    numbers: Annotated[str, typer.Option(help="Cipher suites, with commas.")] = "1,0xF001,0xF009",
+    sizes: Annotated[str, typer.Option(help="Group sizes, with commas.")] = "10,100,1000",
+    markdown: Markdown = None,
+) -> None:
+    """Compare cipher suites: time, and octets of all that is sent.
+
+    Example: `python -m benchmarks suites --numbers 1,0xF001 --sizes 100`
+    """
+    with _progress() as progress:
+        chosen = [int(number, 0) for number in numbers.split(",")]
+        costs = list(suite_costs.measure(chosen, _numbers(sizes), progress=progress))
+    suite_costs.print_table(costs, Console())
+    if markdown is not None:
+        markdown.write_text(suite_costs.markdown(costs))
 
 
 @application.command()

@@ -29,7 +29,7 @@ from . import peers
 from .groups import NOW, Sparse, applied, bundle, full_group, sparse_group
 from .primitives import recorded, replay
 
-__all__ = ["Result", "run"]
+__all__ = ["Result", "run", "timed"]
 
 _SUITE = CipherSuite.get(1)
 _MESSAGE = bytes(1024)
@@ -53,7 +53,7 @@ class Result:
     note: str = ""
 
 
-def _timed(call: Callable[[], object], *, at_least: float = 0.3, at_most: int = 200) -> float:
+def timed(call: Callable[[], object], *, at_least: float = 0.3, at_most: int = 200) -> float:
     """Seconds of the fastest of several calls."""
     best, spent, runs = float("inf"), 0.0, 0
     gc.collect()
@@ -75,7 +75,7 @@ def _floor(call: Callable[[], object]) -> float:
     """Seconds that the same primitives take by themselves."""
     with recorded() as calls:
         call()
-    return _timed(replay(calls))
+    return timed(replay(calls))
 
 
 def run(sizes: list[int], *, with_peer: bool, progress: Callable[[str], None]) -> Iterator[Result]:
@@ -98,7 +98,7 @@ def _adding(size: int, with_peer: bool, talking: peers.Talking | None) -> Iterat
     def add() -> object:
         return creator.commit(adds, now=NOW)
 
-    seconds = _timed(add, at_most=3 if size > 500 else 30)
+    seconds = timed(add, at_most=3 if size > 500 else 30)
     yield Result("add n in one Commit", size, seconds, _floor(add), peer.add if peer else None)
 
     group = sparse_group(_SUITE, size, bundles)
@@ -108,7 +108,7 @@ def _adding(size: int, with_peer: bool, talking: peers.Talking | None) -> Iterat
     def join() -> object:
         return Group.join(welcome, bundles[-1])
 
-    seconds = _timed(join, at_most=3 if size > 5000 else 30)
+    seconds = timed(join, at_most=3 if size > 5000 else 30)
     yield Result("join by Welcome", size, seconds, _floor(join), peer.join if peer else None)
     yield from _joining_partially(size, seconds, group)
 
@@ -117,14 +117,14 @@ def _adding(size: int, with_peer: bool, talking: peers.Talking | None) -> Iterat
     def create() -> object:
         return group.creator.commit(now=NOW)
 
-    seconds = _timed(create, at_most=3 if size > 5000 else 30)
+    seconds = timed(create, at_most=3 if size > 5000 else 30)
     yield Result("first path: create", size, seconds, _floor(create), talking.create if talking else None)
     made = group.creator.commit(now=NOW)
 
     def process() -> object:
         return last.apply(last.process(made.commit, now=NOW), now=NOW)
 
-    yield Result("first path: process", size, _timed(process), _floor(process), talking.process if talking else None)
+    yield Result("first path: process", size, timed(process), _floor(process), talking.process if talking else None)
 
 
 def _joining_partially(size: int, full: float, group: Sparse) -> Iterator[Result]:
@@ -157,15 +157,15 @@ def _full(size: int, talking: peers.Talking | None) -> Iterator[Result]:
     def create() -> object:
         return alice.commit(now=NOW)
 
-    yield Result("commit: create", size, _timed(create), _floor(create))
+    yield Result("commit: create", size, timed(create), _floor(create))
 
     made = alice.commit(now=NOW)
 
     def process(receiver: Group) -> Callable[[], object]:
         return lambda: receiver.apply(receiver.process(made.commit, now=NOW), now=NOW)
 
-    yield Result("commit: process (far)", size, _timed(process(far)), _floor(process(far)))
-    yield Result("commit: process (near)", size, _timed(process(near)), _floor(process(near)))
+    yield Result("commit: process (far)", size, timed(process(far)), _floor(process(far)))
+    yield Result("commit: process (near)", size, timed(process(near)), _floor(process(near)))
 
     # The sender's second message: its ratchet is open by then, as it is for all but the first one.
     first, speaking = alice.encrypt(_MESSAGE)
@@ -178,8 +178,8 @@ def _full(size: int, talking: peers.Talking | None) -> Iterator[Result]:
     def decrypt() -> object:
         return listening.apply(listening.process(second, now=NOW), now=NOW)
 
-    yield Result("encrypt 1 KiB", size, _timed(encrypt), _floor(encrypt), talking.encrypt if talking else None)
-    yield Result("decrypt 1 KiB", size, _timed(decrypt), _floor(decrypt), talking.decrypt if talking else None)
+    yield Result("encrypt 1 KiB", size, timed(encrypt), _floor(encrypt), talking.encrypt if talking else None)
+    yield Result("decrypt 1 KiB", size, timed(decrypt), _floor(decrypt), talking.decrypt if talking else None)
     assert isinstance(made.sent, Group)
     yield from _storing(alice, made.sent, applied(made.sent, made.staged), size)
 
@@ -206,8 +206,8 @@ def _storing(before: Group, sent: Group, after: Group, size: int) -> Iterator[Re
 
         base = before.stored()
         pieces = len(talked.changes_since(base)), len(after.changes_since(base))
-        yield Result("store a message's step", size, _timed(write(talked, base)), note=f"{pieces[0]} pieces")
-        yield Result("store a Commit's step", size, _timed(write(after, base)), note=f"{pieces[1]} pieces")
+        yield Result("store a message's step", size, timed(write(talked, base)), note=f"{pieces[0]} pieces")
+        yield Result("store a Commit's step", size, timed(write(after, base)), note=f"{pieces[1]} pieces")
 
         def restore() -> object:
             with store.transaction() as transaction:
@@ -217,7 +217,7 @@ def _storing(before: Group, sent: Group, after: Group, size: int) -> Iterator[Re
             transaction.delete_prefix("group")
             for key, value in before.pieces().items():
                 transaction.put("group", key, value)
-        seconds = _timed(restore, at_most=3 if size > 5000 else 20)
+        seconds = timed(restore, at_most=3 if size > 5000 else 20)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         yield Result("restore from the store", size, seconds, note=f"process so far at most {peak} MB")
         store.close()

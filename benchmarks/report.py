@@ -10,12 +10,13 @@ from rich.table import Table
 
 from .core import Result
 
-__all__ = ["markdown", "plot", "print_table"]
+__all__ = ["duration", "markdown", "plot", "print_table"]
 
 _HEAD = ("operation", "n", "ours", "floor", "ratio", "mls-rs", "")
 
 
-def _time(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """For people; empty for None."""
     if seconds is None:
         return ""
     for unit, factor in (("s", 1.0), ("ms", 1e3)):
@@ -26,7 +27,7 @@ def _time(seconds: float | None) -> str:
 
 def _row(result: Result) -> tuple[str, ...]:
     ratio = f"{result.seconds / result.floor:.2f}" if result.floor else ""
-    times = _time(result.seconds), _time(result.floor), ratio, _time(result.peer)
+    times = duration(result.seconds), duration(result.floor), ratio, duration(result.peer)
     return (result.operation, f"{result.size:,}", *times, result.note)
 
 

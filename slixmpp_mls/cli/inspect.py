@@ -14,13 +14,15 @@ import typer
 from lxml import etree
 from rich.syntax import Syntax
 
-from ..errors import MalformedError
+from ..errors import InvalidError, MalformedError
+from ..mls.crypto.cipher_suite import CipherSuite
+from ..mls.registry import CipherSuiteId
 from ..mls.structures.framing import MLSMessage
 from ..mls.tls import MAX_SIZE, Struct
 from ..mls.xml_form import NAMESPACE, from_xml, structures, to_xml
 from ..stanza import NS
 from ..stanza.xml import parse_xml, split_tag
-from .terminal import console
+from .terminal import console, errors
 
 __all__ = ["inspect"]
 
@@ -49,7 +51,7 @@ def inspect(
     """MLS messages as readable XML, whatever they come as: octets, hex, base64, or XML.
 
     Given a stanza, shows each MLS message in it. Given the XML form, can turn it back into octets. What is
-    encrypted stays encrypted: no keys are involved.
+    encrypted stays encrypted: no keys are involved. Standard error says what the cipher suite protects from.
 
     Example: `slixmpp-mls inspect stanza.xml`
 
@@ -65,6 +67,8 @@ def inspect(
         raise MalformedError(f"more than {_MAX_INPUT} octets")
     for value in read(data, structures()[structure]):
         write(value, to)
+        for line in remarks(value):
+            errors.print(line, soft_wrap=True)
 
 
 def read(data: bytes, kind: type[Struct]) -> list[Struct]:
@@ -100,6 +104,23 @@ def _from_xml(text: bytes) -> list[Struct]:
     if not found:
         raise MalformedError(f"no element of {NS} with an MLS message in it, and none of {NAMESPACE}")
     return found
+
+
+def remarks(value: Struct) -> list[str]:
+    """Of each cipher suite that a structure is made in (not of those that a leaf lists): what resists quantum computers."""
+    names = dict.fromkeys(element.text or "" for element in to_xml(value).iter(f"{{{NAMESPACE}}}cipher_suite"))
+    return [_remark(name) for name in names]
+
+
+def _remark(name: str) -> str:
+    number = CipherSuiteId[name] if name in CipherSuiteId.__members__ else int(name)
+    try:
+        suite = CipherSuite.get(number)
+    except InvalidError as error:
+        return f"{name}: {error}"
+    secrecy = "yes" if suite.secrecy_is_post_quantum else "no"
+    signatures = "yes" if suite.signatures_are_post_quantum else "no"
+    return f"{name} ({number:#06x}): post-quantum secrecy: {secrecy}; post-quantum signatures: {signatures}"
 
 
 def write(value: Struct, form: Form) -> None:

@@ -8,6 +8,7 @@ import re
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,14 @@ from slixmpp_mls.devserver import DevServer, Line
 from slixmpp_mls.errors import UsageError
 from slixmpp_mls.identity import ClientIdentity, fingerprint, key_identifier
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.registry import CipherSuiteId
+from slixmpp_mls.mls.structures.framing import MLSMessage
 from slixmpp_mls.policy import Right, RoomPolicy
 from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
 from slixmpp_mls.rooms.epoch_code import EpochComparison
 from slixmpp_mls.stanza.trust_message import KeyOwner
 from slixmpp_mls.store import SQLiteStore
+from tests.mls.group_helpers import bundle
 
 from ..conftest import SERVERS, unavailable_means_skip, unique
 from ..programs import COMMAND, login, running
@@ -362,6 +366,29 @@ def test_inspect_shows_what_a_stanza_holds() -> None:
     element = f"<welcome xmlns='urn:xmpp:mls:0' group='AA==' epoch='1'>{data}</welcome>"
     stanza = f"<message xmlns='jabber:client'>{element}</message>"
     assert inspect(stanza) == inspect(octets)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (1, "post-quantum secrecy: no; post-quantum signatures: no"),
+        (0xF001, "post-quantum secrecy: yes; post-quantum signatures: no"),
+        (0xF00A, "post-quantum secrecy: yes; post-quantum signatures: yes"),
+    ],
+)
+def test_inspect_says_what_resists_quantum_computers(number: int, said: str) -> None:
+    octets = MLSMessage.wrap(bundle("alice", number).key_package)
+    result = CliRunner().invoke(app, ["inspect"], input=octets)
+    assert result.exit_code == 0
+    assert result.stderr.splitlines() == [f"{CipherSuiteId(number).name} ({number:#06x}): {said}"]
+    assert result.stdout == inspect(octets)
+
+
+def test_inspect_says_that_a_suite_is_unknown() -> None:
+    package = replace(bundle("alice").key_package, cipher_suite=0x0A0A)
+    result = CliRunner().invoke(app, ["inspect"], input=MLSMessage.wrap(package))
+    assert result.exit_code == 0
+    assert "2570: cipher suite 0x0a0a is not supported" in result.stderr
 
 
 @pytest.mark.parametrize("nonsense", ["", "zz zz", "AAEC", "<a/>", "<!DOCTYPE a><a/>", "0001"])
