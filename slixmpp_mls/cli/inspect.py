@@ -107,7 +107,7 @@ def _from_xml(text: bytes) -> list[Struct]:
 
 
 def remarks(value: Struct) -> list[str]:
-    """Of each cipher suite that a structure is made in (not of those that a leaf lists): what resists quantum computers."""
+    """Of each suite that a structure is made in (not of those that a leaf lists): what resists quantum computers."""
     names = dict.fromkeys(element.text or "" for element in to_xml(value).iter(f"{{{NAMESPACE}}}cipher_suite"))
     return [_remark(name) for name in names]
 
