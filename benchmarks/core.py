@@ -143,10 +143,10 @@ def _joining_partially(size: int, full: float, group: Sparse) -> Iterator[Result
     memory = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert kept.tree.leaf_count >= size
-    seconds = _timed(join)
+    seconds = timed(join)
     note = f"{full / seconds:.0f} times as fast as with the tree; {len(encoded)} octets, at most {memory >> 10} KiB"
     yield Result("join without the tree", size, seconds, _floor(join), note=note)
-    yield Result("annotate a Welcome", size, _timed(annotate))
+    yield Result("annotate a Welcome", size, timed(annotate))
 
 
 def _full(size: int, talking: peers.Talking | None) -> Iterator[Result]:
