@@ -20,7 +20,7 @@ def options(description: str | None, store: str) -> argparse.ArgumentParser:
     parser.add_argument("--password", help="better in XMPP_PASSWORD, XMPP_PASSWORD_FILE or the configuration file")
     parser.add_argument("--host", help="if DNS does not know the server; or XMPP_HOST")
     parser.add_argument("--port", help="with --host; or XMPP_PORT; 5222")
-    parser.add_argument("--ca", help="file (PEM) of the authority to trust; or SSL_CERT_FILE")
+    parser.add_argument("--ca", help="file (PEM) of the authority to trust; or XMPP_CA_FILE")
     parser.add_argument("--store", default=store, help=f"file for keys and groups; {store}")
     return parser
 

@@ -15,7 +15,7 @@ import typer
 from rich.text import Text
 
 from ..errors import MLSError
-from . import ca, chat, devices, inspect, policy, server, store, trust
+from . import ca, chat, devices, inspect, policy, rooms, send, server, store, trust
 from .demo import demo
 from .terminal import console, errors, quiet_libraries
 
@@ -33,9 +33,18 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"slixmpp-mls {installed('slixmpp-mls')}")
+        raise typer.Exit
+
+
 @app.callback()
 def common(
     debug: Annotated[bool, typer.Option("--debug", help="Show logs, and tracebacks of errors.")] = False,
+    version: Annotated[  # `slixmpp-mls version` says more
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
+    ] = False,
 ) -> None:
     """End-to-end encrypted XMPP rooms: Messaging Layer Security for slixmpp.
 
@@ -60,6 +69,9 @@ def version() -> None:
 app.command()(demo.demo)
 app.command()(server.server)
 app.command()(chat.chat)
+app.command()(send.send)
+app.command("rooms")(rooms.rooms)
+app.command("members")(rooms.members)
 app.command()(inspect.inspect)
 app.add_typer(devices.app)
 app.add_typer(ca.app)
@@ -78,5 +90,5 @@ def main() -> None:
     except (MLSError, OSError) as error:
         if _debug:
             raise
-        errors.print(Text(f"slixmpp-mls: {error}", style="red"))
+        errors.print(Text(f"slixmpp-mls: {error}", style="red"), soft_wrap=True)
         sys.exit(1)

@@ -25,9 +25,9 @@ from ..client import GroupChanged, Joined, Member, Rejected, RemovedFromGroup, U
 from ..errors import DeliveryError, MLSError, UsageError
 from ..plugin import MLS
 from ..rooms.encrypted_room import EncryptedMessage, EncryptedRoom
-from ..store import StoreSecret, is_encrypted
-from .login import CA, Host, Login, Password, Port, bare_jid, session
-from .store import VARIABLE, KeyFile, secret_of
+from ..store import StoreSecret
+from .login import CA, Host, Login, Password, Port, StoreOption, bare_jid, session, split_account
+from .store import KeyFile, secret_if_needed
 from .terminal import clean, colour_of, console, run, waiting
 from .trust import STYLES
 
@@ -47,14 +47,12 @@ CONFIRMATION = 30.0  # seconds for the room to show us what we have sent
 
 
 def chat(
-    jid: Annotated[str, typer.Argument(metavar="JID", help="Your account.")],
-    room: Annotated[str, typer.Argument(metavar="ROOM", help="The room's address.")],
+    addresses: Annotated[
+        list[str], typer.Argument(metavar="[JID] ROOM", help="Your account, if XMPP_JID does not name it; the room.")
+    ],
     create: Annotated[bool, typer.Option("--create", help="Make the room.")] = False,
     add: Annotated[list[str] | None, typer.Option(metavar="JID", help="Let this account in; may be repeated.")] = None,
-    store: Annotated[
-        Path | None,
-        typer.Option(envvar="MLS_STORE", help="Keys and groups.", show_default="a file for each account"),
-    ] = None,
+    store: StoreOption = None,
     key_file: KeyFile = None,
     password: Password = None,
     host: Host = None,
@@ -67,15 +65,11 @@ def chat(
 
     Example: `slixmpp-mls chat alice@example.org coven@rooms.example.org --create --add bob@example.org`
     """
-    account, address = bare_jid(jid), bare_jid(room)
+    account, (room,) = split_account(addresses, 1)
     people = [bare_jid(one) for one in add or ()]
-    if store is None:
-        data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "slixmpp-mls"
-        data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        store = data / f"{account}.db"
-    wanted = key_file is not None or VARIABLE in os.environ or is_encrypted(store)
-    secret = secret_of(key_file) if wanted else None
-    run(_Chat(address, store, secret).run(Login(account, password, host, port, ca), create, people))
+    login = Login.load(account, password=password, host=host, port=port, ca=ca, store=store, key_file=key_file)
+    login.make_folder()
+    run(_Chat(bare_jid(room), login.store, secret_if_needed(login.store, login.key_file)).run(login, create, people))
 
 
 class _Chat:

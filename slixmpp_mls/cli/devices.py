@@ -6,7 +6,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,28 +24,38 @@ from ..account.device_list import retire as retire_device
 from ..account.events import RoomsChanged
 from ..client import RoomGroup
 from ..delivery import DeviceDirectory, KeyPackageDirectory
-from ..errors import UsageError
+from ..errors import NotPermitted, Refused, StoreLocked, UsageError
 from ..identity import ClientIdentity, fingerprint
 from ..mls.registry import CipherSuiteId, ExtensionType
 from ..mls.structures.leaf_node import KeyPackageSource
 from ..plugin import MLS
 from ..store import is_encrypted
-from .login import CA, Host, Login, Password, Port, bare_jid, session
+from .login import CA, Host, Login, Password, Port, StoreOption, bare_jid, find_store, session, split_account
 from .policy import read_groups
 from .store import KeyFile, secret_of
-from .terminal import clean, console, run, waiting
+from .terminal import clean, console, errors, iso, run, waiting
 
 __all__ = ["app"]
 
 app = typer.Typer(name="devices", no_args_is_help=True, rich_markup_mode="markdown")
 
-Account = Annotated[str, typer.Argument(metavar="JID", help="Your account.")]
-Name = Annotated[str, typer.Argument(metavar="DEVICE", help="The device's id, as `list` shows it.")]
+Device = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[JID] DEVICE", help="Your account, if XMPP_JID does not name it; the device's id, as `list` shows it."
+    ),
+]
 AsJSON = Annotated[bool, typer.Option("--json", help="For programs.")]
 Store = Annotated[
     Path | None,
-    typer.Option(metavar="STORE", help="Of a device of yours, which must not be running.", show_default=False),
+    typer.Option(
+        metavar="STORE", envvar="MLS_STORE", help="Of a device of yours, which must not be running.", show_default=False
+    ),
 ]
+_NOTHING_THERE = frozenset({
+    "forbidden", "item-not-found", "not-authorized", "service-unavailable", "remote-server-not-found",
+    "remote-server-timeout",
+})  # fmt: skip
 ENTERING = 60.0  # seconds for the rooms to be entered and read
 
 
@@ -65,6 +76,17 @@ class _Access:
     @property
     def account(self) -> str:
         return self.login.jid
+
+
+def _login(
+    jid: str | None,
+    password: str | None,
+    host: str | None,
+    port: int | None,
+    ca: Path | None,
+    store: Path | None = None,
+) -> Login:
+    return Login.load(jid, password=password, host=host, port=port, ca=ca, store=store)
 
 
 # --- list ------------------------------------------------------------------------------------------
@@ -96,8 +118,17 @@ def list_(
     Example: `slixmpp-mls devices list alice@example.org --store alice.db --json`
     """
     account = bare_jid(jid)
-    groups = [] if store is None else list(read_groups(store, key_file))
-    run(_list(account, Login(bare_jid(login or jid), password, host, port, ca), groups, as_json))
+    groups: list[RoomGroup] = []
+    if store is not None:
+        try:
+            groups = list(read_groups(find_store(store), key_file))
+        except StoreLocked as error:
+            errors.print(Text(f"{error}: without the groups", "yellow"))
+    try:
+        access = _login(login, password, host, port, ca)
+    except UsageError:  # nobody says which account: the one that is looked at
+        access = _login(account, password, host, port, ca)
+    run(_list(account, access, groups, as_json))
 
 
 @dataclass(slots=True)
@@ -133,9 +164,9 @@ class _Row:
             "id": self.id,
             "label": self.label,
             "fingerprints": self.fingerprints,
-            "added": _iso(self.added),
-            "last_seen": _iso(self.last_seen),
-            "retired": _iso(self.retired),
+            "added": iso(self.added),
+            "last_seen": iso(self.last_seen),
+            "retired": iso(self.retired),
             "listed": self.listed,
             "key_packages": {str(number): count for number, count in sorted(self.suites.items())},
             "last_resort": self.last_resort,
@@ -147,8 +178,11 @@ async def _list(account: str, login: Login, groups: list[RoomGroup], as_json: bo
     with waiting("Asking the server"):
         async with session(login, _prepare) as client:
             own = account == login.jid
-            listed = await read_devices(DeviceDirectory(client), None if own else account)
-            published = await read_key_packages(KeyPackageDirectory(client), account, listed, None if own else account)
+            with no_such_account(account):
+                listed = await read_devices(DeviceDirectory(client), None if own else account)
+                published = await read_key_packages(
+                    KeyPackageDirectory(client), account, listed, None if own else account
+                )
     rows = _rows(account, listed, published, groups)
     if as_json:
         console.print_json(json.dumps([row.record() for row in rows]))
@@ -213,9 +247,10 @@ def _show(account: str, row: _Row, *, known: bool) -> None:
 
 @app.command()
 def rename(
-    jid: Account,
-    device: Name,
-    label: Annotated[str, typer.Argument(metavar="LABEL", help="One line of at most 64 characters; empty: none.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="[JID] DEVICE LABEL", help="One line of at most 64 characters; empty: none."),
+    ],
     password: Password = None,
     host: Host = None,
     port: Port = None,
@@ -225,7 +260,8 @@ def rename(
 
     Example: `slixmpp-mls devices rename alice@example.org 96fee99052b73d57 "Old phone"`
     """
-    access = _Access(Login(bare_jid(jid), password, host, port, ca))
+    jid, (device, label) = split_account(words, 2)
+    access = _Access(_login(jid, password, host, port, ca))
 
     async def work() -> None:
         async with session(access.login, _prepare) as client:
@@ -237,8 +273,7 @@ def rename(
 
 @app.command()
 def retire(
-    jid: Account,
-    device: Name,
+    words: Device,
     store: Store = None,
     key_file: KeyFile = None,
     as_json: AsJSON = False,
@@ -255,7 +290,8 @@ def retire(
 
     Example: `slixmpp-mls devices retire alice@example.org 96fee99052b73d57 --store alice.db`
     """
-    access = _Access(Login(bare_jid(jid), password, host, port, ca), store, key_file)
+    jid, (device,) = split_account(words, 1)
+    access = _Access(_login(jid, password, host, port, ca), store, key_file)
 
     async def alone() -> None:
         async with session(access.login, _prepare) as client:
@@ -274,9 +310,8 @@ def retire(
 
 @app.command()
 def admit(
-    jid: Account,
-    device: Name,
-    store: Annotated[Path, typer.Option("--store", metavar="STORE", help="Of a device that is in the rooms.")],
+    words: Device,
+    store: StoreOption = None,
     key_file: KeyFile = None,
     as_json: AsJSON = False,
     password: Password = None,
@@ -290,7 +325,9 @@ def admit(
 
     Example: `slixmpp-mls devices admit alice@example.org 4e1b0f6a92c35d78 --store alice.db`
     """
-    access = _Access(Login(bare_jid(jid), password, host, port, ca), store, key_file)
+    jid, (device,) = split_account(words, 1)
+    login = _login(jid, password, host, port, ca, store)
+    access = _Access(login, login.store, key_file)
 
     async def work() -> None:
         changed = await _with_plugin(access, lambda mls: mls.devices.admit(device))
@@ -344,8 +381,16 @@ def _prepare(client: ClientXMPP) -> None:
         client.register_plugin(plugin)
 
 
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()
+@contextmanager
+def no_such_account(account: str) -> Iterator[None]:
+    """Servers refuse to say which accounts there are: for the same reason they answer in several ways."""
+    try:
+        yield
+    except (Refused, NotPermitted) as error:
+        condition = error.condition if isinstance(error, Refused) else "forbidden"
+        if condition not in _NOTHING_THERE:
+            raise
+        raise UsageError(f"no such account, or no MLS: {account} ({condition})") from None
 
 
 def _suite(number: int) -> str:

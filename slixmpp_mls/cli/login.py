@@ -1,35 +1,73 @@
-"""Logging in to a server, for the commands that need an account: the options, and the session."""
+"""With which account and store the commands work: options, environment, configuration file; and the session.
+
+See :mod:`slixmpp_mls.runtime.login` for the order of the three.  Commands that only read a store take it from the same
+places.  Addresses and stores may be left out on the command line, where they stand first: what has an ``@`` is an
+address, unless a file of that name exists.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import getpass
-import ssl
+import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from slixmpp import JID, ClientXMPP, InvalidJID
+from slixmpp import ClientXMPP
 
-from ..errors import DeliveryError, UsageError
+from ..errors import LoginFailed, UsageError
+from ..runtime.connection import LoginWatch
+from ..runtime.login import Login
+from ..runtime.login import bare_jid as checked_jid
 
-__all__ = ["CA", "Host", "Login", "Password", "Port", "bare_jid", "session"]
+__all__ = [
+    "CA", "AsAccount", "Host", "Login", "Password", "Port", "StoreOption", "ask", "bare_jid", "find_store", "session",
+    "split_account", "split_store",
+]  # fmt: skip
 
 SECONDS = 20.0
 
 Password = Annotated[
     str | None,
-    typer.Option(envvar="XMPP_PASSWORD", help="Better in the variable than here; asked for if in neither."),
+    typer.Option(
+        envvar="XMPP_PASSWORD",
+        help="Better in the variable than here, or in the configuration file; asked for if nowhere.",
+        show_default=False,
+    ),
 ]
-Host = Annotated[str | None, typer.Option(envvar="XMPP_HOST", help="The server's address, if DNS does not know it.")]
-Port = Annotated[int | None, typer.Option(envvar="XMPP_PORT", help="Its port for clients, with --host.")]
+Host = Annotated[
+    str | None,
+    typer.Option(envvar="XMPP_HOST", help="The server's address, if DNS does not know it.", show_default=False),
+]
+Port = Annotated[
+    int | None, typer.Option(envvar="XMPP_PORT", help="Its port for clients, with --host.", show_default="5222")
+]
 CA = Annotated[
     Path | None,
-    typer.Option(envvar="SSL_CERT_FILE", metavar="FILE", help="The authority (PEM) to trust instead of the system's."),
+    typer.Option(
+        envvar="XMPP_CA_FILE",
+        metavar="FILE",
+        help="The authority (PEM) to trust instead of the system's.",
+        show_default=False,
+    ),
+]
+AsAccount = Annotated[
+    str | None,
+    typer.Option("--jid", envvar="XMPP_JID", metavar="JID", help="The account to log in with.", show_default=False),
+]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store",
+        metavar="STORE",
+        envvar="MLS_STORE",
+        help="The file with keys and groups.",
+        show_default="a file for each account",
+    ),
 ]
 
 
@@ -39,91 +77,99 @@ def bare_jid(text: str) -> str:
     :raises typer.BadParameter: it is none
     """
     try:
-        jid = JID(text)
-    except InvalidJID:
-        jid = JID()
-    if not jid.local or jid.resource:
-        raise typer.BadParameter(f"{text!r} is no address of the form name@server")
-    return str(jid)
+        return checked_jid(text)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
-    """Which account, and how its server is reached."""
+def ask(question: str) -> str:
+    """What somebody types, unseen.
 
-    jid: str
-    password: str | None
-    host: str | None = None
-    port: int | None = None
-    ca: Path | None = None
+    :raises UsageError: there is nobody
+    """
+    if not sys.stdin.isatty():
+        raise UsageError("no password: set XMPP_PASSWORD, or write it into the configuration file")
+    return getpass.getpass(question)
 
-    def client(self) -> ClientXMPP:
-        """A client that has not connected yet.
 
-        :raises UsageError: no password, or no such file of authorities
-        """
-        password = self.password
-        if password is None:
-            if not sys.stdin.isatty():
-                raise UsageError("no password: set XMPP_PASSWORD")
-            password = getpass.getpass(f"Password of {self.jid}: ")
-        try:
-            context = ssl.create_default_context(cafile=None if self.ca is None else str(self.ca))
-        except (OSError, ssl.SSLError) as error:
-            raise UsageError(f"{self.ca} holds no certificates that can be read: {error}") from None
-        client = ClientXMPP(self.jid, password, ssl_context=context)
-        client.enable_plaintext = False
-        # An address by hand is that of the usual port, which wants STARTTLS.
-        client.enable_direct_tls = self.host is None
-        return client
+def find_store(given: Path | None = None) -> Path:
+    """The store to work with, which exists.
+
+    :raises UsageError: none is named anywhere, or there is no such file
+    """
+    named = given or os.environ.get("MLS_STORE")
+    try:
+        path = Path(named).expanduser() if named else Login.load().store
+    except UsageError as error:
+        if named is None and "which account" in str(error):
+            raise UsageError("which store? name one, or set MLS_STORE or XMPP_JID") from None
+        raise
+    if not path.exists():
+        raise UsageError(f"there is no store {path}")
+    return path
+
+
+def split_store(words: Sequence[str], given: Path | None = None) -> tuple[Path, list[str]]:
+    """The store, which may be the first of some words, and the other words.
+
+    :param given: by an option, or by MLS_STORE
+    :raises UsageError: as :func:`find_store`
+    """
+    if words and ("@" not in words[0] or os.path.exists(words[0])):
+        return find_store(Path(words[0])), list(words[1:])
+    return find_store(given), list(words)
+
+
+def split_account(words: Sequence[str], others: int) -> tuple[str | None, list[str]]:
+    """The account, which may be the first of some words, and the other words, of which there are so many.
+
+    :raises typer.BadParameter: there are more or fewer
+    """
+    if len(words) == others + 1:
+        return bare_jid(words[0]), list(words[1:])
+    if len(words) == others:
+        return None, list(words)
+    raise typer.BadParameter(f"{len(words)} words instead of {others}, or {others + 1} with the account")
 
 
 @asynccontextmanager
 async def session(login: Login, prepare: Callable[[ClientXMPP], None]) -> AsyncIterator[ClientXMPP]:
-    """Log in, and log out in the end.
+    """Log in without the plugin's help, and log out in the end.
 
     :param prepare: registers plugins and handlers
-    :raises DeliveryError: no session
+    :raises LoginFailed: no session
     """
-    client = login.client()
+    client = login.client(ask)
     prepare(client)
-    outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    problem = "it does not answer"
+    outcome: asyncio.Future[LoginFailed | None] = asyncio.get_running_loop().create_future()
 
-    def settle(text: str) -> None:
+    def settle(problem: LoginFailed | None) -> None:
         if not outcome.done():
-            outcome.set_result(text)
+            outcome.set_result(problem)
 
-    def failed(reason: object) -> None:
-        nonlocal problem
-        problem = f"no connection: {reason}"
-        if login.host is not None:
-            settle(problem)  # there is no other address to try
-
-    client.add_event_handler("session_start", lambda _: settle(""))
-    client.add_event_handler("failed_all_auth", lambda _: settle("it refuses the password"))
-    client.add_event_handler("ssl_invalid_chain", lambda why: settle(f"its certificate does not verify: {why}"))
-    client.add_event_handler("connection_failed", failed)
-    address = (login.host, login.port or 5222) if login.host else (None, None)
-    client.connect(*address)
+    watch = LoginWatch(client, settle)
+    client.add_event_handler("session_start", lambda _: settle(None))
 
     def reconnect(_: object) -> None:  # slixmpp leaves that to us
-        client.connect(*address)
+        client.connect()
 
+    client.connect()
     try:
         try:
-            refused = await asyncio.wait_for(outcome, SECONDS)
+            problem = await asyncio.wait_for(outcome, SECONDS)
         except TimeoutError:
-            refused = problem
-        if refused:
-            raise DeliveryError(f"{login.jid} can not log in at {login.host or JID(login.jid).domain}: {refused}")
+            server = login.host or client.boundjid.domain
+            problem = LoginFailed(login.jid, server, "unreachable", "it does not answer", temporary=True)
+        finally:
+            watch.close()
+        if problem is not None:
+            raise problem
         client.add_event_handler("session_start", lambda _: client.send_presence())
         client.add_event_handler("disconnected", reconnect)
         client.send_presence()
         yield client
     finally:
         client.del_event_handler("disconnected", reconnect)
-        client.del_event_handler("connection_failed", failed)
         if client.is_connected():
             await client.disconnect()
         client.cancel_connection_attempt()

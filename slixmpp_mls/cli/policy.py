@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,14 +14,29 @@ from rich.table import Table
 from rich.text import Text
 
 from ..client import Device, RoomGroup
-from ..errors import UsageError
+from ..errors import NoAnswer, UsageError
+from ..plugin import MLS
 from ..policy import ExternalJoins, Right, RoomPolicy
 from ..policy.roster import Roster
+from ..runtime.connection import connected
 from ..store import MemoryStore, SQLiteStore, is_encrypted
-from .store import KeyFile, Store, secret_of
-from .terminal import clean, console
+from .login import (
+    CA,
+    AsAccount,
+    Host,
+    Login,
+    Password,
+    Port,
+    StoreOption,
+    ask,
+    bare_jid,
+    find_store,
+    split_store,
+)  # fmt: skip
+from .store import KeyFile, secret_if_needed, secret_of
+from .terminal import clean, console, run
 
-__all__ = ["app", "read_groups"]
+__all__ = ["app", "copy_of", "groups_in", "read_groups"]
 
 app = typer.Typer(
     name="policy",
@@ -49,8 +66,10 @@ def policy() -> None:
 
 @app.command()
 def show(
-    store: Store,
-    room: Annotated[str | None, typer.Argument(metavar="[ROOM]", help="Only this one.", show_default=False)] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[STORE] [ROOM]", help="Only this room.", show_default=False)
+    ] = None,
+    store: StoreOption = None,
     key_file: KeyFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
@@ -62,7 +81,9 @@ def show(
 
     Example: `slixmpp-mls policy show bot.db coven@rooms.example.org --json`
     """
-    found = [group for group in read_groups(store, key_file) if room in (None, group.room)]
+    path, rest = split_store(words or (), store)
+    room = bare_jid(rest[0]) if rest else None
+    found = [group for group in read_groups(path, key_file) if room in (None, group.room)]
     if as_json:
         console.print_json(json.dumps([_record(group.policy, group.roster) for group in found]))
     else:
@@ -74,8 +95,72 @@ def show(
         raise typer.Exit(1)
 
 
-def read_groups(path: Path, key_file: Path | None) -> Iterator[RoomGroup]:
-    """The groups in a store, which is only read."""
+@app.command("set")
+def set_command(
+    room: Annotated[str, typer.Argument(metavar="ROOM", help="The room's address.")],
+    changes: Annotated[list[str], typer.Argument(metavar="NAME=VALUE ...", help="As `show --json` names them.")],
+    timeout: Annotated[float, typer.Option(min=1, max=3600, help="Seconds for all of it.")] = 60.0,
+    jid: AsAccount = None,
+    store: StoreOption = None,
+    key_file: KeyFile = None,
+    password: Password = None,
+    host: Host = None,
+    port: Port = None,
+    ca: CA = None,
+) -> None:
+    """Change the policy of a room's group, as the device whose store it is; it must not be running.
+
+    The rights are for nobody, administrators or members; external_joins is never, devices or anybody; administrators
+    are addresses with commas between them; max_leaf_age is in seconds, or in days as in 7d.
+
+    Example: `slixmpp-mls policy set coven@rooms.example.org may_add=members max_leaf_age=7d`
+    """
+    wanted = dict(_change(one) for one in changes)
+    login = Login.load(jid, password=password, host=host, port=port, ca=ca, store=store, key_file=key_file)
+    find_store(login.store)
+    address = bare_jid(room)
+
+    async def work() -> None:
+        secret = secret_if_needed(login.store, login.key_file)
+        bot = login.bot(ask=ask, store=login.store, passphrase=secret)
+        try:
+            async with asyncio.timeout(timeout), connected(bot):
+                group = MLS.of(bot).groups.get(address)
+                if group is None or not group.is_member:
+                    raise UsageError(f"this device is not in the group of {address}")
+                await group.wait_live()
+                changed = await group.set_policy(replace(group.policy, **wanted))
+        except TimeoutError:
+            raise NoAnswer(f"not done after {timeout:g} seconds") from None
+        console.print(Text("The policy is changed." if changed is not None else "The policy is that already."))
+
+    run(work())
+
+
+def _change(text: str) -> tuple[str, Any]:
+    """One NAME=VALUE.
+
+    :raises typer.BadParameter: it is none
+    """
+    name, equals, value = text.partition("=")
+    try:
+        if equals and name in ("may_add", "may_remove", "may_change_policy", "may_change_subject"):
+            return name, Right[value.upper()]
+        if equals and name == "external_joins":
+            return name, ExternalJoins[value.upper()]
+        if equals and name in ("own_devices", "x509_only"):
+            return name, {"true": True, "false": False}[value.lower()]
+        if equals and name == "max_leaf_age":
+            return name, int(value.removesuffix("d")) * (86_400 if value.endswith("d") else 1)
+        if equals and name == "administrators":
+            return name, tuple(sorted({bare_jid(one.strip()) for one in value.split(",")}))
+    except (KeyError, ValueError):
+        raise typer.BadParameter(f"{value!r} is no value of {name}") from None
+    raise typer.BadParameter(f"{text!r} is not of the form NAME=VALUE, or names nothing that can be set")
+
+
+def copy_of(path: Path, key_file: Path | None) -> MemoryStore:
+    """What is in a store, which is only read."""
     if not path.exists():
         raise UsageError(f"there is no store {path}")
     secret = secret_of(key_file) if is_encrypted(path) else None
@@ -88,11 +173,21 @@ def read_groups(path: Path, key_file: Path | None) -> Iterator[RoomGroup]:
                     target.put(space, key, value)
     finally:
         store.close()
-    device = Device(copy)
+    return copy
+
+
+def groups_in(store: MemoryStore) -> Iterator[RoomGroup]:
+    """The groups that the device of a store is in."""
+    device = Device(store)
     for room in sorted(RoomGroup.known(device)):
         group = RoomGroup(device, room)
         if group.is_member:
             yield group
+
+
+def read_groups(path: Path, key_file: Path | None) -> Iterator[RoomGroup]:
+    """The groups in a store, which is only read."""
+    return groups_in(copy_of(path, key_file))
 
 
 def _record(policy: RoomPolicy, roster: Roster) -> dict[str, Any]:

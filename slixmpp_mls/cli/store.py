@@ -15,9 +15,10 @@ from rich.text import Text
 from ..client.storage.records import ROOMS
 from ..errors import StoreError, UsageError
 from ..store import SQLiteStore, StoreSecret, change_secret, decrypt, encrypt, is_encrypted
+from .login import find_store
 from .terminal import clean, console, waiting
 
-__all__ = ["VARIABLE", "KeyFile", "app", "secret_of"]
+__all__ = ["VARIABLE", "KeyFile", "app", "secret_if_needed", "secret_of"]
 
 VARIABLE = "MLS_STORE_PASSPHRASE"
 NEW_VARIABLE = "MLS_STORE_NEW_PASSPHRASE"
@@ -29,7 +30,12 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-Store = Annotated[Path, typer.Argument(metavar="STORE", help="The file.", envvar="MLS_STORE")]
+Store = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[STORE]", envvar="MLS_STORE", help="The file.", show_default="that of the account XMPP_JID"
+    ),
+]
 KeyFile = Annotated[
     Path | None,
     typer.Option(
@@ -60,14 +66,21 @@ def secret_of(
     return StoreSecret.of_passphrase(text)
 
 
+def secret_if_needed(path: Path, key_file: Path | None) -> StoreSecret | None:
+    """What opens a store, or encrypts a new one; None if it is not encrypted, and is not to be."""
+    wanted = is_encrypted(path) if path.exists() else key_file is not None or VARIABLE in os.environ
+    return secret_of(key_file) if wanted else None
+
+
 @app.command("encrypt")
-def encrypt_command(store: Store, key_file: KeyFile = None) -> None:
+def encrypt_command(store: Store = None, key_file: KeyFile = None) -> None:
     """Encrypt a store under a passphrase or a key file.
 
     Example: `slixmpp-mls store encrypt bot.db`
 
     Example: `openssl rand -out bot.key 32 && slixmpp-mls store encrypt bot.db --key-file bot.key`
     """
+    store = find_store(store)
     secret = secret_of(key_file, prompt="New passphrase", new=True)
     with waiting("Encrypting"):
         encrypt(store, secret)
@@ -75,11 +88,12 @@ def encrypt_command(store: Store, key_file: KeyFile = None) -> None:
 
 
 @app.command("decrypt")
-def decrypt_command(store: Store, key_file: KeyFile = None) -> None:
+def decrypt_command(store: Store = None, key_file: KeyFile = None) -> None:
     """Turn an encrypted store back into one that is not.
 
     Example: `slixmpp-mls store decrypt bot.db`
     """
+    store = find_store(store)
     secret = secret_of(key_file)
     with waiting("Decrypting"):
         decrypt(store, secret)
@@ -88,7 +102,7 @@ def decrypt_command(store: Store, key_file: KeyFile = None) -> None:
 
 @app.command("change-passphrase")
 def change_passphrase(
-    store: Store,
+    store: Store = None,
     key_file: KeyFile = None,
     new_key_file: Annotated[
         Path | None,
@@ -101,6 +115,7 @@ def change_passphrase(
 
     Example: `slixmpp-mls store change-passphrase bot.db --new-key-file bot.key`
     """
+    store = find_store(store)
     old = secret_of(key_file, prompt="Present passphrase")
     new = secret_of(new_key_file, variable=NEW_VARIABLE, prompt="New passphrase", new=True)
     with waiting("Changing"):
@@ -110,7 +125,7 @@ def change_passphrase(
 
 @app.command()
 def check(
-    store: Store,
+    store: Store = None,
     key_file: KeyFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
@@ -120,6 +135,7 @@ def check(
 
     Example: `slixmpp-mls store check bot.db`
     """
+    store = find_store(store)
     if not store.is_file() or not store.stat().st_size:
         raise UsageError(f"no store at {store}")
     opened = SQLiteStore(store, None, secret=secret_of(key_file) if is_encrypted(store) else None)

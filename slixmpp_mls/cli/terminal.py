@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import signal
 import sys
 import unicodedata
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -17,13 +19,16 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from ..devserver.packages import Progress as Report
+from ..stanza.xml import write_datetime
 
 __all__ = [
-    "clean", "colour_of", "console", "errors", "new_password", "quiet_libraries", "reporting", "run",
+    "clean", "colour_of", "console", "errors", "iso", "new_password", "quiet_libraries", "reporting", "run",
     "until_interrupted", "waiting",
 ]  # fmt: skip
 
-console = Console(highlight=False)
+# Where nobody looks at it, a table is as wide as it needs to be: an id that is broken into two lines is none.
+_WIDE = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 1000
+console = Console(highlight=False, width=_WIDE)
 errors = Console(stderr=True, highlight=False)
 
 _COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
@@ -39,6 +44,16 @@ def clean(text: str) -> str:
     """What a peer has written, without what would move the cursor, change colours or turn the direction of writing."""
     return "".join(one if one in "\n\t" or unicodedata.category(one) not in ("Cc", "Cf", "Zl", "Zp", "Cs") else "\ufffd"
                    for one in text)  # fmt: skip
+
+
+def iso(moment: datetime | float | None) -> str | None:
+    """A time for programs, in one form everywhere: XEP-0082's DateTime in UTC.
+
+    :param moment: with its time zone, or seconds since the Unix epoch
+    """
+    if moment is None:
+        return None
+    return write_datetime(moment if isinstance(moment, datetime) else datetime.fromtimestamp(moment, UTC))
 
 
 def new_password() -> str:

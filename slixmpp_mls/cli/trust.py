@@ -22,9 +22,9 @@ from ..authentication import KnownKey, Source, TrustManagement, TrustTable
 from ..errors import UsageError
 from ..identity import TrustLevel
 from ..store import SQLiteStore, is_encrypted
-from .login import bare_jid
-from .store import KeyFile, Store, secret_of
-from .terminal import clean, console
+from .login import StoreOption, bare_jid, split_store
+from .store import KeyFile, secret_of
+from .terminal import clean, console, iso
 
 __all__ = ["app"]
 
@@ -48,7 +48,6 @@ _HOW = {
 }
 
 AsJSON = Annotated[bool, typer.Option("--json", help="For programs.")]
-Account = Annotated[str, typer.Argument(metavar="ACCOUNT", help="Whose keys.")]
 
 
 @app.callback()
@@ -63,7 +62,8 @@ def trust() -> None:
 
 @app.command()
 def show(
-    store: Store,
+    words: Annotated[list[str] | None, typer.Argument(metavar="[STORE]", show_default=False)] = None,
+    store: StoreOption = None,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the QR code there as well.")] = None,
     key_file: KeyFile = None,
     as_json: AsJSON = False,
@@ -74,7 +74,8 @@ def show(
 
     Example: `slixmpp-mls trust show bot.db --png me.png`
     """
-    with _open(store, key_file) as management:
+    path, _ = _split(words, store, 0)
+    with _open(path, key_file) as management:
         own = [key for key in management.table.of(management.account) if key.source is Source.SELF]
         if not own:
             raise UsageError("this store has not been online yet: it has no device")
@@ -97,8 +98,10 @@ def show(
 
 @app.command("list")
 def list_command(
-    store: Store,
-    account: Annotated[str | None, typer.Argument(metavar="[ACCOUNT]", help="Only its keys.")] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[STORE] [ACCOUNT]", help="Only its keys.", show_default=False)
+    ] = None,
+    store: StoreOption = None,
     key_file: KeyFile = None,
     as_json: AsJSON = False,
 ) -> None:
@@ -110,9 +113,10 @@ def list_command(
 
     Example: `slixmpp-mls trust list bot.db bob@example.org --json`
     """
-    with _open(store, key_file) as management:
+    path, rest = _split(words, store, 1)
+    with _open(path, key_file) as management:
         table = management.table
-        keys = table.everything() if account is None else table.of(bare_jid(account))
+        keys = table.of(bare_jid(rest[0])) if rest else table.everything()
     _print(keys, as_json)
     if not keys:
         if not as_json:
@@ -122,12 +126,14 @@ def list_command(
 
 @app.command()
 def verify(
-    store: Store,
-    account: Account,
-    proofs: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[FINGERPRINT|URI ...]", help="What the account's device shows; asked if not given."),
-    ] = None,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[STORE] ACCOUNT [FINGERPRINT|URI ...]",
+            help="Whose keys, and what the account's device shows; asked if not given.",
+        ),
+    ],
+    store: StoreOption = None,
     key_file: KeyFile = None,
     as_json: AsJSON = False,
 ) -> None:
@@ -139,8 +145,9 @@ def verify(
 
     Example: `slixmpp-mls trust verify bot.db bob@example.org "xmpp:bob@example.org?trust-message;encryption=..."`
     """
+    path, (account, *proofs) = _split_owner(words, store)
     owner = bare_jid(account)
-    with _open(store, key_file) as management:
+    with _open(path, key_file) as management:
         given = proofs or [key.fingerprint for key in _compare(management.table.of(owner), owner)]
         keys = management.verify(owner, *given)
     _print(keys, as_json)
@@ -150,9 +157,11 @@ def verify(
 
 @app.command()
 def distrust(
-    store: Store,
-    account: Account,
-    fingerprints: Annotated[list[str], typer.Argument(metavar="FINGERPRINT ...", help="64 hexadecimal digits each.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="[STORE] ACCOUNT FINGERPRINT ...", help="Whose keys; 64 hexadecimal digits each."),
+    ],
+    store: StoreOption = None,
     key_file: KeyFile = None,
     as_json: AsJSON = False,
 ) -> None:
@@ -160,15 +169,30 @@ def distrust(
 
     Example: `slixmpp-mls trust distrust bot.db bob@example.org "72cd6e84 22c407fb 6d098690 f1130b7d ..."`
     """
-    with _open(store, key_file) as management:
+    path, (account, *fingerprints) = _split_owner(words, store)
+    if not fingerprints:
+        raise typer.BadParameter("no FINGERPRINT")
+    with _open(path, key_file) as management:
         keys = management.distrust(bare_jid(account), *fingerprints)
     _print(keys, as_json)
 
 
+def _split(words: list[str] | None, store: Path | None, most: int) -> tuple[Path, list[str]]:
+    path, rest = split_store(words or (), store)
+    if len(rest) > most:
+        raise typer.BadParameter(f"too many words: {rest[most]!r}")
+    return path, rest
+
+
+def _split_owner(words: list[str], store: Path | None) -> tuple[Path, list[str]]:
+    path, rest = split_store(words, store)
+    if not rest:
+        raise typer.BadParameter("no ACCOUNT")
+    return path, rest
+
+
 @contextmanager
 def _open(path: Path, key_file: Path | None) -> Iterator[TrustManagement]:
-    if not path.exists():
-        raise UsageError(f"there is no store {path}")
     secret = secret_of(key_file) if is_encrypted(path) else None
     store = SQLiteStore(path, None, secret=secret)
     try:
@@ -197,7 +221,7 @@ def _record(key: KnownKey) -> dict[str, Any]:
         "fingerprint": key.fingerprint,
         "level": str(key.level),
         "how": key.source.name.lower(),
-        "since": key.since or None,
+        "since": iso(key.since or None),
         "by": key.by,
     }
 
@@ -208,7 +232,7 @@ def _print(keys: Iterable[KnownKey], as_json: bool) -> None:
         return
     table = Table(show_edge=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("device", "fingerprint", "level", "how", "since"):
-        table.add_column(column, header_style="dim", overflow="fold")
+        table.add_column(column, header_style="dim", overflow="fold", no_wrap=column in ("device", "fingerprint"))
     for key in keys:
         how = _HOW[key.source] + (f": {key.by}" if key.by else "")
         since = f"{datetime.fromtimestamp(key.since, UTC):%Y-%m-%d %H:%M}" if key.since else ""

@@ -21,7 +21,8 @@ setting               environment                meaning
 ``password_command``  ``XMPP_PASSWORD_COMMAND``  a command that prints it; no shell is involved
 ``host``              ``XMPP_HOST``              the server's address, if DNS does not know it
 ``port``              ``XMPP_PORT``              its port for clients (STARTTLS), with ``host``; 5222
-``ca``                ``SSL_CERT_FILE``          a file (PEM) of the authorities to trust instead of the system's
+``ca``                ``XMPP_CA_FILE``           a file (PEM) of the authorities to trust instead of the system's (which
+                                                 OpenSSL's ``SSL_CERT_FILE`` can name, too)
 ``store``             ``MLS_STORE``              the file for keys and groups; if not given, one for each account in
                                                  ``$XDG_DATA_HOME/slixmpp-mls`` (``~/.local/share/slixmpp-mls``)
 ``key_file``          ``MLS_STORE_KEY_FILE``     opens an encrypted store
@@ -60,7 +61,7 @@ _VARIABLES: Final = {
     "password_command": "XMPP_PASSWORD_COMMAND",
     "host": "XMPP_HOST",
     "port": "XMPP_PORT",
-    "ca": "SSL_CERT_FILE",
+    "ca": "XMPP_CA_FILE",
     "store": "MLS_STORE",
     "key_file": "MLS_STORE_KEY_FILE",
 }

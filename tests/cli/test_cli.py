@@ -43,7 +43,7 @@ from ..programs import COMMAND, login, running
 from ..vectors import load
 
 Account = Callable[[DevServer, str], Awaitable[JID]]
-COMMANDS = ["version", "demo", "server", "chat", "inspect"]
+COMMANDS = ["version", "demo", "server", "chat", "send", "rooms", "members", "inspect"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -321,7 +321,9 @@ async def test_a_wrong_password_is_one_line(prosody: DevServer, account: Account
     environment = login(prosody, jid) | {"XMPP_PASSWORD": "wrong"}
     async with running(COMMAND, "devices", "list", jid, folder=tmp_path, **environment) as devices:
         assert await devices.ends() == 1
-    assert devices.output.splitlines() == [f"slixmpp-mls: {jid} can not log in at 127.0.0.1: it refuses the password"]
+    assert devices.output.splitlines() == [
+        f"slixmpp-mls: {jid} cannot log in at 127.0.0.1:{prosody.port}: it refuses the password"
+    ]
 
 
 async def test_a_certificate_of_nobody_is_one_line(prosody: DevServer, account: Account, tmp_path: Path) -> None:

@@ -1,0 +1,122 @@
+"""``slixmpp-mls rooms`` and ``slixmpp-mls members``: what a device's store knows.  Nothing here needs a connection."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ..authentication import TrustTable
+from ..errors import UsageError
+from ..identity import TrustLevel, key_identifier
+from ..store import MemoryStore
+from .login import StoreOption, bare_jid, split_store
+from .policy import copy_of, groups_in
+from .store import KeyFile
+from .terminal import clean, console, iso
+from .trust import STYLES
+
+__all__ = ["members", "rooms"]
+
+AsJSON = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+@contextmanager
+def _table(*columns: str) -> Iterator[Table]:
+    table = Table(show_edge=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        # Addresses, ids and fingerprints are of use in one piece only.
+        table.add_column(column, header_style="dim", no_wrap=True, overflow="ignore")
+    yield table
+    console.print(table, soft_wrap=True)
+
+
+def rooms(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[STORE]", show_default=False)] = None,
+    store: StoreOption = None,
+    key_file: KeyFile = None,
+    as_json: AsJSON = False,
+) -> None:
+    """The encrypted rooms that a device is in, as its store has them. No program may have the store open.
+
+    Exit code 1 if there are none.
+
+    Example: `slixmpp-mls rooms bot.db`
+    """
+    path, rest = split_store(words or (), store)
+    if rest:
+        raise typer.BadParameter(f"too many words: {rest[0]!r}")
+    found = list(groups_in(copy_of(path, key_file)))
+    if as_json:
+        records = [
+            {
+                "room": group.room,
+                "members": len(group.roster),
+                "accounts": sorted(group.roster.accounts()),
+                "epoch": group.group.epoch,
+                "suite": group.group.suite.id,
+            }
+            for group in found
+        ]
+        console.print_json(json.dumps(records))
+    elif found:
+        with _table("room", "people", "devices", "epoch") as table:
+            for group in found:
+                people, devices = len(list(group.roster.accounts())), len(group.roster)
+                table.add_row(Text(clean(group.room), "bold"), str(people), str(devices), str(group.group.epoch))
+    else:
+        console.print(Text("This device is in no room.", "yellow"))
+    if not found:
+        raise typer.Exit(1)
+
+
+def members(
+    words: Annotated[list[str], typer.Argument(metavar="[STORE] ROOM", help="The room's address.")],
+    store: StoreOption = None,
+    key_file: KeyFile = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Who is in an encrypted room, device by device, and how far each key is trusted, as a device's store has it.
+
+    Example: `slixmpp-mls members coven@rooms.example.org --store bot.db`
+    """
+    path, rest = split_store(words, store)
+    if len(rest) != 1:
+        raise typer.BadParameter("give one ROOM")
+    room = bare_jid(rest[0])
+    copy = copy_of(path, key_file)
+    for group in groups_in(copy):
+        if group.room == room:
+            break
+    else:
+        raise UsageError(f"this device is not in the group of {room}")
+    levels = _levels(copy)
+    found = [(member, levels.get((member.account, key_identifier(member.signature_key)))) for member in group.members()]
+    if as_json:
+        records = [
+            {
+                "account": member.account,
+                "device": member.device,
+                "fingerprint": member.fingerprint,
+                "level": str(level or TrustLevel.UNDECIDED),
+                "since": iso(member.since),
+            }
+            for member, level in found
+        ]
+        console.print_json(json.dumps(records))
+        return
+    with _table("device", "level", "since", "fingerprint") as table:
+        for member, level in found:
+            known = level or TrustLevel.UNDECIDED
+            since = (iso(member.since) or "").partition("T")[0]
+            device = Text(f"{member.account}/{member.device}", "bold")
+            table.add_row(device, Text(str(known), STYLES[known]), since, Text(member.fingerprint, "cyan"))
+
+
+def _levels(store: MemoryStore) -> dict[tuple[str, bytes], TrustLevel]:
+    return {(key.account, key.identifier): key.level for key in TrustTable(store).everything()}

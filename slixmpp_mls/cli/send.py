@@ -1,0 +1,256 @@
+"""``slixmpp-mls send``: one line in a crontab.
+
+What is accepted is encrypted and in the store before it is on its way: should the room not confirm it in time, the next
+call brings it there, so it must not be said again.  The exit code tells which of the two it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import AsyncIterator, Iterator
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from ..errors import DeliveryError, LoginFailed, MLSError, StoreError, StoreLocked, UsageError
+from ..plugin import MLS
+from ..rooms.encrypted_room import EncryptedRoom, SentMessage
+from ..runtime.connection import connected, exit_code
+from ..runtime.login import Login
+from ..store import SQLiteStore
+from .login import CA, AsAccount, Host, Password, Port, StoreOption, ask, bare_jid
+from .store import KeyFile, secret_if_needed
+from .terminal import errors, run
+
+__all__ = ["pieces", "readable", "send"]
+
+NOT_SENT = 69
+KEPT = 75
+MOST_INPUT = 1 << 22  # octets of text; more is a file
+MOST_PIECES = 100
+PIECE = 30_000
+"""Octets of text in one message: five times as many if all has to be escaped, and a third more in base64."""
+_LOOKING = 0.2  # seconds between two looks at a store that somebody else has open
+# ECMA-48: what colours a terminal is no text.
+_SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+_CONTROLS = re.compile(r"[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def send(
+    room: Annotated[str, typer.Argument(metavar="ROOM", help="The room's address.")],
+    text: Annotated[
+        str | None,
+        typer.Argument(metavar="[TEXT]", help="What to say; standard input if not given.", show_default=False),
+    ] = None,
+    lines: Annotated[bool, typer.Option("--lines", help="Each line of the input is a message, as it comes.")] = False,
+    create: Annotated[bool, typer.Option("--create", help="Make the room if this device knows none.")] = False,
+    add: Annotated[list[str] | None, typer.Option(metavar="JID", help="Let this account in; may be repeated.")] = None,
+    timeout: Annotated[float, typer.Option(min=1, max=86_400, help="Seconds for all of it.")] = 60.0,
+    jid: AsAccount = None,
+    store: StoreOption = None,
+    key_file: KeyFile = None,
+    password: Password = None,
+    host: Host = None,
+    port: Port = None,
+    ca: CA = None,
+) -> None:
+    """Say something in an encrypted room, and end.
+
+    The whole input is one message, or several if it is too long for one. Nothing to say is no error: a job without
+    output sends nothing. Account, password and store may stand in `~/.config/slixmpp-mls/config.toml`.
+
+    Exit codes:
+
+    - 0: all of it is in the room's archive; everybody gets it, now or later
+    - 75: it is encrypted and stored, but not confirmed in time; the next call sends it: do not repeat it
+    - 69: it was not sent, or not all of it: the server or the room does not answer, or does not let us
+    - 77: the password is refused. 78: the settings. 74: the store; another program has it open, for instance
+
+    Example: `slixmpp-mls send builds@rooms.example.org "Build 42 failed" --create --add alice@example.org`
+
+    Example: `0 7 * * * df -h | slixmpp-mls send ops@rooms.example.org --timeout 300`
+
+    Example: `tail -f errors.log | slixmpp-mls send ops@rooms.example.org --lines --timeout 86400`
+    """
+    try:
+        login = Login.load(jid, password=password, host=host, port=port, ca=ca, store=store, key_file=key_file)
+    except UsageError as error:
+        errors.print(Text(f"slixmpp-mls send: {error}", "red"), soft_wrap=True)
+        raise typer.Exit(exit_code(error)) from None
+    people = [bare_jid(one) for one in add or ()]
+    job = _Job(bare_jid(room), login, create, people, timeout)
+    if lines:
+        if text is not None:
+            raise typer.BadParameter("--lines is for standard input, without TEXT")
+        job.lines()
+    else:
+        given = _input() if text is None else text
+        job.messages = list(pieces(readable(given)))
+        if not job.messages:
+            return  # a job without output
+    code = 0
+
+    async def work() -> None:
+        nonlocal code
+        code = await job.run()
+
+    run(work())
+    if code:
+        raise typer.Exit(code)
+
+
+def readable(text: str) -> str:
+    """Text as a message holds it: no colours of terminals, no controls."""
+    return _CONTROLS.sub("\ufffd", _SEQUENCES.sub("", text).replace("\r\n", "\n")).strip("\n")
+
+
+def pieces(text: str, most: int = PIECE) -> Iterator[str]:
+    """Text in messages that fit into stanzas, divided between lines where that is possible.
+
+    :param most: octets of each
+    :raises UsageError: it would be too many
+    """
+    if not text.strip():
+        return
+    count, rest = 0, text
+    while rest:
+        head = rest.encode()[:most].decode(errors="ignore")
+        if len(head) < len(rest) and "\n" in head:
+            head = head[: head.rindex("\n")] or head[:1]
+        rest = rest[len(head) :].removeprefix("\n")
+        if head.strip():
+            count += 1
+            if count > MOST_PIECES:
+                raise UsageError(f"more than {MOST_PIECES} messages of {most} octets: send a file instead")
+            yield head
+
+
+def _input() -> str:
+    octets = sys.stdin.buffer.read(MOST_INPUT + 1)
+    if len(octets) > MOST_INPUT:
+        raise UsageError(f"more than {MOST_INPUT} octets of text: send a file instead")
+    return octets.decode(errors="replace")
+
+
+def _is_there(sent: SentMessage) -> bool:
+    """Whether it is in the room's archive.
+
+    :raises DeliveryError: the room has refused it
+    """
+    return sent.confirmed.done() and bool(sent.confirmed.result())
+
+
+class _Job:
+    """One call."""
+
+    def __init__(self, room: str, login: Login, create: bool, people: list[str], seconds: float) -> None:
+        self.messages: list[str] = []
+        self._reading = False
+        self._room = room
+        self._login = login
+        self._create = create
+        self._people = people
+        self._seconds = seconds
+        self._accepted = 0
+        self._read_all = False
+        self._unconfirmed: list[SentMessage] = []
+
+    def lines(self) -> None:
+        """Take the messages from standard input, as they come."""
+        self._reading = True
+
+    async def run(self) -> int:
+        """The exit code."""
+        ends = asyncio.get_running_loop().time() + self._seconds
+        doing = "logging in"
+        try:
+            store = await self._open_store(ends)
+            try:
+                async with asyncio.timeout_at(ends):
+                    bot = self._login.bot(ask=ask, store=store, label="slixmpp-mls send", key_file=None)
+                    async with connected(bot):
+                        doing = f"coming into {self._room}"
+                        group = await self._enter(MLS.of(bot))
+                        doing = "sending"
+                        await self._send(group)
+                        doing = "waiting for the room's confirmation"
+                        for sent in self._unconfirmed:
+                            await sent.confirmed
+            finally:
+                store.close()
+        except TimeoutError:
+            return self._unfinished(f"not done after {self._seconds:g} seconds of {doing}")
+        except (LoginFailed, UsageError, StoreError) as error:
+            code = exit_code(error)
+            return self._unfinished(str(error), NOT_SENT if code == os.EX_TEMPFAIL else code)
+        except (DeliveryError, MLSError) as error:
+            return self._unfinished(str(error))
+        return 0
+
+    async def _send(self, group: EncryptedRoom) -> None:
+        async for message in self._messages():
+            for piece in pieces(readable(message)):
+                sent = await group.send(piece)
+                self._accepted += 1
+                # A refusal raises here; what is confirmed need not be remembered.
+                self._unconfirmed = [each for each in self._unconfirmed if not _is_there(each)]
+                self._unconfirmed.append(sent)
+        self._read_all = True
+
+    def _unfinished(self, problem: str, code: int = NOT_SENT) -> int:
+        waiting = [one for one in self._unconfirmed if not one.confirmed.done() or one.confirmed.cancelled()]
+        refused = [one for one in self._unconfirmed if one not in waiting and one.confirmed.exception()]
+        whole = self._accepted and (self._read_all or self._reading) and not refused
+        if whole and not waiting:
+            return 0  # the time is over, and nothing is left to wait for but more input
+        errors.print(Text(f"slixmpp-mls send: {problem}", "red"), soft_wrap=True)
+        if whole:
+            errors.print(Text("It is stored, and sent with the next call: do not repeat it."), soft_wrap=True)
+            return KEPT
+        if self._accepted:
+            errors.print(Text(f"{self._accepted - len(refused)} messages are stored or sent, the others are not."))
+        return code
+
+    async def _open_store(self, ends: float) -> SQLiteStore:
+        """Wait for another call to be done with it.
+
+        :raises StoreLocked: it is not, in time
+        """
+        login = self._login
+        login.make_folder()
+        secret = secret_if_needed(login.store, login.key_file)
+        while True:
+            try:
+                return SQLiteStore(login.store, login.jid, secret=secret)
+            except StoreLocked:
+                if asyncio.get_running_loop().time() + _LOOKING > ends:
+                    raise
+                await asyncio.sleep(_LOOKING)
+
+    async def _enter(self, mls: MLS) -> EncryptedRoom:
+        """The room, with us and those in it who should be.
+
+        :raises DeliveryError: the room does not let us in
+        """
+        group = mls.groups.get(self._room)
+        if group is None and self._create:
+            group = await mls.create(self._room)
+        if group is None or not group.is_member:
+            await mls.join(self._room)
+            group = mls.group(self._room)
+        missing = [account for account in self._people if account not in group.accounts]
+        if missing:
+            result = await group.add(*missing)
+            for account, reason in result.failed.items():  # the others are in all the same
+                errors.print(Text(f"{account} could not be added: {reason}", "yellow"), soft_wrap=True)
+        return group
+
+    async def _messages(self) -> AsyncIterator[str]:
+        for message in self.messages:
+            yield message
+        while self._reading and (line := await asyncio.to_thread(sys.stdin.buffer.readline, MOST_INPUT)):
+            yield line.decode(errors="replace")
