@@ -129,14 +129,15 @@ def _adding(size: int, with_peer: bool, talking: peers.Talking | None) -> Iterat
 
 def _joining_partially(size: int, full: float, group: Sparse) -> Iterator[Result]:
     """The last joiner's join without the tree, and its first message (draft-ietf-mls-partial)."""
-    welcome = annotate_welcome(group.creator.tree, group.welcome, group.creator.own_index, LeafIndex(size - 1))
-    encoded, bundle_ = welcome.encode(), group.bundles[-1]
+    bundle_, tree, signer = group.bundles[-1], group.creator.tree, group.creator.own_index
+    welcome = MLSMessage.decode(group.welcome_without_tree())
+    encoded = annotate_welcome(tree, welcome, signer, LeafIndex(size - 1), bundle_.reference).encode()
 
     def join() -> object:
         return PartialGroup.join(AnnotatedWelcome.decode(encoded), bundle_).state.encrypt(_MESSAGE)
 
     def annotate() -> object:
-        return annotate_welcome(group.creator.tree, group.welcome, group.creator.own_index, LeafIndex(size - 1))
+        return annotate_welcome(tree, welcome, signer, LeafIndex(size - 1))
 
     tracemalloc.start()
     kept = PartialGroup.join(AnnotatedWelcome.decode(encoded), bundle_).state

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from immutables import Map
 
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite, HPKEPrivateKey
+from slixmpp_mls.mls.group.commit_creation import CommitDraft
 from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.group.group_state import PublicState
 from slixmpp_mls.mls.group.staging import StagedCommit
 from slixmpp_mls.mls.schedule.key_schedule import epoch_from_secret
 from slixmpp_mls.mls.schedule.secret_tree import SecretTree
 from slixmpp_mls.mls.structures.credential import BasicCredential
+from slixmpp_mls.mls.structures.extensions import Extension
 from slixmpp_mls.mls.structures.framing import MLSMessage
 from slixmpp_mls.mls.structures.group_context import GroupContext
 from slixmpp_mls.mls.structures.leaf_node import Lifetime
@@ -54,6 +56,14 @@ class Sparse:
     commit: bytes
     welcome: bytes
     bundles: list[KeyPackageBundle]
+    before: Group
+    draft: CommitDraft
+
+    def welcome_without_tree(self) -> bytes:
+        """The same Welcome, with a place to fetch the ratchet tree from in its stead."""
+        made = self.before.finish_commit(self.draft, instead_of_tree=Extension(0xF100, bytes(100)))
+        assert made.welcome is not None
+        return made.welcome
 
     def join(self, number: int) -> Group:
         """The group as its `number`-th joiner sees it."""
@@ -73,9 +83,10 @@ def sparse_group(suite: CipherSuite, size: int, bundles: list[KeyPackageBundle] 
     """A creator and `size` - 1 members whom it has added."""
     others = bundles or [bundle(suite, number) for number in range(1, size)]
     creator = Group.create(bundle(suite, 0), _GROUP_ID)
-    made = creator.commit([Add(each.key_package) for each in others], now=NOW)
+    draft = creator.draft_commit([Add(each.key_package) for each in others], now=NOW)
+    made = creator.finish_commit(draft)
     assert made.welcome is not None
-    return Sparse(applied(made.sent, made.staged), made.commit, made.welcome, others)
+    return Sparse(applied(made.sent, made.staged), made.commit, made.welcome, others, creator, draft)
 
 
 def applied(group: object, staged: StagedCommit) -> Group:

@@ -5,7 +5,7 @@ Each costs O(log n) of the group's size.  Nothing in them is secret, and nothing
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...errors import UsageError
 from ..group.commit_effects import ChangeKind
@@ -39,19 +39,26 @@ def authenticate_sender(
 
 
 def annotate_welcome(
-    tree: RatchetTree, welcome: bytes | MLSMessage, signer: LeafIndex, joiner: LeafIndex
+    tree: RatchetTree,
+    welcome: bytes | MLSMessage,
+    signer: LeafIndex,
+    joiner: LeafIndex,
+    reference: bytes | None = None,
 ) -> AnnotatedWelcome:
     """A Welcome for one of those whom it invites.
 
     :param tree: of the epoch that the Welcome lets them into
     :param signer: of the GroupInfo in it: the committer
     :param joiner: the leaf that the Commit has added for them
+    :param reference: the joiner's KeyPackageRef: the secrets of all others, of no use to it, are then left out
     :raises UsageError: the message is no Welcome
     :raises InvalidError: one of them is no member
     """
     body = _decoded(welcome).body
     if not isinstance(body, Welcome):
         raise UsageError("not a Welcome")
+    if reference is not None:
+        body = replace(body, secrets=tuple(each for each in body.secrets if each.new_member == reference))
     return AnnotatedWelcome(SenderAuthenticatedWelcome(body, prove(tree, signer)), prove(tree, joiner))
 
 

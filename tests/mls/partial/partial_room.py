@@ -34,7 +34,7 @@ def welcomed(made: CommitBundle, client: KeyPackageBundle) -> AnnotatedWelcome:
     index = after.tree.leaf_by_signature_key(client.key_package.leaf_node.signature_key)
     assert index is not None
     assert made.welcome is not None
-    return annotate_welcome(after.tree, made.welcome, after.own_index, index)
+    return annotate_welcome(after.tree, made.welcome, after.own_index, index, client.reference)
 
 
 class PartialRoom:

@@ -393,6 +393,7 @@ def test_a_welcome_for_others(room: PartialRoom) -> None:
     made = room.full["alice"].commit([Add(frank.key_package)], now=NOW)
     with pytest.raises(NotForUs):
         PartialGroup.join(welcomed(made, frank), bundle("gina"))
+    assert len(welcomed(made, frank).welcome.message.secrets) == 1
     known = {room.full["alice"].group_id: room.full["alice"]}
     with pytest.raises(InvalidError, match="of this id"):
         PartialGroup.join(welcomed(made, frank), frank, groups=known.get)
