@@ -31,7 +31,7 @@ lint: $(VENV)/.installed-test $(VENV)/.installed-lint  ## ruff (rules and format
 bench: $(VENV)/.installed-test $(VENV)/.installed-bench  ## the tables and plots of benchmarks/
 	@$(BIN)/python -m benchmarks $(or $(ARGS),core)
 
-xep: $(VENV)/.installed  ## check the specification and render it as HTML
+xep: $(VENV)/.installed  ## check the documents of the specification and render them as HTML
 	@$(BIN)/python xep/render.py $(ARGS)
 
 server: $(VENV)/.installed  ## a throw-away XMPP server for bot development

@@ -88,8 +88,9 @@ def script(name: str) -> ModuleType:
 
 
 render = script("render")
-DOCUMENT = render.load()
-EXAMPLES: list[tuple[str, str]] = render.examples(DOCUMENT)
+DOCUMENTS: dict[Path, etree._ElementTree] = {path: render.load(path) for path in render.DOCUMENTS}
+DOCUMENT = DOCUMENTS[render.DOCUMENT]
+EXAMPLES: list[tuple[str, str]] = [one for document in DOCUMENTS.values() for one in render.examples(document)]
 SCHEMA = etree.XMLSchema(file=str(XEP / "mls.xsd"))
 STORY: dict[str, Any] = json.loads((XEP / "story.json").read_bytes())
 ROOM: str = STORY["room"]
@@ -102,24 +103,37 @@ def example(caption: str) -> etree._Element:
     return etree.fromstring(text.strip())
 
 
+def elements(*names: str) -> Iterator[etree._Element]:
+    """The elements of all documents."""
+    for document in DOCUMENTS.values():
+        yield from document.iter(*names)
+
+
+def words() -> str:
+    """The text of all documents, in one line."""
+    return " ".join(" ".join("".join(document.getroot().itertext()) for document in DOCUMENTS.values()).split())
+
+
 def listing(caption: str) -> str:
-    (found,) = (code for code in DOCUMENT.iter("code") if code.get("caption") == caption)
+    (found,) = (code for code in elements("code") if code.get("caption") == caption)
     return found.text or ""
 
 
 # --- the document ------------------------------------------------------------------------------
 
 
-def test_it_keeps_the_rules_of_the_xsf() -> None:
-    assert render.problems(DOCUMENT, render.DOCUMENT) == []
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_it_keeps_the_rules_of_the_xsf(path: Path) -> None:
+    assert render.problems(DOCUMENTS[path], path) == []
 
 
-def test_it_is_valid_by_the_dtd_of_the_xsf() -> None:
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_it_is_valid_by_the_dtd_of_the_xsf(path: Path) -> None:
     folder = os.environ.get("XSF_XEPS")
     if not folder:
         pytest.skip("the XSF's DTD is not copied here: git clone https://github.com/xsf/xeps, and set XSF_XEPS to it")
     xsf = Path(folder)
-    assert render.problems(render.load(xsf=xsf), render.DOCUMENT, xsf) == []
+    assert render.problems(render.load(path, xsf), path, xsf) == []
 
 
 BREAKS: list[tuple[str, str, str]] = [
@@ -135,6 +149,8 @@ BREAKS: list[tuple[str, str, str]] = [
     ("topic='Privacy Considerations'", "topic='Privacy'", "Privacy Considerations"),
     ("anchor='reqs'", "anchor='intro'", "'intro' is there 2 times"),
     ("url='#parameters'", "url='#parametres'", "#parametres"),
+    ("url='mls-policy.html#policy'", "url='mls-policy.html#polity'", "which is not there"),
+    ("url='mls-policy.html#policy'", "url='mls-polity.html#policy'", "no document of these"),
     ("<section1 topic='Requirements' anchor='reqs'>", "<section1 topic='Requirements'>", "without topic or anchor"),
     ("<section2 topic='Roles' anchor='roles'>", "<section2 topic='Roles' anchor='roles'><tr/>", "<tr> in <section2>"),
     ("type='get'>\n  <query", "type='get'\n  <query", "A client asks a room"),
@@ -152,7 +168,7 @@ def test_a_broken_rule_is_found(tmp_path: Path, old: str, new: str, problem: str
 
 def test_revisions_that_ascend_are_found(tmp_path: Path) -> None:
     source = render.DOCUMENT.read_text(encoding="utf-8")
-    (block,) = re.findall(r"  <revision>.*?</revision>\n", source, re.DOTALL)
+    block = re.findall(r"  <revision>.*?</revision>\n", source, re.DOTALL)[-1]
     path = tmp_path / "mls.xml"
     path.write_text(source.replace(block, block + block.replace("0.0.1", "0.0.2")), encoding="utf-8")
     assert "the revisions are not in descending order" in render.problems(render.load(path), path)
@@ -160,8 +176,9 @@ def test_revisions_that_ascend_are_found(tmp_path: Path) -> None:
     assert render.problems(render.load(path), path) == []
 
 
-def test_it_renders_to_one_page_that_needs_nothing_else() -> None:
-    page = render.render(DOCUMENT)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_it_renders_to_one_page_that_needs_nothing_else(path: Path) -> None:
+    page = render.render(DOCUMENTS[path])
     tree = etree.HTML(page)
     assert tree is not None
     assert tree.xpath("//*[@src] | //link | //script") == []
@@ -170,11 +187,11 @@ def test_it_renders_to_one_page_that_needs_nothing_else() -> None:
     links = {link[1:] for link in tree.xpath("//a/@href") if link.startswith("#")}
     assert links <= set(identifiers)
     text = "".join(tree.itertext())
-    for element in DOCUMENT.iter("p", "li", "td", "dt"):
+    for element in DOCUMENTS[path].iter("p", "li", "td", "dt"):
         if len(element) == 0 and element.getparent().getparent().tag != "remark":
             assert (element.text or "") in text
     headings = [" ".join(heading.itertext()) for heading in tree.iter("h2")]
-    assert headings[:3] == ["1. Introduction", "2. Requirements", "3. Glossary"]
+    assert headings[:2] == ["1. Introduction", "2. Requirements"]
 
 
 def test_the_schema_in_it_is_that_of_the_file() -> None:
@@ -189,7 +206,7 @@ def cell(row: str) -> str:
     """What a table says of something, in one line."""
     (found,) = (
         " ".join("".join(cells[1].itertext()).split())
-        for cells in (list(tr.iterfind("td")) for tr in DOCUMENT.iter("tr"))
+        for cells in (list(tr.iterfind("td")) for tr in elements("tr"))
         if cells and "".join(cells[0].itertext()).startswith(row)
     )
     return found
@@ -215,20 +232,20 @@ SETTINGS = KeyPackageSettings()
 )
 def test_its_parameters_are_the_defaults_of_the_code(row: str, said: str) -> None:
     if row.startswith("0x"):
-        (name,) = (tr[1].text or "" for tr in DOCUMENT.iter("tr") if (tr[0].text or "") == row)
+        (name,) = (tr[1].text or "" for tr in elements("tr") if (tr[0].text or "") == row)
         assert said in name
     else:
         assert said in cell(row)
 
 
 def test_its_other_numbers_are_those_of_the_code() -> None:
-    text = " ".join("".join(DOCUMENT.getroot().itertext()).split())
+    text = words()
     assert DEFAULTS.past_epoch_time == DEFAULTS.clock_tolerance == HOUR
     assert "at most an hour after they ended" in text
     assert (POLICY_TYPES[0], POLICY_TYPES[-1]) == (0xF4D0, 0xF4DF)
     assert f"// 1 to {MAX_ADMINISTRATORS} accounts" in text
     assert f"extension type 0x{RatchetTreeLocation.TYPE:X}" in "".join(
-        code.get("caption", "") for code in DOCUMENT.iter("code")
+        code.get("caption", "") for code in elements("code")
     )
     assert f"more than {MAX_STANZA:,} octets" in text
     assert f"no more than {MAX_BLOB:,}" in text
@@ -302,9 +319,9 @@ def test_the_trust_message_names_the_key_that_is_published() -> None:
     etree.XMLSchema(file=str(XEP / "trust-message.xsd")).assertValid(to_lxml(element))
     owner = KeyOwner("hag66@shakespeare.lit", identifiers)
     assert TrustMessage.read(element) == TrustMessage((owner,))
-    (shown,) = (code.text for code in DOCUMENT.iter("code") if code.get("caption") == "What a device of hag66 shows")
+    (shown,) = (code.text for code in elements("code") if code.get("caption") == "What a device of hag66 shows")
     assert KeyOwner.from_uri(shown.strip()) == owner
-    text = " ".join("".join(DOCUMENT.getroot().itertext()).split())
+    text = words()
     assert f"at most {MAX_KEYS} keys" in text
     assert f"{MAX_WAITING_OF_ONE} and {MAX_WAITING:,} keys are enough" in text
 
@@ -319,7 +336,7 @@ def test_all_elements_of_the_schema_are_shown() -> None:
 def test_the_room_that_is_shown_will_do() -> None:
     found = {feature.get("var", "") for feature in example("The room can carry a group").iter("{*}feature")}
     assert shortcomings(frozenset(found)) == ()
-    required = {cells[0].text or "" for tr in DOCUMENT.iter("tr") if len(cells := list(tr.iterfind("td"))) == 2}
+    required = {cells[0].text or "" for tr in elements("tr") if len(cells := list(tr.iterfind("td"))) == 2}
     for feature in found - {"http://jabber.org/protocol/muc", "muc_hidden"}:
         assert shortcomings(frozenset(found - {feature})) != ()
         assert feature in required
@@ -388,17 +405,21 @@ def read_room_stanza(message: etree._Element, archive_id: str, stamp: float | No
     return Shown(Incoming(archive_id, found, account, origin.get("id"), stamp), facts)
 
 
-def read_room() -> Iterator[Shown]:
+def read_room() -> list[Shown]:
     facts = {one["archive_id"]: one for one in STORY["stanzas"]}
+    found = []
     for _, text in EXAMPLES:
         message = etree.fromstring(text.strip())
         for stamp in message.findall("{urn:xmpp:sid:0}stanza-id"):
             archive_id = stamp.get("id", "")
             assert stamp.get("by") == ROOM
-            yield read_room_stanza(message, archive_id, None, facts[archive_id])
+            found.append(read_room_stanza(message, archive_id, None, facts[archive_id]))
+    # The story goes through several documents; its order is that of the room.
+    place = {archive_id: number for number, archive_id in enumerate(facts)}
+    return sorted(found, key=lambda stanza: place[stanza.incoming.archive_id])
 
 
-ROOM_STANZAS = list(read_room())
+ROOM_STANZAS = read_room()
 
 
 class KnownDevice(Device):
@@ -475,7 +496,7 @@ def shown(name: str) -> Shown:
     return found
 
 
-def test_the_document_shows_the_room_in_its_order() -> None:
+def test_the_documents_show_all_of_the_room() -> None:
     assert [stanza.incoming.archive_id for stanza in ROOM_STANZAS] == [one["archive_id"] for one in STORY["stanzas"]]
     assert [stanza.name for stanza in ROOM_STANZAS] == [
         "add", "hello", "reply", "winner", "loser", "retry", "request", "readd", "again", "door", "external", "leave",
@@ -617,13 +638,17 @@ def test_the_keys_in_story_json_are_marked_and_identified() -> None:
 
 def test_the_generator_writes_such_a_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = script("generate_examples")
-    copy, story = tmp_path / "mls.xml", tmp_path / "story.json"
-    copy.write_text(render.DOCUMENT.read_text(encoding="utf-8"), encoding="utf-8")
-    monkeypatch.setattr(generator, "DOCUMENT", copy)
+    story = tmp_path / "story.json"
+    copies = {path: tmp_path / path.name for path in DOCUMENTS}
+    for path, copy in copies.items():
+        copy.write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    assert tuple(copies) == generator.DOCUMENTS
+    monkeypatch.setattr(generator, "DOCUMENTS", tuple(copies.values()))
     monkeypatch.setattr(generator, "STORY", story)
     assert generator.main(["--check"]) == 0
     assert generator.main([]) == 0
-    assert render.problems(render.load(copy), copy) == []
+    for copy in copies.values():
+        assert render.problems(render.load(copy), copy) == []
     told = json.loads(story.read_bytes())
     # The same people, keys and places; other ciphertexts.
     assert told["private_keys"] == STORY["private_keys"]
@@ -631,8 +656,9 @@ def test_the_generator_writes_such_a_document(tmp_path: Path, monkeypatch: pytes
     assert [one["body"] for one in told["stanzas"] if "body" in one] == [
         one["body"] for one in STORY["stanzas"] if "body" in one
     ]
-    before, after = (blank(path.read_text(encoding="utf-8")) for path in (render.DOCUMENT, copy))
-    assert before == after
+    for path, copy in copies.items():
+        before, after = (blank(one.read_text(encoding="utf-8")) for one in (path, copy))
+        assert before == after
 
 
 def blank(document: str) -> set[str]:
@@ -663,7 +689,7 @@ def test_requirements_name_tests_that_exist() -> None:
 
 
 def test_requirements_name_sections_that_exist() -> None:
-    anchors = {element.get("anchor") for element in DOCUMENT.iter(etree.Element)}
+    anchors = {element.get("anchor") for document in DOCUMENTS.values() for element in document.iter(etree.Element)}
     for row in ROWS:
         if len(row) == 5 and row[0] != "Requirement" and not row[0].startswith("Requirement or"):
             assert set(re.findall(r"`([\w-]+)`", row[1])) <= anchors, row[0]

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Make the examples of the specification anew: run the story of mls.xml and write it there.
+"""Make the examples of the specification anew: run its story and write it into its documents.
 
 The people, their keys and the clock of the story are fixed, so that what is new is new for a reason;
 but HPKE takes no randomness from outside (``cryptography`` offers no way to), so every run gives other
 ciphertexts.  Nothing depends on them: the tests replay the story from the examples as they stand.
 
-Written are the listings of mls.xml after a comment ``<!-- generated: name -->``, the copy of the schema after
+Written are the listings of the documents after a comment ``<!-- generated: name -->``, the copy of the schema after
 ``<!-- copied: ... -->``, and story.json: what a reader needs to replay the story, private keys of some devices
 among it.  **These are keys for tests**; no other device may ever use them.
 
@@ -55,7 +55,11 @@ from slixmpp_mls.stanza.sce import Envelope
 from slixmpp_mls.stanza.xml import write_datetime
 
 HERE = Path(__file__).resolve().parent
-DOCUMENT, STORY, SCHEMA = HERE / "mls.xml", HERE / "story.json", HERE / "mls.xsd"
+STORY, SCHEMA = HERE / "story.json", HERE / "mls.xsd"
+DOCUMENTS = tuple(
+    HERE / f"{name}.xml"
+    for name in ("mls", "mls-policy", "mls-recovery", "mls-operations", "mls-trust", "mls-structures")
+)
 
 ROOM = "coven@chat.shakespeare.lit"
 START = datetime(2026, 10, 2, 20, 30, 0, tzinfo=UTC)
@@ -536,33 +540,38 @@ def facts(story: Story) -> dict[str, object]:
 # --- the document ------------------------------------------------------------------------------
 
 
-def put(document: str, comment: str, text: str) -> str:
-    """The document with the listing after a comment replaced."""
+def put(documents: dict[Path, str], comment: str, text: str) -> None:
+    """Replace the listing after a comment, which stands in one of the documents."""
     assert "]]>" not in text
     begin = rf"(<!-- {re.escape(comment)} -->\s*<(example|code)[^>]*><!\[CDATA\[\n)"
     pattern = re.compile(begin + r"(.*?)(\]\]></\2>)", re.DOTALL)
-    changed, count = pattern.subn(lambda found: f"{found[1]}{text.strip()}\n{found[4]}", document)
-    if count != 1:
-        raise SystemExit(f"mls.xml has {count} places for {comment!r}")
-    return changed
+    places = 0
+    for path, document in documents.items():
+        documents[path], count = pattern.subn(lambda found: f"{found[1]}{text.strip()}\n{found[4]}", document)
+        places += count
+    if places != 1:
+        raise SystemExit(f"the documents have {places} places for {comment!r}")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Make the examples of mls.xml anew.")
+    parser = argparse.ArgumentParser(description="Make the examples of the specification anew.")
     parser.add_argument("--check", action="store_true", help="only compare the copied schema; writes nothing")
     parser.add_argument("--schema", action="store_true", help="only copy the schema; leaves the examples as they are")
     options = parser.parse_args(arguments)
-    old = DOCUMENT.read_text(encoding="utf-8")
-    document = put(old, "copied: mls.xsd", SCHEMA.read_text(encoding="utf-8"))
+    old = {path: path.read_text(encoding="utf-8") for path in DOCUMENTS}
+    documents = dict(old)
+    put(documents, "copied: mls.xsd", SCHEMA.read_text(encoding="utf-8"))
     if options.check:
-        print("the schema in mls.xml is " + ("up to date" if document == old else "old: run this script with --schema"))
-        return 0 if document == old else 1
+        same = documents == old
+        print("the schema in mls.xml is " + ("up to date" if same else "old: run this script with --schema"))
+        return 0 if same else 1
     if not options.schema:
         story = tell()
         for name, text in story.listings.items():
-            document = put(document, f"generated: {name}", text)
+            put(documents, f"generated: {name}", text)
         STORY.write_text(json.dumps(facts(story), indent=2) + "\n", encoding="utf-8")
-    DOCUMENT.write_text(document, encoding="utf-8")
+    for path, document in documents.items():
+        path.write_text(document, encoding="utf-8")
     return 0
 
 

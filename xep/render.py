@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Check the specification and render it as one HTML page, offline.
+"""Check the documents of the specification and render each as one HTML page, offline.
 
-The document is in the XSF's format and stands on its own in the XSF's repository, where its DTD and entities
-are found beside it.  Here they are not copied: entities come from ``mls.ent``, and the rules are
+``mls.xml`` is the core; the others build on it.  A link from one to another names its page, which is what it is
+in the XSF's inbox, too.  The documents are in the XSF's format and stand on their own in its repository, where its
+DTD and entities are found beside them.  Here they are not copied: entities come from ``mls.ent``, and the rules are
 those below.  Who has a copy of the XSF's files (``git clone https://github.com/xsf/xeps``) passes its folder
 with ``--xsf``, or in ``XSF_XEPS``; then their DTD and their entities are used as well.
 
 What is checked: the rules of XEP-0001 as the XSF's own script has them (header, status, revisions, stylesheet,
 legal notice), the sections that the template of 2026 requires, which element may stand where, anchors and
-links inside the document, and that every example is XML.
+links inside and between the documents, and that every example is XML.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,14 @@ from lxml import etree
 
 HERE = Path(__file__).resolve().parent
 DOCUMENT = HERE / "mls.xml"
+DOCUMENTS = (
+    DOCUMENT,
+    HERE / "mls-policy.xml",
+    HERE / "mls-recovery.xml",
+    HERE / "mls-operations.xml",
+    HERE / "mls-trust.xml",
+    HERE / "mls-structures.xml",
+)
 
 STATUSES = {
     "ProtoXEP", "Experimental", "Proposed", "Draft", "Stable", "Active", "Final", "Retracted", "Obsolete", "Deferred",
@@ -224,8 +234,19 @@ def _links(document: etree._ElementTree) -> Iterator[str]:
             yield f"the anchor {anchor!r} is there {count} times"
     for link in document.iter("link"):
         url = link.get("url", "")
-        if not url or (url.startswith("#") and url[1:] not in anchors):
+        page, _, anchor = url.partition("#")
+        if not url or (not page and anchor not in anchors):
             yield f"line {link.sourceline}: a link to {url or 'nothing'}"
+        elif page in (pages := {f"{path.stem}.html": path for path in DOCUMENTS}):
+            if anchor and anchor not in _anchors(pages[page]):
+                yield f"line {link.sourceline}: a link to {url}, which is not there"
+        elif page and "://" not in page and not page.startswith(("mailto:", "xmpp:")):
+            yield f"line {link.sourceline}: a link to {page}, which is no document of these"
+
+
+@cache
+def _anchors(path: Path) -> frozenset[str]:
+    return frozenset(element.get("anchor", "") for element in load(path).iter(etree.Element))
 
 
 def examples(document: etree._ElementTree) -> list[tuple[str, str]]:
@@ -294,7 +315,9 @@ sup a { text-decoration: none; font-size: .8em; } .notes { font-size: .88rem; co
 
 KEYWORDS = (
     "MUST, MUST NOT, REQUIRED, SHALL, SHALL NOT, SHOULD, SHOULD NOT, RECOMMENDED, NOT RECOMMENDED, MAY and OPTIONAL "
-    'are meant as <a href="https://www.rfc-editor.org/rfc/rfc2119">RFC 2119</a> defines them.'
+    'are meant as BCP 14 (<a href="https://www.rfc-editor.org/rfc/rfc2119">RFC 2119</a>, '
+    '<a href="https://www.rfc-editor.org/rfc/rfc8174">RFC 8174</a>) describes them when, and only when, '
+    "they appear in all capitals, as shown here."
 )
 
 _TAGS = {
@@ -440,11 +463,11 @@ def render(document: etree._ElementTree) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description="Check the specification and render it as one HTML page.",
-        epilog="example:  python xep/render.py --xsf ../xeps --output /tmp/mls.html",
+        description="Check the documents of the specification and render each as one HTML page.",
+        epilog="example:  python xep/render.py --xsf ../xeps --output /tmp/pages",
     )
-    parser.add_argument("document", nargs="?", type=Path, default=DOCUMENT, help="default: mls.xml beside this script")
-    parser.add_argument("--output", type=Path, help="default: build/ beside the document")
+    parser.add_argument("documents", nargs="*", type=Path, default=DOCUMENTS, help="default: all beside this script")
+    parser.add_argument("--output", type=Path, help="folder for the pages; default: build/ beside each document")
     parser.add_argument("--check", action="store_true", help="check only")
     parser.add_argument(
         "--xsf",
@@ -453,23 +476,29 @@ def main(arguments: list[str] | None = None) -> int:
         help="folder with the XSF's xep.dtd and xep.ent; default: XSF_XEPS if set",
     )
     options = parser.parse_args(arguments)
+    results = [_one(path, options.xsf, options.check, options.output) for path in options.documents]
+    return 0 if all(results) else 1
+
+
+def _one(path: Path, xsf: Path | None, check: bool, folder: Path | None) -> bool:
+    """Check a document and, if it is sound, write its page."""
     try:
-        document = load(options.document, options.xsf)
+        document = load(path, xsf)
     except (OSError, etree.XMLSyntaxError) as error:
-        print(f"{options.document}: {error}", file=sys.stderr)
-        return 1
-    found = problems(document, options.document, options.xsf)
+        print(f"{path}: {error}", file=sys.stderr)
+        return False
+    found = problems(document, path, xsf)
     for problem in found:
-        print(f"{options.document.name}: {problem}", file=sys.stderr)
+        print(f"{path.name}: {problem}", file=sys.stderr)
     if found:
-        return 1
-    print(f"{options.document.name}: no problems" + ("" if options.xsf else " (the XSF's own DTD was not at hand)"))
-    if not options.check:
-        output = options.output or options.document.parent / "build" / f"{options.document.stem}.html"
+        return False
+    print(f"{path.name}: no problems" + ("" if xsf else " (the XSF's own DTD was not at hand)"))
+    if not check:
+        output = (folder or path.parent / "build") / f"{path.stem}.html"
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(render(document), encoding="utf-8")
         print(f"rendered: {output}")
-    return 0
+    return True
 
 
 if __name__ == "__main__":
