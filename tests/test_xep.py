@@ -188,7 +188,7 @@ def test_it_renders_to_one_page_that_needs_nothing_else(path: Path) -> None:
     assert links <= set(identifiers)
     text = "".join(tree.itertext())
     for element in DOCUMENTS[path].iter("p", "li", "td", "dt"):
-        if len(element) == 0 and element.getparent().getparent().tag != "remark":
+        if len(element) == 0 and "remark" not in {above.tag for above in element.iterancestors()}:
             assert (element.text or "") in text
     headings = [" ".join(heading.itertext()) for heading in tree.iter("h2")]
     assert headings[:2] == ["1. Introduction", "2. Requirements"]
@@ -196,7 +196,7 @@ def test_it_renders_to_one_page_that_needs_nothing_else(path: Path) -> None:
 
 def test_the_schema_in_it_is_that_of_the_file() -> None:
     (section,) = (one for one in DOCUMENT.iterfind("section1") if one.get("topic") == "XML Schema")
-    assert section.findtext("code").strip() == (XEP / "mls.xsd").read_text(encoding="utf-8").strip()
+    assert section.findtext("code", "").strip() == (XEP / "mls.xsd").read_text(encoding="utf-8").strip()
 
 
 # --- what it says of numbers -------------------------------------------------------------------
@@ -320,7 +320,7 @@ def test_the_trust_message_names_the_key_that_is_published() -> None:
     owner = KeyOwner("hag66@shakespeare.lit", identifiers)
     assert TrustMessage.read(element) == TrustMessage((owner,))
     (shown,) = (code.text for code in elements("code") if code.get("caption") == "What a device of hag66 shows")
-    assert KeyOwner.from_uri(shown.strip()) == owner
+    assert KeyOwner.from_uri((shown or "").strip()) == owner
     text = words()
     assert f"at most {MAX_KEYS} keys" in text
     assert f"{MAX_WAITING_OF_ONE} and {MAX_WAITING:,} keys are enough" in text
