@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ...errors import InvalidError, NotForUs, PeerError, StateRolledBack, UnknownGroup, WrongEpoch
+from ...errors import InvalidError, NotForUs, PeerError, Replayed, StateRolledBack, UnknownGroup, WrongEpoch
 from ...identity import ClientIdentity
 from ...mls.group.commit_effects import Effects
 from ...mls.group.group import Group
@@ -191,6 +191,10 @@ class Processing:
         except WrongEpoch:
             return Step(incoming, Ignore((self._unreadable(incoming, payload.epoch),)))
         assert isinstance(received, ReceivedMessage)
+        if received.again:
+            # RFC 9420 6.1: a signature does not cover the generation.  Each message of ours has an id of its own in its
+            # authenticated data, so this is a member's copy; its key is left for the message that it belongs to.
+            raise Replayed("a message that was read before, encrypted once more", "RFC 9420 6.1, 9.2")
         # RFC 9420 9.1: generations count a sender's messages, and a room keeps their order.
         gap = received.epoch == group.epoch and received.missing > 0
         return Step(incoming, Read(received), gap=gap)
@@ -213,6 +217,8 @@ class Processing:
         except NotForUs:
             return Step(incoming, Ignore())
         assert isinstance(received, ReceivedProposal)
+        if received.again:
+            return Step(incoming, Ignore())  # proposed again in the same words, perhaps by a member that has copied it
         proposal = received.proposal
         if isinstance(received.sender, NewMemberProposalSender) and isinstance(proposal, Add):
             ClientIdentity.from_leaf(proposal.key_package.leaf_node)  # a proposal that names no client is not kept

@@ -19,7 +19,14 @@ from ...errors import InvalidError, NotForUs, PeerError, Replayed, StateRolledBa
 from ..crypto.cipher_suite import SignaturePrivateKey
 from ..registry import ProtocolVersion, WireFormat
 from ..schedule.key_schedule import open_external_init
-from ..schedule.message_protection import SenderData, open_sender_data, unprotect_private, unprotect_public
+from ..schedule.message_protection import (
+    SenderData,
+    content_mark,
+    open_sender_data,
+    ratchet_for,
+    unprotect_private,
+    unprotect_public,
+)
 from ..schedule.secret_tree import RatchetKind, SecretTree
 from ..schedule.transcript import verify_confirmation_tag
 from ..structures.commit import Commit
@@ -71,6 +78,9 @@ class ReceivedMessage:
     :ivar data: the plaintext
     :ivar missing: how many messages the sender has encrypted, after the latest one that has come and before this
         one, that have not come (RFC 9750 5.2: loss detection by generations)
+    :ivar again: whether the same signed content has been read before, under another generation: its sender has said
+        the same in the same words, or some member has encrypted it once more.  Who knows that senders do not repeat
+        themselves does not apply it; then the key is left for a message that is genuine
     """
 
     epoch: int
@@ -81,6 +91,7 @@ class ReceivedMessage:
     missing: int
     base: SecretTree
     secret_tree: SecretTree
+    again: bool = False
 
     def __repr__(self) -> str:
         return f"<ReceivedMessage from leaf {self.sender} in epoch {self.epoch}>"
@@ -88,12 +99,16 @@ class ReceivedMessage:
 
 @dataclass(frozen=True, slots=True)
 class ReceivedProposal:
-    """A proposal that a Commit may now refer to."""
+    """A proposal that a Commit may now refer to.
+
+    :ivar again: as of :class:`ReceivedMessage`
+    """
 
     epoch: int
     sent: SentProposal
     base: SecretTree
     secret_tree: SecretTree | None
+    again: bool = False
 
     @property
     def proposal(self) -> AnyProposal:
@@ -117,7 +132,7 @@ def process(
     :raises WrongEpoch: it is for an epoch that we are not in and do not remember
     :raises NotForUs: it is our own, and encrypted: only the others can read it
     :raises StateRolledBack: it is our own, and `group` is from a time before it was sent
-    :raises Replayed: its key has been used
+    :raises Replayed: its key has been used; or it is our own content, which somebody else has encrypted once more
     :raises InvalidError: it is not valid
     """
     check_version(message)
@@ -196,6 +211,11 @@ class OpenedMessage:
     left: SecretTree
 
     @property
+    def again(self) -> bool:
+        """Whether the same signed content has come before, under another generation."""
+        return self.base.has_carried(self.sender.leaf_index, content_mark(self.content.content))
+
+    @property
     def spent(self) -> SpentKey:
         """The handshake key that it used."""
         return SpentKey(self.sender.leaf_index, self.sender.generation, self.base, self.left)
@@ -208,7 +228,7 @@ class OpenedMessage:
         missing = max(0, self.sender.generation - self.base.due(sender, RatchetKind.APPLICATION))
         data = framed.content.data
         return ReceivedMessage(
-            framed.epoch, sender, self.leaf, framed.authenticated_data, data, missing, self.base, self.left
+            framed.epoch, sender, self.leaf, framed.authenticated_data, data, missing, self.base, self.left, self.again
         )
 
 
@@ -253,15 +273,20 @@ def _own_message(
 ) -> InvalidError:
     """RFC 9420 9.2: the key of a message that we have sent is gone; if it is still there, somebody else was us.
 
-    Any member can write our leaf's number on a message.  So it must be signed by us.
+    Any member can write our leaf's number on a message.  So it must be signed by us.  Any member can also encrypt once
+    more what we have signed, for the signature does not cover the generation (6.1).  So it must be a content that we
+    have not signed, as far as the tree remembers.
     """
     try:
         unverified, _ = unprotect_private(state.suite, message, sender, tree, state.limits)
-        unverified.verify(state.suite, leaf.signature_key, context)
+        content = unverified.verify(state.suite, leaf.signature_key, context).content
     except Replayed:
         return NotForUs("our own message", "RFC 9420 9.2")
     except PeerError:
         return InvalidError("a message that claims to be our own", "RFC 9420 6.3.2")
+    own, kind = sender.leaf_index, ratchet_for(message.content_type)
+    if tree.has_carried(own, content_mark(content)) or not tree.remembers_all(own, kind):
+        return Replayed("our own message, encrypted once more by somebody else", "RFC 9420 6.1")
     return StateRolledBack("a message of ours that this state has not sent", "RFC 9420 9.2")
 
 
@@ -278,7 +303,8 @@ def _received(
         return _stage_commit(group, content, spent, rules, psks)
     sent = take_proposal(group.public, content, rules)
     group.public.with_proposal(sent, group.parameters.proposal_limit)  # refused now, if there are too many
-    return ReceivedProposal(content.content.epoch, sent, group.secret_tree, tree)
+    again = spent is not None and group.secret_tree.has_carried(spent.leaf, content_mark(content.content))
+    return ReceivedProposal(content.content.epoch, sent, group.secret_tree, tree, again)
 
 
 def take_proposal(public: PublicState[T], content: AuthenticatedContent, rules: LeafRules) -> SentProposal:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from hashlib import sha256
 from struct import Struct as Layout
 from typing import NamedTuple
 
@@ -44,8 +45,9 @@ from ..tls import encode_varint, read_span, write_opaque
 from .secret_tree import RatchetKind, RatchetLimits, SecretTree
 
 __all__ = [
-    "Padding", "SenderData", "UnverifiedContent", "no_padding", "open_sender_data", "pad_in_steps", "protect_private",
-    "protect_public", "sender_data_key", "sign", "unprotect_private", "unprotect_public",
+    "Padding", "SenderData", "UnverifiedContent", "content_mark", "no_padding", "open_sender_data", "pad_in_steps",
+    "protect_private", "protect_public", "ratchet_for", "sender_data_key", "sign", "unprotect_private",
+    "unprotect_public",
 ]  # fmt: skip
 
 Padding = Callable[[int], int]
@@ -233,7 +235,9 @@ def protect_private(
     size = len(plaintext)
     plaintext.extend(bytes(max(0, padding(size) - size)))
 
-    (generation, key, nonce), tree = tree.next(sender.leaf_index, _ratchet_for(content_type))
+    kind = ratchet_for(content_type)
+    (generation, key, nonce), tree = tree.next(sender.leaf_index, kind)
+    tree = tree.carrying(sender.leaf_index, kind, content_mark(content))
     guard = random(4)
     head = _aad_head(content.group_id, content.epoch, content_type)
     aad = head + encode_varint(len(content.authenticated_data)) + content.authenticated_data
@@ -273,7 +277,7 @@ def unprotect_private(
     tree: SecretTree,
     limits: RatchetLimits = _DEFAULT_LIMITS,
 ) -> tuple[UnverifiedContent, SecretTree]:
-    """The content of a PrivateMessage, and the secret tree without its key.
+    """The content of a PrivateMessage, and the secret tree without its key, which remembers the content.
 
     Use that tree only after :meth:`UnverifiedContent.verify`: otherwise any member could make us delete
     keys of another's messages.
@@ -283,7 +287,8 @@ def unprotect_private(
     :raises MalformedError: the plaintext does not parse, or its padding is not all zeros (6.3.1)
     """
     content_type = message.content_type
-    (_, key, nonce), tree = tree.at(sender.leaf_index, _ratchet_for(content_type), sender.generation, limits)
+    kind = ratchet_for(content_type)
+    (_, key, nonce), tree = tree.at(sender.leaf_index, kind, sender.generation, limits)
     head = _aad_head(message.group_id, message.epoch, content_type)
     authenticated_data = encode_varint(len(message.authenticated_data)) + message.authenticated_data
     plaintext = suite.aead_open(key, _guarded(nonce, sender.reuse_guard), head + authenticated_data, message.ciphertext)
@@ -314,10 +319,17 @@ def unprotect_private(
             )
         )
     )
+    tree = tree.carrying(sender.leaf_index, kind, content_mark(content))
     return UnverifiedContent(AuthenticatedContent(WireFormat.PRIVATE_MESSAGE, content, signature, tag)), tree
 
 
-def _ratchet_for(content_type: ContentType) -> RatchetKind:
+def content_mark(content: FramedContent) -> bytes:
+    """What a secret tree remembers of a content.  Not of its signature: some schemes have several for one content."""
+    return sha256(content.encode()).digest()[:16]
+
+
+def ratchet_for(content_type: ContentType) -> RatchetKind:
+    """The ratchet whose keys carry this type of content (RFC 9420 9.1)."""
     return RatchetKind.APPLICATION if content_type is ContentType.APPLICATION else RatchetKind.HANDSHAKE
 
 

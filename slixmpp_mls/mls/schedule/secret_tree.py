@@ -10,6 +10,8 @@ a store keeps it::
     "n" + node index (4 octets)                                 secret of a node of the tree
     "r" + leaf index (4) + ratchet (1)                          a ratchet: next generation (8), its secret
     "s" + leaf index (4) + ratchet (1) + generation (4)         a skipped key: AEAD key, nonce
+    "m" + leaf index (4) + mark (16)                            a content that was protected or opened; empty
+    "m"                                                         marks are kept, from the epoch's beginning; empty
 
 Numbers are big-endian; the ratchet octet is 0 for handshake, 1 for application messages.  A ratchet is there once its
 leaf has been used.  The node secrets that are there are the lowest ones that still
@@ -20,6 +22,13 @@ changes one piece.  A message that is ahead of its ratchet leaves skipped keys b
 a window of generations, not for a time or a total: a key goes when its sender has moved on by
 more than the window.  So no more keys per ratchet are ever kept than the window is long, no order among them has to
 be remembered, and old keys do not stay for ever in a quiet group.
+
+Beside the keys a tree remembers which signed contents they have carried, by *marks*, for as long as it has keys.  A
+signature does not cover the generation (RFC 9420 6.1), so any member can encrypt once more, under a generation that
+its sender has not used yet, what that sender has signed.  The mark shows that (:meth:`SecretTree.has_carried`): others
+refuse the repetition, and so keep the key for the genuine message; the sender does not take it for a proof that another
+copy of its state has sent it.  At most :data:`MARKED` contents of a ratchet are marked, so that no member makes others
+store more.
 """
 
 from __future__ import annotations
@@ -36,11 +45,16 @@ from ...errors import InvalidError, Replayed, UsageError
 from ..crypto.cipher_suite import CipherSuite
 from ..tree.tree_math import LeafIndex, NodeIndex, direct_path, node_of, root, sibling
 
-__all__ = ["MessageKey", "RatchetKind", "RatchetLimits", "SecretTree"]
+__all__ = ["MARKED", "MessageKey", "RatchetKind", "RatchetLimits", "SecretTree"]
+
+MARKED = 4096
+"""Generations of a ratchet whose contents are remembered.  Keys of a leaf should be renewed long before."""
 
 _NODE = Layout(">cI")
 _RATCHET = Layout(">cIB")
 _SKIPPED = Layout(">cIBI")
+_MARK = Layout(">cI16s")
+_MARKS = b"m"
 _GENERATION = Layout(">Q")  # wider than on the wire: it must hold the number after the last one
 _GENERATIONS = 2**32
 
@@ -100,7 +114,7 @@ class SecretTree:
 
         :param leaf_count: leaves of the ratchet tree, a power of two
         """
-        pieces = Map({_NODE.pack(b"n", root(leaf_count)): encryption_secret})
+        pieces = Map({_NODE.pack(b"n", root(leaf_count)): encryption_secret, _MARKS: b""})
         return cls(suite, leaf_count, pieces, pieces)
 
     @classmethod
@@ -195,6 +209,29 @@ class SecretTree:
         """The lowest generation of which nothing has been seen, nor of any after it."""
         octets = self._pieces.get(_RATCHET.pack(b"r", leaf, kind))
         return 0 if octets is None else int(_GENERATION.unpack_from(octets)[0])
+
+    # --- contents ---
+
+    def carrying(self, leaf: int, kind: RatchetKind, mark: bytes) -> SecretTree:
+        """The tree after a content has been protected or opened with a key of it.
+
+        :param mark: of the content, 16 octets
+        """
+        if self.used(leaf, kind) > MARKED:
+            return self
+        name = _MARK.pack(_MARKS, leaf, mark)
+        return SecretTree(self._suite, self._leaf_count, self._pieces.set(name, b""), self._changes.set(name, b""))
+
+    def has_carried(self, leaf: int, mark: bytes) -> bool:
+        """Whether this content is remembered."""
+        return _MARK.pack(_MARKS, leaf, mark) in self._pieces
+
+    def remembers_all(self, leaf: int, kind: RatchetKind) -> bool:
+        """Whether each content of a ratchet is remembered, so that one that is not has not been carried.
+
+        Not in a tree that was begun by a version that kept no marks, nor after more than :data:`MARKED` contents.
+        """
+        return _MARKS in self._pieces and self.used(leaf, kind) <= MARKED
 
     def _step(self, secret: bytes, generation: int) -> tuple[MessageKey, bytes]:
         """RFC 9420 9.1: the key of a generation, and the next one's ratchet secret."""
