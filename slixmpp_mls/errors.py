@@ -166,7 +166,7 @@ class AffixMismatch(InvalidError):
 class PolicyViolation(InvalidError):
     """A Commit that the group's policy forbids; every member ignores it.
 
-    :ivar rule: the rule's name in the table of :mod:`.policy.room_policy`, such as ``"remove"``.
+    :ivar rule: the rule's name in the table of :mod:`.policy.check`, such as ``"remove"``.
     :ivar offender: the client, ``account@server/device-id``, at whose wish it would have happened;
         None if that is nobody in particular.
     """

@@ -24,7 +24,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256, shake_256
 from pathlib import Path
@@ -33,6 +33,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from lxml import etree
 
+from slixmpp_mls.client.device.leaf_proofs import arriving, renewing, return_keys
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls import xml_form
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
@@ -43,12 +44,12 @@ from slixmpp_mls.mls.group.staging import StagedCommit
 from slixmpp_mls.mls.registry import CredentialType, ProposalType
 from slixmpp_mls.mls.structures.framing import MLSMessage, NewMemberProposalSender
 from slixmpp_mls.mls.structures.leaf_node import Lifetime
-from slixmpp_mls.mls.structures.proposals import Add, AnyProposal, Remove
+from slixmpp_mls.mls.structures.proposals import Add, AnyProposal, GroupContextExtensions, Remove
 from slixmpp_mls.mls.structures.welcome import GroupInfo, Welcome
-from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, OwnLeaf, capabilities, create_key_package
+from slixmpp_mls.mls.tree.leaf_creation import Completion, KeyPackageBundle, OwnLeaf, capabilities, create_key_package
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
-from slixmpp_mls.policy import EXTENSION_TYPES, RoomPolicy
-from slixmpp_mls.policy import check_by_name as policies
+from slixmpp_mls.policy import EXTENSION_TYPES, GroupView, RoomPolicy, group_extensions, vouch
+from slixmpp_mls.policy.check import check, judge
 from slixmpp_mls.policy.roster import Roster
 from slixmpp_mls.rooms.content import PROFILE
 from slixmpp_mls.stanza.sce import Envelope
@@ -107,11 +108,14 @@ class Person:
             credentials=(CredentialType.BASIC,),
             random=self.random,
         )
-        return OwnLeaf(self.identity.credential(), self.signature_key, listed)
+        return OwnLeaf(self.identity.credential(), self.signature_key, listed, complete=renewing(SUITE))
 
-    def make_package(self, now: int) -> KeyPackageBundle:
+    def make_package(self, now: int, complete: Completion | None = None) -> KeyPackageBundle:
         lifetime = Lifetime(now - 3600, now + 28 * 86400)
-        bundle = create_key_package(SUITE, self.own_leaf(), lifetime, random=self.random)
+        own = self.own_leaf()
+        bundle = create_key_package(
+            SUITE, replace(own, complete=complete or own.complete), lifetime, random=self.random
+        )
         self.packages.append(bundle)
         return bundle
 
@@ -184,6 +188,8 @@ class Story:
     ) -> None:
         """A Commit that wins."""
         epoch = committer.state.epoch
+        proposals = with_removed(committer.state, proposals, self.now)
+        options = replace(options or CommitOptions(), complete=renewing(SUITE))
         bundle = committer.state.commit(proposals, now=self.now, options=options, random=committer.random)
         check_policy(committer.state, bundle.staged)
         assert isinstance(bundle.sent, Group)
@@ -240,8 +246,23 @@ class Story:
         return envelope
 
 
+def view_of(group: Group) -> GroupView:
+    policy = RoomPolicy.required_in(group.context.extensions)
+    return GroupView.of(group.public, policy, Roster.of(group.members()))
+
+
 def check_policy(group: Group, staged: StagedCommit) -> None:
-    policies.check(RoomPolicy.required_in(group.context.extensions), staged.effects, Roster.of(group.members()))
+    check(view_of(group), staged.effects)
+
+
+def with_removed(group: Group, proposals: Sequence[AnyProposal], now: int) -> list[AnyProposal]:
+    """Removals, with the list of removed clients that follows from them and from what waits."""
+    draft = group.draft_commit(proposals, now=now)
+    view, extensions = view_of(group), group.context.extensions
+    removed = judge(view, draft.staged.effects).removed
+    if removed == view.removed:
+        return list(proposals)
+    return [*proposals, GroupContextExtensions(removed.replaced_in(extensions))]
 
 
 # --- writing XML as the document has it --------------------------------------------------------
@@ -377,7 +398,7 @@ def tell() -> Story:
     octets = policy.encode()
     story.listings["policy"] = wrapped(octets.hex(), 64)
     own = crone.make_package(story.now)
-    crone.group = Group.create(own, crone.random(32), extensions=(policy.extension(),), random=crone.random)
+    crone.group = Group.create(own, crone.random(32), extensions=group_extensions(policy), random=crone.random)
 
     # adding
     story.listings["fetch"] = iq(
@@ -410,8 +431,9 @@ def tell() -> Story:
     read_up_to = story.last_id
 
     # a race
-    first = crone.state.commit(now=story.now, random=crone.random)
-    second = hag.state.commit(now=story.now, random=hag.random)
+    options = CommitOptions(complete=renewing(SUITE))
+    first = crone.state.commit(now=story.now, options=options, random=crone.random)
+    second = hag.state.commit(now=story.now, options=options, random=hag.random)
     assert isinstance(first.sent, Group)
     assert isinstance(second.sent, Group)
     crone.group, hag.group = first.sent, second.sent
@@ -447,8 +469,9 @@ def tell() -> Story:
     # rejoining
     old = Roster.of(crone.state.members()).leaf_of(hag.identity)
     assert old is not None
+    group_id, keys = hag.state.group_id, return_keys(hag.state, ())
     hag.group = None
-    again = hag.make_package(story.now)
+    again = hag.make_package(story.now, arriving(SUITE, group_id, keys=keys))
     asking = external_proposal(crone.state.public, NewMemberProposalSender(), Add(again.key_package), hag.signature_key)
     element = room_element("proposal", crone.state.group_id, crone.state.epoch, asking)
     story.reflect("request", hag, element, origin_id(hag), kind="proposal", epoch=crone.state.epoch)
@@ -462,7 +485,13 @@ def tell() -> Story:
     assert found is not None
     info = MLSMessage.decode(base64.b64decode(found[1])).body
     assert isinstance(info, GroupInfo)
-    joining = Group.external_commit(info, phone.own_leaf(), now=story.now, random=phone.random)
+    voucher = vouch(
+        SUITE, hag.signature_key, hag.identity, phone.identity, phone.signature_key.public,
+        Lifetime(story.now - 3600, story.now + 90 * 86400),
+    )  # fmt: skip
+    own = replace(phone.own_leaf(), complete=arriving(SUITE, group_id, vouchers=[voucher]))
+    joining = Group.external_commit(info, own, now=story.now, random=phone.random)
+    check(view_of(crone.state), joining.staged.effects)
     element = room_element("commit", crone.state.group_id, crone.state.epoch, joining.commit)
     story.reflect("external", phone, element, origin_id(phone), kind="commit", epoch=crone.state.epoch, wins=True)
     story.deliver(joining.commit)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -23,29 +22,19 @@ from typing import Any
 from lxml import etree
 
 from slixmpp_mls import stanza
-from slixmpp_mls.errors import PolicyViolation
 from slixmpp_mls.identity import fingerprint, key_identifier
-from slixmpp_mls.mls.group.commit_effects import ChangeKind, Effects, ExtensionsChange, MemberChange
 from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.schedule.message_protection import open_sender_data
 from slixmpp_mls.mls.schedule.secret_tree import RatchetKind
-from slixmpp_mls.mls.structures.credential import BasicCredential
 from slixmpp_mls.mls.structures.framing import (
-    AnySender,
-    ExternalSenderIndex,
-    MemberSender,
     MLSMessage,
-    NewMemberCommitSender,
-    NewMemberProposalSender,
     PrivateMessage,
 )
-from slixmpp_mls.mls.structures.leaf_node import Capabilities, LeafNode, Lifetime, UpdateSource
+from slixmpp_mls.mls.structures.leaf_node import Lifetime
 from slixmpp_mls.mls.structures.proposals import Add, Remove
-from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, create_key_package
+from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, as_it_is, create_key_package
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
-from slixmpp_mls.policy import ExternalJoins, Right, RoomPolicy
-from slixmpp_mls.policy.check_by_name import check
-from slixmpp_mls.policy.roster import Roster
+from slixmpp_mls.policy import ExternalJoins, Right, RoomPolicy, group_extensions
 from slixmpp_mls.rooms.content import PROFILE
 from slixmpp_mls.stanza import blob
 from slixmpp_mls.stanza.sce import Envelope
@@ -56,8 +45,8 @@ sys.path.insert(0, str(HERE))
 
 from certificate_vectors import certificates  # noqa: E402
 from generate_examples import SUITE, Person, Randomness  # noqa: E402
+from policy_vectors import POLICY, ROOM, checks  # noqa: E402
 
-ROOM = "coven@rooms.example"
 NOW = 1790973000  # 2026-10-02T20:30:00Z
 DAY = 86400
 WARNING = "The private keys in these files are test keys. No device may use them."
@@ -121,21 +110,6 @@ def policy_fields(policy: RoomPolicy) -> dict[str, Any]:
     return {name: int(value) if isinstance(value, IntEnum) else value for name, value in values.items()}
 
 
-POLICY = RoomPolicy(ROOM, ("alice@a.example", "dora@d.example"))
-GROUP = (
-    "alice@a.example/1", "alice@a.example/2", "bob@b.example/1", "bob@b.example/2", "carol@c.example/1",
-    "dora@d.example/1",
-)  # fmt: skip
-ALICE, ALICE2, BOB, BOB2, CAROL, DORA = range(6)
-FREE = 6
-SENDERS: dict[str, AnySender] = {
-    "external": ExternalSenderIndex(0),
-    "new_member_proposal": NewMemberProposalSender(),
-    "new_member_commit": NewMemberCommitSender(),
-}
-Who = int | str
-
-
 def policies() -> dict[str, Any]:
     valid = [
         POLICY,
@@ -180,39 +154,8 @@ def policies() -> dict[str, Any]:
         "extension_type": RoomPolicy.TYPE,
         "valid": [{"policy": policy_fields(policy), "encoded": policy.encode().hex()} for policy in valid],
         "invalid": [{"encoded": data.hex(), "reason": reason} for data, reason in invalid],
-        "checks": {
-            "members": list(GROUP),
-            "cases": [checked(*case) for case in policy_cases()],
-        },
+        "checks": checks(),
     }
-
-
-def blank_leaf(identity: str) -> LeafNode:
-    return LeafNode(b"", b"", BasicCredential(identity.encode()), Capabilities((), ()), UpdateSource(), ())
-
-
-def sender_of(who: Who) -> AnySender:
-    return MemberSender(who) if isinstance(who, int) else SENDERS[who]
-
-
-def effects_of(committer: Who, changes: Sequence[dict[str, Any]], new_policy: Any) -> Effects:
-    """A case's Commit as the policy sees it."""
-    found: list[MemberChange] = []
-    free = FREE
-    for change in changes:
-        by = sender_of(change["by"])
-        if "add" in change:
-            found.append(MemberChange(ChangeKind.ADDED, by, LeafIndex(free), None, blank_leaf(change["add"])))
-            free += 1
-        else:
-            leaf = LeafIndex(change["remove"])
-            found.append(MemberChange(ChangeKind.REMOVED, by, leaf, blank_leaf(GROUP[leaf]), None))
-    extensions = None
-    if new_policy is not None:
-        after = () if new_policy["policy"] is None else (policy_of(new_policy["policy"]).extension(),)
-        extensions = ExtensionsChange(sender_of(new_policy["by"]), (POLICY.extension(),), after)
-    index = committer if isinstance(committer, int) else FREE
-    return Effects(sender_of(committer), LeafIndex(index), tuple(found), extensions, (), None)
 
 
 def policy_of(fields: dict[str, Any]) -> RoomPolicy:
@@ -223,110 +166,6 @@ def policy_of(fields: dict[str, Any]) -> RoomPolicy:
         values[name] = Right(values[name])
     values["external_joins"] = ExternalJoins(values["external_joins"])
     return RoomPolicy(**values)
-
-
-def verdict(policy: RoomPolicy, members: Sequence[str], effects: Effects) -> str | None:
-    """The rule that a Commit breaks."""
-    try:
-        check(policy, effects, Roster.of(enumerate(map(blank_leaf, members))))
-    except PolicyViolation as violation:
-        return violation.rule
-    return None
-
-
-def policy_cases() -> Iterable[tuple[str, RoomPolicy, Who, list[dict[str, Any]], dict[str, Any] | None]]:
-    erin, bob3, phone = "erin@e.example/1", "bob@b.example/3", "alice@a.example/3"
-    asks, joins, external = "new_member_proposal", "new_member_commit", "external"
-    open_to_all = replace(POLICY, may_add=Right.MEMBERS, may_remove=Right.MEMBERS)
-    closed = replace(POLICY, own_devices=False)
-    ended = replace(POLICY, administrators=("zoe@z.example",))
-
-    def add(who: str, by: Who) -> dict[str, Any]:
-        return {"add": who, "by": by}
-
-    def remove(leaf: int, by: Who) -> dict[str, Any]:
-        return {"remove": leaf, "by": by}
-
-    yield "an empty Commit of a member", POLICY, BOB, [], None
-    yield "an administrator adds", POLICY, ALICE, [add(erin, ALICE)], None
-    yield "a member adds", POLICY, BOB, [add(erin, BOB)], None
-    yield "a member adds where members may", open_to_all, BOB, [add(erin, BOB)], None
-    yield "a member commits an administrator's wish", POLICY, BOB, [add(erin, ALICE)], None
-    yield "an administrator commits a member's wish", POLICY, ALICE, [add(erin, BOB)], None
-    yield "a member adds a device of its own", POLICY, BOB, [add(bob3, BOB)], None
-    yield "a member adds a device of its own where it may not", closed, BOB, [add(bob3, BOB)], None
-    yield "a member adds another's device", POLICY, CAROL, [add(bob3, CAROL)], None
-    yield "a device of a member asks, a member commits", POLICY, CAROL, [add(bob3, asks)], None
-    yield "a stranger asks, a member commits", POLICY, CAROL, [add(erin, asks)], None
-    yield "a stranger asks, an administrator commits", POLICY, ALICE, [add(erin, asks)], None
-    yield "an external sender wishes, a member commits", POLICY, CAROL, [add(erin, external)], None
-    yield "an external sender wishes, an administrator commits", POLICY, DORA, [add(erin, external)], None
-    yield "a client twice", POLICY, ALICE, [add("bob@b.example/1", ALICE)], None
-    yield "a member leaves", POLICY, CAROL, [remove(BOB, BOB)], None
-    yield "an administrator removes", POLICY, ALICE, [remove(BOB, ALICE)], None
-    yield "a member removes", POLICY, BOB, [remove(CAROL, BOB)], None
-    yield "a member removes its other device", POLICY, BOB, [remove(BOB2, BOB)], None
-    yield "a member removes its other device where it may not", closed, BOB, [remove(BOB2, BOB)], None
-    yield "a member removes an administrator where members may remove", open_to_all, BOB, [remove(ALICE, BOB)], None
-    yield "an administrator removes an administrator", POLICY, ALICE, [remove(DORA, ALICE)], None
-    yield (
-        "a client asks to be added afresh, a member replaces it", POLICY, CAROL,
-        [remove(BOB, CAROL), add("bob@b.example/1", asks)], None,
-    )  # fmt: skip
-    yield (
-        "a removal proposed by a third is not turned into a return", POLICY, ALICE,
-        [remove(BOB, CAROL), add("bob@b.example/1", asks)], None,
-    )  # fmt: skip
-    yield (
-        "an account is removed and brings itself back in the same Commit", POLICY, ALICE,
-        [remove(CAROL, ALICE), add("carol@c.example/2", asks)], None,
-    )  # fmt: skip
-    yield (
-        "the same, committed by a member without the right to add", POLICY, BOB,
-        [remove(CAROL, ALICE), add("carol@c.example/2", asks)], None,
-    )  # fmt: skip
-    yield "a device of a member joins by itself", POLICY, joins, [add(bob3, joins)], None
-    yield "a stranger joins by itself", POLICY, joins, [add(erin, joins)], None
-    anybody = replace(POLICY, external_joins=ExternalJoins.ANYBODY)
-    never = replace(POLICY, external_joins=ExternalJoins.NEVER)
-    yield "a stranger joins by itself where anybody may", anybody, joins, [add(erin, joins)], None
-    yield "a device joins by itself where nobody may", never, joins, [add(bob3, joins)], None
-    yield (
-        "a joiner replaces its old leaf", POLICY, joins,
-        [remove(BOB, joins), add("bob@b.example/1", joins)], None,
-    )  # fmt: skip
-    yield "a joiner removes another leaf", POLICY, joins, [remove(BOB2, joins), add(bob3, joins)], None
-    wider = policy_fields(replace(POLICY, may_add=Right.MEMBERS))
-    yield "an administrator changes the policy", POLICY, ALICE, [], {"by": ALICE, "policy": wider}
-    yield "a member changes the policy", POLICY, BOB, [], {"by": BOB, "policy": wider}
-    elsewhere = policy_fields(replace(POLICY, room="cave@rooms.example"))
-    yield "the policy names another room", POLICY, ALICE, [], {"by": ALICE, "policy": elsewhere}
-    nobody = policy_fields(replace(POLICY, administrators=("erin@e.example",)))
-    yield "the policy names no administrator in the group", POLICY, ALICE, [], {"by": ALICE, "policy": nobody}
-    yield "the policy is dropped", POLICY, ALICE, [], {"by": ALICE, "policy": None}
-    certified = policy_fields(replace(POLICY, x509_only=True))
-    yield (
-        "a basic credential arrives with the rule against it", POLICY, ALICE, [add(phone, ALICE)],
-        {"by": ALICE, "policy": certified},
-    )  # fmt: skip
-    yield "no administrator is left: every member is one", ended, BOB, [add(erin, BOB)], None
-    yield (
-        "... and the first change of the policy names one", ended, BOB, [],
-        {"by": BOB, "policy": policy_fields(replace(POLICY, administrators=("bob@b.example",)))},
-    )  # fmt: skip
-
-
-def checked(
-    name: str, policy: RoomPolicy, committer: Who, changes: list[dict[str, Any]], new_policy: dict[str, Any] | None
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "policy": policy_fields(policy),
-        "committer": committer,
-        "changes": changes,
-        "extensions": new_policy,
-        "broken_rule": verdict(policy, GROUP, effects_of(committer, changes, new_policy)),
-    }
 
 
 # --- device.json, stanzas.json -----------------------------------------------------------------
@@ -424,7 +263,7 @@ def key_packages() -> dict[str, Any]:
     def without_policy() -> KeyPackageBundle:
         own = hag.own_leaf()
         listed = tuple(number for number in own.capabilities.extensions if number != RoomPolicy.TYPE)
-        return made(own=replace(own, capabilities=replace(own.capabilities, extensions=listed)))
+        return made(own=replace(own, capabilities=replace(own.capabilities, extensions=listed), complete=as_it_is))
 
     def damaged(bundle: KeyPackageBundle) -> KeyPackageBundle:
         package = bundle.key_package
@@ -469,7 +308,7 @@ def messages() -> dict[str, Any]:
     """From content to PrivateMessage, with the keys of the epoch."""
     hag = Person("hag66@shakespeare.lit", "pda", "secondwitch", "PDA")
     own = hag.make_package(NOW)
-    group = Group.create(own, hag.random(32), extensions=(POLICY.extension(),), random=hag.random)
+    group = Group.create(own, hag.random(32), extensions=group_extensions(POLICY), random=hag.random)
     texts = ["When shall we three meet again?", "x" * 700, "Ποῦ συναντώμεθα; ☎"]
     found = []
     for number, text in enumerate(texts):
@@ -520,7 +359,7 @@ def group_secret(person: Person, own: KeyPackageBundle) -> bytes:
     fresh = Person(person.account, "pda", "secondwitch", "PDA")
     made = fresh.make_package(NOW)
     assert made.encode() == own.encode()
-    group = Group.create(made, fresh.random(32), extensions=(POLICY.extension(),), random=fresh.random)
+    group = Group.create(made, fresh.random(32), extensions=group_extensions(POLICY), random=fresh.random)
     (root,) = (octets for octets in group.secret_tree.pieces().values() if len(octets) == SUITE.hash_length)
     return root
 
@@ -530,7 +369,7 @@ def group_secret(person: Person, own: KeyPackageBundle) -> bytes:
 
 def tree_location() -> dict[str, Any]:
     hag = Person("hag66@shakespeare.lit", "pda", "secondwitch", "PDA")
-    group = Group.create(hag.make_package(NOW), hag.random(32), extensions=(POLICY.extension(),), random=hag.random)
+    group = Group.create(hag.make_package(NOW), hag.random(32), extensions=group_extensions(POLICY), random=hag.random)
     tree = group.tree.encode()
     sealed = blob.seal(tree, Randomness("tree"))
     url = "https://upload.example/1f0e/tree?v=1"
@@ -565,7 +404,7 @@ class _Race:
         self.policy = RoomPolicy(ROOM, (self.alice.account,))
         made = self.alice.make_package(NOW)
         group = Group.create(
-            made, self.alice.random(32), extensions=(self.policy.extension(),), random=self.alice.random
+            made, self.alice.random(32), extensions=group_extensions(self.policy), random=self.alice.random
         )
         adds = [Add(person.packages[0].key_package) for person in (self.bob, self.carol, self.dora)]
         bundle = group.commit(adds, now=NOW, random=self.alice.random)

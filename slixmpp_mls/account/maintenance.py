@@ -265,7 +265,7 @@ class Maintenance:
     def _may_remove(room: EncryptedRoom, member: Member) -> bool:
         session = room.group
         wish = SentProposal(Remove(LeafIndex(member.leaf_index)), MemberSender(session.group.own_index))
-        return is_permitted(session.group, session.policy, session.roster, (wish,))
+        return is_permitted(session.group, session.require_member().view, (wish,))
 
     async def _evict(self, room: EncryptedRoom, who: set[ClientIdentity]) -> None:
         """Others with the same right see the same: one comes first, and the rest find nothing left to do."""

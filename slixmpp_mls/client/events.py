@@ -263,11 +263,13 @@ class Rejoining:
 class JoinRequested:
     """Somebody outside asks to be added, and we do not do it by ourselves.  `room.add` does.
 
-    Clients of accounts that are in the group are let in without asking, where the policy allows it.
+    A client that proves that it is the one whose leaf is in the group, or for which a device of its account in the
+    group vouches, is let in without asking.
 
     :ivar account: bare JID, vouched for by nobody but the account's own server
-    :ivar reason: ``stranger`` (no client of this account is in the group); ``too-often`` (clients of it have come in
-        by their own wish several times in the last hour)
+    :ivar reason: ``stranger`` (no client of this account is in the group); ``unproven`` (one is, but nothing shows that
+        this one belongs to it: a device that is new, or has lost its store, or somebody who claims the name);
+        ``too-often`` (clients of it have come in by their own wish several times in the last hour)
     """
 
     room: str

@@ -139,7 +139,7 @@ class JudgedCommit:
         policy, roster = self.view.policy, self.view.roster
         if policy.external_joins == ExternalJoins.NEVER:
             raise PolicyViolation("external-join", "nobody joins by an external Commit", str(client))
-        if self._has_voucher(client, leaf):
+        if self.has_voucher(client, leaf):
             return Ground.VOUCHER
         if policy.external_joins != ExternalJoins.ANYBODY:
             raise PolicyViolation(
@@ -160,7 +160,7 @@ class JudgedCommit:
             return Ground.RIGHT
         if judge is not None and self._adds_own(judge, client):
             return Ground.OWN_DEVICE
-        if isinstance(change.proposer, NewMemberProposalSender) and self._has_voucher(client, leaf):
+        if isinstance(change.proposer, NewMemberProposalSender) and self.has_voucher(client, leaf):
             return Ground.VOUCHER
         raise PolicyViolation("add", f"neither right nor proof to add {client}", self.name(judge))
 
@@ -173,7 +173,12 @@ class JudgedCommit:
             and not (self.view.removed is not None and self.view.removed.bars_own_add(client))
         )
 
-    def _has_voucher(self, client: ClientIdentity, leaf: LeafNode) -> bool:
+    def has_voucher(self, client: ClientIdentity, leaf: LeafNode, at: int | None = None) -> bool:
+        """Whether a device of its account, which stays in the group, vouches for a client that has not been removed.
+
+        :param at: for whoever acts on it: seconds since the Unix epoch, in the voucher's lifetime; the validity of a
+            Commit does not ask this
+        """
         removed = self.view.removed
         if not self.view.policy.own_devices or removed is None or removed.bars(client):
             return False
@@ -182,6 +187,8 @@ class JudgedCommit:
             str(self.view.roster.at(index)).encode(): index for index in self.view.roster.leaves_of(client.account)
         }
         for voucher in () if vouchers is None else vouchers.vouchers:
+            if at is not None and not voucher.lifetime.not_before <= at <= voucher.lifetime.not_after:
+                continue
             index = issuers.get(voucher.issuer)
             if index is not None and self._stands(index):
                 key = self.view.leaf(index).signature_key

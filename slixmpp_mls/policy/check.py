@@ -70,7 +70,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..errors import MalformedError, PeerError, PolicyViolation
-from ..mls.group.commit_effects import Effects, MemberChange
+from ..mls.group.commit_effects import Effects, ExtensionsChange, MemberChange
 from ..mls.structures.credential import X509Credential
 from ..mls.structures.extensions import Extensions
 from ..mls.structures.framing import AnySender, MemberSender, NewMemberCommitSender
@@ -83,7 +83,7 @@ from .room_policy import RoomPolicy
 from .roster import Roster
 from .view import GroupView
 
-__all__ = ["MAX_CHANGES", "MAX_LEAF", "MAX_X509_LEAF", "Verdict", "check", "judge"]
+__all__ = ["MAX_CHANGES", "MAX_LEAF", "MAX_X509_LEAF", "Verdict", "check", "is_bookkeeping", "judge"]
 
 MAX_LEAF = 4096
 """Octets of a leaf, but for its encryption key and `SIGNATURES` keys and signatures of the suite's size."""
@@ -266,6 +266,11 @@ def _is_listed(removed: RemovedClients, view: GroupView, extensions: Extensions)
     except MalformedError:
         return False
     return found == removed or (found is None and view.removed is None)
+
+
+def is_bookkeeping(change: ExtensionsChange) -> bool:
+    """Whether nothing but the list of removed clients changes."""
+    return _without_list(change.before) == _without_list(change.after)
 
 
 def _without_list(extensions: Extensions) -> Extensions:

@@ -31,7 +31,7 @@ from ..errors import (
 from ..key_packages.cipher_suite_choice import Negotiation, negotiate, read_offers
 from ..key_packages.selection import Candidates
 from ..mls.crypto.cipher_suite import CipherSuite
-from ..policy import RoomPolicy
+from ..policy import RoomPolicy, group_extensions
 from ..runtime import Context
 from ..runtime.tasks import UNREACHABLE
 from .encrypted_room import EncryptedRoom
@@ -161,7 +161,7 @@ class Rooms:
         """See :meth:`MLS.negotiate`."""
         device = self._context.device
         policy = policy or RoomPolicy("any@room.invalid", (device.identity.account,))
-        return await negotiate(self._context, accounts, device.suites, (policy.extension(),))
+        return await negotiate(self._context, accounts, device.suites, group_extensions(policy))
 
     async def adopt(self, room: str, policy: RoomPolicy | None, suite: int | None, anew: bool) -> EncryptedRoom:
         """See :meth:`MLS.adopt`."""
@@ -233,7 +233,7 @@ class Rooms:
         if strangers:
             raise UsageError(f"not in the group in {source.room}: {', '.join(strangers)}")
         suite = source.group.group.suite.id
-        offers = await read_offers(self._context, accounts, (suite,), (policy.extension(),))
+        offers = await read_offers(self._context, accounts, (suite,), group_extensions(policy))
         candidates = Candidates()
         for client in source.group.roster.clients():
             offer = offers.devices.get(client)

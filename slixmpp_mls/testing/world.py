@@ -53,10 +53,10 @@ from ..client.storage.doubts import Doubt
 from ..client.storage.records import MembershipState
 from ..errors import PeerError, UsageError
 from ..identity import ClientIdentity
-from ..mls.crypto.cipher_suite import Random
+from ..mls.crypto.cipher_suite import CipherSuite, Random
 from ..mls.group.commit_creation import CommitOptions
-from ..mls.parameters import Parameters
-from ..mls.structures.leaf_node import LeafNode
+from ..mls.parameters import DAY, HOUR, Parameters
+from ..mls.structures.leaf_node import LeafNode, Lifetime
 from ..mls.structures.proposals import Add, AnyProposal, Remove
 from ..policy import Right, RoomPolicy
 from ..stanza import elements
@@ -155,6 +155,14 @@ class Participant:
     def ask(self) -> list[Outgoing]:
         """A request to be added, by whom is not in the group."""
         return [self.post(outgoing) for outgoing in self.session.ask(self.world.now)]
+
+    def vouch_for(self, other: Participant) -> None:
+        """Let another device of our account have a voucher by this one, and no others."""
+        for number in self.device.suites:
+            suite, now = CipherSuite.get(number), self.world.now
+            key, lifetime = other.device.signature_key(suite).public, Lifetime(now - HOUR, now + 90 * DAY)
+            voucher = self.device.vouch_for(suite, other.device.identity, key, lifetime)
+            other.device.keep_vouchers(suite, [voucher])
 
     def enter(self, door: elements.GroupInfo) -> Outgoing:
         """An external Commit."""

@@ -104,11 +104,20 @@ def test_a_lost_client_replaces_its_own_leaf() -> None:
 
 
 def test_a_new_device_of_a_member_account_comes_in() -> None:
-    world, alice, _, _ = three()
+    world, alice, bob, carol = three()
     alice.commit()
     world.settle()
     fresh = world.person(BOB)
     fresh.read()
+    with pytest.raises(NotPermitted):  # nobody vouches for it
+        fresh.session.draft_entry(door_of(world), NOW)
+    carol.device.identity, mine = replace(carol.device.identity, account=BOB), carol.device.identity
+    carol.vouch_for(fresh)  # somebody who is no device of the account
+    carol.device.identity = mine
+    with pytest.raises(NotPermitted):
+        fresh.session.draft_entry(door_of(world), NOW)
+    bob.vouch_for(fresh)
+    fresh.restart()
     fresh.enter(door_of(world))
     world.settle()
     assert fresh.session.state is MembershipState.MEMBER
@@ -116,6 +125,7 @@ def test_a_new_device_of_a_member_account_comes_in() -> None:
     assert world.agree()
     # By what the newcomer has left beside its Commit, the next one comes in.
     another = world.person(CAROL)
+    carol.vouch_for(another)
     another.read()
     another.enter(door_of(world))
     world.settle()

@@ -81,14 +81,54 @@ def test_any_member_may_replace_another_ones_client() -> None:
     assert world.agree()
 
 
-def test_without_own_devices_it_takes_who_may_add() -> None:
+def test_a_return_does_not_need_own_devices() -> None:
+    """It is the same client, and proves it."""
     world, alice, bob, carol = three(policy=replace(closed_policy(World()), own_devices=False))
     lose(bob)
     bob.ask()
     world.settle()
-    assert [person.session.needs_commit for person in (alice, carol)] == [True, False]
-    settle_wishes(world, alice)
+    assert [person.session.needs_commit for person in (alice, carol)] == [True, True]
+    settle_wishes(world, carol)
     assert state_of(bob) is MembershipState.MEMBER
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_who_has_healed_since_its_state_was_stolen_is_not_replaced_by_it(restart: bool) -> None:
+    world, alice, bob, carol = three(policy=closed_policy(World()))
+    stolen = copy_of(bob.store)
+    bob.commit()
+    world.settle()
+    thief = world.person(BOB, stolen)
+    lose(thief)
+    if restart:
+        thief.restart()
+    put_outside(thief.session, epoch=alice.epoch, known=1)
+    thief.ask()
+    world.settle()
+    assert not any(person.session.needs_commit for person in (alice, carol))
+    assert only(alice.events, JoinRequested).reason == "unproven"
+    assert state_of(thief) is MembershipState.LOST
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_return_while_a_commit_of_its_own_is_on_its_way(restart: bool) -> None:
+    """Whether the leaf in the tree is the old or the new one, it does not know: it proves both."""
+    for arrives in (False, True):
+        world, alice, bob, carol = three(policy=closed_policy(World()))
+        bob.commit()
+        if not arrives:
+            world.room.in_flight.clear()
+        lose(bob)
+        world.settle()
+        if restart:
+            bob.restart()
+        assert len(list(bob.session.room_state.return_keys)) == 2
+        put_outside(bob.session, epoch=alice.epoch, known=1)
+        bob.ask()
+        settle_wishes(world, carol)
+        assert state_of(bob) is MembershipState.MEMBER
+        assert world.agree()
+        assert not bob.session.room_state.return_keys
 
 
 def test_the_one_who_commits_may_come_later() -> None:
@@ -328,6 +368,13 @@ def test_a_new_store_of_an_account_in_the_group_asks_by_what_it_sees() -> None:
     assert fresh.session.asking_at(world.now) is None  # not a single Commit seen
     alice.commit()
     world.settle()
+    fresh.ask()
+    settle_wishes(world, carol)
+    assert only(alice.events, JoinRequested).reason == "unproven"  # nobody vouches: it waits for somebody's decision
+    bob.vouch_for(fresh)
+    alice.commit()
+    world.settle()
+    world.now += HOUR
     fresh.ask()
     settle_wishes(world, carol)
     assert state_of(fresh) is MembershipState.MEMBER

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,9 @@ from slixmpp import JID, ClientXMPP
 
 from slixmpp_mls.client import Outgoing
 from slixmpp_mls.devserver import DevServer
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.parameters import DAY, HOUR
+from slixmpp_mls.mls.structures.leaf_node import Lifetime
 from slixmpp_mls.plugin import MLS
 from slixmpp_mls.rooms.encrypted_room import EncryptedRoom, SentMessage
 from slixmpp_mls.runtime import events
@@ -305,6 +309,15 @@ class Cast:
                     assert secret not in sent, f"{person.jid.user} sent it in clear: {secret}"
                     assert secret.encode() not in client.received, f"{person.jid.user} received it in clear: {secret}"
                 assert not re.search(r"<(message|presence)[^>]*\btype=['\"]error", sent)
+
+
+def vouch(by: Person, new: Person) -> None:
+    """What an account's device does when the owner admits another one: it signs a voucher, which the other keeps."""
+    for number in by.mls.device.suites:
+        suite, now = CipherSuite.get(number), int(time.time())
+        key, lifetime = new.mls.device.signature_key(suite).public, Lifetime(now - HOUR, now + 90 * DAY)
+        voucher = by.mls.device.vouch_for(suite, new.mls.device.identity, key, lifetime)
+        new.mls.device.keep_vouchers(suite, [voucher])
 
 
 def agree(*people: Person, room: str | None = None) -> bool:

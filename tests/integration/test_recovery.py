@@ -27,7 +27,7 @@ from slixmpp_mls.rooms.engine import rejoin
 from slixmpp_mls.stanza import Commit
 
 from ..client.people import put_outside
-from .people import SECONDS, Cast, Person, agree, all_agree
+from .people import SECONDS, Cast, Person, agree, all_agree, vouch
 
 PATIENCE = 40.0
 
@@ -148,14 +148,24 @@ async def test_a_store_that_is_an_old_copy_is_noticed_and_healed(server: DevServ
 
 
 async def test_a_device_that_has_lost_its_store_is_a_new_device(server: DevServer, cast: Cast) -> None:
-    """With nothing but the name of the room: the account has another client in the group, if a dead one."""
+    """With nothing but the name of the room.  Its old leaf is there, but nothing proves that it was its own."""
     room, (alice, bob) = await cast.meet(server, "alice", "bob")
     await bob.log_out()
     bob.store.unlink()
     for leftover in bob.store.parent.glob(f"{bob.store.name}-*"):
         leftover.unlink()
     await bob.connect()
-    joined = await asyncio.wait_for(bob.mls.join(room), PATIENCE)
+    joining = asyncio.create_task(bob.mls.join(room))
+    request = await alice.next("mls_join_requested", 0, PATIENCE)
+    assert (request.account, request.device, request.reason) == (
+        bob.account,
+        bob.mls.device.identity.device,
+        "unproven",
+    )
+    await alice.say("only a name so far")  # nobody is kept from talking
+    assert len(alice.room().members) == 2
+    await alice.room().add(bob.account)
+    joined = await asyncio.wait_for(joining, PATIENCE)
     assert joined.is_member
     await all_agree(alice, bob)
     assert bob.got("mls_joined")[-1].missed is None
@@ -394,8 +404,11 @@ async def test_who_is_lost_comes_in_by_itself(server: DevServer, cast: Cast) -> 
 
 async def test_a_second_device_joins_by_itself(server: DevServer, cast: Cast) -> None:
     room, (alice, bob) = await cast.meet(server, "alice", "bob")
-    await bob.log_out()
     phone = await cast.person(server, bob.jid)
+    with pytest.raises(NotPermitted):  # nobody vouches for it yet
+        await asyncio.wait_for(phone.mls.join(room, external=True), PATIENCE)
+    vouch(bob, phone)
+    await bob.log_out()
     group = await asyncio.wait_for(phone.mls.join(room, external=True), PATIENCE)
     assert group.is_member
     await all_agree(alice, phone)
@@ -453,6 +466,8 @@ async def test_external_joins_race_and_all_come_in(server: DevServer, cast: Cast
     """Five devices at once, against each other and a member that renews its keys."""
     room, (alice, bob) = await cast.meet(server, "alice", "bob")
     phones = [await cast.person(server, bob.jid) for _ in range(4)]
+    for phone in phones:
+        vouch(bob, phone)
 
     async def renew() -> None:
         for _ in range(3):

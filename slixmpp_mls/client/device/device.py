@@ -7,6 +7,7 @@ KeyPackages (:mod:`.key_packages`).
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from ...errors import InvalidError, UsageError
 from ...identity import ClientIdentity, new_device_id
@@ -14,18 +15,21 @@ from ...mls.crypto.cipher_suite import CipherSuite, Random, SignaturePrivateKey
 from ...mls.parameters import Parameters
 from ...mls.registry import CredentialType, ProposalType
 from ...mls.structures.credential import AnyCredential
+from ...mls.structures.leaf_node import Lifetime
 from ...mls.tree.leaf_creation import OwnLeaf, capabilities
 from ...mls.tree.leaf_validation import LeafRules
-from ...policy import EXTENSION_TYPES
+from ...policy import EXTENSION_TYPES, MAX_VOUCHERS, DeviceVoucher, DeviceVouchers, vouch
 from ...store.batch import Batches
 from ...store.interface import Store, Transaction
 from ..storage.records import KEY_PACKAGES, ROOMS
 from .certificates import OwnCertificates
 from .key_packages import KeyPackageSettings, OwnKeyPackages
+from .leaf_proofs import renewing
 
 __all__ = ["Device"]
 
 _DEVICE = "device"
+_VOUCHERS = b"vouchers"  # with the TLS SignatureScheme
 _KEY, _NEXT, _FORMER = b"key", b"next", b"former"  # with the TLS SignatureScheme
 
 
@@ -67,6 +71,11 @@ class Device:
             for number in self.settings.suites:
                 self._open_signature_key(transaction, CipherSuite.get(number))
             self._open_rotation(transaction)
+            self._vouchers = {
+                int.from_bytes(name[len(_VOUCHERS) :], "big"): DeviceVouchers.decode(octets).vouchers
+                for name, octets in transaction.items(_DEVICE)
+                if name.startswith(_VOUCHERS)
+            }
         self.certificates = OwnCertificates(self.store, self.identity, lambda: self._signature_keys)
         self.key_packages = OwnKeyPackages(self.store, self.settings, self.parameters, self.own_leaf, random)
 
@@ -196,7 +205,43 @@ class Device:
             credentials=(CredentialType.BASIC, CredentialType.X509),
             random=self.random,
         )
-        return OwnLeaf(self.credential(suite), self.signature_key(suite), listed)
+        return OwnLeaf(self.credential(suite), self.signature_key(suite), listed, complete=renewing(suite))
+
+    # --- vouchers ------------------------------------------------------------------------------
+
+    def vouchers(self, suite: CipherSuite, now: int) -> tuple[DeviceVoucher, ...]:
+        """What other devices of our account have signed for us, with the suite's signature scheme.
+
+        :param now: seconds since the Unix epoch; those outside of their lifetime are left out
+        """
+        found = self._vouchers.get(suite.signature_scheme, ())
+        return tuple(each for each in found if each.lifetime.not_before <= now <= each.lifetime.not_after)
+
+    def keep_vouchers(self, suite: CipherSuite, vouchers: Sequence[DeviceVoucher]) -> None:
+        """Have these from now on; the first `MAX_VOUCHERS` count.
+
+        :raises StoreError: nothing has changed
+        """
+        name, kept = _VOUCHERS + suite.signature_scheme.to_bytes(2, "big"), tuple(vouchers[:MAX_VOUCHERS])
+        with self.store.transaction() as transaction:
+            if kept:
+                transaction.put(_DEVICE, name, DeviceVouchers(kept).encode())
+            else:
+                transaction.delete(_DEVICE, name)
+        self._vouchers[suite.signature_scheme] = kept
+
+    def vouch_for(
+        self, suite: CipherSuite, device: ClientIdentity, signature_key: bytes, lifetime: Lifetime
+    ) -> DeviceVoucher:
+        """Our word for another device of our account.
+
+        :param signature_key: its public key for the suite's signature scheme
+        :raises InvalidError: not one of our suites
+        :raises ValueError: it is this device, or not of our account
+        """
+        return vouch(suite, self.signature_key(suite), self.identity, device, signature_key, lifetime)
+
+    # --- leaves --------------------------------------------------------------------------------
 
     def credential(self, suite: CipherSuite) -> AnyCredential:
         """What our leaves in a group of this suite say who we are: by a certificate, if we have one."""

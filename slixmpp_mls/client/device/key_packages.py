@@ -17,7 +17,7 @@ from ...mls.registry import GREASE
 from ...mls.structures.framing import MLSMessage
 from ...mls.structures.key_package import KeyPackage
 from ...mls.structures.leaf_node import Capabilities, KeyPackageSource, Lifetime
-from ...mls.tree.leaf_creation import KeyPackageBundle, OwnLeaf, create_key_package
+from ...mls.tree.leaf_creation import Completion, KeyPackageBundle, OwnLeaf, create_key_package
 from ...mls.tree.leaf_validation import GroupRequirements, LeafRules, VerifiedKeyPackage
 from ...store.interface import Store, Transaction
 from ..storage.records import KEY_PACKAGES, KeyPackageRecord
@@ -90,10 +90,18 @@ class OwnKeyPackages:
         self._own_leaf = own_leaf
         self._random = random
 
-    def make(self, suite: CipherSuite, now: int, *, last_resort: bool = False) -> KeyPackageBundle:
-        """A new KeyPackage, not stored."""
+    def make(
+        self, suite: CipherSuite, now: int, *, last_resort: bool = False, complete: Completion | None = None
+    ) -> KeyPackageBundle:
+        """A new KeyPackage, not stored.
+
+        :param complete: what its leaf carries besides, if not only a return key
+        """
         lifetime = Lifetime(max(0, now - HOUR), now + self.settings.lifetime)  # an hour for others' clocks
-        return create_key_package(suite, self._own_leaf(suite), lifetime, last_resort=last_resort, random=self._random)
+        own = self._own_leaf(suite)
+        if complete is not None:
+            own = replace(own, complete=complete)
+        return create_key_package(suite, own, lifetime, last_resort=last_resort, random=self._random)
 
     def plan(self, present: Iterable[bytes], now: int) -> KeyPackagePlan:
         """Make the KeyPackages that the directory lacks, forget the expired ones, and say what to do.
@@ -221,10 +229,9 @@ def _lifetime(bundle: KeyPackageBundle) -> Lifetime:
 def _is_made_of(bundle: KeyPackageBundle, own: OwnLeaf) -> bool:
     """Whether a KeyPackage says the same of us as one that we would make now."""
     leaf = bundle.key_package.leaf_node
-    return (leaf.signature_key, leaf.credential, leaf.extensions, _without_grease(leaf.capabilities)) == (
+    return (leaf.signature_key, leaf.credential, _without_grease(leaf.capabilities)) == (
         own.signature_key.public,
         own.credential,
-        own.extensions,
         _without_grease(own.capabilities),
     )
 

@@ -15,10 +15,12 @@ from ...identity import ClientIdentity
 from ...mls.group.commit_effects import Effects, MemberChange
 from ...mls.group.group import Group
 from ...mls.group.message_processing import ReceivedMessage, ReceivedProposal
+from ...mls.group.proposal_list import SentProposal
 from ...mls.group.staging import StagedCommit
 from ...mls.structures.framing import MemberSender, NewMemberProposalSender
 from ...mls.structures.proposals import Add, Remove, SelfRemove
 from ...mls.tree.tree_math import LeafIndex
+from ...policy.check import is_bookkeeping
 from ...store.interface import Transaction
 from ..device import Device
 from ..events import (
@@ -37,6 +39,7 @@ from ..storage.doubts import Doubt
 from ..storage.duplicate_filter import mark, message_id
 from ..storage.records import MembershipState, OutboxKind, RoomRecord
 from .actions import Abandon, Begin, Enter, Ignore, Incoming, Join, MoveOn, Read, Remember, Sent, Step
+from .committable_proposals import is_vouched_for, returning_to
 from .continuation import Continuation
 from .external_commit import ExternalCommits
 from .join_request import JoinRequests
@@ -198,8 +201,9 @@ class Applying:
     ) -> list[Event]:
         """Keep it; if it is not for a Commit of ours, say so.
 
-        What an outsider wishes for itself (RFC 9420 12.1.8) is for us to commit if its account has a client in the
-        group.  That somebody is in the room, on the word of the room, does not get it into the group.
+        What an outsider wishes for itself (RFC 9420 12.1.8) is for us to commit if a key in the tree proves that it
+        belongs here.  That somebody is in the room, on the word of the room, does not get it into the group, and
+        neither does the name of a member.
         """
         state, membership = self._state, self._state.require_member()
         events: list[Event] = []
@@ -211,7 +215,7 @@ class Applying:
             unwanted = True
         elif isinstance(received.sender, NewMemberProposalSender) and isinstance(received.proposal, Add):
             client = ClientIdentity.from_leaf(received.proposal.key_package.leaf_node)  # judged in `examine`
-            against = self._against(client, _when(incoming, now))
+            against = self._against(membership, received.sent, client, now, _when(incoming, now))
             unwanted = against is not None or client == self._device.identity  # of ourselves, others must judge
             if against is not None:
                 events.append(JoinRequested(state.room, client.account, client.device, against, incoming.archive_id))
@@ -225,11 +229,17 @@ class Applying:
             change.put_record(record)
         return events
 
-    def _against(self, client: ClientIdentity, when: int) -> str | None:
-        """Why we do not by ourselves add a client that asks for it, None if nothing speaks against it."""
-        state = self._state
-        if not state.require_member().roster.has(client.account):
-            return "stranger"
+    def _against(
+        self, membership: Membership, sent: SentProposal, client: ClientIdentity, now: int, when: int
+    ) -> str | None:
+        """Why we do not by ourselves add a client that asks for it, None if nothing speaks against it.
+
+        :param now: by our clock
+        :param when: it asked, by the room's clock
+        """
+        state, view = self._state, membership.view
+        if returning_to(sent, view) is None and not is_vouched_for(membership.group, view, sent, now):
+            return "unproven" if membership.roster.has(client.account) else "stranger"
         with state.store.transaction() as transaction:
             if rejoin_limit.is_too_often(transaction, state.spaces.arrivals, client.account, when):
                 return "too-often"
@@ -320,7 +330,7 @@ def _changed(room: str, staged: StagedCommit, group: Group, by: Member, now: int
         added=members(effects.added, after=True),
         removed=members(effects.removed, after=False),
         updated=members(effects.updated, after=True),
-        policy_changed=effects.extensions is not None,
+        policy_changed=effects.extensions is not None and not is_bookkeeping(effects.extensions),
     )
 
 

@@ -9,7 +9,8 @@ A proposal is left out if no rule of RFC 9420 lets us commit it (:mod:`slixmpp_m
 the policy does not, or if the caller does not want it.  What the policy allows by itself goes first, so that
 what it forbids cannot take its place.
 
-A client that has lost its state asks to be added afresh (RFC 9420 12.1.8).  Its old leaf goes with the same
+A client that has lost its state asks to be added afresh (RFC 9420 12.1.8), and proves that it is the one whose leaf is
+there (:mod:`slixmpp_mls.policy.proofs`).  Its old leaf goes with the same
 Commit, by a Remove of the committer's own (the policy's "replace a client"); a wish whose leaf, or a leaf of whose
 account, somebody removes for another reason is left out, or it would turn a removal into its opposite.
 """
@@ -19,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from ...errors import InvalidError, UsageError
+from ...errors import InvalidError, PeerError, UsageError
 from ...identity import ClientIdentity
 from ...mls.group.commit_effects import ChangeKind, Effects, ExtensionsChange, MemberChange
 from ...mls.group.group import Group
@@ -30,11 +31,11 @@ from ...mls.structures.framing import MemberSender, NewMemberProposalSender
 from ...mls.structures.proposals import Add, GroupContextExtensions, ReInit, Remove, SelfRemove, Update
 from ...mls.tree.leaf_validation import LeafRules
 from ...mls.tree.tree_math import LeafIndex
-from ...policy import RoomPolicy
-from ...policy.check_by_name import check
-from ...policy.roster import Roster
+from ...policy import GroupView, proves_return
+from ...policy.admission import JudgedCommit
+from ...policy.check import check, judge
 
-__all__ = ["Committable", "committable", "is_permitted"]
+__all__ = ["Committable", "committable", "effects_of", "is_permitted", "is_vouched_for", "returning_to"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,7 @@ class Committable:
 
 def committable(
     group: Group,
-    policy: RoomPolicy,
-    roster: Roster,
+    view: GroupView,
     *,
     beside: Sequence[SentProposal] = (),
     unwanted: Collection[bytes] = (),
@@ -69,14 +69,14 @@ def committable(
     """
     me = MemberSender(group.own_index)
     waiting = [sent for sent in group.pending_proposals if sent.reference not in unwanted]
-    rightful = (sent for sent in waiting if _removal(sent) is not None and is_permitted(group, policy, roster, (sent,)))
+    rightful = (sent for sent in waiting if _removal(sent) is not None and is_permitted(group, view, (sent,)))
     leaves = [leaf for sent in (*beside, *rightful) if (leaf := _removal(sent)) is not None]
-    excluded = {roster.at(leaf).account for leaf in leaves if group.tree.leaf(leaf) is not None}
-    waiting = [sent for sent in waiting if not _asks_for(sent, excluded)]
+    excluded = {view.roster.at(leaf).account for leaf in leaves if group.tree.leaf(leaf) is not None}
+    # A removal needs the list of removed clients, so it excludes others' changes of the GroupContext: it goes first.
+    waiting = sorted((sent for sent in waiting if not _asks_for(sent, excluded)), key=_changes_context)
     old_leaves: dict[bytes | None, SentProposal] = {}
     for sent in waiting:
-        client = _asking(sent)
-        leaf = None if client is None else roster.leaf_of(client)
+        leaf = returning_to(sent, view)
         if leaf is not None and leaf != group.own_index:
             old_leaves[sent.reference] = SentProposal(Remove(LeafIndex(leaf)), me)
 
@@ -84,7 +84,7 @@ def committable(
         return tuple(old_leaves[sent.reference] for sent in some if sent.reference in old_leaves)
 
     def allowed(some: Sequence[SentProposal]) -> bool:
-        return is_permitted(group, policy, roster, (*replacing(some), *some))
+        return is_permitted(group, view, (*replacing(some), *some))
 
     chosen: tuple[SentProposal, ...] = ()
     alone = [sent for sent in waiting if allowed((sent,))]
@@ -112,6 +112,10 @@ def _removal(sent: SentProposal) -> int | None:
     return None
 
 
+def _changes_context(sent: SentProposal) -> bool:
+    return isinstance(sent.proposal, GroupContextExtensions)
+
+
 def _asking(sent: SentProposal) -> ClientIdentity | None:
     """The client that asks by this proposal to be added, if that is what it does."""
     if not isinstance(sent.sender, NewMemberProposalSender) or not isinstance(sent.proposal, Add):
@@ -120,6 +124,33 @@ def _asking(sent: SentProposal) -> ClientIdentity | None:
         return ClientIdentity.from_leaf(sent.proposal.key_package.leaf_node)
     except InvalidError:
         return None
+
+
+def returning_to(sent: SentProposal, view: GroupView) -> int | None:
+    """The leaf that a client asks to come back in place of, if it proves that it is the same client."""
+    client = _asking(sent)
+    index = None if client is None else view.roster.leaf_of(client)
+    if index is None or not isinstance(sent.proposal, Add):
+        return None
+    try:
+        proven = proves_return(view.suite, view.group_id, view.leaf(index), sent.proposal.key_package.leaf_node)
+    except PeerError:
+        return None
+    return index if proven else None
+
+
+def is_vouched_for(group: Group, view: GroupView, sent: SentProposal, now: int) -> bool:
+    """Whether a client that asks to be added has a voucher that is valid now, by a device in the group.
+
+    :param now: seconds since the Unix epoch
+    """
+    client, effects = _asking(sent), effects_of(group, (sent,))
+    if client is None or effects is None or not isinstance(sent.proposal, Add):
+        return False
+    try:
+        return JudgedCommit.of(view, effects).has_voucher(client, sent.proposal.key_package.leaf_node, now)
+    except PeerError:
+        return False
 
 
 def _asks_for(sent: SentProposal, accounts: Collection[str]) -> bool:
@@ -145,20 +176,29 @@ def _fitting(
     return tuple(fitting)
 
 
-def is_permitted(group: Group, policy: RoomPolicy, roster: Roster, proposals: Sequence[SentProposal]) -> bool:
-    """Whether the policy allows a Commit of ours with these proposals."""
+def is_permitted(group: Group, view: GroupView, proposals: Sequence[SentProposal]) -> bool:
+    """Whether the policy allows a Commit of ours with these proposals.
+
+    The list of removed clients is ours to add, unless there are other extensions among the proposals.
+    """
+    effects = effects_of(group, proposals)
     try:
-        check(policy, _effects(group, proposals), roster)
-    except (InvalidError, UsageError):  # PolicyViolation is one; UsageError: it is about a leaf where nobody is
+        if effects is None or effects.extensions is None:
+            return effects is not None and bool(judge(view, effects))
+        return bool(check(view, effects))
+    except (PeerError, UsageError):  # PolicyViolation is one; UsageError: it is about a leaf where nobody is
         return False
-    return True
+
+
+def effects_of(group: Group, proposals: Sequence[SentProposal]) -> Effects | None:
+    """What these proposals would do, as far as the policy asks; None if they concern a leaf where nobody is."""
+    try:
+        return _effects(group, proposals)
+    except InvalidError:
+        return None
 
 
 def _effects(group: Group, proposals: Sequence[SentProposal]) -> Effects:
-    """What these proposals would do, as far as the policy asks.
-
-    :raises InvalidError: they concern a leaf where nobody is
-    """
     changes: list[MemberChange] = []
     extensions: ExtensionsChange | None = None
     reinit: ReInit | None = None

@@ -30,7 +30,7 @@ from ...mls.group.resumption import CreationDraft
 from ...mls.structures.key_package import KeyPackage
 from ...mls.structures.proposals import Add, PreSharedKey, ReInit
 from ...mls.structures.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
-from ...policy import RoomPolicy
+from ...policy import RoomPolicy, group_extensions
 from ...policy.roster import Roster
 from ...stanza import elements
 from ...stanza.blob import BlobReference, RatchetTreeLocation, longest
@@ -130,7 +130,7 @@ class Continuation:
             self._device.key_packages.make(source.suite, now),
             others,
             now=now,
-            extensions=(policy.extension(),),
+            extensions=group_extensions(policy),
             identify=ClientIdentity.from_leaf,
             random=self._device.random,
         )

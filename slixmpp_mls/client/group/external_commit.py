@@ -28,13 +28,15 @@ from ...mls.group.group import Group
 from ...mls.group.joining import public_of
 from ...mls.structures.leaf_node import LeafNode
 from ...mls.structures.welcome import GroupInfo
+from ...mls.tree.leaf_creation import Completion
 from ...mls.tree.tree_math import LeafIndex
-from ...policy import RoomPolicy
-from ...policy.check_by_name import check
+from ...policy import ExternalJoins, GroupView, RoomPolicy, is_newcomer
+from ...policy.check import check
 from ...policy.roster import Roster
 from ...stanza import elements
 from ...stanza.consistency import check as check_consistency
 from ..device import Device
+from ..device.leaf_proofs import arriving
 from ..events import CommitLost, Event
 from ..storage.records import ROOMS, MembershipState, OutboxKind, OutsideRecord, RoomRecord
 from .actions import Fits, Incoming, Outgoing
@@ -113,9 +115,10 @@ class ExternalCommits:
         public = public_of(info)  # RFC 9420 12.4.3, 12.4.3.1: signature, tree, leaves
         roster = Roster.of(public.tree.members())
         own = roster.leaf_of(self._device.identity)
+        view = GroupView.of(public, policy, roster)
         bundle = Group.external_commit(
             info,
-            self._device.own_leaf(public.suite),
+            replace(self._device.own_leaf(public.suite), complete=self._completion(view, own, now)),
             now=now,
             tree=public.tree,
             replaces=None if own is None else LeafIndex(own),
@@ -124,11 +127,24 @@ class ExternalCommits:
             random=self._device.random,
         )
         try:
-            check(policy, bundle.staged.effects, roster)
+            check(view, bundle.staged.effects)
         except PolicyViolation as error:
             raise NotPermitted(f"the group's policy: {error}") from error
         leaves = tuple(leaf for index, leaf in public.tree.members() if index != own)
         return EntryDraft(bundle, context.group_id, context.epoch, leaves)
+
+    def _completion(self, view: GroupView, own: int | None, now: int) -> Completion:
+        """What lets our leaf in: proof of return, vouchers, or where anybody may come in, the mark of a newcomer.
+
+        :param own: the index of our old leaf
+        """
+        if own is not None:
+            marked = is_newcomer(view.leaf(own))
+            return arriving(view.suite, view.group_id, keys=self._state.return_keys, newcomer=marked)
+        vouchers = self._device.vouchers(view.suite, now)
+        stranger = not view.roster.has(self._device.identity.account)
+        stranger &= view.policy.external_joins is ExternalJoins.ANYBODY
+        return arriving(view.suite, view.group_id, vouchers=vouchers, newcomer=stranger)
 
     def _check_may_enter(self) -> None:
         self._state.require_no_member()

@@ -30,10 +30,12 @@ from ...mls.parameters import DAY
 from ...mls.structures.framing import NewMemberProposalSender
 from ...mls.structures.leaf_node import KeyPackageSource
 from ...mls.structures.proposals import Add
+from ...mls.tree.leaf_creation import Completion
 from ...stanza import elements
 from ...stanza.consistency import check as check_consistency
 from ...store.interface import Transaction
 from ..device import Device
+from ..device.leaf_proofs import arriving
 from ..events import Missed
 from ..storage.records import AskRecord, MembershipState, OutboxKind, OutsideRecord, RoomRecord
 from .actions import Incoming, Outgoing
@@ -166,7 +168,7 @@ class JoinRequests:
 
     def _make_ask(self, transaction: Transaction, suite: CipherSuite, now: int) -> AskRecord:
         seen = self._state.outside
-        bundle = self._device.key_packages.make(suite, now)
+        bundle = self._device.key_packages.make(suite, now, complete=self._completion(suite, now))
         source = bundle.key_package.leaf_node.source
         assert isinstance(source, KeyPackageSource)
         self._device.key_packages.keep_unpublished(transaction, bundle)
@@ -180,6 +182,12 @@ class JoinRequests:
         )
         origin_id = str(uuid.uuid4()).encode()
         return AskRecord(seen.epoch, origin_id, message, bundle.reference, source.lifetime.not_after, 0)
+
+    def _completion(self, suite: CipherSuite, now: int) -> Completion:
+        """What lets our leaf in: proof of return to the group that we have lost, and vouchers."""
+        keys = [key for key in self._state.return_keys if key.scheme.name == suite.signature.name]
+        group_id = self._state.outside.group_id
+        return arriving(suite, group_id, keys=keys, vouchers=self._device.vouchers(suite, now))
 
     def _as_outgoing(self, ask: AskRecord) -> Outgoing:
         payload = elements.Proposal(self._state.outside.group_id, ask.epoch, ask.message)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ...errors import UsageError
 from ...mls.crypto.cipher_suite import CipherSuite
 from ...mls.group.group import Group
-from ...policy import RoomPolicy
+from ...policy import RoomPolicy, group_extensions
 from ..device import Device
 from ..events import Event, GroupLost, RemovedFromGroup
 from ..storage import leaf_ages
@@ -48,7 +48,7 @@ class Lifecycle:
         group = Group.create(
             bundle,
             device.random(32),
-            extensions=(policy.extension(),),
+            extensions=group_extensions(policy),
             parameters=device.parameters,
             random=device.random,
         )

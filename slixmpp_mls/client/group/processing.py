@@ -26,7 +26,7 @@ from ...mls.structures.leaf_node import LeafNode
 from ...mls.structures.proposals import Add, Update
 from ...mls.tree.tree_math import LeafIndex
 from ...policy import RoomPolicy
-from ...policy.check_by_name import check
+from ...policy.check import check
 from ...stanza import elements
 from ...stanza.consistency import check as check_consistency
 from ...stanza.elements import RoomElement
@@ -253,7 +253,7 @@ class Processing:
         return self._move_on(membership, incoming, staged, others)
 
     def _move_on(self, membership: Membership, incoming: Incoming, staged: StagedCommit, others: OtherGroups) -> Step:
-        roster = check(membership.policy, staged.effects, membership.roster)
+        roster = check(membership.view, staged.effects).roster
         if staged.next is None:
             return self._examine_removal(incoming, staged, others)
         policy = RoomPolicy.required_in(staged.next.context.extensions)

@@ -9,14 +9,15 @@ Whatever exists only for a member is in one value, :class:`Membership`: there is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ...errors import UsageError
+from ...mls.crypto.cipher_suite import SignaturePrivateKey
 from ...mls.group.group import Group
 from ...mls.group.staging import StagedCommit
-from ...policy import RoomPolicy
+from ...policy import GroupView, RoomPolicy
 from ...policy.roster import Roster
 from ...store.interface import Transaction
 from ..events import MessageReceived, as_record
@@ -49,6 +50,11 @@ class Membership:
     actions: PostCommitActions = field(default_factory=PostCommitActions, repr=False)
     unwanted: frozenset[bytes] = field(default=frozenset(), repr=False)
 
+    @property
+    def view(self) -> GroupView:
+        """What all members see alike: all that a Commit is judged by."""
+        return GroupView.of(self.group.public, self.policy, self.roster)
+
     @classmethod
     def of(cls, group: Group, doubts: Doubts, actions: PostCommitActions) -> Membership:
         """With the roster and the policy that the group itself contains.
@@ -71,6 +77,7 @@ class Contents:
     :ivar inbox: places of messages that were read and not handed over
     :ivar duplicates: which application messages were read last
     :ivar staged: Commits and creations of ours that wait, by their number in the outbox
+    :ivar return_keys: private return keys that our leaf in a group that we have lost may have, the likeliest first
     :ivar ahead: account -> a later epoch than ours, as the room says; the latest news last.  Not in the store
     """
 
@@ -82,6 +89,7 @@ class Contents:
     inbox: Inbox
     duplicates: DuplicateFilter
     staged: dict[bytes, StagedCommit]
+    return_keys: tuple[SignaturePrivateKey, ...] = field(repr=False)
     ahead: dict[str, int]
 
     def copy(self) -> Contents:
@@ -109,6 +117,7 @@ class Change:
         "_membership",
         "_outside",
         "_record",
+        "_return_keys",
         "_room",
         "_spaces",
         "transaction",
@@ -119,14 +128,14 @@ class Change:
         self._room = room
         self._spaces = spaces
         self._contents = contents
-        self._record, self._outside = contents.record, contents.outside
+        self._record, self._outside, self._return_keys = contents.record, contents.outside, contents.return_keys
         self._membership, self._entry = contents.membership, contents.entry
         self._later: list[Callable[[], object]] = []  # what happens to the containers
 
     def remember(self) -> None:
         """The store has it: change memory.  Nothing here can fail."""
         contents = self._contents
-        contents.record, contents.outside = self._record, self._outside
+        contents.record, contents.outside, contents.return_keys = self._record, self._outside, self._return_keys
         contents.membership, contents.entry = self._membership, self._entry
         for each in self._later:
             each()
@@ -147,6 +156,17 @@ class Change:
         else:
             self.transaction.put(self._spaces.outside, OUTSIDE, outside.encode())
         self._outside = outside
+
+    def put_return_keys(self, suite: int, keys: Sequence[SignaturePrivateKey]) -> None:
+        """What proves our return to a group whose other keys go.
+
+        :param suite: number of the group's cipher suite
+        """
+        self.transaction.delete_prefix(self._spaces.returning)
+        for number, key in enumerate(keys):
+            name = number.to_bytes(1, "big") + suite.to_bytes(2, "big")
+            self.transaction.put(self._spaces.returning, name, key.encode())
+        self._return_keys = tuple(keys)
 
     def put_entry(self, group: Group) -> None:
         """The state that an external Commit of ours leads to, in place of that of an earlier one."""
@@ -243,6 +263,7 @@ class Change:
     def begin_membership(self, membership: Membership) -> None:
         """We are in a group, after :meth:`end_membership`."""
         group, spaces = membership.group, self._spaces
+        self.put_return_keys(group.suite.id, ())  # the state has its own
         _put_all(self.transaction, spaces.group, group.pieces())
         _put_all(self.transaction, spaces.owed, membership.actions.entries)
         _put_changes(self.transaction, spaces.doubt, dict(membership.doubts.changes_since(Doubts())))

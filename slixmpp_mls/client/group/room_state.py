@@ -18,11 +18,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from ...errors import UsageError
+from ...mls.crypto.cipher_suite import CipherSuite, SignaturePrivateKey
 from ...mls.group.group import Group
 from ...mls.group.staging import StagedCommit
 from ...mls.parameters import Parameters
 from ...store.batch import Batches
 from ...store.interface import Transaction
+from ..device.leaf_proofs import return_keys
 from ..events import MessageReceived, as_event
 from ..storage.doubts import Doubt, Doubts
 from ..storage.duplicate_filter import DuplicateFilter
@@ -91,6 +93,11 @@ class RoomState:
     def outside(self) -> OutsideRecord:
         """What we know of the group while we are not in it."""
         return self._contents.outside
+
+    @property
+    def return_keys(self) -> tuple[SignaturePrivateKey, ...]:
+        """Private return keys that our leaf in the group that we have lost may have, the likeliest first."""
+        return self._contents.return_keys
 
     @property
     def entry(self) -> Group | None:
@@ -228,8 +235,11 @@ class RoomState:
             group, after = membership.group, self.record.cursor
             epoch = next(reversed(self._contents.ahead.values()), group.epoch)
             outside = replace(outside, group_id=group.group_id, suite=group.suite.id, epoch=epoch, known=1, after=after)
+        waiting = [staged.next for staged in self.staged.values() if staged.next is not None]
         with self.change() as change:
             change.end_membership(keep_messages=keep_messages)
+            if record.state is MembershipState.LOST:
+                change.put_return_keys(membership.group.suite.id, return_keys(membership.group, waiting))
             change.put_record(record)
             change.put_outside(outside)
 
@@ -249,6 +259,10 @@ def _load(transaction: Transaction, room: str, spaces: Spaces, parameters: Param
         inbox=Inbox(number for number, _ in transaction.items(spaces.inbox)),
         duplicates=DuplicateFilter(transaction.items(spaces.seen)),
         staged={},
+        return_keys=tuple(
+            CipherSuite.get(int.from_bytes(name[1:], "big")).import_signature_key(octets)
+            for name, octets in sorted(transaction.items(spaces.returning))
+        ),
         ahead={},
     )
     waiting: dict[bytes, dict[bytes, bytes]] = {}

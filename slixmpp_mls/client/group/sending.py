@@ -21,26 +21,27 @@ from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 
-from ...errors import InvalidError, NotPermitted, NotVouchedFor, PolicyViolation, StanzaTooLarge, UsageError
+from ...errors import InvalidError, NotPermitted, NotVouchedFor, PeerError, PolicyViolation, StanzaTooLarge, UsageError
 from ...mls.group.commit_creation import CommitBundle, CommitDraft, CommitOptions
 from ...mls.group.group import Group
 from ...mls.group.proposal_list import SentProposal
 from ...mls.structures.credential import type_of
 from ...mls.structures.framing import MemberSender
-from ...mls.structures.proposals import Add, AnyProposal, PreSharedKey
+from ...mls.structures.proposals import Add, AnyProposal, GroupContextExtensions, PreSharedKey
 from ...mls.tree.leaf_creation import OwnLeaf
 from ...mls.tree.tree_index import Feature
-from ...policy import ExternalJoins, RoomPolicy
-from ...policy.check_by_name import check
+from ...policy import ExternalJoins, GroupView, RoomPolicy
+from ...policy.check import check, judge
 from ...stanza import elements
 from ...stanza.blob import BlobReference, RatchetTreeLocation
 from ...stanza.elements import RoomElement
 from ..device import Device
+from ..device.leaf_proofs import renewing
 from ..events import CommitLost, Event
 from ..storage.duplicate_filter import MAX_ID
 from ..storage.records import OutboxKind, OutboxRecord
 from .actions import Fits, Outgoing
-from .committable_proposals import Committable, committable, is_permitted
+from .committable_proposals import Committable, committable, effects_of, is_permitted
 from .continuation import creation
 from .resumption_psks import OtherGroups
 from .room_change import Membership
@@ -84,9 +85,7 @@ class Sending:
     def _due(self, membership: Membership) -> Committable:
         if not membership.group.pending_proposals:
             return Committable()
-        return committable(
-            membership.group, membership.policy, membership.roster, unwanted=self._uncommitted(membership)
-        )
+        return committable(membership.group, membership.view, unwanted=self._uncommitted(membership))
 
     def _uncommitted(self, membership: Membership) -> frozenset[bytes]:
         """References that no Commit of ours holds: denied ones, and our own that the room has not reflected.
@@ -158,13 +157,13 @@ class Sending:
         :raises NotPermitted: the group's policy forbids it
         """
         membership = self._state.require_member()
-        now_in, policy, roster = membership.group, membership.policy, membership.roster
+        now_in, view = membership.group, membership.view
         message, group = now_in.propose(proposal, now=now, random=self._device.random)
         reference = _reference(group, proposal)
         sent = group.public.proposals[reference]
-        if not is_permitted(now_in, policy, roster, (sent,)):
-            beside = committable(now_in, policy, roster, unwanted=membership.unwanted)
-            if not is_permitted(now_in, policy, roster, (*beside.replaced, *beside.waiting, sent)):
+        if not is_permitted(now_in, view, (sent,)):
+            beside = committable(now_in, view, unwanted=membership.unwanted)
+            if not is_permitted(now_in, view, (*beside.replaced, *beside.waiting, sent)):
                 raise NotPermitted(f"the group's policy forbids this {type(proposal).__name__}")
         return self._put_out(group, _record(OutboxKind.PROPOSAL, now_in.epoch, message, reference=reference))
 
@@ -174,7 +173,8 @@ class Sending:
         :raises UsageError: not a member
         """
         before = self._state.require_member().group
-        message, group = before.propose_update(self._new_leaf(before), now=now, random=self._device.random)
+        own = self._new_leaf(before) or replace(before.own_leaf_parts(), complete=renewing(before.suite))
+        message, group = before.propose_update(own, now=now, random=self._device.random)
         reference = group.public.proposal_order[-1]
         return self._put_out(group, _record(OutboxKind.PROPOSAL, before.epoch, message, reference=reference))
 
@@ -209,7 +209,7 @@ class Sending:
         membership = self._state.require_member()
         draft = self._draft(membership, proposals, now, options)
         try:
-            check(membership.policy, draft.staged.effects, membership.roster)
+            check(membership.view, draft.staged.effects)
         except PolicyViolation as error:
             raise NotPermitted(f"the group's policy: {error}") from error
         return draft
@@ -302,13 +302,14 @@ class Sending:
         self, membership: Membership, proposals: Sequence[AnyProposal], now: int, options: CommitOptions | None
     ) -> CommitDraft:
         group = membership.group
+        options = replace(options or CommitOptions(), complete=renewing(group.suite))
         if (new := self._new_leaf(group)) is not None:
-            options = replace(options or CommitOptions(), leaf=new)
+            options = replace(options, leaf=new)
         me = MemberSender(group.own_index)
+        view = membership.view
         due = committable(
             group,
-            membership.policy,
-            membership.roster,
+            view,
             beside=[SentProposal(proposal, me) for proposal in proposals],
             unwanted=self._uncommitted(membership),
             rules=self._device.leaf_rules(now),
@@ -317,7 +318,8 @@ class Sending:
             # A client that the same Commit adds would need the PSK, too (RFC 9420 12.4.3.1).
             due = Committable(tuple(sent for sent in due.waiting if not isinstance(sent.proposal, Add)))
         references = [sent.reference or b"" for sent in due.waiting]
-        by_value = (*proposals, *(sent.proposal for sent in due.replaced))
+        own = (*proposals, *(sent.proposal for sent in due.replaced))
+        by_value = _with_removed(group, view, own, due.waiting)
         psks = OtherGroups(self._state.store, self._device.parameters, self._state.room).psk
         try:
             return group.draft_commit(
@@ -327,8 +329,9 @@ class Sending:
             if not references:
                 raise
         # Nobody's proposal may keep us from committing.
+        by_value = _with_removed(group, view, proposals)
         return group.draft_commit(
-            proposals, now=now, by_reference=(), options=options, psks=psks, random=self._device.random
+            by_value, now=now, by_reference=(), options=options, psks=psks, random=self._device.random
         )
 
     def _put_out(
@@ -461,6 +464,29 @@ def _record(
         reference=reference,
         refused=0,
     )
+
+
+def _with_removed(
+    group: Group, view: GroupView, proposals: Sequence[AnyProposal], waiting: Sequence[SentProposal] = ()
+) -> tuple[AnyProposal, ...]:
+    """Proposals of ours with the list of removed clients that a Commit of them needs (:mod:`.policy.removed_clients`).
+
+    :param waiting: what it holds by reference
+    """
+    me = MemberSender(group.own_index)
+    effects = effects_of(group, [*waiting, *(SentProposal(proposal, me) for proposal in proposals)])
+    ours = next((proposal for proposal in proposals if isinstance(proposal, GroupContextExtensions)), None)
+    if effects is None or (effects.extensions is not None and ours is None):
+        return tuple(proposals)
+    try:
+        removed = judge(view, effects).removed
+    except (PeerError, UsageError):  # it is not permitted: asked again when it is made
+        return tuple(proposals)
+    if view.removed is None or (removed == view.removed and ours is None):
+        return tuple(proposals)
+    before = view.extensions if ours is None else ours.extensions
+    others = (proposal for proposal in proposals if proposal is not ours)
+    return (*others, GroupContextExtensions(removed.replaced_in(before)))
 
 
 def _reference(group: Group, proposal: AnyProposal) -> bytes:

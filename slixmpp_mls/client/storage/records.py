@@ -251,6 +251,7 @@ class Spaces:
     arrivals: str
     outside: str
     entering: str
+    returning: str
 
     @classmethod
     def of(cls, room: str) -> Self:

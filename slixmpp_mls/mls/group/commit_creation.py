@@ -30,7 +30,7 @@ from ..structures.leaf_node import LeafNode
 from ..structures.proposals import AnyProposal
 from ..structures.psk import PreSharedKeyID, ResumptionPSKUsage
 from ..structures.welcome import EncryptedGroupSecrets, GroupInfo, GroupSecrets, PathSecret, Welcome, group_info_tbs
-from ..tree.leaf_creation import OwnLeaf, grease
+from ..tree.leaf_creation import Completion, OwnLeaf, as_it_is, grease
 from ..tree.leaf_validation import LeafRules, check_leaf, check_members
 from ..tree.ratchet_tree import RatchetTree
 from ..tree.tree_math import LeafIndex
@@ -67,6 +67,7 @@ class CommitOptions:
     :ivar group_info: make a GroupInfo for external joins, too
     :ivar tree_in_group_info: put the ratchet tree into that
     :ivar leaf: what our new leaf is made of, if more than its encryption key changes
+    :ivar complete: as :attr:`.OwnLeaf.complete`, for a leaf that is made of the same as before
     :ivar padding: of the encrypted Commit
     :ivar psk_usage: set by :mod:`.resumption` only
     """
@@ -77,6 +78,7 @@ class CommitOptions:
     group_info: bool = False
     tree_in_group_info: bool = True
     leaf: OwnLeaf | None = None
+    complete: Completion = as_it_is
     authenticated_data: bytes = b""
     padding: Padding = pad_in_steps
     psk_usage: ResumptionPSKUsage | None = None
@@ -295,9 +297,10 @@ def _wants_path(covered: Sequence[SentProposal], options: CommitOptions) -> bool
 def _renew(group: GroupState, applied: Applied, options: CommitOptions, random: Random) -> RenewedPath:
     template: LeafNode = applied.tree.member(group.own_index)
     key: SignaturePrivateKey = group.signature_key
+    complete = options.complete
     if options.leaf is not None:
         own = options.leaf
-        key = own.signature_key
+        key, complete = own.signature_key, own.complete
         template = replace(
             template,
             signature_key=key.public,
@@ -305,7 +308,7 @@ def _renew(group: GroupState, applied: Applied, options: CommitOptions, random: 
             capabilities=own.capabilities,
             extensions=own.extensions,
         )
-    return renew_path(applied.tree, group.own_index, template, key, group.group_id, random=random)
+    return renew_path(applied.tree, group.own_index, template, key, group.group_id, complete=complete, random=random)
 
 
 def _welcome(suite: CipherSuite, info: GroupInfo, draft: CommitDraft) -> Welcome:

@@ -90,7 +90,9 @@ def external_commit(
     applied = apply(covered, public.tree, context, rules)
 
     roomy, index = applied.tree.with_room()  # the leftmost free leaf
-    renewed = renew_path(roomy, index, _template(own), own.signature_key, context.group_id, random=random)
+    renewed = renew_path(
+        roomy, index, _template(own), own.signature_key, context.group_id, complete=own.complete, random=random
+    )
     check_leaf(renewed.leaf, applied.requirements)
     check_members(renewed.tree, applied.requirements)
     provisional = provisional_context(context, renewed.tree.tree_hash(), applied.extensions)

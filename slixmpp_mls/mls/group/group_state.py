@@ -51,7 +51,7 @@ from ..structures.psk import ExternalPSK, ResumptionPSK
 from ..tree.known_tree import KnownTree
 from ..tree.leaf_creation import OwnLeaf
 from ..tree.ratchet_tree import RatchetTree
-from ..tree.tree_math import LeafIndex
+from ..tree.tree_math import LeafIndex, node_of
 from ..tree.treekem import TreeKEMPrivate
 from .proposal_list import SentProposal
 
@@ -273,6 +273,11 @@ class MemberState(Generic[T]):
         """The parts of our present leaf."""
         leaf = self.own_leaf
         return OwnLeaf(leaf.credential, self.signature_key, leaf.capabilities, leaf.extensions)
+
+    @property
+    def own_leaf_key(self) -> HPKEPrivateKey:
+        """The private encryption key of our leaf."""
+        return self.private.keys[node_of(self.own_index)]
 
     def members(self) -> Iterator[tuple[LeafIndex, LeafNode]]:
         """Every known member's leaf, by index."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -15,7 +15,19 @@ from ..structures.key_package import KeyPackage, key_package_tbs
 from ..structures.leaf_node import Capabilities, KeyPackageSource, LeafNode, Lifetime, UpdateSource, leaf_node_tbs
 from ..tls import Struct, opaque, struct
 
-__all__ = ["KeyPackageBundle", "OwnLeaf", "capabilities", "create_key_package", "grease", "sign_leaf", "update_leaf"]
+__all__ = [
+    "Completion", "KeyPackageBundle", "OwnLeaf", "as_it_is", "capabilities", "create_key_package", "grease",
+    "sign_leaf", "update_leaf",
+]  # fmt: skip
+
+
+Completion = Callable[[LeafNode, HPKEPrivateKey], LeafNode]
+"""Puts into a new leaf what depends on its own encryption key, before it is signed: extensions of the application."""
+
+
+def as_it_is(leaf: LeafNode, key: HPKEPrivateKey) -> LeafNode:
+    """A :data:`Completion` that adds nothing."""
+    return leaf
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -23,12 +35,14 @@ class OwnLeaf:
     """The constant part of our leaves; keys, source and signature come later.
 
     :ivar signature_key: private; its public part identifies the device
+    :ivar complete: called with each new leaf, which lacks its signature, and the leaf's private encryption key
     """
 
     credential: AnyCredential
     signature_key: SignaturePrivateKey
     capabilities: Capabilities
     extensions: tuple[Extension, ...] = ()
+    complete: Completion = as_it_is
 
     def __repr__(self) -> str:
         return f"<OwnLeaf {self.credential!r}>"
@@ -70,7 +84,7 @@ def sign_leaf(
 
 def unsigned_leaf(own: OwnLeaf, leaf_key: HPKEPrivateKey, source: KeyPackageSource | UpdateSource) -> LeafNode:
     """A leaf of ours, to be signed."""
-    return LeafNode(
+    leaf = LeafNode(
         encryption_key=leaf_key.public,
         signature_key=own.signature_key.public,
         credential=own.credential,
@@ -78,6 +92,7 @@ def unsigned_leaf(own: OwnLeaf, leaf_key: HPKEPrivateKey, source: KeyPackageSour
         source=source,
         extensions=own.extensions,
     )
+    return own.complete(leaf, leaf_key)
 
 
 def update_leaf(

@@ -27,6 +27,7 @@ from ..structures.leaf_node import CommitSource, LeafNode, leaf_node_tbs
 from ..structures.parent_node import ParentNode
 from ..structures.update_path import UpdatePath, UpdatePathNode
 from .known_tree import KnownTree
+from .leaf_creation import Completion, as_it_is
 from .parent_hash import path_parent_hashes
 from .ratchet_tree import RatchetTree
 from .subtree import Place, resolution
@@ -209,6 +210,7 @@ def renew_path(
     signature_key: SignaturePrivateKey,
     group_id: bytes,
     *,
+    complete: Completion = as_it_is,
     random: Random = os.urandom,
 ) -> RenewedPath:
     """RFC 9420 7.5: new keys for a member's leaf and the nodes above it.
@@ -217,6 +219,7 @@ def renew_path(
     :param index: the sender's leaf; of an external joiner, the blank one that `tree.with_room()` gives
     :param template: the new leaf but for its encryption key, source and signature
     :param signature_key: the private part of `template.signature_key`
+    :param complete: puts into the leaf what depends on its encryption key
     """
     suite = tree.suite
     path = tree.filtered_direct_path(index)
@@ -230,6 +233,7 @@ def renew_path(
     public = [keys[node].public for node, _ in path]
     stated, above = path_parent_hashes(tree, path, public)
     leaf = replace(template, encryption_key=leaf_key.public, source=CommitSource(above), signature=b"")
+    leaf = complete(leaf, leaf_key)
     signature = suite.sign_with_label(signature_key, "LeafNodeTBS", leaf_node_tbs(leaf, group_id, index))
     leaf = replace(leaf, signature=signature)
     parents = {

@@ -1,0 +1,97 @@
+"""What our new leaves carry as proof: a fresh return key in each, and in one that comes in what lets it in.
+
+A return key is derived from its leaf's private encryption key (:mod:`slixmpp_mls.policy.proofs`), so a group's state
+holds it without holding anything more, and it ends with the leaf.  When a group's state is given up, the return keys
+that our leaf in the tree may have are kept (:func:`return_keys`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from ...mls.crypto.cipher_suite import CipherSuite, HPKEPrivateKey, SignaturePrivateKey
+from ...mls.group.group_state import GroupState
+from ...mls.structures.extensions import ExtensionContent
+from ...mls.structures.leaf_node import LeafNode
+from ...mls.tree.leaf_creation import Completion
+from ...policy import (
+    EXTENSION_TYPES,
+    MAX_PROOFS,
+    DeviceVoucher,
+    DeviceVouchers,
+    Newcomer,
+    ReturnKey,
+    ReturnProof,
+    derive_return_key,
+    prove_return,
+)
+
+__all__ = ["arriving", "renewing", "return_keys"]
+
+
+def renewing(suite: CipherSuite) -> Completion:
+    """A leaf with a return key of its own, and without what has let an earlier one in.
+
+    The mark of a newcomer stays: only an Add takes it off.
+    """
+
+    def complete(leaf: LeafNode, key: HPKEPrivateKey) -> LeafNode:
+        bare = _without(leaf, ReturnKey, ReturnProof, DeviceVouchers)
+        return _listing(_with(bare, ReturnKey(derive_return_key(suite, key).public)))
+
+    return complete
+
+
+def arriving(
+    suite: CipherSuite,
+    group_id: bytes,
+    *,
+    keys: Sequence[SignaturePrivateKey] = (),
+    vouchers: Sequence[DeviceVoucher] = (),
+    newcomer: bool = False,
+) -> Completion:
+    """A leaf that comes in by itself.
+
+    :param keys: private return keys, one of which may be that of the leaf that it replaces
+    :param vouchers: of our account's other devices
+    :param newcomer: it has, or keeps, the mark
+    """
+    fresh = renewing(suite)
+
+    def complete(leaf: LeafNode, key: HPKEPrivateKey) -> LeafNode:
+        leaf = fresh(leaf, key)
+        if newcomer:
+            leaf = _with(leaf, Newcomer())
+        if vouchers:
+            leaf = _with(leaf, DeviceVouchers(tuple(vouchers)))
+        return _with(leaf, prove_return(suite, group_id, keys, leaf)) if keys else leaf
+
+    return complete
+
+
+def return_keys(group: GroupState, waiting: Iterable[GroupState]) -> list[SignaturePrivateKey]:
+    """The private return keys that our leaf in the tree may have by now, the likeliest first.
+
+    :param waiting: states to which Commits of ours would lead that have not come back
+    """
+    leaf_keys = [group.own_leaf_key, *(state.own_leaf_key for state in waiting)]
+    leaf_keys += [update.leaf_key for update in group.updates.values()]
+    found = {key.encode(): derive_return_key(group.suite, key) for key in leaf_keys}
+    return list(found.values())[:MAX_PROOFS]
+
+
+def _with(leaf: LeafNode, content: ExtensionContent) -> LeafNode:
+    return replace(leaf, extensions=(*_without(leaf, type(content)).extensions, content.extension()))
+
+
+def _without(leaf: LeafNode, *kinds: type[ExtensionContent]) -> LeafNode:
+    types = {kind.TYPE for kind in kinds}
+    return replace(leaf, extensions=tuple(entry for entry in leaf.extensions if entry.extension_type not in types))
+
+
+def _listing(leaf: LeafNode) -> LeafNode:
+    """RFC 9420 7.3: a leaf lists its extensions; one that version 0.1 had made does not know of ours."""
+    listed = leaf.capabilities
+    missing = tuple(number for number in EXTENSION_TYPES if number not in listed.extensions)
+    return replace(leaf, capabilities=replace(listed, extensions=(*listed.extensions, *missing))) if missing else leaf

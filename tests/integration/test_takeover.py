@@ -1,0 +1,216 @@
+"""No seat and no right by a name: what somebody tries who merely sits in the room, on real servers.
+
+A room's server can seat anybody.  Here an account with an affiliation and software of its own stands in for it: it
+makes external Commits, requests and Commits in other people's names.  All honest members run the plugin as it comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from uuid import uuid4
+
+import pytest
+
+from slixmpp_mls.client import Device, Outgoing, RoomGroup
+from slixmpp_mls.client.device import device as device_module
+from slixmpp_mls.client.group import external_commit
+from slixmpp_mls.client.storage.records import MembershipState
+from slixmpp_mls.delivery import KeyPackageDirectory, Room
+from slixmpp_mls.devserver import DevServer
+from slixmpp_mls.errors import PolicyViolation
+from slixmpp_mls.key_packages.items import parse_item
+from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.structures.proposals import Add, GroupContextExtensions, Remove
+from slixmpp_mls.mls.tree.tree_math import LeafIndex
+from slixmpp_mls.policy import ExternalJoins, RoomPolicy
+from slixmpp_mls.policy.roster import Roster
+from slixmpp_mls.rooms.engine import rejoin
+from slixmpp_mls.rooms.engine.parts import children
+from slixmpp_mls.stanza import elements
+from slixmpp_mls.store import MemoryStore
+
+from .people import Cast, Person, all_agree
+
+pytestmark = pytest.mark.server
+
+
+class Impostor:
+    """Software without rules, in the room: a device that claims an account.
+
+    :ivar session: the room's group as that device sees it
+    """
+
+    def __init__(self, seat: Person, room: str, account: str, device: str | None = None) -> None:
+        store = MemoryStore(account)
+        if device is not None:
+            with store.transaction() as transaction:
+                transaction.put(device_module._DEVICE, b"id", device.encode())
+        self.device = Device(store)
+        self.session = RoomGroup(self.device, room)
+        self.muc = Room(seat.client, room, "somebody")
+
+    async def sit_down(self) -> None:
+        await self.muc.join(None)
+
+    async def external_commit(self) -> tuple[Outgoing, Group]:
+        """An external Commit, whatever the policy says of it, and the group that it would lead into."""
+        (stanza, door), *_ = await rejoin._group_infos(self.muc.archive)
+        self.session.seek(stanza.archive_id)
+        now = int(time.time())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(external_commit, "check", lambda *anything: None)
+            outgoing = self.session.finish_entry(self.session.draft_entry(door, now), now)
+        group = self.session.room_state.entry
+        assert group is not None
+        return outgoing, group
+
+    async def post(self, *found: elements.RoomElement) -> None:
+        await self.muc.send(children(found), message_id=str(uuid4()))
+
+
+async def seat(cast: Cast, server: DevServer, owner: Person, room: str, name: str = "mallory") -> Person:
+    """Somebody whom the room lets in: an honest account of its own, which is not in the group."""
+    person = await cast.person(server, name)
+    await owner.room(room).muc.affiliations.grant_membership([person.account])
+    return person
+
+
+def names(person: Person) -> set[str]:
+    return {f"{member.account}/{member.device}" for member in person.room().members}
+
+
+async def refused(*people: Person, count: int = 1) -> set[str]:
+    """The rules by which the last Commits were refused, by everybody."""
+    found: set[str] = set()
+    for person in people:
+        await person.until(lambda person=person: len(person.got("mls_rejected")) >= count)  # type: ignore[misc]
+        errors = [event.error for event in person.got("mls_rejected")]
+        found |= {error.rule if isinstance(error, PolicyViolation) else type(error).__name__ for error in errors}
+    return found
+
+
+async def test_an_occupant_does_not_become_administrator_by_the_name_of_one(server: DevServer, cast: Cast) -> None:
+    """External Commit as a made-up device of hers, then her removal and another policy by that device."""
+    room, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol")
+    before, policy, epoch = names(alice), alice.room().policy, alice.room().epoch
+    mallory = await seat(cast, server, alice, room)
+    impostor = Impostor(mallory, room, alice.account)
+    await impostor.sit_down()
+    outgoing, ghost = await impostor.external_commit()
+    roster = Roster.of(ghost.members())
+    items = await KeyPackageDirectory(mallory.client).items(mallory.account)
+    package = next(parse_item(item).key_package for item in items.values())
+    coup = [
+        *(Remove(LeafIndex(leaf)) for leaf in roster.leaves_of(alice.account) if leaf != ghost.own_index),
+        Add(package),
+        GroupContextExtensions(RoomPolicy(room, (mallory.account,)).replaced_in(ghost.context.extensions)),
+    ]
+    made = ghost.commit(coup, now=int(time.time()), by_reference=())
+    assert made.welcome is not None
+    await impostor.post(*outgoing.payloads)
+    await impostor.post(
+        elements.Commit(ghost.group_id, ghost.epoch, made.commit),
+        elements.Welcome(ghost.group_id, ghost.epoch + 1, made.welcome),
+    )
+    assert "external-join" in await refused(alice, bob, carol)
+    for person in (alice, bob, carol):
+        assert names(person) == before
+        assert (person.room().policy, person.room().epoch) == (policy, epoch)
+    await bob.say("secret of bob's, as before")
+    await alice.hears("secret of bob's, as before")
+    await carol.hears("secret of bob's, as before")
+    await alice.room().update()
+    await all_agree(alice, bob, carol, epoch=epoch + 1)
+
+
+@pytest.mark.parametrize("joins", [ExternalJoins.DEVICES, ExternalJoins.ANYBODY], ids=["devices", "anybody"])
+async def test_nobody_comes_in_as_another_device_of_who_is_away(
+    prosody: DevServer, cast: Cast, joins: ExternalJoins
+) -> None:
+    """An external Commit in the offline administrator's name silences nobody, for it does not count."""
+    room, (bob, alice, carol) = await cast.meet(prosody, "bob", "alice", "carol")
+    epoch = 1
+    if joins is ExternalJoins.ANYBODY:
+        await bob.room().set_policy(replace(bob.room().policy, external_joins=joins))
+        await all_agree(bob, alice, carol, epoch=2)
+        epoch = 2
+    mallory = await seat(cast, prosody, bob, room)
+    before = names(alice)
+    (own,) = [member.device for member in alice.room().members if member.account == bob.account]
+    await bob.log_out()
+    for device in (None, own):  # a made-up one, and in place of the real one
+        impostor = Impostor(mallory, room, bob.account, device)
+        if device is None:
+            await impostor.sit_down()
+            muc = impostor.muc
+        impostor.muc = muc
+        outgoing, _ = await impostor.external_commit()
+        await impostor.post(*outgoing.payloads)
+    assert await refused(alice, carol, count=2) == {"external-join"}
+    assert names(alice) == names(carol) == before
+    await alice.say("can anybody hear me?")
+    await carol.hears("can anybody hear me?")
+    await bob.connect()
+    await bob.joined(room)
+    await bob.hears("can anybody hear me?")
+    await all_agree(alice, bob, carol, epoch=epoch)
+
+
+async def test_a_request_in_a_members_name_is_nobodys_to_commit(prosody: DevServer, cast: Cast) -> None:
+    """With a key of its own it proves nothing: members report it and go on talking."""
+    room, (alice, bob) = await cast.meet(prosody, "alice", "bob")
+    mallory = await seat(cast, prosody, alice, room)
+    (own,) = [member.device for member in alice.room().members if member.account == bob.account]
+    await bob.log_out()
+    muc = None
+    for number, device in enumerate((None, own)):
+        impostor = Impostor(mallory, room, bob.account, device)
+        if muc is None:
+            await impostor.sit_down()
+            muc = impostor.muc
+        impostor.muc = muc
+        (stanza, _), *_ = await rejoin._group_infos(muc.archive)
+        impostor.session.seek(stanza.archive_id)
+        with impostor.session.room_state.change() as change:
+            outside = impostor.session.room_state.outside
+            group = alice.room().group.group
+            change.put_outside(replace(outside, group_id=group.group_id, epoch=group.epoch, known=1, suite=1))
+            change.put_record(replace(impostor.session.room_state.record, state=MembershipState.INVITED))
+        for outgoing in impostor.session.ask(int(time.time())):
+            await impostor.post(*outgoing.payloads)
+        request = await alice.next("mls_join_requested", number)
+        assert (request.account, request.reason) == (bob.account, "unproven")
+    await asyncio.sleep(1.0)  # longer than members wait before they commit what others propose
+    assert alice.room().epoch == 1
+    await alice.say("nobody new here")
+    await bob.connect()
+    await bob.hears("nobody new here")
+    await all_agree(alice, bob, epoch=1)
+
+
+async def test_a_newcomer_has_no_rights_and_every_member_may_see_it_off(server: DevServer, cast: Cast) -> None:
+    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    await alice.room().set_policy(replace(alice.room().policy, external_joins=ExternalJoins.ANYBODY))
+    await all_agree(alice, bob, epoch=2)
+    erin = await seat(cast, server, alice, room, "erin")
+    await asyncio.wait_for(erin.mls.join(room, external=True), 30)
+    await all_agree(alice, bob, erin, epoch=3)
+    await erin.say("let me introduce myself")
+    await bob.hears("let me introduce myself")
+    await bob.room().remove(erin.account)  # he has no right to remove anybody else
+    await all_agree(alice, bob, epoch=4)
+    await erin.until(lambda: not erin.mls.groups or not erin.room(room).is_member)
+    # She does not come back by herself: the group remembers, whoever lets her into the room.
+    await alice.room(room).muc.affiliations.grant_membership([erin.account])
+    mallory = await seat(cast, server, alice, room)
+    impostor = Impostor(mallory, room, erin.account)
+    await impostor.sit_down()
+    outgoing, _ = await impostor.external_commit()
+    await impostor.post(*outgoing.payloads)
+    assert "external-join" in await refused(alice, bob)
+    # Somebody who may add brings her back, as a member like others.
+    await alice.room().add(erin.account)
+    await erin.joined(room)
+    await all_agree(alice, bob, erin, epoch=5)
