@@ -79,7 +79,7 @@ async def test_a_room_that_waits_for_an_upload_holds_up_no_other(prosody: DevSer
 
     def narrow(found: Any) -> None:
         if next(too_large, False):
-            raise StanzaTooLarge(worker.muc.limit + 1, worker.muc.limit)
+            raise StanzaTooLarge(worker.parts.muc.limit + 1, worker.parts.muc.limit)
 
     worker.parts.fits = narrow  # type: ignore[method-assign]
     adding = asyncio.create_task(alice.room(stuck).add(carol.account))
