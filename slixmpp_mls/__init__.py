@@ -24,6 +24,8 @@ from .rooms.encrypted_room import EncryptedMessage as EncryptedMessage
 from .rooms.encrypted_room import EncryptedRoom as EncryptedRoom
 from .rooms.encrypted_room import SentMessage as SentMessage
 from .rooms.epoch_code import EpochComparison as EpochComparison
+from .rooms.files import File as File
+from .rooms.files import FileProgress as FileProgress
 from .runtime.connection import connected as connected
 from .runtime.connection import run as run
 from .runtime.login import Login as Login

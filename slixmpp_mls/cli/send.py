@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -47,6 +48,9 @@ def send(
         typer.Argument(metavar="[TEXT]", help="What to say; standard input if not given.", show_default=False),
     ] = None,
     lines: Annotated[bool, typer.Option("--lines", help="Each line of the input is a message, as it comes.")] = False,
+    file: Annotated[
+        Path | None, typer.Option("--file", metavar="FILE", help="Send this file; TEXT is its caption.")
+    ] = None,
     create: Annotated[bool, typer.Option("--create", help="Make the room if this device knows none.")] = False,
     add: Annotated[list[str] | None, typer.Option(metavar="JID", help="Let this account in; may be repeated.")] = None,
     timeout: Annotated[float, typer.Option(min=1, max=86_400, help="Seconds for all of it.")] = 60.0,
@@ -74,6 +78,8 @@ def send(
 
     Example: `0 7 * * * df -h | slixmpp-mls send ops@rooms.example.org --timeout 300`
 
+    Example: `slixmpp-mls send ops@rooms.example.org "Load of last week" --file load.png`
+
     Example: `tail -f errors.log | slixmpp-mls send ops@rooms.example.org --lines --timeout 86400`
     """
     try:
@@ -84,9 +90,12 @@ def send(
     people = [bare_jid(one) for one in add or ()]
     job = _Job(bare_jid(room), login, create, people, timeout)
     if lines:
-        if text is not None:
-            raise typer.BadParameter("--lines is for standard input, without TEXT")
+        if text is not None or file is not None:
+            raise typer.BadParameter("--lines is for standard input, without TEXT and --file")
         job.lines()
+    elif file is not None:
+        job.file = file
+        job.messages = [readable(text or "")]  # standard input is not read: cron's is no caption
     else:
         given = _input() if text is None else text
         job.messages = list(pieces(readable(given)))
@@ -125,14 +134,14 @@ def pieces(text: str, most: int = PIECE) -> Iterator[str]:
         if head.strip():
             count += 1
             if count > MOST_PIECES:
-                raise UsageError(f"more than {MOST_PIECES} messages of {most} octets: send a file instead")
+                raise UsageError(f"more than {MOST_PIECES} messages of {most} octets: use --file")
             yield head
 
 
 def _input() -> str:
     octets = sys.stdin.buffer.read(MOST_INPUT + 1)
     if len(octets) > MOST_INPUT:
-        raise UsageError(f"more than {MOST_INPUT} octets of text: send a file instead")
+        raise UsageError(f"more than {MOST_INPUT} octets of text: use --file")
     return octets.decode(errors="replace")
 
 
@@ -149,6 +158,7 @@ class _Job:
 
     def __init__(self, room: str, login: Login, create: bool, people: list[str], seconds: float) -> None:
         self.messages: list[str] = []
+        self.file: Path | None = None
         self._reading = False
         self._room = room
         self._login = login
@@ -192,6 +202,10 @@ class _Job:
         return 0
 
     async def _send(self, group: EncryptedRoom) -> None:
+        if self.file is not None:
+            self._unconfirmed.append(await group.send_file(self.file, caption=self.messages[0] or None))
+            self._accepted, self._read_all = 1, True
+            return
         async for message in self._messages():
             for piece in pieces(readable(message)):
                 sent = await group.send(piece)

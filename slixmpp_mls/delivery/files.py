@@ -45,7 +45,9 @@ from ..errors import BlobTooLarge, DeliveryError, MalformedError, TransferFailed
 from ..stanza.file_sharing import HASHES, MAX_FILE_SIZE, EncryptedSource, FileSharing
 from .upload import Uploads
 
-__all__ = ["MAX_KEPT_IN_MEMORY", "MAX_SAVED", "Files", "Progress", "StoredFile", "most_fetched", "padded_size"]
+__all__ = [
+    "MAX_KEPT_IN_MEMORY", "MAX_SAVED", "Files", "Progress", "StoredFile", "in_thread", "most_fetched", "padded_size",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +164,7 @@ class Files:
         _check_limit(sharing, limit)
         with _replacing(target, overwrite) as out:
             await self._get(sharing, out, progress)
-            await _in_thread(_flush, out)
+            await in_thread(_flush, out)
 
     async def read(
         self, sharing: FileSharing, *, limit: int = MAX_KEPT_IN_MEMORY, progress: Progress | None = None
@@ -204,10 +206,10 @@ class Files:
             async for chunk in chunks:
                 waiting += chunk
                 if len(waiting) >= _PIECE:
-                    await _in_thread(decryption.update, bytes(waiting))
+                    await in_thread(decryption.update, bytes(waiting))
                     waiting.clear()
                     _report(progress, decryption.written, total)
-        await _in_thread(decryption.finish, bytes(waiting))
+        await in_thread(decryption.finish, bytes(waiting))
         _report(progress, total, total)
 
 
@@ -247,7 +249,7 @@ async def _pieces(encryption: _Encryption, total: int, progress: Progress | None
     """The pieces of an encryption, made in threads."""
     pieces, done = encryption.pieces(), 0
     try:
-        while piece := await _in_thread(next, pieces, b""):
+        while piece := await in_thread(next, pieces, b""):
             yield piece
             done += len(piece)
             _report(progress, done, total)
@@ -367,7 +369,7 @@ def _name(part: Path, target: Path) -> None:
         part.replace(target)
 
 
-async def _in_thread(function: Callable[..., _T], *arguments: object) -> _T:
+async def in_thread(function: Callable[..., _T], *arguments: object) -> _T:
     """Run in a thread; if we are cancelled, wait for it: it uses files that are closed then."""
     work = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
     try:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 from itertools import count
+from pathlib import Path
 from typing import Protocol
 
 from slixmpp import JID, ClientXMPP
@@ -19,17 +20,20 @@ from slixmpp.stanza import Message
 from ..client import Doubt, GroupChanged, Member, MessageReceived, Rejected
 from ..client.group.resumption_psks import Awaited
 from ..client.storage.records import MembershipState
+from ..delivery.files import Files, Progress
 from ..errors import NotPermitted, PeerError, UsageError
 from ..identity import ClientIdentity
 from ..mls.structures.proposals import AnyProposal, GroupContextExtensions
 from ..policy import RoomPolicy
 from ..runtime import Context
+from ..stanza.file_sharing import Disposition, read_files
 from .affiliation_sync import AffiliationsDiffer
 from .content import open_content, say_the_same, seal_body, seal_message
 from .engine.handler_dispatch import dispatch
 from .engine.sender import SentMessage
 from .engine.worker import RoomWorker
 from .epoch_code import EpochComparison, compare_epochs, epoch_code
+from .files import File, RoomFiles
 from .leaving import LEAVE_PATIENCE, Leaving
 from .membership import AddResult, Membership
 from .psk_link import link
@@ -70,7 +74,8 @@ class EncryptedMessage:
         room's differ), ``claimed-sender`` (the room says that it is from another account),
         ``removed`` (its sender had been removed when the room got it: a message that was under way, or one whose keys
         have been kept by somebody who should not have them), ``clear``
-        (the stanza said something in clear beside the ciphertext, a body perhaps; it is not in `message`)
+        (the stanza said something in clear beside the ciphertext, a body perhaps; it is not in `message`), ``file``
+        (it names files in a way that breaks the rules; these are not in `files`)
     :ivar missing: how many messages of this sender should have come just before this one and have not: a server has
         lost them or keeps them back, or the sender could not send them, or they will still come
     :ivar doubt: why the Authentication Service did not vouch for the sender when it sent this; None if it did
@@ -107,6 +112,11 @@ class EncryptedMessage:
     def body(self) -> str:
         """The text, empty if there is none."""
         return str(self.message["body"])
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        """The files that it brings; none of them is fetched unasked.  Their caption is the :attr:`body`, too."""
+        return self.group.files.of(self.message)
 
     @property
     def subject(self) -> str | None:
@@ -149,6 +159,7 @@ class EncryptedRoom:
         self.group = worker.parts.group
         """The MLS group on this device."""
         self.muc = worker.parts.muc
+        self.files = RoomFiles(self.xmpp, Files(context.uploads), room, context.fire)
         """The room on the server."""
         self.membership = Membership(worker.parts, worker.committer, worker.post_commit)
         self.leaving = Leaving(worker, lambda: registry.forget(self))
@@ -296,6 +307,39 @@ class EncryptedRoom:
             origin_id = None
         return await self.worker.sender.send(data, origin_id)
 
+    async def send_file(
+        self,
+        content: str | Path | bytes,
+        *,
+        caption: str | None = None,
+        name: str | None = None,
+        media_type: str | None = None,
+        disposition: Disposition | None = None,
+        progress: Progress | None = None,
+    ) -> SentMessage:
+        """Encrypt a file, upload it to our server's upload service (XEP-0363), and tell the members where it is.
+
+        Files of any size pass through in pieces.  ``mls_file_progress`` tells how far it is.  See :mod:`.files`.
+
+        :param content: its path, or its octets
+        :param caption: what to say about it
+        :param name: what it is called; that of its path if not given
+        :param media_type: by its name if not given
+        :param disposition: ``"inline"`` shows it with the message, ``"attachment"`` only when somebody asks for it; if
+            not given, pictures are shown
+        :param progress: called with the octets that have been sent, and those that there are
+        :raises UsageError: there is no such file, or as :meth:`send`
+        :raises NoUploadService: our server has none
+        :raises BlobTooLarge: for the service
+        :raises DeliveryError: it could not be uploaded, or as :meth:`send`
+        :raises OSError: it cannot be read
+        """
+        self.group.require_member()
+        message = await self.files.message_with(
+            content, caption=caption, name=name, media_type=media_type, disposition=disposition, progress=progress
+        )
+        return await self.send(message)
+
     async def set_subject(self, subject: str) -> SentMessage:
         """Say what the room is about, to the members only; the room's own subject, in clear, is not touched.
 
@@ -334,7 +378,7 @@ class EncryptedRoom:
             archive_id=event.archive_id,
             delayed=event.stamp is not None,
             again=event.again,
-            warnings=content.warnings,
+            warnings=content.warnings + (("file",) if read_files(content.xml)[1] else ()),
             missing=event.missing,
             doubt=doubt if doubt is not None and doubt.at(content.stamp.timestamp()) else None,
         )

@@ -7,6 +7,7 @@
 ``mls_failed``                starting has failed, or work in the background has; the exception
 ``mls_message``               a message; :class:`.rooms.encrypted_room.EncryptedMessage`
 ``mls_sent``                  a message of ours is in the room's order; ``MessageSent``
+``mls_file_progress``         how far a file is that is sent or fetched; ``FileProgress``
 ``mls_joined``                we are in a group; ``Joined``
 ``mls_group_changed``         a Commit took effect; ``GroupChanged``
 ``mls_commit_lost``           a Commit of ours came second (it is made again) or was refused; ``CommitLost``

@@ -58,10 +58,12 @@ __all__ = [
     "MAX_FILE_SIZE",
     "NS",
     "NS_ENCRYPTED",
+    "Disposition",
     "EncryptedSource",
     "FileMetadata",
     "FileSharing",
     "Thumbnail",
+    "plain_name",
     "read_files",
 ]
 

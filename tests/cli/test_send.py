@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from slixmpp import JID, ClientXMPP
 from typer.testing import CliRunner
 
-from slixmpp_mls import MLS
+from slixmpp_mls import MLS, EncryptedMessage
 from slixmpp_mls.cli import app
 from slixmpp_mls.cli.send import MOST_PIECES, pieces, readable
 from slixmpp_mls.devserver import DevServer
@@ -75,7 +75,7 @@ def test_pieces_end_with_lines() -> None:
     assert list(pieces("one\ntwo\nthree", 8)) == ["one\ntwo", "three"]
     assert list(pieces("x" * 20, 8)) == ["x" * 8, "x" * 8, "x" * 4]
     assert list(pieces(" \n ", 8)) == []
-    with pytest.raises(UsageError, match="file"):
+    with pytest.raises(UsageError, match="--file"):
         list(pieces("x" * 1000, 8))
     assert len(list(pieces("x" * 8 * MOST_PIECES, 8))) == MOST_PIECES
 
@@ -147,6 +147,20 @@ async def test_a_cron_line(server: DevServer, account: Account, connect: Connect
             await program.type(line)
         assert await program.ends() == 0, program.output
     await alice.hears("one", "two", "three")
+
+
+async def test_a_file(prosody: DevServer, account: Account, connect: Connect, tmp_path: Path) -> None:
+    alice, ci = await reader(connect, prosody, tmp_path), str(await account(prosody, "ci"))
+    brought: list[EncryptedMessage] = []
+    alice.mls.xmpp.add_event_handler("mls_message", brought.append)
+    room = f"{unique('builds')}@{prosody.rooms}"
+    (tmp_path / "log.txt").write_bytes(b"Fair is foul\n" * 1000)
+    more = ["--create", "--add", alice.jid]
+    await send(prosody, ci, room, "the log", "--file", "log.txt", *more, folder=tmp_path)
+    await alice.hears("the log")
+    (file,) = brought[0].files
+    assert (file.name, file.media_type, await file.read()) == ("log.txt", "text/plain", b"Fair is foul\n" * 1000)
+    assert "no file" in await send(prosody, ci, room, "--file", "none.txt", folder=tmp_path, code=78)
 
 
 async def test_very_long_lines(prosody: DevServer, account: Account, connect: Connect, tmp_path: Path) -> None:

@@ -1,0 +1,206 @@
+"""Files in a room: what :meth:`.EncryptedRoom.send_file` does, and what :attr:`.EncryptedMessage.files` hands out.
+
+A file goes encrypted to the account's upload service (:mod:`slixmpp_mls.delivery.files`); a message tells the members
+where it is and with which key it is read (:mod:`slixmpp_mls.stanza.file_sharing`).  Whoever has the message can read
+the file for as long as the service keeps it: deleted keys of the group do not protect it.
+
+A caption is the file's description (XEP-0446), and the body of the message, so that programs that know nothing of
+files show it (XEP-0447, "Sharing a file").  Pictures get their size and a thumbhash (:mod:`.pictures`).
+"""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+from slixmpp import JID, ClientXMPP
+from slixmpp.stanza import Message
+
+from ..delivery.files import MAX_KEPT_IN_MEMORY, MAX_SAVED, Files, Progress, in_thread
+from ..errors import MalformedError, UsageError
+from ..stanza.file_sharing import Disposition, FileMetadata, FileSharing, Thumbnail, plain_name, read_files
+from ..stanza.xml import to_stdlib
+from .pictures import look_at
+
+__all__ = ["File", "FileProgress", "RoomFiles"]
+
+_UNKNOWN: Final = "application/octet-stream"
+_BETWEEN_REPORTS: Final = 0.1  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class FileProgress:
+    """``mls_file_progress``: how far a file is, some ten times a second at most, and at the end.
+
+    :ivar room: bare JID
+    :ivar name: of the file; None if it has none
+    :ivar sending: whether it is uploaded; else it is fetched
+    :ivar done: octets
+    :ivar total: octets; when sending, of the encrypted and padded file
+    """
+
+    room: str
+    name: str | None
+    sending: bool
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file that a message brings.  Nothing has been fetched yet.
+
+    :ivar sharing: all that the message says of it
+    """
+
+    sharing: FileSharing
+    _room: RoomFiles = field(repr=False)
+
+    @property
+    def name(self) -> str | None:
+        """What its sender calls it: never a path, and without characters that mislead; None if nothing."""
+        return self.sharing.file.name
+
+    @property
+    def size(self) -> int:
+        """Octets."""
+        return self.sharing.file.size
+
+    @property
+    def media_type(self) -> str | None:
+        """What its sender says that it is, without parameters: ``image/png``."""
+        return self.sharing.file.media_type
+
+    @property
+    def caption(self) -> str | None:
+        """What its sender says about it."""
+        return self.sharing.file.description
+
+    @property
+    def hashes(self) -> dict[str, bytes]:
+        """By the names of XEP-0300: ``sha-256`` ..."""
+        return dict(self.sharing.file.hashes)
+
+    @property
+    def thumbnail(self) -> Thumbnail | None:
+        """A small picture that is in the message, of type ``image/thumbhash`` mostly."""
+        return next(iter(self.sharing.file.thumbnails), None)
+
+    async def save(
+        self,
+        path: str | Path,
+        *,
+        limit: int = MAX_SAVED,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> Path:
+        """Fetch, decrypt and verify it.  There is a file of that name only when all of it is verified.
+
+        It is readable for us alone (mode 0600).  Whoever runs the web server learns our network address; from which
+        addresses nothing is fetched says :mod:`slixmpp_mls.delivery.upload`.
+
+        :param path: what it is to be called; or a folder, in which it gets the name that its sender has given it
+        :param limit: octets; 4 GiB
+        :param overwrite: whether a file of that name is replaced
+        :param progress: called with the octets that are there, and those that there will be
+        :returns: where it is
+        :raises UsageError: there is a file of that name
+        :raises BlobTooLarge: it is over the limit
+        :raises NotPermitted: it is at an address from which nothing is fetched
+        :raises MalformedError: there is something else than what the message says
+        :raises TransferFailed: it cannot be fetched; `temporary` says whether to try again
+        :raises OSError: it cannot be written
+        """
+        target = await in_thread(self._target, Path(path))
+        files = self._room.files
+        report = self._room.reporting(self.name, sending=False, progress=progress)
+        await files.save(self.sharing, target, limit=limit, overwrite=overwrite, progress=report)
+        return target
+
+    def _target(self, path: Path) -> Path:
+        return path / (self.name or "file") if path.is_dir() else path
+
+    async def read(self, limit: int = MAX_KEPT_IN_MEMORY, *, progress: Progress | None = None) -> bytes:
+        """Fetch, decrypt and verify it, into memory.
+
+        :param limit: octets; 16 MiB
+        :param progress: as of :meth:`save`
+        :raises: what :meth:`save` does, but for what is about its name
+        """
+        report = self._room.reporting(self.name, sending=False, progress=progress)
+        return await self._room.files.read(self.sharing, limit=limit, progress=report)
+
+
+class RoomFiles:
+    """Sends files to a room, and hands out those of its messages.
+
+    :param fire: tells the application of an event
+    """
+
+    def __init__(self, xmpp: ClientXMPP, files: Files, room: str, fire: Callable[[str, object], None]) -> None:
+        self.files = files
+        self._xmpp = xmpp
+        self._room = room
+        self._fire = fire
+
+    async def message_with(
+        self,
+        content: str | Path | bytes,
+        *,
+        caption: str | None,
+        name: str | None,
+        media_type: str | None,
+        disposition: Disposition | None,
+        progress: Progress | None,
+    ) -> Message:
+        """Upload a file, and make the message that tells of it; parameters and errors as of `send_file`."""
+        if not isinstance(content, bytes | str | Path):
+            raise UsageError(f"a file is given by its path or as octets, not as {type(content).__name__}")
+        data = Path(content) if isinstance(content, str) else content
+        name = plain_name(name if name is not None else data.name if isinstance(data, Path) else "")
+        kind = (media_type or mimetypes.guess_type(name or "")[0] or _UNKNOWN).lower()
+        picture = await in_thread(look_at, data) if kind.startswith("image/") else None
+        try:  # what is wrong with these is to be said before anything is uploaded
+            description = FileMetadata(0, {"sha-256": bytes(32)}, media_type=kind, description=caption).description
+        except MalformedError as error:
+            raise UsageError(str(error)) from None
+        stored = await self.files.put(data, self.reporting(name, sending=True, progress=progress))
+        metadata = FileMetadata(
+            stored.size,
+            {"sha-256": stored.sha256},
+            name=name,
+            media_type=kind,
+            description=description,
+            width=None if picture is None else picture.width,
+            height=None if picture is None else picture.height,
+            thumbnails=() if picture is None or picture.thumbnail is None else (picture.thumbnail,),
+        )
+        if disposition is None:
+            disposition = "inline" if kind.startswith("image/") else "attachment"
+        message: Message = self._xmpp.make_message(mto=JID(self._room), mtype="groupchat")
+        if caption:
+            message["body"] = caption
+        message.xml.append(to_stdlib(FileSharing(metadata, (stored.source,), disposition).to_lxml()))
+        return message
+
+    def of(self, message: Message) -> tuple[File, ...]:
+        """The files of a message, but for those that are not as XEP-0448 wants them."""
+        return tuple(File(sharing, self) for sharing in read_files(message.xml)[0])
+
+    def reporting(self, name: str | None, *, sending: bool, progress: Progress | None) -> Progress:
+        """Tells of progress, but not too often."""
+        last = -_BETWEEN_REPORTS
+
+        def report(done: int, total: int) -> None:
+            nonlocal last
+            if progress is not None:
+                progress(done, total)
+            if done == total or monotonic() - last >= _BETWEEN_REPORTS:
+                last = monotonic()
+                self._fire("mls_file_progress", FileProgress(self._room, name, sending, done, total))
+
+        return report
