@@ -40,7 +40,7 @@ class Server(StrEnum):
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
-    """What is going on: a line that changes, or, where that can not be seen, one line after the other."""
+    """What is going on: a line that changes, or, where that cannot be seen, one line after the other."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield console.print

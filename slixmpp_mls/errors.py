@@ -9,7 +9,7 @@
     │   ├── NotVouchedFor     what is to be encrypted would be for members whom the Authentication Service denies
     │   └── DeviceRetired     our account has retired this device: a new store makes a new one
     ├── PeerError             them: bad input from the network; dropped, nothing has changed
-    │   ├── MalformedError    it can not be parsed, or breaks a limit on size, depth or count
+    │   ├── MalformedError    it cannot be parsed, or breaks a limit on size, depth or count
     │   └── InvalidError      it parses, but breaks a rule; `section` names the rule
     │       ├── WrongEpoch
     │       ├── UnknownGroup
@@ -26,7 +26,7 @@
     │   ├── WrongPassphrase   the store is encrypted, and this does not open it
     │   └── StoreFull
     ├── DeliveryError         the XMPP service refused or lost something
-    │   ├── RoomUnsuitable    the room can not serve an encrypted group; `reasons` says why
+    │   ├── RoomUnsuitable    the room cannot serve an encrypted group; `reasons` says why
     │   ├── DowngradeSuspected  a server seems to hide KeyPackages of a better cipher suite
     │   ├── NotPermitted      we lack the affiliation or the group's policy forbids it
     │   ├── StanzaTooLarge    the stanza would exceed what servers carry
@@ -36,7 +36,7 @@
     │   ├── TransferFailed    a web server does not take or give what it should
     │   ├── LoginFailed       there is no session with our server; `reason` says why
     │   └── Disconnected      the stream is closed
-    └── DevServerError        the throw-away server can not be had, does not start or does not answer
+    └── DevServerError        the throw-away server cannot be had, does not start or does not answer
 
 The two first branches follow h11's two kinds of blame.  After any of these errors the
 object that raised it is as usable as before.  No message of these exceptions holds a
@@ -237,7 +237,7 @@ class RoomUnsuitable(DeliveryError):
     """
 
     def __init__(self, room: str, reasons: Sequence[str]) -> None:
-        super().__init__(f"{room} can not host an encrypted group: {', '.join(reasons)}")
+        super().__init__(f"{room} cannot host an encrypted group: {', '.join(reasons)}")
         self.room = room
         self.reasons = tuple(reasons)
 
@@ -369,4 +369,4 @@ class Disconnected(DeliveryError):
 
 
 class DevServerError(MLSError):
-    """The throw-away server of :mod:`slixmpp_mls.devserver` can not be had, does not start or does not answer."""
+    """The throw-away server of :mod:`slixmpp_mls.devserver` cannot be had, does not start or does not answer."""

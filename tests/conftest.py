@@ -1,7 +1,7 @@
 """Real servers and clients for any test that asks for them.
 
 A server runs once per test session; tests keep apart by account and room names of their own.  Where one
-can not be started the tests are skipped with the reason, but on a CI machine (``CI`` is set) they fail.
+cannot be started the tests are skipped with the reason, but on a CI machine (``CI`` is set) they fail.
 """
 
 from __future__ import annotations

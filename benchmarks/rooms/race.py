@@ -32,7 +32,7 @@ class Race:
 
 
 async def race(server: DevServer, members: int) -> Race:
-    """Each renews its keys: a change that can not be merged with another's."""
+    """Each renews its keys: a change that cannot be merged with another's."""
     with tempfile.TemporaryDirectory() as folder:
         async with await Crew.gather(server, members, Path(folder)) as crew:
             room = f"race-{uuid.uuid4().hex[:8]}@{server.rooms}"

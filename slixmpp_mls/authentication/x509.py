@@ -27,7 +27,7 @@ What an outdated list revokes remains revoked.  A list with a critical extension
 say, or of changes only, is none that this module can read (RFC 5280 5.2).
 
 Roots and lists are files or octets; URLs in certificates are not followed, which would tell whoever made them that,
-and from where, we look.  Files are read again when they have changed; one that can not be read any more
+and from where, we look.  Files are read again when they have changed; one that cannot be read any more
 leaves what was known before, so that a list that is being replaced locks nobody out.  While somebody
 is subscribed this happens by itself, and the clock is looked at, too: who expires is told like who is revoked.
 """
@@ -81,7 +81,7 @@ class AuthorityService(AuthenticationService):
     :param max_chain: the most certificates from a device's to the one below a root
     :param interval: seconds between two looks at files and clock, while anybody is subscribed
     :param clock: seconds since the Unix epoch
-    :raises UsageError: a source can not be read, or there is no root
+    :raises UsageError: a source cannot be read, or there is no root
     """
 
     def __init__(
@@ -290,7 +290,7 @@ class _Believed:
 
     @classmethod
     def read(cls, roots: Iterable[Source], crls: Iterable[Source]) -> _Believed:
-        """:raises UsageError: something can not be read, or there is no root"""
+        """:raises UsageError: something cannot be read, or there is no root"""
         certificates = []
         for source in roots:
             try:
@@ -399,7 +399,7 @@ def _octets(source: Source) -> bytes:
         with Path(source).open("rb") as file:
             octets = file.read(MAX_FILE + 1)
     except OSError as error:
-        raise UsageError(f"{_name(source)} can not be read: {error.strerror}") from None
+        raise UsageError(f"{_name(source)} cannot be read: {error.strerror}") from None
     if len(octets) > MAX_FILE:
         raise UsageError(f"{_name(source)} has more than {MAX_FILE} octets")
     return octets

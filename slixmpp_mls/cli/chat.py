@@ -116,12 +116,12 @@ class _Chat:
             "mls_key_changed": lambda event: self._warn(f"{event.client} has another key: {event.fingerprint}"),
             "mls_unreadable": self._unreadable,
             "mls_left_behind": lambda event: self._warn(f"{event.by} seems to be ahead of this device"),
-            "mls_group_lost": lambda event: self._warn(f"this device can not follow any more: {event.reason}"),
+            "mls_group_lost": lambda event: self._warn(f"this device cannot follow any more: {event.reason}"),
             "mls_room_lost": self._lost,
             "mls_interrupted": lambda event: self._warn(f"out of the room for now ({event.cause})"),
             "mls_entered": lambda event: self._note("back in the room") if event.again else None,
             "mls_retired": self._retired,
-            "mls_store_failed": lambda error: self._warn(f"the store can not be written: {error}"),
+            "mls_store_failed": lambda error: self._warn(f"the store cannot be written: {error}"),
         }
         for name, handler in handlers.items():
             client.add_event_handler(name, handler)
@@ -263,7 +263,7 @@ class _Chat:
 
     def _unreadable(self, event: Unreadable) -> None:
         if event.reason != "before-join":  # those were not meant for us
-            self._warn(f"a message of {event.claimed} can not be read: {event.reason}")
+            self._warn(f"a message of {event.claimed} cannot be read: {event.reason}")
 
     def _changed(self, event: GroupChanged) -> None:
         if event.room != self.room:

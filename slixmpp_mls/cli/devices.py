@@ -151,7 +151,7 @@ class _Row:
     def ready(self) -> str:
         """Its KeyPackages, for people."""
         if not (self.suites or self.last_resort):
-            return "none: can not be added to a room"
+            return "none: cannot be added to a room"
         suites = [f"{count} for {_suite(number)}" for number, count in sorted(self.suites.items())]
         expires = ""
         if self.expiry is not None:

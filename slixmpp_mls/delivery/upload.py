@@ -234,7 +234,7 @@ class Uploads:
 
         :param whole: seconds that it may take in all; None if it may take as long as it goes on
         :raises NotPermitted: it is at an address from which nothing is to be fetched
-        :raises TransferFailed: it can not be fetched; `temporary` says whether to try again
+        :raises TransferFailed: it cannot be fetched; `temporary` says whether to try again
         """
         resolver: AbstractResolver | None = None
         if self._allow_url is None:

@@ -179,7 +179,7 @@ class DevServer(ABC):
     async def start(self) -> None:
         """Start, and return when clients can connect; does nothing while it runs.
 
-        :raises DevServerError: the software can not be had here, or does not start; the text ends with its log.
+        :raises DevServerError: the software cannot be had here, or does not start; the text ends with its log.
         """
         if self.running:
             return
@@ -293,7 +293,7 @@ class DevServer(ABC):
         if problem:
             client.abort()
             client.cancel_connection_attempt()
-            raise DevServerError(f"{client.boundjid.bare} can not log in at {self!r}: {problem}")
+            raise DevServerError(f"{client.boundjid.bare} cannot log in at {self!r}: {problem}")
         if presence:
             client.send_presence()
 

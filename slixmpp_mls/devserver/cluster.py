@@ -103,7 +103,7 @@ class _Node(Ejabberd):
             check=False,
         )
         if done.returncode != 0:
-            raise DevServerError(f"ejabberd can not {' '.join(words)}: {done.stdout}{done.stderr}")
+            raise DevServerError(f"ejabberd cannot {' '.join(words)}: {done.stdout}{done.stderr}")
         return done.stdout
 
 

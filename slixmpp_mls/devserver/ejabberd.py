@@ -202,7 +202,7 @@ class Ejabberd(DevServer):
         if status == 409:  # it exists
             status, answer = await self._command_api("change_password", account | {"newpass": password})
         if status != 200:
-            raise DevServerError(f"ejabberd can not register {name}@{self.domain}: {answer}")
+            raise DevServerError(f"ejabberd cannot register {name}@{self.domain}: {answer}")
 
     async def _command_api(self, command: str, arguments: Mapping[str, str]) -> tuple[int, str]:
         """Run a command that may be run twice: of many connections at once, a busy ejabberd closes some."""

@@ -83,7 +83,7 @@ def unpack(recipe: Recipe, progress: Progress = quiet) -> Path:
     """
     for tool in ("apt-get", "dpkg", "dpkg-query"):
         if shutil.which(tool) is None:
-            raise DevServerError(f"can not unpack Debian packages here: no `{tool}`")
+            raise DevServerError(f"cannot unpack Debian packages here: no `{tool}`")
     folder = cache_folder()
     root = folder / f"{recipe.name}-{_fingerprint(recipe)}"
     try:
@@ -97,7 +97,7 @@ def unpack(recipe: Recipe, progress: Progress = quiet) -> Path:
                     missing = ", ".join(sorted(missing_libraries(root)))
                     raise DevServerError(f"the unpacked packages of {recipe.name} lack shared libraries: {missing}")
     except OSError as error:
-        raise DevServerError(f"can not unpack {recipe.name} into {folder}: {error}") from error
+        raise DevServerError(f"cannot unpack {recipe.name} into {folder}: {error}") from error
     return root
 
 
@@ -108,7 +108,7 @@ def library_folders(root: Path) -> list[Path]:
 
 
 def missing_libraries(root: Path) -> set[str]:
-    """Names of shared libraries that programs and modules in the tree need, and the loader can not find."""
+    """Names of shared libraries that programs and modules in the tree need, and the loader cannot find."""
     binaries = [
         str(path)
         for path in (root / "usr").rglob("*")

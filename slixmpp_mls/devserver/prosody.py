@@ -203,7 +203,7 @@ class Prosody(DevServer):
             check=False,
         )
         if done.returncode != 0:
-            raise DevServerError(f"prosodyctl can not register {name}@{self.domain}: {done.stdout}{done.stderr}")
+            raise DevServerError(f"prosodyctl cannot register {name}@{self.domain}: {done.stdout}{done.stderr}")
 
 
 def _lua_string(text: str) -> str:

@@ -126,7 +126,7 @@ class CertificateAuthority:
         except FileNotFoundError:
             raise UsageError(f"{self.folder} holds no authority") from None
         except UNREADABLE as error:
-            raise UsageError(f"{self.folder / _ROOT} can not be read: {error}") from None
+            raise UsageError(f"{self.folder / _ROOT} cannot be read: {error}") from None
 
     @classmethod
     def create(
@@ -150,7 +150,7 @@ class CertificateAuthority:
         try:
             subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         except ValueError as error:
-            raise UsageError(f"this can not be an authority's name: {error}") from None
+            raise UsageError(f"this cannot be an authority's name: {error}") from None
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / _ISSUED).mkdir(exist_ok=True)
         key = ec.generate_private_key(ec.SECP384R1())
@@ -204,7 +204,7 @@ class CertificateAuthority:
     def issued(self) -> list[Issued]:
         """All certificates issued, the oldest first.
 
-        :raises UsageError: a file can not be read
+        :raises UsageError: a file cannot be read
         """
         crl = self.crl()
         found = []
@@ -224,12 +224,12 @@ class CertificateAuthority:
     def crl(self) -> x509.CertificateRevocationList:
         """The present revocation list.
 
-        :raises UsageError: it can not be read
+        :raises UsageError: it cannot be read
         """
         try:
             return x509.load_pem_x509_crl(self.crl_file.read_bytes())
         except (OSError, *UNREADABLE) as error:
-            raise UsageError(f"{self.crl_file} can not be read: {error}") from None
+            raise UsageError(f"{self.crl_file} cannot be read: {error}") from None
 
     def revoke(
         self,
@@ -298,7 +298,7 @@ class CertificateAuthority:
         except ValueError:
             raise UsageError("a wrong passphrase, or the authority's key is damaged") from None
         except OSError as error:
-            raise UsageError(f"the authority's key can not be read: {error.strerror}") from None
+            raise UsageError(f"the authority's key cannot be read: {error.strerror}") from None
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise UsageError("the authority's key is no ECDSA key")
         return key
@@ -307,12 +307,12 @@ class CertificateAuthority:
     def needs_passphrase(self) -> bool:
         """Whether its key is encrypted.
 
-        :raises UsageError: the key can not be read
+        :raises UsageError: the key cannot be read
         """
         try:
             return b"BEGIN ENCRYPTED" in (self.folder / _KEY).read_bytes()
         except OSError as error:
-            raise UsageError(f"the authority's key can not be read: {error.strerror}") from None
+            raise UsageError(f"the authority's key cannot be read: {error.strerror}") from None
 
 
 def _builder(

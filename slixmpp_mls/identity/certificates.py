@@ -48,7 +48,7 @@ _CURVES = {
     "secp384r1": SignatureScheme.ecdsa_secp384r1_sha384,
     "secp521r1": SignatureScheme.ecdsa_secp521r1_sha512,
 }
-# Everything that `cryptography` raises of what it can not read; not all of it is a ValueError.
+# Everything that `cryptography` raises of what it cannot read; not all of it is a ValueError.
 UNREADABLE = (
     ValueError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType,
 )  # fmt: skip
@@ -57,7 +57,7 @@ UNREADABLE = (
 def chain_of(credential: X509Credential) -> tuple[x509.Certificate, ...]:
     """The certificates, parsed, the device's own first.
 
-    :raises InvalidError: none, too many or too large ones, or one can not be read
+    :raises InvalidError: none, too many or too large ones, or one cannot be read
     """
     _check_limits(credential)
     return tuple(load_certificate(certificate.cert_data) for certificate in credential.certificates)
@@ -82,14 +82,14 @@ def _check_limits(credential: X509Credential) -> None:
 def load_certificate(data: bytes) -> x509.Certificate:
     """One certificate, from DER.
 
-    :raises InvalidError: it can not be read
+    :raises InvalidError: it cannot be read
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # what is warned of now, a later version will refuse: all are to agree
             return x509.load_der_x509_certificate(data)
     except (*UNREADABLE, Warning) as error:
-        raise InvalidError(f"a certificate that can not be read: {type(error).__name__}", _SECTION) from None
+        raise InvalidError(f"a certificate that cannot be read: {type(error).__name__}", _SECTION) from None
 
 
 def extensions_of(certificate: x509.Certificate | x509.CertificateSigningRequest) -> x509.Extensions:
@@ -100,13 +100,13 @@ def extensions_of(certificate: x509.Certificate | x509.CertificateSigningRequest
     try:
         return certificate.extensions
     except UNREADABLE as error:
-        raise InvalidError(f"extensions that can not be read: {type(error).__name__}", _SECTION) from None
+        raise InvalidError(f"extensions that cannot be read: {type(error).__name__}", _SECTION) from None
 
 
 def xmpp_addresses(certificate: x509.Certificate | x509.CertificateSigningRequest) -> tuple[str, ...]:
     """The id-on-xmppAddr names of a certificate or a request, in their order, as they stand there.
 
-    :raises InvalidError: extensions, or one of these names, can not be read
+    :raises InvalidError: extensions, or one of these names, cannot be read
     """
     try:
         names = extensions_of(certificate).get_extension_for_class(x509.SubjectAlternativeName).value

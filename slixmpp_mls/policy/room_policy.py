@@ -136,7 +136,7 @@ class RoomPolicy(ExtensionContent):
     def replaced_in(self, extensions: Extensions) -> tuple[Extension, ...]:
         """A list of extensions with this policy instead of the one in it, for a GroupContextExtensions proposal.
 
-        :raises ValueError: the policy can not be encoded: see
+        :raises ValueError: the policy cannot be encoded: see
             :func:`slixmpp_mls.identity.client_identity.check_bare_jid`, `MAX_ADMINISTRATORS`
         """
         return (*(entry for entry in extensions if entry.extension_type not in POLICY_TYPES), self.extension())

@@ -99,7 +99,7 @@ def _convert(path: Path, source: SQLiteStore, secret: StoreSecret | None) -> Non
             wrapped_key.sync_folder(path)
         source.give_way(copy)
     except OSError as error:
-        raise StoreError(f"can not convert {path}: {error.strerror}") from error
+        raise StoreError(f"cannot convert {path}: {error.strerror}") from error
     finally:
         _remove(copy)
 

@@ -102,7 +102,7 @@ class SQLiteStore:
     :raises StoreMismatch: the file belongs to another account, to a newer version, is another program's,
         or is not encrypted although a secret is given
     :raises StoreFull: no space left for making or migrating it
-    :raises StoreError: it can not be opened, or is damaged
+    :raises StoreError: it cannot be opened, or is damaged
     :raises UsageError: a secret is given, and the extra ``encrypted`` is not installed
     """
 
@@ -223,7 +223,7 @@ class SQLiteStore:
                     old.write(bytes(1 << 20))  # its name is gone: what it held shall be, too
                 os.fsync(old.fileno())
         except OSError as error:
-            raise StoreError(f"can not replace {self._path}: {error.strerror}") from error
+            raise StoreError(f"cannot replace {self._path}: {error.strerror}") from error
         finally:
             self.close()
 
@@ -482,7 +482,7 @@ class _Lock:
 def is_encrypted(path: str | os.PathLike[str]) -> bool:
     """Whether a file is an encrypted store: it has a key beside it, and does not begin as what is not encrypted does.
 
-    :raises StoreError: it can not be read
+    :raises StoreError: it cannot be read
     """
     file = Path(os.path.realpath(path))
     return file.exists() and wrapped_key.place(file).exists() and _head(file) not in (b"", _PLAIN)
@@ -508,7 +508,7 @@ def _sqlcipher() -> Any:
 
 def _unopenable(path: Path, error: OSError) -> StoreError:
     kind = StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
-    return kind(f"can not open the store {path}: {error.strerror}")
+    return kind(f"cannot open the store {path}: {error.strerror}")
 
 
 def check_account(account: str) -> None:

@@ -73,13 +73,13 @@ class StoreSecret:
     def of_key_file(cls, path: str | os.PathLike[str]) -> Self:
         """The whole content of a file of 32 octets to 64 KiB, such as ``openssl rand -out bot.key 32`` makes.
 
-        :raises UsageError: it can not be read, or is no such file
+        :raises UsageError: it cannot be read, or is no such file
         """
         try:
             with open(path, "rb") as file:
                 octets = file.read(_MAX_KEY_FILE + 1)
         except OSError as error:
-            raise UsageError(f"can not read the key file {path}: {error.strerror}") from error
+            raise UsageError(f"cannot read the key file {path}: {error.strerror}") from error
         if not _MIN_KEY_FILE <= len(octets) <= _MAX_KEY_FILE:
             raise UsageError(f"the key file {path} has not between {_MIN_KEY_FILE} and {_MAX_KEY_FILE} octets")
         return cls(b"key file\0" + octets)
@@ -135,7 +135,7 @@ def wrap_key(path: Path, secret: StoreSecret, key: bytes | None = None) -> bytes
         os.replace(beside, path)
         sync_folder(path)
     except OSError as error:
-        raise StoreError(f"can not write {path}: {error.strerror}") from error
+        raise StoreError(f"cannot write {path}: {error.strerror}") from error
     return key
 
 
@@ -184,9 +184,9 @@ def _read(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             content = file.read(_MAX_FILE + 1)
     except FileNotFoundError:
-        raise StoreError(f"{path} is missing: without it the store can not be opened") from None
+        raise StoreError(f"{path} is missing: without it the store cannot be opened") from None
     except OSError as error:
-        raise StoreError(f"can not read {path}: {error.strerror}") from error
+        raise StoreError(f"cannot read {path}: {error.strerror}") from error
     try:
         if len(content) > _MAX_FILE:
             raise ValueError("too large")

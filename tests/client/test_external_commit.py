@@ -336,7 +336,7 @@ def test_one_of_another_room_is_refused() -> None:
 
 
 def test_a_commit_made_from_a_forged_past_is_ignored_by_all() -> None:
-    """What the joiner can not tell, the members can: the Commit is of an epoch that has ended."""
+    """What the joiner cannot tell, the members can: the Commit is of an epoch that has ended."""
     world, alice, bob, carol = three()
     alice.commit()
     world.settle()

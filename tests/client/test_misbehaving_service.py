@@ -1,4 +1,4 @@
-"""Rows of docs/misbehaving-service.md that a real server can not be made to play, in every order."""
+"""Rows of docs/misbehaving-service.md that a real server cannot be made to play, in every order."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ def test_doubts_survive_a_restart_and_end_with_an_answer() -> None:
     bob.restart()
     assert bob.session.silenced
     bob.session.reconsider([who], [Doubt(who, False, "unreachable", "", NOW + 9)])
-    assert bob.session.silenced  # who can not tell takes nothing back
+    assert bob.session.silenced  # who cannot tell takes nothing back
     bob.session.reconsider([who], [])
     assert not bob.session.silenced
     bob.restart()

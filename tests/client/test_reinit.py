@@ -283,7 +283,7 @@ def test_another_group_than_was_asked_for_means_nothing() -> None:
 
 
 def test_a_welcome_to_a_new_group_of_that_id_that_does_not_continue_ours_is_refused() -> None:
-    """Who is no member can not make the group that follows, even if it knows its id and has everybody's KeyPackages."""
+    """Who is no member cannot make the group that follows, even if it knows its id and has everybody's KeyPackages."""
     world, people = world_of(ALICE, BOB)
     ask(people[0])
     world.settle()

@@ -29,6 +29,7 @@ from slixmpp_mls.rooms.encrypted_room import EncryptedRoom, SentMessage
 from slixmpp_mls.runtime import events
 
 from ..conftest import unique
+from ..plugins import disable_mls, mls_of
 
 SECONDS = 60.0  # more than anything here should take
 #: All events that the plugin documents.
@@ -96,9 +97,7 @@ class Person:
 
     @property
     def mls(self) -> MLS:
-        plugin = self.client.plugin["mls"]
-        assert isinstance(plugin, MLS)
-        return plugin
+        return mls_of(self.client)
 
     def reconfigure(self, **settings: object) -> None:
         """Change settings of the running plugin, as a restart with another configuration would."""
@@ -180,16 +179,22 @@ class Person:
             self._keeper.cancel()
         with suppress(TimeoutError):
             await asyncio.wait_for(self.client.disconnect(wait=1.0), 3)
-        self.client.plugin.disable("mls")
+        disable_mls(self.client)
         self.client.abort()
         self.client.cancel_connection_attempt()
 
     def crash(self) -> None:
         """The end of the process, at once: nothing is said to anybody, nothing more is written."""
         if "mls" in self.client.plugin:
-            self.client.plugin.disable("mls")
+            disable_mls(self.client)
         self.client.abort()
         self.client.cancel_connection_attempt()
+
+    def notify_of_devices(self, account: str) -> None:
+        """As a PEP notification of another list of devices does, between accounts that share presence."""
+        service = self.mls._own_service
+        assert service is not None
+        service._changed(account)
 
     # What is seen
 
@@ -207,6 +212,10 @@ class Person:
         except TimeoutError:
             raise AssertionError(f"it did not happen: {self!r}") from None
         return value
+
+    async def until_no_doubts(self) -> None:
+        """Wait until every leaf of the room is believed."""
+        await self.until(lambda: not self.room().doubts)
 
     async def next(self, name: str, after: int = 0, seconds: float = SECONDS) -> Any:
         """The first event of this name after so many of them."""

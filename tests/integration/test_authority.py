@@ -13,6 +13,7 @@ import pytest
 from cryptography import x509
 
 from slixmpp_mls.authentication import AllOf, AnyOf, AuthorityService, DirectoryService
+from slixmpp_mls.authentication.key_recording import AroundService
 from slixmpp_mls.client import Member
 from slixmpp_mls.delivery import DeviceDirectory, KeyPackageDirectory
 from slixmpp_mls.devserver import DevServer
@@ -118,7 +119,7 @@ async def test_a_room_that_demands_certificates(coven: Coven) -> None:
 async def test_in_other_cipher_suites(prosody: DevServer, cast: Cast, tmp_path: Path, number: int) -> None:
     """Ed25519 again, Ed448, and ECDSA with each curve; a second suite without a certificate does not disturb."""
     coven = Coven(cast, prosody, tmp_path / "authority")
-    suites = {"cipher_suites": (number, 1 if number != 3 else 2)}
+    suites: dict[str, Any] = {"cipher_suites": (number, 1 if number != 3 else 2)}
     alice, bob = await asyncio.gather(*(coven.person(name, **suites) for name in ("alice", "bob")))
     room = f"{unique('coven')}@{prosody.rooms}"
     group = await alice.mls.create(room, policy=coven.policy(room, alice))
@@ -148,9 +149,17 @@ async def test_a_certificate_that_does_not_fit_is_not_taken_into_use(coven: Cove
 # --- bad certificates --------------------------------------------------------------------------
 
 
+async def refresh(person: Person) -> None:
+    """The plugin's service records keys around the one that was configured, which reads its files again here."""
+    recording = person.mls.authentication
+    assert isinstance(recording, AroundService)
+    assert isinstance(recording.inner, AuthorityService)
+    await recording.inner.refresh()
+
+
 def bear(person: Person, chain: AnyCredential) -> None:
     """Have somebody's device say of itself what no honest one would."""
-    person.mls.device.credential = lambda _: chain  # type: ignore[method-assign]
+    person.mls.device.credential = lambda suite: chain  # type: ignore[method-assign]
 
 
 def forgeries(coven: Coven, mallory: Person, victim: Person) -> dict[str, tuple[AnyCredential, str]]:
@@ -198,7 +207,7 @@ async def test_nobody_is_added_with_a_bad_certificate(coven: Coven) -> None:
         await directory.retract_many(await directory.items())
         bear(mallory, chain)
         await mallory.mls.replenish()
-        await alice.mls.authentication.inner.refresh()
+        await refresh(alice)
         result = await group.add(mallory.account)
         assert not result.added, what
         assert said in result.failed[mallory.account], what
@@ -219,7 +228,7 @@ async def test_a_member_that_takes_a_bad_certificate_is_followed_and_removed(cov
     await asyncio.gather(bob.joined(room), mallory.joined(room))
     chain, said = forgeries(coven, mallory, alice)[what]
     for person in (alice, bob):
-        await person.mls.authentication.inner.refresh()
+        await refresh(person)
     bear(mallory, chain)
     await mallory.room().renew_leaf()
     for person in (alice, bob):
@@ -309,7 +318,7 @@ async def test_a_certificate_is_kept_and_reaches_rooms_that_were_away(coven: Cov
     assert certificate_of(alice, me(bob)) is None
     await bob.cut()
     bob.no_resumption()
-    with pytest.raises(DeliveryError):  # the KeyPackages can not be replaced now
+    with pytest.raises(DeliveryError):  # the KeyPackages cannot be replaced now
         await bob.mls.use_certificate(pem(coven.issue(bob)))
     bob.crash()
     await bob.connect()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices_module, "RETRY", 1.0)
 
 
-async def another(cast: Cast, person: Person, **config: object) -> Person:
+async def another(cast: Cast, person: Person, **config: Any) -> Person:
     """Another device of somebody's account, with KeyPackages enough for whoever adds it somewhere."""
     return await cast.person(person.server, person.jid, **{"key_packages": 20, **config})
 

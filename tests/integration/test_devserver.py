@@ -237,7 +237,7 @@ async def test_no_process_outlives_a_killed_owner(kind: type[DevServer]) -> None
         "asyncio.run(main())\n"
     )
     pipe = subprocess.PIPE
-    # The owner can not clean up behind itself.
+    # The owner cannot clean up behind itself.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         environment = os.environ | {"TMPDIR": folder}
         owner = await asyncio.create_subprocess_exec(

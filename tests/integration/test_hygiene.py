@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ class Clocks:
             person.mls.parts.maintenance.begin()
 
     @property
-    def config(self) -> dict[str, object]:
+    def config(self) -> dict[str, Any]:
         return {"clock": lambda: self.wall}
 
 
@@ -128,7 +129,7 @@ async def test_keys_are_renewed_by_use_across_a_restart(prosody: DevServer, cast
 
 
 async def grow_silent(
-    cast: Cast, server: DevServer, clocks: Clocks, policy_age: int = 0, **config: object
+    cast: Cast, server: DevServer, clocks: Clocks, policy_age: int = 0, **config: Any
 ) -> tuple[str, Person, Person, Person]:
     """Alice and Carol are administrators, Bob is off for 40 days."""
     alice = await cast.person(server, "alice", **clocks.config, **config)

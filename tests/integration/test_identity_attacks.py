@@ -17,13 +17,13 @@ from xml.etree.ElementTree import Element
 import pytest
 
 from slixmpp_mls.account import devices
-from slixmpp_mls.account.trust import TrustLevel
 from slixmpp_mls.authentication import AcceptAll
 from slixmpp_mls.client import Device
 from slixmpp_mls.client.group.sending import Sending
 from slixmpp_mls.delivery import DeviceDirectory
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import InvalidError, MalformedError, NotVouchedFor, PeerError, PolicyTooNew, PolicyViolation
+from slixmpp_mls.identity import TrustLevel
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.group import commit_creation, group_creation
 from slixmpp_mls.mls.group.group import Group
@@ -255,7 +255,7 @@ async def test_a_welcome_to_a_group_whose_policy_can_not_be_read(server: DevServ
 
 
 async def test_a_commit_that_somebody_makes_up_keeps_nobody_out(server: DevServer, cast: Cast) -> None:
-    """Who waits for a Welcome can not judge Commits, and a false one names the epoch that the genuine one ends."""
+    """Who waits for a Welcome cannot judge Commits, and a false one names the epoch that the genuine one ends."""
     room, (alice,) = await cast.meet(server, "alice")
     bob = await cast.person(server, "bob")
     mallory = await occupant(cast, server, room, alice)
@@ -296,7 +296,7 @@ async def test_a_member_brings_in_a_device_in_somebody_elses_name(server: DevSer
     await alice.until(lambda: len(alice.room().members) == 3)
     await all_agree(*people)
     for person in people:
-        await person.until(lambda person=person: not person.room().doubts)
+        await person.until_no_doubts()
         assert person.room(room).accounts == sorted(each.account for each in people)
         assert not {"mls_removed", "mls_key_changed"} & {name for name, _ in person.seen}
     await everybody_talks(*people)
@@ -350,11 +350,11 @@ async def test_a_list_that_is_withheld_for_a_while_costs_nobody_the_room(server:
     async def never() -> None:
         return None
 
-    carol.mls.parts.own_entry.publish = never  # or she would mend it
+    carol.mls.parts.own_entry.publish = never  # type: ignore[method-assign]  # or she would mend it
     node = DeviceDirectory(carol.client)
     listed = await node.items()
     await node.retract_many(listed)
-    alice.mls._own_service._changed(carol.account)  # as a notification would
+    alice.notify_of_devices(carol.account)
     doubted = await alice.next("mls_doubted")
     assert doubted.member.account == carol.account
     assert doubted.doubt.lapsed
@@ -364,7 +364,7 @@ async def test_a_list_that_is_withheld_for_a_while_costs_nobody_the_room(server:
     assert (await alice.next("mls_doubted_message")).body == "Look to the lady"
     await bob.hears("Look to the lady")  # who has not asked since
     await node.publish_many(listed)
-    alice.mls._own_service._changed(carol.account)
+    alice.notify_of_devices(carol.account)
     await alice.until(lambda: not alice.room().doubts)
     await everybody_talks(*people)
     for person in people:
@@ -390,7 +390,7 @@ async def test_a_list_from_before_a_device_was_retired(server: DevServer, cast: 
     await DeviceDirectory(server_of_bob.client).publish_many(listed)
     await server_of_bob.mls.directory.publish_many(handed_out)
     await server_of_bob.log_out()
-    alice.mls._own_service._changed(bob.account)
+    alice.notify_of_devices(bob.account)
     (added,) = (await alice.room().add(bob.account)).added
     assert added.device == lost  # the account's list says so, and nobody else can know
     await bob.connect()

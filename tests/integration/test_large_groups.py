@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from hashlib import sha256
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from slixmpp_mls.mls.structures.framing import MLSMessage
 from slixmpp_mls.plugin import MLS
 from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
 from slixmpp_mls.rooms.engine import reader
+from slixmpp_mls.rooms.engine.parts import RoomParts
 from slixmpp_mls.stanza import KeyPackage, RoomElement
 from slixmpp_mls.stanza.blob import BlobReference
 from slixmpp_mls.stanza.elements import Device as DeviceElement
@@ -35,6 +37,7 @@ from slixmpp_mls.stanza.elements import Key
 from slixmpp_mls.store import MemoryStore
 
 from ..conftest import unique
+from ..plugins import disable_mls, mls_of
 
 ACCOUNTS, DEVICES = 4, 210  # PEP keeps 256 items on Prosody
 
@@ -72,8 +75,7 @@ class People:
         client.add_event_handler("mls_rejected", self.rejected.append)
         self.clients.append(client)
         await self.server.connect(client)
-        mls = client.plugin["mls"]
-        assert isinstance(mls, MLS)
+        mls = mls_of(client)
         await mls.ready()
         return client, mls
 
@@ -95,7 +97,7 @@ class People:
                 raise StanzaTooLarge(300_000, MAX_STANZA)
 
         group.group.draft_commit = draft  # type: ignore[method-assign]
-        group.worker.parts.fits = check_size  # type: ignore[method-assign]
+        group.worker.parts.fits = check_size  # type: ignore[method-assign, assignment]
         return group
 
     async def joined(self, mls: MLS, room: str) -> EncryptedRoom:
@@ -105,7 +107,7 @@ class People:
     async def leave(self, client: Recorded) -> None:
         with suppress(TimeoutError):  # a stream that only broke would get the invitation, when it is resumed
             await asyncio.wait_for(client.disconnect(wait=1.0), 3)
-        client.plugin.disable("mls")
+        disable_mls(client)
         client.abort()
         client.cancel_connection_attempt()
 
@@ -279,7 +281,7 @@ async def test_a_web_server_that_is_down_for_a_while(people: People, monkeypatch
             raise TransferFailed("down", temporary=True)
         return await get(place)
 
-    bob.uploads.get = failing  # type: ignore[method-assign]
+    bob.uploads.get = failing  # type: ignore[method-assign, assignment]
     group = await people.room(alice)
     await group.add(bob.xmpp.boundjid.bare)
     bobs = await people.joined(bob, group.room)
@@ -315,7 +317,12 @@ async def test_a_tree_that_is_gone(people: People) -> None:
 async def test_an_application_that_allows_no_fetching(people: People) -> None:
     _, alice = await people.come("alice")
     asked: list[str] = []
-    _, bob = await people.come("bob", allow_url=lambda url: bool(asked.append(url)))
+
+    def refuse(url: str) -> bool:
+        asked.append(url)
+        return False
+
+    _, bob = await people.come("bob", allow_url=refuse)
     group = await people.room(alice)
     await group.add(bob.xmpp.boundjid.bare)
     await until(lambda: people.rejected)
@@ -342,7 +349,7 @@ async def test_no_place_for_a_large_tree(people: People, monkeypatch: pytest.Mon
         raise TransferFailed("no space left", temporary=False)
 
     doubtful = group.worker.parts.fits
-    group.worker.parts.fits = type(group.worker).check_size.__get__(group.worker)  # type: ignore[method-assign]
+    group.worker.parts.fits = MethodType(RoomParts.fits, group.worker.parts)  # type: ignore[method-assign]
     await group.add(bob.xmpp.boundjid.bare)  # it does fit: nothing has to be uploaded
     bobs = await people.joined(bob, group.room)
     _, carol = await people.come("carol")

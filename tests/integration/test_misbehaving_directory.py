@@ -7,6 +7,7 @@ for its server.
 from __future__ import annotations
 
 import time
+from xml.etree.ElementTree import Element
 
 import pytest
 
@@ -17,10 +18,11 @@ from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.structures.framing import MLSMessage
 from slixmpp_mls.rooms.encrypted_room import AddResult
-from slixmpp_mls.stanza import KeyPackage
+from slixmpp_mls.stanza import KeyPackage, parse
 from slixmpp_mls.store import MemoryStore
 
 from ..conftest import unique
+from ..plugins import mls_of
 from .people import Cast, Person
 
 pytestmark = pytest.mark.server
@@ -48,7 +50,7 @@ async def publish(person: Person, package: PublishedKeyPackage, *, under: bytes 
     await person.mls.directory.publish_many({reference: element.to_stdlib()})
 
 
-async def withhold(person: Person) -> dict[str, object]:
+async def withhold(person: Person) -> dict[str, Element]:
     """No KeyPackages are handed out; those that there were."""
     items = await person.mls.directory.items(person.account)
     await person.mls.directory.retract_many(items)
@@ -78,14 +80,15 @@ async def test_substituted_stale_and_withheld_key_packages_are_named(server: Dev
         await bob.mls.directory.retract(package.reference.hex())
 
     genuine_ref, element = next(iter(genuine.items()))
-    package = KeyPackage.from_xml(element)  # type: ignore[arg-type]
-    broken = bytearray(package.data)
+    listed = parse(element)
+    assert isinstance(listed, KeyPackage)
+    broken = bytearray(listed.data)
     broken[-1] ^= 1  # the signature's last octet
     for what, data, under, reason in (
         ("changed", bytes(broken), genuine_ref, "signature"),
-        ("under another one's reference", package.data, foreign.reference.hex(), "reference"),
+        ("under another one's reference", listed.data, foreign.reference.hex(), "reference"),
     ):
-        forged = KeyPackage(under, package.suite, data, package.last_resort)
+        forged = KeyPackage(under, listed.suite, data, listed.last_resort)
         await bob.mls.directory.publish_many({under: forged.to_stdlib()})
         result = await group.add(bob.account)
         assert not result.added, what
@@ -95,7 +98,7 @@ async def test_substituted_stale_and_withheld_key_packages_are_named(server: Dev
     # One genuine KeyPackage among all that garbage is enough, and the garbage is in nobody's way.
     await publish(bob, foreign)
     await publish(bob, made_up(bob.account))
-    await bob.mls.directory.publish_many({genuine_ref: element})  # type: ignore[dict-item]
+    await bob.mls.directory.publish_many({genuine_ref: element})
     result = await group.add(bob.account)
     assert [str(member) for member in result.added] == [f"{bob.account}/{bob.mls.device_id}"]
     assert "lists no device" in " ".join(result.skipped.values())
@@ -129,7 +132,7 @@ async def test_a_server_that_lists_a_device_of_its_own(server: DevServer, cast: 
     """The directory alone believes it, for all to see; who remembers keys does not."""
     alice = await cast.person(server, "alice", online=False)
     client = alice.make_client()
-    plugin = client.plugin["mls"]
+    plugin = mls_of(client)
     inner = plugin.authentication
     table = TrustTable(MemoryStore(alice.account))
     plugin._service = TrustOnFirstUse(inner, table, new_device=NewDeviceRule.REFUSE)
@@ -162,7 +165,7 @@ async def test_a_key_package_that_is_handed_out_again_lets_nobody_in(server: Dev
     await bob.mls.directory.retract_many(after)
     await bob.mls.directory.publish_many({ref: used[ref]})
     second = await carol.mls.create(f"{unique('heath')}@{server.rooms}")
-    assert (await second.add(bob.account)).added  # carol can not know
+    assert (await second.add(bob.account)).added  # carol cannot know
     await bob.until(lambda: second.room in bob.mls.groups)
     await carol.say("Where hast thou been, sister?", second.room)
     unreadable = await bob.next("mls_unreadable")

@@ -7,9 +7,11 @@ import re
 from xml.etree.ElementTree import Element, fromstring
 
 import pytest
+from slixmpp.xmlstream import StanzaBase
 
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import AffixMismatch, MalformedError, PeerError, StanzaTooLarge, UsageError
+from slixmpp_mls.rooms.encrypted_room import SentMessage
 
 from .people import SECONDS, Cast, Person, all_agree, ciphertext, envelope, send_octets
 
@@ -116,6 +118,7 @@ async def test_a_prepared_message_goes_out_once(prosody: DevServer, cast: Cast) 
     other = alice.client.make_message(mto=room, mtype="groupchat", mbody=cast.secret("to the last syllable"))
     other["id"] = "the-same"
     again, refused = await asyncio.gather(alice.room().send(message), alice.room().send(other), return_exceptions=True)
+    assert isinstance(again, SentMessage)
     assert again.origin_id == sent.origin_id
     assert isinstance(refused, UsageError)
     await asyncio.wait_for(sent.confirmed, SECONDS)
@@ -172,8 +175,8 @@ async def test_a_body_in_clear_beside_the_ciphertext_is_ignored_and_reported(ser
     assert bob.got("mls_message")[1].warnings == ()
 
 
-def add_clear_body(stanza: object) -> object:
-    xml = stanza.xml  # type: ignore[attr-defined]
+def add_clear_body(stanza: StanzaBase) -> StanzaBase:
+    xml = stanza.xml
     if xml.find("{urn:xmpp:mls:0}application") is not None:
         xml.append(fromstring("<body xmlns='jabber:client'>a lie in clear</body>"))
     return stanza

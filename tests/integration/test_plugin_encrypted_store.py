@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -45,7 +46,7 @@ async def test_a_bot_with_a_passphrase(prosody: DevServer, cast: Cast, tmp_path:
     assert isinstance(bob.got("mls_failed")[-1], WrongPassphrase)
     bob.crash()
 
-    old = {"MLS_STORE_PASSPHRASE": "eye of newt"}
+    old: dict[str, Any] = {"MLS_STORE_PASSPHRASE": "eye of newt"}
     key = tmp_path / "key"
     key.write_bytes(bytes(range(32)))
     assert "does not open" in command("check", bob.store, code=1, MLS_STORE_PASSPHRASE="toe of newt")

@@ -66,7 +66,7 @@ def other_group(room: str, account: str, group_id: bytes | None = None) -> RoomG
 
 
 def hostile(alice: Person, mallory: Person, room: str) -> list[tuple[str, list[Element], type[PeerError] | str]]:
-    """What mallory posts, and how it is to be refused: an error, or the reason why it can not be read."""
+    """What mallory posts, and how it is to be refused: an error, or the reason why it cannot be read."""
     group = alice.room()
     group_id, epoch = group.group.group.group_id, group.epoch
     genuine = next(p for p in group.group.compose(envelope("genuine", alice.account, room)).payloads).data
@@ -86,7 +86,10 @@ def hostile(alice: Person, mallory: Person, room: str) -> list[tuple[str, list[E
     twin = other_group(room, mallory.account, group_id)
     assert twin.group.group_id == group_id
     twin_data = twin.compose(b"of a group with the same id").payloads[0].data
-    app = lambda data, e=epoch: [element("application", group_id, e, data)]  # noqa: E731
+
+    def app(data: bytes | str, claimed: int = epoch) -> list[Element]:
+        return [element("application", group_id, claimed, data)]
+
     return [
         ("not base64", app("&<>!!"), MalformedError),
         ("base64 with a hole", app("AAAA=AAA"), MalformedError),
@@ -276,7 +279,7 @@ async def test_the_room_refuses_a_message(prosody: DevServer, cast: Cast) -> Non
 
 
 class Doubtful(AcceptAll):
-    """An Authentication Service that can not tell."""
+    """An Authentication Service that cannot tell."""
 
     async def validate(self, leaves: Any, suite: Any) -> list[Verdict]:
         return [Verdict.unknown("unreachable", "the line is dead")] * len(leaves)
@@ -311,7 +314,7 @@ async def test_who_has_missed_a_commit_reads_the_archive_again(prosody: DevServe
     _, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     bob.client.deaf = True
     await alice.room().update()
-    await bob.mls.xmpp.plugin["xep_0199"].ping(bob.jid.domain)  # what came before the answer is lost
+    await bob.mls.xmpp.plugin["xep_0199"].ping(JID(bob.jid.domain))  # what came before the answer is lost
     bob.client.deaf = False
     await alice.say("There's daggers in men's smiles")
     await bob.hears("There's daggers in men's smiles")

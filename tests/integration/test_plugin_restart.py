@@ -9,6 +9,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -296,7 +297,8 @@ async def test_making_a_room_goes_on_after_a_restart(server: DevServer, cast: Ca
         room = f"{unique('heath')}@{server.rooms}"
         alice.client.swallowing = lost
         making = asyncio.create_task(alice.mls.create(room))
-        await alice.until(lambda alice=alice: alice.client.swallowed)
+        client = alice.client
+        await alice.until(partial(getattr, client, "swallowed"))
         alice.crash()
         making.cancel()
         await asyncio.gather(making, return_exceptions=True)
@@ -355,7 +357,7 @@ async def test_a_room_destroyed_while_away(prosody: DevServer, cast: Cast) -> No
 
 
 async def test_a_lost_place_in_the_archive_is_a_lost_group(server: DevServer, cast: Cast) -> None:
-    """Whoever may have missed a Commit can not follow; it says so instead of guessing."""
+    """Whoever may have missed a Commit cannot follow; it says so instead of guessing."""
     room, (alice, bob) = await cast.meet(server, "alice", "bob", rejoin="by hand")
     await alice.say("long ago, long ago")
     await bob.hears("long ago, long ago")
@@ -386,7 +388,7 @@ async def test_a_lost_place_in_the_archive_is_a_lost_group(server: DevServer, ca
 
 
 async def test_a_full_disk_lets_nothing_out(prosody: DevServer, cast: Cast) -> None:
-    """What can not be stored is not sent: its key might be used twice."""
+    """What cannot be stored is not sent: its key might be used twice."""
     alice = await cast.person(prosody, "alice", online=False)
     store = SQLiteStore(alice.store, alice.account)
     alice.config["store"] = store

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import StanzaTooLarge
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.rooms import registry
+from slixmpp_mls.stanza import RoomElement
 
 from ..conftest import unique
 from .people import SECONDS, Cast, Person, all_agree
@@ -77,7 +79,7 @@ async def test_a_room_that_waits_for_an_upload_holds_up_no_other(prosody: DevSer
     worker = alice.room(stuck).worker
     too_large = iter([True, True])  # with a GroupInfo beside it, and without
 
-    def narrow(found: Any) -> None:
+    def narrow(elements: Sequence[RoomElement]) -> None:
         if next(too_large, False):
             raise StanzaTooLarge(worker.parts.muc.limit + 1, worker.parts.muc.limit)
 

@@ -20,9 +20,9 @@ from slixmpp_mls.errors import DeliveryError, StoreLocked, StoreMismatch, UsageE
 from slixmpp_mls.mls.parameters import DAY
 from slixmpp_mls.stanza import Device, KeyPackage, parse
 from slixmpp_mls.stanza.consistency import check
-from slixmpp_mls.stanza.xml import AnyElement
 
 from ..conftest import unavailable_means_skip
+from ..plugins import disable_mls
 from .people import SECONDS, Cast, Person
 
 
@@ -72,7 +72,7 @@ async def test_others_see_that_we_know_the_protocol_and_servers_that_we_want_cha
     alice, bob = await cast.person(prosody, "alice"), await cast.person(prosody, "bob")
     info = await bob.client.plugin["xep_0030"].get_info(jid=alice.client.boundjid)
     assert {"urn:xmpp:mls:0", "urn:xmpp:mls:0:devices+notify"} <= info["disco_info"]["features"]
-    alice.client.plugin.disable("mls")
+    disable_mls(alice.client)
     info = await bob.client.plugin["xep_0030"].get_info(jid=alice.client.boundjid)
     assert not any("urn:xmpp:mls" in feature for feature in info["disco_info"]["features"])
 
@@ -130,7 +130,7 @@ async def test_items_of_other_devices_and_other_software_are_left_alone(prosody:
     one = await cast.person(prosody, "alice")
     other = await cast.person(prosody, one.jid)
     stranger = await cast.person(prosody, "stranger")
-    odd: AnyElement = Element("{urn:xmpp:mls:0}key-package", {"ref": "00" * 32, "suite": "1"})
+    odd = Element("{urn:xmpp:mls:0}key-package", {"ref": "00" * 32, "suite": "1"})
     await one.mls.directory.publish("odd", odd)
     await one.log_out()
     await one.connect()

@@ -368,7 +368,7 @@ async def test_who_lacks_a_commit_that_others_have_comes_back(prosody: DevServer
     bob.client.deaf = False
     newest = "DELETE FROM {archive} WHERE {where} AND {id} = (SELECT max({id}) FROM {archive} WHERE {where})"
     assert edit(prosody, room, newest) == 1
-    await alice.say("what bob can not read")
+    await alice.say("what bob cannot read")
     await bob.next("mls_left_behind")
     await asyncio.sleep(0.3)
     assert bob.room().is_member  # one account alone is not believed

@@ -104,7 +104,7 @@ async def test_who_is_kicked_comes_back(server: DevServer, cast: Cast) -> None:
         await alice.client.plugin["xep_0045"].set_role(JID(room), bob.room().muc.nick, "none")
         await alice.say(f"out with him {number}")
         await bob.say(f"here I am again {number}")
-        await bob.until(lambda number=number: len(bob.got("mls_interrupted")) > number)
+        await bob.next("mls_interrupted", after=number)
         await bob.until(lambda: bob.room().live)
     assert {event.cause for event in bob.got("mls_interrupted")} == {"kicked"}
     await asyncio.wait_for(updating, SECONDS)
@@ -194,7 +194,7 @@ async def test_two_people_want_the_same_nickname(server: DevServer, cast: Cast) 
     for person in (alice, bob, carol):
         await person.say(f"said by {person.account}")
     for person in (alice, bob, carol):
-        await person.until(lambda person=person: len(person.bodies) == 2)
+        await person.hears(*(f"said by {other.account}" for other in (alice, bob, carol) if other is not person))
         for message in person.got("mls_message"):
             assert message.body == f"said by {message.sender.account}"
     # Somebody else takes the nickname while its owner is away.

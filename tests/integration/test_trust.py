@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import pytest
 from lxml import etree
@@ -93,11 +94,11 @@ async def test_n_people_need_n_minus_1_comparisons(server: DevServer, cast: Cast
     for one, other in comparisons:
         await compare(one, other)
     for person in everybody:
-        await person.until(lambda person=person: has_verified(person, everybody))
+        await person.until(partial(has_verified, person, everybody))
     for person in everybody:
         assert person.bodies == []  # nothing of it is for people to read
         assert not person.got("mls_rejected")
-        await person.until(lambda person=person: not person.room().doubts)
+        await person.until_no_doubts()
     await dave.say("The charm is wound up")
     for person in (alice, laptop, bob, carol):
         await person.hears("The charm is wound up")
@@ -118,7 +119,7 @@ async def test_two_accounts_with_two_devices_each(server: DevServer, cast: Cast)
     await compare(laptop, bob)
     await tablet.connect()
     for person in everybody:
-        await person.until(lambda person=person: has_verified(person, everybody))
+        await person.until(partial(has_verified, person, everybody))
 
 
 async def test_a_trust_message_from_an_untrusted_key_is_ignored_until_the_key_is_trusted(
@@ -182,7 +183,7 @@ async def test_a_substituted_device_list_can_not_change_a_verified_key(server: D
     directory = DirectoryService(DeviceDirectory(bob.client))
     false = SUITE.generate_signature_key().public
     await directory.issue(bob.mls.device.identity, {SUITE.signature_scheme: false})
-    alice.mls._own_service._changed(bob.account)
+    alice.notify_of_devices(bob.account)
     await group.worker.checks.look_at_account(bob.account)
     assert not group.doubts
     assert leaf.signature_key == genuine

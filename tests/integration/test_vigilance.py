@@ -13,6 +13,7 @@ from slixmpp_mls.errors import NotVouchedFor
 from slixmpp_mls.identity import ClientIdentity
 
 from ..conftest import unique
+from ..plugins import mls_of
 from .people import Cast, Person
 
 pytestmark = pytest.mark.server
@@ -41,7 +42,7 @@ async def suspicious(cast: Cast, server: DevServer, name: str) -> tuple[Person, 
     person = await cast.person(server, name, online=False)
     client = person.make_client()
     service = Suspicious(DeviceDirectory(client))
-    client.plugin["mls"]._service = service  # before the start
+    mls_of(client)._service = service  # before the start
     await server.connect(client)
     await person.ready()
     return person, service
@@ -127,7 +128,7 @@ async def test_a_retired_device_that_still_posts(server: DevServer, cast: Cast) 
     await alice.hears("By the pricking of my thumbs")
     assert await DeviceDirectory(bob.client).retract(bob.mls.device.identity.device)
 
-    alice.mls._own_service._changed(bob.account)  # as a notification would, between those who share presence
+    alice.notify_of_devices(bob.account)
     doubted = await alice.next("mls_doubted")
     assert doubted.doubt.lapsed
     await bob.say("something wicked this way comes")

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
+from typing import cast as typed
 from xml.etree.ElementTree import fromstring
 
 import pytest
 from slixmpp import JID
+from slixmpp.xmlstream import StanzaBase
 
 from slixmpp_mls.devserver import DevServer
 
@@ -32,7 +35,7 @@ async def test_the_harness_would_see_it(prosody: DevServer, cast: Cast) -> None:
     cast.secrets.clear()
     cast.check_wires()
     error = alice.client.make_message(JID(bob.account), mtype="normal")
-    error.reply().error().send()
+    typed(Any, error).reply().error().send()
     error.error().send()
     await asyncio.sleep(0.1)
     with pytest.raises(AssertionError):
@@ -191,8 +194,8 @@ async def test_a_silently_lost_room(prosody: DevServer, cast: Cast) -> None:
     """The room has dropped us and its good-bye was lost: it refuses what we say; nothing is lost."""
     room, (alice, bob) = await cast.meet(prosody, "alice", "bob")
 
-    def lose_goodbye(stanza: object) -> object:
-        lost = stanza.name == "presence" and stanza.xml.get("type") == "unavailable"  # type: ignore[attr-defined]
+    def lose_goodbye(stanza: StanzaBase) -> StanzaBase | None:
+        lost = stanza.name == "presence" and stanza.xml.get("type") == "unavailable"
         return None if lost else stanza
 
     bob.client.add_filter("in", lose_goodbye)

@@ -124,7 +124,7 @@ def test_every_changed_octet(kind: str) -> None:
         for octet in {0, 0xFF, *(data[place] ^ 1 << bit for bit in range(8))}:
             changed[place] = octet
             outcomes.add(assert_strict(STRUCTURES[kind], bytes(changed)))
-    # Lengths at least can not be just anything; a Remove is a number and nothing else.
+    # Lengths at least cannot be just anything; a Remove is a number and nothing else.
     assert outcomes == ({True} if kind == "remove_proposal" else {True, False})
 
 

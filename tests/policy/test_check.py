@@ -735,7 +735,7 @@ def test_the_offender_is_named() -> None:
 def test_x509_credentials_that_name_nobody() -> None:
     group = ROOM.with_policy(x509_only=True)
     leaf = replace(ERIN.leaf(), credential=X509Credential((Certificate(b""),)))
-    with pytest.raises(InvalidError, match="can not be read"):
+    with pytest.raises(InvalidError, match="cannot be read"):
         check(group.view, commit(A1, add(A1, leaf)))
 
 

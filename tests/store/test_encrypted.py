@@ -181,7 +181,7 @@ def test_a_key_file_opens_and_only_as_a_whole(path: Path, tmp_path: Path) -> Non
         key.write_bytes(bytes(octets))
         with pytest.raises(UsageError, match="between 32 and"):
             StoreSecret.of_key_file(key)
-    with pytest.raises(UsageError, match="can not read"):
+    with pytest.raises(UsageError, match="cannot read"):
         StoreSecret.of_key_file(tmp_path / "missing")
 
 

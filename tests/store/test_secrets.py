@@ -1,4 +1,4 @@
-"""What was deleted from the store can not be read in its files any more (RFC 9420 9.2, RFC 9750 8.2.3)."""
+"""What was deleted from the store cannot be read in its files any more (RFC 9420 9.2, RFC 9750 8.2.3)."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Timeline:
 def save_picture(screen: Console, path: Path, title: str) -> None:
     """What a recording console has shown, as SVG, with the reader's own fonts instead of fetched ones.
 
-    :raises OSError: the file can not be written
+    :raises OSError: the file cannot be written
     """
     without_fonts = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
     screen.save_svg(str(path), title=title, code_format=without_fonts.replace("Fira Code", "monospace"))

@@ -284,7 +284,7 @@ def test_10_1_and_7_3_key_package_in_a_proposal(room: Room, name: str) -> None:
         return
     room.hear(message, "bob")
     room["bob"] = room["bob"].apply(room["bob"].process(message, now=NOW), now=NOW)
-    room.say("alice")  # nobody has to commit what can not be committed
+    room.say("alice")  # nobody has to commit what cannot be committed
     assert not room.commit("carol").added
 
 

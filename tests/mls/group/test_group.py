@@ -310,7 +310,7 @@ def test_6_authenticated_data_and_padding(room: Room) -> None:
     changed = replace(body(message), authenticated_data=b"something else")
     refused(room["alice"], MLSMessage.wrap(changed), "decryption")
     sizes = {len(bob.encrypt(b"x" * size)[0]) for size in range(1, 40)}
-    assert len(sizes) == 1  # sizes can not be told
+    assert len(sizes) == 1  # sizes cannot be told
     assert len(bob.encrypt(b"x", padding=no_padding)[0]) < min(sizes)
 
 
