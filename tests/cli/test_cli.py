@@ -292,7 +292,7 @@ async def test_chat(server: DevServer, account: Account, tmp_path: Path) -> None
             await alices.prints(f"{bob} came")
             await alices.prints("/help")
             await alices.type("Fair is \x1b[2J foul")
-            await alices.prints("XML")  # can not carry that
+            await alices.prints("XML")  # cannot carry that
             await alices.type("Fair is \x9b2J\u202efoul")
             await bobs.prints("Fair is \ufffd2J\ufffdfoul")
             await bobs.type("and foul is fair")
