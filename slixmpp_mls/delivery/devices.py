@@ -1,6 +1,6 @@
 """The list of an account's devices: one PEP item for each device, its device id as the item's id.
 
-The server can notify contacts that share presence with the account, and the account's own devices, of changes.  A
+The server notifies contacts that share presence with the account, and the account's own devices, of changes.  A
 client asks for these notifications in its presence, by entity capabilities (XEP-0115): call `DeviceDirectory.watch`
 before the presence is sent.
 """
