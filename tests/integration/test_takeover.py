@@ -20,9 +20,9 @@ from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.delivery import KeyPackageDirectory, Room
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import PolicyViolation
-from slixmpp_mls.key_packages.items import parse_item
+from slixmpp_mls.key_packages.items import parse_key_package
 from slixmpp_mls.mls.group.group import Group
-from slixmpp_mls.mls.structures.proposals import Add, GroupContextExtensions, Remove
+from slixmpp_mls.mls.structures.proposals import Add, AnyProposal, GroupContextExtensions, Remove
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import ExternalJoins, RoomPolicy
 from slixmpp_mls.policy.roster import Roster
@@ -101,8 +101,8 @@ async def test_an_occupant_does_not_become_administrator_by_the_name_of_one(serv
     outgoing, ghost = await impostor.external_commit()
     roster = Roster.of(ghost.members())
     items = await KeyPackageDirectory(mallory.client).items(mallory.account)
-    package = next(parse_item(item).key_package for item in items.values())
-    coup = [
+    package = next(map(parse_key_package, items.values()))
+    coup: list[AnyProposal] = [
         *(Remove(LeafIndex(leaf)) for leaf in roster.leaves_of(alice.account) if leaf != ghost.own_index),
         Add(package),
         GroupContextExtensions(RoomPolicy(room, (mallory.account,)).replaced_in(ghost.context.extensions)),
