@@ -96,7 +96,7 @@ class People:
                 fresh = fresh and "group-info" in names
                 raise StanzaTooLarge(300_000, MAX_STANZA)
 
-        group.group.draft_commit = draft  # type: ignore[method-assign]
+        group.group.draft_commit = draft
         group.worker.parts.fits = check_size  # type: ignore[method-assign, assignment]
         return group
 
