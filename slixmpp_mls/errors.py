@@ -28,6 +28,7 @@
     ├── DeliveryError         the XMPP service refused or lost something
     │   ├── RoomUnsuitable    the room cannot serve an encrypted group; `reasons` says why
     │   ├── DowngradeSuspected  a server seems to hide KeyPackages of a better cipher suite
+    │   ├── NodeUnusable      a node of our account is closed, or does not keep our items; `node` and `reason` say why
     │   ├── NotPermitted      we lack the affiliation or the group's policy forbids it
     │   ├── StanzaTooLarge    the stanza would exceed what servers carry
     │   ├── NoUploadService   our server has no HTTP upload, which something large would need
@@ -224,6 +225,19 @@ class Refused(DeliveryError):
         self.peer = peer
         self.condition = condition
         self.text = text
+
+
+class NodeUnusable(DeliveryError):
+    """A node of our account's does not do what we need, and could not be mended.
+
+    :ivar node: its name.
+    :ivar reason: for people.
+    """
+
+    def __init__(self, node: str, reason: str) -> None:
+        super().__init__(f"the node {node} of our account: {reason}")
+        self.node = node
+        self.reason = reason
 
 
 class NoAnswer(DeliveryError):

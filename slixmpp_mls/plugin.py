@@ -36,7 +36,7 @@ from .authentication import AuthenticationService, DirectoryService
 from .authentication.callbacks import Recent
 from .client import Device
 from .delivery import DeviceDirectory, KeyPackageDirectory, Stream, Uploads
-from .errors import DeviceRetired, Disconnected, LoginFailed, UsageError
+from .errors import DeviceRetired, Disconnected, LoginFailed, NodeUnusable, UsageError
 from .key_packages.cipher_suite_choice import Negotiation
 from .key_packages.publication import Publication
 from .policy import RoomPolicy
@@ -200,7 +200,11 @@ class MLS(BasePlugin):
             parts.maintenance.begin()
             await parts.devices.check_own()
             await parts.own_entry.publish()
-            await parts.publication.replenish()
+            try:
+                await parts.publication.replenish()
+            except NodeUnusable as error:  # nobody can add us, but the rooms that we are in go on
+                log.error("%s", error)
+                self.fire("mls_failed", error)
             await parts.rooms.resume()
         except Disconnected as error:
             log.info("starting is put off until the next session: %s", error)

@@ -49,6 +49,10 @@ class _Node:
     _account: str
     nodes: Nodes
 
+    async def check(self) -> bool:
+        self._fail()
+        return True
+
     async def publish(self, item_id: str, element: Element) -> None:
         self._fail()
         self.nodes.of.setdefault(self._account, {})[item_id] = element

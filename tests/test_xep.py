@@ -39,9 +39,11 @@ from slixmpp_mls.client import (
 from slixmpp_mls.client.storage.duplicate_filter import MAX_ID
 from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.delivery import MAX_STANZA
+from slixmpp_mls.delivery.key_packages import NODE_LIMIT
 from slixmpp_mls.delivery.muc_config import shortcomings
 from slixmpp_mls.errors import PeerError, PolicyViolation
 from slixmpp_mls.identity import ClientIdentity, key_identifier
+from slixmpp_mls.key_packages.publication import RESERVE
 from slixmpp_mls.mls import xml_form
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.parameters import DAY, HOUR, Parameters
@@ -255,7 +257,8 @@ def test_its_other_numbers_are_those_of_the_code() -> None:
     assert f"at most {limits.size:,} octets, {limits.depth} levels of elements and {limits.elements} elements" in text
     assert f"0 to {PROFILE.random_padding} random characters" in text
     assert f"more than {PROFILE.tolerance.total_seconds() / 60:.0f} minutes away" in text
-    assert f"keeps {SETTINGS.count} KeyPackages" in text
+    assert f"of ordinary ones {SETTINGS.count} for each suite" in text
+    assert f"({NODE_LIMIT} - {RESERVE}) divided by the number of devices" in text
     for name in (NS, NODE_DEVICES, NODE_KEY_PACKAGES, xml_form.NAMESPACE):
         assert name in text
 

@@ -8,7 +8,7 @@
     await mls.devices.retire("96fee99052b73d57")
 
 Each device maintains its own item in the account's node of devices, and reads the others' items when it starts, when
-the server tells of a change, and every hour.  What it does about them:
+the server tells of a change, and every five minutes.  What it does about them:
 
 ===========================  ==========================================================================================
 another device that is new   ``mls_new_device``, once.  It is *admitted*, that is, added to every room that we are in,
@@ -17,7 +17,9 @@ another device is retired    its leaves are removed from every room in which we 
 one that was retired is      ``mls_device_conflict``; it is retired again
 listed again
 we are retired               ``mls_retired``; our KeyPackages and groups are deleted, nothing is published again
-we are missing               the node has been lost: our item is published again
+we are missing               the node has been lost: it is configured, and our item published again, with a brake
+                             (:meth:`.own_entry.OwnEntry.mend`)
+the node is closed           it is configured again; if that cannot be done, ``mls_failed`` says so
 our id with other keys       before our first publication: another id is taken; later: ``mls_device_conflict``, and our
                              keys are published again, once at each start
 ===========================  ==========================================================================================
@@ -50,7 +52,7 @@ from typing import Any
 
 from ..client import GroupChanged, Joined
 from ..delivery import CatchingUp
-from ..errors import DeliveryError, DeviceRetired, MLSError, NotPermitted, StoreError, UsageError
+from ..errors import DeliveryError, DeviceRetired, MLSError, NodeUnusable, NotPermitted, StoreError, UsageError
 from ..identity import ClientIdentity, fingerprint
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..rooms.encrypted_room import EncryptedMessage, EncryptedRoom
@@ -67,7 +69,7 @@ __all__ = ["OwnDevices"]
 log = logging.getLogger(__name__)
 
 JITTER = 10.0  # seconds, the longest wait before doing what another device of ours may do
-LOOK = 3600.0  # seconds between looks at the node if nobody tells of a change
+LOOK = 300.0  # seconds between looks at the node if nobody tells of a change
 RETRY = 5.0  # seconds until what could not be done is tried again, each time twice as long, up to
 RETRY_AT_MOST = 900.0
 PATIENCE = 30.0  # seconds that a call waits for a room
@@ -91,6 +93,7 @@ class OwnDevices:
         self._closed = False
         self._settling = asyncio.Lock()
         self._retired_again: dict[str, float] = {}
+        self._told_of = ""  # why our node cannot be used
         self._unsubscribe: Callable[[], None] | None = None
         self._handlers: dict[str, Callable[[Any], None]] = {
             "mls_message": self._heard,
@@ -341,7 +344,7 @@ class OwnDevices:
     async def _run(self) -> None:
         retry = RETRY
         while not self._closed:
-            unfinished = bool(self._unfinished())
+            unfinished = self._look_due or bool(self._unfinished())
             pause = retry if unfinished else LOOK
             retry = min(RETRY_AT_MOST, 2 * retry) if unfinished else RETRY
             with suppress(TimeoutError):
@@ -367,6 +370,7 @@ class OwnDevices:
         """Read the node, and draw the conclusions."""
         self._look_due = False
         try:
+            await self._check_node()
             listed = await read_devices(self._context.devices)
         except DeliveryError:
             self._look_due = True
@@ -377,7 +381,8 @@ class OwnDevices:
             return
         if me not in listed.devices:
             log.info("our account's node of devices does not list us, and is mended")
-            await self._own_entry.publish()
+            self._look_due = True  # whether it has helped is seen soon
+            await self._tell_of(self._own_entry.mend())
         await self._retire_again(listed)
         events: list[NewOwnDevice] = []
         first = not self._records()
@@ -400,6 +405,21 @@ class OwnDevices:
             if add:
                 self._admit(event.id)
             self._context.fire("mls_new_device", event)
+
+    async def _check_node(self) -> None:
+        await self._tell_of(self._context.devices.check())
+
+    async def _tell_of(self, work: Awaitable[object]) -> None:
+        """Do something with our node; say once why it cannot be used."""
+        try:
+            await work
+        except NodeUnusable as error:
+            if str(error) != self._told_of:
+                log.error("%s", error)
+                self._context.fire("mls_failed", error)
+            self._told_of = str(error)
+        else:
+            self._told_of = ""
 
     async def _retire_again(self, listed: Listed) -> None:
         """A retired device goes on, and has published itself.  Others must not find it in the account's list."""

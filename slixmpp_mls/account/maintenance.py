@@ -6,8 +6,9 @@ what                            when                         event
 keys of our leaves renewed      by age or use [1]_           ``mls_keys_renewed``
 silent members reported         every hour [2]_              ``mls_silent``
 silent members removed          every hour [2]_              ``mls_group_changed``
-KeyPackages made, replaced,     every hour, at each start,   ``mls_key_packages``
-deleted [3]_                    when one has been used
+KeyPackages made, replaced,     every five minutes, at each  ``mls_key_packages``
+deleted; their nodes mended     start, when one is used
+[3]_
 old epochs and deleted          every hour                   none
 secrets wiped from the disk
 rotation of our key [4]_        every hour                   ``mls_key_rotated``
@@ -42,7 +43,7 @@ from dataclasses import dataclass
 
 from ..client import GroupChanged, Member
 from ..client.group.committable_proposals import is_permitted
-from ..errors import DeliveryError, MLSError, UsageError
+from ..errors import DeliveryError, MLSError, NodeUnusable, UsageError
 from ..identity import ClientIdentity
 from ..key_packages.publication import Publication
 from ..mls.group.proposal_list import SentProposal
@@ -62,6 +63,7 @@ __all__ = ["KeysRenewed", "Maintenance", "SilentMembers"]
 log = logging.getLogger(__name__)
 
 TICK = 60.0  # seconds between looks at what is due
+NODES = 300.0  # seconds between looks at our nodes of KeyPackages
 QUIET = 30.0  # seconds after a Commit in a room in which we do not add another one
 REPRIEVE = 86_400.0  # seconds after a jump in which nobody is removed as silent
 PATIENCE = 60.0  # seconds that a room may take
@@ -112,6 +114,8 @@ class Maintenance:
         self._certificates = certificates
         self._publication = publication
         self._hour_at = 0.0
+        self._nodes_at = 0.0
+        self._told_of = ""  # why a node of ours cannot be used
         self._last_commit: dict[str, float] = {}
         self._not_before: dict[str, float] = {}
         self._losses: dict[str, int] = {}
@@ -130,6 +134,7 @@ class Maintenance:
         if not self._clock.steady:
             log.warning("the clock is behind what it was in an earlier run")
         self._hour_at = self._clock.monotonic() + HOUR * random.uniform(0.8, 1.0)  # noqa: S311
+        self._nodes_at = self._clock.monotonic() + NODES * random.uniform(0.8, 1.0)  # noqa: S311
 
     async def run(self) -> None:
         """Do what is due, every minute, until the task is cancelled."""
@@ -139,6 +144,11 @@ class Maintenance:
                 await asyncio.sleep(TICK * random.uniform(0.8, 1.0))  # noqa: S311
                 try:
                     await self.tick()
+                except NodeUnusable as error:
+                    if str(error) != self._told_of:
+                        log.error("%s", error)
+                        self._context.fire("mls_failed", error)
+                    self._told_of = str(error)
                 except MLSError as error:
                     log.info("looking after keys is put off: %s", error)
                 except Exception as error:
@@ -167,6 +177,9 @@ class Maintenance:
         if self._clock.monotonic() >= self._hour_at:
             self._hour_at = self._clock.monotonic() + HOUR * random.uniform(0.8, 1.0)  # noqa: S311
             await self.hourly()
+        if self._clock.monotonic() >= self._nodes_at:
+            self._nodes_at = self._clock.monotonic() + NODES * random.uniform(0.8, 1.0)  # noqa: S311
+            await self._publication.replenish()
         for room in self._rooms.all.values():
             await self._renew(room)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 
-from ..errors import DeviceRetired
+from ..errors import DeviceRetired, NodeUnusable
 from ..identity import fingerprint
 from ..runtime import Context
 from ..stanza import Device, RetiredDevice
@@ -20,6 +20,10 @@ from .events import DeviceConflict
 __all__ = ["OwnEntry", "retirement"]
 
 log = logging.getLogger(__name__)
+
+PAUSE = 5.0  # seconds before our item is published again that has been lost again, each time twice as long, up to
+CALM = 3600.0  # seconds after which a loss is a new one
+TOO_OFTEN = 2  # losses without calm between them that are mended without telling anybody
 
 _LISTED = ("device", b"listed")
 _LABEL = ("device", b"label")
@@ -31,6 +35,8 @@ class OwnEntry:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._mended = 0  # times, one soon after the other
+        self._not_before = -CALM
 
     async def check(self) -> RetiredDevice | None:
         """Before anything is published: find out whether this device may be what it is.
@@ -86,6 +92,30 @@ class OwnEntry:
             transaction.put(*_LISTED, b"")
             if label is not None:
                 transaction.put(*_LABEL, label.encode())
+
+    async def mend(self) -> None:
+        """The node does not list us: configure it, if that is the reason, and list us again.
+
+        If it does not keep our item, or loses it again and again, that is an error, and we wait before we publish
+        again, each time twice as long: two programs that undo each other's work would go on without end.
+
+        :raises NodeUnusable: our item is not kept; told once
+        :raises DeliveryError: refused, unanswered or disconnected
+        :raises StoreError: the store failed
+        """
+        node, now = self._context.devices, self._context.clock.monotonic()
+        if now < self._not_before:
+            return
+        calm = now - self._not_before > CALM
+        self._mended = 1 if calm else self._mended + 1
+        self._not_before = now + min(CALM, PAUSE * 2 ** (self._mended - 1))
+        await self.publish()
+        if self._context.device.identity.device not in (await read_devices(node)).devices:
+            raise NodeUnusable(node.node, "it does not keep our item")
+        if self._mended > TOO_OFTEN:
+            raise NodeUnusable(
+                node.node, f"our item has been lost {self._mended} times, a short time each after another"
+            )
 
     def note_retired(self, marker: RetiredDevice) -> DeviceRetired:
         """Remember for good that our account has retired this device.

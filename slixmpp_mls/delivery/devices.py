@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 NODE = "urn:xmpp:mls:0:devices"
 _DISCO = "http://jabber.org/protocol/disco#info"
-_EVENT_ITEMS = f"{{{PUBSUB}#event}}event/{{{PUBSUB}#event}}items"
 _HANDLER = "MLS devices"
 
 
@@ -33,8 +32,9 @@ class _DeviceEvents(MatcherBase):
         # The name says `xml`, slixmpp passes the stanza object.
         if xml.name != "message" or xml.xml.get("type") == "error":
             return False
-        items = xml.xml.find(_EVENT_ITEMS)
-        return items is not None and items.get("node") == self._criteria
+        # Items published or retracted, or the node purged, deleted or configured otherwise (XEP-0060 8.2, 8.4, 8.5).
+        event = xml.xml.find(f"{{{PUBSUB}#event}}event")
+        return event is not None and any(child.get("node") == self._criteria for child in event)
 
 
 class DeviceDirectory(PEPNode):

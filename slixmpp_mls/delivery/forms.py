@@ -31,3 +31,15 @@ def offered(parent: Element | None) -> dict[str, list[str]]:
         options = field.iterfind(f"{{{FORM}}}option/{{{FORM}}}value")
         fields[field.get("var", "")] = [option.text or "" for option in options]
     return fields
+
+
+def entered(parent: Element | None) -> dict[str, str]:
+    """The fields of the form inside `parent`, and the first value of each one that has any."""
+    values: dict[str, str] = {}
+    if parent is None:
+        return values
+    for field in parent.iterfind(f"{{{FORM}}}x/{{{FORM}}}field"):
+        value = field.find(f"{{{FORM}}}value")
+        if value is not None and value.text:
+            values[field.get("var", "")] = value.text
+    return values

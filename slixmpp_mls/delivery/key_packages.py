@@ -2,20 +2,80 @@
 
 A KeyPackage is meant to be used once, but PEP cannot hand an item to one reader and then delete it: two readers may
 fetch the same.  The owner retracts a KeyPackage that has been used, and readers pick at random among several.
+
+Those of last resort have a node of their own.  A server keeps a bounded number of items in a node and drops the oldest
+ones unasked (Prosody as it comes: 256): there, ordinary ones cannot push out the last chance to add a device.
+Readers see one directory.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
+from xml.etree.ElementTree import Element
+
 from slixmpp import ClientXMPP
 
+from ..errors import DeliveryError, NotPermitted, Refused
 from .pep import PEPNode
+from .stream import in_parallel
+
+__all__ = ["LAST_RESORT_NODE", "NODE", "NODE_LIMIT", "KeyPackageDirectory"]
 
 NODE = "urn:xmpp:mls:0:key-packages"
+LAST_RESORT_NODE = "urn:xmpp:mls:0:last-resort-key-packages"
+NODE_LIMIT = 256
+"""Items that every server may be expected to keep in a node: what Prosody does, and less than ejabberd."""
 
 
 class KeyPackageDirectory(PEPNode):
-    """Our KeyPackages (to publish and retract) and everybody's (to read, see `PEPNode.items`)."""
+    """Our KeyPackages (to publish and retract) and everybody's (to read, see `PEPNode.items`).
+
+    :ivar last_resort: the node of those of last resort
+    """
 
     def __init__(self, xmpp: ClientXMPP) -> None:
         # Never pushed: only a client that is about to add the owner needs a KeyPackage.
         super().__init__(xmpp, NODE, send_last="never")
+        self.last_resort = PEPNode(xmpp, LAST_RESORT_NODE, send_last="never")
+
+    async def check(self) -> bool:
+        """See `PEPNode.check`, for both nodes."""
+        return all(await in_parallel([super().check(), self.last_resort.check()]))
+
+    async def publish(self, item_id: str, element: Element) -> None:
+        """See `PEPNode.publish`; a KeyPackage of last resort goes into the node of its own."""
+        if element.get("last-resort") in ("true", "1"):
+            await self.last_resort.publish(item_id, element)
+        else:
+            await super().publish(item_id, element)
+
+    async def retract(self, item_id: str) -> bool:
+        """See `PEPNode.retract`, for both nodes."""
+        there = await super().retract(item_id)
+        return await self.last_resort.retract(item_id) or there
+
+    async def items(
+        self, account: str | None = None, ids: Iterable[str] | None = None, limit: int | None = None
+    ) -> dict[str, Element]:
+        """See `PEPNode.items`: what both nodes have.
+
+        One that is closed hides the other one only if that has nothing: Prosody says of a node that does not exist
+        that it is closed to strangers.
+        """
+        wanted = None if ids is None else list(ids)
+        answers = await asyncio.gather(
+            super().items(account, wanted, limit),
+            self.last_resort.items(account, wanted, limit),
+            return_exceptions=True,
+        )
+        found: dict[str, Element] = {}
+        for answer in answers:
+            if isinstance(answer, dict):
+                found |= answer
+            elif not isinstance(answer, DeliveryError):
+                raise answer
+        errors = [answer for answer in answers if isinstance(answer, DeliveryError)]
+        if errors and (not found or not all(isinstance(each, NotPermitted | Refused) for each in errors)):
+            raise errors[0]
+        return found

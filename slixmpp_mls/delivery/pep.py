@@ -18,6 +18,7 @@ id or payload) is skipped and never an error: any other software of the account 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Literal
@@ -25,12 +26,15 @@ from xml.etree.ElementTree import Element, SubElement
 
 from slixmpp import ClientXMPP
 
-from ..errors import Refused
-from .forms import offered, submission
+from ..errors import NodeUnusable, NotPermitted, Refused
+from .forms import entered, offered, submission
 from .stream import Stream, in_parallel
+
+log = logging.getLogger(__name__)
 
 PUBSUB = "http://jabber.org/protocol/pubsub"
 PUBSUB_OWNER = f"{PUBSUB}#owner"
+RSM = "http://jabber.org/protocol/rsm"
 _NODE_CONFIG = f"{PUBSUB}#node_config"
 _PUBLISH_OPTIONS = f"{PUBSUB}#publish-options"
 
@@ -40,6 +44,11 @@ _OPTION_TROUBLE = frozenset(
 )
 #: Items read from one node at most; what is beyond is ignored.
 MAX_ITEMS = 2000
+_MISSING = "it is not there"
+#: A node that keeps fewer items is configured again: it is one that the server has made with its defaults.
+LEAST_ITEMS = 100
+#: Items that are asked for at once: an answer stays far below what servers carry to each other.
+PAGE = 100
 
 
 class PEPNode:
@@ -76,6 +85,63 @@ class PEPNode:
     def _account(self) -> str:
         return str(self._stream.xmpp.boundjid.bare)
 
+    async def check(self) -> bool:
+        """Whether our node is there and is configured as it has to be; if not, it is made so, once.
+
+        Other software of the account may have deleted it, or closed it: strangers could not add us any more.  The
+        server tells nobody who does not ask.
+
+        :returns: False if it had to be mended; its items may be lost then
+        :raises NodeUnusable: the server does not let us configure it so
+        :raises DeliveryError: refused, unanswered or disconnected.
+        """
+        wrong = await self._wrong()
+        if not wrong:
+            return True
+        log.log(
+            logging.INFO if wrong == [_MISSING] else logging.WARNING,
+            "the node %s is mended: %s",
+            self.node,
+            "; ".join(wrong),
+        )
+        self._options = None  # publish with all options again
+        try:
+            await self._configure()
+        except (NotPermitted, Refused) as error:
+            raise NodeUnusable(self.node, f"{'; '.join(wrong)}, and cannot be configured: {error}") from error
+        wrong = await self._wrong()
+        if wrong:
+            raise NodeUnusable(self.node, "; ".join(wrong))
+        return False
+
+    async def _wrong(self) -> list[str]:
+        """What is wrong with our node; nothing if the server does not show its configuration."""
+        try:
+            form = await self._form()
+        except Refused as error:
+            if error.condition == "item-not-found":
+                return [_MISSING]
+            if error.condition in _OPTION_TROUBLE:
+                return []
+            raise
+        values = entered(form)
+        found = []
+        access = values.get("pubsub#access_model", "open")
+        if access != "open":
+            found.append(f"its access model is {access}: strangers cannot read it")
+        if values.get("pubsub#persist_items", "1") not in ("1", "true"):
+            found.append("it does not keep items")
+        most = values.get("pubsub#max_items", "max")
+        if most.isascii() and most.isdigit() and int(most) < LEAST_ITEMS:
+            found.append(f"it keeps {most} items at most")
+        return found
+
+    async def _form(self) -> Element | None:
+        owner = Element(f"{{{PUBSUB_OWNER}}}pubsub")
+        SubElement(owner, f"{{{PUBSUB_OWNER}}}configure", {"node": self.node})
+        answer = await self._stream.ask("get", self._account, owner)
+        return answer.find(f"{{{PUBSUB_OWNER}}}pubsub/{{{PUBSUB_OWNER}}}configure")
+
     async def publish(self, item_id: str, element: Element) -> None:
         """Publish an item, replacing the one with this id; create and configure the node if needed.
 
@@ -87,7 +153,13 @@ class PEPNode:
                 if self._options is None:
                     await self._first_publish(item_id, element)
                     return
-        await self._publish(item_id, element, self._options)
+        try:
+            await self._publish(item_id, element, self._options)
+        except Refused as error:
+            if error.condition not in _OPTION_TROUBLE or not self._options:
+                raise
+            self._options = None  # somebody has made the node anew, or configured it otherwise
+            await self.publish(item_id, element)
 
     async def publish_many(self, items: Mapping[str, Element]) -> None:
         """Publish several items, a few at a time.  After an error some may be published."""
@@ -122,10 +194,7 @@ class PEPNode:
         except Refused as error:
             if error.condition != "conflict":  # it exists
                 raise
-        owner = Element(f"{{{PUBSUB_OWNER}}}pubsub")
-        SubElement(owner, f"{{{PUBSUB_OWNER}}}configure", {"node": self.node})
-        answer = await self._stream.ask("get", self._account, owner)
-        fields = offered(answer.find(f"{{{PUBSUB_OWNER}}}pubsub/{{{PUBSUB_OWNER}}}configure"))
+        fields = offered(await self._form())
         values = {var: value for var, value in self._wanted.items() if var in fields}
         # "max" is young (XEP-0060 1.20); servers that do not know it bound the number at what they please.
         for max_items in ("max", "1000", "255", "100"):
@@ -176,23 +245,49 @@ class PEPNode:
             node or account that does not exist.
         :raises NoAnswer, Disconnected: no luck with the stream or the server.
         """
+        if ids is not None:
+            wanted = list(ids)
+            return (await self._page(account, wanted, limit, None))[0] if wanted else {}
+        found: dict[str, Element] = {}
+        after: str | None = ""
+        for _ in range(-(-MAX_ITEMS // PAGE)):
+            page, after = await self._page(account, (), limit, after)
+            more = page.keys() - found.keys()
+            found |= page
+            if not after or not more:  # a service that does not page has sent everything
+                break
+            if limit is not None and len(found) >= limit:
+                break
+        return dict(islice(found.items(), limit or MAX_ITEMS))
+
+    async def _page(
+        self, account: str | None, ids: Iterable[str], limit: int | None, after: str | None
+    ) -> tuple[dict[str, Element], str | None]:
+        """One request for items, by XEP-0059 where the service knows it.
+
+        :param after: where the page before has ended, "" at first; None: not paged
+        :returns: the items, and where the next page begins if there may be one
+        """
         pubsub = Element(f"{{{PUBSUB}}}pubsub")
         query = SubElement(pubsub, f"{{{PUBSUB}}}items", {"node": self.node})
         if limit is not None:
             query.set("max_items", str(limit))
-        for wanted in ids or ():
+        for wanted in ids:
             SubElement(query, f"{{{PUBSUB}}}item", {"id": wanted})
-        if ids is not None and not len(query):
-            return {}
+        if after is not None and limit is None:
+            page = SubElement(pubsub, f"{{{RSM}}}set")
+            SubElement(page, f"{{{RSM}}}max").text = str(PAGE)
+            if after:
+                SubElement(page, f"{{{RSM}}}after").text = after
         try:
             answer = await self._stream.ask("get", account or self._account, pubsub)
         except Refused as error:
             if error.condition != "item-not-found":
                 raise
-            return {}
-        found = answer.iterfind(f"{{{PUBSUB}}}pubsub/{{{PUBSUB}}}items/{{{PUBSUB}}}item")
-        return {
-            item_id: item[0]
-            for item in islice(found, MAX_ITEMS)
-            if (item_id := item.get("id")) is not None and len(item) == 1
+            return {}, None
+        sent = list(answer.iterfind(f"{{{PUBSUB}}}pubsub/{{{PUBSUB}}}items/{{{PUBSUB}}}item"))
+        items = {
+            item_id: item[0] for item in sent[:MAX_ITEMS] if (item_id := item.get("id")) is not None and len(item) == 1
         }
+        last = answer.find(f"{{{PUBSUB}}}pubsub/{{{RSM}}}set/{{{RSM}}}last")
+        return items, None if last is None or len(sent) < PAGE else last.text

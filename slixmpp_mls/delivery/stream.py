@@ -35,7 +35,8 @@ from slixmpp.stanza import Message
 from slixmpp.xmlstream.handler import Callback
 from slixmpp.xmlstream.matcher.base import MatcherBase
 
-from ..errors import DeliveryError, Disconnected, NoAnswer, NotPermitted, Refused, StanzaTooLarge
+from ..errors import DeliveryError, Disconnected, NoAnswer, NotPermitted, Refused, StanzaTooLarge, UsageError
+from ..stanza.xml import is_xml_text
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -180,9 +181,11 @@ class Stream:
         :param patience: seconds until `NoAnswer`.
         :raises Refused, NotPermitted: an error came back.
         :raises Disconnected: there is no stream, or it broke before the answer.
+        :raises UsageError: XML cannot hold it; nothing was sent.
         """
         if not self.online:
             raise Disconnected("no stream to send the request on")
+        _check_characters(payload)
         iq = self.xmpp.make_iq(ito=to, itype=kind)  # type: ignore[arg-type]
         iq.append(payload)
         future = iq.send(timeout=patience)  # type: ignore[no-untyped-call]
@@ -215,10 +218,12 @@ class Stream:
 
         :param size: its octets.
         :raises StanzaTooLarge: over `limit`; nothing was sent.
+        :raises UsageError: XML cannot hold it; nothing was sent.
         :raises Disconnected: there is no stream, or it broke first.
         """
         if size > self.limit:
             raise StanzaTooLarge(size, self.limit)
+        _check_characters(message.xml)
         if not self.online:
             raise Disconnected("no stream to send on")
         self._largest = max(self._largest, size)
@@ -308,6 +313,17 @@ class Stream:
                 reader.presence_received(xml)
         except Exception:
             log.exception("a stanza from a room could not be handled")
+
+
+def _check_characters(xml: Element) -> None:
+    """A character that XML cannot hold would make the server cut the stream (RFC 6120 4.9.3.13), again and again.
+
+    :raises UsageError: there is one; the message does not repeat it
+    """
+    for element in xml.iter():
+        for text in (element.text, element.tail, *element.attrib.values()):
+            if text is not None and not is_xml_text(text):
+                raise UsageError(f"<{element.tag.rpartition('}')[2]}/> has a character that XML cannot hold")
 
 
 def bare(jid: str) -> str:

@@ -48,7 +48,6 @@ authentication = "internal_hashed"
 storage = { accounts = "internal" }
 default_storage = "sql"
 sql = { driver = "SQLite3", database = %(database)s }
-pep_max_items = 1000
 archive_expires_after = "never"
 muc_log_expires_after = "never"
 max_archive_query_results = 250

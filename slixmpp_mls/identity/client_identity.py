@@ -23,7 +23,7 @@ from __future__ import annotations
 import re
 import secrets
 import stringprep
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from encodings import idna
 from enum import IntEnum
@@ -39,6 +39,7 @@ from .certificates import end_entity, load_certificate, xmpp_addresses
 
 __all__ = [
     "ClientIdentity", "TrustLevel", "check_bare_jid", "fingerprint", "group_digits", "key_identifier", "new_device_id",
+    "normal_form", "normal_forms",
 ]  # fmt: skip
 
 MAX_PART = 1023  # octets of a localpart or a domainpart, RFC 7622 3.1
@@ -177,6 +178,49 @@ def group_digits(identifier: bytes) -> str:
     """A key identifier as a fingerprint."""
     digits = identifier.hex()
     return " ".join(digits[start : start + 8] for start in range(0, len(digits), 8))
+
+
+def normal_form(address: str) -> str:
+    """The one spelling of an address as people type it: ``localpart@domainpart``, or that and ``/device-id``.
+
+    Capitals, compatibility characters, A-labels and a final dot are what RFC 7622 3.2 and 3.3 prepare.
+
+    :raises ValueError: there is no such address; the message does not repeat it
+    """
+    if not isinstance(address, str):
+        raise ValueError(f"an address is a str, not {type(address).__name__}")
+    bare, slash, device = address.strip().partition("/")
+    local, at, domain = bare.partition("@")
+    if not at:
+        raise ValueError("no localpart")
+    try:
+        prepared = idna.nameprep(local)
+        if not domain.startswith("["):
+            labels = re.split("[.\u3002\uff0e\uff61]", domain)
+            domain = ".".join(_u_label(label) for label in (labels[:-1] if labels[-1] == "" else labels))
+    except UnicodeError:
+        raise ValueError("it has a character that no address may have") from None
+    check_bare_jid(f"{prepared}@{domain}")
+    if slash and not _DEVICE_ID.fullmatch(device):
+        raise ValueError("what follows the slash is no device id")
+    return f"{prepared}@{domain}{slash}{device}"
+
+
+def normal_forms(addresses: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+    """Addresses as people type them: each once in normal form, and a reason for each that is none."""
+    good: dict[str, None] = {}
+    bad: dict[str, str] = {}
+    for address in addresses:
+        try:
+            good[normal_form(address)] = None
+        except ValueError as error:
+            bad[str(address)] = f"no address: {error}"
+    return list(good), bad
+
+
+def _u_label(label: str) -> str:
+    prepared = idna.nameprep(label)
+    return idna.ToUnicode(prepared) if prepared.startswith("xn--") else prepared
 
 
 def check_bare_jid(address: str) -> None:

@@ -19,18 +19,17 @@ import asyncio
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
-from ..delivery import DeviceDirectory
-from ..errors import DeliveryError, PeerError
-from ..identity import ClientIdentity
+from ..errors import PeerError
+from ..identity import ClientIdentity, normal_forms
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.registry import ProtocolVersion
 from ..mls.structures.extensions import Extension
 from ..mls.tree.leaf_validation import GroupRequirements, VerifiedKeyPackage
 from ..runtime import Context
-from ..stanza import Device, parse
-from .items import parse_item, read_items, verify_item
-from .selection import pick, vouched_for
+from .items import parse_item, read_listed, verify_item
+from .selection import each_by_itself, pick, vouched_for
 
 __all__ = ["Negotiation", "Offer", "Suspicion", "choose", "negotiate", "read_offers"]
 
@@ -112,7 +111,7 @@ async def negotiate(
 ) -> Negotiation:
     """Find the best suite for a group with these accounts.  Each suspicion is also an event.
 
-    :param accounts: bare JIDs; this device itself supports all of `suites`
+    :param accounts: bare JIDs, in any spelling; this device itself supports all of `suites`
     :param suites: those that may be chosen, the preferred one first
     :param extensions: of the group's GroupContext, which every device must support
     :param members: if given, it is about these devices, and no others of the accounts
@@ -155,23 +154,23 @@ async def read_offers(
 ) -> Offers:
     """What these accounts' directories offer for a group; this device itself is left out.
 
-    :param accounts: bare JIDs
+    Each account is asked by itself, side by side, for :data:`.selection.PATIENCE` seconds at most.
+
+    :param accounts: bare JIDs, in any spelling
     """
     offers = Offers()
     requirements = {
         suite: GroupRequirements.of(CipherSuite.get(suite), ProtocolVersion.MLS10, extensions) for suite in suites
     }
-    await asyncio.gather(*(_read(context, account, requirements, offers) for account in dict.fromkeys(accounts)))
+    wanted, offers.failed = normal_forms(accounts)
+    reads = {account: partial(_read, context, account.partition("/")[0], requirements, offers) for account in wanted}
+    offers.failed |= await each_by_itself(reads)
     offers.devices.pop(context.device.identity, None)
     return offers
 
 
 async def _read(context: Context, account: str, requirements: Mapping[int, GroupRequirements], offers: Offers) -> None:
-    try:
-        items = await read_items(context.key_packages, account)
-    except DeliveryError as error:
-        offers.failed[account] = f"the directory cannot be read: {error}"
-        return
+    items, listed = await asyncio.gather(context.key_packages.items(account), read_listed(context.devices, account))
     found: dict[tuple[ClientIdentity, int], list[VerifiedKeyPackage]] = {}
     refused: set[str] = set()
     rules = context.device.leaf_rules(context.now)
@@ -192,8 +191,9 @@ async def _read(context: Context, account: str, requirements: Mapping[int, Group
         for package in packages:  # RFC 9420 7.2: signed by the device, in each of its KeyPackages
             offer.claimed |= requirements.keys() & set(package.leaf.capabilities.cipher_suites)
     await _authenticate(context, devices)
-    for client, schemes in (await _listed(context.devices, account)).items():
-        offer = devices.setdefault(client, Offer())
+    for name, device in listed.items():
+        offer = devices.setdefault(ClientIdentity(account, name), Offer())
+        schemes = {key.scheme for key in device.keys}
         for scheme in schemes:
             suites = {suite for suite in requirements if CipherSuite.get(suite).signature_scheme == scheme}
             if not suites & offer.packages.keys():  # a key for which it has no KeyPackage of any suite
@@ -214,20 +214,3 @@ async def _authenticate(context: Context, devices: Mapping[ClientIdentity, Offer
             if not verdict.is_valid:
                 del offer.packages[suite]
                 offer.refusals[suite] = verdict.text
-
-
-async def _listed(directory: DeviceDirectory, account: str) -> dict[ClientIdentity, set[int]]:
-    """The signature schemes for which the account's devices list keys; nothing if it has no such list."""
-    try:
-        items = await directory.items(account)
-    except DeliveryError:
-        return {}
-    found: dict[ClientIdentity, set[int]] = {}
-    for item_id, element in items.items():
-        try:
-            device = parse(element)
-            if isinstance(device, Device) and device.id == item_id:
-                found[ClientIdentity(account, device.id)] = {key.scheme for key in device.keys}
-        except (PeerError, ValueError):
-            continue
-    return found

@@ -6,31 +6,38 @@ nothing in an item is believed before it is verified as if a stranger had writte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from contextlib import suppress
 
 from ..client import open_key_package
-from ..delivery import KeyPackageDirectory
-from ..errors import InvalidError, MalformedError
+from ..delivery import DeviceDirectory
+from ..errors import DeliveryError, InvalidError, MalformedError, PeerError
+from ..identity import ClientIdentity
 from ..mls.structures import key_package
 from ..mls.tree.leaf_validation import GroupRequirements, LeafRules, VerifiedKeyPackage
-from ..stanza import KeyPackage, parse
+from ..stanza import Device, KeyPackage, parse
 from ..stanza.consistency import check as check_consistency
 from ..stanza.xml import AnyElement
 
-__all__ = ["parse_item", "parse_key_package", "read_items", "verify_item"]
-
-_READ = 300  # KeyPackages per account, at first: those of two devices
-_READ_MORE = 600  # if there are more; some servers do not carry to others what would exceed half a megabyte
+__all__ = ["parse_item", "parse_key_package", "read_listed", "verify_item"]
 
 
-async def read_items(directory: KeyPackageDirectory, account: str) -> Mapping[str, AnyElement]:
-    """An account's newest items by id; more of them if an account with many devices has more.
+async def read_listed(directory: DeviceDirectory, account: str) -> dict[str, Device]:
+    """The devices that an account lists, by id; empty if its list cannot be read.
 
     :param account: bare JID
-    :raises DeliveryError: they cannot be read
     """
-    items = await directory.items(account, limit=_READ)
-    return items if len(items) < _READ else await directory.items(account, limit=_READ_MORE)
+    try:
+        items = await directory.items(account)
+    except DeliveryError:
+        return {}
+    found: dict[str, Device] = {}
+    for item_id, element in items.items():
+        with suppress(PeerError, ValueError):
+            device = parse(element)
+            if isinstance(device, Device) and device.id == item_id:
+                ClientIdentity(account, device.id)
+                found[device.id] = device
+    return found
 
 
 def parse_item(element: AnyElement) -> KeyPackage:

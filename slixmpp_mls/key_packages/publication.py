@@ -2,8 +2,17 @@
 
 The device knows which these are (:meth:`slixmpp_mls.client.device.key_packages.OwnKeyPackages.plan`).  The directory is
 compared with that: new KeyPackages are published, and those are retracted that were used, are about to expire, or say
-something of us that is no longer true.  This happens at each start and every hour, and when a KeyPackage may have been
-used: when we have come into a group (``mls_joined``, ``mls_group_continued``).
+something of us that is no longer true.  This happens at each start and every hour, when a KeyPackage may have been
+used, that is, when we have come into a group (``mls_joined``, ``mls_group_continued``), and when the account lists
+another device (``mls_new_device``).
+
+*Shares.*  A server keeps a bounded number of items in a node and drops the oldest ones unasked.  The devices of an
+account share that number: each keeps its part of it, in all cipher suites together, and one of last resort for each
+suite in a node of its own (:mod:`slixmpp_mls.delivery.key_packages`).
+
+*The node may be lost, closed, or full.*  It is looked at whenever we publish, and mended with its configuration.
+Afterwards it is read again: the event tells what is there, not what was sent.  If the server does not keep what we
+publish, that is an error, and nothing is published again for a while, each time twice as long.
 """
 
 from __future__ import annotations
@@ -13,26 +22,40 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..errors import PeerError
+from ..delivery.key_packages import NODE_LIMIT
+from ..errors import NodeUnusable, PeerError
 from ..identity import ClientIdentity
 from ..runtime import Context
 from ..runtime.tasks import UNREACHABLE
 from ..stanza import KeyPackage
 from ..stanza.xml import AnyElement
-from .items import parse_key_package
+from .items import parse_key_package, read_listed
 
-__all__ = ["KeyPackagesChanged", "Publication"]
+__all__ = ["KeyPackagesChanged", "Publication", "share"]
 
 log = logging.getLogger(__name__)
 
-_JOINED = ("mls_joined", "mls_group_continued")
+_EVENTS = ("mls_joined", "mls_group_continued", "mls_new_device")
+RESERVE = 16  # items of a node that nobody plans for: what devices publish before they know of each other
+_PAUSE = 60.0  # seconds before publishing again what the server has not kept, each time twice as long, up to
+_PAUSE_AT_MOST = 6 * 3600.0
+
+
+def share(devices: int, suites: int, limit: int = NODE_LIMIT) -> int:
+    """How many ordinary KeyPackages a device keeps for each of its suites.
+
+    :param devices: of the account
+    :param suites: of this device
+    :param limit: items that the node may have
+    """
+    return max(1, (limit - RESERVE) // max(1, devices) // max(1, suites))
 
 
 @dataclass(frozen=True, slots=True)
 class KeyPackagesChanged:
     """Our KeyPackages in the directory are as they should be again (``mls_key_packages``).
 
-    :ivar published: number of new ones
+    :ivar published: number of new ones that are there
     :ivar retracted: number of those that were used, are about to expire, or say what is no longer true
     """
 
@@ -47,16 +70,18 @@ class Publication:
         self._context = context
         self._working = asyncio.Lock()
         self._stopped = False
+        self._failures = 0  # in a row
+        self._not_before = 0.0
 
     def start(self) -> None:
-        """Replenish from now on whenever we come into a group."""
-        for name in _JOINED:
+        """Replenish from now on whenever we come into a group, or the account has another device."""
+        for name in _EVENTS:
             self._context.xmpp.add_event_handler(name, self._joined)
 
     def stop(self) -> None:
         """Publish nothing any more."""
         self._stopped = True
-        for name in _JOINED:
+        for name in _EVENTS:
             self._context.xmpp.del_event_handler(name, self._joined)
 
     def _joined(self, _: object) -> None:
@@ -67,18 +92,30 @@ class Publication:
 
         While the clock is not steady, KeyPackages that are there are left alone.
 
+        :raises NodeUnusable: the server does not keep what we publish, or does not let others read it
         :raises DeliveryError: the directory could not be read or written
         :raises StoreError: the store failed
         """
         async with self._working:
             if self._stopped:
                 return
-            context = self._context
-            present = self._references(await context.key_packages.items())
-            if present and not context.clock.steady:
+            context, clock = self._context, self._context.clock
+            account = context.device.identity.account
+            directory = context.key_packages
+            await directory.check()  # what has been lost has been lost for a reason
+            present = self._references(await directory.items())
+            if present and not clock.steady:
                 log.info("KeyPackages are not looked at while the clock cannot be relied on")
                 return
-            plan = context.device.key_packages.plan(present, context.now)
+            listed = await read_listed(context.devices, account)
+            count = share(len({*listed, context.device.identity.device}), len(context.device.suites))
+            plan = context.device.key_packages.plan(present, context.now, count)
+            if not plan.publish and not plan.retract:
+                self._failures = 0
+                return
+            if plan.publish and clock.monotonic() < self._not_before:
+                log.info("KeyPackages are not published again yet: the server has not kept them")
+                return
             published = {
                 package.reference.hex(): KeyPackage(
                     package.reference.hex(), package.suite, package.message, package.last_resort
@@ -86,10 +123,23 @@ class Publication:
                 for package in plan.publish
             }
             if published:
-                await context.key_packages.publish_many(published)
-            await context.key_packages.retract_many(reference.hex() for reference in plan.retract)
-            if plan.publish or plan.retract:
-                context.fire("mls_key_packages", KeyPackagesChanged(len(plan.publish), len(plan.retract)))
+                await directory.publish_many(published)
+            await directory.retract_many(reference.hex() for reference in plan.retract)
+            there = published.keys() & (await directory.items()).keys() if published else set()
+            context.fire("mls_key_packages", KeyPackagesChanged(len(there), len(plan.retract)))
+            self._note(len(published), len(there))
+
+    def _note(self, sent: int, there: int) -> None:
+        """:raises NodeUnusable: the server has not kept all that was sent"""
+        if there == sent:
+            self._failures = 0
+            return
+        pause = min(_PAUSE_AT_MOST, _PAUSE * 2**self._failures)
+        self._failures += 1
+        self._not_before = self._context.clock.monotonic() + pause
+        raise NodeUnusable(
+            self._context.key_packages.node, f"of {sent} KeyPackages that were published it keeps {there}"
+        )
 
     def _references(self, items: Mapping[str, AnyElement]) -> list[bytes]:
         """The KeyPackageRefs of this device's items."""

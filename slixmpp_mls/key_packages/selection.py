@@ -9,23 +9,33 @@ Authentication Service is asked about the leaf.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from ..authentication import AuthenticationService
 from ..authentication.callbacks import Recent
 from ..client import RoomGroup
-from ..errors import DeliveryError, PeerError
-from ..identity import ClientIdentity
+from ..errors import DeliveryError, PeerError, StoreError
+from ..identity import ClientIdentity, normal_forms
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.structures.credential import type_of
 from ..mls.tree.leaf_validation import GroupRequirements, VerifiedKeyPackage
 from ..mls.tree.tree_index import Feature
 from ..runtime import Context
-from .items import parse_item, read_items, verify_item
+from ..stanza.xml import AnyElement
+from .items import parse_item, parse_key_package, read_listed, verify_item
 
-__all__ = ["Candidates", "find_candidates", "pick", "vouched_for"]
+__all__ = ["PATIENCE", "Candidates", "each_by_itself", "find_candidates", "pick", "vouched_for"]
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 20.0
+"""Seconds that reading all that an account's server has for us may take."""
+_CLAIMS = 100  # devices that are named because an item says it is theirs
+_AT_ONCE = 20  # KeyPackages that are verified without letting others work
 
 
 @dataclass(slots=True)
@@ -46,6 +56,13 @@ class Candidates:
         """Those of which somebody can be added."""
         return list(dict.fromkeys(client.account for client in self.packages))
 
+    def refuse_device(self, client: ClientIdentity, reason: str) -> None:
+        """This device cannot be added after all."""
+        del self.packages[client]
+        self.skipped[str(client)] = reason
+        if client.account not in self.accounts:
+            self.failed[client.account] = reason
+
     def refuse(self, account: str, reason: str) -> None:
         """None of this account's devices can be added after all."""
         self.packages = {client: package for client, package in self.packages.items() if client.account != account}
@@ -55,51 +72,100 @@ class Candidates:
 async def find_candidates(context: Context, session: RoomGroup, accounts: Iterable[str]) -> Candidates:
     """The devices of these accounts that are not in the group yet.
 
-    :param accounts: bare JIDs, or full identities (``account/device``) of single devices
+    Each account is asked by itself, side by side, for :data:`PATIENCE` seconds at most.
+
+    :param accounts: bare JIDs, or full identities (``account/device``) of single devices, in any spelling
+    :raises StoreError: the store failed
     """
     found = Candidates()
-    await asyncio.gather(*(_find(context, session, account, found) for account in dict.fromkeys(accounts)))
+    wanted, found.failed = normal_forms(accounts)
+    found.failed |= await each_by_itself({each: partial(_find, context, session, each, found) for each in wanted})
     return found
+
+
+async def each_by_itself(work: Mapping[str, Callable[[], Awaitable[None]]]) -> dict[str, str]:
+    """Do the work for several accounts side by side; what one of them raises, or how long it takes, spoils no other.
+
+    :returns: a reason for each account whose work has failed
+    :raises StoreError: ours, not an account's
+    """
+    failed: dict[str, str] = {}
+
+    async def one(account: str, begin: Callable[[], Awaitable[None]]) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await begin()
+        except TimeoutError:
+            failed[account] = f"no answer within {PATIENCE:.0f} seconds"
+        except DeliveryError as error:
+            failed[account] = f"the directory cannot be read: {error}"
+        except StoreError:
+            raise
+        except Exception as error:
+            log.exception("the KeyPackages of %s cannot be used", account)
+            failed[account] = f"its KeyPackages cannot be used: {error}"
+
+    await asyncio.gather(*(one(*each) for each in work.items()))
+    return failed
 
 
 async def _find(context: Context, session: RoomGroup, wanted: str, found: Candidates) -> None:
     account, _, only = wanted.partition("/")
-    try:
-        items = await read_items(context.key_packages, account)
-    except DeliveryError as error:
-        found.failed[wanted] = f"the directory cannot be read: {error}"
-        return
-    if not items:
+    items, listed = await asyncio.gather(context.key_packages.items(account), read_listed(context.devices, account))
+    if not items and not listed:
         found.failed[wanted] = "no KeyPackages: no client of this account supports MLS"
         return
     group = session.group
     requirements = GroupRequirements.of_context(group.context)
     rules = context.device.leaf_rules(context.now)
     usable: dict[ClientIdentity, list[VerifiedKeyPackage]] = {}
-    refusals: set[str] = set()
-    for item_id, element in items.items():
+    refusals: dict[ClientIdentity | None, set[str]] = {}
+    for number, (item_id, element) in enumerate(items.items()):
+        if number % _AT_ONCE == 0:
+            await asyncio.sleep(0)  # each is verified; a node full of them must not keep others waiting
         try:
-            package = verify_item(item_id, parse_item(element), account, requirements, rules)
-            client = ClientIdentity.from_leaf(package.leaf)
-            if not only or client.device == only:
-                usable.setdefault(client, []).append(package)
+            item = parse_item(element)
+            if item.suite == requirements.suite.id:
+                package = verify_item(item_id, item, account, requirements, rules)
+                usable.setdefault(ClientIdentity.from_leaf(package.leaf), []).append(package)
         except PeerError as error:
-            refusals.add(str(error))
-    roster = session.roster
-    chosen = {
-        client: pick(await vouched_for(context.authentication, group.suite, packages), context.used_key_packages)
-        for client, packages in usable.items()
-        if client != context.device.identity and roster.leaf_of(client) is None
+            refusals.setdefault(_claimed(element, account), set()).add(str(error))
+    roster = session.roster  # this device is in it
+    claimed = [client for client in refusals if client is not None][:_CLAIMS]
+    everybody = dict.fromkeys((*usable, *(ClientIdentity(account, name) for name in sorted(listed)), *claimed))
+    known = [client for client in everybody if only in ("", client.device) and roster.leaf_of(client) is None]
+    packages = {
+        client: pick(await vouched_for(context.authentication, group.suite, usable[client]), context.used_key_packages)
+        for client in known
+        if client in usable
     }
-    unfit = _refuse_credentials(session, chosen, found)
-    fit = {client: package for client, package in chosen.items() if client not in unfit}
-    denied = await _authenticate(context.authentication, session, fit, found)
-    if denied + len(unfit) == len(chosen):
-        if usable and not chosen:
-            found.failed[wanted] = "all of its devices are in the group"
-        else:
-            reasons = refusals.union(found.skipped[str(client)] for client in chosen)
-            found.failed[wanted] = "; ".join(sorted(reasons)[:3]) or "no KeyPackages of this device"
+    chosen = Candidates()
+    unfit = _refuse_credentials(session, packages, chosen)
+    fit = {client: package for client, package in packages.items() if client not in unfit}
+    await _authenticate(context.authentication, session, fit, chosen)
+    for client in known:
+        if client not in packages:  # it is listed, or claims to be there: silence would say that it has been added
+            reasons = refusals.get(client) or {f"it has no KeyPackage for cipher suite {group.suite.id}"}
+            chosen.skipped[str(client)] = "; ".join(sorted(reasons)[:3])
+    found.packages |= chosen.packages
+    found.skipped |= chosen.skipped
+    if chosen.packages:
+        return
+    if not known and any(only in ("", client.device) and roster.leaf_of(client) is not None for client in everybody):
+        found.failed[wanted] = "all of its devices are in the group"
+        return
+    reasons = {*chosen.skipped.values(), *(refusals.get(None, ()) if not only else ())}
+    lacking = "no KeyPackages of this device" if only else f"no KeyPackage for cipher suite {group.suite.id}"
+    found.failed[wanted] = "; ".join(sorted(reasons)[:3]) or lacking
+
+
+def _claimed(element: AnyElement, account: str) -> ClientIdentity | None:
+    """Of which device of the account an item says that it is; not verified."""
+    try:
+        client = ClientIdentity.from_leaf(parse_key_package(element).leaf_node)
+    except PeerError:
+        return None
+    return client if client.account == account else None
 
 
 async def vouched_for(
@@ -161,18 +227,12 @@ async def _authenticate(
     session: RoomGroup,
     chosen: dict[ClientIdentity, VerifiedKeyPackage],
     found: Candidates,
-) -> int:
-    """Keep those that the Authentication Service vouches for.
-
-    :returns: the number of the others
-    """
+) -> None:
+    """Keep those that the Authentication Service vouches for."""
     leaves = [package.leaf for package in chosen.values()]
     verdicts = await authentication.validate(leaves, session.group.suite)
-    denied = 0
     for (client, package), verdict in zip(chosen.items(), verdicts, strict=True):
         if verdict.is_valid:
             found.packages[client] = package
         else:
             found.skipped[str(client)] = verdict.text
-            denied += 1
-    return denied

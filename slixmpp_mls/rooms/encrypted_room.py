@@ -35,10 +35,10 @@ from .engine.worker import RoomWorker
 from .epoch_code import EpochComparison, compare_epochs, epoch_code
 from .files import File, RoomFiles
 from .leaving import LEAVE_PATIENCE, Leaving
-from .membership import AddResult, Membership
+from .membership import AddResult, Membership, RemoveResult
 from .psk_link import link
 
-__all__ = ["AddResult", "EncryptedMessage", "EncryptedRoom", "Registry", "SentMessage"]
+__all__ = ["AddResult", "EncryptedMessage", "EncryptedRoom", "Registry", "RemoveResult", "SentMessage"]
 
 
 class Registry(Protocol):
@@ -398,11 +398,12 @@ class EncryptedRoom:
     async def add(self, *accounts: str) -> AddResult:
         """Add people, each with all devices: to the room, to the group, and send them an invitation.
 
-        Accounts without a usable KeyPackage are named in the result; the others are added all the same.
+        Who cannot be added is named in the result, accounts and single devices; the others are added all the same.
+        Accounts are asked side by side, for 20 seconds at most.
 
         As many are added at once as fit into a stanza; a ratchet tree that would not fit with them is uploaded.
 
-        :param accounts: bare JIDs, or full identities (``account/device``) of single devices
+        :param accounts: bare JIDs, or full identities (``account/device``) of single devices, in any spelling
         :raises NotPermitted: the group's policy or the room forbids it
         :raises StanzaTooLarge: not even one fits, and our server has no upload service
         :raises DeliveryError: an upload has failed; the accounts in :attr:`members` have been added
@@ -411,12 +412,12 @@ class EncryptedRoom:
         self.group.require_member()
         return await self.membership.add(accounts)
 
-    async def remove(self, *accounts: str) -> tuple[Member, ...]:
+    async def remove(self, *accounts: str) -> RemoveResult:
         """Remove people, with all their devices, from the group and then from the room.
 
-        :param accounts: bare JIDs, or full identities (``account/device``) of single devices
-        :returns: the clients that are no longer in the group
-        :raises NotPermitted: the group's policy forbids it
+        :param accounts: bare JIDs, or full identities (``account/device``) of single devices, in any spelling
+        :returns: the clients that are no longer in the group; its `failed` names the addresses of which nobody was
+        :raises NotPermitted: the group's policy forbids it for all of them
         :raises UsageError: we are not in the group
         """
         self.group.require_member()

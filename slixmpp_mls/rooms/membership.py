@@ -1,22 +1,26 @@
 """Adding people to a room's group, and removing them.
 
-Affiliation first: an account that is added becomes a member of the room before the Commit, so that it can read the
-archive, where its Welcome is.  An account that is removed loses the room after the Commit
+Affiliation first: an account that is added becomes a member of the room before the Commit is sent, and when it is
+known that it can be made, so that it can read the archive, where its Welcome is.  Who is not added after all is
+taken out again.  An account that is removed loses the room after the Commit
 (:mod:`.engine.post_commit`).  :mod:`.affiliation_sync` keeps both in step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Self, TypeVar
 
 from slixmpp import JID
 
 from ..client import Member
-from ..errors import NotPermitted, StanzaTooLarge
-from ..identity import ClientIdentity
+from ..delivery.stream import in_parallel
+from ..errors import DeliveryError, InvalidError, MLSError, NotPermitted, Refused, StanzaTooLarge
+from ..identity import ClientIdentity, normal_forms
 from ..key_packages.selection import Candidates, find_candidates
 from ..mls.structures.proposals import Add, AnyProposal, Remove
 from .affiliation_sync import AffiliationSync
@@ -24,7 +28,10 @@ from .engine.committer import Committer
 from .engine.parts import RoomParts
 from .engine.post_commit import PostCommit
 
-__all__ = ["AddResult", "Membership"]
+__all__ = ["AddResult", "Membership", "RemoveResult"]
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +39,97 @@ class AddResult:
     """What became of :meth:`EncryptedRoom.add`.
 
     :ivar added: the devices that are in the group now
-    :ivar failed: reason for each account of which no device could be added
-    :ivar skipped: reason for each device that could not, full identity
+    :ivar failed: reason for each account of which no device could be added: in normal form, or as it was typed if it is
+        no address
+    :ivar skipped: reason for each device that could not, full identity; each that its account lists is named
     """
 
     added: tuple[Member, ...] = ()
     failed: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+
+
+class RemoveResult(tuple[Member, ...]):
+    """What became of :meth:`EncryptedRoom.remove`: the clients that are no longer in the group.
+
+    :ivar failed: reason for each address of which nobody was removed
+    """
+
+    failed: dict[str, str]
+
+    def __new__(cls, removed: Iterable[Member] = (), failed: Mapping[str, str] | None = None) -> Self:
+        made = super().__new__(cls, removed)
+        made.failed = dict(failed or {})
+        return made
+
+
+class _LettingIn:
+    """Making accounts members of the room, and taking out again who was not added to the group.
+
+    :param own: our account, which is in the room
+    """
+
+    def __init__(self, parts: RoomParts, candidates: Candidates, own: str) -> None:
+        self._parts = parts
+        self._candidates = candidates
+        self._own = own
+        self._present: set[str] = set()
+        self._let_in: set[str] = set()
+
+    async def look(self) -> None:
+        """Refuse those that are banned.
+
+        :raises NotPermitted: the room does not show who may enter
+        :raises DeliveryError: no answer
+        """
+        others = [account for account in self._candidates.accounts if account != self._own]
+        if not others:
+            return
+        roles = await self._parts.muc.affiliations.all()
+        for account in others:
+            if roles.get(JID(account)) == "outcast":
+                self._candidates.refuse(account, f"banned from {self._parts.room}")
+        self._present = {str(jid) for jid in roles}
+
+    async def let_in(self, batch: Sequence[ClientIdentity]) -> bool:
+        """Make the accounts members.  One that the room refuses is refused.
+
+        :returns: whether none was
+        :raises NotPermitted: only an admin of the room can do it
+        :raises DeliveryError: no answer
+        """
+        accounts = dict.fromkeys(client.account for client in batch if client in self._candidates.packages)
+        outside = [each for each in accounts if each != self._own and each not in self._present | self._let_in]
+        refused = dict(await in_parallel([self._one(account) for account in outside]))
+        errors = {account: error for account, error in refused.items() if error is not None}
+        if errors and len(errors) == len(outside) and all(isinstance(each, NotPermitted) for each in errors.values()):
+            raise NotPermitted(f"only an admin of {self._parts.room} can let in {', '.join(outside)}")
+        for account, error in errors.items():
+            self._candidates.refuse(account, f"cannot be let into {self._parts.room}: {error}")
+        return not errors
+
+    async def _one(self, account: str) -> tuple[str, DeliveryError | None]:
+        try:
+            await self._parts.muc.affiliations.set(account, "member")
+        except (NotPermitted, Refused) as error:
+            return account, error
+        self._let_in.add(account)
+        return account, None
+
+    async def take_out_again(self) -> None:
+        """Revoke what we have granted to accounts that are not in the group."""
+        group = self._parts.group
+        if not group.is_member or group.commit_waits:  # what is on its way may still add them
+            return
+        for account in sorted(each for each in self._let_in if not group.roster.has(each)):
+            try:
+                await self._parts.muc.affiliations.revoke_membership(account)
+            except DeliveryError as error:
+                log.warning("%s was not added, and keeps its affiliation with %s: %s", account, group.room, error)
+
+
+def _parted(batch: Sequence[T], count: int) -> list[list[T]]:
+    return [list(batch[start : start + count]) for start in range(0, len(batch), count)]
 
 
 class Membership:
@@ -66,71 +157,99 @@ class Membership:
         """See :meth:`EncryptedRoom.add`."""
         candidates = await find_candidates(self._parts.context, self._group, accounts)
         self._check_may_add(candidates.accounts)
-        await self.let_into_room(candidates)
+        letting_in = _LettingIn(self._parts, candidates, self._own)
+        await letting_in.look()
         added: list[Member] = []
+        refusals: list[MLSError] = []
         batches = [list(candidates.packages)]
-        while batches:
-            batch = batches.pop(0)
-            try:
-                changed = await self._committer.commit(partial(self._adds, candidates, batch))
-            except StanzaTooLarge as error:
-                if len(batch) < 2:
-                    raise
-                # As many at once as would have fitted, and some reserve: devices differ in size.
-                share = int(len(batch) * 0.95 * error.limit / error.size)
-                count = max(1, min(share, len(batch) - 1))
-                batches[:0] = [batch[start : start + count] for start in range(0, len(batch), count)]
-                continue
-            if changed is not None:
-                added += changed.added
-                await self._post_commit.complete()
+        try:
+            while batches:
+                batch = batches.pop(0)
+                try:
+                    changed = await self._committer.commit(
+                        partial(self._adds, candidates, batch), before=partial(letting_in.let_in, batch)
+                    )
+                except StanzaTooLarge as error:
+                    if len(batch) < 2:
+                        raise
+                    # As many at once as would have fitted, and some reserve: devices differ in size.
+                    share = int(len(batch) * 0.95 * error.limit / error.size)
+                    batches[:0] = _parted(batch, max(1, min(share, len(batch) - 1)))
+                except (InvalidError, NotPermitted) as error:
+                    # One of them makes the Commit impossible: the others are added without it.
+                    if len(batch) > 1:
+                        batches[:0] = _parted(batch, -(-len(batch) // 2))
+                    elif batch[0] in candidates.packages:
+                        candidates.refuse_device(batch[0], str(error))
+                        refusals.append(error)
+                else:
+                    if changed is not None:
+                        added += changed.added
+                        await self._post_commit.complete()
+        finally:
+            await letting_in.take_out_again()
+        if not added and refusals and all(isinstance(each, NotPermitted) for each in refusals):
+            raise refusals[0]
         return AddResult(tuple(added), candidates.failed, candidates.skipped)
 
     def _adds(self, candidates: Candidates, batch: Sequence[ClientIdentity]) -> list[AnyProposal] | None:
         roster = self._group.roster  # somebody else may have added one meanwhile
-        wanted = [candidates.packages[client] for client in batch if roster.leaf_of(client) is None]
+        wanted = [
+            candidates.packages[client]
+            for client in batch
+            if client in candidates.packages and roster.leaf_of(client) is None
+        ]
         return [Add(package.key_package) for package in wanted] or None
 
     def _check_may_add(self, accounts: Iterable[str]) -> None:
-        """The Commit will be checked, too, but by then the room would have been changed."""
+        """The Commit will be checked, too; here, the reason is plain."""
         policy = self._group.policy
         others = [account for account in accounts if account != self._own or not policy.own_devices]
         if others and not policy.permits(policy.may_add, self._own, self._group.roster):
             raise NotPermitted(f"the group's policy does not let us add {', '.join(others)}")
 
     async def let_into_room(self, candidates: Candidates) -> None:
-        """Make accounts members of the room, but for those that are banned, which are refused.
+        """Make accounts members of the room, but for those that cannot be, which are refused.
 
         :raises NotPermitted: only an admin of the room can do it
         :raises DeliveryError: no answer
         """
-        others = [account for account in candidates.accounts if account != self._own]
-        if not others:
-            return
-        affiliations = self._parts.muc.affiliations
-        roles = await affiliations.all()
-        for account in others:
-            if roles.get(JID(account)) == "outcast":
-                candidates.refuse(account, f"banned from {self._parts.room}")
-        outside = [account for account in others if JID(account) not in roles]
-        try:
-            await affiliations.grant_membership(outside)
-        except NotPermitted:
-            raise NotPermitted(f"only an admin of {self._parts.room} can let in {', '.join(outside)}") from None
+        letting_in = _LettingIn(self._parts, candidates, self._own)
+        await letting_in.look()
+        await letting_in.let_in(list(candidates.packages))
 
     # --- removing --------------------------------------------------------------------------------
 
-    async def remove(self, accounts: Sequence[str]) -> tuple[Member, ...]:
+    async def remove(self, accounts: Sequence[str]) -> RemoveResult:
         """See :meth:`EncryptedRoom.remove`."""
-        changed = await self._committer.commit(partial(self._removes, accounts))
-        removed = changed.removed if changed is not None else ()
-        await self._post_commit.complete()  # the removed accounts lose the room
+        wanted, failed = normal_forms(accounts)
+        removed: list[Member] = []
+        refusals: list[MLSError] = []
+        batches = [wanted] if wanted else []
+        while batches:
+            batch = batches.pop(0)
+            try:
+                changed = await self._committer.commit(partial(self._removes, batch))
+            except (InvalidError, NotPermitted) as error:
+                if len(batch) > 1:  # one of them makes the Commit impossible: the others go without it
+                    batches[:0] = _parted(batch, -(-len(batch) // 2))
+                else:
+                    failed[batch[0]] = str(error)
+                    refusals.append(error)
+                continue
+            removed += changed.removed if changed is not None else ()
+            await self._post_commit.complete()  # the removed accounts lose the room
+        if not removed and refusals and len(refusals) == len(wanted):
+            raise refusals[0]
         done = {self._own, *(member.account for member in removed)}
-        for account in dict.fromkeys(account.partition("/")[0] for account in accounts):
-            if account not in done and not (self._group.is_member and self._group.roster.has(account)):
-                with suppress(NotPermitted):  # for an owner to do; the group is what counts
-                    await self._parts.muc.affiliations.revoke_membership(account)
-        return removed
+        for address in wanted:
+            account = address.partition("/")[0]
+            if address in failed or account in done or not self._group.is_member or self._group.roster.has(account):
+                continue
+            failed[address] = "not in the group"
+            with suppress(NotPermitted, Refused):  # for an owner to do; the group is what counts
+                await self._parts.muc.affiliations.revoke_membership(account)
+        return RemoveResult(removed, failed)
 
     def _removes(self, accounts: Sequence[str]) -> list[AnyProposal] | None:
         roster, own = self._group.roster, self._group.group.own_index

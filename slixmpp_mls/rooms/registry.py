@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
-from slixmpp import JID
+from slixmpp import JID, InvalidJID
 
 from ..client import RoomGroup
 from ..client.group.resumption_psks import Awaited
@@ -34,6 +34,7 @@ from ..mls.crypto.cipher_suite import CipherSuite
 from ..policy import RoomPolicy, group_extensions
 from ..runtime import Context
 from ..runtime.tasks import UNREACHABLE
+from ..stanza.xml import is_xml_text
 from .encrypted_room import EncryptedRoom
 from .engine.rejoin import group_in
 from .leaving import LEAVE_PATIENCE
@@ -146,6 +147,9 @@ class Rooms:
     ) -> EncryptedRoom:
         """See :meth:`MLS.create`."""
         invited = list(dict.fromkeys(people))
+        _bare(room)
+        if name is not None and not is_xml_text(name):
+            raise UsageError("a room's name has characters that XML cannot hold, such as control characters")
         if invited and suite is None:
             negotiated = await self.negotiate(invited, policy)
             if negotiated.downgraded:
@@ -299,4 +303,13 @@ class Rooms:
 
 
 def _bare(room: str) -> str:
-    return str(JID(room).bare)
+    """
+    :raises UsageError: it is no room's address
+    """
+    try:
+        jid = JID(room)
+    except InvalidJID:
+        raise UsageError(f"no address of a room: {room!r:.100}") from None
+    if not jid.user or not jid.domain:
+        raise UsageError(f"no address of a room, which is room@service: {room!r:.100}")
+    return str(jid.bare)

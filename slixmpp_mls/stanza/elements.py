@@ -12,7 +12,8 @@ In a message in the room::
 
 In a PubSub item::
 
-    KeyPackage                        node urn:xmpp:mls:0:key-packages, item id = `ref`
+    KeyPackage                        node urn:xmpp:mls:0:key-packages, item id = `ref`; of last resort:
+                                      node urn:xmpp:mls:0:last-resort-key-packages
     Device                            node urn:xmpp:mls:0:devices, item id = `id`
     RetiredDevice                     in its place, for ever
 

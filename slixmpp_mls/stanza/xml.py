@@ -29,6 +29,7 @@ __all__ = [
     "MAX_DEPTH",
     "AnyElement",
     "clark",
+    "is_xml_text",
     "parse_xml",
     "read_datetime",
     "serialize",
@@ -43,10 +44,19 @@ AnyElement: TypeAlias = "etree._Element | ElementTree.Element"
 
 MAX_DEPTH = 64  # nesting; deeper than any stanza in use, and below libxml2's own 256
 
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0 2.2
 _XML = "{http://www.w3.org/XML/1998/namespace}"
 _DATETIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:Z|[+-][0-9]{2}:[0-9]{2})", re.ASCII
 )
+
+
+def is_xml_text(text: str) -> bool:
+    """Whether XML can hold all of a text's characters (XML 1.0 2.2): no control characters, no lone surrogates.
+
+    A server that is sent others cuts the stream (RFC 6120 4.9.3.13).
+    """
+    return _NOT_XML.search(text) is None
 
 
 def parse_xml(data: bytes, max_size: int, *, max_depth: int = MAX_DEPTH) -> etree._Element:

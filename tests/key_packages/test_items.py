@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from xml.etree.ElementTree import Element
 
 import pytest
 
-from slixmpp_mls.errors import InvalidError, MalformedError, PeerError
+from slixmpp_mls.errors import InvalidError, MalformedError, NotPermitted, PeerError
 from slixmpp_mls.identity import ClientIdentity
-from slixmpp_mls.key_packages.items import parse_item, parse_key_package, read_items, verify_item
+from slixmpp_mls.key_packages.items import parse_item, parse_key_package, read_listed, verify_item
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.parameters import DAY, HOUR
 from slixmpp_mls.mls.tree.leaf_validation import GroupRequirements, LeafRules
@@ -84,13 +85,11 @@ def test_what_is_not_acceptable(why: str, change: dict[str, Any]) -> None:
     assert why in str(caught.value)
 
 
-async def test_more_is_read_if_there_may_be_more() -> None:
+async def test_the_list_of_devices_has_devices_only() -> None:
     client = Client(World().person(ALICE))
-    node = client.key_packages.of.setdefault(BOB, {})
-    element = next(iter(client.publish_key_packages().values()))
-    node |= {f"{number}": element for number in range(299)}
-    assert len(await read_items(client.context.key_packages, BOB)) == 299
-    assert client.key_packages.limits == [300]
-    node |= {f"{number}": element for number in range(299, 400)}
-    assert len(await read_items(client.context.key_packages, BOB)) == 400
-    assert client.key_packages.limits == [300, 300, 600]
+    node = client.devices.of.setdefault(BOB, {})
+    good = Device("96fee99052b73d57", (Key(2055, bytes(32)),))
+    node |= {"96fee99052b73d57": good.to_stdlib(), "another": good.to_stdlib(), "odd": Element("{urn:example}odd")}
+    assert await read_listed(client.context.devices, BOB) == {"96fee99052b73d57": good}
+    client.devices.error = NotPermitted("the node is closed")
+    assert await read_listed(client.context.devices, BOB) == {}

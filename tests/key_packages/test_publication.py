@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from xml.etree.ElementTree import Element
 
 import pytest
 
-from slixmpp_mls.errors import Disconnected, NotPermitted
+from slixmpp_mls.errors import Disconnected, NodeUnusable, NotPermitted
 from slixmpp_mls.key_packages.items import parse_item
-from slixmpp_mls.key_packages.publication import KeyPackagesChanged, Publication
+from slixmpp_mls.key_packages.publication import KeyPackagesChanged, Publication, share
 from slixmpp_mls.mls.parameters import DAY
 from slixmpp_mls.runtime.clock import SETTLING
+from slixmpp_mls.stanza import Device
+from slixmpp_mls.stanza.elements import Key
 from slixmpp_mls.testing import World
 
 from ..client.people import ALICE
@@ -115,5 +118,48 @@ async def test_what_goes_wrong_beside_is_reported_unless_it_passes() -> None:
     with pytest.raises(NotPermitted):
         await publication.replenish()
     client.key_packages.error = None
+    await publication.replenish()
+    assert len(node) == 3
+
+
+@pytest.mark.parametrize(
+    ("devices", "suites", "expected"), [(1, 1, 240), (3, 1, 80), (4, 2, 30), (1000, 3, 1), (0, 0, 240)]
+)
+def test_shares_of_a_node(devices: int, suites: int, expected: int) -> None:
+    assert share(devices, suites) == expected
+    assert devices * suites * expected <= 256 or expected == 1
+
+
+async def test_a_device_retracts_what_is_beyond_its_share() -> None:
+    client, publication, node = started()
+    await publication.replenish()
+    listed = client.devices.of.setdefault(ALICE, {})
+    for number in range(200):
+        device = Device(f"device{number}", (Key(2055, bytes(32)),))
+        listed[device.id] = device.to_stdlib()
+    client.context.fire("mls_new_device", None)
+    await idle(client)
+    assert sorted(parse_item(element).last_resort for element in node.values()) == [False, True]
+    assert client.got("mls_key_packages")[-1] == KeyPackagesChanged(0, 1)
+
+
+async def test_a_server_that_keeps_nothing_is_told_of_and_not_flooded(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, publication, node = started()
+    sent: list[str] = []
+
+    async def lose(items: dict[str, Element]) -> None:
+        sent.extend(items)
+
+    monkeypatch.setattr(client.context.key_packages, "publish_many", lose)
+    with pytest.raises(NodeUnusable, match="of 3 KeyPackages that were published it keeps 0"):
+        await publication.replenish()
+    assert client.got("mls_key_packages") == [KeyPackagesChanged(0, 0)]  # what is there, not what was sent
+    for _ in range(24 * 60):  # a day of looking every minute
+        client.monotonic += 60
+        with contextlib.suppress(NodeUnusable):
+            await publication.replenish()
+    assert len(sent) <= 3 * 14
+    monkeypatch.undo()
+    client.monotonic += DAY
     await publication.replenish()
     assert len(node) == 3

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from xml.etree.ElementTree import Element
 
-from slixmpp_mls.errors import NotPermitted
+import pytest
+
+from slixmpp_mls.errors import NotPermitted, StoreFull
 from slixmpp_mls.key_packages.items import parse_item
 from slixmpp_mls.key_packages.publication import Publication
-from slixmpp_mls.key_packages.selection import find_candidates
+from slixmpp_mls.key_packages.selection import each_by_itself, find_candidates
+from slixmpp_mls.mls.parameters import HOUR
+from slixmpp_mls.stanza import Device
+from slixmpp_mls.stanza.elements import Key
 from slixmpp_mls.testing import World
 
 from ..client.people import ALICE, BOB, CAROL
@@ -71,3 +77,47 @@ async def test_our_own_device_is_no_candidate() -> None:
     await Publication(alice.context).replenish()
     found = await find_candidates(alice.context, alice.person.session, [ALICE])
     assert found.failed == {ALICE: "all of its devices are in the group"}
+
+
+async def test_a_device_of_many_that_cannot_be_added_is_named_and_spoils_no_other() -> None:
+    """A wrong clock (RFC 9420 7.3), a device without KeyPackages, garbage under a device's name."""
+    alice, bob = await scene()
+    session = alice.person.session
+    alice.world.now += 4 * HOUR  # the clock of one device is ahead
+    late = Client(alice.world.person(BOB), bob)
+    await Publication(late.context).replenish()
+    alice.world.now -= 4 * HOUR
+    silent = Device("96fee99052b73d57", (Key(2055, bytes(32)),))
+    alice.devices.of.setdefault(BOB, {})[silent.id] = silent.to_stdlib()
+    found = await find_candidates(alice.context, session, [BOB.upper(), "no address"])
+    assert list(found.packages) == [bob.device.identity]
+    assert set(found.failed) == {"no address"}
+    assert found.skipped == {
+        str(late.device.identity): "the leaf is not valid yet (RFC 9420 7.3)",
+        f"{BOB}/{silent.id}": "it has no KeyPackage for cipher suite 1",
+    }
+
+
+async def test_an_account_that_raises_or_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slixmpp_mls.key_packages.selection.PATIENCE", 0.05)
+    done: list[str] = []
+
+    async def good() -> None:
+        await asyncio.sleep(0.01)
+        done.append("good")
+
+    async def silent() -> None:
+        await asyncio.Event().wait()
+
+    async def hostile() -> None:
+        raise ZeroDivisionError
+
+    async def broken() -> None:
+        raise StoreFull("the disk is full")
+
+    failed = await each_by_itself({"good": good, "silent": silent, "hostile": hostile})
+    assert done == ["good"]
+    assert set(failed) == {"silent", "hostile"}
+    assert "no answer" in failed["silent"]
+    with pytest.raises(StoreFull):  # ours, not an account's
+        await each_by_itself({"good": good, "broken": broken})

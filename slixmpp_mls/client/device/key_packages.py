@@ -103,7 +103,7 @@ class OwnKeyPackages:
             own = replace(own, complete=complete)
         return create_key_package(suite, own, lifetime, last_resort=last_resort, random=self._random)
 
-    def plan(self, present: Iterable[bytes], now: int) -> KeyPackagePlan:
+    def plan(self, present: Iterable[bytes], now: int, count: int | None = None) -> KeyPackagePlan:
         """Make the KeyPackages that the directory lacks, forget the expired ones, and say what to do.
 
         One is replaced in time before it expires, when it has been used, and when it is not what we would make now:
@@ -113,8 +113,10 @@ class OwnKeyPackages:
 
         :param present: KeyPackageRefs that the directory has of this device
         :param now: seconds since the Unix epoch
+        :param count: ordinary ones per suite that there is room for; no more than the settings say
         """
         there = set(present)
+        count = self.settings.count if count is None else min(count, self.settings.count)
         wanted_leaves = {number: self._own_leaf(CipherSuite.get(number)) for number in self.settings.suites}
         with self._store.transaction() as transaction:
             publish: list[PublishedKeyPackage] = []
@@ -135,7 +137,7 @@ class OwnKeyPackages:
                 if current:
                     if record.used == _OUTSIDE_LIFETIME:
                         transaction.put(KEY_PACKAGES, reference, self._record(bundle).encode())
-                    enough = 1 if last_resort else self.settings.count
+                    enough = 1 if last_resort else count
                     if usable.get((suite, last_resort), 0) == enough:
                         continue  # made while the clock was wrong, or more of them were wanted
                     known.add(reference)
@@ -152,7 +154,7 @@ class OwnKeyPackages:
                     transaction.put(KEY_PACKAGES, reference, sooner.encode())
             for number in self.settings.suites:
                 suite_object = CipherSuite.get(number)
-                for last_resort, wanted in ((False, self.settings.count), (True, 1)):
+                for last_resort, wanted in ((False, count), (True, 1)):
                     for _ in range(wanted - usable.get((number, last_resort), 0)):
                         bundle = self.make(suite_object, now, last_resort=last_resort)
                         reference = bundle.reference

@@ -432,8 +432,11 @@ def _rules(parameters: Parameters, remembered: MutableSet[bytes] | None) -> Leaf
 
 
 def _own_rules(parameters: Parameters, now: int, remembered: MutableSet[bytes] | None = None) -> LeafRules:
-    """For what we send: RFC 9420 7.3 wants leaves in it to be within their lifetime, by our clock."""
-    return LeafRules(now, parameters.lifetime_limit, 0, remembered)
+    """For what we send: RFC 9420 7.3 wants leaves in it to be within their lifetime, by our clock.
+
+    The tolerance is that with which they were selected, or one leaf would spoil the Commit for all.
+    """
+    return LeafRules(now, parameters.lifetime_limit, parameters.clock_tolerance, remembered)
 
 
 def external_proposal(

@@ -229,7 +229,12 @@ class PartialGroup(MemberState[PartialTree]):
         public = public or isinstance(proposal, SelfRemove)  # draft-ietf-mls-extensions SelfRemove
         form = WireFormat.PUBLIC_MESSAGE if public else WireFormat.PRIVATE_MESSAGE
         sent = sign_proposal(self, form, proposal, authenticated_data)
-        check_alone(sent, self.tree, self.context, LeafRules(now, self.parameters.lifetime_limit, 0))
+        check_alone(
+            sent,
+            self.tree,
+            self.context,
+            LeafRules(now, self.parameters.lifetime_limit, self.parameters.clock_tolerance),
+        )
         assert sent.content is not None
         return protect(self.with_proposal(sent, update), sent.content, random=random)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from ...client import CommitLost, GroupChanged, Outgoing, Step
 from ...client.group.actions import Ignore
@@ -62,12 +62,18 @@ class Committer:
         self._outcome: asyncio.Future[GroupChanged] | None = None
 
     async def commit(
-        self, make: Callable[[], Sequence[AnyProposal] | None], *, force: bool = False
+        self,
+        make: Callable[[], Sequence[AnyProposal] | None],
+        *,
+        force: bool = False,
+        before: Callable[[], Awaitable[bool]] | None = None,
     ) -> GroupChanged | None:
         """Commit, again and again until we come first or there is nothing left to do.
 
         :param make: what to propose in the present state; None if it has become superfluous
         :param force: commit even if there is nothing to propose, to renew our keys
+        :param before: what must be done on the server once it is known that the Commit can be made, and before it is
+            sent; False: `make` would propose something else now
         :returns: what the Commit did; None if it became superfluous
         :raises MLSError: the room is not read any more
         :raises DeliveryError: the room refuses it, an upload has failed, or others always come first
@@ -86,7 +92,7 @@ class Committer:
                     return None
                 loop = asyncio.get_running_loop()
                 try:
-                    outgoing = await self._make(proposals)
+                    outgoing = await self._make(proposals, before)
                 except _CommitLost:
                     continue
                 outcome: asyncio.Future[GroupChanged] = loop.create_future()
@@ -100,13 +106,15 @@ class Committer:
                     await self._turns.wait(outgoing.origin_id, sent)
             raise DeliveryError(f"{_COMMIT_ATTEMPTS} Commits in a row have lost to others in {self._group.room}")
 
-    async def _make(self, proposals: Sequence[AnyProposal]) -> Outgoing:
+    async def _make(self, proposals: Sequence[AnyProposal], before: Callable[[], Awaitable[bool]] | None) -> Outgoing:
         """Put a Commit into the outbox; if its stanza would be too large, with the new ratchet tree uploaded.
 
         :raises StanzaTooLarge: it does not fit with the tree elsewhere either, or there is no other place
         :raises DeliveryError: the upload has failed
         """
         draft = self._group.draft_commit(proposals, self._parts.context.now)
+        if before is not None and not (await before() and self._group.is_current(draft)):
+            raise _CommitLost("the draft no longer says what is to be done")
         try:
             return self._group.finish_commit(draft, fits=self._parts.fits)
         except StanzaTooLarge as error:

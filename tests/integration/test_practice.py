@@ -1,0 +1,186 @@
+"""What people meet: nodes that get lost, servers with small nodes, wrong clocks, addresses as they are typed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from xml.etree.ElementTree import Element
+
+import pytest
+
+from slixmpp_mls.delivery import PEPNode, Stream
+from slixmpp_mls.delivery.forms import submission
+from slixmpp_mls.delivery.key_packages import NODE_LIMIT
+from slixmpp_mls.delivery.pep import PUBSUB_OWNER
+from slixmpp_mls.devserver import DevServer
+from slixmpp_mls.errors import NotPermitted, UsageError
+from slixmpp_mls.identity import ClientIdentity
+from slixmpp_mls.key_packages.items import parse_item, parse_key_package
+
+from ..conftest import unique
+from .people import Cast, Person, all_agree
+
+Harm = Callable[[Person, PEPNode], Awaitable[None]]
+
+
+async def owner(person: Person, action: Element) -> None:
+    query = Element(f"{{{PUBSUB_OWNER}}}pubsub")
+    query.append(action)
+    await Stream.of(person.client).ask("set", person.account, query)
+
+
+async def delete(person: Person, node: PEPNode) -> None:
+    await owner(person, Element(f"{{{PUBSUB_OWNER}}}delete", {"node": node.node}))
+
+
+async def close(person: Person, node: PEPNode) -> None:
+    configure = Element(f"{{{PUBSUB_OWNER}}}configure", {"node": node.node})
+    form = "http://jabber.org/protocol/pubsub#node_config"
+    configure.append(submission(form, {"pubsub#access_model": "whitelist"}))
+    await owner(person, configure)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 40) -> None:
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110  # the server is asked
+            await asyncio.sleep(0.1)
+
+
+def nodes(person: Person) -> list[PEPNode]:
+    return [person.mls.directory, person.mls.directory.last_resort, person.mls._node]
+
+
+# --- the account's nodes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("harm", [delete, close], ids=["deleted", "closed"])
+async def test_nodes_are_mended_and_the_account_can_be_added(server: DevServer, cast: Cast, harm: Harm) -> None:
+    room, (alice, _) = await cast.meet(server, "alice", "carol")
+    bot = await cast.person(server, "bot")
+    for node in nodes(bot):
+        await harm(bot, node)
+    publications = len(bot.stanzas_sent("<publish "))
+    await bot.mls.replenish()
+    bot.mls.devices.look_again()
+
+    async def readable() -> bool:
+        answers = await asyncio.gather(*(node.items(bot.account) for node in nodes(alice)), return_exceptions=True)
+        return all(answers) and not any(isinstance(each, BaseException) for each in answers)
+
+    await until(readable)
+    assert len(bot.stanzas_sent("<publish ")) - publications <= 8  # 4 items, some tried twice
+    result = await alice.room(room).add(bot.account)
+    assert [member.account for member in result.added] == [bot.account]
+    changes = bot.got("mls_key_packages")
+    assert sum(change.published for change in changes) >= (6 if harm is delete else 3)
+
+
+async def test_two_devices_do_not_fight_over_a_lost_node(server: DevServer, cast: Cast) -> None:
+    alice, jid = await cast.person(server, "alice"), await cast.account(server, "bot")
+    one, two = await cast.person(server, jid), await cast.person(server, jid)
+    await one.until(lambda: one.got("mls_new_device"))
+    before = len(one.stanzas_sent("<publish ")) + len(two.stanzas_sent("<publish "))
+    await delete(one, one.mls._node)
+    for person in (one, two):
+        person.mls.devices.look_again()
+
+    async def listed() -> set[str]:
+        with suppress(NotPermitted):  # Prosody, of a node that is not there
+            return set(await alice.mls._node.items(jid.bare))
+        return set()
+
+    async def both() -> bool:
+        return await listed() == {one.mls.device_id, two.mls.device_id}
+
+    await until(both)
+    await asyncio.sleep(2)  # in which a contest would go on
+    after = len(one.stanzas_sent("<publish ")) + len(two.stanzas_sent("<publish "))
+    assert after - before <= 8
+    await until(both)
+
+
+async def test_devices_share_the_items_of_a_stock_node(server: DevServer, cast: Cast) -> None:
+    """XEP section KeyPackages: whoever comes later does not push out what the others have published."""
+    alice, jid = await cast.person(server, "alice"), await cast.account(server, "bot")
+    devices = [await cast.person(server, jid, key_packages=100) for _ in range(3)]
+
+    async def shares() -> tuple[Counter[str], Counter[str]]:
+        ordinary, last = Counter[str](), Counter[str]()
+        for element in (await alice.mls.directory.items(jid.bare)).values():
+            who = ClientIdentity.from_leaf(parse_key_package(element).leaf_node).device
+            (last if parse_item(element).last_resort else ordinary)[who] += 1
+        return ordinary, last
+
+    ids = [device.mls.device_id for device in devices]
+
+    async def fair() -> bool:
+        return (await shares())[0] == dict.fromkeys(ids, 80)  # (256 - 16) / 3
+
+    await until(fair)
+    ordinary, last = await shares()
+    assert ordinary.total() < NODE_LIMIT
+    assert last == dict.fromkeys(ids, 1)
+    group = await alice.mls.create(f"{unique('room')}@{server.rooms}")
+    result = await group.add(jid.bare)
+    assert {member.device for member in result.added} == set(ids)
+    assert (result.failed, result.skipped) == ({}, {})
+
+
+# --- one bad among many ----------------------------------------------------------------------------
+
+
+async def test_a_wrong_clock_keeps_out_nobody_else(server: DevServer, cast: Cast) -> None:
+    """RFC 9420 7.3: the device whose KeyPackages are not valid yet is named, and not let into the room."""
+    alice, carol = await cast.person(server, "alice"), await cast.person(server, "carol")
+    near = await cast.person(server, "near", clock=lambda: time.time() + 5400)
+    far = await cast.person(server, "far", clock=lambda: time.time() + 4 * 3600)
+    jid = await cast.account(server, "mixed")
+    good = await cast.person(server, jid)
+    bad = await cast.person(server, jid, clock=lambda: time.time() + 4 * 3600)
+    group = await alice.mls.create(f"{unique('room')}@{server.rooms}")
+    result = await group.add(far.account, carol.account, near.account, jid.bare)
+    assert {member.account for member in result.added} == {carol.account, near.account, jid.bare}
+    assert set(result.failed) == {far.account}
+    assert set(result.skipped) == {f"{far.account}/{far.mls.device_id}", f"{jid.bare}/{bad.mls.device_id}"}
+    assert "not valid yet" in result.skipped[f"{jid.bare}/{bad.mls.device_id}"]
+    assert far.account not in {str(each) for each in await group.muc.affiliations.all()}
+    await good.joined(group.room)
+    await carol.joined(group.room)
+    await all_agree(alice, carol, good, room=group.room)
+
+
+async def test_addresses_as_people_type_them(server: DevServer, cast: Cast) -> None:
+    alice, bob, carol = [await cast.person(server, name) for name in ("alice", "bob", "carol")]
+    impossible = f"bob smith@{server.domain}"
+    typed = bob.account.replace("bob", "Bob")
+    negotiated = await alice.mls.negotiate([typed, impossible])
+    assert set(negotiated.failed) == {impossible}
+    group = await alice.mls.create(
+        f"{unique('Room')}@{server.rooms.capitalize()}", invite=[typed, impossible, "", "@x"]
+    )
+    assert group.invited is not None
+    assert [member.account for member in group.invited.added] == [bob.account]
+    assert set(group.invited.failed) == {impossible, "", "@x"}
+    result = await group.add(impossible, f"nobody@{server.domain}", "nobody@nowhere.invalid", carol.account.upper())
+    assert [member.account for member in result.added] == [carol.account]
+    assert set(result.failed) == {impossible, f"nobody@{server.domain}", "nobody@nowhere.invalid"}
+    removed = await group.remove(carol.account.replace("carol", "Carol"), impossible, f"nobody@{server.domain}")
+    assert [member.account for member in removed] == [carol.account]
+    assert set(removed.failed) == {impossible, f"nobody@{server.domain}"}
+    assert group.accounts == sorted([alice.account, bob.account])
+    with pytest.raises(UsageError):
+        await alice.mls.create("no room")
+
+
+async def test_what_xml_cannot_hold_is_refused_before_it_is_sent(server: DevServer, cast: Cast) -> None:
+    """XML 1.0 2.2, RFC 6120 4.9.3.13: the server would cut the stream, at every repetition again."""
+    alice = await cast.person(server, "alice")
+    room = f"{unique('room')}@{server.rooms}"
+    with pytest.raises(UsageError, match="XML cannot hold"):
+        await alice.mls.create(room, name="ticket 4711: \x1b[31mdown\x1b[0m")
+    assert (await alice.mls.create(room, name="ticket 4711: down")).is_member
+    assert len(alice.clients) == 1
+    assert alice.client.is_connected()
