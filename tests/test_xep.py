@@ -400,8 +400,8 @@ class Shown:
 def read_room_stanza(message: etree._Element, archive_id: str, stamp: float | None, facts: dict[str, Any]) -> Shown:
     (origin,) = message.iter("{urn:xmpp:sid:0}origin-id")
     assert origin.get("id") == message.get("id")
-    (hint,) = message.iter("{urn:xmpp:eme:0}encryption")
-    assert hint.get("namespace") == NS
+    hints = [hint.get("namespace") for hint in message.iter("{urn:xmpp:eme:0}encryption")]
+    assert hints == ([NS] if facts["kind"] == "application" else [])
     assert message.find("{urn:xmpp:hints}store") is not None
     found = tuple(element for element in payloads(message) if isinstance(element, RoomElement))
     account = str(facts["from"]).partition("/")[0]

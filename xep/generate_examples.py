@@ -148,7 +148,8 @@ class Story:
         self.last_id = self.random(8).hex()
         self.last_xml = message(
             {"from": f"{ROOM}/{sender.nickname}", "id": origin_id, "type": "groupchat"},
-            f"{elements}\n{extras(origin_id)}\n<stanza-id xmlns='urn:xmpp:sid:0' by='{ROOM}' id='{self.last_id}'/>",
+            f"{elements}\n{extras(origin_id, elements)}\n"
+            f"<stanza-id xmlns='urn:xmpp:sid:0' by='{ROOM}' id='{self.last_id}'/>",
         )
         self.listings[name] = self.last_xml
         self.stanzas.append(
@@ -233,7 +234,7 @@ class Story:
         element = room_element("application", state.group_id, state.epoch, data)
         if sent_as is not None:
             attributes = {"from": sender.jid, "id": origin, "to": ROOM, "type": "groupchat"}
-            self.listings[sent_as] = message(attributes, f"{element}\n{extras(origin)}")
+            self.listings[sent_as] = message(attributes, f"{element}\n{extras(origin, element)}")
         self.reflect(
             name, sender, element, origin, kind="application", epoch=state.epoch, body=text, envelope=envelope.decode()
         )
@@ -285,9 +286,10 @@ def room_element(name: str, group: bytes, epoch: int, data: bytes) -> str:
     )
 
 
-def extras(origin: str) -> str:
+def extras(origin: str, elements: str) -> str:
+    encrypted = "<encryption xmlns='urn:xmpp:eme:0' name='MLS' namespace='urn:xmpp:mls:0'/>\n"
     return (
-        "<encryption xmlns='urn:xmpp:eme:0' name='MLS' namespace='urn:xmpp:mls:0'/>\n"
+        f"{encrypted if elements.startswith('<application') else ''}"
         f"<origin-id xmlns='urn:xmpp:sid:0' id='{origin}'/>\n<store xmlns='urn:xmpp:hints'/>"
     )
 

@@ -22,6 +22,7 @@ from typing import Any
 from lxml import etree
 
 from slixmpp_mls import stanza
+from slixmpp_mls.errors import MalformedError
 from slixmpp_mls.identity import fingerprint, key_identifier
 from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.schedule.message_protection import open_sender_data
@@ -216,33 +217,53 @@ def stanzas() -> dict[str, Any]:
     info, proposal = stanza.GroupInfo(group, 8, b"info"), stanza.Proposal(group, 7, b"proposal")
     application, invitation = stanza.Application(group, 7, b"application"), stanza.Invitation(group, "a1")
     package = stanza.KeyPackage("5f" * 32, 1, b"package")
-    cases: list[tuple[str, list[stanza.Element], bool]] = [
-        ("nothing of ours", [], True),
-        ("a commit", [commit], True),
-        ("a commit with a welcome and a group-info", [commit, welcome, info], True),
-        ("a commit with two welcomes", [commit, welcome, welcome], True),
-        ("the welcome first", [welcome, commit], True),
-        ("an application", [application], True),
-        ("a proposal", [proposal], True),
-        ("an invitation", [invitation], True),
-        ("a commit and an application", [commit, application], False),
-        ("two commits", [commit, commit], False),
-        ("two applications", [application, application], False),
-        ("a welcome alone", [welcome], False),
-        ("a welcome beside a proposal", [proposal, welcome], False),
-        ("a welcome of the commit's own epoch", [commit, stanza.Welcome(group, 7, b"welcome")], False),
-        ("a welcome of another group", [commit, stanza.Welcome(other, 8, b"welcome")], False),
-        ("two group-infos", [commit, info, info], False),
-        ("an invitation beside a commit", [commit, invitation], False),
-        ("a key-package", [package], False),
-        ("64 welcomes", [commit, *[welcome] * 64], True),
-        ("65 welcomes and a group-info", [commit, *[welcome] * 65, info], False),
+    unreadable = "<{} xmlns='urn:xmpp:mls:0' group='!' epoch='8'>AA==</{}>"
+    cases: list[tuple[str, list[stanza.Element | str]]] = [
+        ("nothing of ours", []),
+        ("a commit", [commit]),
+        ("a commit with a welcome and a group-info", [commit, welcome, info]),
+        ("a commit with two welcomes", [commit, welcome, welcome]),
+        ("the welcome first", [welcome, commit]),
+        ("an application", [application]),
+        ("a proposal", [proposal]),
+        ("an invitation", [invitation]),
+        ("64 welcomes", [commit, *[welcome] * 64]),
+        # dropped as a whole
+        ("a commit and an application", [commit, application]),
+        ("two commits", [commit, commit]),
+        ("two applications", [application, application]),
+        ("a commit, and one that cannot be read", [commit, unreadable.format("commit", "commit")]),
+        ("a commit that cannot be read, and its welcome", [unreadable.format("commit", "commit"), welcome]),
+        # a neighbour is left out by itself
+        ("a commit and a welcome that cannot be read", [commit, unreadable.format("welcome", "welcome"), welcome]),
+        ("a commit and a group-info that cannot be read", [commit, unreadable.format("group-info", "group-info")]),
+        ("a welcome alone", [welcome]),
+        ("a welcome beside a proposal", [proposal, welcome]),
+        ("a welcome of the commit's own epoch", [commit, stanza.Welcome(group, 7, b"welcome")]),
+        ("a welcome of another group", [commit, stanza.Welcome(other, 8, b"welcome")]),
+        ("a group-info of another epoch", [stanza.GroupInfo(group, 9, b"info"), commit, info]),
+        ("two group-infos", [commit, info, info]),
+        ("an invitation beside a commit", [commit, invitation]),
+        ("a key-package", [package]),
+        ("a key-package beside a commit", [package, commit]),
+        ("65 welcomes and a group-info", [commit, *[welcome] * 65, info]),
     ]
     found = []
-    for name, elements, valid in cases:
+    for name, elements in cases:
         message = etree.Element("{jabber:client}message", nsmap={None: "jabber:client"})
-        message.extend(element.to_lxml() for element in elements)
-        found.append({"name": name, "xml": etree.tostring(message).decode(), "valid": valid})
+        message.extend(etree.fromstring(one) if isinstance(one, str) else one.to_lxml() for one in elements)
+        try:
+            counting, refused = stanza.read_payloads(message)
+        except MalformedError:
+            counting, refused = [], [MalformedError("the whole stanza")]
+        found.append(
+            {
+                "name": name,
+                "xml": etree.tostring(message).decode(),
+                "counts": [element.NAME for element in counting],
+                "reported": bool(refused),
+            }
+        )
     return {"cases": found}
 
 
@@ -429,8 +450,9 @@ class _Race:
     def leaf(self, person: Person) -> LeafIndex:
         return self.states[person].own_index
 
-    def element(self, epoch: int, commit: bytes) -> str:
-        return message_of(stanza.Commit(self.group_id, epoch, commit))
+    def element(self, epoch: int, commit: bytes, neighbour: str = "") -> str:
+        alone = message_of(stanza.Commit(self.group_id, epoch, commit))
+        return alone.replace("</message>", f"{neighbour}</message>")
 
     def after(self, person: Person, commit: bytes) -> Group:
         """A member's state after somebody's Commit."""
@@ -517,6 +539,23 @@ def races() -> dict[str, Any]:
         "an Update against an Add",
         [(race.element(1, adding), "applied"), (race.element(1, by_bob), "ignored")],
         with_erin,
+    )
+    for neighbour in (stanza.Welcome, stanza.GroupInfo):
+        unreadable = f"<{neighbour.NAME} xmlns='urn:xmpp:mls:0' group='!' epoch='2'>AA==</{neighbour.NAME}>"
+        no_message = neighbour(race.group_id, 2, b"no MLSMessage").to_bytes().decode()
+        elsewhere = neighbour(race.group_id, 9, b"no MLSMessage").to_bytes().decode()
+        for what, xml in (
+            (f"a {neighbour.NAME} that cannot be read", unreadable),
+            (f"a {neighbour.NAME} that holds no MLSMessage", no_message),
+            (f"a {neighbour.NAME} of another epoch", elsewhere),
+        ):
+            beside = race.element(1, by_alice, xml)
+            case(f"{what} beside the first, which counts", [(beside, "applied")], alice_ahead)
+    both = race.element(1, by_alice, stanza.Commit(race.group_id, 1, by_bob).to_bytes().decode())
+    case(
+        "two Commits in one stanza: neither counts",
+        [(both, "refused"), (race.element(1, by_bob), "applied")],
+        bob_ahead,
     )
     package = race.dora.packages[0]
     return {

@@ -26,6 +26,7 @@ from .elements import (
     Welcome,
     parse,
     payloads,
+    read_payloads,
 )
 
 __all__ = [
@@ -49,4 +50,5 @@ __all__ = [
     "Welcome",
     "parse",
     "payloads",
+    "read_payloads",
 ]

@@ -10,6 +10,10 @@ In a message in the room::
     Welcome*  GroupInfo?              beside a Commit, for the epoch that it begins
     Invitation                        alone, beside XEP-0249's <x/>
 
+Whether a Commit counts is decided by its own element and by the first line.  A neighbour that cannot be read, or does
+not belong there, is left out by itself (:func:`read_payloads`): if it could void the Commit, members that judge it
+differently would fall apart.
+
 In a PubSub item::
 
     KeyPackage                        node urn:xmpp:mls:0:key-packages, item id = `ref`; of last resort:
@@ -67,6 +71,7 @@ __all__ = [
     "Welcome",
     "parse",
     "payloads",
+    "read_payloads",
 ]
 
 NS = "urn:xmpp:mls:0"
@@ -410,6 +415,8 @@ def parse(source: Source, *, max_encoded: int = MAX_ENCODED) -> MessageElement |
 def payloads(message: Source, *, max_encoded: int = MAX_ENCODED) -> list[MessageElement]:
     """The elements of :data:`NS` that a message stanza holds, in document order; often none.
 
+    This is for a message whose maker is asked to do all of it right; see :func:`read_payloads`.
+
     :param message: the stanza, as an element of either library or a document
     :param max_encoded: characters allowed in each element's text
     :raises MalformedError: an element does not parse, or they do not belong together: more than
@@ -417,37 +424,68 @@ def payloads(message: Source, *, max_encoded: int = MAX_ENCODED) -> list[Message
         another group or epoch than the one that the Commit begins; an Invitation beside others;
         a PubSub payload in a message
     """
+    found, refused = read_payloads(message, max_encoded=max_encoded)
+    for error in refused:
+        raise error
+    return found
+
+
+def read_payloads(
+    message: Source, *, max_encoded: int = MAX_ENCODED
+) -> tuple[list[MessageElement], list[MalformedError]]:
+    """The elements of a message from others, and what had to be left out.
+
+    A commit, proposal or application counts if it can be read and is the only one of the three.  Whatever stands
+    beside it (a welcome, a group-info, an invitation, a payload of PubSub) is judged by itself.
+
+    :returns: what counts, in document order; and an error for each neighbour that does not
+    :raises MalformedError: a commit, proposal or application does not parse, or is not the only one: nothing counts
+    """
     found: list[MessageElement] = []
+    refused: list[MalformedError] = []
+    contents = 0
     for child in _root(message, 2 * max_encoded + MAX_MARKUP):
         namespace, name = split_tag(child)
         if namespace != NS:
             continue
-        if name in _IN_ITEMS:
-            raise MalformedError(f"<{name}/> in a message")
         cls = _IN_MESSAGES.get(name)
         if cls is None:
+            if name in _IN_ITEMS and len(refused) <= MAX_WELCOMES:
+                refused.append(MalformedError(f"<{name}/> in a message"))
             continue
-        if len(found) == MAX_WELCOMES + 2:  # a Commit with its Welcomes and GroupInfo
-            raise MalformedError(f"a message with over {len(found)} elements of {NS}")
-        found.append(cls.from_xml(child, max_encoded=max_encoded))
-    _check_combination(found)
-    return found
+        if issubclass(cls, Commit | Proposal | Application):
+            contents += 1
+            if contents > 1:
+                raise MalformedError("a message with more than one commit, proposal or application")
+            found.append(cls.from_xml(child, max_encoded=max_encoded))
+        elif len(found) + len(refused) <= MAX_WELCOMES + 2:  # some more than a Commit, its Welcomes and GroupInfo
+            try:
+                found.append(cls.from_xml(child, max_encoded=max_encoded))
+            except MalformedError as error:
+                refused.append(error)
+    content = next((one for one in found if isinstance(one, Commit | Proposal | Application)), None)
+    kept: list[MessageElement] = []
+    for element in found:
+        problem = None if element is content else _misplaced(element, content, kept)
+        if problem is None:
+            kept.append(element)
+        else:
+            refused.append(MalformedError(problem))
+    return kept, refused
 
 
-def _check_combination(found: list[MessageElement]) -> None:
-    contents = [element for element in found if isinstance(element, Commit | Proposal | Application)]
-    invitations = [element for element in found if isinstance(element, Invitation)]
-    infos = [element for element in found if isinstance(element, GroupInfo)]
-    doors = [element for element in found if isinstance(element, Welcome | GroupInfo)]
-    if len(contents) > 1:
-        raise MalformedError("a message with more than one commit, proposal or application")
-    if invitations and len(found) > 1:
-        raise MalformedError("an invitation beside other elements")
-    if len(infos) > 1:
-        raise MalformedError("a message with two group-infos")
-    commit = contents[0] if contents else None
-    for door in doors:
-        if not isinstance(commit, Commit):
-            raise MalformedError(f"a {door.NAME} without its commit")
-        if (door.group, door.epoch) != (commit.group, commit.epoch + 1):
-            raise MalformedError(f"a {door.NAME} for another epoch than the one that its commit begins")
+def _misplaced(
+    element: MessageElement, content: Commit | Proposal | Application | None, kept: list[MessageElement]
+) -> str | None:
+    """Why an element may not stand beside the content of its message, and those before it; None if it may."""
+    if isinstance(element, Invitation):
+        alone = content is None and not any(isinstance(one, Invitation) for one in kept)
+        return None if alone else "an invitation beside other elements"
+    if not isinstance(content, Commit):
+        return f"a {element.NAME} without its commit"
+    if (element.group, element.epoch) != (content.group, content.epoch + 1):
+        return f"a {element.NAME} for another epoch than the one that its commit begins"
+    limit = 1 if isinstance(element, GroupInfo) else MAX_WELCOMES
+    if sum(type(one) is type(element) for one in kept) == limit:
+        return f"a message with over {limit} {element.NAME} elements"
+    return None

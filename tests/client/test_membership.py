@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -93,6 +94,34 @@ def test_a_welcome_beside_a_commit_that_came_second_means_nothing() -> None:
     world.settle()
     assert only(dave.events, Joined).epoch == 3
     assert world.agree()
+
+
+def test_a_welcome_that_cannot_be_read_does_not_hide_ours() -> None:
+    """XEP "Adding People": an element beside a Commit is ignored by itself."""
+    world, alice, _, _ = three()
+    dave = world.person(DAVE)
+    alice.commit(*alice.adding(DAVE))
+    (sent,) = world.room.in_flight
+    commit, welcome = sent.payloads
+    garbage = elements.Welcome(welcome.group, welcome.epoch, b"no MLSMessage")
+    world.room.in_flight[0] = replace(sent, payloads=(commit, garbage, welcome))
+    world.settle()
+    assert only(dave.events, Joined).epoch == 2
+    assert world.agree()
+
+
+def test_a_commit_that_lies_about_its_epoch_ends_none_for_who_is_outside() -> None:
+    """XEP "Attributes and Content": it counts for nobody, so that the Welcome beside the true one does."""
+    world, alice, bob, _ = three()
+    dave = world.person(DAVE)
+    bob.commit()
+    (sent,) = world.room.in_flight
+    world.room.lose()
+    lie = elements.Commit(sent.payloads[0].group, sent.payloads[0].epoch, b"no MLSMessage")
+    world.room.post([lie], "mallory@m.example")
+    alice.commit(*alice.adding(DAVE))
+    world.settle()
+    assert only(dave.events, Joined).epoch == 2
 
 
 def test_who_looks_for_its_welcome_from_another_place_judges_anew() -> None:

@@ -28,6 +28,7 @@ from slixmpp_mls.stanza import (
     Welcome,
     parse,
     payloads,
+    read_payloads,
 )
 from slixmpp_mls.stanza.xml import parse_xml, read_datetime, to_lxml, to_stdlib, write_datetime
 
@@ -341,29 +342,59 @@ def test_payloads_in_document_order() -> None:
     assert payloads(message(f"<forwarded xmlns='urn:xmpp:forward:0'>{room()}</forwarded>")) == []
 
 
-INCOMPATIBLE = {
+APPLICATION, PROPOSAL = room(name="application"), room(name="proposal")
+INVITATION = f"<invitation xmlns='{NS}' group='Zw=='/>"
+
+# XEP: "A stanza with two of them, or with one that cannot be read, is dropped as a whole."
+VOID = {
     "two commits": (room(), room()),
-    "commit and application": (room(), room(name="application")),
-    "proposal and application": (room(name="proposal"), room(name="application")),
-    "welcome alone": (room(name="welcome"),),
-    "group-info alone": (room(name="group-info"),),
-    "welcome beside a proposal": (room(epoch="0", name="proposal"), room(name="welcome")),
-    "welcome for the commit's own epoch": (room(epoch="1"), room(epoch="1", name="welcome")),
-    "welcome two epochs on": (room(epoch="1"), room(epoch="3", name="welcome")),
-    "welcome for another group": (room(epoch="1"), room(epoch="2", group="Zm9v", name="welcome")),
-    "group-info for another group": (room(epoch="1"), room(epoch="2", group="Zm9v", name="group-info")),
-    "two group-infos": (room(), room(epoch="2", name="group-info"), room(epoch="2", name="group-info")),
-    "invitation and commit": (room(), f"<invitation xmlns='{NS}' group='Zw=='/>"),
-    "two invitations": (f"<invitation xmlns='{NS}' group='Zw=='/>",) * 2,
-    "key-package": (package(),),
-    "device": (device(),),
-    "one bad welcome": (room(), room(epoch="2", name="welcome"), room(epoch="2", name="welcome", text="!")),
-    "67 elements": (room(), *[room(epoch="2", name="welcome")] * 66),
+    "commit and application": (room(), APPLICATION),
+    "proposal and application": (PROPOSAL, APPLICATION),
+    "a commit that cannot be read": (room(text="!"),),
+    "a readable commit and another": (room(), room(text="!")),
+    "a commit that cannot be read, and a welcome": (room(text="!"), room(epoch="2", name="welcome")),
+}
+
+# XEP: "Whatever stands beside the one is judged by itself."
+NEIGHBOURS = {
+    "welcome alone": ((room(name="welcome"),), []),
+    "group-info alone": ((room(name="group-info"),), []),
+    "welcome beside a proposal": ((room(epoch="0", name="proposal"), room(name="welcome")), ["proposal"]),
+    "welcome for the commit's own epoch": ((room(epoch="1"), room(epoch="1", name="welcome")), ["commit"]),
+    "welcome two epochs on": ((room(epoch="1"), room(epoch="3", name="welcome")), ["commit"]),
+    "welcome for another group": ((room(), room(epoch="2", group="Zm9v", name="welcome")), ["commit"]),
+    "group-info for another group": ((room(), room(epoch="2", group="Zm9v", name="group-info")), ["commit"]),
+    "two group-infos": ((room(), *[room(epoch="2", name="group-info")] * 2), ["commit", "group-info"]),
+    "invitation and commit": ((room(), INVITATION), ["commit"]),
+    "invitation before a commit": ((INVITATION, room()), ["commit"]),
+    "two invitations": ((INVITATION,) * 2, ["invitation"]),
+    "key-package": ((package(),), []),
+    "device beside a commit": ((device(), room()), ["commit"]),
+    "one bad welcome": (
+        (room(), room(epoch="2", name="welcome", text="!"), room(epoch="2", name="welcome")),
+        ["commit", "welcome"],
+    ),
+    "a group-info that cannot be read": ((room(epoch="2", name="group-info", text="!"), room()), ["commit"]),
+    "a group-info without epoch": ((room(), f"<group-info xmlns='{NS}' group='Zw=='>YQ==</group-info>"), ["commit"]),
+    "65 welcomes": ((room(), *[room(epoch="2", name="welcome")] * 65), ["commit", *["welcome"] * 64]),
+    "a commit after 200 welcomes": ((*[room(epoch="2", name="welcome")] * 200, room()), ["welcome"] * 64 + ["commit"]),
+    "200 payloads of PubSub before a commit": ((*[package()] * 200, room()), ["commit"]),
 }
 
 
-@pytest.mark.parametrize("children", INCOMPATIBLE.values(), ids=INCOMPATIBLE.keys())
-def test_elements_that_do_not_belong_together_are_refused(children: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("children", VOID.values(), ids=VOID.keys())
+def test_a_stanza_counts_with_one_readable_content(children: tuple[str, ...]) -> None:
+    with pytest.raises(MalformedError):
+        read_payloads(message(*children))
+    with pytest.raises(MalformedError):
+        payloads(message(*children))
+
+
+@pytest.mark.parametrize(("children", "kept"), NEIGHBOURS.values(), ids=NEIGHBOURS.keys())
+def test_a_neighbour_is_left_out_by_itself(children: tuple[str, ...], kept: list[str]) -> None:
+    found, refused = read_payloads(message(*children))
+    assert [element.NAME for element in found] == kept
+    assert 0 < len(refused) < 200
     with pytest.raises(MalformedError):
         payloads(message(*children))
 

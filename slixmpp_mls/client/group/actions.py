@@ -39,6 +39,7 @@ class Incoming:
     :ivar origin_id: the sender's own id for it
     :ivar stamp: when the room got it, seconds since the Unix epoch; None if now
     :ivar error: why it could not be parsed
+    :ivar refused: what is wrong with elements beside those in `payloads`; they are left out by themselves
     :ivar occupant: ``room/nickname`` of the sender, as the room says
     :ivar clear: whether it says something in clear beside its payloads
     :ivar tree: the ratchet tree of a Welcome in it, if that is elsewhere and has been fetched
@@ -50,6 +51,7 @@ class Incoming:
     origin_id: str | None = None
     stamp: float | None = None
     error: PeerError | None = None
+    refused: tuple[PeerError, ...] = ()
     occupant: str = ""
     clear: bool = False
     tree: bytes | None = field(default=None, repr=False)

@@ -31,6 +31,7 @@ from ..events import (
     GroupLost,
     JoinRequested,
     MessageReceived,
+    Rejected,
     RemovedFromGroup,
 )
 from ..member import Member
@@ -81,6 +82,10 @@ class Applying:
         :param doubts: about the step's new leaves
         :raises StoreError: nothing has been written, nothing has changed; the step can be tried again
         """
+        events = self._put_into_effect(step, now, doubts)
+        return [*_neighbours(self._state.room, step.incoming), *events]
+
+    def _put_into_effect(self, step: Step, now: int, doubts: Iterable[Doubt]) -> list[Event]:
         record = self._past(step.incoming)
         match step.action:
             case Ignore(events, _) if self._state.membership is None:
@@ -123,7 +128,10 @@ class Applying:
         :raises StoreError: nothing has been written
         """
         record = self._past(step.incoming)
-        events: list[Event] = [rejected(self._state.room, step.incoming, error)]
+        events: list[Event] = [
+            *_neighbours(self._state.room, step.incoming),
+            rejected(self._state.room, step.incoming, error),
+        ]
         match step.action:
             case MoveOn(roster=None):
                 action = replace(step.action, join=None)
@@ -296,6 +304,11 @@ class Applying:
                 transaction.put(spaces.member, name, now.to_bytes(8, "big"))
         leaf_ages.note(transaction, spaces.renewed, effects, when, own, came, sent_in_epoch(membership))
         rejoin_limit.note(transaction, spaces.arrivals, effects, when)
+
+
+def _neighbours(room: str, incoming: Incoming) -> list[Rejected]:
+    """What is said of elements that have been left out of a stanza."""
+    return [rejected(room, incoming, error) for error in incoming.refused]
 
 
 def _committer(group: Group, staged: StagedCommit) -> Member:

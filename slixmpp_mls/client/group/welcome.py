@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from hashlib import sha256
 
-from ...errors import InvalidError
+from ...errors import InvalidError, PeerError
 from ...identity import ClientIdentity
 from ...mls.group.group import Group
 from ...mls.group.joining import UnverifiedGroupInfo
@@ -75,19 +75,26 @@ class Welcomes:
     def find(self, incoming: Incoming, others: OtherGroups) -> Step | None:
         """What a Welcome for us in the stanza means; None if there is none.
 
-        :raises PeerError: it is not acceptable
+        :raises PeerError: it is not acceptable; or there is none, and one of the others cannot be read
         :raises StoreError: the store failed
         """
+        unreadable: PeerError | None = None
         for payload in incoming.payloads:
             if not isinstance(payload, elements.Welcome):
                 continue
-            welcome = check_consistency(payload).body
+            try:
+                welcome = check_consistency(payload).body
+            except PeerError as error:
+                unreadable = error  # by itself: ours may be the next one
+                continue
             assert isinstance(welcome, Welcome)
             with self._state.store.transaction() as transaction:
                 references = [entry.new_member for entry in welcome.secrets]
                 bundle = self._device.key_packages.find(transaction, references)
             if bundle is not None:
                 return self._examine(incoming, payload, welcome, bundle, others)
+        if unreadable is not None:
+            raise unreadable
         return None
 
     def _examine(
@@ -212,8 +219,17 @@ def _commits_in(incoming: Incoming) -> list[bytes]:
     return [
         sha256(payload.epoch.to_bytes(8, "big") + payload.group).digest()[:_MARK]
         for payload in incoming.payloads
-        if isinstance(payload, elements.Commit)
+        if isinstance(payload, elements.Commit) and _says_what_it_is(payload)
     ]
+
+
+def _says_what_it_is(commit: elements.Commit) -> bool:
+    """Whether attributes and content agree; else it is no Commit for anybody."""
+    try:
+        check_consistency(commit)
+    except PeerError:
+        return False
+    return True
 
 
 def _marks(octets: bytes) -> list[bytes]:

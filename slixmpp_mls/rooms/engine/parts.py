@@ -12,7 +12,7 @@ from ...client import RoomGroup
 from ...delivery import Room
 from ...errors import MLSError, StanzaTooLarge
 from ...runtime import Context, Tasks
-from ...stanza import NS, RoomElement
+from ...stanza import NS, Application, RoomElement
 from ...stanza.elements import MAX_MARKUP
 from .progress import Progress
 
@@ -64,6 +64,13 @@ class RoomParts:
 
 
 def children(elements: Sequence[RoomElement]) -> list[Element]:
-    """The children of a stanza with these elements: they, and the hint that it is encrypted (XEP-0380)."""
-    encryption = Element(f"{{{_NS_EME}}}encryption", {"namespace": NS, "name": "MLS"})
-    return [*(element.to_stdlib() for element in elements), encryption]
+    """The children of a stanza with these elements.
+
+    Beside application data stands the hint that a message is encrypted (XEP-0380), for people whose client cannot read
+    it.  Beside a Commit or a Proposal there is nothing that anybody could have read: with the hint, plain clients would
+    report a message that they cannot decrypt, and servers would wake phones for it (XEP-0357).
+    """
+    found = [element.to_stdlib() for element in elements]
+    if any(isinstance(element, Application) for element in elements):
+        found.append(Element(f"{{{_NS_EME}}}encryption", {"namespace": NS, "name": "MLS"}))
+    return found

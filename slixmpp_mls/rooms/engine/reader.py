@@ -25,10 +25,10 @@ from typing import TypeVar
 from ...client import Doubt, Event, Incoming, Step
 from ...client.group.actions import Enter, Ignore, Read, Remember, Sent
 from ...client.group.resumption_psks import Awaited
-from ...delivery import MAX_STANZA, RoomStanza, Stream
-from ...errors import DeliveryError, InvalidError, PeerError, StoreError, TransferFailed
+from ...delivery import RoomStanza, Stream
+from ...errors import DeliveryError, InvalidError, MalformedError, PeerError, StoreError, TransferFailed
 from ...mls.group.group_state import GroupState
-from ...stanza import RoomElement, payloads
+from ...stanza import RoomElement, read_payloads
 from ...stanza.blob import BlobReference
 from ...stanza.content_profile import says_something_in_clear
 from .member_checks import MemberChecks
@@ -203,10 +203,15 @@ class Reader:
 
 
 def _parse(stanza: RoomStanza) -> Incoming:
+    """Read the elements of a stanza.
+
+    Its size is no reason to refuse one: a bound of ours, which others do not have, would split the group.
+    """
     elements: tuple[RoomElement, ...] = ()
     error: PeerError | None = None
+    neighbours: list[MalformedError] = []
     try:
-        found = payloads(stanza.xml, max_encoded=MAX_STANZA)
+        found, neighbours = read_payloads(stanza.xml)
         elements = tuple(element for element in found if isinstance(element, RoomElement))
     except PeerError as refused:
         error = refused
@@ -217,6 +222,7 @@ def _parse(stanza: RoomStanza) -> Incoming:
         origin_id=stanza.origin_id,
         stamp=None if stanza.stamp is None else stanza.stamp.timestamp(),
         error=error,
+        refused=tuple(neighbours),
         occupant=str(stanza.occupant),
         clear=says_something_in_clear(stanza.xml),
     )

@@ -28,11 +28,10 @@ from contextlib import aclosing, suppress
 from ...client import Rejected, Rejoining
 from ...client.group.external_commit import find_doors
 from ...client.storage.records import MembershipState
-from ...delivery import MAX_STANZA
 from ...delivery.archive import Archive, RoomStanza
 from ...errors import DeliveryError, MLSError, NoGroupInfo, PeerError, StoreError, UsageError
 from ...runtime import RejoinMode
-from ...stanza import Commit, GroupInfo, MessageElement, payloads
+from ...stanza import Commit, GroupInfo, MessageElement, read_payloads
 from .parts import RoomParts
 from .transmitter import Transmitter
 
@@ -217,7 +216,7 @@ async def _backwards(archive: Archive) -> AsyncGenerator[tuple[RoomStanza, list[
                 if stanza is None:
                     continue
                 with suppress(PeerError):
-                    yield stanza, payloads(stanza.xml, max_encoded=MAX_STANZA)
+                    yield stanza, read_payloads(stanza.xml)[0]
 
 
 def _monotonic() -> float:

@@ -180,19 +180,20 @@ async function processStanza(id, message, stamp) {
 }
 async function handle(message, stamp) {
   const find = (...names) => message.getChildElements().filter((e) => e.getNS() === NS && names.includes(e.getName()))
-  const [[main, second], beside] = [find("commit", "proposal", "application"), find("welcome", "group-info")]
-  if (!main && !beside.length) return
-  if (!main || second || (beside.length && main.getName() !== "commit")) fail("elements that do not go together")
+  const [main, second] = find("commit", "proposal", "application")
+  if (!main) return
+  if (second) fail("elements that do not go together")
   const { group, epoch } = main.attrs
   const decoded = decode(main, "mls_private_message", main.getName() === "application" ? "" : "mls_public_message")
-  if (beside.some((e) => e.attrs.group !== group || e.attrs.epoch !== String(BigInt(epoch) + 1n))) fail("a Welcome of another Commit")
+  // A neighbour that does not belong there is left out by itself.
+  const belongs = (e) => main.getName() === "commit" && e.attrs.group === group && e.attrs.epoch === String(BigInt(epoch) + 1n)
   if (state && group !== base64(state.groupContext.groupId)) fail("another group")
   const late = ended.has(`${group} ${epoch}`)
   if (main.getName() === "commit") ended.add(`${group} ${epoch}`)
   if (state && main.getName() === "proposal") ({ newState: state } = await mls.processMessage(decoded.message, state, {}, mls.acceptAll, suite))
   else if (state) await { commit, application }[main.getName()](decoded, message, stamp)
   else if (main.getName() === "application") emit("unreadable", { epoch: Number(epoch) })
-  if (!state && !late) for (const element of find("welcome")) await welcome(element)
+  if (!state && !late) for (const element of find("welcome").filter(belongs)) await welcome(element).catch((error) => emit("passed-over", { why: error.message }))
 }
 
 // "Being Invited"
