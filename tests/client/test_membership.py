@@ -22,6 +22,7 @@ from slixmpp_mls.errors import (
     UsageError,
 )
 from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateMessage
 from slixmpp_mls.mls.structures.proposals import Remove
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.stanza import elements
@@ -102,9 +103,9 @@ def test_a_welcome_that_cannot_be_read_does_not_hide_ours() -> None:
     dave = world.person(DAVE)
     alice.commit(*alice.adding(DAVE))
     (sent,) = world.room.in_flight
-    commit, welcome = sent.payloads
+    commit, welcome, *others = sent.payloads
     garbage = elements.Welcome(welcome.group, welcome.epoch, b"no MLSMessage")
-    world.room.in_flight[0] = replace(sent, payloads=(commit, garbage, welcome))
+    world.room.in_flight[0] = replace(sent, payloads=(commit, garbage, welcome, *others))
     world.settle()
     assert only(dave.events, Joined).epoch == 2
     assert world.agree()
@@ -129,7 +130,8 @@ def test_who_looks_for_its_welcome_from_another_place_judges_anew() -> None:
     world, alice, _, _ = three()
     dave = world.person(DAVE)
     group = alice.session.group
-    world.room.post([elements.Commit(group.group_id, group.epoch, b"nothing")], "mallory@m.example")
+    false = MLSMessage.wrap(PrivateMessage(group.group_id, group.epoch, ContentType.COMMIT, b"", b"x" * 32, b"x" * 32))
+    world.room.post([elements.Commit(group.group_id, group.epoch, false)], "mallory@m.example")
     alice.commit(*alice.adding(DAVE))
     world.settle()
     assert state_of(dave) is MembershipState.INVITED
