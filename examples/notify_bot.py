@@ -22,7 +22,7 @@ async def main() -> None:
     """Connect, post, disconnect."""
     parser = options(__doc__, "notify.db")
     parser.add_argument("--room", required=True, help="the room's address")
-    parser.add_argument("--add", action="append", default=[], metavar="JID", help="let this account in")
+    parser.add_argument("--add", action="append", default=[], metavar="JID", help="add this account to the room")
     parser.add_argument("line", nargs="*", help="what to post")
     given = parser.parse_args()
     try:

@@ -3,45 +3,48 @@
 ::
 
     MLSError
-    ├── UsageError            you: the call does not fit the state; nothing has changed
-    │   ├── SuiteUnsupported  not everybody has the cipher suite; `lacking` names who has not
+    ├── UsageError            the caller: the call does not fit the state; nothing has changed
+    │   ├── SuiteUnsupported  some members lack the cipher suite; `lacking` names them
     │   ├── GroupExists       the room has a group already; `group_id` names it
-    │   ├── NotVouchedFor     what is to be encrypted would be for members whom the Authentication Service denies
-    │   └── DeviceRetired     our account has retired this device: a new store makes a new one
-    ├── PeerError             them: bad input from the network; dropped, nothing has changed
-    │   ├── MalformedError    it cannot be parsed, or breaks a limit on size, depth or count
-    │   └── InvalidError      it parses, but breaks a rule; `section` names the rule
-    │       ├── WrongEpoch
-    │       ├── UnknownGroup
+    │   ├── NotVouchedFor     the Authentication Service denies members who could read the message
+    │   └── DeviceRetired     our account has retired this device; a new store makes a new device
+    ├── PeerError             a peer: bad input from the network; it is dropped, nothing has changed
+    │   ├── MalformedError    the input does not parse, or breaks a limit on size, depth or count
+    │   └── InvalidError      the input parses, but breaks a rule; `section` names the rule
+    │       ├── WrongEpoch    the group is not in that epoch (any more, or yet)
+    │       ├── UnknownGroup  this client is no member of that group
     │       ├── NotForUs      a Welcome or a message that this client holds no key for
-    │       ├── Replayed      its key was used before and is gone (RFC 9420 9.2)
-    │       ├── MembershipUnproved  a partial member has seen no proof for its sender; `leaf_index` says which leaf
+    │       ├── Replayed      the key was used before and is deleted (RFC 9420 9.2)
+    │       ├── MembershipUnproved  a partial member has no proof for the sender; `leaf_index` names the leaf
     │       ├── StateRolledBack  our own message, with a key that our state has not used: the state is an old copy
-    │       ├── AffixMismatch an envelope's affix is missing or contradicts its stanza (XEP-0420)
+    │       ├── AffixMismatch an affix of the envelope is missing or contradicts the stanza (XEP-0420)
     │       ├── PolicyViolation  a Commit breaks the group's policy; `rule` and `offender` say how and who
-    │       └── PolicyTooNew  a group follows a version of the policy that we do not know
+    │       └── PolicyTooNew  the group follows a version of the policy that we do not know
     ├── StoreError            the disk: nothing of the step was written
     │   ├── StoreLocked       another process has the store open
     │   ├── StoreMismatch     the store belongs to another account, or to a newer version
-    │   ├── WrongPassphrase   the store is encrypted, and this does not open it
-    │   └── StoreFull
+    │   ├── WrongPassphrase   the store is encrypted, and this passphrase or key file does not open it
+    │   └── StoreFull         the disk is full
     ├── DeliveryError         the XMPP service refused or lost something
-    │   ├── RoomUnsuitable    the room cannot serve an encrypted group; `reasons` says why
+    │   ├── Refused           the service answered with an XMPP error; `condition` names it
+    │   ├── NoAnswer          no answer in time; the request may have taken effect
+    │   ├── RoomUnsuitable    the room cannot carry an encrypted group; `reasons` says why
+    │   ├── RoomLost          we are out of the room for good; `reason` says why
+    │   ├── ArchiveGap        the room's archive lacks stanzas that we have not read
     │   ├── DowngradeSuspected  a server seems to hide KeyPackages of a better cipher suite
     │   ├── NodeUnusable      a node of our account is closed, or does not keep our items; `node` and `reason` say why
-    │   ├── NotPermitted      we lack the affiliation or the group's policy forbids it
-    │   ├── StanzaTooLarge    the stanza would exceed what servers carry
-    │   ├── NoUploadService   our server has no HTTP upload, which something large would need
-    │   ├── NoGroupInfo       an external join finds no door: `reasons` says why not by those that there are
-    │   ├── BlobTooLarge      more than the upload service takes
-    │   ├── TransferFailed    a web server does not take or give what it should
+    │   ├── NotPermitted      we lack the affiliation, or the group's policy forbids it
+    │   ├── StanzaTooLarge    the stanza exceeds the size that servers carry
+    │   ├── NoUploadService   our server has no HTTP upload, which a large object needs
+    │   ├── NoGroupInfo       the room shows no GroupInfo for an external join; `reasons` says why not
+    │   ├── BlobTooLarge      the object exceeds the size that the upload service accepts
+    │   ├── TransferFailed    a web server does not accept or deliver a file
     │   ├── LoginFailed       there is no session with our server; `reason` says why
     │   └── Disconnected      the stream is closed
-    └── DevServerError        the throw-away server cannot be had, does not start or does not answer
+    └── DevServerError        the temporary server is not available, does not start or does not answer
 
-The two first branches follow h11's two kinds of blame.  After any of these errors the
-object that raised it is as usable as before.  No message of these exceptions holds a
-secret or a plaintext.
+The first two branches follow h11, which distinguishes local and remote errors.  After any of these errors the object
+that raised it is as usable as before.  No message of these exceptions contains a secret or a plaintext.
 """
 
 from __future__ import annotations
@@ -54,11 +57,11 @@ class MLSError(Exception):
 
 
 class UsageError(MLSError):
-    """The caller asked for something that the present state does not allow."""
+    """The caller asked for something that the current state does not allow."""
 
 
 class NotVouchedFor(UsageError):
-    """The group has members for whom nothing is encrypted: the Authentication Service denies them.
+    """The Authentication Service denies members of the group, so nothing is encrypted for the group.
 
     :ivar clients: their full identities
     """
@@ -69,14 +72,14 @@ class NotVouchedFor(UsageError):
 
 
 class DeviceRetired(UsageError):
-    """Our account has retired this device: its keys are worth nothing any more.  A new store makes a new device."""
+    """Our account has retired this device: nobody accepts its keys any more.  A new store makes a new device."""
 
 
 class SuiteUnsupported(UsageError):
-    """Not everybody who should be in a group supports its cipher suite.
+    """Some devices that should be in a group do not support its cipher suite.
 
     :ivar suite: its number
-    :ivar lacking: who does not: devices (full identities), or accounts (bare JIDs) that have no usable device
+    :ivar lacking: devices without it (full identities), and accounts (bare JIDs) without a usable device
     """
 
     def __init__(self, suite: int, lacking: Sequence[str]) -> None:
@@ -86,19 +89,19 @@ class SuiteUnsupported(UsageError):
 
 
 class GroupExists(UsageError):
-    """The room carries a group already.
+    """The room has a group already.
 
     :ivar group_id: its id.
     """
 
     def __init__(self, room: str, group_id: bytes) -> None:
-        super().__init__(f"{room} carries the group {group_id.hex()} already: join that")
+        super().__init__(f"{room} already has the group {group_id.hex()}: join that group")
         self.room = room
         self.group_id = group_id
 
 
 class PeerError(MLSError):
-    """Input from somebody else was refused.  It has been dropped; no state has changed."""
+    """Input from a peer was refused.  It has been dropped; no state has changed."""
 
 
 class MalformedError(PeerError):
@@ -117,7 +120,7 @@ class InvalidError(PeerError):
 
 
 class WrongEpoch(InvalidError):
-    """A message for an epoch that the group is not in (any more, or yet)."""
+    """A message for an epoch in which the group is not (any more, or yet)."""
 
 
 class UnknownGroup(InvalidError):
@@ -148,13 +151,12 @@ class MembershipUnproved(InvalidError):
 class StateRolledBack(InvalidError):
     """A message that we have signed, with a key that our state has not used yet (RFC 9420 9.2).
 
-    The store is an older copy of itself, or another process works with one.  To go on would mean to use
-    keys again.
+    The store is an older copy, or another process uses a copy.  To continue would reuse keys.
     """
 
 
 class AffixMismatch(InvalidError):
-    """An affix of a content envelope is missing, or says something else than the stanza around it.
+    """An affix of a content envelope is missing, or contradicts the stanza around it.
 
     :ivar affix: ``"from"``, ``"to"``, ``"time"`` or ``"rpad"``.
     """
@@ -168,8 +170,7 @@ class PolicyViolation(InvalidError):
     """A Commit that the group's policy forbids; every member ignores it.
 
     :ivar rule: the rule's name in the table of :mod:`.policy.check`, such as ``"remove"``.
-    :ivar offender: the client, ``account@server/device-id``, at whose wish it would have happened;
-        None if that is nobody in particular.
+    :ivar offender: the client, ``account@server/device-id``, that asked for the change; None if no single client did.
     """
 
     def __init__(self, rule: str, message: str, offender: str | None = None) -> None:
@@ -202,11 +203,11 @@ class StoreMismatch(StoreError):
 
 
 class WrongPassphrase(StoreError):
-    """The store is encrypted, and the passphrase or key file is missing or another one's."""
+    """The store is encrypted, and the passphrase or key file is missing or wrong."""
 
 
 class StoreFull(StoreError):
-    """No room on the disk; nothing of the step was written."""
+    """The disk is full; nothing of the step was written."""
 
 
 class DeliveryError(MLSError):
@@ -257,12 +258,12 @@ class RoomUnsuitable(DeliveryError):
 
 
 class RoomLost(DeliveryError):
-    """We are out of the room, and coming back by ourselves would be no use.
+    """We are out of the room, and to enter it again automatically would fail.
 
     :ivar reason: ``"destroyed"``, ``"banned"``, ``"not-a-member"``, ``"not-found"``,
         ``"password-required"`` or ``"refused"``.
-    :ivar alternate: the room named as successor by whoever destroyed it, if any.
-    :ivar text: what the room said about it, possibly empty.
+    :ivar alternate: the successor that was named when the room was destroyed, if any.
+    :ivar text: the room's explanation, possibly empty.
     """
 
     def __init__(self, room: str, reason: str, alternate: str | None = None, text: str = "") -> None:
@@ -274,19 +275,19 @@ class RoomLost(DeliveryError):
 
 
 class ArchiveGap(DeliveryError):
-    """Stanzas between the last one read and the first one left may be lost for good.
+    """The archive no longer holds the last stanza that we read: stanzas after it may be lost for good.
 
     :ivar after: the archive id that the room's archive no longer knows.
     """
 
     def __init__(self, room: str, after: str) -> None:
-        super().__init__(f"the archive of {room} does not hold the stanza after which to go on reading")
+        super().__init__(f"the archive of {room} no longer holds the last stanza that was read")
         self.room = room
         self.after = after
 
 
 class DowngradeSuspected(DeliveryError):
-    """Devices say that they support a better cipher suite, and their servers have no KeyPackages of theirs for it.
+    """Devices claim to support a better cipher suite, but their servers have no KeyPackages for it.
 
     :ivar suite: number of the better suite
     :ivar chosen: number of the best one for which there are KeyPackages
@@ -295,8 +296,8 @@ class DowngradeSuspected(DeliveryError):
 
     def __init__(self, suite: int, chosen: int, devices: Sequence[str]) -> None:
         super().__init__(
-            f"the servers of {', '.join(devices)} have no KeyPackages for cipher suite {suite}, which these devices "
-            f"say that they support; without it, it would be cipher suite {chosen}"
+            f"the servers of {', '.join(devices)} have no KeyPackages for cipher suite {suite}, although these devices "
+            f"claim to support it; without it the group would use cipher suite {chosen}"
         )
         self.suite = suite
         self.chosen = chosen
@@ -321,13 +322,13 @@ class StanzaTooLarge(DeliveryError):
 
 
 class NoGroupInfo(DeliveryError):
-    """The room shows no GroupInfo by which its group could be joined now (RFC 9420 12.4.3.2).
+    """The room shows no GroupInfo with which its group could be joined now (RFC 9420 12.4.3.2).
 
-    :ivar reasons: why those that it shows are of no use; empty if it shows none.
+    :ivar reasons: why the GroupInfos that it shows are unusable; empty if it shows none.
     """
 
     def __init__(self, room: str, reasons: Sequence[str] = ()) -> None:
-        super().__init__(f"no GroupInfo of the present epoch in {room}{': ' * bool(reasons)}{'; '.join(reasons)}")
+        super().__init__(f"no GroupInfo of the current epoch in {room}{': ' * bool(reasons)}{'; '.join(reasons)}")
         self.room = room
         self.reasons = tuple(reasons)
 
@@ -337,7 +338,7 @@ class NoUploadService(DeliveryError):
 
 
 class BlobTooLarge(DeliveryError):
-    """The upload service, or those who would fetch it, take nothing so large.
+    """The object exceeds the size that the upload service or the receivers accept.
 
     :ivar size: octets needed.
     :ivar limit: octets allowed.
@@ -350,9 +351,9 @@ class BlobTooLarge(DeliveryError):
 
 
 class TransferFailed(DeliveryError):
-    """A web server could not be reached, or did not take or give what it should.
+    """A web server could not be reached, or did not accept or deliver a file.
 
-    :ivar temporary: whether it may go well another time.
+    :ivar temporary: whether a later attempt may succeed.
     """
 
     def __init__(self, message: str, *, temporary: bool) -> None:
@@ -367,7 +368,7 @@ class LoginFailed(DeliveryError):
     :ivar server: its address, as far as we know it
     :ivar reason: ``"password"``, ``"certificate"``, ``"unreachable"`` (nobody answers there), ``"closed"`` (it has
         closed the connection) or ``"refused"`` (it says why not)
-    :ivar temporary: whether it may go well another time without anybody doing something about it
+    :ivar temporary: whether a later attempt may succeed although nobody changes anything
     """
 
     def __init__(self, account: str, server: str, reason: str, text: str, *, temporary: bool) -> None:
@@ -379,8 +380,8 @@ class LoginFailed(DeliveryError):
 
 
 class Disconnected(DeliveryError):
-    """The stream is closed; what was queued is kept and sent later."""
+    """The stream is closed; queued messages are kept and sent later."""
 
 
 class DevServerError(MLSError):
-    """The throw-away server of :mod:`slixmpp_mls.devserver` cannot be had, does not start or does not answer."""
+    """The temporary server of :mod:`slixmpp_mls.devserver` is not available, does not start or does not answer."""

@@ -1,16 +1,16 @@
-"""The Authentication Service (RFC 9750 4): whose are the signature keys in a group's leaves.
+"""The Authentication Service (RFC 9750 4): which client owns the signature key of a leaf.
 
-:mod:`.interface` says what is asked and answered.  Who answers:
+:mod:`.interface` defines the questions and answers.  Services that answer:
 
 - :class:`DirectoryService`: each account's own server, which lists the account's devices;
 - :class:`AuthorityService`: certification authorities, by X.509 credentials;
-- :class:`TrustOnFirstUse`: the memory of what such a service said before;
-- :class:`PeopleService`: people who have compared fingerprints, and their devices that tell each other of it
+- :class:`TrustOnFirstUse`: remembers the earlier answers of another service;
+- :class:`PeopleService`: people who compare fingerprints, and their devices, which share the results
   (:class:`TrustManagement`, XEP-0450);
-- :class:`AllOf` and :class:`AnyOf`: several at once;
-- :class:`AcceptAll`: nobody, for tests.
+- :class:`AllOf` and :class:`AnyOf`: several services at once;
+- :class:`AcceptAll`: accepts everything, for tests.
 
-First use and people share one memory, the :class:`TrustTable`, and stand around each other::
+Trust on first use and people's decisions share one :class:`TrustTable`, and wrap each other::
 
     PeopleService(TrustOnFirstUse(DirectoryService(...), table), table)
 """

@@ -1,4 +1,4 @@
-"""An Authentication Service that believes everybody."""
+"""An Authentication Service that accepts every leaf."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["AcceptAll"]
 
 
 class AcceptAll(AuthenticationService):
-    """**Unsafe**: whoever gets a leaf into a group can bear anybody's name in it.
+    """**Unsafe**: anyone who gets a leaf into a group can use any name in it.
 
-    For tests, and for closed set-ups in which the server and every member are trusted anyhow.
+    For tests, and for closed deployments in which the server and every member are trusted.
     """
 
     async def issue(

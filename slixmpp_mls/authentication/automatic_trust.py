@@ -1,25 +1,24 @@
-"""Automatic Trust Management (XEP-0450): devices that tell each other which keys people have compared.
+"""Automatic Trust Management (XEP-0450): devices share the results of people's comparisons of keys.
 
-No I/O: :class:`TrustManagement` takes decisions of people and trust messages of other devices, keeps the
-:mod:`.trust_table`, and says what we owe to whom.  How that gets there is for others to do
-(:mod:`slixmpp_mls.account.trust`).
+No I/O: :class:`TrustManagement` takes decisions of people and trust messages of other devices, updates the
+:mod:`.trust_table`, and says which statements we owe to which device.  :mod:`slixmpp_mls.account.trust` sends them.
 
 Receiving.  A trust message counts if its sender's key is verified, and
 
 - is another device's of our own account: for all keys;
 - is another device's of the keys' account: for these;
-- is somebody else's: not at all by XEP-0450.  With `introductions`, the word of a person whom *we* (people at
-  one of our devices, not other introductions) have verified counts for third persons' keys.  So the members of
-  a room need to compare with one of them only, at the price of believing that one.
+- is somebody else's: not at all by XEP-0450.  With `introductions`, the word of a person whom *we* (people at one of
+  our devices, not other introductions) have verified counts for third persons' keys.  The members of a room then need
+  to compare keys with one member only, but must believe that member.
 
-A message by a key that is not verified waits until it is, within bounds; one by a distrusted key is dropped.  What
-a person has refused is only taken back by people, here or at our other devices; an older word never undoes a
-younger one.
+A message by an unverified key waits, within bounds, until the key is verified; a message by a distrusted key is
+dropped.  Only people can take back a person's refusal, here or at our other devices.  An older statement never undoes a
+newer one.
 
-Sending.  XEP-0450 has a device send messages at the moment of a comparison, to whoever can be reached.  A room
-reaches its members only, so here each device *owes*: to each verified key what has come of comparisons at this very
-device.  What has been told is noted; the rest is due as soon as a room is shared.  :meth:`TrustManagement.owed`
-has the table.
+Sending.  In XEP-0450 a device sends messages at the moment of a comparison, to all devices that it can reach.  A room
+reaches only its members.  Therefore each device *owes* each verified key the results of its own comparisons.  The store
+notes the statements that were sent; the others are due as soon as the devices share a room.
+:meth:`TrustManagement.owed` has the table.
 
 In the store: space ``trust-waiting``, key ``account NUL``, sender's key (32), ``owner NUL``, key (32), value
 :class:`_Waiting`; space ``trust-told``, key: recipient's key (32), ``owner NUL``, key (32), value: the verb (1).
@@ -59,7 +58,7 @@ MAX_WAITING_OF_ONE = 200  # the same of one account
 
 
 class Verb(IntEnum):
-    """What is said of a key."""
+    """The statement about a key."""
 
     TRUST = 1
     DISTRUST = 2
@@ -89,7 +88,8 @@ class TrustManagement:
     All methods raise :class:`StoreError` if the store fails.
 
     :param account: our own, bare JID
-    :param introductions: whether verified people's word counts for third persons, and ours is given for them
+    :param introductions: whether statements of verified people count for third persons, and whether we make such
+        statements
     """
 
     def __init__(self, table: TrustTable, account: str, *, introductions: bool = False) -> None:
@@ -100,7 +100,7 @@ class TrustManagement:
     # --- people decide -------------------------------------------------------------------------
 
     def decide(self, account: str, *, verify: Iterable[bytes] = (), distrust: Iterable[bytes] = ()) -> list[KnownKey]:
-        """Somebody has compared keys of an account, or refuses them; this device's own key is not up for decision.
+        """Record that a person has compared, or refuses, keys of an account (never of this device).
 
         :param verify: key identifiers
         :param distrust: key identifiers
@@ -118,7 +118,7 @@ class TrustManagement:
             return [keys.get(account, key.identifier) for _, key in known]
 
     def verify(self, account: str, *proofs: str) -> list[KnownKey]:
-        """Somebody has compared keys of an account.
+        """Record that a person has compared keys of an account.
 
         :param account: bare JID
         :param proofs: fingerprints of 64 hexadecimal digits, or Trust Message URIs (XEP-0434)
@@ -139,7 +139,7 @@ class TrustManagement:
         return self.decide(account, verify=verify, distrust=distrust)
 
     def distrust(self, account: str, *proofs: str) -> list[KnownKey]:
-        """Somebody refuses keys of an account.
+        """Record that a person refuses keys of an account.
 
         :param proofs: fingerprints of 64 hexadecimal digits
         :returns: these keys, as they are now known
@@ -148,7 +148,7 @@ class TrustManagement:
         return self.decide(account, distrust=[self._known(account, proof) for proof in proofs])
 
     def _known(self, account: str, proof: str) -> bytes:
-        """What somebody reads off another screen must be what is on ours, if there is anything on ours."""
+        """The fingerprint that a person typed must be a known one, if any key of the account is known."""
         identifier = _as_usage(parse_fingerprint, proof)
         known = self.table.of(account)
         if known and identifier not in {key.identifier for key in known}:
@@ -171,7 +171,7 @@ class TrustManagement:
         :param signature_key: the key in the sender's leaf
         :param content: its children are what the message says
         :param sent: when the sender says that it was sent, seconds since the Unix epoch; None if it does not say
-        :returns: whether there was nothing else in it (XEP-0450 5.3: it is not for people to see)
+        :returns: whether the message had no other content (XEP-0450 5.3: then it is not shown to people)
         """
         found = content.findall(_TAG)
         if not found:
@@ -189,9 +189,9 @@ class TrustManagement:
         return len(found) == len(content)
 
     def receive(self, sender: ClientIdentity, identifier: bytes, message: TrustMessage, sent: int) -> None:
-        """A trust message has come.
+        """Process a trust message.
 
-        :param sender: who has signed it
+        :param sender: the client that signed it
         :param identifier: of the sender's key
         :param sent: when the sender says that it was sent, seconds since the Unix epoch; never later than when it came
         """
@@ -210,12 +210,12 @@ class TrustManagement:
         return self.introductions or sender in (self.account, statement.owner)
 
     def _apply(self, keys: Keys, sender: KnownKey, statement: Statement, sent: int, by: str) -> KnownKey | None:
-        """A verified sender's word; the key if it changes something."""
+        """Apply a verified sender's statement; returns the key if it changes."""
         key = keys.get(statement.owner, statement.identifier)
         if key.source is Source.SELF:
             return None
         if key.source not in (Source.NONE, Source.FIRST_USE) and sent < key.since:
-            return None  # XEP-0434, "SCE Profile": an older word does not undo a younger one
+            return None  # XEP-0434, "SCE Profile": an older statement does not undo a newer one
         if sender.account == self.account:
             source = Source.OWN_DEVICE
         elif sender.account == key.account:
@@ -245,7 +245,7 @@ class TrustManagement:
                 if counts.get(prefix, 0) >= MAX_WAITING_OF_ONE:
                     return
                 if sum(counts.values()) >= MAX_WAITING:
-                    # Whoever fills the table fills it with what is his.
+                    # An account can fill only its own part of the table.
                     most = max(counts, key=lambda account: counts[account])
                     dropped = min(keys.transaction.items(WAITING, most), key=lambda item: _Waiting.decode(item[1]).sent)
                     keys.transaction.delete(WAITING, dropped[0])
@@ -255,7 +255,7 @@ class TrustManagement:
             keys.transaction.put(WAITING, name, record.encode())
 
     def _follow(self, keys: Keys, changed: Iterable[KnownKey]) -> None:
-        """What follows from changes: messages by keys that are verified now have waited for that."""
+        """Process the waiting messages of keys that are verified now."""
         todo = deque(changed)
         while todo:
             key = todo.popleft()
@@ -277,12 +277,12 @@ class TrustManagement:
     # --- sending -------------------------------------------------------------------------------
 
     def recipients(self) -> list[KnownKey]:
-        """Everybody to whom something may be owed."""
+        """All keys to which something may be owed."""
         everything = self.table.everything()
         return [key for key in everything if key.level is TrustLevel.VERIFIED and key.source is not Source.SELF]
 
     def owed(self, recipients: Iterable[KnownKey]) -> list[Statement]:
-        """What these have yet to be told by us, each statement once.
+        """The statements that we still owe to these keys, each once.
 
         ================  =============================================================================
         to                what is due
@@ -308,11 +308,11 @@ class TrustManagement:
         if key.identifier == recipient.identifier or key.by == f"{recipient.account}/{recipient.device}":
             return None
         compared = key.source is Source.PERSON
-        # XEP-0450, "Authenticating the Key of an Own Endpoint": who is new gets to know what was known.
-        # What others have learned later, they hear from those from whom we hear it.
+        # XEP-0450, "Authenticating the Key of an Own Endpoint": a new device learns the earlier results.
+        # Later results reach them from the devices that made the comparison.
         known_by_then = recipient.source is Source.PERSON and key.since <= recipient.since
         if recipient.account == self.account:
-            # What has been introduced to us is not for us to pass on.
+            # We do not pass on introductions.
             may = compared or (known_by_then and key.source is not Source.INTRODUCTION)
         elif key.account == self.account:
             may = compared or known_by_then
@@ -325,7 +325,7 @@ class TrustManagement:
         return None
 
     def told(self, recipients: Iterable[KnownKey], statements: Sequence[Statement]) -> None:
-        """These have been told that, or will be: it is on its way."""
+        """Note that statements to these keys were sent, or are in the outbox."""
         with self.table.open() as keys:
             for recipient in recipients:
                 for statement in statements:
@@ -333,29 +333,29 @@ class TrustManagement:
                     keys.transaction.put(TOLD, recipient.identifier + _name(statement), value)
 
     def forget_told(self, recipients: Iterable[KnownKey]) -> None:
-        """These have lost what they were told."""
+        """Note that these keys have lost our statements."""
         with self.table.open() as keys:
             for recipient in recipients:
                 keys.transaction.delete_prefix(TOLD, recipient.identifier)
 
 
 def _may_change(key: KnownKey, level: TrustLevel, source: Source) -> bool:
-    """Whether a verified sender's word prevails over what is known of the key."""
+    """Whether a verified sender's statement prevails over the present record of the key."""
     if level is key.level and key.is_proven:
         # The same again, from a better source perhaps: people's own devices, then the key's account, then others.
         return source < key.source and key.source is not Source.PERSON and level is TrustLevel.VERIFIED
     if source is Source.OWN_DEVICE:
         return True  # it is people at our other device who have decided
     if key.level is TrustLevel.DISTRUSTED:
-        # What we have refused, others do not make us take back.
+        # Others cannot undo our refusal.
         return source is Source.CONTACT and key.source is Source.CONTACT
     if level is TrustLevel.DISTRUSTED and source is Source.INTRODUCTION:
-        return key.source is Source.INTRODUCTION  # who introduces may take that back, and no more
+        return key.source is Source.INTRODUCTION  # an introducer may undo its introduction, and nothing else
     return True
 
 
 def _as_usage(read: Callable[[str], T], text: str) -> T:
-    """What people type is not a peer's."""
+    """Blame the caller for input that a person typed, not a peer."""
     try:
         return read(text)
     except MalformedError as error:
@@ -373,7 +373,7 @@ def _statements(message: TrustMessage) -> Iterator[Statement]:
 
 
 def compose(statements: Sequence[Statement]) -> list[TrustMessage]:
-    """The trust messages that say all this."""
+    """The trust messages with these statements."""
 
     def owner(jid: str, of: list[Statement]) -> KeyOwner:
         def said(verb: Verb) -> tuple[bytes, ...]:

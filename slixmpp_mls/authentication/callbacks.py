@@ -1,4 +1,4 @@
-"""Small parts that the services share: callbacks kept apart from each other, and a memory with an end."""
+"""Small parts that the services share: isolated callbacks, and a dictionary of limited size."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["Listeners", "Recent"]
 
 
 class Listeners(Generic[V]):
-    """Callbacks, none of which can keep the others or the caller from working by raising."""
+    """Callbacks.  An exception in one disturbs neither the others nor the caller."""
 
     def __init__(self) -> None:
         self._callbacks: dict[object, Callable[[V], None]] = {}
 
     def add(self, callback: Callable[[V], None]) -> Callable[[], None]:
-        """Call it from now on, until what is returned is called."""
+        """Call `callback` from now on; the returned function ends this."""
         token = object()
         self._callbacks[token] = callback
 
@@ -41,7 +41,7 @@ class Listeners(Generic[V]):
 
 
 class Recent(OrderedDict[K, V]):
-    """A dictionary that forgets what was set longest ago when it holds more than `limit` keys."""
+    """A dictionary that drops its oldest entries when it holds more than `limit` keys."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()

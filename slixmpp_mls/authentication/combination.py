@@ -1,7 +1,7 @@
 """Several Authentication Services as one: all of them must agree, or one of them is enough.
 
-An answer that is not known decides only what the known ones leave open: among all-of an
-``INVALID`` is final, among any-of a ``VALID`` is.
+An ``UNKNOWN`` counts only where the other answers decide nothing: in all-of an ``INVALID`` is final, in any-of a
+``VALID``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _Combination(AuthenticationService):
     """The first of these that any service answers is the answer."""
 
     def __init__(self, *services: AuthenticationService) -> None:
-        """:raises UsageError: without services, of which everything could be said"""
+        """:raises UsageError: there are no services"""
         if not services:
             raise UsageError("a combination of no Authentication Services")
         self.services = services

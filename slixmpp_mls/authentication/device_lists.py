@@ -1,21 +1,20 @@
 """The account's own server as Authentication Service: it lists the account's devices and their keys.
 
-A leaf is valid if the PEP node ``urn:xmpp:mls:0:devices`` of its account has an item whose id is the
-leaf's device id and which carries the leaf's signature key for the suite's signature scheme.  Only the
-account can write there, so the server is believed in who the account is, and the account in which
-devices are its own.  It does not protect from that server itself: see :mod:`.trust_on_first_use`.
+A leaf is valid if the PEP node ``urn:xmpp:mls:0:devices`` of its account has an item whose id is the leaf's device id
+and which carries the leaf's signature key for the suite's signature scheme.  Only the account can write there, so the
+server is trusted to identify the account, and the account to list its devices.  This does not protect against that
+server itself: see :mod:`.trust_on_first_use`.
 
-What is read is kept for a while (`lifetime`), and dropped when a notification says that it changed.
-Notifications come from accounts that share presence with us and may be lost, so:
+A list is cached for a while (`lifetime`), and dropped when a notification announces a change.  Notifications come from
+accounts that share presence with us and may be lost, so:
 
-- a leaf is called invalid only on the word of a list that was asked for after the question: a device
-  that was published a moment ago, and is added to a group at once, must not meet an older list;
+- a leaf is invalid only if a list says so that was requested after the question: a device that was published a moment
+  ago, and is added to a group at once, must not be compared with an older list;
 - a retired device of an account that sends no notifications can pass for valid up to `lifetime`.
 
-An account whose server cannot be reached is ``UNKNOWN``.  One whose server answers that it has no
-such node, or does not let us read it, does not vouch for its devices: ``INVALID``.  (Prosody gives
-strangers one answer for a node that is closed and for one that does not exist.  This node must be
-open, so there is no need to know which it is.)
+An account whose server cannot be reached is ``UNKNOWN``.  One whose server answers that it has no such node, or does
+not let us read it, does not vouch for its devices: ``INVALID``.  (Prosody gives strangers the same answer for a closed
+node and for a missing one.  This node must be open, so the difference does not matter.)
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ _NO_SERVER = frozenset({"remote-server-not-found", "remote-server-timeout"})
 
 
 class DeviceNode(Protocol):
-    """What is needed of :class:`~slixmpp_mls.delivery.devices.DeviceDirectory`."""
+    """The methods of :class:`~slixmpp_mls.delivery.devices.DeviceDirectory` that we call."""
 
     async def publish(self, item_id: str, element: Element) -> None: ...
 
@@ -70,7 +69,7 @@ class DeviceNode(Protocol):
 class _Listing:
     """An account's devices.
 
-    :ivar retired: ids of those that are no more, and never will be again
+    :ivar retired: ids of retired devices, which never come back
     :ivar order: place of the request among all questions and requests
     :ivar read: when the answer came
     """
@@ -201,7 +200,7 @@ class DirectoryService(AuthenticationService):
                 verdicts = {number: claim.verdict(listing) for number, claim in claims.items()}
         except DeliveryError as error:
             failure = _failure(account, error)
-            # What an older list vouches for stays vouched for; what it lacks may have come since.
+            # A device on an older list is still valid; a missing device may have been listed since.
             return {
                 number: verdicts[number] if number in verdicts and verdicts[number].is_valid else failure
                 for number in claims
@@ -214,7 +213,7 @@ class DirectoryService(AuthenticationService):
         :raises DeliveryError: they could not be read
         """
         kept = self._listings.get(account)
-        # A clock that was set back must not make a list last.
+        # A clock that was set back must not prolong a list's lifetime.
         if kept is not None and kept.order > after and 0 <= self._clock() - kept.read < self._lifetime:
             return kept
         reading = self._readings.get(account)
@@ -239,7 +238,7 @@ class DirectoryService(AuthenticationService):
         domain = account.partition("@")[2]
         try:
             async with self._slots:
-                # One request finds out that a server is dead, the others need not wait for it as well.
+                # One request detects that a server is dead; the others need not wait for it.
                 if 0 <= self._clock() - self._silent.get(domain, -SILENCE) < SILENCE:
                     raise NoAnswer(f"{domain} did not answer a moment ago")
                 items = await self._request(account, domain)
@@ -276,7 +275,7 @@ class DirectoryService(AuthenticationService):
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
-    """What a leaf says: that this key, for this signature scheme, is this client's."""
+    """The claim of a leaf: this key, for this signature scheme, belongs to this client."""
 
     client: ClientIdentity
     scheme: int

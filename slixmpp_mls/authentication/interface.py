@@ -1,23 +1,23 @@
 """The Authentication Service (RFC 9750 4) as this package asks it.
 
-Whatever binds names to signature keys (the accounts' own servers, certificates, people who compare
-fingerprints) offers three services:
+An Authentication Service binds names to signature keys: the accounts' own servers, certificates, or people who compare
+fingerprints.  It offers three services:
 
-1. :meth:`AuthenticationService.issue`: others can find out that these keys are this client's;
-2. :meth:`AuthenticationService.validate`: whether a leaf's signature key is that of the client which
-   its credential names (RFC 9420 5.3.1).  Whoever expects a certain client, because a KeyPackage
-   comes from its account's directory, compares the names besides;
+1. :meth:`AuthenticationService.issue`: publish that these keys belong to this client;
+2. :meth:`AuthenticationService.validate`: whether a leaf's signature key is that of the client which its credential
+   names (RFC 9420 5.3.1).  A caller that expects a certain client, because a KeyPackage comes from its account's
+   directory, also compares the names;
 3. :meth:`AuthenticationService.same_client`: whether one credential may take another's place.
 
-Besides, :meth:`AuthenticationService.note_successor` tells it what a group has proved: that the holder of
-one key has put another one in its place.
+In addition, :meth:`AuthenticationService.note_successor` tells the service what a group has proved: the holder of one
+key has replaced it by another key.
 
-Answers are of a moment: a device is retired, a server comes back.  Those who rely on an answer
-subscribe to changes and ask again.
+An answer holds for a moment: a device may be retired, a server may come back.  A caller that relies on an answer
+subscribes to changes and asks again.
 
-An answer is a :class:`Verdict`.  Not to know is an answer too: a service that cannot be reached
-says ``UNKNOWN`` and does not raise, since one dead server must not keep anybody out of a group of
-a thousand.  What to do about a leaf that is not valid is policy and not decided here.
+An answer is a :class:`Verdict`.  A service that cannot be reached answers ``UNKNOWN`` and does not raise, since one
+dead server must not keep anybody out of a group of a thousand.  The caller's policy decides the consequences for a leaf
+that is not valid.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["VALID", "AuthenticationService", "Validity", "Verdict"]
 
 
 class Validity(Enum):
-    """What a service says of a leaf."""
+    """A service's answer about a leaf."""
 
     VALID = "valid"
     """The signature key is that of the client that the credential names."""
@@ -49,7 +49,7 @@ class Validity(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a service says of a leaf, and why.
+    """A service's answer about a leaf, and the reason.
 
     :ivar validity: the answer
     :ivar reason: machine-readable; empty if valid.  In this package: ``no-client`` (the credential names

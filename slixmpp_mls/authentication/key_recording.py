@@ -1,4 +1,4 @@
-"""A service around another one, with a memory of keys: what all such services have in common."""
+"""The common base of services that wrap another one and remember keys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class AroundService(AuthenticationService):
 
     Besides the inner service's, all methods raise :class:`StoreError` if the store fails.
 
-    :param inner: the service around which this one stands
+    :param inner: the wrapped service
     :param table: remembers keys
     """
 
@@ -38,7 +38,7 @@ class AroundService(AuthenticationService):
         label: str | None = None,
         also: Mapping[int, bytes] | None = None,
     ) -> None:
-        """By the inner service; whoever else bears our name is found out."""
+        """By the inner service; another client with our name is detected."""
         with self._table.open() as table:
             for scheme, key in keys.items():
                 table.own(client, scheme, key)
@@ -61,7 +61,7 @@ class AroundService(AuthenticationService):
         await self.inner.note_successor(before, after, suite)
 
     def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
-        """The inner service's changes, and those of our memory."""
+        """The changes of the inner service and of the table."""
         ends = (self.inner.subscribe(changed), self._changes.add(changed))
 
         def end() -> None:

@@ -1,4 +1,4 @@
-"""People as Authentication Service: what somebody has compared outranks what servers say of it.
+"""People as Authentication Service: a person's decision about a key outranks the server's answer.
 
 It stands around another service, which answers for all keys that nobody has decided on:
 
@@ -25,7 +25,7 @@ neither                                anything                    that
 The rule for unverified keys is, by default, XEP-0450's: once one key of an account has been verified, its
 others are not used until they have been as well.  (The account's own devices can see to it by trust messages,
 see :mod:`.automatic_trust`.)  Otherwise comparing would help little against an account's server, which
-would just list one more device.  What somebody has used for a while without looking is reported only, so that
+would just list one more device.  A key that was used for a while without comparison is only reported, so that
 nobody's devices fly out of groups because another one of theirs was compared.
 """
 
@@ -54,9 +54,9 @@ class PeopleService(AroundService):
 
     Besides the inner service's, all methods raise :class:`StoreError` if the store fails.
 
-    :param inner: answers for what nobody has decided on
+    :param inner: answers for keys on which nobody has decided
     :param table: holds the levels
-    :param unverified: what becomes of an unverified key of an account that has verified ones, if `inner`
+    :param unverified: the verdict on an unverified key of an account that has verified keys, if `inner`
         has nothing against it: ``ACCEPT`` it, ``ASK`` (``UNKNOWN``, ``not-verified``),
         ``REFUSE`` (the same for keys that were met before the first was verified, ``INVALID`` for later ones)
     """

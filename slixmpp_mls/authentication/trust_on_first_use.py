@@ -1,4 +1,4 @@
-"""Trust on first use: what an inner service vouched for once is remembered, and not silently replaced.
+"""Trust on first use: a key that an inner service vouched for is remembered, and not silently replaced.
 
 An account's server can list what it likes.  Keys seen once are therefore pinned, so that its later lies come to
 light.  A key is pinned if it is trusted or verified in the :mod:`.trust_table`:
@@ -22,10 +22,10 @@ known
 nothing pinned              ``UNKNOWN``                ``UNKNOWN``
 ==========================  =========================  ==============================================
 
-An account is known when any key of any of its devices is more than undecided.  A device has a key for each
-signature scheme; its first key for another scheme counts as a new device, since a server that can
-make up the one can make up the other.  All leaves of one :meth:`TrustOnFirstUse.validate` meet an
-account at the same moment: whoever joins a group pins all devices that its members have in it.
+An account is known when any key of any of its devices is more than undecided.  A device has a key for each signature
+scheme; its first key for another scheme counts as a new device, since a server that can forge one can forge the other.
+All leaves of one :meth:`TrustOnFirstUse.validate` count as one first contact with an account: a client that joins a
+group pins all devices of its members.
 
 A key that its own holder has replaced takes its pin along: see "Succession" in :mod:`.trust_table`.
 
@@ -55,7 +55,7 @@ _PINNED = (TrustLevel.TRUSTED, TrustLevel.VERIFIED)
 
 
 class NewDeviceRule(Enum):
-    """What becomes of a new device of a known account, if the inner service vouches for it."""
+    """The rule for a new device of a known account, if the inner service vouches for it."""
 
     ACCEPT = "accept"
     ASK = "ask"
@@ -85,7 +85,7 @@ class NewDevice:
 
 @dataclass(frozen=True, slots=True)
 class KeyChanged:
-    """A device appears with another key than the one that is pinned.
+    """A device appears with a key other than the pinned one.
 
     :ivar scheme: number of the TLS SignatureScheme
     :ivar pinned_key: the key known before
@@ -110,7 +110,7 @@ TrustEvent: TypeAlias = NewDevice | KeyChanged
 
 
 class TrustOnFirstUse(AroundService):
-    """Remembers what another service has vouched for.
+    """Remembers the keys that another service has vouched for.
 
     Besides the inner service's, all methods raise :class:`StoreError` if the store fails.
 
@@ -182,7 +182,7 @@ class TrustOnFirstUse(AroundService):
     ) -> tuple[Verdict, TrustEvent | None]:
         may_change = self._accept_changed_keys and pinned.level is not TrustLevel.VERIFIED
         if may_change and not vouched.is_valid:
-            return vouched, None  # a pin only gives way to what somebody vouches for
+            return vouched, None  # a pin gives way only to a key that the inner service vouches for
         if may_change:
             pins.trust(key, Source.FIRST_USE)
             verdict = VALID
@@ -205,7 +205,7 @@ class TrustOnFirstUse(AroundService):
     # --- people --------------------------------------------------------------------------------
 
     def on_event(self, report: Callable[[TrustEvent], None]) -> Callable[[], None]:
-        """Have `report` called with each new device and changed key, once while we run.
+        """Call `report` with each new device and changed key, once per run of the program.
 
         :returns: ends it
         """
@@ -214,7 +214,7 @@ class TrustOnFirstUse(AroundService):
     def decide(self, event: TrustEvent, accept: bool) -> None:
         """A person has looked at an event's key: pin it, in place of any other, or refuse it for good.
 
-        Whether the key is valid remains for the inner service to say.
+        The inner service still decides whether the key is valid.
         """
         with self._table.open() as keys:
             pins = _Pins(keys, event.client, event.scheme)
@@ -227,7 +227,7 @@ class TrustOnFirstUse(AroundService):
     def _report(self, event: TrustEvent) -> None:
         client = event.client
         seen = f"{client} {event.scheme} ".encode() + key_identifier(event.signature_key)
-        if not event.accepted:  # what was accepted is pinned, and so told once
+        if not event.accepted:  # an accepted key is pinned, and so reported once
             if seen in self._reported:
                 return
             self._reported[seen] = None
@@ -250,7 +250,7 @@ class _Pins:
         return [key for key in there if key.level in _PINNED and key.belongs_to(self.client, self.scheme)]
 
     def pinned(self) -> KnownKey | None:
-        """The key that the device should have; the one that counts most, if there are several."""
+        """The key that the device should have; if there are several, the one of the highest level."""
         return max(self._pinned(), key=lambda key: (key.level, key.source is not Source.REPLACED), default=None)
 
     def put(self, signature_key: bytes, level: TrustLevel, source: Source) -> None:

@@ -1,20 +1,20 @@
-"""What we know of signature keys: one table, whoever writes into it.
+"""One table of all that we know about signature keys.
 
-First use, people, trust messages (XEP-0450) and a key's own holder all say something about a key.  There is one
-record for each key of each account, which says what has come of it: a level, and how the key came to it.
+Trust on first use, people, trust messages (XEP-0450) and the key's own holder make statements about a key.  One record
+for each key of each account holds the result: a level, and its source.
 
-The key's name is its identifier, the SHA-256 of the signature key, because this is all that a fingerprint, a QR
-code or a trust message says of it.  Device, signature scheme and the key itself are added when a leaf shows them,
-so a key can be verified before it has ever been met.
+The key's name is its identifier, the SHA-256 of the signature key, because a fingerprint, a QR code and a trust message
+contain nothing else.  Device, signature scheme and the key itself are added when a leaf shows them, so a key can be
+verified before it has ever been met.
 
 Succession.  RFC 9420 12.1.2 and 12.4: an Update, and a Commit with a path, replace the sender's own leaf, and are
-signed with the key of the leaf that they replace.  Who holds the old key has therefore named the new one, as
-surely as by a trust message: the new key comes to the old one's level.  This goes for distrust as well, or it could be
-shaken off.  The old key is no more than trusted from then on (``REPLACED``): it may stand in other groups for a
-while, and what its account's server says of it counts again.
+signed with the key of the leaf that they replace.  The holder of the old key has therefore named the new one, with the
+same proof as in a trust message, and the new key gets the old one's level.  This includes distrust, since a new key
+would otherwise shake it off.  The old key is no more than trusted from then on (``REPLACED``): it may still be in other
+groups for a while, and the answer of its account's server counts again.
 
-In the store: space ``trust``, key ``account NUL``, key identifier (32); value :class:`KeyRecord`.  Records that cost
-nobody an effort (undecided and replaced keys) are bounded for each account; so is the rest, far above.
+In the store: space ``trust``, key ``account NUL``, key identifier (32); value :class:`KeyRecord`.  Records that anybody
+can cause (undecided and replaced keys) have a low limit for each account, the others a higher one.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ class Source(IntEnum):
 
 @struct
 class KeyRecord(Struct):
-    """A key.  What is not known is empty, or 0.
+    """A key.  Unknown fields are empty, or 0.
 
-    `since` is when it was decided, in seconds since the Unix epoch, `by` the full identity of who has sent the
-    trust message.
+    `since` is when it was decided, in seconds since the Unix epoch, `by` the full identity of the sender of the trust
+    message.
     """
 
     level: Annotated[TrustLevel, tls.Enum(TrustLevel)]
@@ -90,7 +90,7 @@ class KnownKey:
     :ivar device: device id; None if no device has shown the key yet
     :ivar scheme: number of its TLS SignatureScheme, 0 if not known
     :ivar signature_key: the key, empty if not known
-    :ivar by: full identity of who has told us, if the level comes from a trust message
+    :ivar by: full identity of the sender, if the level comes from a trust message
     """
 
     account: str
@@ -110,7 +110,7 @@ class KnownKey:
 
     @property
     def is_proven(self) -> bool:
-        """Whether somebody has taken the trouble to decide on it."""
+        """Whether a person has decided on it."""
         return self.level is not TrustLevel.UNDECIDED and self.source is not Source.REPLACED
 
     def belongs_to(self, client: ClientIdentity, scheme: int) -> bool:
@@ -135,7 +135,7 @@ class TrustChanged:
 
     @property
     def account(self) -> str:
-        """Whose key it is, bare JID."""
+        """The account of the key, bare JID."""
         return self.key.account
 
     @property
@@ -164,7 +164,7 @@ class TrustTable:
 
     @contextmanager
     def open(self) -> Iterator[Keys]:
-        """All that is read and written in the block is one transaction; who listens is told when it has ended."""
+        """All reads and writes in the block are one transaction; listeners are called after it."""
         with self.store.transaction() as transaction:
             keys = Keys(transaction, self.now)
             yield keys
@@ -251,7 +251,7 @@ class Keys:
         self._of(key.account).pop(key.identifier, None)
 
     def meet(self, client: ClientIdentity, scheme: int, signature_key: bytes) -> KnownKey:
-        """A leaf of this device has this key: note it, and say what is known of it."""
+        """Note that a leaf of this device has this key; returns the record."""
         key = self.get(client.account, key_identifier(signature_key))
         if key.device is not None:
             return key
@@ -261,7 +261,7 @@ class Keys:
         return key
 
     def own(self, client: ClientIdentity, scheme: int, signature_key: bytes) -> None:
-        """This is our own key; if there was another one, it was before."""
+        """Note our own key; an earlier own key counts as replaced."""
         for key in self.of(client.account):
             if key.source is Source.SELF and key.belongs_to(client, scheme) and key.signature_key != signature_key:
                 self.put(replace(key, level=TrustLevel.TRUSTED, source=Source.REPLACED))
@@ -274,7 +274,7 @@ class Keys:
             )
 
     def succeed(self, client: ClientIdentity, scheme: int, before: bytes, after: bytes) -> None:
-        """The holder of one key has put another one in its place; see above.
+        """Note that the holder of one key has replaced it by another; see above.
 
         :param before: signature key of the leaf that was replaced, and by which the replacement was signed
         :param after: signature key of the new leaf
@@ -284,7 +284,7 @@ class Keys:
         if old.identifier == new.identifier or not old.is_proven or old.source is Source.SELF:
             return
         if new.is_proven and not (new.level is TrustLevel.TRUSTED and old.level is not TrustLevel.TRUSTED):
-            return  # something better is known of it already
+            return  # a record of a better source exists
         new = replace(
             new, level=old.level, source=old.source, since=old.since, by=old.by,
             device=client.device, scheme=scheme, signature_key=after,

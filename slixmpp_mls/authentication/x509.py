@@ -1,6 +1,6 @@
-"""Certification authorities as Authentication Service: X.509 credentials (RFC 9420 5.3) and who stands behind them.
+"""Certification authorities as Authentication Service: X.509 credentials (RFC 9420 5.3) and their issuers.
 
-A leaf is valid if all of this holds, in the order in which it is looked at:
+A leaf is valid if all of these checks pass, in this order:
 
 ==============================================================  =====================  =====================
 what is asked                                                   if not                 where it is said
@@ -22,14 +22,14 @@ every authority of the path has a current revocation list       ``no-revocation-
 Paths are built and validated by `cryptography`, with its rules for the web's authorities but for names and usages.
 Authorities must therefore have ECDSA or RSA keys; keys of devices may be of any cipher suite.
 
-The last row counts if revocation lists are configured at all, and says ``UNKNOWN`` or whatever else `without_list` is.
-What an outdated list revokes remains revoked.  A list with a critical extension, one of certificates of one kind only,
-say, or of changes only, is none that this module can read (RFC 5280 5.2).
+The last check is made only if revocation lists are configured; its verdict is `without_list` (``UNKNOWN`` by default).
+A certificate on an outdated list remains revoked.  The module does not read lists with a critical extension, such as
+partial or delta lists (RFC 5280 5.2).
 
-Roots and lists are files or octets; URLs in certificates are not followed, which would tell whoever made them that,
-and from where, we look.  Files are read again when they have changed; one that cannot be read any more
-leaves what was known before, so that a list that is being replaced locks nobody out.  While somebody
-is subscribed this happens by itself, and the clock is looked at, too: who expires is told like who is revoked.
+Roots and lists are files or octets; URLs in certificates are not followed, since a request would reveal our address and
+our interest to their author.  Changed files are read again.  If a file cannot be read any more, its earlier contents
+stay valid, so that the replacement of a list locks nobody out.  While there are subscribers, files and clock are
+checked periodically, and expiry is reported in the same way as revocation.
 """
 
 from __future__ import annotations
@@ -69,17 +69,17 @@ Source = str | os.PathLike[str] | bytes
 MAX_FILE = 64 << 20  # octets of a file of roots or of a revocation list
 MAX_REMEMBERED = 5000  # leaves whose verdicts are watched
 _NEVER = datetime.max.replace(tzinfo=UTC)
-_AT_ONCE = 16  # leaves judged before others have their turn
+_AT_ONCE = 16  # leaves judged before other tasks run
 
 
 class AuthorityService(AuthenticationService):
     """Leaves are valid if their certificate is.
 
-    :param roots: certificates (PEM) of the authorities that are believed, one source or several
+    :param roots: certificates (PEM) of the trusted authorities, one source or several
     :param crls: revocation lists, PEM, or DER if a file; none: revocation is not looked at
-    :param without_list: what a leaf is, of whose authorities one has no current list although `crls` are given
+    :param without_list: the verdict on a leaf if one of its authorities has no current list although `crls` are given
     :param max_chain: the most certificates from a device's to the one below a root
-    :param interval: seconds between two looks at files and clock, while anybody is subscribed
+    :param interval: seconds between two looks at files and clock, while there are subscribers
     :param clock: seconds since the Unix epoch
     :raises UsageError: a source cannot be read, or there is no root
     """
@@ -120,7 +120,7 @@ class AuthorityService(AuthenticationService):
         :mod:`slixmpp_mls.identity.certificate_authority`)."""
 
     async def validate(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Verdict]:
-        """See the table above.  Nobody is asked over the network."""
+        """See the table above.  Makes no network requests."""
         verdicts = []
         for number, leaf in enumerate(leaves, 1):
             verdicts.append(self._verdict(leaf, suite))
@@ -150,7 +150,7 @@ class AuthorityService(AuthenticationService):
     # --- changes -------------------------------------------------------------------------------
 
     async def refresh(self) -> None:
-        """Read files again that have changed, and tell subscribers about whom the answer is another one now."""
+        """Read changed files again, and tell subscribers which verdicts have changed."""
         stamps = self._look()
         if stamps != self._stamps:
             try:
@@ -178,7 +178,7 @@ class AuthorityService(AuthenticationService):
             await self.refresh()
 
     def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
-        """What tells whether files have changed."""
+        """A value that changes with the files."""
         return tuple(_stamp(source) for source in (*self._roots, *self._crls))
 
     # --- judging -------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ class AuthorityService(AuthenticationService):
 
 
 class _Denied(Exception):
-    """A certificate is not to be believed; `reason` as in the table."""
+    """A certificate is not valid; `reason` as in the table."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
@@ -260,9 +260,9 @@ class _Denied(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A leaf, what was said of it last, and for how long that holds.
+    """A leaf, its last verdict, and for how long the verdict holds.
 
-    :ivar until: the next time at which something begins or ends on which the verdict may depend
+    :ivar until: the next time at which a validity begins or ends on which the verdict may depend
     """
 
     client: ClientIdentity
@@ -308,7 +308,7 @@ class _Believed:
                 critical = [extension.oid.dotted_string for extension in crl.extensions if extension.critical]
             except UNREADABLE as error:
                 raise UsageError(f"{_name(source)} is no revocation list: {error}") from None
-            if critical:  # RFC 5280 5.2: not to be used by who does not know what it means
+            if critical:  # RFC 5280 5.2: readers that do not know a critical extension must not use the list
                 raise UsageError(f"{_name(source)} is a revocation list of a kind that is not known: {critical}")
             lists.setdefault(crl.issuer, []).append(crl)
         times = [time for each in certificates for time in (each.not_valid_before_utc, each.not_valid_after_utc)]

@@ -1,6 +1,6 @@
 """The command ``slixmpp-mls``.
 
-One module for each command; :mod:`.login` and :mod:`.terminal` have what they share.  An error is
+One module for each command; :mod:`.login` and :mod:`.terminal` contain the shared parts.  An error is
 one line on stderr and an exit code other than 0; a traceback comes only with ``--debug``.
 """
 
@@ -42,8 +42,8 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def common(
     debug: Annotated[bool, typer.Option("--debug", help="Show logs, and tracebacks of errors.")] = False,
-    version: Annotated[  # `slixmpp-mls version` says more
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
+    version: Annotated[  # `slixmpp-mls version` shows more
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """End-to-end encrypted XMPP rooms: Messaging Layer Security for slixmpp.
@@ -57,7 +57,7 @@ def common(
 
 @app.command()
 def version() -> None:
-    """The versions of this program and of what it stands on.
+    """Show the versions of this program and of its libraries.
 
     Example: `slixmpp-mls version`
     """

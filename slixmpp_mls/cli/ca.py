@@ -36,14 +36,14 @@ VARIABLE = "MLS_CA_PASSPHRASE"
 
 app = typer.Typer(name="ca", no_args_is_help=True, rich_markup_mode="markdown")
 
-Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the authority lives.", envvar="MLS_CA")]
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of the authority.", envvar="MLS_CA")]
 Store = Annotated[Path, typer.Argument(metavar="STORE", help="The store of the device, which must not be running.")]
-Suite = Annotated[int, typer.Option(help="The cipher suite whose key is meant, by its number.")]
-Days = Annotated[float, typer.Option("--days", min=0.01, max=36500, help="How long it is valid.")]
+Suite = Annotated[int, typer.Option(help="The number of the cipher suite of the key.")]
+Days = Annotated[float, typer.Option("--days", min=0.01, max=36500, help="Days for which it is valid.")]
 CRLDays = Annotated[
-    float, typer.Option("--days", min=0.01, max=3650, help="How long the new revocation list is current.")
+    float, typer.Option("--days", min=0.01, max=3650, help="Days for which the new revocation list is current.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 class Reason(StrEnum):
@@ -58,9 +58,9 @@ class Reason(StrEnum):
 
 @app.callback()
 def ca() -> None:
-    """Certificates for devices: be the authority that a group believes.
+    """Issue and revoke certificates for devices: run the authority that a group trusts.
 
-    The authority is a folder of PEM files. Members are given `root.pem`, and `crl.pem` whenever it changes.
+    The authority is a folder of PEM files. Give `root.pem` to all members, and `crl.pem` whenever it changes.
 
     Example: `slixmpp-mls ca init authority --name "Example Corp."`
     """
@@ -77,7 +77,7 @@ def init(
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Make an authority.
+    """Create an authority.
 
     Example: `slixmpp-mls ca init authority --name "Example Corp." --days 1825`
     """
@@ -97,7 +97,7 @@ def request(
     suite: Suite = 1,
     key_file: KeyFile = None,
 ) -> None:
-    """Write a request for a certificate for a device, out of its store.
+    """Write a certificate request for the device of a store.
 
     A running device does the same by `mls.certificate_request()`.
 
@@ -114,7 +114,7 @@ def use(
     suite: Suite = 1,
     key_file: KeyFile = None,
 ) -> None:
-    """Put a certificate into the store of a device, for it to bear from its next start on.
+    """Put a certificate into the store of a device; the device uses it from its next start.
 
     A running device does the same by `await mls.use_certificate(pem)`.
 
@@ -140,16 +140,19 @@ def issue(
     ] = None,
     expected: Annotated[
         str | None,
-        typer.Option("--for", metavar="JID", help="Whom the request must name: an account, or account/device."),
+        typer.Option("--for", metavar="JID", help="The account, or account/device, that the request must name."),
     ] = None,
     expected_key: Annotated[
         str | None,
-        typer.Option("--fingerprint", metavar="HEX", help="Of the key, as the device's owner has read it out."),
+        typer.Option("--fingerprint", metavar="HEX", help="The key's fingerprint, as the device's owner sees it."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether it is from whom it names.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether the request is genuine.")] = False,
     days: Days = 90,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write it, if not to the output.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Write the certificate to this file instead of standard output."
+        ),
     ] = None,
     suite: Suite = 1,
     key_file: KeyFile = None,
@@ -157,8 +160,8 @@ def issue(
 ) -> None:
     """Certify the key of a device.
 
-    That a request names somebody does not prove that it is from them. Compare the fingerprint with what the owner of
-    the device reads out (`--fingerprint`), or take requests only from where nobody else can put one (`--yes`).
+    A request does not prove that it comes from the device that it names. Compare the fingerprint with the owner of the
+    device (`--fingerprint`), or accept only requests from a place where nobody else can put one (`--yes`).
 
     Example: `slixmpp-mls ca issue authority bot.csr -o bot.pem`
 
@@ -203,7 +206,7 @@ def _check(wish: Request, expected: str | None, expected_key: str | None) -> Non
 def _ask(wish: Request) -> None:
     errors.print(Text(f"device       {wish.client}\nfingerprint  {fingerprint(wish.key)}"))
     if not sys.stdin.isatty():
-        raise UsageError("nobody to ask whether this request is genuine: say --fingerprint or --yes")
+        raise UsageError("no terminal to ask whether this request is genuine: give --fingerprint or --yes")
     typer.confirm("Is this request from that device?", abort=True, err=True)
 
 
@@ -214,12 +217,12 @@ def _issue(authority: CertificateAuthority, wish: Request, days: float) -> Issue
 @app.command("list")
 def list_command(
     folder: Folder,
-    everything: Annotated[bool, typer.Option("--all", help="Those that are not valid any more, too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Include those that are no longer valid.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What has been issued, to whom, and until when.
+    """List the issued certificates, their devices and their ends.
 
-    Exit code 1 if there is nothing.
+    Exit code 1 if there are none.
 
     Example: `slixmpp-mls ca list authority --all`
     """
@@ -251,7 +254,7 @@ def revoke(
     names: Annotated[
         list[str], typer.Argument(metavar="NAME...", help="Accounts, devices (account/device) or serial numbers.")
     ],
-    reason: Annotated[Reason, typer.Option(help="Why.")] = Reason.unspecified,
+    reason: Annotated[Reason, typer.Option(help="The reason.")] = Reason.unspecified,
     days: CRLDays = 7,
     as_json: AsJson = False,
 ) -> None:
@@ -284,7 +287,7 @@ def revoke(
 
 @app.command()
 def crl(folder: Folder, days: CRLDays = 7, as_json: AsJson = False) -> None:
-    """Sign the revocation list anew, so that it goes on being current; for a daily timer.
+    """Sign the revocation list again, so that it stays current; for a daily timer.
 
     Example: `MLS_CA_PASSPHRASE=... slixmpp-mls ca crl authority --days 3`
     """
@@ -347,10 +350,10 @@ def _passphrase(*, new: bool = False) -> bytes:
     text = os.environ.get(VARIABLE)
     if text is None:
         if not sys.stdin.isatty():
-            raise UsageError(f"no passphrase: set {VARIABLE}{', or say --no-passphrase' if new else ''}")
+            raise UsageError(f"no passphrase: set {VARIABLE}{', or give --no-passphrase' if new else ''}")
         text = getpass.getpass("Passphrase of the authority: ")
         if new and getpass.getpass("Again: ") != text:
-            raise UsageError("these were two different passphrases; nothing has changed")
+            raise UsageError("the two passphrases differ; nothing has changed")
     if not text:
         raise UsageError("an empty passphrase")
     return text.encode()

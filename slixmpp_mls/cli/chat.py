@@ -1,8 +1,8 @@
 """``slixmpp-mls chat``: an encrypted room in a terminal.
 
-Lines come from standard input, whatever it is: a terminal (whose own line editing is used), a pipe, a file.
-Whatever others have written is shown without control characters, and each line of it under their name, so
-that nobody can draw on the screen or speak for others.
+Lines come from standard input: a terminal (with its own line editing), a pipe or a file.  Other people's text is shown
+without control characters, and each line under its author's name, so that nobody can draw on the screen or imitate
+others.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ COMMANDS = """\
 /update            renew your keys
 /leave             leave the room for good
 /quit              end; the room stays in the store"""
-CONFIRMATION = 30.0  # seconds for the room to show us what we have sent
+CONFIRMATION = 30.0  # seconds until the room must reflect a sent message
 
 
 def chat(
     addresses: Annotated[
         list[str], typer.Argument(metavar="[JID] ROOM", help="Your account, if XMPP_JID does not name it; the room.")
     ],
-    create: Annotated[bool, typer.Option("--create", help="Make the room.")] = False,
-    add: Annotated[list[str] | None, typer.Option(metavar="JID", help="Let this account in; may be repeated.")] = None,
+    create: Annotated[bool, typer.Option("--create", help="Create the room.")] = False,
+    add: Annotated[list[str] | None, typer.Option(metavar="JID", help="Add this account; may be repeated.")] = None,
     store: StoreOption = None,
     key_file: KeyFile = None,
     password: Password = None,
@@ -61,7 +61,7 @@ def chat(
 ) -> None:
     """Talk in an encrypted room. Type a line to send it, /help for commands.
 
-    Without --create, waits until somebody in the room adds you.
+    Without --create, it waits until a member of the room adds you.
 
     Example: `slixmpp-mls chat alice@example.org coven@rooms.example.org --create --add bob@example.org`
     """
@@ -186,7 +186,7 @@ class _Chat:
                     level = (str(member.level), STYLES.get(member.level, ""))
                     who = Text.assemble(_account(member), f"/{member.device}  ", level)
                     self._say(Text.assemble(who, f"\n  {member.fingerprint}"))
-            case "/verify" if len(arguments) > 1:  # an event tells what has come of it
+            case "/verify" if len(arguments) > 1:  # an event reports the result
                 await self.mls.trust.verify(bare_jid(arguments[0]), " ".join(arguments[1:]))
             case "/distrust" if len(arguments) > 1:
                 await self.mls.trust.distrust(bare_jid(arguments[0]), " ".join(arguments[1:]))
@@ -209,7 +209,7 @@ class _Chat:
             case "/help":
                 self._note(COMMANDS)
             case _:
-                raise UsageError(f"{name}: no such command, or something is missing after it; try /help")
+                raise UsageError(f"{name}: no such command, or an argument is missing; try /help")
 
     async def _add(self, group: EncryptedRoom, people: list[str]) -> None:
         result = await group.add(*people)
@@ -306,7 +306,7 @@ class _Chat:
 
 
 def _name(member: Member) -> Text:
-    """Who, and the beginning of the key's fingerprint."""
+    """The account, and the first digits of the key's fingerprint."""
     return Text.assemble(_account(member), (f" {member.fingerprint[:8]}", "dim"))
 
 

@@ -1,5 +1,4 @@
-"""``slixmpp-mls devices``: what an account has published, to be compared with what its owner reads out; and one's own
-devices named, let in, and retired."""
+"""``slixmpp-mls devices``: lists an account's published devices; renames, admits and retires our own."""
 
 from __future__ import annotations
 
@@ -45,11 +44,14 @@ Device = Annotated[
         metavar="[JID] DEVICE", help="Your account, if XMPP_JID does not name it; the device's id, as `list` shows it."
     ),
 ]
-AsJSON = Annotated[bool, typer.Option("--json", help="For programs.")]
+AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Store = Annotated[
     Path | None,
     typer.Option(
-        metavar="STORE", envvar="MLS_STORE", help="Of a device of yours, which must not be running.", show_default=False
+        metavar="STORE",
+        envvar="MLS_STORE",
+        help="The store of one of your devices, which must not be running.",
+        show_default=False,
     ),
 ]
 _NOTHING_THERE = frozenset({
@@ -61,7 +63,7 @@ ENTERING = 60.0  # seconds for the rooms to be entered and read
 
 @app.callback()
 def devices() -> None:
-    """The devices of an account: listed, and your own named, let into rooms, retired.
+    """List the devices of an account; rename, admit and retire your own.
 
     Example: `slixmpp-mls devices list bob@example.org --as alice@example.org`
     """
@@ -97,7 +99,7 @@ def list_(
     jid: Annotated[str, typer.Argument(metavar="JID", help="The account to look at.")],
     login: Annotated[
         str | None,
-        typer.Option("--as", envvar="XMPP_JID", metavar="JID", help="The account to log in with; JID if not given."),
+        typer.Option("--as", envvar="XMPP_JID", metavar="JID", help="The account to log in with (default: JID)."),
     ] = None,
     store: Store = None,
     key_file: KeyFile = None,
@@ -107,11 +109,12 @@ def list_(
     port: Port = None,
     ca: CA = None,
 ) -> None:
-    """An account's devices: fingerprints, when they came and were seen last, how many KeyPackages each has ready.
+    """List an account's devices: fingerprint, first and last appearance, number of KeyPackages.
 
-    With --store, also in which of that device's groups each of them is. Exit code 1 if there are no devices.
+    With --store, also lists the groups that each shares with the device of that store. Exit code 1 if there are no
+    devices.
 
-    *Seen last* is when the device has signed something last: what it has published, as far as that shows.
+    *Seen last* is the time of the device's last signature, as far as its published KeyPackages show it.
 
     Example: `slixmpp-mls devices list bob@example.org --as alice@example.org`
 
@@ -249,14 +252,16 @@ def _show(account: str, row: _Row, *, known: bool) -> None:
 def rename(
     words: Annotated[
         list[str],
-        typer.Argument(metavar="[JID] DEVICE LABEL", help="One line of at most 64 characters; empty: none."),
+        typer.Argument(
+            metavar="[JID] DEVICE LABEL", help="The new name: one line of at most 64 characters; empty removes it."
+        ),
     ],
     password: Password = None,
     host: Host = None,
     port: Port = None,
     ca: CA = None,
 ) -> None:
-    """Give a device of yours another name for people.
+    """Rename one of your devices.
 
     Example: `slixmpp-mls devices rename alice@example.org 96fee99052b73d57 "Old phone"`
     """
@@ -282,11 +287,11 @@ def retire(
     port: Port = None,
     ca: CA = None,
 ) -> None:
-    """Take a device of yours out of the account for good: lost, sold, or not used any more.
+    """Retire one of your devices for good: lost, sold, or no longer used.
 
-    Nobody accepts its keys from then on. Your other devices remove it from all rooms, those that are running at once;
-    with --store, that device does it now, in the rooms that it is in. Change the account's password if somebody else
-    has the device.
+    From then on nobody accepts its keys. Your other devices remove it from all rooms: running devices at once, the
+    others when they start. With --store, the device of that store does it now, in its rooms. Change the account's
+    password if somebody else has the device.
 
     Example: `slixmpp-mls devices retire alice@example.org 96fee99052b73d57 --store alice.db`
     """
@@ -319,9 +324,9 @@ def admit(
     port: Port = None,
     ca: CA = None,
 ) -> None:
-    """Add a new device of yours to all rooms that another one, whose store this is, is in.
+    """Add one of your new devices to all rooms of the device whose store you give.
 
-    Compare the fingerprint that `list` shows with the one on the new device before.
+    First compare the fingerprint that `list` shows with the one on the new device.
 
     Example: `slixmpp-mls devices admit alice@example.org 4e1b0f6a92c35d78 --store alice.db`
     """
@@ -337,7 +342,7 @@ def admit(
 
 
 async def _with_plugin(access: _Access, work: Any) -> RoomsChanged:
-    """Do something as the device whose store it is, once its rooms have been read."""
+    """Run an action as the device of a store, after its rooms have been read."""
     store = access.store
     if store is None or not store.exists():
         raise UsageError(f"there is no store {store}")

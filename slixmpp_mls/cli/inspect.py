@@ -41,17 +41,17 @@ class Form(StrEnum):
 
 def inspect(
     file: Annotated[
-        str, typer.Argument(metavar="[FILE|-]", show_default=False, help="What to read; standard input if not given.")
+        str, typer.Argument(metavar="[FILE|-]", show_default=False, help="The input file (default: standard input).")
     ] = "-",
     structure: Annotated[
-        str, typer.Option(metavar="NAME", help="What the octets are, with the name that RFC 9420 gives it.")
+        str, typer.Option(metavar="NAME", help="The structure of the input, by its name in RFC 9420.")
     ] = "MLSMessage",
-    to: Annotated[Form, typer.Option(help="What to write.")] = Form.xml,
+    to: Annotated[Form, typer.Option(help="The output format.")] = Form.xml,
 ) -> None:
-    """MLS messages as readable XML, whatever they come as: octets, hex, base64, or XML.
+    """Show MLS messages as readable XML. The input may be octets, hex, base64 or XML.
 
-    Given a stanza, shows each MLS message in it. Given the XML form, can turn it back into octets. What is
-    encrypted stays encrypted: no keys are involved. Standard error says what the cipher suite protects from.
+    From a stanza it shows each MLS message. It can turn the XML form back into octets. Encrypted parts stay encrypted:
+    no keys are involved. Standard error says whether the cipher suite resists quantum computers.
 
     Example: `slixmpp-mls inspect stanza.xml`
 

@@ -1,4 +1,4 @@
-"""With which account and store the commands work: options, environment, configuration file; and the session.
+"""The account and store of a command (from options, environment or configuration file), and its session.
 
 See :mod:`slixmpp_mls.runtime.login` for the order of the three.  Commands that only read a store take it from the same
 places.  Addresses and stores may be left out on the command line, where they stand first: what has an ``@`` is an
@@ -35,13 +35,13 @@ Password = Annotated[
     str | None,
     typer.Option(
         envvar="XMPP_PASSWORD",
-        help="Better in the variable than here, or in the configuration file; asked for if nowhere.",
+        help="The password; safer in the variable or the configuration file. Asked for if not given.",
         show_default=False,
     ),
 ]
 Host = Annotated[
     str | None,
-    typer.Option(envvar="XMPP_HOST", help="The server's address, if DNS does not know it.", show_default=False),
+    typer.Option(envvar="XMPP_HOST", help="The server's address, if DNS does not have it.", show_default=False),
 ]
 Port = Annotated[
     int | None, typer.Option(envvar="XMPP_PORT", help="Its port for clients, with --host.", show_default="5222")
@@ -51,7 +51,7 @@ CA = Annotated[
     typer.Option(
         envvar="XMPP_CA_FILE",
         metavar="FILE",
-        help="The authority (PEM) to trust instead of the system's.",
+        help="The authority (PEM) to trust instead of the system's authorities.",
         show_default=False,
     ),
 ]
@@ -83,9 +83,9 @@ def bare_jid(text: str) -> str:
 
 
 def ask(question: str) -> str:
-    """What somebody types, unseen.
+    """Read a password from the terminal without showing it.
 
-    :raises UsageError: there is nobody
+    :raises UsageError: there is no terminal
     """
     if not sys.stdin.isatty():
         raise UsageError("no password: set XMPP_PASSWORD, or write it into the configuration file")

@@ -1,4 +1,4 @@
-"""``slixmpp-mls policy``: who may do what in the groups of a device, read from its store."""
+"""``slixmpp-mls policy``: shows and changes the rights in a device's groups."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _EXTERNAL = {
 
 @app.callback()
 def policy() -> None:
-    """Who may do what in an encrypted room.
+    """Show or change the rights in an encrypted room.
 
     Example: `slixmpp-mls policy show bot.db`
     """
@@ -71,9 +71,9 @@ def show(
     ] = None,
     store: StoreOption = None,
     key_file: KeyFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """The policy of each group that a device is in, as its store has it. No program may have the store open.
+    """Show the policy of each group in a device's store. No program may have the store open.
 
     Exit code 1 if there is none.
 
@@ -98,8 +98,10 @@ def show(
 @app.command("set")
 def set_command(
     room: Annotated[str, typer.Argument(metavar="ROOM", help="The room's address.")],
-    changes: Annotated[list[str], typer.Argument(metavar="NAME=VALUE ...", help="As `show --json` names them.")],
-    timeout: Annotated[float, typer.Option(min=1, max=3600, help="Seconds for all of it.")] = 60.0,
+    changes: Annotated[
+        list[str], typer.Argument(metavar="NAME=VALUE ...", help="Settings, named as `show --json` prints them.")
+    ],
+    timeout: Annotated[float, typer.Option(min=1, max=3600, help="Seconds for the whole command.")] = 60.0,
     jid: AsAccount = None,
     store: StoreOption = None,
     key_file: KeyFile = None,
@@ -108,7 +110,7 @@ def set_command(
     port: Port = None,
     ca: CA = None,
 ) -> None:
-    """Change the policy of a room's group, as the device whose store it is; it must not be running.
+    """Change the policy of a room's group, as the device of a store, which must not be running.
 
     The rights are for nobody, administrators or members; external_joins is never, devices or anybody; administrators
     are addresses with commas between them; max_leaf_age is in seconds, or in days as in 7d.

@@ -1,4 +1,4 @@
-"""``slixmpp-mls rooms`` and ``slixmpp-mls members``: what a device's store knows.  Nothing here needs a connection."""
+"""``slixmpp-mls rooms`` and ``slixmpp-mls members``: read from a device's store.  Nothing here needs a connection."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .trust import STYLES
 
 __all__ = ["members", "rooms"]
 
-AsJSON = Annotated[bool, typer.Option("--json", help="For programs.")]
+AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 @contextmanager
 def _table(*columns: str) -> Iterator[Table]:
     table = Table(show_edge=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
-        # Addresses, ids and fingerprints are of use in one piece only.
+        # Addresses, ids and fingerprints must not be broken into lines.
         table.add_column(column, header_style="dim", no_wrap=True, overflow="ignore")
     yield table
     console.print(table, soft_wrap=True)
@@ -42,7 +42,7 @@ def rooms(
     key_file: KeyFile = None,
     as_json: AsJSON = False,
 ) -> None:
-    """The encrypted rooms that a device is in, as its store has them. No program may have the store open.
+    """List the encrypted rooms in a device's store. No program may have the store open.
 
     Exit code 1 if there are none.
 
@@ -81,7 +81,7 @@ def members(
     key_file: KeyFile = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Who is in an encrypted room, device by device, and how far each key is trusted, as a device's store has it.
+    """List the members of an encrypted room, by device, with the trust level of each key, from a store.
 
     Example: `slixmpp-mls members coven@rooms.example.org --store bot.db`
     """

@@ -1,7 +1,7 @@
-"""``slixmpp-mls send``: one line in a crontab.
+"""``slixmpp-mls send``: sends messages from scripts, for example from a crontab.
 
-What is accepted is encrypted and in the store before it is on its way: should the room not confirm it in time, the next
-call brings it there, so it must not be said again.  The exit code tells which of the two it is.
+An accepted message is encrypted and stored before it is sent.  If the room does not confirm it in time, the next call
+sends it, so the caller must not repeat it.  The exit code distinguishes these cases.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MOST_PIECES = 100
 PIECE = 30_000
 """Octets of text in one message: five times as many if all has to be escaped, and a third more in base64."""
 _LOOKING = 0.2  # seconds between two looks at a store that somebody else has open
-# ECMA-48: what colours a terminal is no text.
+# ECMA-48: control sequences for colours are not text.
 _SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _CONTROLS = re.compile(r"[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -45,15 +45,17 @@ def send(
     room: Annotated[str, typer.Argument(metavar="ROOM", help="The room's address.")],
     text: Annotated[
         str | None,
-        typer.Argument(metavar="[TEXT]", help="What to say; standard input if not given.", show_default=False),
+        typer.Argument(metavar="[TEXT]", help="The message (default: standard input).", show_default=False),
     ] = None,
-    lines: Annotated[bool, typer.Option("--lines", help="Each line of the input is a message, as it comes.")] = False,
+    lines: Annotated[
+        bool, typer.Option("--lines", help="Send each line of the input as a message, as soon as it arrives.")
+    ] = False,
     file: Annotated[
         Path | None, typer.Option("--file", metavar="FILE", help="Send this file; TEXT is its caption.")
     ] = None,
-    create: Annotated[bool, typer.Option("--create", help="Make the room if this device knows none.")] = False,
-    add: Annotated[list[str] | None, typer.Option(metavar="JID", help="Let this account in; may be repeated.")] = None,
-    timeout: Annotated[float, typer.Option(min=1, max=86_400, help="Seconds for all of it.")] = 60.0,
+    create: Annotated[bool, typer.Option("--create", help="Create the room if this device does not know it.")] = False,
+    add: Annotated[list[str] | None, typer.Option(metavar="JID", help="Add this account; may be repeated.")] = None,
+    timeout: Annotated[float, typer.Option(min=1, max=86_400, help="Seconds for the whole command.")] = 60.0,
     jid: AsAccount = None,
     store: StoreOption = None,
     key_file: KeyFile = None,
@@ -62,17 +64,17 @@ def send(
     port: Port = None,
     ca: CA = None,
 ) -> None:
-    """Say something in an encrypted room, and end.
+    """Send a message to an encrypted room.
 
-    The whole input is one message, or several if it is too long for one. Nothing to say is no error: a job without
-    output sends nothing. Account, password and store may stand in `~/.config/slixmpp-mls/config.toml`.
+    The whole input is one message, or several if it is too long for one. Empty input is no error: a job without output
+    sends nothing. Account, password and store may be set in `~/.config/slixmpp-mls/config.toml`.
 
     Exit codes:
 
-    - 0: all of it is in the room's archive; everybody gets it, now or later
-    - 75: it is encrypted and stored, but not confirmed in time; the next call sends it: do not repeat it
-    - 69: it was not sent, or not all of it: the server or the room does not answer, or does not let us
-    - 77: the password is refused. 78: the settings. 74: the store; another program has it open, for instance
+    - 0: everything is in the room's archive; every member gets it, now or later
+    - 75: the message is encrypted and stored, but was not confirmed in time; the next call sends it: do not repeat it
+    - 69: not everything was sent: the server or the room does not answer, or refuses
+    - 77: the server refuses the password. 78: a setting is wrong. 74: the store failed, or another program has it open
 
     Example: `slixmpp-mls send builds@rooms.example.org "Build 42 failed" --create --add alice@example.org`
 
@@ -230,7 +232,7 @@ class _Job:
         return code
 
     async def _open_store(self, ends: float) -> SQLiteStore:
-        """Wait for another call to be done with it.
+        """Open the store; wait until another call closes it.
 
         :raises StoreLocked: it is not, in time
         """

@@ -1,4 +1,4 @@
-"""``slixmpp-mls server``: a throw-away XMPP server, for those who write bots."""
+"""``slixmpp-mls server``: a temporary XMPP server for the development of bots."""
 
 from __future__ import annotations
 
@@ -28,19 +28,21 @@ KINDS: dict[Kind, type[DevServer]] = {Kind.prosody: Prosody, Kind.ejabberd: Ejab
 
 
 def server(
-    kind: Annotated[Kind, typer.Option(help="The software.")] = Kind.prosody,
+    kind: Annotated[Kind, typer.Option(help="The server software.")] = Kind.prosody,
     account: Annotated[
-        list[str] | None, typer.Option(help="An account to make; may be repeated.", show_default="alice, bob, carol")
+        list[str] | None, typer.Option(help="An account to create; may be repeated.", show_default="alice, bob, carol")
     ] = None,
-    password: Annotated[str | None, typer.Option(help="Of all accounts.", show_default="a random one for each")] = None,
+    password: Annotated[
+        str | None, typer.Option(help="The password of all accounts.", show_default="a random one for each")
+    ] = None,
     directory: Annotated[
         Path | None, typer.Option(help="Keep the server's files there.", show_default="a folder that is deleted")
     ] = None,
 ) -> None:
-    """A throw-away XMPP server on this machine, with accounts to try things with.
+    """Run a temporary XMPP server on this machine, with test accounts.
 
-    It runs until Ctrl-C, listens on the loopback interface only, and is fetched once if it is not installed
-    (Debian and Ubuntu, no root needed). What it prints tells bots and the other commands how to log in.
+    It runs until Ctrl-C and listens on the loopback interface only. If it is not installed, it is fetched once (Debian
+    and Ubuntu, no root needed). It prints the login data for bots and for the other commands.
 
     Example: `slixmpp-mls server`
 

@@ -1,4 +1,4 @@
-"""``slixmpp-mls store``: a device's keys and groups on the disk: encrypted or not, and whole or not."""
+"""``slixmpp-mls store``: encrypts, decrypts and checks the file with a device's keys and groups."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ KeyFile = Annotated[
     typer.Option(
         envvar="MLS_STORE_KEY_FILE",
         metavar="FILE",
-        help=f"The key file that opens it; without, a passphrase: from {VARIABLE}, or asked for.",
+        help=f"The key file that opens it; without one, a passphrase from {VARIABLE} or the terminal.",
     ),
 ]
 
@@ -49,7 +49,7 @@ KeyFile = Annotated[
 def secret_of(
     key_file: Path | None, *, variable: str = VARIABLE, prompt: str = "Passphrase of the store", new: bool = False
 ) -> StoreSecret:
-    """What opens a store: the key file, else the variable, else what somebody types.
+    """The secret of a store: from the key file, else the variable, else the terminal.
 
     :param new: ask twice
     :raises UsageError: there is nobody to type it, or they typed two different ones
@@ -62,7 +62,7 @@ def secret_of(
             raise UsageError(f"no passphrase: set {variable}, or give a key file")
         text = getpass.getpass(f"{prompt}: ")
         if new and getpass.getpass("Again: ") != text:
-            raise UsageError("these were two different passphrases; nothing has changed")
+            raise UsageError("the two passphrases differ; nothing has changed")
     return StoreSecret.of_passphrase(text)
 
 
@@ -89,7 +89,7 @@ def encrypt_command(store: Store = None, key_file: KeyFile = None) -> None:
 
 @app.command("decrypt")
 def decrypt_command(store: Store = None, key_file: KeyFile = None) -> None:
-    """Turn an encrypted store back into one that is not.
+    """Decrypt an encrypted store.
 
     Example: `slixmpp-mls store decrypt bot.db`
     """
@@ -106,10 +106,12 @@ def change_passphrase(
     key_file: KeyFile = None,
     new_key_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help=f"The new key file; without, a passphrase: from {NEW_VARIABLE}, or asked."),
+        typer.Option(
+            metavar="FILE", help=f"The new key file; without one, a passphrase from {NEW_VARIABLE} or the terminal."
+        ),
     ] = None,
 ) -> None:
-    """Another passphrase or key file; the store itself is not rewritten.
+    """Change the passphrase or key file; the store itself is not rewritten.
 
     Example: `slixmpp-mls store change-passphrase bot.db`
 
@@ -127,9 +129,9 @@ def change_passphrase(
 def check(
     store: Store = None,
     key_file: KeyFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Whose store it is, whether it is encrypted, and whether the file is whole.
+    """Show the store's account and encryption, and check that the file is intact.
 
     Exit code 1 if it is not.
 

@@ -1,4 +1,4 @@
-"""The terminal, for all commands: output, errors, and the text of strangers made harmless."""
+"""The terminal, for all commands: output, errors, and cleaning of untrusted text."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def colour_of(who: str) -> str:
 
 
 def clean(text: str) -> str:
-    """What a peer has written, without what would move the cursor, change colours or turn the direction of writing."""
+    """A peer's text, without characters that move the cursor, change colours or reverse the direction of writing."""
     return "".join(one if one in "\n\t" or unicodedata.category(one) not in ("Cc", "Cf", "Zl", "Zp", "Cs") else "\ufffd"
                    for one in text)  # fmt: skip
 
@@ -57,12 +57,12 @@ def iso(moment: datetime | float | None) -> str | None:
 
 
 def new_password() -> str:
-    """For an account on a throw-away server."""
+    """For an account on a temporary server."""
     return secrets.token_hex(6)
 
 
 def quiet_libraries(debug: bool) -> None:
-    """Logs are for ``--debug``: without it, what matters is said in the command's own words."""
+    """Switch off the libraries' logs, which are for ``--debug`` only."""
     if debug:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
         logging.getLogger("slixmpp_mls").setLevel(logging.DEBUG)

@@ -1,7 +1,7 @@
-"""``slixmpp-mls trust``: keys compared by people, in a device's store.
+"""``slixmpp-mls trust``: verifies keys in a device's store.
 
-Nothing here needs a connection.  What is decided is told to other devices when the program that uses the store is
-online next (see :mod:`slixmpp_mls.account.trust`).
+Nothing here needs a connection.  Other devices learn the decisions when the program that uses the store is next online
+(see :mod:`slixmpp_mls.account.trust`).
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ _HOW = {
     Source.REPLACED: "replaced by its owner",
 }
 
-AsJSON = Annotated[bool, typer.Option("--json", help="For programs.")]
+AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 @app.callback()
 def trust() -> None:
-    """Whose keys are whose: compare fingerprints with people. No program may have the store open.
+    """Verify keys: compare fingerprints with other people. No program may have the store open.
 
-    What you decide is told to your other devices, and theirs, when the program is online next.
+    Your other devices, and theirs, learn your decisions when the program is next online.
 
     Example: `slixmpp-mls trust show bot.db`
     """
@@ -68,9 +68,9 @@ def show(
     key_file: KeyFile = None,
     as_json: AsJSON = False,
 ) -> None:
-    """This device's fingerprint, and a QR code of it for others to scan.
+    """Show this device's fingerprint, and a QR code that others can scan.
 
-    The code is an `xmpp:` URI (XEP-0434) with the keys of all of the account's devices that were verified here.
+    The code is an `xmpp:` URI (XEP-0434) with the keys of all devices of the account that were verified here.
 
     Example: `slixmpp-mls trust show bot.db --png me.png`
     """
@@ -105,7 +105,7 @@ def list_command(
     key_file: KeyFile = None,
     as_json: AsJSON = False,
 ) -> None:
-    """The keys that a device knows, how far each is trusted, and why.
+    """List the keys that a device knows, with the trust level of each and its reason.
 
     Exit code 1 if there are none.
 
@@ -130,14 +130,14 @@ def verify(
         list[str],
         typer.Argument(
             metavar="[STORE] ACCOUNT [FINGERPRINT|URI ...]",
-            help="Whose keys, and what the account's device shows; asked if not given.",
+            help="The account, and the fingerprints or URI that its device shows; asked if not given.",
         ),
     ],
     store: StoreOption = None,
     key_file: KeyFile = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Keys are the account's: you have compared them with what its own devices show.
+    """Mark keys as verified, after you have compared them with the account's own devices.
 
     Example: `slixmpp-mls trust verify bot.db bob@example.org`
 
@@ -159,13 +159,15 @@ def verify(
 def distrust(
     words: Annotated[
         list[str],
-        typer.Argument(metavar="[STORE] ACCOUNT FINGERPRINT ...", help="Whose keys; 64 hexadecimal digits each."),
+        typer.Argument(
+            metavar="[STORE] ACCOUNT FINGERPRINT ...", help="The account, and fingerprints of 64 hexadecimal digits."
+        ),
     ],
     store: StoreOption = None,
     key_file: KeyFile = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Keys are not to be used any more: a device was stolen, or was never the account's.
+    """Mark keys as distrusted: a device was stolen, or never belonged to the account.
 
     Example: `slixmpp-mls trust distrust bot.db bob@example.org "72cd6e84 22c407fb 6d098690 f1130b7d ..."`
     """

@@ -1,3 +1,3 @@
-"""Whose leaf it is: the names of accounts and devices, and the certificates that carry them."""
+"""The identity of a leaf: names of accounts and devices, and the certificates that contain them."""
 
 from .client_identity import *  # noqa: F403

@@ -1,14 +1,14 @@
-"""A small certification authority for devices: a key, a root certificate, what was issued, what was revoked.
+"""A small certification authority for devices: a key, a root certificate, issued certificates and a revocation list.
 
-It is a folder of standard files, and nothing else; any other tool for X.509 can read it, and take over::
+It is a folder of standard files; any other X.509 tool can read it, and take over::
 
     key.pem            the authority's private key (PKCS #8), encrypted if there is a passphrase
-    root.pem           its certificate: what members of a group are told to believe
-    crl.pem            its revocation list: what they are told to look at
+    root.pem           its certificate: members of a group trust it
+    crl.pem            its revocation list: members check it
     issued/<serial>.pem   each certificate that it has issued
 
-Files appear whole or not at all, and whatever changes the folder holds a lock on it.  The authority certifies
-devices only: its certificate allows no authorities below it (RFC 5280 4.2.1.9).  Its key is an ECDSA one, which
+Files are written completely or not at all, and each change of the folder holds a lock on it.  The authority certifies
+devices only: its certificate allows no authorities below it (RFC 5280 4.2.1.9).  Its key is an ECDSA key, which
 :mod:`slixmpp_mls.authentication.x509` can verify; the devices' keys are of any cipher suite.
 """
 
@@ -42,7 +42,7 @@ from .client_identity import ClientIdentity
 __all__ = ["CertificateAuthority", "Issued", "Request"]
 
 MAX_FILE = 1 << 20  # octets of a request
-_BACKDATED = timedelta(hours=1)  # for others' clocks
+_BACKDATED = timedelta(hours=1)  # in case other clocks are slow
 _ROOT, _KEY, _CRL, _ISSUED = "root.pem", "key.pem", "crl.pem", "issued"
 
 
@@ -50,7 +50,7 @@ _ROOT, _KEY, _CRL, _ISSUED = "root.pem", "key.pem", "crl.pem", "issued"
 class Request:
     """A request for a certificate (PKCS #10): signed with the key that it asks to certify.
 
-    Whether it comes from whom it names, its octets do not tell: the operator must know.
+    The request does not prove that it comes from the device that it names: the operator must check that.
 
     :ivar client: the device
     :ivar key: its public key, as leaves carry it
@@ -73,10 +73,10 @@ class Request:
         try:
             csr = x509.load_pem_x509_csr(data)
         except UNREADABLE as error:
-            raise MalformedError(f"no request for a certificate in PEM: {error}") from None
+            raise MalformedError(f"not a certificate request in PEM: {error}") from None
         _, key = certified_key(csr)
         if not csr.is_signature_valid:
-            raise InvalidError("a request that is not signed with its own key", "RFC 2986 4.2")
+            raise InvalidError("the request is not signed with its own key", "RFC 2986 4.2")
         return cls(ClientIdentity.from_addresses(xmpp_addresses(csr)), key, csr)
 
 
@@ -84,7 +84,7 @@ class Request:
 class Issued:
     """A certificate of ours.
 
-    :ivar client: whom it names
+    :ivar client: the device that it names
     :ivar key: the certified key, as leaves carry it
     :ivar revoked: since when it is revoked, None if it is not
     """
@@ -111,7 +111,7 @@ class Issued:
 class CertificateAuthority:
     """An authority in a folder.
 
-    :ivar folder: where it lives
+    :ivar folder: its files
     :ivar root: its certificate
     """
 
@@ -124,7 +124,7 @@ class CertificateAuthority:
         try:
             self.root = x509.load_pem_x509_certificate((self.folder / _ROOT).read_bytes())
         except FileNotFoundError:
-            raise UsageError(f"{self.folder} holds no authority") from None
+            raise UsageError(f"{self.folder} contains no authority") from None
         except UNREADABLE as error:
             raise UsageError(f"{self.folder / _ROOT} cannot be read: {error}") from None
 
@@ -142,15 +142,15 @@ class CertificateAuthority:
         """Make an authority in a new folder.
 
         :param name: for people, the common name in its certificate
-        :raises UsageError: there is one already, or the name will not do
+        :raises UsageError: there is one already, or the name is not valid
         """
         folder = Path(folder)
         if (folder / _ROOT).exists() or (folder / _KEY).exists():
-            raise UsageError(f"{folder} holds an authority already")
+            raise UsageError(f"{folder} already contains an authority")
         try:
             subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         except ValueError as error:
-            raise UsageError(f"this cannot be an authority's name: {error}") from None
+            raise UsageError(f"this name is not valid for an authority: {error}") from None
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / _ISSUED).mkdir(exist_ok=True)
         key = ec.generate_private_key(ec.SECP384R1())
@@ -185,7 +185,9 @@ class CertificateAuthority:
         """
         key = self._key(passphrase)
         if now + lifetime > self.root.not_valid_after_utc:
-            raise UsageError(f"the authority itself ends on {self.root.not_valid_after_utc:%Y-%m-%d}, before that")
+            raise UsageError(
+                f"the authority's own certificate ends earlier, on {self.root.not_valid_after_utc:%Y-%m-%d}"
+            )
         usage = x509.KeyUsage(True, False, False, False, False, False, False, False, False)
         # An empty subject makes the subjectAltName critical (RFC 5280 4.1.2.6).
         builder = _builder(
@@ -214,7 +216,7 @@ class CertificateAuthority:
                 client = ClientIdentity.from_addresses(xmpp_addresses(certificate))
                 key = certified_key(certificate)[1]
             except (*UNREADABLE, PeerError) as error:
-                raise UsageError(f"{path} is no certificate of ours: {error}") from None
+                raise UsageError(f"{path} is not a certificate of this authority: {error}") from None
             entry = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
             found.append(Issued(client, key, certificate, None if entry is None else entry.revocation_date_utc))
         return sorted(found, key=lambda each: (each.certificate.not_valid_before_utc, each.serial))
@@ -252,7 +254,7 @@ class CertificateAuthority:
     def sign_crl(
         self, *, now: datetime, passphrase: bytes | None = None, lifetime: timedelta = timedelta(days=7)
     ) -> x509.CertificateRevocationList:
-        """Sign the revocation list anew, so that it goes on being current.
+        """Sign the revocation list again, so that it stays current.
 
         :raises UsageError: the passphrase is wrong
         """
@@ -296,11 +298,11 @@ class CertificateAuthority:
             wanted = "needs a passphrase" if passphrase is None else "has no passphrase"
             raise UsageError(f"the authority's key {wanted}") from None
         except ValueError:
-            raise UsageError("a wrong passphrase, or the authority's key is damaged") from None
+            raise UsageError("the passphrase is wrong, or the authority's key is damaged") from None
         except OSError as error:
             raise UsageError(f"the authority's key cannot be read: {error.strerror}") from None
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise UsageError("the authority's key is no ECDSA key")
+            raise UsageError("the authority's key is not an ECDSA key")
         return key
 
     @property
@@ -323,7 +325,7 @@ def _builder(
     now: datetime,
     lifetime: timedelta,
 ) -> x509.CertificateBuilder:
-    """What all certificates have."""
+    """The fields that all certificates share."""
     now = now.astimezone(UTC).replace(microsecond=0)
     builder = x509.CertificateBuilder(subject_name=subject, issuer_name=issuer, public_key=key)  # type: ignore[arg-type]
     builder = builder.serial_number(x509.random_serial_number())
@@ -342,7 +344,7 @@ def _serial(certificate: x509.Certificate) -> str:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One change of the folder at a time, among all processes."""
+    """Allow one change of the folder at a time, among all processes."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -352,7 +354,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:
-    """Replace a file as a whole, and on the disk when this returns."""
+    """Replace a file atomically; it is on the disk when this returns."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
     try:
         with os.fdopen(handle, "wb") as file:

@@ -1,11 +1,11 @@
-"""X.509 certificates as credentials (RFC 9420 5.3): whom they name, which key they certify, how one is asked for.
+"""X.509 certificates as credentials (RFC 9420 5.3): their names, their keys, and requests for them.
 
 A device's certificate names it twice in its subjectAltName, as id-on-xmppAddr (RFC 6120 13.7.1.4): the
 account, by which other XMPP software knows it, and the whole identity ``account@server/device-id``.
-Whether the authority behind it is to be believed is another question: :mod:`slixmpp_mls.authentication.x509`.
+Another module decides whether its authority is trusted: :mod:`slixmpp_mls.authentication.x509`.
 
-What is here decides who a leaf claims to be.  All members must come to the same answer, so it depends on the
-octets alone: no clock, no configuration, and limits that are part of the protocol.
+This module finds the client that a leaf claims to be.  All members must find the same client, so the result depends on
+the octets alone: no clock, no configuration, and limits that are part of the protocol.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _CURVES = {
     "secp384r1": SignatureScheme.ecdsa_secp384r1_sha384,
     "secp521r1": SignatureScheme.ecdsa_secp521r1_sha512,
 }
-# Everything that `cryptography` raises of what it cannot read; not all of it is a ValueError.
+# All exceptions of `cryptography` for unreadable input; some are no ValueError.
 UNREADABLE = (
     ValueError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType,
 )  # fmt: skip
@@ -74,7 +74,7 @@ def end_entity(credential: X509Credential) -> bytes:
 
 def _check_limits(credential: X509Credential) -> None:
     if not 1 <= len(credential.certificates) <= MAX_CHAIN:
-        raise InvalidError(f"a credential of not 1 to {MAX_CHAIN} certificates", _SECTION)
+        raise InvalidError(f"a credential must have 1 to {MAX_CHAIN} certificates", _SECTION)
     if any(len(certificate.cert_data) > MAX_CERTIFICATE for certificate in credential.certificates):
         raise InvalidError(f"a certificate of more than {MAX_CERTIFICATE} octets", _SECTION)
 
@@ -86,7 +86,9 @@ def load_certificate(data: bytes) -> x509.Certificate:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # what is warned of now, a later version will refuse: all are to agree
+            warnings.simplefilter(
+                "error"
+            )  # a later version will refuse what causes a warning now, and all members must agree
             return x509.load_der_x509_certificate(data)
     except (*UNREADABLE, Warning) as error:
         raise InvalidError(f"a certificate that cannot be read: {type(error).__name__}", _SECTION) from None
@@ -104,7 +106,7 @@ def extensions_of(certificate: x509.Certificate | x509.CertificateSigningRequest
 
 
 def xmpp_addresses(certificate: x509.Certificate | x509.CertificateSigningRequest) -> tuple[str, ...]:
-    """The id-on-xmppAddr names of a certificate or a request, in their order, as they stand there.
+    """The id-on-xmppAddr names of a certificate or a request, unchanged and in their order.
 
     :raises InvalidError: extensions, or one of these names, cannot be read
     """
@@ -145,7 +147,7 @@ def certified_key(certificate: x509.Certificate | x509.CertificateSigningRequest
         return SignatureScheme.mldsa87, key.public_bytes_raw()
     if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES:
         return _CURVES[key.curve.name], key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-    raise InvalidError("a certificate for a key of no cipher suite", "RFC 9420 5.3, 17.1")
+    raise InvalidError("a certificate for a key that no cipher suite uses", "RFC 9420 5.3, 17.1")
 
 
 def chain_from_pem(data: bytes) -> X509Credential:
@@ -166,7 +168,7 @@ def chain_from_pem(data: bytes) -> X509Credential:
 def certificate_request(addresses: Iterable[str], key: SignaturePrivateKey) -> bytes:
     """A request (PKCS #10, PEM) for a certificate that names these addresses, signed with the device's own key.
 
-    The subject is empty: names of XMPP stand in the subjectAltName (RFC 6120 13.7.1.2.1).
+    The subject is empty: XMPP names are in the subjectAltName (RFC 6120 13.7.1.2.1).
     """
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     builder = builder.add_extension(subject_alternative_name(addresses), critical=True)  # RFC 5280 4.1.2.6
@@ -184,7 +186,7 @@ def hash_for(key: Any) -> hashes.SHA256 | hashes.SHA384 | hashes.SHA512 | None:
 
 
 def leads_to(credential: X509Credential, roots: Collection[bytes]) -> bool:
-    """Whether a credential's chain leads to one of these roots, as all members see alike.
+    """Whether a credential's chain leads to one of these roots; all members get the same answer.
 
     Each certificate is issued by the next: its issuer is that one's subject, and its signature is by that one's key.
     All but the first may certify others (RFC 5280 4.2.1.9), and the last one is a root.  No clock, no revocation.

@@ -1,21 +1,21 @@
-"""Who a leaf is: one device of one XMPP account.
+"""The identity of a leaf: one device of one XMPP account.
 
-A client is named ``account@server/device-id``: a full JID whose resource is a random device id.
-The name, in UTF-8, is the identity of the leaf's BasicCredential (RFC 9420 5.3), or it stands in the
-certificate of its X509Credential, with the account beside it.  Two leaves with the same name are the same
-client, and one account's clients are those with the same bare JID.
+A client is named ``account@server/device-id``: a full JID whose resource is a random device id. The name, in UTF-8, is
+the identity of the leaf's BasicCredential (RFC 9420 5.3), or it is in the certificate of its X509Credential, together
+with the account.  Two leaves with the same name are the same client, and one account's clients are those with the same
+bare JID.
 
-So that comparing octets is comparing accounts, a name has exactly one spelling, and any other is
-refused instead of repaired:
+A name has exactly one spelling, so that accounts can be compared as octets; any other spelling is refused instead of
+repaired:
 
-- the account is a bare JID with a localpart, prepared as RFC 7622 wants addresses compared.  The
-  preparation is the one that servers and slixmpp apply, Nodeprep and Nameprep: their tables are those of
-  Unicode 3.2 for ever, so that all members of a group come to the same answer whatever the age of
-  their libraries.  (The profiles of RFC 7622 itself move with each version of Unicode.)
+- the account is a bare JID with a localpart, prepared as RFC 7622 wants addresses compared.  The preparation is the one
+  that servers and slixmpp apply, Nodeprep and Nameprep: their tables are fixed to Unicode 3.2, so that all members of a
+  group get the same answer, with old and new libraries.  (The profiles of RFC 7622 itself move with each version of
+  Unicode.)
 - the domain has U-labels (``xn--`` is refused: RFC 7622 3.2.1) and no final dot;
 - the device id is 1 to 64 of ``A-Z a-z 0-9 _ -``.
 
-This module needs no XMPP library: addresses that come from one are prepared already.
+This module needs no XMPP library: addresses from such a library are already prepared.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ class ClientIdentity:
         try:
             check_bare_jid(self.account)
         except ValueError as error:
-            raise UsageError(f"the account is no bare JID in normal form: {error}") from None
+            raise UsageError(f"the account is not a bare JID in normal form: {error}") from None
         if not _DEVICE_ID.fullmatch(self.device):
-            raise UsageError("a device id has 1 to 64 of A-Z a-z 0-9 _ -")
+            raise UsageError("a device id has 1 to 64 characters of A-Z a-z 0-9 _ -")
 
     def __str__(self) -> str:
         return f"{self.account}/{self.device}"
@@ -96,7 +96,7 @@ class ClientIdentity:
 
     @classmethod
     def from_credential(cls, credential: AnyCredential) -> Self:
-        """The client that a credential claims to be; whether it is, the Authentication Service knows.
+        """The client that a credential claims to be; the Authentication Service checks the claim.
 
         :raises InvalidError: no name of a client in normal form, or a type of credential that is not supported
         """
@@ -160,12 +160,12 @@ class TrustLevel(IntEnum):
 
 
 def new_device_id() -> str:
-    """A random device id: 64 bits, so that two devices of an account never meet on the same one."""
+    """A random device id: 64 bits, so that two devices of an account never get the same one."""
     return secrets.token_hex(8)
 
 
 def key_identifier(signature_key: bytes) -> bytes:
-    """What names a key in trust messages (XEP-0434): the SHA-256 of a leaf's signature key, 32 octets."""
+    """The name of a key in trust messages (XEP-0434): the SHA-256 of a leaf's signature key, 32 octets."""
     return sha256(signature_key).digest()
 
 

@@ -1,4 +1,4 @@
-"""Where a client keeps its state: the interface, the durable store, and one for tests."""
+"""A client's state: the interface of the store, the durable store, and one for tests."""
 
 from .conversion import change_secret, decrypt, encrypt
 from .interface import Store, Transaction

@@ -1,14 +1,14 @@
 """Several steps as one transaction: all of them reach the disk, or none.
 
-A transaction's end waits for the disk, some milliseconds on many machines, however little it has written.  Who has
-many steps to make, one after the other, and tells nobody of any before all are done, need wait once::
+A transaction's end waits for the disk, some milliseconds on many machines, even for a few octets.  A caller with many
+consecutive steps, none of which becomes visible before all are done, can wait once::
 
     batches = Batches(store)
     with batches.together():
         with batches.transaction() as transaction: ...   # one step
         with batches.transaction() as transaction: ...   # another
 
-A step that raises dooms the others with it.
+If one step raises, all of them are undone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Batches"]
 
 
 class Batches:
-    """A :class:`~.interface.Store` over another one, whose transactions may be parts of a larger one."""
+    """A :class:`~.interface.Store` over another one; its transactions may be parts of a larger one."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -47,9 +47,9 @@ class Batches:
 
     @contextmanager
     def together(self, *, lasting: bool = True) -> Iterator[None]:
-        """What is written until this ends is one transaction.  Do not ``await`` in it.
+        """All writes in the block are one transaction.  Do not ``await`` in it.
 
-        :param lasting: as of :meth:`.interface.Store.transaction`, for all of it
+        :param lasting: as for :meth:`.interface.Store.transaction`, for the whole block
         :raises StoreError: nothing has been written
         """
         with self._store.transaction(lasting=lasting) as transaction:

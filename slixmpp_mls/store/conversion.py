@@ -1,12 +1,11 @@
-"""Encrypting a store that exists, the way back, and another passphrase.
+"""Encrypts and decrypts an existing store, and changes its passphrase.
 
-A store is converted by being copied, in one transaction, into a file beside it, which then takes its place under
-its lock.  Whether a file is encrypted is seen from the file itself, so that there is one moment, that of the
-renaming, in which it becomes the other kind: stopped anywhere, the store is whole, in one form or the other, and
-the same call can be made again.
+Conversion copies the store, in one transaction, into a second file in the same folder, which then replaces it under its
+lock.  The file itself shows whether it is encrypted, so the conversion takes effect at one moment, the renaming.  If it
+is interrupted at any point, the store is complete, in one form or the other, and the same call can be repeated.
 
-What the file system keeps of the old file's blocks is overwritten once; that a solid-state disk or a
-snapshot does not keep it all the same is out of reach here.
+The old file's blocks are overwritten once.  A solid-state disk or a snapshot may still keep a copy; this module cannot
+prevent that.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ __all__ = ["change_secret", "decrypt", "encrypt"]
 
 
 def encrypt(path: str | os.PathLike[str], secret: StoreSecret) -> None:
-    """Encrypt a store that is not.
+    """Encrypt a plain store.
 
     :raises StoreLocked: a program has it open
     :raises StoreMismatch: it is no store, or of a newer version
@@ -41,7 +40,7 @@ def encrypt(path: str | os.PathLike[str], secret: StoreSecret) -> None:
 
 
 def decrypt(path: str | os.PathLike[str], secret: StoreSecret) -> None:
-    """Turn an encrypted store into one that everybody can read who can read the file.
+    """Turn an encrypted store into a plain one, which anyone with access to the file can read.
 
     :raises StoreMismatch: it is not encrypted
     :raises WrongPassphrase: not by this secret
@@ -55,10 +54,10 @@ def decrypt(path: str | os.PathLike[str], secret: StoreSecret) -> None:
 
 
 def change_secret(path: str | os.PathLike[str], old: StoreSecret, new: StoreSecret) -> None:
-    """Another passphrase or key file for an encrypted store; the database stays as it is.
+    """Set another passphrase or key file for an encrypted store; the database stays as it is.
 
-    Whoever has the old passphrase *and* a copy of the old ``.wrapped-key`` file can still open it: where that
-    is to be feared, :func:`decrypt` and :func:`encrypt` give the database another key.
+    The old passphrase *and* a copy of the old ``.wrapped-key`` file still open the store.  If that is a risk,
+    :func:`decrypt` and :func:`encrypt` give the database another key.
 
     :raises WrongPassphrase: not by the old secret
     :raises StoreError: see :func:`encrypt`
@@ -70,7 +69,7 @@ def change_secret(path: str | os.PathLike[str], old: StoreSecret, new: StoreSecr
 
 
 class _Opened:
-    """A store, closed in the end; it closes itself where another file takes its place."""
+    """A store that is closed at the end of the block; it closes itself when another file replaces it."""
 
     def __init__(self, path: Path, secret: StoreSecret | None) -> None:
         self._store = SQLiteStore(path, None, secret=secret)

@@ -1,15 +1,15 @@
-"""What the rest of the package asks of a store.
+"""The interface of a store.
 
-A store is a map from (space, key) to value with transactions, nothing more.  *Spaces* are
+A store is a map from (space, key) to value, with transactions.  *Spaces* are
 short names ("client", "key-package", "group/<hex of the group id>" ...); keys and values are
-octets.  Whoever owns a space defines its keys; :meth:`Transaction.items` walks them in order.
+octets.  The owner of a space defines its keys; :meth:`Transaction.items` yields them in order.
 
-The rule that everything else rests on: what one protocol step changes (ratchet, cursor,
-outgoing message) is written in **one** transaction, and the transaction has ended before
-anything leaves for the network.
+The most important rule: all changes of one protocol step (ratchet, cursor, outgoing message) are written in **one**
+transaction, and the transaction has ended before anything is sent.
 
-Reading can be repeated: a step that takes in what the network keeps need not wait for the disk (not `lasting`).  It
-outlives the process as any other does, and is on the disk before any lasting step is; a power cut may undo it.
+Reading can be repeated: a step that processes stanzas which the room's archive keeps need not wait for the disk (not
+`lasting`).  Such a step survives the end of the process, and reaches the disk before any lasting step; a power cut may
+undo it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Transaction(Protocol):
         """(key, value) of every key that starts with `prefix`, in the keys' order."""
 
     def spaces(self, prefix: str = "") -> Iterator[str]:
-        """Names of the spaces that hold anything, in order."""
+        """Names of the spaces that are not empty, in order."""
 
 
 class Store(Protocol):
@@ -53,15 +53,15 @@ class Store(Protocol):
 
         Transactions do not nest.
 
-        :param lasting: whether it has to outlive a power cut, for which it waits for the disk
+        :param lasting: whether the step waits for the disk, so that it survives a power cut
         :raises StoreFull: no space left; nothing was written
         :raises StoreError: any other failure; nothing was written
         """
 
     def scrub(self) -> None:
-        """Overwrite on the disk what has been deleted, at a cost in proportion to the store's size.
+        """Overwrite deleted values on the disk, in time proportional to the store's size.
 
-        For now and then: what was deleted is gone from the map at once, from the disk at the latest after this.
+        Call it now and then: a deleted value leaves the map at once, and the disk at the latest after this call.
 
         :raises StoreError: it failed; nothing is lost
         """

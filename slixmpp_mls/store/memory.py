@@ -33,7 +33,7 @@ class MemoryStore:
     def transaction(self, *, lasting: bool = True) -> Iterator[Transaction]:
         """One atomic step: kept when the block ends, undone if it raises.
 
-        :param lasting: means nothing here
+        :param lasting: ignored
         :raises UsageError: inside another transaction, or on a closed store
         """
         self._check_idle()
@@ -48,7 +48,7 @@ class MemoryStore:
             self._step = None
 
     def scrub(self) -> None:
-        """Nothing to do: what was deleted is nowhere."""
+        """Does nothing: no copy of a deleted value exists."""
         self._check_idle()
 
     def close(self) -> None:
@@ -66,7 +66,7 @@ class MemoryStore:
 
 
 class _Step:
-    """One open transaction; of no use after its end."""
+    """One open transaction; unusable after its end."""
 
     def __init__(self, spaces: dict[str, dict[bytes, bytes]]) -> None:
         self._spaces = spaces
@@ -126,7 +126,7 @@ class _Step:
             yield key, self._spaces[space][key]
             self._check()
             position += 1
-            if len(self._before) != seen:  # written to meanwhile: go on behind the last key
+            if len(self._before) != seen:  # the space was changed meanwhile: continue after the last key
                 keys = self._keys(space, prefix)
                 position = bisect_right(keys, key)
 

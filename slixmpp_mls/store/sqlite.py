@@ -1,17 +1,15 @@
 """The durable store: one SQLite file, one process, one account.
 
-**One step, one transaction.**  ``BEGIN IMMEDIATE`` ... ``COMMIT`` on a write-ahead log with
-``synchronous=FULL``: when the block ends the step has reached the disk, so that a key or
-nonce whose use was recorded is not used again after a power cut.  (With ``NORMAL`` where a step
-need not last: the log is in order, so the next lasting step brings it to the disk.)  A failed statement dooms
-the whole step even where the caller swallows the exception, because SQLite may have rolled
-back already and would run the following statements outside any transaction.
+**One step, one transaction.**  ``BEGIN IMMEDIATE`` ... ``COMMIT`` on a write-ahead log with ``synchronous=FULL``: when
+the block ends the step has reached the disk, so that a key or nonce whose use was recorded is not used again after a
+power cut.  (Steps that are not lasting use ``NORMAL``: the log is in order, so the next lasting step brings them to the
+disk.)  A failed statement undoes the whole step even if the caller swallows the exception, because SQLite may have
+rolled back already and would run the following statements outside any transaction.
 
-**One process.**  Two clients running on the same state would encrypt with the same keys.  An
-operating-system lock on ``<path>.lock`` is held while the store is open.  It vanishes with
-the process, so a crash leaves nothing to clean up; the empty lock file stays, because
-removing it would let two processes lock two different files of that name.  SQLite's own
-exclusive mode is the second net (file systems that only pretend to ``flock``) and spares the
+**One process.**  Two clients running on the same state would encrypt with the same keys.  An operating-system lock on
+``<path>.lock`` is held while the store is open.  It vanishes with the process, so a crash leaves nothing to clean up;
+the empty lock file stays, because removing it would let two processes lock two different files of that name.  SQLite's
+own exclusive mode is the second protection (for file systems that do not implement ``flock``), and needs no
 shared-memory file.
 
 **Deleted means deleted** (RFC 9420 9.2, RFC 9750 8.2.3).  Old copies of a value can survive
@@ -27,16 +25,16 @@ in three places:
   ``secure_delete`` (measured: a few in ten thousand deleted values stay readable).  Only
   rebuilding the file removes them, which :meth:`SQLiteStore.scrub` does.
 
-What the file system or the flash controller keeps of overwritten blocks is out of reach here.
+The file system or the flash controller may keep copies of overwritten blocks; this module cannot prevent that.
 
-**Encrypted, if wanted.**  With a :class:`~.wrapped_key.StoreSecret` the file and its log are encrypted page by page,
-by SQLCipher (the extra ``encrypted``): AES-256-CBC with HMAC-SHA512 over each page and its number, under a random key
-that :mod:`.wrapped_key` keeps.  Nothing of the content is left readable, neither keys nor names of spaces nor whose
-store it is; sizes and times of writing are.  Whether a file is encrypted is seen from its first octets.
+**Encrypted, if wanted.**  With a :class:`~.wrapped_key.StoreSecret` the file and its log are encrypted page by page, by
+SQLCipher (the extra ``encrypted``): AES-256-CBC with HMAC-SHA512 over each page and its number, under a random key that
+:mod:`.wrapped_key` keeps.  Nothing of the content is readable, neither keys nor names of spaces nor the account; sizes
+and times of writing are.  The first octets of a file show whether it is encrypted.
 
-**Format.**  ``application_id`` says whose file it is and ``user_version`` which entry of
-`MIGRATIONS` was the last to run.  Values of all spaces live in one table; keys and names of
-spaces are not kept from whoever may read the file.
+**Format.**  ``application_id`` marks the file as ours, and ``user_version`` is the number of the last entry of
+`MIGRATIONS` that has run.  One table holds the values of all spaces.  In a plain file, keys and names of spaces are
+readable.
 """
 
 from __future__ import annotations
@@ -68,7 +66,7 @@ CHECKPOINT_SECONDS = 10.0
 #: ... or larger than this, in octets.
 CHECKPOINT_BYTES = 1 << 20
 
-_PLAIN = b"SQLite format 3\0"  # how a file begins that is not encrypted
+_PLAIN = b"SQLite format 3\0"  # the first octets of a file that is not encrypted
 
 #: Rows fetched at a time while walking a space: no statement stays open between two of them.
 _CHUNK = 64
@@ -95,11 +93,11 @@ class SQLiteStore:
     ``await`` inside a transaction; another task could not begin its own.
 
     :param path: the file; beside it live ``<path>-wal``, ``<path>.lock`` and, if encrypted, ``<path>.wrapped-key``
-    :param account: bare JID in normal form (RFC 7622); the first open binds the file to it.  None: whosever it is
-    :param secret: opens an encrypted store; a file that is made is encrypted under it
-    :raises WrongPassphrase: it is encrypted, and not under this secret
+    :param account: bare JID in normal form (RFC 7622); the first open binds the file to it.  None: any account
+    :param secret: opens an encrypted store; a new file is encrypted under it
+    :raises WrongPassphrase: it is encrypted under another secret
     :raises StoreLocked: another process, or another object of this one, has the store open
-    :raises StoreMismatch: the file belongs to another account, to a newer version, is another program's,
+    :raises StoreMismatch: the file belongs to another account, to a newer version, belongs to another program,
         or is not encrypted although a secret is given
     :raises StoreFull: no space left for making or migrating it
     :raises StoreError: it cannot be opened, or is damaged
@@ -108,7 +106,7 @@ class SQLiteStore:
 
     def __init__(self, path: str | os.PathLike[str], account: str | None, *, secret: StoreSecret | None = None) -> None:
         if os.fspath(path) in ("", ":memory:"):
-            raise UsageError("SQLiteStore needs a file; MemoryStore is the one without")
+            raise UsageError("SQLiteStore needs a file; use MemoryStore for a store without one")
         if account is not None:
             check_account(account)
         self._path = Path(os.path.realpath(path))
@@ -169,7 +167,7 @@ class SQLiteStore:
         self._checkpoint_if_due()
 
     def scrub(self) -> None:
-        """Rebuild the file, so that no value deleted or replaced before is left in any file of the store.
+        """Rebuild the file, so that no file of the store contains a value that was deleted or replaced before.
 
         Takes time, memory and disk space in proportion to the store's size (about 10 ms per
         megabyte): call it after deleting an epoch's secrets, or every hour, not for every message.
@@ -179,7 +177,7 @@ class SQLiteStore:
         :raises StoreError: likewise for any other failure
         """
         self._idle_connection()
-        self._checkpoint()  # first, so that the superseded pages go even where there is no room to rebuild
+        self._checkpoint()  # first, so that superseded pages are deleted even if the disk has no space to rebuild
         try:
             self._execute("VACUUM")
         finally:
@@ -207,7 +205,7 @@ class SQLiteStore:
         self._connection = None
 
     def give_way(self, successor: Path) -> None:
-        """Put another file into our place, all under our lock, overwrite our own, and close.
+        """Replace our file by another one under our lock, overwrite the old one, and close.
 
         :param successor: a closed store in the same folder
         :raises UsageError: inside a transaction, or on a closed store
@@ -220,7 +218,7 @@ class SQLiteStore:
                 os.replace(successor, self._path)
                 wrapped_key.sync_folder(self._path)
                 for _ in range(0, os.fstat(old.fileno()).st_size, 1 << 20):
-                    old.write(bytes(1 << 20))  # its name is gone: what it held shall be, too
+                    old.write(bytes(1 << 20))  # the file has no name any more: its contents must be deleted, too
                 os.fsync(old.fileno())
         except OSError as error:
             raise StoreError(f"cannot replace {self._path}: {error.strerror}") from error
@@ -228,7 +226,7 @@ class SQLiteStore:
             self.close()
 
     def check(self) -> list[str]:
-        """What is wrong with the file; empty if nothing is.  Takes time in proportion to its size.
+        """The file's defects; empty if it has none.  Takes time in proportion to its size.
 
         :raises UsageError: inside a transaction, or on a closed store
         """
@@ -276,7 +274,7 @@ class SQLiteStore:
         return wrapped_key.open_key(wrapped, secret)
 
     def _recognise(self) -> int:
-        """The file's version, once it is clear that it is ours; nothing has been written until then."""
+        """The file's version, after the check that the file is ours; nothing is written before."""
         owner = self._execute("PRAGMA application_id")[0][0]
         version: int = self._execute("PRAGMA user_version")[0][0]
         empty = self._execute("SELECT count(*) FROM sqlite_master")[0][0] == 0
@@ -290,7 +288,7 @@ class SQLiteStore:
 
     def _configure(self) -> None:
         if self._execute("PRAGMA journal_mode = WAL") != [("wal",)]:
-            raise StoreError(f"the file system of {self._path} does not carry a write-ahead log")
+            raise StoreError(f"the file system of {self._path} does not support a write-ahead log")
         for setting in (
             "synchronous = FULL",
             "fullfsync = ON",  # macOS: through the drive's cache too
@@ -376,7 +374,7 @@ class SQLiteStore:
 
 
 class _Step:
-    """One open transaction; of no use after its end."""
+    """One open transaction; unusable after its end."""
 
     def __init__(self, execute: Callable[..., list[Any]]) -> None:
         self._run = execute
@@ -384,7 +382,7 @@ class _Step:
         self._changes = 0
 
     def check(self) -> None:
-        """Raise what made this step void."""
+        """Raise the error that undid this step."""
         if self._failure is not None:
             raise self._failure
 
@@ -451,7 +449,7 @@ class _Step:
 
 
 class _Lock:
-    """An exclusive lock of the operating system on ``<path>.lock``, gone at the latest with the process."""
+    """An exclusive lock of the operating system on ``<path>.lock``; it ends at the latest with the process."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -489,7 +487,7 @@ def is_encrypted(path: str | os.PathLike[str]) -> bool:
 
 
 def _head(path: Path) -> bytes:
-    """How a file begins; nothing if it is empty."""
+    """The first octets of a file; empty if the file is."""
     try:
         with path.open("rb") as file:
             return file.read(len(_PLAIN))
@@ -518,6 +516,6 @@ def check_account(account: str) -> None:
 
 
 def _beyond(prefix: bytes) -> bytes | None:
-    """The least octet string above every one that starts with `prefix`; None if there is none."""
+    """The least octet string above all that start with `prefix`; None if there is none."""
     head = prefix.rstrip(b"\xff")
     return head[:-1] + bytes([head[-1] + 1]) if head else None

@@ -46,7 +46,7 @@ _MAX_FILE = 4096  # octets
 _MEMORY = 64 * 1024  # KiB
 _PASSES = 3
 _LANES = 4
-# What a file may ask for; files made by other releases, with other defaults, are to be read as well.
+# The bounds for a file's parameters; files of other releases, with other defaults, must stay readable.
 _BOUNDS = {"memory": (8 * 1024, 1024 * 1024), "passes": (1, 48), "lanes": (1, 16)}
 
 _MIN_KEY_FILE = 32  # octets
@@ -81,14 +81,14 @@ class StoreSecret:
         except OSError as error:
             raise UsageError(f"cannot read the key file {path}: {error.strerror}") from error
         if not _MIN_KEY_FILE <= len(octets) <= _MAX_KEY_FILE:
-            raise UsageError(f"the key file {path} has not between {_MIN_KEY_FILE} and {_MAX_KEY_FILE} octets")
+            raise UsageError(f"the key file {path} must have {_MIN_KEY_FILE} to {_MAX_KEY_FILE} octets")
         return cls(b"key file\0" + octets)
 
 
 def store_secret(
     passphrase: str | StoreSecret | Callable[[], str] | None, key_file: str | os.PathLike[str] | None
 ) -> StoreSecret | None:
-    """What a configuration says opens the store; None if the store is not to be encrypted.
+    """The secret that a configuration names; None if the store is not to be encrypted.
 
     :raises UsageError: it says both, or the key file or passphrase is none
     """
@@ -112,7 +112,7 @@ def wrap_key(path: Path, secret: StoreSecret, key: bytes | None = None) -> bytes
     :param path: of the wrapped key
     :param key: the key; a new one if not given
     :returns: the key
-    :raises StoreError: it could not be written; what was there is as it was
+    :raises StoreError: it could not be written; the old file is unchanged
     """
     key = os.urandom(_KEY) if key is None else key
     head: dict[str, Any] = {
@@ -203,7 +203,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _bound(head: dict[str, Any]) -> bytes:
-    """What AES-GCM authenticates beside the key."""
+    """The additional data that AES-GCM authenticates with the key."""
     return json.dumps(head, sort_keys=True, separators=(",", ":")).encode()
 
 

@@ -32,7 +32,11 @@ Connect = Callable[..., Awaitable[ClientXMPP]]
 
 def test_help_tells_the_exit_codes_and_has_examples() -> None:
     output = " ".join(CliRunner().invoke(app, ["send", "--help"]).output.split())
-    for code in ("0: all of it is in the room's archive", "75: it is encrypted and stored", "69: it was not sent"):
+    for code in (
+        "0: everything is in the room's archive",
+        "75: the message is encrypted and stored",
+        "69: not everything was sent",
+    ):
         assert code in output
     assert "Example: slixmpp-mls send" in output
     assert "Example: 0 7 * * *" in output

@@ -242,7 +242,7 @@ def test_from_an_authority_to_a_revocation(tmp_path: Path, device: tuple[Path, s
     assert "not bob" in refused("issue", folder, file, "--for", "bob@a.example", "--yes", **secret)
     assert "another fingerprint" in refused("issue", folder, file, "--fingerprint", "00" * 32, **secret)
     asked = refused("issue", folder, file, **secret)
-    assert "nobody to ask" in asked
+    assert "no terminal to ask" in asked
     assert print_ in asked
     assert "passphrase" in refused("issue", folder, file, "--yes")
     assert run("list", folder).exit_code == 1
@@ -289,15 +289,15 @@ def test_a_certificate_straight_into_a_store(tmp_path: Path, device: tuple[Path,
 def test_what_is_not_there(tmp_path: Path, device: tuple[Path, str]) -> None:
     store, _ = device
     for command in (["list", tmp_path], ["crl", tmp_path], ["revoke", tmp_path, "a@x"], ["issue", tmp_path, store]):
-        assert "holds no authority" in refused(*command)
+        assert "contains no authority" in refused(*command)
     assert "there is no store" in refused("request", tmp_path / "none.db")
     assert not (tmp_path / "none.db").exists()
     (tmp_path / "garbage.pem").write_text("garbage")
     assert "no certificates in PEM" in refused("use", store, tmp_path / "garbage.pem")
     done("init", tmp_path / "ca", "--name", "The coven", "--no-passphrase")
-    assert "holds an authority already" in refused("init", tmp_path / "ca", "--name", "x", "--no-passphrase")
+    assert "already contains an authority" in refused("init", tmp_path / "ca", "--name", "x", "--no-passphrase")
     assert "no passphrase" in refused("init", tmp_path / "cb", "--name", "x")
-    assert "an authority's name" in refused("init", tmp_path / "cb", "--name", "", "--no-passphrase")
+    assert "not valid for an authority" in refused("init", tmp_path / "cb", "--name", "", "--no-passphrase")
     assert not (tmp_path / "cb").exists()
 
 

@@ -85,7 +85,7 @@ async def test_a_server_that_keeps_back_a_suite_is_found_out(server: DevServer, 
     carol = await cast.person(server, "carol", cipher_suites=(1, 2))
     room, device = new_room(server), f"{bob.account}/{bob.mls.device_id}"
     await hide(bob, 2, how)
-    with pytest.raises(DowngradeSuspected, match="say that they support") as caught:
+    with pytest.raises(DowngradeSuspected, match="claim to support") as caught:
         await alice.mls.create(room, invite=[bob.account, carol.account])
     error = caught.value
     assert (error.suite, error.chosen, error.devices) == (2, 1, (device,))
