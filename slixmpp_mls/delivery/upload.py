@@ -14,7 +14,9 @@ we can reach.  Therefore a host name is resolved first, and only these addresses
 * loopback ones if the XMPP server that we are connected to is at a loopback address, too,
 * private ones (RFC 1918, RFC 4193) if it is at a private one,
 
-at the moment of connecting, so that a name whose address changes gains nothing.  An application with another rule
+at the moment of connecting: the socket is made for the address that was judged, so that a name whose address changes
+gains nothing.  IPv6 addresses that wrap others (IPv4-mapped, NAT64) are judged by what they wrap, the tunnels of old
+(6to4, Teredo, ISATAP) and site-local addresses are refused.  An application with another rule
 passes `allow_url`: it gets the URL and decides alone, for instance by a list of hosts.
 
 The address to which our own service tells us to upload is not checked: the account's server decides it.
@@ -30,7 +32,7 @@ import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from random import uniform
 from urllib.parse import urlsplit
 from xml.etree.ElementTree import Element
@@ -236,7 +238,7 @@ class Uploads:
         :raises NotPermitted: it is at an address from which nothing is to be fetched
         :raises TransferFailed: it cannot be fetched; `temporary` says whether to try again
         """
-        resolver: AbstractResolver | None = None
+        resolver: _Resolver | None = None
         if self._allow_url is None:
             resolver = _Resolver(self._networks())
             _check_host(url, resolver.networks)
@@ -258,9 +260,13 @@ class Uploads:
         peer = None if transport is None else transport.get_extra_info("peername")
         return frozenset({"public"} if not peer else {"public", _network(peer[0])}) - {"other"}
 
-    def _session(self, resolver: AbstractResolver | None, timing: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
+    def _session(self, resolver: _Resolver | None, timing: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
-            ssl=self._xmpp.get_ssl_context(), resolver=resolver, use_dns_cache=False, force_close=True
+            ssl=self._xmpp.get_ssl_context(),
+            resolver=resolver,
+            use_dns_cache=False,
+            force_close=True,
+            socket_factory=None if resolver is None else resolver.socket,
         )
         return aiohttp.ClientSession(
             connector=connector,
@@ -279,22 +285,49 @@ def _host(url: str) -> str:
     return urlsplit(url).hostname or ""
 
 
+_PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")))  # RFC 1918, RFC 4193
+_UNICAST = ip_network("2000::/3")  # all of IPv6 that is given out for the internet (RFC 4291 2.4)
+_NAT64 = ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are the IPv4 address that is meant
+_TUNNELS = tuple(
+    map(
+        ip_network,
+        # 6to4 (RFC 3056) and its relays (RFC 7526), Teredo (RFC 4380): the address inside is whatever somebody wrote.
+        ("2002::/16", "192.88.99.0/24", "2001::/32"),
+    )
+)
+_DOCUMENTATION = ip_network("3fff::/20")  # RFC 9637, which the standard library learns late
+_ISATAP = (0x00005EFE, 0x02005EFE)  # RFC 5214 6.1: the third quarter of an address whose last one is an IPv4 address
+
+
 def _network(address: str) -> str:
-    """What kind of network an IP address is in."""
+    """What kind of network an IP address is in: "public", "loopback", "private" or "other".
+
+    An address that wraps an IPv4 address is judged by that one where the wrapping is in use (IPv4-mapped, NAT64), and
+    is "other" where nobody needs it any more.
+    """
     parsed = ip_address(address.partition("%")[0])
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
-        parsed = parsed.ipv4_mapped
+    if isinstance(parsed, IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            parsed = parsed.ipv4_mapped
+        elif parsed in _NAT64:
+            inner = IPv4Address(int(parsed) & 0xFFFFFFFF)
+            # RFC 6052 3.1: this prefix does not represent addresses that are not global.
+            return "public" if _network(str(inner)) == "public" else "other"
     if parsed.is_loopback:
         return "loopback"
+    if any(parsed in network for network in _PRIVATE):
+        return "private"
     if parsed.is_link_local or parsed.is_multicast or parsed.is_unspecified or parsed.is_reserved:
         return "other"
-    if parsed.is_global:
-        return "public"
-    return "private" if parsed.is_private else "other"
+    if any(parsed in network for network in (*_TUNNELS, _DOCUMENTATION)):
+        return "other"
+    if isinstance(parsed, IPv6Address) and (parsed not in _UNICAST or int(parsed) >> 32 & 0xFFFFFFFF in _ISATAP):
+        return "other"
+    return "public" if parsed.is_global else "other"
 
 
 def _check_host(url: str, networks: frozenset[str]) -> None:
-    """For a host that is an IP address already, which no resolver sees.
+    """For a host that is an IP address already, before anything is opened.
 
     :raises NotPermitted: nothing is to be fetched from there
     """
@@ -309,6 +342,10 @@ def _check_host(url: str, networks: frozenset[str]) -> None:
         network = "other"
     if network not in networks:
         raise NotPermitted(f"nothing is to be fetched from the address {host}")
+
+
+class _Refused(OSError):
+    """The address is not one to connect to.  (Of an OSError alone the library tries the host's other addresses.)"""
 
 
 class _Resolver(AbstractResolver):
@@ -326,6 +363,16 @@ class _Resolver(AbstractResolver):
         if found and not allowed:
             raise NotPermitted(f"nothing is to be fetched from the address of {host}")
         return allowed
+
+    def socket(self, info: aiohttp.AddrInfoType) -> socket.socket:
+        """The socket for one connection.  What is judged here is the address that is connected to, whoever found it.
+
+        :raises _Refused: nothing is to be fetched from there
+        """
+        family, kind, protocol, _, address = info
+        if _network(str(address[0])) not in self.networks:
+            raise _Refused("an address from which nothing is to be fetched")
+        return socket.socket(family, kind, protocol)
 
     async def close(self) -> None:
         await self._resolver.close()
@@ -354,5 +401,7 @@ async def _errors_of(url: str) -> AsyncIterator[None]:
     except aiohttp.InvalidURL:
         raise TransferFailed("not a URL that can be used", temporary=False) from None
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, _Refused):
+            raise NotPermitted(f"nothing is to be fetched from the address of {_host(url)}") from None
         reason = str(error) or type(error).__name__
         raise TransferFailed(f"{_host(url)} cannot be reached: {reason}", temporary=True) from error

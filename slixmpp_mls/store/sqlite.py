@@ -27,6 +27,12 @@ in three places:
 
 The file system or the flash controller may keep copies of overwritten blocks; this module cannot prevent that.
 
+**For its owner only.**  New files are made exclusively (``O_EXCL``), mode 0600, which the log inherits; all are judged
+once more when SQLite has opened them, before anything is written.  A file of the store that exists already is used only
+if it is a regular file, belongs to the user who runs this, and nobody else may read or write it: whoever may put a file
+or a symlink there before us would otherwise read our keys, or give us his.  The folder is not judged: who may write to
+it can remove the store, and cannot read it.
+
 **Encrypted, if wanted.**  With a :class:`~.wrapped_key.StoreSecret` the file and its log are encrypted page by page, by
 SQLCipher (the extra ``encrypted``): AES-256-CBC with HMAC-SHA512 over each page and its number, under a random key that
 :mod:`.wrapped_key` keeps.  Nothing of the content is readable, neither keys nor names of spaces nor the account; sizes
@@ -44,6 +50,7 @@ import logging
 import math
 import os
 import sqlite3
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -100,7 +107,7 @@ class SQLiteStore:
     :raises StoreMismatch: the file belongs to another account, to a newer version, belongs to another program,
         or is not encrypted although a secret is given
     :raises StoreFull: no space left for making or migrating it
-    :raises StoreError: it cannot be opened, or is damaged
+    :raises StoreError: it cannot be opened, is damaged, or is not for its owner only; the text says what to do
     :raises UsageError: a secret is given, and the extra ``encrypted`` is not installed
     """
 
@@ -109,7 +116,7 @@ class SQLiteStore:
             raise UsageError("SQLiteStore needs a file; use MemoryStore for a store without one")
         if account is not None:
             check_account(account)
-        self._path = Path(os.path.realpath(path))
+        self._path = _resolved(path)
         self._account = account
         self._driver: Any = sqlite3 if secret is None else _sqlcipher()
         self._step: _Step | None = None
@@ -239,11 +246,9 @@ class SQLiteStore:
     # -- opening ----------------------------------------------------------------------------------
 
     def _open(self, secret: StoreSecret | None) -> None:
-        try:
-            # SQLite would make the file readable for everybody; the log inherits its mode.
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-        except OSError as error:
-            raise _unopenable(self._path, error) from error
+        # SQLite would make the file readable for everybody; what it makes beside it inherits its mode.
+        os.close(_open_own(self._path))
+        self._check_files()
         key = self._key(secret)
         try:
             self._connection = self._driver.connect(self._path, timeout=1.0, isolation_level=None, cached_statements=32)
@@ -255,9 +260,18 @@ class SQLiteStore:
         self._execute("PRAGMA locking_mode = EXCLUSIVE")
         version = self._recognise()
         self._configure()
+        self._check_files()  # once more: they are open now
         with self.transaction():
             self._migrate(version)
             self._bind(new=version == 0)
+
+    def _check_files(self) -> None:
+        for beside in ("", "-wal", "-shm", "-journal"):
+            with suppress(FileNotFoundError):
+                _check_own(Path(f"{self._path}{beside}"), os.lstat(f"{self._path}{beside}"))
+        with suppress(FileNotFoundError):
+            wrapped = wrapped_key.place(self._path)
+            _check_own(wrapped, os.lstat(wrapped))
 
     def _key(self, secret: StoreSecret | None) -> bytes | None:
         """The key of the file, None if it is not encrypted; a file that is still empty gets one."""
@@ -453,7 +467,7 @@ class _Lock:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._file = os.fdopen(os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600), "r+b")
+            self._file = os.fdopen(_open_own(Path(f"{path}.lock")), "r+b")
         except OSError as error:
             raise _unopenable(path, error) from error
         try:
@@ -482,7 +496,7 @@ def is_encrypted(path: str | os.PathLike[str]) -> bool:
 
     :raises StoreError: it cannot be read
     """
-    file = Path(os.path.realpath(path))
+    file = _resolved(path)
     return file.exists() and wrapped_key.place(file).exists() and _head(file) not in (b"", _PLAIN)
 
 
@@ -502,6 +516,54 @@ def _sqlcipher() -> Any:
     except ImportError:
         raise UsageError("an encrypted store needs SQLCipher: pip install 'slixmpp-mls[encrypted]'") from None
     return dbapi2
+
+
+def _resolved(path: str | os.PathLike[str]) -> Path:
+    """The absolute path.  Folders on the way may be symlinks; whether the file is one is judged when it is opened."""
+    file = Path(path)
+    return Path(os.path.realpath(file.parent), file.name)
+
+
+def _open_own(path: Path) -> int:
+    """Open a file of the store for reading and writing, made exclusively if it is missing.
+
+    :raises StoreError: it cannot be opened, or is not for its owner only
+    """
+    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        try:
+            return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            _check_own(path, os.lstat(path))
+            opened = os.open(path, flags)
+    except OSError as error:
+        raise _unopenable(path, error) from error
+    try:
+        _check_own(path, os.fstat(opened))  # what is open, whatever bears the name now
+    except BaseException:
+        os.close(opened)
+        raise
+    return opened
+
+
+def _check_own(path: Path, found: os.stat_result) -> None:
+    """:raises StoreError: the file is a symlink, no file, somebody else's, or others may read or write it"""
+    if stat.S_ISLNK(found.st_mode):
+        raise StoreError(f"{path} is a symlink: name the file itself, and remove the link if you did not make it")
+    if not stat.S_ISREG(found.st_mode):
+        raise StoreError(f"{path} is not a regular file: remove it, or name another file for the store")
+    if sys.platform == "win32":
+        return
+    if found.st_uid != os.geteuid():
+        raise StoreError(
+            f"{path} belongs to user {found.st_uid}, and this is run by user {os.geteuid()}: run it as that user,"
+            f" or give the file to this one (chown {os.geteuid()} '{path}') if you know where it comes from"
+        )
+    if found.st_mode & 0o077:
+        raise StoreError(
+            f"{path} can be read or written by others (mode {stat.S_IMODE(found.st_mode):04o}): run chmod 600 '{path}';"
+            " if others could read it, make new keys: remove the store and let the client join again"
+        )
 
 
 def _unopenable(path: Path, error: OSError) -> StoreError:

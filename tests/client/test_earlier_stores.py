@@ -23,6 +23,7 @@ SETTINGS = KeyPackageSettings(count=1)
 def opened(folder: Path, account: str) -> SQLiteStore:
     """A copy of an account's store."""
     file = folder / f"{account.partition('@')[0]}.db"
+    file.touch(0o600)
     file.write_bytes(gzip.decompress((DATA / f"{file.name}.gz").read_bytes()))
     return SQLiteStore(file, account)
 

@@ -20,7 +20,7 @@ from slixmpp import ClientXMPP
 from slixmpp.xmlstream.handler import Callback
 from slixmpp.xmlstream.matcher import MatchXPath
 
-from slixmpp_mls.delivery import Uploads
+from slixmpp_mls.delivery import Uploads, upload
 from slixmpp_mls.delivery.upload import _network, _Service
 from slixmpp_mls.devserver import DevServer, Ejabberd, Prosody
 from slixmpp_mls.errors import (
@@ -252,11 +252,17 @@ async def test_a_certificate_of_somebody_else(prosody: DevServer, connect: Conne
 
 def test_kinds_of_addresses() -> None:
     for kind, addresses in {
-        "public": ["9.9.9.9", "2620:fe::fe", "::ffff:9.9.9.9"],
+        "public": ["9.9.9.9", "2620:fe::fe", "::ffff:9.9.9.9", "64:ff9b::909:909"],
         "loopback": ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"],
         "private": ["10.0.0.1", "172.16.0.1", "192.168.0.1", "fd00::1", "::ffff:10.0.0.1"],
         "other": ["169.254.169.254", "0.0.0.0", "::", "fe80::1%eth0", "224.0.0.1", "ff02::1", "255.255.255.255",
-                  "100.64.0.1", "::ffff:169.254.169.254"],
+                  "100.64.0.1", "::ffff:169.254.169.254", "198.18.0.1", "192.0.0.1", "240.0.0.1",
+                  # 6to4 and its relay, Teredo, NAT64 of what is not global, site-local, IPv4-compatible,
+                  # IPv4-translated, local NAT64, ISATAP, documentation, discard-only, segment routing
+                  "2002:a00:5::1", "2002:7f00:1::", "2002:909:909::1", "192.88.99.1", "2001:0:7f00:1::",
+                  "64:ff9b::7f00:1", "64:ff9b::a00:5", "64:ff9b::a9fe:a9fe", "fec0::1", "::127.0.0.1", "::9.9.9.9",
+                  "::ffff:0:127.0.0.1", "64:ff9b:1::a00:5", "2620:fe::5efe:10.0.0.5", "2620:fe::200:5efe:10.0.0.5",
+                  "2001:db8::1", "3fff::1", "100::1", "5f00::1"],
     }.items():  # fmt: skip
         assert {address: _network(address) for address in addresses} == dict.fromkeys(addresses, kind)
 
@@ -277,6 +283,39 @@ async def test_addresses_that_nothing_is_fetched_from(
         await failure(uploads.get(sealed.at(url)), NotPermitted)
         # A name is judged by the address that it has.
         await failure(uploads.get(sealed.at(url.replace("127.0.0.1", "localhost"))), NotPermitted)
+
+
+async def test_the_address_is_judged_when_the_socket_is_made(
+    prosody: DevServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that is public when it is asked for and private afterwards (DNS rebinding) is not connected to."""
+    uploads = Uploads(await connect(prosody, "alice"))
+    sealed = seal(bytes(1000), os.urandom)
+    asked: list[str] = []
+
+    async def serve(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.Response(body=sealed.ciphertext)
+
+    async with web_server(prosody, serve) as url:
+        monkeypatch.setattr(uploads, "_networks", lambda: frozenset({"public"}))
+        # Whatever was decided before, by host or by answer of the DNS, is deceived.
+        monkeypatch.setattr(upload, "_check_host", lambda url, networks: None)
+        await failure(uploads.get(sealed.at(url)), NotPermitted)
+
+        async def rebound(self: object, host: str, port: int = 0, family: int = 0) -> list[dict[str, Any]]:
+            return [
+                {"hostname": host, "host": address, "port": port, "family": socket.AF_INET, "proto": 0, "flags": 0}
+                for address in ("127.0.0.1", "127.0.0.2")
+            ]
+
+        monkeypatch.setattr(upload._Resolver, "resolve", rebound)
+        await failure(uploads.get(sealed.at(url.replace("127.0.0.1", "public.example"))), NotPermitted)
+        assert asked == []
+        # It is the address that decides: the same requests arrive where loopback is allowed.
+        monkeypatch.setattr(uploads, "_networks", lambda: frozenset({"public", "loopback"}))
+        assert await uploads.get(sealed.at(url))
+        assert asked
 
 
 async def test_the_application_may_decide(prosody: DevServer, connect: Connect) -> None:

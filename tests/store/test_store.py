@@ -336,7 +336,9 @@ def test_a_power_cut_undoes_only_what_need_not_last_and_never_a_lasting_step(pat
         """What a store finds whose log ends with this step."""
         copy = tmp_path / f"copy{number}.db"
         shutil.copy(path, copy)
-        copy.with_name(f"{copy.name}-wal").write_bytes(log.read_bytes()[: sizes[number]])
+        log_of_copy = copy.with_name(f"{copy.name}-wal")
+        log_of_copy.touch(0o600)
+        log_of_copy.write_bytes(log.read_bytes()[: sizes[number]])
         found = SQLiteStore(copy, ALICE)
         with found.transaction() as t:
             keys = [key for key, _ in t.items("client")]
@@ -402,13 +404,93 @@ def test_a_hundred_thousand_rows_in_one_transaction(path: Path) -> None:
     store.close()
 
 
+# -- files that were there before -------------------------------------------------------------------
+
+BESIDE = ["", "-wal", "-shm", "-journal", ".lock", ".wrapped-key"]
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {file.name: file.lstat().st_mode for file in folder.iterdir()}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
+@pytest.mark.parametrize("beside", BESIDE)
+@pytest.mark.parametrize("mode", [0o666, 0o640, 0o601, 0o620])
+def test_a_file_that_others_may_read_or_write_is_refused(path: Path, beside: str, mode: int) -> None:
+    SQLiteStore(path, ALICE).close()
+    file = Path(f"{path}{beside}")
+    file.touch()
+    file.chmod(mode)
+    with pytest.raises(StoreError, match="chmod 600") as caught:
+        SQLiteStore(path, ALICE)
+    assert str(file) in str(caught.value)
+    assert stat.S_IMODE(file.stat().st_mode) == mode  # nothing is changed behind the owner's back
+    # What the text says helps; but a key that somebody else has put there belongs to nothing.
+    file.chmod(0o600)
+    if beside != ".wrapped-key":
+        SQLiteStore(path, ALICE).close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="symlinks of POSIX")
+@pytest.mark.parametrize("beside", BESIDE)
+@pytest.mark.parametrize("dangling", [True, False])
+def test_a_symlink_is_not_followed(path: Path, tmp_path: Path, beside: str, dangling: bool) -> None:
+    target = tmp_path / "elsewhere"
+    target.mkdir()
+    if not dangling:
+        (target / "file").touch(0o600)
+    before = modes(target)
+    path.parent.mkdir(exist_ok=True)
+    Path(f"{path}{beside}").symlink_to(target / "file")
+    with pytest.raises(StoreError, match="is a symlink"):
+        SQLiteStore(path, ALICE)
+    assert modes(target) == before
+    assert dangling or (target / "file").read_bytes() == b""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="owners of POSIX")
+@pytest.mark.parametrize("beside", BESIDE)
+def test_a_file_of_another_user_is_refused(path: Path, beside: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    SQLiteStore(path, ALICE).close()
+    Path(f"{path}{beside}").touch(0o600)
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.raises(StoreError, match=f"belongs to user {owner}"):
+        SQLiteStore(path, ALICE)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+@pytest.mark.parametrize("beside", BESIDE)
+def test_what_is_not_a_file_is_refused_and_does_not_block(path: Path, beside: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    os.mkfifo(f"{path}{beside}", 0o600)
+    with pytest.raises(StoreError, match="regular file"):
+        SQLiteStore(path, ALICE)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
+def test_a_log_that_somebody_slips_in_while_the_store_is_opened_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SQLiteStore(path, ALICE).close()
+    configure = SQLiteStore._configure
+
+    def slip_in(store: SQLiteStore) -> None:
+        configure(store)
+        Path(f"{path}-wal").chmod(0o666)
+
+    monkeypatch.setattr(SQLiteStore, "_configure", slip_in)
+    with pytest.raises(StoreError, match="chmod 600"):
+        SQLiteStore(path, ALICE)
+
+
 # -- whose file, and who has it open ----------------------------------------------------------------
 
 
 def test_a_second_open_in_the_same_process_is_refused_and_names_the_file(path: Path, tmp_path: Path) -> None:
     first = SQLiteStore(path, ALICE)
-    (tmp_path / "alias.db").symlink_to(path)
-    for name in (path, tmp_path / "alias.db"):
+    (tmp_path / "alias").symlink_to(path.parent)
+    for name in (path, tmp_path / "alias" / path.name):
         with pytest.raises(StoreLocked, match=r"alice\.db"):
             SQLiteStore(name, ALICE)
     with first.transaction() as t:
@@ -449,6 +531,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(path: Path) -> None
 def test_the_lock_comes_before_the_first_look_at_the_file(path: Path) -> None:
     import fcntl
 
+    path.with_name("alice.db.lock").touch(0o600)
     with path.with_name("alice.db.lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(StoreLocked, match=r"alice\.db"):
@@ -475,6 +558,7 @@ def test_a_store_belongs_to_the_account_that_opened_it_first(path: Path) -> None
 
 
 def test_a_database_of_another_program_is_left_alone(path: Path) -> None:
+    path.touch(0o600)
     with sqlite3.connect(path) as foreign:
         foreign.execute("CREATE TABLE t (x)")
     foreign.close()
@@ -485,6 +569,7 @@ def test_a_database_of_another_program_is_left_alone(path: Path) -> None:
 
 
 def test_a_file_that_is_no_database_is_left_alone(path: Path) -> None:
+    path.touch(0o600)
     path.write_bytes(b"Dear diary, " * 1000)
     with pytest.raises(StoreError, match="damaged"):
         SQLiteStore(path, ALICE)
