@@ -6,6 +6,7 @@
     ├── UsageError            the caller: the call does not fit the state; nothing has changed
     │   ├── SuiteUnsupported  some members lack the cipher suite; `lacking` names them
     │   ├── GroupExists       the room has a group already; `group_id` names it
+    │   ├── SentInClear       decrypted content, or a reply made of it by slixmpp, would go out in clear
     │   ├── NotVouchedFor     the Authentication Service denies members who could read the message
     │   └── DeviceRetired     our account has retired this device; a new store makes a new device
     ├── PeerError             a peer: bad input from the network; it is dropped, nothing has changed
@@ -58,6 +59,13 @@ class MLSError(Exception):
 
 class UsageError(MLSError):
     """The caller asked for something that the current state does not allow."""
+
+
+class SentInClear(UsageError):
+    """The content of an encrypted message, or what slixmpp has made of it, was to be sent in clear; it was not.
+
+    :meth:`EncryptedMessage.reply` and :meth:`EncryptedRoom.send` send encrypted.
+    """
 
 
 class NotVouchedFor(UsageError):

@@ -40,6 +40,7 @@ from .errors import DeviceRetired, Disconnected, LoginFailed, NodeUnusable, Usag
 from .key_packages.cipher_suite_choice import Negotiation
 from .key_packages.publication import Publication
 from .policy import RoomPolicy
+from .rooms.decrypted_message import keep_in
 from .rooms.encrypted_room import EncryptedRoom
 from .rooms.invitations import Invitations
 from .rooms.registry import Rooms
@@ -131,6 +132,7 @@ class MLS(BasePlugin):
         self._stopped: DeviceRetired | None = None
         self._invitations = Invitations(self.xmpp, self.tasks, settings.accept_invitation, self.ready)
         self._login = LoginWatch(self.xmpp, self._login_failed)
+        self.xmpp.add_filter("out", keep_in)
         self.xmpp.add_event_handler("session_start", self._session_started)
         self.xmpp.add_event_handler("session_resumed", self._session_resumed)
 
@@ -142,6 +144,7 @@ class MLS(BasePlugin):
             self._own_service.start()
 
     def plugin_end(self) -> None:
+        self.xmpp.del_filter("out", keep_in)
         self._invitations.close()
         self._login.close()
         self.xmpp.del_event_handler("session_start", self._session_started)

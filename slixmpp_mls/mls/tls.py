@@ -18,6 +18,7 @@ an :class:`IntEnum` wrapped in ``Enum(n)``   ``enum``; values outside it are ref
 ``opaque``                                   ``opaque name<V>``
 another struct                               the struct
 ``tuple[X, ...]``                            ``X name<V>``
+``Annotated[tuple[X, ...], AtMost(n)]``      the same, of which nobody needs more than n elements
 ``X | None``                                 ``optional<X>``
 ``Annotated[A | B, Select(...)]``            an enum field and the ``select`` that follows it
 ``Annotated[..., When("field", predicate)]`` a field that is there only if ``predicate(field)``
@@ -26,10 +27,11 @@ another struct                               the struct
 Decoding is strict: input must be consumed to its end, lengths must be minimal varints and lie
 within the input, ``optional`` presence must be 0 or 1.  Structures of RFC 9420 do not contain
 themselves, so the depth of decoding is the depth of the declarations, whatever a peer sends;
-every vector element takes at least one octet, so counts are bounded by the input's length.  A
-decoded structure takes up to 60 times its octets in memory (a chain of empty certificates; a
-real tree 4 times), which is why :meth:`Struct.decode` takes no more than :data:`MAX_SIZE` and
-readers of a peer's message set a tighter limit first.
+every vector element takes at least one octet, so counts are bounded by the input's length.  As an
+object takes more memory than the octet that makes it, vectors of structures have a bound of their
+own (:class:`AtMost`), at which a reader stops: without it, a chain of empty certificates took 60
+times its octets.  :meth:`Struct.decode` takes no more than :data:`MAX_SIZE`, and readers of a
+peer's message set a tighter limit first.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ from ..errors import MalformedError
 __all__ = [
     "MAX_SIZE",
     "MAX_VECTOR",
+    "AtMost",
     "Codec",
     "EncodedOnce",
     "Enum",
@@ -273,24 +276,45 @@ class Opaque(Codec):
 
 
 class Vector(Codec):
-    """``X name<V>``, as a tuple."""
+    """``X name<V>``, as a tuple.
 
-    def __init__(self, item: Codec) -> None:
+    :param most: elements beyond which it is refused, before they are read; None: as many as the input has octets for
+    """
+
+    def __init__(self, item: Codec, most: int | None = None) -> None:
         if isinstance(item, StructCodec) and not item.fields:
             raise TypeError("items without octets cannot be counted")
         self.item = item
+        self.most = most
 
     def write(self, out: bytearray, value: tuple[Any, ...]) -> None:
         if not value:  # many are empty: a tree is full of them
             out.append(0)
             return
+        if self.most is not None and len(value) > self.most:
+            raise ValueError(f"a vector of more than {self.most} elements")
         body = bytearray()
         self.item.write_all(body, value)
         write_opaque(out, body)
 
     def read(self, data: bytes, pos: int, end: int) -> tuple[tuple[Any, ...], int]:
         pos, stop = read_span(data, pos, end)
-        return self.item.read_all(data, pos, stop) if pos < stop else (), stop
+        if pos == stop:
+            return (), stop
+        if self.most is None:
+            return self.item.read_all(data, pos, stop), stop
+        if isinstance(self.item, UInt):
+            if stop - pos > self.most * self.item.size:
+                raise MalformedError(f"a vector of more than {self.most} elements")
+            return self.item.read_all(data, pos, stop), stop
+        values = []
+        read = self.item.read
+        while pos < stop:
+            if len(values) == self.most:
+                raise MalformedError(f"a vector of more than {self.most} elements")
+            value, pos = read(data, pos, stop)
+            values.append(value)
+        return tuple(values), stop
 
 
 class Optional(Codec):
@@ -404,6 +428,13 @@ class When:
 
     field: str
     holds: Callable[[Any], bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class AtMost:
+    """Bounds the elements of a vector that a peer fills."""
+
+    count: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -575,6 +606,11 @@ def codec_of(hint: Any) -> Codec:
         for mark in get_args(hint)[1:]:
             if isinstance(mark, Codec):
                 return mark
+            if isinstance(mark, AtMost):
+                vector = codec_of(get_args(hint)[0])
+                if not isinstance(vector, Vector):
+                    raise TypeError(f"{mark} of what is no vector")
+                return Vector(vector.item, mark.count)
     elif origin is tuple and get_args(hint)[1:] == (Ellipsis,):
         return Vector(codec_of(get_args(hint)[0]))
     elif origin in (Union, types.UnionType):

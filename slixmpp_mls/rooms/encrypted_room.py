@@ -29,6 +29,7 @@ from ..runtime import Context
 from ..stanza.file_sharing import Disposition, read_files
 from .affiliation_sync import AffiliationsDiffer
 from .content import open_content, say_the_same, seal_body, seal_message
+from .decrypted_message import DecryptedMessage
 from .engine.handler_dispatch import dispatch
 from .engine.sender import SentMessage
 from .engine.worker import RoomWorker
@@ -62,7 +63,8 @@ class EncryptedMessage:
 
     :ivar group: the group that it was sent in
     :ivar message: the decrypted content as a slixmpp Message: ``message["body"]``, and whatever
-        elements registered plugins read (corrections, reactions, replies ...)
+        elements registered plugins read (corrections, reactions, replies ...).  It cannot be sent: ``send()`` of it, of
+        its copies and of ``message.reply(...)`` raises :class:`~slixmpp_mls.errors.SentInClear`
     :ivar sender: the member that signed it
     :ivar epoch: the epoch in which it was sent
     :ivar sent: when the sender says it was sent
@@ -371,7 +373,7 @@ class EncryptedRoom:
         doubt = self.group.doubts.get(sender.identity)
         message = EncryptedMessage(
             group=self,
-            message=Message(stream=self.xmpp, xml=content.xml),  # type: ignore[no-untyped-call]
+            message=DecryptedMessage(stream=self.xmpp, xml=content.xml),  # type: ignore[no-untyped-call]
             sender=sender,
             epoch=event.epoch,
             sent=sent,

@@ -35,8 +35,8 @@ from .code_points import RATCHET_TREE_LOCATION
 
 __all__ = ["MAX_BLOB", "OVERHEAD", "BlobReference", "RatchetTreeLocation", "Sealed", "check_url", "longest", "seal"]
 
-MAX_BLOB = 1 << 23
-"""Octets on the web server: the ratchet tree of some 20,000 members.  A hostile one takes 60 times as much memory."""
+MAX_BLOB = 1 << 25
+"""Octets on the web server: the ratchet tree of some 80,000 members.  A hostile one takes 12 times as much memory."""
 OVERHEAD = 16
 """Octets by which sealing makes it longer: the tag."""
 

@@ -9,12 +9,18 @@ from dataclasses import replace
 import pytest
 
 from slixmpp_mls.client import CommitLost, Incoming, Joined, Rejected, RemovedFromGroup
+from slixmpp_mls.client.group import continuation
 from slixmpp_mls.client.group.actions import Ignore, Join, MoveOn
 from slixmpp_mls.errors import InvalidError, NotPermitted, StanzaTooLarge, UsageError
+from slixmpp_mls.identity import ClientIdentity
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.structures.leaf_node import Lifetime
 from slixmpp_mls.mls.structures.proposals import Add, AnyProposal
-from slixmpp_mls.policy import RoomPolicy
-from slixmpp_mls.stanza.blob import BlobReference, Sealed, longest, seal
-from slixmpp_mls.stanza.elements import RoomElement, Welcome
+from slixmpp_mls.mls.tree.leaf_creation import OwnLeaf, capabilities, create_key_package
+from slixmpp_mls.policy import EXTENSION_TYPES, RoomPolicy
+from slixmpp_mls.stanza import elements
+from slixmpp_mls.stanza.blob import MAX_BLOB, BlobReference, Sealed, longest, seal
+from slixmpp_mls.stanza.elements import Commit, GroupInfo, RoomElement, Welcome
 from slixmpp_mls.testing import Participant, World
 
 
@@ -58,6 +64,78 @@ def test_joining() -> None:
     carol.send(b"Fair is foul")
     world.settle()
     assert bob.texts == alice.texts == [b"Fair is foul"]
+
+
+def key_packages(world: World, numbers: range) -> list[AnyProposal]:
+    """Adds of clients that never come."""
+    suite = CipherSuite.get(1)
+    able = capabilities(cipher_suites=(1,), extensions=EXTENSION_TYPES, proposals=(), credentials=(1, 2), random=None)
+    lifetime = Lifetime(world.now - 10, world.now + 86400 * 28)
+    made: list[AnyProposal] = []
+    for number in numbers:
+        credential = ClientIdentity(f"u{number}@many.example", "d").credential()
+        own = OwnLeaf(credential, suite.generate_signature_key(), able)
+        made.append(Add(create_key_package(suite, own, lifetime, with_grease=False).key_package))
+    return made
+
+
+def test_a_group_whose_tree_fits_into_no_element_still_adds_people() -> None:
+    """5,000 members: the tree is longer than the text of an element may be, whatever the servers carry."""
+    world = World()
+    (alice,) = world.group("alice@a.example")
+    for start in range(0, 5000, 1000):
+        commit_with_tree_elsewhere(alice, key_packages(world, range(start, start + 1000)))
+        world.settle()
+    assert alice.session.group.tree.member_count == 5001
+    assert len(alice.session.group.tree.encode()) > elements.MAX_MESSAGE
+
+    carol = world.person("carol@c.example")
+    draft = alice.session.draft_commit(alice.adding(carol.account), world.now)
+    state = alice.session.group.epoch, len(list(alice.session.outstanding()))
+    with pytest.raises(StanzaTooLarge):  # the sign for the committer to put the tree elsewhere
+        alice.session.finish_commit(draft)
+    assert (alice.session.group.epoch, len(list(alice.session.outstanding()))) == state
+    sealed = seal(draft.tree.encode(), os.urandom)
+    assert len(sealed.ciphertext) <= MAX_BLOB
+    place = sealed.at("https://share.example/tree")
+    outgoing = alice.post(alice.session.finish_commit(draft, tree_at=place))
+    assert sum(element.written_at_most for element in outgoing.payloads) < 240_000
+    world.room.deliver_all()
+    incoming = read_up_to_the_welcome(carol)
+    step = carol.session.examine(replace(incoming, tree=place.open(sealed.ciphertext)), world.now)
+    (joined,) = carol.session.accept(step, world.now)
+    assert isinstance(joined, Joined)
+    world.settle()
+    assert world.agree()
+
+
+def test_what_no_element_can_hold_is_too_large_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lengths are compared before an element is made; a GroupInfo that does not fit is left out."""
+    world = World()
+    alice, bob = world.group("alice@a.example", "bob@b.example")
+    tree = len(alice.session.group.tree.encode())
+    whole = alice.session.finish_commit(alice.session.draft_commit([], world.now))
+    sizes = {type(element): len(element.data) for element in whole.payloads}
+    alice.post(whole)
+    world.settle()
+    assert GroupInfo in sizes
+    assert sizes[GroupInfo] > tree
+    monkeypatch.setattr(continuation, "MAX_MESSAGE", sizes[GroupInfo] - 100)
+    assert sizes[Commit] < sizes[GroupInfo] - 100
+    without = alice.session.finish_commit(alice.session.draft_commit([], world.now))
+    assert [type(element) for element in without.payloads] == [Commit]
+    alice.post(without)
+    world.settle()
+    monkeypatch.setattr(continuation, "MAX_MESSAGE", 100)
+    for attempt in (lambda: bob.session.commit([], world.now), lambda: bob.session.compose(b"x" * 1000)):
+        with pytest.raises(StanzaTooLarge) as caught:
+            attempt()
+        assert caught.value.limit == 100
+        assert list(bob.session.outstanding()) == []
+    monkeypatch.undo()
+    bob.send(b"Fair is foul")
+    world.settle()
+    assert alice.texts == [b"Fair is foul"]
 
 
 def test_another_tree_is_refused_and_the_key_package_is_kept() -> None:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 
-from ...errors import UsageError
+from ...errors import StanzaTooLarge, UsageError
 from ...identity import ClientIdentity
 from ...mls.crypto.cipher_suite import CipherSuite
 from ...mls.group.commit_creation import CommitBundle
@@ -30,11 +30,13 @@ from ...mls.group.resumption import CreationDraft
 from ...mls.structures.key_package import KeyPackage
 from ...mls.structures.proposals import Add, PreSharedKey, ReInit
 from ...mls.structures.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
+from ...mls.tree.ratchet_tree import RatchetTree
 from ...policy import RoomPolicy, group_extensions
 from ...policy.roster import Roster
 from ...stanza import elements
 from ...stanza.blob import BlobReference, RatchetTreeLocation, longest
 from ...stanza.consistency import check as check_consistency
+from ...stanza.elements import MAX_MESSAGE
 from ..device import Device
 from ..events import Event, GroupChanged, GroupContinued, Joined
 from ..member import Member
@@ -45,7 +47,7 @@ from .actions import Fits, Incoming, Outgoing
 from .room_change import Membership
 from .room_state import RoomState
 
-__all__ = ["Continuation", "creation"]
+__all__ = ["Continuation", "check_lengths", "check_tree_length", "creation"]
 
 
 class Continuation:
@@ -237,8 +239,35 @@ def _record(bundle: CommitBundle, group_id: bytes) -> OutboxRecord:
     )
 
 
+def check_lengths(*messages: bytes) -> None:
+    """That each message can be the text of an element.
+
+    :raises StanzaTooLarge: one is longer
+    """
+    for message in messages:
+        if len(message) > MAX_MESSAGE:
+            raise StanzaTooLarge(len(message), MAX_MESSAGE)
+
+
+_LEAST_LEAF = 128  # octets: two keys and a signature of the smallest suites
+
+
+def check_tree_length(tree: RatchetTree) -> None:
+    """That a Welcome may hold this tree, as far as the number of its members says: before it is written.
+
+    :raises StanzaTooLarge: it cannot
+    """
+    least = tree.member_count * _LEAST_LEAF
+    if least > MAX_MESSAGE:
+        raise StanzaTooLarge(least, MAX_MESSAGE)
+
+
 def creation(record: OutboxRecord) -> Outgoing:
-    """The stanza of a creation."""
+    """The stanza of a creation.
+
+    :raises StanzaTooLarge: a message of it is longer than an element may be
+    """
+    check_lengths(record.message, record.welcome)
     payloads = (
         elements.Commit(record.reference, 0, record.message),
         elements.Welcome(record.reference, 1, record.welcome),

@@ -40,6 +40,7 @@ from ..device.leaf_proofs import arriving
 from ..events import CommitLost, Event
 from ..storage.records import ROOMS, MembershipState, OutboxKind, OutsideRecord, RoomRecord
 from .actions import Fits, Incoming, Outgoing
+from .continuation import check_lengths
 from .join_request import attempted
 from .room_state import RoomState
 
@@ -182,12 +183,11 @@ class ExternalCommits:
             entry_id=str(uuid.uuid4()).encode(),
             entry_info=draft.bundle.group_info or b"",
         )
-        if fits is not None:
-            try:
-                fits(_as_outgoing(seen).payloads)
-            except StanzaTooLarge:
-                seen = replace(seen, entry_info=b"")
-                fits(_as_outgoing(seen).payloads)
+        try:
+            _check_fits(seen, fits)
+        except StanzaTooLarge:
+            seen = replace(seen, entry_info=b"")
+            _check_fits(seen, fits)
         group = draft.bundle.staged.next
         assert isinstance(group, Group)
         with self._state.change() as change:
@@ -257,6 +257,13 @@ def check_is_new(state: RoomState, group_id: bytes, epoch: int) -> None:
         last = state.membership.group.epoch
     if last is not None and epoch <= last:
         raise InvalidError("the way into an epoch that we have been in, or that is over", "RFC 9420 9.2")
+
+
+def _check_fits(seen: OutsideRecord, fits: Fits | None) -> None:
+    """:raises StanzaTooLarge: a message of it is longer than an element may be, or by `fits`"""
+    check_lengths(seen.entry, seen.entry_info)
+    if fits is not None:
+        fits(_as_outgoing(seen).payloads)
 
 
 def _as_outgoing(seen: OutsideRecord) -> Outgoing:

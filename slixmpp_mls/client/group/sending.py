@@ -42,7 +42,7 @@ from ..storage.duplicate_filter import MAX_ID
 from ..storage.records import OutboxKind, OutboxRecord
 from .actions import Fits, Outgoing
 from .committable_proposals import Committable, committable, effects_of, is_permitted
-from .continuation import creation
+from .continuation import check_lengths, check_tree_length, creation
 from .resumption_psks import OtherGroups
 from .room_change import Membership
 from .room_state import RoomState
@@ -236,10 +236,12 @@ class Sending:
 
         :param tree_at: where the ratchet tree is, if it is not to be in the Welcome
         :raises UsageError: the draft's epoch has ended, or a Commit of ours waits already
-        :raises StanzaTooLarge: by `fits`; nothing has changed
+        :raises StanzaTooLarge: by `fits`, or because no stanza holds the tree; nothing has changed
         """
         if self.commit_waits:
             raise UsageError("a Commit of ours waits already")
+        if tree_at is None and draft.invites:
+            check_tree_length(draft.tree)
         if tree_at is None and self._opens_door(draft):
             with suppress(StanzaTooLarge):
                 return self._finish(replace(draft, options=replace(draft.options, group_info=True)), fits, None)
@@ -350,6 +352,8 @@ class Sending:
         return outgoing
 
     def _outgoing(self, record: OutboxRecord) -> Outgoing:
+        """:raises StanzaTooLarge: a message of it is longer than an element may be"""
+        check_lengths(record.message, record.welcome, record.group_info)
         if record.kind is OutboxKind.CREATION:
             return creation(record)
         group_id, epoch = self._state.require_member().group.group_id, record.epoch

@@ -232,6 +232,11 @@ class CipherSuite:
 
     # --- public key encryption (5.1.1, 5.1.3, 8.3) ---
 
+    @property
+    def public_key_length(self) -> int:
+        """Octets of an HPKE public key (``Npk``)."""
+        return self._hpke.kem.public_length
+
     def generate_key_pair(self, random: Random = os.urandom) -> HPKEPrivateKey:
         """A fresh HPKE key pair."""
         return self._hpke.derive_key_pair(random(max(self._hpke.kem.private_length, self.hash_length)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Annotated
 
-from ..tls import Enum, Select, Struct, opaque, struct
+from ..tls import AtMost, Enum, Select, Struct, opaque, struct
 from .proposals import Proposal
 from .update_path import UpdatePath
 
@@ -33,9 +33,13 @@ ProposalOrRef = Annotated[
 ]
 
 
+MAX_PROPOSALS = 4096
+"""In one Commit: far more than fit into a stanza, and as many as a reader of one is ready to make objects of."""
+
+
 @struct
 class Commit(Struct):
     """Proposals by value or by reference, and the UpdatePath if there is one."""
 
-    proposals: tuple[ProposalOrRef, ...]
+    proposals: Annotated[tuple[ProposalOrRef, ...], AtMost(MAX_PROPOSALS)]
     path: UpdatePath | None

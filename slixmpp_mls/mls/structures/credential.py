@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 
 from ..registry import CredentialType, credential_type
-from ..tls import Select, Struct, opaque, struct
+from ..tls import AtMost, Select, Struct, opaque, struct
 
 __all__ = [
     "AnyCredential", "BasicCredential", "Certificate", "Credential", "UnknownCredential", "X509Credential", "type_of",
 ]  # fmt: skip
+
+
+MAX_CERTIFICATES = 16
 
 
 @struct
@@ -30,7 +33,7 @@ class Certificate(Struct):
 class X509Credential(Struct):
     """A chain of certificates, the leaf's own first."""
 
-    certificates: tuple[Certificate, ...]
+    certificates: Annotated[tuple[Certificate, ...], AtMost(MAX_CERTIFICATES)]
 
 
 @struct

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Self, TypeVar
 
 from ...errors import InvalidError
 from ..registry import ExtensionType, credential_type, extension_type, proposal_type
-from ..tls import Struct, opaque, struct
+from ..tls import AtMost, Struct, opaque, struct
 from .credential import Credential
 
 __all__ = [
@@ -28,6 +28,12 @@ __all__ = [
 ]
 
 
+MAX_EXTENSIONS = 64
+MAX_NUMBERS = 256
+"""Of one registry, in a list: what IANA has given out by now, several times over, and GREASE (RFC 9420 13.5)."""
+MAX_EXTERNAL_SENDERS = 64
+
+
 @struct
 class Extension(Struct):
     """One extension, its content still encoded."""
@@ -36,7 +42,7 @@ class Extension(Struct):
     extension_data: opaque
 
 
-Extensions = tuple[Extension, ...]
+Extensions = Annotated[tuple[Extension, ...], AtMost(MAX_EXTENSIONS)]
 
 
 class ExtensionContent(Struct):
@@ -74,9 +80,9 @@ class RequiredCapabilities(ExtensionContent):
     """RFC 9420 11.1: what every member of the group must support."""
 
     TYPE = ExtensionType.REQUIRED_CAPABILITIES
-    extension_types: tuple[Annotated[int, extension_type], ...] = ()
-    proposal_types: tuple[Annotated[int, proposal_type], ...] = ()
-    credential_types: tuple[Annotated[int, credential_type], ...] = ()
+    extension_types: Annotated[tuple[Annotated[int, extension_type], ...], AtMost(MAX_NUMBERS)] = ()
+    proposal_types: Annotated[tuple[Annotated[int, proposal_type], ...], AtMost(MAX_NUMBERS)] = ()
+    credential_types: Annotated[tuple[Annotated[int, credential_type], ...], AtMost(MAX_NUMBERS)] = ()
 
 
 @struct
@@ -100,7 +106,7 @@ class ExternalSenders(ExtensionContent):
     """RFC 9420 12.1.8.1: the list of them; `Sender.sender_index` counts in it."""
 
     TYPE = ExtensionType.EXTERNAL_SENDERS
-    external_senders: tuple[ExternalSender, ...]
+    external_senders: Annotated[tuple[ExternalSender, ...], AtMost(MAX_EXTERNAL_SENDERS)]
 
 
 E_ = TypeVar("E_", bound=ExtensionContent)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from ..registry import cipher_suite_id, protocol_version
 from ..tls import EncodedOnce, opaque, struct, uint64
-from .extensions import Extension
+from .extensions import Extensions
 
 __all__ = ["GroupContext"]
 
@@ -21,4 +21,4 @@ class GroupContext(EncodedOnce):
     epoch: uint64
     tree_hash: opaque
     confirmed_transcript_hash: opaque
-    extensions: tuple[Extension, ...]
+    extensions: Extensions

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from ..registry import cipher_suite_id, protocol_version
 from ..tls import EncodedOnce, opaque, struct, without_last
-from .extensions import Extension
+from .extensions import Extensions
 from .leaf_node import LeafNode
 
 __all__ = ["KeyPackage", "key_package_tbs"]
@@ -20,7 +20,7 @@ class KeyPackage(EncodedOnce):
     cipher_suite: Annotated[int, cipher_suite_id]
     init_key: opaque
     leaf_node: LeafNode
-    extensions: tuple[Extension, ...]
+    extensions: Extensions
     signature: opaque = b""
 
 

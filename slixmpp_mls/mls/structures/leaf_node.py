@@ -10,9 +10,9 @@ from enum import IntEnum
 from typing import Annotated
 
 from ..registry import cipher_suite_id, credential_type, extension_type, proposal_type, protocol_version
-from ..tls import EncodedOnce, Enum, Select, Struct, encode_varint, opaque, struct, uint64, without_last
+from ..tls import AtMost, EncodedOnce, Enum, Select, Struct, encode_varint, opaque, struct, uint64, without_last
 from .credential import Credential
-from .extensions import Extension
+from .extensions import MAX_NUMBERS, Extensions
 
 __all__ = [
     "Capabilities",
@@ -30,11 +30,11 @@ __all__ = [
 class Capabilities(Struct):
     """The features that a client supports beyond RFC 9420's own defaults (section 7.2)."""
 
-    versions: tuple[Annotated[int, protocol_version], ...]
-    cipher_suites: tuple[Annotated[int, cipher_suite_id], ...]
-    extensions: tuple[Annotated[int, extension_type], ...] = ()
-    proposals: tuple[Annotated[int, proposal_type], ...] = ()
-    credentials: tuple[Annotated[int, credential_type], ...] = ()
+    versions: Annotated[tuple[Annotated[int, protocol_version], ...], AtMost(MAX_NUMBERS)]
+    cipher_suites: Annotated[tuple[Annotated[int, cipher_suite_id], ...], AtMost(MAX_NUMBERS)]
+    extensions: Annotated[tuple[Annotated[int, extension_type], ...], AtMost(MAX_NUMBERS)] = ()
+    proposals: Annotated[tuple[Annotated[int, proposal_type], ...], AtMost(MAX_NUMBERS)] = ()
+    credentials: Annotated[tuple[Annotated[int, credential_type], ...], AtMost(MAX_NUMBERS)] = ()
 
 
 @struct
@@ -91,7 +91,7 @@ class LeafNode(EncodedOnce):
     credential: Credential
     capabilities: Capabilities
     source: Annotated[KeyPackageSource | UpdateSource | CommitSource, _source]
-    extensions: tuple[Extension, ...]
+    extensions: Extensions
     signature: opaque = b""
 
 

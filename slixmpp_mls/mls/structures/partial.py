@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
-from ..tls import Struct, opaque, struct, uint32
+from typing import Annotated
+
+from ..tls import AtMost, Struct, opaque, struct, uint32
 from .framing import MLSMessage, PrivateMessage, PublicMessage
 from .parent_node import Node
+from .update_path import MAX_DEPTH
 from .welcome import GroupInfo, Welcome
 
 __all__ = [
@@ -39,8 +42,8 @@ class MembershipProof(Struct):
 
     leaf_index: uint32
     n_leaves: uint32
-    direct_path_nodes: tuple[Node | None, ...]
-    copath_hashes: tuple[CopathHash, ...]
+    direct_path_nodes: Annotated[tuple[Node | None, ...], AtMost(MAX_DEPTH + 1)]
+    copath_hashes: Annotated[tuple[CopathHash, ...], AtMost(MAX_DEPTH)]
 
 
 @struct

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from ..registry import ProposalType, cipher_suite_id, proposal_type, protocol_version
 from ..tls import Select, Struct, opaque, struct, uint32
-from .extensions import Extension
+from .extensions import Extensions
 from .key_package import KeyPackage
 from .leaf_node import LeafNode
 from .psk import PreSharedKeyID
@@ -65,7 +65,7 @@ class ReInit(Struct):
     group_id: opaque
     version: Annotated[int, protocol_version]
     cipher_suite: Annotated[int, cipher_suite_id]
-    extensions: tuple[Extension, ...]
+    extensions: Extensions
 
 
 @struct
@@ -79,7 +79,7 @@ class ExternalInit(Struct):
 class GroupContextExtensions(Struct):
     """RFC 9420 12.1.7: the GroupContext's extensions are replaced by these."""
 
-    extensions: tuple[Extension, ...]
+    extensions: Extensions
 
 
 @struct

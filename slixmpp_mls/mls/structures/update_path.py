@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from ..crypto.hpke import HPKECiphertext
-from ..tls import Struct, opaque, struct
+from ..tls import AtMost, Struct, opaque, struct
 from .leaf_node import LeafNode
 
 __all__ = ["UpdatePath", "UpdatePathNode"]
+
+
+MAX_RESOLUTION = 1 << 16
+"""Nodes below one that must be told a secret: half of a tree of 131,072 leaves in which nobody has ever committed."""
+MAX_DEPTH = 32  # levels: leaves have indices of 32 bits
 
 
 @struct
@@ -14,7 +21,7 @@ class UpdatePathNode(Struct):
     """One node's new public key, and its path secret for each node of the copath's resolution."""
 
     encryption_key: opaque
-    encrypted_path_secret: tuple[HPKECiphertext, ...]
+    encrypted_path_secret: Annotated[tuple[HPKECiphertext, ...], AtMost(MAX_RESOLUTION)]
 
 
 @struct
@@ -22,4 +29,4 @@ class UpdatePath(Struct):
     """The committer's new leaf and the nodes above it, lowest first."""
 
     leaf_node: LeafNode
-    nodes: tuple[UpdatePathNode, ...]
+    nodes: Annotated[tuple[UpdatePathNode, ...], AtMost(MAX_DEPTH)]

@@ -6,12 +6,16 @@ from typing import Annotated, ClassVar
 
 from ..crypto.hpke import HPKECiphertext
 from ..registry import cipher_suite_id
-from ..tls import Struct, opaque, struct, uint32
-from .extensions import Extension
+from ..tls import AtMost, Struct, opaque, struct, uint32
+from .commit import MAX_PROPOSALS
+from .extensions import Extensions
 from .group_context import GroupContext
 from .psk import PreSharedKeyID
 
 __all__ = ["EncryptedGroupSecrets", "GroupInfo", "GroupSecrets", "PathSecret", "Welcome", "group_info_tbs"]
+
+
+MAX_PSKS = 256
 
 
 @struct
@@ -19,7 +23,7 @@ class GroupInfo(Struct):
     """An epoch described and signed by one member (section 12.4.3)."""
 
     group_context: GroupContext
-    extensions: tuple[Extension, ...]
+    extensions: Extensions
     confirmation_tag: opaque
     signer: uint32
     signature: opaque = b""
@@ -48,7 +52,7 @@ class GroupSecrets(Struct):
     secret: ClassVar[bool] = True
     joiner_secret: opaque
     path_secret: PathSecret | None
-    psks: tuple[PreSharedKeyID, ...]
+    psks: Annotated[tuple[PreSharedKeyID, ...], AtMost(MAX_PSKS)]
 
 
 @struct
@@ -64,5 +68,5 @@ class Welcome(Struct):
     """The invitation to all clients that one Commit adds."""
 
     cipher_suite: Annotated[int, cipher_suite_id]
-    secrets: tuple[EncryptedGroupSecrets, ...]
+    secrets: Annotated[tuple[EncryptedGroupSecrets, ...], AtMost(MAX_PROPOSALS)]
     encrypted_group_info: opaque

@@ -35,8 +35,8 @@ from .tree_math import LeafIndex, NodeIndex, leaves_under, level, padded
 
 __all__ = ["MAX_MEMBERS", "RatchetTree"]
 
-MAX_MEMBERS = 2**20
-"""The widest tree accepted from others, unless the caller says otherwise."""
+MAX_MEMBERS = 2**17
+"""Leaves of the widest tree accepted from others, unless the caller says otherwise; blank ones cost hashes, too."""
 
 
 class RatchetTree:
@@ -118,6 +118,7 @@ class RatchetTree:
         :raises InvalidError: it parses and is no ratchet tree
         """
         pos, end = _span(data)
+        key_length = suite.public_key_length
         nodes: list[AnyNode | None] = []
         while pos < end:
             if len(nodes) >= 2 * max_leaves - 1:
@@ -131,6 +132,9 @@ class RatchetTree:
                 continue
             start = pos + 2  # behind the presence and the type of node
             node, pos = node_codec.read(data, pos + 1, end)
+            # RFC 9420 7.1, 7.3: a key of the group's suite.  Asked here, nobody makes objects of a few octets each.
+            if len(node.encryption_key) != key_length:
+                raise InvalidError(f"an encryption key of {len(node.encryption_key)} octets", "RFC 9420 7.1")
             if isinstance(node, LeafNode):
                 node.keep_encoding(data[start:pos])  # encodings are canonical: this is what encode() would give
             nodes.append(node)

@@ -29,7 +29,7 @@ SUITE = CipherSuite.get(1)
 def fake_leaf(number: int, **fields: object) -> LeafNode:
     """A leaf whose keys are made up: for what looks at no signature."""
     leaf = LeafNode(
-        encryption_key=b"enc" + number.to_bytes(4, "big"),
+        encryption_key=(b"enc" + number.to_bytes(4, "big")).ljust(32, b"."),
         signature_key=b"sig" + number.to_bytes(4, "big"),
         credential=BasicCredential(b"%d" % number),
         capabilities=Capabilities((1,), (1,), (), (number % 3 + 100,), (1,)),
@@ -231,7 +231,7 @@ def encoded(nodes: list[AnyNode | None]) -> bytes:
 
 def test_extension_is_the_same_octets() -> None:
     tree, _ = RatchetTree.single(SUITE, fake_leaf(0)).apply({}, (), [fake_leaf(i) for i in range(1, 5)])
-    tree = tree.set_path(LeafIndex(1), fake_leaf(9), {NodeIndex(1): ParentNode(b"key", b"", ())})
+    tree = tree.set_path(LeafIndex(1), fake_leaf(9), {NodeIndex(1): ParentNode(b"key".ljust(32), b"", ())})
     content = RatchetTreeExtension.decode(tree.encode())
     assert content.encode() == tree.encode()
     assert [tree.node(NodeIndex(i)) for i in range(9)] == list(content.ratchet_tree)
@@ -245,7 +245,7 @@ def test_12_4_3_3_trailing_blank() -> None:
 
 
 def test_12_4_3_3_kinds_of_nodes_alternate() -> None:
-    parent = ParentNode(b"key", b"")
+    parent = ParentNode(b"key".ljust(32), b"")
     for nodes in ([parent], [fake_leaf(0), fake_leaf(1)], [fake_leaf(0), None, parent]):
         with pytest.raises(InvalidError) as caught:
             RatchetTree.decode(SUITE, encoded(nodes))  # type: ignore[arg-type]
@@ -260,7 +260,7 @@ def test_12_4_3_3_extended_to_a_full_tree() -> None:
 def test_7_1_unmerged_leaves_are_sorted() -> None:
     for unmerged in ((1, 0), (1, 1)):
         with pytest.raises(InvalidError) as caught:
-            RatchetTree.from_nodes(SUITE, [fake_leaf(0), ParentNode(b"key", b"", unmerged), fake_leaf(1)])
+            RatchetTree.from_nodes(SUITE, [fake_leaf(0), ParentNode(b"key".ljust(32), b"", unmerged), fake_leaf(1)])
         assert caught.value.section == "RFC 9420 7.1"
 
 
@@ -268,24 +268,29 @@ def test_12_4_3_1_unmerged_leaf_is_a_member_below() -> None:
     leaves: list[LeafNode | ParentNode | None] = [fake_leaf(0), None, fake_leaf(1), None, fake_leaf(2), None, None]
     for place, unmerged in ((1, (2,)), (5, (3,)), (5, (0,)), (3, (2**32 - 1,))):
         nodes = list(leaves)
-        nodes[place] = ParentNode(b"key", b"", unmerged)
+        nodes[place] = ParentNode(b"key".ljust(32), b"", unmerged)
         with pytest.raises(InvalidError) as caught:
             RatchetTree.from_nodes(SUITE, nodes)
         assert caught.value.section == "RFC 9420 12.4.3.1"
 
 
 def test_12_4_3_1_unmerged_at_every_node_between() -> None:
-    nodes: list[AnyNode | None] = [fake_leaf(0), ParentNode(b"low", b""), fake_leaf(1), ParentNode(b"high", b"", (1,))]
+    nodes: list[AnyNode | None] = [
+        fake_leaf(0),
+        ParentNode(b"low".ljust(32), b""),
+        fake_leaf(1),
+        ParentNode(b"high".ljust(32), b"", (1,)),
+    ]
     nodes += [fake_leaf(2)]
     with pytest.raises(InvalidError) as caught:
         check_unmerged_leaves(RatchetTree.from_nodes(SUITE, nodes))
     assert caught.value.section == "RFC 9420 12.4.3.1"
-    nodes[1] = ParentNode(b"low", b"", (0, 1))  # it may list more
+    nodes[1] = ParentNode(b"low".ljust(32), b"", (0, 1))  # it may list more
     check_unmerged_leaves(RatchetTree.from_nodes(SUITE, nodes))
 
 
 def test_7_9_2_parent_without_members_below() -> None:
-    nodes = [fake_leaf(0), None, None, None, None, ParentNode(b"key", b"")]
+    nodes = [fake_leaf(0), None, None, None, None, ParentNode(b"key".ljust(32), b"")]
     with pytest.raises(InvalidError) as caught:
         RatchetTree.from_nodes(SUITE, nodes)
     assert caught.value.section == "RFC 9420 7.9.2"
@@ -325,7 +330,7 @@ def test_beyond_32768_leaves() -> None:
     assert tree.leaf_count == 2**16
     last = LeafIndex(count - 1)
     leaf = fake_leaf(count + 1, source=CommitSource(b""))
-    changed = tree.set_path(last, leaf, {NodeIndex(2**16 - 1): ParentNode(b"k", b"")})
+    changed = tree.set_path(last, leaf, {NodeIndex(2**16 - 1): ParentNode(b"k".ljust(32), b"")})
     assert changed.changes_since(tree).keys() == {(2 * last).to_bytes(4, "big"), (2**16 - 1).to_bytes(4, "big")}
     assert changed.leaf_by_signature_key(fake_leaf(count + 1).signature_key) == last
     assert RatchetTree.decode(SUITE, changed.encode()).tree_hash() == changed.tree_hash()
