@@ -307,7 +307,7 @@ class Vector(Codec):
             if stop - pos > self.most * self.item.size:
                 raise MalformedError(f"a vector of more than {self.most} elements")
             return self.item.read_all(data, pos, stop), stop
-        values = []
+        values: list[Any] = []
         read = self.item.read
         while pos < stop:
             if len(values) == self.most:
