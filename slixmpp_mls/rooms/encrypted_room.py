@@ -13,6 +13,7 @@ from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Protocol
+from xml.etree import ElementTree as ET
 
 from slixmpp import JID, ClientXMPP
 from slixmpp.stanza import Message
@@ -27,6 +28,7 @@ from ..mls.structures.proposals import AnyProposal, GroupContextExtensions
 from ..policy import RoomPolicy
 from ..runtime import Context
 from ..stanza.file_sharing import Disposition, read_files
+from ..stanza.rich import Kind
 from .affiliation_sync import AffiliationsDiffer
 from .content import open_content, say_the_same, seal_body, seal_message
 from .decrypted_message import DecryptedMessage
@@ -38,8 +40,16 @@ from .files import File, RoomFiles
 from .leaving import LEAVE_PATIENCE, Leaving
 from .membership import AddResult, Membership, RemoveResult
 from .psk_link import link
+from .rich import Marker, Reference, Rich, RoomReferences, Typing, correction, reactions, reply, retraction
 
 __all__ = ["AddResult", "EncryptedMessage", "EncryptedRoom", "Registry", "RemoveResult", "SentMessage"]
+
+
+_EVENT_NAMES = {
+    Kind.REACTION: "mls_reaction",
+    Kind.CORRECTION: "mls_correction",
+    Kind.RETRACTION: "mls_retraction",
+}
 
 
 class Registry(Protocol):
@@ -81,6 +91,7 @@ class EncryptedMessage:
     :ivar missing: how many messages of this sender should have come just before this one and have not: a server has
         lost them or keeps them back, or the sender could not send them, or they will still come
     :ivar doubt: why the Authentication Service did not vouch for the sender when it sent this; None if it did
+    :ivar rich: what it says about other messages, see :mod:`.rich`
     """
 
     group: EncryptedRoom = field(repr=False)
@@ -94,21 +105,88 @@ class EncryptedMessage:
     warnings: tuple[str, ...] = ()
     missing: int = 0
     doubt: Doubt | None = None
+    rich: Rich = field(default_factory=Rich, repr=False)
 
     _answers: Iterator[int] = field(default_factory=count, repr=False, compare=False)
 
     async def reply(self, text: str) -> SentMessage:
-        """Answer in the group that it came from.
+        """Answer in the group that it came from (XEP-0461).
 
         Should a crash make the message come again (`again`), the answers to it, in the same order, have the same
-        ids, and everybody sees them once.
+        ids, and everybody sees them once.  The same is true of the other answers: :meth:`react`, :meth:`correct`,
+        :meth:`retract`.
 
         :raises: what :meth:`EncryptedRoom.send` does
         """
-        message = self.group.xmpp.make_message(mto=JID(self.room), mbody=text, mtype="groupchat")
+        return await self._answer(text, reply(self.reference))
+
+    async def react(self, *emojis: str) -> SentMessage:
+        """Show reactions to it (XEP-0444): these take the place of our earlier ones; none takes them back.
+
+        :raises UsageError: too many, or no short texts; or as :meth:`EncryptedRoom.send`
+        """
+        return await self._answer(None, reactions(self.reference, emojis))
+
+    async def correct(self, text: str) -> SentMessage:
+        """Replace its text (XEP-0308), if it is our account's; see also :meth:`EncryptedRoom.correct`.
+
+        :raises UsageError: it is another account's; or as :meth:`EncryptedRoom.send`
+        """
+        if self.sender.account != self.group.own_account:
+            raise UsageError("only messages of our own account can be corrected")
+        return await self._answer(text, correction(self.reference))
+
+    async def retract(self) -> SentMessage:
+        """Ask everybody to forget it (XEP-0424): our account's messages, or anybody's by an administrator's wish.
+
+        :raises UsageError: it is not for us to do; or as :meth:`EncryptedRoom.send`
+        """
+        if self.sender.account != self.group.own_account and not self.group.is_administrator:
+            raise UsageError("other accounts' messages are retracted by administrators only")
+        return await self._answer(None, retraction(self.reference))
+
+    async def _answer(self, text: str | None, element: ET.Element) -> SentMessage:
+        message = self.group.message_with(element, text)
         asked = sha256(self.archive_id.encode()).hexdigest()[:32]
         message["id"] = f"re-{asked}-{next(self._answers)}"
         return await self.group.send(message)
+
+    @property
+    def reference(self) -> Reference:
+        """The message to which answers point: this one, or the one that it corrects."""
+        if self.replaces is not None:
+            return self.replaces
+        return Reference(self.origin_id, self.sender.account, self.archive_id, known=True)
+
+    @property
+    def reply_to(self) -> Reference | None:
+        """The message that it answers."""
+        return self.rich.reply_to
+
+    @property
+    def reacts_to(self) -> Reference | None:
+        """The message that its :attr:`reactions` are about."""
+        return self.rich.about if self.rich.content.kind is Kind.REACTION else None
+
+    @property
+    def reactions(self) -> tuple[str, ...]:
+        """All reactions of the sender to :attr:`reacts_to` from now on."""
+        return self.rich.content.reactions
+
+    @property
+    def replaces(self) -> Reference | None:
+        """The message that it corrects; always the sender account's own."""
+        return self.rich.about if self.rich.content.kind is Kind.CORRECTION else None
+
+    @property
+    def retracts(self) -> Reference | None:
+        """The message that is to be forgotten; its sender, or an administrator, has asked for it."""
+        return self.rich.about if self.rich.content.kind is Kind.RETRACTION else None
+
+    @property
+    def mentions(self) -> tuple[str, ...]:
+        """The accounts (bare JIDs) that it mentions (XEP-0513, XEP-0372)."""
+        return self.rich.content.mentions
 
     @property
     def body(self) -> str:
@@ -163,6 +241,8 @@ class EncryptedRoom:
         self.muc = worker.parts.muc
         self.files = RoomFiles(self.xmpp, Files(context.uploads), room, context.fire)
         """The room on the server."""
+        self.references = RoomReferences(self.group, context.device.store, context.fire)
+        """The messages that others can be about."""
         self.membership = Membership(worker.parts, worker.committer, worker.post_commit)
         self.leaving = Leaving(worker, lambda: registry.forget(self))
         self.invited: AddResult | None = None
@@ -190,6 +270,16 @@ class EncryptedRoom:
         :raises UsageError: we are not in the group
         """
         return self._context.with_levels(self.group.members())
+
+    @property
+    def own_account(self) -> str:
+        """Our bare JID."""
+        return self._context.device.identity.account
+
+    @property
+    def is_administrator(self) -> bool:
+        """Whether our account is an administrator of the group's policy."""
+        return self.is_member and self.policy.is_administrator(self.own_account, self.group.roster)
 
     @property
     def doubts(self) -> tuple[Doubt, ...]:
@@ -307,7 +397,36 @@ class EncryptedRoom:
         else:
             data = seal_body(content, account, self.room, now)
             origin_id = None
-        return await self.worker.sender.send(data, origin_id)
+        sent = await self.worker.sender.send(data, origin_id)
+        self.references.remember(sent.origin_id, account)
+        return sent
+
+    def message_with(self, element: ET.Element, text: str | None = None) -> Message:
+        """A message to this room with an element, to be given to :meth:`send`."""
+        message = self.xmpp.make_message(mto=JID(self.room), mbody=text, mtype="groupchat")
+        message.xml.append(element)
+        return message
+
+    async def correct(self, sent: SentMessage, text: str) -> SentMessage:
+        """Replace the text of a message of ours (XEP-0308): it comes to the others as ``mls_correction``.
+
+        :param sent: what :meth:`send` has returned
+        :raises: what :meth:`send` does
+        """
+        return await self.send(self.message_with(correction(self._own(sent)), text))
+
+    async def retract(self, sent: SentMessage) -> SentMessage:
+        """Ask everybody to forget a message of ours (XEP-0424): it comes to the others as ``mls_retraction``.
+
+        Whoever has it can keep it; nothing can be taken back from a recipient.
+
+        :param sent: what :meth:`send` has returned
+        :raises: what :meth:`send` does
+        """
+        return await self.send(self.message_with(retraction(self._own(sent))))
+
+    def _own(self, sent: SentMessage) -> Reference:
+        return Reference(sent.origin_id, self.own_account, known=True)
 
     async def send_file(
         self,
@@ -370,6 +489,17 @@ class EncryptedRoom:
         if self._context.trust.take(sender.identity, sender.signature_key, content.xml, said_at):
             done()
             return
+        try:
+            meant = self.references.resolve(content.xml, sender.account)
+        except PeerError as error:
+            self._context.fire("mls_rejected", Rejected(self.room, error, event.claimed, event.archive_id))
+            done()
+            return
+        if self._told_of_presence(meant, sender):
+            done()
+            return
+        if event.origin_id is not None:
+            self.references.remember(event.origin_id, sender.account, event.archive_id)
         doubt = self.group.doubts.get(sender.identity)
         message = EncryptedMessage(
             group=self,
@@ -383,9 +513,23 @@ class EncryptedRoom:
             warnings=content.warnings + (("file",) if read_files(content.xml)[1] else ()),
             missing=event.missing,
             doubt=doubt if doubt is not None and doubt.at(content.stamp.timestamp()) else None,
+            rich=meant,
         )
         denied = message.doubt is not None and message.doubt.denied and not self.group.talks_to_anybody
-        dispatch(self.xmpp, "mls_doubted_message" if denied else "mls_message", message, done)
+        name = "mls_doubted_message" if denied else _EVENT_NAMES.get(meant.content.kind, "mls_message")
+        dispatch(self.xmpp, name, message, done)
+
+    def _told_of_presence(self, meant: Rich, sender: Member) -> bool:
+        """Tell of what is no message: typing, and what has been read."""
+        match meant.content.kind:
+            case Kind.TYPING:
+                state = meant.content.state or ""
+                self._context.fire("mls_typing", Typing(self.room, sender, state == "composing", state))
+            case Kind.MARKER if meant.about is not None:
+                self._context.fire("mls_marker", Marker(self.room, sender, meant.about))
+            case _:
+                return False
+        return True
 
     def deliver_again(self) -> None:
         """Hand over what was read before a restart and may not have come to the application.

@@ -124,12 +124,14 @@ class Rooms:
         """Stop reading all of them."""
         for room in self._rooms.values():
             room.worker.cancel()
+            room.references.close()
         self._rooms.clear()
 
     async def forget(self, handle: EncryptedRoom) -> None:
         """Stop reading a room."""
         self._rooms.pop(handle.room, None)
         await handle.worker.stop()
+        handle.references.close()
 
     async def give_up(self, reason: DeviceRetired) -> None:
         """Leave all of them for good, and delete their groups' keys."""

@@ -6,6 +6,11 @@
 ``mls_ready``                 our keys are published and our rooms are being read; the plugin
 ``mls_failed``                starting has failed, or work in the background has; the exception
 ``mls_message``               a message; :class:`.rooms.encrypted_room.EncryptedMessage`
+``mls_reaction``              reactions to a message; ``EncryptedMessage`` with `reacts_to` and `reactions`
+``mls_correction``            another text for a message; ``EncryptedMessage`` with `replaces` and the new `body`
+``mls_retraction``            a message is to be forgotten; ``EncryptedMessage`` with `retracts`
+``mls_typing``                somebody is typing, or has stopped; ``Typing``
+``mls_marker``                somebody has read a message and all before it; ``Marker``
 ``mls_sent``                  a message of ours is in the room's order; ``MessageSent``
 ``mls_file_progress``         how far a file is that is sent or fetched; ``FileProgress``
 ``mls_joined``                we are in a group; ``Joined``
@@ -51,7 +56,7 @@
 A program that is killed at any point continues from there when it starts again with the same store.
 
 *Messages to you*.  Each message comes at least once, in the room's order.  It stays in the store until the handlers of
-``mls_message`` (or ``mls_doubted_message``) are done with it: plain handlers have returned, coroutines have ended.  A
+``mls_message`` (or of its own event) are done with it: plain handlers have returned, coroutines have ended.  A
 raising handler counts as done, a cancelled one does not.  At the next start, the messages that are left in the store
 are handed out again, before anything new and marked ``again``: your program may have seen them.  `archive_id` tells
 for sure, because it is the same every time.  Coroutine handlers *begin* in the room's order; slixmpp lets them run at

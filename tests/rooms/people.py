@@ -14,8 +14,10 @@ from slixmpp_mls.delivery import DeviceDirectory, KeyPackageDirectory, Uploads
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.structures.leaf_node import LeafNode
+from slixmpp_mls.rooms.encrypted_room import EncryptedMessage
 from slixmpp_mls.rooms.engine.parts import RoomParts
 from slixmpp_mls.rooms.engine.progress import Progress
+from slixmpp_mls.rooms.registry import Rooms
 from slixmpp_mls.runtime import Context, Settings, SteadyClock, Tasks
 from slixmpp_mls.testing import FakeMUC, Participant
 
@@ -74,6 +76,32 @@ class Client:
     def got(self, name: str) -> list[Any]:
         """The events of one name."""
         return [data for each, data in self.xmpp.seen if each == name]
+
+
+class Bot(Client):
+    """A participant that the registry of rooms runs from now on."""
+
+    def __init__(self, person: Participant) -> None:
+        super().__init__(person)
+        if person in self.world.people:
+            self.world.people.remove(person)  # it reads by itself
+        self.rooms = Rooms(self.context)
+
+    @property
+    def room(self) -> Any:
+        room = self.rooms.get(self.world.room.jid)
+        assert room is not None
+        return room
+
+    @property
+    def muc(self) -> FakeMUC:
+        muc = self.room.muc
+        assert isinstance(muc, FakeMUC)
+        return muc
+
+    @property
+    def texts(self) -> list[str]:
+        return [message.body for message in self.got("mls_message") if isinstance(message, EncryptedMessage)]
 
 
 class Parts(Client):

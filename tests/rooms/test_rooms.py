@@ -3,60 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
-from slixmpp import ClientXMPP
 
 from slixmpp_mls.client import RoomGroup
 from slixmpp_mls.client.group.resumption_psks import Awaited
 from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import DeviceRetired, NotPermitted, RoomLost, UsageError
-from slixmpp_mls.rooms.encrypted_room import EncryptedMessage
-from slixmpp_mls.rooms.engine import worker
-from slixmpp_mls.rooms.registry import Rooms
 from slixmpp_mls.testing import FakeMUC, Participant, World
 
 from ..client.people import ALICE, BOB
-from .people import Client, until
-
-
-class Bot(Client):
-    """A participant that the registry of rooms runs from now on."""
-
-    def __init__(self, person: Participant) -> None:
-        super().__init__(person)
-        if person in self.world.people:
-            self.world.people.remove(person)  # it reads by itself
-        self.rooms = Rooms(self.context)
-
-    @property
-    def room(self) -> Any:
-        room = self.rooms.get(self.world.room.jid)
-        assert room is not None
-        return room
-
-    @property
-    def muc(self) -> FakeMUC:
-        muc = self.room.muc
-        assert isinstance(muc, FakeMUC)
-        return muc
-
-    @property
-    def texts(self) -> list[str]:
-        return [message.body for message in self.got("mls_message") if isinstance(message, EncryptedMessage)]
-
-
-@pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    world = World()
-
-    def muc(xmpp: ClientXMPP, room: str, nick: str, *, on_event: Any, ping_interval: float) -> FakeMUC:
-        assert room == world.room.jid
-        return FakeMUC(xmpp, world.room, str(xmpp.boundjid.bare), nick, on_event=on_event)
-
-    monkeypatch.setattr(worker, "Room", muc)
-    return world
+from .people import Bot, until
 
 
 async def met(world: World) -> tuple[Bot, Participant]:

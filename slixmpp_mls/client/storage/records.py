@@ -25,6 +25,7 @@ space                      key                       value
 ``owed/`` + room           kind (1), account        what is still to be done, see :mod:`.post_commit_actions`
 ``inbox/`` + room          number (8)                :class:`InboxRecord`
 ``seen/`` + room           number (2)                which application messages came last, see :mod:`.duplicate_filter`
+``said/`` + room           number (4), ``next``      which messages others can be about (the plugin's)
 ``ended/`` + room          group id                  the last epoch of that group that we were in (8)
 ``arrivals/`` + room       account                   when clients came in by themselves, see :mod:`.rejoin_limit`
 ``outside/`` + room        ``record``                :class:`OutsideRecord`
