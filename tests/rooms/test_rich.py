@@ -25,7 +25,7 @@ async def bots(world: World, *accounts: str, administrators: tuple[str, ...] = (
     people = [Bot(person) for person in world.group(*accounts, policy=policy)]
     for bot in people:
         await bot.rooms.resume()
-        await until(lambda bot=bot: bot.room.live)
+    await until(lambda: all(bot.room.live for bot in people))
     return people
 
 
