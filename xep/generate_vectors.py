@@ -64,6 +64,8 @@ def identities() -> dict[str, Any]:
         ("ρομεο@παράδειγμα.example", "1"),
         ("first.last+tag@xmpp.example", "-"),
         ("bot@[2001:db8::1]", "_"),
+        ("\u0131@a.example", "1"),  # a dotless i, which both Nodeprep and PRECIS keep
+        ("\u03c3\u03bf\u03c6\u03b9\u03b1@a.example", "1"),
     ]
     invalid = [
         (b"hag66@shakespeare.lit", "no device id"),
@@ -81,6 +83,8 @@ def identities() -> dict[str, Any]:
         ("\uff48ag66@shakespeare.lit/4e1b".encode(), "a full-width letter, which Nodeprep would change"),
         ("caffe\u0301@shakespeare.lit/4e1b".encode(), "not in Unicode normalization form KC"),
         ("straße@shakespeare.lit/4e1b".encode(), "a letter that Nodeprep would fold"),
+        ("\u03c3\u03bf\u03c6\u03bf\u03c2@a.example/1".encode(), "a final sigma: Nodeprep folds it, PRECIS keeps it"),
+        ("\u0242@a.example/1".encode(), "a letter that Unicode has had since 5.0: PRECIS takes it, Nodeprep does not"),
         (b"a@[2001:DB8::1]/1", "an IPv6 address that is not as RFC 5952 writes it"),
         (b"", "nothing"),
     ]

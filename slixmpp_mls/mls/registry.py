@@ -76,7 +76,8 @@ class ExtensionType(IntEnum):
     REQUIRED_CAPABILITIES = 3
     EXTERNAL_PUB = 4
     EXTERNAL_SENDERS = 5
-    LAST_RESORT = 0x000A  # draft-ietf-mls-extensions, as an extension of the KeyPackage
+    APP_DATA_DICTIONARY = 6  # draft-ietf-mls-extensions
+    LAST_RESORT = 0x000A  # the draft's versions 04 to 06, as an extension of the KeyPackage; now a component, see 6
 
 
 class ProposalType(IntEnum):

@@ -113,7 +113,8 @@ class ExternalCommits:
         policy = RoomPolicy.required_in(context.extensions)
         if policy.room != self._state.room:
             raise InvalidError("a GroupInfo of the group of another room", _RULES)
-        public = public_of(info)  # RFC 9420 12.4.3, 12.4.3.1: signature, tree, leaves
+        # RFC 9420 12.4.3, 12.4.3.1: signature, tree, leaves
+        public = public_of(info, lifetime_limit=self._device.parameters.lifetime_limit)
         roster = Roster.of(public.tree.members())
         own = roster.leaf_of(self._device.identity)
         view = GroupView.of(public, policy, roster)

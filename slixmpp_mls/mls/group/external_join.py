@@ -72,7 +72,7 @@ def external_commit(
     :param psk_names: PSKs to inject
     :raises InvalidError: the GroupInfo is not acceptable, or allows no external joins
     """
-    public = public_of(group_info, tree=tree, remembered=rules.remembered)
+    public = public_of(group_info, tree=tree, lifetime_limit=rules.lifetime_limit, remembered=rules.remembered)
     suite, context = public.suite, public.context
     key = ExternalPub.found_in(group_info.extensions)
     if key is None:

@@ -107,11 +107,13 @@ def public_of(
     group_info: GroupInfo,
     *,
     tree: bytes | RatchetTree | None = None,
+    lifetime_limit: int | None = None,
     remembered: MutableSet[bytes] | None = None,
 ) -> PublicGroup:
     """The public state of a group that a GroupInfo describes, verified as far as an outsider can.
 
     :param tree: the ratchet tree, if it came beside the GroupInfo
+    :param lifetime_limit: the longest lifetime that a leaf may have, seconds (RFC 9420 7.2); None: any
     :param remembered: signatures verified before
     :raises InvalidError: it is not acceptable
     """
@@ -119,7 +121,7 @@ def public_of(
     suite = CipherSuite.get(context.cipher_suite)
     found = _find_tree(suite, group_info, tree)
     verify_group_info(suite, group_info, found.member(group_info.signer))  # refuses a blank leaf
-    verified = verify_tree(found, context, remembered=remembered)
+    verified = verify_tree(found, context, lifetime_limit=lifetime_limit, remembered=remembered)
     interim = interim_transcript_hash(suite, context.confirmed_transcript_hash, group_info.confirmation_tag)
     return PublicState(context, verified, interim, group_info.confirmation_tag)
 
@@ -175,7 +177,8 @@ def join(
     check_not_in(context.group_id, groups)
     leaf = bundle.key_package.leaf_node
     check_supported(context, leaf.capabilities.extensions)
-    public = public_of(group_info, tree=tree, remembered=remembered)
+    limits = parameters or Parameters()
+    public = public_of(group_info, tree=tree, lifetime_limit=limits.lifetime_limit, remembered=remembered)
     verified = VerifiedTree(public.tree)
     index = verified.leaf_by_signature_key(leaf.signature_key)
     if index is None or verified.leaf(index) != leaf:
@@ -196,7 +199,7 @@ def join(
         secret_tree=SecretTree.create(suite, epoch.encryption_secret, verified.leaf_count),
         private=private,
         signature_key=bundle.signature_key,
-        parameters=parameters or Parameters(),
+        parameters=limits,
         resumption_psks=Map(),
     )
     return StagedJoin(state, inviter, bundle.reference, opened.continued)

@@ -123,7 +123,7 @@ class PartialGroup(MemberState[PartialTree]):
         :raises InvalidError: it is not this group's tree in this epoch, or not acceptable
         """
         found = RatchetTree.decode(self.suite, tree) if isinstance(tree, bytes) else tree
-        verify_tree(found, self.context, remembered=remembered)
+        verify_tree(found, self.context, lifetime_limit=self.parameters.lifetime_limit, remembered=remembered)
         if found.leaf(self.own_index) != self.own_leaf:
             raise InvalidError("our leaf is not in the tree", "RFC 9420 12.4.3.1")
         if self.private.kept_in(found) is not self.private:

@@ -7,15 +7,18 @@ content of one.  `ratchet_tree` is declared beside the tree, in :mod:`slixmpp_ml
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Annotated, ClassVar, Self, TypeVar
 
 from ...errors import InvalidError
 from ..registry import ExtensionType, credential_type, extension_type, proposal_type
-from ..tls import AtMost, Struct, opaque, struct
+from ..tls import AtMost, Struct, opaque, struct, uint16
 from .credential import Credential
 
 __all__ = [
+    "AppDataDictionary",
     "ApplicationId",
+    "ComponentData",
     "Extension",
     "ExtensionContent",
     "Extensions",
@@ -32,6 +35,7 @@ MAX_EXTENSIONS = 64
 MAX_NUMBERS = 256
 """Of one registry, in a list: what IANA has given out by now, several times over, and GREASE (RFC 9420 13.5)."""
 MAX_EXTERNAL_SENDERS = 64
+MAX_COMPONENTS = 64
 
 
 @struct
@@ -107,6 +111,32 @@ class ExternalSenders(ExtensionContent):
 
     TYPE = ExtensionType.EXTERNAL_SENDERS
     external_senders: Annotated[tuple[ExternalSender, ...], AtMost(MAX_EXTERNAL_SENDERS)]
+
+
+@struct
+class ComponentData(Struct):
+    """draft-ietf-mls-extensions "Associated Data": what one component of an application keeps."""
+
+    component_id: uint16
+    data: opaque
+
+
+@struct
+class AppDataDictionary(ExtensionContent):
+    """draft-ietf-mls-extensions "Associated Data": data of components, sorted by their numbers, none twice."""
+
+    TYPE = ExtensionType.APP_DATA_DICTIONARY
+    LAST_RESORT: ClassVar[int] = 4  # last_resort_key_package, in a KeyPackage, without data
+    component_data: Annotated[tuple[ComponentData, ...], AtMost(MAX_COMPONENTS)]
+
+    def check(self) -> None:
+        """Check the order of its entries.
+
+        :raises InvalidError: they are not sorted, or one is there twice
+        """
+        numbers = [entry.component_id for entry in self.component_data]
+        if any(this >= following for this, following in pairwise(numbers)):
+            raise InvalidError("app_data_dictionary is not sorted", "draft-ietf-mls-extensions Associated Data")
 
 
 E_ = TypeVar("E_", bound=ExtensionContent)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from ..registry import cipher_suite_id, protocol_version
+from ..registry import ExtensionType, cipher_suite_id, protocol_version
 from ..tls import EncodedOnce, opaque, struct, without_last
-from .extensions import Extensions
+from .extensions import AppDataDictionary, Extensions, find
 from .leaf_node import LeafNode
 
-__all__ = ["KeyPackage", "key_package_tbs"]
+__all__ = ["KeyPackage", "is_last_resort", "key_package_tbs"]
 
 
 @struct
@@ -27,3 +27,19 @@ class KeyPackage(EncodedOnce):
 def key_package_tbs(key_package: KeyPackage) -> bytes:
     """``KeyPackageTBS``: everything but the signature."""
     return without_last(key_package.encode(), key_package.signature)
+
+
+def is_last_resort(key_package: KeyPackage) -> bool:
+    """Whether a KeyPackage may be used more than once (RFC 9420 16.8).
+
+    draft-ietf-mls-extensions "Last Resort KeyPackages" marks it by a component; versions 04 to 06 of the draft did by
+    an extension of its own, which is what we send as long as other implementations know no other.
+
+    :raises MalformedError: its dictionary of components does not parse
+    """
+    if any(entry.extension_type == ExtensionType.LAST_RESORT for entry in key_package.extensions):
+        return True
+    components = find(key_package.extensions, AppDataDictionary)
+    return components is not None and any(
+        entry.component_id == AppDataDictionary.LAST_RESORT for entry in components.component_data
+    )

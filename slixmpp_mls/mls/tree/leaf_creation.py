@@ -11,7 +11,7 @@ from ..crypto.cipher_suite import CipherSuite, HPKEPrivateKey, Random, Signature
 from ..registry import GREASE, CipherSuiteId, CredentialType, ExtensionType, ProposalType, ProtocolVersion
 from ..structures.credential import AnyCredential, type_of
 from ..structures.extensions import Extension
-from ..structures.key_package import KeyPackage, key_package_tbs
+from ..structures.key_package import KeyPackage, is_last_resort, key_package_tbs
 from ..structures.leaf_node import Capabilities, KeyPackageSource, LeafNode, Lifetime, UpdateSource, leaf_node_tbs
 from ..tls import Struct, opaque, struct
 
@@ -139,7 +139,7 @@ class KeyPackageBundle:
     @property
     def last_resort(self) -> bool:
         """Whether it may be used more than once (draft-ietf-mls-extensions)."""
-        return any(entry.extension_type == ExtensionType.LAST_RESORT for entry in self.key_package.extensions)
+        return is_last_resort(self.key_package)
 
     @property
     def own_leaf(self) -> OwnLeaf:

@@ -22,11 +22,18 @@ from ...errors import InvalidError
 from ..crypto.cipher_suite import CipherSuite
 from ..crypto.signature_batch import SignedContent, verify_all
 from ..parameters import DAY, HOUR
-from ..registry import DEFAULT_EXTENSIONS, DEFAULT_PROPOSALS, ExtensionType, ProtocolVersion
+from ..registry import DEFAULT_EXTENSIONS, DEFAULT_PROPOSALS, ProtocolVersion
 from ..structures.credential import type_of
-from ..structures.extensions import ApplicationId, Extension, RequiredCapabilities, check_unique, find
+from ..structures.extensions import (
+    AppDataDictionary,
+    ApplicationId,
+    Extension,
+    RequiredCapabilities,
+    check_unique,
+    find,
+)
 from ..structures.group_context import GroupContext
-from ..structures.key_package import KeyPackage, key_package_tbs
+from ..structures.key_package import KeyPackage, is_last_resort, key_package_tbs
 from ..structures.leaf_node import CommitSource, KeyPackageSource, LeafNode, UpdateSource, leaf_node_tbs
 from .ratchet_tree import RatchetTree
 from .tree_index import Feature
@@ -96,7 +103,7 @@ class VerifiedKeyPackage:
     @property
     def last_resort(self) -> bool:
         """Whether it may be used more than once (draft-ietf-mls-extensions)."""
-        return any(entry.extension_type == ExtensionType.LAST_RESORT for entry in self.key_package.extensions)
+        return is_last_resort(self.key_package)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +153,9 @@ class LeafRules:
         if package.version != requirements.version or package.cipher_suite != requirements.suite.id:
             raise InvalidError("KeyPackage for another version or cipher suite", "RFC 9420 10.1")
         check_unique(package.extensions, "KeyPackage")
+        components = find(package.extensions, AppDataDictionary)  # refused if malformed
+        if components is not None:
+            components.check()
         if not isinstance(leaf.source, KeyPackageSource):  # RFC 9420 7.3
             raise InvalidError("the leaf of a KeyPackage has another source", "RFC 9420 7.3")
         self.check_lifetime(leaf)

@@ -5,7 +5,8 @@ uniqueness of keys are settled when a tree is decoded; what is left is done here
 hashes, then one pass over the parent nodes, then the leaves, whose signatures take nearly all the time.
 
 A leaf that has expired is no reason to refuse a tree: its lifetime says until when it may be used to
-*add* the client (7.3 recommends the check and says why it can fail), so that lifetimes are not looked at.
+*add* the client (7.3 recommends the check and says why it can fail).  That a lifetime is longer than the application
+allows is one (7.2): no clock is needed to see it, and members refuse such a leaf in an Add.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ...errors import InvalidError
 from ..crypto.signature_batch import SignedContent, verify_all
 from ..structures.group_context import GroupContext
 from ..structures.parent_node import ParentNode
-from .leaf_validation import GroupRequirements, check_leaf, check_members, leaf_signature
+from .leaf_validation import GroupRequirements, LeafRules, check_leaf, check_members, leaf_signature
 from .parent_hash import verify_parent_hashes
 from .ratchet_tree import RatchetTree
 from .tree_math import NodeIndex, level
@@ -33,12 +34,14 @@ def verify_tree(
     tree: RatchetTree,
     context: GroupContext,
     *,
+    lifetime_limit: int | None = None,
     remembered: MutableSet[bytes] | None = None,
     threads: int = 2,
 ) -> VerifiedTree:
     """RFC 9420 12.4.3.1, "verify the integrity of the ratchet tree".
 
     :param context: of the group, from a GroupInfo whose signature the caller verifies
+    :param lifetime_limit: the longest lifetime that a leaf may have, seconds (7.2); None: any
     :param remembered: see :func:`slixmpp_mls.mls.crypto.signature_batch.verify_all`
     :param threads: likewise
     :raises InvalidError: the tree is not acceptable
@@ -54,9 +57,13 @@ def verify_tree(
     for _, node in tree.parents():
         tree.suite.check_public_key(node.encryption_key)  # nobody could encrypt to a bad one
 
+    rules = None if lifetime_limit is None else LeafRules(None, lifetime_limit)
+
     def signatures() -> Iterator[SignedContent]:
         for index, leaf in tree.members():
             check_leaf(leaf, requirements)
+            if rules is not None:
+                rules.check_lifetime(leaf)
             yield leaf_signature(leaf, context.group_id, index)
 
     verify_all(tree.suite, signatures(), remembered=remembered, threads=threads)

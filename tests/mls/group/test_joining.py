@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from slixmpp_mls.errors import MalformedError, NotForUs, PeerError
+from slixmpp_mls.errors import InvalidError, MalformedError, NotForUs, PeerError
 from slixmpp_mls.mls.crypto.cipher_suite import SignaturePrivateKey
 from slixmpp_mls.mls.group.commit_creation import CommitBundle, CommitOptions, sign_group_info
 from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.parameters import Parameters
 from slixmpp_mls.mls.registry import GREASE, ExtensionType
 from slixmpp_mls.mls.schedule.key_schedule import welcome_key
 from slixmpp_mls.mls.structures.extensions import Extension, ExternalSenders, RequiredCapabilities
@@ -247,3 +248,12 @@ def test_7_3_an_expired_leaf_in_the_tree_is_no_reason_to_stay_away() -> None:
     old = bundle("erin", lifetime=Lifetime(0, DAY))
     made = BOB.commit([Add(old.key_package)], now=DAY)
     assert Group.join(welcome_of(made), old)
+
+
+def test_7_2_a_lifetime_that_is_too_long_keeps_us_away() -> None:
+    """Members refuse such a leaf in an Add; a joiner meets it in the tree, and comes to the same verdict."""
+    lasting = bundle("erin", lifetime=Lifetime(NOW - DAY, NOW + 28 * DAY))
+    made = BOB.commit([Add(lasting.key_package), Add(DAVE.key_package)], now=NOW)
+    assert Group.join(welcome_of(made), DAVE)
+    with pytest.raises(InvalidError, match="7\\.2"):
+        Group.join(welcome_of(made), DAVE, parameters=Parameters(lifetime_limit=28 * DAY))

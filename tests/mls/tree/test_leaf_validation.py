@@ -11,7 +11,15 @@ from slixmpp_mls.errors import InvalidError, MalformedError
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.registry import GREASE, CipherSuiteId, ExtensionType
 from slixmpp_mls.mls.structures.credential import UnknownCredential, X509Credential
-from slixmpp_mls.mls.structures.extensions import ApplicationId, Extension, ExternalSenders, RequiredCapabilities
+from slixmpp_mls.mls.structures.extensions import (
+    AppDataDictionary,
+    ApplicationId,
+    ComponentData,
+    Extension,
+    ExternalSenders,
+    RequiredCapabilities,
+)
+from slixmpp_mls.mls.structures.key_package import KeyPackage
 from slixmpp_mls.mls.structures.leaf_node import Capabilities, CommitSource, KeyPackageSource, Lifetime, UpdateSource
 from slixmpp_mls.mls.tree.leaf_validation import (
     GroupRequirements,
@@ -101,6 +109,24 @@ def test_13_4_extension_twice() -> None:
 def test_last_resort() -> None:
     package = member(0).key_package(extensions=(Extension(ExtensionType.LAST_RESORT, b""),))
     assert RULES.verify_key_package(package, ANY).last_resort
+
+
+def test_last_resort_as_a_component() -> None:
+    """draft-ietf-mls-extensions, Last Resort KeyPackages and Associated Data."""
+    mark, other = ComponentData(AppDataDictionary.LAST_RESORT, b""), ComponentData(0x8001, b"x")
+
+    def package(*components: ComponentData) -> KeyPackage:
+        return member(0).key_package(extensions=(AppDataDictionary(components).extension(),))
+
+    assert AppDataDictionary((mark,)).encode() == bytes.fromhex("03000400")
+    assert RULES.verify_key_package(package(mark, other), ANY).last_resort
+    assert not RULES.verify_key_package(package(other), ANY).last_resort
+    for wrong in ((other, mark), (mark, mark)):
+        with pytest.raises(InvalidError, match="sorted"):
+            RULES.verify_key_package(package(*wrong), ANY)
+    garbage = member(0).key_package(extensions=(Extension(AppDataDictionary.TYPE, b"\x05"),))
+    with pytest.raises(MalformedError):
+        RULES.verify_key_package(garbage, ANY)
 
 
 def test_many_at_once() -> None:

@@ -265,6 +265,19 @@ def test_7_3_expired_leaves_do_not_matter_in_a_tree() -> None:
     verify_tree(tree, context_of(tree, b"group"))
 
 
+def test_7_2_a_lifetime_longer_than_the_application_allows_is_refused_in_a_tree() -> None:
+    people = members(3)
+    tree = tree_of(people)
+    verify_tree(tree, context_of(tree, b"group"), lifetime_limit=28 * 86400)
+    people[1] = people[1].changed(source=KeyPackageSource(Lifetime(0, 90 * 86400 + 1)))
+    tree = tree_of(people)
+    verify_tree(tree, context_of(tree, b"group"))
+    refused(tree, context_of(tree, b"group"), "RFC 9420 7.2", lifetime_limit=90 * 86400)
+    people[1] = people[1].changed(source=KeyPackageSource(Lifetime(2, 1)))
+    tree = tree_of(people)
+    refused(tree, context_of(tree, b"group"), "RFC 9420 7.3", lifetime_limit=90 * 86400)
+
+
 def test_parent_hash_of_a_leaf_need_not_fit_the_present_path() -> None:
     """Figure of appendix B: B's chain is cut off where C committed later."""
     people = members(4)
