@@ -23,6 +23,8 @@ class Parameters:
     :ivar skipped_limit: keys of skipped generations kept per ratchet
     :ivar resumption_epochs: epochs whose resumption PSK is kept (RFC 9420 8.6)
     :ivar proposal_limit: proposals remembered in one epoch
+    :ivar member_proposal_limit: of these, by one member
+    :ivar outsider_proposal_limit: of these, by all who are no members
     :ivar lifetime_limit: longest lifetime that a KeyPackage may claim (RFC 9420 7.2)
     :ivar clock_tolerance: how far a peer's clock may be off
     """
@@ -32,6 +34,8 @@ class Parameters:
     forward_limit: int = 1000
     skipped_limit: int = 1000
     resumption_epochs: int = 16
-    proposal_limit: int = 5000
+    proposal_limit: int = 256
+    member_proposal_limit: int = 16
+    outsider_proposal_limit: int = 64
     lifetime_limit: int = 90 * DAY
     clock_tolerance: int = HOUR

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from slixmpp_mls.client import CommitLost, Doubt, Doubts, JoinRequested, Rejected
-from slixmpp_mls.client.group import sending
-from slixmpp_mls.client.storage.records import MembershipState
+from slixmpp_mls.client.group import committable_proposals, sending
+from slixmpp_mls.client.group.actions import Outgoing
+from slixmpp_mls.client.storage.records import MembershipState, OutboxKind
 from slixmpp_mls.errors import (
     InvalidError,
     NotPermitted,
@@ -16,9 +18,12 @@ from slixmpp_mls.errors import (
     PolicyViolation,
 )
 from slixmpp_mls.mls.group.group import external_proposal
+from slixmpp_mls.mls.parameters import Parameters
 from slixmpp_mls.mls.structures.framing import NewMemberProposalSender
-from slixmpp_mls.mls.structures.proposals import Add, GroupContextExtensions, Remove
+from slixmpp_mls.mls.structures.proposals import Add, GroupContextExtensions, PreSharedKey, Remove
+from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID
 from slixmpp_mls.policy import RoomPolicy
+from slixmpp_mls.policy.check import judge
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import NOW, Participant, World, commit_against_policy
@@ -244,3 +249,35 @@ def test_a_commit_that_the_policy_forbids_is_ignored_by_all() -> None:
     world.settle()
     assert world.agree()
     assert {person.epoch for person in world.people} == {2}
+
+
+def test_a_storm_of_proposals_costs_work_in_proportion_to_those_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,000 proposals that nobody may commit: 16 are kept, and what to commit is judged when that changes, not else."""
+    world = World()
+    alice, mallory = world.group("alice@a.example", "mallory@m.example")
+    group = mallory.session.group
+    limits = Parameters(proposal_limit=5000, member_proposal_limit=5000)
+    storm = replace(group, parameters=limits)
+    for number in range(1000):
+        psk = PreSharedKey(PreSharedKeyID(ExternalPSK(b"%d" % number), bytes(32)))
+        message, storm = storm.propose(psk, now=world.now)
+        payloads = (elements.Proposal(group.group_id, group.epoch, message),)
+        world.room.post(Outgoing(f"storm-{number}", OutboxKind.PROPOSAL, payloads), mallory.account)
+    judged = 0
+
+    def counting(*arguments: Any) -> Any:
+        nonlocal judged
+        judged += 1
+        return judge(*arguments)
+
+    monkeypatch.setattr(committable_proposals, "judge", counting)
+    world.room.deliver_all()
+    alice.read()
+    assert len(alice.session.group.pending_proposals) == alice.session.group.parameters.member_proposal_limit == 16
+    assert not alice.session.needs_commit
+    after_reading = judged
+    assert after_reading < 1000
+    for number in range(50):
+        assert not alice.session.needs_commit
+        alice.session.compose(b"%d" % number)
+    assert judged == after_reading  # nothing has changed since

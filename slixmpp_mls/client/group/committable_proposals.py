@@ -88,7 +88,8 @@ def committable(
 
     chosen: tuple[SentProposal, ...] = ()
     alone = [sent for sent in waiting if allowed((sent,))]
-    for part in (alone, [sent for sent in waiting if sent not in alone]):
+    by_itself = set(map(id, alone))
+    for part in (alone, [sent for sent in waiting if id(sent) not in by_itself]):
         fixed = (*beside, *chosen)
         valid = choose_valid(
             part,

@@ -24,11 +24,13 @@ from hashlib import sha256
 from ...errors import InvalidError, NotPermitted, NotVouchedFor, PeerError, PolicyViolation, StanzaTooLarge, UsageError
 from ...mls.group.commit_creation import CommitBundle, CommitDraft, CommitOptions
 from ...mls.group.group import Group
+from ...mls.group.group_state import PublicState
 from ...mls.group.proposal_list import SentProposal
 from ...mls.structures.credential import type_of
 from ...mls.structures.framing import MemberSender
 from ...mls.structures.proposals import Add, AnyProposal, GroupContextExtensions, PreSharedKey
 from ...mls.tree.leaf_creation import OwnLeaf
+from ...mls.tree.ratchet_tree import RatchetTree
 from ...mls.tree.tree_index import Feature
 from ...policy import ExternalJoins, GroupView, RoomPolicy
 from ...policy.check import check, judge
@@ -65,6 +67,7 @@ class Sending:
         self._device = device
         self._state = state
         self.talks_to_anybody = False
+        self._answered: tuple[PublicState[RatchetTree], frozenset[bytes], Committable] | None = None
 
     @property
     def silenced(self) -> bool:
@@ -85,7 +88,11 @@ class Sending:
     def _due(self, membership: Membership) -> Committable:
         if not membership.group.pending_proposals:
             return Committable()
-        return committable(membership.group, membership.view, unwanted=self._uncommitted(membership))
+        # Asked with each message, and answered anew only when something has changed: the public state is a value.
+        asked = membership.group.public, self._uncommitted(membership)
+        if self._answered is None or self._answered[0] is not asked[0] or self._answered[1] != asked[1]:
+            self._answered = *asked, committable(membership.group, membership.view, unwanted=asked[1])
+        return self._answered[2]
 
     def _uncommitted(self, membership: Membership) -> frozenset[bytes]:
         """References that no Commit of ours holds: denied ones, and our own that the room has not reflected.

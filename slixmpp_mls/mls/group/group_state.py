@@ -38,6 +38,7 @@ from ..schedule.secret_tree import RatchetKind, RatchetLimits, SecretTree
 from ..structures.commit import Commit
 from ..structures.extensions import ExternalSenders
 from ..structures.framing import (
+    AnySender,
     ExternalSenderIndex,
     FramedContent,
     MemberSender,
@@ -112,23 +113,37 @@ class PublicState(Generic[T]):
         """The proposals that wait for a Commit, in the order in which they came."""
         return tuple(self.proposals[reference] for reference in self.proposal_order)
 
-    def with_proposal(self, sent: SentProposal, limit: int) -> Self:
+    def with_proposal(self, sent: SentProposal, limits: Parameters | None) -> Self:
         """The state with one more proposal that a Commit may refer to; one that is there already stays once.
 
-        :param limit: how many to keep
-        :raises InvalidError: there are too many
+        All members keep the same ones, as all read them in the same order.
+
+        :param limits: how many to keep; None: it has been kept before
+        :raises InvalidError: there are too many, in all, by this member, or by outsiders
         """
         reference = sent.reference
         assert reference is not None
         if reference in self.proposals:
             return self
-        if len(self.proposals) >= limit:
-            raise InvalidError(f"more than {limit} proposals in one epoch")
+        if limits is not None:
+            self._check_room(sent.sender, limits)
         return replace(
             self,
             proposals=self.proposals.set(reference, sent),
             proposal_order=(*self.proposal_order, reference),
         )
+
+    def _check_room(self, sender: AnySender, limits: Parameters) -> None:
+        if len(self.proposals) >= limits.proposal_limit:
+            raise InvalidError(f"more than {limits.proposal_limit} proposals in one epoch")
+        if isinstance(sender, MemberSender):
+            own = sum(1 for sent in self.proposals.values() if sent.sender == sender)
+            if own >= limits.member_proposal_limit:
+                raise InvalidError(f"more than {limits.member_proposal_limit} proposals of one member in one epoch")
+            return
+        others = sum(1 for sent in self.proposals.values() if not isinstance(sent.sender, MemberSender))
+        if others >= limits.outsider_proposal_limit:
+            raise InvalidError(f"more than {limits.outsider_proposal_limit} proposals of outsiders in one epoch")
 
     def signature_key_of(self, content: FramedContent) -> bytes:
         """The key with which this content must be signed (RFC 9420 6.1).
@@ -359,7 +374,7 @@ class MemberState(Generic[T]):
 
         :raises InvalidError: there are too many
         """
-        public = self.public.with_proposal(sent, self.parameters.proposal_limit)
+        public = self.public.with_proposal(sent, self.parameters)
         if public is self.public:
             return self
         updates = self.updates if update is None else self.updates.set(sent.reference or b"", update)

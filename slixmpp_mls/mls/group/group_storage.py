@@ -25,7 +25,6 @@ present one nor among the ended ones are passed over.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from struct import Struct as Layout
@@ -267,7 +266,7 @@ def restore(
         content = AuthenticatedContent.decode(encoded)
         reference = suite.proposal_ref(encoded)
         sent = SentProposal(content.content.content, content.content.sender, reference, content)  # type: ignore[arg-type]
-        public = public.with_proposal(sent, sys.maxsize)
+        public = public.with_proposal(sent, None)
         if reference in kept and sent.sender == MemberSender(own_index):
             updates[reference] = _restore_update(suite, kept[reference])
     return make(

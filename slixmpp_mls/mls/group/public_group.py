@@ -84,7 +84,7 @@ def process(
     content = open_public(public, body, None)
     if not isinstance(content.content.content, Commit):
         sent = take_proposal(public, content, rules)
-        return FollowedProposal(sent, public.with_proposal(sent, limits.proposal_limit))
+        return FollowedProposal(sent, public.with_proposal(sent, limits))
     staged = stage_public(public, content, rules)
     context = new_context(public.suite, public.interim_transcript_hash, staged.provisional, content)
     tag = content.confirmation_tag

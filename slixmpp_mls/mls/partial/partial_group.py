@@ -134,7 +134,7 @@ class PartialGroup(MemberState[PartialTree]):
                 check_alone(sent, found, self.context, _rules(self.parameters, remembered))
             except InvalidError:
                 continue
-            public = public.with_proposal(sent, self.parameters.proposal_limit)
+            public = public.with_proposal(sent, self.parameters)
         return Group(
             public=public,
             secrets=self.secrets,
@@ -288,7 +288,7 @@ class PartialGroup(MemberState[PartialTree]):
         if isinstance(content.content.content, Commit):
             return commit_processing.stage_removal(self, content, None if opened is None else opened.spent)
         sent: SentProposal = take_proposal(proved.public, content, rules)
-        self.public.with_proposal(sent, self.parameters.proposal_limit)  # refused now, if there are too many
+        self.public.with_proposal(sent, self.parameters)  # refused now, if there are too many
         return ReceivedProposal(self.epoch, sent, self.secret_tree, None if opened is None else opened.left)
 
     def _late_message(

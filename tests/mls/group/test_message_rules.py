@@ -243,6 +243,18 @@ def test_too_many_proposals() -> None:
     assert alice.pending_proposals == ()
 
 
+def test_too_many_proposals_of_one_member() -> None:
+    """One member fills its own share only: others' proposals are still taken."""
+    alice = ALICE
+    limit = alice.parameters.member_proposal_limit
+    assert limit == 16
+    for number in range(limit):
+        alice = heard(alice, forged(BOB, PreSharedKey(PreSharedKeyID(ExternalPSK(b"x"), bytes([number]) * 32))))
+    refused(alice, forged(BOB, PSK, authenticated_data=b"one more"), "proposals of one member")
+    alice = heard(alice, forged(CAROL, PSK, authenticated_data=b"another member's"))
+    assert len(alice.pending_proposals) == limit + 1
+
+
 def test_garbage() -> None:
     for data in (b"", b"\0", b"\0\1", b"\0\1\0\2", bytes(100), HELLO[2:], b"\0\1\0\6" + HELLO[4:]):
         before = ALICE.pieces()
