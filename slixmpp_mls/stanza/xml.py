@@ -26,7 +26,9 @@ from lxml import etree
 from ..errors import MalformedError
 
 __all__ = [
+    "MAX_ATTRIBUTES",
     "MAX_DEPTH",
+    "MAX_ELEMENTS",
     "AnyElement",
     "clark",
     "is_xml_text",
@@ -45,6 +47,9 @@ AnyElement: TypeAlias = "etree._Element | ElementTree.Element"
 MAX_DEPTH = 64  # nesting; deeper than any stanza in use, and below libxml2's own 256
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0 2.2
+MAX_ATTRIBUTES = 64  # of one element; the richest ones in use have some ten
+MAX_ELEMENTS = 4096  # of one document
+
 _XML = "{http://www.w3.org/XML/1998/namespace}"
 _DATETIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:Z|[+-][0-9]{2}:[0-9]{2})", re.ASCII
@@ -64,7 +69,8 @@ def parse_xml(data: bytes, max_size: int, *, max_depth: int = MAX_DEPTH) -> etre
 
     :param max_size: octets
     :param max_depth: levels of elements, the root counting as one
-    :raises MalformedError: too large, too deep, not UTF-8, not well-formed, with an undeclared
+    :raises MalformedError: too large, too deep, of more than `MAX_ELEMENTS` elements, one with more than
+        `MAX_ATTRIBUTES` attributes, not UTF-8, not well-formed, with an undeclared
         prefix, or holding a document type, entity reference, comment or processing instruction
     """
     if len(data) > max_size:
@@ -84,12 +90,17 @@ def parse_xml(data: bytes, max_size: int, *, max_depth: int = MAX_DEPTH) -> etre
         raise MalformedError("XML is not well-formed (RFC 6120 11.3)") from None
     if root.getprevious() is not None or root.getnext() is not None:
         raise MalformedError("XML with something beside its root element (RFC 6120 11.1)")
-    depth = 0
+    depth = elements = 0
     for event, node in etree.iterwalk(root, events=("start", "end", "comment", "pi")):
         if event == "start":
             depth += 1
+            elements += 1
             if depth > max_depth:
                 raise MalformedError(f"XML nested over {max_depth} levels")
+            if elements > MAX_ELEMENTS:
+                raise MalformedError(f"XML of over {MAX_ELEMENTS} elements")
+            if len(node.attrib) > MAX_ATTRIBUTES:
+                raise MalformedError(f"an element with over {MAX_ATTRIBUTES} attributes")
         elif event == "end":
             depth -= 1
         else:  # RFC 6120 11.1, "comments" and "processing instructions"

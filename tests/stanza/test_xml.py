@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from xml.etree import ElementTree as ET
 
 import pytest
 from slixmpp.xmlstream import tostring
 
-from slixmpp_mls.stanza.xml import written_size
+from slixmpp_mls.errors import MalformedError
+from slixmpp_mls.stanza.xml import MAX_ATTRIBUTES, MAX_DEPTH, MAX_ELEMENTS, parse_xml, written_size
 
 CLIENT = "jabber:client"
 
@@ -26,3 +28,25 @@ CLIENT = "jabber:client"
 def test_the_size_is_that_of_what_slixmpp_writes(document: str) -> None:
     element = ET.fromstring(document)
     assert written_size(element, CLIENT) == len(tostring(element, xmlns=CLIENT).encode())
+
+
+def of_depth(levels: int) -> str:
+    return "<a>" * levels + "</a>" * levels
+
+
+def of_elements(count: int) -> str:
+    return "<a>" + "<b/>" * (count - 1) + "</a>"
+
+
+def of_attributes(count: int) -> str:
+    return "<a><b " + " ".join(f"x{number}=''" for number in range(count)) + "/></a>"
+
+
+@pytest.mark.parametrize(
+    ("make", "most"), [(of_depth, MAX_DEPTH), (of_elements, MAX_ELEMENTS), (of_attributes, MAX_ATTRIBUTES)]
+)
+def test_depth_elements_and_attributes_have_a_bound(make: Callable[[int], str], most: int) -> None:
+    assert parse_xml(make(most).encode(), 1 << 18).tag == "a"
+    for count in (most + 1, 2 * most):
+        with pytest.raises(MalformedError, match=f"over {most}"):
+            parse_xml(make(count).encode(), 1 << 18)
