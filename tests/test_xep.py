@@ -70,7 +70,7 @@ from slixmpp_mls.stanza.blob import MAX_BLOB, RatchetTreeLocation
 from slixmpp_mls.stanza.consistency import check as check_consistency
 from slixmpp_mls.stanza.sce import Envelope, Limits, mismatches
 from slixmpp_mls.stanza.trust_message import MAX_KEYS, KeyOwner, TrustMessage
-from slixmpp_mls.stanza.xml import read_datetime, to_lxml
+from slixmpp_mls.stanza.xml import MAX_ATTRIBUTES, MAX_ELEMENTS, read_datetime, to_lxml
 from slixmpp_mls.store import MemoryStore
 
 from .client.people import pretend
@@ -254,7 +254,8 @@ def test_its_other_numbers_are_those_of_the_code() -> None:
     assert f"at most {MAX_ENCODED:,} characters" in text
     assert f"at most {MAX_ID} octets" in text
     limits = Limits()
-    assert f"at most {limits.size:,} octets, {limits.depth} levels of elements and {limits.elements} elements" in text
+    bounds = f"{limits.depth} levels of elements, {MAX_ELEMENTS:,} elements in all, {MAX_ATTRIBUTES} attributes of each"
+    assert f"at most {limits.size:,} octets, {bounds}, and {limits.elements} elements" in text
     assert f"0 to {PROFILE.random_padding} random characters" in text
     assert f"more than {PROFILE.tolerance.total_seconds() / 60:.0f} minutes away" in text
     assert f"of ordinary ones {SETTINGS.count} for each suite" in text
