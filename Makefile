@@ -12,32 +12,32 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 .PHONY: help setup demo test lint bench xep server clean
 
-help:  ## this list
+help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
-setup: $(VENV)/.installed-test $(VENV)/.installed-lint  ## everything that work on the code needs, into .venv
+setup: $(VENV)/.installed-test $(VENV)/.installed-lint  ## install what development needs into .venv
 	@echo "Ready: activate with '. $(BIN)/activate'."
 
-demo: $(VENV)/.installed  ## three people in an encrypted room on a real server
+demo: $(VENV)/.installed  ## show three people in an encrypted room on a real server
 	@$(BIN)/slixmpp-mls demo $(ARGS)
 
-test: $(VENV)/.installed-test  ## the whole test suite, with real servers and other MLS implementations
+test: $(VENV)/.installed-test  ## run all tests, with real servers and other MLS implementations
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
-lint: $(VENV)/.installed-test $(VENV)/.installed-lint  ## ruff (rules and format), mypy, and the order of the packages
+lint: $(VENV)/.installed-test $(VENV)/.installed-lint  ## check with ruff (rules, format), mypy, and the order of the packages
 	@$(BIN)/ruff check .; check=$$?; $(BIN)/ruff format --check .; form=$$?; $(BIN)/mypy; types=$$?; \
 	$(BIN)/lint-imports --no-cache; order=$$?; exit $$((check | form | types | order))
 
-bench: $(VENV)/.installed-test $(VENV)/.installed-bench  ## the tables and plots of benchmarks/
+bench: $(VENV)/.installed-test $(VENV)/.installed-bench  ## make the tables and plots of benchmarks/
 	@$(BIN)/python -m benchmarks $(or $(ARGS),core)
 
 xep: $(VENV)/.installed  ## check the documents of the specification and render them as HTML
 	@$(BIN)/python xep/render.py $(ARGS)
 
-server: $(VENV)/.installed  ## a throw-away XMPP server for bot development
+server: $(VENV)/.installed  ## run a temporary XMPP server for bot development
 	@$(BIN)/slixmpp-mls server $(ARGS)
 
-clean:  ## remove all that these targets made inside this folder
+clean:  ## remove everything that these targets made in this folder
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis .benchmarks tests/interop/*/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

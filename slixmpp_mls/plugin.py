@@ -9,6 +9,9 @@
     await group.add("bob@example")
     await group.send("Fair is foul")
 
+The module is longer than others because it is a reference: most of it is the docstrings of the public methods, which
+forward to the parts.
+
 The second argument of ``register_plugin`` is the configuration: :mod:`.runtime.settings` lists what can be set.
 Events of slixmpp's tell what happens in the rooms: :mod:`.runtime.events` lists them, and says what a program can rely
 on if it is killed at any point.

@@ -72,7 +72,7 @@ JITTER = 10.0  # seconds, the longest wait before doing what another device of o
 LOOK = 300.0  # seconds between looks at the node if nobody tells of a change
 RETRY = 5.0  # seconds until what could not be done is tried again, each time twice as long, up to
 RETRY_AT_MOST = 900.0
-PATIENCE = 30.0  # seconds that a call waits for a room
+ROOM_TIMEOUT = 30.0  # seconds that a call waits for a room
 
 
 class OwnDevices:
@@ -214,7 +214,7 @@ class OwnDevices:
             raise UsageError(f"our account has no device {device_id}")
         if device_id == own.device:
             for room in self._member_rooms():
-                await room.leave(patience=PATIENCE / 3)
+                await room.leave(patience=ROOM_TIMEOUT / 3)
         async with self._settling:  # we are told of it ourselves, and would do the same twice
             marker = await self._mark(device_id)
             if device_id == own.device:
@@ -263,7 +263,7 @@ class OwnDevices:
                 waiting[room.room] = "we are not in the room at present"
                 return
             try:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(ROOM_TIMEOUT):
                     if await work(room):
                         done.append(room.room)
             except TimeoutError:
@@ -462,7 +462,7 @@ class OwnDevices:
         async with self._settling:
             for room, name, status in self._unfinished():
                 try:
-                    async with asyncio.timeout(PATIENCE):
+                    async with asyncio.timeout(ROOM_TIMEOUT):
                         if status is DeviceStatus.RETIRED:
                             await self._remove_from(room, name)
                         else:

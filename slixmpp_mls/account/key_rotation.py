@@ -39,7 +39,7 @@ __all__ = ["KeyRotated", "KeyRotation"]
 log = logging.getLogger(__name__)
 
 OVERLAP = HOUR  # seconds for which KeyPackages with the old key are good
-PATIENCE = 30.0  # seconds that a call waits for a room
+ROOM_TIMEOUT = 30.0  # seconds that a call waits for a room
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class KeyRotation:
     async def _move(self) -> None:
         async def one(room: EncryptedRoom) -> None:
             try:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(ROOM_TIMEOUT):
                     await room.renew_leaf()
             except (MLSError, TimeoutError) as error:
                 log.info("%s: the new key has to wait: %s", room.room, error or "no answer")

@@ -66,7 +66,7 @@ TICK = 60.0  # seconds between looks at what is due
 NODES = 300.0  # seconds between looks at our nodes of KeyPackages
 QUIET = 30.0  # seconds after a Commit in a room in which we do not add another one
 REPRIEVE = 86_400.0  # seconds after a jump in which nobody is removed as silent
-PATIENCE = 60.0  # seconds that a room may take
+ROOM_TIMEOUT = 60.0  # seconds that a room may take
 _CLOCK = ("device", b"clock")  # the latest time that we have seen, seconds since the Unix epoch
 
 
@@ -228,7 +228,7 @@ class Maintenance:
             return [] if room.group.is_member and room.epoch == epoch else None
 
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(ROOM_TIMEOUT):
                 changed = await room.worker.committer.commit(still, force=True)
         except (MLSError, TimeoutError) as error:
             log.info("%s: our keys cannot be renewed now: %s", name, error or "no answer")

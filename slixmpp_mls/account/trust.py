@@ -54,7 +54,7 @@ __all__ = ["Trust", "qr_code", "trust_of", "with_people"]
 log = logging.getLogger(__name__)
 
 _EVENTS: dict[type[TrustEvent], str] = {NewDevice: "mls_new_key", KeyChanged: "mls_key_changed"}
-_PATIENCE = 30.0  # seconds for one message to get on its way
+_SEND_TIMEOUT = 30.0  # seconds for one message to get on its way
 _PAUSE = 0.05  # seconds, so that what happens at once is told at once
 
 
@@ -217,7 +217,7 @@ class Trust:
             groups = [group for group in self._rooms.all.values() if group.is_member and group.live]
             for group in sorted(groups, key=lambda group: len(group.group.roster)):
                 try:
-                    async with asyncio.timeout(_PATIENCE):
+                    async with asyncio.timeout(_SEND_TIMEOUT):
                         await self._tell(group)
                 except (MLSError, TimeoutError) as error:
                     log.info("%s: trust messages have to wait: %s", group.room, error)

@@ -19,7 +19,7 @@ from ..plugin import MLS
 from ..policy import ExternalJoins, Right, RoomPolicy
 from ..policy.roster import Roster
 from ..runtime.connection import connected
-from ..store import MemoryStore, SQLiteStore, is_encrypted
+from ..store import MemoryStore, SQLiteStore, copied_to_memory, is_encrypted
 from .login import (
     CA,
     AsAccount,
@@ -168,14 +168,9 @@ def copy_of(path: Path, key_file: Path | None) -> MemoryStore:
     secret = secret_of(key_file) if is_encrypted(path) else None
     store = SQLiteStore(path, None, secret=secret)
     try:
-        copy = MemoryStore(store.account)
-        with store.transaction() as source, copy.transaction() as target:
-            for space in source.spaces():
-                for key, value in source.items(space):
-                    target.put(space, key, value)
+        return copied_to_memory(store)
     finally:
         store.close()
-    return copy
 
 
 def groups_in(store: MemoryStore) -> Iterator[RoomGroup]:

@@ -10,6 +10,8 @@ A structure is declared once, as a class whose annotations are its fields in wir
 From that declaration come the constructor, equality, :meth:`Struct.encode`,
 :meth:`Struct.decode` and (in :mod:`slixmpp_mls.mls.xml_form`) the XML form and its schema.
 
+The module is longer than others because each kind of field is one small class, and the classes refer to each other.
+
 ===========================================  ==================================================
 annotation                                   presentation language
 ===========================================  ==================================================

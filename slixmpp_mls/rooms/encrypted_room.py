@@ -1,7 +1,8 @@
-"""An encrypted room as a bot author has it in hand: members, adding, removing, sending; and its messages.
+"""The room object of a bot: members, adding, removing, sending; and its messages.
 
 :class:`EncryptedRoom` is a small face: :mod:`.membership`, :mod:`.leaving`, :mod:`.affiliation_sync` and the parts of
-:mod:`.engine` do the work.  What it needs of the other rooms it asks of the :class:`Registry`.
+:mod:`.engine` do the work.  It asks the :class:`Registry` about other rooms.  The module is longer than others because
+it is a reference: most of it is the docstrings of the public methods.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from .engine.sender import SentMessage
 from .engine.worker import RoomWorker
 from .epoch_code import EpochComparison, compare_epochs, epoch_code
 from .files import File, RoomFiles
-from .leaving import LEAVE_PATIENCE, Leaving
+from .leaving import LEAVE_TIMEOUT, Leaving
 from .membership import AddResult, Membership, RemoveResult
 from .psk_link import link
 from .rich import Marker, Reference, Rich, RoomReferences, Typing, correction, reactions, reply, retraction
@@ -677,7 +678,7 @@ class EncryptedRoom:
 
         return await self.worker.committer.commit(change)
 
-    async def leave(self, patience: float = LEAVE_PATIENCE) -> None:
+    async def leave(self, patience: float = LEAVE_TIMEOUT) -> None:
         """Leave the group, and then the room.
 
         A member cannot remove itself: when all that it has sent is in the room, it asks, and another one commits

@@ -23,10 +23,10 @@ from ..mls.structures.proposals import Remove
 from ..mls.tree.tree_math import LeafIndex
 from .engine.worker import RoomWorker
 
-__all__ = ["LEAVE_PATIENCE", "Leaving"]
+__all__ = ["LEAVE_TIMEOUT", "Leaving"]
 
 #: Seconds in which another member should have committed our removal.
-LEAVE_PATIENCE = 20.0
+LEAVE_TIMEOUT = 20.0
 
 
 class Leaving:
@@ -46,7 +46,7 @@ class Leaving:
     def go_on(self) -> None:
         """The room has been caught up with: if we wanted to leave it, leave."""
         if self._group.post_commit_actions.leave and not self._busy.locked():
-            self._parts.spawn(self.leave(LEAVE_PATIENCE), "leaving")
+            self._parts.spawn(self.leave(LEAVE_TIMEOUT), "leaving")
 
     async def leave(self, patience: float) -> None:
         """See :meth:`EncryptedRoom.leave`."""

@@ -37,11 +37,11 @@ from ..runtime.tasks import UNREACHABLE
 from ..stanza.xml import is_xml_text
 from .encrypted_room import EncryptedRoom
 from .engine.rejoin import group_in
-from .leaving import LEAVE_PATIENCE
+from .leaving import LEAVE_TIMEOUT
 
-__all__ = ["ENTERING_PATIENCE", "Rooms"]
+__all__ = ["ENTERING_TIMEOUT", "Rooms"]
 
-ENTERING_PATIENCE = 10.0
+ENTERING_TIMEOUT = 10.0
 """Seconds for which a start waits for rooms that do not answer."""
 
 
@@ -85,7 +85,7 @@ class Rooms:
                 entering.append(self._spawn(self._enter(handle), f"entering {room}"))
                 await asyncio.sleep(0)  # to open a room takes a moment, in which nothing else happens
             if entering:
-                await asyncio.wait(entering, timeout=ENTERING_PATIENCE)
+                await asyncio.wait(entering, timeout=ENTERING_TIMEOUT)
         finally:
             self._resumed.set()
 
@@ -95,7 +95,7 @@ class Rooms:
         except DeliveryError as error:
             self._context.fire("mls_room_lost", error)
         if handle.group.post_commit_actions.leave:
-            self._spawn(handle.leaving.finish(LEAVE_PATIENCE), f"leaving {handle.room}")
+            self._spawn(handle.leaving.finish(LEAVE_TIMEOUT), f"leaving {handle.room}")
 
     def _spawn(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[None]:
         return self._context.tasks.spawn(work, name, passing=UNREACHABLE)
@@ -206,7 +206,7 @@ class Rooms:
             await self.forget(known)  # it waits there for a Welcome
         handle = self._handle(bare)
         try:
-            await enter(handle.muc, handle.group.begin_founding())
+            await enter(handle.muc, handle.group.begin_creation())
             last = await handle.muc.archive.last_id()
             handle.group.seek(last)
             if begin is None:
@@ -224,7 +224,7 @@ class Rooms:
             if handle.is_member:
                 handle.group.give_up()
             elif isinstance(error, UsageError | RoomUnsuitable | NotPermitted):
-                handle.group.end_founding()  # after other errors the room may be there
+                handle.group.end_creation()  # after other errors the room may be there
             raise
         await handle.wait_live()
         return handle

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..errors import StoreError, UsageError, WrongPassphrase
 from . import wrapped_key
+from .copying import copy_all
 from .sqlite import SQLiteStore
 from .wrapped_key import StoreSecret
 
@@ -87,10 +88,7 @@ def _convert(path: Path, source: SQLiteStore, secret: StoreSecret | None) -> Non
     try:
         target = SQLiteStore(copy, source.account, secret=secret)
         try:
-            with source.transaction() as read, target.transaction() as write:
-                for space in read.spaces():
-                    for key, value in read.items(space):
-                        write.put(space, key, value)
+            copy_all(source, target)
         finally:
             target.close()
         if secret is not None:

@@ -41,6 +41,8 @@ and times of writing are.  The first octets of a file show whether it is encrypt
 **Format.**  ``application_id`` marks the file as ours, and ``user_version`` is the number of the last entry of
 `MIGRATIONS` that has run.  One table holds the values of all spaces.  In a plain file, keys and names of spaces are
 readable.
+
+The module is longer than others because locking, opening, migration and deletion share one connection and its state.
 """
 
 from __future__ import annotations

@@ -164,9 +164,13 @@ class Participant:
             voucher = self.device.vouch_for(suite, other.device.identity, key, lifetime)
             other.device.keep_vouchers(suite, [voucher])
 
-    def enter(self, door: elements.GroupInfo) -> Outgoing:
+    def enter(self, group_info: elements.GroupInfo) -> Outgoing:
         """An external Commit."""
-        return self.post(self.session.finish_entry(self.session.draft_entry(door, self.world.now), self.world.now))
+        return self.post(
+            self.session.finish_external_commit(
+                self.session.draft_external_commit(group_info, self.world.now), self.world.now
+            )
+        )
 
     def adding(self, account: str) -> list[AnyProposal]:
         """Adds of an account's devices that are not in the group."""

@@ -9,8 +9,7 @@ from slixmpp_mls.client import Event, RoomGroup
 from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.mls.structures.proposals import Add
 from slixmpp_mls.policy import RoomPolicy
-from slixmpp_mls.store import MemoryStore
-from slixmpp_mls.store.interface import Store
+from slixmpp_mls.store import copied_to_memory
 from slixmpp_mls.testing import Participant, World
 
 ALICE, BOB, CAROL, DAVE = "alice@a.example", "bob@b.example", "carol@c.example", "dave@d.example"
@@ -55,16 +54,9 @@ def pretend(session: RoomGroup, **changes: Any) -> None:
     contents.membership = replace(session.require_member(), **changes)
 
 
+copy_of = copied_to_memory
+
+
 def state_of(person: Participant) -> MembershipState:
     """Its state as it is now: a type checker remembers what it read from an attribute."""
     return person.session.state
-
-
-def copy_of(store: Store) -> MemoryStore:
-    """The same in another store."""
-    copy = MemoryStore(store.account)
-    with store.transaction() as source, copy.transaction() as target:
-        for space in source.spaces():
-            for key, value in source.items(space):
-                target.put(space, key, value)
-    return copy

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from slixmpp_mls.client import CommitLost, GroupChanged, Joined, Rejected
-from slixmpp_mls.client.group.external_commit import find_doors
+from slixmpp_mls.client.group.external_commit import usable_group_infos
 from slixmpp_mls.client.group.sending import DOOR_MEMBERS
 from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import InvalidError, NotPermitted, PeerError, StanzaTooLarge, UsageError
@@ -26,7 +26,7 @@ from .test_rejoin import lose
 
 def door_of(world: World) -> elements.GroupInfo:
     """The newest GroupInfo in the room."""
-    return find_doors((incoming, cast(Any, incoming.payloads)) for incoming in world.room.archive())[0][1]
+    return usable_group_infos((incoming, cast(Any, incoming.payloads)) for incoming in world.room.archive())[0][1]
 
 
 def with_joins(world: World, joins: ExternalJoins, *administrators: str) -> RoomPolicy:
@@ -110,12 +110,12 @@ def test_a_new_device_of_a_member_account_comes_in() -> None:
     fresh = world.person(BOB)
     fresh.read()
     with pytest.raises(NotPermitted):  # nobody vouches for it
-        fresh.session.draft_entry(door_of(world), NOW)
+        fresh.session.draft_external_commit(door_of(world), NOW)
     carol.device.identity, mine = replace(carol.device.identity, account=BOB), carol.device.identity
     carol.vouch_for(fresh)  # somebody who is no device of the account
     carol.device.identity = mine
     with pytest.raises(NotPermitted):
-        fresh.session.draft_entry(door_of(world), NOW)
+        fresh.session.draft_external_commit(door_of(world), NOW)
     bob.vouch_for(fresh)
     fresh.restart()
     fresh.enter(door_of(world))
@@ -140,7 +140,7 @@ def test_a_stranger_does_not_unless_anybody_may() -> None:
     dave = world.person(DAVE)
     dave.read()
     with pytest.raises(NotPermitted):
-        dave.session.draft_entry(door_of(world), NOW)
+        dave.session.draft_external_commit(door_of(world), NOW)
     opened = with_joins(world, ExternalJoins.ANYBODY, ALICE)
     alice.commit(GroupContextExtensions(opened.replaced_in(alice.session.group.context.extensions)))
     world.settle()
@@ -260,11 +260,11 @@ def test_members_do_not_enter() -> None:
     alice.commit()
     world.settle()
     with pytest.raises(UsageError):
-        bob.session.draft_entry(door_of(world), NOW)
+        bob.session.draft_external_commit(door_of(world), NOW)
     lose(bob)
     bob.enter(door_of(world))
     with pytest.raises(UsageError):
-        bob.session.draft_entry(door_of(world), NOW)
+        bob.session.draft_external_commit(door_of(world), NOW)
 
 
 # --- what the room shows ----------------------------------------------------------------------------
@@ -273,7 +273,7 @@ def test_members_do_not_enter() -> None:
 def refused(person: Participant, door: RoomElement) -> PeerError:
     assert isinstance(door, elements.GroupInfo)
     with pytest.raises(PeerError) as caught:
-        person.session.draft_entry(door, NOW)
+        person.session.draft_external_commit(door, NOW)
     assert not person.session.entry_waits
     return caught.value
 
@@ -346,7 +346,7 @@ def test_a_commit_made_from_a_forged_past_is_ignored_by_all() -> None:
     world.settle()
     naive = Participant(World(room=world.room.jid), lost)
     lose(naive)
-    outgoing = naive.session.finish_entry(naive.session.draft_entry(door, NOW), NOW)
+    outgoing = naive.session.finish_external_commit(naive.session.draft_external_commit(door, NOW), NOW)
     world.room.post(outgoing, BOB)
     world.settle()
     assert alice.epoch == carol.epoch == 3

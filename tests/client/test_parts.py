@@ -194,7 +194,7 @@ def test_inside_nothing_can_be_done_that_is_for_outside() -> None:
     for call in (
         lambda: parts.entries.draft(door, NOW),
         lambda: parts.lifecycle.create(1, world.open_policy(ALICE), NOW),
-        lambda: parts.lifecycle.begin_founding(),
+        lambda: parts.lifecycle.begin_creation(),
         lambda: parts.lifecycle.seek("1"),
         lambda: parts.lifecycle.expect_welcome("1"),
         lambda: parts.continuation.draft_branch(alice.session.group, world.open_policy(ALICE), (), NOW),
@@ -302,9 +302,9 @@ def test_no_way_leads_into_an_epoch_that_we_have_been_in() -> None:
 
 def test_founding_and_waiting_are_states_of_their_own() -> None:
     parts = Parts(World().person(DAVE))
-    assert not parts.lifecycle.begin_founding()
-    assert parts.lifecycle.begin_founding()
-    parts.lifecycle.end_founding()
+    assert not parts.lifecycle.begin_creation()
+    assert parts.lifecycle.begin_creation()
+    parts.lifecycle.end_creation()
     assert parts.state.standing is MembershipState.OUT
     parts.lifecycle.expect_welcome("7")
     assert (parts.state.standing, parts.state.cursor) == (MembershipState.INVITED, "7")

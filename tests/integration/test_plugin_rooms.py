@@ -101,7 +101,7 @@ async def test_a_room_that_waits_for_an_upload_holds_up_no_other(prosody: DevSer
 async def test_a_room_that_does_not_answer_holds_up_no_other_at_the_start(
     prosody: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "ENTERING_PATIENCE", 0.5)
+    monkeypatch.setattr(registry, "ENTERING_TIMEOUT", 0.5)
     (busy, stuck), alice, bob = await two_rooms(prosody, cast)
     await bob.log_out()
     await alice.say("welcome back here", busy)

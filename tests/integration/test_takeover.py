@@ -60,7 +60,7 @@ class Impostor:
         now = int(time.time())
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(external_commit, "check", lambda *anything: None)
-            outgoing = self.session.finish_entry(self.session.draft_entry(door, now), now)
+            outgoing = self.session.finish_external_commit(self.session.draft_external_commit(door, now), now)
         group = self.session.room_state.entry
         assert group is not None
         return outgoing, group

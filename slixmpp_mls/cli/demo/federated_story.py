@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ...delivery import DeviceDirectory
 from ...devserver import DevServer, Line
 from ...rooms.epoch_code import EpochComparison
-from .story import PATIENCE, Person, Story, fragments
+from .story import STEP_TIMEOUT, Person, Story, fragments
 from .timeline import DemoFailed, Timeline
 
 __all__ = ["SELF_PING", "FederatedStory"]
@@ -86,7 +86,7 @@ class FederatedStory(Story):
             "bob", f"says “{there}”: the room is out of reach, it is kept for later", not sent.confirmed.done()
         )
         bobs_update = asyncio.create_task(self._group(bob).update())
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(STEP_TIMEOUT):
             await (await self._group(alice).send(here)).confirmed
             changed = await self._group(alice).update()
         self.show.check(
@@ -103,7 +103,7 @@ class FederatedStory(Story):
         self.show.chapter("The line is back")
         self.show.expect("Waiting until the servers have found each other")
         await self.line.restore()
-        async with asyncio.timeout(2 * PATIENCE):
+        async with asyncio.timeout(2 * STEP_TIMEOUT):
             await asyncio.gather(sent.confirmed, bobs_update)
             for person, line in ((alice, there), (bob, here), (carol, here), (carol, there)):
                 await person.until(lambda person=person, line=line: line in person.read)  # type: ignore[misc]

@@ -27,14 +27,14 @@ from ...plugin import MLS
 from ...rooms.encrypted_room import EncryptedMessage, EncryptedRoom
 from ...rooms.epoch_code import EpochComparison
 from ...stanza import Application, KeyPackage, RoomElement, payloads
-from ...store import MemoryStore, SQLiteStore, Store
+from ...store import MemoryStore, SQLiteStore, Store, copied_to_memory
 from ...testing import commit_against_policy
 from ..terminal import colour_of, new_password
 from .timeline import DemoFailed, Timeline
 
-__all__ = ["PATIENCE", "Person", "Story", "fragments"]
+__all__ = ["STEP_TIMEOUT", "Person", "Story", "fragments"]
 
-PATIENCE = 30.0  # seconds for any one thing to happen
+STEP_TIMEOUT = 30.0  # seconds for any one thing to happen
 
 
 class Person:
@@ -87,7 +87,7 @@ class Person:
 
         :raises TimeoutError: it does not come
         """
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(STEP_TIMEOUT):
             while not condition():
                 self.news.clear()
                 await self.news.wait()
@@ -101,12 +101,7 @@ class Person:
     def copied_keys(self) -> MemoryStore:
         """All that this device has stored, at this moment."""
         assert self._store is not None
-        copy = MemoryStore(self.jid)
-        with self._store.transaction() as source, copy.transaction() as target:
-            for space in source.spaces():
-                for key, value in source.items(space):
-                    target.put(space, key, value)
-        return copy
+        return copied_to_memory(self._store)
 
 
 class Story:
@@ -316,7 +311,7 @@ class Story:
     async def _say(self, speaker: Person, line: str, *readers: Person) -> str:
         self.show.expect(f"Waiting until {', '.join(person.name for person in readers)} can read")
         sent = await self._group(speaker).send(line)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(STEP_TIMEOUT):
             await sent.confirmed
         for reader in readers:
             await reader.until(lambda reader=reader: line in reader.read)  # type: ignore[misc]
@@ -342,7 +337,7 @@ class Story:
 async def _refusal(attempt: Awaitable[object]) -> str:
     """Why something is refused; empty if it is not."""
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(STEP_TIMEOUT):
             await attempt
     except (DeliveryError, UsageError) as error:
         return str(error)

@@ -7,7 +7,7 @@
 
 A GroupInfo is what a member has signed beside a Commit, and what the room has kept.  Its signature, tree and
 leaves are verified; that it is the present one cannot be, so what the room has in which order decides
-(:func:`find_doors`).  An older one than we know of is refused, and
+(:func:`usable_group_infos`).  An older one than we know of is refused, and
 a Commit made from one comes too late.  RFC 9750 5.3 on what is left: a service that hides what came since can lead
 us into the past, together with whoever was a member then; but not before the epoch in which we have been ourselves.
 
@@ -44,14 +44,14 @@ from .continuation import check_lengths
 from .join_request import attempted
 from .room_state import RoomState
 
-__all__ = ["EntryDraft", "ExternalCommits", "check_is_new", "find_doors"]
+__all__ = ["ExternalCommitDraft", "ExternalCommits", "check_is_new", "usable_group_infos"]
 
 T = TypeVar("T")
 
 _RULES = "urn:xmpp:mls:0 business rules"
 
 
-def find_doors(
+def usable_group_infos(
     stanzas: Iterable[tuple[T, Sequence[elements.MessageElement]]],
 ) -> list[tuple[T, elements.GroupInfo]]:
     """The GroupInfos that lead into epochs which may be the group's, the latest first.
@@ -65,13 +65,13 @@ def find_doors(
     for stanza, payloads in stanzas:
         commit = next((payload for payload in payloads if isinstance(payload, elements.Commit)), None)
         if commit is not None and (commit.group, commit.epoch) not in found:
-            door = next((payload for payload in payloads if isinstance(payload, elements.GroupInfo)), None)
-            found[commit.group, commit.epoch] = None if door is None else (stanza, door)
-    return [door for door in reversed(found.values()) if door is not None]
+            group_info = next((payload for payload in payloads if isinstance(payload, elements.GroupInfo)), None)
+            found[commit.group, commit.epoch] = None if group_info is None else (stanza, group_info)
+    return [group_info for group_info in reversed(found.values()) if group_info is not None]
 
 
 @dataclass(frozen=True, slots=True)
-class EntryDraft:
+class ExternalCommitDraft:
     """An external Commit that has not been stored.
 
     :ivar epoch: the one that it would end
@@ -96,17 +96,17 @@ class ExternalCommits:
         self._device = device
         self._state = state
 
-    def draft(self, door: elements.GroupInfo, now: int) -> EntryDraft:
+    def draft(self, group_info: elements.GroupInfo, now: int) -> ExternalCommitDraft:
         """Make an external Commit; nothing has changed.
 
-        :param door: a GroupInfo of the present epoch
+        :param group_info: a GroupInfo of the present epoch
         :param now: seconds since the Unix epoch
         :raises UsageError: we are in the group, or an external Commit of ours waits
         :raises PeerError: the GroupInfo is not acceptable, or not the present one
         :raises NotPermitted: the group's policy does not let us in this way
         """
         self._check_may_enter()
-        info = check_consistency(door).body
+        info = check_consistency(group_info).body
         assert isinstance(info, GroupInfo)
         context = info.group_context
         self._check_is_present(context.group_id, context.epoch)
@@ -133,7 +133,7 @@ class ExternalCommits:
         except PolicyViolation as error:
             raise NotPermitted(f"the group's policy: {error}") from error
         leaves = tuple(leaf for index, leaf in public.tree.members() if index != own)
-        return EntryDraft(bundle, context.group_id, context.epoch, leaves)
+        return ExternalCommitDraft(bundle, context.group_id, context.epoch, leaves)
 
     def _completion(self, view: GroupView, own: int | None, now: int) -> Completion:
         """What lets our leaf in: proof of return, vouchers, or where anybody may come in, the mark of a newcomer.
@@ -161,7 +161,9 @@ class ExternalCommits:
             raise InvalidError(f"a GroupInfo of epoch {epoch}, but the group is in {seen.epoch}", "RFC 9420 12.4.3.2")
         check_is_new(self._state, group_id, epoch + 1)
 
-    def finish(self, draft: EntryDraft, now: int, *, again: bool = False, fits: Fits | None = None) -> Outgoing:
+    def finish(
+        self, draft: ExternalCommitDraft, now: int, *, again: bool = False, fits: Fits | None = None
+    ) -> Outgoing:
         """Put a draft into the store, to be sent; a GroupInfo of the next epoch goes along if it fits.
 
         :param now: seconds since the Unix epoch

@@ -143,7 +143,7 @@ class Lifecycle:
             if standing is not MembershipState.LOST:  # of a group that we have lost, our epoch is still known
                 change.put_outside(replace(state.outside, known=0))
 
-    def begin_founding(self) -> bool:
+    def begin_creation(self) -> bool:
         """We are about to make a room, or a group in one.
 
         :returns: whether we were already when we were stopped, so that the room may be there
@@ -155,7 +155,7 @@ class Lifecycle:
         self._become(MembershipState.FOUNDING)
         return before
 
-    def end_founding(self) -> None:
+    def end_creation(self) -> None:
         """It has come to nothing.
 
         :raises StoreError: nothing has changed

@@ -108,7 +108,7 @@ class RoomGroup:
         self.commit, self.draft_commit, self.is_current = sending.commit, sending.draft_commit, sending.is_current
         self.try_commit, self.finish_commit = sending.try_commit, sending.finish_commit
 
-        self.draft_entry, self.finish_entry = entries.draft, entries.finish
+        self.draft_external_commit, self.finish_external_commit = entries.draft, entries.finish
         self.asking_at, self.may_try_at, self.ask = requests.asking_at, requests.may_try_at, requests.ask
 
         self.continue_group, self.draft_continuation = continuation.continue_group, continuation.draft
@@ -124,7 +124,7 @@ class RoomGroup:
             lifecycle.expect_welcome,
             lifecycle.stop_waiting,
         )
-        self.begin_founding, self.end_founding = lifecycle.begin_founding, lifecycle.end_founding
+        self.begin_creation, self.end_creation = lifecycle.begin_creation, lifecycle.end_creation
 
     def __repr__(self) -> str:
         membership = self.room_state.membership

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from xml.etree.ElementTree import Element
 
 from ...client import RoomGroup
 from ...delivery import Room
-from ...errors import MLSError, StanzaTooLarge
+from ...errors import MLSError, StanzaTooLarge, StoreError
 from ...runtime import Context, Tasks
 from ...stanza import NS, Application, RoomElement
 from ...stanza.elements import MAX_MARKUP
@@ -19,6 +19,9 @@ from .progress import Progress
 __all__ = ["RoomParts", "children"]
 
 _NS_EME = "urn:xmpp:eme:0"
+_LONGEST_STORE_PAUSE = 60.0  # seconds between two attempts to use a store that fails
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -49,6 +52,17 @@ class RoomParts:
         :param name: says what the work is, in the log
         """
         return self.tasks.spawn(work, name, passing=(MLSError,))
+
+    async def until_stored(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do work that needs the store.  While the store fails, fire ``mls_store_failed`` and try again."""
+        pause = 0.5
+        while True:
+            try:
+                return await work()
+            except StoreError as error:
+                self.context.fire("mls_store_failed", error)
+                await asyncio.sleep(pause)
+                pause = min(_LONGEST_STORE_PAUSE, 2 * pause)
 
     def fits(self, elements: Sequence[RoomElement]) -> None:
         """Check the size of a stanza before it is made.  Tests may replace this by a stricter check.

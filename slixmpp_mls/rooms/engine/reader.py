@@ -41,7 +41,6 @@ T = TypeVar("T")
 
 _FETCH_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # seconds, between attempts to fetch a tree
 _REREADING_PAUSE = 1.0  # seconds, the shortest between two times: a member could make us do it with each message
-_LONGEST_STORE_PAUSE = 60.0  # seconds between two tries to write
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,15 +190,12 @@ class Reader:
         return await self.stored(lambda: self._group.examine(incoming, self._context.now))
 
     async def stored(self, work: Callable[[], T]) -> T:
-        """Do what needs the store; while the disk refuses, try again and say so."""
-        pause = 0.5
-        while True:
-            try:
-                return work()
-            except StoreError as error:
-                self._context.fire("mls_store_failed", error)
-                await asyncio.sleep(pause)
-                pause = min(_LONGEST_STORE_PAUSE, 2 * pause)
+        """:meth:`.RoomParts.until_stored` for work that does not wait."""
+
+        async def attempt() -> T:
+            return work()
+
+        return await self._parts.until_stored(attempt)
 
 
 def _parse(stanza: RoomStanza) -> Incoming:

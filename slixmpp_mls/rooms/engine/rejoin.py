@@ -26,7 +26,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 
 from ...client import Rejected, Rejoining
-from ...client.group.external_commit import find_doors
+from ...client.group.external_commit import usable_group_infos
 from ...client.storage.records import MembershipState
 from ...delivery.archive import Archive, RoomStanza
 from ...errors import DeliveryError, MLSError, NoGroupInfo, PeerError, StoreError, UsageError
@@ -165,8 +165,8 @@ class Rejoiner:
         epoch = group.epoch_seen
         for stanza, group_info in await _group_infos(self._parts.muc.archive):
             try:
-                draft = group.draft_entry(group_info, self._context.now)
-                outgoing = group.finish_entry(draft, self._context.now, again=again, fits=self._parts.fits)
+                draft = group.draft_external_commit(group_info, self._context.now)
+                outgoing = group.finish_external_commit(draft, self._context.now, again=again, fits=self._parts.fits)
             except UsageError:  # we have come in, or the epoch has ended, while the archive was read
                 return
             except PeerError as error:
@@ -191,7 +191,7 @@ async def _group_infos(archive: Archive) -> list[tuple[RoomStanza, GroupInfo]]:
             epochs |= {(element.group, element.epoch) for element in elements if isinstance(element, Commit)}
             if len(epochs) > _EPOCHS:  # the first Commit of all but the last of them has been read
                 break
-    return find_doors(reversed(looked_through))[:_EPOCHS]
+    return usable_group_infos(reversed(looked_through))[:_EPOCHS]
 
 
 async def group_in(archive: Archive) -> bytes | None:

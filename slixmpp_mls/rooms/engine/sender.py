@@ -30,8 +30,6 @@ __all__ = ["Sender", "SentMessage"]
 
 log = logging.getLogger(__name__)
 
-_LONGEST_STORE_PAUSE = 60.0  # seconds between two tries to read the outbox
-
 
 @dataclass(frozen=True, slots=True)
 class SentMessage:
@@ -168,20 +166,17 @@ class Sender:
         """
         if self._group.is_member and self._group.reinit is None:
             await self._committer.commit_pending()
-        left, pause = set(due), 0.5
-        while left:
-            try:
-                for outgoing in self._group.outstanding():
-                    if not self._progress.live.is_set():
-                        return
-                    if outgoing.origin_id in left:
-                        left.discard(outgoing.origin_id)
-                        await self._transmitter.transmit(outgoing)
-                return
-            except StoreError as error:
-                self._parts.context.fire("mls_store_failed", error)
-                await asyncio.sleep(pause)
-                pause = min(_LONGEST_STORE_PAUSE, 2 * pause)
+        left = set(due)
+
+        async def transmit() -> None:
+            for outgoing in self._group.outstanding():
+                if not left or not self._progress.live.is_set():
+                    return
+                if outgoing.origin_id in left:
+                    left.discard(outgoing.origin_id)
+                    await self._transmitter.transmit(outgoing)
+
+        await self._parts.until_stored(transmit)
 
     # --- what becomes of a message ---------------------------------------------------------------
 
