@@ -11,7 +11,7 @@ from random import Random
 from slixmpp_mls.client import Device
 from slixmpp_mls.client.device import device as device_module
 from slixmpp_mls.client.device.leaf_proofs import arriving, renewing
-from slixmpp_mls.client.group.external_commit import find_doors
+from slixmpp_mls.client.group.external_commit import usable_group_infos
 from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import MLSError, PeerError
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite, SignaturePrivateKey
@@ -166,7 +166,7 @@ class Adversary:
             body = MLSMessage.decode(mallory.session.group.group_info()).body
             assert isinstance(body, GroupInfo)
             return body
-        for _, door in find_doors(self.scene.shown(MALLORY)):
+        for _, door in usable_group_infos(self.scene.shown(MALLORY)):
             with suppress(PeerError):
                 body = MLSMessage.decode(door.data).body
                 if isinstance(body, GroupInfo):

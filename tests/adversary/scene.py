@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from slixmpp_mls.client import Event, MessageReceived
-from slixmpp_mls.client.group.external_commit import find_doors
+from slixmpp_mls.client.group.external_commit import usable_group_infos
 from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import ArchiveGap, MLSError, NotPermitted, PeerError, UsageError
 from slixmpp_mls.identity import ClientIdentity
@@ -259,7 +259,7 @@ class Scene:
         session = person.session
         if self.is_member(person) or session.entry_waits or session.state is MembershipState.OUT:
             return
-        for _, door in find_doors(self.shown(person.account))[:3]:
+        for _, door in usable_group_infos(self.shown(person.account))[:3]:
             try:
                 person.enter(door)
             except MLSError:
@@ -270,7 +270,7 @@ class Scene:
             person.ask()
 
     def shown(self, account: str) -> list[tuple[str, list[elements.MessageElement]]]:
-        """What the room shows an account, as :func:`find_doors` wants it."""
+        """What the room shows an account, as :func:`usable_group_infos` wants it."""
         kinds = elements.Commit | elements.Proposal | elements.Application | elements.Welcome | elements.GroupInfo
         return [
             (each.archive_id, [payload for payload in each.payloads if isinstance(payload, kinds)])
