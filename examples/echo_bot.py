@@ -1,9 +1,9 @@
-"""Says again what is said in the encrypted rooms that it is in.
+"""Repeats each message of its encrypted rooms.
 
     python echo_bot.py --jid echo@example.org
 
-Whoever is in a room (slixmpp-mls chat, for instance) adds the bot's account. The bot follows the invitation
-by itself, and takes up its rooms when it is started again: what was said meanwhile gets its echo then.
+A member of a room (slixmpp-mls chat, for instance) adds the bot's account. The bot accepts the invitation
+automatically, and enters its rooms again when it is restarted: it then echoes the messages that it missed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The XML elements of ``urn:xmpp:mls:0``, built and parsed with lxml, knowing no XMPP library.
+"""The XML elements of ``urn:xmpp:mls:0``, built and parsed with lxml, independent of any XMPP library.
 
-:mod:`.elements` has the elements, :mod:`.lexical` the spelling of their values,
-:mod:`.consistency` compares their attributes with the MLS bytes inside.  The bindings
-:mod:`.slixmpp` and :mod:`.aioxmpp` are imported by those who want them.
+:mod:`.elements` has the elements, :mod:`.lexical` the spelling of their values; :mod:`.consistency` compares their
+    attributes with the MLS content.  The bindings
+:mod:`.slixmpp` and :mod:`.aioxmpp` are imported only by their users.
 """
 
 from .elements import (

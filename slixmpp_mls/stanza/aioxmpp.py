@@ -1,10 +1,9 @@
 """The elements as aioxmpp XSOs.  Needs the extra ``slixmpp-mls[aioxmpp]``.
 
-Importing this module makes aioxmpp's messages know the elements, as
+Importing this module adds the elements to aioxmpp's messages, as
 ``message.mls_payload`` (a list, in document order), and its PubSub items take
-:class:`KeyPackage` and :class:`Device`.  The descriptors spell values with the types that the
-dataclasses declare; ``of`` and ``read`` convert from and to the dataclasses, and ``read`` holds
-what was received to their rules.
+:class:`KeyPackage` and :class:`Device`.  The descriptors spell values with the types that the dataclasses declare;
+    ``of`` and ``read`` convert from and to the dataclasses, and ``read`` checks received values against their rules.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ __all__ = [
 
 
 class _Type(xso.AbstractCDataType):  # type: ignore[misc]
-    """A :class:`Lexical` in aioxmpp's terms."""
+    """A :class:`Lexical` as a type of aioxmpp."""
 
     def __init__(self, lexical: Lexical) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Encrypted blobs: what is too large for a stanza and lies on a web server instead.
+"""Encrypted blobs: data that is too large for a stanza, on a web server.
 
 ::
 
@@ -6,13 +6,13 @@
     reference = sealed.at(url)             the reference travels inside MLS
     reference.open(downloaded)             the octets again
 
-Each blob has a key of its own for AES-256-GCM, used once.  The reference names the place, the key, and the
-SHA-256 of what lies there: whoever has the reference gets exactly the octets that were sealed, or an error,
-and the web server learns their number only.  A reference is as secret as the blob is.
+Each blob has a key of its own for AES-256-GCM, used once.  The reference names the place, the key, and the SHA-256 of
+the ciphertext: a holder of the reference gets exactly the sealed octets, or an error, and the web server learns only
+their number.  A reference is as secret as its blob.
 
-:class:`RatchetTreeLocation` is the GroupInfo extension by which a joiner finds a ratchet tree that did not fit
-into its Welcome (the XEP's "Large Groups and Stanza Limits").  It vouches for nothing: that the tree is the group's is
-told by the tree hash (RFC 9420 12.4.3.1).
+:class:`RatchetTreeLocation` is the GroupInfo extension by which a joiner finds a ratchet tree that did not fit into its
+    Welcome (the XEP's "Large Groups and Stanza Limits").  It proves nothing: the tree hash shows whether the tree is
+    the group's (RFC 9420 12.4.3.1).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class _URL(Codec):
 
 @dataclass(frozen=True)
 class _Exactly(Codec):
-    """``opaque name<V>`` of which only one length makes sense."""
+    """``opaque name<V>`` with a single valid length."""
 
     length: int
 
@@ -95,8 +95,8 @@ class BlobReference(Struct):
     """Where a blob is, and how to read it.
 
     :ivar url: https
-    :ivar hash: SHA-256 of what is there
-    :ivar size: octets of what is there
+    :ivar hash: SHA-256 of the ciphertext
+    :ivar size: octets of the ciphertext
     """
 
     secret: ClassVar[bool] = True
@@ -107,10 +107,10 @@ class BlobReference(Struct):
     size: uint32
 
     def open(self, ciphertext: bytes) -> bytes:
-        """What was sealed.
+        """The sealed octets.
 
-        :param ciphertext: what was found at the URL
-        :raises MalformedError: it is something else
+        :param ciphertext: the octets from the URL
+        :raises MalformedError: it is not the sealed ciphertext
         """
         if len(ciphertext) != self.size:
             raise MalformedError(f"a blob of {len(ciphertext)} octets instead of {self.size}")
@@ -124,7 +124,7 @@ class BlobReference(Struct):
 
 @struct
 class RatchetTreeLocation(ExtensionContent):
-    """In a GroupInfo instead of `ratchet_tree`: the content of that extension is there."""
+    """In a GroupInfo instead of `ratchet_tree`: says where the content of that extension is."""
 
     TYPE: ClassVar[int] = RATCHET_TREE_LOCATION
     secret: ClassVar[bool] = True
@@ -140,12 +140,12 @@ class Sealed:
     nonce: bytes = field(repr=False)
 
     def at(self, url: str) -> BlobReference:
-        """The reference, once it is there."""
+        """The reference, after the upload to `url`."""
         return BlobReference(url, self.key, self.nonce, sha256(self.ciphertext).digest(), len(self.ciphertext))
 
 
 def longest() -> BlobReference:
-    """A reference to nothing that is as long as one can be, for measuring."""
+    """A reference of the greatest possible length, to nothing; for measuring."""
     return BlobReference("https://" + "x" * (_MAX_URL - 8), bytes(_KEY), bytes(_NONCE), bytes(_HASH), MAX_BLOB)
 
 

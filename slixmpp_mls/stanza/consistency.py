@@ -1,8 +1,8 @@
-"""Do an element's attributes say what its bytes say?
+"""Checks that an element's attributes agree with its MLS content.
 
-The attributes exist for those who do not parse MLS.  Nobody who does may rely on them: a room's
-server can rewrite them, and two members who believed different halves of one stanza would fall
-apart.  So a receiver decodes first, compares, and drops a stanza that contradicts itself.
+The attributes are for software that does not parse MLS.  MLS clients must not rely on them: a room's server can rewrite
+them, and two members that used different parts of one stanza would disagree about the group's state.  A receiver
+therefore decodes first, compares, and drops a stanza that contradicts itself.
 
 ===============  ============================  =========================================
 element          wire format (RFC 9420 6)      compared
@@ -10,7 +10,7 @@ element          wire format (RFC 9420 6)      compared
 commit           PublicMessage PrivateMessage  group id, epoch, content type
 proposal         PublicMessage PrivateMessage  group id, epoch, content type
 application      PrivateMessage                group id, epoch, content type
-welcome          Welcome                       nothing: it names neither, its GroupInfo is encrypted
+welcome          Welcome                       nothing: its GroupInfo is encrypted
 group-info       GroupInfo                     group id, epoch
 key-package      KeyPackage                    cipher suite, KeyPackageRef
 ===============  ============================  =========================================
@@ -33,7 +33,7 @@ _SECTION = "urn:xmpp:mls:0, attributes and content"
 
 
 def check(element: Commit | Proposal | Application | Welcome | GroupInfo | KeyPackage) -> MLSMessage:
-    """The message in an element, once its attributes are found to agree with it.
+    """The message in an element, after the check that its attributes agree with it.
 
     :raises MalformedError: the bytes are no MLSMessage
     :raises InvalidError: another kind of message, other values than the attributes say, another

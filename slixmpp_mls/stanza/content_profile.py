@@ -1,8 +1,8 @@
-"""The profile of XEP-0420 for this protocol: what stands inside of the ciphertext, and what may stand beside it.
+"""The profile of XEP-0420 for this protocol: the elements inside the ciphertext, and those that may be outside it.
 
 Groupchat messages carry all four affixes.  `from` is the sender's bare JID and must be the account of the leaf; `to` is
-the room's, so that no message can be moved to another room; `time` is when it was sent; `rpad` pads (MLS pads once
-more, by its own means).
+the room's, so that no message can be moved to another room; `time` is the time of sending; `rpad` is padding (MLS adds
+its own).
 """
 
 from __future__ import annotations
@@ -20,5 +20,5 @@ PROFILE = Profile(frozenset(Affix), protocol=frozenset({NS}), minimum_size=0, ra
 
 
 def says_something_in_clear(stanza: Iterable[Any]) -> bool:
-    """Whether a stanza has children that may not stand in clear beside the ciphertext."""
+    """Whether a stanza has children that must not be outside the ciphertext."""
     return not all(may_stand_outside(child, PROFILE) for child in stanza)

@@ -10,24 +10,23 @@ In a message in the room::
     Welcome*  GroupInfo?              beside a Commit, for the epoch that it begins
     Invitation                        alone, beside XEP-0249's <x/>
 
-Whether a Commit counts is decided by its own element and by the first line.  A neighbour that cannot be read, or does
-not belong there, is left out by itself (:func:`read_payloads`): if it could void the Commit, members that judge it
-differently would fall apart.
+Only a Commit's own element and the first line decide whether the Commit counts.  A neighbour that cannot be read, or is
+not allowed there, is ignored alone (:func:`read_payloads`): if it could invalidate the Commit, members that judge it
+differently would be in different groups.
 
 In a PubSub item::
 
     KeyPackage                        node urn:xmpp:mls:0:key-packages, item id = `ref`; of last resort:
                                       node urn:xmpp:mls:0:last-resort-key-packages
     Device                            node urn:xmpp:mls:0:devices, item id = `id`
-    RetiredDevice                     in its place, for ever
+    RetiredDevice                     in its place, permanently
 
-A field is held to its rules when a value is made, so a value that exists can be sent; the same
-rules refuse it when a peer sends it.  What the rules do not know is treated as XMPP does it
-(RFC 6120 8.4): unknown attributes are ignored, so are unknown children where children are
-defined, and unknown elements of the namespace in a message.  An element whose content is base64
-has no children, of whatever namespace.
+A field is checked when a value is made, so every value can be sent; the same rules refuse a bad value of a peer.
+Unknown parts are treated as in XMPP (RFC 6120 8.4): unknown attributes are ignored, so are unknown children where
+children are defined, and unknown elements of the namespace in a message.  An element whose content is base64 has no
+children, of whatever namespace.
 
-The attributes repeat what stands in the bytes, for those who cannot or need not parse them;
+The attributes repeat parts of the MLS content, for software that does not parse it;
 :mod:`.consistency` compares the two.
 """
 
@@ -133,7 +132,7 @@ _SPELLED: dict[type, tuple[Field[Any], ...]] = {}
 
 @dataclass(frozen=True)
 class Element:
-    """What all elements have in common."""
+    """The base of all elements."""
 
     NAME: ClassVar[str]
     """The local name in :data:`NS`."""
@@ -191,7 +190,7 @@ class Element:
         return element
 
     def _fill(self, element: Any) -> None:
-        """Write what is in here into an empty element of either library."""
+        """Write the fields into an empty element of either library."""
         for declared in spelled_fields(type(self)):
             value = getattr(self, declared.name)
             # An optional attribute at its default is left out: one value, one form.
@@ -251,7 +250,7 @@ class Application(RoomElement):
 
 @dataclass(frozen=True)
 class Welcome(RoomElement):
-    """Lets the clients in that the Commit in the same stanza adds."""
+    """Lets the clients join that the Commit in the same stanza adds."""
 
     NAME = "welcome"
 
@@ -369,7 +368,7 @@ class Device(Element):
 
 @dataclass(frozen=True)
 class RetiredDevice(Element):
-    """Says that a device of the account is one no more; no device ever bears its id again.
+    """Says that a device of the account is retired; no device ever uses its id again.
 
     :ivar id: the device's, equal to the id of the PubSub item
     :ivar since: when it was retired
@@ -415,7 +414,7 @@ def parse(source: Source, *, max_encoded: int = MAX_ENCODED) -> MessageElement |
 def payloads(message: Source, *, max_encoded: int = MAX_ENCODED) -> list[MessageElement]:
     """The elements of :data:`NS` that a message stanza holds, in document order; often none.
 
-    This is for a message whose maker is asked to do all of it right; see :func:`read_payloads`.
+    This is the strict form, for a message whose author must make no mistake; see :func:`read_payloads`.
 
     :param message: the stanza, as an element of either library or a document
     :param max_encoded: characters allowed in each element's text
@@ -435,10 +434,10 @@ def read_payloads(
 ) -> tuple[list[MessageElement], list[MalformedError]]:
     """The elements of a message from others, and what had to be left out.
 
-    A commit, proposal or application counts if it can be read and is the only one of the three.  Whatever stands
-    beside it (a welcome, a group-info, an invitation, a payload of PubSub) is judged by itself.
+    A commit, proposal or application counts if it can be read and is the only one of the three.  Each other element (a
+    welcome, a group-info, an invitation, a PubSub payload) is judged alone.
 
-    :returns: what counts, in document order; and an error for each neighbour that does not
+    :returns: the elements that count, in document order; and an error for each other one
     :raises MalformedError: a commit, proposal or application does not parse, or is not the only one: nothing counts
     """
     found: list[MessageElement] = []

@@ -1,4 +1,4 @@
-"""Encrypted files: what a message says about one, where it lies, and with which key it is read.
+"""Encrypted files: the description, place and key of a file, as elements of a message.
 
 ::
 
@@ -23,13 +23,13 @@
       </sources>
     </file-sharing>
 
-The element holds the key, so it travels inside of an encrypted envelope only.  XEP-0448 wants a size and a hash; a
-hash that we can compute is required here, too, because nothing is handed out before it has been compared.  What lies
-on the web server may be longer than the size says (that hides the true size); what is too much is cut.
+The element contains the key, so it travels only inside an encrypted envelope.  XEP-0448 requires a size and a hash;
+here the hash must also be one that we can compute, because a file is handed out only after its hash has been compared.
+The file on the web server may be longer than the size says (this hides the true size); the rest is cut off.
 
-Read is what can be used: sources under another cipher, and other kinds of sources, are ignored, and a
-file without any usable source has `sources` empty.  A thumbnail counts only if it is in the element itself: to fetch
-one would tell its server who reads.  A name never is a path, and has no characters that turn the direction of writing.
+Only usable parts are read: sources under another cipher, and other kinds of sources, are ignored, and a file without a
+usable source has empty `sources`.  A thumbnail counts only if it is in the element itself: to fetch one would reveal
+the reader to its server.  A name is never a path, and has no characters that reverse the direction of writing.
 slixmpp's stanza classes (``xep_0446``, ``xep_0447``) read the same elements, without these checks.
 """
 
@@ -111,16 +111,17 @@ _ID: Final = Text(re.compile(r"[\x21-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U00
 _DATA_URI: Final = re.compile(rf"data:(image/{_RESTRICTED_NAME});base64,([A-Za-z0-9+/]+=*)", re.ASCII | re.IGNORECASE)
 _SEPARATORS: Final = re.compile(r"[/\\]")
 _UNSEEN: Final = frozenset({"Cc", "Zl", "Zp", "Cs"})
-# What turns the direction of writing, so that "gpj.exe" could be read as "exe.jpg"; and what XML cannot hold.
+# Characters that reverse the direction of writing, so that "gpj.exe" reads as "exe.jpg"; and those that XML does not
+# allow.
 _LEFT_OUT: Final = frozenset("\ufffe\uffff\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 Disposition = Literal["inline", "attachment"]
 
 
 def plain_name(name: str) -> str | None:
-    """The last part of a path, without what would mislead a reader; None if nothing is left.
+    """The last part of a path, without misleading characters; None if nothing is left.
 
-    A sender chooses it, and somebody saves a file under it.
+    The sender chooses the name, and a receiver saves a file under it.
     """
     last = _SEPARATORS.split(name)[-1]
     kept = "".join(one for one in last if one not in _LEFT_OUT and unicodedata.category(one) not in _UNSEEN)
@@ -151,7 +152,7 @@ class Thumbnail:
 
 @dataclass(frozen=True, slots=True)
 class FileMetadata:
-    """What a file is (XEP-0446).
+    """The description of a file (XEP-0446).
 
     :ivar size: octets of the plain file
     :ivar hashes: of the plain file, by the names in :data:`HASHES`; at least one
@@ -248,7 +249,7 @@ class FileMetadata:
 
 @dataclass(frozen=True, slots=True)
 class EncryptedSource:
-    """Where the encrypted file lies, and what opens it (XEP-0448).
+    """The place and key of an encrypted file (XEP-0448).
 
     :ivar key: of AES-GCM, 32 octets, or 16 from others
     :ivar iv: its nonce, 12 octets
@@ -300,7 +301,7 @@ class EncryptedSource:
 class FileSharing:
     """A file in a message (XEP-0447).
 
-    :ivar sources: where it may be had; empty if from nowhere that we can use
+    :ivar sources: where it can be fetched; empty if no source is usable
     :ivar disposition: whether it is to be shown with the message, or only when somebody asks for it
     :ivar id: by which other messages may name it
     """
@@ -353,7 +354,7 @@ class FileSharing:
 
 
 def read_files(content: Any) -> tuple[tuple[FileSharing, ...], tuple[MalformedError, ...]]:
-    """The files among the elements of a message, and what is wrong with the others.
+    """The files among the elements of a message, and an error for each bad one.
 
     A bad one does not spoil the rest; those after the first :data:`MAX_FILES` are not looked at.
 
@@ -415,7 +416,7 @@ def _check(what: str, lexical: Any, value: object) -> None:
 
 
 def _read_hashes(file: AnyElement) -> dict[str, bytes]:
-    """Those that prove something; two under one name would leave open which one counts."""
+    """The hashes that we can check; two of one name are ambiguous and do not count."""
     hashes: dict[str, bytes] = {}
     for element in _some(file, NS_HASHES, "hash"):
         algorithm = element.get("algo") or ""

@@ -1,8 +1,8 @@
-"""How the values of the elements are spelled: one object per type, used by every binding.
+"""The spelling of the elements' values: one object per type, used by every binding.
 
 A spelling has exactly one canonical form that is written, and reading accepts little else: two
 spellings of one value would let two receivers disagree about whether attributes match the bytes.
-All three methods raise :class:`ValueError`; who calls knows whether a peer or a caller is to blame.
+All three methods raise :class:`ValueError`; the calling code knows whether a peer or a caller is to blame.
 """
 
 from __future__ import annotations
