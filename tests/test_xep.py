@@ -710,3 +710,46 @@ def test_what_requirements_call_met_has_a_test() -> None:
     for row in ROWS:
         if row[-1] == "met":
             assert "::" in row[-2], row[0]
+
+
+# --- docs/conformance.md -----------------------------------------------------------------------
+
+CONFORMANCE = [
+    tuple(column.strip() for column in line.strip("|").split(" | "))
+    for line in (XEP.parent / "docs" / "conformance.md").read_text(encoding="utf-8").splitlines()
+    if line.startswith("| `")
+]
+
+
+def binding_rules() -> Iterator[tuple[str, str]]:
+    """Section and sentence of each MUST of the core, but for the cells of the table of affixes."""
+    for element in DOCUMENT.iter("p", "li", "td", "dd"):
+        if element.find("p") is not None or element.find("li") is not None:
+            continue
+        section = next((anchor for above in element.iterancestors() if (anchor := above.get("anchor"))), "")
+        text = " ".join("".join(element.itertext()).split())
+        for sentence in re.split(r"(?<=[.;])\s+(?=[A-Z'<])", text):
+            if re.search(r"\bMUST\b", sentence) and not (section == "sce" and element.tag == "td"):
+                yield section, sentence
+
+
+def test_every_must_of_the_core_has_its_row() -> None:
+    rules = list(binding_rules())
+    assert len(rules) > 50
+    without = [
+        (section, sentence)
+        for section, sentence in rules
+        if not any(row[0] == f"`{section}`" and row[1] in sentence for row in CONFORMANCE)
+    ]
+    assert without == []
+
+
+def test_every_row_has_its_must_and_a_test_or_a_reason() -> None:
+    rules = list(binding_rules())
+    for section, words, shown_by in CONFORMANCE:
+        assert any(section == f"`{found}`" and words in sentence for found, sentence in rules), words
+        named = re.findall(r"`([\w/]+)::(\w+)`", shown_by)
+        assert named or re.fullmatch(r"none: .{10,}", shown_by), words
+        for file, name in named:
+            source = (XEP.parent / "tests" / f"{file}.py").read_text(encoding="utf-8")
+            assert re.search(rf"^ *(async )?def {name}\(", source, re.MULTILINE), f"{file}::{name}"
