@@ -181,10 +181,8 @@ async function processStanza(id, message, stamp) {
 async function handle(message, stamp) {
   const find = (...names) => message.getChildElements().filter((e) => e.getNS() === NS && names.includes(e.getName()))
   const [main, second] = find("commit", "proposal", "application")
-  if (!main) return
-  if (second) fail("elements that do not go together")
-  const { group, epoch } = main.attrs
-  const decoded = decode(main, "mls_private_message", main.getName() === "application" ? "" : "mls_public_message")
+  if (!main || second) return second && fail("elements that do not go together")
+  const { group, epoch } = main.attrs, decoded = decode(main, "mls_private_message", main.getName() === "application" ? "" : "mls_public_message")
   // A neighbour that does not belong there is left out by itself.
   const belongs = (e) => main.getName() === "commit" && e.attrs.group === group && e.attrs.epoch === String(BigInt(epoch) + 1n)
   if (state && group !== base64(state.groupContext.groupId)) fail("another group")
@@ -193,7 +191,8 @@ async function handle(message, stamp) {
   if (state && main.getName() === "proposal") ({ newState: state } = await mls.processMessage(decoded.message, state, {}, mls.acceptAll, suite))
   else if (state) await { commit, application }[main.getName()](decoded, message, stamp)
   else if (main.getName() === "application") emit("unreadable", { epoch: Number(epoch) })
-  if (!state && !late) for (const element of find("welcome").filter(belongs)) await welcome(element).catch((error) => emit("passed-over", { why: error.message }))
+  const passOver = (error) => emit("passed-over", { why: error.message })
+  if (!state && !late) for (const element of find("welcome").filter(belongs)) await welcome(element).catch(passOver)
 }
 
 // "Being Invited"
