@@ -14,8 +14,11 @@ from slixmpp_mls import MLS, EncryptedMessage, run
 
 
 async def echo(message: EncryptedMessage) -> None:
-    """Answer in the group that the message came from.  Our own messages do not come here: no echo of an echo."""
-    if message.body:  # a reaction, for instance, has none
+    """Answer in the group that the message came from.  Our own messages do not come here: no echo of an echo.
+
+    Those of another device of our account do: this bot may run on two hosts.
+    """
+    if message.body and not message.own:  # a reaction, for instance, has no body
         await message.reply(f"{message.sender.account} said: {message.body}")
 
 

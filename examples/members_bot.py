@@ -17,7 +17,7 @@ from slixmpp_mls import MLS, EncryptedMessage, EncryptedRoom, run
 
 async def answer(message: EncryptedMessage) -> None:
     """Who may ask: whoever is in the group, for only they can write a message that gets here."""
-    if message.body.strip() == "!members":
+    if message.body.strip() == "!members" and not message.own:
         await message.reply(describe(message.group))
 
 

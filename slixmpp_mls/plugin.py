@@ -25,6 +25,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 from slixmpp import ClientXMPP
 from slixmpp.plugins import BasePlugin
@@ -60,6 +61,7 @@ __all__ = ["MLS"]
 log = logging.getLogger(__name__)
 
 _USED = 10_000  # KeyPackageRefs that are remembered
+_holders: WeakValueDictionary[str, MLS] = WeakValueDictionary()  # of the stores that this process has opened, by path
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ class MLS(BasePlugin):
         else:
             self._service = given
         self._store: Store | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._parts: Parts | None = None
         self._unsubscribe: Callable[[], None] | None = None
         self._ready: asyncio.Future[None] | None = None
@@ -280,6 +283,7 @@ class MLS(BasePlugin):
         account, given = self.xmpp.boundjid.bare, self.settings.store
         if self._store is None:
             if isinstance(given, str | Path):
+                self._take_over(str(Path(given).resolve()))
                 secret = store_secret(self.settings.passphrase, self.settings.key_file)
                 self._store = SQLiteStore(given, account, secret=secret)
             else:
@@ -287,6 +291,20 @@ class MLS(BasePlugin):
         if self._store.account != account:
             raise UsageError(f"the store belongs to {self._store.account}, not to {account}")
         return self._store
+
+    def _take_over(self, path: str) -> None:
+        """Close the store if a client of this process has left it open whose event loop has ended.
+
+        Whoever sends one thing after another, each in an :func:`asyncio.run` of its own, would find it locked.
+        """
+        before = _holders.get(path)
+        if before is not None and before is not self and before._loop is not None and before._loop.is_closed():
+            log.info("the store %s is taken over from a client whose event loop has ended", path)
+            store, before._store = before._store, None
+            if store is not None:
+                store.close()
+        self._loop = asyncio.get_running_loop()
+        _holders[path] = self
 
     def _readiness(self) -> asyncio.Future[None]:
         if self._ready is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import threading
 import uuid
@@ -22,6 +23,30 @@ from slixmpp_mls.devserver import DevServer, DevServerError, Ejabberd, Prosody
 
 # Where tests run side by side, workers are told a width, which rich would keep for ever when it is imported.
 os.environ.pop("COLUMNS", None)
+
+
+class _Lost(logging.Handler):
+    """Collects what asyncio says of exceptions that nobody has looked at."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if "never retrieved" in text:
+            self.messages.append(f"{text}: {record.exc_info[1]!r}" if record.exc_info else text)
+
+
+@pytest.fixture(autouse=True)
+def no_exception_is_lost() -> Iterator[None]:
+    """A test fails in which asyncio logs "exception was never retrieved": a task of ours has not reported it."""
+    lost, logger = _Lost(), logging.getLogger("asyncio")
+    logger.addHandler(lost)
+    yield
+    logger.removeHandler(lost)
+    assert not lost.messages
+
 
 SERVERS: dict[str, type[DevServer]] = {"prosody": Prosody, "ejabberd": Ejabberd}
 

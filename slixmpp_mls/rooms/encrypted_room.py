@@ -117,8 +117,14 @@ class EncryptedMessage:
         ids, and everybody sees them once.  The same is true of the other answers: :meth:`react`, :meth:`correct`,
         :meth:`retract`.
 
+        What another device of our own account has said is not answered: a bot that runs twice would talk to itself
+        without end.  :meth:`EncryptedRoom.send` does it all the same.
+
+        :raises UsageError: the sender is of our own account
         :raises: what :meth:`EncryptedRoom.send` does
         """
+        if self.own:
+            raise UsageError("reply() does not answer messages of our own account: see EncryptedMessage.own")
         return await self._answer(text, reply(self.reference))
 
     async def react(self, *emojis: str) -> SentMessage:
@@ -151,6 +157,11 @@ class EncryptedMessage:
         asked = sha256(self.archive_id.encode()).hexdigest()[:32]
         message["id"] = f"re-{asked}-{next(self._answers)}"
         return await self.group.send(message)
+
+    @property
+    def own(self) -> bool:
+        """Whether another device of our own account has sent it; a bot passes over these."""
+        return self.sender.account == self.group.xmpp.boundjid.bare
 
     @property
     def reference(self) -> Reference:
@@ -558,6 +569,20 @@ class EncryptedRoom:
         """
         self.group.require_member()
         return await self.membership.add(accounts)
+
+    async def invite(self, account: str) -> None:
+        """Repeat the invitation of somebody who is in the group and has not come in: the first one may be lost.
+
+        An invitation that arrives twice counts once.  One whose KeyPackage has been deleted meanwhile asks to be
+        added again by itself.
+
+        :param account: bare JID, in any spelling
+        :raises UsageError: we, or they, are not in the group, or it is no address
+        :raises Disconnected: there is no stream
+        :raises DeliveryError: our server has not taken it
+        """
+        self.group.require_member()
+        await self.membership.invite(account)
 
     async def remove(self, *accounts: str) -> RemoveResult:
         """Remove people, with all their devices, from the group and then from the room.

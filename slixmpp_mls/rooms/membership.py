@@ -18,11 +18,12 @@ from typing import Self, TypeVar
 from slixmpp import JID
 
 from ..client import Member
-from ..delivery.stream import in_parallel
-from ..errors import DeliveryError, InvalidError, MLSError, NotPermitted, Refused, StanzaTooLarge
-from ..identity import ClientIdentity, normal_forms
+from ..delivery.stream import Stream, in_parallel
+from ..errors import DeliveryError, InvalidError, MLSError, NotPermitted, Refused, StanzaTooLarge, UsageError
+from ..identity import ClientIdentity, normal_form, normal_forms
 from ..key_packages.selection import Candidates, find_candidates
 from ..mls.structures.proposals import Add, AnyProposal, Remove
+from ..stanza import Invitation
 from .affiliation_sync import AffiliationSync
 from .engine.committer import Committer
 from .engine.parts import RoomParts
@@ -217,6 +218,19 @@ class Membership:
         letting_in = _LettingIn(self._parts, candidates, self._own)
         await letting_in.look()
         await letting_in.let_in(list(candidates.packages))
+
+    async def invite(self, account: str) -> None:
+        """See :meth:`EncryptedRoom.invite`."""
+        try:
+            bare = normal_form(account).partition("/")[0]
+        except ValueError as error:
+            raise UsageError(f"no address: {error}") from None
+        if not self._group.roster.has(bare):
+            raise UsageError(f"{bare} is not in the group: add it")
+        # Where its Welcome is, is not remembered once it has been told: it is looked for from the start.
+        element = Invitation(self._group.group.group_id, None).to_stdlib()
+        await self._parts.muc.invite(bare, [element])
+        await Stream.of(self._parts.context.xmpp).settled()
 
     # --- removing --------------------------------------------------------------------------------
 

@@ -54,6 +54,7 @@ import os
 import sqlite3
 import stat
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -195,9 +196,12 @@ class SQLiteStore:
     def close(self) -> None:
         """Empty the log, release the file and its lock.  Idempotent.
 
+        Any thread may do it once nobody uses the store: a thread that has ended cannot.
+
         :raises UsageError: inside a transaction
         """
         if self._connection is not None:
+            self._thread = threading.get_ident()
             self._disconnect()
         self._lock.release()
 
@@ -253,7 +257,10 @@ class SQLiteStore:
         self._check_files()
         key = self._key(secret)
         try:
-            self._connection = self._driver.connect(self._path, timeout=1.0, isolation_level=None, cached_statements=32)
+            self._connection = self._driver.connect(
+                self._path, timeout=1.0, isolation_level=None, cached_statements=32, check_same_thread=False
+            )
+            self._thread = threading.get_ident()
             if key is not None:
                 self._execute("PRAGMA cipher_log_level = NONE")  # errors are raised, not printed
                 self._execute(f"PRAGMA key = \"x'{key.hex()}'\"")
@@ -352,6 +359,8 @@ class SQLiteStore:
     def _execute(self, sql: str, *values: str | bytes | int) -> list[Any]:
         """Run one statement to its end and return its rows."""
         assert self._connection is not None
+        if threading.get_ident() != self._thread:
+            raise UsageError("a store is used in the thread that has opened it")
         try:
             return self._connection.execute(sql, values).fetchall()
         except self._driver.Error as error:
@@ -483,7 +492,10 @@ class _Lock:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.close()
-            raise StoreLocked(f"another client has the store {path} open") from error
+            raise StoreLocked(
+                f"another client has the store {path} open; in this process: disconnecting does not close it, "
+                '`async with connected(bot)` or `bot.plugin.disable("mls")` does'
+            ) from error
 
     def release(self) -> None:
         if sys.platform != "win32" and not self._file.closed:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
 from xml.etree.ElementTree import Element
 
 import pytest
@@ -19,10 +21,12 @@ from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import NotPermitted, UsageError
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.key_packages.items import parse_item, parse_key_package
+from slixmpp_mls.rooms.encrypted_room import EncryptedMessage
 
-from ..conftest import unique
+from ..conftest import in_own_loop, unique
 from .people import Cast, Person, all_agree
 
+T = TypeVar("T")
 Harm = Callable[[Person, PEPNode], Awaitable[None]]
 
 
@@ -184,3 +188,80 @@ async def test_what_xml_cannot_hold_is_refused_before_it_is_sent(server: DevServ
     assert (await alice.mls.create(room, name="ticket 4711: down")).is_member
     assert len(alice.clients) == 1
     assert alice.client.is_connected()
+
+
+# --- lives of a process ----------------------------------------------------------------------------
+
+
+def test_one_notification_after_another_in_one_process(prosody: DevServer, tmp_path: Path) -> None:
+    """Each in an event loop of its own, one of them in a thread; disconnecting is all that they do at their end."""
+    jid = in_own_loop_with_result(prosody.register(unique("app"), "secret"))
+    room = f"{unique('alerts')}@{prosody.rooms}"
+
+    async def notify(text: str) -> None:
+        client = prosody.client(jid)
+        client.register_plugin("mls", {"store": str(tmp_path / "app.db"), "key_packages": 2})
+        client.add_event_handler("session_start", lambda _: client.send_presence())
+        client.connect(prosody.host, prosody.port)
+        mls = client.plugin["mls"]
+        async with asyncio.timeout(30):
+            await mls.ready()
+            group = mls.groups.get(room) or await mls.create(room)
+            await (await group.send(text)).confirmed
+        await client.disconnect()
+
+    for number in range(3):
+        in_own_loop_with_result(notify(f"alert number {number}"))
+
+
+def in_own_loop_with_result(work: Coroutine[Any, Any, T]) -> T:
+    found: list[T] = []
+
+    async def keep() -> None:
+        found.append(await work)
+
+    in_own_loop(keep())
+    return found[0]
+
+
+async def test_one_account_on_two_hosts_does_not_talk_to_itself(server: DevServer, cast: Cast) -> None:
+    alice, jid = await cast.person(server, "alice"), await cast.account(server, "bot")
+    one, two = await cast.person(server, jid), await cast.person(server, jid)
+    cast.expected_errors.append("has failed")
+    group = await alice.mls.create(f"{unique('room')}@{server.rooms}")
+    await group.add(jid.bare)
+    answers: list[str] = []
+
+    async def echo(message: EncryptedMessage) -> None:
+        try:
+            await message.reply(f"heard: {message.body}")
+            answers.append(message.body)
+        except UsageError:
+            assert message.own
+
+    for bot in (one, two):
+        await bot.joined(group.room)
+        bot.client.add_event_handler("mls_message", echo)
+    await alice.say("hello, bot of mine")
+    await alice.hears("heard: hello, bot of mine")
+    await one.until(lambda: one.got("mls_message") and len(answers) == 2)
+    await two.until(lambda: len(two.got("mls_message")) > 1)  # the other one's answer, which is not answered
+    await asyncio.sleep(1)
+    assert answers == ["hello, bot of mine"] * 2
+
+
+async def test_an_invitation_that_was_lost_is_repeated(server: DevServer, cast: Cast) -> None:
+    alice = await cast.person(server, "alice")
+    bob = await cast.person(server, "bob", accept_invitation=lambda _: False)  # as if it had never come
+    group = await alice.mls.create(f"{unique('room')}@{server.rooms}")
+    await group.add(bob.account)
+    await bob.next("mls_invited")
+    assert not bob.mls.groups
+    bob.mls._invitations._accept = None
+    await group.invite(bob.account.upper())
+    await bob.joined(group.room)
+    await alice.say("what was said meanwhile")
+    await bob.hears("what was said meanwhile")
+    for nobody in ("no address", f"stranger@{server.domain}"):
+        with pytest.raises(UsageError):
+            await group.invite(nobody)
