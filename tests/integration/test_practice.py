@@ -21,6 +21,7 @@ from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import NotPermitted, UsageError
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.key_packages.items import parse_item, parse_key_package
+from slixmpp_mls.plugin import MLS
 from slixmpp_mls.rooms.encrypted_room import EncryptedMessage
 
 from ..conftest import in_own_loop, unique
@@ -203,7 +204,7 @@ def test_one_notification_after_another_in_one_process(prosody: DevServer, tmp_p
         client.register_plugin("mls", {"store": str(tmp_path / "app.db"), "key_packages": 2})
         client.add_event_handler("session_start", lambda _: client.send_presence())
         client.connect(prosody.host, prosody.port)
-        mls = client.plugin["mls"]
+        mls = MLS.of(client)
         async with asyncio.timeout(30):
             await mls.ready()
             group = mls.groups.get(room) or await mls.create(room)
