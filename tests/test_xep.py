@@ -54,6 +54,7 @@ from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
 from slixmpp_mls.mls.tree.leaf_validation import GroupRequirements
 from slixmpp_mls.policy import MAX_ADMINISTRATORS, POLICY_TYPES, RoomPolicy
 from slixmpp_mls.rooms.content import PROFILE
+from slixmpp_mls.rooms.epoch_code import EpochHistory
 from slixmpp_mls.stanza import (
     MAX_ENCODED,
     NODE_DEVICES,
@@ -311,6 +312,18 @@ def test_every_example_is_what_the_stanza_layer_reads(caption: str) -> None:
     for message in (root, *root.iter("{jabber:client}message")):
         if etree.QName(message).localname == "message":
             payloads(message)
+
+
+def test_an_envelope_tells_epochs_as_our_messages_do() -> None:
+    (affix,) = Envelope.open(etree.tostring(example("The first message of hag66 in an epoch")), PROFILE).own
+    history = EpochHistory()
+    history.note(b"group", 7, bytes(32))
+    assert history.contradicted_by([affix]) == 7
+    ours = history.to_tell()
+    assert ours is not None
+    assert ours.tag == affix.tag
+    assert [(entry.tag, set(entry.keys())) for entry in ours] == [(affix[0].tag, set(affix[0].keys()))]
+    assert len(affix[0].get("code") or "") == len(ours[0].get("code") or "") == 40
 
 
 def test_the_trust_message_names_the_key_that_is_published() -> None:

@@ -34,28 +34,31 @@ class OpenedContent:
     :ivar sent: when the sender says it was sent
     :ivar stamp: when the room got it
     :ivar warnings: as of :attr:`EncryptedMessage.warnings`
+    :ivar affixes: this protocol's own
     """
 
     xml: ET.Element = field(repr=False)
     sent: datetime | None
     stamp: datetime
     warnings: tuple[str, ...]
+    affixes: tuple[Any, ...] = field(default=(), repr=False)
 
 
-def seal_body(body: str, sender: str, room: str, now: float) -> bytes:
+def seal_body(body: str, sender: str, room: str, now: float, affix: Any = None) -> bytes:
     """An envelope around a text.
 
     :param sender: bare JID
     :param room: bare JID
     :param now: seconds since the Unix epoch
+    :param affix: of this protocol, an element, beside those of XEP-0420; None for none
     :raises UsageError: the text holds what XML cannot
     """
     element = ET.Element("{jabber:client}body")
     element.text = body
-    return _seal((element,), sender, room, now)
+    return _seal((element,), sender, room, now, affix)
 
 
-def seal_message(message: Message, sender: str, room: str, now: float) -> bytes:
+def seal_message(message: Message, sender: str, room: str, now: float, affix: Any = None) -> bytes:
     """An envelope around a prepared message's elements, but for those that are for servers.
 
     :raises UsageError: nothing is left, or an element cannot be in an envelope
@@ -63,7 +66,7 @@ def seal_message(message: Message, sender: str, room: str, now: float) -> bytes:
     content = [child for child in message.xml if not _stays_outside(child)]
     if not content:
         raise UsageError("a message without content")
-    return _seal(content, sender, room, now)
+    return _seal(content, sender, room, now, affix)
 
 
 def seal_elements(content: Iterable[Any], sender: str, room: str, now: float) -> bytes:
@@ -76,8 +79,9 @@ def _stays_outside(element: Any) -> bool:
     return is_server_processed(element) or (namespace, name) in _ADDRESSING
 
 
-def _seal(content: Iterable[Any], sender: str, room: str, now: float) -> bytes:
-    envelope = Envelope(tuple(content), sender, room, datetime.fromtimestamp(now, UTC))
+def _seal(content: Iterable[Any], sender: str, room: str, now: float, affix: Any = None) -> bytes:
+    own = () if affix is None else (affix,)
+    envelope = Envelope(tuple(content), sender, room, datetime.fromtimestamp(now, UTC), own=own)
     return envelope.seal(PROFILE)
 
 
@@ -119,7 +123,7 @@ def open_content(group: RoomGroup, received: MessageReceived, recipient: str, no
         attributes["id"] = received.origin_id
     xml = ET.Element("{jabber:client}message", attributes)
     xml.extend(to_stdlib(element) for element in envelope.content)
-    return OpenedContent(xml, envelope.time, stamp, tuple(warnings))
+    return OpenedContent(xml, envelope.time, stamp, tuple(warnings), envelope.own)
 
 
 def _check_subject(group: RoomGroup, sender: Member, envelope: Envelope) -> None:

@@ -36,7 +36,7 @@ from .decrypted_message import DecryptedMessage
 from .engine.handler_dispatch import dispatch
 from .engine.sender import SentMessage
 from .engine.worker import RoomWorker
-from .epoch_code import EpochComparison, compare_epochs, epoch_code
+from .epoch_code import EpochComparison, EpochHistory, compare_epochs, epoch_code
 from .files import File, RoomFiles
 from .leaving import LEAVE_TIMEOUT, Leaving
 from .membership import AddResult, Membership, RemoveResult
@@ -88,7 +88,9 @@ class EncryptedMessage:
         ``removed`` (its sender had been removed when the room got it: a message that was under way, or one whose keys
         have been kept by somebody who should not have them), ``clear``
         (the stanza said something in clear beside the ciphertext, a body perhaps; it is not in `message`), ``file``
-        (it names files in a way that breaks the rules; these are not in `files`)
+        (it names files in a way that breaks the rules; these are not in `files`), ``split`` (its sender says that it
+        has been in another epoch of the same number than we: a server has shown us different rooms, at least for a
+        while; see :meth:`EncryptedRoom.compare`)
     :ivar missing: how many messages of this sender should have come just before this one and have not: a server has
         lost them or keeps them back, or the sender could not send them, or they will still come
     :ivar doubt: why the Authentication Service did not vouch for the sender when it sent this; None if it did
@@ -257,6 +259,7 @@ class EncryptedRoom:
         """The messages that others can be about."""
         self.membership = Membership(worker.parts, worker.committer, worker.post_commit)
         self.leaving = Leaving(worker, lambda: registry.forget(self))
+        self._epochs = EpochHistory()
         self.invited: AddResult | None = None
         """What has become of the accounts that :meth:`MLS.create` should invite."""
 
@@ -382,6 +385,13 @@ class EncryptedRoom:
 
     # --- talking -------------------------------------------------------------------------------
 
+    def _note_epoch(self) -> EpochHistory:
+        """What we know of epochs, the present one included."""
+        if self.group.is_member:
+            group = self.group.group
+            self._epochs.note(group.group_id, group.epoch, group.epoch_authenticator)
+        return self._epochs
+
     async def send(self, content: str | Message) -> SentMessage:
         """Encrypt and send a text, or the content of a prepared message.
 
@@ -400,14 +410,15 @@ class EncryptedRoom:
         """
         self.group.require_member()  # before anything is sealed
         account, now = self._context.device.identity.account, self._context.time()
+        epochs = self._note_epoch().to_tell()
         if isinstance(content, Message):
-            data = seal_message(content, account, self.room, now)
+            data = seal_message(content, account, self.room, now, epochs)
             origin_id = content["id"] or None
             waiting = self.group.on_its_way(origin_id) if origin_id is not None else None
             if waiting is not None and say_the_same(waiting, data):
                 data = waiting
         else:
-            data = seal_body(content, account, self.room, now)
+            data = seal_body(content, account, self.room, now, epochs)
             origin_id = None
         sent = await self.worker.sender.send(data, origin_id)
         self.references.remember(sent.origin_id, account)
@@ -496,6 +507,8 @@ class EncryptedRoom:
             self._context.fire("mls_rejected", Rejected(self.room, error, event.claimed, event.archive_id))
             done()
             return
+        split = self._note_epoch().contradicted_by(content.affixes)
+        warnings = content.warnings if split is None else (*content.warnings, "split")
         sent, sender = content.sent, event.sender
         said_at = None if sent is None else sent.timestamp()
         if self._context.trust.take(sender.identity, sender.signature_key, content.xml, said_at):
@@ -522,7 +535,7 @@ class EncryptedRoom:
             archive_id=event.archive_id,
             delayed=event.stamp is not None,
             again=event.again,
-            warnings=content.warnings + (("file",) if read_files(content.xml)[1] else ()),
+            warnings=warnings + (("file",) if read_files(content.xml)[1] else ()),
             missing=event.missing,
             doubt=doubt if doubt is not None and doubt.at(content.stamp.timestamp()) else None,
             rich=meant,

@@ -2,7 +2,7 @@
 
 Groupchat messages carry all four affixes.  `from` is the sender's bare JID and must be the account of the leaf; `to` is
 the room's, so that no message can be moved to another room; `time` is the time of sending; `rpad` is padding (MLS adds
-its own).
+its own).  A fifth, `epochs`, is there from time to time (:mod:`slixmpp_mls.rooms.epoch_code`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,18 @@ from typing import Any
 from .elements import NS
 from .sce import Affix, Profile, may_stand_outside
 
-__all__ = ["PROFILE", "says_something_in_clear"]
+__all__ = ["EPOCHS", "PROFILE", "says_something_in_clear"]
 
-PROFILE = Profile(frozenset(Affix), protocol=frozenset({NS}), minimum_size=0, random_padding=32)
+EPOCHS = "urn:xmpp:mls:epochs:0"
+"""Namespace of the affix that says which epochs the sender has been in."""
+
+PROFILE = Profile(
+    frozenset(Affix),
+    protocol=frozenset({NS}),
+    affixes=frozenset({f"{{{EPOCHS}}}epochs"}),
+    minimum_size=0,
+    random_padding=32,
+)
 """`rpad` is short: MLS pads the whole envelope in steps."""
 
 

@@ -109,6 +109,7 @@ class Profile:
 
     :ivar required: affixes without which an envelope is neither sealed nor opened
     :ivar protocol: the encryption protocol's own namespaces
+    :ivar affixes: names (``{namespace}name``) of affixes that the protocol adds to those of XEP-0420
     :ivar minimum_size: octets up to which short envelopes are padded, before the random part
     :ivar random_padding: the most characters of padding to add at random
     :ivar tolerance: how far the time affix and the stanza's time may lie apart
@@ -117,6 +118,7 @@ class Profile:
     required: frozenset[Affix]
     _: KW_ONLY
     protocol: frozenset[str] = frozenset()
+    affixes: frozenset[str] = frozenset()
     minimum_size: int = 256
     random_padding: int = 200
     tolerance: timedelta = timedelta(minutes=10)
@@ -148,6 +150,7 @@ class Envelope:
     :ivar to: bare JID of the recipient, or of the room
     :ivar time: when it was sealed, with time zone
     :ivar rpad: padding as received; None has :meth:`seal` make it up
+    :ivar own: affixes that the protocol adds, each name once
     :ivar dropped: names (``{namespace}name``) of the elements that :meth:`open` threw away
     """
 
@@ -156,6 +159,7 @@ class Envelope:
     to: str | None = None
     time: datetime | None = None
     rpad: str | None = None
+    own: tuple[AnyElement, ...] = field(default=(), kw_only=True)
     dropped: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __repr__(self) -> str:
@@ -184,6 +188,7 @@ class Envelope:
             for affix, jid in ((Affix.TO, self.to), (Affix.FROM, self.from_)):
                 if jid is not None:
                     etree.SubElement(envelope, clark(NS, affix)).set("jid", jid)
+            envelope.extend(to_lxml(element) for element in self.own)
             if Affix.RPAD in profile.required or self.rpad is not None:
                 etree.SubElement(envelope, clark(NS, Affix.RPAD)).text = self.rpad or ""
         except (ValueError, OverflowError):
@@ -214,10 +219,13 @@ class Envelope:
         if split_tag(root) != (NS, "envelope"):
             raise MalformedError(f"not an <envelope/> of {NS}")
         children: dict[str, etree._Element] = {}
+        own: dict[str, etree._Element] = {}
         for child in root:
             namespace, name = split_tag(child)
-            if namespace != NS:
-                continue  # XEP-0420: protocols may add affixes of their own
+            if namespace != NS:  # XEP-0420: protocols may add affixes of their own
+                if child.tag in profile.affixes:
+                    own.setdefault(str(child.tag), child)
+                continue
             if name in children:  # XEP-0420's schema: xs:all, each at most once
                 raise MalformedError(f"an envelope with two <{_known(name)}/>")
             children[name] = child
@@ -231,6 +239,7 @@ class Envelope:
             _read_jid(children, Affix.TO),
             _read_time(children),
             None if rpad is None else rpad.text or "",
+            own=tuple(own.values()),
             dropped=dropped,
         )
         for affix in sorted(profile.required - envelope._present()):

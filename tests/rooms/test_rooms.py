@@ -10,6 +10,10 @@ from slixmpp_mls.client import RoomGroup
 from slixmpp_mls.client.group.resumption_psks import Awaited
 from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import DeviceRetired, NotPermitted, RoomLost, UsageError
+from slixmpp_mls.rooms.content import seal_body
+from slixmpp_mls.rooms.epoch_code import EpochHistory
+from slixmpp_mls.stanza.content_profile import PROFILE
+from slixmpp_mls.stanza.sce import Envelope
 from slixmpp_mls.testing import FakeMUC, Participant, World
 
 from ..client.people import ALICE, BOB
@@ -163,3 +167,24 @@ async def test_leaving_a_room_that_is_lost_deletes_our_keys_at_once(world: World
     await asyncio.wait_for(leaving, 5)
     assert not room.is_member
     assert not alice.rooms.all
+
+
+async def test_a_message_tells_its_senders_epochs_and_a_contradiction_is_a_warning(world: World) -> None:
+    """XEP "Epochs in Messages": told once in an epoch; whoever has been in another epoch of that number is warned."""
+    alice, bob = await met(world)
+    for number in range(2):
+        await alice.room.send(f"word {number}")
+        world.settle()
+    told = [len(Envelope.open(data, PROFILE).own) for data in bob.texts]
+    assert told == [1, 0]
+    true, false = EpochHistory(), EpochHistory()
+    group = bob.session.group
+    true.note(group.group_id, group.epoch, group.epoch_authenticator)
+    false.note(group.group_id, group.epoch, bytes(32))
+    for history in (true, false):
+        bob.send(seal_body("heard", BOB, world.room.jid, world.now, history.to_tell()))
+    world.settle()
+    await until(lambda: len(alice.texts) == 2)
+    warnings = [message.warnings for message in alice.got("mls_message")]
+    assert ["split" in each for each in warnings] == [False, True]
+    alice.rooms.close()
