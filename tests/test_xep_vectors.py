@@ -124,6 +124,9 @@ def test_device(case: dict[str, Any]) -> None:
     assert [(key.scheme, key.data.hex()) for key in device.keys] == [
         (key["scheme"], key["key"]) for key in case["keys"]
     ]
+    assert [(each.scheme, each.data.hex()) for each in device.vouchers] == [
+        (each["scheme"], each["voucher"]) for each in case["vouchers"]
+    ]
 
 
 @pytest.mark.parametrize("case", DEVICES["invalid"], ids=lambda case: case["reason"])

@@ -184,6 +184,7 @@ def devices() -> dict[str, Any]:
         stanza.Device("4e1b0f6a92c35d78", (ed25519,), "PDA", moment),
         stanza.Device("a", (ed25519, p256), "Hexenkessel & Söhne ☎"),
         stanza.Device("A-_9", (p256,)),
+        stanza.Device("b", (ed25519,), vouchers=(stanza.Voucher(2055, random(150)), stanza.Voucher(2055, random(99)))),
     ]
     good = valid[0].to_bytes().decode()
     key = good[good.index("<key") : good.index("</device>")]
@@ -198,6 +199,9 @@ def devices() -> dict[str, Any]:
         (good.replace("<label>PDA</label>", "<label>P&#10;DA</label>"), "a label of two lines"),
         (good.replace("<label>PDA</label>", f"<label>{'x' * 65}</label>"), "a label of 65 characters"),
         (good.replace("urn:xmpp:mls:0", "urn:xmpp:mls:1"), "another namespace"),
+        (good.replace(key, f'{key}<voucher scheme="2055"></voucher>'), "an empty voucher"),
+        (good.replace(key, f"{key}<voucher>YQ==</voucher>"), "a voucher without a scheme"),
+        (good.replace(key, key + 17 * '<voucher scheme="2055">YQ==</voucher>'), "17 vouchers"),
     ]
     return {
         "valid": [
@@ -207,6 +211,7 @@ def devices() -> dict[str, Any]:
                 "label": device.label,
                 "added": None if device.added is None else int(device.added.timestamp()),
                 "keys": [{"scheme": one.scheme, "key": one.data.hex()} for one in device.keys],
+                "vouchers": [{"scheme": one.scheme, "voucher": one.data.hex()} for one in device.vouchers],
             }
             for device in valid
         ],

@@ -4,6 +4,7 @@
 
     for device in await mls.devices.all():
         print(device.id, device.label, device.fingerprint, device.groups)
+    await mls.devices.admit("4e1b0f6a92c35d78", fingerprint)
     await mls.devices.rename("96fee99052b73d57", "Old phone")
     await mls.devices.retire("96fee99052b73d57")
 
@@ -23,6 +24,10 @@ the node is closed           it is configured again; if that cannot be done, ``m
 our id with other keys       before our first publication: another id is taken; later: ``mls_device_conflict``, and our
                              keys are published again, once at each start
 ===========================  ==========================================================================================
+
+*Admitted* means two things: this device adds the other one to its rooms, and it vouches for it (:mod:`.vouchers`), so
+that the new device can come into these rooms by itself, whoever is online.  The new device reads its vouchers whenever
+it reads the node.
 
 *Why new devices are not admitted by themselves.*  The account's server says which devices the account has.  With
 ``"add"`` the server can put a device of its own making into all rooms of the account, and read them, and nobody is
@@ -63,6 +68,7 @@ from .device_list import Listed, Published, read_devices, read_key_packages, ren
 from .device_records import DeviceRecord, KnownDevices
 from .events import DeviceConflict, DeviceStatus, NewOwnDevice, OwnDevice, RoomsChanged
 from .own_entry import OwnEntry
+from .vouchers import keep_vouchers, vouch_for
 
 __all__ = ["OwnDevices"]
 
@@ -224,16 +230,21 @@ class OwnDevices:
                 KnownDevices(transaction).put(device_id, DeviceStatus.RETIRED, self._context.now)
             return await self._in_rooms(lambda room: self._remove_from(room, device_id))
 
-    async def admit(self, device_id: str) -> RoomsChanged:
-        """Add a device of our account to all rooms that we are in; where that cannot be done now, later.
+    async def admit(self, device_id: str, fingerprint: str | None = None) -> RoomsChanged:
+        """Vouch for a device of our account, and add it to all rooms that we are in; where that cannot be done, later.
 
-        :raises UsageError: our account lists no such device, or it is retired
-        :raises DeliveryError: the account's node could not be read
+        :param fingerprint: of its key, as the device shows it; without it, the account's server is believed in which
+            keys the device has
+        :raises UsageError: our account lists no such device, or not with this key, or it is retired
+        :raises DeliveryError: the account's node could not be read or written; trying again is safe
         """
         listed, me = await read_devices(self._context.devices), self._context.device.identity.device
         if device_id not in listed.devices or device_id == me:
             raise UsageError(f"our account lists no other device {device_id}")
         async with self._settling:
+            await vouch_for(
+                self._context.devices, self._context.device, listed.devices[device_id], self._context.now, fingerprint
+            )
             self._admit(device_id)
             return await self._in_rooms(lambda room: self._add_to(room, device_id))
 
@@ -401,9 +412,14 @@ class OwnDevices:
                     events.append(NewOwnDevice(name, device.label, self._fingerprint(device), add))
             if first:  # from now on, who comes is new
                 known.put(me, DeviceStatus.KNOWN, now)
+        if keep_vouchers(self._context.device, listed.devices, now):
+            for room in self._rooms.all.values():
+                room.worker.rejoiner.news()  # it may let us in where nothing has so far
         for event in events:
             if add:
                 self._admit(event.id)
+                with suppress(DeliveryError, UsageError):  # it has no key of ours, or the node no place
+                    await vouch_for(self._context.devices, self._context.device, listed.devices[event.id], now)
             self._context.fire("mls_new_device", event)
 
     async def _check_node(self) -> None:

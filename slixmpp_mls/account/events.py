@@ -54,7 +54,8 @@ class OwnDevice:
 class NewOwnDevice:
     """Our account lists a device that we have not seen before (``mls_new_device``).
 
-    ``await mls.devices.admit(event.id)`` adds it to our rooms.
+    ``await mls.devices.admit(event.id, fingerprint)``, with what the device shows, vouches for it and adds it to our
+    rooms.
 
     :ivar id: device id
     :ivar label: as the device calls itself

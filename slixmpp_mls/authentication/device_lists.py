@@ -156,6 +156,7 @@ class DirectoryService(AuthenticationService):
             tuple(Key(scheme, key) for found in (keys, also or {}) for scheme, key in sorted(found.items())),
             label if label is not None or there is None else there.label,
             there.added if there is not None and there.added else datetime.fromtimestamp(int(self._clock()), UTC),
+            () if there is None else there.vouchers,  # of other devices, for a key that it perhaps still has
         )
         if there is not None and not {*there.keys} & {*device.keys}:
             log.warning("the keys listed for %s are not ours and are replaced", client)

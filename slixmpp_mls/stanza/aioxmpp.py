@@ -30,6 +30,7 @@ __all__ = [
     "Label",
     "Proposal",
     "RetiredDevice",
+    "Voucher",
     "Welcome",
 ]
 
@@ -163,6 +164,15 @@ class Key(_MLS):
     data = _descriptor(elements.Key, "data")
 
 
+class Voucher(_MLS):
+    """:class:`slixmpp_mls.stanza.Voucher`"""
+
+    ELEMENT = elements.Voucher
+    TAG = (NS, ELEMENT.NAME)
+    scheme = _descriptor(elements.Voucher, "scheme")
+    data = _descriptor(elements.Voucher, "data")
+
+
 class Label(xso.XSO):  # type: ignore[misc]
     """The ``<label/>`` of a device."""
 
@@ -186,6 +196,7 @@ class Device(_MLS):
     added = _descriptor(elements.Device, "added")
     label = xso.Child([Label])
     keys = xso.ChildList([Key])
+    vouchers = xso.ChildList([Voucher])
 
     @classmethod
     def of(cls, value: Any) -> Self:
@@ -194,6 +205,7 @@ class Device(_MLS):
         if value.label is not None:
             self.label = Label(value.label)
         self.keys.extend(Key.of(key) for key in value.keys)
+        self.vouchers.extend(Voucher.of(voucher) for voucher in value.vouchers)
         return self
 
     def read(self) -> Any:
@@ -202,7 +214,8 @@ class Device(_MLS):
         :raises MalformedError: no key, too many, or one of them twice
         """
         label = None if self.label is None else getattr(self.label, "text", "")
-        return self._value({"keys": tuple(key.read() for key in self.keys), "label": label})
+        vouchers = tuple(voucher.read() for voucher in self.vouchers)
+        return self._value({"keys": tuple(key.read() for key in self.keys), "label": label, "vouchers": vouchers})
 
 
 @aioxmpp.pubsub.xso.as_payload_class

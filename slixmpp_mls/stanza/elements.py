@@ -67,6 +67,7 @@ __all__ = [
     "RetiredDevice",
     "RoomElement",
     "Source",
+    "Voucher",
     "Welcome",
     "parse",
     "payloads",
@@ -84,6 +85,7 @@ MAX_GROUP = 255
 MAX_LABEL = 64
 MAX_KEYS = 16
 MAX_KEY = 8192  # octets; the largest post-quantum signature keys in sight take 2,592
+MAX_VOUCHER = 12288
 MAX_WELCOMES = 64  # of one Commit, which may use one Welcome per added client (RFC 9420 12.4.3.1)
 MAX_MARKUP = 4096
 """Characters that tags and attributes of one element may add to its text."""
@@ -91,6 +93,7 @@ MAX_MARKUP = 4096
 GROUP = Base64(1, MAX_GROUP)
 MESSAGE = Base64(1, MAX_MESSAGE, spaces=True)
 SIGNATURE_KEY = Base64(1, MAX_KEY, spaces=True)
+VOUCHER = Base64(1, MAX_VOUCHER, spaces=True)
 UINT16 = UInt(16)
 UINT64 = UInt(64)
 REF = Text(re.compile(r"(?:[0-9a-f]{2}){16,64}", re.ASCII), "a KeyPackageRef in lower-case hexadecimal")
@@ -309,6 +312,20 @@ class Key(Element):
 
 
 @dataclass(frozen=True)
+class Voucher(Element):
+    """Another device's word for a device: the way into the groups that the other one is in.
+
+    :ivar scheme: number of the TLS SignatureScheme of both devices' keys
+    :ivar data: a DeviceVoucher, see :mod:`slixmpp_mls.policy.proofs`
+    """
+
+    NAME = "voucher"
+
+    scheme: int = field(metadata=_attribute("scheme", UINT16))
+    data: bytes = field(repr=False, metadata=_text(VOUCHER))
+
+
+@dataclass(frozen=True)
 class Device(Element):
     """One device of the account that publishes this.
 
@@ -317,6 +334,7 @@ class Device(Element):
         others are those that it is replacing
     :ivar label: for people, one line of at most 64 code points
     :ivar added: when the device came to the account
+    :ivar vouchers: by other devices of the account, at most 16
     """
 
     NAME = "device"
@@ -325,6 +343,7 @@ class Device(Element):
     keys: tuple[Key, ...] = ()
     label: str | None = None
     added: datetime | None = field(default=None, metadata=_attribute("added", DateTime()))
+    vouchers: tuple[Voucher, ...] = ()
 
     def __post_init__(self) -> None:
         Element.__post_init__(self)
@@ -332,6 +351,8 @@ class Device(Element):
             raise UsageError(f"<device/> with {len(self.keys)} keys, not 1 to {MAX_KEYS}")
         if len(set(self.keys)) < len(self.keys):
             raise UsageError("<device/> with the same key twice")
+        if len(self.vouchers) > MAX_KEYS:
+            raise UsageError(f"<device/> with over {MAX_KEYS} vouchers")
         if self.label is not None:
             try:
                 LABEL.check(self.label)
@@ -342,6 +363,7 @@ class Device(Element):
     def _read_children(cls, element: AnyElement, max_encoded: int) -> dict[str, Any]:
         keys: list[Key] = []
         labels: list[str] = []
+        vouchers: list[Voucher] = []
         for child in element:
             match split_tag(child):
                 case (space, Key.NAME) if space == NS:
@@ -352,7 +374,11 @@ class Device(Element):
                     if labels or len(child):
                         raise MalformedError("<device/> with two labels, or a label with children")
                     labels.append(child.text or "")
-        return {"keys": tuple(keys), "label": labels[0] if labels else None}
+                case (space, Voucher.NAME) if space == NS:
+                    if len(vouchers) == MAX_KEYS:
+                        raise MalformedError(f"<device/> with over {MAX_KEYS} vouchers")
+                    vouchers.append(Voucher.from_xml(child, max_encoded=max_encoded))
+        return {"keys": tuple(keys), "label": labels[0] if labels else None, "vouchers": tuple(vouchers)}
 
     def _fill(self, element: Any) -> None:
         super()._fill(element)
@@ -363,6 +389,10 @@ class Device(Element):
         for key in self.keys:
             child = element.makeelement(clark(NS, Key.NAME), {})
             key._fill(child)
+            element.append(child)
+        for voucher in self.vouchers:
+            child = element.makeelement(clark(NS, Voucher.NAME), {})
+            voucher._fill(child)
             element.append(child)
 
 

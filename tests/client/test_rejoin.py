@@ -371,11 +371,14 @@ def test_a_new_store_of_an_account_in_the_group_asks_by_what_it_sees() -> None:
     fresh.ask()
     settle_wishes(world, carol)
     assert only(alice.events, JoinRequested).reason == "unproven"  # nobody vouches: it waits for somebody's decision
-    bob.vouch_for(fresh)
-    alice.commit()
-    world.settle()
     world.now += HOUR
+    assert fresh.session.asking_at(world.now) is None  # once in an epoch
+    bob.vouch_for(fresh)
+    due = fresh.session.asking_at(world.now)
+    assert due is not None
+    assert due <= world.now  # that is another request than the one before
     fresh.ask()
+    assert fresh.session.asking_at(world.now) is None
     settle_wishes(world, carol)
     assert state_of(fresh) is MembershipState.MEMBER
     assert only(fresh.events, Joined).missed is None

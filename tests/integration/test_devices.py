@@ -496,3 +496,38 @@ async def test_a_member_can_not_add_a_device_for_somebody_elses_account(prosody:
     made_up = ClientIdentity(bob.account, "made-up")
     with pytest.raises((NotPermitted, UsageError)):
         await alice.mls.devices.admit(made_up.device)
+
+
+async def test_a_second_device_comes_in_at_night_by_its_voucher(
+    server: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a member of another account is online, who has no right to add: the voucher is what lets the device in."""
+    phone, bob, carol = [await cast.person(server, name) for name in ("alice", "bob", "carol")]
+    tablet = await another(cast, phone)
+    event = await phone.next("mls_new_device")
+    assert not (await phone.mls.devices.admit(event.id, tablet.mls.fingerprint)).done  # no rooms yet
+    monkeypatch.setattr(devices_module, "JITTER", 1e6)  # it has no time to add the tablet itself
+    room = f"{unique('heath')}@{server.rooms}"
+    group = await bob.mls.create(room)
+    await group.add(carol.account, f"{phone.account}/{phone.mls.device_id}")
+    for person in (phone, carol):
+        await person.joined(room)
+    suite = group.group.group.suite
+    await tablet.until(lambda: tablet.mls.device.vouchers(suite, int(datetime.now(UTC).timestamp())))
+    await phone.log_out()
+    await bob.log_out()  # who may add
+    await tablet.mls.join(room)
+    await all_agree(carol, tablet, room=room)
+    assert not carol.got("mls_join_requested")
+    await tablet.say("When shall we three meet again?", room)
+    await carol.hears("When shall we three meet again?")
+    await phone.connect()
+    await phone.hears("When shall we three meet again?")
+    # A device for which nobody vouches waits, whoever asks: ``new_devices`` is "ask".
+    await phone.log_out()
+    stranger = await another(cast, phone)
+    joining = asyncio.create_task(stranger.mls.join(room))
+    request = await carol.next("mls_join_requested")
+    assert (request.device, request.reason) == (stranger.mls.device_id, "unproven")
+    joining.cancel()
+    assert not inside(carol, stranger, room)

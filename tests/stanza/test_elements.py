@@ -25,6 +25,7 @@ from slixmpp_mls.stanza import (
     KeyPackage,
     Proposal,
     RetiredDevice,
+    Voucher,
     Welcome,
     parse,
     payloads,
@@ -50,6 +51,7 @@ SAMPLES: list[Element] = [
     Device("h4k9-x_Z", (Key(ED25519, b"k" * 32),)),
     Device("a", (Key(ED25519, b"k" * 32), Key(2056, b"K" * 57)), "Ælfred's ☎ & <phone>", WHEN),
     Device("a", (Key(ED25519, b"new"), Key(ED25519, b"old"))),
+    Device("a", (Key(ED25519, b"k"),), "phone", vouchers=(Voucher(ED25519, b"my word"), Voucher(2056, b"hers"))),
     RetiredDevice("h4k9-x_Z", WHEN),
 ]
 one_line = st.text(
@@ -72,6 +74,7 @@ elements = st.one_of(
         keys.map(tuple),
         st.none() | one_line.filter(lambda text: len(text) <= 64),
         st.none() | moments,
+        st.lists(st.builds(Voucher, st.integers(0, 65535), messages), max_size=16).map(tuple),
     ),
     st.builds(RetiredDevice, st.text("ABCXYZabcxyz0189_-", min_size=1, max_size=64), moments),
 )
@@ -309,6 +312,8 @@ def test_size_limits() -> None:
         lambda: Device("a", ()),
         lambda: Device("a", (Key(1, b"a"), Key(1, b"a"))),
         lambda: Device("a", (Key(1, b"a"),), "x" * 65),
+        lambda: Device("a", (Key(1, b"a"),), vouchers=(Voucher(1, b"a"),) * 17),
+        lambda: Voucher(1, bytes(12289)),
         lambda: Device("a", (Key(1, b"a"),), "a\x00"),
         lambda: Device("a", (Key(1, b"a"),), added=datetime(2026, 1, 1)),
     ],

@@ -131,9 +131,14 @@ class JoinRequests:
         outside = standing in (MembershipState.LOST, MembershipState.INVITED)
         if not outside or not seen.known or not self._suites():
             return None
-        if any(ask.epoch == seen.epoch and now < ask.until for ask in seen.asks):
+        if any(ask.epoch == seen.epoch and now < ask.until and self._has_vouchers(ask, now) for ask in seen.asks):
             return None
         return self.may_try_at(now)
+
+    def _has_vouchers(self, ask: AskRecord, now: int) -> bool:
+        """Whether a request carries a voucher, if we have one: perhaps a device has vouched for us since."""
+        found = [voucher for suite in self._suites() for voucher in self._device.vouchers(CipherSuite.get(suite), now)]
+        return not found or any(voucher.encode() in ask.message for voucher in found)
 
     def may_try_at(self, now: int) -> int:
         """When we may next try to come in, by whatever way, in seconds since the Unix epoch."""
