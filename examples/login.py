@@ -1,6 +1,6 @@
-"""The options that the examples have in common.
+"""The options that the examples share.
 
-What they do not say comes from the environment (the lines that ``slixmpp-mls server`` prints set it) or from
+Missing options come from the environment (the lines that ``slixmpp-mls server`` prints set it) or from
 ``~/.config/slixmpp-mls/config.toml``: see ``slixmpp_mls.runtime.login``.  A bot of your own needs no more than
 ``slixmpp_mls.Login.load().bot()``.
 """

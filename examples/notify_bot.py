@@ -3,7 +3,7 @@
     python notify_bot.py --jid ci@example.org --room builds@rooms.example.org --add alice@example.org "Build 42 failed"
     tail -f errors.log | python notify_bot.py --room errors@rooms.example.org
 
-The first run makes the room. Later ones find it in the store, with the keys.
+The first run creates the room. Later ones find it in the store, with the keys.
 """
 
 from __future__ import annotations

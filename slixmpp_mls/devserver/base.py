@@ -1,4 +1,4 @@
-"""What the throw-away servers have in common: a folder, certificates, ports, one process, clients.
+"""The common base of the temporary servers: a folder, certificates, ports, one process, clients.
 
 A server is a plain process, started with :class:`subprocess.Popen` and awaited by polling, so its
 object belongs to no event loop: a test session may start it in one loop and talk to it from others.
@@ -179,7 +179,7 @@ class DevServer(ABC):
     async def start(self) -> None:
         """Start, and return when clients can connect; does nothing while it runs.
 
-        :raises DevServerError: the software cannot be had here, or does not start; the text ends with its log.
+        :raises DevServerError: the software is not available here, or does not start; the text ends with its log.
         """
         if self.running:
             return
@@ -252,7 +252,7 @@ class DevServer(ABC):
 
         :param jid: bare, or full to ask for a resource.
         :param password: default: as registered.
-        :param factory: a subclass of ClientXMPP, or what else makes one from JID and password.
+        :param factory: a subclass of ClientXMPP, or a function that makes a client from JID and password.
         """
         made = factory(str(jid), password or self.accounts[JID(jid).bare])
         made.ssl_context = self.ssl_context()

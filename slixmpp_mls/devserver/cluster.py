@@ -31,7 +31,7 @@ _JOIN_SECONDS = 60.0
 
 
 class _Shared:
-    """What the nodes have in common."""
+    """The settings that the nodes share."""
 
     def __init__(self, first: str) -> None:
         self.authority = trustme.CA()

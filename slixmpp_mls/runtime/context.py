@@ -1,4 +1,4 @@
-"""What the parts of one running client share.
+"""The services that the parts of one running client share.
 
 The plugin makes one :class:`Context` when the store is open, and hands it to the parts that it builds.  A context
 holds services, never parts: no rooms, no key rotation.  A part that needs two of these services or fewer takes them
