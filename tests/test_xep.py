@@ -60,6 +60,8 @@ from slixmpp_mls.stanza import (
     NODE_DEVICES,
     NODE_KEY_PACKAGES,
     NS,
+    Answer,
+    Inquiry,
     KeyPackage,
     RoomElement,
     parse,
@@ -307,7 +309,7 @@ def test_every_example_is_what_the_stanza_layer_reads(caption: str) -> None:
         SCHEMA.assertValid(alone)
         parsed = parse(alone)
         assert parse(parsed.to_bytes()) == parsed
-        if isinstance(parsed, RoomElement | KeyPackage):
+        if isinstance(parsed, RoomElement | KeyPackage) and not isinstance(parsed, Inquiry | Answer):
             check_consistency(parsed)
     for message in (root, *root.iter("{jabber:client}message")):
         if etree.QName(message).localname == "message":

@@ -29,6 +29,7 @@ from .events import (
     Rejoining,
     RemovedFromGroup,
     Unreadable,
+    Unsure,
 )
 from .group.actions import Incoming, Outgoing, Step
 from .group.room_group import RoomGroup
@@ -39,5 +40,5 @@ __all__ = [
     "CommitLost", "Device", "Doubt", "Doubts", "Event", "GroupChanged", "GroupClosed", "GroupContinued", "GroupLost",
     "Incoming", "JoinRequested", "Joined", "KeyPackagePlan", "KeyPackageSettings", "LeftBehind", "Member",
     "MemberDoubted", "MessageReceived", "MessageSent", "Missed", "Outgoing", "PublishedKeyPackage", "Rejected",
-    "Rejoining", "RemovedFromGroup", "RoomGroup", "Step", "Unreadable", "open_key_package",
+    "Rejoining", "RemovedFromGroup", "RoomGroup", "Step", "Unreadable", "Unsure", "open_key_package",
 ]  # fmt: skip

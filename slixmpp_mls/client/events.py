@@ -17,7 +17,7 @@ from .storage.records import InboxRecord
 __all__ = [
     "CommitLost", "Event", "GroupChanged", "GroupClosed", "GroupContinued", "GroupLost", "JoinRequested", "Joined",
     "LeftBehind", "MemberDoubted", "MessageReceived", "MessageSent", "Missed", "Rejected", "Rejoining",
-    "RemovedFromGroup", "Unreadable", "as_event", "as_record",
+    "RemovedFromGroup", "Unreadable", "Unsure", "as_event", "as_record",
 ]  # fmt: skip
 
 
@@ -223,6 +223,22 @@ class LeftBehind:
 
 
 @dataclass(frozen=True, slots=True)
+class Unsure:
+    """We do not know any more whether we are where the group is, or know it again.
+
+    Nothing is lost.  While we are unsure, what is to be sent waits in the outbox.
+
+    :ivar epoch: ours
+    :ivar reasons: ``archive-gap``, ``later-epoch``, ``undecryptable``, ``tombstone``; empty if we are sure again:
+        nobody has shown us another state.  If we come back from an older state instead, :class:`Joined` says so
+    """
+
+    room: str
+    epoch: int
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class MemberDoubted:
     """The Authentication Service does not vouch for a member; :mod:`.storage.doubts` says what is done about it."""
 
@@ -292,6 +308,7 @@ Event = (
     | GroupContinued
     | GroupLost
     | LeftBehind
+    | Unsure
     | MemberDoubted
     | Rejoining
     | JoinRequested

@@ -40,6 +40,11 @@ MUC_USER = "http://jabber.org/protocol/muc#user"
 _FORWARDED = "{urn:xmpp:forward:0}forwarded"
 _DELAY = "{urn:xmpp:delay}delay"
 _MESSAGE = "{jabber:client}message"
+_TOMBSTONES = {
+    f"{{urn:xmpp:message-{kind}:{version}}}{name}"
+    for kind, name in (("retract", "retracted"), ("moderate", "moderated"))
+    for version in (0, 1)
+}
 
 #: Stanzas asked for at once.  Servers give fewer if they like, and pay for each page (Prosody counts all the rest).
 PAGE_SIZE = 250
@@ -102,8 +107,12 @@ class Page:
 def room_stanza(
     xml: Element, archive_id: str, real_jid: JID | None, *, archived: bool, stamp: datetime | None
 ) -> RoomStanza | None:
-    """The groupchat message as a `RoomStanza`; ``None`` if it has nothing in our namespace or no occupant sent it."""
-    if xml.get("type") != "groupchat" or not any(str(child.tag).startswith(f"{{{NS}}}") for child in xml):
+    """The groupchat message as a `RoomStanza`; ``None`` if it has nothing in our namespace or no occupant sent it.
+
+    A tombstone in the archive is one: nobody can tell what it had been.
+    """
+    ours = any(str(child.tag).startswith(f"{{{NS}}}") for child in xml) or (archived and is_tombstone(xml))
+    if xml.get("type") != "groupchat" or not ours:
         return None
     try:
         occupant = JID(xml.get("from", ""))
@@ -122,6 +131,11 @@ def room_stanza(
         archived=archived,
         stamp=stamp,
     )
+
+
+def is_tombstone(xml: Element) -> bool:
+    """Whether this is what is left of a message that was retracted, by its sender (XEP-0424) or others (XEP-0425)."""
+    return any(str(child.tag) in _TOMBSTONES for child in xml)
 
 
 def weight(xml: Element) -> int:

@@ -20,6 +20,7 @@ from slixmpp import JID, ClientXMPP
 from slixmpp.stanza import Message
 
 from ..client import Doubt, GroupChanged, Member, MessageReceived, Rejected
+from ..client.group.certainty import names
 from ..client.group.resumption_psks import Awaited
 from ..client.storage.records import MembershipState
 from ..delivery.files import Files, Progress
@@ -342,6 +343,11 @@ class EncryptedRoom:
         return compare_epochs(self.epoch_code, code)
 
     @property
+    def unsure(self) -> tuple[str, ...]:
+        """Why we do not know whether we are where the group is; empty if we know.  See :class:`~.client.Unsure`."""
+        return names(self.group.unsure)
+
+    @property
     def live(self) -> bool:
         """Whether we are in the room and have read all that is in its archive."""
         return self.worker.progress.live.is_set()
@@ -373,6 +379,11 @@ class EncryptedRoom:
         :raises NotPermitted: the group's policy allows no external Commit of ours
         :raises DeliveryError: the room is lost
         """
+        if self.group.returning:  # by the GroupInfo that has proved it; our state stays until we are back
+            self.worker.rejoiner.by_hand()
+            self.worker.recovery.news()
+            await self.worker.progress.until_sure()
+            return
         if self.is_member:
             self.worker.abandon("the application wants to come in afresh")
         elif self.group.state is MembershipState.OUT:

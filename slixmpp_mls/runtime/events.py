@@ -27,6 +27,7 @@
 ``mls_affiliations_differ``   the members of the room are not those of the group; ``AffiliationsDiffer``
 ``mls_doubted_message``       a message of a member that the service denies; ``EncryptedMessage``
 ``mls_left_behind``           a member seems to be in a later epoch than we are; ``LeftBehind``
+``mls_unsure``                we may not be where the group is, or are sure again; nothing is lost; ``Unsure``
 ``mls_group_lost``            we cannot follow a group any more; ``GroupLost``
 ``mls_group_closed``          a ReInit has ended a group, another group will follow; ``GroupClosed``
 ``mls_group_continued``       the group that follows is there; ``GroupContinued``

@@ -8,6 +8,7 @@ In a message in the room::
 
     Commit  Proposal  Application     at most one of the three
     Welcome*  GroupInfo?              beside a Commit, for the epoch that it begins
+    Inquiry, Answer                   each alone
     Invitation                        alone, beside XEP-0249's <x/>
 
 Only a Commit's own element and the first line decide whether the Commit counts.  A neighbour that cannot be read, or is
@@ -54,11 +55,13 @@ __all__ = [
     "NODE_DEVICES",
     "NODE_KEY_PACKAGES",
     "NS",
+    "Answer",
     "Application",
     "Commit",
     "Device",
     "Element",
     "GroupInfo",
+    "Inquiry",
     "Invitation",
     "Key",
     "KeyPackage",
@@ -266,6 +269,28 @@ class GroupInfo(RoomElement):
 
 
 @dataclass(frozen=True)
+class Inquiry(RoomElement):
+    """A member that is not sure asks where the group is; see :mod:`slixmpp_mls.client.group.certainty`.
+
+    :ivar epoch: the one in which it is
+    :ivar data: what it has signed, no MLSMessage
+    """
+
+    NAME = "inquiry"
+
+
+@dataclass(frozen=True)
+class Answer(RoomElement):
+    """A member shows another one its state.
+
+    :ivar epoch: the one in which it is
+    :ivar data: a GroupInfo, sealed for who has asked; no MLSMessage
+    """
+
+    NAME = "answer"
+
+
+@dataclass(frozen=True)
 class Invitation(Element):
     """Beside a direct invitation to a room (XEP-0249): there is a group, and its history starts here.
 
@@ -410,10 +435,10 @@ class RetiredDevice(Element):
     since: datetime = field(metadata=_attribute("since", DateTime()))
 
 
-MessageElement: TypeAlias = "Commit | Proposal | Application | Welcome | GroupInfo | Invitation"
+MessageElement: TypeAlias = "Commit | Proposal | Application | Welcome | GroupInfo | Inquiry | Answer | Invitation"
 
 _IN_MESSAGES: dict[str, type[MessageElement]] = {
-    cls.NAME: cls for cls in (Commit, Proposal, Application, Welcome, GroupInfo, Invitation)
+    cls.NAME: cls for cls in (Commit, Proposal, Application, Welcome, GroupInfo, Inquiry, Answer, Invitation)
 }
 ItemElement: TypeAlias = KeyPackage | Device | RetiredDevice
 
@@ -507,9 +532,9 @@ def _misplaced(
     element: MessageElement, content: Commit | Proposal | Application | None, kept: list[MessageElement]
 ) -> str | None:
     """Why an element may not stand beside the content of its message, and those before it; None if it may."""
-    if isinstance(element, Invitation):
-        alone = content is None and not any(isinstance(one, Invitation) for one in kept)
-        return None if alone else "an invitation beside other elements"
+    if isinstance(element, Invitation | Inquiry | Answer):
+        alone = content is None and not any(isinstance(one, Invitation | Inquiry | Answer) for one in kept)
+        return None if alone else f"a {element.NAME} beside other elements"
     if not isinstance(content, Commit):
         return f"a {element.NAME} without its commit"
     if (element.group, element.epoch) != (content.group, content.epoch + 1):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from slixmpp_mls.client import LeftBehind, MessageReceived, Rejected, Unreadable
+from slixmpp_mls.client.group.evidence import Evidence
 from slixmpp_mls.errors import NotForUs, Replayed, UnknownGroup
 from slixmpp_mls.rooms.epoch_code import EpochComparison, compare_epochs, epoch_code
 from slixmpp_mls.testing import Participant, World
@@ -18,12 +19,14 @@ from .people import ALICE, BOB, CAROL, again, only, three
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize("page", ["misbehaving-service", "attacks-on-identity"])
-def test_each_row_of_the_tables_has_a_test_that_exists(page: str) -> None:
+@pytest.mark.parametrize(
+    ("page", "least"), [("misbehaving-service", 20), ("attacks-on-identity", 20), ("deletion-of-keys", 13)]
+)
+def test_each_row_of_the_tables_has_a_test_that_exists(page: str, least: int) -> None:
     lines = (DOCS / f"{page}.md").read_text(encoding="utf-8").splitlines()
     heads = [number for number, line in enumerate(lines) if set(line) == {"|", "-"}]
     rows = [line for number, line in enumerate(lines) if line.startswith("| ") and number + 1 not in heads]
-    assert len(rows) > 20
+    assert len(rows) > least
     for row in rows:
         named = re.findall(r"`([\w/]+)::(\w+)`", row.split("|")[-2])
         assert named, row
@@ -31,6 +34,11 @@ def test_each_row_of_the_tables_has_a_test_that_exists(page: str) -> None:
             path = Path(__file__).parents[1] / f"{file}.py"
             assert path.is_file(), row
             assert re.search(rf"^ *(async )?def {name}\(", path.read_text(encoding="utf-8"), re.MULTILINE), row
+
+
+def test_each_kind_of_evidence_has_a_row() -> None:
+    text = (DOCS / "deletion-of-keys.md").read_text(encoding="utf-8")
+    assert [evidence.name for evidence in Evidence] == re.findall(r"^\| `(\w+)`:", text, re.MULTILINE)
 
 
 def compare(one: Participant, other: Participant) -> EpochComparison:

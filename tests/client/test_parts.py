@@ -9,6 +9,7 @@ import pytest
 from slixmpp_mls.client import Doubt, Doubts, Incoming, Joined, MessageReceived, MessageSent, Rejected
 from slixmpp_mls.client.group.actions import Enter, Ignore, Join, MoveOn, Read, Remember, Sent
 from slixmpp_mls.client.group.applying import Applying
+from slixmpp_mls.client.group.certainty import Certainty
 from slixmpp_mls.client.group.continuation import Continuation
 from slixmpp_mls.client.group.external_commit import ExternalCommits, check_is_new
 from slixmpp_mls.client.group.join_request import PAUSES, JoinRequests
@@ -48,7 +49,10 @@ class Parts:
         self.lifecycle = Lifecycle(device, state)
         self.welcomes = Welcomes(device, state, self.requests)
         self.processing = Processing(device, state, self.welcomes, self.entries, self.continuation)
-        self.applying = Applying(device, state, self.welcomes, self.entries, self.requests, self.continuation)
+        self.certainty = Certainty(device, state)
+        self.applying = Applying(
+            device, state, self.welcomes, self.entries, self.requests, self.continuation, self.certainty
+        )
         self.others = OtherGroups(device.store, device.parameters, person.world.room.jid)
 
     def take(self, incoming: Incoming) -> list[Any]:
@@ -183,8 +187,8 @@ def test_outside_only_what_makes_sense_there_can_be_done() -> None:
     assert not dave.sending.needs_commit
     assert not dave.sending.leaf_outdated
     assert not dave.sending.silenced
-    assert dave.processing.behind == frozenset()
-    assert not dave.processing.is_left_behind
+    assert not dave.certainty.reasons
+    assert dave.certainty.door is None
 
 
 def test_inside_nothing_can_be_done_that_is_for_outside() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slixmpp_mls.client import Device, Doubt, Doubts, MessageReceived
+from slixmpp_mls.client.group.evidence import Evidence
 from slixmpp_mls.client.group.room_change import Change, Membership
 from slixmpp_mls.client.group.room_state import RoomState
 from slixmpp_mls.client.storage.post_commit_actions import Invite, Leave, PostCommitActions
@@ -82,7 +83,7 @@ def group_after(state: RoomState) -> Group:
 
 def begin_again(state: RoomState, change: Change) -> None:
     membership = state.require_member()
-    change.end_membership(keep_messages=True)
+    change.end_membership(Evidence.WISH, keep_messages=True)
     change.carry_messages_over()
     change.begin_membership(replace(membership, doubts=Doubts(), actions=PostCommitActions()))
 
@@ -105,8 +106,8 @@ EDITS: dict[str, Edit] = {
     "epoch": lambda state, change: change.begin_epoch(
         state.require_member().group, state.require_member().roster, state.require_member().policy
     ),
-    "end": lambda state, change: change.end_membership(keep_messages=False),
-    "end, messages stay": lambda state, change: change.end_membership(keep_messages=True),
+    "end": lambda state, change: change.end_membership(Evidence.WISH, keep_messages=False),
+    "end, messages stay": lambda state, change: change.end_membership(Evidence.WISH, keep_messages=True),
     "begin again": begin_again,
 }
 
@@ -269,24 +270,34 @@ def test_nothing_of_a_group_can_be_changed_without_one() -> None:
         with pytest.raises(UsageError, match="not a member"), state.change() as change:
             edit(change)
     with pytest.raises(UsageError, match="not a member"):
-        state.forget_group(state.record)
+        state.forget_group(state.record, Evidence.WISH)
     assert in_store(device.store) == stored
 
 
-def test_of_a_lost_group_the_latest_epoch_that_was_heard_of_is_known() -> None:
+def test_of_a_lost_group_no_epoch_is_known_that_was_only_heard_of() -> None:
     state = state_with_group(MemoryStore(ALICE))
     with state.change() as change:
         change.put_actions({Leave.key: None})
     state.note_ahead(ALICE, 9)
-    state.note_ahead(BOB, 8)
-    state.forget_group(replace(state.record, state=MembershipState.LOST), keep_messages=True)
-    assert (state.standing, state.membership, state.outside.epoch) == (MembershipState.LOST, None, 8)
+    epoch = state.require_member().group.epoch
+    state.forget_group(replace(state.record, state=MembershipState.LOST), Evidence.COPIED, keep_messages=True)
+    assert (state.standing, state.membership, state.outside.epoch) == (MembershipState.LOST, None, epoch)
     assert [record.kind for _, record in state.outbox] == [OutboxKind.APPLICATION]
     assert not state.ahead
 
 
+def test_a_state_goes_on_evidence_only() -> None:
+    store = MemoryStore(ALICE)
+    state = state_with_group(store)
+    before = in_store(store)
+    with pytest.raises(UsageError, match="evidence"), state.change() as change:
+        change.end_membership(Evidence.NO_STATE, keep_messages=False)
+    assert in_store(store) == before
+    assert state.membership is not None
+
+
 def test_who_wanted_to_leave_is_out_and_not_lost() -> None:
     state = state_with_group(MemoryStore(ALICE))
-    state.forget_group(replace(state.record, state=MembershipState.LOST))
+    state.forget_group(replace(state.record, state=MembershipState.LOST), Evidence.WISH)
     assert state.standing is MembershipState.OUT
     assert not len(state.outbox)

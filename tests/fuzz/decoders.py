@@ -168,6 +168,8 @@ def stanza_element(data: bytes) -> None:
     for element in found:
         assert stanza.parse(element.to_bytes()) == element
         assert stanza.parse(element.to_stdlib()) == element
+        if isinstance(element, elements.Inquiry | elements.Answer):
+            continue  # what is in them is no MLSMessage
         if not isinstance(element, elements.Invitation | elements.Device | elements.RetiredDevice):
             assert consistency.check(element).encode() == element.data
 

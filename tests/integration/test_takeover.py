@@ -55,7 +55,7 @@ class Impostor:
 
     async def external_commit(self) -> tuple[Outgoing, Group]:
         """An external Commit, whatever the policy says of it, and the group that it would lead into."""
-        (stanza, door), *_ = await rejoin._group_infos(self.muc.archive)
+        (stanza, door), *_ = await rejoin.group_infos(self.muc.archive)
         self.session.seek(stanza.archive_id)
         now = int(time.time())
         with pytest.MonkeyPatch.context() as patch:

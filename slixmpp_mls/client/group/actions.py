@@ -43,6 +43,7 @@ class Incoming:
     :ivar occupant: ``room/nickname`` of the sender, as the room says
     :ivar clear: whether it says something in clear beside its payloads
     :ivar tree: the ratchet tree of a Welcome in it, if that is elsewhere and has been fetched
+    :ivar tombstone: whether it is what is left of a stanza that was retracted (XEP-0424, XEP-0425)
     """
 
     archive_id: str
@@ -55,6 +56,7 @@ class Incoming:
     occupant: str = ""
     clear: bool = False
     tree: bytes | None = field(default=None, repr=False)
+    tombstone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +78,12 @@ class Ignore:
 
     :ivar events: what to say about it
     :ivar ahead: the account of a member that is in a later epoch, as the room says, and the epoch
+    :ivar unsure: an :class:`~.certainty.UnsureReason`, or 0
     """
 
     events: tuple[Event, ...] = ()
     ahead: tuple[str, int] | None = None
+    unsure: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from ...mls.structures.framing import MemberSender, NewMemberProposalSender
 from ...mls.structures.proposals import Add, Remove, SelfRemove
 from ...mls.tree.tree_math import LeafIndex
 from ...policy.check import is_bookkeeping
+from ...stanza.elements import Commit
 from ...store.interface import Transaction
 from ..device import Device
 from ..events import (
@@ -40,8 +41,10 @@ from ..storage.doubts import Doubt
 from ..storage.duplicate_filter import mark, message_id
 from ..storage.records import MembershipState, OutboxKind, RoomRecord
 from .actions import Abandon, Begin, Enter, Ignore, Incoming, Join, MoveOn, Read, Remember, Sent, Step
+from .certainty import Certainty, UnsureReason
 from .committable_proposals import is_vouched_for, returning_to
 from .continuation import Continuation
+from .evidence import Evidence
 from .external_commit import ExternalCommits
 from .join_request import JoinRequests
 from .members import sent_in_epoch
@@ -64,7 +67,9 @@ class Applying:
         entries: ExternalCommits,
         requests: JoinRequests,
         continuation: Continuation,
+        certainty: Certainty,
     ) -> None:
+        self._certainty = certainty
         self._device = device
         self._state = state
         self._welcomes = welcomes
@@ -88,13 +93,13 @@ class Applying:
     def _put_into_effect(self, step: Step, now: int, doubts: Iterable[Doubt]) -> list[Event]:
         record = self._past(step.incoming)
         match step.action:
-            case Ignore(events, _) if self._state.membership is None:
+            case Ignore(events) if self._state.membership is None:
                 return [*events, *self._pass_outside(step.incoming, record)]
-            case Ignore(events, ahead):
-                self._pass(record)
+            case Ignore(events, ahead, unsure):
+                told = self._pass_inside(step.incoming, record, UnsureReason(unsure), now)
                 if ahead is not None:
                     self._state.note_ahead(*ahead)
-                return list(events)
+                return [*events, *told]
             case Sent(number, event):
                 with self._state.change() as change:
                     change.put_record(record)
@@ -108,7 +113,8 @@ class Applying:
                 return self._accept_proposal(step.incoming, received, record, now, doubts)
             case Abandon(reason):
                 after = self._state.cursor
-                self._state.forget_group(replace(record, state=MembershipState.LOST), keep_messages=True)
+                lost = replace(record, state=MembershipState.LOST)
+                self._state.forget_group(lost, Evidence.COPIED, keep_messages=True)
                 return [GroupLost(self._state.room, reason, after)]
             case Enter(group):
                 return self._welcomes.accept_entry(group, record, now, doubts)
@@ -152,6 +158,18 @@ class Applying:
     def _pass(self, record: RoomRecord) -> None:
         with self._state.change() as change:
             change.put_record(record)
+
+    def _pass_inside(self, incoming: Incoming, record: RoomRecord, reason: UnsureReason, now: int) -> list[Event]:
+        """A stanza that changes nothing in the group, but may make us unsure, or end our own way back into it."""
+        state, seen = self._state, self._state.outside
+        with state.change() as change:
+            change.put_record(record)
+            events = self._certainty.note(change, reason, now) if reason else []
+        rivals = (each.epoch for each in incoming.payloads if isinstance(each, Commit) and each.group == seen.group_id)
+        if self._entries.waits and seen.entry_epoch in rivals:
+            self._entries.drop(state.outside, record)
+            events.append(CommitLost(state.room, seen.entry_id.decode(), "another Commit came first"))
+        return events
 
     def _pass_outside(self, incoming: Incoming, record: RoomRecord) -> list[Event]:
         """A stanza that does not let us in, but tells something of the group; perhaps that our own Commit has lost."""
@@ -263,7 +281,7 @@ class Applying:
         by = _committer(membership.group, staged)
         if action.roster is None or action.policy is None:
             wanted = _wants_out(membership.group)
-            state.forget_group(replace(record, state=MembershipState.OUT))
+            state.forget_group(replace(record, state=MembershipState.OUT), Evidence.REMOVED)
             return [*action.events, RemovedFromGroup(state.room, by, wanted)]
 
         group = membership.group.apply(staged, now=now)

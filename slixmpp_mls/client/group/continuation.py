@@ -44,6 +44,7 @@ from ..storage.doubts import Doubts
 from ..storage.post_commit_actions import Invite, PostCommitActions
 from ..storage.records import MembershipState, OutboxKind, OutboxRecord, RoomRecord
 from .actions import Fits, Incoming, Outgoing
+from .evidence import Evidence
 from .room_change import Membership
 from .room_state import RoomState
 
@@ -202,8 +203,9 @@ class Continuation:
             joined_epoch=group.epoch,
             commits=b"",
         )
+        evidence = Evidence.NO_STATE if before is None else Evidence.CONTINUED
         with state.change() as change:
-            change.end_membership(keep_messages=before is not None)
+            change.end_membership(evidence, keep_messages=before is not None)
             change.carry_messages_over()
             change.begin_membership(Membership.of(group, Doubts(), actions))
             change.put_record(record)

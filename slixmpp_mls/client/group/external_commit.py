@@ -149,7 +149,8 @@ class ExternalCommits:
         return arriving(view.suite, view.group_id, vouchers=vouchers, newcomer=stranger)
 
     def _check_may_enter(self) -> None:
-        self._state.require_no_member()
+        if not self._state.returning:
+            self._state.require_no_member()
         if self.waits:
             raise UsageError("an external Commit of ours waits already")
 

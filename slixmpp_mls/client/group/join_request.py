@@ -66,7 +66,7 @@ class JoinRequests:
     def epoch_seen(self) -> int | None:
         """The epoch in which the group seems to be, while we are outside."""
         outside = self._state.outside
-        return outside.epoch if outside.known and self._state.membership is None else None
+        return outside.epoch if outside.known and (self._state.membership is None or self._state.returning) else None
 
     # --- observing -----------------------------------------------------------------------------
 
@@ -118,6 +118,8 @@ class JoinRequests:
         with a creation, a Commit and its Welcome (RFC 9420 11.2).  That one may be forged.  So after it the latest
         Commit counts, as for everybody who never was in.
         """
+        if self._state.membership is not None:
+            return False
         if self._state.standing is not MembershipState.LOST:
             return True
         with self._state.store.transaction() as transaction:
@@ -128,7 +130,7 @@ class JoinRequests:
     def asking_at(self, now: int) -> int | None:
         """When we may ask to be added, in seconds since the Unix epoch; None until something happens in the room."""
         seen, standing = self._state.outside, self._state.standing
-        outside = standing in (MembershipState.LOST, MembershipState.INVITED)
+        outside = standing in (MembershipState.LOST, MembershipState.INVITED) or self._state.returning
         if not outside or not seen.known or not self._suites():
             return None
         if any(ask.epoch == seen.epoch and now < ask.until and self._has_vouchers(ask, now) for ask in seen.asks):
@@ -201,7 +203,8 @@ class JoinRequests:
     def unconfirmed(self) -> Iterator[Outgoing]:
         """Requests that the room has not shown us, and that may still have a meaning: to be sent again."""
         seen = self._state.outside
-        if self._state.membership is None and self._state.standing is not MembershipState.OUT:
+        inside = self._state.membership is not None and not self._state.returning
+        if not inside and self._state.standing is not MembershipState.OUT:
             for ask in seen.asks:
                 if ask.epoch == seen.epoch and not ask.arrived:
                     yield self._as_outgoing(ask)

@@ -16,6 +16,7 @@ from ..storage.doubts import Doubts
 from ..storage.leaf_ages import LeafAge
 from ..storage.post_commit_actions import Leave, PostCommitActions
 from ..storage.records import MembershipState
+from .evidence import Evidence
 from .room_change import Membership
 from .room_state import RoomState
 
@@ -62,24 +63,24 @@ class Lifecycle:
         )
         own_age = LeafAge.arriving(group.own_leaf, now, last_resort=False)
         with state.change() as change:
-            change.end_membership(keep_messages=False)
+            change.end_membership(Evidence.NO_STATE, keep_messages=False)
             change.begin_membership(Membership.of(group, Doubts(), PostCommitActions()))
             leaf_ages.put(change.transaction, state.spaces.renewed, device.identity, own_age)
             change.put_record(record)
 
     def give_up(self, reason: str | None = None) -> list[Event]:
-        """Forget the group's keys.
+        """Forget the group's keys, because our own user wants it.
 
-        :param reason: why we cannot follow it any more: application data that has not come back is then kept,
-            to be sent when we are back in the same group; None if we leave by ourselves
+        :param reason: why it wants to come back: application data that has not come back is then kept,
+            to be sent when we are back in the same group; None if we leave for good
         :raises UsageError: we are not in the group
         :raises StoreError: nothing has changed
         """
         state, after = self._state, self._state.cursor
         if reason is None:
-            state.forget_group(replace(state.record, state=MembershipState.OUT))
+            state.forget_group(replace(state.record, state=MembershipState.OUT), Evidence.WISH)
             return [RemovedFromGroup(state.room, None, wanted=True)]
-        state.forget_group(replace(state.record, state=MembershipState.LOST), keep_messages=True)
+        state.forget_group(replace(state.record, state=MembershipState.LOST), Evidence.WISH, keep_messages=True)
         return [GroupLost(state.room, reason, after)]
 
     def want_to_leave(self) -> None:

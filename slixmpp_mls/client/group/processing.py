@@ -1,9 +1,10 @@
 """Says what each stanza of a room means for the group: a :class:`~.actions.Step`.  Looking changes nothing.
 
 Being left behind.  A message of a later epoch than ours means that we lack a Commit, or that somebody has
-written a number on a stanza; it cannot be read, so MLS cannot tell.  It counts if the room vouches that it is from
-a member's account: then :class:`~slixmpp_mls.client.events.LeftBehind` says so, once per account and epoch.  Nothing is
-given up for it.  Outsiders cannot bring it about, and a room that lies gains no more than by keeping silent.
+written a number on a stanza; it cannot be read, so MLS cannot tell.  If the room says that it is from
+a member's account, :class:`~slixmpp_mls.client.events.LeftBehind` says so, once per account and epoch.  So does what
+should be readable in our epoch and is not, and a tombstone.  Each of them makes us unsure (:mod:`.certainty`), and
+nothing is given up for it.
 
 Being one's own past.  A message that we have signed, but that our state has not sent, says that the store is an
 old copy.  This is all for which a stanza makes us give the group up
@@ -34,6 +35,7 @@ from ..device import Device
 from ..events import CommitLost, Event, LeftBehind, MessageSent, Rejected, Unreadable
 from ..storage.records import MembershipState, OutboxKind
 from .actions import Abandon, Begin, Enter, Ignore, Incoming, Join, MoveOn, Read, Remember, Sent, Step
+from .certainty import UnsureReason
 from .continuation import Continuation
 from .external_commit import ExternalCommits
 from .resumption_psks import OtherGroups
@@ -65,28 +67,6 @@ class Processing:
         self._entries = entries
         self._continuation = continuation
 
-    @property
-    def behind(self) -> frozenset[str]:
-        """Accounts of members that, by what the room says, speak in a later epoch than ours.
-
-        If any is left when the room's archive has been read to its end, we lack a Commit; see :attr:`is_left_behind`.
-        """
-        return frozenset(self._state.ahead)
-
-    @property
-    def is_left_behind(self) -> bool:
-        """Whether so many speak in a later epoch that we must lack a Commit, once the archive has been read to its end.
-
-        That is our own account, or two others, or the only other one.  It takes more than one member to make us
-        believe it: what is written on a stanza is not authenticated.
-        """
-        membership, ahead = self._state.membership, self._state.ahead
-        if membership is None or not ahead:
-            return False
-        own = self._device.identity.account
-        others = sum(account != own for account in membership.roster.accounts())
-        return own in ahead or len(ahead) >= min(2, others)
-
     def examine(self, incoming: Incoming, now: int) -> Step:
         """What a stanza means.  Changes nothing.
 
@@ -100,6 +80,10 @@ class Processing:
             if membership is None:
                 return self._examine_outside(incoming, others)
             return self._examine_inside(membership, incoming, now, others)
+        except Replayed as error:
+            # After a gap the archive is read from its beginning, perhaps again.
+            read = self._state.unsure.reasons & UnsureReason.ARCHIVE_GAP
+            return Step(incoming, Ignore(() if read else (rejected(self._state.room, incoming, error),)))
         except StateRolledBack as error:
             return Step(incoming, Abandon(str(error)))
         except PeerError as error:
@@ -107,6 +91,12 @@ class Processing:
 
     def _examine_inside(self, membership: Membership, incoming: Incoming, now: int, others: OtherGroups) -> Step:
         group = membership.group
+        if incoming.tombstone:
+            return Step(incoming, Ignore(unsure=UnsureReason.TOMBSTONE))
+        if self._state.returning:
+            back = self._examine_return(membership, incoming, others)
+            if back is not None:
+                return back
         for payload in incoming.payloads:
             if payload.group != group.group_id:
                 return self._examine_other_group(group, incoming, payload, others)
@@ -124,6 +114,24 @@ class Processing:
                 return self._examine_proposal(group, incoming, payload, now)
             return self._examine_commit(membership, incoming, payload, now, others)
         return Step(incoming, Ignore())
+
+    def _examine_return(self, membership: Membership, incoming: Incoming, others: OtherGroups) -> Step | None:
+        """It is proved that the group is elsewhere: perhaps this leads us there, past what our state can follow."""
+        entry = self._entries.find(incoming)
+        if entry is not None:
+            leaves = (leaf for index, leaf in entry.members() if index != entry.own_index)
+            return Step(incoming, Enter(entry), tuple(leaves))
+        own = membership.group
+        if not any(isinstance(each, elements.Commit) and each.epoch > own.epoch for each in incoming.payloads):
+            return None
+        step = self._welcomes.find(incoming, others)
+        if step is not None and isinstance(step.action, Join):
+            # The Commit beside it cannot be verified; so the Welcome must be by a key that is in our tree.
+            inviter = step.action.staged.inviter
+            key = step.action.staged.state.tree.member(inviter).signature_key
+            if all(leaf.signature_key != key for _, leaf in own.members()):
+                raise InvalidError("a Welcome by nobody whom we know", _RULES)
+        return step
 
     def _examine_other_group(self, group: Group, incoming: Incoming, payload: RoomElement, others: OtherGroups) -> Step:
         """The group that follows ours, if ours is closed; or one that we have left behind."""
@@ -180,7 +188,8 @@ class Processing:
         elif not events:
             raise WrongEpoch(f"epoch {payload.epoch}, not {epoch}", "RFC 9420 6")
         left_behind = any(isinstance(event, LeftBehind) for event in events)
-        return Step(incoming, Ignore(tuple(events), ahead), gap=left_behind)
+        unsure = 0 if ahead is None else UnsureReason.LATER_EPOCH
+        return Step(incoming, Ignore(tuple(events), ahead, unsure), gap=left_behind)
 
     def _examine_application(self, group: Group, incoming: Incoming, payload: elements.Application, now: int) -> Step:
         message = check_consistency(payload)
@@ -190,6 +199,10 @@ class Processing:
             return Step(incoming, Ignore())  # ours, sent before, reflected again
         except WrongEpoch:
             return Step(incoming, Ignore((self._unreadable(incoming, payload.epoch),)))
+        except (Replayed, StateRolledBack):
+            raise
+        except PeerError as error:
+            return self._examine_unreadable(incoming, error)
         assert isinstance(received, ReceivedMessage)
         if received.again:
             # RFC 9420 6.1: a signature does not cover the generation.  Each message of ours has an id of its own in its
@@ -198,6 +211,17 @@ class Processing:
         # RFC 9420 9.1: generations count a sender's messages, and a room keeps their order.
         gap = received.epoch == group.epoch and received.missing > 0
         return Step(incoming, Read(received), gap=gap)
+
+    def _examine_unreadable(self, incoming: Incoming, error: PeerError) -> Step:
+        """Of our epoch, and it cannot be read: forged, or our epoch is not that of a member that the room names."""
+        unsure = UnsureReason.UNDECRYPTABLE if self._is_by_member(incoming) else 0
+        return Step(incoming, Ignore((rejected(self._state.room, incoming, error),), unsure=unsure))
+
+    def _is_by_member(self, incoming: Incoming) -> bool:
+        """Whether the room says that a stanza is from another member's account."""
+        membership, who = self._state.membership, incoming.claimed
+        own = self._device.identity.account
+        return membership is not None and who is not None and who != own and membership.roster.has(who)
 
     def _unreadable(self, incoming: Incoming, epoch: int) -> Unreadable:
         membership = self._state.membership
@@ -246,9 +270,9 @@ class Processing:
         except InvalidError as error:
             # A proposal that it refers to may be what is missing (RFC 9420 12.4.2).
             gap = others.awaited is None and incoming.claimed is not None and membership.roster.has(incoming.claimed)
-            return Step(
-                incoming, Ignore((rejected(self._state.room, incoming, error),)), awaits=others.awaited, gap=gap
-            )
+            unsure = UnsureReason.UNDECRYPTABLE if gap and self._is_by_member(incoming) else 0
+            action = Ignore((rejected(self._state.room, incoming, error),), unsure=unsure)
+            return Step(incoming, action, awaits=others.awaited, gap=gap)
         assert isinstance(staged, StagedCommit)
         return self._move_on(membership, incoming, staged, others)
 

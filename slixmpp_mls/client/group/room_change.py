@@ -26,7 +26,17 @@ from ..storage.duplicate_filter import DuplicateFilter
 from ..storage.inbox import Inbox
 from ..storage.outbox import Outbox
 from ..storage.post_commit_actions import PostCommitActions
-from ..storage.records import OUTSIDE, ROOMS, OutboxKind, OutboxRecord, OutsideRecord, RoomRecord, Spaces
+from ..storage.records import (
+    OUTSIDE,
+    ROOMS,
+    OutboxKind,
+    OutboxRecord,
+    OutsideRecord,
+    RoomRecord,
+    Spaces,
+    UnsureRecord,
+)
+from .evidence import Evidence
 
 __all__ = ["Change", "Contents", "Membership"]
 
@@ -78,6 +88,7 @@ class Contents:
     :ivar duplicates: which application messages were read last
     :ivar staged: Commits and creations of ours that wait, by their number in the outbox
     :ivar return_keys: private return keys that our leaf in a group that we have lost may have, the likeliest first
+    :ivar unsure: why we do not know whether we are where the group is
     :ivar ahead: account -> a later epoch than ours, as the room says; the latest news last.  Not in the store
     """
 
@@ -91,6 +102,7 @@ class Contents:
     staged: dict[bytes, StagedCommit]
     return_keys: tuple[SignaturePrivateKey, ...] = field(repr=False)
     ahead: dict[str, int]
+    unsure: UnsureRecord = field(default_factory=UnsureRecord)
 
     def copy(self) -> Contents:
         """The same, which can change by itself."""
@@ -120,6 +132,7 @@ class Change:
         "_return_keys",
         "_room",
         "_spaces",
+        "_unsure",
         "transaction",
     )
 
@@ -130,6 +143,7 @@ class Change:
         self._contents = contents
         self._record, self._outside, self._return_keys = contents.record, contents.outside, contents.return_keys
         self._membership, self._entry = contents.membership, contents.entry
+        self._unsure = contents.unsure
         self._later: list[Callable[[], object]] = []  # what happens to the containers
 
     def remember(self) -> None:
@@ -137,6 +151,7 @@ class Change:
         contents = self._contents
         contents.record, contents.outside, contents.return_keys = self._record, self._outside, self._return_keys
         contents.membership, contents.entry = self._membership, self._entry
+        contents.unsure = self._unsure
         for each in self._later:
             each()
 
@@ -167,6 +182,16 @@ class Change:
             name = number.to_bytes(1, "big") + suite.to_bytes(2, "big")
             self.transaction.put(self._spaces.returning, name, key.encode())
         self._return_keys = tuple(keys)
+
+    def put_unsure(self, unsure: UnsureRecord) -> None:
+        """Why we do not know whether we are where the group is."""
+        if unsure == self._unsure:
+            return
+        if unsure == UnsureRecord():
+            self.transaction.delete(self._spaces.unsure, OUTSIDE)
+        else:
+            self.transaction.put(self._spaces.unsure, OUTSIDE, unsure.encode())
+        self._unsure = unsure
 
     def put_entry(self, group: Group) -> None:
         """The state that an external Commit of ours leads to, in place of that of an earlier one."""
@@ -269,12 +294,16 @@ class Change:
         _put_changes(self.transaction, spaces.doubt, dict(membership.doubts.changes_since(Doubts())))
         self._membership = replace(membership, group=group.stored(), unwanted=frozenset())
 
-    def end_membership(self, *, keep_messages: bool) -> None:
+    def end_membership(self, evidence: Evidence, *, keep_messages: bool) -> None:
         """Delete all that belongs to a membership, and remember which epoch was its last.
 
+        :param evidence: what entitles us to
         :param keep_messages: whether application data that has not come back stays in the outbox
         """
         transaction, spaces = self.transaction, self._spaces
+        if evidence is Evidence.NO_STATE and self._membership is not None:
+            raise UsageError("there is a group's state, which goes on evidence only")
+        self.put_unsure(UnsureRecord())
         for space in (
             spaces.group, spaces.pending, spaces.unwanted, spaces.member, spaces.renewed, spaces.doubt,
             spaces.arrivals, spaces.owed,

@@ -14,7 +14,7 @@ The rules (the XEP's "Business Rules"):
 States::
 
     INVITED ──Welcome──► MEMBER ──Commit that removes us──► OUT ──Welcome──► MEMBER
-                           └── left behind ──► LOST ──Welcome──► MEMBER
+                           └── its store is an old copy ──► LOST ──Welcome──► MEMBER
 
 Instead of a Welcome it may be an external Commit of our own.
 
@@ -29,6 +29,7 @@ call raises, neither the store nor memory has changed.
 :mod:`.external_commit`    into the group by a Commit of our own
 :mod:`.join_request`       the group seen from outside, and asking to be added
 :mod:`.continuation`       groups that follow, or branch off, other groups
+:mod:`.certainty`          whether we are where the group is, and finding out
 :mod:`.lifecycle`          making a group, giving it up, waiting for it
 :mod:`.members`            who is in it, with keys of which age
 =========================  =========================================================================================
@@ -46,6 +47,7 @@ from ...mls.structures.key_package import KeyPackage
 from ...mls.structures.proposals import ReInit
 from ...policy import RoomPolicy
 from ...policy.roster import Roster
+from ...stanza.elements import GroupInfo
 from ..device import Device
 from ..events import Event
 from ..storage.doubts import Doubts
@@ -53,6 +55,7 @@ from ..storage.post_commit_actions import PostCommitActions
 from ..storage.records import ROOMS, MembershipState
 from .actions import Fits, Outgoing
 from .applying import Applying
+from .certainty import Certainty, UnsureReason
 from .continuation import Continuation
 from .external_commit import ExternalCommits
 from .join_request import JoinRequests
@@ -92,7 +95,8 @@ class RoomGroup:
         self._members = members = Members(device, state)
         welcomes = Welcomes(device, state, requests)
         self._processing = processing = Processing(device, state, welcomes, entries, continuation)
-        applying = Applying(device, state, welcomes, entries, requests, continuation)
+        self._certainty = certainty = Certainty(device, state)
+        applying = Applying(device, state, welcomes, entries, requests, continuation, certainty)
         lifecycle = Lifecycle(device, state)
 
         self.together = state.together
@@ -116,6 +120,11 @@ class RoomGroup:
 
         self.members, self.member, self.has_key = members.all, members.one, members.has_key
         self.renewal_due, self.reconsider = members.renewal_due, members.reconsider
+
+        self.skip_gap, self.settle, self.inquire = certainty.skip_gap, certainty.settle, certainty.inquire
+        self.take_answer, self.take_group_info = certainty.take_answer, certainty.take_group_info
+        self.forget_door = certainty.forget_door
+        self.judge_inquiry, self.answer_inquiry = certainty.judge, certainty.answer
 
         self.create, self.give_up, self.tidy = lifecycle.create, lifecycle.give_up, lifecycle.tidy
         self.want_to_leave, self.done = lifecycle.want_to_leave, lifecycle.done
@@ -193,13 +202,28 @@ class RoomGroup:
 
     @property
     def behind(self) -> frozenset[str]:
-        """As :attr:`.Processing.behind`."""
-        return self._processing.behind
+        """Accounts of members that, by what the room says, speak in a later epoch than ours."""
+        return frozenset(self.room_state.ahead)
 
     @property
-    def is_left_behind(self) -> bool:
-        """As :attr:`.Processing.is_left_behind`."""
-        return self._processing.is_left_behind
+    def unsure(self) -> UnsureReason:
+        """As :attr:`.Certainty.reasons`."""
+        return self._certainty.reasons
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing is sent or committed, because our state may not be, or is not, the group's."""
+        return self.is_member and bool(self._certainty.reasons)
+
+    @property
+    def returning(self) -> bool:
+        """As :attr:`.RoomState.returning`."""
+        return self.room_state.returning
+
+    @property
+    def door(self) -> GroupInfo | None:
+        """As :attr:`.Certainty.door`."""
+        return self._certainty.door
 
     # --- sending -------------------------------------------------------------------------------
 
@@ -269,7 +293,7 @@ class RoomGroup:
 
         :raises StoreError: nothing has changed
         """
-        if self.is_member:
+        if self.is_member and self._sending.knows(origin_id):
             return self._sending.refused(origin_id, reason)
         self._requests.refused(origin_id)
         return self._entries.refused(origin_id, reason)

@@ -41,7 +41,9 @@ from ..storage.records import (
     OutsideRecord,
     RoomRecord,
     Spaces,
+    UnsureRecord,
 )
+from .evidence import Evidence
 from .room_change import Change, Contents, Membership
 
 __all__ = ["RoomState"]
@@ -96,8 +98,15 @@ class RoomState:
 
     @property
     def return_keys(self) -> tuple[SignaturePrivateKey, ...]:
-        """Private return keys that our leaf in the group that we have lost may have, the likeliest first."""
-        return self._contents.return_keys
+        """Private return keys that our leaf in the group may have, the likeliest first.
+
+        Only of a group that we have lost, where they are what is left, or to which we return.
+        """
+        membership = self._contents.membership
+        if membership is None or not self.returning:
+            return self._contents.return_keys
+        waiting = [staged.next for staged in self.staged.values() if staged.next is not None]
+        return tuple(return_keys(membership.group, waiting))
 
     @property
     def entry(self) -> Group | None:
@@ -147,6 +156,16 @@ class RoomState:
     def ahead(self) -> Mapping[str, int]:
         """Accounts of members that, by what the room says, speak in a later epoch than ours, and which."""
         return self._contents.ahead
+
+    @property
+    def unsure(self) -> UnsureRecord:
+        """Why we do not know whether we are where the group is."""
+        return self._contents.unsure
+
+    @property
+    def returning(self) -> bool:
+        """Whether it is proved that the group is elsewhere than our state, which stays until we are back."""
+        return self._contents.membership is not None and bool(self._contents.unsure.behind)
 
     def waits(self, kind: OutboxKind) -> bool:
         """Whether something of this kind was sent, was not refused, and has not come back."""
@@ -220,9 +239,10 @@ class RoomState:
         ahead.pop(account, None)
         ahead[account] = epoch
 
-    def forget_group(self, record: RoomRecord, *, keep_messages: bool = False) -> None:
+    def forget_group(self, record: RoomRecord, evidence: Evidence, *, keep_messages: bool = False) -> None:
         """We are not in the group any more: its keys go.
 
+        :param evidence: what entitles us to delete them
         :param record: the new one
         :param keep_messages: whether application data that has not come back stays in the outbox
         :raises UsageError: we are not in the group
@@ -233,13 +253,16 @@ class RoomState:
             record = replace(record, state=MembershipState.OUT)  # there is no reason to come back
         if record.state is MembershipState.LOST:
             group, after = membership.group, self.record.cursor
-            epoch = next(reversed(self._contents.ahead.values()), group.epoch)
-            outside = replace(outside, group_id=group.group_id, suite=group.suite.id, epoch=epoch, known=1, after=after)
+            # Not what somebody has written on a stanza: it would bar GroupInfos that members have signed.
+            outside = replace(
+                outside, group_id=group.group_id, suite=group.suite.id, epoch=group.epoch, known=1, after=after
+            )
         waiting = [staged.next for staged in self.staged.values() if staged.next is not None]
         with self.change() as change:
-            change.end_membership(keep_messages=keep_messages)
+            change.end_membership(evidence, keep_messages=keep_messages)
             if record.state is MembershipState.LOST:
                 change.put_return_keys(membership.group.suite.id, return_keys(membership.group, waiting))
+            change.delete_entry()
             change.put_record(record)
             change.put_outside(outside)
 
@@ -249,6 +272,8 @@ def _load(transaction: Transaction, room: str, spaces: Spaces, parameters: Param
     record = _NEW if value is None else RoomRecord.decode(value)
     value = transaction.get(spaces.outside, OUTSIDE)
     outside = OutsideRecord() if value is None else OutsideRecord.decode(value)
+    value = transaction.get(spaces.unsure, OUTSIDE)
+    unsure = UnsureRecord() if value is None else UnsureRecord.decode(value)
     stored = transaction.items(spaces.outbox)
     contents = Contents(
         record=record,
@@ -264,6 +289,7 @@ def _load(transaction: Transaction, room: str, spaces: Spaces, parameters: Param
             for name, octets in sorted(transaction.items(spaces.returning))
         ),
         ahead={},
+        unsure=unsure,
     )
     waiting: dict[bytes, dict[bytes, bytes]] = {}
     for key, value in transaction.items(spaces.pending):

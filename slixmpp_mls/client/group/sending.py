@@ -408,8 +408,8 @@ class Sending:
                 yield self._outgoing(record)
                 continue
             membership = self._state.membership
-            if membership is None:
-                continue  # we are out
+            if membership is None or self._state.unsure.reasons:
+                continue  # we are out, or not sure that this is the group's state
             stale = not record.message or record.epoch < membership.group.epoch
             if record.kind is OutboxKind.APPLICATION and stale:
                 if self.needs_commit or self.silenced or membership.group.closed is not None:
@@ -430,6 +430,10 @@ class Sending:
             change.put_group(group)
             change.put_message(number, record)
         return record
+
+    def knows(self, origin_id: str) -> bool:
+        """Whether a message with this id waits."""
+        return self._state.outbox.of_origin_id(origin_id) is not None
 
     def refused(self, origin_id: str, reason: str) -> list[Event]:
         """The room has refused a message of ours: it is not sent again.

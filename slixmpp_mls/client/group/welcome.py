@@ -41,6 +41,7 @@ from ..storage.leaf_ages import LeafAge
 from ..storage.post_commit_actions import PostCommitActions
 from ..storage.records import MembershipState, OutboxKind, RoomRecord
 from .actions import Ignore, Incoming, Join, Step
+from .evidence import Evidence
 from .external_commit import check_is_new
 from .join_request import JoinRequests
 from .resumption_psks import OtherGroups
@@ -179,9 +180,10 @@ class Welcomes:
             for _, waiting in state.outbox
             if waiting.kind is OutboxKind.COMMIT and not waiting.refused
         ]
+        evidence = Evidence.NO_STATE if before is None else Evidence.CONTINUED if followed else Evidence.RETURNED
         last_resort = bundle is not None and bundle.last_resort
         with state.change() as change:
-            change.end_membership(keep_messages=same)
+            change.end_membership(evidence, keep_messages=same)
             if followed:
                 change.carry_messages_over()
             change.begin_membership(membership)

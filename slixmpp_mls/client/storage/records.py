@@ -30,6 +30,7 @@ space                      key                       value
 ``arrivals/`` + room       account                   when clients came in by themselves, see :mod:`.rejoin_limit`
 ``outside/`` + room        ``record``                :class:`OutsideRecord`
 ``entering/`` + room       piece                     the state that an external Commit of ours leads to
+``unsure/`` + room         ``record``                :class:`UnsureRecord`
 =========================  ========================  ===========================================
 
 Rooms, not group ids, name the spaces: a room carries one group at a time, and a group that
@@ -58,6 +59,7 @@ __all__ = [
     "OutsideRecord",
     "RoomRecord",
     "Spaces",
+    "UnsureRecord",
 ]  # fmt: skip
 
 KEY_PACKAGES = "key-package"
@@ -234,6 +236,24 @@ class OutsideRecord(Struct):
         return OutsideRecord(attempts=self.attempts, asked=self.asked, not_before=self.not_before)
 
 
+@struct
+class UnsureRecord(Struct):
+    """Why we do not know whether we are where the group is, see :mod:`slixmpp_mls.client.group.certainty`.
+
+    `reasons` has a bit for each reason; 0 while we are sure.  `behind` is the epoch in which the group is, by a
+    GroupInfo that a member has signed, and `door` that GroupInfo (an MLSMessage); 0 and empty while there is none.
+    `rounds` counts how often we have been unsure in this row, the last time at `since`; what anybody could make up
+    makes us unsure again from `not_before` on (seconds since the Unix epoch).
+    """
+
+    reasons: uint32 = 0
+    behind: uint64 = 0
+    door: opaque = b""
+    rounds: uint32 = 0
+    since: uint64 = 0
+    not_before: uint64 = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Spaces:
     """Names of the spaces that belong to a room."""
@@ -253,6 +273,7 @@ class Spaces:
     outside: str
     entering: str
     returning: str
+    unsure: str
 
     @classmethod
     def of(cls, room: str) -> Self:

@@ -86,6 +86,7 @@ class Committer:
                 await self._progress.until_no_commit_waits()
                 # If this store is an old copy, its next key has been used already, and the room will show it.
                 await self._progress.until_live()
+                await self._progress.until_sure()
                 await self._progress.until_open()
                 proposals = make()
                 if proposals is None or not (proposals or force):
@@ -200,15 +201,19 @@ class Committer:
         """Somebody has proposed something: one of us commits it soon, seldom several."""
         await self._progress.until_live()
         if self._group.is_member:
-            await asyncio.sleep(min(_LAST_PLACE, _PLACE * self._place()))
+            await asyncio.sleep(min(_LAST_PLACE, _PLACE * self.place()))
             await self.commit_pending()
 
-    def _place(self) -> int:
-        """How many come before us in committing for others."""
-        group, roster, nick = self._group.group, self._group.roster, self._parts.muc.nick
-        present = [
+    def present(self) -> list[str]:
+        """Nicknames of the other members that are in the room."""
+        roster, nick = self._group.roster, self._parts.muc.nick
+        return [
             each.nick
             for each in self._parts.muc.occupants.values()
             if each.nick != nick and each.jid is not None and roster.has(str(each.jid))
         ]
-        return place(nick, present, group.group_id + group.epoch.to_bytes(8, "big"))
+
+    def place(self) -> int:
+        """How many come before us in what one member does for others."""
+        group = self._group.group
+        return place(self._parts.muc.nick, self.present(), group.group_id + group.epoch.to_bytes(8, "big"))

@@ -76,6 +76,13 @@ class Progress:
         """
         await self.until(lambda: self._group.reinit is None)
 
+    async def until_sure(self) -> None:
+        """While our state may not be the group's: wait until we are sure again, or back.
+
+        :raises MLSError: the room is not read any more
+        """
+        await self.until(lambda: not self._group.holds)
+
     async def until_created(self) -> None:
         """Wait until the room has shown us the group whose creation we have sent.
 

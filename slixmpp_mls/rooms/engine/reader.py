@@ -26,6 +26,7 @@ from ...client import Doubt, Event, Incoming, Step
 from ...client.group.actions import Enter, Ignore, Read, Remember, Sent
 from ...client.group.resumption_psks import Awaited
 from ...delivery import RoomStanza, Stream
+from ...delivery.archive import is_tombstone
 from ...errors import DeliveryError, InvalidError, MalformedError, PeerError, StoreError, TransferFailed
 from ...mls.group.group_state import GroupState
 from ...stanza import RoomElement, read_payloads
@@ -221,4 +222,5 @@ def _parse(stanza: RoomStanza) -> Incoming:
         refused=tuple(neighbours),
         occupant=str(stanza.occupant),
         clear=says_something_in_clear(stanza.xml),
+        tombstone=not elements and is_tombstone(stanza.xml),
     )

@@ -5,7 +5,7 @@
     lost, or invited ──► live ──► ask to be added, again after ever longer pauses ──► a Welcome: in
                                         └── nobody has come for a while ──► an external Commit ──► in
 
-A client that has lost the group (its archive has a gap, its store is an old copy, it lacks a Commit) asks to be added
+A client that has lost the group (its store is an old copy, its user wants it) asks to be added
 afresh, once it has read the room to its end; so does one that follows an invitation and sees no Welcome for itself.
 Nobody need be online: the request waits in the archive.  How often may be asked is kept in the store
 (:mod:`slixmpp_mls.client.group.join_request`).
@@ -35,7 +35,7 @@ from ...stanza import Commit, GroupInfo, MessageElement, read_payloads
 from .parts import RoomParts
 from .transmitter import Transmitter
 
-__all__ = ["Rejoiner", "group_in"]
+__all__ = ["Rejoiner", "group_in", "group_infos"]
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +66,14 @@ class Rejoiner:
         self._joining = asyncio.Lock()
 
     @property
+    def requested(self) -> bool:
+        """Whether the application has asked for it."""
+        return self._requested
+
+    @property
     def is_due(self) -> bool:
-        """Whether we are outside, want in, and may do something about it."""
-        outside = self._group.state in (MembershipState.LOST, MembershipState.INVITED)
+        """Whether we are outside, or have to return, want in, and may do something about it."""
+        outside = self._group.state in (MembershipState.LOST, MembershipState.INVITED) or self._group.returning
         return outside and (self._requested or self.mode is RejoinMode.AUTOMATIC) and self._progress.lost is None
 
     def by_hand(self) -> None:
@@ -80,9 +85,9 @@ class Rejoiner:
         """Something has happened in the room, or to us."""
         self._news.set()
         if self._group.is_member:
-            self._requested = False
+            self._requested = self._requested and self._group.returning
         elif self.is_due and (self._task is None or self._task.done()) and self._progress.live.is_set():
-            self._task = self._parts.spawn(self._ask_until_in(), "rejoining")
+            self._task = self._parts.spawn(self.ask_until_in(), "rejoining")
 
     async def _wait(self, seconds: float | None = None) -> None:
         """Wait for news, at most so long."""
@@ -93,8 +98,9 @@ class Rejoiner:
 
     # --- by request ----------------------------------------------------------------------------
 
-    async def _ask_until_in(self) -> None:
-        lost = self._group.state is MembershipState.LOST
+    async def ask_until_in(self) -> None:
+        """Ask to be added, again and again until we are in, or it is not for us to do any more."""
+        lost = self._group.state is MembershipState.LOST or self._group.returning
         await asyncio.sleep(random.uniform(0, _SPREAD) + (0 if lost else _ASK_AFTER_INVITATION))  # noqa: S311
         tried: int | None = None
         asked_at = -_EXTERNAL_AFTER
@@ -163,7 +169,7 @@ class Rejoiner:
         group, room = self._group, self._parts.room
         reasons: list[str] = []
         epoch = group.epoch_seen
-        for stanza, group_info in await _group_infos(self._parts.muc.archive):
+        for stanza, group_info in await group_infos(self._parts.muc.archive):
             try:
                 draft = group.draft_external_commit(group_info, self._context.now)
                 outgoing = group.finish_external_commit(draft, self._context.now, again=again, fits=self._parts.fits)
@@ -181,7 +187,7 @@ class Rejoiner:
             raise NoGroupInfo(room, reasons)
 
 
-async def _group_infos(archive: Archive) -> list[tuple[RoomStanza, GroupInfo]]:
+async def group_infos(archive: Archive) -> list[tuple[RoomStanza, GroupInfo]]:
     """GroupInfos of the latest epochs in the room, the latest first."""
     looked_through: list[tuple[RoomStanza, list[MessageElement]]] = []
     epochs: set[tuple[bytes, int]] = set()

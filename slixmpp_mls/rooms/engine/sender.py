@@ -95,7 +95,8 @@ class Sender:
         while composed is None:
             self._progress.check_not_lost()
             await self._progress.until_open()
-            await self._committer.commit_pending()
+            if not self._group.holds:
+                await self._committer.commit_pending()
             composed = await self._writes.do(lambda: self._compose(data, origin_id))
         sent = SentMessage(composed.outgoing.origin_id, composed.confirmation)
         # What was there before has been sent already, or is sent with all that was made before we were live.
@@ -107,8 +108,8 @@ class Sender:
 
     def _compose(self, data: bytes, origin_id: str | None) -> _Composed | None:
         """Put a message into the outbox; None if something has to be committed first (RFC 9420 12.4)."""
-        group, live = self._group, self._progress.live.is_set()
-        if group.is_member and (group.needs_commit or group.reinit is not None):
+        group, live = self._group, self._progress.live.is_set() and not self._group.holds
+        if group.is_member and not group.holds and (group.needs_commit or group.reinit is not None):
             return None
         waited = origin_id is not None and group.on_its_way(origin_id) is not None
         outgoing = group.compose(data, later=not live, fits=self._parts.fits, origin_id=origin_id)
@@ -164,7 +165,7 @@ class Sender:
 
         :param due: origin ids of the messages that were made before we were live
         """
-        if self._group.is_member and self._group.reinit is None:
+        if self._group.is_member and self._group.reinit is None and not self._group.holds:
             await self._committer.commit_pending()
         left = set(due)
 

@@ -40,6 +40,7 @@ from ...client import (
     RemovedFromGroup,
     RoomGroup,
     Unreadable,
+    Unsure,
 )
 from ...client.group.actions import Remember
 from ...client.group.resumption_psks import Awaited
@@ -63,6 +64,7 @@ from .parts import RoomParts
 from .post_commit import PostCommit
 from .progress import Progress
 from .reader import Reader, Taken
+from .recovery import Recovery
 from .reinit import Reinitializer
 from .rejoin import Rejoiner
 from .sender import Sender
@@ -84,6 +86,7 @@ _EVENT_NAMES: dict[type, str] = {
     GroupContinued: "mls_group_continued",
     GroupLost: "mls_group_lost",
     LeftBehind: "mls_left_behind",
+    Unsure: "mls_unsure",
     JoinRequested: "mls_join_requested",
     Rejoining: "mls_rejoining",
     CatchingUp: "mls_catching_up",
@@ -125,6 +128,7 @@ class RoomWorker:
         self.committer = Committer(parts, self.transmitter)
         self.sender = Sender(parts, self.committer, self._bounced)
         self.rejoiner = Rejoiner(parts, self.transmitter)
+        self.recovery = Recovery(parts, self.committer, self.rejoiner, self._emit, self._sure)
         self.reinitializer = Reinitializer(parts, self.committer)
         self.checks = MemberChecks(parts, remove, self.unsilence)
         self.post_commit = PostCommit(parts)
@@ -233,16 +237,16 @@ class RoomWorker:
         self._fail(error)
 
     async def _after_gap(self, error: ArchiveGap) -> bool:
-        """Stanzas are missing.  A member has lost track; a client that waits for a Welcome reads from the beginning.
+        """Stanzas are missing: read from the beginning of what is there.  A member is unsure from now on.
 
         :returns: whether reading goes on
         """
         self.progress.live.clear()
+        log.info("%s: %s", self.room, error)
         if self._group.is_member:
-            self._fail(error)
-            reason = "the room's archive no longer goes back to where we were"
-            self._emit(await self._reader.stored(lambda: self._group.give_up(reason)))
-        await self._reader.stored(lambda: self._group.seek(None))
+            self._emit(await self._reader.stored(lambda: self._group.skip_gap(self._context.now)))
+        else:
+            await self._reader.stored(lambda: self._group.seek(None))
         try:
             await self._muc.join(None)
         except (NotPermitted, RoomLost) as refused:
@@ -258,15 +262,21 @@ class RoomWorker:
             self._emit(each.events)
             self.transmitter.stanza_read()
             self.committer.stanza_read(each.stanza, each.step)
+            self.recovery.stanzas_read(each.stanza, each.step)
             if isinstance(each.step.action, Remember):
                 self.parts.spawn(self.committer.commit_for_others(), "committing for others")
         self._check_still_following()
 
     def _check_still_following(self) -> None:
         """The archive has been read to its end, or something has been read since: do we still follow?"""
-        if self.progress.live.is_set() and self._group.is_left_behind:
-            self.abandon("members are in a later epoch: a Commit is missing, or we have refused one that they accept")
+        self.recovery.news()
         self.rejoiner.news()
+
+    def _sure(self) -> None:
+        """We are sure again that our state is the group's."""
+        self.sender.send_outbox("sending what has waited")
+        self.post_commit.begin()
+        self.progress.notify()
 
     def unsilence(self) -> None:
         """If somebody for whom nothing was encrypted has gone, or is vouched for: send what has waited."""
@@ -313,7 +323,7 @@ class RoomWorker:
         self._emit(self._group.give_up())
 
     def abandon(self, reason: str) -> None:
-        """Our state is of no use any more; come back, as configured.
+        """Our own user wants to come in afresh: delete the state, and come back, as configured.
 
         :raises UsageError: we are not in the group
         :raises StoreError: nothing has changed

@@ -1,0 +1,305 @@
+"""Whether we are where the group is, and what a member does that cannot be sure of it.
+
+::
+
+    sure ── a reason ──► unsure ── an answer: the same state, or nobody has a later one ──► sure
+                            └── a GroupInfo of another epoch, signed by a key in our tree ──► returning ──► sure
+
+An archive with a hole, a message that cannot be decrypted, a later epoch that somebody has written on a stanza: none of
+them proves anything, for the room's server, and mostly any occupant, can bring them about.  So they delete nothing.
+They make us *unsure* (:class:`UnsureReason`): we go on reading, accept what decrypts and what is a valid next Commit,
+and neither send nor commit, until we have found out.
+
+*Finding out.*  We ask in the room, by an Inquiry that our leaf's key has signed.  A member whose tree has that key
+answers with a GroupInfo of its present epoch, sealed for us.  What counts is the GroupInfo's signature, by the key that
+its signer's leaf has in *our* tree: it shows our own state (then we are sure), or a later one (then we are behind, and
+that is the proof), or another one of the same epoch (then the group has been split: whoever has the greater
+confirmed transcript hash goes to the other side).  If nobody answers, nothing is proved, and we go on from our own
+epoch.
+
+*Coming back.*  The old state stays until we are in the group again: by an external Commit made from that GroupInfo, or
+by a Welcome.
+
+*Budgets.*  What anybody can make up makes us unsure again only after a pause, which grows from seconds to an hour.
+We answer the same member once in :data:`ANSWER_PAUSE` seconds, and all together :data:`ANSWERS` times a minute.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from dataclasses import replace
+from enum import IntFlag
+from hashlib import sha256
+
+from ...errors import InvalidError, PeerError
+from ...mls.crypto.hpke import HPKECiphertext, HPKEPrivateKey
+from ...mls.parameters import DAY
+from ...mls.structures.framing import MLSMessage
+from ...mls.structures.welcome import GroupInfo, group_info_tbs
+from ...mls.tls import Struct, opaque, struct, uint32
+from ...mls.tree.tree_math import LeafIndex
+from ...stanza import elements
+from ..device import Device
+from ..events import Event, Unsure
+from ..storage.records import OutboxKind
+from .actions import Outgoing
+from .join_request import PAUSES
+from .room_change import Change, Membership
+from .room_state import RoomState
+
+__all__ = ["ANSWERS", "ANSWER_PAUSE", "Certainty", "Inquiry", "UnsureReason", "names"]
+
+ANSWER_PAUSE = 10
+"""Seconds after which the same member gets another answer."""
+ANSWERS = 20
+"""Answers in a minute, to all members together."""
+
+_INQUIRY = "MLS-XMPP 1.0 inquiry"
+_ANSWER = "MLS-XMPP 1.0 answer"
+_RULES = "urn:xmpp:mls:0 finding out"
+_TREE_MEMBERS = 64  # of the largest group whose answers have the ratchet tree in them
+
+
+class UnsureReason(IntFlag):
+    """Why we do not know whether we are where the group is."""
+
+    ARCHIVE_GAP = 1
+    """The archive does not go back to our place."""
+    LATER_EPOCH = 2
+    """The room says that a member speaks in a later epoch."""
+    UNDECRYPTABLE = 4
+    """The room says that a member has sent, in our epoch, what cannot be decrypted or verified."""
+    TOMBSTONE = 8
+    """The archive has a tombstone (XEP-0424, XEP-0425) where a Commit may have been."""
+
+
+_MADE_UP = UnsureReason.LATER_EPOCH | UnsureReason.UNDECRYPTABLE | UnsureReason.TOMBSTONE
+"""What any occupant can bring about."""
+
+
+@struct
+class _InquiryTBS(Struct):
+    group_id: opaque
+    signer: uint32
+    state: opaque
+    reply_key: opaque
+
+
+@struct
+class Inquiry(Struct):
+    """A member asks where the group is.
+
+    :ivar signer: its leaf's index
+    :ivar state: SHA-256 of its GroupContext, so that its state and no other is meant
+    :ivar reply_key: HPKE public key for the answer
+    :ivar signature: ``SignWithLabel`` with its leaf's key, over the group id and all of this
+    """
+
+    signer: uint32
+    state: opaque
+    reply_key: opaque
+    signature: opaque
+
+
+class Certainty:
+    """Whether we are where a room's group is."""
+
+    def __init__(self, device: Device, state: RoomState) -> None:
+        self._device = device
+        self._state = state
+        self._reply_key: HPKEPrivateKey | None = None
+        self._answered: dict[int, int] = {}
+        self._answers: deque[int] = deque(maxlen=ANSWERS)
+
+    @property
+    def reasons(self) -> UnsureReason:
+        """Why we are unsure; 0 if we are sure."""
+        return UnsureReason(self._state.unsure.reasons)
+
+    @property
+    def door(self) -> elements.GroupInfo | None:
+        """The GroupInfo that proves that the group is elsewhere."""
+        unsure, membership = self._state.unsure, self._state.membership
+        if membership is None or not unsure.behind:
+            return None
+        return elements.GroupInfo(membership.group.group_id, unsure.behind, unsure.door)
+
+    # --- unsure, and sure again ----------------------------------------------------------------
+
+    def note(self, change: Change, reason: UnsureReason, now: int) -> list[Event]:
+        """There is a reason to be unsure; only within a change of the state.
+
+        :param now: seconds since the Unix epoch
+        """
+        before = self._state.unsure
+        paused = before.since <= now < before.not_before
+        if self._state.membership is None or before.reasons & reason or (reason & _MADE_UP and paused):
+            return []
+        rounds = before.rounds if before.reasons else 1 + (before.rounds if abs(now - before.since) < DAY else 0)
+        change.put_unsure(replace(before, reasons=before.reasons | reason, rounds=rounds, since=now))
+        return [] if before.reasons else [Unsure(self._state.room, self._epoch, (_name(reason),))]
+
+    def skip_gap(self, now: int) -> list[Event]:
+        """The archive does not go back to our place: read what it has, and find out whether something is missing.
+
+        :raises UsageError: we are not in the group
+        :raises StoreError: nothing has changed
+        """
+        self._state.require_member()
+        with self._state.change() as change:
+            events = self.note(change, UnsureReason.ARCHIVE_GAP, now)
+            change.put_record(replace(self._state.record, cursor=b""))
+        return events
+
+    def settle(self, now: int) -> list[Event]:
+        """All has been read, and nobody has shown another state: we go on from ours.
+
+        :raises StoreError: nothing has changed
+        """
+        before = self._state.unsure
+        if not before.reasons or before.behind:
+            return []
+        pause = PAUSES[min(before.rounds, len(PAUSES)) - 1]
+        with self._state.change() as change:
+            change.put_unsure(replace(before, reasons=0, since=now, not_before=now + pause))
+        return [Unsure(self._state.room, self._epoch, ())]
+
+    @property
+    def _epoch(self) -> int:
+        return self._state.require_member().group.epoch
+
+    # --- asking --------------------------------------------------------------------------------
+
+    def inquire(self) -> Outgoing:
+        """Ask where the group is; nothing is stored, and after a restart it is asked again.
+
+        :raises UsageError: we are not in the group
+        """
+        group = self._state.require_member().group
+        self._reply_key = key = group.suite.generate_key_pair(self._device.random)
+        own = int(group.own_index)
+        asked = Inquiry(own, _state_of(group.context.encode()), key.public, b"")
+        signature = group.suite.sign_with_label(group.signature_key, _INQUIRY, _signed(group.group_id, asked))
+        payload = elements.Inquiry(group.group_id, group.epoch, replace(asked, signature=signature).encode())
+        return Outgoing(str(uuid.uuid4()), OutboxKind.PROPOSAL, (payload,))
+
+    def take_answer(self, answer: elements.Answer, now: int) -> list[Event]:
+        """What a member says of its state; nothing happens if it is not for us.
+
+        :raises PeerError: it is for us, and proves nothing
+        :raises StoreError: nothing has changed
+        """
+        membership, key = self._state.membership, self._reply_key
+        if membership is None or key is None or answer.group != membership.group.group_id:
+            return []
+        suite = membership.group.suite
+        try:
+            sealed = HPKECiphertext.decode(answer.data)
+            octets = suite.decrypt_with_label(key, _ANSWER, answer.group, sealed)
+        except PeerError:
+            return []  # for somebody else
+        return self.take_group_info(octets, now, answered=True)
+
+    def take_group_info(self, message: bytes, now: int, *, answered: bool = False) -> list[Event]:
+        """A GroupInfo that may show where the group is.
+
+        :param message: an MLSMessage
+        :param answered: an answer to our inquiry: a member's present state.  Else one that the room has kept: of our
+            own epoch it means nothing, for it may stand beside a Commit that has lost
+        :raises PeerError: no member of our tree has signed it
+        :raises StoreError: nothing has changed
+        """
+        state, membership = self._state, self._state.require_member()
+        if state.unsure.behind:
+            return []
+        group = membership.group
+        info = MLSMessage.decode(message).body
+        if not isinstance(info, GroupInfo) or info.group_context.group_id != group.group_id:
+            raise InvalidError("not a GroupInfo of our group", _RULES)
+        # RFC 9420 12.4.3: signed by the leaf at `signer`.  That it has the same key in our tree is the proof.
+        signer = group.tree.member(LeafIndex(info.signer))
+        group.suite.verify_with_label(signer.signature_key, "GroupInfoTBS", group_info_tbs(info), info.signature)
+        ours, theirs = group.context, info.group_context
+        if theirs == ours:
+            return self.settle(now) if answered and info.signer != group.own_index else []
+        greater = theirs.confirmed_transcript_hash < ours.confirmed_transcript_hash
+        if theirs.epoch < ours.epoch or (theirs.epoch == ours.epoch and not (answered and greater)):
+            return []
+        self._reply_key = None
+        before = state.unsure
+        outside = replace(
+            state.outside.pace(), group_id=group.group_id, suite=group.suite.id, epoch=theirs.epoch, known=1
+        )
+        with state.change() as change:
+            reasons = before.reasons or UnsureReason.LATER_EPOCH
+            change.put_unsure(replace(before, reasons=reasons, behind=theirs.epoch, door=message))
+            change.put_outside(outside)
+        return [] if before.reasons else [Unsure(state.room, ours.epoch, (_name(UnsureReason.LATER_EPOCH),))]
+
+    def forget_door(self) -> None:
+        """What has proved where the group is leads nowhere any more: find out again.
+
+        :raises StoreError: nothing has changed
+        """
+        with self._state.change() as change:
+            change.put_unsure(replace(self._state.unsure, behind=0, door=b""))
+
+    # --- answering -----------------------------------------------------------------------------
+
+    def judge(self, inquiry: elements.Inquiry, now: int) -> Inquiry | None:
+        """Whether to answer a member: what it asks, None if it is to get no answer.
+
+        :raises PeerError: no member of our tree has signed it
+        """
+        membership = self._state.membership
+        if membership is None or self._state.unsure.behind or inquiry.group != membership.group.group_id:
+            return None
+        group = membership.group
+        asked = Inquiry.decode(inquiry.data)
+        leaf = group.tree.member(LeafIndex(asked.signer))
+        group.suite.verify_with_label(leaf.signature_key, _INQUIRY, _signed(group.group_id, asked), asked.signature)
+        if asked.signer == group.own_index or inquiry.epoch > group.epoch:
+            return None
+        if abs(now - self._answered.get(asked.signer, -ANSWER_PAUSE)) < ANSWER_PAUSE:
+            return None
+        if len(self._answers) == ANSWERS and abs(now - self._answers[0]) < 60:
+            return None
+        return asked
+
+    def answer(self, asked: Inquiry, now: int) -> Outgoing:
+        """Show a member our state.
+
+        :param asked: what :meth:`judge` has returned
+        :raises UsageError: we are not in the group
+        :raises InvalidError: its key is none
+        """
+        membership = self._state.require_member()
+        group = membership.group
+        self._answered[asked.signer] = now
+        self._answers.append(now)
+        info = group.group_info(tree=_has_tree(membership), random=self._device.random)
+        sealed = group.suite.encrypt_with_label(asked.reply_key, _ANSWER, group.group_id, info)
+        payload = elements.Answer(group.group_id, group.epoch, sealed.encode())
+        return Outgoing(str(uuid.uuid4()), OutboxKind.PROPOSAL, (payload,))
+
+
+def _has_tree(membership: Membership) -> bool:
+    return len(membership.roster) <= _TREE_MEMBERS
+
+
+def _state_of(context: bytes) -> bytes:
+    return sha256(context).digest()
+
+
+def _signed(group_id: bytes, asked: Inquiry) -> bytes:
+    return _InquiryTBS(group_id, asked.signer, asked.state, asked.reply_key).encode()
+
+
+def _name(reason: UnsureReason) -> str:
+    return (reason.name or "").lower().replace("_", "-")
+
+
+def names(reasons: UnsureReason) -> tuple[str, ...]:
+    """The reasons by name: ``archive-gap``, ``later-epoch``, ``undecryptable``, ``tombstone``."""
+    return tuple(_name(reason) for reason in UnsureReason if reason in reasons)

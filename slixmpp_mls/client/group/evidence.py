@@ -1,0 +1,24 @@
+"""What entitles us to delete a group's keys.
+
+No key is deleted without proof: only what a key in the tree has signed, or what our own user wants, ends a group's
+state.  What the room's server says, or leaves out, never does; it makes the room unsure (:mod:`.certainty`).
+:meth:`.room_change.Change.end_membership` is the one function that deletes, and asks for the evidence.
+``docs/deletion-of-keys.md`` has the same table, with a test for each row.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+__all__ = ["Evidence"]
+
+
+class Evidence(Enum):
+    """Why a group's state goes."""
+
+    REMOVED = "a valid Commit, signed by a member or by one that joins, removes us"
+    RETURNED = "we are in the same group again, by a Welcome or by our own external Commit"
+    CONTINUED = "the group that follows ours after a ReInit has let us in"
+    COPIED = "our own key has signed what this state has not: it is a copy of another one (RFC 9420 9.2)"
+    WISH = "our own user wants it, or a call of it that was to make the group has failed"
+    NO_STATE = "there is no state"

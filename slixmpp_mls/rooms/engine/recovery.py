@@ -1,0 +1,202 @@
+"""Finding out where a room's group is, when we are not sure of it, and coming back to it.
+
+::
+
+    unsure, live ──► GroupInfos in the archive ──► ask, wait for an answer ──► nothing later: go on from our own epoch
+                         └───────────────────────────┴──► a later state is proved ──► external Commit, or a request
+
+What makes us unsure and what proves anything is said in :mod:`slixmpp_mls.client.group.certainty`.  While we are
+unsure, what is to be sent waits.  Here is also the other side: a member that is sure answers who asks, in turns
+(:mod:`.commit_turns`), and one answer is enough.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from ...client import Event, Rejected, Rejoining, Step
+from ...client.group.certainty import Inquiry as Asked
+from ...delivery import RoomStanza
+from ...errors import MLSError, PeerError, StanzaTooLarge, UsageError
+from ...runtime import RejoinMode
+from ...stanza.elements import Answer, Inquiry
+from .committer import Committer
+from .parts import RoomParts
+from .rejoin import Rejoiner, group_infos
+
+__all__ = ["Recovery"]
+
+log = logging.getLogger(__name__)
+
+_ANSWER_ARRIVES = 6.0  # seconds in which a member that is there has answered
+_RECENT = 60.0  # seconds for which an inquiry is worth an answer
+_PLACE = 0.25  # seconds for each member before us in answering
+_LAST_PLACE = 5.0
+_WELCOME_ARRIVES = 60.0  # seconds, until we ask anew where the group is
+_SPREAD = 0.5  # seconds: many may become unsure at the same moment
+
+
+class Recovery:
+    """Finds out whether one room's group is where we are.
+
+    :param emit: tells the application of events
+    :param resume: called when we are sure again: sends what has waited
+    """
+
+    def __init__(
+        self,
+        parts: RoomParts,
+        committer: Committer,
+        rejoiner: Rejoiner,
+        emit: Callable[[Iterable[Event]], None],
+        resume: Callable[[], None],
+    ) -> None:
+        self._parts = parts
+        self._context = parts.context
+        self._group = parts.group
+        self._progress = parts.progress
+        self._committer = committer
+        self._rejoiner = rejoiner
+        self._emit = emit
+        self._resume = resume
+        self._task: asyncio.Task[None] | None = None
+        self._answers = 0  # seen in the room
+        self._latest_answer = 0  # the epoch that the last one names
+
+    def news(self) -> None:
+        """Something has happened in the room, or to us."""
+        if self._group.holds and self._progress.live.is_set() and (self._task is None or self._task.done()):
+            self._task = self._parts.spawn(self._find_out(), "finding out where the group is")
+
+    def stanzas_read(self, stanza: RoomStanza, step: Step) -> None:
+        """A stanza has been read: perhaps somebody asks, or answers."""
+        for payload in step.incoming.payloads:
+            try:
+                if isinstance(payload, Inquiry):
+                    self._consider(stanza, payload)
+                elif isinstance(payload, Answer):
+                    self._answers += 1
+                    self._latest_answer = payload.epoch
+                    self._take(payload.data, payload)
+            except PeerError as error:
+                self._reject(stanza, error)
+
+    def _reject(self, stanza: RoomStanza, error: PeerError) -> None:
+        claimed = None if stanza.real_jid is None else str(stanza.real_jid)
+        self._emit([Rejected(self._parts.room, error, claimed, stanza.archive_id)])
+
+    # --- finding out -----------------------------------------------------------------------------
+
+    async def _find_out(self) -> None:
+        group = self._group
+        await asyncio.sleep(random.uniform(0, _SPREAD))  # noqa: S311
+        while group.holds:
+            await self._progress.until_live()
+            if group.returning:
+                if self._rejoiner.mode is RejoinMode.BY_HAND and not self._rejoiner.requested:
+                    return
+                await self._return()
+                continue
+            await self._look_into_archive()
+            answered = not (group.holds and not group.returning) or await self._ask()
+            if group.holds and not group.returning:
+                self._emit(group.settle(self._context.now))
+                self._resume()
+                if not answered and group.is_member and len(group.roster) > 1:
+                    # RFC 9420 12.4: a Commit shows others where we are, and heals what others may have missed.
+                    await self._committer.commit(list, force=True)
+
+    async def _look_into_archive(self) -> None:
+        for stanza, group_info in await group_infos(self._parts.muc.archive):
+            if not self._group.is_member or self._group.returning:
+                return
+            if group_info.group == self._group.group.group_id and group_info.epoch > self._group.group.epoch:
+                try:
+                    self._take(group_info.data, None)
+                except PeerError as error:
+                    self._reject(stanza, error)
+
+    async def _ask(self) -> bool:
+        """Ask in the room, if somebody is there, and wait for an answer.
+
+        :returns: whether it has come
+        """
+        group = self._group
+        if not self._committer.present():
+            return False
+        before = self._answers
+        await self._committer.transmitter.transmit(group.inquire())
+
+        def done() -> bool:
+            return not group.holds or group.returning
+
+        try:
+            async with asyncio.timeout(_ANSWER_ARRIVES):
+                await self._progress.until(done)
+        except TimeoutError:
+            log.info("%s: nobody says where the group is; %d answers for others", group.room, self._answers - before)
+        return done()
+
+    def _take(self, data: bytes, answer: Answer | None) -> None:
+        """What may show where the group is.
+
+        :raises PeerError: it proves nothing
+        """
+        group, now, held = self._group, self._context.now, self._group.holds
+        if not group.is_member:
+            return
+        events = group.take_group_info(data, now) if answer is None else group.take_answer(answer, now)
+        self._emit(events)
+        self._progress.notify()
+        if held and not group.holds:
+            self._resume()
+        self.news()
+
+    # --- coming back -----------------------------------------------------------------------------
+
+    async def _return(self) -> None:
+        """The group is elsewhere: go there.  The old state stays until we are."""
+        group, door, now = self._group, self._group.door, self._context.now
+        assert door is not None
+        if not group.entry_waits:
+            try:
+                draft = group.draft_entry(door, now)
+                outgoing = group.finish_entry(draft, now, again=True, fits=self._parts.fits)
+            except (PeerError, UsageError, StanzaTooLarge, MLSError) as error:
+                log.info("%s: no way back by an external Commit: %s", group.room, error)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_WELCOME_ARRIVES):
+                        await self._rejoiner.ask_until_in()
+                if group.returning:
+                    group.forget_door()
+                return
+            self._emit([Rejoining(group.room, draft.epoch, group.attempts, external=True)])
+            await self._committer.transmitter.transmit(outgoing)
+        await self._progress.until(lambda: not group.entry_waits)
+        if group.returning:  # others came first: where are they now?
+            group.forget_door()
+            await asyncio.sleep(random.uniform(0, 1.0))  # noqa: S311
+
+    # --- answering -------------------------------------------------------------------------------
+
+    def _consider(self, stanza: RoomStanza, inquiry: Inquiry) -> None:
+        now = self._context.now
+        if stanza.stamp is not None and abs(now - stanza.stamp.timestamp()) > _RECENT:
+            return
+        asked = self._group.judge_inquiry(inquiry, now)
+        if asked is not None:
+            self._parts.spawn(self._answer(inquiry, asked, self._answers), "answering where the group is")
+
+    async def _answer(self, inquiry: Inquiry, asked: Asked, seen: int) -> None:
+        group = self._group
+        await asyncio.sleep(min(_LAST_PLACE, _PLACE * self._committer.place()))
+        if not self._progress.live.is_set() or not group.is_member:
+            return
+        if self._answers > seen and self._latest_answer >= group.group.epoch:
+            return  # somebody has
+        if group.judge_inquiry(inquiry, self._context.now) is not None:
+            await self._committer.transmitter.transmit(group.answer_inquiry(asked, self._context.now))
