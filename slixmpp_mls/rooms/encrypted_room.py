@@ -24,7 +24,7 @@ from ..client.group.certainty import names
 from ..client.group.resumption_psks import Awaited
 from ..client.storage.records import MembershipState
 from ..delivery.files import Files, Progress
-from ..errors import NotPermitted, PeerError, UsageError
+from ..errors import NotPermitted, PeerError, RoomLost, UsageError
 from ..identity import ClientIdentity
 from ..mls.structures.proposals import AnyProposal, GroupContextExtensions
 from ..policy import RoomPolicy
@@ -341,6 +341,17 @@ class EncryptedRoom:
         :raises UsageError: it is no such code, or we are not in the group
         """
         return compare_epochs(self.epoch_code, code)
+
+    @property
+    def lost(self) -> RoomLost | None:
+        """Why the room is out of reach for good (destroyed, banned ...), None if it is not.
+
+        The group's state stays until the application calls :meth:`leave`, or :meth:`.MLS.create` for the same room:
+        what a server says of a room is no reason to delete keys.  `alternate` names the room that follows, if whoever
+        has destroyed this one has named it.
+        """
+        reason = self.worker.progress.lost
+        return reason if isinstance(reason, RoomLost) else None
 
     @property
     def unsure(self) -> tuple[str, ...]:

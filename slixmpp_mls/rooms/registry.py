@@ -197,13 +197,16 @@ class Rooms:
         """
         device, bare = self._context.device, _bare(room)
         known = self._rooms.get(bare)
-        if known is not None and known.is_member:
+        ended = known is not None and known.is_member and await self._has_ended(known)
+        if known is not None and known.is_member and not ended:
             raise UsageError(f"already a member of the group in {bare}")
         own = device.credential(CipherSuite.get(suite or device.suites[0]))
         if policy is not None and not policy.accepts(own):
             raise UsageError("the policy demands X.509 credentials, and this device has no certificate")
         if known is not None:
             await self.forget(known)  # it waits there for a Welcome
+            if ended:  # that our user begins another group in the room's place is the evidence
+                known.group.give_up()
         handle = self._handle(bare)
         try:
             await enter(handle.muc, handle.group.begin_creation())
@@ -228,6 +231,16 @@ class Rooms:
             raise
         await handle.wait_live()
         return handle
+
+    async def _has_ended(self, handle: EncryptedRoom) -> bool:
+        """Whether a room of ours is gone for good, and not there again.
+
+        :raises DeliveryError: the service does not say
+        """
+        lost = handle.lost
+        if lost is None or lost.reason not in ("destroyed", "not-found"):
+            return False
+        return await handle.muc.check() == ("not-found",)
 
     async def branch(
         self, source: EncryptedRoom, room: str, accounts: Sequence[str], name: str | None, policy: RoomPolicy | None
