@@ -164,8 +164,8 @@ class Recovery:
         assert door is not None
         if not group.entry_waits:
             try:
-                draft = group.draft_entry(door, now)
-                outgoing = group.finish_entry(draft, now, again=True, fits=self._parts.fits)
+                draft = group.draft_external_commit(door, now)
+                outgoing = group.finish_external_commit(draft, now, again=True, fits=self._parts.fits)
             except (PeerError, UsageError, StanzaTooLarge, MLSError) as error:
                 log.info("%s: no way back by an external Commit: %s", group.room, error)
                 with suppress(TimeoutError):
