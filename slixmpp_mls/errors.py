@@ -329,6 +329,17 @@ class StanzaTooLarge(DeliveryError):
         self.limit = limit
 
 
+class NobodyReachable(DeliveryError):
+    """An account has no device with which a group can be begun: nothing has been made.
+
+    :ivar account: bare JID
+    """
+
+    def __init__(self, account: str, reason: str) -> None:
+        super().__init__(f"{account} cannot be reached: {reason}")
+        self.account = account
+
+
 class NoGroupInfo(DeliveryError):
     """The room shows no GroupInfo with which its group could be joined now (RFC 9420 12.4.3.2).
 

@@ -44,6 +44,7 @@ from .errors import DeviceRetired, Disconnected, LoginFailed, NodeUnusable, Usag
 from .key_packages.cipher_suite_choice import Negotiation
 from .key_packages.publication import Publication
 from .policy import RoomPolicy
+from .rooms.conversations import Conversations
 from .rooms.decrypted_message import keep_in
 from .rooms.encrypted_room import EncryptedRoom
 from .rooms.invitations import Invitations
@@ -71,6 +72,7 @@ class Parts:
     context: Context
     publication: Publication
     rooms: Rooms
+    conversations: Conversations
     own_entry: OwnEntry
     devices: OwnDevices
     rotation: KeyRotation
@@ -163,6 +165,7 @@ class MLS(BasePlugin):
         if self._parts is not None:
             self._parts.devices.close()
             self._parts.trust.close()
+            self._parts.conversations.close()
             self._parts.publication.stop()
         self.tasks.cancel()
         if self._starting is not None:
@@ -264,6 +267,7 @@ class MLS(BasePlugin):
         )
         publication = Publication(context)
         rooms = Rooms(context)
+        conversations = Conversations(context, rooms)
         own_entry = OwnEntry(context)
         devices = OwnDevices(context, rooms, own_entry, self._stop_for_good)
         rotation = KeyRotation(context, rooms, own_entry, publication)
@@ -272,9 +276,10 @@ class MLS(BasePlugin):
         maintenance = Maintenance(context, rooms, rotation, certificates, publication)
         self._invitations.begin(context, rooms)
         self._parts = Parts(
-            context, publication, rooms, own_entry, devices, rotation, certificates, people, maintenance
+            context, publication, rooms, conversations, own_entry, devices, rotation, certificates, people, maintenance
         )
         publication.start()
+        conversations.start()
         people.start()
         self._unsubscribe = context.authentication.subscribe(rooms.account_changed)
         return self._parts
@@ -507,6 +512,37 @@ class MLS(BasePlugin):
         """
         await self.ready()
         return await self.parts.rooms.create(room, invite, name, policy, suite)
+
+    @property
+    def conversations(self) -> dict[str, EncryptedRoom]:
+        """The conversations of two that we are in, by the other's bare JID; see :meth:`conversation`."""
+        return {} if self._parts is None else self._parts.conversations.all
+
+    async def conversation(self, account: str, *, service: str | None = None) -> EncryptedRoom:
+        """The room in which we talk with one account, all devices of both; made if there is none.
+
+        It is hidden, and nobody else can be added.  It is the same for both sides, for new devices and after a restart;
+        ``mls_conversation_merged`` tells if both have begun one at once.  See :mod:`.rooms.conversations`.
+
+        If this was interrupted, call it again: it goes on.
+
+        :param account: bare JID
+        :param service: domain of the service for rooms, if one must be made; that of our server if not given
+        :raises NobodyReachable: the account has no device that can be added; no room stays behind
+        :raises DowngradeSuspected: see :meth:`create`
+        :raises UsageError: no address, or our own; or our server has no service for rooms
+        :raises DeliveryError: refused or unanswered
+        """
+        await self.ready()
+        return await self.parts.conversations.open(account, service)
+
+    async def is_room(self, address: str) -> bool:
+        """Whether an address is that of a room, existing or not; else it may be an account's.
+
+        :raises UsageError: it is none
+        """
+        await self.ready()
+        return await self.parts.conversations.is_room(address)
 
     async def negotiate(self, accounts: Iterable[str], *, policy: RoomPolicy | None = None) -> Negotiation:
         """The cipher suite that a group with these accounts would have, and the devices that lack each suite.

@@ -128,9 +128,10 @@ def policies() -> dict[str, Any]:
             ROOM, ("alice@a.example",), x509_only=True, max_devices=1, max_members=2**32 - 1,
             roots=(sha256(b"root 1").digest(), sha256(b"root 2").digest()),
         ),
+        RoomPolicy.for_conversation(ROOM, "bob@b.example", "alice@a.example"),
     ]  # fmt: skip
     octets = POLICY.encode()
-    rights = len(octets) - 20  # where may_add is: five enums, two booleans, three uint32 and a list follow
+    rights = len(octets) - 21  # where may_add is: five enums, three booleans, three uint32 and a list follow
     capital = RoomPolicy(ROOM, ("alice@a.example",)).encode().replace(b"alice", b"Alice")
 
     def changed(at: int, value: int) -> bytes:
@@ -151,8 +152,9 @@ def policies() -> dict[str, Any]:
         (head + bytes([len(twice)]) + twice + tail, "an administrator twice"),
         (head + (0x4000 | len(many)).to_bytes(2, "big") + many + tail, "65 administrators"),
         (b"\x00" + octets[1 + len(ROOM) :], "no room"),
-        (octets[:-1] + b"\x04root", "a root that is no hash"),
-        (octets[:-1] + b"\x40\x40" + bytes(64), "a root twice"),
+        (octets[:-1] + b"\x02", "conversation is neither 0 nor 1"),
+        (octets[:-2] + b"\x04root\0", "a root that is no hash"),
+        (octets[:-2] + b"\x40\x40" + bytes(64) + b"\0", "a root twice"),
         (b"\x40" + octets, "a length that is not encoded in as few octets as possible"),
     ]
     return {

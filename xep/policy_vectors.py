@@ -271,6 +271,9 @@ def _cases() -> Iterable[Case]:
     yield "more clients of an account than the policy allows", False, few, BOB, [add(bob3, BOB)]
     yield "as many members as the policy allows", True, replace(POLICY, max_members=7), ALICE, [add(erin, ALICE)]
     yield "more members than the policy allows", False, replace(POLICY, max_members=6), ALICE, [add(erin, ALICE)]
+    talk = replace(POLICY, administrators=("alice@a.example", "bob@b.example"), conversation=True)
+    yield "another device of one of the two in a conversation", True, talk, ALICE, [add(bob3, ALICE)]
+    yield "a third account in a conversation", False, talk, ALICE, [add(erin, ALICE)]
     certified = replace(POLICY, x509_only=True)
     yield "a basic credential where X.509 is wanted", False, certified, ALICE, [add(phone, ALICE)]
 
@@ -283,6 +286,12 @@ def _policy_cases() -> Iterable[tuple[str, bool, RoomPolicy, Who, RoomPolicy | N
     nobody = replace(POLICY, administrators=("erin@e.example",))
     yield "the policy names no administrator in the group", False, POLICY, ALICE, nobody
     yield "the policy is dropped", False, POLICY, ALICE, None
+    talk = replace(POLICY, conversation=True)
+    yield "a conversation gets another policy", True, talk, ALICE, replace(talk, max_leaf_age=86_400)
+    yield "a conversation becomes a room", False, talk, ALICE, POLICY
+    yield "a room becomes a conversation", False, POLICY, ALICE, talk
+    others = replace(talk, administrators=("alice@a.example", "erin@e.example"))
+    yield "a conversation becomes one of others", False, talk, ALICE, others
     ended = replace(POLICY, administrators=("zoe@z.example",))
     mine = replace(POLICY, administrators=("bob@b.example",))
     yield "no administrator is left, and a member names one", True, ended, BOB, mine

@@ -17,6 +17,7 @@ from ..client import Device, RoomGroup
 from ..errors import NoAnswer, UsageError
 from ..plugin import MLS
 from ..policy import ExternalJoins, Right, RoomPolicy
+from ..policy.codecs import MAX_ROOTS, RootHashes
 from ..policy.roster import Roster
 from ..runtime.connection import connected
 from ..store import MemoryStore, SQLiteStore, copied_to_memory, is_encrypted
@@ -113,7 +114,8 @@ def set_command(
     """Change the policy of a room's group, as the device of a store, which must not be running.
 
     The rights are for nobody, administrators or members; external_joins is never, devices or anybody; administrators
-    are addresses with commas between them; max_leaf_age is in seconds, or in days as in 7d.
+    are addresses with commas between them; max_leaf_age is in seconds, or in days as in 7d; roots are SHA-256 hashes of
+    certificates in hexadecimal, with commas between them.
 
     Example: `slixmpp-mls policy set coven@rooms.example.org may_add=members max_leaf_age=7d`
     """
@@ -154,6 +156,16 @@ def _change(text: str) -> tuple[str, Any]:
             return name, {"true": True, "false": False}[value.lower()]
         if equals and name == "max_leaf_age":
             return name, int(value.removesuffix("d")) * (86_400 if value.endswith("d") else 1)
+        if equals and name in ("max_devices", "max_members"):
+            number = int(value)
+            if not 0 < number < 1 << 32:
+                raise ValueError("a limit of nobody, or none at all")
+            return name, number
+        if equals and name == "roots":
+            roots = tuple(bytes.fromhex(one.replace(":", "")) for one in value.split(",") if one.strip())
+            if len(roots) > MAX_ROOTS or any(len(root) != RootHashes.SIZE for root in roots):
+                raise ValueError("not a few SHA-256 hashes")
+            return name, tuple(dict.fromkeys(roots))
         if equals and name == "administrators":
             return name, tuple(sorted({bare_jid(one.strip()) for one in value.split(",")}))
     except (KeyError, ValueError):
@@ -200,6 +212,10 @@ def _record(policy: RoomPolicy, roster: Roster) -> dict[str, Any]:
         "own_devices": policy.own_devices,
         "max_leaf_age": policy.max_leaf_age,
         "x509_only": policy.x509_only,
+        "max_devices": policy.max_devices,
+        "max_members": policy.max_members,
+        "roots": [root.hex() for root in policy.roots],
+        "conversation": policy.conversation,
     }
 
 
@@ -225,4 +241,10 @@ def _print(policy: RoomPolicy, roster: Roster) -> None:
     days = policy.max_leaf_age / 86_400
     table.add_row("keys are renewed within", f"{days:g} days" if days else "no limit")
     table.add_row("credentials", "X.509 certificates only" if policy.x509_only else "device lists or certificates")
+    if policy.roots:
+        table.add_row("their roots", Text("\n".join(root.hex() for root in policy.roots)))
+    table.add_row("devices of one account", f"{policy.max_devices} at most")
+    table.add_row("devices in the group", f"{policy.max_members} at most")
+    if policy.conversation:
+        table.add_row("conversation", "of these two, and of nobody else")
     console.print(table)

@@ -42,7 +42,7 @@ _CONTROLS = re.compile(r"[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U001
 
 
 def send(
-    room: Annotated[str, typer.Argument(metavar="ROOM", help="The room's address.")],
+    room: Annotated[str, typer.Argument(metavar="ROOM_OR_ACCOUNT", help="The address of a room or of a person.")],
     text: Annotated[
         str | None,
         typer.Argument(metavar="[TEXT]", help="The message (default: standard input).", show_default=False),
@@ -75,6 +75,8 @@ def send(
     - 75: the message is encrypted and stored, but was not confirmed in time; the next call sends it: do not repeat it
     - 69: not everything was sent: the server or the room does not answer, or refuses
     - 77: the server refuses the password. 78: a setting is wrong. 74: the store failed, or another program has it open
+
+    Example: `slixmpp-mls send alice@example.org "The backup is done"`
 
     Example: `slixmpp-mls send builds@rooms.example.org "Build 42 failed" --create --add alice@example.org`
 
@@ -252,9 +254,13 @@ class _Job:
 
         :raises DeliveryError: the room does not let us in
         """
-        group = mls.groups.get(self._room)
+        group = mls.groups.get(self._room) or mls.conversations.get(self._room)
         if group is None and self._create:
             group = await mls.create(self._room)
+        if group is None and not await mls.is_room(self._room):
+            if self._people:
+                raise UsageError(f"{self._room} is no room: nobody can be added to a conversation of two")
+            return await mls.conversation(self._room)
         if group is None or not group.is_member:
             await mls.join(self._room)
             group = mls.group(self._room)

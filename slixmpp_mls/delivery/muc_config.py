@@ -23,6 +23,8 @@ from .stream import MAM, Stream
 MUC = "http://jabber.org/protocol/muc"
 MUC_OWNER = f"{MUC}#owner"
 _DISCO_INFO = "http://jabber.org/protocol/disco#info"
+_DISCO_ITEMS = "http://jabber.org/protocol/disco#items"
+_MAX_SERVICES = 32  # that are asked what they are
 
 #: Feature that the room must have, and the name of the shortcoming if it has not.
 _REQUIRED = {
@@ -82,6 +84,26 @@ def shortcomings(found: frozenset[str] | None) -> tuple[str, ...]:
         return ("not-a-room",)
     missing = [name for feature, name in _REQUIRED.items() if feature not in found]
     return (*missing, *(name for feature, name in _FORBIDDEN.items() if feature in found))
+
+
+async def room_services(stream: Stream, domain: str) -> list[str]:
+    """The services for rooms that a server names (XEP-0045 6.1), sorted.
+
+    :raises DeliveryError: it does not answer
+    """
+    items = f"{{{_DISCO_ITEMS}}}"
+    answer = await stream.ask("get", domain, Element(f"{items}query"))
+    named = [item.get("jid", "") for item in answer.iterfind(f"{items}query/{items}item") if item.get("node") is None]
+    return [jid for jid in sorted(named)[:_MAX_SERVICES] if jid and await is_room_service(stream, jid)]
+
+
+async def is_room_service(stream: Stream, domain: str) -> bool:
+    """Whether an address is that of a service for rooms; false if it does not answer."""
+    try:
+        found = await features(stream, domain)
+    except DeliveryError:
+        return False
+    return found is not None and MUC in found
 
 
 async def configure(stream: Stream, room: str, name: str | None = None) -> None:

@@ -29,6 +29,7 @@ add a client                `RIGHT`: accounts with `may_add`;                   
                             `RETURN`: whoever asks itself with proof by the return key of
                             the leaf that the same Commit replaces
 any arrival                 a client has one leaf at most                                      ``one-leaf``
+                            in a conversation: of one of the accounts that it names            ``conversation``
 leave                       everybody, by a Remove of oneself or a SelfRemove that somebody
                             commits
 remove a client             accounts with `may_remove`;                                        ``remove``
@@ -44,6 +45,7 @@ change the extensions of    accounts with `may_change_policy`; everybody, if not
 the GroupContext            but the list of removed clients
 their new content           has a policy of this version that can be read,                     ``policy-missing``
                             for the same room,                                                 ``room``
+                            of the same conversation, if it is one,                            ``conversation``
                             with an administrator who is a member after the Commit             ``administrator``
 the list of removed         after each Commit the one that follows from its changes            ``removed-clients``
 clients
@@ -157,6 +159,9 @@ def judge(view: GroupView, effects: Effects) -> Verdict:
     for change in (*effects.updated, *effects.added):
         _check_content(policy, _new_leaf(change), str(roster.at(change.index)))
     _check_numbers(policy, view.roster, roster, arrivals)
+    for arrival in arrivals:
+        if policy.conversation and arrival.client.account not in policy.administrators:
+            raise PolicyViolation("conversation", f"{arrival.client} would come into a conversation of others")
     return Verdict(roster, _removed_after(judged, arrivals, returning), arrivals)
 
 
@@ -203,6 +208,9 @@ def _check_context(judged: JudgedCommit, proposer: AnySender, extensions: Extens
         raise PolicyViolation("policy-missing", f"extensions without a policy: {error}", judged.name(wisher)) from error
     if new.room != view.policy.room:
         raise PolicyViolation("room", "the policy would name another room", judged.name(wisher))
+    old = view.policy
+    if new.conversation != old.conversation or (old.conversation and new.administrators != old.administrators):
+        raise PolicyViolation("conversation", "a conversation would become another one", judged.name(wisher))
     if not any(map(after.has_say, new.administrators)):
         raise PolicyViolation(
             "administrator", "the policy would leave no administrator in the group", judged.name(wisher)

@@ -62,7 +62,7 @@ class ExternalJoins(IntEnum):
     ANYBODY = 2
 
 
-_SINCE_0_2 = bytes.fromhex("00000020 00002710 00")  # max_devices, max_members, roots
+_SINCE_0_2 = bytes.fromhex("00000020 00002710 00 00")  # max_devices, max_members, roots, conversation
 
 _right = Annotated[Right, Enum(Right)]
 
@@ -80,6 +80,8 @@ class RoomPolicy(ExtensionContent):
     :ivar max_members: how many clients the group may have, 1 or more
     :ivar roots: with `x509_only`: SHA-256 hashes of the root certificates (DER) to one of which each chain leads, the
         root in it; if empty, members need only agree that it is an X.509 credential
+    :ivar conversation: whether this is the talk of the accounts in `administrators`, two in all, and of nobody else: no
+        other account can be added, and neither this nor the list can change
     """
 
     TYPE: ClassVar[int] = POLICY_TYPES[VERSION]
@@ -96,6 +98,7 @@ class RoomPolicy(ExtensionContent):
     max_devices: uint32 = 32
     max_members: uint32 = 10_000
     roots: Annotated[tuple[bytes, ...], RootHashes()] = ()
+    conversation: Annotated[bool, BOOLEAN] = False
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -140,6 +143,17 @@ class RoomPolicy(ExtensionContent):
             :func:`slixmpp_mls.identity.client_identity.check_bare_jid`, `MAX_ADMINISTRATORS`
         """
         return (*(entry for entry in extensions if entry.extension_type not in POLICY_TYPES), self.extension())
+
+    @classmethod
+    def for_conversation(cls, room: str, one: str, other: str) -> Self:
+        """The policy of a conversation between two accounts, bare JIDs."""
+        return cls(room, tuple(sorted((one, other))), external_joins=ExternalJoins.DEVICES, conversation=True)
+
+    def partner_of(self, account: str) -> str | None:
+        """In a conversation of two: who the other one is; None if it is none, or not of this account."""
+        if not self.conversation or len(self.administrators) != 2 or account not in self.administrators:
+            return None
+        return next(other for other in self.administrators if other != account)
 
     def administrators_in(self, roster: Roster) -> frozenset[str]:
         """The accounts of the list that have a say in the group.  If empty, every member is an administrator."""

@@ -293,6 +293,17 @@ class EncryptedRoom:
         return self._context.device.identity.account
 
     @property
+    def partner(self) -> str | None:
+        """In a conversation of two: the bare JID of the other account; None if it is a room.
+
+        See :mod:`.conversations`.
+        """
+        if not self.is_member:
+            return None
+        partner = self.policy.partner_of(self.own_account)
+        return partner if partner and {*self.accounts} <= {partner, self.own_account} else None
+
+    @property
     def is_administrator(self) -> bool:
         """Whether our account is an administrator of the group's policy."""
         return self.is_member and self.policy.is_administrator(self.own_account, self.group.roster)

@@ -133,6 +133,16 @@ class Rooms:
         await handle.worker.stop()
         handle.references.close()
 
+    async def discard(self, handle: EncryptedRoom) -> None:
+        """Destroy a room that we have made, and delete its group's keys.
+
+        :raises DeliveryError: the room could not be destroyed; nothing has changed
+        """
+        await handle.muc.destroy()
+        await self.forget(handle)
+        if handle.is_member:
+            handle.group.give_up()
+
     async def give_up(self, reason: DeviceRetired) -> None:
         """Leave all of them for good, and delete their groups' keys."""
         for room in RoomGroup.known(self._context.device):

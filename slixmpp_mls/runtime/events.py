@@ -15,6 +15,7 @@
 ``mls_file_progress``         how far a file is that is sent or fetched; ``FileProgress``
 ``mls_joined``                we are in a group; ``Joined``
 ``mls_group_changed``         a Commit took effect; ``GroupChanged``
+``mls_conversation_merged``   there are several conversations with one account; ``ConversationMerged``
 ``mls_commit_lost``           a Commit of ours came second (it is made again) or was refused; ``CommitLost``
 ``mls_removed``               we have been removed from a group; ``RemovedFromGroup``
 ``mls_rejected``              a stanza was refused; ``Rejected`` with the reason

@@ -153,6 +153,19 @@ async def test_a_cron_line(server: DevServer, account: Account, connect: Connect
     await alice.hears("one", "two", "three")
 
 
+async def test_to_one_person(server: DevServer, account: Account, connect: Connect, tmp_path: Path) -> None:
+    """The address is no room's, so it is a conversation of two; the next call finds it."""
+    alice, ci = await reader(connect, server, tmp_path), str(await account(server, "ci"))
+    await send(server, ci, capitals(alice.jid), "The backup is done", folder=tmp_path)
+    await alice.hears("The backup is done")
+    await send(server, ci, alice.jid, "And the next one", folder=tmp_path)
+    await alice.hears("And the next one")
+    assert list(alice.mls.conversations) == [ci]
+    nobody = str(await account(server, "nobody"))
+    assert "nobody" in await send(server, ci, nobody, "in vain", folder=tmp_path, code=69)
+    assert len(alice.mls.groups) == 1
+
+
 async def test_a_file(prosody: DevServer, account: Account, connect: Connect, tmp_path: Path) -> None:
     alice, ci = await reader(connect, prosody, tmp_path), str(await account(prosody, "ci"))
     brought: list[EncryptedMessage] = []

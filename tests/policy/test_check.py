@@ -538,6 +538,7 @@ ALL: dict[str, object] = {
     "external_joins": ANYBODY,
 }
 MALLORY = as_bob()
+TALK = {"conversation": True, "administrators": ("alice@x", "bob@x")}
 
 
 def policy(**settings_: object) -> tuple[Extension, ...]:
@@ -613,6 +614,17 @@ CELLS: list[tuple[str, dict[str, object], Effects, str | None]] = [
     ("ReInit without policy", ALL, commit(A1, reinit=()), "policy-missing"),
     ("ReInit to another room", ALL, commit(A1, reinit=policy(room="other@rooms.x")), "room"),
     ("ReInit without administrator", ALL, commit(A1, reinit=policy(administrators=("erin@x",))), "administrator"),
+    # conversations
+    ("a third account in a conversation", TALK, commit(A1, add(A1, ERIN.leaf())), "conversation"),
+    ("a third account by whom it might come", TALK | ALL, commit(A1, add(B1, ERIN.leaf())), "conversation"),
+    ("another device in a conversation", TALK, commit(A1, add(A1, BOB3.leaf())), None),
+    ("a stranger who comes into a conversation", TALK | {"external_joins": ANYBODY}, join(ERIN_NEW), "conversation"),
+    ("a conversation with other rules", TALK, commit(A1, extensions=policy(**TALK, max_leaf_age=9)), None),
+    ("a conversation that becomes a room", TALK, commit(A1, extensions=policy()), "conversation"),
+    ("a room that becomes a conversation", {}, commit(A1, extensions=policy(conversation=True)), "conversation"),
+    ("a conversation that becomes one of others", TALK,
+     commit(A1, extensions=policy(conversation=True, administrators=("alice@x", "erin@x"))), "conversation"),
+    ("a ReInit that makes a room of a conversation", TALK, commit(A1, reinit=policy()), "conversation"),
     # X.509
     ("basic credential added", {"x509_only": True}, commit(A1, add(A1, ERIN.leaf())), "x509"),
     ("basic credential kept", {"x509_only": True}, commit(B1, update(B1, BOB.leaf(1))), "x509"),

@@ -39,6 +39,7 @@ POLICIES = st.builds(
     max_devices=st.integers(0, 2**32 - 1),
     max_members=st.integers(0, 2**32 - 1),
     roots=st.lists(st.binary(min_size=32, max_size=32), unique=True, max_size=16).map(tuple),
+    conversation=st.booleans(),
 )
 
 
@@ -60,11 +61,11 @@ def test_damaged_octets_are_malformed_or_another_policy(rules: RoomPolicy, data:
     except MalformedError:
         return
     assert found != rules
-    assert octets in (found.encode(), found.encode()[:-9])  # the last nine octets may be left out
+    assert octets in (found.encode(), found.encode()[:-10])  # the last ten octets may be left out
 
 
 def test_the_wire_form_is_fixed() -> None:
-    expected = b"\x07r@x.org\x08\x07a@x.org\x01\x01\x01\x01\x01\x01\0\0\0\0\x00\0\0\0\x20\0\0\x27\x10\0"
+    expected = b"\x07r@x.org\x08\x07a@x.org\x01\x01\x01\x01\x01\x01\0\0\0\0\x00\0\0\0\x20\0\0\x27\x10\0\0"
     assert RoomPolicy("r@x.org", ("a@x.org",)).encode() == expected
     assert RoomPolicy.TYPE == 0xF4D1
 
@@ -97,20 +98,21 @@ def test_the_form_of_version_0_1() -> None:
 )  # fmt: skip
 def test_addresses_that_are_refused(octets: bytes) -> None:
     with pytest.raises(MalformedError):
-        RoomPolicy.decode(octets + b"\x01\x01\x01\x01\x01\x01\0\0\0\0\0\0\0\0\x20\0\0\x27\x10\0")
+        RoomPolicy.decode(octets + b"\x01\x01\x01\x01\x01\x01\0\0\0\0\0\0\0\0\x20\0\0\x27\x10\0\0")
 
 
 @pytest.mark.parametrize(
     "tail",
     [
-        "03010101010100000000000000002000002710" "00", "01010101030100000000000000002000002710" "00",
-        "01010101010200000000000000002000002710" "00", "01010101010100000000020000002000002710" "00",
-        "01010101010100000000000000002000002710", "01010101010100000000000000002000002710" "0000",
-        "01010101010100000000000000002000002710" "0401020304",
-        "01010101010100000000000000002000002710" "4040" + "00" * 64,
+        "03010101010100000000000000002000002710" "0000", "01010101030100000000000000002000002710" "0000",
+        "01010101010200000000000000002000002710" "0000", "01010101010100000000020000002000002710" "0000",
+        "01010101010100000000000000002000002710" "00", "01010101010100000000000000002000002710" "000000",
+        "01010101010100000000000000002000002710" "040102030400",
+        "01010101010100000000000000002000002710" "4040" + "00" * 64 + "00",
+        "01010101010100000000000000002000002710" "0002",
     ],
     ids=["right 3", "external joins 3", "own devices 2", "X.509 2", "an octet missing", "an octet too many",
-         "root of 4", "root twice"],
+         "root of 4", "root twice", "conversation 2"],
 )  # fmt: skip
 def test_values_that_are_refused(tail: str) -> None:
     with pytest.raises(MalformedError):
@@ -128,7 +130,7 @@ def test_at_most_64_administrators() -> None:
         b"\x07r@x.org"
         + (0x4000 | len(body)).to_bytes(2, "big")
         + body
-        + b"\x01\x01\x01\x01\x01\x01\0\0\0\0\0\0\0\0\x20\0\0\x27\x10\0"
+        + b"\x01\x01\x01\x01\x01\x01\0\0\0\0\0\0\0\0\x20\0\0\x27\x10\0\0"
     )
     with pytest.raises(MalformedError, match="1 to 64"):
         RoomPolicy.decode(octets)
@@ -163,3 +165,16 @@ def test_defaults() -> None:
     assert (POLICY.may_change_subject, POLICY.external_joins) == (ADMINISTRATORS, DEVICES)
     assert (POLICY.own_devices, POLICY.max_leaf_age, POLICY.x509_only) == (True, 0, False)
     assert (POLICY.max_devices, POLICY.max_members, POLICY.roots) == (32, 10_000, ())
+
+
+def test_the_partner_in_a_conversation() -> None:
+    talk = RoomPolicy.for_conversation("x@rooms.x", "dora@x", "alice@x")
+    assert talk == RoomPolicy.for_conversation("x@rooms.x", "alice@x", "dora@x")
+    assert (talk.partner_of("alice@x"), talk.partner_of("dora@x"), talk.partner_of("bob@x")) == (
+        "dora@x",
+        "alice@x",
+        None,
+    )
+    assert replace(talk, conversation=False).partner_of("alice@x") is None
+    assert replace(talk, administrators=("alice@x",)).partner_of("alice@x") is None
+    assert replace(talk, administrators=("alice@x", "bob@x", "dora@x")).partner_of("alice@x") is None

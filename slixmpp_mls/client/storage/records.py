@@ -14,6 +14,7 @@ space                      key                       value
                            ``retired``               it is over (:mod:`.devices`, as are ``own-device``
                                                      and ``admission``)
 ``key-package``            KeyPackageRef             :class:`KeyPackageRecord`
+``conversation``           account                   the room that is being made for it (the plugin's)
 ``room``                   room's bare JID           :class:`RoomRecord`
 ``group/`` + room          piece                     :mod:`slixmpp_mls.mls.group.group_storage`
 ``pending/`` + room        number (8), piece         a Commit of ours that waits, by its number in the outbox

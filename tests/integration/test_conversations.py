@@ -1,0 +1,140 @@
+"""Conversations of two, on each server as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+
+from slixmpp_mls.devserver import DevServer
+from slixmpp_mls.errors import NobodyReachable, NotPermitted, PolicyViolation, UsageError
+from slixmpp_mls.rooms.conversations import ConversationMerged
+
+from .people import SECONDS, Cast, Person
+
+
+async def conversation(person: Person, other: Person) -> str:
+    async with asyncio.timeout(SECONDS):
+        return (await person.mls.conversation(other.account)).room
+
+
+async def found(person: Person, other: Person) -> str:
+    """Wait until somebody knows a conversation with another account."""
+    room = await person.until(lambda: person.mls.conversations.get(other.account))
+    await person.joined(room.room)
+    return str(room.room)
+
+
+async def test_one_for_both_and_for_new_devices(server: DevServer, cast: Cast) -> None:
+    alice, bob = [await cast.person(server, name) for name in ("alice", "bob")]
+    room = await conversation(alice, bob)
+    assert re.fullmatch(r"[0-9a-f]{24}@" + re.escape(server.rooms), room)
+    assert alice.room(room).partner == bob.account
+    assert await found(bob, alice) == room
+    assert await conversation(bob, alice) == await conversation(alice, bob) == room
+    await alice.say("When shall we three meet again?", room)
+    await bob.hears("When shall we three meet again?")
+    message = bob.got("mls_message")[0]
+    assert message.group.partner == alice.account
+    await message.react("🐸")
+    assert (await alice.next("mls_reaction")).reactions == ("🐸",)
+
+    phone = await cast.person(server, bob.jid)  # bob's first device lets it in
+    await bob.mls.devices.admit(phone.mls.device_id)
+    assert await found(phone, alice) == room
+    assert await conversation(phone, alice) == room
+    await phone.say("In thunder, lightning, or in rain?", room)
+    await alice.hears("In thunder, lightning, or in rain?")
+
+
+async def test_nobody_else_comes_in(prosody: DevServer, cast: Cast) -> None:
+    """The policy says who the two are; neither of them can add a third account."""
+    alice, bob, carol = [await cast.person(prosody, name) for name in ("alice", "bob", "carol")]
+    room = await conversation(alice, bob)
+    with pytest.raises((NotPermitted, PolicyViolation)):
+        await alice.room(room).add(carol.account)
+    assert alice.room(room).accounts == sorted([alice.account, bob.account])
+
+
+async def test_both_begin_at_once(server: DevServer, cast: Cast) -> None:
+    """The smallest group id wins, for both alike, and nothing that was said in the other is lost."""
+    people = [await cast.person(server, name, accept_invitation=lambda _: False) for name in ("alice", "bob")]
+    alice, bob = people  # neither follows the other's invitation until both have begun
+    rooms = [await conversation(alice, bob), await conversation(bob, alice)]
+    assert rooms[0] != rooms[1]
+    await alice.mls.join(rooms[1])
+    await bob.mls.join(rooms[0])
+    merged: list[ConversationMerged] = [await person.next("mls_conversation_merged") for person in (alice, bob)]
+    assert merged[0].room == merged[1].room
+    assert {merged[0].room, *merged[0].others} == set(rooms)
+    assert (merged[0].account, merged[1].account) == (bob.account, alice.account)
+    smallest = min(rooms, key=lambda room: alice.room(room).group.group.group_id)
+    assert smallest == merged[0].room
+    assert await conversation(alice, bob) == await conversation(bob, alice) == smallest
+    await alice.say("said in the one", rooms[0])
+    await bob.say("said in the other", rooms[1])
+    await bob.hears("said in the one")
+    await alice.hears("said in the other")
+
+
+async def test_nothing_stays_behind_for_nobody(server: DevServer, cast: Cast) -> None:
+    alice = await cast.person(server, "alice")
+    nobody = await cast.account(server, "nobody")
+    with pytest.raises(NobodyReachable) as caught:
+        await alice.mls.conversation(nobody.bare)
+    assert caught.value.account == nobody.bare
+    assert alice.mls.conversations == alice.mls.groups == {}
+    assert not alice.stanzas_sent(r"muc#owner")
+    for address in ("", "nobody", alice.account, f"{nobody.bare}/phone", "a@b@c"):
+        with pytest.raises(UsageError):
+            await alice.mls.conversation(address)
+
+
+async def test_a_room_in_which_nobody_could_be_added_is_destroyed(
+    prosody: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The KeyPackages may have gone between the two looks at the directory."""
+    from slixmpp_mls.rooms.encrypted_room import AddResult, EncryptedRoom
+
+    alice, bob = [await cast.person(prosody, name) for name in ("alice", "bob")]
+
+    async def none(self: EncryptedRoom, *accounts: str) -> AddResult:
+        return AddResult(failed=dict.fromkeys(accounts, "gone"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EncryptedRoom, "add", none)
+        with pytest.raises(NobodyReachable, match="gone"):
+            await alice.mls.conversation(bob.account)
+    assert alice.mls.groups == {}
+    assert alice.stanzas_sent(r"<destroy")
+    room = await conversation(alice, bob)  # and later it is as if nothing had been
+    assert await found(bob, alice) == room
+
+
+async def test_an_interrupted_beginning_goes_on(
+    prosody: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
+
+    alice, bob = [await cast.person(prosody, name) for name in ("alice", "bob")]
+
+    async def killed(self: EncryptedRoom, *accounts: str) -> None:
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EncryptedRoom, "add", killed)
+        with pytest.raises(asyncio.CancelledError):
+            await alice.mls.conversation(bob.account)
+    begun = alice.room().room
+    alice.crash()
+    await alice.connect()
+    assert await conversation(alice, bob) == begun
+    assert await found(bob, alice) == begun
+
+
+async def test_another_service_can_be_named(prosody: DevServer, cast: Cast) -> None:
+    alice, bob = [await cast.person(prosody, name) for name in ("alice", "bob")]
+    handle = await alice.mls.conversation(bob.account, service=prosody.rooms)
+    assert handle.room.endswith(f"@{prosody.rooms}")
+    assert list(alice.mls.conversations) == [bob.account]
