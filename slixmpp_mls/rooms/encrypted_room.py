@@ -441,6 +441,10 @@ class EncryptedRoom:
         :raises StanzaTooLarge: it would not fit into a stanza
         :raises StoreError: it could not be stored, and was not sent
         """
+        if not isinstance(content, str | Message):
+            raise UsageError(f"a text (str) or a slixmpp Message is sent, not {type(content).__name__}")
+        if not content and isinstance(content, str):
+            raise UsageError("an empty text: there is nothing to send")
         self.group.require_member()  # before anything is sealed
         account, now = self._context.device.identity.account, self._context.time()
         epochs = self._note_epoch().to_tell()

@@ -32,14 +32,13 @@ from typing import Final
 from xml.etree import ElementTree as ET
 
 from slixmpp.plugins.xep_0308.stanza import Replace
-from slixmpp.plugins.xep_0333.stanza import Displayed
 from slixmpp.plugins.xep_0424.stanza import Retract
 from slixmpp.plugins.xep_0444.stanza import Reactions
 from slixmpp.plugins.xep_0461.stanza import Reply
 
 from ..client import Member, RoomGroup
 from ..errors import InvalidError, PolicyViolation, StoreError, UsageError
-from ..stanza.rich import MAX_REACTIONS, SENDER, STATES, Kind, Pointer, RichContent, read_rich
+from ..stanza.rich import MAX_REACTIONS, SENDER, Kind, Pointer, RichContent, read_rich
 from ..store import Store
 
 __all__ = [
@@ -51,11 +50,9 @@ __all__ = [
     "RoomReferences",
     "Typing",
     "correction",
-    "displayed",
     "reactions",
     "reply",
     "retraction",
-    "state",
 ]
 
 KEPT: Final = 1000
@@ -304,18 +301,6 @@ def retraction(about: Reference) -> ET.Element:
     element = Retract()
     element["id"] = about.id
     return _by(element.xml, about)
-
-
-def displayed(about: Reference) -> ET.Element:
-    """XEP-0333."""
-    element = Displayed()
-    element["id"] = about.id
-    return _by(element.xml, about)
-
-
-def state(name: str) -> ET.Element:
-    """XEP-0085."""
-    return ET.Element(f"{{{STATES}}}{name}")
 
 
 def _by(element: ET.Element, about: Reference) -> ET.Element:

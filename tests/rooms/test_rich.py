@@ -249,3 +249,12 @@ def test_the_sender_is_a_bare_address_or_not_named() -> None:
     found = read_rich(ET.fromstring(f"<message xmlns='jabber:client'>{reply}</message>"))
     assert found.reply_to is not None
     assert found.reply_to.sender is None  # an occupant is a claim of the room's
+
+
+@pytest.mark.parametrize("content", [None, b"", b"octets", 5, ""])
+async def test_what_is_no_message_is_refused_by_name(world: World, content: Any) -> None:
+    alice, bob = await bots(world, ALICE, BOB)
+    with pytest.raises(UsageError, match=r"empty|not (NoneType|bytes|int)"):
+        await alice.room.send(content)
+    await say(world, alice, "after it", bob)
+    assert [message.body for message in bob.got("mls_message")] == ["after it"]
