@@ -281,3 +281,22 @@ def test_a_storm_of_proposals_costs_work_in_proportion_to_those_that_are_kept(mo
         assert not alice.session.needs_commit
         alice.session.compose(b"%d" % number)
     assert judged == after_reading  # nothing has changed since
+
+
+def test_the_reflection_of_our_own_proposal_gives_it_its_place() -> None:
+    """RFC 9420 12.4: what counts towards the limits is what the room has shown, to us as to all others."""
+    world = World()
+    alice, bob = world.group("alice@a.example", "bob@b.example")
+    for person in (alice, bob):  # neither has seen the other's
+        person.propose(PreSharedKey(PreSharedKeyID(ExternalPSK(b"x"), bytes(32))))
+        person.restart()
+        assert len(person.session.group.unshown) == 1
+    world.room.deliver_all()
+    for person in (alice, bob):
+        person.read()
+        assert not person.session.group.unshown
+        person.restart()
+        assert not person.session.group.unshown
+    orders = [person.session.group.public.proposal_order for person in (alice, bob)]
+    assert orders[0] == orders[1]
+    assert len(orders[0]) == 2

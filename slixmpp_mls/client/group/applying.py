@@ -101,7 +101,10 @@ class Applying:
                     self._state.note_ahead(*ahead)
                 return [*events, *told]
             case Sent(number, event):
+                sent, membership = self._state.outbox[number], self._state.membership
                 with self._state.change() as change:
+                    if sent.kind is OutboxKind.PROPOSAL and membership is not None:
+                        change.put_group(membership.group.with_shown(sent.reference))
                     change.put_record(record)
                     change.delete_message(number)
                 return [] if event is None else [event]

@@ -227,7 +227,7 @@ class Group(GroupState):
         elif not isinstance(proposal, Remove):
             applied = apply((*self._making_room(proposal), sent), self.tree, self.context, rules)
             check_members(applied.tree, applied.requirements)
-        waiting = self.with_proposal(sent, update)
+        waiting = self.with_own_proposal(sent, update)
         assert sent.content is not None
         return protect(waiting, sent.content, random=random)
 

@@ -113,12 +113,15 @@ class PublicState(Generic[T]):
         """The proposals that wait for a Commit, in the order in which they came."""
         return tuple(self.proposals[reference] for reference in self.proposal_order)
 
-    def with_proposal(self, sent: SentProposal, limits: Parameters | None) -> Self:
+    def with_proposal(
+        self, sent: SentProposal, limits: Parameters | None, unshown: frozenset[bytes] = frozenset()
+    ) -> Self:
         """The state with one more proposal that a Commit may refer to; one that is there already stays once.
 
         All members keep the same ones, as all read them in the same order.
 
         :param limits: how many to keep; None: it has been kept before
+        :param unshown: references of those that the others have not seen yet: they take no place
         :raises InvalidError: there are too many, in all, by this member, or by outsiders
         """
         reference = sent.reference
@@ -126,18 +129,26 @@ class PublicState(Generic[T]):
         if reference in self.proposals:
             return self
         if limits is not None:
-            self._check_room(sent.sender, limits)
+            self._check_room(sent.sender, limits, unshown)
         return replace(
             self,
             proposals=self.proposals.set(reference, sent),
             proposal_order=(*self.proposal_order, reference),
         )
 
-    def _check_room(self, sender: AnySender, limits: Parameters) -> None:
-        if len(self.proposals) >= limits.proposal_limit:
+    def without_proposal(self, reference: bytes) -> Self:
+        """The state without one of the waiting proposals."""
+        order = tuple(each for each in self.proposal_order if each != reference)
+        return replace(self, proposals=self.proposals.delete(reference), proposal_order=order)
+
+    def _check_room(self, sender: AnySender, limits: Parameters, unshown: frozenset[bytes]) -> None:
+        # All of `unshown` are among the proposals.
+        if len(self.proposals) - len(unshown) >= limits.proposal_limit:
             raise InvalidError(f"more than {limits.proposal_limit} proposals in one epoch")
         if isinstance(sender, MemberSender):
-            own = sum(1 for sent in self.proposals.values() if sent.sender == sender)
+            own = sum(
+                1 for reference, sent in self.proposals.items() if sent.sender == sender and reference not in unshown
+            )
             if own >= limits.member_proposal_limit:
                 raise InvalidError(f"more than {limits.member_proposal_limit} proposals of one member in one epoch")
             return
@@ -237,6 +248,7 @@ class MemberState(Generic[T]):
     """One member's view of a group.  See the module's text.
 
     :ivar closed: the ReInit that ended the group (RFC 9420 12.1.5), if one did
+    :ivar unshown: references of the proposals of ours that the group has not shown us yet; see :meth:`with_shown`
     """
 
     public: PublicState[T]
@@ -249,6 +261,7 @@ class MemberState(Generic[T]):
     past: tuple[PastEpoch, ...] = ()
     resumption_psks: Map[int, bytes] = field(default_factory=Map)
     closed: ReInit | None = None
+    unshown: frozenset[bytes] = frozenset()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.group_id.hex()[:16]} epoch {self.epoch} leaf {self.own_index}>"
@@ -363,22 +376,54 @@ class MemberState(Generic[T]):
             self.past,
             self.resumption_psks,
             self.closed,
+            self.unshown,
         )
 
     def with_tree(self, tree: T) -> Self:
         """The state in which more is known of the same tree."""
         return self if tree is self.tree else replace(self, public=replace(self.public, tree=tree))
 
-    def with_proposal(self, sent: SentProposal, update: OwnUpdate | None = None) -> Self:
-        """The state with one more proposal that a Commit may refer to.
+    def with_proposal(self, sent: SentProposal) -> Self:
+        """The state with one more proposal that a Commit may refer to, once the group has shown it.
 
         :raises InvalidError: there are too many
         """
+        if sent.reference in self.unshown:
+            return self.with_shown(sent.reference or b"")
+        public = self.public.with_proposal(sent, self.parameters, self.unshown)
+        return self if public is self.public else replace(self, public=public)
+
+    def with_own_proposal(self, sent: SentProposal, update: OwnUpdate | None = None) -> Self:
+        """The state with one more proposal of ours, which we are about to send.
+
+        :param update: the private keys of an Update
+        :raises InvalidError: there are too many
+        """
+        reference = sent.reference or b""
         public = self.public.with_proposal(sent, self.parameters)
         if public is self.public:
             return self
-        updates = self.updates if update is None else self.updates.set(sent.reference or b"", update)
-        return replace(self, public=public, updates=updates)
+        updates = self.updates if update is None else self.updates.set(reference, update)
+        return replace(self, public=public, updates=updates, unshown=self.unshown | {reference})
+
+    def with_shown(self, reference: bytes) -> Self:
+        """The state in which the group has shown us a proposal of ours, as it shows it to everybody at this place.
+
+        Which proposals are kept must follow from the order of the group's messages alone.  Otherwise members differ in
+        which Commits they understand, and the group splits.  A proposal of ours takes its place therefore not when we
+        send it but now; if there are too many by now, nobody keeps it.
+        """
+        if reference not in self.unshown:
+            return self
+        sent = self.public.proposals[reference]
+        unshown = self.unshown - {reference}
+        public = self.public.without_proposal(reference)
+        try:
+            public = public.with_proposal(sent, self.parameters, unshown)
+        except InvalidError:
+            updates = self.updates.delete(reference) if reference in self.updates else self.updates
+            return replace(self, public=public, updates=updates, unshown=unshown)
+        return replace(self, public=public, unshown=unshown)
 
     def entered(
         self,
@@ -400,6 +445,7 @@ class MemberState(Generic[T]):
             private=private,
             signature_key=signature_key,
             updates=Map(),
+            unshown=frozenset(),
             resumption_psks=kept,
             closed=closed,
         )

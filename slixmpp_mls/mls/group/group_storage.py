@@ -14,6 +14,7 @@ name                           content
 ``R`` epoch, piece             a piece of an epoch's secret tree, see :mod:`slixmpp_mls.mls.schedule.secret_tree`
 ``Q`` epoch, number            a proposal that waits for a Commit, as it was signed
 ``U`` epoch, ProposalRef       the private keys of an Update of ours
+``N`` epoch, ProposalRef       empty: this proposal is ours, and the group has not shown it yet
 ``P`` epoch                    :class:`PastRecord` of an ended epoch
 ``L`` epoch, leaf              a leaf that was different in an ended epoch, or was proved in it
 ``Y`` epoch                    a resumption PSK
@@ -152,7 +153,7 @@ def changes_since(group: MemberState[T], old: MemberState[T]) -> Changes:
     }
     if group.public is not old.public or group.closed is not old.closed:
         changes.update(_differing(_frame(group), _frame(old)))
-    if group.public is not old.public or group.updates is not old.updates:
+    if group.public is not old.public or group.updates is not old.updates or group.unshown != old.unshown:
         changes.update(_proposal_changes(group, old))
     before, after = _secret_trees(old), _secret_trees(group)
     for epoch in before.keys() - after.keys():
@@ -195,7 +196,7 @@ def _frame(group: MemberState[T]) -> dict[bytes, bytes]:
 
 
 def _proposal_changes(group: MemberState[T], old: MemberState[T]) -> Changes:
-    """Within an epoch proposals only become more: those that were there need not be looked at."""
+    """Most changes within an epoch add a proposal at the end: those that were there need not be looked at."""
     known = len(old.public.proposal_order)
     if group.epoch != old.epoch or group.public.proposal_order[:known] != old.public.proposal_order:
         return _differing(_proposals(group), _proposals(old))
@@ -213,6 +214,8 @@ def _proposals(group: MemberState[T], first: int = 0) -> dict[bytes, bytes]:
     for reference, update in group.updates.items():
         record = UpdateRecord(update.leaf_key.encode(), update.signature_key.encode())
         found[_epoch(b"U", group.epoch) + reference] = record.encode()
+    for reference in group.unshown:
+        found[_epoch(b"N", group.epoch) + reference] = b""
     return found
 
 
@@ -277,13 +280,14 @@ def restore(
         signature_key=signature_key,
         parameters=parameters or Parameters(),
         updates=Map(updates),
+        unshown=frozenset(each for each in _by_epoch(kinds[b"N"]).get(epoch, {}) if each in public.proposals),
         past=_restore_past(suite, kinds, ratchets),
         resumption_psks=Map({int.from_bytes(name, "big"): psk for name, psk in kinds[b"Y"].items()}),
         closed=record.closed,
     )
 
 
-_LETTERS = (b"E", b"S", b"I", b"T", b"K", b"R", b"Q", b"U", b"P", b"L", b"Y")
+_LETTERS = (b"E", b"S", b"I", b"T", b"K", b"R", b"Q", b"U", b"N", b"P", b"L", b"Y")
 
 
 def _by_epoch(found: Mapping[bytes, bytes]) -> dict[int, dict[bytes, bytes]]:

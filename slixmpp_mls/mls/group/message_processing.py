@@ -302,7 +302,7 @@ def _received(
     if isinstance(content.content.content, Commit):
         return _stage_commit(group, content, spent, rules, psks)
     sent = take_proposal(group.public, content, rules)
-    group.public.with_proposal(sent, group.parameters)  # refused now, if there are too many
+    group.with_proposal(sent)  # refused now, if there are too many
     again = spent is not None and group.secret_tree.has_carried(spent.leaf, content_mark(content.content))
     return ReceivedProposal(content.content.epoch, sent, group.secret_tree, tree, again)
 

@@ -107,6 +107,7 @@ class PartialGroup(MemberState[PartialTree]):
             signature_key=group.signature_key,
             parameters=group.parameters,
             updates=group.updates,
+            unshown=group.unshown,
             resumption_psks=group.resumption_psks,
             closed=group.closed,
         )
@@ -134,7 +135,7 @@ class PartialGroup(MemberState[PartialTree]):
                 check_alone(sent, found, self.context, _rules(self.parameters, remembered))
             except InvalidError:
                 continue
-            public = public.with_proposal(sent, self.parameters)
+            public = public.with_proposal(sent, None)  # there was a place for it
         return Group(
             public=public,
             secrets=self.secrets,
@@ -143,6 +144,7 @@ class PartialGroup(MemberState[PartialTree]):
             signature_key=self.signature_key,
             parameters=self.parameters,
             updates=self.updates,
+            unshown=frozenset(each for each in self.unshown if each in public.proposals),
             resumption_psks=self.resumption_psks,
             closed=self.closed,
         )
@@ -236,7 +238,7 @@ class PartialGroup(MemberState[PartialTree]):
             LeafRules(now, self.parameters.lifetime_limit, self.parameters.clock_tolerance),
         )
         assert sent.content is not None
-        return protect(self.with_proposal(sent, update), sent.content, random=random)
+        return protect(self.with_own_proposal(sent, update), sent.content, random=random)
 
     # --- receiving -----------------------------------------------------------------------------
 
@@ -288,7 +290,7 @@ class PartialGroup(MemberState[PartialTree]):
         if isinstance(content.content.content, Commit):
             return commit_processing.stage_removal(self, content, None if opened is None else opened.spent)
         sent: SentProposal = take_proposal(proved.public, content, rules)
-        self.public.with_proposal(sent, self.parameters)  # refused now, if there are too many
+        self.with_proposal(sent)  # refused now, if there are too many
         return ReceivedProposal(self.epoch, sent, self.secret_tree, None if opened is None else opened.left)
 
     def _late_message(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from slixmpp_mls.errors import (
+    InvalidError,
     MalformedError,
     NotForUs,
     PeerError,
@@ -253,6 +257,52 @@ def test_too_many_proposals_of_one_member() -> None:
     refused(alice, forged(BOB, PSK, authenticated_data=b"one more"), "proposals of one member")
     alice = heard(alice, forged(CAROL, PSK, authenticated_data=b"another member's"))
     assert len(alice.pending_proposals) == limit + 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.permutations(range(6)))
+def test_all_keep_the_same_proposals_whatever_is_on_its_way(order: list[int]) -> None:
+    """RFC 9420 12.4: what a Commit may refer to follows from the order in which the group shows proposals, alone.
+
+    Two members have each sent three before they see any; four are kept, in whatever order the group shows them.
+    """
+    parameters = replace(ALICE.parameters, proposal_limit=4)
+    alice, bob, carol = (replace(each, parameters=parameters) for each in (ALICE, BOB, CAROL))
+    sent: list[tuple[str, bytes, bytes]] = []
+    for number in range(3):
+        proposal = PreSharedKey(PreSharedKeyID(ExternalPSK(b"x"), bytes([number]) * 32))
+        message, alice = alice.propose(proposal, now=NOW)
+        sent.append(("alice", message, alice.public.proposal_order[-1]))
+        message, bob = bob.propose_update(now=NOW) if number == 0 else bob.propose(proposal, now=NOW)
+        sent.append(("bob", message, bob.public.proposal_order[-1]))
+    members = {"alice": alice, "bob": bob, "carol": carol}
+    for place in order:
+        sender, message, reference = sent[place]
+        for name, member in members.items():
+            if name == sender:
+                members[name] = member.with_shown(reference)
+            else:
+                with suppress(InvalidError):
+                    members[name] = heard(member, message)
+    assert len(members["carol"].public.proposals) == 4
+    for member in members.values():
+        assert member.public.proposal_order == members["carol"].public.proposal_order
+        assert member.unshown == frozenset()
+        assert set(member.updates) <= set(member.public.proposals)
+        again = Group.restore(member.pieces().items(), parameters)
+        assert again.public.proposal_order == member.public.proposal_order
+
+
+def test_a_proposal_that_the_group_has_not_shown_is_known_after_a_restart() -> None:
+    _, alice = ALICE.propose(PSK, now=NOW)
+    (reference,) = alice.public.proposal_order
+    changed = {name: value for name, value in alice.changes_since(ALICE).items() if name[:1] == b"N"}
+    assert len(changed) == 1
+    again = Group.restore(alice.pieces().items())
+    assert again.unshown == {reference}
+    shown = again.with_shown(reference)
+    assert shown.unshown == frozenset()
+    assert shown.changes_since(again) == dict.fromkeys(changed)
 
 
 def test_garbage() -> None:
