@@ -111,6 +111,7 @@ class GroupChanged:
     :ivar by: the committer
     :ivar updated: members with renewed keys, the committer among them
     :ivar policy_changed: whether the group's extensions are others now
+    :ivar doubt: what the Authentication Service had against the committer, whose Commits all must follow alike
     """
 
     room: str
@@ -120,6 +121,7 @@ class GroupChanged:
     removed: tuple[Member, ...]
     updated: tuple[Member, ...]
     policy_changed: bool
+    doubt: Doubt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +287,7 @@ class JoinRequested:
     :ivar account: bare JID, vouched for by nobody but the account's own server
     :ivar reason: ``stranger`` (no client of this account is in the group); ``unproven`` (one is, but nothing shows that
         this one belongs to it: a device that is new, or has lost its store, or somebody who claims the name);
+        ``unknown`` (a device vouches for it, but the Authentication Service cannot tell at present);
         ``too-often`` (clients of it have come in by their own wish several times in the last hour)
     """
 

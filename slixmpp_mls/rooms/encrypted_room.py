@@ -94,7 +94,8 @@ class EncryptedMessage:
         while; see :meth:`EncryptedRoom.compare`)
     :ivar missing: how many messages of this sender should have come just before this one and have not: a server has
         lost them or keeps them back, or the sender could not send them, or they will still come
-    :ivar doubt: why the Authentication Service did not vouch for the sender when it sent this; None if it did
+    :ivar doubt: why the Authentication Service does not vouch for the sender by the time when this is read; None if it
+        does
     :ivar rich: what it says about other messages, see :mod:`.rich`
     """
 
@@ -574,7 +575,7 @@ class EncryptedRoom:
             again=event.again,
             warnings=warnings + (("file",) if read_files(content.xml)[1] else ()),
             missing=event.missing,
-            doubt=doubt if doubt is not None and doubt.at(content.stamp.timestamp()) else None,
+            doubt=doubt,
             rich=meant,
         )
         denied = message.doubt is not None and message.doubt.denied and not self.group.talks_to_anybody

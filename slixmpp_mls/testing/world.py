@@ -95,6 +95,7 @@ class Participant:
         self.store = store
         self.events: list[Event] = []
         self.judge: Callable[[LeafNode], PeerError | None] = lambda leaf: None
+        self.denies = True  # whom it does not vouch for; otherwise it cannot tell
         self.restart()
 
     def __repr__(self) -> str:
@@ -206,7 +207,7 @@ class Participant:
         step = self.session.examine(incoming, self.world.now)
         session, now = self.session, self.world.now
         doubts = [
-            Doubt(ClientIdentity.from_leaf(leaf), True, "denied", str(error), now)
+            Doubt(ClientIdentity.from_leaf(leaf), self.denies, "asked", str(error), now)
             for leaf in step.leaves
             if (error := self.judge(leaf)) is not None
         ]

@@ -236,7 +236,7 @@ class Applying:
         """
         state, membership = self._state, self._state.require_member()
         events: list[Event] = []
-        unwanted = False
+        doubts, unwanted = tuple(doubts), False
         denial = next((doubt for doubt in doubts if doubt.denied), None)
         if denial is not None:
             reason = f"the Authentication Service denies {denial.client}: {denial.text}"
@@ -244,7 +244,7 @@ class Applying:
             unwanted = True
         elif isinstance(received.sender, NewMemberProposalSender) and isinstance(received.proposal, Add):
             client = ClientIdentity.from_leaf(received.proposal.key_package.leaf_node)  # judged in `examine`
-            against = self._against(membership, received.sent, client, now, _when(incoming, now))
+            against = self._against(membership, received.sent, client, now, _when(incoming, now), unknown=bool(doubts))
             unwanted = against is not None or client == self._device.identity  # of ourselves, others must judge
             if against is not None:
                 events.append(JoinRequested(state.room, client.account, client.device, against, incoming.archive_id))
@@ -259,16 +259,20 @@ class Applying:
         return events
 
     def _against(
-        self, membership: Membership, sent: SentProposal, client: ClientIdentity, now: int, when: int
+        self, membership: Membership, sent: SentProposal, client: ClientIdentity, now: int, when: int, *, unknown: bool
     ) -> str | None:
         """Why we do not by ourselves add a client that asks for it, None if nothing speaks against it.
 
         :param now: by our clock
         :param when: it asked, by the room's clock
+        :param unknown: the Authentication Service cannot tell who it is
         """
         state, view = self._state, membership.view
-        if returning_to(sent, view) is None and not is_vouched_for(membership.group, view, sent, now):
+        returns = returning_to(sent, view) is not None
+        if not returns and not is_vouched_for(membership.group, view, sent, now):
             return "unproven" if membership.roster.has(client.account) else "stranger"
+        if unknown and not returns:  # who returns is as well known as before
+            return "unknown"
         with state.store.transaction() as transaction:
             if rejoin_limit.is_too_often(transaction, state.spaces.arrivals, client.account, when):
                 return "too-often"
@@ -288,7 +292,8 @@ class Applying:
             return [*action.events, RemovedFromGroup(state.room, by, wanted)]
 
         group = membership.group.apply(staged, now=now)
-        events: list[Event] = [_changed(state.room, staged, group, by, now)]
+        doubt = membership.doubts.get(by.identity)
+        events: list[Event] = [replace(_changed(state.room, staged, group, by, now), doubt=doubt)]
         if group.closed is not None:
             events.append(GroupClosed(state.room, group.epoch, by, group.closed.cipher_suite))
         actions: dict[bytes, bytes | None] = {}

@@ -281,7 +281,7 @@ class Processing:
         if staged.next is None:
             return self._examine_removal(incoming, staged, others)
         policy = RoomPolicy.required_in(staged.next.context.extensions)
-        leaves = () if staged.own else tuple(_new_leaves(staged.effects))
+        leaves = tuple(_new_leaves(staged.effects))  # our own Commits are no exception: what we know may have changed
         successions = tuple(
             (change.before, change.after)
             for change in staged.effects.updated

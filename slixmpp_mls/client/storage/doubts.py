@@ -12,7 +12,12 @@ about the leaf, which RFC 9750 6.5 leaves to applications:
   has been revoked.  That is reported, and the leaf removed if it is still so after a while.  Talk goes on
   meanwhile, or anybody could silence a group by retracting a device.  But whom our own people refuse has
   not lapsed: nothing is encrypted for it from then on;
-- it cannot tell: that is reported, and asked again later.
+- it cannot tell: that is reported, and asked again later.  A leaf that has come in by its own wish, and not in the
+  place of an older one with the same key, was chosen by nobody: as long as the service cannot tell who that is, nothing
+  is encrypted for the group.
+
+*Order, not time.*  A message is as doubtful as its sender is when it is read, whatever its time says: the archive says
+when, and a server could date what a stolen device says back to better days.
 
 Doubts are kept in the store beside the group, and go with the leaf.
 """
@@ -25,11 +30,13 @@ from typing import Self
 
 from ...identity import ClientIdentity
 from ...mls.group.commit_effects import Effects
+from ...mls.structures.framing import NewMemberCommitSender, NewMemberProposalSender
 from .records import DoubtRecord
 
 __all__ = ["Doubt", "Doubts"]
 
 REFUSED = "refused"  # the reason of a person, see :class:`~slixmpp_mls.authentication.Verdict`
+_UNKNOWN, _DENIED, _UNINVITED = range(3)  # in the store
 _MAX_TEXT = 500  # octets; services' texts may repeat what servers have said
 
 
@@ -43,6 +50,7 @@ class Doubt:
     :ivar text: the same for people
     :ivar since: seconds since the Unix epoch
     :ivar lapsed: whether the service had vouched for it before
+    :ivar uninvited: whether it has come in by its own wish, as somebody of whom the service has never been able to tell
     """
 
     client: ClientIdentity
@@ -51,14 +59,17 @@ class Doubt:
     text: str
     since: int
     lapsed: bool = False
+    uninvited: bool = False
 
-    def at(self, time: float) -> bool:
-        """Whether what the member said then is as doubtful: a lapsed one was vouched for until it lapsed."""
-        return not self.lapsed or time >= self.since
+    @property
+    def silences(self) -> bool:
+        """Whether nothing must be encrypted for the member."""
+        return not self.lapsed if self.denied else self.uninvited
 
     def encode(self) -> bytes:
         text = self.text.encode()[:_MAX_TEXT]
-        return DoubtRecord(self.denied, self.lapsed, self.since, self.reason.encode(), text).encode()
+        verdict = _DENIED if self.denied else _UNINVITED if self.uninvited else _UNKNOWN
+        return DoubtRecord(verdict, self.lapsed, self.since, self.reason.encode(), text).encode()
 
     @classmethod
     def decode(cls, key: bytes, value: bytes) -> Self:
@@ -66,11 +77,12 @@ class Doubt:
         record = DoubtRecord.decode(value)
         return cls(
             ClientIdentity(account, device),
-            bool(record.denied),
+            record.verdict == _DENIED,
             record.reason.decode(),
             record.text.decode(errors="replace"),
             record.since,
             bool(record.lapsed),
+            record.verdict == _UNINVITED,
         )
 
 
@@ -84,7 +96,7 @@ class Doubts(Mapping[ClientIdentity, Doubt]):
 
     def __init__(self, doubts: Iterable[Doubt] = ()) -> None:
         self._doubts = {doubt.client: doubt for doubt in doubts}
-        self.silencing = tuple(doubt for doubt in self._doubts.values() if doubt.denied and not doubt.lapsed)
+        self.silencing = tuple(doubt for doubt in self._doubts.values() if doubt.silences)
 
     def __getitem__(self, client: ClientIdentity) -> Doubt:
         return self._doubts[client]
@@ -108,7 +120,10 @@ class Doubts(Mapping[ClientIdentity, Doubt]):
 
         :param judged: about its new leaves
         """
-        new = {doubt.client: doubt for doubt in judged}
+        uninvited = frozenset(_uninvited(effects))
+        new = {
+            doubt.client: replace(doubt, uninvited=not doubt.denied and doubt.client in uninvited) for doubt in judged
+        }
         gone = {
             ClientIdentity.from_leaf(change.before)
             for change in (effects.changes if self._doubts else ())
@@ -143,7 +158,8 @@ class Doubts(Mapping[ClientIdentity, Doubt]):
                 left[client] = replace(now, lapsed=now.denied and now.reason != REFUSED)
             elif now.denied or not before.denied:
                 since = before.since if before.denied == now.denied else now.since
-                left[client] = replace(now, lapsed=before.lapsed and now.reason != REFUSED, since=since)
+                lapsed, uninvited = before.lapsed and now.reason != REFUSED, before.uninvited and not now.denied
+                left[client] = replace(now, lapsed=lapsed, since=since, uninvited=uninvited)
         return Doubts(left.values())
 
     def changes_since(self, before: Doubts) -> Iterator[tuple[bytes, bytes | None]]:
@@ -155,3 +171,18 @@ class Doubts(Mapping[ClientIdentity, Doubt]):
         for client, doubt in self._doubts.items():
             if before._doubts.get(client) != doubt:
                 yield str(client).encode(), doubt.encode()
+
+
+def _uninvited(effects: Effects) -> Iterator[ClientIdentity]:
+    """Who comes in by its own wish, but not in the place of an older leaf with the same key."""
+    left = {
+        (ClientIdentity.from_leaf(change.before), change.before.signature_key)
+        for change in effects.removed
+        if change.before is not None
+    }
+    for change in effects.added:
+        outsider = isinstance(change.proposer, NewMemberCommitSender | NewMemberProposalSender)
+        if outsider and change.after is not None:
+            client = ClientIdentity.from_leaf(change.after)
+            if (client, change.after.signature_key) not in left:
+                yield client

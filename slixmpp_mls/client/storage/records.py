@@ -156,9 +156,12 @@ class OutboxRecord(Struct):
 
 @struct
 class DoubtRecord(Struct):
-    """Why the Authentication Service does not vouch for a member, see :mod:`.doubts`; `since` is in seconds."""
+    """Why the Authentication Service does not vouch for a member, see :mod:`.doubts`; `since` is in seconds.
 
-    denied: uint8
+    `verdict`: 0 unknown, 1 denied, 2 unknown of somebody who has come in by its own wish.
+    """
+
+    verdict: uint8
     lapsed: uint8
     since: uint64
     reason: opaque
