@@ -279,7 +279,7 @@ class Rejoining:
 
 @dataclass(frozen=True, slots=True)
 class JoinRequested:
-    """Somebody outside asks to be added, and we do not do it by ourselves.  `room.add` does.
+    """Somebody outside asks to be added, and we do not do it by ourselves.  ``await room.grant(event)`` does.
 
     A client that proves that it is the one whose leaf is in the group, or for which a device of its account in the
     group vouches, is let in without asking.

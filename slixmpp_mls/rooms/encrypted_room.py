@@ -19,7 +19,7 @@ from xml.etree import ElementTree as ET
 from slixmpp import JID, ClientXMPP
 from slixmpp.stanza import Message
 
-from ..client import Doubt, GroupChanged, Member, MessageReceived, Rejected
+from ..client import Doubt, GroupChanged, JoinRequested, Member, MessageReceived, Rejected
 from ..client.group.certainty import names
 from ..client.group.resumption_psks import Awaited
 from ..client.storage.records import MembershipState
@@ -620,6 +620,19 @@ class EncryptedRoom:
         """
         self.group.require_member()
         return await self.membership.add(accounts)
+
+    async def grant(self, request: JoinRequested) -> AddResult:
+        """Add the one device that asks by an ``mls_join_requested``, and no other one of its account.
+
+        Its KeyPackage comes from the directory, and the Authentication Service is asked about it, as with :meth:`add`:
+        what is granted is the name, and who has it is for that service to say.
+
+        :raises UsageError: the request is for another room, or we are not in the group
+        :raises: what else :meth:`add` does
+        """
+        if request.room != self.room:
+            raise UsageError(f"a request to come into {request.room}, not {self.room}")
+        return await self.add(f"{request.account}/{request.device}")
 
     async def invite(self, account: str) -> None:
         """Repeat the invitation of somebody who is in the group and has not come in: the first one may be lost.

@@ -162,7 +162,10 @@ async def test_a_device_that_has_lost_its_store_is_a_new_device(server: DevServe
     )
     await alice.say("only a name so far")  # nobody is kept from talking
     assert len(alice.room().members) == 2
-    await alice.room().add(bob.account)
+    with pytest.raises(UsageError):
+        await alice.room().grant(replace(request, room="another@rooms.example"))
+    (added,) = (await alice.room().grant(request)).added
+    assert (added.account, added.device) == (request.account, request.device)
     joined = await asyncio.wait_for(joining, PATIENCE)
     assert joined.is_member
     await all_agree(alice, bob)
