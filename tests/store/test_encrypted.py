@@ -179,7 +179,7 @@ def test_a_key_file_opens_and_only_as_a_whole(path: Path, tmp_path: Path) -> Non
         SQLiteStore(path, ALICE, secret=StoreSecret.of_key_file(key))
     for octets in (31, (64 << 10) + 1):
         key.write_bytes(bytes(octets))
-        with pytest.raises(UsageError, match="between 32 and"):
+        with pytest.raises(UsageError, match="must have 32 to 65536 octets"):
             StoreSecret.of_key_file(key)
     with pytest.raises(UsageError, match="cannot read"):
         StoreSecret.of_key_file(tmp_path / "missing")
