@@ -37,6 +37,7 @@
     │   ├── NotPermitted      we lack the affiliation, or the group's policy forbids it
     │   ├── StanzaTooLarge    the stanza exceeds the size that servers carry
     │   ├── NoUploadService   our server has no HTTP upload, which a large object needs
+    │   ├── NobodyReachable   an account has no device with which a group can begin; `account` names it
     │   ├── NoGroupInfo       the room shows no GroupInfo for an external join; `reasons` says why not
     │   ├── BlobTooLarge      the object exceeds the size that the upload service accepts
     │   ├── TransferFailed    a web server does not accept or deliver a file
