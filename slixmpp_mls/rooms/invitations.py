@@ -9,7 +9,7 @@ from where the room is to be read to find the Welcome.  It reaches us
   opened our store, as nobody could have added us before we had published keys.
 
 The same one may come both ways.  It is noted as read only when the store knows that we follow it, so that none is lost
-with the process.
+with the process.  How often anybody is asked because of them is the business of the :mod:`.invitation_queue`.
 
 In the store: space ``device``, keys ``invitation`` (archive id of the last one that was read) and ``since`` (seconds
 since the Unix epoch, 8 octets, until there is such an id).
@@ -18,21 +18,25 @@ since the Unix epoch, 8 octets, until there is such an id).
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 from slixmpp import ClientXMPP
 from slixmpp.xmlstream.handler import Callback
 from slixmpp.xmlstream.matcher.base import MatcherBase
 
-from ..delivery import Archive, Invitation, parse_invitation
+from ..delivery import Archive, Invitation, Stream, parse_invitation
 from ..delivery.archive import stamped_ids
+from ..delivery.muc_config import MUC, features
 from ..errors import ArchiveGap, DeliveryError, MLSError, PeerError, StoreError
 from ..runtime import Context, Tasks
 from ..runtime.tasks import UNREACHABLE
 from ..stanza import Invitation as InvitationElement
 from ..stanza import parse
 from ..store import Store
+from .invitation_queue import EXPIRY, InvitationQueue
 from .registry import Rooms
 
 __all__ = ["Invitations"]
@@ -42,6 +46,7 @@ log = logging.getLogger(__name__)
 _HANDLER = "MLS invitations"
 _LAST = ("device", b"invitation")  # archive id, in our own account's archive
 _SINCE = ("device", b"since")  # seconds since the Unix epoch: nobody could have added us before
+_EARLY = 16  # invitations that are remembered until the store is open; the others are in the archive
 _CLOCKS = 600  # seconds by which our server's clock may be behind ours
 
 
@@ -73,8 +78,10 @@ class Invitations:
         self._accept = accept
         self._ready = ready
         self._store: Store | None = None
-        self._rooms: Rooms | None = None
+        self._queue: InvitationQueue | None = None
+        self._early: deque[tuple[str, str, str | None]] = deque(maxlen=_EARLY)
         self._archive_read = False
+        self._now: Callable[[], int] = lambda: 0
         xmpp.register_handler(Callback(_HANDLER, _DirectInvitation(""), self._received))
         xmpp.add_filter("out_sync", self._outgoing)
 
@@ -82,14 +89,31 @@ class Invitations:
         """Listen no more."""
         self._xmpp.remove_handler(_HANDLER)
         self._xmpp.del_filter("out_sync", self._outgoing)
-        self._store = self._rooms = None
+        if self._queue is not None:
+            self._queue.close()
+        self._store = self._queue = None
 
     def begin(self, context: Context, rooms: Rooms) -> None:
         """The store is open.
 
         :raises StoreError: the store failed
         """
-        self._store, self._rooms = context.device.store, rooms
+        self._store = context.device.store
+
+        def is_read(room: str) -> bool:
+            handle = rooms.get(room)
+            return handle is not None and handle.worker.running
+
+        async def follow(room: str, after: str | None) -> None:
+            await rooms.follow(room, await self._known(room, after))
+
+        self._queue = InvitationQueue(
+            self._store, self._tasks, is_room=self._is_room, follow=follow, is_read=is_read, now=lambda: context.now
+        )
+        while self._early:
+            self._queue.add(*self._early.popleft())
+        self._now = lambda: context.now
+        self._tasks.spawn(self._start_queue(), "following invitations", passing=UNREACHABLE)
         with self._store.transaction() as transaction:
             if transaction.get(*_LAST) is None and transaction.get(*_SINCE) is None:
                 transaction.put(*_SINCE, context.now.to_bytes(8, "big"))
@@ -97,6 +121,14 @@ class Invitations:
     def look_again(self) -> None:
         """A new session: what has come meanwhile is in the archive."""
         self._archive_read = False
+
+    async def _start_queue(self) -> None:
+        try:
+            await self._ready()
+        except MLSError:
+            return  # has been reported
+        if self._queue is not None:
+            self._queue.start()
 
     # --- how they come -------------------------------------------------------------------------
 
@@ -126,12 +158,17 @@ class Invitations:
         except MLSError:
             return  # has been reported
         store, account = self._store, self._xmpp.boundjid.bare
+        if self._queue is not None:
+            self._queue.start()
         if store is None:
             return  # closed meanwhile
         archive = Archive(self._xmpp, account)
         with store.transaction() as transaction:
             known, since = transaction.get(*_LAST), transaction.get(*_SINCE)
-        start = None if known is not None or since is None else int.from_bytes(since, "big") - _CLOCKS
+        start = None
+        if not known:  # what has expired is not followed, so it need not be read
+            begun = 0 if since is None else int.from_bytes(since, "big")
+            start = max(begun, self._now() - EXPIRY) - _CLOCKS
         try:
             last = await archive.last_id()
             if last is not None:
@@ -171,10 +208,11 @@ class Invitations:
             return
         self._xmpp.event("mls_invited", invitation)
         if self._is_accepted(invitation):
-            room = str(invitation.room)
-            if self._rooms is not None:
-                self._rooms.expect(room, element.after)  # before it is noted as read
-            self._tasks.spawn(self._follow(room, element.after), "following an invitation", passing=UNREACHABLE)
+            asked = str(invitation.room), str(invitation.inviter), element.after
+            if self._queue is None:
+                self._early.append(asked)
+            else:
+                self._queue.add(*asked)  # before it is noted as read
 
     def _is_accepted(self, invitation: Invitation) -> bool:
         try:
@@ -183,7 +221,24 @@ class Invitations:
             log.exception("accept_invitation has failed; the invitation is not followed")
             return False
 
-    async def _follow(self, room: str, after: str | None) -> None:
-        await self._ready()
-        if self._rooms is not None:
-            await self._rooms.follow(room, after)
+    async def _is_room(self, address: str) -> bool:
+        """XEP-0045 6.4: whether an address says that it is a room; people's addresses get no presence of ours."""
+        found = await features(Stream.of(self._xmpp), address)
+        return found is not None and MUC in found
+
+    async def _known(self, room: str, after: str | None) -> str | None:
+        """Where to read from: the place that the inviter names, or the end of the archive if there is no such place.
+
+        Not the beginning: an inviter could make us read years with a made-up id.
+        """
+        archive = Archive(self._xmpp, room)
+        if after is None:
+            return None
+        try:
+            async with aclosing(archive.pages(after)) as pages:
+                async for _ in pages:
+                    break
+        except ArchiveGap:
+            log.info("an invitation to %s names a place that is not in its archive", room)
+            return await archive.last_id()
+        return after

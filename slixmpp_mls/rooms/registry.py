@@ -317,15 +317,6 @@ class Rooms:
                 raise
             return handle
 
-    def expect(self, room: str, after: str | None) -> None:
-        """Remember that we are about to :meth:`follow` a room, in this run or the next.
-
-        :raises StoreError: nothing has changed
-        """
-        handle = self._handle(room)
-        if not handle.is_member and not handle.worker.running:
-            handle.group.expect_welcome(after)
-
 
 def _bare(room: str) -> str:
     """
