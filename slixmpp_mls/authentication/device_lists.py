@@ -213,22 +213,25 @@ class DirectoryService(AuthenticationService):
 
         :raises DeliveryError: they could not be read
         """
-        kept = self._listings.get(account)
-        # A clock that was set back must not prolong a list's lifetime.
-        if kept is not None and kept.order > after and 0 <= self._clock() - kept.read < self._lifetime:
-            return kept
-        reading = self._readings.get(account)
-        if reading is None or reading.order < after:
-            order = next(self._order)
-            reading = _Reading(order, asyncio.create_task(self._read(account, order)))
-            self._readings[account] = reading
-            self._tasks.add(reading.task)
-            reading.task.add_done_callback(self._ended)
-        # Unlike awaiting the task, waiting for it leaves it to the others who wait if we are cancelled.
-        await asyncio.wait([reading.task])
-        if reading.task.cancelled():
-            raise Disconnected("the service was closed before the answer came")
-        return reading.task.result()
+        while True:
+            kept = self._listings.get(account)
+            # A clock that was set back must not prolong a list's lifetime.
+            if kept is not None and kept.order > after and 0 <= self._clock() - kept.read < self._lifetime:
+                return kept
+            reading = self._readings.get(account)
+            if reading is None:
+                order = next(self._order)
+                reading = _Reading(order, asyncio.create_task(self._read(account, order)))
+                self._readings[account] = reading
+                self._tasks.add(reading.task)
+                reading.task.add_done_callback(self._ended)
+            # Unlike awaiting the task, waiting for it leaves it to the others who wait if we are cancelled.
+            await asyncio.wait([reading.task])
+            if reading.task.cancelled():
+                raise Disconnected("the service was closed before the answer came")
+            if reading.order > after:
+                return reading.task.result()
+            # It was older than the question.  One request for an account is under way at a time, whoever asks.
 
     def _ended(self, task: asyncio.Task[_Listing]) -> None:
         self._tasks.discard(task)

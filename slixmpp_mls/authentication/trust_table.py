@@ -14,7 +14,8 @@ would otherwise shake it off.  The old key is no more than trusted from then on 
 groups for a while, and the answer of its account's server counts again.
 
 In the store: space ``trust``, key ``account NUL``, key identifier (32); value :class:`KeyRecord`.  Records that anybody
-can cause (undecided and replaced keys) have a low limit for each account, the others a higher one.
+can cause (undecided and replaced keys) have a low limit for each account, the others a higher one.  The number of
+accounts of which there are only such records is limited as well: the one goes that was seen first.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ __all__ = ["Keys", "KnownKey", "Source", "TrustChanged", "TrustTable"]
 SPACE = "trust"
 MAX_KEYS = 200  # of one account
 MAX_UNPROVEN = 64  # of one account: undecided ones, and replaced ones
+MAX_UNPROVEN_ACCOUNTS = 2000  # with such keys only: a Welcome can name any number of accounts
 
 
 class Source(IntEnum):
@@ -205,6 +207,7 @@ class Keys:
         self.transaction = transaction
         self.now = now
         self.changes: list[TrustChanged] = []
+        self._unproven: dict[str, int] | None = None  # accounts without proven keys, and when they were last seen anew
         self._read: dict[str, dict[bytes, KnownKey]] = {}  # whole accounts: all of their leaves ask for the same
 
     # --- reading -------------------------------------------------------------------------------
@@ -239,8 +242,11 @@ class Keys:
         before = self.get(key.account, key.identifier)
         if before == key:
             return True
-        if key.identifier not in self._of(key.account) and not self._make_room(key):
-            return False
+        if key.identifier not in self._of(key.account):
+            if not self._of(key.account) and not key.is_proven:
+                self._make_room_for_account(key.account)
+            if not self._make_room(key):
+                return False
         self._write(key)
         if before.level is not key.level:
             self.changes.append(TrustChanged(key, before.level))
@@ -302,6 +308,27 @@ class Keys:
         )  # fmt: skip
         self.transaction.put(SPACE, _prefix(key.account) + key.identifier, record.encode())
         self._of(key.account)[key.identifier] = key
+
+    def _make_room_for_account(self, account: str) -> None:
+        """Forget the account without proven keys that was seen first, if there are too many."""
+        if self._unproven is None:  # counted once in a transaction, however many accounts it brings
+            proven: set[str] = set()
+            self._unproven = {}
+            for key in self.all():
+                self._unproven[key.account] = max(key.since, self._unproven.get(key.account, 0))
+                if key.is_proven:
+                    proven.add(key.account)
+            for each in proven:
+                del self._unproven[each]
+            # In order of age: what comes next is the youngest.
+            self._unproven = dict(sorted(self._unproven.items(), key=lambda item: item[1]))
+        self._unproven[account] = self.now
+        while len(self._unproven) > MAX_UNPROVEN_ACCOUNTS:
+            oldest = next(iter(self._unproven))
+            del self._unproven[oldest]
+            # It may have been decided on in this transaction.
+            for key in self.of(oldest) if not any(key.is_proven for key in self.of(oldest)) else ():
+                self.delete(key)
 
     def _make_room(self, key: KnownKey) -> bool:
         there = self._of(key.account)

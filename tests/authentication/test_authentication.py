@@ -390,6 +390,26 @@ async def test_simultaneous_questions_share_a_request() -> None:
     assert node.requests == [ALICE.account]
 
 
+async def test_one_request_for_an_account_is_under_way_at_a_time_whoever_asks() -> None:
+    """Questions that need a younger list than the one under way wait for it, and share the next."""
+    node = Node()
+    service = DirectoryService(node)
+    assert await answer_on(service, ALICE) == "no-device"
+    node.gate.clear()
+    questions = []
+    for _ in range(20):
+        questions.append(asyncio.create_task(answer_on(service, ALICE)))
+        await asyncio.sleep(0.001)
+    node.put(ALICE)
+    assert node.under_way == 1
+    node.gate.set()
+    answers = await asyncio.gather(*questions)
+    assert answers[0] == "no-device"
+    assert answers[1:] == ["valid"] * 19
+    assert node.most == 1
+    assert len(node.requests) == 3
+
+
 async def test_one_who_gives_up_does_not_spoil_it_for_the_others() -> None:
     node = Node()
     node.put(ALICE)

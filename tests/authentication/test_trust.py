@@ -31,7 +31,7 @@ from slixmpp_mls.authentication import (
 )
 from slixmpp_mls.authentication.automatic_trust import MAX_WAITING, MAX_WAITING_OF_ONE, WAITING, compose
 from slixmpp_mls.authentication.trust_table import MAX_KEYS as MAX_KEYS_OF_ONE
-from slixmpp_mls.authentication.trust_table import MAX_UNPROVEN
+from slixmpp_mls.authentication.trust_table import MAX_UNPROVEN, MAX_UNPROVEN_ACCOUNTS
 from slixmpp_mls.errors import MalformedError
 from slixmpp_mls.identity import ClientIdentity, TrustLevel, fingerprint, key_identifier
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
@@ -804,3 +804,20 @@ def test_trust_messages_in_the_content_of_a_message_are_taken(store: MemoryStore
     assert key.since <= management.table.now
     if sent is not None and sent < 9e9:
         assert key.since == 1_000_000
+
+
+def test_accounts_that_nobody_has_decided_on_are_limited(store: MemoryStore) -> None:
+    """A Welcome can name any number of accounts: the table does not grow with them, and loses no decision."""
+    table = TrustTable(store, clock=Clock())
+    TrustManagement(table, OWN).decide(BOB.account, verify=[id_of(BOB)])
+    for start in range(0, MAX_UNPROVEN_ACCOUNTS + 500, 500):
+        with table.open() as keys:
+            for number in range(start, start + 500):
+                keys.meet(ClientIdentity(f"u{number}@v.example", "d"), ED25519, key_of(CAROL, number))
+    with table.open() as keys:
+        keys.meet(CAROL, ED25519, key_of(CAROL))
+    accounts = {key.account for key in table.everything()}
+    assert len(accounts) == MAX_UNPROVEN_ACCOUNTS + 1
+    assert {BOB.account, CAROL.account} <= accounts
+    assert "u0@v.example" not in accounts
+    assert table.get(BOB.account, id_of(BOB)).level is TrustLevel.VERIFIED

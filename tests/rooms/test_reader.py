@@ -177,6 +177,29 @@ async def test_new_leaves_are_asked_about_before_the_commit_counts_for_us() -> N
     assert alice.removed == [dave.device.identity]
 
 
+async def test_a_welcome_by_somebody_who_is_denied_makes_us_ask_about_nobody_else() -> None:
+    """RFC 9420 5.3.1, 12.4.3.1: who has signed the GroupInfo is judged first; a made-up tree is not asked about."""
+    world, _, bob, carol = reading()
+    dave = Reading(world.person(DAVE))
+    inviter = bob.device.identity
+    dave.judge.denied.add(inviter)
+    bob.commit(*bob.adding(DAVE))
+    world.room.deliver_all()
+    await dave.reader.take_all(dave.stanzas())
+    assert dave.judge.asked == [inviter]
+    assert not dave.group.is_member
+    assert [event for each in dave.taken for event in each.events if isinstance(event, Rejected)]
+
+    eve = Reading(world.person("eve@e.example"))
+    bob.read()
+    bob.commit(*bob.adding("eve@e.example"))
+    world.room.deliver_all()
+    await eve.reader.take_all(eve.stanzas())
+    assert eve.group.is_member
+    assert eve.judge.asked[0] == inviter  # alone, before the others
+    assert carol.device.identity in eve.judge.asked
+
+
 async def test_messages_go_on_when_the_member_in_doubt_has_gone() -> None:
     world, alice, bob, _ = reading(denied_members="hold")
     dave = world.person(DAVE)

@@ -131,7 +131,9 @@ class Reader:
                 step = await self._examine(incoming)
             except (DeliveryError, PeerError) as error:
                 refusal = InvalidError(f"the tree of a Welcome cannot be fetched: {error}", "RFC 9420 12.4.3.3")
-        doubts = await self._judge(step)
+        if refusal is None:
+            refusal = await self._judge_inviter(step)
+        doubts = [] if refusal is not None else await self._judge(step)
         if step.leaves and isinstance(step.action, Remember):
             # Our own sending may have moved the state on while the answer came.
             step = await self._examine(incoming)
@@ -167,6 +169,20 @@ class Reader:
                     raise
                 log.info("%s: a ratchet tree cannot be fetched yet: %s", self._group.room, error)
                 await asyncio.sleep(pause)
+
+    async def _judge_inviter(self, step: Step) -> InvalidError | None:
+        """RFC 9420 5.3.1, 12.4.3.1: a Welcome is the word of who has signed its GroupInfo.
+
+        That leaf is judged before the others.  Otherwise anybody could make us ask about as many accounts as a made-up
+        tree has, wherever they are.
+        """
+        if step.join is None or self._group.is_member or self._group.talks_to_anybody:
+            return None
+        staged = step.join.staged
+        for doubt in await self._checks.judge((staged.state.tree.member(staged.inviter),), staged.state.suite):
+            if doubt.denied:
+                return InvalidError(f"a Welcome by {doubt.client}: {doubt.text}", "RFC 9420 5.3.1")
+        return None
 
     async def _judge(self, step: Step) -> list[Doubt]:
         """Ask the Authentication Service about a step's new leaves (RFC 9420 5.3.1)."""
