@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from slixmpp_mls.delivery.invitation import invitation
+from slixmpp_mls.delivery.muc_config import MUC
 from slixmpp_mls.errors import ArchiveGap, NoAnswer, NotPermitted
 from slixmpp_mls.rooms import invitations
 from slixmpp_mls.rooms.invitation_queue import EXPIRY, MAX_OF_ONE, MAX_WAITING, InvitationQueue
@@ -177,7 +178,7 @@ async def test_repeated_invitations_change_nothing() -> None:
 async def test_an_invitation_from_the_stream_to_the_room(world: Any, monkeypatch: Any) -> None:
     """All of it, with a place that the room's archive does not know: it is not read from the beginning."""
     dave = Bot(world.person("dave@d.example"))
-    features = {world.room.jid: frozenset({invitations.MUC}), "person@p.example": frozenset({"urn:xmpp:ping"})}
+    features = {world.room.jid: frozenset({MUC}), "person@p.example": frozenset({"urn:xmpp:ping"})}
 
     async def described(_: Any, address: str) -> frozenset[str] | None:
         return features.get(address)
