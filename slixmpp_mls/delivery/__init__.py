@@ -1,8 +1,8 @@
 """XMPP's services as the Delivery Service of MLS (RFC 9750 5): a directory and an ordered fanout.
 
-`KeyPackageDirectory` and `DeviceDirectory` are nodes of an account's PEP service; `Room` is a MUC
-room with its archive; `Uploads` are for what is too large for a stanza.  Nothing here knows MLS: it moves elements of
-``urn:xmpp:mls:0``, and octets.
+`KeyPackageDirectory` and `DeviceDirectory` are nodes of an account's PEP service.  `Room` is a MUC room with its
+archive.  `Uploads` transfers data that is too large for a stanza.  This package knows nothing of MLS: it transfers
+octets and elements of ``urn:xmpp:mls:0``.
 """
 
 from .archive import Archive, RoomStanza

@@ -36,7 +36,7 @@ class Affiliations:
     async def all(self) -> dict[JID, Affiliation]:
         """All accounts with an affiliation, by bare JID.
 
-        The banned (``"outcast"``) are left out where only admins may see them.
+        Banned accounts (``"outcast"``) are left out if only admins may see them.
 
         :raises NotPermitted: the room does not show us its members.
         :raises DeliveryError: refused or unanswered.
@@ -45,7 +45,7 @@ class Affiliations:
         found: dict[JID, Affiliation] = {}
         with suppress(NotPermitted):
             found.update(dict.fromkeys(await self.holders("outcast"), "outcast"))
-        # The highest wins, should a server name somebody twice.
+        # If a server lists an account twice, the highest affiliation counts.
         for affiliation, holders in reversed(list(zip(_INSIDERS, lists, strict=True))):
             found.update(dict.fromkeys(holders, affiliation))
         return found
@@ -62,9 +62,10 @@ class Affiliations:
         return [jid for item in items if (jid := bare_jid(item.get("jid"))) is not None]
 
     async def grant_membership(self, accounts: Iterable[str]) -> None:
-        """Make the accounts (bare JIDs) members; those that have an affiliation already keep it.
+        """Make the accounts (bare JIDs) members.  An account that already has an affiliation keeps it.
 
-        :raises NotPermitted: only admins may, and nobody lifts a ban by the way.  Nothing, or not everything, was done.
+        :raises NotPermitted: we are not an admin, or an account is banned: this method lifts no ban.  None or only
+            some of the accounts are members then.
         :raises DeliveryError: refused or unanswered.
         """
         wanted = dict.fromkeys(accounts)
@@ -75,15 +76,15 @@ class Affiliations:
         await in_parallel([self.set(account, "member") for account in wanted if JID(account) not in present])
 
     async def revoke_membership(self, account: str) -> None:
-        """Take the account (a bare JID) out of the room, whatever it was in it.
+        """Remove the account's (a bare JID) affiliation with the room, whichever it is.
 
-        :raises NotPermitted: only admins may, and not to their betters.
+        :raises NotPermitted: we are not an admin, or the account's affiliation is too high for us to revoke.
         :raises DeliveryError: refused or unanswered.
         """
         await self.set(account, "none")
 
     async def set(self, account: str, affiliation: Affiliation, reason: str | None = None) -> None:
-        """Give the account (a bare JID) that affiliation.
+        """Set the affiliation of the account (a bare JID).
 
         :raises NotPermitted: our own affiliation does not allow it.
         :raises DeliveryError: refused or unanswered.

@@ -1,16 +1,15 @@
-"""The stanzas of a room, and its archive (XEP-0313), from which all of them are read in order.
+"""The stanzas of a room, and its archive (XEP-0313), which holds all of them in order.
 
-Every reader of a room sees one sequence of archive ids: live in the ``<stanza-id/>`` that the
-room stamps (XEP-0359), later as the ids of the archive's results.  What servers do differently:
+Every reader of a room sees one sequence of archive ids.  A live stanza carries its id in the ``<stanza-id/>`` of the
+room (XEP-0359); an archived one has it as the id of the archive's result.  Servers differ:
 
-* Pages are capped (Prosody 50, ejabberd 250), whatever was asked for.
-* Archived copies hold no ``<stanza-id/>`` on Prosody: the result's id counts.
-* An unknown id to read after is an error on Prosody (``item-not-found``) and ignored, or taken
-  for a time stamp, on ejabberd.  `Archive.pages` therefore checks that the archive still
-  reaches back to the id: what follows it must not be the first thing in the archive, and if
-  nothing follows it, it must be the last.  A gap is `ArchiveGap`, never silence.
-  (One false alarm is possible: the server has deleted exactly that one stanza, and it is the
-  last.)
+* Servers cap the page size (Prosody 50, ejabberd 250), whatever the query asks for.
+* On Prosody, archived copies hold no ``<stanza-id/>``: the result's id counts.
+* If the id to read after is unknown, Prosody returns an error (``item-not-found``); ejabberd ignores the id or takes
+  it for a time stamp.  `Archive.pages` therefore checks that the archive still reaches back to the id: the result that
+  follows the id must not be the first one in the archive, and if no result follows, the id must be the last one.  A gap
+  always raises `ArchiveGap`.  (One false alarm is possible: the server has deleted exactly that one stanza, and it is
+  the last.)
 
 Ids are opaque, except that equal ids mean the same stanza.
 """
@@ -46,11 +45,11 @@ _TOMBSTONES = {
     for version in (0, 1)
 }
 
-#: Stanzas asked for at once.  Servers give fewer if they like, and pay for each page (Prosody counts all the rest).
+#: Stanzas requested per page.  A server may return fewer.  Each page costs it work (Prosody counts all the rest).
 PAGE_SIZE = 250
-#: Characters that one page should not have many more of; after a heavier one, smaller ones are asked for.
+#: Characters that one page should not exceed by much.  After a heavier page, smaller pages are requested.
 _PAGE_WEIGHT = 2_000_000
-#: A server that sends more than this for one page is not answering our question.
+#: Results of one page at most.  A server that sends more is not answering the query.
 _PAGE_LIMIT = 1000
 
 
@@ -65,9 +64,9 @@ class RoomStanza:
     :ivar real_jid: the bare JID of the sender, if the room says one.
     :ivar xml: the ``<message/>``.
     :ivar origin_id: the sender's own id for it (XEP-0359), if there is exactly one.
-    :ivar message_id: the ``id`` attribute, the sender's too.
+    :ivar message_id: the ``id`` attribute, also set by the sender.
     :ivar archived: whether it came from the archive.
-    :ivar stamp: when the room got it, for archived ones; ``None`` means now.
+    :ivar stamp: when the room received it, for an archived stanza; ``None`` means now.
     """
 
     archive_id: str
@@ -109,7 +108,7 @@ def room_stanza(
 ) -> RoomStanza | None:
     """The groupchat message as a `RoomStanza`; ``None`` if it has nothing in our namespace or no occupant sent it.
 
-    A tombstone in the archive is one: nobody can tell what it had been.
+    A tombstone in the archive also becomes a `RoomStanza`, since its original content is unknown.
     """
     ours = any(str(child.tag).startswith(f"{{{NS}}}") for child in xml) or (archived and is_tombstone(xml))
     if xml.get("type") != "groupchat" or not ours:
@@ -134,7 +133,7 @@ def room_stanza(
 
 
 def is_tombstone(xml: Element) -> bool:
-    """Whether this is what is left of a message that was retracted, by its sender (XEP-0424) or others (XEP-0425)."""
+    """Whether this is the tombstone of a message that its sender (XEP-0424) or a moderator (XEP-0425) retracted."""
     return any(str(child.tag) in _TOMBSTONES for child in xml)
 
 
@@ -144,18 +143,18 @@ def weight(xml: Element) -> int:
 
 
 def stamped_ids(xml: Element, room: str) -> list[str]:
-    """The archive ids that the room (or somebody in its name, if there are several) has given to a live message."""
+    """The archive ids of a live message in the room's name.  If there are several, some are forged."""
     return [child.get("id", "") for child in xml.iterfind(f"{{{SID}}}stanza-id") if child.get("by") == room]
 
 
 def _archived_real_jid(xml: Element) -> JID | None:
-    # Rooms append their claim to the archived copy and leave in place what the sender put there before.
+    # Rooms append their claim to the archived copy and leave elements of the sender in place before it.
     items = xml.findall(f"{{{MUC_USER}}}x/{{{MUC_USER}}}item")
     return bare_jid(items[-1].get("jid")) if items else None
 
 
 def bare_jid(text: str | None) -> JID | None:
-    """The bare JID of the text, ``None`` if there is none in it."""
+    """The bare JID in the text; ``None`` if the text is not a JID."""
     with suppress(InvalidJID):
         if text:
             return JID(JID(text).bare)
@@ -176,7 +175,7 @@ def _stamp(forwarded: Element) -> datetime | None:
 class Archive:
     """The archive of a room.  Reading it needs an affiliation with the room, not presence in it.
 
-    :param room: the room's bare JID, normalised; or our own account's, whose archive has messages of everybody.
+    :param room: the room's bare JID, normalised; or our own account's, whose archive has messages of all senders.
     """
 
     def __init__(self, xmpp: ClientXMPP, room: str, page_size: int = PAGE_SIZE) -> None:
@@ -188,12 +187,12 @@ class Archive:
     async def pages(self, after: str | None, *, start: int | None = None) -> AsyncGenerator[Page, None]:
         """Everything after the stanza with that archive id (``None``: everything), oldest first.
 
-        While the caller is busy with one page, no more than the next is fetched.
+        While the caller handles one page, at most the next page is fetched.
 
-        :param start: leave out what the server has got before, seconds since the Unix epoch.
+        :param start: leave out messages that the server received before, in seconds since the Unix epoch.
         :raises ArchiveGap: the archive no longer holds the stanza to read after.
         :raises NotPermitted: no affiliation with the room.
-        :raises DeliveryError: refused, unanswered, disconnected, or an archive out of its mind.
+        :raises DeliveryError: refused, unanswered, disconnected, or an archive that answers inconsistently.
         """
         page = await self._page(after, start=start)
         if after is not None:

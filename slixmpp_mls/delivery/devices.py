@@ -38,7 +38,7 @@ class _DeviceEvents(MatcherBase):
 
 
 class DeviceDirectory(PEPNode):
-    """Our devices (to publish and retract) and everybody's (to read, see `PEPNode.items`)."""
+    """Our own devices (to publish and retract) and those of any account (to read, see `PEPNode.items`)."""
 
     def __init__(self, xmpp: ClientXMPP) -> None:
         super().__init__(xmpp, NODE, send_last="on_sub_and_presence", notify_retract=True)
@@ -47,10 +47,10 @@ class DeviceDirectory(PEPNode):
     async def reaches(self, domain: str) -> bool:
         """Whether that server answers us.
 
-        When an account's node may not be read, this tells whether the account's server says so: our own server
-        refuses in the same words to talk to servers that it may not or cannot talk to.
+        If an account's node may not be read, this distinguishes a refusal by the account's server from one by our own:
+        our server returns the same error if it may not or cannot reach the other server.
 
-        :raises NoAnswer, Disconnected: no luck with the stream or the server.
+        :raises NoAnswer, Disconnected: the stream or the server fails.
         """
         if domain == self._account.partition("@")[2]:
             return True
@@ -63,9 +63,9 @@ class DeviceDirectory(PEPNode):
     def watch(self, changed: Callable[[str], None]) -> None:
         """Call `changed` with the bare JID of each account whose devices have changed, or may have.
 
-        Needs the plugins xep_0030, xep_0115 and xep_0163.  A notification says no more than
-        that it is time to read the node again: it may come late, twice or not at all (ejabberd
-        does not announce retractions).
+        Needs the plugins xep_0030, xep_0115 and xep_0163.  A notification only means that the
+        node should be read again: it may come late, twice or not at all (ejabberd does not announce
+        retractions).
         """
         self._changed = changed
         xmpp = self._stream.xmpp

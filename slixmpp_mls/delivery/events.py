@@ -1,4 +1,4 @@
-"""What a room reports beside its stanzas.  All are facts for the application; none needs an answer."""
+"""Events of a room other than its stanzas.  They inform the application; none needs an answer."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Entered:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """We are out of the room for now; coming back is being tried.
+    """We are out of the room for now; the client tries to enter it again.
 
     :ivar cause: ``"stream"`` (the session ended), ``"kicked"``, ``"service"`` (it shut down,
-        or lost us), ``"silent"`` (it dropped us without a word, noticed by a self-ping),
+        or lost our presence), ``"silent"`` (it dropped us without notice; a self-ping detected it),
         ``"unreachable"`` (our server and the room's cannot reach each other).
     """
 
@@ -29,7 +29,7 @@ class Interrupted:
 
 @dataclass(frozen=True, slots=True)
 class CatchingUp:
-    """Reading the archive: `read` messages of any kind so far; `complete`: now live."""
+    """The archive is being read: `read` messages of any kind so far; `complete`: reading is live now."""
 
     read: int
     complete: bool
@@ -39,8 +39,8 @@ class CatchingUp:
 class Bounced:
     """The room, or a server on the way to it, returned a message of ours with an error.
 
-    :ivar remedy: ``"enter"``: we are not in the room, or have to assume so; it is entered again, and the message
-        sent again. ``"wait"``: it is sent again later. Empty: it is refused for good.
+    :ivar remedy: ``"enter"``: we are not in the room, or must assume so; the client enters it again and sends the
+        message again. ``"wait"``: the message is sent again later. Empty: the refusal is final.
     """
 
     message_id: str
@@ -51,14 +51,14 @@ class Bounced:
 
 @dataclass(frozen=True, slots=True)
 class Unarchived:
-    """A message came that the room did not archive: it has no place in the order and was dropped."""
+    """The room did not archive a message: it has no place in the order and was dropped."""
 
     message_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class AffiliationChanged:
-    """The room says that somebody's affiliation is now this one."""
+    """The room reports that an account's affiliation is now this one."""
 
     jid: JID
     affiliation: str
@@ -71,7 +71,7 @@ class Reconfigured:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """After a doubt: we are in the room, and have read all that it has archived until now."""
+    """A doubt has ended: we are in the room, and have read everything that it has archived until now."""
 
 
 RoomEvent = Entered | Interrupted | CatchingUp | Verified | Bounced | Unarchived | AffiliationChanged | Reconfigured

@@ -1,23 +1,24 @@
-"""Files on the account's upload service (XEP-0363), encrypted as XEP-0448 says, and from where a message says.
+"""Uploads encrypted files (XEP-0448) to the account's service (XEP-0363), and downloads those that a message names.
 
-A file of any size passes through in pieces: what is in memory at a time does not depend on its size.
+A file is processed in pieces: the memory in use does not depend on the file's size.
 
-To put one
-    It is read, hashed, padded, encrypted and sent piece by piece.  Each attempt takes a fresh key, because a file can
-    change between two: one key and nonce never encrypt two contents.  No copy is made on the disk.
+Upload
+    The file is read, hashed, padded, encrypted and sent piece by piece.  Each attempt uses a fresh key, because the
+    file can change between two attempts: one key and nonce never encrypt two contents.  No copy is made on the disk.
 
-To get one
-    What arrives is decrypted into a temporary file beside the target, which nobody else may read.  Only when all is
-    there and the tag (of AES-GCM), the size and every hash that the message gives agree does it get its name,
-    in one step.  Until then no octet of it is handed out; after any failure the temporary file is gone.
+Download
+    The octets are decrypted into a temporary file in the target's folder, which only our user may read.  The file is
+    verified when it is complete: the tag (of AES-GCM), the size and every hash that the message gives.  Then the
+    temporary file gets the target's name in one step.  No octet is handed out before that.  After any failure the
+    temporary file is removed.
 
-Sizes are limited on both sides.  The sender asks the service; the receiver says how much it takes (`limit`) and reads
-at most :func:`most_fetched` octets, whatever the web server sends.  From which addresses files are fetched is the rule
-of :mod:`.upload`.
+Sizes are limited on both sides.  The sender asks the service for its limit.  The receiver sets its own (`limit`)
+and reads at most :func:`most_fetched` octets, whatever the web server sends.  :mod:`.upload` restricts the addresses
+from which files are fetched.
 
 The padding hides the size: PADMÉ (Nikitin et al., "Reducing Metadata Leakage from Encrypted Files and Communication
-with PURBs", 2019, algorithm 1) adds at most 12 %, and for large files about 3 %, and leaves of n octets of size only
-the order of log(log(n)) bits to see.
+with PURBs", 2019, algorithm 1) adds at most 12 %, and about 3 % to large files.  For a size of n octets, it
+reveals only about log(log(n)) bits.
 """
 
 from __future__ import annotations
@@ -52,24 +53,24 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-"""Called with the octets that have been transferred, and with those that there are in all."""
+"""Called with the number of octets transferred so far, and with their total number."""
 
 MAX_SAVED: Final = 4 << 30
-"""Octets of a file that is saved, unless the caller allows more."""
+"""Default limit for a file that is saved, in octets."""
 MAX_KEPT_IN_MEMORY: Final = 16 << 20
-"""Octets of a file that is read into memory, unless the caller allows more."""
+"""Default limit for a file that is read into memory, in octets."""
 
 _PIECE: Final = 1 << 20
 _TAG: Final = 16
 _SMALLEST: Final = 1024
-_ATTEMPTS: Final = 4  # URLs that are tried for one file: a sender may name many
+_ATTEMPTS: Final = 4  # URLs that are tried for one file; a sender may name more
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """What has become of a file that was put.
+    """The result of an upload.
 
     :ivar size: octets of the plain file
     :ivar sha256: of the plain file
@@ -81,7 +82,7 @@ class StoredFile:
 
 
 def padded_size(size: int) -> int:
-    """To how many octets a file is padded."""
+    """The size of a file after padding, in octets."""
     if size <= _SMALLEST:
         return _SMALLEST
     exponent = size.bit_length() - 1
@@ -90,12 +91,12 @@ def padded_size(size: int) -> int:
 
 
 def most_fetched(size: int) -> int:
-    """How many octets may lie on the web server for a file of a size, which its sender has padded in some way."""
+    """The most octets to fetch for a file of this size.  The sender may use any padding."""
     return 2 * size + (1 << 20) + _TAG
 
 
 class Files:
-    """Puts and gets encrypted files.
+    """Uploads and downloads encrypted files.
 
     :param uploads: the account's upload service
     """
@@ -106,14 +107,14 @@ class Files:
     async def put(self, content: Path | bytes, progress: Progress | None = None) -> StoredFile:
         """Encrypt a file and upload it.
 
-        :param content: where it is, or what is in it
-        :param progress: in octets of the encrypted file; begins anew if another attempt is needed
-        :raises UsageError: there is no such file, or it becomes shorter meanwhile
+        :param content: the path of the file, or its content
+        :param progress: in octets of the encrypted file; starts again from 0 at another attempt
+        :raises UsageError: there is no such file, or it becomes shorter during the upload
         :raises OSError: it cannot be read
         :raises NoUploadService: our server has none
-        :raises BlobTooLarge: for the service, or for one key of AES-GCM
-        :raises Refused, NotPermitted: the service gives us no slot, for a quota perhaps
-        :raises TransferFailed: the web server does not take it; if that may pass, after some attempts
+        :raises BlobTooLarge: over the limit of the service, or of one AES-GCM key
+        :raises Refused, NotPermitted: the service gives us no slot, for example because of a quota
+        :raises TransferFailed: the web server refuses it; a temporary failure is raised after several attempts
         :raises Disconnected: there is no stream
         """
         limit = await self._uploads.limit()
@@ -134,7 +135,7 @@ class Files:
             url = await self._uploads.send(total, body)
         except TransferFailed:
             if attempts and attempts[-1].failure is not None:
-                raise attempts[-1].failure from None  # it is ours, not the network's
+                raise attempts[-1].failure from None  # our own error, not the network's
             raise
         done = attempts[-1]
         return StoredFile(size, done.digest.digest(), EncryptedSource(done.key, done.nonce, (url,)))
@@ -148,16 +149,16 @@ class Files:
         overwrite: bool = False,
         progress: Progress | None = None,
     ) -> None:
-        """Fetch a file, decrypt and verify it, and give it a name.  Only we may read it (mode 0600).
+        """Fetch a file, decrypt and verify it, and save it under a name.  Only our user may read it (mode 0600).
 
-        :param target: the name; its folder exists
+        :param target: the path of the file; its folder must exist
         :param limit: octets
         :param overwrite: whether a file of that name is replaced
         :param progress: in octets of the plain file
-        :raises UsageError: there is a file of that name
+        :raises UsageError: a file of that name exists
         :raises BlobTooLarge: it is over the limit
-        :raises NotPermitted: it is at an address from which nothing is to be fetched
-        :raises MalformedError: there is something else than what the message says
+        :raises NotPermitted: its address is not one that may be fetched from
+        :raises MalformedError: the content is not what the message describes
         :raises TransferFailed: it cannot be fetched; `temporary` says whether to try again
         :raises OSError: it cannot be written
         """
@@ -173,7 +174,7 @@ class Files:
 
         :param limit: octets
         :param progress: in octets of the plain file
-        :raises: what :meth:`save` does, but for what is about its name
+        :raises: as :meth:`save`, except for the errors about the file's name
         """
         _check_limit(sharing, limit)
         out = io.BytesIO()
@@ -181,7 +182,7 @@ class Files:
         return out.getvalue()
 
     async def _get(self, sharing: FileSharing, out: BinaryIO, progress: Progress | None) -> None:
-        """From the first of its URLs that gives what the message says."""
+        """Fetch from the first URL whose content is what the message describes."""
         places = [(source, url) for source in sharing.sources for url in source.urls]
         if not places:
             raise TransferFailed("the message names no place from which this file can be fetched", temporary=False)
@@ -217,7 +218,7 @@ class Files:
 
 
 class _Encryption:
-    """One pass over a file, opened for it alone, under a key of its own."""
+    """One pass over a file, with a file handle and a key of its own."""
 
     def __init__(self, content: Path | bytes, size: int, padded: int) -> None:
         self.key, self.nonce = os.urandom(32), os.urandom(12)
@@ -264,7 +265,7 @@ async def _pieces(encryption: _Encryption, total: int, progress: Progress | None
 
 
 class _Decryption:
-    """One pass over what a web server gives.
+    """One pass over the octets that a web server sends.
 
     :ivar written: octets of the plain file so far, not verified yet
     """
@@ -276,7 +277,7 @@ class _Decryption:
         self._hashes = {name: HASHES[name]() for name in sharing.file.hashes}
         self._cipher = Cipher(AES(source.key), GCM(source.iv, None, _TAG)).decryptor()
         self._received = 0
-        self._tail = b""  # perhaps the tag
+        self._tail = b""  # may be the tag
 
     def update(self, octets: bytes) -> None:
         self._received += len(octets)
@@ -293,7 +294,7 @@ class _Decryption:
     def finish(self, octets: bytes) -> None:
         """The last octets.
 
-        :raises MalformedError: it is not the file that the message says
+        :raises MalformedError: it is not the file that the message describes
         """
         self.update(octets)
         if len(self._tail) < _TAG or self.written < self._file.size:
@@ -308,7 +309,7 @@ class _Decryption:
 
 
 def _report(progress: Progress | None, done: int, total: int) -> None:
-    """An error of the application's is not one of the transfer."""
+    """Call the application's function.  Its error does not fail the transfer."""
     if progress is not None:
         try:
             progress(done, total)
@@ -329,7 +330,7 @@ def _size_of(path: Path) -> int:
         status = path.stat()
     except FileNotFoundError:
         raise UsageError(f"there is no file {path}") from None
-    if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for its other end
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its other end
         raise UsageError(f"{path} is no regular file")
     return status.st_size
 
@@ -341,7 +342,7 @@ def _flush(out: BinaryIO) -> None:
 
 @contextmanager
 def _replacing(target: Path, overwrite: bool) -> Iterator[BinaryIO]:
-    """A temporary file that gets its name in the end, or is gone."""
+    """A temporary file that is renamed to the target on success, and removed on failure."""
     if not overwrite and os.path.lexists(target):
         raise UsageError(f"{target} exists already")
     descriptor, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)
@@ -358,19 +359,19 @@ def _replacing(target: Path, overwrite: bool) -> Iterator[BinaryIO]:
 
 
 def _name(part: Path, target: Path) -> None:
-    """Give a file its name, unless another one has it."""
+    """Give the file its name; fail if the name is taken."""
     try:
-        os.link(part, target)  # fails if it exists; to rename would replace
+        os.link(part, target)  # fails if the target exists; a rename would replace it
     except FileExistsError:
         raise UsageError(f"{target} exists already") from None
-    except OSError:  # a file system without links
+    except OSError:  # the file system has no links
         if os.path.lexists(target):
             raise UsageError(f"{target} exists already") from None
         part.replace(target)
 
 
 async def in_thread(function: Callable[..., _T], *arguments: object) -> _T:
-    """Run in a thread; if we are cancelled, wait for it: it uses files that are closed then."""
+    """Run in a thread.  After a cancellation, wait for its end, since the caller then closes the files that it uses."""
     work = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
     try:
         return await asyncio.shield(work)

@@ -1,4 +1,4 @@
-"""Data forms (XEP-0004), as far as configuring nodes, rooms and archive queries needs them.
+"""The data forms (XEP-0004) that the configuration of nodes and rooms and archive queries need.
 
 All values are strings: some servers compare ``true`` and ``1`` literally.
 """
@@ -23,7 +23,7 @@ def submission(form_type: str, values: Mapping[str, str]) -> Element:
 
 
 def offered(parent: Element | None) -> dict[str, list[str]]:
-    """The fields of the form inside `parent`, and the values that each one's options allow (none: free)."""
+    """The fields of the form inside `parent`, each with the values of its options (empty: any value)."""
     fields: dict[str, list[str]] = {}
     if parent is None:
         return fields
@@ -34,7 +34,7 @@ def offered(parent: Element | None) -> dict[str, list[str]]:
 
 
 def entered(parent: Element | None) -> dict[str, str]:
-    """The fields of the form inside `parent`, and the first value of each one that has any."""
+    """The fields with a value of the form inside `parent`, each with its first value."""
     values: dict[str, str] = {}
     if parent is None:
         return values

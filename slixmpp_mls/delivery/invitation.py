@@ -1,6 +1,6 @@
-"""Direct invitations to a room (XEP-0249), with elements of ours beside them.
+"""Direct invitations to a room (XEP-0249), with additional elements in our namespace.
 
-An invitation goes to the account, not to a device, as type ``normal`` and with a hint to store it.  The server keeps
+An invitation is sent to the account, not to a device, with type ``normal`` and a hint to store it.  The server keeps
 it while the account is offline, and archives it for the account's other devices.  Therefore the same invitation may
 arrive more than once.
 """
@@ -22,11 +22,11 @@ HINTS = "urn:xmpp:hints"
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """Somebody asks us into a room.
+    """An invitation to a room, addressed to us.
 
     :ivar room: bare JID.
     :ivar inviter: bare JID, vouched for by the servers only.
-    :ivar elements: what came along in our namespace.
+    :ivar elements: the elements of our namespace in the message.
     """
 
     room: JID
@@ -52,7 +52,7 @@ def invitation(
 
 
 def parse_invitation(xml: Element) -> Invitation | None:
-    """The direct invitation in a ``<message/>``; ``None`` if there is none, or not one by somebody to some room."""
+    """The direct invitation in a ``<message/>``; ``None`` if there is none, or it lacks a valid inviter or room."""
     invite = xml.find(f"{{{CONFERENCE}}}x")
     if invite is None or xml.get("type") in ("error", "groupchat"):
         return None

@@ -1,10 +1,10 @@
-"""The directory of KeyPackages: one PEP item for each, its KeyPackageRef in hex as the item's id.
+"""The directory of KeyPackages: one PEP item for each, with its KeyPackageRef in hex as the item's id.
 
 A KeyPackage is meant to be used once, but PEP cannot hand an item to one reader and then delete it: two readers may
-fetch the same.  The owner retracts a KeyPackage that has been used, and readers pick at random among several.
+fetch the same one.  The owner retracts a KeyPackage that has been used, and readers pick at random among several.
 
-Those of last resort have a node of their own.  A server keeps a bounded number of items in a node and drops the oldest
-ones unasked (Prosody as it comes: 256): there, ordinary ones cannot push out the last chance to add a device.
+KeyPackages of last resort have a node of their own.  A server keeps a bounded number of items in a node (Prosody's
+default: 256) and drops the oldest ones.  In a separate node, ordinary KeyPackages cannot displace those of last resort.
 Readers see one directory.
 """
 
@@ -25,13 +25,13 @@ __all__ = ["LAST_RESORT_NODE", "NODE", "NODE_LIMIT", "KeyPackageDirectory"]
 NODE = "urn:xmpp:mls:0:key-packages"
 LAST_RESORT_NODE = "urn:xmpp:mls:0:last-resort-key-packages"
 NODE_LIMIT = 256
-"""Items that every server may be expected to keep in a node: what Prosody does, and less than ejabberd."""
+"""Items of one node that every server is expected to keep: Prosody's limit, which is below ejabberd's."""
 
 
 class KeyPackageDirectory(PEPNode):
-    """Our KeyPackages (to publish and retract) and everybody's (to read, see `PEPNode.items`).
+    """Our own KeyPackages (to publish and retract) and those of any account (to read, see `PEPNode.items`).
 
-    :ivar last_resort: the node of those of last resort
+    :ivar last_resort: the node of the KeyPackages of last resort
     """
 
     def __init__(self, xmpp: ClientXMPP) -> None:
@@ -44,7 +44,7 @@ class KeyPackageDirectory(PEPNode):
         return all(await in_parallel([super().check(), self.last_resort.check()]))
 
     async def publish(self, item_id: str, element: Element) -> None:
-        """See `PEPNode.publish`; a KeyPackage of last resort goes into the node of its own."""
+        """See `PEPNode.publish`; a KeyPackage of last resort goes into its separate node."""
         if element.get("last-resort") in ("true", "1"):
             await self.last_resort.publish(item_id, element)
         else:
@@ -58,10 +58,10 @@ class KeyPackageDirectory(PEPNode):
     async def items(
         self, account: str | None = None, ids: Iterable[str] | None = None, limit: int | None = None
     ) -> dict[str, Element]:
-        """See `PEPNode.items`: what both nodes have.
+        """See `PEPNode.items`: the items of both nodes.
 
-        One that is closed hides the other one only if that has nothing: Prosody says of a node that does not exist
-        that it is closed to strangers.
+        The error of a node that is closed to us is raised only if the other node has no items: to strangers, Prosody
+        reports a node that does not exist as closed.
         """
         wanted = None if ids is None else list(ids)
         answers = await asyncio.gather(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from .archive import RoomStanza, weight
 
-#: Stanzas kept for a reader that is busy, and their characters.
+#: Stanzas kept for a busy reader, and their characters, at most.
 _BUFFERED = 1000
 _BUFFERED_SIZE = 4_000_000
 
@@ -29,10 +29,10 @@ class LiveBuffer:
     def append(self, stanza: RoomStanza) -> bool:
         """Add a stanza, unless it is there already.
 
-        :returns: False if the buffer is over its bounds now: the caller empties it, and reads the archive instead.
+        :returns: False if the buffer now exceeds its bounds: the caller empties it and reads the archive instead.
         """
         if stanza.archive_id in self._ids:
-            return True  # the room repeats itself
+            return True  # the room sent it twice
         self._stanzas.append(stanza)
         self._ids.add(stanza.archive_id)
         self.size += weight(stanza.xml)
@@ -43,7 +43,7 @@ class LiveBuffer:
         return [self._take() for _ in range(min(limit, len(self._stanzas)))]
 
     def drop_through(self, archive_id: str) -> None:
-        """Remove this stanza and all before it, if it is here."""
+        """Remove this stanza and all stanzas before it, if it is in the buffer."""
         if archive_id in self._ids:
             while self._take().archive_id != archive_id:
                 pass

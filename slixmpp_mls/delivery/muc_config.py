@@ -1,14 +1,14 @@
 """The configuration that a MUC room (XEP-0045) needs to serve an encrypted group, and how to set it.
 
-persistent        the group would lose its room when everybody is offline
+persistent        otherwise the group loses its room when all members are offline
 members-only      membership is decided before entry, and members may read the archive
 non-anonymous     the room shows each sender's real JID, which is compared with the credential
 archived          the archive gives the order, and serves clients that were away
 stanza ids        live stanzas carry their archive id
-no password       accounts that are added by name need none
+no password       accounts on the member list need none
 
-A room is configured once, when it is created.  A room that exists already is examined and never changed: its owners
-had their reasons.
+A room is configured once, when it is created.  A room that exists already is examined but never changed: its
+configuration is up to its owners.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ MUC = "http://jabber.org/protocol/muc"
 MUC_OWNER = f"{MUC}#owner"
 _DISCO_INFO = "http://jabber.org/protocol/disco#info"
 _DISCO_ITEMS = "http://jabber.org/protocol/disco#items"
-_MAX_SERVICES = 32  # that are asked what they are
+_MAX_SERVICES = 32  # queried with disco#info at most
 
-#: Feature that the room must have, and the name of the shortcoming if it has not.
+#: Features that the room must have, each with the name of the shortcoming if it is missing.
 _REQUIRED = {
     "muc_persistent": "not-persistent",
     "muc_membersonly": "not-members-only",
@@ -34,10 +34,10 @@ _REQUIRED = {
     MAM: "no-archive",
     SID: "no-stanza-id",
 }
-#: Feature that the room must not have, and the name of the shortcoming if it has.
+#: Features that the room must not have, each with the name of the shortcoming if it is present.
 _FORBIDDEN = {"muc_passwordprotected": "password-protected"}
 
-#: Fields of the owner's form.  Servers offer different ones; those not offered are left out.
+#: Fields of the owner's form.  Servers offer different fields; fields that are not offered are omitted.
 _CONFIGURATION = {
     "muc#roomconfig_persistentroom": "1",
     "muc#roomconfig_membersonly": "1",
@@ -49,7 +49,7 @@ _CONFIGURATION = {
     "muc#roomconfig_changesubject": "0",
     "muc#roomconfig_allowinvites": "0",
     "{http://prosody.im/protocol/muc}roomconfig_allowmemberinvites": "0",
-    # The switch of the archive: Prosody's name, and ejabberd's.
+    # The archive's field: Prosody's name, then ejabberd's.
     "muc#roomconfig_enablearchiving": "1",
     "mam": "1",
 }
@@ -87,7 +87,7 @@ def shortcomings(found: frozenset[str] | None) -> tuple[str, ...]:
 
 
 async def room_services(stream: Stream, domain: str) -> list[str]:
-    """The services for rooms that a server names (XEP-0045 6.1), sorted.
+    """The MUC services that a server lists (XEP-0045 6.1), sorted.
 
     :raises DeliveryError: it does not answer
     """
@@ -98,7 +98,7 @@ async def room_services(stream: Stream, domain: str) -> list[str]:
 
 
 async def is_room_service(stream: Stream, domain: str) -> bool:
-    """Whether an address is that of a service for rooms; false if it does not answer."""
+    """Whether an address belongs to a MUC service; false if it does not answer."""
     try:
         found = await features(stream, domain)
     except DeliveryError:
@@ -107,7 +107,7 @@ async def is_room_service(stream: Stream, domain: str) -> bool:
 
 
 async def configure(stream: Stream, room: str, name: str | None = None) -> None:
-    """Give a room of ours the configuration that encrypted groups need.
+    """Configure a room of ours as encrypted groups need it.
 
     :raises NotPermitted: we are not the owner.
     :raises DeliveryError: refused or unanswered.
@@ -126,7 +126,7 @@ async def configure(stream: Stream, room: str, name: str | None = None) -> None:
 
 
 async def destroy(stream: Stream, room: str, alternate: str | None = None, reason: str | None = None) -> None:
-    """Destroy a room of ours, its archive included on most servers."""
+    """Destroy a room of ours; most servers destroy its archive too."""
     query = Element(f"{{{MUC_OWNER}}}query")
     element = SubElement(query, f"{{{MUC_OWNER}}}destroy")
     if alternate is not None:

@@ -8,12 +8,11 @@
      └── kicked, service shut down, new session, failed self-ping ─┘
      lost <── destroyed, banned, no longer a member (from any state, for good)
 
-The room sends its subject after all presences and old messages.  Everything it sent before
-is in the archive by then, everything after comes live: the subject is the seam that lets
-`room.Room` join the two.
+The room sends its subject after all presences and old messages.  Everything that it sent before is in the archive by
+then; everything after arrives live.  The subject thus marks the point at which `room.Room` joins the two.
 
-slixmpp's own ``join_muc_wait`` is not used: it never sees Prosody's refusals, which do not
-repeat our ``<x/>``, and would wait for its time-out.
+slixmpp's own ``join_muc_wait`` is not used: Prosody's refusals do not repeat our ``<x/>``, so slixmpp does not see them
+and waits for its time-out.
 """
 
 from __future__ import annotations
@@ -39,11 +38,11 @@ log = logging.getLogger(__name__)
 _CLIENT = "{jabber:client}"
 _STANZAS = "{urn:ietf:params:xml:ns:xmpp-stanzas}"
 _NICKNAMES_TRIED = 5
-#: Seconds without a word from the room while entering it, until it is tried again: over a link between servers that has
-#: just broken, the request or all answers may be lost.
+#: Seconds of silence from the room while entering it, until the next attempt: if the link between the servers has just
+#: broken, the request or all answers may be lost.
 _SILENCE = 10.0
 
-#: Refusals to enter that time does not heal, by error condition.
+#: Permanent refusals to enter, by error condition.
 _FINAL = {
     "registration-required": "not-a-member",
     "forbidden": "banned",
@@ -54,7 +53,8 @@ _FINAL = {
     "jid-malformed": "refused",
     "not-acceptable": "refused",
 }
-#: Errors of servers that do not reach each other. Prosody returns what a broken link has not acknowledged as the last.
+#: Errors of servers that cannot reach each other.  Prosody returns stanzas that a broken link did not acknowledge with
+#: the last one.
 UNREACHABLE = frozenset({"remote-server-not-found", "remote-server-timeout", "recipient-unavailable"})
 _SELF = "110"
 _CREATED = "201"
@@ -71,7 +71,7 @@ class _NicknameTaken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Occupant:
-    """Somebody in the room, as the room describes them.  `jid` is bare, and ``None`` in anonymous rooms."""
+    """An occupant, as the room describes it.  `jid` is bare, and ``None`` in anonymous rooms."""
 
     nick: str
     jid: JID | None
@@ -80,11 +80,11 @@ class Occupant:
 
 
 class Occupancy:
-    """Our presence in one room, and the others'.
+    """Our presence and the other occupants' in one room.
 
     :param room: the room's bare JID.
-    :param nick: the nickname we would like.
-    :param notify: told of all events, at once.
+    :param nick: the nickname that we prefer.
+    :param notify: called with each event at once.
     """
 
     def __init__(self, stream: Stream, room: str, nick: str, notify: Callable[[RoomEvent], None]) -> None:
@@ -109,12 +109,12 @@ class Occupancy:
     # Entering and leaving
 
     async def enter(self, *, create: bool = False) -> None:
-        """Enter the room, under another nickname if ours is taken.
+        """Enter the room; use another nickname if ours is taken.
 
-        :param create: the room must be new; otherwise it must not be.
-        :raises RoomLost: it will not let us in, or is gone.
+        :param create: the room must be new; otherwise it must exist already.
+        :raises RoomLost: it refuses us for good, or no longer exists.
         :raises UsageError: the room to be created exists.
-        :raises Refused, NoAnswer, Disconnected: not now; it may work later.
+        :raises Refused, NoAnswer, Disconnected: a temporary failure; a later attempt may succeed.
         """
         self.entered_at = None
         async with self._stream.entrance(JID(self._room).host):
@@ -127,7 +127,7 @@ class Occupancy:
             else:
                 raise Refused(self._room, "conflict", "all nicknames tried are taken")
         if self._created and not create:
-            # Entering a room that is gone makes a new, empty one.  That is not what we came for.
+            # Entering a room that no longer exists creates a new, empty one, which we do not want.
             with suppress(MLSError):
                 await destroy(self._stream, self._room)
             self.inside = False
@@ -159,7 +159,7 @@ class Occupancy:
             self._entering = self._patience = None
 
     async def leave(self) -> None:
-        """Leave the room, waiting a moment for its good-bye."""
+        """Leave the room; wait a moment for its confirmation."""
         if self.inside and self._stream.online:
             self._leaving = asyncio.get_running_loop().create_future()
             self._stream.xmpp.make_presence(pto=JID(f"{self._room}/{self.nick}"), ptype="unavailable").send()
@@ -172,7 +172,7 @@ class Occupancy:
             self._stream.xmpp.plugin["xep_0045"].rooms[None].pop(JID(self._room), None)
 
     def _tell_xep_0045(self) -> None:
-        # So that other code of the bot finds the room and its occupants where it expects them.
+        # Other code of the bot expects the room and its occupants in this plugin.
         if "xep_0045" in self._stream.xmpp.plugin:
             muc = self._stream.xmpp.plugin["xep_0045"]
             muc.rooms[None][JID(self._room)] = {}
@@ -199,52 +199,52 @@ class Occupancy:
         self._reset()
 
     async def still_inside(self) -> bool:
-        """Ask the room whether it still knows us (XEP-0410); on a clear no, or if it is out of reach, we are out.
+        """Ask the room whether we are still in it (XEP-0410).  After a clear no, or if it is unreachable, we are out.
 
-        :returns: whether it has said yes
+        :returns: whether it confirmed our presence
         """
         nick = self.nick
         try:
             await self._stream.ask("get", f"{self._room}/{nick}", Element("{urn:xmpp:ping}ping"))
         except (NoAnswer, Disconnected):
-            return False  # no news
+            return False  # no answer of the room
         except (Refused, NotPermitted) as error:
             condition = error.condition if isinstance(error, Refused) else "not-allowed"
             if condition in UNREACHABLE:
                 self.unreachable()
                 return False
-            # XEP-0410 3.3: our own client answered, or the room no longer knows just the nickname.
+            # XEP-0410 3.3: our own client answered, or only the nickname is unknown to the room.
             known = ("service-unavailable", "feature-not-implemented", "item-not-found")
             if condition not in known and nick == self.nick:
                 self._out("silent")
         return self.inside
 
     def unreachable(self) -> None:
-        """Our server cannot reach the room's: the room may have dropped us, and cannot tell us."""
+        """Our server cannot reach the room's: the room may have dropped us and cannot inform us."""
         if self.inside:
             self._out("unreachable")
 
-    # What the room and the stream say
+    # Input from the room and the stream
 
     def subject_received(self) -> None:
-        """The room has sent its subject: the end of entering."""
+        """The room has sent its subject, which ends the entry."""
         if self._entering is not None and self._seen_self and not self._entering.done():
             self.inside = True
             self._entering.set_result(None)
 
     def stream_started(self, resumed: bool) -> None:
-        """A new session knows nothing of our presences."""
+        """In a new session, our presences are lost."""
         if not resumed:
             self._out("stream")
 
     def stream_stopped(self) -> None:
-        """The room will not answer over this stream: waiting calls end with `Disconnected`."""
+        """The stream has ended: waiting calls raise `Disconnected`."""
         for waiting in (self._entering, self._leaving):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(Disconnected("the stream was closed"))
 
     def presence_received(self, xml: Element) -> None:
-        """A presence from the room or from an occupant."""
+        """Handle a presence from the room or from an occupant."""
         if self._patience is not None and not self._patience.expired():
             self._patience.reschedule(asyncio.get_running_loop().time() + _SILENCE)
         nick = xml.get("from", "").partition("/")[2]
@@ -263,7 +263,7 @@ class Occupancy:
             nick, bare_jid(item.get("jid")), item.get("affiliation") or "none", item.get("role") or "none"
         )
         self._compare(occupant)
-        # Not every service repeats 110 when it throws us out.
+        # Not every service sends status 110 when it removes us.
         own = _SELF in codes or (nick == self.nick and self.inside and kind == "unavailable")
         if kind is None:
             self.occupants[nick] = occupant
@@ -290,7 +290,7 @@ class Occupancy:
         elif codes & _EXCLUDED:
             self._lose("not-a-member", text=reason)
         else:
-            # 332 and 333 are the service's troubles, 307 alone somebody's displeasure.
+            # 332 and 333 are failures of the service; 307 alone is a kick by an occupant.
             self._out("kicked" if _KICKED in codes and "333" not in codes else "service")
 
     def _compare(self, occupant: Occupant) -> None:

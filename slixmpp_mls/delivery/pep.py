@@ -1,18 +1,17 @@
-"""A node of an account's Personal Eventing service (XEP-0163), open to read and keeping all its items.
+"""A node of an account's PEP service (XEP-0163) that anybody may read and that keeps all its items.
 
-A node must be configured before it keeps more than one item and lets strangers read.  The
-portable way is less short than XEP-0060 7.1.5 promises, because servers differ:
+A node must be configured before it keeps more than one item and lets strangers read.  The portable way takes more steps
+than XEP-0060 7.1.5 suggests, because servers differ:
 
-1. Publish with all options.  Prosody creates the node with them, or checks that the node
-   has them.
-2. ejabberd knows two of the options and refuses the others (``resource-constraint``); any
-   server refuses options that an existing node does not have (``conflict``).  Then: create
-   the node if need be, submit those fields of its configuration form that it offers, and
-   publish with the two options that all servers know.
-3. A server that still refuses gets the item without options.
+1. The item is published with all options.  Prosody creates the node with them, or checks that the node has them.
+2. ejabberd supports two of the options and refuses the others (``resource-constraint``).  Any server refuses options
+   that an existing node does not have (``conflict``).  In both cases the node is created if it does not exist, the
+   supported fields of its configuration form are submitted, and the item is published with the two options that all
+   servers support.
+3. If the server still refuses, the item is published without options.
 
-Items are public, and only the account can write them; readers must verify what they find.  Odd content (items without
-id or payload) is skipped and never an error: any other software of the account can publish to its nodes.
+Items are public, and only the account can write them; readers must verify what they find.  Invalid content (items
+without id or payload) is skipped and never an error: any other software of the account can publish to its nodes.
 """
 
 from __future__ import annotations
@@ -38,16 +37,16 @@ RSM = "http://jabber.org/protocol/rsm"
 _NODE_CONFIG = f"{PUBSUB}#node_config"
 _PUBLISH_OPTIONS = f"{PUBSUB}#publish-options"
 
-#: Refusals that another set of options may cure.
+#: Refusals after which another set of options may succeed.
 _OPTION_TROUBLE = frozenset(
     {"resource-constraint", "conflict", "bad-request", "not-acceptable", "feature-not-implemented"}
 )
-#: Items read from one node at most; what is beyond is ignored.
+#: Items read from one node at most; the rest is ignored.
 MAX_ITEMS = 2000
 _MISSING = "it is not there"
-#: A node that keeps fewer items is configured again: it is one that the server has made with its defaults.
+#: A node that keeps fewer items is configured again: the server has created it with its defaults.
 LEAST_ITEMS = 100
-#: Items that are asked for at once: an answer stays far below what servers carry to each other.
+#: Items per request: an answer stays far below the stanza limit between servers.
 PAGE = 100
 
 
@@ -55,7 +54,7 @@ class PEPNode:
     """One node, on our account for writing and on any account for reading.
 
     :param node: the node's name.
-    :param send_last: when a service pushes the last item unasked (``send_last_published_item``).
+    :param send_last: when the service pushes the last item (``send_last_published_item``).
     :param notify_retract: whether watchers are told of retractions.
     """
 
@@ -77,7 +76,7 @@ class PEPNode:
         }
         if notify_retract:
             self._wanted["pubsub#notify_retract"] = "true"
-        # The options that worked; None until the first publication.
+        # The options that the server accepts; None until the first publication.
         self._options: dict[str, str] | None = None
         self._configuring = asyncio.Lock()
 
@@ -86,12 +85,12 @@ class PEPNode:
         return str(self._stream.xmpp.boundjid.bare)
 
     async def check(self) -> bool:
-        """Whether our node is there and is configured as it has to be; if not, it is made so, once.
+        """Check that our node exists and is configured as required; repair it once if not.
 
-        Other software of the account may have deleted it, or closed it: strangers could not add us any more.  The
-        server tells nobody who does not ask.
+        Other software of the account may have deleted or closed the node; then strangers can no longer add us.  The
+        server does not report this on its own initiative.
 
-        :returns: False if it had to be mended; its items may be lost then
+        :returns: False if the node had to be repaired; its items may be lost then
         :raises NodeUnusable: the server does not let us configure it so
         :raises DeliveryError: refused, unanswered or disconnected.
         """
@@ -115,7 +114,7 @@ class PEPNode:
         return False
 
     async def _wrong(self) -> list[str]:
-        """What is wrong with our node; nothing if the server does not show its configuration."""
+        """The faults of our node's configuration; empty if the server does not show the configuration."""
         try:
             form = await self._form()
         except Refused as error:
@@ -148,7 +147,7 @@ class PEPNode:
         :raises DeliveryError: refused, unanswered or disconnected.
         """
         if self._options is None:
-            # One finds out what works; others wait for it.
+            # The first publication finds the accepted options; the others wait for it.
             async with self._configuring:
                 if self._options is None:
                     await self._first_publish(item_id, element)
@@ -158,11 +157,11 @@ class PEPNode:
         except Refused as error:
             if error.condition not in _OPTION_TROUBLE or not self._options:
                 raise
-            self._options = None  # somebody has made the node anew, or configured it otherwise
+            self._options = None  # the node was created anew or configured differently
             await self.publish(item_id, element)
 
     async def publish_many(self, items: Mapping[str, Element]) -> None:
-        """Publish several items, a few at a time.  After an error some may be published."""
+        """Publish several items, a few at a time.  After an error, some of them may be published."""
         await in_parallel([self.publish(item_id, element) for item_id, element in items.items()])
 
     async def _first_publish(self, item_id: str, element: Element) -> None:
@@ -192,11 +191,11 @@ class PEPNode:
         try:
             await self._stream.ask("set", self._account, pubsub)
         except Refused as error:
-            if error.condition != "conflict":  # it exists
+            if error.condition != "conflict":  # the node exists
                 raise
         fields = offered(await self._form())
         values = {var: value for var, value in self._wanted.items() if var in fields}
-        # "max" is young (XEP-0060 1.20); servers that do not know it bound the number at what they please.
+        # "max" dates from XEP-0060 1.20; servers that do not support it apply a limit of their own.
         for max_items in ("max", "1000", "255", "100"):
             if "pubsub#max_items" in values:
                 values["pubsub#max_items"] = max_items
@@ -212,7 +211,7 @@ class PEPNode:
                 return
 
     async def retract(self, item_id: str) -> bool:
-        """Remove our item; ``False`` if it was not there (any more).
+        """Remove our item; ``False`` if it does not exist (any more).
 
         :raises DeliveryError: refused, unanswered or disconnected.
         """
@@ -228,7 +227,7 @@ class PEPNode:
         return True
 
     async def retract_many(self, item_ids: Iterable[str]) -> None:
-        """Remove several items, a few at a time; those that are not there do not matter."""
+        """Remove several items, a few at a time.  Items that do not exist are ignored."""
         await in_parallel([self.retract(item_id) for item_id in item_ids])
 
     async def items(
@@ -236,14 +235,14 @@ class PEPNode:
     ) -> dict[str, Element]:
         """Read items: payload by item id, in the order in which the server sends them.
 
-        :param account: whose (a bare JID); ours by default.
-        :param ids: only these; unknown ones are left out silently.
-        :param limit: only so many, the newest.
+        :param account: the owner (a bare JID); our account by default.
+        :param ids: read only these; unknown ids are ignored.
+        :param limit: the most items to read, the newest ones.
         :returns: empty if there is no such node.
-        :raises Refused: the account, its server or its PEP service is not there.
-        :raises NotPermitted: the node is closed to us; Prosody says the same of a stranger's
+        :raises Refused: the account, its server or its PEP service does not exist.
+        :raises NotPermitted: the node is closed to us; Prosody returns the same error for a stranger's
             node or account that does not exist.
-        :raises NoAnswer, Disconnected: no luck with the stream or the server.
+        :raises NoAnswer, Disconnected: the stream or the server fails.
         """
         if ids is not None:
             wanted = list(ids)
@@ -254,7 +253,7 @@ class PEPNode:
             page, after = await self._page(account, (), limit, after)
             more = page.keys() - found.keys()
             found |= page
-            if not after or not more:  # a service that does not page has sent everything
+            if not after or not more:  # a service without paging has sent everything
                 break
             if limit is not None and len(found) >= limit:
                 break
@@ -263,10 +262,10 @@ class PEPNode:
     async def _page(
         self, account: str | None, ids: Iterable[str], limit: int | None, after: str | None
     ) -> tuple[dict[str, Element], str | None]:
-        """One request for items, by XEP-0059 where the service knows it.
+        """One request for items, with paging by XEP-0059 if the service supports it.
 
-        :param after: where the page before has ended, "" at first; None: not paged
-        :returns: the items, and where the next page begins if there may be one
+        :param after: the end of the previous page, "" for the first one; None: no paging
+        :returns: the items, and the start of the next page if there may be one
         """
         pubsub = Element(f"{{{PUBSUB}}}pubsub")
         query = SubElement(pubsub, f"{{{PUBSUB}}}items", {"node": self.node})

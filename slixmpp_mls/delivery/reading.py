@@ -1,4 +1,4 @@
-"""Reading a MUC room as one total order of stanzas: first the archive, then live, across reconnections.
+"""Reads a MUC room as one total order of stanzas: first the archive, then live, across reconnections.
 
 ::
 
@@ -7,16 +7,16 @@
         │                    └── buffer overflowed ─────────┘        └────────────┘
         └── out of the room, or a new session ── from any place
 
-No stanza is lost or repeated at the seam.  Live stanzas are buffered while we are in the room.  The archive is asked
-after we have entered, so it holds everything that came before; what it also holds of the buffer is removed from the
-buffer when it comes by.  The order of both is the room's.  When the buffer is full (the reader is slower than the
-room, or has much to catch up), it is emptied and the archive is read again from the reader's position: memory stays
-bounded, whatever the reader does.
+No stanza is lost or repeated at the seam.  Live stanzas are buffered while we are in the room.  The archive is queried
+after we have entered, so it holds everything that came before.  A stanza that is in both is removed from the buffer
+when the archive returns it.  Both have the room's order.  When the buffer is full (the reader is slower than the room,
+or has much to catch up), it is emptied and the archive is read again from the reader's position.  Memory thus stays
+bounded, however slow the reader is.
 
-Servers may lose stanzas between them although everybody stays in the room: the link broke, and took with it what was
-on its way.  Hence doubts: somebody misses a stanza (`Reading.suspect`), or the room has been silent for long.  A doubt
-ends with `Verified`: the room has answered that we are in it (XEP-0410), and the archive has been read to its end
-since.
+Servers may lose stanzas between them although all occupants stay in the room: a broken link loses the stanzas in
+transit.  Therefore a reader can be in doubt: a caller misses a stanza (`Reading.suspect`), or the room has been silent
+for long.  A doubt ends with `Verified`: the room has answered that we are in it (XEP-0410), and the archive has been
+read to its end since.
 
 The states and their transitions are tables in `reading_state`; this module acts on them.
 """
@@ -39,9 +39,9 @@ from .stream import Stream
 
 log = logging.getLogger(__name__)
 
-#: Stanzas handed out at once: few enough that other rooms' readers get their turn soon.
+#: Stanzas per batch: few enough that the readers of other rooms are scheduled soon.
 _BATCH = 32
-#: Seconds in the room after which an interruption is a new one, not the last one going on.
+#: Seconds in the room after which an interruption counts as a new one.
 _STEADY = 60.0
 
 
@@ -52,7 +52,7 @@ class Reading:
     :param notify: called at once with each `RoomEvent`.
     :param given_up: called when the room is lost for good.
     :param ping_interval: seconds of silence until a self-ping.
-    :ivar position: the archive id up to which `batches` has got, stanzas of other kinds included.
+    :ivar position: the archive id that `batches` has reached, stanzas of other kinds included.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class Reading:
         self._failures = 0
 
     def start(self, after: str | None) -> None:
-        """Read from this archive id on; from the beginning if it is ``None``.
+        """Start reading after this archive id; from the beginning if it is ``None``.
 
-        :raises UsageError: a reader is at work.
+        :raises UsageError: a reader is already active.
         """
         if self._reader.locked():
             raise UsageError("the room is being read; close that iterator first")
@@ -94,27 +94,27 @@ class Reading:
         self.position = after
 
     def stop(self) -> None:
-        """`batches` ends, at the next `wake` at the latest."""
+        """End `batches`, at the next `wake` at the latest."""
         self.state.leave()
         self._stopped.set()
 
     def wake(self) -> None:
-        """Something has happened in the room or to the stream."""
+        """Tell the reader that the state of the room or the stream has changed."""
         self._news.set()
 
     def suspect(self) -> None:
-        """Ask the room now whether we are in it, and then its archive; `Verified` ends it."""
+        """Ask the room now whether we are in it, then read its archive; `Verified` ends the doubt."""
         self.state.suspect()
         self._news.set()
 
     def read_again(self, after: str | None) -> None:
-        """Go back to that archive id: what follows it comes again, with what was missing."""
+        """Go back to that archive id: the stanzas after it are read again, including those that were missing."""
         self.state.go_back()
         self.buffer.clear()
         self.position = after
 
     def stream_started(self, resumed: bool) -> None:
-        """A resumed session has lost nothing, if the room has not dropped us; a new one enters again."""
+        """After a resumption nothing is lost unless the room dropped us; in a new session, enter again."""
         if resumed:
             self.state.suspect()
         else:
@@ -122,9 +122,9 @@ class Reading:
         self._news.set()
 
     def live(self, stanza: RoomStanza, *, ambiguous: bool) -> None:
-        """Buffer a stanza that has just come.
+        """Buffer a live stanza.
 
-        :param ambiguous: its archive id is uncertain; the archive knows it.
+        :param ambiguous: its archive id is uncertain; only the archive has the right one.
         """
         if not self.state.buffers:
             return
@@ -141,7 +141,7 @@ class Reading:
                 while self.state.stay is not Stay.ENDED:
                     lost = self._occupancy.lost
                     if self.state.place is Place.LIVE and self.buffer:
-                        # Also when we are out meanwhile: what came before is ours to read.
+                        # Also if we are out meanwhile: the stanzas that came before are still handed out.
                         live = self.buffer.take(_BATCH)
                         self.position = live[-1].archive_id
                         yield live
@@ -179,7 +179,7 @@ class Reading:
             log.info("%s cannot be entered yet: %s", self._room, error)
 
     async def _pause(self) -> None:
-        """Wait before another attempt: not at all, then longer and longer, and never in step with others."""
+        """Wait before another attempt: first not at all, then longer each time, with random jitter."""
         if self._failures:
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(60.0, 0.25 * 2**self._failures) * random.uniform(0.5, 1.5)):  # noqa: S311
@@ -187,7 +187,7 @@ class Reading:
         self._failures = min(self._failures + 1, 10)
 
     async def _catch_up(self) -> AsyncGenerator[Sequence[RoomStanza], None]:
-        """One round through the archive, from our position to its end."""
+        """Read the archive once from our position to its end."""
         self.buffer.clear()
         self.state.round_begins()
         read = 0
@@ -198,7 +198,7 @@ class Reading:
                     for batch in self._read(page):
                         yield batch
                         if self.state.place is Place.BEHIND:
-                            return  # sent back meanwhile
+                            return  # the position was moved back meanwhile
                     read += len(page.entries)
                     complete = page.complete and self.state.place is Place.CATCHING_UP and self._occupancy.inside
                     if read or not self.state.verifying:
@@ -209,7 +209,7 @@ class Reading:
         except NotPermitted:
             if self._occupancy.lost is None:
                 raise
-            return  # that is the reason, and the better one to give
+            return  # the loss of the room is the cause, and the better report
         except (Refused, NoAnswer, Disconnected) as error:
             log.info("the archive of %s cannot be read yet: %s", self._room, error)
             if isinstance(error, Refused) and error.condition in UNREACHABLE:
@@ -219,7 +219,7 @@ class Reading:
         finally:
             if not ended:
                 self.state.round_fails()
-        # Also when we are out meanwhile: the buffer has what came after the archive's end and before that.
+        # Also if we are out meanwhile: the buffer has the stanzas between the archive's end and our exit.
         if self.state.round_ends() and self._occupancy.inside:
             self._notify(Verified())
 
@@ -247,11 +247,11 @@ class Reading:
             await self._news.wait()
         elif self.state.doubt is Doubt.SUSPECTED and self._stream.online and self._occupancy.inside:
             self.state.ask()
-            # Not waited for: over a slow link, what we wait for may come before the answer.
+            # Do not wait here: over a slow link, the expected stanza may arrive before the answer.
             self._asking = asyncio.create_task(self._occupancy.still_inside(), name=f"self-ping in {self._room}")
             self._asking.add_done_callback(self._asked)
         else:
-            self.state.dismiss()  # we enter again anyway
+            self.state.dismiss()  # the room is entered again anyway
 
     def _asked(self, asking: asyncio.Task[bool]) -> None:
         self._asking = None

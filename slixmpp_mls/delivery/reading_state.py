@@ -1,6 +1,6 @@
-"""The states of a reader of one room, as tables; `reading.Reading` acts on them, and nothing here does I/O.
+"""The states of a reader of one room, as tables.  `reading.Reading` acts on them; this module does no I/O.
 
-Three questions have an answer at any moment, and each has a table of its own:
+Three independent states exist, each with a table of its own:
 
 * `Stay`: do we want the room?
 * `Place`: how far is the reader in the room's order?
@@ -17,11 +17,11 @@ Three questions have an answer at any moment, and each has a table of its own:
 
     NONE ──SUSPECT──> SUSPECTED ──ASK──> ASKED ──CONFIRMED──> VERIFYING ──the round ends in LIVE──> NONE
 
-A doubt that comes up while an earlier one is being dispelled is not forgotten: the state says so (ASKED_AGAIN,
-VERIFYING_AGAIN), and the room is asked once more afterwards.  The answer of the room counts for what had happened
-before the question, and the archive is read from after the answer.
+A doubt that arises while an earlier one is being resolved is recorded in the state (ASKED_AGAIN, VERIFYING_AGAIN), and
+the room is asked once more afterwards.  The room's answer covers everything that happened before the question.  The
+reading of the archive that resolves a doubt begins after the answer.
 
-A pair that is in no table cannot occur; `ReadingState` raises `RuntimeError` for it.
+A pair of state and event that is in no table cannot occur; `ReadingState` raises `RuntimeError` for it.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from typing import TypeVar
 class Stay(Enum):
     """Whether we want to be in the room."""
 
-    #: We read the room, or mean to.
+    #: We read the room, or want to.
     WANTED = auto()
-    #: We have asked for its destruction: that the room throws us out is no surprise.
+    #: We have requested its destruction, so our removal from the room is expected.
     DESTROYING = auto()
     #: We have left: reading ends.
     ENDED = auto()
@@ -45,14 +45,14 @@ class Stay(Enum):
 class Place(Enum):
     """How far the reader is in the room's order."""
 
-    #: The archive has to be read; what comes live is in the archive by then, and is not buffered.
+    #: The archive has to be read.  Live stanzas are not buffered, since the archive will hold them.
     BEHIND = auto()
-    #: The archive is being read; what comes live is buffered.
+    #: The archive is being read; live stanzas are buffered.
     CATCHING_UP = auto()
-    #: The archive is being read, but what came live was not buffered, or there is something new to look for: the
-    #: archive is read once more.
+    #: The archive is being read, but live stanzas were dropped, or there is something new to look for: the archive
+    #: will be read once more.
     INCOMPLETE = auto()
-    #: All that the archive had has been read; the buffer has the rest.
+    #: The archive has been read to its end; the buffer has the rest.
     LIVE = auto()
 
 
@@ -62,11 +62,11 @@ class Doubt(Enum):
     NONE = auto()
     #: The room is to be asked whether we are in it (XEP-0410).
     SUSPECTED = auto()
-    #: It has been asked.
+    #: The room has been asked.
     ASKED = auto()
-    #: It has been asked, and there is a reason to ask again.
+    #: The room has been asked, and there is a reason to ask again.
     ASKED_AGAIN = auto()
-    #: It has said yes; the archive is being read to its end since.
+    #: The room has confirmed that we are in it; since then the archive is being read to its end.
     VERIFYING = auto()
     #: The same, and there is a reason to ask again.
     VERIFYING_AGAIN = auto()
@@ -75,7 +75,7 @@ class Doubt(Enum):
 class StayEvent(Enum):
     JOIN = auto()
     DESTROY = auto()
-    #: The room refused to be destroyed, or nobody answered.
+    #: The room refused its destruction, or did not answer.
     NOT_DESTROYED = auto()
     LEAVE = auto()
 
@@ -85,11 +85,11 @@ class PlaceEvent(Enum):
     ROUND_BEGINS = auto()
     #: The archive has been read to its end.
     ROUND_ENDS = auto()
-    #: Reading the archive was broken off.
+    #: Reading the archive was aborted.
     ROUND_FAILS = auto()
     #: Live stanzas were dropped.
     OVERFLOW = auto()
-    #: There may be something in the archive that was not there when the round began.
+    #: The archive may hold stanzas that were not there when the round began.
     REREAD = auto()
     #: The position was moved.
     GO_BACK = auto()
@@ -99,12 +99,12 @@ class PlaceEvent(Enum):
 
 class DoubtEvent(Enum):
     SUSPECT = auto()
-    #: The reason to ask has gone: there is nobody to ask, or a new session starts.
+    #: There is no reason to ask any more: the room cannot be asked, or a new session starts.
     DISMISS = auto()
     ASK = auto()
     CONFIRMED = auto()
     NO_ANSWER = auto()
-    #: The question is void: we are out of the room meanwhile.
+    #: The question is void, since we are out of the room meanwhile.
     VOID = auto()
     #: The archive has been read to its end, and nothing is left to read.
     CAUGHT_UP = auto()
@@ -198,7 +198,7 @@ def _next(table: Mapping[_Event, Mapping[_State, _State]], state: _State, event:
 
 
 class ReadingState:
-    """The three answers together, and where one of them changes another.
+    """The three states together, and the effects of one on another.
 
     Each method is one event.  An event that cannot happen in the present state raises `RuntimeError` and changes
     nothing.
@@ -214,7 +214,7 @@ class ReadingState:
 
     @property
     def buffers(self) -> bool:
-        """Whether live stanzas are worth keeping."""
+        """Whether live stanzas are to be buffered."""
         return self.place in (Place.CATCHING_UP, Place.LIVE)
 
     @property
@@ -224,7 +224,7 @@ class ReadingState:
 
     @property
     def verifying(self) -> bool:
-        """Whether the archive is being read to dispel a doubt."""
+        """Whether the archive is being read to resolve a doubt."""
         return self.doubt in (Doubt.VERIFYING, Doubt.VERIFYING_AGAIN)
 
     # Stay
@@ -251,7 +251,7 @@ class ReadingState:
     def round_ends(self) -> bool:
         """The archive has been read to its end.
 
-        :returns: whether that has dispelled a doubt
+        :returns: whether this resolves a doubt
         """
         self.place = _next(PLACE, self.place, PlaceEvent.ROUND_ENDS)
         if self.place is not Place.LIVE:
@@ -270,7 +270,7 @@ class ReadingState:
         self.place = _next(PLACE, self.place, PlaceEvent.GO_BACK)
 
     def outside(self) -> None:
-        """We are out of the room: what comes after our next entry is all in the archive, and a round is due anyway."""
+        """We are out of the room: a round through the archive is due, which returns everything until our next entry."""
         self.place = _next(PLACE, self.place, PlaceEvent.OUTSIDE)
         self.doubt = _next(DOUBT, self.doubt, DoubtEvent.OUTSIDE)
 
@@ -286,7 +286,7 @@ class ReadingState:
         self.doubt = _next(DOUBT, self.doubt, DoubtEvent.ASK)
 
     def confirmed(self) -> None:
-        """The room has answered that we are in it; unless that must be asked again, the archive is read once more."""
+        """The room has answered that we are in it: read the archive once more, unless the room must be asked again."""
         self.doubt = _next(DOUBT, self.doubt, DoubtEvent.CONFIRMED)
         if self.doubt is Doubt.VERIFYING:
             self.place = _next(PLACE, self.place, PlaceEvent.REREAD)

@@ -1,11 +1,11 @@
-"""A MUC room (XEP-0045), for one client: creation, entry, sending, and reading as one total order of stanzas.
+"""A MUC room (XEP-0045) of one client: creation, entry, sending, and reading as one total order of stanzas.
 
-`Room` is the face that the rest of the plugin sees, and it sorts what the stream brings: presences for `Occupancy`
-(who is in the room), stanzas of ours for `Reading` (the order of the room), and the rest becomes a `RoomEvent`.
+`Room` is the interface to the rest of the plugin.  It dispatches incoming stanzas: presences to `Occupancy` (the
+occupants of the room), MLS stanzas to `Reading` (the order of the room); the rest becomes a `RoomEvent`.
 
-`Room.batches` yields every archived stanza of ours once, in the room's order, from a given archive id on, and goes on
-forever: first the archive, then live, across reconnections.  Stanzas that are at hand come together, because a reader
-is faster with several at once.  A reader that stops takes up again with the archive id of the last stanza it has
+`Room.batches` yields every archived MLS stanza once, in the room's order, from a given archive id on, and does not end:
+first the archive, then live, across reconnections.  Stanzas that are available come in one batch, because a reader
+processes several at once faster.  A reader that stopped continues from the archive id of the last stanza that it
 processed.
 """
 
@@ -46,10 +46,10 @@ _ENTRY_REFUSALS = ("not-a-member", "banned", "password-required", "refused")
 
 
 class Room:
-    """One room, for one client.
+    """One room of one client.
 
     :param jid: the room's bare JID.
-    :param nick: the nickname we would like to have in it.
+    :param nick: the nickname that we prefer.
     :param on_event: called at once with each `RoomEvent`; must not block.
     :param ping_interval: seconds of silence until a self-ping.
     """
@@ -87,7 +87,7 @@ class Room:
 
     @property
     def nick(self) -> str:
-        """Our nickname: the one we have, or had last."""
+        """Our current nickname, or the last one."""
         return self._occupancy.nick
 
     @property
@@ -97,33 +97,34 @@ class Room:
 
     @property
     def position(self) -> str | None:
-        """The archive id up to which `batches` has got, stanzas of other kinds included."""
+        """The archive id that `batches` has reached, stanzas of other kinds included."""
         return self._reading.position
 
     def suspect(self) -> None:
-        """Ask the room now whether we are still in it, rather than after `ping_interval`, and then its archive.
+        """Ask the room now whether we are still in it, instead of after `ping_interval`, then read its archive.
 
-        For a caller that misses something: a reflection that does not come, for instance.  `Verified` ends it.
+        A caller uses it if a stanza is missing, for instance a reflection.  `Verified` ends the doubt.
         """
         self._reading.suspect()
 
     def read_again(self, after: str | None) -> None:
-        """Go back to that place and read the archive from there: what `batches` has just yielded comes again, after
-        what is missing before it.
+        """Go back to that position and read the archive from there.
+
+        `batches` first yields the stanzas that are missing, then those that it has just yielded once more.
 
         :param after: archive id
         """
         self._reading.read_again(after)
 
-    # Making, judging, entering and leaving a room
+    # Creating, checking, entering and leaving a room
 
     async def create(self, name: str | None = None, *, again: bool = False) -> None:
-        """Make the room, configure it for an encrypted group, and be in it.
+        """Create the room, configure it for an encrypted group, and enter it.
 
-        :param again: we have begun to make it before, and may or may not have got somewhere.
+        :param again: an earlier attempt to create it may have succeeded in part.
         :raises UsageError: it exists.
-        :raises RoomUnsuitable: the service cannot make a room that will do; it has been destroyed again.
-        :raises NotPermitted: the service does not let us make rooms.
+        :raises RoomUnsuitable: the service cannot create a suitable room; the room has been destroyed again.
+        :raises NotPermitted: the service does not let us create rooms.
         :raises DeliveryError: refused, unanswered, disconnected.
         """
         self._attach(None)
@@ -131,10 +132,10 @@ class Room:
             exists = await muc_config.features(self._stream, str(self.jid)) is not None
             if exists and again:
                 try:
-                    # Without it Prosody lets nobody into a room that nobody has configured yet.
+                    # Without it, Prosody admits nobody to a room that is not configured yet.
                     await muc_config.configure(self._stream, str(self.jid), name)
                 except NotPermitted:
-                    again = False  # somebody else has made it meanwhile
+                    again = False  # another client has created it meanwhile
             if exists and not again:
                 raise UsageError(f"{self.jid} exists already")
             await self._occupancy.enter(create=not exists)
@@ -156,22 +157,22 @@ class Room:
     async def check(self) -> tuple[str, ...]:
         """The shortcomings that keep the room from serving an encrypted group, by name.
 
-        Empty if nothing does.  The names: ``not-found``, ``not-a-room``, ``not-persistent``,
+        Empty if the room is suitable.  The names: ``not-found``, ``not-a-room``, ``not-persistent``,
         ``not-members-only``, ``not-non-anonymous``, ``no-archive``, ``no-stanza-id``,
-        ``password-protected``.  Nothing is changed.
+        ``password-protected``.  The room is not changed.
 
-        :raises DeliveryError: the room does not say.
+        :raises DeliveryError: the room does not answer.
         """
         return muc_config.shortcomings(await muc_config.features(self._stream, str(self.jid)))
 
     async def join(self, after: str | None) -> None:
-        """Set the place to read from, and enter the room (once; `batches` re-enters by itself).
+        """Set the position to read from, and enter the room (once; `batches` re-enters by itself).
 
-        After an error that may pass (`Refused`, `NoAnswer`, `Disconnected`) `batches` may be
-        used all the same: it goes on trying.
+        After a temporary error (`Refused`, `NoAnswer`, `Disconnected`), `batches` can be used
+        nevertheless: it continues to try.
 
         :param after: the archive id of the last stanza processed; ``None``: from the beginning.
-        :raises NotPermitted: we are no member, or banned.
+        :raises NotPermitted: we are not a member, or are banned.
         :raises RoomLost: there is no such room (any more).
         :raises DeliveryError: refused, unanswered, disconnected.
         """
@@ -187,18 +188,18 @@ class Room:
             raise
 
     async def leave(self) -> None:
-        """Leave the room; `batches` ends.  Our affiliation stays."""
+        """Leave the room; `batches` ends.  Our affiliation remains."""
         self._reading.stop()
         await self._occupancy.leave()
         self._detach()
         self._reading.wake()
 
     async def destroy(self, alternate: str | None = None, reason: str | None = None) -> None:
-        """Destroy the room, with its archive on most servers; `batches` ends.
+        """Destroy the room; most servers destroy its archive too.  `batches` ends.
 
         :raises NotPermitted: we are not an owner.
         """
-        self._reading.state.destroy()  # so that the room's farewell is no surprise to the reader
+        self._reading.state.destroy()  # the reader then expects our removal from the room
         try:
             await muc_config.destroy(self._stream, str(self.jid), alternate, reason)
         except BaseException:
@@ -218,22 +219,22 @@ class Room:
 
     @property
     def limit(self) -> int:
-        """Octets of the largest stanza to be sent: `MAX_STANZA`, or less if our server has proved to take less."""
+        """Octets of the largest stanza to send: `MAX_STANZA`, or less if our server has proved to accept less."""
         return self._stream.limit
 
     def measure(self, elements: Sequence[Element]) -> int:
-        """Octets of the stanza that `send` would make of these elements, ids of usual length assumed."""
+        """Octets of the stanza that `send` makes of these elements, for ids of the usual length."""
         return _size(self._message(elements, "x" * 36))
 
     async def send(self, elements: Sequence[Element], *, message_id: str) -> None:
-        """Send one groupchat message with these children; return when it is on the stream.
+        """Send one groupchat message with these children; return when it is written to the stream.
 
-        Proof of arrival is its reflection, which `batches` yields with this id as `origin_id`.
-        A refusal comes as a `Bounced` event.
+        The reflection proves its arrival: `batches` yields it with this id as `origin_id`.
+        A refusal is reported as a `Bounced` event.
 
-        :param message_id: unique; the same again if the same message is sent again.
+        :param message_id: unique; a message that is sent again has the same id.
         :raises StanzaTooLarge: over `limit`; nothing was sent.
-        :raises Disconnected: we are not in the room at the moment; sent or not, send it again later.
+        :raises Disconnected: we are not in the room now; send it again later, whether it was sent or not.
         """
         message = self._message(elements, message_id)
         size = _size(message)
@@ -245,13 +246,13 @@ class Room:
 
     def _message(self, elements: Sequence[Element], message_id: str) -> Message:
         message = self._xmpp.make_message(mto=self.jid, mtype="groupchat")
-        message.xml.set("id", message_id)  # message["id"] = ... may add an <origin-id/> too, or not
+        message.xml.set("id", message_id)  # message["id"] = ... may add an <origin-id/> as well
         for origin_id in message.xml.findall(f"{{{SID}}}origin-id"):
             message.xml.remove(origin_id)
         message.xml.extend(elements)
         SubElement(message.xml, f"{{{SID}}}origin-id", {"id": message_id})
         if message.xml.find(f"{{{HINTS}}}store") is None:
-            # Without it ejabberd neither archives the message nor gives it an id.
+            # Without it, ejabberd neither archives the message nor assigns it an id.
             SubElement(message.xml, f"{{{HINTS}}}store")
         return message
 
@@ -267,21 +268,21 @@ class Room:
     # Reading
 
     def batches(self) -> AsyncGenerator[Sequence[RoomStanza], None]:
-        """Every archived stanza with a child in our namespace, in order, from `join`'s place on, some at a time.
+        """Yield every archived stanza with a child in our namespace, in order, from `join`'s position on, in batches.
 
-        Re-enters and re-reads as needed; ends when `leave` or `destroy` is called.  One reader
-        at a time.
+        It re-enters and re-reads as needed, and ends when `leave` or `destroy` is called.  Only
+        one reader may be active.
 
-        :raises RoomLost: we are out for good.
-        :raises ArchiveGap: stanzas have been lost; `join` at another place to go on.
-        :raises NotPermitted: the room lets us in, but not read its archive.
+        :raises RoomLost: we are out of the room for good.
+        :raises ArchiveGap: stanzas have been lost; `join` at another position to continue.
+        :raises NotPermitted: the room admits us, but does not let us read its archive.
         """
         return self._reading.batches()
 
-    # What the stream brings: see `stream.RoomReader`
+    # Input from the stream: see `stream.RoomReader`
 
     def message_received(self, xml: Element) -> None:
-        """Sort a message: ours to the buffer, the room's own to events."""
+        """Dispatch a message: MLS stanzas to the buffer, the room's own to events."""
         sender = xml.get("from", "")
         kind = xml.get("type", "normal")
         if kind == "error":
@@ -298,17 +299,17 @@ class Room:
         self._reading.wake()
 
     def presence_received(self, xml: Element) -> None:
-        """An occupant comes, goes or changes; perhaps we ourselves."""
+        """Handle a change of an occupant, possibly of ourselves."""
         self._occupancy.presence_received(xml)
         self._reading.wake()
 
     def stream_started(self, resumed: bool) -> None:
-        """A resumed session has lost nothing, if the room has not dropped us; a new one starts again."""
+        """After a resumption nothing is lost unless the room dropped us; in a new session, enter again."""
         self._occupancy.stream_started(resumed)
         self._reading.stream_started(resumed)
 
     def stream_stopped(self) -> None:
-        """The next stream is waited for."""
+        """Wait for the next stream."""
         self._occupancy.stream_stopped()
         self._reading.wake()
 
@@ -324,7 +325,7 @@ class Room:
         if not ids:
             self._notify(Unarchived(xml.get("id")))
             return
-        # Two ids "by" the room: the room did not remove a forged one.  The archive knows which is its own.
+        # Two ids "by" the room: the room did not remove a forged one.  Only the archive has the right one.
         self._reading.live(stanza, ambiguous=len(ids) > 1)
 
     def _bounced(self, xml: Element) -> None:
@@ -332,7 +333,7 @@ class Room:
         remedy = ""
         if condition == "not-acceptable":
             remedy = "enter"
-            self.suspect()  # the usual answer to a client that is not in the room
+            self.suspect()  # servers usually answer so to a client that is not in the room
         elif condition in UNREACHABLE:
             remedy = "enter"
             self._occupancy.unreachable()

@@ -1,22 +1,22 @@
-"""One client's XMPP stream, as the rest of the delivery code uses it.
+"""The XMPP stream of one client, for the rest of the delivery code.
 
-slixmpp offers more than is needed here, and leaves some gaps that would cost correctness:
+This module narrows slixmpp's interface and closes gaps in it that would break correctness:
 
-* A request that the server never answers stays pending for two minutes even when the
-  stream has died in the meantime.  `Stream.ask` fails at once with `Disconnected`.
-* Stanzas "sent" without a session are kept by slixmpp and sent at the next one.  The
-  caller here has its own queue in a store and would send twice: `Stream.write` refuses.
-* Coroutine handlers run as independent tasks and lose the order of the stanzas.  Here one
-  plain callback per client hands every stanza of the rooms in use to its reader, in order.
-  It looks the room up in a dictionary, so two hundred rooms cost no more than one.
-* A server that is sent too large a stanza cuts the stream (``policy-violation``) and does not say what the limit is.
-  Sending the same again after the next connection would go on forever.  `Stream.limit` is lowered instead.
-  (Prosody and ejabberd do not let such a stream be resumed, by which slixmpp would send it again.)
-* A server's refusal to bind a resource (it comes when the connection broke during an earlier attempt) is taken for
-  a session, under an empty JID.  Here that stream is closed, and our JID is kept.
-* Errors of slixmpp never leave this module: they become `slixmpp_mls.errors`.
+* In slixmpp, an unanswered request stays pending for two minutes even if the stream has ended in the meantime.
+  `Stream.ask` fails at once with `Disconnected`.
+* slixmpp keeps stanzas that are "sent" without a session, and sends them in the next one.  The caller has its own queue
+  in a store and would send twice: `Stream.write` refuses.
+* Coroutine handlers run as independent tasks and lose the order of the stanzas.  Here one plain callback per client
+  passes every stanza of the rooms in use to its reader, in order.  It looks the room up in a dictionary, so two hundred
+  rooms cost no more than one.
+* A server closes the stream after too large a stanza (``policy-violation``) and does not report its limit.  Sending the
+  stanza again after each reconnection would never end.  `Stream.limit` is lowered instead.  (Prosody and ejabberd do
+  not resume such a stream; a resumption would make slixmpp send the stanza again.)
+* slixmpp takes a refused resource binding (it happens if the connection broke during an earlier attempt) for a session
+  with an empty JID.  Here that stream is closed, and our JID is kept.
+* Errors of slixmpp do not leave this module: they are translated to `slixmpp_mls.errors`.
 
-There is one `Stream` for each client; `Stream.of` finds it.
+There is one `Stream` for each client; `Stream.of` returns it.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAM = "urn:xmpp:mam:2"
-#: Octets of one serialised stanza.  Beyond, servers cut the stream (262,144 on many), and a
+#: Octets of one serialised stanza at most.  Above their limit (262,144 on many), servers close the stream, and a
 #: federated room loses its remote members.
 MAX_STANZA = 240_000
-#: What every server must take (RFC 6120 13.12).
+#: Octets that every server must accept (RFC 6120 13.12).
 MIN_LIMIT = 10_000
 #: Seconds to wait for the answer to a request.
 TIMEOUT = 30.0
@@ -54,7 +54,7 @@ _FORBIDDING = frozenset({"forbidden", "not-authorized", "not-allowed", "registra
 
 
 class RoomReader(Protocol):
-    """The methods by which a room learns of its stanzas and of the stream below it."""
+    """Receives the stanzas of a room and the state of the stream."""
 
     def message_received(self, xml: Element) -> None:
         """A message from the room or an occupant, archive results excepted."""
@@ -66,7 +66,7 @@ class RoomReader(Protocol):
         """The stream is usable (again).  Unless it is `resumed`, the server has forgotten our presences."""
 
     def stream_stopped(self) -> None:
-        """The stream is gone, perhaps to be resumed."""
+        """The stream has ended; it may be resumed."""
 
 
 class _FromRooms(MatcherBase):
@@ -100,7 +100,7 @@ class Stream:
         self._queries: dict[str, asyncio.Semaphore] = {}
         #: Whether stanzas can be sent now.
         self.online = xmpp.is_connected() and xmpp.session_bind_event.is_set()
-        #: Octets of the largest message to write: less than `MAX_STANZA` if the server has cut the stream for less.
+        #: Octets of the largest message to write: below `MAX_STANZA` if the server has closed the stream for less.
         self.limit = MAX_STANZA
         self._largest = 0  # since the stream began
         self._rooms: dict[str, RoomReader] = {}
@@ -116,8 +116,8 @@ class Stream:
         xmpp.add_event_handler("stream_error", self._broken)
 
     def close(self) -> None:
-        """Undo the registrations with slixmpp; for the end of the plugin."""
-        self.online = False  # from now on nobody tells us
+        """Undo the registrations with slixmpp when the plugin ends."""
+        self.online = False  # no handler updates it any more
         self._fail_pending()
         self.xmpp.remove_handler("MLS rooms")
         self.xmpp.del_filter("out_sync", self._written)
@@ -157,7 +157,7 @@ class Stream:
             room.stream_stopped()
 
     def _broken(self, error: Any) -> None:
-        """RFC 6120 4.9.3.14: the server has ended the stream for what we did.  It may have been the largest message."""
+        """RFC 6120 4.9.3.14: the server has closed the stream for a violation, perhaps our largest message."""
         if error["condition"] != "policy-violation" or self._largest <= MIN_LIMIT:
             return
         self.limit = max(MIN_LIMIT, self._largest // 2)
@@ -200,26 +200,26 @@ class Stream:
         return xml
 
     async def settled(self) -> None:
-        """Wait until our server has taken all that was written before.
+        """Wait until our server has accepted everything that was written before.
 
-        A server handles what comes over a stream in order (RFC 6120 10.1): its answer to a request, whatever it says,
-        comes after that.
+        A server processes the stanzas of a stream in order (RFC 6120 10.1): any answer to a request proves that the
+        earlier stanzas were processed.
 
-        :raises Disconnected, NoAnswer: it may not have
+        :raises Disconnected, NoAnswer: the earlier stanzas may not have been accepted
         """
         with suppress(Refused, NotPermitted):
             await self.ask("get", self.xmpp.boundjid.host, Element("{urn:xmpp:ping}ping"))
 
     async def write(self, message: Message, size: int) -> None:
-        """Send a message; return when it goes onto the stream.
+        """Send a message; return when it is written to the stream.
 
-        Afterwards it may still be lost with the connection: only an answer or a reflection
-        proves that it arrived.
+        The message may still be lost with the connection: only an answer or a reflection proves
+        that it arrived.
 
-        :param size: its octets.
+        :param size: the message's size in octets.
         :raises StanzaTooLarge: over `limit`; nothing was sent.
         :raises UsageError: XML cannot hold it; nothing was sent.
-        :raises Disconnected: there is no stream, or it broke first.
+        :raises Disconnected: there is no stream, or it broke before the message was written.
         """
         if size > self.limit:
             raise StanzaTooLarge(size, self.limit)
@@ -239,7 +239,7 @@ class Stream:
             self._writing.pop(id(message), None)
 
     def _written(self, stanza: Any) -> Any:
-        """An outgoing filter that changes nothing: the last stop before the socket."""
+        """Observe each outgoing stanza just before the socket; change nothing."""
         future = self._writing.get(id(stanza))
         if future is not None and not future.done():
             future.set_result(None)
@@ -248,31 +248,30 @@ class Stream:
     # Receiving
 
     def entrance(self, service: str) -> asyncio.Semaphore:
-        """To be held while entering a room of that service.
+        """The semaphore to hold while entering a room of that service.
 
-        Entering is what strains a service, with presences from and to everybody: a few rooms at a time.
+        It limits the entries at a time, since each one loads the service with presences from and to all occupants.
         """
         return self._entrances.setdefault(service, asyncio.Semaphore(8))
 
     def query(self, service: str) -> asyncio.Semaphore:
-        """To be held while asking an archive of that service.
+        """The semaphore to hold while querying an archive of that service.
 
-        The answers come one after the other on the same stream: with many rooms asked at once, the last one's would
-        not be there in time.
+        The answers share one stream.  If many rooms were queried at once, the last answer would miss its time limit.
         """
         return self._queries.setdefault(service, asyncio.Semaphore(8))
 
     def attach(self, room: str, reader: RoomReader) -> None:
-        """From now on give `reader` what comes from the room (a bare JID)."""
+        """Pass the stanzas of the room (a bare JID) to `reader` from now on."""
         self._rooms[room] = reader
 
     def detach(self, room: str, reader: RoomReader) -> None:
-        """This reader no longer reads the room."""
+        """Stop passing the room's stanzas to this reader."""
         if self._rooms.get(room) is reader:
             del self._rooms[room]
 
     def collect(self, archive: str, queryid: str, collector: Callable[[Element], None]) -> None:
-        """Call `collector` with each archive result (XEP-0313 ``<result/>``) of the query, sent by `archive` itself."""
+        """Call `collector` with each result (XEP-0313 ``<result/>``) of the query that `archive` itself sends."""
         self._collectors.setdefault(archive, {})[queryid] = collector
 
     def end_collect(self, archive: str, queryid: str) -> None:
@@ -291,13 +290,13 @@ class Stream:
         return xml.get("from") or str(self.xmpp.boundjid.bare)
 
     def _dispatch(self, stanza: Any) -> None:
-        # An exception leaving a handler makes slixmpp send an error stanza to the sender, here: to all the room.
+        # An exception from a handler makes slixmpp send an error stanza to the sender, here to the whole room.
         try:
             xml: Element = stanza.xml
             sender = self.sender(xml)
             room = bare(sender)
             if stanza.name == "message" and sender == room:
-                # Only the archive itself speaks for the archive: an occupant's <result/> is a message like any other.
+                # Only results from the archive itself count: an occupant's <result/> is an ordinary message.
                 result = xml.find(f"{{{MAM}}}result")
                 if result is not None:
                     collector = self._collectors.get(room, {}).get(result.get("queryid", ""))
@@ -316,9 +315,9 @@ class Stream:
 
 
 def _check_characters(xml: Element) -> None:
-    """A character that XML cannot hold would make the server cut the stream (RFC 6120 4.9.3.13), again and again.
+    """Reject characters that XML cannot hold, after which the server closes the stream (RFC 6120 4.9.3.13) each time.
 
-    :raises UsageError: there is one; the message does not repeat it
+    :raises UsageError: there is one; the error message does not repeat it
     """
     for element in xml.iter():
         for text in (element.text, element.tail, *element.attrib.values()):
@@ -327,12 +326,12 @@ def _check_characters(xml: Element) -> None:
 
 
 def bare(jid: str) -> str:
-    """The JID without its resource; it must be normalised already, as all that servers send."""
+    """The JID without its resource.  The input must be normalised, as JIDs from servers are."""
     return jid.partition("/")[0]
 
 
 def translated(peer: str, error: XMPPError) -> DeliveryError:
-    """The error of ours for one of slixmpp's."""
+    """Translate an error of slixmpp to ours."""
     if isinstance(error, IqTimeout):
         return NoAnswer(f"{peer} did not answer")
     condition = str(error.condition or "undefined-condition")
@@ -342,7 +341,7 @@ def translated(peer: str, error: XMPPError) -> DeliveryError:
 
 
 async def in_parallel(calls: Sequence[Coroutine[Any, Any, T]], limit: int = 8) -> list[T]:
-    """The results of the calls, `limit` of them under way at once.
+    """Run the calls, at most `limit` at once, and return their results.
 
     The first error cancels the rest and is raised as it is.
     """
@@ -354,7 +353,7 @@ async def in_parallel(calls: Sequence[Coroutine[Any, Any, T]], limit: int = 8) -
 
     def begin(call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(one(call))
-        task.add_done_callback(lambda _: call.close())  # cancelled before it got a slot
+        task.add_done_callback(lambda _: call.close())  # cancelled before it acquired the semaphore
         return task
 
     tasks = [begin(call) for call in calls]

@@ -1,25 +1,26 @@
-"""Encrypted blobs on the account's upload service (XEP-0363), and from anybody's.
+"""Uploads encrypted blobs to the account's service (XEP-0363), and downloads blobs from any service.
 
-To put: find the service (once), encrypt, ask it for a slot, send the octets there.  To get: fetch no more octets
-than the reference says, compare the hash, decrypt (:mod:`slixmpp_mls.stanza.blob`).  HTTPS only, verified as the XMPP
-stream is (``xmpp.ssl_context``); redirects are not followed, no cookies are kept, no proxy of the environment is used.
+Upload: find the service (once), encrypt, request a slot, send the octets to it.  Download: fetch at most the octets
+that the reference states, compare the hash, decrypt (:mod:`slixmpp_mls.stanza.blob`).  Only HTTPS is used, with the
+certificate verification of the XMPP stream (``xmpp.ssl_context``).  Redirects, cookies and proxies of the environment
+are ignored.
 
 Which addresses may be fetched from
 -----------------------------------
-A reference comes from the member that adds us to a group.  To fetch it, our machine asks a web server that this member
-has chosen.  The member learns our network address by it (as the XEP says), and must not reach into networks that only
-we can reach.  Therefore a host name is resolved first, and only these addresses are used:
+A reference comes from the member that adds us to a group.  To fetch it, our machine contacts a web server that this
+member has chosen.  The member thereby learns our network address (as the XEP says), and must not reach into networks
+that only we can reach.  Therefore a host name is resolved first, and only these addresses are used:
 
 * those of the public internet,
 * loopback ones if the XMPP server that we are connected to is at a loopback address, too,
-* private ones (RFC 1918, RFC 4193) if it is at a private one,
+* private ones (RFC 1918, RFC 4193) if it is at a private one.
 
-at the moment of connecting: the socket is made for the address that was judged, so that a name whose address changes
-gains nothing.  IPv6 addresses that wrap others (IPv4-mapped, NAT64) are judged by what they wrap, the tunnels of old
-(6to4, Teredo, ISATAP) and site-local addresses are refused.  An application with another rule
-passes `allow_url`: it gets the URL and decides alone, for instance by a list of hosts.
+The check happens at connection time: the socket is created for the checked address, so a name whose address changes
+cannot evade it.  IPv6 addresses that embed IPv4 addresses (IPv4-mapped, NAT64) are checked by the embedded address.
+Obsolete tunnels (6to4, Teredo, ISATAP) and site-local addresses are refused.  An application with another rule passes
+`allow_url`: the function gets the URL and decides alone, for instance by a list of hosts.
 
-The address to which our own service tells us to upload is not checked: the account's server decides it.
+The upload address that our own service returns is not checked: the account's server decides it.
 """
 
 from __future__ import annotations
@@ -61,18 +62,18 @@ __all__ = ["AllowURL", "Uploads"]
 log = logging.getLogger(__name__)
 
 AllowURL = Callable[[str], bool]
-"""Whether a blob may be fetched from a URL that somebody else has chosen."""
+"""Decides whether a blob may be fetched from a URL that another member has chosen."""
 
 _NS = "urn:xmpp:http:upload:0"
 _DISCO_INFO = "http://jabber.org/protocol/disco#info"
 _DISCO_ITEMS = "http://jabber.org/protocol/disco#items"
-_HEADERS = frozenset({"authorization", "cookie", "expires"})  # XEP-0363 5: these and no other
-_MAX_SERVICES = 50  # of a server, which are asked what they are
+_HEADERS = frozenset({"authorization", "cookie", "expires"})  # XEP-0363 5: only these
+_MAX_SERVICES = 50  # of a server that are queried with disco#info at most
 _WHOLE = 120.0  # seconds for a blob
 _CONNECTING = 15.0
 _STALLED = 30.0  # seconds without any progress
 _CHUNK = 1 << 16
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # RFC 9110 15: may be better next time
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # RFC 9110 15: temporary failures
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +83,10 @@ class _Service:
 
 
 class Uploads:
-    """Puts blobs on our server's upload service, and gets them from where a reference says.
+    """Uploads blobs to our server's upload service, and downloads blobs by their references.
 
-    :param allow_url: instead of the rule above
-    :param pauses: seconds between the attempts to put
+    :param allow_url: replaces the address rule of this module
+    :param pauses: seconds between the upload attempts
     """
 
     def __init__(
@@ -101,12 +102,12 @@ class Uploads:
     # --- putting -------------------------------------------------------------------------------
 
     async def put(self, data: bytes) -> BlobReference:
-        """Encrypt octets and upload them.  The service decides how long they stay, often 7 days or more.
+        """Encrypt octets and upload them.  The service decides how long it keeps them, often 7 days or more.
 
         :raises NoUploadService: our server has none
-        :raises BlobTooLarge: for the service, or for those who would fetch it (`MAX_BLOB`)
-        :raises Refused, NotPermitted: the service gives us no slot, for a quota perhaps
-        :raises TransferFailed: the web server does not take it; if that may pass, after some attempts
+        :raises BlobTooLarge: over the limit of the service, or of the receivers (`MAX_BLOB`)
+        :raises Refused, NotPermitted: the service gives us no slot, for example because of a quota
+        :raises TransferFailed: the web server refuses it; a temporary failure is raised after several attempts
         :raises Disconnected: there is no stream
         """
         size = len(data) + OVERHEAD
@@ -118,24 +119,24 @@ class Uploads:
         return sealed.at(await self.send(size, lambda: sealed.ciphertext))
 
     async def limit(self) -> int | None:
-        """The most octets that our server's service takes at once, if it says so.
+        """The most octets that our server's service accepts at once; None if it states no limit.
 
         :raises NoUploadService: our server has none
         """
         return (await self._find_service()).limit
 
     async def send(self, size: int, body: Callable[[], bytes | AsyncIterator[bytes]]) -> str:
-        """Upload octets as they are, and tell at which URL they are now.
+        """Upload octets as they are; return their URL.
 
         :param size: octets
-        :param body: called at each attempt for what is to be sent, `size` octets in all
-        :raises: what :meth:`put` does
+        :param body: called at each attempt; returns the octets to send, `size` in all
+        :raises: as :meth:`put`
         """
         service = await self._find_service()
         for pause in (*self._pauses, None):
             try:
                 put_url, headers, get_url = await self._slot(service, size)
-                headers.append(("Content-Length", str(size)))  # in chunks of unknown number, services take nothing
+                headers.append(("Content-Length", str(size)))  # services refuse chunked transfer without a length
                 await self._upload(put_url, headers, body())
                 return get_url
             except (NoAnswer, TransferFailed) as error:
@@ -146,7 +147,7 @@ class Uploads:
         raise AssertionError("the last attempt returns or raises")
 
     async def _find_service(self) -> _Service:
-        """XEP-0363 4: the first of our server's services that takes uploads."""
+        """Find the first of our server's services that accepts uploads (XEP-0363 4)."""
         async with self._looking:
             if self._service is None:
                 domain = self._xmpp.boundjid.domain
@@ -166,7 +167,7 @@ class Uploads:
         except Disconnected:
             raise
         except DeliveryError:
-            return None  # some other service of the server's, out of order
+            return None  # another service of the server is out of order
         query = answer.find(f"{{{_DISCO_INFO}}}query")
         features = [] if query is None else [each.get("var") for each in query.iterfind(f"{{{_DISCO_INFO}}}feature")]
         if query is None or _NS not in features:
@@ -178,7 +179,7 @@ class Uploads:
         return _Service(jid, None)
 
     async def _slot(self, service: _Service, size: int) -> tuple[str, list[tuple[str, str]], str]:
-        """XEP-0363 5: the slot: the URL to upload to, its headers, and the URL to download from."""
+        """Request a slot (XEP-0363 5): the upload URL, its headers, and the download URL."""
         attributes = {"filename": "blob", "size": str(size), "content-type": "application/octet-stream"}
         answer = await self._stream.ask("get", service.jid, Element(f"{{{_NS}}}request", attributes))
         slot = answer.find(f"{{{_NS}}}slot")
@@ -198,7 +199,7 @@ class Uploads:
         return urls[0], headers, urls[1]
 
     async def _upload(self, url: str, headers: list[tuple[str, str]], octets: bytes | AsyncIterator[bytes]) -> None:
-        """In pieces, it may take as long as it takes, if only it goes on."""
+        """Upload the octets.  An upload in pieces has no total time limit, as long as it makes progress."""
         async with (
             _errors_of(url),
             asyncio.timeout(_WHOLE if isinstance(octets, bytes) else _STALLED) as patience,
@@ -217,8 +218,8 @@ class Uploads:
     async def get(self, reference: BlobReference) -> bytes:
         """Fetch and decrypt a blob, in one attempt.
 
-        :raises NotPermitted: it is at an address from which nothing is to be fetched
-        :raises MalformedError: there is something else than what was put, or it is over `MAX_BLOB`
+        :raises NotPermitted: its address is not one that may be fetched from
+        :raises MalformedError: the content is not what was uploaded, or it is over `MAX_BLOB`
         :raises TransferFailed: it cannot be fetched; `temporary` says whether to try again
         """
         if reference.size > MAX_BLOB:
@@ -232,10 +233,10 @@ class Uploads:
         return reference.open(bytes(octets))
 
     async def fetch(self, url: str, whole: float | None = _WHOLE) -> AsyncGenerator[bytes, None]:
-        """What is at a URL, piece by piece.  The reader counts the octets, and stops when there are too many.
+        """Fetch a URL piece by piece.  The caller counts the octets, and stops when there are too many.
 
-        :param whole: seconds that it may take in all; None if it may take as long as it goes on
-        :raises NotPermitted: it is at an address from which nothing is to be fetched
+        :param whole: time limit in seconds; None: no limit as long as there is progress
+        :raises NotPermitted: its address is not one that may be fetched from
         :raises TransferFailed: it cannot be fetched; `temporary` says whether to try again
         """
         resolver: _Resolver | None = None
@@ -255,7 +256,7 @@ class Uploads:
                 yield chunk
 
     def _networks(self) -> frozenset[str]:
-        """The kinds of addresses from which something may be fetched."""
+        """The kinds of networks that may be fetched from."""
         transport = self._xmpp.transport
         peer = None if transport is None else transport.get_extra_info("peername")
         return frozenset({"public"} if not peer else {"public", _network(peer[0])}) - {"other"}
@@ -286,24 +287,24 @@ def _host(url: str) -> str:
 
 
 _PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")))  # RFC 1918, RFC 4193
-_UNICAST = ip_network("2000::/3")  # all of IPv6 that is given out for the internet (RFC 4291 2.4)
-_NAT64 = ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are the IPv4 address that is meant
+_UNICAST = ip_network("2000::/3")  # the allocated global unicast range of IPv6 (RFC 4291 2.4)
+_NAT64 = ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are the IPv4 address
 _TUNNELS = tuple(
     map(
         ip_network,
-        # 6to4 (RFC 3056) and its relays (RFC 7526), Teredo (RFC 4380): the address inside is whatever somebody wrote.
+        # 6to4 (RFC 3056) and its relays (RFC 7526), Teredo (RFC 4380): anybody can choose the inner one.
         ("2002::/16", "192.88.99.0/24", "2001::/32"),
     )
 )
-_DOCUMENTATION = ip_network("3fff::/20")  # RFC 9637, which the standard library learns late
+_DOCUMENTATION = ip_network("3fff::/20")  # RFC 9637, missing in older standard libraries
 _ISATAP = (0x00005EFE, 0x02005EFE)  # RFC 5214 6.1: the third quarter of an address whose last one is an IPv4 address
 
 
 def _network(address: str) -> str:
-    """What kind of network an IP address is in: "public", "loopback", "private" or "other".
+    """The kind of network of an IP address: "public", "loopback", "private" or "other".
 
-    An address that wraps an IPv4 address is judged by that one where the wrapping is in use (IPv4-mapped, NAT64), and
-    is "other" where nobody needs it any more.
+    An address that embeds an IPv4 address is classified by that one if the embedding is in use (IPv4-mapped, NAT64),
+    and is "other" if the embedding is obsolete.
     """
     parsed = ip_address(address.partition("%")[0])
     if isinstance(parsed, IPv6Address):
@@ -327,15 +328,15 @@ def _network(address: str) -> str:
 
 
 def _check_host(url: str, networks: frozenset[str]) -> None:
-    """For a host that is an IP address already, before anything is opened.
+    """Check a host that is an IP address literal before a connection is opened.
 
-    :raises NotPermitted: nothing is to be fetched from there
+    :raises NotPermitted: the address is not one that may be fetched from
     """
     host = _host(url)
     try:
         network = _network(host)
     except ValueError:
-        # Short and octal forms of addresses, which some resolvers understand: no host's name ends in a number.
+        # Some resolvers accept short and octal forms of addresses.  No host name ends in a number.
         last = host.rstrip(".").rpartition(".")[2]
         if not re.fullmatch("[0-9]+|0x[0-9a-f]*", last):
             return
@@ -345,11 +346,11 @@ def _check_host(url: str, networks: frozenset[str]) -> None:
 
 
 class _Refused(OSError):
-    """The address is not one to connect to.  (Of an OSError alone the library tries the host's other addresses.)"""
+    """Connecting to the address is not allowed.  (After an OSError the library tries the host's other addresses.)"""
 
 
 class _Resolver(AbstractResolver):
-    """Gives only addresses of some kinds of networks."""
+    """Resolves host names to addresses of the allowed kinds of networks only."""
 
     def __init__(self, networks: frozenset[str]) -> None:
         self.networks = networks
@@ -365,9 +366,9 @@ class _Resolver(AbstractResolver):
         return allowed
 
     def socket(self, info: aiohttp.AddrInfoType) -> socket.socket:
-        """The socket for one connection.  What is judged here is the address that is connected to, whoever found it.
+        """Create the socket for one connection.  This checks the address of the connection, however it was resolved.
 
-        :raises _Refused: nothing is to be fetched from there
+        :raises _Refused: the address is not one that may be fetched from
         """
         family, kind, protocol, _, address = info
         if _network(str(address[0])) not in self.networks:
@@ -387,7 +388,7 @@ def _check_status(url: str, response: aiohttp.ClientResponse, good: set[int]) ->
 
 
 async def _rescheduling(patience: asyncio.Timeout, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same pieces; each one that is taken is progress."""
+    """Pass the pieces through; each one restarts the time limit."""
     async for piece in pieces:
         patience.reschedule(asyncio.get_running_loop().time() + _STALLED)
         yield piece
@@ -395,7 +396,7 @@ async def _rescheduling(patience: asyncio.Timeout, pieces: AsyncIterator[bytes])
 
 @asynccontextmanager
 async def _errors_of(url: str) -> AsyncIterator[None]:
-    """Errors of aiohttp become ours."""
+    """Translate errors of aiohttp to ours."""
     try:
         yield
     except aiohttp.InvalidURL:
