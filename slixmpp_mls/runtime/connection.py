@@ -1,10 +1,10 @@
-"""The connection of a bot: why there is none, and how it is kept.
+"""The connection of a bot: the causes of failed logins, and reconnection.
 
-slixmpp tells in several events what has become of an attempt to log in.  :class:`LoginWatch` makes one
-:class:`~slixmpp_mls.errors.LoginFailed` of them, which says whether it may pass by itself.
+slixmpp reports the result of a login attempt in several events.  :class:`LoginWatch` combines them into one
+:class:`~slixmpp_mls.errors.LoginFailed`, which says whether the failure may be temporary.
 
-:func:`connected` is a connection for as long as a block of code; :func:`run` one for the life of a process.  Both
-connect again when the connection breaks, after pauses that grow; slixmpp leaves that to the application.
+:func:`connected` keeps a connection for the duration of a block of code, :func:`run` for the life of a process.  Both
+reconnect when the connection breaks, after growing pauses; slixmpp leaves that to the application.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ _slixmpp_log = logging.getLogger("slixmpp.xmlstream.xmlstream")
 
 _FIRST_PAUSE: Final = 1.0  # seconds
 _LONGEST_PAUSE: Final = 60.0
-_GOODBYE: Final = 5.0  # seconds to close the stream in good order
-# RFC 6120 4.9.3: conditions of the stream that another attempt meets again.
+_GOODBYE: Final = 5.0  # seconds to close the stream cleanly
+# RFC 6120 4.9.3: stream error conditions that another attempt does not avoid.
 _FINAL_CONDITIONS: Final = frozenset({
     "host-gone", "host-unknown", "improper-addressing", "invalid-namespace", "not-authorized", "unsupported-version",
 })  # fmt: skip
 
 
 class LoginWatch:
-    """Notices that a client does not get a session, and why.
+    """Detects that a client gets no session, and determines the cause.
 
-    :ivar problem: why the last attempt failed; None if it did not, or is still going on
+    :ivar problem: the cause of the last attempt's failure; None if it succeeded or is still in progress
     :param report: called with each problem
     """
 
@@ -81,12 +81,12 @@ class LoginWatch:
         self.problem, self._reason, self._in_session = None, None, True
 
     def _not_reached(self, reason: object) -> None:
-        """One address; slixmpp goes on to the next, if there is one."""
+        """One address failed; slixmpp continues with the next one, if any."""
         if not isinstance(self._reason, ssl.SSLCertVerificationError):
             self._reason = reason
 
     def _round_over(self, _: object) -> None:
-        """No address has answered; slixmpp begins anew after a pause."""
+        """No address answered; slixmpp starts again after a pause."""
         reason, self._reason = self._reason, None
         if isinstance(reason, ssl.SSLCertVerificationError):
             self._fail("certificate", f"its certificate does not verify: {reason.verify_message}")
@@ -99,7 +99,7 @@ class LoginWatch:
             self._fail("refused", f"it answers {condition}", temporary=condition not in _FINAL_CONDITIONS)
 
     def _closed(self, reason: object) -> None:
-        if isinstance(reason, ssl.SSLCertVerificationError):  # told before what slixmpp has for it, ssl_invalid_chain
+        if isinstance(reason, ssl.SSLCertVerificationError):  # arrives before slixmpp's own event, ssl_invalid_chain
             self._fail("certificate", f"its certificate does not verify: {reason.verify_message}")
         elif not self._in_session and self.problem is None:
             why = f": {reason}" if reason else ""
@@ -108,7 +108,7 @@ class LoginWatch:
 
     def _fail(self, reason: str, text: str, *, temporary: bool = False) -> None:
         if self.problem is not None:
-            return  # what follows from it
+            return  # a consequence of it
         where = self._xmpp.custom_address
         server = f"{where[0]}:{where[1]}" if where else self._xmpp.boundjid.domain
         self.problem = LoginFailed(self._xmpp.boundjid.bare, server, reason, text, temporary=temporary)
@@ -116,14 +116,14 @@ class LoginWatch:
 
 
 def _not_of_a_closed_stream(record: logging.LogRecord) -> bool:
-    """slixmpp logs a traceback for each stanza that comes too late for its connection; all of ours are sent again."""
+    """Drop slixmpp's traceback for each stanza that comes too late for its connection; all of ours are sent again."""
     return not (record.exc_info and isinstance(record.exc_info[1], NotConnectedError))
 
 
 class _Kept:
-    """A client that connects, and connects again.
+    """A client that connects and reconnects.
 
-    :ivar failed: why it has given up
+    :ivar failed: the reason for giving up
     """
 
     def __init__(self, bot: ClientXMPP, presence: bool) -> None:
@@ -145,7 +145,7 @@ class _Kept:
         bot.connect()
 
     async def close(self) -> None:
-        """Log out in good order, and close the store."""
+        """Log out cleanly, and close the store."""
         for name, handler in self._handlers.items():
             self._bot.del_event_handler(name, handler)
         self._watch.close()
@@ -159,7 +159,7 @@ class _Kept:
             self._bot.plugin.disable("mls")  # type: ignore[attr-defined]
         self._bot.abort()
         self._bot.cancel_connection_attempt()
-        await asyncio.sleep(0)  # what slixmpp still has to say
+        await asyncio.sleep(0)  # lets slixmpp run its pending callbacks
         _slixmpp_log.removeFilter(_not_of_a_closed_stream)
         self.failed.cancel()
 
@@ -176,7 +176,7 @@ class _Kept:
 
     def _session(self, _: object) -> None:
         self._pause = _FIRST_PAUSE
-        if self._presence:  # without it the server keeps messages back, and invitations are messages
+        if self._presence:  # without it, the server holds messages back, invitations included
             self._bot.send_presence()
 
     def _disconnected(self, _: object) -> None:
@@ -191,19 +191,19 @@ class _Kept:
 
 @asynccontextmanager
 async def connected(bot: ClientXMPP, *, presence: bool = True) -> AsyncIterator[None]:
-    """Connect a bot, and stay connected until the block ends; then log out and close the store.
+    """Connect a bot and keep it connected until the block ends; then log out and close the store.
 
-    In the block the plugin is ready: :meth:`slixmpp_mls.MLS.ready` has returned.
+    Inside the block the plugin is ready: :meth:`slixmpp_mls.MLS.ready` has returned.
 
     ::
 
         async with connected(bot):
             await MLS.of(bot).group(room).send("Build 42 failed")
 
-    :param bot: with the plugin, not connected; see :meth:`slixmpp_mls.Login.bot`.  It is of no use afterwards
-    :param presence: whether to send it; without, invitations do not come
+    :param bot: with the plugin, not connected; see :meth:`slixmpp_mls.Login.bot`.  It cannot be used afterwards
+    :param presence: whether to send presence; without it, no invitations arrive
     :raises LoginFailed: there is no session
-    :raises: what :meth:`slixmpp_mls.MLS.ready` does
+    :raises: as :meth:`slixmpp_mls.MLS.ready`
     """
     plugin = _plugin(bot)
     kept = _Kept(bot, presence)
@@ -215,13 +215,13 @@ async def connected(bot: ClientXMPP, *, presence: bool = True) -> AsyncIterator[
 
 
 def run(bot: ClientXMPP, *, presence: bool = True) -> None:
-    """Run a bot until SIGTERM or Ctrl-C: connect, connect again whenever the connection breaks, leave in good order.
+    """Run a bot until SIGTERM or Ctrl-C: connect, reconnect whenever the connection breaks, log out cleanly.
 
-    What cannot heal by itself ends the process, with a message on stderr and an exit code (:func:`exit_code`).
+    A permanent failure ends the process, with a message on stderr and an exit code (:func:`exit_code`).
 
     :param bot: with the plugin, not connected; see :meth:`slixmpp_mls.Login.bot`
-    :param presence: whether to send it; without, invitations do not come
-    :raises SystemExit: it could not go on
+    :param presence: whether to send presence; without it, no invitations arrive
+    :raises SystemExit: the bot cannot continue
     """
     with asyncio.Runner(loop_factory=lambda: bot.loop) as runner:
         error = runner.run(_serve(bot, presence))
@@ -231,10 +231,10 @@ def run(bot: ClientXMPP, *, presence: bool = True) -> None:
 
 
 def exit_code(error: BaseException) -> int:
-    """What a process says when it ends for this reason (BSD's sysexits).
+    """The exit code of a process that ends with this error (BSD's sysexits).
 
-    77: the password or the device is refused.  78: the configuration, the certificate among it.  74: the store.
-    69: the server, for another reason.  75: it may go better the next time.  1: anything else.
+    77: the password or the device is refused.  78: the configuration, including the certificate.  74: the store.
+    69: the server, for another reason.  75: a temporary failure.  1: anything else.
     """
     if isinstance(error, LoginFailed):
         if error.temporary:
@@ -252,12 +252,12 @@ def exit_code(error: BaseException) -> int:
 
 
 async def _serve(bot: ClientXMPP, presence: bool) -> MLSError | None:
-    """None if somebody has asked us to stop."""
+    """Serve until a signal stops us (None) or an error ends it."""
     plugin = _plugin(bot)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        with suppress(NotImplementedError, RuntimeError, ValueError):  # no such thing here, or not the main thread
+        with suppress(NotImplementedError, RuntimeError, ValueError):  # unsupported here, or not the main thread
             loop.add_signal_handler(number, stop.set)
     kept = _Kept(bot, presence)
     stopped = asyncio.create_task(stop.wait())
@@ -274,7 +274,7 @@ async def _serve(bot: ClientXMPP, presence: bool) -> MLSError | None:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             with suppress(NotImplementedError, RuntimeError, ValueError):
-                loop.remove_signal_handler(number)  # who asks twice does not want to wait
+                loop.remove_signal_handler(number)  # a second signal ends the process at once
         for task in (stopped, ready):
             task.cancel()
         await asyncio.wait([stopped, ready])
@@ -282,7 +282,7 @@ async def _serve(bot: ClientXMPP, presence: bool) -> MLSError | None:
 
 
 async def _ready(plugin: Any) -> None:
-    """As the plugin's, but a server that cannot be reached is waited for."""
+    """As the plugin's ``ready``, but wait for a server that cannot be reached."""
     while True:
         try:
             await plugin.ready()

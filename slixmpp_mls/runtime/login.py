@@ -1,7 +1,7 @@
-"""With which account a program logs in, and where it finds that out.
+"""The account that a program logs in with, and the sources of its settings.
 
-Three places, the first one that says something counts: what the program is given (options of a command, arguments),
-the environment, and a configuration file::
+A setting has three sources, and the first one that has a value counts: the program's own arguments (such as options
+of a command), the environment, and a configuration file::
 
     # ~/.config/slixmpp-mls/config.toml  (or $XDG_CONFIG_HOME/slixmpp-mls/config.toml, or $MLS_CONFIG)
     jid = "ci@example.org"
@@ -16,20 +16,20 @@ the environment, and a configuration file::
 setting               environment                meaning
 ====================  =========================  ==================================================================
 ``jid``               ``XMPP_JID``               the account: a bare JID
-``password``          ``XMPP_PASSWORD``          in the file only if nobody else may read that
+``password``          ``XMPP_PASSWORD``          allowed in the file only if no other user may read it
 ``password_file``     ``XMPP_PASSWORD_FILE``     a file whose first line is the password
 ``password_command``  ``XMPP_PASSWORD_COMMAND``  a command that prints it; no shell is involved
-``host``              ``XMPP_HOST``              the server's address, if DNS does not know it
-``port``              ``XMPP_PORT``              its port for clients (STARTTLS), with ``host``; 5222
+``host``              ``XMPP_HOST``              the server's address, if it is not in DNS
+``port``              ``XMPP_PORT``              its client port (STARTTLS), used with ``host``; default 5222
 ``ca``                ``XMPP_CA_FILE``           a file (PEM) of the authorities to trust instead of the system's (which
-                                                 OpenSSL's ``SSL_CERT_FILE`` can name, too)
-``store``             ``MLS_STORE``              the file for keys and groups; if not given, one for each account in
+                                                 OpenSSL's ``SSL_CERT_FILE`` can also set)
+``store``             ``MLS_STORE``              the file for keys and groups; default: one per account in
                                                  ``$XDG_DATA_HOME/slixmpp-mls`` (``~/.local/share/slixmpp-mls``)
-``key_file``          ``MLS_STORE_KEY_FILE``     opens an encrypted store
+``key_file``          ``MLS_STORE_KEY_FILE``     the key file of an encrypted store
 ====================  =========================  ==================================================================
 
-At the top level of the file, ``host``, ``port`` and ``ca`` hold for all accounts; the rest belongs to the account that
-is named there.  What is in the environment holds for whichever account is used.
+At the top level of the file, ``host``, ``port`` and ``ca`` apply to all accounts; the other settings apply to the
+account that is named there.  The environment applies to whichever account is used.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ _VARIABLES: Final = {
     "key_file": "MLS_STORE_KEY_FILE",
 }
 _PASSWORDS: Final = ("password", "password_file", "password_command")
-_SHARED: Final = ("host", "port", "ca")  # what accounts may have in common
+_SHARED: Final = ("host", "port", "ca")  # settings that all accounts share
 
 
 def bare_jid(text: str) -> str:
-    """The address of an account or a room, in its one form.
+    """The normalised address of an account or a room.
 
-    :raises UsageError: it is none
+    :raises UsageError: the text is not a bare JID with a local part
     """
     try:
         jid = JID(text)
@@ -84,7 +84,7 @@ def bare_jid(text: str) -> str:
 
 
 def config_file() -> Path:
-    """The configuration file, whether there is one or not."""
+    """The path of the configuration file, whether or not it exists."""
     named = os.environ.get("MLS_CONFIG")
     if named:
         return Path(named).expanduser()
@@ -93,7 +93,7 @@ def config_file() -> Path:
 
 
 def default_store(account: str) -> Path:
-    """The store of an account, if none is named; its folder is made when the store is."""
+    """The default store of an account.  Its folder is created together with the store."""
     folder = os.environ.get("XDG_DATA_HOME")
     return (Path(folder) if folder else Path.home() / ".local" / "share") / "slixmpp-mls" / f"{account}.db"
 
@@ -101,18 +101,18 @@ def default_store(account: str) -> Path:
 class Client(ClientXMPP):
     """A client that knows the address of its server: ``connect()`` without arguments goes there.
 
-    :ivar server_address: host and port, or None if DNS is asked
+    :ivar server_address: host and port; None if DNS is used
     """
 
     def __init__(self, jid: str, password: str, address: tuple[str, int] | None, context: ssl.SSLContext) -> None:
         super().__init__(jid, password, ssl_context=context)
         self.server_address = address
         self.enable_plaintext = False
-        # An address by hand is that of the usual port, which wants STARTTLS.
+        # A configured address is that of the usual client port, which uses STARTTLS.
         self.enable_direct_tls = address is None
 
     def connect(self, host: str | None = None, port: int | None = None) -> Any:
-        """As slixmpp's."""
+        """As in slixmpp; without arguments, connect to `server_address`."""
         if host is None and self.server_address is not None:
             host, port = self.server_address
         return super().connect(host, port)
@@ -120,14 +120,14 @@ class Client(ClientXMPP):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
-    """Which account, how its server is reached, and which store is the device's.
+    """An account, the address of its server, and the store of this device.
 
     :ivar jid: bare JID
-    :ivar password: itself, or a function that gets it when it is needed
-    :ivar host: None: DNS is asked
+    :ivar password: the password, or a function that returns it when it is needed
+    :ivar host: the server's address; None: DNS is used
     :ivar ca: file of authorities; None: the system's
-    :ivar store: of this device
-    :ivar key_file: opens it, if it is encrypted with one
+    :ivar store: the store of this device
+    :ivar key_file: the key file of the store, if it is encrypted with one
     """
 
     jid: str
@@ -140,10 +140,10 @@ class Login:
 
     @classmethod
     def load(cls, jid: str | None = None, **given: Any) -> Login:
-        """Find out what is not given, as the module says.
+        """Read the settings that are not given from the sources of this module.
 
         :param jid: the account
-        :param given: what else is known, by the names of the settings; None is as good as not given
+        :param given: other settings by name; None counts as not given
         :raises UsageError: no account is named, or a setting is unknown, malformed or cannot be read
         """
         unknown = given.keys() - _VARIABLES.keys()
@@ -170,9 +170,9 @@ class Login:
         )
 
     def client(self, ask: Callable[[str], str] | None = None) -> Client:
-        """A client that has not connected yet, without the plugin.
+        """Make a client without the plugin, not connected yet.
 
-        :param ask: called with a question if there is no password anywhere
+        :param ask: called with a question if no source has a password; returns the password
         :raises UsageError: no password, or no such file of authorities
         """
         password = self.password() if callable(self.password) else self.password
@@ -187,9 +187,11 @@ class Login:
         return Client(self.jid, password, None if self.host is None else (self.host, self.port), context)
 
     def bot(self, *, ask: Callable[[str], str] | None = None, **settings: Any) -> Client:
-        """A client with the plugin, not connected yet: see :func:`slixmpp_mls.run` and :func:`slixmpp_mls.connected`.
+        """Make a client with the plugin, not connected yet.
 
-        :param settings: of the plugin, see :mod:`.settings`; the store is this one if they name none
+        :func:`slixmpp_mls.run` and :func:`slixmpp_mls.connected` connect it.
+
+        :param settings: settings of the plugin, see :mod:`.settings`; the default store is the one of this login
         :raises UsageError: as :meth:`client`; a setting is wrong
         """
         client = self.client(ask)
@@ -201,7 +203,7 @@ class Login:
         return client
 
     def make_folder(self) -> None:
-        """Make the folder of the default store, for us alone."""
+        """Create the folder of the default store, for our user alone."""
         if self.store == default_store(self.jid):
             self.store.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -210,9 +212,9 @@ class Login:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """The configuration file, empty if there is none.
+    """Read the configuration file; empty if there is none.
 
-    :raises UsageError: it cannot be read, says something unknown, or shows a password to others
+    :raises UsageError: it cannot be read, has an unknown setting, or shows a password to other users
     """
     try:
         with path.open("rb") as file:
@@ -255,9 +257,9 @@ def _of_account(whole: Mapping[str, Any], account: str) -> dict[str, Any]:
 
 
 def _password(settings: Mapping[str, Any]) -> str | Callable[[], str] | None:
-    """What one place says of it.
+    """The password setting of one source.
 
-    :raises UsageError: two things
+    :raises UsageError: the source has more than one
     """
     said = [name for name in _PASSWORDS if name in settings]
     if len(said) > 1:
@@ -283,7 +285,7 @@ def _from_file(path: Path) -> str:
 def _from_command(command: str) -> str:
     try:
         words = shlex.split(command)
-        done = subprocess.run(  # noqa: S603  # what our own user has configured
+        done = subprocess.run(  # noqa: S603  # our own user's configuration
             words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=_COMMAND_SECONDS, check=True
         )
         return _first_line(done.stdout.decode(), words[0])
