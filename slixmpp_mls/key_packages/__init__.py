@@ -1,1 +1,1 @@
-"""KeyPackages through the directory: choosing those of others, publishing ours, agreeing on a cipher suite."""
+"""KeyPackages in the directory: choosing those of other devices, publishing ours, choosing a cipher suite."""

@@ -1,16 +1,16 @@
-"""The choice of a group's cipher suite, and servers that hide a better one (RFC 9420 7.2, 10; RFC 9750 6.11).
+"""The choice of a group's cipher suite, and the detection of downgrades by servers (RFC 9420 7.2, 10; RFC 9750 6.11).
 
 Each device publishes KeyPackages for every suite that it supports, and lists these suites in each KeyPackage, under its
 signature.  The best suite is the first of ours, in the order of the configuration, for which every device has a
-KeyPackage.  If there is none, it is the first for which every account has a device with one; if there is none either,
-the one for which most accounts have one.  The devices that lack the suite are named.
+KeyPackage.  If there is none, it is the first suite for which every account has a device with a KeyPackage.  Otherwise
+it is the suite for which most accounts have one.  The devices that lack the suite are reported.
 
-A server cannot change a KeyPackage, but it can withhold those of a suite that it does not want to be used, or hand out
-old ones.  So the suites that a device claims, in its KeyPackages and in the list of devices, are compared with the
-suites of its KeyPackages: a difference is a :class:`Suspicion`.  A device itself causes one only in the moment in which
-its configuration is changed, or when it has been away for longer than its KeyPackages live.  A suspicion is reported.
-It counts as an attack if it has made us choose a worse suite.  A server that withholds everything looks like an account
-without devices; nobody can be added then, which is noticed as well.
+A server cannot change a KeyPackage, but it can withhold those of a certain suite, or return old ones.  Therefore the
+suites that a device claims, in its KeyPackages and in the device list, are compared with the suites of its KeyPackages.
+A difference is a :class:`Suspicion`.  The device itself causes one only while its configuration changes, or if it has
+been offline for longer than the lifetime of its KeyPackages.  Each suspicion is reported.  It counts as an attack if it
+has made us choose a worse suite.  If a server withholds everything, the account seems to have no devices; then none can
+be added, which is noticed too.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Suspicion:
 
     :ivar device: full identity
     :ivar suite: number of the suite
-    :ivar text: for people
+    :ivar text: a description for users
     """
 
     device: str
@@ -50,13 +50,13 @@ class Suspicion:
 
 @dataclass(frozen=True, slots=True)
 class Negotiation:
-    """What some accounts support.
+    """The cipher suites that some accounts support.
 
     :ivar suite: the number of the best cipher suite for them
-    :ivar claimed: what that would be if all devices have what they claim to support
+    :ivar claimed: the best suite if all devices have what they claim to support
     :ivar lacking: for each of our suites, the devices (full identities) that cannot be in a group with it
     :ivar failed: reason for each account that has no usable device at all
-    :ivar suspicions: what a server may be hiding
+    :ivar suspicions: KeyPackages that a server may be withholding
     """
 
     suite: int
@@ -67,7 +67,7 @@ class Negotiation:
 
     @property
     def downgraded(self) -> tuple[Suspicion, ...]:
-        """The suspicions that have kept us from a better suite."""
+        """The suspicions that have prevented a better suite."""
         if self.claimed == self.suite:
             return ()
         return tuple(each for each in self.suspicions if each.suite == self.claimed)
@@ -75,11 +75,11 @@ class Negotiation:
 
 @dataclass(slots=True)
 class Offer:
-    """What one device has in its account's directory.
+    """The KeyPackages of one device in its account's directory.
 
     :ivar packages: a KeyPackage for each suite, vouched for by the Authentication Service
     :ivar claimed: the suites that the device claims to support, among those asked for
-    :ivar refusals: reason for each suite whose KeyPackages are of no use
+    :ivar refusals: reason for each suite whose KeyPackages are unusable
     """
 
     packages: dict[int, VerifiedKeyPackage] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class Offer:
 
 @dataclass(slots=True)
 class Offers:
-    """What the devices of some accounts have; `failed` as in :class:`Negotiation`."""
+    """The offers of the devices of some accounts; `failed` as in :class:`Negotiation`."""
 
     devices: dict[ClientIdentity, Offer] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
@@ -109,12 +109,12 @@ async def negotiate(
     extensions: tuple[Extension, ...],
     members: Iterable[ClientIdentity] | None = None,
 ) -> Negotiation:
-    """Find the best suite for a group with these accounts.  Each suspicion is also an event.
+    """Find the best suite for a group with these accounts.  Each suspicion also fires an event.
 
     :param accounts: bare JIDs, in any spelling; this device itself supports all of `suites`
-    :param suites: those that may be chosen, the preferred one first
-    :param extensions: of the group's GroupContext, which every device must support
-    :param members: if given, it is about these devices, and no others of the accounts
+    :param suites: the suites to choose from, the preferred one first
+    :param extensions: the extensions of the group's GroupContext, which every device must support
+    :param members: if given, consider only these devices of the accounts
     """
     offers = await read_offers(context, accounts, suites, extensions)
     if members is not None:
@@ -152,9 +152,9 @@ def choose(supported: Mapping[ClientIdentity, Collection[int]], preference: Sequ
 async def read_offers(
     context: Context, accounts: Iterable[str], suites: Sequence[int], extensions: tuple[Extension, ...]
 ) -> Offers:
-    """What these accounts' directories offer for a group; this device itself is left out.
+    """Read the offers of these accounts' directories for a group; this device itself is left out.
 
-    Each account is asked by itself, side by side, for :data:`.selection.PATIENCE` seconds at most.
+    The accounts are queried concurrently, each for :data:`.selection.PATIENCE` seconds at most.
 
     :param accounts: bare JIDs, in any spelling
     """
@@ -196,7 +196,7 @@ async def _read(context: Context, account: str, requirements: Mapping[int, Group
         schemes = {key.scheme for key in device.keys}
         for scheme in schemes:
             suites = {suite for suite in requirements if CipherSuite.get(suite).signature_scheme == scheme}
-            if not suites & offer.packages.keys():  # a key for which it has no KeyPackage of any suite
+            if not suites & offer.packages.keys():  # a listed key without a KeyPackage of any suite
                 offer.claimed |= suites
     if not devices:
         reason = "; ".join(sorted(refused)[:3])

@@ -1,7 +1,7 @@
 """The items of a directory of KeyPackages: read, parsed and verified.
 
-Anybody's software of an account can publish into the account's node, and its server can put anything there.  So
-nothing in an item is believed before it is verified as if a stranger had written it.
+Any software of an account can publish to the account's node, and its server can insert anything.  Therefore an item is
+verified like a stranger's before any of its content is used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["parse_item", "parse_key_package", "read_listed", "verify_item"]
 
 
 async def read_listed(directory: DeviceDirectory, account: str) -> dict[str, Device]:
-    """The devices that an account lists, by id; empty if its list cannot be read.
+    """Read the devices that an account lists, by id; empty if the list cannot be read.
 
     :param account: bare JID
     """
@@ -41,9 +41,9 @@ async def read_listed(directory: DeviceDirectory, account: str) -> dict[str, Dev
 
 
 def parse_item(element: AnyElement) -> KeyPackage:
-    """The ``<key-package/>`` element in an item; its content is not looked at.
+    """Parse the ``<key-package/>`` element in an item; its content is not examined.
 
-    :raises PeerError: the item is none
+    :raises PeerError: the item is not one
     """
     item = parse(element)
     if not isinstance(item, KeyPackage):
@@ -52,7 +52,7 @@ def parse_item(element: AnyElement) -> KeyPackage:
 
 
 def parse_key_package(element: AnyElement) -> key_package.KeyPackage:
-    """The KeyPackage in an item.  It agrees with the element's attributes; nothing else of it is verified.
+    """Parse the KeyPackage in an item.  Only its agreement with the element's attributes is verified.
 
     :raises PeerError: there is none
     """
@@ -64,10 +64,10 @@ def parse_key_package(element: AnyElement) -> key_package.KeyPackage:
 def verify_item(
     item_id: str, item: KeyPackage, account: str, requirements: GroupRequirements, rules: LeafRules
 ) -> VerifiedKeyPackage:
-    """The KeyPackage in an item of an account's node, verified for use in a group.
+    """Verify the KeyPackage in an item of an account's node for use in a group.
 
     :param account: bare JID
-    :raises PeerError: it is not acceptable, or not what its item id and attributes say
+    :raises PeerError: it is not acceptable, or does not match its item id and attributes
     """
     if item.suite != requirements.suite.id:
         raise InvalidError(f"a KeyPackage for cipher suite {item.suite}", "RFC 9420 10.1")

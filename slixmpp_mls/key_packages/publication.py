@@ -1,18 +1,18 @@
-"""Our KeyPackages in the account's directory: as many as there should be, fresh and unused (RFC 9420 10, 16.8).
+"""Keeps the right number of fresh, unused KeyPackages of ours in the account's directory (RFC 9420 10, 16.8).
 
-The device knows which these are (:meth:`slixmpp_mls.client.device.key_packages.OwnKeyPackages.plan`).  The directory is
-compared with that: new KeyPackages are published, and those are retracted that were used, are about to expire, or say
-something of us that is no longer true.  This happens at each start and every hour, when a KeyPackage may have been
-used, that is, when we have come into a group (``mls_joined``, ``mls_group_continued``), and when the account lists
-another device (``mls_new_device``).
+The device plans them (:meth:`slixmpp_mls.client.device.key_packages.OwnKeyPackages.plan`).  The directory is compared
+with the plan.  New KeyPackages are published.  KeyPackages are retracted if they were used, are about to expire, or
+state something about us that is no longer true.  This happens at each start and every hour.  It also happens when a
+KeyPackage may have been used, that is, after we have joined a group (``mls_joined``, ``mls_group_continued``), and when
+the account lists another device (``mls_new_device``).
 
-*Shares.*  A server keeps a bounded number of items in a node and drops the oldest ones unasked.  The devices of an
-account share that number: each keeps its part of it, in all cipher suites together, and one of last resort for each
-suite in a node of its own (:mod:`slixmpp_mls.delivery.key_packages`).
+*Shares.*  A server keeps a bounded number of items in a node and drops the oldest ones.  The devices of an account
+divide that number: each device keeps its share, over all its cipher suites.  It also keeps one KeyPackage of last
+resort for each suite in a separate node (:mod:`slixmpp_mls.delivery.key_packages`).
 
-*The node may be lost, closed, or full.*  It is looked at whenever we publish, and mended with its configuration.
-Afterwards it is read again: the event tells what is there, not what was sent.  If the server does not keep what we
-publish, that is an error, and nothing is published again for a while, each time twice as long.
+*The node may be lost, closed, or full.*  It is checked whenever we publish, and repaired by configuring it again.
+Afterwards it is read again: the event reports the stored items, not the sent ones.  If the server does not keep what we
+publish, an error is raised, and the next publication waits; the pause doubles each time.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ __all__ = ["KeyPackagesChanged", "Publication", "share"]
 log = logging.getLogger(__name__)
 
 _EVENTS = ("mls_joined", "mls_group_continued", "mls_new_device")
-RESERVE = 16  # items of a node that nobody plans for: what devices publish before they know of each other
-_PAUSE = 60.0  # seconds before publishing again what the server has not kept, each time twice as long, up to
+RESERVE = 16  # unplanned items of a node: room for devices that do not know of each other yet
+_PAUSE = 60.0  # seconds before publishing again what the server has not kept, doubled each time, up to
 _PAUSE_AT_MOST = 6 * 3600.0
 
 
 def share(devices: int, suites: int, limit: int = NODE_LIMIT) -> int:
-    """How many ordinary KeyPackages a device keeps for each of its suites.
+    """The number of ordinary KeyPackages that a device keeps for each of its suites.
 
-    :param devices: of the account
-    :param suites: of this device
-    :param limit: items that the node may have
+    :param devices: number of the account's devices
+    :param suites: number of this device's cipher suites
+    :param limit: the most items that the node may have
     """
     return max(1, (limit - RESERVE) // max(1, devices) // max(1, suites))
 
 
 @dataclass(frozen=True, slots=True)
 class KeyPackagesChanged:
-    """Our KeyPackages in the directory are as they should be again (``mls_key_packages``).
+    """The KeyPackages of this device in the directory have been replenished (``mls_key_packages``).
 
-    :ivar published: number of new ones that are there
-    :ivar retracted: number of those that were used, are about to expire, or say what is no longer true
+    :ivar published: number of new ones that the directory holds
+    :ivar retracted: number of those that were used, are about to expire, or are no longer true
     """
 
     published: int
@@ -64,7 +64,7 @@ class KeyPackagesChanged:
 
 
 class Publication:
-    """Publishes this device's KeyPackages; our account's other devices publish theirs."""
+    """Publishes this device's KeyPackages; the account's other devices publish their own."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -74,12 +74,12 @@ class Publication:
         self._not_before = 0.0
 
     def start(self) -> None:
-        """Replenish from now on whenever we come into a group, or the account has another device."""
+        """From now on, replenish whenever we join a group, or the account has another device."""
         for name in _EVENTS:
             self._context.xmpp.add_event_handler(name, self._joined)
 
     def stop(self) -> None:
-        """Publish nothing any more."""
+        """Stop publishing."""
         self._stopped = True
         for name in _EVENTS:
             self._context.xmpp.del_event_handler(name, self._joined)
@@ -88,9 +88,9 @@ class Publication:
         self._context.tasks.spawn(self.replenish(), "replenishing KeyPackages", passing=UNREACHABLE)
 
     async def replenish(self) -> None:
-        """Publish and retract what is to be published and retracted.
+        """Publish and retract KeyPackages as planned.
 
-        While the clock is not steady, KeyPackages that are there are left alone.
+        While the clock is not steady, existing KeyPackages are left unchanged.
 
         :raises NodeUnusable: the server does not keep what we publish, or does not let others read it
         :raises DeliveryError: the directory could not be read or written
@@ -102,7 +102,7 @@ class Publication:
             context, clock = self._context, self._context.clock
             account = context.device.identity.account
             directory = context.key_packages
-            await directory.check()  # what has been lost has been lost for a reason
+            await directory.check()  # lost items have a cause, which this repairs
             present = self._references(await directory.items())
             if present and not clock.steady:
                 log.info("KeyPackages are not looked at while the clock cannot be relied on")
@@ -130,7 +130,7 @@ class Publication:
             self._note(len(published), len(there))
 
     def _note(self, sent: int, there: int) -> None:
-        """:raises NodeUnusable: the server has not kept all that was sent"""
+        """:raises NodeUnusable: the server has not kept everything that was sent"""
         if there == sent:
             self._failures = 0
             return

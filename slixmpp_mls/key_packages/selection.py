@@ -1,9 +1,9 @@
-"""Finding the devices that can be added to a group: from bare JIDs to verified KeyPackages.
+"""Finds the devices that can be added to a group: from bare JIDs to verified KeyPackages.
 
 Each account's directory is read, and everything in it is verified (:mod:`.items`).  One KeyPackage of each device is
 picked at random: PEP cannot hand out an item only once, and two clients that add at the same time should seldom pick
-the same.  One that we have picked before, or one of last resort, is taken only if there is nothing else.  Then the
-Authentication Service is asked about the leaf.
+the same one.  A KeyPackage that we have picked before, or one of last resort, is used only if there is no other.  Then
+the Authentication Service validates the leaf.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ __all__ = ["PATIENCE", "Candidates", "each_by_itself", "find_candidates", "pick"
 log = logging.getLogger(__name__)
 
 PATIENCE = 20.0
-"""Seconds that reading all that an account's server has for us may take."""
-_CLAIMS = 100  # devices that are named because an item says it is theirs
-_AT_ONCE = 20  # KeyPackages that are verified without letting others work
+"""Time limit for reading everything from an account's server, in seconds."""
+_CLAIMS = 100  # devices that are reported only because an item claims to be theirs, at most
+_AT_ONCE = 20  # KeyPackages that are verified before other tasks get a turn
 
 
 @dataclass(slots=True)
 class Candidates:
-    """What the directories of some accounts have.
+    """The results of searching the directories of some accounts.
 
     :ivar packages: a KeyPackage for each device that can be added
-    :ivar failed: reason for each account of which no device can be added
+    :ivar failed: reason for each account that has no device to add
     :ivar skipped: reason for each device (full identity) that cannot be added
     """
 
@@ -53,26 +53,26 @@ class Candidates:
 
     @property
     def accounts(self) -> list[str]:
-        """Those of which somebody can be added."""
+        """The accounts with a device that can be added."""
         return list(dict.fromkeys(client.account for client in self.packages))
 
     def refuse_device(self, client: ClientIdentity, reason: str) -> None:
-        """This device cannot be added after all."""
+        """Record that this device cannot be added after all."""
         del self.packages[client]
         self.skipped[str(client)] = reason
         if client.account not in self.accounts:
             self.failed[client.account] = reason
 
     def refuse(self, account: str, reason: str) -> None:
-        """None of this account's devices can be added after all."""
+        """Record that none of this account's devices can be added after all."""
         self.packages = {client: package for client, package in self.packages.items() if client.account != account}
         self.failed[account] = reason
 
 
 async def find_candidates(context: Context, session: RoomGroup, accounts: Iterable[str]) -> Candidates:
-    """The devices of these accounts that are not in the group yet.
+    """Find the devices of these accounts that are not in the group yet.
 
-    Each account is asked by itself, side by side, for :data:`PATIENCE` seconds at most.
+    The accounts are queried concurrently, each for :data:`PATIENCE` seconds at most.
 
     :param accounts: bare JIDs, or full identities (``account/device``) of single devices, in any spelling
     :raises StoreError: the store failed
@@ -84,10 +84,10 @@ async def find_candidates(context: Context, session: RoomGroup, accounts: Iterab
 
 
 async def each_by_itself(work: Mapping[str, Callable[[], Awaitable[None]]]) -> dict[str, str]:
-    """Do the work for several accounts side by side; what one of them raises, or how long it takes, spoils no other.
+    """Do the work for several accounts concurrently.  An error or a delay of one does not affect the others.
 
     :returns: a reason for each account whose work has failed
-    :raises StoreError: ours, not an account's
+    :raises StoreError: our store failed, whichever the account
     """
     failed: dict[str, str] = {}
 
@@ -122,7 +122,7 @@ async def _find(context: Context, session: RoomGroup, wanted: str, found: Candid
     refusals: dict[ClientIdentity | None, set[str]] = {}
     for number, (item_id, element) in enumerate(items.items()):
         if number % _AT_ONCE == 0:
-            await asyncio.sleep(0)  # each is verified; a node full of them must not keep others waiting
+            await asyncio.sleep(0)  # verifying a full node must not block other tasks
         try:
             item = parse_item(element)
             if item.suite == requirements.suite.id:
@@ -130,7 +130,7 @@ async def _find(context: Context, session: RoomGroup, wanted: str, found: Candid
                 usable.setdefault(ClientIdentity.from_leaf(package.leaf), []).append(package)
         except PeerError as error:
             refusals.setdefault(_claimed(element, account), set()).add(str(error))
-    roster = session.roster  # this device is in it
+    roster = session.roster  # includes this device
     claimed = [client for client in refusals if client is not None][:_CLAIMS]
     everybody = dict.fromkeys((*usable, *(ClientIdentity(account, name) for name in sorted(listed)), *claimed))
     known = [client for client in everybody if only in ("", client.device) and roster.leaf_of(client) is None]
@@ -144,7 +144,7 @@ async def _find(context: Context, session: RoomGroup, wanted: str, found: Candid
     fit = {client: package for client, package in packages.items() if client not in unfit}
     await _authenticate(context.authentication, session, fit, chosen)
     for client in known:
-        if client not in packages:  # it is listed, or claims to be there: silence would say that it has been added
+        if client not in packages:  # it is listed or claims to exist: no report would mean that it has been added
             reasons = refusals.get(client) or {f"it has no KeyPackage for cipher suite {group.suite.id}"}
             chosen.skipped[str(client)] = "; ".join(sorted(reasons)[:3])
     found.packages |= chosen.packages
@@ -160,7 +160,7 @@ async def _find(context: Context, session: RoomGroup, wanted: str, found: Candid
 
 
 def _claimed(element: AnyElement, account: str) -> ClientIdentity | None:
-    """Of which device of the account an item says that it is; not verified."""
+    """The device of the account that an item claims to belong to; not verified."""
     try:
         client = ClientIdentity.from_leaf(parse_key_package(element).leaf_node)
     except PeerError:
@@ -171,12 +171,12 @@ def _claimed(element: AnyElement, account: str) -> ClientIdentity | None:
 async def vouched_for(
     authentication: AuthenticationService, suite: CipherSuite, packages: list[VerifiedKeyPackage]
 ) -> list[VerifiedKeyPackage]:
-    """Those of one device's KeyPackages whose key is vouched for, if they do not all have the same key.
+    """The KeyPackages of one device with a key that is vouched for, if they do not all have the same key.
 
-    Otherwise an attacker with write access to the directory could hide the genuine ones among others that bear the same
-    device's name.
+    Otherwise an attacker with write access to the directory could hide the genuine ones among forged ones that bear the
+    same device's name.
 
-    :returns: all of them if none is vouched for, or if all have one key: the caller asks about the one that is picked
+    :returns: all of them if none is vouched for, or if all have one key: the caller validates the one that is picked
     """
     kinds: dict[object, list[VerifiedKeyPackage]] = {}
     for package in packages:
@@ -189,9 +189,9 @@ async def vouched_for(
 
 
 def pick(packages: list[VerifiedKeyPackage], used: Recent[bytes, None]) -> VerifiedKeyPackage:
-    """One of a device's KeyPackages; see the module.
+    """Pick one of a device's KeyPackages, as the module describes.
 
-    :param used: the references of those that were picked before; the one that is returned is added
+    :param used: the references of those that were picked before; the returned one is added
     """
     ordinary = [package for package in packages if not package.last_resort]
     fresh = [package for package in ordinary if package.reference not in used]
@@ -204,7 +204,7 @@ def pick(packages: list[VerifiedKeyPackage], used: Recent[bytes, None]) -> Verif
 def _refuse_credentials(
     session: RoomGroup, chosen: dict[ClientIdentity, VerifiedKeyPackage], found: Candidates
 ) -> set[ClientIdentity]:
-    """Refuse those whose type of credential the policy, or a member's software, does not accept (RFC 9420 7.3)."""
+    """Refuse devices with a credential type that the policy or a member's software does not accept (RFC 9420 7.3)."""
     tree, policy = session.group.tree, session.policy
     unfit: set[ClientIdentity] = set()
     for client, package in chosen.items():
@@ -228,7 +228,7 @@ async def _authenticate(
     chosen: dict[ClientIdentity, VerifiedKeyPackage],
     found: Candidates,
 ) -> None:
-    """Keep those that the Authentication Service vouches for."""
+    """Keep the devices that the Authentication Service vouches for."""
     leaves = [package.leaf for package in chosen.values()]
     verdicts = await authentication.validate(leaves, session.group.suite)
     for (client, package), verdict in zip(chosen.items(), verdicts, strict=True):
