@@ -1,4 +1,4 @@
-"""Throw-away XMPP servers for the demo, the tests and for those who write bots.
+"""Temporary XMPP servers for the demo, the tests and authors of bots.
 
 ::
 
@@ -9,9 +9,9 @@
         await server.connect(client)
         ...
 
-Everything is on loopback: certificates come from an authority made on the spot, ports are free ones,
-data lies in a temporary folder, and no process is left behind.  The servers are stock software with
-the limits lifted that get in the way of tests (rates, life time of archives).
+Everything is on loopback.  A new certificate authority issues the certificates, the ports are free ones, the data is in
+a temporary folder, and no process is left behind.  The servers are stock software without the limits that obstruct
+tests (rates, lifetime of archives).
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """The common base of the temporary servers: a folder, certificates, ports, one process, clients.
 
-A server is a plain process, started with :class:`subprocess.Popen` and awaited by polling, so its
-object belongs to no event loop: a test session may start it in one loop and talk to it from others.
+A server is a plain process, started with :class:`subprocess.Popen` and awaited by polling.  Its object belongs to no
+event loop: a test session may start it in one loop and use it from others.
 
-No process outlives its owner.  The server runs in a session (and process group) of its own with a
-watchdog beside it, which waits for the end of a pipe that we hold.  When we close the pipe, crash or are
-killed, the watchdog kills the group.
+No process outlives its owner.  The server runs in a session (and process group) of its own, together with a watchdog
+that waits for the end of a pipe that we hold.  When we close the pipe, crash or are killed, the watchdog kills the
+group.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from .packages import Progress, quiet
 
 Client = TypeVar("Client", bound=ClientXMPP)
 
-#: Largest stanzas taken from clients and from other servers, in octets.  The first must be the smaller one:
-#: else a room's server passes on what a remote member's server answers by kicking all its members.
+#: Largest stanzas accepted from clients and from other servers, in octets.  The first must be the smaller one:
+#: otherwise a room forwards stanzas that a remote server refuses, and all members of that server are kicked.
 C2S_STANZA_LIMIT = 256 * 1024
 S2S_STANZA_LIMIT = 512 * 1024
 
-S2S_PORT = 5269  # the well-known one: without SRV records there is no way to tell a peer another
+S2S_PORT = 5269  # the well-known port: without SRV records, a peer cannot learn another one
 _STREAMS = "http://etherx.jabber.org/streams"
-ADMIN_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # not on everybody's PATH
+ADMIN_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # not on every user's PATH
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 
@@ -57,13 +57,13 @@ _WATCHED = 'exec 3<&0 </dev/null; (cat <&3 >/dev/null 2>&1; kill -9 0) & exec "$
 class Federation:
     """Servers that know each other: one certificate authority and one file of host names for all.
 
-    Name all domains first, since servers read the file when they start, then give the federation to each::
+    Name all domains first, since servers read the file at their start.  Then pass the federation to each server::
 
         federation = Federation("alpha.example", "beta.example")
         async with Prosody("alpha.example", federation=federation) as alpha, ...
 
-    Every server gets a loopback address of its own (``127.…``), as all must listen on port 5269.  No name
-    server is asked.
+    Every server gets a loopback address of its own (``127.…``), since all must listen on port 5269.  No name
+    server is queried.
     """
 
     def __init__(self, *domains: str) -> None:
@@ -74,7 +74,7 @@ class Federation:
         self._publish(self.addresses)
 
     def line(self) -> Line:
-        """From now on the servers reach each other over a line that can be cut.  Before any of them is started."""
+        """Connect the servers by a line that can be cut.  Call it before any of them is started."""
         public = {domain: own_address() for domain in self.addresses}
         self._publish(public)
         return Line({public[domain]: address for domain, address in self.addresses.items()}, S2S_PORT)
@@ -85,21 +85,21 @@ class Federation:
 
 
 class DevServer(ABC):
-    """A throw-away XMPP server on loopback, with MUC, MAM, PEP, carbons, stream management and HTTP upload.
+    """A temporary XMPP server on loopback, with MUC, MAM, PEP, carbons, stream management and HTTP upload.
 
     Use it as ``async with Prosody() as server``, or call :meth:`start` and :meth:`close`.
 
-    :ivar domain: of the accounts.
-    :ivar rooms: domain of the MUC service.
+    :ivar domain: the domain of the accounts.
+    :ivar rooms: the domain of the MUC service.
     :ivar host: the loopback address it listens on.
-    :ivar port: for clients (STARTTLS required).
-    :ivar http_port: of the upload service (HTTPS).
-    :ivar ca_file: certificate (PEM) of the authority behind all its certificates: what a client must trust.
+    :ivar port: the port for clients (STARTTLS required).
+    :ivar http_port: the port of the upload service (HTTPS).
+    :ivar ca_file: certificate (PEM) of the authority that issued all its certificates; a client must trust it.
     :ivar directory: holds configuration, log and data.
     :ivar accounts: passwords of the registered accounts by bare JID.
     """
 
-    #: The software, as people write it.
+    #: The name of the software in its usual spelling.
     software: ClassVar[str]
 
     def __init__(
@@ -112,14 +112,14 @@ class DevServer(ABC):
         progress: Progress = quiet,
         extra_config: str = "",
     ) -> None:
-        """Nothing is written or started yet.
+        """Prepare a server; write and start nothing yet.
 
         :param domain: default: the software's name under ``.example``.
-        :param host: loopback address to listen on; a federation decides this itself.
-        :param directory: keep everything there after :meth:`close`; default: a temporary folder, removed by it.
-        :param federation: connect to the other servers of it; default: this server talks to no other.
-        :param progress: told about long steps, such as downloading the server.
-        :param extra_config: text for the end of the configuration's global part, in the software's own language.
+        :param host: loopback address to listen on; in a federation, the federation sets it.
+        :param directory: keeps all files, also after :meth:`close`; default: a temporary folder that it removes.
+        :param federation: the servers to connect to; default: this server connects to no other.
+        :param progress: called during long steps, such as the download of the server.
+        :param extra_config: text for the end of the configuration's global part, in the software's syntax.
         :raises DevServerError: the federation does not know the domain.
         """
         self.domain = domain or f"{self.software.lower()}.example"
@@ -163,12 +163,12 @@ class DevServer(ABC):
 
     @property
     def running(self) -> bool:
-        """Whether the process is there."""
+        """Whether the server's process is running."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:
-        """Of the server's process, which leads a process group of its own.
+        """The id of the server's process, which leads a process group of its own.
 
         :raises DevServerError: it is not running.
         """
@@ -177,13 +177,13 @@ class DevServer(ABC):
         return self._process.pid
 
     async def start(self) -> None:
-        """Start, and return when clients can connect; does nothing while it runs.
+        """Start the server; return when clients can connect.  Do nothing if it is running.
 
         :raises DevServerError: the software is not available here, or does not start; the text ends with its log.
         """
         if self.running:
             return
-        self._kill()  # what an earlier process that ended by itself has left
+        self._kill()  # remains of an earlier process that ended by itself
         await asyncio.to_thread(self._prepare)
         self._spawn(self._command(), self._environment())
         deadline = time.monotonic() + START_SECONDS
@@ -198,7 +198,7 @@ class DevServer(ABC):
             await asyncio.sleep(0.02)
 
     async def stop(self) -> None:
-        """Ask it to end, as an administrator would, and wait; data and ports are kept for :meth:`start`."""
+        """Stop the server in order (SIGTERM) and wait; data and ports are kept for :meth:`start`."""
         if self._process is None:
             return
         if self.running:
@@ -209,16 +209,16 @@ class DevServer(ABC):
         self._kill()
 
     async def kill(self) -> None:
-        """End it with SIGKILL, as a power cut would; data and ports are kept for :meth:`start`."""
+        """Stop the server with SIGKILL, like a power failure; data and ports are kept for :meth:`start`."""
         self._kill()
 
     async def restart(self) -> None:
-        """:meth:`stop` and :meth:`start`."""
+        """Call :meth:`stop` and :meth:`start`."""
         await self.stop()
         await self.start()
 
     async def close(self) -> None:
-        """Stop and, unless a directory was given, remove everything.  The object is of no further use."""
+        """Stop and, unless a directory was given, remove everything.  The object cannot be used afterwards."""
         await self.stop()
         if self._temporary is not None:
             self._temporary.cleanup()
@@ -226,7 +226,7 @@ class DevServer(ABC):
     # Accounts and clients
 
     async def register(self, name: str, password: str) -> JID:
-        """Make an account while the server runs, or set the password of one that exists.
+        """Create an account while the server runs, or set the password of an existing one.
 
         :param name: the local part.
         :returns: its bare JID.
@@ -246,27 +246,27 @@ class DevServer(ABC):
     def client(
         self, jid: JID | str, password: str = "", *, factory: Callable[[str, str], ClientXMPP] = ClientXMPP
     ) -> ClientXMPP:
-        """A client set up for this server, not connected yet: add plugins and handlers, then :meth:`connect` it.
+        """Make a client for this server, not connected yet: add plugins and handlers, then :meth:`connect` it.
 
         It trusts this server's authority alone.
 
-        :param jid: bare, or full to ask for a resource.
+        :param jid: bare, or full to request a resource.
         :param password: default: as registered.
         :param factory: a subclass of ClientXMPP, or a function that makes a client from JID and password.
         """
         made = factory(str(jid), password or self.accounts[JID(jid).bare])
         made.ssl_context = self.ssl_context()
-        # Else slixmpp first tries a TLS handshake on the port, which speaks XMPP first.
+        # Otherwise slixmpp first tries a TLS handshake on the port, which expects XMPP first.
         made.enable_direct_tls = False
         made.enable_starttls = True
         made.enable_plaintext = False
         return made
 
     async def connect(self, client: ClientXMPP, *, presence: bool = True, limit: float = 20.0) -> None:
-        """Connect a client and return when its session stands.
+        """Connect a client; return when its session is established.
 
-        :param presence: also announce it; without, the server delivers no messages or PEP events to it.
-        :param limit: seconds.
+        :param presence: also send presence; without it, the server delivers no messages or PEP events to the client.
+        :param limit: time limit in seconds.
         :raises DevServerError: refused, or no session in time.
         """
         outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -298,28 +298,28 @@ class DevServer(ABC):
             client.send_presence()
 
     def ssl_context(self) -> ssl.SSLContext:
-        """For any client of this server or of its upload service: trusts its authority and no other.
+        """Make an SSL context for clients of this server and its upload service; it trusts this authority and no other.
 
-        slixmpp's ``upload_file`` has no way to be given one; with its ``request_slot`` and aiohttp it is a few lines.
+        slixmpp's ``upload_file`` accepts no context; its ``request_slot`` with aiohttp replaces it in a few lines.
         """
         return ssl.create_default_context(cafile=str(self.ca_file))
 
-    # What it holds
+    # The server's data
 
     @abstractmethod
     def archive(self, room: JID | str) -> list[str]:
-        """The room's archive as it lies on the server's disk: the XML of each stanza, oldest first."""
+        """Read the room's archive from the server's disk: the XML of each stanza, oldest first."""
 
     def log_text(self) -> str:
-        """Everything the server logged and printed so far."""
+        """Everything that the server has logged and printed so far."""
         paths = sorted((self.directory / "log").glob("*"))
         return "".join(path.read_text(errors="replace") for path in paths if path.is_file())
 
     def disk_text(self) -> str:
-        """All data on the server's disk, for looking for what should not be there.
+        """All data on the server's disk, to search it for data that must not be there.
 
-        Databases are given as the text of their rows besides their raw files (where a row may be torn over
-        pages), everything else as it lies there.  Neither the log nor the configuration is part of it.
+        Databases appear as the text of their rows and as raw files (in which a row may be split over pages);
+        everything else appears unchanged.  The log and the configuration are not included.
         """
         texts = []
         for path in sorted((self.directory / "data").rglob("*")):
@@ -333,7 +333,7 @@ class DevServer(ABC):
             texts.append(raw.decode("utf-8", "replace"))
         return "".join(texts)
 
-    # For the kinds of server
+    # For the subclasses
 
     @abstractmethod
     def _install(self) -> None:
@@ -345,11 +345,11 @@ class DevServer(ABC):
 
     @abstractmethod
     def _command(self) -> Sequence[str]:
-        """Runs the server in the foreground."""
+        """The command that runs the server in the foreground."""
 
     @abstractmethod
     def _environment(self) -> Mapping[str, str]:
-        """Variables to add for :meth:`_command`."""
+        """The environment variables to add for :meth:`_command`."""
 
     @abstractmethod
     async def _register(self, name: str, password: str) -> None: ...
@@ -363,7 +363,7 @@ class DevServer(ABC):
         for folder in ("data", "log", "tls"):
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
         self._authority.cert_pem.write_to_path(str(self.ca_file))
-        # trustme's default, the year 3000, is more than Erlang's timers can wait for.
+        # trustme's default, the year 3000, exceeds Erlang's timers.
         expiry = datetime.now(UTC) + timedelta(days=3650)
         leaf = self._authority.issue_cert(*host_names(self.domain), self.host, "localhost", not_after=expiry)
         chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
@@ -385,13 +385,13 @@ class DevServer(ABC):
                 stdin=subprocess.PIPE,
                 stdout=console,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # also keeps a terminal's Ctrl-C from it: its owner stops it in order
+                start_new_session=True,  # also shields it from a terminal's Ctrl-C; the owner stops it in order
             )
-        # Before a temporary folder is removed under the server, which happens at exit too.
+        # This runs before the temporary folder is removed, which also happens at exit.
         atexit.register(self._kill)
 
     async def _greets(self) -> bool:
-        """Whether it speaks XMPP: a port accepts connections before its server is ready."""
+        """Whether it answers in XMPP: the port accepts connections before the server is ready."""
         header = f"<stream:stream to='{self.domain}' version='1.0' xmlns='jabber:client' xmlns:stream='{_STREAMS}'>"
         with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
             async with asyncio.timeout(2):
@@ -420,19 +420,19 @@ class DevServer(ABC):
 
 
 def host_names(domain: str) -> list[str]:
-    """The domain and those of its services that it may have a certificate and an address for."""
+    """The domain and the domains of its services that may have a certificate and an address."""
     return [domain, *(f"{service}.{domain}" for service in ("rooms", "share", "pubsub"))]
 
 
 @contextlib.contextmanager
 def read_only(path: Path) -> Iterator[sqlite3.Connection]:
-    """An SQLite database that a running server may be writing."""
+    """Open an SQLite database that a running server may be writing."""
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as database:
         yield database
 
 
 def create_database(path: Path, script: str = "") -> None:
-    """Make an SQLite database that can be read while its server writes (write-ahead log), unless it exists."""
+    """Create an SQLite database, unless it exists.  It can be read while its server writes (write-ahead log)."""
     if path.exists():
         return
     with contextlib.closing(sqlite3.connect(path)) as database:
@@ -441,13 +441,13 @@ def create_database(path: Path, script: str = "") -> None:
 
 
 def find_program(name: str) -> Path | None:
-    """A program on the PATH or where administrators' programs are."""
+    """Find a program on the PATH or in the folders of administrators' programs."""
     found = shutil.which(name) or shutil.which(name, path=os.pathsep.join(ADMIN_FOLDERS))
     return Path(found) if found else None
 
 
 def own_address() -> str:
-    """A loopback address whose server-to-server port nobody uses."""
+    """A loopback address with a free server-to-server port."""
     if not sys.platform.startswith("linux"):
         raise DevServerError("federation needs loopback addresses besides 127.0.0.1, which only Linux has by itself")
     for _ in range(100):

@@ -1,11 +1,11 @@
-"""Several ejabberd nodes that serve one domain as one: what people use who outgrow one machine.
+"""Several ejabberd nodes that serve one domain together, as for a load above that of one machine.
 
-The nodes share one SQL database (here a file that both have open), which holds what must outlive a node: accounts,
-rooms, archives, PubSub nodes.  What only concerns the present (sessions, which room runs on which node) they
-keep in Mnesia, each with a copy.  ``docs/cluster.md`` says how to do this with real machines.
+The nodes share one SQL database (here a file that both have open).  It holds the data that must outlive a node:
+accounts, rooms, archives, PubSub nodes.  Transient data (sessions, the node of each room) is in Mnesia, with a copy on
+each node.  ``docs/cluster.md`` describes the same setup on real machines.
 
-Nodes talk over Erlang's distribution protocol.  Its name daemon, ``epmd``, would outlive us; it is not needed if all
-listen on the same port of different addresses, which is what loopback has plenty of.
+Nodes communicate by Erlang's distribution protocol.  Its name daemon, ``epmd``, would outlive us.  It is not needed if
+all nodes listen on the same port of different addresses, of which loopback has many.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _Node(Ejabberd):
 
     @property
     def name(self) -> str:
-        """Of the Erlang node."""
+        """The name of the Erlang node."""
         return f"ejabberd@{self.host}"
 
     @property
@@ -61,7 +61,7 @@ class _Node(Ejabberd):
 
     def _configure(self) -> None:
         super()._configure()
-        cookie = self.directory / ".erlang.cookie"  # HOME is this folder; not on a command line, for all to see
+        cookie = self.directory / ".erlang.cookie"  # HOME is this folder; command lines are public
         cookie.touch(mode=0o600)
         cookie.write_text(self._shared.cookie)
         cookie.chmod(0o400)
@@ -82,11 +82,11 @@ class _Node(Ejabberd):
         """
         await self._ctl("join_cluster", other.name)
         async with asyncio.timeout(_JOIN_SECONDS):
-            while not await self._greets():  # noqa: ASYNC110  # it has started itself anew
+            while not await self._greets():  # noqa: ASYNC110  # it has restarted itself
                 await asyncio.sleep(0.05)
 
     async def running_nodes(self) -> list[str]:
-        """The names of the cluster's nodes that run, as this one sees it."""
+        """The names of the cluster's running nodes, as this node sees them."""
         return sorted(line.strip("'") for line in (await self._ctl("list_cluster")).split())
 
     async def _ctl(self, *words: str) -> str:
@@ -110,7 +110,7 @@ class _Node(Ejabberd):
 class EjabberdCluster:
     """``async with EjabberdCluster() as cluster: ...``: nodes that run and have joined each other.
 
-    :ivar nodes: servers like all others; an account made on one is there on all
+    :ivar nodes: ordinary servers; an account created on one exists on all
     """
 
     def __init__(self, domain: str = "cluster.example", *, size: int = 2, **options: Any) -> None:

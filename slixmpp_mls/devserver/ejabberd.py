@@ -1,10 +1,10 @@
-"""ejabberd 23.01 or later: the second throw-away server, for compatibility and for larger rooms.
+"""ejabberd 23.01 or later: the second temporary server, for compatibility tests and larger rooms.
 
-It starts in about two seconds and takes 90 MB.  It always comes from Debian's packages, unpacked.
+It starts in about two seconds and takes 90 MB.  It always runs from unpacked Debian packages.
 
-Erlang runs without its distribution protocol: no name daemon (``epmd``) is started that would outlive the
-server, no cookie is shared, no port listens but ours.  ``ejabberdctl`` needs all that; administration goes
-through ejabberd's HTTP API instead, on a Unix socket in a folder that nobody else can enter.
+Erlang runs without its distribution protocol: it starts no name daemon (``epmd``) that would outlive the server, shares
+no cookie, and opens no additional port.  ``ejabberdctl`` needs all of these.  Administration therefore uses ejabberd's
+HTTP API on a Unix socket, in a folder that no other user can enter.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ _RECIPE = Recipe(
     ("ejabberd", "erlang-p1-sqlite3", "libnss-wrapper"),
     re.compile(r"ejabberd$|erlang-|libnss-wrapper$"),
 )
-_ATTEMPTS = 5  # at each command
+_ATTEMPTS = 5  # for each command
 _ADVICE = "ejabberd is run from Debian's packages: use Debian or Ubuntu, or do without it."
 
 
 class Ejabberd(DevServer):
-    """A throw-away ejabberd."""
+    """A temporary ejabberd."""
 
     software: ClassVar[str] = "ejabberd"
 
     def __init__(self, domain: str = "", *, force_key_package_node: bool = False, **options: Any) -> None:
-        """As for :class:`DevServer`.
+        """Prepare a server as :class:`DevServer` does.
 
-        :param force_key_package_node: let the server configure the PubSub node of KeyPackages as it should be, as
-            an administrator can.  Stock ejabberd refuses most publish-options and has one item per node.
+        :param force_key_package_node: let the server itself configure the PubSub node of KeyPackages as required, as
+            an administrator can.  Stock ejabberd refuses most publish-options and keeps one item per node.
         """
         super().__init__(domain, **options)
         self._force_key_package_node = force_key_package_node
-        # The path of a Unix socket may have no more than a hundred characters or so: not under `directory`.
+        # The path of a Unix socket is limited to about 100 characters, so it is not under `directory`.
         self._private = tempfile.TemporaryDirectory(prefix="slixmpp-mls-", ignore_cleanup_errors=True)
         self._api = Path(self._private.name) / "api"
 
@@ -72,7 +72,7 @@ class Ejabberd(DevServer):
 
     def _configure(self) -> None:
         create_database(self._database, (self._root / "usr/share/ejabberd/sql/lite.sql").read_text())
-        # JSON is YAML, and leaves the quoting to a library.
+        # JSON is valid YAML, and a library does the quoting.
         text = "".join(f"{name}: {json.dumps(value)}\n" for name, value in self._settings().items())
         (self.directory / "ejabberd.yml").write_text(text + self._extra_config)
         hosts = f'{{hosts_file, "{self.federation.hosts_file}"}}.\n' if self.federation else ""
@@ -119,7 +119,7 @@ class Ejabberd(DevServer):
             "default_db": "sql",
             "sql_type": "sqlite",
             "sql_database": str(self._database),
-            "acl": {"local": {"user_regexp": ""}},  # may upload
+            "acl": {"local": {"user_regexp": ""}},  # accounts that may upload
             "access_rules": {"local": {"allow": "local"}},
             "api_permissions": {
                 "owner": {"from": ["mod_http_api"], "who": "all", "what": ["register", "change_password"]}
@@ -157,7 +157,7 @@ class Ejabberd(DevServer):
                 {"port": S2S_PORT, "ip": self.host, "module": "ejabberd_s2s_in", "max_stanza_size": S2S_STANZA_LIMIT}
             )
             settings["outgoing_s2s_ipv4_address"] = self.host
-            # By default a peer that was away for a moment is not tried again for minutes.
+            # By default, a peer that was briefly unreachable is not tried again for minutes.
             settings["s2s_max_retry_delay"] = 1
         else:
             settings["s2s_access"] = "none"
@@ -176,7 +176,7 @@ class Ejabberd(DevServer):
     def _environment(self) -> Mapping[str, str]:
         folders = ":".join(map(str, library_folders(self._root)))
         environment = {
-            # What Erlang's and ejabberd's start scripts, written for the installed place, would set.
+            # Variables that the start scripts of Erlang and ejabberd set; these assume the installed paths.
             "ROOTDIR": str(self._root / "usr/lib/erlang"),
             "BINDIR": str(self._runtime),
             "EMU": "beam",
@@ -185,13 +185,13 @@ class Ejabberd(DevServer):
             "ERL_INETRC": str(self.directory / "inetrc"),
             "ERL_CRASH_DUMP_SECONDS": "0",
             "EJABBERD_CONFIG_PATH": str(self.directory / "ejabberd.yml"),
-            # All of it is printed too.
+            # The whole log is also printed.
             "EJABBERD_LOG_PATH": str(self.directory / "erlang-log" / "ejabberd.log"),
             "HOME": str(self.directory),
             "LD_LIBRARY_PATH": folders,
         }
         if self.federation:
-            # ejabberd looks up other servers' addresses in the C library, not in Erlang's `inetrc`.
+            # ejabberd resolves other servers' addresses by the C library, not by Erlang's `inetrc`.
             wrapper = next(folder / "libnss_wrapper.so" for folder in library_folders(self._root))
             environment |= {"LD_PRELOAD": str(wrapper), "NSS_WRAPPER_HOSTS": str(self.federation.hosts_file)}
         return environment
@@ -199,13 +199,13 @@ class Ejabberd(DevServer):
     async def _register(self, name: str, password: str) -> None:
         account = {"user": name, "host": self.domain}
         status, answer = await self._command_api("register", account | {"password": password})
-        if status == 409:  # it exists
+        if status == 409:  # the account exists
             status, answer = await self._command_api("change_password", account | {"newpass": password})
         if status != 200:
             raise DevServerError(f"ejabberd cannot register {name}@{self.domain}: {answer}")
 
     async def _command_api(self, command: str, arguments: Mapping[str, str]) -> tuple[int, str]:
-        """Run a command that may be run twice: of many connections at once, a busy ejabberd closes some."""
+        """Run an idempotent command, again after a failure: a busy ejabberd closes some of many connections."""
         for attempt in range(_ATTEMPTS):
             try:
                 async with (

@@ -1,17 +1,17 @@
-"""The wire between the servers of a federation, in our hands: it can be read, cut, stalled and restored.
+"""The link between the servers of a federation: a test can read, cut, stall and restore it.
 
 ::
 
     alpha ──► beta's public address ── Line ──► beta's own address, port 5269
     beta ──► alpha's public address ── Line ──► alpha's own
 
-Servers find each other by the federation's file of host names.  With a line, that file has addresses on which
-the line listens, and which it connects through.  What the servers do to each other on it is their own: TLS,
-certificates, dialback.
+Servers find each other by the federation's file of host names.  With a line, that file has the addresses on which the
+line listens; the line forwards each connection to the real address.  It does not change the traffic: TLS, certificates
+and dialback are the servers' own.
 
-The two ways in which links break are different for servers.  A *cut* closes connections and refuses new ones:
-noticed at once.  A *stall* lets nothing through and tells nobody, as a dead router does: stanzas vanish into
-buffers, until the stall ends or somebody loses patience.
+Links break in two ways, which differ for servers.  A *cut* closes connections and refuses new ones: servers notice it
+at once.  A *stall* lets nothing through and reports nothing, like a dead router: stanzas stay in buffers until the
+stall ends or a server times out.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _CHUNK = 65_536
 
 
 class Line:
-    """Made by :meth:`~slixmpp_mls.devserver.Federation.line`; use it as ``async with federation.line() as line``.
+    """A link made by :meth:`~slixmpp_mls.devserver.Federation.line`: ``async with federation.line() as line``.
 
     It belongs to the event loop in which it is entered.
 
-    :ivar octets: all that has passed, in both directions and of all connections, as it came by
+    :ivar octets: everything transferred, in both directions of all connections, in order of arrival
     """
 
     def __init__(self, ways: Mapping[str, str], port: int) -> None:
@@ -55,11 +55,11 @@ class Line:
 
     @property
     def connections(self) -> int:
-        """How many there are now."""
+        """The current number of connections."""
         return len(self._writers) // 2
 
     def cut(self) -> None:
-        """Close all connections, refuse new ones."""
+        """Close all connections and refuse new ones."""
         for server in self._listening:
             server.close()
         self._listening.clear()
@@ -69,7 +69,7 @@ class Line:
             task.cancel()
 
     def stall(self) -> None:
-        """Let nothing through any more; connections stay."""
+        """Let nothing through any more; connections stay open."""
         self._flowing.clear()
 
     async def restore(self) -> None:
@@ -101,7 +101,7 @@ class Line:
                 for pump in pumps:
                     pump.cancel()
         except OSError:
-            pass  # the server does not run: the peer sees its connection closed
+            pass  # the server is not running: the peer's connection is closed
         finally:
             for one in writers:
                 one.transport.abort()

@@ -1,23 +1,23 @@
-"""Server software out of Debian's packages, without root and without installing anything.
+"""Runs server software from Debian packages, without root and without an installation.
 
-On Debian and its relatives a server can run straight from the unpacked files of its packages.
-:func:`unpack` works out which packages that takes, downloads them with ``apt-get download``
-and unpacks them with ``dpkg -x`` into a folder of the user's cache, once:
+On Debian and its derivatives, a server can run directly from the unpacked files of its packages.  :func:`unpack`
+determines the packages, downloads them with ``apt-get download`` and unpacks them once with ``dpkg -x`` into a folder
+of the user's cache:
 
 1. *Resolve.*  ``apt-get -s install`` against an **empty** dpkg status lists everything the server
-   needs, down to the C library.  Kept are the packages of the server's own family (its run time
-   and modules must lie together in one tree, whatever is installed) and those shared libraries
-   that this machine does not have.  A bare container image thus gets more than a desktop.
-2. *Download.*  The system's package lists are tried first.  Where they are missing or outdated
-   (fresh container images have none, and only root could refresh them), private lists
-   are fetched into the cache from the sources that the system's administrator configured.
-3. *Unpack* into a temporary folder which is renamed when complete: a tree in the cache is whole.
-   A lock on a file beside it lets parallel callers wait for the first.
+   needs, down to the C library.  Two kinds are kept: the packages of the server's own family (its run
+   time and modules must be in one tree, whatever is installed), and the shared libraries that this
+   machine lacks.  A minimal container image thus gets more packages than a desktop.
+2. *Download.*  The system's package lists are tried first.  If they are missing or outdated (new
+   container images have none, and only root can refresh them), private lists are fetched into the
+   cache from the sources that the system's administrator configured.
+3. *Unpack.*  The packages are unpacked into a temporary folder, which is renamed when complete: a tree
+   in the cache is never partial.  A lock on a file in the same folder lets parallel callers wait for the first.
 
-A tree is looked over again when the machine's packages have changed since, as a library that was
-installed then may be gone now.
+A tree is checked again if the machine's packages have changed since, because a library that was installed
+then may be missing now.
 
-The folder is ``$SLIXMPP_MLS_CACHE``, else ``slixmpp-mls`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+The folder is ``$SLIXMPP_MLS_CACHE``, otherwise ``slixmpp-mls`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
 It may be deleted at any time when no server runs.
 """
 
@@ -38,23 +38,23 @@ from pathlib import Path
 
 from ..errors import DevServerError
 
-#: Told about long steps: a sentence for people, how much of it is done and how much there is (0: not known).
+#: Called during long steps with a sentence for users, the amount done and the total amount (0: unknown).
 Progress = Callable[[str, int, int], None]
 
 _STATUS = Path("/var/lib/dpkg/status")
 _SYSTEM_LISTS = Path("/var/lib/apt/lists")
 _DOWNLOAD_SECONDS = 600
-# Wanted by the packages' installation scripts, which never run here.
+# Needed only by the packages' installation scripts, which do not run here.
 _NEEDLESS = re.compile(r"lib.*-perl$|libperl|libpam|libsemanage|libaudit|libcap-ng")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to unpack.
+    """The packages to unpack.
 
-    :ivar name: of the folder in the cache.
-    :ivar packages: Debian packages wanted; their dependencies come along, their recommendations do not.
-    :ivar family: matches the start of the names of packages to take even where the machine has them installed.
+    :ivar name: the name of the folder in the cache.
+    :ivar packages: the Debian packages; their dependencies are included, their recommendations are not.
+    :ivar family: matches the start of the names of packages to include even if they are installed.
     """
 
     name: str
@@ -63,11 +63,11 @@ class Recipe:
 
 
 def quiet(message: str, done: int, total: int) -> None:
-    """A :data:`Progress` that says nothing."""
+    """A :data:`Progress` that reports nothing."""
 
 
 def cache_folder() -> Path:
-    """Where unpacked packages are kept; it need not exist yet."""
+    """The folder of unpacked packages; it may not exist yet."""
     if own := os.environ.get("SLIXMPP_MLS_CACHE"):
         return Path(own).absolute()
     base = os.environ.get("XDG_CACHE_HOME")
@@ -75,9 +75,9 @@ def cache_folder() -> Path:
 
 
 def unpack(recipe: Recipe, progress: Progress = quiet) -> Path:
-    """Return the root of a tree holding the recipe's packages; at first use this downloads them.
+    """Return the root of a tree with the recipe's packages; download them at first use.
 
-    Blocks, for minutes where the network is slow: call it in a thread.
+    It blocks, for minutes on a slow network: call it in a thread.
 
     :raises DevServerError: this is no Debian, there is no network, or the packages do not exist here.
     """
@@ -108,7 +108,7 @@ def library_folders(root: Path) -> list[Path]:
 
 
 def missing_libraries(root: Path) -> set[str]:
-    """Names of shared libraries that programs and modules in the tree need, and the loader cannot find."""
+    """The names of shared libraries that programs and modules in the tree need but the loader cannot find."""
     binaries = [
         str(path)
         for path in (root / "usr").rglob("*")
@@ -123,13 +123,13 @@ def missing_libraries(root: Path) -> set[str]:
         capture_output=True,
         text=True,
         timeout=60,
-        check=False,  # scripts among the programs make it "fail"
+        check=False,  # scripts among the programs make it return an error
     )
     return {line.split()[0] for line in done.stdout.splitlines() if line.endswith("=> not found")}
 
 
 def _fingerprint(recipe: Recipe) -> str:
-    """Tells apart releases, architectures and recipes that share one cache (a home folder on a file server)."""
+    """Distinguish the releases, architectures and recipes that share one cache (a home folder on a file server)."""
     release = platform.freedesktop_os_release()
     system = (release.get("ID"), release.get("VERSION_ID", release.get("VERSION_CODENAME")), platform.machine())
     return hashlib.sha256(repr((system, recipe.packages, recipe.family.pattern)).encode()).hexdigest()[:12]
@@ -185,20 +185,20 @@ class _Apt:
             "Debug::NoLocking=true",
         ]
         if os.geteuid() == 0:
-            # Else apt tries to download as its own user, who may not enter our folder.
+            # Otherwise apt downloads as a user of its own, which may not enter our folder.
             self._options.append("APT::Sandbox::User=root")
 
     def download(self, recipe: Recipe, progress: Progress) -> list[Path]:
         try:
             return self._download(recipe, progress, [f"Dir::State::lists={_SYSTEM_LISTS}"])
         except DevServerError:
-            # No lists at all, or so old that the packages they name are no longer served.
+            # There are no lists, or they are too old: their packages are no longer served.
             progress("Fetching Debian's package lists", 0, 0)
         failure: DevServerError | None = None
         try:
             self._apt("update")
         except DevServerError as error:
-            # Scripts that an administrator hooked to `update` may want root; what counts is whether lists arrived.
+            # An administrator's hooks of `update` may need root; the only criterion is whether lists arrived.
             failure = error
         try:
             return self._download(recipe, progress, [])
@@ -230,7 +230,7 @@ class _Apt:
 def _run(command: list[str], folder: Path) -> str:
     """Run a tool to its end and return what it printed.
 
-    :raises DevServerError: with the end of its complaints.
+    :raises DevServerError: it failed; the text ends with its last error output.
     """
     try:
         done = subprocess.run(  # noqa: S603

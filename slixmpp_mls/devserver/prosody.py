@@ -1,4 +1,4 @@
-"""Prosody 0.12 or later: the default throw-away server.  It starts in half a second and takes 20 MB."""
+"""Prosody 0.12 or later: the default temporary server.  It starts in half a second and takes 20 MB."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ Component %(share)s "http_file_share"
 
 
 class Prosody(DevServer):
-    """A throw-away Prosody: one that is installed, else Debian's packages unpacked into the user's cache."""
+    """A temporary Prosody: the installed one, or Debian's packages unpacked into the user's cache."""
 
     software: ClassVar[str] = "Prosody"
 
@@ -122,7 +122,7 @@ class Prosody(DevServer):
         }
 
     def _find_installed(self) -> str:
-        """Settle on the machine's own Prosody, or say why not."""
+        """Use the machine's own Prosody, or return the reason against it."""
         programs = [find_program(name) for name in ("prosody", "prosodyctl")]
         if None in programs:
             return "none is installed"
@@ -168,7 +168,7 @@ class Prosody(DevServer):
             self._programs = [str(self._relocate(name)) for name in ("prosody", "prosodyctl")]
 
     def _relocate(self, name: str) -> Path:
-        """Copy one of Prosody's two programs with the folders written into it changed to the unpacked ones."""
+        """Copy one of Prosody's two programs, with its built-in paths changed to the unpacked folders."""
         source = (self._root / "usr/bin" / name).read_text()
         for variable, path in (
             ("SOURCE", self._root / "usr/lib/prosody"),
