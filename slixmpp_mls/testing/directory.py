@@ -16,16 +16,16 @@ __all__ = ["FakeDirectory"]
 
 
 class FakeDirectory:
-    """KeyPackages by account, as everybody's PEP nodes would hold them.
+    """KeyPackages by account, like the PEP nodes of all accounts.
 
-    :ivar items: MLSMessages by account and KeyPackageRef; a test may put there what it likes
+    :ivar items: MLSMessages by account and KeyPackageRef; a test may insert anything
     """
 
     def __init__(self) -> None:
         self.items: dict[str, dict[bytes, bytes]] = {}
 
     def replenish(self, device: Device, now: int) -> None:
-        """What a device does at every start."""
+        """Replenish a device's KeyPackages, as a device does at every start."""
         account = self.items.setdefault(device.identity.account, {})
         own = [reference for reference, message in account.items() if _owner(message) == device.identity]
         plan = device.key_packages.plan(own, now)
@@ -36,9 +36,9 @@ class FakeDirectory:
     def find(
         self, account: str, group: RoomGroup, now: int, suite: int | None = None
     ) -> dict[ClientIdentity, VerifiedKeyPackage]:
-        """One usable KeyPackage for each device of an account, the first one, that of last resort last.
+        """Find the first usable KeyPackage of each device of an account; one of last resort only if there is no other.
 
-        :param suite: of this cipher suite, instead of the group's
+        :param suite: the cipher suite, instead of the group's
         """
         requirements = GroupRequirements.of_context(group.group.context)
         if suite is not None:

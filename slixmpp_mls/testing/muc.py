@@ -1,8 +1,8 @@
-"""A member's end of a :class:`~.room.FakeRoom`: what :class:`slixmpp_mls.delivery.Room` is to a real one.
+"""A client of a :class:`~.room.FakeRoom`, in place of :class:`slixmpp_mls.delivery.Room`.
 
-The engine of a room (:mod:`slixmpp_mls.rooms.engine`) is tested with it, without a server.  Stanzas are in flight until
-the test delivers them, as in the rest of this package; the test also says when the client is out of the room, when the
-room refuses something, and when it lets nobody in.
+It tests the engine of a room (:mod:`slixmpp_mls.rooms.engine`) without a server.  Stanzas are in flight until the test
+delivers them, as in the rest of this package.  The test also decides when the client is out of the room, when the room
+refuses a stanza, and when it admits nobody.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _SID = "urn:xmpp:sid:0"
 
 
 class FakeMUC(Room):
-    """One client's end of a room.
+    """One client of a room.
 
     :param account: bare JID
-    :ivar sent: the ids of all messages that it has put onto the stream, oldest first
+    :ivar sent: the ids of all messages that it has written to the stream, oldest first
     :ivar refuses: raised by the next :meth:`join`, and ends :meth:`batches`, until it is None again
-    :ivar suspected: how often the room has been asked whether we are in it
+    :ivar suspected: the number of times that the room was asked whether we are in it
     """
 
     def __init__(
@@ -62,27 +62,27 @@ class FakeMUC(Room):
     # --- what the test does ----------------------------------------------------------------------
 
     def interrupt(self) -> None:
-        """The client is out of the room for now."""
+        """Take the client out of the room for now."""
         self._inside = self._complete = False
         self._told(Interrupted("stream"))
 
     def enter_again(self) -> None:
-        """It is back: the archive is read from where it was."""
+        """Let the client enter again; it reads the archive from its last position."""
         self._inside = True
         self._happened.set()
 
     def lose(self, error: DeliveryError) -> None:
-        """The room is lost for good: reading ends with this error, and nobody is let in."""
+        """Lose the room for good: reading ends with this error, and nobody is admitted."""
         self.refuses = error
         self._inside = self._complete = False
         self._happened.set()
 
     def verify(self) -> None:
-        """The room answers that we are in it, and its archive has been read since."""
+        """Report that the room has confirmed our presence, and that its archive has been read since."""
         self._told(Verified())
 
     def bounce(self, message_id: str, condition: str = "policy-violation", remedy: str = "") -> None:
-        """The room returns a message with an error."""
+        """Return a message from the room with an error."""
         self._told(Bounced(message_id, condition, "says the test", remedy))
 
     # --- what the engine does --------------------------------------------------------------------
@@ -137,7 +137,7 @@ class FakeMUC(Room):
             await self._happened.wait()
 
     def stanza(self, incoming: Incoming) -> RoomStanza:
-        """A stanza of the room as this client gets it."""
+        """A stanza of the room as this client receives it."""
         nick = JID(incoming.claimed or "somebody@example").local
         xml = Element("{jabber:client}message", {"type": "groupchat", "from": f"{self.room.jid}/{nick}"})
         xml.extend(payload.to_stdlib() for payload in incoming.payloads)

@@ -1,4 +1,4 @@
-"""A room without a server: what is sent waits in flight until the test delivers, loses, delays or repeats it."""
+"""A room without a server: stanzas stay in flight until the test delivers, loses, delays or repeats them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["FakeRoom", "InFlight"]
 class InFlight:
     """A stanza on its way to the room.
 
-    :ivar claimed: the bare JID that the room will say it is from
+    :ivar claimed: the bare JID that the room will report as its sender
     """
 
     origin_id: str | None
@@ -25,10 +25,10 @@ class InFlight:
 
 
 class FakeRoom:
-    """A room with its archive.  What is sent is `in_flight` until the test delivers it.
+    """A room with its archive.  A stanza that is sent is `in_flight` until the test delivers it.
 
     :ivar jid: the room's bare JID
-    :ivar in_flight: what has been sent and is not in the room yet, oldest first
+    :ivar in_flight: the stanzas that are sent but not in the room yet, oldest first
     :ivar on_delivery: called whenever a stanza has come into the room
     """
 
@@ -44,10 +44,10 @@ class FakeRoom:
     def post(
         self, outgoing: Outgoing | Sequence[RoomElement], claimed: str | None, origin_id: str | None = None
     ) -> InFlight:
-        """Something is on its way from now on.
+        """Put a stanza in flight.
 
-        :param outgoing: what a member sends, or any elements that somebody makes up
-        :param claimed: bare JID
+        :param outgoing: a member's message, or any forged elements
+        :param claimed: the claimed sender, a bare JID
         """
         if isinstance(outgoing, Outgoing):
             origin_id, payloads = outgoing.origin_id, outgoing.payloads
@@ -58,10 +58,10 @@ class FakeRoom:
         return stanza
 
     def deliver(self, position: int = 0, *, keep: bool = False, to: int | None = None) -> str:
-        """Put what is at this position in flight into the room's order.
+        """Deliver the stanza at this position in flight: append it to the room's order.
 
-        :param keep: leave a copy in flight, to be delivered once more
-        :param to: only into this view; see :meth:`split`
+        :param keep: leave a copy in flight, to deliver it once more
+        :param to: deliver only into this view; see :meth:`split`
         :returns: its archive id
         """
         stanza = self.in_flight[position] if keep else self.in_flight.pop(position)
@@ -76,34 +76,34 @@ class FakeRoom:
         return archive_id
 
     def deliver_all(self) -> None:
-        """Everything, in the order in which it was sent."""
+        """Deliver everything in the order of sending."""
         while self.in_flight:
             self.deliver()
 
     def lose(self, position: int = 0) -> InFlight:
-        """What is at this position never arrives; it can be put back by hand."""
+        """Drop the stanza at this position; the test can put it back."""
         return self.in_flight.pop(position)
 
     def split(self, *others: Iterable[str]) -> None:
-        """From now on, these sets of accounts have views of their own: 1, 2 ...; everybody else has view 0."""
+        """Give these sets of accounts views of their own from now on: 1, 2 ...; all others have view 0."""
         for accounts in others:
             self._views.append(list(self._views[0]))
             self._view_of.update(dict.fromkeys(accounts, len(self._views) - 1))
 
     def expire(self, count: int) -> None:
-        """The archive forgets its first stanzas."""
+        """Delete the first stanzas of the archive."""
         self._expired = max(self._expired, count)
 
     def archive(self, account: str = "") -> list[Incoming]:
-        """All that an account can see, in order."""
+        """All stanzas that an account can see, in order."""
         view = self._views[self._view_of.get(account, 0)]
         return [incoming for incoming in view if int(incoming.archive_id) > self._expired]
 
     def read(self, account: str, after: str | None) -> Iterator[Incoming]:
-        """What an account sees from a place on.
+        """The stanzas that an account sees after a position.
 
         :param after: archive id of the last stanza read; None for the beginning
-        :raises ArchiveGap: the archive does not go back to there
+        :raises ArchiveGap: the archive does not reach back to it
         """
         if after is not None and int(after) < self._expired:
             raise ArchiveGap(self.jid, after)

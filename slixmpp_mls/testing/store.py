@@ -1,4 +1,4 @@
-"""A store that fails, or stops the process, at a chosen write."""
+"""A store that fails, or kills the process, at a chosen write."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ __all__ = ["FaultyStore", "Killed"]
 
 
 class Killed(BaseException):
-    """The process is no more; what is left is its store."""
+    """The process has been killed; only its store remains."""
 
 
 class FaultyStore:
     """A store that fails at a chosen point.
 
-    :ivar writes: puts, deletes and ends of transactions that have written, so far
+    :ivar writes: number of puts, deletes and ends of writing transactions so far
     :ivar fail_at: the number of the write (from 0) at which it fails once; None for never
-    :ivar commits: transactions that have written, so far
-    :ivar kill_at: the number of the transaction (from 0) at whose end the process is stopped; None for never
-    :ivar kill_before: whether before it is durable
+    :ivar commits: number of writing transactions so far
+    :ivar kill_at: the number of the transaction (from 0) at the end of which the process is killed; None for never
+    :ivar kill_before: whether it is killed before the transaction is durable
     """
 
     def __init__(self, store: Store) -> None:
@@ -53,7 +53,7 @@ class FaultyStore:
             raise Killed
 
     def count(self) -> None:
-        """One write."""
+        """Count one write; fail if it is the chosen one."""
         self.writes += 1
         if self.writes - 1 == self.fail_at:
             raise StoreFull("the disk is full, says the test")

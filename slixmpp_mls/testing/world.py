@@ -1,4 +1,4 @@
-"""Members of one room, step by step at the word of a test, without a server and without a clock.
+"""The members of one room, driven step by step by a test, without a server and without a clock.
 
 ::
 
@@ -7,29 +7,28 @@
     alice.send(b"Fair is foul")                                    # in flight
     bob.commit()                                                   # in flight, too
     world.room.deliver(1)                                          # the Commit overtakes the message
-    world.settle()                                                 # everything else, in order; everybody reads
+    world.settle()                                                 # everything else, in order; all members read
     assert bob.texts == [b"Fair is foul"]
 
-Everything happens in steps, at the test's word, and the same way in every run: nothing here is asynchronous, and
-what is to be random comes from the test.  The room does what a malicious service could do:
+The test triggers every step, and every run is the same: nothing here is asynchronous, and the test supplies the random
+values.  The room can do everything that a malicious service could do:
 
 =====================  =====================================================================
 `FakeRoom.lose`        a stanza never arrives
-leaving it in flight   it is delayed
+leaving it in flight   a stanza is delayed
 `deliver(position)`    stanzas overtake each other
-`deliver(keep=True)`   it arrives, and arrives again
+`deliver(keep=True)`   a stanza arrives twice
 `split`, `deliver(to)` members see different rooms
-`post(claimed=...)`    somebody else, or nobody, is said to have sent it
-`expire`               the archive forgets its beginning
-`Participant.bounce`   the sender is told that it was refused
+`post(claimed=...)`    the room names another sender, or none
+`expire`               the archive loses its first stanzas
+`Participant.bounce`   the sender gets an error for its stanza
 =====================  =====================================================================
 
-:class:`~slixmpp_mls.testing.FaultyStore` fails, or stops the process, at a chosen write.
+:class:`~slixmpp_mls.testing.FaultyStore` fails, or kills the process, at a chosen write.
 
-What is tested this way are the rules of :mod:`slixmpp_mls.client`, with everything real above and below them.  A
-bot's own handlers are better tested against a real server, which :mod:`slixmpp_mls.devserver` starts within a
-second: the plugin speaks to its room in stanzas (presence, MUC, archive queries), and a fake that answered
-all of them would be a server.
+Such tests check the rules of :mod:`slixmpp_mls.client`, with everything real above and below them.  Test a bot's own
+handlers against a real server, which :mod:`slixmpp_mls.devserver` starts within a second: the plugin communicates with
+its room by stanzas (presence, MUC, archive queries), and a fake that answers all of them would be a server.
 """
 
 from __future__ import annotations
@@ -70,11 +69,11 @@ __all__ = ["NOW", "Participant", "World", "commit_against_policy"]
 _E = TypeVar("_E")
 
 NOW = 1_800_000_000
-"""Where the clocks of this package begin, in seconds since the Unix epoch."""
+"""The initial time of this package's clocks, in seconds since the Unix epoch."""
 
 
 def commit_against_policy(session: RoomGroup, proposals: Sequence[AnyProposal], now: int) -> Outgoing:
-    """A Commit as by software that does not ask whether the group's policy allows it; members ignore it.
+    """Make a Commit without checking that the group's policy allows it; members ignore the Commit.
 
     :param now: seconds since the Unix epoch
     """
@@ -83,11 +82,11 @@ def commit_against_policy(session: RoomGroup, proposals: Sequence[AnyProposal], 
 
 
 class Participant:
-    """A device with one room: what the plugin does for a bot, at a test's word.
+    """A device with one room.  It does the plugin's work for a bot, driven by a test.
 
-    :ivar session: the room's group, the thing to be tested
-    :ivar events: all that it has said, oldest first
-    :ivar judge: the Authentication Service: an error for a leaf that it denies, or None
+    :ivar session: the room's group, the object under test
+    :ivar events: all its events, oldest first
+    :ivar judge: the Authentication Service: returns an error for a leaf that it does not accept, or None
     """
 
     def __init__(self, world: World, store: Store) -> None:
@@ -95,16 +94,16 @@ class Participant:
         self.store = store
         self.events: list[Event] = []
         self.judge: Callable[[LeafNode], PeerError | None] = lambda leaf: None
-        self.denies = True  # whom it does not vouch for; otherwise it cannot tell
+        self.denies = True  # it denies the leaves that `judge` refuses; if false, it cannot tell
         self.restart()
 
     def __repr__(self) -> str:
         return f"<Participant {self.device.identity}>"
 
     def restart(self, store: Store | None = None) -> None:
-        """As after a crash: nothing is left but the store.
+        """Restart as after a crash: only the store remains.
 
-        :param store: another one over the same data
+        :param store: another store over the same data
         """
         self.store = store or self.store
         self.device = Device(
@@ -124,41 +123,41 @@ class Participant:
 
     @property
     def texts(self) -> list[bytes]:
-        """The application data of others that it has read, in order."""
+        """The application data of other members that it has read, in order."""
         return [event.data for event in self.events if isinstance(event, MessageReceived)]
 
     def said(self, kind: type[_E]) -> list[_E]:
-        """Its events of one kind."""
+        """The events of one kind."""
         return [event for event in self.events if isinstance(event, kind)]
 
     # --- sending
 
     def post(self, outgoing: Outgoing) -> Outgoing:
-        """Give something to the room."""
+        """Send a message to the room."""
         self.world.room.post(outgoing, self.account)
         return outgoing
 
     def keep(self, data: bytes) -> Outgoing:
-        """Application data that is to be sent when the room has been read to its end."""
+        """Compose application data that is sent when the room has been read to its end."""
         return self.session.compose(data, later=True)
 
     def send(self, data: bytes, origin_id: str | None = None) -> Outgoing:
-        """Application data."""
+        """Send application data."""
         return self.post(self.session.compose(data, origin_id=origin_id))
 
     def commit(self, *proposals: AnyProposal, options: CommitOptions | None = None) -> Outgoing:
-        """A Commit; without anything to do, it renews our keys."""
+        """Send a Commit; without proposals, it only renews our keys."""
         return self.post(self.session.commit(proposals, self.world.now, options=options))
 
     def propose(self, proposal: AnyProposal) -> Outgoing:
         return self.post(self.session.propose(proposal, self.world.now))
 
     def ask(self) -> list[Outgoing]:
-        """A request to be added, by whom is not in the group."""
+        """Request to be added, from outside the group."""
         return [self.post(outgoing) for outgoing in self.session.ask(self.world.now)]
 
     def vouch_for(self, other: Participant) -> None:
-        """Let another device of our account have a voucher by this one, and no others."""
+        """Give another device of our account a voucher by this device; it replaces all others."""
         for number in self.device.suites:
             suite, now = CipherSuite.get(number), self.world.now
             key, lifetime = other.device.signature_key(suite).public, Lifetime(now - HOUR, now + 90 * DAY)
@@ -166,7 +165,7 @@ class Participant:
             other.device.keep_vouchers(suite, [voucher])
 
     def enter(self, group_info: elements.GroupInfo) -> Outgoing:
-        """An external Commit."""
+        """Send an external Commit."""
         return self.post(
             self.session.finish_external_commit(
                 self.session.draft_external_commit(group_info, self.world.now), self.world.now
@@ -174,26 +173,26 @@ class Participant:
         )
 
     def adding(self, account: str) -> list[AnyProposal]:
-        """Adds of an account's devices that are not in the group."""
+        """Add proposals for an account's devices that are not in the group."""
         found = self.world.directory.find(account, self.session, self.world.now)
         return [
             Add(package.key_package) for client, package in found.items() if self.session.roster.leaf_of(client) is None
         ]
 
     def removing(self, account: str) -> list[AnyProposal]:
-        """Removes of an account's devices."""
+        """Remove proposals for an account's devices."""
         return [Remove(leaf) for leaf in self.session.roster.leaves_of(account)]
 
     def resend(self) -> list[Outgoing]:
-        """What a client does once it has read the archive to its end after an interruption."""
+        """Send outstanding messages again, as a client does when it has read the archive after an interruption."""
         return [self.post(outgoing) for outgoing in self.session.outstanding()]
 
     # --- reading
 
     def read(self, limit: int | None = None) -> list[Event]:
-        """Take what is new in the room, at most so many stanzas.
+        """Process the new stanzas of the room, at most `limit` of them.
 
-        :raises ArchiveGap: the archive does not go back to where we were
+        :raises ArchiveGap: the archive does not reach back to our position
         """
         events: list[Event] = []
         for number, incoming in enumerate(self.world.room.read(self.account, self.session.cursor)):
@@ -203,7 +202,7 @@ class Participant:
         return events
 
     def take(self, incoming: Incoming) -> list[Event]:
-        """One stanza: examined, judged, put into effect."""
+        """Examine, authenticate and apply one stanza."""
         step = self.session.examine(incoming, self.world.now)
         session, now = self.session, self.world.now
         doubts = [
@@ -218,7 +217,7 @@ class Participant:
         return events
 
     def _hear(self, events: Sequence[Event]) -> None:
-        """To the application, which takes them at once."""
+        """Pass the events to the application, which handles them at once."""
         self.events += events
         for event in events:
             if isinstance(event, MessageReceived):
@@ -226,17 +225,17 @@ class Participant:
         self.session.forget_handed_over()
 
     def bounce(self, outgoing: Outgoing, condition: str = "policy-violation") -> list[Event]:
-        """Tell it that the room has refused something."""
+        """Report to the device that the room has refused a message."""
         events = self.session.bounced(outgoing.origin_id, condition)
         self.events += events
         return events
 
 
 class World:
-    """A room, a directory, a clock, and those who are there.
+    """A room, a directory, a clock, and the participants.
 
     :ivar now: seconds since the Unix epoch; set it forward at will
-    :ivar people: everybody, in the order of coming
+    :ivar people: all participants, in the order of creation
     """
 
     def __init__(
@@ -257,15 +256,15 @@ class World:
         self.people: list[Participant] = []
 
     def person(self, account: str, store: Store | None = None) -> Participant:
-        """A device of an account, invited to the room; its KeyPackages are in the directory."""
+        """Create a device of an account, invited to the room; its KeyPackages are in the directory."""
         person = Participant(self, store or MemoryStore(account))
         self.people.append(person)
         return person
 
     def group(self, *accounts: str, policy: RoomPolicy | None = None, suite: int = 1) -> list[Participant]:
-        """Devices of these accounts in one group, the first one its creator.
+        """Create devices of these accounts in one group; the first device creates the group.
 
-        :param policy: by default all are administrators, and who comes later may do everything else
+        :param policy: by default all are administrators, and later members may do everything else
         """
         people = [self.person(account) for account in accounts]
         people[0].session.create(suite, policy or self.open_policy(*accounts), self.now)
@@ -278,7 +277,7 @@ class World:
         return people
 
     def open_policy(self, *administrators: str) -> RoomPolicy:
-        """All members may do everything, but remove administrators."""
+        """A policy that allows all members everything, except removing administrators."""
         return RoomPolicy(
             self.room.jid,
             tuple(dict.fromkeys(administrators)),
@@ -288,7 +287,7 @@ class World:
         )
 
     def settle(self) -> None:
-        """Deliver everything that is in flight, and let everybody read."""
+        """Deliver everything that is in flight, and let all participants read."""
         self.room.deliver_all()
         for person in self.people:
             person.read()
