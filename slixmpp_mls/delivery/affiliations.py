@@ -1,7 +1,7 @@
 """The affiliations of a room (XEP-0045 5.2, 9): which accounts may be in it.
 
-For an encrypted group, affiliations decide only who may enter the room and read its archive.  The group decides who
-can decrypt.
+For an encrypted group, affiliations control only the entry to the room and the access to its archive.  The group
+controls decryption.
 """
 
 from __future__ import annotations

@@ -218,9 +218,9 @@ class Archive:
                     await upcoming
 
     async def pages_backwards(self, limit: int) -> AsyncGenerator[Page, None]:
-        """The newest pages, from the end towards the beginning; the entries in each are oldest first.
+        """Read the newest pages, from the end towards the beginning; the entries in each page are oldest first.
 
-        :param limit: how many pages at most
+        :param limit: the most pages to read
         :raises NotPermitted: no affiliation with the room.
         :raises DeliveryError: refused, unanswered, disconnected.
         """
@@ -281,8 +281,8 @@ class Archive:
         finally:
             self._stream.end_collect(self.room, queryid)
         fin = answer.find(f"{{{MAM}}}fin")
-        # ejabberd 23.01 answers for the wrong archive rather than refuse; look who speaks.
-        # Of our own account a server need not say that it speaks (RFC 6120 8.1.2.1).
+        # ejabberd 23.01 answers for the wrong archive instead of refusing; check the sender.
+        # For our own account, a server may omit the sender (RFC 6120 8.1.2.1).
         speaker = bare(answer.get("from") or (self.room if self._is_own else ""))
         if fin is None or speaker != self.room or len(results) >= _PAGE_LIMIT:
             raise DeliveryError(f"{self.room} does not answer an archive query as XEP-0313 says")
@@ -293,5 +293,5 @@ class Archive:
         forwarded = result.find(_FORWARDED)
         message = forwarded.find(_MESSAGE) if forwarded is not None else None
         if message is None or not (self._is_own or bare(message.get("from", "")) == self.room):
-            message = Element(_MESSAGE)  # whatever it is, its id still counts for the order
+            message = Element(_MESSAGE)  # its id counts for the order, whatever the content
         return Entry(result.get("id", ""), message, None if forwarded is None else _stamp(forwarded))

@@ -32,7 +32,7 @@ class _DeviceEvents(MatcherBase):
         # The name says `xml`, slixmpp passes the stanza object.
         if xml.name != "message" or xml.xml.get("type") == "error":
             return False
-        # Items published or retracted, or the node purged, deleted or configured otherwise (XEP-0060 8.2, 8.4, 8.5).
+        # Items were published or retracted, or the node was purged, deleted or reconfigured (XEP-0060 8.2, 8.4, 8.5).
         event = xml.xml.find(f"{{{PUBSUB}#event}}event")
         return event is not None and any(child.get("node") == self._criteria for child in event)
 

@@ -18,7 +18,7 @@ from which files are fetched.
 
 The padding hides the size: PADMÉ (Nikitin et al., "Reducing Metadata Leakage from Encrypted Files and Communication
 with PURBs", 2019, algorithm 1) adds at most 12 %, and about 3 % to large files.  For a size of n octets, it
-reveals only about log(log(n)) bits.
+reveals only O(log(log(n))) bits.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class StoredFile:
     """The result of an upload.
 
     :ivar size: octets of the plain file
-    :ivar sha256: of the plain file
+    :ivar sha256: the hash of the plain file
     """
 
     size: int
@@ -285,14 +285,14 @@ class _Decryption:
             raise MalformedError(f"more than the {self._file.size} octets that the message says")
         octets = self._tail + octets
         self._tail = octets[-_TAG:]
-        plain = self._cipher.update(octets[:-_TAG])[: self._file.size - self.written]  # XEP-0448: the rest is cut
+        plain = self._cipher.update(octets[:-_TAG])[: self._file.size - self.written]  # XEP-0448: the padding is cut
         for each in self._hashes.values():
             each.update(plain)
         self._out.write(plain)
         self.written += len(plain)
 
     def finish(self, octets: bytes) -> None:
-        """The last octets.
+        """Process the last octets and verify the file.
 
         :raises MalformedError: it is not the file that the message describes
         """

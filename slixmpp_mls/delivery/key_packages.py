@@ -35,7 +35,7 @@ class KeyPackageDirectory(PEPNode):
     """
 
     def __init__(self, xmpp: ClientXMPP) -> None:
-        # Never pushed: only a client that is about to add the owner needs a KeyPackage.
+        # The server never pushes items: only a client that is about to add the owner needs a KeyPackage.
         super().__init__(xmpp, NODE, send_last="never")
         self.last_resort = PEPNode(xmpp, LAST_RESORT_NODE, send_last="never")
 
