@@ -92,7 +92,7 @@ class Occupancy:
         self.inside = False
         #: When we entered the room, on the clock of the event loop; ``None`` before, and while entering.
         self.entered_at: float | None = None
-        #: Why the room is lost for good, once it is.
+        #: The reason for the loss of the room; ``None`` before.
         self.lost: RoomLost | None = None
         self.occupants: dict[str, Occupant] = {}
         self._stream = stream

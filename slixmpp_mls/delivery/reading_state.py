@@ -1,6 +1,6 @@
 """The states of a reader of one room, as tables.  `reading.Reading` acts on them; this module does no I/O.
 
-Three independent states exist, each with a table of its own:
+The state has three parts, each with a table of its own:
 
 * `Stay`: do we want the room?
 * `Place`: how far is the reader in the room's order?
@@ -198,7 +198,7 @@ def _next(table: Mapping[_Event, Mapping[_State, _State]], state: _State, event:
 
 
 class ReadingState:
-    """The three states together, and the effects of one on another.
+    """The three parts of the state, and the effects of one on another.
 
     Each method is one event.  An event that cannot happen in the present state raises `RuntimeError` and changes
     nothing.
