@@ -27,6 +27,7 @@ from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.group.commit_creation import CommitDraft
 from slixmpp_mls.mls.structures.framing import MLSMessage
 from slixmpp_mls.plugin import MLS
+from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
 from slixmpp_mls.rooms.engine import reader
 from slixmpp_mls.rooms.engine.parts import RoomParts
@@ -180,7 +181,9 @@ async def test_eight_hundred_devices(people: People) -> None:
     say("directory filled")
     room = f"{unique('coven')}@{people.server.rooms}"
     client, alice = await people.come("alice")
-    group = await alice.create(room)
+    # By default an account may have 32 devices: these are too many on purpose.
+    policy = RoomPolicy(room, (client.boundjid.bare,), max_devices=DEVICES)
+    group = await alice.create(room, policy=policy)
     result = await group.add(*crowds)
     say(f"{len(result.added)} devices added in {group.epoch} Commits, largest stanza {client.largest} octets")
     assert (result.failed, result.skipped) == ({}, {})

@@ -60,6 +60,41 @@ async def test_other_plugins_elements_are_read_on_the_other_side(server: DevServ
         assert not person.got("mls_rejected")
 
 
+async def test_typing_a_marker_and_a_retraction(server: DevServer, cast: Cast) -> None:
+    """XEP-0085, XEP-0333 and XEP-0424, each inside of the encryption: three events, and none of them a message."""
+    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    sent = await alice.say("Is this a dagger which I see before me")
+    await bob.hears("Is this a dagger which I see before me")
+
+    states = "http://jabber.org/protocol/chatstates"
+    for state in ("composing", "paused"):
+        await bob.room().send(bob.room().message_with(Element(f"{{{states}}}{state}")))
+    await bob.room().send(
+        bob.room().message_with(Element("{urn:xmpp:chat-markers:0}displayed", {"id": sent.origin_id}))
+    )
+    await alice.until(lambda: len(alice.got("mls_typing")) == 2 and alice.got("mls_marker"))
+    began, stopped = alice.got("mls_typing")
+    assert (began.room, began.sender.account, began.active, began.state) == (room, bob.account, True, "composing")
+    assert (stopped.sender.account, stopped.active, stopped.state) == (bob.account, False, "paused")
+    (marker,) = alice.got("mls_marker")
+    assert (marker.room, marker.sender.account) == (room, bob.account)
+    assert (marker.about.id, marker.about.sender, marker.about.known) == (sent.origin_id, alice.account, True)
+    wires = bob.stanzas_sent("<application")
+    assert len(wires) == 3
+    assert not any("chatstates" in wire or "chat-markers" in wire for wire in wires)
+
+    await alice.room().retract(sent)
+    await bob.until(lambda: bob.got("mls_retraction"))
+    (retraction,) = bob.got("mls_retraction")
+    assert (retraction.sender.account, retraction.body) == (alice.account, "")
+    assert (retraction.retracts.id, retraction.retracts.sender) == (sent.origin_id, alice.account)
+    assert not any("message-retract" in wire for wire in alice.stanzas_sent("<application"))
+    assert len(bob.got("mls_message")) == 1
+    assert not [event for event in alice.got("mls_message") if not event.own]
+    for person in (alice, bob):
+        assert not person.got("mls_rejected")
+
+
 async def test_what_goes_over_the_wire(server: DevServer, cast: Cast) -> None:
     """EME (XEP-0380) and the storage hint (XEP-0334) in clear, no fallback body (XEP-0420), nothing else."""
     room, (alice, bob) = await cast.meet(server, "alice", "bob")
