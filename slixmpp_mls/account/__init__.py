@@ -1,1 +1,1 @@
-"""What runs by itself for our own account, over all rooms."""
+"""Maintenance of our own account over all rooms, done automatically."""

@@ -1,11 +1,11 @@
-"""This device's certificate: put into KeyPackages and groups, and replaced before it expires.
+"""This device's certificate: its use in KeyPackages and groups, and its replacement before it expires.
 
-A new certificate reaches others in two ways: KeyPackages with the old one are replaced in the directory, and a
-Commit in each group brings a leaf with the new one (RFC 9420 12.4.2).  A group whose room cannot be reached now gets
-it later; until then the old leaf stays, and is as good as the old certificate.
+A new certificate reaches other members in two ways.  New KeyPackages replace those with the old certificate in the
+directory.  A Commit in each group brings a leaf with the new certificate (RFC 9420 12.4.2).  A group whose room is
+unreachable gets the Commit later.  Until then the old leaf stays, and is as valid as the old certificate.
 
-In the last third of a certificate's lifetime the application is reminded, at each start and then once a day
-(``mls_certificate_expires``).  It has the request signed by its authority and brings the new certificate.
+In the last third of a certificate's lifetime the application gets the reminder ``mls_certificate_expires``, at each
+start and then once a day.  The application has the request signed by its authority and supplies the new certificate.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class CertificateRenewal:
         await asyncio.gather(*(self._renew(room) for room in self._rooms.all.values()))
 
     def look(self) -> None:
-        """Remind the application of certificates that expire; replace leaves that are outdated."""
+        """Remind the application of certificates that expire; replace outdated leaves."""
         now = self._context.now
         for due in self._context.device.certificates.due(now):
             last = self._reminded.get(due.scheme)

@@ -1,7 +1,7 @@
-"""What the account's nodes say of our own devices: the list of devices, and their KeyPackages.
+"""The account's PEP nodes for our own devices: the list of devices, and their KeyPackages.
 
-The node of devices holds an item for each device, or the marker of one that is retired.  Any software of the account
-can publish there; other items are ignored.
+The node of devices holds one item for each device, or the retirement marker of a retired device.  Any software of the
+account can publish there; other items are ignored.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """What the account's node of devices says, by device id."""
+    """The content of the account's node of devices, by device id."""
 
     devices: dict[str, Device]
     retired: dict[str, RetiredDevice]
@@ -42,22 +42,23 @@ class Published:
     """A device's KeyPackages in the directory.
 
     :ivar items: ids of their items
-    :ivar packages: those that bear a key which is listed for the device, so that somebody could use them
+    :ivar packages: those with a key that is listed for the device, so that others can use them
     """
 
     items: list[str] = field(default_factory=list)
     packages: list[key_package.KeyPackage] = field(default_factory=list)
 
     def ready(self, suite: int) -> int:
-        """How many there are for a cipher suite."""
+        """The number of KeyPackages for a cipher suite."""
         return sum(package.cipher_suite == suite for package in self.packages)
 
     def signed_at(self, now: int) -> int:
-        """When the newest was made whose signatures are good and that is not from the future; 0 if none.
+        """The creation time of the newest KeyPackage with valid signatures that is not from the future; 0 if there is
+        none.
 
         :param now: seconds since the Unix epoch
         """
-        # Ours begin an hour before they are made, see OwnKeyPackages.make.
+        # Our KeyPackages begin an hour before their creation, see OwnKeyPackages.make.
         dated = [
             (package.leaf_node.source.lifetime.not_before + HOUR, package)
             for package in self.packages
@@ -98,7 +99,7 @@ async def read_key_packages(
 ) -> dict[str, Published]:
     """An account's KeyPackages by device id.
 
-    :param at: whose node, a bare JID; ours if not given
+    :param at: owner of the node, a bare JID; our account if not given
     :raises DeliveryError: the node could not be read
     """
     found: dict[str, Published] = {}
@@ -120,9 +121,9 @@ async def read_key_packages(
 
 
 async def rename(node: DeviceDirectory, device_id: str, label: str | None) -> None:
-    """Publish a device of ours under another label, with all else as it is.
+    """Publish one of our devices under another label, otherwise unchanged.
 
-    :raises UsageError: no such device, or not a label
+    :raises UsageError: no such device, or the label is invalid
     :raises DeliveryError: refused, unanswered or disconnected
     """
     device = (await read_devices(node)).devices.get(device_id)
@@ -134,9 +135,9 @@ async def rename(node: DeviceDirectory, device_id: str, label: str | None) -> No
 async def retire(
     node: DeviceDirectory, directory: KeyPackageDirectory, account: str, device_id: str, since: datetime
 ) -> RetiredDevice:
-    """Put the marker in a device's place, and retract its KeyPackages.
+    """Replace a device's item by the retirement marker, and retract the device's KeyPackages.
 
-    :raises DeliveryError: what was done stays; trying again is safe
+    :raises DeliveryError: completed parts stay; trying again is safe
     """
     marker = (await read_devices(node)).retired.get(device_id) or RetiredDevice(device_id, since)
     await node.publish(device_id, marker.to_stdlib())

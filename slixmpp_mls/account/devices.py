@@ -1,4 +1,4 @@
-"""The devices of our own account: listed, named, admitted to our rooms, retired.
+"""The devices of our own account: listing, naming, admission to our rooms, retirement.
 
 ::
 
@@ -8,8 +8,8 @@
     await mls.devices.rename("96fee99052b73d57", "Old phone")
     await mls.devices.retire("96fee99052b73d57")
 
-Each device maintains its own item in the account's node of devices, and reads the others' items when it starts, when
-the server tells of a change, and every five minutes.  What it does about them:
+Each device maintains its own item in the account's node of devices.  It reads the others' items when it starts, when
+the server notifies it of a change, and every five minutes.  It reacts as follows:
 
 ===========================  ==========================================================================================
 another device that is new   ``mls_new_device``, once.  It is *admitted*, that is, added to every room that we are in,
@@ -25,24 +25,24 @@ our id with other keys       before our first publication: another id is taken; 
                              keys are published again, once at each start
 ===========================  ==========================================================================================
 
-*Admitted* means two things: this device adds the other one to its rooms, and it vouches for it (:mod:`.vouchers`), so
-that the new device can come into these rooms by itself, whoever is online.  The new device reads its vouchers whenever
-it reads the node.
+*Admitted* means two things.  This device adds the other one to its rooms.  It also vouches for the other one
+(:mod:`.vouchers`), so that the new device can join these rooms on its own, whichever member is online.  The new device
+reads its vouchers whenever it reads the node.
 
-*Why new devices are not admitted by themselves.*  The account's server says which devices the account has.  With
-``"add"`` the server can put a device of its own making into all rooms of the account, and read them, and nobody is
-asked.  The Authentication Service is asked about each device in any case: with
-:class:`~slixmpp_mls.authentication.TrustOnFirstUse` and ``NewDeviceRule.ASK``, ``"add"`` waits for the decision
-there.  (A member that adds the account to a room adds all of its devices; this is about rooms that we are in already.)
+*Why new devices are not admitted automatically.*  The account's server controls the list of the account's devices.
+With ``"add"`` the server can put a device of its own making into all rooms of the account and read them, without
+anybody's consent.  The Authentication Service is asked about each device in any case: with
+:class:`~slixmpp_mls.authentication.TrustOnFirstUse` and ``NewDeviceRule.ASK``, ``"add"`` waits for the decision there.
+(A member that adds the account to a room adds all of its devices; this section is about rooms that we are in already.)
 
-*Not all at once.*  Several devices of an account see the same and would commit the same.  The device on which something
-was decided acts at once, the others after a random time, if it is still to be done.  What cannot be done now (no
-connection, no right, no KeyPackage) is tried again.
+*Staggered action.*  Several devices of an account see the same changes and would make the same Commits.  The device on
+which a decision was made acts at once.  The other devices act after a random time, if the action is still needed.  An
+action that is impossible now (no connection, no right, no KeyPackage) is tried again.
 
 *Last seen* is the time of the newest thing that a device has signed, as far as we have seen it: messages and Commits in
-rooms that we share, KeyPackages in the directory.  A device that reads and says nothing looks idle.
+shared rooms, KeyPackages in the directory.  A device that only reads looks idle.
 
-:mod:`.device_records` has what the store keeps of all this.
+:mod:`.device_records` holds the state of all this in the store.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ __all__ = ["OwnDevices"]
 
 log = logging.getLogger(__name__)
 
-JITTER = 10.0  # seconds, the longest wait before doing what another device of ours may do
-LOOK = 300.0  # seconds between looks at the node if nobody tells of a change
-RETRY = 5.0  # seconds until what could not be done is tried again, each time twice as long, up to
+JITTER = 10.0  # seconds, the longest wait before an action that another of our devices may take
+LOOK = 300.0  # seconds between reads of the node without a notification
+RETRY = 5.0  # seconds until a failed action is tried again, doubled each time, up to
 RETRY_AT_MOST = 900.0
 ROOM_TIMEOUT = 30.0  # seconds that a call waits for a room
 
@@ -84,7 +84,7 @@ ROOM_TIMEOUT = 30.0  # seconds that a call waits for a room
 class OwnDevices:
     """``mls.devices``: see the module.
 
-    :param stop: called when our account has retired this device, with what is to be raised from now on
+    :param stop: called when our account has retired this device, with the error to raise from now on
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class OwnDevices:
         self._closed = False
         self._settling = asyncio.Lock()
         self._retired_again: dict[str, float] = {}
-        self._told_of = ""  # why our node cannot be used
+        self._told_of = ""  # why our node is unusable
         self._unsubscribe: Callable[[], None] | None = None
         self._handlers: dict[str, Callable[[Any], None]] = {
             "mls_message": self._heard,
@@ -111,12 +111,12 @@ class OwnDevices:
     # --- life cycle ----------------------------------------------------------------------------
 
     def look_again(self) -> None:
-        """We have been away: changes may not have been told."""
+        """Handle a new session: changes made meanwhile may not have been notified."""
         self._look_due = True
         self._wake.set()
 
     def start(self) -> None:
-        """Follow what happens to the account's devices."""
+        """Begin to follow changes of the account's devices."""
         self._unsubscribe = self._context.authentication.subscribe(self._told)
         for name, handler in self._handlers.items():
             self._context.xmpp.add_event_handler(name, handler)
@@ -135,7 +135,7 @@ class OwnDevices:
         self._wake.set()
 
     async def check_own(self) -> None:
-        """Before anything is published: find out whether this device may be what it is; see :meth:`OwnEntry.check`.
+        """Check before any publication that this device may keep its identity; see :meth:`OwnEntry.check`.
 
         :raises DeviceRetired: our account has retired this device
         :raises DeliveryError: the node could not be read
@@ -147,7 +147,7 @@ class OwnDevices:
     # --- the API -------------------------------------------------------------------------------
 
     async def all(self) -> list[OwnDevice]:
-        """All devices of our account, this one first, then the newest first, those that are retired last.
+        """All devices of our account: this one first, then the newest first, retired ones last.
 
         :raises DeliveryError: the account's nodes could not be read
         """
@@ -197,22 +197,23 @@ class OwnDevices:
         return next((fingerprint(key.data) for key in keys if key.scheme == scheme), None)
 
     async def rename(self, device_id: str, label: str | None) -> None:
-        """Give a device of our account another label; None takes it away.
+        """Give a device of our account another label; None removes it.
 
         :param label: one line of at most 64 characters
-        :raises UsageError: no such device, or not a label
+        :raises UsageError: no such device, or the label is invalid
         :raises DeliveryError: refused, unanswered or disconnected
         """
         await rename(self._context.devices, device_id, label)
 
     async def retire(self, device_id: str) -> RoomsChanged:
-        """Take a device out of our account for good: nobody accepts its keys any more, and it leaves all rooms.
+        """Retire a device of our account permanently: its keys are no longer accepted, and it is removed from all
+        rooms.
 
-        From the rooms that we are in it is removed by us, from others by the devices that are there.  To
-        retire this device itself means to leave all rooms, and to stop (``mls_retired``).
+        We remove it from the rooms that we are in; the devices in other rooms remove it there.  Retiring this device
+        itself means leaving all rooms and stopping (``mls_retired``).
 
         :raises UsageError: our account has no such device
-        :raises DeliveryError: the account's nodes could not be written; what was done stays, trying again is safe
+        :raises DeliveryError: the account's nodes could not be written; completed parts stay, trying again is safe
         """
         own, listed = self._context.device.identity, await read_devices(self._context.devices)
         in_a_room = any(self._is_in(room, device_id) for room in self._member_rooms())
@@ -221,7 +222,7 @@ class OwnDevices:
         if device_id == own.device:
             for room in self._member_rooms():
                 await room.leave(patience=ROOM_TIMEOUT / 3)
-        async with self._settling:  # we are told of it ourselves, and would do the same twice
+        async with self._settling:  # our own notification would trigger the same work again
             marker = await self._mark(device_id)
             if device_id == own.device:
                 await self._stop(marker)
@@ -231,10 +232,10 @@ class OwnDevices:
             return await self._in_rooms(lambda room: self._remove_from(room, device_id))
 
     async def admit(self, device_id: str, fingerprint: str | None = None) -> RoomsChanged:
-        """Vouch for a device of our account, and add it to all rooms that we are in; where that cannot be done, later.
+        """Vouch for a device of our account, and add it to all rooms that we are in; unreachable rooms follow later.
 
-        :param fingerprint: of its key, as the device shows it; without it, the account's server is believed in which
-            keys the device has
+        :param fingerprint: of its key, as the device shows it; without it, the account's server is trusted for the
+            device's keys
         :raises UsageError: our account lists no such device, or not with this key, or it is retired
         :raises DeliveryError: the account's node could not be read or written; trying again is safe
         """
@@ -305,7 +306,7 @@ class OwnDevices:
         return added
 
     def _give_up(self, device_id: str, room: str) -> None:
-        """It is in the room, or never will be by us."""
+        """Record that the device is in the room, or that we shall never add it."""
         with self._context.device.store.transaction() as transaction:
             KnownDevices(transaction).end_admission(device_id, room)
 
@@ -321,11 +322,11 @@ class OwnDevices:
 
     def _changed(self, event: GroupChanged) -> None:
         room = self._rooms.get(event.room)
-        if room is not None and room.live:  # otherwise it is from the archive, and nobody says from when
+        if room is not None and room.live:  # otherwise it is from the archive, without a trustworthy time
             self._seen(event.by.account, event.by.device, self._context.now)
         own = self._context.device.identity.account
         if any(member.account == own for member in event.added):
-            self._wake.set()  # perhaps one that is retired
+            self._wake.set()  # perhaps a retired device
 
     def _caught_up(self, event: CatchingUp) -> None:
         if event.complete:
@@ -345,7 +346,7 @@ class OwnDevices:
         own = self._context.device.identity
         if account != own.account or device_id == own.device:
             return
-        when = min(when, self._context.now)  # a clock that is ahead does not make it be seen in the future
+        when = min(when, self._context.now)  # a clock that is ahead does not move this into the future
         try:
             with self._context.device.store.transaction() as transaction:
                 KnownDevices(transaction).seen(device_id, when)
@@ -378,7 +379,7 @@ class OwnDevices:
                 self._context.fire("mls_failed", error)
 
     async def _look(self) -> None:
-        """Read the node, and draw the conclusions."""
+        """Read the node and act on its content."""
         self._look_due = False
         try:
             await self._check_node()
@@ -392,7 +393,7 @@ class OwnDevices:
             return
         if me not in listed.devices:
             log.info("our account's node of devices does not list us, and is mended")
-            self._look_due = True  # whether it has helped is seen soon
+            self._look_due = True  # a later read shows whether it has helped
             await self._tell_of(self._own_entry.mend())
         await self._retire_again(listed)
         events: list[NewOwnDevice] = []
@@ -406,19 +407,19 @@ class OwnDevices:
             for name, device in listed.devices.items():
                 if name in before or name == me:
                     continue
-                # A device that says it is older than we are may have been made up all the same.
+                # A device that claims to be older than we are may still have been made up.
                 known.put(name, DeviceStatus.KNOWN if first else DeviceStatus.NEW, now)
                 if not first:
                     events.append(NewOwnDevice(name, device.label, self._fingerprint(device), add))
-            if first:  # from now on, who comes is new
+            if first:  # devices that appear from now on are new
                 known.put(me, DeviceStatus.KNOWN, now)
         if keep_vouchers(self._context.device, listed.devices, now):
             for room in self._rooms.all.values():
-                room.worker.rejoiner.news()  # it may let us in where nothing has so far
+                room.worker.rejoiner.news()  # a new voucher may admit us where nothing has so far
         for event in events:
             if add:
                 self._admit(event.id)
-                with suppress(DeliveryError, UsageError):  # it has no key of ours, or the node no place
+                with suppress(DeliveryError, UsageError):  # it lists no key of ours, or the node has no room
                     await vouch_for(self._context.devices, self._context.device, listed.devices[event.id], now)
             self._context.fire("mls_new_device", event)
 
@@ -426,7 +427,7 @@ class OwnDevices:
         await self._tell_of(self._context.devices.check())
 
     async def _tell_of(self, work: Awaitable[object]) -> None:
-        """Do something with our node; say once why it cannot be used."""
+        """Run an operation on our node; report once why the node is unusable."""
         try:
             await work
         except NodeUnusable as error:
@@ -438,14 +439,14 @@ class OwnDevices:
             self._told_of = ""
 
     async def _retire_again(self, listed: Listed) -> None:
-        """A retired device goes on, and has published itself.  Others must not find it in the account's list."""
+        """Handle a retired device that has published itself again: remove it from the account's list."""
         for name, record in self._records().items():
             device = listed.devices.get(name)
             if record.status is not DeviceStatus.RETIRED or device is None:
                 continue
             last, self._retired_again[name] = self._retired_again.get(name, -LOOK), self._context.xmpp.loop.time()
             if self._retired_again[name] - last < RETRY_AT_MOST:
-                continue  # no contest of two programs
+                continue  # prevents a contest of two programs
             prints = tuple(fingerprint(key.data) for key in device.keys)
             self._context.fire("mls_device_conflict", DeviceConflict(name, prints))
             await self._mark(name)
@@ -455,7 +456,7 @@ class OwnDevices:
         return await retire(self._context.devices, self._context.key_packages, account, device_id, since)
 
     def _unfinished(self) -> list[tuple[EncryptedRoom, str, DeviceStatus]]:
-        """What is to be done in rooms that can be reached now."""
+        """Do what is pending in rooms that are reachable now."""
         rooms = {room.room: room for room in self._member_rooms() if room.live}
         with self._context.device.store.transaction() as transaction:
             known = KnownDevices(transaction)
@@ -490,9 +491,9 @@ class OwnDevices:
                     log.info("%s: device %s has to wait: %s", room.room, name, error or "no answer")
 
     async def _stop(self, marker: RetiredDevice) -> DeviceRetired:
-        """Our account has retired this device: stop for good.
+        """Stop permanently: our account has retired this device.
 
-        :returns: what to raise from now on
+        :returns: the error to raise from now on
         """
         retirement = self._own_entry.note_retired(marker)
         me = self._context.device.identity

@@ -1,4 +1,4 @@
-"""What the application is told about the devices of its own account."""
+"""Events and data about the devices of our own account."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["DeviceConflict", "DeviceStatus", "NewOwnDevice", "OwnDevice", "Rooms
 
 
 class DeviceStatus(IntEnum):
-    """What we have decided about another device of our account."""
+    """Our decision about another device of our account."""
 
     KNOWN = 1
-    """The device was there before us."""
+    """The device existed before this one."""
     NEW = 2
-    """The device came after us, and nobody has decided about it."""
+    """The device came after this one, and no decision has been made about it."""
     ADMITTED = 3
-    """The device came after us, and belongs into our rooms."""
+    """The device came after this one, and belongs in our rooms."""
     RETIRED = 4
 
 
@@ -27,15 +27,15 @@ class OwnDevice:
     """One device of our account.
 
     :ivar id: device id
-    :ivar label: for people; any device of the account can set it
-    :ivar added: when the device came to the account, by its own word
-    :ivar last_seen: when the device signed the newest thing that we have seen of it; None if we have seen nothing
+    :ivar label: human-readable; any device of the account can set it
+    :ivar added: when the device joined the account, as the device claims
+    :ivar last_seen: signing time of the newest thing that we have seen from the device; None if we have seen nothing
     :ivar fingerprint: of its key for our preferred cipher suite; None if it lists none, or is not listed
-    :ivar signature_keys: all keys that it lists, by number of the TLS SignatureScheme, the present one first
+    :ivar signature_keys: all keys that it lists, by number of the TLS SignatureScheme, the current one first
     :ivar key_packages: number of its KeyPackages for our preferred suite in the directory, last resort included
     :ivar groups: bare JIDs of rooms in whose groups we see the device
     :ivar this: whether the device is this one
-    :ivar status: what we have decided about it
+    :ivar status: our decision about it
     """
 
     id: str
@@ -54,13 +54,13 @@ class OwnDevice:
 class NewOwnDevice:
     """Our account lists a device that we have not seen before (``mls_new_device``).
 
-    ``await mls.devices.admit(event.id, fingerprint)``, with what the device shows, vouches for it and adds it to our
-    rooms.
+    ``await mls.devices.admit(event.id, fingerprint)`` with the fingerprint that the device shows vouches for it and
+    adds it to our rooms.
 
     :ivar id: device id
-    :ivar label: as the device calls itself
-    :ivar fingerprint: of its key for our preferred cipher suite, to be compared with what the device shows; None if
-        it has none
+    :ivar label: the device's own label
+    :ivar fingerprint: of its key for our preferred cipher suite, for comparison with the one that the device shows;
+        None if it has none
     :ivar admitted: whether it is being added to our rooms, by the setting ``new_devices``
     """
 
@@ -72,13 +72,13 @@ class NewOwnDevice:
 
 @dataclass(frozen=True, slots=True)
 class DeviceConflict:
-    """The account's list of devices contradicts what we know (``mls_device_conflict``).
+    """The account's list of devices contradicts our records (``mls_device_conflict``).
 
-    Our own id was listed with other keys: a copy of our store is running somewhere, or our server lies.  Or a
-    retired device has been listed again: its holder goes on, with the account's password.
+    Either our own id was listed with other keys: a copy of our store is running elsewhere, or our server lies.  Or a
+    retired device has been listed again: its holder still uses the account's password.
 
-    :ivar id: of the device, perhaps ours
-    :ivar fingerprints: of the keys that were listed
+    :ivar id: id of the device, perhaps our own
+    :ivar fingerprints: of the listed keys
     """
 
     id: str
@@ -87,10 +87,10 @@ class DeviceConflict:
 
 @dataclass(frozen=True, slots=True)
 class RoomsChanged:
-    """What became of a device in our rooms.
+    """The result of an operation on a device in our rooms.
 
     :ivar done: rooms (bare JIDs) in which a Commit of this call took effect
-    :ivar waiting: reason for each room in which it is still to be done; it is tried again
+    :ivar waiting: reason for each room in which it is pending; it is tried again
     """
 
     done: tuple[str, ...]

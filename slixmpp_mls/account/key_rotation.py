@@ -1,4 +1,4 @@
-"""Replacing the device's signature key in place: same device, same leaves, another key.
+"""Replacement of the device's signature key in place: same device, same leaves, another key.
 
 =========  ==========================================  =====================================================
 step       in the store                                what follows, and is done again after a crash
@@ -10,14 +10,14 @@ switch     the new key is the present one, the old     new KeyPackages replace t
 finish     nothing of the old key                      only the new key is listed
 =========  ==========================================  =====================================================
 
-A group whose room cannot be reached now is moved later; until then the old private key is in that group's state, and in
-no other place.  KeyPackages with the old key are good for another hour at least, for Welcomes that are under way.  A
-group that we join with one of them is moved at once.
+A group whose room is unreachable moves later.  Until then the old private key stays in that group's state, and in no
+other place.  KeyPackages with the old key stay valid for another hour at least, for Welcomes in transit.  A group that
+we join with one of them moves at once.
 
-A member that remembers the old key, and is in a group with us, sees the old key sign for the new one and goes on
-believing us (:mod:`slixmpp_mls.authentication.trust_table`, "Succession").  Somebody who knows us from former groups
-only sees a changed key, and denies it until somebody decides: tell people before.  Do not rotate a stolen key, which is
-believed until the end.  Retire the device instead (:mod:`.devices`).
+A member that remembers the old key, and shares a group with us, sees the old key sign for the new one and keeps
+trusting us (:mod:`slixmpp_mls.authentication.trust_table`, "Succession").  A member that knows us from former groups
+only sees a changed key, and denies it until a decision is made: tell people before.  Do not rotate a stolen key, which
+stays trusted until the end.  Retire the device instead (:mod:`.devices`).
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ __all__ = ["KeyRotated", "KeyRotation"]
 
 log = logging.getLogger(__name__)
 
-OVERLAP = HOUR  # seconds for which KeyPackages with the old key are good
+OVERLAP = HOUR  # seconds for which KeyPackages with the old key stay valid
 ROOM_TIMEOUT = 30.0  # seconds that a call waits for a room
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRotated:
-    """How far a change of our signature key has come.
+    """The progress of a change of our signature key.
 
     :ivar fingerprint: of the new key for the preferred cipher suite
-    :ivar moved: rooms (bare JIDs) whose group has it
-    :ivar waiting: rooms whose group has the old one, and that are moved when they can be reached
+    :ivar moved: rooms (bare JIDs) whose group has the new key
+    :ivar waiting: rooms whose group has the old key, and that move when they are reachable
     :ivar finished: whether nothing is left of the old key
     """
 
@@ -59,7 +59,7 @@ class KeyRotated:
 
 
 class KeyRotation:
-    """The change of this device's signature key, if one is under way: never two at once."""
+    """The change of this device's signature key; at most one is in progress."""
 
     def __init__(self, context: Context, rooms: Rooms, own_entry: OwnEntry, publication: Publication) -> None:
         self._context = context
@@ -75,7 +75,7 @@ class KeyRotation:
         return await self.go_on()
 
     async def go_on(self) -> KeyRotated:
-        """Do what can be done now; nothing if no change is under way.
+        """Do the steps that are possible now; do nothing if no change is in progress.
 
         :raises DeliveryError: the account's nodes could not be written
         :raises StoreError: the store failed
@@ -85,7 +85,7 @@ class KeyRotation:
             if device.next_keys:
                 await self._own_entry.publish()
                 device.switch_keys(context.now)
-                await self._own_entry.publish()  # with the new key first
+                await self._own_entry.publish()  # the new key is listed first
             if device.switched is not None:
                 await self._publication.replenish()
                 await self._move()

@@ -1,4 +1,4 @@
-"""Maintenance of our keys in time: done by itself, without a line of the application's code.
+"""Scheduled maintenance of our keys, without any code in the application.
 
 ==============================  ===========================  ============================
 what                            when                         event
@@ -23,13 +23,14 @@ members in doubt [6]_           every hour                   ``mls_doubted``
 .. [5] :mod:`.certificate_renewal`
 .. [6] :mod:`slixmpp_mls.rooms.engine.member_checks`
 
-*Not all at once.*  A thousand members that joined together are not due together.  Where several are equal, one Commit
-makes the others wait: none is made within half a minute of another one in the same room, a lost race is not run again
-at once, and a client that loses several waits longer each time.
+*Staggered action.*  A thousand members that joined together are not due together.  Among several due members, one
+Commit makes the others wait.  No Commit is made within half a minute of another one in the same room.  A lost race is
+not repeated at once, and a client that loses several waits longer each time.
 
-*Clocks.*  While the wall clock is not steady (:mod:`slixmpp_mls.runtime.clock`), nothing that rests on dates is done.
-``mls_clock_jumped`` tells of a jump.  If the clock stays where it is, we go by it, but private keys of KeyPackages that
-it calls expired are kept for another day, and nobody is removed as silent before a day has passed since the jump.
+*Clocks.*  While the wall clock is not steady (:mod:`slixmpp_mls.runtime.clock`), nothing that depends on dates is done.
+``mls_clock_jumped`` reports a jump.  If the clock stays at its new time, we use it.  Private keys of KeyPackages that
+have then expired are nevertheless kept for another day, and no member is removed as silent before a day has passed
+since the jump.
 
 In the store: space ``device``, key ``clock``: the latest time that we have seen, seconds since the Unix epoch.
 """
@@ -62,20 +63,20 @@ __all__ = ["KeysRenewed", "Maintenance", "SilentMembers"]
 
 log = logging.getLogger(__name__)
 
-TICK = 60.0  # seconds between looks at what is due
-NODES = 300.0  # seconds between looks at our nodes of KeyPackages
-QUIET = 30.0  # seconds after a Commit in a room in which we do not add another one
-REPRIEVE = 86_400.0  # seconds after a jump in which nobody is removed as silent
+TICK = 60.0  # seconds between checks for due work
+NODES = 300.0  # seconds between checks of our nodes of KeyPackages
+QUIET = 30.0  # seconds after a Commit in a room during which we add no other one
+REPRIEVE = 86_400.0  # seconds after a jump during which no member is removed as silent
 ROOM_TIMEOUT = 60.0  # seconds that a room may take
 _CLOCK = ("device", b"clock")  # the latest time that we have seen, seconds since the Unix epoch
 
 
 @dataclass(frozen=True, slots=True)
 class KeysRenewed:
-    """Our leaf's keys in a group have been renewed by themselves.
+    """Our leaf's keys in a group have been renewed automatically.
 
     :ivar room: bare JID
-    :ivar reason: ``age``, ``use`` or ``last-resort`` (we had come by a KeyPackage that others may have used, too)
+    :ivar reason: ``age``, ``use`` or ``last-resort`` (we had joined by a KeyPackage that others may have used, too)
     """
 
     room: str
@@ -88,7 +89,7 @@ class SilentMembers:
 
     :ivar room: bare JID
     :ivar members: their :attr:`~slixmpp_mls.client.Member.renewed` says since when
-    :ivar removable: those whom we may remove, and do
+    :ivar removable: those that we may remove, and do remove
     """
 
     room: str
@@ -97,7 +98,7 @@ class SilentMembers:
 
 
 class Maintenance:
-    """Looks after our keys; see the module."""
+    """Maintains our keys; see the module."""
 
     def __init__(
         self,
@@ -115,7 +116,7 @@ class Maintenance:
         self._publication = publication
         self._hour_at = 0.0
         self._nodes_at = 0.0
-        self._told_of = ""  # why a node of ours cannot be used
+        self._told_of = ""  # why one of our nodes is unusable
         self._last_commit: dict[str, float] = {}
         self._not_before: dict[str, float] = {}
         self._losses: dict[str, int] = {}
@@ -124,7 +125,7 @@ class Maintenance:
     # --- life cycle ----------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """The store is open: compare the clock with earlier runs.
+        """Compare the clock with earlier runs; the store is open.
 
         :raises StoreError: the store failed
         """
@@ -137,7 +138,7 @@ class Maintenance:
         self._nodes_at = self._clock.monotonic() + NODES * random.uniform(0.8, 1.0)  # noqa: S311
 
     async def run(self) -> None:
-        """Do what is due, every minute, until the task is cancelled."""
+        """Do due work, every minute, until the task is cancelled."""
         self._context.xmpp.add_event_handler("mls_group_changed", self._changed)
         try:
             while True:
@@ -163,7 +164,7 @@ class Maintenance:
     # --- what is due ---------------------------------------------------------------------------
 
     async def tick(self) -> None:
-        """Do what is due.
+        """Do due work.
 
         :raises DeliveryError: something is put off
         :raises StoreError: the store failed
@@ -184,7 +185,7 @@ class Maintenance:
             await self._renew(room)
 
     async def hourly(self) -> None:
-        """What is looked at every hour.  One failure does not keep the rest from being done.
+        """Do the hourly work.  One failure does not prevent the rest.
 
         :raises MLSError: the first failure
         """
@@ -198,7 +199,7 @@ class Maintenance:
                 await work()
             except MLSError as error:
                 failures.append(error)
-        self._context.device.store.scrub()  # last: this covers what has been deleted by now, too
+        self._context.device.store.scrub()  # last: this covers everything deleted by now, too
         if failures:
             raise failures[0]
 
@@ -224,7 +225,7 @@ class Maintenance:
         epoch = room.epoch
 
         def still() -> list[AnyProposal] | None:
-            # Who was first has won: we look again when it is quiet.
+            # The first Commit has won: we check again when the room is quiet.
             return [] if room.group.is_member and room.epoch == epoch else None
 
         try:
@@ -242,7 +243,7 @@ class Maintenance:
         self._context.fire("mls_keys_renewed", KeysRenewed(name, reason))
 
     def _is_busy(self, room: str) -> bool:
-        """Whether somebody has committed a moment ago, or we have lost races."""
+        """Whether a Commit was made a moment ago, or we have lost races."""
         now = self._clock.monotonic()
         return now - self._last_commit.get(room, -QUIET) < QUIET or now < self._not_before.get(room, 0.0)
 
@@ -260,13 +261,13 @@ class Maintenance:
         self._silent[name] = found
         if removable and self._clock.steady_for(REPRIEVE):
             who = {member.identity for member in removable}
-            # Passing: they are looked for again in an hour.
+            # A temporary failure: they are looked for again in an hour.
             self._context.tasks.spawn(
                 self._evict(room, who), f"removing silent members of {name}", passing=(DeliveryError, UsageError)
             )
 
     def _limit(self, room: EncryptedRoom) -> int:
-        """After how many seconds a member is silent; 0: never."""
+        """The number of seconds after which a member is silent; 0: never."""
         given = self._context.settings.evict_after
         return room.policy.max_leaf_age if given == "policy" else given
 
@@ -281,11 +282,13 @@ class Maintenance:
         return is_permitted(session.group, session.require_member().view, (wish,))
 
     async def _evict(self, room: EncryptedRoom, who: set[ClientIdentity]) -> None:
-        """Others with the same right see the same: one comes first, and the rest find nothing left to do."""
+        """Remove silent members: of several members with the right, the first one acts, and the rest find nothing to
+        do.
+        """
         await asyncio.sleep(random.uniform(0, QUIET))  # noqa: S311
 
         def removes() -> list[AnyProposal] | None:
-            silent = self._silent_members(room, self._limit(room))  # some may have spoken meanwhile
+            silent = self._silent_members(room, self._limit(room))  # some may have sent something meanwhile
             return [
                 Remove(LeafIndex(member.leaf_index))
                 for member in silent

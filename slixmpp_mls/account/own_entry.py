@@ -1,8 +1,8 @@
-"""This device's own item in the account's node of devices: checked at a start, published, and published again.
+"""This device's own item in the account's node of devices: its check at a start, its publication and republication.
 
 In the store, space ``device``: key ``listed`` (empty value: we have published our item before), ``label`` (the
-configured label, as it was published last), ``retired`` (our account has retired this device: since when, seconds since
-the Unix epoch, 8 octets).
+configured label, as last published), ``retired`` (when our account retired this device, seconds since the Unix epoch, 8
+octets).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ __all__ = ["OwnEntry", "retirement"]
 
 log = logging.getLogger(__name__)
 
-PAUSE = 5.0  # seconds before our item is published again that has been lost again, each time twice as long, up to
-CALM = 3600.0  # seconds after which a loss is a new one
-TOO_OFTEN = 2  # losses without calm between them that are mended without telling anybody
+PAUSE = 5.0  # seconds before our item is published after another loss, doubled each time, up to
+CALM = 3600.0  # seconds after which a loss counts as a new one
+TOO_OFTEN = 2  # losses without calm between them that are repaired silently
 
 _LISTED = ("device", b"listed")
 _LABEL = ("device", b"label")
@@ -35,17 +35,17 @@ class OwnEntry:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._mended = 0  # times, one soon after the other
+        self._mended = 0  # number of repairs without calm between them
         self._not_before = -CALM
 
     async def check(self) -> RetiredDevice | None:
-        """Before anything is published: find out whether this device may be what it is.
+        """Check before any publication that this device may keep its identity.
 
         If another device has our id, and we have never published ours, we take another id.  If the id is listed with
         other keys later, that is a conflict (``mls_device_conflict``).
 
-        :returns: the marker of our retirement, if our account has just retired this device; see :meth:`note_retired`
-        :raises DeviceRetired: our account has retired this device, as an earlier run has noted
+        :returns: the retirement marker, if our account has just retired this device; see :meth:`note_retired`
+        :raises DeviceRetired: our account has retired this device, as an earlier run has recorded
         :raises DeliveryError: the node could not be read
         :raises StoreError: the store failed
         """
@@ -70,9 +70,9 @@ class OwnEntry:
         return None
 
     async def publish(self) -> None:
-        """List this device with the keys that it has now.
+        """List this device with its current keys.
 
-        The configured label is published when the configuration has changed: a label that any device gives later stays.
+        The configured label is published when the configuration has changed: a label that any device sets later stays.
 
         :raises DeliveryError: refused, unanswered or disconnected
         :raises StoreError: the store failed
@@ -94,12 +94,12 @@ class OwnEntry:
                 transaction.put(*_LABEL, label.encode())
 
     async def mend(self) -> None:
-        """The node does not list us: configure it, if that is the reason, and list us again.
+        """Restore our missing item: configure the node if that is the reason, and publish the item again.
 
-        If it does not keep our item, or loses it again and again, that is an error, and we wait before we publish
-        again, each time twice as long: two programs that undo each other's work would go on without end.
+        If the node does not keep our item, or loses it repeatedly, that is an error.  We then wait before we publish
+        again, twice as long each time: two programs that undo each other's work would otherwise continue without end.
 
-        :raises NodeUnusable: our item is not kept; told once
+        :raises NodeUnusable: our item is not kept; reported once
         :raises DeliveryError: refused, unanswered or disconnected
         :raises StoreError: the store failed
         """
@@ -118,9 +118,9 @@ class OwnEntry:
             )
 
     def note_retired(self, marker: RetiredDevice) -> DeviceRetired:
-        """Remember for good that our account has retired this device.
+        """Record permanently that our account has retired this device.
 
-        :returns: what to raise from now on
+        :returns: the error to raise from now on
         :raises StoreError: the store failed
         """
         since = int(marker.since.timestamp())
@@ -135,7 +135,7 @@ class OwnEntry:
 
 
 def retirement(since: int) -> DeviceRetired:
-    """What is raised once our account has retired this device.
+    """The error that is raised after our account has retired this device.
 
     :param since: seconds since the Unix epoch
     """

@@ -1,4 +1,4 @@
-"""People's decisions about keys, and the trust messages that carry them to other devices: ``mls.trust``.
+"""User decisions about keys, and the trust messages that carry them to other devices: ``mls.trust``.
 
 ::
 
@@ -8,11 +8,11 @@
     await mls.trust.verify("bob@example", "72cd6e84 22c407fb ...")                  # or compared on the telephone
     mls.trust.qr().save("me.png", scale=6)                                          # for Bob to scan
 
-:mod:`slixmpp_mls.authentication.automatic_trust` has the rules of XEP-0450; here they meet rooms.  A trust message is
-an application message without a text.  All members receive it, and those that it does not concern ignore it.  The only
-event that tells of it is ``mls_trust_changed``, if it changes something.  What is owed to a device is sent through the
-smallest room that is shared, now or when there is one.  :meth:`Trust.settle` sends it: after each decision, whenever
-somebody comes into a group, and whenever a room has been caught up with.
+:mod:`slixmpp_mls.authentication.automatic_trust` has the rules of XEP-0450; this module applies them to rooms.  A trust
+message is an application message without a body.  All members receive it, and members that it does not concern ignore
+it.  Its only event is ``mls_trust_changed``, if it changes something.  A trust message for a device is sent through the
+smallest shared room, now or when there is one.  :meth:`Trust.settle` sends pending messages: after each decision,
+whenever a member joins a group, and whenever a room has been caught up with.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ __all__ = ["Trust", "qr_code", "trust_of", "with_people"]
 log = logging.getLogger(__name__)
 
 _EVENTS: dict[type[TrustEvent], str] = {NewDevice: "mls_new_key", KeyChanged: "mls_key_changed"}
-_SEND_TIMEOUT = 30.0  # seconds for one message to get on its way
-_PAUSE = 0.05  # seconds, so that what happens at once is told at once
+_SEND_TIMEOUT = 30.0  # seconds until one message is sent
+_PAUSE = 0.05  # seconds, so that simultaneous changes give one report
 
 
 def trust_of(device: Device, clock: Any, *, introductions: bool = False) -> TrustManagement:
-    """What a device knows of keys, its own among them; no connection is needed.
+    """The device's knowledge of keys, its own included; no connection is needed.
 
     :param clock: seconds since the Unix epoch
     :raises StoreError: the store failed
@@ -84,7 +84,7 @@ def with_people(
     remember: bool,
     fire: Callable[[str, object], None],
 ) -> AuthenticationService:
-    """An Authentication Service around another one: people's decisions about keys outrank the inner service.
+    """An Authentication Service around another one: user decisions about keys outrank the inner service.
 
     :param unverified: the rule for unverified devices of accounts that have verified ones
     :param remember: whether to trust on first use as well
@@ -97,10 +97,10 @@ def with_people(
 
 
 class Trust:
-    """Who is who, by people.  The plugin makes it: ``mls.trust``.
+    """User decisions about identities.  The plugin makes the object: ``mls.trust``.
 
-    Its methods raise :class:`UsageError` for what makes no sense, with nothing changed, and :class:`StoreError`
-    if the store fails.
+    Its methods raise :class:`UsageError` for invalid arguments, with nothing changed, and :class:`StoreError` if the
+    store fails.
     """
 
     def __init__(self, context: Context, rooms: Rooms) -> None:
@@ -118,7 +118,7 @@ class Trust:
         self._end: Callable[[], None] | None = None
 
     def start(self) -> None:
-        """Tell of changes, and note what becomes due; :meth:`run` sends it."""
+        """Report changes, and record pending messages; :meth:`run` sends them."""
         for name, handler in self._handlers.items():
             self._context.xmpp.add_event_handler(name, handler)
         self._end = self._table.on_change(self._changed)
@@ -134,18 +134,20 @@ class Trust:
     # --- what is known -------------------------------------------------------------------------
 
     def keys(self, account: str | None = None) -> list[KnownKey]:
-        """All keys that we have met or been told of, our own included.
+        """All keys that we have seen or been told of, our own included.
 
-        :param account: bare JID; everybody's if not given
+        :param account: bare JID; all accounts if not given
         """
         return self._table.everything() if account is None else self._table.of(account)
 
     def level(self, account: str, signature_key: bytes) -> TrustLevel:
-        """How far a key is believed to be an account's (bare JID)."""
+        """The trust level of a key for an account (bare JID)."""
         return self._table.get(account, key_identifier(signature_key)).level
 
     def uri(self) -> str:
-        """Our own keys as a Trust Message URI (XEP-0434): this device's, and those of our others that are verified."""
+        """Our own keys as a Trust Message URI (XEP-0434): this device's, and those of our other devices that are
+        verified.
+        """
         return self._management.uri()
 
     def qr(self) -> segno.QRCode:
@@ -155,22 +157,22 @@ class Trust:
     # --- what people decide --------------------------------------------------------------------
 
     async def verify(self, account: str, *proofs: str) -> list[KnownKey]:
-        """Keys of an account have been compared with what the account's own devices show.
+        """Verify keys of an account: they have been compared with the display of the account's own devices.
 
         Our other devices, and the account's, are told (XEP-0450), as far as rooms are shared.
 
         :param account: bare JID
-        :param proofs: Trust Message URIs, or fingerprints of 64 hexadecimal digits, as they stand there
+        :param proofs: Trust Message URIs, or fingerprints of 64 hexadecimal digits, exactly as displayed
         :returns: these keys; those without `device` have not been met yet
         :raises UsageError: a fingerprint that none of the account's known keys has (**do not trust them**), a URI of
-            somebody else, or neither of both
+            another account, or neither a URI nor a fingerprint
         """
         keys = self._management.verify(account, *proofs)
         await self.settle()
         return keys
 
     async def distrust(self, account: str, *proofs: str) -> list[KnownKey]:
-        """Keys of an account are not to be believed any more; our other devices are told.
+        """Distrust keys of an account; our other devices are told.
 
         :param account: bare JID
         :param proofs: fingerprints of 64 hexadecimal digits
@@ -190,7 +192,7 @@ class Trust:
     # --- sending -------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Send what becomes due, for as long as it is not cancelled."""
+        """Send pending messages until cancelled."""
         while True:
             await self._due.wait()
             await asyncio.sleep(_PAUSE)
@@ -200,7 +202,8 @@ class Trust:
         self._due.set()
 
     def _group_changed(self, event: GroupChanged) -> None:
-        # Who was removed and added by the same Commit has lost its state, and cannot read what it has not read by then.
+        # A member removed and added by the same Commit has lost its state, and cannot read what it has not read by
+        # then.
         afresh = {member.identity for member in event.added} & {member.identity for member in event.removed}
         if afresh:
             again = (member for member in event.added if member.identity in afresh)
@@ -211,7 +214,7 @@ class Trust:
             self._soon()
 
     async def settle(self) -> None:
-        """Send what is owed to members of rooms that we are in now; the rest waits for an occasion."""
+        """Send pending messages to members of rooms that we are in now; the rest wait for an occasion."""
         async with self._settling:
             self._due.clear()
             groups = [group for group in self._rooms.all.values() if group.is_member and group.live]

@@ -1,18 +1,18 @@
-"""Devices of our account vouch for one another: where that is written, and what is believed of it.
+"""Vouchers between devices of our account: their publication, and the conditions for accepting them.
 
-A voucher (:mod:`slixmpp_mls.policy.proofs`) is made when a person admits a device, and published in that device's item
-of the account's node of devices.  The device finds it there, keeps it in its store, and carries it in each leaf with
-which it comes in by itself: while it is away from the device that has vouched, and whoever is online lets it in.
+A voucher (:mod:`slixmpp_mls.policy.proofs`) is made when a user admits a device, and published in that device's item of
+the account's node of devices.  The device finds the voucher there and keeps it in its store.  It carries the voucher in
+each leaf with which it joins on its own, so any online member can let it in while the vouching device is away.
 
-*What the server can do with it.*  It can withhold a voucher.  It cannot make one: only a key that is in a group's tree
-vouches there.  A device that the server has added to the list has none.
+*What the server can do with it.*  The server can withhold a voucher.  The server cannot make one: only a key that is in
+a group's tree vouches there.  A device that the server has added to the list has no voucher.
 
-*For which key.*  The item may be changed by the server at any time, so a voucher is made for keys whose fingerprint the
-caller names, if it names one.
+*For which key.*  The server may change the item at any time, so a voucher is made for keys with the caller's
+fingerprint, if the caller gives one.
 
-*What a device keeps.*  Of each other device that its account lists, the voucher that is valid longest, if the key that
-is listed for that device has signed it; at most `MAX_VOUCHERS`, those that it has first.  A device that is retired
-vouches for nobody.
+*What a device keeps.*  Of each other device that its account lists, the device keeps the voucher with the longest
+validity, if it is signed by the key that is listed for that other device.  It keeps at most `MAX_VOUCHERS`, the first
+ones.  A retired device vouches for no other device.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ __all__ = ["VOUCHER_LIFETIME", "keep_vouchers", "vouch_for"]
 log = logging.getLogger(__name__)
 
 VOUCHER_LIFETIME = 365 * DAY
-"""Seconds for which a device acts on a voucher of ours."""
+"""Seconds for which a device uses a voucher from us."""
 
 
 async def vouch_for(
     node: DeviceDirectory, own: OwnDevice, listed: Device, now: int, expected: str | None = None
 ) -> Device:
-    """Publish our voucher in another device's item, in the place of one that we have given it before.
+    """Publish our voucher in another device's item, in place of our earlier one.
 
-    :param listed: the item as it is
+    :param listed: the current item
     :param now: seconds since the Unix epoch
-    :param expected: fingerprint of the key to vouch for; all that are listed if not given
-    :returns: the item as it is now
+    :param expected: fingerprint of the key to vouch for; all listed keys if not given
+    :returns: the new item
     :raises UsageError: no key that we can vouch for has this fingerprint
     :raises DeliveryError: it could not be published
     """
@@ -58,7 +58,7 @@ async def vouch_for(
     schemes: set[int] = set()
     for key in listed.keys:
         suite = _suite(own, key.scheme)
-        # The first key for a scheme is the one that new leaves have.
+        # New leaves use the first key for a scheme.
         if suite is None or key.scheme in schemes or expected not in (None, fingerprint(key.data)):
             continue
         schemes.add(key.scheme)
@@ -78,12 +78,12 @@ async def vouch_for(
 
 
 def keep_vouchers(own: OwnDevice, devices: Mapping[str, Device], now: int) -> bool:
-    """Keep what other devices of our account have published for us; see the module.
+    """Keep the vouchers that other devices of our account have published for us; see the module.
 
     :param devices: those that our account lists, by id
     :param now: seconds since the Unix epoch
-    :returns: whether there is one that we did not have
-    :raises StoreError: nothing has changed, for the cipher suite at hand
+    :returns: whether there is a voucher that we did not have
+    :raises StoreError: nothing has changed, for the current cipher suite
     """
     published = devices[own.identity.device].vouchers if own.identity.device in devices else ()
     news = False
