@@ -1,1 +1,1 @@
-"""What a bot has in hand: a room, its messages, and the registry of all rooms of the device."""
+"""The API objects of an application: a room, its messages, and the registry of all rooms of the device."""

@@ -1,13 +1,13 @@
-"""Keeping in step who may enter a room and who is in its group.
+"""Keeps a room's affiliations and its group's members in step.
 
-Affiliations follow the group: an account is let into the room before it is added, and loses the room after it has been
-removed (:mod:`.membership`).  The other way round nothing that the room says adds anybody; but since nobody is added
-without being let in first, a member that the room has shut out has been shut out by somebody, and is removed from
-the group by a member that has the right to.  That is seen live, or by comparing the room's lists with the members when
-the room has been caught up with.
+Affiliations follow the group.  An account gets an affiliation before it is added, and loses it after it has been
+removed (:mod:`.membership`).  In the other direction, nothing that the room says adds a member.  Every added account
+had an affiliation first, so a member without one has lost it by somebody's action, and is removed from the group by a
+member that has the right.  We notice this live, or by comparing the room's lists with the members when the room has
+been caught up with.
 
-An account that is in the room's lists and not in the group may be about to be added, or invited by other means: that is
-for people to judge.
+An account that is in the room's lists but not in the group may be about to be added, or may be invited by other means:
+users decide about it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _BOTH_CHANGED = 2.0  # seconds in which adding or removing has changed both, one
 
 @dataclass(frozen=True, slots=True)
 class AffiliationsDiffer:
-    """The room lets in others than the group has; both are empty when that is over.
+    """The room's affiliations and the group's members differ; both fields are empty when the difference is over.
 
     :ivar room: bare JID
     :ivar shut_out: members' accounts without an affiliation, or banned
-    :ivar outside: accounts with one that have no client in the group
+    :ivar outside: accounts with an affiliation that have no client in the group
     """
 
     room: str
@@ -48,9 +48,9 @@ class AffiliationsDiffer:
 
 
 class AffiliationSync:
-    """One room's affiliations beside its group's members.
+    """Compares one room's affiliations with its group's members.
 
-    :param tell: called when the difference is another one than before
+    :param tell: called when the difference has changed
     :param expel: removes an account from the group; raises NotPermitted if we may not
     """
 
@@ -68,7 +68,7 @@ class AffiliationSync:
         self._told = AffiliationsDiffer(group.room, (), ())
 
     def may_expel(self, own: str) -> bool:
-        """Whether it is for us to act on what the room says."""
+        """Whether we should act on what the room says."""
         group = self._group
         return group.is_member and group.policy.permits(group.policy.may_remove, own, group.roster)
 
@@ -86,7 +86,7 @@ class AffiliationSync:
         return AffiliationsDiffer(self._group.room, tuple(sorted(members - inside)), tuple(sorted(inside - members)))
 
     async def compare_later(self, own: str) -> None:
-        """Compare when what is going on is over; tell, and act where it is ours to.
+        """Compare when the current changes are over; report, and act if we may.
 
         :param own: our account
         """
@@ -108,4 +108,4 @@ class AffiliationSync:
                 try:
                     await self._expel(account)
                 except NotPermitted:
-                    continue  # an administrator's, for example
+                    continue  # needs another member, for example an administrator

@@ -1,7 +1,7 @@
-"""What is inside an application message: a stanza's content in an XEP-0420 envelope.
+"""The content of an application message: a stanza's content in an XEP-0420 envelope.
 
 :mod:`slixmpp_mls.stanza.content_profile` is the profile of this protocol.  :func:`seal_body` and its neighbours make an
-envelope of what is to be sent; :func:`open_content` opens and checks what a member has sent.
+envelope for outgoing content; :func:`open_content` opens and checks a member's message.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class OpenedContent:
     """The checked content of an application message.
 
     :ivar xml: a ``<message/>`` with the content
-    :ivar sent: when the sender says it was sent
-    :ivar stamp: when the room got it
+    :ivar sent: the sender's claimed sending time
+    :ivar stamp: when the room received it
     :ivar warnings: as of :attr:`EncryptedMessage.warnings`
-    :ivar affixes: this protocol's own
+    :ivar affixes: this protocol's own affixes
     """
 
     xml: ET.Element = field(repr=False)
@@ -50,8 +50,8 @@ def seal_body(body: str, sender: str, room: str, now: float, affix: Any = None) 
     :param sender: bare JID
     :param room: bare JID
     :param now: seconds since the Unix epoch
-    :param affix: of this protocol, an element, beside those of XEP-0420; None for none
-    :raises UsageError: the text holds what XML cannot
+    :param affix: an element of this protocol, in addition to those of XEP-0420; None for none
+    :raises UsageError: the text holds characters that XML forbids
     """
     element = ET.Element("{jabber:client}body")
     element.text = body
@@ -59,9 +59,9 @@ def seal_body(body: str, sender: str, room: str, now: float, affix: Any = None) 
 
 
 def seal_message(message: Message, sender: str, room: str, now: float, affix: Any = None) -> bytes:
-    """An envelope around a prepared message's elements, but for those that are for servers.
+    """An envelope around a prepared message's elements, except those meant for servers.
 
-    :raises UsageError: nothing is left, or an element cannot be in an envelope
+    :raises UsageError: nothing is left, or an element is not allowed in an envelope
     """
     content = [child for child in message.xml if not _stays_outside(child)]
     if not content:
@@ -86,7 +86,7 @@ def _seal(content: Iterable[Any], sender: str, room: str, now: float, affix: Any
 
 
 def say_the_same(one: bytes, other: bytes) -> bool:
-    """Whether two envelopes of ours have the same content, whenever and with whatever padding they were made."""
+    """Whether two of our envelopes have the same content, regardless of time and padding."""
     return _text(one) == _text(other)
 
 
@@ -95,13 +95,13 @@ def _text(data: bytes) -> list[str]:
 
 
 def open_content(group: RoomGroup, received: MessageReceived, recipient: str, now: float) -> OpenedContent:
-    """Open and check what a member has sent.
+    """Open and check a member's message.
 
     :param group: the room's group
     :param recipient: our full JID
     :param now: seconds since the Unix epoch
     :raises MalformedError: no envelope
-    :raises AffixMismatch: an envelope for another room, or by somebody else
+    :raises AffixMismatch: an envelope for another room, or by another sender
     :raises PolicyViolation: a subject by an account without the right to change it
     """
     envelope = Envelope.open(received.data, PROFILE)
@@ -127,7 +127,7 @@ def open_content(group: RoomGroup, received: MessageReceived, recipient: str, no
 
 
 def _check_subject(group: RoomGroup, sender: Member, envelope: Envelope) -> None:
-    """The right `may_change_subject`; no Commit is involved, so receivers ask, by the policy that they know."""
+    """The right `may_change_subject`; no Commit is involved, so receivers check it by the policy that they know."""
     tags = {element.tag for element in envelope.content}
     if "{jabber:client}subject" not in tags or "{jabber:client}body" in tags or not group.is_member:
         return

@@ -1,17 +1,17 @@
-"""Conversations of two: rooms that two accounts have for themselves, found by the other's address.
+"""Conversations of two: rooms for exactly two accounts, found by the other account's address.
 
-XMPP gives no order to the messages between two accounts, and no archive that both share; so two people talk in a room,
-too.  It is hidden, has a random name, and the policy inside of its group says that it is a conversation of these two
-(:attr:`RoomPolicy.conversation`): no member accepts anybody else, and each device of both, also one that comes later,
-knows what the room is.
+XMPP gives no order to the messages between two accounts, and no archive that both share.  Therefore a conversation of
+two takes place in a room, too.  The room is hidden and has a random name.  The policy inside its group says that it is
+a conversation of these two accounts (:attr:`RoomPolicy.conversation`).  No member accepts any other account, and each
+device of both accounts, including later ones, knows the purpose of the room.
 
-*One for both.*  Both may begin at once, or a new device before it has been let in.  Then there are several, and the one
-with the smallest group id counts, for everybody alike.  The others are read as before, so that nothing that is said
-there is lost; ``mls_conversation_merged`` tells of them.  What is sent from then on should go to the one that counts,
-which :meth:`Conversations.open` returns.
+*One conversation for both.*  Both accounts may begin at once, or a new device may begin one before it has been let in.
+Then there are several rooms, and the one with the smallest group id counts, equally for every device.  The others are
+read as before, so no message there is lost; ``mls_conversation_merged`` reports them.  New messages should go to the
+room that counts, which :meth:`Conversations.open` returns.
 
-*None for nobody.*  No room is made for an account that has no usable KeyPackages.  If nobody can be added after all,
-the room is destroyed.  The name of a room is stored before it is made, so that an interrupted attempt goes on.
+*No empty conversation.*  No room is made for an account without usable KeyPackages.  If no device can be added in the
+end, the room is destroyed.  The name of a room is stored before the room is made, so an interrupted attempt continues.
 
 In the store: space ``conversation``, key account, value the bare JID of the room that is being made.
 """
@@ -41,9 +41,9 @@ _SPACE = "conversation"
 class ConversationMerged:
     """``mls_conversation_merged``: there are several conversations with one account.
 
-    :ivar account: bare JID of the other one
+    :ivar account: bare JID of the other account
     :ivar room: bare JID of the room that counts
-    :ivar others: bare JIDs of the others; what is said there still comes
+    :ivar others: bare JIDs of the other rooms; their messages still arrive
     """
 
     account: str
@@ -52,7 +52,7 @@ class ConversationMerged:
 
 
 class Conversations:
-    """See the module; applications have it as :meth:`MLS.conversation` and :attr:`MLS.conversations`."""
+    """See the module; the application's interface is :meth:`MLS.conversation` and :attr:`MLS.conversations`."""
 
     def __init__(self, context: Context, rooms: Rooms) -> None:
         self._context = context
@@ -61,16 +61,16 @@ class Conversations:
         self._opening: dict[str, asyncio.Lock] = {}
 
     def start(self) -> None:
-        """Notice when there are several."""
+        """Begin to detect several conversations with one account."""
         self._context.xmpp.add_event_handler("mls_joined", self._joined)
 
     def close(self) -> None:
-        """Notice no more."""
+        """Stop detecting them."""
         self._context.xmpp.del_event_handler("mls_joined", self._joined)
 
     @property
     def all(self) -> dict[str, EncryptedRoom]:
-        """The one that counts, by the other's bare JID."""
+        """The conversation that counts, by the other account's bare JID."""
         found: dict[str, list[EncryptedRoom]] = {}
         for room in self._rooms.all.values():
             if room.partner is not None:
@@ -96,7 +96,7 @@ class Conversations:
         return await is_room_service(Stream.of(self._context.xmpp), domain)
 
     async def _make(self, account: str, service: str | None) -> EncryptedRoom:
-        """A room with us alone in it."""
+        """A room with us as the only member."""
         begun = self._begun(account)
         address = begun or f"{secrets.token_hex(12)}@{service or await self._service()}"
         policy = RoomPolicy.for_conversation(address, self._own, account)
@@ -111,10 +111,10 @@ class Conversations:
         return await self._rooms.create(address, (), None, policy, negotiated.suite)
 
     async def _bring_in(self, account: str, room: EncryptedRoom) -> None:
-        """Add the other account, and our own other devices; without the former there is no conversation."""
+        """Add the other account, and our own other devices; without the other account there is no conversation."""
         result = await room.add(account)
         if not room.group.roster.has(account):
-            if self._begun(account) == room.room:  # nobody has ever been in it but us
+            if self._begun(account) == room.room:  # no other account has ever been in it
                 await self._rooms.discard(room)
                 self._done(account)
             reasons = [reason for client, reason in result.skipped.items() if client.startswith(f"{account}/")]

@@ -1,11 +1,10 @@
-"""The Message that is handed out for decrypted content, which cannot be sent in clear.
+"""The Message class for decrypted content, which cannot be sent in clear.
 
-slixmpp's usual idiom is ``message.reply("...").send()``.  For a message of an encrypted room this would put the answer,
-and with ``clear=False`` what was decrypted, before the room's server.  So the Message that an
-:class:`~.encrypted_room.EncryptedMessage` holds is of a class of its own: what slixmpp derives from it (``reply``,
-copies) is of the same class, and none of them goes onto a stream.  ``send`` raises; what is given to
-``XMLStream.send`` past it is stopped by a filter (:func:`keep_in`), because an exception there would end the stream's
-sending.
+slixmpp's usual idiom is ``message.reply("...").send()``.  For a message of an encrypted room this would reveal the
+answer, and with ``clear=False`` the decrypted content, to the room's server.  So the Message in an
+:class:`~.encrypted_room.EncryptedMessage` has a class of its own.  Objects that slixmpp derives from it (``reply``,
+copies) have the same class, and none of them is put onto a stream.  ``send`` raises.  A filter (:func:`keep_in`) stops
+stanzas that are given directly to ``XMLStream.send``, because an exception there would end the stream's sending.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class DecryptedMessage(Message):
 
 
 def keep_in(stanza: Any) -> Any:
-    """A filter for what goes out: everything but decrypted content."""
+    """A filter for outgoing stanzas: passes everything except decrypted content."""
     if isinstance(stanza, DecryptedMessage):
         log.error("the decrypted content of a message was to be sent in clear, which was stopped")
         return None

@@ -1,6 +1,6 @@
-"""The room object of a bot: members, adding, removing, sending; and its messages.
+"""The application's room object: members, adding, removing, sending; and its messages.
 
-:class:`EncryptedRoom` is a small face: :mod:`.membership`, :mod:`.leaving`, :mod:`.affiliation_sync` and the parts of
+:class:`EncryptedRoom` is a thin facade: :mod:`.membership`, :mod:`.leaving`, :mod:`.affiliation_sync` and the parts of
 :mod:`.engine` do the work.  It asks the :class:`Registry` about other rooms.  The module is longer than others because
 it is a reference: most of it is the docstrings of the public methods.
 """
@@ -55,10 +55,10 @@ _EVENT_NAMES = {
 
 
 class Registry(Protocol):
-    """What a room asks of the others of the same device; :class:`.registry.Rooms` is it."""
+    """A room's interface to the other rooms of the same device, implemented by :class:`.registry.Rooms`."""
 
     def reached(self, awaited: Awaited) -> Awaitable[None]:
-        """Wait until a room is in an epoch that another one needs, or will not get there."""
+        """Wait until a room is in an epoch that another room needs, or will not reach it."""
 
     def forget(self, room: EncryptedRoom) -> Awaitable[None]:
         """Stop reading a room."""
@@ -71,32 +71,31 @@ class Registry(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EncryptedMessage:
-    """What the event ``mls_message`` hands out.
+    """The data of the event ``mls_message``.
 
-    :ivar group: the group that it was sent in
-    :ivar message: the decrypted content as a slixmpp Message: ``message["body"]``, and whatever
-        elements registered plugins read (corrections, reactions, replies ...).  It cannot be sent: ``send()`` of it, of
-        its copies and of ``message.reply(...)`` raises :class:`~slixmpp_mls.errors.SentInClear`
+    :ivar group: the group in which it was sent
+    :ivar message: the decrypted content as a slixmpp Message: ``message["body"]``, and the elements that registered
+        plugins read (corrections, reactions, replies ...).  It cannot be sent: ``send()`` of it, of its copies and of
+        ``message.reply(...)`` raises :class:`~slixmpp_mls.errors.SentInClear`
     :ivar sender: the member that signed it
     :ivar epoch: the epoch in which it was sent
-    :ivar sent: when the sender says it was sent
+    :ivar sent: the sender's claimed sending time
     :ivar archive_id: its id in the room's archive
     :ivar delayed: whether it comes from the archive
-    :ivar again: whether it was read before a restart, and perhaps handed out; the same `archive_id` tells.  (After a
-        power cut what was read in the last seconds comes once more without this: reading does not wait for the disk.)
-    :ivar warnings: contradictions that do not make it false: ``time`` (the sender's clock and the
-        room's differ), ``claimed-sender`` (the room says that it is from another account),
-        ``removed`` (its sender had been removed when the room got it: a message that was under way, or one whose keys
-        have been kept by somebody who should not have them), ``clear``
-        (the stanza said something in clear beside the ciphertext, a body perhaps; it is not in `message`), ``file``
-        (it names files in a way that breaks the rules; these are not in `files`), ``split`` (its sender says that it
-        has been in another epoch of the same number than we: a server has shown us different rooms, at least for a
-        while; see :meth:`EncryptedRoom.compare`)
+    :ivar again: whether it was read before a restart, and perhaps handed out; the same `archive_id` identifies it.
+        (After a power cut the messages of the last seconds come once more without this flag: reading does not wait for
+        the disk.)
+    :ivar warnings: contradictions that do not make it false: ``time`` (the sender's clock and the room's differ),
+        ``claimed-sender`` (the room names another account as the sender), ``removed`` (its sender had been removed when
+        the room received it: a message in transit, or one whose keys were kept by somebody that should not have them),
+        ``clear`` (the stanza had content in clear beside the ciphertext, a body perhaps; it is not in `message`),
+        ``file`` (it names files in a way that breaks the rules; these are not in `files`), ``split`` (its sender states
+        that it has been in another epoch of the same number than we: a server has shown us different rooms, at least
+        for a while; see :meth:`EncryptedRoom.compare`)
     :ivar missing: how many messages of this sender should have come just before this one and have not: a server has
-        lost them or keeps them back, or the sender could not send them, or they will still come
-    :ivar doubt: why the Authentication Service does not vouch for the sender by the time when this is read; None if it
-        does
-    :ivar rich: what it says about other messages, see :mod:`.rich`
+        lost them or withholds them, or the sender could not send them, or they will still arrive
+    :ivar doubt: why the Authentication Service does not vouch for the sender at the time of reading; None if it does
+    :ivar rich: its relation to other messages, see :mod:`.rich`
     """
 
     group: EncryptedRoom = field(repr=False)
@@ -115,26 +114,26 @@ class EncryptedMessage:
     _answers: Iterator[int] = field(default_factory=count, repr=False, compare=False)
 
     async def reply(self, text: str) -> SentMessage:
-        """Answer in the group that it came from (XEP-0461).
+        """Answer in the group of this message (XEP-0461).
 
-        Should a crash make the message come again (`again`), the answers to it, in the same order, have the same
-        ids, and everybody sees them once.  The same is true of the other answers: :meth:`react`, :meth:`correct`,
+        If a crash makes the message arrive again (`again`), the answers to it, in the same order, have the same ids,
+        and every member sees them once.  The same is true of the other answers: :meth:`react`, :meth:`correct`,
         :meth:`retract`.
 
-        What another device of our own account has said is not answered: a bot that runs twice would talk to itself
-        without end.  :meth:`EncryptedRoom.send` does it all the same.
+        Messages from other devices of our own account are not answered: a bot that runs twice would answer itself
+        without end.  :meth:`EncryptedRoom.send` sends in this case, too.
 
         :raises UsageError: the sender is of our own account
-        :raises: what :meth:`EncryptedRoom.send` does
+        :raises: as :meth:`EncryptedRoom.send`
         """
         if self.own:
             raise UsageError("reply() does not answer messages of our own account: see EncryptedMessage.own")
         return await self._answer(text, reply(self.reference))
 
     async def react(self, *emojis: str) -> SentMessage:
-        """Show reactions to it (XEP-0444): these take the place of our earlier ones; none takes them back.
+        """Show reactions to it (XEP-0444): these replace our earlier ones; an empty set removes them.
 
-        :raises UsageError: too many, or no short texts; or as :meth:`EncryptedRoom.send`
+        :raises UsageError: too many, or not short texts; or as :meth:`EncryptedRoom.send`
         """
         return await self._answer(None, reactions(self.reference, emojis))
 
@@ -148,9 +147,10 @@ class EncryptedMessage:
         return await self._answer(text, correction(self.reference))
 
     async def retract(self) -> SentMessage:
-        """Ask everybody to forget it (XEP-0424): our account's messages, or anybody's by an administrator's wish.
+        """Ask all members to forget it (XEP-0424): our account's own message, or any message if we are an
+        administrator.
 
-        :raises UsageError: it is not for us to do; or as :meth:`EncryptedRoom.send`
+        :raises UsageError: we may not retract it; or as :meth:`EncryptedRoom.send`
         """
         if self.sender.account != self.group.own_account and not self.group.is_administrator:
             raise UsageError("other accounts' messages are retracted by administrators only")
@@ -164,12 +164,12 @@ class EncryptedMessage:
 
     @property
     def own(self) -> bool:
-        """Whether another device of our own account has sent it; a bot passes over these."""
+        """Whether another device of our own account has sent it; bots ignore these."""
         return self.sender.account == self.group.xmpp.boundjid.bare
 
     @property
     def reference(self) -> Reference:
-        """The message to which answers point: this one, or the one that it corrects."""
+        """The message that answers refer to: this one, or the one that it corrects."""
         if self.replaces is not None:
             return self.replaces
         return Reference(self.origin_id, self.sender.account, self.archive_id, known=True)
@@ -181,7 +181,7 @@ class EncryptedMessage:
 
     @property
     def reacts_to(self) -> Reference | None:
-        """The message that its :attr:`reactions` are about."""
+        """The message that its :attr:`reactions` refer to."""
         return self.rich.about if self.rich.content.kind is Kind.REACTION else None
 
     @property
@@ -196,7 +196,7 @@ class EncryptedMessage:
 
     @property
     def retracts(self) -> Reference | None:
-        """The message that is to be forgotten; its sender, or an administrator, has asked for it."""
+        """The message to forget, at the request of its sender or of an administrator."""
         return self.rich.about if self.rich.content.kind is Kind.RETRACTION else None
 
     @property
@@ -211,19 +211,19 @@ class EncryptedMessage:
 
     @property
     def files(self) -> tuple[File, ...]:
-        """The files that it brings; none of them is fetched unasked.  Their caption is the :attr:`body`, too."""
+        """Its files; none of them is fetched automatically.  Their caption is the :attr:`body`, too."""
         return self.group.files.of(self.message)
 
     @property
     def subject(self) -> str | None:
-        """What the room is about from now on, if this message is there to say that (XEP-0045 8.1)."""
+        """The room's new subject, if this message sets it (XEP-0045 8.1)."""
         if self.message.xml.find("{jabber:client}subject") is None or self.body:
             return None
         return str(self.message["subject"])
 
     @property
     def origin_id(self) -> str:
-        """The sender's id for it, empty if there is none: the same for everybody, and in every repetition."""
+        """The sender's id for it, empty if there is none: the same for every member, and in every repetition."""
         return str(self.message["id"])
 
     @property
@@ -233,9 +233,9 @@ class EncryptedMessage:
 
 
 class EncryptedRoom:
-    """A room with an encrypted group in it.  The plugin makes them: `create`, `adopt`, `join`.
+    """A room with an encrypted group in it.  The plugin makes these objects: `create`, `adopt`, `join`.
 
-    Methods that wait may be bounded with :func:`asyncio.timeout`; what they have begun goes on.
+    Waiting methods may be bounded with :func:`asyncio.timeout`; operations already begun continue.
     """
 
     def __init__(self, context: Context, registry: Registry, room: str, nick: str) -> None:
@@ -258,12 +258,12 @@ class EncryptedRoom:
         self.files = RoomFiles(self.xmpp, Files(context.uploads), room, context.fire)
         """The room on the server."""
         self.references = RoomReferences(self.group, context.device.store, context.fire)
-        """The messages that others can be about."""
+        """The messages that other messages can refer to."""
         self.membership = Membership(worker.parts, worker.committer, worker.post_commit)
         self.leaving = Leaving(worker, lambda: registry.forget(self))
         self._epochs = EpochHistory()
         self.invited: AddResult | None = None
-        """What has become of the accounts that :meth:`MLS.create` should invite."""
+        """The result for the accounts that :meth:`MLS.create` should invite."""
 
     def __repr__(self) -> str:
         return f"<EncryptedRoom {self.room} {self.group.state.name}>"
@@ -282,7 +282,7 @@ class EncryptedRoom:
 
     @property
     def members(self) -> list[Member]:
-        """Everybody in the group, device by device, ourselves included.
+        """All members of the group, device by device, ourselves included.
 
         :raises UsageError: we are not in the group
         """
@@ -317,7 +317,7 @@ class EncryptedRoom:
 
     @property
     def accounts(self) -> list[str]:
-        """Bare JIDs of everybody in the group, each once, sorted.
+        """Bare JIDs of all accounts in the group, each once, sorted.
 
         :raises UsageError: we are not in the group
         """
@@ -325,54 +325,54 @@ class EncryptedRoom:
 
     @property
     def epoch(self) -> int:
-        """The number of the group's present epoch; every Commit begins another one."""
+        """The number of the group's current epoch; every Commit begins another one."""
         return self.group.group.epoch
 
     @property
     def policy(self) -> RoomPolicy:
-        """Who may do what."""
+        """The group's policy: the rights of each account."""
         return self.group.policy
 
     @property
     def epoch_authenticator(self) -> bytes:
-        """RFC 9420 8.7: the same for two members exactly if they are in the same state of the group."""
+        """RFC 9420 8.7: equal for two members exactly if they are in the same state of the group."""
         return self.group.group.epoch_authenticator
 
     @property
     def epoch_code(self) -> str:
-        """The same for people: ``7: 12345 67890 ...``, the epoch and 40 digits; see :meth:`compare`.
+        """The same in human-readable form: ``7: 12345 67890 ...``, the epoch and 40 digits; see :meth:`compare`.
 
         :raises UsageError: we are not in the group
         """
         return epoch_code(self.epoch, self.epoch_authenticator)
 
     def compare(self, code: str) -> EpochComparison:
-        """Whether another member has been shown the same room as we: a server can split a group otherwise unnoticed.
+        """Whether another member has been shown the same room as we: otherwise a server can split a group unnoticed.
 
-        :param code: :attr:`epoch_code` of the other one, as it came by another way than this room
+        :param code: :attr:`epoch_code` of the other member, received by another way than this room
         :raises UsageError: it is no such code, or we are not in the group
         """
         return compare_epochs(self.epoch_code, code)
 
     @property
     def lost(self) -> RoomLost | None:
-        """Why the room is out of reach for good (destroyed, banned ...), None if it is not.
+        """Why the room is permanently unreachable (destroyed, banned ...), None if it is not.
 
-        The group's state stays until the application calls :meth:`leave`, or :meth:`.MLS.create` for the same room:
-        what a server says of a room is no reason to delete keys.  `alternate` names the room that follows, if whoever
-        has destroyed this one has named it.
+        The group's state stays until the application calls :meth:`leave`, or :meth:`.MLS.create` for the same room: a
+        server's statement about a room is no reason to delete keys.  `alternate` names the room that follows, if the
+        destroyer of this one has named it.
         """
         reason = self.worker.progress.lost
         return reason if isinstance(reason, RoomLost) else None
 
     @property
     def unsure(self) -> tuple[str, ...]:
-        """Why we do not know whether we are where the group is; empty if we know.  See :class:`~.client.Unsure`."""
+        """Why we do not know whether our epoch is the group's; empty if we know.  See :class:`~.client.Unsure`."""
         return names(self.group.unsure)
 
     @property
     def live(self) -> bool:
-        """Whether we are in the room and have read all that is in its archive."""
+        """Whether we are in the room and have read its whole archive."""
         return self.worker.progress.live.is_set()
 
     async def wait_live(self) -> None:
@@ -390,19 +390,19 @@ class EncryptedRoom:
         await self.worker.progress.until_joined()
 
     async def rejoin(self, *, external: bool = False) -> None:
-        """Come back into the group; we are in it when this returns.
+        """Return to the group; we are in it when this method returns.
 
-        A member that calls this deletes its keys first, and so loses all messages that it has not read: it is for a
-        client that :class:`~slixmpp_mls.client.LeftBehind` has told that it cannot follow.  Any member that may add us
-        replaces our old leaf; nobody need be online for the request.
+        A member that calls this deletes its keys first, and so loses all messages that it has not read.  It is meant
+        for a client that cannot follow, as :class:`~slixmpp_mls.client.LeftBehind` reports.  Any member that may add us
+        replaces our old leaf; no member need be online for the request.
 
         :param external: by a Commit of our own, where the group's policy allows it and the room shows a GroupInfo
         :raises UsageError: we have left, or were removed: see :meth:`.MLS.join`
-        :raises NoGroupInfo: an external Commit cannot be made at present
+        :raises NoGroupInfo: an external Commit is impossible at present
         :raises NotPermitted: the group's policy allows no external Commit of ours
         :raises DeliveryError: the room is lost
         """
-        if self.group.returning:  # by the GroupInfo that has proved it; our state stays until we are back
+        if self.group.returning:  # the proving GroupInfo leads back; our state stays until then
             self.worker.rejoiner.by_hand()
             self.worker.recovery.news()
             await self.worker.progress.until_sure()
@@ -420,7 +420,7 @@ class EncryptedRoom:
     # --- talking -------------------------------------------------------------------------------
 
     def _note_epoch(self) -> EpochHistory:
-        """What we know of epochs, the present one included."""
+        """Our known epoch codes, including the current epoch."""
         if self.group.is_member:
             group = self.group.group
             self._epochs.note(group.group_id, group.epoch, group.epoch_authenticator)
@@ -429,16 +429,16 @@ class EncryptedRoom:
     async def send(self, content: str | Message) -> SentMessage:
         """Encrypt and send a text, or the content of a prepared message.
 
-        Returns when the message is stored and, if we are in the room, on the stream; if we are not, it is
-        sent later.  Nothing is ever sent in clear.
+        Returns when the message is stored and, if we are in the room, written to the stream; otherwise it is sent
+        later.  Nothing is ever sent in clear.
 
-        A Message with an id that has been sent before, and the same content, is the same message: everybody sees it
+        A Message with an id that has been sent before, and the same content, is the same message: every member sees it
         once.
 
-        :param content: a text, or a Message whose elements (but for those meant for servers) are sent
-        :raises UsageError: we are not in the group, there is nothing to send, or another message of ours is on its way
+        :param content: a text, or a Message whose elements (except those meant for servers) are sent
+        :raises UsageError: we are not in the group, there is nothing to send, or another message of ours is in transit
             under this id
-        :raises NotVouchedFor: the Authentication Service denies a member that has come in
+        :raises NotVouchedFor: the Authentication Service denies a member that has joined
         :raises StanzaTooLarge: it would not fit into a stanza
         :raises StoreError: it could not be stored, and was not sent
         """
@@ -463,26 +463,26 @@ class EncryptedRoom:
         return sent
 
     def message_with(self, element: ET.Element, text: str | None = None) -> Message:
-        """A message to this room with an element, to be given to :meth:`send`."""
+        """A message to this room with an element, as an argument of :meth:`send`."""
         message = self.xmpp.make_message(mto=JID(self.room), mbody=text, mtype="groupchat")
         message.xml.append(element)
         return message
 
     async def correct(self, sent: SentMessage, text: str) -> SentMessage:
-        """Replace the text of a message of ours (XEP-0308): it comes to the others as ``mls_correction``.
+        """Replace the text of a message of ours (XEP-0308): the others receive it as ``mls_correction``.
 
-        :param sent: what :meth:`send` has returned
-        :raises: what :meth:`send` does
+        :param sent: the result of :meth:`send`
+        :raises: as :meth:`send`
         """
         return await self.send(self.message_with(correction(self._own(sent)), text))
 
     async def retract(self, sent: SentMessage) -> SentMessage:
-        """Ask everybody to forget a message of ours (XEP-0424): it comes to the others as ``mls_retraction``.
+        """Ask all members to forget a message of ours (XEP-0424): the others receive it as ``mls_retraction``.
 
-        Whoever has it can keep it; nothing can be taken back from a recipient.
+        Recipients can keep the message; nothing can be taken back from a recipient.
 
-        :param sent: what :meth:`send` has returned
-        :raises: what :meth:`send` does
+        :param sent: the result of :meth:`send`
+        :raises: as :meth:`send`
         """
         return await self.send(self.message_with(retraction(self._own(sent))))
 
@@ -499,17 +499,17 @@ class EncryptedRoom:
         disposition: Disposition | None = None,
         progress: Progress | None = None,
     ) -> SentMessage:
-        """Encrypt a file, upload it to our server's upload service (XEP-0363), and tell the members where it is.
+        """Encrypt a file, upload it to our server's upload service (XEP-0363), and send its location to the members.
 
-        Files of any size pass through in pieces.  ``mls_file_progress`` tells how far it is.  See :mod:`.files`.
+        Files of any size are processed in pieces.  ``mls_file_progress`` reports the progress.  See :mod:`.files`.
 
         :param content: its path, or its octets
-        :param caption: what to say about it
-        :param name: what it is called; that of its path if not given
-        :param media_type: by its name if not given
-        :param disposition: ``"inline"`` shows it with the message, ``"attachment"`` only when somebody asks for it; if
-            not given, pictures are shown
-        :param progress: called with the octets that have been sent, and those that there are
+        :param caption: a text about it
+        :param name: its file name; that of its path if not given
+        :param media_type: derived from its name if not given
+        :param disposition: ``"inline"`` shows it with the message, ``"attachment"`` only on demand; if not given,
+            pictures are inline
+        :param progress: called with the number of octets sent, and the total
         :raises UsageError: there is no such file, or as :meth:`send`
         :raises NoUploadService: our server has none
         :raises BlobTooLarge: for the service
@@ -523,7 +523,7 @@ class EncryptedRoom:
         return await self.send(message)
 
     async def set_subject(self, subject: str) -> SentMessage:
-        """Say what the room is about, to the members only; the room's own subject, in clear, is not touched.
+        """Set the room's subject for the members only; the room's own subject, in clear, does not change.
 
         :raises NotPermitted: the group's policy does not let us
         :raises UsageError: as :meth:`send`
@@ -583,7 +583,7 @@ class EncryptedRoom:
         dispatch(self.xmpp, name, message, done)
 
     def _told_of_presence(self, meant: Rich, sender: Member) -> bool:
-        """Tell of what is no message: typing, and what has been read."""
+        """Report content that is no message: typing, and read markers."""
         match meant.content.kind:
             case Kind.TYPING:
                 state = meant.content.state or ""
@@ -595,7 +595,7 @@ class EncryptedRoom:
         return True
 
     def deliver_again(self) -> None:
-        """Hand over what was read before a restart and may not have come to the application.
+        """Hand over messages that were read before a restart and may not have reached the application.
 
         :raises StoreError: nothing was handed over
         """
@@ -605,12 +605,12 @@ class EncryptedRoom:
     # --- changing the group --------------------------------------------------------------------
 
     async def add(self, *accounts: str) -> AddResult:
-        """Add people, each with all devices: to the room, to the group, and send them an invitation.
+        """Add accounts, each with all devices: to the room, to the group, and send them an invitation.
 
-        Who cannot be added is named in the result, accounts and single devices; the others are added all the same.
-        Accounts are asked side by side, for 20 seconds at most.
+        The result names the accounts and single devices that cannot be added; the others are added nevertheless.
+        Accounts are queried in parallel, for 20 seconds at most.
 
-        As many are added at once as fit into a stanza; a ratchet tree that would not fit with them is uploaded.
+        One Commit adds as many as fit into a stanza; a ratchet tree that would not fit with them is uploaded.
 
         :param accounts: bare JIDs, or full identities (``account/device``) of single devices, in any spelling
         :raises NotPermitted: the group's policy or the room forbids it
@@ -622,37 +622,38 @@ class EncryptedRoom:
         return await self.membership.add(accounts)
 
     async def grant(self, request: JoinRequested) -> AddResult:
-        """Add the one device that asks by an ``mls_join_requested``, and no other one of its account.
+        """Add the one device that asks by an ``mls_join_requested``, and no other device of its account.
 
         Its KeyPackage comes from the directory, and the Authentication Service is asked about it, as with :meth:`add`:
-        what is granted is the name, and who has it is for that service to say.
+        the grant is for the name, and the Authentication Service decides which key has that name.
 
         :raises UsageError: the request is for another room, or we are not in the group
-        :raises: what else :meth:`add` does
+        :raises: as :meth:`add`
         """
         if request.room != self.room:
             raise UsageError(f"a request to come into {request.room}, not {self.room}")
         return await self.add(f"{request.account}/{request.device}")
 
     async def invite(self, account: str) -> None:
-        """Repeat the invitation of somebody who is in the group and has not come in: the first one may be lost.
+        """Repeat the invitation of an account that is in the group and has not joined the room: the first one may be
+        lost.
 
-        An invitation that arrives twice counts once.  One whose KeyPackage has been deleted meanwhile asks to be
-        added again by itself.
+        An invitation that arrives twice counts once.  A device whose KeyPackage has been deleted meanwhile asks by
+        itself to be added again.
 
         :param account: bare JID, in any spelling
         :raises UsageError: we, or they, are not in the group, or it is no address
         :raises Disconnected: there is no stream
-        :raises DeliveryError: our server has not taken it
+        :raises DeliveryError: our server has not accepted it
         """
         self.group.require_member()
         await self.membership.invite(account)
 
     async def remove(self, *accounts: str) -> RemoveResult:
-        """Remove people, with all their devices, from the group and then from the room.
+        """Remove accounts, with all their devices, from the group and then from the room.
 
         :param accounts: bare JIDs, or full identities (``account/device``) of single devices, in any spelling
-        :returns: the clients that are no longer in the group; its `failed` names the addresses of which nobody was
+        :returns: the clients that are no longer in the group; its `failed` names the addresses without a removed client
         :raises NotPermitted: the group's policy forbids it for all of them
         :raises UsageError: we are not in the group
         """
@@ -673,9 +674,9 @@ class EncryptedRoom:
         self.membership.went_live()
 
     async def affiliations_differ(self) -> AffiliationsDiffer:
-        """Compare who may enter the room with who is in the group; see :mod:`.affiliation_sync`.
+        """Compare the room's affiliations with the group's members; see :mod:`.affiliation_sync`.
 
-        :raises NotPermitted: the room does not show us who may
+        :raises NotPermitted: the room does not show us its lists
         :raises DeliveryError: no answer
         :raises UsageError: we are not in the group
         """
@@ -688,11 +689,11 @@ class EncryptedRoom:
         :raises UsageError: we are not in the group
         """
         changed = await self.worker.committer.commit(list, force=True)
-        assert changed is not None  # with `force` there is always something to do
+        assert changed is not None  # with `force` a Commit is always made
         return changed
 
     async def renew_leaf(self) -> GroupChanged | None:
-        """Bring our present credential and signature key into the group.
+        """Bring our current credential and signature key into the group.
 
         :returns: None if they are there
         :raises UsageError: we are not in the group
@@ -706,8 +707,8 @@ class EncryptedRoom:
 
         See :mod:`.psk_link`.
 
-        :param source: whose members include all of ours
-        :raises UsageError: we are not in both, or a member (who is named) is not in the other one
+        :param source: a room whose members include all of ours
+        :raises UsageError: we are not in both, or a member (which is named) is not in the other one
         """
         return await link(self.group, source.group, self.worker.committer.commit)
 
@@ -716,7 +717,7 @@ class EncryptedRoom:
     ) -> EncryptedRoom:
         """Make another room, with a group of some members of this one (RFC 9420 11.3).
 
-        That they are members here is proved by a key of this group: nobody else could have been let in.
+        A key of this group proves that they are members here: no other client could have been let in.
 
         :param room: bare JID of a room that does not exist
         :param accounts: bare JIDs of members, each with all of its devices that are in this group
@@ -732,11 +733,11 @@ class EncryptedRoom:
     async def reinit(self, suite: int | None = None) -> int | None:
         """Give the room a group of another cipher suite, with the same members (RFC 9420 11.2).
 
-        Returns when the new group is there.  What is sent meanwhile goes to the new group.
+        Returns when the new group exists.  Messages sent meanwhile go to the new group.
         See :mod:`.engine.reinit`.
 
         :param suite: its number; if not given, the best one of ours that all members have
-        :returns: the number of the new suite; None if all that everybody has is no better than the present one
+        :returns: the number of the new suite; None if no suite that all members have is better than the current one
         :raises SuiteUnsupported: a member, which is named, does not have the suite
         :raises NotPermitted: the group's policy does not let us
         :raises UsageError: we are not in the group, or do not have the suite
@@ -756,7 +757,7 @@ class EncryptedRoom:
         """Replace the group's policy.
 
         :returns: None if it is the same
-        :raises NotPermitted: the present one forbids it
+        :raises NotPermitted: the current policy forbids it
         :raises UsageError: we are not in the group
         """
 
@@ -770,11 +771,12 @@ class EncryptedRoom:
     async def leave(self, patience: float = LEAVE_TIMEOUT) -> None:
         """Leave the group, and then the room.
 
-        A member cannot remove itself: when all that it has sent is in the room, it asks, and another one commits
-        it.  After `patience` seconds (nobody may be online) our keys are deleted all the same; the request stays in
-        the archive.  If the program is stopped meanwhile, it goes on at the next start.
+        A member cannot remove itself.  When all its messages are in the room, it proposes its removal, and another
+        member commits the proposal.  After `patience` seconds (no other member may be online) our keys are deleted
+        nevertheless; the proposal stays in the archive.  If the program is stopped meanwhile, leaving continues at the
+        next start.
 
-        If we are not in the room at the moment, this is done when we are, after a restart as well.
+        If we are not in the room at the moment, leaving happens when we are, after a restart as well.
 
         :param patience: seconds
         :raises UsageError: we are not in the group

@@ -1,24 +1,23 @@
-"""Have all members been shown the same room?  What two of them compare to find out.
+"""Epoch codes: two members compare them to find out whether the server has shown them the same room.
 
-A server that puts the Commits of a room into different orders for different members splits the group:
-each part goes on by itself, and neither can read the other.  Inside the room nobody can tell this from silence,
-so the comparison takes another way: two people read digits to each other, or two programs exchange them.
+A server that gives the Commits of a room to different members in different orders splits the group.  Each part
+continues by itself, and neither can read the other.  Inside the room a split looks like silence, so the comparison
+takes another way: two users read digits to each other, or two programs exchange them.
 
-What is compared comes from the epoch_authenticator (RFC 9420 8.7), which two members have in common exactly if they
-agree on the group's whole history.  :func:`epoch_code` makes of it 40 decimal digits, by the rule of the XEP's
-"Comparing Epochs": 133 bits, so that not even a member who helps the server finds two histories with one
-code.  They are not secret, and say nothing about other epochs; the epoch's number goes with them, since members that
-are merely not up to date have different codes, too.
+The code is derived from the epoch_authenticator (RFC 9420 8.7), which two members have in common exactly if they agree
+on the group's whole history.  :func:`epoch_code` turns it into 40 decimal digits, by the rule of the XEP's "Comparing
+Epochs".  These are 133 bits, so not even a member that helps the server finds two histories with one code.  The digits
+are not secret, and reveal nothing about other epochs.  The epoch's number goes with them, since members in different
+epochs have different codes, too.
 
-*What members find out by themselves.*  Whoever can read a message has the keys of its epoch, and with them its sender's
-history: a code of the present epoch inside of the message would say nothing.  But the two parts of a split group can
-meet again: the server leads a member of one part into the other (it seems to have missed a Commit, and returns), and
+*Automatic detection.*  A member that can read a message has the keys of its epoch, and with them its sender's history:
+a code of the current epoch inside the message would add nothing.  But the two parts of a split group can meet again:
+the server leads a member of one part into the other (the member seems to have missed a Commit, and returns), and
 everything looks as before.  So messages carry, from time to time, the codes of the epochs that their sender has been in
-(:class:`EpochHistory`).  The first one that crosses between people who have been in different parts shows that there
-were two.
+(:class:`EpochHistory`).  The first one that passes between members of different parts shows that there were two.
 
-A member can name codes of epochs that never were: it is authenticated, and answers for what it says.  Two parts that
-never meet again, neither in the room nor outside of it, find out nothing.
+A member can name codes of epochs that never existed: it is authenticated, and answerable for its claims.  Two parts
+that never meet again, neither in the room nor outside of it, detect nothing.
 """
 
 from __future__ import annotations
@@ -39,26 +38,26 @@ __all__ = ["EpochComparison", "EpochHistory", "compare_epochs", "epoch_code", "r
 _LABEL = b"urn:xmpp:mls:0 epoch code"
 _GROUP = 5
 _DIGITS = 40
-_REMEMBERED = 256  # epochs
-_TOLD = 8  # of them, in one message
-_READ_AT_MOST = 64  # in one message of somebody else
-# For people, who type and dictate: any separators between the digits, and the epoch in front.
+_REMEMBERED = 256  # epochs whose codes are kept
+_TOLD = 8  # of them, sent in one message
+_READ_AT_MOST = 64  # read from one message of another member
+# For human input, typed or dictated: any separators between the digits, and the epoch in front.
 _CODE = re.compile(r"\s*(\d{1,20})\s*:\s*((?:\d[\s.\-]*){40})", re.ASCII)
 
 
 class EpochComparison(Enum):
-    """What a comparison tells."""
+    """The result of a comparison."""
 
     SAME = "same"
     """Both are in the same epoch of the same group, with the same history."""
     DIFFERENT_EPOCH = "different epoch"
     """One has read further than the other: compare again when both have read the room to its end."""
     SPLIT = "split"
-    """Both are in the same epoch, and it is not the same: they have been shown different rooms."""
+    """Both are in an epoch of the same number, but not in the same epoch: they have been shown different rooms."""
 
 
 def epoch_code(epoch: int, authenticator: bytes) -> str:
-    """The code of an epoch, for people: ``7: 12345 67890 ...``, eight groups of five digits.
+    """The code of an epoch in human-readable form: ``7: 12345 67890 ...``, eight groups of five digits.
 
     :param authenticator: the epoch_authenticator (RFC 9420 8.7)
     """
@@ -67,9 +66,9 @@ def epoch_code(epoch: int, authenticator: bytes) -> str:
 
 
 def read_epoch_code(text: str) -> tuple[int, str]:
-    """The epoch and the digits of a code that somebody has typed or sent.
+    """The epoch and the digits of a typed or received code.
 
-    :raises UsageError: it is none
+    :raises UsageError: it is not an epoch code
     """
     found = _CODE.fullmatch(text)
     if found is None:
@@ -80,7 +79,7 @@ def read_epoch_code(text: str) -> tuple[int, str]:
 def compare_epochs(ours: str, theirs: str) -> EpochComparison:
     """Compare two codes, in constant time.
 
-    :raises UsageError: one of them is none
+    :raises UsageError: one of them is not an epoch code
     """
     (own_epoch, own), (epoch, digits) = read_epoch_code(ours), read_epoch_code(theirs)
     if epoch != own_epoch:
@@ -89,9 +88,9 @@ def compare_epochs(ours: str, theirs: str) -> EpochComparison:
 
 
 class EpochHistory:
-    """The codes of the epochs of one group that we have been in, and whether others have been in the same.
+    """The codes of the epochs of one group that we have been in, compared with those of other members.
 
-    It is in memory only: what was before the start is not compared.
+    It is in memory only: epochs before the start are not compared.
     """
 
     def __init__(self) -> None:
@@ -100,19 +99,19 @@ class EpochHistory:
         self._told: int | None = None
 
     def note(self, group: bytes, epoch: int, authenticator: bytes) -> None:
-        """We are in an epoch.  Another group begins another history.
+        """Record that we are in an epoch.  Another group begins another history.
 
         :param group: its id
         """
         if group != self._group:
             self._group, self._codes, self._told = group, {}, None
-        if epoch not in self._codes:  # if we have been in two epochs of one number, the first one counts
+        if epoch not in self._codes:  # of two epochs with one number, the first one counts
             self._codes[epoch] = read_epoch_code(epoch_code(epoch, authenticator))[1]
             if len(self._codes) > _REMEMBERED:
                 del self._codes[min(self._codes)]
 
     def to_tell(self) -> ET.Element | None:
-        """The affix for a message that we send; None if nothing is new since the last one."""
+        """The affix for an outgoing message; None if nothing is new since the last one."""
         newest = max(self._codes, default=None)
         if newest is None or newest == self._told:
             return None
@@ -125,7 +124,7 @@ class EpochHistory:
     def contradicted_by(self, affixes: Iterable[Any]) -> int | None:
         """The first epoch in which the sender of these affixes has been in another one than we; None if there is none.
 
-        What cannot be read is ignored: it contradicts nothing.
+        Unreadable affixes are ignored: they contradict nothing.
         """
         told: dict[int, str] = {}
         for affix in affixes:

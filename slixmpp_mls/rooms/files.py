@@ -1,11 +1,11 @@
-"""Files in a room: what :meth:`.EncryptedRoom.send_file` does, and what :attr:`.EncryptedMessage.files` hands out.
+"""Files in a room: the implementation of :meth:`.EncryptedRoom.send_file` and :attr:`.EncryptedMessage.files`.
 
-A file goes encrypted to the account's upload service (:mod:`slixmpp_mls.delivery.files`); a message tells the members
-where it is and with which key it is read (:mod:`slixmpp_mls.stanza.file_sharing`).  Whoever has the message can read
-the file for as long as the service keeps it: deleted keys of the group do not protect it.
+A file is encrypted and uploaded to the account's upload service (:mod:`slixmpp_mls.delivery.files`).  A message gives
+the members its address and its key (:mod:`slixmpp_mls.stanza.file_sharing`).  A holder of the message can read the file
+for as long as the service keeps it: deletion of the group's keys does not protect it.
 
-A caption is the file's description (XEP-0446), and the body of the message, so that programs that know nothing of
-files show it (XEP-0447, "Sharing a file").  Pictures get their size and a thumbhash (:mod:`.pictures`).
+A caption is the file's description (XEP-0446), and the body of the message, so that programs without support for files
+show it (XEP-0447, "Sharing a file").  Pictures have their size and a thumbhash (:mod:`.pictures`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BETWEEN_REPORTS: Final = 0.1  # seconds
 
 @dataclass(frozen=True, slots=True)
 class FileProgress:
-    """``mls_file_progress``: how far a file is, some ten times a second at most, and at the end.
+    """``mls_file_progress``: the progress of a file, about ten times a second at most, and at the end.
 
     :ivar room: bare JID
     :ivar name: of the file; None if it has none
@@ -52,9 +52,9 @@ class FileProgress:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file that a message brings.  Nothing has been fetched yet.
+    """A file in a message.  Nothing has been fetched yet.
 
-    :ivar sharing: all that the message says of it
+    :ivar sharing: the message's description of it
     """
 
     sharing: FileSharing
@@ -62,7 +62,7 @@ class File:
 
     @property
     def name(self) -> str | None:
-        """What its sender calls it: never a path, and without characters that mislead; None if nothing."""
+        """The sender's name for it: never a path, and without misleading characters; None if there is none."""
         return self.sharing.file.name
 
     @property
@@ -72,22 +72,22 @@ class File:
 
     @property
     def media_type(self) -> str | None:
-        """What its sender says that it is, without parameters: ``image/png``."""
+        """The media type that the sender states, without parameters: ``image/png``."""
         return self.sharing.file.media_type
 
     @property
     def caption(self) -> str | None:
-        """What its sender says about it."""
+        """The sender's description of it."""
         return self.sharing.file.description
 
     @property
     def hashes(self) -> dict[str, bytes]:
-        """By the names of XEP-0300: ``sha-256`` ..."""
+        """Hash values by the algorithm names of XEP-0300: ``sha-256`` ..."""
         return dict(self.sharing.file.hashes)
 
     @property
     def thumbnail(self) -> Thumbnail | None:
-        """A small picture that is in the message, of type ``image/thumbhash`` mostly."""
+        """A small picture inside the message, usually of type ``image/thumbhash``."""
         return next(iter(self.sharing.file.thumbnails), None)
 
     async def save(
@@ -98,21 +98,21 @@ class File:
         overwrite: bool = False,
         progress: Progress | None = None,
     ) -> Path:
-        """Fetch, decrypt and verify it.  There is a file of that name only when all of it is verified.
+        """Fetch, decrypt and verify it.  A file of that name appears only when all of it is verified.
 
-        It is readable for us alone (mode 0600).  Whoever runs the web server learns our network address; from which
-        addresses nothing is fetched says :mod:`slixmpp_mls.delivery.upload`.
+        Only our own user can read it (mode 0600).  The operator of the web server learns our network address;
+        :mod:`slixmpp_mls.delivery.upload` lists the addresses from which nothing is fetched.
 
-        :param path: what it is to be called; or a folder, in which it gets the name that its sender has given it
+        :param path: the new file's path; or a folder, in which it gets the name that its sender has given it
         :param limit: octets; 4 GiB
         :param overwrite: whether a file of that name is replaced
-        :param progress: called with the octets that are there, and those that there will be
-        :returns: where it is
+        :param progress: called with the number of octets fetched, and the total
+        :returns: the path of the file
         :raises UsageError: there is a file of that name
         :raises BlobTooLarge: it is over the limit
         :raises NotPermitted: it is at an address from which nothing is fetched
-        :raises MalformedError: there is something else than what the message says
-        :raises TransferFailed: it cannot be fetched; `temporary` says whether to try again
+        :raises MalformedError: the content differs from the message's description
+        :raises TransferFailed: it cannot be fetched; `temporary` tells whether to try again
         :raises OSError: it cannot be written
         """
         target = await in_thread(self._target, Path(path))
@@ -129,16 +129,16 @@ class File:
 
         :param limit: octets; 16 MiB
         :param progress: as of :meth:`save`
-        :raises: what :meth:`save` does, but for what is about its name
+        :raises: as :meth:`save`, except errors about its name
         """
         report = self._room.reporting(self.name, sending=False, progress=progress)
         return await self._room.files.read(self.sharing, limit=limit, progress=report)
 
 
 class RoomFiles:
-    """Sends files to a room, and hands out those of its messages.
+    """Sends files to a room, and provides the files of its messages.
 
-    :param fire: tells the application of an event
+    :param fire: fires an event for the application
     """
 
     def __init__(self, xmpp: ClientXMPP, files: Files, room: str, fire: Callable[[str, object], None]) -> None:
@@ -157,14 +157,14 @@ class RoomFiles:
         disposition: Disposition | None,
         progress: Progress | None,
     ) -> Message:
-        """Upload a file, and make the message that tells of it; parameters and errors as of `send_file`."""
+        """Upload a file, and make the message that announces it; parameters and errors as of `send_file`."""
         if not isinstance(content, bytes | str | Path):
             raise UsageError(f"a file is given by its path or as octets, not as {type(content).__name__}")
         data = Path(content) if isinstance(content, str) else content
         name = plain_name(name if name is not None else data.name if isinstance(data, Path) else "")
         kind = (media_type or mimetypes.guess_type(name or "")[0] or _UNKNOWN).lower()
         picture = await in_thread(look_at, data) if kind.startswith("image/") else None
-        try:  # what is wrong with these is to be said before anything is uploaded
+        try:  # errors in these are reported before anything is uploaded
             description = FileMetadata(0, {"sha-256": bytes(32)}, media_type=kind, description=caption).description
         except MalformedError as error:
             raise UsageError(str(error)) from None
@@ -188,11 +188,11 @@ class RoomFiles:
         return message
 
     def of(self, message: Message) -> tuple[File, ...]:
-        """The files of a message, but for those that are not as XEP-0448 wants them."""
+        """The files of a message, except those that break XEP-0448."""
         return tuple(File(sharing, self) for sharing in read_files(message.xml)[0])
 
     def reporting(self, name: str | None, *, sending: bool, progress: Progress | None) -> Progress:
-        """Tells of progress, but not too often."""
+        """Reports progress at a limited rate."""
         last = -_BETWEEN_REPORTS
 
         def report(done: int, total: int) -> None:

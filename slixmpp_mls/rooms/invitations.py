@@ -1,15 +1,15 @@
-"""Invitations to encrypted rooms, whichever way they come, and following them.
+"""Invitations to encrypted rooms: receiving them on each path, and following them.
 
-Somebody who adds us to a group sends our account a direct invitation (XEP-0249), with an element beside it that says
-from where the room is to be read to find the Welcome.  It reaches us
+A member that adds us to a group sends our account a direct invitation (XEP-0249).  An element beside it gives the place
+in the room's archive from which to read to find the Welcome.  It reaches us
 
 - *at once*, if our server delivers it to this device;
-- *later, from our account's archive* (XEP-0313), if another device of the account was online and has got it.  The
-  archive is read when a session has begun, from the last invitation that we have noted on; the first time from when we
-  opened our store, as nobody could have added us before we had published keys.
+- *later, from our account's archive* (XEP-0313), if another device of the account was online and received it.  The
+  archive is read when a session has begun, from the last recorded invitation on; the first time from the creation of
+  our store, as no member could have added us before we had published keys.
 
-The same one may come both ways.  It is noted as read only when the store knows that we follow it, so that none is lost
-with the process.  How often anybody is asked because of them is the business of the :mod:`.invitation_queue`.
+The same invitation may arrive on both paths.  It is recorded as read only when the store knows that we follow it, so
+that none is lost with the process.  :mod:`.invitation_queue` limits how often others are asked because of invitations.
 
 In the store: space ``device``, keys ``invitation`` (archive id of the last one that was read) and ``since`` (seconds
 since the Unix epoch, 8 octets, until there is such an id).
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 _HANDLER = "MLS invitations"
 _LAST = ("device", b"invitation")  # archive id, in our own account's archive
-_SINCE = ("device", b"since")  # seconds since the Unix epoch: nobody could have added us before
+_SINCE = ("device", b"since")  # seconds since the Unix epoch: no member could have added us before
 _EARLY = 16  # invitations that are remembered until the store is open; the others are in the archive
 _CLOCKS = 600  # seconds by which our server's clock may be behind ours
 
@@ -60,7 +60,7 @@ class _DirectInvitation(MatcherBase):
 class Invitations:
     """The invitations to our account; see the module.
 
-    It listens before there is a store, so that none is missed; :meth:`begin` gives it the store and the rooms.
+    It listens before there is a store, so that no invitation is missed; :meth:`begin` supplies the store and the rooms.
 
     :param accept: whether to follow an invitation; None: all are followed
     :param ready: waits until the rooms are being read; raises MLSError if that has failed
@@ -86,7 +86,7 @@ class Invitations:
         xmpp.add_filter("out_sync", self._outgoing)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._xmpp.remove_handler(_HANDLER)
         self._xmpp.del_filter("out_sync", self._outgoing)
         if self._queue is not None:
@@ -94,7 +94,7 @@ class Invitations:
         self._store = self._queue = None
 
     def begin(self, context: Context, rooms: Rooms) -> None:
-        """The store is open.
+        """Begin, now that the store is open.
 
         :raises StoreError: the store failed
         """
@@ -119,7 +119,7 @@ class Invitations:
                 transaction.put(*_SINCE, context.now.to_bytes(8, "big"))
 
     def look_again(self) -> None:
-        """A new session: what has come meanwhile is in the archive."""
+        """Handle a new session: the archive holds the invitations that arrived meanwhile."""
         self._archive_read = False
 
     async def _start_queue(self) -> None:
@@ -144,7 +144,7 @@ class Invitations:
     def _outgoing(self, stanza: Any) -> Any:
         """A filter that changes nothing: it notices that we have announced our presence to the server.
 
-        Not before that may the archive be asked: Prosody then keeps back the messages of the time offline.
+        The archive may be queried only afterwards: Prosody otherwise holds back the messages of the time offline.
         """
         announced = stanza.name == "presence" and {"to", "type"}.isdisjoint(stanza.xml.keys())
         if announced and not self._archive_read:
@@ -156,7 +156,7 @@ class Invitations:
         try:
             await self._ready()
         except MLSError:
-            return  # has been reported
+            return  # already reported
         store, account = self._store, self._xmpp.boundjid.bare
         if self._queue is not None:
             self._queue.start()

@@ -6,8 +6,8 @@
                                                                    │
               our keys are deleted, the room is left  ◄── another member commits it, or `patience` is over
 
-A member cannot remove itself (RFC 9420 12.4): it proposes its removal, and another one commits it.  If the program is
-stopped meanwhile, or we are not in the room, leaving goes on when we are, after a restart as well.
+A member cannot remove itself (RFC 9420 12.4): it proposes its removal, and another member commits the proposal.  If the
+program is stopped meanwhile, or we are not in the room, leaving continues when we are, after a restart as well.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Leaving:
         self._busy = asyncio.Lock()
 
     def go_on(self) -> None:
-        """The room has been caught up with: if we wanted to leave it, leave."""
+        """Leave if that is our stored wish; the room has been caught up with."""
         if self._group.post_commit_actions.leave and not self._busy.locked():
             self._parts.spawn(self.leave(LEAVE_TIMEOUT), "leaving")
 
@@ -54,7 +54,7 @@ class Leaving:
             await self._leave(patience)
 
     async def finish(self, patience: float) -> None:
-        """Finish what :meth:`leave` had begun when the program was stopped."""
+        """Finish a :meth:`leave` that the end of the program interrupted."""
         with suppress(TimeoutError, MLSError):
             async with asyncio.timeout(patience):
                 await self._progress.until_live()
@@ -69,7 +69,7 @@ class Leaving:
         if self._parts.muc.inside:
             try:
                 async with asyncio.timeout(patience):
-                    await self._progress.until_live()  # we have just come in, perhaps
+                    await self._progress.until_live()  # we may have joined just now
                     await self._progress.until(lambda: not (self._group.is_member and self._group.messages_wait))
                     await self._ask_to_go()
             except TimeoutError:
@@ -79,13 +79,13 @@ class Leaving:
                     raise
         others = self._group.is_member and len(self._group.roster) > 1
         if others and not self._parts.muc.inside and self._progress.lost is None:
-            return  # they are to be asked, when we are in the room
+            return  # we propose it when we are in the room
         await self._forget()
         if self._group.is_member:
             self._worker.give_up()
 
     async def _ask_to_go(self) -> None:
-        """Propose our own removal, again in every epoch that begins without it, until we are out or alone."""
+        """Propose our own removal, in every epoch that begins without the proposal, until we are out or alone."""
         group = self._group
         while group.is_member and len(group.roster) > 1:
             await self._progress.until_open()
@@ -100,5 +100,5 @@ def _is_over(group: RoomGroup, epoch: tuple[bytes, int] | None) -> bool:
 
 
 def _epoch(group: RoomGroup) -> tuple[bytes, int] | None:
-    """The present epoch; None if we are not in the group."""
+    """The current epoch; None if we are not in the group."""
     return (group.group.group_id, group.group.epoch) if group.is_member else None

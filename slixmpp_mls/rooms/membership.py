@@ -1,8 +1,8 @@
-"""Adding people to a room's group, and removing them.
+"""Adding accounts to a room's group, and removing them.
 
-Affiliation first: an account that is added becomes a member of the room before the Commit is sent, and when it is
-known that it can be made, so that it can read the archive, where its Welcome is.  Who is not added after all is
-taken out again.  An account that is removed loses the room after the Commit
+The affiliation comes first.  An account that is added becomes a member of the room before the Commit is sent, and after
+it is known that the Commit can be made.  The account can then read the archive, which holds its Welcome.  If it is not
+added in the end, its affiliation is revoked.  An account that is removed loses its affiliation after the Commit
 (:mod:`.engine.post_commit`).  :mod:`.affiliation_sync` keeps both in step.
 """
 
@@ -37,12 +37,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class AddResult:
-    """What became of :meth:`EncryptedRoom.add`.
+    """The result of :meth:`EncryptedRoom.add`.
 
     :ivar added: the devices that are in the group now
-    :ivar failed: reason for each account of which no device could be added: in normal form, or as it was typed if it is
-        no address
-    :ivar skipped: reason for each device that could not, full identity; each that its account lists is named
+    :ivar failed: reason for each account of which no device could be added: in normal form, or as typed if it is no
+        address
+    :ivar skipped: reason for each device (full identity) that could not be added; each that its account lists is named
     """
 
     added: tuple[Member, ...] = ()
@@ -51,9 +51,9 @@ class AddResult:
 
 
 class RemoveResult(tuple[Member, ...]):
-    """What became of :meth:`EncryptedRoom.remove`: the clients that are no longer in the group.
+    """The result of :meth:`EncryptedRoom.remove`: the clients that are no longer in the group.
 
-    :ivar failed: reason for each address of which nobody was removed
+    :ivar failed: reason for each address without a removed client
     """
 
     failed: dict[str, str]
@@ -65,7 +65,7 @@ class RemoveResult(tuple[Member, ...]):
 
 
 class _LettingIn:
-    """Making accounts members of the room, and taking out again who was not added to the group.
+    """Grants accounts membership of the room, and revokes it for those not added to the group.
 
     :param own: our account, which is in the room
     """
@@ -78,9 +78,9 @@ class _LettingIn:
         self._let_in: set[str] = set()
 
     async def look(self) -> None:
-        """Refuse those that are banned.
+        """Refuse banned accounts.
 
-        :raises NotPermitted: the room does not show who may enter
+        :raises NotPermitted: the room does not show its affiliations
         :raises DeliveryError: no answer
         """
         others = [account for account in self._candidates.accounts if account != self._own]
@@ -93,9 +93,9 @@ class _LettingIn:
         self._present = {str(jid) for jid in roles}
 
     async def let_in(self, batch: Sequence[ClientIdentity]) -> bool:
-        """Make the accounts members.  One that the room refuses is refused.
+        """Grant membership to the accounts.  An account that the room rejects is refused.
 
-        :returns: whether none was
+        :returns: whether no account was refused
         :raises NotPermitted: only an admin of the room can do it
         :raises DeliveryError: no answer
         """
@@ -118,9 +118,9 @@ class _LettingIn:
         return account, None
 
     async def take_out_again(self) -> None:
-        """Revoke what we have granted to accounts that are not in the group."""
+        """Revoke our grants to accounts that are not in the group."""
         group = self._parts.group
-        if not group.is_member or group.commit_waits:  # what is on its way may still add them
+        if not group.is_member or group.commit_waits:  # a Commit in transit may still add them
             return
         for account in sorted(each for each in self._let_in if not group.roster.has(each)):
             try:
@@ -134,7 +134,7 @@ def _parted(batch: Sequence[T], count: int) -> list[list[T]]:
 
 
 class Membership:
-    """Who is in one room, and in its group.
+    """The members of one room, and of its group.
 
     :ivar affiliations: the comparison of both
     """
@@ -173,7 +173,7 @@ class Membership:
                 except StanzaTooLarge as error:
                     if len(batch) < 2:
                         raise
-                    # As many at once as would have fitted, and some reserve: devices differ in size.
+                    # As many at once as would have fitted, minus a reserve: devices differ in size.
                     share = int(len(batch) * 0.95 * error.limit / error.size)
                     batches[:0] = _parted(batch, max(1, min(share, len(batch) - 1)))
                 except (InvalidError, NotPermitted) as error:
@@ -194,7 +194,7 @@ class Membership:
         return AddResult(tuple(added), candidates.failed, candidates.skipped)
 
     def _adds(self, candidates: Candidates, batch: Sequence[ClientIdentity]) -> list[AnyProposal] | None:
-        roster = self._group.roster  # somebody else may have added one meanwhile
+        roster = self._group.roster  # another member may have added one meanwhile
         wanted = [
             candidates.packages[client]
             for client in batch
@@ -203,14 +203,14 @@ class Membership:
         return [Add(package.key_package) for package in wanted] or None
 
     def _check_may_add(self, accounts: Iterable[str]) -> None:
-        """The Commit will be checked, too; here, the reason is plain."""
+        """Check the policy early: the Commit will be checked, too, but here the reason is plain."""
         policy = self._group.policy
         others = [account for account in accounts if account != self._own or not policy.own_devices]
         if others and not policy.permits(policy.may_add, self._own, self._group.roster):
             raise NotPermitted(f"the group's policy does not let us add {', '.join(others)}")
 
     async def let_into_room(self, candidates: Candidates) -> None:
-        """Make accounts members of the room, but for those that cannot be, which are refused.
+        """Grant membership of the room to accounts; those that cannot get it are refused.
 
         :raises NotPermitted: only an admin of the room can do it
         :raises DeliveryError: no answer
@@ -227,7 +227,7 @@ class Membership:
             raise UsageError(f"no address: {error}") from None
         if not self._group.roster.has(bare):
             raise UsageError(f"{bare} is not in the group: add it")
-        # Where its Welcome is, is not remembered once it has been told: it is looked for from the start.
+        # The place of its Welcome is forgotten after the first invitation: reading begins at the start.
         element = Invitation(self._group.group.group_id, None).to_stdlib()
         await self._parts.muc.invite(bare, [element])
         await Stream.of(self._parts.context.xmpp).settled()
@@ -245,7 +245,7 @@ class Membership:
             try:
                 changed = await self._committer.commit(partial(self._removes, batch))
             except (InvalidError, NotPermitted) as error:
-                if len(batch) > 1:  # one of them makes the Commit impossible: the others go without it
+                if len(batch) > 1:  # one of them makes the Commit impossible: the others are removed without it
                     batches[:0] = _parted(batch, -(-len(batch) // 2))
                 else:
                     failed[batch[0]] = str(error)
@@ -261,7 +261,7 @@ class Membership:
             if address in failed or account in done or not self._group.is_member or self._group.roster.has(account):
                 continue
             failed[address] = "not in the group"
-            with suppress(NotPermitted, Refused):  # for an owner to do; the group is what counts
+            with suppress(NotPermitted, Refused):  # an owner must do it; the group is what counts
                 await self._parts.muc.affiliations.revoke_membership(account)
         return RemoveResult(removed, failed)
 
@@ -278,7 +278,7 @@ class Membership:
         return [Remove(leaf) for leaf in leaves if leaf != own] or None
 
     async def expelled(self, account: str) -> None:
-        """An account has lost the room: it loses the group, by the hand of a member that may remove it."""
+        """Remove an account from the group that has lost its affiliation, if we may; otherwise another member does."""
         await self._parts.progress.until_live()
         is_ours_to_do = account != self._own and self.affiliations.may_expel(self._own)
         if is_ours_to_do and self._group.roster.has(account):
@@ -286,6 +286,6 @@ class Membership:
             await self.affiliations.compare_later(self._own)
 
     def went_live(self) -> None:
-        """The room has been caught up with: compare its lists with the group, if it is for us to act on it."""
+        """Compare the room's lists with the group if we should act on them; the room has been caught up with."""
         if self.affiliations.may_expel(self._own):
             self._parts.spawn(self.affiliations.compare_later(self._own), "comparing with the room's lists")

@@ -1,4 +1,4 @@
-"""What a picture looks like, in some 25 octets: its size and a thumbhash, which people see before they fetch it.
+"""A picture's preview in about 25 octets: its size and a thumbhash, which clients show before the picture is fetched.
 
 slidge and Movim send thumbhashes as a thumbnail of XEP-0264 with a URI of the scheme ``data``.  This needs the extra
 ``pictures`` (Pillow, thash); without it, pictures are sent as other files are.
@@ -18,7 +18,7 @@ __all__ = ["Picture", "look_at"]
 
 log = logging.getLogger(__name__)
 
-_MOST: Final = 50_000_000  # octets: larger ones are not looked at
+_MOST: Final = 50_000_000  # octets: larger ones are not examined
 _MOST_PIXELS: Final = 100_000_000
 _ORIENTATION: Final = 0x0112  # EXIF 2.32 4.6.5; from 5 on, the sides are swapped
 _SIDE: Final = 50  # pixels from which the hash is made: more would not change it visibly
@@ -38,7 +38,7 @@ class Picture:
 
 
 def look_at(content: Path | bytes) -> Picture | None:
-    """None if it is no picture, too large a one, or nobody here knows about pictures."""
+    """The preview; None if it is no picture, too large a picture, or the extra is not installed."""
     try:
         import thash
         from PIL import Image, ImageOps
@@ -58,7 +58,7 @@ def look_at(content: Path | bytes) -> Picture | None:
             turned.thumbnail((_SIDE, _SIDE))
             data = bytes(thash.encode(turned, target_size=_SIDE))
             width, height = reversed(size_there) if swapped else size_there
-    except Exception as error:  # Pillow raises many kinds for files that are none; it is an ornament
+    except Exception as error:  # Pillow raises many kinds of errors for bad files; a preview is optional
         log.debug("no thumbnail: %s", type(error).__name__)
         return None
     return Picture(width, height, Thumbnail("image/thumbhash", data))

@@ -1,13 +1,14 @@
-"""Linking groups: what one has gained carries over to another (RFC 9420 8.4, RFC 9750 6.2).
+"""Links groups: the security gained in one group carries over to another (RFC 9420 8.4, RFC 9750 6.2).
 
-:func:`link` mixes a key of one group into the next epoch of another: a resumption PSK, which the members of the one
-have and nobody else.  A key renewed there is from then on needed here, too: an attacker that has learnt a member's keys
-and was locked out of the first group by an update is locked out of the second, without an update in it.
+:func:`link` mixes a key of one group into the next epoch of another: a resumption PSK, known only to the members of the
+first group.  A key renewed in the first group is from then on needed in the linked group, too.  An attacker that has
+learnt a member's keys and was locked out of the first group by an update is also locked out of the linked group,
+without an update in it.
 
-All members of the group that is linked must be in the other one.  The committer makes sure of that, and names those
-that are not.  A member that has been away for so long that the other group is more than
-:attr:`~slixmpp_mls.mls.parameters.Parameters.resumption_epochs` further when it reads of it cannot follow, and
-comes back as after any other loss.
+All members of the linked group must be in the other one.  The committer checks this, and names those that are not.  A
+member that has been away for a long time may read the link when the other group is more than
+:attr:`~slixmpp_mls.mls.parameters.Parameters.resumption_epochs` epochs further.  It cannot follow, and returns as after
+any other loss.
 
 :meth:`.Rooms.branch` makes a group of some members of another one (RFC 9420 11.3), by the same means.
 """
@@ -32,8 +33,8 @@ async def link(
 ) -> GroupChanged:
     """Mix a key of a group into the next epoch of another.
 
-    :param target: whose next epoch needs it
-    :param source: whose key it is
+    :param target: the group whose next epoch needs the key
+    :param source: the group that has the key
     :param commit: commits in the target, see :meth:`Committer.commit`
     :raises UsageError: we are not in both, they are the same, or a member of the target is not in the source
     """

@@ -1,9 +1,8 @@
-"""The rooms of a device: begun, followed, taken up again at a start, given up.
+"""The rooms of a device: beginning, following, resuming and giving up.
 
-A room that is known here has an :class:`~.encrypted_room.EncryptedRoom`, whether we are in its group, wait
-for a Welcome there, or make its group.  All ways to begin a group go through one method: the place in the room's
-archive is noted before the group exists, so that nothing of it is missed, and what was interrupted goes on when it is
-called again.
+A known room has an :class:`~.encrypted_room.EncryptedRoom`, whether we are in its group, wait for a Welcome there, or
+make its group.  All ways to begin a group use one method.  It records the place in the room's archive before the group
+exists, so that nothing of the group is missed, and it continues interrupted work when it is called again.
 """
 
 from __future__ import annotations
@@ -46,13 +45,13 @@ ENTERING_TIMEOUT = 10.0
 
 
 class Rooms:
-    """See the module; applications have most of it as methods of the plugin."""
+    """See the module; the application's interface is mostly the methods of the plugin."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._rooms: dict[str, EncryptedRoom] = {}
         self._entering: dict[str, asyncio.Lock] = {}
-        self._resumed = asyncio.Event()  # the rooms that the store knows are being read
+        self._resumed = asyncio.Event()  # set when the rooms in the store are being read
 
     @property
     def all(self) -> dict[str, EncryptedRoom]:
@@ -60,7 +59,7 @@ class Rooms:
         return dict(self._rooms)
 
     def get(self, room: str) -> EncryptedRoom | None:
-        """The one with this JID, if we know it."""
+        """The room with this JID, if we know it."""
         return self._rooms.get(_bare(room))
 
     def _handle(self, room: str) -> EncryptedRoom:
@@ -73,7 +72,7 @@ class Rooms:
     # --- life cycle ----------------------------------------------------------------------------
 
     async def resume(self) -> None:
-        """Take up the rooms that the store knows, side by side: one that does not answer holds up no other."""
+        """Resume the rooms in the store, in parallel: a room that does not answer delays no other."""
         try:
             entering: list[asyncio.Task[None]] = []
             for room in RoomGroup.known(self._context.device):
@@ -83,7 +82,7 @@ class Rooms:
                     del self._rooms[room]
                     continue
                 entering.append(self._spawn(self._enter(handle), f"entering {room}"))
-                await asyncio.sleep(0)  # to open a room takes a moment, in which nothing else happens
+                await asyncio.sleep(0)  # opening a room takes a moment, and blocks the event loop
             if entering:
                 await asyncio.wait(entering, timeout=ENTERING_TIMEOUT)
         finally:
@@ -101,19 +100,19 @@ class Rooms:
         return self._context.tasks.spawn(work, name, passing=UNREACHABLE)
 
     async def reached(self, awaited: Awaited) -> None:
-        """Wait until a room is in an epoch that another one needs, or will not get there."""
+        """Wait until a room is in an epoch that another room needs, or will not reach it."""
         await self._resumed.wait()
         handle = self._rooms.get(awaited.room)
         if handle is not None:
             await handle.worker.progress.reach(awaited.epoch)
 
     def stream_resumed(self) -> None:
-        """The same session on another connection."""
+        """Handle the resumption of the session on another connection."""
         for handle in self._rooms.values():
             handle.worker.stream_resumed()
 
     def account_changed(self, account: str) -> None:
-        """The Authentication Service's answers about an account may be others now."""
+        """Ask again about an account: the Authentication Service's answers may have changed."""
         for handle in self._rooms.values():
             if handle.live and handle.is_member and handle.group.roster.has(account):
                 handle.worker.parts.spawn(
@@ -121,7 +120,7 @@ class Rooms:
                 )
 
     def close(self) -> None:
-        """Stop reading all of them."""
+        """Stop reading all rooms."""
         for room in self._rooms.values():
             room.worker.cancel()
             room.references.close()
@@ -144,7 +143,7 @@ class Rooms:
             handle.group.give_up()
 
     async def give_up(self, reason: DeviceRetired) -> None:
-        """Leave all of them for good, and delete their groups' keys."""
+        """Leave all rooms for good, and delete their groups' keys."""
         for room in RoomGroup.known(self._context.device):
             handle = self._handle(room)
             handle.worker.progress.lost = reason
@@ -200,9 +199,9 @@ class Rooms:
         enter: Callable[[Room, bool], Awaitable[object]],
         begin: Callable[[EncryptedRoom], Awaitable[None]] | None = None,
     ) -> EncryptedRoom:
-        """What all ways to begin a group in a room have in common.
+        """The common part of all ways to begin a group in a room.
 
-        :param enter: makes or checks the room; told whether we were interrupted doing so before
+        :param enter: makes or checks the room; told whether we were interrupted during this before
         :param begin: makes the group, once we are in the room; if not given, we are alone in it at first
         """
         device, bare = self._context.device, _bare(room)
@@ -215,7 +214,7 @@ class Rooms:
             raise UsageError("the policy demands X.509 credentials, and this device has no certificate")
         if known is not None:
             await self.forget(known)  # it waits there for a Welcome
-            if ended:  # that our user begins another group in the room's place is the evidence
+            if ended:  # our user's new group in the room's place is the evidence
                 known.group.give_up()
         handle = self._handle(bare)
         try:
@@ -243,7 +242,7 @@ class Rooms:
         return handle
 
     async def _has_ended(self, handle: EncryptedRoom) -> bool:
-        """Whether a room of ours is gone for good, and not there again.
+        """Whether one of our rooms is gone for good, and does not exist again.
 
         :raises DeliveryError: the service does not say
         """
@@ -300,7 +299,7 @@ class Rooms:
         :param after: archive id from which to look for it; the beginning if not given
         :raises DeliveryError: the room does not let us in
         """
-        async with self._entering.setdefault(room, asyncio.Lock()):  # the same invitation may come twice
+        async with self._entering.setdefault(room, asyncio.Lock()):  # the same invitation may arrive twice
             handle = self._handle(room)
             if handle.worker.running:
                 if after is not None and not handle.is_member:
@@ -320,7 +319,7 @@ class Rooms:
 
 def _bare(room: str) -> str:
     """
-    :raises UsageError: it is no room's address
+    :raises UsageError: it is not a room's address
     """
     try:
         jid = JID(room)

@@ -1,11 +1,11 @@
-"""Replies, reactions, corrections, retractions, typing and markers: making them, and finding the message that is meant.
+"""Replies, reactions, corrections, retractions, typing and markers: making them, and resolving their references.
 
 :mod:`slixmpp_mls.stanza.rich` has the elements.  Each kind has an event of its own, so that a bot that answers messages
-does not answer a thumb: ``mls_reaction``, ``mls_correction`` and ``mls_retraction`` bring an
+does not answer a reaction: ``mls_reaction``, ``mls_correction`` and ``mls_retraction`` carry an
 :class:`~.encrypted_room.EncryptedMessage`, ``mls_typing`` a :class:`Typing`, ``mls_marker`` a :class:`Marker`.
 
-*Which message is meant* is decided by the sender's authenticated id and the sender.  The last `KEPT` messages of a room
-are remembered by both (never their content), in the store as well.
+*The referenced message* is identified by its sender's authenticated id and its sender.  The last `KEPT` messages of a
+room are remembered by both (never their content), in the store as well.
 
 =============  ==================================================================================
 a reply        can point to anything
@@ -15,9 +15,9 @@ a retraction   by that account, or by an administrator of the group's policy
 a marker       by any member, about any message
 =============  ==================================================================================
 
-A pointer to a message that we do not remember may be about one from before our time: `known` is False.  A pointer that
-contradicts what we remember is refused, with ``mls_rejected``: the id is another account's, or several accounts have
-used it and none is named, or the sender may not do that.
+A reference to a message that we do not remember may be to one from before our time: `known` is False.  A reference that
+contradicts our memory is rejected, with ``mls_rejected``: the id is another account's, or several accounts have used it
+and none is named, or the sender may not do that.
 
 In the store: space ``said/`` + room, key number modulo `KEPT` (4 octets), value id, account and archive id, each with
 its length (2 octets) before it; key ``next``: the next number (8).
@@ -64,10 +64,10 @@ _XEP = "urn:xmpp:mls:0, references"
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A message that another one is about.
+    """A message that another one refers to.
 
     :ivar id: its sender's id for it (:attr:`EncryptedMessage.origin_id`, :attr:`SentMessage.origin_id`)
-    :ivar sender: bare JID; None if nobody says whose it is
+    :ivar sender: bare JID; None if no sender is named
     :ivar archive_id: in the room's archive; None if we do not know it, or it is ours
     :ivar known: whether we remember such a message of that sender
     """
@@ -80,7 +80,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Typing:
-    """``mls_typing``: somebody writes, or has stopped to.
+    """``mls_typing``: a member is typing, or has stopped.
 
     :ivar room: bare JID
     :ivar active: whether they are typing
@@ -95,7 +95,7 @@ class Typing:
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """``mls_marker``: somebody has read a message, and all before it.
+    """``mls_marker``: a member has read a message, and all before it.
 
     :ivar room: bare JID
     """
@@ -107,7 +107,7 @@ class Marker:
 
 @dataclass(frozen=True, slots=True)
 class Rich:
-    """:class:`~slixmpp_mls.stanza.rich.RichContent` with the messages that are meant."""
+    """:class:`~slixmpp_mls.stanza.rich.RichContent` with the referenced messages."""
 
     content: RichContent = field(default_factory=RichContent)
     about: Reference | None = None
@@ -116,20 +116,20 @@ class Rich:
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """A message that can be pointed to."""
+    """A message that can be referenced."""
 
     id: str
     sender: str
     archive_id: str
 
     def encode(self) -> bytes:
-        """For the store."""
+        """The encoded form for the store."""
         parts = [part.encode()[:0xFFFF] for part in (self.id, self.sender, self.archive_id)]
         return b"".join(len(part).to_bytes(2, "big") + part for part in parts)
 
     @classmethod
     def decode(cls, data: bytes) -> Remembered:
-        """From the store."""
+        """The message from its encoded form in the store."""
         parts = []
         while data:
             end = 2 + int.from_bytes(data[:2], "big")
@@ -139,9 +139,9 @@ class Remembered:
 
 
 class RoomReferences:
-    """The messages of one room that can be pointed to, and what pointers mean.
+    """The messages of one room that can be referenced, and the resolution of references.
 
-    What is new goes to the store after a second: a power cut in between costs a few messages that cannot be pointed to.
+    New messages are stored after a second: a power cut in between makes a few messages unavailable for references.
 
     :param fire: fires an event of slixmpp's
     """
@@ -161,7 +161,7 @@ class RoomReferences:
     # --- what has been said ----------------------------------------------------------------------
 
     def remember(self, identifier: str, sender: str, archive_id: str = "") -> None:
-        """A message can be pointed to from now on; the first one under an id of an account counts."""
+        """Remember a message for references; the first one under an id of an account counts."""
         self._load()
         if not self._loaded or sender in self._known.get(identifier, ()):
             return
@@ -210,11 +210,11 @@ class RoomReferences:
         except UsageError:
             pass  # the store is closed
         except StoreError as error:
-            self._new = new | self._new  # with the next message
+            self._new = new | self._new  # stored with the next message
             self._fire("mls_store_failed", error)
 
     def close(self) -> None:
-        """Store what is new now."""
+        """Store the new messages now."""
         if self._timer is not None:
             self._timer.cancel()
             self._write()
@@ -222,11 +222,11 @@ class RoomReferences:
     # --- what is meant ---------------------------------------------------------------------------
 
     def resolve(self, message: ET.Element, sender: str) -> Rich:
-        """What a message of a member is about.
+        """Resolve the references in a member's message.
 
         :param sender: bare JID
         :raises MalformedError: see :func:`~slixmpp_mls.stanza.rich.read_rich`
-        :raises InvalidError: it contradicts what has been said
+        :raises InvalidError: it contradicts earlier messages
         :raises PolicyViolation: the sender may not retract that
         """
         self._load()
@@ -236,7 +236,7 @@ class RoomReferences:
         if content.reply_to is not None:
             try:
                 reply_to = self._find(content.reply_to)
-            except InvalidError:  # what it says counts all the same
+            except InvalidError:  # its other content counts nevertheless
                 reply_to = Reference(content.reply_to.id, None)
         return Rich(content, about, reply_to)
 
@@ -276,7 +276,7 @@ def reply(about: Reference) -> ET.Element:
 
 
 def reactions(about: Reference, emojis: Iterable[str]) -> ET.Element:
-    """XEP-0444: all reactions to a message; none takes them back.
+    """XEP-0444: all reactions to a message; an empty set removes them.
 
     :raises UsageError: too many, or something else than short texts
     """
