@@ -53,8 +53,7 @@ class Published:
         return sum(package.cipher_suite == suite for package in self.packages)
 
     def signed_at(self, now: int) -> int:
-        """The creation time of the newest KeyPackage with valid signatures that is not from the future; 0 if there is
-        none.
+        """The creation time of the newest validly signed KeyPackage that is not from the future; 0 if there is none.
 
         :param now: seconds since the Unix epoch
         """

@@ -206,8 +206,7 @@ class OwnDevices:
         await rename(self._context.devices, device_id, label)
 
     async def retire(self, device_id: str) -> RoomsChanged:
-        """Retire a device of our account permanently: its keys are no longer accepted, and it is removed from all
-        rooms.
+        """Retire a device of our account for good: its keys are no longer accepted, and it is removed from all rooms.
 
         We remove it from the rooms that we are in; the devices in other rooms remove it there.  Retiring this device
         itself means leaving all rooms and stopping (``mls_retired``).
@@ -310,7 +309,7 @@ class OwnDevices:
         with self._context.device.store.transaction() as transaction:
             KnownDevices(transaction).end_admission(device_id, room)
 
-    # --- following -----------------------------------------------------------------------------
+    # --- following changes ---------------------------------------------------------------------
 
     def _told(self, account: str) -> None:
         if account == self._context.xmpp.boundjid.bare:

@@ -161,7 +161,7 @@ class Maintenance:
     def _changed(self, event: GroupChanged) -> None:
         self._last_commit[event.room] = self._clock.monotonic()
 
-    # --- what is due ---------------------------------------------------------------------------
+    # --- due work ------------------------------------------------------------------------------
 
     async def tick(self) -> None:
         """Do due work.
@@ -282,9 +282,7 @@ class Maintenance:
         return is_permitted(session.group, session.require_member().view, (wish,))
 
     async def _evict(self, room: EncryptedRoom, who: set[ClientIdentity]) -> None:
-        """Remove silent members: of several members with the right, the first one acts, and the rest find nothing to
-        do.
-        """
+        """Remove silent members after a random wait: the first member with the right acts, the rest find no work."""
         await asyncio.sleep(random.uniform(0, QUIET))  # noqa: S311
 
         def removes() -> list[AnyProposal] | None:

@@ -131,7 +131,7 @@ class Trust:
             self._end()
             self._end = None
 
-    # --- what is known -------------------------------------------------------------------------
+    # --- known keys ----------------------------------------------------------------------------
 
     def keys(self, account: str | None = None) -> list[KnownKey]:
         """All keys that we have seen or been told of, our own included.
@@ -145,16 +145,14 @@ class Trust:
         return self._table.get(account, key_identifier(signature_key)).level
 
     def uri(self) -> str:
-        """Our own keys as a Trust Message URI (XEP-0434): this device's, and those of our other devices that are
-        verified.
-        """
+        """Our own keys as a Trust Message URI (XEP-0434): this device's, and our other devices' verified keys."""
         return self._management.uri()
 
     def qr(self) -> segno.QRCode:
         """:meth:`uri` as a QR code; see :func:`qr_code`."""
         return qr_code(self.uri())
 
-    # --- what people decide --------------------------------------------------------------------
+    # --- user decisions ------------------------------------------------------------------------
 
     async def verify(self, account: str, *proofs: str) -> list[KnownKey]:
         """Verify keys of an account: they have been compared with the display of the account's own devices.

@@ -2,7 +2,7 @@
 
 Affiliations follow the group.  An account gets an affiliation before it is added, and loses it after it has been
 removed (:mod:`.membership`).  In the other direction, nothing that the room says adds a member.  Every added account
-had an affiliation first, so a member without one has lost it by somebody's action, and is removed from the group by a
+had an affiliation first, so a member without one has been shut out by an action in the room, and is removed from the group by a
 member that has the right.  We notice this live, or by comparing the room's lists with the members when the room has
 been caught up with.
 

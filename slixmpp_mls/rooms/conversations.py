@@ -129,7 +129,7 @@ class Conversations:
             raise UsageError(f"{domain} has no service for rooms: name one (service=...)")
         return found[0]
 
-    # --- what has been begun ---------------------------------------------------------------------
+    # --- begun conversations ---------------------------------------------------------------------
 
     def _begun(self, account: str) -> str | None:
         with self._context.device.store.transaction() as transaction:
@@ -144,7 +144,7 @@ class Conversations:
         with self._context.device.store.transaction() as transaction:
             transaction.delete(_SPACE, account.encode())
 
-    # --- several ---------------------------------------------------------------------------------
+    # --- several conversations -------------------------------------------------------------------
 
     def _joined(self, event: Joined) -> None:
         room = self._rooms.get(event.room)

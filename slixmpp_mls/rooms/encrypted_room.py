@@ -147,8 +147,7 @@ class EncryptedMessage:
         return await self._answer(text, correction(self.reference))
 
     async def retract(self) -> SentMessage:
-        """Ask all members to forget it (XEP-0424): our account's own message, or any message if we are an
-        administrator.
+        """Ask all members to forget it (XEP-0424), if our account sent it or is an administrator.
 
         :raises UsageError: we may not retract it; or as :meth:`EncryptedRoom.send`
         """
@@ -268,7 +267,7 @@ class EncryptedRoom:
     def __repr__(self) -> str:
         return f"<EncryptedRoom {self.room} {self.group.state.name}>"
 
-    # --- what it is ----------------------------------------------------------------------------
+    # --- properties ----------------------------------------------------------------------------
 
     @property
     def room(self) -> str:
@@ -417,7 +416,7 @@ class EncryptedRoom:
             self.worker.rejoiner.by_hand()
             await self.wait_joined()
 
-    # --- talking -------------------------------------------------------------------------------
+    # --- sending -------------------------------------------------------------------------------
 
     def _note_epoch(self) -> EpochHistory:
         """Our known epoch codes, including the current epoch."""
@@ -635,10 +634,9 @@ class EncryptedRoom:
         return await self.add(f"{request.account}/{request.device}")
 
     async def invite(self, account: str) -> None:
-        """Repeat the invitation of an account that is in the group and has not joined the room: the first one may be
-        lost.
+        """Repeat the invitation of an account that is in the group and has not joined the room.
 
-        An invitation that arrives twice counts once.  A device whose KeyPackage has been deleted meanwhile asks by
+        The first invitation may be lost.  An invitation that arrives twice counts once.  A device whose KeyPackage has been deleted meanwhile asks by
         itself to be added again.
 
         :param account: bare JID, in any spelling

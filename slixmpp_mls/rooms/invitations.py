@@ -130,7 +130,7 @@ class Invitations:
         if self._queue is not None:
             self._queue.start()
 
-    # --- how they come -------------------------------------------------------------------------
+    # --- receiving -----------------------------------------------------------------------------
 
     def _received(self, stanza: Any) -> None:
         ids = stamped_ids(stanza.xml, self._xmpp.boundjid.bare)
@@ -189,7 +189,7 @@ class Invitations:
             transaction.put(*_LAST, archive_id.encode())
             transaction.delete(*_SINCE)
 
-    # --- following them ------------------------------------------------------------------------
+    # --- following -----------------------------------------------------------------------------
 
     def _invited(self, xml: Any) -> None:
         # An exception leaving a handler makes slixmpp send an error stanza to the sender.

@@ -280,7 +280,7 @@ class Rooms:
 
         return await self._begin_group(bare, policy, suite, lambda muc, again: muc.create(name, again=again), begin)
 
-    # --- being let in --------------------------------------------------------------------------
+    # --- joining -------------------------------------------------------------------------------
 
     async def join(self, room: str, after: str | None, external: bool) -> EncryptedRoom:
         """See :meth:`MLS.join`."""

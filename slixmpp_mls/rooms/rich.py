@@ -158,7 +158,7 @@ class RoomReferences:
         self._loaded = False
         self._timer: asyncio.TimerHandle | None = None
 
-    # --- what has been said ----------------------------------------------------------------------
+    # --- remembered messages ---------------------------------------------------------------------
 
     def remember(self, identifier: str, sender: str, archive_id: str = "") -> None:
         """Remember a message for references; the first one under an id of an account counts."""
@@ -219,7 +219,7 @@ class RoomReferences:
             self._timer.cancel()
             self._write()
 
-    # --- what is meant ---------------------------------------------------------------------------
+    # --- references ------------------------------------------------------------------------------
 
     def resolve(self, message: ET.Element, sender: str) -> Rich:
         """Resolve the references in a member's message.
@@ -263,7 +263,7 @@ class RoomReferences:
         return Reference(found.id, found.sender, found.archive_id or None, known=True)
 
 
-# --- making them -----------------------------------------------------------------------------------
+# --- making rich messages --------------------------------------------------------------------------
 
 
 def reply(about: Reference) -> ET.Element:

@@ -1,17 +1,17 @@
-"""Whose turn it is to commit: agreed upon without a word, from what everybody sees.
+"""Turns for committing: members agree on an order without messages, from what all of them see.
 
-*After a race.*  Of the Commits that are made at once one wins, and all others must be made again.  If
-all did so at once, n members would need n rounds of up to n Commits each.  But the room has put the losing Commits,
-too, into an order that all losers see: it is the queue in which they commit, one after the other, each as soon as
+*After a race.*  Of several simultaneous Commits one wins, and all others must be made again.  If all losers committed
+again at once, n members would need n rounds of up to n Commits each.  But the room has put the losing Commits, too,
+into an order that all losers see.  That order is the queue in which they commit, one after the other, each as soon as
 the one before it has won.  :class:`CommitTurns` keeps that queue.  A member at its head that does not commit (it is
 gone, or has nothing to do any more) is passed over after the time of a round trip or two.
 
-*For others.*  What somebody has proposed may be committed by anybody, and should be by one.  All
-order the members that are in the room in the same way, another one in each epoch; :func:`place` is ours in it.
-Each waits for its place's time, and has nothing to do any more if one of those before it was there.
+*For others.*  Any member may commit another member's proposal, and exactly one should.  All members order the members
+that are in the room in the same way, differently in each epoch; :func:`place` is our place in that order.  Each waits
+for its place's time, and has nothing left to do if a member before it has committed.
 
-Nothing depends on the room telling the truth, or on others taking turns, but time and superfluous Commits: rule 1
-(the first valid Commit of an epoch, in the room's order) decides all the same.
+A lying room, or members that ignore their turns, cost only time and superfluous Commits: rule 1 (the first valid Commit
+of an epoch, in the room's order) decides in every case.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from hashlib import sha256
 
 __all__ = ["CommitTurns", "place"]
 
-_MOST = 64  # in the queue; a room has more only if somebody makes them up
-_SHORTEST = 0.1  # seconds that one at the head of the queue has at least ...
+_MOST = 64  # in the queue; a room has more only if somebody forges them
+_SHORTEST = 0.1  # seconds that the head of the queue has at least ...
 _LONGEST = 1.0  # ... and at most
-_OVER = 10.0  # seconds after which what is left of a race is forgotten
+_OVER = 10.0  # seconds after which the remains of a race are forgotten
 
 
 class CommitTurns:
@@ -37,15 +37,15 @@ class CommitTurns:
         self._latest = 0.0
 
     def won(self, occupant: str) -> None:
-        """A Commit has begun an epoch.
+        """Record that a Commit has begun an epoch.
 
-        :param occupant: ``room/nickname`` of who sent it
+        :param occupant: ``room/nickname`` of the sender
         """
         self._queue.pop(occupant, None)
         self._changed()
 
     def lost(self, occupant: str, origin_id: str | None) -> None:
-        """A Commit came by for an epoch that had ended."""
+        """Record a Commit for an epoch that had ended."""
         if _now() - self._latest > _OVER:
             self._queue.clear()
         self._queue.pop(occupant, None)
@@ -54,12 +54,12 @@ class CommitTurns:
         self._changed()
 
     async def wait(self, origin_id: str, sent: float) -> None:
-        """Wait until it is the turn of who has sent this Commit, which has lost.
+        """Wait for the turn of the sender of this Commit, which has lost.
 
-        :param sent: when, by the event loop's clock
+        :param sent: time of sending, by the event loop's clock
         """
         if not await self._come_by(origin_id):
-            return  # it never got to the room, perhaps: there is no queue for us
+            return  # it may never have reached the room: there is no queue for us
         slot = min(max(_SHORTEST, 2 * (_now() - sent)), _LONGEST)
         while origin_id in self._queue.values():
             head, at_head = next(iter(self._queue.items()))
@@ -90,11 +90,11 @@ class CommitTurns:
 
 
 def place(own: str, others: Iterable[str], epoch: bytes) -> int:
-    """How many of the others come before us.
+    """The number of other members that come before us.
 
     :param own: our nickname in the room
     :param others: nicknames of the other members there
-    :param epoch: what names the epoch
+    :param epoch: the epoch's identifier
     """
     mark = _mark(own, epoch)
     return sum(_mark(other, epoch) < mark for other in others)

@@ -1,4 +1,4 @@
-"""Committing in one room: again and again until we come first, and for others.
+"""Commits in one room: repeated until our Commit comes first, and made for other members' proposals.
 
 ::
 
@@ -6,12 +6,12 @@
        ▲                                                           └───► another one came first: it is our turn later
        └───────────────────────────────────────────────────────────────────────┘
 
-One Commit of ours is on its way at a time.  A caller that wants something changed says what to propose in the present
-state, and is asked again before each attempt, for others may have done it meanwhile.  Whose turn it is after a lost
-race, and who commits what somebody else has proposed, is agreed upon in :mod:`.commit_turns`.
+One Commit of ours is in transit at a time.  A caller supplies a function that tells what to propose in the present
+state.  The function is called again before each attempt, because other members may have made the change meanwhile.
+:mod:`.commit_turns` decides whose turn it is after a lost race, and which member commits another member's proposal.
 
-Whether a Commit of ours is on its way is asked of the group (:attr:`RoomGroup.commit_waits`) each time: it may have
-been made before a restart, or before the room was lost and read again.
+The group is asked each time whether a Commit of ours is in transit (:attr:`RoomGroup.commit_waits`): the Commit may
+have been made before a restart, or before the room was lost and read again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 _COMMIT_ATTEMPTS = 25  # how often a Commit is made again when others come first
 _PLACE = 0.25  # seconds for each member before us in committing for others; a Commit usually takes less
-_LAST_PLACE = 5.0  # seconds after which nobody waits any more
+_LAST_PLACE = 5.0  # seconds after which no member waits any more
 
 
 class _CommitLost(Exception):
@@ -49,7 +49,7 @@ class _CommitLost(Exception):
 class Committer:
     """Makes Commits for one room.
 
-    :ivar transmitter: puts them onto the stream
+    :ivar transmitter: writes them to the stream
     """
 
     def __init__(self, parts: RoomParts, transmitter: Transmitter) -> None:
@@ -68,13 +68,13 @@ class Committer:
         force: bool = False,
         before: Callable[[], Awaitable[bool]] | None = None,
     ) -> GroupChanged | None:
-        """Commit, again and again until we come first or there is nothing left to do.
+        """Commit, repeatedly, until we come first or there is nothing left to do.
 
-        :param make: what to propose in the present state; None if it has become superfluous
+        :param make: returns the proposals for the present state; None if the change has become superfluous
         :param force: commit even if there is nothing to propose, to renew our keys
-        :param before: what must be done on the server once it is known that the Commit can be made, and before it is
-            sent; False: `make` would propose something else now
-        :returns: what the Commit did; None if it became superfluous
+        :param before: the necessary actions on the server, once it is known that the Commit can be made, and before it
+            is sent; returns False if `make` would propose something else now
+        :returns: the effect of the Commit; None if it became superfluous
         :raises MLSError: the room is not read any more
         :raises DeliveryError: the room refuses it, an upload has failed, or others always come first
         :raises StanzaTooLarge: it does not fit into a stanza
@@ -108,7 +108,7 @@ class Committer:
             raise DeliveryError(f"{_COMMIT_ATTEMPTS} Commits in a row have lost to others in {self._group.room}")
 
     async def _make(self, proposals: Sequence[AnyProposal], before: Callable[[], Awaitable[bool]] | None) -> Outgoing:
-        """Put a Commit into the outbox; if its stanza would be too large, with the new ratchet tree uploaded.
+        """Put a Commit into the outbox; if its stanza would be too large, upload the new ratchet tree.
 
         :raises StanzaTooLarge: it does not fit with the tree elsewhere either, or there is no other place
         :raises DeliveryError: the upload has failed
@@ -132,10 +132,10 @@ class Committer:
         return self._group.finish_commit(draft, fits=self._parts.fits, tree_at=tree_at)
 
     async def send_creation(self, draft: CreationDraft) -> None:
-        """Send the first Commit of a group that continues another one; if need be, with the ratchet tree uploaded.
+        """Send the first Commit of a group that continues another one; if necessary, upload the ratchet tree.
 
         :raises StanzaTooLarge: it does not fit with the tree elsewhere either, or there is no other place
-        :raises UsageError: somebody else was first
+        :raises UsageError: another member was first
         :raises DeliveryError: the upload has failed
         """
         try:
@@ -149,7 +149,7 @@ class Committer:
         await self.transmitter.transmit(outgoing)
 
     async def commit_pending(self) -> None:
-        """Commit the pending proposals, as RFC 9420 12.4 demands before application data is sent.
+        """Commit the pending proposals, as RFC 9420 12.4 requires before application data is sent.
 
         :raises MLSError: the room is not read any more, or as :meth:`commit`
         """
@@ -161,10 +161,10 @@ class Committer:
             elif group.needs_commit:
                 await self.commit(lambda: [] if group.needs_commit else None, force=True)
 
-    # --- what becomes of it ----------------------------------------------------------------------
+    # --- outcome ---------------------------------------------------------------------------------
 
     def resolve(self, event: GroupChanged | CommitLost) -> None:
-        """Tell the caller that waits for our Commit what has become of it."""
+        """Report the result of our Commit to the waiting caller."""
         if self._group.commit_waits:
             return
         outcome, self._outcome = self._outcome, None
@@ -175,20 +175,20 @@ class Committer:
                 outcome.set_exception(_CommitLost(event.reason))
 
     def refused(self, error: MLSError) -> None:
-        """The room does not take our Commit; made again, it would be refused again."""
+        """Handle the room's refusal of our Commit; another attempt would be refused again."""
         if self._outcome is not None:
             set_error(self._outcome, error)
 
     def fail(self, error: MLSError) -> None:
-        """Nothing more comes: tell the caller that waits."""
+        """End the caller's wait: nothing more arrives."""
         outcome, self._outcome = self._outcome, None
         if outcome is not None:
             set_error(outcome, error)
 
-    # --- whose turn it is ----------------------------------------------------------------------
+    # --- turns ---------------------------------------------------------------------------------
 
     def stanza_read(self, stanza: RoomStanza, step: Step) -> None:
-        """A stanza of the room has been read: if it holds a Commit, somebody has won or lost a race."""
+        """Record a stanza of the room: if it holds a Commit, a member has won or lost a race."""
         commit = next((payload for payload in step.incoming.payloads if isinstance(payload, Commit)), None)
         if commit is None or not self._group.is_member:
             return
@@ -198,7 +198,7 @@ class Committer:
             self._turns.lost(str(stanza.occupant), stanza.origin_id)
 
     async def commit_for_others(self) -> None:
-        """Somebody has proposed something: one of us commits it soon, seldom several."""
+        """Commit another member's proposal soon; seldom do several members commit it."""
         await self._progress.until_live()
         if self._group.is_member:
             await asyncio.sleep(min(_LAST_PLACE, _PLACE * self.place()))
@@ -214,6 +214,6 @@ class Committer:
         ]
 
     def place(self) -> int:
-        """How many come before us in what one member does for others."""
+        """The number of members before us in the order for work that one member does for others."""
         group = self._group.group
         return place(self._parts.muc.nick, self.present(), group.group_id + group.epoch.to_bytes(8, "big"))

@@ -1,12 +1,12 @@
-"""Handing messages to the application's handlers, so that none is lost with the process.
+"""Dispatches messages to the application's handlers, so that none is lost with the process.
 
 A message that has been read stays in the store (:mod:`slixmpp_mls.client.storage.inbox`) until the application's
 handlers are done with it: plain handlers have returned; coroutine handlers, and tasks that plain handlers begin at
 once, have ended.  A raising handler counts as done; otherwise a message it cannot handle would be redelivered forever.
 A cancelled handler does not count as done: all are cancelled at the end of a program.
 
-The handlers of different messages begin in the room's order.  A message does not wait until the handlers of the
-one before have ended, or a handler that waits for the room would wait forever.
+The handlers of different messages begin in the room's order.  A message does not wait until the handlers of the one
+before have ended; otherwise a handler that waits for the room would wait forever.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FORGET = 1.0  # seconds, until a handled message is deleted if nothing else is 
 
 
 def dispatch(xmpp: ClientXMPP, name: str, data: object, done: Callable[[], None]) -> None:
-    """Fire an event of slixmpp's, and call `done` once its handlers are.
+    """Fire an event of slixmpp's, and call `done` once its handlers are done.
 
     :param done: not called if a handler is cancelled
     """
@@ -46,9 +46,9 @@ def dispatch(xmpp: ClientXMPP, name: str, data: object, done: Callable[[], None]
 
 
 def _fire(xmpp: ClientXMPP, name: str, data: object) -> list[asyncio.Future[Any]]:
-    """Fire an event; the tasks that were made by it.
+    """Fire an event; return the tasks that it created.
 
-    slixmpp wraps coroutine handlers into tasks of which it keeps nothing, so they are caught where tasks are made.
+    slixmpp wraps coroutine handlers into tasks and keeps no reference, so the task factory records them.
     """
     loop = asyncio.get_running_loop()
     usual = loop.get_task_factory()
@@ -75,7 +75,7 @@ def _task(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], 
 class HandledMessages:
     """The messages of one room that the application is done with.
 
-    The store forgets them with its next step, or soon if none comes.
+    The store deletes them with its next step, or soon if none follows.
 
     :param fire: fires an event of slixmpp's
     """
@@ -86,7 +86,7 @@ class HandledMessages:
         self._timer: asyncio.TimerHandle | None = None
 
     def note(self, number: bytes) -> None:
-        """The application is done with a message.
+        """Record that the application is done with a message.
 
         :param number: :attr:`MessageReceived.number`
         """
@@ -95,7 +95,7 @@ class HandledMessages:
             self._timer = asyncio.get_running_loop().call_later(_FORGET, self._forget)
 
     def close(self) -> None:
-        """Forget them now."""
+        """Delete them from the store now."""
         if self._timer is not None:
             self._timer.cancel()
             self._forget()

@@ -1,13 +1,13 @@
 """Asking the Authentication Service about a room's members, and acting on its answers.
 
-It is asked about new leaves before the Commit that brings them is applied, about members of an account when the
-service says that something may have changed there, about those in doubt when the room has been caught up
-with, and about everybody once a day.  What the answers mean is said in :mod:`slixmpp_mls.client.storage.doubts`; what
-is done about members that the service denies is configured:
+It is asked about new leaves before the Commit that brings them is applied, about members of an account when the service
+reports a possible change there, about members in doubt when the room has been caught up with, and about all members
+once a day.  :mod:`slixmpp_mls.client.storage.doubts` defines the meaning of the answers.  The reaction to members that
+the service denies is configured:
 
 ==============  ==============================================================================================
-``"remove"``    nothing is sent for a leaf that was never vouched for, and it is removed at once by whoever
-                may; a lapsed one when the grace is over
+``"remove"``    nothing is sent for a leaf that was never vouched for, and a member with the right removes it
+                at once; a lapsed leaf is removed when the grace is over
 ``"hold"``      the same, but removing is left to the application
 ``"report"``    events, and nothing else
 ==============  ==============================================================================================
@@ -34,7 +34,7 @@ _ROUNDS = 24  # parts of the membership; each round checks one of them
 
 
 class MemberChecks:
-    """Asks who of a room's members is vouched for.
+    """Asks the Authentication Service which of a room's members it vouches for.
 
     :param remove: removes a client from the group; raises NotPermitted if we may not
     :ivar resume: called when messages may have waited for a member that is vouched for now, or has gone
@@ -55,7 +55,7 @@ class MemberChecks:
         parts.group.talks_to_anybody = parts.context.settings.denied_members is DeniedMembers.REPORT
 
     async def judge(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Doubt]:
-        """Ask about leaves (RFC 9420 5.3.1): the doubts there are."""
+        """Ask about leaves (RFC 9420 5.3.1); return the resulting doubts."""
         if not leaves:
             return []
         verdicts = await self._context.authentication.validate(leaves, suite)
@@ -65,13 +65,13 @@ class MemberChecks:
                 try:
                     client = ClientIdentity.from_leaf(leaf)
                 except PeerError:
-                    continue  # such a leaf gets into no group of ours: see Roster
+                    continue  # such a leaf cannot enter a group of ours: see Roster
                 if client != self._context.device.identity:
                     doubts.append(Doubt(client, verdict.is_invalid, verdict.reason, verdict.text, self._context.now))
         return doubts
 
     def report(self) -> None:
-        """Tell of the doubts that have not been told of; while we catch up, what is found out waits for the end."""
+        """Report new doubts; during a catch-up the report waits for its end."""
         doubts = self._group.doubts
         for client in self._told.keys() - doubts.keys():
             del self._told[client]
@@ -81,9 +81,9 @@ class MemberChecks:
                 self._context.fire("mls_doubted", MemberDoubted(self._group.room, self._group.member(client), doubt))
 
     async def look_again(self, clients: Iterable[ClientIdentity] | None = None) -> None:
-        """Ask about members again, by default about those in doubt, and act on it.
+        """Ask about members again, by default about those in doubt, and act on the answers.
 
-        :raises StoreError: it could not be written down
+        :raises StoreError: the answers could not be stored
         """
         group = self._group
         leaves = {
@@ -108,26 +108,26 @@ class MemberChecks:
         await self.look_again([roster.at(leaf) for leaf in roster.leaves_of(account)])
 
     async def next_round(self) -> None:
-        """Ask about a part of the members; all have been asked about after a day of hours."""
+        """Ask about a part of the members; hourly calls cover all members in a day."""
         self._round = (self._round + 1) % _ROUNDS
         roster = self._group.roster
         accounts = sorted(roster.accounts())[self._round :: _ROUNDS]
         await self.look_again([roster.at(leaf) for account in accounts for leaf in roster.leaves_of(account)])
 
     async def act(self) -> None:
-        """Report, and remove whom the service denies, as configured."""
+        """Report the members that the service denies, and remove them, as configured."""
         self.report()
         due = self._due()
         if not due or self._context.settings.denied_members is not DeniedMembers.REMOVE:
             return
-        # Others see the same: seldom shall several commit the same at once.
+        # Others see the same: a random wait makes simultaneous Commits rare.
         await asyncio.sleep(random.uniform(0.05, 0.05 + min(5.0, 0.1 * len(self._group.roster))))  # noqa: S311
         for client in due:
             if self._group.is_member and client in self._due():
                 try:
                     await self._remove(client)
                 except NotPermitted:
-                    continue  # for others to do
+                    continue  # another member must do it
 
     def _due(self) -> list[ClientIdentity]:
         now, grace = self._context.now, self._context.settings.grace

@@ -1,4 +1,4 @@
-"""What the parts of one room's engine share."""
+"""The shared foundation of the parts of one room's engine."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class RoomParts:
-    """One room, as the parts of its engine see it.
+    """One room, as its engine's parts see it.
 
     :ivar context: the services of the client
     :ivar group: the room's MLS group on this device
     :ivar muc: the room itself
-    :ivar progress: how far the engine is
-    :ivar tasks: what runs beside the reading, until the room is not read any more
+    :ivar progress: the engine's progress
+    :ivar tasks: tasks beside the reading, until the room is not read any more
     """
 
     context: Context
@@ -47,9 +47,9 @@ class RoomParts:
         return self.group.room
 
     def spawn(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[None]:
-        """Do something beside the reading.  An error of ours is logged only: what follows from it is in the room.
+        """Run work beside the reading.  Our own errors are only logged: their consequences are in the room.
 
-        :param name: says what the work is, in the log
+        :param name: describes the work in the log
         """
         return self.tasks.spawn(work, name, passing=(MLSError,))
 
@@ -65,13 +65,13 @@ class RoomParts:
                 pause = min(_LONGEST_STORE_PAUSE, 2 * pause)
 
     def fits(self, elements: Sequence[RoomElement]) -> None:
-        """Check the size of a stanza before it is made.  Tests may replace this by a stricter check.
+        """Check the size of a stanza before it is made.  Tests may replace this with a stricter check.
 
         :raises StanzaTooLarge: servers do not carry a stanza with these elements
         """
         limit = self.muc.limit
         if MAX_MARKUP + sum(element.written_at_most for element in elements) <= limit:
-            return  # as nearly always: then the stanza is not made to be measured
+            return  # nearly always: then the stanza is not built just to be measured
         size = self.muc.measure(children(elements))
         if size > limit:
             raise StanzaTooLarge(size, limit)
@@ -80,8 +80,8 @@ class RoomParts:
 def children(elements: Sequence[RoomElement]) -> list[Element]:
     """The children of a stanza with these elements.
 
-    Beside application data stands the hint that a message is encrypted (XEP-0380), for people whose client cannot read
-    it.  Beside a Commit or a Proposal there is nothing that anybody could have read: with the hint, plain clients would
+    Application data has a hint beside it that a message is encrypted (XEP-0380), for users whose client cannot read it.
+    A Commit or a Proposal has no hint, as it holds nothing for users to read.  With the hint, plain clients would
     report a message that they cannot decrypt, and servers would wake phones for it (XEP-0357).
     """
     found = [element.to_stdlib() for element in elements]

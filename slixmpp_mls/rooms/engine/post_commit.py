@@ -1,8 +1,8 @@
 """The actions outside of a group that follow our Commits: invitations and affiliations.
 
-They are kept in the store (:mod:`slixmpp_mls.client.storage.post_commit_actions`), begun when a Commit of ours takes
-effect, and again whenever we come back, until they are done.  An action is done when the server has answered for
-it; an invitation is a message, which nobody answers, so it is done when the server has taken it.
+They are kept in the store (:mod:`slixmpp_mls.client.storage.post_commit_actions`).  They begin when a Commit of ours
+takes effect, and again whenever we reconnect, until they are done.  An action is done when the server has answered it.
+An invitation is a message and gets no answer, so it is done when the server has accepted it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class PostCommit:
-    """What one room's Commits have left to do."""
+    """The pending actions after one room's Commits."""
 
     def __init__(self, parts: RoomParts) -> None:
         self._parts = parts
@@ -32,14 +32,14 @@ class PostCommit:
         self._busy = asyncio.Lock()
 
     def begin(self) -> None:
-        """Do what is owed, beside the reading."""
+        """Do the pending actions, beside the reading."""
         if any(self._group.post_commit_actions):
             self._parts.spawn(self.complete(), "what follows a Commit")
 
     async def complete(self) -> None:
-        """Wait until what is owed is done, or put off.
+        """Wait until the pending actions are done, or put off.
 
-        :raises StoreError: something that has been done is owed still
+        :raises StoreError: a completed action is still recorded as pending
         """
         try:
             await self._attend()
@@ -47,10 +47,10 @@ class PostCommit:
             log.info("%s: what follows a Commit is put off: %s", self._parts.room, error)
 
     async def _attend(self) -> None:
-        """Do all that is owed now.
+        """Do all pending actions now.
 
-        :raises Disconnected, NoAnswer: not now; what is left is owed still
-        :raises StoreError: something that has been done is owed still
+        :raises Disconnected, NoAnswer: not possible now; the remaining actions stay pending
+        :raises StoreError: a completed action is still recorded as pending
         """
         async with self._busy:
             owed = list(self._group.post_commit_actions) if self._group.is_member else []
@@ -69,14 +69,14 @@ class PostCommit:
         self._group.done(each.key for each in owed)
 
     async def _revoke(self, owed: list[Revoke]) -> None:
-        """Revoke the affiliation of removed accounts, unless they are back, or somebody has done it already."""
+        """Revoke the affiliation of removed accounts, unless they are back, or it has been revoked already."""
         if not owed:
             return
         affiliations = self._parts.muc.affiliations
         try:
             listed = await affiliations.all()
         except NotPermitted:
-            listed = None  # then we may hardly change anything either
+            listed = None  # then we are hardly able to change anything either
         for each in owed:
             present = listed is None or listed.get(JID(each.account)) in ("member", "admin", "owner")
             if present and not self._group.roster.has(each.account):

@@ -1,9 +1,9 @@
-"""How far one room's engine is, and waiting for it to be further.
+"""The progress of one room's engine, and waiting for conditions on it.
 
-A part that waits names the condition, and looks at it again whenever something has happened in the room
-(:meth:`Progress.notify`).  The condition is a question to the group's state, never a flag beside it that could
-disagree with it: a room that is lost, read again, or restored from the store needs no flag to be set right.  The loss
-of the room is an occurrence, too, and ends every wait with its reason.
+A waiting part states a condition, and checks it again whenever something has happened in the room
+(:meth:`Progress.notify`).  The condition reads the group's state, never a separate flag that could disagree with it: a
+room that is lost, read again, or restored from the store has no flag to correct.  The loss of the room is an event,
+too, and ends every wait with its reason.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ...errors import DeliveryError, MLSError
 __all__ = ["Progress", "set_error"]
 
 _COMMIT_ARRIVES = 10.0  # seconds in which a Commit that others have seen should have reached us
-_ARCHIVE_READ = 120.0  # seconds in which reading an archive should have brought us to another epoch
+_ARCHIVE_READ = 120.0  # seconds in which reading an archive should have advanced the epoch
 
 
 class Progress:
@@ -36,7 +36,7 @@ class Progress:
         self._happened = asyncio.Event()  # set, and replaced, by each notification
 
     def notify(self) -> None:
-        """Something has happened: all that wait look at their conditions again."""
+        """Report that something has happened: all waiting parts check their conditions again."""
         self._happened.set()
         self._happened = asyncio.Event()
 
@@ -70,14 +70,14 @@ class Progress:
         await self.until(lambda: self._group.is_member)
 
     async def until_open(self) -> None:
-        """If a ReInit has closed the group: wait for the group that follows.
+        """If a ReInit has closed the group, wait for the group that follows.
 
         :raises MLSError: the room is not read any more
         """
         await self.until(lambda: self._group.reinit is None)
 
     async def until_sure(self) -> None:
-        """While our state may not be the group's: wait until we are sure again, or back.
+        """While our state may not be the group's, wait until we are sure again, or have returned.
 
         :raises MLSError: the room is not read any more
         """
@@ -101,16 +101,16 @@ class Progress:
         await self.until(lambda: not self._group.commit_waits)
 
     async def reach(self, epoch: int) -> None:
-        """Wait until the group is in an epoch, or there is no hope for it any more."""
+        """Wait until the group is in an epoch, or cannot reach it any more."""
         with suppress(TimeoutError):
             while self._group.is_member and self._group.group.epoch < epoch and self.lost is None:
-                # Each epoch is progress; once the archive has been read, only what is under way can bring another.
+                # Each epoch is progress; once the archive has been read, only a Commit in transit can bring another.
                 async with asyncio.timeout(_COMMIT_ARRIVES if self.live.is_set() else _ARCHIVE_READ):
                     await self._happened.wait()
 
 
 def set_error(future: asyncio.Future[Any], error: MLSError) -> None:
-    """Tell whoever waits for a future, if anybody does, that its result will not come."""
+    """Report to the waiter of a future, if there is one, that its result will not come."""
     if not future.done():
         future.set_exception(error)
-        future.exception()  # retrieved: perhaps nobody waits for it
+        future.exception()  # retrieved: there may be no waiter

@@ -1,4 +1,4 @@
-"""Reading one room: each stanza through the group's rules, in the room's order, with all that must be asked for it.
+"""Reads one room: applies the group's rules to each stanza, in the room's order, and makes the necessary queries.
 
 ::
 
@@ -6,11 +6,11 @@
                         ├── its tree elsewhere? fetch it ────────────┼──► accept or refuse ──► events
                         └── new leaves? Authentication Service ──────┘
 
-Whatever is asked for takes time, and our own sending may move the state on meanwhile: then the stanza is examined
-again.  Messages, of which none needs anything to be asked, are taken together, in one transaction.
+Queries take time, and our own sending may change the state meanwhile: then the stanza is examined again.  Messages need
+no queries, so they are processed together, in one transaction.
 
-A live stanza that shows that one before it has not come to us (the link between two servers broke) is not
-processed: the archive is read again from our place on, where both are, in order.
+A live stanza may show that an earlier one has not reached us (the link between two servers broke).  It is not
+processed.  Instead the archive is read again from our place on; it holds both stanzas, in order.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _FETCH_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # seconds, between attempts to fetch a tree
-_REREADING_PAUSE = 1.0  # seconds, the shortest between two times: a member could make us do it with each message
+_REREADING_PAUSE = 1.0  # seconds, the shortest between two rereadings: a member could cause one with each message
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A stanza that has been put into effect, and is on the disk.
+    """A processed stanza whose effect is on the disk.
 
-    :ivar events: what the application is told of it
+    :ivar events: events for the application
     """
 
     stanza: RoomStanza
@@ -57,10 +57,10 @@ class Taken:
 
 
 class Reader:
-    """Takes one room's stanzas.
+    """Processes one room's stanzas.
 
-    :param on_steps: called with stanzas that have been taken, in the room's order
-    :param reached: waits until another room of ours is in an epoch that this one needs, or will not get there
+    :param on_steps: called with processed stanzas, in the room's order
+    :param reached: waits until another room of ours is in an epoch that this one needs, or will not reach it
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Reader:
         self._read_again_at = 0.0
 
     async def take_all(self, stanzas: deque[RoomStanza]) -> None:
-        """Some stanzas, from the room to the application."""
+        """Process some stanzas, from the room to the application."""
         while stanzas:
             done, examined = self._take_together(stanzas)
             if done:
@@ -89,9 +89,9 @@ class Reader:
             await asyncio.sleep(0)  # other rooms' turn
 
     def _take_together(self, stanzas: deque[RoomStanza]) -> tuple[list[Taken], Step | None]:
-        """Take from the front what can be read in one transaction: messages, and what means nothing.
+        """Process from the front all that fits into one transaction: messages, and stanzas without effect.
 
-        :returns: these; and what the next one means, if it was looked at
+        :returns: these; and the meaning of the next one, if it was examined
         """
         done: list[Taken] = []
         step: Step | None = None
@@ -106,15 +106,15 @@ class Reader:
                     done.append(Taken(stanza, step, self._group.accept(step, self._context.now)))
                     step = None
         except StoreError:
-            return [], None  # it is tried again with the first one alone, and reported
+            return [], None  # the first one is tried again alone, and reported
         for _ in done:
             stanzas.popleft()
         return done, step
 
     async def _take(self, stanza: RoomStanza, examined: Step | None) -> bool:
-        """One stanza, whatever it is.
+        """Process one stanza of any kind.
 
-        :returns: whether it is done; else it will come again, after others
+        :returns: whether it is done; otherwise it is read again, after others
         """
         step = examined or await self._examine(_parse(stanza))
         if step.gap and not stanza.archived:
@@ -135,7 +135,7 @@ class Reader:
             refusal = await self._judge_inviter(step)
         doubts = [] if refusal is not None else await self._judge(step)
         if step.leaves and isinstance(step.action, Remember):
-            # Our own sending may have moved the state on while the answer came.
+            # Our own sending may have changed the state before the answer arrived.
             step = await self._examine(incoming)
         silenced = self._group.silenced
         self._on_steps([Taken(stanza, step, await self._accept(step, doubts, refusal))])
@@ -153,10 +153,10 @@ class Reader:
         self._parts.muc.read_again(self._group.cursor)
 
     async def _fetch(self, place: BlobReference) -> bytes:
-        """A blob, after some attempts; those that fail with our own connection do not count.
+        """Fetch a blob, with several attempts; failures of our own connection do not count.
 
-        :raises DeliveryError: it cannot be had, for lasting reasons or for minutes
-        :raises MalformedError: something else is there
+        :raises DeliveryError: it is unavailable, permanently or for minutes
+        :raises MalformedError: there is other content at its address
         """
         pauses = iter(_FETCH_PAUSES)
         stream = Stream.of(self._context.xmpp)
@@ -198,7 +198,7 @@ class Reader:
         return await self._checks.judge(step.leaves, state.suite)
 
     async def _accept(self, step: Step, doubts: list[Doubt], refusal: PeerError | None) -> list[Event]:
-        """Put a step into effect."""
+        """Apply a step."""
         if refusal is not None:
             return await self.stored(lambda: self._group.refuse(step, refusal))
         return await self.stored(lambda: self._group.accept(step, self._context.now, doubts))
@@ -207,7 +207,7 @@ class Reader:
         return await self.stored(lambda: self._group.examine(incoming, self._context.now))
 
     async def stored(self, work: Callable[[], T]) -> T:
-        """:meth:`.RoomParts.until_stored` for work that does not wait."""
+        """:meth:`.RoomParts.until_stored` for synchronous work."""
 
         async def attempt() -> T:
             return work()
@@ -218,7 +218,7 @@ class Reader:
 def _parse(stanza: RoomStanza) -> Incoming:
     """Read the elements of a stanza.
 
-    Its size is no reason to refuse one: a bound of ours, which others do not have, would split the group.
+    A stanza is never refused for its size: a limit of our own, which other clients do not have, would split the group.
     """
     elements: tuple[RoomElement, ...] = ()
     error: PeerError | None = None

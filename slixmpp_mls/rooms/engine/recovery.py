@@ -1,12 +1,12 @@
-"""Finding out where a room's group is, when we are not sure of it, and coming back to it.
+"""Determines where a room's group is, when we are not sure of it, and returns to it.
 
 ::
 
     unsure, live ──► GroupInfos in the archive ──► ask, wait for an answer ──► nothing later: go on from our own epoch
                          └───────────────────────────┴──► a later state is proved ──► external Commit, or a request
 
-What makes us unsure and what proves anything is said in :mod:`slixmpp_mls.client.group.certainty`.  While we are
-unsure, what is to be sent waits.  Here is also the other side: a member that is sure answers who asks, in turns
+:mod:`slixmpp_mls.client.group.certainty` defines the causes of uncertainty and the accepted proofs.  While we are
+unsure, outgoing messages wait.  This module also has the other side: members that are sure answer an inquiry, in turns
 (:mod:`.commit_turns`), and one answer is enough.
 """
 
@@ -32,19 +32,19 @@ __all__ = ["Recovery"]
 
 log = logging.getLogger(__name__)
 
-_ANSWER_ARRIVES = 6.0  # seconds in which a member that is there has answered
-_RECENT = 60.0  # seconds for which an inquiry is worth an answer
+_ANSWER_ARRIVES = 6.0  # seconds in which an online member has answered
+_RECENT = 60.0  # seconds for which an inquiry is answered
 _PLACE = 0.25  # seconds for each member before us in answering
 _LAST_PLACE = 5.0
-_WELCOME_ARRIVES = 60.0  # seconds, until we ask anew where the group is
+_WELCOME_ARRIVES = 60.0  # seconds, until we ask again where the group is
 _SPREAD = 0.5  # seconds: many may become unsure at the same moment
 
 
 class Recovery:
-    """Finds out whether one room's group is where we are.
+    """Determines whether one room's group is in our state.
 
-    :param emit: tells the application of events
-    :param resume: called when we are sure again: sends what has waited
+    :param emit: fires events for the application
+    :param resume: called when we are sure again: sends the waiting messages
     """
 
     def __init__(
@@ -65,15 +65,15 @@ class Recovery:
         self._resume = resume
         self._task: asyncio.Task[None] | None = None
         self._answers = 0  # seen in the room
-        self._latest_answer = 0  # the epoch that the last one names
+        self._latest_answer = 0  # the epoch that the last answer names
 
     def news(self) -> None:
-        """Something has happened in the room, or to us."""
+        """React to any change in the room, or of our own state."""
         if self._group.holds and self._progress.live.is_set() and (self._task is None or self._task.done()):
             self._task = self._parts.spawn(self._find_out(), "finding out where the group is")
 
     def stanzas_read(self, stanza: RoomStanza, step: Step) -> None:
-        """A stanza has been read: perhaps somebody asks, or answers."""
+        """Look for inquiries and answers in a stanza that has been read."""
         for payload in step.incoming.payloads:
             try:
                 if isinstance(payload, Inquiry):
@@ -107,7 +107,7 @@ class Recovery:
                 self._emit(group.settle(self._context.now))
                 self._resume()
                 if not answered and group.is_member and len(group.roster) > 1:
-                    # RFC 9420 12.4: a Commit shows others where we are, and heals what others may have missed.
+                    # RFC 9420 12.4: a Commit shows others where we are, and repairs losses of other members.
                     await self._committer.commit(list, force=True)
 
     async def _look_into_archive(self) -> None:
@@ -121,9 +121,9 @@ class Recovery:
                     self._reject(stanza, error)
 
     async def _ask(self) -> bool:
-        """Ask in the room, if somebody is there, and wait for an answer.
+        """Ask in the room, if another member is there, and wait for an answer.
 
-        :returns: whether it has come
+        :returns: whether an answer has arrived
         """
         group = self._group
         if not self._committer.present():
@@ -142,7 +142,7 @@ class Recovery:
         return done()
 
     def _take(self, data: bytes, answer: Answer | None) -> None:
-        """What may show where the group is.
+        """Use a GroupInfo or an answer as evidence of where the group is.
 
         :raises PeerError: it proves nothing
         """
@@ -159,7 +159,7 @@ class Recovery:
     # --- coming back -----------------------------------------------------------------------------
 
     async def _return(self) -> None:
-        """The group is elsewhere: go there.  The old state stays until we are."""
+        """Follow the group to its state.  The old state stays until we are in it."""
         group, door, now = self._group, self._group.door, self._context.now
         assert door is not None
         if not group.entry_waits:
@@ -177,7 +177,7 @@ class Recovery:
             self._emit([Rejoining(group.room, draft.epoch, group.attempts, external=True)])
             await self._committer.transmitter.transmit(outgoing)
         await self._progress.until(lambda: not group.entry_waits)
-        if group.returning:  # others came first: where are they now?
+        if group.returning:  # others came first: determine their state
             group.forget_door()
             await asyncio.sleep(random.uniform(0, 1.0))  # noqa: S311
 
@@ -197,6 +197,6 @@ class Recovery:
         if not self._progress.live.is_set() or not group.is_member:
             return
         if self._answers > seen and self._latest_answer >= group.group.epoch:
-            return  # somebody has
+            return  # another member has answered
         if group.judge_inquiry(inquiry, self._context.now) is not None:
             await self._committer.transmitter.transmit(group.answer_inquiry(asked, self._context.now))

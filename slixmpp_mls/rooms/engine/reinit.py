@@ -1,18 +1,18 @@
-"""Another cipher suite for a room: its group ends, and one with the same members follows it (RFC 9420 11.2).
+"""A new cipher suite for a room: its group ends, and one with the same members follows it (RFC 9420 11.2).
 
 ::
 
-    reinitialize ── everybody has a KeyPackage of the suite? ── Commit of a ReInit ──► the group is closed
+    reinitialize ── all have a KeyPackage of the suite? ── Commit of a ReInit ──► the group is closed
     begin        ── by the committer of the ReInit at once, else by others later ──► creation ──► the group goes on
 
-The new group is in the same room.  Its creation is one stanza (:mod:`slixmpp_mls.client.group.continuation`), and the
-first one in the room's order that lets the members in counts, so that several creations do no harm.  The committer of
-the ReInit makes it at once.  If that client disappears, each of the others waits for a random while and the first of
-them does it; each can, since each has a key of the old group to prove that it was a member.
+The new group is in the same room.  Its creation is one stanza (:mod:`slixmpp_mls.client.group.continuation`).  The
+first creation in the room's order that lets the members in counts, so several creations do no harm.  The committer of
+the ReInit makes it at once.  If that client disappears, each of the others waits for a random time, and the first of
+them makes it.  Every member can, since each has a key of the old group that proves its membership.
 
-Nothing can be said in between, so the ReInit is not committed before there is a KeyPackage for everybody and it is
-known that a creation for so many fits into a stanza.  If a KeyPackage is gone all the same when the new group is to be
-made, that is told (:class:`ContinuationDelayed`), and it is tried again until it is back.
+No message can be sent in between.  Therefore the ReInit is not committed before every member has a KeyPackage and a
+creation for that many members is known to fit into a stanza.  A KeyPackage may nevertheless be gone when the new group
+is made.  This is reported (:class:`ContinuationDelayed`), and the creation is tried again until the KeyPackage is back.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ _LONGEST_PAUSE = 600.0  # seconds between two attempts
 
 @dataclass(frozen=True, slots=True)
 class ContinuationDelayed:
-    """The group that should follow a closed one cannot be made yet; it is tried again.
+    """The group that follows a closed one cannot be made yet; it is tried again.
 
-    :ivar reason: for people
+    :ivar reason: human-readable
     :ivar lacking: devices (full identities) without a usable KeyPackage of the new cipher suite
     """
 
@@ -67,9 +67,9 @@ class Reinitializer:
         self._committer = committer
 
     async def reinitialize(self, suite: int | None) -> int | None:
-        """End the group, and wait until the one that follows is there.
+        """End the group, and wait until the one that follows exists.
 
-        :param suite: number of the new cipher suite; None for the best one that everybody has
+        :param suite: number of the new cipher suite; None for the best one that all members have
         :returns: the new suite; None if there is no better one
         :raises SuiteUnsupported: members, which are named, do not have it
         :raises StanzaTooLarge: there are too many members for one creation
@@ -95,17 +95,17 @@ class Reinitializer:
                 await self._progress.until_open()
                 return asked
             if group.group.group_id != before and group.group.suite.id == asked:
-                return asked  # somebody else has done the same
+                return asked  # another member has done the same
 
     def _propose(
         self, proposal: ReInit, group_id: bytes, members: frozenset[ClientIdentity]
     ) -> list[AnyProposal] | None:
-        """The ReInit, unless it is another group now, or it has a member that nobody has asked."""
+        """The ReInit; none if the group has changed, or has a member without a checked KeyPackage."""
         same = self._group.group.group_id == group_id and members.issuperset(self._group.roster.clients())
         return [proposal] if same else None
 
     async def _best(self) -> int | None:
-        """The best suite of ours that all members have, if it is better than the present one."""
+        """Our best suite that all members have, if it is better than the current one."""
         group = self._group
         ours, present = self._context.device.suites, group.group.suite.id
         negotiated = await negotiate(
@@ -119,20 +119,20 @@ class Reinitializer:
         return next((one for one in better if not negotiated.lacking[one]), None)
 
     def begin(self, *, at_once: bool) -> None:
-        """Begin to make the group that a ReInit has asked for, beside the reading.
+        """Begin to make the group that a ReInit demands, beside the reading.
 
         :param at_once: whether we have committed the ReInit
         """
         self._parts.spawn(self._continue_group(at_once=at_once), "continuing the group")
 
     async def _continue_group(self, *, at_once: bool) -> None:
-        """Make the group that a ReInit has asked for, unless somebody else does."""
+        """Make the group that a ReInit demands, unless another member does."""
         others = len(self._group.roster)
         spread = OTHERS_CREATE_AFTER + min(300.0, 0.1 * others)
         pause = 0.0 if at_once else OTHERS_CREATE_AFTER + random.uniform(0, spread)  # noqa: S311
         while True:
             await asyncio.sleep(pause)
-            await self._progress.until_live()  # by then we know whether somebody has made it
+            await self._progress.until_live()  # afterwards we know whether another member has made it
             if self._group.reinit is None:
                 return
             if not self._group.creation_waits:
@@ -142,7 +142,7 @@ class Reinitializer:
                     self._context.fire("mls_store_failed", error)
                 except MLSError as error:
                     if self._group.reinit is None:
-                        return  # somebody else was faster
+                        return  # another member was faster
                     self._delayed(str(error))
             pause = min(_LONGEST_PAUSE, max(OTHERS_CREATE_AFTER, 2 * pause)) * random.uniform(0.8, 1.2)  # noqa: S311
 
@@ -151,7 +151,7 @@ class Reinitializer:
         assert asked is not None
         packages, lacking = await self._key_packages(asked)
         if self._group.reinit != asked or self._group.creation_waits:
-            return  # somebody else was faster
+            return  # another member was faster
         if lacking:
             self._delayed(f"no usable KeyPackage for cipher suite {asked.cipher_suite}", tuple(lacking))
             return
@@ -161,7 +161,7 @@ class Reinitializer:
         self._context.fire("mls_continuation_delayed", ContinuationDelayed(self._parts.room, reason, lacking))
 
     async def _key_packages(self, asked: ReInit) -> tuple[list[KeyPackage], list[str]]:
-        """A KeyPackage of each other member, and the members for which there is none."""
+        """A KeyPackage of each other member, and the members without one."""
         device, suite = self._context.device, asked.cipher_suite
         if suite not in device.suites:
             raise DeliveryError(f"this device does not support cipher suite {suite}")

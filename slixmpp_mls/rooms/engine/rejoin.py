@@ -1,20 +1,20 @@
-"""Coming (back) into a room's group.
+"""Joining, or rejoining, a room's group.
 
 ::
 
     lost, or invited ──► live ──► ask to be added, again after ever longer pauses ──► a Welcome: in
-                                        └── nobody has come for a while ──► an external Commit ──► in
+                                        └── no member has come for a while ──► an external Commit ──► in
 
-A client that has lost the group (its store is an old copy, its user wants it) asks to be added
-afresh, once it has read the room to its end; so does one that follows an invitation and sees no Welcome for itself.
-Nobody need be online: the request waits in the archive.  How often may be asked is kept in the store
+A client that has lost the group (its store is an old copy, or its user requests it) asks to be added again, once it has
+read the room to its end.  A client that follows an invitation and sees no Welcome for itself asks likewise.  No other
+member need be online: the request waits in the archive.  The store limits how often a client asks
 (:mod:`slixmpp_mls.client.group.join_request`).
 
-The other way in, an external Commit (RFC 9420 12.4.3.2), needs nobody, but a GroupInfo that the room shows, which may
-be an old one (RFC 9750 5.3).  So it comes second, and by itself only for a client that knows in which epoch it has
-been: it cannot be led behind that.
+The alternative, an external Commit (RFC 9420 12.4.3.2), needs no other member, but it needs a GroupInfo that the room
+shows, which may be an old one (RFC 9750 5.3).  Therefore it comes second.  It is automatic only for a client that knows
+its last epoch: such a client cannot be led to an earlier one.
 
-With the setting ``rejoin`` at ``"by hand"`` nothing of this happens before it is asked for.
+With the setting ``rejoin`` at ``"by hand"`` all of this happens only on request.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ log = logging.getLogger(__name__)
 
 _SPREAD = 2.0  # seconds: many may lose the group at the same moment
 _ASK_AFTER_INVITATION = 5.0  # seconds in which the Welcome of an invitation should have been read
-_EXTERNAL_AFTER = 60.0  # seconds after a request, until we commit ourselves in
+_EXTERNAL_AFTER = 60.0  # seconds after a request, until we join by a Commit of our own
 _COMMIT_ATTEMPTS = 25  # how often an external Commit is made again when others come first
-_PAGES = 20  # of the archive, looked through for a GroupInfo
-_EPOCHS = 4  # the latest ones, of which a GroupInfo is tried
+_PAGES = 20  # of the archive, searched for a GroupInfo
+_EPOCHS = 4  # the latest ones, whose GroupInfos are tried
 
 
 class Rejoiner:
     """Brings us into one room's group.
 
-    :ivar mode: whether this happens without being asked for
+    :ivar mode: whether this happens automatically
     """
 
     def __init__(self, parts: RoomParts, transmitter: Transmitter) -> None:
@@ -67,22 +67,22 @@ class Rejoiner:
 
     @property
     def requested(self) -> bool:
-        """Whether the application has asked for it."""
+        """Whether the application has requested it."""
         return self._requested
 
     @property
     def is_due(self) -> bool:
-        """Whether we are outside, or have to return, want in, and may do something about it."""
+        """Whether we are outside, or have to return, want in, and may act on it."""
         outside = self._group.state in (MembershipState.LOST, MembershipState.INVITED) or self._group.returning
         return outside and (self._requested or self.mode is RejoinMode.AUTOMATIC) and self._progress.lost is None
 
     def by_hand(self) -> None:
-        """Do it from now on, until we are in."""
+        """Act from now on, until we are in."""
         self._requested = True
         self.news()
 
     def news(self) -> None:
-        """Something has happened in the room, or to us."""
+        """React to any change in the room, or of our own state."""
         self._news.set()
         if self._group.is_member:
             self._requested = self._requested and self._group.returning
@@ -90,7 +90,7 @@ class Rejoiner:
             self._task = self._parts.spawn(self.ask_until_in(), "rejoining")
 
     async def _wait(self, seconds: float | None = None) -> None:
-        """Wait for news, at most so long."""
+        """Wait for news, at most for this time."""
         self._news.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -99,7 +99,7 @@ class Rejoiner:
     # --- by request ----------------------------------------------------------------------------
 
     async def ask_until_in(self) -> None:
-        """Ask to be added, again and again until we are in, or it is not for us to do any more."""
+        """Ask to be added, repeatedly, until we are in, or may not act any more."""
         lost = self._group.state is MembershipState.LOST or self._group.returning
         await asyncio.sleep(random.uniform(0, _SPREAD) + (0 if lost else _ASK_AFTER_INVITATION))  # noqa: S311
         tried: int | None = None
@@ -146,9 +146,9 @@ class Rejoiner:
             log.info("%s: no way in by an external Commit: %s", self._parts.room, error)
 
     async def join_externally(self) -> None:
-        """Come in by an external Commit (RFC 9420 12.4.3.2), as often as others come first; in when this returns.
+        """Join by an external Commit (RFC 9420 12.4.3.2), repeated while others come first, until we are in.
 
-        :raises NoGroupInfo: the room shows no GroupInfo of the present epoch
+        :raises NoGroupInfo: the room shows no GroupInfo of the current epoch
         :raises NotPermitted: the group's policy does not let us in this way
         :raises DeliveryError: the archive cannot be read, or others always come first
         """
@@ -173,7 +173,7 @@ class Rejoiner:
             try:
                 draft = group.draft_external_commit(group_info, self._context.now)
                 outgoing = group.finish_external_commit(draft, self._context.now, again=again, fits=self._parts.fits)
-            except UsageError:  # we have come in, or the epoch has ended, while the archive was read
+            except UsageError:  # we have joined, or the epoch has ended, while the archive was read
                 return
             except PeerError as error:
                 reasons.append(str(error))
@@ -183,7 +183,7 @@ class Rejoiner:
             self._context.fire("mls_rejoining", Rejoining(room, draft.epoch, group.attempts, external=True))
             await self._transmitter.transmit(outgoing)
             return
-        if group.epoch_seen == epoch:  # else a Commit has come after the archive was read: look again
+        if group.epoch_seen == epoch:  # else a Commit arrived after the archive was read: search again
             raise NoGroupInfo(room, reasons)
 
 
@@ -214,7 +214,7 @@ async def group_in(archive: Archive) -> bytes | None:
 
 
 async def _backwards(archive: Archive) -> AsyncGenerator[tuple[RoomStanza, list[MessageElement]], None]:
-    """What is in the room of ours, the newest first."""
+    """The elements of this protocol in the room, the newest first."""
     async with aclosing(archive.pages_backwards(_PAGES)) as pages:
         async for page in pages:
             for entry in reversed(page.entries):

@@ -1,14 +1,14 @@
-"""Sending application data to one room, and the outbox again after an interruption.
+"""Sends application data to one room, and sends the outbox again after an interruption.
 
 ::
 
     send ── outbox ──► Transmitter ──► Room.send        while we are in the room and have read it to its end
                └─────► the whole outbox                 as soon as we are
-               └─────► stream_resumed                   what was made while the stream was broken
+               └─────► stream_resumed                   messages made while the stream was broken
 
-While the room is not live, what is made only waits: what has not been read yet may make it superfluous, or show that it
-has arrived.  When the room has been caught up with, all that has not come back is sent again.  RFC 9420 12.4:
-application data goes out only when no proposal waits to be committed.
+While the room is not live, new messages only wait: unread stanzas may make them superfluous, or show that they have
+arrived.  When the room has been caught up with, everything that has not been reflected is sent again.  RFC 9420 12.4:
+application data is sent only when no proposal waits to be committed.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SentMessage:
-    """A message on its way.
+    """A message in transit.
 
-    :ivar origin_id: its id (XEP-0359), the same for everybody
+    :ivar origin_id: its id (XEP-0359), the same for every member
     :ivar confirmed: future of its id in the room's archive; raises DeliveryError if the room refused it
     """
 
@@ -45,10 +45,10 @@ class SentMessage:
 
 @dataclass(frozen=True, slots=True)
 class _Composed:
-    """A message that is in the outbox.
+    """A message in the outbox.
 
     :ivar waited: whether it was there already
-    :ivar live_period: the period in which we have been live, by its number; None if we are not
+    :ivar live_period: the number of the period in which we are live; None if we are not
     """
 
     outgoing: Outgoing
@@ -60,7 +60,7 @@ class _Composed:
 class Sender:
     """Sends application data for one room.
 
-    :param bounced: called with what follows from the refusal of a message that will not be sent again, and the error
+    :param bounced: called with the consequences of the refusal of a message that will not be sent again, and the error
     """
 
     def __init__(
@@ -74,17 +74,17 @@ class Sender:
         self._bounced = bounced
         self._writes = WriteBatcher(parts.group)
         self._flushes: set[object] = set()
-        self._older_sent = asyncio.Event()  # no flush is under way
+        self._older_sent = asyncio.Event()  # set while no flush is in progress
         self._older_sent.set()
         self._live_periods = 0
         self._confirmations: dict[str, asyncio.Future[str]] = {}
 
-    # --- now -------------------------------------------------------------------------------------
+    # --- sending ---------------------------------------------------------------------------------
 
     async def send(self, data: bytes, origin_id: str | None) -> SentMessage:
         """Encrypt application data and send it, now or once we are live.
 
-        :param origin_id: of a message that may be in the outbox already; a new one if None
+        :param origin_id: id of a message that may be in the outbox already; a new one if None
         :raises MLSError: the room is not read any more
         :raises UsageError: we are not in the group, or another message waits under this id
         :raises NotVouchedFor: the Authentication Service denies a member
@@ -99,7 +99,7 @@ class Sender:
                 await self._committer.commit_pending()
             composed = await self._writes.do(lambda: self._compose(data, origin_id))
         sent = SentMessage(composed.outgoing.origin_id, composed.confirmation)
-        # What was there before has been sent already, or is sent with all that was made before we were live.
+        # Older messages have been sent already, or are sent with all those made before we were live.
         if composed.live_period is not None and not composed.waited:
             await self._older_sent.wait()
             if composed.live_period == self._live_periods:  # and we were not away meanwhile
@@ -113,40 +113,40 @@ class Sender:
             return None
         waited = origin_id is not None and group.on_its_way(origin_id) is not None
         outgoing = group.compose(data, later=not live, fits=self._parts.fits, origin_id=origin_id)
-        # From here on `fail` reaches the future, so that it cannot be left without an answer.
+        # From here on `fail` reaches the future, so it always gets a result.
         confirmation = self._confirmations.get(outgoing.origin_id)
         if confirmation is None:
             confirmation = self._confirmations[outgoing.origin_id] = asyncio.get_running_loop().create_future()
         return _Composed(outgoing, confirmation, waited, self._live_periods if live else None)
 
-    # --- again -----------------------------------------------------------------------------------
+    # --- sending again ---------------------------------------------------------------------------
 
     def went_live(self) -> None:
-        """Send what has been made until now; from now on, :meth:`send` does it itself."""
+        """Send the messages made until now; from now on, :meth:`send` does it itself."""
         self._live_periods += 1
         self._transmitter.went_live()
         self.send_outbox("sending again")
 
     def send_outbox(self, why: str) -> None:
-        """Send all that has not come back, if we are live."""
+        """Send all that has not been reflected, if we are live."""
         if self._progress.live.is_set():
             self._flush_soon(self._group.outstanding_ids(), why)
 
     def stream_resumed(self) -> None:
-        """The stream goes on where it broke (XEP-0198): slixmpp has sent again what was on its way.
+        """Resume after a stream resumption (XEP-0198): slixmpp has sent again what was in transit.
 
-        It knows nothing of what was made meanwhile.
+        slixmpp does not know the messages made meanwhile.
         """
         due = self._transmitter.stream_resumed()
         if due and self._progress.live.is_set():
             self._flush_soon(due, "sending what was made meanwhile")
 
     def verified(self) -> None:
-        """We are in the room, and have read it to its end since the room was asked whether we are."""
+        """Send lost messages again: the archive has been read to its end since the room confirmed our presence."""
         self._flush_soon(self._transmitter.verified(), "sending again what was lost")
 
     def _flush_soon(self, due: frozenset[str], name: str) -> None:
-        """Send again what has not come back, beside the reading; what is made from now on is sent after it."""
+        """Send again what has not been reflected, beside the reading; messages made from now on follow it."""
 
         async def flush() -> None:
             try:
@@ -161,7 +161,7 @@ class Sender:
         self._parts.spawn(flush(), name)
 
     async def _flush(self, due: frozenset[str]) -> None:
-        """Send again what has not come back.
+        """Send again what has not been reflected.
 
         :param due: origin ids of the messages that were made before we were live
         """
@@ -179,29 +179,29 @@ class Sender:
 
         await self._parts.until_stored(transmit)
 
-    # --- what becomes of a message ---------------------------------------------------------------
+    # --- outcome ---------------------------------------------------------------------------------
 
     def confirm(self, event: MessageSent) -> None:
-        """A message has come back."""
+        """Confirm a message that has been reflected."""
         confirmation = self._confirmations.pop(event.origin_id, None)
         if confirmation is not None and not confirmation.done():
             confirmation.set_result(event.archive_id)
 
     def fail(self, error: MLSError) -> None:
-        """Nothing comes back any more: tell everybody that waits."""
+        """End all waits: nothing is reflected any more."""
         waiting, self._confirmations = self._confirmations, {}
         for future in waiting.values():
             set_error(future, error)
 
     def close(self) -> None:
-        """Nothing is sent again any more."""
+        """Stop sending again."""
         self._flushes.clear()
         self._older_sent.set()
 
     def bounced(self, event: Bounced) -> None:
-        """The room has refused a message."""
+        """Handle the room's refusal of a message."""
         if event.remedy == "enter":
-            return  # we are not in the room (XEP-0045 7.4): it is entered again, and what waits is sent again
+            return  # we are not in the room (XEP-0045 7.4): we enter again, and send the waiting messages again
         if event.remedy == "wait":
             self._transmitter.put_off(event.message_id)
             return
@@ -209,7 +209,7 @@ class Sender:
         self.refused(event.message_id, event.condition, error)
 
     def refused(self, origin_id: str, condition: str, error: DeliveryError) -> None:
-        """A message will not be sent again.
+        """Give up a message that will not be sent again.
 
         :param condition: by its name in RFC 6120 8.3.3
         """

@@ -1,9 +1,8 @@
-"""Putting the messages of one room's outbox onto the stream, until the room reflects or refuses each.
+"""Writes the messages of one room's outbox to the stream, until the room reflects or refuses each.
 
-A stream within one server loses nothing that XEP-0198 does not bring back.  Between servers nothing of the kind
-can be relied upon: a link that breaks takes with it what was on its way, with or without an error to the sender.
-And a service under load may ask to be sent less.  So a message that has been sent, while we stay in the room, ends in
-one of three ways::
+A stream within one server loses nothing that XEP-0198 does not recover.  Between servers there is no such guarantee: a
+broken link loses the stanzas in transit, with or without an error to the sender.  A service under load may also ask
+clients to send less.  So a sent message, while we stay in the room, ends in one of three ways::
 
     transmit ──► reflected: done
       ├────► refused with type "wait" (RFC 6120 8.3.2): held, and sent again, one held message after another,
@@ -12,7 +11,7 @@ one of three ways::
              after whatever it had received before the question, so when the archive has then been read to its end
              and the message is not there, it is lost, and sent again
 
-While anything is held, a new message goes behind it: the order of what a member says is kept.  Leaving the room, for
+While anything is held, a new message queues behind it: the order of a member's messages is kept.  Leaving the room, for
 whatever reason, ends all this: after we enter it again, the whole outbox is sent again (:mod:`.sender`).
 """
 
@@ -34,7 +33,7 @@ log = logging.getLogger(__name__)
 
 #: Seconds after which a message that has not been reflected may have been lost.
 REFLECTION_OVERDUE = 10.0
-_SHORTEST_PAUSE = 0.25  # seconds between two attempts to send what the room has put off
+_SHORTEST_PAUSE = 0.25  # seconds between two attempts to send messages that the room has put off
 _LONGEST_PAUSE = 30.0
 
 
@@ -68,37 +67,37 @@ class Transmitter:
             await self._put(outgoing)
 
     async def _put(self, outgoing: Outgoing) -> None:
-        """Put a message onto the stream, whatever is held."""
+        """Write a message to the stream, regardless of held messages."""
         try:
             await self._parts.muc.send(children(outgoing.payloads), message_id=outgoing.origin_id)
         except (Disconnected, NoAnswer):
             self._unsent.add(outgoing.origin_id)
             log.info("%s: not connected; what is in the outbox goes out later", self._parts.room)
-        except StanzaTooLarge as error:  # made before it turned out how little our server takes
+        except StanzaTooLarge as error:  # made before the server's limit was known to be so small
             self._refused(outgoing.origin_id, "policy-violation", error)
         else:
             self._watch_for(outgoing.origin_id)
 
-    # --- what happens in the room ----------------------------------------------------------------
+    # --- events of the room ----------------------------------------------------------------------
 
     def went_live(self) -> None:
-        """The room has been caught up with; the caller sends the whole outbox again."""
+        """Begin after a catch-up with the room; the caller sends the whole outbox again."""
         self._unsent.clear()
 
     def stream_resumed(self) -> frozenset[str]:
-        """The stream goes on where it broke (XEP-0198).
+        """Resume after a stream resumption (XEP-0198).
 
-        :returns: origin ids of what has not been put onto it; slixmpp sends the rest again
+        :returns: origin ids of the messages that were not written to it; slixmpp sends the rest again
         """
         due, self._unsent = frozenset(self._unsent), set()
         return due
 
     def stanza_read(self) -> None:
-        """A stanza has been read: perhaps a reflection."""
+        """Look for a reflection in a stanza that has been read."""
         self._news.set()
 
     def interrupted(self) -> None:
-        """We are out of the room."""
+        """Stop: we are out of the room."""
         self._sent.clear()
         self._doubted.clear()
         self._held.clear()
@@ -106,15 +105,15 @@ class Transmitter:
         self._news.set()
 
     def put_off(self, origin_id: str) -> None:
-        """The room has refused a message for now (RFC 6120 8.3.2, type ``wait``)."""
+        """Hold a message that the room has refused for now (RFC 6120 8.3.2, type ``wait``)."""
         self._put_off.add(origin_id)
         self._hold(origin_id)
         self._news.set()
 
     def verified(self) -> frozenset[str]:
-        """The archive has been read to its end after a doubt.
+        """Resolve a doubt: the archive has been read to its end.
 
-        :returns: origin ids of what was lost
+        :returns: origin ids of the lost messages
         """
         due = self._group.outstanding_ids() & self._doubted
         self._doubted.clear()
@@ -138,7 +137,7 @@ class Transmitter:
                 late = [origin_id for origin_id, when in self._sent.items() if when + REFLECTION_OVERDUE <= now]
                 if late:
                     self._doubted.update(late)
-                    self._sent.update(dict.fromkeys(late, now))  # if the room does not even answer, it is asked again
+                    self._sent.update(dict.fromkeys(late, now))  # if the room does not answer at all, it is asked again
                     self._parts.muc.suspect()
         finally:
             self._watching = False
@@ -157,9 +156,9 @@ class Transmitter:
         try:
             while self._held:
                 await asyncio.sleep(pause * random.uniform(0.7, 1.3))  # noqa: S311
-                # The order is the outbox's: one that was sent before may be refused after one that was made later.
+                # The order is the outbox's: an earlier message may be refused after a later one was made.
                 outgoing = next((each for each in self._group.outstanding() if each.origin_id in self._held), None)
-                if outgoing is None:  # all have come back, or they have to wait for a Commit
+                if outgoing is None:  # all have been reflected, or must wait for a Commit
                     waiting = self._group.outstanding_ids()
                     self._held = {origin_id: None for origin_id in self._held if origin_id in waiting}
                     continue
@@ -171,7 +170,7 @@ class Transmitter:
             self._sending_held = False
 
     async def _is_put_off_again(self, origin_id: str) -> bool:
-        """Whether the room refuses a message again; false if it comes back, or nothing does for long."""
+        """Whether the room refuses a message again; False if it is reflected, or nothing arrives for long."""
         with suppress(TimeoutError):
             async with asyncio.timeout(REFLECTION_OVERDUE):
                 while (

@@ -1,17 +1,17 @@
-"""The engine of one encrypted room: the room's stanzas on one side, the group's state on the other.
+"""The engine of one encrypted room: it connects the room's stanzas with the group's state.
 
 ::
 
     Room.batches ──► Reader ──► RoomGroup ──► events, and those that wait
     Sender, Committer, Rejoiner ──► RoomGroup ── outbox ──► Transmitter ──► Room.send
 
-One task takes the stanzas in the room's order (:mod:`.reader`); nothing else moves the group's place in it.  What
-is sent has been stored before (:mod:`.sender`, :mod:`.committer`), and what the room has not reflected is sent
-again when the archive has been read to its end after an interruption, or after a doubt (:mod:`.transmitter`).
+One task processes the stanzas in the room's order (:mod:`.reader`); nothing else moves the group's place in it.
+Everything sent has been stored before (:mod:`.sender`, :mod:`.committer`).  Messages that the room has not reflected
+are sent again when the archive has been read to its end after an interruption, or after a doubt (:mod:`.transmitter`).
 
-The worker builds these parts (each is told what it needs, and none knows the worker), begins and ends them, and sees to
-what follows from what has been read: the application hears of it, waiting parts go on (:mod:`.progress`), and what
-a Commit leaves to do is begun (:mod:`.post_commit`).
+The worker builds these parts (each gets its dependencies, and none knows the worker), and begins and ends them.  It
+handles the consequences of what has been read: it informs the application, waiting parts continue (:mod:`.progress`),
+and the actions after a Commit begin (:mod:`.post_commit`).
 """
 
 from __future__ import annotations
@@ -98,13 +98,13 @@ _EVENT_NAMES: dict[type, str] = {
 
 
 class RoomWorker:
-    """Reads one room into one group, and sends for it.  The parts are public: callers name the one that they need.
+    """Reads one room into one group, and sends for it.  The parts are public: callers use the one that they need.
 
     :param received: called with each message of a member, which stays in the store until `handled`
     :param remove: removes a client from the group
     :param went_live: called whenever the room has been caught up with
-    :param expelled: called with the bare JID of each account that has lost the room
-    :param reached: waits until another room of ours is in an epoch that this one needs, or will not get there
+    :param expelled: called with the bare JID of each account that has lost its affiliation
+    :param reached: waits until another room of ours is in an epoch that this one needs, or will not reach it
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class RoomWorker:
     # --- life cycle ------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Enter the room and begin to read where we were; an error that may pass is left to pass.
+        """Enter the room and begin to read at our place; temporary errors are not raised.
 
         :raises NotPermitted: the room does not let us in
         :raises RoomLost: there is no such room
@@ -174,7 +174,7 @@ class RoomWorker:
             self._task = asyncio.create_task(self._read(), name=f"mls {self.room}")
 
     async def read_from(self, after: str) -> None:
-        """Read the room again from a place where a Welcome for us should be; no matter if we are in meanwhile.
+        """Read the room again from a place where a Welcome for us should be, even if we have joined meanwhile.
 
         :param after: archive id
         :raises DeliveryError: see :meth:`start`
@@ -195,7 +195,7 @@ class RoomWorker:
         await asyncio.gather(*self.cancel(), return_exceptions=True)
 
     def cancel(self) -> list[asyncio.Task[None]]:
-        """End all tasks but the one that asks for it, and tell everybody that waits.
+        """End all tasks except the caller's, and end all waits.
 
         :returns: the cancelled tasks, to be awaited
         """
@@ -231,15 +231,15 @@ class RoomWorker:
                 self._context.fire("mls_failed", error)
 
     def _lose(self, error: MLSError) -> None:
-        """The room is not read any more."""
+        """Handle the loss of the room: it is not read any more."""
         self.progress.lost = error
         self.progress.live.clear()
         self._fail(error)
 
     async def _after_gap(self, error: ArchiveGap) -> bool:
-        """Stanzas are missing: read from the beginning of what is there.  A member is unsure from now on.
+        """Read from the beginning of the available archive, as stanzas are missing.  A member is unsure from now on.
 
-        :returns: whether reading goes on
+        :returns: whether reading continues
         """
         self.progress.live.clear()
         log.info("%s: %s", self.room, error)
@@ -253,7 +253,7 @@ class RoomWorker:
             self._lose(refused)
             self._context.fire("mls_room_lost", refused)
             return False
-        except DeliveryError as refused:  # it is entered as soon as that is possible
+        except DeliveryError as refused:  # the room is entered as soon as possible
             log.info("%s cannot be entered yet: %s", self.room, refused)
         return True
 
@@ -268,22 +268,22 @@ class RoomWorker:
         self._check_still_following()
 
     def _check_still_following(self) -> None:
-        """The archive has been read to its end, or something has been read since: do we still follow?"""
+        """Check whether we still follow the group, at the end of the archive and after each later stanza."""
         self.recovery.news()
         self.rejoiner.news()
 
     def _sure(self) -> None:
-        """We are sure again that our state is the group's."""
+        """Resume: we are sure again that our state is the group's."""
         self.sender.send_outbox("sending what has waited")
         self.post_commit.begin()
         self.progress.notify()
 
     def unsilence(self) -> None:
-        """If somebody for whom nothing was encrypted has gone, or is vouched for: send what has waited."""
+        """Send waiting messages if a member for whom nothing was encrypted has gone, or is vouched for."""
         if self._group.is_member and not self._group.silenced:
             self.sender.send_outbox("sending what has waited")
 
-    # --- telling ---------------------------------------------------------------------------------
+    # --- reporting -------------------------------------------------------------------------------
 
     def _emit(self, events: Iterable[Event]) -> None:
         for event in events:
@@ -301,7 +301,7 @@ class RoomWorker:
                 case GroupClosed():
                     self.reinitializer.begin(at_once=self._is_ours(event))
                 case Joined() | GroupContinued():
-                    self.sender.send_outbox("sending again")  # messages may wait from the time before we were away
+                    self.sender.send_outbox("sending again")  # messages may wait from the time before our absence
                 case RemovedFromGroup():
                     self._fail(UsageError(f"no longer a member of the group in {self.room}"))
                 case GroupLost():
@@ -323,7 +323,7 @@ class RoomWorker:
         self._emit(self._group.give_up())
 
     def abandon(self, reason: str) -> None:
-        """Our own user wants to come in afresh: delete the state, and come back, as configured.
+        """Rejoin at our own user's request: delete the state, and return, as configured.
 
         :raises UsageError: we are not in the group
         :raises StoreError: nothing has changed
@@ -335,13 +335,13 @@ class RoomWorker:
         self.sender.refused(origin_id, condition, error)
 
     def _bounced(self, events: list[Event], error: DeliveryError) -> None:
-        """The room has refused a message for good."""
+        """Handle the room's final refusal of a message."""
         if events:
             self.committer.refused(error)
         self._emit(events)
 
     def _fail(self, error: MLSError) -> None:
-        """Nothing more comes: tell everybody that waits."""
+        """End all waits: nothing more arrives."""
         self.sender.fail(error)
         self.committer.fail(error)
         self.progress.notify()
@@ -369,6 +369,6 @@ class RoomWorker:
         self._context.fire(_EVENT_NAMES.get(type(event), "mls_room_event"), event)
 
     def stream_resumed(self) -> None:
-        """The stream goes on where it broke (XEP-0198)."""
+        """Resume after a stream resumption (XEP-0198)."""
         self.post_commit.begin()
         self.sender.stream_resumed()

@@ -6,7 +6,7 @@
     do(step) ─┼── the event loop's next turn ──► one transaction ──► each caller goes on
     do(step) ─┘
 
-A program that says ten things at once waits for one write and not for ten, one after the other.
+A program that sends ten messages at once waits for one write, not for ten in sequence.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class WriteBatcher:
         self._waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
 
     async def do(self, step: Callable[[], T]) -> T:
-        """Call `step` soon, with those of others; what it writes is on the disk when this returns.
+        """Call `step` soon, together with other steps; its writes are on the disk when this returns.
 
         :param step: writes once, at its end; raises before that, or because of the store
         :raises StoreError: neither this step nor any of the others has been written
@@ -55,7 +55,7 @@ class WriteBatcher:
                         outcomes.append((answer, step(), None))
                     except StoreError:
                         raise
-                    except MLSError as error:  # of this step alone
+                    except MLSError as error:  # of this step only
                         outcomes.append((answer, None, error))
         except Exception as error:
             for _, answer in waiting:
