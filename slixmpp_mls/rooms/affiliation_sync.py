@@ -2,9 +2,9 @@
 
 Affiliations follow the group.  An account gets an affiliation before it is added, and loses it after it has been
 removed (:mod:`.membership`).  In the other direction, nothing that the room says adds a member.  Every added account
-had an affiliation first, so a member without one has been shut out by an action in the room, and is removed from the group by a
-member that has the right.  We notice this live, or by comparing the room's lists with the members when the room has
-been caught up with.
+had an affiliation first, so a member without one has been shut out by an action in the room, and is removed from the
+group by a member that has the right.  We notice this live, or by comparing the room's lists with the members when the
+room has been caught up with.
 
 An account that is in the room's lists but not in the group may be about to be added, or may be invited by other means:
 users decide about it.

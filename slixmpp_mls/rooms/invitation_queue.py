@@ -1,12 +1,12 @@
-"""The invitations that are to be followed, and how often anybody is asked because of them.
+"""The queue of invitations to follow, with limits on how often others are asked because of them.
 
-Anybody can invite us to anything, so an invitation alone makes us do little:
+Any XMPP user can invite us to any address, so an invitation alone has little effect:
 
-- its address is asked first what it is (XEP-0030), and gets presence only if it is a room (XEP-0045 6.2);
-- for each inviter one attempt is under way at a time, for all together :data:`PARALLEL`;
-- what fails is tried again after pauses that grow, also across restarts, and given up in the end;
-- the number of invitations is limited for each inviter and in all.  If there are too many in all, the one goes that has
-  failed most often.
+- its address is first asked for its identity (XEP-0030), and receives presence only if it is a room (XEP-0045 6.2);
+- for each inviter one attempt is in progress at a time, for all together :data:`PARALLEL`;
+- a failed attempt is repeated after growing pauses, also across restarts, and given up in the end;
+- the number of invitations is limited for each inviter and in all.  If there are too many in all, the one with the most
+  failures is dropped.
 
 In the store: space ``invitation``, key: the room's bare JID, value :class:`InvitationRecord`.
 """
@@ -29,9 +29,9 @@ __all__ = ["EXPIRY", "InvitationQueue", "InvitationRecord"]
 log = logging.getLogger(__name__)
 
 SPACE = "invitation"
-MAX_OF_ONE = 8  # invitations of one inviter that wait
-MAX_WAITING = 64  # in all
-PARALLEL = 4  # attempts under way
+MAX_OF_ONE = 8  # waiting invitations of one inviter
+MAX_WAITING = 64  # waiting invitations in all
+PARALLEL = 4  # attempts in progress
 EXPIRY = 7 * 86400  # seconds after which an invitation is not followed any more
 FIRST_PAUSE = 60  # seconds after the first attempt; each further pause is four times as long
 LONGEST_PAUSE = 86400  # seconds
@@ -39,7 +39,7 @@ LONGEST_PAUSE = 86400  # seconds
 
 @struct
 class InvitationRecord(Struct):
-    """An invitation that waits.
+    """A waiting invitation.
 
     `inviter` is a bare JID, `after` an archive id or empty; `received` and `due` (the next attempt) are seconds since
     the Unix epoch.
@@ -55,7 +55,7 @@ class InvitationRecord(Struct):
 class InvitationQueue:
     """See the module.
 
-    :param is_room: whether an address says that it is a room; raises DeliveryError if it does not say
+    :param is_room: whether an address identifies itself as a room; raises DeliveryError if it gives no answer
     :param follow: reads a room from an archive id on; raises DeliveryError if it does not let us in
     :param is_read: whether we are in a room's group already, or read it
     :param now: seconds since the Unix epoch
@@ -82,7 +82,7 @@ class InvitationQueue:
         self._under_way: dict[str, str] = {}  # rooms by inviter
 
     def waiting(self) -> dict[str, InvitationRecord]:
-        """Those that wait, by room.
+        """The waiting invitations, by room.
 
         :raises StoreError: the store failed
         """
@@ -90,7 +90,8 @@ class InvitationQueue:
             return {key.decode(): InvitationRecord.decode(value) for key, value in transaction.items(SPACE)}
 
     def add(self, room: str, inviter: str, after: str | None) -> bool:
-        """Follow an invitation, in this run or the next.  One to a room that is read, or is to be, changes nothing.
+        """Follow an invitation, in this run or the next.  An invitation to a room that is read, or queued, changes
+        nothing.
 
         :param room: bare JID
         :param inviter: bare JID
@@ -117,12 +118,12 @@ class InvitationQueue:
         return True
 
     def start(self) -> None:
-        """Begin to follow them; to be called when rooms can be entered.  Does nothing if that goes on already."""
+        """Begin to follow them; call this when rooms can be entered.  Does nothing if the queue is already running."""
         if self._running is None or self._running.done():
             self._running = self._tasks.spawn(self._run(), "following invitations")
 
     def close(self) -> None:
-        """Begin no more attempts."""
+        """Stop starting attempts."""
         if self._running is not None:
             self._running.cancel()
 
@@ -137,7 +138,7 @@ class InvitationQueue:
                     await self._news.wait()
 
     def _begin_attempts(self) -> float | None:
-        """Begin those that are due and may be under way.
+        """Start the attempts that are due and within the limits.
 
         :returns: seconds until the next one is due; None: something else must happen before
         """
@@ -148,9 +149,9 @@ class InvitationQueue:
             if abs(now - record.received) > EXPIRY or self._is_read(room):
                 self._forget(room)
             elif len(self._under_way) >= PARALLEL or inviter in self._under_way:
-                continue  # whatever ends is news
+                continue  # the end of any attempt wakes the queue
             elif record.due > now:
-                # A clock that is set back makes nobody wait for longer than a day.
+                # A clock that is set back delays an invitation by a day at most.
                 pause = min(record.due - now, LONGEST_PAUSE, pause or LONGEST_PAUSE)
             else:
                 self._under_way[inviter] = room
@@ -164,7 +165,7 @@ class InvitationQueue:
         try:
             with self._store.transaction() as transaction:
                 transaction.put(SPACE, room.encode(), replace(record, attempts=attempts, due=due).encode())
-            if not await self._is_room(room):  # XEP-0045 6.2: presence is for rooms alone
+            if not await self._is_room(room):  # XEP-0045 6.2: presence is only for rooms
                 log.info("an invitation is not followed: %s is no room", room)
             else:
                 await self._follow(room, record.after.decode() or None)

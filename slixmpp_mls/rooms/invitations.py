@@ -126,7 +126,7 @@ class Invitations:
         try:
             await self._ready()
         except MLSError:
-            return  # has been reported
+            return  # already reported
         if self._queue is not None:
             self._queue.start()
 
@@ -166,7 +166,7 @@ class Invitations:
         with store.transaction() as transaction:
             known, since = transaction.get(*_LAST), transaction.get(*_SINCE)
         start = None
-        if not known:  # what has expired is not followed, so it need not be read
+        if not known:  # expired invitations are not followed, so they need not be read
             begun = 0 if since is None else int.from_bytes(since, "big")
             start = max(begun, self._now() - EXPIRY) - _CLOCKS
         try:
@@ -212,7 +212,7 @@ class Invitations:
             if self._queue is None:
                 self._early.append(asked)
             else:
-                self._queue.add(*asked)  # before it is noted as read
+                self._queue.add(*asked)  # before it is recorded as read
 
     def _is_accepted(self, invitation: Invitation) -> bool:
         try:
@@ -222,14 +222,14 @@ class Invitations:
             return False
 
     async def _is_room(self, address: str) -> bool:
-        """XEP-0045 6.4: whether an address says that it is a room; people's addresses get no presence of ours."""
+        """XEP-0045 6.4: whether an address identifies itself as a room; users' addresses get no presence from us."""
         found = await features(Stream.of(self._xmpp), address)
         return found is not None and MUC in found
 
     async def _known(self, room: str, after: str | None) -> str | None:
-        """Where to read from: the place that the inviter names, or the end of the archive if there is no such place.
+        """The start of reading: the place that the inviter names, or the end of the archive if there is no such place.
 
-        Not the beginning: an inviter could make us read years with a made-up id.
+        It is not the beginning: an inviter could make us read years with a made-up id.
         """
         archive = Archive(self._xmpp, room)
         if after is None:

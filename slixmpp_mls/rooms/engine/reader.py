@@ -171,10 +171,10 @@ class Reader:
                 await asyncio.sleep(pause)
 
     async def _judge_inviter(self, step: Step) -> InvalidError | None:
-        """RFC 9420 5.3.1, 12.4.3.1: a Welcome is the word of who has signed its GroupInfo.
+        """RFC 9420 5.3.1, 12.4.3.1: a Welcome is a statement by its GroupInfo's signer.
 
-        That leaf is judged before the others.  Otherwise anybody could make us ask about as many accounts as a made-up
-        tree has, wherever they are.
+        The signer's leaf is judged before the others.  Otherwise any sender could make us ask about as many accounts as
+        a made-up tree has, on any server.
         """
         if step.join is None or self._group.is_member or self._group.talks_to_anybody:
             return None
