@@ -1,13 +1,13 @@
-"""Who may do what in a group: the policy in its GroupContext, the proofs of admission, and the check of a Commit.
+"""Authorizes changes of a group: the policy in its GroupContext, the proofs of admission, and the check of a Commit.
 
 ==========================  ==================================================================================
 :mod:`.room_policy`         the policy: an extension of the GroupContext
-:mod:`.removed_clients`     who does not come back by itself: another one
-:mod:`.proofs`              what proves an arrival: extensions of leaves
-:mod:`.roster`              which account has which leaves
-:mod:`.view`                what all members see alike: all that a Commit is judged by
-:mod:`.admission`           by what right a leaf comes in
-:mod:`.check`               the table of what a Commit may do, and the function that follows it
+:mod:`.removed_clients`     removed clients that cannot rejoin on their own: another extension of the GroupContext
+:mod:`.proofs`              proofs of admission: extensions of leaves
+:mod:`.roster`              an index of the leaves by account and by client
+:mod:`.view`                the group state that a Commit is judged by, the same for all members
+:mod:`.admission`           the ground on which a leaf enters
+:mod:`.check`               the table of permitted changes, and the function that implements it
 ==========================  ==================================================================================
 """
 

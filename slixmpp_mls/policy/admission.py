@@ -1,26 +1,30 @@
-"""By what right a leaf comes into a group: each arrival needs one of these grounds.
+"""Determines the ground on which a leaf enters a group.  Each new leaf needs one of these grounds:
 
 =================  ====================================  ========================================================
-ground             who makes the leaf arrive             what proves it
+ground             added by                              proof
 =================  ====================================  ========================================================
-`RETURN`           the client itself, by an external     same identity and signature key as the leaf that the
-                   Commit or by asking (12.1.8); the     Commit removes for it, and a signature by the return key
-                   committer's Remove takes the old one  of that leaf
-`RIGHT`            an account with `may_add`             the signature of its Add, or of its Commit of a request
+`RETURN`           the client itself, by an external     the identity and the signature key of the leaf that the
+                   Commit or a new member's Add          same Commit removes, and a signature by that leaf's
+                   (12.1.8); the committer's own Remove  return key
+                   takes the old leaf out
+`RIGHT`            an account with `may_add`             the signature of its Add, or of its Commit of a new
+                                                         member's Add
 `OWN_DEVICE`       a leaf of the same account            likewise; that leaf stays in the group
 `VOUCHER`          the client itself                     a voucher by a leaf of its account; that leaf stays in
                                                          the group; the client has not been removed before
-`NEWCOMER`         the client itself, by an external     nothing: its account has no leaf, is not named in the
-                   Commit, where anybody may             policy and has not been removed by others; the leaf
-                                                         bears the mark of a newcomer
+`NEWCOMER`         the client itself, by an external     none: its account has no leaf, is not named in the
+                   Commit, where anybody may join        policy and has not been removed by others; the leaf has
+                                                         the Newcomer extension
 =================  ====================================  ========================================================
 
-(12.1.8 and what follows are sections of RFC 9420.)  *Stays in the group*: whoever is removed by the same Commit
-neither adds nor vouches for anybody in it, or an account would evade its removal by a device that it had proposed
-before.
+Section numbers such as 12.1.8 are those of RFC 9420.
 
-A newcomer stays one when it returns, and nothing else has the mark.  It becomes a member like others by an Add
-(`RIGHT`) that replaces its leaf.
+*Stays in the group* means: the same Commit does not remove that leaf.  A removed leaf neither adds nor vouches for a
+client in the Commit that removes it.  Otherwise an account could evade its removal through a device that it had
+proposed earlier.
+
+Only newcomers have the Newcomer extension.  A newcomer that returns remains a newcomer.  It becomes a regular member
+when an Add (`RIGHT`) replaces its leaf.
 """
 
 from __future__ import annotations
@@ -42,7 +46,7 @@ __all__ = ["Arrival", "Ground", "JudgedCommit"]
 
 
 class Ground(Enum):
-    """Why a leaf may come in."""
+    """The ground on which a leaf may enter; see the table above."""
 
     RETURN = "return"
     RIGHT = "right"
@@ -53,9 +57,9 @@ class Ground(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A leaf that comes in.
+    """A leaf that enters the group by a Commit.
 
-    :ivar replaces: with `RETURN`: index of the leaf that it replaces
+    :ivar replaces: with `RETURN`: index of the leaf that it replaces; None otherwise
     """
 
     client: ClientIdentity
@@ -65,9 +69,11 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class JudgedCommit:
-    """A Commit, and what its changes are judged by.
+    """A Commit together with the group state against which its changes are judged.
 
-    :ivar removed: the removal of each leaf that goes, by its index
+    :ivar view: the group before the Commit
+    :ivar effects: the changes that the Commit makes
+    :ivar removed: the removal of each removed leaf, by leaf index
     """
 
     view: GroupView
@@ -83,8 +89,11 @@ class JudgedCommit:
         return self.effects.committer
 
     def wisher(self, proposer: AnySender) -> int | None:
-        """The leaf that answers for a wish: its proposer's; for an outsider's wish the committer's; None if both are
-        outsiders."""
+        """The leaf that is accountable for a proposal.
+
+        That is the proposer's leaf.  If the proposer is not a member, it is the committer's leaf.  It is None if
+        neither of them is a member.
+        """
         for sender in (proposer, self.committer):
             if isinstance(sender, MemberSender):
                 return sender.leaf_index
@@ -94,18 +103,18 @@ class JudgedCommit:
         return None if leaf is None else str(self.view.roster.at(leaf))
 
     def may(self, right: Right, leaf: int | None) -> bool:
-        """Whether the client at a leaf has a right of the policy."""
+        """Whether the policy grants a right to the client at a leaf.  None, an outsider, has no right."""
         roster = self.view.roster
         if leaf is None or not roster.counts(leaf):
             return False
         return self.view.policy.permits(right, roster.at(leaf).account, roster)
 
     def admit(self, change: MemberChange) -> Arrival:
-        """The ground on which a leaf arrives.
+        """Determine the ground on which a leaf enters.
 
-        :raises PolicyViolation: there is none
+        :raises PolicyViolation: there is no ground
         :raises InvalidError: the leaf's credential names no client
-        :raises MalformedError: an extension of the leaf cannot be read
+        :raises MalformedError: an extension of the leaf cannot be parsed
         """
         leaf = _new_leaf(change)
         client = ClientIdentity.from_leaf(leaf)
@@ -118,13 +127,13 @@ class JudgedCommit:
         return Arrival(client, ground)
 
     def _returns(self, change: MemberChange, client: ClientIdentity, leaf: LeafNode) -> int | None:
-        """The leaf that this one replaces, if that is proven.
+        """The index of the leaf that this one replaces, if the return is proven; None otherwise.
 
-        The Remove must be the committer's own: one that somebody else has proposed may be there to exclude for good,
-        and would be turned into its opposite.
+        The Remove of the old leaf must be the committer's own.  A Remove proposed by another member may be meant to
+        exclude the client for good; a return must not turn it into the opposite.
         """
         if not isinstance(change.proposer, NewMemberCommitSender | NewMemberProposalSender):
-            return None  # RFC 9420 12.1.8, 12.4.3.2: only then has the client itself asked for it, in this epoch
+            return None  # RFC 9420 12.1.8, 12.4.3.2: only these senders show the client's own request in this epoch
         if _joins(change) and self.view.policy.external_joins == ExternalJoins.NEVER:
             return None
         index = self.view.roster.leaf_of(client)
@@ -135,7 +144,10 @@ class JudgedCommit:
         return index if proven else None
 
     def _joins(self, client: ClientIdentity, leaf: LeafNode) -> Ground:
-        """An external Commit by a client that does not return."""
+        """The ground of an external Commit by a client that does not return.
+
+        :raises PolicyViolation: there is no ground
+        """
         policy, roster = self.view.policy, self.view.roster
         if policy.external_joins == ExternalJoins.NEVER:
             raise PolicyViolation("external-join", "nobody joins by an external Commit", str(client))
@@ -154,7 +166,10 @@ class JudgedCommit:
         return Ground.NEWCOMER
 
     def _added(self, change: MemberChange, client: ClientIdentity, leaf: LeafNode) -> Ground:
-        """An Add; the ground that needs least comes first."""
+        """The ground of an Add.  The ground that requires the least proof is tried first.
+
+        :raises PolicyViolation: there is no ground
+        """
         judge = self.wisher(change.proposer)
         if self.may(self.view.policy.may_add, judge):
             return Ground.RIGHT
@@ -174,10 +189,13 @@ class JudgedCommit:
         )
 
     def has_voucher(self, client: ClientIdentity, leaf: LeafNode, at: int | None = None) -> bool:
-        """Whether a device of its account, which stays in the group, vouches for a client that has not been removed.
+        """Whether a device of the same account, which stays in the group, vouches for the client.
 
-        :param at: for whoever acts on it: seconds since the Unix epoch, in the voucher's lifetime; the validity of a
-            Commit does not ask this
+        No voucher is valid if the policy lacks `own_devices`, if the client is on the list of removed clients, or if
+        the group has no such list.
+
+        :param at: seconds since the Unix epoch that the voucher's lifetime must include.  Inviters and committers pass
+            it.  None, for the validity of a Commit, ignores the lifetime
         """
         removed = self.view.removed
         if not self.view.policy.own_devices or removed is None or removed.bars(client):
@@ -197,7 +215,7 @@ class JudgedCommit:
         return False
 
     def _stands(self, index: int) -> bool:
-        """Whether the client at a leaf speaks for its account: a confirmed member that the Commit does not remove."""
+        """Whether the client at a leaf can act for its account: a confirmed member that the Commit does not remove."""
         return self.view.roster.counts(index) and index not in self.removed
 
     def _check_mark(self, leaf: LeafNode, client: ClientIdentity, *, wanted: bool) -> None:

@@ -1,69 +1,71 @@
-"""Whether a group's policy allows a Commit: one pure function, and the table that it follows.
+"""Decides whether a group's policy allows a Commit: one pure function, and the table that it implements.
 
-Every member comes to the same verdict on a Commit from the same octets: :func:`check` looks at no clock, no
-network and no trust of its own.  A Commit that breaks a rule is ignored by everybody.
+:func:`check` returns the same verdict on every member, because it reads the Commit and the group state alone.  It
+reads no clock, no network and no trust decision of this client.  All members ignore a Commit that breaks a rule.
 
-*A name is no proof.*  What a change rests on is a signature by a key that is in the tree, never the name in a
-credential: an arrival needs one of the grounds of :mod:`.admission`.
+*A name is not a proof.*  Each change needs a signature by a key in the ratchet tree; the name in a credential never
+suffices.  A new leaf needs one of the grounds of :mod:`.admission`.
 
-Each change in a Commit is judged by who *wished* it: the sender of the proposal.  Whose hand commits it
-does not matter; members may, and should, commit what others have proposed rightly.  A wish from outside
-(a client that asks to be added, an external sender) has no weight of its own: there the committer is
-judged as if the wish were its own.  Rights are those of *accounts*, all of whose clients have them, by the
-policy and the members *before* the Commit; a newcomer whom nobody has confirmed has none.
+*The proposer is judged.*  The sender of a proposal needs the right to make the change.  The committer of another
+member's proposal needs no right: members may, and should, commit valid proposals of others.  A proposal from outside
+the group (a new member's Add, an external sender's proposal) carries no right; the committer is judged instead, as if
+the proposal were its own.
 
-Rights: nobody; administrators; members (all accounts with a confirmed client in the group).
+*Rights belong to accounts.*  All clients of an account have its rights.  The policy and the members *before* the
+Commit determine them.  A newcomer that no account with `may_add` has confirmed has no right.  A right belongs to
+nobody, to administrators, or to members (all accounts with a confirmed client in the group).
 
 ==========================  =================================================================  ========================
-what                        allowed                                                            rule in the error
+change                      allowed                                                            rule in the error
 ==========================  =================================================================  ========================
-an empty Commit, an         every member; the leaf remains the same client (its keys may       ``same-client``
+an empty Commit, an         every member; the leaf remains the same client's (its keys may     ``same-client``
 Update, a path, a PSK       change)
-any leaf                    keeps the mark of a newcomer, or its absence, through Updates;     ``newcomer``
-                            an arrival has it exactly if nothing proves it
+any leaf                    an Update or a path neither adds nor drops the Newcomer            ``newcomer``
+                            extension; a new leaf has it exactly if its ground is `NEWCOMER`,
+                            or `RETURN` of a newcomer
 add a client                `RIGHT`: accounts with `may_add`;                                  ``add``
                             `OWN_DEVICE`: with `own_devices`, a leaf of the account, if
                             others have not removed the client;
-                            `VOUCHER`: with `own_devices`, whoever asks itself with a voucher
-                            by a leaf of the account, if it has not been removed;
-                            `RETURN`: whoever asks itself with proof by the return key of
+                            `VOUCHER`: with `own_devices`, a new member's Add with a voucher
+                            by a leaf of the account, if the client has not been removed;
+                            `RETURN`: a new member's Add with proof by the return key of
                             the leaf that the same Commit replaces
-any arrival                 a client has one leaf at most                                      ``one-leaf``
-                            in a conversation: of one of the accounts that it names            ``conversation``
-leave                       everybody, by a Remove of oneself or a SelfRemove that somebody
-                            commits
+any new leaf                a client has at most one leaf                                      ``one-leaf``
+                            in a conversation: of one of the accounts that the policy names    ``conversation``
+leave                       everybody, by a Remove of the proposer's own leaf or a SelfRemove
+                            that another member commits
 remove a client             accounts with `may_remove`;                                        ``remove``
                             with `own_devices`, an account its own clients;
                             a newcomer: every member;
                             the committer, if the client returns by the same Commit
-remove an administrator's   as above, if the wish is an administrator's or the account's own   ``remove-administrator``
-client
+remove an administrator's   as above, if the proposer is an administrator or a client of the   ``remove-administrator``
+client                      same account
 join by external Commit     `external_joins` for devices: `RETURN` or `VOUCHER`;               ``external-join``
                             for anybody: `NEWCOMER` as well
 remove by external Commit   the old leaf of a `RETURN`                                         ``external-remove``
-change the extensions of    accounts with `may_change_policy`; everybody, if nothing changes   ``change-policy``
-the GroupContext            but the list of removed clients
-their new content           has a policy of this version that can be read,                     ``policy-missing``
+change the extensions of    accounts with `may_change_policy`; everybody, if only the list of  ``change-policy``
+the GroupContext            removed clients changes
+their new content           has a policy of this version that can be parsed,                   ``policy-missing``
                             for the same room,                                                 ``room``
                             of the same conversation, if it is one,                            ``conversation``
                             with an administrator who is a member after the Commit             ``administrator``
-the list of removed         after each Commit the one that follows from its changes            ``removed-clients``
+the list of removed         equals, after each Commit, the list that follows from its changes  ``removed-clients``
 clients
 ReInit                      like a change of the extensions, with the committer judged (a
-                            ReInit stands alone in its Commit); its extensions are those of
-                            the new group
+                            ReInit is the only proposal in its Commit); its extensions are
+                            those of the new group
 any new leaf content        with `x509_only` in the policy after the Commit, an X.509          ``x509``
                             credential, with a chain to a root of the policy if it names any;
-                            at most 4 KiB (16 KiB with X.509) beside keys and signatures;      ``leaf-size``
-                            extensions of this protocol that can be read                       ``leaf-extensions``
+                            at most 4 KiB (16 KiB with X.509) without keys and signatures;     ``leaf-size``
+                            extensions of this protocol that can be parsed                     ``leaf-extensions``
 any Commit                  an account that gains a client has at most `max_devices`, a        ``too-many``
                             group that grows at most `max_members`; at most 1,024 changes
-change the subject          accounts with `may_change_subject`; a message, no Commit:
-                            receivers ask :meth:`.RoomPolicy.permits`
+change the subject          accounts with `may_change_subject`; a message, not a Commit:
+                            receivers call :meth:`.RoomPolicy.permits`
 ==========================  =================================================================  ========================
 
-Whether an outsider is "in the room" with `external_joins` for anybody is for the room to say: it carries
-the Commits of those only whom it lets in.
+With `external_joins` for anybody, the room decides which outsiders may join: it carries only the Commits of its
+occupants.
 """
 
 from __future__ import annotations
@@ -88,22 +90,23 @@ from .view import GroupView
 __all__ = ["MAX_CHANGES", "MAX_LEAF", "MAX_X509_LEAF", "Verdict", "check", "is_bookkeeping", "judge"]
 
 MAX_LEAF = 4096
-"""Octets of a leaf, but for its encryption key and `SIGNATURES` keys and signatures of the suite's size."""
+"""Octets of a leaf, without its encryption key and without `SIGNATURES` keys and signatures of the suite's size."""
 MAX_X509_LEAF = 16384
-"""Likewise, with an X.509 credential."""
+"""As `MAX_LEAF`, for a leaf with an X.509 credential."""
 SIGNATURES = 8
-"""As many as a leaf has with all proofs; those of post-quantum schemes are large."""
+"""Keys and signatures, each, that `MAX_LEAF` does not count: as many as a leaf with all proofs has.  Those of
+post-quantum schemes are large."""
 MAX_CHANGES = 1024
-"""Proposals in a Commit."""
+"""Number of proposals in a Commit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a permitted Commit leads to.
+    """The result of a permitted Commit.
 
-    :ivar roster: after it
-    :ivar removed: the list that must be in the GroupContext after it
-    :ivar arrivals: who comes, and by what right
+    :ivar roster: the roster after the Commit
+    :ivar removed: the list of removed clients that the GroupContext must contain after the Commit
+    :ivar arrivals: the new leaves, each with its ground
     """
 
     roster: Roster
@@ -112,13 +115,15 @@ class Verdict:
 
 
 def check(view: GroupView, effects: Effects) -> Verdict:
-    """Whether a group's policy allows a Commit: the table above.
+    """Check a Commit against the table above.
 
-    Every member asks this of every Commit, its own before sending included, after RFC 9420's rules are
-    found kept and before anything is applied.  Its cost depends on the number of changes.
+    Every member calls this for every Commit, after the checks of RFC 9420 and before any change is applied.  A
+    committer calls it for its own Commit before sending.  The cost depends on the number of changes, not on the
+    size of the group.
 
     :param view: the group before the Commit
-    :raises PolicyViolation: it is not allowed
+    :param effects: the changes that the Commit makes
+    :raises PolicyViolation: the policy does not allow the Commit
     :raises InvalidError: a new credential names no client, or is of a type that is not supported
     :raises UsageError: `view` is not that of the epoch that the Commit ends
     """
@@ -130,9 +135,11 @@ def check(view: GroupView, effects: Effects) -> Verdict:
 
 
 def judge(view: GroupView, effects: Effects) -> Verdict:
-    """:func:`check`, but for the list of removed clients, which the committer still has to make.
+    """Check a Commit as :func:`check` does, except its list of removed clients.
 
-    :raises PolicyViolation: no list would make it allowed
+    A committer calls this to learn which list the Commit needs.
+
+    :raises PolicyViolation: the Commit is not allowed, whatever list it contains
     :raises InvalidError: see :func:`check`
     :raises UsageError: see :func:`check`
     """
@@ -189,19 +196,22 @@ def _check_removed(judged: JudgedCommit, change: MemberChange, returning: Iterab
 
 
 def _is_wanted(judged: JudgedCommit, change: MemberChange, returning: Iterable[int]) -> bool:
-    """Whether a client leaves by itself, or its leaf goes because it returns."""
+    """Whether a client leaves by its own proposal, or returns and so replaces its leaf."""
     return change.proposer == MemberSender(change.index) or change.index in returning
 
 
 def _check_context(judged: JudgedCommit, proposer: AnySender, extensions: Extensions, after: Roster) -> RoomPolicy:
-    """Extensions that are to replace the GroupContext's; the policy in them."""
+    """Check the extensions that replace those of the GroupContext, and return the policy in them.
+
+    :raises PolicyViolation: they are not allowed
+    """
     view = judged.view
     wisher = judged.wisher(proposer)
     bookkeeping = judged.effects.reinit is None and _without_list(extensions) == _without_list(view.extensions)
     if not bookkeeping and not judged.may(view.policy.may_change_policy, wisher):
         raise PolicyViolation("change-policy", "no right to change the group's extensions", judged.name(wisher))
     if bookkeeping:
-        return view.policy  # also where its administrators have left: that is no change
+        return view.policy  # not checked for administrators: they may have left, and the policy does not change
     try:
         new = RoomPolicy.required_in(extensions)
     except PeerError as error:
@@ -219,7 +229,10 @@ def _check_context(judged: JudgedCommit, proposer: AnySender, extensions: Extens
 
 
 def _check_extensions_of(leaf: LeafNode) -> None:
-    """The extensions of this protocol in a leaf can be read; a return key is a key."""
+    """Check that the extensions of this protocol in a leaf can be parsed and that a return key has a key's length.
+
+    :raises PolicyViolation: an extension is malformed
+    """
     try:
         for kind in LEAF_EXTENSIONS:
             found = kind.found_in(leaf.extensions)
@@ -239,7 +252,10 @@ def _check_content(policy: RoomPolicy, leaf: LeafNode, client: str) -> None:
 
 
 def _check_numbers(policy: RoomPolicy, before: Roster, after: Roster, arrivals: Sequence[Arrival]) -> None:
-    """Limits hold for what grows: a policy that lowers one throws nobody out."""
+    """Check the limits of the policy for what grows.  A policy that lowers a limit removes no member.
+
+    :raises PolicyViolation: an account or the group grows beyond its limit
+    """
     for account in {arrival.client.account for arrival in arrivals}:
         if after.clients_of(account) > max(policy.max_devices, before.clients_of(account)):
             raise PolicyViolation("too-many", f"more than {policy.max_devices} clients of {account}")
@@ -268,7 +284,7 @@ def _removed_after(judged: JudgedCommit, arrivals: Sequence[Arrival], returning:
 
 
 def _is_listed(removed: RemovedClients, view: GroupView, extensions: Extensions) -> bool:
-    """Whether extensions hold this list; they need not, if the group has had none."""
+    """Whether extensions contain this list.  A group without a list may continue without one."""
     try:
         found = RemovedClients.found_in(extensions)
     except MalformedError:
@@ -277,7 +293,7 @@ def _is_listed(removed: RemovedClients, view: GroupView, extensions: Extensions)
 
 
 def is_bookkeeping(change: ExtensionsChange) -> bool:
-    """Whether nothing but the list of removed clients changes."""
+    """Whether a change of extensions changes only the list of removed clients."""
     return _without_list(change.before) == _without_list(change.after)
 
 

@@ -1,4 +1,4 @@
-"""Codecs of what the policy layer's extensions are made of: addresses, flags, lists with a bound."""
+"""Codecs for the fields of the policy layer's extensions: addresses, flags, bounded lists."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_ROOTS = 16
 
 
 class Boolean(Codec):
-    """0 or 1, in one octet."""
+    """One octet: 0 or 1."""
 
     def write(self, out: bytearray, value: Any) -> None:
         out.append(1 if value else 0)
@@ -50,7 +50,7 @@ BARE_JID = BareJID()
 
 
 class Administrators(Codec):
-    """``BareJID administrators<V>``: 1 to `MAX_ADMINISTRATORS`, none twice."""
+    """``BareJID administrators<V>``: 1 to `MAX_ADMINISTRATORS` entries without duplicates."""
 
     def write(self, out: bytearray, value: Sequence[str]) -> None:
         if not 0 < len(value) <= MAX_ADMINISTRATORS or len(set(value)) != len(value):
@@ -71,7 +71,7 @@ class Administrators(Codec):
 
 
 class RootHashes(Codec):
-    """``opaque root[32]; root roots<V>``: SHA-256 hashes of certificates, at most `MAX_ROOTS`, none twice."""
+    """``opaque root[32]; root roots<V>``: SHA-256 hashes of certificates, at most `MAX_ROOTS`, without duplicates."""
 
     SIZE = 32
 
@@ -92,9 +92,9 @@ class RootHashes(Codec):
 
 
 class Bounded(Codec):
-    """``T name<V>`` of `least` to `most` entries: a reader stops at the first one too many.
+    """``T name<V>`` of `least` to `most` entries.  The reader stops at the first excess entry.
 
-    :param entry: the codec of one
+    :param entry: the codec of one entry
     """
 
     def __init__(self, entry: Codec, least: int, most: int) -> None:

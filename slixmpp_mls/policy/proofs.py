@@ -1,32 +1,37 @@
-"""What proves an arrival, when nobody who may add has added it: extensions of its leaf.
+"""Leaf extensions that prove the admission of a client that no account with `may_add` has added.
 
-A name is no proof.  What proves is a signature by a key that is in the group's tree:
+A name is not a proof.  A proof is a signature by a key in the group's ratchet tree:
 
 =================  =====================================================================================
-`ReturnKey`        A public key in each leaf, made afresh with it.  Its private key will prove that whoever
-                   replaces this leaf holds the state that made it.
-`ReturnProof`      In a leaf that replaces an old one of the same client: a signature by the old leaf's
+`ReturnKey`        A public key in each leaf, generated together with the leaf.  A signature by its private
+                   key later proves that the client that replaces the leaf holds the state that made it.
+`ReturnProof`      In a leaf that replaces an old leaf of the same client: a signature by the old leaf's
                    return key.  It covers the group, the old return key, and the new leaf's identity and keys.
-`DeviceVouchers`   In a leaf of another device of an account: signatures by devices of that account, over the
-                   new device's identity and signature key, and a validity time.
-`Newcomer`         In a leaf that nobody vouches for, where the policy lets anybody in.  It stays there until
-                   somebody who may add replaces the leaf by an Add.
+`DeviceVouchers`   In a leaf of another device of an account: signatures by devices of that account.  Each
+                   covers the new device's identity and signature key, and a lifetime.
+`Newcomer`         In a leaf without any proof, where the policy lets anybody join.  It remains until an
+                   account with `may_add` replaces the leaf by an Add.
 =================  =====================================================================================
 
-*The return key* is derived from the private encryption key of its leaf (:func:`derive_return_key`): it needs no place
-of its own in a store, and whatever heals the leaf heals it.  A Commit or an Update of the client makes the old one
-useless, so whoever has stolen an older state cannot come back by it.  (RFC 9420 12.4.3.2 would use a resumption PSK
-for a resync; members that joined later do not have it and could not follow.)
+*The return key* is derived from the private encryption key of its leaf (:func:`derive_return_key`).  It needs no
+record of its own in a store, and an operation that heals the leaf's key heals the return key as well.  A Commit or an
+Update of the client makes the old return key useless.  Therefore a stolen older state cannot be used to return.
+(RFC 9420 12.4.3.2 suggests a resumption PSK for a resync.  Members that joined later do not have that PSK and could
+not process the Commit.)
 
-*A return proof cannot be moved.*  To another group: the group id is signed.  To another leaf: the new leaf's
-encryption key is signed, whose private part only its maker has.  To another time: the old return key is signed, and
-the proof counts only while a leaf with that key is in the tree, which the return itself ends.
+*A return proof cannot be replayed elsewhere.*
 
-*A voucher* is not bound to a group, for it is made once, when the account's owner admits the device.  It counts in
-each group in which its issuer's leaf has the key that signed it.  Its validity time is for those who act on it:
-inviters and committers hold it against their clock.  Whether a Commit counts does not depend on it, for clocks
-differ, and a Commit is read weeks later from an archive.  What makes an old voucher void for all members alike is in
-the group: its issuer has left, or has another signature key, or the device is on the list of
+- In another group: the signature covers the group id.
+- For another leaf: the signature covers the new leaf's encryption key, and only the maker of that leaf has its private
+  key.
+- At another time: the signature covers the old return key.  The proof is valid only while a leaf with that key is in
+  the tree, and the return itself removes that leaf.
+
+*A voucher* is not bound to a group: it is made once, when the owner of the account admits the device.  It is valid in
+each group in which its issuer's leaf has the key that signed it.  Inviters and committers compare its lifetime with
+their clock before they act on it.  The validity of a Commit does not depend on the lifetime, because clocks differ and
+a Commit may be read from an archive weeks later.  The group's own state invalidates an old voucher, for all members
+alike: its issuer has left, its issuer has another signature key, or the device is on the list of
 :mod:`.removed_clients`.
 """
 
@@ -52,9 +57,10 @@ __all__ = [
 ]  # fmt: skip
 
 MAX_PROOFS = 4
-"""Return keys of which one may be the old leaf's: the present one, and those of Commits and Updates under way."""
+"""Signatures in a `ReturnProof`.  The old leaf may have the present return key, or one of a Commit or an Update whose
+reflection is still awaited."""
 MAX_VOUCHERS = 4
-"""Devices that vouch: not each of them is in each group."""
+"""Vouchers in a leaf.  Several are useful because not every issuer is in every group."""
 
 _RETURN = "MLS-XMPP 1.0 return"
 _VOUCHER = "MLS-XMPP 1.0 device voucher"
@@ -63,7 +69,7 @@ _RETURN_KEY = "MLS-XMPP 1.0 return key"
 
 @struct
 class ReturnKey(ExtensionContent):
-    """A leaf's own return key: a public key of the group's signature scheme."""
+    """The return key of a leaf: a public key of the group's signature scheme."""
 
     TYPE: ClassVar[int] = RETURN_KEY
     return_key: opaque
@@ -71,7 +77,7 @@ class ReturnKey(ExtensionContent):
 
 @struct
 class ReturnSignature(Struct):
-    """A signature, and the return key that it is to be verified with."""
+    """A signature and the return key that verifies it."""
 
     return_key: opaque
     signature: opaque
@@ -79,7 +85,7 @@ class ReturnSignature(Struct):
 
 @struct
 class ReturnProof(ExtensionContent):
-    """1 to `MAX_PROOFS` signatures; one of them must be by the return key of the leaf that is replaced."""
+    """1 to `MAX_PROOFS` signatures, of which one must verify with the return key of the replaced leaf."""
 
     TYPE: ClassVar[int] = RETURN_PROOF
     signatures: Annotated[tuple[ReturnSignature, ...], Bounded(ReturnSignature.codec, 1, MAX_PROOFS)]
@@ -87,10 +93,11 @@ class ReturnProof(ExtensionContent):
 
 @struct
 class DeviceVoucher(Struct):
-    """A device's word for another one of the same account.
+    """A statement, signed by one device, that another device belongs to the same account.
 
     :ivar issuer: identity of the device that vouches, UTF-8
-    :ivar lifetime: seconds since the Unix epoch, for those who act on it
+    :ivar lifetime: seconds since the Unix epoch; inviters and committers check it, the validity of a Commit does not
+        depend on it
     """
 
     issuer: opaque
@@ -100,7 +107,7 @@ class DeviceVoucher(Struct):
 
 @struct
 class DeviceVouchers(ExtensionContent):
-    """1 to `MAX_VOUCHERS` of them."""
+    """1 to `MAX_VOUCHERS` vouchers."""
 
     TYPE: ClassVar[int] = DEVICE_VOUCHERS
     vouchers: Annotated[tuple[DeviceVoucher, ...], Bounded(DeviceVoucher.codec, 1, MAX_VOUCHERS)]
@@ -108,7 +115,7 @@ class DeviceVouchers(ExtensionContent):
 
 @struct
 class Newcomer(ExtensionContent):
-    """The mark of a leaf that has let itself in without proof; it has no content."""
+    """Marks a leaf that has joined without any proof.  The extension has no content."""
 
     TYPE: ClassVar[int] = NEWCOMER
 
@@ -118,10 +125,11 @@ LEAF_EXTENSIONS: tuple[type[ExtensionContent], ...] = (ReturnKey, ReturnProof, D
 
 @struct
 class _ReturnTBS(Struct):
-    """What a return key signs.
+    """The content that a return key signs.
 
-    :ivar old_return_key: its public part
-    :ivar return_key: of the new leaf, empty if it has none
+    :ivar old_return_key: the public part of the signing key
+    :ivar identity: of the new leaf, as are the keys
+    :ivar return_key: of the new leaf; empty if it has none
     """
 
     group_id: opaque
@@ -134,7 +142,7 @@ class _ReturnTBS(Struct):
 
 @struct
 class _VoucherTBS(Struct):
-    """What a device signs that vouches for another."""
+    """The content that the issuer of a voucher signs."""
 
     issuer: opaque
     identity: opaque
@@ -146,32 +154,32 @@ class _VoucherTBS(Struct):
 
 
 def derive_return_key(suite: CipherSuite, leaf_key: HPKEPrivateKey) -> SignaturePrivateKey:
-    """The return key of the leaf with this private encryption key."""
+    """Derive the return key of the leaf with this private encryption key."""
     secret = suite.extract(_RETURN_KEY.encode(), leaf_key.encode())
     return suite.generate_signature_key(lambda size: suite.expand_with_label(secret, _RETURN_KEY, b"", size))
 
 
 def return_key_of(leaf: LeafNode) -> bytes | None:
-    """The public return key in a leaf.
+    """The public return key in a leaf; None if the leaf has none.
 
-    :raises MalformedError: it cannot be read
+    :raises MalformedError: the extension cannot be parsed
     """
     found = ReturnKey.found_in(leaf.extensions)
     return None if found is None else found.return_key
 
 
 def is_newcomer(leaf: LeafNode) -> bool:
-    """Whether a leaf bears the mark.  How it is spelled is checked when it arrives."""
+    """Whether a leaf has the Newcomer extension.  The extension's encoding is checked when the leaf enters."""
     return any(entry.extension_type == NEWCOMER for entry in leaf.extensions)
 
 
 def prove_return(
     suite: CipherSuite, group_id: bytes, keys: Iterable[SignaturePrivateKey], leaf: LeafNode
 ) -> ReturnProof:
-    """The proof for a new leaf.
+    """Make the return proof for a new leaf.
 
-    :param keys: private return keys, one of which belongs to the leaf that is replaced; the first `MAX_PROOFS` count
-    :param leaf: the new one, complete but for this proof, source and signature
+    :param keys: private return keys, of which one belongs to the replaced leaf; only the first `MAX_PROOFS` are used
+    :param leaf: the new leaf, complete except for this proof, its source and its signature
     """
     made = []
     for key in list(keys)[:MAX_PROOFS]:
@@ -181,12 +189,12 @@ def prove_return(
 
 
 def proves_return(suite: CipherSuite, group_id: bytes, old: LeafNode, new: LeafNode) -> bool:
-    """Whether a new leaf is by the same client as an old one, and by its present state.
+    """Whether a new leaf proves that it comes from the present state of the same client as an old leaf.
 
-    Same identity, same signature key (a certificate may have been renewed for it), and a signature by the old leaf's
-    return key.
+    Both leaves have the same identity and the same signature key, and the new leaf has a signature by the old leaf's
+    return key.  The credential may differ: a certificate for the same key may have been renewed.
 
-    :raises MalformedError: a proof or a return key cannot be read
+    :raises MalformedError: a proof or a return key cannot be parsed
     """
     if old.signature_key != new.signature_key or ClientIdentity.from_leaf(old) != ClientIdentity.from_leaf(new):
         return False
@@ -222,12 +230,12 @@ def vouch(
     signature_key: bytes,
     lifetime: Lifetime,
 ) -> DeviceVoucher:
-    """A voucher by a device for another one of its account.
+    """Make a voucher by one device for another device of the same account.
 
-    :param suite: any with the signature scheme of both keys
-    :param key: the issuer's signature key, which its leaves have
-    :param signature_key: the other device's, public
-    :raises ValueError: it is the same device, or not of the same account
+    :param suite: any cipher suite with the signature scheme of both keys
+    :param key: the issuer's private signature key, whose public part is in its leaves
+    :param signature_key: the public signature key of `device`
+    :raises ValueError: `device` is the issuer itself, or belongs to another account
     """
     if issuer.account != device.account or issuer == device:
         raise ValueError("a device vouches for other devices of its own account")
@@ -238,7 +246,10 @@ def vouch(
 def vouches(
     suite: CipherSuite, voucher: DeviceVoucher, issuer_key: bytes, device: ClientIdentity, signature_key: bytes
 ) -> bool:
-    """Whether a voucher is for this device with this key, signed by `issuer_key`.  Looks at no clock."""
+    """Whether a voucher is for this device with this signature key, and is signed by `issuer_key`.
+
+    The lifetime is not compared with a clock.
+    """
     signed = _VoucherTBS(voucher.issuer, _octets(device), signature_key, voucher.lifetime).encode()
     return _holds(suite.id, issuer_key, _VOUCHER, signed, voucher.signature)
 
@@ -249,7 +260,10 @@ def _octets(client: ClientIdentity) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _holds(suite: int, key: bytes, label: str, signed: bytes, signature: bytes) -> bool:
-    """Kept for a while: one proof is judged when it is proposed, chosen, committed and processed."""
+    """Whether a signature verifies.
+
+    Results are cached: one proof is judged when it is proposed, selected, committed and processed.
+    """
     try:
         CipherSuite.get(suite).verify_with_label(key, label, signed, signature)
     except InvalidError:

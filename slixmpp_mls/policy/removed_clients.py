@@ -1,23 +1,25 @@
-"""Who has been removed from a group and does not come back by itself: an extension of its GroupContext.
+"""The list of clients that have been removed from a group and cannot rejoin on their own: a GroupContext extension.
 
-A voucher outlives a removal, and so does the wish to come in where anybody may.  So the group remembers whom it has
-removed.  The list is in the GroupContext: all members agree on it, and a joiner can verify it.
+The list prevents a removed client from rejoining by a voucher, which outlives the removal, or as a newcomer where
+anybody may join.  Because it is in the GroupContext, all members agree on it and a joiner can verify it.
 
-- A Commit that removes a client against its will puts the client on the list.  Leaving does not, and neither does the
-  removal of a leaf that its own client replaces.
-- An Add by somebody with `may_add` takes the client off.  An Add by another device of its account takes it off if it
-  was the account itself that had removed it.
+- A Commit that removes a client against its will adds the client to the list.  A Commit by which a client leaves, or
+  replaces its own leaf, does not.
+- An Add by an account with `may_add` deletes the client's entry.  An Add by another device of its account deletes the
+  entry only if the account itself had removed the client.
 
-The GroupContext changes only by a GroupContextExtensions proposal.  So whoever commits such a removal or Add includes
-one that differs from the present extensions in the list alone, and needs no right for it; a Commit without it, or with
-another list than the one that follows from its changes, is void (:mod:`.check`).
+Only a GroupContextExtensions proposal changes the GroupContext.  The committer of such a removal or Add therefore
+includes a GroupContextExtensions proposal that differs from the present extensions in the list alone; it needs no
+right for that.  A Commit without the proposal, or with any list other than the one that follows from its changes, is
+invalid (:mod:`.check`).
 
-A group without the list (one of version 0.1) remembers nobody.  There no voucher counts, and nobody comes in as a
-newcomer.  Any Commit may begin the list, and none can end it.
+A group of version 0.1 has no list.  In such a group no voucher is valid and no client joins as a newcomer.  Any Commit
+may introduce the list, and no Commit can delete it.
 
-*Bounds.*  An account has at most `MAX_PER_ACCOUNT` entries; one more, and a single entry for all devices of the account
-takes their place.  The list has at most `MAX_REMOVED` entries; one more, and the oldest goes: newcomers first, who
-alone could come in any number, then devices that their own accounts have removed, then others.
+*Bounds.*  An account has at most `MAX_PER_ACCOUNT` entries; when one more is added, a single entry for all devices of
+the account replaces them.  The list has at most `MAX_REMOVED` entries; when one more is added, one is dropped.
+Newcomers' entries are dropped first, because only newcomers can arrive in any number; then those of devices removed by
+their own accounts; then others.  Among entries of one kind the oldest is dropped.
 """
 
 from __future__ import annotations
@@ -40,21 +42,23 @@ MAX_PER_ACCOUNT = 8
 
 
 class RemovedAs(IntEnum):
-    """What kind of removal it was; the higher number counts if there were several."""
+    """The kind of a removal.  After several removals of one client the highest number is kept."""
 
     NEWCOMER = 1
-    """It had let itself in, and nobody had confirmed it."""
+    """The client had joined as a newcomer and had not been confirmed."""
     OWN_DEVICE = 2
-    """Its own account has removed it."""
+    """The client's own account removed it."""
     MEMBER = 3
-    """Others have."""
+    """Another account removed it."""
 
 
 @struct
 class RemovedClient(Struct):
-    """One entry.
+    """One entry of the list.
 
-    :ivar device: device id in ASCII; empty: all devices of the account
+    :ivar account: bare JID
+    :ivar device: device id in ASCII; empty for all devices of the account
+    :ivar removed_as: the kind of the removal
     """
 
     account: Annotated[str, BARE_JID]
@@ -67,31 +71,31 @@ class RemovedClient(Struct):
 
 @struct
 class RemovedClients(ExtensionContent):
-    """The list, the oldest entry first."""
+    """The list of removed clients, oldest entry first."""
 
     TYPE: ClassVar[int] = REMOVED_CLIENTS
     clients: Annotated[tuple[RemovedClient, ...], Bounded(RemovedClient.codec, 0, MAX_REMOVED)] = ()
 
     def replaced_in(self, extensions: Extensions) -> tuple[Extension, ...]:
-        """Extensions with this list instead of the one in them, in its place."""
+        """Extensions with this list in the place of the one that they contain, or at their end if they contain none."""
         if not any(entry.extension_type == self.TYPE for entry in extensions):
             return (*extensions, self.extension())
         return tuple(self.extension() if entry.extension_type == self.TYPE else entry for entry in extensions)
 
     def bars(self, client: ClientIdentity) -> bool:
-        """Whether this client does not come in by a voucher."""
+        """Whether the list bars this client from joining by a voucher."""
         return any(entry.concerns(client) for entry in self.clients)
 
     def bars_own_add(self, client: ClientIdentity) -> bool:
-        """Whether an Add by another device of its account does not bring this client back."""
+        """Whether the list bars an Add of this client by another device of its account."""
         return any(entry.concerns(client) and entry.removed_as != RemovedAs.OWN_DEVICE for entry in self.clients)
 
     def bars_account(self, account: str) -> bool:
-        """Whether this account does not come in by itself where anybody may."""
+        """Whether the list bars this account's clients from joining as newcomers."""
         return any(entry.account == account and entry.removed_as != RemovedAs.OWN_DEVICE for entry in self.clients)
 
     def with_removed(self, removals: Iterable[tuple[ClientIdentity, RemovedAs]]) -> RemovedClients:
-        """The list after removals, in their order."""
+        """The list after these removals, which are applied in their order."""
         entries = list(self.clients)
         for client, removed_as in removals:
             known = next((entry for entry in entries if entry.concerns(client)), None)
@@ -109,10 +113,10 @@ class RemovedClients(ExtensionContent):
         return RemovedClients(tuple(entries))
 
     def with_added(self, client: ClientIdentity) -> RemovedClients:
-        """The list after an Add that counts in spite of it.
+        """The list after a permitted Add of this client.
 
-        An entry for all devices of the account stays, as one that only their vouchers are barred by: which of them
-        was meant is not known any more.
+        An entry for this device is deleted.  An entry for all devices of the account is kept, as `OWN_DEVICE`: it does
+        not record which devices were removed, so it continues to bar the account's vouchers, and nothing else.
         """
         entries = []
         for entry in self.clients:

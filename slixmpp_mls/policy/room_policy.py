@@ -1,29 +1,31 @@
 """The policy of a group: an extension of its GroupContext.
 
-The policy is part of what all members agree on cryptographically, so no server can change it.  What is done by it
-with each Commit is in :mod:`.check`.
+All members agree on the GroupContext cryptographically, so no server can change the policy.  :mod:`.check` applies the
+policy to each Commit.
 
-*The last administrator.*  While no account of the list has a say in the group, every member account is
-an administrator.  So a group cannot be locked by leaving it (nor by an administrator's device that is
-lost), and no single survivor, who may be a dead device, has to be waited for.  The first change of the
-policy ends this state, for it must name an administrator who is a member.  What nobody may do stays so.
+*The last administrator.*  While no account in `administrators` is a confirmed member, every member account is an
+administrator.  Therefore a group is not locked when its administrators leave or lose their devices, and it does not
+depend on a single remaining client that may never come online again.  The first change of the policy ends this state,
+because the new policy must name an administrator that is a member.  A right of nobody (:attr:`Right.NOBODY`) remains
+nobody's.
 
-`x509_only` looks at leaves that arrive or are renewed.  Old ones get their certificate with their next
-update, which `max_leaf_age` brings about.  With `roots`, the chain in the credential must lead to one of them:
-each certificate is signed by the next, and the last one is a root.  No clock and no revocation list is looked
-at, on which members need not agree; these are the Authentication Service's.
+*X.509.*  `x509_only` applies to leaves that enter or are renewed.  An existing leaf gets its certificate with its next
+update, which `max_leaf_age` brings about.  With `roots`, the chain in the credential must lead to one of them: each
+certificate is signed by the next, and the last one is a root.  The check reads neither a clock nor a revocation list,
+because members need not agree on them; the Authentication Service does.
 
-`max_leaf_age` is not part of the check: the age of a key is a matter of clocks.  Clients renew their own leaf in
-time, and those with the right to remove may remove who does not.
-It is unlimited by default: a phone in a drawer does no harm to be thrown out for, unless somebody says so.
+*The age of keys.*  `max_leaf_age` is not part of the check, because members' clocks differ.  Clients renew their own
+leaf in time, and accounts with the right to remove may remove a client that does not.  The age is unlimited by default:
+a device that has been switched off for months does not by itself justify its removal.
 
-*Versions.*  A rule that some members do not know would split the group, so there are no optional rules and
-each version of the policy has an extension type of its own.  Capabilities then
-tell who knows which (RFC 9420 7.2), and no Commit can bring a group to a version that a member lacks (13.4).
+*Versions.*  A rule that some members do not know would split the group.  Therefore no rule is optional, and each
+version of the policy has an extension type of its own.  The capabilities of a leaf list the versions that its client
+knows (RFC 9420 7.2), and no Commit can move a group to a version that a member lacks (13.4).
 
-The content has grown since version 0.1 of this package: if it ends after `x509_only`, the rest has its defaults.
+The content has grown since version 0.1 of this package.  Content that ends after `x509_only` is read with the default
+values of the later fields.
 
-A group without the extension is none of ours: nothing names its room.  See :meth:`RoomPolicy.required_in`.
+A group without the extension is rejected, because nothing names its room; see :meth:`RoomPolicy.required_in`.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ VERSION = 1
 
 
 class Right(IntEnum):
-    """Who may do something."""
+    """The accounts that may make a change."""
 
     NOBODY = 0
     ADMINISTRATORS = 1
@@ -54,11 +56,11 @@ class Right(IntEnum):
 
 
 class ExternalJoins(IntEnum):
-    """Who may come in by a Commit of its own (RFC 9420 12.4.3.2)."""
+    """The clients that may join by an external Commit (RFC 9420 12.4.3.2)."""
 
     NEVER = 0
     DEVICES = 1
-    """Clients of accounts that have another client in the group, or had, in the leaf that they replace."""
+    """Clients whose account has another client in the group, and clients that replace a leaf of their own."""
     ANYBODY = 2
 
 
@@ -69,19 +71,19 @@ _right = Annotated[Right, Enum(Right)]
 
 @struct
 class RoomPolicy(ExtensionContent):
-    """The policy of a group; the defaults are those of a new one, with its creator as administrator.
+    """The policy of a group.  The defaults are those of a new group, whose creator is the administrator.
 
     :ivar room: bare JID of the room that carries the group's messages; it can never change
     :ivar administrators: accounts, bare JIDs
     :ivar own_devices: whether a member account may add and remove its own clients
-    :ivar max_leaf_age: seconds after which a leaf's keys should have been renewed; 0 is unlimited
+    :ivar max_leaf_age: seconds within which the keys of a leaf should be renewed; 0 is unlimited
     :ivar x509_only: whether credentials must be X.509
-    :ivar max_devices: how many clients one account may have, 1 or more
-    :ivar max_members: how many clients the group may have, 1 or more
-    :ivar roots: with `x509_only`: SHA-256 hashes of the root certificates (DER) to one of which each chain leads, the
-        root in it; if empty, members need only agree that it is an X.509 credential
-    :ivar conversation: whether this is the talk of the accounts in `administrators`, two in all, and of nobody else: no
-        other account can be added, and neither this nor the list can change
+    :ivar max_devices: maximum number of clients of one account, 1 or more
+    :ivar max_members: maximum number of clients in the group, 1 or more
+    :ivar roots: with `x509_only`: SHA-256 hashes of root certificates (DER).  Each chain includes its root and leads to
+        one of them.  If empty, any X.509 credential is accepted
+    :ivar conversation: whether the group is a conversation between the two accounts in `administrators`: no other
+        account can be added, and neither this flag nor the list can change
     """
 
     TYPE: ClassVar[int] = POLICY_TYPES[VERSION]
@@ -102,9 +104,9 @@ class RoomPolicy(ExtensionContent):
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """The policy with these octets.
+        """Decode a policy; octets that end after `x509_only` (version 0.1) get the default values of later fields.
 
-        :raises MalformedError: they are none
+        :raises MalformedError: the octets are not a policy
         """
         try:
             return super(RoomPolicy, cls).decode(data)  # noqa: UP008  # a class with slots is made twice
@@ -116,7 +118,7 @@ class RoomPolicy(ExtensionContent):
         """The policy among a GroupContext's extensions; None if there is none.
 
         :raises PolicyTooNew: there is one of a newer version
-        :raises MalformedError: it does not parse, or names no room or administrator in normal form
+        :raises MalformedError: it cannot be parsed, or does not name a room and administrators in normal form
         """
         newest = max((entry.extension_type for entry in extensions if entry.extension_type in POLICY_TYPES), default=0)
         if newest > cls.TYPE:
@@ -125,9 +127,9 @@ class RoomPolicy(ExtensionContent):
 
     @classmethod
     def required_in(cls, extensions: Extensions) -> Self:
-        """The policy that a group of ours must have.
+        """The policy among the extensions of a room's group, which must have one.
 
-        :raises InvalidError: there is none: the group was not made for a room
+        :raises InvalidError: there is none, so the group was not made for a room
         :raises PolicyTooNew: there is one of a newer version
         :raises MalformedError: see :meth:`found_in`
         """
@@ -137,7 +139,7 @@ class RoomPolicy(ExtensionContent):
         return policy
 
     def replaced_in(self, extensions: Extensions) -> tuple[Extension, ...]:
-        """A list of extensions with this policy instead of the one in it, for a GroupContextExtensions proposal.
+        """Extensions with this policy in place of the one that they contain, for a GroupContextExtensions proposal.
 
         :raises ValueError: the policy cannot be encoded: see
             :func:`slixmpp_mls.identity.client_identity.check_bare_jid`, `MAX_ADMINISTRATORS`
@@ -146,27 +148,32 @@ class RoomPolicy(ExtensionContent):
 
     @classmethod
     def for_conversation(cls, room: str, one: str, other: str) -> Self:
-        """The policy of a conversation between two accounts, bare JIDs."""
+        """The policy of a conversation between two accounts.
+
+        :param room: bare JID
+        :param one: bare JID of an account
+        :param other: bare JID of the other account
+        """
         return cls(room, tuple(sorted((one, other))), external_joins=ExternalJoins.DEVICES, conversation=True)
 
     def partner_of(self, account: str) -> str | None:
-        """In a conversation of two: who the other one is; None if it is none, or not of this account."""
+        """The other account of a conversation; None if this is no conversation, or not one of this account."""
         if not self.conversation or len(self.administrators) != 2 or account not in self.administrators:
             return None
         return next(other for other in self.administrators if other != account)
 
     def administrators_in(self, roster: Roster) -> frozenset[str]:
-        """The accounts of the list that have a say in the group.  If empty, every member is an administrator."""
+        """The listed administrators that are confirmed members.  If empty, every member is an administrator."""
         return frozenset(filter(roster.has_say, self.administrators))
 
     def is_administrator(self, account: str, roster: Roster) -> bool:
-        """Whether a member account is an administrator at present, of the list or for lack of any."""
+        """Whether a member account is an administrator at present: listed, or a member while no listed one is."""
         if not roster.has_say(account):
             return False
         return account in self.administrators or not any(map(roster.has_say, self.administrators))
 
     def accepts(self, credential: AnyCredential) -> bool:
-        """Whether a leaf that arrives or is renewed may have this credential (`x509_only`, `roots`)."""
+        """Whether a leaf that enters or is renewed may have this credential (`x509_only`, `roots`)."""
         if not self.x509_only:
             return True
         return isinstance(credential, X509Credential) and (not self.roots or leads_to(credential, self.roots))

@@ -1,9 +1,9 @@
-"""Which account has which leaves in a group: what a ratchet tree would otherwise be scanned for.
+"""Indexes the leaves of a group by account and by client, so that the ratchet tree need not be scanned.
 
-A :class:`Roster` is an immutable value beside a group's tree.  It is built once from the tree and follows
-it by the :class:`~slixmpp_mls.mls.group.commit_effects.Effects` of each Commit, at a cost that depends on what changes
-and not on who else is there.  By what it is, it keeps the two rules of identity: a client has one leaf at
-most, and a leaf belongs to the same client for as long as it lasts.
+A :class:`Roster` is an immutable value.  It is built once from the tree and follows it by the
+:class:`~slixmpp_mls.mls.group.commit_effects.Effects` of each Commit.  The cost of an update depends on the number of
+changes, not on the number of members.  Its structure enforces the two rules of identity: a client has at most one leaf,
+and a leaf belongs to the same client as long as it exists.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Roster"]
 
 
 class Roster:
-    """The clients in a group, by leaf, by name and by account."""
+    """The clients in a group, by leaf index, by identity and by account."""
 
     __slots__ = ("_accounts", "_clients", "_leaves", "_newcomers")
 
@@ -42,7 +42,7 @@ class Roster:
 
     @classmethod
     def of(cls, members: Iterable[tuple[int, LeafNode]]) -> Roster:
-        """The roster of all of a group's leaves, as :meth:`RatchetTree.members` gives them.
+        """Build the roster from all leaves of a group, as :meth:`RatchetTree.members` returns them.
 
         :raises InvalidError: a leaf's credential names no client
         :raises PolicyViolation: two leaves are the same client
@@ -61,13 +61,13 @@ class Roster:
     __hash__ = None  # type: ignore[assignment]
 
     def __len__(self) -> int:
-        """How many clients there are."""
+        """The number of clients in the group."""
         return len(self._clients)
 
     def at(self, index: int) -> ClientIdentity:
         """The client at a leaf.
 
-        :raises UsageError: there is none: this is the roster of another epoch
+        :raises UsageError: there is none, so this is the roster of another epoch
         """
         client = self._clients.get(index)
         if client is None:
@@ -75,7 +75,7 @@ class Roster:
         return client
 
     def leaf_of(self, client: ClientIdentity) -> int | None:
-        """The leaf of a client, None if it has none."""
+        """The leaf index of a client; None if it has no leaf."""
         return self._leaves.get(client)
 
     def has(self, account: str) -> bool:
@@ -83,18 +83,19 @@ class Roster:
         return account in self._accounts
 
     def is_newcomer(self, index: int) -> bool:
-        """Whether a leaf has let itself in, and nobody who may add has confirmed it; see :mod:`.proofs`."""
+        """Whether a leaf joined without proof and has not been confirmed by an Add; see :mod:`.proofs`."""
         return index in self._newcomers
 
     def counts(self, index: int) -> bool:
-        """Whether what the client at a leaf wishes has the weight of a member's.
+        """Whether the client at a leaf has the rights of a member.
 
-        A newcomer's has not, unless there is nobody but newcomers: a group is not locked by all others leaving it.
+        A newcomer has them only while all members are newcomers.  Otherwise a group would be locked when all other
+        members leave.
         """
         return index not in self._newcomers or len(self._newcomers) == len(self._clients)
 
     def has_say(self, account: str) -> bool:
-        """Whether the account has a client in the group whose wish counts."""
+        """Whether the account has a client in the group with the rights of a member."""
         return any(map(self.counts, self._accounts.get(account, ())))
 
     def leaves_of(self, account: str) -> tuple[int, ...]:
@@ -102,7 +103,7 @@ class Roster:
         return tuple(sorted(self._accounts.get(account, ())))
 
     def clients_of(self, account: str) -> int:
-        """How many clients of an account there are."""
+        """The number of an account's clients in the group."""
         return len(self._accounts.get(account, ()))
 
     def clients(self) -> Iterator[ClientIdentity]:
@@ -114,11 +115,11 @@ class Roster:
         return iter(self._accounts)
 
     def after(self, effects: Effects) -> Roster:
-        """The roster after a Commit; this one stays as it is.
+        """The roster after a Commit.  This roster does not change.
 
         :raises InvalidError: a new credential names no client
-        :raises PolicyViolation: a client would have two leaves, or a leaf become another client's
-        :raises UsageError: `effects` is not about this roster's epoch
+        :raises PolicyViolation: a client would have two leaves, or a leaf would become another client's
+        :raises UsageError: `effects` does not belong to this roster's epoch
         """
         draft = _Draft(self)
         for change in effects.removed:
@@ -130,7 +131,7 @@ class Roster:
                 ClientIdentity.from_leaf(change.after) != client
             ):
                 raise PolicyViolation("same-client", f"leaf {change.index} would become another client's", str(client))
-        for change in effects.added:  # last: an Add may use a leaf that a Remove has left
+        for change in effects.added:  # last, because an Add may use a leaf that a Remove has blanked
             assert change.after is not None
             client = ClientIdentity.from_leaf(change.after)
             sender = change.proposer
@@ -140,7 +141,7 @@ class Roster:
 
 
 class _Draft:
-    """A roster in the making."""
+    """A mutable roster, from which the next one is built."""
 
     def __init__(self, roster: Roster) -> None:
         self._clients: MapMutation[int, ClientIdentity] = roster._clients.mutate()

@@ -1,4 +1,4 @@
-"""What all members of a group see alike in one epoch: all that a Commit is judged by."""
+"""The group state that a Commit is judged by: it is the same for all members in one epoch."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .roster import Roster
 __all__ = ["EXTENSION_TYPES", "GroupView", "group_extensions"]
 
 EXTENSION_TYPES = (RoomPolicy.TYPE, RemovedClients.TYPE, *(kind.TYPE for kind in LEAF_EXTENSIONS))
-"""What the leaves of a client of this protocol list in their capabilities (RFC 9420 7.2)."""
+"""Extension types that a leaf of this protocol lists in its capabilities (RFC 9420 7.2)."""
 
 
 @dataclass(frozen=True, slots=True)
 class GroupView:
-    """A group before a Commit.
+    """The state of a group before a Commit.
 
     :ivar extensions: of its GroupContext
-    :ivar removed: the list among them; None if there is none
-    :ivar leaf: gives the leaf at an index of the tree
+    :ivar removed: the list of removed clients among them; None if there is none
+    :ivar leaf: returns the leaf at an index of the tree
     """
 
     suite: CipherSuite
@@ -42,7 +42,7 @@ class GroupView:
     def of(cls, group: PublicGroup, policy: RoomPolicy, roster: Roster) -> GroupView:
         """The view of a group whose policy and roster are known.
 
-        :raises MalformedError: the list of removed clients cannot be read
+        :raises MalformedError: the list of removed clients cannot be parsed
         """
         extensions = group.context.extensions
         return cls(
@@ -59,8 +59,8 @@ class GroupView:
 def group_extensions(policy: RoomPolicy) -> tuple[Extension, ...]:
     """The GroupContext extensions of a new group.
 
-    The list of removed clients is there from the start, although empty: RFC 9420 13.4 then keeps out whoever does not
-    list its type, and no member can later prevent that it is needed.
+    They include an empty list of removed clients.  RFC 9420 13.4 then excludes clients whose capabilities lack its
+    type, so no member can later prevent the use of the list.
 
     :raises ValueError: the policy cannot be encoded
     """
