@@ -1,7 +1,6 @@
-"""What a room's stanzas have meant, for the application.
+"""Events that report to the application what a room's stanzas mean.
 
-Each is a frozen dataclass; `room` is the room's bare JID.  Texts that come from peers are
-not in their repr.
+Each event is a frozen dataclass.  `room` is the room's bare JID.  The repr omits texts that come from peers.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """What cannot be read any more because we had lost the group.
+    """The part of the archive that we can no longer read because we had lost the group.
 
     :ivar after: archive id of the last stanza that we have processed as a member; None for the archive's beginning
     :ivar until: archive id of the stanza by which we are back
-    :ivar messages: application messages between them, as far as the archive has shown them to us
+    :ivar messages: number of application messages between them, as far as the archive has shown them to us
     """
 
     after: str | None
@@ -37,10 +36,10 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """We are in the group: by a Welcome, or by our own external Commit.
+    """We have joined the group, by a Welcome or by our own external Commit.
 
-    :ivar by: who let us in, None if nobody had to
-    :ivar missed: what we have lost, if we had been in the group before and could not follow it
+    :ivar by: the member that added us; None after an external Commit, which needs none
+    :ivar missed: the messages that we have lost, if we had been in the group before and could not follow it
     """
 
     room: str
@@ -53,20 +52,20 @@ class Joined:
 class MessageReceived:
     """Application data from a member.
 
-    :ivar sender: from the leaf, authenticated
+    :ivar sender: the authenticated sender, from its leaf
     :ivar data: the plaintext
     :ivar epoch: the epoch in which it was sent
-    :ivar claimed: the bare JID that the room says it is from; None if it says nothing
+    :ivar claimed: the sender's bare JID according to the room, not authenticated; None if the room names none
     :ivar archive_id: its id in the room's archive
     :ivar origin_id: the sender's id for it, authenticated with it; the room's claim if the sender authenticates none
-    :ivar stamp: when the room received it, seconds since the Unix epoch, by the room's clock; None if live
-    :ivar occupant: ``room/nickname`` of the sender, as the room says
-    :ivar clear: whether the stanza said something in clear beside it
-    :ivar removed: whether its sender had been removed from the group when the room got it
+    :ivar stamp: time at which the room received it, seconds since the Unix epoch, by the room's clock; None if live
+    :ivar occupant: ``room/nickname`` of the sender according to the room, not authenticated
+    :ivar clear: whether the stanza also contains cleartext
+    :ivar removed: whether its sender had been removed from the group when the room received it
     :ivar number: its place in the inbox, for :meth:`~.group.room_group.RoomGroup.handed_over`
-    :ivar again: whether it was read before a restart, and perhaps handed over
-    :ivar missing: how many messages its sender has encrypted just before it that have not come: a server has lost
-        or withholds them, or the sender could not send them, or they will still come (RFC 9750 5.2)
+    :ivar again: whether it was read before a restart; the application may have received it already
+    :ivar missing: number of messages that the sender encrypted just before this one and that have not arrived: a server
+        has lost or withholds them, the sender could not send them, or they will still arrive (RFC 9750 5.2)
     """
 
     room: str
@@ -86,13 +85,13 @@ class MessageReceived:
 
     @property
     def forged(self) -> bool:
-        """Whether the room names another account than the leaf does.  The leaf is right."""
+        """Whether the room names another account than the leaf does.  The leaf is authoritative."""
         return self.claimed is not None and self.claimed != self.sender.account
 
 
 @dataclass(frozen=True, slots=True)
 class MessageSent:
-    """A message of ours is in the room's order.
+    """The room has reflected a message of ours, which is now in the room's order.
 
     :ivar data: its plaintext
     """
@@ -107,11 +106,12 @@ class MessageSent:
 class GroupChanged:
     """A Commit has taken effect.
 
-    :ivar epoch: the new one
+    :ivar epoch: the new epoch
     :ivar by: the committer
-    :ivar updated: members with renewed keys, the committer among them
-    :ivar policy_changed: whether the group's extensions are others now
-    :ivar doubt: what the Authentication Service had against the committer, whose Commits all must follow alike
+    :ivar updated: members with renewed keys, including the committer
+    :ivar policy_changed: whether the group's extensions have changed
+    :ivar doubt: the doubt of the Authentication Service about the committer, if any; all members apply its Commit
+        nevertheless
     """
 
     room: str
@@ -126,11 +126,11 @@ class GroupChanged:
 
 @dataclass(frozen=True, slots=True)
 class GroupClosed:
-    """A ReInit has ended the group (RFC 9420 11.2): nothing can be said until another one follows it, here.
+    """A ReInit has ended the group (RFC 9420 11.2).  Nothing can be sent until its successor exists in this room.
 
-    :ivar epoch: its last one
-    :ivar by: who has committed it
-    :ivar suite: number of the cipher suite of the group to come
+    :ivar epoch: the last epoch of the group
+    :ivar by: the committer of the ReInit
+    :ivar suite: number of the successor's cipher suite
     """
 
     room: str
@@ -141,10 +141,10 @@ class GroupClosed:
 
 @dataclass(frozen=True, slots=True)
 class GroupContinued:
-    """The group that follows one that was closed is there, with the same members, and we are in it.
+    """The successor of a closed group exists, with the same members, and we are in it.
 
-    :ivar epoch: its present one
-    :ivar by: who has made it; any member may
+    :ivar epoch: its present epoch
+    :ivar by: its creator, which may be any member
     :ivar suite: number of its cipher suite
     """
 
@@ -156,10 +156,10 @@ class GroupContinued:
 
 @dataclass(frozen=True, slots=True)
 class RemovedFromGroup:
-    """We are out.  The group's keys are deleted.
+    """We are no longer a member.  The group's keys are deleted.
 
-    :ivar by: the committer; None if we gave up by ourselves
-    :ivar wanted: whether we had asked for it
+    :ivar by: the committer; None if we gave the group up ourselves
+    :ivar wanted: whether we had asked to leave
     """
 
     room: str
@@ -169,7 +169,7 @@ class RemovedFromGroup:
 
 @dataclass(frozen=True, slots=True)
 class CommitLost:
-    """Another Commit came first, or ours was refused; ours is dropped."""
+    """A Commit of ours is dropped, because another one came first or the room refused ours."""
 
     room: str
     origin_id: str
@@ -178,10 +178,10 @@ class CommitLost:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A stanza was refused and has changed nothing.
+    """A stanza was rejected.  The group's state has not changed.
 
-    :ivar error: why
-    :ivar claimed: the bare JID that the room says it is from
+    :ivar error: the reason
+    :ivar claimed: the sender's bare JID according to the room, not authenticated
     """
 
     room: str
@@ -192,7 +192,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Application data that we have no key for, and that may well be genuine.
+    """Application data that may be genuine, but for which we have no key.
 
     :ivar reason: ``before-join``; ``too-late`` (its epoch's keys are deleted); ``future`` (we lack a Commit);
         ``lost`` (we have lost the group)
@@ -207,14 +207,14 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class LeftBehind:
-    """A member seems to be in a later epoch than we are: we lack a Commit, or have refused one that others accept.
+    """A member seems to be in a later epoch than ours: we lack a Commit, or have rejected one that others accept.
 
-    Said once per account and epoch.  Nothing has been given up.  If it turns out to be so when the archive
-    has been read to its end, :class:`GroupLost` follows; see :meth:`.RoomGroup.is_left_behind`.
+    The event is reported once per account and epoch.  The group is not given up.  If the archive, read to its end,
+    confirms it, :class:`GroupLost` follows; see :meth:`.RoomGroup.is_left_behind`.
 
-    :ivar epoch: ours
-    :ivar ahead: theirs, as the stanza says: it cannot be authenticated
-    :ivar by: the account, as the room says
+    :ivar epoch: our epoch
+    :ivar ahead: the member's epoch according to the stanza, not authenticated
+    :ivar by: the account according to the room, not authenticated
     """
 
     room: str
@@ -226,13 +226,13 @@ class LeftBehind:
 
 @dataclass(frozen=True, slots=True)
 class Unsure:
-    """We do not know any more whether we are where the group is, or know it again.
+    """We have become unsure whether our state is the group's present state, or are sure again.
 
-    Nothing is lost.  While we are unsure, what is to be sent waits in the outbox.
+    Nothing is lost.  While we are unsure, messages to be sent wait in the outbox.
 
-    :ivar epoch: ours
-    :ivar reasons: ``archive-gap``, ``later-epoch``, ``undecryptable``, ``tombstone``; empty if we are sure again:
-        nobody has shown us another state.  If we come back from an older state instead, :class:`Joined` says so
+    :ivar epoch: our epoch
+    :ivar reasons: ``archive-gap``, ``later-epoch``, ``undecryptable``, ``tombstone``; empty if we are sure again,
+        because no member has shown us another state.  If our state was outdated, :class:`Joined` reports our return
     """
 
     room: str
@@ -242,7 +242,7 @@ class Unsure:
 
 @dataclass(frozen=True, slots=True)
 class MemberDoubted:
-    """The Authentication Service does not vouch for a member; :mod:`.storage.doubts` says what is done about it."""
+    """The Authentication Service does not vouch for a member; see :mod:`.storage.doubts` for the consequences."""
 
     room: str
     member: Member
@@ -251,10 +251,10 @@ class MemberDoubted:
 
 @dataclass(frozen=True, slots=True)
 class GroupLost:
-    """We cannot follow the group any more, and must come back into it: see ``rejoin`` among the plugin's settings.
+    """We can no longer follow the group and must rejoin it; see ``rejoin`` among the plugin's settings.
 
-    :ivar reason: for people
-    :ivar after: archive id of the last stanza that we have processed; what comes later is lost to us, until we are back
+    :ivar reason: human-readable
+    :ivar after: archive id of the last stanza that we have processed; later messages are lost to us until we are back
     """
 
     room: str
@@ -264,11 +264,11 @@ class GroupLost:
 
 @dataclass(frozen=True, slots=True)
 class Rejoining:
-    """We try to come (back) into the group.
+    """We try to join or rejoin the group.
 
-    :ivar epoch: the one in which the group seems to be
-    :ivar attempt: 1 for the first of a day
-    :ivar external: by our own external Commit; else by a request that a member may commit
+    :ivar epoch: the epoch in which the group seems to be
+    :ivar attempt: 1 for the first attempt of a day
+    :ivar external: True for our own external Commit, False for a new member's Add that a member may commit
     """
 
     room: str
@@ -279,16 +279,16 @@ class Rejoining:
 
 @dataclass(frozen=True, slots=True)
 class JoinRequested:
-    """Somebody outside asks to be added, and we do not do it by ourselves.  ``await room.grant(event)`` does.
+    """A client outside the group asks to be added, and we do not add it automatically.
 
-    A client that proves that it is the one whose leaf is in the group, or for which a device of its account in the
-    group vouches, is let in without asking.
+    ``await room.grant(event)`` adds it.  A client is added automatically if it proves that a leaf in the group is its
+    own, or if a device of its account in the group vouches for it.
 
-    :ivar account: bare JID, vouched for by nobody but the account's own server
-    :ivar reason: ``stranger`` (no client of this account is in the group); ``unproven`` (one is, but nothing shows that
-        this one belongs to it: a device that is new, or has lost its store, or somebody who claims the name);
+    :ivar account: bare JID; only the account's own server vouches for it
+    :ivar reason: ``stranger`` (no client of this account is in the group); ``unproven`` (one is, but nothing proves
+        that this client belongs to the account: it is a new device, has lost its store, or claims a false name);
         ``unknown`` (a device vouches for it, but the Authentication Service cannot tell at present);
-        ``too-often`` (clients of it have come in by their own wish several times in the last hour)
+        ``too-often`` (clients of the account have joined at their own request several times in the last hour)
     """
 
     room: str
@@ -319,9 +319,9 @@ Event = (
 
 
 def as_record(message: MessageReceived, now: int) -> InboxRecord:
-    """What is stored of a message.
+    """The inbox record of a message.
 
-    :param now: seconds since the Unix epoch: a live message was received now
+    :param now: seconds since the Unix epoch, taken as the time at which a live message was received
     """
     stamp = now if message.stamp is None else message.stamp
     return InboxRecord(
@@ -342,7 +342,7 @@ def as_record(message: MessageReceived, now: int) -> InboxRecord:
 
 
 def as_event(room: str, number: bytes, record: InboxRecord) -> MessageReceived:
-    """The message, to be handed over again."""
+    """The event of a stored message, to be handed over again."""
     account, _, device = record.sender.decode().partition("/")
     who = ClientIdentity(account, device)
     key = record.signature_key

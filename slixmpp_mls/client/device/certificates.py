@@ -1,7 +1,8 @@
-"""The device's own certificates: asked for, checked, kept, and seen to their end.
+"""Requests, checks and stores the device's own certificates, and reports when they expire.
 
-A certificate belongs to one signature key, and so to the cipher suites with its signature scheme.  While there is one
-for the present key, leaves of those suites have an X509Credential (RFC 9420 5.3); otherwise a BasicCredential.
+A certificate certifies one signature key.  It therefore serves all cipher suites with the key's signature scheme.
+While the present key has a certificate, leaves of those suites have an X509Credential (RFC 9420 5.3); otherwise they
+have a BasicCredential.
 
 In the store: space ``device``, key ``chain`` and the scheme (2); value X509Credential.
 """
@@ -24,16 +25,16 @@ __all__ = ["CertificateExpires", "OwnCertificates"]
 
 SPACE = "device"
 _PREFIX = b"chain"
-_RENEWAL = 1 / 3  # of its time that is left when a certificate is to be renewed
+_RENEWAL = 1 / 3  # remaining fraction of its validity at which a certificate is to be renewed
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateExpires:
-    """A certificate of ours ends soon, or has ended: a new one is needed.
+    """A certificate of ours expires soon, or has expired, and must be replaced.
 
     :ivar scheme: number of its key's TLS SignatureScheme
-    :ivar not_after: when it ends, seconds since the Unix epoch
-    :ivar request: what the authority needs for a new one (PKCS #10, PEM)
+    :ivar not_after: its expiry, seconds since the Unix epoch
+    :ivar request: the certification request for a new one (PKCS #10, PEM)
     """
 
     scheme: int
@@ -60,11 +61,11 @@ class OwnCertificates:
                 self._chains[int.from_bytes(key[len(_PREFIX) :], "big")] = X509Credential.decode(value)
 
     def request(self, scheme: int) -> bytes:
-        """What an authority needs to certify our key (PKCS #10, PEM)."""
+        """The certification request for our key of this scheme (PKCS #10, PEM)."""
         return certificate_request(self._identity.addresses, self._keys()[scheme])
 
     def credential(self, scheme: int) -> X509Credential | None:
-        """The certificate for our present name and key of this scheme, with its chain."""
+        """The certificate for our present identity and key of this scheme, with its chain; None if there is none."""
         chain = self._chains.get(scheme)
         key = self._keys().get(scheme)
         if chain is None or key is None or ClientIdentity.from_credential(chain) != self._identity:
@@ -72,10 +73,11 @@ class OwnCertificates:
         return chain if certified_key(chain_of(chain)[0]) == (scheme, key.public) else None
 
     def use(self, credential: X509Credential, now: int) -> int:
-        """Take a certificate into use, in place of an earlier one for the same signature scheme.
+        """Use a certificate from now on; it replaces an earlier one for the same signature scheme.
 
         :returns: the number of that scheme
-        :raises UsageError: it names another client, certifies another key, or may not be used for this, or not now
+        :raises UsageError: it names another client, certifies another key, is not valid for this use, or is not valid
+            now
         :raises StoreError: nothing has changed
         """
         scheme = self._check(credential, now)
@@ -106,7 +108,7 @@ class OwnCertificates:
         return scheme
 
     def drop(self) -> None:
-        """Use none any more.
+        """Stop using certificates, and delete them.
 
         :raises StoreError: nothing has changed
         """
@@ -115,7 +117,7 @@ class OwnCertificates:
         self._chains.clear()
 
     def due(self, now: int) -> list[CertificateExpires]:
-        """Those in use of which less than a third of their time is left."""
+        """The certificates in use of which less than a third of the validity remains."""
         found = []
         for scheme in sorted(self._chains):
             credential = self.credential(scheme)

@@ -1,7 +1,7 @@
-"""This device: its name and its signature keys.
+"""This device: its identity and its signature keys.
 
-The device id and the keys are made once and live in the store, as do certificates for them (:mod:`.certificates`) and
-KeyPackages (:mod:`.key_packages`).
+The device id and the keys are generated once and kept in the store, together with their certificates
+(:mod:`.certificates`) and KeyPackages (:mod:`.key_packages`).
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _KEY, _NEXT, _FORMER = b"key", b"next", b"former"  # with the TLS SignatureSchem
 class Device:
     """This client of the account.
 
-    :ivar identity: its name
-    :ivar certificates: for its keys
-    :ivar key_packages: ours
+    :ivar identity: its MLS identity
+    :ivar certificates: the certificates of its keys
+    :ivar key_packages: its KeyPackages
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Device:
         parameters: Parameters | None = None,
         random: Random = os.urandom,
     ) -> None:
-        """Open the device that lives in a store; make a new one in an empty store.
+        """Open the device in a store, or make a new one in an empty store.
 
         :raises StoreError: the store failed
         """
@@ -61,7 +61,7 @@ class Device:
         self._next_keys: dict[int, SignaturePrivateKey] = {}
         self._former_keys: dict[int, bytes] = {}
         self.switched: int | None = None
-        """Since when our signature keys have been new, as long as groups may still have the former ones."""
+        """Time at which our signature keys were replaced, while groups may still have the former ones."""
         with store.transaction() as transaction:
             octets = transaction.get(_DEVICE, b"id")
             if octets is None:
@@ -83,7 +83,7 @@ class Device:
         return f"<Device {self.identity}>"
 
     def _open_signature_key(self, transaction: Transaction, suite: CipherSuite) -> None:
-        # Suites with the same signature scheme share a key: it is the device's.
+        # The key belongs to the device: suites with the same signature scheme share it.
         name = _KEY + suite.signature_scheme.to_bytes(2, "big")
         octets = transaction.get(_DEVICE, name)
         if octets is None:
@@ -103,9 +103,9 @@ class Device:
                 self._former_keys[suite.signature_scheme] = octets[8:]
 
     def take_new_id(self) -> None:
-        """Before anything is published: the id that was made is another device's.
+        """Replace the device id, because another device has the same one; possible only before anything is published.
 
-        :raises UsageError: we have KeyPackages or a group already, which bear the name
+        :raises UsageError: KeyPackages or a group of ours contain the identity already
         :raises StoreError: nothing has changed
         """
         identity = ClientIdentity.new(self.identity.account)
@@ -119,12 +119,12 @@ class Device:
     # --- keys ----------------------------------------------------------------------------------
 
     def prepare_keys(self) -> None:
-        """A change of our signature keys begins: the new ones are made, and not used yet.
+        """Begin a change of our signature keys: generate and store the new keys, which are not used yet.
 
-        Each step is for the next one to find when we come back from a crash; see
+        The store records each step, so that a change is resumed after a crash; see
         :mod:`slixmpp_mls.account.key_rotation`.
 
-        :raises UsageError: the present keys are certified: an authority must certify the new ones first
+        :raises UsageError: the present keys are certified, so an authority must certify the new ones first
         :raises StoreError: nothing has changed
         """
         suites = {CipherSuite.get(number).signature_scheme: CipherSuite.get(number) for number in self.suites}
@@ -140,7 +140,7 @@ class Device:
         self._next_keys |= made
 
     def switch_keys(self, now: int) -> None:
-        """From now on new leaves have the new keys; the old ones are in groups and KeyPackages that have them.
+        """Use the new keys for new leaves from now on.  Existing leaves and KeyPackages keep the old keys.
 
         :raises StoreError: nothing has changed
         """
@@ -158,7 +158,7 @@ class Device:
         self._next_keys = {}
 
     def drop_former_keys(self) -> None:
-        """No group has them any more: delete what is left of them, and the KeyPackages with them.
+        """Delete the records of the former keys, which no group has any more, and the KeyPackages with them.
 
         :raises StoreError: nothing has changed
         """
@@ -170,12 +170,12 @@ class Device:
 
     @property
     def next_keys(self) -> dict[int, bytes]:
-        """Public keys that are to take the present ones' place, by TLS SignatureScheme."""
+        """Public keys that will replace the present ones, by TLS SignatureScheme."""
         return {scheme: key.public for scheme, key in self._next_keys.items()}
 
     @property
     def former_keys(self) -> dict[int, bytes]:
-        """Public keys that have been replaced and that leaves of ours may still have, by TLS SignatureScheme."""
+        """Replaced public keys that leaves of ours may still have, by TLS SignatureScheme."""
         return dict(self._former_keys)
 
     @property
@@ -183,9 +183,9 @@ class Device:
         return self.settings.suites
 
     def signature_key(self, suite: CipherSuite) -> SignaturePrivateKey:
-        """Our key for a suite's signature scheme.
+        """Our private key for a suite's signature scheme.
 
-        :raises InvalidError: not one of our suites
+        :raises InvalidError: the suite is not one of ours
         """
         key = self._signature_keys.get(suite.signature_scheme)
         if key is None:
@@ -197,7 +197,7 @@ class Device:
         return {scheme: key.public for scheme, key in self._signature_keys.items()}
 
     def own_leaf(self, suite: CipherSuite) -> OwnLeaf:
-        """What our leaves in a group of this suite are made of."""
+        """The keys, credential and capabilities of our leaves in groups of this suite."""
         listed = capabilities(
             cipher_suites=self.suites,
             extensions=EXTENSION_TYPES,
@@ -210,15 +210,15 @@ class Device:
     # --- vouchers ------------------------------------------------------------------------------
 
     def vouchers(self, suite: CipherSuite, now: int) -> tuple[DeviceVoucher, ...]:
-        """What other devices of our account have signed for us, with the suite's signature scheme.
+        """The vouchers of our account's other devices for this one, by the suite's signature scheme.
 
-        :param now: seconds since the Unix epoch; those outside of their lifetime are left out
+        :param now: seconds since the Unix epoch; vouchers outside their lifetime are omitted
         """
         found = self._vouchers.get(suite.signature_scheme, ())
         return tuple(each for each in found if each.lifetime.not_before <= now <= each.lifetime.not_after)
 
     def keep_vouchers(self, suite: CipherSuite, vouchers: Sequence[DeviceVoucher]) -> None:
-        """Have these from now on; the first `MAX_VOUCHERS` count.
+        """Store vouchers for this device in place of earlier ones; only the first `MAX_VOUCHERS` are kept.
 
         :raises StoreError: nothing has changed
         """
@@ -233,18 +233,18 @@ class Device:
     def vouch_for(
         self, suite: CipherSuite, device: ClientIdentity, signature_key: bytes, lifetime: Lifetime
     ) -> DeviceVoucher:
-        """Our word for another device of our account.
+        """Make a voucher for another device of our account.
 
         :param signature_key: its public key for the suite's signature scheme
-        :raises InvalidError: not one of our suites
-        :raises ValueError: it is this device, or not of our account
+        :raises InvalidError: the suite is not one of ours
+        :raises ValueError: it is this device, or belongs to another account
         """
         return vouch(suite, self.signature_key(suite), self.identity, device, signature_key, lifetime)
 
     # --- leaves --------------------------------------------------------------------------------
 
     def credential(self, suite: CipherSuite) -> AnyCredential:
-        """What our leaves in a group of this suite say who we are: by a certificate, if we have one."""
+        """The credential of our leaves in groups of this suite: an X509Credential if we have a certificate."""
         return self.certificates.credential(suite.signature_scheme) or self.identity.credential()
 
     def leaf_rules(self, now: int) -> LeafRules:

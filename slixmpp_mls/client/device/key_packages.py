@@ -1,7 +1,7 @@
-"""KeyPackages: ours, with their private keys, and those of others, verified (RFC 9420 10).
+"""Manages our KeyPackages with their private keys, and verifies KeyPackages of others (RFC 9420 10).
 
-A KeyPackage's private keys are in the store before the KeyPackage is published, and are deleted with its use
-(RFC 9420 16.8).  A KeyPackage of last resort may be used more than once: its keys are kept for a while.
+The private keys of a KeyPackage are stored before it is published and deleted when it is used (RFC 9420 16.8).  A
+KeyPackage of last resort may be used more than once, so its keys are kept for a while after its first use.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _UNUSED, _USED, _OUTSIDE_LIFETIME = 0, 1, 2  # KeyPackageRecord.used
 
 @dataclass(frozen=True, slots=True)
 class KeyPackageSettings:
-    """How many KeyPackages are kept ready, and for how long (RFC 9750 7).
+    """The number and the lifetime of KeyPackages that are kept ready (RFC 9750 7).
 
     :ivar suites: cipher suites, the preferred one first
-    :ivar count: ordinary ones per suite, besides one of last resort
-    :ivar lifetime: seconds from making to expiry
-    :ivar renewal: seconds before expiry at which one is replaced
-    :ivar grace: seconds for which one of last resort is kept after its first use, for Welcomes that are on their way
+    :ivar count: ordinary KeyPackages per suite, in addition to one of last resort
+    :ivar lifetime: seconds from generation to expiry
+    :ivar renewal: seconds before expiry at which a KeyPackage is replaced
+    :ivar grace: seconds for which one of last resort is kept after its first use, for Welcomes in transit
     """
 
     suites: tuple[int, ...] = (1,)
@@ -47,7 +47,7 @@ class KeyPackageSettings:
 
 @dataclass(frozen=True, slots=True)
 class PublishedKeyPackage:
-    """A KeyPackage as it goes into the directory."""
+    """A KeyPackage as it is published in the directory."""
 
     reference: bytes
     suite: int
@@ -57,10 +57,10 @@ class PublishedKeyPackage:
 
 @dataclass(frozen=True, slots=True)
 class KeyPackagePlan:
-    """What must be done so that the directory is as it should be.
+    """The changes that bring the directory up to date.
 
-    :ivar publish: KeyPackages that are not there
-    :ivar retract: KeyPackageRefs that should not be
+    :ivar publish: KeyPackages that the directory lacks
+    :ivar retract: KeyPackageRefs that the directory should not contain
     """
 
     publish: tuple[PublishedKeyPackage, ...]
@@ -70,7 +70,7 @@ class KeyPackagePlan:
 class OwnKeyPackages:
     """The KeyPackages of a device, in its store.
 
-    :ivar settings: how many, and for how long
+    :ivar settings: their number and lifetime
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class OwnKeyPackages:
         random: Random,
     ) -> None:
         """
-        :param own_leaf: what our leaves in a group of a cipher suite are made of now
+        :param own_leaf: returns the present keys, credential and capabilities of our leaves for a cipher suite
         """
         self.settings = settings
         self._store = store
@@ -93,27 +93,27 @@ class OwnKeyPackages:
     def make(
         self, suite: CipherSuite, now: int, *, last_resort: bool = False, complete: Completion | None = None
     ) -> KeyPackageBundle:
-        """A new KeyPackage, not stored.
+        """Make a new KeyPackage without storing it.
 
-        :param complete: what its leaf carries besides, if not only a return key
+        :param complete: completes the leaf's extensions; by default the leaf gets only a return key
         """
-        lifetime = Lifetime(max(0, now - HOUR), now + self.settings.lifetime)  # an hour for others' clocks
+        lifetime = Lifetime(max(0, now - HOUR), now + self.settings.lifetime)  # tolerates clocks that are an hour slow
         own = self._own_leaf(suite)
         if complete is not None:
             own = replace(own, complete=complete)
         return create_key_package(suite, own, lifetime, last_resort=last_resort, random=self._random)
 
     def plan(self, present: Iterable[bytes], now: int, count: int | None = None) -> KeyPackagePlan:
-        """Make the KeyPackages that the directory lacks, forget the expired ones, and say what to do.
+        """Make the KeyPackages that the directory lacks, forget the expired ones, and return what is to be changed.
 
-        One is replaced in time before it expires, when it has been used, and when it is not what we would make now:
-        with another signature key, credential or capabilities.  The private keys of one outside its
-        lifetime stay for a day, so that a clock that is wrong for less than that destroys nothing: when it has been
-        set right, the old ones are offered again.
+        A KeyPackage is replaced before it expires, after it has been used, and when its signature key, credential or
+        capabilities differ from our present ones.  The private keys of a KeyPackage outside its lifetime are kept for
+        a day.  A clock that is wrong for less than a day therefore destroys nothing: once it is corrected, the old
+        KeyPackages are offered again.
 
         :param present: KeyPackageRefs that the directory has of this device
         :param now: seconds since the Unix epoch
-        :param count: ordinary ones per suite that there is room for; no more than the settings say
+        :param count: maximum number of ordinary KeyPackages per suite, if fewer fit than the settings say
         """
         there = set(present)
         count = self.settings.count if count is None else min(count, self.settings.count)
@@ -139,7 +139,7 @@ class OwnKeyPackages:
                         transaction.put(KEY_PACKAGES, reference, self._record(bundle).encode())
                     enough = 1 if last_resort else count
                     if usable.get((suite, last_resort), 0) == enough:
-                        continue  # made while the clock was wrong, or more of them were wanted
+                        continue  # made while the clock was wrong, or when a larger number was configured
                     known.add(reference)
                     usable[suite, last_resort] = usable.get((suite, last_resort), 0) + 1
                     if reference not in there:
@@ -164,7 +164,7 @@ class OwnKeyPackages:
         return KeyPackagePlan(tuple(publish), tuple(there - known))
 
     def _wait(self, record: KeyPackageRecord) -> int:
-        """How long the keys of one that is not offered any more are kept."""
+        """Seconds for which the keys of a KeyPackage that is no longer offered are kept."""
         return self.settings.grace if record.used == _USED else DAY
 
     def _records(self, transaction: Transaction) -> Iterator[tuple[bytes, KeyPackageRecord, KeyPackageBundle]]:
@@ -173,7 +173,7 @@ class OwnKeyPackages:
             yield reference, record, KeyPackageBundle.decode(record.bundle)
 
     def find(self, transaction: Transaction, references: Sequence[bytes]) -> KeyPackageBundle | None:
-        """The first KeyPackage of ours among these, with its private keys."""
+        """The first KeyPackage of ours among these, with its private keys; None if none is ours."""
         for reference in references:
             value = transaction.get(KEY_PACKAGES, reference)
             if value is not None:
@@ -181,9 +181,9 @@ class OwnKeyPackages:
         return None
 
     def use_up(self, transaction: Transaction, bundle: KeyPackageBundle, now: int) -> None:
-        """A KeyPackage has let us in: delete its private keys (RFC 9420 16.8).
+        """Delete the private keys of a KeyPackage that has been used to add us (RFC 9420 16.8).
 
-        One of last resort is replaced in the directory, and its keys are kept for a while.
+        A KeyPackage of last resort is replaced in the directory, and its keys are kept for a while.
         """
         if bundle.last_resort:
             until = min(_lifetime(bundle).not_after, now + self.settings.grace)
@@ -193,7 +193,7 @@ class OwnKeyPackages:
             transaction.delete(KEY_PACKAGES, bundle.reference)
 
     def forget_all(self) -> None:
-        """Delete all of ours: nobody can add us any more.
+        """Delete all our KeyPackages, so that nobody can add us any more.
 
         :raises StoreError: nothing has changed
         """
@@ -201,20 +201,20 @@ class OwnKeyPackages:
             transaction.delete_prefix(KEY_PACKAGES)
 
     def forget_others(self, transaction: Transaction, present: Collection[bytes]) -> None:
-        """Delete those that were made with other signature keys.
+        """Delete KeyPackages that were made with other signature keys than the present ones.
 
-        :param present: public keys
+        :param present: our present public signature keys
         """
         for reference, _, bundle in self._records(transaction):
             if bundle.signature_key.public not in present:
                 transaction.delete(KEY_PACKAGES, reference)
 
     def keep_unpublished(self, transaction: Transaction, bundle: KeyPackageBundle) -> None:
-        """Keep a KeyPackage that goes to a group by another way than the directory."""
+        """Store a KeyPackage that reaches a group by another way than the directory."""
         transaction.put(KEY_PACKAGES, bundle.reference, replace(self._record(bundle), used=1).encode())
 
     def forget(self, transaction: Transaction, reference: bytes) -> None:
-        """Delete the private keys of a KeyPackage that is not wanted any more."""
+        """Delete the private keys of a KeyPackage that is no longer needed."""
         transaction.delete(KEY_PACKAGES, reference)
 
     def _record(self, bundle: KeyPackageBundle) -> KeyPackageRecord:
@@ -229,7 +229,7 @@ def _lifetime(bundle: KeyPackageBundle) -> Lifetime:
 
 
 def _is_made_of(bundle: KeyPackageBundle, own: OwnLeaf) -> bool:
-    """Whether a KeyPackage says the same of us as one that we would make now."""
+    """Whether a KeyPackage describes us as a new one would."""
     leaf = bundle.key_package.leaf_node
     return (leaf.signature_key, leaf.credential, _without_grease(leaf.capabilities)) == (
         own.signature_key.public,
@@ -251,11 +251,11 @@ def _published(bundle: KeyPackageBundle, reference: bytes) -> PublishedKeyPackag
 def open_key_package(
     data: bytes, account: str, requirements: GroupRequirements, rules: LeafRules
 ) -> VerifiedKeyPackage:
-    """Somebody's KeyPackage from the directory, verified for use in a group (RFC 9420 10.1).
+    """Parse another client's KeyPackage from the directory and verify it for use in a group (RFC 9420 10.1).
 
     :param data: MLSMessage
     :param account: bare JID of the account whose directory it comes from
-    :raises MalformedError: it does not parse
+    :raises MalformedError: it cannot be parsed
     :raises InvalidError: it is not acceptable, or claims to be another account's
     """
     message = MLSMessage.decode(data)

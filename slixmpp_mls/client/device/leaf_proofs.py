@@ -1,7 +1,7 @@
-"""What our new leaves carry as proof: a fresh return key in each, and in one that comes in what lets it in.
+"""Completes our new leaves with proofs: a fresh return key in each leaf, and proofs of admission in an entering leaf.
 
-A return key is derived from its leaf's private encryption key (:mod:`slixmpp_mls.policy.proofs`), so a group's state
-holds it without holding anything more, and it ends with the leaf.  When a group's state is given up, the return keys
+A return key is derived from its leaf's private encryption key (:mod:`slixmpp_mls.policy.proofs`).  Therefore a group's
+state contains it without an extra record, and it ends with the leaf.  When a group's state is deleted, the return keys
 that our leaf in the tree may have are kept (:func:`return_keys`).
 """
 
@@ -31,9 +31,9 @@ __all__ = ["arriving", "renewing", "return_keys"]
 
 
 def renewing(suite: CipherSuite) -> Completion:
-    """A leaf with a return key of its own, and without what has let an earlier one in.
+    """A completion that gives a renewed leaf its own return key and drops the proofs of an earlier admission.
 
-    The mark of a newcomer stays: only an Add takes it off.
+    The Newcomer extension is kept, because only an Add may drop it.
     """
 
     def complete(leaf: LeafNode, key: HPKEPrivateKey) -> LeafNode:
@@ -51,11 +51,11 @@ def arriving(
     vouchers: Sequence[DeviceVoucher] = (),
     newcomer: bool = False,
 ) -> Completion:
-    """A leaf that comes in by itself.
+    """A completion for a leaf that enters at its own client's request.
 
-    :param keys: private return keys, one of which may be that of the leaf that it replaces
-    :param vouchers: of our account's other devices
-    :param newcomer: it has, or keeps, the mark
+    :param keys: private return keys, of which one may be that of the replaced leaf
+    :param vouchers: by our account's other devices
+    :param newcomer: whether the leaf gets, or keeps, the Newcomer extension
     """
     fresh = renewing(suite)
 
@@ -73,7 +73,7 @@ def arriving(
 def return_keys(group: GroupState, waiting: Iterable[GroupState]) -> list[SignaturePrivateKey]:
     """The private return keys that our leaf in the tree may have by now, the likeliest first.
 
-    :param waiting: states to which Commits of ours would lead that have not come back
+    :param waiting: states after Commits of ours whose reflection is still awaited
     """
     leaf_keys = [group.own_leaf_key, *(state.own_leaf_key for state in waiting)]
     leaf_keys += [update.leaf_key for update in group.updates.values()]
@@ -91,7 +91,7 @@ def _without(leaf: LeafNode, *kinds: type[ExtensionContent]) -> LeafNode:
 
 
 def _listing(leaf: LeafNode) -> LeafNode:
-    """RFC 9420 7.3: a leaf lists its extensions; one that version 0.1 had made does not know of ours."""
+    """A leaf whose capabilities list its extensions (RFC 9420 7.3); those of a leaf of version 0.1 lack our types."""
     listed = leaf.capabilities
     missing = tuple(number for number in EXTENSION_TYPES if number not in listed.extensions)
     return replace(leaf, capabilities=replace(listed, extensions=(*listed.extensions, *missing))) if missing else leaf
