@@ -1,25 +1,25 @@
-"""Members of whom the Authentication Service does not say that they are who they claim to be.
+"""Records the members whose identity the Authentication Service does not confirm.
 
-A Commit is followed by all members alike if RFC 9420 and the group's policy allow it.  What the
-Authentication Service answers depends on the time and on who asks (a device is retired, a server is down, a
-person has compared fingerprints), so a member that let it decide which Commits to follow would sooner or
-later be alone.  It is asked before a Commit is applied (RFC 9420 5.3.1), and its answer decides what is done
-about the leaf, which RFC 9750 6.5 leaves to applications:
+All members apply a Commit that RFC 9420 and the group's policy allow.  The answers of the Authentication Service differ
+between members and change over time: a device is retired, a server is down, a user has compared fingerprints.  A member
+that applied only the Commits that its service confirms would sooner or later fork from the group.  The service is
+therefore asked before a Commit is applied (RFC 9420 5.3.1), and its answer determines how the leaf is treated, which
+RFC 9750 6.5 leaves to applications:
 
-- it *denies* a leaf for which it has never vouched: nothing is encrypted for the group until the leaf is gone
-  or vouched for, and whoever may remove it does;
-- it denies one for which it had vouched before, which has *lapsed*: the device was retired, or its certificate
-  has been revoked.  That is reported, and the leaf removed if it is still so after a while.  Talk goes on
-  meanwhile, or anybody could silence a group by retracting a device.  But whom our own people refuse has
-  not lapsed: nothing is encrypted for it from then on;
-- it cannot tell: that is reported, and asked again later.  A leaf that has come in by its own wish, and not in the
-  place of an older one with the same key, was chosen by nobody: as long as the service cannot tell who that is, nothing
-  is encrypted for the group.
+- The service *denies* a leaf for which it has never vouched.  Nothing is encrypted for the group until the leaf is
+  removed or vouched for, and clients with the right to remove it do so.
+- The service denies a leaf for which it had vouched before.  The leaf has *lapsed*: the device was retired, or its
+  certificate was revoked.  The doubt is reported, and the leaf is removed if the doubt persists.  Encryption for the
+  group continues meanwhile; otherwise anybody could silence a group by retracting a device.  A leaf that our own
+  user refuses has not lapsed: nothing is encrypted for the group from then on.
+- The service *cannot tell*.  The doubt is reported, and the service is asked again later.  A leaf that entered at its
+  own client's request, without replacing an older leaf with the same key, was selected by no member.  Nothing is
+  encrypted for the group while the service cannot tell who that is.
 
-*Order, not time.*  A message is as doubtful as its sender is when it is read, whatever its time says: the archive says
-when, and a server could date what a stolen device says back to better days.
+*Order, not time.*  A message is doubtful if its sender is doubtful when the message is read, whatever its time stamp.
+The archive sets the time stamp, so a server could backdate messages of a stolen device.
 
-Doubts are kept in the store beside the group, and go with the leaf.
+The store keeps doubts together with the group.  A doubt is deleted with its leaf.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ __all__ = ["Doubt", "Doubts"]
 
 REFUSED = "refused"  # the reason of a person, see :class:`~slixmpp_mls.authentication.Verdict`
 _UNKNOWN, _DENIED, _UNINVITED = range(3)  # in the store
-_MAX_TEXT = 500  # octets; services' texts may repeat what servers have said
+_MAX_TEXT = 500  # octets; a service's text may contain text from servers
 
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """What is wrong with a member.
+    """The doubt about one member.
 
-    :ivar client: who it claims to be
-    :ivar denied: whether the Authentication Service denies it; if not, it cannot tell
+    :ivar client: the identity that it claims
+    :ivar denied: True if the Authentication Service denies it, False if the service cannot tell
     :ivar reason: machine-readable, see :class:`~slixmpp_mls.authentication.Verdict`
-    :ivar text: the same for people
+    :ivar text: the reason, human-readable
     :ivar since: seconds since the Unix epoch
     :ivar lapsed: whether the service had vouched for it before
-    :ivar uninvited: whether it has come in by its own wish, as somebody of whom the service has never been able to tell
+    :ivar uninvited: whether it entered at its own request and the service has never been able to tell who it is
     """
 
     client: ClientIdentity
@@ -63,7 +63,7 @@ class Doubt:
 
     @property
     def silences(self) -> bool:
-        """Whether nothing must be encrypted for the member."""
+        """Whether nothing may be encrypted for a group that contains the member."""
         return not self.lapsed if self.denied else self.uninvited
 
     def encode(self) -> bytes:
@@ -87,9 +87,9 @@ class Doubt:
 
 
 class Doubts(Mapping[ClientIdentity, Doubt]):
-    """The doubts about a group's members; a value.
+    """The doubts about a group's members, an immutable value.
 
-    :ivar silencing: those for whom nothing must be encrypted; asked for with each message, so found once
+    :ivar silencing: doubts because of which nothing may be encrypted.  Each message needs them, so they are cached
     """
 
     __slots__ = ("_doubts", "silencing")
@@ -116,9 +116,9 @@ class Doubts(Mapping[ClientIdentity, Doubt]):
         return f"<Doubts about {len(self._doubts)}>"
 
     def after(self, effects: Effects, judged: Iterable[Doubt]) -> Doubts:
-        """Those after a Commit; the same object if it concerns none of them.
+        """The doubts after a Commit; the same object if the Commit affects none of them.
 
-        :param judged: about its new leaves
+        :param judged: doubts about its new leaves
         """
         uninvited = frozenset(_uninvited(effects))
         new = {
@@ -140,13 +140,13 @@ class Doubts(Mapping[ClientIdentity, Doubt]):
         return Doubts((left | new).values())
 
     def reconsidered(self, asked: Iterable[ClientIdentity], answers: Iterable[Doubt]) -> Doubts:
-        """Those after the service has been asked again.
+        """The doubts after the service has been asked again.
 
-        A service that cannot tell takes back nothing that it has said; what a member has been denied for from
-        the beginning does not become a lapse, whatever the reason is now.
+        An answer that the service cannot tell does not revoke an earlier denial.  A member that was denied from the
+        beginning does not become a lapsed one, whatever the present reason.
 
-        :param asked: members
-        :param answers: about those of them whom it does not vouch for
+        :param asked: the members that the service was asked about
+        :param answers: doubts about those of them for which it does not vouch
         """
         answered = {doubt.client: doubt for doubt in answers}
         left = dict(self._doubts)
@@ -163,7 +163,7 @@ class Doubts(Mapping[ClientIdentity, Doubt]):
         return Doubts(left.values())
 
     def changes_since(self, before: Doubts) -> Iterator[tuple[bytes, bytes | None]]:
-        """What must be written: key and value, None if deleted."""
+        """The entries to be written: key and value, or None for an entry to be deleted."""
         if before is self:
             return
         for client in before._doubts.keys() - self._doubts.keys():
@@ -174,7 +174,7 @@ class Doubts(Mapping[ClientIdentity, Doubt]):
 
 
 def _uninvited(effects: Effects) -> Iterator[ClientIdentity]:
-    """Who comes in by its own wish, but not in the place of an older leaf with the same key."""
+    """The clients that enter at their own request without replacing an older leaf with the same key."""
     left = {
         (ClientIdentity.from_leaf(change.before), change.before.signature_key)
         for change in effects.removed

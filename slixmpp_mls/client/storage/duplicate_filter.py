@@ -1,12 +1,12 @@
 """Remembers which application messages have been read, so that none is shown twice.
 
-A sender that does not know whether a message arrived encrypts it anew when its epoch has ended
-(:mod:`slixmpp_mls.client.group.sending`).  If both copies arrive, because somebody has held the first one back, they
-are two messages for MLS.  The sender's id for them (XEP-0359), which travels as authenticated data, is the same: the
-second message of a client under one id is passed over.
+A sender that does not know whether a message arrived encrypts it again when the message's epoch has ended
+(:mod:`slixmpp_mls.client.group.sending`).  If the first copy was only delayed, both copies arrive, and they are two
+messages for MLS.  Both have the same origin id (XEP-0359) in their authenticated data.  The second message of a client
+with the same id is ignored.
 
-The copies are only as far apart as their sender's absence makes them, so a memory of the last few is enough.  A service
-that keeps a copy back for longer repeats an old message, under its old id.
+The distance between the copies is limited by the sender's absence, so the last few hundred messages are remembered.  A
+server that withholds a copy for longer can repeat an old message, with its old id.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ...identity import ClientIdentity
 __all__ = ["MAX_ID", "DuplicateFilter", "mark", "message_id"]
 
 MAX_ID = 256
-"""Octets of an id; a longer one is none."""
+"""Octets of an id.  A longer one is ignored."""
 _KEPT = 256  # messages per room
 
 
 def message_id(authenticated_data: bytes) -> str | None:
-    """The sender's id in a message's authenticated data, None if there is none."""
+    """The sender's id in a message's authenticated data; None if there is none."""
     if not 0 < len(authenticated_data) <= MAX_ID:
         return None
     try:
@@ -34,19 +34,19 @@ def message_id(authenticated_data: bytes) -> str | None:
 
 
 def mark(sender: ClientIdentity, identifier: str) -> bytes:
-    """What is remembered of a message."""
+    """The mark by which a message is remembered."""
     return sha256(f"{sender} {identifier}".encode()).digest()[:16]
 
 
 class DuplicateFilter:
-    """The marks of the last messages: a ring in the store, and the same as a set."""
+    """The marks of the last messages: a ring buffer in the store, and the same marks as a set in memory."""
 
     def __init__(self, stored: Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]] = ()) -> None:
         self._ring = dict(stored)
         self._marks = set(self._ring.values())
 
     def copy(self) -> DuplicateFilter:
-        """The same, which can be changed by itself."""
+        """An independent copy."""
         same = DuplicateFilter()
         same._ring, same._marks = self._ring.copy(), self._marks.copy()
         return same
@@ -56,7 +56,7 @@ class DuplicateFilter:
 
     @staticmethod
     def place(number: int) -> bytes:
-        """Where the mark of the message with this number goes."""
+        """The key under which the mark of the message with this number is stored."""
         return (number % _KEPT).to_bytes(2, "big")
 
     def put(self, number: int, mark: bytes) -> None:

@@ -1,11 +1,12 @@
-"""Messages that have been read and not been handed over to the application yet.
+"""Messages that have been decrypted and not yet been handed over to the application.
 
-Once a message is read, its key is gone and our place in the room is behind it (RFC 9420 9.2): from then on this copy
-is the only one.  It is written in the transaction of the step that reads the message, and deleted when the
-application has taken it.  A message that is found here at a start has perhaps been taken, and is handed over again:
-each message at least once, in the room's order.
+Decrypting a message deletes its key and moves our place in the room past it (RFC 9420 9.2), so this copy is then the
+only one.  The transaction that processes the message writes it.  It is deleted after the application has taken it.  A
+message that is still here at a start is handed over again, although the application may have taken it: each message is
+delivered at least once, in the room's order.
 
-Deleting costs no transaction of its own in a busy room: the next change of the room's state does it.
+The next change of the room's state deletes the messages taken, so deletion needs no transaction of its own in a busy
+room.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ _NUMBER = 8  # octets
 
 
 class Inbox:
-    """Places in the store's inbox space: the next one to use, and those that can be deleted.
+    """Keys in the store's inbox space: the next one to use, and those that can be deleted.
 
-    :ivar taken: of messages that have been handed over and are still in the store
+    :ivar taken: keys of messages that have been handed over and are still in the store
     """
 
     def __init__(self, numbers: Iterable[bytes] = ()) -> None:
@@ -28,23 +29,23 @@ class Inbox:
         self.taken: frozenset[bytes] = frozenset()
 
     def copy(self) -> Inbox:
-        """The same, which can be changed by itself."""
+        """An independent copy."""
         same = Inbox()
         same._last, same.taken = self._last, self.taken
         return same
 
     def next_number(self) -> bytes:
-        """The place for one more."""
+        """The key for the next message."""
         return (int.from_bytes(self._last, "big") + 1).to_bytes(_NUMBER, "big")
 
     def put(self, number: bytes) -> None:
-        """A message is in the store."""
+        """Note that a message is in the store."""
         self._last = number
 
     def take(self, number: bytes) -> None:
-        """A message has been handed over."""
+        """Note that a message has been handed over."""
         self.taken |= {number}
 
     def forget(self, numbers: frozenset[bytes]) -> None:
-        """These are not in the store any more."""
+        """Note that these messages are no longer in the store."""
         self.taken -= numbers

@@ -1,22 +1,24 @@
-"""How old the keys in a group's leaves are, and when ours are to be renewed (RFC 9750 7, 8.2.2).
+"""Tracks the age of the keys in a group's leaves, and determines when ours are to be renewed (RFC 9750 7, 8.2.2).
 
-A leaf's keys are as old as the last Commit that has renewed it (a path of its member, or its Update), by the room's
-clock, or as the member's arrival.  Of a member that was there before us nothing is known but that, so it
-counts from our own arrival.
+The age of a leaf's keys counts from the last Commit that renewed the leaf (by its member's path or Update), by the
+room's clock, or else from the member's arrival.  For a member that joined before us it counts from our own arrival,
+because nothing earlier is known.
 
 Our own leaf is *due*
 
-- by **age**: 7 days after its keys were made, which may be long before we came, in the KeyPackage; if the group's
-  policy has a `max_leaf_age`, after three quarters of that at the latest;
-- by **use**: after 1,000 messages of ours, counted over the epochs that others have begun meanwhile;
-- soon, if we came by a KeyPackage of last resort (RFC 9750 5.1): others may have been added with the same keys.
+- by **age**: 7 days after its keys were generated, which may be long before we joined if they come from a KeyPackage;
+  if the group's policy has a `max_leaf_age`, after three quarters of it at the latest;
+- by **use**: after 1,000 messages of ours, counted across the epochs that others have begun meanwhile;
+- soon, if we joined by a KeyPackage of last resort (RFC 9750 5.1): it may have been used to add us to other groups with
+  the same keys.
 
-*Spread.*  Members that came together would be due together.  Each leaf has a fraction of its own, from a hash of the
-group's and the member's name: of the age, it takes off up to a quarter; a leaf that is overdue when it arrives waits
-for as much of a day; one of last resort for as much of an hour.  It is the same after every restart.
+*Spread.*  Members that joined together would otherwise be due together.  Each leaf has its own fraction, from a hash of
+the group id and the member's identity.  It shortens the age by up to a quarter.  A leaf that is overdue when it arrives
+waits for this fraction of a day, and a leaf of last resort for this fraction of an hour.  The fraction is the same
+after every restart.
 
-In the store: space ``renewed/`` + room, key the client's full identity, value: when (8), and, for us, messages sent
-since then in epochs that have ended (8).
+In the store: space ``renewed/`` + room; key: the client's full identity; value: time of the renewal (8), and, for our
+own leaf, the number of messages sent since then in epochs that have ended (8).
 """
 
 from __future__ import annotations
@@ -38,10 +40,10 @@ _NUMBER = 8  # octets
 
 @dataclass(frozen=True, slots=True)
 class RenewalSettings:
-    """When our leaf's keys are renewed.
+    """The limits after which our leaf's keys are renewed.
 
     :ivar age: seconds
-    :ivar uses: messages
+    :ivar uses: number of messages
     """
 
     age: int = 7 * DAY
@@ -50,11 +52,11 @@ class RenewalSettings:
 
 @dataclass(frozen=True, slots=True)
 class LeafAge:
-    """Our own leaf.
+    """The age of our own leaf.
 
-    :ivar came: when we came into the group, seconds since the Unix epoch
-    :ivar made: when its keys were made; 0: by a KeyPackage of last resort
-    :ivar sent: messages since then, in epochs that have ended
+    :ivar came: time at which we joined the group, seconds since the Unix epoch
+    :ivar made: time at which its keys were generated; 0 if they come from a KeyPackage of last resort
+    :ivar sent: number of messages sent since then, in epochs that have ended
     """
 
     came: int
@@ -63,7 +65,7 @@ class LeafAge:
 
     @classmethod
     def arriving(cls, leaf: LeafNode, now: int, *, last_resort: bool) -> Self:
-        """On arrival."""
+        """The age of our leaf when we join the group."""
         if last_resort:
             return cls(now, 0)
         made = now
@@ -73,7 +75,7 @@ class LeafAge:
 
     @classmethod
     def decode(cls, value: bytes | None, came: int) -> Self:
-        """What :meth:`encode` wrote."""
+        """Decode the value that :meth:`encode` wrote."""
         if value is None:
             return cls(came, came)
         return cls(came, int.from_bytes(value[:_NUMBER], "big"), int.from_bytes(value[_NUMBER:], "big"))
@@ -82,7 +84,7 @@ class LeafAge:
         return self.made.to_bytes(_NUMBER, "big") + self.sent.to_bytes(_NUMBER, "big")
 
     def due(self, settings: RenewalSettings, max_leaf_age: int, spread: float) -> int:
-        """When the keys are to be renewed by age, seconds since the Unix epoch.
+        """The time at which the keys are to be renewed by age, seconds since the Unix epoch.
 
         :param max_leaf_age: of the group's policy, 0 for none
         :param spread: see :func:`fraction`
@@ -94,20 +96,20 @@ class LeafAge:
         return max(by_age, self.came + int(min(DAY, age) * spread))
 
     def why(self, settings: RenewalSettings, max_leaf_age: int, spread: float, now: int, sent: int) -> str | None:
-        """``age``, ``use`` or ``last-resort``, if the keys are to be renewed now.
+        """The reason to renew the keys now (``age``, ``use`` or ``last-resort``); None if there is none.
 
-        :param sent: how many messages we have sent in the present epoch
+        :param sent: number of messages that we have sent in the present epoch
         """
         if self.sent + sent >= settings.uses:
             return "use"
-        # What a clock that has been set back puts into the future would not be due for long.
+        # After a clock was set back, keys from the future would not be due for a long time.
         if now >= self.due(settings, max_leaf_age, spread) or now < self.made - HOUR:
             return "age" if self.made else "last-resort"
         return None
 
 
 def fraction(group_id: bytes, client: ClientIdentity) -> float:
-    """A member's own share, from 0 to 1."""
+    """A member's fraction for the spread, from 0 to 1."""
     digest = sha256(len(group_id).to_bytes(2, "big") + group_id + str(client).encode()).digest()
     return int.from_bytes(digest[:_NUMBER], "big") / (1 << 8 * _NUMBER)
 
@@ -120,11 +122,11 @@ def put(transaction: Transaction, space: str, client: ClientIdentity, age: LeafA
 def note(
     transaction: Transaction, space: str, effects: Effects, when: int, own: ClientIdentity, came: int, sent: int
 ) -> None:
-    """Remember which leaves a Commit has renewed, and forget those that are gone.
+    """Remember which leaves a Commit has renewed, and forget the removed ones.
 
-    :param when: it came into the room, seconds since the Unix epoch
-    :param came: when we came into the group
-    :param sent: how many messages we have sent in the epoch that it ends
+    :param when: time at which the room received the Commit, seconds since the Unix epoch
+    :param came: time at which we joined the group
+    :param sent: number of messages that we have sent in the epoch that the Commit ends
     """
     if sent:
         age = LeafAge.decode(transaction.get(space, str(own).encode()), came)
@@ -137,7 +139,7 @@ def note(
 
 
 def renewed(transaction: Transaction, space: str) -> dict[str, int]:
-    """When leaves were renewed last, by full identity."""
+    """The time of each leaf's last renewal, by full identity."""
     return {key.decode(): int.from_bytes(value[:_NUMBER], "big") for key, value in transaction.items(space)}
 
 

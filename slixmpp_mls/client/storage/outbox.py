@@ -1,4 +1,4 @@
-"""Messages that have been made and have not come back yet, in the order in which they were made."""
+"""Messages of ours that the room has not reflected yet, in the order in which they were made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DIGEST = 32
 
 
 class Outbox:
-    """What the store's outbox space holds, found by number, by the hash of the message, or by origin id."""
+    """The contents of the store's outbox space, indexed by number, by the hash of the message and by origin id."""
 
     def __init__(self, records: Iterable[tuple[bytes, OutboxRecord]] = ()) -> None:
         self._records: dict[bytes, OutboxRecord] = {}
@@ -26,7 +26,7 @@ class Outbox:
             self.put(number, record)
 
     def copy(self) -> Outbox:
-        """The same, which can be changed by itself."""
+        """An independent copy."""
         same = Outbox()
         same._records = self._records.copy()
         same._by_digest = self._by_digest.copy()
@@ -37,30 +37,30 @@ class Outbox:
         return len(self._records)
 
     def __iter__(self) -> Iterator[tuple[bytes, OutboxRecord]]:
-        """All, oldest first; safe against changes meanwhile."""
+        """All entries, oldest first; safe against changes during the iteration."""
         return iter(list(self._records.items()))
 
     def __getitem__(self, number: bytes) -> OutboxRecord:
         return self._records[number]
 
     def next_number(self) -> bytes:
-        """The key for one more."""
+        """The key for the next entry."""
         last = next(reversed(self._records), bytes(NUMBER))
         return (int.from_bytes(last, "big") + 1).to_bytes(NUMBER, "big")
 
     def put(self, number: bytes, record: OutboxRecord) -> None:
-        """Insert, or replace."""
+        """Insert or replace an entry."""
         self._forget_names(number)
         late = number not in self._records and number < next(reversed(self._records), b"")
         self._records[number] = record
-        if late:  # one that was removed comes back: it takes its place in the order, as it does in the store
+        if late:  # a removed entry is restored to its place in the order, as in the store
             self._records = dict(sorted(self._records.items()))
         for digest in _digests(record):
             self._by_digest[digest] = number
         self._by_origin_id[record.origin_id] = number
 
     def remove(self, number: bytes) -> None:
-        """It is there no more, whether or not it was: a change that the store has must not fail in memory."""
+        """Remove an entry if it exists.  A change that the store has committed must not fail in memory."""
         self._forget_names(number)
         self._records.pop(number, None)
 
@@ -78,11 +78,11 @@ class Outbox:
         return self._records.get(number)
 
     def of_message(self, message: bytes) -> bytes | None:
-        """The number of the one that has these octets, or had them before it was encrypted anew."""
+        """The number of the entry whose present or former encryption has these octets; None if there is none."""
         return self._by_digest.get(sha256(message).digest())
 
     def of_origin_id(self, origin_id: str) -> bytes | None:
-        """The number of the one with this origin id."""
+        """The number of the entry with this origin id; None if there is none."""
         return self._by_origin_id.get(origin_id.encode())
 
 

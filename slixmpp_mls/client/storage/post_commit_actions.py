@@ -1,9 +1,9 @@
-"""Actions outside of the group that are still to be done: those that follow Commits of ours, and leaving.
+"""Pending actions outside of the group: those that follow Commits of ours, and leaving.
 
-A Commit takes effect when the room reflects it.  After that, accounts that it has added are invited, and accounts that
-it has removed lose the room (the XEP's "Adding and Removing").  A leave takes several epochs.  An action is written
-with the step from which it follows and deleted when it is done.  A program that is stopped in between does it at the
-next start: perhaps once more, which harms nobody.
+A Commit takes effect when the room reflects it.  Afterwards the accounts that it added are invited, and the accounts
+that it removed lose their affiliation with the room (the XEP's "Adding and Removing").  A leave takes several epochs.
+The transaction that makes an action necessary also stores it; it is deleted when it is done.  If the program stops in
+between, the action is done at the next start.  It may then be done twice, which is harmless.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Invite", "Leave", "PostCommitActions", "Revoke"]
 
 @dataclass(frozen=True, slots=True)
 class Invite:
-    """An account was added, and is to be told.
+    """An account was added and is to be invited.
 
     :ivar after: archive id of the stanza before the one with its Welcome; None if that is the room's first
     """
@@ -38,7 +38,7 @@ class Invite:
 
 @dataclass(frozen=True, slots=True)
 class Revoke:
-    """An account was removed, and is to lose the room."""
+    """An account was removed and is to lose its affiliation with the room."""
 
     account: str
 
@@ -56,7 +56,7 @@ class Leave:
 
 
 class PostCommitActions:
-    """The contents of a room's space ``owed``.  A value: it does not change."""
+    """The contents of a room's space ``owed``, an immutable value."""
 
     __slots__ = ("_entries",)
 
@@ -77,7 +77,7 @@ class PostCommitActions:
 
     @property
     def entries(self) -> dict[bytes, bytes]:
-        """All of it, as in the store."""
+        """All entries, as in the store."""
         return dict(self._entries)
 
     @property
@@ -86,16 +86,16 @@ class PostCommitActions:
         return Leave.key in self._entries
 
     def changed(self, changes: Mapping[bytes, bytes | None]) -> Self:
-        """With entries put, or deleted where the value is None."""
+        """A copy with these entries put, or deleted where the value is None."""
         entries = {**self._entries, **changes}
         return type(self)((key, value) for key, value in entries.items() if value is not None)
 
     def after_commit(self, effects: Effects, own: int, roster: Roster, cursor: bytes) -> dict[bytes, bytes | None]:
-        """What changes by a Commit of ours.
+        """The entries that a Commit of ours puts or deletes.
 
-        :param own: our leaf
-        :param roster: after the Commit
-        :param cursor: archive id of the stanza before it
+        :param own: our leaf index
+        :param roster: the roster after the Commit
+        :param cursor: archive id of the stanza before the Commit
         """
         changes: dict[bytes, bytes | None] = {}
         for change in effects.removed:

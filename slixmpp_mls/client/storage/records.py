@@ -1,17 +1,18 @@
-"""The records that the client layer keeps in a store, beside the groups' own pieces.
+"""The records that the client layer keeps in a store, in addition to the groups' own pieces.
 
 =========================  ========================  ===========================================
 space                      key                       value
 =========================  ========================  ===========================================
 ``device``                 ``id``                    device id
 ``device``                 ``key`` + scheme (2)      private signature key
-``device``                 ``next`` + scheme (2)     private signature key that is to take its place
-``device``                 ``former`` + scheme (2)   since when it has been replaced, seconds since the Unix epoch (8);
+``device``                 ``next`` + scheme (2)     private signature key that will replace it
+``device``                 ``former`` + scheme (2)   time of its replacement, seconds since the Unix epoch (8);
                                                      public signature key that groups may still have
 ``device``                 ``invitation``            archive id of the last invitation read (the plugin's)
-``device``                 ``since``                 when we began, until an invitation has been read (8, the plugin's)
-``device``                 ``listed``, ``label``,    whether, and as what, our account's node has listed us; since when
-                           ``retired``               it is over (:mod:`.devices`, as are ``own-device``
+``device``                 ``since``                 time at which we began, until an invitation has been read (8, the
+                                                     plugin's)
+``device``                 ``listed``, ``label``,    whether our account's node has listed us, the label, and the time
+                           ``retired``               at which that ended (:mod:`.devices`, as are ``own-device``
                                                      and ``admission``)
 ``key-package``            KeyPackageRef             :class:`KeyPackageRecord`
 ``conversation``           account                   the room that is being made for it (the plugin's)
@@ -20,24 +21,25 @@ space                      key                       value
 ``pending/`` + room        number (8), piece         a Commit of ours that waits, by its number in the outbox
 ``outbox/`` + room         number (8)                :class:`OutboxRecord`
 ``unwanted/`` + room       ProposalRef               empty: a waiting proposal that we do not commit
-``member/`` + room         client's full identity    when it came, seconds since the Unix epoch (8)
-``renewed/`` + room        client's full identity    when its keys were renewed last, see :mod:`.leaf_ages`
+``member/`` + room         client's full identity    time of its arrival, seconds since the Unix epoch (8)
+``renewed/`` + room        client's full identity    time of its keys' last renewal, see :mod:`.leaf_ages`
 ``doubt/`` + room          client's full identity    :class:`DoubtRecord`
-``owed/`` + room           kind (1), account        what is still to be done, see :mod:`.post_commit_actions`
+``owed/`` + room           kind (1), account        pending action, see :mod:`.post_commit_actions`
 ``inbox/`` + room          number (8)                :class:`InboxRecord`
-``seen/`` + room           number (2)                which application messages came last, see :mod:`.duplicate_filter`
-``said/`` + room           number (4), ``next``      which messages others can be about (the plugin's)
-``ended/`` + room          group id                  the last epoch of that group that we were in (8)
-``arrivals/`` + room       account                   when clients came in by themselves, see :mod:`.rejoin_limit`
+``seen/`` + room           number (2)                mark of a recent application message, see :mod:`.duplicate_filter`
+``said/`` + room           number (4), ``next``      messages to which others can refer (the plugin's)
+``ended/`` + room          group id                  the last epoch of that group in which we were (8)
+``arrivals/`` + room       account                   times at which clients entered at their own request, see
+                                                     :mod:`.rejoin_limit`
 ``outside/`` + room        ``record``                :class:`OutsideRecord`
-``entering/`` + room       piece                     the state that an external Commit of ours leads to
+``entering/`` + room       piece                     the state after an external Commit of ours
 ``unsure/`` + room         ``record``                :class:`UnsureRecord`
 =========================  ========================  ===========================================
 
-Rooms, not group ids, name the spaces: a room carries one group at a time, and a group that
-follows another one takes its place.  The first of these spaces end with the membership; ``inbox``, ``seen`` and
-``ended`` outlive it, because what they prevent (losing a message that has been read, reading twice, using a key
-twice) comes after it, and ``outside`` is about the time without one.
+The names of the spaces contain rooms, not group ids: a room carries one group at a time, and the successor of a group
+takes its place.  The first of these spaces end with the membership.  ``inbox``, ``seen`` and ``ended`` outlive it,
+because they prevent damage that would occur after it: the loss of a message that was read, reading a message twice,
+using a key twice.  ``outside`` describes the time without a membership.
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ OUTSIDE = b"record"
 
 
 class MembershipState(IntEnum):
-    """How we stand to a room's group."""
+    """Our relation to a room's group."""
 
     INVITED = 1
     """We read the room and wait for a Welcome."""
@@ -86,7 +88,7 @@ class MembershipState(IntEnum):
 
 
 class OutboxKind(IntEnum):
-    """What waits for its reflection."""
+    """The kind of a message that awaits its reflection."""
 
     APPLICATION = 1
     PROPOSAL = 2
@@ -99,9 +101,10 @@ class OutboxKind(IntEnum):
 class KeyPackageRecord(Struct):
     """A KeyPackage of ours; `bundle` is a KeyPackageBundle.
 
-    `delete_after` is when its private keys go, in seconds since the Unix epoch.  `used`: 0 for one that is offered; 1
-    for one of last resort that has been used: it is not offered any more, and kept for Welcomes that are on their way;
-    2 for one outside its lifetime, as our clock says: it is kept for another day, in which the clock may be set right.
+    `delete_after` is the time at which its private keys are deleted, in seconds since the Unix epoch.  `used` is 0 for
+    a KeyPackage that is offered.  It is 1 for one of last resort that has been used: it is no longer offered, and kept
+    for Welcomes in transit.  It is 2 for one outside its lifetime by our clock: it is kept for another day, in which
+    the clock may be corrected.
     """
 
     secret: ClassVar[bool] = True
@@ -112,10 +115,10 @@ class KeyPackageRecord(Struct):
 
 @struct
 class RoomRecord(Struct):
-    """Where we are in a room.
+    """Our place in a room.
 
-    `cursor` is the archive id of the last stanza processed, empty before the first one; `seen` is how many
-    application messages we have read, `commits` which Commits have come by while we wait for a Welcome.
+    `cursor` is the archive id of the last stanza processed, empty before the first one.  `seen` is the number of
+    application messages that we have read.  `commits` identifies the Commits seen while we wait for a Welcome.
     """
 
     state: Annotated[MembershipState, Enum(MembershipState)]
@@ -129,15 +132,14 @@ class RoomRecord(Struct):
 
 @struct
 class OutboxRecord(Struct):
-    """A message that has been made and not yet been seen in the room.
+    """A message of ours that the room has not reflected yet.
 
-    `digest` is the SHA-256 of the MLSMessage by which its reflection is known; `plaintext` is kept
-    of application data until then, for the case that it must be encrypted anew, or has not been encrypted yet (then
-    `message` and `digest` are empty); `earlier` holds the digests
-    of its former encryptions, 32 octets each.  `reference` is a proposal's ProposalRef, or the id
-    of a group that is created.  What the room has
-    `refused` is not sent again, but is still known if it comes after all: a refusal by a server on the way
-    does not prove that the room has not got it.
+    `digest` is the SHA-256 of the MLSMessage; it identifies the reflection.  `plaintext` is kept for application data
+    until the reflection arrives, because the message may have to be encrypted again.  If it has not been encrypted yet,
+    `message` and `digest` are empty.  `earlier` holds the digests of its former encryptions, 32 octets each.
+    `reference` is a proposal's ProposalRef, or the id of a group that is created.  A message that the room has
+    `refused` is not sent again, but its reflection is still recognized: a refusal by an intermediate server does not
+    prove that the room has not received the message.
     """
 
     secret: ClassVar[bool] = True
@@ -156,9 +158,10 @@ class OutboxRecord(Struct):
 
 @struct
 class DoubtRecord(Struct):
-    """Why the Authentication Service does not vouch for a member, see :mod:`.doubts`; `since` is in seconds.
+    """The doubt of the Authentication Service about a member, see :mod:`.doubts`.
 
-    `verdict`: 0 unknown, 1 denied, 2 unknown of somebody who has come in by its own wish.
+    `since` is in seconds.  `verdict` is 0 for unknown, 1 for denied, 2 for unknown of a client that entered at its own
+    request.
     """
 
     verdict: uint8
@@ -170,10 +173,10 @@ class DoubtRecord(Struct):
 
 @struct
 class InboxRecord(Struct):
-    """A message that has been read and not been handed over to the application yet.
+    """A message that has been decrypted and not yet been handed over to the application.
 
-    The fields are those of :class:`~slixmpp_mls.client.events.MessageReceived`; an empty `claimed` or `origin_id`
-    stands for None, `stamp` is in milliseconds since the Unix epoch.
+    The fields are those of :class:`~slixmpp_mls.client.events.MessageReceived`.  An empty `claimed` or `origin_id`
+    stands for None.  `stamp` is in milliseconds since the Unix epoch.
     """
 
     secret: ClassVar[bool] = True
@@ -194,10 +197,10 @@ class InboxRecord(Struct):
 
 @struct
 class AskRecord(Struct):
-    """A request of ours to be added: a Proposal of a new member, see :mod:`slixmpp_mls.client.group.join_request`.
+    """A request of ours to be added: a new member's Add, see :mod:`slixmpp_mls.client.group.join_request`.
 
-    `reference` is the KeyPackageRef in it, `until` when that expires (seconds since the Unix epoch); what has
-    `arrived` in the room, or was refused there, is not sent again.
+    `reference` is the KeyPackageRef in it, `until` the time at which the KeyPackage expires (seconds since the Unix
+    epoch).  A request that has `arrived` in the room, or was refused there, is not sent again.
     """
 
     epoch: uint64
@@ -210,14 +213,14 @@ class AskRecord(Struct):
 
 @struct
 class OutsideRecord(Struct):
-    """What we know of a room's group while we are not in it.
+    """Our knowledge of a room's group while we are not in it.
 
-    `group_id` is empty if it is not known, `suite` 0; `epoch` is where the group seems to be, if that is `known`.
-    `after` is the archive id of the last stanza that we have processed as a member, and `missed` how many
-    application messages have come by since.  `attempts` counts our requests, the last of which was at `asked`; the
-    next one is not made before `not_before` (seconds since the Unix epoch).  `entry` is an external Commit of ours
-    that waits for its reflection, with the epoch that it ends, its origin id and the GroupInfo beside it; empty if
-    there is none.
+    `group_id` is empty and `suite` is 0 if they are not known.  `epoch` is the epoch in which the group seems to be, if
+    that is `known`.  `after` is the archive id of the last stanza that we have processed as a member, and `missed` the
+    number of application messages since then.  `attempts` counts our requests, the last of which was at `asked`; the
+    next one is not made before `not_before` (seconds since the Unix epoch).  `entry` is an external Commit of ours that
+    awaits its reflection, with the epoch that it ends, its origin id and the GroupInfo sent with it; empty if there is
+    none.
     """
 
     group_id: opaque = b""
@@ -236,18 +239,18 @@ class OutsideRecord(Struct):
     entry_info: opaque = b""
 
     def pace(self) -> OutsideRecord:
-        """What is left of it once we are in: when we have asked, and may ask again."""
+        """The part that remains after we have joined: the times of our last request and of the next permitted one."""
         return OutsideRecord(attempts=self.attempts, asked=self.asked, not_before=self.not_before)
 
 
 @struct
 class UnsureRecord(Struct):
-    """Why we do not know whether we are where the group is, see :mod:`slixmpp_mls.client.group.certainty`.
+    """The reasons for which our state may not be the group's, see :mod:`slixmpp_mls.client.group.certainty`.
 
-    `reasons` has a bit for each reason; 0 while we are sure.  `behind` is the epoch in which the group is, by a
-    GroupInfo that a member has signed, and `door` that GroupInfo (an MLSMessage); 0 and empty while there is none.
-    `rounds` counts how often we have been unsure in this row, the last time at `since`; what anybody could make up
-    makes us unsure again from `not_before` on (seconds since the Unix epoch).
+    `reasons` has a bit for each reason; it is 0 while we are sure.  `behind` is the group's epoch according to a
+    GroupInfo that a member has signed, and `door` is that GroupInfo (an MLSMessage); they are 0 and empty while there
+    is none.  `rounds` counts how often in a row we have been unsure, the last time at `since`.  Reasons that any
+    occupant can fabricate make us unsure again only from `not_before` on (seconds since the Unix epoch).
     """
 
     reasons: uint32 = 0

@@ -1,9 +1,9 @@
-"""Limits how often clients of an account come into the group by their own wish.
+"""Limits how often clients of an account enter the group at their own request.
 
-A client that asks to be added afresh (RFC 9420 12.1.8) makes another one commit.  A broken client, or a
-device list that grows by one device a minute, must not keep the whole group busy: after :data:`LIMIT` arrivals of
-an account within an hour, members do not commit its wishes by themselves.  (External Commits count as well; they
-need nobody.)  All members keep this account, since any of them may be the next one to commit.
+A new member's Add (RFC 9420 12.1.8) makes a member commit.  A broken client, or a device list that grows by one device
+a minute, must not keep the whole group busy.  After :data:`LIMIT` arrivals of an account within an hour, members no
+longer commit its requests automatically.  External Commits count as well, although they need no member.  All members
+keep this count, because any of them may be the next committer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TIME = 8  # octets of a time
 
 
 def is_too_often(transaction: Transaction, space: str, account: str, when: int) -> bool:
-    """Whether an account has had its share.
+    """Whether an account has reached the limit.
 
     :param when: seconds since the Unix epoch
     """
@@ -31,7 +31,7 @@ def is_too_often(transaction: Transaction, space: str, account: str, when: int) 
 
 
 def note(transaction: Transaction, space: str, effects: Effects, when: int) -> None:
-    """Remember the arrivals of a Commit."""
+    """Remember the arrivals by a Commit."""
     for change in effects.added:
         if change.after is None or not isinstance(change.proposer, NewMemberProposalSender | NewMemberCommitSender):
             continue
@@ -43,4 +43,4 @@ def note(transaction: Transaction, space: str, effects: Effects, when: int) -> N
 def _recent(stored: bytes | None, when: int) -> list[int]:
     stored = stored or b""
     times = [int.from_bytes(stored[place : place + _TIME], "big") for place in range(0, len(stored), _TIME)]
-    return [time for time in times if abs(when - time) < HOUR]  # of a clock that was set back, none counts for ever
+    return [time for time in times if abs(when - time) < HOUR]  # abs(): after a clock was set back, old times expire
