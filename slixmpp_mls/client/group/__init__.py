@@ -1,1 +1,1 @@
-"""One room and its group: from a stanza of the room to a new state, and from a wish of ours to a stanza."""
+"""One room and its group: turns the room's stanzas into new states, and our operations into stanzas."""

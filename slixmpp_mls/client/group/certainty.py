@@ -1,27 +1,32 @@
-"""Whether we are where the group is, and what a member does that cannot be sure of it.
+"""Detects that our state may not be the group's present state, and finds out.
 
 ::
 
     sure ── a reason ──► unsure ── an answer: the same state, or nobody has a later one ──► sure
                             └── a GroupInfo of another epoch, signed by a key in our tree ──► returning ──► sure
 
-An archive with a hole, a message that cannot be decrypted, a later epoch that somebody has written on a stanza: none of
-them proves anything, for the room's server, and mostly any occupant, can bring them about.  So they delete nothing.
-They make us *unsure* (:class:`UnsureReason`): we go on reading, accept what decrypts and what is a valid next Commit,
-and neither send nor commit, until we have found out.
+A gap in the archive, a message that cannot be decrypted and a later epoch number on a stanza prove nothing: the room's
+server, and in most cases any occupant, can fabricate them.  Therefore they delete nothing.  They make us *unsure*
+(:class:`UnsureReason`).  While we are unsure, we continue to read, accept messages that decrypt and valid next Commits,
+and neither send nor commit.
 
-*Finding out.*  We ask in the room, by an Inquiry that our leaf's key has signed.  A member whose tree has that key
-answers with a GroupInfo of its present epoch, sealed for us.  What counts is the GroupInfo's signature, by the key that
-its signer's leaf has in *our* tree: it shows our own state (then we are sure), or a later one (then we are behind, and
-that is the proof), or another one of the same epoch (then the group has been split: whoever has the greater
-confirmed transcript hash goes to the other side).  If nobody answers, nothing is proved, and we go on from our own
-epoch.
+*Finding out.*  We send an Inquiry to the room, signed with our leaf's key.  A member whose tree has that key answers
+with a GroupInfo of its present epoch, encrypted to us.  The GroupInfo must be signed by the key that its signer's leaf
+has in *our* tree.  It shows one of three things:
 
-*Coming back.*  The old state stays until we are in the group again: by an external Commit made from that GroupInfo, or
-by a Welcome.
+- our own state: we are sure again;
+- a later epoch: this proves that we are behind;
+- another state of the same epoch: the group has been split, and the members with the greater confirmed transcript hash
+  move to the other side.
 
-*Budgets.*  What anybody can make up makes us unsure again only after a pause, which grows from seconds to an hour.
-We answer the same member once in :data:`ANSWER_PAUSE` seconds, and all together :data:`ANSWERS` times a minute.
+If no member answers, nothing is proved, and we continue from our own epoch.
+
+*Returning.*  The old state is kept until we have joined the group again, by an external Commit made from that GroupInfo
+or by a Welcome.
+
+*Limits.*  Reasons that any occupant can fabricate make us unsure again only after a pause, which grows from seconds to
+an hour.  We answer the same member once in :data:`ANSWER_PAUSE` seconds, and all members together :data:`ANSWERS` times
+a minute.
 """
 
 from __future__ import annotations
@@ -51,7 +56,7 @@ from .room_state import RoomState
 __all__ = ["ANSWERS", "ANSWER_PAUSE", "Certainty", "Inquiry", "UnsureReason", "names"]
 
 ANSWER_PAUSE = 10
-"""Seconds after which the same member gets another answer."""
+"""Seconds between two answers to the same member."""
 ANSWERS = 20
 """Answers in a minute, to all members together."""
 
@@ -62,7 +67,7 @@ _TREE_MEMBERS = 64  # of the largest group whose answers have the ratchet tree i
 
 
 class UnsureReason(IntFlag):
-    """Why we do not know whether we are where the group is."""
+    """Reasons for which our state may not be the group's present state."""
 
     ARCHIVE_GAP = 1
     """The archive does not go back to our place."""
@@ -75,7 +80,7 @@ class UnsureReason(IntFlag):
 
 
 _MADE_UP = UnsureReason.LATER_EPOCH | UnsureReason.UNDECRYPTABLE | UnsureReason.TOMBSTONE
-"""What any occupant can bring about."""
+"""The reasons that any occupant can fabricate."""
 
 
 @struct
@@ -88,12 +93,12 @@ class _InquiryTBS(Struct):
 
 @struct
 class Inquiry(Struct):
-    """A member asks where the group is.
+    """A member's question for the group's present state.
 
-    :ivar signer: its leaf's index
-    :ivar state: SHA-256 of its GroupContext, so that its state and no other is meant
+    :ivar signer: leaf index of the member
+    :ivar state: SHA-256 of its GroupContext, which binds the inquiry to its present state
     :ivar reply_key: HPKE public key for the answer
-    :ivar signature: ``SignWithLabel`` with its leaf's key, over the group id and all of this
+    :ivar signature: ``SignWithLabel`` with its leaf's key, over the group id and all other fields
     """
 
     signer: uint32
@@ -103,7 +108,7 @@ class Inquiry(Struct):
 
 
 class Certainty:
-    """Whether we are where a room's group is."""
+    """Tracks whether our state is the present state of a room's group."""
 
     def __init__(self, device: Device, state: RoomState) -> None:
         self._device = device
@@ -114,12 +119,12 @@ class Certainty:
 
     @property
     def reasons(self) -> UnsureReason:
-        """Why we are unsure; 0 if we are sure."""
+        """The reasons for which we are unsure; 0 if we are sure."""
         return UnsureReason(self._state.unsure.reasons)
 
     @property
     def door(self) -> elements.GroupInfo | None:
-        """The GroupInfo that proves that the group is elsewhere."""
+        """The GroupInfo that proves that the group has another state; None if there is none."""
         unsure, membership = self._state.unsure, self._state.membership
         if membership is None or not unsure.behind:
             return None
@@ -128,7 +133,7 @@ class Certainty:
     # --- unsure, and sure again ----------------------------------------------------------------
 
     def note(self, change: Change, reason: UnsureReason, now: int) -> list[Event]:
-        """There is a reason to be unsure; only within a change of the state.
+        """Record a reason to be unsure, within a change of the state.
 
         :param now: seconds since the Unix epoch
         """
@@ -141,7 +146,7 @@ class Certainty:
         return [] if before.reasons else [Unsure(self._state.room, self._epoch, (_name(reason),))]
 
     def skip_gap(self, now: int) -> list[Event]:
-        """The archive does not go back to our place: read what it has, and find out whether something is missing.
+        """Become unsure because the archive does not reach back to our place; it is then read from its beginning.
 
         :raises UsageError: we are not in the group
         :raises StoreError: nothing has changed
@@ -153,7 +158,7 @@ class Certainty:
         return events
 
     def settle(self, now: int) -> list[Event]:
-        """All has been read, and nobody has shown another state: we go on from ours.
+        """Become sure again: the archive has been read, and no member has shown another state.
 
         :raises StoreError: nothing has changed
         """
@@ -172,7 +177,7 @@ class Certainty:
     # --- asking --------------------------------------------------------------------------------
 
     def inquire(self) -> Outgoing:
-        """Ask where the group is; nothing is stored, and after a restart it is asked again.
+        """Make an Inquiry for the group's state.  Nothing is stored; after a restart a new one is made.
 
         :raises UsageError: we are not in the group
         """
@@ -185,9 +190,9 @@ class Certainty:
         return Outgoing(str(uuid.uuid4()), OutboxKind.PROPOSAL, (payload,))
 
     def take_answer(self, answer: elements.Answer, now: int) -> list[Event]:
-        """What a member says of its state; nothing happens if it is not for us.
+        """Process an answer to an Inquiry.  An answer for another member is ignored.
 
-        :raises PeerError: it is for us, and proves nothing
+        :raises PeerError: the answer is for us, and proves nothing
         :raises StoreError: nothing has changed
         """
         membership, key = self._state.membership, self._reply_key
@@ -202,11 +207,11 @@ class Certainty:
         return self.take_group_info(octets, now, answered=True)
 
     def take_group_info(self, message: bytes, now: int, *, answered: bool = False) -> list[Event]:
-        """A GroupInfo that may show where the group is.
+        """Process a GroupInfo that may show the group's state.
 
         :param message: an MLSMessage
-        :param answered: an answer to our inquiry: a member's present state.  Else one that the room has kept: of our
-            own epoch it means nothing, for it may stand beside a Commit that has lost
+        :param answered: True for an answer to our Inquiry, which shows a member's present state.  False for a GroupInfo
+            that the room has kept; one of our own epoch is then ignored, because its Commit may have lost
         :raises PeerError: no member of our tree has signed it
         :raises StoreError: nothing has changed
         """
@@ -217,7 +222,7 @@ class Certainty:
         info = MLSMessage.decode(message).body
         if not isinstance(info, GroupInfo) or info.group_context.group_id != group.group_id:
             raise InvalidError("not a GroupInfo of our group", _RULES)
-        # RFC 9420 12.4.3: signed by the leaf at `signer`.  That it has the same key in our tree is the proof.
+        # RFC 9420 12.4.3: the leaf at `signer` signs a GroupInfo.  The proof is that its key verifies in our tree.
         signer = group.tree.member(LeafIndex(info.signer))
         group.suite.verify_with_label(signer.signature_key, "GroupInfoTBS", group_info_tbs(info), info.signature)
         ours, theirs = group.context, info.group_context
@@ -238,7 +243,7 @@ class Certainty:
         return [] if before.reasons else [Unsure(state.room, ours.epoch, (_name(UnsureReason.LATER_EPOCH),))]
 
     def forget_door(self) -> None:
-        """What has proved where the group is leads nowhere any more: find out again.
+        """Drop the GroupInfo that proved the group's state, because it is no longer usable, and find out again.
 
         :raises StoreError: nothing has changed
         """
@@ -248,7 +253,7 @@ class Certainty:
     # --- answering -----------------------------------------------------------------------------
 
     def judge(self, inquiry: elements.Inquiry, now: int) -> Inquiry | None:
-        """Whether to answer a member: what it asks, None if it is to get no answer.
+        """Verify a member's Inquiry.  Returns None if it is not to be answered.
 
         :raises PeerError: no member of our tree has signed it
         """
@@ -268,11 +273,11 @@ class Certainty:
         return asked
 
     def answer(self, asked: Inquiry, now: int) -> Outgoing:
-        """Show a member our state.
+        """Make the answer that shows a member our state.
 
-        :param asked: what :meth:`judge` has returned
+        :param asked: the result of :meth:`judge`
         :raises UsageError: we are not in the group
-        :raises InvalidError: its key is none
+        :raises InvalidError: its reply key is not a valid HPKE public key
         """
         membership = self._state.require_member()
         group = membership.group

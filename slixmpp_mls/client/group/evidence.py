@@ -1,8 +1,8 @@
-"""What entitles us to delete a group's keys.
+"""The evidence that entitles us to delete a group's keys.
 
-No key is deleted without proof: only what a key in the tree has signed, or what our own user wants, ends a group's
-state.  What the room's server says, or leaves out, never does; it makes the room unsure (:mod:`.certainty`).
-:meth:`.room_change.Change.end_membership` is the one function that deletes, and asks for the evidence.
+No key is deleted without proof.  A group's state ends only by a message signed by a key in the tree, or because our own
+user wants it.  Messages of the room's server, and their absence, never end it; they make us unsure
+(:mod:`.certainty`).  Only :meth:`.room_change.Change.end_membership` deletes the keys, and it requires the evidence.
 ``docs/deletion-of-keys.md`` has the same table, with a test for each row.
 """
 
@@ -14,7 +14,7 @@ __all__ = ["Evidence"]
 
 
 class Evidence(Enum):
-    """Why a group's state goes."""
+    """The reason for which a group's state is deleted."""
 
     REMOVED = "a valid Commit, signed by a member or by one that joins, removes us"
     RETURNED = "we are in the same group again, by a Welcome or by our own external Commit"

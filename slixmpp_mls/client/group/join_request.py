@@ -1,20 +1,20 @@
-"""Outside of the group: what a room shows of it, and asking to be added (RFC 9420 12.1.8).
+"""Observes a room's group from outside, and asks to be added to it (RFC 9420 12.1.8).
 
-A client that has lost the group, or was never in it, cannot verify what it sees.  It reads the room all the
-same, and knows three things.
+A client that has lost the group, or was never in it, cannot verify the messages that it sees.  It reads the room
+nevertheless, and derives three things.
 
-*Which group.*  If it had been a member, that one, or one that seems to follow it after a ReInit.  Otherwise the group
-of the latest ``<commit/>`` in the room.
+*The group.*  For a former member it is the group that it was in, or one that seems to follow that group after a ReInit.
+For other clients it is the group of the latest ``<commit/>`` in the room.
 
-*Which epoch.*  A Commit for an epoch ends it, so the group is in the next one; whatever else is sent in an epoch says
-that the group is there.  The highest number counts, since messages arrive late and Commits that lost the race
-are many.  An outsider may have written a number that is too high: then our request does not count, and the next
-genuine message that comes after it, of a lower epoch, corrects the number.
+*The epoch.*  A Commit ends its epoch, so the group is in the next one.  Any other message shows that the group is in
+the message's epoch.  The highest number counts, because messages arrive late and many Commits lose to others.  An
+outsider may have sent a number that is too high.  Our request then has no effect, and the next genuine message, which
+has a lower epoch, corrects the number.
 
-*Whether it may ask.*  Once in an epoch, and after pauses that grow from seconds to an hour, kept in the store.  The
-request is an Add of a fresh KeyPackage with our own signature key, in a Proposal that needs no answer: it waits in
-the archive for any member that may commit it.  The same Commit removes our old leaf, if there is one.  The keys of
-the old state are not used again, for all keys of the new leaf are new.
+*The time of the request.*  A client asks once in an epoch, with pauses that grow from seconds to an hour; the store
+keeps them.  The request is a new member's Add of a fresh KeyPackage with our own signature key.  It needs no
+answer: it waits in the archive for any member that may commit it.  The same Commit removes our old leaf, if there is
+one.  No key of the old state is used again, because all keys of the new leaf are new.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _LAST_EPOCH = 2**64 - 1
 
 
 class JoinRequests:
-    """A room's group seen from outside, and our requests to be added to it."""
+    """Observes a room's group from outside, and makes our requests to be added to it."""
 
     def __init__(self, device: Device, state: RoomState) -> None:
         self._device = device
@@ -59,7 +59,7 @@ class JoinRequests:
 
     @property
     def attempts(self) -> int:
-        """How many times we have asked to be added, in this row."""
+        """The number of our consecutive requests to be added."""
         return self._state.outside.attempts
 
     @property
@@ -71,7 +71,7 @@ class JoinRequests:
     # --- observing -----------------------------------------------------------------------------
 
     def observed(self, incoming: Incoming) -> OutsideRecord:
-        """What we know after a stanza.
+        """Our knowledge of the group after a stanza.
 
         :raises StoreError: the store failed
         """
@@ -128,7 +128,7 @@ class JoinRequests:
     # --- asking --------------------------------------------------------------------------------
 
     def asking_at(self, now: int) -> int | None:
-        """When we may ask to be added, in seconds since the Unix epoch; None until something happens in the room."""
+        """The time at which we may ask to be added, seconds since the Unix epoch; None until the room shows more."""
         seen, standing = self._state.outside, self._state.standing
         outside = standing in (MembershipState.LOST, MembershipState.INVITED) or self._state.returning
         if not outside or not seen.known or not self._suites():
@@ -143,7 +143,7 @@ class JoinRequests:
         return not found or any(voucher.encode() in ask.message for voucher in found)
 
     def may_try_at(self, now: int) -> int:
-        """When we may next try to come in, by whatever way, in seconds since the Unix epoch."""
+        """The time of the next permitted attempt to join, by any way, in seconds since the Unix epoch."""
         not_before = self._state.outside.not_before
         return not_before if not_before - now <= 2 * PAUSES[-1] else now  # the clock was set back
 
@@ -153,12 +153,13 @@ class JoinRequests:
         return ours if not suite else tuple(one for one in ours if one == suite)
 
     def ask(self, now: int, *, jitter: float = 1.0) -> list[Outgoing]:
-        """Ask to be added; stored when this returns.
+        """Make requests to be added; they are stored when this returns.
 
-        One request, or one for each of our cipher suites if we do not know the group's: all but one mean nothing.
+        There is one request, or one for each of our cipher suites if we do not know the group's.  Only the one for the
+        group's suite has an effect.
 
-        :param jitter: stretches the pause until the next time
-        :raises UsageError: it is not the time for it; see :meth:`asking_at`
+        :param jitter: factor for the pause until the next request
+        :raises UsageError: it is too early; see :meth:`asking_at`
         :raises StoreError: nothing has changed
         """
         due = self.asking_at(now)
@@ -201,7 +202,7 @@ class JoinRequests:
         return Outgoing(ask.origin_id.decode(), OutboxKind.PROPOSAL, (payload,))
 
     def unconfirmed(self) -> Iterator[Outgoing]:
-        """Requests that the room has not shown us, and that may still have a meaning: to be sent again."""
+        """Requests to be sent again: the room has not reflected them, and they may still have an effect."""
         seen = self._state.outside
         inside = self._state.membership is not None and not self._state.returning
         if not inside and self._state.standing is not MembershipState.OUT:
@@ -210,7 +211,7 @@ class JoinRequests:
                     yield self._as_outgoing(ask)
 
     def refused(self, origin_id: str) -> None:
-        """The room does not take a message.  If it is a request, it is not sent again in this epoch.
+        """Note that the room has refused a message.  A request is not sent again in this epoch.
 
         :raises StoreError: nothing has changed
         """
@@ -223,16 +224,16 @@ class JoinRequests:
     # --- coming back ---------------------------------------------------------------------------
 
     def missed(self, record: RoomRecord) -> Missed | None:
-        """What we have lost, if we come back by the stanza of this record."""
+        """The messages that we have lost if we return by the stanza of this record."""
         if self._state.standing is not MembershipState.LOST:
             return None
         outside = self._state.outside
         return Missed(outside.after.decode() or None, record.cursor.decode(), outside.missed)
 
     def end(self, change: Change, used: bytes) -> None:
-        """We are in.  The pace at which we may ask stays, the keys of all requests go.
+        """End all requests because we have joined: delete their keys, and keep the times of our requests.
 
-        :param used: KeyPackageRef of the one that has let us in, which is dealt with
+        :param used: KeyPackageRef of the KeyPackage by which we have joined, which the caller deletes
         """
         for ask in self._state.outside.asks:
             if ask.reference != used:
@@ -241,7 +242,7 @@ class JoinRequests:
 
 
 def attempted(seen: OutsideRecord, now: int, jitter: float) -> OutsideRecord:
-    """What we know after another attempt to come in: it delays the next one."""
+    """Our knowledge after another attempt to join, which delays the next one."""
     attempts = 1 + (seen.attempts if abs(now - seen.asked) < DAY else 0)
     pause = int(PAUSES[min(attempts, len(PAUSES)) - 1] * jitter)
     return replace(seen, attempts=attempts, asked=now, not_before=now + pause)

@@ -1,40 +1,41 @@
-"""One room's group on this device: the order rules, and the face of the parts that follow them.
+"""One room's group on this device: the ordering rules, and the facade of the parts that implement them.
 
 The rules (the XEP's "Business Rules"):
 
-1. The room's order is the truth.  The first valid Commit for an epoch, in that order, ends it.
-   Later ones for that epoch mean nothing, ours included, and neither do the Welcomes beside them.
-2. Our own Commit takes effect when the room reflects it, not before.  Until then it waits, in the store.
-3. What is sent has been stored, together with the state in which its key is used up.  It stays in
-   the outbox until its reflection comes, known by the hash of its octets, and is sent again as it is
-   after a reconnection that did not bring it.  Readers see a message once, however often it arrives.
-4. Our place in the room (the archive id of the last stanza processed) is written with what the stanza changed.
-5. What the room says of a sender is compared with the leaf and never believed.
+1. The room's order is authoritative.  The first valid Commit for an epoch, in that order, ends the epoch.
+   Later Commits for that epoch, ours included, are void, and so are the Welcomes in their stanzas.
+2. Our own Commit takes effect when the room reflects it, not before.  Until then the store keeps it.
+3. A message is stored before it is sent, together with the state in which its key is used up.  It stays in the outbox
+   until its reflection arrives, which is identified by the hash of its octets.  After a reconnection without the
+   reflection the same octets are sent again.  Readers see a message once, however often it arrives.
+4. Our place in the room (the archive id of the last stanza processed) is written in the same transaction as the changes
+   by that stanza.
+5. The room's statement about a sender is compared with the leaf and never trusted.
 
 States::
 
     INVITED ──Welcome──► MEMBER ──Commit that removes us──► OUT ──Welcome──► MEMBER
                            └── its store is an old copy ──► LOST ──Welcome──► MEMBER
 
-Instead of a Welcome it may be an external Commit of our own.
+An external Commit of our own may take the place of a Welcome.
 
-All parts have the same :class:`~.room_state.RoomState`, and change it in no other way than by its transactions: if a
-call raises, neither the store nor memory has changed.
+All parts share one :class:`~.room_state.RoomState` and change it only by its transactions.  If a call raises, neither
+the store nor memory has changed.
 
 =========================  =========================================================================================
-:mod:`.processing`         a stanza to a Step; changes nothing
-:mod:`.applying`           a Step to a changed state and events
-:mod:`.sending`            what we say, and what has not come back
-:mod:`.welcome`            into the group by a Welcome
-:mod:`.external_commit`    into the group by a Commit of our own
-:mod:`.join_request`       the group seen from outside, and asking to be added
-:mod:`.continuation`       groups that follow, or branch off, other groups
-:mod:`.certainty`          whether we are where the group is, and finding out
-:mod:`.lifecycle`          making a group, giving it up, waiting for it
-:mod:`.members`            who is in it, with keys of which age
+:mod:`.processing`         turns a stanza into a Step; changes nothing
+:mod:`.applying`           turns a Step into a changed state and events
+:mod:`.sending`            makes messages, and keeps them until the room reflects them
+:mod:`.welcome`            joins the group by a Welcome
+:mod:`.external_commit`    joins the group by an external Commit of our own
+:mod:`.join_request`       observes the group from outside, and asks to be added
+:mod:`.continuation`       creates and enters groups that follow, or branch off, other groups
+:mod:`.certainty`          finds out whether our state is the group's present state
+:mod:`.lifecycle`          creates a group, gives it up, waits for it
+:mod:`.members`            the members and the age of their keys
 =========================  =========================================================================================
 
-The parts do not know each other beyond what their constructors take.
+A part knows only the parts that its constructor takes.
 """
 
 from __future__ import annotations
@@ -73,15 +74,15 @@ __all__ = ["Fits", "RoomGroup"]
 class RoomGroup:
     """A room's group.
 
-    Most methods are those of its parts, handed on under the same name or a longer one.
+    Most methods delegate to its parts, under the same name or a longer one.
 
-    :ivar device: whose group it is
+    :ivar device: the device that the group belongs to
     :ivar room: bare JID
-    :ivar room_state: what the store has of the room
+    :ivar room_state: the room's state in the store and in memory
     """
 
     def __init__(self, device: Device, room: str) -> None:
-        """Take up where the store says that we are; a room that it does not know is one we are invited to.
+        """Resume from the state in the store.  A room that the store does not know is one that we are invited to.
 
         :raises StoreError: the store failed
         """
@@ -152,7 +153,7 @@ class RoomGroup:
 
     @property
     def state(self) -> MembershipState:
-        """How we stand to the group."""
+        """Our relation to the group."""
         return self.room_state.standing
 
     @property
@@ -183,7 +184,7 @@ class RoomGroup:
 
     @property
     def roster(self) -> Roster:
-        """Who is at which leaf.
+        """The index of the group's leaves by account and by client.
 
         :raises UsageError: we are not in the group
         """
@@ -196,13 +197,13 @@ class RoomGroup:
 
     @property
     def post_commit_actions(self) -> PostCommitActions:
-        """What is still to be done outside of the group; nothing if we are not in it."""
+        """The pending actions outside of the group; none if we are not in it."""
         membership: Membership | None = self.room_state.membership
         return PostCommitActions() if membership is None else membership.actions
 
     @property
     def behind(self) -> frozenset[str]:
-        """Accounts of members that, by what the room says, speak in a later epoch than ours."""
+        """Accounts of members that, according to the room, send in a later epoch than ours."""
         return frozenset(self.room_state.ahead)
 
     @property
@@ -212,7 +213,7 @@ class RoomGroup:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing is sent or committed, because our state may not be, or is not, the group's."""
+        """Whether we neither send nor commit, because our state may not be, or is not, the group's."""
         return self.is_member and bool(self._certainty.reasons)
 
     @property
@@ -229,7 +230,7 @@ class RoomGroup:
 
     @property
     def talks_to_anybody(self) -> bool:
-        """Whether to encrypt for members that the Authentication Service denies, too."""
+        """Whether to encrypt even for members that the Authentication Service denies."""
         return self._sending.talks_to_anybody
 
     @talks_to_anybody.setter
@@ -272,14 +273,14 @@ class RoomGroup:
         return self._continuation.waits
 
     def outstanding_ids(self) -> frozenset[str]:
-        """Origin ids of what has not come back."""
+        """Origin ids of messages that the room has not reflected."""
         outside = (outgoing.origin_id for outgoing in self._unconfirmed_outside())
         return frozenset((*self._sending.outstanding_ids(), *outside))
 
     def outstanding(self) -> Iterator[Outgoing]:
-        """What has not come back, oldest first; see :meth:`.Sending.outstanding`.
+        """The messages that the room has not reflected, oldest first; see :meth:`.Sending.outstanding`.
 
-        :raises StoreError: the store failed; what has been handed out is stored
+        :raises StoreError: the store failed; messages already returned are stored
         """
         yield from self._unconfirmed_outside()
         yield from self._sending.outstanding()
@@ -289,7 +290,7 @@ class RoomGroup:
         yield from self._requests.unconfirmed()
 
     def bounced(self, origin_id: str, reason: str) -> list[Event]:
-        """The room has refused a message of ours: it is not sent again; see :meth:`.Sending.refused`.
+        """Stop sending a message of ours that the room has refused; see :meth:`.Sending.refused`.
 
         :raises StoreError: nothing has changed
         """
@@ -302,7 +303,7 @@ class RoomGroup:
 
     @property
     def attempts(self) -> int:
-        """How many times we have asked to be added, in this row."""
+        """The number of our consecutive requests to be added."""
         return self._requests.attempts
 
     @property
@@ -314,7 +315,7 @@ class RoomGroup:
 
     @property
     def reinit(self) -> ReInit | None:
-        """The ReInit by which our group has ended, if it has and another one is awaited."""
+        """The ReInit that has ended our group, while its successor is awaited; None otherwise."""
         return self._continuation.reinit
 
     def draft_branch(
@@ -331,13 +332,15 @@ class RoomGroup:
     def branch(
         self, source: RoomGroup, policy: RoomPolicy, others: Sequence[KeyPackage], now: int, *, fits: Fits | None = None
     ) -> Outgoing:
-        """RFC 9420 11.3: make this room's group, of some members of another room's; stored when this returns.
+        """Create this room's group from some members of another room's group (RFC 9420 11.3).
+
+        The creation is stored when this returns.
 
         :param source: the other room's group
         :param policy: of the new group
-        :param others: KeyPackages of its members but us, of the other group's cipher suite
-        :raises UsageError: we are in a group here, not in one there, or a creation of ours waits already
-        :raises InvalidError: somebody is no member there, or a KeyPackage does not fit
+        :param others: KeyPackages of its members except us, of the other group's cipher suite
+        :raises UsageError: we are in a group here, are not in one there, or a creation of ours waits already
+        :raises InvalidError: a client is not a member there, or a KeyPackage does not fit
         :raises StanzaTooLarge: by `fits`; nothing has changed
         """
         return self.finish_creation(self.draft_branch(source, policy, others, now), fits=fits)
