@@ -1,4 +1,4 @@
-"""What goes into and comes out of a :class:`~.room_group.RoomGroup`."""
+"""The input and output types of a :class:`~.room_group.RoomGroup`."""
 
 from __future__ import annotations
 

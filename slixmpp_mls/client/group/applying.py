@@ -1,7 +1,7 @@
-"""Puts into effect what a room's stanzas mean.
+"""Applies the steps that a room's stanzas require.
 
-`examine` (:mod:`.processing`) only looks; `accept` or `refuse` ends a stanza, and moves our place in the room past it
-in the same change.  Between them the caller asks the Authentication Service about new leaves; see
+`examine` (:mod:`.processing`) changes nothing.  `accept` or `refuse` completes a stanza and moves our place in the room
+past it in the same change.  Before it, the caller asks the Authentication Service about new leaves; see
 :mod:`slixmpp_mls.client.storage.doubts`.
 """
 
@@ -78,10 +78,10 @@ class Applying:
         self._continuation = continuation
 
     def accept(self, step: Step, now: int, doubts: Iterable[Doubt] = ()) -> list[Event]:
-        """Put a step into effect, and move our place in the room past its stanza.
+        """Apply a step, and move our place in the room past its stanza.
 
-        A proposal that brings a leaf which the Authentication Service denies is kept, as others might commit it,
-        but not for a Commit of ours.
+        A proposal with a leaf that the Authentication Service denies is kept, because others may commit it, but our
+        Commits do not cover it.
 
         :param now: seconds since the Unix epoch
         :param doubts: about the step's new leaves
@@ -130,9 +130,9 @@ class Applying:
                 return self._accept_commit(move, record, now, doubts, _when(step.incoming, now))
 
     def refuse(self, step: Step, error: PeerError) -> list[Event]:
-        """Pass over a Welcome that cannot be followed.
+        """Skip a Welcome that cannot be followed.
 
-        If the same Commit removes us, that has been decided by others; refused is only the way back.
+        If the same Commit removes us, the removal takes effect; only the Welcome is rejected.
 
         :raises StoreError: nothing has been written
         """

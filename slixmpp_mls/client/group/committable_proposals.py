@@ -1,18 +1,18 @@
-"""Chooses those of the waiting proposals that are ours to commit (RFC 9420 12.4, and the group's policy).
+"""Selects the waiting proposals that our Commit covers (RFC 9420 12.4, and the group's policy).
 
-Anybody in the group may propose anything, so a waiting proposal may be such that all ignore every Commit of it.
-It must not get into a Commit of ours.  Nor must it keep us silent, because no application data may be sent while
-proposals wait.  It is not dropped either: another Commit may still refer to it, and members differ in what they may
-commit, as only the committer answers for an outsider's wish.
+Any member may propose anything, so all members may have to ignore every Commit of a waiting proposal.  Such a proposal
+must not enter our Commit.  It must not prevent us from sending either, although no application data may be sent while
+proposals wait.  It is not dropped: another Commit may still refer to it, and members differ in what they may commit,
+because the committer alone is accountable for an outsider's proposal.
 
-A proposal is left out if no rule of RFC 9420 lets us commit it (:mod:`slixmpp_mls.mls.group.proposal_selection`), if
-the policy does not, or if the caller does not want it.  What the policy allows by itself goes first, so that
-what it forbids cannot take its place.
+A proposal is omitted if RFC 9420 does not let us commit it (:mod:`slixmpp_mls.mls.group.proposal_selection`), if the
+policy does not, or if the caller does not want it.  Proposals that the policy allows on their own are selected first,
+so that forbidden ones cannot displace them.
 
-A client that has lost its state asks to be added afresh (RFC 9420 12.1.8), and proves that it is the one whose leaf is
-there (:mod:`slixmpp_mls.policy.proofs`).  Its old leaf goes with the same
-Commit, by a Remove of the committer's own (the policy's "replace a client"); a wish whose leaf, or a leaf of whose
-account, somebody removes for another reason is left out, or it would turn a removal into its opposite.
+A client that has lost its state sends a new member's Add (RFC 9420 12.1.8) and proves that a leaf in the group is its
+own (:mod:`slixmpp_mls.policy.proofs`).  The same Commit removes the old leaf by the committer's own Remove.  If another
+proposal removes that leaf, or a leaf of the same account, for another reason, the Add is omitted; otherwise it would
+turn a removal into its opposite.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
-"""Groups that continue other groups (RFC 9420 11.2, 11.3): made, waited for, entered.
+"""Creates, awaits and enters groups that continue other groups (RFC 9420 11.2, 11.3).
 
 ::
 
     members ── Commit of a ReInit ──► CLOSED ── first valid creation in the room's order ──► the group that follows
     a group ── branch ──────────────────────────────── creation, in another room ──────────► a group of some members
 
-A *creation* is one stanza: the new group's first Commit, which adds everybody, and the Welcome for them.  It
-follows the rules of any Commit (:mod:`.room_group`).  Its maker stores it first, sends it until the room
-reflects it, and enters the new group only then; of several creations of the group that a ReInit has asked for
-the first one counts that lets us in, and all others mean nothing, our own included.
+A *creation* is one stanza with the new group's first Commit, which adds all members, and their Welcome.  It follows the
+rules of any Commit (:mod:`.room_group`).  Its maker stores it first, sends it until the room reflects it, and enters
+the new group only then.  Several members may create the group that a ReInit requires.  The first creation that lets us
+in counts, and all others are void, our own included.
 
-A group that a ReInit has closed is kept, with its keys, until we are in the one that follows: whoever misses the
-creation still holds what lets it in.  Nothing can be said in between.  What waits in the outbox goes to the new group.
+A group that a ReInit has closed is kept, with its keys, until we are in its successor: a member that misses the
+creation still has the keys to enter.  Nothing can be sent in between.  Messages in the outbox go to the new group.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Continuation:
         return self._state.waits(OutboxKind.CREATION)
 
     def continue_group(self, others: Sequence[KeyPackage], now: int, *, fits: Fits | None = None) -> Outgoing:
-        """RFC 9420 11.2: make the group that the ReInit has asked for.
+        """Create the group that the ReInit requires (RFC 9420 11.2).
 
         :param others: KeyPackages of all other members, of the cipher suite that it asks for
         :param now: seconds since the Unix epoch

@@ -1,17 +1,18 @@
-"""Coming into the group by an external Commit (RFC 9420 12.4.3.2), where the policy allows it.
+"""Joins the group by an external Commit (RFC 9420 12.4.3.2), where the policy allows it.
 
 ::
 
     <group-info/> ──► draft ── authentication ──► finish ──► Outgoing
     its reflection, the first Commit of its epoch in the room ──► we are in
 
-A GroupInfo is what a member has signed beside a Commit, and what the room has kept.  Its signature, tree and
-leaves are verified; that it is the present one cannot be, so what the room has in which order decides
-(:func:`usable_group_infos`).  An older one than we know of is refused, and
-a Commit made from one comes too late.  RFC 9750 5.3 on what is left: a service that hides what came since can lead
-us into the past, together with whoever was a member then; but not before the epoch in which we have been ourselves.
+A member signs a GroupInfo and sends it with its Commit; the room keeps it.  Its signature, tree and leaves are
+verified.  Whether it is the present one cannot be verified, so the room's order decides (:func:`usable_group_infos`).
+A GroupInfo older than the epoch that we know of is rejected, and a Commit made from an outdated one arrives too late.
+One attack remains (RFC 9750 5.3): a server that hides later messages can lead us into a past epoch with its members
+of that time, but not to one before the last epoch in which we were a member.
 
-Like any Commit of ours it is stored with the state that it leads to, and takes effect with its reflection.
+Like any Commit of ours, an external Commit is stored with the state that it leads to and takes effect when the room
+reflects it.
 """
 
 from __future__ import annotations
@@ -54,12 +55,12 @@ _RULES = "urn:xmpp:mls:0 business rules"
 def usable_group_infos(
     stanzas: Iterable[tuple[T, Sequence[elements.MessageElement]]],
 ) -> list[tuple[T, elements.GroupInfo]]:
-    """The GroupInfos that lead into epochs which may be the group's, the latest first.
+    """The GroupInfos of epochs in which the group may be, latest first.
 
-    Only the first Commit of an epoch in the room counts, and so does only the GroupInfo beside that one: those
-    beside the others describe epochs that never began.
+    Only the first Commit of an epoch in the room counts, and therefore only the GroupInfo sent with it.  The GroupInfos
+    of other Commits describe epochs that never began.
 
-    :param stanzas: what the room's stanzas hold, with anything to know them by, oldest first
+    :param stanzas: the payloads of the room's stanzas, each with a caller-defined key, oldest first
     """
     found: dict[tuple[bytes, int], tuple[T, elements.GroupInfo] | None] = {}
     for stanza, payloads in stanzas:

@@ -128,7 +128,7 @@ class JoinRequests:
     # --- asking --------------------------------------------------------------------------------
 
     def asking_at(self, now: int) -> int | None:
-        """The time at which we may ask to be added, seconds since the Unix epoch; None until the room shows more."""
+        """Time at which we may ask to be added, seconds since the Unix epoch; None until a stanza changes it."""
         seen, standing = self._state.outside, self._state.standing
         outside = standing in (MembershipState.LOST, MembershipState.INVITED) or self._state.returning
         if not outside or not seen.known or not self._suites():

@@ -1,4 +1,4 @@
-"""How we stand to a room's group, apart from what its stanzas do: making it, giving it up, waiting for it."""
+"""Changes our relation to a room's group independently of its stanzas: creates it, gives it up, waits for it."""
 
 from __future__ import annotations
 

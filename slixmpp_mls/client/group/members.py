@@ -1,4 +1,4 @@
-"""The members of a room's group: who they are, how old their keys are, and what is doubtful about them."""
+"""The members of a room's group: their identities, the age of their keys, and the doubts about them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Members:
     def one(self, client: ClientIdentity) -> Member:
         """A member of the group.
 
-        :raises UsageError: it is none, or we are none
+        :raises UsageError: the client is not a member, or we are not
         """
         membership = self._state.require_member()
         index = membership.roster.leaf_of(client)
@@ -69,8 +69,9 @@ class Members:
         return membership.group.tree.member(LeafIndex(index)).signature_key == signature_key
 
     def renewal_due(self, settings: RenewalSettings, now: int) -> str | None:
-        """Why our leaf's keys are to be renewed now, see :meth:`slixmpp_mls.client.storage.leaf_ages.LeafAge.why`;
-        None if they are not.
+        """The reason to renew our leaf's keys now; None if there is none.
+
+        The reasons are those of :meth:`slixmpp_mls.client.storage.leaf_ages.LeafAge.why`.
 
         :param now: seconds since the Unix epoch
         :raises UsageError: we are not in the group
@@ -89,10 +90,10 @@ class Members:
         return Doubts() if self._state.membership is None else self._state.membership.doubts
 
     def reconsider(self, asked: Iterable[ClientIdentity], answers: Iterable[Doubt]) -> None:
-        """The Authentication Service has been asked about members again.
+        """Update the doubts after the Authentication Service has been asked about members again.
 
-        :param asked: those whose leaves are still the same
-        :param answers: about those of them for whom it does not vouch
+        :param asked: members whose leaves have not changed since
+        :param answers: doubts about those of them for which it does not vouch
         :raises StoreError: nothing has changed
         """
         doubts = self.doubts.reconsidered(asked, answers)
@@ -102,6 +103,6 @@ class Members:
 
 
 def sent_in_epoch(membership: Membership) -> int:
-    """How many application messages we have sent in the present epoch."""
+    """The number of application messages that we have sent in the present epoch."""
     group = membership.group
     return group.secret_tree.used(group.own_index, RatchetKind.APPLICATION)

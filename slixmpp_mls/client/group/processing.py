@@ -1,14 +1,14 @@
-"""Says what each stanza of a room means for the group: a :class:`~.actions.Step`.  Looking changes nothing.
+"""Examines each stanza of a room and returns its meaning for the group, a :class:`~.actions.Step`; changes nothing.
 
-Being left behind.  A message of a later epoch than ours means that we lack a Commit, or that somebody has
-written a number on a stanza; it cannot be read, so MLS cannot tell.  If the room says that it is from
-a member's account, :class:`~slixmpp_mls.client.events.LeftBehind` says so, once per account and epoch.  So does what
-should be readable in our epoch and is not, and a tombstone.  Each of them makes us unsure (:mod:`.certainty`), and
-nothing is given up for it.
+*Later epochs.*  A message of a later epoch than ours means that we lack a Commit, or that the epoch number on the
+stanza is false.  The message cannot be decrypted, so MLS cannot tell.  If the room says that it is from a member's
+account, :class:`~slixmpp_mls.client.events.LeftBehind` reports it, once per account and epoch.  The same applies to a
+message that should be readable in our epoch and is not, and to a tombstone.  Each of them makes us unsure
+(:mod:`.certainty`); the group is not given up.
 
-Being one's own past.  A message that we have signed, but that our state has not sent, says that the store is an
-old copy.  This is all for which a stanza makes us give the group up
-(:class:`~slixmpp_mls.client.events.GroupLost`): its keys would be used twice.
+*Old copies.*  A message that is signed by us, but was not sent from our state, proves that the store is an old copy.
+This is the only reason for which a stanza makes us give the group up (:class:`~slixmpp_mls.client.events.GroupLost`),
+because its keys would be used twice.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""The other groups of a device: what a room's group draws keys from, or goes on from (RFC 9420 8.4, 8.6, 11).
+"""Finds the other groups of a device, whose PSKs a room's group uses or which it continues (RFC 9420 8.4, 8.6, 11).
 
-They are found in the store, by group id.  Rooms need not know each other for that, nothing has to be kept in
-step, and after a restart it is the same.
+Groups are looked up in the store by group id.  Therefore the parts of different rooms do not depend on each other,
+nothing has to be synchronized, and a restart changes nothing.
 
-Rooms are read independently of each other, so that a Commit or a Welcome may name an epoch that the other room
-has not brought us to yet.  An :class:`OtherGroups` remembers that it was asked for such a one: the reader of the
-room waits for the other room to get there, and looks again.  (Nobody waits in a circle: a PSK that was made after
-an epoch had begun cannot be needed for beginning it.)
+Rooms are read independently of each other.  A Commit or a Welcome may therefore name an epoch of another room's group
+that we have not reached yet.  An :class:`OtherGroups` records that such an epoch was requested.  The reader of the room
+waits until the other room reaches it, and looks again.  Such waits cannot form a cycle, because a PSK that was made
+after an epoch had begun cannot be needed to begin that epoch.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What is in memory of a room, and one change of it, written to the store.
+"""The state of a room in memory, and a change of it that is written to the store.
 
-A :class:`Change` is one transaction.  Each of its methods writes to the store at once; memory, the :class:`Contents`,
-follows when the transaction has ended (:meth:`.room_state.RoomState.change`).  So a store that fails leaves memory as
-it was.  Immutable values are replaced, mutable containers are changed in place, and only then.
+A :class:`Change` is one transaction.  Each of its methods writes to the store at once.  Memory, the :class:`Contents`,
+follows when the transaction has ended (:meth:`.room_state.RoomState.change`), so a failing store leaves memory
+unchanged.  Then immutable values are replaced, and mutable containers are changed in place.
 
-Whatever exists only for a member is in one value, :class:`Membership`: there is no roster without a group.
+One value, :class:`Membership`, holds everything that exists only for a member: there is no roster without a group.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ __all__ = ["Change", "Contents", "Membership"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Membership:
-    """What exists only while we are in the group.
+    """The state that exists only while we are in the group.
 
     :ivar group: its MLS state
-    :ivar roster: who is at which leaf
+    :ivar roster: the index of its leaves by account and by client
     :ivar policy: the group's
     :ivar doubts: the members for whom the Authentication Service does not vouch
     :ivar actions: what is still to be done outside of the group

@@ -1,4 +1,4 @@
-"""What the store has of a room, the same in memory, and the one way to change it.
+"""The state of a room in the store and in memory, and the only way to change it.
 
 ::
 

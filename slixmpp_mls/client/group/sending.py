@@ -1,16 +1,16 @@
-"""Makes what is sent to a room: stored first, kept until it comes back.
+"""Makes the messages to a room, stores them before they are sent, and keeps them until the room reflects them.
 
 =================  =======================================  ==========================================
-in the outbox      if it comes back                         if the epoch ends before
+in the outbox      if the room reflects it                  if the epoch ends before
 =================  =======================================  ==========================================
-application data   it has been sent                         it stays, and is encrypted anew when it
+application data   it has been sent                         it stays, and is encrypted again when it
                                                             must be sent again
 proposal           a Commit of ours may hold it             it is void
 Commit             it takes effect                          it is void: another one came first
 =================  =======================================  ==========================================
 
-Encrypting anew means that two copies may arrive in the end.  Both bear the same id as authenticated data,
-by which readers know the second one (:mod:`slixmpp_mls.client.storage.duplicate_filter`).
+After a second encryption both copies may arrive.  Both have the same id in their authenticated data, by which readers
+recognize the second one (:mod:`slixmpp_mls.client.storage.duplicate_filter`).
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ from .room_state import RoomState
 __all__ = ["DOOR_MEMBERS", "Sending"]
 
 DOOR_MEMBERS = 64
-"""Members of the largest group whose Commits are accompanied by a GroupInfo."""
+"""Members of the largest group whose Commits are sent with a GroupInfo."""
 
 _EARLIER = 32 * 8  # octets: digests of the last eight encryptions
 
 
 class Sending:
-    """What we say in a room's group, and what becomes of it.
+    """Makes our messages, proposals and Commits, and tracks them in the outbox.
 
-    :ivar talks_to_anybody: whether to encrypt for members that the Authentication Service denies, too
+    :ivar talks_to_anybody: whether to encrypt even for members that the Authentication Service denies
     """
 
     def __init__(self, device: Device, state: RoomState) -> None:
@@ -88,16 +88,16 @@ class Sending:
     def _due(self, membership: Membership) -> Committable:
         if not membership.group.pending_proposals:
             return Committable()
-        # Asked with each message, and answered anew only when something has changed: the public state is a value.
+        # Each message asks this.  The answer is cached until the public state, which is a value, changes.
         asked = membership.group.public, self._uncommitted(membership)
         if self._answered is None or self._answered[0] is not asked[0] or self._answered[1] != asked[1]:
             self._answered = *asked, committable(membership.group, membership.view, unwanted=asked[1])
         return self._answered[2]
 
     def _uncommitted(self, membership: Membership) -> frozenset[bytes]:
-        """References that no Commit of ours holds: denied ones, and our own that the room has not reflected.
+        """References of proposals that our Commits omit: unwanted ones, and our own that the room has not reflected.
 
-        Others would refuse a Commit with a proposal that they have not got.
+        Other members would reject a Commit with a proposal that they have not received.
         """
         own = {record.reference for _, record in self._state.outbox if record.kind is OutboxKind.PROPOSAL}
         return membership.unwanted | own
@@ -105,7 +105,7 @@ class Sending:
     # --- application data ----------------------------------------------------------------------
 
     def on_its_way(self, origin_id: str) -> bytes | None:
-        """The application data that waits under this id, if any does."""
+        """The pending application data with this id; None if there is none."""
         number = self._state.outbox.of_origin_id(origin_id)
         if number is None or self._state.outbox[number].kind is not OutboxKind.APPLICATION:
             return None
@@ -116,14 +116,14 @@ class Sending:
     ) -> Outgoing:
         """Encrypt application data; it is in the outbox when this returns.
 
-        The same data under the same `origin_id` again, while it has not come back, is one message.
+        A call with the same data and the same `origin_id` as a message that is still pending makes no second message.
 
         :param data: the plaintext
-        :param later: only keep it, and let :meth:`outstanding` encrypt it.  For as long as the room has not been read
-            to its end: if this store is an old copy, the next key has been used already, and the room will show it
+        :param later: only store it, and let :meth:`outstanding` encrypt it.  Used until the room has been read to its
+            end: if this store is an old copy, the next key has been used already, which the room will show
         :param origin_id: its id, for all readers; a random one if not given
-        :raises UsageError: not a member, proposals wait that must be committed first, or the id is too long
-            or another message's
+        :raises UsageError: we are not a member, waiting proposals must be committed first, or the id is too long or
+            belongs to another message
         :raises NotVouchedFor: the Authentication Service denies a member
         :raises StanzaTooLarge: by `fits`; nothing has changed
         """
@@ -152,15 +152,15 @@ class Sending:
         group = membership.group
         if self._due(membership):
             raise UsageError("proposals wait for a Commit, which must come before application data (RFC 9420 12.4)")
-        # Those that are left over are not ours to commit, and shall not keep us silent.
+        # The remaining proposals are not ours to commit and must not prevent us from sending.
         left = frozenset(sent.reference for sent in group.pending_proposals if sent.reference is not None)
         return group.encrypt(data, origin_id, left_out=left, random=self._device.random)
 
     def propose(self, proposal: AnyProposal, now: int) -> Outgoing:
-        """Propose something; any member may commit it.
+        """Make a proposal, which any member may commit.
 
-        :raises UsageError: not a member
-        :raises InvalidError: it is not valid
+        :raises UsageError: we are not a member
+        :raises InvalidError: the proposal is not valid
         :raises NotPermitted: the group's policy forbids it
         """
         membership = self._state.require_member()
@@ -175,9 +175,9 @@ class Sending:
         return self._put_out(group, _record(OutboxKind.PROPOSAL, now_in.epoch, message, reference=reference))
 
     def propose_update(self, now: int) -> Outgoing:
-        """RFC 9420 12.1.2: propose a new leaf for ourselves.
+        """Propose a new leaf for ourselves (RFC 9420 12.1.2).
 
-        :raises UsageError: not a member
+        :raises UsageError: we are not a member
         """
         before = self._state.require_member().group
         own = self._new_leaf(before) or replace(before.own_leaf_parts(), complete=renewing(before.suite))
@@ -193,9 +193,9 @@ class Sending:
         fits: Fits | None = None,
         options: CommitOptions | None = None,
     ) -> Outgoing:
-        """Commit these proposals, and those that wait; rule 2 says when it takes effect.
+        """Commit these proposals and the waiting ones.  The Commit takes effect when the room reflects it (rule 2).
 
-        :raises UsageError: not a member, or a Commit of ours waits already
+        :raises UsageError: we are not a member, or a Commit of ours waits already
         :raises NotPermitted: the group's policy forbids it
         :raises InvalidError: the proposals are not valid together
         :raises StanzaTooLarge: by `fits`; nothing has changed
@@ -205,9 +205,9 @@ class Sending:
     def draft_commit(
         self, proposals: Sequence[AnyProposal], now: int, *, options: CommitOptions | None = None
     ) -> CommitDraft:
-        """What :meth:`commit` does before it writes anything; nothing has changed.
+        """Do the part of :meth:`commit` that precedes any write; nothing has changed.
 
-        :raises UsageError: not a member, or a Commit of ours waits already
+        :raises UsageError: we are not a member, or a Commit of ours waits already
         :raises NotPermitted: the group's policy forbids it
         :raises InvalidError: the proposals are not valid together
         """
@@ -227,7 +227,7 @@ class Sending:
         return membership is not None and membership.group.public.confirmation_tag == draft.staged.base_tag
 
     def try_commit(self, draft: CommitDraft, fits: Fits, *, tree_at: BlobReference) -> None:
-        """Ask whether the Commit would fit with its ratchet tree elsewhere; nothing is written.
+        """Check that the Commit would fit into a stanza with its ratchet tree elsewhere; nothing is written.
 
         :param tree_at: a reference as long as the one to come
         :raises UsageError: the draft's epoch has ended
@@ -239,7 +239,7 @@ class Sending:
     def finish_commit(
         self, draft: CommitDraft, *, fits: Fits | None = None, tree_at: BlobReference | None = None
     ) -> Outgoing:
-        """Put a draft into the outbox, with a GroupInfo for external joins where the policy allows them and it fits.
+        """Put a draft into the outbox, with a GroupInfo for external joins if the policy allows them and it fits.
 
         :param tree_at: where the ratchet tree is, if it is not to be in the Welcome
         :raises UsageError: the draft's epoch has ended, or a Commit of ours waits already
@@ -262,8 +262,8 @@ class Sending:
     def _opens_door(self, draft: CommitDraft) -> bool:
         """Whether a GroupInfo belongs beside this Commit (the XEP's "Joining by an External Commit").
 
-        It holds the whole tree.  In a large group that would be a high price for each Commit, and somebody who
-        commits a request to be added is seldom far.
+        A GroupInfo contains the whole tree, which is expensive for each Commit of a large group.  There a member that
+        commits a request to be added is usually online.
         """
         if (
             draft.applied.reinit is not None
@@ -289,15 +289,15 @@ class Sending:
 
     @property
     def leaf_outdated(self) -> bool:
-        """Whether our leaf has another credential or signature key than the device has by now.
+        """Whether our leaf's credential or signature key differs from the device's present one.
 
-        The next Commit of ours mends it.
+        The next Commit of ours replaces it.
         """
         membership = self._state.membership
         return membership is not None and self._new_leaf(membership.group) is not None
 
     def _new_leaf(self, group: Group) -> OwnLeaf | None:
-        """What our next leaf is made of, if not of the same."""
+        """The content of our next leaf; None if it does not change."""
         if group.suite.id not in self._device.suites:
             return None  # by configuration no suite of ours any more: the group goes on as it is
         new = self._device.own_leaf(group.suite)
@@ -337,7 +337,7 @@ class Sending:
         except InvalidError:
             if not references:
                 raise
-        # Nobody's proposal may keep us from committing.
+        # No member's proposal may prevent us from committing.
         by_value = _with_removed(group, view, proposals)
         return group.draft_commit(
             by_value, now=now, by_reference=(), options=options, psks=psks, random=self._device.random
@@ -383,22 +383,22 @@ class Sending:
     # --- what has not come back ----------------------------------------------------------------
 
     def outstanding_ids(self) -> Iterator[str]:
-        """Origin ids of what has not come back."""
+        """Origin ids of messages that the room has not reflected."""
         return (record.origin_id.decode() for _, record in self._state.outbox if not record.refused)
 
     @property
     def messages_wait(self) -> bool:
-        """Whether application data has not come back."""
+        """Whether application data awaits its reflection."""
         return any(record.kind is OutboxKind.APPLICATION for _, record in self._state.outbox)
 
     def outstanding(self) -> Iterator[Outgoing]:
-        """What has not come back, oldest first: to be sent again once the archive has been read to its end.
+        """The messages that the room has not reflected, oldest first, to be sent again.
 
-        Application data of an epoch that has ended is encrypted anew: what has not come back by then
-        was not delivered, and others might have deleted its epoch's keys.  Stanzas may be processed
-        between one and the next.
+        The caller reads the archive to its end first.  Application data of an epoch that has ended is encrypted again:
+        without a reflection it was not delivered, and other members may have deleted the keys of its epoch.  Stanzas
+        may be processed between two messages.
 
-        :raises StoreError: the store failed; what has been handed out is stored
+        :raises StoreError: the store failed; messages already returned are stored
         """
         for number, _ in self._state.outbox:
             record = self._state.outbox.get(number)
@@ -436,10 +436,10 @@ class Sending:
         return self._state.outbox.of_origin_id(origin_id) is not None
 
     def refused(self, origin_id: str, reason: str) -> list[Event]:
-        """The room has refused a message of ours: it is not sent again.
+        """Stop sending a message of ours that the room has refused.
 
-        Application data is dropped.  A proposal or a Commit still takes effect if the room reflects it
-        after all, before the epoch ends.
+        Application data is dropped.  A proposal or a Commit still takes effect if the room reflects it after all before
+        the epoch ends.
 
         :raises StoreError: nothing has changed
         """

@@ -1,17 +1,17 @@
-"""Coming into the group: by a Welcome for a KeyPackage of ours (RFC 9420 12.4.3.1), or with our own external Commit.
+"""Joins the group by a Welcome for a KeyPackage of ours (RFC 9420 12.4.3.1), or after our own external Commit.
 
 ::
 
     <welcome/> ──► find ── tree fetched, leaves judged ──► accept ──► we are in
     our external Commit, reflected (:mod:`.external_commit`) ──► accept_entry ──► we are in
 
-Of a Welcome's GroupInfo first only its claims are judged: that it is the group and epoch that its element names, of
-this room, and neither another room's group nor an epoch in which we have been.  If the ratchet tree is elsewhere it has
-to be fetched next.  Then signature, tree and leaves are verified.
+The claims of a Welcome's GroupInfo are checked first: it names the group and epoch of its element, it belongs to this
+room, it is no other room's group, and we have not been in its epoch.  If the ratchet tree is elsewhere, it is fetched
+next.  Then the signature, the tree and the leaves are verified.
 
-Only members can tell whether the Commit beside a Welcome is valid.  But one that came second has lost (rule 1), and its
-Welcome would lead where nobody else goes.  So while we are outside we remember which epochs of which groups have
-been ended by a Commit in the room: what comes beside a later one for the same epoch does not count.
+Only members can tell whether the Commit in a Welcome's stanza is valid.  However, a second Commit for an epoch has lost
+(rule 1), and its Welcome leads into an epoch without other members.  Therefore, while we are outside, we remember the
+groups and epochs that a Commit in the room has ended.  A Welcome with a later Commit for the same epoch is ignored.
 """
 
 from __future__ import annotations
