@@ -35,15 +35,15 @@ class Incoming:
 
     :ivar archive_id: its place in the room's order
     :ivar payloads: its elements, in order; empty if they could not be parsed
-    :ivar claimed: bare JID that the room says it is from
+    :ivar claimed: the sender's bare JID according to the room, not authenticated
     :ivar origin_id: the sender's own id for it
-    :ivar stamp: when the room got it, seconds since the Unix epoch; None if now
-    :ivar error: why it could not be parsed
-    :ivar refused: what is wrong with elements beside those in `payloads`; they are left out by themselves
-    :ivar occupant: ``room/nickname`` of the sender, as the room says
-    :ivar clear: whether it says something in clear beside its payloads
-    :ivar tree: the ratchet tree of a Welcome in it, if that is elsewhere and has been fetched
-    :ivar tombstone: whether it is what is left of a stanza that was retracted (XEP-0424, XEP-0425)
+    :ivar stamp: time at which the room received it, seconds since the Unix epoch; None if now
+    :ivar error: the reason for which it could not be parsed
+    :ivar refused: errors of elements that are omitted from `payloads`; each of them is omitted alone
+    :ivar occupant: ``room/nickname`` of the sender according to the room, not authenticated
+    :ivar clear: whether it also contains cleartext
+    :ivar tree: the ratchet tree of a Welcome in it, if the tree is elsewhere and has been fetched
+    :ivar tombstone: whether it is the tombstone of a retracted stanza (XEP-0424, XEP-0425)
     """
 
     archive_id: str
@@ -63,7 +63,7 @@ class Incoming:
 class Outgoing:
     """A message to be sent to the room, already stored.
 
-    :ivar origin_id: the same whenever it is sent again
+    :ivar origin_id: its id, which is the same whenever it is sent again
     :ivar payloads: its elements
     """
 
@@ -74,10 +74,10 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Ignore:
-    """Nothing changes but our place in the room.
+    """Only our place in the room changes.
 
-    :ivar events: what to say about it
-    :ivar ahead: the account of a member that is in a later epoch, as the room says, and the epoch
+    :ivar events: the events to report
+    :ivar ahead: the account of a member that is in a later epoch, according to the room, and that epoch
     :ivar unsure: an :class:`~.certainty.UnsureReason`, or 0
     """
 
@@ -88,7 +88,7 @@ class Ignore:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """Our own message or proposal has come back: it is in the room's order.
+    """The room has reflected our own message or proposal, which is now in the room's order.
 
     :ivar number: its key in the outbox
     """
@@ -99,7 +99,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """The creation of a group by ourselves has come back, and counts.
+    """The room has reflected our own creation of a group, and the creation is valid.
 
     :ivar number: its key in the outbox
     """
@@ -125,9 +125,9 @@ class Remember:
 class MoveOn:
     """A Commit that ends the epoch; the first valid one in the room's order.
 
-    :ivar roster: who is where after it; None if it removes us
-    :ivar join: the Welcome in the same stanza, if we are removed and added afresh
-    :ivar events: what else to say
+    :ivar roster: the roster after it; None if it removes us
+    :ivar join: the Welcome in the same stanza, if the Commit removes us and adds us again
+    :ivar events: further events to report
     """
 
     staged: StagedCommit
@@ -163,7 +163,7 @@ class Abandon:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a stanza would do.  Pass it to `accept`, or to `refuse`, before the next one is examined.
+    """The effect of a stanza.  Pass it to `accept` or to `refuse` before the next stanza is examined.
 
     :ivar leaves: new leaves, for the Authentication Service to judge before the step is accepted
     :ivar successions: leaves whose holders replace them, and what takes their place.  RFC 9420 12.1.2, 12.4: Updates,

@@ -200,7 +200,7 @@ class Applying:
             with state.change() as change:
                 change.put_group(group)
                 change.put_record(record)
-            return []  # encrypted anew by its sender, and both have arrived
+            return []  # the sender encrypted it twice, and both copies have arrived
         message = MessageReceived(
             room=state.room,
             sender=sender,
@@ -230,9 +230,8 @@ class Applying:
     ) -> list[Event]:
         """Keep it; if it is not for a Commit of ours, say so.
 
-        What an outsider wishes for itself (RFC 9420 12.1.8) is for us to commit if a key in the tree proves that it
-        belongs here.  That somebody is in the room, on the word of the room, does not get it into the group, and
-        neither does the name of a member.
+        We commit a new member's Add (RFC 9420 12.1.8) only if a key in the tree proves that the client belongs to the
+        group.  Neither its presence in the room, which the room alone asserts, nor the name of a member suffices.
         """
         state, membership = self._state, self._state.require_member()
         events: list[Event] = []

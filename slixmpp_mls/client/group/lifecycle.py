@@ -69,10 +69,10 @@ class Lifecycle:
             change.put_record(record)
 
     def give_up(self, reason: str | None = None) -> list[Event]:
-        """Forget the group's keys, because our own user wants it.
+        """Delete the group's keys, because our own user wants it.
 
-        :param reason: why it wants to come back: application data that has not come back is then kept,
-            to be sent when we are back in the same group; None if we leave for good
+        :param reason: the reason to rejoin: application data without a reflection is then kept, and sent when we are
+            back in the same group; None if we leave for good
         :raises UsageError: we are not in the group
         :raises StoreError: nothing has changed
         """
@@ -84,7 +84,7 @@ class Lifecycle:
         return [GroupLost(state.room, reason, after)]
 
     def want_to_leave(self) -> None:
-        """Remember that we want to leave, until we have.
+        """Record that we want to leave, until we have left.
 
         :raises UsageError: we are not in the group
         :raises StoreError: nothing has changed
@@ -94,9 +94,9 @@ class Lifecycle:
             change.put_actions({Leave.key: b""})
 
     def done(self, keys: Iterable[bytes]) -> None:
-        """Something outside of the group is done.
+        """Delete pending actions outside of the group that are done.
 
-        :param keys: of what was to be done
+        :param keys: keys of these actions
         :raises StoreError: nothing has changed
         """
         if self._state.membership is not None:
@@ -104,7 +104,7 @@ class Lifecycle:
                 change.put_actions(dict.fromkeys(keys))
 
     def tidy(self, now: int) -> None:
-        """Forget ended epochs whose time is over (RFC 9420 9.2).
+        """Delete the keys of ended epochs whose retention time is over (RFC 9420 9.2).
 
         :param now: seconds since the Unix epoch
         :raises StoreError: nothing has changed
@@ -119,15 +119,15 @@ class Lifecycle:
     # --- while we are outside ------------------------------------------------------------------
 
     def seek(self, cursor: str | None) -> None:
-        """Set our place in the room, before anything is read from it: just before a Welcome, say.
+        """Set our place in the room before anything is read from it, for example to just before a Welcome.
 
-        :raises UsageError: we are in the group, whose every stanza counts
+        :raises UsageError: we are in the group, and a member must read every stanza
         :raises StoreError: nothing has changed
         """
         self._seek(cursor, self._state.standing)
 
     def expect_welcome(self, cursor: str | None) -> None:
-        """Somebody has invited us: look for the Welcome behind this place in the room, now and after a restart.
+        """Look for a Welcome after this place in the room, now and after a restart, because we have been invited.
 
         :raises UsageError: we are in the group
         :raises StoreError: nothing has changed
@@ -157,7 +157,7 @@ class Lifecycle:
         return before
 
     def end_creation(self) -> None:
-        """It has come to nothing.
+        """Record that the creation has failed.
 
         :raises StoreError: nothing has changed
         """
@@ -165,7 +165,7 @@ class Lifecycle:
             self._become(MembershipState.OUT)
 
     def stop_waiting(self) -> None:
-        """Wait for no Welcome any more.
+        """Stop waiting for a Welcome.
 
         :raises StoreError: nothing has changed
         """

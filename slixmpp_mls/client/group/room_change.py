@@ -269,9 +269,9 @@ class Change:
         self._membership = replace(membership, actions=membership.actions.changed(changes))
 
     def begin_epoch(self, group: Group, roster: Roster, policy: RoomPolicy) -> None:
-        """A Commit has taken effect.  What belonged to the epoch that has ended goes.
+        """Begin the epoch after a Commit, and delete the entries of the epoch that has ended.
 
-        Not application data in the outbox, which may still arrive and be read.
+        Application data in the outbox is kept, because it may still arrive and be read.
         """
         membership, spaces = self._member(), self._spaces
         _put_changes(self.transaction, spaces.group, group.changes_since(membership.group))
@@ -295,9 +295,9 @@ class Change:
         self._membership = replace(membership, group=group.stored(), unwanted=frozenset())
 
     def end_membership(self, evidence: Evidence, *, keep_messages: bool) -> None:
-        """Delete all that belongs to a membership, and remember which epoch was its last.
+        """Delete everything that belongs to a membership, and remember its last epoch.
 
-        :param evidence: what entitles us to
+        :param evidence: the evidence that entitles us to delete it
         :param keep_messages: whether application data that has not come back stays in the outbox
         """
         transaction, spaces = self.transaction, self._spaces

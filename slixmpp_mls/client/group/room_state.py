@@ -174,7 +174,7 @@ class RoomState:
     # --- messages that have been read ----------------------------------------------------------
 
     def not_handed_over(self) -> list[MessageReceived]:
-        """What was read before a restart and may not have come to the application, in the room's order.
+        """Messages read before a restart that the application may not have received, in the room's order.
 
         :raises StoreError: the store failed
         """
@@ -192,7 +192,7 @@ class RoomState:
         self.inbox.take(number)
 
     def forget_handed_over(self) -> None:
-        """Delete from the store what the application has taken.
+        """Delete from the store the messages that the application has taken.
 
         :raises StoreError: nothing has changed
         """
@@ -204,7 +204,7 @@ class RoomState:
 
     @contextmanager
     def change(self, *, lasting: bool = True) -> Iterator[Change]:
-        """One step that writes.  By the way it deletes what has been handed over.
+        """One step that writes.  It also deletes the messages that have been handed over.
 
         :param lasting: False if a power cut may undo it
         :raises StoreError: neither store nor memory has changed
@@ -220,7 +220,7 @@ class RoomState:
 
     @contextmanager
     def together(self, *, lasting: bool) -> Iterator[None]:
-        """Changes until this ends are written together.  Tell nobody of any before; do not ``await``.
+        """Write all changes until this ends in one transaction.  Report none of them before; do not ``await``.
 
         :param lasting: False if a power cut may undo them: what was read from the room is read again from there
         :raises StoreError: neither store nor memory has changed
@@ -240,10 +240,10 @@ class RoomState:
         ahead[account] = epoch
 
     def forget_group(self, record: RoomRecord, evidence: Evidence, *, keep_messages: bool = False) -> None:
-        """We are not in the group any more: its keys go.
+        """Delete the group's keys, because we are no longer in the group.
 
-        :param evidence: what entitles us to delete them
-        :param record: the new one
+        :param evidence: the evidence that entitles us to delete them
+        :param record: the new record of the room
         :param keep_messages: whether application data that has not come back stays in the outbox
         :raises UsageError: we are not in the group
         :raises StoreError: nothing has changed
