@@ -64,7 +64,7 @@ async def test_substituted_stale_and_withheld_key_packages_are_named(server: Dev
     group = await alice.mls.create(f"{unique('coven')}@{server.rooms}")
 
     genuine = await withhold(bob)
-    assert "no KeyPackages" in (await group.add(bob.account)).failed[bob.account]
+    assert "no KeyPackage" in (await group.add(bob.account)).failed[bob.account]
 
     foreign = made_up(mallory.account)
     for what, package, reason in (

@@ -263,14 +263,14 @@ async def test_who_can_not_be_added_is_named_and_the_others_are_added(server: De
     assert [member.account for member in result.added] == [bob.account]
     assert group.accounts == sorted([alice.account, bob.account])
     reasons = {
-        nobody: "forbidden|not-found|service-unavailable|no KeyPackages",
-        without: "forbidden|no KeyPackages",
+        nobody: "forbidden|not-found|service-unavailable|no KeyPackage",
+        without: "forbidden|no KeyPackage",
         expired.account: "not valid any more",
         spoilt.account: "signature",
         impostor.account: f"claims to be {bob.account}",
         unlisted.account: "lists no device",
         swapped.account: "reference",
-        foreign.account: "suite 3",
+        foreign.account: "no KeyPackage for cipher suite 1",  # its own are of suite 3
         garbage.account: "base64",
     }
     assert result.failed.keys() == reasons.keys()

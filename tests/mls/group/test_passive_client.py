@@ -17,8 +17,8 @@ from slixmpp_mls.mls.structures.welcome import Welcome
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
 from tests.vectors import load
 
-# Lifetimes in the vectors are of any length, and long over.
-ANY_TIME = Parameters(lifetime_limit=2**64, clock_tolerance=2**64)
+# Lifetimes in the vectors are of any length, and long over; one member may make all proposals of an epoch.
+ANY_TIME = Parameters(lifetime_limit=2**64, clock_tolerance=2**64, member_proposal_limit=256)
 
 
 def bundle_of(case: dict[str, Any]) -> KeyPackageBundle:

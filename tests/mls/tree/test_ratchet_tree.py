@@ -77,7 +77,7 @@ class History:
             path = self.tree.filtered_direct_path(index)
             assert [(node, beside.node) for node, beside in path] == self.model.filtered(index)
             self.count += 1
-            keys = [b"%d-%d" % (self.count, node) for node, _ in path]
+            keys = [(b"%d-%d" % (self.count, node)).ljust(32, b".") for node, _ in path]
             leaf = self.model.send_path(index, self.leaf(), keys)
             parents = {node: self.model.nodes[node] for node, _ in path}
             self.tree = self.tree.set_path(index, leaf, parents)  # type: ignore[arg-type]
