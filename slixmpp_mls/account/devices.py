@@ -390,7 +390,9 @@ class OwnDevices:
         if me in listed.retired:
             await self._stop(listed.retired[me])
             return
-        if me not in listed.devices:
+        if me in listed.devices:
+            self._own_entry.was_listed()
+        else:
             log.info("our account's node of devices does not list us, and is mended")
             self._look_due = True  # a later read shows whether it has helped
             await self._tell_of(self._own_entry.mend())

@@ -37,6 +37,11 @@ class OwnEntry:
         self._context = context
         self._mended = 0  # number of repairs without calm between them
         self._not_before = -CALM
+        self._was_listed = False
+
+    def was_listed(self) -> None:
+        """The node lists us.  A service of another kind (X.509) lists no devices, and there is nothing to mend."""
+        self._was_listed = True
 
     async def check(self) -> RetiredDevice | None:
         """Check before any publication that this device may keep its identity.
@@ -103,6 +108,8 @@ class OwnEntry:
         :raises DeliveryError: refused, unanswered or disconnected
         :raises StoreError: the store failed
         """
+        if not self._was_listed:
+            return
         node, now = self._context.devices, self._context.clock.monotonic()
         if now < self._not_before:
             return

@@ -137,9 +137,19 @@ async def test_we_are_retired(when: str) -> None:
 async def test_a_node_that_has_lost_us_is_mended() -> None:
     account = Account()
     await account.publish(account.phone)
+    await account.devices._look()
     account.phone.devices.of.clear()
     await account.devices._look()
     assert list((await read_devices(account.phone.context.devices)).devices) == [name(account.phone)]
+
+
+async def test_where_the_authentication_service_lists_no_devices_nothing_is_mended() -> None:
+    """X.509, for example: the account's node has never had our item, and that is no fault."""
+    account = Account()
+    await account.devices._look()
+    await account.devices._look()
+    assert account.phone.devices.of.get(ALICE, {}) == {}
+    assert account.phone.got("mls_failed") == []
 
 
 async def test_an_exception_that_nobody_expects_is_reported_and_the_next_look_comes(
