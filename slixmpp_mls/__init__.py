@@ -1,18 +1,7 @@
 """End-to-end encrypted XMPP rooms: Messaging Layer Security (RFC 9420) as a slixmpp plugin.
 
-Layout, each layer importing only from those before it::
-
-    errors                    one tree of everything that can go wrong
-    mls/                      RFC 9420 without I/O
-    identity roster policy    whose leaf, which leaves, who may do what
-    stanza/ sce               the XML, knowing no XMPP library
-    store/                    where it is kept
-    authentication/           whose keys these are
-    client/                   one device and its groups: the order rules, without I/O
-    delivery/                 PEP nodes and rooms, over slixmpp
-    own_devices hygiene ...   what the plugin does by itself: the account's devices, keys that do not grow old
-    encrypted_room plugin     one room; the slixmpp plugin: what a bot author sees
-    devserver cli testing     a throw-away server, commands, fakes for tests
+A bot needs :class:`Login`, :func:`run` and the plugin :class:`MLS`; README.md shows how.  The map of the packages, and
+the order in which they import, is in CONTRIBUTING.md; ``[tool.importlinter]`` in pyproject.toml enforces that order.
 """
 
 from importlib.metadata import version

@@ -43,6 +43,8 @@ action that is impossible now (no connection, no right, no KeyPackage) is tried 
 shared rooms, KeyPackages in the directory.  A device that only reads looks idle.
 
 :mod:`.device_records` holds the state of all this in the store.
+
+The module is longer than others: each decision about a device is a few lines, and all work on the same list.
 """
 
 from __future__ import annotations

@@ -5,9 +5,8 @@
     delivery ── Incoming ──► RoomGroup.examine ──► Step ── authentication ──► RoomGroup.accept ──► events
     application ─► RoomGroup.compose / commit / propose ──► Outgoing ──► delivery
 
-`device` is who we are and our KeyPackages, `room_group` one room's group with the order rules,
-`records` what they keep in the store.  Whatever a step changes is written in one transaction
-before anybody hears of it.
+:mod:`.device` holds our identity, keys and KeyPackages; :mod:`.group` one room's group with the rules of its order;
+:mod:`.storage` what the store has of a room.  Each step writes its changes in one transaction before it tells of them.
 """
 
 from .device import Device, KeyPackagePlan, KeyPackageSettings, PublishedKeyPackage, open_key_package

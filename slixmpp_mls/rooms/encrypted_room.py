@@ -254,8 +254,9 @@ class EncryptedRoom:
         self.group = worker.parts.group
         """The MLS group on this device."""
         self.muc = worker.parts.muc
-        self.files = RoomFiles(self.xmpp, Files(context.uploads), room, context.fire)
         """The room on the server."""
+        self.files = RoomFiles(self.xmpp, Files(context.uploads), room, context.fire)
+        """Sends files to the room, and fetches them."""
         self.references = RoomReferences(self.group, context.device.store, context.fire)
         """The messages that other messages can refer to."""
         self.membership = Membership(worker.parts, worker.committer, worker.post_commit)

@@ -29,6 +29,9 @@ children, of whatever namespace.
 
 The attributes repeat parts of the MLS content, for software that does not parse it;
 :mod:`.consistency` compares the two.
+
+All elements stand in this one module, longer than others, since each is a short declaration that is read beside the
+others.
 """
 
 from __future__ import annotations

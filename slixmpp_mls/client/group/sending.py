@@ -11,6 +11,8 @@ Commit             it takes effect                          it is void: another 
 
 After a second encryption both copies may arrive.  Both have the same id in their authenticated data, by which readers
 recognize the second one (:mod:`slixmpp_mls.client.storage.duplicate_filter`).
+
+The module is longer than others: composing, committing and keeping share one transaction and its rules.
 """
 
 from __future__ import annotations
