@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from slixmpp_mls.devserver import DevServer, Ejabberd, Prosody
 from slixmpp_mls.errors import StanzaTooLarge
+from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
 
 from ..conftest import unavailable_means_skip, unique
@@ -46,7 +47,9 @@ async def coming_back(people: People, name: str) -> tuple[Recorded, EncryptedRoo
 
     client.add_event_handler("disconnected", again)
     people.ends.append(lambda: client.del_event_handler("disconnected", again))
-    return client, await mls.create(f"{unique('coven')}@{people.server.rooms}"), cuts
+    room = f"{unique('coven')}@{people.server.rooms}"
+    policy = RoomPolicy(room, (client.boundjid.bare,), max_devices=200)  # the crowd is one account
+    return client, await mls.create(room, policy=policy), cuts
 
 
 async def test_a_message_that_is_too_large(narrow: DevServer) -> None:
