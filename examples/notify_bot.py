@@ -40,7 +40,7 @@ async def main() -> None:
 
 async def find_room(mls: MLS, given: argparse.Namespace) -> EncryptedRoom:
     """The room, made if need be, with everybody in it who should be."""
-    group = mls.groups.get(given.room) or await mls.create(given.room)
+    group = mls.rooms.get(given.room) or await mls.create(given.room)
     missing = [account for account in given.add if account not in group.accounts]
     if missing:
         result = await group.add(*missing)

@@ -395,11 +395,6 @@ class MLS(BasePlugin):
         return self.parts.trust
 
     @property
-    def rooms(self) -> Rooms:
-        """The registry of rooms."""
-        return self.parts.rooms
-
-    @property
     def authentication(self) -> AuthenticationService:
         """The configured Authentication Service; people's decisions about keys outrank it once the store is open."""
         return self._service if self._parts is None else self._parts.context.authentication
@@ -470,11 +465,11 @@ class MLS(BasePlugin):
     # --- rooms ---------------------------------------------------------------------------------
 
     @property
-    def groups(self) -> dict[str, EncryptedRoom]:
+    def rooms(self) -> dict[str, EncryptedRoom]:
         """All rooms that we are in or invited to, by bare JID."""
         return {} if self._parts is None else self._parts.rooms.all
 
-    def group(self, room: str) -> EncryptedRoom:
+    def room(self, room: str) -> EncryptedRoom:
         """The room with this bare JID.
 
         :raises UsageError: we are not in it

@@ -117,7 +117,7 @@ async def test_notify_bot(prosody: DevServer, account: Account, connect: Connect
         await program.type("Build 44 passed")
         assert await program.ends() == 0, program.output
     assert [await alice.hears(bot) for _ in range(2)] == ["Build 43 failed", "Build 44 passed"]
-    assert alice.mls.group(room).accounts == sorted([alice.jid, bot])
+    assert alice.mls.room(room).accounts == sorted([alice.jid, bot])
 
 
 async def test_members_bot(prosody: DevServer, account: Account, connect: Connect, tmp_path: Path) -> None:

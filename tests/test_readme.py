@@ -52,9 +52,9 @@ async def test_the_api_in_short(server: DevServer, connect: Connect, tmp_path: P
     alice, bob = people
     room = f"{unique('coven')}@{server.rooms}"
     code = code.replace("coven@rooms.example.org", room).replace("bob@example.org", bob.jid)
-    before, removal = code.split("await group.remove", 1)
+    before, removal = code.split("await room.remove", 1)
     # Who is removed loses the room with its archive, and bob may be slower than the next line.
-    code = f"{before}await read()\nawait group.remove{removal}"
+    code = f"{before}await read()\nawait room.remove{removal}"
     heard: list[str] = []
 
     async def read() -> None:
@@ -66,7 +66,7 @@ async def test_the_api_in_short(server: DevServer, connect: Connect, tmp_path: P
         result = await names["story"](alice.client)
     assert [member.account for member in result.added] == [bob.jid]
     assert heard == ["Fair is foul"]
-    assert not alice.mls.groups
+    assert not alice.mls.rooms
 
 
 async def keys_of(bot: str, alice: Person, program: Program) -> None:

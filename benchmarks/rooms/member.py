@@ -74,7 +74,7 @@ class Client:
         if self.encrypted:
             await self.mls.ready()
         self._note("ready", begun)
-        for handle in self.mls.groups.values() if self.encrypted else ():
+        for handle in self.mls.rooms.values() if self.encrypted else ():
             await handle.wait_live()
         self._note("live", begun)
         return self._times
@@ -112,14 +112,14 @@ class Client:
 
     async def let_in(self, room: str, accounts: list[str]) -> None:
         """Let people into an encrypted room, but not into its group."""
-        await self.mls.group(room).muc.affiliations.grant_membership(accounts)
+        await self.mls.room(room).muc.affiliations.grant_membership(accounts)
 
     async def enter(self, room: str) -> None:
         """Be in a room: in its group, or without encryption, among its occupants."""
         self._room = room
         if self.encrypted:
-            await self._until(lambda: room in self.mls.groups)  # the invitation is on its way
-            handle = self.mls.group(room)
+            await self._until(lambda: room in self.mls.rooms)  # the invitation is on its way
+            handle = self.mls.room(room)
             await handle.wait_joined()
             await handle.wait_live()
         else:
@@ -150,7 +150,7 @@ class Client:
         """One message; returns when the room has reflected it."""
         body = f"{time.monotonic():.6f} ".ljust(size, ".")
         if self.encrypted:
-            await (await self.mls.group(room).send(body)).confirmed
+            await (await self.mls.room(room).send(body)).confirmed
             return
         message = self.xmpp.make_message(mto=JID(room), mbody=body, mtype="groupchat")
         origin = message["id"] = self.xmpp.new_id()
@@ -194,13 +194,13 @@ class Client:
         """Renew our keys so many times, beginning at that moment; the moment at which the last Commit had won."""
         await asyncio.sleep(max(0.0, at - time.monotonic()))
         for _ in range(times):
-            changed = await self.mls.group(room).update()
+            changed = await self.mls.room(room).update()
             assert isinstance(changed, GroupChanged)
         return time.monotonic()
 
     async def reach(self, room: str, epoch: int) -> dict[str, Any]:
         """Wait for an epoch; when it was there, and what it looks like."""
-        group = self.mls.group(room)
+        group = self.mls.room(room)
         await self._until(lambda: group.epoch >= epoch)
         return {"at": time.monotonic(), "epoch": group.epoch, "authenticator": group.epoch_authenticator.hex()}
 

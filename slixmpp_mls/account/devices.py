@@ -3,7 +3,7 @@
 ::
 
     for device in await mls.devices.all():
-        print(device.id, device.label, device.fingerprint, device.groups)
+        print(device.id, device.label, device.fingerprint, device.rooms)
     await mls.devices.admit("4e1b0f6a92c35d78", fingerprint)
     await mls.devices.rename("96fee99052b73d57", "Old phone")
     await mls.devices.retire("96fee99052b73d57")
@@ -188,7 +188,7 @@ class OwnDevices:
             fingerprint=self._fingerprint(device),
             signature_keys=keys,
             key_packages=published.ready(self._context.device.suites[0]),
-            groups=tuple(room.room for room in self._member_rooms() if self._is_in(room, name)),
+            rooms=tuple(room.room for room in self._member_rooms() if self._is_in(room, name)),
             this=this,
             status=status,
         )

@@ -33,7 +33,7 @@ class OwnDevice:
     :ivar fingerprint: of its key for our preferred cipher suite; None if it lists none, or is not listed
     :ivar signature_keys: all keys that it lists, by number of the TLS SignatureScheme, the current one first
     :ivar key_packages: number of its KeyPackages for our preferred suite in the directory, last resort included
-    :ivar groups: bare JIDs of rooms in whose groups we see the device
+    :ivar rooms: bare JIDs of rooms in whose groups we see the device
     :ivar this: whether the device is this one
     :ivar status: our decision about it
     """
@@ -45,7 +45,7 @@ class OwnDevice:
     fingerprint: str | None
     signature_keys: Mapping[int, tuple[bytes, ...]] = field(repr=False)
     key_packages: int
-    groups: tuple[str, ...]
+    rooms: tuple[str, ...]
     this: bool
     status: DeviceStatus
 

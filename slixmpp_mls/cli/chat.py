@@ -129,7 +129,7 @@ class _Chat:
     # --- entering ------------------------------------------------------------------------------
 
     async def _enter(self, create: bool) -> EncryptedRoom:
-        known = self.mls.groups.get(self.room)
+        known = self.mls.rooms.get(self.room)
         if known is not None and known.is_member:
             if create:
                 self._note("The room exists already.")
@@ -142,7 +142,7 @@ class _Chat:
             await self.joined.wait()  # by that, or after an invitation
         finally:
             following.cancel()
-        return self.mls.group(self.room)
+        return self.mls.room(self.room)
 
     async def _follow(self) -> None:
         try:

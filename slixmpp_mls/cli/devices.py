@@ -148,7 +148,7 @@ class _Row:
     suites: Counter[int] = field(default_factory=Counter)
     last_resort: int = 0
     expiry: int | None = None
-    groups: list[str] = field(default_factory=list)
+    rooms: list[str] = field(default_factory=list)
 
     @property
     def ready(self) -> str:
@@ -173,7 +173,7 @@ class _Row:
             "listed": self.listed,
             "key_packages": {str(number): count for number, count in sorted(self.suites.items())},
             "last_resort": self.last_resort,
-            "groups": self.groups,
+            "rooms": self.rooms,
         }
 
 
@@ -221,7 +221,7 @@ def _rows(account: str, listed: Listed, published: dict[str, Published], groups:
             if isinstance(source, KeyPackageSource):
                 row.expiry = min(source.lifetime.not_after, row.expiry or source.lifetime.not_after)
         who = ClientIdentity(account, name)
-        row.groups = [group.room for group in groups if group.roster.leaf_of(who) is not None]
+        row.rooms = [group.room for group in groups if group.roster.leaf_of(who) is not None]
         rows.append(row)
     return rows
 
@@ -241,7 +241,7 @@ def _show(account: str, row: _Row, *, known: bool) -> None:
     if row.listed:
         table.add_row("  KeyPackages", row.ready)
     if known:
-        table.add_row("  groups", Text("\n".join(map(clean, row.groups)) or "none that this device is in"))
+        table.add_row("  rooms", Text("\n".join(map(clean, row.rooms)) or "none that this device is in"))
     console.print(table)
 
 
@@ -356,7 +356,7 @@ async def _with_plugin(access: _Access, work: Any) -> RoomsChanged:
         try:
             with waiting("Reading the rooms"):
                 await mls.ready()
-                rooms = [room for room in mls.groups.values() if room.is_member]
+                rooms = [room for room in mls.rooms.values() if room.is_member]
                 if rooms:
                     await asyncio.wait([asyncio.ensure_future(room.wait_live()) for room in rooms], timeout=ENTERING)
             with waiting("Waiting for the rooms"):

@@ -129,7 +129,7 @@ def set_command(
         bot = login.bot(ask=ask, store=login.store, passphrase=secret)
         try:
             async with asyncio.timeout(timeout), connected(bot):
-                group = MLS.of(bot).groups.get(address)
+                group = MLS.of(bot).rooms.get(address)
                 if group is None or not group.is_member:
                     raise UsageError(f"this device is not in the group of {address}")
                 await group.wait_live()

@@ -254,7 +254,7 @@ class _Job:
 
         :raises DeliveryError: the room does not let us in
         """
-        group = mls.groups.get(self._room) or mls.conversations.get(self._room)
+        group = mls.rooms.get(self._room) or mls.conversations.get(self._room)
         if group is None and self._create:
             group = await mls.create(self._room)
         if group is None and not await mls.is_room(self._room):
@@ -263,7 +263,7 @@ class _Job:
             return await mls.conversation(self._room)
         if group is None or not group.is_member:
             await mls.join(self._room)
-            group = mls.group(self._room)
+            group = mls.room(self._room)
         missing = [account for account in self._people if account not in group.accounts]
         if missing:
             result = await group.add(*missing)

@@ -198,7 +198,7 @@ async def connected(bot: ClientXMPP, *, presence: bool = True) -> AsyncIterator[
     ::
 
         async with connected(bot):
-            await MLS.of(bot).group(room).send("Build 42 failed")
+            await MLS.of(bot).room(room).send("Build 42 failed")
 
     :param bot: with the plugin, not connected; see :meth:`slixmpp_mls.Login.bot`.  It cannot be used afterwards
     :param presence: whether to send presence; without it, no invitations arrive

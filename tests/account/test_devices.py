@@ -60,7 +60,7 @@ async def test_all_of_them_this_one_first() -> None:
     await account.publish(account.phone, account.laptop)
     this, other = await account.devices.all()
     assert (this.id, this.this, this.label, this.key_packages) == (name(account.phone), True, "Phone", 3)
-    assert (other.id, other.this, other.status, other.groups) == (name(account.laptop), False, DeviceStatus.KNOWN, ())
+    assert (other.id, other.this, other.status, other.rooms) == (name(account.laptop), False, DeviceStatus.KNOWN, ())
     assert other.fingerprint == account.laptop.context.fingerprint
     assert other.last_seen == datetime.fromtimestamp(NOW, UTC)
     await account.devices.rename(other.id, "Laptop")

@@ -163,7 +163,7 @@ async def test_to_one_person(server: DevServer, account: Account, connect: Conne
     assert list(alice.mls.conversations) == [ci]
     nobody = str(await account(server, "nobody"))
     assert "nobody" in await send(server, ci, nobody, "in vain", folder=tmp_path, code=69)
-    assert len(alice.mls.groups) == 1
+    assert len(alice.mls.rooms) == 1
 
 
 async def test_a_file(prosody: DevServer, account: Account, connect: Connect, tmp_path: Path) -> None:

@@ -111,11 +111,11 @@ class Bot:
     # What is done
 
     def group(self) -> EncryptedRoom | None:
-        group = self.mls.groups.get(self.room)
+        group = self.mls.rooms.get(self.room)
         return group if group is not None and group.is_member else None
 
     def member(self) -> EncryptedRoom:
-        return self.mls.group(self.room)
+        return self.mls.room(self.room)
 
     async def say(self, text: str) -> None:
         """If we do not know that it was accepted, it is the same message once more."""
@@ -162,7 +162,7 @@ async def founder(bot: Bot) -> None:
     left = bot.group()
     if left is not None and not left.group.post_commit_actions.leave:
         await left.leave()
-    await bot.until(lambda: bot.room not in bot.mls.groups)
+    await bot.until(lambda: bot.room not in bot.mls.rooms)
 
 
 def policy(bot: Bot) -> RoomPolicy:

@@ -173,7 +173,7 @@ class Stage:
         await self.bob.hears(room, "one")
         await (await self.bob.group(room)).send("re: one")
         await self.bob.hears(room, "two")
-        await self.bob.until(lambda: self.bob.mls.group(room).accounts == [self.bob.account])
+        await self.bob.until(lambda: self.bob.mls.room(room).accounts == [self.bob.account])
         assert self.carol.said_by(room, victim) == ["one", "one more"], str(run)
 
     async def _guest(self, run: Run, room: str, victim: str) -> None:

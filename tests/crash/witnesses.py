@@ -50,7 +50,7 @@ class Witness:
         self.news.set()
 
     def _epoch(self, event: Any) -> None:
-        group = self.mls.groups.get(event.room)
+        group = self.mls.rooms.get(event.room)
         if group is not None and group.is_member:
             self.states[event.room, group.epoch] = group.epoch_authenticator.hex()
         self.news.set()
@@ -72,12 +72,12 @@ class Witness:
 
     async def group(self, room: str) -> EncryptedRoom:
         """The room's group, once we are in it and up to date."""
-        await self.until(lambda: room in self.mls.groups and self.mls.group(room).is_member)
-        group = self.mls.group(room)
+        await self.until(lambda: room in self.mls.rooms and self.mls.room(room).is_member)
+        group = self.mls.room(room)
         await group.wait_live()
         return group
 
     async def forget(self, room: str) -> None:
         """Go out, to make room for others."""
-        if (group := self.mls.groups.get(room)) is not None:
-            await self.mls.rooms.forget(group)
+        if (group := self.mls.rooms.get(room)) is not None:
+            await self.mls.parts.rooms.forget(group)

@@ -237,19 +237,19 @@ class Person:
     def room(self, room: str | None = None) -> EncryptedRoom:
         """The room of this name, or the only one."""
         if room is not None:
-            return self.mls.group(room)
-        (only,) = self.mls.groups.values()
+            return self.mls.room(room)
+        (only,) = self.mls.rooms.values()
         return only
 
     async def joined(self, room: str, seconds: float = SECONDS) -> EncryptedRoom:
         """Wait until we are in the group and up to date."""
 
         def inside() -> bool:
-            handle = self.mls.groups.get(room)
+            handle = self.mls.rooms.get(room)
             return handle is not None and handle.is_member and handle.live
 
         await self.until(inside, seconds)
-        return self.mls.group(room)
+        return self.mls.room(room)
 
     async def post(self, xml: Iterable[Any], room: str) -> None:
         """Put elements into the room as a bot without the plugin could: nothing is checked."""

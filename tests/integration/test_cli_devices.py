@@ -43,12 +43,12 @@ async def test_a_device_is_listed_named_let_in_and_retired(server: DevServer, ca
 
     found = await listed(phone, tmp_path, "--store", str(phone.store))
     assert len(found) == 2
-    assert (found[name]["label"], found[name]["groups"], found[name]["retired"]) == ("Laptop", [], None)
+    assert (found[name]["label"], found[name]["rooms"], found[name]["retired"]) == ("Laptop", [], None)
     assert found[name]["fingerprints"] == [laptop.mls.fingerprint]
     assert (found[name]["key_packages"], found[name]["last_resort"]) == ({"1": 5}, 1)
     assert found[name]["last_seen"] is not None
     (own,) = found.keys() - {name}
-    assert found[own]["groups"] == [room]
+    assert found[own]["rooms"] == [room]
 
     await command(phone, "rename", phone.account, name, "Kitchen", folder=tmp_path)
     assert (await listed(phone, tmp_path))[name]["label"] == "Kitchen"
@@ -59,7 +59,7 @@ async def test_a_device_is_listed_named_let_in_and_retired(server: DevServer, ca
     await laptop.joined(room)
     await laptop.say("I am in")
     await bob.hears("I am in")
-    assert (await listed(phone, tmp_path, "--store", str(phone.store)))[name]["groups"] == [room]
+    assert (await listed(phone, tmp_path, "--store", str(phone.store)))[name]["rooms"] == [room]
 
     output = await command(phone, "retire", phone.account, name, "--store", str(phone.store), "--json", folder=tmp_path)
     assert json.loads(output) == {"device": name, "retired": True, "done": [room], "waiting": {}}

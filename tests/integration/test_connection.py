@@ -59,7 +59,7 @@ async def test_a_block_of_code_in_a_session(server: DevServer, account: Account,
     assert not bot.is_connected()
     again = login.bot(key_packages=2)
     async with connected(again):
-        assert MLS.of(again).group(room).is_member
+        assert MLS.of(again).room(room).is_member
     with pytest.raises(RuntimeError, match="ours"):
         async with connected(third := login.bot(key_packages=2)):
             raise RuntimeError("ours")

@@ -84,7 +84,7 @@ async def test_nothing_stays_behind_for_nobody(server: DevServer, cast: Cast) ->
     with pytest.raises(NobodyReachable) as caught:
         await alice.mls.conversation(nobody.bare)
     assert caught.value.account == nobody.bare
-    assert alice.mls.conversations == alice.mls.groups == {}
+    assert alice.mls.conversations == alice.mls.rooms == {}
     assert not alice.stanzas_sent(r"muc#owner")
     for address in ("", "nobody", alice.account, f"{nobody.bare}/phone", "a@b@c"):
         with pytest.raises(UsageError):
@@ -106,7 +106,7 @@ async def test_a_room_in_which_nobody_could_be_added_is_destroyed(
         patch.setattr(EncryptedRoom, "add", none)
         with pytest.raises(NobodyReachable, match="gone"):
             await alice.mls.conversation(bob.account)
-    assert alice.mls.groups == {}
+    assert alice.mls.rooms == {}
     assert alice.stanzas_sent(r"<destroy")
     room = await conversation(alice, bob)  # and later it is as if nothing had been
     assert await found(bob, alice) == room

@@ -72,9 +72,9 @@ async def test_an_accounts_devices_are_listed_with_all_that_is_known(server: Dev
 
     me, other = await phone.mls.devices.all()
     assert (me.id, me.label, me.this) == (phone.mls.device_id, "Phone", True)
-    assert set(me.groups) == {room, alone}
+    assert set(me.rooms) == {room, alone}
     assert (other.id, other.label, other.this) == (laptop.mls.device_id, "Laptop", False)
-    assert other.groups == (room,)
+    assert other.rooms == (room,)
     for device, person in ((me, phone), (other, laptop)):
         assert device.fingerprint == person.mls.fingerprint
         assert device.added is not None
@@ -207,7 +207,7 @@ async def test_where_policy_forbids_it_a_device_is_not_added_and_that_is_said(pr
     changed = await phone.mls.devices.admit(tablet.mls.device_id)
     assert changed.done == (open_one,)
     assert "policy" in changed.waiting[closed]
-    assert (await bob.mls.group(closed).add(phone.account)).added[0].device == tablet.mls.device_id
+    assert (await bob.mls.room(closed).add(phone.account)).added[0].device == tablet.mls.device_id
     await tablet.joined(closed)
 
 
@@ -229,14 +229,14 @@ async def test_a_retired_device_is_out_of_everything_and_stops(server: DevServer
     await bob.until(lambda: name not in {m.device for place in (room, second) for m in bob.room(place).members})
     marker = await lost.next("mls_retired")
     assert marker.id == name
-    await lost.until(lambda: not lost.mls.groups)
+    await lost.until(lambda: not lost.mls.rooms)
     with pytest.raises(DeviceRetired):
         await lost.mls.create(f"{unique('heath')}@{server.rooms}")
     assert (await devices(phone))[name].status is DeviceStatus.RETIRED
     assert (await devices(phone))[name].key_packages == 0
     # Nobody can add it any more, and its store holds no keys to join with.
     await bob.until(lambda: inside(bob, phone, room))
-    result = await bob.mls.group(second).add(f"{phone.account}/{name}")
+    result = await bob.mls.room(second).add(f"{phone.account}/{name}")
     assert result.added == ()
     with lost.mls.device.store.transaction() as transaction:
         assert not list(transaction.items("key-package"))
@@ -263,7 +263,7 @@ async def test_a_device_that_is_retired_while_it_is_away_learns_of_it(server: De
     with pytest.raises(DeviceRetired):
         await lost.connect()
     assert len(lost.got("mls_retired")) == 1
-    assert lost.mls.groups == {}
+    assert lost.mls.rooms == {}
 
 
 def _only_other(person: Person, room: str) -> str:
@@ -356,7 +356,7 @@ async def test_a_stolen_retired_device_that_goes_on_is_not_heard(
         await asyncio.sleep(0.05)
     assert not inside(bob, stolen, room)
     carol = await cast.person(prosody, "carol")
-    added = (await carol.mls.group(await new_room(carol)).add(phone.account)).added
+    added = (await carol.mls.room(await new_room(carol)).add(phone.account)).added
     assert [member.device for member in added] == [phone.mls.device_id]
 
 
@@ -369,7 +369,7 @@ async def test_one_device_is_added_and_removed_alone(server: DevServer, cast: Ca
     phone = await cast.person(server, "bob")
     laptop = await another(cast, phone)
     room = await new_room(alice)
-    group = alice.mls.group(room)
+    group = alice.mls.room(room)
     result = await group.add(f"{phone.account}/{phone.mls.device_id}")
     assert [member.device for member in result.added] == [phone.mls.device_id]
     await phone.joined(room)
@@ -390,11 +390,11 @@ async def test_an_account_is_added_and_removed_with_all_its_devices(server: DevS
     laptop = await another(cast, phone)
     room = await new_room(alice, phone)
     await laptop.joined(room)
-    assert alice.mls.group(room).accounts == sorted((alice.account, phone.account))
-    assert len(await alice.mls.group(room).remove(phone.account)) == 2
+    assert alice.mls.room(room).accounts == sorted((alice.account, phone.account))
+    assert len(await alice.mls.room(room).remove(phone.account)) == 2
     for person in (phone, laptop):
         await person.next("mls_removed")
-    assert alice.mls.group(room).accounts == [alice.account]
+    assert alice.mls.room(room).accounts == [alice.account]
 
 
 async def test_four_devices_with_a_hundred_key_packages_each(server: DevServer, cast: Cast) -> None:
@@ -403,7 +403,7 @@ async def test_four_devices_with_a_hundred_key_packages_each(server: DevServer, 
     first = await cast.person(server, "bob", key_packages=100)
     others = [await another(cast, first, key_packages=100) for _ in range(3)]
     room = await new_room(alice)
-    result = await alice.mls.group(room).add(first.account)
+    result = await alice.mls.room(room).add(first.account)
     assert {member.device for member in result.added} == {device.mls.device_id for device in (first, *others)}
     for device in (first, *others):
         await device.joined(room)

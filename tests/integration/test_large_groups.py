@@ -102,8 +102,8 @@ class People:
         return group
 
     async def joined(self, mls: MLS, room: str) -> EncryptedRoom:
-        await until(lambda: room in mls.groups and mls.groups[room].is_member and mls.groups[room].live)
-        return mls.group(room)
+        await until(lambda: room in mls.rooms and mls.rooms[room].is_member and mls.rooms[room].live)
+        return mls.room(room)
 
     async def leave(self, client: Recorded) -> None:
         with suppress(TimeoutError):  # a stream that only broke would get the invitation, when it is resumed
@@ -199,8 +199,8 @@ async def test_eight_hundred_devices(people: People) -> None:
     result = await group.add(*(each.boundjid.bare for each, _ in others))
     assert len(result.added) == 3
     assert client.uploads == uploads + 1
-    await until(lambda: all(room in mls.groups and mls.groups[room].is_member for _, mls in others))
-    groups: list[EncryptedRoom] = [group, *(mls.group(room) for _, mls in others)]
+    await until(lambda: all(room in mls.rooms and mls.rooms[room].is_member for _, mls in others))
+    groups: list[EncryptedRoom] = [group, *(mls.room(room) for _, mls in others)]
     await until(lambda: all(each.live for each in groups))
     say(f"three joined; tree of {tree} octets")
     assert len({each.epoch_authenticator for each in groups}) == 1
@@ -309,7 +309,7 @@ async def test_a_tree_that_is_gone(people: People) -> None:
     (rejected,) = people.rejected
     assert isinstance(rejected.error, InvalidError)
     assert re.search("answered (404|410)", str(rejected.error))
-    assert not bob.group(group.room).is_member
+    assert not bob.room(group.room).is_member
     await group.remove(bob.xmpp.boundjid.bare)
     alice.uploads.put = type(alice.uploads).put.__get__(alice.uploads)  # type: ignore[method-assign]
     await group.add(bob.xmpp.boundjid.bare)
@@ -331,7 +331,7 @@ async def test_an_application_that_allows_no_fetching(people: People) -> None:
     await until(lambda: people.rejected)
     assert "nothing is to be fetched" in str(people.rejected[0].error)
     assert [url.partition("//")[0] for url in asked] == ["https:"]
-    assert not bob.group(group.room).is_member
+    assert not bob.room(group.room).is_member
 
 
 async def test_no_place_for_a_large_tree(people: People, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ async def test_members_who_could_not_follow_are_named(prosody: DevServer, cast: 
     _, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     carol = await cast.person(prosody, "carol")
     below = await another_room(prosody, alice, bob, carol)
-    (above,) = set(alice.mls.groups) - {below}
+    (above,) = set(alice.mls.rooms) - {below}
     with pytest.raises(UsageError, match=f"{carol.account}/{carol.mls.device_id}"):
         await alice.room(below).link(alice.room(above))
     with pytest.raises(UsageError, match="itself"):

@@ -166,8 +166,8 @@ async def test_a_key_package_that_is_handed_out_again_lets_nobody_in(server: Dev
     await bob.mls.directory.publish_many({ref: used[ref]})
     second = await carol.mls.create(f"{unique('heath')}@{server.rooms}")
     assert (await second.add(bob.account)).added  # carol cannot know
-    await bob.until(lambda: second.room in bob.mls.groups)
+    await bob.until(lambda: second.room in bob.mls.rooms)
     await carol.say("Where hast thou been, sister?", second.room)
     unreadable = await bob.next("mls_unreadable")
     assert unreadable.room == second.room
-    assert not bob.mls.group(second.room).is_member
+    assert not bob.mls.room(second.room).is_member

@@ -90,7 +90,7 @@ async def test_a_server_that_keeps_back_a_suite_is_found_out(server: DevServer, 
     error = caught.value
     assert (error.suite, error.chosen, error.devices) == (2, 1, (device,))
     assert [(each.device, each.suite) for each in alice.got("mls_downgrade_suspected")] == [(device, 2)]
-    assert not alice.mls.groups
+    assert not alice.mls.rooms
     # Whoever wants it all the same says so.
     group = await alice.mls.create(room, invite=[bob.account, carol.account], suite=1)
     assert group.suite == 1

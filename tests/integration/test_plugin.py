@@ -47,7 +47,7 @@ async def test_the_main_job(server: DevServer, cast: Cast) -> None:
     assert (removed.by.account, removed.wanted) == (alice.account, False)
     assert not bob.room().is_member
     await carol.room().leave()
-    assert carol.mls.groups == {}
+    assert carol.mls.rooms == {}
     assert carol.got("mls_removed")[0].wanted
     await alice.until(lambda: alice.room().accounts == [alice.account])
     for person, epochs in ((alice, [1, 2, 3, 4]), (carol, [2, 3])):
@@ -96,7 +96,7 @@ async def test_one_alone_is_a_group(prosody: DevServer, cast: Cast) -> None:
     await asyncio.wait_for((await alice.say("which I see before me")).confirmed, SECONDS)
     assert not alice.bodies
     await alice.room().leave()
-    assert alice.mls.groups == {}
+    assert alice.mls.rooms == {}
 
 
 # Making and adopting rooms
@@ -116,7 +116,7 @@ async def test_a_room_that_exists_is_not_made_again(prosody: DevServer, cast: Ca
         await alice.mls.create(room)
     with pytest.raises((UsageError, NotPermitted)):
         await carol.mls.create(room)
-    assert carol.mls.groups == {}
+    assert carol.mls.rooms == {}
     assert agree(alice, bob)
 
 
@@ -146,7 +146,7 @@ async def test_an_unfit_room_is_refused_by_name_and_left_alone(server: DevServer
     with pytest.raises(RoomUnsuitable) as caught:
         await alice.mls.adopt(room)
     assert {"not-members-only", "not-non-anonymous"} == set(caught.value.reasons)
-    assert alice.mls.groups == {}
+    assert alice.mls.rooms == {}
     assert await form(alice, room) == before
     with pytest.raises(RoomUnsuitable) as caught:
         await alice.mls.adopt(f"{unique('nowhere')}@{server.rooms}")
@@ -159,10 +159,10 @@ async def test_who_may_not_enter_is_told_so_and_nothing_is_left_behind(server: D
     for attempt in (mallory.mls.adopt, mallory.mls.join):
         with pytest.raises((NotPermitted, RoomUnsuitable)):
             await attempt(room)
-        assert mallory.mls.groups == {}
+        assert mallory.mls.rooms == {}
     await mallory.log_out()
     await mallory.connect()
-    assert mallory.mls.groups == {}
+    assert mallory.mls.rooms == {}
     assert not mallory.got("mls_room_lost")
 
 
@@ -177,7 +177,7 @@ async def test_a_destroyed_room_is_an_event_and_what_follows_an_error(server: De
     with pytest.raises(RoomLost):
         await asyncio.wait_for(bob.room().update(), SECONDS)
     await asyncio.wait_for(bob.room().leave(), 5)
-    assert bob.mls.groups == {}
+    assert bob.mls.rooms == {}
 
 
 async def test_who_waits_for_a_commit_hears_of_the_rooms_end(prosody: DevServer, cast: Cast) -> None:
@@ -398,7 +398,7 @@ async def test_an_invitation_can_be_declined(prosody: DevServer, cast: Cast) -> 
     await group.add(bob.account)
     assert (await bob.next("mls_invited")).room == JID(group.room)
     await asyncio.sleep(0.3)
-    assert bob.mls.groups == {}
+    assert bob.mls.rooms == {}
     await alice.say("Nought's had, all's spent")
     # ... and followed later.
     handle = await asyncio.wait_for(bob.mls.join(group.room), SECONDS)
@@ -416,7 +416,7 @@ async def test_a_fault_in_the_bots_own_choice_answers_nobody(prosody: DevServer,
     await group.add(bob.account)
     await bob.next("mls_invited")
     await asyncio.sleep(0.3)
-    assert bob.mls.groups == {}  # and check_wires finds no error stanza
+    assert bob.mls.rooms == {}  # and check_wires finds no error stanza
 
 
 # Removing
@@ -454,7 +454,7 @@ async def test_who_is_removed_while_away_finds_out_and_may_be_added_again(server
     assert isinstance(lost, NotPermitted | RoomLost)
     assert not bob.bodies
     await alice.room().add(bob.account)
-    await bob.until(lambda: room in bob.mls.groups and bob.mls.group(room).is_member and agree(alice, bob))
+    await bob.until(lambda: room in bob.mls.rooms and bob.mls.room(room).is_member and agree(alice, bob))
     await bob.joined(room)
     await alice.say("to his face")
     await bob.hears("to his face")
@@ -513,7 +513,7 @@ async def test_leaving_while_nobody_else_is_there(prosody: DevServer, cast: Cast
     _, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     await alice.log_out()
     await asyncio.wait_for(bob.room().leave(patience=0.3), 10)
-    assert bob.mls.groups == {}
+    assert bob.mls.rooms == {}
     assert bob.got("mls_removed")[0].wanted
     await alice.connect()
     await alice.until(lambda: alice.room().accounts == [alice.account])

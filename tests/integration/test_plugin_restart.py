@@ -284,11 +284,11 @@ async def test_leaving_goes_on_after_a_restart(server: DevServer, cast: Cast) ->
     await alice.room().update()  # what was proposed is void
     await bob.connect()
     await alice.until(lambda: alice.room().accounts == [alice.account])
-    await bob.until(lambda: not bob.mls.groups)
+    await bob.until(lambda: not bob.mls.rooms)
     assert [event.wanted for event in bob.got("mls_removed")] == [True]
     await bob.log_out()
     await bob.connect()
-    assert room not in bob.mls.groups
+    assert room not in bob.mls.rooms
 
 
 async def test_making_a_room_goes_on_after_a_restart(server: DevServer, cast: Cast) -> None:
@@ -303,7 +303,7 @@ async def test_making_a_room_goes_on_after_a_restart(server: DevServer, cast: Ca
         making.cancel()
         await asyncio.gather(making, return_exceptions=True)
         await alice.connect()
-        assert room not in alice.mls.groups
+        assert room not in alice.mls.rooms
         group = await alice.mls.create(room)
         assert (group.accounts, await group.muc.check()) == ([alice.account], ())
         # What is there already is nobody's to make again, not even the maker's.
@@ -441,7 +441,7 @@ async def test_a_store_that_can_not_be_read_delays_a_welcome(prosody: DevServer,
     room = alice.room().room
     await alice.room().muc.affiliations.grant_membership([bob.account])
     joining = asyncio.create_task(bob.mls.join(room))
-    await bob.until(lambda: room in bob.mls.groups and bob.room().live)
+    await bob.until(lambda: room in bob.mls.rooms and bob.room().live)
     store.refusing = True
     await alice.room().add(bob.account)
     assert isinstance(await bob.next("mls_store_failed"), StoreError)

@@ -207,7 +207,7 @@ def test_one_notification_after_another_in_one_process(prosody: DevServer, tmp_p
         mls = MLS.of(client)
         async with asyncio.timeout(30):
             await mls.ready()
-            group = mls.groups.get(room) or await mls.create(room)
+            group = mls.rooms.get(room) or await mls.create(room)
             await (await group.send(text)).confirmed
         await client.disconnect()
 
@@ -257,7 +257,7 @@ async def test_an_invitation_that_was_lost_is_repeated(server: DevServer, cast: 
     group = await alice.mls.create(f"{unique('room')}@{server.rooms}")
     await group.add(bob.account)
     await bob.next("mls_invited")
-    assert not bob.mls.groups
+    assert not bob.mls.rooms
     bob.mls._invitations._accept = None
     await group.invite(bob.account.upper())
     await bob.joined(group.room)

@@ -118,11 +118,11 @@ async def test_a_store_that_is_an_old_copy_is_noticed_and_healed(server: DevServ
     client = bob.make_client()
 
     async def speak_at_once() -> None:
-        await bob.until(lambda: room in bob.mls.groups)
+        await bob.until(lambda: room in bob.mls.rooms)
         await bob.say("before it has looked around")
 
     async def commit_at_once() -> None:
-        await bob.until(lambda: room in bob.mls.groups)
+        await bob.until(lambda: room in bob.mls.rooms)
         await bob.room().update()
 
     speaking, committing = asyncio.create_task(speak_at_once()), asyncio.create_task(commit_at_once())
@@ -205,7 +205,7 @@ async def test_two_rejoin_at_once(server: DevServer, cast: Cast) -> None:
     await carol.hears("Hail, Macbeth!")
     assert [lost.reason for lost in carol.got("mls_group_lost")] == ["the application wants to come in afresh"]
     assert bob.got("mls_joined")[-1].epoch in (2, 3)
-    assert room in alice.mls.groups
+    assert room in alice.mls.rooms
 
 
 async def test_messages_of_the_time_outside_are_sent_when_we_are_back(prosody: DevServer, cast: Cast) -> None:
@@ -310,7 +310,7 @@ async def test_a_room_with_a_group_is_not_adopted(server: DevServer, cast: Cast)
     with pytest.raises(GroupExists) as caught:
         await carol.mls.adopt(room)
     assert caught.value.group_id == alice.room().group.group.group_id
-    assert carol.mls.groups == {}
+    assert carol.mls.rooms == {}
     await alice.say("still ours")
     await bob.hears("still ours")
     # When nobody is in it any more, somebody may begin anew.
@@ -330,7 +330,7 @@ async def test_whoever_leaves_offline_asks_when_it_is_back(server: DevServer, ca
     removed = await bob.next("mls_removed")
     assert removed.wanted
     await alice.until(lambda: alice.room().accounts == [alice.account])
-    await bob.until(lambda: room not in bob.mls.groups)  # which follows the event
+    await bob.until(lambda: room not in bob.mls.rooms)  # which follows the event
 
 
 async def test_an_invitation_is_read_from_where_it_says(prosody: DevServer, cast: Cast) -> None:
@@ -338,7 +338,7 @@ async def test_an_invitation_is_read_from_where_it_says(prosody: DevServer, cast
     room, (alice,) = await cast.meet(prosody, "alice")
     bob = await cast.person(prosody, "bob", rejoin="by hand", accept_invitation=lambda invitation: False)
     await alice.room().muc.affiliations.grant_membership([bob.account])
-    await bob.mls.rooms.follow(room, None)
+    await bob.mls.parts.rooms.follow(room, None)
     await bob.until(lambda: bob.room(room).live)
     # An occupant's Commit for the epoch that alice's will end, worth nothing to members.
     lost = alice.room().group.draft_commit([], alice.mls.now)
@@ -352,7 +352,7 @@ async def test_an_invitation_is_read_from_where_it_says(prosody: DevServer, cast
     await asyncio.sleep(0.3)
     assert not bob.room(room).is_member
     after = invitation.elements[0].get("after")
-    await bob.mls.rooms.follow(room, after)
+    await bob.mls.parts.rooms.follow(room, after)
     await bob.joined(room)
     await all_agree(alice, bob)
 

@@ -150,13 +150,13 @@ async def test_a_member_whose_key_packages_are_gone_delays_it(prosody: DevServer
     async def vanish() -> None:
         await bob.mls.directory.retract_many(list(kept))
 
-    original = alice.mls.group(room).worker.committer.commit
+    original = alice.mls.room(room).worker.committer.commit
 
     async def commit(*args: Any, **options: Any) -> Any:
         await vanish()
         return await original(*args, **options)
 
-    alice.mls.group(room).worker.committer.commit = commit  # type: ignore[method-assign]
+    alice.mls.room(room).worker.committer.commit = commit  # type: ignore[method-assign]
     asking = asyncio.ensure_future(alice.room().reinit(2))
     delayed = await alice.next("mls_continuation_delayed")
     assert delayed.lacking == (f"{bob.account}/{bob.mls.device_id}",)
@@ -185,7 +185,7 @@ async def test_a_room_for_some(server: DevServer, cast: Cast) -> None:
     await all_agree(alice, bob, room=below, epoch=1)
     await bob.say("a deed without a name", below)
     await alice.hears("a deed without a name")
-    assert below not in carol.mls.groups
+    assert below not in carol.mls.rooms
     await group.add(carol.account)
     await carol.joined(below)
     await all_agree(alice, bob, carol, room=below, epoch=2)

@@ -38,7 +38,7 @@ async def test_a_room_destroyed_by_others_is_made_anew_or_says_that_a_tombstone_
         group = await asyncio.wait_for(bot.mls.create(room), 30)
     except NotPermitted as error:
         assert "cannot be made" in str(error)  # noqa: PT017
-        assert room not in bot.mls.groups
+        assert room not in bot.mls.rooms
     else:
         assert group.epoch == 0
         assert [member.account for member in group.members] == [bot.account]
@@ -54,6 +54,6 @@ async def test_a_room_destroyed_by_others_can_be_left(server: DevServer, cast: C
     assert handle.lost is lost
     await asyncio.wait_for(handle.leave(), 30)
     assert not handle.is_member
-    assert room not in bob.mls.groups
+    assert room not in bob.mls.rooms
     with pytest.raises(UsageError):
         await handle.send("nobody is there")

@@ -168,7 +168,7 @@ async def test_a_newcomer_has_no_rights_and_every_member_may_see_it_off(server: 
     await bob.hears("let me introduce myself")
     await bob.room().remove(erin.account)  # he has no right to remove anybody else
     await all_agree(alice, bob, epoch=4)
-    await erin.until(lambda: not erin.mls.groups or not erin.room(room).is_member)
+    await erin.until(lambda: not erin.mls.rooms or not erin.room(room).is_member)
     # She does not come back by herself: the group remembers, whoever lets her into the room.
     await alice.room(room).muc.affiliations.grant_membership([erin.account])
     mallory = await seat(cast, server, alice, room)

@@ -75,7 +75,7 @@ async def test_a_comparison_shows_in_lists_and_events_and_is_nobody_elses_busine
     await bob.hears("When shall we three meet again")
     assert bob.got("mls_trust_changed") == []
     assert level(bob, carol) is TrustLevel.TRUSTED
-    assert alice.mls.group(room).live
+    assert alice.mls.room(room).live
 
 
 async def test_n_people_need_n_minus_1_comparisons(server: DevServer, cast: Cast) -> None:
@@ -86,7 +86,7 @@ async def test_n_people_need_n_minus_1_comparisons(server: DevServer, cast: Cast
     """
     room, (alice, bob, carol, dave) = await cast.meet(server, "alice", "bob", "carol", "dave", introductions=True)
     laptop = await cast.person(server, alice.jid, introductions=True)
-    await alice.mls.group(room).add(alice.account)
+    await alice.mls.room(room).add(alice.account)
     await laptop.joined(room)
     everybody = [alice, laptop, bob, carol, dave]
     comparisons = [(alice, laptop), (alice, bob), (alice, carol), (alice, dave)]
@@ -109,7 +109,7 @@ async def test_two_accounts_with_two_devices_each(server: DevServer, cast: Cast)
     room, (alice, bob) = await cast.meet(server, "alice", "bob")
     laptop, tablet = await cast.person(server, alice.jid), await cast.person(server, bob.jid)
     for owner, other in ((alice, laptop), (bob, tablet)):
-        await owner.mls.group(room).add(owner.account)
+        await owner.mls.room(room).add(owner.account)
         await other.joined(room)
     everybody = [alice, laptop, bob, tablet]
     await all_agree(*everybody)
@@ -149,7 +149,7 @@ async def test_distrust_goes_round_and_has_consequences(server: DevServer, cast:
     """A stolen tablet: its owner refuses it at one device, and whoever has compared keys with that one follows."""
     room, (alice, bob) = await cast.meet(server, "alice", "bob", denied_members="hold")
     tablet = await cast.person(server, bob.jid)
-    await bob.mls.group(room).add(bob.account)
+    await bob.mls.room(room).add(bob.account)
     await tablet.joined(room)
     await all_agree(alice, bob, tablet)
     await compare(bob, tablet)

@@ -123,7 +123,7 @@ class Person:
 
     async def reaches(self, room: str, epoch: int) -> EncryptedRoom:
         async with asyncio.timeout(SECONDS):
-            while (group := self.mls.groups.get(room)) is None or group.epoch < epoch:  # noqa: ASYNC110
+            while (group := self.mls.rooms.get(room)) is None or group.epoch < epoch:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert group.epoch == epoch
         return group

@@ -95,7 +95,7 @@ class Bot:
 
     async def _group(self, room: str) -> EncryptedRoom:
         await self.mls.ready()
-        return self.mls.group(room)
+        return self.mls.room(room)
 
     async def add(self, room: str, account: str) -> dict[str, str]:
         result = await (await self._group(room)).add(account)
@@ -129,7 +129,7 @@ class Bot:
 
     async def state(self, room: str) -> dict[str, Any]:
         """How it stands to the group."""
-        handle = self.mls.groups.get(room)
+        handle = self.mls.rooms.get(room)
         # Who was away when it was removed is not let in to read so: it has lost the room, and is told that.
         if handle is None or not handle.is_member or handle.worker.progress.lost is not None:
             return {"member": False, "counts": self.counts}

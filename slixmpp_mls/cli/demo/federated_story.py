@@ -132,7 +132,7 @@ class FederatedStory(Story):
         removed = await self._group(alice).remove(carol.jid)
         gone = [one.account for one in removed] == [carol.jid]
         self.show.check("alice", "removed carol, who is on the other server", gone)
-        group = carol.mls.group(self.room)
+        group = carol.mls.room(self.room)
         await carol.until(lambda: not group.is_member)
         await self._say(bob, "Thou art kind.", alice)
         self.show.check("carol", "has been told, and has not read that", "Thou art kind." not in carol.read)

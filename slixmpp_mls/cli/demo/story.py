@@ -254,7 +254,7 @@ class Story:
         group = self._group(alice)
         removed = await group.remove(bob.jid)
         self.show.check("alice", f"removed bob: epoch {group.epoch}", [one.account for one in removed] == [bob.jid])
-        bobs_group = bob.mls.group(self.room)
+        bobs_group = bob.mls.room(self.room)
         await bob.until(lambda: not bobs_group.is_member)
         read_before = len(bob.read)
         await self._say(alice, "Fair is foul, and foul is fair:", carol)
@@ -303,10 +303,10 @@ class Story:
     # --- pieces ------------------------------------------------------------------------------------
 
     def _group(self, person: Person) -> EncryptedRoom:
-        return person.mls.group(self.room)
+        return person.mls.room(self.room)
 
     def _is_member(self, person: Person) -> bool:
-        return self.room in person.mls.groups and self._group(person).is_member
+        return self.room in person.mls.rooms and self._group(person).is_member
 
     async def _say(self, speaker: Person, line: str, *readers: Person) -> str:
         self.show.expect(f"Waiting until {', '.join(person.name for person in readers)} can read")
