@@ -18,7 +18,7 @@ from slixmpp_mls import MLS, EncryptedMessage, EncryptedRoom, run
 async def answer(message: EncryptedMessage) -> None:
     """Who may ask: whoever is in the group, for only they can write a message that gets here."""
     if message.body.strip() == "!members" and not message.own:
-        await message.reply(describe(message.group))
+        await message.reply(describe(message.room))
 
 
 def describe(group: EncryptedRoom) -> str:

@@ -70,8 +70,8 @@ async def test_echo_bot(server: DevServer, account: Account, connect: Connect, t
         assert await alice.hears(bot) == f"{alice.jid} said: and foul is fair"
         await group.send("Hover through the fog")
         assert await alice.hears(bot) == f"{alice.jid} said: Hover through the fog"
-    stored = "".join(server.archive(group.room)) + server.log_text()
-    assert group.room in stored
+    stored = "".join(server.archive(group.jid)) + server.log_text()
+    assert group.jid in stored
     assert "fair" not in stored
 
 

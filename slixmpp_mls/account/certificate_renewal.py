@@ -69,11 +69,11 @@ class CertificateRenewal:
                 self._context.fire("mls_certificate_expires", due)
         for room in self._rooms.all.values():
             if room.group.leaf_outdated:
-                self._context.tasks.spawn(self._renew(room), f"renewing our leaf in {room.room}")
+                self._context.tasks.spawn(self._renew(room), f"renewing our leaf in {room.jid}")
 
     async def _renew(self, room: EncryptedRoom) -> None:
         if room.live and room.is_member:
             try:
                 await room.renew_leaf()
             except MLSError as error:
-                log.warning("%s: our leaf cannot be renewed: %s", room.room, error)
+                log.warning("%s: our leaf cannot be renewed: %s", room.jid, error)

@@ -188,7 +188,7 @@ class OwnDevices:
             fingerprint=self._fingerprint(device),
             signature_keys=keys,
             key_packages=published.ready(self._context.device.suites[0]),
-            rooms=tuple(room.room for room in self._member_rooms() if self._is_in(room, name)),
+            rooms=tuple(room.jid for room in self._member_rooms() if self._is_in(room, name)),
             this=this,
             status=status,
         )
@@ -251,7 +251,7 @@ class OwnDevices:
             return await self._in_rooms(lambda room: self._add_to(room, device_id))
 
     def _admit(self, device_id: str) -> None:
-        rooms = [room.room for room in self._member_rooms()]
+        rooms = [room.jid for room in self._member_rooms()]
         with self._context.device.store.transaction() as transaction:
             known = KnownDevices(transaction)
             known.put(device_id, DeviceStatus.ADMITTED, self._context.now)
@@ -273,16 +273,16 @@ class OwnDevices:
 
         async def one(room: EncryptedRoom) -> None:
             if not room.live:
-                waiting[room.room] = "we are not in the room at present"
+                waiting[room.jid] = "we are not in the room at present"
                 return
             try:
                 async with asyncio.timeout(ROOM_TIMEOUT):
                     if await work(room):
-                        done.append(room.room)
+                        done.append(room.jid)
             except TimeoutError:
-                waiting[room.room] = "the room does not answer"
+                waiting[room.jid] = "the room does not answer"
             except MLSError as error:
-                waiting[room.room] = str(error)
+                waiting[room.jid] = str(error)
 
         await asyncio.gather(*(one(room) for room in self._member_rooms()))
         for room, reason in waiting.items():
@@ -303,7 +303,7 @@ class OwnDevices:
             added = any(str(member) == name for member in result.added)
         else:
             added = False
-        self._give_up(device_id, room.room)
+        self._give_up(device_id, room.jid)
         return added
 
     def _give_up(self, device_id: str, room: str) -> None:
@@ -460,7 +460,7 @@ class OwnDevices:
 
     def _unfinished(self) -> list[tuple[EncryptedRoom, str, DeviceStatus]]:
         """Do what is pending in rooms that are reachable now."""
-        rooms = {room.room: room for room in self._member_rooms() if room.live}
+        rooms = {room.jid: room for room in self._member_rooms() if room.live}
         with self._context.device.store.transaction() as transaction:
             known = KnownDevices(transaction)
             retired, places = known.with_status(DeviceStatus.RETIRED), known.admissions()
@@ -488,10 +488,10 @@ class OwnDevices:
                         else:
                             await self._add_to(room, name)
                 except NotPermitted as error:
-                    log.info("%s: device %s cannot be added: %s", room.room, name, error)
-                    self._give_up(name, room.room)
+                    log.info("%s: device %s cannot be added: %s", room.jid, name, error)
+                    self._give_up(name, room.jid)
                 except (MLSError, TimeoutError) as error:
-                    log.info("%s: device %s has to wait: %s", room.room, name, error or "no answer")
+                    log.info("%s: device %s has to wait: %s", room.jid, name, error or "no answer")
 
     async def _stop(self, marker: RetiredDevice) -> DeviceRetired:
         """Stop permanently: our account has retired this device.

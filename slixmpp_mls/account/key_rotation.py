@@ -101,7 +101,7 @@ class KeyRotation:
                 async with asyncio.timeout(ROOM_TIMEOUT):
                     await room.renew_leaf()
             except (MLSError, TimeoutError) as error:
-                log.info("%s: the new key has to wait: %s", room.room, error or "no answer")
+                log.info("%s: the new key has to wait: %s", room.jid, error or "no answer")
 
         rooms = self._rooms.all.values()
         await asyncio.gather(*(one(room) for room in rooms if room.is_member and room.live))

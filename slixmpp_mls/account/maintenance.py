@@ -216,7 +216,7 @@ class Maintenance:
     # --- our own leaves ------------------------------------------------------------------------
 
     async def _renew(self, room: EncryptedRoom) -> None:
-        name = room.room
+        name = room.jid
         if not (room.live and room.is_member) or self._is_busy(name):
             return
         reason = room.group.renewal_due(self._context.settings.renewal, self._context.now)
@@ -250,7 +250,7 @@ class Maintenance:
     # --- others' leaves ------------------------------------------------------------------------
 
     async def _look_for_silent(self, room: EncryptedRoom) -> None:
-        limit, name = self._limit(room), room.room
+        limit, name = self._limit(room), room.jid
         if not limit:
             return
         silent = [member for member in self._silent_members(room, limit) if member.leaf_index != _own(room)]

@@ -221,7 +221,7 @@ class Trust:
                     async with asyncio.timeout(_SEND_TIMEOUT):
                         await self._tell(group)
                 except (MLSError, TimeoutError) as error:
-                    log.info("%s: trust messages have to wait: %s", group.room, error)
+                    log.info("%s: trust messages have to wait: %s", group.jid, error)
 
     async def _tell(self, group: EncryptedRoom) -> None:
         present = [key for key in self._management.recipients() if self._is_in(group, key)]
@@ -233,7 +233,7 @@ class Trust:
                 await group.worker.checks.look_again()  # a decision may have answered its question
         account = self._context.device.identity.account
         for message in compose(statements):
-            data = seal_elements([message.to_lxml()], account, group.room, self._context.time())
+            data = seal_elements([message.to_lxml()], account, group.jid, self._context.time())
             await group.worker.sender.send(data, None)
         self._management.told(present, statements)
 

@@ -248,7 +248,7 @@ class _Chat:
     # --- what happens --------------------------------------------------------------------------
 
     def _message(self, message: EncryptedMessage) -> None:
-        if message.room != self.room or not message.body:
+        if message.room.jid != self.room or not message.body:
             return
         sent = message.sent or datetime.now().astimezone()
         head = Text.assemble((f"{sent.astimezone():%H:%M} ", "dim"), _name(message.sender), " ")

@@ -114,7 +114,7 @@ class Conversations:
         """Add the other account, and our own other devices; without the other account there is no conversation."""
         result = await room.add(account)
         if not room.group.roster.has(account):
-            if self._begun(account) == room.room:  # no other account has ever been in it
+            if self._begun(account) == room.jid:  # no other account has ever been in it
                 await self._rooms.discard(room)
                 self._done(account)
             reasons = [reason for client, reason in result.skipped.items() if client.startswith(f"{account}/")]
@@ -153,7 +153,7 @@ class Conversations:
             return
         rooms = sorted((each for each in self._rooms.all.values() if each.partner == account), key=_group_id)
         if len(rooms) > 1:
-            merged = ConversationMerged(account, rooms[0].room, tuple(each.room for each in rooms[1:]))
+            merged = ConversationMerged(account, rooms[0].jid, tuple(each.jid for each in rooms[1:]))
             self._context.fire("mls_conversation_merged", merged)
 
 

@@ -30,7 +30,7 @@ class DecryptedMessage(Message):
         """
         raise SentInClear(
             "this would be sent in clear: answer with `await encrypted_message.reply(text)`, or send it"
-            " encrypted with `await encrypted_message.group.send(message)`"
+            " encrypted with `await encrypted_message.room.send(message)`"
         )
 
 

@@ -73,7 +73,7 @@ class Registry(Protocol):
 class EncryptedMessage:
     """The data of the event ``mls_message``.
 
-    :ivar group: the group in which it was sent
+    :ivar room: the room in which it was sent
     :ivar message: the decrypted content as a slixmpp Message: ``message["body"]``, and the elements that registered
         plugins read (corrections, reactions, replies ...).  It cannot be sent: ``send()`` of it, of its copies and of
         ``message.reply(...)`` raises :class:`~slixmpp_mls.errors.SentInClear`
@@ -98,7 +98,7 @@ class EncryptedMessage:
     :ivar rich: its relation to other messages, see :mod:`.rich`
     """
 
-    group: EncryptedRoom = field(repr=False)
+    room: EncryptedRoom = field(repr=False)
     message: Message = field(repr=False)
     sender: Member
     epoch: int
@@ -114,7 +114,7 @@ class EncryptedMessage:
     _answers: Iterator[int] = field(default_factory=count, repr=False, compare=False)
 
     async def reply(self, text: str) -> SentMessage:
-        """Answer in the group of this message (XEP-0461).
+        """Answer in the room of this message (XEP-0461).
 
         If a crash makes the message arrive again (`again`), the answers to it, in the same order, have the same ids,
         and every member sees them once.  The same is true of the other answers: :meth:`react`, :meth:`correct`,
@@ -142,7 +142,7 @@ class EncryptedMessage:
 
         :raises UsageError: it is another account's; or as :meth:`EncryptedRoom.send`
         """
-        if self.sender.account != self.group.own_account:
+        if self.sender.account != self.room.own_account:
             raise UsageError("only messages of our own account can be corrected")
         return await self._answer(text, correction(self.reference))
 
@@ -151,20 +151,20 @@ class EncryptedMessage:
 
         :raises UsageError: we may not retract it; or as :meth:`EncryptedRoom.send`
         """
-        if self.sender.account != self.group.own_account and not self.group.is_administrator:
+        if self.sender.account != self.room.own_account and not self.room.is_administrator:
             raise UsageError("other accounts' messages are retracted by administrators only")
         return await self._answer(None, retraction(self.reference))
 
     async def _answer(self, text: str | None, element: ET.Element) -> SentMessage:
-        message = self.group.message_with(element, text)
+        message = self.room.message_with(element, text)
         asked = sha256(self.archive_id.encode()).hexdigest()[:32]
         message["id"] = f"re-{asked}-{next(self._answers)}"
-        return await self.group.send(message)
+        return await self.room.send(message)
 
     @property
     def own(self) -> bool:
         """Whether another device of our own account has sent it; bots ignore these."""
-        return self.sender.account == self.group.xmpp.boundjid.bare
+        return self.sender.account == self.room.xmpp.boundjid.bare
 
     @property
     def reference(self) -> Reference:
@@ -211,7 +211,7 @@ class EncryptedMessage:
     @property
     def files(self) -> tuple[File, ...]:
         """Its files; none of them is fetched automatically.  Their caption is the :attr:`body`, too."""
-        return self.group.files.of(self.message)
+        return self.room.files.of(self.message)
 
     @property
     def subject(self) -> str | None:
@@ -224,11 +224,6 @@ class EncryptedMessage:
     def origin_id(self) -> str:
         """The sender's id for it, empty if there is none: the same for every member, and in every repetition."""
         return str(self.message["id"])
-
-    @property
-    def room(self) -> str:
-        """The room's bare JID."""
-        return self.group.room
 
 
 class EncryptedRoom:
@@ -265,13 +260,16 @@ class EncryptedRoom:
         self.invited: AddResult | None = None
         """The result for the accounts that :meth:`MLS.create` should invite."""
 
+    def __str__(self) -> str:
+        return self.jid
+
     def __repr__(self) -> str:
-        return f"<EncryptedRoom {self.room} {self.group.state.name}>"
+        return f"<EncryptedRoom {self.jid} {self.group.state.name}>"
 
     # --- properties ----------------------------------------------------------------------------
 
     @property
-    def room(self) -> str:
+    def jid(self) -> str:
         """The room's bare JID."""
         return self.group.room
 
@@ -410,7 +408,7 @@ class EncryptedRoom:
         if self.is_member:
             self.worker.abandon("the application wants to come in afresh")
         elif self.group.state is MembershipState.OUT:
-            raise UsageError(f"not a member of the group in {self.room}")
+            raise UsageError(f"not a member of the group in {self.jid}")
         if external:
             await self.worker.rejoiner.join_externally()
         else:
@@ -450,13 +448,13 @@ class EncryptedRoom:
         account, now = self._context.device.identity.account, self._context.time()
         epochs = self._note_epoch().to_tell()
         if isinstance(content, Message):
-            data = seal_message(content, account, self.room, now, epochs)
+            data = seal_message(content, account, self.jid, now, epochs)
             origin_id = content["id"] or None
             waiting = self.group.on_its_way(origin_id) if origin_id is not None else None
             if waiting is not None and say_the_same(waiting, data):
                 data = waiting
         else:
-            data = seal_body(content, account, self.room, now, epochs)
+            data = seal_body(content, account, self.jid, now, epochs)
             origin_id = None
         sent = await self.worker.sender.send(data, origin_id)
         self.references.remember(sent.origin_id, account)
@@ -464,7 +462,7 @@ class EncryptedRoom:
 
     def message_with(self, element: ET.Element, text: str | None = None) -> Message:
         """A message to this room with an element, as an argument of :meth:`send`."""
-        message = self.xmpp.make_message(mto=JID(self.room), mbody=text, mtype="groupchat")
+        message = self.xmpp.make_message(mto=JID(self.jid), mbody=text, mtype="groupchat")
         message.xml.append(element)
         return message
 
@@ -531,7 +529,7 @@ class EncryptedRoom:
         policy = self.policy
         if not policy.permits(policy.may_change_subject, self._context.device.identity.account, self.group.roster):
             raise NotPermitted("the group's policy does not let us change the subject")
-        message = self.xmpp.make_message(mto=JID(self.room), mtype="groupchat")
+        message = self.xmpp.make_message(mto=JID(self.jid), mtype="groupchat")
         message["subject"] = subject
         return await self.send(message)
 
@@ -542,7 +540,7 @@ class EncryptedRoom:
         try:
             content = open_content(self.group, event, str(self.xmpp.boundjid), self._context.time())
         except PeerError as error:
-            self._context.fire("mls_rejected", Rejected(self.room, error, event.claimed, event.archive_id))
+            self._context.fire("mls_rejected", Rejected(self.jid, error, event.claimed, event.archive_id))
             done()
             return
         split = self._note_epoch().contradicted_by(content.affixes)
@@ -555,7 +553,7 @@ class EncryptedRoom:
         try:
             meant = self.references.resolve(content.xml, sender.account)
         except PeerError as error:
-            self._context.fire("mls_rejected", Rejected(self.room, error, event.claimed, event.archive_id))
+            self._context.fire("mls_rejected", Rejected(self.jid, error, event.claimed, event.archive_id))
             done()
             return
         if self._told_of_presence(meant, sender):
@@ -565,7 +563,7 @@ class EncryptedRoom:
             self.references.remember(event.origin_id, sender.account, event.archive_id)
         doubt = self.group.doubts.get(sender.identity)
         message = EncryptedMessage(
-            group=self,
+            room=self,
             message=DecryptedMessage(stream=self.xmpp, xml=content.xml),  # type: ignore[no-untyped-call]
             sender=sender,
             epoch=event.epoch,
@@ -587,9 +585,9 @@ class EncryptedRoom:
         match meant.content.kind:
             case Kind.TYPING:
                 state = meant.content.state or ""
-                self._context.fire("mls_typing", Typing(self.room, sender, state == "composing", state))
+                self._context.fire("mls_typing", Typing(self.jid, sender, state == "composing", state))
             case Kind.MARKER if meant.about is not None:
-                self._context.fire("mls_marker", Marker(self.room, sender, meant.about))
+                self._context.fire("mls_marker", Marker(self.jid, sender, meant.about))
             case _:
                 return False
         return True
@@ -630,8 +628,8 @@ class EncryptedRoom:
         :raises UsageError: the request is for another room, or we are not in the group
         :raises: as :meth:`add`
         """
-        if request.room != self.room:
-            raise UsageError(f"a request to come into {request.room}, not {self.room}")
+        if request.room != self.jid:
+            raise UsageError(f"a request to come into {request.room}, not {self.jid}")
         return await self.add(f"{request.account}/{request.device}")
 
     async def invite(self, account: str) -> None:

@@ -94,7 +94,7 @@ class Rooms:
         except DeliveryError as error:
             self._context.fire("mls_room_lost", error)
         if handle.group.post_commit_actions.leave:
-            self._spawn(handle.leaving.finish(LEAVE_TIMEOUT), f"leaving {handle.room}")
+            self._spawn(handle.leaving.finish(LEAVE_TIMEOUT), f"leaving {handle.jid}")
 
     def _spawn(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[None]:
         return self._context.tasks.spawn(work, name, passing=UNREACHABLE)
@@ -128,7 +128,7 @@ class Rooms:
 
     async def forget(self, handle: EncryptedRoom) -> None:
         """Stop reading a room."""
-        self._rooms.pop(handle.room, None)
+        self._rooms.pop(handle.jid, None)
         await handle.worker.stop()
         handle.references.close()
 
@@ -259,7 +259,7 @@ class Rooms:
         policy = policy or RoomPolicy(bare, (own.account,))
         strangers = sorted(account for account in accounts if not source.group.roster.has(account))
         if strangers:
-            raise UsageError(f"not in the group in {source.room}: {', '.join(strangers)}")
+            raise UsageError(f"not in the group in {source.jid}: {', '.join(strangers)}")
         suite = source.group.group.suite.id
         offers = await read_offers(self._context, accounts, (suite,), group_extensions(policy))
         candidates = Candidates()

@@ -46,7 +46,7 @@ class Witness:
         return mls_of(self.client)
 
     def _message(self, message: EncryptedMessage) -> None:
-        self.heard[message.room].append((message.sender.account, message.body))
+        self.heard[message.room.jid].append((message.sender.account, message.body))
         self.news.set()
 
     def _epoch(self, event: Any) -> None:

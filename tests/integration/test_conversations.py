@@ -16,14 +16,14 @@ from .people import SECONDS, Cast, Person
 
 async def conversation(person: Person, other: Person) -> str:
     async with asyncio.timeout(SECONDS):
-        return (await person.mls.conversation(other.account)).room
+        return (await person.mls.conversation(other.account)).jid
 
 
 async def found(person: Person, other: Person) -> str:
     """Wait until somebody knows a conversation with another account."""
     room = await person.until(lambda: person.mls.conversations.get(other.account))
-    await person.joined(room.room)
-    return str(room.room)
+    await person.joined(room.jid)
+    return str(room.jid)
 
 
 async def test_one_for_both_and_for_new_devices(server: DevServer, cast: Cast) -> None:
@@ -36,7 +36,7 @@ async def test_one_for_both_and_for_new_devices(server: DevServer, cast: Cast) -
     await alice.say("When shall we three meet again?", room)
     await bob.hears("When shall we three meet again?")
     message = bob.got("mls_message")[0]
-    assert message.group.partner == alice.account
+    assert message.room.partner == alice.account
     await message.react("🐸")
     assert (await alice.next("mls_reaction")).reactions == ("🐸",)
 
@@ -126,7 +126,7 @@ async def test_an_interrupted_beginning_goes_on(
         patch.setattr(EncryptedRoom, "add", killed)
         with pytest.raises(asyncio.CancelledError):
             await alice.mls.conversation(bob.account)
-    begun = alice.room().room
+    begun = alice.room().jid
     alice.crash()
     await alice.connect()
     assert await conversation(alice, bob) == begun
@@ -136,5 +136,5 @@ async def test_an_interrupted_beginning_goes_on(
 async def test_another_service_can_be_named(prosody: DevServer, cast: Cast) -> None:
     alice, bob = [await cast.person(prosody, name) for name in ("alice", "bob")]
     handle = await alice.mls.conversation(bob.account, service=prosody.rooms)
-    assert handle.room.endswith(f"@{prosody.rooms}")
+    assert handle.jid.endswith(f"@{prosody.rooms}")
     assert list(alice.mls.conversations) == [bob.account]

@@ -459,7 +459,7 @@ async def test_a_device_whose_entry_was_replaced_says_so_and_puts_its_own_there_
     conflict = await phone.next("mls_device_conflict")
     assert (conflict.id, conflict.fingerprints) == (same, (false,))
     assert (await devices(phone))[same].fingerprint == key
-    await phone.joined(bob.room().room)
+    await phone.joined(bob.room().jid)
     await phone.say("This is I")
     await bob.hears("This is I")
 

@@ -65,7 +65,7 @@ async def test_keys_are_renewed_by_age_one_after_the_other(server: DevServer, ca
         await all_agree(*people)
     for person in people:
         (event,) = person.got("mls_keys_renewed")
-        assert (event.room, event.reason) == (person.room().room, "age")
+        assert (event.room, event.reason) == (person.room().jid, "age")
         assert person.got("mls_clock_jumped") == []
     assert people[0].room().epoch == 1 + len(people)
     epoch = people[0].room().epoch
@@ -115,7 +115,7 @@ async def test_keys_are_renewed_by_use_across_a_restart(prosody: DevServer, cast
     await alice.until(lambda: alice.room().epoch == 2)
     await alice.log_out()
     await alice.connect()
-    await alice.joined(bob.room().room)
+    await alice.joined(bob.room().jid)
     clocks.follow(alice)
     await tick(alice)
     assert not alice.got("mls_keys_renewed")

@@ -230,13 +230,13 @@ async def test_a_tree_that_is_uploaded(people: People) -> None:
     group = await people.room(alice)
     places = after_putting(alice, nothing)
     await group.add(bob.xmpp.boundjid.bare)
-    bobs = await people.joined(bob, group.room)
+    bobs = await people.joined(bob, group.jid)
     await group.add(carols.boundjid.bare)
     assert len(places) == 2
     await until(lambda: bobs.epoch == group.epoch)
     await bobs.send("When shall we three meet again")
     _, carol = await people.come(JID(carols.boundjid.bare))
-    late = await people.joined(carol, group.room)
+    late = await people.joined(carol, group.jid)
     await until(lambda: people.heard[carols.boundjid.bare] == ["When shall we three meet again"])
     assert len({each.epoch_authenticator for each in (group, bobs, late)}) == 1
     assert not people.rejected
@@ -248,7 +248,7 @@ async def test_messages_and_commits_while_a_tree_is_uploaded(people: People) -> 
     _, carol = await people.come("carol")
     group = await people.room(alice)
     await group.add(bob.xmpp.boundjid.bare)
-    bobs = await people.joined(bob, group.room)
+    bobs = await people.joined(bob, group.jid)
     races = iter([True, False])
 
     async def meanwhile() -> None:
@@ -263,7 +263,7 @@ async def test_messages_and_commits_while_a_tree_is_uploaded(people: People) -> 
     result = await group.add(carol.xmpp.boundjid.bare)
     assert len(result.added) == 1
     assert len(places) == 2, "the Commit that came between did not make the draft void"
-    carols = await people.joined(carol, group.room)
+    carols = await people.joined(carol, group.jid)
     await until(lambda: len({each.epoch_authenticator for each in (group, bobs, carols)}) == 1)
     await carols.send("Hover through the fog")
     await until(lambda: "Hover through the fog" in people.heard[bob.xmpp.boundjid.bare])
@@ -287,7 +287,7 @@ async def test_a_web_server_that_is_down_for_a_while(people: People, monkeypatch
     bob.uploads.get = failing  # type: ignore[method-assign, assignment]
     group = await people.room(alice)
     await group.add(bob.xmpp.boundjid.bare)
-    bobs = await people.joined(bob, group.room)
+    bobs = await people.joined(bob, group.jid)
     assert len(attempts) == 4
     assert bobs.epoch_authenticator == group.epoch_authenticator
 
@@ -309,11 +309,11 @@ async def test_a_tree_that_is_gone(people: People) -> None:
     (rejected,) = people.rejected
     assert isinstance(rejected.error, InvalidError)
     assert re.search("answered (404|410)", str(rejected.error))
-    assert not bob.room(group.room).is_member
+    assert not bob.room(group.jid).is_member
     await group.remove(bob.xmpp.boundjid.bare)
     alice.uploads.put = type(alice.uploads).put.__get__(alice.uploads)  # type: ignore[method-assign]
     await group.add(bob.xmpp.boundjid.bare)
-    bobs = await people.joined(bob, group.room)
+    bobs = await people.joined(bob, group.jid)
     assert bobs.epoch_authenticator == group.epoch_authenticator
 
 
@@ -331,7 +331,7 @@ async def test_an_application_that_allows_no_fetching(people: People) -> None:
     await until(lambda: people.rejected)
     assert "nothing is to be fetched" in str(people.rejected[0].error)
     assert [url.partition("//")[0] for url in asked] == ["https:"]
-    assert not bob.room(group.room).is_member
+    assert not bob.room(group.jid).is_member
 
 
 async def test_no_place_for_a_large_tree(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,7 +354,7 @@ async def test_no_place_for_a_large_tree(people: People, monkeypatch: pytest.Mon
     doubtful = group.worker.parts.fits
     group.worker.parts.fits = MethodType(RoomParts.fits, group.worker.parts)  # type: ignore[method-assign]
     await group.add(bob.xmpp.boundjid.bare)  # it does fit: nothing has to be uploaded
-    bobs = await people.joined(bob, group.room)
+    bobs = await people.joined(bob, group.jid)
     _, carol = await people.come("carol")
     alice.uploads.put = broken  # type: ignore[method-assign]
     group.worker.parts.fits = doubtful  # type: ignore[method-assign]

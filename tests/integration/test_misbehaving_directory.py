@@ -102,7 +102,7 @@ async def test_substituted_stale_and_withheld_key_packages_are_named(server: Dev
     result = await group.add(bob.account)
     assert [str(member) for member in result.added] == [f"{bob.account}/{bob.mls.device_id}"]
     assert "lists no device" in " ".join(result.skipped.values())
-    await bob.joined(group.room)
+    await bob.joined(group.jid)
     await alice.say("Fair is foul, and foul is fair")
     await bob.hears("Fair is foul, and foul is fair")
 
@@ -141,7 +141,7 @@ async def test_a_server_that_lists_a_device_of_its_own(server: DevServer, cast: 
     bob = await cast.person(server, "bob")
     group = await alice.mls.create(f"{unique('coven')}@{server.rooms}")
     assert (await group.add(bob.account)).added
-    await bob.joined(group.room)
+    await bob.joined(group.jid)
     # The same account, by whom its server lets in: published, listed, and vouched for by the directory.
     spy = await cast.person(server, bob.jid)
     result = await group.add(bob.account)
@@ -157,7 +157,7 @@ async def test_a_key_package_that_is_handed_out_again_lets_nobody_in(server: Dev
     first = await alice.mls.create(f"{unique('coven')}@{server.rooms}")
     before = await bob.mls.directory.items(bob.account)
     assert (await first.add(bob.account)).added
-    await bob.joined(first.room)
+    await bob.joined(first.jid)
     await bob.mls.replenish()  # if that is not under way already
     after = await bob.mls.directory.items(bob.account)
     used = {ref: element for ref, element in before.items() if ref not in after}
@@ -166,8 +166,8 @@ async def test_a_key_package_that_is_handed_out_again_lets_nobody_in(server: Dev
     await bob.mls.directory.publish_many({ref: used[ref]})
     second = await carol.mls.create(f"{unique('heath')}@{server.rooms}")
     assert (await second.add(bob.account)).added  # carol cannot know
-    await bob.until(lambda: second.room in bob.mls.rooms)
-    await carol.say("Where hast thou been, sister?", second.room)
+    await bob.until(lambda: second.jid in bob.mls.rooms)
+    await carol.say("Where hast thou been, sister?", second.jid)
     unreadable = await bob.next("mls_unreadable")
-    assert unreadable.room == second.room
-    assert not bob.mls.room(second.room).is_member
+    assert unreadable.room == second.jid
+    assert not bob.mls.room(second.jid).is_member

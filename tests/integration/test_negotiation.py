@@ -43,7 +43,7 @@ async def test_the_best_suite_that_all_invited_have(server: DevServer, cast: Cas
     assert room.invited is not None
     assert (len(room.invited.added), room.invited.failed, room.invited.skipped) == (2, {}, {})
     for person in (bob, carol):
-        await person.joined(room.room)
+        await person.joined(room.jid)
     await all_agree(alice, bob, carol)
     assert not alice.got("mls_downgrade_suspected")
 
@@ -57,7 +57,7 @@ async def test_who_has_nothing_in_common_is_named(prosody: DevServer, cast: Cast
     assert room.suite == 2
     assert room.invited is not None
     assert set(room.invited.failed) == {bob.account, nobody}
-    await carol.joined(room.room)
+    await carol.joined(room.jid)
 
 
 async def hide(bob: Person, suite: int, how: str) -> None:

@@ -75,7 +75,7 @@ async def test_own_messages_are_confirmed_and_not_received(server: DevServer, ca
     assert message.sender.device == alice.mls.device_id
     assert message.sender.fingerprint == alice.mls.fingerprint
     assert message.warnings == ()
-    assert message.room == bob.room().room == message.group.room
+    assert message.room.jid == bob.room().jid
     assert not alice.got("mls_message")
     assert not bob.got("mls_sent")
 
@@ -278,7 +278,7 @@ async def test_who_can_not_be_added_is_named_and_the_others_are_added(server: De
         assert re.search(reason, result.failed[account]), (account, result.failed[account])
     # Who is not added is not let into the room either.
     assert {jid.bare for jid in await group.muc.affiliations.all()} == {alice.account, bob.account}
-    await bob.joined(group.room)
+    await bob.joined(group.jid)
     assert not (await group.add(bob.account)).added
     assert (await group.add(bob.account)).failed == {bob.account: "all of its devices are in the group"}
 
@@ -292,7 +292,7 @@ async def test_all_devices_of_an_account_are_added(server: DevServer, cast: Cast
     devices = {p.mls.device_id for p in (bob, second, own)}
     assert {member.device for member in result.added} == devices
     for person in (bob, second, own):
-        await person.joined(group.room)
+        await person.joined(group.jid)
     await all_agree(alice, bob, second, own)
     await own.say("All our yesterdays")
     for person in (alice, bob, second):
@@ -385,7 +385,7 @@ async def test_a_device_that_was_offline_follows_when_it_comes(server: DevServer
     await alice.say("Stay, you imperfect speakers")
     await bob.hears("Stay, you imperfect speakers")
     await second.connect()
-    await second.joined(group.room)
+    await second.joined(group.jid)
     await second.hears("Stay, you imperfect speakers")
     await second.say("tell me more")
     await bob.hears("tell me more")
@@ -396,12 +396,12 @@ async def test_an_invitation_can_be_declined(prosody: DevServer, cast: Cast) -> 
     bob = await cast.person(prosody, "bob", accept_invitation=lambda _: False)
     group = await alice.mls.create(f"{unique('feast')}@{prosody.rooms}")
     await group.add(bob.account)
-    assert (await bob.next("mls_invited")).room == JID(group.room)
+    assert (await bob.next("mls_invited")).room == JID(group.jid)
     await asyncio.sleep(0.3)
     assert bob.mls.rooms == {}
     await alice.say("Nought's had, all's spent")
     # ... and followed later.
-    handle = await asyncio.wait_for(bob.mls.join(group.room), SECONDS)
+    handle = await asyncio.wait_for(bob.mls.join(group.jid), SECONDS)
     assert handle.is_member
     await bob.hears("Nought's had, all's spent")
 
@@ -495,13 +495,13 @@ async def test_the_subject_is_a_right(prosody: DevServer, cast: Cast) -> None:
     assert (message.subject, message.sender.account) == ("How to brew a charm", alice.account)
     with pytest.raises(NotPermitted, match="subject"):
         await bob.room().set_subject("How to spoil it")
-    forged = bob.client.make_message(mto=JID(bob.room().room), mtype="groupchat")
+    forged = bob.client.make_message(mto=JID(bob.room().jid), mtype="groupchat")
     forged["subject"] = cast.secret("How to spoil it")
     await bob.room().send(forged)
     rejected = await carol.next("mls_rejected")
     assert rejected.error.rule == "subject"
     assert rejected.error.offender == f"{bob.account}/{bob.mls.device_id}"
-    both = bob.client.make_message(mto=JID(bob.room().room), mtype="groupchat")
+    both = bob.client.make_message(mto=JID(bob.room().jid), mtype="groupchat")
     both["subject"], both["body"] = "About toads", cast.secret("a message with a title")
     await bob.room().send(both)
     await carol.hears("a message with a title")

@@ -297,9 +297,9 @@ async def test_who_can_not_be_authenticated_is_reported(prosody: DevServer, cast
     bob.config = {"authentication": Doubtful()}
     await bob.connect()
     assert (await group.add(bob.account)).added
-    await bob.joined(group.room)
+    await bob.joined(group.jid)
     doubted = await bob.next("mls_doubted")
-    assert doubted.room == group.room
+    assert doubted.room == group.jid
     assert str(doubted.member) == f"{alice.account}/{alice.mls.device_id}"
     assert not doubted.doubt.denied
     await group.send(cast.secret("thunder"))

@@ -151,7 +151,7 @@ async def test_the_same_message_sent_twice_is_one(server: DevServer, cast: Cast)
     _, (alice, bob) = await cast.meet(server, "alice", "bob")
 
     async def say(text: str) -> SentMessage:
-        message = alice.client.make_message(mto=alice.room().room, mtype="groupchat")
+        message = alice.client.make_message(mto=alice.room().jid, mtype="groupchat")
         message["id"] = "number one"
         message["body"] = cast.secret(text)
         return await alice.room().send(message)
@@ -394,7 +394,7 @@ async def test_a_full_disk_lets_nothing_out(prosody: DevServer, cast: Cast) -> N
     bob = await cast.person(prosody, "bob")
     group = await alice.mls.create(f"{unique('attic')}@{prosody.rooms}")
     await group.add(bob.account)
-    await bob.joined(group.room)
+    await bob.joined(group.jid)
     (pages,) = store._execute("PRAGMA page_count")[0]
     store._execute(f"PRAGMA max_page_count = {pages}")
     before = len(alice.client.sent)
@@ -438,7 +438,7 @@ async def test_a_store_that_can_not_be_read_delays_a_welcome(prosody: DevServer,
     bob = await cast.person(prosody, "bob", online=False)
     store = bob.config["store"] = Stubborn(bob.account)
     await bob.connect()
-    room = alice.room().room
+    room = alice.room().jid
     await alice.room().muc.affiliations.grant_membership([bob.account])
     joining = asyncio.create_task(bob.mls.join(room))
     await bob.until(lambda: room in bob.mls.rooms and bob.room().live)
@@ -470,7 +470,7 @@ async def test_a_full_disk_delays_what_is_received(prosody: DevServer, cast: Cas
     bob = await cast.person(prosody, "bob")
     group = await alice.mls.create(f"{unique('cellar')}@{prosody.rooms}")
     await group.add(bob.account)
-    await bob.joined(group.room)
+    await bob.joined(group.jid)
     await alice.say("while there is space")
     await bob.hears("while there is space")
     with no_file_grows_beyond(os.stat(f"{bob.store}-wal").st_size):

@@ -82,7 +82,7 @@ async def test_a_used_key_package_is_retracted_and_replaced(server: DevServer, c
     before = await key_packages(alice, bob)
     group = await alice.mls.create(f"cave-{bob.jid.user}@{server.rooms}")
     assert not (await group.add(bob.account)).failed
-    await bob.joined(group.room)
+    await bob.joined(group.jid)
 
     async def refilled() -> dict[str, KeyPackage]:
         while True:
@@ -159,7 +159,7 @@ async def test_a_store_in_use_is_refused_and_can_be_tried_again(prosody: DevServ
     await second.back()
     await second.next("mls_ready")
     await second.ready()
-    assert (await second.joined(group.room)).accounts == [alice.account]
+    assert (await second.joined(group.jid)).accounts == [alice.account]
 
 
 async def test_a_store_of_another_account_is_refused(prosody: DevServer, cast: Cast) -> None:

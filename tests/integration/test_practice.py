@@ -152,9 +152,9 @@ async def test_a_wrong_clock_keeps_out_nobody_else(server: DevServer, cast: Cast
     assert set(result.skipped) == {f"{far.account}/{far.mls.device_id}", f"{jid.bare}/{bad.mls.device_id}"}
     assert "not valid yet" in result.skipped[f"{jid.bare}/{bad.mls.device_id}"]
     assert far.account not in {str(each) for each in await group.muc.affiliations.all()}
-    await good.joined(group.room)
-    await carol.joined(group.room)
-    await all_agree(alice, carol, good, room=group.room)
+    await good.joined(group.jid)
+    await carol.joined(group.jid)
+    await all_agree(alice, carol, good, room=group.jid)
 
 
 async def test_addresses_as_people_type_them(server: DevServer, cast: Cast) -> None:
@@ -241,7 +241,7 @@ async def test_one_account_on_two_hosts_does_not_talk_to_itself(server: DevServe
             assert message.own
 
     for bot in (one, two):
-        await bot.joined(group.room)
+        await bot.joined(group.jid)
         bot.client.add_event_handler("mls_message", echo)
     await alice.say("hello, bot of mine")
     await alice.hears("heard: hello, bot of mine")
@@ -260,7 +260,7 @@ async def test_an_invitation_that_was_lost_is_repeated(server: DevServer, cast: 
     assert not bob.mls.rooms
     bob.mls._invitations._accept = None
     await group.invite(bob.account.upper())
-    await bob.joined(group.room)
+    await bob.joined(group.jid)
     await alice.say("what was said meanwhile")
     await bob.hears("what was said meanwhile")
     for nobody in ("no address", f"stranger@{server.domain}"):

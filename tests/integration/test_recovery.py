@@ -230,7 +230,7 @@ async def test_by_hand_nothing_is_asked_unasked(prosody: DevServer, cast: Cast) 
     assert not bob.stanzas_sent("<proposal")
     await asyncio.wait_for(bob.room().rejoin(), PATIENCE)
     await all_agree(alice, bob)
-    assert bob.room().room == room
+    assert bob.room().jid == room
 
 
 async def test_whoever_was_removed_does_not_rejoin(prosody: DevServer, cast: Cast) -> None:

@@ -46,7 +46,7 @@ async def test_a_file_and_a_picture(server: DevServer, cast: Cast, tmp_path: Pat
     for person, sending in ((alice, True), (bob, False)):
         progress = person.got("mls_file_progress")
         assert progress[-1].done == progress[-1].total
-        assert {(each.room, each.name, each.sending) for each in progress} == {(message.room, "heath.bin", sending)}
+        assert {(each.room, each.name, each.sending) for each in progress} == {(message.room.jid, "heath.bin", sending)}
 
     picture = io.BytesIO()
     Image.new("RGB", (64, 32), (10, 200, 10)).save(picture, "PNG")
@@ -101,7 +101,7 @@ async def test_a_bad_file_beside_a_good_one(prosody: DevServer, cast: Cast) -> N
     size = bad.find("*/{urn:xmpp:file:metadata:0}size")
     assert size is not None
     size.text = "many"
-    message = alice.client.make_message(mto=JID(alice.room().room), mtype="groupchat")
+    message = alice.client.make_message(mto=JID(alice.room().jid), mtype="groupchat")
     message["body"] = cast.secret("look at these")
     message.xml.extend([bad, good, ElementTree.Element("{urn:xmpp:sfs:0}file-sharing")])
     await alice.room().send(message)

@@ -30,7 +30,7 @@ async def lose_room(person: Person, witness: Person) -> None:
         return None if lost else stanza
 
     person.client.add_filter("in", lose_goodbye)
-    room, nick = person.room().room, person.room().muc.nick
+    room, nick = person.room().jid, person.room().muc.nick
     person.client.make_presence(pto=JID(f"{room}/{nick}"), ptype="unavailable").send()
     await witness.until(lambda: nick not in witness.room().muc.occupants)
     person.client.del_filter("in", lose_goodbye)

@@ -45,7 +45,7 @@ async def compare(one: Person, other: Person) -> None:
 async def say_trust(person: Person, owner: str, *trust: bytes, distrust: tuple[bytes, ...] = ()) -> None:
     """A trust message as a member with other software could send it."""
     xml = etree.tostring(TrustMessage((KeyOwner(owner, trust, distrust),)).to_lxml()).decode()
-    await send_octets(person, envelope("", person.account, person.room().room, xml=xml))
+    await send_octets(person, envelope("", person.account, person.room().jid, xml=xml))
 
 
 async def test_a_comparison_shows_in_lists_and_events_and_is_nobody_elses_business(
@@ -206,7 +206,7 @@ async def test_a_ghost_that_somebody_else_lets_in_silences_who_has_compared(serv
     await compare(alice, bob)
     ghost = await cast.person(server, bob.jid)
     assert (await bob.room().add(bob.account)).added  # bob has compared none of his own
-    await ghost.joined(bob.room().room)
+    await ghost.joined(bob.room().jid)
     doubted = await alice.next("mls_doubted")
     assert (doubted.member.device, doubted.doubt.reason) == (ghost.mls.device_id, "not-verified")
     with pytest.raises(NotVouchedFor):

@@ -54,10 +54,10 @@ async def test_who_denies_what_all_others_accept_follows_and_keeps_silent(server
     bob, service = await suspicious(cast, server, "bob")
     group = await alice.mls.create(f"{unique('ghost')}@{server.rooms}")
     await group.add(bob.account)
-    await bob.joined(group.room)
+    await bob.joined(group.jid)
     service.suspect = carol.account
     await group.add(carol.account)
-    await carol.joined(group.room)
+    await carol.joined(group.jid)
 
     doubted = await bob.next("mls_doubted")
     assert (doubted.member.account, doubted.doubt.reason) == (carol.account, "refused")
@@ -100,12 +100,12 @@ async def test_a_device_that_its_account_does_not_list_is_removed_at_once(server
     bob.config = {}
     await bob.connect()  # lists it
     assert (await group.add(bob.account)).added
-    await bob.joined(group.room)
+    await bob.joined(group.jid)
     imp = await cast.person(server, bob.jid, authentication=AcceptAll())  # lists nothing
     await bob.log_out()
     bob.config = {"authentication": AcceptAll()}
     await bob.connect()
-    await bob.joined(group.room)
+    await bob.joined(group.jid)
     (added,) = (await bob.room().add(bob.account)).added
     assert str(added) == f"{bob.account}/{imp.mls.device_id}"
 
@@ -124,7 +124,7 @@ async def test_a_retired_device_that_still_posts(server: DevServer, cast: Cast) 
     bob = await cast.person(server, "bob")
     group = await alice.mls.create(f"{unique('heath')}@{server.rooms}")
     await group.add(bob.account)
-    await bob.joined(group.room)
+    await bob.joined(group.jid)
     await bob.say("By the pricking of my thumbs")
     await alice.hears("By the pricking of my thumbs")
     assert await DeviceDirectory(bob.client).retract(bob.mls.device.identity.device)
