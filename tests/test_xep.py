@@ -490,7 +490,7 @@ def identity_of(account: str, number: int = 0) -> str:
 
 def check_state(follower: Follower, stanza: Shown) -> None:
     """A member is where everybody is after a Commit."""
-    group = follower.session.group
+    group = follower.session.mls
     assert group.epoch == stanza.facts["epoch_after"]
     assert group.epoch_authenticator.hex() == stanza.facts["epoch_authenticator_after"]
     assert sorted(map(str, follower.session.members())) == stanza.facts["members_after"]
@@ -558,13 +558,13 @@ def test_only_the_first_of_two_racing_commits_counts() -> None:
     first, _ = after("add", "winner")
     both, nothing = after("add", "winner", "loser")
     assert nothing == []
-    assert first.session.group.epoch_authenticator == both.session.group.epoch_authenticator
+    assert first.session.mls.epoch_authenticator == both.session.mls.epoch_authenticator
     # Had the room ordered them the other way round, the other one would have won: it is as valid.
     other, (changed,) = after("add", "loser")
     assert isinstance(changed, GroupChanged)
     assert changed.by.account == "hag66@shakespeare.lit"
-    assert other.session.group.epoch == 2
-    assert other.session.group.epoch_authenticator != first.session.group.epoch_authenticator
+    assert other.session.mls.epoch == 2
+    assert other.session.mls.epoch_authenticator != first.session.mls.epoch_authenticator
 
 
 def test_who_was_offline_catches_up_from_the_archive() -> None:
@@ -609,7 +609,7 @@ def test_who_is_removed_reads_no_further() -> None:
     for name in ("readd", "door", "external", "leave", "left"):
         hag.take(shown(name))
     check_state(hag, shown("left"))
-    before = hag.session.group
+    before = hag.session.mls
     after = shown("after")
     (event,) = hag.take(shown("remove"))
     assert isinstance(event, RemovedFromGroup)
@@ -632,7 +632,7 @@ def test_a_stanza_that_lies_about_itself_is_refused() -> None:
     step = tablet.session.examine(Incoming("x", (lie,), stanza.incoming.claimed), now)
     (event,) = tablet.session.accept(step, now)
     assert isinstance(event, Rejected)
-    assert tablet.session.group.epoch == 1
+    assert tablet.session.mls.epoch == 1
 
 
 def test_a_policy_that_forbids_it_makes_the_same_commit_void() -> None:

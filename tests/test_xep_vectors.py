@@ -392,7 +392,7 @@ def run_race(races: dict[str, Any], case: dict[str, Any]) -> None:
         kinds = {type(event) for event in events}
         outcome = "applied" if GroupChanged in kinds else "refused" if kinds == {Rejected} else "ignored"
         assert outcome == stanza["outcome"]
-    group = session.group
+    group = session.mls
     assert (group.epoch, group.epoch_authenticator.hex()) == (case["epoch"], case["epoch_authenticator"])
 
 

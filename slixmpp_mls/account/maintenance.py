@@ -278,8 +278,8 @@ class Maintenance:
     @staticmethod
     def _may_remove(room: EncryptedRoom, member: Member) -> bool:
         session = room.group
-        wish = SentProposal(Remove(LeafIndex(member.leaf_index)), MemberSender(session.group.own_index))
-        return is_permitted(session.group, session.require_member().view, (wish,))
+        wish = SentProposal(Remove(LeafIndex(member.leaf_index)), MemberSender(session.mls.own_index))
+        return is_permitted(session.mls, session.require_member().view, (wish,))
 
     async def _evict(self, room: EncryptedRoom, who: set[ClientIdentity]) -> None:
         """Remove silent members after a random wait: the first member with the right acts, the rest find no work."""
@@ -297,4 +297,4 @@ class Maintenance:
 
 
 def _own(room: EncryptedRoom) -> int:
-    return room.group.group.own_index
+    return room.group.mls.own_index

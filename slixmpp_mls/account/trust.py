@@ -241,5 +241,5 @@ class Trust:
         session = group.group
         if key.device is not None:
             return session.has_key(ClientIdentity(key.account, key.device), key.signature_key)
-        leaves = (session.group.tree.member(LeafIndex(index)) for index in session.roster.leaves_of(key.account))
+        leaves = (session.mls.tree.member(LeafIndex(index)) for index in session.roster.leaves_of(key.account))
         return any(key_identifier(leaf.signature_key) == key.identifier for leaf in leaves)

@@ -58,8 +58,8 @@ def rooms(
                 "room": group.room,
                 "members": len(group.roster),
                 "accounts": sorted(group.roster.accounts()),
-                "epoch": group.group.epoch,
-                "suite": group.group.suite.id,
+                "epoch": group.mls.epoch,
+                "suite": group.mls.suite.id,
             }
             for group in found
         ]
@@ -68,7 +68,7 @@ def rooms(
         with _table("room", "people", "devices", "epoch") as table:
             for group in found:
                 people, devices = len(list(group.roster.accounts())), len(group.roster)
-                table.add_row(Text(clean(group.room), "bold"), str(people), str(devices), str(group.group.epoch))
+                table.add_row(Text(clean(group.room), "bold"), str(people), str(devices), str(group.mls.epoch))
     else:
         console.print(Text("This device is in no room.", "yellow"))
     if not found:

@@ -115,7 +115,7 @@ async def _find(context: Context, session: RoomGroup, wanted: str, found: Candid
     if not items and not listed:
         found.failed[wanted] = "no KeyPackages: no client of this account supports MLS"
         return
-    group = session.group
+    group = session.mls
     requirements = GroupRequirements.of_context(group.context)
     rules = context.device.leaf_rules(context.now)
     usable: dict[ClientIdentity, list[VerifiedKeyPackage]] = {}
@@ -205,7 +205,7 @@ def _refuse_credentials(
     session: RoomGroup, chosen: dict[ClientIdentity, VerifiedKeyPackage], found: Candidates
 ) -> set[ClientIdentity]:
     """Refuse devices with a credential type that the policy or a member's software does not accept (RFC 9420 7.3)."""
-    tree, policy = session.group.tree, session.policy
+    tree, policy = session.mls.tree, session.policy
     unfit: set[ClientIdentity] = set()
     for client, package in chosen.items():
         credential = package.leaf.credential
@@ -230,7 +230,7 @@ async def _authenticate(
 ) -> None:
     """Keep the devices that the Authentication Service vouches for."""
     leaves = [package.leaf for package in chosen.values()]
-    verdicts = await authentication.validate(leaves, session.group.suite)
+    verdicts = await authentication.validate(leaves, session.mls.suite)
     for (client, package), verdict in zip(chosen.items(), verdicts, strict=True):
         if verdict.is_valid:
             found.packages[client] = package

@@ -165,4 +165,4 @@ def _address(text: str) -> str:
 
 
 def _group_id(room: EncryptedRoom) -> bytes:
-    return room.group.group.group_id
+    return room.group.mls.group_id

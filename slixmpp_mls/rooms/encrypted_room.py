@@ -324,7 +324,7 @@ class EncryptedRoom:
     @property
     def epoch(self) -> int:
         """The number of the group's current epoch; every Commit begins another one."""
-        return self.group.group.epoch
+        return self.group.mls.epoch
 
     @property
     def policy(self) -> RoomPolicy:
@@ -334,7 +334,7 @@ class EncryptedRoom:
     @property
     def epoch_authenticator(self) -> bytes:
         """RFC 9420 8.7: equal for two members exactly if they are in the same state of the group."""
-        return self.group.group.epoch_authenticator
+        return self.group.mls.epoch_authenticator
 
     @property
     def epoch_code(self) -> str:
@@ -420,7 +420,7 @@ class EncryptedRoom:
     def _note_epoch(self) -> EpochHistory:
         """Our known epoch codes, including the current epoch."""
         if self.group.is_member:
-            group = self.group.group
+            group = self.group.mls
             self._epochs.note(group.group_id, group.epoch, group.epoch_authenticator)
         return self._epochs
 
@@ -748,7 +748,7 @@ class EncryptedRoom:
 
         :raises UsageError: we are not in the group
         """
-        return self.group.group.suite.id
+        return self.group.mls.suite.id
 
     async def set_policy(self, policy: RoomPolicy) -> GroupChanged | None:
         """Replace the group's policy.
@@ -761,7 +761,7 @@ class EncryptedRoom:
         def change() -> list[AnyProposal] | None:
             if self.policy == policy:
                 return None
-            return [GroupContextExtensions(policy.replaced_in(self.group.group.context.extensions))]
+            return [GroupContextExtensions(policy.replaced_in(self.group.mls.context.extensions))]
 
         return await self.worker.committer.commit(change)
 

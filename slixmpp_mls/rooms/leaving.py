@@ -89,7 +89,7 @@ class Leaving:
         group = self._group
         while group.is_member and len(group.roster) > 1:
             await self._progress.until_open()
-            outgoing = group.propose(Remove(LeafIndex(group.group.own_index)), self._parts.context.now)
+            outgoing = group.propose(Remove(LeafIndex(group.mls.own_index)), self._parts.context.now)
             asked_in = _epoch(group)
             await self._worker.transmitter.transmit(outgoing)
             await self._progress.until(partial(_is_over, group, asked_in))
@@ -101,4 +101,4 @@ def _is_over(group: RoomGroup, epoch: tuple[bytes, int] | None) -> bool:
 
 def _epoch(group: RoomGroup) -> tuple[bytes, int] | None:
     """The current epoch; None if we are not in the group."""
-    return (group.group.group_id, group.group.epoch) if group.is_member else None
+    return (group.mls.group_id, group.mls.epoch) if group.is_member else None

@@ -228,7 +228,7 @@ class Membership:
         if not self._group.roster.has(bare):
             raise UsageError(f"{bare} is not in the group: add it")
         # The place of its Welcome is forgotten after the first invitation: reading begins at the start.
-        element = Invitation(self._group.group.group_id, None).to_stdlib()
+        element = Invitation(self._group.mls.group_id, None).to_stdlib()
         await self._parts.muc.invite(bare, [element])
         await Stream.of(self._parts.context.xmpp).settled()
 
@@ -266,7 +266,7 @@ class Membership:
         return RemoveResult(removed, failed)
 
     def _removes(self, accounts: Sequence[str]) -> list[AnyProposal] | None:
-        roster, own = self._group.roster, self._group.group.own_index
+        roster, own = self._group.roster, self._group.mls.own_index
         leaves: dict[int, None] = {}
         for account in accounts:
             bare, _, device = account.partition("/")

@@ -50,6 +50,6 @@ def _injection(target: RoomGroup, source: RoomGroup) -> Sequence[AnyProposal]:
     strangers = sorted(str(client) for client in target.roster.clients() if others.leaf_of(client) is None)
     if strangers:
         raise UsageError(f"not in the group in {source.room}, and so without its keys: {', '.join(strangers)}")
-    name = ResumptionPSK(ResumptionPSKUsage.APPLICATION, source.group.group_id, source.group.epoch)
-    nonce = target.device.random(target.group.suite.hash_length)  # RFC 9420 8.4: fresh for each use
+    name = ResumptionPSK(ResumptionPSKUsage.APPLICATION, source.mls.group_id, source.mls.epoch)
+    nonce = target.device.random(target.mls.suite.hash_length)  # RFC 9420 8.4: fresh for each use
     return [PreSharedKey(PreSharedKeyID(name, nonce))]

@@ -260,7 +260,7 @@ class Rooms:
         strangers = sorted(account for account in accounts if not source.group.roster.has(account))
         if strangers:
             raise UsageError(f"not in the group in {source.jid}: {', '.join(strangers)}")
-        suite = source.group.group.suite.id
+        suite = source.group.mls.suite.id
         offers = await read_offers(self._context, accounts, (suite,), group_extensions(policy))
         candidates = Candidates()
         for client in source.group.roster.clients():

@@ -40,7 +40,7 @@ class FakeDirectory:
 
         :param suite: the cipher suite, instead of the group's
         """
-        requirements = GroupRequirements.of_context(group.group.context)
+        requirements = GroupRequirements.of_context(group.mls.context)
         if suite is not None:
             requirements = replace(requirements, suite=CipherSuite.get(suite))
         found: dict[ClientIdentity, VerifiedKeyPackage] = {}

@@ -77,7 +77,7 @@ def commit_against_policy(session: RoomGroup, proposals: Sequence[AnyProposal], 
 
     :param now: seconds since the Unix epoch
     """
-    draft = session.group.draft_commit(proposals, now=now, by_reference=(), random=session.device.random)
+    draft = session.mls.draft_commit(proposals, now=now, by_reference=(), random=session.device.random)
     return session.finish_commit(draft)
 
 
@@ -119,7 +119,7 @@ class Participant:
 
     @property
     def epoch(self) -> int:
-        return self.session.group.epoch
+        return self.session.mls.epoch
 
     @property
     def texts(self) -> list[bytes]:
@@ -295,4 +295,4 @@ class World:
     def agree(self) -> bool:
         """Whether all members are in the same state (RFC 9420 8.7)."""
         members = [person for person in self.people if person.session.state is MembershipState.MEMBER]
-        return len({person.session.group.epoch_authenticator for person in members}) == 1
+        return len({person.session.mls.epoch_authenticator for person in members}) == 1

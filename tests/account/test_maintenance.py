@@ -326,7 +326,7 @@ def test_what_is_deleted_can_not_be_read_on_the_disk(tmp_path: Any) -> None:
     assert used.init_key.encode() not in on_disk()
     leaf_key = used.leaf_key.encode()
     assert leaf_key in on_disk()  # the present leaf's
-    epoch_secrets = bob.session.group.secrets.encode()
+    epoch_secrets = bob.session.mls.secrets.encode()
     bob.device.prepare_keys()
     bob.device.switch_keys(world.now)
     bob.commit()
@@ -338,7 +338,7 @@ def test_what_is_deleted_can_not_be_read_on_the_disk(tmp_path: Any) -> None:
     assert old_key not in on_disk()
     bob.session.tidy(world.now + HOUR + 1)  # the time for late messages of the epoch before is over
     assert epoch_secrets not in on_disk()
-    assert bob.session.group.past == ()
+    assert bob.session.mls.past == ()
     store.close()
 
 

@@ -57,7 +57,7 @@ async def test_unexpected_keys_are_told_of() -> None:
         remember=True,
         fire=alice.context.fire,
     )
-    first = bob.person.session.group.tree.member(bob.person.session.group.own_index)
+    first = bob.person.session.mls.tree.member(bob.person.session.mls.own_index)
     (verdict,) = await service.validate([first], SUITE)
     assert verdict.is_valid
     assert alice.got("mls_new_key") == []

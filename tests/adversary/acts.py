@@ -91,7 +91,7 @@ def _copied_vouchers(adversary: Adversary) -> list[DeviceVoucher]:
     """Genuine vouchers, out of leaves that everybody can see."""
     found: list[DeviceVoucher] = []
     for person in adversary.scene.members():
-        for _, leaf in person.session.group.members():
+        for _, leaf in person.session.mls.members():
             with suppress(MLSError):
                 entry = DeviceVouchers.found_in(leaf.extensions)
                 found += () if entry is None else entry.vouchers
@@ -126,7 +126,7 @@ def ghost_by_external_commit(adversary: Adversary, choice: Random) -> None:
     replaces = None
     group = adversary.scene.people[0].session
     if adversary.scene.is_member(adversary.scene.people[0]) and choice.random() < 0.5:
-        replaces = choice.choice([index for index, _ in group.group.members()])
+        replaces = choice.choice([index for index, _ in group.mls.members()])
     bundle = adversary.external_commit(mask, door, replaces=replaces, complete=_bluff(adversary, mask, choice))
     if bundle is not None:
         context = door.group_context
@@ -233,7 +233,7 @@ def _is_stolen(adversary: Adversary, mask: Mask) -> bool:
 
 def _members(adversary: Adversary) -> list[tuple[LeafIndex, LeafNode]]:
     members = adversary.scene.members()
-    return list(members[0].session.group.members()) if members else []
+    return list(members[0].session.mls.members()) if members else []
 
 
 # --- a member without rights ---------------------------------------------------------------------
@@ -245,7 +245,7 @@ def usurp(adversary: Adversary, choice: Random) -> None:
     mallory = adversary.mallory
     if mallory is None:
         return
-    group = mallory.session.group
+    group = mallory.session.mls
     proposals = _usurpation(adversary, group, choice)
     if choice.random() < 0.5:
         bundle = adversary.commit(group, proposals)
@@ -257,7 +257,7 @@ def usurp(adversary: Adversary, choice: Random) -> None:
 
 
 def _propose(adversary: Adversary, mallory: Participant, proposal: AnyProposal, choice: Random) -> None:
-    group = mallory.session.group
+    group = mallory.session.mls
     with suppress(MLSError, ValueError):
         message, after = group.propose(proposal, now=adversary.scene.world.now, random=adversary.scene.world.random)
         _keep(mallory, group.with_secret_tree(after.secret_tree))  # used keys only: it forgets its own proposal
@@ -275,7 +275,7 @@ def own_devices(adversary: Adversary, choice: Random) -> None:
     mallory = adversary.mallory
     if mallory is None:
         return
-    group = mallory.session.group
+    group = mallory.session.mls
     adds: list[AnyProposal] = []
     for _ in range(choice.randint(1, 6)):
         adds.append(Add(adversary.key_package(adversary.mask(MALLORY)).key_package))
@@ -306,7 +306,7 @@ def impersonate_by_update(adversary: Adversary, choice: Random) -> None:
     mallory = adversary.mallory
     if mallory is None:
         return
-    group = mallory.session.group
+    group = mallory.session.mls
     mask = adversary.mask(
         choice.choice([ALICE, BOB, DAVE]), choice.choice([None, adversary.scene.bob.device.identity.device])
     )
@@ -329,7 +329,7 @@ def encrypt_anew(adversary: Adversary, choice: Random) -> None:
     mallory = adversary.mallory
     if mallory is None:
         return
-    group = mallory.session.group
+    group = mallory.session.mls
     for spoken in reversed(adversary.scene.spoken[-6:]):
         body = MLSMessage.decode(spoken.message).body
         if not isinstance(body, PrivateMessage) or body.epoch != group.epoch:
@@ -382,7 +382,7 @@ def storm_of_proposals(adversary: Adversary, choice: Random) -> None:
     kind = choice.choice(["add", "remove", "own"])
     for number in range(choice.randint(10, 24)):
         if kind == "remove":
-            leaves = [leaf for leaf, _ in mallory.session.group.members() if leaf != mallory.session.group.own_index]
+            leaves = [leaf for leaf, _ in mallory.session.mls.members() if leaf != mallory.session.mls.own_index]
             _propose(adversary, mallory, Remove(choice.choice(leaves)), choice)
             continue
         mask = adversary.mask(MALLORY if kind == "own" else f"crowd{number}@n.example")
@@ -396,7 +396,7 @@ def void_commit(adversary: Adversary, choice: Random) -> None:
     mallory = adversary.mallory
     if mallory is None:
         return
-    group = mallory.session.group
+    group = mallory.session.mls
     bundle = adversary.commit(
         group, [Remove(choice.choice([leaf for leaf, _ in group.members() if leaf != group.own_index]))]
     )
@@ -420,7 +420,7 @@ def speak(adversary: Adversary, choice: Random) -> None:
     mallory = adversary.mallory
     if mallory is None:
         return
-    group = mallory.session.group
+    group = mallory.session.mls
     with suppress(MLSError):
         for _ in range(choice.choice([1, 1, 20])):
             message, group = group.encrypt(

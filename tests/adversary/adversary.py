@@ -104,7 +104,7 @@ class Adversary:
                     person.take(incoming)
         if person.session.state is not MembershipState.MEMBER:
             return None
-        group = person.session.group
+        group = person.session.mls
         self.made.add(group.own_leaf.encryption_key)
         self.kept_trees.setdefault(group.epoch_authenticator, group.secret_tree)
         return person
@@ -114,7 +114,7 @@ class Adversary:
         found = [mask.group for mask in self.masks if mask.group is not None]
         person = self.scene.mallory
         if person is not None and person.session.state is MembershipState.MEMBER:
-            found.append(person.session.group)
+            found.append(person.session.mls)
         return found
 
     def follow(self) -> None:
@@ -156,14 +156,14 @@ class Adversary:
         """The group in some state that the adversary has, to look at."""
         mallory = self.mallory
         if mallory is not None:
-            return mallory.session.group
+            return mallory.session.mls
         return next((mask.group for mask in self.masks if mask.group is not None), None)
 
     def door(self) -> GroupInfo | None:
         """The latest way in: what the room has kept, or what its own member signs."""
         mallory = self.mallory
         if mallory is not None:
-            body = MLSMessage.decode(mallory.session.group.group_info()).body
+            body = MLSMessage.decode(mallory.session.mls.group_info()).body
             assert isinstance(body, GroupInfo)
             return body
         for _, door in usable_group_infos(self.scene.shown(MALLORY)):

@@ -44,13 +44,13 @@ def broken(scene: Scene, adversary: Adversary) -> list[str]:
 def _names(scene: Scene, adversary: Adversary) -> Iterator[str]:
     """No leaf with an account's name without proof."""
     genuine = {
-        person.device.identity: person.device.signature_key(person.session.group.suite).public
+        person.device.identity: person.device.signature_key(person.session.mls.suite).public
         for person in scene.members()
     }
     for viewer in scene.members():
         policy = viewer.session.policy
         per_account: dict[str, int] = {}
-        for index, leaf in viewer.session.group.members():
+        for index, leaf in viewer.session.mls.members():
             client = ClientIdentity.from_leaf(leaf)
             per_account[client.account] = per_account.get(client.account, 0) + 1
             where = f"{viewer} has leaf {index} of {client}"
@@ -91,7 +91,7 @@ def _rights(scene: Scene) -> Iterator[str]:
         present = {client for client in scene.invited if viewer.session.roster.leaf_of(client) is not None}
         for client in scene.seen.get(id(viewer), set()) - present - scene.leaving:
             yield f"{viewer} does not have {client} any more, whom nobody has removed that may"
-        found = RoomPolicy.required_in(viewer.session.group.context.extensions)
+        found = RoomPolicy.required_in(viewer.session.mls.context.extensions)
         if found != scene.policy:
             yield f"{viewer} has another policy: {found}"
         removed = viewer.session.require_member().view.removed
@@ -145,7 +145,7 @@ def _budgets(scene: Scene) -> Iterator[str]:
         yield f"{what} has taken {seconds:.1f} s"
     for person in scene.people:
         if person.session.state is MembershipState.MEMBER:
-            waiting = len(person.session.group.pending_proposals)
+            waiting = len(person.session.mls.pending_proposals)
             if waiting > BUDGETS["pending proposals"]:
                 yield f"{person} keeps {waiting} proposals"
 

@@ -150,7 +150,7 @@ class Scene:
     def look(self) -> None:
         """Note where everybody is."""
         for person in self.members():
-            group = person.session.group
+            group = person.session.mls
             self.history.setdefault(id(person), {})[group.epoch] = group.epoch_authenticator
             present = self.seen.setdefault(id(person), set())
             present |= {client for client in self.invited if person.session.roster.leaf_of(client) is not None}
@@ -173,7 +173,7 @@ class Scene:
                 outgoing = person.session.compose(data)
         except (UsageError, NotPermitted, PeerError):
             return  # proposals wait; the engine would commit them first
-        readers = frozenset(leaf.encryption_key for _, leaf in person.session.group.members())
+        readers = frozenset(leaf.encryption_key for _, leaf in person.session.mls.members())
         (payload,) = outgoing.payloads
         assert isinstance(payload, elements.Application)
         self.spoken.append(Spoken(person.account, data, readers, payload.data))
@@ -194,7 +194,7 @@ class Scene:
         """Alice adds an account's devices: those whose keys she has compared."""
         if not self.is_member(self.alice) or self.alice.session.commit_waits:
             return
-        genuine = {person.device.signature_key(self.alice.session.group.suite).public for person in self.people}
+        genuine = {person.device.signature_key(self.alice.session.mls.suite).public for person in self.people}
         wanted = [
             add
             for add in self.alice.adding(account)
@@ -333,7 +333,7 @@ class Scene:
         if person is self.alice or not self.is_member(self.alice):
             return False
         hers = self.history[id(self.alice)]
-        return person.epoch < self.alice.epoch or hers.get(person.epoch) != person.session.group.epoch_authenticator
+        return person.epoch < self.alice.epoch or hers.get(person.epoch) != person.session.mls.epoch_authenticator
 
     def _help(self) -> None:
         """Alice adds afresh whoever does not come in by itself; a Commit of hers may have lost."""
@@ -358,7 +358,7 @@ class Scene:
 
     def _together(self) -> bool:
         wanted = self._wanted()
-        states = {person.session.group.epoch_authenticator for person in wanted if self.is_member(person)}
+        states = {person.session.mls.epoch_authenticator for person in wanted if self.is_member(person)}
         return all(map(self.is_member, wanted)) and len(states) == 1
 
     def describe(self) -> str:
@@ -368,7 +368,7 @@ class Scene:
             session = person.session
             where = session.state.name
             if self.is_member(person):
-                where += f" {session.group.epoch}:{session.group.epoch_authenticator.hex()[:6]}"
+                where += f" {session.mls.epoch}:{session.mls.epoch_authenticator.hex()[:6]}"
             lines.append(f"{person.device.identity} {where}")
         return "; ".join(lines)
 

@@ -25,11 +25,11 @@ def steal(adversary: Adversary) -> None:
         for space in source.spaces():
             for key, value in source.items(space):
                 target.put(space, key, value)
-    before = bob.session.group.own_leaf.encryption_key
+    before = bob.session.mls.own_leaf.encryption_key
     scene.renew(bob)
     scene.settle()
-    if not scene.is_member(bob) or bob.session.group.own_leaf.encryption_key == before:
+    if not scene.is_member(bob) or bob.session.mls.own_leaf.encryption_key == before:
         return
     device = Device(copy, parameters=scene.world.parameters, random=scene.world.random)
-    adversary.masks.append(Mask(device, RoomGroup(device, scene.world.room.jid).group))
+    adversary.masks.append(Mask(device, RoomGroup(device, scene.world.room.jid).mls))
     adversary.stolen.add(before)

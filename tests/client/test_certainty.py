@@ -21,7 +21,7 @@ from .people import ALICE, BOB, CAROL, only, state_of, three
 
 def forged(person: Participant, ahead: int) -> elements.Application:
     """A stanza that anybody can make."""
-    group = person.session.group
+    group = person.session.mls
     epoch = group.epoch + ahead
     body = PrivateMessage(group.group_id, epoch, ContentType.APPLICATION, b"", bytes(28), bytes(200))
     return elements.Application(group.group_id, epoch, MLSMessage.wrap(body))
@@ -107,7 +107,7 @@ def test_an_expired_archive_deletes_nothing_and_all_go_on() -> None:
     world, alice, bob, carol = three()
     alice.send(b"before the night")
     world.settle()
-    bob_was = bob.session.group.epoch_authenticator
+    bob_was = bob.session.mls.epoch_authenticator
     world.room.expire(1000)
     for person in world.people:
         with pytest.raises(ArchiveGap):
@@ -118,7 +118,7 @@ def test_an_expired_archive_deletes_nothing_and_all_go_on() -> None:
     assert not bob.session.unsure
     for person in (alice, carol):
         person.session.settle(world.now)
-    assert bob.session.group.epoch_authenticator == bob_was
+    assert bob.session.mls.epoch_authenticator == bob_was
     for person in world.people:
         assert state_of(person) is MembershipState.MEMBER
 
@@ -165,12 +165,12 @@ def test_an_answer_counts_only_if_a_key_in_our_tree_has_signed_it() -> None:
     elsewhere = World()
     elsewhere.now = world.now
     (mallory,) = elsewhere.group(ALICE)
-    other = mallory.session.group.group_info()
+    other = mallory.session.mls.group_info()
     with pytest.raises(PeerError):
         bob.session.take_group_info(other, world.now, answered=True)
-    genuine = alice.session.group.group_info()
+    genuine = alice.session.mls.group_info()
     forged_info = bytearray(genuine)
-    place = forged_info.index(alice.session.group.group_id) + len(alice.session.group.group_id) + 7
+    place = forged_info.index(alice.session.mls.group_id) + len(alice.session.mls.group_id) + 7
     forged_info[place] += 9  # the epoch
     with pytest.raises(PeerError):
         bob.session.take_group_info(bytes(forged_info), world.now, answered=True)
@@ -180,10 +180,10 @@ def test_an_answer_counts_only_if_a_key_in_our_tree_has_signed_it() -> None:
 def test_a_group_info_that_the_room_has_kept_proves_a_later_epoch_only() -> None:
     """One of our own epoch may stand beside a Commit that came second."""
     world, alice, bob, _ = three()
-    kept = alice.session.group.group_info()
+    kept = alice.session.mls.group_info()
     assert bob.session.take_group_info(kept, world.now) == []
     miss(world, 1, bob)
-    bob.session.take_group_info(alice.session.group.group_info(), world.now)
+    bob.session.take_group_info(alice.session.mls.group_info(), world.now)
     assert bob.session.returning
     assert bob.session.unsure == UnsureReason.LATER_EPOCH
 
@@ -211,12 +211,12 @@ def test_two_halves_of_a_split_group_find_together() -> None:
     world.room.deliver(to=1)
     world.settle()
     assert alice.epoch == carol.epoch
-    before = [person.session.group.epoch_authenticator for person in (alice, carol)]
+    before = [person.session.mls.epoch_authenticator for person in (alice, carol)]
     hear(alice, *ask(alice, carol))
     world.now += ANSWER_PAUSE
     hear(carol, *ask(carol, alice))
     assert [alice.session.returning, carol.session.returning].count(True) == 1
-    assert before == [person.session.group.epoch_authenticator for person in (alice, carol)]
+    assert before == [person.session.mls.epoch_authenticator for person in (alice, carol)]
     assert bob.session.is_member
 
 
@@ -247,7 +247,7 @@ def test_an_answer_for_somebody_else_means_nothing() -> None:
     hear(carol, *answers)
     assert not carol.session.returning
     with pytest.raises(UsageError):
-        carol.enter(elements.GroupInfo(alice.session.group.group_id, 2, alice.session.group.group_info()))
+        carol.enter(elements.GroupInfo(alice.session.mls.group_id, 2, alice.session.mls.group_info()))
 
 
 def test_what_an_inquiry_is_made_of_survives_the_wire() -> None:

@@ -119,7 +119,7 @@ def test_key_packages_are_replaced() -> None:
 
 
 def bearing(person: Participant) -> object:
-    return person.session.group.own_leaf.credential
+    return person.session.mls.own_leaf.credential
 
 
 def test_the_next_commit_brings_it() -> None:
@@ -133,7 +133,7 @@ def test_the_next_commit_brings_it() -> None:
     world.settle()
     assert not alice.session.leaf_outdated
     assert bearing(alice) == chain
-    assert bob.session.group.tree.member(alice.session.group.own_index).credential == chain
+    assert bob.session.mls.tree.member(alice.session.mls.own_index).credential == chain
     assert bob.session.roster == alice.session.roster
     alice.device.certificates.use(again := certify(alice.device), NOW)
     alice.post(alice.session.propose_update(NOW))  # RFC 9420 12.1.2
@@ -208,7 +208,7 @@ def test_candidates_with_a_credential_of_an_unfit_type() -> None:
     world.settle()
     assert refused() == {"erin"}  # who would not understand alice
     policy = replace(alice.session.policy, x509_only=True)
-    alice.commit(GroupContextExtensions(policy.replaced_in(alice.session.group.context.extensions)))
+    alice.commit(GroupContextExtensions(policy.replaced_in(alice.session.mls.context.extensions)))
     world.settle()
     assert refused() == {"dora", "erin"}
 
@@ -224,4 +224,4 @@ def test_a_group_that_demands_certificates() -> None:
     alice.device.certificates.drop()
     with pytest.raises(NotPermitted):
         alice.commit()
-    assert alice.session.group.epoch == 0
+    assert alice.session.mls.epoch == 0

@@ -39,7 +39,7 @@ def test_what_a_member_had_stored_is_there(tmp_path: Path, world: World) -> None
     group = RoomGroup(Device(opened(tmp_path, ALICE), settings=SETTINGS), world.room.jid)
     assert group.state is MembershipState.MEMBER
     assert {member.account for member in group.members()} == {ALICE, BOB, CAROL}
-    assert group.group.epoch == 3
+    assert group.mls.epoch == 3
     assert [message.data for message in group.not_handed_over()] == [b"missed"]
     assert {action.account for action in group.post_commit_actions if isinstance(action, Invite)} == {BOB, CAROL}
     assert group.post_commit_actions.leave
@@ -70,9 +70,9 @@ def test_the_group_goes_on(tmp_path: Path, world: World) -> None:
     world.settle()
     assert alice.texts[-1] == bob.texts[-1] == b"and who are you?"
     for person in (alice, bob, dave):
-        before = person.session.group.epoch_authenticator
+        before = person.session.mls.epoch_authenticator
         person.restart()
-        assert person.session.group.epoch_authenticator == before
+        assert person.session.mls.epoch_authenticator == before
 
 
 def test_a_client_that_had_lost_the_group_comes_back(tmp_path: Path, world: World) -> None:

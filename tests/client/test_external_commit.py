@@ -42,7 +42,7 @@ def test_every_commit_of_a_small_group_leaves_a_group_info() -> None:
         assert info.epoch == person.epoch
         body = MLSMessage.decode(info.data).body
         assert isinstance(body, GroupInfo)
-        assert body.group_context == person.session.group.context
+        assert body.group_context == person.session.mls.context
 
 
 def test_where_external_joins_are_forbidden_there_is_none() -> None:
@@ -52,11 +52,11 @@ def test_where_external_joins_are_forbidden_there_is_none() -> None:
     assert [type(payload) for payload in alice.commit().payloads] == [elements.Commit]
     world.settle()
     opened = with_joins(world, ExternalJoins.DEVICES, ALICE)
-    extensions = GroupContextExtensions(opened.replaced_in(alice.session.group.context.extensions))
+    extensions = GroupContextExtensions(opened.replaced_in(alice.session.mls.context.extensions))
     assert len(alice.commit(extensions).payloads) == 2
     world.settle()
     closed = with_joins(world, ExternalJoins.NEVER, ALICE)
-    extensions = GroupContextExtensions(closed.replaced_in(alice.session.group.context.extensions))
+    extensions = GroupContextExtensions(closed.replaced_in(alice.session.mls.context.extensions))
     assert len(alice.commit(extensions).payloads) == 1
 
 
@@ -142,7 +142,7 @@ def test_a_stranger_does_not_unless_anybody_may() -> None:
     with pytest.raises(NotPermitted):
         dave.session.draft_external_commit(door_of(world), NOW)
     opened = with_joins(world, ExternalJoins.ANYBODY, ALICE)
-    alice.commit(GroupContextExtensions(opened.replaced_in(alice.session.group.context.extensions)))
+    alice.commit(GroupContextExtensions(opened.replaced_in(alice.session.mls.context.extensions)))
     world.settle()
     dave.enter(door_of(world))
     world.settle()

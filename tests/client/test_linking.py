@@ -177,7 +177,7 @@ def test_nobody_commits_anothers_wish_for_a_psk_that_some_may_lack(foreign: bool
     """It would divide the group.  One of the group itself is no danger."""
     two = Two()
     above, below = two.pair(BOB)
-    source = (above if foreign else below).session.group
+    source = (above if foreign else below).session.mls
     nonce = bytes(source.suite.hash_length)
     name = ResumptionPSK(ResumptionPSKUsage.APPLICATION, source.group_id, source.epoch)
     below.propose(PreSharedKey(PreSharedKeyID(name, nonce)))
@@ -197,7 +197,7 @@ def test_what_there_is_to_find() -> None:
     two = Two()
     above, below = two.pair(ALICE)
     found = OtherGroups(below.device.store, below.device.parameters, CELLAR)
-    group = above.session.group
+    group = above.session.mls
     usage = ResumptionPSKUsage.APPLICATION
     assert found.psk(ResumptionPSK(usage, group.group_id, group.epoch)) == group.resumption_psk(group.epoch)
     assert found.psk(ResumptionPSK(usage, group.group_id, 0)) == group.resumption_psk(0)
@@ -205,6 +205,6 @@ def test_what_there_is_to_find() -> None:
     assert found.psk(ExternalPSK(b"a secret of old")) is None
     assert found.awaited is None
     assert found.group(group.group_id) is not None
-    assert found.group(below.session.group.group_id) is None  # no *other* group
+    assert found.group(below.session.mls.group_id) is None  # no *other* group
     assert found.psk(ResumptionPSK(usage, group.group_id, 9)) is None
     assert found.awaited == Awaited(ROOM, 9)

@@ -51,7 +51,7 @@ def test_a_welcome_to_the_group_of_another_room_is_refused() -> None:
 def test_a_welcome_to_a_group_with_the_id_of_another_rooms_group_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 9420 12.4.3.1: a group id is unique among our groups."""
     world, alice, bob, _ = three()
-    taken = alice.session.group.group_id
+    taken = alice.session.mls.group_id
     create = Group.create
     monkeypatch.setattr(
         Group,
@@ -129,7 +129,7 @@ def test_who_looks_for_its_welcome_from_another_place_judges_anew() -> None:
     """Anybody in the room could have put a false Commit before the true one."""
     world, alice, _, _ = three()
     dave = world.person(DAVE)
-    group = alice.session.group
+    group = alice.session.mls
     false = MLSMessage.wrap(PrivateMessage(group.group_id, group.epoch, ContentType.COMMIT, b"", b"x" * 32, b"x" * 32))
     world.room.post([elements.Commit(group.group_id, group.epoch, false)], "mallory@m.example")
     alice.commit(*alice.adding(DAVE))
@@ -202,7 +202,7 @@ def test_who_is_removed_forgets_the_group_and_its_unsent_messages() -> None:
 
 def test_who_leaves_asks_and_is_told_that_it_was_wanted_even_after_a_restart() -> None:
     world, alice, _, carol = three(policy=closed_policy(World()))
-    carol.propose(Remove(carol.session.group.own_index))
+    carol.propose(Remove(carol.session.mls.own_index))
     world.settle()
     carol.restart()
     assert not carol.session.needs_commit  # RFC 9420 12.4: nobody commits its own removal

@@ -43,7 +43,7 @@ def test_each_kind_of_evidence_has_a_row() -> None:
 
 def compare(one: Participant, other: Participant) -> EpochComparison:
     """As two people would."""
-    codes = [epoch_code(person.epoch, person.session.group.epoch_authenticator) for person in (one, other)]
+    codes = [epoch_code(person.epoch, person.session.mls.epoch_authenticator) for person in (one, other)]
     return compare_epochs(*codes)
 
 
@@ -78,7 +78,7 @@ def test_whatever_is_shown_to_whom_nothing_false_is_accepted(order: tuple[int, .
             assert not [event for event in person.events if isinstance(event, Rejected)], shown
         assert compare(alice, bob) is EpochComparison.SAME  # they are shown the same
         if alice.epoch == carol.epoch:
-            same = alice.session.group.epoch_authenticator == carol.session.group.epoch_authenticator
+            same = alice.session.mls.epoch_authenticator == carol.session.mls.epoch_authenticator
             assert compare(alice, carol) is (EpochComparison.SAME if same else EpochComparison.SPLIT), shown
         else:
             assert compare(alice, carol) is EpochComparison.DIFFERENT_EPOCH, shown
@@ -135,12 +135,12 @@ def test_the_whole_past_again() -> None:
     carol.send(b"twice")
     alice.commit(*alice.removing(BOB), *again(alice, bob))
     world.settle()
-    before = [(person.epoch, person.session.group.epoch_authenticator) for person in world.people]
+    before = [(person.epoch, person.session.mls.epoch_authenticator) for person in world.people]
     texts = [person.texts for person in world.people]
     for incoming in list(world.room.archive()):
         world.room.post(incoming.payloads, incoming.claimed, incoming.origin_id)
     world.settle()
-    assert [(person.epoch, person.session.group.epoch_authenticator) for person in world.people] == before
+    assert [(person.epoch, person.session.mls.epoch_authenticator) for person in world.people] == before
     assert [person.texts for person in world.people] == texts
     for person in world.people:
         for event in person.events:

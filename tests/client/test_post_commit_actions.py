@@ -81,7 +81,7 @@ def test_of_an_account_with_another_device_in_the_group_nothing_is_revoked() -> 
 def test_a_member_that_leaves_goes_by_itself() -> None:
     world, alice, bob, _ = settled()
     bob.session.want_to_leave()
-    bob.propose(Remove(bob.session.group.own_index))
+    bob.propose(Remove(bob.session.mls.own_index))
     world.settle()
     assert bob.session.post_commit_actions.leave
     alice.commit()

@@ -44,18 +44,18 @@ def smuggle(person: Participant, *proposals: Any) -> None:
 
 def test_a_proposal_that_the_policy_forbids_is_not_made() -> None:
     world, _, bob, carol = three(policy=closed_policy(World()))
-    before = bob.session.group
+    before = bob.session.mls
     with pytest.raises(NotPermitted):
-        bob.session.propose(Remove(carol.session.group.own_index), NOW)
+        bob.session.propose(Remove(carol.session.mls.own_index), NOW)
     with pytest.raises(NotPermitted):
         bob.session.commit(bob.removing(CAROL), NOW)
-    assert bob.session.group is before
+    assert bob.session.mls is before
     assert world.room.in_flight == []
 
 
 def test_a_proposal_that_the_policy_forbids_keeps_nobody_from_committing_and_talking() -> None:
     world, alice, bob, carol = three(policy=closed_policy(World()))
-    smuggle(bob, Remove(carol.session.group.own_index))
+    smuggle(bob, Remove(carol.session.mls.own_index))
     world.settle()
     assert not any(person.session.needs_commit for person in (alice, carol))
     carol.restart()
@@ -72,19 +72,19 @@ def test_a_forbidden_proposal_does_not_take_the_place_of_an_allowed_one() -> Non
     """RFC 9420 12.2: a list holds one Remove of a leaf, and one GroupContextExtensions."""
     world, alice, bob, carol = three(policy=closed_policy(World()))
     open_to_all = world.open_policy(ALICE)
-    extensions = open_to_all.replaced_in(alice.session.group.context.extensions)
+    extensions = open_to_all.replaced_in(alice.session.mls.context.extensions)
     alice.propose(GroupContextExtensions(extensions))
-    alice.propose(Remove(carol.session.group.own_index))
-    closed = RoomPolicy(world.room.jid, (BOB,)).replaced_in(alice.session.group.context.extensions)
+    alice.propose(Remove(carol.session.mls.own_index))
+    closed = RoomPolicy(world.room.jid, (BOB,)).replaced_in(alice.session.mls.context.extensions)
     smuggle(bob, GroupContextExtensions(closed))
-    smuggle(bob, Remove(carol.session.group.own_index))
+    smuggle(bob, Remove(carol.session.mls.own_index))
     world.settle()
     alice.commit()
     world.settle()
     assert state_of(carol) is MembershipState.OUT
     # The removal has changed the list of removed clients, and a Commit changes the extensions once: in the next one.
     assert alice.session.policy == closed_policy(world)
-    alice.propose(GroupContextExtensions(open_to_all.replaced_in(alice.session.group.context.extensions)))
+    alice.propose(GroupContextExtensions(open_to_all.replaced_in(alice.session.mls.context.extensions)))
     world.settle()
     alice.commit()
     world.settle()
@@ -118,7 +118,7 @@ def test_a_strangers_wish_is_reported_and_silences_nobody() -> None:
     world, alice, bob, carol = three(policy=closed_policy(World()))
     dave = world.person(DAVE)
     package = next(iter(world.directory.find(DAVE, alice.session, NOW).values())).key_package
-    group = alice.session.group
+    group = alice.session.mls
     key = dave.device.signature_key(group.suite)
     message = external_proposal(group.public, NewMemberProposalSender(), Add(package), key)
     world.room.post([elements.Proposal(group.group_id, group.epoch, message)], DAVE)
@@ -237,7 +237,7 @@ def test_who_was_never_vouched_for_does_not_lapse() -> None:
 def test_a_commit_that_the_policy_forbids_is_ignored_by_all() -> None:
     """Whoever has made it, with software that does not ask, can go on."""
     world, alice, bob, carol = three(policy=closed_policy(World()))
-    bob.post(commit_against_policy(bob.session, [Remove(carol.session.group.own_index)], NOW))
+    bob.post(commit_against_policy(bob.session, [Remove(carol.session.mls.own_index)], NOW))
     world.settle()
     for person in (alice, carol):
         assert isinstance(only(person.events, Rejected).error, PolicyViolation)
@@ -254,7 +254,7 @@ def test_a_storm_of_proposals_costs_work_in_proportion_to_those_that_are_kept(mo
     """1,000 proposals that nobody may commit: 16 are kept, and what to commit is judged when that changes, not else."""
     world = World()
     alice, mallory = world.group("alice@a.example", "mallory@m.example")
-    group = mallory.session.group
+    group = mallory.session.mls
     limits = Parameters(proposal_limit=5000, member_proposal_limit=5000)
     storm = replace(group, parameters=limits)
     for number in range(1000):
@@ -272,7 +272,7 @@ def test_a_storm_of_proposals_costs_work_in_proportion_to_those_that_are_kept(mo
     monkeypatch.setattr(committable_proposals, "judge", counting)
     world.room.deliver_all()
     alice.read()
-    assert len(alice.session.group.pending_proposals) == alice.session.group.parameters.member_proposal_limit == 16
+    assert len(alice.session.mls.pending_proposals) == alice.session.mls.parameters.member_proposal_limit == 16
     assert not alice.session.needs_commit
     after_reading = judged
     assert after_reading < 1000
@@ -289,13 +289,13 @@ def test_the_reflection_of_our_own_proposal_gives_it_its_place() -> None:
     for person in (alice, bob):  # neither has seen the other's
         person.propose(PreSharedKey(PreSharedKeyID(ExternalPSK(b"x"), bytes(32))))
         person.restart()
-        assert len(person.session.group.unshown) == 1
+        assert len(person.session.mls.unshown) == 1
     world.room.deliver_all()
     for person in (alice, bob):
         person.read()
-        assert not person.session.group.unshown
+        assert not person.session.mls.unshown
         person.restart()
-        assert not person.session.group.unshown
-    orders = [person.session.group.public.proposal_order for person in (alice, bob)]
+        assert not person.session.mls.unshown
+    orders = [person.session.mls.public.proposal_order for person in (alice, bob)]
     assert orders[0] == orders[1]
     assert len(orders[0]) == 2

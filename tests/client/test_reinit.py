@@ -59,7 +59,7 @@ def packages(maker: Participant, suite: int, *, without: tuple[str, ...] = ()) -
 
 def ask(person: Participant, suite: int = 2, **fields: object) -> Outgoing:
     """The Commit of a ReInit."""
-    asked = ReInit(NEW, 1, suite, person.session.group.context.extensions)
+    asked = ReInit(NEW, 1, suite, person.session.mls.context.extensions)
     return person.commit(replace(asked, **fields))  # type: ignore[arg-type]
 
 
@@ -70,7 +70,7 @@ def go_on(person: Participant, suite: int = 2) -> Outgoing:
 def check_new(world: World, people: list[Participant], suite: int = 2) -> None:
     assert world.agree()
     for person in people:
-        group = person.session.group
+        group = person.session.mls
         assert (group.group_id, group.epoch, group.suite.id, group.closed) == (NEW, 1, suite, None)
         assert person.session.policy.room == world.room.jid
         assert sorted(person.session.roster.accounts()) == sorted(each.account for each in people)
@@ -253,7 +253,7 @@ def test_a_creation_without_a_member_means_nothing() -> None:
     with pytest.raises(InvalidError, match="not the members"):
         people[0].session.continue_group(packages(people[0], 2, without=(CAROL,)), world.now)
     # A member with other software makes it all the same.
-    group = people[1].session.group
+    group = people[1].session.mls
     fewer = replace(group, public=replace(group.public, tree=group.tree.remove(LeafIndex(group.own_index + 1))))
     pretend(people[1].session, group=fewer)
     people[1].post(people[1].session.continue_group(packages(people[1], 2, without=(CAROL,)), world.now))
@@ -293,7 +293,7 @@ def test_a_welcome_to_a_new_group_of_that_id_that_does_not_continue_ours_is_refu
     group = Group.create(
         stranger.device.key_packages.make(CipherSuite.get(2), world.now),
         NEW,
-        extensions=people[0].session.group.context.extensions,
+        extensions=people[0].session.mls.context.extensions,
     )
     found = [mallory.directory.find(account, people[0].session, world.now, 2) for account in (ALICE, BOB)]
     made = group.commit([Add(each.key_package) for some in found for each in some.values()], now=world.now)
@@ -344,7 +344,7 @@ def test_the_policy_decides_who_may_end_the_group() -> None:
         ask(people[1])
     with pytest.raises(NotPermitted, match="room"):
         ask(people[0], extensions=(replace(people[0].session.policy, room="elsewhere@rooms.example").extension(),))
-    group = people[1].session.group
+    group = people[1].session.mls
     asked = ReInit(NEW, 1, 2, group.context.extensions)
     made = group.commit([asked], now=world.now)
     world.room.post([replace(people[1].commit().payloads[0], data=made.commit)], BOB)
@@ -390,7 +390,7 @@ def test_11_3_a_group_of_some_members() -> None:
     assert not carol.events
     alice.restart()
     assert below.agree()
-    assert [person.session.group.epoch for person in (alice, bob)] == [1, 1]
+    assert [person.session.mls.epoch for person in (alice, bob)] == [1, 1]
     bob.send(b"a deed without a name")
     below.settle()
     assert alice.texts == [b"a deed without a name"]
@@ -476,7 +476,7 @@ def test_who_has_lost_the_group_finds_the_one_that_followed() -> None:
     """It asks to be added there; an outsider who begins a group leads it away only until it hears of the real one."""
     world, people = world_of(ALICE, BOB, CAROL)
     lost = people[2]
-    old, other = lost.session.group.group_id, b"x" * 32
+    old, other = lost.session.mls.group_id, b"x" * 32
     lost.session.give_up("for this test")
 
     def hear(epoch: int, *beside: Welcome) -> bytes | None:

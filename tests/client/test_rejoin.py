@@ -319,10 +319,10 @@ def test_an_outsiders_number_is_corrected_by_the_next_genuine_message() -> None:
     mallory = elsewhere.person(DAVE)
     mallory.session.create(1, RoomPolicy(elsewhere.room.jid, (DAVE,)), NOW)
     forged = mallory.session.commit((), NOW).payloads[0]
-    data = forged.data.replace(mallory.session.group.group_id, alice.session.group.group_id)
-    place = data.index(alice.session.group.group_id) + 32
+    data = forged.data.replace(mallory.session.mls.group_id, alice.session.mls.group_id)
+    place = data.index(alice.session.mls.group_id) + 32
     data = data[:place] + (999).to_bytes(8, "big") + data[place + 8 :]
-    world.room.post([elements.Commit(alice.session.group.group_id, 999, data)], DAVE)
+    world.room.post([elements.Commit(alice.session.mls.group_id, 999, data)], DAVE)
     world.settle()
     assert bob.session.epoch_seen == 1000
     bob.ask()
@@ -358,7 +358,7 @@ def test_another_group_in_the_room_is_not_taken_for_the_lost_one() -> None:
     alice.commit()  # what has been the group is the group, when it is heard of
     mallory.commit()
     world.settle()
-    assert bob.session.room_state.outside.group_id == alice.session.group.group_id
+    assert bob.session.room_state.outside.group_id == alice.session.mls.group_id
     assert bob.session.epoch_seen == 2
 
 
@@ -431,7 +431,7 @@ def test_a_store_that_is_an_old_copy_comes_back_with_fresh_keys() -> None:
     backup = copy_of(bob.store)
     bob.send(b"after the backup")
     world.settle()
-    key = bob.session.group.own_leaf.signature_key
+    key = bob.session.mls.own_leaf.signature_key
     bob.restart(backup)
     bob.events.clear()
     bob.read()  # from the copy's place on: there is a message that it has not sent
@@ -440,7 +440,7 @@ def test_a_store_that_is_an_old_copy_comes_back_with_fresh_keys() -> None:
     bob.ask()
     settle_wishes(world, alice)
     assert state_of(bob) is MembershipState.MEMBER
-    assert bob.session.group.own_leaf.signature_key == key
+    assert bob.session.mls.own_leaf.signature_key == key
     bob.send(b"with keys of its own")
     world.settle()
     assert carol.texts == [b"after the backup", b"with keys of its own"]

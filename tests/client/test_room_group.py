@@ -258,7 +258,7 @@ def test_rule_3_nothing_is_stored_of_what_does_not_fit() -> None:
     def too_large(_: object) -> None:
         raise StanzaTooLarge(2, 1)
 
-    before = alice.session.group
+    before = alice.session.mls
     calls: tuple[Callable[[], object], ...] = (
         lambda: alice.session.compose(b"x", fits=too_large),
         lambda: alice.session.commit((), NOW, fits=too_large),
@@ -266,7 +266,7 @@ def test_rule_3_nothing_is_stored_of_what_does_not_fit() -> None:
     for call in calls:
         with pytest.raises(StanzaTooLarge):
             call()
-    assert alice.session.group is before
+    assert alice.session.mls is before
     assert not alice.session.commit_waits
     alice.restart()
     assert alice.resend() == []
@@ -359,7 +359,7 @@ def test_a_refused_commit_that_another_one_overtakes_is_forgotten_without_anothe
 def test_our_commit_holds_no_proposal_that_the_room_has_not_reflected(bounced: bool) -> None:
     """Others would refuse it: they have never got the proposal."""
     world, alice, bob, _ = three()
-    proposed = alice.propose(Remove(bob.session.group.own_index))
+    proposed = alice.propose(Remove(bob.session.mls.own_index))
     world.room.lose()
     if bounced:
         alice.bounce(proposed)
@@ -374,7 +374,7 @@ def test_our_commit_holds_no_proposal_that_the_room_has_not_reflected(bounced: b
 
 def test_a_refused_proposal_that_arrives_all_the_same_can_be_committed_by_others() -> None:
     world, alice, bob, carol = three()
-    alice.bounce(alice.propose(Remove(carol.session.group.own_index)))
+    alice.bounce(alice.propose(Remove(carol.session.mls.own_index)))
     world.settle()
     bob.commit()
     world.settle()
@@ -520,7 +520,7 @@ def test_a_message_from_before_we_came_is_unreadable() -> None:
 def test_stale_commits_and_proposals_are_ignored_without_a_word() -> None:
     world, alice, bob, carol = three()
     alice.commit()
-    bob.propose(Remove(carol.session.group.own_index))
+    bob.propose(Remove(carol.session.mls.own_index))
     carol.commit()
     world.room.deliver(2)
     for person in world.people:
@@ -541,7 +541,7 @@ def test_a_message_of_a_later_epoch_from_a_members_account_says_that_we_are_left
     assert (alice.epoch, bob.epoch, carol.epoch) == (2, 2, 1)
     alice.send(b"from the future")
     bob.commit()
-    alice.propose(Remove(carol.session.group.own_index))
+    alice.propose(Remove(carol.session.mls.own_index))
     world.room.deliver_all()
     carol.read()
     behind = [event for event in carol.events if isinstance(event, LeftBehind)]
@@ -574,13 +574,13 @@ def test_a_message_of_another_rooms_group_is_refused_and_changes_nothing() -> No
     carol, *_ = elsewhere.group(CAROL, ALICE)
     carol.send(b"not for here")
     carol.commit()
-    before = alice.session.group
+    before = alice.session.mls
     for stanza in elsewhere.room.in_flight:
         world.room.post(stanza.payloads, CAROL)
     world.settle()
     refusals = alice.said(Rejected)
     assert [type(event.error) for event in refusals if isinstance(event, Rejected)] == [UnknownGroup, UnknownGroup]
-    assert alice.session.group is before
+    assert alice.session.mls is before
 
 
 def test_a_stanza_that_can_not_be_parsed_is_passed_over() -> None:
@@ -623,8 +623,8 @@ def test_an_old_copy_of_our_store_is_found_out_before_it_is_used(act: str) -> No
 def test_a_member_can_not_make_us_believe_that_our_state_is_an_old_copy() -> None:
     """The sender's number is encrypted with a key that all members have, so it must be our signature that tells."""
     world, alice, bob, _ = three()
-    group = bob.session.group
-    forged = replace(group, private=replace(group.private, index=alice.session.group.own_index))
+    group = bob.session.mls
+    forged = replace(group, private=replace(group.private, index=alice.session.mls.own_index))
     message, _ = forged.encrypt(b"I am Alice")
     world.room.post([elements.Application(group.group_id, group.epoch, message)], BOB)
     world.settle()

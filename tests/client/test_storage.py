@@ -134,7 +134,7 @@ def contents(store: Any) -> dict[str, dict[bytes, bytes]]:
 
 
 def memory(session: RoomGroup) -> tuple[Any, ...]:
-    group = session.group
+    group = session.mls
     return (
         group.pieces(), session.cursor, session.state, session.commit_waits, session.outstanding_ids(),
         session.roster, session.policy, session.behind, session.post_commit_actions.entries,

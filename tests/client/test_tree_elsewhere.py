@@ -86,15 +86,15 @@ def test_a_group_whose_tree_fits_into_no_element_still_adds_people() -> None:
     for start in range(0, 5000, 1000):
         commit_with_tree_elsewhere(alice, key_packages(world, range(start, start + 1000)))
         world.settle()
-    assert alice.session.group.tree.member_count == 5001
-    assert len(alice.session.group.tree.encode()) > elements.MAX_MESSAGE
+    assert alice.session.mls.tree.member_count == 5001
+    assert len(alice.session.mls.tree.encode()) > elements.MAX_MESSAGE
 
     carol = world.person("carol@c.example")
     draft = alice.session.draft_commit(alice.adding(carol.account), world.now)
-    state = alice.session.group.epoch, len(list(alice.session.outstanding()))
+    state = alice.session.mls.epoch, len(list(alice.session.outstanding()))
     with pytest.raises(StanzaTooLarge):  # the sign for the committer to put the tree elsewhere
         alice.session.finish_commit(draft)
-    assert (alice.session.group.epoch, len(list(alice.session.outstanding()))) == state
+    assert (alice.session.mls.epoch, len(list(alice.session.outstanding()))) == state
     sealed = seal(draft.tree.encode(), os.urandom)
     assert len(sealed.ciphertext) <= MAX_BLOB
     place = sealed.at("https://share.example/tree")
@@ -113,7 +113,7 @@ def test_what_no_element_can_hold_is_too_large_and_changes_nothing(monkeypatch: 
     """Lengths are compared before an element is made; a GroupInfo that does not fit is left out."""
     world = World()
     alice, bob = world.group("alice@a.example", "bob@b.example")
-    tree = len(alice.session.group.tree.encode())
+    tree = len(alice.session.mls.tree.encode())
     whole = alice.session.finish_commit(alice.session.draft_commit([], world.now))
     sizes = {type(element): len(element.data) for element in whole.payloads}
     alice.post(whole)
@@ -147,7 +147,7 @@ def test_another_tree_is_refused_and_the_key_package_is_kept() -> None:
     world.room.deliver_all()
     good = place.open(sealed.ciphertext)
     incoming = read_up_to_the_welcome(carol)
-    for tree in (b"", good[:-1], alice.session.group.tree.encode(), bob.session.group.tree.encode()):
+    for tree in (b"", good[:-1], alice.session.mls.tree.encode(), bob.session.mls.tree.encode()):
         step = carol.session.examine(replace(incoming, tree=tree), world.now)
         assert isinstance(step.action, Ignore)
         assert [type(event) for event in step.action.events] == [Rejected]
@@ -230,7 +230,7 @@ def test_a_draft_and_what_happens_meanwhile() -> None:
     world = World()
     alice, bob = world.group("alice@a.example", "bob@b.example")
     world.person("carol@c.example")
-    before = dict(alice.session.group.pieces())
+    before = dict(alice.session.mls.pieces())
     draft = alice.session.draft_commit(alice.adding("carol@c.example"), world.now)
 
     def too_large(payloads: Sequence[RoomElement]) -> None:
@@ -241,7 +241,7 @@ def test_a_draft_and_what_happens_meanwhile() -> None:
     with pytest.raises(StanzaTooLarge):
         alice.session.finish_commit(draft, fits=too_large)
     alice.session.try_commit(draft, lambda payloads: None, tree_at=longest())
-    assert alice.session.group.pieces() == before
+    assert alice.session.mls.pieces() == before
     assert not alice.session.commit_waits
     assert not list(alice.session.outstanding())
 
@@ -256,7 +256,7 @@ def test_a_draft_and_what_happens_meanwhile() -> None:
     alice.restart()
     assert alice.session.commit_waits
     world.settle()
-    assert alice.session.group.epoch_authenticator == bob.session.group.epoch_authenticator
+    assert alice.session.mls.epoch_authenticator == bob.session.mls.epoch_authenticator
     assert len(bob.session.members()) == 3
 
     # Another Commit comes: it is not.

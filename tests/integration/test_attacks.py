@@ -40,7 +40,7 @@ async def test_nobody_is_thrown_out_by_his_own_words(prosody: DevServer, cast: C
     It keeps its keys, for the message is no sign of a copied store; and its genuine next message is read.
     """
     room, (alice, bob, mallory) = await cast.meet(prosody, "alice", "bob", "mallory")
-    before = mallory.room().group.group
+    before = mallory.room().group.mls
     await alice.say("I am the victim")
     await bob.hears("I am the victim")
     await mallory.hears("I am the victim")

@@ -80,7 +80,7 @@ def coven(server: DevServer, cast: Cast, tmp_path: Path) -> Coven:
 
 def certificate_of(person: Person, member: Member) -> x509.Certificate | None:
     """What a person sees in somebody's leaf."""
-    leaf = next(leaf for index, leaf in person.room().group.group.members() if index == member.leaf_index)
+    leaf = next(leaf for index, leaf in person.room().group.mls.members() if index == member.leaf_index)
     return chain_of(leaf.credential)[0] if isinstance(leaf.credential, X509Credential) else None
 
 
@@ -127,7 +127,7 @@ async def test_in_other_cipher_suites(prosody: DevServer, cast: Cast, tmp_path: 
     await bob.joined(room)
     await bob.mls.use_certificate(pem(coven.issue(bob)))
     await all_agree(alice, bob, epoch=2)
-    assert group.group.group.suite.id == number
+    assert group.group.mls.suite.id == number
     assert not alice.room().doubts
     await (await bob.say("Fair is foul")).confirmed
     await alice.hears("Fair is foul")
@@ -251,7 +251,7 @@ async def test_nobody_takes_the_place_of_another(coven: Coven) -> None:
     await group.add(mallory.account)
     await mallory.joined(room)
     # What software without this check would do.
-    draft = mallory.room().group.group.draft_commit(
+    draft = mallory.room().group.mls.draft_commit(
         [], now=mallory.mls.now, options=leaf_options(mallory, coven_credential(coven, alice))
     )
     outgoing = mallory.room().group.finish_commit(draft)

@@ -69,7 +69,7 @@ async def test_both_begin_at_once(server: DevServer, cast: Cast) -> None:
     assert merged[0].room == merged[1].room
     assert {merged[0].room, *merged[0].others} == set(rooms)
     assert (merged[0].account, merged[1].account) == (bob.account, alice.account)
-    smallest = min(rooms, key=lambda room: alice.room(room).group.group.group_id)
+    smallest = min(rooms, key=lambda room: alice.room(room).group.mls.group_id)
     assert smallest == merged[0].room
     assert await conversation(alice, bob) == await conversation(bob, alice) == smallest
     await alice.say("said in the one", rooms[0])

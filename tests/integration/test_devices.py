@@ -513,7 +513,7 @@ async def test_a_second_device_comes_in_at_night_by_its_voucher(
     await group.add(carol.account, f"{phone.account}/{phone.mls.device_id}")
     for person in (phone, carol):
         await person.joined(room)
-    suite = group.group.group.suite
+    suite = group.group.mls.suite
     await tablet.until(lambda: tablet.mls.device.vouchers(suite, int(datetime.now(UTC).timestamp())))
     await phone.log_out()
     await bob.log_out()  # who may add

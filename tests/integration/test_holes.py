@@ -84,7 +84,7 @@ async def test_over_night_the_archive_expires_and_all_go_on(server: DevServer, c
 async def test_garbage_of_a_later_epoch_throws_nobody_out(server: DevServer, cast: Cast) -> None:
     room, people = await cast.meet(server, "alice", "bob", "carol")
     alice, bob, carol = people
-    group = alice.room().group.group
+    group = alice.room().group.mls
 
     def forged() -> list[Any]:
         epoch = group.epoch + 1000

@@ -133,7 +133,7 @@ async def test_a_self_made_administrator_is_ignored_by_everybody(server: DevServ
         replace(policy, administrators=(*policy.administrators, bob.account)),
         replace(policy, may_change_policy=Right.MEMBERS, may_remove=Right.MEMBERS),
     ):
-        extensions = own.replaced_in(bob.room().group.group.context.extensions)
+        extensions = own.replaced_in(bob.room().group.mls.context.extensions)
         errors = await all_refuse(bob, [alice, carol], GroupContextExtensions(extensions))
         assert rules(errors) == {"change-policy"}
     victim = bob.room().group.roster.leaves_of(carol.account)[0]
@@ -142,7 +142,7 @@ async def test_a_self_made_administrator_is_ignored_by_everybody(server: DevServ
     errors = await all_refuse(bob, [alice, carol], reinit_with(RoomPolicy(policy.room, (bob.account,)).extension()))
     assert rules(errors) == {"change-policy"}
     # What he gives himself does not even count for what else is in the same Commit.
-    extensions = RoomPolicy(policy.room, (bob.account,)).replaced_in(bob.room().group.group.context.extensions)
+    extensions = RoomPolicy(policy.room, (bob.account,)).replaced_in(bob.room().group.mls.context.extensions)
     errors = await all_refuse(bob, [alice, carol], GroupContextExtensions(extensions), Remove(victim))
     assert rules(errors) <= {"change-policy", "remove"}
 
@@ -263,7 +263,7 @@ async def test_a_commit_that_somebody_makes_up_keeps_nobody_out(server: DevServe
     await alice.room().muc.affiliations.grant_membership([bob.account])
     joining = asyncio.create_task(bob.mls.join(room))
     await bob.next("mls_entered")
-    group = alice.room().group.group
+    group = alice.room().group.mls
     false = elements.Commit(group.group_id, group.epoch, b"garbage")
     await mallory.post([false.to_stdlib(), Element("{urn:xmpp:hints}store")], room)
     await alice.next("mls_rejected")

@@ -191,7 +191,7 @@ async def test_eight_hundred_devices(people: People) -> None:
     assert len(group.members) == ACCOUNTS * DEVICES + 1
     # Split well: hardly more Commits than the octets of their Adds ask for.
     assert group.epoch <= 4
-    tree = len(group.group.group.tree.encode())
+    tree = len(group.group.mls.tree.encode())
     assert tree * 4 / 3 > MAX_STANZA, "the ratchet tree would fit into a stanza: this test shows nothing"
 
     uploads = client.uploads

@@ -68,7 +68,7 @@ def other_group(room: str, account: str, group_id: bytes | None = None) -> RoomG
 def hostile(alice: Person, mallory: Person, room: str) -> list[tuple[str, list[Element], type[PeerError] | str]]:
     """What mallory posts, and how it is to be refused: an error, or the reason why it cannot be read."""
     group = alice.room()
-    group_id, epoch = group.group.group.group_id, group.epoch
+    group_id, epoch = group.group.mls.group_id, group.epoch
     genuine = next(p for p in group.group.compose(envelope("genuine", alice.account, room)).payloads).data
     future = bytearray(genuine)
     # MLSMessage: version (2), wire format (2); PrivateMessage: group id (1 + 32), epoch (8), content type (1) ...
@@ -84,7 +84,7 @@ def hostile(alice: Person, mallory: Person, room: str) -> list[tuple[str, list[E
     own_data = own.compose(b"of another group").payloads[0].data
     own_commit = own.commit([], int(time.time())).payloads[0].data
     twin = other_group(room, mallory.account, group_id)
-    assert twin.group.group_id == group_id
+    assert twin.mls.group_id == group_id
     twin_data = twin.compose(b"of a group with the same id").payloads[0].data
 
     def app(data: bytes | str, claimed: int = epoch) -> list[Element]:
@@ -110,10 +110,10 @@ def hostile(alice: Person, mallory: Person, room: str) -> list[tuple[str, list[E
         ("tampered with", app(bytes(tampered)), InvalidError),
         ("of the future", app(bytes(future), epoch + 7), "future"),
         ("of the past, before our time", app(bytes(past), 0), "before-join"),
-        ("of another group", [element("application", own.group.group_id, 0, own_data)], UnknownGroup),
+        ("of another group", [element("application", own.mls.group_id, 0, own_data)], UnknownGroup),
         ("of another group under our id", [element("application", group_id, 0, own_data)], PeerError),
         ("of a group with our id", app(twin_data, 0), "before-join"),
-        ("a commit of another group", [element("commit", own.group.group_id, 0, own_commit)], UnknownGroup),
+        ("a commit of another group", [element("commit", own.mls.group_id, 0, own_commit)], UnknownGroup),
         ("a garbage commit", [element("commit", group_id, epoch, b"\0\1\0\2" + bytes(100))], PeerError),
         ("a garbage proposal", [element("proposal", group_id, epoch, b"\0\1\0\1" + bytes(100))], PeerError),
         ("a welcome alone", [element("welcome", group_id, epoch, b"\0\1\0\3" + bytes(100))], MalformedError),
@@ -231,7 +231,7 @@ async def test_an_outsiders_welcome_does_not_replace_the_group_of_members(prosod
     fake = RoomGroup(mallory.mls.device, room)
     fake.create(1, RoomPolicy(room, (mallory.account,)), int(time.time()))
     items = await mallory.mls.directory.items(bob.account)
-    context = GroupRequirements.of_context(fake.group.context)
+    context = GroupRequirements.of_context(fake.mls.context)
     parsed = [parse(xml) for xml in items.values()]
     package = next(p for p in parsed if isinstance(p, KeyPackage) and not p.last_resort)
     verified = open_key_package(package.data, bob.account, context, mallory.mls.device.leaf_rules(int(time.time())))

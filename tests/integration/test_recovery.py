@@ -309,7 +309,7 @@ async def test_a_room_with_a_group_is_not_adopted(server: DevServer, cast: Cast)
     await alice.room().muc.affiliations.grant_membership([carol.account])
     with pytest.raises(GroupExists) as caught:
         await carol.mls.adopt(room)
-    assert caught.value.group_id == alice.room().group.group.group_id
+    assert caught.value.group_id == alice.room().group.mls.group_id
     assert carol.mls.rooms == {}
     await alice.say("still ours")
     await bob.hears("still ours")
@@ -342,7 +342,7 @@ async def test_an_invitation_is_read_from_where_it_says(prosody: DevServer, cast
     await bob.until(lambda: bob.room(room).live)
     # An occupant's Commit for the epoch that alice's will end, worth nothing to members.
     lost = alice.room().group.draft_commit([], alice.mls.now)
-    bundle = alice.room().group.group.finish_commit(lost)
+    bundle = alice.room().group.mls.finish_commit(lost)
     garbage = bytearray(bundle.commit)
     garbage[-1] ^= 1
     await bob.post(commit_element(alice, bytes(garbage)), room)
@@ -358,7 +358,7 @@ async def test_an_invitation_is_read_from_where_it_says(prosody: DevServer, cast
 
 
 def commit_element(person: Person, data: bytes) -> list[Any]:
-    group = person.room().group.group
+    group = person.room().group.mls
     return [Commit(group.group_id, group.epoch, data).to_stdlib(), Element("{urn:xmpp:hints}store")]
 
 

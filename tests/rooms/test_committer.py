@@ -54,7 +54,7 @@ async def test_a_commit_takes_effect_when_the_room_reflects_it() -> None:
     alice.read()
     changed = await changing
     assert changed is not None
-    assert changed.epoch == alice.group.group.epoch == bob.epoch
+    assert changed.epoch == alice.group.mls.epoch == bob.epoch
     assert world.agree()
 
 
@@ -64,7 +64,7 @@ async def test_a_commit_that_comes_second_is_made_again_unless_it_is_superfluous
     asked: list[int] = []
 
     def remove_carol() -> list[Remove] | None:
-        asked.append(alice.group.group.epoch)
+        asked.append(alice.group.mls.epoch)
         leaves = alice.group.roster.leaves_of(CAROL)
         return [Remove(leaf) for leaf in leaves] or None
 
@@ -96,7 +96,7 @@ async def test_a_commit_that_the_room_refuses_raises() -> None:
 
 async def test_a_commit_that_does_not_fit_changes_nothing() -> None:
     _, alice, *_ = committing()
-    before = alice.group.group.pieces()
+    before = alice.group.mls.pieces()
 
     def narrow(elements: object) -> None:
         raise StanzaTooLarge(300_000, 240_000)
@@ -104,7 +104,7 @@ async def test_a_commit_that_does_not_fit_changes_nothing() -> None:
     alice.parts.fits = narrow  # type: ignore[method-assign]
     with pytest.raises(StanzaTooLarge):
         await alice.committer.commit(list, force=True)
-    assert alice.group.group.pieces() == before
+    assert alice.group.mls.pieces() == before
     assert not alice.muc.sent
 
 

@@ -22,7 +22,7 @@ from ..client.people import ALICE, BOB, CAROL, again, three
 
 
 def code_of(person: object) -> str:
-    group = person.session.group  # type: ignore[attr-defined]
+    group = person.session.mls  # type: ignore[attr-defined]
     return epoch_code(group.epoch, group.epoch_authenticator)
 
 
@@ -88,7 +88,7 @@ def history_of(person: Participant) -> EpochHistory:
 
 
 def note(history: EpochHistory, person: Participant) -> None:
-    group = person.session.group
+    group = person.session.mls
     history.note(group.group_id, group.epoch, group.epoch_authenticator)
 
 

@@ -119,7 +119,7 @@ async def test_a_full_disk_is_said_and_the_stanza_is_read_when_it_has_room_again
     await asyncio.wait_for(client.reader.take_all(client.stanzas()), 10)
     assert len(client.got("mls_store_failed")) == 1
     bob.read()
-    assert client.group.group.epoch_authenticator == bob.session.group.epoch_authenticator
+    assert client.group.mls.epoch_authenticator == bob.session.mls.epoch_authenticator
 
 
 async def test_a_live_stanza_after_a_missing_one_has_the_archive_read_again() -> None:

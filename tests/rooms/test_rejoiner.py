@@ -130,5 +130,5 @@ async def test_without_a_group_info_nobody_comes_in_by_an_external_commit() -> N
 
 async def test_the_archive_says_whether_there_is_a_group() -> None:
     world, _, bob = lost()
-    assert await group_in(bob.muc.archive) == world.people[0].session.group.group_id
+    assert await group_in(bob.muc.archive) == world.people[0].session.mls.group_id
     assert await group_in(Parts(World().person(ALICE)).muc.archive) is None

@@ -178,7 +178,7 @@ async def test_a_message_tells_its_senders_epochs_and_a_contradiction_is_a_warni
     told = [len(Envelope.open(data, PROFILE).own) for data in bob.texts]
     assert told == [1, 0]
     true, false = EpochHistory(), EpochHistory()
-    group = bob.session.group
+    group = bob.session.mls
     true.note(group.group_id, group.epoch, group.epoch_authenticator)
     false.note(group.group_id, group.epoch, bytes(32))
     for history in (true, false):

@@ -67,12 +67,12 @@ async def test_a_full_disk_is_said_to_all_and_nothing_has_happened() -> None:
     world, alice, bob, store = on_a_counted_disk()
     batcher = WriteBatcher(alice.session)
     for attempt in range(6):
-        before = alice.session.group.pieces()
+        before = alice.session.mls.pieces()
         store.fail_at = store.writes + attempt
         texts = [b"a", b"b", b"c"]
         made = await asyncio.gather(*(batcher.do(saying(alice, text)) for text in texts), return_exceptions=True)
         assert all(isinstance(each, StoreFull) for each in made), made
-        assert alice.session.group.pieces() == before
+        assert alice.session.mls.pieces() == before
         assert not alice.session.outstanding_ids()
     store.fail_at = None
     for outgoing in await asyncio.gather(*(batcher.do(saying(alice, text)) for text in (b"d", b"e"))):

@@ -72,7 +72,7 @@ def wicked(store: SQLiteStore) -> list[bytes]:
     group = RoomGroup(device, ROOM)
     group.create(1, RoomPolicy(ROOM, (ALICE,)), NOW)
     group.compose(b"something wicked this way comes")
-    state = group.group
+    state = group.mls
     found = [state.secrets.encode(), state.signature_key.encode(), device.identity.device.encode()]
     found += [state.secrets.init_secret, state.secrets.epoch_authenticator, state.group_id]
     return [*found, b"something wicked", ROOM.encode(), ALICE.encode(), b"wonderland", b"key-package", b"CREATE TABLE"]

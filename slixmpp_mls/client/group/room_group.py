@@ -167,7 +167,7 @@ class RoomGroup:
         return self.room_state.membership is not None
 
     @property
-    def group(self) -> Group:
+    def mls(self) -> Group:
         """The group's MLS state.
 
         :raises UsageError: we are not in the group
@@ -327,7 +327,7 @@ class RoomGroup:
         :raises UsageError: we are in a group here, or not in one there
         :raises InvalidError: somebody is no member there, or a KeyPackage does not fit
         """
-        return self._continuation.draft_branch(source.group, policy, others, now)
+        return self._continuation.draft_branch(source.mls, policy, others, now)
 
     def branch(
         self, source: RoomGroup, policy: RoomPolicy, others: Sequence[KeyPackage], now: int, *, fits: Fits | None = None

@@ -194,7 +194,7 @@ class Committer:
             return
         if not isinstance(step.action, Ignore):
             self._turns.won(str(stanza.occupant))
-        elif commit.epoch < self._group.group.epoch:
+        elif commit.epoch < self._group.mls.epoch:
             self._turns.lost(str(stanza.occupant), stanza.origin_id)
 
     async def commit_for_others(self) -> None:
@@ -215,5 +215,5 @@ class Committer:
 
     def place(self) -> int:
         """The number of members before us in the order for work that one member does for others."""
-        group = self._group.group
+        group = self._group.mls
         return place(self._parts.muc.nick, self.present(), group.group_id + group.epoch.to_bytes(8, "big"))

@@ -87,11 +87,11 @@ class MemberChecks:
         """
         group = self._group
         leaves = {
-            client: group.group.tree.member(LeafIndex(leaf))
+            client: group.mls.tree.member(LeafIndex(leaf))
             for client in (tuple(group.doubts) if clients is None else clients)
             if client != self._context.device.identity and (leaf := group.roster.leaf_of(client)) is not None
         }
-        doubts = await self.judge(tuple(leaves.values()), group.group.suite)
+        doubts = await self.judge(tuple(leaves.values()), group.mls.suite)
         if not group.is_member:
             return
         # The answer is about a key: a member that has another one now, or has gone, has been judged with that.

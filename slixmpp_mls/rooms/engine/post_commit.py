@@ -61,7 +61,7 @@ class PostCommit:
         """Tell the added accounts where to find the Welcome.  An invitation that arrives twice counts once."""
         if not owed:
             return
-        group_id = self._group.group.group_id
+        group_id = self._group.mls.group_id
         for each in owed:
             if self._group.roster.has(each.account):  # or it has been removed meanwhile
                 await self._parts.muc.invite(each.account, [Invitation(group_id, each.after).to_stdlib()])

@@ -103,7 +103,7 @@ class Progress:
     async def reach(self, epoch: int) -> None:
         """Wait until the group is in an epoch, or cannot reach it any more."""
         with suppress(TimeoutError):
-            while self._group.is_member and self._group.group.epoch < epoch and self.lost is None:
+            while self._group.is_member and self._group.mls.epoch < epoch and self.lost is None:
                 # Each epoch is progress; once the archive has been read, only a Commit in transit can bring another.
                 async with asyncio.timeout(_COMMIT_ARRIVES if self.live.is_set() else _ARCHIVE_READ):
                     await self._happened.wait()

@@ -191,7 +191,7 @@ class Reader:
         if isinstance(step.action, Enter):
             state: GroupState = step.action.state
         else:
-            state = self._group.group if step.join is None else step.join.staged.state
+            state = self._group.mls if step.join is None else step.join.staged.state
         for before, after in step.successions:
             if before.signature_key != after.signature_key:
                 await self._context.authentication.note_successor(before, after, state.suite)

@@ -114,7 +114,7 @@ class Recovery:
         for stanza, group_info in await group_infos(self._parts.muc.archive):
             if not self._group.is_member or self._group.returning:
                 return
-            if group_info.group == self._group.group.group_id and group_info.epoch > self._group.group.epoch:
+            if group_info.group == self._group.mls.group_id and group_info.epoch > self._group.mls.epoch:
                 try:
                     self._take(group_info.data, None)
                 except PeerError as error:
@@ -196,7 +196,7 @@ class Recovery:
         await asyncio.sleep(min(_LAST_PLACE, _PLACE * self._committer.place()))
         if not self._progress.live.is_set() or not group.is_member:
             return
-        if self._answers > seen and self._latest_answer >= group.group.epoch:
+        if self._answers > seen and self._latest_answer >= group.mls.epoch:
             return  # another member has answered
         if group.judge_inquiry(inquiry, self._context.now) is not None:
             await self._committer.transmitter.transmit(group.answer_inquiry(asked, self._context.now))

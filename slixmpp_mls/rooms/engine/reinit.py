@@ -82,11 +82,11 @@ class Reinitializer:
         if suite is not None and suite not in device.suites:
             raise UsageError(f"cipher suite {suite} is not one of ours")
         while True:
-            before, members = group.group.group_id, frozenset(group.roster.clients())
+            before, members = group.mls.group_id, frozenset(group.roster.clients())
             asked = await self._best() if suite is None else suite
             if asked is None:
                 return None
-            proposal = ReInit(device.random(32), ProtocolVersion.MLS10, asked, group.group.context.extensions)
+            proposal = ReInit(device.random(32), ProtocolVersion.MLS10, asked, group.mls.context.extensions)
             packages, lacking = await self._key_packages(proposal)
             if lacking:
                 raise SuiteUnsupported(asked, lacking)
@@ -94,25 +94,25 @@ class Reinitializer:
             if await self._committer.commit(partial(self._propose, proposal, before, members)) is not None:
                 await self._progress.until_open()
                 return asked
-            if group.group.group_id != before and group.group.suite.id == asked:
+            if group.mls.group_id != before and group.mls.suite.id == asked:
                 return asked  # another member has done the same
 
     def _propose(
         self, proposal: ReInit, group_id: bytes, members: frozenset[ClientIdentity]
     ) -> list[AnyProposal] | None:
         """The ReInit; none if the group has changed, or has a member without a checked KeyPackage."""
-        same = self._group.group.group_id == group_id and members.issuperset(self._group.roster.clients())
+        same = self._group.mls.group_id == group_id and members.issuperset(self._group.roster.clients())
         return [proposal] if same else None
 
     async def _best(self) -> int | None:
         """Our best suite that all members have, if it is better than the current one."""
         group = self._group
-        ours, present = self._context.device.suites, group.group.suite.id
+        ours, present = self._context.device.suites, group.mls.suite.id
         negotiated = await negotiate(
             self._context,
             sorted(group.roster.accounts()),
             ours,
-            group.group.context.extensions,
+            group.mls.context.extensions,
             members=group.roster.clients(),
         )
         better = ours[: ours.index(present)] if present in ours else ours
