@@ -204,7 +204,7 @@ async def test_answers_to_a_message_that_comes_again_have_the_same_ids(world: Wo
     again = EncryptedMessage(
         **{
             name: getattr(message, name)
-            for name in ("group", "message", "sender", "epoch", "sent", "archive_id", "delayed")
+            for name in ("room", "message", "sender", "epoch", "sent", "archive_id", "delayed")
         }
     )
     assert (await again.react("👍")).origin_id == first.origin_id
