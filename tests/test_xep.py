@@ -475,11 +475,11 @@ class Follower:
 
     def __init__(self, identity: str) -> None:
         self.identity = identity
-        self.session = RoomGroup(KnownDevice(identity), ROOM)
+        self.group = RoomGroup(KnownDevice(identity), ROOM)
 
     def take(self, stanza: Shown) -> list[Event]:
         now = int(stanza.facts["time"])
-        return self.session.accept(self.session.examine(stanza.incoming, now), now)
+        return self.group.applying.accept(self.group.processing.examine(stanza.incoming, now), now)
 
 
 def identity_of(account: str, number: int = 0) -> str:
@@ -490,10 +490,10 @@ def identity_of(account: str, number: int = 0) -> str:
 
 def check_state(follower: Follower, stanza: Shown) -> None:
     """A member is where everybody is after a Commit."""
-    group = follower.session.mls
+    group = follower.group.mls
     assert group.epoch == stanza.facts["epoch_after"]
     assert group.epoch_authenticator.hex() == stanza.facts["epoch_authenticator_after"]
-    assert sorted(map(str, follower.session.members())) == stanza.facts["members_after"]
+    assert sorted(map(str, follower.group.members.all())) == stanza.facts["members_after"]
 
 
 def check_message(event: Event, stanza: Shown) -> None:
@@ -558,13 +558,13 @@ def test_only_the_first_of_two_racing_commits_counts() -> None:
     first, _ = after("add", "winner")
     both, nothing = after("add", "winner", "loser")
     assert nothing == []
-    assert first.session.mls.epoch_authenticator == both.session.mls.epoch_authenticator
+    assert first.group.mls.epoch_authenticator == both.group.mls.epoch_authenticator
     # Had the room ordered them the other way round, the other one would have won: it is as valid.
     other, (changed,) = after("add", "loser")
     assert isinstance(changed, GroupChanged)
     assert changed.by.account == "hag66@shakespeare.lit"
-    assert other.session.mls.epoch == 2
-    assert other.session.mls.epoch_authenticator != first.session.mls.epoch_authenticator
+    assert other.group.mls.epoch == 2
+    assert other.group.mls.epoch_authenticator != first.group.mls.epoch_authenticator
 
 
 def test_who_was_offline_catches_up_from_the_archive() -> None:
@@ -572,7 +572,7 @@ def test_who_was_offline_catches_up_from_the_archive() -> None:
     for name in ("add", "hello", "reply"):
         wicca.take(shown(name))
     query = example("wiccarocks was offline")
-    assert query.findtext(".//{http://jabber.org/protocol/rsm}after") == wicca.session.cursor
+    assert query.findtext(".//{http://jabber.org/protocol/rsm}after") == wicca.group.cursor
 
     (result,) = example("The first of the results").iter("{urn:xmpp:mam:2}result")
     (message,) = result.iter("{jabber:client}message")
@@ -585,7 +585,7 @@ def test_who_was_offline_catches_up_from_the_archive() -> None:
     assert fin.findtext(".//{http://jabber.org/protocol/rsm}first") == archived.incoming.archive_id
     for stanza in (archived, shown("loser"), shown("retry")):
         wicca.take(stanza)
-    assert fin.findtext(".//{http://jabber.org/protocol/rsm}last") == wicca.session.cursor
+    assert fin.findtext(".//{http://jabber.org/protocol/rsm}last") == wicca.group.cursor
     check_state(wicca, shown("retry"))
     assert [type(event) for event in wicca.take(shown("request"))] == []
 
@@ -595,13 +595,13 @@ def test_who_has_lost_track_rejoins_by_being_added_again() -> None:
     hag.take(shown("add"))
     (lost,) = hag.take(shown("hello"))  # its own message, of which the copy that it runs from does not know
     assert isinstance(lost, GroupLost)
-    assert hag.session.state is MembershipState.LOST
+    assert hag.group.state is MembershipState.LOST
     for name in ("winner", "loser", "retry", "request"):
         assert hag.take(shown(name)) == []
     (event,) = hag.take(shown("readd"))
     assert isinstance(event, Joined)
     check_state(hag, shown("readd"))
-    assert hag.session.cursor == shown("readd").incoming.archive_id
+    assert hag.group.cursor == shown("readd").incoming.archive_id
 
 
 def test_who_is_removed_reads_no_further() -> None:
@@ -609,7 +609,7 @@ def test_who_is_removed_reads_no_further() -> None:
     for name in ("readd", "door", "external", "leave", "left"):
         hag.take(shown(name))
     check_state(hag, shown("left"))
-    before = hag.session.mls
+    before = hag.group.mls
     after = shown("after")
     (event,) = hag.take(shown("remove"))
     assert isinstance(event, RemovedFromGroup)
@@ -629,10 +629,10 @@ def test_a_stanza_that_lies_about_itself_is_refused() -> None:
     (commit,) = stanza.incoming.payloads
     lie = type(commit)(commit.group, commit.epoch, commit.data.replace(commit.group, bytes(32)))
     now = int(stanza.facts["time"])
-    step = tablet.session.examine(Incoming("x", (lie,), stanza.incoming.claimed), now)
-    (event,) = tablet.session.accept(step, now)
+    step = tablet.group.processing.examine(Incoming("x", (lie,), stanza.incoming.claimed), now)
+    (event,) = tablet.group.applying.accept(step, now)
     assert isinstance(event, Rejected)
-    assert tablet.session.mls.epoch == 1
+    assert tablet.group.mls.epoch == 1
 
 
 def test_a_policy_that_forbids_it_makes_the_same_commit_void() -> None:
@@ -642,7 +642,7 @@ def test_a_policy_that_forbids_it_makes_the_same_commit_void() -> None:
         if stanza.name == "external":
             break
         tablet.take(stanza)
-    pretend(tablet.session, policy=RoomPolicy(ROOM, ("crone1@shakespeare.lit",), external_joins=0))  # type: ignore[arg-type]
+    pretend(tablet.group, policy=RoomPolicy(ROOM, ("crone1@shakespeare.lit",), external_joins=0))  # type: ignore[arg-type]
     (event,) = tablet.take(shown("external"))
     assert isinstance(event, Rejected)
     assert isinstance(event.error, PolicyViolation)

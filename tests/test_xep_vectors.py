@@ -379,7 +379,9 @@ def follower(races: dict[str, Any]) -> RoomGroup:
     with device.store.transaction() as transaction:
         device.key_packages.keep_unpublished(transaction, bundle)
     session = RoomGroup(device, races["room"])
-    (event,) = session.accept(session.examine(incoming(races["first"], "first"), races["now"]), races["now"])
+    (event,) = session.applying.accept(
+        session.processing.examine(incoming(races["first"], "first"), races["now"]), races["now"]
+    )
     assert isinstance(event, Joined)
     return session
 
@@ -387,8 +389,8 @@ def follower(races: dict[str, Any]) -> RoomGroup:
 def run_race(races: dict[str, Any], case: dict[str, Any]) -> None:
     session, now = follower(races), races["now"]
     for number, stanza in enumerate(case["stanzas"]):
-        step = session.examine(incoming(stanza["xml"], str(number)), now)
-        events = session.accept(step, now)
+        step = session.processing.examine(incoming(stanza["xml"], str(number)), now)
+        events = session.applying.accept(step, now)
         kinds = {type(event) for event in events}
         outcome = "applied" if GroupChanged in kinds else "refused" if kinds == {Rejected} else "ignored"
         assert outcome == stanza["outcome"]

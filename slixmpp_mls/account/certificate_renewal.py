@@ -68,7 +68,7 @@ class CertificateRenewal:
                 self._reminded[due.scheme] = now
                 self._context.fire("mls_certificate_expires", due)
         for room in self._rooms.all.values():
-            if room.group.leaf_outdated:
+            if room.group.sending.leaf_outdated:
                 self._context.tasks.spawn(self._renew(room), f"renewing our leaf in {room.jid}")
 
     async def _renew(self, room: EncryptedRoom) -> None:

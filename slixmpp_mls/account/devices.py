@@ -99,7 +99,7 @@ class OwnDevices:
         self._wake = asyncio.Event()
         self._look_due = True
         self._closed = False
-        self._settling = asyncio.Lock()
+        self._changing = asyncio.Lock()
         self._retired_again: dict[str, float] = {}
         self._told_of = ""  # why our node is unusable
         self._unsubscribe: Callable[[], None] | None = None
@@ -223,7 +223,7 @@ class OwnDevices:
         if device_id == own.device:
             for room in self._member_rooms():
                 await room.leave(patience=ROOM_TIMEOUT / 3)
-        async with self._settling:  # our own notification would trigger the same work again
+        async with self._changing:  # our own notification would trigger the same work again
             marker = await self._mark(device_id)
             if device_id == own.device:
                 await self._stop(marker)
@@ -243,7 +243,7 @@ class OwnDevices:
         listed, me = await read_devices(self._context.devices), self._context.device.identity.device
         if device_id not in listed.devices or device_id == me:
             raise UsageError(f"our account lists no other device {device_id}")
-        async with self._settling:
+        async with self._changing:
             await vouch_for(
                 self._context.devices, self._context.device, listed.devices[device_id], self._context.now, fingerprint
             )
@@ -372,7 +372,7 @@ class OwnDevices:
                     await self._look()
                 if self._unfinished():
                     await asyncio.sleep(random.uniform(0, JITTER))  # noqa: S311
-                    await self._settle()
+                    await self._finish_changes()
             except MLSError as error:
                 log.info("our devices have to wait: %s", error)
             except Exception as error:
@@ -478,8 +478,8 @@ class OwnDevices:
         policy, own = room.policy, self._context.device.identity.account
         return policy.own_devices or policy.permits(policy.may_remove, own, room.group.roster)
 
-    async def _settle(self) -> None:
-        async with self._settling:
+    async def _finish_changes(self) -> None:
+        async with self._changing:
             for room, name, status in self._unfinished():
                 try:
                     async with asyncio.timeout(ROOM_TIMEOUT):

@@ -107,7 +107,7 @@ class KeyRotation:
         await asyncio.gather(*(one(room) for room in rooms if room.is_member and room.live))
 
     def _waiting(self) -> list[str]:
-        return [name for name, room in self._rooms.all.items() if room.group.leaf_outdated]
+        return [name for name, room in self._rooms.all.items() if room.group.sending.leaf_outdated]
 
     def _progress(self) -> KeyRotated:
         waiting = set(self._waiting())

@@ -192,7 +192,7 @@ class Maintenance:
         failures = []
         self._note_time()
         for room in self._rooms.all.values():
-            room.group.tidy(self._context.now)
+            room.group.lifecycle.tidy(self._context.now)
         self._certificates.look()
         for work in (self._look_at_members, self._rotation.go_on, self._publication.replenish):
             try:
@@ -219,7 +219,7 @@ class Maintenance:
         name = room.jid
         if not (room.live and room.is_member) or self._is_busy(name):
             return
-        reason = room.group.renewal_due(self._context.settings.renewal, self._context.now)
+        reason = room.group.members.renewal_due(self._context.settings.renewal, self._context.now)
         if reason is None:
             return
         epoch = room.epoch
@@ -277,9 +277,9 @@ class Maintenance:
 
     @staticmethod
     def _may_remove(room: EncryptedRoom, member: Member) -> bool:
-        session = room.group
-        wish = SentProposal(Remove(LeafIndex(member.leaf_index)), MemberSender(session.mls.own_index))
-        return is_permitted(session.mls, session.require_member().view, (wish,))
+        group = room.group
+        wish = SentProposal(Remove(LeafIndex(member.leaf_index)), MemberSender(group.mls.own_index))
+        return is_permitted(group.mls, group.room_state.require_member().view, (wish,))
 
     async def _evict(self, room: EncryptedRoom, who: set[ClientIdentity]) -> None:
         """Remove silent members after a random wait: the first member with the right acts, the rest find no work."""

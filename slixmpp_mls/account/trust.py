@@ -11,7 +11,7 @@
 :mod:`slixmpp_mls.authentication.automatic_trust` has the rules of XEP-0450; this module applies them to rooms.  A trust
 message is an application message without a body.  All members receive it, and members that it does not concern ignore
 it.  Its only event is ``mls_trust_changed``, if it changes something.  A trust message for a device is sent through the
-smallest shared room, now or when there is one.  :meth:`Trust.settle` sends pending messages: after each decision,
+smallest shared room, now or when there is one.  :meth:`Trust.send_pending` sends pending messages: after each decision,
 whenever a member joins a group, and whenever a room has been caught up with.
 """
 
@@ -108,7 +108,7 @@ class Trust:
         self._rooms = rooms
         self._management = context.trust
         self._table = context.trust.table
-        self._settling = asyncio.Lock()
+        self._sending = asyncio.Lock()
         self._due = asyncio.Event()
         self._handlers: dict[str, Callable[[Any], None]] = {
             "mls_joined": self._soon,
@@ -166,7 +166,7 @@ class Trust:
             another account, or neither a URI nor a fingerprint
         """
         keys = self._management.verify(account, *proofs)
-        await self.settle()
+        await self.send_pending()
         return keys
 
     async def distrust(self, account: str, *proofs: str) -> list[KnownKey]:
@@ -177,7 +177,7 @@ class Trust:
         :returns: these keys
         """
         keys = self._management.distrust(account, *proofs)
-        await self.settle()
+        await self.send_pending()
         return keys
 
     # --- events --------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ class Trust:
         while True:
             await self._due.wait()
             await asyncio.sleep(_PAUSE)
-            await self.settle()
+            await self.send_pending()
 
     def _soon(self, _: object = None) -> None:
         self._due.set()
@@ -211,35 +211,35 @@ class Trust:
         if event.added or event.updated:
             self._soon()
 
-    async def settle(self) -> None:
+    async def send_pending(self) -> None:
         """Send pending messages to members of rooms that we are in now; the rest wait for an occasion."""
-        async with self._settling:
+        async with self._sending:
             self._due.clear()
-            groups = [group for group in self._rooms.all.values() if group.is_member and group.live]
-            for group in sorted(groups, key=lambda group: len(group.group.roster)):
+            rooms = [room for room in self._rooms.all.values() if room.is_member and room.live]
+            for room in sorted(rooms, key=lambda room: len(room.group.roster)):
                 try:
                     async with asyncio.timeout(_SEND_TIMEOUT):
-                        await self._tell(group)
+                        await self._tell(room)
                 except (MLSError, TimeoutError) as error:
-                    log.info("%s: trust messages have to wait: %s", group.jid, error)
+                    log.info("%s: trust messages have to wait: %s", room.jid, error)
 
-    async def _tell(self, group: EncryptedRoom) -> None:
-        present = [key for key in self._management.recipients() if self._is_in(group, key)]
+    async def _tell(self, room: EncryptedRoom) -> None:
+        present = [key for key in self._management.recipients() if self._is_in(room, key)]
         statements = self._management.owed(present)
         if not statements:
             return
-        if group.group.silenced:
+        if room.group.sending.silenced:
             with suppress(NotVouchedFor):
-                await group.worker.checks.look_again()  # a decision may have answered its question
+                await room.worker.checks.look_again()  # a decision may have answered its question
         account = self._context.device.identity.account
         for message in compose(statements):
-            data = seal_elements([message.to_lxml()], account, group.jid, self._context.time())
-            await group.worker.sender.send(data, None)
+            data = seal_elements([message.to_lxml()], account, room.jid, self._context.time())
+            await room.worker.sender.send(data, None)
         self._management.told(present, statements)
 
-    def _is_in(self, group: EncryptedRoom, key: KnownKey) -> bool:
-        session = group.group
+    def _is_in(self, room: EncryptedRoom, key: KnownKey) -> bool:
+        group = room.group
         if key.device is not None:
-            return session.has_key(ClientIdentity(key.account, key.device), key.signature_key)
-        leaves = (session.mls.tree.member(LeafIndex(index)) for index in session.roster.leaves_of(key.account))
+            return group.members.has_key(ClientIdentity(key.account, key.device), key.signature_key)
+        leaves = (group.mls.tree.member(LeafIndex(index)) for index in group.roster.leaves_of(key.account))
         return any(key_identifier(leaf.signature_key) == key.identifier for leaf in leaves)

@@ -45,7 +45,7 @@ from .trust_table import Keys, Source, TrustTable
 __all__ = ["PeopleService"]
 
 # Reasons that are contradictions about which key it is, or want of knowledge.  All others (the device has been
-# retired, a certificate revoked ...) are about something that no comparison of keys can settle.
+# retired, a certificate revoked ...) are about something that no comparison of keys can decide.
 _OUTRANKED: Final = frozenset({"no-device", "other-key", "not-readable", "key-changed", "new-device", "undecided"})
 
 

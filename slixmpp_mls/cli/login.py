@@ -143,12 +143,12 @@ async def session(login: Login, prepare: Callable[[ClientXMPP], None]) -> AsyncI
     prepare(client)
     outcome: asyncio.Future[LoginFailed | None] = asyncio.get_running_loop().create_future()
 
-    def settle(problem: LoginFailed | None) -> None:
+    def finish(problem: LoginFailed | None) -> None:
         if not outcome.done():
             outcome.set_result(problem)
 
-    watch = LoginWatch(client, settle)
-    client.add_event_handler("session_start", lambda _: settle(None))
+    watch = LoginWatch(client, finish)
+    client.add_event_handler("session_start", lambda _: finish(None))
 
     def reconnect(_: object) -> None:  # slixmpp leaves that to us
         client.connect()

@@ -96,7 +96,9 @@ def members(
     else:
         raise UsageError(f"this device is not in the group of {room}")
     levels = _levels(copy)
-    found = [(member, levels.get((member.account, key_identifier(member.signature_key)))) for member in group.members()]
+    found = [
+        (member, levels.get((member.account, key_identifier(member.signature_key)))) for member in group.members.all()
+    ]
     if as_json:
         records = [
             {

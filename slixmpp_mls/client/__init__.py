@@ -2,11 +2,12 @@
 
 ::
 
-    delivery ── Incoming ──► RoomGroup.examine ──► Step ── authentication ──► RoomGroup.accept ──► events
-    application ─► RoomGroup.compose / commit / propose ──► Outgoing ──► delivery
+    delivery ── Incoming ──► processing.examine ──► Step ── authentication ──► applying.accept ──► events
+    application ──► sending.compose / commit / propose ──► Outgoing ──► delivery
 
-:mod:`.device` holds our identity, keys and KeyPackages; :mod:`.group` one room's group with the rules of its order;
-:mod:`.storage` what the store has of a room.  Each step writes its changes in one transaction before it tells of them.
+:mod:`.device` holds our identity, keys and KeyPackages.  :mod:`.group` has the rules of a room's group: a
+:class:`RoomGroup` is made of the parts above and others.  :mod:`.storage` has the records of a room in the store.  Each
+step writes its changes in one transaction before it reports them.
 """
 
 from .device import Device, KeyPackagePlan, KeyPackageSettings, PublishedKeyPackage, open_key_package

@@ -62,7 +62,7 @@ class MessageReceived:
     :ivar occupant: ``room/nickname`` of the sender according to the room, not authenticated
     :ivar clear: whether the stanza also contains cleartext
     :ivar removed: whether its sender had been removed from the group when the room received it
-    :ivar number: its place in the inbox, for :meth:`~.group.room_group.RoomGroup.handed_over`
+    :ivar number: its place in the inbox, for :meth:`~.group.room_state.RoomState.handed_over`
     :ivar again: whether it was read before a restart; the application may have received it already
     :ivar missing: number of messages that the sender encrypted just before this one and that have not arrived: a server
         has lost or withholds them, the sender could not send them, or they will still arrive (RFC 9750 5.2)
@@ -209,8 +209,8 @@ class Unreadable:
 class LeftBehind:
     """A member seems to be in a later epoch than ours: we lack a Commit, or have rejected one that others accept.
 
-    The event is reported once per account and epoch.  The group is not given up.  If the archive, read to its end,
-    confirms it, :class:`GroupLost` follows; see :meth:`.RoomGroup.is_left_behind`.
+    The event is reported once per account and epoch.  The group is not given up: :class:`Unsure` follows, and
+    :mod:`~.group.certainty` finds out.
 
     :ivar epoch: our epoch
     :ivar ahead: the member's epoch according to the stanza, not authenticated

@@ -199,7 +199,7 @@ class Stream:
         xml: Element = answer.xml
         return xml
 
-    async def settled(self) -> None:
+    async def flushed(self) -> None:
         """Wait until our server has accepted everything that was written before.
 
         A server processes the stanzas of a stream in order (RFC 6120 10.1): any answer to a request proves that the

@@ -271,14 +271,14 @@ class DevServer(ABC):
         """
         outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
-        def settle(problem: str) -> None:
+        def finish(problem: str) -> None:
             if not outcome.done():
                 outcome.set_result(problem)
 
         handlers = {
-            "session_start": lambda _: settle(""),
-            "failed_all_auth": lambda _: settle("the server refused the password"),
-            "ssl_invalid_chain": lambda error: settle(f"the server's certificate does not verify: {error}"),
+            "session_start": lambda _: finish(""),
+            "failed_all_auth": lambda _: finish("the server refused the password"),
+            "ssl_invalid_chain": lambda error: finish(f"the server's certificate does not verify: {error}"),
         }
         for event, handler in handlers.items():
             client.add_event_handler(event, handler)

@@ -69,7 +69,7 @@ class Candidates:
         self.failed[account] = reason
 
 
-async def find_candidates(context: Context, session: RoomGroup, accounts: Iterable[str]) -> Candidates:
+async def find_candidates(context: Context, group: RoomGroup, accounts: Iterable[str]) -> Candidates:
     """Find the devices of these accounts that are not in the group yet.
 
     The accounts are queried concurrently, each for :data:`PATIENCE` seconds at most.
@@ -79,7 +79,7 @@ async def find_candidates(context: Context, session: RoomGroup, accounts: Iterab
     """
     found = Candidates()
     wanted, found.failed = normal_forms(accounts)
-    found.failed |= await each_by_itself({each: partial(_find, context, session, each, found) for each in wanted})
+    found.failed |= await each_by_itself({each: partial(_find, context, group, each, found) for each in wanted})
     return found
 
 
@@ -109,14 +109,14 @@ async def each_by_itself(work: Mapping[str, Callable[[], Awaitable[None]]]) -> d
     return failed
 
 
-async def _find(context: Context, session: RoomGroup, wanted: str, found: Candidates) -> None:
+async def _find(context: Context, group: RoomGroup, wanted: str, found: Candidates) -> None:
     account, _, only = wanted.partition("/")
     items, listed = await asyncio.gather(context.key_packages.items(account), read_listed(context.devices, account))
     if not items and not listed:
         found.failed[wanted] = "no KeyPackages: no client of this account supports MLS"
         return
-    group = session.mls
-    requirements = GroupRequirements.of_context(group.context)
+    mls = group.mls
+    requirements = GroupRequirements.of_context(mls.context)
     rules = context.device.leaf_rules(context.now)
     usable: dict[ClientIdentity, list[VerifiedKeyPackage]] = {}
     refusals: dict[ClientIdentity | None, set[str]] = {}
@@ -130,22 +130,22 @@ async def _find(context: Context, session: RoomGroup, wanted: str, found: Candid
                 usable.setdefault(ClientIdentity.from_leaf(package.leaf), []).append(package)
         except PeerError as error:
             refusals.setdefault(_claimed(element, account), set()).add(str(error))
-    roster = session.roster  # includes this device
+    roster = group.roster  # includes this device
     claimed = [client for client in refusals if client is not None][:_CLAIMS]
     everybody = dict.fromkeys((*usable, *(ClientIdentity(account, name) for name in sorted(listed)), *claimed))
     known = [client for client in everybody if only in ("", client.device) and roster.leaf_of(client) is None]
     packages = {
-        client: pick(await vouched_for(context.authentication, group.suite, usable[client]), context.used_key_packages)
+        client: pick(await vouched_for(context.authentication, mls.suite, usable[client]), context.used_key_packages)
         for client in known
         if client in usable
     }
     chosen = Candidates()
-    unfit = _refuse_credentials(session, packages, chosen)
+    unfit = _refuse_credentials(group, packages, chosen)
     fit = {client: package for client, package in packages.items() if client not in unfit}
-    await _authenticate(context.authentication, session, fit, chosen)
+    await _authenticate(context.authentication, group, fit, chosen)
     for client in known:
         if client not in packages:  # it is listed or claims to exist: no report would mean that it has been added
-            reasons = refusals.get(client) or {f"it has no KeyPackage for cipher suite {group.suite.id}"}
+            reasons = refusals.get(client) or {f"it has no KeyPackage for cipher suite {mls.suite.id}"}
             chosen.skipped[str(client)] = "; ".join(sorted(reasons)[:3])
     found.packages |= chosen.packages
     found.skipped |= chosen.skipped
@@ -155,7 +155,7 @@ async def _find(context: Context, session: RoomGroup, wanted: str, found: Candid
         found.failed[wanted] = "all of its devices are in the group"
         return
     reasons = {*chosen.skipped.values(), *(refusals.get(None, ()) if not only else ())}
-    lacking = "no KeyPackages of this device" if only else f"no KeyPackage for cipher suite {group.suite.id}"
+    lacking = "no KeyPackages of this device" if only else f"no KeyPackage for cipher suite {mls.suite.id}"
     found.failed[wanted] = "; ".join(sorted(reasons)[:3]) or lacking
 
 
@@ -202,10 +202,10 @@ def pick(packages: list[VerifiedKeyPackage], used: Recent[bytes, None]) -> Verif
 
 
 def _refuse_credentials(
-    session: RoomGroup, chosen: dict[ClientIdentity, VerifiedKeyPackage], found: Candidates
+    group: RoomGroup, chosen: dict[ClientIdentity, VerifiedKeyPackage], found: Candidates
 ) -> set[ClientIdentity]:
     """Refuse devices with a credential type that the policy or a member's software does not accept (RFC 9420 7.3)."""
-    tree, policy = session.mls.tree, session.policy
+    tree, policy = group.mls.tree, group.policy
     unfit: set[ClientIdentity] = set()
     for client, package in chosen.items():
         credential = package.leaf.credential
@@ -224,13 +224,13 @@ def _refuse_credentials(
 
 async def _authenticate(
     authentication: AuthenticationService,
-    session: RoomGroup,
+    group: RoomGroup,
     chosen: dict[ClientIdentity, VerifiedKeyPackage],
     found: Candidates,
 ) -> None:
     """Keep the devices that the Authentication Service vouches for."""
     leaves = [package.leaf for package in chosen.values()]
-    verdicts = await authentication.validate(leaves, session.mls.suite)
+    verdicts = await authentication.validate(leaves, group.mls.suite)
     for (client, package), verdict in zip(chosen.items(), verdicts, strict=True):
         if verdict.is_valid:
             found.packages[client] = package

@@ -284,7 +284,7 @@ class EncryptedRoom:
 
         :raises UsageError: we are not in the group
         """
-        return self._context.with_levels(self.group.members())
+        return self._context.with_levels(self.group.members.all())
 
     @property
     def own_account(self) -> str:
@@ -311,7 +311,7 @@ class EncryptedRoom:
     def doubts(self) -> tuple[Doubt, ...]:
         """The members for whom the Authentication Service does not vouch; see
         :mod:`slixmpp_mls.client.storage.doubts`."""
-        return tuple(self.group.doubts.values())
+        return tuple(self.group.members.doubts.values())
 
     @property
     def accounts(self) -> list[str]:
@@ -366,7 +366,7 @@ class EncryptedRoom:
     @property
     def unsure(self) -> tuple[str, ...]:
         """Why we do not know whether our epoch is the group's; empty if we know.  See :class:`~.client.Unsure`."""
-        return names(self.group.unsure)
+        return names(self.group.certainty.reasons)
 
     @property
     def live(self) -> bool:
@@ -450,7 +450,7 @@ class EncryptedRoom:
         if isinstance(content, Message):
             data = seal_message(content, account, self.jid, now, epochs)
             origin_id = content["id"] or None
-            waiting = self.group.on_its_way(origin_id) if origin_id is not None else None
+            waiting = self.group.sending.on_its_way(origin_id) if origin_id is not None else None
             if waiting is not None and say_the_same(waiting, data):
                 data = waiting
         else:
@@ -561,7 +561,7 @@ class EncryptedRoom:
             return
         if event.origin_id is not None:
             self.references.remember(event.origin_id, sender.account, event.archive_id)
-        doubt = self.group.doubts.get(sender.identity)
+        doubt = self.group.members.doubts.get(sender.identity)
         message = EncryptedMessage(
             room=self,
             message=DecryptedMessage(stream=self.xmpp, xml=content.xml),  # type: ignore[no-untyped-call]
@@ -576,7 +576,7 @@ class EncryptedRoom:
             doubt=doubt,
             rich=meant,
         )
-        denied = message.doubt is not None and message.doubt.denied and not self.group.talks_to_anybody
+        denied = message.doubt is not None and message.doubt.denied and not self.group.sending.talks_to_anybody
         name = "mls_doubted_message" if denied else _EVENT_NAMES.get(meant.content.kind, "mls_message")
         dispatch(self.xmpp, name, message, done)
 
@@ -597,7 +597,7 @@ class EncryptedRoom:
 
         :raises StoreError: nothing was handed over
         """
-        for event in self.group.not_handed_over():
+        for event in self.group.room_state.not_handed_over():
             self._received(event)
 
     # --- changing the group --------------------------------------------------------------------
@@ -666,7 +666,7 @@ class EncryptedRoom:
         self.leaving.go_on()
         spawn = self.worker.parts.spawn
         spawn(self.worker.checks.look_again(), "asking about members again")
-        if self.group.leaf_outdated:
+        if self.group.sending.leaf_outdated:
             spawn(self.renew_leaf(), "renewing our leaf")
         self.membership.went_live()
 
@@ -697,7 +697,7 @@ class EncryptedRoom:
         :raises NotPermitted: the group's policy demands another type of credential
         """
         self.group.require_member()
-        return await self.worker.committer.commit(lambda: [] if self.group.leaf_outdated else None, force=True)
+        return await self.worker.committer.commit(lambda: [] if self.group.sending.leaf_outdated else None, force=True)
 
     async def link(self, source: EncryptedRoom) -> GroupChanged:
         """Mix a key of another group into this one, so that keys renewed there protect this one as well.

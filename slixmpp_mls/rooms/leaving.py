@@ -65,12 +65,14 @@ class Leaving:
                 await self._forget()
 
     async def _leave(self, patience: float) -> None:
-        self._group.want_to_leave()
+        self._group.lifecycle.want_to_leave()
         if self._parts.muc.inside:
             try:
                 async with asyncio.timeout(patience):
                     await self._progress.until_live()  # we may have joined just now
-                    await self._progress.until(lambda: not (self._group.is_member and self._group.messages_wait))
+                    await self._progress.until(
+                        lambda: not (self._group.is_member and self._group.sending.messages_wait)
+                    )
                     await self._ask_to_go()
             except TimeoutError:
                 pass
@@ -89,7 +91,7 @@ class Leaving:
         group = self._group
         while group.is_member and len(group.roster) > 1:
             await self._progress.until_open()
-            outgoing = group.propose(Remove(LeafIndex(group.mls.own_index)), self._parts.context.now)
+            outgoing = group.sending.propose(Remove(LeafIndex(group.mls.own_index)), self._parts.context.now)
             asked_in = _epoch(group)
             await self._worker.transmitter.transmit(outgoing)
             await self._progress.until(partial(_is_over, group, asked_in))

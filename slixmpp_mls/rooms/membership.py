@@ -120,7 +120,7 @@ class _LettingIn:
     async def take_out_again(self) -> None:
         """Revoke our grants to accounts that are not in the group."""
         group = self._parts.group
-        if not group.is_member or group.commit_waits:  # a Commit in transit may still add them
+        if not group.is_member or group.sending.commit_waits:  # a Commit in transit may still add them
             return
         for account in sorted(each for each in self._let_in if not group.roster.has(each)):
             try:
@@ -230,7 +230,7 @@ class Membership:
         # The place of its Welcome is forgotten after the first invitation: reading begins at the start.
         element = Invitation(self._group.mls.group_id, None).to_stdlib()
         await self._parts.muc.invite(bare, [element])
-        await Stream.of(self._parts.context.xmpp).settled()
+        await Stream.of(self._parts.context.xmpp).flushed()
 
     # --- removing --------------------------------------------------------------------------------
 

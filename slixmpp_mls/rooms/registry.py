@@ -140,7 +140,7 @@ class Rooms:
         await handle.muc.destroy()
         await self.forget(handle)
         if handle.is_member:
-            handle.group.give_up()
+            handle.group.lifecycle.give_up()
 
     async def give_up(self, reason: DeviceRetired) -> None:
         """Leave all rooms for good, and delete their groups' keys."""
@@ -149,7 +149,7 @@ class Rooms:
             handle.worker.progress.lost = reason
             await self.forget(handle)
             if handle.is_member:
-                handle.group.give_up()
+                handle.group.lifecycle.give_up()
 
     # --- beginning a group ---------------------------------------------------------------------
 
@@ -215,14 +215,14 @@ class Rooms:
         if known is not None:
             await self.forget(known)  # it waits there for a Welcome
             if ended:  # our user's new group in the room's place is the evidence
-                known.group.give_up()
+                known.group.lifecycle.give_up()
         handle = self._handle(bare)
         try:
-            await enter(handle.muc, handle.group.begin_creation())
+            await enter(handle.muc, handle.group.lifecycle.begin_creation())
             last = await handle.muc.archive.last_id()
-            handle.group.seek(last)
+            handle.group.lifecycle.seek(last)
             if begin is None:
-                handle.group.create(
+                handle.group.lifecycle.create(
                     suite or device.suites[0],
                     policy or RoomPolicy(bare, (self._context.xmpp.boundjid.bare,)),
                     self._context.now,
@@ -234,9 +234,9 @@ class Rooms:
         except BaseException as error:
             await self.forget(handle)
             if handle.is_member:
-                handle.group.give_up()
+                handle.group.lifecycle.give_up()
             elif isinstance(error, UsageError | RoomUnsuitable | NotPermitted):
-                handle.group.end_creation()  # after other errors the room may be there
+                handle.group.lifecycle.end_creation()  # after other errors the room may be there
             raise
         await handle.wait_live()
         return handle
@@ -274,7 +274,7 @@ class Rooms:
         async def begin(handle: EncryptedRoom) -> None:
             await handle.membership.let_into_room(candidates)
             packages = [package.key_package for package in candidates.packages.values()]
-            draft = handle.group.draft_branch(source.group, policy, packages, self._context.now)
+            draft = handle.group.continuation.draft_branch(source.group.mls, policy, packages, self._context.now)
             await handle.worker.committer.send_creation(draft)
             await handle.worker.progress.until_created()
 
@@ -306,12 +306,12 @@ class Rooms:
                     await handle.worker.read_from(after)
                 return handle
             if not handle.is_member:
-                handle.group.expect_welcome(after)
+                handle.group.lifecycle.expect_welcome(after)
             try:
                 await handle.worker.start()
             except DeliveryError:
                 if not handle.is_member:
-                    handle.group.stop_waiting()
+                    handle.group.lifecycle.stop_waiting()
                     del self._rooms[room]
                 raise
             return handle

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from ..mls.parameters import HOUR
 
-__all__ = ["JUMP", "SETTLING", "ClockJumped", "SteadyClock"]
+__all__ = ["JUMP", "UNSTEADY", "ClockJumped", "SteadyClock"]
 
-SETTLING = 900.0  # seconds after a jump in which the wall clock may be set right
+UNSTEADY = 900.0  # seconds after a jump in which the wall clock may be set right
 JUMP = HOUR  # seconds
 
 
@@ -79,7 +79,7 @@ class SteadyClock:
     @property
     def steady(self) -> bool:
         """Whether the clock has not jumped for a quarter of an hour."""
-        return self.steady_for(SETTLING)
+        return self.steady_for(UNSTEADY)
 
     def steady_for(self, seconds: float) -> bool:
         """Whether the clock has not jumped for this many seconds."""

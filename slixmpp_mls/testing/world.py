@@ -72,22 +72,26 @@ NOW = 1_800_000_000
 """The initial time of this package's clocks, in seconds since the Unix epoch."""
 
 
-def commit_against_policy(session: RoomGroup, proposals: Sequence[AnyProposal], now: int) -> Outgoing:
+def commit_against_policy(group: RoomGroup, proposals: Sequence[AnyProposal], now: int) -> Outgoing:
     """Make a Commit without checking that the group's policy allows it; members ignore the Commit.
 
     :param now: seconds since the Unix epoch
     """
-    draft = session.mls.draft_commit(proposals, now=now, by_reference=(), random=session.device.random)
-    return session.finish_commit(draft)
+    draft = group.mls.draft_commit(proposals, now=now, by_reference=(), random=group.device.random)
+    return group.sending.finish_commit(draft)
 
 
 class Participant:
     """A device with one room.  It does the plugin's work for a bot, driven by a test.
 
-    :ivar session: the room's group, the object under test
+    :ivar group: the room's group, the object under test
     :ivar events: all its events, oldest first
     :ivar judge: the Authentication Service: returns an error for a leaf that it does not accept, or None
     """
+
+    store: Store
+    device: Device
+    group: RoomGroup
 
     def __init__(self, world: World, store: Store) -> None:
         self.world = world
@@ -109,8 +113,8 @@ class Participant:
         self.device = Device(
             self.store, settings=self.world.settings, parameters=self.world.parameters, random=self.world.random
         )
-        self.session = RoomGroup(self.device, self.world.room.jid)
-        self._hear(self.session.not_handed_over())
+        self.group = RoomGroup(self.device, self.world.room.jid)
+        self._hear(self.group.room_state.not_handed_over())
         self.world.directory.replenish(self.device, self.world.now)
 
     @property
@@ -119,7 +123,7 @@ class Participant:
 
     @property
     def epoch(self) -> int:
-        return self.session.mls.epoch
+        return self.group.mls.epoch
 
     @property
     def texts(self) -> list[bytes]:
@@ -139,22 +143,22 @@ class Participant:
 
     def keep(self, data: bytes) -> Outgoing:
         """Compose application data that is sent when the room has been read to its end."""
-        return self.session.compose(data, later=True)
+        return self.group.sending.compose(data, later=True)
 
     def send(self, data: bytes, origin_id: str | None = None) -> Outgoing:
         """Send application data."""
-        return self.post(self.session.compose(data, origin_id=origin_id))
+        return self.post(self.group.sending.compose(data, origin_id=origin_id))
 
     def commit(self, *proposals: AnyProposal, options: CommitOptions | None = None) -> Outgoing:
         """Send a Commit; without proposals, it only renews our keys."""
-        return self.post(self.session.commit(proposals, self.world.now, options=options))
+        return self.post(self.group.sending.commit(proposals, self.world.now, options=options))
 
     def propose(self, proposal: AnyProposal) -> Outgoing:
-        return self.post(self.session.propose(proposal, self.world.now))
+        return self.post(self.group.sending.propose(proposal, self.world.now))
 
     def ask(self) -> list[Outgoing]:
         """Request to be added, from outside the group."""
-        return [self.post(outgoing) for outgoing in self.session.ask(self.world.now)]
+        return [self.post(outgoing) for outgoing in self.group.join_requests.ask(self.world.now)]
 
     def vouch_for(self, other: Participant) -> None:
         """Give another device of our account a voucher by this device; it replaces all others."""
@@ -167,25 +171,25 @@ class Participant:
     def enter(self, group_info: elements.GroupInfo) -> Outgoing:
         """Send an external Commit."""
         return self.post(
-            self.session.finish_external_commit(
-                self.session.draft_external_commit(group_info, self.world.now), self.world.now
+            self.group.external_commits.finish(
+                self.group.external_commits.draft(group_info, self.world.now), self.world.now
             )
         )
 
     def adding(self, account: str) -> list[AnyProposal]:
         """Add proposals for an account's devices that are not in the group."""
-        found = self.world.directory.find(account, self.session, self.world.now)
+        found = self.world.directory.find(account, self.group, self.world.now)
         return [
-            Add(package.key_package) for client, package in found.items() if self.session.roster.leaf_of(client) is None
+            Add(package.key_package) for client, package in found.items() if self.group.roster.leaf_of(client) is None
         ]
 
     def removing(self, account: str) -> list[AnyProposal]:
         """Remove proposals for an account's devices."""
-        return [Remove(leaf) for leaf in self.session.roster.leaves_of(account)]
+        return [Remove(leaf) for leaf in self.group.roster.leaves_of(account)]
 
     def resend(self) -> list[Outgoing]:
         """Send outstanding messages again, as a client does when it has read the archive after an interruption."""
-        return [self.post(outgoing) for outgoing in self.session.outstanding()]
+        return [self.post(outgoing) for outgoing in self.group.outstanding()]
 
     # --- reading
 
@@ -195,7 +199,7 @@ class Participant:
         :raises ArchiveGap: the archive does not reach back to our position
         """
         events: list[Event] = []
-        for number, incoming in enumerate(self.world.room.read(self.account, self.session.cursor)):
+        for number, incoming in enumerate(self.world.room.read(self.account, self.group.cursor)):
             if number == limit:
                 break
             events += self.take(incoming)
@@ -203,14 +207,14 @@ class Participant:
 
     def take(self, incoming: Incoming) -> list[Event]:
         """Examine, authenticate and apply one stanza."""
-        step = self.session.examine(incoming, self.world.now)
-        session, now = self.session, self.world.now
+        step = self.group.processing.examine(incoming, self.world.now)
+        now = self.world.now
         doubts = [
             Doubt(ClientIdentity.from_leaf(leaf), self.denies, "asked", str(error), now)
             for leaf in step.leaves
             if (error := self.judge(leaf)) is not None
         ]
-        events = session.accept(step, now, doubts)
+        events = self.group.applying.accept(step, now, doubts)
         self._hear(events)
         if any(isinstance(event, Joined | GroupContinued) for event in events):
             self.world.directory.replenish(self.device, now)
@@ -221,12 +225,12 @@ class Participant:
         self.events += events
         for event in events:
             if isinstance(event, MessageReceived):
-                self.session.handed_over(event.number)
-        self.session.forget_handed_over()
+                self.group.room_state.handed_over(event.number)
+        self.group.room_state.forget_handed_over()
 
     def bounce(self, outgoing: Outgoing, condition: str = "policy-violation") -> list[Event]:
         """Report to the device that the room has refused a message."""
-        events = self.session.bounced(outgoing.origin_id, condition)
+        events = self.group.bounced(outgoing.origin_id, condition)
         self.events += events
         return events
 
@@ -267,12 +271,12 @@ class World:
         :param policy: by default all are administrators, and later members may do everything else
         """
         people = [self.person(account) for account in accounts]
-        people[0].session.create(suite, policy or self.open_policy(*accounts), self.now)
+        people[0].group.lifecycle.create(suite, policy or self.open_policy(*accounts), self.now)
         wanted = [proposal for account in dict.fromkeys(accounts) for proposal in people[0].adding(account)]
         if wanted:
             people[0].commit(*wanted)
             self.settle()
-        if any(person.session.state is not MembershipState.MEMBER for person in people):
+        if any(person.group.state is not MembershipState.MEMBER for person in people):
             raise UsageError("somebody has not come into the group")
         return people
 
@@ -294,5 +298,5 @@ class World:
 
     def agree(self) -> bool:
         """Whether all members are in the same state (RFC 9420 8.7)."""
-        members = [person for person in self.people if person.session.state is MembershipState.MEMBER]
-        return len({person.session.mls.epoch_authenticator for person in members}) == 1
+        members = [person for person in self.people if person.group.state is MembershipState.MEMBER]
+        return len({person.group.mls.epoch_authenticator for person in members}) == 1

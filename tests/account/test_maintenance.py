@@ -16,7 +16,7 @@ from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.parameters import DAY, HOUR
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
 from slixmpp_mls.policy import RoomPolicy
-from slixmpp_mls.runtime.clock import JUMP, SETTLING, SteadyClock
+from slixmpp_mls.runtime.clock import JUMP, UNSTEADY, SteadyClock
 from slixmpp_mls.store import MemoryStore, SQLiteStore
 from slixmpp_mls.testing import NOW, Participant, World
 
@@ -77,7 +77,7 @@ def test_a_thousand_members_that_joined_together_are_spread() -> None:
 def age_of(person: Participant) -> LeafAge:
     with person.store.transaction() as transaction:
         value = transaction.get(f"renewed/{person.world.room.jid}", str(person.device.identity).encode())
-    return LeafAge.decode(value, person.session.room_state.record.joined)
+    return LeafAge.decode(value, person.group.room_state.record.joined)
 
 
 def test_messages_are_counted_over_epochs_that_others_begin_and_over_restarts() -> None:
@@ -90,25 +90,25 @@ def test_messages_are_counted_over_epochs_that_others_begin_and_over_restarts() 
         world.settle()
     alice.restart()
     assert age_of(alice).sent == 5
-    assert alice.session.renewal_due(settings, world.now) is None
+    assert alice.group.members.renewal_due(settings, world.now) is None
     alice.send(b"toil and trouble")
-    assert alice.session.renewal_due(settings, world.now) == "use"
+    assert alice.group.members.renewal_due(settings, world.now) == "use"
     world.settle()
     alice.commit()
     world.settle()
-    assert alice.session.renewal_due(settings, world.now) is None
+    assert alice.group.members.renewal_due(settings, world.now) is None
     assert age_of(alice).sent == 0
-    assert bob.session.renewal_due(settings, world.now) is None
+    assert bob.group.members.renewal_due(settings, world.now) is None
 
 
 def test_a_commit_of_ours_whatever_it_is_for_makes_our_keys_young() -> None:
     world, alice, bob, _ = three()
     world.now += 8 * DAY
-    assert alice.session.renewal_due(SETTINGS, world.now) == "age"
+    assert alice.group.members.renewal_due(SETTINGS, world.now) == "age"
     alice.commit(*alice.removing(CAROL))
     world.settle()
-    assert alice.session.renewal_due(SETTINGS, world.now) is None
-    assert bob.session.renewal_due(SETTINGS, world.now) == "age"
+    assert alice.group.members.renewal_due(SETTINGS, world.now) is None
+    assert bob.group.members.renewal_due(SETTINGS, world.now) == "age"
 
 
 def test_members_ages_are_known_by_the_rooms_clock() -> None:
@@ -117,11 +117,11 @@ def test_members_ages_are_known_by_the_rooms_clock() -> None:
     bob.commit()
     world.room.deliver_all()
     done = world.now + 100
-    late = [replace(incoming, stamp=float(done)) for incoming in world.room.read(ALICE, alice.session.cursor)]
+    late = [replace(incoming, stamp=float(done)) for incoming in world.room.read(ALICE, alice.group.cursor)]
     world.now += 20 * DAY
     for incoming in late:
         alice.take(incoming)
-    renewed = {member.account: member.renewed for member in alice.session.members()}
+    renewed = {member.account: member.renewed for member in alice.group.members.all()}
     assert renewed == {ALICE: NOW, BOB: done, CAROL: NOW}
     bob.read()
     carol.read()
@@ -129,7 +129,7 @@ def test_members_ages_are_known_by_the_rooms_clock() -> None:
     world.settle()
     with alice.store.transaction() as transaction:
         assert {key.decode().partition("/")[0] for key, _ in transaction.items(f"renewed/{world.room.jid}")} == {ALICE}
-    alice.session.give_up()
+    alice.group.lifecycle.give_up()
     with alice.store.transaction() as transaction:
         assert not list(transaction.items(f"renewed/{world.room.jid}"))
 
@@ -138,11 +138,11 @@ def test_who_comes_by_a_key_package_of_last_resort_renews_its_keys_soon() -> Non
     """RFC 9750 5.1: the same keys may have been used to add it elsewhere."""
     world = World(settings=KeyPackageSettings(count=0))
     _, bob = world.group(ALICE, BOB)
-    assert bob.session.renewal_due(SETTINGS, world.now + HOUR) == "last-resort"
-    assert bob.session.renewal_due(SETTINGS, world.now - 1) is None
+    assert bob.group.members.renewal_due(SETTINGS, world.now + HOUR) == "last-resort"
+    assert bob.group.members.renewal_due(SETTINGS, world.now - 1) is None
     bob.commit()
     world.settle()
-    assert bob.session.renewal_due(SETTINGS, world.now + HOUR) is None
+    assert bob.group.members.renewal_due(SETTINGS, world.now + HOUR) is None
 
 
 def test_keys_are_as_old_as_their_key_package() -> None:
@@ -152,16 +152,16 @@ def test_keys_are_as_old_as_their_key_package() -> None:
     (alice,) = world.group(ALICE)
     alice.commit(*alice.adding(BOB))
     world.settle()
-    assert bob.session.renewal_due(SETTINGS, world.now + DAY) == "age"
-    assert alice.session.renewal_due(SETTINGS, world.now + DAY) is None
+    assert bob.group.members.renewal_due(SETTINGS, world.now + DAY) == "age"
+    assert alice.group.members.renewal_due(SETTINGS, world.now + DAY) is None
 
 
 def test_the_policy_of_the_group_counts() -> None:
     world = World()
     alice, bob = world.group(ALICE, BOB, policy=RoomPolicy("coven@rooms.example", (ALICE,), max_leaf_age=2 * DAY))
     for person in (alice, bob):
-        assert person.session.renewal_due(SETTINGS, world.now + DAY) is None
-        assert person.session.renewal_due(SETTINGS, world.now + int(1.5 * DAY) + 1) == "age"
+        assert person.group.members.renewal_due(SETTINGS, world.now + DAY) is None
+        assert person.group.members.renewal_due(SETTINGS, world.now + int(1.5 * DAY) + 1) == "age"
 
 
 # --- KeyPackages -----------------------------------------------------------------------------------
@@ -326,7 +326,7 @@ def test_what_is_deleted_can_not_be_read_on_the_disk(tmp_path: Any) -> None:
     assert used.init_key.encode() not in on_disk()
     leaf_key = used.leaf_key.encode()
     assert leaf_key in on_disk()  # the present leaf's
-    epoch_secrets = bob.session.mls.secrets.encode()
+    epoch_secrets = bob.group.mls.secrets.encode()
     bob.device.prepare_keys()
     bob.device.switch_keys(world.now)
     bob.commit()
@@ -336,9 +336,9 @@ def test_what_is_deleted_can_not_be_read_on_the_disk(tmp_path: Any) -> None:
     world.directory.replenish(bob.device, world.now)
     bob.device.drop_former_keys()
     assert old_key not in on_disk()
-    bob.session.tidy(world.now + HOUR + 1)  # the time for late messages of the epoch before is over
+    bob.group.lifecycle.tidy(world.now + HOUR + 1)  # the time for late messages of the epoch before is over
     assert epoch_secrets not in on_disk()
-    assert bob.session.mls.past == ()
+    assert bob.group.mls.past == ()
     store.close()
 
 
@@ -374,12 +374,12 @@ def test_a_clock_that_jumps_is_not_steady_for_a_while(jump: int) -> None:
     times.wall += jump
     assert times.clock.look() == pytest.approx(jump)
     assert not times.clock.steady
-    times.go(SETTLING - 1)
+    times.go(UNSTEADY - 1)
     assert times.clock.look() == 0
     assert not times.clock.steady
     times.wall -= jump  # it is set right, which is a jump again
     assert times.clock.look() == pytest.approx(-jump)
-    times.go(SETTLING)
+    times.go(UNSTEADY)
     assert times.clock.look() == 0
     assert times.clock.steady
 
@@ -388,5 +388,5 @@ def test_a_clock_behind_an_earlier_run_is_not_steady_at_first() -> None:
     times = Times()
     times.clock.begin(NOW + JUMP + 1)
     assert not times.clock.steady
-    times.go(SETTLING)
+    times.go(UNSTEADY)
     assert times.clock.steady

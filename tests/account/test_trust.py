@@ -34,7 +34,7 @@ async def test_a_decision_shows_with_the_members_and_is_told_of() -> None:
     assert trust.level(BOB, key) is TrustLevel.UNDECIDED
     await trust.verify(BOB, bob.context.fingerprint)
     assert trust.level(BOB, key) is TrustLevel.VERIFIED
-    levels = {m.account: m.level for m in alice.context.with_levels(alice.person.session.members())}
+    levels = {m.account: m.level for m in alice.context.with_levels(alice.person.group.members.all())}
     assert levels[BOB] is TrustLevel.VERIFIED
     await trust.distrust(BOB, bob.context.fingerprint)
     told = [change.key.level for change in alice.got("mls_trust_changed")]
@@ -57,11 +57,11 @@ async def test_unexpected_keys_are_told_of() -> None:
         remember=True,
         fire=alice.context.fire,
     )
-    first = bob.person.session.mls.tree.member(bob.person.session.mls.own_index)
+    first = bob.person.group.mls.tree.member(bob.person.group.mls.own_index)
     (verdict,) = await service.validate([first], SUITE)
     assert verdict.is_valid
     assert alice.got("mls_new_key") == []
-    found = second.world.directory.find(BOB, alice.person.session, second.world.now)
+    found = second.world.directory.find(BOB, alice.person.group, second.world.now)
     await service.validate([found[second.device.identity].leaf], SUITE)
     assert [event.client for event in alice.got("mls_new_key")] == [second.device.identity]
 

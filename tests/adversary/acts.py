@@ -91,7 +91,7 @@ def _copied_vouchers(adversary: Adversary) -> list[DeviceVoucher]:
     """Genuine vouchers, out of leaves that everybody can see."""
     found: list[DeviceVoucher] = []
     for person in adversary.scene.members():
-        for _, leaf in person.session.mls.members():
+        for _, leaf in person.group.mls.members():
             with suppress(MLSError):
                 entry = DeviceVouchers.found_in(leaf.extensions)
                 found += () if entry is None else entry.vouchers
@@ -124,7 +124,7 @@ def ghost_by_external_commit(adversary: Adversary, choice: Random) -> None:
         return
     mask = _pretend(adversary, choice)
     replaces = None
-    group = adversary.scene.people[0].session
+    group = adversary.scene.people[0].group
     if adversary.scene.is_member(adversary.scene.people[0]) and choice.random() < 0.5:
         replaces = choice.choice([index for index, _ in group.mls.members()])
     bundle = adversary.external_commit(mask, door, replaces=replaces, complete=_bluff(adversary, mask, choice))
@@ -179,7 +179,7 @@ def _usurpation(adversary: Adversary, group: Group, choice: Random) -> list[AnyP
 @act(Power.OCCUPANT)
 def ghost_asks(adversary: Adversary, choice: Random) -> None:
     """A new-member Add in somebody's name."""
-    record = adversary.scene.people[0].session.room_state.record
+    record = adversary.scene.people[0].group.room_state.record
     mask = _pretend(adversary, choice)
     epoch = max((person.epoch for person in adversary.scene.members()), default=1) + choice.choice([0, 0, 0, 1])
     adversary.post(
@@ -191,7 +191,7 @@ def ghost_asks(adversary: Adversary, choice: Random) -> None:
 @act(Power.OCCUPANT)
 def storm_of_requests(adversary: Adversary, choice: Random) -> None:
     """Many requests, in as many names."""
-    record = adversary.scene.people[0].session.room_state.record
+    record = adversary.scene.people[0].group.room_state.record
     epoch = max((person.epoch for person in adversary.scene.members()), default=1)
     for number in range(choice.randint(10, 24)):
         mask = adversary.mask(choice.choice([f"crowd{number}@n.example", BOB]))
@@ -233,7 +233,7 @@ def _is_stolen(adversary: Adversary, mask: Mask) -> bool:
 
 def _members(adversary: Adversary) -> list[tuple[LeafIndex, LeafNode]]:
     members = adversary.scene.members()
-    return list(members[0].session.mls.members()) if members else []
+    return list(members[0].group.mls.members()) if members else []
 
 
 # --- a member without rights ---------------------------------------------------------------------
@@ -245,7 +245,7 @@ def usurp(adversary: Adversary, choice: Random) -> None:
     mallory = adversary.mallory
     if mallory is None:
         return
-    group = mallory.session.mls
+    group = mallory.group.mls
     proposals = _usurpation(adversary, group, choice)
     if choice.random() < 0.5:
         bundle = adversary.commit(group, proposals)
@@ -257,7 +257,7 @@ def usurp(adversary: Adversary, choice: Random) -> None:
 
 
 def _propose(adversary: Adversary, mallory: Participant, proposal: AnyProposal, choice: Random) -> None:
-    group = mallory.session.mls
+    group = mallory.group.mls
     with suppress(MLSError, ValueError):
         message, after = group.propose(proposal, now=adversary.scene.world.now, random=adversary.scene.world.random)
         _keep(mallory, group.with_secret_tree(after.secret_tree))  # used keys only: it forgets its own proposal
@@ -265,7 +265,7 @@ def _propose(adversary: Adversary, mallory: Participant, proposal: AnyProposal, 
 
 
 def _keep(mallory: Participant, group: Group) -> None:
-    with mallory.session.room_state.change() as change:
+    with mallory.group.room_state.change() as change:
         change.put_group(group)
 
 
@@ -275,7 +275,7 @@ def own_devices(adversary: Adversary, choice: Random) -> None:
     mallory = adversary.mallory
     if mallory is None:
         return
-    group = mallory.session.mls
+    group = mallory.group.mls
     adds: list[AnyProposal] = []
     for _ in range(choice.randint(1, 6)):
         adds.append(Add(adversary.key_package(adversary.mask(MALLORY)).key_package))
@@ -306,7 +306,7 @@ def impersonate_by_update(adversary: Adversary, choice: Random) -> None:
     mallory = adversary.mallory
     if mallory is None:
         return
-    group = mallory.session.mls
+    group = mallory.group.mls
     mask = adversary.mask(
         choice.choice([ALICE, BOB, DAVE]), choice.choice([None, adversary.scene.bob.device.identity.device])
     )
@@ -329,7 +329,7 @@ def encrypt_anew(adversary: Adversary, choice: Random) -> None:
     mallory = adversary.mallory
     if mallory is None:
         return
-    group = mallory.session.mls
+    group = mallory.group.mls
     for spoken in reversed(adversary.scene.spoken[-6:]):
         body = MLSMessage.decode(spoken.message).body
         if not isinstance(body, PrivateMessage) or body.epoch != group.epoch:
@@ -382,7 +382,7 @@ def storm_of_proposals(adversary: Adversary, choice: Random) -> None:
     kind = choice.choice(["add", "remove", "own"])
     for number in range(choice.randint(10, 24)):
         if kind == "remove":
-            leaves = [leaf for leaf, _ in mallory.session.mls.members() if leaf != mallory.session.mls.own_index]
+            leaves = [leaf for leaf, _ in mallory.group.mls.members() if leaf != mallory.group.mls.own_index]
             _propose(adversary, mallory, Remove(choice.choice(leaves)), choice)
             continue
         mask = adversary.mask(MALLORY if kind == "own" else f"crowd{number}@n.example")
@@ -396,7 +396,7 @@ def void_commit(adversary: Adversary, choice: Random) -> None:
     mallory = adversary.mallory
     if mallory is None:
         return
-    group = mallory.session.mls
+    group = mallory.group.mls
     bundle = adversary.commit(
         group, [Remove(choice.choice([leaf for leaf, _ in group.members() if leaf != group.own_index]))]
     )
@@ -420,7 +420,7 @@ def speak(adversary: Adversary, choice: Random) -> None:
     mallory = adversary.mallory
     if mallory is None:
         return
-    group = mallory.session.mls
+    group = mallory.group.mls
     with suppress(MLSError):
         for _ in range(choice.choice([1, 1, 20])):
             message, group = group.encrypt(
@@ -462,7 +462,7 @@ def mutate(adversary: Adversary, choice: Random) -> None:
 @act(Power.OCCUPANT)
 def garbage_of_a_later_epoch(adversary: Adversary, choice: Random) -> None:
     """Well-formed messages that say they are of an epoch to come, attributed to whomever the room says."""
-    record = adversary.scene.people[0].session.room_state.record
+    record = adversary.scene.people[0].group.room_state.record
     epoch = max((person.epoch for person in adversary.scene.members()), default=1)
     for _ in range(choice.randint(1, 4)):
         later = epoch + choice.choice([1, 1, 2, 7, 2**40])
@@ -477,7 +477,7 @@ def garbage_of_a_later_epoch(adversary: Adversary, choice: Random) -> None:
 @act(Power.OCCUPANT)
 def nonsense(adversary: Adversary, choice: Random) -> None:
     """Anything at all in the right elements."""
-    record = adversary.scene.people[0].session.room_state.record
+    record = adversary.scene.people[0].group.room_state.record
     group = choice.choice([record.group_id, choice.randbytes(32)])
     epoch = choice.choice([0, 1, record.joined_epoch + 1, 2**64 - 1])
     kind = choice.choice([elements.Application, elements.Proposal, elements.Commit])
@@ -558,6 +558,6 @@ def empty_directory(adversary: Adversary, choice: Random) -> None:
 def request_by_the_account(adversary: Adversary, choice: Random) -> None:
     """A device that Bob's server lists asks to be added, in the very name that the server stands for."""
     mask = adversary.mask(BOB)
-    record = adversary.scene.people[0].session.room_state.record
+    record = adversary.scene.people[0].group.room_state.record
     epoch = max((person.epoch for person in adversary.scene.members()), default=1)
     adversary.post(adversary.asking(mask, record.group_id, epoch, _bluff(adversary, mask, choice)), choice=choice)

@@ -100,11 +100,11 @@ class Adversary:
             return None
         with suppress(MLSError, AssertionError):
             for incoming in self.scene.world.room.archive(MALLORY):
-                if incoming.archive_id > (person.session.cursor or ""):
+                if incoming.archive_id > (person.group.cursor or ""):
                     person.take(incoming)
-        if person.session.state is not MembershipState.MEMBER:
+        if person.group.state is not MembershipState.MEMBER:
             return None
-        group = person.session.mls
+        group = person.group.mls
         self.made.add(group.own_leaf.encryption_key)
         self.kept_trees.setdefault(group.epoch_authenticator, group.secret_tree)
         return person
@@ -113,8 +113,8 @@ class Adversary:
         """All states of the group that it has: what it could read with them, it reads."""
         found = [mask.group for mask in self.masks if mask.group is not None]
         person = self.scene.mallory
-        if person is not None and person.session.state is MembershipState.MEMBER:
-            found.append(person.session.mls)
+        if person is not None and person.group.state is MembershipState.MEMBER:
+            found.append(person.group.mls)
         return found
 
     def follow(self) -> None:
@@ -156,14 +156,14 @@ class Adversary:
         """The group in some state that the adversary has, to look at."""
         mallory = self.mallory
         if mallory is not None:
-            return mallory.session.mls
+            return mallory.group.mls
         return next((mask.group for mask in self.masks if mask.group is not None), None)
 
     def door(self) -> GroupInfo | None:
         """The latest way in: what the room has kept, or what its own member signs."""
         mallory = self.mallory
         if mallory is not None:
-            body = MLSMessage.decode(mallory.session.mls.group_info()).body
+            body = MLSMessage.decode(mallory.group.mls.group_info()).body
             assert isinstance(body, GroupInfo)
             return body
         for _, door in usable_group_infos(self.scene.shown(MALLORY)):
@@ -242,7 +242,7 @@ class Adversary:
         vouchers: Sequence[DeviceVoucher] = (),
         newcomer: bool = False,
     ) -> Completion:
-        group_id = self.scene.people[0].session.room_state.record.group_id
+        group_id = self.scene.people[0].group.room_state.record.group_id
         return arriving(self.suite, group_id, keys=keys, vouchers=vouchers, newcomer=newcomer)
 
     def commit(self, group: Group, proposals: Sequence[AnyProposal]) -> CommitBundle | None:

@@ -44,13 +44,12 @@ def broken(scene: Scene, adversary: Adversary) -> list[str]:
 def _names(scene: Scene, adversary: Adversary) -> Iterator[str]:
     """No leaf with an account's name without proof."""
     genuine = {
-        person.device.identity: person.device.signature_key(person.session.mls.suite).public
-        for person in scene.members()
+        person.device.identity: person.device.signature_key(person.group.mls.suite).public for person in scene.members()
     }
     for viewer in scene.members():
-        policy = viewer.session.policy
+        policy = viewer.group.policy
         per_account: dict[str, int] = {}
-        for index, leaf in viewer.session.mls.members():
+        for index, leaf in viewer.group.mls.members():
             client = ClientIdentity.from_leaf(leaf)
             per_account[client.account] = per_account.get(client.account, 0) + 1
             where = f"{viewer} has leaf {index} of {client}"
@@ -88,13 +87,13 @@ def _follows(scene: Scene, viewer: Participant, epoch: int) -> bool:
 def _rights(scene: Scene) -> Iterator[str]:
     """No right exercised without proof: nobody is removed, and no policy made, but by the wish of who may."""
     for viewer in scene.members():
-        present = {client for client in scene.invited if viewer.session.roster.leaf_of(client) is not None}
+        present = {client for client in scene.invited if viewer.group.roster.leaf_of(client) is not None}
         for client in scene.seen.get(id(viewer), set()) - present - scene.leaving:
             yield f"{viewer} does not have {client} any more, whom nobody has removed that may"
-        found = RoomPolicy.required_in(viewer.session.mls.context.extensions)
+        found = RoomPolicy.required_in(viewer.group.mls.context.extensions)
         if found != scene.policy:
             yield f"{viewer} has another policy: {found}"
-        removed = viewer.session.require_member().view.removed
+        removed = viewer.group.room_state.require_member().view.removed
         for entry in () if removed is None else removed.clients:
             if entry.account in HONEST and not any(client.account == entry.account for client in scene.leaving):
                 yield f"{viewer} has {entry} on the list of removed clients, whom nobody has removed"
@@ -103,11 +102,11 @@ def _rights(scene: Scene) -> Iterator[str]:
 def _keys_of_members(scene: Scene) -> Iterator[str]:
     """No honest member loses its keys: whoever has been a member stays one, unless it was rightly removed."""
     for person in scene.people:
-        if person.session.state is MembershipState.MEMBER or id(person) not in scene.seen:
+        if person.group.state is MembershipState.MEMBER or id(person) not in scene.seen:
             continue
         if person.device.identity not in scene.leaving:
             last = [type(event).__name__ for event in person.events[-3:]]
-            yield f"{person} has lost the group ({person.session.state.name}): {last}"
+            yield f"{person} has lost the group ({person.group.state.name}): {last}"
 
 
 def _confidentiality(scene: Scene, adversary: Adversary) -> Iterator[str]:
@@ -144,8 +143,8 @@ def _budgets(scene: Scene) -> Iterator[str]:
     if seconds > BUDGETS["seconds of one step"]:
         yield f"{what} has taken {seconds:.1f} s"
     for person in scene.people:
-        if person.session.state is MembershipState.MEMBER:
-            waiting = len(person.session.mls.pending_proposals)
+        if person.group.state is MembershipState.MEMBER:
+            waiting = len(person.group.mls.pending_proposals)
             if waiting > BUDGETS["pending proposals"]:
                 yield f"{person} keeps {waiting} proposals"
 

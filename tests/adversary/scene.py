@@ -104,7 +104,7 @@ class Scene:
 
     def serve(self, person: Participant) -> None:
         """Read what is there, as the engine does; an archive that has expired is read from where it begins."""
-        room, session = self.world.room, person.session
+        room, session = self.world.room, person.group
         try:
             waiting = list(room.read(person.account, session.cursor))
         except ArchiveGap:
@@ -131,9 +131,9 @@ class Scene:
     def commit_for_others(self) -> bool:
         """One member commits what others have proposed, as the engine does."""
         for person in self.people:
-            if self.is_member(person) and not person.session.commit_waits:
+            if self.is_member(person) and not person.group.sending.commit_waits:
                 with self.timed("looking whether a Commit is needed"):
-                    needed = person.session.needs_commit
+                    needed = person.group.sending.needs_commit
                 if needed:
                     with self.timed("committing"), suppress(UsageError, NotPermitted):
                         person.commit()
@@ -142,7 +142,7 @@ class Scene:
 
     @staticmethod
     def is_member(person: Participant) -> bool:
-        return person.session.state is MembershipState.MEMBER
+        return person.group.state is MembershipState.MEMBER
 
     def members(self) -> list[Participant]:
         return [person for person in self.people if self.is_member(person)]
@@ -150,13 +150,13 @@ class Scene:
     def look(self) -> None:
         """Note where everybody is."""
         for person in self.members():
-            group = person.session.mls
+            group = person.group.mls
             self.history.setdefault(id(person), {})[group.epoch] = group.epoch_authenticator
             present = self.seen.setdefault(id(person), set())
-            present |= {client for client in self.invited if person.session.roster.leaf_of(client) is not None}
+            present |= {client for client in self.invited if person.group.roster.leaf_of(client) is not None}
         if self.is_member(self.alice):
             for account in list(self._to_expel):
-                if not self.alice.session.roster.has(account):
+                if not self.alice.group.roster.has(account):
                     self._to_expel.discard(account)
                     self.expelled[account] = self.alice.epoch
 
@@ -170,10 +170,10 @@ class Scene:
         data = b"word %d of %s" % (self.said, person.account.encode())
         try:
             with self.timed("speaking"):
-                outgoing = person.session.compose(data)
+                outgoing = person.group.sending.compose(data)
         except (UsageError, NotPermitted, PeerError):
             return  # proposals wait; the engine would commit them first
-        readers = frozenset(leaf.encryption_key for _, leaf in person.session.mls.members())
+        readers = frozenset(leaf.encryption_key for _, leaf in person.group.mls.members())
         (payload,) = outgoing.payloads
         assert isinstance(payload, elements.Application)
         self.spoken.append(Spoken(person.account, data, readers, payload.data))
@@ -181,20 +181,20 @@ class Scene:
 
     def renew(self, person: Participant) -> None:
         """Post-compromise security: new keys for one's own leaf."""
-        if self.is_member(person) and not person.session.commit_waits:
+        if self.is_member(person) and not person.group.sending.commit_waits:
             with self.timed("renewing"):
                 person.commit()
 
     def propose_update(self, person: Participant) -> None:
         if self.is_member(person):
             with suppress(UsageError, NotPermitted):
-                person.post(person.session.propose_update(self.world.now))
+                person.post(person.group.sending.propose_update(self.world.now))
 
     def invite(self, account: str) -> None:
         """Alice adds an account's devices: those whose keys she has compared."""
-        if not self.is_member(self.alice) or self.alice.session.commit_waits:
+        if not self.is_member(self.alice) or self.alice.group.sending.commit_waits:
             return
-        genuine = {person.device.signature_key(self.alice.session.mls.suite).public for person in self.people}
+        genuine = {person.device.signature_key(self.alice.group.mls.suite).public for person in self.people}
         wanted = [
             add
             for add in self.alice.adding(account)
@@ -215,9 +215,9 @@ class Scene:
 
     def remove(self, account: str) -> None:
         """Alice removes an account."""
-        if not self.is_member(self.alice) or self.alice.session.commit_waits or account == ALICE:
+        if not self.is_member(self.alice) or self.alice.group.sending.commit_waits or account == ALICE:
             return
-        leaves = list(self.alice.session.roster.leaves_of(account))
+        leaves = list(self.alice.group.roster.leaves_of(account))
         if not leaves:
             return
         self.leaving |= {client for client in self.invited if client.account == account}
@@ -249,15 +249,15 @@ class Scene:
     def lose(self, person: Participant) -> None:
         """Somebody gives its state up by its own decision, and wants to come back."""
         if self.is_member(person):
-            person.session.give_up("lost")
+            person.group.lifecycle.give_up("lost")
             self.seen.pop(id(person), None)
 
     # --- coming back ---------------------------------------------------------------------------
 
     def come_in(self, person: Participant) -> None:
         """By an external Commit if there is a way, else by a request."""
-        session = person.session
-        if self.is_member(person) or session.entry_waits or session.state is MembershipState.OUT:
+        session = person.group
+        if self.is_member(person) or session.external_commits.waits or session.state is MembershipState.OUT:
             return
         for _, door in usable_group_infos(self.shown(person.account))[:3]:
             try:
@@ -265,7 +265,7 @@ class Scene:
             except MLSError:
                 continue
             return
-        due = session.asking_at(self.world.now)
+        due = session.join_requests.asking_at(self.world.now)
         if due is not None and due <= self.world.now:
             person.ask()
 
@@ -294,9 +294,9 @@ class Scene:
             if turn > 3:
                 self._help()
             for person in self.people:
-                session = person.session
+                session = person.group
                 if self.is_member(person) and self._cannot_follow(person):
-                    person.events += session.give_up("left behind")
+                    person.events += session.lifecycle.give_up("left behind")
                     self.seen.pop(id(person), None)
                 if self.is_member(person):
                     for outgoing in session.outstanding():
@@ -308,7 +308,7 @@ class Scene:
                 self.speak(person)
             room.deliver_all()
             self.serve_all()
-            if self.is_member(self.alice) and not self.alice.session.commit_waits:
+            if self.is_member(self.alice) and not self.alice.group.sending.commit_waits:
                 self.alice.commit()
         self.settle()
         if not self._together():
@@ -316,7 +316,7 @@ class Scene:
         wrong = []
         for speaker in self._wanted():
             self.speak(speaker)
-            if speaker.session.needs_commit:
+            if speaker.group.sending.needs_commit:
                 self.settle()
                 self.speak(speaker)
             self.settle()
@@ -333,21 +333,21 @@ class Scene:
         if person is self.alice or not self.is_member(self.alice):
             return False
         hers = self.history[id(self.alice)]
-        return person.epoch < self.alice.epoch or hers.get(person.epoch) != person.session.mls.epoch_authenticator
+        return person.epoch < self.alice.epoch or hers.get(person.epoch) != person.group.mls.epoch_authenticator
 
     def _help(self) -> None:
         """Alice adds afresh whoever does not come in by itself; a Commit of hers may have lost."""
         for person in self._wanted():
-            if self.is_member(person) or not self.is_member(self.alice) or self.alice.session.commit_waits:
+            if self.is_member(person) or not self.is_member(self.alice) or self.alice.group.sending.commit_waits:
                 continue
-            found = self.world.directory.find(person.account, self.alice.session, self.world.now)
+            found = self.world.directory.find(person.account, self.alice.group, self.world.now)
             package = found.get(person.device.identity)
             if (
                 package is None
                 or package.leaf.signature_key != person.device.signature_key(CipherSuite.get(SUITE)).public
             ):
                 continue
-            leaf = self.alice.session.roster.leaf_of(person.device.identity)
+            leaf = self.alice.group.roster.leaf_of(person.device.identity)
             old = [] if leaf is None else [Remove(LeafIndex(leaf))]
             self.alice.commit(*old, Add(package.key_package))
             self.settle(rounds=1)
@@ -358,14 +358,14 @@ class Scene:
 
     def _together(self) -> bool:
         wanted = self._wanted()
-        states = {person.session.mls.epoch_authenticator for person in wanted if self.is_member(person)}
+        states = {person.group.mls.epoch_authenticator for person in wanted if self.is_member(person)}
         return all(map(self.is_member, wanted)) and len(states) == 1
 
     def describe(self) -> str:
         """Where everybody is, for people."""
         lines = []
         for person in self.people:
-            session = person.session
+            session = person.group
             where = session.state.name
             if self.is_member(person):
                 where += f" {session.mls.epoch}:{session.mls.epoch_authenticator.hex()[:6]}"

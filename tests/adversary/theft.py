@@ -18,17 +18,17 @@ def steal(adversary: Adversary) -> None:
     scene = adversary.scene
     bob = scene.bob
     scene.settle()
-    if not scene.is_member(bob) or bob.session.commit_waits:
+    if not scene.is_member(bob) or bob.group.sending.commit_waits:
         return
     copy = MemoryStore(bob.store.account)
     with bob.store.transaction() as source, copy.transaction() as target:
         for space in source.spaces():
             for key, value in source.items(space):
                 target.put(space, key, value)
-    before = bob.session.mls.own_leaf.encryption_key
+    before = bob.group.mls.own_leaf.encryption_key
     scene.renew(bob)
     scene.settle()
-    if not scene.is_member(bob) or bob.session.mls.own_leaf.encryption_key == before:
+    if not scene.is_member(bob) or bob.group.mls.own_leaf.encryption_key == before:
         return
     device = Device(copy, parameters=scene.world.parameters, random=scene.world.random)
     adversary.masks.append(Mask(device, RoomGroup(device, scene.world.room.jid).mls))

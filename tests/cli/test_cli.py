@@ -68,7 +68,7 @@ def test_policy_show_reads_a_store(tmp_path: Path) -> None:
     file, room = tmp_path / "alice.db", "coven@rooms.example"
     store = SQLiteStore(file, "alice@example")
     policy = RoomPolicy(room, ("alice@example", "hecate@example"), may_add=Right.MEMBERS, max_leaf_age=7 * 86_400)
-    RoomGroup(Device(store), room).create(1, policy, 1_790_000_000)
+    RoomGroup(Device(store), room).lifecycle.create(1, policy, 1_790_000_000)
     store.close()
     before = file.read_bytes()
     shown = CliRunner().invoke(app, ["policy", "show", str(file)])

@@ -38,7 +38,7 @@ def closed_policy(world: World) -> RoomPolicy:
 def again(inviter: Participant, returning: Participant) -> list[Add]:
     """An Add of a client that is in the group, for a Commit that removes it."""
     world = inviter.world
-    found = world.directory.find(returning.account, inviter.session, world.now)
+    found = world.directory.find(returning.account, inviter.group, world.now)
     return [Add(found[returning.device.identity].key_package)]
 
 
@@ -51,7 +51,7 @@ def put_outside(group: RoomGroup, **changes: Any) -> None:
 def pretend(session: RoomGroup, **changes: Any) -> None:
     """Other software: its membership is another one, in memory only."""
     contents = session.room_state._contents
-    contents.membership = replace(session.require_member(), **changes)
+    contents.membership = replace(session.room_state.require_member(), **changes)
 
 
 copy_of = copied_to_memory
@@ -59,4 +59,4 @@ copy_of = copied_to_memory
 
 def state_of(person: Participant) -> MembershipState:
     """Its state as it is now: a type checker remembers what it read from an attribute."""
-    return person.session.state
+    return person.group.state

@@ -21,7 +21,7 @@ from .people import ALICE, BOB, CAROL, only, state_of, three
 
 def forged(person: Participant, ahead: int) -> elements.Application:
     """A stanza that anybody can make."""
-    group = person.session.mls
+    group = person.group.mls
     epoch = group.epoch + ahead
     body = PrivateMessage(group.group_id, epoch, ContentType.APPLICATION, b"", bytes(28), bytes(200))
     return elements.Application(group.group_id, epoch, MLSMessage.wrap(body))
@@ -29,13 +29,13 @@ def forged(person: Participant, ahead: int) -> elements.Application:
 
 def ask(person: Participant, *others: Participant) -> list[elements.Answer]:
     """It asks, and others answer."""
-    (inquiry,) = person.session.inquire().payloads
+    (inquiry,) = person.group.certainty.inquire().payloads
     assert isinstance(inquiry, elements.Inquiry)
     answers = []
     for other in others:
-        asked = other.session.judge_inquiry(inquiry, other.world.now)
+        asked = other.group.certainty.judge(inquiry, other.world.now)
         if asked is not None:
-            (answer,) = other.session.answer_inquiry(asked, other.world.now).payloads
+            (answer,) = other.group.certainty.answer(asked, other.world.now).payloads
             assert isinstance(answer, elements.Answer)
             answers.append(answer)
     return answers
@@ -43,7 +43,7 @@ def ask(person: Participant, *others: Participant) -> list[elements.Answer]:
 
 def hear(person: Participant, *answers: elements.Answer) -> None:
     for answer in answers:
-        person.events += person.session.take_answer(answer, person.world.now)
+        person.events += person.group.certainty.take_answer(answer, person.world.now)
 
 
 def miss(world: World, commits: int, *absent: Participant) -> None:
@@ -67,18 +67,18 @@ def test_garbage_makes_unsure_and_costs_nothing(ahead: int) -> None:
         world.room.post([forged(bob, ahead)], puppet)
     world.settle()
     reason = UnsureReason.LATER_EPOCH if ahead else UnsureReason.UNDECRYPTABLE
-    assert bob.session.unsure == reason
+    assert bob.group.certainty.reasons == reason
     assert len(bob.said(Unsure)) == 1
     assert state_of(bob) is MembershipState.MEMBER
     assert not bob.said(GroupLost)
     bob.restart()
-    assert bob.session.unsure == reason  # it is in the store
+    assert bob.group.certainty.reasons == reason  # it is in the store
     bob.keep(b"waits")
     assert bob.resend() == []
-    bob.events += bob.session.settle(world.now)
+    bob.events += bob.group.certainty.become_sure(world.now)
     assert bob.said(Unsure)[-1].reasons == ()
     bob.resend()
-    alice.session.settle(world.now)
+    alice.group.certainty.become_sure(world.now)
     world.settle()
     assert alice.texts == [b"waits"]
 
@@ -91,15 +91,15 @@ def test_what_anybody_can_make_up_has_a_budget() -> None:
         if second % 2:
             world.room.post([forged(bob, 1)], ALICE)
             world.settle()
-        held += bool(bob.session.unsure)
-        bob.session.settle(world.now)
+        held += bool(bob.group.certainty.reasons)
+        bob.group.certainty.become_sure(world.now)
     assert 1 <= held <= 8
 
 
 def test_a_tombstone_makes_unsure() -> None:
     _, _, bob, _ = three()
     bob.take(Incoming("000900", (), tombstone=True))
-    assert bob.session.unsure == UnsureReason.TOMBSTONE
+    assert bob.group.certainty.reasons == UnsureReason.TOMBSTONE
 
 
 def test_an_expired_archive_deletes_nothing_and_all_go_on() -> None:
@@ -107,18 +107,18 @@ def test_an_expired_archive_deletes_nothing_and_all_go_on() -> None:
     world, alice, bob, carol = three()
     alice.send(b"before the night")
     world.settle()
-    bob_was = bob.session.mls.epoch_authenticator
+    bob_was = bob.group.mls.epoch_authenticator
     world.room.expire(1000)
     for person in world.people:
         with pytest.raises(ArchiveGap):
             person.read()
-        person.session.skip_gap(world.now)
-    assert bob.session.unsure == UnsureReason.ARCHIVE_GAP
+        person.group.certainty.skip_gap(world.now)
+    assert bob.group.certainty.reasons == UnsureReason.ARCHIVE_GAP
     hear(bob, *ask(bob, alice, carol))
-    assert not bob.session.unsure
+    assert not bob.group.certainty.reasons
     for person in (alice, carol):
-        person.session.settle(world.now)
-    assert bob.session.mls.epoch_authenticator == bob_was
+        person.group.certainty.become_sure(world.now)
+    assert bob.group.mls.epoch_authenticator == bob_was
     for person in world.people:
         assert state_of(person) is MembershipState.MEMBER
 
@@ -134,21 +134,21 @@ def test_who_lacks_commits_comes_back_and_only_then_is_the_old_state_gone(commit
     world.room.deliver_all()
     bob.read()
     hear(bob, *ask(bob, alice))
-    assert bob.session.returning
+    assert bob.group.returning
     assert state_of(bob) is MembershipState.MEMBER
-    door = bob.session.door
+    door = bob.group.certainty.proving_info
     assert door is not None
     entry = bob.enter(door)
-    assert bob.session.is_member
+    assert bob.group.is_member
     bob.restart()
-    assert bob.session.returning
-    assert bob.session.entry_waits
+    assert bob.group.returning
+    assert bob.group.external_commits.waits
     for person in (bob, alice, carol):
         person.take(Incoming("000990", entry.payloads, BOB))
     assert only(bob.events, Joined).by is None
-    assert not bob.session.unsure
+    assert not bob.group.certainty.reasons
     assert world.agree()
-    assert len(alice.session.roster) == 3
+    assert len(alice.group.roster) == 3
 
 
 def test_an_answer_of_the_same_state_makes_sure() -> None:
@@ -156,8 +156,8 @@ def test_an_answer_of_the_same_state_makes_sure() -> None:
     world.room.post([forged(bob, 5)], ALICE)
     world.settle()
     hear(bob, *ask(bob, alice, carol))
-    assert not bob.session.unsure
-    assert not bob.session.returning
+    assert not bob.group.certainty.reasons
+    assert not bob.group.returning
 
 
 def test_an_answer_counts_only_if_a_key_in_our_tree_has_signed_it() -> None:
@@ -165,27 +165,27 @@ def test_an_answer_counts_only_if_a_key_in_our_tree_has_signed_it() -> None:
     elsewhere = World()
     elsewhere.now = world.now
     (mallory,) = elsewhere.group(ALICE)
-    other = mallory.session.mls.group_info()
+    other = mallory.group.mls.group_info()
     with pytest.raises(PeerError):
-        bob.session.take_group_info(other, world.now, answered=True)
-    genuine = alice.session.mls.group_info()
+        bob.group.certainty.take_group_info(other, world.now, answered=True)
+    genuine = alice.group.mls.group_info()
     forged_info = bytearray(genuine)
-    place = forged_info.index(alice.session.mls.group_id) + len(alice.session.mls.group_id) + 7
+    place = forged_info.index(alice.group.mls.group_id) + len(alice.group.mls.group_id) + 7
     forged_info[place] += 9  # the epoch
     with pytest.raises(PeerError):
-        bob.session.take_group_info(bytes(forged_info), world.now, answered=True)
-    assert not bob.session.returning
+        bob.group.certainty.take_group_info(bytes(forged_info), world.now, answered=True)
+    assert not bob.group.returning
 
 
 def test_a_group_info_that_the_room_has_kept_proves_a_later_epoch_only() -> None:
     """One of our own epoch may stand beside a Commit that came second."""
     world, alice, bob, _ = three()
-    kept = alice.session.mls.group_info()
-    assert bob.session.take_group_info(kept, world.now) == []
+    kept = alice.group.mls.group_info()
+    assert bob.group.certainty.take_group_info(kept, world.now) == []
     miss(world, 1, bob)
-    bob.session.take_group_info(alice.session.mls.group_info(), world.now)
-    assert bob.session.returning
-    assert bob.session.unsure == UnsureReason.LATER_EPOCH
+    bob.group.certainty.take_group_info(alice.group.mls.group_info(), world.now)
+    assert bob.group.returning
+    assert bob.group.certainty.reasons == UnsureReason.LATER_EPOCH
 
 
 def test_a_forged_epoch_does_not_bar_the_way_back() -> None:
@@ -194,7 +194,7 @@ def test_a_forged_epoch_does_not_bar_the_way_back() -> None:
     hear(bob, *ask(bob, alice))
     for number in range(3):
         bob.take(Incoming(f"00080{number}", (forged(bob, 1000),), CAROL))
-    door = bob.session.door
+    door = bob.group.certainty.proving_info
     assert door is not None
     entry = bob.enter(door)
     for person in (bob, alice, carol):
@@ -211,31 +211,31 @@ def test_two_halves_of_a_split_group_find_together() -> None:
     world.room.deliver(to=1)
     world.settle()
     assert alice.epoch == carol.epoch
-    before = [person.session.mls.epoch_authenticator for person in (alice, carol)]
+    before = [person.group.mls.epoch_authenticator for person in (alice, carol)]
     hear(alice, *ask(alice, carol))
     world.now += ANSWER_PAUSE
     hear(carol, *ask(carol, alice))
-    assert [alice.session.returning, carol.session.returning].count(True) == 1
-    assert before == [person.session.mls.epoch_authenticator for person in (alice, carol)]
-    assert bob.session.is_member
+    assert [alice.group.returning, carol.group.returning].count(True) == 1
+    assert before == [person.group.mls.epoch_authenticator for person in (alice, carol)]
+    assert bob.group.is_member
 
 
 def test_whoever_is_no_member_gets_no_answer_and_members_not_too_many() -> None:
     world, alice, bob, _ = three()
-    inquiry = bob.session.inquire().payloads[0]
+    inquiry = bob.group.certainty.inquire().payloads[0]
     assert isinstance(inquiry, elements.Inquiry)
-    asked = alice.session.judge_inquiry(inquiry, world.now)
+    asked = alice.group.certainty.judge(inquiry, world.now)
     assert asked is not None
     for changed in (replace(asked, signer=0), replace(asked, reply_key=bytes(32)), replace(asked, signer=77)):
         with pytest.raises(InvalidError):
-            alice.session.judge_inquiry(replace(inquiry, data=changed.encode()), world.now)
+            alice.group.certainty.judge(replace(inquiry, data=changed.encode()), world.now)
     answered = 0
     for _ in range(600):
         world.now += 1
-        asked = alice.session.judge_inquiry(inquiry, world.now)
+        asked = alice.group.certainty.judge(inquiry, world.now)
         if asked is not None:
             answered += 1
-            alice.session.answer_inquiry(asked, world.now)
+            alice.group.certainty.answer(asked, world.now)
     assert answered == 600 // ANSWER_PAUSE
     assert answered <= 10 * ANSWERS
 
@@ -245,14 +245,14 @@ def test_an_answer_for_somebody_else_means_nothing() -> None:
     miss(world, 1, bob, carol)
     answers = ask(bob, alice)
     hear(carol, *answers)
-    assert not carol.session.returning
+    assert not carol.group.returning
     with pytest.raises(UsageError):
-        carol.enter(elements.GroupInfo(alice.session.mls.group_id, 2, alice.session.mls.group_info()))
+        carol.enter(elements.GroupInfo(alice.group.mls.group_id, 2, alice.group.mls.group_info()))
 
 
 def test_what_an_inquiry_is_made_of_survives_the_wire() -> None:
     _, _, bob, _ = three()
-    payload = bob.session.inquire().payloads[0]
+    payload = bob.group.certainty.inquire().payloads[0]
     assert Inquiry.decode(payload.data).encode() == payload.data
     assert elements.payloads(f"<message>{payload.to_bytes().decode()}</message>") == [payload]
 
@@ -267,11 +267,11 @@ def test_whatever_comes_nobody_loses_keys_and_all_read_on(acts: list[str]) -> No
             case "garbage" | "later":
                 world.room.post([forged(bob, int(act == "later"))], CAROL)
             case "tombstone":
-                bob.take(Incoming(bob.session.cursor or "000000", (), tombstone=True))
+                bob.take(Incoming(bob.group.cursor or "000000", (), tombstone=True))
             case "ask":
                 hear(bob, *ask(bob, alice, carol))
             case "settle":
-                bob.session.settle(world.now)
+                bob.group.certainty.become_sure(world.now)
             case "talk":
                 alice.send(b"%d" % number)
             case "restart":
@@ -280,6 +280,6 @@ def test_whatever_comes_nobody_loses_keys_and_all_read_on(acts: list[str]) -> No
         assert state_of(bob) is MembershipState.MEMBER
     said = [b"%d" % number for number, act in enumerate(acts) if act == "talk"]
     assert [event.data for event in bob.events if isinstance(event, MessageReceived)] == said
-    bob.session.settle(world.now)
+    bob.group.certainty.become_sure(world.now)
     assert world.agree()
-    assert not bob.session.unsure
+    assert not bob.group.certainty.reasons

@@ -119,24 +119,24 @@ def test_key_packages_are_replaced() -> None:
 
 
 def bearing(person: Participant) -> object:
-    return person.session.mls.own_leaf.credential
+    return person.group.mls.own_leaf.credential
 
 
 def test_the_next_commit_brings_it() -> None:
     world = World()
     alice, bob = world.group(ALICE, "bob@b.example")
-    assert not alice.session.leaf_outdated
+    assert not alice.group.sending.leaf_outdated
     chain = certify(alice.device)
     alice.device.certificates.use(chain, NOW)
-    assert alice.session.leaf_outdated
+    assert alice.group.sending.leaf_outdated
     alice.commit()
     world.settle()
-    assert not alice.session.leaf_outdated
+    assert not alice.group.sending.leaf_outdated
     assert bearing(alice) == chain
-    assert bob.session.mls.tree.member(alice.session.mls.own_index).credential == chain
-    assert bob.session.roster == alice.session.roster
+    assert bob.group.mls.tree.member(alice.group.mls.own_index).credential == chain
+    assert bob.group.roster == alice.group.roster
     alice.device.certificates.use(again := certify(alice.device), NOW)
-    alice.post(alice.session.propose_update(NOW))  # RFC 9420 12.1.2
+    alice.post(alice.group.sending.propose_update(NOW))  # RFC 9420 12.1.2
     world.settle()
     bob.commit()
     world.settle()
@@ -164,21 +164,21 @@ def test_not_in_a_group_whose_members_do_not_all_support_it() -> None:
     world = World()
     alice, bob = (world.person(account) for account in (ALICE, "bob@b.example"))
     without_x509(bob.device)
-    alice.session.create(1, RoomPolicy(world.room.jid, (ALICE,)), NOW)
+    alice.group.lifecycle.create(1, RoomPolicy(world.room.jid, (ALICE,)), NOW)
     bundle = bob.device.key_packages.make(SUITE, NOW)
     with bob.device.store.transaction() as transaction:
         transaction.put("key-package", bundle.reference, bob.device.key_packages._record(bundle).encode())
     alice.commit(Add(bundle.key_package))
     world.settle()
-    assert bob.session.is_member
+    assert bob.group.is_member
     alice.device.certificates.use(certify(alice.device), NOW)
-    assert not alice.session.leaf_outdated
+    assert not alice.group.sending.leaf_outdated
     alice.commit()
     world.settle()
     assert bearing(alice) == alice.device.identity.credential()
     alice.commit(*alice.removing(bob.account))
     world.settle()
-    assert alice.session.leaf_outdated
+    assert alice.group.sending.leaf_outdated
     alice.commit()
     world.settle()
     assert isinstance(bearing(alice), X509Credential)
@@ -198,7 +198,7 @@ def test_candidates_with_a_credential_of_an_unfit_type() -> None:
             package = device.key_packages.make(SUITE, NOW).key_package
             chosen[device.identity] = VerifiedKeyPackage(package, b"")
         found = Candidates()
-        unfit = _refuse_credentials(alice.session, chosen, found)
+        unfit = _refuse_credentials(alice.group, chosen, found)
         assert found.skipped.keys() == {str(client) for client in unfit}
         return {client.account.partition("@")[0] for client in unfit}
 
@@ -207,8 +207,8 @@ def test_candidates_with_a_credential_of_an_unfit_type() -> None:
     alice.commit()
     world.settle()
     assert refused() == {"erin"}  # who would not understand alice
-    policy = replace(alice.session.policy, x509_only=True)
-    alice.commit(GroupContextExtensions(policy.replaced_in(alice.session.mls.context.extensions)))
+    policy = replace(alice.group.policy, x509_only=True)
+    alice.commit(GroupContextExtensions(policy.replaced_in(alice.group.mls.context.extensions)))
     world.settle()
     assert refused() == {"dora", "erin"}
 
@@ -216,12 +216,12 @@ def test_candidates_with_a_credential_of_an_unfit_type() -> None:
 def test_a_group_that_demands_certificates() -> None:
     world = World()
     alice = world.person(ALICE)
-    policy = RoomPolicy(alice.session.room, (ALICE,), x509_only=True)
+    policy = RoomPolicy(alice.group.room, (ALICE,), x509_only=True)
     with pytest.raises(UsageError):
-        alice.session.create(1, policy, NOW)
+        alice.group.lifecycle.create(1, policy, NOW)
     alice.device.certificates.use(certify(alice.device), NOW)
-    alice.session.create(1, policy, NOW)
+    alice.group.lifecycle.create(1, policy, NOW)
     alice.device.certificates.drop()
     with pytest.raises(NotPermitted):
         alice.commit()
-    assert alice.session.mls.epoch == 0
+    assert alice.group.mls.epoch == 0

@@ -38,19 +38,19 @@ def world() -> World:
 def test_what_a_member_had_stored_is_there(tmp_path: Path, world: World) -> None:
     group = RoomGroup(Device(opened(tmp_path, ALICE), settings=SETTINGS), world.room.jid)
     assert group.state is MembershipState.MEMBER
-    assert {member.account for member in group.members()} == {ALICE, BOB, CAROL}
+    assert {member.account for member in group.members.all()} == {ALICE, BOB, CAROL}
     assert group.mls.epoch == 3
-    assert [message.data for message in group.not_handed_over()] == [b"missed"]
+    assert [message.data for message in group.room_state.not_handed_over()] == [b"missed"]
     assert {action.account for action in group.post_commit_actions if isinstance(action, Invite)} == {BOB, CAROL}
     assert group.post_commit_actions.leave
-    (doubt,) = group.doubts.values()
+    (doubt,) = group.members.doubts.values()
     assert (doubt.client.account, doubt.denied, doubt.reason, doubt.since) == (CAROL, False, "unreachable", NOW)
     kinds = [record.kind for _, record in group.room_state.outbox]
     assert kinds == [OutboxKind.APPLICATION, OutboxKind.PROPOSAL, OutboxKind.COMMIT, OutboxKind.APPLICATION]
-    assert group.on_its_way("first") == b"on its way"
-    assert group.commit_waits
-    assert len(group.require_member().unwanted) == 1  # the stranger's request
-    assert not group.needs_commit
+    assert group.sending.on_its_way("first") == b"on its way"
+    assert group.sending.commit_waits
+    assert len(group.room_state.require_member().unwanted) == 1  # the stranger's request
+    assert not group.sending.needs_commit
 
 
 def test_the_group_goes_on(tmp_path: Path, world: World) -> None:
@@ -64,33 +64,33 @@ def test_the_group_goes_on(tmp_path: Path, world: World) -> None:
         "later",
     ]
     assert only(dave.events, Joined).epoch == 4
-    assert not alice.session.outstanding_ids()
+    assert not alice.group.outstanding_ids()
     assert world.agree()
     dave.send(b"and who are you?")
     world.settle()
     assert alice.texts[-1] == bob.texts[-1] == b"and who are you?"
     for person in (alice, bob, dave):
-        before = person.session.mls.epoch_authenticator
+        before = person.group.mls.epoch_authenticator
         person.restart()
-        assert person.session.mls.epoch_authenticator == before
+        assert person.group.mls.epoch_authenticator == before
 
 
 def test_a_client_that_had_lost_the_group_comes_back(tmp_path: Path, world: World) -> None:
     alice, carol = (world.person(account, opened(tmp_path, account)) for account in (ALICE, CAROL))
-    assert carol.session.state is MembershipState.LOST
-    assert carol.session.epoch_seen == 3
-    assert carol.session.attempts == 1
+    assert carol.group.state is MembershipState.LOST
+    assert carol.group.join_requests.epoch_seen == 3
+    assert carol.group.join_requests.attempts == 1
     (request,) = carol.resend()
     alice.resend()
     assert request.kind is OutboxKind.PROPOSAL
     world.settle()
-    assert carol.session.epoch_seen == 4  # alice's Commit was made before the request came
+    assert carol.group.join_requests.epoch_seen == 4  # alice's Commit was made before the request came
     world.now += HOUR
     carol.ask()
     world.settle()
     # Leaves of version 0.1 have no return key: somebody who may add and remove decides.
     assert {event.reason for event in alice.said(JoinRequested)} == {"unproven"}
-    assert not alice.session.needs_commit
+    assert not alice.group.sending.needs_commit
     alice.commit(*alice.removing(CAROL), *again(alice, carol))
     world.settle()
     missed = only(carol.events, Joined).missed

@@ -9,7 +9,7 @@ import pytest
 
 from slixmpp_mls.client import CommitLost, GroupChanged, Joined, Rejected
 from slixmpp_mls.client.group.external_commit import usable_group_infos
-from slixmpp_mls.client.group.sending import DOOR_MEMBERS
+from slixmpp_mls.client.group.sending import GROUP_INFO_MEMBERS
 from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import InvalidError, NotPermitted, PeerError, StanzaTooLarge, UsageError
 from slixmpp_mls.mls.structures.framing import MLSMessage
@@ -42,7 +42,7 @@ def test_every_commit_of_a_small_group_leaves_a_group_info() -> None:
         assert info.epoch == person.epoch
         body = MLSMessage.decode(info.data).body
         assert isinstance(body, GroupInfo)
-        assert body.group_context == person.session.mls.context
+        assert body.group_context == person.group.mls.context
 
 
 def test_where_external_joins_are_forbidden_there_is_none() -> None:
@@ -52,11 +52,11 @@ def test_where_external_joins_are_forbidden_there_is_none() -> None:
     assert [type(payload) for payload in alice.commit().payloads] == [elements.Commit]
     world.settle()
     opened = with_joins(world, ExternalJoins.DEVICES, ALICE)
-    extensions = GroupContextExtensions(opened.replaced_in(alice.session.mls.context.extensions))
+    extensions = GroupContextExtensions(opened.replaced_in(alice.group.mls.context.extensions))
     assert len(alice.commit(extensions).payloads) == 2
     world.settle()
     closed = with_joins(world, ExternalJoins.NEVER, ALICE)
-    extensions = GroupContextExtensions(closed.replaced_in(alice.session.mls.context.extensions))
+    extensions = GroupContextExtensions(closed.replaced_in(alice.group.mls.context.extensions))
     assert len(alice.commit(extensions).payloads) == 1
 
 
@@ -67,13 +67,13 @@ def test_what_does_not_fit_goes_without_it() -> None:
         if any(isinstance(payload, elements.GroupInfo) for payload in payloads):
             raise StanzaTooLarge(2, 1)
 
-    outgoing = alice.session.commit((), NOW, fits=fits)
+    outgoing = alice.group.sending.commit((), NOW, fits=fits)
     assert [type(payload) for payload in outgoing.payloads] == [elements.Commit]
 
 
 def test_a_large_group_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert DOOR_MEMBERS == 64  # as the XEP says
-    monkeypatch.setattr("slixmpp_mls.client.group.sending.DOOR_MEMBERS", 2)
+    assert GROUP_INFO_MEMBERS == 64  # as the XEP says
+    monkeypatch.setattr("slixmpp_mls.client.group.sending.GROUP_INFO_MEMBERS", 2)
     _, alice, _, _ = three()
     assert len(alice.commit().payloads) == 1
 
@@ -86,14 +86,14 @@ def test_a_lost_client_replaces_its_own_leaf() -> None:
     bob.events.clear()
     outgoing = bob.enter(door_of(world))
     assert [type(payload) for payload in outgoing.payloads] == [elements.Commit, elements.GroupInfo]
-    assert bob.session.state is MembershipState.LOST  # rule 2: not before it is reflected
-    assert bob.session.entry_waits
+    assert bob.group.state is MembershipState.LOST  # rule 2: not before it is reflected
+    assert bob.group.external_commits.waits
     world.settle()
     joined = only(bob.events, Joined)
     assert (joined.by, joined.epoch) == (None, 3)
     assert joined.missed is not None
     assert world.agree()
-    assert len(alice.session.roster) == 3
+    assert len(alice.group.roster) == 3
     changed = [event for event in alice.events if isinstance(event, GroupChanged)][-1]
     assert [member.account for member in changed.added] == [member.account for member in changed.removed] == [BOB]
     bob.send(b"here I am")
@@ -110,17 +110,17 @@ def test_a_new_device_of_a_member_account_comes_in() -> None:
     fresh = world.person(BOB)
     fresh.read()
     with pytest.raises(NotPermitted):  # nobody vouches for it
-        fresh.session.draft_external_commit(door_of(world), NOW)
+        fresh.group.external_commits.draft(door_of(world), NOW)
     carol.device.identity, mine = replace(carol.device.identity, account=BOB), carol.device.identity
     carol.vouch_for(fresh)  # somebody who is no device of the account
     carol.device.identity = mine
     with pytest.raises(NotPermitted):
-        fresh.session.draft_external_commit(door_of(world), NOW)
+        fresh.group.external_commits.draft(door_of(world), NOW)
     bob.vouch_for(fresh)
     fresh.restart()
     fresh.enter(door_of(world))
     world.settle()
-    assert fresh.session.state is MembershipState.MEMBER
+    assert fresh.group.state is MembershipState.MEMBER
     assert only(fresh.events, Joined).missed is None
     assert world.agree()
     # By what the newcomer has left beside its Commit, the next one comes in.
@@ -129,7 +129,7 @@ def test_a_new_device_of_a_member_account_comes_in() -> None:
     another.read()
     another.enter(door_of(world))
     world.settle()
-    assert another.session.state is MembershipState.MEMBER
+    assert another.group.state is MembershipState.MEMBER
     assert world.agree()
 
 
@@ -140,13 +140,13 @@ def test_a_stranger_does_not_unless_anybody_may() -> None:
     dave = world.person(DAVE)
     dave.read()
     with pytest.raises(NotPermitted):
-        dave.session.draft_external_commit(door_of(world), NOW)
+        dave.group.external_commits.draft(door_of(world), NOW)
     opened = with_joins(world, ExternalJoins.ANYBODY, ALICE)
-    alice.commit(GroupContextExtensions(opened.replaced_in(alice.session.mls.context.extensions)))
+    alice.commit(GroupContextExtensions(opened.replaced_in(alice.group.mls.context.extensions)))
     world.settle()
     dave.enter(door_of(world))
     world.settle()
-    assert dave.session.state is MembershipState.MEMBER
+    assert dave.group.state is MembershipState.MEMBER
     assert world.agree()
 
 
@@ -159,14 +159,14 @@ def test_of_two_in_one_epoch_one_wins_and_the_other_tries_again() -> None:
     bob.enter(door_of(world))
     carol.enter(door_of(world))
     world.settle()
-    assert [bob.session.state, carol.session.state] == [MembershipState.MEMBER, MembershipState.LOST]
+    assert [bob.group.state, carol.group.state] == [MembershipState.MEMBER, MembershipState.LOST]
     assert only(carol.events, CommitLost)
-    assert not carol.session.entry_waits
+    assert not carol.group.external_commits.waits
     carol.enter(door_of(world))
     world.settle()
-    assert carol.session.state is MembershipState.MEMBER
+    assert carol.group.state is MembershipState.MEMBER
     assert world.agree()
-    assert len(alice.session.roster) == 3
+    assert len(alice.group.roster) == 3
 
 
 def test_a_members_commit_comes_first() -> None:
@@ -179,7 +179,7 @@ def test_a_members_commit_comes_first() -> None:
     world.room.deliver(1)
     world.settle()
     assert only(bob.events, CommitLost)
-    assert bob.session.epoch_seen == 3
+    assert bob.group.join_requests.epoch_seen == 3
     with bob.store.transaction() as transaction:
         assert not any(transaction.items(f"entering/{world.room.jid}"))  # the keys of an epoch that never was
 
@@ -196,8 +196,8 @@ def test_a_request_that_is_granted_first_makes_the_external_commit_void() -> Non
     alice.commit()
     world.room.deliver(1)
     world.settle()
-    assert bob.session.state is MembershipState.MEMBER
-    assert not bob.session.entry_waits
+    assert bob.group.state is MembershipState.MEMBER
+    assert not bob.group.external_commits.waits
     assert world.agree()
 
 
@@ -209,10 +209,10 @@ def test_it_is_sent_again_after_a_crash_as_it_was() -> None:
     outgoing = bob.enter(door_of(world))
     world.room.lose()
     bob.restart()
-    assert bob.session.entry_waits
+    assert bob.group.external_commits.waits
     assert bob.resend() == [outgoing]
     world.settle()
-    assert bob.session.state is MembershipState.MEMBER
+    assert bob.group.state is MembershipState.MEMBER
     assert world.agree()
 
 
@@ -233,10 +233,10 @@ def test_stopped_at_every_write_it_is_in_or_can_still_come_in() -> None:
             except Killed:
                 killed = True
                 bob.restart(faulty._store)
-                if bob.session.state is MembershipState.LOST:
+                if bob.group.state is MembershipState.LOST:
                     bob.resend() or bob.enter(door_of(world))
                 world.settle()
-            assert bob.session.state is MembershipState.MEMBER, (kill_at, before)
+            assert bob.group.state is MembershipState.MEMBER, (kill_at, before)
             assert world.agree()
         if not killed:
             return
@@ -252,7 +252,7 @@ def test_a_refused_one_is_given_up() -> None:
     world.room.lose()
     bob.bounce(outgoing, "forbidden")
     assert only(bob.events, CommitLost).reason == "forbidden"
-    assert not bob.session.entry_waits
+    assert not bob.group.external_commits.waits
 
 
 def test_members_do_not_enter() -> None:
@@ -260,11 +260,11 @@ def test_members_do_not_enter() -> None:
     alice.commit()
     world.settle()
     with pytest.raises(UsageError):
-        bob.session.draft_external_commit(door_of(world), NOW)
+        bob.group.external_commits.draft(door_of(world), NOW)
     lose(bob)
     bob.enter(door_of(world))
     with pytest.raises(UsageError):
-        bob.session.draft_external_commit(door_of(world), NOW)
+        bob.group.external_commits.draft(door_of(world), NOW)
 
 
 # --- what the room shows ----------------------------------------------------------------------------
@@ -273,8 +273,8 @@ def test_members_do_not_enter() -> None:
 def refused(person: Participant, door: RoomElement) -> PeerError:
     assert isinstance(door, elements.GroupInfo)
     with pytest.raises(PeerError) as caught:
-        person.session.draft_external_commit(door, NOW)
-    assert not person.session.entry_waits
+        person.group.external_commits.draft(door, NOW)
+    assert not person.group.external_commits.waits
     return caught.value
 
 
@@ -302,7 +302,7 @@ def test_one_of_an_epoch_before_our_loss_is_refused() -> None:
     alice.commit()
     world.settle()
     lose(bob)
-    put_outside(bob.session, known=0)  # as if the room had shown nothing else
+    put_outside(bob.group, known=0)  # as if the room had shown nothing else
     assert refused(bob, old).args[0].endswith("(RFC 9420 9.2)")
 
 
@@ -317,9 +317,9 @@ def test_one_that_was_tampered_with_is_refused(place: int) -> None:
 
 def test_one_of_another_group_is_refused() -> None:
     _, alice, bob, _ = lost_bob()
-    other = World(room=alice.session.room)
+    other = World(room=alice.group.room)
     mallory = other.person(DAVE)
-    mallory.session.create(1, RoomPolicy(other.room.jid, (DAVE,), external_joins=ExternalJoins.ANYBODY), NOW)
+    mallory.group.lifecycle.create(1, RoomPolicy(other.room.jid, (DAVE,), external_joins=ExternalJoins.ANYBODY), NOW)
     mallory.commit()
     other.settle()
     assert "another group" in str(refused(bob, door_of(other)))
@@ -346,7 +346,7 @@ def test_a_commit_made_from_a_forged_past_is_ignored_by_all() -> None:
     world.settle()
     naive = Participant(World(room=world.room.jid), lost)
     lose(naive)
-    outgoing = naive.session.finish_external_commit(naive.session.draft_external_commit(door, NOW), NOW)
+    outgoing = naive.group.external_commits.finish(naive.group.external_commits.draft(door, NOW), NOW)
     world.room.post(outgoing, BOB)
     world.settle()
     assert alice.epoch == carol.epoch == 3
@@ -359,5 +359,5 @@ def test_denied_leaves_are_told_when_it_takes_effect() -> None:
     bob.judge = lambda leaf: InvalidError("never heard of")
     bob.enter(door)
     world.settle()
-    assert bob.session.state is MembershipState.MEMBER
-    assert bob.session.silenced
+    assert bob.group.state is MembershipState.MEMBER
+    assert bob.group.sending.silenced

@@ -31,7 +31,7 @@ class Two:
         first = self._come(below[0], stores)
         for account in below[1:]:
             self._come(account, stores)
-        first.session.create(1, self.below.open_policy(*below), self.below.now)
+        first.group.lifecycle.create(1, self.below.open_policy(*below), self.below.now)
         first.commit(*(add for account in below[1:] for add in first.adding(account)))
         self.below.settle()
         for person in (*self.above.people, *self.below.people):
@@ -47,7 +47,7 @@ class Two:
 
     def link(self, account: str = ALICE) -> None:
         above, below = self.pair(account)
-        below.commit(*_injection(below.session, above.session))
+        below.commit(*_injection(below.group, above.group))
 
 
 def test_a_key_of_one_group_goes_into_the_other() -> None:
@@ -68,7 +68,7 @@ def test_who_lacks_the_other_groups_key_can_not_follow() -> None:
     """It is really needed: a member who knows all of the group, and nothing of the other one, is locked out."""
     two = Two()
     above, below = two.pair(CAROL)
-    above.session.give_up()
+    above.group.lifecycle.give_up()
     two.link()
     two.below.settle()
     assert "a PSK that we do not have" in str(only(below.events, Rejected).error)
@@ -84,11 +84,11 @@ def test_an_epoch_that_the_other_room_has_not_reached_is_waited_for() -> None:
     alice.read()
     two.link()
     two.below.room.deliver_all()
-    (incoming,) = two.below.room.read(BOB, below.session.cursor)
-    step = below.session.examine(incoming, two.below.now)
+    (incoming,) = two.below.room.read(BOB, below.group.cursor)
+    step = below.group.processing.examine(incoming, two.below.now)
     assert step.awaits == Awaited(ROOM, alice.epoch)
     bob.read()
-    step = below.session.examine(incoming, two.below.now)
+    step = below.group.processing.examine(incoming, two.below.now)
     assert (step.awaits, type(step.action)) == (None, MoveOn)
     two.above.settle()
     two.below.settle()
@@ -140,7 +140,7 @@ def test_several_stanzas_in_one_step() -> None:
     two.link()
     two.below.room.deliver_all()
     bob = two.pair(BOB)[1]
-    with bob.session.together(lasting=False):
+    with bob.group.room_state.together(lasting=False):
         bob.read()
     assert not bob.said(Rejected)
     two.below.settle()
@@ -151,9 +151,9 @@ def test_strangers_are_named_and_nothing_happens() -> None:
     two = Two(ALICE, BOB)
     above, below = two.pair(ALICE)
     with pytest.raises(UsageError, match=f"not in the group in {ROOM}.*: {CAROL}/"):
-        _injection(below.session, above.session)
+        _injection(below.group, above.group)
     with pytest.raises(UsageError, match="a member"):
-        _injection(below.session, two.below.person(DAVE).session)
+        _injection(below.group, two.below.person(DAVE).group)
 
 
 def test_who_is_being_added_is_not_locked_out_by_it() -> None:
@@ -165,10 +165,10 @@ def test_who_is_being_added_is_not_locked_out_by_it() -> None:
     two.link()
     two.below.settle()
     assert two.below.agree()
-    assert not two.pair(ALICE)[1].session.roster.has(DAVE)
+    assert not two.pair(ALICE)[1].group.roster.has(DAVE)
     two.pair(ALICE)[1].commit(*two.pair(ALICE)[1].adding(DAVE))
     two.below.settle()
-    assert two.pair(ALICE)[1].session.roster.has(DAVE)
+    assert two.pair(ALICE)[1].group.roster.has(DAVE)
     assert two.below.agree()
 
 
@@ -177,7 +177,7 @@ def test_nobody_commits_anothers_wish_for_a_psk_that_some_may_lack(foreign: bool
     """It would divide the group.  One of the group itself is no danger."""
     two = Two()
     above, below = two.pair(BOB)
-    source = (above if foreign else below).session.mls
+    source = (above if foreign else below).group.mls
     nonce = bytes(source.suite.hash_length)
     name = ResumptionPSK(ResumptionPSKUsage.APPLICATION, source.group_id, source.epoch)
     below.propose(PreSharedKey(PreSharedKeyID(name, nonce)))
@@ -185,8 +185,8 @@ def test_nobody_commits_anothers_wish_for_a_psk_that_some_may_lack(foreign: bool
     alice, (_, carol) = two.pair(ALICE)[1], two.pair(CAROL)
     alice.commit()
     two.below.room.deliver_all()
-    (incoming,) = two.below.room.read(CAROL, carol.session.cursor)
-    step = carol.session.examine(incoming, two.below.now)
+    (incoming,) = two.below.room.read(CAROL, carol.group.cursor)
+    step = carol.group.processing.examine(incoming, two.below.now)
     assert isinstance(step.action, MoveOn)
     assert len(step.action.staged.effects.psks) == (0 if foreign else 1)
     two.below.settle()
@@ -197,7 +197,7 @@ def test_what_there_is_to_find() -> None:
     two = Two()
     above, below = two.pair(ALICE)
     found = OtherGroups(below.device.store, below.device.parameters, CELLAR)
-    group = above.session.mls
+    group = above.group.mls
     usage = ResumptionPSKUsage.APPLICATION
     assert found.psk(ResumptionPSK(usage, group.group_id, group.epoch)) == group.resumption_psk(group.epoch)
     assert found.psk(ResumptionPSK(usage, group.group_id, 0)) == group.resumption_psk(0)
@@ -205,6 +205,6 @@ def test_what_there_is_to_find() -> None:
     assert found.psk(ExternalPSK(b"a secret of old")) is None
     assert found.awaited is None
     assert found.group(group.group_id) is not None
-    assert found.group(below.session.mls.group_id) is None  # no *other* group
+    assert found.group(below.group.mls.group_id) is None  # no *other* group
     assert found.psk(ResumptionPSK(usage, group.group_id, 9)) is None
     assert found.awaited == Awaited(ROOM, 9)

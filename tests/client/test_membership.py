@@ -51,7 +51,7 @@ def test_a_welcome_to_the_group_of_another_room_is_refused() -> None:
 def test_a_welcome_to_a_group_with_the_id_of_another_rooms_group_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 9420 12.4.3.1: a group id is unique among our groups."""
     world, alice, bob, _ = three()
-    taken = alice.session.mls.group_id
+    taken = alice.group.mls.group_id
     create = Group.create
     monkeypatch.setattr(
         Group,
@@ -129,13 +129,13 @@ def test_who_looks_for_its_welcome_from_another_place_judges_anew() -> None:
     """Anybody in the room could have put a false Commit before the true one."""
     world, alice, _, _ = three()
     dave = world.person(DAVE)
-    group = alice.session.mls
+    group = alice.group.mls
     false = MLSMessage.wrap(PrivateMessage(group.group_id, group.epoch, ContentType.COMMIT, b"", b"x" * 32, b"x" * 32))
     world.room.post([elements.Commit(group.group_id, group.epoch, false)], "mallory@m.example")
     alice.commit(*alice.adding(DAVE))
     world.settle()
     assert state_of(dave) is MembershipState.INVITED
-    dave.session.seek(world.room.archive()[-2].archive_id)
+    dave.group.lifecycle.seek(world.room.archive()[-2].archive_id)
     world.settle()
     assert state_of(dave) is MembershipState.MEMBER
     assert world.agree()
@@ -160,7 +160,7 @@ def test_an_old_welcome_does_not_lead_back_into_an_epoch_whose_keys_we_have_used
     world.settle()
     assert state_of(bob) is MembershipState.OUT
     bob.events.clear()
-    bob.session.seek(None)
+    bob.group.lifecycle.seek(None)
     bob.read(2)
     assert "been in" in str(bob.said(Rejected)[0].error)
     assert state_of(bob) is MembershipState.OUT
@@ -190,8 +190,8 @@ def test_who_is_removed_forgets_the_group_and_its_unsent_messages() -> None:
     assert state_of(carol) is MembershipState.OUT
     assert carol.resend() == []
     calls: tuple[Callable[[], object], ...] = (
-        lambda: carol.session.compose(b"x"),
-        lambda: carol.session.commit((), NOW),
+        lambda: carol.group.sending.compose(b"x"),
+        lambda: carol.group.sending.commit((), NOW),
     )
     for call in calls:
         with pytest.raises(UsageError, match="not a member"):
@@ -202,13 +202,13 @@ def test_who_is_removed_forgets_the_group_and_its_unsent_messages() -> None:
 
 def test_who_leaves_asks_and_is_told_that_it_was_wanted_even_after_a_restart() -> None:
     world, alice, _, carol = three(policy=closed_policy(World()))
-    carol.propose(Remove(carol.session.mls.own_index))
+    carol.propose(Remove(carol.group.mls.own_index))
     world.settle()
     carol.restart()
-    assert not carol.session.needs_commit  # RFC 9420 12.4: nobody commits its own removal
-    assert alice.session.needs_commit
+    assert not carol.group.sending.needs_commit  # RFC 9420 12.4: nobody commits its own removal
+    assert alice.group.sending.needs_commit
     with pytest.raises(UsageError, match="proposals wait"):
-        alice.session.compose(b"x")
+        alice.group.sending.compose(b"x")
     alice.commit()
     world.settle()
     assert only(carol.events, RemovedFromGroup).wanted
@@ -223,8 +223,8 @@ def test_removal_and_return_in_one_stanza_are_one_step() -> None:
     faulty = FaultyStore(carol.store)
     carol.restart(faulty)
     before = faulty.commits
-    [incoming] = world.room.read(CAROL, carol.session.cursor)
-    events = carol.session.accept(carol.session.examine(incoming, NOW), NOW)
+    [incoming] = world.room.read(CAROL, carol.group.cursor)
+    events = carol.group.applying.accept(carol.group.processing.examine(incoming, NOW), NOW)
     assert [type(event) for event in events] == [Joined]
     assert faulty.commits == before + 1  # nobody can stop us in between
     world.settle()
@@ -242,7 +242,7 @@ def test_a_commit_of_ours_that_waited_is_lost_with_the_old_leaf() -> None:
     carol.read()
     assert [type(event) for event in carol.events] == [CommitLost, Joined]
     assert only(carol.events, CommitLost).origin_id == sent.origin_id
-    assert not carol.session.commit_waits
+    assert not carol.group.sending.commit_waits
     world.settle()
     assert world.agree()
 
@@ -254,29 +254,29 @@ def test_a_group_that_we_return_to_may_have_members_in_doubt() -> None:
     carol.judge = lambda leaf: InvalidError("denied")
     world.settle()
     assert state_of(carol) is MembershipState.MEMBER
-    assert set(carol.session.doubts) == {alice.device.identity, bob.device.identity}
-    assert carol.session.silenced
+    assert set(carol.group.members.doubts) == {alice.device.identity, bob.device.identity}
+    assert carol.group.sending.silenced
 
 
 def test_leaving_by_ourselves_and_making_another_group() -> None:
     world, alice, _, _ = three()
     alice.send(b"unsent")
-    [event] = alice.session.give_up()
+    [event] = alice.group.lifecycle.give_up()
     assert event == RemovedFromGroup(world.room.jid, None, wanted=True)
     with pytest.raises(UsageError, match="not a member"):
-        alice.session.give_up()
-    alice.session.create(1, world.open_policy(ALICE), NOW)
-    assert (alice.epoch, len(alice.session.members())) == (0, 1)
-    assert list(alice.session.outstanding()) == []
+        alice.group.lifecycle.give_up()
+    alice.group.lifecycle.create(1, world.open_policy(ALICE), NOW)
+    assert (alice.epoch, len(alice.group.members.all())) == (0, 1)
+    assert list(alice.group.outstanding()) == []
     with pytest.raises(UsageError, match="already"):
-        alice.session.create(1, world.open_policy(ALICE), NOW)
+        alice.group.lifecycle.create(1, world.open_policy(ALICE), NOW)
 
 
 def test_a_group_is_made_for_its_room() -> None:
     world = World()
     alice = world.person(ALICE)
     with pytest.raises(UsageError, match="not for"):
-        alice.session.create(1, RoomPolicy("cauldron@rooms.example", (ALICE,)), NOW)
+        alice.group.lifecycle.create(1, RoomPolicy("cauldron@rooms.example", (ALICE,)), NOW)
 
 
 def test_members_know_since_when_each_is_there() -> None:
@@ -286,6 +286,6 @@ def test_members_know_since_when_each_is_there() -> None:
     alice.commit(*alice.adding(DAVE))
     world.settle()
     carol.restart()
-    assert [(member.account, member.since) for member in carol.session.members()] == [
+    assert [(member.account, member.since) for member in carol.group.members.all()] == [
         (ALICE, NOW), (BOB, NOW), (CAROL, NOW), (DAVE, NOW + 100),
     ]  # fmt: skip

@@ -43,7 +43,7 @@ def test_each_kind_of_evidence_has_a_row() -> None:
 
 def compare(one: Participant, other: Participant) -> EpochComparison:
     """As two people would."""
-    codes = [epoch_code(person.epoch, person.session.mls.epoch_authenticator) for person in (one, other)]
+    codes = [epoch_code(person.epoch, person.group.mls.epoch_authenticator) for person in (one, other)]
     return compare_epochs(*codes)
 
 
@@ -78,7 +78,7 @@ def test_whatever_is_shown_to_whom_nothing_false_is_accepted(order: tuple[int, .
             assert not [event for event in person.events if isinstance(event, Rejected)], shown
         assert compare(alice, bob) is EpochComparison.SAME  # they are shown the same
         if alice.epoch == carol.epoch:
-            same = alice.session.mls.epoch_authenticator == carol.session.mls.epoch_authenticator
+            same = alice.group.mls.epoch_authenticator == carol.group.mls.epoch_authenticator
             assert compare(alice, carol) is (EpochComparison.SAME if same else EpochComparison.SPLIT), shown
         else:
             assert compare(alice, carol) is EpochComparison.DIFFERENT_EPOCH, shown
@@ -135,12 +135,12 @@ def test_the_whole_past_again() -> None:
     carol.send(b"twice")
     alice.commit(*alice.removing(BOB), *again(alice, bob))
     world.settle()
-    before = [(person.epoch, person.session.mls.epoch_authenticator) for person in world.people]
+    before = [(person.epoch, person.group.mls.epoch_authenticator) for person in world.people]
     texts = [person.texts for person in world.people]
     for incoming in list(world.room.archive()):
         world.room.post(incoming.payloads, incoming.claimed, incoming.origin_id)
     world.settle()
-    assert [(person.epoch, person.session.mls.epoch_authenticator) for person in world.people] == before
+    assert [(person.epoch, person.group.mls.epoch_authenticator) for person in world.people] == before
     assert [person.texts for person in world.people] == texts
     for person in world.people:
         for event in person.events:
@@ -157,7 +157,7 @@ def test_messages_moved_to_another_room_mean_nothing_there() -> None:
     dave, erin = there.group("dave@d.example", "erin@e.example")
     alice.send(b"for the coven")
     alice.commit()
-    bob.post(bob.session.propose_update(here.now))
+    bob.post(bob.group.sending.propose_update(here.now))
     for stanza in list(here.room.in_flight):
         there.room.post(stanza.payloads, stanza.claimed, stanza.origin_id)
     epoch = dave.epoch
@@ -180,7 +180,7 @@ def test_a_hole_in_the_archive_does_not_go_unnoticed() -> None:
     world.settle()
     assert only(carol.events, LeftBehind).by == ALICE
     assert only(carol.events, Unreadable).reason == "future"
-    assert carol.session.behind == {ALICE}
+    assert carol.group.behind == {ALICE}
     assert bob.texts == [b"after it"]
 
 
@@ -188,7 +188,7 @@ def test_a_hole_in_the_archive_does_not_go_unnoticed() -> None:
 def test_whoever_the_room_names_the_signer_is_named(claimed: str | None) -> None:
     """RFC 9420 6.1: the leaf that has signed is the sender."""
     world, alice, _, carol = three()
-    outgoing = alice.session.compose(b"it is I")
+    outgoing = alice.group.sending.compose(b"it is I")
     world.room.post(outgoing, claimed)
     world.settle()
     event = only(carol.events, MessageReceived)

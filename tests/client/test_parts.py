@@ -188,7 +188,7 @@ def test_outside_only_what_makes_sense_there_can_be_done() -> None:
     assert not dave.sending.leaf_outdated
     assert not dave.sending.silenced
     assert not dave.certainty.reasons
-    assert dave.certainty.door is None
+    assert dave.certainty.proving_info is None
 
 
 def test_inside_nothing_can_be_done_that_is_for_outside() -> None:
@@ -201,7 +201,7 @@ def test_inside_nothing_can_be_done_that_is_for_outside() -> None:
         lambda: parts.lifecycle.begin_creation(),
         lambda: parts.lifecycle.seek("1"),
         lambda: parts.lifecycle.expect_welcome("1"),
-        lambda: parts.continuation.draft_branch(alice.session.mls, world.open_policy(ALICE), (), NOW),
+        lambda: parts.continuation.draft_branch(alice.group.mls, world.open_policy(ALICE), (), NOW),
     ):
         with pytest.raises(UsageError, match=r"already a member|a member does not"):
             call()
@@ -217,7 +217,7 @@ def test_a_request_is_made_once_in_an_epoch_and_after_a_pause() -> None:
     assert parts.requests.observed(incoming).known
     assert parts.requests.epoch_seen is None  # looking changes nothing
     parts.take(incoming)
-    assert parts.requests.epoch_seen == alice.session.mls.epoch + 1
+    assert parts.requests.epoch_seen == alice.group.mls.epoch + 1
     assert parts.requests.asking_at(NOW) == 0  # at once
     (request,) = parts.requests.ask(NOW)
     assert parts.requests.asking_at(NOW + 10) is None
@@ -257,7 +257,7 @@ def test_our_external_commit_is_known_by_its_octets_and_leads_into_the_group() -
     assert not parts.entries.waits
     alice.read()
     group = parts.state.require_member().group
-    assert (group.epoch, group.epoch_authenticator) == (door.epoch + 1, alice.session.mls.epoch_authenticator)
+    assert (group.epoch, group.epoch_authenticator) == (door.epoch + 1, alice.group.mls.epoch_authenticator)
 
 
 def test_an_external_commit_that_is_refused_goes_with_the_state_that_it_leads_to() -> None:

@@ -11,16 +11,16 @@ from .people import ALICE, BOB, CAROL, DAVE, again, three
 
 def owed(person: Participant) -> set[Invite | Revoke]:
     """As it is in memory, and as a restart finds it."""
-    now = set(person.session.post_commit_actions)
+    now = set(person.group.post_commit_actions)
     person.restart()
-    assert set(person.session.post_commit_actions) == now
+    assert set(person.group.post_commit_actions) == now
     return now
 
 
 def settled() -> tuple[World, Participant, Participant, Participant]:
     """Three members, and nothing to do."""
     world, alice, bob, carol = three()
-    alice.session.done([each.key for each in alice.session.post_commit_actions])
+    alice.group.lifecycle.done([each.key for each in alice.group.post_commit_actions])
     return world, alice, bob, carol
 
 
@@ -33,7 +33,7 @@ def test_who_is_added_is_to_be_invited_and_pointed_to_the_place_before_the_welco
     world.settle()
     assert owed(alice) == {Invite(DAVE, world.room.archive()[-2].archive_id)}
     assert not owed(bob)
-    alice.session.done([Invite(DAVE, None).key])
+    alice.group.lifecycle.done([Invite(DAVE, None).key])
     assert not owed(alice)
 
 
@@ -72,24 +72,24 @@ def test_of_an_account_with_another_device_in_the_group_nothing_is_revoked() -> 
     world.person(BOB)
     alice.commit(*alice.adding(BOB))
     world.settle()
-    alice.session.done([each.key for each in alice.session.post_commit_actions])
-    alice.commit(Remove(alice.session.roster.leaves_of(BOB)[0]))
+    alice.group.lifecycle.done([each.key for each in alice.group.post_commit_actions])
+    alice.commit(Remove(alice.group.roster.leaves_of(BOB)[0]))
     world.settle()
     assert not owed(alice)
 
 
 def test_a_member_that_leaves_goes_by_itself() -> None:
     world, alice, bob, _ = settled()
-    bob.session.want_to_leave()
-    bob.propose(Remove(bob.session.mls.own_index))
+    bob.group.lifecycle.want_to_leave()
+    bob.propose(Remove(bob.group.mls.own_index))
     world.settle()
-    assert bob.session.post_commit_actions.leave
+    assert bob.group.post_commit_actions.leave
     alice.commit()
     world.settle()
     assert not owed(alice)
-    assert not bob.session.post_commit_actions.leave
+    assert not bob.group.post_commit_actions.leave
     bob.restart()
-    assert not bob.session.post_commit_actions
+    assert not bob.group.post_commit_actions
 
 
 def test_nothing_is_owed_by_who_is_out() -> None:
@@ -97,8 +97,8 @@ def test_nothing_is_owed_by_who_is_out() -> None:
     world.person(DAVE)
     alice.commit(*alice.adding(DAVE))
     world.settle()
-    alice.session.want_to_leave()
-    alice.session.give_up()
+    alice.group.lifecycle.want_to_leave()
+    alice.group.lifecycle.give_up()
     assert not owed(alice)
     assert list(PostCommitActions()) == []
-    assert ALICE not in {each.account for each in alice.session.post_commit_actions}
+    assert ALICE not in {each.account for each in alice.group.post_commit_actions}

@@ -44,27 +44,27 @@ def smuggle(person: Participant, *proposals: Any) -> None:
 
 def test_a_proposal_that_the_policy_forbids_is_not_made() -> None:
     world, _, bob, carol = three(policy=closed_policy(World()))
-    before = bob.session.mls
+    before = bob.group.mls
     with pytest.raises(NotPermitted):
-        bob.session.propose(Remove(carol.session.mls.own_index), NOW)
+        bob.group.sending.propose(Remove(carol.group.mls.own_index), NOW)
     with pytest.raises(NotPermitted):
-        bob.session.commit(bob.removing(CAROL), NOW)
-    assert bob.session.mls is before
+        bob.group.sending.commit(bob.removing(CAROL), NOW)
+    assert bob.group.mls is before
     assert world.room.in_flight == []
 
 
 def test_a_proposal_that_the_policy_forbids_keeps_nobody_from_committing_and_talking() -> None:
     world, alice, bob, carol = three(policy=closed_policy(World()))
-    smuggle(bob, Remove(carol.session.mls.own_index))
+    smuggle(bob, Remove(carol.group.mls.own_index))
     world.settle()
-    assert not any(person.session.needs_commit for person in (alice, carol))
+    assert not any(person.group.sending.needs_commit for person in (alice, carol))
     carol.restart()
     carol.send(b"spoken")
     carol.commit()
     world.settle()
     assert alice.texts == [b"spoken"]
     assert world.agree()
-    assert (carol.epoch, len(alice.session.roster)) == (2, 3)
+    assert (carol.epoch, len(alice.group.roster)) == (2, 3)
     assert not any(person.said(Rejected) for person in world.people)
 
 
@@ -72,23 +72,23 @@ def test_a_forbidden_proposal_does_not_take_the_place_of_an_allowed_one() -> Non
     """RFC 9420 12.2: a list holds one Remove of a leaf, and one GroupContextExtensions."""
     world, alice, bob, carol = three(policy=closed_policy(World()))
     open_to_all = world.open_policy(ALICE)
-    extensions = open_to_all.replaced_in(alice.session.mls.context.extensions)
+    extensions = open_to_all.replaced_in(alice.group.mls.context.extensions)
     alice.propose(GroupContextExtensions(extensions))
-    alice.propose(Remove(carol.session.mls.own_index))
-    closed = RoomPolicy(world.room.jid, (BOB,)).replaced_in(alice.session.mls.context.extensions)
+    alice.propose(Remove(carol.group.mls.own_index))
+    closed = RoomPolicy(world.room.jid, (BOB,)).replaced_in(alice.group.mls.context.extensions)
     smuggle(bob, GroupContextExtensions(closed))
-    smuggle(bob, Remove(carol.session.mls.own_index))
+    smuggle(bob, Remove(carol.group.mls.own_index))
     world.settle()
     alice.commit()
     world.settle()
     assert state_of(carol) is MembershipState.OUT
     # The removal has changed the list of removed clients, and a Commit changes the extensions once: in the next one.
-    assert alice.session.policy == closed_policy(world)
-    alice.propose(GroupContextExtensions(open_to_all.replaced_in(alice.session.mls.context.extensions)))
+    assert alice.group.policy == closed_policy(world)
+    alice.propose(GroupContextExtensions(open_to_all.replaced_in(alice.group.mls.context.extensions)))
     world.settle()
     alice.commit()
     world.settle()
-    assert alice.session.policy == open_to_all
+    assert alice.group.policy == open_to_all
     assert world.agree()
 
 
@@ -104,12 +104,12 @@ def test_two_proposals_to_add_one_client_become_one_member() -> None:
     twin = world.person(DAVE, store)
     assert twin.device.identity == dave.device.identity
     world.settle()
-    smuggle(bob, Add(next(iter(world.directory.find(DAVE, bob.session, NOW).values())).key_package))
+    smuggle(bob, Add(next(iter(world.directory.find(DAVE, bob.group, NOW).values())).key_package))
     world.settle()
     carol.commit()
     world.settle()
-    assert len(carol.session.roster) == 4
-    assert not carol.session.needs_commit
+    assert len(carol.group.roster) == 4
+    assert not carol.group.sending.needs_commit
     assert not any(person.said(Rejected) for person in (alice, bob, carol))
 
 
@@ -117,13 +117,13 @@ def test_a_strangers_wish_is_reported_and_silences_nobody() -> None:
     """RFC 9420 12.1.8: a new member asks for itself.  Whom the room lets in does not get into the group by that."""
     world, alice, bob, carol = three(policy=closed_policy(World()))
     dave = world.person(DAVE)
-    package = next(iter(world.directory.find(DAVE, alice.session, NOW).values())).key_package
-    group = alice.session.mls
+    package = next(iter(world.directory.find(DAVE, alice.group, NOW).values())).key_package
+    group = alice.group.mls
     key = dave.device.signature_key(group.suite)
     message = external_proposal(group.public, NewMemberProposalSender(), Add(package), key)
     world.room.post([elements.Proposal(group.group_id, group.epoch, message)], DAVE)
     world.settle()
-    assert not any(person.session.needs_commit for person in (alice, bob, carol))
+    assert not any(person.group.sending.needs_commit for person in (alice, bob, carol))
     request = only(alice.events, JoinRequested)
     assert (request.account, request.device, request.reason) == (DAVE, dave.device.identity.device, "stranger")
     bob.send(b"not silenced")
@@ -146,13 +146,13 @@ def test_a_proposal_that_the_authentication_service_denies_is_kept_but_not_commi
     world.settle()
     assert isinstance(only(bob.events, Rejected).error, InvalidError)
     bob.restart()
-    assert (bob.session.needs_commit, carol.session.needs_commit) == (False, True)
+    assert (bob.group.sending.needs_commit, carol.group.sending.needs_commit) == (False, True)
     bob.send(b"not silenced")
     bob.judge = lambda leaf: None  # by now it has heard
     carol.commit()
     world.settle()
     assert world.agree()
-    assert len(bob.session.roster) == 4
+    assert len(bob.group.roster) == 4
     with bob.store.transaction() as transaction:
         assert not any(transaction.items(f"unwanted/{world.room.jid}"))
 
@@ -161,15 +161,15 @@ def test_nothing_is_encrypted_for_who_is_denied_and_the_group_stays_one() -> Non
     """RFC 9420 5.3.1, RFC 9750 6.5: the Commit is everybody's, what is done about the leaf each member's."""
     world, alice, bob, _ = three()
     dave = world.person(DAVE)
-    bob.session.compose(b"made before, and lost on its way")
+    bob.group.sending.compose(b"made before, and lost on its way")
     bob.judge = lambda leaf: InvalidError("never heard of")
     alice.commit(*alice.adding(DAVE))
     world.settle()
     assert world.agree()
-    (doubt,) = bob.session.doubts.silencing
+    (doubt,) = bob.group.members.doubts.silencing
     assert doubt.client == dave.device.identity
     with pytest.raises(NotVouchedFor) as caught:
-        bob.session.compose(b"to dave, too")
+        bob.group.sending.compose(b"to dave, too")
     assert caught.value.clients == (str(dave.device.identity),)
     assert bob.resend() == []  # it would be encrypted anew, and for dave
     alice.send(b"others may")
@@ -177,7 +177,7 @@ def test_nothing_is_encrypted_for_who_is_denied_and_the_group_stays_one() -> Non
     assert bob.texts == [b"others may"]
     bob.commit(*bob.removing(DAVE))
     world.settle()
-    assert not bob.session.doubts
+    assert not bob.group.members.doubts
     bob.resend()
     bob.send(b"among ourselves")
     world.settle()
@@ -193,25 +193,25 @@ def test_doubts_survive_a_restart_and_end_with_an_answer() -> None:
     alice.commit(*alice.adding(DAVE))
     world.settle()
     bob.restart()
-    assert bob.session.silenced
-    bob.session.reconsider([who], [Doubt(who, False, "unreachable", "", NOW + 9)])
-    assert bob.session.silenced  # who cannot tell takes nothing back
-    bob.session.reconsider([who], [])
-    assert not bob.session.silenced
+    assert bob.group.sending.silenced
+    bob.group.members.reconsider([who], [Doubt(who, False, "unreachable", "", NOW + 9)])
+    assert bob.group.sending.silenced  # who cannot tell takes nothing back
+    bob.group.members.reconsider([who], [])
+    assert not bob.group.sending.silenced
     bob.restart()
-    assert not bob.session.doubts
+    assert not bob.group.members.doubts
 
 
 def test_who_was_vouched_for_silences_nobody_when_that_ends() -> None:
     world, alice, bob, carol = three()
     who = carol.device.identity
-    bob.session.reconsider([who], [Doubt(who, True, "no-device", "retired", NOW + 5)])
-    doubt = bob.session.doubts[who]
+    bob.group.members.reconsider([who], [Doubt(who, True, "no-device", "retired", NOW + 5)])
+    doubt = bob.group.members.doubts[who]
     assert doubt.lapsed
     assert not doubt.silences
     bob.send(b"talk goes on")
-    bob.session.reconsider([who], [Doubt(who, True, "other-key", "", NOW + 90)])
-    assert bob.session.doubts[who].since == NOW + 5  # denied ever since
+    bob.group.members.reconsider([who], [Doubt(who, True, "other-key", "", NOW + 90)])
+    assert bob.group.members.doubts[who].since == NOW + 5  # denied ever since
     world.settle()
     assert alice.texts == carol.texts == [b"talk goes on"]
 
@@ -237,7 +237,7 @@ def test_who_was_never_vouched_for_does_not_lapse() -> None:
 def test_a_commit_that_the_policy_forbids_is_ignored_by_all() -> None:
     """Whoever has made it, with software that does not ask, can go on."""
     world, alice, bob, carol = three(policy=closed_policy(World()))
-    bob.post(commit_against_policy(bob.session, [Remove(carol.session.mls.own_index)], NOW))
+    bob.post(commit_against_policy(bob.group, [Remove(carol.group.mls.own_index)], NOW))
     world.settle()
     for person in (alice, carol):
         assert isinstance(only(person.events, Rejected).error, PolicyViolation)
@@ -254,7 +254,7 @@ def test_a_storm_of_proposals_costs_work_in_proportion_to_those_that_are_kept(mo
     """1,000 proposals that nobody may commit: 16 are kept, and what to commit is judged when that changes, not else."""
     world = World()
     alice, mallory = world.group("alice@a.example", "mallory@m.example")
-    group = mallory.session.mls
+    group = mallory.group.mls
     limits = Parameters(proposal_limit=5000, member_proposal_limit=5000)
     storm = replace(group, parameters=limits)
     for number in range(1000):
@@ -272,13 +272,13 @@ def test_a_storm_of_proposals_costs_work_in_proportion_to_those_that_are_kept(mo
     monkeypatch.setattr(committable_proposals, "judge", counting)
     world.room.deliver_all()
     alice.read()
-    assert len(alice.session.mls.pending_proposals) == alice.session.mls.parameters.member_proposal_limit == 16
-    assert not alice.session.needs_commit
+    assert len(alice.group.mls.pending_proposals) == alice.group.mls.parameters.member_proposal_limit == 16
+    assert not alice.group.sending.needs_commit
     after_reading = judged
     assert after_reading < 1000
     for number in range(50):
-        assert not alice.session.needs_commit
-        alice.session.compose(b"%d" % number)
+        assert not alice.group.sending.needs_commit
+        alice.group.sending.compose(b"%d" % number)
     assert judged == after_reading  # nothing has changed since
 
 
@@ -289,13 +289,13 @@ def test_the_reflection_of_our_own_proposal_gives_it_its_place() -> None:
     for person in (alice, bob):  # neither has seen the other's
         person.propose(PreSharedKey(PreSharedKeyID(ExternalPSK(b"x"), bytes(32))))
         person.restart()
-        assert len(person.session.mls.unshown) == 1
+        assert len(person.group.mls.unshown) == 1
     world.room.deliver_all()
     for person in (alice, bob):
         person.read()
-        assert not person.session.mls.unshown
+        assert not person.group.mls.unshown
         person.restart()
-        assert not person.session.mls.unshown
-    orders = [person.session.mls.public.proposal_order for person in (alice, bob)]
+        assert not person.group.mls.unshown
+    orders = [person.group.mls.public.proposal_order for person in (alice, bob)]
     assert orders[0] == orders[1]
     assert len(orders[0]) == 2

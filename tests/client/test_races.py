@@ -76,7 +76,7 @@ def three(wire: Wire) -> tuple[World, Participant, Participant, Participant]:
 def everybody_has(world: World, texts: dict[str, set[bytes]]) -> None:
     """Each of these texts has been read by every member that did not send it, once."""
     for person in world.people:
-        if person.session.state is not MembershipState.MEMBER:
+        if person.group.state is not MembershipState.MEMBER:
             continue
         expected = sorted(text for account, some in texts.items() if account != person.account for text in some)
         assert sorted(person.texts) == expected, person
@@ -140,11 +140,11 @@ def test_three_commits_with_one_goal_converge_though_one_is_lost(
     dave = world.person(DAVE)
 
     def wants(person: Participant) -> bool:
-        if person.session.state is not MembershipState.MEMBER or person.session.commit_waits:
+        if person.group.state is not MembershipState.MEMBER or person.group.sending.commit_waits:
             return False
         if person is carol:
             return not any(event for event in renewed(carol))
-        return not person.session.roster.has(DAVE)
+        return not person.group.roster.has(DAVE)
 
     def act(person: Participant) -> None:
         person.commit(*([] if person is carol else person.adding(DAVE)))
@@ -161,9 +161,9 @@ def test_three_commits_with_one_goal_converge_though_one_is_lost(
         for person in (alice, bob, carol):
             if wants(person):
                 act(person)
-    assert dave.session.state is MembershipState.MEMBER
+    assert dave.group.state is MembershipState.MEMBER
     assert world.agree()
-    assert len(alice.session.roster) == 4
+    assert len(alice.group.roster) == 4
     assert renewed(carol)
     assert alice.texts == bob.texts == [b"spoken"]
     no_complaint_but_replays(world)
@@ -210,7 +210,7 @@ def test_a_room_that_loses_delays_reorders_and_repeats_hides_nothing_for_good(
             do(world, people, texts, action, place, number)
         finish(world)
         for person in people:  # and when proposals are left, somebody commits them
-            if person.session.needs_commit:
+            if person.group.sending.needs_commit:
                 person.commit()
                 finish(world)
         finish(world)
@@ -228,14 +228,14 @@ def do(
     room = world.room
     person = people[place % 3]
     match action:
-        case "send" if not person.session.needs_commit:
+        case "send" if not person.group.sending.needs_commit:
             text = b"%d" % number
             person.send(text)
             texts.setdefault(person.account, set()).add(text)
-        case "commit" if not person.session.commit_waits:
+        case "commit" if not person.group.sending.commit_waits:
             person.commit()
         case "update":
-            person.post(person.session.propose_update(world.now))
+            person.post(person.group.sending.propose_update(world.now))
         case "deliver" if place < len(room.in_flight):
             room.deliver(place)
         case "twice" if place < len(room.in_flight):
@@ -291,7 +291,7 @@ class Story:
         """Bob commits, again if another one came first, until it is done."""
 
         def step() -> None:
-            if not done() and not self.bob.session.commit_waits:
+            if not done() and not self.bob.group.sending.commit_waits:
                 self.bob.commit(*(each for make in proposals for each in make()))
 
         for _ in range(3):
@@ -303,7 +303,7 @@ class Story:
         alice, bob, carol = self.alice, self.bob, self.carol
 
         def roster() -> Roster:
-            return bob.session.roster
+            return bob.group.roster
 
         self.alive(lambda: bob.send(b"bob 1", "id-1"))
         self.settle()
@@ -320,16 +320,16 @@ class Story:
         alice.commit()
         self.commit(lambda: roster().has(DAVE), lambda: bob.adding(DAVE))
         # Bob proposes, Carol commits
-        self.alive(lambda: bob.post(bob.session.propose_update(self.world.now)))
+        self.alive(lambda: bob.post(bob.group.sending.propose_update(self.world.now)))
         self.settle()
-        if carol.session.needs_commit:
+        if carol.group.sending.needs_commit:
             carol.commit()
         self.settle()
         # a refused Commit, and another one
         epoch = bob.epoch
 
         def refused() -> None:
-            if bob.epoch == epoch and not bob.session.commit_waits:
+            if bob.epoch == epoch and not bob.group.sending.commit_waits:
                 outgoing = bob.commit()
                 self.world.room.in_flight.clear()
                 bob.bounce(outgoing)
@@ -342,9 +342,9 @@ class Story:
         alice.send(b"alice 2")
         self.settle()
         self.world.now += 7200
-        self.alive(lambda: bob.session.tidy(self.world.now))
+        self.alive(lambda: bob.group.lifecycle.tidy(self.world.now))
         # Bob is thrown out and comes back at once
-        package = next(iter(self.world.directory.find(BOB, alice.session, self.world.now).values()))
+        package = next(iter(self.world.directory.find(BOB, alice.group, self.world.now).values()))
         alice.commit(*alice.removing(BOB), *again(package))
         self.settle()
         self.alive(lambda: bob.send(b"bob 4", "id-4"))
@@ -373,7 +373,7 @@ def test_stopped_at_any_write_nothing_is_lost_or_repeated_and_nothing_hangs(wire
         assert story.kills == 1, kill_at
         finish(story.world)
         assert story.world.agree(), kill_at
-        assert len(story.alice.session.roster) == 3
+        assert len(story.alice.group.roster) == 3
         said = [b"bob 1", b"bob 2", b"bob 3", b"bob 4"]
         for reader in (story.alice, story.carol):
             assert sorted(text for text in reader.texts if text.startswith(b"bob")) == said, kill_at
@@ -384,7 +384,7 @@ def test_stopped_at_any_write_nothing_is_lost_or_repeated_and_nothing_hangs(wire
         assert heard == sorted(heard)
         for place, event in enumerate(received):
             assert event.again or all(event.archive_id != other.archive_id for other in received[:place]), kill_at
-        assert story.bob.session.outstanding_ids() == frozenset()
-        assert not story.bob.session.commit_waits
+        assert story.bob.group.outstanding_ids() == frozenset()
+        assert not story.bob.group.sending.commit_waits
         no_complaint_but_replays(story.world)
     wire.check_keys()

@@ -16,6 +16,7 @@ from slixmpp_mls.client import (
     MessageSent,
     Outgoing,
     Rejected,
+    RoomGroup,
     Unreadable,
 )
 from slixmpp_mls.client.storage.records import MembershipState, OutboxKind
@@ -26,6 +27,7 @@ from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateM
 from slixmpp_mls.mls.structures.key_package import KeyPackage
 from slixmpp_mls.mls.structures.proposals import Add, ReInit
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
+from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.stanza import parse
 from slixmpp_mls.stanza.blob import longest
 from slixmpp_mls.stanza.elements import Commit, RoomElement, Welcome
@@ -46,7 +48,7 @@ def world_of(*accounts: str, **options: object) -> tuple[World, list[Participant
 
 def packages(maker: Participant, suite: int, *, without: tuple[str, ...] = ()) -> list[KeyPackage]:
     """KeyPackages of all other members, for a suite."""
-    world, session = maker.world, maker.session
+    world, session = maker.world, maker.group
     return [
         package.key_package
         for account in session.roster.accounts()
@@ -59,21 +61,21 @@ def packages(maker: Participant, suite: int, *, without: tuple[str, ...] = ()) -
 
 def ask(person: Participant, suite: int = 2, **fields: object) -> Outgoing:
     """The Commit of a ReInit."""
-    asked = ReInit(NEW, 1, suite, person.session.mls.context.extensions)
+    asked = ReInit(NEW, 1, suite, person.group.mls.context.extensions)
     return person.commit(replace(asked, **fields))  # type: ignore[arg-type]
 
 
 def go_on(person: Participant, suite: int = 2) -> Outgoing:
-    return person.post(person.session.continue_group(packages(person, suite), person.world.now))
+    return person.post(person.group.continuation.continue_group(packages(person, suite), person.world.now))
 
 
 def check_new(world: World, people: list[Participant], suite: int = 2) -> None:
     assert world.agree()
     for person in people:
-        group = person.session.mls
+        group = person.group.mls
         assert (group.group_id, group.epoch, group.suite.id, group.closed) == (NEW, 1, suite, None)
-        assert person.session.policy.room == world.room.jid
-        assert sorted(person.session.roster.accounts()) == sorted(each.account for each in people)
+        assert person.group.policy.room == world.room.jid
+        assert sorted(person.group.roster.accounts()) == sorted(each.account for each in people)
     people[0].send(b"what hath quenched them")
     people[-1].send(b"hath given me fire")
     world.settle()
@@ -97,21 +99,21 @@ def test_11_2_a_group_ends_and_goes_on_in_another_suite(suite: int, maker: int) 
     for person in people:
         closed = only(person.events, GroupClosed)
         assert (closed.epoch, closed.by.account, closed.suite) == (2, ALICE, suite)
-        assert person.session.reinit is not None
-        assert person.session.state is MembershipState.MEMBER
+        assert person.group.continuation.reinit is not None
+        assert person.group.state is MembershipState.MEMBER
         with pytest.raises(UsageError, match="reinitialized"):
             person.send(b"nothing can be said")
         with pytest.raises(UsageError, match="reinitialized"):
             person.commit()
     go_on(people[maker], suite)
-    assert people[maker].session.creation_waits
+    assert people[maker].group.continuation.waits
     world.settle()
     for person in people:
         continued = only(person.events, GroupContinued)
         assert (continued.epoch, continued.by.account, continued.suite) == (1, people[maker].account, suite)
         assert not person.said(Joined)
         assert not person.said(Rejected)
-        assert not person.session.creation_waits
+        assert not person.group.continuation.waits
     check_new(world, people, suite)
 
 
@@ -143,7 +145,7 @@ def test_it_is_the_same_after_restarts_at_every_point() -> None:
     all_restart()
     sent = go_on(people[1])
     all_restart()
-    assert people[1].session.creation_waits
+    assert people[1].group.continuation.waits
     world.room.lose()
     assert [outgoing.payloads for outgoing in people[1].resend()] == [sent.payloads]
     all_restart()
@@ -240,7 +242,7 @@ def test_of_two_creations_the_first_in_the_rooms_order_counts() -> None:
     world.settle()
     assert {only(person.events, GroupContinued).by.account for person in people} == {CAROL}
     assert not any(person.said(Rejected) for person in people)
-    assert not people[1].session.creation_waits
+    assert not people[1].group.continuation.waits
     assert not people[1].resend()
     check_new(world, people)
 
@@ -251,13 +253,13 @@ def test_a_creation_without_a_member_means_nothing() -> None:
     ask(people[0])
     world.settle()
     with pytest.raises(InvalidError, match="not the members"):
-        people[0].session.continue_group(packages(people[0], 2, without=(CAROL,)), world.now)
+        people[0].group.continuation.continue_group(packages(people[0], 2, without=(CAROL,)), world.now)
     # A member with other software makes it all the same.
-    group = people[1].session.mls
+    group = people[1].group.mls
     fewer = replace(group, public=replace(group.public, tree=group.tree.remove(LeafIndex(group.own_index + 1))))
-    pretend(people[1].session, group=fewer)
-    people[1].post(people[1].session.continue_group(packages(people[1], 2, without=(CAROL,)), world.now))
-    pretend(people[1].session, group=group)
+    pretend(people[1].group, group=fewer)
+    people[1].post(people[1].group.continuation.continue_group(packages(people[1], 2, without=(CAROL,)), world.now))
+    pretend(people[1].group, group=group)
     world.room.deliver_all()
     for person in (people[0], people[2]):
         person.read()
@@ -274,12 +276,12 @@ def test_another_group_than_was_asked_for_means_nothing() -> None:
     world, people = world_of(ALICE, BOB)
     ask(people[0])
     world.settle()
-    outgoing = people[1].session.continue_group(packages(people[1], 2), world.now)
+    outgoing = people[1].group.continuation.continue_group(packages(people[1], 2), world.now)
     payloads = tuple(replace(payload, group=bytes(32)) for payload in outgoing.payloads)
     world.room.post(payloads, BOB)
     world.settle()
     assert only(people[0].events, Rejected)
-    assert people[0].session.reinit is not None
+    assert people[0].group.continuation.reinit is not None
 
 
 def test_a_welcome_to_a_new_group_of_that_id_that_does_not_continue_ours_is_refused() -> None:
@@ -293,16 +295,16 @@ def test_a_welcome_to_a_new_group_of_that_id_that_does_not_continue_ours_is_refu
     group = Group.create(
         stranger.device.key_packages.make(CipherSuite.get(2), world.now),
         NEW,
-        extensions=people[0].session.mls.context.extensions,
+        extensions=people[0].group.mls.context.extensions,
     )
-    found = [mallory.directory.find(account, people[0].session, world.now, 2) for account in (ALICE, BOB)]
+    found = [mallory.directory.find(account, people[0].group, world.now, 2) for account in (ALICE, BOB)]
     made = group.commit([Add(each.key_package) for some in found for each in some.values()], now=world.now)
     assert made.welcome is not None
     world.room.post([Commit(NEW, 0, made.commit), Welcome(NEW, 1, made.welcome)], "mallory@m.example")
     world.settle()
     for person in people:
         assert "does not follow ours" in str(only(person.events, Rejected).error)
-        assert person.session.reinit is not None
+        assert person.group.continuation.reinit is not None
 
 
 def test_a_creation_that_the_room_refuses_is_made_anew() -> None:
@@ -314,7 +316,7 @@ def test_a_creation_that_the_room_refuses_is_made_anew() -> None:
         go_on(people[1])
     world.room.lose()
     people[1].bounce(outgoing)
-    assert not people[1].session.creation_waits
+    assert not people[1].group.continuation.waits
     assert not people[1].resend()
     go_on(people[1])
     world.settle()
@@ -330,8 +332,8 @@ def test_a_creation_that_does_not_fit_changes_nothing() -> None:
         raise StanzaTooLarge(2, 1)
 
     with pytest.raises(StanzaTooLarge):
-        people[0].session.continue_group(packages(people[0], 2), world.now, fits=never)
-    assert not people[0].session.creation_waits
+        people[0].group.continuation.continue_group(packages(people[0], 2), world.now, fits=never)
+    assert not people[0].group.continuation.waits
     go_on(people[0])
     world.settle()
     check_new(world, people)
@@ -343,8 +345,8 @@ def test_the_policy_decides_who_may_end_the_group() -> None:
     with pytest.raises(NotPermitted, match="change-policy"):
         ask(people[1])
     with pytest.raises(NotPermitted, match="room"):
-        ask(people[0], extensions=(replace(people[0].session.policy, room="elsewhere@rooms.example").extension(),))
-    group = people[1].session.mls
+        ask(people[0], extensions=(replace(people[0].group.policy, room="elsewhere@rooms.example").extension(),))
+    group = people[1].group.mls
     asked = ReInit(NEW, 1, 2, group.context.extensions)
     made = group.commit([asked], now=world.now)
     world.room.post([replace(people[1].commit().payloads[0], data=made.commit)], BOB)
@@ -352,7 +354,7 @@ def test_the_policy_decides_who_may_end_the_group() -> None:
     world.settle()
     error = only(people[0].events, Rejected).error
     assert isinstance(error, PolicyViolation)
-    assert people[0].session.reinit is None
+    assert people[0].group.continuation.reinit is None
 
 
 def test_who_is_not_in_a_closed_group_has_nothing_to_make() -> None:
@@ -360,7 +362,7 @@ def test_who_is_not_in_a_closed_group_has_nothing_to_make() -> None:
     with pytest.raises(UsageError, match="not been reinitialized"):
         go_on(people[0])
     with pytest.raises(UsageError):
-        world.person(DAVE).session.continue_group((), world.now)
+        world.person(DAVE).group.continuation.continue_group((), world.now)
 
 
 # --- branches --------------------------------------------------------------------------------------
@@ -373,13 +375,19 @@ def cellar_of(world: World, *people: Participant) -> tuple[World, list[Participa
     return below, [below.person(person.account, person.store) for person in people]
 
 
+def branch(person: Participant, source: RoomGroup, policy: RoomPolicy, others: list[KeyPackage], now: int) -> Outgoing:
+    """What :meth:`.EncryptedRoom.branch` does without a room."""
+    continuation = person.group.continuation
+    return continuation.finish(continuation.draft_branch(source.mls, policy, others, now))
+
+
 def test_11_3_a_group_of_some_members() -> None:
     world, people = world_of(ALICE, BOB, CAROL)
     below, (alice, bob, carol) = cellar_of(world, *people)
     policy = below.open_policy(ALICE)
     others = packages(people[0], 1, without=(CAROL,))
-    sent = alice.session.branch(people[0].session, policy, others, below.now)
-    assert alice.session.state is MembershipState.INVITED
+    sent = branch(alice, people[0].group, policy, others, below.now)
+    assert alice.group.state is MembershipState.INVITED
     alice.restart()
     assert [outgoing.payloads for outgoing in alice.resend()] == [sent.payloads]
     assert sent.kind is OutboxKind.CREATION
@@ -390,7 +398,7 @@ def test_11_3_a_group_of_some_members() -> None:
     assert not carol.events
     alice.restart()
     assert below.agree()
-    assert [person.session.mls.epoch for person in (alice, bob)] == [1, 1]
+    assert [person.group.mls.epoch for person in (alice, bob)] == [1, 1]
     bob.send(b"a deed without a name")
     below.settle()
     assert alice.texts == [b"a deed without a name"]
@@ -406,15 +414,19 @@ def test_11_3_with_somebody_from_outside_is_refused_by_both_sides() -> None:
     people[0].commit(*people[0].removing(CAROL))
     world.room.deliver_all()
     people[1].read()
-    alice.session.branch(people[0].session, below.open_policy(ALICE), others, below.now)  # Alice has not seen it
-    below.room.post(next(iter(alice.session.outstanding())), ALICE)
+    branch(alice, people[0].group, below.open_policy(ALICE), others, below.now)  # Alice has not seen it
+    below.room.post(next(iter(alice.group.outstanding())), ALICE)
     below.room.deliver_all()
     bob.read()
     assert "members from outside" in str(only(bob.events, Rejected).error)
     people[0].read()
     with pytest.raises(InvalidError, match="members from outside"):
-        World(room="attic@rooms.example", settings=world.settings).person(ALICE, people[0].store).session.branch(
-            people[0].session, replace(below.open_policy(ALICE), room="attic@rooms.example"), others, below.now
+        branch(
+            World(room="attic@rooms.example", settings=world.settings).person(ALICE, people[0].store),
+            people[0].group,
+            replace(below.open_policy(ALICE), room="attic@rooms.example"),
+            others,
+            below.now,
         )
     assert not carol.said(Joined)
 
@@ -424,9 +436,9 @@ def test_a_branch_needs_a_room_without_a_group_and_its_own_policy() -> None:
     below, (alice, _) = cellar_of(world, *people)
     others = packages(people[0], 1)
     with pytest.raises(UsageError, match="a policy for"):
-        alice.session.branch(people[0].session, people[0].session.policy, others, below.now)
+        branch(alice, people[0].group, people[0].group.policy, others, below.now)
     with pytest.raises(UsageError, match="already a member"):
-        people[0].session.branch(people[0].session, people[0].session.policy, others, below.now)
+        branch(people[0], people[0].group, people[0].group.policy, others, below.now)
 
 
 def test_the_stanza_of_a_creation_can_be_read() -> None:
@@ -449,26 +461,26 @@ def test_a_rehearsal_is_as_large_as_the_real_thing_and_leaves_no_trace() -> None
         sizes.append(sum(len(payload.data) for payload in payloads))
 
     others = packages(people[0], 2)
-    people[0].session.rehearse(CipherSuite.get(2), others, world.now, fits)
-    assert not people[0].session.creation_waits
+    people[0].group.continuation.rehearse(CipherSuite.get(2), others, world.now, fits)
+    assert not people[0].group.continuation.waits
     ask(people[0])
     world.settle()
-    draft = people[0].session.draft_continuation(others, world.now)
-    people[0].post(people[0].session.finish_creation(draft, fits=fits, tree_at=longest()))
+    draft = people[0].group.continuation.draft(others, world.now)
+    people[0].post(people[0].group.continuation.finish(draft, fits=fits, tree_at=longest()))
     assert abs(sizes[0] - sizes[1]) < 16  # signatures of P-256 differ in length
     with pytest.raises(UsageError, match="waits already"):
-        people[0].session.finish_creation(draft)
+        people[0].group.continuation.finish(draft)
 
 
 def test_a_draft_is_void_when_another_was_first() -> None:
     world, people = world_of(ALICE, BOB, CAROL)
     ask(people[0])
     world.settle()
-    draft = people[0].session.draft_continuation(packages(people[0], 2), world.now)
+    draft = people[0].group.continuation.draft(packages(people[0], 2), world.now)
     go_on(people[1])
     world.settle()
     with pytest.raises(UsageError, match="another one has been first"):
-        people[0].session.finish_creation(draft)
+        people[0].group.continuation.finish(draft)
     check_new(world, people)
 
 
@@ -476,26 +488,26 @@ def test_who_has_lost_the_group_finds_the_one_that_followed() -> None:
     """It asks to be added there; an outsider who begins a group leads it away only until it hears of the real one."""
     world, people = world_of(ALICE, BOB, CAROL)
     lost = people[2]
-    old, other = lost.session.mls.group_id, b"x" * 32
-    lost.session.give_up("for this test")
+    old, other = lost.group.mls.group_id, b"x" * 32
+    lost.group.lifecycle.give_up("for this test")
 
     def hear(epoch: int, *beside: Welcome) -> bytes | None:
         world.room.post([Commit(other, epoch, MLSMessage.wrap(private(other, epoch))), *beside], "mallory@m.example")
         world.settle()
-        return lost.session.room_state.outside.group_id
+        return lost.group.room_state.outside.group_id
 
     assert hear(0) == hear(5) == old  # no creations
     ask(people[0])
     world.settle()
     made = go_on(people[1])
     world.settle()
-    assert (lost.session.room_state.outside.group_id, lost.session.epoch_seen) == (NEW, 1)
+    assert (lost.group.room_state.outside.group_id, lost.group.join_requests.epoch_seen) == (NEW, 1)
     welcome = made.payloads[1]
     assert isinstance(welcome, Welcome)
     assert hear(0, replace(welcome, group=other)) == other
     people[0].commit()
     world.settle()
-    assert (lost.session.room_state.outside.group_id, lost.session.epoch_seen) == (NEW, 2)
+    assert (lost.group.room_state.outside.group_id, lost.group.join_requests.epoch_seen) == (NEW, 2)
 
 
 def private(group_id: bytes, epoch: int) -> PrivateMessage:

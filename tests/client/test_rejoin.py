@@ -35,14 +35,14 @@ from .test_proposals import smuggle
 
 def lose(person: Participant) -> None:
     """Its archive has a gap."""
-    person.events += person.session.give_up("a gap")
+    person.events += person.group.lifecycle.give_up("a gap")
 
 
 def settle_wishes(world: World, *committers: Participant) -> None:
     """Deliver what is in flight; then whoever is named commits what waits."""
     world.settle()
     for person in committers:
-        if person.session.needs_commit:
+        if person.group.sending.needs_commit:
             person.commit()
     world.settle()
 
@@ -50,7 +50,7 @@ def settle_wishes(world: World, *committers: Participant) -> None:
 def test_who_has_lost_the_group_is_replaced() -> None:
     world, alice, bob, carol = three(policy=closed_policy(World()))
     lose(bob)
-    assert only(bob.events, GroupLost).after == bob.session.cursor
+    assert only(bob.events, GroupLost).after == bob.group.cursor
     alice.send(b"not for bob")
     world.settle()
     assert only(bob.events, Unreadable).reason == "lost"
@@ -61,12 +61,12 @@ def test_who_has_lost_the_group_is_replaced() -> None:
     settle_wishes(world, alice)
     assert state_of(bob) is MembershipState.MEMBER
     assert world.agree()
-    assert len(alice.session.roster) == 3
+    assert len(alice.group.roster) == 3
     joined = only(bob.events, Joined)
     assert joined.missed is not None
     assert joined.missed.messages == 1
     assert joined.missed.after == only(bob.events, GroupLost).after
-    assert joined.missed.until == bob.session.cursor
+    assert joined.missed.until == bob.group.cursor
     bob.send(b"back again")
     world.settle()
     assert alice.texts[-1:] == carol.texts[-1:] == [b"back again"]
@@ -88,7 +88,7 @@ def test_a_return_does_not_need_own_devices() -> None:
     lose(bob)
     bob.ask()
     world.settle()
-    assert [person.session.needs_commit for person in (alice, carol)] == [True, True]
+    assert [person.group.sending.needs_commit for person in (alice, carol)] == [True, True]
     settle_wishes(world, carol)
     assert state_of(bob) is MembershipState.MEMBER
 
@@ -103,10 +103,10 @@ def test_who_has_healed_since_its_state_was_stolen_is_not_replaced_by_it(restart
     lose(thief)
     if restart:
         thief.restart()
-    put_outside(thief.session, epoch=alice.epoch, known=1)
+    put_outside(thief.group, epoch=alice.epoch, known=1)
     thief.ask()
     world.settle()
-    assert not any(person.session.needs_commit for person in (alice, carol))
+    assert not any(person.group.sending.needs_commit for person in (alice, carol))
     assert only(alice.events, JoinRequested).reason == "unproven"
     assert state_of(thief) is MembershipState.LOST
 
@@ -123,13 +123,13 @@ def test_a_return_while_a_commit_of_its_own_is_on_its_way(restart: bool) -> None
         world.settle()
         if restart:
             bob.restart()
-        assert len(list(bob.session.room_state.return_keys)) == 2
-        put_outside(bob.session, epoch=alice.epoch, known=1)
+        assert len(list(bob.group.room_state.return_keys)) == 2
+        put_outside(bob.group, epoch=alice.epoch, known=1)
         bob.ask()
         settle_wishes(world, carol)
         assert state_of(bob) is MembershipState.MEMBER
         assert world.agree()
-        assert not bob.session.room_state.return_keys
+        assert not bob.group.room_state.return_keys
 
 
 def test_the_one_who_commits_may_come_later() -> None:
@@ -143,7 +143,7 @@ def test_the_one_who_commits_may_come_later() -> None:
     world.now += DAY
     alice.restart()
     alice.read()
-    assert alice.session.needs_commit
+    assert alice.group.sending.needs_commit
     alice.commit()
     world.settle()
     assert state_of(bob) is MembershipState.MEMBER
@@ -157,7 +157,7 @@ def test_two_come_back_by_one_commit() -> None:
         person.ask()
     settle_wishes(world, alice)
     assert alice.epoch == 2
-    assert [bob.session.state, carol.session.state] == [MembershipState.MEMBER] * 2
+    assert [bob.group.state, carol.group.state] == [MembershipState.MEMBER] * 2
     assert world.agree()
 
 
@@ -168,7 +168,7 @@ def test_all_but_one_are_lost_and_all_come_back() -> None:
         lose(person)
         person.ask()
     settle_wishes(world, group[0])
-    assert {person.session.state for person in group} == {MembershipState.MEMBER}
+    assert {person.group.state for person in group} == {MembershipState.MEMBER}
     assert world.agree()
     assert group[0].epoch == 2
 
@@ -177,16 +177,16 @@ def test_it_asks_once_in_an_epoch_and_anew_in_the_next_one() -> None:
     world, alice, bob, carol = three()
     lose(bob)
     bob.ask()
-    assert bob.session.asking_at(world.now) is None
+    assert bob.group.join_requests.asking_at(world.now) is None
     with pytest.raises(UsageError):
-        bob.session.ask(world.now)
+        bob.group.join_requests.ask(world.now)
     carol.commit()  # she has not read it, and her Commit comes first
     world.room.deliver(1)
     world.settle()
-    assert bob.session.epoch_seen == 2
-    assert bob.session.asking_at(world.now) == world.now + PAUSES[0]
+    assert bob.group.join_requests.epoch_seen == 2
+    assert bob.group.join_requests.asking_at(world.now) == world.now + PAUSES[0]
     with pytest.raises(UsageError):
-        bob.session.ask(world.now)
+        bob.group.join_requests.ask(world.now)
     world.now += PAUSES[0]
     bob.ask()
     settle_wishes(world, alice)
@@ -200,7 +200,7 @@ def test_pauses_grow_and_survive_a_restart() -> None:
     lose(bob)
     asked: list[int] = []
     while world.now < NOW + 6 * HOUR:
-        at = bob.session.asking_at(world.now)
+        at = bob.group.join_requests.asking_at(world.now)
         assert at is not None
         world.now = max(world.now, at)
         bob.ask()
@@ -213,7 +213,7 @@ def test_pauses_grow_and_survive_a_restart() -> None:
     assert all(later - earlier >= HOUR for earlier, later in pairwise(asked[6:]))
     world.now += DAY + HOUR
     bob.ask()
-    assert bob.session.attempts == 1
+    assert bob.group.join_requests.attempts == 1
 
 
 def test_a_clock_that_was_set_back_does_not_silence_it() -> None:
@@ -224,7 +224,7 @@ def test_a_clock_that_was_set_back_does_not_silence_it() -> None:
     world.room.deliver(1)
     world.settle()
     world.now -= 10 * DAY
-    assert bob.session.asking_at(world.now) == world.now
+    assert bob.group.join_requests.asking_at(world.now) == world.now
 
 
 def test_a_request_is_sent_again_as_it_was() -> None:
@@ -248,10 +248,10 @@ def test_a_request_that_the_room_refuses_is_not_sent_again() -> None:
     world.room.lose()
     bob.bounce(asked)
     assert bob.resend() == []
-    assert bob.session.asking_at(world.now) is None
+    assert bob.group.join_requests.asking_at(world.now) is None
     alice.commit()
     world.settle()
-    assert bob.session.asking_at(world.now) is not None
+    assert bob.group.join_requests.asking_at(world.now) is not None
 
 
 def test_no_private_key_of_a_request_outlives_it() -> None:
@@ -295,11 +295,11 @@ def test_stopped_at_every_write_it_still_comes_back() -> None:
                 killed = True
                 bob.restart(faulty._store)
                 bob.resend()
-                if bob.session.asking_at(world.now) is not None:
+                if bob.group.join_requests.asking_at(world.now) is not None:
                     bob.ask()
                 settle_wishes(world, alice)
                 bob.read()
-            if bob.session.state is not MembershipState.MEMBER:  # it was stopped with the Welcome in its hands
+            if bob.group.state is not MembershipState.MEMBER:  # it was stopped with the Welcome in its hands
                 bob.read()
             assert state_of(bob) is MembershipState.MEMBER, (kill_at, before)
             assert world.agree()
@@ -317,20 +317,20 @@ def test_an_outsiders_number_is_corrected_by_the_next_genuine_message() -> None:
     lose(bob)
     elsewhere = World()
     mallory = elsewhere.person(DAVE)
-    mallory.session.create(1, RoomPolicy(elsewhere.room.jid, (DAVE,)), NOW)
-    forged = mallory.session.commit((), NOW).payloads[0]
-    data = forged.data.replace(mallory.session.mls.group_id, alice.session.mls.group_id)
-    place = data.index(alice.session.mls.group_id) + 32
+    mallory.group.lifecycle.create(1, RoomPolicy(elsewhere.room.jid, (DAVE,)), NOW)
+    forged = mallory.group.sending.commit((), NOW).payloads[0]
+    data = forged.data.replace(mallory.group.mls.group_id, alice.group.mls.group_id)
+    place = data.index(alice.group.mls.group_id) + 32
     data = data[:place] + (999).to_bytes(8, "big") + data[place + 8 :]
-    world.room.post([elements.Commit(alice.session.mls.group_id, 999, data)], DAVE)
+    world.room.post([elements.Commit(alice.group.mls.group_id, 999, data)], DAVE)
     world.settle()
-    assert bob.session.epoch_seen == 1000
+    assert bob.group.join_requests.epoch_seen == 1000
     bob.ask()
     world.settle()
-    assert not alice.session.needs_commit
+    assert not alice.group.sending.needs_commit
     alice.send(b"what is this?")
     world.settle()
-    assert bob.session.epoch_seen == 1
+    assert bob.group.join_requests.epoch_seen == 1
     world.now += HOUR
     bob.ask()
     settle_wishes(world, carol)
@@ -345,45 +345,45 @@ def test_messages_that_are_late_do_not_lead_it_back() -> None:
     alice.commit()
     world.room.deliver(1)
     world.settle()
-    assert bob.session.epoch_seen == 2
+    assert bob.group.join_requests.epoch_seen == 2
 
 
 def test_another_group_in_the_room_is_not_taken_for_the_lost_one() -> None:
     world, alice, bob, _ = three()
     lose(bob)
     mallory = world.person(DAVE)
-    mallory.session.create(1, RoomPolicy(world.room.jid, (DAVE,)), NOW)
+    mallory.group.lifecycle.create(1, RoomPolicy(world.room.jid, (DAVE,)), NOW)
     mallory.commit()
     world.settle()
     alice.commit()  # what has been the group is the group, when it is heard of
     mallory.commit()
     world.settle()
-    assert bob.session.room_state.outside.group_id == alice.session.mls.group_id
-    assert bob.session.epoch_seen == 2
+    assert bob.group.room_state.outside.group_id == alice.group.mls.group_id
+    assert bob.group.join_requests.epoch_seen == 2
 
 
 def test_a_new_store_of_an_account_in_the_group_asks_by_what_it_sees() -> None:
     """State lost: nothing is known but the room.  It is another device then, of the same account."""
     world, alice, bob, carol = three(policy=closed_policy(World()))
     fresh = world.person(BOB)
-    assert fresh.session.asking_at(world.now) is None  # not a single Commit seen
+    assert fresh.group.join_requests.asking_at(world.now) is None  # not a single Commit seen
     alice.commit()
     world.settle()
     fresh.ask()
     settle_wishes(world, carol)
     assert only(alice.events, JoinRequested).reason == "unproven"  # nobody vouches: it waits for somebody's decision
     world.now += HOUR
-    assert fresh.session.asking_at(world.now) is None  # once in an epoch
+    assert fresh.group.join_requests.asking_at(world.now) is None  # once in an epoch
     bob.vouch_for(fresh)
-    due = fresh.session.asking_at(world.now)
+    due = fresh.group.join_requests.asking_at(world.now)
     assert due is not None
     assert due <= world.now  # that is another request than the one before
     fresh.ask()
-    assert fresh.session.asking_at(world.now) is None
+    assert fresh.group.join_requests.asking_at(world.now) is None
     settle_wishes(world, carol)
     assert state_of(fresh) is MembershipState.MEMBER
     assert only(fresh.events, Joined).missed is None
-    assert len(alice.session.roster) == 4
+    assert len(alice.group.roster) == 4
     assert world.agree()
     assert state_of(bob) is MembershipState.MEMBER
 
@@ -393,7 +393,7 @@ def test_a_new_store_of_an_account_in_the_group_asks_by_what_it_sees() -> None:
 
 def test_an_expired_archive_is_survived() -> None:
     world, alice, bob, _ = three()
-    bob_reads = bob.session.cursor
+    bob_reads = bob.group.cursor
     for _ in range(3):
         alice.commit()
         world.room.deliver_all()
@@ -402,12 +402,12 @@ def test_an_expired_archive_is_survived() -> None:
     with pytest.raises(ArchiveGap):
         bob.read()
     lose(bob)
-    bob.session.seek(None)
+    bob.group.lifecycle.seek(None)
     assert only(bob.events, GroupLost).after == bob_reads
     alice.send(b"in epoch 4")
     world.room.deliver_all()
     bob.read()
-    assert bob.session.epoch_seen == 4
+    assert bob.group.join_requests.epoch_seen == 4
     bob.ask()
     world.people = [alice, bob]  # for carol it is too late
     settle_wishes(world, alice)
@@ -420,9 +420,9 @@ def test_an_archive_that_is_empty_leaves_the_epoch_that_was_known() -> None:
     _, bob = world.group(ALICE, BOB)
     world.room.expire(1000)
     lose(bob)
-    bob.session.seek(None)
-    assert bob.session.epoch_seen == 1
-    assert bob.session.asking_at(world.now) is not None
+    bob.group.lifecycle.seek(None)
+    assert bob.group.join_requests.epoch_seen == 1
+    assert bob.group.join_requests.asking_at(world.now) is not None
 
 
 def test_a_store_that_is_an_old_copy_comes_back_with_fresh_keys() -> None:
@@ -431,7 +431,7 @@ def test_a_store_that_is_an_old_copy_comes_back_with_fresh_keys() -> None:
     backup = copy_of(bob.store)
     bob.send(b"after the backup")
     world.settle()
-    key = bob.session.mls.own_leaf.signature_key
+    key = bob.group.mls.own_leaf.signature_key
     bob.restart(backup)
     bob.events.clear()
     bob.read()  # from the copy's place on: there is a message that it has not sent
@@ -440,7 +440,7 @@ def test_a_store_that_is_an_old_copy_comes_back_with_fresh_keys() -> None:
     bob.ask()
     settle_wishes(world, alice)
     assert state_of(bob) is MembershipState.MEMBER
-    assert bob.session.mls.own_leaf.signature_key == key
+    assert bob.group.mls.own_leaf.signature_key == key
     bob.send(b"with keys of its own")
     world.settle()
     assert carol.texts == [b"after the backup", b"with keys of its own"]
@@ -480,7 +480,7 @@ def test_a_copy_that_runs_beside_the_original_throws_it_out_and_is_not_thrown_ou
     assert state_of(twin) is MembershipState.MEMBER
     assert state_of(bob) is MembershipState.OUT
     assert only(bob.events, RemovedFromGroup).wanted is False
-    assert bob.session.asking_at(world.now + DAY) is None
+    assert bob.group.join_requests.asking_at(world.now + DAY) is None
 
 
 def test_claims_of_a_later_epoch_make_unsure_and_nothing_more() -> None:
@@ -491,15 +491,15 @@ def test_claims_of_a_later_epoch_make_unsure_and_nothing_more() -> None:
     views.now = world.now
     liar, other = (Participant(views, store) for store in ahead)
     for person in (liar, other):
-        person.session.commit((), NOW)
-    commit = next(liar.session.outstanding())
+        person.group.sending.commit((), NOW)
+    commit = next(liar.group.outstanding())
     for person in (liar, other):
         person.take(Incoming("000500", commit.payloads, ALICE))
     for speaker, account in ((liar, ALICE), (other, DAVE)):
-        world.room.post(speaker.session.compose(b"from the future").payloads, account)
+        world.room.post(speaker.group.sending.compose(b"from the future").payloads, account)
         world.settle()
-        assert bob.session.unsure == carol.session.unsure == UnsureReason.LATER_EPOCH
-        assert not bob.session.returning
+        assert bob.group.certainty.reasons == carol.group.certainty.reasons == UnsureReason.LATER_EPOCH
+        assert not bob.group.returning
     assert [event.by for event in bob.events if isinstance(event, LeftBehind)] == [ALICE, DAVE]
     assert state_of(bob) is MembershipState.MEMBER  # the session gives nothing up by itself
 
@@ -512,7 +512,7 @@ def test_of_two_the_other_one_is_enough() -> None:
     alice.take(Incoming("000005", commit.payloads, ALICE))
     alice.send(b"we two alone")
     world.settle()
-    assert bob.session.unsure
+    assert bob.group.certainty.reasons
 
 
 # --- what committers do not do --------------------------------------------------------------------
@@ -524,24 +524,24 @@ def test_whoever_comes_back_too_often_is_not_let_in_without_asking() -> None:
         lose(bob)
         bob.restart()
         world.now += 60
-        put_outside(bob.session, not_before=0)  # somebody else's software
+        put_outside(bob.group, not_before=0)  # somebody else's software
         bob.ask()
         settle_wishes(world, alice)
         assert state_of(bob) is MembershipState.MEMBER
     lose(bob)
     world.now += 60
-    put_outside(bob.session, not_before=0)
+    put_outside(bob.group, not_before=0)
     bob.ask()
     world.settle()
     alice.restart()
-    assert not alice.session.needs_commit
-    assert not carol.session.needs_commit
+    assert not alice.group.sending.needs_commit
+    assert not carol.group.sending.needs_commit
     assert only(alice.events, JoinRequested).reason == "too-often"
     alice.commit()
     world.settle()
     assert state_of(bob) is MembershipState.LOST
     world.now += HOUR
-    put_outside(bob.session, not_before=0)
+    put_outside(bob.group, not_before=0)
     bob.ask()
     settle_wishes(world, carol)
     assert state_of(bob) is MembershipState.MEMBER
@@ -556,23 +556,23 @@ def test_a_removal_is_not_turned_into_a_return() -> None:
     world.settle()
     alice.commit(*alice.removing(BOB))
     world.settle()
-    assert not alice.session.roster.has(BOB)
+    assert not alice.group.roster.has(BOB)
     # The same if the removal is a proposal of somebody who may.
     alice.commit(*alice.adding(BOB))
     world.settle()
     lose(bob)
     world.now += HOUR
-    alice.propose(Remove(alice.session.roster.leaves_of(BOB)[0]))
+    alice.propose(Remove(alice.group.roster.leaves_of(BOB)[0]))
     bob.ask()
     settle_wishes(world, carol)
-    assert not alice.session.roster.has(BOB)
+    assert not alice.group.roster.has(BOB)
     assert world.agree()
 
 
 def test_a_removal_without_a_right_does_not_keep_anybody_out() -> None:
     world, alice, bob, carol = three(policy=closed_policy(World()))
     lose(bob)
-    smuggle(carol, Remove(alice.session.roster.leaves_of(BOB)[0]))
+    smuggle(carol, Remove(alice.group.roster.leaves_of(BOB)[0]))
     bob.ask()
     settle_wishes(world, alice)
     assert state_of(bob) is MembershipState.MEMBER
@@ -585,7 +585,7 @@ def test_a_wish_to_replace_the_committer_itself_is_for_others() -> None:
     lose(twin)
     twin.ask()
     world.settle()
-    assert not bob.session.needs_commit
+    assert not bob.group.sending.needs_commit
     assert not bob.said(JoinRequested)
     bob.send(b"I am still here")
     bob.commit()

@@ -21,11 +21,11 @@ def keep(insider: Participant, payload: RoomElement) -> AuthenticatedContent:
     """What software keeps that is curious about signatures."""
     body = MLSMessage.decode(payload.data).body
     assert isinstance(body, PrivateMessage)
-    return open_private(insider.session.mls, body).content
+    return open_private(insider.group.mls, body).content
 
 
 def repeat(insider: Participant, content: AuthenticatedContent) -> elements.Application:
-    group = insider.session.mls
+    group = insider.group.mls
     message, _ = protect_private(group.suite, content, group.secret_tree, group.secrets.sender_data_secret)
     return elements.Application(group.group_id, group.epoch, MLSMessage.wrap(message))
 

@@ -55,7 +55,7 @@ def test_rule_1_the_first_commit_in_the_rooms_order_ends_the_epoch_and_later_one
     assert (lost.origin_id, lost.reason) == (first.origin_id, "another Commit came first")
     assert not bob.said(CommitLost)
     assert only(carol.events, GroupChanged).by.account == BOB
-    assert not alice.session.commit_waits
+    assert not alice.group.sending.commit_waits
     assert second.origin_id != first.origin_id
 
 
@@ -76,11 +76,11 @@ def test_rule_1_a_loser_commits_again_in_the_new_epoch() -> None:
     bob.commit()
     alice.commit(*alice.adding(DAVE))
     world.settle()
-    assert alice.session.roster.leaf_of(world.people[3].device.identity) is None
+    assert alice.group.roster.leaf_of(world.people[3].device.identity) is None
     alice.commit(*alice.adding(DAVE))
     world.settle()
     assert world.agree()
-    assert world.people[3].session.state is MembershipState.MEMBER
+    assert world.people[3].group.state is MembershipState.MEMBER
     assert not bob.said(Rejected)
 
 
@@ -90,19 +90,19 @@ def test_rule_1_a_loser_commits_again_in_the_new_epoch() -> None:
 def test_rule_2_our_commit_takes_effect_when_the_room_reflects_it_and_not_before() -> None:
     world, alice, _, _ = three()
     alice.commit()
-    assert (alice.epoch, alice.session.commit_waits) == (1, True)
+    assert (alice.epoch, alice.group.sending.commit_waits) == (1, True)
     with pytest.raises(UsageError, match="waits already"):
-        alice.session.commit((), NOW)
+        alice.group.sending.commit((), NOW)
     alice.send(b"still in the old epoch")
     world.settle()
-    assert (alice.epoch, alice.session.commit_waits) == (2, False)
+    assert (alice.epoch, alice.group.sending.commit_waits) == (2, False)
 
 
 def test_rule_2_a_commit_waits_across_a_restart() -> None:
     world, alice, _, _ = three()
     sent = alice.commit()
     alice.restart()
-    assert alice.session.commit_waits
+    assert alice.group.sending.commit_waits
     world.room.lose()
     assert [outgoing.payloads for outgoing in alice.resend()] == [sent.payloads]
     world.settle()
@@ -179,7 +179,7 @@ def test_rule_3_both_copies_of_a_message_that_was_encrypted_anew_are_one_message
     world.settle()
     assert bob.texts == carol.texts == [b"one"]
     assert len(alice.said(MessageSent)) == 1
-    assert alice.session.outstanding_ids() == frozenset()
+    assert alice.group.outstanding_ids() == frozenset()
 
 
 def test_rule_3_the_first_copy_is_enough_even_if_a_second_one_has_been_made() -> None:
@@ -211,9 +211,9 @@ def test_rule_3_one_message_under_one_id_however_often_it_is_composed() -> None:
     first = alice.send(b"one", "the-id")
     assert alice.send(b"one", "the-id") == first
     with pytest.raises(UsageError, match="under this id"):
-        alice.session.compose(b"two", origin_id="the-id")
+        alice.group.sending.compose(b"two", origin_id="the-id")
     with pytest.raises(UsageError, match="256"):
-        alice.session.compose(b"two", origin_id="é" * 129)
+        alice.group.sending.compose(b"two", origin_id="é" * 129)
     world.settle()
     alice.send(b"one", "the-id")  # by somebody who does not know that it has arrived
     world.settle()
@@ -244,7 +244,7 @@ def test_rule_3_what_has_come_back_while_others_are_sent_again_is_not_sent_again
     bob.commit()
     held = [world.room.lose(), world.room.lose()]
     world.settle()
-    outstanding = alice.session.outstanding()
+    outstanding = alice.group.outstanding()
     alice.post(next(outstanding))
     world.room.in_flight.append(held[1])
     world.settle()
@@ -258,16 +258,16 @@ def test_rule_3_nothing_is_stored_of_what_does_not_fit() -> None:
     def too_large(_: object) -> None:
         raise StanzaTooLarge(2, 1)
 
-    before = alice.session.mls
+    before = alice.group.mls
     calls: tuple[Callable[[], object], ...] = (
-        lambda: alice.session.compose(b"x", fits=too_large),
-        lambda: alice.session.commit((), NOW, fits=too_large),
+        lambda: alice.group.sending.compose(b"x", fits=too_large),
+        lambda: alice.group.sending.commit((), NOW, fits=too_large),
     )
     for call in calls:
         with pytest.raises(StanzaTooLarge):
             call()
-    assert alice.session.mls is before
-    assert not alice.session.commit_waits
+    assert alice.group.mls is before
+    assert not alice.group.sending.commit_waits
     alice.restart()
     assert alice.resend() == []
     alice.send(b"fits")
@@ -296,9 +296,9 @@ def test_a_refused_commit_is_lost_and_another_one_takes_its_place() -> None:
     world.room.lose()
     assert only(alice.bounce(sent, "not-acceptable"), CommitLost).reason == "not-acceptable"
     assert alice.bounce(sent) == []
-    assert not alice.session.commit_waits
+    assert not alice.group.sending.commit_waits
     alice.restart()
-    assert not alice.session.commit_waits
+    assert not alice.group.sending.commit_waits
     assert alice.resend() == []
     alice.commit()
     alice.restart()
@@ -318,7 +318,7 @@ def test_a_refused_commit_that_arrives_all_the_same_takes_effect(crash: bool) ->
     world.settle()
     assert world.agree()
     assert alice.epoch == 2
-    assert alice.session.outstanding_ids() == frozenset()
+    assert alice.group.outstanding_ids() == frozenset()
 
 
 @pytest.mark.parametrize("first_arrives", [False, True])
@@ -359,7 +359,7 @@ def test_a_refused_commit_that_another_one_overtakes_is_forgotten_without_anothe
 def test_our_commit_holds_no_proposal_that_the_room_has_not_reflected(bounced: bool) -> None:
     """Others would refuse it: they have never got the proposal."""
     world, alice, bob, _ = three()
-    proposed = alice.propose(Remove(bob.session.mls.own_index))
+    proposed = alice.propose(Remove(bob.group.mls.own_index))
     world.room.lose()
     if bounced:
         alice.bounce(proposed)
@@ -374,7 +374,7 @@ def test_our_commit_holds_no_proposal_that_the_room_has_not_reflected(bounced: b
 
 def test_a_refused_proposal_that_arrives_all_the_same_can_be_committed_by_others() -> None:
     world, alice, bob, carol = three()
-    alice.bounce(alice.propose(Remove(carol.session.mls.own_index)))
+    alice.bounce(alice.propose(Remove(carol.group.mls.own_index)))
     world.settle()
     bob.commit()
     world.settle()
@@ -395,7 +395,7 @@ def test_rule_4_our_place_is_written_with_what_the_stanza_changed() -> None:
         alice.read()
     world.room.post((), None)
     world.room.deliver()
-    while world.room.archive(BOB)[-1].archive_id != bob.session.cursor:
+    while world.room.archive(BOB)[-1].archive_id != bob.group.cursor:
         bob.read(1)
         bob.restart()
     assert bob.texts == [b"0", b"1", b"2"]
@@ -406,7 +406,7 @@ def test_rule_4_our_place_is_written_with_what_the_stanza_changed() -> None:
 def test_rule_4_a_member_does_not_skip() -> None:
     _, alice, _, _ = three()
     with pytest.raises(UsageError, match="skip"):
-        alice.session.seek(None)
+        alice.group.lifecycle.seek(None)
 
 
 def test_an_archive_that_has_forgotten_our_place_makes_us_say_so_and_keep_what_is_unsent() -> None:
@@ -421,14 +421,14 @@ def test_an_archive_that_has_forgotten_our_place_makes_us_say_so_and_keep_what_i
     world.room.expire(3)
     with pytest.raises(ArchiveGap):
         carol.read()
-    [event] = carol.session.give_up("the archive has a gap")
+    [event] = carol.group.lifecycle.give_up("the archive has a gap")
     assert isinstance(event, GroupLost)
     assert state_of(carol) is MembershipState.LOST
     assert carol.resend() == []
     with carol.store.transaction() as transaction:
         assert not any(transaction.items(f"group/{world.room.jid}"))
     carol.restart()
-    carol.session.seek("000003")
+    carol.group.lifecycle.seek("000003")
     alice.commit(*alice.removing(CAROL), *again(alice, carol))
     world.settle()
     assert state_of(carol) is MembershipState.MEMBER
@@ -494,7 +494,7 @@ def test_a_message_of_a_past_epoch_is_read_for_a_while_and_then_unreadable() -> 
         person.read()
     assert bob.texts == [b"late"]
     world.now += HOUR + 1
-    bob.session.tidy(world.now)
+    bob.group.lifecycle.tidy(world.now)
     world.settle()
     unreadable = only(bob.events, Unreadable)
     assert (unreadable.reason, unreadable.epoch, unreadable.claimed) == ("too-late", 1, ALICE)
@@ -520,7 +520,7 @@ def test_a_message_from_before_we_came_is_unreadable() -> None:
 def test_stale_commits_and_proposals_are_ignored_without_a_word() -> None:
     world, alice, bob, carol = three()
     alice.commit()
-    bob.propose(Remove(carol.session.mls.own_index))
+    bob.propose(Remove(carol.group.mls.own_index))
     carol.commit()
     world.room.deliver(2)
     for person in world.people:
@@ -541,31 +541,31 @@ def test_a_message_of_a_later_epoch_from_a_members_account_says_that_we_are_left
     assert (alice.epoch, bob.epoch, carol.epoch) == (2, 2, 1)
     alice.send(b"from the future")
     bob.commit()
-    alice.propose(Remove(carol.session.mls.own_index))
+    alice.propose(Remove(carol.group.mls.own_index))
     world.room.deliver_all()
     carol.read()
     behind = [event for event in carol.events if isinstance(event, LeftBehind)]
     assert [(event.by, event.epoch, event.ahead) for event in behind] == [(ALICE, 1, 2), (BOB, 1, 2)]
     assert only(carol.events, Unreadable).reason == "future"
     assert not carol.said(Rejected)
-    assert carol.session.behind == {ALICE, BOB}
+    assert carol.group.behind == {ALICE, BOB}
     carol.take(Incoming("000010", commit.payloads, ALICE))  # it was only late
     assert carol.epoch == 2
-    assert carol.session.behind == frozenset()
+    assert carol.group.behind == frozenset()
 
 
 @pytest.mark.parametrize("claimed", [None, DAVE, f"{ALICE}/device"])
 def test_an_outsider_can_not_make_us_believe_that_we_are_left_behind(claimed: str | None) -> None:
     world, alice, bob, _ = three()
-    alice.take(Incoming("000009", alice.session.commit((), NOW).payloads, ALICE))
-    later = [alice.session.compose(b"x"), alice.session.commit((), NOW)]
+    alice.take(Incoming("000009", alice.group.sending.commit((), NOW).payloads, ALICE))
+    later = [alice.group.sending.compose(b"x"), alice.group.sending.commit((), NOW)]
     for outgoing in later:
         world.room.post(outgoing.payloads, claimed)
     world.room.deliver_all()
     bob.read()
     assert [type(event) for event in bob.events] == [Unreadable, Rejected]
     assert isinstance(only(bob.events, Rejected).error, WrongEpoch)
-    assert bob.session.behind == frozenset()
+    assert bob.group.behind == frozenset()
 
 
 def test_a_message_of_another_rooms_group_is_refused_and_changes_nothing() -> None:
@@ -574,22 +574,22 @@ def test_a_message_of_another_rooms_group_is_refused_and_changes_nothing() -> No
     carol, *_ = elsewhere.group(CAROL, ALICE)
     carol.send(b"not for here")
     carol.commit()
-    before = alice.session.mls
+    before = alice.group.mls
     for stanza in elsewhere.room.in_flight:
         world.room.post(stanza.payloads, CAROL)
     world.settle()
     refusals = alice.said(Rejected)
     assert [type(event.error) for event in refusals if isinstance(event, Rejected)] == [UnknownGroup, UnknownGroup]
-    assert alice.session.mls is before
+    assert alice.group.mls is before
 
 
 def test_a_stanza_that_can_not_be_parsed_is_passed_over() -> None:
     _, alice, _, _ = three()
     alice.take(Incoming("000008", (), BOB, error=MalformedError("bad base64")))
     assert isinstance(only(alice.events, Rejected).error, MalformedError)
-    assert alice.session.cursor == "000008"
+    assert alice.group.cursor == "000008"
     alice.restart()
-    assert alice.session.cursor == "000008"
+    assert alice.group.cursor == "000008"
 
 
 # --- our own past --------------------------------------------------------------------------------
@@ -623,8 +623,8 @@ def test_an_old_copy_of_our_store_is_found_out_before_it_is_used(act: str) -> No
 def test_a_member_can_not_make_us_believe_that_our_state_is_an_old_copy() -> None:
     """The sender's number is encrypted with a key that all members have, so it must be our signature that tells."""
     world, alice, bob, _ = three()
-    group = bob.session.mls
-    forged = replace(group, private=replace(group.private, index=alice.session.mls.own_index))
+    group = bob.group.mls
+    forged = replace(group, private=replace(group.private, index=alice.group.mls.own_index))
     message, _ = forged.encrypt(b"I am Alice")
     world.room.post([elements.Application(group.group_id, group.epoch, message)], BOB)
     world.settle()

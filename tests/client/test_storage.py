@@ -25,61 +25,61 @@ def scenes() -> list[Any]:
     """Calls that write, each with the place where it is to be found."""
 
     def compose(world: World, alice: Participant, bob: Participant) -> Any:
-        return lambda: alice.session.compose(b"x")
+        return lambda: alice.group.sending.compose(b"x")
 
     def commit(world: World, alice: Participant, bob: Participant) -> Any:
-        return lambda: alice.session.commit(alice.adding(DAVE), NOW)
+        return lambda: alice.group.sending.commit(alice.adding(DAVE), NOW)
 
     def propose(world: World, alice: Participant, bob: Participant) -> Any:
-        return lambda: alice.session.propose_update(NOW)
+        return lambda: alice.group.sending.propose_update(NOW)
 
     def bounced(world: World, alice: Participant, bob: Participant) -> Any:
         sent = alice.commit()
-        return lambda: alice.session.bounced(sent.origin_id, "forbidden")
+        return lambda: alice.group.bounced(sent.origin_id, "forbidden")
 
     def replaced(world: World, alice: Participant, bob: Participant) -> Any:
         alice.bounce(alice.commit())
-        return lambda: alice.session.commit((), NOW)
+        return lambda: alice.group.sending.commit((), NOW)
 
     def anew(world: World, alice: Participant, bob: Participant) -> Any:
         alice.send(b"x")
         world.room.lose()
         bob.commit()
         world.settle()
-        return lambda: list(alice.session.outstanding())
+        return lambda: list(alice.group.outstanding())
 
     def give_up(world: World, alice: Participant, bob: Participant) -> Any:
         alice.send(b"x")
-        return lambda: alice.session.give_up("lost")
+        return lambda: alice.group.lifecycle.give_up("lost")
 
     def leave(world: World, alice: Participant, bob: Participant) -> Any:
-        return alice.session.want_to_leave
+        return alice.group.lifecycle.want_to_leave
 
     def done(world: World, alice: Participant, bob: Participant) -> Any:
         alice.commit(*alice.adding(DAVE), *alice.removing(BOB))
         world.settle()
-        keys = [each.key for each in alice.session.post_commit_actions]
+        keys = [each.key for each in alice.group.post_commit_actions]
         assert {b"i" + DAVE.encode(), b"r" + BOB.encode()} <= set(keys)
-        return lambda: alice.session.done(keys)
+        return lambda: alice.group.lifecycle.done(keys)
 
     def handed_over(world: World, alice: Participant, bob: Participant) -> Any:
         bob.send(b"x")
         world.room.deliver_all()
-        (incoming,) = world.room.read(ALICE, alice.session.cursor)
-        (event,) = alice.session.accept(alice.session.examine(incoming, NOW), NOW)
+        (incoming,) = world.room.read(ALICE, alice.group.cursor)
+        (event,) = alice.group.applying.accept(alice.group.processing.examine(incoming, NOW), NOW)
         assert isinstance(event, MessageReceived)
-        alice.session.handed_over(event.number)
-        return alice.session.forget_handed_over
+        alice.group.room_state.handed_over(event.number)
+        return alice.group.room_state.forget_handed_over
 
     def taking(prepare: Any) -> Any:
         def scene(world: World, alice: Participant, bob: Participant) -> Any:
             prepare(world, alice, bob)
             world.room.deliver_all()
-            *before, last = world.room.read(ALICE, alice.session.cursor)
+            *before, last = world.room.read(ALICE, alice.group.cursor)
             for incoming in before:
                 alice.take(incoming)
-            step = alice.session.examine(last, NOW)
-            return lambda: alice.session.accept(step, NOW)
+            step = alice.group.processing.examine(last, NOW)
+            return lambda: alice.group.applying.accept(step, NOW)
 
         scene.__name__ = prepare.__name__
         return scene
@@ -114,12 +114,12 @@ def scenes() -> list[Any]:
         alice.send(b"x")
         bob.propose(Remove(2))
         world.room.deliver_all()
-        stanzas = list(world.room.read(ALICE, alice.session.cursor))
+        stanzas = list(world.room.read(ALICE, alice.group.cursor))
 
         def together() -> None:
-            with alice.session.together(lasting=False):
+            with alice.group.room_state.together(lasting=False):
                 for incoming in stanzas:
-                    alice.session.accept(alice.session.examine(incoming, NOW), NOW)
+                    alice.group.applying.accept(alice.group.processing.examine(incoming, NOW), NOW)
 
         return together
 
@@ -136,7 +136,7 @@ def contents(store: Any) -> dict[str, dict[bytes, bytes]]:
 def memory(session: RoomGroup) -> tuple[Any, ...]:
     group = session.mls
     return (
-        group.pieces(), session.cursor, session.state, session.commit_waits, session.outstanding_ids(),
+        group.pieces(), session.cursor, session.state, session.sending.commit_waits, session.outstanding_ids(),
         session.roster, session.policy, session.behind, session.post_commit_actions.entries,
     )  # fmt: skip
 
@@ -151,23 +151,23 @@ def test_a_full_disk_at_any_write_changes_nothing_and_the_same_call_works_afterw
         store = FaultyStore(inner)
         alice.restart(store)
         call = scene(world, alice, bob)
-        before, remembered = contents(inner), memory(alice.session)
+        before, remembered = contents(inner), memory(alice.group)
         store.fail_at = store.writes + attempt
         try:
             call()
         except StoreFull:
             assert contents(inner) == before
-            assert memory(alice.session) == remembered
+            assert memory(alice.group) == remembered
             call()
         else:
             break
         finally:
             store.fail_at = None
         # what is in memory is what a restart finds
-        if alice.session.state is MembershipState.MEMBER:
-            after = memory(alice.session)
+        if alice.group.state is MembershipState.MEMBER:
+            after = memory(alice.group)
             alice.restart()
-            assert memory(alice.session) == after
+            assert memory(alice.group) == after
             world.settle()
             alice.resend()
             world.settle()
@@ -186,15 +186,15 @@ def test_several_steps_together_are_one_transaction_and_come_to_the_same_as_one_
     for person in (alice, carol):
         person.restart(person.store)
     events: list[Any] = []
-    with alice.session.together(lasting=False):
-        for incoming in list(world.room.read(ALICE, alice.session.cursor)):
-            events += alice.session.accept(alice.session.examine(incoming, NOW), NOW)
+    with alice.group.room_state.together(lasting=False):
+        for incoming in list(world.room.read(ALICE, alice.group.cursor)):
+            events += alice.group.applying.accept(alice.group.processing.examine(incoming, NOW), NOW)
     world.settle()
     assert [event.data for event in events] == [b"x", b"y", b"z"]
     assert carol.texts == [b"x", b"y", b"z"]
     assert joint.commits == 1
     assert alone.commits >= 3
-    assert alice.session.cursor == carol.session.cursor
+    assert alice.group.cursor == carol.group.cursor
 
 
 def test_what_a_power_cut_takes_is_read_again() -> None:
@@ -205,14 +205,14 @@ def test_what_a_power_cut_takes_is_read_again() -> None:
     world.room.deliver_all()
     before = copy_of(alice.store)
     lost: list[Any] = []
-    with alice.session.together(lasting=False):
-        for incoming in list(world.room.read(ALICE, alice.session.cursor)):
-            lost += alice.session.accept(alice.session.examine(incoming, NOW), NOW)
+    with alice.group.room_state.together(lasting=False):
+        for incoming in list(world.room.read(ALICE, alice.group.cursor)):
+            lost += alice.group.applying.accept(alice.group.processing.examine(incoming, NOW), NOW)
     assert [type(event) for event in lost] == [MessageReceived, MessageSent]
     alice.restart(before)
     world.settle()
     assert alice.texts == [b"first"]
-    assert not alice.session.outstanding_ids()
+    assert not alice.group.outstanding_ids()
     alice.send(b"and more")
     world.settle()
     assert bob.texts == [b"mine", b"and more"]

@@ -25,17 +25,17 @@ from slixmpp_mls.testing import Participant, World
 
 
 def commit_with_tree_elsewhere(who: Participant, proposals: Sequence[AnyProposal]) -> tuple[Sealed, BlobReference]:
-    draft = who.session.draft_commit(proposals, who.world.now)
+    draft = who.group.sending.draft_commit(proposals, who.world.now)
     sealed = seal(draft.tree.encode(), os.urandom)
     place = sealed.at("https://share.example/tree")
-    who.post(who.session.finish_commit(draft, tree_at=place))
+    who.post(who.group.sending.finish_commit(draft, tree_at=place))
     return sealed, place
 
 
 def read_up_to_the_welcome(who: Participant) -> Incoming:
     """The one with a Welcome for it whose tree is elsewhere; those before it are read."""
-    for incoming in who.world.room.read(who.account, who.session.cursor):
-        if who.session.examine(incoming, who.world.now).tree_at is not None:
+    for incoming in who.world.room.read(who.account, who.group.cursor):
+        if who.group.processing.examine(incoming, who.world.now).tree_at is not None:
             return incoming
         who.take(incoming)
     raise AssertionError("no Welcome")
@@ -48,16 +48,16 @@ def test_joining() -> None:
     sealed, place = commit_with_tree_elsewhere(alice, alice.adding(carol.account))
     world.room.deliver_all()
     incoming = read_up_to_the_welcome(carol)
-    step = carol.session.examine(incoming, world.now)
+    step = carol.group.processing.examine(incoming, world.now)
     assert step.tree_at == place
     assert isinstance(step.action, Ignore)
     assert step.leaves == ()
     incoming = replace(incoming, tree=place.open(sealed.ciphertext))
-    step = carol.session.examine(incoming, world.now)
+    step = carol.group.processing.examine(incoming, world.now)
     assert step.tree_at is None
     assert isinstance(step.action, Join)
     assert len(step.leaves) == 2
-    (joined,) = carol.session.accept(step, world.now)
+    (joined,) = carol.group.applying.accept(step, world.now)
     assert isinstance(joined, Joined)
     world.settle()
     assert world.agree()
@@ -86,24 +86,24 @@ def test_a_group_whose_tree_fits_into_no_element_still_adds_people() -> None:
     for start in range(0, 5000, 1000):
         commit_with_tree_elsewhere(alice, key_packages(world, range(start, start + 1000)))
         world.settle()
-    assert alice.session.mls.tree.member_count == 5001
-    assert len(alice.session.mls.tree.encode()) > elements.MAX_MESSAGE
+    assert alice.group.mls.tree.member_count == 5001
+    assert len(alice.group.mls.tree.encode()) > elements.MAX_MESSAGE
 
     carol = world.person("carol@c.example")
-    draft = alice.session.draft_commit(alice.adding(carol.account), world.now)
-    state = alice.session.mls.epoch, len(list(alice.session.outstanding()))
+    draft = alice.group.sending.draft_commit(alice.adding(carol.account), world.now)
+    state = alice.group.mls.epoch, len(list(alice.group.outstanding()))
     with pytest.raises(StanzaTooLarge):  # the sign for the committer to put the tree elsewhere
-        alice.session.finish_commit(draft)
-    assert (alice.session.mls.epoch, len(list(alice.session.outstanding()))) == state
+        alice.group.sending.finish_commit(draft)
+    assert (alice.group.mls.epoch, len(list(alice.group.outstanding()))) == state
     sealed = seal(draft.tree.encode(), os.urandom)
     assert len(sealed.ciphertext) <= MAX_BLOB
     place = sealed.at("https://share.example/tree")
-    outgoing = alice.post(alice.session.finish_commit(draft, tree_at=place))
+    outgoing = alice.post(alice.group.sending.finish_commit(draft, tree_at=place))
     assert sum(element.written_at_most for element in outgoing.payloads) < 240_000
     world.room.deliver_all()
     incoming = read_up_to_the_welcome(carol)
-    step = carol.session.examine(replace(incoming, tree=place.open(sealed.ciphertext)), world.now)
-    (joined,) = carol.session.accept(step, world.now)
+    step = carol.group.processing.examine(replace(incoming, tree=place.open(sealed.ciphertext)), world.now)
+    (joined,) = carol.group.applying.accept(step, world.now)
     assert isinstance(joined, Joined)
     world.settle()
     assert world.agree()
@@ -113,8 +113,8 @@ def test_what_no_element_can_hold_is_too_large_and_changes_nothing(monkeypatch: 
     """Lengths are compared before an element is made; a GroupInfo that does not fit is left out."""
     world = World()
     alice, bob = world.group("alice@a.example", "bob@b.example")
-    tree = len(alice.session.mls.tree.encode())
-    whole = alice.session.finish_commit(alice.session.draft_commit([], world.now))
+    tree = len(alice.group.mls.tree.encode())
+    whole = alice.group.sending.finish_commit(alice.group.sending.draft_commit([], world.now))
     sizes = {type(element): len(element.data) for element in whole.payloads}
     alice.post(whole)
     world.settle()
@@ -122,17 +122,17 @@ def test_what_no_element_can_hold_is_too_large_and_changes_nothing(monkeypatch: 
     assert sizes[GroupInfo] > tree
     monkeypatch.setattr(continuation, "MAX_MESSAGE", sizes[GroupInfo] - 100)
     assert sizes[Commit] < sizes[GroupInfo] - 100
-    without = alice.session.finish_commit(alice.session.draft_commit([], world.now))
+    without = alice.group.sending.finish_commit(alice.group.sending.draft_commit([], world.now))
     assert [type(element) for element in without.payloads] == [Commit]
     alice.post(without)
     world.settle()
     monkeypatch.setattr(continuation, "MAX_MESSAGE", 100)
     with pytest.raises(StanzaTooLarge) as caught:
-        bob.session.commit([], world.now)
+        bob.group.sending.commit([], world.now)
     assert caught.value.limit == 100
     with pytest.raises(StanzaTooLarge):
-        bob.session.compose(b"x" * 1000)
-    assert list(bob.session.outstanding()) == []
+        bob.group.sending.compose(b"x" * 1000)
+    assert list(bob.group.outstanding()) == []
     monkeypatch.undo()
     bob.send(b"Fair is foul")
     world.settle()
@@ -147,12 +147,12 @@ def test_another_tree_is_refused_and_the_key_package_is_kept() -> None:
     world.room.deliver_all()
     good = place.open(sealed.ciphertext)
     incoming = read_up_to_the_welcome(carol)
-    for tree in (b"", good[:-1], alice.session.mls.tree.encode(), bob.session.mls.tree.encode()):
-        step = carol.session.examine(replace(incoming, tree=tree), world.now)
+    for tree in (b"", good[:-1], alice.group.mls.tree.encode(), bob.group.mls.tree.encode()):
+        step = carol.group.processing.examine(replace(incoming, tree=tree), world.now)
         assert isinstance(step.action, Ignore)
         assert [type(event) for event in step.action.events] == [Rejected]
         assert step.tree_at is None
-    step = carol.session.examine(replace(incoming, tree=good), world.now)
+    step = carol.group.processing.examine(replace(incoming, tree=good), world.now)
     assert isinstance(step.action, Join)
 
 
@@ -163,10 +163,10 @@ def test_a_tree_that_can_not_be_had() -> None:
     commit_with_tree_elsewhere(alice, alice.adding(carol.account))
     world.room.deliver_all()
     incoming = read_up_to_the_welcome(carol)
-    step = carol.session.examine(incoming, world.now)
-    (event,) = carol.session.refuse(step, InvalidError("gone", "RFC 9420 12.4.3.3"))
+    step = carol.group.processing.examine(incoming, world.now)
+    (event,) = carol.group.applying.refuse(step, InvalidError("gone", "RFC 9420 12.4.3.3"))
     assert isinstance(event, Rejected)
-    assert carol.session.cursor == incoming.archive_id
+    assert carol.group.cursor == incoming.archive_id
     # Somebody lets her in again.
     world.settle()
     alice.commit(*alice.removing(carol.account))
@@ -180,24 +180,24 @@ def test_removal_and_return_by_one_commit() -> None:
     world = World()
     alice, bob = world.group("alice@a.example", "bob@b.example")
     for had in (True, False):
-        world.directory.replenish(bob.session.device, world.now)
-        found = world.directory.find(bob.account, alice.session, world.now)
+        world.directory.replenish(bob.group.device, world.now)
+        found = world.directory.find(bob.account, alice.group, world.now)
         (package,) = found.values()
         sealed, place = commit_with_tree_elsewhere(alice, [*alice.removing(bob.account), Add(package.key_package)])
         world.room.deliver_all()
         incoming = read_up_to_the_welcome(bob)
-        step = bob.session.examine(incoming, world.now)
+        step = bob.group.processing.examine(incoming, world.now)
         assert step.tree_at == place
         assert isinstance(step.action, MoveOn)
         if had:
             tree = place.open(sealed.ciphertext)
-            step = bob.session.examine(replace(incoming, tree=tree), world.now)
+            step = bob.group.processing.examine(replace(incoming, tree=tree), world.now)
             assert step.join is not None
-            assert [type(event) for event in bob.session.accept(step, world.now)] == [Joined]
+            assert [type(event) for event in bob.group.applying.accept(step, world.now)] == [Joined]
             world.settle()
             assert world.agree()
         else:
-            events = bob.session.refuse(step, InvalidError("gone", "RFC 9420 12.4.3.3"))
+            events = bob.group.applying.refuse(step, InvalidError("gone", "RFC 9420 12.4.3.3"))
             assert [type(event) for event in events] == [Rejected, RemovedFromGroup]
 
 
@@ -207,10 +207,10 @@ def test_nothing_is_fetched_for_a_welcome_that_is_refused_anyway() -> None:
     (mallory,) = other.group("mallory@m.example")
     carol = world.person("carol@c.example")
     # A Welcome to the group of another room; with another epoch beside it than inside.
-    found = world.directory.find(carol.account, mallory.session, world.now)
+    found = world.directory.find(carol.account, mallory.group, world.now)
     (package,) = found.values()
-    draft = mallory.session.draft_commit([Add(package.key_package)], world.now)
-    foreign = mallory.session.finish_commit(draft, tree_at=longest())
+    draft = mallory.group.sending.draft_commit([Add(package.key_package)], world.now)
+    foreign = mallory.group.sending.finish_commit(draft, tree_at=longest())
     commit_with_tree_elsewhere(alice, alice.adding(carol.account))
     world.room.deliver_all()
     incoming = read_up_to_the_welcome(carol)
@@ -219,53 +219,53 @@ def test_nothing_is_fetched_for_a_welcome_that_is_refused_anyway() -> None:
         for payload in incoming.payloads
     ]
     for payloads in (foreign.payloads, tuple(changed)):
-        step = carol.session.examine(replace(incoming, payloads=payloads), world.now)
+        step = carol.group.processing.examine(replace(incoming, payloads=payloads), world.now)
         assert step.tree_at is None
         assert isinstance(step.action, Ignore)
         assert [type(event) for event in step.action.events] == [Rejected]
-    assert carol.session.examine(incoming, world.now).tree_at is not None
+    assert carol.group.processing.examine(incoming, world.now).tree_at is not None
 
 
 def test_a_draft_and_what_happens_meanwhile() -> None:
     world = World()
     alice, bob = world.group("alice@a.example", "bob@b.example")
     world.person("carol@c.example")
-    before = dict(alice.session.mls.pieces())
-    draft = alice.session.draft_commit(alice.adding("carol@c.example"), world.now)
+    before = dict(alice.group.mls.pieces())
+    draft = alice.group.sending.draft_commit(alice.adding("carol@c.example"), world.now)
 
     def too_large(payloads: Sequence[RoomElement]) -> None:
         raise StanzaTooLarge(300_000, 240_000)
 
     with pytest.raises(StanzaTooLarge):
-        alice.session.try_commit(draft, too_large, tree_at=longest())
+        alice.group.sending.try_commit(draft, too_large, tree_at=longest())
     with pytest.raises(StanzaTooLarge):
-        alice.session.finish_commit(draft, fits=too_large)
-    alice.session.try_commit(draft, lambda payloads: None, tree_at=longest())
-    assert alice.session.mls.pieces() == before
-    assert not alice.session.commit_waits
-    assert not list(alice.session.outstanding())
+        alice.group.sending.finish_commit(draft, fits=too_large)
+    alice.group.sending.try_commit(draft, lambda payloads: None, tree_at=longest())
+    assert alice.group.mls.pieces() == before
+    assert not alice.group.sending.commit_waits
+    assert not list(alice.group.outstanding())
 
     # Messages come and go: the draft is still good.
     alice.send(b"one")
     bob.send(b"two")
     world.settle()
-    assert alice.session.is_current(draft)
-    alice.post(alice.session.finish_commit(draft, tree_at=longest()))
+    assert alice.group.sending.is_current(draft)
+    alice.post(alice.group.sending.finish_commit(draft, tree_at=longest()))
     with pytest.raises(UsageError):
-        alice.session.finish_commit(draft)
+        alice.group.sending.finish_commit(draft)
     alice.restart()
-    assert alice.session.commit_waits
+    assert alice.group.sending.commit_waits
     world.settle()
-    assert alice.session.mls.epoch_authenticator == bob.session.mls.epoch_authenticator
-    assert len(bob.session.members()) == 3
+    assert alice.group.mls.epoch_authenticator == bob.group.mls.epoch_authenticator
+    assert len(bob.group.members.all()) == 3
 
     # Another Commit comes: it is not.
-    draft = alice.session.draft_commit([], world.now)
+    draft = alice.group.sending.draft_commit([], world.now)
     bob.commit()
     world.settle()
-    assert not alice.session.is_current(draft)
+    assert not alice.group.sending.is_current(draft)
     with pytest.raises(UsageError):
-        alice.session.finish_commit(draft)
+        alice.group.sending.finish_commit(draft)
     assert not alice.said(CommitLost)
 
 
@@ -280,4 +280,4 @@ def test_policy_is_asked_before_anything_is_uploaded() -> None:
     _, bob = world.group("alice@a.example", "bob@b.example", policy=policy)
     world.person("carol@c.example")
     with pytest.raises(NotPermitted):
-        bob.session.draft_commit(bob.adding("carol@c.example"), world.now)
+        bob.group.sending.draft_commit(bob.adding("carol@c.example"), world.now)

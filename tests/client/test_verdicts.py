@@ -29,15 +29,15 @@ def test_a_newcomer_of_whom_nobody_can_tell_who_it_is_silences_until_there_is_an
     assert world.agree()
     who = dave.device.identity
     bob.restart()
-    assert bob.session.silenced
-    assert not alice.session.silenced  # she has been told that it is he
-    bob.session.reconsider([who], [Doubt(who, False, "unreachable", "still", NOW + 9)])
-    assert bob.session.silenced
-    bob.session.reconsider([who], [])
-    assert not bob.session.silenced
+    assert bob.group.sending.silenced
+    assert not alice.group.sending.silenced  # she has been told that it is he
+    bob.group.members.reconsider([who], [Doubt(who, False, "unreachable", "still", NOW + 9)])
+    assert bob.group.sending.silenced
+    bob.group.members.reconsider([who], [])
+    assert not bob.group.sending.silenced
     # One that was known before and cannot be asked about now is not the same.
-    bob.session.reconsider([who], [Doubt(who, False, "unreachable", "", NOW + 9)])
-    assert not bob.session.silenced
+    bob.group.members.reconsider([who], [Doubt(who, False, "unreachable", "", NOW + 9)])
+    assert not bob.group.sending.silenced
 
 
 def test_who_was_added_by_a_member_and_is_unknown_silences_nobody() -> None:
@@ -46,8 +46,8 @@ def test_who_was_added_by_a_member_and_is_unknown_silences_nobody() -> None:
     bob.judge, bob.denies = lambda leaf: InvalidError("unreachable"), False
     alice.commit(*alice.adding(DAVE))
     world.settle()
-    assert [doubt.denied for doubt in bob.session.doubts.values()] == [False]
-    assert not bob.session.silenced
+    assert [doubt.denied for doubt in bob.group.members.doubts.values()] == [False]
+    assert not bob.group.sending.silenced
 
 
 def test_a_request_of_whom_nobody_can_tell_who_it_is_is_not_committed_by_us() -> None:
@@ -60,13 +60,13 @@ def test_a_request_of_whom_nobody_can_tell_who_it_is_is_not_committed_by_us() ->
     carol.judge, carol.denies = lambda leaf: InvalidError("unreachable"), False
     tablet.ask()
     world.settle()
-    assert not carol.session.needs_commit
+    assert not carol.group.sending.needs_commit
     assert only(carol.events, JoinRequested).reason == "unknown"
     alice.commit()
     world.settle()
     assert state_of(tablet) is MembershipState.MEMBER
-    assert carol.session.silenced
-    assert not alice.session.silenced
+    assert carol.group.sending.silenced
+    assert not alice.group.sending.silenced
     assert world.agree()
 
 
@@ -76,14 +76,14 @@ def test_the_leaves_of_our_own_commits_are_judged_like_others() -> None:
     alice.commit(*alice.adding(DAVE))
     alice.judge = lambda leaf: InvalidError("retired a moment ago")
     world.settle()
-    assert list(alice.session.doubts) == [dave.device.identity]
-    assert alice.session.silenced
+    assert list(alice.group.members.doubts) == [dave.device.identity]
+    assert alice.group.sending.silenced
 
 
 def test_the_commits_of_a_denied_member_are_followed_and_reported_as_such() -> None:
     world, alice, bob, carol = three()
     who = carol.device.identity
-    bob.session.reconsider([who], [Doubt(who, True, "no-device", "retired", NOW)])
+    bob.group.members.reconsider([who], [Doubt(who, True, "no-device", "retired", NOW)])
     carol.commit()
     world.settle()
     assert world.agree()

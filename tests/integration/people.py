@@ -351,7 +351,7 @@ def envelope(text: str, sender: str, room: str, *, extra: str = "", head: str = 
 async def send_octets(person: Person, data: bytes, room: str | None = None) -> Outgoing:
     """Encrypt anything at all and send it: what a member with other software can do."""
     handle = person.room(room)
-    outgoing = handle.group.compose(data)
+    outgoing = handle.group.sending.compose(data)
     await handle.worker.transmitter.transmit(outgoing)
     return outgoing
 

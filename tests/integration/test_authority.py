@@ -254,7 +254,7 @@ async def test_nobody_takes_the_place_of_another(coven: Coven) -> None:
     draft = mallory.room().group.mls.draft_commit(
         [], now=mallory.mls.now, options=leaf_options(mallory, coven_credential(coven, alice))
     )
-    outgoing = mallory.room().group.finish_commit(draft)
+    outgoing = mallory.room().group.sending.finish_commit(draft)
     await mallory.room().worker.transmitter.transmit(outgoing)
     rejected = await alice.next("mls_rejected")
     assert rejected.claimed == mallory.account

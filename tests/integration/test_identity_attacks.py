@@ -78,7 +78,7 @@ def careless() -> Iterator[None]:
 async def force(person: Person, *proposals: AnyProposal) -> None:
     """A Commit that the policy may forbid, put into the room all the same."""
     with careless(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Sending, "_opens_door", lambda *arguments: False)  # that would read the policy to come
+        patch.setattr(Sending, "_shows_group_info", lambda *arguments: False)  # that would read the policy to come
         outgoing = commit_against_policy(person.room().group, proposals, person.mls.now)
     await person.room().worker.transmitter.transmit(outgoing)
 

@@ -83,7 +83,7 @@ class People:
     async def room(self, mls: MLS) -> EncryptedRoom:
         """A new room, which believes at first that a Commit with a Welcome does not fit, and then that it does."""
         group = await mls.create(f"{unique('coven')}@{self.server.rooms}")
-        draft_commit, fresh = group.group.draft_commit, False
+        draft_commit, fresh = group.group.sending.draft_commit, False
 
         def draft(*arguments: Any, **options: Any) -> CommitDraft:
             nonlocal fresh
@@ -97,7 +97,7 @@ class People:
                 fresh = fresh and "group-info" in names
                 raise StanzaTooLarge(300_000, MAX_STANZA)
 
-        group.group.draft_commit = draft
+        group.group.sending.draft_commit = draft  # type: ignore[method-assign]
         group.worker.parts.fits = check_size  # type: ignore[method-assign, assignment]
         return group
 
@@ -346,7 +346,7 @@ async def test_no_place_for_a_large_tree(people: People, monkeypatch: pytest.Mon
     with pytest.raises(StanzaTooLarge) as caught:
         await group.add(bob.xmpp.boundjid.bare)
     assert isinstance(caught.value.__cause__, NoUploadService)
-    assert not group.group.commit_waits
+    assert not group.group.sending.commit_waits
 
     async def broken(data: bytes) -> BlobReference:
         raise TransferFailed("no space left", temporary=False)
@@ -361,4 +361,4 @@ async def test_no_place_for_a_large_tree(people: People, monkeypatch: pytest.Mon
     with pytest.raises(DeliveryError, match="no space left"):
         await group.add(carol.xmpp.boundjid.bare)
     assert group.epoch_authenticator == bobs.epoch_authenticator
-    assert not group.group.commit_waits
+    assert not group.group.sending.commit_waits

@@ -270,7 +270,7 @@ async def test_a_member_may_carry_anothers_message_but_not_take_its_name(server:
     """The leaf says who sent it, whatever the room says; a contradiction is reported."""
     room, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol")
     data = envelope(cast.secret("my own words"), alice.account, room)
-    outgoing = alice.room().group.compose(data)  # and never sent by herself
+    outgoing = alice.room().group.sending.compose(data)  # and never sent by herself
     await carol.post([*ciphertext(outgoing), Element("{urn:xmpp:hints}store")], room)
     await bob.hears("my own words")
     (event,) = bob.got("mls_message")

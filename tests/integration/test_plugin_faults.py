@@ -61,7 +61,7 @@ def other_group(room: str, account: str, group_id: bytes | None = None) -> RoomG
     if group_id is not None:
         kinds["random"] = lambda size: group_id if size == len(group_id) else os.urandom(size)
     session = RoomGroup(Device(MemoryStore(account), **kinds), room)
-    session.create(1, RoomPolicy(room, (account,)), int(time.time()))
+    session.lifecycle.create(1, RoomPolicy(room, (account,)), int(time.time()))
     return session
 
 
@@ -69,7 +69,7 @@ def hostile(alice: Person, mallory: Person, room: str) -> list[tuple[str, list[E
     """What mallory posts, and how it is to be refused: an error, or the reason why it cannot be read."""
     group = alice.room()
     group_id, epoch = group.group.mls.group_id, group.epoch
-    genuine = next(p for p in group.group.compose(envelope("genuine", alice.account, room)).payloads).data
+    genuine = next(p for p in group.group.sending.compose(envelope("genuine", alice.account, room)).payloads).data
     future = bytearray(genuine)
     # MLSMessage: version (2), wire format (2); PrivateMessage: group id (1 + 32), epoch (8), content type (1) ...
     place = 4 + 1 + len(group_id)
@@ -81,11 +81,11 @@ def hostile(alice: Person, mallory: Person, room: str) -> list[tuple[str, list[E
     tampered = bytearray(genuine)
     tampered[-3] ^= 1
     own = other_group(room, mallory.account)
-    own_data = own.compose(b"of another group").payloads[0].data
-    own_commit = own.commit([], int(time.time())).payloads[0].data
+    own_data = own.sending.compose(b"of another group").payloads[0].data
+    own_commit = own.sending.commit([], int(time.time())).payloads[0].data
     twin = other_group(room, mallory.account, group_id)
     assert twin.mls.group_id == group_id
-    twin_data = twin.compose(b"of a group with the same id").payloads[0].data
+    twin_data = twin.sending.compose(b"of a group with the same id").payloads[0].data
 
     def app(data: bytes | str, claimed: int = epoch) -> list[Element]:
         return [element("application", group_id, claimed, data)]
@@ -182,7 +182,7 @@ async def test_a_stanza_posted_again_is_a_replay(server: DevServer, cast: Cast) 
     room, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol")
     mallory = await occupant(cast, server, room, alice)
     data = envelope(cast.secret("murder sleep"), alice.account, room)
-    outgoing = alice.room().group.compose(data)
+    outgoing = alice.room().group.sending.compose(data)
     await alice.room().worker.transmitter.transmit(outgoing)
     await bob.hears("murder sleep")
     for thief in (mallory, carol):
@@ -229,13 +229,13 @@ async def test_an_outsiders_welcome_does_not_replace_the_group_of_members(prosod
     room, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     mallory = await occupant(cast, prosody, room, alice)
     fake = RoomGroup(mallory.mls.device, room)
-    fake.create(1, RoomPolicy(room, (mallory.account,)), int(time.time()))
+    fake.lifecycle.create(1, RoomPolicy(room, (mallory.account,)), int(time.time()))
     items = await mallory.mls.directory.items(bob.account)
     context = GroupRequirements.of_context(fake.mls.context)
     parsed = [parse(xml) for xml in items.values()]
     package = next(p for p in parsed if isinstance(p, KeyPackage) and not p.last_resort)
     verified = open_key_package(package.data, bob.account, context, mallory.mls.device.leaf_rules(int(time.time())))
-    outgoing = fake.commit([Add(verified.key_package)], int(time.time()))
+    outgoing = fake.sending.commit([Add(verified.key_package)], int(time.time()))
     await mallory.post([*ciphertext(outgoing), Element("{urn:xmpp:hints}store")], room)
     rejected = await bob.next("mls_rejected")
     assert isinstance(rejected.error, UnknownGroup)

@@ -122,7 +122,7 @@ async def test_what_the_handlers_have_not_finished_comes_again(server: DevServer
         await alice.say(text)
     await bob.hears("slow and fourth")
     await bob.until(lambda: finished == ["quick and first", "quick and third"])
-    await bob.until(lambda: len(bob.room().group.not_handed_over()) == 2)  # although nothing else is written
+    await bob.until(lambda: len(bob.room().group.room_state.not_handed_over()) == 2)  # although nothing else is written
     firsts = {message.body: message for message in bob.got("mls_message")}
     bob.crash()
     await alice.room().remove(bob.account)  # what has been read stays his

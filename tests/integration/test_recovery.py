@@ -341,7 +341,7 @@ async def test_an_invitation_is_read_from_where_it_says(prosody: DevServer, cast
     await bob.mls.parts.rooms.follow(room, None)
     await bob.until(lambda: bob.room(room).live)
     # An occupant's Commit for the epoch that alice's will end, worth nothing to members.
-    lost = alice.room().group.draft_commit([], alice.mls.now)
+    lost = alice.room().group.sending.draft_commit([], alice.mls.now)
     bundle = alice.room().group.mls.finish_commit(lost)
     garbage = bytearray(bundle.commit)
     garbage[-1] ^= 1

@@ -47,7 +47,7 @@ class Impostor:
             with store.transaction() as transaction:
                 transaction.put(device_module._DEVICE, b"id", device.encode())
         self.device = Device(store)
-        self.session = RoomGroup(self.device, room)
+        self.group = RoomGroup(self.device, room)
         self.muc = Room(seat.client, room, "somebody")
 
     async def sit_down(self) -> None:
@@ -56,12 +56,12 @@ class Impostor:
     async def external_commit(self) -> tuple[Outgoing, Group]:
         """An external Commit, whatever the policy says of it, and the group that it would lead into."""
         (stanza, door), *_ = await rejoin.group_infos(self.muc.archive)
-        self.session.seek(stanza.archive_id)
+        self.group.lifecycle.seek(stanza.archive_id)
         now = int(time.time())
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(external_commit, "check", lambda *anything: None)
-            outgoing = self.session.finish_external_commit(self.session.draft_external_commit(door, now), now)
-        group = self.session.room_state.entry
+            outgoing = self.group.external_commits.finish(self.group.external_commits.draft(door, now), now)
+        group = self.group.room_state.entry
         assert group is not None
         return outgoing, group
 

@@ -12,7 +12,7 @@ from slixmpp_mls.errors import Disconnected, NodeUnusable, NotPermitted
 from slixmpp_mls.key_packages.items import parse_item
 from slixmpp_mls.key_packages.publication import KeyPackagesChanged, Publication, share
 from slixmpp_mls.mls.parameters import DAY
-from slixmpp_mls.runtime.clock import SETTLING
+from slixmpp_mls.runtime.clock import UNSTEADY
 from slixmpp_mls.stanza import Device
 from slixmpp_mls.stanza.elements import Key
 from slixmpp_mls.testing import World
@@ -98,7 +98,7 @@ async def test_a_clock_that_has_jumped() -> None:
     node.clear()  # nobody could add us: better ones of an unsure date than none
     await publication.replenish()
     assert len(node) == 3
-    client.monotonic += SETTLING
+    client.monotonic += UNSTEADY
     client.world.now += 30 * DAY
     before = dict(node)
     await publication.replenish()

@@ -36,7 +36,7 @@ async def test_one_of_each_device_and_none_twice_but_that_of_last_resort() -> No
     ordinary = {ref for ref, element in node.items() if not parse_item(element).last_resort}
     picked = []
     for _ in range(4):
-        found = await find_candidates(alice.context, alice.person.session, [BOB])
+        found = await find_candidates(alice.context, alice.person.group, [BOB])
         assert list(found.packages) == [bob.device.identity]
         assert (found.accounts, found.failed, found.skipped) == ([BOB], {}, {})
         picked.append(found.packages[bob.device.identity].reference.hex())
@@ -48,13 +48,13 @@ async def test_one_bad_item_spoils_no_other() -> None:
     alice, bob = await scene()
     node = alice.key_packages.of[BOB]
     node |= {"x": Element("{urn:example}nonsense"), "00" * 32: next(iter(node.values()))}
-    found = await find_candidates(alice.context, alice.person.session, [BOB])
+    found = await find_candidates(alice.context, alice.person.group, [BOB])
     assert list(found.packages) == [bob.device.identity]
 
 
 async def test_who_cannot_be_added_is_named_with_the_reason() -> None:
     alice, bob = await scene()
-    session = alice.person.session
+    session = alice.person.group
     found = await find_candidates(alice.context, session, [CAROL, ALICE, f"{BOB}/nobody"])
     assert found.packages == {}
     assert found.failed == {
@@ -75,14 +75,14 @@ async def test_who_cannot_be_added_is_named_with_the_reason() -> None:
 async def test_our_own_device_is_no_candidate() -> None:
     alice, _ = await scene()
     await Publication(alice.context).replenish()
-    found = await find_candidates(alice.context, alice.person.session, [ALICE])
+    found = await find_candidates(alice.context, alice.person.group, [ALICE])
     assert found.failed == {ALICE: "all of its devices are in the group"}
 
 
 async def test_a_device_of_many_that_cannot_be_added_is_named_and_spoils_no_other() -> None:
     """A wrong clock (RFC 9420 7.3), a device without KeyPackages, garbage under a device's name."""
     alice, bob = await scene()
-    session = alice.person.session
+    session = alice.person.group
     alice.world.now += 4 * HOUR  # the clock of one device is ahead
     late = Client(alice.world.person(BOB), bob)
     await Publication(late.context).replenish()

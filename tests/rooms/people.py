@@ -109,7 +109,7 @@ class Parts(Client):
 
     def __init__(self, person: Participant, *, live: bool = True, **settings: Any) -> None:
         super().__init__(person, **settings)
-        self.group = person.session
+        self.group = person.group
         self.muc = FakeMUC(self.xmpp, self.world.room, person.account)
         self.progress = Progress(self.group)
         self.parts = RoomParts(self.context, self.group, self.muc, self.progress, self.context.tasks)

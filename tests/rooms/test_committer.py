@@ -50,7 +50,7 @@ async def test_a_commit_takes_effect_when_the_room_reflects_it() -> None:
     changing = asyncio.create_task(alice.committer.commit(list, force=True))
     await soon()
     assert not changing.done()
-    assert alice.group.commit_waits
+    assert alice.group.sending.commit_waits
     alice.read()
     changed = await changing
     assert changed is not None
@@ -91,7 +91,7 @@ async def test_a_commit_that_the_room_refuses_raises() -> None:
     alice.progress.notify()
     with pytest.raises(DeliveryError, match="refused"):
         await changing
-    assert not alice.group.commit_waits
+    assert not alice.group.sending.commit_waits
 
 
 async def test_a_commit_that_does_not_fit_changes_nothing() -> None:
@@ -110,7 +110,7 @@ async def test_a_commit_that_does_not_fit_changes_nothing() -> None:
 
 async def test_a_client_that_is_out_of_the_group_commits_nothing() -> None:
     _, alice, *_ = committing()
-    alice.group.give_up()
+    alice.group.lifecycle.give_up()
     with pytest.raises(UsageError):
         await alice.committer.commit(list, force=True)
 
@@ -130,7 +130,7 @@ async def test_pending_proposals_wait_for_our_commit_and_then_for_nothing() -> N
     alice.read()
     async with asyncio.timeout(5):
         await waiting
-    assert not alice.group.needs_commit
+    assert not alice.group.sending.needs_commit
     assert not alice.muc.sent  # nothing but the Commit that was on its way already
 
 
@@ -155,7 +155,7 @@ async def test_a_room_that_is_read_again_still_waits_for_the_commit_that_was_on_
     world, alice, bob, _ = committing()
     bob.propose(Remove(2))
     world.settle()
-    outgoing = alice.group.commit((), NOW)
+    outgoing = alice.group.sending.commit((), NOW)
     alice.lose(RoomLost(world.room.jid, "not-a-member"))
     alice.committer.fail(RoomLost(world.room.jid, "not-a-member"))
 
@@ -168,7 +168,7 @@ async def test_a_room_that_is_read_again_still_waits_for_the_commit_that_was_on_
     await alice.committer.transmitter.transmit(outgoing)
     alice.read()
     await asyncio.wait_for(waiting, 5)
-    assert not alice.group.needs_commit
+    assert not alice.group.sending.needs_commit
 
 
 async def test_a_commit_made_before_a_restart_is_waited_for() -> None:

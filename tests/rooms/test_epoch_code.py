@@ -22,7 +22,7 @@ from ..client.people import ALICE, BOB, CAROL, again, three
 
 
 def code_of(person: object) -> str:
-    group = person.session.mls  # type: ignore[attr-defined]
+    group = person.group.mls  # type: ignore[attr-defined]
     return epoch_code(group.epoch, group.epoch_authenticator)
 
 
@@ -65,7 +65,7 @@ def test_members_of_two_views_find_out() -> None:
     """A server shows two Commits of one epoch in two orders; RFC 9420 8.7, 16.5."""
     world, alice, bob, carol = three()
     world.room.split([BOB])
-    first, second = alice.session.commit((), NOW), carol.session.commit((), NOW)
+    first, second = alice.group.sending.commit((), NOW), carol.group.sending.commit((), NOW)
     world.room.post(first, ALICE)
     world.room.post(second, CAROL)
     world.room.deliver(0, keep=True, to=0)
@@ -88,7 +88,7 @@ def history_of(person: Participant) -> EpochHistory:
 
 
 def note(history: EpochHistory, person: Participant) -> None:
-    group = person.session.mls
+    group = person.group.mls
     history.note(group.group_id, group.epoch, group.epoch_authenticator)
 
 
@@ -111,7 +111,7 @@ def test_the_first_message_that_crosses_shows_that_the_room_was_split() -> None:
     for history, person in ((ours, carol), (theirs, alice)):
         note(history, person)
     world.room._view_of.clear()
-    carol.session.give_up("led into the other part")
+    carol.group.lifecycle.give_up("led into the other part")
     alice.commit(*alice.removing(CAROL), *again(alice, carol))
     world.settle()
     assert world.agree()  # whoever compares only the present epoch sees nothing

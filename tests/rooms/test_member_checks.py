@@ -58,7 +58,7 @@ async def test_a_member_that_was_vouched_for_is_removed_when_the_grace_is_over()
     await alice.checks.look_at_account(bob.account)
     assert alice.told() == [(bob, True)]
     assert not alice.removed
-    assert not alice.group.silenced  # RFC 9750 6.5: it has been vouched for
+    assert not alice.group.sending.silenced  # RFC 9750 6.5: it has been vouched for
     world.now += DAY
     await alice.checks.act()
     assert alice.removed == [bob]
@@ -74,7 +74,7 @@ async def test_members_are_not_removed_if_that_is_not_configured(configured: str
     await alice.checks.act()
     assert alice.told() == [(bob, True)]
     assert not alice.removed
-    assert alice.group.talks_to_anybody is (configured == "report")
+    assert alice.group.sending.talks_to_anybody is (configured == "report")
 
 
 async def test_one_that_we_may_not_remove_spoils_no_other() -> None:
@@ -91,14 +91,14 @@ async def test_what_has_waited_goes_on_when_a_member_is_vouched_for_after_all() 
     alice.person.judge = lambda leaf: InvalidError("says the test", "RFC 9420 5.3.1")
     world.people[1].commit(*world.people[1].adding(DAVE))
     world.settle()
-    assert alice.group.silenced
+    assert alice.group.sending.silenced
     alice.judge.denied.add(dave.device.identity)
     await alice.checks.look_again()
-    assert alice.group.silenced
+    assert alice.group.sending.silenced
     alice.judge.denied.clear()
     await alice.checks.look_again()
-    assert not alice.group.silenced
-    assert not alice.group.doubts
+    assert not alice.group.sending.silenced
+    assert not alice.group.members.doubts
     assert alice.resumed == 2  # asked each time whether anything may go on
 
 
@@ -117,7 +117,7 @@ async def test_a_member_that_goes_while_the_answer_comes_is_not_judged() -> None
 
     alice.judge.validate = slowly  # type: ignore[method-assign, assignment]
     await alice.checks.look_at_account(bob.account)
-    assert not alice.group.doubts
+    assert not alice.group.members.doubts
     assert not alice.told()
 
 
@@ -127,7 +127,7 @@ async def test_a_client_that_is_put_out_while_the_answer_comes_does_nothing() ->
     answer = alice.judge.validate
 
     async def slowly(leaves: object, suite: object) -> object:
-        alice.group.give_up()
+        alice.group.lifecycle.give_up()
         return await answer(leaves, suite)  # type: ignore[arg-type]
 
     alice.judge.validate = slowly  # type: ignore[method-assign, assignment]

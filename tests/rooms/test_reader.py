@@ -119,7 +119,7 @@ async def test_a_full_disk_is_said_and_the_stanza_is_read_when_it_has_room_again
     await asyncio.wait_for(client.reader.take_all(client.stanzas()), 10)
     assert len(client.got("mls_store_failed")) == 1
     bob.read()
-    assert client.group.mls.epoch_authenticator == bob.session.mls.epoch_authenticator
+    assert client.group.mls.epoch_authenticator == bob.group.mls.epoch_authenticator
 
 
 async def test_a_live_stanza_after_a_missing_one_has_the_archive_read_again() -> None:
@@ -168,8 +168,8 @@ async def test_new_leaves_are_asked_about_before_the_commit_counts_for_us() -> N
     world.room.deliver_all()
     await alice.reader.take_all(alice.stanzas())
     assert alice.judge.asked == [dave.device.identity]
-    assert dave.device.identity in alice.group.doubts
-    assert alice.group.silenced
+    assert dave.device.identity in alice.group.members.doubts
+    assert alice.group.sending.silenced
     await until(lambda: alice.removed)
     (doubted,) = alice.got("mls_doubted")
     assert isinstance(doubted, MemberDoubted)
@@ -207,12 +207,12 @@ async def test_messages_go_on_when_the_member_in_doubt_has_gone() -> None:
     bob.commit(*bob.adding(DAVE))
     world.room.deliver_all()
     await alice.reader.take_all(alice.stanzas())
-    assert alice.group.silenced
+    assert alice.group.sending.silenced
     assert not alice.resumed
     bob.read()
     bob.commit(*bob.removing(DAVE))
     world.room.deliver_all()
     await alice.reader.take_all(alice.stanzas())
-    assert not alice.group.silenced
+    assert not alice.group.sending.silenced
     assert alice.resumed == 1
     assert not alice.removed

@@ -43,7 +43,7 @@ class Returning(Parts):
 def lost(**settings: Any) -> tuple[World, Participant, Returning]:
     """Bob has lost the group."""
     world, alice, bob, _ = three()
-    bob.events += bob.session.give_up("says the test")
+    bob.events += bob.group.lifecycle.give_up("says the test")
     return world, alice, Returning(bob, **settings)
 
 
@@ -121,7 +121,7 @@ async def test_without_a_group_info_nobody_comes_in_by_an_external_commit() -> N
     world = World()
     policy = replace(world.open_policy(ALICE), external_joins=ExternalJoins.NEVER)
     _, person = world.group(ALICE, BOB, policy=policy)
-    person.session.give_up("says the test")
+    person.group.lifecycle.give_up("says the test")
     bob = Returning(person)
     with pytest.raises(NoGroupInfo):
         await asyncio.wait_for(bob.rejoiner.join_externally(), 5)
@@ -130,5 +130,5 @@ async def test_without_a_group_info_nobody_comes_in_by_an_external_commit() -> N
 
 async def test_the_archive_says_whether_there_is_a_group() -> None:
     world, _, bob = lost()
-    assert await group_in(bob.muc.archive) == world.people[0].session.mls.group_id
+    assert await group_in(bob.muc.archive) == world.people[0].group.mls.group_id
     assert await group_in(Parts(World().person(ALICE)).muc.archive) is None

@@ -48,7 +48,7 @@ def post(world: World, sender: Bot, *elements: str) -> None:
     """What a member with other software sends."""
     content = [ET.fromstring(element) for element in elements]
     data = seal_elements(content, sender.person.account, world.room.jid, world.now)
-    outgoing = sender.room.group.compose(data)
+    outgoing = sender.room.group.sending.compose(data)
     world.room.post(outgoing, sender.person.account)
 
 

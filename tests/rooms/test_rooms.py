@@ -43,7 +43,7 @@ async def test_a_start_takes_up_the_rooms_that_the_store_knows(world: World) -> 
 
 async def test_a_room_that_we_have_left_is_not_taken_up(world: World) -> None:
     alice, _ = world.group(ALICE, BOB)
-    alice.session.give_up()
+    alice.group.lifecycle.give_up()
     bot = Bot(alice)
     await bot.rooms.resume()
     assert not bot.rooms.all
@@ -55,7 +55,7 @@ async def test_two_engines_talk_and_one_commits(world: World) -> None:
     for bot in (alice, bob):
         await bot.rooms.resume()
     updating = asyncio.create_task(bob.room.update())
-    await until(lambda: bob.room.group.commit_waits)
+    await until(lambda: bob.room.group.sending.commit_waits)
     world.room.deliver_all()
     changed = await asyncio.wait_for(updating, 5)
     await until(lambda: alice.room.epoch == changed.epoch)
@@ -72,9 +72,9 @@ async def test_whoever_waits_is_told_when_the_room_is_lost_and_it_can_be_followe
     alice, bob = await met(world)
     bob.propose(bob.removing(BOB)[0])  # to be removed: proposals wait from now on
     committing = asyncio.create_task(alice.room.update())
-    await until(lambda: alice.room.group.commit_waits)
+    await until(lambda: alice.room.group.sending.commit_waits)
     world.room.deliver(0)
-    await until(lambda: alice.room.group.needs_commit)
+    await until(lambda: alice.room.group.sending.needs_commit)
     saying = asyncio.create_task(alice.room.send("anybody there?"))
     alice.muc.lose(RoomLost(world.room.jid, "not-a-member"))
     for each in (committing, saying):
@@ -112,7 +112,7 @@ async def test_a_room_that_lets_nobody_in_is_not_waited_for(world: World) -> Non
 
 async def test_an_invitation_that_was_noted_is_followed_after_a_restart(world: World) -> None:
     dave = Bot(world.person("dave@d.example"))
-    RoomGroup(dave.context.device, world.room.jid).expect_welcome(None)
+    RoomGroup(dave.context.device, world.room.jid).lifecycle.expect_welcome(None)
     again = Bot(dave.person)
     await again.rooms.resume()
     assert again.room.group.state is MembershipState.INVITED
@@ -127,7 +127,7 @@ async def test_a_room_is_waited_for_only_if_we_know_it(world: World) -> None:
     await asyncio.wait_for(alice.rooms.reached(Awaited(world.room.jid, alice.room.epoch)), 5)
     waiting = asyncio.create_task(alice.rooms.reached(Awaited(world.room.jid, alice.room.epoch + 1)))
     updating = asyncio.create_task(alice.room.update())
-    await until(lambda: alice.room.group.commit_waits)
+    await until(lambda: alice.room.group.sending.commit_waits)
     assert not waiting.done()
     world.settle()
     await asyncio.wait_for(waiting, 5)
@@ -155,7 +155,7 @@ async def test_leaving_asks_the_others_and_ends_when_one_has_committed_it(world:
     world.settle()
     await asyncio.wait_for(leaving, 5)
     assert not alice.rooms.all
-    assert not bob.session.roster.has(ALICE)
+    assert not bob.group.roster.has(ALICE)
 
 
 async def test_leaving_a_room_that_is_lost_deletes_our_keys_at_once(world: World) -> None:
@@ -178,7 +178,7 @@ async def test_a_message_tells_its_senders_epochs_and_a_contradiction_is_a_warni
     told = [len(Envelope.open(data, PROFILE).own) for data in bob.texts]
     assert told == [1, 0]
     true, false = EpochHistory(), EpochHistory()
-    group = bob.session.mls
+    group = bob.group.mls
     true.note(group.group_id, group.epoch, group.epoch_authenticator)
     false.note(group.group_id, group.epoch, bytes(32))
     for history in (true, false):

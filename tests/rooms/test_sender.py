@@ -189,7 +189,7 @@ async def test_pending_proposals_are_committed_before_a_message_is_sent() -> Non
     saying = asyncio.create_task(alice.sender.send(b"after", None))
     await soon()
     assert len(alice.muc.sent) == 1
-    assert alice.group.commit_waits
+    assert alice.group.sending.commit_waits
     assert not saying.done()
     before = len(alice.person.events)
     world.settle()
@@ -244,7 +244,7 @@ async def test_an_outbox_that_cannot_be_read_is_tried_again() -> None:
 
 async def test_a_client_that_is_out_of_the_group_sends_nothing() -> None:
     _, alice, _ = sending()
-    alice.group.give_up()
+    alice.group.lifecycle.give_up()
     with pytest.raises(UsageError):
         await alice.sender.send(b"secret", None)
     assert not alice.muc.sent

@@ -29,12 +29,12 @@ def saying(alice: Participant, text: bytes, limit: int = 10_000) -> Callable[[],
         if size > limit:
             raise StanzaTooLarge(size, limit)
 
-    return lambda: alice.session.compose(text, fits=fits)
+    return lambda: alice.group.sending.compose(text, fits=fits)
 
 
 async def test_what_is_sent_at_once_is_written_at_once_and_in_order() -> None:
     world, alice, bob, store = on_a_counted_disk()
-    batcher = WriteBatcher(alice.session)
+    batcher = WriteBatcher(alice.group)
     before = store.commits
     texts = [b"%d" % number for number in range(20)]
     made = await asyncio.gather(*(batcher.do(saying(alice, text)) for text in texts))
@@ -49,7 +49,7 @@ async def test_what_is_sent_at_once_is_written_at_once_and_in_order() -> None:
 
 async def test_one_that_can_not_be_sent_does_not_keep_the_others_back() -> None:
     world, alice, bob, _ = on_a_counted_disk()
-    batcher = WriteBatcher(alice.session)
+    batcher = WriteBatcher(alice.group)
     texts = [b"first", b"x" * 20_000, b"last"]
     steps = [batcher.do(saying(alice, text)) for text in texts]
     made = await asyncio.gather(*steps, return_exceptions=True)
@@ -65,15 +65,15 @@ async def test_one_that_can_not_be_sent_does_not_keep_the_others_back() -> None:
 async def test_a_full_disk_is_said_to_all_and_nothing_has_happened() -> None:
     """RFC 9420 9.1: a generation that was not stored is not used up, and none is used twice."""
     world, alice, bob, store = on_a_counted_disk()
-    batcher = WriteBatcher(alice.session)
+    batcher = WriteBatcher(alice.group)
     for attempt in range(6):
-        before = alice.session.mls.pieces()
+        before = alice.group.mls.pieces()
         store.fail_at = store.writes + attempt
         texts = [b"a", b"b", b"c"]
         made = await asyncio.gather(*(batcher.do(saying(alice, text)) for text in texts), return_exceptions=True)
         assert all(isinstance(each, StoreFull) for each in made), made
-        assert alice.session.mls.pieces() == before
-        assert not alice.session.outstanding_ids()
+        assert alice.group.mls.pieces() == before
+        assert not alice.group.outstanding_ids()
     store.fail_at = None
     for outgoing in await asyncio.gather(*(batcher.do(saying(alice, text)) for text in (b"d", b"e"))):
         alice.post(outgoing)
@@ -83,7 +83,7 @@ async def test_a_full_disk_is_said_to_all_and_nothing_has_happened() -> None:
 
 async def test_who_no_longer_waits_sends_nothing() -> None:
     world, alice, bob, _ = on_a_counted_disk()
-    batcher = WriteBatcher(alice.session)
+    batcher = WriteBatcher(alice.group)
     first, second = (asyncio.create_task(batcher.do(saying(alice, text))) for text in (b"never", b"mind"))
     await asyncio.sleep(0)
     first.cancel()

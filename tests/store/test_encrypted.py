@@ -70,8 +70,8 @@ def wicked(store: SQLiteStore) -> list[bytes]:
     device = Device(store, settings=KeyPackageSettings(count=2))
     device.key_packages.plan((), NOW)
     group = RoomGroup(device, ROOM)
-    group.create(1, RoomPolicy(ROOM, (ALICE,)), NOW)
-    group.compose(b"something wicked this way comes")
+    group.lifecycle.create(1, RoomPolicy(ROOM, (ALICE,)), NOW)
+    group.sending.compose(b"something wicked this way comes")
     state = group.mls
     found = [state.secrets.encode(), state.signature_key.encode(), device.identity.device.encode()]
     found += [state.secrets.init_secret, state.secrets.epoch_authenticator, state.group_id]

@@ -196,9 +196,9 @@ class Story:
         refused = await _refusal(self._group(bob).remove(carol.jid))
         self.show.check("bob", f"may not remove carol: {refused}", bool(refused))
         rejected = self._news_of_rejections()
-        session = self._group(bob).group
-        (leaf,) = session.roster.leaves_of(carol.jid)
-        await self._group(bob).worker.transmitter.transmit(commit_against_policy(session, [Remove(leaf)], bob.mls.now))
+        bobs = self._group(bob)
+        (leaf,) = bobs.group.roster.leaves_of(carol.jid)
+        await bobs.worker.transmitter.transmit(commit_against_policy(bobs.group, [Remove(leaf)], bob.mls.now))
         self.show.row("bob", "has changed his program, which commits it all the same")
         for person in self.people:
             await person.until(lambda person=person: person.name in rejected)  # type: ignore[misc]
@@ -326,11 +326,11 @@ class Story:
         now = self.people[0].mls.now
         count = 0
         for number, stanza in enumerate(stanzas):
-            step = group.examine(Incoming(str(number), tuple(_elements(stanza))), now)
+            step = group.processing.examine(Incoming(str(number), tuple(_elements(stanza))), now)
             count += isinstance(step.action, Read)
             # Who is being removed would be foolish to obey: that deletes the keys.
             if not (isinstance(step.action, MoveOn) and step.action.roster is None):
-                group.accept(step, now)
+                group.applying.accept(step, now)
         return count
 
 

@@ -123,12 +123,12 @@ class Certainty:
         return UnsureReason(self._state.unsure.reasons)
 
     @property
-    def door(self) -> elements.GroupInfo | None:
+    def proving_info(self) -> elements.GroupInfo | None:
         """The GroupInfo that proves that the group has another state; None if there is none."""
         unsure, membership = self._state.unsure, self._state.membership
         if membership is None or not unsure.behind:
             return None
-        return elements.GroupInfo(membership.group.group_id, unsure.behind, unsure.door)
+        return elements.GroupInfo(membership.group.group_id, unsure.behind, unsure.proving_info)
 
     # --- unsure, and sure again ----------------------------------------------------------------
 
@@ -157,7 +157,7 @@ class Certainty:
             change.put_record(replace(self._state.record, cursor=b""))
         return events
 
-    def settle(self, now: int) -> list[Event]:
+    def become_sure(self, now: int) -> list[Event]:
         """Become sure again: the archive has been read, and no member has shown another state.
 
         :raises StoreError: nothing has changed
@@ -227,7 +227,7 @@ class Certainty:
         group.suite.verify_with_label(signer.signature_key, "GroupInfoTBS", group_info_tbs(info), info.signature)
         ours, theirs = group.context, info.group_context
         if theirs == ours:
-            return self.settle(now) if answered and info.signer != group.own_index else []
+            return self.become_sure(now) if answered and info.signer != group.own_index else []
         greater = theirs.confirmed_transcript_hash < ours.confirmed_transcript_hash
         if theirs.epoch < ours.epoch or (theirs.epoch == ours.epoch and not (answered and greater)):
             return []
@@ -238,17 +238,17 @@ class Certainty:
         )
         with state.change() as change:
             reasons = before.reasons or UnsureReason.LATER_EPOCH
-            change.put_unsure(replace(before, reasons=reasons, behind=theirs.epoch, door=message))
+            change.put_unsure(replace(before, reasons=reasons, behind=theirs.epoch, proving_info=message))
             change.put_outside(outside)
         return [] if before.reasons else [Unsure(state.room, ours.epoch, (_name(UnsureReason.LATER_EPOCH),))]
 
-    def forget_door(self) -> None:
+    def forget_proving_info(self) -> None:
         """Drop the GroupInfo that proved the group's state, because it is no longer usable, and find out again.
 
         :raises StoreError: nothing has changed
         """
         with self._state.change() as change:
-            change.put_unsure(replace(self._state.unsure, behind=0, door=b""))
+            change.put_unsure(replace(self._state.unsure, behind=0, proving_info=b""))
 
     # --- answering -----------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""One room's group on this device: the ordering rules, and the facade of the parts that implement them.
+"""One room's group on this device: the ordering rules, and the parts that implement them.
 
 The rules (the XEP's "Business Rules"):
 
@@ -40,23 +40,18 @@ A part knows only the parts that its constructor takes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from ...mls.group.group import Group
-from ...mls.group.resumption import CreationDraft
-from ...mls.structures.key_package import KeyPackage
-from ...mls.structures.proposals import ReInit
 from ...policy import RoomPolicy
 from ...policy.roster import Roster
-from ...stanza.elements import GroupInfo
 from ..device import Device
 from ..events import Event
-from ..storage.doubts import Doubts
 from ..storage.post_commit_actions import PostCommitActions
 from ..storage.records import ROOMS, MembershipState
 from .actions import Fits, Outgoing
 from .applying import Applying
-from .certainty import Certainty, UnsureReason
+from .certainty import Certainty
 from .continuation import Continuation
 from .external_commit import ExternalCommits
 from .join_request import JoinRequests
@@ -72,13 +67,12 @@ __all__ = ["Fits", "RoomGroup"]
 
 
 class RoomGroup:
-    """A room's group.
-
-    Most methods delegate to its parts, under the same name or a longer one.
+    """A room's group: its parts, and what concerns several of them.
 
     :ivar device: the device that the group belongs to
     :ivar room: bare JID
     :ivar room_state: the room's state in the store and in memory
+    :ivar processing: see the module, also for the other parts
     """
 
     def __init__(self, device: Device, room: str) -> None:
@@ -89,52 +83,16 @@ class RoomGroup:
         self.device = device
         self.room = room
         self.room_state = state = RoomState(device.store, room, device.parameters)
-        self._requests = requests = JoinRequests(device, state)
-        self._entries = entries = ExternalCommits(device, state)
-        self._continuation = continuation = Continuation(device, state)
-        self._sending = sending = Sending(device, state)
-        self._members = members = Members(device, state)
+        self.join_requests = requests = JoinRequests(device, state)
+        self.external_commits = entries = ExternalCommits(device, state)
+        self.continuation = continuation = Continuation(device, state)
+        self.certainty = certainty = Certainty(device, state)
         welcomes = Welcomes(device, state, requests)
-        self._processing = processing = Processing(device, state, welcomes, entries, continuation)
-        self._certainty = certainty = Certainty(device, state)
-        applying = Applying(device, state, welcomes, entries, requests, continuation, certainty)
-        lifecycle = Lifecycle(device, state)
-
-        self.together = state.together
-        self.require_member = state.require_member
-        self.not_handed_over, self.handed_over = state.not_handed_over, state.handed_over
-        self.forget_handed_over = state.forget_handed_over
-
-        self.examine = processing.examine
-        self.accept, self.refuse = applying.accept, applying.refuse
-
-        self.on_its_way, self.compose = sending.on_its_way, sending.compose
-        self.propose, self.propose_update = sending.propose, sending.propose_update
-        self.commit, self.draft_commit, self.is_current = sending.commit, sending.draft_commit, sending.is_current
-        self.try_commit, self.finish_commit = sending.try_commit, sending.finish_commit
-
-        self.draft_external_commit, self.finish_external_commit = entries.draft, entries.finish
-        self.asking_at, self.may_try_at, self.ask = requests.asking_at, requests.may_try_at, requests.ask
-
-        self.continue_group, self.draft_continuation = continuation.continue_group, continuation.draft
-        self.rehearse, self.finish_creation = continuation.rehearse, continuation.finish
-
-        self.members, self.member, self.has_key = members.all, members.one, members.has_key
-        self.renewal_due, self.reconsider = members.renewal_due, members.reconsider
-
-        self.skip_gap, self.settle, self.inquire = certainty.skip_gap, certainty.settle, certainty.inquire
-        self.take_answer, self.take_group_info = certainty.take_answer, certainty.take_group_info
-        self.forget_door = certainty.forget_door
-        self.judge_inquiry, self.answer_inquiry = certainty.judge, certainty.answer
-
-        self.create, self.give_up, self.tidy = lifecycle.create, lifecycle.give_up, lifecycle.tidy
-        self.want_to_leave, self.done = lifecycle.want_to_leave, lifecycle.done
-        self.seek, self.expect_welcome, self.stop_waiting = (
-            lifecycle.seek,
-            lifecycle.expect_welcome,
-            lifecycle.stop_waiting,
-        )
-        self.begin_creation, self.end_creation = lifecycle.begin_creation, lifecycle.end_creation
+        self.processing = Processing(device, state, welcomes, entries, continuation)
+        self.applying = Applying(device, state, welcomes, entries, requests, continuation, certainty)
+        self.sending = Sending(device, state)
+        self.members = Members(device, state)
+        self.lifecycle = Lifecycle(device, state)
 
     def __repr__(self) -> str:
         membership = self.room_state.membership
@@ -166,6 +124,12 @@ class RoomGroup:
         """Whether we are in the group."""
         return self.room_state.membership is not None
 
+    def require_member(self) -> None:
+        """
+        :raises UsageError: we are not in the group
+        """
+        self.room_state.require_member()
+
     @property
     def mls(self) -> Group:
         """The group's MLS state.
@@ -191,11 +155,6 @@ class RoomGroup:
         return self.room_state.require_member().roster
 
     @property
-    def doubts(self) -> Doubts:
-        """As :attr:`.Members.doubts`."""
-        return self._members.doubts
-
-    @property
     def post_commit_actions(self) -> PostCommitActions:
         """The pending actions outside of the group; none if we are not in it."""
         membership: Membership | None = self.room_state.membership
@@ -207,75 +166,21 @@ class RoomGroup:
         return frozenset(self.room_state.ahead)
 
     @property
-    def unsure(self) -> UnsureReason:
-        """As :attr:`.Certainty.reasons`."""
-        return self._certainty.reasons
-
-    @property
     def holds(self) -> bool:
         """Whether we neither send nor commit, because our state may not be, or is not, the group's."""
-        return self.is_member and bool(self._certainty.reasons)
+        return self.is_member and bool(self.certainty.reasons)
 
     @property
     def returning(self) -> bool:
         """As :attr:`.RoomState.returning`."""
         return self.room_state.returning
 
-    @property
-    def door(self) -> GroupInfo | None:
-        """As :attr:`.Certainty.door`."""
-        return self._certainty.door
-
     # --- sending -------------------------------------------------------------------------------
-
-    @property
-    def talks_to_anybody(self) -> bool:
-        """Whether to encrypt even for members that the Authentication Service denies."""
-        return self._sending.talks_to_anybody
-
-    @talks_to_anybody.setter
-    def talks_to_anybody(self, anybody: bool) -> None:
-        self._sending.talks_to_anybody = anybody
-
-    @property
-    def silenced(self) -> bool:
-        """As :attr:`.Sending.silenced`."""
-        return self._sending.silenced
-
-    @property
-    def needs_commit(self) -> bool:
-        """As :attr:`.Sending.needs_commit`."""
-        return self._sending.needs_commit
-
-    @property
-    def leaf_outdated(self) -> bool:
-        """As :attr:`.Sending.leaf_outdated`."""
-        return self._sending.leaf_outdated
-
-    @property
-    def messages_wait(self) -> bool:
-        """As :attr:`.Sending.messages_wait`."""
-        return self._sending.messages_wait
-
-    @property
-    def commit_waits(self) -> bool:
-        """Whether a Commit of ours waits for its reflection."""
-        return self._sending.commit_waits
-
-    @property
-    def entry_waits(self) -> bool:
-        """Whether an external Commit of ours waits for its reflection."""
-        return self._entries.waits
-
-    @property
-    def creation_waits(self) -> bool:
-        """Whether a creation of ours waits for its reflection."""
-        return self._continuation.waits
 
     def outstanding_ids(self) -> frozenset[str]:
         """Origin ids of messages that the room has not reflected."""
         outside = (outgoing.origin_id for outgoing in self._unconfirmed_outside())
-        return frozenset((*self._sending.outstanding_ids(), *outside))
+        return frozenset((*self.sending.outstanding_ids(), *outside))
 
     def outstanding(self) -> Iterator[Outgoing]:
         """The messages that the room has not reflected, oldest first; see :meth:`.Sending.outstanding`.
@@ -283,64 +188,18 @@ class RoomGroup:
         :raises StoreError: the store failed; messages already returned are stored
         """
         yield from self._unconfirmed_outside()
-        yield from self._sending.outstanding()
+        yield from self.sending.outstanding()
 
     def _unconfirmed_outside(self) -> Iterator[Outgoing]:
-        yield from self._entries.unconfirmed()
-        yield from self._requests.unconfirmed()
+        yield from self.external_commits.unconfirmed()
+        yield from self.join_requests.unconfirmed()
 
     def bounced(self, origin_id: str, reason: str) -> list[Event]:
         """Stop sending a message of ours that the room has refused; see :meth:`.Sending.refused`.
 
         :raises StoreError: nothing has changed
         """
-        if self.is_member and self._sending.knows(origin_id):
-            return self._sending.refused(origin_id, reason)
-        self._requests.refused(origin_id)
-        return self._entries.refused(origin_id, reason)
-
-    # --- outside of the group ------------------------------------------------------------------
-
-    @property
-    def attempts(self) -> int:
-        """The number of our consecutive requests to be added."""
-        return self._requests.attempts
-
-    @property
-    def epoch_seen(self) -> int | None:
-        """The epoch in which the group seems to be, while we are outside."""
-        return self._requests.epoch_seen
-
-    # --- other groups --------------------------------------------------------------------------
-
-    @property
-    def reinit(self) -> ReInit | None:
-        """The ReInit that has ended our group, while its successor is awaited; None otherwise."""
-        return self._continuation.reinit
-
-    def draft_branch(
-        self, source: RoomGroup, policy: RoomPolicy, others: Sequence[KeyPackage], now: int
-    ) -> CreationDraft:
-        """As :meth:`.Continuation.draft_branch`.
-
-        :param source: another room's group
-        :raises UsageError: we are in a group here, or not in one there
-        :raises InvalidError: somebody is no member there, or a KeyPackage does not fit
-        """
-        return self._continuation.draft_branch(source.mls, policy, others, now)
-
-    def branch(
-        self, source: RoomGroup, policy: RoomPolicy, others: Sequence[KeyPackage], now: int, *, fits: Fits | None = None
-    ) -> Outgoing:
-        """Create this room's group from some members of another room's group (RFC 9420 11.3).
-
-        The creation is stored when this returns.
-
-        :param source: the other room's group
-        :param policy: of the new group
-        :param others: KeyPackages of its members except us, of the other group's cipher suite
-        :raises UsageError: we are in a group here, are not in one there, or a creation of ours waits already
-        :raises InvalidError: a client is not a member there, or a KeyPackage does not fit
-        :raises StanzaTooLarge: by `fits`; nothing has changed
-        """
-        return self.finish_creation(self.draft_branch(source, policy, others, now), fits=fits)
+        if self.is_member and self.sending.knows(origin_id):
+            return self.sending.refused(origin_id, reason)
+        self.join_requests.refused(origin_id)
+        return self.external_commits.refused(origin_id, reason)

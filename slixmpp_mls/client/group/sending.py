@@ -51,9 +51,9 @@ from .resumption_psks import OtherGroups
 from .room_change import Membership
 from .room_state import RoomState
 
-__all__ = ["DOOR_MEMBERS", "Sending"]
+__all__ = ["GROUP_INFO_MEMBERS", "Sending"]
 
-DOOR_MEMBERS = 64
+GROUP_INFO_MEMBERS = 64
 """Members of the largest group whose Commits are sent with a GroupInfo."""
 
 _EARLIER = 32 * 8  # octets: digests of the last eight encryptions
@@ -251,7 +251,7 @@ class Sending:
             raise UsageError("a Commit of ours waits already")
         if tree_at is None and draft.invites:
             check_tree_length(draft.tree)
-        if tree_at is None and self._opens_door(draft):
+        if tree_at is None and self._shows_group_info(draft):
             with suppress(StanzaTooLarge):
                 return self._finish(replace(draft, options=replace(draft.options, group_info=True)), fits, None)
         return self._finish(draft, fits, tree_at)
@@ -261,7 +261,7 @@ class Sending:
         assert isinstance(bundle.sent, Group)
         return self._put_out(bundle.sent, record, fits, bundle)
 
-    def _opens_door(self, draft: CommitDraft) -> bool:
+    def _shows_group_info(self, draft: CommitDraft) -> bool:
         """Whether a GroupInfo belongs beside this Commit (the XEP's "Joining by an External Commit").
 
         A GroupInfo contains the whole tree, which is expensive for each Commit of a large group.  There a member that
@@ -269,7 +269,7 @@ class Sending:
         """
         if (
             draft.applied.reinit is not None
-            or len(self._state.require_member().roster) + len(draft.applied.added) > DOOR_MEMBERS
+            or len(self._state.require_member().roster) + len(draft.applied.added) > GROUP_INFO_MEMBERS
         ):
             return False
         assert draft.staged.next is not None

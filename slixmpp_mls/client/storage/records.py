@@ -248,14 +248,14 @@ class UnsureRecord(Struct):
     """The reasons for which our state may not be the group's, see :mod:`slixmpp_mls.client.group.certainty`.
 
     `reasons` has a bit for each reason; it is 0 while we are sure.  `behind` is the group's epoch according to a
-    GroupInfo that a member has signed, and `door` is that GroupInfo (an MLSMessage); they are 0 and empty while there
-    is none.  `rounds` counts how often in a row we have been unsure, the last time at `since`.  Reasons that any
+    GroupInfo that a member has signed, and `proving_info` is that GroupInfo (an MLSMessage); they are 0 and empty while
+    there is none.  `rounds` counts how often in a row we have been unsure, the last time at `since`.  Reasons that any
     occupant can fabricate make us unsure again only from `not_before` on (seconds since the Unix epoch).
     """
 
     reasons: uint32 = 0
     behind: uint64 = 0
-    door: opaque = b""
+    proving_info: opaque = b""
     rounds: uint32 = 0
     since: uint64 = 0
     not_before: uint64 = 0

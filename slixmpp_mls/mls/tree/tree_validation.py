@@ -1,7 +1,7 @@
 """Whether to believe a ratchet tree that somebody gave us (RFC 9420 12.4.3.1).
 
 Joining is the one moment at which a whole tree is checked; afterwards each Commit is.  Structure and
-uniqueness of keys are settled when a tree is decoded; what is left is done here in the order of cost:
+uniqueness of keys are checked when a tree is decoded; what is left is done here in the order of cost:
 hashes, then one pass over the parent nodes, then the leaves, whose signatures take nearly all the time.
 
 A leaf that has expired is no reason to refuse a tree: its lifetime says until when it may be used to

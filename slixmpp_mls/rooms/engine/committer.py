@@ -10,7 +10,7 @@ One Commit of ours is in transit at a time.  A caller supplies a function that t
 state.  The function is called again before each attempt, because other members may have made the change meanwhile.
 :mod:`.commit_turns` decides whose turn it is after a lost race, and which member commits another member's proposal.
 
-The group is asked each time whether a Commit of ours is in transit (:attr:`RoomGroup.commit_waits`): the Commit may
+The group is asked each time whether a Commit of ours is in transit (:attr:`.Sending.commit_waits`): the Commit may
 have been made before a restart, or before the room was lost and read again.
 """
 
@@ -113,23 +113,23 @@ class Committer:
         :raises StanzaTooLarge: it does not fit with the tree elsewhere either, or there is no other place
         :raises DeliveryError: the upload has failed
         """
-        draft = self._group.draft_commit(proposals, self._parts.context.now)
-        if before is not None and not (await before() and self._group.is_current(draft)):
+        draft = self._group.sending.draft_commit(proposals, self._parts.context.now)
+        if before is not None and not (await before() and self._group.sending.is_current(draft)):
             raise _CommitLost("the draft no longer says what is to be done")
         try:
-            return self._group.finish_commit(draft, fits=self._parts.fits)
+            return self._group.sending.finish_commit(draft, fits=self._parts.fits)
         except StanzaTooLarge as error:
             if not draft.invites:
                 raise
             too_large = error
-        self._group.try_commit(draft, self._parts.fits, tree_at=longest())
+        self._group.sending.try_commit(draft, self._parts.fits, tree_at=longest())
         try:
             tree_at = await self._parts.context.uploads.put(draft.tree.encode())
         except NoUploadService as error:
             raise too_large from error
-        if not self._group.is_current(draft):
+        if not self._group.sending.is_current(draft):
             raise _CommitLost("another Commit came first, while the tree was uploaded")
-        return self._group.finish_commit(draft, fits=self._parts.fits, tree_at=tree_at)
+        return self._group.sending.finish_commit(draft, fits=self._parts.fits, tree_at=tree_at)
 
     async def send_creation(self, draft: CreationDraft) -> None:
         """Send the first Commit of a group that continues another one; if necessary, upload the ratchet tree.
@@ -139,13 +139,13 @@ class Committer:
         :raises DeliveryError: the upload has failed
         """
         try:
-            outgoing = self._group.finish_creation(draft, fits=self._parts.fits)
+            outgoing = self._group.continuation.finish(draft, fits=self._parts.fits)
         except StanzaTooLarge as error:
             try:
                 tree_at = await self._parts.context.uploads.put(draft.tree.encode())
             except NoUploadService:
                 raise error from None
-            outgoing = self._group.finish_creation(draft, fits=self._parts.fits, tree_at=tree_at)
+            outgoing = self._group.continuation.finish(draft, fits=self._parts.fits, tree_at=tree_at)
         await self.transmitter.transmit(outgoing)
 
     async def commit_pending(self) -> None:
@@ -154,18 +154,18 @@ class Committer:
         :raises MLSError: the room is not read any more, or as :meth:`commit`
         """
         group = self._group
-        while group.is_member and group.needs_commit:
+        while group.is_member and group.sending.needs_commit:
             await self._progress.until_live()
-            if group.commit_waits:
+            if group.sending.commit_waits:
                 await self._progress.until_no_commit_waits()
-            elif group.needs_commit:
-                await self.commit(lambda: [] if group.needs_commit else None, force=True)
+            elif group.sending.needs_commit:
+                await self.commit(lambda: [] if group.sending.needs_commit else None, force=True)
 
     # --- outcome ---------------------------------------------------------------------------------
 
     def resolve(self, event: GroupChanged | CommitLost) -> None:
         """Report the result of our Commit to the waiting caller."""
-        if self._group.commit_waits:
+        if self._group.sending.commit_waits:
             return
         outcome, self._outcome = self._outcome, None
         if outcome is not None and not outcome.done():

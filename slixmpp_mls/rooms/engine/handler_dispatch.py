@@ -90,7 +90,7 @@ class HandledMessages:
 
         :param number: :attr:`MessageReceived.number`
         """
-        self._group.handed_over(number)
+        self._group.room_state.handed_over(number)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_FORGET, self._forget)
 
@@ -103,7 +103,7 @@ class HandledMessages:
     def _forget(self) -> None:
         self._timer = None
         try:
-            self._group.forget_handed_over()
+            self._group.room_state.forget_handed_over()
         except UsageError:
             pass  # the store is closed: it is dispatched again at the next start
         except StoreError as error:

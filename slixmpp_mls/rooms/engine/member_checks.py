@@ -52,7 +52,7 @@ class MemberChecks:
         self._remove = remove
         self._told: dict[ClientIdentity, tuple[bool, str]] = {}
         self._round = random.randrange(_ROUNDS)  # noqa: S311
-        parts.group.talks_to_anybody = parts.context.settings.denied_members is DeniedMembers.REPORT
+        parts.group.sending.talks_to_anybody = parts.context.settings.denied_members is DeniedMembers.REPORT
 
     async def judge(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Doubt]:
         """Ask about leaves (RFC 9420 5.3.1); return the resulting doubts."""
@@ -72,13 +72,15 @@ class MemberChecks:
 
     def report(self) -> None:
         """Report new doubts; during a catch-up the report waits for its end."""
-        doubts = self._group.doubts
+        doubts = self._group.members.doubts
         for client in self._told.keys() - doubts.keys():
             del self._told[client]
         for client, doubt in doubts.items():
             if self._told.get(client) != (doubt.denied, doubt.reason):
                 self._told[client] = (doubt.denied, doubt.reason)
-                self._context.fire("mls_doubted", MemberDoubted(self._group.room, self._group.member(client), doubt))
+                self._context.fire(
+                    "mls_doubted", MemberDoubted(self._group.room, self._group.members.one(client), doubt)
+                )
 
     async def look_again(self, clients: Iterable[ClientIdentity] | None = None) -> None:
         """Ask about members again, by default about those in doubt, and act on the answers.
@@ -88,16 +90,16 @@ class MemberChecks:
         group = self._group
         leaves = {
             client: group.mls.tree.member(LeafIndex(leaf))
-            for client in (tuple(group.doubts) if clients is None else clients)
+            for client in (tuple(group.members.doubts) if clients is None else clients)
             if client != self._context.device.identity and (leaf := group.roster.leaf_of(client)) is not None
         }
         doubts = await self.judge(tuple(leaves.values()), group.mls.suite)
         if not group.is_member:
             return
         # The answer is about a key: a member that has another one now, or has gone, has been judged with that.
-        same = {client for client, leaf in leaves.items() if group.has_key(client, leaf.signature_key)}
-        silenced = group.silenced
-        group.reconsider(same, [doubt for doubt in doubts if doubt.client in same])
+        same = {client for client, leaf in leaves.items() if group.members.has_key(client, leaf.signature_key)}
+        silenced = group.sending.silenced
+        group.members.reconsider(same, [doubt for doubt in doubts if doubt.client in same])
         if silenced:
             self.resume()
         await self.act()
@@ -133,6 +135,6 @@ class MemberChecks:
         now, grace = self._context.now, self._context.settings.grace
         return [
             client
-            for client, doubt in self._group.doubts.items()
+            for client, doubt in self._group.members.doubts.items()
             if doubt.denied and (not doubt.lapsed or now - doubt.since >= grace)
         ]

@@ -65,8 +65,8 @@ class PostCommit:
         for each in owed:
             if self._group.roster.has(each.account):  # or it has been removed meanwhile
                 await self._parts.muc.invite(each.account, [Invitation(group_id, each.after).to_stdlib()])
-        await Stream.of(self._parts.context.xmpp).settled()
-        self._group.done(each.key for each in owed)
+        await Stream.of(self._parts.context.xmpp).flushed()
+        self._group.lifecycle.done(each.key for each in owed)
 
     async def _revoke(self, owed: list[Revoke]) -> None:
         """Revoke the affiliation of removed accounts, unless they are back, or it has been revoked already."""
@@ -88,4 +88,4 @@ class PostCommit:
                     log.info("%s: only an owner of %s can revoke its affiliation", each.account, self._group.room)
                 except DeliveryError as error:
                     log.warning("%s keeps its affiliation with %s: %s", each.account, self._group.room, error)
-            self._group.done([each.key])
+            self._group.lifecycle.done([each.key])

@@ -74,7 +74,7 @@ class Progress:
 
         :raises MLSError: the room is not read any more
         """
-        await self.until(lambda: self._group.reinit is None)
+        await self.until(lambda: self._group.continuation.reinit is None)
 
     async def until_sure(self) -> None:
         """While our state may not be the group's, wait until we are sure again, or have returned.
@@ -89,7 +89,7 @@ class Progress:
         :raises DeliveryError: the room refuses it
         :raises MLSError: the room is not read any more
         """
-        await self.until(lambda: not self._group.creation_waits)
+        await self.until(lambda: not self._group.continuation.waits)
         if not self._group.is_member:
             raise DeliveryError(f"{self._group.room} has refused the group")
 
@@ -98,7 +98,7 @@ class Progress:
 
         :raises MLSError: the room is not read any more
         """
-        await self.until(lambda: not self._group.commit_waits)
+        await self.until(lambda: not self._group.sending.commit_waits)
 
     async def reach(self, epoch: int) -> None:
         """Wait until the group is in an epoch, or cannot reach it any more."""

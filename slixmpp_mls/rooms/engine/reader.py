@@ -96,14 +96,14 @@ class Reader:
         done: list[Taken] = []
         step: Step | None = None
         try:
-            with self._group.together(lasting=False):
+            with self._group.room_state.together(lasting=False):
                 for stanza in stanzas:
-                    step = self._group.examine(_parse(stanza), self._context.now)
+                    step = self._group.processing.examine(_parse(stanza), self._context.now)
                     if not isinstance(step.action, Read | Sent | Ignore) or step.tree_at or step.awaits:
                         break
                     if step.gap and not stanza.archived:
                         break
-                    done.append(Taken(stanza, step, self._group.accept(step, self._context.now)))
+                    done.append(Taken(stanza, step, self._group.applying.accept(step, self._context.now)))
                     step = None
         except StoreError:
             return [], None  # the first one is tried again alone, and reported
@@ -137,7 +137,7 @@ class Reader:
         if step.leaves and isinstance(step.action, Remember):
             # Our own sending may have changed the state before the answer arrived.
             step = await self._examine(incoming)
-        silenced = self._group.silenced
+        silenced = self._group.sending.silenced
         self._on_steps([Taken(stanza, step, await self._accept(step, doubts, refusal))])
         if doubts and self._parts.progress.live.is_set():
             self._parts.spawn(self._checks.act(), "acting on doubts")
@@ -176,7 +176,7 @@ class Reader:
         The signer's leaf is judged before the others.  Otherwise any sender could make us ask about as many accounts as
         a made-up tree has, on any server.
         """
-        if step.join is None or self._group.is_member or self._group.talks_to_anybody:
+        if step.join is None or self._group.is_member or self._group.sending.talks_to_anybody:
             return None
         staged = step.join.staged
         for doubt in await self._checks.judge((staged.state.tree.member(staged.inviter),), staged.state.suite):
@@ -200,11 +200,11 @@ class Reader:
     async def _accept(self, step: Step, doubts: list[Doubt], refusal: PeerError | None) -> list[Event]:
         """Apply a step."""
         if refusal is not None:
-            return await self.stored(lambda: self._group.refuse(step, refusal))
-        return await self.stored(lambda: self._group.accept(step, self._context.now, doubts))
+            return await self.stored(lambda: self._group.applying.refuse(step, refusal))
+        return await self.stored(lambda: self._group.applying.accept(step, self._context.now, doubts))
 
     async def _examine(self, incoming: Incoming) -> Step:
-        return await self.stored(lambda: self._group.examine(incoming, self._context.now))
+        return await self.stored(lambda: self._group.processing.examine(incoming, self._context.now))
 
     async def stored(self, work: Callable[[], T]) -> T:
         """:meth:`.RoomParts.until_stored` for synchronous work."""

@@ -104,7 +104,7 @@ class Recovery:
             await self._look_into_archive()
             answered = not (group.holds and not group.returning) or await self._ask()
             if group.holds and not group.returning:
-                self._emit(group.settle(self._context.now))
+                self._emit(group.certainty.become_sure(self._context.now))
                 self._resume()
                 if not answered and group.is_member and len(group.roster) > 1:
                     # RFC 9420 12.4: a Commit shows others where we are, and repairs losses of other members.
@@ -129,7 +129,7 @@ class Recovery:
         if not self._committer.present():
             return False
         before = self._answers
-        await self._committer.transmitter.transmit(group.inquire())
+        await self._committer.transmitter.transmit(group.certainty.inquire())
 
         def done() -> bool:
             return not group.holds or group.returning
@@ -149,7 +149,9 @@ class Recovery:
         group, now, held = self._group, self._context.now, self._group.holds
         if not group.is_member:
             return
-        events = group.take_group_info(data, now) if answer is None else group.take_answer(answer, now)
+        events = (
+            group.certainty.take_group_info(data, now) if answer is None else group.certainty.take_answer(answer, now)
+        )
         self._emit(events)
         self._progress.notify()
         if held and not group.holds:
@@ -160,25 +162,25 @@ class Recovery:
 
     async def _return(self) -> None:
         """Follow the group to its state.  The old state stays until we are in it."""
-        group, door, now = self._group, self._group.door, self._context.now
+        group, door, now = self._group, self._group.certainty.proving_info, self._context.now
         assert door is not None
-        if not group.entry_waits:
+        if not group.external_commits.waits:
             try:
-                draft = group.draft_external_commit(door, now)
-                outgoing = group.finish_external_commit(draft, now, again=True, fits=self._parts.fits)
+                draft = group.external_commits.draft(door, now)
+                outgoing = group.external_commits.finish(draft, now, again=True, fits=self._parts.fits)
             except (PeerError, UsageError, StanzaTooLarge, MLSError) as error:
                 log.info("%s: no way back by an external Commit: %s", group.room, error)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_WELCOME_ARRIVES):
                         await self._rejoiner.ask_until_in()
                 if group.returning:
-                    group.forget_door()
+                    group.certainty.forget_proving_info()
                 return
-            self._emit([Rejoining(group.room, draft.epoch, group.attempts, external=True)])
+            self._emit([Rejoining(group.room, draft.epoch, group.join_requests.attempts, external=True)])
             await self._committer.transmitter.transmit(outgoing)
-        await self._progress.until(lambda: not group.entry_waits)
+        await self._progress.until(lambda: not group.external_commits.waits)
         if group.returning:  # others came first: determine their state
-            group.forget_door()
+            group.certainty.forget_proving_info()
             await asyncio.sleep(random.uniform(0, 1.0))  # noqa: S311
 
     # --- answering -------------------------------------------------------------------------------
@@ -187,7 +189,7 @@ class Recovery:
         now = self._context.now
         if stanza.stamp is not None and abs(now - stanza.stamp.timestamp()) > _RECENT:
             return
-        asked = self._group.judge_inquiry(inquiry, now)
+        asked = self._group.certainty.judge(inquiry, now)
         if asked is not None:
             self._parts.spawn(self._answer(inquiry, asked, self._answers), "answering where the group is")
 
@@ -198,5 +200,5 @@ class Recovery:
             return
         if self._answers > seen and self._latest_answer >= group.mls.epoch:
             return  # another member has answered
-        if group.judge_inquiry(inquiry, self._context.now) is not None:
-            await self._committer.transmitter.transmit(group.answer_inquiry(asked, self._context.now))
+        if group.certainty.judge(inquiry, self._context.now) is not None:
+            await self._committer.transmitter.transmit(group.certainty.answer(asked, self._context.now))

@@ -90,7 +90,7 @@ class Reinitializer:
             packages, lacking = await self._key_packages(proposal)
             if lacking:
                 raise SuiteUnsupported(asked, lacking)
-            group.rehearse(CipherSuite.get(asked), packages, self._context.now, self._parts.fits)
+            group.continuation.rehearse(CipherSuite.get(asked), packages, self._context.now, self._parts.fits)
             if await self._committer.commit(partial(self._propose, proposal, before, members)) is not None:
                 await self._progress.until_open()
                 return asked
@@ -133,29 +133,29 @@ class Reinitializer:
         while True:
             await asyncio.sleep(pause)
             await self._progress.until_live()  # afterwards we know whether another member has made it
-            if self._group.reinit is None:
+            if self._group.continuation.reinit is None:
                 return
-            if not self._group.creation_waits:
+            if not self._group.continuation.waits:
                 try:
                     await self._create()
                 except StoreError as error:
                     self._context.fire("mls_store_failed", error)
                 except MLSError as error:
-                    if self._group.reinit is None:
+                    if self._group.continuation.reinit is None:
                         return  # another member was faster
                     self._delayed(str(error))
             pause = min(_LONGEST_PAUSE, max(OTHERS_CREATE_AFTER, 2 * pause)) * random.uniform(0.8, 1.2)  # noqa: S311
 
     async def _create(self) -> None:
-        asked = self._group.reinit
+        asked = self._group.continuation.reinit
         assert asked is not None
         packages, lacking = await self._key_packages(asked)
-        if self._group.reinit != asked or self._group.creation_waits:
+        if self._group.continuation.reinit != asked or self._group.continuation.waits:
             return  # another member was faster
         if lacking:
             self._delayed(f"no usable KeyPackage for cipher suite {asked.cipher_suite}", tuple(lacking))
             return
-        await self._committer.send_creation(self._group.draft_continuation(packages, self._context.now))
+        await self._committer.send_creation(self._group.continuation.draft(packages, self._context.now))
 
     def _delayed(self, reason: str, lacking: tuple[str, ...] = ()) -> None:
         self._context.fire("mls_continuation_delayed", ContinuationDelayed(self._parts.room, reason, lacking))

@@ -107,16 +107,16 @@ class Rejoiner:
         while self.is_due:
             await self._progress.until_live()
             now = self._context.now
-            at = self._group.asking_at(now)
+            at = self._group.join_requests.asking_at(now)
             if at is not None and at <= now:
                 asked_at = _monotonic()
                 await self._ask()
                 continue
             wait = None if at is None else float(at - now)
-            epoch = self._group.epoch_seen
+            epoch = self._group.join_requests.epoch_seen
             if lost and at is None and epoch is not None and epoch != tried:
                 left = asked_at + _EXTERNAL_AFTER - _monotonic()
-                if left <= 0 and self._group.may_try_at(now) <= now:
+                if left <= 0 and self._group.join_requests.may_try_at(now) <= now:
                     tried = epoch
                     await self._try_external_join()
                     continue
@@ -125,15 +125,15 @@ class Rejoiner:
 
     async def _ask(self) -> None:
         group, room = self._group, self._parts.room
-        epoch = group.epoch_seen
+        epoch = group.join_requests.epoch_seen
         assert epoch is not None
         try:
-            asked = group.ask(self._context.now, jitter=random.uniform(0.8, 1.2))  # noqa: S311
+            asked = group.join_requests.ask(self._context.now, jitter=random.uniform(0.8, 1.2))  # noqa: S311
         except StoreError as error:
             self._context.fire("mls_store_failed", error)
             await asyncio.sleep(1.0)
             return
-        self._context.fire("mls_rejoining", Rejoining(room, epoch, group.attempts, external=False))
+        self._context.fire("mls_rejoining", Rejoining(room, epoch, group.join_requests.attempts, external=False))
         for outgoing in asked:
             await self._transmitter.transmit(outgoing)
 
@@ -156,9 +156,9 @@ class Rejoiner:
         async with self._joining:
             for attempt in range(_COMMIT_ATTEMPTS):
                 await self._progress.until_live()
-                if not group.entry_waits and not group.is_member:
+                if not group.external_commits.waits and not group.is_member:
                     await self._commit_externally(again=attempt > 0)
-                await self._progress.until(lambda: not group.entry_waits)
+                await self._progress.until(lambda: not group.external_commits.waits)
                 if group.is_member:
                     return
                 log.info("%s: an external Commit came second, attempt %d", room, attempt + 1)
@@ -168,11 +168,11 @@ class Rejoiner:
     async def _commit_externally(self, *, again: bool) -> None:
         group, room = self._group, self._parts.room
         reasons: list[str] = []
-        epoch = group.epoch_seen
+        epoch = group.join_requests.epoch_seen
         for stanza, group_info in await group_infos(self._parts.muc.archive):
             try:
-                draft = group.draft_external_commit(group_info, self._context.now)
-                outgoing = group.finish_external_commit(draft, self._context.now, again=again, fits=self._parts.fits)
+                draft = group.external_commits.draft(group_info, self._context.now)
+                outgoing = group.external_commits.finish(draft, self._context.now, again=again, fits=self._parts.fits)
             except UsageError:  # we have joined, or the epoch has ended, while the archive was read
                 return
             except PeerError as error:
@@ -180,10 +180,12 @@ class Rejoiner:
                 claimed = None if stanza.real_jid is None else str(stanza.real_jid)
                 self._context.fire("mls_rejected", Rejected(room, error, claimed, stanza.archive_id))
                 continue
-            self._context.fire("mls_rejoining", Rejoining(room, draft.epoch, group.attempts, external=True))
+            self._context.fire(
+                "mls_rejoining", Rejoining(room, draft.epoch, group.join_requests.attempts, external=True)
+            )
             await self._transmitter.transmit(outgoing)
             return
-        if group.epoch_seen == epoch:  # else a Commit arrived after the archive was read: search again
+        if group.join_requests.epoch_seen == epoch:  # else a Commit arrived after the archive was read: search again
             raise NoGroupInfo(room, reasons)
 
 

@@ -109,10 +109,14 @@ class Sender:
     def _compose(self, data: bytes, origin_id: str | None) -> _Composed | None:
         """Put a message into the outbox; None if something has to be committed first (RFC 9420 12.4)."""
         group, live = self._group, self._progress.live.is_set() and not self._group.holds
-        if group.is_member and not group.holds and (group.needs_commit or group.reinit is not None):
+        if (
+            group.is_member
+            and not group.holds
+            and (group.sending.needs_commit or group.continuation.reinit is not None)
+        ):
             return None
-        waited = origin_id is not None and group.on_its_way(origin_id) is not None
-        outgoing = group.compose(data, later=not live, fits=self._parts.fits, origin_id=origin_id)
+        waited = origin_id is not None and group.sending.on_its_way(origin_id) is not None
+        outgoing = group.sending.compose(data, later=not live, fits=self._parts.fits, origin_id=origin_id)
         # From here on `fail` reaches the future, so it always gets a result.
         confirmation = self._confirmations.get(outgoing.origin_id)
         if confirmation is None:
@@ -165,7 +169,7 @@ class Sender:
 
         :param due: origin ids of the messages that were made before we were live
         """
-        if self._group.is_member and self._group.reinit is None and not self._group.holds:
+        if self._group.is_member and self._group.continuation.reinit is None and not self._group.holds:
             await self._committer.commit_pending()
         left = set(due)
 

@@ -168,7 +168,7 @@ class RoomWorker:
             raise
         except DeliveryError as error:
             log.info("%s cannot be entered yet: %s", self.room, error)
-        if self._group.reinit is not None:
+        if self._group.continuation.reinit is not None:
             self.reinitializer.begin(at_once=False)
         if not self.running:
             self._task = asyncio.create_task(self._read(), name=f"mls {self.room}")
@@ -184,7 +184,7 @@ class RoomWorker:
             await asyncio.gather(self._task, return_exceptions=True)
         self.progress.live.clear()
         if not self._group.is_member:
-            self._group.seek(after)
+            self._group.lifecycle.seek(after)
         await self.start()
 
     async def stop(self) -> None:
@@ -244,9 +244,9 @@ class RoomWorker:
         self.progress.live.clear()
         log.info("%s: %s", self.room, error)
         if self._group.is_member:
-            self._emit(await self._reader.stored(lambda: self._group.skip_gap(self._context.now)))
+            self._emit(await self._reader.stored(lambda: self._group.certainty.skip_gap(self._context.now)))
         else:
-            await self._reader.stored(lambda: self._group.seek(None))
+            await self._reader.stored(lambda: self._group.lifecycle.seek(None))
         try:
             await self._muc.join(None)
         except (NotPermitted, RoomLost) as refused:
@@ -280,7 +280,7 @@ class RoomWorker:
 
     def unsilence(self) -> None:
         """Send waiting messages if a member for whom nothing was encrypted has gone, or is vouched for."""
-        if self._group.is_member and not self._group.silenced:
+        if self._group.is_member and not self._group.sending.silenced:
             self.sender.send_outbox("sending what has waited")
 
     # --- reporting -------------------------------------------------------------------------------
@@ -320,7 +320,7 @@ class RoomWorker:
         :raises UsageError: we are not in the group
         :raises StoreError: nothing has changed
         """
-        self._emit(self._group.give_up())
+        self._emit(self._group.lifecycle.give_up())
 
     def abandon(self, reason: str) -> None:
         """Rejoin at our own user's request: delete the state, and return, as configured.
@@ -328,7 +328,7 @@ class RoomWorker:
         :raises UsageError: we are not in the group
         :raises StoreError: nothing has changed
         """
-        self._emit(self._group.give_up(reason))
+        self._emit(self._group.lifecycle.give_up(reason))
         self.rejoiner.news()
 
     def _refused(self, origin_id: str, condition: str, error: DeliveryError) -> None:

@@ -49,7 +49,7 @@ class WriteBatcher:
         self._waiting = []
         outcomes: list[tuple[asyncio.Future[Any], Any, MLSError | None]] = []
         try:
-            with self._group.together(lasting=True) if len(waiting) > 1 else nullcontext():
+            with self._group.room_state.together(lasting=True) if len(waiting) > 1 else nullcontext():
                 for step, answer in waiting:
                     try:
                         outcomes.append((answer, step(), None))

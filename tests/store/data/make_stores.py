@@ -23,7 +23,7 @@ def main(folder: Path) -> None:
     names = {account: account.partition("@")[0] for account in (ALICE, BOB, CAROL, DAVE)}
     stores = {account: SQLiteStore(folder / f"{name}.db", account) for account, name in names.items()}
     alice, bob, carol = (world.person(account, stores[account]) for account in (ALICE, BOB, CAROL))
-    alice.session.create(1, world.open_policy(ALICE, BOB, CAROL), NOW)
+    alice.group.lifecycle.create(1, world.open_policy(ALICE, BOB, CAROL), NOW)
     alice.commit(*alice.adding(BOB), *alice.adding(CAROL))
     world.settle()
     world.person(DAVE, stores[DAVE])
@@ -37,7 +37,7 @@ def main(folder: Path) -> None:
     stranger.ask()
     world.settle()
     # Carol loses the group, and asks to be added; it has not arrived.
-    carol.session.give_up("lost")
+    carol.group.lifecycle.give_up("lost")
     bob.send(b"missed")
     world.room.deliver_all()
     carol.read()
@@ -45,17 +45,17 @@ def main(folder: Path) -> None:
     bob.read()
     world.room.in_flight.clear()
     # Alice has read what the application has not taken.
-    (incoming,) = world.room.read(ALICE, alice.session.cursor)
-    alice.session.accept(alice.session.examine(incoming, NOW), NOW)
+    (incoming,) = world.room.read(ALICE, alice.group.cursor)
+    alice.group.applying.accept(alice.group.processing.examine(incoming, NOW), NOW)
     who = carol.device.identity
-    alice.session.reconsider([who], [Doubt(who, False, "unreachable", "no answer", NOW)])
+    alice.group.members.reconsider([who], [Doubt(who, False, "unreachable", "no answer", NOW)])
     # What she has said has not come back.
-    alice.session.compose(b"on its way", origin_id="first")
+    alice.group.sending.compose(b"on its way", origin_id="first")
     (removal,) = alice.removing(CAROL)
-    alice.session.propose(removal, NOW)
-    alice.session.commit(alice.adding(DAVE), NOW)
-    alice.session.compose(b"not encrypted yet", later=True, origin_id="later")
-    alice.session.want_to_leave()
+    alice.group.sending.propose(removal, NOW)
+    alice.group.sending.commit(alice.adding(DAVE), NOW)
+    alice.group.sending.compose(b"not encrypted yet", later=True, origin_id="later")
+    alice.group.lifecycle.want_to_leave()
     for account, store in stores.items():
         store.close()
         file = folder / f"{names[account]}.db"

@@ -14,7 +14,7 @@ from slixmpp_mls.delivery import KeyPackageDirectory
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.mls.parameters import DAY, HOUR
 from slixmpp_mls.policy import RoomPolicy
-from slixmpp_mls.runtime.clock import SETTLING
+from slixmpp_mls.runtime.clock import UNSTEADY
 
 from ..conftest import unique
 from .people import Cast, Person, all_agree
@@ -212,13 +212,13 @@ async def test_a_clock_that_jumps_and_is_set_right_changes_nothing(server: DevSe
     await tick(alice)
     (event,) = alice.got("mls_clock_jumped")
     assert abs(event.seconds - jump) < 60
-    clocks.go(SETTLING - 60)
+    clocks.go(UNSTEADY - 60)
     await tick(alice)
     await alice.mls.replenish()
     assert await published(alice) == before
     clocks.wall -= jump
     await tick(alice)
-    clocks.go(SETTLING + 1)
+    clocks.go(UNSTEADY + 1)
     await tick(alice)
     await alice.mls.parts.maintenance.hourly()
     assert await published(alice) == before
@@ -234,7 +234,7 @@ async def test_a_clock_that_stays_wrong_is_gone_by_and_undone_within_a_day(proso
     before = await published(alice)
     clocks.wall += 40 * DAY
     await tick(alice)
-    clocks.go(SETTLING + 1)
+    clocks.go(UNSTEADY + 1)
     await tick(alice)
     await alice.mls.parts.maintenance.hourly()
     assert not before & await published(alice)  # others would call the old ones expired, by such a clock
@@ -243,7 +243,7 @@ async def test_a_clock_that_stays_wrong_is_gone_by_and_undone_within_a_day(proso
     clocks.go(12 * HOUR)
     clocks.wall -= 40 * DAY
     await tick(alice)
-    clocks.go(SETTLING + 1)
+    clocks.go(UNSTEADY + 1)
     await alice.mls.parts.maintenance.hourly()
     assert await published(alice) == before
     room = f"{unique('heath')}@{prosody.rooms}"
@@ -265,6 +265,6 @@ async def test_a_start_with_a_clock_in_the_past_touches_nothing(prosody: DevServ
     clocks.follow(alice)
     clocks.wall = right
     await tick(alice)
-    clocks.go(SETTLING + 1)
+    clocks.go(UNSTEADY + 1)
     await alice.mls.parts.maintenance.hourly()
     assert await published(alice) == before
