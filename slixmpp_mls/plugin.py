@@ -35,8 +35,8 @@ from .account.devices import OwnDevices
 from .account.key_rotation import KeyRotated, KeyRotation
 from .account.maintenance import Maintenance
 from .account.own_entry import OwnEntry
-from .account.trust import Trust, trust_of, with_people
-from .authentication import AuthenticationService, DirectoryService
+from .account.trust import Trust, trust_of, with_manual_trust
+from .authentication import AuthenticationService, DeviceListService
 from .authentication.callbacks import Recent
 from .client import Device
 from .delivery import DeviceDirectory, KeyPackageDirectory, Stream, Uploads
@@ -124,10 +124,10 @@ class MLS(BasePlugin):
         self.directory = KeyPackageDirectory(self.xmpp)
         self.uploads = Uploads(self.xmpp, allow_url=settings.allow_url)
         self._node = DeviceDirectory(self.xmpp)
-        self._own_service: DirectoryService | None = None
+        self._own_service: DeviceListService | None = None
         given = settings.authentication
         if given is None or callable(given):
-            self._own_service = DirectoryService(self._node, clock=self.clock.time)
+            self._own_service = DeviceListService(self._node, clock=self.clock.time)
             self._service = given(self._own_service) if given is not None else self._own_service
         else:
             self._service = given
@@ -251,7 +251,7 @@ class MLS(BasePlugin):
             device=device,
             settings=self.settings,
             clock=self.clock,
-            authentication=with_people(
+            authentication=with_manual_trust(
                 self._service,
                 trust.table,
                 unverified=self.settings.unverified_devices,

@@ -8,7 +8,7 @@ from xml.etree.ElementTree import Element
 
 from slixmpp import ClientXMPP
 
-from slixmpp_mls.authentication import VALID, DirectoryService, TrustManagement, TrustTable, Verdict
+from slixmpp_mls.authentication import VALID, DeviceListService, TrustManagement, TrustTable, Verdict
 from slixmpp_mls.authentication.callbacks import Recent
 from slixmpp_mls.delivery import DeviceDirectory, KeyPackageDirectory, Uploads
 from slixmpp_mls.identity import ClientIdentity
@@ -97,7 +97,7 @@ class FakeDevices(_Node, DeviceDirectory):  # type: ignore[misc]
         self.nodes = nodes
 
 
-class Service(DirectoryService):
+class Service(DeviceListService):
     """Lists our device, and vouches for everybody but those in `denied`."""
 
     denied: set[ClientIdentity]

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import load_der_x509_certificate
 from lxml import etree
 
-from slixmpp_mls.authentication import AuthorityService
+from slixmpp_mls.authentication import X509Service
 from slixmpp_mls.client import Device, GroupChanged, Incoming, Joined, Rejected, RoomGroup
 from slixmpp_mls.errors import InvalidError, MalformedError, PeerError, PolicyViolation
 from slixmpp_mls.identity import ClientIdentity, fingerprint, key_identifier
@@ -182,7 +182,7 @@ async def test_a_certificate_is_judged(case: dict[str, Any], tmp_path: Path) -> 
     crl = tmp_path / "crl.der"
     crl.write_bytes(unhex(CERTIFICATES["revocation_list"]))
     root = load_der_x509_certificate(unhex(CERTIFICATES["root"])).public_bytes(Encoding.PEM)
-    service = AuthorityService(root, crls=crl, clock=lambda: case["time"])
+    service = X509Service(root, crls=crl, clock=lambda: case["time"])
     leaf = LeafNode(b"", unhex(case["signature_key"]), credential_of(case), Capabilities((), ()), UpdateSource(), ())
     (verdict,) = await service.validate([leaf], CipherSuite.get(case["cipher_suite"]))
     assert verdict.validity.value == case["answer"]

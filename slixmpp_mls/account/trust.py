@@ -29,9 +29,9 @@ from ..authentication import (
     AuthenticationService,
     KeyChanged,
     KnownKey,
+    ManualTrust,
     NewDevice,
     NewDeviceRule,
-    PeopleService,
     Source,
     TrustChanged,
     TrustEvent,
@@ -49,7 +49,7 @@ from ..rooms.encrypted_room import EncryptedRoom
 from ..rooms.registry import Rooms
 from ..runtime import Context
 
-__all__ = ["Trust", "qr_code", "trust_of", "with_people"]
+__all__ = ["Trust", "qr_code", "trust_of", "with_manual_trust"]
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def qr_code(uri: str) -> segno.QRCode:
     return segno.make_qr(uri, error="m")
 
 
-def with_people(
+def with_manual_trust(
     service: AuthenticationService,
     table: TrustTable,
     *,
@@ -93,7 +93,7 @@ def with_people(
     if remember:
         service = TrustOnFirstUse(service, table)
         service.on_event(lambda event: fire(_EVENTS[type(event)], event))
-    return PeopleService(service, table, unverified=unverified)
+    return ManualTrust(service, table, unverified=unverified)
 
 
 class Trust:

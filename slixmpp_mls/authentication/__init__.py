@@ -2,28 +2,28 @@
 
 :mod:`.interface` defines the questions and answers.  Services that answer:
 
-- :class:`DirectoryService`: each account's own server, which lists the account's devices;
-- :class:`AuthorityService`: certification authorities, by X.509 credentials;
+- :class:`DeviceListService`: each account's own server, which lists the account's devices;
+- :class:`X509Service`: certification authorities, by X.509 credentials;
 - :class:`TrustOnFirstUse`: remembers the earlier answers of another service;
-- :class:`PeopleService`: people who compare fingerprints, and their devices, which share the results
+- :class:`ManualTrust`: people who compare fingerprints, and their devices, which share the results
   (:class:`TrustManagement`, XEP-0450);
 - :class:`AllOf` and :class:`AnyOf`: several services at once;
 - :class:`AcceptAll`: accepts everything, for tests.
 
 Trust on first use and people's decisions share one :class:`TrustTable`, and wrap each other::
 
-    PeopleService(TrustOnFirstUse(DirectoryService(...), table), table)
+    ManualTrust(TrustOnFirstUse(DeviceListService(...), table), table)
 """
 
 from .accept_all import AcceptAll
 from .automatic_trust import TrustManagement
 from .combination import AllOf, AnyOf
-from .device_lists import DeviceNode, DirectoryService
+from .device_lists import DeviceListService, DeviceNode
 from .interface import VALID, AuthenticationService, Validity, Verdict
-from .manual_trust import PeopleService
+from .manual_trust import ManualTrust
 from .trust_on_first_use import KeyChanged, NewDevice, NewDeviceRule, TrustEvent, TrustOnFirstUse
 from .trust_table import KnownKey, Source, TrustChanged, TrustTable
-from .x509 import AuthorityService
+from .x509 import X509Service
 
 __all__ = [
     "VALID",
@@ -31,14 +31,13 @@ __all__ = [
     "AllOf",
     "AnyOf",
     "AuthenticationService",
-    "AuthorityService",
+    "DeviceListService",
     "DeviceNode",
-    "DirectoryService",
     "KeyChanged",
     "KnownKey",
+    "ManualTrust",
     "NewDevice",
     "NewDeviceRule",
-    "PeopleService",
     "Source",
     "TrustChanged",
     "TrustEvent",
@@ -47,4 +46,5 @@ __all__ = [
     "TrustTable",
     "Validity",
     "Verdict",
+    "X509Service",
 ]

@@ -38,7 +38,7 @@ from ..stanza.elements import Device, Key, RetiredDevice
 from .callbacks import Listeners, Recent
 from .interface import VALID, AuthenticationService, Verdict, named_client
 
-__all__ = ["DeviceNode", "DirectoryService"]
+__all__ = ["DeviceListService", "DeviceNode"]
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class _Reading:
     task: asyncio.Task[_Listing]
 
 
-class DirectoryService(AuthenticationService):
+class DeviceListService(AuthenticationService):
     """Leaves are valid if their account lists them.
 
     :param node: our connection to the accounts' nodes

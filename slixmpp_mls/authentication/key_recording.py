@@ -13,10 +13,10 @@ from .callbacks import Listeners
 from .interface import AuthenticationService
 from .trust_table import TrustTable
 
-__all__ = ["AroundService"]
+__all__ = ["KeyRecordingService"]
 
 
-class AroundService(AuthenticationService):
+class KeyRecordingService(AuthenticationService):
     """Leaves to another service what it does not judge by itself, and keeps the table of keys up to date.
 
     Besides the inner service's, all methods raise :class:`StoreError` if the store fails.

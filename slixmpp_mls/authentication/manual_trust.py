@@ -38,18 +38,18 @@ from ..identity import TrustLevel
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.structures.leaf_node import LeafNode
 from .interface import VALID, AuthenticationService, Verdict, named_client
-from .key_recording import AroundService
+from .key_recording import KeyRecordingService
 from .trust_on_first_use import NewDeviceRule
 from .trust_table import Keys, Source, TrustTable
 
-__all__ = ["PeopleService"]
+__all__ = ["ManualTrust"]
 
 # Reasons that are contradictions about which key it is, or want of knowledge.  All others (the device has been
 # retired, a certificate revoked ...) are about something that no comparison of keys can decide.
 _OUTRANKED: Final = frozenset({"no-device", "other-key", "not-readable", "key-changed", "new-device", "undecided"})
 
 
-class PeopleService(AroundService):
+class ManualTrust(KeyRecordingService):
     """Levels of trust around another service.
 
     Besides the inner service's, all methods raise :class:`StoreError` if the store fails.

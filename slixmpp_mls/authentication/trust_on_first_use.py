@@ -44,7 +44,7 @@ from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.structures.leaf_node import LeafNode
 from .callbacks import Listeners, Recent
 from .interface import VALID, AuthenticationService, Verdict, named_client
-from .key_recording import AroundService
+from .key_recording import KeyRecordingService
 from .trust_table import Keys, KnownKey, Source, TrustTable
 
 __all__ = ["KeyChanged", "NewDevice", "NewDeviceRule", "TrustEvent", "TrustOnFirstUse"]
@@ -109,7 +109,7 @@ class KeyChanged:
 TrustEvent: TypeAlias = NewDevice | KeyChanged
 
 
-class TrustOnFirstUse(AroundService):
+class TrustOnFirstUse(KeyRecordingService):
     """Remembers the keys that another service has vouched for.
 
     Besides the inner service's, all methods raise :class:`StoreError` if the store fails.

@@ -59,7 +59,7 @@ from ..mls.structures.leaf_node import LeafNode
 from .callbacks import Listeners, Recent
 from .interface import VALID, AuthenticationService, Validity, Verdict, named_client
 
-__all__ = ["AuthorityService", "Source"]
+__all__ = ["Source", "X509Service"]
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ _NEVER = datetime.max.replace(tzinfo=UTC)
 _AT_ONCE = 16  # leaves judged before other tasks run
 
 
-class AuthorityService(AuthenticationService):
+class X509Service(AuthenticationService):
     """Leaves are valid if their certificate is.
 
     :param roots: certificates (PEM) of the trusted authorities, one source or several

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
-from ..devserver.packages import Progress as Report
+from ..devserver.packages import ReportDownload
 from ..stanza.xml import write_datetime
 
 __all__ = [
@@ -99,7 +99,7 @@ def _on_ending(callback: Callable[[], object], *numbers: signal.Signals) -> None
 
 
 @contextmanager
-def reporting() -> Iterator[Report]:
+def reporting() -> Iterator[ReportDownload]:
     """Shows how far a long step is: a bar on a terminal, else a line for each new thing that is done."""
     if not console.is_terminal:
         said = ""

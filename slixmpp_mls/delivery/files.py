@@ -47,12 +47,13 @@ from ..stanza.file_sharing import HASHES, MAX_FILE_SIZE, EncryptedSource, FileSh
 from .upload import Uploads
 
 __all__ = [
-    "MAX_KEPT_IN_MEMORY", "MAX_SAVED", "Files", "Progress", "StoredFile", "in_thread", "most_fetched", "padded_size",
+    "MAX_KEPT_IN_MEMORY", "MAX_SAVED", "Files", "ReportProgress", "StoredFile", "in_thread", "most_fetched",
+    "padded_size",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
+ReportProgress = Callable[[int, int], None]
 """Called with the number of octets transferred so far, and with their total number."""
 
 MAX_SAVED: Final = 4 << 30
@@ -104,7 +105,7 @@ class Files:
     def __init__(self, uploads: Uploads) -> None:
         self._uploads = uploads
 
-    async def put(self, content: Path | bytes, progress: Progress | None = None) -> StoredFile:
+    async def put(self, content: Path | bytes, progress: ReportProgress | None = None) -> StoredFile:
         """Encrypt a file and upload it.
 
         :param content: the path of the file, or its content
@@ -147,7 +148,7 @@ class Files:
         *,
         limit: int = MAX_SAVED,
         overwrite: bool = False,
-        progress: Progress | None = None,
+        progress: ReportProgress | None = None,
     ) -> None:
         """Fetch a file, decrypt and verify it, and save it under a name.  Only our user may read it (mode 0600).
 
@@ -168,7 +169,7 @@ class Files:
             await in_thread(_flush, out)
 
     async def read(
-        self, sharing: FileSharing, *, limit: int = MAX_KEPT_IN_MEMORY, progress: Progress | None = None
+        self, sharing: FileSharing, *, limit: int = MAX_KEPT_IN_MEMORY, progress: ReportProgress | None = None
     ) -> bytes:
         """Fetch a file, decrypt and verify it, into memory.
 
@@ -181,7 +182,7 @@ class Files:
         await self._get(sharing, out, progress)
         return out.getvalue()
 
-    async def _get(self, sharing: FileSharing, out: BinaryIO, progress: Progress | None) -> None:
+    async def _get(self, sharing: FileSharing, out: BinaryIO, progress: ReportProgress | None) -> None:
         """Fetch from the first URL whose content is what the message describes."""
         places = [(source, url) for source in sharing.sources for url in source.urls]
         if not places:
@@ -198,7 +199,7 @@ class Files:
         raise problems[0]
 
     async def _get_from(
-        self, sharing: FileSharing, source: EncryptedSource, url: str, out: BinaryIO, progress: Progress | None
+        self, sharing: FileSharing, source: EncryptedSource, url: str, out: BinaryIO, progress: ReportProgress | None
     ) -> None:
         decryption = _Decryption(sharing, source, out)
         total = sharing.file.size
@@ -246,7 +247,7 @@ class _Encryption:
         yield cipher.finalize() + cipher.tag
 
 
-async def _pieces(encryption: _Encryption, total: int, progress: Progress | None) -> AsyncIterator[bytes]:
+async def _pieces(encryption: _Encryption, total: int, progress: ReportProgress | None) -> AsyncIterator[bytes]:
     """The pieces of an encryption, made in threads."""
     pieces, done = encryption.pieces(), 0
     try:
@@ -308,7 +309,7 @@ class _Decryption:
                 raise MalformedError("a file with another hash than the message says")
 
 
-def _report(progress: Progress | None, done: int, total: int) -> None:
+def _report(progress: ReportProgress | None, done: int, total: int) -> None:
     """Call the application's function.  Its error does not fail the transfer."""
     if progress is not None:
         try:

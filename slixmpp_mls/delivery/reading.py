@@ -34,7 +34,7 @@ from .archive import Archive, Page, RoomStanza
 from .events import CatchingUp, RoomEvent, Verified
 from .live_buffer import LiveBuffer
 from .occupancy import UNREACHABLE, Occupancy
-from .reading_state import Doubt, Place, ReadingState, Stay
+from .reading_state import Place, ReadingState, SelfPing, Stay
 from .stream import Stream
 
 log = logging.getLogger(__name__)
@@ -245,7 +245,7 @@ class Reading:
             return
         if self._asking is not None:
             await self._news.wait()
-        elif self.state.doubt is Doubt.SUSPECTED and self._stream.online and self._occupancy.inside:
+        elif self.state.self_ping is SelfPing.SUSPECTED and self._stream.online and self._occupancy.inside:
             self.state.ask()
             # Do not wait here: over a slow link, the expected stanza may arrive before the answer.
             self._asking = asyncio.create_task(self._occupancy.still_inside(), name=f"self-ping in {self._room}")

@@ -4,7 +4,7 @@ The state has three parts, each with a table of its own:
 
 * `Stay`: do we want the room?
 * `Place`: how far is the reader in the room's order?
-* `Doubt`: is it certain that we are still in the room, and that nothing is missing?
+* `SelfPing`: is it certain that we are still in the room, and that nothing is missing?
 
 ::
 
@@ -56,7 +56,7 @@ class Place(Enum):
     LIVE = auto()
 
 
-class Doubt(Enum):
+class SelfPing(Enum):
     """Whether it is certain that we are in the room and have read all of it."""
 
     NONE = auto()
@@ -97,7 +97,7 @@ class PlaceEvent(Enum):
     OUTSIDE = auto()
 
 
-class DoubtEvent(Enum):
+class SelfPingEvent(Enum):
     SUSPECT = auto()
     #: There is no reason to ask any more: the room cannot be asked, or a new session starts.
     DISMISS = auto()
@@ -147,47 +147,47 @@ PLACE: Mapping[PlaceEvent, Mapping[Place, Place]] = {
     PlaceEvent.OUTSIDE: _ALL_BEHIND,
 }
 
-DOUBT: Mapping[DoubtEvent, Mapping[Doubt, Doubt]] = {
-    DoubtEvent.SUSPECT: {
-        Doubt.NONE: Doubt.SUSPECTED,
-        Doubt.SUSPECTED: Doubt.SUSPECTED,
-        Doubt.ASKED: Doubt.ASKED_AGAIN,
-        Doubt.ASKED_AGAIN: Doubt.ASKED_AGAIN,
-        Doubt.VERIFYING: Doubt.VERIFYING_AGAIN,
-        Doubt.VERIFYING_AGAIN: Doubt.VERIFYING_AGAIN,
+SELF_PING: Mapping[SelfPingEvent, Mapping[SelfPing, SelfPing]] = {
+    SelfPingEvent.SUSPECT: {
+        SelfPing.NONE: SelfPing.SUSPECTED,
+        SelfPing.SUSPECTED: SelfPing.SUSPECTED,
+        SelfPing.ASKED: SelfPing.ASKED_AGAIN,
+        SelfPing.ASKED_AGAIN: SelfPing.ASKED_AGAIN,
+        SelfPing.VERIFYING: SelfPing.VERIFYING_AGAIN,
+        SelfPing.VERIFYING_AGAIN: SelfPing.VERIFYING_AGAIN,
     },
-    DoubtEvent.DISMISS: {
-        Doubt.NONE: Doubt.NONE,
-        Doubt.SUSPECTED: Doubt.NONE,
-        Doubt.ASKED: Doubt.ASKED,
-        Doubt.ASKED_AGAIN: Doubt.ASKED,
-        Doubt.VERIFYING: Doubt.VERIFYING,
-        Doubt.VERIFYING_AGAIN: Doubt.VERIFYING,
+    SelfPingEvent.DISMISS: {
+        SelfPing.NONE: SelfPing.NONE,
+        SelfPing.SUSPECTED: SelfPing.NONE,
+        SelfPing.ASKED: SelfPing.ASKED,
+        SelfPing.ASKED_AGAIN: SelfPing.ASKED,
+        SelfPing.VERIFYING: SelfPing.VERIFYING,
+        SelfPing.VERIFYING_AGAIN: SelfPing.VERIFYING,
     },
-    DoubtEvent.ASK: {Doubt.SUSPECTED: Doubt.ASKED},
-    DoubtEvent.CONFIRMED: {Doubt.ASKED: Doubt.VERIFYING, Doubt.ASKED_AGAIN: Doubt.SUSPECTED},
-    DoubtEvent.NO_ANSWER: {Doubt.ASKED: Doubt.SUSPECTED, Doubt.ASKED_AGAIN: Doubt.SUSPECTED},
-    DoubtEvent.VOID: {Doubt.ASKED: Doubt.NONE, Doubt.ASKED_AGAIN: Doubt.SUSPECTED},
-    DoubtEvent.CAUGHT_UP: {
-        Doubt.NONE: Doubt.NONE,
-        Doubt.SUSPECTED: Doubt.SUSPECTED,
-        Doubt.ASKED: Doubt.ASKED,
-        Doubt.ASKED_AGAIN: Doubt.ASKED_AGAIN,
-        Doubt.VERIFYING: Doubt.NONE,
-        Doubt.VERIFYING_AGAIN: Doubt.SUSPECTED,
+    SelfPingEvent.ASK: {SelfPing.SUSPECTED: SelfPing.ASKED},
+    SelfPingEvent.CONFIRMED: {SelfPing.ASKED: SelfPing.VERIFYING, SelfPing.ASKED_AGAIN: SelfPing.SUSPECTED},
+    SelfPingEvent.NO_ANSWER: {SelfPing.ASKED: SelfPing.SUSPECTED, SelfPing.ASKED_AGAIN: SelfPing.SUSPECTED},
+    SelfPingEvent.VOID: {SelfPing.ASKED: SelfPing.NONE, SelfPing.ASKED_AGAIN: SelfPing.SUSPECTED},
+    SelfPingEvent.CAUGHT_UP: {
+        SelfPing.NONE: SelfPing.NONE,
+        SelfPing.SUSPECTED: SelfPing.SUSPECTED,
+        SelfPing.ASKED: SelfPing.ASKED,
+        SelfPing.ASKED_AGAIN: SelfPing.ASKED_AGAIN,
+        SelfPing.VERIFYING: SelfPing.NONE,
+        SelfPing.VERIFYING_AGAIN: SelfPing.SUSPECTED,
     },
-    DoubtEvent.OUTSIDE: {
-        Doubt.NONE: Doubt.NONE,
-        Doubt.SUSPECTED: Doubt.SUSPECTED,
-        Doubt.ASKED: Doubt.ASKED,
-        Doubt.ASKED_AGAIN: Doubt.ASKED_AGAIN,
-        Doubt.VERIFYING: Doubt.NONE,
-        Doubt.VERIFYING_AGAIN: Doubt.SUSPECTED,
+    SelfPingEvent.OUTSIDE: {
+        SelfPing.NONE: SelfPing.NONE,
+        SelfPing.SUSPECTED: SelfPing.SUSPECTED,
+        SelfPing.ASKED: SelfPing.ASKED,
+        SelfPing.ASKED_AGAIN: SelfPing.ASKED_AGAIN,
+        SelfPing.VERIFYING: SelfPing.NONE,
+        SelfPing.VERIFYING_AGAIN: SelfPing.SUSPECTED,
     },
 }
 
-_State = TypeVar("_State", Stay, Place, Doubt)
-_Event = TypeVar("_Event", StayEvent, PlaceEvent, DoubtEvent)
+_State = TypeVar("_State", Stay, Place, SelfPing)
+_Event = TypeVar("_Event", StayEvent, PlaceEvent, SelfPingEvent)
 
 
 def _next(table: Mapping[_Event, Mapping[_State, _State]], state: _State, event: _Event) -> _State:
@@ -207,10 +207,10 @@ class ReadingState:
     def __init__(self) -> None:
         self.stay = Stay.WANTED
         self.place = Place.BEHIND
-        self.doubt = Doubt.NONE
+        self.self_ping = SelfPing.NONE
 
     def __repr__(self) -> str:
-        return f"<ReadingState {self.stay.name} {self.place.name} {self.doubt.name}>"
+        return f"<ReadingState {self.stay.name} {self.place.name} {self.self_ping.name}>"
 
     @property
     def buffers(self) -> bool:
@@ -220,12 +220,12 @@ class ReadingState:
     @property
     def suspected(self) -> bool:
         """Whether the room is to be asked as soon as possible."""
-        return self.doubt in (Doubt.SUSPECTED, Doubt.ASKED_AGAIN, Doubt.VERIFYING_AGAIN)
+        return self.self_ping in (SelfPing.SUSPECTED, SelfPing.ASKED_AGAIN, SelfPing.VERIFYING_AGAIN)
 
     @property
     def verifying(self) -> bool:
         """Whether the archive is being read to resolve a doubt."""
-        return self.doubt in (Doubt.VERIFYING, Doubt.VERIFYING_AGAIN)
+        return self.self_ping in (SelfPing.VERIFYING, SelfPing.VERIFYING_AGAIN)
 
     # Stay
 
@@ -257,7 +257,7 @@ class ReadingState:
         if self.place is not Place.LIVE:
             return False
         verified = self.verifying
-        self.doubt = _next(DOUBT, self.doubt, DoubtEvent.CAUGHT_UP)
+        self.self_ping = _next(SELF_PING, self.self_ping, SelfPingEvent.CAUGHT_UP)
         return verified
 
     def round_fails(self) -> None:
@@ -272,27 +272,27 @@ class ReadingState:
     def outside(self) -> None:
         """We are out of the room: a round through the archive is due, which returns everything until our next entry."""
         self.place = _next(PLACE, self.place, PlaceEvent.OUTSIDE)
-        self.doubt = _next(DOUBT, self.doubt, DoubtEvent.OUTSIDE)
+        self.self_ping = _next(SELF_PING, self.self_ping, SelfPingEvent.OUTSIDE)
 
-    # Doubt
+    # SelfPing
 
     def suspect(self) -> None:
-        self.doubt = _next(DOUBT, self.doubt, DoubtEvent.SUSPECT)
+        self.self_ping = _next(SELF_PING, self.self_ping, SelfPingEvent.SUSPECT)
 
     def dismiss(self) -> None:
-        self.doubt = _next(DOUBT, self.doubt, DoubtEvent.DISMISS)
+        self.self_ping = _next(SELF_PING, self.self_ping, SelfPingEvent.DISMISS)
 
     def ask(self) -> None:
-        self.doubt = _next(DOUBT, self.doubt, DoubtEvent.ASK)
+        self.self_ping = _next(SELF_PING, self.self_ping, SelfPingEvent.ASK)
 
     def confirmed(self) -> None:
         """The room has answered that we are in it: read the archive once more, unless the room must be asked again."""
-        self.doubt = _next(DOUBT, self.doubt, DoubtEvent.CONFIRMED)
-        if self.doubt is Doubt.VERIFYING:
+        self.self_ping = _next(SELF_PING, self.self_ping, SelfPingEvent.CONFIRMED)
+        if self.self_ping is SelfPing.VERIFYING:
             self.place = _next(PLACE, self.place, PlaceEvent.REREAD)
 
     def no_answer(self) -> None:
-        self.doubt = _next(DOUBT, self.doubt, DoubtEvent.NO_ANSWER)
+        self.self_ping = _next(SELF_PING, self.self_ping, SelfPingEvent.NO_ANSWER)
 
     def void(self) -> None:
-        self.doubt = _next(DOUBT, self.doubt, DoubtEvent.VOID)
+        self.self_ping = _next(SELF_PING, self.self_ping, SelfPingEvent.VOID)

@@ -35,7 +35,7 @@ from slixmpp import JID, ClientXMPP
 
 from ..errors import DevServerError
 from .line import Line
-from .packages import Progress, quiet
+from .packages import ReportDownload, quiet
 
 Client = TypeVar("Client", bound=ClientXMPP)
 
@@ -109,7 +109,7 @@ class DevServer(ABC):
         host: str = "127.0.0.1",
         directory: Path | None = None,
         federation: Federation | None = None,
-        progress: Progress = quiet,
+        progress: ReportDownload = quiet,
         extra_config: str = "",
     ) -> None:
         """Prepare a server; write and start nothing yet.

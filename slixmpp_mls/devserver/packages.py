@@ -39,7 +39,7 @@ from pathlib import Path
 from ..errors import DevServerError
 
 #: Called during long steps with a sentence for users, the amount done and the total amount (0: unknown).
-Progress = Callable[[str, int, int], None]
+ReportDownload = Callable[[str, int, int], None]
 
 _STATUS = Path("/var/lib/dpkg/status")
 _SYSTEM_LISTS = Path("/var/lib/apt/lists")
@@ -63,7 +63,7 @@ class Recipe:
 
 
 def quiet(message: str, done: int, total: int) -> None:
-    """A :data:`Progress` that reports nothing."""
+    """A :data:`ReportDownload` that reports nothing."""
 
 
 def cache_folder() -> Path:
@@ -74,7 +74,7 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "slixmpp-mls"
 
 
-def unpack(recipe: Recipe, progress: Progress = quiet) -> Path:
+def unpack(recipe: Recipe, progress: ReportDownload = quiet) -> Path:
     """Return the root of a tree with the recipe's packages; download them at first use.
 
     It blocks, for minutes on a slow network: call it in a thread.
@@ -154,7 +154,7 @@ def _complete(root: Path) -> bool:
     return True
 
 
-def _build(recipe: Recipe, root: Path, progress: Progress) -> None:
+def _build(recipe: Recipe, root: Path, progress: ReportDownload) -> None:
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f"{root.name}.", ignore_cleanup_errors=True) as work:
         apt = _Apt(Path(work))
         debs = apt.download(recipe, progress)
@@ -188,7 +188,7 @@ class _Apt:
             # Otherwise apt downloads as a user of its own, which may not enter our folder.
             self._options.append("APT::Sandbox::User=root")
 
-    def download(self, recipe: Recipe, progress: Progress) -> list[Path]:
+    def download(self, recipe: Recipe, progress: ReportDownload) -> list[Path]:
         try:
             return self._download(recipe, progress, [f"Dir::State::lists={_SYSTEM_LISTS}"])
         except DevServerError:
@@ -205,7 +205,7 @@ class _Apt:
         except DevServerError as error:
             raise DevServerError(f"no Debian packages of {recipe.name}: {failure or error}") from error
 
-    def _download(self, recipe: Recipe, progress: Progress, options: list[str]) -> list[Path]:
+    def _download(self, recipe: Recipe, progress: ReportDownload, options: list[str]) -> list[Path]:
         progress(f"Looking up the packages of {recipe.name}", 0, 0)
         plan = self._apt("install", "-s", "--no-install-recommends", *recipe.packages, options=options)
         everything = [line.split()[1] for line in plan.splitlines() if line.startswith("Inst ")]

@@ -23,7 +23,7 @@ from ..client import Doubt, GroupChanged, JoinRequested, Member, MessageReceived
 from ..client.group.certainty import names
 from ..client.group.resumption_psks import Awaited
 from ..client.storage.records import MembershipState
-from ..delivery.files import Files, Progress
+from ..delivery.files import Files, ReportProgress
 from ..errors import NotPermitted, PeerError, RoomLost, UsageError
 from ..identity import ClientIdentity
 from ..mls.structures.proposals import AnyProposal, GroupContextExtensions
@@ -40,7 +40,7 @@ from .engine.worker import RoomWorker
 from .epoch_code import EpochComparison, EpochHistory, compare_epochs, epoch_code
 from .files import File, RoomFiles
 from .leaving import LEAVE_TIMEOUT, Leaving
-from .membership import AddResult, Membership, RemoveResult
+from .membership import AddResult, MembershipChanges, RemoveResult
 from .psk_link import link
 from .rich import Marker, Reference, Rich, RoomReferences, Typing, correction, reactions, reply, retraction
 
@@ -254,7 +254,7 @@ class EncryptedRoom:
         """Sends files to the room, and fetches them."""
         self.references = RoomReferences(self.group, context.device.store, context.fire)
         """The messages that other messages can refer to."""
-        self.membership = Membership(worker.parts, worker.committer, worker.post_commit)
+        self.membership = MembershipChanges(worker.parts, worker.committer, worker.post_commit)
         self.leaving = Leaving(worker, lambda: registry.forget(self))
         self._epochs = EpochHistory()
         self.invited: AddResult | None = None
@@ -495,7 +495,7 @@ class EncryptedRoom:
         name: str | None = None,
         media_type: str | None = None,
         disposition: Disposition | None = None,
-        progress: Progress | None = None,
+        progress: ReportProgress | None = None,
     ) -> SentMessage:
         """Encrypt a file, upload it to our server's upload service (XEP-0363), and send its location to the members.
 
@@ -581,7 +581,7 @@ class EncryptedRoom:
         dispatch(self.xmpp, name, message, done)
 
     def _told_of_presence(self, meant: Rich, sender: Member) -> bool:
-        """Report content that is no message: typing, and read markers."""
+        """ReportProgress content that is no message: typing, and read markers."""
         match meant.content.kind:
             case Kind.TYPING:
                 state = meant.content.state or ""

@@ -20,7 +20,7 @@ from typing import Final
 from slixmpp import JID, ClientXMPP
 from slixmpp.stanza import Message
 
-from ..delivery.files import MAX_KEPT_IN_MEMORY, MAX_SAVED, Files, Progress, in_thread
+from ..delivery.files import MAX_KEPT_IN_MEMORY, MAX_SAVED, Files, ReportProgress, in_thread
 from ..errors import MalformedError, UsageError
 from ..stanza.file_sharing import Disposition, FileMetadata, FileSharing, Thumbnail, plain_name, read_files
 from ..stanza.xml import to_stdlib
@@ -96,7 +96,7 @@ class File:
         *,
         limit: int = MAX_SAVED,
         overwrite: bool = False,
-        progress: Progress | None = None,
+        progress: ReportProgress | None = None,
     ) -> Path:
         """Fetch, decrypt and verify it.  A file of that name appears only when all of it is verified.
 
@@ -124,7 +124,7 @@ class File:
     def _target(self, path: Path) -> Path:
         return path / (self.name or "file") if path.is_dir() else path
 
-    async def read(self, limit: int = MAX_KEPT_IN_MEMORY, *, progress: Progress | None = None) -> bytes:
+    async def read(self, limit: int = MAX_KEPT_IN_MEMORY, *, progress: ReportProgress | None = None) -> bytes:
         """Fetch, decrypt and verify it, into memory.
 
         :param limit: octets; 16 MiB
@@ -155,7 +155,7 @@ class RoomFiles:
         name: str | None,
         media_type: str | None,
         disposition: Disposition | None,
-        progress: Progress | None,
+        progress: ReportProgress | None,
     ) -> Message:
         """Upload a file, and make the message that announces it; parameters and errors as of `send_file`."""
         if not isinstance(content, bytes | str | Path):
@@ -191,7 +191,7 @@ class RoomFiles:
         """The files of a message, except those that break XEP-0448."""
         return tuple(File(sharing, self) for sharing in read_files(message.xml)[0])
 
-    def reporting(self, name: str | None, *, sending: bool, progress: Progress | None) -> Progress:
+    def reporting(self, name: str | None, *, sending: bool, progress: ReportProgress | None) -> ReportProgress:
         """Reports progress at a limited rate."""
         last = -_BETWEEN_REPORTS
 

@@ -29,7 +29,7 @@ from .engine.committer import Committer
 from .engine.parts import RoomParts
 from .engine.post_commit import PostCommit
 
-__all__ = ["AddResult", "Membership", "RemoveResult"]
+__all__ = ["AddResult", "MembershipChanges", "RemoveResult"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -133,7 +133,7 @@ def _parted(batch: Sequence[T], count: int) -> list[list[T]]:
     return [list(batch[start : start + count]) for start in range(0, len(batch), count)]
 
 
-class Membership:
+class MembershipChanges:
     """The members of one room, and of its group.
 
     :ivar affiliations: the comparison of both

@@ -56,7 +56,7 @@ from typing import Any, Literal, TypeVar
 
 from slixmpp import JID, InvalidJID
 
-from ..authentication import AuthenticationService, DirectoryService, NewDeviceRule
+from ..authentication import AuthenticationService, DeviceListService, NewDeviceRule
 from ..client import KeyPackageSettings
 from ..client.storage.leaf_ages import RenewalSettings
 from ..delivery import AllowURL, Invitation
@@ -243,7 +243,7 @@ def _suites(value: object) -> tuple[int, ...]:
 
 def _authentication(value: object) -> object:
     if not callable(value) and not hasattr(value, "validate"):
-        raise ValueError("give an AuthenticationService, or a function (DirectoryService) -> AuthenticationService")
+        raise ValueError("give an AuthenticationService, or a function (DeviceListService) -> AuthenticationService")
     return value
 
 
@@ -294,7 +294,7 @@ class Settings:
     nick: str | None = None
     cipher_suites: tuple[int, ...] = (1,)
     key_packages: int = 100
-    authentication: AuthenticationService | Callable[[DirectoryService], AuthenticationService] | None = None
+    authentication: AuthenticationService | Callable[[DeviceListService], AuthenticationService] | None = None
     unverified_devices: NewDeviceRule = NewDeviceRule.REFUSE
     introductions: bool = False
     denied_members: DeniedMembers = DeniedMembers.REMOVE

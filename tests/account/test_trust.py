@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from slixmpp_mls.account.trust import Trust, qr_code, trust_of, with_people
+from slixmpp_mls.account.trust import Trust, qr_code, trust_of, with_manual_trust
 from slixmpp_mls.authentication import NewDeviceRule
 from slixmpp_mls.errors import UsageError
 from slixmpp_mls.identity import TrustLevel, key_identifier
@@ -50,7 +50,7 @@ async def test_unexpected_keys_are_told_of() -> None:
     """First use is remembered, and another device of the account is told of."""
     alice, bob, _ = people()
     second = Client(bob.world.person(BOB))
-    service = with_people(
+    service = with_manual_trust(
         alice.service,
         alice.context.trust.table,
         unverified=NewDeviceRule.REFUSE,

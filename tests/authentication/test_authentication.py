@@ -21,7 +21,7 @@ from slixmpp_mls.authentication import (
     AllOf,
     AnyOf,
     AuthenticationService,
-    DirectoryService,
+    DeviceListService,
     KeyChanged,
     NewDevice,
     NewDeviceRule,
@@ -91,8 +91,8 @@ def client_of(xmpp: ClientXMPP, device: str) -> ClientIdentity:
     return ClientIdentity(xmpp.boundjid.bare, device)
 
 
-def directory(xmpp: ClientXMPP, **options: Any) -> DirectoryService:
-    return DirectoryService(DeviceDirectory(xmpp), **options)
+def directory(xmpp: ClientXMPP, **options: Any) -> DeviceListService:
+    return DeviceListService(DeviceDirectory(xmpp), **options)
 
 
 async def test_devices_are_published_and_read_by_others(server: DevServer, connect: Connect) -> None:
@@ -373,7 +373,7 @@ async def test_a_thousand_leaves_cost_one_request_per_account_a_few_at_a_time() 
     clients = [ClientIdentity(f"user{number % 250}@a.example", f"d{number}") for number in range(1000)]
     for client in clients:
         node.put(client)
-    service = DirectoryService(node)
+    service = DeviceListService(node)
     leaves = [leaf_of(client) for client in clients]
     assert await service.validate(leaves, SUITE) == [VALID] * 1000
     assert sorted(node.requests) == sorted({client.account for client in clients})
@@ -385,7 +385,7 @@ async def test_a_thousand_leaves_cost_one_request_per_account_a_few_at_a_time() 
 async def test_simultaneous_questions_share_a_request() -> None:
     node = Node()
     node.put(ALICE)
-    service = DirectoryService(node)
+    service = DeviceListService(node)
     assert await asyncio.gather(*(answer_on(service, ALICE) for _ in range(10))) == ["valid"] * 10
     assert node.requests == [ALICE.account]
 
@@ -393,7 +393,7 @@ async def test_simultaneous_questions_share_a_request() -> None:
 async def test_one_request_for_an_account_is_under_way_at_a_time_whoever_asks() -> None:
     """Questions that need a younger list than the one under way wait for it, and share the next."""
     node = Node()
-    service = DirectoryService(node)
+    service = DeviceListService(node)
     assert await answer_on(service, ALICE) == "no-device"
     node.gate.clear()
     questions = []
@@ -414,7 +414,7 @@ async def test_one_who_gives_up_does_not_spoil_it_for_the_others() -> None:
     node = Node()
     node.put(ALICE)
     node.gate.clear()
-    service = DirectoryService(node)
+    service = DeviceListService(node)
     hasty, patient = (asyncio.create_task(answer_on(service, ALICE)) for _ in range(2))
     await asyncio.sleep(0.01)
     hasty.cancel()
@@ -428,7 +428,7 @@ async def test_one_who_gives_up_does_not_spoil_it_for_the_others() -> None:
 async def test_what_was_read_while_it_changed_is_not_kept() -> None:
     node = Node()
     node.put(ALICE)
-    service = DirectoryService(node)
+    service = DeviceListService(node)
     service.start()
     node.gate.clear()
     question = asyncio.create_task(answer_on(service, ALICE))
@@ -443,7 +443,7 @@ async def test_what_was_read_while_it_changed_is_not_kept() -> None:
 async def test_invalid_only_by_a_list_that_is_younger_than_the_question() -> None:
     """A request that was under way already may have missed the device."""
     node = Node()
-    service = DirectoryService(node)
+    service = DeviceListService(node)
     node.gate.clear()
     early = asyncio.create_task(answer_on(service, ALICE))
     await asyncio.sleep(0.01)
@@ -457,7 +457,7 @@ async def test_invalid_only_by_a_list_that_is_younger_than_the_question() -> Non
 
 async def test_a_second_look_under_way_may_be_too_old_as_well() -> None:
     node = Node()
-    service = DirectoryService(node)
+    service = DeviceListService(node)
     assert await answer_on(service, ALICE) == "no-device"  # from now on there is a list to start from
     node.gate.clear()
     early = asyncio.create_task(answer_on(service, ALICE))
@@ -474,7 +474,7 @@ async def test_a_second_look_under_way_may_be_too_old_as_well() -> None:
 async def test_what_is_kept_serves_while_the_server_is_away() -> None:
     node = Node()
     node.put(ALICE)
-    service = DirectoryService(node)
+    service = DeviceListService(node)
     await answer_on(service, ALICE)
     node.errors[ALICE.account] = Refused(ALICE.account, "remote-server-timeout")
     leaves = [leaf_of(ALICE), leaf_of(ClientIdentity(ALICE.account, "a2"))]
@@ -498,7 +498,7 @@ async def test_what_is_kept_serves_while_the_server_is_away() -> None:
 async def test_errors_become_verdicts(error: DeliveryError, validity: Validity) -> None:
     node = Node()
     node.errors[ALICE.account] = error
-    assert (await verdict_on(DirectoryService(node), ALICE)).validity is validity
+    assert (await verdict_on(DeviceListService(node), ALICE)).validity is validity
 
 
 async def test_a_refusal_counts_only_if_the_accounts_server_can_have_said_it() -> None:
@@ -506,13 +506,13 @@ async def test_a_refusal_counts_only_if_the_accounts_server_can_have_said_it() -
     node = Node()
     node.errors[ALICE.account] = NotPermitted("forbidden")
     node.reachable = False
-    assert await answer_on(DirectoryService(node), ALICE) == "unreachable"
+    assert await answer_on(DeviceListService(node), ALICE) == "unreachable"
 
 
 async def test_a_silent_server_is_waited_for_once_and_asked_again_later() -> None:
     node = Node()
     now = 1000.0
-    service = DirectoryService(node, patience=0.05, clock=lambda: now)
+    service = DeviceListService(node, patience=0.05, clock=lambda: now)
     service.start()
     node.gate.clear()
     leaves = [leaf_of(ClientIdentity(f"user{number}@dead.example", "x")) for number in range(200)]
@@ -533,7 +533,7 @@ async def test_a_sign_of_life_ends_the_silence() -> None:
     node = Node()
     node.put(ALICE)
     node.errors[ALICE.account] = NoAnswer("silence")
-    service = DirectoryService(node)
+    service = DeviceListService(node)
     service.start()
     assert await answer_on(service, ALICE) == "unreachable"
     del node.errors[ALICE.account]
@@ -546,7 +546,7 @@ async def test_a_clock_that_is_set_back_does_not_make_lists_last() -> None:
     node = Node()
     node.put(ALICE)
     now = 10_000.0
-    service = DirectoryService(node, clock=lambda: now)
+    service = DeviceListService(node, clock=lambda: now)
     await answer_on(service, ALICE)
     now = 5.0
     await answer_on(service, ALICE)
@@ -556,7 +556,7 @@ async def test_a_clock_that_is_set_back_does_not_make_lists_last() -> None:
 async def test_closing_ends_what_is_under_way() -> None:
     node = Node()
     node.gate.clear()
-    service = DirectoryService(node)
+    service = DeviceListService(node)
     service.start()
     question = asyncio.create_task(answer_on(service, ALICE))
     await asyncio.sleep(0.01)
@@ -574,7 +574,7 @@ async def test_leaves_that_name_no_client_are_invalid_and_others_unharmed() -> N
         leaf_of(ALICE, b""),
         leaf_of(ALICE, bytes(10_000)),
     ]
-    verdicts = await DirectoryService(node).validate([*odd, leaf_of(ALICE)], SUITE)
+    verdicts = await DeviceListService(node).validate([*odd, leaf_of(ALICE)], SUITE)
     assert [verdict.reason for verdict in verdicts] == ["no-client"] * 3 + ["other-key"] * 2 + [""]
 
 
@@ -585,7 +585,7 @@ async def test_a_retired_device_is_told_from_one_that_is_not_listed() -> None:
     since = datetime(2026, 11, 1, tzinfo=UTC)
     for item_id, retired in (("a2", "a2"), ("a3", "a4")):
         node.accounts[ALICE.account][item_id] = RetiredDevice(retired, since)
-    service = DirectoryService(node)
+    service = DeviceListService(node)
     answers = [await answer_on(service, ClientIdentity(ALICE.account, name)) for name in ("a1", "a2", "a3", "a4")]
     assert answers == ["valid", "retired", "no-device", "no-device"]
     assert set(await service.devices(ALICE.account)) == {"a1"}
@@ -593,7 +593,7 @@ async def test_a_retired_device_is_told_from_one_that_is_not_listed() -> None:
 
 async def test_a_subscriber_that_fails_does_not_keep_others_from_hearing() -> None:
     node = Node()
-    service = DirectoryService(node)
+    service = DeviceListService(node)
     service.start()
     heard: list[str] = []
 

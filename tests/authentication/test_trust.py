@@ -18,9 +18,9 @@ from slixmpp_mls.authentication import (
     VALID,
     AllOf,
     KeyChanged,
+    ManualTrust,
     NewDevice,
     NewDeviceRule,
-    PeopleService,
     Source,
     TrustChanged,
     TrustManagement,
@@ -73,9 +73,9 @@ def store() -> Iterator[MemoryStore]:
     made.close()
 
 
-def people(store: Any, **options: Any) -> tuple[PeopleService, TrustManagement, Oracle]:
+def people(store: Any, **options: Any) -> tuple[ManualTrust, TrustManagement, Oracle]:
     table, oracle = TrustTable(store, clock=Clock()), Oracle()
-    return PeopleService(oracle, table, **options), TrustManagement(table, OWN), oracle
+    return ManualTrust(oracle, table, **options), TrustManagement(table, OWN), oracle
 
 
 def says(validity: Validity, reason: str) -> Oracle:
@@ -118,7 +118,7 @@ async def test_the_table_of_people(
         management.decide(BOB.account, verify=[id_of(BOB)])
     elif level is TrustLevel.DISTRUSTED:
         management.decide(BOB.account, distrust=[id_of(BOB)])
-    service = PeopleService(says(*inner), table)
+    service = ManualTrust(says(*inner), table)
     for _ in range(2):
         assert await answer_on(service, BOB, key_of(BOB)) == answer
 
@@ -127,13 +127,13 @@ async def test_the_table_of_people(
 async def test_a_substituted_list_cannot_change_a_verified_key(store: MemoryStore, reason: str) -> None:
     """An account's server lists another key for a device, and no longer the one that people have compared."""
     table = TrustTable(store)
-    service = PeopleService(says(Validity.VALID, ""), table)
+    service = ManualTrust(says(Validity.VALID, ""), table)
     assert await answer_on(service, BOB, key_of(BOB)) == "valid"
     TrustManagement(table, OWN).decide(BOB.account, verify=[id_of(BOB)])
     substitute = key_of(BOB, 1)
     for inner in (says(Validity.VALID, ""), TrustOnFirstUse(says(Validity.VALID, ""), table, accept_changed_keys=True)):
-        assert await answer_on(PeopleService(inner, table), BOB, substitute) == "key-changed"
-    assert await answer_on(PeopleService(says(Validity.INVALID, "other-key"), table), BOB, key_of(BOB)) == "valid"
+        assert await answer_on(ManualTrust(inner, table), BOB, substitute) == "key-changed"
+    assert await answer_on(ManualTrust(says(Validity.INVALID, "other-key"), table), BOB, key_of(BOB)) == "valid"
     assert table.get(BOB.account, id_of(BOB, 1)).level is TrustLevel.UNDECIDED
 
 
@@ -264,7 +264,7 @@ async def test_verification_goes_along_and_leaves_the_old_key(store: MemoryStore
     assert await answer_on(service, BOB, key_of(BOB, 1)) == "valid"
     assert await answer_on(service, BOB, key_of(BOB, 2)) == "key-changed"
     # Of a key that is no longer in use, the account's server may say so.
-    assert await answer_on(PeopleService(says(Validity.INVALID, "other-key"), management.table), BOB, key_of(BOB)) == (
+    assert await answer_on(ManualTrust(says(Validity.INVALID, "other-key"), management.table), BOB, key_of(BOB)) == (
         "other-key"
     )
 
@@ -767,7 +767,7 @@ async def test_first_use_and_people_share_their_memory(store: MemoryStore) -> No
     """As the plugin combines them."""
     table = TrustTable(store, clock=Clock())
     pins = TrustOnFirstUse(Oracle(), table)
-    service, management = PeopleService(pins, table), TrustManagement(table, OWN)
+    service, management = ManualTrust(pins, table), TrustManagement(table, OWN)
     events: list[Any] = []
     pins.on_event(events.append)
     assert await service.validate([leaf_of(BOB, key_of(BOB)), leaf_of(B2, key_of(B2))], SUITE) == [VALID] * 2

@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slixmpp_mls.authentication import AcceptAll, AllOf, AnyOf, AuthorityService, Validity, Verdict
+from slixmpp_mls.authentication import AcceptAll, AllOf, AnyOf, Validity, Verdict, X509Service
 from slixmpp_mls.errors import InvalidError, MalformedError, UsageError
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.identity.certificates import (
@@ -48,8 +48,8 @@ STRANGER = Authority.root("stranger")
 XMPP_ADDR = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.5")
 
 
-def service(roots: Any = None, *, now: datetime = NOW, **options: Any) -> AuthorityService:
-    return AuthorityService(roots or pem(ROOT.certificate), clock=now.timestamp, **options)
+def service(roots: Any = None, *, now: datetime = NOW, **options: Any) -> X509Service:
+    return X509Service(roots or pem(ROOT.certificate), clock=now.timestamp, **options)
 
 
 async def answer_on(authority: Any, leaf: LeafNode, suite: CipherSuite = SUITE) -> str:
@@ -390,7 +390,7 @@ def test_sources_that_can_not_be_used(tmp_path: Path) -> None:
     sources: tuple[Any, ...] = (b"", [], *files, pem(ROOT.crl()))
     for roots in sources:
         with pytest.raises(UsageError):
-            service(roots) if roots else AuthorityService(roots)
+            service(roots) if roots else X509Service(roots)
     for crls in (b"", str(tmp_path / "missing"), tmp_path / "empty", tmp_path / "garbage", pem(ROOT.certificate)):
         with pytest.raises(UsageError):
             service(crls=[crls])
@@ -423,7 +423,7 @@ async def test_a_new_list_in_the_file_is_told_to_who_is_subscribed(tmp_path: Pat
 
 async def test_time_passes_and_is_told() -> None:
     now = NOW.timestamp()
-    authority = AuthorityService(pem(ROOT.certificate), clock=lambda: now)
+    authority = X509Service(pem(ROOT.certificate), clock=lambda: now)
     heard: list[str] = []
     authority.subscribe(heard.append)()
     end = authority.subscribe(heard.append)
@@ -460,7 +460,7 @@ def test_what_is_remembered_is_what_would_be_said(times: list[tuple[int, int]]) 
 
     async def ask() -> None:
         nonlocal now
-        one = AuthorityService(pem(ROOT.certificate), crls=CHANGING_LISTS, clock=lambda: now.timestamp())
+        one = X509Service(pem(ROOT.certificate), crls=CHANGING_LISTS, clock=lambda: now.timestamp())
         for half_hours, seconds in times:
             now = START + half_hours * HOUR / 2 + timedelta(seconds=seconds)
             fresh = service(crls=CHANGING_LISTS, now=now)

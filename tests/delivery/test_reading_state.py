@@ -11,14 +11,14 @@ import pytest
 
 from slixmpp_mls.delivery import reading_state
 from slixmpp_mls.delivery.reading_state import (
-    DOUBT,
     PLACE,
+    SELF_PING,
     STAY,
-    Doubt,
-    DoubtEvent,
     Place,
     PlaceEvent,
     ReadingState,
+    SelfPing,
+    SelfPingEvent,
     Stay,
     StayEvent,
 )
@@ -41,12 +41,12 @@ class Walk:
 
     stay: Stay = Stay.WANTED
     place: Place = Place.BEHIND
-    doubt: Doubt = Doubt.NONE
+    self_ping: SelfPing = SelfPing.NONE
     missing: bool = True
 
     def state(self) -> ReadingState:
         state = ReadingState()
-        state.stay, state.place, state.doubt = self.stay, self.place, self.doubt
+        state.stay, state.place, state.self_ping = self.stay, self.place, self.self_ping
         return state
 
 
@@ -56,7 +56,7 @@ def step(walk: Walk, event: str) -> tuple[Walk, object] | None:
     try:
         result = EVENTS[event](state)
     except RuntimeError:
-        assert (state.stay, state.place, state.doubt) == (walk.stay, walk.place, walk.doubt)
+        assert (state.stay, state.place, state.self_ping) == (walk.stay, walk.place, walk.self_ping)
         return None
     missing = walk.missing
     if event == "round_begins":
@@ -65,7 +65,7 @@ def step(walk: Walk, event: str) -> tuple[Walk, object] | None:
         missing = True
     elif event == "confirmed" and state.verifying:
         missing = True  # what was lost before the answer
-    return replace(walk, stay=state.stay, place=state.place, doubt=state.doubt, missing=missing), result
+    return replace(walk, stay=state.stay, place=state.place, self_ping=state.self_ping, missing=missing), result
 
 
 def reachable() -> dict[Walk, str]:
@@ -142,17 +142,17 @@ def test_only_a_round_after_the_answer_dispels_a_doubt() -> None:
     assert dispelled
 
 
-@pytest.mark.parametrize("doubt", [Doubt.ASKED, Doubt.VERIFYING])
-def test_a_suspicion_during_another_one_is_asked_about_afterwards(doubt: Doubt) -> None:
-    state = Walk(doubt=doubt).state()
+@pytest.mark.parametrize("doubt", [SelfPing.ASKED, SelfPing.VERIFYING])
+def test_a_suspicion_during_another_one_is_asked_about_afterwards(doubt: SelfPing) -> None:
+    state = Walk(self_ping=doubt).state()
     state.suspect()
     assert state.suspected
-    if doubt is Doubt.ASKED:
+    if doubt is SelfPing.ASKED:
         state.confirmed()
     else:
         state.round_begins()
         assert state.round_ends()
-    assert state.doubt is Doubt.SUSPECTED
+    assert state.self_ping is SelfPing.SUSPECTED
 
 
 def test_every_row_of_the_tables_is_used_and_leads_to_a_state() -> None:
@@ -169,16 +169,16 @@ def test_every_row_of_the_tables_is_used_and_leads_to_a_state() -> None:
         patch.setattr(reading_state, "_next", recording)
         states = reachable()
     rows: set[tuple[Enum, Enum]] = set()
-    for table in (STAY, PLACE, DOUBT):
+    for table in (STAY, PLACE, SELF_PING):
         for event, row in table.items():
             rows |= {(event, state) for state in row}
     assert used == rows
     assert {walk.stay for walk in states} == set(Stay)
     assert {walk.place for walk in states} == set(Place)
-    assert {walk.doubt for walk in states} == set(Doubt)
+    assert {walk.self_ping for walk in states} == set(SelfPing)
     assert STAY.keys() == set(StayEvent)
     assert PLACE.keys() == set(PlaceEvent)
-    assert DOUBT.keys() == set(DoubtEvent)
+    assert SELF_PING.keys() == set(SelfPingEvent)
 
 
 def test_what_cannot_happen_is_an_error_and_changes_nothing() -> None:
@@ -186,7 +186,7 @@ def test_what_cannot_happen_is_an_error_and_changes_nothing() -> None:
     assert (Place.LIVE, "round_begins") in refused
     assert (Place.LIVE, "round_ends") in refused
     assert (Place.BEHIND, "overflow") in refused
-    with pytest.raises(RuntimeError, match=r"ASK cannot happen in Doubt\.NONE"):
+    with pytest.raises(RuntimeError, match=r"ASK cannot happen in SelfPing\.NONE"):
         ReadingState().ask()
 
 

@@ -8,7 +8,7 @@ from itertools import product
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from slixmpp_mls.authentication import AuthorityService
+from slixmpp_mls.authentication import X509Service
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.identity.certificate_authority import Request
 from slixmpp_mls.identity.certificates import certificate_request
@@ -23,7 +23,7 @@ SUITE = CipherSuite.get(1)
 # The same key in every process, or seeds made in one would mean nothing in another.
 ROOT = Authority.root("root", ec.derive_private_key(0xC0FFEE, ec.SECP256R1()))
 BELOW = ROOT.below("below", ec.derive_private_key(0xBEEF, ec.SECP256R1()))
-SERVICE = AuthorityService(pem(ROOT.certificate), crls=pem(ROOT.crl()), clock=(START + DAYS).timestamp)
+SERVICE = X509Service(pem(ROOT.certificate), crls=pem(ROOT.crl()), clock=(START + DAYS).timestamp)
 
 
 def _credentials() -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from typer.testing import CliRunner, Result
 
-from slixmpp_mls.authentication import AuthorityService
+from slixmpp_mls.authentication import X509Service
 from slixmpp_mls.cli import app
 from slixmpp_mls.client import Device
 from slixmpp_mls.errors import InvalidError, MalformedError, StoreLocked, UsageError
@@ -52,7 +52,7 @@ def wish(client: ClientIdentity = ALICE) -> Request:
 async def test_what_it_issues_is_valid_until_it_is_revoked(authority: CertificateAuthority) -> None:
     issued = authority.issue(wish(), now=NOW, lifetime=30 * DAY)
     leaf = leaf_with(credential(issued.certificate), KEY.public)
-    service = AuthorityService(authority.root_file, crls=authority.crl_file, clock=NOW.timestamp)
+    service = X509Service(authority.root_file, crls=authority.crl_file, clock=NOW.timestamp)
     assert [verdict.is_valid for verdict in await service.validate([leaf], SUITE)] == [True]
     authority.revoke([issued.certificate], now=NOW, reason=x509.ReasonFlags.key_compromise)
     await service.refresh()

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from slixmpp_mls.authentication import AllOf, AnyOf, AuthorityService, DirectoryService
-from slixmpp_mls.authentication.key_recording import AroundService
+from slixmpp_mls.authentication import AllOf, AnyOf, DeviceListService, X509Service
+from slixmpp_mls.authentication.key_recording import KeyRecordingService
 from slixmpp_mls.client import Member
 from slixmpp_mls.delivery import DeviceDirectory, KeyPackageDirectory
 from slixmpp_mls.devserver import DevServer
@@ -53,9 +53,9 @@ class Coven:
     def now(self) -> datetime:
         return datetime.fromtimestamp(self.time(), UTC)
 
-    def service(self, **options: Any) -> AuthorityService:
+    def service(self, **options: Any) -> X509Service:
         options = {"crls": self.authority.crl_file, "interval": 0.05, **options}
-        return AuthorityService(self.authority.root_file, clock=self.time, **options)
+        return X509Service(self.authority.root_file, clock=self.time, **options)
 
     def issue(self, person: Person, lifetime: timedelta = 30 * DAY) -> x509.Certificate:
         request = Request.parse(person.mls.certificate_request())
@@ -152,8 +152,8 @@ async def test_a_certificate_that_does_not_fit_is_not_taken_into_use(coven: Cove
 async def refresh(person: Person) -> None:
     """The plugin's service records keys around the one that was configured, which reads its files again here."""
     recording = person.mls.authentication
-    assert isinstance(recording, AroundService)
-    assert isinstance(recording.inner, AuthorityService)
+    assert isinstance(recording, KeyRecordingService)
+    assert isinstance(recording.inner, X509Service)
     await recording.inner.refresh()
 
 
@@ -348,11 +348,11 @@ async def test_who_is_revoked_is_removed_when_the_grace_is_over(coven: Coven) ->
 # --- with the directory ------------------------------------------------------------------------
 
 
-def coven_all(coven: Coven) -> Callable[[DirectoryService], AllOf]:
+def coven_all(coven: Coven) -> Callable[[DeviceListService], AllOf]:
     return lambda directory: AllOf(directory, coven.service())
 
 
-def coven_any(coven: Coven) -> Callable[[DirectoryService], AnyOf]:
+def coven_any(coven: Coven) -> Callable[[DeviceListService], AnyOf]:
     return lambda directory: AnyOf(directory, coven.service())
 
 

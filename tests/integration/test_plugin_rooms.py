@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from slixmpp_mls.authentication import DirectoryService
+from slixmpp_mls.authentication import DeviceListService
 from slixmpp_mls.delivery import DeviceDirectory
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import StanzaTooLarge
@@ -29,7 +29,7 @@ async def two_rooms(server: DevServer, cast: Cast) -> tuple[list[str], Person, P
     return rooms, alice, bob
 
 
-class Slow(DirectoryService):
+class Slow(DeviceListService):
     """Takes its time with one account."""
 
     suspect = ""

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from lxml import etree
 
-from slixmpp_mls.authentication import DirectoryService
+from slixmpp_mls.authentication import DeviceListService
 from slixmpp_mls.delivery import DeviceDirectory
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import NotVouchedFor, UsageError
@@ -180,7 +180,7 @@ async def test_a_substituted_device_list_can_not_change_a_verified_key(server: D
     await alice.mls.trust.verify(bob.account, bob.mls.trust.uri())
     group, leaf = alice.room(), next(m for m in alice.room().members if m.account == bob.account)
     genuine = key(bob)
-    directory = DirectoryService(DeviceDirectory(bob.client))
+    directory = DeviceListService(DeviceDirectory(bob.client))
     false = SUITE.generate_signature_key().public
     await directory.issue(bob.mls.device.identity, {SUITE.signature_scheme: false})
     alice.notify_of_devices(bob.account)
@@ -244,7 +244,7 @@ async def test_a_known_device_with_another_key_is_not_let_in(server: DevServer, 
     await bob.next("mls_removed")
     device = bob.mls.device
     device._signature_keys[SUITE.signature_scheme] = SUITE.generate_signature_key()
-    await DirectoryService(DeviceDirectory(bob.client)).issue(device.identity, device.signature_keys())
+    await DeviceListService(DeviceDirectory(bob.client)).issue(device.identity, device.signature_keys())
     await bob.mls.replenish()
     result = await group.add(bob.account)
     assert result.added == ()

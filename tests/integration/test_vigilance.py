@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from slixmpp_mls.authentication import AcceptAll, DirectoryService, Verdict
+from slixmpp_mls.authentication import AcceptAll, DeviceListService, Verdict
 from slixmpp_mls.delivery import DeviceDirectory
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import NotVouchedFor
@@ -19,7 +19,7 @@ from .people import Cast, Person
 pytestmark = pytest.mark.server
 
 
-class Suspicious(DirectoryService):
+class Suspicious(DeviceListService):
     """Believes the directory, but for one account."""
 
     suspect = ""

@@ -8,7 +8,7 @@ gone, or has nothing to do any more) is passed over after the time of a round tr
 
 *For others.*  Any member may commit another member's proposal, and exactly one should.  All members order the members
 that are in the room in the same way, differently in each epoch; :func:`place` is our place in that order.  Each waits
-for its place's time, and has nothing left to do if a member before it has committed.
+for its place's time (:func:`wait_for_place`), and has nothing left to do if a member before it has committed.
 
 A lying room, or members that ignore their turns, cost only time and superfluous Commits: rule 1 (the first valid Commit
 of an epoch, in the room's order) decides in every case.
@@ -20,12 +20,15 @@ import asyncio
 from collections.abc import Iterable
 from hashlib import sha256
 
-__all__ = ["CommitTurns", "place"]
+__all__ = ["CommitTurns", "place", "wait_for_place"]
 
 _MOST = 64  # in the queue; a room has more only if somebody forges them
 _SHORTEST = 0.1  # seconds that the head of the queue has at least ...
 _LONGEST = 1.0  # ... and at most
 _OVER = 10.0  # seconds after which the remains of a race are forgotten
+
+_ONE_PLACE = 0.25  # seconds for each member before us; a Commit or an answer usually takes less
+_LONGEST_WAIT = 5.0  # seconds after which no member waits any more
 
 
 class CommitTurns:
@@ -98,6 +101,14 @@ def place(own: str, others: Iterable[str], epoch: bytes) -> int:
     """
     mark = _mark(own, epoch)
     return sum(_mark(other, epoch) < mark for other in others)
+
+
+async def wait_for_place(number: int) -> None:
+    """Let the members before us act.
+
+    :param number: our :func:`place`
+    """
+    await asyncio.sleep(min(_LONGEST_WAIT, _ONE_PLACE * number))
 
 
 def _mark(nick: str, epoch: bytes) -> bytes:

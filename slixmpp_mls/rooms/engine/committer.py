@@ -28,7 +28,7 @@ from ...mls.group.resumption import CreationDraft
 from ...mls.structures.proposals import AnyProposal
 from ...stanza import Commit
 from ...stanza.blob import longest
-from .commit_turns import CommitTurns, place
+from .commit_turns import CommitTurns, place, wait_for_place
 from .parts import RoomParts
 from .progress import set_error
 from .transmitter import Transmitter
@@ -38,8 +38,6 @@ __all__ = ["Committer"]
 log = logging.getLogger(__name__)
 
 _COMMIT_ATTEMPTS = 25  # how often a Commit is made again when others come first
-_PLACE = 0.25  # seconds for each member before us in committing for others; a Commit usually takes less
-_LAST_PLACE = 5.0  # seconds after which no member waits any more
 
 
 class _CommitLost(Exception):
@@ -201,7 +199,7 @@ class Committer:
         """Commit another member's proposal soon; seldom do several members commit it."""
         await self._progress.until_live()
         if self._group.is_member:
-            await asyncio.sleep(min(_LAST_PLACE, _PLACE * self.place()))
+            await wait_for_place(self.place())
             await self.commit_pending()
 
     def present(self) -> list[str]:

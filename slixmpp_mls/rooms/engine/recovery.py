@@ -24,6 +24,7 @@ from ...delivery import RoomStanza
 from ...errors import MLSError, PeerError, StanzaTooLarge, UsageError
 from ...runtime import RejoinMode
 from ...stanza.elements import Answer, Inquiry
+from .commit_turns import wait_for_place
 from .committer import Committer
 from .parts import RoomParts
 from .rejoin import Rejoiner, group_infos
@@ -34,8 +35,6 @@ log = logging.getLogger(__name__)
 
 _ANSWER_ARRIVES = 6.0  # seconds in which an online member has answered
 _RECENT = 60.0  # seconds for which an inquiry is answered
-_PLACE = 0.25  # seconds for each member before us in answering
-_LAST_PLACE = 5.0
 _WELCOME_ARRIVES = 60.0  # seconds, until we ask again where the group is
 _SPREAD = 0.5  # seconds: many may become unsure at the same moment
 
@@ -195,7 +194,7 @@ class Recovery:
 
     async def _answer(self, inquiry: Inquiry, asked: Asked, seen: int) -> None:
         group = self._group
-        await asyncio.sleep(min(_LAST_PLACE, _PLACE * self._committer.place()))
+        await wait_for_place(self._committer.place())
         if not self._progress.live.is_set() or not group.is_member:
             return
         if self._answers > seen and self._latest_answer >= group.mls.epoch:
