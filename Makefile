@@ -10,10 +10,10 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 JOBS ?= 3
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
-.PHONY: help setup demo test lint bench xep server clean
+.PHONY: help setup demo test lint bench docs xep server release-check clean
 
 help:  ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
 
 setup: $(VENV)/.installed-test $(VENV)/.installed-lint  ## install what development needs into .venv
 	@echo "Ready: activate with '. $(BIN)/activate'."
@@ -31,14 +31,21 @@ lint: $(VENV)/.installed-test $(VENV)/.installed-lint  ## check with ruff (rules
 bench: $(VENV)/.installed-test $(VENV)/.installed-bench  ## make the tables and plots of benchmarks/
 	@$(BIN)/python -m benchmarks $(or $(ARGS),core)
 
+docs: $(VENV)/.installed-docs  ## build the site into docs/_build/html; warnings and broken links are errors
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs docs/_build/html $(ARGS)
+	@$(BIN)/python docs/check_links.py docs/_build/html
+
 xep: $(VENV)/.installed  ## check the documents of the specification and render them as HTML
 	@$(BIN)/python xep/render.py $(ARGS)
 
 server: $(VENV)/.installed  ## run a temporary XMPP server for bot development
 	@$(BIN)/slixmpp-mls server $(ARGS)
 
+release-check: $(VENV)/.installed-docs $(VENV)/.installed-release  ## build the sdist and the wheel into dist/ and check both
+	@$(BIN)/python release/check.py $(ARGS)
+
 clean:  ## remove everything that these targets made in this folder
-	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis .benchmarks tests/interop/*/node_modules
+	@rm -rf $(VENV) build dist sbom.cdx.json slixmpp-mls.1 docs/_build docs/reference/generated .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis .benchmarks tests/interop/*/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Where the interpreter is gone (an upgrade of the system's Python removes what .venv links to), start over.
