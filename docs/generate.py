@@ -8,7 +8,7 @@ They are written to ``docs/reference/generated/`` when the site is built, and ar
 - ``api.rst`` from what the package and its parts export;
 - ``settings.rst`` from the table in :mod:`slixmpp_mls.runtime.settings`.
 
-The specification is rendered by ``xep/render.py`` into ``docs/_build/extra/xep``.
+The pictures of the concept pages are drawn by :mod:`pictures`, and the specification is rendered by ``xep/render.py`` into ``docs/_build/extra/xep``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pictures
 
 import slixmpp_mls
 from slixmpp_mls import errors
@@ -49,6 +51,7 @@ def everything() -> None:
     """Write all generated pages."""
     shutil.rmtree(GENERATED, ignore_errors=True)
     GENERATED.mkdir(parents=True)
+    pictures.everything(HERE / "concepts" / "pictures")
     command_line()
     _write("events.rst", _events())
     _write("errors.rst", _errors())
@@ -86,7 +89,7 @@ def _classes() -> dict[str, str]:
     """The full name of each class of the package, by its short name; the one with a docstring wins."""
     found: dict[str, str] = {}
     for module in pkgutil.walk_packages(slixmpp_mls.__path__, "slixmpp_mls."):
-        if ".mls." in module.name or ".cli" in module.name or ".testing" in module.name or ".integrations" in module.name:
+        if module.name.split(".")[1] in ("mls", "cli", "testing", "integrations"):
             continue
         for name, value in vars(importlib.import_module(module.name)).items():
             if inspect.isclass(value) and value.__module__ == module.name:
@@ -97,7 +100,7 @@ def _classes() -> dict[str, str]:
 def event_table() -> list[tuple[str, str, str]]:
     """Each event: its name, what it says, and the name of the class of its data ("" if there is none)."""
     rows = []
-    for name, text in re.findall(r"^``(mls_\w+)``\s+(.*)$", events.__doc__ or "", re.MULTILINE):
+    for name, text in re.findall(r"^``(mls_\w+)``  +(.*)$", events.__doc__ or "", re.MULTILINE):
         said, _, data = text.partition(";")
         (data,) = re.findall(r"``(\w+)``|:class:`[.\w]*\.(\w+)`", data)[:1] or [("", "")]
         rows.append((name, said.strip(), data[0] or data[1]))
