@@ -8,7 +8,8 @@ They are written to ``docs/reference/generated/`` when the site is built, and ar
 - ``api.rst`` from what the package and its parts export;
 - ``settings.rst`` from the table in :mod:`slixmpp_mls.runtime.settings`.
 
-The pictures of the concept pages are drawn by :mod:`pictures`, and the specification is rendered by ``xep/render.py`` into ``docs/_build/extra/xep``.
+The pictures of the concept pages are drawn by :mod:`pictures`, and the specification is rendered by ``xep/render.py``
+into ``docs/_build/extra/xep``.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def everything() -> None:
 def specification() -> None:
     """Render the documents of the specification."""
     shutil.rmtree(SPECIFICATION, ignore_errors=True)
-    subprocess.run([sys.executable, ROOT / "xep" / "render.py", "--output", SPECIFICATION], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, ROOT / "xep" / "render.py", "--output", SPECIFICATION], check=True, stdout=subprocess.DEVNULL
+    )
 
 
 def command_line() -> None:
@@ -179,7 +182,11 @@ def _api() -> list[str]:
                 continue
             written.add(value)
             kind = "autoclass" if isinstance(value, type) else "autofunction"
-            lines += [f".. {kind}:: {home}.{value.__qualname__}", *(["   :members:"] if kind == "autoclass" else []), ""]
+            lines += [
+                f".. {kind}:: {home}.{value.__qualname__}",
+                *(["   :members:"] if kind == "autoclass" else []),
+                "",
+            ]
     return lines
 
 

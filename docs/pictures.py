@@ -109,7 +109,9 @@ def draw(width: float, height: float, title: str, shapes: Iterable[Shape]) -> st
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{-UNIT} 0 {(width + 2) * UNIT:g} {height * UNIT:g}" '
         f'width="{(width + 2) * UNIT:g}" role="img" aria-label={quoteattr(title)}>\n<title>{escape(title)}</title>'
         f"<style>{STYLE}</style><defs>{head}</defs>"
-        f'<rect class="paper" x="{-UNIT}" width="100%" height="100%" rx="8"/>\n' + "\n".join(shape.svg() for shape in shapes) + "\n</svg>\n"
+        f'<rect class="paper" x="{-UNIT}" width="100%" height="100%" rx="8"/>\n'
+        + "\n".join(shape.svg() for shape in shapes)
+        + "\n</svg>\n"
     )
 
 
@@ -204,13 +206,15 @@ def servers() -> str:
     """An encrypted stanza: what is in clear, what is not."""
     return draw(72, 22, "What a server sees of a message", [
         Box(2, 2, 68, 18, ""), Words(20, 4.6, "<message from=alice to=room type=groupchat>", ""),
-        Box(5, 6.5, 62, 11, "", "warn"), Words(27, 8.8, "clear: that it is MLS, the group's id, the epoch, the size", ""),
-        Box(8, 10.5, 56, 5.5, "encrypted: who signed it, text, files' keys, replies, time\npadded to a step of sizes", "secret"),
+        Box(5, 6.5, 62, 11, "", "warn"),
+        Words(27, 8.8, "clear: that it is MLS, the group's id, the epoch, the size", ""),
+        Box(8, 10.5, 56, 5.5, "encrypted: who signed it, text, files' keys, replies, time\npadded", "secret"),
     ])  # fmt: skip
 
 
 PICTURES = {
-    "roles": roles, "epoch": epoch, "race": race, "coming-back": coming_back, "admission": admission, "servers": servers,
+    "roles": roles, "epoch": epoch, "race": race, "coming-back": coming_back, "admission": admission,
+    "servers": servers,
 }  # fmt: skip
 
 

@@ -40,7 +40,8 @@ assert slixmpp_mls.MLS.of(bot) is bot.plugin["mls"]
 
 IN_SDIST = (
     "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "Makefile", "hatch_build.py",
-    "xep/mls.xml", "xep/mls.xsd", "docs/conf.py", "sbom.cdx.json", "slixmpp-mls.1", "tests/conftest.py", "benchmarks/README.md",
+    "xep/mls.xml", "xep/mls.xsd", "docs/conf.py", "sbom.cdx.json", "slixmpp-mls.1", "tests/conftest.py",
+    "benchmarks/README.md",
     "examples/echo_bot.py", "slixmpp_mls/py.typed", ".ci/run",
 )  # fmt: skip
 """What must be in the source distribution, so that a distribution can build, test and document from it."""
