@@ -3,12 +3,19 @@
 Any XMPP user can invite us to any address, so an invitation alone has little effect:
 
 - its address is first asked for its identity (XEP-0030), and receives presence only if it is a room (XEP-0045 6.2);
-- for each inviter one attempt is in progress at a time, for all together :data:`PARALLEL`;
+- for each inviter and for each room one attempt is in progress at a time, for all together :data:`PARALLEL`;
 - a failed attempt is repeated after growing pauses, also across restarts, and given up in the end;
+- an inviter that repeats an invitation causes another attempt, :data:`BURST` in :data:`FIRST_PAUSE` at most;
 - the number of invitations is limited for each inviter and in all.  If there are too many in all, the one with the most
   failures is dropped.
 
-In the store: space ``invitation``, key: the room's bare JID, value :class:`InvitationRecord`.
+Invitations of several inviters to one room are independent: a false one does not stand in the way of a genuine one.
+
+An interrupted attempt is not a failed one.  Because a room might end the program, an attempt is counted before it is
+made; the first interruption causes no pause, each further one causes the pause of one failure less.
+
+In the store: space ``invitation``, key: the room's bare JID, a slash, the inviter's bare JID (in stores of 0.1: the
+room's alone), value :class:`InvitationRecord`.
 """
 
 from __future__ import annotations
@@ -31,6 +38,7 @@ log = logging.getLogger(__name__)
 SPACE = "invitation"
 MAX_OF_ONE = 8  # waiting invitations of one inviter
 MAX_WAITING = 64  # waiting invitations in all
+BURST = 3  # attempts in FIRST_PAUSE because of one inviter's invitations to one room
 PARALLEL = 4  # attempts in progress
 EXPIRY = 7 * 86400  # seconds after which an invitation is not followed any more
 FIRST_PAUSE = 60  # seconds after the first attempt; each further pause is four times as long
@@ -57,7 +65,7 @@ class InvitationQueue:
 
     :param is_room: whether an address identifies itself as a room; raises DeliveryError if it gives no answer
     :param follow: reads a room from an archive id on; raises DeliveryError if it does not let us in
-    :param is_read: whether we are in a room's group already, or read it
+    :param is_settled: whether no invitation to a room is of interest, because we are in its group
     :param now: seconds since the Unix epoch
     """
 
@@ -68,30 +76,33 @@ class InvitationQueue:
         *,
         is_room: Callable[[str], Awaitable[bool]],
         follow: Callable[[str, str | None], Awaitable[object]],
-        is_read: Callable[[str], bool],
+        is_settled: Callable[[str], bool],
         now: Callable[[], int],
     ) -> None:
         self._store = store
         self._tasks = tasks
         self._is_room = is_room
         self._follow = follow
-        self._is_read = is_read
+        self._is_settled = is_settled
         self._now = now
         self._news = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._under_way: dict[str, str] = {}  # rooms by inviter
+        self._begun: dict[bytes, list[int]] = {}  # when the attempts of the last FIRST_PAUSE began
 
-    def waiting(self) -> dict[str, InvitationRecord]:
-        """The waiting invitations, by room.
+    def waiting(self) -> dict[tuple[str, str], InvitationRecord]:
+        """The waiting invitations, by room and inviter.
 
         :raises StoreError: the store failed
         """
+        return {(_room(key), record.inviter.decode()): record for key, record in self._records().items()}
+
+    def _records(self) -> dict[bytes, InvitationRecord]:
         with self._store.transaction() as transaction:
-            return {key.decode(): InvitationRecord.decode(value) for key, value in transaction.items(SPACE)}
+            return {key: InvitationRecord.decode(value) for key, value in transaction.items(SPACE)}
 
     def add(self, room: str, inviter: str, after: str | None) -> bool:
-        """Follow an invitation, in this run or the next.  An invitation to a room that is read, or queued, changes
-        nothing.
+        """Follow an invitation, in this run or the next.  An invitation to a group that we are in changes nothing.
 
         :param room: bare JID
         :param inviter: bare JID
@@ -99,21 +110,26 @@ class InvitationQueue:
         :returns: False if it is not followed
         :raises StoreError: nothing has changed
         """
-        if self._is_read(room):
+        if self._is_settled(room):
             return False
-        waiting = self.waiting()
-        if room in waiting:
-            return False
-        if sum(record.inviter == inviter.encode() for record in waiting.values()) >= MAX_OF_ONE:
+        now, key, records = self._now(), _key(room, inviter), self._records()
+        place = (after or "").encode()
+        begun = self._begun.get(key, [])
+        earliest = begun[-BURST] + FIRST_PAUSE if len(begun) >= BURST else 0
+        record = records.get(key)
+        if record is not None:
+            record = replace(record, after=place or record.after, received=now, due=max(earliest, min(record.due, now)))
+        elif sum(each.inviter == inviter.encode() for each in records.values()) >= MAX_OF_ONE:
             log.info("an invitation by %s is not followed: %d wait already", inviter, MAX_OF_ONE)
             return False
-        now = self._now()
+        else:
+            record = InvitationRecord(inviter.encode(), place, now, max(earliest, now), 0)
         with self._store.transaction() as transaction:
-            if len(waiting) >= MAX_WAITING:
-                worst = max(waiting, key=lambda each: (waiting[each].attempts, -waiting[each].received))
-                transaction.delete(SPACE, worst.encode())
-            record = InvitationRecord(inviter.encode(), (after or "").encode(), now, now, 0)
-            transaction.put(SPACE, room.encode(), record.encode())
+            if key not in records and len(records) >= MAX_WAITING:
+                transaction.delete(
+                    SPACE, max(records, key=lambda each: (records[each].attempts, -records[each].received))
+                )
+            transaction.put(SPACE, key, record.encode())
         self._news.set()
         return True
 
@@ -143,42 +159,65 @@ class InvitationQueue:
         :returns: seconds until the next one is due; None: something else must happen before
         """
         now = self._now()
+        for key, begun in list(self._begun.items()):
+            self._begun[key] = recent = [time for time in begun if abs(now - time) < FIRST_PAUSE]
+            if not recent:
+                del self._begun[key]
         pause: float | None = None
-        for room, record in sorted(self.waiting().items(), key=lambda item: (item[1].attempts, item[1].due)):
-            inviter = record.inviter.decode()
-            if abs(now - record.received) > EXPIRY or self._is_read(room):
-                self._forget(room)
-            elif len(self._under_way) >= PARALLEL or inviter in self._under_way:
+        for key, record in sorted(self._records().items(), key=lambda item: (item[1].attempts, item[1].due)):
+            room, inviter = _room(key), record.inviter.decode()
+            if abs(now - record.received) > EXPIRY or self._is_settled(room):
+                self._forget(key)
+            elif len(self._under_way) >= PARALLEL or inviter in self._under_way or room in self._under_way.values():
                 continue  # the end of any attempt wakes the queue
             elif record.due > now:
                 # A clock that is set back delays an invitation by a day at most.
                 pause = min(record.due - now, LONGEST_PAUSE, pause or LONGEST_PAUSE)
             else:
                 self._under_way[inviter] = room
-                self._tasks.spawn(self._attempt(room, record), f"following an invitation to {room}")
+                self._begun.setdefault(key, []).append(now)
+                self._tasks.spawn(self._attempt(key, record), f"following an invitation to {room}")
         return pause
 
-    async def _attempt(self, room: str, record: InvitationRecord) -> None:
-        # It counts before it is made: a room that ends the program is not tried at each start.
-        attempts = min(record.attempts + 1, 255)
-        due = self._now() + min(FIRST_PAUSE * 4 ** min(attempts - 1, 8), LONGEST_PAUSE)
+    async def _attempt(self, key: bytes, record: InvitationRecord) -> None:
+        room = _room(key)
+        record = replace(record, attempts=min(record.attempts + 1, 255), due=self._now() + _pause(record.attempts))
         try:
-            with self._store.transaction() as transaction:
-                transaction.put(SPACE, room.encode(), replace(record, attempts=attempts, due=due).encode())
+            self._put(key, record)
             if not await self._is_room(room):  # XEP-0045 6.2: presence is only for rooms
                 log.info("an invitation is not followed: %s is no room", room)
             else:
                 await self._follow(room, record.after.decode() or None)
-            self._forget(room)
+            if self._records().get(key) == record:  # it has not been repeated meanwhile
+                self._forget(key)
         except DeliveryError as error:
             log.info("an invitation to %s cannot be followed yet: %s", room, error)
+            if self._records().get(key) == record:
+                self._put(key, replace(record, due=self._now() + _pause(record.attempts)))
         except MLSError:
-            self._forget(room)
+            self._forget(key)
             raise
         finally:
             self._under_way.pop(record.inviter.decode(), None)
             self._news.set()
 
-    def _forget(self, room: str) -> None:
+    def _put(self, key: bytes, record: InvitationRecord) -> None:
         with self._store.transaction() as transaction:
-            transaction.delete(SPACE, room.encode())
+            transaction.put(SPACE, key, record.encode())
+
+    def _forget(self, key: bytes) -> None:
+        with self._store.transaction() as transaction:
+            transaction.delete(SPACE, key)
+
+
+def _key(room: str, inviter: str) -> bytes:
+    return f"{room}/{inviter}".encode()
+
+
+def _room(key: bytes) -> str:
+    return key.decode().partition("/")[0]
+
+
+def _pause(attempts: int) -> int:
+    """Seconds until the next attempt, after so many."""
+    return 0 if attempts == 0 else min(FIRST_PAUSE * 4 ** min(attempts - 1, 8), LONGEST_PAUSE)

@@ -100,15 +100,16 @@ class Invitations:
         """
         self._store = context.device.store
 
-        def is_read(room: str) -> bool:
-            handle = rooms.get(room)
-            return handle is not None and handle.worker.running
-
         async def follow(room: str, after: str | None) -> None:
-            await rooms.follow(room, await self._known(room, after))
+            await rooms.follow_invitation(room, await self._known(room, after))
 
         self._queue = InvitationQueue(
-            self._store, self._tasks, is_room=self._is_room, follow=follow, is_read=is_read, now=lambda: context.now
+            self._store,
+            self._tasks,
+            is_room=self._is_room,
+            follow=follow,
+            is_settled=rooms.needs_no_invitation,
+            now=lambda: context.now,
         )
         while self._early:
             self._queue.add(*self._early.popleft())

@@ -22,6 +22,7 @@ from ..errors import (
     DeviceRetired,
     DowngradeSuspected,
     GroupExists,
+    NoAnswer,
     NotPermitted,
     RoomUnsuitable,
     SuiteUnsupported,
@@ -42,6 +43,12 @@ __all__ = ["ENTERING_TIMEOUT", "Rooms"]
 
 ENTERING_TIMEOUT = 10.0
 """Seconds for which a start waits for rooms that do not answer."""
+
+READING_TIMEOUT = 60.0
+"""Seconds for which an invitation waits for the end of the reading that an earlier one has caused."""
+
+
+_WAITING = (MembershipState.INVITED, MembershipState.LOST)
 
 
 class Rooms:
@@ -291,6 +298,40 @@ class Rooms:
             handle.worker.rejoiner.by_hand()
         await handle.wait_joined()
         return handle
+
+    def needs_no_invitation(self, room: str) -> bool:
+        """Whether an invitation to a room changes nothing: we are in its group and read it, or we are making it.
+
+        :param room: bare JID
+        """
+        handle = self._rooms.get(room)
+        if handle is None:
+            return False
+        return handle.group.state is MembershipState.FOUNDING or (handle.is_member and handle.worker.running)
+
+    async def follow_invitation(self, room: str, after: str | None) -> None:
+        """Read a room because of an invitation.
+
+        Inviters may name wrong places.  Therefore a room that we wait in already is first read to the end from our
+        place; only then do we go to the place that this invitation names.
+
+        :param room: bare JID
+        :param after: see :meth:`follow`
+        :raises DeliveryError: the room does not let us in, or was not read to the end in :data:`READING_TIMEOUT`
+        """
+        handle = self._rooms.get(room)
+        if handle is not None and not handle.is_member and (handle.worker.running or handle.group.state in _WAITING):
+            async with self._entering.setdefault(room, asyncio.Lock()):
+                if not handle.worker.running:
+                    await handle.worker.start()
+            try:
+                async with asyncio.timeout(READING_TIMEOUT):
+                    await handle.wait_live()
+            except TimeoutError:
+                raise NoAnswer(f"{room} has not been read to the end yet") from None
+            if handle.is_member or after is None:
+                return
+        await self.follow(room, after)
 
     async def follow(self, room: str, after: str | None) -> EncryptedRoom:
         """Read a room; if we are not in its group, look for a Welcome.

@@ -11,7 +11,15 @@ from slixmpp_mls.delivery.invitation import invitation
 from slixmpp_mls.delivery.muc_config import MUC
 from slixmpp_mls.errors import ArchiveGap, NoAnswer, NotPermitted
 from slixmpp_mls.rooms import invitations
-from slixmpp_mls.rooms.invitation_queue import EXPIRY, MAX_OF_ONE, MAX_WAITING, InvitationQueue
+from slixmpp_mls.rooms.invitation_queue import (
+    BURST,
+    EXPIRY,
+    MAX_OF_ONE,
+    MAX_WAITING,
+    SPACE,
+    InvitationQueue,
+    InvitationRecord,
+)
 from slixmpp_mls.runtime import Tasks
 from slixmpp_mls.stanza import Invitation
 from slixmpp_mls.store import MemoryStore, Store
@@ -31,6 +39,7 @@ class World:
         self.no_rooms: set[str] = set()
         self.silent = False
         self.refuses = False
+        self.joins = True
         self.read: set[str] = set()
         self.answer = asyncio.Event()
         self.answer.set()
@@ -52,7 +61,8 @@ class World:
         if self.refuses:
             raise NotPermitted(room)
         self.entered.append((room, after))
-        self.read.add(room)
+        if self.joins:
+            self.read.add(room)
 
     @asynccontextmanager
     async def queue(self, store: Store | None = None) -> AsyncIterator[InvitationQueue]:
@@ -63,7 +73,7 @@ class World:
             tasks,
             is_room=self.is_room,
             follow=self.follow,
-            is_read=self.read.__contains__,
+            is_settled=self.read.__contains__,
             now=lambda: self.now,
         )
         yield queue
@@ -126,7 +136,7 @@ async def test_pauses_grow_survive_restarts_and_end() -> None:
             waiting = queue.waiting()
             if not waiting:
                 break
-            due = waiting["r@rooms.example"].due
+            due = waiting["r@rooms.example", STRANGER].due
             assert due > world.now  # a restart alone asks nobody
         pauses.append(due - world.now)
         world.now = due
@@ -142,7 +152,9 @@ async def test_a_room_that_does_not_let_us_in_yet_is_tried_again() -> None:
     async with world.queue() as queue:
         queue.start()
         queue.add("r@rooms.example", STRANGER, None)
-        await until(lambda: world.asked and queue.waiting()["r@rooms.example"].attempts == 1 and not queue._under_way)
+        await until(
+            lambda: world.asked and queue.waiting()["r@rooms.example", STRANGER].attempts == 1 and not queue._under_way
+        )
         world.refuses = False
         world.now += 60
         queue._news.set()
@@ -158,21 +170,99 @@ async def test_limits_for_each_inviter_and_in_all() -> None:
             world.now += 1
             assert queue.add(f"s{number}@rooms.example", f"other{number}@m.example", None)
         assert len(queue.waiting()) == MAX_WAITING
-        assert "s99@rooms.example" in queue.waiting()
+        assert ("s99@rooms.example", "other99@m.example") in queue.waiting()
 
 
-async def test_repeated_invitations_change_nothing() -> None:
-    world = World()
-    async with world.queue() as queue:
-        assert queue.add("r@rooms.example", STRANGER, "x1")
-        before = queue.waiting()
-        assert not queue.add("r@rooms.example", "other@m.example", "x2")
-        assert queue.waiting() == before
+async def test_an_interrupted_first_attempt_is_made_again_at_once() -> None:
+    """A restart while the room is asked is no failure of the room's; but a room that ends the program has to wait."""
+    world, store = World(), MemoryStore("bot@b.example")
+    world.answer.clear()
+    for attempt in range(1, 3):
+        async with world.queue(store) as queue:
+            queue.add("r@rooms.example", STRANGER, "x1")
+            queue.start()
+            await until(lambda: world.under_way)
+            assert len(world.asked) == attempt
+    async with world.queue(store) as queue:
         queue.start()
-        await until(lambda: world.entered)
         await soon()
-        assert not queue.add("r@rooms.example", STRANGER, "x0")  # it is being read
+        assert len(world.asked) == 2
+        assert queue.waiting()["r@rooms.example", STRANGER].due == world.now + 60
+        world.answer.set()
+        world.now += 60
+        queue._news.set()
+        await until(lambda: world.entered == [("r@rooms.example", "x1")])
+
+
+async def test_invitations_of_two_inviters_are_independent() -> None:
+    """A false invitation that waits for its next attempt does not delay a genuine one."""
+    world = World()
+    world.refuses = True
+    async with world.queue() as queue:
+        queue.start()
+        assert queue.add("r@rooms.example", STRANGER, "x1")
+        await until(lambda: world.asked and not queue._under_way)
+        world.refuses = False
+        assert queue.add("r@rooms.example", "alice@a.example", "x2")
+        await until(lambda: world.entered == [("r@rooms.example", "x2")])
+        await until(lambda: not queue.waiting())  # what is read already needs no other
+        assert world.most == 1
+
+
+async def test_a_repeated_invitation_is_followed_a_few_times_a_minute() -> None:
+    world = World()
+    world.refuses = True
+    async with world.queue() as queue:
+        queue.start()
+        for number in range(5):
+            assert queue.add("r@rooms.example", STRANGER, f"x{number}")
+            await until(lambda: not queue._under_way and not queue._news.is_set())
+        assert len(world.asked) == BURST == 3
+        ((_, record),) = queue.waiting().items()
+        assert (record.after, record.due) == (b"x4", world.now + 60)
+        world.now += 60
+        queue._news.set()
+        await until(lambda: len(world.asked) == 4 and not queue._under_way)
+        await until(lambda: queue.waiting()["r@rooms.example", STRANGER].due > world.now + 60)
+        world.refuses = False
+        assert queue.add("r@rooms.example", STRANGER, "x5")  # though its next attempt would be later
+        await until(lambda: world.entered == [("r@rooms.example", "x5")])
+
+
+async def test_an_invitation_that_is_repeated_during_its_attempt_is_not_lost() -> None:
+    world = World()
+    world.answer.clear()
+    world.joins = False  # there is no Welcome for us yet
+    async with world.queue() as queue:
+        queue.start()
+        queue.add("r@rooms.example", STRANGER, "x1")
+        await until(lambda: world.under_way)
+        queue.add("r@rooms.example", STRANGER, "x2")
+        world.answer.set()
+        await until(lambda: world.entered == [("r@rooms.example", "x1"), ("r@rooms.example", "x2")])
+
+
+async def test_an_invitation_to_a_group_that_we_are_in_changes_nothing() -> None:
+    world = World()
+    world.read.add("r@rooms.example")
+    async with world.queue() as queue:
+        queue.start()
+        assert not queue.add("r@rooms.example", STRANGER, "x0")
+        await soon()
         assert not queue.waiting()
+        assert not world.asked
+
+
+async def test_an_invitation_that_a_store_of_0_1_keeps() -> None:
+    """Its key is the room alone."""
+    world, store = World(), MemoryStore("bot@b.example")
+    with store.transaction() as transaction:
+        record = InvitationRecord(STRANGER.encode(), b"x1", world.now, world.now, 0)
+        transaction.put(SPACE, b"r@rooms.example", record.encode())
+    async with world.queue(store) as queue:
+        queue.start()
+        await until(lambda: world.entered == [("r@rooms.example", "x1")])
+        await until(lambda: not queue.waiting())
 
 
 async def test_an_invitation_from_the_stream_to_the_room(world: Any, monkeypatch: Any) -> None:
@@ -203,7 +293,7 @@ async def test_an_invitation_from_the_stream_to_the_room(world: Any, monkeypatch
 
     monkeypatch.setattr(invitations, "features", described)
     monkeypatch.setattr(invitations, "Archive", Archive)
-    monkeypatch.setattr(dave.rooms, "follow", follow)
+    monkeypatch.setattr(dave.rooms, "follow_invitation", follow)
     listening = invitations.Invitations(dave.xmpp, dave.context.tasks, None, ready)
     try:
         for room in ("person@p.example", world.room.jid, world.room.jid):

@@ -9,7 +9,8 @@ import pytest
 from slixmpp_mls.client import RoomGroup
 from slixmpp_mls.client.group.resumption_psks import Awaited
 from slixmpp_mls.client.storage.records import MembershipState
-from slixmpp_mls.errors import DeviceRetired, NotPermitted, RoomLost, UsageError
+from slixmpp_mls.errors import DeviceRetired, NoAnswer, NotPermitted, RoomLost, UsageError
+from slixmpp_mls.rooms import registry
 from slixmpp_mls.rooms.content import seal_body
 from slixmpp_mls.rooms.epoch_code import EpochHistory
 from slixmpp_mls.stanza.content_profile import PROFILE
@@ -17,7 +18,7 @@ from slixmpp_mls.stanza.sce import Envelope
 from slixmpp_mls.testing import FakeMUC, Participant, World
 
 from ..client.people import ALICE, BOB
-from .people import Bot, until
+from .people import Bot, soon, until
 
 
 async def met(world: World) -> tuple[Bot, Participant]:
@@ -108,6 +109,49 @@ async def test_a_room_that_lets_nobody_in_is_not_waited_for(world: World) -> Non
         await dave.rooms.follow(world.room.jid, None)
     assert not dave.rooms.all
     assert RoomGroup(dave.context.device, world.room.jid).state is MembershipState.OUT
+
+
+def added(world: World) -> tuple[Bot, str, str]:
+    """Dave, whom Alice has added, and the places in the archive before and after that."""
+    alice, _ = world.group(ALICE, BOB)
+    dave = Bot(world.person("dave@d.example"))
+    alice.commit(*alice.adding("dave@d.example"))
+    before, after = world.room.archive()[-1].archive_id, world.room.deliver()
+    world.settle()
+    return dave, before, after
+
+
+async def test_a_false_place_in_an_invitation_does_not_hide_a_genuine_one(world: World) -> None:
+    """Somebody was quicker, and named a place behind the Welcome."""
+    dave, before, after = added(world)
+    await dave.rooms.follow_invitation(world.room.jid, after)
+    await until(lambda: dave.room.live)
+    assert dave.room.group.state is MembershipState.INVITED
+    assert not dave.rooms.needs_no_invitation(world.room.jid)
+    await dave.rooms.follow_invitation(world.room.jid, before)
+    await until(lambda: dave.room.is_member and dave.room.live)
+    assert dave.rooms.needs_no_invitation(world.room.jid)
+    dave.rooms.close()
+
+
+async def test_a_false_place_in_an_invitation_skips_nothing_that_is_being_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dave, before, after = added(world)
+    await dave.rooms.follow_invitation(world.room.jid, before)
+    dave.muc.interrupt()  # before anything is read
+    assert not dave.room.is_member
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "READING_TIMEOUT", 0.01)
+        with pytest.raises(NoAnswer):
+            await dave.rooms.follow_invitation(world.room.jid, after)
+    following = asyncio.create_task(dave.rooms.follow_invitation(world.room.jid, after))
+    await soon()
+    assert not following.done()
+    dave.muc.enter_again()
+    await asyncio.wait_for(following, 5)
+    assert dave.room.is_member
+    dave.rooms.close()
 
 
 async def test_an_invitation_that_was_noted_is_followed_after_a_restart(world: World) -> None:
