@@ -99,6 +99,7 @@ class MLS(BasePlugin):
     }
     default_config: ClassVar[dict[str, Any]] = DEFAULTS
     xmpp: ClientXMPP
+    _own_service: DirectoryService | None = None  # slixmpp calls `session_bind` before `plugin_init` within a session
 
     @classmethod
     def of(cls, bot: ClientXMPP) -> MLS:
@@ -124,7 +125,10 @@ class MLS(BasePlugin):
         self.directory = KeyPackageDirectory(self.xmpp)
         self.uploads = Uploads(self.xmpp, allow_url=settings.allow_url)
         self._node = DeviceDirectory(self.xmpp)
+<<<<<<< HEAD
         self._own_service: DeviceListService | None = None
+=======
+>>>>>>> e3fcdfd (A plugin for poezio: encrypted rooms and conversations of two in its tabs; texts of peers keep every script)
         given = settings.authentication
         if given is None or callable(given):
             self._own_service = DeviceListService(self._node, clock=self.clock.time)
@@ -143,6 +147,10 @@ class MLS(BasePlugin):
         self.xmpp.add_filter("out", keep_in)
         self.xmpp.add_event_handler("session_start", self._session_started)
         self.xmpp.add_event_handler("session_resumed", self._session_resumed)
+        if self.xmpp.session_bind_event.is_set():  # registered within a session, as by a plugin of a client
+            if self._own_service is not None:
+                self._own_service.start()
+            self.xmpp.loop.call_soon(self._session_started, None)
 
     def session_bind(self, jid: object) -> None:
         # slixmpp keeps features by address, so they are announced once there is one; presence comes later.

@@ -8,7 +8,6 @@ import os
 import secrets
 import signal
 import sys
-import unicodedata
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from ..devserver.packages import ReportDownload
+from ..stanza.display import displayable as clean
 from ..stanza.xml import write_datetime
 
 __all__ = [
@@ -38,12 +38,6 @@ _colours: dict[str, str] = {}
 def colour_of(who: str) -> str:
     """A colour for a person, the same for as long as the program runs."""
     return _colours.setdefault(who, _COLOURS[len(_colours) % len(_COLOURS)])
-
-
-def clean(text: str) -> str:
-    """A peer's text, without characters that move the cursor, change colours or reverse the direction of writing."""
-    return "".join(one if one in "\n\t" or unicodedata.category(one) not in ("Cc", "Cf", "Zl", "Zp", "Cs") else "\ufffd"
-                   for one in text)  # fmt: skip
 
 
 def iso(moment: datetime | float | None) -> str | None:
