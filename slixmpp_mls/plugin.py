@@ -99,7 +99,7 @@ class MLS(BasePlugin):
     }
     default_config: ClassVar[dict[str, Any]] = DEFAULTS
     xmpp: ClientXMPP
-    _own_service: DirectoryService | None = None  # slixmpp calls `session_bind` before `plugin_init` within a session
+    _own_service: DeviceListService | None = None  # slixmpp calls `session_bind` before `plugin_init` within a session
 
     @classmethod
     def of(cls, bot: ClientXMPP) -> MLS:
@@ -125,10 +125,6 @@ class MLS(BasePlugin):
         self.directory = KeyPackageDirectory(self.xmpp)
         self.uploads = Uploads(self.xmpp, allow_url=settings.allow_url)
         self._node = DeviceDirectory(self.xmpp)
-<<<<<<< HEAD
-        self._own_service: DeviceListService | None = None
-=======
->>>>>>> e3fcdfd (A plugin for poezio: encrypted rooms and conversations of two in its tabs; texts of peers keep every script)
         given = settings.authentication
         if given is None or callable(given):
             self._own_service = DeviceListService(self._node, clock=self.clock.time)

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-SECONDS = 40.0
+SECONDS = 60.0
 
 
 def needs(condition: object, what: str) -> None:
@@ -76,10 +76,10 @@ class Terminal:
         before = await self.screen()
         await self._tmux("send-keys", "-l", "--", text)
         async with asyncio.timeout(SECONDS):
-            while (now := await self.screen()) == before or text[-8:].strip() not in now:
+            while (now := await self.screen()) == before or text[-8:].strip() not in now:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
             await self._tmux("send-keys", "Enter")
-            while await self.screen() == now:
+            while await self.screen() == now:  # noqa: ASYNC110  # a screen tells of nothing
                 await asyncio.sleep(0.1)
 
     async def press(self, *keys: str) -> None:
@@ -96,7 +96,7 @@ class Terminal:
 
 @asynccontextmanager
 async def terminal(
-    *command: str, folder: Path, width: int = 120, height: int = 32, **environment: str
+    *command: str, folder: Path, environment: dict[str, str], width: int = 120, height: int = 32
 ) -> AsyncIterator[Terminal]:
     """Run a program in a terminal of its own, which is closed in the end."""
     needs(shutil.which("tmux"), "tmux")

@@ -131,8 +131,8 @@ class RoomCommands:
         self._files[self._numbered] = file
         while len(self._files) > _KEPT:
             self._files.popitem(last=False)
-        kind = displayable(file.media_type or "file")
-        return f"[{self._numbered}] {file.name or 'without a name'} ({kind}, {file.size:,} octets): /save {self._numbered}"
+        about = f"{displayable(file.media_type or 'file')}, {file.size:,} octets"
+        return f"[{self._numbered}] {file.name or 'without a name'} ({about}): /save {self._numbered}"
 
     async def run(self, room: EncryptedRoom, name: str, rest: str = "") -> Result:
         """Run a command.
@@ -241,7 +241,7 @@ class RoomCommands:
         words = _words(rest)
         if not words:
             raise UsageError("which file? /file PATH [TEXT]")
-        path, caption = Path(words[0]).expanduser(), " ".join(words[1:])
+        path, caption = _path(words[0]), " ".join(words[1:])
         sent = await room.send_file(path, caption=caption or None)
         self.session(room.jid).sent_one(sent, caption)
         return Result(sent=sent, shown="\n".join(filter(None, (displayable(caption), f"[file] {path.name}"))))
@@ -253,7 +253,7 @@ class RoomCommands:
         file = self._files.get(int(words[0]))
         if file is None:
             raise UsageError(f"there is no file {words[0]} in this session")
-        path = await file.save(Path(words[1]).expanduser() if len(words) == 2 else self._folder)
+        path = await file.save(_path(words[1]) if len(words) == 2 else self._folder)
         return Result(f"Saved as {displayable(str(path))}")
 
 
@@ -262,6 +262,10 @@ def _two(rest: str, usage: str) -> tuple[str, str]:
     if not key.strip():
         raise UsageError(usage)
     return account, key.strip()
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
 
 
 def _words(rest: str) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..authentication import TrustChanged
-from ..client import GroupChanged, JoinRequested, LeftBehind, Rejected, RemovedFromGroup, Unreadable, Unsure
+from ..client import GroupChanged, Joined, JoinRequested, LeftBehind, Rejected, RemovedFromGroup, Unreadable, Unsure
 from ..rooms.conversations import ConversationMerged
 from ..stanza.display import displayable
 
@@ -26,6 +26,10 @@ class Notice:
     text: str
     room: str | None = None
     warning: bool = False
+
+
+def _joined(event: Joined) -> str:
+    return "this device is in the group" + (f", let in by {event.by.account}" if event.by is not None else "")
 
 
 def _changed(event: GroupChanged) -> str:
@@ -71,7 +75,7 @@ def _merged(event: ConversationMerged) -> str:
 
 
 _WORDS: Final[dict[str, tuple[bool, Callable[[Any], str | None]]]] = {
-    "mls_joined": (False, lambda event: f"this device is in the group{f', let in by {event.by.account}' if event.by else ''}"),
+    "mls_joined": (False, _joined),
     "mls_group_changed": (False, _changed),
     "mls_removed": (True, _removed),
     "mls_rejected": (True, _rejected),
@@ -90,8 +94,10 @@ _WORDS: Final[dict[str, tuple[bool, Callable[[Any], str | None]]]] = {
     "mls_doubted": (True, lambda event: f"{event.member} is doubted: {event.doubt.text}"),
     "mls_new_device": (
         True,
-        lambda event: f"your account has another device, {event.id} ({event.label or 'without a name'}):"
-        f" {event.fingerprint or 'no key'}",
+        lambda event: (
+            f"your account has another device, {event.id} ({event.label or 'without a name'}):"
+            f" {event.fingerprint or 'no key'}"
+        ),
     ),
     "mls_device_conflict": (True, lambda event: f"the keys of your device {event.id} are listed differently"),
     "mls_retired": (True, lambda _: "your account has retired this device; a new store makes a new one"),

@@ -34,7 +34,7 @@ from collections.abc import Callable, Coroutine
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from poezio import xdg
 from poezio.plugin_e2ee import E2EEPlugin, NothingToEncrypt
@@ -47,10 +47,10 @@ from poezio.ui.types import Message as Line
 from slixmpp import JID
 from slixmpp.stanza import Message
 
-from ..identity import TrustLevel
 from ..delivery import Invitation, Stream
 from ..delivery.muc_config import configure
 from ..errors import GroupExists, MLSError, RoomUnsuitable, UsageError
+from ..identity import TrustLevel
 from ..plugin import MLS
 from ..rooms.encrypted_room import EncryptedMessage, EncryptedRoom, SentMessage
 from ..stanza import NS
@@ -79,7 +79,7 @@ class Plugin(E2EEPlugin):
     encryption_name = "MLS"
     encryption_short_name = "mls"
     eme_ns = NS
-    encrypted_tags: ClassVar[list[tuple[str, str]]] = [(NS, "application")]
+    encrypted_tags = [(NS, "application")]
     stanza_encryption = True
     replace_body_with_eme = False
     supported_tab_types = (DynamicConversationTab, StaticConversationTab, PrivateTab, MucTab)
@@ -131,12 +131,13 @@ class Plugin(E2EEPlugin):
         for name, handler in self._handlers.items():
             xmpp.del_event_handler(name, handler)
         xmpp.remove_handler("EncryptedTag0")
-        xmpp.plugin.disable("mls")
+        xmpp.plugin.disable("mls")  # type: ignore[attr-defined]
         self._information("Encrypted tabs send nothing until the plugin is loaded again.", "Warning")
 
     def _accepts(self, invitation: Invitation) -> bool:
         inviter = invitation.inviter.bare
-        if self.config.get("accept") == "all" or (inviter in roster and roster[inviter].subscription != "none"):
+        contact = roster[inviter] if inviter in roster else None  # noqa: SIM401  # it has no get()
+        if self.config.get("accept") == "all" or (contact is not None and contact.subscription != "none"):
             return True
         room = invitation.room
         self._information(f"{inviter} invites you to the encrypted room {room}: /join {room}, then /mls accepts.")
@@ -225,7 +226,7 @@ class Plugin(E2EEPlugin):
     async def _turn_on(self, tab: ChatTab) -> None:
         address = self._address(tab)
         if isinstance(tab, PrivateTab):
-            tab = self.core.get_conversation_by_jid(JID(address), create=True)
+            tab = self._conversation_tab(address)
             self.core.tabs.set_current_tab(tab)
         self._configure(address, self.encryption_short_name)
         self._enable(address)  # nothing leaves in clear from here on
@@ -297,7 +298,7 @@ class Plugin(E2EEPlugin):
         """
         if not isinstance(tab, PrivateTab):
             return str(tab.jid.bare)
-        for user in tab.parent_muc.users:
+        for user in tab.parent_muc.users if tab.parent_muc is not None else ():
             if user.nick == tab.jid.resource and user.jid:
                 return str(JID(user.jid).bare)
         raise UsageError("the room does not say who that is: open a conversation with their address (/message)")
@@ -314,8 +315,8 @@ class Plugin(E2EEPlugin):
         tab.cancel_paused_delay()
         self._run(tab, self._send(tab, content, correct))
 
-    async def _encrypt(self, stanza: Any) -> Any:
-        """The base class's filter for all that poezio sends."""
+    async def _encrypt(self, stanza: Any, passthrough: bool = True) -> Any:
+        """The base class's filter for all that poezio sends; its metaclass takes `passthrough`."""
         if not isinstance(stanza, Message) or stanza["type"] not in ("normal", "chat", "groupchat"):
             raise NothingToEncrypt
         if any(child.tag.startswith(f"{{{NS}}}") for child in stanza.xml):
@@ -328,7 +329,7 @@ class Plugin(E2EEPlugin):
             return None
         if not self._encryption_enabled(to) or stanza.xml.find("{http://jabber.org/protocol/muc#user}x") is not None:
             raise NothingToEncrypt
-        tab = self._room_tab(to.bare) or self.core.get_conversation_by_jid(JID(to.bare), create=True)
+        tab = self._room_tab(to.bare) or self._conversation_tab(to.bare)
         await self.encrypt(stanza, None, tab)
         return None
 
@@ -370,7 +371,6 @@ class Plugin(E2EEPlugin):
         text = str(content["body"])
         if not text:
             return
-        tab.set_last_sent_message(content, correct=correct)
         self._commands.session(room.jid).sent_one(sent, text)
         if correct:
             self._replace(tab, content["replace"]["id"], sent.origin_id, text, room.own_account)
@@ -379,6 +379,9 @@ class Plugin(E2EEPlugin):
 
     def _show_own(self, tab: ChatTab, sent: SentMessage, text: str) -> None:
         own = self.core.xmpp.boundjid
+        last = self.core.xmpp.make_message(mto=tab.jid, mbody=text)
+        last["id"] = sent.origin_id
+        tab.set_last_sent_message(last)  # for /correct
         nick = tab.own_nick if isinstance(tab, MucTab) else self.core.own_nick
         self._add(tab, Line(displayable(text), nick, nick_color=get_theme().COLOR_OWN_NICK,
                             identifier=sent.origin_id, jid=JID(own.bare)))  # fmt: skip
@@ -399,17 +402,20 @@ class Plugin(E2EEPlugin):
     def _room_tab(self, room: str) -> MucTab | None:
         return self.core.tabs.by_name_and_class(room, MucTab)
 
+    def _conversation_tab(self, account: str) -> ConversationTab:
+        tab = self.core.get_conversation_by_jid(JID(account), create=True)
+        assert tab is not None  # since it was to be created
+        return tab
+
     def _tab_of(self, room: EncryptedRoom) -> ChatTab:
         """The tab of a room or conversation, opened behind the others if there is none."""
-        partner = room.partner
-        if partner is not None:
-            tab = self.core.get_conversation_by_jid(JID(partner), create=True)
-        else:
-            tab = self._room_tab(room.jid)
-            if tab is None:
-                tab = self.core.open_new_room(JID(room.jid), self.core.own_nick, focus=False)
-                tab.join()
-        self._enable(partner or room.jid)
+        self._enable(room.partner or room.jid)
+        if room.partner is not None:
+            return self._conversation_tab(room.partner)
+        tab = self._room_tab(room.jid)
+        if tab is None:
+            tab = self.core.open_new_room(JID(room.jid), self.core.own_nick, focus=False)
+            tab.join()
         return tab
 
     def _show(self, message: EncryptedMessage) -> None:
@@ -502,7 +508,7 @@ class Plugin(E2EEPlugin):
             self._information(said.text, "Warning" if said.warning else "Info")
             return
         if name == "mls_joined":
-            self.core.pending_invites.pop(said.room, None)
+            self.core.pending_invites.pop(room.jid, None)
         (self._warn if said.warning else self._note)(self._tab_of(room), said.text)
 
     def _information(self, text: str, kind: str = "Info") -> None:

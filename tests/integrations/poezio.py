@@ -26,7 +26,9 @@ main()
 
 
 @asynccontextmanager
-async def poezio(server: DevServer, jid: str, folder: Path, *, accept: str = "all") -> AsyncIterator[Terminal]:
+async def poezio(
+    server: DevServer, jid: str, folder: Path, *, accept: str = "all", width: int = 120, height: int = 32
+) -> AsyncIterator[Terminal]:
     """poezio with our plugin, logged in to an account; its files are in `folder`.
 
     :param jid: bare JID of an account of the server
@@ -46,5 +48,12 @@ async def poezio(server: DevServer, jid: str, folder: Path, *, accept: str = "al
     environment = {"XDG_DATA_HOME": str(folder / "data"), "XDG_CACHE_HOME": str(folder / "cache"),
                    "XDG_CONFIG_HOME": str(folder / "config"), "PYTHONPATH": str(Path(__file__).parents[2])}  # fmt: skip
     command = (sys.executable, "-c", _RUN, "-f", str(settings), "-d", str(folder / "debug.log"))
-    async with terminal(*command, folder=folder, **environment) as window:
+    async with terminal(*command, folder=folder, environment=environment, width=width, height=height) as window:
         yield window
+
+
+async def first_command(window: Terminal, command: str) -> None:
+    """A command in the tab of the roster, which has no input line before the slash."""
+    await window.press("/")
+    await window.shows(r"(?m)^ +\u2502/ *$")
+    await window.type(command)

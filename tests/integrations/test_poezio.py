@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from slixmpp import JID, ClientXMPP
 
+from slixmpp_mls import EncryptedRoom
 from slixmpp_mls.devserver import DevServer
 
 from ..conftest import unique
-from ..programs import ROOT, Program, login, running
+from ..programs import Program, login, running
+from ..terminal import SECONDS
 from ..test_examples import Person
 from ..test_readme import README, keys_of
-from .poezio import poezio
+from .poezio import first_command, poezio
 
 Account = Callable[[DevServer, str], Awaitable[JID]]
 Connect = Callable[..., Awaitable[ClientXMPP]]
@@ -29,13 +33,28 @@ async def readme_bot(server: DevServer, account: Account, folder: Path) -> Async
     found = re.search(r"```python\n(.*?)```", README, re.DOTALL)
     assert found is not None
     shown = (
-        'bot.add_event_handler("mls_message", lambda one: print([each.name for each in one.files], one.sender.account))\n'
+        'bot.add_event_handler("mls_message", lambda one: print([each.name for each in one.files]))\n'
         'bot.add_event_handler("mls_reaction", lambda one: print(ascii(one.reactions), one.reacts_to.known))\n'
     )
     (folder / "bot.py").write_text(found[1].replace("run(bot)", f"{shown}run(bot)"))
     bot = str(await account(server, "echo"))
     async with running(sys.executable, "bot.py", folder=folder, **login(server, bot)) as program:
         yield bot, program
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something."""
+    async with asyncio.timeout(SECONDS):
+        while not condition():  # noqa: ASYNC110  # nothing tells of it
+            await asyncio.sleep(0.1)
+
+
+async def until_added(person: Person, room: EncryptedRoom, account: str) -> None:
+    """Add somebody as soon as they have keys."""
+    async with asyncio.timeout(SECONDS):
+        while account not in room.accounts:
+            await room.add(account)
+            await asyncio.sleep(0.2)
 
 
 async def test_a_person_and_the_bot_of_the_readme_talk(
@@ -49,9 +68,7 @@ async def test_a_person_and_the_bot_of_the_readme_talk(
     async with readme_bot(server, account, tmp_path) as (bot, program), poezio(server, alice, tmp_path) as window:
         await keys_of(bot, observer, program)
         await window.shows("Authentication success")
-        await window.press("/")
-        await window.shows(r"(?m)^ +\u2502/ *$")
-        await window.type(f"message {bot}")
+        await first_command(window, f"message {bot}")
         await window.shows(re.escape(f"[{bot}]"))
         await window.type("/mls")
         await window.shows("Encrypted from now on")
@@ -64,5 +81,89 @@ async def test_a_person_and_the_bot_of_the_readme_talk(
         await program.prints("('\\U0001f9d9',) True")
         await window.type("/mls reply so be it")
         await window.shows(r"said: so be it")
+        await window.type("/correct so it is")
+        await window.shows("so it is")
     stored = server.log_text()
     assert "Fair is foul" not in stored
+
+
+def on_the_wire(person: Person) -> list[str]:
+    """What the server passes on to a person, from now on."""
+    seen: list[str] = []
+
+    def see(stanza: Any) -> Any:
+        seen.append(str(stanza))
+        return stanza
+
+    person.client.add_filter("in", see)
+    return seen
+
+
+async def test_a_room_is_encrypted_from_its_tab(
+    server: DevServer, account: Account, connect: Connect, tmp_path: Path
+) -> None:
+    """Made by /join, adopted by /mls; then what others say, correct, take back and think of it."""
+    alice, room = str(await account(server, "alice")), f"{unique('coven')}@{server.rooms}"
+    hecate = await Person.connected(connect, server, tmp_path)
+    seen = on_the_wire(hecate)
+    async with poezio(server, alice, tmp_path) as window:
+        await window.shows("Authentication success")
+        await first_command(window, f"join {room}/alice")
+        await window.shows("joined the room")
+        await window.type("/mls")
+        await window.shows("Encrypted from now on")
+        await window.type(f"/mls add {hecate.jid}")
+        await window.shows(f"{hecate.jid} came")
+        await window.type("When shall we three meet again?")
+        assert await hecate.hears(alice) == "When shall we three meet again?"
+        coven = hecate.mls.room(room)
+        sent = await coven.send("In thunder, lightnin")
+        await window.shows("In thunder, lightnin")
+        await coven.correct(sent, "In thunder, lightning, or in rain?")
+        await window.shows("or in rain")
+        await window.type(f"/mls verify {hecate.jid} {hecate.mls.fingerprint}")
+        await window.shows("is verified")
+        second = await coven.send("When the hurlyburly's done")
+        await window.shows("\u2713> When the hurlyburly")
+        await coven.retract(second)
+        await window.shows("has taken this message back")
+        await window.type("/mls members")
+        await window.shows(re.escape(hecate.mls.fingerprint))
+        await window.type("/mls nonsense")
+        await window.shows("no such command")
+        encrypted = list(seen)
+        await window.type("/mls off")
+        await window.shows("in clear from now on")
+        await window.type("Graymalkin")
+        await until(lambda: any("Graymalkin" in each for each in seen))
+    for secret in ("three meet", "thunder", "hurlyburly", "composing"):
+        assert not [each for each in encrypted if secret in each], secret
+
+
+async def test_an_invited_person_reads_what_was_said_while_poezio_was_not_there(
+    server: DevServer, account: Account, connect: Connect, tmp_path: Path
+) -> None:
+    """A tab opens by itself, encrypted; nothing is lost or shown twice over a restart."""
+    alice = str(await account(server, "alice"))
+    hecate = await Person.connected(connect, server, tmp_path)
+    coven = await hecate.mls.create(f"{unique('heath')}@{server.rooms}")
+    name = coven.jid.partition("@")[0]
+    async with poezio(server, alice, tmp_path) as window:
+        await window.shows("Authentication success")
+        await until_added(hecate, coven, alice)
+        await coven.send("All hail, Macbeth!")
+        await window.shows(name)
+        await first_command(window, "win 1")
+        await window.shows("All hail, Macbeth!")
+        await window.type("Stay, you imperfect speakers")
+        assert await hecate.hears(alice) == "Stay, you imperfect speakers"
+    await coven.send("that shalt be king hereafter")
+    async with poezio(server, alice, tmp_path) as window:
+        await window.shows(name)
+        await first_command(window, "win 1")
+        screen = await window.shows("that shalt be king hereafter")
+        assert screen.count("that shalt be king") == 1
+        assert "All hail" not in screen
+        await window.type("tell me more")
+        assert await hecate.hears(alice) == "tell me more"
+    assert "tell me more" not in "".join(server.archive(coven.jid)) + server.log_text()

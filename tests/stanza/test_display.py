@@ -1,0 +1,42 @@
+"""Texts of peers on our screens."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slixmpp_mls.stanza.display import displayable
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Fair is foul\n\tand foul is fair",
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",  # Persian with a non-joiner
+        "\u0915\u094d\u200d\u0937",  # Devanagari with a joiner
+        "\U0001f469\u200d\U0001f52c \u2764\ufe0f \U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f",
+        "\u8fbb\U000e0100",  # an ideographic variation
+        "\u0e2a\u0e27\u200b\u0e31\u0e2a",  # Thai with a place to break
+        "\u05d0\u200f!",  # a directional mark
+        "\u1820\u180e\u1820",  # Mongolian with a vowel separator
+    ],
+)
+def test_every_script_stays(text: str) -> None:
+    assert displayable(text) == text
+
+
+@pytest.mark.parametrize(
+    "code", [0x00, 0x07, 0x0D, 0x1B, 0x7F, 0x85, 0x9B, 0x2028, 0x2029, 0x202A, 0x202E, 0x2066, 0x2069, 0x206F, 0xFFF9,
+             0xFEFF, 0xFFFE, 0xE0001, 0xD800]
+)  # fmt: skip
+def test_controls_and_overrides_do_not(code: int) -> None:
+    assert displayable(f"a{chr(code)}b") == "a\ufffdb"
+
+
+@given(st.text(st.characters()))
+def test_a_text_keeps_its_length_and_stays_the_same_when_shown_again(text: str) -> None:
+    shown = displayable(text)
+    assert len(shown) == len(text)
+    assert displayable(shown) == shown
+    assert "\x1b" not in shown
