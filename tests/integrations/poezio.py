@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from slixmpp_mls.devserver import DevServer
@@ -35,6 +36,7 @@ async def poezio(
     :param accept: whose invitations it follows
     """
     needs(importlib.util.find_spec("poezio"), "poezio (pip install 'slixmpp-mls[poezio]', with a compiler)")
+    needs(entry_points(group="poezio_plugins", name="mls"), "our entry point: install this package again (make setup)")
     settings = folder / "poezio.cfg"
     plugins = folder / "plugins"
     plugins.mkdir(exist_ok=True)
