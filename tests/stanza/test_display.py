@@ -15,7 +15,8 @@ from slixmpp_mls.stanza.display import displayable
         "Fair is foul\n\tand foul is fair",
         "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",  # Persian with a non-joiner
         "\u0915\u094d\u200d\u0937",  # Devanagari with a joiner
-        "\U0001f469\u200d\U0001f52c \u2764\ufe0f \U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f",
+        "\U0001f469\u200d\U0001f52c \u2764\ufe0f",
+        "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f",
         "\u8fbb\U000e0100",  # an ideographic variation
         "\u0e2a\u0e27\u200b\u0e31\u0e2a",  # Thai with a place to break
         "\u05d0\u200f!",  # a directional mark
