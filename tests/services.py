@@ -48,6 +48,7 @@ class _Node:
 
     _account: str
     nodes: Nodes
+    publications: int
 
     async def check(self) -> bool:
         self._fail()
@@ -56,6 +57,7 @@ class _Node:
     async def publish(self, item_id: str, element: Element) -> None:
         self._fail()
         self.nodes.of.setdefault(self._account, {})[item_id] = element
+        self.publications += 1
 
     async def publish_many(self, items: dict[str, Element]) -> None:
         for item_id, element in items.items():

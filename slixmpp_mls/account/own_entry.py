@@ -40,7 +40,10 @@ class OwnEntry:
         self._was_listed = False
 
     def was_listed(self) -> None:
-        """The node lists us.  A service of another kind (X.509) lists no devices, and there is nothing to mend."""
+        """Note that the node lists us, or did.
+
+        A service of another kind (X.509) lists no devices, and there is nothing to mend.
+        """
         self._was_listed = True
 
     async def check(self) -> RetiredDevice | None:
@@ -66,6 +69,8 @@ class OwnEntry:
             return marker
         there = listed.devices.get(device.identity.device)
         foreign = there is not None and not self._is_ours(there)
+        if there is not None and not foreign:
+            self.was_listed()
         if (foreign or marker is not None) and not known:
             log.warning("another device of the account has our id; we take another one")
             device.take_new_id()
@@ -87,12 +92,15 @@ class OwnEntry:
         with device.store.transaction() as transaction:
             published = transaction.get(*_LABEL)
         changed = label is not None and (published is None or published.decode() != label)
+        written = context.devices.publications
         await context.authentication.issue(
             device.identity,
             device.signature_keys(),
             label=label if changed else None,
             also=device.next_keys or device.former_keys,
         )
+        if context.devices.publications > written:
+            self.was_listed()
         with device.store.transaction() as transaction:
             transaction.put(*_LISTED, b"")
             if label is not None:

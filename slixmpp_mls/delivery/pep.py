@@ -56,6 +56,7 @@ class PEPNode:
     :param node: the node's name.
     :param send_last: when the service pushes the last item (``send_last_published_item``).
     :param notify_retract: whether watchers are told of retractions.
+    :ivar publications: number of items that the server has accepted from this object
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class PEPNode:
         notify_retract: bool = False,
     ) -> None:
         self.node = node
+        self.publications = 0
         self._stream = Stream.of(xmpp)
         self._known_everywhere = {"pubsub#access_model": "open", "pubsub#persist_items": "true"}
         self._wanted = {
@@ -184,6 +186,7 @@ class PEPNode:
         if options:
             SubElement(pubsub, f"{{{PUBSUB}}}publish-options").append(submission(_PUBLISH_OPTIONS, options))
         await self._stream.ask("set", self._account, pubsub)
+        self.publications += 1
 
     async def _configure(self) -> None:
         pubsub = Element(f"{{{PUBSUB}}}pubsub")

@@ -40,7 +40,8 @@ class Account:
         self.laptop = Client(world.person(ALICE), self.phone)
         self.stopped: list[DeviceRetired] = []
         rooms: Any = NoRooms()
-        self.devices = OwnDevices(self.phone.context, rooms, OwnEntry(self.phone.context), self.stop)
+        self.own = OwnEntry(self.phone.context)
+        self.devices = OwnDevices(self.phone.context, rooms, self.own, self.stop)
 
     async def stop(self, reason: DeviceRetired) -> None:
         self.stopped.append(reason)
@@ -138,6 +139,14 @@ async def test_a_node_that_has_lost_us_is_mended() -> None:
     account = Account()
     await account.publish(account.phone)
     await account.devices._look()
+    account.phone.devices.of.clear()
+    await account.devices._look()
+    assert list((await read_devices(account.phone.context.devices)).devices) == [name(account.phone)]
+
+
+async def test_a_node_that_is_lost_before_we_have_read_it_again_is_mended() -> None:
+    account = Account()
+    await account.own.publish()
     account.phone.devices.of.clear()
     await account.devices._look()
     assert list((await read_devices(account.phone.context.devices)).devices) == [name(account.phone)]
