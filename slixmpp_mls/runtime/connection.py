@@ -160,6 +160,10 @@ class _Kept:
         self._bot.abort()
         self._bot.cancel_connection_attempt()
         await asyncio.sleep(0)  # lets slixmpp run its pending callbacks
+        sending = self._bot._run_out_filters  # sends what is still queued, which would come too late
+        if sending is not None:
+            sending.cancel()
+            await asyncio.wait([sending])
         _slixmpp_log.removeFilter(_not_of_a_closed_stream)
         self.failed.cancel()
 
