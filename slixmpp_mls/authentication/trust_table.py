@@ -267,13 +267,16 @@ class Keys:
         return key
 
     def own(self, client: ClientIdentity, scheme: int, signature_key: bytes) -> None:
-        """Note our own key; an earlier own key counts as replaced."""
+        """Note our own key; an earlier own key counts as replaced.
+
+        The key is this client's only: a device that takes another id has never had the id that it had before.
+        """
         for key in self.of(client.account):
             if key.source is Source.SELF and key.belongs_to(client, scheme) and key.signature_key != signature_key:
                 self.put(replace(key, level=TrustLevel.TRUSTED, source=Source.REPLACED))
         identifier = key_identifier(signature_key)
         before = self.get(client.account, identifier)
-        if before.source is not Source.SELF:
+        if before.source is not Source.SELF or not before.belongs_to(client, scheme):
             level, source = TrustLevel.VERIFIED, Source.SELF
             self._write(
                 KnownKey(client.account, identifier, level, source, self.now, client.device, scheme, signature_key)

@@ -427,6 +427,17 @@ def test_fingerprints_as_people_write_them(between: str) -> None:
             parse_fingerprint(wrong)
 
 
+def test_a_device_that_takes_another_id_does_not_claim_the_one_that_it_had() -> None:
+    """Another device has that id: its leaf would be refused as one with another key than ours."""
+    table = TrustTable(MemoryStore(OWN), clock=Clock())
+    taken, free = ClientIdentity(OWN, "taken"), ClientIdentity(OWN, "free")
+    with table.open() as keys:
+        keys.own(taken, ED25519, key_of(A1))
+        keys.own(free, ED25519, key_of(A1))
+        (known,) = keys.of(OWN)
+    assert (known.device, known.level, known.source) == (free.device, TrustLevel.VERIFIED, Source.SELF)
+
+
 # --- ATM: one receiver -------------------------------------------------------------------------
 
 
