@@ -15,10 +15,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from ...client import Event, Rejected, Rejoining, Step
+from ...client.group.certainty import ANSWERS
 from ...client.group.certainty import Inquiry as Asked
 from ...delivery import RoomStanza
 from ...errors import MLSError, PeerError, StanzaTooLarge, UsageError
@@ -64,7 +66,7 @@ class Recovery:
         self._resume = resume
         self._task: asyncio.Task[None] | None = None
         self._answers = 0  # seen in the room
-        self._latest_answer = 0  # the epoch that the last answer names
+        self._unanswered: deque[tuple[str, Inquiry]] = deque(maxlen=ANSWERS)  # with the occupants who ask, oldest first
 
     def news(self) -> None:
         """React to any change in the room, or of our own state."""
@@ -78,8 +80,7 @@ class Recovery:
                 if isinstance(payload, Inquiry):
                     self._consider(stanza, payload)
                 elif isinstance(payload, Answer):
-                    self._answers += 1
-                    self._latest_answer = payload.epoch
+                    self._note_answer(stanza, payload)
                     self._take(payload.data, payload)
             except PeerError as error:
                 self._reject(stanza, error)
@@ -189,15 +190,30 @@ class Recovery:
         if stanza.stamp is not None and abs(now - stanza.stamp.timestamp()) > _RECENT:
             return
         asked = self._group.certainty.judge(inquiry, now)
+        self._unanswered.append((str(stanza.occupant), inquiry))
         if asked is not None:
-            self._parts.spawn(self._answer(inquiry, asked, self._answers), "answering where the group is")
+            self._parts.spawn(self._answer(inquiry, asked), "answering where the group is")
 
-    async def _answer(self, inquiry: Inquiry, asked: Asked, seen: int) -> None:
+    def _note_answer(self, stanza: RoomStanza, answer: Answer) -> None:
+        """An answer does not show to others whose inquiry it answers.
+
+        All are answered in their order, so it is the oldest one, but not the answering member's own.  An answer from an
+        earlier epoch than ours leaves something to say.
+        """
+        self._answers += 1
+        if not self._group.is_member or answer.epoch < self._group.mls.epoch:
+            return
+        for each in self._unanswered:
+            if each[0] != str(stanza.occupant):
+                self._unanswered.remove(each)
+                return
+
+    async def _answer(self, inquiry: Inquiry, asked: Asked) -> None:
         group = self._group
         await wait_for_place(self._committer.place())
         if not self._progress.live.is_set() or not group.is_member:
             return
-        if self._answers > seen and self._latest_answer >= group.mls.epoch:
+        if all(each is not inquiry for _, each in self._unanswered):
             return  # another member has answered
         if group.certainty.judge(inquiry, self._context.now) is not None:
             await self._committer.transmitter.transmit(group.certainty.answer(asked, self._context.now))
