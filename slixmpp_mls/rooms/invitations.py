@@ -79,6 +79,7 @@ class Invitations:
         self._ready = ready
         self._store: Store | None = None
         self._queue: InvitationQueue | None = None
+        self._rooms: Rooms | None = None
         self._early: deque[tuple[str, str, str | None]] = deque(maxlen=_EARLY)
         self._archive_read = False
         self._now: Callable[[], int] = lambda: 0
@@ -103,6 +104,7 @@ class Invitations:
         async def follow(room: str, after: str | None) -> None:
             await rooms.follow_invitation(room, await self._known(room, after))
 
+        self._rooms = rooms
         self._queue = InvitationQueue(
             self._store,
             self._tasks,
@@ -214,6 +216,13 @@ class Invitations:
                 self._early.append(asked)
             else:
                 self._queue.add(*asked)  # before it is recorded as read
+                self._tell_room(*asked)
+
+    def _tell_room(self, room: str, inviter: str, after: str | None) -> None:
+        handle = None if self._rooms is None else self._rooms.get(room)
+        if self._rooms is not None and handle is not None and handle.worker.running and not handle.is_member:
+            work = self._rooms.invited(room, inviter, after)
+            self._tasks.spawn(work, f"following an invitation to {room}", passing=UNREACHABLE)
 
     def _is_accepted(self, invitation: Invitation) -> bool:
         try:

@@ -8,6 +8,7 @@ exists, so that nothing of the group is missed, and it continues interrupted wor
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
@@ -40,6 +41,8 @@ from .engine.rejoin import group_in
 from .leaving import LEAVE_TIMEOUT
 
 __all__ = ["ENTERING_TIMEOUT", "Rooms"]
+
+log = logging.getLogger(__name__)
 
 ENTERING_TIMEOUT = 10.0
 """Seconds for which a start waits for rooms that do not answer."""
@@ -356,6 +359,27 @@ class Rooms:
                     del self._rooms[room]
                 raise
             return handle
+
+    async def invited(self, room: str, inviter: str, after: str | None) -> None:
+        """Handle an invitation to a room that is read already, if we are not in its group.
+
+        The invitation may show that a Welcome counts which we have ignored
+        (:meth:`~slixmpp_mls.client.group.welcome.Welcomes.invited`).  Otherwise it changes nothing.
+
+        :param inviter: bare JID
+        :param after: archive id of the stanza before the one with the Welcome
+        """
+        async with self._entering.setdefault(room, asyncio.Lock()):
+            handle = self._rooms.get(room)
+            if handle is None or not handle.worker.running or handle.is_member:
+                return
+            place = handle.group.welcomes.invited(inviter, after)
+            if place is not None:
+                log.info("%s: an invitation by %s shows that a Welcome counts; it is read again", room, inviter)
+                try:
+                    await handle.worker.read_from(place)
+                except DeliveryError as error:
+                    log.info("%s: it cannot be read again: %s", room, error)
 
 
 def _bare(room: str) -> str:

@@ -26,7 +26,7 @@ from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateM
 from slixmpp_mls.mls.structures.proposals import Remove
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.stanza import elements
-from slixmpp_mls.testing import NOW, FaultyStore, World
+from slixmpp_mls.testing import NOW, FaultyStore, Participant, World
 from tests.client.people import state_of
 
 from .people import ALICE, BOB, CAROL, DAVE, again, closed_policy, only, three
@@ -139,6 +139,66 @@ def test_who_looks_for_its_welcome_from_another_place_judges_anew() -> None:
     world.settle()
     assert state_of(dave) is MembershipState.MEMBER
     assert world.agree()
+
+
+def shadowed() -> tuple[World, Participant]:
+    """Mallory posts a void Commit, so that the one which adds Dave comes second."""
+    world, alice, _, _ = three()
+    dave = world.person(DAVE)
+    group = alice.session.mls
+    false = MLSMessage.wrap(PrivateMessage(group.group_id, group.epoch, ContentType.COMMIT, b"", b"x" * 32, b"x" * 32))
+    world.room.post([elements.Commit(group.group_id, group.epoch, false)], "mallory@m.example")
+    world.room.deliver()
+    alice.commit(*alice.adding(DAVE))
+    return world, dave
+
+
+def test_an_invitation_shows_that_a_welcome_counts_which_came_second() -> None:
+    """XEP "Adding People": its 'after' excludes what came before the Commit."""
+    world, dave = shadowed()
+    world.settle()
+    assert state_of(dave) is MembershipState.INVITED
+    place = world.room.archive()[-2].archive_id
+    assert dave.session.welcomes.invited("mallory@m.example", place) is None  # she has sent no Welcome
+    found = dave.session.welcomes.invited(ALICE, place)
+    assert found == place
+    dave.session.lifecycle.seek(found)
+    world.settle()
+    assert only(dave.events, Joined).epoch == 2
+    assert world.agree()
+    assert dave.session.welcomes.invited(ALICE, place) is None  # once for each Welcome
+
+
+def test_an_invitation_that_is_quicker_than_the_room_shows_the_same() -> None:
+    world, dave = shadowed()
+    dave.read()
+    place = world.room.archive()[-1].archive_id
+    assert dave.session.welcomes.invited(ALICE, place) is None
+    world.settle()
+    assert only(dave.events, Joined).epoch == 2
+    assert world.agree()
+
+
+@pytest.mark.parametrize("inviter", [BOB, "mallory@m.example"])
+def test_the_invitation_of_another_account_shows_nothing(inviter: str) -> None:
+    """It could be made up to lead us into an epoch where nobody is."""
+    world, dave = shadowed()
+    dave.read()
+    dave.session.welcomes.invited(inviter, world.room.archive()[-1].archive_id)
+    world.settle()
+    assert state_of(dave) is MembershipState.INVITED
+
+
+def test_what_invitations_have_said_is_bounded() -> None:
+    world, dave = shadowed()
+    dave.read()
+    place = world.room.archive()[-1].archive_id
+    dave.session.welcomes.invited(ALICE, place)
+    for number in range(100):
+        dave.session.welcomes.invited("mallory@m.example", f"{number}")
+    world.settle()
+    assert state_of(dave) is MembershipState.INVITED  # the flood has displaced it; the archive is read once more
+    assert dave.session.welcomes.invited(ALICE, place) == place
 
 
 def test_the_memory_of_commits_that_came_by_is_bounded() -> None:

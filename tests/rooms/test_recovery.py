@@ -39,8 +39,8 @@ class Member(Parts):
     def read(self) -> None:
         for incoming in self.world.room.archive()[self.read_to :]:
             self.read_to += 1
-            step = self.group.examine(incoming, self.world.now)
-            self.group.accept(step, self.world.now)
+            step = self.group.processing.examine(incoming, self.world.now)
+            self.group.applying.accept(step, self.world.now)
             self.recovery.stanzas_read(self.muc.stanza(incoming), step)
         self.progress.notify()
 
@@ -56,7 +56,7 @@ async def test_two_that_ask_at_the_same_moment_are_both_answered() -> None:
             member.muc._occupancy.occupants[nick] = Occupant(nick, JID(other.account), "member", "participant")
     for asking in (alice, bob):
         with asking.group.room_state.change() as change:
-            asking.group._certainty.note(change, UnsureReason.UNDECRYPTABLE, world.now)
+            asking.group.certainty.note(change, UnsureReason.UNDECRYPTABLE, world.now)
         asking.recovery.news()
     await until(lambda: len(world.room.in_flight) == 2)
     world.room.deliver_all()

@@ -94,6 +94,7 @@ class Applying:
         record = self._past(step.incoming)
         match step.action:
             case Ignore(events) if self._state.membership is None:
+                self._welcomes.note_ignored(step.incoming)
                 return [*events, *self._pass_outside(step.incoming, record)]
             case Ignore(events, ahead, unsure):
                 told = self._pass_inside(step.incoming, record, UnsureReason(unsure), now)

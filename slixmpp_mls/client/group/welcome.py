@@ -12,11 +12,18 @@ next.  Then the signature, the tree and the leaves are verified.
 Only members can tell whether the Commit in a Welcome's stanza is valid.  However, a second Commit for an epoch has lost
 (rule 1), and its Welcome leads into an epoch without other members.  Therefore, while we are outside, we remember the
 groups and epochs that a Commit in the room has ended.  A Welcome with a later Commit for the same epoch is ignored.
+
+The earlier Commit may be void, however, and anybody in the room can post a void one.  The inviter knows: it sends an
+invitation when its Commit has won, and the invitation names the place before that Commit.  So an invitation by the
+account that, as the room says, sent the ignored Welcome makes us read the room again from there.  One invitation
+makes us read again once, and no more than what follows the Welcome.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 
@@ -54,6 +61,7 @@ _RULES = "urn:xmpp:mls:0 business rules"
 
 _MARK = 16  # octets that stand for a group and an epoch
 _COMMITS = 64  # of them remembered: a Commit that loses comes soon after the one that wins
+_INVITATIONS = 8  # remembered, and as many ignored Welcomes: both are of the last seconds
 
 
 class Welcomes:
@@ -63,13 +71,53 @@ class Welcomes:
         self._device = device
         self._state = state
         self._requests = requests
+        self._ignored: deque[tuple[str, str]] = deque(maxlen=_INVITATIONS)  # place before a Welcome, claimed sender
+        self._invited: deque[tuple[str, str]] = deque(maxlen=_INVITATIONS)  # place before a Welcome, inviter
 
     # --- which Commits count -------------------------------------------------------------------
 
     def came_second(self, incoming: Incoming) -> bool:
         """Whether a Commit in the stanza is for an epoch that another one has ended before, while we are outside."""
+        if (self._state.cursor, incoming.claimed) in self._invited:
+            return False  # the inviter says that it has won
         seen = _marks(self._state.record.commits)
         return any(each in seen for each in _commits_in(incoming))
+
+    def note_ignored(self, incoming: Incoming) -> None:
+        """Remember a Welcome for us that is ignored, because the Commit beside it came second.
+
+        To be called before our place in the room moves past it.
+        """
+        place, sender = self._state.cursor, incoming.claimed
+        if place is not None and sender is not None and self.came_second(incoming) and self._is_for_us(incoming):
+            self._ignored.append((place, sender))
+
+    def invited(self, inviter: str, after: str | None) -> str | None:
+        """Whether an invitation shows that we have ignored a Welcome that counts.
+
+        :param inviter: bare JID
+        :param after: archive id of the stanza before the one with the Welcome, as the invitation says
+        :returns: archive id of the stanza before the Welcome that is to be read again; None if there is none
+        """
+        places = [place for place, sender in self._ignored if sender == inviter]
+        if places:
+            place = after if after in places else places[-1]
+            self._ignored.remove((place, inviter))
+            return place
+        if after is not None:
+            self._invited.append((after, inviter))  # it is quicker than the room
+        return None
+
+    def _is_for_us(self, incoming: Incoming) -> bool:
+        welcomes = [each for each in incoming.payloads if isinstance(each, elements.Welcome)]
+        with self._state.store.transaction() as transaction, suppress(PeerError):
+            for payload in welcomes:
+                welcome = check_consistency(payload).body
+                assert isinstance(welcome, Welcome)
+                references = [entry.new_member for entry in welcome.secrets]
+                if self._device.key_packages.find(transaction, references) is not None:
+                    return True
+        return False
 
     # --- the Welcome ---------------------------------------------------------------------------
 
