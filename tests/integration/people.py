@@ -342,8 +342,14 @@ def agree(*people: Person, room: str | None = None) -> bool:
 
 
 async def all_agree(*people: Person, room: str | None = None, epoch: int | None = None) -> None:
-    """Wait for that."""
-    await people[0].until(lambda: agree(*people, room=room) and (epoch is None or people[0].room(room).epoch == epoch))
+    """Wait for that; a failure shows where each of them is."""
+    try:
+        await people[0].until(
+            lambda: agree(*people, room=room) and (epoch is None or people[0].room(room).epoch == epoch)
+        )
+    except AssertionError:
+        where = [f"epoch {person.room(room).epoch}, {person!r}" for person in people]
+        raise AssertionError("\n".join(["they do not agree:", *where])) from None
 
 
 def envelope(text: str, sender: str, room: str, *, extra: str = "", head: str = "", xml: str | None = None) -> bytes:

@@ -174,7 +174,6 @@ def policies(room: str, account: str) -> dict[str, tuple[tuple[Extension, ...], 
     }
 
 
-@pytest.mark.xfail(reason="fails; the cause is not found yet", strict=False)
 async def test_a_policy_that_members_can_not_read_is_not_taken_over(server: DevServer, cast: Cast) -> None:
     """RFC 9420 13.4, and the policy's own rules: even an administrator's Commit, by other software, is ignored then."""
     room, (alice, bob, carol, dave) = await cast.meet(server, "alice", "bob", "carol", "dave")
@@ -194,9 +193,13 @@ async def test_a_policy_that_members_can_not_read_is_not_taken_over(server: DevS
         assert (person.room().policy, person.room().epoch) == (policy, epoch)
         assert not person.got("mls_group_lost")
     await everybody_talks(alice, bob, carol, dave)
+    # Whoever has asked in vain where the group is, as it can during such an attack, has shown where it is by a Commit.
     await alice.room().set_policy(replace(policy, may_change_subject=Right.MEMBERS))
-    await all_agree(alice, bob, carol, dave, epoch=epoch + 1)
-    assert dave.room().policy.may_change_subject == Right.MEMBERS
+    changed = alice.room().epoch
+    for person in (bob, carol, dave):
+        await person.until(lambda person=person: person.room().epoch >= changed)  # type: ignore[misc]
+        assert person.room().policy == replace(policy, may_change_subject=Right.MEMBERS)
+    await all_agree(alice, bob, carol, dave)
 
 
 async def key_package_of(reader: Person, account: str) -> KeyPackage:
@@ -343,7 +346,6 @@ async def test_a_false_key_for_a_device_that_is_not_there_yet(server: DevServer,
 # --- lists of devices --------------------------------------------------------------------------------
 
 
-@pytest.mark.skip(reason="ends with an unexpected NodeUnusable (mls_failed); not cured yet")
 async def test_a_list_that_is_withheld_for_a_while_costs_nobody_the_room(server: DevServer, cast: Cast) -> None:
     """Carol's server shows an empty list: what was vouched for is not thrown out, but told apart, until it is back."""
     _, people = await cast.meet(server, "alice", "bob", "carol")
@@ -352,7 +354,9 @@ async def test_a_list_that_is_withheld_for_a_while_costs_nobody_the_room(server:
     async def never() -> None:
         return None
 
-    carol.mls.parts.own_entry.publish = never  # type: ignore[method-assign]  # or she would mend it
+    # Or she would mend it; as it is, she reports that her node does not keep her item.
+    carol.mls.parts.own_entry.publish = never  # type: ignore[method-assign]
+    cast.expected_errors.append("it does not keep our item")
     node = DeviceDirectory(carol.client)
     listed = await node.items()
     await node.retract_many(listed)
