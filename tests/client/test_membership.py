@@ -145,7 +145,7 @@ def shadowed() -> tuple[World, Participant]:
     """Mallory posts a void Commit, so that the one which adds Dave comes second."""
     world, alice, _, _ = three()
     dave = world.person(DAVE)
-    group = alice.session.mls
+    group = alice.group.mls
     false = MLSMessage.wrap(PrivateMessage(group.group_id, group.epoch, ContentType.COMMIT, b"", b"x" * 32, b"x" * 32))
     world.room.post([elements.Commit(group.group_id, group.epoch, false)], "mallory@m.example")
     world.room.deliver()
@@ -159,21 +159,21 @@ def test_an_invitation_shows_that_a_welcome_counts_which_came_second() -> None:
     world.settle()
     assert state_of(dave) is MembershipState.INVITED
     place = world.room.archive()[-2].archive_id
-    assert dave.session.welcomes.invited("mallory@m.example", place) is None  # she has sent no Welcome
-    found = dave.session.welcomes.invited(ALICE, place)
+    assert dave.group.welcomes.invited("mallory@m.example", place) is None  # she has sent no Welcome
+    found = dave.group.welcomes.invited(ALICE, place)
     assert found == place
-    dave.session.lifecycle.seek(found)
+    dave.group.lifecycle.seek(found)
     world.settle()
     assert only(dave.events, Joined).epoch == 2
     assert world.agree()
-    assert dave.session.welcomes.invited(ALICE, place) is None  # once for each Welcome
+    assert dave.group.welcomes.invited(ALICE, place) is None  # once for each Welcome
 
 
 def test_an_invitation_that_is_quicker_than_the_room_shows_the_same() -> None:
     world, dave = shadowed()
     dave.read()
     place = world.room.archive()[-1].archive_id
-    assert dave.session.welcomes.invited(ALICE, place) is None
+    assert dave.group.welcomes.invited(ALICE, place) is None
     world.settle()
     assert only(dave.events, Joined).epoch == 2
     assert world.agree()
@@ -184,7 +184,7 @@ def test_the_invitation_of_another_account_shows_nothing(inviter: str) -> None:
     """It could be made up to lead us into an epoch where nobody is."""
     world, dave = shadowed()
     dave.read()
-    dave.session.welcomes.invited(inviter, world.room.archive()[-1].archive_id)
+    dave.group.welcomes.invited(inviter, world.room.archive()[-1].archive_id)
     world.settle()
     assert state_of(dave) is MembershipState.INVITED
 
@@ -193,12 +193,12 @@ def test_what_invitations_have_said_is_bounded() -> None:
     world, dave = shadowed()
     dave.read()
     place = world.room.archive()[-1].archive_id
-    dave.session.welcomes.invited(ALICE, place)
+    dave.group.welcomes.invited(ALICE, place)
     for number in range(100):
-        dave.session.welcomes.invited("mallory@m.example", f"{number}")
+        dave.group.welcomes.invited("mallory@m.example", f"{number}")
     world.settle()
     assert state_of(dave) is MembershipState.INVITED  # the flood has displaced it; the archive is read once more
-    assert dave.session.welcomes.invited(ALICE, place) == place
+    assert dave.group.welcomes.invited(ALICE, place) == place
 
 
 def test_the_memory_of_commits_that_came_by_is_bounded() -> None:

@@ -88,6 +88,11 @@ class RoomGroup:
         self.continuation = continuation = Continuation(device, state)
         self.certainty = certainty = Certainty(device, state)
         self.welcomes = welcomes = Welcomes(device, state, requests)
+        self.processing = Processing(device, state, welcomes, entries, continuation)
+        self.applying = Applying(device, state, welcomes, entries, requests, continuation, certainty)
+        self.sending = Sending(device, state)
+        self.members = Members(device, state)
+        self.lifecycle = Lifecycle(device, state)
 
     def __repr__(self) -> str:
         membership = self.room_state.membership
