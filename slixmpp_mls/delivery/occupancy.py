@@ -2,10 +2,11 @@
 
 ::
 
-    out ──enter()──> entering ──own presence, then the subject──> in
-     ^                  │                                          │
-     ├──────────────────┴─ error, nothing heard, stream gone       │
-     └── kicked, service shut down, new session, failed self-ping ─┘
+    OUT ──enter()──> ENTERING ──own presence──> LISTED ──the subject──> INSIDE
+     ^                  │                         │                       │
+     ├──────────────────┴─────────────────────────┘                       │
+     │        error, nothing heard, stream gone                           │
+     └── kicked, service shut down, new session, failed self-ping ────────┘
      lost <── destroyed, banned, no longer a member (from any state, for good)
 
 The room sends its subject after all presences and old messages.  Everything that it sent before is in the archive by
@@ -23,6 +24,7 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum, auto
 from xml.etree.ElementTree import Element, SubElement
 
 from slixmpp import JID
@@ -65,6 +67,17 @@ _KICKED = "307"
 _EXCLUDED = frozenset({"321", "322"})
 
 
+class _Presence(Enum):
+    """Our presence in the room."""
+
+    OUT = auto()
+    #: We have asked to enter.
+    ENTERING = auto()
+    #: The room has shown us our own presence; the subject follows.
+    LISTED = auto()
+    INSIDE = auto()
+
+
 class _NicknameTaken(Exception):
     pass
 
@@ -89,7 +102,6 @@ class Occupancy:
 
     def __init__(self, stream: Stream, room: str, nick: str, notify: Callable[[RoomEvent], None]) -> None:
         self.nick = nick
-        self.inside = False
         #: When we entered the room, on the clock of the event loop; ``None`` before, and while entering.
         self.entered_at: float | None = None
         #: The reason for the loss of the room; ``None`` before.
@@ -101,10 +113,15 @@ class Occupancy:
         self._notify = notify
         self._entering: asyncio.Future[None] | None = None
         self._patience: asyncio.Timeout | None = None
+        self._presence = _Presence.OUT
         self._entered_before = False
-        self._seen_self = False
-        self._created = False
+        self._created = False  # whether our entry has made the room
         self._leaving: asyncio.Future[None] | None = None
+
+    @property
+    def inside(self) -> bool:
+        """Whether we are in the room."""
+        return self._presence is _Presence.INSIDE
 
     # Entering and leaving
 
@@ -130,7 +147,7 @@ class Occupancy:
             # Entering a room that no longer exists creates a new, empty one, which we do not want.
             with suppress(MLSError):
                 await destroy(self._stream, self._room)
-            self.inside = False
+            self._reset()
             raise RoomLost(self._room, "not-found")
         if create and not self._created:
             await self.leave()
@@ -144,6 +161,7 @@ class Occupancy:
         if not self._stream.online:
             raise Disconnected("no stream to enter the room on")
         self._reset()
+        self._presence = _Presence.ENTERING
         self._tell_xep_0045()
         presence = self._stream.xmpp.make_presence(pto=JID(f"{self._room}/{self.nick}"))
         join = SubElement(presence.xml, f"{{{MUC}}}x")
@@ -157,6 +175,8 @@ class Occupancy:
             raise NoAnswer(f"{self._room} did not let us in nor refuse") from None
         finally:
             self._entering = self._patience = None
+            if not self.inside:
+                self._presence = _Presence.OUT
 
     async def leave(self) -> None:
         """Leave the room; wait a moment for its confirmation."""
@@ -179,7 +199,8 @@ class Occupancy:
             muc.our_nicks[None][JID(self._room)] = self.nick
 
     def _reset(self) -> None:
-        self.inside = self._seen_self = self._created = False
+        self._presence = _Presence.OUT
+        self._created = False
         self.occupants.clear()
 
     def _out(self, cause: str) -> None:
@@ -228,8 +249,8 @@ class Occupancy:
 
     def subject_received(self) -> None:
         """The room has sent its subject, which ends the entry."""
-        if self._entering is not None and self._seen_self and not self._entering.done():
-            self.inside = True
+        if self._entering is not None and self._presence is _Presence.LISTED and not self._entering.done():
+            self._presence = _Presence.INSIDE
             self._entering.set_result(None)
 
     def stream_started(self, resumed: bool) -> None:
@@ -270,7 +291,8 @@ class Occupancy:
             if own:
                 self.nick = nick
                 self._created = self._created or _CREATED in codes
-                self._seen_self = True
+                if self._presence is _Presence.ENTERING:
+                    self._presence = _Presence.LISTED
         else:
             self.occupants.pop(nick, None)
             if own:

@@ -156,10 +156,9 @@ class Rooms:
         """Leave all rooms for good, and delete their groups' keys."""
         for room in RoomGroup.known(self._context.device):
             handle = self._handle(room)
-            handle.worker.progress.lost = reason
-            await self.forget(handle)
-            if handle.is_member:
-                handle.group.lifecycle.give_up()
+            del self._rooms[room]
+            await handle.worker.retire(reason)
+            handle.references.close()
 
     # --- beginning a group ---------------------------------------------------------------------
 

@@ -23,8 +23,8 @@ class Committing(Parts):
     def __init__(self, person: Participant) -> None:
         super().__init__(person)
         self.refused: list[str] = []
-        transmitter = Transmitter(self.parts, lambda origin_id, condition, error: self.refused.append(origin_id))
-        self.committer = Committer(self.parts, transmitter)
+        self.transmitter = Transmitter(self.parts, lambda origin_id, condition, error: self.refused.append(origin_id))
+        self.committer = Committer(self.parts, self.transmitter)
 
     def read(self) -> None:
         """Everybody reads what is in the room, and Alice's engine hears of what has become of her Commit."""
@@ -165,7 +165,7 @@ async def test_a_room_that_is_read_again_still_waits_for_the_commit_that_was_on_
     waiting = asyncio.create_task(alice.committer.commit_pending())
     await asyncio.wait_for(soon(), 5)  # the loop goes round
     assert not waiting.done()
-    await alice.committer.transmitter.transmit(outgoing)
+    await alice.transmitter.transmit(outgoing)
     alice.read()
     await asyncio.wait_for(waiting, 5)
     assert not alice.group.sending.needs_commit

@@ -28,7 +28,9 @@ class Sending(Parts):
         self.bounces: list[tuple[list[Event], DeliveryError]] = []
         self.transmitter = Transmitter(self.parts, lambda *refused: self.sender.refused(*refused))
         self.committer = Committer(self.parts, self.transmitter)
-        self.sender = Sender(self.parts, self.committer, lambda *bounced: self.bounces.append(bounced))
+        self.sender = Sender(
+            self.parts, self.committer, self.transmitter, lambda *bounced: self.bounces.append(bounced)
+        )
 
     def go_live(self) -> None:
         self.muc.enter_again()

@@ -45,13 +45,10 @@ class _CommitLost(Exception):
 
 
 class Committer:
-    """Makes Commits for one room.
-
-    :ivar transmitter: writes them to the stream
-    """
+    """Makes Commits for one room."""
 
     def __init__(self, parts: RoomParts, transmitter: Transmitter) -> None:
-        self.transmitter = transmitter
+        self._transmitter = transmitter
         self._parts = parts
         self._group = parts.group
         self._progress = parts.progress
@@ -97,7 +94,7 @@ class Committer:
                 outcome: asyncio.Future[GroupChanged] = loop.create_future()
                 self._outcome = outcome
                 sent = loop.time()
-                await self.transmitter.transmit(outgoing)
+                await self._transmitter.transmit(outgoing)
                 try:
                     return await outcome
                 except _CommitLost:
@@ -144,7 +141,7 @@ class Committer:
             except NoUploadService:
                 raise error from None
             outgoing = self._group.continuation.finish(draft, fits=self._parts.fits, tree_at=tree_at)
-        await self.transmitter.transmit(outgoing)
+        await self._transmitter.transmit(outgoing)
 
     async def commit_pending(self) -> None:
         """Commit the pending proposals, as RFC 9420 12.4 requires before application data is sent.

@@ -19,6 +19,7 @@ from .progress import Progress
 __all__ = ["RoomParts", "children"]
 
 _NS_EME = "urn:xmpp:eme:0"
+_SHORTEST_STORE_PAUSE = 0.5
 _LONGEST_STORE_PAUSE = 60.0  # seconds between two attempts to use a store that fails
 
 T = TypeVar("T")
@@ -53,9 +54,17 @@ class RoomParts:
         """
         return self.tasks.spawn(work, name, passing=(MLSError,))
 
+    async def stored(self, work: Callable[[], T]) -> T:
+        """As :meth:`until_stored`, for work without a pause in it."""
+
+        async def attempt() -> T:
+            return work()
+
+        return await self.until_stored(attempt)
+
     async def until_stored(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do work that needs the store.  While the store fails, fire ``mls_store_failed`` and try again."""
-        pause = 0.5
+        pause = _SHORTEST_STORE_PAUSE
         while True:
             try:
                 return await work()

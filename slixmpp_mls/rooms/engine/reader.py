@@ -20,7 +20,6 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from ...client import Doubt, Event, Incoming, Step
 from ...client.group.actions import Enter, Ignore, Read, Remember, Sent
@@ -38,7 +37,6 @@ from .parts import RoomParts
 __all__ = ["Reader", "Taken"]
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _FETCH_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # seconds, between attempts to fetch a tree
 _REREADING_PAUSE = 1.0  # seconds, the shortest between two rereadings: a member could cause one with each message
@@ -200,19 +198,11 @@ class Reader:
     async def _accept(self, step: Step, doubts: list[Doubt], refusal: PeerError | None) -> list[Event]:
         """Apply a step."""
         if refusal is not None:
-            return await self.stored(lambda: self._group.applying.refuse(step, refusal))
-        return await self.stored(lambda: self._group.applying.accept(step, self._context.now, doubts))
+            return await self._parts.stored(lambda: self._group.applying.refuse(step, refusal))
+        return await self._parts.stored(lambda: self._group.applying.accept(step, self._context.now, doubts))
 
     async def _examine(self, incoming: Incoming) -> Step:
-        return await self.stored(lambda: self._group.processing.examine(incoming, self._context.now))
-
-    async def stored(self, work: Callable[[], T]) -> T:
-        """:meth:`.RoomParts.until_stored` for synchronous work."""
-
-        async def attempt() -> T:
-            return work()
-
-        return await self._parts.until_stored(attempt)
+        return await self._parts.stored(lambda: self._group.processing.examine(incoming, self._context.now))
 
 
 def _parse(stanza: RoomStanza) -> Incoming:

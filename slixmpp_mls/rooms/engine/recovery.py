@@ -30,6 +30,7 @@ from .commit_turns import wait_for_place
 from .committer import Committer
 from .parts import RoomParts
 from .rejoin import Rejoiner, group_infos
+from .transmitter import Transmitter
 
 __all__ = ["Recovery"]
 
@@ -52,6 +53,7 @@ class Recovery:
         self,
         parts: RoomParts,
         committer: Committer,
+        transmitter: Transmitter,
         rejoiner: Rejoiner,
         emit: Callable[[Iterable[Event]], None],
         resume: Callable[[], None],
@@ -61,6 +63,7 @@ class Recovery:
         self._group = parts.group
         self._progress = parts.progress
         self._committer = committer
+        self._transmitter = transmitter
         self._rejoiner = rejoiner
         self._emit = emit
         self._resume = resume
@@ -129,7 +132,7 @@ class Recovery:
         if not self._committer.present():
             return False
         before = self._answers
-        await self._committer.transmitter.transmit(group.certainty.inquire())
+        await self._transmitter.transmit(group.certainty.inquire())
 
         def done() -> bool:
             return not group.holds or group.returning
@@ -177,7 +180,7 @@ class Recovery:
                     group.certainty.forget_proving_info()
                 return
             self._emit([Rejoining(group.room, draft.epoch, group.join_requests.attempts, external=True)])
-            await self._committer.transmitter.transmit(outgoing)
+            await self._transmitter.transmit(outgoing)
         await self._progress.until(lambda: not group.external_commits.waits)
         if group.returning:  # others came first: determine their state
             group.certainty.forget_proving_info()
@@ -216,4 +219,4 @@ class Recovery:
         if all(each is not inquiry for _, each in self._unanswered):
             return  # another member has answered
         if group.certainty.judge(inquiry, self._context.now) is not None:
-            await self._committer.transmitter.transmit(group.certainty.answer(asked, self._context.now))
+            await self._transmitter.transmit(group.certainty.answer(asked, self._context.now))

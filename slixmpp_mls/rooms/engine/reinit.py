@@ -23,7 +23,7 @@ import random
 from dataclasses import dataclass
 from functools import partial
 
-from ...errors import DeliveryError, MLSError, NotPermitted, StoreError, SuiteUnsupported, UsageError
+from ...errors import DeliveryError, MLSError, NotPermitted, SuiteUnsupported, UsageError
 from ...identity import ClientIdentity
 from ...key_packages.cipher_suite_choice import negotiate, read_offers
 from ...mls.crypto.cipher_suite import CipherSuite
@@ -138,8 +138,6 @@ class Reinitializer:
             if not self._group.continuation.waits:
                 try:
                     await self._create()
-                except StoreError as error:
-                    self._context.fire("mls_store_failed", error)
                 except MLSError as error:
                     if self._group.continuation.reinit is None:
                         return  # another member was faster
@@ -155,7 +153,8 @@ class Reinitializer:
         if lacking:
             self._delayed(f"no usable KeyPackage for cipher suite {asked.cipher_suite}", tuple(lacking))
             return
-        await self._committer.send_creation(self._group.continuation.draft(packages, self._context.now))
+        draft = self._group.continuation.draft(packages, self._context.now)
+        await self._parts.until_stored(partial(self._committer.send_creation, draft))
 
     def _delayed(self, reason: str, lacking: tuple[str, ...] = ()) -> None:
         self._context.fire("mls_continuation_delayed", ContinuationDelayed(self._parts.room, reason, lacking))

@@ -25,11 +25,11 @@ import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 
-from ...client import Rejected, Rejoining
+from ...client import Outgoing, Rejected, Rejoining
 from ...client.group.external_commit import usable_group_infos
 from ...client.storage.records import MembershipState
 from ...delivery.archive import Archive, RoomStanza
-from ...errors import DeliveryError, MLSError, NoGroupInfo, PeerError, StoreError, UsageError
+from ...errors import DeliveryError, MLSError, NoGroupInfo, PeerError, UsageError
 from ...runtime import RejoinMode
 from ...stanza import Commit, GroupInfo, MessageElement, read_payloads
 from .parts import RoomParts
@@ -124,16 +124,17 @@ class Rejoiner:
             await self._wait(wait)
 
     async def _ask(self) -> None:
-        group, room = self._group, self._parts.room
-        epoch = group.join_requests.epoch_seen
-        assert epoch is not None
-        try:
-            asked = group.join_requests.ask(self._context.now, jitter=random.uniform(0.8, 1.2))  # noqa: S311
-        except StoreError as error:
-            self._context.fire("mls_store_failed", error)
-            await asyncio.sleep(1.0)
+        requests, jitter = self._group.join_requests, random.uniform(0.8, 1.2)  # noqa: S311
+
+        def ask() -> list[Outgoing]:
+            now = self._context.now
+            at = requests.asking_at(now)  # it may have changed while the store failed
+            return [] if at is None or at > now else requests.ask(now, jitter=jitter)
+
+        asked, epoch = await self._parts.stored(ask), requests.epoch_seen
+        if not asked or epoch is None:
             return
-        self._context.fire("mls_rejoining", Rejoining(room, epoch, group.join_requests.attempts, external=False))
+        self._context.fire("mls_rejoining", Rejoining(self._parts.room, epoch, requests.attempts, external=False))
         for outgoing in asked:
             await self._transmitter.transmit(outgoing)
 

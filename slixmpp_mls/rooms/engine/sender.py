@@ -24,6 +24,7 @@ from ...errors import DeliveryError, MLSError, StoreError
 from .committer import Committer
 from .parts import RoomParts
 from .progress import set_error
+from .transmitter import Transmitter
 from .write_batching import WriteBatcher
 
 __all__ = ["Sender", "SentMessage"]
@@ -64,13 +65,17 @@ class Sender:
     """
 
     def __init__(
-        self, parts: RoomParts, committer: Committer, bounced: Callable[[list[Event], DeliveryError], None]
+        self,
+        parts: RoomParts,
+        committer: Committer,
+        transmitter: Transmitter,
+        bounced: Callable[[list[Event], DeliveryError], None],
     ) -> None:
         self._parts = parts
         self._group = parts.group
         self._progress = parts.progress
         self._committer = committer
-        self._transmitter = committer.transmitter
+        self._transmitter = transmitter
         self._bounced = bounced
         self._writes = WriteBatcher(parts.group)
         self._flushes: set[object] = set()

@@ -126,9 +126,9 @@ class RoomWorker:
         self.parts = parts = RoomParts(context, group, muc, self.progress, context.tasks.of(room))
         self.transmitter = Transmitter(parts, self._refused)
         self.committer = Committer(parts, self.transmitter)
-        self.sender = Sender(parts, self.committer, self._bounced)
+        self.sender = Sender(parts, self.committer, self.transmitter, self._bounced)
         self.rejoiner = Rejoiner(parts, self.transmitter)
-        self.recovery = Recovery(parts, self.committer, self.rejoiner, self._emit, self._sure)
+        self.recovery = Recovery(parts, self.committer, self.transmitter, self.rejoiner, self._emit, self._sure)
         self.reinitializer = Reinitializer(parts, self.committer)
         self.checks = MemberChecks(parts, remove, self.unsilence)
         self.post_commit = PostCommit(parts)
@@ -187,6 +187,17 @@ class RoomWorker:
             self._group.lifecycle.seek(after)
         await self.start()
 
+    async def retire(self, reason: MLSError) -> None:
+        """Leave the room for good, and delete the group's keys.
+
+        :param reason: what calls that wait for the room raise
+        :raises StoreError: the keys have not been deleted
+        """
+        self.progress.lost = reason
+        await self.stop()
+        if self._group.is_member:
+            self._group.lifecycle.give_up()
+
     async def stop(self) -> None:
         """Leave the room; the group's state stays."""
         self.progress.live.clear()
@@ -244,9 +255,9 @@ class RoomWorker:
         self.progress.live.clear()
         log.info("%s: %s", self.room, error)
         if self._group.is_member:
-            self._emit(await self._reader.stored(lambda: self._group.certainty.skip_gap(self._context.now)))
+            self._emit(await self.parts.stored(lambda: self._group.certainty.skip_gap(self._context.now)))
         else:
-            await self._reader.stored(lambda: self._group.lifecycle.seek(None))
+            await self.parts.stored(lambda: self._group.lifecycle.seek(None))
         try:
             await self._muc.join(None)
         except (NotPermitted, RoomLost) as refused:
