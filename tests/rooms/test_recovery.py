@@ -33,7 +33,7 @@ class Member(Parts):
         transmitter = Transmitter(self.parts, lambda *refused: None)
         self.committer = committer = Committer(self.parts, transmitter)
         rejoiner = Rejoiner(self.parts, transmitter)
-        self.recovery = Recovery(self.parts, committer, rejoiner, lambda events: None, lambda: None)
+        self.recovery = Recovery(self.parts, committer, transmitter, rejoiner, lambda events: None, lambda: None)
         self.read_to = len(self.world.room.archive())
 
     def read(self) -> None:
