@@ -332,11 +332,11 @@ def vouch(by: Person, new: Person) -> None:
 def agree(*people: Person, room: str | None = None) -> bool:
     """Whether all are in the group, in the same state."""
     if room is None:
-        rooms = {name for person in people for name in person.mls.groups}
+        rooms = {name for person in people for name in person.mls.rooms}
         if not rooms:
             return False
         (room,) = rooms
-    if not all(room in person.mls.groups and person.room(room).is_member for person in people):
+    if not all(room in person.mls.rooms and person.room(room).is_member for person in people):
         return False
     return len({person.room(room).epoch_authenticator for person in people}) == 1
 
