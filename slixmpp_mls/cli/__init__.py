@@ -15,7 +15,8 @@ import typer
 from rich.text import Text
 
 from ..errors import MLSError
-from . import ca, chat, devices, inspect, policy, rooms, send, server, store, trust
+from . import ca, devices, inspect, policy, rooms, send, server, store, trust
+from .chat import chat
 from .demo import demo
 from .terminal import console, errors, quiet_libraries
 

@@ -291,8 +291,10 @@ async def test_chat(server: DevServer, account: Account, tmp_path: Path) -> None
             await alices.prints(f"nobody@{server.domain} could not be added")
             await alices.prints(f"{bob} came")
             await alices.prints("/help")
-            await alices.type("Fair is \x1b[2J foul")
-            await alices.prints("XML")  # cannot carry that
+            await alices.type("\x1b[A\x1b[2JHover through\x1b[D the fog")  # arrows and other keys are no text
+            await bobs.prints("Hover through the fog")
+            await alices.type("x" * 5000)  # longer than a terminal's line, and whole
+            await bobs.prints("x" * 5000)
             await alices.type("Fair is \x9b2J\u202efoul")
             await bobs.prints("Fair is \ufffd2J\ufffdfoul")
             await bobs.type("and foul is fair")

@@ -1,0 +1,262 @@
+"""The windows of `chat`: driven by Textual's pilot, and once in a real terminal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+from slixmpp import JID, ClientXMPP
+from textual.widgets import OptionList, RichLog, Static
+
+from slixmpp_mls.cli.chat import model
+from slixmpp_mls.cli.chat.model import Chat, Talk
+from slixmpp_mls.cli.chat.window import Entry, Window
+from slixmpp_mls.devserver import DevServer
+from slixmpp_mls.errors import NotPermitted
+from slixmpp_mls.identity import TrustLevel
+from slixmpp_mls.integrations.commands import RoomCommands
+from slixmpp_mls.rooms.rich import Typing
+
+from ..conftest import unique
+from ..programs import COMMAND, login
+from ..terminal import SECONDS, terminal
+from ..test_examples import Person
+
+Account = Callable[[DevServer, str], Awaitable[JID]]
+Connect = Callable[..., Awaitable[ClientXMPP]]
+
+
+class FakeRoom:
+    """What a chat asks of a room."""
+
+    own_account = "alice@example"
+    is_member = True
+    epoch = 7
+
+    def __init__(self, jid: str, partner: str | None = None) -> None:
+        self.jid, self.partner = jid, partner
+        self.sent: list[str] = []
+        self.confirmed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    @property
+    def members(self) -> list[Any]:
+        return [SimpleNamespace(account="bob@example", device="b1", level=TrustLevel.VERIFIED)]
+
+    async def send(self, text: str) -> Any:
+        self.sent.append(text)
+        return SimpleNamespace(origin_id=f"sent-{len(self.sent)}", confirmed=self.confirmed)
+
+
+def message(room: FakeRoom, body: str, number: int = 0) -> Any:
+    """A message of bob's."""
+    sender = SimpleNamespace(account="bob@example", fingerprint="0123456789", signature_key=b"")
+    return SimpleNamespace(
+        room=room, sender=sender, body=body, reply_to=None, files=(), origin_id=f"m{number}", sent=None, own=False,
+        warnings=(), doubt=None,
+    )  # fmt: skip
+
+
+def chat_with(*rooms: FakeRoom, only: str | None = None) -> Chat:
+    """A chat whose plugin has these rooms."""
+    chat = Chat(only)
+    mls: Any = SimpleNamespace(
+        rooms={room.jid: room for room in rooms}, conversations={}, fingerprint="fedcba98 76543210"
+    )
+    chat.mls = mls
+    chat._commands = RoomCommands(mls, Path())
+    return chat
+
+
+def said(window: Window, address: str) -> str:
+    """What is on a talk's pane."""
+    return "\n".join(strip.text for strip in window.query(RichLog).nodes[list(window._logs).index(address)].lines)
+
+
+async def test_what_nobody_has_seen_stays_in_the_store() -> None:
+    """Its handler is done when somebody looks at the talk, and is cancelled at the end of the program."""
+    coven, heath, moor = (
+        FakeRoom("coven@rooms.example"),
+        FakeRoom("heath@rooms.example"),
+        FakeRoom("moor@rooms.example"),
+    )
+    chat = chat_with(coven, heath, moor)
+    window = Window(chat)
+    async with window.run_test(size=(120, 30)) as pilot:
+        seen = asyncio.create_task(chat._message(message(coven, "Fair is foul")))
+        unseen = asyncio.create_task(chat._message(message(heath, "and foul is fair", 1)))
+        never = asyncio.create_task(chat._message(message(moor, "All hail", 2)))
+        await pilot.pause()
+        assert (seen.done(), unseen.done(), never.done()) == (True, False, False)
+        assert [talk.unread for talk in chat.talks.values()] == [0, 1, 1]
+        options = window.query_one("#talks", OptionList)
+        assert "(1)" in str(options.get_option_at_index(1).prompt)
+        await pilot.press("ctrl+n")
+        await pilot.pause()
+        assert unseen.done()
+        assert chat.talks["heath@rooms.example"].unread == 0
+        assert "and foul is fair" in said(window, "heath@rooms.example")
+        await window.stop()
+    chat.close()
+    with pytest.raises(asyncio.CancelledError):
+        await never
+
+
+async def test_a_chat_of_one_room_leaves_the_others_alone() -> None:
+    coven, heath = FakeRoom("coven@rooms.example"), FakeRoom("heath@rooms.example")
+    chat = chat_with(coven, heath, only=coven.jid)
+    window = Window(chat)
+    async with window.run_test() as pilot:
+        other = asyncio.create_task(chat._message(message(heath, "for somebody else")))
+        await pilot.pause()
+        assert not other.done()
+        assert list(chat.talks) == [coven.jid]
+        other.cancel()
+        await window.stop()
+
+
+async def test_lines_are_edited_sent_and_remembered() -> None:
+    coven = FakeRoom("coven@rooms.example")
+    chat = chat_with(coven)
+    window = Window(chat)
+    async with window.run_test(size=(120, 30)) as pilot:
+        entry = window.query_one(Entry)
+        await pilot.press(*"Fair is fowl", "backspace", "backspace", "backspace", *"oul", "enter")
+        await pilot.pause()
+        assert coven.sent == ["Fair is foul"]
+        assert "Fair is foul" in said(window, coven.jid)
+        await pilot.press(*"/nonsense", "enter")
+        await pilot.press(*"draft")
+        await pilot.press("up", "up")
+        assert entry.value == "Fair is foul"
+        await pilot.press("down", "down")
+        assert entry.value == "draft"
+        assert "no such command" in said(window, coven.jid)
+        entry.value = "//quit is a word"
+        await pilot.press("enter")
+        await pilot.pause()
+        assert coven.sent[-1] == "/quit is a word"
+        await pilot.press("ctrl+c")
+        await pilot.pause()
+        assert chat.ended.is_set()
+        await window.stop()
+
+
+async def test_every_script_and_no_control_reaches_the_screen() -> None:
+    coven = FakeRoom("coven@rooms.example")
+    chat = chat_with(coven)
+    window = Window(chat)
+    async with window.run_test(size=(120, 30)) as pilot:
+        await chat._message(
+            message(coven, "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \x1b[2J\u202eoverride [bold]")
+        )
+        await pilot.pause()
+        text = said(window, coven.jid)
+        assert "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645" in text
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+        assert "[bold]" in text
+        await window.stop()
+
+
+async def test_who_is_there_who_types_and_what_is_waited_for() -> None:
+    coven = FakeRoom("coven@rooms.example")
+    chat = chat_with(coven)
+    window = Window(chat)
+    async with window.run_test(size=(120, 30)) as pilot:
+        status = window.query_one("#status", Static)
+        assert "epoch 7" in str(status.content)
+        assert "verified" in str(window.query_one("#people", Static).content)
+        bob: Any = SimpleNamespace(account="bob@example")
+        chat._is_typing(Typing(coven.jid, bob, True, "composing"))
+        await pilot.pause()
+        assert "bob@example is typing" in str(status.content)
+        chat._is_typing(Typing(coven.jid, bob, False, "paused"))
+        assert "typing" not in str(status.content)
+        chat._wait(chat.talks[coven.jid], "Waiting for somebody")
+        assert "Waiting for somebody" in str(status.content)
+        await window.stop()
+
+
+class Nothing:
+    """A screen that nobody looks at."""
+
+    def shows(self, talk: Talk) -> bool:
+        return False
+
+    def added(self, talk: Talk, line: object) -> None: ...
+    def changed(self, talk: Talk) -> None: ...
+    def opened(self, talk: Talk) -> None: ...
+    def own_code(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"), [("confirmed", 0), ("late", 75), ("refused", 69), ("not in the group", 69), ("a command", 0)]
+)
+async def test_exit_codes(outcome: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """0 only if what was to be sent is in the archive."""
+    monkeypatch.setattr(model, "CONFIRMATION", 0.05)
+    coven = FakeRoom("coven@rooms.example")
+    chat = chat_with(coven)
+    chat.view = Nothing()
+    talk = chat._talk_of(coven)  # type: ignore[arg-type]
+    match outcome:
+        case "not in the group":
+            talk.room = None
+            await chat.typed(talk, "Fair is foul")
+        case "a command":
+            await chat.typed(talk, "/nonsense")
+        case _:
+            await chat.typed(talk, "Fair is foul")
+    if outcome == "confirmed":
+        coven.confirmed.set_result("a1")
+    if outcome == "refused":
+        coven.confirmed.set_exception(NotPermitted("the room is moderated"))
+    await asyncio.sleep(0)
+    assert (await chat.finish())[0] == code
+    assert outcome != "refused" or "moderated" in talk.lines[-1].text
+
+
+async def test_the_windows_in_a_real_terminal(
+    prosody: DevServer, account: Account, connect: Connect, tmp_path: Path
+) -> None:
+    """Made, added, said, answered; a file, a reaction; another room with its mark; the end says that all is sent."""
+    alice = str(await account(prosody, "alice"))
+    bob = await Person.connected(connect, prosody, tmp_path)
+    reactions: asyncio.Queue[Any] = asyncio.Queue()
+    bob.client.add_event_handler("mls_reaction", reactions.put_nowait)
+    room = f"{unique('coven')}@{prosody.rooms}"
+    picture = tmp_path / "cauldron.png"
+    Image.new("RGB", (60, 40), "purple").save(picture)
+    command = (COMMAND, "chat", alice, room, "--create", "--add", bob.jid, "--store", str(tmp_path / "window.db"))
+    async with terminal(*command, folder=tmp_path, environment=login(prosody, alice), width=130) as window:
+        await window.shows("In coven")
+        await window.type("When shall we three meet again?")
+        assert await bob.hears(alice) == "When shall we three meet again?"
+        coven = bob.mls.room(room)
+        await coven.send("In thunder, lightning, or in rain?")
+        await window.shows("In thunder")
+        await window.type(f"/file {picture} the cauldron")
+        async with asyncio.timeout(SECONDS):
+            shared = await bob.heard.get()
+        assert [file.name for file in shared.files] == ["cauldron.png"]
+        await window.type("/react \u2602")
+        async with asyncio.timeout(SECONDS):
+            assert (await reactions.get()).reactions == ("\u2602",)
+        heath = await bob.mls.create(f"{unique('heath')}@{prosody.rooms}")
+        assert not (await heath.add(alice)).failed
+        await heath.send("There to meet with Macbeth")
+        await window.shows("invites")
+        await window.type(f"/open {heath.jid}")
+        await window.shows("There to")
+        await coven.send("Graymalkin calls")
+        await window.shows(r"\(1\) coven")
+        await window.press("C-n")
+        await window.shows("Graymalkin")
+        await window.type("/quit")
+        assert await window.ends() == 0
+    assert "three meet" not in "".join(prosody.archive(room)) + prosody.log_text()
