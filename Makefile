@@ -22,7 +22,7 @@ demo: $(VENV)/.installed  ## show three people in an encrypted room on a real se
 	@$(BIN)/slixmpp-mls demo $(ARGS)
 
 test: $(VENV)/.installed-test  ## run all tests, with real servers and other MLS implementations
-	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal --durations=10 $(ARGS)
 
 lint: $(VENV)/.installed-test $(VENV)/.installed-lint  ## check with ruff (rules, format), mypy, and the order of the packages
 	@$(BIN)/ruff check .; check=$$?; $(BIN)/ruff format --check .; form=$$?; $(BIN)/mypy; types=$$?; \

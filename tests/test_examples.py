@@ -16,7 +16,7 @@ from slixmpp_mls.devserver import DevServer, Prosody
 from .conftest import unavailable_means_skip, unique
 from .programs import COMMAND, ROOT, login, running
 
-SECONDS = 40.0
+SECONDS = 60.0
 Account = Callable[[DevServer, str], Awaitable[JID]]
 Connect = Callable[..., Awaitable[ClientXMPP]]
 

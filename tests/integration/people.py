@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -135,9 +135,10 @@ class Person:
         """Have the server refuse to resume the stream (XEP-0198) at the next connection."""
         self.client.plugin["xep_0198"].sm_id = "forgotten"
 
-    async def back(self) -> str:
+    async def back(self, seconds: float = SECONDS) -> str:
         """Connect the same client again.
 
+        :param seconds: how long to wait for an outcome
         :returns: the name of slixmpp's event: session_start, session_resumed, or disconnected
         """
         outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -151,7 +152,7 @@ class Person:
             client.add_event_handler(name, handler)
         try:
             client.connect(self.server.host, self.server.port)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(seconds):
                 name = await outcome
         finally:
             for other, handler in handlers.items():
@@ -169,7 +170,7 @@ class Person:
                 if self.client.transport is None:
                     self.client.cancel_connection_attempt()
                     with suppress(TimeoutError):
-                        await self.back()
+                        await self.back(5.0)
 
         self._keeper = asyncio.create_task(keep())
 
@@ -350,6 +351,13 @@ async def all_agree(*people: Person, room: str | None = None, epoch: int | None 
     except AssertionError:
         where = [f"epoch {person.room(room).epoch}, {person!r}" for person in people]
         raise AssertionError("\n".join(["they do not agree:", *where])) from None
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = SECONDS) -> None:
+    """Wait for something to be true that a server is asked for."""
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
 
 
 def envelope(text: str, sender: str, room: str, *, extra: str = "", head: str = "", xml: str | None = None) -> bytes:

@@ -102,7 +102,7 @@ async def test_a_service_that_takes_nothing_more(
         uploads = Uploads(alice, pauses=QUICKLY)
         uploads._service = serve_slots(service, url, url)
         with pytest.raises(TransferFailed) as caught:
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 await Files(uploads).put(bytes(30_000_000))
     assert caught.value.temporary
     assert attempts == 3

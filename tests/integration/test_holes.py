@@ -15,7 +15,7 @@ from slixmpp_mls.stanza import Application
 from .people import Cast, Person, agree, all_agree
 from .test_recovery import edit, purge
 
-SECONDS = 20.0
+SECONDS = 60.0
 NEWEST = "DELETE FROM {archive} WHERE {where} AND {id} = (SELECT max({id}) FROM {archive} WHERE {where})"
 
 

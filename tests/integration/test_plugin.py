@@ -176,7 +176,7 @@ async def test_a_destroyed_room_is_an_event_and_what_follows_an_error(server: De
         await bob.room().send(cast.secret("is anybody there"))
     with pytest.raises(RoomLost):
         await asyncio.wait_for(bob.room().update(), SECONDS)
-    await asyncio.wait_for(bob.room().leave(), 5)
+    await asyncio.wait_for(bob.room().leave(), SECONDS)
     assert bob.mls.rooms == {}
 
 
@@ -512,7 +512,7 @@ async def test_leaving_while_nobody_else_is_there(prosody: DevServer, cast: Cast
     """The request stays in the archive, and is granted when somebody comes."""
     _, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     await alice.log_out()
-    await asyncio.wait_for(bob.room().leave(patience=0.3), 10)
+    await asyncio.wait_for(bob.room().leave(patience=0.3), 15)
     assert bob.mls.rooms == {}
     assert bob.got("mls_removed")[0].wanted
     await alice.connect()

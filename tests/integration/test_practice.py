@@ -25,7 +25,7 @@ from slixmpp_mls.plugin import MLS
 from slixmpp_mls.rooms.encrypted_room import EncryptedMessage
 
 from ..conftest import in_own_loop, unique
-from .people import Cast, Person, all_agree
+from .people import Cast, Person, all_agree, eventually
 
 T = TypeVar("T")
 Harm = Callable[[Person, PEPNode], Awaitable[None]]
@@ -46,12 +46,6 @@ async def close(person: Person, node: PEPNode) -> None:
     form = "http://jabber.org/protocol/pubsub#node_config"
     configure.append(submission(form, {"pubsub#access_model": "whitelist"}))
     await owner(person, configure)
-
-
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 40) -> None:
-    async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110  # the server is asked
-            await asyncio.sleep(0.1)
 
 
 def nodes(person: Person) -> list[PEPNode]:
@@ -75,7 +69,7 @@ async def test_nodes_are_mended_and_the_account_can_be_added(server: DevServer, 
         answers = await asyncio.gather(*(node.items(bot.account) for node in nodes(alice)), return_exceptions=True)
         return all(answers) and not any(isinstance(each, BaseException) for each in answers)
 
-    await until(readable)
+    await eventually(readable)
     assert len(bot.stanzas_sent("<publish ")) - publications <= 8  # 4 items, some tried twice
     result = await alice.room(room).add(bot.account)
     assert [member.account for member in result.added] == [bot.account]
@@ -100,11 +94,11 @@ async def test_two_devices_do_not_fight_over_a_lost_node(server: DevServer, cast
     async def both() -> bool:
         return await listed() == {one.mls.device_id, two.mls.device_id}
 
-    await until(both)
+    await eventually(both)
     await asyncio.sleep(2)  # in which a contest would go on
     after = len(one.stanzas_sent("<publish ")) + len(two.stanzas_sent("<publish "))
     assert after - before <= 8
-    await until(both)
+    await eventually(both)
 
 
 async def test_devices_share_the_items_of_a_stock_node(server: DevServer, cast: Cast) -> None:
@@ -124,7 +118,7 @@ async def test_devices_share_the_items_of_a_stock_node(server: DevServer, cast: 
     async def fair() -> bool:
         return (await shares())[0] == dict.fromkeys(ids, 80)  # (256 - 16) / 3
 
-    await until(fair)
+    await eventually(fair)
     ordinary, last = await shares()
     assert ordinary.total() < NODE_LIMIT
     assert last == dict.fromkeys(ids, 1)
@@ -205,7 +199,7 @@ def test_one_notification_after_another_in_one_process(prosody: DevServer, tmp_p
         client.add_event_handler("session_start", lambda _: client.send_presence())
         client.connect(prosody.host, prosody.port)
         mls = MLS.of(client)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await mls.ready()
             group = mls.rooms.get(room) or await mls.create(room)
             await (await group.send(text)).confirmed

@@ -101,7 +101,7 @@ class Party:
     def order(self) -> list[tuple[str, str]]:
         return [(stanza.archive_id, text) for stanza, text in zip(self.stanzas, self.heard, strict=True)]
 
-    async def until(self, condition: Callable[[], object], seconds: float = 20.0) -> None:
+    async def until(self, condition: Callable[[], object], seconds: float = 60.0) -> None:
         async with asyncio.timeout(seconds):
             while not condition():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
@@ -121,7 +121,7 @@ class Party:
     def got(self, kind: type[E]) -> list[E]:
         return [event for event in self.events if isinstance(event, kind)]
 
-    async def ended(self, seconds: float = 20.0) -> Exception | None:
+    async def ended(self, seconds: float = 60.0) -> Exception | None:
         """The error with which reading ended."""
         assert self._task is not None
         await asyncio.wait_for(self._task, seconds)
@@ -552,7 +552,7 @@ async def test_a_stranger_is_refused_and_told_why(server: DevServer, connect: Co
     (alice,) = await meet("alice")
     stranger = Party(await connect(server, "stranger"), str(alice.room.jid), "stranger")
     with pytest.raises(NotPermitted, match="not-a-member"):
-        await asyncio.wait_for(stranger.room.join(None), 5)
+        await asyncio.wait_for(stranger.room.join(None), 60)
     with pytest.raises(NotPermitted):
         async with aclosing(stranger.room.archive.pages(None)) as pages:
             await anext(pages)
@@ -766,7 +766,7 @@ async def test_an_invitation_reaches_who_is_offline(server: DevServer, connect: 
     bob = await connect(server, JID(jid), presence=False)
     bob.add_filter("in", look)
     bob.send_presence()
-    invitation = await asyncio.wait_for(invitations.get(), 10)
+    invitation = await asyncio.wait_for(invitations.get(), 60)
     assert invitation.room == alice.room.jid
     assert invitation.inviter == alice.jid
     assert invitation.reason == "Thrice the brinded cat hath mew'd"

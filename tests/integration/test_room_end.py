@@ -10,7 +10,7 @@ from slixmpp import JID
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import MLSError, NotPermitted, UsageError
 
-from .people import Cast
+from .people import SECONDS, Cast
 
 
 @pytest.mark.parametrize("restart", [False, True])
@@ -35,14 +35,14 @@ async def test_a_room_destroyed_by_others_is_made_anew_or_says_that_a_tombstone_
         await bot.connect()
         await bot.until(lambda: bot.room(room).lost)
     try:
-        group = await asyncio.wait_for(bot.mls.create(room), 30)
+        group = await asyncio.wait_for(bot.mls.create(room), SECONDS)
     except NotPermitted as error:
         assert "cannot be made" in str(error)  # noqa: PT017
         assert room not in bot.mls.rooms
     else:
         assert group.epoch == 0
         assert [member.account for member in group.members] == [bot.account]
-    assert alice.got("mls_room_lost")
+    await alice.next("mls_room_lost")
 
 
 async def test_a_room_destroyed_by_others_can_be_left(server: DevServer, cast: Cast) -> None:
@@ -52,7 +52,7 @@ async def test_a_room_destroyed_by_others_can_be_left(server: DevServer, cast: C
     assert (lost.reason, lost.alternate) == ("destroyed", f"next@{server.rooms}")
     handle = bob.room(room)
     assert handle.lost is lost
-    await asyncio.wait_for(handle.leave(), 30)
+    await asyncio.wait_for(handle.leave(), SECONDS)
     assert not handle.is_member
     assert room not in bob.mls.rooms
     with pytest.raises(UsageError):

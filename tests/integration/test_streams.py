@@ -87,7 +87,7 @@ async def test_the_server_restarts_in_the_middle_of_commits(own_server: DevServe
     said = [f"{person.jid.user} has committed {number}" for person in people for number in range(3)]
     for person in people:
         others = [line for line in said if not line.startswith(person.jid.user)]
-        await person.hears(*others, seconds=40)
+        await person.hears(*others)
         assert sorted(person.bodies) == sorted(others)
         assert not person.got("mls_unreadable")
     await all_agree(*people, epoch=1 + 3 * 3)
@@ -288,7 +288,7 @@ async def test_a_slow_service_is_sent_everything_in_the_end(slow: DevServer, cas
     sent = [await alice.say(line) for line in said]
     updating = asyncio.create_task(alice.room().update())
     await bob.say("life's but a walking shadow")
-    await bob.hears(*said, seconds=50)
+    await bob.hears(*said)
     assert bob.bodies == said
     await asyncio.wait_for(updating, SECONDS)
     await asyncio.gather(*(each.confirmed for each in sent))

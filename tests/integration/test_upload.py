@@ -67,7 +67,7 @@ def serving(octets: bytes, **options: Any) -> Handler:
 
 async def failure(work: Awaitable[object], kind: type[MLSError]) -> Any:
     with pytest.raises(kind) as caught:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await work
     return caught.value
 

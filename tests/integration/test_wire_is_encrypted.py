@@ -37,7 +37,7 @@ async def test_the_harness_would_see_it(prosody: DevServer, cast: Cast) -> None:
     error = alice.client.make_message(JID(bob.account), mtype="normal")
     typed(Any, error).reply().error().send()
     error.error().send()
-    await asyncio.sleep(0.1)
+    await alice.until(lambda: alice.stanzas_sent("type=['\"]error"))
     with pytest.raises(AssertionError):
         cast.check_wires()
     alice.client.sent.clear()
@@ -100,6 +100,7 @@ async def test_a_new_session(server: DevServer, cast: Cast) -> None:
     expected = [f"{what} {n}" for what in ("arrives", "swallowed", "waiting") for n in range(3)] + ["once more"]
     await alice.hears(*expected)
     await bob.hears("meanwhile 2")
+    await bob.until(lambda: len(bob.got("mls_sent")) == len(expected))
     await asyncio.sleep(0.3)
     assert sorted(alice.bodies) == sorted(expected)
     assert [body for body in alice.bodies if body != "once more"] == expected[:-1]
@@ -132,8 +133,8 @@ async def test_the_server_restarts_in_mid_talk(own_server: DevServer, cast: Cast
     await own_server.restart()
     await talks
     await asyncio.gather(
-        bob.hears(*(f"alice says {n}" for n in range(total)), seconds=40),
-        alice.hears(*(f"bob says {n}" for n in range(total)), seconds=40),
+        bob.hears(*(f"alice says {n}" for n in range(total))),
+        alice.hears(*(f"bob says {n}" for n in range(total))),
     )
     await asyncio.wait_for(alice.room().update(), SECONDS)
     await all_agree(alice, bob, epoch=2)
@@ -181,7 +182,7 @@ async def test_a_bad_line_and_changing_keys(prosody: DevServer, cast: Cast) -> N
         for name, texts in said.items():
             if person.jid.user.startswith(name):
                 continue
-            await person.hears(*texts, seconds=40)
+            await person.hears(*texts)
             assert sorted(body for body in person.bodies if body.startswith(name)) == sorted(texts)
     await alice.until(lambda: alice.room().live and bob.room().live)
     await all_agree(alice, bob, carol, epoch=7)

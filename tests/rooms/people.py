@@ -21,7 +21,7 @@ from slixmpp_mls.rooms.registry import Rooms
 from slixmpp_mls.runtime import Context, Settings, SteadyClock, Tasks
 from slixmpp_mls.testing import FakeMUC, Participant
 
-SECONDS = 5.0
+SECONDS = 60.0
 
 
 class Recorded(ClientXMPP):
