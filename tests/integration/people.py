@@ -349,7 +349,10 @@ async def all_agree(*people: Person, room: str | None = None, epoch: int | None 
             lambda: agree(*people, room=room) and (epoch is None or people[0].room(room).epoch == epoch)
         )
     except AssertionError:
-        where = [f"epoch {person.room(room).epoch}, {person!r}" for person in people]
+        where = [
+            f"{[(name, each.is_member and each.epoch) for name, each in person.mls.rooms.items()]}, {person!r}"
+            for person in people
+        ]
         raise AssertionError("\n".join(["they do not agree:", *where])) from None
 
 

@@ -53,7 +53,9 @@ async def new_room(person: Person, *others: Person, policy: RoomPolicy | None = 
         policy = RoomPolicy(room, policy.administrators, own_devices=policy.own_devices)
     group = await person.mls.create(room, policy=policy)
     if others:
-        await group.add(*(other.account for other in others))
+        result = await group.add(*(other.account for other in others))
+        assert not result.failed, result
+        assert not result.skipped, result
         for other in others:
             await other.joined(room)
     return room
