@@ -131,6 +131,7 @@ class GroupInfo(_Room):
     """:class:`slixmpp_mls.stanza.GroupInfo`"""
 
     ELEMENT = elements.GroupInfo
+    key_epoch = _descriptor(ELEMENT, "key_epoch")
     TAG = (NS, ELEMENT.NAME)
 
 

@@ -11,7 +11,7 @@ commit           PublicMessage PrivateMessage  group id, epoch, content type
 proposal         PublicMessage PrivateMessage  group id, epoch, content type
 application      PrivateMessage                group id, epoch, content type
 welcome          Welcome                       nothing: its GroupInfo is encrypted
-group-info       GroupInfo                     group id, epoch
+group-info       GroupInfo                     group id, epoch; if it is encrypted, after decryption
 key-package      KeyPackage                    cipher suite, KeyPackageRef
 ===============  ============================  =========================================
 """
@@ -39,6 +39,8 @@ def check(element: Commit | Proposal | Application | Welcome | GroupInfo | KeyPa
     :raises InvalidError: another kind of message, other values than the attributes say, another
         version than MLS 1.0, or a KeyPackage of a cipher suite that is not supported
     """
+    if isinstance(element, GroupInfo) and element.key_epoch is not None:
+        raise InvalidError("an encrypted group-info, which has to be decrypted first", _SECTION)
     message = MLSMessage.decode(element.data)
     if message.version != ProtocolVersion.MLS10:  # RFC 9420 6: what follows is this version's
         raise InvalidError(f"protocol version {message.version} is not supported", "RFC 9420 6")

@@ -266,9 +266,16 @@ class Welcome(RoomElement):
 
 @dataclass(frozen=True)
 class GroupInfo(RoomElement):
-    """Lets outsiders join by an external Commit, where the group's policy allows it."""
+    """Lets clients join by an external Commit, where the group's policy allows it.
+
+    :ivar data: the MLSMessage; with a `key_epoch`, an EncryptedGroupInfo that contains it
+        (:mod:`slixmpp_mls.client.group.group_info_key`)
+    :ivar key_epoch: the epoch of the key that it is encrypted with, None if it is in clear
+    """
 
     NAME = "group-info"
+
+    key_epoch: int | None = field(default=None, metadata=_attribute("key-epoch", UINT64))
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def test_every_commit_of_a_small_group_leaves_a_group_info() -> None:
         world.settle()
         (info,) = [payload for payload in outgoing.payloads if isinstance(payload, elements.GroupInfo)]
         assert info.epoch == person.epoch
-        body = MLSMessage.decode(info.data).body
+        body = MLSMessage.decode(alice.group.external_commits.open(info)).body
         assert isinstance(body, GroupInfo)
         assert body.group_context == person.group.mls.context
 
@@ -104,12 +104,21 @@ def test_a_lost_client_replaces_its_own_leaf() -> None:
 
 
 def test_a_new_device_of_a_member_account_comes_in() -> None:
+    """It has never been a member: it can read a GroupInfo only where the policy lets anybody in."""
     world, alice, bob, carol = three()
     alice.commit()
     world.settle()
     fresh = world.person(BOB)
     fresh.read()
-    with pytest.raises(NotPermitted):  # nobody vouches for it
+    bob.vouch_for(fresh)
+    with pytest.raises(InvalidError, match="encrypted for members"):
+        fresh.group.external_commits.draft(door_of(world), NOW)
+    opened = with_joins(world, ExternalJoins.ANYBODY, ALICE)
+    alice.commit(GroupContextExtensions(opened.replaced_in(alice.group.mls.context.extensions)))
+    world.settle()
+    fresh = world.person(BOB)
+    fresh.read()
+    with pytest.raises(NotPermitted):  # nobody vouches for it, and it is no stranger
         fresh.group.external_commits.draft(door_of(world), NOW)
     carol.device.identity, mine = replace(carol.device.identity, account=BOB), carol.device.identity
     carol.vouch_for(fresh)  # somebody who is no device of the account
@@ -139,8 +148,11 @@ def test_a_stranger_does_not_unless_anybody_may() -> None:
     world.settle()
     dave = world.person(DAVE)
     dave.read()
-    with pytest.raises(NotPermitted):
+    with pytest.raises(InvalidError, match="encrypted for members"):
         dave.group.external_commits.draft(door_of(world), NOW)
+    door = replace(door_of(world), data=alice.group.external_commits.open(door_of(world)), key_epoch=None)
+    with pytest.raises(NotPermitted):  # even if somebody shows it one
+        dave.group.external_commits.draft(door, NOW)
     opened = with_joins(world, ExternalJoins.ANYBODY, ALICE)
     alice.commit(GroupContextExtensions(opened.replaced_in(alice.group.mls.context.extensions)))
     world.settle()
@@ -327,7 +339,7 @@ def test_one_of_another_group_is_refused() -> None:
 
 def test_one_of_another_room_is_refused() -> None:
     elsewhere = World(room="heath@rooms.example")
-    alice, _ = elsewhere.group(ALICE, BOB)
+    alice, _ = elsewhere.group(ALICE, BOB, policy=with_joins(elsewhere, ExternalJoins.ANYBODY, ALICE))
     alice.commit()
     elsewhere.settle()
     world = World()

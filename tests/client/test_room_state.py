@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from slixmpp_mls.client import Device, Doubt, Doubts, MessageReceived
 from slixmpp_mls.client.group.evidence import Evidence
+from slixmpp_mls.client.group.group_info_key import GroupInfoKey
 from slixmpp_mls.client.group.room_change import Change, Membership
 from slixmpp_mls.client.group.room_state import RoomState
 from slixmpp_mls.client.storage.post_commit_actions import Invite, Leave, PostCommitActions
@@ -57,12 +58,15 @@ def received(number: bytes) -> MessageReceived:
 RECEIVED = received((1).to_bytes(8, "big"))
 
 
+KEY, OTHER_KEY = GroupInfoKey(0, b"k" * 32), GroupInfoKey(1, b"o" * 32)
+
+
 def state_with_group(store: Any) -> RoomState:
     """A member of a group, with something in each place."""
     device = Device(store)
     state = RoomState(device.store, ROOM, device.parameters)
     with state.change() as change:
-        change.begin_membership(Membership.of(new_group(device), Doubts(), PostCommitActions()))
+        change.begin_membership(Membership.of(new_group(device), Doubts(), PostCommitActions()), KEY)
         change.put_record(replace(state.record, state=MembershipState.MEMBER, group_id=b"g" * 32))
         for number, kind in enumerate((OutboxKind.APPLICATION, OutboxKind.PROPOSAL), start=1):
             change.put_message(number.to_bytes(8, "big"), message(kind, kind.name))
@@ -85,14 +89,14 @@ def begin_again(state: RoomState, change: Change) -> None:
     membership = state.require_member()
     change.end_membership(Evidence.WISH, keep_messages=True)
     change.carry_messages_over()
-    change.begin_membership(replace(membership, doubts=Doubts(), actions=PostCommitActions()))
+    change.begin_membership(replace(membership, doubts=Doubts(), actions=PostCommitActions()), None)
 
 
 EDITS: dict[str, Edit] = {
     "record": lambda state, change: change.put_record(replace(state.record, cursor=b"9", seen=4)),
     "outside": lambda state, change: change.put_outside(OutsideRecord(attempts=3)),
     "nothing outside": lambda state, change: change.put_outside(OutsideRecord()),
-    "entry": lambda state, change: change.put_entry(state.require_member().group),
+    "entry": lambda state, change: change.put_entry(state.require_member().group, KEY),
     "no entry": lambda state, change: change.delete_entry(),
     "message": lambda state, change: change.put_message(bytes(7) + b"\x07", message(OutboxKind.COMMIT, "new")),
     "replaced": lambda state, change: change.put_message(bytes(7) + b"\x01", message(OutboxKind.APPLICATION, "again")),
@@ -104,8 +108,9 @@ EDITS: dict[str, Edit] = {
     "doubts": lambda state, change: change.put_doubts(Doubts()),
     "actions": lambda state, change: change.put_actions({Invite(BOB, None).key: None}),
     "epoch": lambda state, change: change.begin_epoch(
-        state.require_member().group, state.require_member().roster, state.require_member().policy
+        state.require_member().group, state.require_member().roster, state.require_member().policy, OTHER_KEY
     ),
+    "key of GroupInfos": lambda state, change: change.put_group_info_key(OTHER_KEY),
     "end": lambda state, change: change.end_membership(Evidence.WISH, keep_messages=False),
     "end, messages stay": lambda state, change: change.end_membership(Evidence.WISH, keep_messages=True),
     "begin again": begin_again,
@@ -125,7 +130,7 @@ def in_memory(state: RoomState) -> tuple[Any, ...]:
     known = [mark for mark in (b"mark", b"another mark") if mark in state.duplicates]
     return (
         state.record, state.outside, entry, list(state.outbox), state.inbox.next_number(), state.inbox.taken,
-        known, sorted(state.staged), dict(state.ahead), inside,
+        known, sorted(state.staged), dict(state.ahead), inside, state.group_info_key, state.entry_info_key,
     )  # fmt: skip
 
 

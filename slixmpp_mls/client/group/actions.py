@@ -18,6 +18,7 @@ from ...stanza.blob import BlobReference
 from ...stanza.elements import RoomElement
 from ..events import Event
 from ..storage.records import OutboxKind
+from .group_info_key import GroupInfoKey
 from .resumption_psks import Awaited
 
 __all__ = [
@@ -139,12 +140,16 @@ class MoveOn:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """A Welcome for us."""
+    """A Welcome for us.
+
+    :ivar group_info_key: the key of the group's GroupInfos; None if the committer does not know it
+    """
 
     staged: StagedJoin
     bundle: KeyPackageBundle
     roster: Roster
     policy: RoomPolicy
+    group_info_key: GroupInfoKey | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ from .committable_proposals import is_vouched_for, returning_to
 from .continuation import Continuation
 from .evidence import Evidence
 from .external_commit import ExternalCommits
+from .group_info_key import key_after
 from .join_request import JoinRequests
 from .members import sent_in_epoch
 from .processing import rejected
@@ -306,8 +307,9 @@ class Applying:
                 for _, waiting in state.outbox
                 if waiting.kind is OutboxKind.COMMIT and not waiting.refused
             ]
+        group_info_key = key_after(state.group_info_key, staged.effects, membership.policy, group)
         with state.change() as change:
-            change.begin_epoch(group, action.roster, action.policy)
+            change.begin_epoch(group, action.roster, action.policy, group_info_key)
             change.put_actions(actions)
             change.put_doubts(membership.doubts.after(staged.effects, judged))
             self._note(change.transaction, membership, staged.effects, now, when)

@@ -49,6 +49,7 @@ from ..device import Device
 from ..events import Event, Unsure
 from ..storage.records import OutboxKind
 from .actions import Outgoing
+from .group_info_key import UNKNOWN
 from .join_request import PAUSES
 from .room_change import Change, Membership
 from .room_state import RoomState
@@ -283,7 +284,8 @@ class Certainty:
         group = membership.group
         self._answered[asked.signer] = now
         self._answers.append(now)
-        info = group.group_info(tree=_has_tree(membership), random=self._device.random)
+        handed_over = (self._state.group_info_key or UNKNOWN).extension()
+        info = group.group_info(tree=_has_tree(membership), extensions=(handed_over,), random=self._device.random)
         sealed = group.suite.encrypt_with_label(asked.reply_key, _ANSWER, group.group_id, info)
         payload = elements.Answer(group.group_id, group.epoch, sealed.encode())
         return Outgoing(str(uuid.uuid4()), OutboxKind.PROPOSAL, (payload,))

@@ -45,6 +45,7 @@ from ..storage.post_commit_actions import Invite, PostCommitActions
 from ..storage.records import MembershipState, OutboxKind, OutboxRecord, RoomRecord
 from .actions import Fits, Incoming, Outgoing
 from .evidence import Evidence
+from .group_info_key import GroupInfoKey
 from .room_change import Membership
 from .room_state import RoomState
 
@@ -207,7 +208,7 @@ class Continuation:
         with state.change() as change:
             change.end_membership(evidence, keep_messages=before is not None)
             change.carry_messages_over()
-            change.begin_membership(Membership.of(group, Doubts(), actions))
+            change.begin_membership(Membership.of(group, Doubts(), actions), GroupInfoKey.of(group))
             change.put_record(record)
         by = Member.of(group.own_index, group.own_leaf)
         if before is not None:

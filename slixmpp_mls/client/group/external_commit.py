@@ -5,7 +5,8 @@
     <group-info/> ──► draft ── authentication ──► finish ──► Outgoing
     its reflection, the first Commit of its epoch in the room ──► we are in
 
-A member signs a GroupInfo and sends it with its Commit; the room keeps it.  Its signature, tree and leaves are
+A member signs a GroupInfo and sends it with its Commit, encrypted for those who are or have been members
+(:mod:`.group_info_key`); the room keeps it.  Its signature, tree and leaves are
 verified.  Whether it is the present one cannot be verified, so the room's order decides (:func:`usable_group_infos`).
 A GroupInfo older than the epoch that we know of is rejected, and a Commit made from an outdated one arrives too late.
 One attack remains (RFC 9750 5.3): a server that hides later messages can lead us into a past epoch with its members
@@ -42,6 +43,7 @@ from ..events import CommitLost, Event
 from ..storage.records import ROOMS, MembershipState, OutboxKind, OutsideRecord, RoomRecord
 from .actions import Fits, Incoming, Outgoing
 from .continuation import check_lengths
+from .group_info_key import GroupInfoKey, as_element, key_after, open_group_info, seal_group_info
 from .join_request import attempted
 from .room_state import RoomState
 
@@ -77,12 +79,14 @@ class ExternalCommitDraft:
 
     :ivar epoch: the one that it would end
     :ivar leaves: those of the group, for the Authentication Service to judge
+    :ivar group_info_key: the key of the group's GroupInfos after it; None if it is not known
     """
 
     bundle: CommitBundle = field(repr=False)
     group_id: bytes
     epoch: int
     leaves: tuple[LeafNode, ...] = field(repr=False)
+    group_info_key: GroupInfoKey | None = field(repr=False)
 
     @property
     def suite(self) -> CipherSuite:
@@ -107,7 +111,8 @@ class ExternalCommits:
         :raises NotPermitted: the group's policy does not let us in this way
         """
         self._check_may_enter()
-        info = check_consistency(group_info).body
+        message = self.open(group_info)
+        info = check_consistency(replace(group_info, data=message, key_epoch=None)).body
         assert isinstance(info, GroupInfo)
         context = info.group_context
         self._check_is_present(context.group_id, context.epoch)
@@ -134,7 +139,34 @@ class ExternalCommits:
         except PolicyViolation as error:
             raise NotPermitted(f"the group's policy: {error}") from error
         leaves = tuple(leaf for index, leaf in public.tree.members() if index != own)
-        return ExternalCommitDraft(bundle, context.group_id, context.epoch, leaves)
+        before = (
+            self._state.group_info_key if group_info.key_epoch is not None else GroupInfoKey.found_in(info.extensions)
+        )
+        known = None if before is None else before.checked(public.suite, context.epoch)
+        after = bundle.staged.next
+        assert isinstance(after, Group)
+        key = key_after(known, bundle.staged.effects, policy, after)
+        return ExternalCommitDraft(bundle, context.group_id, context.epoch, leaves, key)
+
+    @property
+    def _suite(self) -> CipherSuite | None:
+        """Of the group that we have lost, or to which we return; None if it is not known."""
+        if self._state.membership is not None:
+            return self._state.membership.group.suite
+        number = self._state.outside.suite
+        return CipherSuite.get(number) if number else None
+
+    def can_read(self, group_info: elements.GroupInfo) -> bool:
+        """Whether a GroupInfo of the room is in clear, or encrypted with the key that we have."""
+        key = self._state.group_info_key
+        return group_info.key_epoch is None or (key is not None and group_info.key_epoch == key.epoch)
+
+    def open(self, group_info: elements.GroupInfo) -> bytes:
+        """A GroupInfo of the room, as MLSMessage.  Nothing of it has been verified.
+
+        :raises PeerError: it is encrypted with a key that we do not have, or cannot be read
+        """
+        return open_group_info(group_info, self._state.group_info_key, self._suite)
 
     def _completion(self, view: GroupView, own: int | None, now: int) -> Completion:
         """What lets our leaf in: proof of return, vouchers, or where anybody may come in, the mark of a newcomer.
@@ -186,7 +218,7 @@ class ExternalCommits:
             entry=draft.bundle.commit,
             entry_epoch=draft.epoch,
             entry_id=str(uuid.uuid4()).encode(),
-            entry_info=draft.bundle.group_info or b"",
+            entry_info=self._sealed(draft),
         )
         try:
             _check_fits(seen, fits)
@@ -196,9 +228,17 @@ class ExternalCommits:
         group = draft.bundle.staged.next
         assert isinstance(group, Group)
         with self._state.change() as change:
-            change.put_entry(group)
+            change.put_entry(group, draft.group_info_key)
             change.put_outside(seen)
         return _as_outgoing(seen)
+
+    def _sealed(self, draft: ExternalCommitDraft) -> bytes:
+        """The GroupInfo of the epoch after our Commit, as it is sent."""
+        after = draft.bundle.staged.next
+        assert isinstance(after, Group)
+        assert draft.bundle.group_info is not None
+        policy = RoomPolicy.required_in(after.context.extensions)
+        return seal_group_info(draft.group_info_key, policy, after, draft.bundle.group_info, self._device.random)
 
     # --- what becomes of it --------------------------------------------------------------------
 
@@ -274,5 +314,5 @@ def _check_fits(seen: OutsideRecord, fits: Fits | None) -> None:
 def _as_outgoing(seen: OutsideRecord) -> Outgoing:
     payloads: list[elements.RoomElement] = [elements.Commit(seen.group_id, seen.entry_epoch, seen.entry)]
     if seen.entry_info:
-        payloads.append(elements.GroupInfo(seen.group_id, seen.entry_epoch + 1, seen.entry_info))
+        payloads.append(as_element(seen.group_id, seen.entry_epoch + 1, seen.entry_info))
     return Outgoing(seen.entry_id.decode(), OutboxKind.COMMIT, tuple(payloads))

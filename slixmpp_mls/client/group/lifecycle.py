@@ -17,6 +17,7 @@ from ..storage.leaf_ages import LeafAge
 from ..storage.post_commit_actions import Leave, PostCommitActions
 from ..storage.records import MembershipState
 from .evidence import Evidence
+from .group_info_key import GroupInfoKey
 from .room_change import Membership
 from .room_state import RoomState
 
@@ -64,7 +65,7 @@ class Lifecycle:
         own_age = LeafAge.arriving(group.own_leaf, now, last_resort=False)
         with state.change() as change:
             change.end_membership(Evidence.NO_STATE, keep_messages=False)
-            change.begin_membership(Membership.of(group, Doubts(), PostCommitActions()))
+            change.begin_membership(Membership.of(group, Doubts(), PostCommitActions()), GroupInfoKey.of(group))
             leaf_ages.put(change.transaction, state.spaces.renewed, device.identity, own_age)
             change.put_record(record)
 

@@ -37,8 +37,12 @@ from ..storage.records import (
     UnsureRecord,
 )
 from .evidence import Evidence
+from .group_info_key import UNKNOWN, GroupInfoKey
 
-__all__ = ["Change", "Contents", "Membership"]
+__all__ = ["ENTRY", "PRESENT", "Change", "Contents", "Membership"]
+
+PRESENT, ENTRY = b"present", b"entry"
+"""The names of the keys for GroupInfos in their space."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,6 +93,8 @@ class Contents:
     :ivar staged: Commits and creations of ours that wait, by their number in the outbox
     :ivar return_keys: private return keys that our leaf in a group that we have lost may have, the likeliest first
     :ivar unsure: why we do not know whether we are where the group is
+    :ivar group_info_key: the key of the group's GroupInfos, also of a group that we have lost; None if it is not known
+    :ivar entry_info_key: the same after our external Commit that waits
     :ivar ahead: account -> a later epoch than ours, as the room says; the latest news last.  Not in the store
     """
 
@@ -103,6 +109,8 @@ class Contents:
     return_keys: tuple[SignaturePrivateKey, ...] = field(repr=False)
     ahead: dict[str, int]
     unsure: UnsureRecord = field(default_factory=UnsureRecord)
+    group_info_key: GroupInfoKey | None = None
+    entry_info_key: GroupInfoKey | None = None
 
     def copy(self) -> Contents:
         """The same, which can change by itself."""
@@ -125,6 +133,8 @@ class Change:
     __slots__ = (
         "_contents",
         "_entry",
+        "_entry_info_key",
+        "_group_info_key",
         "_later",
         "_membership",
         "_outside",
@@ -144,6 +154,7 @@ class Change:
         self._record, self._outside, self._return_keys = contents.record, contents.outside, contents.return_keys
         self._membership, self._entry = contents.membership, contents.entry
         self._unsure = contents.unsure
+        self._group_info_key, self._entry_info_key = contents.group_info_key, contents.entry_info_key
         self._later: list[Callable[[], object]] = []  # what happens to the containers
 
     def remember(self) -> None:
@@ -152,6 +163,7 @@ class Change:
         contents.record, contents.outside, contents.return_keys = self._record, self._outside, self._return_keys
         contents.membership, contents.entry = self._membership, self._entry
         contents.unsure = self._unsure
+        contents.group_info_key, contents.entry_info_key = self._group_info_key, self._entry_info_key
         for each in self._later:
             each()
 
@@ -193,16 +205,26 @@ class Change:
             self.transaction.put(self._spaces.unsure, OUTSIDE, unsure.encode())
         self._unsure = unsure
 
-    def put_entry(self, group: Group) -> None:
-        """The state that an external Commit of ours leads to, in place of that of an earlier one."""
+    def put_group_info_key(self, key: GroupInfoKey | None) -> None:
+        """The key of the group's GroupInfos; None if it is not known."""
+        self.transaction.put(self._spaces.group_info_key, PRESENT, (key or UNKNOWN).encode())
+        self._group_info_key = key
+
+    def put_entry(self, group: Group, group_info_key: GroupInfoKey | None) -> None:
+        """The state that an external Commit of ours leads to, in place of that of an earlier one.
+
+        :param group_info_key: the key of its GroupInfos
+        """
         self.transaction.delete_prefix(self._spaces.entering)  # or pieces that this state lacks would be left
         _put_all(self.transaction, self._spaces.entering, group.pieces())
-        self._entry = group.stored()
+        self.transaction.put(self._spaces.group_info_key, ENTRY, (group_info_key or UNKNOWN).encode())
+        self._entry, self._entry_info_key = group.stored(), group_info_key
 
     def delete_entry(self) -> None:
         """No external Commit of ours waits any more."""
         self.transaction.delete_prefix(self._spaces.entering)
-        self._entry = None
+        self.transaction.delete(self._spaces.group_info_key, ENTRY)
+        self._entry = self._entry_info_key = None
 
     # --- outbox and inbox ----------------------------------------------------------------------
 
@@ -268,11 +290,15 @@ class Change:
         _put_changes(self.transaction, self._spaces.owed, changes)
         self._membership = replace(membership, actions=membership.actions.changed(changes))
 
-    def begin_epoch(self, group: Group, roster: Roster, policy: RoomPolicy) -> None:
+    def begin_epoch(
+        self, group: Group, roster: Roster, policy: RoomPolicy, group_info_key: GroupInfoKey | None
+    ) -> None:
         """Begin the epoch after a Commit, and delete the entries of the epoch that has ended.
 
         Application data in the outbox is kept, because it may still arrive and be read.
         """
+        if group_info_key != self._group_info_key:
+            self.put_group_info_key(group_info_key)
         membership, spaces = self._member(), self._spaces
         _put_changes(self.transaction, spaces.group, group.changes_since(membership.group))
         self.transaction.delete_prefix(spaces.pending)
@@ -285,8 +311,12 @@ class Change:
 
     # --- into the group, and out of it ---------------------------------------------------------
 
-    def begin_membership(self, membership: Membership) -> None:
-        """We are in a group, after :meth:`end_membership`."""
+    def begin_membership(self, membership: Membership, group_info_key: GroupInfoKey | None) -> None:
+        """We are in a group, after :meth:`end_membership`.
+
+        :param group_info_key: the key of its GroupInfos; None if it is not known
+        """
+        self.put_group_info_key(group_info_key)
         group, spaces = membership.group, self._spaces
         self.put_return_keys(group.suite.id, ())  # the state has its own
         _put_all(self.transaction, spaces.group, group.pieces())
@@ -304,6 +334,8 @@ class Change:
         if evidence is Evidence.NO_STATE and self._membership is not None:
             raise UsageError("there is a group's state, which goes on evidence only")
         self.put_unsure(UnsureRecord())
+        transaction.delete(spaces.group_info_key, PRESENT)
+        self._group_info_key = None
         for space in (
             spaces.group, spaces.pending, spaces.unwanted, spaces.member, spaces.renewed, spaces.doubt,
             spaces.arrivals, spaces.owed,

@@ -44,7 +44,8 @@ from ..storage.records import (
     UnsureRecord,
 )
 from .evidence import Evidence
-from .room_change import Change, Contents, Membership
+from .group_info_key import GroupInfoKey
+from .room_change import ENTRY, PRESENT, Change, Contents, Membership
 
 __all__ = ["RoomState"]
 
@@ -112,6 +113,16 @@ class RoomState:
     def entry(self) -> Group | None:
         """The state that an external Commit of ours leads to, if one waits."""
         return self._contents.entry
+
+    @property
+    def group_info_key(self) -> GroupInfoKey | None:
+        """The key of the group's GroupInfos, also of a group that we have lost; None if it is not known."""
+        return self._contents.group_info_key
+
+    @property
+    def entry_info_key(self) -> GroupInfoKey | None:
+        """The same after our external Commit that waits."""
+        return self._contents.entry_info_key
 
     @property
     def membership(self) -> Membership | None:
@@ -258,9 +269,11 @@ class RoomState:
                 outside, group_id=group.group_id, suite=group.suite.id, epoch=group.epoch, known=1, after=after
             )
         waiting = [staged.next for staged in self.staged.values() if staged.next is not None]
+        group_info_key = self.group_info_key
         with self.change() as change:
             change.end_membership(evidence, keep_messages=keep_messages)
             if record.state is MembershipState.LOST:
+                change.put_group_info_key(group_info_key)
                 change.put_return_keys(membership.group.suite.id, return_keys(membership.group, waiting))
             change.delete_entry()
             change.put_record(record)
@@ -290,6 +303,8 @@ def _load(transaction: Transaction, room: str, spaces: Spaces, parameters: Param
         ),
         ahead={},
         unsure=unsure,
+        group_info_key=_group_info_key(transaction.get(spaces.group_info_key, PRESENT)),
+        entry_info_key=_group_info_key(transaction.get(spaces.group_info_key, ENTRY)),
     )
     waiting: dict[bytes, dict[bytes, bytes]] = {}
     for key, value in transaction.items(spaces.pending):
@@ -303,5 +318,14 @@ def _load(transaction: Transaction, room: str, spaces: Spaces, parameters: Param
         membership = Membership.of(group, doubts, PostCommitActions(transaction.items(spaces.owed)))
         unwanted = frozenset(reference for reference, _ in transaction.items(spaces.unwanted))
         contents.membership = replace(membership, unwanted=unwanted)
+        if transaction.get(spaces.group_info_key, PRESENT) is None:
+            # A store of before 0.2.  Its members derive a key once, of the epoch in which most of them are.
+            contents.group_info_key = GroupInfoKey.of(group)
+            transaction.put(spaces.group_info_key, PRESENT, contents.group_info_key.encode())
         contents.staged |= {number: group.restore_staged(pieces) for number, pieces in waiting.items()}
     return contents
+
+
+def _group_info_key(value: bytes | None) -> GroupInfoKey | None:
+    key = None if value is None else GroupInfoKey.decode(value)
+    return key if key is not None and key.key else None

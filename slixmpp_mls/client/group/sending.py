@@ -47,6 +47,7 @@ from ..storage.records import OutboxKind, OutboxRecord
 from .actions import Fits, Outgoing
 from .committable_proposals import Committable, committable, effects_of, is_permitted
 from .continuation import check_lengths, check_tree_length, creation
+from .group_info_key import UNKNOWN, as_element, begins_key, key_after, seal_group_info
 from .resumption_psks import OtherGroups
 from .room_change import Membership
 from .room_state import RoomState
@@ -278,14 +279,23 @@ class Sending:
 
     def _finished(self, draft: CommitDraft, tree_at: BlobReference | None) -> tuple[CommitBundle, OutboxRecord]:
         location = None if tree_at is None else RatchetTreeLocation(tree_at).extension()
-        group = self._state.require_member().group
-        bundle = group.finish_commit(draft, instead_of_tree=location, random=self._device.random)
+        membership, random = self._state.require_member(), self._device.random
+        group, key, effects = membership.group, self._state.group_info_key, draft.staged.effects
+        handed_over = () if begins_key(effects, membership.policy, group.epoch + 1) else ((key or UNKNOWN).extension(),)
+        bundle = group.finish_commit(draft, instead_of_tree=location, in_welcome=handed_over, random=random)
+        group_info = b""
+        if bundle.group_info is not None:
+            after = bundle.staged.next
+            assert isinstance(after, Group)
+            key = key_after(key, effects, membership.policy, after)
+            policy = RoomPolicy.required_in(after.context.extensions)
+            group_info = seal_group_info(key, policy, after, bundle.group_info, random)
         record = _record(
             OutboxKind.COMMIT,
             group.epoch,
             bundle.commit,
             welcome=bundle.welcome or b"",
-            group_info=bundle.group_info or b"",
+            group_info=group_info,
         )
         return bundle, record
 
@@ -379,7 +389,7 @@ class Sending:
                 if record.welcome:
                     payloads.append(elements.Welcome(group_id, epoch + 1, record.welcome))
                 if record.group_info:
-                    payloads.append(elements.GroupInfo(group_id, epoch + 1, record.group_info))
+                    payloads.append(as_element(group_id, epoch + 1, record.group_info))
         return Outgoing(record.origin_id.decode(), record.kind, tuple(payloads))
 
     # --- what has not come back ----------------------------------------------------------------

@@ -50,6 +50,7 @@ from ..storage.records import MembershipState, OutboxKind, RoomRecord
 from .actions import Ignore, Incoming, Join, Step
 from .evidence import Evidence
 from .external_commit import check_is_new
+from .group_info_key import GroupInfoKey
 from .join_request import JoinRequests
 from .resumption_psks import OtherGroups
 from .room_change import Membership
@@ -177,7 +178,9 @@ class Welcomes:
         state = staged.state
         roster = Roster.of(state.members())
         leaves = tuple(leaf for index, leaf in state.members() if index != state.own_index)
-        return Step(incoming, Join(staged, bundle, roster, policy), leaves)
+        assert isinstance(state, Group)
+        group_info_key = GroupInfoKey.handed_over(info.extensions, state)
+        return Step(incoming, Join(staged, bundle, roster, policy, group_info_key), leaves)
 
     # --- arriving ------------------------------------------------------------------------------
 
@@ -192,17 +195,18 @@ class Welcomes:
         group = join.staged.state
         assert isinstance(group, Group)
         inviter = Member.of(join.staged.inviter, group.tree.member(join.staged.inviter))
-        return self._arrive(
-            Membership(group, join.roster, join.policy, Doubts(judged)), record, now, inviter, join.bundle
-        )
+        membership = Membership(group, join.roster, join.policy, Doubts(judged))
+        return self._arrive(membership, join.group_info_key, record, now, inviter, join.bundle)
 
     def accept_entry(self, group: Group, record: RoomRecord, now: int, judged: Iterable[Doubt]) -> list[Event]:
         """We are in the group by our own external Commit; the rest as of :meth:`accept`."""
-        return self._arrive(Membership.of(group, Doubts(judged), PostCommitActions()), record, now)
+        membership = Membership.of(group, Doubts(judged), PostCommitActions())
+        return self._arrive(membership, self._state.entry_info_key, record, now)
 
     def _arrive(
         self,
         membership: Membership,
+        group_info_key: GroupInfoKey | None,
         record: RoomRecord,
         now: int,
         inviter: Member | None = None,
@@ -234,7 +238,7 @@ class Welcomes:
             change.end_membership(evidence, keep_messages=same)
             if followed:
                 change.carry_messages_over()
-            change.begin_membership(membership)
+            change.begin_membership(membership, group_info_key)
             change.delete_entry()
             self._requests.end(change, b"" if bundle is None else bundle.reference)
             if bundle is not None:

@@ -34,6 +34,10 @@ space                      key                       value
 ``outside/`` + room        ``record``                :class:`OutsideRecord`
 ``entering/`` + room       piece                     the state after an external Commit of ours
 ``unsure/`` + room         ``record``                :class:`UnsureRecord`
+``group_info_key/`` + room ``present``               the key of the group's GroupInfos
+                                                     (:mod:`slixmpp_mls.client.group.group_info_key`); a store of
+                                                     before 0.2 has none, an empty one is not known
+``group_info_key/`` + room ``entry``                 the same after an external Commit of ours
 =========================  ========================  ===========================================
 
 The names of the spaces contain rooms, not group ids: a room carries one group at a time, and the successor of a group
@@ -281,6 +285,7 @@ class Spaces:
     entering: str
     returning: str
     unsure: str
+    group_info_key: str
 
     @classmethod
     def of(cls, room: str) -> Self:

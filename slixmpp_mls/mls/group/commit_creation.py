@@ -222,12 +222,14 @@ def finish_commit(
     group: GroupState,
     *,
     instead_of_tree: Extension | None = None,
+    in_welcome: Sequence[Extension] = (),
     random: Random = os.urandom,
 ) -> CommitBundle:
     """RFC 9420 12.4.1, the rest: encryption, and the Welcome.
 
     :param group: the state as it is now, in the epoch of the draft
     :param instead_of_tree: a GroupInfo extension that says where the ratchet tree is, if it is not to be inside
+    :param in_welcome: other extensions of the GroupInfo in the Welcome
     :raises UsageError: the group has left the draft's epoch
     """
     suite, options, staged = group.suite, draft.options, draft.staged
@@ -250,8 +252,9 @@ def finish_commit(
 
     def info(*, tree: bool, external: bool) -> GroupInfo:
         found = () if instead_of_tree is None else (instead_of_tree,)
-        inside = tree and instead_of_tree is None
-        return create_group_info(next_state, tree=inside, external=external, extensions=found, random=random)
+        inside, others = tree and instead_of_tree is None, () if external else in_welcome
+        extensions = (*found, *others)
+        return create_group_info(next_state, tree=inside, external=external, extensions=extensions, random=random)
 
     welcome = group_info = None
     if draft.invites:

@@ -293,14 +293,22 @@ class Group(GroupState):
         return commit_creation.draft_commit(self, rules, by_value=proposals, **how)
 
     def finish_commit(
-        self, draft: CommitDraft, *, instead_of_tree: Extension | None = None, random: Random = os.urandom
+        self,
+        draft: CommitDraft,
+        *,
+        instead_of_tree: Extension | None = None,
+        in_welcome: Sequence[Extension] = (),
+        random: Random = os.urandom,
     ) -> CommitBundle:
         """The rest of :meth:`commit`, in the state as it is now.
 
         :param instead_of_tree: a GroupInfo extension that says where the ratchet tree is, if it is not to be inside
+        :param in_welcome: other extensions of the GroupInfo in the Welcome
         :raises UsageError: the group has left the draft's epoch
         """
-        return commit_creation.finish_commit(draft, self, instead_of_tree=instead_of_tree, random=random)
+        return commit_creation.finish_commit(
+            draft, self, instead_of_tree=instead_of_tree, in_welcome=in_welcome, random=random
+        )
 
     def group_info(
         self,

@@ -117,9 +117,10 @@ class Recovery:
         for stanza, group_info in await group_infos(self._parts.muc.archive):
             if not self._group.is_member or self._group.returning:
                 return
-            if group_info.group == self._group.mls.group_id and group_info.epoch > self._group.mls.epoch:
+            later = group_info.group == self._group.mls.group_id and group_info.epoch > self._group.mls.epoch
+            if later and self._group.external_commits.can_read(group_info):
                 try:
-                    self._take(group_info.data, None)
+                    self._take(self._group.external_commits.open(group_info), None)
                 except PeerError as error:
                     self._reject(stanza, error)
 

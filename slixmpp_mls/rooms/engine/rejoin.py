@@ -171,6 +171,9 @@ class Rejoiner:
         reasons: list[str] = []
         epoch = group.join_requests.epoch_seen
         for stanza, group_info in await group_infos(self._parts.muc.archive):
+            if not group.external_commits.can_read(group_info):
+                reasons.append("it is encrypted for those who were members at another time")
+                continue
             try:
                 draft = group.external_commits.draft(group_info, self._context.now)
                 outgoing = group.external_commits.finish(draft, self._context.now, again=again, fits=self._parts.fits)
