@@ -50,6 +50,7 @@ from slixmpp_mls.mls.parameters import DAY, HOUR, Parameters
 from slixmpp_mls.mls.schedule.message_protection import pad_in_steps
 from slixmpp_mls.mls.structures.framing import MLSMessage
 from slixmpp_mls.mls.structures.key_package import KeyPackage as MLSKeyPackage
+from slixmpp_mls.mls.structures.welcome import GroupInfo
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
 from slixmpp_mls.mls.tree.leaf_validation import GroupRequirements
 from slixmpp_mls.policy import MAX_ADMINISTRATORS, POLICY_TYPES, RoomPolicy
@@ -68,6 +69,7 @@ from slixmpp_mls.stanza import (
     payloads,
 )
 from slixmpp_mls.stanza import Device as DeviceElement
+from slixmpp_mls.stanza import GroupInfo as GroupInfoElement
 from slixmpp_mls.stanza import Invitation as InvitationElement
 from slixmpp_mls.stanza.blob import MAX_BLOB, RatchetTreeLocation
 from slixmpp_mls.stanza.consistency import check as check_consistency
@@ -309,7 +311,8 @@ def test_every_example_is_what_the_stanza_layer_reads(caption: str) -> None:
         SCHEMA.assertValid(alone)
         parsed = parse(alone)
         assert parse(parsed.to_bytes()) == parsed
-        if isinstance(parsed, RoomElement | KeyPackage) and not isinstance(parsed, Inquiry | Answer):
+        # Encrypted GroupInfos: see test_members_read_the_group_infos_of_the_story
+        if isinstance(parsed, RoomElement | KeyPackage) and not isinstance(parsed, Inquiry | Answer | GroupInfoElement):
             check_consistency(parsed)
     for message in (root, *root.iter("{jabber:client}message")):
         if etree.QName(message).localname == "message":
@@ -518,8 +521,8 @@ def shown(name: str) -> Shown:
 def test_the_documents_show_all_of_the_room() -> None:
     assert [stanza.incoming.archive_id for stanza in ROOM_STANZAS] == [one["archive_id"] for one in STORY["stanzas"]]
     assert [stanza.name for stanza in ROOM_STANZAS] == [
-        "add", "hello", "reply", "winner", "loser", "retry", "request", "readd", "again", "door", "external", "leave",
-        "left", "remove", "after",
+        "add", "hello", "reply", "winner", "loser", "retry", "request", "readd", "again", "asking", "granted", "door",
+        "external", "leave", "left", "remove", "after",
     ]  # fmt: skip
 
 
@@ -605,21 +608,42 @@ def test_who_has_lost_track_rejoins_by_being_added_again() -> None:
 
 
 def test_who_is_removed_reads_no_further() -> None:
-    hag = Follower(identity_of("hag66"))
-    for name in ("readd", "door", "external", "leave", "left"):
-        hag.take(shown(name))
-    check_state(hag, shown("left"))
-    before = hag.group.mls
+    phone = Follower(identity_of("hag66", 1))
+    for name in ("granted", "door", "external", "leave", "left"):
+        phone.take(shown(name))
+    check_state(phone, shown("left"))
+    before = phone.group.mls
     after = shown("after")
-    (event,) = hag.take(shown("remove"))
+    (event,) = phone.take(shown("remove"))
     assert isinstance(event, RemovedFromGroup)
     assert event.by is not None
     assert event.by.account == "crone1@shakespeare.lit"
-    (event,) = hag.take(shown("after"))
+    (event,) = phone.take(shown("after"))
     assert isinstance(event, Unreadable)
     # Whoever had kept the old state could not follow either: no path was encrypted to these leaves.
     with pytest.raises(PeerError, match="epoch"):
         before.process(check_consistency(cast(Any, after.incoming.payloads[0])), now=int(after.facts["time"]))
+
+
+def test_members_read_the_group_infos_of_the_story() -> None:
+    """One derives their key, the other has it from its Welcome; after a removal there is another one."""
+    tablet, phone = Follower(identity_of("crone1")), Follower(identity_of("hag66", 1))
+    for name in ("add", "hello", "reply", "winner", "loser", "retry", "request", "readd", "again", "asking"):
+        tablet.take(shown(name))
+    for name in ("granted", "door", "external"):
+        stanza = shown(name)
+        for follower in (tablet, phone):
+            follower.take(stanza)
+            for info in (one for one in stanza.incoming.payloads if isinstance(one, GroupInfoElement)):
+                assert info.key_epoch == 1
+                message = follower.group.external_commits.open(info)
+                inside = MLSMessage.decode(message).body
+                assert isinstance(inside, GroupInfo)
+                assert inside.group_context == follower.group.mls.context
+    assert isinstance(info, GroupInfoElement)
+    for name in ("leave", "left"):
+        tablet.take(shown(name))
+    assert not tablet.group.external_commits.can_read(info)  # wiccarocks has left: a new key has begun
 
 
 def test_a_stanza_that_lies_about_itself_is_refused() -> None:

@@ -20,24 +20,27 @@ from lxml import etree
 
 from slixmpp_mls.authentication import X509Service
 from slixmpp_mls.client import Device, GroupChanged, Incoming, Joined, Rejected, RoomGroup
+from slixmpp_mls.client.group.group_info_key import GroupInfoKey, begins_key, open_group_info
 from slixmpp_mls.errors import InvalidError, MalformedError, PeerError, PolicyViolation
 from slixmpp_mls.identity import ClientIdentity, fingerprint, key_identifier
 from slixmpp_mls.identity.certificates import certified_key, chain_of
 from slixmpp_mls.key_packages.items import parse_item, verify_item
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.group.commit_effects import ChangeKind, Effects, MemberChange
 from slixmpp_mls.mls.parameters import DAY, HOUR
 from slixmpp_mls.mls.structures.credential import BasicCredential, Certificate, X509Credential
 from slixmpp_mls.mls.structures.extensions import Extension
-from slixmpp_mls.mls.structures.framing import MLSMessage, PrivateMessage
+from slixmpp_mls.mls.structures.framing import MemberSender, MLSMessage, PrivateMessage
 from slixmpp_mls.mls.structures.key_package import KeyPackage as MLSKeyPackage
 from slixmpp_mls.mls.structures.leaf_node import Capabilities, LeafNode, UpdateSource
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
 from slixmpp_mls.mls.tree.leaf_validation import GroupRequirements, LeafRules
 from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
-from slixmpp_mls.policy import RemovedClients, RoomPolicy
+from slixmpp_mls.mls.tree.tree_math import LeafIndex
+from slixmpp_mls.policy import ExternalJoins, RemovedClients, RoomPolicy
 from slixmpp_mls.policy.check import judge
 from slixmpp_mls.rooms.content import PROFILE
-from slixmpp_mls.stanza import Application, RoomElement, parse, read_payloads
+from slixmpp_mls.stanza import Application, GroupInfo, RoomElement, parse, read_payloads
 from slixmpp_mls.stanza import Device as DeviceElement
 from slixmpp_mls.stanza.blob import RatchetTreeLocation
 from slixmpp_mls.stanza.consistency import check as check_consistency
@@ -327,6 +330,57 @@ def test_message(case: dict[str, Any]) -> None:
 
 
 # --- tree-location.json ------------------------------------------------------------------------
+
+
+def test_group_info() -> None:
+    """Made again from the document alone: mls-recovery.xml, "Encrypted GroupInfos"."""
+    case = load("group-infos")
+    derived = expand_with_label(unhex(case["exporter_secret"]), "MLS-XMPP 1.0 group-info", b"", 32)  # 8.5
+    key = expand_with_label(derived, "exported", hashlib.sha256(b"").digest(), 32)
+    assert key.hex() == case["group_info_key"]
+    assert case["extension_data"] == (struct.pack(">Q", case["key_epoch"]) + vector(key)).hex()
+    assert case["extension_type"] == GroupInfoKey.TYPE
+    element = etree.fromstring(case["element"])
+    SCHEMA.assertValid(element)
+    parsed = parse(case["element"])
+    assert isinstance(parsed, GroupInfo)
+    salt, message, group_id = unhex(case["salt"]), unhex(case["group_info"]), unhex(case["group_id"])
+    aead_key, nonce = expand_with_label(key, "key", salt, 16), expand_with_label(key, "nonce", salt, 12)
+    places = vector(group_id) + struct.pack(">QQ", parsed.epoch, case["key_epoch"])
+    sealed = AESGCM(aead_key).encrypt(nonce, message, places)
+    assert parsed.data == struct.pack(">Q", case["key_epoch"]) + vector(salt) + vector(sealed)
+    assert parsed.key_epoch == case["key_epoch"]
+    assert open_group_info(parsed, GroupInfoKey(case["key_epoch"], key), SUITE) == message
+
+
+@pytest.mark.parametrize("case", load("group-infos")["refused"], ids=lambda case: case["reason"])
+def test_no_group_info(case: dict[str, str]) -> None:
+    made = load("group-infos")
+    parsed = parse(case["element"])
+    assert isinstance(parsed, GroupInfo)
+    with pytest.raises(PeerError):
+        open_group_info(parsed, GroupInfoKey(made["key_epoch"], unhex(made["group_info_key"])), SUITE)
+
+
+@pytest.mark.parametrize("case", load("group-infos")["new_keys"])
+def test_new_group_info_key(case: dict[str, Any]) -> None:
+    def changes(kind: ChangeKind, identities: list[str]) -> list[MemberChange]:
+        leaves = [named(identity) for identity in identities]
+        removed = kind is ChangeKind.REMOVED
+        return [
+            MemberChange(kind, MemberSender(LeafIndex(0)), index, leaf if removed else None, None if removed else leaf)
+            for index, leaf in enumerate(leaves, start=1)
+        ]
+
+    changed = (*changes(ChangeKind.REMOVED, case["removed"]), *changes(ChangeKind.ADDED, case["added"]))
+    effects = Effects(MemberSender(LeafIndex(0)), 0, changed, None, (), None)
+    policy = RoomPolicy("r@c.example", ("a@a.example",), external_joins=ExternalJoins(case["external_joins_before"]))
+    assert begins_key(effects, policy, case["epoch_begun"]) is case["begins_new_key"]
+
+
+def named(identity: str) -> LeafNode:
+    credential = BasicCredential(identity.encode())
+    return LeafNode(b"", b"", credential, Capabilities((), (), (), (), ()), UpdateSource(), (), b"")
 
 
 def test_tree_location() -> None:

@@ -34,6 +34,15 @@ from xml.sax.saxutils import escape, quoteattr
 from lxml import etree
 
 from slixmpp_mls.client.device.leaf_proofs import arriving, renewing, return_keys
+from slixmpp_mls.client.group.group_info_key import (
+    EncryptedGroupInfo,
+    GroupInfoKey,
+    as_element,
+    begins_key,
+    key_after,
+    open_group_info,
+    seal_group_info,
+)
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls import xml_form
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
@@ -128,6 +137,7 @@ class Story:
     listings: dict[str, str] = field(default_factory=dict)
     stanzas: list[dict[str, object]] = field(default_factory=list)
     moment: datetime = START
+    info_key: GroupInfoKey | None = None
     random: Randomness = field(default_factory=lambda: Randomness("the room"))
     last_id: str = ""
     last_xml: str = ""
@@ -191,15 +201,21 @@ class Story:
         epoch = committer.state.epoch
         proposals = with_removed(committer.state, proposals, self.now)
         options = replace(options or CommitOptions(), complete=renewing(SUITE))
-        bundle = committer.state.commit(proposals, now=self.now, options=options, random=committer.random)
+        view = view_of(committer.state)
+        draft = committer.state.draft_commit(proposals, now=self.now, options=options, random=committer.random)
+        kept = not begins_key(draft.staged.effects, view.policy, epoch + 1)
+        handed_over = (self.info_key.extension(),) if kept and self.info_key is not None else ()
+        bundle = committer.state.finish_commit(draft, in_welcome=handed_over, random=committer.random)
         check_policy(committer.state, bundle.staged)
         assert isinstance(bundle.sent, Group)
+        assert isinstance(bundle.staged.next, Group)
+        self.info_key = key_after(self.info_key, draft.staged.effects, view.policy, bundle.staged.next)
         committer.group = bundle.sent
         elements = room_element("commit", committer.state.group_id, epoch, bundle.commit)
         if bundle.welcome is not None:
             elements += "\n" + room_element("welcome", committer.state.group_id, epoch + 1, bundle.welcome)
         if bundle.group_info is not None:
-            elements += "\n" + room_element("group-info", committer.state.group_id, epoch + 1, bundle.group_info)
+            elements += "\n" + self.group_info(bundle.staged.next, bundle.group_info, committer)
         self.reflect(name, committer, elements, origin_id(committer), kind="commit", epoch=epoch, wins=True)
         self.deliver(bundle.commit, committer=committer, bundle=bundle)
         welcome = None if bundle.welcome is None else MLSMessage.decode(bundle.welcome).body
@@ -210,6 +226,13 @@ class Story:
             assert RoomPolicy.required_in(joined.context.extensions).room == ROOM
             person.group = joined
         self.check_agreement(committer)
+
+    def group_info(self, group: Group, message: bytes, sender: Person) -> str:
+        """A GroupInfo as it is sent: encrypted for members, present and past."""
+        policy = RoomPolicy.required_in(group.context.extensions)
+        sealed = seal_group_info(self.info_key, policy, group, message, sender.random)
+        key_epoch = EncryptedGroupInfo.decode(sealed).key_epoch
+        return room_element("group-info", group.group_id, group.epoch, sealed, {"key-epoch": str(key_epoch)})
 
     def check_agreement(self, one: Person) -> None:
         """All members are in the same state; it is noted with the last stanza."""
@@ -278,12 +301,9 @@ def indented(text: str, levels: int = 1) -> str:
     return "\n".join("  " * levels + line for line in text.splitlines())
 
 
-def room_element(name: str, group: bytes, epoch: int, data: bytes) -> str:
-    place = f"group='{base64.b64encode(group).decode()}'"
-    space = " " * (len(name) + 2)
-    return (
-        f"<{name} xmlns='urn:xmpp:mls:0'\n{space}epoch='{epoch}'\n{space}{place}>\n{indented(wrapped(data))}\n</{name}>"
-    )
+def room_element(name: str, group: bytes, epoch: int, data: bytes, more: dict[str, str] | None = None) -> str:
+    attributes = {"xmlns": "urn:xmpp:mls:0", "epoch": str(epoch), "group": base64.b64encode(group).decode()}
+    return f"<{name} {attributes_of(name, attributes | (more or {}))}>\n{indented(wrapped(data))}\n</{name}>"
 
 
 def extras(origin: str, elements: str) -> str:
@@ -481,24 +501,45 @@ def tell() -> Story:
     story.commit("readd", crone, [Remove(LeafIndex(old))], newcomers=[hag])
     story.say("again", hag, "I'll do, I'll do, and I'll do.")
 
-    # an external Commit
-    story.commit("door", crone, options=CommitOptions(group_info=True))
-    found = re.search(r"<group-info[^>]*>([^<]*)</group-info>", story.last_xml)
-    assert found is not None
-    info = MLSMessage.decode(base64.b64decode(found[1])).body
-    assert isinstance(info, GroupInfo)
+    # a new device, for which another one vouches
     voucher = vouch(
         SUITE, hag.signature_key, hag.identity, phone.identity, phone.signature_key.public,
         Lifetime(story.now - 3600, story.now + 90 * 86400),
     )  # fmt: skip
-    own = replace(phone.own_leaf(), complete=arriving(SUITE, group_id, vouchers=[voucher]))
-    joining = Group.external_commit(info, own, now=story.now, random=phone.random)
-    check(view_of(crone.state), joining.staged.effects)
-    element = room_element("commit", crone.state.group_id, crone.state.epoch, joining.commit)
-    story.reflect("external", phone, element, origin_id(phone), kind="commit", epoch=crone.state.epoch, wins=True)
-    story.deliver(joining.commit)
+    vouched = phone.make_package(story.now, arriving(SUITE, group_id, vouchers=[voucher]))
+    add = Add(vouched.key_package)
+    asking = external_proposal(crone.state.public, NewMemberProposalSender(), add, phone.signature_key)
+    element = room_element("proposal", crone.state.group_id, crone.state.epoch, asking)
+    story.reflect("asking", phone, element, origin_id(phone), kind="proposal", epoch=crone.state.epoch)
+    story.deliver(asking)
+    story.commit("granted", crone, newcomers=[phone])
+
+    # an external Commit, by who has missed the one before
+    keys = return_keys(hag.state, ())
+    key = story.info_key
+    hag.group = None
+    story.commit("door", crone, options=CommitOptions(group_info=True))
+    found = re.search(r"<group-info[^>]*>([^<]*)</group-info>", story.last_xml)
+    assert found is not None
+    shown = as_element(crone.state.group_id, crone.state.epoch, base64.b64decode(found[1]))
+    info = MLSMessage.decode(open_group_info(shown, key, SUITE)).body
+    assert isinstance(info, GroupInfo)
+    old = Roster.of(crone.state.members()).leaf_of(hag.identity)
+    assert old is not None
+    own = replace(hag.own_leaf(), complete=arriving(SUITE, group_id, keys=keys))
+    joining = Group.external_commit(
+        info, own, now=story.now, replaces=LeafIndex(old), with_group_info=True, random=hag.random
+    )
+    view = view_of(crone.state)
+    check(view, joining.staged.effects)
     assert isinstance(joining.staged.next, Group)
-    phone.group = joining.staged.next
+    assert not begins_key(joining.staged.effects, view.policy, joining.staged.next.epoch)
+    assert joining.group_info is not None
+    element = room_element("commit", crone.state.group_id, crone.state.epoch, joining.commit)
+    element += "\n" + story.group_info(joining.staged.next, joining.group_info, hag)
+    story.reflect("external", hag, element, origin_id(hag), kind="commit", epoch=crone.state.epoch, wins=True)
+    story.deliver(joining.commit)
+    hag.group = joining.staged.next
     story.check_agreement(crone)
 
     # leaving

@@ -22,6 +22,7 @@ from typing import Any
 from lxml import etree
 
 from slixmpp_mls import stanza
+from slixmpp_mls.client.group.group_info_key import EncryptedGroupInfo, GroupInfoKey, seal_group_info
 from slixmpp_mls.errors import MalformedError
 from slixmpp_mls.identity import fingerprint, key_identifier
 from slixmpp_mls.mls.group.group import Group
@@ -420,6 +421,67 @@ def tree_location() -> dict[str, Any]:
     }
 
 
+# --- group-infos.json --------------------------------------------------------------------------
+
+
+def group_infos() -> dict[str, Any]:
+    hag = Person("hag66@shakespeare.lit", "pda", "secondwitch", "PDA")
+    group = Group.create(hag.make_package(NOW), hag.random(32), extensions=group_extensions(POLICY), random=hag.random)
+    key = GroupInfoKey.of(group)
+    message = group.group_info(random=hag.random)
+    sealed = EncryptedGroupInfo.decode(seal_group_info(key, POLICY, group, message, hag.random))
+
+    def element(inside: EncryptedGroupInfo, epoch: int = 0, key_epoch: int = 0) -> str:
+        return stanza.GroupInfo(group.group_id, epoch, inside.encode(), key_epoch).to_bytes().decode()
+
+    other = replace(group, public=replace(group.public, context=replace(group.context, epoch=1)))
+    moved = seal_group_info(key, POLICY, other, message, hag.random)  # sealed for epoch 1, of epoch 0 inside
+    return {
+        "extension_type": GroupInfoKey.TYPE,
+        "suite": SUITE.id,
+        "group_id": group.group_id.hex(),
+        "exporter_secret": group.secrets.exporter_secret.hex(),
+        "key_epoch": key.epoch,
+        "group_info_key": key.key.hex(),
+        "extension_data": key.encode().hex(),
+        "salt": sealed.salt.hex(),
+        "group_info": message.hex(),
+        "element": element(sealed),
+        "refused": [
+            {"element": xml, "reason": reason}
+            for xml, reason in (
+                (element(sealed, epoch=1), "another epoch than the one that was authenticated"),
+                (element(sealed, key_epoch=1), "the attribute and the content name different keys"),
+                (element(replace(sealed, key_epoch=1), key_epoch=1), "of a key that is not known"),
+                (element(replace(sealed, salt=sealed.salt[:-1])), "a salt that is too short"),
+                (element(replace(sealed, ciphertext=sealed.ciphertext[:-1])), "a tag that is cut short"),
+                (element(replace(sealed, ciphertext=b"")), "no ciphertext"),
+                (element(EncryptedGroupInfo.decode(moved), epoch=1), "the GroupInfo inside is of another epoch"),
+            )
+        ],
+        "new_keys": [
+            {
+                "epoch_begun": epoch,
+                "external_joins_before": int(joins),
+                "removed": list(removed),
+                "added": list(added),
+                "begins_new_key": begins,
+            }
+            for epoch, joins, removed, added, begins in (
+                (1, ExternalJoins.DEVICES, (), ("bob@b.example/1",), True),
+                (2, ExternalJoins.DEVICES, (), ("bob@b.example/1",), False),
+                (2, ExternalJoins.DEVICES, ("bob@b.example/1",), (), True),
+                (2, ExternalJoins.DEVICES, ("bob@b.example/1",), ("bob@b.example/1",), False),
+                (2, ExternalJoins.DEVICES, ("bob@b.example/1",), ("bob@b.example/2",), True),
+                (2, ExternalJoins.DEVICES, ("bob@b.example/1", "carol@c.example/1"), ("bob@b.example/1",), True),
+                (9, ExternalJoins.NEVER, (), (), False),
+                (9, ExternalJoins.NEVER, ("bob@b.example/1",), (), True),
+                (9, ExternalJoins.ANYBODY, (), (), True),
+            )
+        ],
+    }
+
+
 # --- races.json --------------------------------------------------------------------------------
 
 
@@ -595,6 +657,7 @@ FILES = {
     "key-packages": key_packages,
     "messages": messages,
     "tree-location": tree_location,
+    "group-infos": group_infos,
     "races": races,
 }
 CHANGING = {"races"}

@@ -96,6 +96,8 @@ def _from_xml(text: bytes) -> list[Struct]:
     found: list[Struct] = []
     for element in root.iter(etree.Element):
         namespace, name = split_tag(element)
+        if namespace == NS and name == "group-info" and element.get("key-epoch") is not None:
+            continue  # encrypted for members (mls-recovery.xml, "Encrypted GroupInfos")
         if namespace == NS and name in ("commit", "proposal", "application", "welcome", "group-info", "key-package"):
             try:
                 found.append(MLSMessage.decode(base64.b64decode("".join((element.text or "").split()), validate=True)))

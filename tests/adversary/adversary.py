@@ -160,17 +160,21 @@ class Adversary:
         return next((mask.group for mask in self.masks if mask.group is not None), None)
 
     def door(self) -> GroupInfo | None:
-        """The latest way in: what the room has kept, or what its own member signs."""
+        """The latest way in: what the room has kept, or what its own member signs.
+
+        Somebody has told it the key of GroupInfos: what that protects is the roster, not the group.
+        """
         mallory = self.mallory
         if mallory is not None:
             body = MLSMessage.decode(mallory.group.mls.group_info()).body
             assert isinstance(body, GroupInfo)
             return body
         for _, door in usable_group_infos(self.scene.shown(MALLORY)):
-            with suppress(PeerError):
-                body = MLSMessage.decode(door.data).body
-                if isinstance(body, GroupInfo):
-                    return body
+            for person in self.scene.people:
+                with suppress(PeerError):
+                    body = MLSMessage.decode(person.group.external_commits.open(door)).body
+                    if isinstance(body, GroupInfo):
+                        return body
         return None
 
     # --- what it makes -------------------------------------------------------------------------

@@ -53,9 +53,13 @@ class Impostor:
     async def sit_down(self) -> None:
         await self.muc.join(None)
 
-    async def external_commit(self) -> tuple[Outgoing, Group]:
-        """An external Commit, whatever the policy says of it, and the group that it would lead into."""
+    async def external_commit(self, member: Person) -> tuple[Outgoing, Group]:
+        """An external Commit, whatever the policy says of it, and the group that it would lead into.
+
+        :param member: who has given the key of GroupInfos away: what it protects is the roster, not the group
+        """
         (stanza, door), *_ = await rejoin.group_infos(self.muc.archive)
+        door = replace(door, data=member.room().group.external_commits.open(door), key_epoch=None)
         self.group.lifecycle.seek(stanza.archive_id)
         now = int(time.time())
         with pytest.MonkeyPatch.context() as patch:
@@ -97,7 +101,7 @@ async def test_an_occupant_does_not_become_administrator_by_the_name_of_one(serv
     mallory = await seat(cast, server, alice, room)
     impostor = Impostor(mallory, room, alice.account)
     await impostor.sit_down()
-    outgoing, ghost = await impostor.external_commit()
+    outgoing, ghost = await impostor.external_commit(bob)
     roster = Roster.of(ghost.members())
     items = await KeyPackageDirectory(mallory.client).items(mallory.account)
     package = next(map(parse_key_package, items.values()))
@@ -143,7 +147,7 @@ async def test_nobody_comes_in_as_another_device_of_who_is_away(
     await first.sit_down()
     second.muc = first.muc
     # A made-up device, and one in the place of the real one.
-    made = [await each.external_commit() for each in (first, second)]
+    made = [await each.external_commit(alice) for each in (first, second)]
     for outgoing, _ in made:
         await first.post(*outgoing.payloads)
     assert await refused(alice, carol, count=2) == {"external-join"}
@@ -173,7 +177,7 @@ async def test_a_newcomer_has_no_rights_and_every_member_may_see_it_off(server: 
     mallory = await seat(cast, server, alice, room)
     impostor = Impostor(mallory, room, erin.account)
     await impostor.sit_down()
-    outgoing, _ = await impostor.external_commit()
+    outgoing, _ = await impostor.external_commit(bob)
     await impostor.post(*outgoing.payloads)
     assert "external-join" in await refused(alice, bob)
     # Somebody who may add brings her back, as a member like others.
