@@ -15,6 +15,13 @@ from slixmpp_mls.devserver import DevServer
 ROOT = Path(__file__).parent.parent
 COMMAND = str(Path(sys.executable).with_name("slixmpp-mls"))
 SECONDS = 120.0
+#: The beginning of a program that uses the store alone, as the import of the whole package takes a second.
+STORE_ALONE = f"""
+import sys, types
+package = types.ModuleType("slixmpp_mls")
+package.__path__ = [{str(ROOT / "slixmpp_mls")!r}]
+sys.modules["slixmpp_mls"] = package
+"""
 
 
 def login(server: DevServer, jid: str) -> dict[str, str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -19,7 +21,7 @@ from slixmpp import JID
 from typer.testing import CliRunner
 
 from slixmpp_mls.account.trust import trust_of
-from slixmpp_mls.cli import app
+from slixmpp_mls.cli import app, main
 from slixmpp_mls.cli.demo import story
 from slixmpp_mls.cli.demo.federated_story import FederatedStory
 from slixmpp_mls.cli.demo.story import Story
@@ -396,9 +398,13 @@ def test_inspect_says_that_a_suite_is_unknown() -> None:
 
 
 @pytest.mark.parametrize("nonsense", ["", "zz zz", "AAEC", "<a/>", "<!DOCTYPE a><a/>", "0001"])
-async def test_inspect_refuses_nonsense_in_one_line(nonsense: str, tmp_path: Path) -> None:
-    async with running(COMMAND, "inspect", folder=tmp_path) as program:
-        await program.type(nonsense)
-        assert await program.ends() == 1
-    assert len(program.output.splitlines()) == 1
-    assert program.output.startswith("slixmpp-mls: ")
+def test_inspect_refuses_nonsense_in_one_line(nonsense: str, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["slixmpp-mls", "inspect"])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{nonsense}\n".encode())))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    said = capfd.readouterr()
+    assert len(said.err.splitlines()) == 1
+    assert said.err.startswith("slixmpp-mls: ")
+    assert said.out == ""

@@ -15,6 +15,7 @@ import pytest
 from slixmpp_mls.errors import StoreError, StoreFull
 from slixmpp_mls.store import SQLiteStore, Transaction
 
+from ..programs import STORE_ALONE
 from .test_store import ALICE, content, step
 
 if sys.platform != "win32":
@@ -62,7 +63,9 @@ def test_a_step_acknowledged_before_sigkill_is_whole_and_no_other_is_half(path: 
     chance = random.Random(7)
     reached = 0
     for _ in range(40):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+        writer = subprocess.Popen(
+            [sys.executable, "-c", STORE_ALONE + WRITER, str(path)], stdout=subprocess.PIPE, text=True
+        )
         assert writer.stdout is not None
         first = writer.stdout.readline()
         assert first == f"{reached + 1}\n"

@@ -21,6 +21,7 @@ from slixmpp_mls.errors import StoreError, StoreFull, StoreLocked, StoreMismatch
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.store import SQLiteStore, StoreSecret, change_secret, decrypt, encrypt, store_secret, wrapped_key
 
+from ..programs import STORE_ALONE
 from . import test_crash, test_store
 from .test_store import ALICE, content, step
 
@@ -374,7 +375,7 @@ def test_whenever_a_conversion_is_stopped_the_store_is_whole(path: Path, what: s
                 shutil.copy(file, folder)
         copy = folder / path.name
         program = DYING.replace("{}", folder.name)
-        done = subprocess.run([sys.executable, "-c", program, str(copy), what, str(stops)], check=False)
+        done = subprocess.run([sys.executable, "-c", STORE_ALONE + program, str(copy), what, str(stops)], check=False)
         assert done.returncode in (0, 9)
         for again in range(2):
             try:
@@ -407,7 +408,9 @@ wrapped_key._BOUNDS.update(memory=(32, 1024), passes=(1, 48))
 """ + test_crash.WRITER.replace('example")', 'example", secret=StoreSecret.of_passphrase("double"))')
     secret, chance, reached = StoreSecret.of_passphrase("double"), random.Random(3), 0
     for _ in range(12):
-        writer = subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True)
+        writer = subprocess.Popen(
+            [sys.executable, "-c", STORE_ALONE + program, str(path)], stdout=subprocess.PIPE, text=True
+        )
         assert writer.stdout is not None
         first = writer.stdout.readline()
         assert first == f"{reached + 1}\n"

@@ -14,6 +14,7 @@ import pytest
 from slixmpp_mls.errors import UsageError
 from slixmpp_mls.store import SQLiteStore, Transaction, sqlite
 
+from ..programs import STORE_ALONE
 from .test_store import ALICE, content, step
 
 
@@ -129,7 +130,7 @@ os._exit(1)
 
 
 def test_the_log_of_a_crashed_process_is_emptied_at_the_next_open(path: Path) -> None:
-    subprocess.run([sys.executable, "-c", CRASHING, str(path)], check=False)
+    subprocess.run([sys.executable, "-c", STORE_ALONE + CRASHING, str(path)], check=False)
     assert b"secret" * 9 in raw(path)
     store = SQLiteStore(path, ALICE)
     assert content(store) == {}

@@ -22,6 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from slixmpp_mls.errors import StoreError, StoreLocked, StoreMismatch, UsageError
 from slixmpp_mls.store import MemoryStore, SQLiteStore, Store, Transaction, sqlite
 
+from ..programs import STORE_ALONE
+
 ALICE = "alice@wonderland.example"
 
 type_of_store = pytest.mark.parametrize("store", ["sqlite", "memory"], indirect=True)
@@ -512,7 +514,10 @@ sys.stdin.read()
 
 def test_a_second_process_is_refused_until_the_first_is_gone(path: Path) -> None:
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", STORE_ALONE + HOLDER, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert holder.stdout is not None
