@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -37,7 +38,7 @@ from .login import (
 from .store import KeyFile, secret_if_needed, secret_of
 from .terminal import clean, console, run
 
-__all__ = ["app", "copy_of", "groups_in", "read_groups"]
+__all__ = ["app", "copy_of", "groups_in", "print_policy", "read_groups"]
 
 app = typer.Typer(
     name="policy",
@@ -89,7 +90,7 @@ def show(
         console.print_json(json.dumps([_record(group.policy, group.roster) for group in found]))
     else:
         for group in found:
-            _print(group.policy, group.roster)
+            print_policy(group.policy, group.roster)
     if not found:
         if not as_json:
             console.print(Text("This device is in no such group.", "yellow"))
@@ -219,11 +220,15 @@ def _record(policy: RoomPolicy, roster: Roster) -> dict[str, Any]:
     }
 
 
-def _print(policy: RoomPolicy, roster: Roster) -> None:
+def print_policy(policy: RoomPolicy, roster: Roster | None, screen: Console = console) -> None:
+    """Print a policy as a table.
+
+    :param roster: who is in the group; None if that is not known
+    """
     table = Table(title=Text(clean(policy.room), "bold"), show_header=False, title_justify="left")
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    present = policy.administrators_in(roster)
+    present = policy.administrators if roster is None else policy.administrators_in(roster)
     names = Text()
     for account in policy.administrators:
         names.append(("\n" if names else "") + clean(account))
@@ -247,4 +252,4 @@ def _print(policy: RoomPolicy, roster: Roster) -> None:
     table.add_row("devices in the group", f"{policy.max_members} at most")
     if policy.conversation:
         table.add_row("conversation", "of these two, and of nobody else")
-    console.print(table)
+    screen.print(table)

@@ -36,7 +36,7 @@ from ..events import (
     RemovedFromGroup,
 )
 from ..member import Member
-from ..storage import leaf_ages, rejoin_limit
+from ..storage import epoch_log, leaf_ages, rejoin_limit
 from ..storage.doubts import Doubt
 from ..storage.duplicate_filter import mark, message_id
 from ..storage.records import MembershipState, OutboxKind, RoomRecord
@@ -313,6 +313,8 @@ class Applying:
             change.put_actions(actions)
             change.put_doubts(membership.doubts.after(staged.effects, judged))
             self._note(change.transaction, membership, staged.effects, now, when)
+            epochs = state.spaces.epochs
+            epoch_log.note(change.transaction, epochs, group.epoch, by.identity, staged.effects, when or now)
             change.put_record(record)
         return events
 

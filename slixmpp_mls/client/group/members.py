@@ -11,8 +11,9 @@ from ...mls.schedule.secret_tree import RatchetKind
 from ...mls.tree.tree_math import LeafIndex
 from ..device import Device
 from ..member import Member
-from ..storage import leaf_ages
+from ..storage import epoch_log, leaf_ages
 from ..storage.doubts import Doubt, Doubts
+from ..storage.epoch_log import EpochRecord
 from ..storage.leaf_ages import LeafAge, RenewalSettings
 from .room_change import Membership
 from .room_state import RoomState
@@ -48,6 +49,14 @@ class Members:
             )
             for member in members
         ]
+
+    def epochs(self) -> list[EpochRecord]:
+        """The last epochs and who began them, the oldest first; empty if nothing is known.
+
+        :raises StoreError: the store failed
+        """
+        with self._state.store.transaction() as transaction:
+            return epoch_log.read(transaction, self._state.spaces.epochs)
 
     def one(self, client: ClientIdentity) -> Member:
         """A member of the group.

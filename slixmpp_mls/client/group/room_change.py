@@ -337,7 +337,7 @@ class Change:
         transaction.delete(spaces.group_info_key, PRESENT)
         self._group_info_key = None
         for space in (
-            spaces.group, spaces.pending, spaces.unwanted, spaces.member, spaces.renewed, spaces.doubt,
+            spaces.group, spaces.pending, spaces.unwanted, spaces.member, spaces.renewed, spaces.epochs, spaces.doubt,
             spaces.arrivals, spaces.owed,
         ):  # fmt: skip
             transaction.delete_prefix(space)

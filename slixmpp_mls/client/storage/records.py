@@ -23,6 +23,7 @@ space                      key                       value
 ``unwanted/`` + room       ProposalRef               empty: a waiting proposal that we do not commit
 ``member/`` + room         client's full identity    time of its arrival, seconds since the Unix epoch (8)
 ``renewed/`` + room        client's full identity    time of its keys' last renewal, see :mod:`.leaf_ages`
+``epochs/`` + room         epoch modulo 256 (2)      the Commit that began it, see :mod:`.epoch_log`
 ``doubt/`` + room          client's full identity    :class:`DoubtRecord`
 ``owed/`` + room           kind (1), account        pending action, see :mod:`.post_commit_actions`
 ``inbox/`` + room          number (8)                :class:`InboxRecord`
@@ -275,6 +276,7 @@ class Spaces:
     unwanted: str
     member: str
     renewed: str
+    epochs: str
     doubt: str
     owed: str
     inbox: str
