@@ -276,7 +276,10 @@ class RoomLost(DeliveryError):
     """
 
     def __init__(self, room: str, reason: str, alternate: str | None = None, text: str = "") -> None:
-        super().__init__(f"{room} is lost: {reason}{f' ({text})' if text else ''}")
+        hint = ""
+        if reason == "not-found":
+            hint = "; if the server is a new one, the store is of an older one: use a new store"
+        super().__init__(f"{room} is lost: {reason}{f' ({text})' if text else ''}{hint}")
         self.room = room
         self.reason = reason
         self.alternate = alternate

@@ -261,6 +261,8 @@ class _Job:
             if self._people:
                 raise UsageError(f"{self._room} is no room: nobody can be added to a conversation of two")
             return await mls.conversation(self._room)
+        if group is not None and group.is_member and group.lost is not None:
+            raise group.lost
         if group is None or not group.is_member:
             await mls.join(self._room)
             group = mls.room(self._room)

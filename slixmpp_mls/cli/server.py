@@ -35,8 +35,15 @@ def server(
     password: Annotated[
         str | None, typer.Option(help="The password of all accounts.", show_default="a random one for each")
     ] = None,
-    directory: Annotated[
-        Path | None, typer.Option(help="Keep the server's files there.", show_default="a folder that is deleted")
+    persist: Annotated[
+        Path | None,
+        typer.Option(
+            "--persist",
+            "--directory",
+            metavar="FOLDER",
+            help="Keep the server's files there, and go on with those of an earlier one: accounts, rooms, stores.",
+            show_default="a folder that is deleted",
+        ),
     ] = None,
 ) -> None:
     """Run a temporary XMPP server on this machine, with test accounts.
@@ -46,20 +53,23 @@ def server(
 
     Example: `slixmpp-mls server`
 
+    Example: `slixmpp-mls server --persist ~/xmpp`
+
     Example: `slixmpp-mls server --kind ejabberd --account alice --account echo`
     """
-    run(_server(kind, account or ["alice", "bob", "carol"], password, directory))
+    run(_server(kind, account or ["alice", "bob", "carol"], password, persist))
 
 
-async def _server(kind: Kind, names: list[str], password: str | None, directory: Path | None) -> None:
+async def _server(kind: Kind, names: list[str], password: str | None, folder: Path | None) -> None:
     with reporting() as progress:
-        running = KINDS[kind](directory=directory, progress=progress)
+        running = KINDS[kind](directory=folder, progress=progress)
         progress(f"Starting {running.software}", 0, 0)
         try:
             await running.start()
             for name in names:
                 progress(f"Making {name}'s account", 0, 0)
-                await running.register(name, password or new_password())
+                before = running.accounts.get(f"{name}@{running.domain}")
+                await running.register(name, password or before or new_password())
         except BaseException:
             await running.close()
             raise
@@ -87,9 +97,10 @@ def describe(server: DevServer, stores: dict[str, Path] | None = None) -> None:
     common = {"XMPP_HOST": server.host, "XMPP_PORT": str(server.port), "SSL_CERT_FILE": str(server.ca_file)}
     for jid, password in server.accounts.items():
         variables = {"XMPP_JID": jid, "XMPP_PASSWORD": password} | common
-        if stores and jid in stores:
-            variables["MLS_STORE"] = str(stores[jid])
-        path = server.directory / f"{jid.partition('@')[0]}.env"
+        name = jid.partition("@")[0]
+        # A store belongs to this server: with another one of the same name, its rooms would be missing.
+        variables["MLS_STORE"] = str((stores or {}).get(jid) or server.directory / f"{name}.db")
+        path = server.directory / f"{name}.env"
         path.touch(mode=0o600)
         path.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
         console.print(Text(f". {shlex.quote(str(path))}"), soft_wrap=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -116,7 +117,9 @@ class DevServer(ABC):
 
         :param domain: default: the software's name under ``.example``.
         :param host: loopback address to listen on; in a federation, the federation sets it.
-        :param directory: keeps all files, also after :meth:`close`; default: a temporary folder that it removes.
+        :param directory: keeps all files, also after :meth:`close`; default: a temporary folder that it removes.  A
+            server that finds those of an earlier one there is the same server: accounts, data, authority, and the ports
+            if they are free.
         :param federation: the servers to connect to; default: this server connects to no other.
         :param progress: called during long steps, such as the download of the server.
         :param extra_config: text for the end of the configuration's global part, in the software's syntax.
@@ -235,6 +238,7 @@ class DevServer(ABC):
         jid = JID(f"{name}@{self.domain}")
         await self._register(jid.local, password)
         self.accounts[jid.bare] = password
+        self._keep()
         return jid
 
     @overload
@@ -362,6 +366,7 @@ class DevServer(ABC):
         self._install()
         for folder in ("data", "log", "tls"):
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
+        ports = self._take_up()
         self._authority.cert_pem.write_to_path(str(self.ca_file))
         # trustme's default, the year 3000, exceeds Erlang's timers.
         expiry = datetime.now(UTC) + timedelta(days=3650)
@@ -372,9 +377,54 @@ class DevServer(ABC):
             path = self.directory / "tls" / name
             path.touch(mode=0o600)
             path.write_bytes(content)
-        self.port, self.http_port = free_ports(self.host, 2)
+        self.port, self.http_port = ports or free_ports(self.host, 2)
         self._configure()
+        self._keep()
         self._ready = True
+
+    # What makes it the same server when it is started again in its folder
+
+    @property
+    def _kept(self) -> Path:
+        return self.directory / "server.json"
+
+    def _keep(self) -> None:
+        if self._temporary is not None or self.federation is not None:
+            return
+        state = {
+            "software": self.software,
+            "domain": self.domain,
+            "ports": [self.port, self.http_port],
+            "accounts": self.accounts,
+            "authority": self._authority.cert_pem.bytes().decode(),
+            "authority_key": self._authority.private_key_pem.bytes().decode(),
+        }
+        new = self._kept.with_suffix(".new")
+        new.touch(mode=0o600)
+        new.write_text(json.dumps(state, indent=1))
+        new.replace(self._kept)
+
+    def _take_up(self) -> list[int] | None:
+        """Take up what an earlier server has left in the folder.
+
+        :returns: its ports, if they are free
+        :raises DevServerError: it was another server
+        """
+        if self._temporary is not None or self.federation is not None or not self._kept.exists():
+            return None
+        try:
+            state = json.loads(self._kept.read_text())
+            authority = trustme.CA.from_pem(state["authority"].encode(), state["authority_key"].encode())
+            accounts = {str(jid): str(password) for jid, password in state["accounts"].items()}
+            ports = [int(port) for port in state["ports"]]
+            before = state["software"], state["domain"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DevServerError(f"{self._kept} does not describe a server: {error}") from None
+        if before != (self.software, self.domain):
+            raise DevServerError(f"{self.directory} has the files of {' at '.join(before)}: choose another folder")
+        self._authority = authority
+        self.accounts = accounts | self.accounts
+        return ports if all(_is_free(self.host, port) for port in ports) else None
 
     def _spawn(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         with (self.directory / "log" / "console.log").open("ab") as console:
@@ -463,6 +513,14 @@ def free_ports(host: str, count: int) -> list[int]:
         for one in sockets:
             one.bind((host, 0))
         return [one.getsockname()[1] for one in sockets]
+
+
+def _is_free(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.bind((host, port))
+        return True
+    return False
 
 
 def _answers(host: str, port: int) -> bool:

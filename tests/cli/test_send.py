@@ -19,11 +19,11 @@ from typer.testing import CliRunner
 from slixmpp_mls import MLS, EncryptedMessage
 from slixmpp_mls.cli import app
 from slixmpp_mls.cli.send import MOST_PIECES, pieces, readable
-from slixmpp_mls.devserver import DevServer
+from slixmpp_mls.devserver import DevServer, Prosody
 from slixmpp_mls.errors import UsageError
 from slixmpp_mls.store import SQLiteStore
 
-from ..conftest import unique
+from ..conftest import unavailable_means_skip, unique
 from ..programs import COMMAND, Program, login, running
 
 Account = Callable[[DevServer, str], Awaitable[JID]]
@@ -276,3 +276,23 @@ async def test_settings_from_the_file_and_what_the_store_knows_of_it(
     assert key["since"].endswith("Z")
     assert json.loads(await call("store", "check", "--json"))["rooms"] == [room]
     assert "no such account, or no MLS" in await call("devices", "list", f"nobody@{prosody.domain}", code=1)
+
+
+async def test_an_old_store_on_a_new_server_is_told_so(account: Account, tmp_path: Path) -> None:
+    """Its rooms are not there: neither `send` nor `chat` waits for them."""
+    with unavailable_means_skip():
+        async with Prosody() as first:
+            jid = str(await first.register("ci", "secret"))
+            room = f"builds@{first.rooms}"
+            await send(first, jid, room, "Build 1 failed", "--create", folder=tmp_path)
+    async with Prosody() as second:
+        await second.register("ci", "secret")
+        output = await send(second, jid, room, "Build 2 failed", folder=tmp_path, code=69)
+        assert "use a new store" in " ".join(output.split())
+        variables = {**login(second, jid), "MLS_STORE": str(tmp_path / "ci.db")}
+        async with running(COMMAND, "chat", jid, room, folder=tmp_path, **variables) as chat:
+            assert await chat.ends() == 1
+        assert "use a new store" in " ".join(chat.output.split())
+        async with running(COMMAND, "chat", jid, room, "--create", folder=tmp_path, **variables) as chat:
+            await chat.prints("/help lists the commands")
+            assert await chat.ends() == 0, chat.output

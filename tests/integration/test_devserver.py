@@ -341,15 +341,44 @@ def test_a_federation_has_no_place_for_strangers() -> None:
         Prosody("gamma.example", federation=Federation("alpha.example", "beta.example"))
 
 
-async def test_a_directory_of_the_callers_is_kept(tmp_path: Path) -> None:
+@pytest.mark.server
+@pytest.mark.parametrize("kind", list(SERVERS))
+async def test_a_server_goes_on_in_its_directory(kind: str, tmp_path: Path) -> None:
+    """The same accounts, authority, ports and archives; nobody else may read the passwords."""
+    folder = tmp_path / "kept"
     with unavailable_means_skip():
-        async with Prosody(directory=tmp_path / "kept") as server:
-            await server.register("alice", "secret")
-            temporary = server.directory
-    assert temporary == tmp_path / "kept"
-    assert (temporary / "ca.crt").exists()
-    async with Prosody(directory=tmp_path / "kept") as server:
-        await server.connect(server.client("alice@prosody.example", "secret"))
+        async with SERVERS[kind](directory=folder) as first:
+            jid = await first.register("alice", "secret")
+            room = JID(f"coven@{first.rooms}")
+            client = first.client(jid)
+            for plugin in ROOM_PLUGINS:
+                client.register_plugin(plugin)
+            await first.connect(client)
+            heard = await own_room(client, room, "alice")
+            say(client, room, "When shall we meet again?")
+            assert await next_body(heard) == "When shall we meet again?"
+            await client.disconnect()
+            authority, ports = first.ca_file.read_bytes(), (first.port, first.http_port)
+    assert first.directory == folder
+    assert (folder / "server.json").stat().st_mode & 0o077 == 0
+    async with SERVERS[kind](directory=folder) as second:
+        assert second.accounts == {str(jid): "secret"}
+        assert (second.ca_file.read_bytes(), (second.port, second.http_port)) == (authority, ports)
+        client = second.client(jid)
+        await second.connect(client)
+        assert any("meet again" in stanza for stanza in second.archive(room))
+        await client.disconnect()
+
+
+async def test_a_directory_of_another_server_is_left_alone(tmp_path: Path) -> None:
+    with unavailable_means_skip():
+        async with Prosody(directory=tmp_path):
+            pass
+    with pytest.raises(DevServerError, match=r"prosody\.example.*choose another folder"):
+        await Prosody("other.example", directory=tmp_path).start()
+    (tmp_path / "server.json").write_text("{}")
+    with pytest.raises(DevServerError, match="does not describe a server"):
+        await Prosody(directory=tmp_path).start()
 
 
 async def test_nothing_of_a_temporary_directory_is_left() -> None:

@@ -238,7 +238,9 @@ class Chat:
         self.view.opened(talk)
         try:
             room = self.mls.rooms.get(address) or self.mls.conversations.get(address)
-            if room is not None and room.is_member:
+            if room is not None and room.is_member and room.lost is not None and not create:
+                raise room.lost
+            if room is not None and room.is_member and room.lost is None:
                 if create:
                     self._note(talk, "The room exists already.")
             elif create:
