@@ -40,10 +40,21 @@ from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import ExternalJoins, RemovedClients, RoomPolicy
 from slixmpp_mls.policy.check import judge
 from slixmpp_mls.rooms.content import PROFILE
-from slixmpp_mls.stanza import Application, GroupInfo, RoomElement, parse, read_payloads
+from slixmpp_mls.stanza import (
+    Application,
+    Commit,
+    CommitLocation,
+    GroupInfo,
+    RoomElement,
+    Welcome,
+    WelcomeLocation,
+    parse,
+    read_payloads,
+)
 from slixmpp_mls.stanza import Device as DeviceElement
 from slixmpp_mls.stanza.blob import RatchetTreeLocation
 from slixmpp_mls.stanza.consistency import check as check_consistency
+from slixmpp_mls.stanza.locations import CommitPlace, WelcomePlace
 from slixmpp_mls.stanza.sce import Envelope, mismatches
 from slixmpp_mls.store import MemoryStore
 
@@ -396,6 +407,44 @@ def test_tree_location() -> None:
     location = RatchetTreeLocation.decode(encoded)
     assert location.blob.open(uploaded) == tree
     assert RatchetTree.decode(SUITE, tree).tree_hash().hex() == case["tree_hash"]
+
+
+# --- commit-location.json ----------------------------------------------------------------------
+
+
+def reference(case: dict[str, str]) -> bytes:
+    """A BlobReference, by the vector's fields."""
+    fields = [case["url"].encode(), unhex(case["key"]), unhex(case["nonce"]), unhex(case["hash"])]
+    return b"".join(map(vector, fields)) + struct.pack(">I", len(unhex(case["uploaded"])))
+
+
+def test_commit_location() -> None:
+    """XEP, "Large Groups and Stanza Limits": computed here from the fields, apart from the code."""
+    case = load("commit-location")
+    group, epoch = unhex(case["group_id"]), case["epoch"]
+    commit, welcome = case["commit"], case["welcome"]
+    for part in (commit, welcome):
+        uploaded = unhex(part["uploaded"])
+        opened = AESGCM(unhex(part["key"])).decrypt(unhex(part["nonce"]), uploaded, None)
+        assert opened == unhex(part["content"])
+        assert hashlib.sha256(uploaded).hexdigest() == part["hash"]
+    signer = struct.pack(">I", case["signer"])
+    content = vector(group) + struct.pack(">Q", epoch) + reference(commit) + signer
+    element = parse(case["commit_location"])
+    assert isinstance(element, CommitLocation)
+    assert (element.group, element.epoch) == (group, epoch)
+    assert element.data.startswith(reference(commit) + signer)
+    place = CommitPlace.decode(element.data)
+    SUITE.verify_with_label(unhex(case["signature_key"]), case["label"], content, place.signature)
+    check_consistency(Commit(group, epoch, place.blob.open(unhex(commit["uploaded"]))))
+
+    beside = parse(case["welcome_location"])
+    assert isinstance(beside, WelcomeLocation)
+    assert (beside.group, beside.epoch) == (group, epoch + 1)
+    members = b"".join(vector(unhex(each)) for each in case["new_members"])
+    assert beside.data == vector(members) + reference(welcome)
+    wanted = WelcomePlace.read(beside.data)
+    check_consistency(Welcome(group, epoch + 1, wanted.blob.open(unhex(welcome["uploaded"]))))
 
 
 # --- races.json --------------------------------------------------------------------------------

@@ -61,6 +61,7 @@ from slixmpp_mls.policy import EXTENSION_TYPES, GroupView, RoomPolicy, group_ext
 from slixmpp_mls.policy.check import check, judge
 from slixmpp_mls.policy.roster import Roster
 from slixmpp_mls.rooms.content import PROFILE
+from slixmpp_mls.stanza import RoomElement, parse
 from slixmpp_mls.stanza.sce import Envelope
 from slixmpp_mls.stanza.xml import write_datetime
 
@@ -625,6 +626,18 @@ def put(documents: dict[Path, str], comment: str, text: str) -> None:
         raise SystemExit(f"the documents have {places} places for {comment!r}")
 
 
+def commit_elsewhere() -> str:
+    """A stanza with the locations of the test vector."""
+    case = json.loads((HERE / "vectors" / "commit-location.json").read_text(encoding="utf-8"))
+    found = [parse(case[name]) for name in ("commit_location", "welcome_location")]
+    content = "\n".join(
+        room_element(each.NAME, each.group, each.epoch, each.data) for each in found if isinstance(each, RoomElement)
+    )
+    origin = "e3f9ba6c-97c6-4ac0-9271-8dc8ad90a3a0"
+    attributes = {"from": "coven@chat.shakespeare.lit/secondwitch", "id": origin, "type": "groupchat"}
+    return message(attributes, f"{content}\n{extras(origin, content)}")
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Make the examples of the specification anew.")
     parser.add_argument("--check", action="store_true", help="only compare the copied schema; writes nothing")
@@ -633,6 +646,7 @@ def main(arguments: list[str] | None = None) -> int:
     old = {path: path.read_text(encoding="utf-8") for path in DOCUMENTS}
     documents = dict(old)
     put(documents, "copied: mls.xsd", SCHEMA.read_text(encoding="utf-8"))
+    put(documents, "copied: commit-location", commit_elsewhere())
     if options.check:
         same = documents == old
         print("the schema in mls.xml is " + ("up to date" if same else "old: run this script with --schema"))

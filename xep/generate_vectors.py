@@ -25,6 +25,7 @@ from slixmpp_mls import stanza
 from slixmpp_mls.client.group.group_info_key import EncryptedGroupInfo, GroupInfoKey, seal_group_info
 from slixmpp_mls.errors import MalformedError
 from slixmpp_mls.identity import fingerprint, key_identifier
+from slixmpp_mls.mls.crypto.hpke import HPKECiphertext
 from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.schedule.message_protection import open_sender_data
 from slixmpp_mls.mls.schedule.secret_tree import RatchetKind
@@ -34,11 +35,12 @@ from slixmpp_mls.mls.structures.framing import (
 )
 from slixmpp_mls.mls.structures.leaf_node import Lifetime
 from slixmpp_mls.mls.structures.proposals import Add, Remove
+from slixmpp_mls.mls.structures.welcome import EncryptedGroupSecrets, Welcome
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, as_it_is, create_key_package
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import ExternalJoins, Right, RoomPolicy, group_extensions
 from slixmpp_mls.rooms.content import PROFILE
-from slixmpp_mls.stanza import blob
+from slixmpp_mls.stanza import blob, locations
 from slixmpp_mls.stanza.sce import Envelope
 
 HERE = Path(__file__).resolve().parent
@@ -482,6 +484,51 @@ def group_infos() -> dict[str, Any]:
     }
 
 
+# --- commit-location.json ----------------------------------------------------------------------
+
+
+def commit_location() -> dict[str, Any]:
+    hag = Person("hag66@shakespeare.lit", "pda", "secondwitch", "PDA")
+    group = Group.create(hag.make_package(NOW), hag.random(32), extensions=group_extensions(POLICY), random=hag.random)
+    commit = group.commit([], now=NOW, random=hag.random).commit
+    # What is inside of a Welcome is of no account here.
+    recipient = EncryptedGroupSecrets(hag.packages[0].reference, HPKECiphertext(hag.random(32), hag.random(48)))
+    welcome = MLSMessage.wrap(Welcome(SUITE.id, (recipient,), hag.random(64)))
+    sealed = blob.seal(commit, Randomness("commit")), blob.seal(welcome, Randomness("welcome"))
+    urls = "https://upload.example/1f0e/commit", "https://upload.example/1f0e/welcome"
+    blobs = [each.at(url) for each, url in zip(sealed, urls, strict=True)]
+    place = locations.commit_place(
+        SUITE, group.signature_key, int(group.own_index), group.group_id, group.epoch, blobs[0]
+    )
+    welcome_place = locations.WelcomePlace((recipient.new_member,), blobs[1])
+    return {
+        "suite": SUITE.id,
+        "group_id": group.group_id.hex(),
+        "epoch": group.epoch,
+        "signer": place.signer,
+        "signature_key": group.signature_key.public.hex(),
+        "label": "MLS-XMPP 1.0 commit location",
+        "commit": _uploaded(commit, sealed[0], urls[0]),
+        "commit_location": stanza.CommitLocation(group.group_id, group.epoch, place.encode()).to_bytes().decode(),
+        "welcome": _uploaded(welcome, sealed[1], urls[1]),
+        "new_members": [recipient.new_member.hex()],
+        "welcome_location": stanza.WelcomeLocation(group.group_id, group.epoch + 1, welcome_place.encode())
+        .to_bytes()
+        .decode(),
+    }
+
+
+def _uploaded(content: bytes, sealed: blob.Sealed, url: str) -> dict[str, str]:
+    return {
+        "content": content.hex(),
+        "url": url,
+        "key": sealed.key.hex(),
+        "nonce": sealed.nonce.hex(),
+        "uploaded": sealed.ciphertext.hex(),
+        "hash": sha256(sealed.ciphertext).hexdigest(),
+    }
+
+
 # --- races.json --------------------------------------------------------------------------------
 
 
@@ -658,6 +705,7 @@ FILES = {
     "messages": messages,
     "tree-location": tree_location,
     "group-infos": group_infos,
+    "commit-location": commit_location,
     "races": races,
 }
 CHANGING = {"races"}

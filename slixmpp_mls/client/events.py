@@ -231,8 +231,9 @@ class Unsure:
     Nothing is lost.  While we are unsure, messages to be sent wait in the outbox.
 
     :ivar epoch: our epoch
-    :ivar reasons: ``archive-gap``, ``later-epoch``, ``undecryptable``, ``tombstone``; empty if we are sure again,
-        because no member has shown us another state.  If our state was outdated, :class:`Joined` reports our return
+    :ivar reasons: ``archive-gap``, ``later-epoch``, ``undecryptable``, ``tombstone``, ``unavailable``; empty if we are
+        sure again, because no member has shown us another state.  If our state was outdated, :class:`Joined` reports
+        our return
     """
 
     room: str

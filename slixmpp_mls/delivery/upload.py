@@ -111,12 +111,20 @@ class Uploads:
         :raises Disconnected: there is no stream
         """
         size = len(data) + OVERHEAD
-        limit = await self.limit()
-        limit = MAX_BLOB if limit is None else min(limit, MAX_BLOB)
-        if size > limit:
-            raise BlobTooLarge(size, limit)
+        await self.check(len(data))
         sealed = seal(data, os.urandom)
         return sealed.at(await self.send(size, lambda: sealed.ciphertext))
+
+    async def check(self, size: int) -> None:
+        """Determine whether :meth:`put` would take so many octets.
+
+        :raises NoUploadService: our server has none
+        :raises BlobTooLarge: over the limit of the service, or of the receivers (`MAX_BLOB`)
+        """
+        limit = await self.limit()
+        limit = MAX_BLOB if limit is None else min(limit, MAX_BLOB)
+        if size + OVERHEAD > limit:
+            raise BlobTooLarge(size + OVERHEAD, limit)
 
     async def limit(self) -> int | None:
         """The most octets that our server's service accepts at once; None if it states no limit.

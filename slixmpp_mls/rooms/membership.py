@@ -168,7 +168,9 @@ class MembershipChanges:
                 batch = batches.pop(0)
                 try:
                     changed = await self._committer.commit(
-                        partial(self._adds, candidates, batch), before=partial(letting_in.let_in, batch)
+                        partial(self._adds, candidates, batch),
+                        before=partial(letting_in.let_in, batch),
+                        divisible=len(batch) > 1,
                     )
                 except StanzaTooLarge as error:
                     if len(batch) < 2:

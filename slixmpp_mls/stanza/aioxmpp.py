@@ -22,6 +22,7 @@ from .lexical import Lexical
 __all__ = [
     "Application",
     "Commit",
+    "CommitLocation",
     "Device",
     "GroupInfo",
     "Invitation",
@@ -32,6 +33,7 @@ __all__ = [
     "RetiredDevice",
     "Voucher",
     "Welcome",
+    "WelcomeLocation",
 ]
 
 
@@ -106,6 +108,13 @@ class Commit(_Room):
     TAG = (NS, ELEMENT.NAME)
 
 
+class CommitLocation(_Room):
+    """:class:`slixmpp_mls.stanza.CommitLocation`"""
+
+    ELEMENT = elements.CommitLocation
+    TAG = (NS, ELEMENT.NAME)
+
+
 class Proposal(_Room):
     """:class:`slixmpp_mls.stanza.Proposal`"""
 
@@ -124,6 +133,13 @@ class Welcome(_Room):
     """:class:`slixmpp_mls.stanza.Welcome`"""
 
     ELEMENT = elements.Welcome
+    TAG = (NS, ELEMENT.NAME)
+
+
+class WelcomeLocation(_Room):
+    """:class:`slixmpp_mls.stanza.WelcomeLocation`"""
+
+    ELEMENT = elements.WelcomeLocation
     TAG = (NS, ELEMENT.NAME)
 
 
@@ -229,4 +245,6 @@ class RetiredDevice(_MLS):
     since = _descriptor(elements.RetiredDevice, "since")
 
 
-Message.mls_payload = xso.ChildList([Commit, Proposal, Application, Welcome, GroupInfo, Invitation])
+Message.mls_payload = xso.ChildList(
+    [Commit, CommitLocation, Proposal, Application, Welcome, WelcomeLocation, GroupInfo, Invitation]
+)

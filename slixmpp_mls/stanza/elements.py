@@ -6,8 +6,8 @@ the bindings to slixmpp and aioxmpp; ``xep/mls.xsd`` is the same declaration for
 
 In a message in the room::
 
-    Commit  Proposal  Application     at most one of the three
-    Welcome*  GroupInfo?              beside a Commit, for the epoch that it begins
+    Commit  CommitLocation  Proposal  Application     at most one of the four
+    Welcome*  WelcomeLocation*  GroupInfo?            beside a Commit or its location, for the epoch that it begins
     Inquiry, Answer                   each alone
     Invitation                        alone, beside XEP-0249's <x/>
 
@@ -40,7 +40,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import datetime
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias, get_args
 from xml.etree import ElementTree
 
 from lxml import etree
@@ -59,8 +59,10 @@ __all__ = [
     "NODE_KEY_PACKAGES",
     "NS",
     "Answer",
+    "AnyCommit",
     "Application",
     "Commit",
+    "CommitLocation",
     "Device",
     "Element",
     "GroupInfo",
@@ -75,6 +77,7 @@ __all__ = [
     "Source",
     "Voucher",
     "Welcome",
+    "WelcomeLocation",
     "parse",
     "payloads",
     "read_payloads",
@@ -244,6 +247,16 @@ class Commit(RoomElement):
 
 
 @dataclass(frozen=True)
+class CommitLocation(RoomElement):
+    """Says where a Commit is that no stanza holds; it has the Commit's place in the room's order.
+
+    :ivar data: what a member has signed, no MLSMessage; see :mod:`slixmpp_mls.stanza.locations`
+    """
+
+    NAME = "commit-location"
+
+
+@dataclass(frozen=True)
 class Proposal(RoomElement):
     """A change that a later Commit may make; also a client's own request to be added."""
 
@@ -262,6 +275,16 @@ class Welcome(RoomElement):
     """Lets the clients join that the Commit in the same stanza adds."""
 
     NAME = "welcome"
+
+
+@dataclass(frozen=True)
+class WelcomeLocation(RoomElement):
+    """Says where a Welcome is that no stanza holds, and for whom it is.
+
+    :ivar data: no MLSMessage; see :mod:`slixmpp_mls.stanza.locations`
+    """
+
+    NAME = "welcome-location"
 
 
 @dataclass(frozen=True)
@@ -445,11 +468,13 @@ class RetiredDevice(Element):
     since: datetime = field(metadata=_attribute("since", DateTime()))
 
 
-MessageElement: TypeAlias = "Commit | Proposal | Application | Welcome | GroupInfo | Inquiry | Answer | Invitation"
+AnyCommit: TypeAlias = Commit | CommitLocation
+"""What ends an epoch, here or elsewhere; usable with ``isinstance``."""
+_Content: TypeAlias = Commit | CommitLocation | Proposal | Application
+_Neighbour: TypeAlias = Welcome | WelcomeLocation | GroupInfo
+MessageElement: TypeAlias = _Content | _Neighbour | Inquiry | Answer | Invitation
 
-_IN_MESSAGES: dict[str, type[MessageElement]] = {
-    cls.NAME: cls for cls in (Commit, Proposal, Application, Welcome, GroupInfo, Inquiry, Answer, Invitation)
-}
+_IN_MESSAGES: dict[str, type[MessageElement]] = {cls.NAME: cls for cls in get_args(MessageElement)}
 ItemElement: TypeAlias = KeyPackage | Device | RetiredDevice
 
 _IN_ITEMS: dict[str, type[ItemElement]] = {cls.NAME: cls for cls in (KeyPackage, Device, RetiredDevice)}
@@ -484,8 +509,8 @@ def payloads(message: Source, *, max_encoded: int = MAX_ENCODED) -> list[Message
     :param message: the stanza, as an element of either library or a document
     :param max_encoded: characters allowed in each element's text
     :raises MalformedError: an element does not parse, or they do not belong together: more than
-        one Commit, Proposal or Application; a Welcome or GroupInfo without a Commit, or for
-        another group or epoch than the one that the Commit begins; an Invitation beside others;
+        one Commit (or location of one), Proposal or Application; a Welcome, its location, or a GroupInfo without a
+        Commit, or for another group or epoch than the one that the Commit begins; an Invitation beside others;
         a PubSub payload in a message
     """
     found, refused = read_payloads(message, max_encoded=max_encoded)
@@ -517,7 +542,7 @@ def read_payloads(
             if name in _IN_ITEMS and len(refused) <= MAX_WELCOMES:
                 refused.append(MalformedError(f"<{name}/> in a message"))
             continue
-        if issubclass(cls, Commit | Proposal | Application):
+        if issubclass(cls, _Content):
             contents += 1
             if contents > 1:
                 raise MalformedError("a message with more than one commit, proposal or application")
@@ -527,7 +552,7 @@ def read_payloads(
                 found.append(cls.from_xml(child, max_encoded=max_encoded))
             except MalformedError as error:
                 refused.append(error)
-    content = next((one for one in found if isinstance(one, Commit | Proposal | Application)), None)
+    content = next((one for one in found if isinstance(one, _Content)), None)
     kept: list[MessageElement] = []
     for element in found:
         problem = None if element is content else _misplaced(element, content, kept)
@@ -538,14 +563,12 @@ def read_payloads(
     return kept, refused
 
 
-def _misplaced(
-    element: MessageElement, content: Commit | Proposal | Application | None, kept: list[MessageElement]
-) -> str | None:
+def _misplaced(element: MessageElement, content: _Content | None, kept: list[MessageElement]) -> str | None:
     """Why an element may not stand beside the content of its message, and those before it; None if it may."""
     if isinstance(element, Invitation | Inquiry | Answer):
         alone = content is None and not any(isinstance(one, Invitation | Inquiry | Answer) for one in kept)
         return None if alone else f"a {element.NAME} beside other elements"
-    if not isinstance(content, Commit):
+    if not isinstance(content, AnyCommit):
         return f"a {element.NAME} without its commit"
     if (element.group, element.epoch) != (content.group, content.epoch + 1):
         return f"a {element.NAME} for another epoch than the one that its commit begins"

@@ -25,6 +25,7 @@ from .elements import NS, Element, spelled_fields, spelling
 __all__ = [
     "Application",
     "Commit",
+    "CommitLocation",
     "Device",
     "GroupInfo",
     "Invitation",
@@ -33,6 +34,7 @@ __all__ = [
     "Proposal",
     "RetiredDevice",
     "Welcome",
+    "WelcomeLocation",
     "register",
 ]
 
@@ -102,6 +104,12 @@ class Commit(MLSStanza[elements.Commit], element=elements.Commit):
     plugin_attrib = "mls_commit"
 
 
+class CommitLocation(MLSStanza[elements.CommitLocation], element=elements.CommitLocation):
+    """``message["mls_commit_location"]``"""
+
+    plugin_attrib = "mls_commit_location"
+
+
 class Proposal(MLSStanza[elements.Proposal], element=elements.Proposal):
     """``message["mls_proposal"]``"""
 
@@ -119,6 +127,13 @@ class Welcome(MLSStanza[elements.Welcome], element=elements.Welcome):
 
     plugin_attrib = "mls_welcome"
     plugin_multi_attrib = "mls_welcomes"
+
+
+class WelcomeLocation(MLSStanza[elements.WelcomeLocation], element=elements.WelcomeLocation):
+    """``message["mls_welcome_location"]``, all of them in ``message["mls_welcome_locations"]``"""
+
+    plugin_attrib = "mls_welcome_location"
+    plugin_multi_attrib = "mls_welcome_locations"
 
 
 class GroupInfo(MLSStanza[elements.GroupInfo], element=elements.GroupInfo):
@@ -153,9 +168,10 @@ class RetiredDevice(MLSStanza[elements.RetiredDevice], element=elements.RetiredD
 
 def register() -> None:
     """Make slixmpp's messages and PubSub items know the elements.  Doing it again changes nothing."""
-    for stanza in (Commit, Proposal, Application, GroupInfo, Invitation):
+    for stanza in (Commit, CommitLocation, Proposal, Application, GroupInfo, Invitation):
         register_stanza_plugin(Message, stanza)
     register_stanza_plugin(Message, Welcome, iterable=True)
+    register_stanza_plugin(Message, WelcomeLocation, iterable=True)
     for item in (Item, EventItem):
         register_stanza_plugin(item, KeyPackage)
         register_stanza_plugin(item, Device)

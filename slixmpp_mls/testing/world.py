@@ -50,7 +50,7 @@ from ..client import (
 )
 from ..client.storage.doubts import Doubt
 from ..client.storage.records import MembershipState
-from ..errors import PeerError, UsageError
+from ..errors import InvalidError, PeerError, UsageError
 from ..identity import ClientIdentity
 from ..mls.crypto.cipher_suite import CipherSuite, Random
 from ..mls.group.commit_creation import CommitOptions
@@ -59,6 +59,7 @@ from ..mls.structures.leaf_node import LeafNode, Lifetime
 from ..mls.structures.proposals import Add, AnyProposal, Remove
 from ..policy import Right, RoomPolicy
 from ..stanza import elements
+from ..stanza.blob import BlobReference, seal
 from ..store import MemoryStore
 from ..store.interface import Store
 from .directory import FakeDirectory
@@ -137,7 +138,13 @@ class Participant:
     # --- sending
 
     def post(self, outgoing: Outgoing) -> Outgoing:
-        """Send a message to the room."""
+        """Send a message to the room; what no stanza holds is uploaded first."""
+        if outgoing.uploads:
+            places = [self.world.upload(octets) for octets in outgoing.uploads]
+            placed = self.group.sending.placed(outgoing.origin_id, places)
+            if placed is None:
+                return outgoing
+            outgoing = placed
         self.world.room.post(outgoing, self.account)
         return outgoing
 
@@ -207,8 +214,15 @@ class Participant:
 
     def take(self, incoming: Incoming) -> list[Event]:
         """Examine, authenticate and apply one stanza."""
-        step = self.group.processing.examine(incoming, self.world.now)
         now = self.world.now
+        step = self.group.processing.examine(incoming, now)
+        while step.fetch is not None:
+            if step.fetch not in self.world.web:
+                events = self.group.applying.refuse(step, InvalidError("not on the web server"), now)
+                self._hear(events)
+                return events
+            incoming = incoming.with_blob(step.fetch, self.world.web[step.fetch])
+            step = self.group.processing.examine(incoming, now)
         doubts = [
             Doubt(ClientIdentity.from_leaf(leaf), self.denies, "asked", str(error), now)
             for leaf in step.leaves
@@ -240,6 +254,7 @@ class World:
 
     :ivar now: seconds since the Unix epoch; set it forward at will
     :ivar people: all participants, in the order of creation
+    :ivar web: what has been uploaded
     """
 
     def __init__(
@@ -258,6 +273,13 @@ class World:
         self.random = random
         self.now = now
         self.people: list[Participant] = []
+        self.web: dict[BlobReference, bytes] = {}
+
+    def upload(self, octets: bytes) -> BlobReference:
+        """Put octets on the web server."""
+        place = seal(octets, self.random).at(f"https://share.example/{len(self.web)}")
+        self.web[place] = octets
+        return place
 
     def person(self, account: str, store: Store | None = None) -> Participant:
         """Create a device of an account, invited to the room; its KeyPackages are in the directory."""

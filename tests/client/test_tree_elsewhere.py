@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 
 from slixmpp_mls.client import CommitLost, Incoming, Joined, Rejected, RemovedFromGroup
-from slixmpp_mls.client.group import continuation
+from slixmpp_mls.client.group import placement
 from slixmpp_mls.client.group.actions import Ignore, Join, MoveOn
+from slixmpp_mls.client.group.placement import Placement
 from slixmpp_mls.errors import InvalidError, NotPermitted, StanzaTooLarge, UsageError
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
@@ -35,7 +36,7 @@ def commit_with_tree_elsewhere(who: Participant, proposals: Sequence[AnyProposal
 def read_up_to_the_welcome(who: Participant) -> Incoming:
     """The one with a Welcome for it whose tree is elsewhere; those before it are read."""
     for incoming in who.world.room.read(who.account, who.group.cursor):
-        if who.group.processing.examine(incoming, who.world.now).tree_at is not None:
+        if who.group.processing.examine(incoming, who.world.now).fetch is not None:
             return incoming
         who.take(incoming)
     raise AssertionError("no Welcome")
@@ -49,12 +50,12 @@ def test_joining() -> None:
     world.room.deliver_all()
     incoming = read_up_to_the_welcome(carol)
     step = carol.group.processing.examine(incoming, world.now)
-    assert step.tree_at == place
+    assert step.fetch == place
     assert isinstance(step.action, Ignore)
     assert step.leaves == ()
-    incoming = replace(incoming, tree=place.open(sealed.ciphertext))
+    incoming = incoming.with_blob(place, place.open(sealed.ciphertext))
     step = carol.group.processing.examine(incoming, world.now)
-    assert step.tree_at is None
+    assert step.fetch is None
     assert isinstance(step.action, Join)
     assert len(step.leaves) == 2
     (joined,) = carol.group.applying.accept(step, world.now)
@@ -102,7 +103,7 @@ def test_a_group_whose_tree_fits_into_no_element_still_adds_people() -> None:
     assert sum(element.written_at_most for element in outgoing.payloads) < 240_000
     world.room.deliver_all()
     incoming = read_up_to_the_welcome(carol)
-    step = carol.group.processing.examine(replace(incoming, tree=place.open(sealed.ciphertext)), world.now)
+    step = carol.group.processing.examine(incoming.with_blob(place, place.open(sealed.ciphertext)), world.now)
     (joined,) = carol.group.applying.accept(step, world.now)
     assert isinstance(joined, Joined)
     world.settle()
@@ -120,13 +121,13 @@ def test_what_no_element_can_hold_is_too_large_and_changes_nothing(monkeypatch: 
     world.settle()
     assert GroupInfo in sizes
     assert sizes[GroupInfo] > tree
-    monkeypatch.setattr(continuation, "MAX_MESSAGE", sizes[GroupInfo] - 100)
+    monkeypatch.setattr(placement, "MAX_MESSAGE", sizes[GroupInfo] - 100)
     assert sizes[Commit] < sizes[GroupInfo] - 100
     without = alice.group.sending.finish_commit(alice.group.sending.draft_commit([], world.now))
     assert [type(element) for element in without.payloads] == [Commit]
     alice.post(without)
     world.settle()
-    monkeypatch.setattr(continuation, "MAX_MESSAGE", 100)
+    monkeypatch.setattr(placement, "MAX_MESSAGE", 100)
     with pytest.raises(StanzaTooLarge) as caught:
         bob.group.sending.commit([], world.now)
     assert caught.value.limit == 100
@@ -148,11 +149,11 @@ def test_another_tree_is_refused_and_the_key_package_is_kept() -> None:
     good = place.open(sealed.ciphertext)
     incoming = read_up_to_the_welcome(carol)
     for tree in (b"", good[:-1], alice.group.mls.tree.encode(), bob.group.mls.tree.encode()):
-        step = carol.group.processing.examine(replace(incoming, tree=tree), world.now)
+        step = carol.group.processing.examine(incoming.with_blob(place, tree), world.now)
         assert isinstance(step.action, Ignore)
         assert [type(event) for event in step.action.events] == [Rejected]
-        assert step.tree_at is None
-    step = carol.group.processing.examine(replace(incoming, tree=good), world.now)
+        assert step.fetch is None
+    step = carol.group.processing.examine(incoming.with_blob(place, good), world.now)
     assert isinstance(step.action, Join)
 
 
@@ -187,11 +188,11 @@ def test_removal_and_return_by_one_commit() -> None:
         world.room.deliver_all()
         incoming = read_up_to_the_welcome(bob)
         step = bob.group.processing.examine(incoming, world.now)
-        assert step.tree_at == place
+        assert step.fetch == place
         assert isinstance(step.action, MoveOn)
         if had:
             tree = place.open(sealed.ciphertext)
-            step = bob.group.processing.examine(replace(incoming, tree=tree), world.now)
+            step = bob.group.processing.examine(incoming.with_blob(place, tree), world.now)
             assert step.join is not None
             assert [type(event) for event in bob.group.applying.accept(step, world.now)] == [Joined]
             world.settle()
@@ -220,10 +221,10 @@ def test_nothing_is_fetched_for_a_welcome_that_is_refused_anyway() -> None:
     ]
     for payloads in (foreign.payloads, tuple(changed)):
         step = carol.group.processing.examine(replace(incoming, payloads=payloads), world.now)
-        assert step.tree_at is None
+        assert step.fetch is None
         assert isinstance(step.action, Ignore)
         assert [type(event) for event in step.action.events] == [Rejected]
-    assert carol.group.processing.examine(incoming, world.now).tree_at is not None
+    assert carol.group.processing.examine(incoming, world.now).fetch is not None
 
 
 def test_a_draft_and_what_happens_meanwhile() -> None:
@@ -237,10 +238,10 @@ def test_a_draft_and_what_happens_meanwhile() -> None:
         raise StanzaTooLarge(300_000, 240_000)
 
     with pytest.raises(StanzaTooLarge):
-        alice.group.sending.try_commit(draft, too_large, tree_at=longest())
+        alice.group.sending.place_commit(draft, too_large)
     with pytest.raises(StanzaTooLarge):
         alice.group.sending.finish_commit(draft, fits=too_large)
-    alice.group.sending.try_commit(draft, lambda payloads: None, tree_at=longest())
+    assert alice.group.sending.place_commit(draft, lambda payloads: None) == (Placement.IN_STANZA, ())
     assert alice.group.mls.pieces() == before
     assert not alice.group.sending.commit_waits
     assert not list(alice.group.outstanding())

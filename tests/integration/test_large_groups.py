@@ -25,6 +25,7 @@ from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import DeliveryError, InvalidError, NoUploadService, StanzaTooLarge, TransferFailed
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.group.commit_creation import CommitDraft
+from slixmpp_mls.mls.registry import CipherSuiteId as SuiteId
 from slixmpp_mls.mls.structures.framing import MLSMessage
 from slixmpp_mls.plugin import MLS
 from slixmpp_mls.policy import RoomPolicy
@@ -119,18 +120,21 @@ class People:
             if "mls" in client.plugin:
                 await self.leave(client)
 
-    async def crowd(self, name: str, count: int) -> str:
-        """An account with many devices, of which there are only the directory's entries; its bare JID."""
+    async def crowd(self, name: str, count: int, number: int = 1) -> str:
+        """An account with many devices, of which there are only the directory's entries; its bare JID.
+
+        :param number: of their cipher suite
+        """
         jid = await self.server.register(unique(name), "secret")
         client = self.server.client(jid)
         await self.server.connect(client)
-        suite, now = CipherSuite.get(1), int(time.time())
+        suite, now = CipherSuite.get(number), int(time.time())
         devices, packages = {}, {}
         for _ in range(count):
-            device = Device(MemoryStore(jid.bare), settings=KeyPackageSettings(count=0))
+            device = Device(MemoryStore(jid.bare), settings=KeyPackageSettings((number,), count=0))
             bundle = device.key_packages.make(suite, now)
             ref = bundle.reference.hex()
-            packages[ref] = KeyPackage(ref, 1, MLSMessage.wrap(bundle.key_package), False).to_stdlib()
+            packages[ref] = KeyPackage(ref, number, MLSMessage.wrap(bundle.key_package), False).to_stdlib()
             keys = tuple(Key(scheme, key) for scheme, key in device.signature_keys().items())
             devices[device.identity.device] = DeviceElement(device.identity.device, keys).to_stdlib()
         await DeviceDirectory(client).publish_many(devices)
@@ -219,6 +223,41 @@ async def test_eight_hundred_devices(people: People) -> None:
     assert max(each.largest for each in people.clients) <= MAX_STANZA
     assert not people.rejected
     assert len(groups[1].members) == ACCOUNTS * DEVICES + 4
+
+
+async def test_three_hundred_in_a_post_quantum_group(people: People) -> None:
+    """The first path over a tree without parent keys fits into no stanza: it is uploaded, and has its place."""
+    suite = int(SuiteId.MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519)
+    crowds = await asyncio.gather(*(people.crowd(f"crowd{number}", 150, suite) for number in range(2)))
+    client, alice = await people.come("alice", cipher_suites=(suite,))
+    bobs_client, bob = await people.come("bob", cipher_suites=(suite,))
+    _, carol = await people.come("carol", cipher_suites=(suite,))
+    room = f"{unique('coven')}@{people.server.rooms}"
+    policy = RoomPolicy(room, (client.boundjid.bare,), max_devices=150)
+    hers = await alice.create(room, policy=policy, suite=suite)
+    result = await hers.add(bobs_client.boundjid.bare, *crowds)
+    assert len(result.added) == 301
+    his = await people.joined(bob, room)
+    await until(lambda: his.epoch == hers.epoch)
+
+    uploads = client.uploads
+    changed = await hers.update()
+    # A ciphertext for each member of the other half of the tree: it fits into no stanza.
+    assert client.uploads > uploads
+    await until(lambda: his.epoch == changed.epoch)
+    assert his.epoch_authenticator == hers.epoch_authenticator
+    await (await his.send("When shall we three meet again")).confirmed
+    # Somebody who reads the same from the archive, and comes in by a tree elsewhere.
+    await hers.add(carol.xmpp.boundjid.bare)
+    third = await people.joined(carol, room)
+    changed = await third.update()
+    await until(lambda: his.epoch == hers.epoch == changed.epoch)
+    assert len({each.epoch_authenticator for each in (hers, his, third)}) == 1
+    await (await third.send("In thunder, lightning, or in rain")).confirmed
+    await until(lambda: "In thunder, lightning, or in rain" in people.heard[bobs_client.boundjid.bare])
+    assert max(each.largest for each in people.clients) <= MAX_STANZA
+    assert len(his.members) == 303
+    assert not people.rejected
 
 
 async def test_a_tree_that_is_uploaded(people: People) -> None:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from slixmpp_mls.client import CommitLost, GroupChanged
-from slixmpp_mls.errors import DeliveryError, RoomLost, StanzaTooLarge, UsageError
+from slixmpp_mls.errors import (
+    BlobTooLarge,
+    DeliveryError,
+    Disconnected,
+    RoomLost,
+    StanzaTooLarge,
+    TransferFailed,
+    UsageError,
+)
 from slixmpp_mls.mls.structures.proposals import Remove
 from slixmpp_mls.rooms.engine.committer import Committer
 from slixmpp_mls.rooms.engine.transmitter import Transmitter
+from slixmpp_mls.stanza import Commit, RoomElement
+from slixmpp_mls.stanza.blob import BlobReference
 from slixmpp_mls.testing import NOW, Participant, World
 
-from ..client.people import CAROL, only, three
-from .people import Parts, soon
+from ..client.people import CAROL, DAVE, only, three
+from .people import Parts, soon, until
 
 
 class Committing(Parts):
@@ -184,3 +195,110 @@ async def test_a_commit_made_before_a_restart_is_waited_for() -> None:
     assert len(again.muc.sent) == 1
     again.read()
     assert await asyncio.wait_for(changing, 5) is not None
+
+
+class Web:
+    """A place for uploads, in memory."""
+
+    def __init__(self, alice: Committing, limit: int = 1 << 25) -> None:
+        self.world, self.largest = alice.world, limit
+        self.errors: list[DeliveryError] = []
+        self.put_so_far = 0
+        alice.context.uploads.put = self.put  # type: ignore[method-assign]
+        alice.context.uploads.check = self.check  # type: ignore[method-assign]
+
+    async def check(self, size: int) -> None:
+        if size > self.largest:
+            raise BlobTooLarge(size, self.largest)
+
+    async def put(self, data: bytes) -> BlobReference:
+        await asyncio.sleep(0)
+        if self.errors:
+            raise self.errors.pop(0)
+        self.put_so_far += 1
+        return self.world.upload(data)
+
+
+def no_room_for_commits(elements: Sequence[RoomElement]) -> None:
+    if any(isinstance(element, Commit) for element in elements):
+        raise StanzaTooLarge(300_000, 240_000)
+
+
+async def test_a_commit_that_no_stanza_holds_is_uploaded_and_has_its_place_in_the_room() -> None:
+    world, alice, bob, _ = committing()
+    web = Web(alice)
+    alice.parts.fits = no_room_for_commits  # type: ignore[method-assign]
+    changing = asyncio.create_task(alice.committer.commit(list, force=True))
+    await until(lambda: alice.muc.sent)
+    assert web.put_so_far == 1
+    alice.read()
+    changed = await changing
+    assert changed is not None
+    assert changed.epoch == bob.epoch
+    assert world.agree()
+
+
+async def test_a_divisible_commit_is_not_uploaded_unless_its_path_is_what_is_large() -> None:
+    world, alice, *_ = committing()
+    web = Web(alice)
+    world.person(DAVE)
+    alice.parts.fits = no_room_for_commits  # type: ignore[method-assign]
+    adds = alice.person.adding(DAVE)
+    with pytest.raises(StanzaTooLarge):
+        await alice.committer.commit(lambda: adds, divisible=True)
+    assert not web.put_so_far
+    assert not alice.group.sending.commit_waits
+
+
+async def test_a_commit_for_which_no_service_has_room_changes_nothing() -> None:
+    """Sizes are compared with what the service takes before anything is stored."""
+    _, alice, *_ = committing()
+    web = Web(alice, limit=10)
+    alice.parts.fits = no_room_for_commits  # type: ignore[method-assign]
+    before = alice.group.mls.pieces()
+    with pytest.raises(BlobTooLarge):
+        await alice.committer.commit(list, force=True)
+    assert alice.group.mls.pieces() == before
+    assert not web.put_so_far
+
+
+async def test_an_upload_that_fails_for_good_ends_the_commit() -> None:
+    world, alice, bob, _ = committing()
+    web = Web(alice)
+    web.errors.append(TransferFailed("no space left", temporary=False))
+    alice.parts.fits = no_room_for_commits  # type: ignore[method-assign]
+    errors: list[DeliveryError] = []
+
+    def refused(origin_id: str, condition: str, error: DeliveryError) -> None:
+        errors.append(error)
+        events = alice.group.bounced(origin_id, condition)
+        alice.committer.refused(error)
+        for event in events:
+            alice.committer.resolve(only([event], CommitLost))
+        alice.progress.notify()
+
+    alice.transmitter._refused = refused
+    with pytest.raises(TransferFailed, match="no space left"):
+        await alice.committer.commit(list, force=True)
+    assert len(errors) == 1
+    assert not alice.muc.sent
+    bob.commit()  # others go on
+    alice.read()
+    assert world.agree()
+
+
+async def test_an_upload_without_a_connection_goes_out_later() -> None:
+    world, alice, *_ = committing()
+    web = Web(alice)
+    web.errors.append(Disconnected("no stream"))
+    alice.parts.fits = no_room_for_commits  # type: ignore[method-assign]
+    changing = asyncio.create_task(alice.committer.commit(list, force=True))
+    await until(lambda: alice.group.sending.commit_waits and not web.errors)
+    await soon()
+    assert not alice.muc.sent
+    assert alice.transmitter.stream_resumed() == {next(iter(alice.group.outstanding_ids()))}
+    (outgoing,) = alice.group.outstanding()
+    await alice.transmitter.transmit(outgoing)
+    alice.read()
+    assert await changing is not None
+    assert world.agree()

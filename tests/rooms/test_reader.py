@@ -8,12 +8,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from slixmpp_mls.client import GroupChanged, Incoming, MemberDoubted, MessageReceived, Rejected
+from slixmpp_mls.client.group.certainty import UnsureReason
+from slixmpp_mls.client.group.placement import Placement
 from slixmpp_mls.client.group.resumption_psks import Awaited
-from slixmpp_mls.delivery import RoomStanza
+from slixmpp_mls.delivery import RoomStanza, Stream
+from slixmpp_mls.errors import TransferFailed
 from slixmpp_mls.rooms.engine import reader
 from slixmpp_mls.rooms.engine.member_checks import MemberChecks
 from slixmpp_mls.rooms.engine.reader import Reader, Taken
+from slixmpp_mls.stanza.blob import BlobReference
 from slixmpp_mls.testing import FaultyStore, Participant, World
 
 from ..client.people import DAVE, three
@@ -216,3 +222,49 @@ async def test_messages_go_on_when_the_member_in_doubt_has_gone() -> None:
     assert not alice.group.sending.silenced
     assert alice.resumed == 1
     assert not alice.removed
+
+
+async def test_a_commit_elsewhere_is_fetched_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A web server that is down for a while delays what comes after the Commit, and changes no order."""
+    monkeypatch.setattr(reader, "_FETCH_PAUSES", (0.001, 0.001))
+    world, alice, bob, _ = reading()
+    draft = bob.group.sending.draft_commit([], world.now)
+    bob.post(bob.group.sending.finish_commit(draft, placement=Placement.COMMIT_ELSEWHERE))
+    world.room.deliver_all()
+    bob.read()
+    bob.send(b"after it")
+    world.room.deliver_all()
+    failures = [TransferFailed("down", temporary=True)] * 2
+
+    async def get(place: BlobReference) -> bytes:
+        if failures:
+            raise failures.pop()
+        return world.web[place]
+
+    alice.context.uploads.get = get  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(Stream.of(alice.xmpp), "online", True)
+    await alice.reader.take_all(alice.stanzas())
+    assert not failures
+    assert alice.texts() == [b"after it"]
+    assert alice.group.mls.epoch_authenticator == bob.group.mls.epoch_authenticator
+
+
+async def test_a_commit_that_cannot_be_fetched_does_not_stop_the_reading() -> None:
+    world, alice, bob, carol = reading()
+    draft = bob.group.sending.draft_commit([], world.now)
+    bob.post(bob.group.sending.finish_commit(draft, placement=Placement.COMMIT_ELSEWHERE))
+    carol.send(b"in the same epoch")
+    world.room.deliver_all()
+
+    async def get(place: BlobReference) -> bytes:
+        raise TransferFailed("answered 404", temporary=False)
+
+    alice.context.uploads.get = get  # type: ignore[method-assign, assignment]
+    before = alice.group.mls.epoch_authenticator
+    await alice.reader.take_all(alice.stanzas())
+    assert alice.texts() == [b"in the same epoch"]
+    assert alice.group.mls.epoch_authenticator == before
+    assert alice.group.certainty.reasons is UnsureReason.UNAVAILABLE
+    (rejected,) = [event for each in alice.taken for event in each.events if isinstance(event, Rejected)]
+    assert "answered 404" in str(rejected.error)
+    assert rejected.claimed == bob.account

@@ -31,6 +31,8 @@ SAMPLES: list[Element] = [
     stanza.Application(b"g" * 255, 2**64 - 1, b"x" * 1000),
     stanza.Welcome(b"group", 8, b"hello"),
     stanza.GroupInfo(b"group", 8, b"info"),
+    stanza.CommitLocation(b"group", 7, b"there"),
+    stanza.WelcomeLocation(b"group", 8, b"there"),
     stanza.Invitation(b"group"),
     stanza.Invitation(b"group", "after <&'\">"),
     stanza.KeyPackage(REF, 1, b"key package"),

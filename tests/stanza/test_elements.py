@@ -17,6 +17,7 @@ from slixmpp_mls.stanza import (
     NS,
     Application,
     Commit,
+    CommitLocation,
     Device,
     Element,
     GroupInfo,
@@ -27,6 +28,7 @@ from slixmpp_mls.stanza import (
     RetiredDevice,
     Voucher,
     Welcome,
+    WelcomeLocation,
     parse,
     payloads,
     read_payloads,
@@ -44,6 +46,8 @@ SAMPLES: list[Element] = [
     Application(b"g" * 255, 2**64 - 1, b"x" * 1000),
     Welcome(b"group", 8, b"hello"),
     GroupInfo(b"group", 8, b"info"),
+    CommitLocation(b"group", 7, b"there"),
+    WelcomeLocation(b"group", 8, b"there"),
     Invitation(b"group"),
     Invitation(b"group", "2026-10-02-a7e&<'\""),
     KeyPackage(REF, 1, b"key package"),
@@ -54,6 +58,7 @@ SAMPLES: list[Element] = [
     Device("a", (Key(ED25519, b"k"),), "phone", vouchers=(Voucher(ED25519, b"my word"), Voucher(2056, b"hers"))),
     RetiredDevice("h4k9-x_Z", WHEN),
 ]
+ROOM_ELEMENTS = (Commit, CommitLocation, Proposal, Application, Welcome, WelcomeLocation, GroupInfo)
 one_line = st.text(
     st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff", codec="utf-8"), min_size=1
 )
@@ -63,7 +68,7 @@ messages = st.binary(min_size=1, max_size=200)
 moments = st.datetimes(min_value=datetime(2, 1, 1), max_value=datetime(9998, 1, 1), timezones=st.just(UTC))
 keys = st.lists(st.builds(Key, st.integers(0, 65535), messages), min_size=1, max_size=16, unique=True)
 elements = st.one_of(
-    *(st.builds(kind, groups, epochs, messages) for kind in (Commit, Proposal, Application, Welcome, GroupInfo)),
+    *(st.builds(kind, groups, epochs, messages) for kind in ROOM_ELEMENTS),
     st.builds(Invitation, groups, st.none() | one_line.filter(lambda text: len(text) <= 256)),
     st.builds(
         KeyPackage, st.binary(min_size=16, max_size=64).map(bytes.hex), st.integers(0, 65535), messages, st.booleans()
@@ -347,6 +352,12 @@ def test_payloads_in_document_order() -> None:
     assert payloads(message(f"<forwarded xmlns='urn:xmpp:forward:0'>{room()}</forwarded>")) == []
 
 
+def test_what_may_stand_beside_the_location_of_a_commit() -> None:
+    names = ["commit-location", "welcome-location", "welcome", "group-info"]
+    xml = message(*(room(epoch="1" if name == names[0] else "2", name=name) for name in names))
+    assert [element.NAME for element in payloads(xml)] == names
+
+
 APPLICATION, PROPOSAL = room(name="application"), room(name="proposal")
 INVITATION = f"<invitation xmlns='{NS}' group='Zw=='/>"
 
@@ -355,6 +366,9 @@ VOID = {
     "two commits": (room(), room()),
     "commit and application": (room(), APPLICATION),
     "proposal and application": (PROPOSAL, APPLICATION),
+    "a commit and the location of one": (room(), room(name="commit-location")),
+    "the location of a commit and application": (room(name="commit-location"), APPLICATION),
+    "a location that cannot be read": (room(name="commit-location", text="!"),),
     "a commit that cannot be read": (room(text="!"),),
     "a readable commit and another": (room(), room(text="!")),
     "a commit that cannot be read, and a welcome": (room(text="!"), room(epoch="2", name="welcome")),
@@ -381,6 +395,12 @@ NEIGHBOURS = {
     ),
     "a group-info that cannot be read": ((room(epoch="2", name="group-info", text="!"), room()), ["commit"]),
     "a group-info without epoch": ((room(), f"<group-info xmlns='{NS}' group='Zw=='>YQ==</group-info>"), ["commit"]),
+    "the location of a welcome alone": ((room(epoch="2", name="welcome-location"),), []),
+    "the location of a welcome for another epoch": ((room(), room(name="welcome-location")), ["commit"]),
+    "65 locations of welcomes": (
+        (room(), *[room(epoch="2", name="welcome-location")] * 65),
+        ["commit", *["welcome-location"] * 64],
+    ),
     "65 welcomes": ((room(), *[room(epoch="2", name="welcome")] * 65), ["commit", *["welcome"] * 64]),
     "a commit after 200 welcomes": ((*[room(epoch="2", name="welcome")] * 200, room()), ["welcome"] * 64 + ["commit"]),
     "200 payloads of PubSub before a commit": ((*[package()] * 200, room()), ["commit"]),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from ...errors import PeerError
 from ...mls.group.group import Group
@@ -43,7 +43,7 @@ class Incoming:
     :ivar refused: errors of elements that are omitted from `payloads`; each of them is omitted alone
     :ivar occupant: ``room/nickname`` of the sender according to the room, not authenticated
     :ivar clear: whether it also contains cleartext
-    :ivar tree: the ratchet tree of a Welcome in it, if the tree is elsewhere and has been fetched
+    :ivar fetched: the content of blobs that it refers to, as far as :attr:`Step.fetch` has asked for them
     :ivar tombstone: whether it is the tombstone of a retracted stanza (XEP-0424, XEP-0425)
     """
 
@@ -56,8 +56,12 @@ class Incoming:
     refused: tuple[PeerError, ...] = ()
     occupant: str = ""
     clear: bool = False
-    tree: bytes | None = field(default=None, repr=False)
+    fetched: Mapping[BlobReference, bytes] = field(default_factory=dict, repr=False)
     tombstone: bool = False
+
+    def with_blob(self, place: BlobReference, content: bytes) -> Incoming:
+        """The same stanza, after a blob of it has been fetched."""
+        return replace(self, fetched={**self.fetched, place: content})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +70,13 @@ class Outgoing:
 
     :ivar origin_id: its id, which is the same whenever it is sent again
     :ivar payloads: its elements
+    :ivar uploads: what must be uploaded before it can be sent, see :meth:`.Sending.placed`; `payloads` is empty then
     """
 
     origin_id: str
     kind: OutboxKind
     payloads: tuple[RoomElement, ...] = field(repr=False)
+    uploads: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +179,9 @@ class Step:
     :ivar leaves: new leaves, for the Authentication Service to judge before the step is accepted
     :ivar successions: leaves whose holders replace them, and what takes their place.  RFC 9420 12.1.2, 12.4: Updates,
         and the path of a Commit, replace their sender's leaf, and are signed with its key
-    :ivar tree_at: where the ratchet tree is of a Welcome for us; without it we do not follow the Welcome: fetch it, and
-        examine the stanza again with it as :attr:`Incoming.tree`
+    :ivar fetch: a blob that is needed first: a Commit, a Welcome for us, or its ratchet tree.  Fetch it, and examine
+        the stanza again :meth:`~Incoming.with_blob`; if it cannot be fetched, `refuse` the step
+    :ivar claim: leaf index of the member that has signed the location of a Commit here
     :ivar awaits: an epoch of another room's group, a PSK of which it names: wait for that room to get there, or to have
         been read to its end, and examine the stanza again; then accept what comes out
     :ivar gap: it looks as if a stanza that comes before this one in the room's order were missing; who has the stanza
@@ -185,7 +192,8 @@ class Step:
     action: Ignore | Sent | Begin | Read | Remember | MoveOn | Join | Enter | Abandon
     leaves: tuple[LeafNode, ...] = ()
     successions: tuple[tuple[LeafNode, LeafNode], ...] = ()
-    tree_at: BlobReference | None = None
+    fetch: BlobReference | None = None
+    claim: int | None = None
     awaits: Awaited | None = None
     gap: bool = False
 

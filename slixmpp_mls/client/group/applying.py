@@ -21,7 +21,7 @@ from ...mls.structures.framing import MemberSender, NewMemberProposalSender
 from ...mls.structures.proposals import Add, Remove, SelfRemove
 from ...mls.tree.tree_math import LeafIndex
 from ...policy.check import is_bookkeeping
-from ...stanza.elements import Commit
+from ...stanza.elements import AnyCommit
 from ...store.interface import Transaction
 from ..device import Device
 from ..events import (
@@ -93,6 +93,8 @@ class Applying:
 
     def _put_into_effect(self, step: Step, now: int, doubts: Iterable[Doubt]) -> list[Event]:
         record = self._past(step.incoming)
+        if not isinstance(step.action, MoveOn):
+            self._state.note_claim(step.claim)
         match step.action:
             case Ignore(events) if self._state.membership is None:
                 self._welcomes.note_ignored(step.incoming)
@@ -131,14 +133,16 @@ class Applying:
             case MoveOn() as move:
                 return self._accept_commit(move, record, now, doubts, _when(step.incoming, now))
 
-    def refuse(self, step: Step, error: PeerError) -> list[Event]:
-        """Skip a Welcome that cannot be followed.
+    def refuse(self, step: Step, error: PeerError, now: int = 0) -> list[Event]:
+        """Skip a Welcome that cannot be followed, or a Commit that cannot be fetched.
 
         If the same Commit removes us, the removal takes effect; only the Welcome is rejected.
 
+        :param now: seconds since the Unix epoch
         :raises StoreError: nothing has been written
         """
         record = self._past(step.incoming)
+        self._state.note_claim(step.claim)
         events: list[Event] = [
             *_neighbours(self._state.room, step.incoming),
             rejected(self._state.room, step.incoming, error),
@@ -149,6 +153,8 @@ class Applying:
                 return [*events, *self._accept_commit(action, record, 0, ())]
             case _ if self._state.membership is None:
                 events += self._pass_outside(step.incoming, record)
+            case Ignore(unsure=unsure) if unsure:  # a Commit that cannot be fetched: the group may be past our epoch
+                events += self._pass_inside(step.incoming, record, UnsureReason(unsure), now)
             case _:
                 self._pass(record)
         return events
@@ -170,7 +176,8 @@ class Applying:
         with state.change() as change:
             change.put_record(record)
             events = self._certainty.note(change, reason, now) if reason else []
-        rivals = (each.epoch for each in incoming.payloads if isinstance(each, Commit) and each.group == seen.group_id)
+        commits = (each for each in incoming.payloads if isinstance(each, AnyCommit))
+        rivals = (each.epoch for each in commits if each.group == seen.group_id)
         if self._entries.waits and seen.entry_epoch in rivals:
             self._entries.drop(state.outside, record)
             events.append(CommitLost(state.room, seen.entry_id.decode(), "another Commit came first"))

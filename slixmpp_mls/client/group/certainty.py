@@ -78,6 +78,8 @@ class UnsureReason(IntFlag):
     """The room says that a member has sent, in our epoch, what cannot be decrypted or verified."""
     TOMBSTONE = 8
     """The archive has a tombstone (XEP-0424, XEP-0425) where a Commit may have been."""
+    UNAVAILABLE = 16
+    """A member has signed the location of a Commit, and the Commit is not there."""
 
 
 _MADE_UP = UnsureReason.LATER_EPOCH | UnsureReason.UNDECRYPTABLE | UnsureReason.TOMBSTONE
@@ -308,5 +310,5 @@ def _name(reason: UnsureReason) -> str:
 
 
 def names(reasons: UnsureReason) -> tuple[str, ...]:
-    """The reasons by name: ``archive-gap``, ``later-epoch``, ``undecryptable``, ``tombstone``."""
+    """The reasons by name: ``archive-gap``, ``later-epoch``, ``undecryptable``, ``tombstone``, ``unavailable``."""
     return tuple(_name(reason) for reason in UnsureReason if reason in reasons)

@@ -46,10 +46,11 @@ from ..storage.records import MembershipState, OutboxKind, OutboxRecord, RoomRec
 from .actions import Fits, Incoming, Outgoing
 from .evidence import Evidence
 from .group_info_key import GroupInfoKey
+from .placement import Placement, as_outgoing, choose, to_upload
 from .room_change import Membership
 from .room_state import RoomState
 
-__all__ = ["Continuation", "check_lengths", "check_tree_length", "creation"]
+__all__ = ["Continuation", "check_tree_length"]
 
 
 class Continuation:
@@ -114,7 +115,7 @@ class Continuation:
         psk = PreSharedKey(PreSharedKeyID(name, random(suite.hash_length)))
         commit = group.draft_commit([*map(Add, others), psk], now=now, random=random)
         made = group.finish_commit(commit, instead_of_tree=RatchetTreeLocation(longest()).extension(), random=random)
-        fits(creation(_record(made, group.group_id)).payloads)
+        choose(_record(made, group.group_id), group.group_id, 0, fits)
 
     def draft_branch(self, source: Group, policy: RoomPolicy, others: Sequence[KeyPackage], now: int) -> CreationDraft:
         """RFC 9420 11.3: make this room's group, of some members of another room's.  Nothing has changed.
@@ -140,11 +141,17 @@ class Continuation:
         )
 
     def finish(
-        self, draft: CreationDraft, *, fits: Fits | None = None, tree_at: BlobReference | None = None
+        self,
+        draft: CreationDraft,
+        *,
+        fits: Fits | None = None,
+        tree_at: BlobReference | None = None,
+        placement: Placement = Placement.IN_STANZA,
     ) -> Outgoing:
         """Put a draft into the outbox: state and message in one transaction (rule 3).
 
         :param tree_at: where the ratchet tree is, if it is not to be in the Welcome
+        :param placement: what else is to be elsewhere, by :meth:`place`
         :raises UsageError: a creation of ours waits already, or the draft's time is over
         :raises StanzaTooLarge: by `fits`; nothing has changed
         :raises StoreError: nothing has changed
@@ -155,8 +162,9 @@ class Continuation:
         location = None if tree_at is None else RatchetTreeLocation(tree_at).extension()
         bundle = draft.finish(instead_of_tree=location, random=self._device.random)
         record = _record(bundle, draft.group_id)
-        outgoing = creation(record)
-        if fits is not None:
+        upload = placement.upload()
+        outgoing = as_outgoing(record, draft.group_id, 0, upload)
+        if fits is not None and upload is None:
             fits(outgoing.payloads)
         number = state.outbox.next_number()
         place = state.record
@@ -164,9 +172,22 @@ class Continuation:
             place = replace(place, state=MembershipState.INVITED)
         with state.change() as change:
             change.put_message(number, record)
+            if upload is not None:
+                change.put_upload(number, upload)
             change.put_staged(number, bundle.staged, Group.creation_pieces(bundle.staged))
             change.put_record(place)
         return outgoing
+
+    def place(self, draft: CreationDraft, fits: Fits) -> tuple[Placement, tuple[bytes, ...]]:
+        """Determine what of a creation must be elsewhere, if its ratchet tree is; nothing is written.
+
+        :returns: also what is to be uploaded, as long as the real octets will be
+        :raises StanzaTooLarge: by `fits`: even with all of it elsewhere
+        """
+        bundle = draft.finish(instead_of_tree=RatchetTreeLocation(longest()).extension(), random=self._device.random)
+        record = _record(bundle, draft.group_id)
+        placement = choose(record, draft.group_id, 0, fits)
+        return placement, to_upload(record, placement)
 
     def find(self, incoming: Incoming) -> bytes | None:
         """The number in the outbox of a creation of ours that has come back in this stanza.
@@ -174,10 +195,12 @@ class Continuation:
         :raises PeerError: its element says something else than its message
         """
         for payload in incoming.payloads:
-            if isinstance(payload, elements.Commit):
-                number = self._state.outbox.of_message(payload.data)
-                if number is not None and self._state.outbox[number].kind is OutboxKind.CREATION:
-                    check_consistency(payload)
+            if isinstance(payload, elements.AnyCommit):
+                elsewhere, outbox = isinstance(payload, elements.CommitLocation), self._state.outbox
+                number = outbox.of_location(payload.data) if elsewhere else outbox.of_message(payload.data)
+                if number is not None and outbox[number].kind is OutboxKind.CREATION:
+                    if isinstance(payload, elements.Commit):
+                        check_consistency(payload)
                     return number
         return None
 
@@ -242,16 +265,6 @@ def _record(bundle: CommitBundle, group_id: bytes) -> OutboxRecord:
     )
 
 
-def check_lengths(*messages: bytes) -> None:
-    """That each message can be the text of an element.
-
-    :raises StanzaTooLarge: one is longer
-    """
-    for message in messages:
-        if len(message) > MAX_MESSAGE:
-            raise StanzaTooLarge(len(message), MAX_MESSAGE)
-
-
 _LEAST_LEAF = 128  # octets: two keys and a signature of the smallest suites
 
 
@@ -263,16 +276,3 @@ def check_tree_length(tree: RatchetTree) -> None:
     least = tree.member_count * _LEAST_LEAF
     if least > MAX_MESSAGE:
         raise StanzaTooLarge(least, MAX_MESSAGE)
-
-
-def creation(record: OutboxRecord) -> Outgoing:
-    """The stanza of a creation.
-
-    :raises StanzaTooLarge: a message of it is longer than an element may be
-    """
-    check_lengths(record.message, record.welcome)
-    payloads = (
-        elements.Commit(record.reference, 0, record.message),
-        elements.Welcome(record.reference, 1, record.welcome),
-    )
-    return Outgoing(record.origin_id.decode(), record.kind, payloads if record.welcome else payloads[:1])

@@ -42,9 +42,9 @@ from ..device.leaf_proofs import arriving
 from ..events import CommitLost, Event
 from ..storage.records import ROOMS, MembershipState, OutboxKind, OutsideRecord, RoomRecord
 from .actions import Fits, Incoming, Outgoing
-from .continuation import check_lengths
 from .group_info_key import GroupInfoKey, as_element, key_after, open_group_info, seal_group_info
 from .join_request import attempted
+from .placement import check_lengths
 from .room_state import RoomState
 
 __all__ = ["ExternalCommitDraft", "ExternalCommits", "check_is_new", "usable_group_infos"]
@@ -66,7 +66,7 @@ def usable_group_infos(
     """
     found: dict[tuple[bytes, int], tuple[T, elements.GroupInfo] | None] = {}
     for stanza, payloads in stanzas:
-        commit = next((payload for payload in payloads if isinstance(payload, elements.Commit)), None)
+        commit = next((payload for payload in payloads if isinstance(payload, elements.AnyCommit)), None)
         if commit is not None and (commit.group, commit.epoch) not in found:
             group_info = next((payload for payload in payloads if isinstance(payload, elements.GroupInfo)), None)
             found[commit.group, commit.epoch] = None if group_info is None else (stanza, group_info)

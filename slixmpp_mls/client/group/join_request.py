@@ -77,23 +77,25 @@ class JoinRequests:
         """
         seen = self._state.outside
         for payload in incoming.payloads:
-            if not isinstance(payload, elements.Commit | elements.Proposal | elements.Application):
+            if not isinstance(payload, elements.AnyCommit | elements.Proposal | elements.Application):
                 continue
             try:
-                check_consistency(payload)
+                if not isinstance(payload, elements.CommitLocation):
+                    check_consistency(payload)
             except PeerError:
                 continue
             begins = payload.epoch == 0 and any(
-                isinstance(beside, elements.Welcome) and beside.group == payload.group for beside in incoming.payloads
+                isinstance(beside, elements.Welcome | elements.WelcomeLocation) and beside.group == payload.group
+                for beside in incoming.payloads
             )
             seen = self._observe(seen, payload, begins)
         return seen
 
     def _observe(
-        self, seen: OutsideRecord, payload: elements.Commit | elements.Proposal | elements.Application, begins: bool
+        self, seen: OutsideRecord, payload: elements.AnyCommit | elements.Proposal | elements.Application, begins: bool
     ) -> OutsideRecord:
         if payload.group != seen.group_id:
-            if not isinstance(payload, elements.Commit) or not (begins or self._may_change(seen)):
+            if not isinstance(payload, elements.AnyCommit) or not (begins or self._may_change(seen)):
                 return seen
             seen = replace(seen, group_id=payload.group, known=0, suite=0)
         if isinstance(payload, elements.Proposal) and any(ask.message == payload.data for ask in seen.asks):
@@ -102,7 +104,7 @@ class JoinRequests:
         if isinstance(payload, elements.Application) and self._state.standing is MembershipState.LOST:
             seen = replace(seen, missed=seen.missed + 1)
         epoch = payload.epoch
-        if isinstance(payload, elements.Commit):
+        if isinstance(payload, elements.AnyCommit):
             if epoch == _LAST_EPOCH or (seen.known and epoch < seen.epoch):
                 return seen  # it came second, or late
             return replace(seen, epoch=epoch + 1, known=1)

@@ -31,6 +31,8 @@ from ...policy.check import check
 from ...stanza import elements
 from ...stanza.consistency import check as check_consistency
 from ...stanza.elements import RoomElement
+from ...stanza.locations import CommitPlace
+from ...stanza.locations import verify as verify_location
 from ..device import Device
 from ..events import CommitLost, Event, LeftBehind, MessageSent, Rejected, Unreadable
 from ..storage.records import MembershipState, OutboxKind
@@ -46,6 +48,7 @@ from .welcome import Welcomes
 __all__ = ["Processing", "rejected"]
 
 _RULES = "urn:xmpp:mls:0 business rules"
+_LARGE = "urn:xmpp:mls:0 large"
 
 _Framed = elements.Application | elements.Proposal | elements.Commit
 
@@ -100,6 +103,8 @@ class Processing:
         for payload in incoming.payloads:
             if payload.group != group.group_id:
                 return self._examine_other_group(group, incoming, payload, others)
+            if isinstance(payload, elements.CommitLocation):
+                return self._examine_location(membership, incoming, payload, now, others)
             if not isinstance(payload, _Framed):
                 continue
             number = self._state.outbox.of_message(payload.data)
@@ -122,7 +127,7 @@ class Processing:
             leaves = (leaf for index, leaf in entry.members() if index != entry.own_index)
             return Step(incoming, Enter(entry), tuple(leaves))
         own = membership.group
-        if not any(isinstance(each, elements.Commit) and each.epoch > own.epoch for each in incoming.payloads):
+        if not any(isinstance(each, elements.AnyCommit) and each.epoch > own.epoch for each in incoming.payloads):
             return None
         step = self._welcomes.find(incoming, others)
         if step is not None and isinstance(step.action, Join):
@@ -173,8 +178,45 @@ class Processing:
             event = MessageSent(self._state.room, record.origin_id.decode(), incoming.archive_id, record.plaintext)
         return Step(incoming, Sent(number, event))
 
-    def _examine_ahead(self, membership: Membership, incoming: Incoming, payload: _Framed) -> Step:
-        check_consistency(payload)
+    def _examine_location(
+        self,
+        membership: Membership,
+        incoming: Incoming,
+        payload: elements.CommitLocation,
+        now: int,
+        others: OtherGroups,
+    ) -> Step:
+        """A Commit that no stanza holds: whoever cannot fetch it does not know whether it has ended our epoch."""
+        group, number = membership.group, self._state.outbox.of_location(payload.data)
+        if number is not None:
+            return self._examine_own(membership, incoming, number, others)
+        if payload.epoch > group.epoch:
+            return self._examine_ahead(membership, incoming, payload)
+        if payload.epoch < group.epoch:
+            return Step(incoming, Ignore())  # rule 1
+        place = CommitPlace.decode(payload.data)
+        signer = group.tree.member(LeafIndex(place.signer))
+        verify_location(place, group.suite, signer.signature_key, group.group_id, group.epoch)
+        if place.signer in self._state.claims:
+            # A member could make us wait again and again.
+            raise InvalidError("another Commit elsewhere by the same member in the same epoch", _LARGE)
+        if place.blob not in incoming.fetched:
+            unknown = Ignore(unsure=UnsureReason.UNAVAILABLE)
+            return Step(incoming, unknown, fetch=place.blob, claim=place.signer)
+        commit = elements.Commit(payload.group, payload.epoch, incoming.fetched[place.blob])
+        try:
+            step = self._examine_commit(membership, incoming, commit, now, others)
+        except (StateRolledBack, NotForUs):
+            raise
+        except PeerError as error:
+            step = Step(incoming, Ignore((rejected(self._state.room, incoming, error),)), awaits=others.awaited)
+        return replace(step, claim=place.signer)
+
+    def _examine_ahead(
+        self, membership: Membership, incoming: Incoming, payload: _Framed | elements.CommitLocation
+    ) -> Step:
+        if not isinstance(payload, elements.CommitLocation):
+            check_consistency(payload)
         epoch = membership.group.epoch
         events: list[Event] = []
         if isinstance(payload, elements.Application):
@@ -182,7 +224,7 @@ class Processing:
         who = incoming.claimed
         ahead: tuple[str, int] | None = None
         if who is not None and membership.roster.has(who):
-            ahead = who, payload.epoch + isinstance(payload, elements.Commit)
+            ahead = who, payload.epoch + isinstance(payload, elements.AnyCommit)
             if who not in self._state.ahead:
                 events.append(LeftBehind(self._state.room, epoch, payload.epoch, who, incoming.archive_id))
         elif not events:

@@ -35,6 +35,7 @@ from ..storage.records import (
     RoomRecord,
     Spaces,
     UnsureRecord,
+    UploadRecord,
 )
 from .evidence import Evidence
 from .group_info_key import UNKNOWN, GroupInfoKey
@@ -233,9 +234,16 @@ class Change:
         self.transaction.put(self._spaces.outbox, number, record.encode())
         self._later.append(partial(self._contents.outbox.put, number, record))
 
+    def put_upload(self, number: bytes, upload: UploadRecord) -> None:
+        """Say of a message in the outbox that it is not sent in a stanza, and where it is."""
+        self.transaction.put(self._spaces.uploads, number, upload.encode())
+        self._later.append(partial(self._contents.outbox.put_upload, number, upload))
+
     def delete_message(self, number: bytes) -> None:
         """Delete from the outbox."""
         self.transaction.delete(self._spaces.outbox, number)
+        if self._contents.outbox.upload(number) is not None:
+            self.transaction.delete(self._spaces.uploads, number)
         self._later.append(partial(self._contents.outbox.remove, number))
 
     def put_staged(self, number: bytes, staged: StagedCommit, pieces: Mapping[bytes, bytes]) -> None:

@@ -42,6 +42,7 @@ from ..storage.records import (
     RoomRecord,
     Spaces,
     UnsureRecord,
+    UploadRecord,
 )
 from .evidence import Evidence
 from .group_info_key import GroupInfoKey
@@ -69,6 +70,7 @@ class RoomState:
         self.room = room
         self.store = store
         self.spaces = Spaces.of(room)
+        self._claims: tuple[bytes, frozenset[int]] = b"", frozenset()
         with store.transaction() as transaction:
             self._contents = _load(transaction, room, self.spaces, parameters)
 
@@ -244,6 +246,19 @@ class RoomState:
             self._contents = before
             raise
 
+    @property
+    def claims(self) -> frozenset[int]:
+        """Leaf indices of the members that have signed, in this epoch, the location of a Commit that did not count."""
+        membership = self.membership
+        if membership is None or self._claims[0] != membership.group.public.confirmation_tag:
+            return frozenset()
+        return self._claims[1]
+
+    def note_claim(self, signer: int | None) -> None:
+        """The location of a Commit by this member did not lead on.  Only memory keeps it."""
+        if signer is not None and self.membership is not None:
+            self._claims = self.membership.group.public.confirmation_tag, self.claims | {signer}
+
     def note_ahead(self, account: str, epoch: int) -> None:
         """The room says that an account speaks in a later epoch than ours.  Only memory keeps it."""
         ahead = self._contents.ahead
@@ -293,7 +308,10 @@ def _load(transaction: Transaction, room: str, spaces: Spaces, parameters: Param
         outside=outside,
         membership=None,
         entry=Group.restore(transaction.items(spaces.entering), parameters) if outside.entry else None,
-        outbox=Outbox((number, OutboxRecord.decode(octets)) for number, octets in stored),
+        outbox=Outbox(
+            ((number, OutboxRecord.decode(octets)) for number, octets in stored),
+            ((number, UploadRecord.decode(octets)) for number, octets in transaction.items(spaces.uploads)),
+        ),
         inbox=Inbox(number for number, _ in transaction.items(spaces.inbox)),
         duplicates=DuplicateFilter(transaction.items(spaces.seen)),
         staged={},

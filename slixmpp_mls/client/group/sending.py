@@ -37,17 +37,19 @@ from ...mls.tree.tree_index import Feature
 from ...policy import ExternalJoins, GroupView, RoomPolicy
 from ...policy.check import check, judge
 from ...stanza import elements
-from ...stanza.blob import BlobReference, RatchetTreeLocation
+from ...stanza.blob import BlobReference, RatchetTreeLocation, longest
 from ...stanza.elements import RoomElement
+from ...stanza.locations import commit_place
 from ..device import Device
 from ..device.leaf_proofs import renewing
 from ..events import CommitLost, Event
 from ..storage.duplicate_filter import MAX_ID
-from ..storage.records import OutboxKind, OutboxRecord
+from ..storage.records import OutboxKind, OutboxRecord, UploadRecord
 from .actions import Fits, Outgoing
 from .committable_proposals import Committable, committable, effects_of, is_permitted
-from .continuation import check_lengths, check_tree_length, creation
-from .group_info_key import UNKNOWN, as_element, begins_key, key_after, seal_group_info
+from .continuation import check_tree_length
+from .group_info_key import UNKNOWN, begins_key, key_after, seal_group_info
+from .placement import Placement, as_outgoing, check_lengths, choose, located, to_upload
 from .resumption_psks import OtherGroups
 from .room_change import Membership
 from .room_state import RoomState
@@ -229,22 +231,33 @@ class Sending:
         membership = self._state.membership
         return membership is not None and membership.group.public.confirmation_tag == draft.staged.base_tag
 
-    def try_commit(self, draft: CommitDraft, fits: Fits, *, tree_at: BlobReference) -> None:
-        """Check that the Commit would fit into a stanza with its ratchet tree elsewhere; nothing is written.
+    def place_commit(
+        self, draft: CommitDraft, fits: Fits, *, at_most: Placement = Placement.ALL_ELSEWHERE
+    ) -> tuple[Placement, tuple[bytes, ...]]:
+        """Determine what of a Commit must be elsewhere, if its ratchet tree is; nothing is written.
 
-        :param tree_at: a reference as long as the one to come
+        :param at_most: what may be elsewhere
+        :returns: also what is to be uploaded, as long as the real octets will be
         :raises UsageError: the draft's epoch has ended
-        :raises StanzaTooLarge: by `fits`
+        :raises StanzaTooLarge: by `fits`: even then
         """
-        _, record = self._finished(draft, tree_at)
-        fits(self._outgoing(record).payloads)
+        group = self._state.require_member().group
+        _, record = self._finished(draft, longest() if draft.invites else None)
+        placement = choose(record, group.group_id, group.epoch, fits, at_most)
+        return placement, to_upload(record, placement)
 
     def finish_commit(
-        self, draft: CommitDraft, *, fits: Fits | None = None, tree_at: BlobReference | None = None
+        self,
+        draft: CommitDraft,
+        *,
+        fits: Fits | None = None,
+        tree_at: BlobReference | None = None,
+        placement: Placement = Placement.IN_STANZA,
     ) -> Outgoing:
         """Put a draft into the outbox, with a GroupInfo for external joins if the policy allows them and it fits.
 
         :param tree_at: where the ratchet tree is, if it is not to be in the Welcome
+        :param placement: what else is to be elsewhere, by :meth:`place_commit`
         :raises UsageError: the draft's epoch has ended, or a Commit of ours waits already
         :raises StanzaTooLarge: by `fits`, or because no stanza holds the tree; nothing has changed
         """
@@ -252,15 +265,23 @@ class Sending:
             raise UsageError("a Commit of ours waits already")
         if tree_at is None and draft.invites:
             check_tree_length(draft.tree)
+        if placement is not Placement.IN_STANZA:
+            return self._finish(draft, None, tree_at, placement)
         if tree_at is None and self._shows_group_info(draft):
             with suppress(StanzaTooLarge):
                 return self._finish(replace(draft, options=replace(draft.options, group_info=True)), fits, None)
         return self._finish(draft, fits, tree_at)
 
-    def _finish(self, draft: CommitDraft, fits: Fits | None, tree_at: BlobReference | None) -> Outgoing:
+    def _finish(
+        self,
+        draft: CommitDraft,
+        fits: Fits | None,
+        tree_at: BlobReference | None,
+        placement: Placement = Placement.IN_STANZA,
+    ) -> Outgoing:
         bundle, record = self._finished(draft, tree_at)
         assert isinstance(bundle.sent, Group)
-        return self._put_out(bundle.sent, record, fits, bundle)
+        return self._put_out(bundle.sent, record, fits, bundle, placement.upload())
 
     def _shows_group_info(self, draft: CommitDraft) -> bool:
         """Whether a GroupInfo belongs beside this Commit (the XEP's "Joining by an External Commit").
@@ -355,27 +376,60 @@ class Sending:
             by_value, now=now, by_reference=(), options=options, psks=psks, random=self._device.random
         )
 
+    def placed(self, origin_id: str, places: Sequence[BlobReference]) -> Outgoing | None:
+        """Store where a message of the outbox has been uploaded.
+
+        :param places: of :attr:`Outgoing.uploads`, in their order
+        :returns: what is to be sent now; None if it need not be sent any more
+        :raises StoreError: nothing has changed
+        """
+        outbox, membership = self._state.outbox, self._state.membership
+        number = outbox.of_origin_id(origin_id)
+        upload = None if number is None else outbox.upload(number)
+        if number is None or upload is None or outbox[number].refused:
+            return None
+        record = outbox[number]
+        creates = record.kind is OutboxKind.CREATION
+        group = self._state.staged[number].next if creates else None if membership is None else membership.group
+        if group is None:
+            return None
+        group_id, signer = record.reference if creates else group.group_id, group.own_index
+        place = commit_place(group.suite, group.signature_key, int(signer), group_id, record.epoch, places[0])
+        upload = located(record, upload, place, places)
+        with self._state.change() as change:
+            change.put_upload(number, upload)
+        return self._outgoing(record, upload)
+
     def _put_out(
-        self, group: Group, record: OutboxRecord, fits: Fits | None = None, bundle: CommitBundle | None = None
+        self,
+        group: Group,
+        record: OutboxRecord,
+        fits: Fits | None = None,
+        bundle: CommitBundle | None = None,
+        upload: UploadRecord | None = None,
     ) -> Outgoing:
         """Rule 3: state and message in one transaction."""
-        outgoing = self._outgoing(record)
+        outgoing = self._outgoing(record, upload)
         if fits is not None:
             fits(outgoing.payloads)
         number = self._state.outbox.next_number()
         with self._state.change() as change:
             change.put_group(group)
             change.put_message(number, record)
+            if upload is not None:
+                change.put_upload(number, upload)
             if bundle is not None:
                 change.put_staged(number, bundle.staged, group.staged_pieces(bundle.staged))
         return outgoing
 
-    def _outgoing(self, record: OutboxRecord) -> Outgoing:
+    def _outgoing(self, record: OutboxRecord, upload: UploadRecord | None = None) -> Outgoing:
         """:raises StanzaTooLarge: a message of it is longer than an element may be"""
-        check_lengths(record.message, record.welcome, record.group_info)
         if record.kind is OutboxKind.CREATION:
-            return creation(record)
+            return as_outgoing(record, record.reference, 0, upload)
         group_id, epoch = self._state.require_member().group.group_id, record.epoch
+        if record.kind is OutboxKind.COMMIT:
+            return as_outgoing(record, group_id, epoch, upload)
+        check_lengths(record.message)
         payloads: list[RoomElement] = []
         match record.kind:
             case OutboxKind.APPLICATION if not record.message:
@@ -384,12 +438,6 @@ class Sending:
                 payloads.append(elements.Application(group_id, epoch, record.message))
             case OutboxKind.PROPOSAL:
                 payloads.append(elements.Proposal(group_id, epoch, record.message))
-            case OutboxKind.COMMIT:
-                payloads.append(elements.Commit(group_id, epoch, record.message))
-                if record.welcome:
-                    payloads.append(elements.Welcome(group_id, epoch + 1, record.welcome))
-                if record.group_info:
-                    payloads.append(as_element(group_id, epoch + 1, record.group_info))
         return Outgoing(record.origin_id.decode(), record.kind, tuple(payloads))
 
     # --- what has not come back ----------------------------------------------------------------
@@ -416,8 +464,9 @@ class Sending:
             record = self._state.outbox.get(number)
             if record is None or record.refused:
                 continue  # it has come back meanwhile
+            upload = self._state.outbox.upload(number)
             if record.kind is OutboxKind.CREATION:
-                yield self._outgoing(record)
+                yield self._outgoing(record, upload)
                 continue
             membership = self._state.membership
             if membership is None or self._state.unsure.reasons:
@@ -427,7 +476,7 @@ class Sending:
                 if self.needs_commit or self.silenced or membership.group.closed is not None:
                     continue  # it goes out after the Commit, when everybody is vouched for, in the group that follows
                 record = self._encrypt_anew(membership, number, record)
-            yield self._outgoing(record)
+            yield self._outgoing(record, upload)
 
     def _encrypt_anew(self, membership: Membership, number: bytes, record: OutboxRecord) -> OutboxRecord:
         message, group = self._encrypt(membership, record.plaintext, record.origin_id)

@@ -7,7 +7,8 @@
 
 The claims of a Welcome's GroupInfo are checked first: it names the group and epoch of its element, it belongs to this
 room, it is no other room's group, and we have not been in its epoch.  If the ratchet tree is elsewhere, it is fetched
-next.  Then the signature, the tree and the leaves are verified.
+next.  Then the signature, the tree and the leaves are verified.  A Welcome that is elsewhere itself is fetched before,
+if its location names a KeyPackage of ours.
 
 Only members can tell whether the Commit in a Welcome's stanza is valid.  However, a second Commit for an epoch has lost
 (rule 1), and its Welcome leads into an epoch without other members.  Therefore, while we are outside, we remember the
@@ -22,7 +23,7 @@ makes us read again once, and no more than what follows the Welcome.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
@@ -39,6 +40,7 @@ from ...policy.roster import Roster
 from ...stanza import elements
 from ...stanza.blob import BlobReference, RatchetTreeLocation
 from ...stanza.consistency import check as check_consistency
+from ...stanza.locations import WelcomePlace
 from ..device import Device
 from ..events import CommitLost, Event, GroupContinued, Joined
 from ..member import Member
@@ -130,22 +132,32 @@ class Welcomes:
         """
         unreadable: PeerError | None = None
         for payload in incoming.payloads:
-            if not isinstance(payload, elements.Welcome):
-                continue
             try:
+                if isinstance(payload, elements.WelcomeLocation):
+                    place = WelcomePlace.read(payload.data)
+                    if self._ours(place.new_members) is None:
+                        continue
+                    if place.blob not in incoming.fetched:
+                        return Step(incoming, Ignore(), fetch=place.blob)
+                    octets = incoming.fetched[place.blob]
+                    payload = elements.Welcome(payload.group, payload.epoch, octets)
+                elif not isinstance(payload, elements.Welcome):
+                    continue
                 welcome = check_consistency(payload).body
             except PeerError as error:
                 unreadable = error  # by itself: ours may be the next one
                 continue
             assert isinstance(welcome, Welcome)
-            with self._state.store.transaction() as transaction:
-                references = [entry.new_member for entry in welcome.secrets]
-                bundle = self._device.key_packages.find(transaction, references)
+            bundle = self._ours([entry.new_member for entry in welcome.secrets])
             if bundle is not None:
                 return self._examine(incoming, payload, welcome, bundle, others)
         if unreadable is not None:
             raise unreadable
         return None
+
+    def _ours(self, references: Sequence[bytes]) -> KeyPackageBundle | None:
+        with self._state.store.transaction() as transaction:
+            return self._device.key_packages.find(transaction, references)
 
     def _examine(
         self,
@@ -163,13 +175,14 @@ class Welcomes:
         if policy.room != self._state.room:
             raise InvalidError("a Welcome to the group of another room", _RULES)
         check_is_new(self._state, context.group_id, context.epoch)
-        if incoming.tree is None and (location := _tree_location(info)) is not None:
-            return Step(incoming, Ignore(), tree_at=location)
+        location = _tree_location(info)
+        if location is not None and location not in incoming.fetched:
+            return Step(incoming, Ignore(), fetch=location)
         # The GroupInfo, of which only claims have been judged so far, is verified here.
         staged = Group.join(
             welcome,
             bundle,
-            tree=incoming.tree,
+            tree=None if location is None else incoming.fetched[location],
             psks=others.psk,
             groups=others.group,
             identify=ClientIdentity.from_leaf,
@@ -273,12 +286,14 @@ def _commits_in(incoming: Incoming) -> list[bytes]:
     return [
         sha256(payload.epoch.to_bytes(8, "big") + payload.group).digest()[:_MARK]
         for payload in incoming.payloads
-        if isinstance(payload, elements.Commit) and _says_what_it_is(payload)
+        if isinstance(payload, elements.AnyCommit) and _says_what_it_is(payload)
     ]
 
 
-def _says_what_it_is(commit: elements.Commit) -> bool:
-    """Whether attributes and content agree; else it is no Commit for anybody."""
+def _says_what_it_is(commit: elements.AnyCommit) -> bool:
+    """Whether attributes and content agree; else it is no Commit for anybody.  Of a location, members can tell."""
+    if isinstance(commit, elements.CommitLocation):
+        return True
     try:
         check_consistency(commit)
     except PeerError:

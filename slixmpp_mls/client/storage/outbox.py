@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 
-from .records import OutboxRecord
+from .records import OutboxRecord, UploadRecord
 
 __all__ = ["NUMBER", "Outbox"]
 
@@ -16,12 +16,20 @@ _DIGEST = 32
 
 
 class Outbox:
-    """The contents of the store's outbox space, indexed by number, by the hash of the message and by origin id."""
+    """The contents of the store's outbox space, indexed by number, by the hash of the message and by origin id.
 
-    def __init__(self, records: Iterable[tuple[bytes, OutboxRecord]] = ()) -> None:
+    :param uploads: of those whose message is not sent in a stanza
+    """
+
+    def __init__(
+        self,
+        records: Iterable[tuple[bytes, OutboxRecord]] = (),
+        uploads: Iterable[tuple[bytes, UploadRecord]] = (),
+    ) -> None:
         self._records: dict[bytes, OutboxRecord] = {}
         self._by_digest: dict[bytes, bytes] = {}
         self._by_origin_id: dict[bytes, bytes] = {}
+        self._uploads = dict(uploads)
         for number, record in records:
             self.put(number, record)
 
@@ -31,6 +39,7 @@ class Outbox:
         same._records = self._records.copy()
         same._by_digest = self._by_digest.copy()
         same._by_origin_id = self._by_origin_id.copy()
+        same._uploads = self._uploads.copy()
         return same
 
     def __len__(self) -> int:
@@ -63,6 +72,19 @@ class Outbox:
         """Remove an entry if it exists.  A change that the store has committed must not fail in memory."""
         self._forget_names(number)
         self._records.pop(number, None)
+        self._uploads.pop(number, None)
+
+    def put_upload(self, number: bytes, upload: UploadRecord) -> None:
+        """Say of an entry that its message is not sent in a stanza, and where it is."""
+        self._uploads[number] = upload
+
+    def upload(self, number: bytes) -> UploadRecord | None:
+        """Where an entry's message is; None if it is in the stanza."""
+        return self._uploads.get(number)
+
+    def of_location(self, location: bytes) -> bytes | None:
+        """The number of the entry whose Commit is at this location; None if there is none."""
+        return next((number for number, upload in self._uploads.items() if upload.location == location), None)
 
     def _forget_names(self, number: bytes) -> None:
         record = self._records.get(number)

@@ -20,6 +20,7 @@ space                      key                       value
 ``group/`` + room          piece                     :mod:`slixmpp_mls.mls.group.group_storage`
 ``pending/`` + room        number (8), piece         a Commit of ours that waits, by its number in the outbox
 ``outbox/`` + room         number (8)                :class:`OutboxRecord`
+``uploads/`` + room        number (8)                :class:`UploadRecord` of a message in the outbox
 ``unwanted/`` + room       ProposalRef               empty: a waiting proposal that we do not commit
 ``member/`` + room         client's full identity    time of its arrival, seconds since the Unix epoch (8)
 ``renewed/`` + room        client's full identity    time of its keys' last renewal, see :mod:`.leaf_ages`
@@ -68,6 +69,7 @@ __all__ = [
     "RoomRecord",
     "Spaces",
     "UnsureRecord",
+    "UploadRecord",
 ]  # fmt: skip
 
 KEY_PACKAGES = "key-package"
@@ -159,6 +161,21 @@ class OutboxRecord(Struct):
     earlier: opaque
     reference: opaque
     refused: uint8
+
+
+@struct
+class UploadRecord(Struct):
+    """A Commit or creation in the outbox that no stanza holds.
+
+    `location` is what stands in the stanza in its place (a :class:`~slixmpp_mls.stanza.locations.CommitPlace`), empty
+    until it has been uploaded.  `welcome` says whether its Welcome is uploaded as well, and `welcome_location` is what
+    stands in place of that (a :class:`~slixmpp_mls.stanza.locations.WelcomePlace`).
+    """
+
+    secret: ClassVar[bool] = True
+    welcome: uint8
+    location: opaque = b""
+    welcome_location: opaque = b""
 
 
 @struct
@@ -273,6 +290,7 @@ class Spaces:
     group: str
     pending: str
     outbox: str
+    uploads: str
     unwanted: str
     member: str
     renewed: str

@@ -129,6 +129,13 @@ class CommitDraft:
         return bool(self.applied.added)
 
     @property
+    def path_length(self) -> int:
+        """Octets of the UpdatePath, which does not grow with the proposals; 0 without one."""
+        commit = self.content.content.content
+        assert isinstance(commit, Commit)
+        return 0 if commit.path is None else len(commit.path.encode())
+
+    @property
     def tree(self) -> RatchetTree:
         """The ratchet tree of the new epoch."""
         assert self.staged.next is not None

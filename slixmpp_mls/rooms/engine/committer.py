@@ -2,8 +2,8 @@
 
 ::
 
-    commit ──► draft ── too large? tree uploaded ──► outbox ──► sent ──► reflected first: the group has changed
-       ▲                                                           └───► another one came first: it is our turn later
+    commit ──► draft ── too large? tree uploaded ──► outbox ── still too large? uploaded ──► sent ──► reflected first
+       ▲                                                          another one came first: it is our turn later ◄──┘
        └───────────────────────────────────────────────────────────────────────┘
 
 One Commit of ours is in transit at a time.  A caller supplies a function that tells what to propose in the present
@@ -22,12 +22,12 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from ...client import CommitLost, GroupChanged, Outgoing, Step
 from ...client.group.actions import Ignore
+from ...client.group.placement import Placement
 from ...delivery import RoomStanza
 from ...errors import DeliveryError, MLSError, NoUploadService, StanzaTooLarge
 from ...mls.group.resumption import CreationDraft
 from ...mls.structures.proposals import AnyProposal
-from ...stanza import Commit
-from ...stanza.blob import longest
+from ...stanza import AnyCommit
 from .commit_turns import CommitTurns, place, wait_for_place
 from .parts import RoomParts
 from .progress import set_error
@@ -62,6 +62,7 @@ class Committer:
         *,
         force: bool = False,
         before: Callable[[], Awaitable[bool]] | None = None,
+        divisible: bool = False,
     ) -> GroupChanged | None:
         """Commit, repeatedly, until we come first or there is nothing left to do.
 
@@ -69,6 +70,7 @@ class Committer:
         :param force: commit even if there is nothing to propose, to renew our keys
         :param before: the necessary actions on the server, once it is known that the Commit can be made, and before it
             is sent; returns False if `make` would propose something else now
+        :param divisible: raise StanzaTooLarge where a Commit of fewer proposals would fit, rather than upload it
         :returns: the effect of the Commit; None if it became superfluous
         :raises MLSError: the room is not read any more
         :raises DeliveryError: the room refuses it, an upload has failed, or others always come first
@@ -88,7 +90,7 @@ class Committer:
                     return None
                 loop = asyncio.get_running_loop()
                 try:
-                    outgoing = await self._make(proposals, before)
+                    outgoing = await self._make(proposals, before, divisible=divisible)
                 except _CommitLost:
                     continue
                 outcome: asyncio.Future[GroupChanged] = loop.create_future()
@@ -102,10 +104,15 @@ class Committer:
                     await self._turns.wait(outgoing.origin_id, sent)
             raise DeliveryError(f"{_COMMIT_ATTEMPTS} Commits in a row have lost to others in {self._group.room}")
 
-    async def _make(self, proposals: Sequence[AnyProposal], before: Callable[[], Awaitable[bool]] | None) -> Outgoing:
-        """Put a Commit into the outbox; if its stanza would be too large, upload the new ratchet tree.
+    async def _make(
+        self, proposals: Sequence[AnyProposal], before: Callable[[], Awaitable[bool]] | None, *, divisible: bool
+    ) -> Outgoing:
+        """Put a Commit into the outbox.
 
-        :raises StanzaTooLarge: it does not fit with the tree elsewhere either, or there is no other place
+        If its stanza would be too large, the new ratchet tree is uploaded first.  If that is not enough, the Commit
+        will be uploaded from the outbox (:mod:`.transmitter`).
+
+        :raises StanzaTooLarge: it would be too large with all of it elsewhere, or there is no other place
         :raises DeliveryError: the upload has failed
         """
         draft = self._group.sending.draft_commit(proposals, self._parts.context.now)
@@ -114,33 +121,43 @@ class Committer:
         try:
             return self._group.sending.finish_commit(draft, fits=self._parts.fits)
         except StanzaTooLarge as error:
-            if not draft.invites:
-                raise
             too_large = error
-        self._group.sending.try_commit(draft, self._parts.fits, tree_at=longest())
+        # Fewer proposals make the path no shorter.
+        split = divisible and draft.path_length < too_large.limit / 2
+        at_most = Placement.IN_STANZA if split else Placement.ALL_ELSEWHERE
+        placement, due = self._group.sending.place_commit(draft, self._parts.fits, at_most=at_most)
+        uploads = self._parts.context.uploads
         try:
-            tree_at = await self._parts.context.uploads.put(draft.tree.encode())
+            if due:
+                await uploads.check(max(map(len, due)))
+            tree_at = await uploads.put(draft.tree.encode()) if draft.invites else None
         except NoUploadService as error:
             raise too_large from error
         if not self._group.sending.is_current(draft):
             raise _CommitLost("another Commit came first, while the tree was uploaded")
-        return self._group.sending.finish_commit(draft, fits=self._parts.fits, tree_at=tree_at)
+        return self._group.sending.finish_commit(draft, fits=self._parts.fits, tree_at=tree_at, placement=placement)
 
     async def send_creation(self, draft: CreationDraft) -> None:
-        """Send the first Commit of a group that continues another one; if necessary, upload the ratchet tree.
+        """Send the first Commit of a group that continues another one; if necessary, parts of it are uploaded.
 
-        :raises StanzaTooLarge: it does not fit with the tree elsewhere either, or there is no other place
+        :raises StanzaTooLarge: it would be too large with all of it elsewhere, or there is no other place
         :raises UsageError: another member was first
         :raises DeliveryError: the upload has failed
         """
         try:
             outgoing = self._group.continuation.finish(draft, fits=self._parts.fits)
         except StanzaTooLarge as error:
+            placement, due = self._group.continuation.place(draft, self._parts.fits)
+            uploads = self._parts.context.uploads
             try:
-                tree_at = await self._parts.context.uploads.put(draft.tree.encode())
+                if due:
+                    await uploads.check(max(map(len, due)))
+                tree_at = await uploads.put(draft.tree.encode())
             except NoUploadService:
                 raise error from None
-            outgoing = self._group.continuation.finish(draft, fits=self._parts.fits, tree_at=tree_at)
+            outgoing = self._group.continuation.finish(
+                draft, fits=self._parts.fits, tree_at=tree_at, placement=placement
+            )
         await self._transmitter.transmit(outgoing)
 
     async def commit_pending(self) -> None:
@@ -184,7 +201,7 @@ class Committer:
 
     def stanza_read(self, stanza: RoomStanza, step: Step) -> None:
         """Record a stanza of the room: if it holds a Commit, a member has won or lost a race."""
-        commit = next((payload for payload in step.incoming.payloads if isinstance(payload, Commit)), None)
+        commit = next((payload for payload in step.incoming.payloads if isinstance(payload, AnyCommit)), None)
         if commit is None or not self._group.is_member:
             return
         if not isinstance(step.action, Ignore):

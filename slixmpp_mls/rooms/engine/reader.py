@@ -3,7 +3,7 @@
 ::
 
     batch ──► examine ──┬── of another room's group? wait for that ──┐
-                        ├── its tree elsewhere? fetch it ────────────┼──► accept or refuse ──► events
+                        ├── parts of it elsewhere? fetch them ───────┼──► accept or refuse ──► events
                         └── new leaves? Authentication Service ──────┘
 
 Queries take time, and our own sending may change the state meanwhile: then the stanza is examined again.  Messages need
@@ -19,7 +19,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ...client import Doubt, Event, Incoming, Step
 from ...client.group.actions import Enter, Ignore, Read, Remember, Sent
@@ -38,7 +38,8 @@ __all__ = ["Reader", "Taken"]
 
 log = logging.getLogger(__name__)
 
-_FETCH_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # seconds, between attempts to fetch a tree
+_LARGE = "urn:xmpp:mls:0 large"
+_FETCH_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # seconds, between attempts to fetch a blob
 _REREADING_PAUSE = 1.0  # seconds, the shortest between two rereadings: a member could cause one with each message
 
 
@@ -97,7 +98,7 @@ class Reader:
             with self._group.room_state.together(lasting=False):
                 for stanza in stanzas:
                     step = self._group.processing.examine(_parse(stanza), self._context.now)
-                    if not isinstance(step.action, Read | Sent | Ignore) or step.tree_at or step.awaits:
+                    if not isinstance(step.action, Read | Sent | Ignore) or step.fetch or step.awaits:
                         break
                     if step.gap and not stanza.archived:
                         break
@@ -123,12 +124,12 @@ class Reader:
         if step.awaits is not None:
             await self._reached(step.awaits)
             step = await self._examine(incoming)
-        if step.tree_at is not None:
+        while step.fetch is not None and refusal is None:
             try:
-                incoming = replace(incoming, tree=await self._fetch(step.tree_at))
+                incoming = incoming.with_blob(step.fetch, await self._fetch(step.fetch))
                 step = await self._examine(incoming)
             except (DeliveryError, PeerError) as error:
-                refusal = InvalidError(f"the tree of a Welcome cannot be fetched: {error}", "RFC 9420 12.4.3.3")
+                refusal = InvalidError(f"a part of a stanza that is elsewhere cannot be fetched: {error}", _LARGE)
         if refusal is None:
             refusal = await self._judge_inviter(step)
         doubts = [] if refusal is not None else await self._judge(step)
@@ -165,7 +166,7 @@ class Reader:
                 pause = next(pauses, None) if stream.online else 1.0
                 if pause is None or not error.temporary:
                     raise
-                log.info("%s: a ratchet tree cannot be fetched yet: %s", self._group.room, error)
+                log.info("%s: a part of a stanza cannot be fetched yet: %s", self._group.room, error)
                 await asyncio.sleep(pause)
 
     async def _judge_inviter(self, step: Step) -> InvalidError | None:
@@ -198,7 +199,7 @@ class Reader:
     async def _accept(self, step: Step, doubts: list[Doubt], refusal: PeerError | None) -> list[Event]:
         """Apply a step."""
         if refusal is not None:
-            return await self._parts.stored(lambda: self._group.applying.refuse(step, refusal))
+            return await self._parts.stored(lambda: self._group.applying.refuse(step, refusal, self._context.now))
         return await self._parts.stored(lambda: self._group.applying.accept(step, self._context.now, doubts))
 
     async def _examine(self, incoming: Incoming) -> Step:

@@ -31,7 +31,7 @@ from ...client.storage.records import MembershipState
 from ...delivery.archive import Archive, RoomStanza
 from ...errors import DeliveryError, MLSError, NoGroupInfo, PeerError, UsageError
 from ...runtime import RejoinMode
-from ...stanza import Commit, GroupInfo, MessageElement, read_payloads
+from ...stanza import AnyCommit, GroupInfo, MessageElement, read_payloads
 from .parts import RoomParts
 from .transmitter import Transmitter
 
@@ -200,7 +200,7 @@ async def group_infos(archive: Archive) -> list[tuple[RoomStanza, GroupInfo]]:
     async with aclosing(_backwards(archive)) as stanzas:
         async for stanza, elements in stanzas:
             looked_through.append((stanza, elements))
-            epochs |= {(element.group, element.epoch) for element in elements if isinstance(element, Commit)}
+            epochs |= {(element.group, element.epoch) for element in elements if isinstance(element, AnyCommit)}
             if len(epochs) > _EPOCHS:  # the first Commit of all but the last of them has been read
                 break
     return usable_group_infos(reversed(looked_through))[:_EPOCHS]
@@ -214,7 +214,7 @@ async def group_in(archive: Archive) -> bytes | None:
     async with aclosing(_backwards(archive)) as stanzas:
         async for _, elements in stanzas:
             for element in elements:
-                if isinstance(element, Commit):
+                if isinstance(element, AnyCommit):
                     return element.group
     return None
 

@@ -11,6 +11,8 @@ clients to send less.  So a sent message, while we stay in the room, ends in one
              after whatever it had received before the question, so when the archive has then been read to its end
              and the message is not there, it is lost, and sent again
 
+A Commit that no stanza holds is uploaded first; if that fails for good, it counts as refused.
+
 While anything is held, a new message queues behind it: the order of a member's messages is kept.  Leaving the room, for
 whatever reason, ends all this: after we enter it again, the whole outbox is sent again (:mod:`.sender`).
 """
@@ -68,6 +70,11 @@ class Transmitter:
 
     async def _put(self, outgoing: Outgoing) -> None:
         """Write a message to the stream, regardless of held messages."""
+        if outgoing.uploads:
+            uploaded = await self._upload(outgoing)
+            if uploaded is None:
+                return
+            outgoing = uploaded
         try:
             await self._parts.muc.send(children(outgoing.payloads), message_id=outgoing.origin_id)
         except (Disconnected, NoAnswer):
@@ -77,6 +84,25 @@ class Transmitter:
             self._refused(outgoing.origin_id, "policy-violation", error)
         else:
             self._watch_for(outgoing.origin_id)
+
+    async def _upload(self, outgoing: Outgoing) -> Outgoing | None:
+        """Upload a Commit that no stanza holds.
+
+        :returns: what to send in its place; None if nothing is to be sent now
+        """
+        try:
+            places = [await self._parts.context.uploads.put(octets) for octets in outgoing.uploads]
+        except Disconnected:
+            self._unsent.add(outgoing.origin_id)
+            return None
+        except DeliveryError as error:
+            self._refused(outgoing.origin_id, "resource-constraint", error)
+            return None
+
+        async def store() -> Outgoing | None:
+            return self._group.sending.placed(outgoing.origin_id, places)
+
+        return await self._parts.until_stored(store)
 
     # --- events of the room ----------------------------------------------------------------------
 
