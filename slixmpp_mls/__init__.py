@@ -14,8 +14,8 @@ from .policy import ExternalJoins as ExternalJoins
 from .policy import Right as Right
 from .policy import RoomPolicy as RoomPolicy
 from .rooms.conversations import ConversationMerged as ConversationMerged
+from .rooms.encrypted_message import EncryptedMessage as EncryptedMessage
 from .rooms.encrypted_room import AddResult as AddResult
-from .rooms.encrypted_room import EncryptedMessage as EncryptedMessage
 from .rooms.encrypted_room import EncryptedRoom as EncryptedRoom
 from .rooms.encrypted_room import SentMessage as SentMessage
 from .rooms.epoch_code import EpochComparison as EpochComparison

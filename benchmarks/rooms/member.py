@@ -17,7 +17,7 @@ from slixmpp_mls import plugin as _plugin
 from slixmpp_mls.client import GroupChanged
 from slixmpp_mls.delivery import Archive, Room
 from slixmpp_mls.plugin import MLS
-from slixmpp_mls.rooms.encrypted_room import EncryptedMessage
+from slixmpp_mls.rooms.encrypted_message import EncryptedMessage
 
 from .process import obey
 

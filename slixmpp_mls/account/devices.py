@@ -62,7 +62,8 @@ from ..delivery import CatchingUp
 from ..errors import DeliveryError, DeviceRetired, MLSError, NodeUnusable, NotPermitted, StoreError, UsageError
 from ..identity import ClientIdentity, fingerprint
 from ..mls.crypto.cipher_suite import CipherSuite
-from ..rooms.encrypted_room import EncryptedMessage, EncryptedRoom
+from ..rooms.encrypted_message import EncryptedMessage
+from ..rooms.encrypted_room import EncryptedRoom
 from ..rooms.registry import Rooms
 from ..runtime import Context, NewDevices
 from ..stanza import Device, RetiredDevice

@@ -16,7 +16,8 @@ from typing import Final
 
 from ..errors import UsageError
 from ..plugin import MLS
-from ..rooms.encrypted_room import EncryptedMessage, EncryptedRoom, SentMessage
+from ..rooms.encrypted_message import EncryptedMessage
+from ..rooms.encrypted_room import EncryptedRoom, SentMessage
 from ..rooms.files import File
 from ..runtime.login import bare_jid
 from ..stanza.display import displayable

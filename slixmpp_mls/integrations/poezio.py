@@ -52,7 +52,8 @@ from ..delivery.muc_config import configure
 from ..errors import GroupExists, MLSError, RoomUnsuitable, UsageError
 from ..identity import TrustLevel
 from ..plugin import MLS
-from ..rooms.encrypted_room import EncryptedMessage, EncryptedRoom, SentMessage
+from ..rooms.encrypted_message import EncryptedMessage
+from ..rooms.encrypted_room import EncryptedRoom, SentMessage
 from ..stanza import NS
 from ..stanza.display import displayable
 from .commands import HELP, RoomCommands, quoted

@@ -1,4 +1,4 @@
-"""The application's room object: members, adding, removing, sending; and its messages.
+"""The application's room object: members, adding, removing, sending.
 
 :class:`EncryptedRoom` is a thin facade: :mod:`.membership`, :mod:`.leaving`, :mod:`.affiliation_sync` and the parts of
 :mod:`.engine` do the work.  It asks the :class:`Registry` about other rooms.  The module is longer than others because
@@ -7,11 +7,7 @@ it is a reference: most of it is the docstrings of the public methods.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from hashlib import sha256
-from itertools import count
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Protocol
 from xml.etree import ElementTree as ET
@@ -19,46 +15,39 @@ from xml.etree import ElementTree as ET
 from slixmpp import JID, ClientXMPP
 from slixmpp.stanza import Message
 
-from ..client import Doubt, GroupChanged, JoinRequested, Member, MessageReceived, Rejected
+from ..client import Doubt, GroupChanged, JoinRequested, Member, MessageReceived
 from ..client.group.certainty import names
 from ..client.group.resumption_psks import Awaited
 from ..client.storage.records import MembershipState
 from ..delivery.files import Files, ReportProgress
-from ..errors import NotPermitted, PeerError, RoomLost, UsageError
+from ..errors import NotPermitted, RoomLost, UsageError
 from ..identity import ClientIdentity
 from ..mls.structures.proposals import AnyProposal, GroupContextExtensions
 from ..policy import RoomPolicy
 from ..runtime import Context
-from ..stanza.file_sharing import Disposition, read_files
-from ..stanza.rich import Kind
+from ..stanza.file_sharing import Disposition
 from .affiliation_sync import AffiliationsDiffer
-from .content import open_content, say_the_same, seal_body, seal_message
-from .decrypted_message import DecryptedMessage
-from .engine.handler_dispatch import dispatch
+from .content import say_the_same, seal_body, seal_message
 from .engine.sender import SentMessage
 from .engine.worker import RoomWorker
 from .epoch_code import EpochComparison, EpochHistory, compare_epochs, epoch_code
-from .files import File, RoomFiles
+from .files import RoomFiles
 from .leaving import LEAVE_TIMEOUT, Leaving
 from .membership import AddResult, MembershipChanges, RemoveResult
 from .psk_link import link
-from .rich import Marker, Reference, Rich, RoomReferences, Typing, correction, reactions, reply, retraction
+from .rich import Reference, RoomReferences, correction, retraction
 
-__all__ = ["AddResult", "EncryptedMessage", "EncryptedRoom", "Registry", "RemoveResult", "SentMessage"]
-
-
-_EVENT_NAMES = {
-    Kind.REACTION: "mls_reaction",
-    Kind.CORRECTION: "mls_correction",
-    Kind.RETRACTION: "mls_retraction",
-}
+__all__ = ["AddResult", "EncryptedRoom", "Registry", "RemoveResult", "SentMessage"]
 
 
 class Registry(Protocol):
-    """A room's interface to the other rooms of the same device, implemented by :class:`.registry.Rooms`."""
+    """What a room asks the rest of the client for; implemented by :class:`.registry.Rooms`."""
 
     def reached(self, awaited: Awaited) -> Awaitable[None]:
         """Wait until a room is in an epoch that another room needs, or will not reach it."""
+
+    def received(self, room: EncryptedRoom, event: MessageReceived) -> None:
+        """Hand a message to the application."""
 
     def forget(self, room: EncryptedRoom) -> Awaitable[None]:
         """Stop reading a room."""
@@ -67,163 +56,6 @@ class Registry(Protocol):
         self, source: EncryptedRoom, room: str, accounts: Sequence[str], name: str | None, policy: RoomPolicy | None
     ) -> Awaitable[EncryptedRoom]:
         """See :meth:`EncryptedRoom.branch`."""
-
-
-@dataclass(frozen=True, slots=True)
-class EncryptedMessage:
-    """The data of the event ``mls_message``.
-
-    :ivar room: the room in which it was sent
-    :ivar message: the decrypted content as a slixmpp Message: ``message["body"]``, and the elements that registered
-        plugins read (corrections, reactions, replies ...).  It cannot be sent: ``send()`` of it, of its copies and of
-        ``message.reply(...)`` raises :class:`~slixmpp_mls.errors.SentInClear`
-    :ivar sender: the member that signed it
-    :ivar epoch: the epoch in which it was sent
-    :ivar sent: the sender's claimed sending time
-    :ivar archive_id: its id in the room's archive
-    :ivar delayed: whether it comes from the archive
-    :ivar again: whether it was read before a restart, and perhaps handed out; the same `archive_id` identifies it.
-        (After a power cut the messages of the last seconds come once more without this flag: reading does not wait for
-        the disk.)
-    :ivar warnings: contradictions that do not make it false: ``time`` (the sender's clock and the room's differ),
-        ``claimed-sender`` (the room names another account as the sender), ``removed`` (its sender had been removed when
-        the room received it: a message in transit, or one whose keys were kept by somebody that should not have them),
-        ``clear`` (the stanza had content in clear beside the ciphertext, a body perhaps; it is not in `message`),
-        ``file`` (it names files in a way that breaks the rules; these are not in `files`), ``split`` (its sender states
-        that it has been in another epoch of the same number than we: a server has shown us different rooms, at least
-        for a while; see :meth:`EncryptedRoom.compare`)
-    :ivar missing: how many messages of this sender should have come just before this one and have not: a server has
-        lost them or withholds them, or the sender could not send them, or they will still arrive
-    :ivar doubt: why the Authentication Service does not vouch for the sender at the time of reading; None if it does
-    :ivar rich: its relation to other messages, see :mod:`.rich`
-    """
-
-    room: EncryptedRoom = field(repr=False)
-    message: Message = field(repr=False)
-    sender: Member
-    epoch: int
-    sent: datetime | None
-    archive_id: str
-    delayed: bool
-    again: bool = False
-    warnings: tuple[str, ...] = ()
-    missing: int = 0
-    doubt: Doubt | None = None
-    rich: Rich = field(default_factory=Rich, repr=False)
-
-    _answers: Iterator[int] = field(default_factory=count, repr=False, compare=False)
-
-    async def reply(self, text: str) -> SentMessage:
-        """Answer in the room of this message (XEP-0461).
-
-        If a crash makes the message arrive again (`again`), the answers to it, in the same order, have the same ids,
-        and every member sees them once.  The same is true of the other answers: :meth:`react`, :meth:`correct`,
-        :meth:`retract`.
-
-        Messages from other devices of our own account are not answered: a bot that runs twice would answer itself
-        without end.  :meth:`EncryptedRoom.send` sends in this case, too.
-
-        :raises UsageError: the sender is of our own account
-        :raises: as :meth:`EncryptedRoom.send`
-        """
-        if self.own:
-            raise UsageError("reply() does not answer messages of our own account: see EncryptedMessage.own")
-        return await self._answer(text, reply(self.reference))
-
-    async def react(self, *emojis: str) -> SentMessage:
-        """Show reactions to it (XEP-0444): these replace our earlier ones; an empty set removes them.
-
-        :raises UsageError: too many, or not short texts; or as :meth:`EncryptedRoom.send`
-        """
-        return await self._answer(None, reactions(self.reference, emojis))
-
-    async def correct(self, text: str) -> SentMessage:
-        """Replace its text (XEP-0308), if it is our account's; see also :meth:`EncryptedRoom.correct`.
-
-        :raises UsageError: it is another account's; or as :meth:`EncryptedRoom.send`
-        """
-        if self.sender.account != self.room.own_account:
-            raise UsageError("only messages of our own account can be corrected")
-        return await self._answer(text, correction(self.reference))
-
-    async def retract(self) -> SentMessage:
-        """Ask all members to forget it (XEP-0424), if our account sent it or is an administrator.
-
-        :raises UsageError: we may not retract it; or as :meth:`EncryptedRoom.send`
-        """
-        if self.sender.account != self.room.own_account and not self.room.is_administrator:
-            raise UsageError("other accounts' messages are retracted by administrators only")
-        return await self._answer(None, retraction(self.reference))
-
-    async def _answer(self, text: str | None, element: ET.Element) -> SentMessage:
-        message = self.room.message_with(element, text)
-        asked = sha256(self.archive_id.encode()).hexdigest()[:32]
-        message["id"] = f"re-{asked}-{next(self._answers)}"
-        return await self.room.send(message)
-
-    @property
-    def own(self) -> bool:
-        """Whether another device of our own account has sent it; bots ignore these."""
-        return self.sender.account == self.room.xmpp.boundjid.bare
-
-    @property
-    def reference(self) -> Reference:
-        """The message that answers refer to: this one, or the one that it corrects."""
-        if self.replaces is not None:
-            return self.replaces
-        return Reference(self.origin_id, self.sender.account, self.archive_id, known=True)
-
-    @property
-    def reply_to(self) -> Reference | None:
-        """The message that it answers."""
-        return self.rich.reply_to
-
-    @property
-    def reacts_to(self) -> Reference | None:
-        """The message that its :attr:`reactions` refer to."""
-        return self.rich.about if self.rich.content.kind is Kind.REACTION else None
-
-    @property
-    def reactions(self) -> tuple[str, ...]:
-        """All reactions of the sender to :attr:`reacts_to` from now on."""
-        return self.rich.content.reactions
-
-    @property
-    def replaces(self) -> Reference | None:
-        """The message that it corrects; always the sender account's own."""
-        return self.rich.about if self.rich.content.kind is Kind.CORRECTION else None
-
-    @property
-    def retracts(self) -> Reference | None:
-        """The message to forget, at the request of its sender or of an administrator."""
-        return self.rich.about if self.rich.content.kind is Kind.RETRACTION else None
-
-    @property
-    def mentions(self) -> tuple[str, ...]:
-        """The accounts (bare JIDs) that it mentions (XEP-0513, XEP-0372)."""
-        return self.rich.content.mentions
-
-    @property
-    def body(self) -> str:
-        """The text, empty if there is none."""
-        return str(self.message["body"])
-
-    @property
-    def files(self) -> tuple[File, ...]:
-        """Its files; none of them is fetched automatically.  Their caption is the :attr:`body`, too."""
-        return self.room.files.of(self.message)
-
-    @property
-    def subject(self) -> str | None:
-        """The room's new subject, if this message sets it (XEP-0045 8.1)."""
-        if self.message.xml.find("{jabber:client}subject") is None or self.body:
-            return None
-        return str(self.message["subject"])
-
-    @property
-    def origin_id(self) -> str:
-        """The sender's id for it, empty if there is none: the same for every member, and in every repetition."""
-        return str(self.message["id"])
 
 
 class EncryptedRoom:
@@ -239,7 +71,7 @@ class EncryptedRoom:
             context,
             room,
             nick,
-            received=self._received,
+            received=lambda event: registry.received(self, event),
             remove=self._remove_client,
             went_live=self._went_live,
             expelled=lambda account: self.membership.expelled(account),
@@ -417,8 +249,8 @@ class EncryptedRoom:
 
     # --- sending -------------------------------------------------------------------------------
 
-    def _note_epoch(self) -> EpochHistory:
-        """Our known epoch codes, including the current epoch."""
+    def noted_epochs(self) -> EpochHistory:
+        """The codes of the epochs that we have been in, including the current one."""
         if self.group.is_member:
             group = self.group.mls
             self._epochs.note(group.group_id, group.epoch, group.epoch_authenticator)
@@ -446,7 +278,7 @@ class EncryptedRoom:
             raise UsageError("an empty text: there is nothing to send")
         self.group.require_member()  # before anything is sealed
         account, now = self._context.device.identity.account, self._context.time()
-        epochs = self._note_epoch().to_tell()
+        epochs = self.noted_epochs().to_tell()
         if isinstance(content, Message):
             data = seal_message(content, account, self.jid, now, epochs)
             origin_id = content["id"] or None
@@ -532,73 +364,6 @@ class EncryptedRoom:
         message = self.xmpp.make_message(mto=JID(self.jid), mtype="groupchat")
         message["subject"] = subject
         return await self.send(message)
-
-    def _received(self, event: MessageReceived) -> None:
-        def done() -> None:
-            self.worker.handled.note(event.number)
-
-        try:
-            content = open_content(self.group, event, str(self.xmpp.boundjid), self._context.time())
-        except PeerError as error:
-            self._context.fire("mls_rejected", Rejected(self.jid, error, event.claimed, event.archive_id))
-            done()
-            return
-        split = self._note_epoch().contradicted_by(content.affixes)
-        warnings = content.warnings if split is None else (*content.warnings, "split")
-        sent, sender = content.sent, event.sender
-        said_at = None if sent is None else sent.timestamp()
-        if self._context.trust.take(sender.identity, sender.signature_key, content.xml, said_at):
-            done()
-            return
-        try:
-            meant = self.references.resolve(content.xml, sender.account)
-        except PeerError as error:
-            self._context.fire("mls_rejected", Rejected(self.jid, error, event.claimed, event.archive_id))
-            done()
-            return
-        if self._told_of_presence(meant, sender):
-            done()
-            return
-        if event.origin_id is not None:
-            self.references.remember(event.origin_id, sender.account, event.archive_id)
-        doubt = self.group.members.doubts.get(sender.identity)
-        message = EncryptedMessage(
-            room=self,
-            message=DecryptedMessage(stream=self.xmpp, xml=content.xml),  # type: ignore[no-untyped-call]
-            sender=sender,
-            epoch=event.epoch,
-            sent=sent,
-            archive_id=event.archive_id,
-            delayed=event.stamp is not None,
-            again=event.again,
-            warnings=warnings + (("file",) if read_files(content.xml)[1] else ()),
-            missing=event.missing,
-            doubt=doubt,
-            rich=meant,
-        )
-        denied = message.doubt is not None and message.doubt.denied and not self.group.sending.talks_to_anybody
-        name = "mls_doubted_message" if denied else _EVENT_NAMES.get(meant.content.kind, "mls_message")
-        dispatch(self.xmpp, name, message, done)
-
-    def _told_of_presence(self, meant: Rich, sender: Member) -> bool:
-        """ReportProgress content that is no message: typing, and read markers."""
-        match meant.content.kind:
-            case Kind.TYPING:
-                state = meant.content.state or ""
-                self._context.fire("mls_typing", Typing(self.jid, sender, state == "composing", state))
-            case Kind.MARKER if meant.about is not None:
-                self._context.fire("mls_marker", Marker(self.jid, sender, meant.about))
-            case _:
-                return False
-        return True
-
-    def deliver_again(self) -> None:
-        """Hand over messages that were read before a restart and may not have reached the application.
-
-        :raises StoreError: nothing was handed over
-        """
-        for event in self.group.room_state.not_handed_over():
-            self._received(event)
 
     # --- changing the group --------------------------------------------------------------------
 

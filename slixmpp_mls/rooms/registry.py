@@ -14,7 +14,7 @@ from typing import Any
 
 from slixmpp import JID, InvalidJID
 
-from ..client import RoomGroup
+from ..client import MessageReceived, RoomGroup
 from ..client.group.resumption_psks import Awaited
 from ..client.storage.records import MembershipState
 from ..delivery import Room
@@ -39,6 +39,7 @@ from ..stanza.xml import is_xml_text
 from .encrypted_room import EncryptedRoom
 from .engine.rejoin import group_in
 from .leaving import LEAVE_TIMEOUT
+from .reception import Reception
 
 __all__ = ["ENTERING_TIMEOUT", "Rooms"]
 
@@ -61,6 +62,7 @@ class Rooms:
         self._context = context
         self._rooms: dict[str, EncryptedRoom] = {}
         self._entering: dict[str, asyncio.Lock] = {}
+        self._reception = Reception(context)
         self._resumed = asyncio.Event()  # set when the rooms in the store are being read
 
     @property
@@ -87,7 +89,7 @@ class Rooms:
             entering: list[asyncio.Task[None]] = []
             for room in RoomGroup.known(self._context.device):
                 handle = self._handle(room)
-                handle.deliver_again()
+                self._reception.receive_again(handle)
                 if handle.group.state in (MembershipState.OUT, MembershipState.FOUNDING):
                     del self._rooms[room]
                     continue
@@ -108,6 +110,10 @@ class Rooms:
 
     def _spawn(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[None]:
         return self._context.tasks.spawn(work, name, passing=UNREACHABLE)
+
+    def received(self, room: EncryptedRoom, event: MessageReceived) -> None:
+        """Hand a message to the application."""
+        self._reception.receive(room, event)
 
     async def reached(self, awaited: Awaited) -> None:
         """Wait until a room is in an epoch that another room needs, or will not reach it."""

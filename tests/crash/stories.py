@@ -24,7 +24,8 @@ from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.structures.framing import MLSMessage, PrivateMessage
 from slixmpp_mls.plugin import MLS
 from slixmpp_mls.policy import Right, RoomPolicy
-from slixmpp_mls.rooms.encrypted_room import EncryptedMessage, EncryptedRoom
+from slixmpp_mls.rooms.encrypted_message import EncryptedMessage
+from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
 from tests.plugins import mls_of
 
 from .points import CountedClient, CountedStore, Points

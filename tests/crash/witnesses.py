@@ -11,7 +11,8 @@ from slixmpp import ClientXMPP
 
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.plugin import MLS
-from slixmpp_mls.rooms.encrypted_room import EncryptedMessage, EncryptedRoom
+from slixmpp_mls.rooms.encrypted_message import EncryptedMessage
+from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
 from slixmpp_mls.store import MemoryStore
 from tests.plugins import mls_of
 

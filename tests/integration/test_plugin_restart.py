@@ -16,7 +16,8 @@ import pytest
 from slixmpp_mls.client.storage.records import OutboxKind, RoomRecord
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import RoomLost, StoreError, StoreFull, UsageError
-from slixmpp_mls.rooms.encrypted_room import EncryptedMessage, SentMessage
+from slixmpp_mls.rooms.encrypted_message import EncryptedMessage
+from slixmpp_mls.rooms.encrypted_room import SentMessage
 from slixmpp_mls.store import MemoryStore, SQLiteStore, Transaction
 
 from ..conftest import unique
@@ -135,7 +136,8 @@ async def test_what_the_handlers_have_not_finished_comes_again(server: DevServer
         first = firsts[message.body]
         assert (message.again, message.delayed, first.again, first.delayed) == (True, True, False, False)
         assert message.sender == replace(first.sender, since=None)
-        for field in ("room", "epoch", "sent", "archive_id", "origin_id", "warnings"):
+        assert message.room.jid == first.room.jid
+        for field in ("epoch", "sent", "archive_id", "origin_id", "warnings"):
             assert getattr(message, field) == getattr(first, field)
         assert message.message["from"] == first.message["from"]
     assert bob.got("mls_room_lost")  # nor is the room

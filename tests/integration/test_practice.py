@@ -22,7 +22,7 @@ from slixmpp_mls.errors import NotPermitted, UsageError
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.key_packages.items import parse_item, parse_key_package
 from slixmpp_mls.plugin import MLS
-from slixmpp_mls.rooms.encrypted_room import EncryptedMessage
+from slixmpp_mls.rooms.encrypted_message import EncryptedMessage
 
 from ..conftest import in_own_loop, unique
 from .people import Cast, Person, all_agree, eventually

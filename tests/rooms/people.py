@@ -14,7 +14,7 @@ from slixmpp_mls.delivery import DeviceDirectory, KeyPackageDirectory, Uploads
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.structures.leaf_node import LeafNode
-from slixmpp_mls.rooms.encrypted_room import EncryptedMessage
+from slixmpp_mls.rooms.encrypted_message import EncryptedMessage
 from slixmpp_mls.rooms.engine.parts import RoomParts
 from slixmpp_mls.rooms.engine.progress import Progress
 from slixmpp_mls.rooms.registry import Rooms

@@ -9,7 +9,7 @@ import pytest
 
 from slixmpp_mls.errors import InvalidError, MalformedError, PolicyViolation, UsageError
 from slixmpp_mls.rooms.content import seal_elements
-from slixmpp_mls.rooms.encrypted_room import EncryptedMessage
+from slixmpp_mls.rooms.encrypted_message import EncryptedMessage
 from slixmpp_mls.rooms.rich import KEPT, Reference
 from slixmpp_mls.stanza.rich import MARKERS, SENDER, STATES, read_rich
 from slixmpp_mls.testing import World

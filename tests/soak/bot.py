@@ -22,7 +22,8 @@ from benchmarks.rooms.process import obey
 from slixmpp_mls.client import Unreadable
 from slixmpp_mls.plugin import MLS
 from slixmpp_mls.policy import RoomPolicy
-from slixmpp_mls.rooms.encrypted_room import EncryptedMessage, EncryptedRoom
+from slixmpp_mls.rooms.encrypted_message import EncryptedMessage
+from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
 from tests.plugins import mls_of
 
 

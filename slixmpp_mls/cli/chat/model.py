@@ -27,7 +27,8 @@ from ...errors import DeliveryError, MLSError, UsageError
 from ...integrations.commands import HELP, RoomCommands
 from ...integrations.notices import EVENTS, notice
 from ...plugin import MLS
-from ...rooms.encrypted_room import EncryptedMessage, EncryptedRoom, SentMessage
+from ...rooms.encrypted_message import EncryptedMessage
+from ...rooms.encrypted_room import EncryptedRoom, SentMessage
 from ...rooms.rich import Typing
 from ...runtime.login import bare_jid
 from ...stanza.display import displayable

@@ -24,7 +24,8 @@ from ...mls.crypto.cipher_suite import CipherSuite
 from ...mls.structures.framing import MLSMessage
 from ...mls.structures.proposals import Remove
 from ...plugin import MLS
-from ...rooms.encrypted_room import EncryptedMessage, EncryptedRoom
+from ...rooms.encrypted_message import EncryptedMessage
+from ...rooms.encrypted_room import EncryptedRoom
 from ...rooms.epoch_code import EpochComparison
 from ...stanza import Application, KeyPackage, RoomElement, payloads
 from ...store import MemoryStore, SQLiteStore, Store, copied_to_memory
