@@ -196,6 +196,8 @@ class Unreadable:
 
     :ivar reason: ``before-join``; ``too-late`` (its epoch's keys are deleted); ``future`` (we lack a Commit);
         ``lost`` (we have lost the group)
+    :ivar count: messages in a row: those from before we joined, which the archive shows, are reported together.  The
+        other fields are the last one's
     """
 
     room: str
@@ -203,6 +205,7 @@ class Unreadable:
     epoch: int
     claimed: str | None
     archive_id: str
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)

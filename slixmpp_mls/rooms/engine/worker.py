@@ -21,6 +21,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from typing import Any
 
 from ...client import (
@@ -141,6 +142,7 @@ class RoomWorker:
         self._went_live = went_live
         self._expelled = expelled
         self._task: asyncio.Task[None] | None = None
+        self._from_before: Unreadable | None = None  # messages from before we joined, not reported yet
 
     @property
     def room(self) -> str:
@@ -298,6 +300,11 @@ class RoomWorker:
 
     def _emit(self, events: Iterable[Event]) -> None:
         for event in events:
+            if isinstance(event, Unreadable) and event.reason == "before-join" and self._is_behind:
+                before = self._from_before
+                self._from_before = event if before is None else replace(event, count=before.count + 1)
+                continue
+            self._report_from_before()
             match event:
                 case MessageReceived():
                     self._received(event)
@@ -321,6 +328,17 @@ class RoomWorker:
                     log.info("%s: refused a stanza of %s: %s", self.room, event.claimed, event.error)
             self._context.fire(_EVENT_NAMES[type(event)], event)
         self.progress.notify()
+
+    @property
+    def _is_behind(self) -> bool:
+        """Whether we read what was said before we joined: the archive, or a room whose members have not added us."""
+        return not self._group.is_member or not self.progress.live.is_set()
+
+    def _report_from_before(self) -> None:
+        """Report the messages of the archive from before we joined: as one event, since there can be thousands."""
+        event, self._from_before = self._from_before, None
+        if event is not None:
+            self._context.fire(_EVENT_NAMES[Unreadable], event)
 
     def _is_ours(self, event: GroupChanged | GroupClosed) -> bool:
         return event.by.identity == self._context.device.identity
@@ -360,6 +378,8 @@ class RoomWorker:
     def _room_event(self, event: RoomEvent) -> None:
         match event:
             case CatchingUp(complete=True):
+                if self._group.is_member:
+                    self._report_from_before()
                 if not self.progress.live.is_set():
                     self.progress.live.set()
                     self.progress.notify()
