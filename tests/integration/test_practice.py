@@ -18,7 +18,7 @@ from slixmpp_mls.delivery.forms import submission
 from slixmpp_mls.delivery.key_packages import NODE_LIMIT
 from slixmpp_mls.delivery.pep import PUBSUB_OWNER
 from slixmpp_mls.devserver import DevServer
-from slixmpp_mls.errors import NotPermitted, UsageError
+from slixmpp_mls.errors import DeliveryError, MLSError, NobodyReachable, NotPermitted, UsageError
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.key_packages.items import parse_item, parse_key_package
 from slixmpp_mls.plugin import MLS
@@ -183,6 +183,33 @@ async def test_what_xml_cannot_hold_is_refused_before_it_is_sent(server: DevServ
     assert (await alice.mls.create(room, name="ticket 4711: down")).is_member
     assert len(alice.clients) == 1
     assert alice.client.is_connected()
+
+
+async def test_a_failed_creation_leaves_nothing(server: DevServer, cast: Cast) -> None:
+    """Neither in the store nor among the rooms: the address is wrong, the room exists, or nobody can be reached."""
+    alice, bob = await cast.person(server, "alice"), await cast.person(server, "bob")
+    taken = f"{unique('room')}@{server.rooms}"
+    await bob.mls.create(taken)
+    before = contents(alice)
+    for room, error in (
+        (taken, UsageError),
+        (f"room@nowhere.{server.domain}", DeliveryError),
+        (f"room@{server.domain}", MLSError),  # no service for rooms
+    ):
+        with pytest.raises(error):
+            await alice.mls.create(room)
+        assert contents(alice) == before, room
+        assert not alice.mls.rooms
+    with pytest.raises(NobodyReachable):
+        await alice.mls.conversation(f"nobody@{server.domain}")
+    assert contents(alice) == before
+    assert not alice.mls.rooms
+
+
+def contents(person: Person) -> dict[str, list[tuple[bytes, bytes]]]:
+    """All that a store holds about rooms."""
+    with person.mls.device.store.transaction() as transaction:
+        return {space: list(transaction.items(space)) for space in sorted(transaction.spaces())}
 
 
 # --- lives of a process ----------------------------------------------------------------------------
