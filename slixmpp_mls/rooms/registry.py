@@ -25,6 +25,7 @@ from ..errors import (
     GroupExists,
     NoAnswer,
     NotPermitted,
+    Refused,
     RoomUnsuitable,
     SuiteUnsupported,
     UsageError,
@@ -250,7 +251,7 @@ class Rooms:
             await self.forget(handle)
             if handle.is_member:
                 handle.group.lifecycle.give_up()
-            elif isinstance(error, UsageError | RoomUnsuitable | NotPermitted):
+            elif isinstance(error, UsageError | RoomUnsuitable | NotPermitted | Refused):
                 handle.group.lifecycle.end_creation()  # after other errors the room may be there
             raise
         await handle.wait_live()

@@ -21,7 +21,7 @@ from slixmpp_mls.client.group.room_state import RoomState
 from slixmpp_mls.client.group.sending import Sending
 from slixmpp_mls.client.group.welcome import Welcomes, with_commits
 from slixmpp_mls.client.storage.leaf_ages import RenewalSettings
-from slixmpp_mls.client.storage.records import MembershipState, OutboxKind
+from slixmpp_mls.client.storage.records import NEW_ROOM, ROOMS, MembershipState, OutboxKind
 from slixmpp_mls.errors import InvalidError, NotVouchedFor, UsageError
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls.structures.proposals import Remove
@@ -309,7 +309,9 @@ def test_founding_and_waiting_are_states_of_their_own() -> None:
     assert not parts.lifecycle.begin_creation()
     assert parts.lifecycle.begin_creation()
     parts.lifecycle.end_creation()
-    assert parts.state.standing is MembershipState.OUT
+    assert parts.state.record == NEW_ROOM
+    with parts.store.transaction() as transaction:
+        assert not list(transaction.items(ROOMS))  # a room of which nothing was read leaves nothing
     parts.lifecycle.expect_welcome("7")
     assert (parts.state.standing, parts.state.cursor) == (MembershipState.INVITED, "7")
     parts.lifecycle.stop_waiting()

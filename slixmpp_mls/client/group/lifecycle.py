@@ -15,7 +15,7 @@ from ..storage import leaf_ages
 from ..storage.doubts import Doubts
 from ..storage.leaf_ages import LeafAge
 from ..storage.post_commit_actions import Leave, PostCommitActions
-from ..storage.records import MembershipState
+from ..storage.records import NEW_ROOM, MembershipState
 from .evidence import Evidence
 from .group_info_key import GroupInfoKey
 from .room_change import Membership
@@ -163,7 +163,7 @@ class Lifecycle:
         :raises StoreError: nothing has changed
         """
         if self._state.standing is MembershipState.FOUNDING:
-            self._become(MembershipState.OUT)
+            self._stay_out()
 
     def stop_waiting(self) -> None:
         """Stop waiting for a Welcome.
@@ -171,7 +171,15 @@ class Lifecycle:
         :raises StoreError: nothing has changed
         """
         if self._state.standing is MembershipState.INVITED:
+            self._stay_out()
+
+    def _stay_out(self) -> None:
+        """Record that we are not in the group; of a room that we have read nothing of, nothing is kept."""
+        if replace(self._state.record, state=NEW_ROOM.state) != NEW_ROOM:
             self._become(MembershipState.OUT)
+            return
+        with self._state.change() as change:
+            change.delete_record()
 
     def _become(self, standing: MembershipState) -> None:
         with self._state.change() as change:

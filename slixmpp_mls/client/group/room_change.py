@@ -27,6 +27,7 @@ from ..storage.inbox import Inbox
 from ..storage.outbox import Outbox
 from ..storage.post_commit_actions import PostCommitActions
 from ..storage.records import (
+    NEW_ROOM,
     OUTSIDE,
     ROOMS,
     OutboxKind,
@@ -174,6 +175,11 @@ class Change:
         """Our place in the room, and how we stand to its group."""
         self.transaction.put(ROOMS, self._room.encode(), record.encode())
         self._record = record
+
+    def delete_record(self) -> None:
+        """Forget the room: we have read nothing of it."""
+        self.transaction.delete(ROOMS, self._room.encode())
+        self._record = NEW_ROOM
 
     def put_outside(self, outside: OutsideRecord) -> None:
         """What we know of the group while we are not in it."""

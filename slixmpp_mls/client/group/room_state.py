@@ -32,6 +32,7 @@ from ..storage.inbox import Inbox
 from ..storage.outbox import NUMBER, Outbox
 from ..storage.post_commit_actions import PostCommitActions
 from ..storage.records import (
+    NEW_ROOM,
     OUTSIDE,
     ROOMS,
     InboxRecord,
@@ -49,9 +50,6 @@ from .group_info_key import GroupInfoKey
 from .room_change import ENTRY, PRESENT, Change, Contents, Membership
 
 __all__ = ["RoomState"]
-
-_NEW = RoomRecord(MembershipState.INVITED, b"", b"", 0, 0, 0, b"")
-"""A room that the store does not know is one that we are invited to."""
 
 
 class RoomState:
@@ -297,7 +295,7 @@ class RoomState:
 
 def _load(transaction: Transaction, room: str, spaces: Spaces, parameters: Parameters) -> Contents:
     value = transaction.get(ROOMS, room.encode())
-    record = _NEW if value is None else RoomRecord.decode(value)
+    record = NEW_ROOM if value is None else RoomRecord.decode(value)
     value = transaction.get(spaces.outside, OUTSIDE)
     outside = OutsideRecord() if value is None else OutsideRecord.decode(value)
     value = transaction.get(spaces.unsure, OUTSIDE)

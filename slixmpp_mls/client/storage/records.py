@@ -52,11 +52,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Final, Self
 
 from ...mls.tls import Enum, Struct, opaque, struct, uint8, uint16, uint32, uint64
 
 __all__ = [
+    "NEW_ROOM",
     "ROOMS",
     "AskRecord",
     "DoubtRecord",
@@ -135,6 +136,10 @@ class RoomRecord(Struct):
     joined_epoch: uint64
     seen: uint64
     commits: opaque
+
+
+NEW_ROOM: Final = RoomRecord(MembershipState.INVITED, b"", b"", 0, 0, 0, b"")
+"""The record of a room that the store does not know: one that we are invited to."""
 
 
 @struct
