@@ -51,9 +51,11 @@ class CertificateRenewal:
         if chain is None:
             certificates.drop()
         else:
+            if not isinstance(chain, bytes | str):
+                raise UsageError(f"a chain of certificates is PEM, not {type(chain).__name__}")
             try:
-                credential = chain_from_pem(chain.encode() if isinstance(chain, str) else chain)
-            except PeerError as error:
+                credential = chain_from_pem(chain.encode("ascii") if isinstance(chain, str) else chain)
+            except (PeerError, UnicodeEncodeError) as error:
                 raise UsageError(f"this certificate cannot be used: {error}") from error
             self._reminded.pop(certificates.use(credential, self._context.now), None)
         await self._publication.replenish()

@@ -217,6 +217,8 @@ class OwnDevices:
         :raises UsageError: our account has no such device
         :raises DeliveryError: the account's nodes could not be written; completed parts stay, trying again is safe
         """
+        if not isinstance(device_id, str):
+            raise UsageError(f"a device's id is a text, not {type(device_id).__name__}")
         own, listed = self._context.device.identity, await read_devices(self._context.devices)
         in_a_room = any(self._is_in(room, device_id) for room in self._member_rooms())
         if not (in_a_room or {device_id} & {own.device, *listed.devices, *listed.retired, *self._records()}):

@@ -41,8 +41,8 @@ from ..authentication import (
 )
 from ..authentication.automatic_trust import compose
 from ..client import Device, GroupChanged
-from ..errors import MLSError, NotVouchedFor
-from ..identity import ClientIdentity, TrustLevel, key_identifier
+from ..errors import MLSError, NotVouchedFor, UsageError
+from ..identity import ClientIdentity, TrustLevel, key_identifier, typed_address
 from ..mls.tree.tree_math import LeafIndex
 from ..rooms.content import seal_elements
 from ..rooms.encrypted_room import EncryptedRoom
@@ -138,7 +138,7 @@ class Trust:
 
         :param account: bare JID; all accounts if not given
         """
-        return self._table.everything() if account is None else self._table.of(account)
+        return self._table.everything() if account is None else self._table.of(typed_address(account))
 
     def level(self, account: str, signature_key: bytes) -> TrustLevel:
         """The trust level of a key for an account (bare JID)."""
@@ -163,9 +163,9 @@ class Trust:
         :param proofs: Trust Message URIs, or fingerprints of 64 hexadecimal digits, exactly as displayed
         :returns: these keys; those without `device` have not been met yet
         :raises UsageError: a fingerprint that none of the account's known keys has (**do not trust them**), a URI of
-            another account, or neither a URI nor a fingerprint
+            another account, or neither a URI nor a fingerprint; or no address
         """
-        keys = self._management.verify(account, *proofs)
+        keys = self._management.verify(typed_address(account), *_texts(proofs))
         await self.send_pending()
         return keys
 
@@ -176,7 +176,7 @@ class Trust:
         :param proofs: fingerprints of 64 hexadecimal digits
         :returns: these keys
         """
-        keys = self._management.distrust(account, *proofs)
+        keys = self._management.distrust(typed_address(account), *_texts(proofs))
         await self.send_pending()
         return keys
 
@@ -243,3 +243,13 @@ class Trust:
             return group.members.has_key(ClientIdentity(key.account, key.device), key.signature_key)
         leaves = (group.mls.tree.member(LeafIndex(index)) for index in group.roster.leaves_of(key.account))
         return any(key_identifier(leaf.signature_key) == key.identifier for leaf in leaves)
+
+
+def _texts(proofs: tuple[object, ...]) -> list[str]:
+    """
+    :raises UsageError: one of them is no text
+    """
+    texts = [proof for proof in proofs if isinstance(proof, str)]
+    if len(texts) < len(proofs):
+        raise UsageError("what is verified is a fingerprint, or the text of a QR code")
+    return texts

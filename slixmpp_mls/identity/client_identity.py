@@ -39,7 +39,7 @@ from .certificates import end_entity, load_certificate, xmpp_addresses
 
 __all__ = [
     "ClientIdentity", "TrustLevel", "check_bare_jid", "fingerprint", "group_digits", "key_identifier", "new_device_id",
-    "normal_form", "normal_forms",
+    "normal_form", "normal_forms", "typed_address",
 ]  # fmt: skip
 
 MAX_PART = 1023  # octets of a localpart or a domainpart, RFC 7622 3.1
@@ -216,6 +216,17 @@ def normal_forms(addresses: Iterable[str]) -> tuple[list[str], dict[str, str]]:
         except ValueError as error:
             bad[str(address)] = f"no address: {error}"
     return list(good), bad
+
+
+def typed_address(address: object) -> str:
+    """The normal form of an address that a caller gives; see :func:`normal_form`.
+
+    :raises UsageError: there is no such address
+    """
+    try:
+        return normal_form(address)  # type: ignore[arg-type]  # which is what it checks
+    except ValueError as error:
+        raise UsageError(f"no address: {error}") from None
 
 
 def _u_label(label: str) -> str:

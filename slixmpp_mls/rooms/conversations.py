@@ -26,7 +26,7 @@ from ..client import Joined
 from ..delivery import Stream
 from ..delivery.muc_config import is_room_service, room_services
 from ..errors import DowngradeSuspected, NobodyReachable, UsageError
-from ..identity import normal_form
+from ..identity import typed_address
 from ..policy import RoomPolicy
 from ..runtime import Context
 from .encrypted_room import EncryptedRoom
@@ -79,7 +79,7 @@ class Conversations:
 
     async def open(self, account: str, service: str | None = None) -> EncryptedRoom:
         """See :meth:`MLS.conversation`."""
-        account = _address(account)
+        account = typed_address(account)
         if "/" in account or account == self._own:
             raise UsageError("a conversation is with the bare address of another account")
         async with self._opening.setdefault(account, asyncio.Lock()):
@@ -92,7 +92,7 @@ class Conversations:
 
     async def is_room(self, address: str) -> bool:
         """See :meth:`MLS.is_room`."""
-        domain = _address(address).partition("/")[0].partition("@")[2]
+        domain = typed_address(address).partition("/")[0].partition("@")[2]
         return await is_room_service(Stream.of(self._context.xmpp), domain)
 
     async def _make(self, account: str, service: str | None) -> EncryptedRoom:
@@ -155,13 +155,6 @@ class Conversations:
         if len(rooms) > 1:
             merged = ConversationMerged(account, rooms[0].jid, tuple(each.jid for each in rooms[1:]))
             self._context.fire("mls_conversation_merged", merged)
-
-
-def _address(text: str) -> str:
-    try:
-        return normal_form(text)
-    except ValueError as error:
-        raise UsageError(f"not an address: {error}") from None
 
 
 def _group_id(room: EncryptedRoom) -> bytes:

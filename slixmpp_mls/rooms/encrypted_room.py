@@ -361,6 +361,8 @@ class EncryptedRoom:
         policy = self.policy
         if not policy.permits(policy.may_change_subject, self._context.device.identity.account, self.group.roster):
             raise NotPermitted("the group's policy does not let us change the subject")
+        if not isinstance(subject, str):
+            raise UsageError(f"a subject is a text, not {type(subject).__name__}")
         message = self.xmpp.make_message(mto=JID(self.jid), mtype="groupchat")
         message["subject"] = subject
         return await self.send(message)
@@ -522,6 +524,8 @@ class EncryptedRoom:
         :raises NotPermitted: the current policy forbids it
         :raises UsageError: we are not in the group
         """
+        if not isinstance(policy, RoomPolicy):
+            raise UsageError(f"a policy is a RoomPolicy, not {type(policy).__name__}")
 
         def change() -> list[AnyProposal] | None:
             if self.policy == policy:

@@ -70,7 +70,7 @@ def read_epoch_code(text: str) -> tuple[int, str]:
 
     :raises UsageError: it is not an epoch code
     """
-    found = _CODE.fullmatch(text)
+    found = _CODE.fullmatch(text) if isinstance(text, str) else None
     if found is None:
         raise UsageError(f"not the code of an epoch: a number, a colon, and {_DIGITS} digits")
     return int(found[1]), "".join(filter(str.isdigit, found[2]))

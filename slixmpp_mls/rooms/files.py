@@ -11,6 +11,7 @@ show it (XEP-0447, "Sharing a file").  Pictures have their size and a thumbhash 
 from __future__ import annotations
 
 import mimetypes
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,6 +162,8 @@ class RoomFiles:
         if not isinstance(content, bytes | str | Path):
             raise UsageError(f"a file is given by its path or as octets, not as {type(content).__name__}")
         data = Path(content) if isinstance(content, str) else content
+        if isinstance(data, Path) and not _can_be_path(data):
+            raise UsageError("a path has neither NUL nor half characters")
         name = plain_name(name if name is not None else data.name if isinstance(data, Path) else "")
         kind = (media_type or mimetypes.guess_type(name or "")[0] or _UNKNOWN).lower()
         picture = await in_thread(look_at, data) if kind.startswith("image/") else None
@@ -204,3 +207,10 @@ class RoomFiles:
                 self._fire("mls_file_progress", FileProgress(self._room, name, sending, done, total))
 
         return report
+
+
+def _can_be_path(path: Path) -> bool:
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False

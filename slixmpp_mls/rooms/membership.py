@@ -20,7 +20,7 @@ from slixmpp import JID
 from ..client import Member
 from ..delivery.stream import Stream, in_parallel
 from ..errors import DeliveryError, InvalidError, MLSError, NotPermitted, Refused, StanzaTooLarge, UsageError
-from ..identity import ClientIdentity, normal_form, normal_forms
+from ..identity import ClientIdentity, normal_forms, typed_address
 from ..key_packages.selection import Candidates, find_candidates
 from ..mls.structures.proposals import Add, AnyProposal, Remove
 from ..stanza import Invitation
@@ -223,10 +223,7 @@ class MembershipChanges:
 
     async def invite(self, account: str) -> None:
         """See :meth:`EncryptedRoom.invite`."""
-        try:
-            bare = normal_form(account).partition("/")[0]
-        except ValueError as error:
-            raise UsageError(f"no address: {error}") from None
+        bare = typed_address(account).partition("/")[0]
         if not self._group.roster.has(bare):
             raise UsageError(f"{bare} is not in the group: add it")
         # The place of its Welcome is forgotten after the first invitation: reading begins at the start.

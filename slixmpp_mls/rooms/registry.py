@@ -393,8 +393,8 @@ def _bare(room: str) -> str:
     :raises UsageError: it is not a room's address
     """
     try:
-        jid = JID(room)
-    except InvalidJID:
+        jid = JID(room) if isinstance(room, str | JID) else JID()
+    except (InvalidJID, UnicodeError):
         raise UsageError(f"no address of a room: {room!r:.100}") from None
     if not jid.user or not jid.domain:
         raise UsageError(f"no address of a room, which is room@service: {room!r:.100}")

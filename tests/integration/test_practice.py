@@ -287,3 +287,62 @@ async def test_an_invitation_that_was_lost_is_repeated(server: DevServer, cast: 
     for nobody in ("no address", f"stranger@{server.domain}"):
         with pytest.raises(UsageError):
             await group.invite(nobody)
+
+
+# --- what callers get wrong ------------------------------------------------------------------------
+
+NONSENSE: tuple[Any, ...] = ("", "no address", "@x", "a b@example.org", "x@y\x00", None, b"", 5, object(), "\ud800@x")
+
+
+async def test_nonsense_is_answered_by_a_typed_error(prosody: DevServer, cast: Cast) -> None:
+    """No call raises another library's exception, whatever it is given; and a result names what it could not take."""
+    room, (alice, bob) = await cast.meet(prosody, "alice", "bob")
+    mls, here = alice.mls, alice.room()
+    calls: dict[str, Callable[[Any], Any]] = {
+        "create": mls.create,
+        "adopt": mls.adopt,
+        "join": mls.join,
+        "conversation": mls.conversation,
+        "room": mls.room,
+        "verify": lambda each: mls.trust.verify(each, alice.mls.fingerprint),
+        "verify with": lambda each: mls.trust.verify(bob.account, each),
+        "distrust": lambda each: mls.trust.distrust(bob.account, each),
+        "keys": lambda each: mls.trust.keys("" if each is None else each),
+        "rename": lambda each: mls.devices.rename(each, "x"),
+        "admit": mls.devices.admit,
+        "retire": mls.devices.retire,
+        "invite": here.invite,
+        "send": lambda each: here.send("" if isinstance(each, str) else each),
+        "subject": lambda each: here.set_subject(each) if not isinstance(each, str) else _refused(),
+        "file": lambda each: here.send_file(5 if each in (None, b"") else each),
+        "compare": here.compare,
+        "reinit": lambda each: here.reinit(7_000 if each is None else each),
+        "policy": here.set_policy,
+        "certificate": lambda each: mls.use_certificate(b"x" if each is None else each),
+    }
+    wrong = []
+    for name, call in calls.items():
+        for each in NONSENSE:
+            try:
+                async with asyncio.timeout(20):
+                    made = call(each)
+                    if asyncio.iscoroutine(made):
+                        made = await made
+            except MLSError:
+                continue
+            except BaseException as error:
+                wrong.append(f"{name}({each!r:.40}): {type(error).__name__}: {error}")
+            else:
+                wrong.append(f"{name}({each!r:.40}) returned {made!r:.80}")
+    assert not wrong, "\n".join(wrong)
+    for each in NONSENSE:
+        for result in (await here.add(each), await here.remove(each)):
+            assert len(result.failed) == 1, each
+    assert here.is_member
+    await alice.say("Fair is foul")
+    await bob.hears("Fair is foul")
+    assert alice.room().jid == room
+
+
+def _refused() -> None:
+    raise UsageError("by the test: nothing to try")
