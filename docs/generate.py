@@ -92,7 +92,9 @@ def _classes() -> dict[str, str]:
     """The full name of each class of the package, by its short name; the one with a docstring wins."""
     found: dict[str, str] = {}
     for module in pkgutil.walk_packages(slixmpp_mls.__path__, "slixmpp_mls."):
-        if module.name.split(".")[1] in ("mls", "cli", "testing", "integrations"):
+        if module.name.split(".")[1] in ("mls", "cli", "integrations", "testing"):
+            continue
+        if module.name in ("slixmpp_mls.stanza.aioxmpp", "slixmpp_mls.stanza.slixmpp"):  # XML, with the same names
             continue
         for name, value in vars(importlib.import_module(module.name)).items():
             if inspect.isclass(value) and value.__module__ == module.name:

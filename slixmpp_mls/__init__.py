@@ -8,25 +8,106 @@ from importlib.metadata import version
 
 from slixmpp.plugins import register_plugin
 
+from . import errors
+from .account.events import DeviceConflict, NewOwnDevice
+from .account.key_rotation import KeyRotated
+from .account.maintenance import KeysRenewed, SilentMembers
+from .authentication import KeyChanged, NewDevice, TrustChanged
+from .client import (
+    CommitLost,
+    GroupChanged,
+    GroupClosed,
+    GroupContinued,
+    GroupLost,
+    Joined,
+    JoinRequested,
+    LeftBehind,
+    MemberDoubted,
+    MessageSent,
+    Rejected,
+    Rejoining,
+    RemovedFromGroup,
+    Unreadable,
+    Unsure,
+)
+from .client.device.certificates import CertificateExpires
+from .delivery import AffiliationChanged, Bounced, CatchingUp, Entered, Interrupted, Invitation
 from .errors import *  # noqa: F403
-from .plugin import MLS as MLS
-from .policy import ExternalJoins as ExternalJoins
-from .policy import Right as Right
-from .policy import RoomPolicy as RoomPolicy
-from .rooms.conversations import ConversationMerged as ConversationMerged
-from .rooms.encrypted_message import EncryptedMessage as EncryptedMessage
-from .rooms.encrypted_room import AddResult as AddResult
-from .rooms.encrypted_room import EncryptedRoom as EncryptedRoom
-from .rooms.encrypted_room import SentMessage as SentMessage
-from .rooms.epoch_code import EpochComparison as EpochComparison
-from .rooms.files import File as File
-from .rooms.files import FileProgress as FileProgress
-from .rooms.rich import Marker as Marker
-from .rooms.rich import Reference as Reference
-from .rooms.rich import Typing as Typing
-from .runtime.connection import connected as connected
-from .runtime.connection import run as run
-from .runtime.login import Login as Login
+from .key_packages.cipher_suite_choice import Suspicion
+from .key_packages.publication import KeyPackagesChanged
+from .plugin import MLS
+from .policy import ExternalJoins, Right, RoomPolicy
+from .rooms.affiliation_sync import AffiliationsDiffer
+from .rooms.conversations import ConversationMerged
+from .rooms.encrypted_message import EncryptedMessage
+from .rooms.encrypted_room import AddResult, EncryptedRoom, SentMessage
+from .rooms.engine.reinit import ContinuationDelayed
+from .rooms.epoch_code import EpochComparison
+from .rooms.files import File, FileProgress
+from .rooms.rich import Marker, Reference, Typing
+from .runtime.clock import ClockJumped
+from .runtime.connection import connected, run
+from .runtime.login import Login
+from .stanza.elements import RetiredDevice
+
+__all__ = [  # and the errors
+    "MLS",
+    "AddResult",
+    "AffiliationChanged",
+    "AffiliationsDiffer",
+    "Bounced",
+    "CatchingUp",
+    "CertificateExpires",
+    "ClockJumped",
+    "CommitLost",
+    "ContinuationDelayed",
+    "ConversationMerged",
+    "DeviceConflict",
+    "EncryptedMessage",
+    "EncryptedRoom",
+    "Entered",
+    "EpochComparison",
+    "ExternalJoins",
+    "File",
+    "FileProgress",
+    "GroupChanged",
+    "GroupClosed",
+    "GroupContinued",
+    "GroupLost",
+    "Interrupted",
+    "Invitation",
+    "JoinRequested",
+    "Joined",
+    "KeyChanged",
+    "KeyPackagesChanged",
+    "KeyRotated",
+    "KeysRenewed",
+    "LeftBehind",
+    "Login",
+    "Marker",
+    "MemberDoubted",
+    "MessageSent",
+    "NewDevice",
+    "NewOwnDevice",
+    "Reference",
+    "Rejected",
+    "Rejoining",
+    "RemovedFromGroup",
+    "RetiredDevice",
+    "Right",
+    "RoomPolicy",
+    "SentMessage",
+    "SilentMembers",
+    "Suspicion",
+    "TrustChanged",
+    "Typing",
+    "Unreadable",
+    "Unsure",
+    "__version__",
+    "connected",
+    "run",
+]
+__all__ += errors.__all__
 
 __version__ = version("slixmpp-mls")
 

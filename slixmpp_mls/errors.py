@@ -53,6 +53,51 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+__all__ = [
+    "AffixMismatch",
+    "ArchiveGap",
+    "BlobTooLarge",
+    "DeliveryError",
+    "DevServerError",
+    "DeviceRetired",
+    "Disconnected",
+    "DowngradeSuspected",
+    "GroupExists",
+    "InvalidError",
+    "LoginFailed",
+    "MLSError",
+    "MalformedError",
+    "MembershipUnproved",
+    "NoAnswer",
+    "NoGroupInfo",
+    "NoUploadService",
+    "NobodyReachable",
+    "NodeUnusable",
+    "NotForUs",
+    "NotPermitted",
+    "NotVouchedFor",
+    "PeerError",
+    "PolicyTooNew",
+    "PolicyViolation",
+    "Refused",
+    "Replayed",
+    "RoomLost",
+    "RoomUnsuitable",
+    "SentInClear",
+    "StanzaTooLarge",
+    "StateRolledBack",
+    "StoreError",
+    "StoreFull",
+    "StoreLocked",
+    "StoreMismatch",
+    "SuiteUnsupported",
+    "TransferFailed",
+    "UnknownGroup",
+    "UsageError",
+    "WrongEpoch",
+    "WrongPassphrase",
+]
+
 
 class MLSError(Exception):
     """Base of all errors of this package."""

@@ -165,3 +165,11 @@ async def test_examples_have_stores_of_their_own(prosody: DevServer, account: Ac
         await one.prints("is ready")
         async with running(*example("members_bot"), folder=tmp_path, **login(prosody, bot)) as two:
             await two.prints("is ready")
+
+
+async def test_the_tested_bot(tmp_path: Path) -> None:
+    """The example of a bot's tests, run by pytest in a process of its own, which finds the fixtures by itself."""
+    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(ROOT / "examples"))
+    async with running(*command, "-c", "/dev/null", "--rootdir", str(tmp_path), folder=tmp_path) as program:
+        assert await program.ends() == 0, program.output
+    assert "2 passed" in program.output

@@ -16,6 +16,7 @@ import pytest
 from slixmpp import JID, ClientXMPP
 from typer.testing import CliRunner
 
+import slixmpp_mls
 from slixmpp_mls import MLS, Login, errors
 from slixmpp_mls.cli import app
 from slixmpp_mls.devserver import DevServer
@@ -72,6 +73,7 @@ def test_each_event_is_in_the_reference(monkeypatch: pytest.MonkeyPatch) -> None
     known = generate._classes()
     without = {name for name, _, data in rows if data not in known}
     assert without <= {"mls_ready", "mls_failed", "mls_room_lost", "mls_room_event"}, without
+    assert {data for _, _, data in rows if data in known} <= set(slixmpp_mls.__all__)
     documented = {name for name, _ in generate.settings_table()}
     assert {name for name in settings.DEFAULTS} - documented == set()
 
