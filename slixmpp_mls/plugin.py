@@ -51,6 +51,7 @@ from .rooms.invitations import Invitations
 from .rooms.registry import Rooms
 from .runtime import Context, Settings, SteadyClock, Tasks
 from .runtime.connection import LoginWatch
+from .runtime.question_budget import QuestionBudget
 from .runtime.settings import DEFAULTS
 from .runtime.tasks import UNREACHABLE
 from .stanza import NS
@@ -268,6 +269,7 @@ class MLS(BasePlugin):
             uploads=self.uploads,
             used_key_packages=Recent(_USED),
             tasks=self.tasks,
+            questions=QuestionBudget(self.clock.monotonic),
         )
         publication = Publication(context)
         rooms = Rooms(context)

@@ -14,6 +14,8 @@ secrets wiped from the disk
 rotation of our key [4]_        every hour                   ``mls_key_rotated``
 certificates [5]_               every hour                   ``mls_certificate_expires``
 members in doubt [6]_           every hour                   ``mls_doubted``
+keys of accounts that are in    every hour                   none
+no group of ours any more [7]_
 ==============================  ===========================  ============================
 
 .. [1] each leaf at a time of its own: :mod:`slixmpp_mls.client.storage.leaf_ages`
@@ -22,6 +24,7 @@ members in doubt [6]_           every hour                   ``mls_doubted``
 .. [4] :mod:`.key_rotation`
 .. [5] :mod:`.certificate_renewal`
 .. [6] :mod:`slixmpp_mls.rooms.engine.member_checks`
+.. [7] :meth:`slixmpp_mls.authentication.TrustTable.tidy`
 
 *Staggered action.*  A thousand members that joined together are not due together.  Among several due members, one
 Commit makes the others wait.  No Commit is made within half a minute of another one in the same room.  A lost race is
@@ -193,6 +196,7 @@ class Maintenance:
         self._note_time()
         for room in self._rooms.all.values():
             room.group.lifecycle.tidy(self._context.now)
+        self._context.trust.table.tidy(self._rooms.accounts)
         self._certificates.look()
         for work in (self._look_at_members, self._rotation.go_on, self._publication.replenish):
             try:

@@ -16,12 +16,16 @@ groups for a while, and the answer of its account's server counts again.
 In the store: space ``trust``, key ``account NUL``, key identifier (32); value :class:`KeyRecord`.  Records that anybody
 can cause (undecided and replaced keys) have a low limit for each account, the others a higher one.  The number of
 accounts of which there are only such records is limited as well: the one goes that was seen first.
+
+Such records are also forgotten with the group that has shown them (:meth:`TrustTable.tidy`).  The keys of a group's
+members are pinned at first sight, so the number of accounts that nobody has decided about by hand is limited, too.  The
+accounts in our groups always stay: otherwise floods of strangers could make us forget the pins of friends.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -38,6 +42,7 @@ __all__ = ["Keys", "KnownKey", "Source", "TrustChanged", "TrustTable"]
 SPACE = "trust"
 MAX_KEYS = 200  # of one account
 MAX_UNPROVEN = 64  # of one account: undecided ones, and replaced ones
+MAX_ACCOUNTS = 20_000  # that are in no group of ours, and about which no person has decided
 MAX_UNPROVEN_ACCOUNTS = 2000  # with such keys only: a Welcome can name any number of accounts
 
 
@@ -188,6 +193,18 @@ class TrustTable:
         with self.open() as keys:
             return list(keys.all())
 
+    def tidy(self, present: Collection[str]) -> int:
+        """Forget accounts that are in no group of ours: those whose keys nobody has vouched for, and the ones that
+        were pinned first, if there are more than :data:`MAX_ACCOUNTS`.
+
+        Accounts about which a person has decided are never forgotten.
+
+        :param present: the accounts in our groups
+        :returns: the number of accounts that are forgotten
+        """
+        with self.open() as keys:
+            return keys.tidy(present)
+
     def on_change(self, report: Callable[[TrustChanged], None]) -> Callable[[], None]:
         """Have `report` called with each change of a level that is made through this object.
 
@@ -333,12 +350,35 @@ class Keys:
             for key in self.of(oldest) if not any(key.is_proven for key in self.of(oldest)) else ():
                 self.delete(key)
 
+    def tidy(self, present: Collection[str]) -> int:
+        """See :meth:`TrustTable.tidy`."""
+        accounts: dict[str, list[KnownKey]] = {}
+        for key in self.all():
+            if key.account not in present:
+                accounts.setdefault(key.account, []).append(key)
+        # A key that was entered before any device has shown it is somebody's wish.
+        seen = {account: found for account, found in accounts.items() if all(map(_is_unattended, found))}
+        doomed = [account for account, found in seen.items() if not any(key.is_proven for key in found)]
+        pinned = sorted(seen.keys() - {*doomed}, key=lambda account: max(key.since for key in seen[account]))
+        doomed += pinned[: max(0, len(pinned) - MAX_ACCOUNTS)]
+        for account in doomed:
+            for key in seen[account]:
+                self.delete(key)
+        return len(doomed)
+
     def _make_room(self, key: KnownKey) -> bool:
         there = self._of(key.account)
         unproven = [one for one in there.values() if not one.is_proven]
         if len(unproven) >= MAX_UNPROVEN:
             self.delete(min(unproven, key=lambda one: one.since))
         return len(there) < MAX_KEYS
+
+
+def _is_unattended(key: KnownKey) -> bool:
+    """Whether no person and no trust message has ever decided about a key."""
+    return key.source in (Source.NONE, Source.FIRST_USE, Source.REPLACED) and key.level in (
+        TrustLevel.UNDECIDED, TrustLevel.TRUSTED,
+    )  # fmt: skip
 
 
 def _prefix(account: str) -> bytes:

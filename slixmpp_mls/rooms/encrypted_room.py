@@ -433,6 +433,7 @@ class EncryptedRoom:
         self.leaving.go_on()
         spawn = self.worker.parts.spawn
         spawn(self.worker.checks.look_again(), "asking about members again")
+        self.worker.checks.ask_on()
         if self.group.sending.leaf_outdated:
             spawn(self.renew_leaf(), "renewing our leaf")
         self.membership.went_live()

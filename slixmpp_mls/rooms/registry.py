@@ -71,6 +71,12 @@ class Rooms:
         """By bare JID."""
         return dict(self._rooms)
 
+    @property
+    def accounts(self) -> frozenset[str]:
+        """The accounts in all our groups, our own included."""
+        groups = (handle.group.roster.accounts() for handle in self._rooms.values() if handle.is_member)
+        return frozenset().union(*groups, (self._context.device.identity.account,))
+
     def get(self, room: str) -> EncryptedRoom | None:
         """The room with this JID, if we know it."""
         return self._rooms.get(_bare(room))

@@ -8,7 +8,7 @@ instead of the context.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from slixmpp import ClientXMPP
 
@@ -19,6 +19,7 @@ from ..delivery import DeviceDirectory, KeyPackageDirectory, Uploads
 from ..identity import fingerprint, key_identifier
 from ..mls.crypto.cipher_suite import CipherSuite
 from .clock import SteadyClock
+from .question_budget import QuestionBudget
 from .settings import Settings
 from .tasks import Tasks
 
@@ -40,6 +41,7 @@ class Context:
     :ivar uploads: HTTP upload (XEP-0363)
     :ivar used_key_packages: KeyPackageRefs of others with which we have lately added somebody, or tried to
     :ivar tasks: work in the background
+    :ivar questions: how many accounts others may still make us ask about
     """
 
     xmpp: ClientXMPP
@@ -53,6 +55,7 @@ class Context:
     uploads: Uploads
     used_key_packages: Recent[bytes, None]
     tasks: Tasks
+    questions: QuestionBudget = field(default_factory=QuestionBudget)
 
     def fire(self, name: str, event: object) -> None:
         """Tell the application's handlers of an event; see :mod:`.events`."""

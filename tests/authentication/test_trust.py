@@ -28,6 +28,7 @@ from slixmpp_mls.authentication import (
     TrustTable,
     Validity,
     Verdict,
+    trust_table,
 )
 from slixmpp_mls.authentication.automatic_trust import MAX_WAITING, MAX_WAITING_OF_ONE, WAITING, compose
 from slixmpp_mls.authentication.trust_table import MAX_KEYS as MAX_KEYS_OF_ONE
@@ -832,3 +833,38 @@ def test_accounts_that_nobody_has_decided_on_are_limited(store: MemoryStore) -> 
     assert {BOB.account, CAROL.account} <= accounts
     assert "u0@v.example" not in accounts
     assert table.get(BOB.account, id_of(BOB)).level is TrustLevel.VERIFIED
+
+
+def everybody(table: TrustTable) -> set[str]:
+    return {key.account for key in table.everything()}
+
+
+async def test_undecided_keys_are_forgotten_with_the_group_that_has_shown_them(store: MemoryStore) -> None:
+    service, management, _ = people(store)
+    seen, kept, wished = CAROL, BOB, ClientIdentity("dave@d.example", "d1")
+    management.decide(kept.account, verify=[id_of(kept)])
+    management.decide(wished.account, distrust=[id_of(wished)])
+    for client in (seen, kept, B2, wished):
+        await answer_on(service, client, key_of(client, 1))
+    table = management.table
+    assert table.tidy({OWN, seen.account, kept.account, wished.account}) == 0
+    assert table.tidy({OWN}) == 1
+    assert everybody(table) == {kept.account, wished.account}
+    assert table.get(kept.account, id_of(B2, 1)).level is TrustLevel.UNDECIDED  # the account is somebody's wish
+    assert len(table.of(kept.account)) == 3
+
+
+async def test_pins_of_accounts_in_no_group_are_limited_and_friends_are_not_flushed(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trust_table, "MAX_ACCOUNTS", 10)
+    service, management, _ = first_use(store)
+    management.decide(CAROL.account, verify=[id_of(CAROL)])
+    await answer_on(service, BOB, key_of(BOB))  # first of all, and in a group of ours
+    for number in range(30):
+        stranger = ClientIdentity(f"u{number}@v.example", "d")
+        await answer_on(service, stranger, key_of(stranger))
+    assert management.table.tidy({OWN, BOB.account}) == 20
+    last = {f"u{number}@v.example" for number in range(20, 30)}
+    assert everybody(management.table) == {BOB.account, CAROL.account, *last}
+    assert management.table.get(BOB.account, id_of(BOB)).level is TrustLevel.TRUSTED

@@ -6,15 +6,22 @@ from typing import Any
 
 import pytest
 
+from slixmpp_mls.client import Device
+from slixmpp_mls.client.storage.doubts import NOT_ASKED, Doubt
 from slixmpp_mls.errors import InvalidError, NotPermitted
 from slixmpp_mls.identity import ClientIdentity
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.parameters import DAY
+from slixmpp_mls.mls.structures.leaf_node import LeafNode
 from slixmpp_mls.mls.structures.proposals import Remove
+from slixmpp_mls.rooms.engine import member_checks
 from slixmpp_mls.rooms.engine.member_checks import MemberChecks
+from slixmpp_mls.runtime.question_budget import BURST
+from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import Participant, World
 
 from ..client.people import DAVE, three
-from .people import Parts
+from .people import Parts, until
 
 
 class Checking(Parts):
@@ -133,3 +140,56 @@ async def test_a_client_that_is_put_out_while_the_answer_comes_does_nothing() ->
     alice.judge.validate = slowly  # type: ignore[method-assign, assignment]
     await alice.checks.look_at_account(bob.account)
     assert not alice.told()
+
+
+# --- what others can make us ask ---------------------------------------------------------------
+
+
+def named(count: int, devices: int = 1) -> list[LeafNode]:
+    """Leaves of so many accounts."""
+    suite = CipherSuite.get(1)
+    stores = [MemoryStore(f"u{number}@v{number}.example") for number in range(count) for _ in range(devices)]
+    return [Device(store).key_packages.make(suite, 1_800_000_000).key_package.leaf_node for store in stores]
+
+
+async def test_others_can_name_any_number_of_accounts_and_few_are_asked() -> None:
+    """RFC 9420 5.3.1 and RFC 9750 8.4.3: one stanza of somebody else is no reason to ask thousands of servers."""
+    _, alice, *_ = checking()
+    suite, leaves = CipherSuite.get(1), named(BURST + 40, devices=2)
+    doubts = await alice.checks.judge_named(leaves, suite)
+    asked = {client.account for client in alice.judge.asked}
+    assert len(asked) == member_checks.FREE + BURST
+    assert len(alice.judge.asked) == 2 * len(asked)  # all devices of an account by one question
+    assert {doubt.reason for doubt in doubts} == {NOT_ASKED}
+    assert not any(doubt.denied or doubt.silences for doubt in doubts)
+    assert len(doubts) == 2 * (BURST + 40 - len(asked))
+    # The next ones find it empty; a few are asked about all the same.
+    alice.judge.asked.clear()
+    await alice.checks.judge_named(named(20), suite)
+    assert len(alice.judge.asked) == member_checks.FREE
+    # What our own user names is asked about in any case.
+    await alice.checks.judge(leaves, suite)
+    assert len(alice.judge.asked) == member_checks.FREE + len(leaves)
+
+
+def unasked(alice: Checking, *clients: ClientIdentity) -> None:
+    """Members that came in beyond the budget."""
+    alice.group.reconsider(clients, [Doubt(client, False, NOT_ASKED, "says the test", 1) for client in clients])
+
+
+async def test_members_beyond_the_budget_are_asked_about_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(member_checks, "PAUSE", 0.0)
+    _, alice, bob, carol = checking()
+    unasked(alice, bob, carol)
+    for _ in range(24):
+        await alice.checks.next_round()
+    await alice.checks.look_again()
+    assert not alice.judge.asked
+    assert not alice.told()  # nobody has been asked: there is nothing to tell
+    alice.judge.denied.add(carol)
+    alice.checks.ask_on()
+    alice.checks.ask_on()
+    await until(lambda: len(alice.judge.asked) == 2)
+    await until(lambda: alice.told() == [(carol, True)])
+    assert sorted(alice.judge.asked, key=str) == sorted([bob, carol], key=str)
+    assert set(alice.group.doubts) == {carol}

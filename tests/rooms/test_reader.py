@@ -16,6 +16,7 @@ from slixmpp_mls.client.group.placement import Placement
 from slixmpp_mls.client.group.resumption_psks import Awaited
 from slixmpp_mls.delivery import RoomStanza, Stream
 from slixmpp_mls.errors import TransferFailed
+from slixmpp_mls.client.storage.doubts import NOT_ASKED, Doubt
 from slixmpp_mls.rooms.engine import reader
 from slixmpp_mls.rooms.engine.member_checks import MemberChecks
 from slixmpp_mls.rooms.engine.reader import Reader, Taken
@@ -268,3 +269,27 @@ async def test_a_commit_that_cannot_be_fetched_does_not_stop_the_reading() -> No
     (rejected,) = [event for each in alice.taken for event in each.events if isinstance(event, Rejected)]
     assert "answered 404" in str(rejected.error)
     assert rejected.claimed == bob.account
+
+
+async def test_who_speaks_is_asked_about_before_its_message_is_shown() -> None:
+    """Members beyond the budget of questions: those who say nothing cost nothing, the others are known when they do."""
+    world, alice, bob, carol = reading()
+    unasked = [person.device.identity for person in (bob, carol)]
+    alice.group.reconsider(unasked, [Doubt(client, False, NOT_ASKED, "says the test", 1) for client in unasked])
+    alice.judge.denied.add(bob.device.identity)
+    order: list[object] = []
+    validate = alice.judge.validate
+
+    async def asked(leaves: Any, suite: Any) -> Any:
+        order.append(len(alice.texts()))
+        return await validate(leaves, suite)
+
+    alice.judge.validate = asked  # type: ignore[method-assign]
+    for text in (b"one", b"two"):
+        bob.send(text)
+    world.room.deliver_all()
+    await alice.reader.take_all(alice.stanzas())
+    assert alice.texts() == [b"one", b"two"]
+    assert order == [0]  # once, before the first message
+    assert alice.group.doubts[bob.device.identity].denied
+    assert alice.group.doubts[carol.device.identity].reason == NOT_ASKED

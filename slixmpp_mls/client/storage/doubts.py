@@ -33,8 +33,9 @@ from ...mls.group.commit_effects import Effects
 from ...mls.structures.framing import NewMemberCommitSender, NewMemberProposalSender
 from .records import DoubtRecord
 
-__all__ = ["Doubt", "Doubts"]
+__all__ = ["NOT_ASKED", "Doubt", "Doubts"]
 
+NOT_ASKED = "not-asked"  # others have named too many accounts at once; asked before a message of it is shown
 REFUSED = "refused"  # the reason of a person, see :class:`~slixmpp_mls.authentication.Verdict`
 _UNKNOWN, _DENIED, _UNINVITED = range(3)  # in the store
 _MAX_TEXT = 500  # octets; a service's text may contain text from servers
@@ -46,7 +47,8 @@ class Doubt:
 
     :ivar client: the identity that it claims
     :ivar denied: True if the Authentication Service denies it, False if the service cannot tell
-    :ivar reason: machine-readable, see :class:`~slixmpp_mls.authentication.Verdict`
+    :ivar reason: machine-readable, see :class:`~slixmpp_mls.authentication.Verdict`; or ``not-asked``: the service has
+        not been asked yet, because others have named too many accounts at once
     :ivar text: the reason, human-readable
     :ivar since: seconds since the Unix epoch
     :ivar lapsed: whether the service had vouched for it before

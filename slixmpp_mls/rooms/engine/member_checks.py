@@ -2,7 +2,11 @@
 
 It is asked about new leaves before the Commit that brings them is applied, about members of an account when the service
 reports a possible change there, about members in doubt when the room has been caught up with, and about all members
-once a day.  :mod:`slixmpp_mls.client.storage.doubts` defines the meaning of the answers.  The reaction to members that
+once a day.  Others can name any number of accounts in a Welcome or a Commit.  Beyond :data:`FREE` in one stanza,
+questions draw on a budget (:mod:`slixmpp_mls.runtime.question_budget`).  The members that it does not cover are in
+doubt with the reason ``not-asked``.  They are asked about one by one, as the budget fills, and at once when they speak.
+
+:mod:`slixmpp_mls.client.storage.doubts` defines the meaning of the answers.  The reaction to members that
 the service denies is configured:
 
 ==============  ==============================================================================================
@@ -18,18 +22,22 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import islice
 
 from ...client import Doubt, MemberDoubted
+from ...client.storage.doubts import NOT_ASKED
 from ...errors import NotPermitted, PeerError
 from ...identity import ClientIdentity
 from ...mls.crypto.cipher_suite import CipherSuite
 from ...mls.structures.leaf_node import LeafNode
 from ...mls.tree.tree_math import LeafIndex
 from ...runtime import DeniedMembers
+from ...runtime.question_budget import PAUSE
 from .parts import RoomParts
 
 __all__ = ["MemberChecks"]
 
+FREE = 8  # accounts that one stanza may make us ask about in any case
 _ROUNDS = 24  # parts of the membership; each round checks one of them
 
 
@@ -52,6 +60,8 @@ class MemberChecks:
         self._remove = remove
         self._told: dict[ClientIdentity, tuple[bool, str]] = {}
         self._round = random.randrange(_ROUNDS)  # noqa: S311
+        self._parts = parts
+        self._asking_on = False
         parts.group.sending.talks_to_anybody = parts.context.settings.denied_members is DeniedMembers.REPORT
 
     async def judge(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Doubt]:
@@ -62,17 +72,30 @@ class MemberChecks:
         doubts = []
         for leaf, verdict in zip(leaves, verdicts, strict=True):
             if not verdict.is_valid:
-                try:
-                    client = ClientIdentity.from_leaf(leaf)
-                except PeerError:
-                    continue  # such a leaf cannot enter a group of ours: see Roster
-                if client != self._context.device.identity:
+                client = _client(leaf)
+                if client is not None and client != self._context.device.identity:
                     doubts.append(Doubt(client, verdict.is_invalid, verdict.reason, verdict.text, self._context.now))
         return doubts
 
+    async def judge_named(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Doubt]:
+        """Ask about leaves that others have named, as far as the budget allows; return the resulting doubts."""
+        clients = [_client(leaf) for leaf in leaves]
+        accounts = dict.fromkeys(client.account for client in clients if client is not None)
+        covered = {*islice(accounts, FREE + self._context.questions.take(len(accounts) - FREE))}
+        if len(covered) == len(accounts):
+            return await self.judge(leaves, suite)
+        asked, left = [], []
+        for leaf, client in zip(leaves, clients, strict=True):
+            if client is None or client.account in covered:
+                asked.append(leaf)
+            else:
+                text = "not asked about yet: too many accounts at once"
+                left.append(Doubt(client, False, NOT_ASKED, text, self._context.now))
+        return [*await self.judge(asked, suite), *left]
+
     def report(self) -> None:
         """Report new doubts; during a catch-up the report waits for its end."""
-        doubts = self._group.members.doubts
+        doubts = {client: doubt for client, doubt in self._group.members.doubts.items() if doubt.reason != NOT_ASKED}
         for client in self._told.keys() - doubts.keys():
             del self._told[client]
         for client, doubt in doubts.items():
@@ -83,14 +106,21 @@ class MemberChecks:
                 )
 
     async def look_again(self, clients: Iterable[ClientIdentity] | None = None) -> None:
-        """Ask about members again, by default about those in doubt, and act on the answers.
+        """Ask about members again, by default about those in doubt that we have asked about, and act on the answers.
 
         :raises StoreError: the answers could not be stored
         """
+        if clients is None:
+            clients = [client for client, doubt in self._group.members.doubts.items() if doubt.reason != NOT_ASKED]
+        await self._ask(clients)
+        await self.act()
+
+    async def _ask(self, clients: Iterable[ClientIdentity]) -> None:
+        """Ask about members, and note the answers."""
         group = self._group
         leaves = {
             client: group.mls.tree.member(LeafIndex(leaf))
-            for client in (tuple(group.members.doubts) if clients is None else clients)
+            for client in clients
             if client != self._context.device.identity and (leaf := group.roster.leaf_of(client)) is not None
         }
         doubts = await self.judge(tuple(leaves.values()), group.mls.suite)
@@ -102,18 +132,59 @@ class MemberChecks:
         group.members.reconsider(same, [doubt for doubt in doubts if doubt.client in same])
         if silenced:
             self.resume()
-        await self.act()
 
     async def look_at_account(self, account: str) -> None:
         """Ask about an account's members again."""
         roster = self._group.roster
         await self.look_again([roster.at(leaf) for leaf in roster.leaves_of(account)])
 
+    # --- accounts beyond the budget ------------------------------------------------------------
+
+    def _not_asked(self) -> dict[str, None]:
+        """The accounts that we have never asked about."""
+        doubts = self._group.members.doubts.items()
+        return dict.fromkeys(client.account for client, doubt in doubts if doubt.reason == NOT_ASKED)
+
+    def must_ask(self, speaker: LeafNode) -> ClientIdentity | None:
+        """The speaker, if we have not asked about it yet."""
+        if not self._group.members.doubts:
+            return None  # nearly always
+        client = _client(speaker)
+        doubt = None if client is None else self._group.members.doubts.get(client)
+        return None if doubt is None or doubt.reason != NOT_ASKED else doubt.client
+
+    async def ask_about_speaker(self, client: ClientIdentity) -> None:
+        """Ask about the account of somebody whose message waits; who speaks has paid for the question.
+
+        :raises StoreError: the answers could not be stored
+        """
+        roster = self._group.roster
+        await self._ask([roster.at(leaf) for leaf in roster.leaves_of(client.account)])
+        if self._parts.progress.live.is_set():
+            self._parts.spawn(self.act(), "acting on doubts")
+
+    def ask_on(self) -> None:
+        """Begin to ask about the other accounts, one by one."""
+        if not self._asking_on and self._not_asked():
+            self._asking_on = True
+            self._parts.spawn(self._ask_the_others(), "asking about further members")
+
+    async def _ask_the_others(self) -> None:
+        try:
+            while self._group.is_member and (accounts := self._not_asked()):
+                await asyncio.sleep(PAUSE)
+                if self._group.is_member and self._context.questions.take(1):
+                    await self.look_at_account(next(iter(accounts)))
+        finally:
+            self._asking_on = False
+
+    # --- everybody, once a day -----------------------------------------------------------------
+
     async def next_round(self) -> None:
         """Ask about a part of the members; hourly calls cover all members in a day."""
         self._round = (self._round + 1) % _ROUNDS
-        roster = self._group.roster
-        accounts = sorted(roster.accounts())[self._round :: _ROUNDS]
+        roster, later = self._group.roster, self._not_asked()
+        accounts = [each for each in sorted(roster.accounts())[self._round :: _ROUNDS] if each not in later]
         await self.look_again([roster.at(leaf) for account in accounts for leaf in roster.leaves_of(account)])
 
     async def act(self) -> None:
@@ -138,3 +209,11 @@ class MemberChecks:
             for client, doubt in self._group.members.doubts.items()
             if doubt.denied and (not doubt.lapsed or now - doubt.since >= grace)
         ]
+
+
+def _client(leaf: LeafNode) -> ClientIdentity | None:
+    """The client that a leaf names; a leaf that names none cannot enter a group of ours (see Roster)."""
+    try:
+        return ClientIdentity.from_leaf(leaf)
+    except PeerError:
+        return None

@@ -22,11 +22,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from ...client import Doubt, Event, Incoming, Step
-from ...client.group.actions import Enter, Ignore, Read, Remember, Sent
+from ...client.group.actions import Enter, Ignore, MoveOn, Read, Remember, Sent
 from ...client.group.resumption_psks import Awaited
 from ...delivery import RoomStanza, Stream
 from ...delivery.archive import is_tombstone
 from ...errors import DeliveryError, InvalidError, MalformedError, PeerError, StoreError, TransferFailed
+from ...identity import ClientIdentity
 from ...mls.group.group_state import GroupState
 from ...stanza import RoomElement, read_payloads
 from ...stanza.blob import BlobReference
@@ -100,6 +101,8 @@ class Reader:
                     step = self._group.processing.examine(_parse(stanza), self._context.now)
                     if not isinstance(step.action, Read | Sent | Ignore) or step.fetch or step.awaits:
                         break
+                    if self._unknown_speaker(step) is not None:
+                        break
                     if step.gap and not stanza.archived:
                         break
                     done.append(Taken(stanza, step, self._group.applying.accept(step, self._context.now)))
@@ -121,6 +124,10 @@ class Reader:
             return False
         incoming = step.incoming
         refusal: PeerError | None = None
+        speaker = self._unknown_speaker(step)
+        if speaker is not None:
+            await self._parts.until_stored(lambda: self._checks.ask_about_speaker(speaker))
+            step = await self._examine(incoming)
         if step.awaits is not None:
             await self._reached(step.awaits)
             step = await self._examine(incoming)
@@ -140,6 +147,7 @@ class Reader:
         self._on_steps([Taken(stanza, step, await self._accept(step, doubts, refusal))])
         if doubts and self._parts.progress.live.is_set():
             self._parts.spawn(self._checks.act(), "acting on doubts")
+            self._checks.ask_on()
         if silenced:
             self._checks.resume()
         return True
@@ -194,7 +202,13 @@ class Reader:
         for before, after in step.successions:
             if before.signature_key != after.signature_key:
                 await self._context.authentication.note_successor(before, after, state.suite)
-        return await self._checks.judge(step.leaves, state.suite)
+        if isinstance(step.action, MoveOn) and step.action.staged.own:
+            return await self._checks.judge(step.leaves, state.suite)  # our own user has named them
+        return await self._checks.judge_named(step.leaves, state.suite)
+
+    def _unknown_speaker(self, step: Step) -> ClientIdentity | None:
+        """Who has sent a message, if the Authentication Service has not been asked about it yet."""
+        return self._checks.must_ask(step.action.received.leaf) if isinstance(step.action, Read) else None
 
     async def _accept(self, step: Step, doubts: list[Doubt], refusal: PeerError | None) -> list[Event]:
         """Apply a step."""
