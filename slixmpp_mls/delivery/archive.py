@@ -234,9 +234,12 @@ class Archive:
                 return
             before = page.entries[0].archive_id
 
-    async def last_id(self) -> str | None:
-        """The archive id of the newest stanza, ``None`` if the archive is empty."""
-        page = await self._page(None, size=1, before="")
+    async def last_id(self, *, end: int | None = None) -> str | None:
+        """The archive id of the newest stanza, ``None`` if there is none.
+
+        :param end: leave out messages that the server received after that, in seconds since the Unix epoch.
+        """
+        page = await self._page(None, size=1, before="", end=end)
         return page.entries[-1].archive_id if page.entries else None
 
     async def _checked(self, after: str, page: Page) -> Page:
@@ -252,12 +255,24 @@ class Archive:
         return page
 
     async def _page(
-        self, after: str | None, *, size: int | None = None, before: str | None = None, start: int | None = None
+        self,
+        after: str | None,
+        *,
+        size: int | None = None,
+        before: str | None = None,
+        start: int | None = None,
+        end: int | None = None,
     ) -> Page:
         queryid = secrets.token_hex(8)
         query = Element(f"{{{MAM}}}query", {"queryid": queryid})
-        if start is not None:
-            query.append(submission(MAM, {"start": xep_0082.format_datetime(datetime.fromtimestamp(start, UTC))}))
+        times = {"start": start, "end": end}
+        fields = {
+            name: xep_0082.format_datetime(datetime.fromtimestamp(time, UTC))
+            for name, time in times.items()
+            if time is not None
+        }
+        if fields:
+            query.append(submission(MAM, fields))
         rsm = SubElement(query, f"{{{RSM}}}set")
         SubElement(rsm, f"{{{RSM}}}max").text = str(size or self.page_size)
         if before is not None:

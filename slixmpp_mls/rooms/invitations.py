@@ -47,6 +47,7 @@ _HANDLER = "MLS invitations"
 _LAST = ("device", b"invitation")  # archive id, in our own account's archive
 _SINCE = ("device", b"since")  # seconds since the Unix epoch: no member could have added us before
 _EARLY = 16  # invitations that are remembered until the store is open; the others are in the archive
+_OLDEST = 2 * EXPIRY  # seconds before which no Welcome is looked for: an invitation waits here for one EXPIRY at most
 _CLOCKS = 600  # seconds by which our server's clock may be behind ours
 
 
@@ -102,7 +103,7 @@ class Invitations:
         self._store = context.device.store
 
         async def follow(room: str, after: str | None) -> None:
-            await rooms.follow_invitation(room, await self._known(room, after))
+            await rooms.follow_invitation(room, await self._beginning(room, after))
 
         self._rooms = rooms
         self._queue = InvitationQueue(
@@ -236,17 +237,23 @@ class Invitations:
         found = await features(Stream.of(self._xmpp), address)
         return found is not None and MUC in found
 
-    async def _known(self, room: str, after: str | None) -> str | None:
-        """The start of reading: the place that the inviter names, or the end of the archive if there is no such place.
+    async def _beginning(self, room: str, after: str | None) -> str | None:
+        """The archive id from which to look for the Welcome.
 
-        It is not the beginning: an inviter could make us read years with a made-up id.
+        The place that the inviter names, but none that is older than an invitation can be: an inviter could make us
+        read years of a room.  If the archive has no such place, its end.
         """
         archive = Archive(self._xmpp, room)
+        oldest = self._now() - _OLDEST
         if after is None:
-            return None
+            return await archive.last_id(end=oldest)
         try:
             async with aclosing(archive.pages(after)) as pages:
-                async for _ in pages:
+                async for page in pages:
+                    stamp = page.entries[0].stamp if page.entries else None
+                    if stamp is not None and stamp.timestamp() < oldest:
+                        log.info("an invitation to %s names a place that is too old", room)
+                        return await archive.last_id(end=oldest)
                     break
         except ArchiveGap:
             log.info("an invitation to %s names a place that is not in its archive", room)

@@ -164,7 +164,7 @@ class _FakeArchive(Archive):
     async def pages_backwards(self, limit: int) -> AsyncGenerator[Page, None]:
         yield Page(tuple(self._as_entry(incoming) for incoming in self._room.archive(self._account)), complete=True)
 
-    async def last_id(self) -> str | None:
+    async def last_id(self, *, end: int | None = None) -> str | None:
         seen = self._room.archive(self._account)
         return seen[-1].archive_id if seen else None
 

@@ -18,6 +18,7 @@ from slixmpp_mls.rooms.engine import transmitter
 
 from ..conftest import SERVERS, in_own_loop, unavailable_means_skip, unique
 from .people import Cast, Person, all_agree
+from .test_takeover import Impostor, names, refused, seat
 
 pytestmark = pytest.mark.server
 
@@ -271,3 +272,35 @@ async def test_nothing_is_in_clear_between_the_servers(prosody: DevServer, cast:
         assert f"<{element}" in read, element
     assert cast.secrets
     assert not [secret for secret in cast.secrets if secret in read]
+
+
+@pytest.mark.parametrize("servers", ["prosody-prosody", "ejabberd-prosody"], indirect=True)
+@pytest.mark.parametrize("way", ["commits", "asks"])
+async def test_no_ghost_comes_in_for_somebody_whose_server_is_kept_out_of_reach(
+    pair: Pair, cast: Cast, way: str
+) -> None:
+    """The room's server seats a made-up device of bob's, and talks to bob's server no more: unknown is not valid."""
+    room, alice, bob, beth = await meet(cast, pair)
+    mallory = await seat(cast, pair.alpha, alice, room)
+    before, epoch = names(alice), alice.room().epoch
+    pair.line.cut()
+    impostor = Impostor(mallory, room, bob.account)
+    await impostor.sit_down()
+    if way == "commits":
+        outgoing, _ = await impostor.external_commit()
+        await impostor.post(*outgoing.payloads)
+        assert await refused(alice) == {"external-join"}
+    else:
+        for outgoing in await impostor.requests():
+            await impostor.post(*outgoing.payloads)
+        asked = await alice.next("mls_join_requested")
+        assert (asked.account, asked.reason) == (bob.account, "unproven")
+    await alice.say("the attack is at dawn")
+    assert names(alice) == before
+    assert alice.room().epoch == epoch
+    await pair.line.restore()
+    for person in (bob, beth):
+        await person.hears("the attack is at dawn")
+    await alice.room().update()
+    await all_agree(alice, bob, beth, epoch=epoch + 1)
+    assert names(bob) == before

@@ -29,7 +29,7 @@ from slixmpp_mls.mls.group import commit_creation, group_creation
 from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.registry import ProtocolVersion
 from slixmpp_mls.mls.structures.extensions import Extension
-from slixmpp_mls.mls.structures.framing import MLSMessage
+from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateMessage
 from slixmpp_mls.mls.structures.key_package import KeyPackage
 from slixmpp_mls.mls.structures.proposals import Add, AnyProposal, GroupContextExtensions, ReInit, Remove
 from slixmpp_mls.mls.tree import leaf_validation
@@ -267,9 +267,11 @@ async def test_a_commit_that_somebody_makes_up_keeps_nobody_out(server: DevServe
     joining = asyncio.create_task(bob.mls.join(room))
     await bob.next("mls_entered")
     group = alice.room().group.mls
-    false = elements.Commit(group.group_id, group.epoch, b"garbage")
-    await mallory.post([false.to_stdlib(), Element("{urn:xmpp:hints}store")], room)
-    await alice.next("mls_rejected")
+    private = PrivateMessage(group.group_id, group.epoch, ContentType.COMMIT, b"", os.urandom(28), os.urandom(200))
+    for octets in (b"garbage", MLSMessage.wrap(private)):  # what anybody sees through, and what only members do
+        false = elements.Commit(group.group_id, group.epoch, octets)
+        await mallory.post([false.to_stdlib(), Element("{urn:xmpp:hints}store")], room)
+        await alice.next("mls_rejected")
     assert (await alice.room().add(bob.account)).added
     await asyncio.wait_for(joining, SECONDS)
     await everybody_talks(alice, bob)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import aclosing
 from dataclasses import replace
 from uuid import uuid4
 
@@ -25,7 +26,7 @@ from slixmpp_mls.mls.structures.proposals import Add, AnyProposal, GroupContextE
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import ExternalJoins, RoomPolicy
 from slixmpp_mls.policy.roster import Roster
-from slixmpp_mls.rooms.engine import rejoin
+from slixmpp_mls.rooms.engine import reader, rejoin
 from slixmpp_mls.rooms.engine.parts import children
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.store import MemoryStore
@@ -68,6 +69,16 @@ class Impostor:
         group = self.group.room_state.entry
         assert group is not None
         return outgoing, group
+
+    async def requests(self) -> list[Outgoing]:
+        """Its requests to be added, by what the archive shows of the group."""
+        now = int(time.time())
+        async with aclosing(self.muc.archive.pages(None)) as pages:
+            async for page in pages:
+                for entry in page.entries:
+                    if (stanza := entry.stanza()) is not None:
+                        self.session.accept(self.session.examine(reader._parse(stanza), now), now)
+        return self.session.ask(now)
 
     async def post(self, *found: elements.RoomElement) -> None:
         await self.muc.send(children(found), message_id=str(uuid4()))

@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+from xml.etree.ElementTree import Element
 
+import pytest
+
+from slixmpp_mls.delivery.archive import Entry, Page
 from slixmpp_mls.delivery.invitation import invitation
 from slixmpp_mls.delivery.muc_config import MUC
 from slixmpp_mls.errors import ArchiveGap, NoAnswer, NotPermitted
+from slixmpp_mls.mls.parameters import DAY
 from slixmpp_mls.rooms import invitations
 from slixmpp_mls.rooms.invitation_queue import (
     BURST,
@@ -265,23 +271,67 @@ async def test_an_invitation_that_a_store_of_0_1_keeps() -> None:
         await until(lambda: not queue.waiting())
 
 
-async def test_an_invitation_from_the_stream_to_the_room(world: Any, monkeypatch: Any) -> None:
-    """All of it, with a place that the room's archive does not know: it is not read from the beginning."""
+NOW = 1_800_000_000
+
+
+class Archive:
+    """A room's archive: ids and times of its stanzas."""
+
+    stanzas: ClassVar[dict[str, int]] = {}
+
+    def __init__(self, *_: Any) -> None: ...
+
+    async def pages(self, after: str, **_: Any) -> Any:
+        if after not in self.stanzas:
+            raise ArchiveGap("r@rooms.example", after)
+        ids = list(self.stanzas)
+        for each in ids[ids.index(after) + 1 :]:
+            yield Page((Entry(each, Element("message"), datetime.fromtimestamp(self.stanzas[each], UTC)),), False)
+
+    async def last_id(self, *, end: int | None = None) -> str | None:
+        found = [each for each, time in self.stanzas.items() if end is None or time <= end]
+        return found[-1] if found else None
+
+
+@pytest.mark.parametrize(
+    ("after", "begins"),
+    [
+        ("yesterday", "yesterday"),
+        ("the-end", "the-end"),
+        ("made-up", "the-end"),  # not the beginning
+        (None, "last-month"),
+        ("years-ago", "last-month"),
+        ("last-month", "last-month"),
+    ],
+)
+async def test_an_inviter_does_not_make_us_read_years(
+    world: Any, monkeypatch: pytest.MonkeyPatch, after: str | None, begins: str
+) -> None:
+    """Of a room's archive only what can hold the Welcome is read, whatever place the invitation names, or none."""
     dave = Bot(world.person("dave@d.example"))
-    features = {world.room.jid: frozenset({MUC}), "person@p.example": frozenset({"urn:xmpp:ping"})}
+    world.now = NOW
+    stanzas = {"years-ago": 1000, "last-month": 30, "last-week": 6, "yesterday": 1, "the-end": 0}
+    monkeypatch.setattr(Archive, "stanzas", {each: NOW - days * DAY for each, days in stanzas.items()})
+    followed = await followed_by(dave, world.room.jid, monkeypatch, after)
+    assert followed == [(world.room.jid, begins)]
+    assert not dave.errors
+
+
+async def test_a_young_archive_is_read_from_its_beginning(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    dave = Bot(world.person("dave@d.example"))
+    world.now = NOW
+    monkeypatch.setattr(Archive, "stanzas", {"yesterday": NOW - DAY})
+    assert await followed_by(dave, world.room.jid, monkeypatch, None) == [(world.room.jid, None)]
+
+
+async def followed_by(
+    dave: Bot, room: str, monkeypatch: pytest.MonkeyPatch, after: str | None
+) -> list[tuple[str, str | None]]:
+    """All of it, from the stream to the room; two other invitations lead to a person, and to the same room again."""
+    features = {room: frozenset({MUC}), "person@p.example": frozenset({"urn:xmpp:ping"})}
 
     async def described(_: Any, address: str) -> frozenset[str] | None:
         return features.get(address)
-
-    class Archive:
-        def __init__(self, *_: Any) -> None: ...
-
-        async def pages(self, after: str, **_: Any) -> Any:
-            raise ArchiveGap(world.room.jid, after)
-            yield
-
-        async def last_id(self) -> str:
-            return "the-end"
 
     async def ready() -> None:
         pass
@@ -296,16 +346,15 @@ async def test_an_invitation_from_the_stream_to_the_room(world: Any, monkeypatch
     monkeypatch.setattr(dave.rooms, "follow_invitation", follow)
     listening = invitations.Invitations(dave.xmpp, dave.context.tasks, None, ready)
     try:
-        for room in ("person@p.example", world.room.jid, world.room.jid):
-            message = invitation(dave.xmpp, room, "dave@d.example", [Invitation(b"g", "made-up").to_stdlib()])
+        for address in ("person@p.example", room, room):
+            message = invitation(dave.xmpp, address, "dave@d.example", [Invitation(b"g", after).to_stdlib()])
             message["from"] = STRANGER
             listening._received(message)
         listening.begin(dave.context, dave.rooms)  # those that came before are not lost
         await until(lambda: followed)
         await soon()
-        assert followed == [(world.room.jid, "the-end")]
         assert len(dave.got("mls_invited")) == 3
     finally:
         listening.close()
         await asyncio.gather(*dave.context.tasks.cancel(), return_exceptions=True)
-    assert not dave.errors
+    return followed
