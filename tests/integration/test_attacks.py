@@ -26,7 +26,7 @@ from slixmpp_mls.delivery.invitation import invitation
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import MalformedError, PolicyViolation, Replayed, StanzaTooLarge, StoreError
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
-from slixmpp_mls.mls.group.mls import Group
+from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.schedule.message_protection import open_sender_data, protect_private, unprotect_private
 from slixmpp_mls.mls.structures.framing import MLSMessage, PrivateMessage
 from slixmpp_mls.mls.structures.proposals import Add, AnyProposal, PreSharedKey, ReInit
@@ -160,18 +160,18 @@ async def test_a_strangers_invitations_cost_next_to_nothing(server: DevServer, c
         # An honest one, by somebody else, is not kept waiting by them.
         group = await alice.mls.create(f"{unique('coven')}@{server.rooms}")
         await group.add(bot.account)
-        await bot.joined(group.room)
+        await bot.joined(group.jid)
     finally:
         await mallory.disconnect(wait=1.0)
     sent = bot.client.sent[before:]
     presences = [stanza for stanza in sent if stanza.startswith("<presence") and "to=" in stanza]
     assert presences
-    assert all(f'to="{group.room}' in stanza or f"to='{group.room}" in stanza for stanza in presences)
+    assert all(f'to="{group.jid}' in stanza or f"to='{group.jid}" in stanza for stanza in presences)
     assert len([stanza for stanza in sent if ".invalid" in stanza]) <= MAX_OF_ONE
     with bot.mls.device.store.transaction() as transaction:
         assert len(list(transaction.items("invitation"))) <= MAX_OF_ONE
         assert len(list(transaction.items("room"))) == 1
-    assert set(bot.mls.groups) == {group.room}
+    assert set(bot.mls.rooms) == {group.jid}
 
 
 async def test_a_welcome_makes_nobody_ask_hundreds_of_servers(prosody: DevServer, cast: Cast) -> None:
@@ -190,7 +190,7 @@ async def test_a_welcome_makes_nobody_ask_hundreds_of_servers(prosody: DevServer
     # Its KeyPackage's directory entry is genuine, and so is the inviter: the Welcome is followed.
     before = len(bot.client.sent)
     await group.add(bot.account)
-    await bot.joined(group.room)
+    await bot.joined(group.jid)
     asked = {stanza for stanza in bot.client.sent[before:] if ".invalid" in stanza}
     assert 0 < len({re.findall(r"victim-\d+", stanza)[0] for stanza in asked}) <= FREE + BURST
     with bot.mls.device.store.transaction() as transaction:
@@ -221,7 +221,7 @@ async def test_a_hostile_ratchet_tree_is_refused_at_once(prosody: DevServer, cas
     await alice.room().add(bob.account)
     rejected = await bob.next("mls_rejected")
     assert isinstance(rejected.error, MalformedError)
-    assert not bob.mls.group(room).is_member
+    assert not bob.mls.room(room).is_member
 
 
 def _too_large_with_a_tree() -> Callable[[Sequence[Any]], None]:

@@ -77,8 +77,8 @@ class Impostor:
             async for page in pages:
                 for entry in page.entries:
                     if (stanza := entry.stanza()) is not None:
-                        self.session.accept(self.session.examine(reader._parse(stanza), now), now)
-        return self.session.ask(now)
+                        self.group.applying.accept(self.group.processing.examine(reader._parse(stanza), now), now)
+        return self.group.join_requests.ask(now)
 
     async def post(self, *found: elements.RoomElement) -> None:
         await self.muc.send(children(found), message_id=str(uuid4()))

@@ -174,7 +174,7 @@ async def test_others_can_name_any_number_of_accounts_and_few_are_asked() -> Non
 
 def unasked(alice: Checking, *clients: ClientIdentity) -> None:
     """Members that came in beyond the budget."""
-    alice.group.reconsider(clients, [Doubt(client, False, NOT_ASKED, "says the test", 1) for client in clients])
+    alice.group.members.reconsider(clients, [Doubt(client, False, NOT_ASKED, "says the test", 1) for client in clients])
 
 
 async def test_members_beyond_the_budget_are_asked_about_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,4 +192,4 @@ async def test_members_beyond_the_budget_are_asked_about_one_by_one(monkeypatch:
     await until(lambda: len(alice.judge.asked) == 2)
     await until(lambda: alice.told() == [(carol, True)])
     assert sorted(alice.judge.asked, key=str) == sorted([bob, carol], key=str)
-    assert set(alice.group.doubts) == {carol}
+    assert set(alice.group.members.doubts) == {carol}

@@ -275,7 +275,7 @@ async def test_who_speaks_is_asked_about_before_its_message_is_shown() -> None:
     """Members beyond the budget of questions: those who say nothing cost nothing, the others are known when they do."""
     world, alice, bob, carol = reading()
     unasked = [person.device.identity for person in (bob, carol)]
-    alice.group.reconsider(unasked, [Doubt(client, False, NOT_ASKED, "says the test", 1) for client in unasked])
+    alice.group.members.reconsider(unasked, [Doubt(client, False, NOT_ASKED, "says the test", 1) for client in unasked])
     alice.judge.denied.add(bob.device.identity)
     order: list[object] = []
     validate = alice.judge.validate
@@ -291,5 +291,5 @@ async def test_who_speaks_is_asked_about_before_its_message_is_shown() -> None:
     await alice.reader.take_all(alice.stanzas())
     assert alice.texts() == [b"one", b"two"]
     assert order == [0]  # once, before the first message
-    assert alice.group.doubts[bob.device.identity].denied
-    assert alice.group.doubts[carol.device.identity].reason == NOT_ASKED
+    assert alice.group.members.doubts[bob.device.identity].denied
+    assert alice.group.members.doubts[carol.device.identity].reason == NOT_ASKED
