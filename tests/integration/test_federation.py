@@ -287,7 +287,7 @@ async def test_no_ghost_comes_in_for_somebody_whose_server_is_kept_out_of_reach(
     impostor = Impostor(mallory, room, bob.account)
     await impostor.sit_down()
     if way == "commits":
-        outgoing, _ = await impostor.external_commit()
+        outgoing, _ = await impostor.external_commit(alice)
         await impostor.post(*outgoing.payloads)
         assert await refused(alice) == {"external-join"}
     else:
