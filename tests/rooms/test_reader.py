@@ -14,9 +14,9 @@ from slixmpp_mls.client import GroupChanged, Incoming, MemberDoubted, MessageRec
 from slixmpp_mls.client.group.certainty import UnsureReason
 from slixmpp_mls.client.group.placement import Placement
 from slixmpp_mls.client.group.resumption_psks import Awaited
+from slixmpp_mls.client.storage.doubts import NOT_ASKED, Doubt
 from slixmpp_mls.delivery import RoomStanza, Stream
 from slixmpp_mls.errors import TransferFailed
-from slixmpp_mls.client.storage.doubts import NOT_ASKED, Doubt
 from slixmpp_mls.rooms.engine import reader
 from slixmpp_mls.rooms.engine.member_checks import MemberChecks
 from slixmpp_mls.rooms.engine.reader import Reader, Taken
