@@ -5,20 +5,7 @@ that the reference states, compare the hash, decrypt (:mod:`slixmpp_mls.stanza.b
 certificate verification of the XMPP stream (``xmpp.ssl_context``).  Redirects, cookies and proxies of the environment
 are ignored.
 
-Which addresses may be fetched from
------------------------------------
-A reference comes from the member that adds us to a group.  To fetch it, our machine contacts a web server that this
-member has chosen.  The member thereby learns our network address (as the XEP says), and must not reach into networks
-that only we can reach.  Therefore a host name is resolved first, and only these addresses are used:
-
-* those of the public internet,
-* loopback ones if the XMPP server that we are connected to is at a loopback address, too,
-* private ones (RFC 1918, RFC 4193) if it is at a private one.
-
-The check happens at connection time: the socket is created for the checked address, so a name whose address changes
-cannot evade it.  IPv6 addresses that embed IPv4 addresses (IPv4-mapped, NAT64) are checked by the embedded address.
-Obsolete tunnels (6to4, Teredo, ISATAP) and site-local addresses are refused.  An application with another rule passes
-`allow_url`: the function gets the URL and decides alone, for instance by a list of hosts.
+Which addresses may be fetched from: :mod:`.networks`.
 
 The upload address that our own service returns is not checked: the account's server decides it.
 """
@@ -29,18 +16,12 @@ import asyncio
 import logging
 import os
 import re
-import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from random import uniform
-from urllib.parse import urlsplit
 from xml.etree.ElementTree import Element
 
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
 from slixmpp import ClientXMPP
 
 from ..errors import (
@@ -55,6 +36,7 @@ from ..errors import (
 )
 from ..stanza.blob import MAX_BLOB, OVERHEAD, BlobReference, check_url, seal
 from .forms import FORM
+from .networks import check_host, host_of, network_of
 from .stream import Stream, in_parallel
 
 __all__ = ["AllowURL", "Uploads"]
@@ -69,11 +51,7 @@ _DISCO_INFO = "http://jabber.org/protocol/disco#info"
 _DISCO_ITEMS = "http://jabber.org/protocol/disco#items"
 _HEADERS = frozenset({"authorization", "cookie", "expires"})  # XEP-0363 5: only these
 _MAX_SERVICES = 50  # of a server that are queried with disco#info at most
-_WHOLE = 120.0  # seconds for a blob
-_CONNECTING = 15.0
-_STALLED = 30.0  # seconds without any progress
-_CHUNK = 1 << 16
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # RFC 9110 15: temporary failures
+_WHOLE = 120.0  # seconds for a blob that is fetched in one piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,19 +185,9 @@ class Uploads:
         return urls[0], headers, urls[1]
 
     async def _upload(self, url: str, headers: list[tuple[str, str]], octets: bytes | AsyncIterator[bytes]) -> None:
-        """Upload the octets.  An upload in pieces has no total time limit, as long as it makes progress."""
-        async with (
-            _errors_of(url),
-            asyncio.timeout(_WHOLE if isinstance(octets, bytes) else _STALLED) as patience,
-            self._session(None, aiohttp.ClientTimeout(total=None, sock_connect=_CONNECTING)) as http,
-            http.put(
-                url,
-                data=octets if isinstance(octets, bytes) else _rescheduling(patience, octets),
-                headers=headers,
-                allow_redirects=False,
-            ) as response,
-        ):
-            _check_status(url, response, {200, 201, 204})
+        from . import http  # on the first use, see there
+
+        await http.put(self._xmpp.get_ssl_context(), url, headers, octets)
 
     # --- getting -------------------------------------------------------------------------------
 
@@ -247,170 +215,20 @@ class Uploads:
         :raises NotPermitted: its address is not one that may be fetched from
         :raises TransferFailed: it cannot be fetched; `temporary` says whether to try again
         """
-        resolver: _Resolver | None = None
+        networks: frozenset[str] | None = None
         if self._allow_url is None:
-            resolver = _Resolver(self._networks())
-            _check_host(url, resolver.networks)
+            networks = self._networks()
+            check_host(url, networks)
         elif not self._allow_url(url):
-            raise NotPermitted(f"nothing is to be fetched from {_host(url)}")
-        timing = aiohttp.ClientTimeout(total=whole, sock_connect=_CONNECTING, sock_read=_STALLED)
-        async with (
-            _errors_of(url),
-            self._session(resolver, timing) as http,
-            http.get(url, headers={"Accept-Encoding": "identity"}, allow_redirects=False) as response,
-        ):
-            _check_status(url, response, {200})
-            async for chunk in response.content.iter_chunked(_CHUNK):
+            raise NotPermitted(f"nothing is to be fetched from {host_of(url)}")
+        from . import http  # on the first use, see there
+
+        async with aclosing(http.fetch(self._xmpp.get_ssl_context(), url, networks, whole)) as chunks:
+            async for chunk in chunks:
                 yield chunk
 
     def _networks(self) -> frozenset[str]:
         """The kinds of networks that may be fetched from."""
         transport = self._xmpp.transport
         peer = None if transport is None else transport.get_extra_info("peername")
-        return frozenset({"public"} if not peer else {"public", _network(peer[0])}) - {"other"}
-
-    def _session(self, resolver: _Resolver | None, timing: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            ssl=self._xmpp.get_ssl_context(),
-            resolver=resolver,
-            use_dns_cache=False,
-            force_close=True,
-            socket_factory=None if resolver is None else resolver.socket,
-        )
-        return aiohttp.ClientSession(
-            connector=connector,
-            timeout=timing,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            auto_decompress=False,
-            headers={"User-Agent": "slixmpp-mls"},
-        )
-
-
-# --- addresses -------------------------------------------------------------------------------
-
-
-def _host(url: str) -> str:
-    return urlsplit(url).hostname or ""
-
-
-_PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")))  # RFC 1918, RFC 4193
-_UNICAST = ip_network("2000::/3")  # the allocated global unicast range of IPv6 (RFC 4291 2.4)
-_NAT64 = ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are the IPv4 address
-_TUNNELS = tuple(
-    map(
-        ip_network,
-        # 6to4 (RFC 3056) and its relays (RFC 7526), Teredo (RFC 4380): anybody can choose the inner one.
-        ("2002::/16", "192.88.99.0/24", "2001::/32"),
-    )
-)
-_DOCUMENTATION = ip_network("3fff::/20")  # RFC 9637, missing in older standard libraries
-_ISATAP = (0x00005EFE, 0x02005EFE)  # RFC 5214 6.1: the third quarter of an address whose last one is an IPv4 address
-
-
-def _network(address: str) -> str:
-    """The kind of network of an IP address: "public", "loopback", "private" or "other".
-
-    An address that embeds an IPv4 address is classified by that one if the embedding is in use (IPv4-mapped, NAT64),
-    and is "other" if the embedding is obsolete.
-    """
-    parsed = ip_address(address.partition("%")[0])
-    if isinstance(parsed, IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            parsed = parsed.ipv4_mapped
-        elif parsed in _NAT64:
-            inner = IPv4Address(int(parsed) & 0xFFFFFFFF)
-            # RFC 6052 3.1: this prefix does not represent addresses that are not global.
-            return "public" if _network(str(inner)) == "public" else "other"
-    if parsed.is_loopback:
-        return "loopback"
-    if any(parsed in network for network in _PRIVATE):
-        return "private"
-    if parsed.is_link_local or parsed.is_multicast or parsed.is_unspecified or parsed.is_reserved:
-        return "other"
-    if any(parsed in network for network in (*_TUNNELS, _DOCUMENTATION)):
-        return "other"
-    if isinstance(parsed, IPv6Address) and (parsed not in _UNICAST or int(parsed) >> 32 & 0xFFFFFFFF in _ISATAP):
-        return "other"
-    return "public" if parsed.is_global else "other"
-
-
-def _check_host(url: str, networks: frozenset[str]) -> None:
-    """Check a host that is an IP address literal before a connection is opened.
-
-    :raises NotPermitted: the address is not one that may be fetched from
-    """
-    host = _host(url)
-    try:
-        network = _network(host)
-    except ValueError:
-        # Some resolvers accept short and octal forms of addresses.  No host name ends in a number.
-        last = host.rstrip(".").rpartition(".")[2]
-        if not re.fullmatch("[0-9]+|0x[0-9a-f]*", last):
-            return
-        network = "other"
-    if network not in networks:
-        raise NotPermitted(f"nothing is to be fetched from the address {host}")
-
-
-class _Refused(OSError):
-    """Connecting to the address is not allowed.  (After an OSError the library tries the host's other addresses.)"""
-
-
-class _Resolver(AbstractResolver):
-    """Resolves host names to addresses of the allowed kinds of networks only."""
-
-    def __init__(self, networks: frozenset[str]) -> None:
-        self.networks = networks
-        self._resolver = ThreadedResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        found = await self._resolver.resolve(host, port, family)
-        allowed = [each for each in found if _network(each["host"]) in self.networks]
-        if found and not allowed:
-            raise NotPermitted(f"nothing is to be fetched from the address of {host}")
-        return allowed
-
-    def socket(self, info: aiohttp.AddrInfoType) -> socket.socket:
-        """Create the socket for one connection.  This checks the address of the connection, however it was resolved.
-
-        :raises _Refused: the address is not one that may be fetched from
-        """
-        family, kind, protocol, _, address = info
-        if _network(str(address[0])) not in self.networks:
-            raise _Refused("an address from which nothing is to be fetched")
-        return socket.socket(family, kind, protocol)
-
-    async def close(self) -> None:
-        await self._resolver.close()
-
-
-# --- answers ---------------------------------------------------------------------------------
-
-
-def _check_status(url: str, response: aiohttp.ClientResponse, good: set[int]) -> None:
-    if response.status not in good:
-        raise TransferFailed(f"{_host(url)} answered {response.status}", temporary=response.status in _PASSING)
-
-
-async def _rescheduling(patience: asyncio.Timeout, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Pass the pieces through; each one restarts the time limit."""
-    async for piece in pieces:
-        patience.reschedule(asyncio.get_running_loop().time() + _STALLED)
-        yield piece
-
-
-@asynccontextmanager
-async def _errors_of(url: str) -> AsyncIterator[None]:
-    """Translate errors of aiohttp to ours."""
-    try:
-        yield
-    except aiohttp.InvalidURL:
-        raise TransferFailed("not a URL that can be used", temporary=False) from None
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, _Refused):
-            raise NotPermitted(f"nothing is to be fetched from the address of {_host(url)}") from None
-        reason = str(error) or type(error).__name__
-        raise TransferFailed(f"{_host(url)} cannot be reached: {reason}", temporary=True) from error
+        return frozenset({"public"} if not peer else {"public", network_of(peer[0])}) - {"other"}

@@ -20,8 +20,9 @@ from slixmpp import ClientXMPP
 from slixmpp.xmlstream.handler import Callback
 from slixmpp.xmlstream.matcher import MatchXPath
 
-from slixmpp_mls.delivery import Uploads, upload
-from slixmpp_mls.delivery.upload import _network, _Service
+from slixmpp_mls.delivery import Uploads, http, upload
+from slixmpp_mls.delivery.networks import network_of
+from slixmpp_mls.delivery.upload import _Service
 from slixmpp_mls.devserver import DevServer, Ejabberd, Prosody
 from slixmpp_mls.errors import (
     BlobTooLarge,
@@ -264,7 +265,7 @@ def test_kinds_of_addresses() -> None:
                   "::ffff:0:127.0.0.1", "64:ff9b:1::a00:5", "2620:fe::5efe:10.0.0.5", "2620:fe::200:5efe:10.0.0.5",
                   "2001:db8::1", "3fff::1", "100::1", "5f00::1"],
     }.items():  # fmt: skip
-        assert {address: _network(address) for address in addresses} == dict.fromkeys(addresses, kind)
+        assert {address: network_of(address) for address in addresses} == dict.fromkeys(addresses, kind)
 
 
 async def test_addresses_that_nothing_is_fetched_from(
@@ -300,7 +301,7 @@ async def test_the_address_is_judged_when_the_socket_is_made(
     async with web_server(prosody, serve) as url:
         monkeypatch.setattr(uploads, "_networks", lambda: frozenset({"public"}))
         # Whatever was decided before, by host or by answer of the DNS, is deceived.
-        monkeypatch.setattr(upload, "_check_host", lambda url, networks: None)
+        monkeypatch.setattr(upload, "check_host", lambda url, networks: None)
         await failure(uploads.get(sealed.at(url)), NotPermitted)
 
         async def rebound(self: object, host: str, port: int = 0, family: int = 0) -> list[dict[str, Any]]:
@@ -309,7 +310,7 @@ async def test_the_address_is_judged_when_the_socket_is_made(
                 for address in ("127.0.0.1", "127.0.0.2")
             ]
 
-        monkeypatch.setattr(upload._Resolver, "resolve", rebound)
+        monkeypatch.setattr(http._Resolver, "resolve", rebound)
         await failure(uploads.get(sealed.at(url.replace("127.0.0.1", "public.example"))), NotPermitted)
         assert asked == []
         # It is the address that decides: the same requests arrive where loopback is allowed.
