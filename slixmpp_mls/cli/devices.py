@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -122,7 +123,8 @@ def list_(
     """
     account = bare_jid(jid)
     groups: list[RoomGroup] = []
-    if store is not None:
+    begun = store is not None and (store.exists() or str(store) != os.environ.get("MLS_STORE"))
+    if store is not None and begun:  # a store that the environment names may not be made yet
         try:
             groups = list(read_groups(find_store(store), key_file))
         except StoreLocked as error:
@@ -178,14 +180,12 @@ class _Row:
 
 
 async def _list(account: str, login: Login, groups: list[RoomGroup], as_json: bool) -> None:
-    with waiting("Asking the server"):
-        async with session(login, _prepare) as client:
-            own = account == login.jid
-            with no_such_account(account):
-                listed = await read_devices(DeviceDirectory(client), None if own else account)
-                published = await read_key_packages(
-                    KeyPackageDirectory(client), account, listed, None if own else account
-                )
+    async with session(login, _prepare) as client:  # asks for the password, which a spinner would hide
+        own = account == login.jid
+        with waiting("Asking the server"), no_such_account(account):
+            other = None if own else account
+            listed = await read_devices(DeviceDirectory(client), other)
+            published = await read_key_packages(KeyPackageDirectory(client), account, listed, other)
     rows = _rows(account, listed, published, groups)
     if as_json:
         console.print_json(json.dumps([row.record() for row in rows]))
