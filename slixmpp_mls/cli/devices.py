@@ -26,6 +26,7 @@ from ..client import RoomGroup
 from ..delivery import DeviceDirectory, KeyPackageDirectory
 from ..errors import NotPermitted, Refused, StoreLocked, UsageError
 from ..identity import ClientIdentity, fingerprint
+from ..key_packages.selection import says_nothing_is_there
 from ..mls.registry import CipherSuiteId, ExtensionType
 from ..mls.structures.leaf_node import KeyPackageSource
 from ..plugin import MLS
@@ -55,10 +56,6 @@ Store = Annotated[
         show_default=False,
     ),
 ]
-_NOTHING_THERE = frozenset({
-    "forbidden", "item-not-found", "not-authorized", "service-unavailable", "remote-server-not-found",
-    "remote-server-timeout",
-})  # fmt: skip
 ENTERING = 60.0  # seconds for the rooms to be entered and read
 
 
@@ -388,13 +385,13 @@ def _prepare(client: ClientXMPP) -> None:
 
 @contextmanager
 def no_such_account(account: str) -> Iterator[None]:
-    """Servers refuse to say which accounts there are: for the same reason they answer in several ways."""
+    """Turn a server's ways of saying "nothing there" into one sentence."""
     try:
         yield
     except (Refused, NotPermitted) as error:
-        condition = error.condition if isinstance(error, Refused) else "forbidden"
-        if condition not in _NOTHING_THERE:
+        if not says_nothing_is_there(error):
             raise
+        condition = error.condition if isinstance(error, Refused) else "forbidden"
         raise UsageError(f"no such account, or no MLS: {account} ({condition})") from None
 
 

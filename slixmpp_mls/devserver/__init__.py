@@ -5,7 +5,7 @@
     async with Prosody() as server:
         await server.register("alice", "secret")
         client = server.client("alice@prosody.example")
-        client.register_plugin("mls")
+        client.register_plugin("mls", {"store": "alice.db"})
         await server.connect(client)
         ...
 

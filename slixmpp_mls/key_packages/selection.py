@@ -18,7 +18,7 @@ from functools import partial
 from ..authentication import AuthenticationService
 from ..authentication.callbacks import Recent
 from ..client import RoomGroup
-from ..errors import DeliveryError, PeerError, StoreError
+from ..errors import DeliveryError, NotPermitted, PeerError, Refused, StoreError
 from ..identity import ClientIdentity, normal_forms
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.structures.credential import type_of
@@ -31,6 +31,11 @@ from .items import parse_item, parse_key_package, read_listed, verify_item
 __all__ = ["PATIENCE", "Candidates", "each_by_itself", "find_candidates", "pick", "vouched_for"]
 
 log = logging.getLogger(__name__)
+
+_NOTHING_THERE = frozenset({
+    "forbidden", "item-not-found", "not-authorized", "service-unavailable", "remote-server-not-found",
+    "remote-server-timeout",
+})  # fmt: skip
 
 PATIENCE = 20.0
 """Time limit for reading everything from an account's server, in seconds."""
@@ -83,6 +88,16 @@ async def find_candidates(context: Context, group: RoomGroup, accounts: Iterable
     return found
 
 
+def says_nothing_is_there(error: DeliveryError) -> bool:
+    """Whether a server says in one of the usual ways that an account, or its node, does not exist.
+
+    Servers refuse to say which accounts there are, so what they answer has several names.
+    """
+    if isinstance(error, NotPermitted):
+        return True
+    return isinstance(error, Refused) and error.condition in _NOTHING_THERE
+
+
 async def each_by_itself(work: Mapping[str, Callable[[], Awaitable[None]]]) -> dict[str, str]:
     """Do the work for several accounts concurrently.  An error or a delay of one does not affect the others.
 
@@ -98,7 +113,8 @@ async def each_by_itself(work: Mapping[str, Callable[[], Awaitable[None]]]) -> d
         except TimeoutError:
             failed[account] = f"no answer within {PATIENCE:.0f} seconds"
         except DeliveryError as error:
-            failed[account] = f"the directory cannot be read: {error}"
+            what = "no such account, or no MLS" if says_nothing_is_there(error) else "the directory cannot be read"
+            failed[account] = f"{what}: {error}"
         except StoreError:
             raise
         except Exception as error:

@@ -260,3 +260,14 @@ async def test_the_windows_in_a_real_terminal(
         await window.type("/quit")
         assert await window.ends() == 0
     assert "three meet" not in "".join(prosody.archive(room)) + prosody.log_text()
+
+
+async def test_one_ctrl_c_ends_a_chat_of_lines(prosody: DevServer, account: Account, tmp_path: Path) -> None:
+    alice, room = str(await account(prosody, "alice")), f"{unique('coven')}@{prosody.rooms}"
+    command = (COMMAND, "chat", alice, room, "--create", "--plain", "--add", f"nobody@{prosody.domain}")
+    async with terminal(*command, folder=tmp_path, environment=login(prosody, alice)) as window:
+        await window.shows("no such account, or no MLS")
+        await window.shows("In coven")
+        await window.type("Fair is foul")
+        await window.press("C-c")
+        assert await window.ends() == 130
