@@ -73,14 +73,18 @@ class Terminal:
 
     async def type(self, text: str) -> None:
         """Type a line, and when it is on the screen, the Enter key; what comes together is taken for a paste."""
-        before = await self.screen()
+        before = await self._look()
         await self._tmux("send-keys", "-l", "--", text)
         async with asyncio.timeout(SECONDS):
-            while (now := await self.screen()) == before or text[-8:].strip() not in now:  # noqa: ASYNC110
+            while (now := await self._look()) == before or text[-8:].strip() not in now:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
             await self._tmux("send-keys", "Enter")
-            while await self.screen() == now:  # noqa: ASYNC110  # a screen tells of nothing
+            while await self._look() == now:  # noqa: ASYNC110  # a screen tells of nothing
                 await asyncio.sleep(0.1)
+
+    async def _look(self) -> str:
+        """The screen, and where the cursor is."""
+        return await self.screen() + await self._tmux("display-message", "-p", "#{cursor_x},#{cursor_y}")
 
     async def press(self, *keys: str) -> None:
         """Press keys, by tmux's names."""
