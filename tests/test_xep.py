@@ -48,14 +48,22 @@ from slixmpp_mls.mls import xml_form
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.parameters import DAY, HOUR, Parameters
 from slixmpp_mls.mls.schedule.message_protection import pad_in_steps
+from slixmpp_mls.mls.structures.commit import MAX_PROPOSALS
+from slixmpp_mls.mls.structures.credential import MAX_CERTIFICATES
+from slixmpp_mls.mls.structures.extensions import MAX_EXTENSIONS, MAX_NUMBERS
 from slixmpp_mls.mls.structures.framing import MLSMessage
 from slixmpp_mls.mls.structures.key_package import KeyPackage as MLSKeyPackage
+from slixmpp_mls.mls.structures.update_path import MAX_DEPTH, MAX_RESOLUTION
 from slixmpp_mls.mls.structures.welcome import GroupInfo
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
 from slixmpp_mls.mls.tree.leaf_validation import GroupRequirements
+from slixmpp_mls.mls.tree.ratchet_tree import MAX_MEMBERS
 from slixmpp_mls.policy import MAX_ADMINISTRATORS, POLICY_TYPES, RoomPolicy
 from slixmpp_mls.rooms.content import PROFILE
+from slixmpp_mls.rooms.engine.member_checks import FREE
 from slixmpp_mls.rooms.epoch_code import EpochHistory
+from slixmpp_mls.rooms.invitation_queue import EXPIRY
+from slixmpp_mls.runtime.question_budget import BURST, PAUSE
 from slixmpp_mls.stanza import (
     MAX_ENCODED,
     NODE_DEVICES,
@@ -263,6 +271,14 @@ def test_its_other_numbers_are_those_of_the_code() -> None:
     limits = Limits()
     bounds = f"{limits.depth} levels of elements, {MAX_ELEMENTS:,} elements in all, {MAX_ATTRIBUTES} attributes of each"
     assert f"at most {limits.size:,} octets, {bounds}, and {limits.elements} elements" in text
+    counts = f"{MAX_CERTIFICATES} certificates in a credential, {MAX_EXTENSIONS} extensions in one place, {MAX_NUMBERS}"
+    assert f"more than {counts} numbers in a list" in text
+    assert f"more than {MAX_PROPOSALS:,} proposals in a Commit, or entries in a Welcome" in text
+    assert f"more than {MAX_DEPTH} nodes, or with more than {MAX_RESOLUTION:,} ciphertexts" in text
+    assert f"a tree of more than {MAX_MEMBERS:,} leaves" in text
+    assert f"no more than {FREE} accounts for one stanza" in text
+    assert f"{BURST} accounts at once and one more every {PAUSE:.0f} seconds" in text
+    assert f"what is more than {2 * EXPIRY // DAY} days old" in text
     assert f"0 to {PROFILE.random_padding} random characters" in text
     assert f"more than {PROFILE.tolerance.total_seconds() / 60:.0f} minutes away" in text
     assert f"of ordinary ones {SETTINGS.count} for each suite" in text
