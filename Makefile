@@ -45,7 +45,7 @@ release-check: $(VENV)/.installed-docs $(VENV)/.installed-release  ## build the 
 	@$(BIN)/python release/check.py $(ARGS)
 
 clean:  ## remove everything that these targets made in this folder
-	@rm -rf $(VENV) build dist sbom.cdx.json slixmpp-mls.1 docs/_build docs/reference/generated docs/concepts/pictures .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis .benchmarks tests/interop/*/node_modules
+	@rm -rf $(VENV) build dist sbom.cdx.json slixmpp-mls.1 docs/_build docs/reference/generated .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis .benchmarks tests/interop/*/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Where the interpreter is gone (an upgrade of the system's Python removes what .venv links to), start over.

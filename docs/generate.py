@@ -8,8 +8,7 @@ They are written to ``docs/reference/generated/`` when the site is built, and ar
 - ``api.rst`` from what the package and its parts export;
 - ``settings.rst`` from the table in :mod:`slixmpp_mls.runtime.settings`.
 
-The pictures of the concept pages are drawn by :mod:`pictures`, and the specification is rendered by ``xep/render.py``
-into ``docs/_build/extra/xep``.
+The specification is rendered by ``xep/render.py`` into ``docs/_build/extra/xep``.
 """
 
 from __future__ import annotations
@@ -22,8 +21,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-
-import pictures
 
 import slixmpp_mls
 from slixmpp_mls import errors
@@ -52,7 +49,6 @@ def everything() -> None:
     """Write all generated pages."""
     shutil.rmtree(GENERATED, ignore_errors=True)
     GENERATED.mkdir(parents=True)
-    pictures.everything(HERE / "concepts" / "pictures")
     command_line()
     _write("events.rst", _events())
     _write("errors.rst", _errors())

@@ -1,7 +1,7 @@
 """The pictures of the concept pages, as SVG: boxes, arrows and lines of text on a grid.
 
 A picture is a list of shapes in grid units; :func:`draw` turns it into a file that is readable on a light and on a
-dark page.  The site's build calls :func:`everything`.
+dark page.  They are in the repository, for readers of the pages there: ``python docs/pictures.py`` draws them again.
 """
 
 from __future__ import annotations
@@ -223,3 +223,7 @@ def everything(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in PICTURES.items():
         (folder / f"{name}.svg").write_text(picture(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    everything(Path(__file__).parent / "concepts" / "pictures")

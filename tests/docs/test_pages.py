@@ -78,6 +78,14 @@ def test_each_event_is_in_the_reference(monkeypatch: pytest.MonkeyPatch) -> None
     assert {name for name in settings.DEFAULTS} - documented == set()
 
 
+def test_the_pictures_are_those_of_their_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``python docs/pictures.py`` would change nothing."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    pictures = importlib.import_module("pictures")
+    for name, picture in pictures.PICTURES.items():
+        assert (DOCS / "concepts" / "pictures" / f"{name}.svg").read_text(encoding="utf-8") == picture(), name
+
+
 def test_pages_name_commands_that_exist() -> None:
     """Each command in a page exists, with the options that the page gives it."""
     seen = set()
