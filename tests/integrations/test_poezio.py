@@ -171,3 +171,28 @@ async def test_an_invited_person_reads_what_was_said_while_poezio_was_not_there(
         await window.type("tell me more")
         assert await hecate.hears(alice) == "tell me more"
     assert "tell me more" not in "".join(server.archive(coven.jid)) + server.log_text()
+
+
+async def test_a_stranger_is_followed_only_when_the_person_wants_it(
+    prosody: DevServer, account: Account, connect: Connect, tmp_path: Path
+) -> None:
+    """An invitation by nobody in the roster is shown; /join and /mls accept it.  Nothing private leaves in clear."""
+    alice = str(await account(prosody, "alice"))
+    hecate = await Person.connected(connect, prosody, tmp_path)
+    seen = on_the_wire(hecate)
+    coven = await hecate.mls.create(f"{unique('coven')}@{prosody.rooms}")
+    async with poezio(prosody, alice, tmp_path, accept="contacts") as window:
+        await window.shows("Authentication success")
+        await has_keys(hecate, alice)
+        assert not (await coven.add(alice)).failed
+        await window.shows("then /mls accepts")
+        await first_command(window, f"join {coven.jid}/alice")
+        await window.shows("joined the room")
+        await window.type("/mls")
+        await window.shows("Encrypted from now on")
+        await window.type("Show his eyes")
+        assert await hecate.hears(alice) == "Show his eyes"
+        nick = next(nick for nick, who in coven.muc.occupants.items() if str(who.jid) == hecate.jid)
+        await window.type(f"/query {nick} grieve his heart")
+        await window.shows("are not encrypted")
+    assert not [each for each in seen if "grieve" in each]
