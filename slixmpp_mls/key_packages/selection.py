@@ -74,17 +74,20 @@ class Candidates:
         self.failed[account] = reason
 
 
-async def find_candidates(context: Context, group: RoomGroup, accounts: Iterable[str]) -> Candidates:
+async def find_candidates(
+    context: Context, group: RoomGroup, accounts: Iterable[str], *, again: bool = False
+) -> Candidates:
     """Find the devices of these accounts that are not in the group yet.
 
     The accounts are queried concurrently, each for :data:`PATIENCE` seconds at most.
 
     :param accounts: bare JIDs, or full identities (``account/device``) of single devices, in any spelling
+    :param again: also the devices that are in the group, to be added in the place of their leaves
     :raises StoreError: the store failed
     """
     found = Candidates()
     wanted, found.failed = normal_forms(accounts)
-    found.failed |= await each_by_itself({each: partial(_find, context, group, each, found) for each in wanted})
+    found.failed |= await each_by_itself({each: partial(_find, context, group, each, found, again) for each in wanted})
     return found
 
 
@@ -125,7 +128,7 @@ async def each_by_itself(work: Mapping[str, Callable[[], Awaitable[None]]]) -> d
     return failed
 
 
-async def _find(context: Context, group: RoomGroup, wanted: str, found: Candidates) -> None:
+async def _find(context: Context, group: RoomGroup, wanted: str, found: Candidates, again: bool) -> None:
     account, _, only = wanted.partition("/")
     items, listed = await asyncio.gather(context.key_packages.items(account), read_listed(context.devices, account))
     if not items and not listed:
@@ -149,7 +152,7 @@ async def _find(context: Context, group: RoomGroup, wanted: str, found: Candidat
     roster = group.roster  # includes this device
     claimed = [client for client in refusals if client is not None][:_CLAIMS]
     everybody = dict.fromkeys((*usable, *(ClientIdentity(account, name) for name in sorted(listed)), *claimed))
-    known = [client for client in everybody if only in ("", client.device) and roster.leaf_of(client) is None]
+    known = [each for each in everybody if only in ("", each.device) and (again or roster.leaf_of(each) is None)]
     packages = {
         client: pick(await vouched_for(context.authentication, mls.suite, usable[client]), context.used_key_packages)
         for client in known

@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from ..errors import DeliveryError, MLSError
+from ..errors import DeliveryError, MalformedError, MLSError
 from ..mls.tls import Struct, opaque, struct, uint8, uint64
 from ..runtime import Tasks
 from ..store import Store
@@ -50,7 +50,7 @@ class InvitationRecord(Struct):
     """A waiting invitation.
 
     `inviter` is a bare JID, `after` an archive id or empty; `received` and `due` (the next attempt) are seconds since
-    the Unix epoch.
+    the Unix epoch.  `group` is the group id that the invitation names.
     """
 
     inviter: opaque
@@ -58,13 +58,22 @@ class InvitationRecord(Struct):
     received: uint64
     due: uint64
     attempts: uint8
+    group: opaque = b""
+
+
+def _read(value: bytes) -> InvitationRecord:
+    """Decode a stored record.  Version 0.1 stored no group id."""
+    try:
+        return InvitationRecord.decode(value)
+    except MalformedError:
+        return InvitationRecord.decode(value + bytes(1))  # RFC 9420 2.1.2: a vector of length 0
 
 
 class InvitationQueue:
     """See the module.
 
     :param is_room: whether an address identifies itself as a room; raises DeliveryError if it gives no answer
-    :param follow: reads a room from an archive id on; raises DeliveryError if it does not let us in
+    :param follow: reads a room, where a group is, from an archive id on; raises DeliveryError if it does not let us in
     :param is_settled: whether no invitation to a room is of interest, because we are in its group
     :param now: seconds since the Unix epoch
     """
@@ -75,7 +84,7 @@ class InvitationQueue:
         tasks: Tasks,
         *,
         is_room: Callable[[str], Awaitable[bool]],
-        follow: Callable[[str, str | None], Awaitable[object]],
+        follow: Callable[[str, str | None, bytes], Awaitable[object]],
         is_settled: Callable[[str], bool],
         now: Callable[[], int],
     ) -> None:
@@ -99,14 +108,15 @@ class InvitationQueue:
 
     def _records(self) -> dict[bytes, InvitationRecord]:
         with self._store.transaction() as transaction:
-            return {key: InvitationRecord.decode(value) for key, value in transaction.items(SPACE)}
+            return {key: _read(value) for key, value in transaction.items(SPACE)}
 
-    def add(self, room: str, inviter: str, after: str | None) -> bool:
+    def add(self, room: str, inviter: str, after: str | None, group: bytes) -> bool:
         """Follow an invitation, in this run or the next.  An invitation to a group that we are in changes nothing.
 
         :param room: bare JID
         :param inviter: bare JID
         :param after: archive id from which to look for the Welcome
+        :param group: id of the group there, as the inviter says
         :returns: False if it is not followed
         :raises StoreError: nothing has changed
         """
@@ -118,12 +128,14 @@ class InvitationQueue:
         earliest = begun[-BURST] + FIRST_PAUSE if len(begun) >= BURST else 0
         record = records.get(key)
         if record is not None:
-            record = replace(record, after=place or record.after, received=now, due=max(earliest, min(record.due, now)))
+            record = replace(
+                record, after=place or record.after, group=group, received=now, due=max(earliest, min(record.due, now))
+            )
         elif sum(each.inviter == inviter.encode() for each in records.values()) >= MAX_OF_ONE:
             log.info("an invitation by %s is not followed: %d wait already", inviter, MAX_OF_ONE)
             return False
         else:
-            record = InvitationRecord(inviter.encode(), place, now, max(earliest, now), 0)
+            record = InvitationRecord(inviter.encode(), place, now, max(earliest, now), 0, group)
         with self._store.transaction() as transaction:
             if key not in records and len(records) >= MAX_WAITING:
                 transaction.delete(
@@ -187,7 +199,7 @@ class InvitationQueue:
             if not await self._is_room(room):  # XEP-0045 6.2: presence is only for rooms
                 log.info("an invitation is not followed: %s is no room", room)
             else:
-                await self._follow(room, record.after.decode() or None)
+                await self._follow(room, record.after.decode() or None, record.group)
             if self._records().get(key) == record:  # it has not been repeated meanwhile
                 self._forget(key)
         except DeliveryError as error:

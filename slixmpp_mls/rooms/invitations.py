@@ -81,7 +81,7 @@ class Invitations:
         self._store: Store | None = None
         self._queue: InvitationQueue | None = None
         self._rooms: Rooms | None = None
-        self._early: deque[tuple[str, str, str | None]] = deque(maxlen=_EARLY)
+        self._early: deque[tuple[str, str, str | None, bytes]] = deque(maxlen=_EARLY)
         self._archive_read = False
         self._now: Callable[[], int] = lambda: 0
         xmpp.register_handler(Callback(_HANDLER, _DirectInvitation(""), self._received))
@@ -102,8 +102,8 @@ class Invitations:
         """
         self._store = context.device.store
 
-        async def follow(room: str, after: str | None) -> None:
-            await rooms.follow_invitation(room, await self._beginning(room, after))
+        async def follow(room: str, after: str | None, group: bytes) -> None:
+            await rooms.follow_invitation(room, await self._beginning(room, after), group)
 
         self._rooms = rooms
         self._queue = InvitationQueue(
@@ -212,12 +212,13 @@ class Invitations:
             return
         self._xmpp.event("mls_invited", invitation)
         if self._is_accepted(invitation):
-            asked = str(invitation.room), str(invitation.inviter), element.after
+            room, inviter = str(invitation.room), str(invitation.inviter)
+            asked = room, inviter, element.after, element.group
             if self._queue is None:
                 self._early.append(asked)
             else:
                 self._queue.add(*asked)  # before it is recorded as read
-                self._tell_room(*asked)
+                self._tell_room(room, inviter, element.after)
 
     def _tell_room(self, room: str, inviter: str, after: str | None) -> None:
         handle = None if self._rooms is None else self._rooms.get(room)

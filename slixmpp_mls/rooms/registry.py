@@ -324,7 +324,7 @@ class Rooms:
             return False
         return handle.group.state is MembershipState.FOUNDING or (handle.is_member and handle.worker.running)
 
-    async def follow_invitation(self, room: str, after: str | None) -> None:
+    async def follow_invitation(self, room: str, after: str | None, group: bytes = b"") -> None:
         """Read a room because of an invitation.
 
         Inviters may name wrong places.  Therefore a room that we wait in already is first read to the end from our
@@ -332,6 +332,7 @@ class Rooms:
 
         :param room: bare JID
         :param after: see :meth:`follow`
+        :param group: see :meth:`follow`
         :raises DeliveryError: the room does not let us in, or was not read to the end in :data:`READING_TIMEOUT`
         """
         handle = self._rooms.get(room)
@@ -346,13 +347,14 @@ class Rooms:
                 raise NoAnswer(f"{room} has not been read to the end yet") from None
             if handle.is_member or after is None:
                 return
-        await self.follow(room, after)
+        await self.follow(room, after, group)
 
-    async def follow(self, room: str, after: str | None) -> EncryptedRoom:
+    async def follow(self, room: str, after: str | None, group: bytes = b"") -> EncryptedRoom:
         """Read a room; if we are not in its group, look for a Welcome.
 
         :param room: bare JID
         :param after: archive id from which to look for it; the beginning if not given
+        :param group: id of the group there, if somebody has told us
         :raises DeliveryError: the room does not let us in
         """
         async with self._entering.setdefault(room, asyncio.Lock()):  # the same invitation may arrive twice
@@ -362,7 +364,7 @@ class Rooms:
                     await handle.worker.read_from(after)
                 return handle
             if not handle.is_member:
-                handle.group.lifecycle.expect_welcome(after)
+                handle.group.lifecycle.expect_welcome(after, group)
             try:
                 await handle.worker.start()
             except DeliveryError:

@@ -30,7 +30,7 @@ from tests.plugins import mls_of
 
 from .points import CountedClient, CountedStore, Points
 
-PATIENCE = 40.0
+PATIENCE = 180.0  # seconds for a whole story: eight are told side by side, perhaps by a slow machine
 #: Events that must not come, whatever happens.
 COMPLAINTS = (
     "mls_failed", "mls_rejected", "mls_unreadable", "mls_group_lost", "mls_left_behind", "mls_bounced", "mls_doubted",

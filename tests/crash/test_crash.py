@@ -271,7 +271,7 @@ async def everywhere(tell: Callable[[Point | None], Coroutine[Any, Any, Run]]) -
     return points, killed
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("kind", "story"), [("prosody", "founder"), ("prosody", "guest"), ("ejabberd", "guest")])
 async def test_killed_at_every_write_and_every_stanza(
     request: pytest.FixtureRequest, tmp_path: Path, kind: str, story: str

@@ -104,3 +104,28 @@ async def test_garbage_of_a_later_epoch_throws_nobody_out(server: DevServer, cas
     for person in people:
         assert not person.got("mls_group_lost")
         assert person.room().is_member
+
+
+@pytest.mark.parametrize("inviter", ["there", "away"])
+async def test_a_hole_in_a_welcome(server: DevServer, cast: Cast, inviter: str) -> None:
+    """The stanza with the Commit that adds somebody is gone before its Welcome is read: a member makes another one."""
+    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    carol = await cast.person(server, "carol")
+    await carol.log_out()
+    assert (await alice.room().add(carol.account)).added
+    await together(alice, bob)
+    await alice.until(lambda: not alice.room().group.post_commit_actions, SECONDS)  # the invitation is sent
+    assert edit(server, room, NEWEST) == 1
+    if inviter == "away":
+        await alice.log_out()
+    await carol.connect()
+    if inviter == "away":
+        await carol.next("mls_rejoining")
+        await alice.connect()
+        await alice.joined(room)
+    await carol.joined(room)
+    await together(alice, bob, carol)
+    await carol.say("here I am, in spite of it")
+    for person in (alice, bob):
+        await person.hears("here I am, in spite of it")
+    assert len(alice.room().members) == 3

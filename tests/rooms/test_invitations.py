@@ -33,6 +33,7 @@ from slixmpp_mls.store import MemoryStore, Store
 from .people import Bot, soon, until
 
 STRANGER = "mallory@m.example"
+GROUP = b"the group"
 
 
 class World:
@@ -63,7 +64,8 @@ class World:
             raise NoAnswer(room)
         return room not in self.no_rooms
 
-    async def follow(self, room: str, after: str | None) -> None:
+    async def follow(self, room: str, after: str | None, group: bytes) -> None:
+        assert group in (GROUP, b"")
         if self.refuses:
             raise NotPermitted(room)
         self.entered.append((room, after))
@@ -91,7 +93,7 @@ async def test_a_room_is_followed_from_the_place_that_is_named() -> None:
     world = World()
     async with world.queue() as queue:
         queue.start()
-        assert queue.add("r@rooms.example", STRANGER, "x1")
+        assert queue.add("r@rooms.example", STRANGER, "x1", GROUP)
         await until(lambda: not queue.waiting())
         assert world.entered == [("r@rooms.example", "x1")]
 
@@ -102,7 +104,7 @@ async def test_what_is_no_room_gets_no_presence() -> None:
     world.no_rooms.add("victim@v.example")
     async with world.queue() as queue:
         queue.start()
-        queue.add("victim@v.example", STRANGER, None)
+        queue.add("victim@v.example", STRANGER, None, GROUP)
         await until(lambda: not queue.waiting())
         assert world.asked == ["victim@v.example"]
         assert world.entered == []
@@ -114,11 +116,11 @@ async def test_one_attempt_at_a_time_for_each_inviter_and_few_in_all() -> None:
     async with world.queue() as queue:
         queue.start()
         for number in range(5):
-            queue.add(f"r{number}@rooms.example", STRANGER, None)
+            queue.add(f"r{number}@rooms.example", STRANGER, None, GROUP)
         await soon()
         assert world.asked == ["r0@rooms.example"]
         for number in range(10):
-            queue.add(f"s{number}@rooms.example", f"other{number}@m.example", None)
+            queue.add(f"s{number}@rooms.example", f"other{number}@m.example", None, GROUP)
         await soon()
         world.answer.set()
         await until(lambda: not queue.waiting())
@@ -130,7 +132,7 @@ async def test_pauses_grow_survive_restarts_and_end() -> None:
     world, store = World(), MemoryStore("bot@b.example")
     world.silent = True
     async with world.queue(store) as queue:
-        queue.add("r@rooms.example", STRANGER, None)
+        queue.add("r@rooms.example", STRANGER, None, GROUP)
         queue.start()
         await until(lambda: len(world.asked) == 1 and not world.under_way)
         await soon()
@@ -157,7 +159,7 @@ async def test_a_room_that_does_not_let_us_in_yet_is_tried_again() -> None:
     world.refuses = True
     async with world.queue() as queue:
         queue.start()
-        queue.add("r@rooms.example", STRANGER, None)
+        queue.add("r@rooms.example", STRANGER, None, GROUP)
         await until(
             lambda: world.asked and queue.waiting()["r@rooms.example", STRANGER].attempts == 1 and not queue._under_way
         )
@@ -170,11 +172,11 @@ async def test_a_room_that_does_not_let_us_in_yet_is_tried_again() -> None:
 async def test_limits_for_each_inviter_and_in_all() -> None:
     world = World()
     async with world.queue() as queue:
-        taken = [queue.add(f"r{number}@rooms.example", STRANGER, None) for number in range(50)]
+        taken = [queue.add(f"r{number}@rooms.example", STRANGER, None, GROUP) for number in range(50)]
         assert sum(taken) == MAX_OF_ONE == len(queue.waiting())
         for number in range(100):
             world.now += 1
-            assert queue.add(f"s{number}@rooms.example", f"other{number}@m.example", None)
+            assert queue.add(f"s{number}@rooms.example", f"other{number}@m.example", None, GROUP)
         assert len(queue.waiting()) == MAX_WAITING
         assert ("s99@rooms.example", "other99@m.example") in queue.waiting()
 
@@ -185,7 +187,7 @@ async def test_an_interrupted_first_attempt_is_made_again_at_once() -> None:
     world.answer.clear()
     for attempt in range(1, 3):
         async with world.queue(store) as queue:
-            queue.add("r@rooms.example", STRANGER, "x1")
+            queue.add("r@rooms.example", STRANGER, "x1", GROUP)
             queue.start()
             await until(lambda: world.under_way)
             assert len(world.asked) == attempt
@@ -206,10 +208,10 @@ async def test_invitations_of_two_inviters_are_independent() -> None:
     world.refuses = True
     async with world.queue() as queue:
         queue.start()
-        assert queue.add("r@rooms.example", STRANGER, "x1")
+        assert queue.add("r@rooms.example", STRANGER, "x1", GROUP)
         await until(lambda: world.asked and not queue._under_way)
         world.refuses = False
-        assert queue.add("r@rooms.example", "alice@a.example", "x2")
+        assert queue.add("r@rooms.example", "alice@a.example", "x2", GROUP)
         await until(lambda: world.entered == [("r@rooms.example", "x2")])
         await until(lambda: not queue.waiting())  # what is read already needs no other
         assert world.most == 1
@@ -221,7 +223,7 @@ async def test_a_repeated_invitation_is_followed_a_few_times_a_minute() -> None:
     async with world.queue() as queue:
         queue.start()
         for number in range(5):
-            assert queue.add("r@rooms.example", STRANGER, f"x{number}")
+            assert queue.add("r@rooms.example", STRANGER, f"x{number}", GROUP)
             await until(lambda: not queue._under_way and not queue._news.is_set())
         assert len(world.asked) == BURST == 3
         ((_, record),) = queue.waiting().items()
@@ -231,7 +233,7 @@ async def test_a_repeated_invitation_is_followed_a_few_times_a_minute() -> None:
         await until(lambda: len(world.asked) == 4 and not queue._under_way)
         await until(lambda: queue.waiting()["r@rooms.example", STRANGER].due > world.now + 60)
         world.refuses = False
-        assert queue.add("r@rooms.example", STRANGER, "x5")  # though its next attempt would be later
+        assert queue.add("r@rooms.example", STRANGER, "x5", GROUP)  # though its next attempt would be later
         await until(lambda: world.entered == [("r@rooms.example", "x5")])
 
 
@@ -241,9 +243,9 @@ async def test_an_invitation_that_is_repeated_during_its_attempt_is_not_lost() -
     world.joins = False  # there is no Welcome for us yet
     async with world.queue() as queue:
         queue.start()
-        queue.add("r@rooms.example", STRANGER, "x1")
+        queue.add("r@rooms.example", STRANGER, "x1", GROUP)
         await until(lambda: world.under_way)
-        queue.add("r@rooms.example", STRANGER, "x2")
+        queue.add("r@rooms.example", STRANGER, "x2", GROUP)
         world.answer.set()
         await until(lambda: world.entered == [("r@rooms.example", "x1"), ("r@rooms.example", "x2")])
 
@@ -253,18 +255,18 @@ async def test_an_invitation_to_a_group_that_we_are_in_changes_nothing() -> None
     world.read.add("r@rooms.example")
     async with world.queue() as queue:
         queue.start()
-        assert not queue.add("r@rooms.example", STRANGER, "x0")
+        assert not queue.add("r@rooms.example", STRANGER, "x0", GROUP)
         await soon()
         assert not queue.waiting()
         assert not world.asked
 
 
 async def test_an_invitation_that_a_store_of_0_1_keeps() -> None:
-    """Its key is the room alone."""
+    """Its key is the room alone, and it names no group."""
     world, store = World(), MemoryStore("bot@b.example")
     with store.transaction() as transaction:
         record = InvitationRecord(STRANGER.encode(), b"x1", world.now, world.now, 0)
-        transaction.put(SPACE, b"r@rooms.example", record.encode())
+        transaction.put(SPACE, b"r@rooms.example", record.encode()[:-1])  # no group id: not even its length
     async with world.queue(store) as queue:
         queue.start()
         await until(lambda: world.entered == [("r@rooms.example", "x1")])
@@ -338,7 +340,8 @@ async def followed_by(
 
     followed: list[tuple[str, str | None]] = []
 
-    async def follow(room: str, after: str | None) -> None:
+    async def follow(room: str, after: str | None, group: bytes) -> None:
+        assert group == b"g"
         followed.append((room, after))
 
     monkeypatch.setattr(invitations, "features", described)

@@ -47,7 +47,7 @@ from ...mls.tree.tree_math import LeafIndex
 from ...stanza import elements
 from ..device import Device
 from ..events import Event, Unsure
-from ..storage.records import OutboxKind
+from ..storage.records import Known, OutboxKind
 from .actions import Outgoing
 from .group_info_key import UNKNOWN
 from .join_request import PAUSES
@@ -237,7 +237,7 @@ class Certainty:
         self._reply_key = None
         before = state.unsure
         outside = replace(
-            state.outside.pace(), group_id=group.group_id, suite=group.suite.id, epoch=theirs.epoch, known=1
+            state.outside.pace(), group_id=group.group_id, suite=group.suite.id, epoch=theirs.epoch, known=Known.SEEN
         )
         with state.change() as change:
             reasons = before.reasons or UnsureReason.LATER_EPOCH

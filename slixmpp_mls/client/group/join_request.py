@@ -9,7 +9,9 @@ For other clients it is the group of the latest ``<commit/>`` in the room.
 *The epoch.*  A Commit ends its epoch, so the group is in the next one.  Any other message shows that the group is in
 the message's epoch.  The highest number counts, because messages arrive late and many Commits lose to others.  An
 outsider may have sent a number that is too high.  Our request then has no effect, and the next genuine message, which
-has a lower epoch, corrects the number.
+has a lower epoch, corrects the number.  A client that was invited may find no stanza of the group in the room, because
+the archive has a hole.  It does not know the epoch, and asks in epoch 0; a member that may add it afresh considers
+the request whatever its epoch is (:mod:`slixmpp_mls.rooms.engine.readmission`).
 
 *The time of the request.*  A client asks once in an epoch, with pauses that grow from seconds to an hour; the store
 keeps them.  The request is a new member's Add of a fresh KeyPackage with our own signature key.  It needs no
@@ -37,7 +39,7 @@ from ...store.interface import Transaction
 from ..device import Device
 from ..device.leaf_proofs import arriving
 from ..events import Missed
-from ..storage.records import AskRecord, MembershipState, OutboxKind, OutsideRecord, RoomRecord
+from ..storage.records import AskRecord, Known, MembershipState, OutboxKind, OutsideRecord, RoomRecord
 from .actions import Incoming, Outgoing
 from .room_change import Change
 from .room_state import RoomState
@@ -97,7 +99,7 @@ class JoinRequests:
         if payload.group != seen.group_id:
             if not isinstance(payload, elements.AnyCommit) or not (begins or self._may_change(seen)):
                 return seen
-            seen = replace(seen, group_id=payload.group, known=0, suite=0)
+            seen = replace(seen, group_id=payload.group, known=Known.NOTHING, suite=0)
         if isinstance(payload, elements.Proposal) and any(ask.message == payload.data for ask in seen.asks):
             asks = (replace(ask, arrived=1) if ask.message == payload.data else ask for ask in seen.asks)
             return replace(seen, asks=tuple(asks))
@@ -105,12 +107,12 @@ class JoinRequests:
             seen = replace(seen, missed=seen.missed + 1)
         epoch = payload.epoch
         if isinstance(payload, elements.AnyCommit):
-            if epoch == _LAST_EPOCH or (seen.known and epoch < seen.epoch):
+            if epoch == _LAST_EPOCH or (seen.known == Known.SEEN and epoch < seen.epoch):
                 return seen  # it came second, or late
-            return replace(seen, epoch=epoch + 1, known=1)
+            return replace(seen, epoch=epoch + 1, known=Known.SEEN)
         in_vain = any(ask.epoch == seen.epoch and ask.arrived for ask in seen.asks)
-        if not seen.known or epoch > seen.epoch or (epoch < seen.epoch and in_vain):
-            return replace(seen, epoch=epoch, known=1)
+        if seen.known != Known.SEEN or epoch > seen.epoch or (epoch < seen.epoch and in_vain):
+            return replace(seen, epoch=epoch, known=Known.SEEN)
         return seen
 
     def _may_change(self, seen: OutsideRecord) -> bool:

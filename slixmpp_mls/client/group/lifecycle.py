@@ -15,7 +15,7 @@ from ..storage import leaf_ages
 from ..storage.doubts import Doubts
 from ..storage.leaf_ages import LeafAge
 from ..storage.post_commit_actions import Leave, PostCommitActions
-from ..storage.records import NEW_ROOM, MembershipState
+from ..storage.records import NEW_ROOM, Known, MembershipState
 from .evidence import Evidence
 from .group_info_key import GroupInfoKey
 from .room_change import Membership
@@ -127,23 +127,28 @@ class Lifecycle:
         """
         self._seek(cursor, self._state.standing)
 
-    def expect_welcome(self, cursor: str | None) -> None:
+    def expect_welcome(self, cursor: str | None, group: bytes = b"") -> None:
         """Look for a Welcome after this place in the room, now and after a restart, because we have been invited.
 
+        :param group: id of the group there, as the inviter says; empty if we do not know
         :raises UsageError: we are in the group
         :raises StoreError: nothing has changed
         """
         lost = self._state.standing is MembershipState.LOST
-        self._seek(cursor, MembershipState.LOST if lost else MembershipState.INVITED)
+        self._seek(cursor, MembershipState.LOST if lost else MembershipState.INVITED, group)
 
-    def _seek(self, cursor: str | None, standing: MembershipState) -> None:
+    def _seek(self, cursor: str | None, standing: MembershipState, group: bytes = b"") -> None:
         state = self._state
         if state.membership is not None:
             raise UsageError("a member does not skip what is in the room")
         with state.change() as change:
             change.put_record(replace(state.record, state=standing, cursor=(cursor or "").encode(), commits=b""))
             if standing is not MembershipState.LOST:  # of a group that we have lost, our epoch is still known
-                change.put_outside(replace(state.outside, known=0))
+                told = group or (state.outside.group_id if state.outside.known == Known.TOLD else b"")
+                if told:
+                    change.put_outside(replace(state.outside, group_id=told, suite=0, epoch=0, known=Known.TOLD))
+                else:
+                    change.put_outside(replace(state.outside, known=Known.NOTHING))
 
     def begin_creation(self) -> bool:
         """We are about to make a room, or a group in one.

@@ -238,22 +238,32 @@ class AskRecord(Struct):
     arrived: uint8
 
 
+class Known(IntEnum):
+    """What we know of a group's epoch while we are outside."""
+
+    NOTHING = 0
+    SEEN = 1
+    """A stanza in the room has shown it."""
+    TOLD = 2
+    """An invitation has named the group, and no stanza of it has been seen: the epoch is unknown, and stands at 0."""
+
+
 @struct
 class OutsideRecord(Struct):
     """Our knowledge of a room's group while we are not in it.
 
     `group_id` is empty and `suite` is 0 if they are not known.  `epoch` is the epoch in which the group seems to be, if
-    that is `known`.  `after` is the archive id of the last stanza that we have processed as a member, and `missed` the
-    number of application messages since then.  `attempts` counts our requests, the last of which was at `asked`; the
-    next one is not made before `not_before` (seconds since the Unix epoch).  `entry` is an external Commit of ours that
-    awaits its reflection, with the epoch that it ends, its origin id and the GroupInfo sent with it; empty if there is
-    none.
+    that is `known` (:class:`Known`).  `after` is the archive id of the last stanza that we have processed as a member,
+    and `missed` the number of application messages since then.  `attempts` counts our requests, the last of which was
+    at `asked`; the next one is not made before `not_before` (seconds since the Unix epoch).  `entry` is an external
+    Commit of ours that awaits its reflection, with the epoch that it ends, its origin id and the GroupInfo sent with
+    it; empty if there is none.
     """
 
     group_id: opaque = b""
     suite: uint16 = 0
     epoch: uint64 = 0
-    known: uint8 = 0
+    known: uint8 = Known.NOTHING
     after: opaque = b""
     missed: uint64 = 0
     asks: tuple[AskRecord, ...] = ()

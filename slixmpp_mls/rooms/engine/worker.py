@@ -65,6 +65,7 @@ from .parts import RoomParts
 from .post_commit import PostCommit
 from .progress import Progress
 from .reader import Reader, Taken
+from .readmission import Readmission
 from .recovery import Recovery
 from .reinit import Reinitializer
 from .rejoin import Rejoiner
@@ -130,6 +131,7 @@ class RoomWorker:
         self.sender = Sender(parts, self.committer, self.transmitter, self._bounced)
         self.rejoiner = Rejoiner(parts, self.transmitter)
         self.recovery = Recovery(parts, self.committer, self.transmitter, self.rejoiner, self._emit, self._sure)
+        self.readmission = Readmission(parts, self.committer)
         self.reinitializer = Reinitializer(parts, self.committer)
         self.checks = MemberChecks(parts, remove, self.unsilence)
         self.post_commit = PostCommit(parts)
@@ -276,6 +278,7 @@ class RoomWorker:
             self.transmitter.stanza_read()
             self.committer.stanza_read(each.stanza, each.step)
             self.recovery.stanzas_read(each.stanza, each.step)
+            self.readmission.stanza_read(each.stanza, each.step)
             if isinstance(each.step.action, Remember):
                 self.parts.spawn(self.committer.commit_for_others(), "committing for others")
         self._check_still_following()

@@ -1,0 +1,156 @@
+"""A client whose Welcome was lost asks to be added: its request is an occasion to look, and proves nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from slixmpp import JID
+
+from slixmpp_mls.client import Incoming
+from slixmpp_mls.client.group.room_group import RoomGroup
+from slixmpp_mls.client.storage.rejoin_limit import LIMIT
+from slixmpp_mls.key_packages.selection import Candidates
+from slixmpp_mls.mls.structures.proposals import Add, Remove
+from slixmpp_mls.rooms.engine import readmission
+from slixmpp_mls.rooms.engine.readmission import Readmission
+from slixmpp_mls.testing import Participant, World
+
+from ..client.people import ALICE, BOB, CAROL
+from .people import Parts, soon, until
+
+
+class Admin(Parts):
+    """A member with the part under test; :attr:`wanted` has what it would commit."""
+
+    def __init__(self, person: Participant) -> None:
+        super().__init__(person)
+        self.wanted: list[Any] = []
+        self.readmission = Readmission(self.parts, self)  # type: ignore[arg-type]
+
+    def place(self) -> int:
+        return 0
+
+    async def commit(self, make: Any) -> None:
+        self.wanted.append(make())
+
+    def reads(self, request: Incoming, claimed: str | None = None) -> None:
+        """Read a request, from the account that the room names."""
+        stanza = self.muc.stanza(request)
+        if claimed is not None:
+            stanza = replace(stanza, real_jid=JID(claimed))
+        step = self.group.processing.examine(request, self.world.now)
+        self.readmission.stanza_read(stanza, step)
+
+
+def asking(world: World, carol: Participant, group_id: bytes) -> Incoming:
+    """Carol's request, of one who was invited and has seen nothing of the group."""
+    group = RoomGroup(carol.device, world.room.jid)
+    group.lifecycle.expect_welcome(world.room.archive()[-1].archive_id, group_id)
+    (outgoing, *_) = group.join_requests.ask(world.now)
+    assert outgoing.payloads[0].epoch == 0
+    world.room.post(outgoing, carol.account)
+    world.room.deliver_all()
+    return world.room.archive()[-1]
+
+
+@pytest.fixture
+def lost(monkeypatch: pytest.MonkeyPatch) -> tuple[Admin, Participant, Incoming]:
+    """Alice, an admin; Carol, whom she has added and who has read nothing of it; Carol's request."""
+    world = World()
+    alice, _ = world.group(ALICE, BOB)
+    carol = world.person(CAROL)
+    alice.commit(*alice.adding(CAROL))
+    world.room.deliver_all()
+    alice.read()
+    used = world.directory.find(CAROL, alice.group, world.now)[carol.device.identity]
+    del world.directory.items[CAROL][used.reference]  # whoever has used it picks another one next time
+    admin = Admin(alice)
+
+    async def found(*_: Any, again: bool) -> Candidates:
+        assert again
+        world.directory.replenish(carol.device, world.now)
+        return Candidates(dict(world.directory.find(CAROL, admin.group, world.now)))
+
+    monkeypatch.setattr(readmission, "find_candidates", found)
+    return admin, carol, asking(world, carol, admin.group.mls.group_id)
+
+
+async def test_the_leaf_is_replaced_by_a_fresh_key_package(lost: tuple[Admin, Participant, Incoming]) -> None:
+    admin, carol, request = lost
+    admin.reads(request)
+    await until(lambda: admin.wanted)
+    ((remove, add),) = admin.wanted
+    assert isinstance(remove, Remove)
+    assert remove.removed == admin.group.roster.leaf_of(carol.device.identity)
+    assert isinstance(add, Add)
+    assert add.key_package.leaf_node.signature_key == admin.group.mls.tree.member(remove.removed).signature_key
+    assert add.key_package.leaf_node.encryption_key != admin.group.mls.tree.member(remove.removed).encryption_key
+    admin.person.commit(remove, add)
+    admin.world.settle()
+    assert carol.group.is_member
+    assert carol.group.mls.epoch_authenticator == admin.group.mls.epoch_authenticator
+    assert not admin.errors
+
+
+async def test_the_room_must_name_the_account(lost: tuple[Admin, Participant, Incoming]) -> None:
+    admin, _, request = lost
+    admin.reads(request, BOB)
+    await soon()
+    assert not admin.wanted
+
+
+async def test_a_client_that_has_renewed_its_leaf_has_been_there(lost: tuple[Admin, Participant, Incoming]) -> None:
+    admin, carol, request = lost
+    carol.group.lifecycle.expect_welcome(None)
+    carol.read()
+    carol.commit()
+    admin.world.room.deliver_all()
+    admin.person.read()
+    admin.reads(request)
+    await soon()
+    assert not admin.wanted
+
+
+async def test_another_signature_key_does_not_come_in(lost: tuple[Admin, Participant, Incoming]) -> None:
+    """Neither by the request, nor by the directory."""
+    admin, carol, request = lost
+    world = admin.world
+    twin = world.person(CAROL)  # another device's key under another name
+    admin.reads(asking(world, twin, admin.group.mls.group_id))
+    await soon()
+    assert not admin.wanted
+    found = dict(world.directory.find(CAROL, admin.group, world.now))
+    false = found[twin.device.identity]
+
+    async def misled(*_: Any, again: bool) -> Candidates:
+        return Candidates({carol.device.identity: false})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readmission, "find_candidates", misled)
+        admin.reads(request)
+        await soon()
+    assert not admin.wanted
+
+
+async def test_only_who_may_add_and_remove_does_it(lost: tuple[Admin, Participant, Incoming]) -> None:
+    admin, _, request = lost
+    membership = admin.group.room_state.require_member()
+    nobody = replace(admin.group.policy, administrators=(BOB,), may_add=type(admin.group.policy.may_add)(0))
+    object.__setattr__(membership, "policy", nobody)
+    admin.reads(request)
+    await soon()
+    assert not admin.wanted
+
+
+async def test_few_times_in_an_hour(lost: tuple[Admin, Participant, Incoming]) -> None:
+    admin, _, request = lost
+    for number in range(LIMIT + 3):
+        admin.reads(request)
+        await until(lambda number=number: len(admin.wanted) == min(number + 1, LIMIT))  # type: ignore[misc]
+        await soon()
+    assert len(admin.wanted) == LIMIT
+    admin.world.now += 3601
+    admin.reads(request)
+    await until(lambda: len(admin.wanted) == LIMIT + 1)
