@@ -44,6 +44,7 @@ from slixmpp_mls.stanza import (
     Application,
     Commit,
     CommitLocation,
+    Ephemeral,
     GroupInfo,
     RoomElement,
     Welcome,
@@ -392,6 +393,30 @@ def test_new_group_info_key(case: dict[str, Any]) -> None:
 def named(identity: str) -> LeafNode:
     credential = BasicCredential(identity.encode())
     return LeafNode(b"", b"", credential, Capabilities((), (), (), (), ()), UpdateSource(), (), b"")
+
+
+def test_ephemeral() -> None:
+    """Opened from the document alone: mls.xml, "Ephemeral Content"."""
+    case = load("ephemeral")
+    SCHEMA.assertValid(etree.fromstring(case["element"]))
+    parsed = parse(case["element"])
+    assert isinstance(parsed, Ephemeral)
+    derived = expand_with_label(unhex(case["exporter_secret"]), "MLS-XMPP 1.0 ephemeral", b"", 32)  # RFC 9420 8.5
+    secret = expand_with_label(derived, "exported", hashlib.sha256(b"").digest(), 32)
+    salt = parsed.data[1:33]
+    assert parsed.data[:33] == vector(salt)
+    key, nonce = expand_with_label(secret, "key", salt, 16), expand_with_label(secret, "nonce", salt, 12)
+    plain = AESGCM(key).decrypt(nonce, parsed.data[35:], b"")  # after a length of two octets
+    assert parsed.data[33:] == vector(parsed.data[35:])
+    envelope = case["envelope"].encode()
+    begin = struct.pack(">I", case["sender"]) + vector(envelope)
+    assert plain[: len(begin)] == begin
+    signature = plain[len(begin) :]
+    signature = signature[-64:]
+    assert plain == begin + vector(signature)
+    signed = unhex(case["group_context"]) + struct.pack(">I", case["sender"]) + vector(salt) + vector(envelope)
+    label = b"MLS 1.0 MLS-XMPP 1.0 ephemeral"  # SignWithLabel, RFC 9420 5.1.2
+    Ed25519PublicKey.from_public_bytes(unhex(case["signature_key"])).verify(signature, vector(label) + vector(signed))
 
 
 def test_tree_location() -> None:

@@ -34,6 +34,7 @@ from xml.sax.saxutils import escape, quoteattr
 from lxml import etree
 
 from slixmpp_mls.client.device.leaf_proofs import arriving, renewing, return_keys
+from slixmpp_mls.client.group.ephemeral import seal as seal_ephemeral
 from slixmpp_mls.client.group.group_info_key import (
     EncryptedGroupInfo,
     GroupInfoKey,
@@ -62,6 +63,7 @@ from slixmpp_mls.policy.check import check, judge
 from slixmpp_mls.policy.roster import Roster
 from slixmpp_mls.rooms.content import PROFILE
 from slixmpp_mls.stanza import RoomElement, parse
+from slixmpp_mls.stanza.rich import STATES
 from slixmpp_mls.stanza.sce import Envelope
 from slixmpp_mls.stanza.xml import write_datetime
 
@@ -452,6 +454,18 @@ def tell() -> Story:
     story.listings["envelope"] = nested(story.listings["envelope"])
     story.say("reply", crone, "When the hurlyburly's done, when the battle's lost and won.")
     read_up_to = story.last_id
+
+    # typing
+    written = story.moment + timedelta(minutes=1)
+    composing = etree.Element(f"{{{STATES}}}composing", nsmap={None: STATES})
+    typing = Envelope((composing,), wicca.account, ROOM, written).seal(PROFILE, rng=Random(7))  # noqa: S311
+    story.listings["typing-envelope"] = nested(typing.decode().replace('"', "'").replace("><", ">\n<"))
+    ephemeral = seal_ephemeral(wicca.state, typing, wicca.random)
+    story.listings["typing"] = message(
+        {"from": wicca.jid, "id": origin_id(wicca), "to": ROOM, "type": "groupchat"},
+        f"{room_element('ephemeral', ephemeral.group, ephemeral.epoch, ephemeral.data)}\n"
+        "<no-store xmlns='urn:xmpp:hints'/>\n<no-permanent-store xmlns='urn:xmpp:hints'/>",
+    )
 
     # a race
     options = CommitOptions(complete=renewing(SUITE))

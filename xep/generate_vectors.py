@@ -22,6 +22,7 @@ from typing import Any
 from lxml import etree
 
 from slixmpp_mls import stanza
+from slixmpp_mls.client.group.ephemeral import seal as seal_ephemeral
 from slixmpp_mls.client.group.group_info_key import EncryptedGroupInfo, GroupInfoKey, seal_group_info
 from slixmpp_mls.errors import MalformedError
 from slixmpp_mls.identity import fingerprint, key_identifier
@@ -41,6 +42,7 @@ from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import ExternalJoins, Right, RoomPolicy, group_extensions
 from slixmpp_mls.rooms.content import PROFILE
 from slixmpp_mls.stanza import blob, locations
+from slixmpp_mls.stanza.rich import STATES
 from slixmpp_mls.stanza.sce import Envelope
 
 HERE = Path(__file__).resolve().parent
@@ -529,6 +531,27 @@ def _uploaded(content: bytes, sealed: blob.Sealed, url: str) -> dict[str, str]:
     }
 
 
+# --- ephemeral.json ----------------------------------------------------------------------------
+
+
+def ephemeral() -> dict[str, Any]:
+    hag = Person("hag66@shakespeare.lit", "pda", "secondwitch", "PDA")
+    group = Group.create(hag.make_package(NOW), hag.random(32), extensions=group_extensions(POLICY), random=hag.random)
+    written = datetime.fromtimestamp(NOW, UTC)
+    composing = etree.Element(f"{{{STATES}}}composing", nsmap={None: STATES})
+    envelope = Envelope((composing,), hag.account, ROOM, written).seal(PROFILE, rng=Random(1))  # noqa: S311
+    element = seal_ephemeral(group, envelope, hag.random)
+    return {
+        "suite": SUITE.id,
+        "group_context": group.context.encode().hex(),
+        "exporter_secret": group.secrets.exporter_secret.hex(),
+        "sender": int(group.own_index),
+        "signature_key": hag.signature_key.public.hex(),
+        "envelope": envelope.decode(),
+        "element": element.to_bytes().decode(),
+    }
+
+
 # --- races.json --------------------------------------------------------------------------------
 
 
@@ -706,6 +729,7 @@ FILES = {
     "tree-location": tree_location,
     "group-infos": group_infos,
     "commit-location": commit_location,
+    "ephemeral": ephemeral,
     "races": races,
 }
 CHANGING = {"races"}

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from slixmpp import JID
 
+from ..stanza.elements import Ephemeral
+
 
 @dataclass(frozen=True, slots=True)
 class Entered:
@@ -57,6 +59,17 @@ class Unarchived:
 
 
 @dataclass(frozen=True, slots=True)
+class EphemeralShown:
+    """A live message with content that is not stored and has no place in the order.
+
+    :ivar real_jid: the sender's according to the room, not authenticated; None if the room does not show it
+    """
+
+    element: Ephemeral
+    real_jid: JID | None
+
+
+@dataclass(frozen=True, slots=True)
 class AffiliationChanged:
     """The room reports that an account's affiliation is now this one."""
 
@@ -74,4 +87,14 @@ class Verified:
     """A doubt has ended: we are in the room, and have read everything that it has archived until now."""
 
 
-RoomEvent = Entered | Interrupted | CatchingUp | Verified | Bounced | Unarchived | AffiliationChanged | Reconfigured
+RoomEvent = (
+    Entered
+    | Interrupted
+    | CatchingUp
+    | Verified
+    | Bounced
+    | Unarchived
+    | EphemeralShown
+    | AffiliationChanged
+    | Reconfigured
+)

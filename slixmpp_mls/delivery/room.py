@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from xml.etree.ElementTree import Element, SubElement
 
@@ -22,16 +23,18 @@ from slixmpp.stanza import Message
 from ..errors import (
     Disconnected,
     NotPermitted,
+    PeerError,
     RoomLost,
     RoomUnsuitable,
     StanzaTooLarge,
     UsageError,
 )
+from ..stanza import NS, Ephemeral, read_payloads
 from ..stanza.xml import written_size
 from . import muc_config
 from .affiliations import Affiliations
 from .archive import MUC_USER, SID, Archive, RoomStanza, bare_jid, room_stanza, stamped_ids
-from .events import AffiliationChanged, Bounced, Reconfigured, RoomEvent, Unarchived
+from .events import AffiliationChanged, Bounced, EphemeralShown, Reconfigured, RoomEvent, Unarchived
 from .invitation import HINTS, invitation
 from .occupancy import UNREACHABLE, Occupancy, Occupant, parse_error
 from .reading import Reading
@@ -244,6 +247,23 @@ class Room:
             raise Disconnected(f"not in {self.jid} at the moment")
         await self._stream.write(message, size)
 
+    async def send_live(self, elements: Sequence[Element], *, message_id: str) -> None:
+        """Send one groupchat message that no server is to store (XEP-0334); its reflection is not awaited.
+
+        :raises StanzaTooLarge: over `limit`; nothing was sent.
+        :raises Disconnected: we are not in the room now.
+        """
+        if not self.inside:
+            raise Disconnected(f"not in {self.jid} at the moment")
+        message = self._xmpp.make_message(mto=self.jid, mtype="groupchat")
+        message.xml.set("id", message_id)
+        for origin_id in message.xml.findall(f"{{{SID}}}origin-id"):
+            message.xml.remove(origin_id)
+        message.xml.extend(elements)
+        for hint in ("no-store", "no-permanent-store"):
+            SubElement(message.xml, f"{{{HINTS}}}{hint}")
+        await self._stream.write(message, _size(message))
+
     def _message(self, elements: Sequence[Element], message_id: str) -> Message:
         message = self._xmpp.make_message(mto=self.jid, mtype="groupchat")
         message.xml.set("id", message_id)  # message["id"] = ... may add an <origin-id/> as well
@@ -322,11 +342,23 @@ class Room:
         stanza = room_stanza(xml, ids[0] if ids else "", real_jid, archived=False, stamp=None)
         if stanza is None:
             return
+        if self._ephemeral(stanza) and not ids:
+            return
         if not ids:
             self._notify(Unarchived(xml.get("id")))
             return
         # Two ids "by" the room: the room did not remove a forged one.  Only the archive has the right one.
         self._reading.live(stanza, ambiguous=len(ids) > 1)
+
+    def _ephemeral(self, stanza: RoomStanza) -> bool:
+        """Report the ephemeral content of a live stanza, which has no place in the order even if it is archived."""
+        if stanza.xml.find(f"{{{NS}}}ephemeral") is None:
+            return False
+        with suppress(PeerError):
+            for element in read_payloads(stanza.xml)[0]:
+                if isinstance(element, Ephemeral):
+                    self._notify(EphemeralShown(element, stanza.real_jid))
+        return True
 
     def _bounced(self, xml: Element) -> None:
         condition, text, error = parse_error(xml)

@@ -108,6 +108,16 @@ class EncryptedMessage:
             raise UsageError("other accounts' messages are retracted by administrators only")
         return await self._answer(None, retraction(self.reference))
 
+    async def displayed(self) -> bool:
+        """Show the members that we have read this message and all before it (XEP-0333); they get ``mls_marker``.
+
+        It is encrypted, not stored anywhere, and lost if it is lost.  Nothing is sent by itself: people may not want
+        others to know what they have read.
+
+        :returns: as of :meth:`EncryptedRoom.typing`
+        """
+        return await self.room.displayed(self.reference)
+
     async def _answer(self, text: str | None, element: ET.Element) -> SentMessage:
         message = self.room.message_with(element, text)
         asked = sha256(self.archive_id.encode()).hexdigest()[:32]

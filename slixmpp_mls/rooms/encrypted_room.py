@@ -36,6 +36,7 @@ from .leaving import LEAVE_TIMEOUT, Leaving
 from .membership import AddResult, MembershipChanges, RemoveResult
 from .psk_link import link
 from .rich import Reference, RoomReferences, correction, retraction
+from .signals import Signals
 
 __all__ = ["AddResult", "EncryptedRoom", "Registry", "RemoveResult", "SentMessage"]
 
@@ -76,6 +77,7 @@ class EncryptedRoom:
             went_live=self._went_live,
             expelled=lambda account: self.membership.expelled(account),
             reached=registry.reached,
+            ephemeral=lambda shown: self._signals.shown(shown),
         )
         self.xmpp: ClientXMPP = context.xmpp
         self.group = worker.parts.group
@@ -86,6 +88,7 @@ class EncryptedRoom:
         """Sends files to the room, and fetches them."""
         self.references = RoomReferences(self.group, context.device.store, context.fire)
         """The messages that other messages can refer to."""
+        self._signals = Signals(worker.parts, self.references)
         self.membership = MembershipChanges(worker.parts, worker.committer, worker.post_commit)
         self.leaving = Leaving(worker, lambda: registry.forget(self))
         self._epochs = EpochHistory()
@@ -291,6 +294,25 @@ class EncryptedRoom:
         sent = await self.worker.sender.send(data, origin_id)
         self.references.remember(sent.origin_id, account)
         return sent
+
+    async def typing(self, active: bool = True) -> bool:
+        """Show the members that we are typing, or have stopped; they get ``mls_typing``.
+
+        It is encrypted, not stored anywhere, and lost if it is lost.  Nothing is sent by itself.  The same state is not
+        sent twice within five seconds.
+
+        :returns: whether it was sent; False if we are not in the group or the room, are behind or unsure, or are silent
+            because the Authentication Service denies a member
+        """
+        return await self._signals.typing(active)
+
+    async def displayed(self, about: Reference) -> bool:
+        """Show the members that we have read a message and all before it; they get ``mls_marker``.
+
+        :param about: see :meth:`EncryptedMessage.displayed`
+        :returns: as of :meth:`typing`
+        """
+        return await self._signals.displayed(about)
 
     def message_with(self, element: ET.Element, text: str | None = None) -> Message:
         """A message to this room with an element, as an argument of :meth:`send`."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..client import Member, MessageReceived, Rejected
+from ..client import MessageReceived, Rejected
 from ..errors import PeerError
 from ..runtime import Context
 from ..stanza.file_sharing import read_files
@@ -24,7 +24,7 @@ from .decrypted_message import DecryptedMessage
 from .encrypted_message import EncryptedMessage
 from .encrypted_room import EncryptedRoom
 from .engine.handler_dispatch import dispatch
-from .rich import Marker, Rich, Typing
+from .rich import Rich, report_presence
 
 __all__ = ["Reception"]
 
@@ -80,7 +80,7 @@ class Reception:
         if self._context.trust.take(sender.identity, sender.signature_key, content.xml, said_at):
             return None
         meant = room.references.resolve(content.xml, sender.account)
-        return None if self._report_presence(room, meant, sender) else (content, meant)
+        return None if report_presence(self._context.fire, room.jid, meant, sender) else (content, meant)
 
     def _message(
         self, room: EncryptedRoom, event: MessageReceived, content: OpenedContent, meant: Rich
@@ -104,18 +104,3 @@ class Reception:
             doubt=room.group.members.doubts.get(event.sender.identity),
             rich=meant,
         )
-
-    def _report_presence(self, room: EncryptedRoom, meant: Rich, sender: Member) -> bool:
-        """Report content that is no message: typing, and read markers.
-
-        :returns: whether it is such content
-        """
-        match meant.content.kind:
-            case Kind.TYPING:
-                state = meant.content.state or ""
-                self._context.fire("mls_typing", Typing(room.jid, sender, state == "composing", state))
-            case Kind.MARKER if meant.about is not None:
-                self._context.fire("mls_marker", Marker(room.jid, sender, meant.about))
-            case _:
-                return False
-        return True

@@ -52,6 +52,7 @@ __all__ = [
     "correction",
     "reactions",
     "reply",
+    "report_presence",
     "retraction",
 ]
 
@@ -261,6 +262,24 @@ class RoomReferences:
             raise InvalidError("a pointer to a message of another account than it names", _XEP)
         found = senders[pointer.sender] if pointer.sender is not None else next(iter(senders.values()))
         return Reference(found.id, found.sender, found.archive_id or None, known=True)
+
+
+def report_presence(fire: Callable[[str, object], None], room: str, meant: Rich, sender: Member) -> bool:
+    """Report content that is no message: typing, and read markers.
+
+    :param fire: fires an event of slixmpp's
+    :param room: bare JID
+    :returns: whether it is such content
+    """
+    match meant.content.kind:
+        case Kind.TYPING:
+            state = meant.content.state or ""
+            fire("mls_typing", Typing(room, sender, state == "composing", state))
+        case Kind.MARKER if meant.about is not None:
+            fire("mls_marker", Marker(room, sender, meant.about))
+        case _:
+            return False
+    return True
 
 
 # --- making rich messages --------------------------------------------------------------------------

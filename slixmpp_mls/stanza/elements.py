@@ -8,7 +8,7 @@ In a message in the room::
 
     Commit  CommitLocation  Proposal  Application     at most one of the four
     Welcome*  WelcomeLocation*  GroupInfo?            beside a Commit or its location, for the epoch that it begins
-    Inquiry, Answer                   each alone
+    Inquiry, Answer, Ephemeral        each alone
     Invitation                        alone, beside XEP-0249's <x/>
 
 Only a Commit's own element and the first line decide whether the Commit counts.  A neighbour that cannot be read, or is
@@ -65,6 +65,7 @@ __all__ = [
     "CommitLocation",
     "Device",
     "Element",
+    "Ephemeral",
     "GroupInfo",
     "Inquiry",
     "Invitation",
@@ -324,6 +325,17 @@ class Answer(RoomElement):
 
 
 @dataclass(frozen=True)
+class Ephemeral(RoomElement):
+    """Content that is not stored; see :mod:`slixmpp_mls.client.group.ephemeral`.
+
+    :ivar epoch: the one of its keys
+    :ivar data: an EphemeralMessage, no MLSMessage
+    """
+
+    NAME = "ephemeral"
+
+
+@dataclass(frozen=True)
 class Invitation(Element):
     """Beside a direct invitation to a room (XEP-0249): there is a group, and its history starts here.
 
@@ -472,7 +484,7 @@ AnyCommit: TypeAlias = Commit | CommitLocation
 """What ends an epoch, here or elsewhere; usable with ``isinstance``."""
 _Content: TypeAlias = Commit | CommitLocation | Proposal | Application
 _Neighbour: TypeAlias = Welcome | WelcomeLocation | GroupInfo
-MessageElement: TypeAlias = _Content | _Neighbour | Inquiry | Answer | Invitation
+MessageElement: TypeAlias = _Content | _Neighbour | Inquiry | Answer | Ephemeral | Invitation
 
 _IN_MESSAGES: dict[str, type[MessageElement]] = {cls.NAME: cls for cls in get_args(MessageElement)}
 ItemElement: TypeAlias = KeyPackage | Device | RetiredDevice
@@ -565,8 +577,8 @@ def read_payloads(
 
 def _misplaced(element: MessageElement, content: _Content | None, kept: list[MessageElement]) -> str | None:
     """Why an element may not stand beside the content of its message, and those before it; None if it may."""
-    if isinstance(element, Invitation | Inquiry | Answer):
-        alone = content is None and not any(isinstance(one, Invitation | Inquiry | Answer) for one in kept)
+    if isinstance(element, Invitation | Inquiry | Answer | Ephemeral):
+        alone = content is None and not any(isinstance(one, Invitation | Inquiry | Answer | Ephemeral) for one in kept)
         return None if alone else f"a {element.NAME} beside other elements"
     if not isinstance(content, AnyCommit):
         return f"a {element.NAME} without its commit"

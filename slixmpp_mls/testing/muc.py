@@ -15,10 +15,10 @@ from xml.etree.ElementTree import Element, SubElement
 from slixmpp import JID, ClientXMPP
 
 from ..client import Incoming
-from ..delivery import Bounced, CatchingUp, Interrupted, Room, RoomEvent, RoomStanza, Verified
+from ..delivery import Bounced, CatchingUp, EphemeralShown, Interrupted, Room, RoomEvent, RoomStanza, Verified
 from ..delivery.archive import Archive, Entry, Page
 from ..errors import DeliveryError, Disconnected
-from ..stanza import RoomElement, payloads
+from ..stanza import Ephemeral, RoomElement, payloads
 from .room import FakeRoom
 
 __all__ = ["FakeMUC"]
@@ -58,6 +58,7 @@ class FakeMUC(Room):
         self._stopped = False
         self._happened = asyncio.Event()
         room.on_delivery.append(self._happened.set)
+        room.on_live.append(self.live)
 
     # --- what the test does ----------------------------------------------------------------------
 
@@ -85,6 +86,14 @@ class FakeMUC(Room):
         """Return a message from the room with an error."""
         self._told(Bounced(message_id, condition, "says the test", remedy))
 
+    def live(self, element: Ephemeral, account: str | None) -> None:
+        """Show an ephemeral message, which the room does not keep.
+
+        :param account: the bare JID of its sender according to the room
+        """
+        if self._inside:
+            self._told(EphemeralShown(element, None if account is None else JID(account)))
+
     # --- what the engine does --------------------------------------------------------------------
 
     @property
@@ -111,6 +120,15 @@ class FakeMUC(Room):
         found = payloads(message)
         self.sent.append(message_id)
         self.room.post([each for each in found if isinstance(each, RoomElement)], self.account, message_id)
+
+    async def send_live(self, elements: Sequence[Element], *, message_id: str) -> None:
+        if not self._inside:
+            raise Disconnected(f"not in {self.jid} at the moment")
+        message = Element("{jabber:client}message")
+        message.extend(elements)
+        for each in payloads(message):
+            assert isinstance(each, Ephemeral)
+            self.room.show(each, self.account)
 
     def suspect(self) -> None:
         self.suspected += 1

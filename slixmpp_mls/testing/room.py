@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..client import Incoming, Outgoing
 from ..errors import ArchiveGap
-from ..stanza.elements import RoomElement
+from ..stanza.elements import Ephemeral, RoomElement
 
 __all__ = ["FakeRoom", "InFlight"]
 
@@ -30,12 +30,16 @@ class FakeRoom:
     :ivar jid: the room's bare JID
     :ivar in_flight: the stanzas that are sent but not in the room yet, oldest first
     :ivar on_delivery: called whenever a stanza has come into the room
+    :ivar on_live: called with each ephemeral message and its sender's account
+    :ivar shown: all ephemeral messages, which the room does not keep
     """
 
     def __init__(self, jid: str = "coven@rooms.example") -> None:
         self.jid = jid
         self.in_flight: list[InFlight] = []
         self.on_delivery: list[Callable[[], None]] = []
+        self.on_live: list[Callable[[Ephemeral, str | None], None]] = []
+        self.shown: list[Ephemeral] = []
         self._count = 0
         self._expired = 0
         self._views: list[list[Incoming]] = [[]]
@@ -74,6 +78,12 @@ class FakeRoom:
         for told in self.on_delivery:
             told()
         return archive_id
+
+    def show(self, element: Ephemeral, account: str | None) -> None:
+        """Show an ephemeral message to those who are there."""
+        self.shown.append(element)
+        for told in self.on_live:
+            told(element, account)
 
     def deliver_all(self) -> None:
         """Deliver everything in the order of sending."""

@@ -120,6 +120,32 @@ async def test_what_goes_over_the_wire(server: DevServer, cast: Cast) -> None:
     assert "<welcome" in commits[0]  # in one stanza with the Commit
 
 
+async def test_typing_and_markers_are_shown_and_kept_by_nobody(server: DevServer, cast: Cast) -> None:
+    """Ephemeral content (mls.xml): encrypted, without a place in the archive, and nothing that comes later suffers."""
+    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    await alice.say("read this")
+    await bob.hears("read this")
+    heard = bob.got("mls_message")[-1]
+    stored = len(server.archive(room))
+    assert await bob.room().typing()
+    typing = await alice.next("mls_typing")
+    assert (typing.sender.account, typing.active) == (bob.account, True)
+    assert await heard.displayed()
+    marker = await alice.next("mls_marker")
+    assert (marker.sender.account, marker.about.id) == (bob.account, heard.origin_id)
+    (wire, *_) = bob.stanzas_sent("<ephemeral")
+    tags = [child.tag.rpartition("}")[2] for child in fromstring(wire)]
+    assert tags == ["ephemeral", "no-store", "no-permanent-store"]
+    assert "composing" not in wire
+    await bob.say("and this")
+    await alice.hears("and this")
+    archive = server.archive(room)
+    assert len(archive) == stored + 1
+    assert not [text for text in archive if "<ephemeral" in text]
+    assert not alice.got("mls_rejected") + bob.got("mls_rejected") + alice.got("mls_unsure")
+    await all_agree(alice, bob)
+
+
 async def test_length_tells_little(prosody: DevServer, cast: Cast) -> None:
     """Messages are padded: two of similar length are of one size on the wire, but for the random part."""
     _, (alice, bob) = await cast.meet(prosody, "alice", "bob")

@@ -53,6 +53,7 @@ from .actions import Fits, Outgoing
 from .applying import Applying
 from .certainty import Certainty
 from .continuation import Continuation
+from .ephemeral import Ephemeral
 from .external_commit import ExternalCommits
 from .join_request import JoinRequests
 from .lifecycle import Lifecycle
@@ -93,6 +94,7 @@ class RoomGroup:
         self.sending = Sending(device, state)
         self.members = Members(device, state)
         self.lifecycle = Lifecycle(device, state)
+        self.ephemeral = Ephemeral(device, state)
 
     def __repr__(self) -> str:
         membership = self.room_state.membership

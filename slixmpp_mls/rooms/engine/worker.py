@@ -50,6 +50,7 @@ from ...delivery import (
     Bounced,
     CatchingUp,
     Entered,
+    EphemeralShown,
     Interrupted,
     Room,
     RoomEvent,
@@ -107,6 +108,7 @@ class RoomWorker:
     :param went_live: called whenever the room has been caught up with
     :param expelled: called with the bare JID of each account that has lost its affiliation
     :param reached: waits until another room of ours is in an epoch that this one needs, or will not reach it
+    :param ephemeral: called with content that has no place in the order
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class RoomWorker:
         went_live: Callable[[], None],
         expelled: Callable[[str], Coroutine[Any, Any, None]],
         reached: Callable[[Awaited], Awaitable[None]],
+        ephemeral: Callable[[EphemeralShown], None],
     ) -> None:
         group = RoomGroup(context.device, room)
         ping_interval = context.settings.self_ping
@@ -143,6 +146,7 @@ class RoomWorker:
         self._received = received
         self._went_live = went_live
         self._expelled = expelled
+        self._ephemeral = ephemeral
         self._task: asyncio.Task[None] | None = None
         self._from_before: Unreadable | None = None  # messages from before we joined, not reported yet
 
@@ -397,6 +401,9 @@ class RoomWorker:
                 self.sender.verified()
             case Bounced():
                 self.sender.bounced(event)
+            case EphemeralShown():
+                self._ephemeral(event)
+                return
             case AffiliationChanged():
                 if event.affiliation in ("none", "outcast"):
                     self.parts.spawn(self._expelled(str(event.jid.bare)), "removing who lost the room")
