@@ -266,7 +266,7 @@ class DevServer(ABC):
         made.enable_plaintext = False
         return made
 
-    async def connect(self, client: ClientXMPP, *, presence: bool = True, limit: float = 20.0) -> None:
+    async def connect(self, client: ClientXMPP, *, presence: bool = True, limit: float = 60.0) -> None:
         """Connect a client; return when its session is established.
 
         :param presence: also send presence; without it, the server delivers no messages or PEP events to the client.

@@ -33,6 +33,7 @@ _slixmpp_log = logging.getLogger("slixmpp.xmlstream.xmlstream")
 
 _FIRST_PAUSE: Final = 1.0  # seconds
 _LONGEST_PAUSE: Final = 60.0
+_LOGIN: Final = 60.0  # seconds from the connection to the session; slixmpp waits without end
 _GOODBYE: Final = 5.0  # seconds to close the stream cleanly
 # RFC 6120 4.9.3: stream error conditions that another attempt does not avoid.
 _FINAL_CONDITIONS: Final = frozenset({
@@ -132,8 +133,10 @@ class _Kept:
         self._presence = presence
         self._pause = _FIRST_PAUSE
         self._again: asyncio.Task[None] | None = None
+        self._limit: asyncio.TimerHandle | None = None
         self._watch = LoginWatch(bot, self._problem)
         self._handlers: dict[str, Callable[[Any], None]] = {
+            "connected": self._connected,
             "session_start": self._session,
             "session_resumed": self._session,
             "disconnected": self._disconnected,
@@ -149,6 +152,7 @@ class _Kept:
         for name, handler in self._handlers.items():
             self._bot.del_event_handler(name, handler)
         self._watch.close()
+        self._end_limit()
         if self._again is not None:
             self._again.cancel()
         self._bot.cancel_connection_attempt()
@@ -178,12 +182,26 @@ class _Kept:
         if not self.failed.done():
             self.failed.set_result(error)
 
+    def _connected(self, _: object) -> None:
+        self._end_limit()
+        self._limit = self._bot.loop.call_later(_LOGIN, self._does_not_answer)
+
+    def _does_not_answer(self) -> None:
+        log.info("no session %g s after the connection was made; it is closed", _LOGIN)
+        self._bot.abort()
+
+    def _end_limit(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+
     def _session(self, _: object) -> None:
+        self._end_limit()
         self._pause = _FIRST_PAUSE
         if self._presence:  # without it, the server holds messages back, invitations included
             self._bot.send_presence()
 
     def _disconnected(self, _: object) -> None:
+        self._end_limit()
         if not self.failed.done() and (self._again is None or self._again.done()):
             self._again = asyncio.create_task(self._connect_again(), name="connect again")
 

@@ -169,8 +169,10 @@ class Person:
                 await asyncio.sleep(0.05)
                 if self.client.transport is None:
                     self.client.cancel_connection_attempt()
-                    with suppress(TimeoutError):
-                        await self.back(5.0)
+                    try:
+                        await self.back(20.0)
+                    except TimeoutError:
+                        self.client.abort()  # perhaps it is connected and cannot log in
 
         self._keeper = asyncio.create_task(keep())
 

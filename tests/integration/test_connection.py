@@ -17,6 +17,7 @@ from slixmpp import JID
 from slixmpp_mls import MLS, Login, connected
 from slixmpp_mls.devserver import DevServer, Prosody
 from slixmpp_mls.errors import LoginFailed, StoreError, StoreMismatch, UsageError
+from slixmpp_mls.runtime import connection
 from slixmpp_mls.runtime.login import Client
 
 from ..conftest import unavailable_means_skip, unique
@@ -89,6 +90,23 @@ async def test_a_server_that_hangs_up(prosody: DevServer, account: Account, tmp_
         writer.close()
 
     listener = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    async with listener:
+        found = await problem(await made(prosody, account, tmp_path, port=listener.sockets[0].getsockname()[1]))
+    assert (found.reason, found.temporary) == ("closed", True)
+
+
+async def test_a_server_that_says_nothing(
+    prosody: DevServer, account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the bot would wait for it without end: slixmpp sets no limit to a login."""
+    monkeypatch.setattr(connection, "_LOGIN", 0.3)
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(100):
+            pass
+        writer.close()
+
+    listener = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     async with listener:
         found = await problem(await made(prosody, account, tmp_path, port=listener.sockets[0].getsockname()[1]))
     assert (found.reason, found.temporary) == ("closed", True)

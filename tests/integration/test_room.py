@@ -359,7 +359,7 @@ def reconnecting(server: DevServer, *parties: Party) -> Iterator[None]:
         while True:
             await asyncio.sleep(0.2)
             with suppress(Exception):
-                await server.connect(client, limit=5)
+                await server.connect(client, limit=20)
                 return
 
     for party in parties:
