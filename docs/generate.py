@@ -61,7 +61,9 @@ def specification() -> None:
     """Render the documents of the specification."""
     shutil.rmtree(SPECIFICATION, ignore_errors=True)
     subprocess.run(
-        [sys.executable, ROOT / "xep" / "render.py", "--output", SPECIFICATION], check=True, stdout=subprocess.DEVNULL
+        [sys.executable, ROOT / "xep" / "render.py", "--output", SPECIFICATION, "--site", "../specification.html"],
+        check=True,
+        stdout=subprocess.DEVNULL,
     )
 
 

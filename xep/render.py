@@ -331,8 +331,9 @@ _BASE64 = re.compile(r"^( *)([A-Za-z0-9+/]{40,}={0,2})$", re.MULTILINE)
 class _Page:
     """One rendering: counts examples and collects footnotes."""
 
-    def __init__(self, document: etree._ElementTree) -> None:
+    def __init__(self, document: etree._ElementTree, site: str | None) -> None:
         self.document = document
+        self.site = site
         self.notes: list[str] = []
         self.examples = 0
 
@@ -416,6 +417,7 @@ class _Page:
         assert header is not None
         title, status = _text_of(header, "title"), _text_of(header, "status")
         body = self.body(root)
+        back = "" if self.site is None else f'<p><a href="{html.escape(self.site)}">The project</a></p>'
         facts = [
             ("Type", _text_of(header, "type")),
             ("Version", ", ".join(_text(self.document, f"header/revision/{part}") for part in ("version", "date"))),
@@ -436,7 +438,7 @@ class _Page:
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f'<title>{html.escape(title)}</title><style>{STYLE}</style></head><body><div class="page">'
-            f'<nav aria-label="Contents">{self.contents(root)}</nav><main>'
+            f'<nav aria-label="Contents">{back}{self.contents(root)}</nav><main>'
             f'<div class="status">{html.escape(status)}</div><h1>{html.escape(title)}</h1>'
             f'<p class="abstract">{html.escape(_text_of(header, "abstract"))}</p><table class="facts">{rows}</table>'
             f'{body}<section id="notes"><h2>Notes</h2><ol class="notes">{notes}</ol></section>'
@@ -456,9 +458,12 @@ def _colored(text: str) -> str:
     return _BASE64.sub(r'\1<span class="b">\2</span>', colored)
 
 
-def render(document: etree._ElementTree) -> str:
-    """The document as one HTML page that needs nothing else."""
-    return _Page(document).page()
+def render(document: etree._ElementTree, site: str | None = None) -> str:
+    """The document as one HTML page that needs nothing else.
+
+    :param site: address of the project's documentation, which the page links to
+    """
+    return _Page(document, site).page()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -468,6 +473,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("documents", nargs="*", type=Path, default=DOCUMENTS, help="default: all beside this script")
     parser.add_argument("--output", type=Path, help="folder for the pages; default: build/ beside each document")
+    parser.add_argument("--site", metavar="URL", help="a link from each page to the project's documentation")
     parser.add_argument("--check", action="store_true", help="check only")
     parser.add_argument(
         "--xsf",
@@ -476,11 +482,11 @@ def main(arguments: list[str] | None = None) -> int:
         help="folder with the XSF's xep.dtd and xep.ent; default: XSF_XEPS if set",
     )
     options = parser.parse_args(arguments)
-    results = [_one(path, options.xsf, options.check, options.output) for path in options.documents]
+    results = [_one(path, options.xsf, options.check, options.output, options.site) for path in options.documents]
     return 0 if all(results) else 1
 
 
-def _one(path: Path, xsf: Path | None, check: bool, folder: Path | None) -> bool:
+def _one(path: Path, xsf: Path | None, check: bool, folder: Path | None, site: str | None) -> bool:
     """Check a document and, if it is sound, write its page."""
     try:
         document = load(path, xsf)
@@ -496,7 +502,7 @@ def _one(path: Path, xsf: Path | None, check: bool, folder: Path | None) -> bool
     if not check:
         output = (folder or path.parent / "build") / f"{path.stem}.html"
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(render(document), encoding="utf-8")
+        output.write_text(render(document, site), encoding="utf-8")
         print(f"rendered: {output}")
     return True
 
