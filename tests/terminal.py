@@ -72,19 +72,21 @@ class Terminal:
                 await asyncio.sleep(0.2)
 
     async def type(self, text: str) -> None:
-        """Type a line, and when it is on the screen, the Enter key; what comes together is taken for a paste."""
-        before = await self._look()
+        """Type a line, and when it is before the cursor, the Enter key; what comes together is taken for a paste."""
         await self._tmux("send-keys", "-l", "--", text)
         async with asyncio.timeout(SECONDS):
-            while (now := await self._look()) == before or text[-8:].strip() not in now:  # noqa: ASYNC110
+            while not (await self._line()).rstrip().endswith(text[-8:].rstrip()):  # noqa: ASYNC110  # nothing tells of it
                 await asyncio.sleep(0.1)
             await self._tmux("send-keys", "Enter")
-            while await self._look() == now:  # noqa: ASYNC110  # a screen tells of nothing
+            while (await self._line()).rstrip().endswith(text[-8:].rstrip()):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
 
-    async def _look(self) -> str:
-        """The screen, and where the cursor is."""
-        return await self.screen() + await self._tmux("display-message", "-p", "#{cursor_x},#{cursor_y}")
+    async def _line(self) -> str:
+        """The line in which the cursor is, before the cursor."""
+        place = await self._tmux("display-message", "-p", "#{cursor_x} #{cursor_y}")
+        column, row = map(int, place.split())
+        lines = (await self._tmux("capture-pane", "-p")).split("\n")
+        return lines[row][:column] if row < len(lines) else ""
 
     async def press(self, *keys: str) -> None:
         """Press keys, by tmux's names."""

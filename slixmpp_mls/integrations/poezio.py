@@ -70,6 +70,7 @@ _CONTENT = frozenset({
     "{urn:xmpp:message-retract:1}retract",
 })  # fmt: skip
 """Elements of poezio's that are sent; chat states, receipts and markup are not."""
+_INVITATIONS = frozenset({"{http://jabber.org/protocol/muc#user}x", "{jabber:x:conference}x"})
 _LAST = 100  # the place of our handlers: other plugins may change a text before it is encrypted
 _OFF = "off"
 
@@ -328,7 +329,7 @@ class Plugin(E2EEPlugin):
                 self._information("Private messages through an encrypted room are not encrypted: /mls opens a"
                                   " conversation of two.", "Error")  # fmt: skip
             return None
-        if not self._encryption_enabled(to) or stanza.xml.find("{http://jabber.org/protocol/muc#user}x") is not None:
+        if not self._encryption_enabled(to) or any(child.tag in _INVITATIONS for child in stanza.xml):
             raise NothingToEncrypt
         tab = self._room_tab(to.bare) or self._conversation_tab(to.bare)
         await self.encrypt(stanza, None, tab)

@@ -13,6 +13,7 @@ from PIL import Image
 from slixmpp import JID, ClientXMPP
 from textual.widgets import OptionList, RichLog, Static
 
+from slixmpp_mls.account.trust import qr_code
 from slixmpp_mls.cli.chat import model
 from slixmpp_mls.cli.chat.model import Chat, Talk
 from slixmpp_mls.cli.chat.window import Entry, Window
@@ -179,6 +180,21 @@ async def test_who_is_there_who_types_and_what_is_waited_for() -> None:
         assert "typing" not in str(status.content)
         chat._wait(chat.talks[coven.jid], "Waiting for somebody")
         assert "Waiting for somebody" in str(status.content)
+        await window.stop()
+
+
+async def test_our_own_key_is_shown_as_a_code_to_scan() -> None:
+    coven = FakeRoom("coven@rooms.example")
+    chat = chat_with(coven)
+    uri = "xmpp:alice@example?trust-message;encryption=urn:xmpp:mls:0;trust=0123"
+    chat.mls.trust = SimpleNamespace(uri=lambda: uri, qr=lambda: qr_code(uri))  # type: ignore[assignment, misc]
+    window = Window(chat)
+    async with window.run_test(size=(120, 60)) as pilot:
+        await pilot.press(*"/me", "enter")
+        await pilot.pause()
+        text = said(window, coven.jid)
+        assert "fedcba98 76543210" in text
+        assert text.count("\u2580") + text.count("\u2588") + text.count("\u2584") > 100
         await window.stop()
 
 

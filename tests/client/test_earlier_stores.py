@@ -52,6 +52,7 @@ def test_what_a_member_had_stored_is_there(tmp_path: Path, world: World) -> None
     assert group.sending.commit_waits
     assert len(group.room_state.require_member().unwanted) == 1  # the stranger's request
     assert not group.sending.needs_commit
+    assert group.members.epochs() == []  # it kept no log of epochs
 
 
 def test_the_group_goes_on(tmp_path: Path, world: World) -> None:
@@ -65,6 +66,7 @@ def test_the_group_goes_on(tmp_path: Path, world: World) -> None:
         "later",
     ]
     assert only(dave.events, Joined).epoch == 4
+    assert [record.epoch for record in alice.group.members.epochs()] == [4]
     assert not alice.group.outstanding_ids()
     assert world.agree()
     dave.send(b"and who are you?")

@@ -84,8 +84,6 @@ async def test_a_person_and_the_bot_of_the_readme_talk(
         await program.prints("('\\U0001f9d9',) True")
         await window.type("/mls reply so be it")
         await window.shows(r"said: so be it")
-        await window.type("/correct so it is")
-        await window.shows("so it is")
     stored = server.log_text()
     assert "Fair is foul" not in stored
 
@@ -119,6 +117,12 @@ async def test_a_room_is_encrypted_from_its_tab(
         await window.shows(f"{hecate.jid} came")
         await window.type("When shall we three meet again?")
         assert await hecate.hears(alice) == "When shall we three meet again?"
+        corrections: asyncio.Queue[Any] = asyncio.Queue()
+        hecate.client.add_event_handler("mls_correction", corrections.put_nowait)
+        await window.type("/correct When shall we three meet?")
+        async with asyncio.timeout(SECONDS):
+            assert (corrected := await corrections.get()).body == "When shall we three meet?"
+        assert corrected.replaces.known
         coven = hecate.mls.room(room)
         sent = await coven.send("In thunder, lightnin")
         await window.shows("In thunder, lightnin")
