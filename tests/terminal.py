@@ -67,7 +67,7 @@ class Terminal:
         async with asyncio.timeout(seconds):
             while True:
                 said = (await self._tmux("display-message", "-p", "#{pane_dead} #{pane_dead_status}")).split()
-                if said[:1] == ["1"]:
+                if said[:1] == ["1"] and len(said) == 2:  # the status comes after the end
                     return int(said[1])
                 await asyncio.sleep(0.2)
 
