@@ -19,6 +19,7 @@ from slixmpp_mls.mls.crypto import ed25519
 from . import peers, report
 from . import suites as suite_costs
 from .core import Result, run
+from .imports import LATE, measure
 from .rooms import report as rooms_report
 from .rooms.archive import catch_up
 from .rooms.many import many_rooms
@@ -51,6 +52,25 @@ def _progress() -> Iterator[Callable[[str], None]]:
 
 def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",") if number]
+
+
+@application.command()
+def imports(runs: Annotated[int, typer.Option(help="The best of so many.")] = 5) -> None:
+    """Measure what importing the package costs, beside slixmpp and cryptography alone.
+
+    Example: `python -m benchmarks imports --runs 10`
+    """
+    console = Console()
+    with _progress() as progress:
+        base = measure("slixmpp, cryptography.x509, lxml.etree", runs, progress)
+        ours = measure("slixmpp_mls", runs, progress)
+    for each in (base, ours):
+        console.print(f"import {each.what}: {each.seconds * 1000:.0f} ms")
+        for name, seconds in list(each.packages.items())[:6]:
+            console.print(f"  {name}: {seconds * 1000:.0f} ms")
+    console.print(f"ratio: {ours.seconds / base.seconds:.1f}")
+    late = [name for name in LATE if name in ours.packages]
+    console.print(f"of {', '.join(LATE)}, imported at once: {', '.join(late) or 'none'}")
 
 
 @application.command()
