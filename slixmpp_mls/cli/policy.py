@@ -153,7 +153,7 @@ def _change(text: str) -> tuple[str, Any]:
             return name, Right[value.upper()]
         if equals and name == "external_joins":
             return name, ExternalJoins[value.upper()]
-        if equals and name in ("own_devices", "x509_only"):
+        if equals and name in ("own_devices", "x509_only", "post_quantum"):
             return name, {"true": True, "false": False}[value.lower()]
         if equals and name == "max_leaf_age":
             return name, int(value.removesuffix("d")) * (86_400 if value.endswith("d") else 1)
@@ -217,6 +217,7 @@ def _record(policy: RoomPolicy, roster: Roster) -> dict[str, Any]:
         "max_members": policy.max_members,
         "roots": [root.hex() for root in policy.roots],
         "conversation": policy.conversation,
+        "post_quantum": policy.post_quantum,
     }
 
 
@@ -250,6 +251,8 @@ def print_policy(policy: RoomPolicy, roster: Roster | None, screen: Console = co
         table.add_row("their roots", Text("\n".join(root.hex() for root in policy.roots)))
     table.add_row("devices of one account", f"{policy.max_devices} at most")
     table.add_row("devices in the group", f"{policy.max_members} at most")
+    if policy.post_quantum:
+        table.add_row("cipher suite", "only one that keeps secrets from quantum computers")
     if policy.conversation:
         table.add_row("conversation", "of these two, and of nobody else")
     screen.print(table)

@@ -14,6 +14,7 @@ from rich.text import Text
 from ..authentication import TrustTable
 from ..errors import UsageError
 from ..identity import TrustLevel, key_identifier
+from ..mls.crypto.cipher_suite import CipherSuite
 from ..store import MemoryStore
 from .login import StoreOption, bare_jid, split_store
 from .policy import copy_of, groups_in
@@ -60,19 +61,33 @@ def rooms(
                 "accounts": sorted(group.roster.accounts()),
                 "epoch": group.mls.epoch,
                 "suite": group.mls.suite.id,
+                "post_quantum": {
+                    "secrecy": group.mls.suite.secrecy_is_post_quantum,
+                    "signatures": group.mls.suite.signatures_are_post_quantum,
+                },
             }
             for group in found
         ]
         console.print_json(json.dumps(records))
     elif found:
-        with _table("room", "people", "devices", "epoch") as table:
+        with _table("room", "people", "devices", "epoch", "post-quantum") as table:
             for group in found:
                 people, devices = len(list(group.roster.accounts())), len(group.roster)
-                table.add_row(Text(clean(group.room), "bold"), str(people), str(devices), str(group.mls.epoch))
+                withstands = _post_quantum(group.mls.suite)
+                table.add_row(
+                    Text(clean(group.room), "bold"), str(people), str(devices), str(group.mls.epoch), withstands
+                )
     else:
         console.print(Text("This device is in no room.", "yellow"))
     if not found:
         raise typer.Exit(1)
+
+
+def _post_quantum(suite: CipherSuite) -> str:
+    """What of a group withstands quantum computers.  Recorded messages need secrecy only; signatures are of today."""
+    if not suite.secrecy_is_post_quantum:
+        return "no"
+    return "yes" if suite.signatures_are_post_quantum else "for secrecy only"
 
 
 def members(

@@ -91,6 +91,10 @@ _WORDS: Final[dict[str, tuple[bool, Callable[[Any], str | None]]]] = {
     "mls_entered": (False, lambda event: "back in the room" if event.again else None),
     "mls_join_requested": (False, _join_requested),
     "mls_conversation_merged": (False, _merged),
+    "mls_better_suite": (
+        False,
+        lambda event: f"all members support cipher suite {event.suite}, which is better than {event.present}",
+    ),
     "mls_doubted": (True, lambda event: f"{event.member} is doubted: {event.doubt.text}"),
     "mls_new_device": (
         True,

@@ -68,6 +68,13 @@ class CipherSuiteId(IntEnum):
     MLS_256_MLKEM1024_AES256GCM_SHA384_MLDSA87 = 0xF00B
 
 
+POST_QUANTUM_SUITES = frozenset(range(0xF001, 0xF00C))
+"""All eleven suites of the draft, those included that are not known here: each has an ML-KEM.
+
+Whether a suite is one of them is decided by its number alone, so that all members decide alike.
+"""
+
+
 class ExtensionType(IntEnum):
     """RFC 9420 17.3."""
 

@@ -48,7 +48,9 @@ the GroupContext            removed clients changes
 their new content           has a policy of this version that can be parsed,                   ``policy-missing``
                             for the same room,                                                 ``room``
                             of the same conversation, if it is one,                            ``conversation``
-                            with an administrator who is a member after the Commit             ``administrator``
+                            with an administrator who is a member after the Commit,            ``administrator``
+                            neither it nor the policy before demands a post-quantum cipher     ``post-quantum``
+                            suite, or the group that will have it has one
 the list of removed         equals, after each Commit, the list that follows from its changes  ``removed-clients``
 clients
 ReInit                      like a change of the extensions, with the committer judged (a
@@ -158,9 +160,11 @@ def judge(view: GroupView, effects: Effects) -> Verdict:
             raise PolicyViolation("newcomer", "a leaf gains or loses the mark of a newcomer", judged.name(change.index))
     policy = view.policy
     if effects.extensions is not None:
-        policy = _check_context(judged, effects.extensions.proposer, effects.extensions.after, roster)
+        suite = int(view.suite.id)
+        policy = _check_context(judged, effects.extensions.proposer, effects.extensions.after, roster, suite)
     if effects.reinit is not None:
-        _check_context(judged, effects.committer, effects.reinit.extensions, roster)
+        suite = effects.reinit.cipher_suite
+        _check_context(judged, effects.committer, effects.reinit.extensions, roster, suite)
         if not _is_listed(view.removed or RemovedClients(), view, effects.reinit.extensions):
             raise PolicyViolation("removed-clients", "a ReInit that forgets who has been removed")
     for change in (*effects.updated, *effects.added):
@@ -200,9 +204,12 @@ def _is_wanted(judged: JudgedCommit, change: MemberChange, returning: Iterable[i
     return change.proposer == MemberSender(change.index) or change.index in returning
 
 
-def _check_context(judged: JudgedCommit, proposer: AnySender, extensions: Extensions, after: Roster) -> RoomPolicy:
+def _check_context(
+    judged: JudgedCommit, proposer: AnySender, extensions: Extensions, after: Roster, suite: int
+) -> RoomPolicy:
     """Check the extensions that replace those of the GroupContext, and return the policy in them.
 
+    :param suite: number of the cipher suite of the group that will have them
     :raises PolicyViolation: they are not allowed
     """
     view = judged.view
@@ -221,6 +228,8 @@ def _check_context(judged: JudgedCommit, proposer: AnySender, extensions: Extens
     old = view.policy
     if new.conversation != old.conversation or (old.conversation and new.administrators != old.administrators):
         raise PolicyViolation("conversation", "a conversation would become another one", judged.name(wisher))
+    if not (new.allows_suite(suite) and old.allows_suite(suite)):  # dropping the demand and using that are two steps
+        raise PolicyViolation("post-quantum", f"cipher suite {suite} is not post-quantum", judged.name(wisher))
     if not any(map(after.has_say, new.administrators)):
         raise PolicyViolation(
             "administrator", "the policy would leave no administrator in the group", judged.name(wisher)

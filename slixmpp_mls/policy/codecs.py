@@ -9,7 +9,16 @@ from ..errors import MalformedError
 from ..identity import check_bare_jid
 from ..mls.tls import Codec, read_span, write_opaque
 
-__all__ = ["BARE_JID", "BOOLEAN", "MAX_ADMINISTRATORS", "MAX_ROOTS", "Administrators", "Bounded", "RootHashes"]
+__all__ = [
+    "BARE_JID",
+    "BOOLEAN",
+    "MAX_ADMINISTRATORS",
+    "MAX_ROOTS",
+    "Administrators",
+    "Bounded",
+    "RootHashes",
+    "TrailingFlag",
+]
 
 MAX_ADMINISTRATORS = 64
 MAX_ROOTS = 16
@@ -25,6 +34,24 @@ class Boolean(Codec):
         if pos >= end or data[pos] > 1:
             raise MalformedError("not the 0 or 1 of a yes or no")
         return data[pos] == 1, pos + 1
+
+
+class TrailingFlag(Codec):
+    """The last field of a structure: an octet 1, or nothing for False.
+
+    Structures of before the field existed have the same octets as those in which it is False.
+    """
+
+    def write(self, out: bytearray, value: Any) -> None:
+        if value:
+            out.append(1)
+
+    def read(self, data: bytes, pos: int, end: int) -> tuple[bool, int]:
+        if pos == end:
+            return False, pos
+        if data[pos] != 1:
+            raise MalformedError("a flag at the end that is not 1")
+        return True, pos + 1
 
 
 class BareJID(Codec):

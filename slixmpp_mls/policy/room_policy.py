@@ -35,11 +35,12 @@ from typing import Annotated, ClassVar, Self
 
 from ..errors import InvalidError, MalformedError, PolicyTooNew
 from ..identity.certificates import leads_to
+from ..mls.registry import POST_QUANTUM_SUITES
 from ..mls.structures.credential import AnyCredential, X509Credential
 from ..mls.structures.extensions import Extension, ExtensionContent, Extensions
 from ..mls.tls import Enum, struct, uint32
 from ..stanza.code_points import POLICY_TYPES
-from .codecs import BARE_JID, BOOLEAN, MAX_ADMINISTRATORS, Administrators, RootHashes
+from .codecs import BARE_JID, BOOLEAN, MAX_ADMINISTRATORS, Administrators, RootHashes, TrailingFlag
 from .roster import Roster
 
 __all__ = ["MAX_ADMINISTRATORS", "POLICY_TYPES", "ExternalJoins", "Right", "RoomPolicy"]
@@ -84,6 +85,7 @@ class RoomPolicy(ExtensionContent):
         one of them.  If empty, any X.509 credential is accepted
     :ivar conversation: whether the group is a conversation between the two accounts in `administrators`: no other
         account can be added, and neither this flag nor the list can change
+    :ivar post_quantum: whether the group's cipher suite must keep secrets from quantum computers
     """
 
     TYPE: ClassVar[int] = POLICY_TYPES[VERSION]
@@ -101,6 +103,7 @@ class RoomPolicy(ExtensionContent):
     max_members: uint32 = 10_000
     roots: Annotated[tuple[bytes, ...], RootHashes()] = ()
     conversation: Annotated[bool, BOOLEAN] = False
+    post_quantum: Annotated[bool, TrailingFlag()] = False
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -177,6 +180,10 @@ class RoomPolicy(ExtensionContent):
         if not self.x509_only:
             return True
         return isinstance(credential, X509Credential) and (not self.roots or leads_to(credential, self.roots))
+
+    def allows_suite(self, number: int) -> bool:
+        """Whether the group may have this cipher suite (`post_quantum`), by its number, known to us or not."""
+        return not self.post_quantum or number in POST_QUANTUM_SUITES
 
     def permits(self, right: Right, account: str, roster: Roster) -> bool:
         """Whether an account has a right, such as ``policy.may_change_subject``."""

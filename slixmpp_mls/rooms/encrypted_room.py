@@ -459,6 +459,7 @@ class EncryptedRoom:
         if self.group.sending.leaf_outdated:
             spawn(self.renew_leaf(), "renewing our leaf")
         self.membership.went_live()
+        self.worker.reinitializer.look_for_better_suite()
 
     async def affiliations_differ(self) -> AffiliationsDiffer:
         """Compare the room's affiliations with the group's members; see :mod:`.affiliation_sync`.
@@ -539,6 +540,16 @@ class EncryptedRoom:
         :raises UsageError: we are not in the group
         """
         return self.group.mls.suite.id
+
+    @property
+    def post_quantum(self) -> bool:
+        """Whether what is recorded of the group today stays closed to quantum computers.
+
+        It concerns secrecy: suites with Ed25519 do not keep a quantum computer from signing in a member's name.
+
+        :raises UsageError: we are not in the group
+        """
+        return self.group.mls.suite.secrecy_is_post_quantum
 
     async def set_policy(self, policy: RoomPolicy) -> GroupChanged | None:
         """Replace the group's policy.

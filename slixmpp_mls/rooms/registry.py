@@ -198,7 +198,9 @@ class Rooms:
         """See :meth:`MLS.negotiate`."""
         device = self._context.device
         policy = policy or RoomPolicy("any@room.invalid", (device.identity.account,))
-        return await negotiate(self._context, accounts, device.suites, group_extensions(policy))
+        # Without any that the policy allows, the best of ours, which is refused with the reason.
+        suites = [each for each in device.suites if policy.allows_suite(each)] or device.suites
+        return await negotiate(self._context, accounts, suites, group_extensions(policy))
 
     async def adopt(self, room: str, policy: RoomPolicy | None, suite: int | None, anew: bool) -> EncryptedRoom:
         """See :meth:`MLS.adopt`."""
@@ -231,7 +233,12 @@ class Rooms:
         ended = known is not None and known.is_member and await self._has_ended(known)
         if known is not None and known.is_member and not ended:
             raise UsageError(f"already a member of the group in {bare}")
-        own = device.credential(CipherSuite.get(suite or device.suites[0]))
+        if suite is None:
+            allowed = (each for each in device.suites if policy is None or policy.allows_suite(each))
+            suite = next(allowed, device.suites[0])
+        if policy is not None and not policy.allows_suite(suite):
+            raise UsageError(f"the policy demands a post-quantum cipher suite, which {suite} is not")
+        own = device.credential(CipherSuite.get(suite))
         if policy is not None and not policy.accepts(own):
             raise UsageError("the policy demands X.509 credentials, and this device has no certificate")
         if known is not None:
@@ -245,7 +252,7 @@ class Rooms:
             handle.group.lifecycle.seek(last)
             if begin is None:
                 handle.group.lifecycle.create(
-                    suite or device.suites[0],
+                    suite,
                     policy or RoomPolicy(bare, (self._context.xmpp.boundjid.bare,)),
                     self._context.now,
                 )

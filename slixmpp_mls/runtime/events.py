@@ -34,6 +34,7 @@
 ``mls_group_continued``       the group that follows is there; ``GroupContinued``
 ``mls_continuation_delayed``  the group that follows cannot be made yet; ``ContinuationDelayed``
 ``mls_downgrade_suspected``   a server seems to hide what a device supports; ``Suspicion``
+``mls_better_suite``          all members support a better cipher suite than the group has; ``BetterSuite``
 ``mls_rejoining``             we try to come (back) into a group; ``Rejoining``
 ``mls_join_requested``        somebody asks to be added, and we do not add them by ourselves; ``JoinRequested``
 ``mls_invited``               somebody invites us; ``Invitation``

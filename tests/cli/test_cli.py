@@ -184,6 +184,27 @@ async def test_demo_with_two_servers(kind: str, prosody: DevServer, tmp_path: Pa
 
 
 @pytest.mark.server
+@pytest.mark.parametrize("kind", list(SERVERS))
+async def test_demo_of_a_room_that_moves_to_a_post_quantum_suite(kind: str, tmp_path: Path) -> None:
+    with unavailable_means_skip():
+        server = SERVERS[kind]()
+        server._install()
+        await server.close()
+    async with running(COMMAND, "demo", "--post-quantum", "--server", kind, folder=tmp_path, **_cache()) as demo:
+        assert await demo.ends() == 0, demo.output
+    assert "for bob's sake" in demo.output
+    assert "All of it checked" in demo.output
+
+
+@pytest.mark.server
+def test_the_demo_fails_where_a_room_does_not_move(prosody: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EncryptedRoom, "post_quantum", False)
+    result = CliRunner().invoke(app, ["demo", "--post-quantum"])
+    assert result.exit_code == 1
+    assert "stays closed" in str(result.exception)
+
+
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("owner", "method", "lie", "complaint"),
     [

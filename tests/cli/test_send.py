@@ -258,6 +258,7 @@ async def test_settings_from_the_file_and_what_the_store_knows_of_it(
     assert (tmp_path / ".local/share/slixmpp-mls" / f"{ci}.db").exists()
     (one,) = json.loads(await call("rooms", "--json"))
     assert (one["room"], one["accounts"], one["members"], one["epoch"]) == (room, sorted([alice.jid, ci]), 2, 1)
+    assert one["post_quantum"] == {"secrecy": False, "signatures": False}  # Alice has suite 1 only
     assert room in await call("rooms")
     members: list[dict[str, Any]] = json.loads(await call("members", room, "--json"))
     assert {member["account"] for member in members} == {alice.jid, ci}

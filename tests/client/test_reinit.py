@@ -512,3 +512,28 @@ def test_who_has_lost_the_group_finds_the_one_that_followed() -> None:
 
 def private(group_id: bytes, epoch: int) -> PrivateMessage:
     return PrivateMessage(group_id, epoch, ContentType.COMMIT, b"", b"", b"")
+
+
+def test_a_group_without_the_suite_that_its_policy_demands_is_not_joined() -> None:
+    """XEP, "The Policy": a client MUST NOT join a group of another suite that has such a policy."""
+    world = World()
+    policy = replace(world.open_policy(ALICE), post_quantum=True)
+    alice, carol = world.person(ALICE), world.person("carol@c.example")
+    with pytest.raises(UsageError, match="post-quantum"):
+        alice.group.lifecycle.create(1, policy, world.now)
+    # Other software makes it all the same.
+    alice.group.lifecycle.create(1, world.open_policy(ALICE), world.now)
+    group = alice.group.mls
+    extensions = policy.replaced_in(group.context.extensions)
+    forged = replace(group, public=replace(group.public, context=replace(group.context, extensions=extensions)))
+    found = world.directory.find(carol.account, alice.group, world.now)
+    (package,) = found.values()
+    bundle = forged.commit([Add(package.key_package)], now=world.now)
+    assert bundle.welcome is not None
+    payloads = [Commit(group.group_id, 0, bundle.commit), Welcome(group.group_id, 1, bundle.welcome)]
+    world.room.post(payloads, ALICE, "forged")
+    world.room.deliver_all()
+    (rejected,) = carol.read()
+    assert isinstance(rejected, Rejected)
+    assert "its policy does not allow" in str(rejected.error)
+    assert not carol.group.is_member

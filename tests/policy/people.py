@@ -170,6 +170,7 @@ class Group:
         extensions: Iterable[Extension] | None = None,
         proposer: Who | None = None,
         reinit: Iterable[Extension] | None = None,
+        suite: int = 1,
     ) -> Effects:
         """A Commit; `extensions` are proposed by `proposer`, or the committer."""
         change = None
@@ -182,7 +183,7 @@ class Group:
             changes=changes,
             extensions=change,
             psks=(),
-            reinit=None if reinit is None else ReInit(b"new", 1, 1, tuple(reinit)),
+            reinit=None if reinit is None else ReInit(b"new", 1, suite, tuple(reinit)),
         )
 
 

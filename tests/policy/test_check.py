@@ -538,6 +538,7 @@ ALL: dict[str, object] = {
     "external_joins": ANYBODY,
 }
 MALLORY = as_bob()
+PQ: dict[str, object] = {"post_quantum": True}
 TALK = {"conversation": True, "administrators": ("alice@x", "bob@x")}
 
 
@@ -626,6 +627,16 @@ CELLS: list[tuple[str, dict[str, object], Effects, str | None]] = [
      commit(A1, extensions=policy(conversation=True, administrators=("alice@x", "erin@x"))), "conversation"),
     ("a ReInit that makes a room of a conversation", TALK, commit(A1, reinit=policy()), "conversation"),
     # X.509
+    ("a post-quantum suite demanded of a group that has none", {}, commit(A1, extensions=policy(post_quantum=True)),
+     "post-quantum"),
+    ("... and kept by other rules", PQ, commit(A1, extensions=policy(post_quantum=True, max_leaf_age=9)),
+     "post-quantum"),
+    ("a ReInit to a post-quantum suite that demands one from then on", {},
+     commit(A1, reinit=policy(post_quantum=True), suite=0xF001), None),
+    ("a ReInit to a suite that nobody here knows, and that is post-quantum", PQ,
+     commit(A1, reinit=policy(post_quantum=True), suite=0xF003), None),
+    ("a ReInit to another suite than is demanded", PQ, commit(A1, reinit=policy(post_quantum=True)), "post-quantum"),
+    ("... which drops the demand at once", PQ, commit(A1, reinit=policy()), "post-quantum"),
     ("basic credential added", {"x509_only": True}, commit(A1, add(A1, ERIN.leaf())), "x509"),
     ("basic credential kept", {"x509_only": True}, commit(B1, update(B1, BOB.leaf(1))), "x509"),
     ("basic credential joins", {"x509_only": True} | ALL, join(ERIN_NEW), "x509"),

@@ -40,6 +40,7 @@ POLICIES = st.builds(
     max_members=st.integers(0, 2**32 - 1),
     roots=st.lists(st.binary(min_size=32, max_size=32), unique=True, max_size=16).map(tuple),
     conversation=st.booleans(),
+    post_quantum=st.booleans(),
 )
 
 
@@ -109,10 +110,10 @@ def test_addresses_that_are_refused(octets: bytes) -> None:
         "01010101010100000000000000002000002710" "00", "01010101010100000000000000002000002710" "000000",
         "01010101010100000000000000002000002710" "040102030400",
         "01010101010100000000000000002000002710" "4040" + "00" * 64 + "00",
-        "01010101010100000000000000002000002710" "0002",
+        "01010101010100000000000000002000002710" "0002", "01010101010100000000000000002000002710" "000002",
     ],
     ids=["right 3", "external joins 3", "own devices 2", "X.509 2", "an octet missing", "an octet too many",
-         "root of 4", "root twice", "conversation 2"],
+         "root of 4", "root twice", "conversation 2", "post-quantum 2"],
 )  # fmt: skip
 def test_values_that_are_refused(tail: str) -> None:
     with pytest.raises(MalformedError):
@@ -178,3 +179,15 @@ def test_the_partner_in_a_conversation() -> None:
     assert replace(talk, conversation=False).partner_of("alice@x") is None
     assert replace(talk, administrators=("alice@x",)).partner_of("alice@x") is None
     assert replace(talk, administrators=("alice@x", "bob@x", "dora@x")).partner_of("alice@x") is None
+
+
+def test_a_demand_for_a_post_quantum_suite_is_an_octet_at_the_end() -> None:
+    """XEP, "The Policy": a policy without the demand has the octets that it has always had."""
+    plain, demanding = policy(), policy(post_quantum=True)
+    assert demanding.encode() == plain.encode() + b"\x01"
+    assert all(plain.allows_suite(number) for number in (1, 0xF001, 77))
+    assert [number for number in (1, 7, 0xF000, 0xF001, 0xF003, 0xF00B, 0xF00C) if demanding.allows_suite(number)] == [
+        0xF001,
+        0xF003,
+        0xF00B,
+    ]

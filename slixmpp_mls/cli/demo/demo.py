@@ -16,6 +16,7 @@ from ...devserver import Federation, Line, Prosody
 from ..server import KINDS, Kind, describe
 from ..terminal import console, reporting, run, until_interrupted, waiting
 from .federated_story import SELF_PING, FederatedStory
+from .post_quantum_story import PostQuantumStory
 from .story import Person, Story
 from .timeline import Timeline, save_picture
 
@@ -29,6 +30,9 @@ def demo(
     federated: Annotated[
         bool, typer.Option("--federated", help="Two servers (the second is Prosody), and what a broken link does.")
     ] = False,
+    post_quantum: Annotated[
+        bool, typer.Option("--post-quantum", help="A room begins in cipher suite 1 and moves to a post-quantum one.")
+    ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the servers running, to play with.")] = False,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Also save what is shown as a picture.")] = None,
 ) -> None:
@@ -41,11 +45,15 @@ def demo(
     Example: `slixmpp-mls demo --server ejabberd --keep`
 
     Example: `slixmpp-mls demo --federated`
+
+    Example: `slixmpp-mls demo --post-quantum`
     """
-    run(_demo(server, federated, keep, svg))
+    if federated and post_quantum:
+        raise typer.BadParameter("--federated and --post-quantum are two stories: choose one")
+    run(_demo(server, federated, post_quantum, keep, svg))
 
 
-async def _demo(kind: Kind, federated: bool, keep: bool, svg: Path | None) -> None:
+async def _demo(kind: Kind, federated: bool, post_quantum: bool, keep: bool, svg: Path | None) -> None:
     async with AsyncExitStack() as stack:
         line: Line | None = None
         with reporting() as progress:
@@ -76,7 +84,9 @@ async def _demo(kind: Kind, federated: bool, keep: bool, svg: Path | None) -> No
                 screen = Console(record=True, width=PICTURE_WIDTH, highlight=False)
             announce = (lambda _: None) if svg else spinner.enter_context(waiting("Starting"))
             timeline = Timeline(screen, announce)
-            if line is None:
+            if post_quantum:
+                await PostQuantumStory(servers[0], people, timeline).tell()
+            elif line is None:
                 await Story(servers[0], people, timeline).tell()
             else:
                 await FederatedStory(servers, line, people, timeline).tell()

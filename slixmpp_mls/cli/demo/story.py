@@ -15,7 +15,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from ...client import Device, Incoming, RoomGroup
+from ...client import Device, Incoming, KeyPackageSettings, RoomGroup
 from ...client.group.actions import MoveOn, Read
 from ...delivery.archive import Archive
 from ...devserver import DevServer
@@ -54,6 +54,10 @@ class Person:
         self._store: SQLiteStore | None = None
         self.news = asyncio.Event()
 
+    def configure(self, **config: Any) -> None:
+        """Change the plugin's configuration, from the next connection on."""
+        self._config |= config
+
     async def come(self) -> None:
         """Make the account, and connect."""
         await self._server.register(self.name, new_password())
@@ -65,7 +69,7 @@ class Person:
         self.client = self._server.client(self.jid)
         self.client.register_plugin("mls", {"store": self._store, "key_packages": 10, **self._config})
         self.client.add_event_handler("mls_message", self._heard)
-        for event in ("mls_joined", "mls_group_changed", "mls_removed", "mls_interrupted"):
+        for event in ("mls_joined", "mls_group_changed", "mls_group_continued", "mls_removed", "mls_interrupted"):
             self.client.add_event_handler(event, lambda _: self.news.set())
         await self._server.connect(self.client)
         await self.mls.ready()
@@ -180,7 +184,7 @@ class Story:
         alice, bob, carol = self.people
         group = self._group(alice)
         self.show.expect("Adding an intruder")
-        intruder = Device(MemoryStore(bob.jid))
+        intruder = Device(MemoryStore(bob.jid), settings=KeyPackageSettings((group.suite,)))
         bundle = intruder.key_packages.make(CipherSuite.get(intruder.suites[0]), alice.mls.now)
         reference = bundle.reference.hex()
         element = KeyPackage(reference, bundle.key_package.cipher_suite, MLSMessage.wrap(bundle.key_package), False)

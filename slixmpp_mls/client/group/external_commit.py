@@ -119,6 +119,8 @@ class ExternalCommits:
         policy = RoomPolicy.required_in(context.extensions)
         if policy.room != self._state.room:
             raise InvalidError("a GroupInfo of the group of another room", _RULES)
+        if not policy.allows_suite(context.cipher_suite):
+            raise InvalidError("a group of a cipher suite that its policy does not allow", "urn:xmpp:mls:0 policy")
         # RFC 9420 12.4.3, 12.4.3.1: signature, tree, leaves
         public = public_of(info, lifetime_limit=self._device.parameters.lifetime_limit)
         roster = Roster.of(public.tree.members())

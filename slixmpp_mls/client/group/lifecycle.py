@@ -44,6 +44,8 @@ class Lifecycle:
         state.require_no_member()
         if policy.room != state.room:
             raise UsageError(f"a policy for {policy.room}, not for {state.room}")
+        if not policy.allows_suite(suite):
+            raise UsageError(f"the policy demands a post-quantum cipher suite, which {suite} is not")
         if not policy.accepts(device.credential(CipherSuite.get(suite))):
             raise UsageError("the policy demands X.509 credentials, and this device has no certificate for the suite")
         bundle = device.key_packages.make(CipherSuite.get(suite), now)

@@ -28,6 +28,7 @@ from ...mls.group.commit_creation import CommitBundle, CommitDraft, CommitOption
 from ...mls.group.group import Group
 from ...mls.group.group_state import PublicState
 from ...mls.group.proposal_list import SentProposal
+from ...mls.registry import GREASE
 from ...mls.structures.credential import type_of
 from ...mls.structures.framing import MemberSender
 from ...mls.structures.proposals import Add, AnyProposal, GroupContextExtensions, PreSharedKey
@@ -322,7 +323,7 @@ class Sending:
 
     @property
     def leaf_outdated(self) -> bool:
-        """Whether our leaf's credential or signature key differs from the device's present one.
+        """Whether our leaf's credential, signature key or list of cipher suites differs from the device's present one.
 
         The next Commit of ours replaces it.
         """
@@ -336,7 +337,10 @@ class Sending:
         new = self._device.own_leaf(group.suite)
         if not group.tree.supported_by_all(Feature.CREDENTIAL, type_of(new.credential)):  # RFC 9420 7.3
             new = replace(new, credential=self._device.identity.credential())
-        if (group.own_leaf.credential, group.own_leaf.signature_key) == (new.credential, new.signature_key.public):
+        old = group.own_leaf
+        # Others see in the leaf which suites we have: whether the group could move (RFC 9420 7.2).
+        same = set(old.capabilities.cipher_suites) - GREASE == set(new.capabilities.cipher_suites) - GREASE
+        if same and (old.credential, old.signature_key) == (new.credential, new.signature_key.public):
             return None
         return new
 

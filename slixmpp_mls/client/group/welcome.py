@@ -174,6 +174,8 @@ class Welcomes:
         policy = RoomPolicy.required_in(context.extensions)
         if policy.room != self._state.room:
             raise InvalidError("a Welcome to the group of another room", _RULES)
+        if not policy.allows_suite(context.cipher_suite):
+            raise InvalidError("a group of a cipher suite that its policy does not allow", "urn:xmpp:mls:0 policy")
         check_is_new(self._state, context.group_id, context.epoch)
         location = _tree_location(info)
         if location is not None and location not in incoming.fetched:

@@ -20,9 +20,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from ...client import GroupChanged
 from ...errors import DeliveryError, MLSError, NotPermitted, SuiteUnsupported, UsageError
 from ...identity import ClientIdentity
 from ...key_packages.cipher_suite_choice import negotiate, read_offers
@@ -30,10 +32,11 @@ from ...mls.crypto.cipher_suite import CipherSuite
 from ...mls.registry import ProtocolVersion
 from ...mls.structures.key_package import KeyPackage
 from ...mls.structures.proposals import AnyProposal, ReInit
+from ...mls.tree.tree_math import LeafIndex
 from .committer import Committer
 from .parts import RoomParts
 
-__all__ = ["OTHERS_CREATE_AFTER", "ContinuationDelayed", "Reinitializer"]
+__all__ = ["OTHERS_CREATE_AFTER", "BetterSuite", "ContinuationDelayed", "Reinitializer"]
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,19 @@ class ContinuationDelayed:
     lacking: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class BetterSuite:
+    """All members support a better cipher suite than the group has: :meth:`EncryptedRoom.reinit` would move it there.
+
+    :ivar suite: number of the best one of ours that all leaves list
+    :ivar present: number of the group's
+    """
+
+    room: str
+    suite: int
+    present: int
+
+
 class Reinitializer:
     """Ends one room's group, and makes the group that follows."""
 
@@ -65,6 +81,44 @@ class Reinitializer:
         self._group = parts.group
         self._progress = parts.progress
         self._committer = committer
+        self._told: tuple[bytes, int] | None = None
+        self._lacking = 0  # index of a leaf that lacked a better suite when we last looked
+
+    def look_for_better_suite(self, changed: Sequence[GroupChanged] = ()) -> None:
+        """Fire ``mls_better_suite`` if all leaves list a better suite than the group's, each time that this becomes so.
+
+        A leaf's capabilities are signed, and list its client's suites (RFC 9420 7.2).  The leaf that lacked one is
+        looked at first: while it is there, this takes no time.  Once all list one, only new members can change that.
+
+        :param changed: what has happened since we last looked; nothing if that is not known
+        """
+        group = self._group
+        if changed and self._told is not None and not any(event.added for event in changed):
+            return
+        if not group.is_member or group.mls.closed is not None or len(group.roster) < 2:
+            return
+        suite = next((each for each in self._better() if self._all_list(each)), None)
+        found = None if suite is None else (group.mls.group_id, suite)
+        if suite is not None and found != self._told:
+            self._context.fire("mls_better_suite", BetterSuite(group.room, suite, int(group.mls.suite.id)))
+        self._told = found
+
+    def _all_list(self, suite: int) -> bool:
+        tree = self._group.mls.tree
+        first = tree.leaf(LeafIndex(self._lacking)) if self._lacking < tree.leaf_count else None
+        if first is not None and suite not in first.capabilities.cipher_suites:
+            return False
+        for index, leaf in self._group.mls.members():
+            if suite not in leaf.capabilities.cipher_suites:
+                self._lacking = int(index)
+                return False
+        return True
+
+    def _better(self) -> Sequence[int]:
+        """Our suites that are better than the group's, the best first."""
+        ours, present = self._context.device.suites, self._group.mls.suite.id
+        better = ours[: ours.index(present)] if present in ours else ours
+        return [suite for suite in better if self._group.policy.allows_suite(suite)]
 
     async def reinitialize(self, suite: int | None) -> int | None:
         """End the group, and wait until the one that follows exists.
@@ -107,16 +161,14 @@ class Reinitializer:
     async def _best(self) -> int | None:
         """Our best suite that all members have, if it is better than the current one."""
         group = self._group
-        ours, present = self._context.device.suites, group.mls.suite.id
         negotiated = await negotiate(
             self._context,
             sorted(group.roster.accounts()),
-            ours,
+            self._context.device.suites,
             group.mls.context.extensions,
             members=group.roster.clients(),
         )
-        better = ours[: ours.index(present)] if present in ours else ours
-        return next((one for one in better if not negotiated.lacking[one]), None)
+        return next((one for one in self._better() if not negotiated.lacking[one]), None)
 
     def begin(self, *, at_once: bool) -> None:
         """Begin to make the group that a ReInit demands, beside the reading.

@@ -283,6 +283,9 @@ class RoomWorker:
             self.committer.stanza_read(each.stanza, each.step)
             self.recovery.stanzas_read(each.stanza, each.step)
             self.readmission.stanza_read(each.stanza, each.step)
+            changed = [event for event in each.events if isinstance(event, GroupChanged)]
+            if changed and self.progress.live.is_set():
+                self.reinitializer.look_for_better_suite(changed)
             if isinstance(each.step.action, Remember):
                 self.parts.spawn(self.committer.commit_for_others(), "committing for others")
         self._check_still_following()
