@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from slixmpp import JID
 
 from ..client import RoomGroup
 from ..delivery.affiliations import Affiliation, Affiliations
-from ..errors import DeliveryError, NotPermitted
+from ..errors import DeliveryError
 
 __all__ = ["AffiliationSync", "AffiliationsDiffer"]
 
@@ -51,7 +51,7 @@ class AffiliationSync:
     """Compares one room's affiliations with its group's members.
 
     :param tell: called when the difference has changed
-    :param expel: removes an account from the group; raises NotPermitted if we may not
+    :param expel: removes accounts from the group, except those that we may not remove
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class AffiliationSync:
         group: RoomGroup,
         affiliations: Affiliations,
         tell: Callable[[AffiliationsDiffer], None],
-        expel: Callable[[str], Awaitable[object]],
+        expel: Callable[[Sequence[str]], Awaitable[object]],
     ) -> None:
         self._group = group
         self._affiliations = affiliations
@@ -103,9 +103,6 @@ class AffiliationSync:
         if difference != self._told:
             self._told = difference
             self._tell(difference)
-        for account in difference.shut_out:
-            if account != own and self.may_expel(own) and self._group.roster.has(account):
-                try:
-                    await self._expel(account)
-                except NotPermitted:
-                    continue  # needs another member, for example an administrator
+        shut_out = [account for account in difference.shut_out if account != own]
+        if shut_out and self.may_expel(own):
+            await self._expel(shut_out)

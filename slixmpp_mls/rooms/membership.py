@@ -8,6 +8,7 @@ added in the end, its affiliation is revoked.  An account that is removed loses 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -149,8 +150,10 @@ class MembershipChanges:
             parts.group,
             parts.muc.affiliations,
             lambda difference: parts.context.fire("mls_affiliations_differ", difference),
-            lambda account: self.remove([account]),
+            self._expel,
         )
+        self._shut_out: set[str] = set()
+        self._expelling = asyncio.Lock()
 
     # --- adding ----------------------------------------------------------------------------------
 
@@ -277,12 +280,31 @@ class MembershipChanges:
         return [Remove(leaf) for leaf in leaves if leaf != own] or None
 
     async def expelled(self, account: str) -> None:
-        """Remove an account from the group that has lost its affiliation, if we may; otherwise another member does."""
+        """Remove an account from the group that has lost its affiliation, if we may; otherwise another member does.
+
+        Accounts that lose it while a Commit of ours is in transit are removed together, by the next one.
+        """
         await self._parts.progress.until_live()
-        is_ours_to_do = account != self._own and self.affiliations.may_expel(self._own)
-        if is_ours_to_do and self._group.roster.has(account):
-            await self._committer.commit(partial(self._removes, [account]))
-            await self.affiliations.compare_later(self._own)
+        if account == self._own or not self.affiliations.may_expel(self._own) or not self._group.roster.has(account):
+            return
+        self._shut_out.add(account)
+        async with self._expelling:
+            accounts, self._shut_out = sorted(self._shut_out), set()
+            if not accounts:
+                return  # another call has removed it
+            await self._expel(accounts)
+        await self.affiliations.compare_later(self._own)
+
+    async def _expel(self, accounts: Sequence[str]) -> None:
+        """Remove accounts by one Commit.  Those whom we may not remove need another member."""
+        batches = [list(accounts)]
+        while batches:
+            batch = batches.pop(0)
+            try:
+                await self._committer.commit(partial(self._removes, batch))
+            except (InvalidError, NotPermitted):
+                if len(batch) > 1:  # one of them makes the Commit impossible
+                    batches[:0] = _parted(batch, -(-len(batch) // 2))
 
     def went_live(self) -> None:
         """Compare the room's lists with the group if we should act on them; the room has been caught up with."""

@@ -1,0 +1,99 @@
+"""Accounts that the room has shut out lose the group: all by one Commit."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from slixmpp import JID
+
+from slixmpp_mls.client import GroupChanged
+from slixmpp_mls.policy import Right
+from slixmpp_mls.rooms import affiliation_sync
+from slixmpp_mls.rooms.engine.committer import Committer
+from slixmpp_mls.rooms.engine.post_commit import PostCommit
+from slixmpp_mls.rooms.engine.transmitter import Transmitter
+from slixmpp_mls.rooms.membership import MembershipChanges
+from slixmpp_mls.testing import Participant, World
+
+from ..client.people import ALICE, BOB
+from .people import Parts, soon, until
+
+MANY = [f"witch{number}@w.example" for number in range(12)]
+
+
+class Expelling(Parts):
+    """A member's changes of the membership."""
+
+    def __init__(self, person: Participant, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(person)
+        self.committer = Committer(self.parts, Transmitter(self.parts, lambda *_: None))
+        self.changes = MembershipChanges(self.parts, self.committer, PostCommit(self.parts))
+        self.inside = [ALICE, BOB, *MANY]
+        monkeypatch.setattr(affiliation_sync, "_BOTH_CHANGED", 0.0)
+
+        async def listed() -> dict[JID, str]:
+            return {JID(account): "member" for account in self.inside}
+
+        monkeypatch.setattr(self.muc.affiliations, "all", listed)
+
+    def read(self) -> None:
+        """Everybody reads, and the engine hears of its Commit."""
+        before = len(self.person.events)
+        self.world.settle()
+        for event in self.person.events[before:]:
+            if isinstance(event, GroupChanged) and event.by.identity == self.person.device.identity:
+                self.committer.resolve(event)
+        self.progress.notify()
+
+    async def until_over(self, *tasks: asyncio.Task[None]) -> None:
+        async with asyncio.timeout(60):
+            while not all(task.done() for task in tasks):
+                self.read()
+                await soon()
+        for task in tasks:
+            task.result()
+
+
+def crowd(monkeypatch: pytest.MonkeyPatch) -> tuple[World, Expelling]:
+    world = World()
+    policy = replace(world.open_policy(ALICE, BOB), may_remove=Right.MEMBERS)
+    alice, *_ = world.group(ALICE, BOB, *MANY, policy=policy)
+    return world, Expelling(alice, monkeypatch)
+
+
+async def test_who_is_shut_out_at_once_is_removed_by_one_commit_or_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one's Commit is on its way when the others follow."""
+    _, alice = crowd(monkeypatch)
+    before = alice.group.mls.epoch
+    del alice.inside[2:]
+    tasks = [asyncio.create_task(alice.changes.expelled(MANY[0]))]
+    await until(lambda: alice.group.sending.commit_waits)
+    tasks += [asyncio.create_task(alice.changes.expelled(account)) for account in MANY[1:]]
+    await alice.until_over(*tasks)
+    assert sorted(alice.group.roster.accounts()) == [ALICE, BOB]
+    assert alice.group.mls.epoch == before + 2
+
+
+async def test_who_was_shut_out_behind_our_back_is_removed_by_one_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, alice = crowd(monkeypatch)
+    before = alice.group.mls.epoch
+    del alice.inside[2:]
+    await alice.until_over(asyncio.create_task(alice.changes.affiliations.compare_later(ALICE)))
+    assert sorted(alice.group.roster.accounts()) == [ALICE, BOB]
+    assert alice.group.mls.epoch == before + 1
+    (differ,) = alice.got("mls_affiliations_differ")
+    assert set(differ.shut_out) == set(MANY)
+
+
+async def test_one_whom_we_may_not_remove_keeps_nobody_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bob is an administrator; a member removes the others."""
+    world = World()
+    policy = replace(world.open_policy(BOB), may_remove=Right.MEMBERS)
+    _, alice, *_ = world.group(BOB, ALICE, *MANY, policy=policy)
+    client = Expelling(alice, monkeypatch)
+    client.inside = [ALICE]
+    await client.until_over(asyncio.create_task(client.changes.affiliations.compare_later(ALICE)))
+    assert sorted(client.group.roster.accounts()) == [ALICE, BOB]
+    assert not client.errors
