@@ -280,7 +280,7 @@ def test_its_other_numbers_are_those_of_the_code() -> None:
     assert f"{BURST} accounts at once and one more every {PAUSE:.0f} seconds" in text
     assert f"what is more than {2 * EXPIRY // DAY} days old" in text
     assert f"0 to {PROFILE.random_padding} random characters" in text
-    assert f"more than {PROFILE.tolerance.total_seconds() / 60:.0f} minutes away" in text
+    assert f"more than {PROFILE.tolerance.total_seconds() / 60:.0f} minutes later than that" in text
     assert f"of ordinary ones {SETTINGS.count} for each suite" in text
     assert f"({NODE_LIMIT} - {RESERVE}) divided by the number of devices" in text
     for name in (NS, NODE_DEVICES, NODE_KEY_PACKAGES, xml_form.NAMESPACE):

@@ -648,7 +648,7 @@ def races() -> dict[str, Any]:
     )
     broken = by_bob[:-1] + bytes([by_bob[-1] ^ 1])
     case(
-        "the first can not be decrypted, so the second counts",
+        "the first cannot be decrypted, so the second counts",
         [(race.element(1, broken), "refused"), (race.element(1, by_alice), "applied")],
         alice_ahead,
     )
@@ -668,7 +668,7 @@ def races() -> dict[str, Any]:
         end,
     )
     case(
-        "a Commit of a later epoch before its time can not be processed, and is not kept for later",
+        "a Commit of a later epoch before its time cannot be processed, and is not kept for later",
         [(race.element(2, again), "refused"), (race.element(1, by_alice), "applied")],
         alice_ahead,
     )

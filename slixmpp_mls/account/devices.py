@@ -225,7 +225,7 @@ class OwnDevices:
             raise UsageError(f"our account has no device {device_id}")
         if device_id == own.device:
             for room in self._member_rooms():
-                await room.leave(patience=ROOM_TIMEOUT / 3)
+                await room.leave(patience=ROOM_TIMEOUT / 3, all_devices=False)
         async with self._changing:  # our own notification would trigger the same work again
             marker = await self._mark(device_id)
             if device_id == own.device:

@@ -38,7 +38,7 @@ class EncryptedMessage:
     :ivar again: whether it was read before a restart, and perhaps handed out; the same `archive_id` identifies it.
         (After a power cut the messages of the last seconds come once more without this flag: reading does not wait for
         the disk.)
-    :ivar warnings: contradictions that do not make it false: ``time`` (the sender's clock and the room's differ),
+    :ivar warnings: contradictions that do not make it false: ``time`` (its time is later than the room's),
         ``claimed-sender`` (the room names another account as the sender), ``removed`` (its sender had been removed when
         the room received it: a message in transit, or one whose keys were kept by somebody that should not have them),
         ``clear`` (the stanza had content in clear beside the ciphertext, a body perhaps; it is not in `message`),

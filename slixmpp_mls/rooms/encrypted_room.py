@@ -568,8 +568,8 @@ class EncryptedRoom:
 
         return await self.worker.committer.commit(change)
 
-    async def leave(self, patience: float = LEAVE_TIMEOUT) -> None:
-        """Leave the group, and then the room.
+    async def leave(self, patience: float = LEAVE_TIMEOUT, *, all_devices: bool = True) -> None:
+        """Leave the group, and then the room, with all devices of our account.
 
         A member cannot remove itself.  When all its messages are in the room, it proposes its removal, and another
         member commits the proposal.  After `patience` seconds (no other member may be online) our keys are deleted
@@ -578,8 +578,12 @@ class EncryptedRoom:
 
         If we are not in the room at the moment, leaving happens when we are, after a restart as well.
 
+        Where the policy does not let an account remove its own devices (`own_devices`), the others stay until they
+        leave by themselves.
+
         :param patience: seconds
+        :param all_devices: False: only this device leaves
         :raises UsageError: we are not in the group
         :raises StoreError: the wish could not be stored
         """
-        await self.leaving.leave(patience)
+        await self.leaving.leave(patience, all_devices=all_devices)

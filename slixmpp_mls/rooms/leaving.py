@@ -6,8 +6,10 @@
                                                                    │
               our keys are deleted, the room is left  ◄── another member commits it, or `patience` is over
 
-A member cannot remove itself (RFC 9420 12.4): it proposes its removal, and another member commits the proposal.  If the
-program is stopped meanwhile, or we are not in the room, leaving continues when we are, after a restart as well.
+A member cannot remove itself (RFC 9420 12.4): it proposes its removal, and another member commits the proposal.  It
+proposes the removal of its account's other devices with it, where the policy lets it, unless only this device leaves.
+If nobody but them is in the group, it removes them itself.  If the program is stopped meanwhile, or we are not in the
+room, leaving continues when we are, after a restart as well.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from contextlib import suppress
 from functools import partial
 
 from ..client import RoomGroup
-from ..errors import MLSError
+from ..errors import MLSError, NotPermitted
 from ..mls.structures.proposals import Remove
 from ..mls.tree.tree_math import LeafIndex
 from .engine.worker import RoomWorker
@@ -27,6 +29,7 @@ __all__ = ["LEAVE_TIMEOUT", "Leaving"]
 
 #: Seconds in which another member should have committed our removal.
 LEAVE_TIMEOUT = 20.0
+_PROPOSALS = 15  # with our own, as many as a member may have in one epoch
 
 
 class Leaving:
@@ -46,12 +49,13 @@ class Leaving:
     def go_on(self) -> None:
         """Leave if that is our stored wish; the room has been caught up with."""
         if self._group.post_commit_actions.leave and not self._busy.locked():
-            self._parts.spawn(self.leave(LEAVE_TIMEOUT), "leaving")
+            everybody = self._group.post_commit_actions.all_devices_leave
+            self._parts.spawn(self.leave(LEAVE_TIMEOUT, all_devices=everybody), "leaving")
 
-    async def leave(self, patience: float) -> None:
+    async def leave(self, patience: float, *, all_devices: bool) -> None:
         """See :meth:`EncryptedRoom.leave`."""
         async with self._busy:
-            await self._leave(patience)
+            await self._leave(patience, all_devices=all_devices)
 
     async def finish(self, patience: float) -> None:
         """Finish a :meth:`leave` that the end of the program interrupted."""
@@ -60,12 +64,12 @@ class Leaving:
                 await self._progress.until_live()
         async with self._busy:
             if self._group.is_member:
-                await self._leave(patience)
+                await self._leave(patience, all_devices=self._group.post_commit_actions.all_devices_leave)
             else:
                 await self._forget()
 
-    async def _leave(self, patience: float) -> None:
-        self._group.lifecycle.want_to_leave()
+    async def _leave(self, patience: float, *, all_devices: bool) -> None:
+        self._group.lifecycle.want_to_leave(all_devices=all_devices)
         if self._parts.muc.inside:
             try:
                 async with asyncio.timeout(patience):
@@ -73,7 +77,7 @@ class Leaving:
                     await self._progress.until(
                         lambda: not (self._group.is_member and self._group.sending.messages_wait)
                     )
-                    await self._ask_to_go()
+                    await self._ask_to_go(all_devices=all_devices)
             except TimeoutError:
                 pass
             except MLSError:
@@ -86,15 +90,29 @@ class Leaving:
         if self._group.is_member:
             self._worker.give_up()
 
-    async def _ask_to_go(self) -> None:
+    async def _ask_to_go(self, *, all_devices: bool) -> None:
         """Propose our own removal, in every epoch that begins without the proposal, until we are out or alone."""
         group = self._group
         while group.is_member and len(group.roster) > 1:
             await self._progress.until_open()
+            others = self._other_devices() if all_devices else []
+            if len(group.roster) == 1 + len(others):  # nobody else could commit it
+                await self._worker.committer.commit(lambda: list(map(Remove, self._other_devices())) or None)
+                continue
+            for leaf in others[:_PROPOSALS]:
+                with suppress(NotPermitted):  # without own_devices only they themselves can leave
+                    proposal = group.sending.propose(Remove(leaf), self._parts.context.now)
+                    await self._worker.transmitter.transmit(proposal)
+            # The last one, so that no Commit takes us out without them.
             outgoing = group.sending.propose(Remove(LeafIndex(group.mls.own_index)), self._parts.context.now)
             asked_in = _epoch(group)
             await self._worker.transmitter.transmit(outgoing)
             await self._progress.until(partial(_is_over, group, asked_in))
+
+    def _other_devices(self) -> list[LeafIndex]:
+        """The leaves of our account's other devices."""
+        group, own = self._group, self._parts.context.device.identity.account
+        return [LeafIndex(leaf) for leaf in group.roster.leaves_of(own) if leaf != group.mls.own_index]
 
 
 def _is_over(group: RoomGroup, epoch: tuple[bytes, int] | None) -> bool:

@@ -21,11 +21,11 @@ from xml.etree import ElementTree as ET
 
 from ..client import Rejected
 from ..delivery import EphemeralShown
-from ..errors import DeliveryError, InvalidError, PeerError
+from ..errors import AffixMismatch, DeliveryError, InvalidError, PeerError
 from ..stanza.content_profile import PROFILE
 from ..stanza.elements import Ephemeral
 from ..stanza.rich import MARKERS, SENDER, STATES
-from ..stanza.sce import Envelope, mismatches
+from ..stanza.sce import Affix, Envelope, mismatches
 from ..stanza.xml import to_stdlib
 from .content import seal_elements
 from .engine.parts import RoomParts
@@ -107,6 +107,9 @@ class Signals:
         # XEP-0420: the sender's account and the room; and the time, for a server may show it again much later.
         for mismatch in mismatches(envelope, PROFILE, sender=sender.account, recipient=self._group.room, sent=now):
             raise mismatch
+        assert envelope.time is not None  # the profile requires it
+        if now - envelope.time > PROFILE.tolerance:
+            raise AffixMismatch("ephemeral content of another time, which is shown again", Affix.TIME)
         doubt = self._group.members.doubts.get(sender.identity)
         if doubt is not None and doubt.denied and not self._group.sending.talks_to_anybody:
             return

@@ -112,7 +112,7 @@ class Profile:
     :ivar affixes: names (``{namespace}name``) of affixes that the protocol adds to those of XEP-0420
     :ivar minimum_size: octets up to which short envelopes are padded, before the random part
     :ivar random_padding: the most characters of padding to add at random
-    :ivar tolerance: how far the time affix and the stanza's time may lie apart
+    :ivar tolerance: how much later than the stanza's time the time affix may be
     """
 
     required: frozenset[Affix]
@@ -332,8 +332,8 @@ def mismatches(
     if envelope.time is None:
         if Affix.TIME in profile.required:
             found.append(AffixMismatch("an envelope without <time/>", Affix.TIME))
-    elif abs(envelope.time - sent) > profile.tolerance:
-        found.append(AffixMismatch(f"<time/> is over {profile.tolerance} from the stanza's", Affix.TIME))
+    elif envelope.time - sent > profile.tolerance:  # an earlier one was written offline, sent again or held back
+        found.append(AffixMismatch(f"<time/> is over {profile.tolerance} later than the stanza's", Affix.TIME))
     if envelope.rpad is None and Affix.RPAD in profile.required:
         found.append(AffixMismatch("an envelope without <rpad/>", Affix.RPAD))
     return found

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from slixmpp_mls.client.storage.post_commit_actions import Invite, PostCommitActions, Revoke
-from slixmpp_mls.mls.structures.proposals import Remove
+from dataclasses import replace
+
+from slixmpp_mls.client.storage.post_commit_actions import Demote, Invite, PostCommitActions, Promote, Revoke
+from slixmpp_mls.mls.structures.proposals import GroupContextExtensions, Remove
 from slixmpp_mls.testing import Participant, World
 
 from .people import ALICE, BOB, CAROL, DAVE, again, three
 
 
-def owed(person: Participant) -> set[Invite | Revoke]:
+def owed(person: Participant) -> set[Invite | Revoke | Promote | Demote]:
     """As it is in memory, and as a restart finds it."""
     now = set(person.group.post_commit_actions)
     person.restart()
@@ -54,7 +56,7 @@ def test_whom_we_have_removed_is_to_lose_the_room_unless_it_is_back() -> None:
     assert not owed(bob)
     alice.commit(*alice.adding(CAROL))
     world.settle()
-    assert {type(each) for each in owed(alice)} == {Invite}
+    assert {type(each) for each in owed(alice)} == {Invite, Promote}  # an administrator of the group
     alice.commit(*alice.removing(CAROL))
     world.settle()
     assert owed(alice) == {Revoke(CAROL)}
@@ -64,7 +66,7 @@ def test_who_is_removed_and_added_afresh_at_once_keeps_the_room() -> None:
     world, alice, bob, _ = settled()
     alice.commit(*alice.removing(BOB), *again(alice, bob))
     world.settle()
-    assert {(type(each), each.account) for each in owed(alice)} == {(Invite, BOB)}
+    assert {(type(each), each.account) for each in owed(alice)} == {(Invite, BOB), (Promote, BOB)}
 
 
 def test_of_an_account_with_another_device_in_the_group_nothing_is_revoked() -> None:
@@ -86,10 +88,46 @@ def test_a_member_that_leaves_goes_by_itself() -> None:
     assert bob.group.post_commit_actions.leave
     alice.commit()
     world.settle()
-    assert not owed(alice)
+    assert owed(alice) == {Revoke(BOB)}  # XEP-0045: nobody gives up its own affiliation
     assert not bob.group.post_commit_actions.leave
     bob.restart()
     assert not bob.group.post_commit_actions
+
+
+def test_who_becomes_an_administrator_of_the_group_is_to_be_one_of_the_room_and_back() -> None:
+    world, alice, bob, _ = settled()
+    policy = alice.group.policy
+
+    def set_administrators(*accounts: str) -> None:
+        extensions = replace(policy, administrators=accounts).replaced_in(alice.group.mls.context.extensions)
+        alice.commit(GroupContextExtensions(extensions))
+        world.settle()
+
+    set_administrators(ALICE)
+    alice.group.lifecycle.done([each.key for each in alice.group.post_commit_actions])
+    set_administrators(ALICE, BOB)
+    assert owed(alice) == {Promote(BOB)}
+    assert not owed(bob)  # whoever commits it does it
+    set_administrators(ALICE)
+    assert owed(alice) == {Demote(BOB)}
+    set_administrators(ALICE, DAVE)  # who is not in the group yet
+    world.person(DAVE)
+    alice.restart()
+    assert owed(alice) == {Demote(BOB), Promote(DAVE)}
+    alice.group.lifecycle.done([each.key for each in alice.group.post_commit_actions])
+    alice.commit(*alice.adding(DAVE))
+    world.settle()
+    assert {type(each) for each in owed(alice) if each.account == DAVE} == {Invite, Promote}
+
+
+def test_the_wish_to_leave_says_whether_all_devices_leave() -> None:
+    _, alice, bob, _ = settled()
+    alice.group.lifecycle.want_to_leave(all_devices=True)
+    bob.group.lifecycle.want_to_leave()
+    for person, everybody in ((alice, True), (bob, False)):
+        person.restart()
+        assert person.group.post_commit_actions.leave
+        assert person.group.post_commit_actions.all_devices_leave is everybody
 
 
 def test_nothing_is_owed_by_who_is_out() -> None:

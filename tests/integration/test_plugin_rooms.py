@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from slixmpp import JID
 
 from slixmpp_mls.authentication import DeviceListService
 from slixmpp_mls.delivery import DeviceDirectory
@@ -145,3 +147,39 @@ async def test_many_rooms_are_taken_up_side_by_side(prosody: DevServer, cast: Ca
     for room in rooms:
         assert [text for text in bob.bodies if text.endswith(room)] == [f"thought {n} in {room}" for n in range(3)]
     await all_agree(alice, bob, room=rooms[-1])
+
+
+async def affiliation(person: Person, other: Person, wanted: str | None) -> None:
+    """Wait until the room has given it to somebody; None: taken everything away."""
+    async with asyncio.timeout(60):
+        while (await person.room().muc.affiliations.all()).get(JID(other.account)) != wanted:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+async def test_a_new_administrator_of_the_group_can_add_people(server: DevServer, cast: Cast) -> None:
+    """Affiliations follow the policy, both ways (mls-policy.xml, "Changing the Policy")."""
+    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    carol = await cast.person(server, "carol")
+    policy = alice.room().policy
+    await alice.room().set_policy(replace(policy, administrators=(alice.account, bob.account)))
+    await all_agree(alice, bob, epoch=2)
+    await affiliation(alice, bob, "admin")
+    added = await bob.room().add(carol.account)
+    assert not added.failed
+    await carol.joined(room)
+    await all_agree(alice, bob, carol)
+    await alice.room().set_policy(policy)
+    await affiliation(alice, bob, "member")
+    await all_agree(alice, bob, carol)
+
+
+async def test_who_leaves_goes_with_all_devices_and_loses_the_room(server: DevServer, cast: Cast) -> None:
+    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    phone = await cast.person(server, bob.jid)
+    await alice.room().add(bob.account)
+    await phone.joined(room)
+    await all_agree(alice, bob, phone)
+    await asyncio.wait_for(bob.room().leave(), 60)
+    await alice.until(lambda: len(alice.room().members) == 1)
+    await phone.until(lambda: bool(phone.got("mls_removed")))
+    await affiliation(alice, bob, None)

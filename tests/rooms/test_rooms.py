@@ -202,6 +202,39 @@ async def test_leaving_asks_the_others_and_ends_when_one_has_committed_it(world:
     assert not bob.group.roster.has(ALICE)
 
 
+async def test_leaving_takes_all_devices_of_the_account_unless_one_is_asked_for(world: World) -> None:
+    alice, bob = await met(world)
+    tablet = world.person(ALICE)
+    bob.commit(*bob.adding(ALICE))
+    world.settle()
+    assert len(bob.group.roster.leaves_of(ALICE)) == 2
+    await until(lambda: alice.room.live and len(alice.room.group.roster) == 3)
+    leaving = asyncio.create_task(alice.room.leave())
+    await until(lambda: len(world.room.in_flight) == 2)  # two proposals
+    world.settle()
+    bob.commit()
+    world.settle()
+    await asyncio.wait_for(leaving, 5)
+    assert not bob.group.roster.has(ALICE)
+    assert not tablet.group.is_member
+
+
+async def test_one_device_leaves_and_the_other_stays(world: World) -> None:
+    alice, bob = await met(world)
+    tablet = world.person(ALICE)
+    bob.commit(*bob.adding(ALICE))
+    world.settle()
+    await until(lambda: alice.room.live and len(alice.room.group.roster) == 3)
+    leaving = asyncio.create_task(alice.room.leave(all_devices=False))
+    await until(lambda: world.room.in_flight)
+    world.settle()
+    bob.commit()
+    world.settle()
+    await asyncio.wait_for(leaving, 5)
+    assert len(bob.group.roster.leaves_of(ALICE)) == 1
+    assert tablet.group.is_member
+
+
 async def test_leaving_a_room_that_is_lost_deletes_our_keys_at_once(world: World) -> None:
     alice, _ = await met(world)
     room = alice.room

@@ -306,8 +306,9 @@ class Applying:
             events.append(GroupClosed(state.room, group.epoch, by, group.closed.cipher_suite))
         actions: dict[bytes, bytes | None] = {}
         if staged.own:
-            own_index, cursor = membership.group.own_index, state.record.cursor
-            actions = membership.actions.after_commit(staged.effects, own_index, action.roster, cursor)
+            actions = membership.actions.after_commit(
+                staged.effects, action.roster, state.record.cursor, before=membership.policy, after=action.policy
+            )
         else:
             events += [
                 CommitLost(state.room, waiting.origin_id.decode(), "another Commit came first")

@@ -14,7 +14,7 @@ from ..events import Event, GroupLost, RemovedFromGroup
 from ..storage import leaf_ages
 from ..storage.doubts import Doubts
 from ..storage.leaf_ages import LeafAge
-from ..storage.post_commit_actions import Leave, PostCommitActions
+from ..storage.post_commit_actions import ALL_DEVICES, Leave, PostCommitActions
 from ..storage.records import NEW_ROOM, Known, MembershipState
 from .evidence import Evidence
 from .group_info_key import GroupInfoKey
@@ -86,15 +86,16 @@ class Lifecycle:
         state.forget_group(replace(state.record, state=MembershipState.LOST), Evidence.WISH, keep_messages=True)
         return [GroupLost(state.room, reason, after)]
 
-    def want_to_leave(self) -> None:
+    def want_to_leave(self, *, all_devices: bool = False) -> None:
         """Record that we want to leave, until we have left.
 
+        :param all_devices: whether our account's other devices are to leave with us
         :raises UsageError: we are not in the group
         :raises StoreError: nothing has changed
         """
         self._state.require_member()
         with self._state.change() as change:
-            change.put_actions({Leave.key: b""})
+            change.put_actions({Leave.key: ALL_DEVICES if all_devices else b""})
 
     def done(self, keys: Iterable[bytes]) -> None:
         """Delete pending actions outside of the group that are done.

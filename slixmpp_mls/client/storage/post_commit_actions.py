@@ -1,7 +1,8 @@
 """Pending actions outside of the group: those that follow Commits of ours, and leaving.
 
 A Commit takes effect when the room reflects it.  Afterwards the accounts that it added are invited, and the accounts
-that it removed lose their affiliation with the room (the XEP's "Adding and Removing").  A leave takes several epochs.
+that it removed lose their affiliation with the room.  New administrators of the group become admins of the room, and
+former ones ordinary members (the XEP's "Changing the Policy").  A leave takes several epochs.
 The transaction that makes an action necessary also stores it; it is deleted when it is done.  If the program stops in
 between, the action is done at the next start.  It may then be done twice, which is harmless.
 """
@@ -14,10 +15,10 @@ from typing import Self
 
 from ...identity import ClientIdentity
 from ...mls.group.commit_effects import Effects
-from ...mls.structures.framing import MemberSender
+from ...policy import RoomPolicy
 from ...policy.roster import Roster
 
-__all__ = ["Invite", "Leave", "PostCommitActions", "Revoke"]
+__all__ = ["Demote", "Invite", "Leave", "PostCommitActions", "Promote", "Revoke"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,37 @@ class Revoke:
 
 
 @dataclass(frozen=True, slots=True)
+class Promote:
+    """An account has become an administrator of the group, and is to be an admin of the room."""
+
+    account: str
+
+    @property
+    def key(self) -> bytes:
+        """Its key in the store."""
+        return b"p" + self.account.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Demote:
+    """An account is no administrator of the group any more, and is to be an ordinary member of the room."""
+
+    account: str
+
+    @property
+    def key(self) -> bytes:
+        """Its key in the store."""
+        return b"d" + self.account.encode()
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
-    """We want to leave the group."""
+    """We want to leave the group.  The value is :data:`ALL_DEVICES` if our other devices are to leave, too."""
 
     key = b"l"
+
+
+ALL_DEVICES = b"all"
 
 
 class PostCommitActions:
@@ -66,14 +94,18 @@ class PostCommitActions:
     def __bool__(self) -> bool:
         return bool(self._entries)
 
-    def __iter__(self) -> Iterator[Invite | Revoke]:
-        """Invitations and revocations."""
+    def __iter__(self) -> Iterator[Invite | Revoke | Promote | Demote]:
+        """What is to be done in the room: invitations, and changes of affiliations."""
         for key, value in self._entries.items():
             account = key[1:].decode()
             if key.startswith(b"i"):
                 yield Invite(account, value.decode() or None)
             elif key.startswith(b"r"):
                 yield Revoke(account)
+            elif key.startswith(b"p"):
+                yield Promote(account)
+            elif key.startswith(b"d"):
+                yield Demote(account)
 
     @property
     def entries(self) -> dict[bytes, bytes]:
@@ -85,29 +117,44 @@ class PostCommitActions:
         """Whether we want to leave."""
         return Leave.key in self._entries
 
+    @property
+    def all_devices_leave(self) -> bool:
+        """Whether our account's other devices are to leave with us."""
+        return self._entries.get(Leave.key) == ALL_DEVICES
+
     def changed(self, changes: Mapping[bytes, bytes | None]) -> Self:
         """A copy with these entries put, or deleted where the value is None."""
         entries = {**self._entries, **changes}
         return type(self)((key, value) for key, value in entries.items() if value is not None)
 
-    def after_commit(self, effects: Effects, own: int, roster: Roster, cursor: bytes) -> dict[bytes, bytes | None]:
+    def after_commit(
+        self, effects: Effects, roster: Roster, cursor: bytes, *, before: RoomPolicy, after: RoomPolicy
+    ) -> dict[bytes, bytes | None]:
         """The entries that a Commit of ours puts or deletes.
 
-        :param own: our leaf index
         :param roster: the roster after the Commit
         :param cursor: archive id of the stanza before the Commit
+        :param before: the policy before the Commit
+        :param after: the policy after it
         """
         changes: dict[bytes, bytes | None] = {}
         for change in effects.removed:
-            # The proposer of a removal revokes the affiliation; a member that leaves gives it up by itself.
-            if change.before is not None and change.proposer == MemberSender(own):
+            # Whoever commits a removal revokes the affiliation: XEP-0045 lets no member give up its own.
+            if change.before is not None:
                 account = ClientIdentity.from_leaf(change.before).account
                 if not roster.has(account):
                     changes[Revoke(account).key] = b""
-                    changes[Invite(account, None).key] = None
+                    for over in (Invite(account, None), Promote(account), Demote(account)):
+                        changes[over.key] = None
         for change in effects.added:
             if change.after is not None:
                 account = ClientIdentity.from_leaf(change.after).account
                 changes[Invite(account, None).key] = cursor
                 changes[Revoke(account).key] = None
+        came = {ClientIdentity.from_leaf(change.after).account for change in effects.added if change.after is not None}
+        promoted = set(after.administrators) & (came | (set(after.administrators) - set(before.administrators)))
+        demoted = set(before.administrators) - set(after.administrators)
+        for account in promoted | demoted:
+            changes[Promote(account).key] = b"" if account in promoted else None
+            changes[Demote(account).key] = b"" if account in demoted else None
         return {key: value for key, value in changes.items() if value is not None or key in self._entries}

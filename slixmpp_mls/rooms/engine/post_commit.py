@@ -12,7 +12,7 @@ import logging
 
 from slixmpp import JID
 
-from ...client.storage.post_commit_actions import Invite, Revoke
+from ...client.storage.post_commit_actions import Demote, Invite, Promote, Revoke
 from ...delivery import Stream
 from ...errors import DeliveryError, Disconnected, NoAnswer, NotPermitted
 from ...stanza import Invitation
@@ -56,6 +56,7 @@ class PostCommit:
             owed = list(self._group.post_commit_actions) if self._group.is_member else []
             await self._invite([each for each in owed if isinstance(each, Invite)])
             await self._revoke([each for each in owed if isinstance(each, Revoke)])
+            await self._change_rank([each for each in owed if isinstance(each, Promote | Demote)])
 
     async def _invite(self, owed: list[Invite]) -> None:
         """Tell the added accounts where to find the Welcome.  An invitation that arrives twice counts once."""
@@ -88,4 +89,30 @@ class PostCommit:
                     log.info("%s: only an owner of %s can revoke its affiliation", each.account, self._group.room)
                 except DeliveryError as error:
                     log.warning("%s keeps its affiliation with %s: %s", each.account, self._group.room, error)
+            self._group.lifecycle.done([each.key])
+
+    async def _change_rank(self, owed: list[Promote | Demote]) -> None:
+        """Give new administrators of the group the affiliation by which they can let people into the room; and back.
+
+        Only owners of a room can do it (XEP-0045 10.6 to 10.8).  Owners stay what they are.
+        """
+        if not owed:
+            return
+        affiliations = self._parts.muc.affiliations
+        try:
+            listed = await affiliations.all()
+        except NotPermitted:
+            listed = {}
+        for each in owed:
+            wanted = each.account in self._group.policy.administrators and self._group.roster.has(each.account)
+            present = listed.get(JID(each.account))
+            try:
+                if wanted and present == "member":
+                    await affiliations.set(each.account, "admin")
+                elif not wanted and present == "admin":
+                    await affiliations.set(each.account, "member")
+            except (Disconnected, NoAnswer):
+                raise
+            except DeliveryError as error:
+                log.info("%s keeps its affiliation with %s: %s", each.account, self._group.room, error)
             self._group.lifecycle.done([each.key])
