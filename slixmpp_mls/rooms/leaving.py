@@ -6,10 +6,10 @@
                                                                    │
               our keys are deleted, the room is left  ◄── another member commits it, or `patience` is over
 
-A member cannot remove itself (RFC 9420 12.4): it proposes its removal, and another member commits the proposal.  It
-proposes the removal of its account's other devices with it, where the policy lets it, unless only this device leaves.
-If nobody but them is in the group, it removes them itself.  If the program is stopped meanwhile, or we are not in the
-room, leaving continues when we are, after a restart as well.
+A member cannot remove itself (RFC 9420 12.4): it proposes its removal, and another member commits the proposal.  Unless
+only this device leaves, it first commits the removal of its account's other devices, where the policy lets it: as
+proposals, one of those devices could commit ours without its own.  If the program is stopped meanwhile, or we are not
+in the room, leaving continues when we are, after a restart as well.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ __all__ = ["LEAVE_TIMEOUT", "Leaving"]
 
 #: Seconds in which another member should have committed our removal.
 LEAVE_TIMEOUT = 20.0
-_PROPOSALS = 15  # with our own, as many as a member may have in one epoch
 
 
 class Leaving:
@@ -93,17 +92,11 @@ class Leaving:
     async def _ask_to_go(self, *, all_devices: bool) -> None:
         """Propose our own removal, in every epoch that begins without the proposal, until we are out or alone."""
         group = self._group
+        if all_devices:
+            with suppress(NotPermitted):  # without own_devices only they themselves can leave
+                await self._worker.committer.commit(lambda: list(map(Remove, self._other_devices())) or None)
         while group.is_member and len(group.roster) > 1:
             await self._progress.until_open()
-            others = self._other_devices() if all_devices else []
-            if len(group.roster) == 1 + len(others):  # nobody else could commit it
-                await self._worker.committer.commit(lambda: list(map(Remove, self._other_devices())) or None)
-                continue
-            for leaf in others[:_PROPOSALS]:
-                with suppress(NotPermitted):  # without own_devices only they themselves can leave
-                    proposal = group.sending.propose(Remove(leaf), self._parts.context.now)
-                    await self._worker.transmitter.transmit(proposal)
-            # The last one, so that no Commit takes us out without them.
             outgoing = group.sending.propose(Remove(LeafIndex(group.mls.own_index)), self._parts.context.now)
             asked_in = _epoch(group)
             await self._worker.transmitter.transmit(outgoing)
