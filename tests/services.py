@@ -100,12 +100,17 @@ class FakeDevices(_Node, DeviceDirectory):  # type: ignore[misc]
 
 
 class Service(DeviceListService):
-    """Lists our device, and vouches for everybody but those in `denied`."""
+    """Lists our device, and vouches for everybody but those in `denied`.
+
+    :ivar asked: whom it was asked about
+    """
 
     denied: set[ClientIdentity]
+    asked: list[ClientIdentity]
 
     async def validate(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Verdict]:
         clients = [ClientIdentity.from_leaf(leaf) for leaf in leaves]
+        self.asked += clients
         return [Verdict.invalid("no-device", f"{each} is denied") if each in self.denied else VALID for each in clients]
 
 
@@ -125,7 +130,7 @@ class Client:
         world = self.world
         node = FakeDevices(self.xmpp, self.devices)
         self.service = Service(node, clock=lambda: float(world.now))
-        self.service.denied = set()
+        self.service.denied, self.service.asked = set(), []
         self.context = Context(
             xmpp=self.xmpp,
             device=person.device,

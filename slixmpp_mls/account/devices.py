@@ -360,7 +360,7 @@ class OwnDevices:
     async def _run(self) -> None:
         retry = RETRY
         while not self._closed:
-            unfinished = self._look_due or bool(self._unfinished())
+            unfinished = self._look_due or self._has_unfinished()
             pause = retry if unfinished else LOOK
             retry = min(RETRY_AT_MOST, 2 * retry) if unfinished else RETRY
             with suppress(TimeoutError):
@@ -381,6 +381,14 @@ class OwnDevices:
             except Exception as error:
                 log.exception("looking after our devices has failed")
                 self._context.fire("mls_failed", error)
+
+    def _has_unfinished(self) -> bool:
+        """Whether anything is left to do, as far as the store can tell."""
+        try:
+            return bool(self._unfinished())
+        except StoreError as error:
+            self._context.fire("mls_store_failed", error)
+            return True
 
     async def _look(self) -> None:
         """Read the node and act on its content."""

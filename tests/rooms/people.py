@@ -3,79 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from slixmpp import ClientXMPP
+import pytest
+from slixmpp import JID
 
-from slixmpp_mls.authentication import VALID, AcceptAll, TrustManagement, TrustTable, Verdict
-from slixmpp_mls.authentication.callbacks import Recent
-from slixmpp_mls.delivery import DeviceDirectory, KeyPackageDirectory, Uploads
-from slixmpp_mls.identity import ClientIdentity
-from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
-from slixmpp_mls.mls.structures.leaf_node import LeafNode
+from slixmpp_mls.delivery import Stream
+from slixmpp_mls.delivery.affiliations import Affiliation
+from slixmpp_mls.errors import DeliveryError
 from slixmpp_mls.rooms.encrypted_message import EncryptedMessage
 from slixmpp_mls.rooms.engine.parts import RoomParts
 from slixmpp_mls.rooms.engine.progress import Progress
 from slixmpp_mls.rooms.registry import Rooms
-from slixmpp_mls.runtime import Context, Settings, SteadyClock, Tasks
 from slixmpp_mls.testing import FakeMUC, Participant
 
+from ..services import Client
+
 SECONDS = 60.0
-
-
-class Recorded(ClientXMPP):
-    """A client without a connection; :attr:`seen` holds all events that it has fired."""
-
-    def __init__(self, jid: str) -> None:
-        super().__init__(jid, "")
-        self.seen: list[tuple[str, Any]] = []
-
-    def event(self, name: str, data: Any = {}) -> None:  # noqa: B006  # slixmpp's signature
-        self.seen.append((name, data))
-        super().event(name, data)
-
-
-class Judge(AcceptAll):
-    """An Authentication Service that vouches for nobody whose identity is in `denied`."""
-
-    def __init__(self) -> None:
-        self.denied: set[ClientIdentity] = set()
-        self.asked: list[ClientIdentity] = []
-
-    async def validate(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Verdict]:
-        clients = [ClientIdentity.from_leaf(leaf) for leaf in leaves]
-        self.asked += clients
-        return [Verdict.invalid("no-device", "says the test") if each in self.denied else VALID for each in clients]
-
-
-class Client:
-    """A participant with the services of a running client."""
-
-    def __init__(self, person: Participant, **settings: Any) -> None:
-        self.person = person
-        self.world = person.world
-        self.xmpp = Recorded(f"{person.account}/{person.device.identity.device}")
-        self.judge = Judge()
-        self.errors: list[Exception] = []
-        world = self.world
-        self.context = Context(
-            xmpp=self.xmpp,
-            device=person.device,
-            settings=Settings.of({"store": person.store, **settings}),
-            clock=SteadyClock(lambda: float(world.now)),
-            authentication=self.judge,
-            trust=TrustManagement(TrustTable(person.store, clock=lambda: float(world.now)), person.account),
-            key_packages=KeyPackageDirectory(self.xmpp),
-            devices=DeviceDirectory(self.xmpp),
-            uploads=Uploads(self.xmpp),
-            used_key_packages=Recent(10),
-            tasks=Tasks(self.errors.append),
-        )
-
-    def got(self, name: str) -> list[Any]:
-        """The events of one name."""
-        return [data for each, data in self.xmpp.seen if each == name]
 
 
 class Bot(Client):
@@ -107,8 +52,10 @@ class Bot(Client):
 class Parts(Client):
     """What the parts of an engine share, each of which a test makes by itself."""
 
-    def __init__(self, person: Participant, *, live: bool = True, **settings: Any) -> None:
-        super().__init__(person, **settings)
+    def __init__(
+        self, person: Participant, others: Client | None = None, *, live: bool = True, **settings: Any
+    ) -> None:
+        super().__init__(person, others, **settings)
         self.group = person.group
         self.muc = FakeMUC(self.xmpp, self.world.room, person.account)
         self.progress = Progress(self.group)
@@ -122,6 +69,41 @@ class Parts(Client):
         self.progress.lost = error
         self.progress.live.clear()
         self.progress.notify()
+
+
+class Office:
+    """The room's lists, and its invitations, without a server.
+
+    :ivar listed: affiliations by bare JID
+    :ivar invited: the accounts that were invited, oldest first
+    :ivar errors: raised by the next changes of affiliations, or by the next check that invitations have arrived
+    """
+
+    def __init__(self, muc: FakeMUC, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.listed: dict[str, Affiliation] = {}
+        self.invited: list[str] = []
+        self.errors: list[DeliveryError] = []
+        for name in ("all", "set"):
+            monkeypatch.setattr(muc.affiliations, name, getattr(self, name))
+        monkeypatch.setattr(muc, "invite", self.invite)
+        monkeypatch.setattr(Stream, "flushed", lambda stream: self.flushed())
+
+    async def all(self) -> dict[JID, Affiliation]:
+        return {JID(account): affiliation for account, affiliation in self.listed.items()}
+
+    async def set(self, account: str, affiliation: Affiliation, reason: str | None = None) -> None:
+        self._fail()
+        self.listed[account] = affiliation
+
+    async def invite(self, account: str, elements: object) -> None:
+        self.invited.append(account)
+
+    async def flushed(self) -> None:
+        self._fail()
+
+    def _fail(self) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -316,7 +316,7 @@ async def test_an_inviter_does_not_make_us_read_years(
     monkeypatch.setattr(Archive, "stanzas", {each: NOW - days * DAY for each, days in stanzas.items()})
     followed = await followed_by(dave, world.room.jid, monkeypatch, after)
     assert followed == [(world.room.jid, begins)]
-    assert not dave.errors
+    assert not dave.failures
 
 
 async def test_a_young_archive_is_read_from_its_beginning(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:

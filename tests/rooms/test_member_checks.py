@@ -55,13 +55,13 @@ async def test_all_members_but_ourselves_are_asked_about_within_a_day_of_rounds(
     _, alice, bob, carol = checking()
     for _ in range(24):
         await alice.checks.next_round()
-    assert sorted(alice.judge.asked, key=str) == sorted([bob, carol], key=str)
+    assert sorted(alice.service.asked, key=str) == sorted([bob, carol], key=str)
     assert not alice.told()
 
 
 async def test_a_member_that_was_vouched_for_is_removed_when_the_grace_is_over() -> None:
     world, alice, bob, _ = checking(grace=DAY)
-    alice.judge.denied.add(bob)
+    alice.service.denied.add(bob)
     await alice.checks.look_at_account(bob.account)
     assert alice.told() == [(bob, True)]
     assert not alice.removed
@@ -75,7 +75,7 @@ async def test_a_member_that_was_vouched_for_is_removed_when_the_grace_is_over()
 @pytest.mark.parametrize("configured", ["hold", "report"])
 async def test_members_are_not_removed_if_that_is_not_configured(configured: str) -> None:
     world, alice, bob, _ = checking(denied_members=configured, grace=0)
-    alice.judge.denied.add(bob)
+    alice.service.denied.add(bob)
     await alice.checks.look_at_account(bob.account)
     world.now += DAY
     await alice.checks.act()
@@ -86,7 +86,7 @@ async def test_members_are_not_removed_if_that_is_not_configured(configured: str
 
 async def test_one_that_we_may_not_remove_spoils_no_other() -> None:
     _, alice, bob, carol = checking(grace=0)
-    alice.judge.denied |= {bob, carol}
+    alice.service.denied |= {bob, carol}
     alice.forbidden.add(bob)
     await alice.checks.look_again([bob, carol])
     assert alice.removed == [carol]
@@ -99,10 +99,10 @@ async def test_what_has_waited_goes_on_when_a_member_is_vouched_for_after_all() 
     world.people[1].commit(*world.people[1].adding(DAVE))
     world.settle()
     assert alice.group.sending.silenced
-    alice.judge.denied.add(dave.device.identity)
+    alice.service.denied.add(dave.device.identity)
     await alice.checks.look_again()
     assert alice.group.sending.silenced
-    alice.judge.denied.clear()
+    alice.service.denied.clear()
     await alice.checks.look_again()
     assert not alice.group.sending.silenced
     assert not alice.group.members.doubts
@@ -112,8 +112,8 @@ async def test_what_has_waited_goes_on_when_a_member_is_vouched_for_after_all() 
 async def test_a_member_that_goes_while_the_answer_comes_is_not_judged() -> None:
     """The answer is about a key; who has another one, or is gone, has been judged with that."""
     world, alice, bob, _ = checking()
-    alice.judge.denied.add(bob)
-    answer = alice.judge.validate
+    alice.service.denied.add(bob)
+    answer = alice.service.validate
 
     async def slowly(leaves: object, suite: object) -> object:
         verdicts = await answer(leaves, suite)  # type: ignore[arg-type]
@@ -122,7 +122,7 @@ async def test_a_member_that_goes_while_the_answer_comes_is_not_judged() -> None
         world.settle()
         return verdicts
 
-    alice.judge.validate = slowly  # type: ignore[method-assign, assignment]
+    alice.service.validate = slowly  # type: ignore[method-assign, assignment]
     await alice.checks.look_at_account(bob.account)
     assert not alice.group.members.doubts
     assert not alice.told()
@@ -130,14 +130,14 @@ async def test_a_member_that_goes_while_the_answer_comes_is_not_judged() -> None
 
 async def test_a_client_that_is_put_out_while_the_answer_comes_does_nothing() -> None:
     _, alice, bob, _ = checking()
-    alice.judge.denied.add(bob)
-    answer = alice.judge.validate
+    alice.service.denied.add(bob)
+    answer = alice.service.validate
 
     async def slowly(leaves: object, suite: object) -> object:
         alice.group.lifecycle.give_up()
         return await answer(leaves, suite)  # type: ignore[arg-type]
 
-    alice.judge.validate = slowly  # type: ignore[method-assign, assignment]
+    alice.service.validate = slowly  # type: ignore[method-assign, assignment]
     await alice.checks.look_at_account(bob.account)
     assert not alice.told()
 

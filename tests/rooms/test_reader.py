@@ -170,11 +170,11 @@ async def test_new_leaves_are_asked_about_before_the_commit_counts_for_us() -> N
     """RFC 9420 5.3.1; a denied member is doubted, and removed, as it is configured by default."""
     world, alice, bob, _ = reading()
     dave = world.person(DAVE)
-    alice.judge.denied.add(dave.device.identity)
+    alice.service.denied.add(dave.device.identity)
     bob.commit(*bob.adding(DAVE))
     world.room.deliver_all()
     await alice.reader.take_all(alice.stanzas())
-    assert alice.judge.asked == [dave.device.identity]
+    assert alice.service.asked == [dave.device.identity]
     assert dave.device.identity in alice.group.members.doubts
     assert alice.group.sending.silenced
     await until(lambda: alice.removed)
@@ -189,11 +189,11 @@ async def test_a_welcome_by_somebody_who_is_denied_makes_us_ask_about_nobody_els
     world, _, bob, carol = reading()
     dave = Reading(world.person(DAVE))
     inviter = bob.device.identity
-    dave.judge.denied.add(inviter)
+    dave.service.denied.add(inviter)
     bob.commit(*bob.adding(DAVE))
     world.room.deliver_all()
     await dave.reader.take_all(dave.stanzas())
-    assert dave.judge.asked == [inviter]
+    assert dave.service.asked == [inviter]
     assert not dave.group.is_member
     assert [event for each in dave.taken for event in each.events if isinstance(event, Rejected)]
 
@@ -203,14 +203,14 @@ async def test_a_welcome_by_somebody_who_is_denied_makes_us_ask_about_nobody_els
     world.room.deliver_all()
     await eve.reader.take_all(eve.stanzas())
     assert eve.group.is_member
-    assert eve.judge.asked[0] == inviter  # alone, before the others
-    assert carol.device.identity in eve.judge.asked
+    assert eve.service.asked[0] == inviter  # alone, before the others
+    assert carol.device.identity in eve.service.asked
 
 
 async def test_messages_go_on_when_the_member_in_doubt_has_gone() -> None:
     world, alice, bob, _ = reading(denied_members="hold")
     dave = world.person(DAVE)
-    alice.judge.denied.add(dave.device.identity)
+    alice.service.denied.add(dave.device.identity)
     bob.commit(*bob.adding(DAVE))
     world.room.deliver_all()
     await alice.reader.take_all(alice.stanzas())

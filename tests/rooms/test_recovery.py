@@ -70,4 +70,4 @@ async def test_two_that_ask_at_the_same_moment_are_both_answered() -> None:
     await until(settled)
     assert not world.room.in_flight
     assert {member.group.mls.epoch for member in members} == {1}
-    assert carol.errors == []
+    assert carol.failures == []

@@ -39,7 +39,7 @@ async def test_a_start_takes_up_the_rooms_that_the_store_knows(world: World) -> 
     await asyncio.wait_for(sent.confirmed, 5)
     assert len(bob.texts) == 1
     alice.rooms.close()
-    assert not alice.errors
+    assert not alice.failures
 
 
 async def test_a_room_that_we_have_left_is_not_taken_up(world: World) -> None:

@@ -1,0 +1,97 @@
+"""Leaving a group: another member takes us out, or nobody comes; and a leave that is interrupted goes on."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from slixmpp_mls.client.storage.records import MembershipState
+from slixmpp_mls.errors import RoomLost
+from slixmpp_mls.testing import Participant, World
+
+from ..client.people import ALICE, BOB
+from .people import Bot, until
+
+
+async def leaver(world: World, *others: str) -> tuple[Bot, list[Participant]]:
+    alice, *rest = world.group(ALICE, *others)
+    bot = Bot(alice)
+    await bot.rooms.resume()
+    await until(lambda: bot.room.live)
+    return bot, rest
+
+
+async def test_who_leaves_proposes_it_and_is_out_when_another_has_committed_it(world: World) -> None:
+    alice, (bob,) = await leaver(world, BOB)
+    group = alice.room.group
+    leaving = asyncio.create_task(alice.room.leave())
+    await until(lambda: len(alice.muc.sent) == 1)
+    assert group.is_member  # RFC 9420 12.4: no member commits its own removal
+    world.settle()
+    assert bob.group.sending.needs_commit
+    bob.commit()
+    world.settle()
+    await asyncio.wait_for(leaving, 60)
+    assert not alice.rooms.all
+    assert (group.state, bob.group.roster.has(ALICE)) == (MembershipState.OUT, False)
+
+
+async def test_what_was_sent_before_is_in_the_room_first(world: World) -> None:
+    alice, (bob,) = await leaver(world, BOB)
+    await alice.room.send("so foul and fair a day")
+    leaving = asyncio.create_task(alice.room.leave())
+    await until(lambda: alice.room.group.post_commit_actions.leave)
+    assert len(alice.muc.sent) == 1  # the proposal waits for the message
+    world.room.deliver_all()
+    await until(lambda: len(alice.muc.sent) == 2)
+    world.settle()
+    bob.commit()
+    world.settle()
+    await asyncio.wait_for(leaving, 60)
+    assert len(bob.texts) == 1
+
+
+async def test_if_nobody_commits_it_our_keys_go_after_a_while(world: World) -> None:
+    alice, (bob,) = await leaver(world, BOB)
+    group = alice.room.group
+    await asyncio.wait_for(alice.room.leave(patience=0.01), 60)
+    assert (group.state, group.is_member) == (MembershipState.OUT, False)
+    world.settle()
+    assert bob.group.sending.needs_commit  # the proposal stays
+
+
+async def test_the_last_member_goes_at_once(world: World) -> None:
+    alice, _ = await leaver(world)
+    group, muc = alice.room.group, alice.muc
+    await asyncio.wait_for(alice.room.leave(), 60)
+    assert not alice.rooms.all
+    assert (group.state, muc.sent) == (MembershipState.OUT, [])
+
+
+async def test_outside_of_the_room_the_wish_waits_and_a_restart_keeps_it(world: World) -> None:
+    alice, (bob,) = await leaver(world, BOB)
+    alice.muc.interrupt()
+    await asyncio.wait_for(alice.room.leave(), 60)
+    assert alice.room.is_member
+    alice.rooms.close()
+    alice.person.restart()
+    again = Bot(alice.person)
+    resuming = asyncio.create_task(again.rooms.resume())
+    await until(lambda: again.rooms.all and again.muc.sent)
+    world.settle()
+    bob.commit()
+    world.settle()
+    await asyncio.wait_for(resuming, 60)
+    await until(lambda: not again.rooms.all)
+    assert not bob.group.roster.has(ALICE)
+
+
+@pytest.mark.parametrize("reason", ["destroyed", "banned"])
+async def test_of_a_lost_room_only_our_keys_are_left_to_go(world: World, reason: str) -> None:
+    alice, _ = await leaver(world, BOB)
+    group = alice.room.group
+    alice.muc.lose(RoomLost(world.room.jid, reason))
+    await until(lambda: alice.room.lost is not None)
+    await asyncio.wait_for(alice.room.leave(), 60)
+    assert group.state is MembershipState.OUT

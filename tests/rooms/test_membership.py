@@ -1,0 +1,151 @@
+"""Adding and removing accounts: the room's list comes before the Commit of an Add, and follows that of a Remove."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import pytest
+
+from slixmpp_mls.errors import NotPermitted, Refused, UsageError
+from slixmpp_mls.key_packages.publication import Publication
+from slixmpp_mls.policy import Right
+from slixmpp_mls.rooms.engine.committer import Committer
+from slixmpp_mls.rooms.engine.post_commit import PostCommit
+from slixmpp_mls.rooms.engine.transmitter import Transmitter
+from slixmpp_mls.rooms.membership import MembershipChanges
+from slixmpp_mls.testing import Participant, World
+
+from ..client.people import ALICE, BOB, CAROL, DAVE
+from ..services import Client
+from .people import Office, Parts, until
+
+T = TypeVar("T")
+
+
+class Member(Parts):
+    """A member whose changes are tested."""
+
+    def __init__(self, person: Participant, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(person)
+        self.office = Office(self.muc, monkeypatch)
+        self.transmitter = Transmitter(self.parts, lambda *refused: None)
+        self.committer = Committer(self.parts, self.transmitter)
+        self.membership = MembershipChanges(self.parts, self.committer, PostCommit(self.parts))
+        self.group.lifecycle.done([action.key for action in self.group.post_commit_actions])  # those of the scene
+
+    async def finish(self, work: Awaitable[T]) -> T:
+        """Deliver what is sent, until the work has ended."""
+        task = asyncio.ensure_future(work)
+
+        def done() -> bool:
+            before = len(self.person.events)
+            self.world.settle()
+            for event in self.person.events[before:]:
+                if type(event).__name__ in ("GroupChanged", "CommitLost"):
+                    self.committer.resolve(event)  # type: ignore[arg-type]
+            self.progress.notify()
+            return task.done()
+
+        await until(done)
+        return await task
+
+
+async def scene(monkeypatch: pytest.MonkeyPatch, *members: str, **rights: Any) -> Member:
+    """Alice has a group with these members; Carol and Dave have published KeyPackages."""
+    world = World()
+    people = world.group(ALICE, *members, policy=replace(world.open_policy(ALICE), **rights))
+    alice = Member(people[0], monkeypatch)
+    for account in {CAROL, DAVE} - {*members}:
+        await Publication(Client(world.person(account), alice).context).replenish()
+    alice.office.listed = {ALICE: "owner", **dict.fromkeys(members, "member")}
+    return alice
+
+
+async def test_who_is_added_is_in_the_room_before_the_commit_and_invited_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alice = await scene(monkeypatch, BOB)
+    seen: list[str | None] = []
+    transmit = alice.transmitter.transmit
+
+    async def watched(outgoing: object) -> None:
+        seen.append(alice.office.listed.get(CAROL))
+        assert not alice.office.invited
+        await transmit(outgoing)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(alice.transmitter, "transmit", watched)
+    result = await alice.finish(alice.membership.add([CAROL]))
+    assert seen == ["member"]
+    assert ([member.account for member in result.added], result.failed, result.skipped) == ([CAROL], {}, {})
+    assert alice.office.invited == [CAROL]
+    assert alice.group.roster.has(CAROL)
+
+
+async def test_who_cannot_be_added_is_named_and_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    alice = await scene(monkeypatch, BOB)
+    alice.office.listed[CAROL] = "outcast"
+    result = await alice.finish(alice.membership.add([CAROL, DAVE, "nobody@nowhere.example"]))
+    assert [member.account for member in result.added] == [DAVE]
+    assert result.failed.keys() == {CAROL, "nobody@nowhere.example"}
+    assert "banned" in result.failed[CAROL]
+    assert alice.office.listed[CAROL] == "outcast"  # no ban is lifted
+
+
+async def test_whom_the_room_does_not_take_is_refused_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    alice = await scene(monkeypatch, BOB)
+    alice.office.errors.append(Refused(alice.group.room, "conflict", "says the test"))
+    result = await alice.finish(alice.membership.add([CAROL, DAVE]))
+    (refused,) = result.failed
+    assert {refused, *(member.account for member in result.added)} == {CAROL, DAVE}
+    assert not alice.group.roster.has(refused)
+
+
+async def test_a_grant_is_taken_back_if_the_commit_cannot_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    alice = await scene(monkeypatch, BOB)
+    finish_commit = alice.group.sending.finish_commit
+
+    def refused(*arguments: object, **options: object) -> object:
+        raise NotPermitted("says the test")
+
+    monkeypatch.setattr(alice.group.sending, "finish_commit", refused)
+    with pytest.raises(NotPermitted, match="says the test"):
+        await alice.finish(alice.membership.add([CAROL]))
+    assert alice.office.listed[CAROL] == "none"
+    monkeypatch.setattr(alice.group.sending, "finish_commit", finish_commit)
+    assert len((await alice.finish(alice.membership.add([CAROL]))).added) == 1
+
+
+async def test_without_the_right_nothing_is_asked_of_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    alice = await scene(monkeypatch, BOB, administrators=(BOB,), may_add=Right.ADMINISTRATORS)
+    before = dict(alice.office.listed)
+    with pytest.raises(NotPermitted):
+        await alice.finish(alice.membership.add([CAROL]))
+    assert (alice.office.listed, alice.muc.sent) == (before, [])
+
+
+async def test_who_is_removed_loses_the_group_and_then_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    alice = await scene(monkeypatch, BOB, CAROL)
+    result = await alice.finish(alice.membership.remove([CAROL, DAVE, "no address @"]))
+    assert [member.account for member in result] == [CAROL]
+    assert result.failed.keys() == {DAVE, "no address @"}
+    assert alice.office.listed[CAROL] == "none"
+    assert not alice.group.roster.has(CAROL)
+
+
+async def test_an_invitation_is_repeated_for_members_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    alice = await scene(monkeypatch, BOB)
+    await alice.membership.invite(BOB)
+    assert alice.office.invited == [BOB]
+    with pytest.raises(UsageError, match="not in the group"):
+        await alice.membership.invite(CAROL)
+
+
+async def test_who_loses_the_room_is_taken_out_of_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slixmpp_mls.rooms.affiliation_sync._BOTH_CHANGED", 0.0)
+    alice = await scene(monkeypatch, BOB, CAROL)
+    alice.office.listed[CAROL] = "none"
+    await alice.finish(alice.membership.expelled(CAROL))
+    assert {*alice.group.roster.accounts()} == {ALICE, BOB}

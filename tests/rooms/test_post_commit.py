@@ -1,0 +1,99 @@
+"""What follows our Commits outside of the group: it is done once the server has answered, and not forgotten before."""
+
+from __future__ import annotations
+
+import pytest
+
+from slixmpp_mls.errors import Disconnected, NoAnswer, NotPermitted, Refused
+from slixmpp_mls.rooms.engine.post_commit import PostCommit
+from slixmpp_mls.testing import Participant, World
+
+from ..client.people import ALICE, BOB, CAROL, DAVE, three
+from .people import Office, Parts
+
+
+class Alice(Parts):
+    """The member that commits."""
+
+    def __init__(self, person: Participant, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(person)
+        self.office = Office(self.muc, monkeypatch)
+        self.post_commit = PostCommit(self.parts)
+        self.group.lifecycle.done([action.key for action in self.group.post_commit_actions])  # those of the scene
+
+    @property
+    def owed(self) -> list[str]:
+        return sorted(action.account for action in self.group.post_commit_actions)
+
+
+def scene(monkeypatch: pytest.MonkeyPatch) -> tuple[World, Alice, Participant]:
+    world, alice, bob, _ = three()
+    world.person(DAVE)
+    return world, Alice(alice, monkeypatch), bob
+
+
+def change(world: World, alice: Alice, *, add: str = "", remove: str = "") -> None:
+    alice.person.commit(*(alice.person.adding(add) if add else alice.person.removing(remove)))
+    world.settle()
+
+
+async def test_an_invitation_is_done_when_our_server_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, alice, _ = scene(monkeypatch)
+    change(world, alice, add=DAVE)
+    assert alice.owed == [DAVE]
+    alice.office.errors.append(Disconnected("no stream"))
+    await alice.post_commit.complete()  # put off, and no exception
+    assert (alice.office.invited, alice.owed) == ([DAVE], [DAVE])
+    await alice.post_commit.complete()
+    assert (alice.office.invited, alice.owed) == ([DAVE, DAVE], [])
+    await alice.post_commit.complete()
+    assert len(alice.office.invited) == 2
+
+
+async def test_nobody_is_invited_who_has_been_removed_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, alice, bob = scene(monkeypatch)
+    change(world, alice, add=DAVE)
+    bob.commit(*bob.removing(DAVE))
+    world.settle()
+    await alice.post_commit.complete()
+    assert (alice.office.invited, alice.owed) == ([], [])
+
+
+async def test_an_affiliation_is_revoked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, alice, _ = scene(monkeypatch)
+    alice.office.listed = {ALICE: "owner", BOB: "member", CAROL: "member"}
+    change(world, alice, remove=CAROL)
+    alice.office.errors.append(NoAnswer("the room is silent"))
+    await alice.post_commit.complete()
+    assert (alice.office.listed[CAROL], alice.owed) == ("member", [CAROL])
+    await alice.post_commit.complete()
+    assert alice.office.listed == {ALICE: "owner", BOB: "member", CAROL: "none"}
+    assert alice.owed == []
+
+
+@pytest.mark.parametrize("error", [NotPermitted("only an owner"), Refused("coven@rooms.example", "conflict", "no")])
+async def test_what_the_room_refuses_for_good_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, error: Refused | NotPermitted
+) -> None:
+    world, alice, _ = scene(monkeypatch)
+    alice.office.listed = {CAROL: "member"}
+    change(world, alice, remove=CAROL)
+    alice.office.errors.append(error)
+    await alice.post_commit.complete()
+    assert (alice.office.listed[CAROL], alice.owed) == ("member", [])
+
+
+async def test_a_ban_is_not_lifted_and_who_is_back_keeps_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, alice, bob = scene(monkeypatch)
+    alice.office.listed = {CAROL: "outcast"}
+    change(world, alice, remove=CAROL)
+    await alice.post_commit.complete()
+    assert (alice.office.listed, alice.owed) == ({CAROL: "outcast"}, [])
+    change(world, alice, add=DAVE)
+    alice.office.listed[DAVE] = "member"
+    await alice.post_commit.complete()
+    change(world, alice, remove=DAVE)
+    bob.commit(*bob.adding(DAVE))
+    world.settle()
+    await alice.post_commit.complete()
+    assert (alice.office.listed[DAVE], alice.owed) == ("member", [])
