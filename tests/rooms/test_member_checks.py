@@ -157,19 +157,19 @@ async def test_others_can_name_any_number_of_accounts_and_few_are_asked() -> Non
     _, alice, *_ = checking()
     suite, leaves = CipherSuite.get(1), named(BURST + 40, devices=2)
     doubts = await alice.checks.judge_named(leaves, suite)
-    asked = {client.account for client in alice.judge.asked}
+    asked = {client.account for client in alice.service.asked}
     assert len(asked) == member_checks.FREE + BURST
-    assert len(alice.judge.asked) == 2 * len(asked)  # all devices of an account by one question
+    assert len(alice.service.asked) == 2 * len(asked)  # all devices of an account by one question
     assert {doubt.reason for doubt in doubts} == {NOT_ASKED}
     assert not any(doubt.denied or doubt.silences for doubt in doubts)
     assert len(doubts) == 2 * (BURST + 40 - len(asked))
     # The next ones find it empty; a few are asked about all the same.
-    alice.judge.asked.clear()
+    alice.service.asked.clear()
     await alice.checks.judge_named(named(20), suite)
-    assert len(alice.judge.asked) == member_checks.FREE
+    assert len(alice.service.asked) == member_checks.FREE
     # What our own user names is asked about in any case.
     await alice.checks.judge(leaves, suite)
-    assert len(alice.judge.asked) == member_checks.FREE + len(leaves)
+    assert len(alice.service.asked) == member_checks.FREE + len(leaves)
 
 
 def unasked(alice: Checking, *clients: ClientIdentity) -> None:
@@ -184,12 +184,12 @@ async def test_members_beyond_the_budget_are_asked_about_one_by_one(monkeypatch:
     for _ in range(24):
         await alice.checks.next_round()
     await alice.checks.look_again()
-    assert not alice.judge.asked
+    assert not alice.service.asked
     assert not alice.told()  # nobody has been asked: there is nothing to tell
-    alice.judge.denied.add(carol)
+    alice.service.denied.add(carol)
     alice.checks.ask_on()
     alice.checks.ask_on()
-    await until(lambda: len(alice.judge.asked) == 2)
+    await until(lambda: len(alice.service.asked) == 2)
     await until(lambda: alice.told() == [(carol, True)])
-    assert sorted(alice.judge.asked, key=str) == sorted([bob, carol], key=str)
+    assert sorted(alice.service.asked, key=str) == sorted([bob, carol], key=str)
     assert set(alice.group.members.doubts) == {carol}

@@ -276,15 +276,15 @@ async def test_who_speaks_is_asked_about_before_its_message_is_shown() -> None:
     world, alice, bob, carol = reading()
     unasked = [person.device.identity for person in (bob, carol)]
     alice.group.members.reconsider(unasked, [Doubt(client, False, NOT_ASKED, "says the test", 1) for client in unasked])
-    alice.judge.denied.add(bob.device.identity)
+    alice.service.denied.add(bob.device.identity)
     order: list[object] = []
-    validate = alice.judge.validate
+    validate = alice.service.validate
 
     async def asked(leaves: Any, suite: Any) -> Any:
         order.append(len(alice.texts()))
         return await validate(leaves, suite)
 
-    alice.judge.validate = asked  # type: ignore[method-assign]
+    alice.service.validate = asked  # type: ignore[method-assign]
     for text in (b"one", b"two"):
         bob.send(text)
     world.room.deliver_all()

@@ -91,7 +91,7 @@ async def test_the_leaf_is_replaced_by_a_fresh_key_package(lost: tuple[Admin, Pa
     admin.world.settle()
     assert carol.group.is_member
     assert carol.group.mls.epoch_authenticator == admin.group.mls.epoch_authenticator
-    assert not admin.errors
+    assert not admin.failures
 
 
 async def test_the_room_must_name_the_account(lost: tuple[Admin, Participant, Incoming]) -> None:
