@@ -216,6 +216,11 @@ class Person:
             raise AssertionError(f"it did not happen: {self!r}") from None
         return value
 
+    async def has_read(self, other: Person, room: str) -> None:
+        """Wait until we have read as much of a room as another one, whether we are in its group or not."""
+        end = other.room(room).group.room_state.cursor
+        await self.until(lambda: self.room(room).group.room_state.cursor == end)
+
     async def until_no_doubts(self) -> None:
         """Wait until every leaf of the room is believed."""
         await self.until(lambda: not self.room().doubts)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from slixmpp_mls.delivery import Uploads, upload
+from slixmpp_mls.delivery import Uploads, http
 from slixmpp_mls.delivery.files import Files, StoredFile, padded_size
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import BlobTooLarge, MalformedError, NotPermitted, TransferFailed
@@ -89,7 +89,7 @@ async def test_a_service_that_takes_nothing_more(
     prosody: DevServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alice, service = await connect(prosody, "alice"), await connect(prosody, "service")
-    monkeypatch.setattr(upload, "_STALLED", 0.3)
+    monkeypatch.setattr(http, "_STALLED", 0.3)
     attempts = 0
 
     async def stall(request: web.Request) -> web.StreamResponse:
@@ -112,7 +112,7 @@ async def test_a_web_server_that_stops_or_gives_too_much(
     prosody: DevServer, connect: Connect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     files = Files(Uploads(await connect(prosody, "alice")))
-    monkeypatch.setattr(upload, "_STALLED", 0.3)
+    monkeypatch.setattr(http, "_STALLED", 0.3)
     sent = 0
 
     async def endless(request: web.Request) -> web.StreamResponse:
@@ -141,7 +141,7 @@ async def test_a_web_server_that_stops_or_gives_too_much(
 
 
 async def test_addresses_that_nothing_is_fetched_from(prosody: DevServer, connect: Connect) -> None:
-    """The rule of :mod:`slixmpp_mls.delivery.upload`: a sender must not reach into networks that only we can reach."""
+    """The rule of :mod:`slixmpp_mls.delivery.networks`: a sender must not reach into networks that only we reach."""
     files = Files(Uploads(await connect(prosody, "alice")))
     for host in ("10.0.0.1", "169.254.169.254", "[fd00::1]", "2130706433"):
         source = EncryptedSource(bytes(32), bytes(12), (f"https://{host}/",))

@@ -8,6 +8,7 @@ import pytest
 
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.policy import Right, RoomPolicy
+from slixmpp_mls.rooms.engine import commit_turns
 
 from .people import Cast, Person, all_agree
 
@@ -37,7 +38,9 @@ async def test_twenty_commit_at_once_and_all_get_their_way(server: DevServer, ca
     assert sorted(by for _, by in histories[0]) == sorted(person.account for person in people)
     assert [person.got("mls_rejected") for person in people] == [[]] * 20
     made = commits(server, room) - before
-    assert 20 < made <= 60, made  # 39 if all keep their turns; 20 would mean that there was no race; at random 120
+    # 39 if all keep their turns, which have time limits, so more on a slow machine; at random 120.  20 would mean that
+    # there was no race.
+    assert 20 < made <= 90, made
 
 
 async def test_what_has_become_superfluous_is_dropped(server: DevServer, cast: Cast) -> None:
@@ -60,7 +63,12 @@ async def test_what_has_become_superfluous_is_dropped(server: DevServer, cast: C
     assert alice.room().accounts == sorted(person.account for person in (*others, guest))
 
 
-async def test_one_of_ten_commits_for_who_leaves(server: DevServer, cast: Cast) -> None:
+async def test_one_of_ten_commits_for_who_leaves(
+    server: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a slow machine the second in turn would begin before it hears of the first one's Commit.
+    monkeypatch.setattr(commit_turns, "_ONE_PLACE", 5.0)
+    monkeypatch.setattr(commit_turns, "_LONGEST_WAIT", 60.0)
     room, people = await cast.meet(server, *NAMES)
     *others, judy = people
     before = commits(server, room)
@@ -68,5 +76,4 @@ async def test_one_of_ten_commits_for_who_leaves(server: DevServer, cast: Cast) 
         await judy.room().leave()
     await all_agree(*others, epoch=2)
     assert judy.account not in people[0].room().accounts
-    # On a machine as slow as can be the second in turn may begin before it hears of the first one's Commit.
-    assert commits(server, room) - before <= 3
+    assert commits(server, room) - before <= 2
