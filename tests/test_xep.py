@@ -160,7 +160,7 @@ BREAKS: list[tuple[str, str, str]] = [
     ("<approver>Council</approver>", "<approver>Board</approver>", "Board does not approve"),
     ("<approver>Council</approver>", "<approver>Editor</approver>", "humorous"),
     ("<title>", "<number>xxxx</number><title>", "lacks <title>"),
-    ("<jid>mls@example.org</jid>", "", "without <jid>"),
+    ("<uri>https://github.com/slixmpp-mls/slixmpp-mls</uri>", "", "an author without"),
     ("href='xep.xsl'", "href='own.xsl'", "stylesheet"),
     ("&LEGALNOTICE;", "", "legal"),
     ("topic='Privacy Considerations'", "topic='Privacy'", "Privacy Considerations"),

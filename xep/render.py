@@ -157,9 +157,8 @@ def _header(document: etree._ElementTree, name: str, source: str) -> Iterator[st
     yield from _sequence(header, HEADER)
     for author in header.iterfind("author"):
         yield from _sequence(author, AUTHOR)
-        for wanted in ("email", "jid"):
-            if not author.findtext(wanted):
-                yield f"an author without <{wanted}> (XEP-0001)"
+        if not any(author.findtext(address) for address in ("email", "jid", "uri")):
+            yield "an author without <email>, <jid> or <uri>, of which people need mail address and JID (XEP-0001)"
     for revision in header.iterfind("revision"):
         yield from _sequence(revision, REVISION)
         if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", _text_of(revision, "date")):
