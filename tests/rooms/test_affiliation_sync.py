@@ -96,4 +96,4 @@ async def test_one_whom_we_may_not_remove_keeps_nobody_in(monkeypatch: pytest.Mo
     client.inside = [ALICE]
     await client.until_over(asyncio.create_task(client.changes.affiliations.compare_later(ALICE)))
     assert sorted(client.group.roster.accounts()) == [ALICE, BOB]
-    assert not client.errors
+    assert not client.failures
