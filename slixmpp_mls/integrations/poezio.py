@@ -9,8 +9,9 @@ What is poezio's, and what is ours:
 - *Sending.*  poezio asks its plugins before it sends a message (``muc_say_after``, ``conversation_say_after``).  This
   plugin takes the text, empties the message, which makes poezio drop it, and gives the text to
   :meth:`.EncryptedRoom.send`: our outbox keeps it over a crash, and sends it once.  Everything else that any part of
-  poezio sends to an encrypted tab meets the filter of the base class, where content goes the same way and the rest
-  (chat states, receipts, markup) is dropped.  The stanza that came in is never let out.
+  poezio sends to an encrypted tab meets the filter of the base class: content goes the same way, "is typing" is shown
+  encrypted (:meth:`.EncryptedRoom.typing`), and the rest (receipts, markup) is dropped.  The stanza that came in is
+  never let out.
 - *Reading.*  Our own events bring the messages, those of the archive too, each once; poezio's reading of archives finds
   no text in our stanzas.  Whatever poezio logs, it logs by its own settings (``use_log``).
 - *The base class* has the encryption state of tabs, its configuration and the mark in the information bar.  Its
@@ -54,6 +55,7 @@ from ..identity import TrustLevel
 from ..plugin import MLS
 from ..rooms.encrypted_message import EncryptedMessage
 from ..rooms.encrypted_room import EncryptedRoom, SentMessage
+from ..rooms.rich import Typing
 from ..stanza import NS
 from ..stanza.display import displayable
 from .commands import HELP, RoomCommands, quoted
@@ -69,7 +71,9 @@ _CONTENT = frozenset({
     "{urn:xmpp:reactions:0}reactions",
     "{urn:xmpp:message-retract:1}retract",
 })  # fmt: skip
-"""Elements of poezio's that are sent; chat states, receipts and markup are not."""
+"""Elements of poezio's that are sent as content; receipts and markup are not sent at all."""
+_CHAT_STATES = "http://jabber.org/protocol/chatstates"
+_STATES = frozenset(f"{{{_CHAT_STATES}}}{state}" for state in ("active", "composing", "paused", "inactive", "gone"))
 _INVITATIONS = frozenset({"{http://jabber.org/protocol/muc#user}x", "{jabber:x:conference}x"})
 _LAST = 100  # the place of our handlers: other plugins may change a text before it is encrypted
 _OFF = "off"
@@ -96,6 +100,7 @@ class Plugin(E2EEPlugin):
         self._loaded = True
         self._commands = RoomCommands(self._mls, Path(self.config.get("downloads") or Path.home()).expanduser())
         self._sending: dict[str, asyncio.Lock] = {}
+        self._typing: set[str] = set()  # the tabs whose others believe that we are typing
         super().init()
         self._handlers: dict[str, Callable[[Any], None]] = {
             "mls_ready": self._ready,
@@ -104,6 +109,7 @@ class Plugin(E2EEPlugin):
             "mls_correction": self._show_correction,
             "mls_reaction": self._show_reaction,
             "mls_retraction": self._show_retraction,
+            "mls_typing": self._show_typing,
             **{name: partial(self._tell, name) for name in EVENTS},
         }
         for name, handler in self._handlers.items():
@@ -337,9 +343,13 @@ class Plugin(E2EEPlugin):
 
     async def encrypt(self, message: Message, jids: list[JID] | None, tab: ChatTab | None) -> None:
         """Send a stanza's content through our outbox.  It must not wait: the filter holds up all that is sent."""
-        if tab is None or not _CONTENT & {child.tag for child in message.xml}:
+        if tab is None:
             return
-        self._run(tab, self._send(tab, self._content(message), correct=False))
+        tags = {child.tag for child in message.xml}
+        if tags & _CONTENT:
+            self._run(tab, self._send(tab, self._content(message), correct=False))
+        elif tags & _STATES:
+            self._run(tab, self._signal(tab, f"{{{_CHAT_STATES}}}composing" in tags))
 
     async def decrypt(self, message: Message, jid: JID | None, tab: ChatTab | None) -> None:
         """Nothing to do: the plugin reads the stanzas of rooms by itself, in their order."""
@@ -373,11 +383,20 @@ class Plugin(E2EEPlugin):
         text = str(content["body"])
         if not text:
             return
+        self._typing.discard(self._address(tab))  # a message ends it
         self._commands.session(room.jid).sent_one(sent, text)
         if correct:
             self._replace(tab, content["replace"]["id"], sent.origin_id, text, room.own_account)
         else:
             self._show_own(tab, sent, text)
+
+    async def _signal(self, tab: ChatTab, typing: bool) -> None:
+        """A chat state of poezio's (its `send_chat_states`), encrypted; what is no news is not sent."""
+        address = self._address(tab)
+        room = self._room_for(address)
+        if room is not None and typing != (address in self._typing):
+            (self._typing.add if typing else self._typing.discard)(address)
+            await room.typing(typing)
 
     def _show_own(self, tab: ChatTab, sent: SentMessage, text: str) -> None:
         own = self.core.xmpp.boundjid
@@ -497,6 +516,23 @@ class Plugin(E2EEPlugin):
         )
         if not found:
             self._note(tab, f"{message.sender.account} takes an earlier message back.")
+        self.core.refresh_window()
+
+    def _show_typing(self, event: Typing) -> None:
+        room = self._mls.rooms.get(event.room)
+        if room is None or event.sender.account == room.own_account:
+            return
+        if room.partner is not None:
+            tab = self.core.get_conversation_by_jid(JID(room.partner), create=False)
+            if tab is not None:
+                tab.chatstate = event.state
+                tab.refresh_info_header()
+                self.core.doupdate()
+            return
+        muc = self._room_tab(room.jid)
+        for user in muc.users if muc is not None else ():
+            if user.jid and JID(user.jid).bare == event.sender.account:
+                user.chatstate = event.state
         self.core.refresh_window()
 
     # --- telling ---------------------------------------------------------------------------------

@@ -42,7 +42,12 @@ class FakeRoom:
     def __init__(self, jid: str, partner: str | None = None) -> None:
         self.jid, self.partner = jid, partner
         self.sent: list[str] = []
+        self.typed: list[bool] = []
         self.confirmed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def typing(self, active: bool) -> bool:
+        self.typed.append(active)
+        return True
 
     @property
     def members(self) -> list[Any]:
@@ -180,6 +185,22 @@ async def test_who_is_there_who_types_and_what_is_waited_for() -> None:
         assert "typing" not in str(status.content)
         chat._wait(chat.talks[coven.jid], "Waiting for somebody")
         assert "Waiting for somebody" in str(status.content)
+        await window.stop()
+
+
+async def test_others_see_that_we_type_once_and_not_what_commands() -> None:
+    coven = FakeRoom("coven@rooms.example")
+    window = Window(chat_with(coven))
+    async with window.run_test() as pilot:
+        await pilot.press(*"/help", "enter", *"Fair")
+        await pilot.pause()
+        assert coven.typed == [True]
+        await pilot.press("enter")
+        await pilot.pause()
+        assert coven.typed == [True]  # the message ends it
+        await pilot.press("x", "backspace")
+        await pilot.pause()
+        assert coven.typed == [True, True, False]
         await window.stop()
 
 

@@ -107,6 +107,8 @@ async def test_a_room_is_encrypted_from_its_tab(
     alice, room = str(await account(server, "alice")), f"{unique('coven')}@{server.rooms}"
     hecate = await Person.connected(connect, server, tmp_path)
     seen = on_the_wire(hecate)
+    signs: asyncio.Queue[Any] = asyncio.Queue()
+    hecate.client.add_event_handler("mls_typing", signs.put_nowait)
     async with poezio(server, alice, tmp_path) as window:
         await window.shows("Authentication success")
         await first_command(window, f"join {room}/alice")
@@ -117,6 +119,12 @@ async def test_a_room_is_encrypted_from_its_tab(
         await window.shows(f"{hecate.jid} came")
         await window.type("When shall we three meet again?")
         assert await hecate.hears(alice) == "When shall we three meet again?"
+        async with asyncio.timeout(SECONDS):
+            while signs.empty():  # one that is lost is lost
+                for key in ("x", "BSpace"):
+                    await window.press(key)
+                    await asyncio.sleep(0.5)
+        assert signs.get_nowait().sender.account == alice
         corrections: asyncio.Queue[Any] = asyncio.Queue()
         hecate.client.add_event_handler("mls_correction", corrections.put_nowait)
         await window.type("/correct When shall we three meet?")

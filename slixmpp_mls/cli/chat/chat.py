@@ -37,6 +37,7 @@ def chat(
     plain: Annotated[
         bool, typer.Option("--plain", help="Read and write lines instead of filling the terminal.")
     ] = False,
+    typing: Annotated[bool, typer.Option(help="Show others in windows that you are typing.")] = True,
     store: StoreOption = None,
     key_file: KeyFile = None,
     password: Password = None,
@@ -70,7 +71,9 @@ def chat(
 
     async def talk() -> None:
         nonlocal code
-        code = await _talk(login, address, window, create, people)
+        code = await _talk(
+            login, Chat(None if window else address, shows_typing=typing), address, window, create, people
+        )
 
     run(talk())
     if code:
@@ -102,8 +105,7 @@ def _can_draw() -> bool:
     return True
 
 
-async def _talk(login: Login, address: str | None, window: bool, create: bool, people: list[str]) -> int:
-    chat = Chat(None if window else address)
+async def _talk(login: Login, chat: Chat, address: str | None, window: bool, create: bool, people: list[str]) -> int:
     view: Plain | Window = _window(chat, address, create, people) if window else Plain(chat)
     settings = {"store": str(login.store), "passphrase": secret_if_needed(login.store, login.key_file)}
     async with session(login, lambda client: chat.prepare(client, settings)) as client:

@@ -74,6 +74,9 @@ class Talk:
     :ivar unread: number of messages that nobody has seen
     :ivar history: what has been typed here, the last one at the end
     :ivar waiting: what it waits for; empty if for nothing
+    :ivar typing: who is typing, and since when on the event loop's clock
+    :ivar types: whether the others believe that we are typing
+    :ivar unseen: the handlers that wait until somebody looks
     :ivar room: None until we are in the group
     """
 
@@ -84,6 +87,7 @@ class Talk:
     waiting: str = ""
     room: EncryptedRoom | None = None
     typing: dict[str, float] = field(default_factory=dict)
+    types: bool = False
     unseen: list[asyncio.Future[None]] = field(default_factory=list)
 
     def who_types(self, now: float) -> list[str]:
@@ -117,10 +121,12 @@ class Chat:
     """See the module.
 
     :param only: the address of the only talk; None: all rooms of the store are shown
+    :param shows_typing: whether others see that somebody is typing
     """
 
-    def __init__(self, only: str | None = None) -> None:
+    def __init__(self, only: str | None = None, *, shows_typing: bool = True) -> None:
         self.only = only
+        self.shows_typing = shows_typing
         self.talks: dict[str, Talk] = {}
         self.ended = asyncio.Event()
         self.view: View
@@ -287,6 +293,16 @@ class Chat:
             following.cancel()
         return self.mls.room(address)
 
+    async def typing(self, talk: Talk, active: bool) -> None:
+        """Show the others that somebody is typing here, or has stopped; once each.
+
+        :param active: whether there is a text that has not been sent
+        """
+        if not self.shows_typing or active == talk.types or talk.room is None or not talk.room.is_member:
+            return
+        talk.types = active
+        await talk.room.typing(active)
+
     # --- what people type ------------------------------------------------------------------------------
 
     async def typed(self, talk: Talk | None, line: str) -> None:
@@ -312,6 +328,7 @@ class Chat:
     async def _say(self, talk: Talk | None, text: str) -> None:
         if talk is None or talk.room is None:
             raise UsageError("nothing is sent: this device is not in the group yet")
+        talk.types = False  # a message ends it
         for piece in pieces(text):
             sent = await talk.room.send(piece)
             self._sent(talk, sent, piece)

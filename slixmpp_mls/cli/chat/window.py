@@ -261,6 +261,12 @@ class Window(App[None]):
             self.query_one(Entry).use(talk.history)
         self._work(self._typed(talk, line))
 
+    @on(Input.Changed, "#entry")
+    def _being_typed(self, event: Input.Changed) -> None:
+        text = event.value
+        if self._current is not None and not (text.startswith("/") and not text.startswith("//")):
+            self._work(self._chat.typing(self._current, bool(text)))
+
     async def _typed(self, talk: Talk | None, line: str) -> None:
         if talk is None and not line.startswith("/"):
             self.notify("no room is open: /open ADDRESS or /create ROOM", severity="warning")
