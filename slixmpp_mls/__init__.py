@@ -9,6 +9,7 @@ from importlib.metadata import version
 from slixmpp.plugins import register_plugin
 
 from . import errors
+from .account.clock_check import ClockWrong
 from .account.events import DeviceConflict, NewOwnDevice
 from .account.key_rotation import KeyRotated
 from .account.maintenance import KeysRenewed, SilentMembers
@@ -59,6 +60,7 @@ __all__ = [  # and the errors
     "CatchingUp",
     "CertificateExpires",
     "ClockJumped",
+    "ClockWrong",
     "CommitLost",
     "ContinuationDelayed",
     "ConversationMerged",

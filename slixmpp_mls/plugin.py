@@ -202,6 +202,11 @@ class MLS(BasePlugin):
         elif self._starting.done():
             self.tasks.spawn(self.replenish(), "replenishing KeyPackages", passing=UNREACHABLE)
             self.devices.look_again()
+            if self._parts is not None:
+                self._compare_clocks(self._parts)
+
+    def _compare_clocks(self, parts: Parts) -> None:
+        self.tasks.spawn(parts.maintenance.clock_check.look(), "comparing clocks", passing=UNREACHABLE)
 
     def _session_resumed(self, event: object) -> None:
         """The same session on another connection."""
@@ -236,6 +241,7 @@ class MLS(BasePlugin):
         if not ready.done():
             ready.set_result(None)
         self.tasks.spawn(parts.maintenance.run(), "maintenance")
+        self._compare_clocks(parts)
         parts.devices.start()
         self.tasks.spawn(parts.trust.run(), "sending trust messages")
         self.fire("mls_ready", self)

@@ -16,6 +16,8 @@ certificates [5]_               every hour                   ``mls_certificate_e
 members in doubt [6]_           every hour                   ``mls_doubted``
 keys of accounts that are in    every hour                   none
 no group of ours any more [7]_
+our clock compared with the     every hour, in each session  ``mls_clock_wrong``
+server's [8]_
 ==============================  ===========================  ============================
 
 .. [1] each leaf at a time of its own: :mod:`slixmpp_mls.client.storage.leaf_ages`
@@ -25,6 +27,7 @@ no group of ours any more [7]_
 .. [5] :mod:`.certificate_renewal`
 .. [6] :mod:`slixmpp_mls.rooms.engine.member_checks`
 .. [7] :meth:`slixmpp_mls.authentication.TrustTable.tidy`
+.. [8] :mod:`.clock_check`
 
 *Staggered action.*  A thousand members that joined together are not due together.  Among several due members, one
 Commit makes the others wait.  No Commit is made within half a minute of another one in the same room.  A lost race is
@@ -60,6 +63,7 @@ from ..rooms.registry import Rooms
 from ..runtime import Context
 from ..runtime.clock import ClockJumped
 from .certificate_renewal import CertificateRenewal
+from .clock_check import ClockCheck
 from .key_rotation import KeyRotation
 
 __all__ = ["KeysRenewed", "Maintenance", "SilentMembers"]
@@ -101,7 +105,10 @@ class SilentMembers:
 
 
 class Maintenance:
-    """Maintains our keys; see the module."""
+    """Maintains our keys; see the module.
+
+    :ivar clock_check: compares our clock with the server's
+    """
 
     def __init__(
         self,
@@ -113,6 +120,7 @@ class Maintenance:
     ) -> None:
         self._context = context
         self._clock = context.clock
+        self.clock_check = ClockCheck(context)
         self._rooms = rooms
         self._rotation = rotation
         self._certificates = certificates
@@ -198,7 +206,7 @@ class Maintenance:
             room.group.lifecycle.tidy(self._context.now)
         self._context.trust.table.tidy(self._rooms.accounts)
         self._certificates.look()
-        for work in (self._look_at_members, self._rotation.go_on, self._publication.replenish):
+        for work in (self._look_at_members, self._rotation.go_on, self._publication.replenish, self.clock_check.look):
             try:
                 await work()
             except MLSError as error:

@@ -148,6 +148,7 @@ class Ejabberd(DevServer):
                 "mod_pubsub": pubsub,
                 "mod_roster": {},
                 "mod_stream_mgmt": {},
+                "mod_time": {},
                 "mod_vcard": {"search": False},
                 "mod_version": {},
             },

@@ -41,7 +41,7 @@ c2s_stanza_size_limit = %(c2s_limit)d
 run_as_root = %(is_root)s
 modules_enabled = {
   "roster", "saslauth", "tls", "disco", "ping", "pep", "carbons", "smacks", "mam", "offline", "blocklist",
-  "dialback", "vcard4", "vcard_legacy", "version"
+  "dialback", "vcard4", "vcard_legacy", "version", "time"
 }
 authentication = "internal_hashed"
 -- Accounts in files of their own: prosodyctl then does not contend with the server for the database.

@@ -105,6 +105,13 @@ _WORDS: Final[dict[str, tuple[bool, Callable[[Any], str | None]]]] = {
     ),
     "mls_device_conflict": (True, lambda event: f"the keys of your device {event.id} are listed differently"),
     "mls_retired": (True, lambda _: "your account has retired this device; a new store makes a new one"),
+    "mls_clock_wrong": (
+        True,
+        lambda event: (
+            f"your clock is {abs(event.seconds):.0f} seconds {'ahead of' if event.seconds > 0 else 'behind'} the"
+            " server's: set it right, or others cannot add this device"
+        ),
+    ),
     "mls_store_failed": (True, lambda error: f"the store cannot be written: {error}"),
     "mls_failed": (True, str),
 }

@@ -51,6 +51,7 @@
 ``mls_silent``                members have not renewed their keys for too long; ``SilentMembers``
 ``mls_key_packages``          our KeyPackages in the directory were replenished or replaced; ``KeyPackagesChanged``
 ``mls_clock_jumped``          the machine's date has been set, or the machine has slept; ``ClockJumped``
+``mls_clock_wrong``           our clock and our server's differ by minutes; ``ClockWrong``
 ``mls_key_rotated``           a change of our signature key is complete; ``KeyRotated``
 ``mls_retired``               our account has retired this device, which has stopped; ``RetiredDevice``
 ``mls_store_failed``          the disk refused a step, which is tried again; ``StoreError``

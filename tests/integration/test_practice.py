@@ -146,6 +146,11 @@ async def test_a_wrong_clock_keeps_out_nobody_else(server: DevServer, cast: Cast
     assert set(result.skipped) == {f"{far.account}/{far.mls.device_id}", f"{jid.bare}/{bad.mls.device_id}"}
     assert "not valid yet" in result.skipped[f"{jid.bare}/{bad.mls.device_id}"]
     assert far.account not in {str(each) for each in await group.muc.affiliations.all()}
+    for person, hours in ((near, 1.5), (far, 4), (bad, 4)):  # each is told by its own client
+        told = await person.next("mls_clock_wrong")
+        assert abs(told.seconds - hours * 3600) < 300
+        assert told.server == server.domain
+    assert not any(person.got("mls_clock_wrong") for person in (alice, carol, good))
     await good.joined(group.jid)
     await carol.joined(group.jid)
     await all_agree(alice, carol, good, room=group.jid)
