@@ -378,6 +378,7 @@ class OwnDevices:
                     await self._finish_changes()
             except MLSError as error:
                 log.info("our devices have to wait: %s", error)
+                self._look_due = self._look_due or isinstance(error, StoreError)
             except Exception as error:
                 log.exception("looking after our devices has failed")
                 self._context.fire("mls_failed", error)

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from slixmpp_mls.account import devices
 from slixmpp_mls.account.device_list import read_devices
 from slixmpp_mls.account.devices import OwnDevices
 from slixmpp_mls.account.events import DeviceStatus
 from slixmpp_mls.account.own_entry import OwnEntry
-from slixmpp_mls.errors import DeviceRetired, UsageError
+from slixmpp_mls.errors import DeviceRetired, StoreError, UsageError
 from slixmpp_mls.key_packages.publication import Publication
 from slixmpp_mls.stanza import RetiredDevice
 from slixmpp_mls.testing import NOW, World
@@ -190,3 +191,26 @@ async def test_what_the_list_says_of_times_and_labels_is_shown() -> None:
     account.phone.devices.of[ALICE][device.id] = replace(device, label="Attic", added=None).to_stdlib()
     other = (await account.devices.all())[1]
     assert (other.label, other.added) == ("Attic", None)
+
+
+async def test_a_store_that_fails_for_a_while_does_not_end_the_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "RETRY", 0.01)
+    account = Account()
+    await account.publish(account.phone)
+    unfinished, failures = account.devices._unfinished, [StoreError("not now, says the test") for _ in range(3)]
+
+    def fail_at_first() -> Any:
+        if failures:
+            raise failures.pop()
+        return unfinished()
+
+    monkeypatch.setattr(account.devices, "_unfinished", fail_at_first)
+    account.devices._look_due = False  # so that the store is asked first
+    account.devices.start()
+    try:
+        async with asyncio.timeout(60):
+            while failures or not account.devices._records():  # noqa: ASYNC110  # nobody tells
+                await asyncio.sleep(0.01)
+    finally:
+        account.devices.close()
+    assert not account.phone.failures
