@@ -13,7 +13,7 @@ from slixmpp_mls.delivery import entity_time
 from slixmpp_mls.errors import MalformedError, NoAnswer
 from slixmpp_mls.testing import NOW, World
 
-from ..rooms.people import Client
+from ..services import Client
 
 
 class Server:
