@@ -193,6 +193,14 @@ class Person:
         self.client.abort()
         self.client.cancel_connection_attempt()
 
+    def stays_unlisted(self) -> None:
+        """Have the device not notice that its account's list lacks it; it would put itself back."""
+
+        async def mend() -> None:
+            return None
+
+        self.mls.parts.own_entry.mend = mend  # type: ignore[method-assign]
+
     def notify_of_devices(self, account: str) -> None:
         """As a PEP notification of another list of devices does, between accounts that share presence."""
         service = self.mls._own_service

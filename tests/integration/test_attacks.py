@@ -322,6 +322,7 @@ async def test_a_stolen_devices_message_that_is_dated_back_is_marked(prosody: De
     room, (carol, alice, bob) = await cast.meet(prosody, "carol", "alice", "bob", denied_members="hold")
     await bob.say("before the theft")
     await alice.hears("before the theft")
+    bob.stays_unlisted()
     await DeviceDirectory(bob.client).retract(bob.mls.device_id)
     alice.notify_of_devices(bob.account)
     doubted = await alice.next("mls_doubted")

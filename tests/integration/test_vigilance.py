@@ -132,6 +132,7 @@ async def test_a_retired_device_that_still_posts(server: DevServer, cast: Cast) 
     await bob.joined(group.jid)
     await bob.say("By the pricking of my thumbs")
     await alice.hears("By the pricking of my thumbs")
+    bob.stays_unlisted()
     assert await DeviceDirectory(bob.client).retract(bob.mls.device.identity.device)
 
     alice.notify_of_devices(bob.account)
