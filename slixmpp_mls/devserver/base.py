@@ -6,6 +6,8 @@ event loop: a test session may start it in one loop and use it from others.
 No process outlives its owner.  The server runs in a session (and process group) of its own, together with a watchdog
 that waits for the end of a pipe that we hold.  When we close the pipe, crash or are killed, the watchdog kills the
 group.
+
+The module is longer than others because the life of one process, from its ports to its end, is one class.
 """
 
 from __future__ import annotations

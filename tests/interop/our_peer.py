@@ -19,7 +19,6 @@ from slixmpp_mls.mls.group.group import Group as MLSGroup
 from slixmpp_mls.mls.group.group import external_proposal
 from slixmpp_mls.mls.group.group_state import GroupState as MLSGroupState
 from slixmpp_mls.mls.group.message_processing import ReceivedMessage, ReceivedProposal
-from slixmpp_mls.mls.group.public_group import follow
 from slixmpp_mls.mls.group.staging import StagedCommit
 from slixmpp_mls.mls.parameters import DAY, HOUR, Parameters
 from slixmpp_mls.mls.registry import CipherSuiteId, ProtocolVersion
@@ -33,6 +32,7 @@ from slixmpp_mls.mls.structures.leaf_node import Lifetime
 from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
 from slixmpp_mls.mls.structures.welcome import GroupInfo, Welcome
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, OwnLeaf, capabilities, create_key_package
+from tests.mls.observer import follow
 
 from .peers import (
     Add,

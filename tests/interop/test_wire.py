@@ -13,10 +13,9 @@ import pytest
 from lxml import etree
 
 from slixmpp_mls.errors import InvalidError
-from slixmpp_mls.mls.group import commit_creation, public_group
+from slixmpp_mls.mls.group import commit_creation
 from slixmpp_mls.mls.group.commit_creation import CommitOptions
 from slixmpp_mls.mls.group.group import Group as MLSGroup
-from slixmpp_mls.mls.group.public_group import follow
 from slixmpp_mls.mls.registry import GREASE, ExtensionType, ProposalType
 from slixmpp_mls.mls.structures.credential import Certificate, X509Credential
 from slixmpp_mls.mls.structures.framing import MLSMessage, PublicMessage
@@ -27,6 +26,8 @@ from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, Resumpti
 from slixmpp_mls.mls.structures.welcome import GroupInfo
 from slixmpp_mls.mls.tree.leaf_creation import capabilities
 from slixmpp_mls.mls.xml_form import from_xml, to_xml
+from tests.mls import observer
+from tests.mls.observer import follow
 
 from .cases import full_room, people
 from .mls_rs import MlsRsPeer
@@ -317,7 +318,7 @@ def test_3_2_a_follower_sees_what_members_see(theirs: Peer) -> None:
 
     def heard(message: bytes) -> None:
         nonlocal public
-        public = public_group.process(public, message, parameters=PARAMETERS).next
+        public = observer.process(public, message, parameters=PARAMETERS).next
 
     def commit(committer: Client, *proposals: Add | Remove, joining: Sequence[Client] = ()) -> None:
         heard(room.commit(committer, *proposals, private=False, joining=joining).message)

@@ -1,7 +1,6 @@
 """A group as one member sees it in one epoch: a value (RFC 9420 8, 9).
 
-The public part (:class:`PublicState`: context, tree, transcript, waiting proposals) is what anybody may
-follow (:mod:`.public_group`).
+The public part (:class:`PublicState`: context, tree, transcript, waiting proposals) is what anybody may follow.
 :class:`MemberState` adds the member's secrets.  Both come with either kind of tree (:class:`KnownTree`): a full
 member has the whole one (:data:`PublicGroup`, :data:`GroupState`), a partial member the part of it that was proved
 to it (:mod:`slixmpp_mls.mls.partial`).  Nothing in here is ever modified: whatever

@@ -11,7 +11,6 @@ from slixmpp_mls.errors import InvalidError, NotForUs, PeerError
 from slixmpp_mls.mls.group.commit_creation import CommitOptions
 from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.group.group_state import PublicGroup
-from slixmpp_mls.mls.group.public_group import FollowedCommit, FollowedProposal, follow, process
 from slixmpp_mls.mls.parameters import Parameters
 from slixmpp_mls.mls.schedule.message_protection import protect_public
 from slixmpp_mls.mls.structures.commit import Commit
@@ -30,6 +29,7 @@ from tests.mls.group_helpers import (
     group_info_of,
     won,
 )
+from tests.mls.observer import FollowedCommit, FollowedProposal, follow, process
 
 
 def same(public: PublicGroup, group: Group) -> None:

@@ -18,17 +18,17 @@ from __future__ import annotations
 from collections.abc import MutableSet
 from dataclasses import dataclass
 
-from ...errors import InvalidError, NotForUs
-from ..parameters import Parameters
-from ..structures.commit import Commit
-from ..structures.framing import MLSMessage, PrivateMessage, PublicMessage
-from ..tree.leaf_validation import LeafRules
-from .commit_effects import Effects
-from .group_state import PublicGroup
-from .joining import public_of
-from .message_processing import check_version, open_public, take_proposal
-from .proposal_list import SentProposal
-from .staging import new_context, public_group, stage_public
+from slixmpp_mls.errors import InvalidError, NotForUs
+from slixmpp_mls.mls.group.commit_effects import Effects
+from slixmpp_mls.mls.group.group_state import PublicGroup
+from slixmpp_mls.mls.group.joining import public_of
+from slixmpp_mls.mls.group.message_processing import check_version, open_public, take_proposal
+from slixmpp_mls.mls.group.proposal_list import SentProposal
+from slixmpp_mls.mls.group.staging import new_context, public_group, stage_public
+from slixmpp_mls.mls.parameters import Parameters
+from slixmpp_mls.mls.structures.commit import Commit
+from slixmpp_mls.mls.structures.framing import MLSMessage, PrivateMessage, PublicMessage
+from slixmpp_mls.mls.tree.leaf_validation import LeafRules
 
 __all__ = ["FollowedCommit", "FollowedProposal", "follow", "process"]
 
