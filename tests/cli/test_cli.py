@@ -217,7 +217,8 @@ def test_the_demo_with_two_servers_fails_where_a_claim_does_not_hold(
     owner: type, method: str, lie: object, complaint: str, prosody: DevServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(owner, method, lie)
-    monkeypatch.setattr(story, "STEP_TIMEOUT", 3.0)
+    if owner is Line:  # nobody waits for what cannot come; the other lies end a step that takes its time
+        monkeypatch.setattr(story, "STEP_TIMEOUT", 3.0)
     result = CliRunner().invoke(app, ["demo", "--federated"])
     assert result.exit_code == 1
     assert complaint in str(result.exception)

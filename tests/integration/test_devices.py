@@ -202,7 +202,7 @@ async def test_a_new_device_waits_for_rooms_that_its_elders_are_away_from(prosod
     tablet = await another(cast, phone)
     await phone.connect()
     await tablet.joined(room)
-    assert inside(phone, tablet, room)
+    await phone.until(lambda: inside(phone, tablet, room))
     # Bob's view of the account is of a time before the tablet: it is not in the room that he makes next.
     name = f"{unique('heath')}@{prosody.rooms}"
     group = await bob.mls.create(name)

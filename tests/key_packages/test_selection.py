@@ -99,7 +99,7 @@ async def test_a_device_of_many_that_cannot_be_added_is_named_and_spoils_no_othe
 
 
 async def test_an_account_that_raises_or_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slixmpp_mls.key_packages.selection.PATIENCE", 0.05)
+    monkeypatch.setattr("slixmpp_mls.key_packages.selection.PATIENCE", 1.0)
     done: list[str] = []
 
     async def good() -> None:
