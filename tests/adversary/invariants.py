@@ -49,6 +49,8 @@ def _names(scene: Scene, adversary: Adversary) -> Iterator[str]:
     for viewer in scene.members():
         policy = viewer.group.policy
         per_account: dict[str, int] = {}
+        leaves = [leaf for _, leaf in viewer.group.mls.members()]
+        proven = {ClientIdentity.from_leaf(leaf).account for leaf in leaves if not _is_marked(leaf)}
         for index, leaf in viewer.group.mls.members():
             client = ClientIdentity.from_leaf(leaf)
             per_account[client.account] = per_account.get(client.account, 0) + 1
@@ -57,7 +59,7 @@ def _names(scene: Scene, adversary: Adversary) -> Iterator[str]:
             if unproven and policy.external_joins is not ExternalJoins.ANYBODY:
                 yield f"{where}: somebody came in by himself where nobody may"
             if client.account in HONEST:
-                if unproven and client.account not in {known.account for known in scene.invited}:
+                if unproven and client.account not in proven:
                     continue  # a name that nobody in the group has, and that counts for nothing
                 if leaf.encryption_key in adversary.made:
                     yield f"{where}: its key is the adversary's"
@@ -95,7 +97,8 @@ def _rights(scene: Scene) -> Iterator[str]:
             yield f"{viewer} has another policy: {found}"
         removed = viewer.group.room_state.require_member().view.removed
         for entry in () if removed is None else removed.clients:
-            if entry.account in HONEST and not any(client.account == entry.account for client in scene.leaving):
+            out = {client.account for client in scene.leaving | scene.put_out}
+            if entry.account in HONEST and entry.account not in out:
                 yield f"{viewer} has {entry} on the list of removed clients, whom nobody has removed"
 
 

@@ -84,6 +84,8 @@ class Scene:
         self.admitted = {MALLORY} if with_mallory else set()
         self.expelled: dict[str, int] = {}
         self._to_expel: set[str] = set()
+        #: Clients that Alice has removed, or has tried to.
+        self.put_out: set[ClientIdentity] = set()
         self.spoken: list[Spoken] = []
         self.history: dict[int, dict[int, bytes]] = {}
         self.seen: dict[int, set[ClientIdentity]] = {}
@@ -206,10 +208,19 @@ class Scene:
             clients = {ClientIdentity.from_leaf(add.key_package.leaf_node) for add in wanted}  # type: ignore[union-attr]
             self.invited |= clients
             self.leaving -= clients
+            for person in self.people:  # whoever has not read its removal yet is out until it reads the Welcome
+                if person.device.identity in clients:
+                    self.seen.pop(id(person), None)
         else:
             self.admitted.add(account)
             self.expelled.pop(account, None)
             self._to_expel.discard(account)
+        # Her Authentication Service denies what came in by itself in the account's name: her client removes it.
+        roster, members = self.alice.group.roster, dict(self.alice.group.mls.members())
+        false = [leaf for leaf in roster.leaves_of(account) if members[LeafIndex(leaf)].signature_key not in genuine]
+        if account in HONEST:
+            self.put_out |= {roster.at(leaf) for leaf in false}
+            wanted += [Remove(LeafIndex(leaf)) for leaf in false]
         with suppress(UsageError, NotPermitted):
             self.alice.commit(*wanted)
 
@@ -221,6 +232,7 @@ class Scene:
         if not leaves:
             return
         self.leaving |= {client for client in self.invited if client.account == account}
+        self.put_out |= {self.alice.group.roster.at(leaf) for leaf in leaves}
         with suppress(UsageError, NotPermitted):
             self.alice.commit(*(Remove(LeafIndex(leaf)) for leaf in leaves))
             if account not in HONEST:
@@ -288,6 +300,9 @@ class Scene:
             self.world.now += 2 * HOUR
             for person in self.people:
                 self.world.directory.replenish(person.device, self.world.now)
+            for person in self.members():  # what got lost is sent again, as the engine does when it is overdue
+                for outgoing in person.group.sending.outstanding():
+                    person.post(outgoing)
             self.settle()
             if self._together():
                 break
@@ -315,11 +330,15 @@ class Scene:
             return [f"not together: {self.describe()}"]
         wrong = []
         for speaker in self._wanted():
-            self.speak(speaker)
-            if speaker.group.sending.needs_commit:
-                self.settle()
+            before = len(self.spoken)
+            for _ in range(4):  # proposals may have to be committed first
                 self.speak(speaker)
-            self.settle()
+                self.settle()
+                if len(self.spoken) > before:
+                    break
+            else:
+                wrong.append(f"{speaker} cannot speak: {self.describe()}")
+                continue
             said = self.spoken[-1]
             wrong += [
                 f"{listener} does not hear {speaker}"
