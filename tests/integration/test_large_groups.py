@@ -19,14 +19,19 @@ import pytest
 import pytest_asyncio
 from slixmpp import JID, ClientXMPP
 
+from slixmpp_mls.authentication import AcceptAll
 from slixmpp_mls.client import Device, KeyPackageSettings
+from slixmpp_mls.client.group.sending import _record
+from slixmpp_mls.client.storage.records import OutboxKind
 from slixmpp_mls.delivery import MAX_STANZA, DeviceDirectory, KeyPackageDirectory
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import DeliveryError, InvalidError, NoUploadService, StanzaTooLarge, TransferFailed
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.group.commit_creation import CommitDraft
+from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.registry import CipherSuiteId as SuiteId
 from slixmpp_mls.mls.structures.framing import MLSMessage
+from slixmpp_mls.mls.structures.proposals import Add
 from slixmpp_mls.plugin import MLS
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
@@ -34,13 +39,14 @@ from slixmpp_mls.rooms.engine import reader
 from slixmpp_mls.rooms.engine.parts import RoomParts
 from slixmpp_mls.stanza import KeyPackage, RoomElement
 from slixmpp_mls.stanza.blob import BlobReference
+from slixmpp_mls.stanza.elements import MAX_MESSAGE, Key
 from slixmpp_mls.stanza.elements import Device as DeviceElement
-from slixmpp_mls.stanza.elements import Key
 from slixmpp_mls.store import MemoryStore
 
 from ..conftest import unique
 from ..plugins import disable_mls, mls_of
 
+PATIENCE = 300.0  # seconds, for what takes a second or two on a machine with nothing else to do
 ACCOUNTS, DEVICES = 4, 210  # PEP keeps 256 items on Prosody
 
 
@@ -223,6 +229,59 @@ async def test_eight_hundred_devices(people: People) -> None:
     assert max(each.largest for each in people.clients) <= MAX_STANZA
     assert not people.rejected
     assert len(groups[1].members) == ACCOUNTS * DEVICES + 4
+
+
+async def grow(group: EncryptedRoom, count: int, at_once: int = 400) -> None:
+    """Add devices that never come; nobody's Welcome is made, for a Welcome with the whole tree is not the subject."""
+    suite, now, sending = group.group.mls.suite, int(time.time()), group.group.sending
+    members = len(group.members)
+    for start in range(0, count, at_once):
+        mls, adds = group.group.mls, []
+        for number in range(start, min(count, start + at_once)):
+            device = Device(MemoryStore(f"u{number}@crowd.example"), settings=KeyPackageSettings(count=0))
+            adds.append(Add(device.key_packages.make(suite, now).key_package))
+        bundle = mls.finish_commit(mls.draft_commit(adds, now=now, by_reference=()))
+        assert isinstance(bundle.sent, Group)
+        record = _record(OutboxKind.COMMIT, mls.epoch, bundle.commit)
+        await group.worker.transmitter.transmit(sending._put_out(bundle.sent, record, group.worker.parts.fits, bundle))
+        await until(lambda before=mls.epoch: group.epoch == before + 1, PATIENCE)
+    assert len(group.members) == members + count
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # beside other tests
+@pytest.mark.parametrize("server", ["prosody"], indirect=True)
+async def test_five_thousand_members(people: People) -> None:
+    """The tree is longer than an element may be (786 kB): people can be added all the same, talk, and renew keys.
+
+    The tree goes beside the Welcome, no GroupInfo stands beside the Commit, and the first path, which has a ciphertext
+    for each member of a tree without parent keys, is uploaded.
+    """
+    client, alice = await people.come("alice", authentication=AcceptAll())
+    others = [await people.come(name, authentication=AcceptAll()) for name in ("bob", "carol")]
+    hers = await alice.create(f"{unique('coven')}@{people.server.rooms}")
+    # The crowd has no affiliations with the room: nobody is to be put out for that.
+    hers.membership.affiliations.may_expel = lambda own: False  # type: ignore[method-assign]
+    await grow(hers, 5000)
+    tree = len(hers.group.mls.tree.encode())
+    assert tree > MAX_MESSAGE, "this would fit into an element: the test shows nothing"
+    uploads = client.uploads
+    result = await hers.add(*(each.boundjid.bare for each, _ in others))
+    assert (len(result.added), result.failed, result.skipped) == (2, {}, {})
+    assert client.uploads > uploads
+    for _, mls in others:
+        await until(lambda mls=mls: hers.jid in mls.rooms and mls.rooms[hers.jid].is_member, PATIENCE)
+    bobs, carols = [await people.joined(mls, hers.jid) for _, mls in others]
+    assert len({each.epoch_authenticator for each in (hers, bobs, carols)}) == 1
+    assert len(bobs.members) == 5003
+    changed = await bobs.update()
+    await until(lambda: hers.epoch == carols.epoch == changed.epoch, PATIENCE)
+    await carols.send("When shall we three meet again")
+    listeners = [people.heard[each.boundjid.bare] for each in (client, others[0][0])]
+    await until(lambda: all(heard == ["When shall we three meet again"] for heard in listeners), PATIENCE)
+    assert len({each.epoch_authenticator for each in (hers, bobs, carols)}) == 1
+    assert max(each.largest for each in people.clients) <= MAX_STANZA
+    assert not people.rejected
 
 
 async def test_three_hundred_in_a_post_quantum_group(people: People) -> None:
