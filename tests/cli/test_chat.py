@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from slixmpp import JID, ClientXMPP
+from textual.pilot import Pilot
 from textual.widgets import OptionList, RichLog, Static
 
 from slixmpp_mls.account.trust import qr_code
@@ -78,6 +79,13 @@ def chat_with(*rooms: FakeRoom, only: str | None = None) -> Chat:
     return chat
 
 
+async def until(pilot: Pilot[None], condition: Callable[[], bool]) -> None:
+    """Wait for something on the screen, or behind it: a busy machine draws late."""
+    async with asyncio.timeout(SECONDS):
+        while not condition():
+            await pilot.pause(0.02)
+
+
 def said(window: Window, address: str) -> str:
     """What is on a talk's pane."""
     return "\n".join(strip.text for strip in window.query(RichLog).nodes[list(window._logs).index(address)].lines)
@@ -96,16 +104,15 @@ async def test_what_nobody_has_seen_stays_in_the_store() -> None:
         seen = asyncio.create_task(chat._message(message(coven, "Fair is foul")))
         unseen = asyncio.create_task(chat._message(message(heath, "and foul is fair", 1)))
         never = asyncio.create_task(chat._message(message(moor, "All hail", 2)))
-        await pilot.pause()
-        assert (seen.done(), unseen.done(), never.done()) == (True, False, False)
-        assert [talk.unread for talk in chat.talks.values()] == [0, 1, 1]
+        await until(pilot, lambda: [talk.unread for talk in chat.talks.values()] == [0, 1, 1])
+        await until(pilot, seen.done)
+        assert (unseen.done(), never.done()) == (False, False)
         options = window.query_one("#talks", OptionList)
         assert "(1)" in str(options.get_option_at_index(1).prompt)
         await pilot.press("ctrl+n")
-        await pilot.pause()
-        assert unseen.done()
+        await until(pilot, unseen.done)
         assert chat.talks["heath@rooms.example"].unread == 0
-        assert "and foul is fair" in said(window, "heath@rooms.example")
+        await until(pilot, lambda: "and foul is fair" in said(window, "heath@rooms.example"))
         await window.stop()
     chat.close()
     with pytest.raises(asyncio.CancelledError):
@@ -118,7 +125,7 @@ async def test_a_chat_of_one_room_leaves_the_others_alone() -> None:
     window = Window(chat)
     async with window.run_test() as pilot:
         other = asyncio.create_task(chat._message(message(heath, "for somebody else")))
-        await pilot.pause()
+        await pilot.pause(0.2)
         assert not other.done()
         assert list(chat.talks) == [coven.jid]
         other.cancel()
@@ -132,23 +139,20 @@ async def test_lines_are_edited_sent_and_remembered() -> None:
     async with window.run_test(size=(120, 30)) as pilot:
         entry = window.query_one(Entry)
         await pilot.press(*"Fair is fowl", "backspace", "backspace", "backspace", *"oul", "enter")
-        await pilot.pause()
-        assert coven.sent == ["Fair is foul"]
-        assert "Fair is foul" in said(window, coven.jid)
+        await until(pilot, lambda: coven.sent == ["Fair is foul"])
+        await until(pilot, lambda: "Fair is foul" in said(window, coven.jid))
         await pilot.press(*"/nonsense", "enter")
         await pilot.press(*"draft")
         await pilot.press("up", "up")
         assert entry.value == "Fair is foul"
         await pilot.press("down", "down")
         assert entry.value == "draft"
-        assert "no such command" in said(window, coven.jid)
+        await until(pilot, lambda: "no such command" in said(window, coven.jid))
         entry.value = "//quit is a word"
         await pilot.press("enter")
-        await pilot.pause()
-        assert coven.sent[-1] == "/quit is a word"
+        await until(pilot, lambda: coven.sent[-1] == "/quit is a word")
         await pilot.press("ctrl+c")
-        await pilot.pause()
-        assert chat.ended.is_set()
+        await until(pilot, chat.ended.is_set)
         await window.stop()
 
 
@@ -160,7 +164,7 @@ async def test_every_script_and_no_control_reaches_the_screen() -> None:
         await chat._message(
             message(coven, "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \x1b[2J\u202eoverride [bold]")
         )
-        await pilot.pause()
+        await until(pilot, lambda: "[bold]" in said(window, coven.jid))
         text = said(window, coven.jid)
         assert "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645" in text
         assert "\x1b" not in text
@@ -179,8 +183,7 @@ async def test_who_is_there_who_types_and_what_is_waited_for() -> None:
         assert "verified" in str(window.query_one("#people", Static).content)
         bob: Any = SimpleNamespace(account="bob@example")
         chat._is_typing(Typing(coven.jid, bob, True, "composing"))
-        await pilot.pause()
-        assert "bob@example is typing" in str(status.content)
+        await until(pilot, lambda: "bob@example is typing" in str(status.content))
         chat._is_typing(Typing(coven.jid, bob, False, "paused"))
         assert "typing" not in str(status.content)
         chat._wait(chat.talks[coven.jid], "Waiting for somebody")
@@ -193,14 +196,13 @@ async def test_others_see_that_we_type_once_and_not_what_commands() -> None:
     window = Window(chat_with(coven))
     async with window.run_test() as pilot:
         await pilot.press(*"/help", "enter", *"Fair")
-        await pilot.pause()
-        assert coven.typed == [True]
+        await until(pilot, lambda: coven.typed == [True])
         await pilot.press("enter")
-        await pilot.pause()
-        assert coven.typed == [True]  # the message ends it
-        await pilot.press("x", "backspace")
-        await pilot.pause()
-        assert coven.typed == [True, True, False]
+        await until(pilot, lambda: coven.sent == ["Fair"])
+        await pilot.press("x")  # the message has ended it
+        await until(pilot, lambda: coven.typed == [True, True])
+        await pilot.press("backspace")
+        await until(pilot, lambda: coven.typed == [True, True, False])
         await window.stop()
 
 
@@ -212,7 +214,7 @@ async def test_our_own_key_is_shown_as_a_code_to_scan() -> None:
     window = Window(chat)
     async with window.run_test(size=(120, 60)) as pilot:
         await pilot.press(*"/me", "enter")
-        await pilot.pause()
+        await until(pilot, lambda: "\u2588" in said(window, coven.jid))
         text = said(window, coven.jid)
         assert "fedcba98 76543210" in text
         assert text.count("\u2580") + text.count("\u2588") + text.count("\u2584") > 100
