@@ -37,7 +37,7 @@ from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
 from slixmpp_mls.rooms.engine import reader
 from slixmpp_mls.rooms.engine.parts import RoomParts
-from slixmpp_mls.stanza import KeyPackage, RoomElement
+from slixmpp_mls.stanza import Commit, KeyPackage, RoomElement
 from slixmpp_mls.stanza.blob import BlobReference
 from slixmpp_mls.stanza.elements import MAX_MESSAGE, Key
 from slixmpp_mls.stanza.elements import Device as DeviceElement
@@ -413,6 +413,53 @@ async def test_a_tree_that_is_gone(people: People) -> None:
     await group.add(bob.xmpp.boundjid.bare)
     bobs = await people.joined(bob, group.jid)
     assert bobs.epoch_authenticator == group.epoch_authenticator
+
+
+async def test_a_commit_that_nobody_can_fetch_does_not_silence_the_room(people: People) -> None:
+    """Its maker has moved on alone; the others go on without it, and all find together again."""
+    _, alice = await people.come("alice")
+    _, bob = await people.come("bob")
+    _, carol = await people.come("carol")
+    hers = await alice.create(f"{unique('coven')}@{people.server.rooms}")
+    await hers.add(bob.xmpp.boundjid.bare, carol.xmpp.boundjid.bare)
+    rooms = [hers, await people.joined(bob, hers.jid), await people.joined(carol, hers.jid)]
+    await until(lambda: len({each.epoch_authenticator for each in rooms}) == 1)
+
+    async def lose() -> None:
+        files = [path for path in people.server.directory.rglob("*") if path.is_file()]
+        (lost,) = (path for path in files if sha256(path.read_bytes()).digest() == places[-1].hash)
+        lost.unlink()
+
+    def no_room_for_commits(found: Sequence[RoomElement]) -> None:
+        if any(isinstance(element, Commit) for element in found):
+            raise StanzaTooLarge(300_000, MAX_STANZA)
+
+    places, fits = after_putting(alice, lose), hers.worker.parts.fits
+    hers.worker.parts.fits = no_room_for_commits  # type: ignore[method-assign]
+    await hers.update()
+    hers.worker.parts.fits = fits  # type: ignore[method-assign]
+    await until(lambda: len(people.rejected) == 2)
+    assert all(re.search("answered (404|410)", str(each.error)) for each in people.rejected)
+
+    # Either side may be the one that is given up: what is said until then is for those who are there.
+    def together() -> bool:
+        if not all(each.is_member and each.live and not each.group.certainty.reasons for each in rooms):
+            return False
+        return len({each.epoch_authenticator for each in rooms}) == 1
+
+    # Who is on the other side is found out when something crosses.
+    async with asyncio.timeout(60):
+        while not together():
+            for room in rooms:
+                if room.is_member:
+                    await room.send("Double, double")
+            with suppress(TimeoutError):
+                await until(together, 2.0)
+    for room, text in zip(rooms, ("Fair is foul", "and foul is fair", "Hover through the fog"), strict=True):
+        await (await room.send(text)).confirmed
+        others = [each for each in (alice, bob, carol) if each.xmpp is not room.xmpp]
+        heard = [people.heard[each.xmpp.boundjid.bare] for each in others]
+        await until(lambda text=text, heard=heard: all(text in each for each in heard))  # type: ignore[misc]
 
 
 async def test_an_application_that_allows_no_fetching(people: People) -> None:
