@@ -447,8 +447,8 @@ async def test_a_commit_that_nobody_can_fetch_does_not_silence_the_room(people: 
             return False
         return len({each.epoch_authenticator for each in rooms}) == 1
 
-    # Who is on the other side is found out when something crosses.
-    async with asyncio.timeout(60):
+    # Who is on the other side is found out when something crosses; a client asks again after 5, 20 and 80 seconds.
+    async with asyncio.timeout(150):
         while not together():
             for room in rooms:
                 if room.is_member:
