@@ -14,8 +14,9 @@ import sys
 from collections.abc import AsyncIterator
 
 from login import load, options
+from slixmpp import JID, InvalidJID
 
-from slixmpp_mls import MLS, EncryptedRoom, MLSError, connected
+from slixmpp_mls import MLS, EncryptedRoom, MLSError, StanzaTooLarge, UsageError, connected
 
 
 async def main() -> None:
@@ -29,19 +30,27 @@ async def main() -> None:
         bot = load(parser, given).bot()
         async with connected(bot):
             group = await find_room(MLS.of(bot), given)
+            refused = 0
             async for line in lines(given.line):
-                # On the stream, or at least in the store: from here on, nothing is lost by a crash.
-                sent = await group.send(line)
+                try:
+                    # On the stream, or at least in the store: from here on, nothing is lost by a crash.
+                    sent = await group.send(line)
+                except (UsageError, StanzaTooLarge) as error:  # this line has control characters, or is too long
+                    print(f"not posted: {line[:80]!r}: {error}", file=sys.stderr)
+                    refused += 1
+                    continue
                 await sent.confirmed  # in the room's archive: everybody gets it, now or later
                 print(f"posted: {line}", flush=True)
-    except MLSError as error:
+    except (MLSError, InvalidJID) as error:
         sys.exit(f"notify_bot: {error}")
+    if refused:
+        sys.exit(f"notify_bot: lines that were not posted: {refused}")
 
 
 async def find_room(mls: MLS, given: argparse.Namespace) -> EncryptedRoom:
     """The room, made if need be, with everybody in it who should be."""
-    group = mls.rooms.get(given.room) or await mls.create(given.room)
-    missing = [account for account in given.add if account not in group.accounts]
+    group = mls.rooms.get(JID(given.room).bare) or await mls.create(given.room)  # however it is typed
+    missing = [account for account in given.add if JID(account).bare not in group.accounts]
     if missing:
         result = await group.add(*missing)
         for account, reason in result.failed.items():  # the others have been added all the same
@@ -53,6 +62,7 @@ async def lines(given: list[str]) -> AsyncIterator[str]:
     """What to post, empty lines left out."""
     for line in given:
         yield line
+    sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]  # whatever its encoding
     while not given and (line := await asyncio.to_thread(sys.stdin.readline)):
         if line.strip():
             yield line.rstrip("\n")
