@@ -47,9 +47,18 @@ class Roster:
         :raises InvalidError: a leaf's credential names no client
         :raises PolicyViolation: two leaves are the same client
         """
+        return cls.of_clients((index, ClientIdentity.from_leaf(leaf), is_newcomer(leaf)) for index, leaf in members)
+
+    @classmethod
+    def of_clients(cls, clients: Iterable[tuple[int, ClientIdentity, bool]]) -> Roster:
+        """Build the roster from the leaf index of each client, and whether it is a newcomer.
+
+        :raises PolicyViolation: two leaves are the same client
+        :raises UsageError: two clients have the same leaf
+        """
         draft = _Draft(cls(Map(), Map(), Map(), Map()))
-        for index, leaf in members:
-            draft.add(index, leaf, ClientIdentity.from_leaf(leaf))
+        for index, client, newcomer in clients:
+            draft.add(index, client, newcomer)
         return draft.finish()
 
     def __repr__(self) -> str:
@@ -136,7 +145,7 @@ class Roster:
             client = ClientIdentity.from_leaf(change.after)
             sender = change.proposer
             proposer = self.at(sender.leaf_index) if isinstance(sender, MemberSender) else client
-            draft.add(change.index, change.after, client, proposer)
+            draft.add(change.index, client, is_newcomer(change.after), proposer)
         return draft.finish()
 
 
@@ -149,14 +158,14 @@ class _Draft:
         self._accounts: MapMutation[str, Map[int, str]] = roster._accounts.mutate()
         self._newcomers: MapMutation[int, None] = roster._newcomers.mutate()
 
-    def add(self, index: int, leaf: LeafNode, client: ClientIdentity, proposer: ClientIdentity | None = None) -> None:
+    def add(self, index: int, client: ClientIdentity, newcomer: bool, proposer: ClientIdentity | None = None) -> None:
         if client in self._leaves:
             raise PolicyViolation("one-leaf", f"{client} would have two leaves", str(proposer) if proposer else None)
         if index in self._clients:
             raise UsageError(f"the roster has somebody at leaf {index} already")
         self._clients[index] = client
         self._leaves[client] = index
-        if is_newcomer(leaf):
+        if newcomer:
             self._newcomers[index] = None
         self._accounts[client.account] = self._accounts.get(client.account, Map()).set(index, client.device)
 

@@ -48,6 +48,7 @@ from ..client import (
     Outgoing,
     RoomGroup,
 )
+from ..client.group.group_infos import group_infos_in
 from ..client.storage.doubts import Doubt
 from ..client.storage.records import MembershipState
 from ..errors import InvalidError, PeerError, UsageError
@@ -174,6 +175,11 @@ class Participant:
             key, lifetime = other.device.signature_key(suite).public, Lifetime(now - HOUR, now + 90 * DAY)
             voucher = self.device.vouch_for(suite, other.device.identity, key, lifetime)
             other.device.keep_vouchers(suite, [voucher])
+
+    def ways_in(self) -> list[elements.GroupInfo]:
+        """The GroupInfos in the room by which this device can join, the best one first."""
+        shown = ((each.archive_id, each.payloads) for each in self.world.room.archive(self.account))
+        return [way.group_info for way in self.group.group_infos.ways_in(group_infos_in(shown), self.world.now)[0]]
 
     def enter(self, group_info: elements.GroupInfo) -> Outgoing:
         """Send an external Commit."""

@@ -11,7 +11,7 @@ from random import Random
 from slixmpp_mls.client import Device
 from slixmpp_mls.client.device import device as device_module
 from slixmpp_mls.client.device.leaf_proofs import arriving, renewing
-from slixmpp_mls.client.group.external_commit import usable_group_infos
+from slixmpp_mls.client.group.group_infos import group_infos_in
 from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import MLSError, PeerError
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite, SignaturePrivateKey
@@ -81,7 +81,7 @@ class Adversary:
     scene: Scene
     powers: Power
     masks: list[Mask] = field(default_factory=list)
-    forges_doors: bool = False
+    forges_doors: bool = True
     made: set[bytes] = field(default_factory=set)
     stolen: set[bytes] = field(default_factory=set)
     kept_trees: dict[bytes, SecretTree] = field(default_factory=dict)
@@ -169,7 +169,8 @@ class Adversary:
             body = MLSMessage.decode(mallory.group.mls.group_info()).body
             assert isinstance(body, GroupInfo)
             return body
-        for _, door in usable_group_infos(self.scene.shown(MALLORY)):
+        shown = ((each.archive_id, each.payloads) for each in self.scene.world.room.archive(MALLORY))
+        for _, door in reversed(group_infos_in(shown)):
             for person in self.scene.people:
                 with suppress(PeerError):
                     body = MLSMessage.decode(person.group.external_commits.open(door)).body

@@ -107,7 +107,7 @@ def _keys_of_members(scene: Scene) -> Iterator[str]:
     for person in scene.people:
         if person.group.state is MembershipState.MEMBER or id(person) not in scene.seen:
             continue
-        if person.device.identity not in scene.leaving:
+        if person.device.identity not in scene.leaving and person.account not in scene.removed:
             last = [type(event).__name__ for event in person.events[-3:]]
             yield f"{person} has lost the group ({person.group.state.name}): {last}"
 

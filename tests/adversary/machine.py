@@ -33,7 +33,7 @@ class Hostilities(RuleBasedStateMachine):
     :cvar left_out: acts that are not tried
     """
 
-    forges_doors = False
+    forges_doors = True
     left_out: frozenset[str] = frozenset()
 
     def __init__(self) -> None:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from random import Random
 
 from slixmpp_mls.client import Event, MessageReceived
-from slixmpp_mls.client.group.external_commit import usable_group_infos
 from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import ArchiveGap, MLSError, NotPermitted, PeerError, UsageError
 from slixmpp_mls.identity import ClientIdentity
@@ -58,6 +57,7 @@ class Scene:
     :ivar people: honest devices, Alice's first; each is in `world.people`
     :ivar invited: honest clients that belong into the group: somebody who may has let them in
     :ivar leaving: honest clients whose removal somebody rightly wishes
+    :ivar removed: honest accounts that Alice has removed, perhaps to invite them again
     :ivar admitted: accounts of the adversary's that Alice has let in
     :ivar expelled: accounts that Alice has removed, and the epoch since which they are gone for her
     :ivar spoken: what honest people have sent
@@ -81,6 +81,7 @@ class Scene:
             self.world.people.remove(self.mallory)  # it reads when it likes
         self.invited = {person.device.identity for person in self.people}
         self.leaving: set[ClientIdentity] = set()
+        self.removed: set[str] = set()
         self.admitted = {MALLORY} if with_mallory else set()
         self.expelled: dict[str, int] = {}
         self._to_expel: set[str] = set()
@@ -211,6 +212,8 @@ class Scene:
             for person in self.people:  # whoever has not read its removal yet is out until it reads the Welcome
                 if person.device.identity in clients:
                     self.seen.pop(id(person), None)
+            for present in self.seen.values():
+                present -= clients  # removed before, by Alice: nobody has them until this Commit counts
         else:
             self.admitted.add(account)
             self.expelled.pop(account, None)
@@ -233,6 +236,7 @@ class Scene:
             return
         self.leaving |= {client for client in self.invited if client.account == account}
         self.put_out |= {self.alice.group.roster.at(leaf) for leaf in leaves}
+        self.removed.add(account)
         with suppress(UsageError, NotPermitted):
             self.alice.commit(*(Remove(LeafIndex(leaf)) for leaf in leaves))
             if account not in HONEST:
@@ -271,7 +275,7 @@ class Scene:
         session = person.group
         if self.is_member(person) or session.external_commits.waits or session.state is MembershipState.OUT:
             return
-        for _, door in usable_group_infos(self.shown(person.account))[:3]:
+        for door in person.ways_in()[:3]:
             try:
                 person.enter(door)
             except MLSError:
@@ -280,14 +284,6 @@ class Scene:
         due = session.join_requests.asking_at(self.world.now)
         if due is not None and due <= self.world.now:
             person.ask()
-
-    def shown(self, account: str) -> list[tuple[str, list[elements.MessageElement]]]:
-        """What the room shows an account, as :func:`usable_group_infos` wants it."""
-        kinds = elements.Commit | elements.Proposal | elements.Application | elements.Welcome | elements.GroupInfo
-        return [
-            (each.archive_id, [payload for payload in each.payloads if isinstance(payload, kinds)])
-            for each in self.world.room.archive(account)
-        ]
 
     def converge(self) -> list[str]:
         """The adversary has stopped, the room is as rooms are: everybody gets together again.
@@ -314,6 +310,9 @@ class Scene:
                     person.events += session.lifecycle.give_up("left behind")
                     self.seen.pop(id(person), None)
                 if self.is_member(person):
+                    person.events += person.group.certainty.become_sure(
+                        self.world.now
+                    )  # nobody has shown it anything later
                     for outgoing in session.outstanding():
                         person.post(outgoing)
                 else:
@@ -348,11 +347,17 @@ class Scene:
         return wrong
 
     def _cannot_follow(self, person: Participant) -> bool:
-        """Whether somebody has missed a Commit of Alice's: in place of an answer that she signs when she is asked."""
-        if person is self.alice or not self.is_member(self.alice):
+        """Whether somebody has missed a Commit of most others': in place of an answer that they sign when asked."""
+        sides: dict[bytes, list[Participant]] = {}
+        for each in self.members():
+            sides.setdefault(each.group.mls.epoch_authenticator, []).append(each)
+        if not sides:
             return False
-        hers = self.history[id(self.alice)]
-        return person.epoch < self.alice.epoch or hers.get(person.epoch) != person.group.mls.epoch_authenticator
+        most = max(sides.values(), key=lambda side: (len(side), self.alice in side, side[0].epoch))
+        theirs = self.history[id(most[0])]
+        if person in most:
+            return False
+        return person.epoch < most[0].epoch or theirs.get(person.epoch) != person.group.mls.epoch_authenticator
 
     def _help(self) -> None:
         """Alice adds afresh whoever does not come in by itself; a Commit of hers may have lost."""

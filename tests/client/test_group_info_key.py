@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
 
 import pytest
 
 from slixmpp_mls.client import Rejected
-from slixmpp_mls.client.group.external_commit import usable_group_infos
 from slixmpp_mls.client.group.group_info_key import (
     EncryptedGroupInfo,
     GroupInfoKey,
@@ -16,6 +14,7 @@ from slixmpp_mls.client.group.group_info_key import (
     open_group_info,
     seal_group_info,
 )
+from slixmpp_mls.client.group.group_infos import group_infos_in
 from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import InvalidError, MalformedError, PeerError
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
@@ -31,8 +30,8 @@ from .test_rejoin import lose
 
 def infos(world: World) -> list[elements.GroupInfo]:
     """The GroupInfos in the room, the newest first."""
-    found = usable_group_infos((incoming, cast(Any, incoming.payloads)) for incoming in world.room.archive())
-    return [info for _, info in found]
+    found = group_infos_in((incoming, incoming.payloads) for incoming in world.room.archive())
+    return [info for _, info in reversed(found)]
 
 
 def key_of(person: Participant) -> GroupInfoKey:

@@ -12,6 +12,7 @@ from slixmpp_mls.client.group.applying import Applying
 from slixmpp_mls.client.group.certainty import Certainty
 from slixmpp_mls.client.group.continuation import Continuation
 from slixmpp_mls.client.group.external_commit import ExternalCommits, check_is_new
+from slixmpp_mls.client.group.group_infos import GroupInfos
 from slixmpp_mls.client.group.join_request import PAUSES, JoinRequests
 from slixmpp_mls.client.group.lifecycle import Lifecycle
 from slixmpp_mls.client.group.members import Members
@@ -49,7 +50,7 @@ class Parts:
         self.lifecycle = Lifecycle(device, state)
         self.welcomes = Welcomes(device, state, self.requests)
         self.processing = Processing(device, state, self.welcomes, self.entries, self.continuation)
-        self.certainty = Certainty(device, state)
+        self.certainty = Certainty(device, state, GroupInfos(device, state, self.entries))
         self.applying = Applying(
             device, state, self.welcomes, self.entries, self.requests, self.continuation, self.certainty
         )

@@ -59,7 +59,7 @@ class Impostor:
 
         :param member: who has given the key of GroupInfos away: what it protects is the roster, not the group
         """
-        (stanza, door), *_ = await rejoin.group_infos(self.muc.archive)
+        *_, (stanza, door) = await rejoin.group_infos(self.muc.archive)
         door = replace(door, data=member.room().group.external_commits.open(door), key_epoch=None)
         self.group.lifecycle.seek(stanza.archive_id)
         now = int(time.time())

@@ -20,8 +20,8 @@ from ...mls.group.staging import StagedCommit
 from ...mls.structures.framing import MemberSender, NewMemberProposalSender
 from ...mls.structures.proposals import Add, Remove, SelfRemove
 from ...mls.tree.tree_math import LeafIndex
+from ...policy import derive_return_key
 from ...policy.check import is_bookkeeping
-from ...stanza.elements import AnyCommit
 from ...store.interface import Transaction
 from ..device import Device
 from ..events import (
@@ -39,7 +39,7 @@ from ..member import Member
 from ..storage import epoch_log, leaf_ages, rejoin_limit
 from ..storage.doubts import Doubt
 from ..storage.duplicate_filter import mark, message_id
-from ..storage.records import MembershipState, OutboxKind, RoomRecord
+from ..storage.records import MembershipState, OutboxKind, OutsideRecord, RoomRecord
 from .actions import Abandon, Begin, Enter, Ignore, Incoming, Join, MoveOn, Read, Remember, Sent, Step
 from .certainty import Certainty, UnsureReason
 from .committable_proposals import is_vouched_for, returning_to
@@ -172,28 +172,28 @@ class Applying:
 
     def _pass_inside(self, incoming: Incoming, record: RoomRecord, reason: UnsureReason, now: int) -> list[Event]:
         """A stanza that changes nothing in the group, but may make us unsure, or end our own way back into it."""
-        state, seen = self._state, self._state.outside
+        state = self._state
         with state.change() as change:
             change.put_record(record)
             events = self._certainty.note(change, reason, now) if reason else []
-        commits = (each for each in incoming.payloads if isinstance(each, AnyCommit))
-        rivals = (each.epoch for each in commits if each.group == seen.group_id)
-        if self._entries.waits and seen.entry_epoch in rivals:
-            self._entries.drop(state.outside, record)
-            events.append(CommitLost(state.room, seen.entry_id.decode(), "another Commit came first"))
+        if self._entries.loses_to(incoming):
+            events.append(self._drop_entry(state.outside, record))
         return events
+
+    def _drop_entry(self, seen: OutsideRecord, record: RoomRecord) -> Event:
+        origin_id = seen.entry_id.decode()
+        self._entries.drop(seen, record)
+        return CommitLost(self._state.room, origin_id, "another Commit came first")
 
     def _pass_outside(self, incoming: Incoming, record: RoomRecord) -> list[Event]:
         """A stanza that does not let us in, but tells something of the group; perhaps that our own Commit has lost."""
-        before, seen = self._state.outside, self._requests.observed(incoming)
-        if not self._entries.waits or (seen.group_id, seen.epoch) == (before.group_id, before.entry_epoch):
-            with self._state.change() as change:
-                change.put_record(record)
-                change.put_outside(seen)
-            return []
-        lost = CommitLost(self._state.room, seen.entry_id.decode(), "another Commit came first")
-        self._entries.drop(seen, record)
-        return [lost]
+        seen = self._requests.observed(incoming)
+        if self._entries.loses_to(incoming):
+            return [self._drop_entry(seen, record)]
+        with self._state.change() as change:
+            change.put_record(record)
+            change.put_outside(seen)
+        return []
 
     # --- messages and proposals ----------------------------------------------------------------
 
@@ -318,6 +318,10 @@ class Applying:
         group_info_key = key_after(state.group_info_key, staged.effects, membership.policy, group)
         with state.change() as change:
             change.begin_epoch(group, action.roster, action.policy, group_info_key)
+            if group.own_leaf_key != membership.group.own_leaf_key:
+                # In a split group, the others may have our leaf of before: it is by its return key that we come back.
+                former = derive_return_key(group.suite, membership.group.own_leaf_key)
+                change.put_former_key(group.suite.id, former, now)
             change.put_actions(actions)
             change.put_doubts(membership.doubts.after(staged.effects, judged))
             self._note(change.transaction, membership, staged.effects, now, when)

@@ -21,6 +21,11 @@ has in *our* tree.  It shows one of three things:
 
 If no member answers, nothing is proved, and we continue from our own epoch.
 
+*An answer that its signer cannot have brought about alone* shows, for example, a removal by an administrator who is
+offline.  It is honest or it leads into a group of its signer's own; nothing tells.  Members with all rights answer even
+after others (:mod:`slixmpp_mls.rooms.engine.recovery`), so such an answer is followed only if none of them has answered
+in time (:meth:`Certainty.take_unproven`).  A GroupInfo of this kind in the archive is never followed.
+
 *Returning.*  The old state is kept until we have joined the group again, by an external Commit made from that GroupInfo
 or by a Welcome.
 
@@ -33,9 +38,11 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from enum import IntFlag
 from hashlib import sha256
+from typing import TypeVar
 
 from ...errors import InvalidError, PeerError
 from ...mls.crypto.hpke import HPKECiphertext, HPKEPrivateKey
@@ -50,6 +57,7 @@ from ..events import Event, Unsure
 from ..storage.records import Known, OutboxKind
 from .actions import Outgoing
 from .group_info_key import UNKNOWN
+from .group_infos import GroupInfos, Refused
 from .join_request import PAUSES
 from .room_change import Change, Membership
 from .room_state import RoomState
@@ -60,6 +68,8 @@ ANSWER_PAUSE = 10
 """Seconds between two answers to the same member."""
 ANSWERS = 20
 """Answers in a minute, to all members together."""
+
+T = TypeVar("T")
 
 _INQUIRY = "MLS-XMPP 1.0 inquiry"
 _ANSWER = "MLS-XMPP 1.0 answer"
@@ -113,9 +123,11 @@ class Inquiry(Struct):
 class Certainty:
     """Tracks whether our state is the present state of a room's group."""
 
-    def __init__(self, device: Device, state: RoomState) -> None:
+    def __init__(self, device: Device, state: RoomState, group_infos: GroupInfos) -> None:
         self._device = device
         self._state = state
+        self._group_infos = group_infos
+        self._unproven = b""
         self._reply_key: HPKEPrivateKey | None = None
         self._answered: dict[int, int] = {}
         self._answers: deque[int] = deque(maxlen=ANSWERS)
@@ -186,6 +198,7 @@ class Certainty:
         """
         group = self._state.require_member().group
         self._reply_key = key = group.suite.generate_key_pair(self._device.random)
+        self._unproven = b""
         own = int(group.own_index)
         asked = Inquiry(own, _state_of(group.context.encode()), key.public, b"")
         signature = group.suite.sign_with_label(group.signature_key, _INQUIRY, _signed(group.group_id, asked))
@@ -215,7 +228,8 @@ class Certainty:
         :param message: an MLSMessage
         :param answered: True for an answer to our Inquiry, which shows a member's present state.  False for a GroupInfo
             that the room has kept; one of our own epoch is then ignored, because its Commit may have lost
-        :raises PeerError: no member of our tree has signed it
+        :raises PeerError: no member of our tree has signed it; or it is no answer, and its signer cannot have brought
+            about the difference to our state alone
         :raises StoreError: nothing has changed
         """
         state, membership = self._state, self._state.require_member()
@@ -234,16 +248,59 @@ class Certainty:
         greater = theirs.confirmed_transcript_hash < ours.confirmed_transcript_hash
         if theirs.epoch < ours.epoch or (theirs.epoch == ours.epoch and not (answered and greater)):
             return []
-        self._reply_key = None
+        try:
+            self._group_infos.check(info)
+        except PeerError:
+            if not answered:
+                raise
+            self._unproven = self._unproven or message
+            return []
+        return self._follow(theirs.epoch, message)
+
+    def take_unproven(self) -> list[Event]:
+        """Follow an answer that its signer cannot have brought about alone, as nobody has given a better one.
+
+        :raises StoreError: nothing has changed
+        """
+        message, self._unproven = self._unproven, b""
+        if not message or self._state.membership is None or self._state.unsure.behind:
+            return []
+        info = MLSMessage.decode(message).body
+        assert isinstance(info, GroupInfo)
+        if info.group_context.epoch < self._epoch:
+            return []  # we have read on meanwhile
+        return self._follow(info.group_context.epoch, message)
+
+    def take_archive(
+        self, found: Sequence[tuple[T, elements.GroupInfo]], now: int
+    ) -> tuple[list[Event], list[Refused[T]]]:
+        """Process the GroupInfos that the room has kept.
+
+        :param found: in the room's order
+        :returns: events, and the GroupInfos that were refused
+        :raises StoreError: nothing has changed
+        """
+        if self._state.unsure.behind:
+            return [], []
+        ways, refused = self._group_infos.ways_in(found, now)
+        for way in ways:
+            if not way.own and way.group_info.epoch > self._epoch:
+                return self._follow(way.group_info.epoch, way.message), refused
+        return [], refused
+
+    def _follow(self, epoch: int, message: bytes) -> list[Event]:
+        """It is shown that the group is in another state, to which we return."""
+        state, group = self._state, self._state.require_member().group
+        self._reply_key, self._unproven = None, b""
         before = state.unsure
         outside = replace(
-            state.outside.pace(), group_id=group.group_id, suite=group.suite.id, epoch=theirs.epoch, known=Known.SEEN
+            state.outside.pace(), group_id=group.group_id, suite=group.suite.id, epoch=epoch, known=Known.SEEN
         )
         with state.change() as change:
             reasons = before.reasons or UnsureReason.LATER_EPOCH
-            change.put_unsure(replace(before, reasons=reasons, behind=theirs.epoch, proving_info=message))
+            change.put_unsure(replace(before, reasons=reasons, behind=epoch, proving_info=message))
             change.put_outside(outside)
-        return [] if before.reasons else [Unsure(state.room, ours.epoch, (_name(UnsureReason.LATER_EPOCH),))]
+        return [] if before.reasons else [Unsure(state.room, group.epoch, (_name(UnsureReason.LATER_EPOCH),))]
 
     def forget_proving_info(self) -> None:
         """Drop the GroupInfo that proved the group's state, because it is no longer usable, and find out again.

@@ -2,13 +2,13 @@
 
 ::
 
-    <group-info/> ──► draft ── authentication ──► finish ──► Outgoing
+    <group-info/>, chosen by :mod:`.group_infos` ──► draft ── authentication ──► finish ──► Outgoing
     its reflection, the first Commit of its epoch in the room ──► we are in
 
 A member signs a GroupInfo and sends it with its Commit, encrypted for those who are or have been members
 (:mod:`.group_info_key`); the room keeps it.  Its signature, tree and leaves are
-verified.  Whether it is the present one cannot be verified, so the room's order decides (:func:`usable_group_infos`).
-A GroupInfo older than the epoch that we know of is rejected, and a Commit made from an outdated one arrives too late.
+verified.  Whether it is the present one cannot be verified; a Commit made from an outdated one arrives too late.
+An epoch that somebody has written on a stanza does not count against it: it may be made up.
 One attack remains (RFC 9750 5.3): a server that hides later messages can lead us into a past epoch with its members
 of that time, but not to one before the last epoch in which we were a member.
 
@@ -19,11 +19,10 @@ reflects it.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
-from ...errors import InvalidError, NotPermitted, PolicyViolation, StanzaTooLarge, UsageError
+from ...errors import InvalidError, NotPermitted, PeerError, PolicyViolation, StanzaTooLarge, UsageError
 from ...mls.crypto.cipher_suite import CipherSuite
 from ...mls.group.commit_creation import CommitBundle
 from ...mls.group.group import Group
@@ -32,7 +31,7 @@ from ...mls.structures.leaf_node import LeafNode
 from ...mls.structures.welcome import GroupInfo
 from ...mls.tree.leaf_creation import Completion
 from ...mls.tree.tree_math import LeafIndex
-from ...policy import ExternalJoins, GroupView, RoomPolicy, is_newcomer
+from ...policy import ExternalJoins, GroupView, RoomPolicy, derive_return_key, is_newcomer, return_key_of
 from ...policy.check import check
 from ...policy.roster import Roster
 from ...stanza import elements
@@ -47,30 +46,9 @@ from .join_request import attempted
 from .placement import check_lengths
 from .room_state import RoomState
 
-__all__ = ["ExternalCommitDraft", "ExternalCommits", "check_is_new", "usable_group_infos"]
-
-T = TypeVar("T")
+__all__ = ["ExternalCommitDraft", "ExternalCommits", "check_is_new"]
 
 _RULES = "urn:xmpp:mls:0 business rules"
-
-
-def usable_group_infos(
-    stanzas: Iterable[tuple[T, Sequence[elements.MessageElement]]],
-) -> list[tuple[T, elements.GroupInfo]]:
-    """The GroupInfos of epochs in which the group may be, latest first.
-
-    Only the first Commit of an epoch in the room counts, and therefore only the GroupInfo sent with it.  The GroupInfos
-    of other Commits describe epochs that never began.
-
-    :param stanzas: the payloads of the room's stanzas, each with a caller-defined key, oldest first
-    """
-    found: dict[tuple[bytes, int], tuple[T, elements.GroupInfo] | None] = {}
-    for stanza, payloads in stanzas:
-        commit = next((payload for payload in payloads if isinstance(payload, elements.AnyCommit)), None)
-        if commit is not None and (commit.group, commit.epoch) not in found:
-            group_info = next((payload for payload in payloads if isinstance(payload, elements.GroupInfo)), None)
-            found[commit.group, commit.epoch] = None if group_info is None else (stanza, group_info)
-    return [group_info for group_info in reversed(found.values()) if group_info is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +56,7 @@ class ExternalCommitDraft:
     """An external Commit that has not been stored.
 
     :ivar epoch: the one that it would end
+    :ivar seen: the epoch in which the group seemed to be when it was made; None if that was not known
     :ivar leaves: those of the group, for the Authentication Service to judge
     :ivar group_info_key: the key of the group's GroupInfos after it; None if it is not known
     """
@@ -85,6 +64,7 @@ class ExternalCommitDraft:
     bundle: CommitBundle = field(repr=False)
     group_id: bytes
     epoch: int
+    seen: int | None
     leaves: tuple[LeafNode, ...] = field(repr=False)
     group_info_key: GroupInfoKey | None = field(repr=False)
 
@@ -115,7 +95,7 @@ class ExternalCommits:
         info = check_consistency(replace(group_info, data=message, key_epoch=None)).body
         assert isinstance(info, GroupInfo)
         context = info.group_context
-        self._check_is_present(context.group_id, context.epoch)
+        self._check_place(context.group_id, context.epoch)
         policy = RoomPolicy.required_in(context.extensions)
         if policy.room != self._state.room:
             raise InvalidError("a GroupInfo of the group of another room", _RULES)
@@ -148,7 +128,12 @@ class ExternalCommits:
         after = bundle.staged.next
         assert isinstance(after, Group)
         key = key_after(known, bundle.staged.effects, policy, after)
-        return ExternalCommitDraft(bundle, context.group_id, context.epoch, leaves, key)
+        seen = self._epoch_seen(context.group_id)
+        return ExternalCommitDraft(bundle, context.group_id, context.epoch, seen, leaves, key)
+
+    def _epoch_seen(self, group_id: bytes) -> int | None:
+        seen = self._state.outside
+        return seen.epoch if seen.known and seen.group_id == group_id else None
 
     @property
     def _suite(self) -> CipherSuite | None:
@@ -176,8 +161,10 @@ class ExternalCommits:
         :param own: the index of our old leaf
         """
         if own is not None:
-            marked = is_newcomer(view.leaf(own))
-            return arriving(view.suite, view.group_id, keys=self._state.return_keys, newcomer=marked)
+            old = view.leaf(own)
+            key = return_key_of(old)
+            keys = [each for each in self._state.return_keys if each.public == key]
+            return arriving(view.suite, view.group_id, keys=keys, newcomer=is_newcomer(old))
         vouchers = self._device.vouchers(view.suite, now)
         stranger = not view.roster.has(self._device.identity.account)
         stranger &= view.policy.external_joins is ExternalJoins.ANYBODY
@@ -189,12 +176,10 @@ class ExternalCommits:
         if self.waits:
             raise UsageError("an external Commit of ours waits already")
 
-    def _check_is_present(self, group_id: bytes, epoch: int) -> None:
+    def _check_place(self, group_id: bytes, epoch: int) -> None:
         seen = self._state.outside
         if self._state.standing is MembershipState.LOST and group_id != seen.group_id:
             raise InvalidError("a GroupInfo of another group than the one that we have lost", _RULES)
-        if group_id == seen.group_id and seen.known and epoch < seen.epoch:
-            raise InvalidError(f"a GroupInfo of epoch {epoch}, but the group is in {seen.epoch}", "RFC 9420 12.4.3.2")
         check_is_new(self._state, group_id, epoch + 1)
 
     def finish(
@@ -210,10 +195,11 @@ class ExternalCommits:
         """
         self._check_may_enter()
         seen = self._state.outside
-        if draft.group_id == seen.group_id and seen.known and draft.epoch < seen.epoch:
+        epoch = self._epoch_seen(draft.group_id)
+        if epoch is not None and draft.epoch < epoch and epoch != draft.seen:
             raise UsageError("the draft's epoch has ended")
         seen = replace(
-            seen if again else attempted(seen, now, 1.0),
+            replace(seen, asked=now) if again else attempted(seen, now, 1.0),
             group_id=draft.group_id,
             epoch=draft.epoch,
             known=1,
@@ -260,12 +246,30 @@ class ExternalCommits:
         found = any(isinstance(payload, elements.Commit) and payload.data == ours for payload in incoming.payloads)
         return self._state.entry if found else None
 
+    def loses_to(self, incoming: Incoming) -> bool:
+        """Whether a Commit in the stanza comes before ours, which waits, for the same epoch."""
+        seen = self._state.outside
+        if not self.waits:
+            return False
+        rivals = [
+            payload
+            for payload in incoming.payloads
+            if isinstance(payload, elements.AnyCommit)
+            and (payload.group, payload.epoch) == (seen.group_id, seen.entry_epoch)
+        ]
+        return any(map(_is_consistent, rivals))
+
     def drop(self, seen: OutsideRecord, record: RoomRecord) -> None:
         """Ours has lost, or was refused: it goes, with the state that it would have led to.
 
         :raises StoreError: nothing has changed
         """
+        entry = self._state.entry
         with self._state.change() as change:
+            if entry is not None:
+                # What has come first may be void for the members: then our leaf of this Commit is in their tree.
+                key = derive_return_key(entry.suite, entry.own_leaf_key)
+                change.put_former_key(entry.suite.id, key, seen.asked)
             change.delete_entry()
             change.put_outside(replace(seen, entry=b"", entry_id=b"", entry_info=b"", entry_epoch=0))
             change.put_record(record)
@@ -304,6 +308,16 @@ def check_is_new(state: RoomState, group_id: bytes, epoch: int) -> None:
         last = state.membership.group.epoch
     if last is not None and epoch <= last:
         raise InvalidError("the way into an epoch that we have been in, or that is over", "RFC 9420 9.2")
+
+
+def _is_consistent(commit: elements.AnyCommit) -> bool:
+    """Whether attributes and content agree; else it is no Commit for anybody.  Of a location, only members can tell."""
+    if isinstance(commit, elements.Commit):
+        try:
+            check_consistency(commit)
+        except PeerError:
+            return False
+    return True
 
 
 def _check_fits(seen: OutsideRecord, fits: Fits | None) -> None:

@@ -22,11 +22,11 @@ one.  No key of the old state is used again, because all keys of the new leaf ar
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ...errors import PeerError, UsageError
-from ...mls.crypto.cipher_suite import CipherSuite
+from ...mls.crypto.cipher_suite import CipherSuite, SignaturePrivateKey
 from ...mls.group.external_join import external_proposal
 from ...mls.parameters import DAY
 from ...mls.structures.framing import NewMemberProposalSender
@@ -169,18 +169,20 @@ class JoinRequests:
         due = self.asking_at(now)
         if due is None or now < due:
             raise UsageError("it is not the time to ask")
-        seen = self._state.outside
+        seen, keys = self._state.outside, self._state.return_keys
         with self._state.change() as change:
-            made = [self._make_ask(change.transaction, CipherSuite.get(suite), now) for suite in self._suites()]
+            made = [self._make_ask(change.transaction, CipherSuite.get(suite), keys, now) for suite in self._suites()]
             asks = (*seen.asks, *made)
             for old in asks[:-_ASKS]:
                 self._device.key_packages.forget(change.transaction, old.reference)
             change.put_outside(attempted(replace(seen, asks=asks[-_ASKS:]), now, jitter))
         return [self._as_outgoing(ask) for ask in made]
 
-    def _make_ask(self, transaction: Transaction, suite: CipherSuite, now: int) -> AskRecord:
+    def _make_ask(
+        self, transaction: Transaction, suite: CipherSuite, keys: Sequence[SignaturePrivateKey], now: int
+    ) -> AskRecord:
         seen = self._state.outside
-        bundle = self._device.key_packages.make(suite, now, complete=self._completion(suite, now))
+        bundle = self._device.key_packages.make(suite, now, complete=self._completion(suite, keys, now))
         source = bundle.key_package.leaf_node.source
         assert isinstance(source, KeyPackageSource)
         self._device.key_packages.keep_unpublished(transaction, bundle)
@@ -195,9 +197,9 @@ class JoinRequests:
         origin_id = str(uuid.uuid4()).encode()
         return AskRecord(seen.epoch, origin_id, message, bundle.reference, source.lifetime.not_after, 0)
 
-    def _completion(self, suite: CipherSuite, now: int) -> Completion:
+    def _completion(self, suite: CipherSuite, keys: Sequence[SignaturePrivateKey], now: int) -> Completion:
         """What lets our leaf in: proof of return to the group that we have lost, and vouchers."""
-        keys = [key for key in self._state.return_keys if key.scheme.name == suite.signature.name]
+        keys = [key for key in keys if key.scheme.name == suite.signature.name]
         group_id = self._state.outside.group_id
         return arriving(suite, group_id, keys=keys, vouchers=self._device.vouchers(suite, now))
 

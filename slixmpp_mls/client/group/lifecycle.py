@@ -8,6 +8,7 @@ from dataclasses import replace
 from ...errors import UsageError
 from ...mls.crypto.cipher_suite import CipherSuite
 from ...mls.group.group import Group
+from ...mls.parameters import DAY
 from ...policy import RoomPolicy, group_extensions
 from ..device import Device
 from ..events import Event, GroupLost, RemovedFromGroup
@@ -15,13 +16,16 @@ from ..storage import leaf_ages
 from ..storage.doubts import Doubts
 from ..storage.leaf_ages import LeafAge
 from ..storage.post_commit_actions import ALL_DEVICES, Leave, PostCommitActions
-from ..storage.records import NEW_ROOM, Known, MembershipState
+from ..storage.records import NEW_ROOM, FormerKeyRecord, Known, MembershipState
 from .evidence import Evidence
 from .group_info_key import GroupInfoKey
 from .room_change import Membership
 from .room_state import RoomState
 
-__all__ = ["Lifecycle"]
+__all__ = ["FORMER_KEY_AGE", "Lifecycle"]
+
+FORMER_KEY_AGE = 7 * DAY
+"""Seconds for which a former return key is kept: by then, the halves of a split group have found together."""
 
 
 class Lifecycle:
@@ -108,17 +112,27 @@ class Lifecycle:
                 change.put_actions(dict.fromkeys(keys))
 
     def tidy(self, now: int) -> None:
-        """Delete the keys of ended epochs whose retention time is over (RFC 9420 9.2).
+        """Delete the keys of ended epochs (RFC 9420 9.2) and former return keys whose retention time is over.
 
         :param now: seconds since the Unix epoch
         :raises StoreError: nothing has changed
         """
+        self._forget_former_keys(now)
         membership = self._state.membership
         if membership is not None:
             group = membership.group.forget_past(now=now)
             if group is not membership.group:
                 with self._state.change() as change:
                     change.put_group(group)
+
+    def _forget_former_keys(self, now: int) -> None:
+        state = self._state
+        with state.store.transaction() as transaction:
+            kept = [value for _, value in sorted(transaction.items(state.spaces.former))]
+        recent = [value for value in kept if abs(now - FormerKeyRecord.decode(value).replaced) < FORMER_KEY_AGE]
+        if recent != kept:
+            with state.change() as change:
+                change.keep_former_keys(recent)
 
     # --- while we are outside ------------------------------------------------------------------
 

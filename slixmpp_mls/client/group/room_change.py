@@ -30,6 +30,8 @@ from ..storage.records import (
     NEW_ROOM,
     OUTSIDE,
     ROOMS,
+    FormerKeyRecord,
+    KnownRecord,
     OutboxKind,
     OutboxRecord,
     OutsideRecord,
@@ -41,10 +43,12 @@ from ..storage.records import (
 from .evidence import Evidence
 from .group_info_key import UNKNOWN, GroupInfoKey
 
-__all__ = ["ENTRY", "PRESENT", "Change", "Contents", "Membership"]
+__all__ = ["ENTRY", "MAX_FORMER_KEYS", "PRESENT", "Change", "Contents", "Membership"]
 
 PRESENT, ENTRY = b"present", b"entry"
 """The names of the keys for GroupInfos in their space."""
+MAX_FORMER_KEYS = 3
+"""Former return keys that are kept, the newest ones."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,6 +206,34 @@ class Change:
             self.transaction.put(self._spaces.returning, name, key.encode())
         self._return_keys = tuple(keys)
 
+    def put_former_key(self, suite: int, key: SignaturePrivateKey, now: int) -> None:
+        """Keep the return key of a leaf of ours that a later one replaces, or may not have replaced for all members.
+
+        :param suite: number of the group's cipher suite
+        :param now: seconds since the Unix epoch
+        """
+        kept = [value for _, value in sorted(self.transaction.items(self._spaces.former))]
+        kept.insert(0, FormerKeyRecord(now, suite, key.encode()).encode())
+        self.keep_former_keys(kept[:MAX_FORMER_KEYS])
+
+    def keep_former_keys(self, records: Sequence[bytes]) -> None:
+        """Keep these former return keys only, the newest first.
+
+        :param records: each a :class:`FormerKeyRecord`
+        """
+        self.transaction.delete_prefix(self._spaces.former)
+        for number, value in enumerate(records):
+            self.transaction.put(self._spaces.former, bytes((number,)), value)
+
+    def put_known(self, known: KnownRecord) -> None:
+        """The last state of a group that we have lost."""
+        self.transaction.put(self._spaces.known, OUTSIDE, known.encode())
+
+    def forget_known(self) -> None:
+        """We are in a group again, or out of it for good."""
+        self.transaction.delete(self._spaces.known, OUTSIDE)
+        self.transaction.delete_prefix(self._spaces.former)
+
     def put_unsure(self, unsure: UnsureRecord) -> None:
         """Why we do not know whether we are where the group is."""
         if unsure == self._unsure:
@@ -333,6 +365,7 @@ class Change:
         self.put_group_info_key(group_info_key)
         group, spaces = membership.group, self._spaces
         self.put_return_keys(group.suite.id, ())  # the state has its own
+        self.forget_known()
         _put_all(self.transaction, spaces.group, group.pieces())
         _put_all(self.transaction, spaces.owed, membership.actions.entries)
         _put_changes(self.transaction, spaces.doubt, dict(membership.doubts.changes_since(Doubts())))

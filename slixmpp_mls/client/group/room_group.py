@@ -28,6 +28,7 @@ the store nor memory has changed.
 :mod:`.sending`            makes messages, and keeps them until the room reflects them
 :mod:`.welcome`            joins the group by a Welcome
 :mod:`.external_commit`    joins the group by an external Commit of our own
+:mod:`.group_infos`        chooses the GroupInfo for that
 :mod:`.join_request`       observes the group from outside, and asks to be added
 :mod:`.continuation`       creates and enters groups that follow, or branch off, other groups
 :mod:`.certainty`          finds out whether our state is the group's present state
@@ -55,6 +56,7 @@ from .certainty import Certainty
 from .continuation import Continuation
 from .ephemeral import Ephemeral
 from .external_commit import ExternalCommits
+from .group_infos import GroupInfos
 from .join_request import JoinRequests
 from .lifecycle import Lifecycle
 from .members import Members
@@ -86,8 +88,9 @@ class RoomGroup:
         self.room_state = state = RoomState(device.store, room, device.parameters)
         self.join_requests = requests = JoinRequests(device, state)
         self.external_commits = entries = ExternalCommits(device, state)
+        self.group_infos = group_infos = GroupInfos(device, state, entries)
         self.continuation = continuation = Continuation(device, state)
-        self.certainty = certainty = Certainty(device, state)
+        self.certainty = certainty = Certainty(device, state, group_infos)
         self.welcomes = welcomes = Welcomes(device, state, requests)
         self.processing = Processing(device, state, welcomes, entries, continuation)
         self.applying = Applying(device, state, welcomes, entries, requests, continuation, certainty)

@@ -18,10 +18,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from ...errors import UsageError
+from ...identity import ClientIdentity
 from ...mls.crypto.cipher_suite import CipherSuite, SignaturePrivateKey
 from ...mls.group.group import Group
 from ...mls.group.staging import StagedCommit
 from ...mls.parameters import Parameters
+from ...policy import RoomPolicy
+from ...policy.later_state import KnownState
+from ...policy.roster import Roster
 from ...store.batch import Batches
 from ...store.interface import Transaction
 from ..device.leaf_proofs import return_keys
@@ -35,7 +39,10 @@ from ..storage.records import (
     NEW_ROOM,
     OUTSIDE,
     ROOMS,
+    FormerKeyRecord,
     InboxRecord,
+    KnownClient,
+    KnownRecord,
     MembershipState,
     OutboxKind,
     OutboxRecord,
@@ -101,13 +108,47 @@ class RoomState:
     def return_keys(self) -> tuple[SignaturePrivateKey, ...]:
         """Private return keys that our leaf in the group may have, the likeliest first.
 
-        Only of a group that we have lost, where they are what is left, or to which we return.
+        Only of a group that we have lost, where they are what is left, or to which we return.  Former ones are among
+        them: where the group has been split, the others have our leaf of before; and where an external Commit of ours
+        came second for us, it may have counted for the others.
         """
         membership = self._contents.membership
         if membership is None or not self.returning:
-            return self._contents.return_keys
-        waiting = [staged.next for staged in self.staged.values() if staged.next is not None]
-        return tuple(return_keys(membership.group, waiting))
+            present = list(self._contents.return_keys)
+        else:
+            waiting = [staged.next for staged in self.staged.values() if staged.next is not None]
+            present = return_keys(membership.group, waiting)
+        with self.store.transaction() as transaction:
+            records = [FormerKeyRecord.decode(value) for _, value in sorted(transaction.items(self.spaces.former))]
+        former = [CipherSuite.get(record.suite).import_signature_key(record.key) for record in records]
+        return tuple((*present[:2], *former, *present[2:]))
+
+    def known(self) -> KnownState | None:
+        """The last state of the group that we had, or have, by which later ones are judged; None if there is none.
+
+        :raises StoreError: the store failed
+        """
+        if self._contents.membership is not None:
+            membership = self._contents.membership
+            return KnownState.of(membership.view, membership.group.context)
+        if self.standing is not MembershipState.LOST:
+            return None
+        with self.store.transaction() as transaction:
+            value = transaction.get(self.spaces.known, OUTSIDE)
+        if value is None:
+            return None  # lost before version 0.2
+        record = KnownRecord.decode(value)
+        identities = [ClientIdentity(each.account.decode(), each.device.decode()) for each in record.clients]
+        clients = list(zip(record.clients, identities, strict=True))
+        return KnownState(
+            record.group_id,
+            record.epoch,
+            record.transcript,
+            record.extensions,
+            RoomPolicy.required_in(record.extensions),
+            Roster.of_clients((each.leaf, client, bool(each.newcomer)) for each, client in clients),
+            {client: each.key for each, client in clients},
+        )
 
     @property
     def entry(self) -> Group | None:
@@ -288,9 +329,23 @@ class RoomState:
             if record.state is MembershipState.LOST:
                 change.put_group_info_key(group_info_key)
                 change.put_return_keys(membership.group.suite.id, return_keys(membership.group, waiting))
+                change.put_known(_as_record(KnownState.of(membership.view, membership.group.context)))
+            else:
+                change.forget_known()
             change.delete_entry()
             change.put_record(record)
             change.put_outside(outside)
+
+
+def _as_record(known: KnownState) -> KnownRecord:
+    roster = known.roster
+    clients = []
+    for client, key in known.keys.items():
+        leaf = roster.leaf_of(client)
+        assert leaf is not None, "a client of the roster"
+        newcomer = int(roster.is_newcomer(leaf))
+        clients.append(KnownClient(leaf, client.account.encode(), client.device.encode(), key, newcomer))
+    return KnownRecord(known.group_id, known.epoch, known.transcript, known.extensions, tuple(clients))
 
 
 def _load(transaction: Transaction, room: str, spaces: Spaces, parameters: Parameters) -> Contents:

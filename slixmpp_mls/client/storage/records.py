@@ -40,6 +40,10 @@ space                      key                       value
                                                      (:mod:`slixmpp_mls.client.group.group_info_key`); a store of
                                                      before 0.2 has none, an empty one is not known
 ``group_info_key/`` + room ``entry``                 the same after an external Commit of ours
+``returning/`` + room      number (1), suite (2)     private return key of a leaf that we have, or may have, in a group
+                                                     that we have lost, the likeliest first
+``former/`` + room         number (1)                :class:`FormerKeyRecord`
+``known/`` + room          ``record``                :class:`KnownRecord`
 =========================  ========================  ===========================================
 
 The names of the spaces contain rooms, not group ids: a room carries one group at a time, and the successor of a group
@@ -54,6 +58,7 @@ from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Annotated, ClassVar, Final, Self
 
+from ...mls.structures.extensions import Extensions
 from ...mls.tls import Enum, Struct, opaque, struct, uint8, uint16, uint32, uint64
 
 __all__ = [
@@ -61,8 +66,11 @@ __all__ = [
     "ROOMS",
     "AskRecord",
     "DoubtRecord",
+    "FormerKeyRecord",
     "InboxRecord",
     "KeyPackageRecord",
+    "KnownClient",
+    "KnownRecord",
     "MembershipState",
     "OutboxKind",
     "OutboxRecord",
@@ -298,6 +306,42 @@ class UnsureRecord(Struct):
     not_before: uint64 = 0
 
 
+@struct
+class FormerKeyRecord(Struct):
+    """A private return key of a leaf that a later leaf of ours has replaced.
+
+    In another branch of a split group, our leaf still has it.  `replaced` is the time of the replacement (seconds since
+    the Unix epoch), `suite` the group's cipher suite.
+    """
+
+    secret: ClassVar[bool] = True
+    replaced: uint64
+    suite: uint16
+    key: opaque
+
+
+@struct
+class KnownClient(Struct):
+    """One client of a :class:`KnownRecord`; `key` is the SHA-256 of its signature key."""
+
+    leaf: uint32
+    account: opaque
+    device: opaque
+    key: opaque
+    newcomer: uint8
+
+
+@struct
+class KnownRecord(Struct):
+    """The last state of a group that we have lost, see :class:`slixmpp_mls.policy.later_state.KnownState`."""
+
+    group_id: opaque
+    epoch: uint64
+    transcript: opaque
+    extensions: Extensions
+    clients: tuple[KnownClient, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Spaces:
     """Names of the spaces that belong to a room."""
@@ -321,6 +365,8 @@ class Spaces:
     returning: str
     unsure: str
     group_info_key: str
+    former: str
+    known: str
 
     @classmethod
     def of(cls, room: str) -> Self:

@@ -39,7 +39,7 @@ from .proposal_list import check_context_extensions
 
 __all__ = [
     "GroupLookup", "Identify", "OpenedWelcome", "StagedJoin", "UnverifiedGroupInfo", "check_not_in", "check_supported",
-    "credential_of", "join", "open_welcome", "peek", "public_of", "verify_group_info",
+    "credential_of", "find_tree", "join", "open_welcome", "peek", "public_of", "verify_group_info",
 ]  # fmt: skip
 
 GroupLookup = Callable[[bytes], GroupState | None]
@@ -75,10 +75,11 @@ class StagedJoin:
     continues: ResumptionPSK | None
 
 
-def _find_tree(suite: CipherSuite, group_info: GroupInfo, tree: bytes | RatchetTree | None) -> RatchetTree:
-    """The ratchet tree: inside the GroupInfo, or from beside it (RFC 9420 12.4.3.3).
+def find_tree(suite: CipherSuite, group_info: GroupInfo, tree: bytes | RatchetTree | None) -> RatchetTree:
+    """The ratchet tree, not verified: inside the GroupInfo, or from beside it (RFC 9420 12.4.3.3).
 
     :raises InvalidError: there is none
+    :raises MalformedError: it cannot be parsed
     """
     if isinstance(tree, RatchetTree):
         return tree
@@ -119,7 +120,7 @@ def public_of(
     """
     context = group_info.group_context
     suite = CipherSuite.get(context.cipher_suite)
-    found = _find_tree(suite, group_info, tree)
+    found = find_tree(suite, group_info, tree)
     verify_group_info(suite, group_info, found.member(group_info.signer))  # refuses a blank leaf
     verified = verify_tree(found, context, lifetime_limit=lifetime_limit, remembered=remembered)
     interim = interim_transcript_hash(suite, context.confirmed_transcript_hash, group_info.confirmation_tag)

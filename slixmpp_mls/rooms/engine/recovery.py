@@ -7,7 +7,8 @@
 
 :mod:`slixmpp_mls.client.group.certainty` defines the causes of uncertainty and the accepted proofs.  While we are
 unsure, outgoing messages wait.  This module also has the other side: members that are sure answer an inquiry, in turns
-(:mod:`.commit_turns`), and one answer is enough.
+(:mod:`.commit_turns`).  One answer is enough, but members with all rights answer even after one, because theirs proves
+more.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 
 from ...client import Event, Rejected, Rejoining, Step
 from ...client.group.certainty import ANSWERS
@@ -36,6 +38,7 @@ __all__ = ["Recovery"]
 
 log = logging.getLogger(__name__)
 
+_PAGES = 4  # of the archive, searched for a GroupInfo of a later epoch
 _ANSWER_ARRIVES = 6.0  # seconds in which an online member has answered
 _RECENT = 60.0  # seconds for which an inquiry is answered
 _WELCOME_ARRIVES = 60.0  # seconds, until we ask again where the group is
@@ -84,13 +87,25 @@ class Recovery:
                     self._consider(stanza, payload)
                 elif isinstance(payload, Answer):
                     self._note_answer(stanza, payload)
-                    self._take(payload.data, payload)
+                    self._take(partial(self._group.certainty.take_answer, payload, self._context.now))
             except PeerError as error:
                 self._reject(stanza, error)
 
     def _reject(self, stanza: RoomStanza, error: PeerError) -> None:
         claimed = None if stanza.real_jid is None else str(stanza.real_jid)
         self._emit([Rejected(self._parts.room, error, claimed, stanza.archive_id)])
+
+    def _proves_more(self, stanza: RoomStanza) -> bool:
+        """Whether our answer proves more than one in this stanza (:mod:`slixmpp_mls.policy.later_state`).
+
+        The room's statement about its sender suffices: a room that lies about it can withhold our answer as well.
+        """
+        known = self._group.room_state.known()
+        if known is None or not known.is_entitled(self._context.device.identity):
+            return False
+        account = None if stanza.real_jid is None else stanza.real_jid.bare
+        leaves = () if account is None else known.roster.leaves_of(account)
+        return not any(known.is_entitled(known.roster.at(leaf)) for leaf in leaves)
 
     # --- finding out -----------------------------------------------------------------------------
 
@@ -114,15 +129,18 @@ class Recovery:
                     await self._committer.commit(list, force=True)
 
     async def _look_into_archive(self) -> None:
-        for stanza, group_info in await group_infos(self._parts.muc.archive):
-            if not self._group.is_member or self._group.returning:
-                return
-            later = group_info.group == self._group.mls.group_id and group_info.epoch > self._group.mls.epoch
-            if later and self._group.external_commits.can_read(group_info):
-                try:
-                    self._take(self._group.external_commits.open(group_info), None)
-                except PeerError as error:
-                    self._reject(stanza, error)
+        group = self._group
+        found = await group_infos(self._parts.muc.archive, pages=_PAGES)
+        if not group.holds or group.returning:
+            return
+
+        def look() -> list[Event]:
+            events, refused = group.certainty.take_archive(found, self._context.now)
+            for each in refused:
+                log.info("%s: a GroupInfo that shows nothing to us: %s", group.room, each.error)
+            return events
+
+        self._take(look)
 
     async def _ask(self) -> bool:
         """Ask in the room, if another member is there, and wait for an answer.
@@ -142,21 +160,20 @@ class Recovery:
             async with asyncio.timeout(_ANSWER_ARRIVES):
                 await self._progress.until(done)
         except TimeoutError:
+            self._take(group.certainty.take_unproven)
             log.info("%s: nobody says where the group is; %d answers for others", group.room, self._answers - before)
         return done()
 
-    def _take(self, data: bytes, answer: Answer | None) -> None:
-        """Use a GroupInfo or an answer as evidence of where the group is.
+    def _take(self, evidence: Callable[[], list[Event]]) -> None:
+        """Use evidence of where the group is.
 
+        :param evidence: takes it, and returns the events
         :raises PeerError: it proves nothing
         """
-        group, now, held = self._group, self._context.now, self._group.holds
+        group, held = self._group, self._group.holds
         if not group.is_member:
             return
-        events = (
-            group.certainty.take_group_info(data, now) if answer is None else group.certainty.take_answer(answer, now)
-        )
-        self._emit(events)
+        self._emit(evidence())
         self._progress.notify()
         if held and not group.holds:
             self._resume()
@@ -202,10 +219,10 @@ class Recovery:
         """An answer does not show to others whose inquiry it answers.
 
         All are answered in their order, so it is the oldest one, but not the answering member's own.  An answer from an
-        earlier epoch than ours leaves something to say.
+        earlier epoch than ours leaves something to say, and so does one of a member without rights if we have them.
         """
         self._answers += 1
-        if not self._group.is_member or answer.epoch < self._group.mls.epoch:
+        if not self._group.is_member or answer.epoch < self._group.mls.epoch or self._proves_more(stanza):
             return
         for each in self._unanswered:
             if each[0] != str(stanza.occupant):

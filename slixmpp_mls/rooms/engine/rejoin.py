@@ -22,14 +22,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import Iterator
 from contextlib import aclosing, suppress
 
 from ...client import Outgoing, Rejected, Rejoining
-from ...client.group.external_commit import usable_group_infos
+from ...client.group.group_infos import Way, group_infos_in
 from ...client.storage.records import MembershipState
-from ...delivery.archive import Archive, RoomStanza
-from ...errors import DeliveryError, MLSError, NoGroupInfo, PeerError, UsageError
+from ...delivery.archive import Archive, Page, RoomStanza
+from ...errors import DeliveryError, InvalidError, MLSError, NoGroupInfo, PeerError, UsageError
+from ...identity import ClientIdentity
+from ...mls.crypto.cipher_suite import CipherSuite
+from ...mls.group.joining import find_tree
+from ...mls.structures.framing import MLSMessage
+from ...mls.structures.welcome import GroupInfo as GroupInfoMessage
 from ...runtime import RejoinMode
 from ...stanza import AnyCommit, GroupInfo, MessageElement, read_payloads
 from .parts import RoomParts
@@ -43,8 +48,7 @@ _SPREAD = 2.0  # seconds: many may lose the group at the same moment
 _ASK_AFTER_INVITATION = 5.0  # seconds in which the Welcome of an invitation should have been read
 _EXTERNAL_AFTER = 60.0  # seconds after a request, until we join by a Commit of our own
 _COMMIT_ATTEMPTS = 25  # how often an external Commit is made again when others come first
-_PAGES = 20  # of the archive, searched for a GroupInfo
-_EPOCHS = 4  # the latest ones, whose GroupInfos are tried
+PAGES = 20  # of the archive, searched for a GroupInfo
 
 
 class Rejoiner:
@@ -154,11 +158,12 @@ class Rejoiner:
         :raises DeliveryError: the archive cannot be read, or others always come first
         """
         group, room = self._group, self._parts.room
+        tried: set[bytes] = set()
         async with self._joining:
             for attempt in range(_COMMIT_ATTEMPTS):
                 await self._progress.until_live()
                 if not group.external_commits.waits and not group.is_member:
-                    await self._commit_externally(again=attempt > 0)
+                    await self._commit_externally(tried, again=attempt > 0)
                 await self._progress.until(lambda: not group.external_commits.waits)
                 if group.is_member:
                     return
@@ -166,24 +171,29 @@ class Rejoiner:
                 await asyncio.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))  # noqa: S311
             raise DeliveryError(f"{_COMMIT_ATTEMPTS} external Commits in a row have lost to others in {room}")
 
-    async def _commit_externally(self, *, again: bool) -> None:
+    async def _commit_externally(self, tried: set[bytes], *, again: bool) -> None:
+        """Send an external Commit by the best GroupInfo that was not tried before.
+
+        :param tried: GroupInfos by which a Commit was made that has lost
+        """
         group, room = self._group, self._parts.room
         reasons: list[str] = []
         epoch = group.join_requests.epoch_seen
-        for stanza, group_info in await group_infos(self._parts.muc.archive):
-            if not group.external_commits.can_read(group_info):
-                reasons.append("it is encrypted for those who were members at another time")
+        after = group.room_state.outside.after.decode() or None
+        found = await group_infos(self._parts.muc.archive, after=after)
+        for way in await self._ways_in(found, reasons):
+            if way.group_info.data in tried:
                 continue
             try:
-                draft = group.external_commits.draft(group_info, self._context.now)
+                draft = group.external_commits.draft(way.group_info, self._context.now)
                 outgoing = group.external_commits.finish(draft, self._context.now, again=again, fits=self._parts.fits)
             except UsageError:  # we have joined, or the epoch has ended, while the archive was read
                 return
             except PeerError as error:
                 reasons.append(str(error))
-                claimed = None if stanza.real_jid is None else str(stanza.real_jid)
-                self._context.fire("mls_rejected", Rejected(room, error, claimed, stanza.archive_id))
+                self._reject(way.stanza, error)
                 continue
+            tried.add(way.group_info.data)
             self._context.fire(
                 "mls_rejoining", Rejoining(room, draft.epoch, group.join_requests.attempts, external=True)
             )
@@ -192,18 +202,60 @@ class Rejoiner:
         if group.join_requests.epoch_seen == epoch:  # else a Commit arrived after the archive was read: search again
             raise NoGroupInfo(room, reasons)
 
+    async def _ways_in(self, found: list[tuple[RoomStanza, GroupInfo]], reasons: list[str]) -> list[Way[RoomStanza]]:
+        """The GroupInfos by which we can join, without those that rest on a signer whom its account's server denies.
 
-async def group_infos(archive: Archive) -> list[tuple[RoomStanza, GroupInfo]]:
-    """GroupInfos of the latest epochs in the room, the latest first."""
+        :param reasons: what speaks against the others is appended to it
+        """
+        if self._group.is_member:
+            return []
+        while True:
+            ways, refused = self._group.group_infos.ways_in(found, self._context.now)
+            trusted = ways[0].trusted if ways else None
+            if trusted is not None:
+                # RFC 9420 5.3.1: what a stranger shows is believed only if its leaf is acceptable.
+                info = MLSMessage.decode(ways[0].message).body
+                assert isinstance(info, GroupInfoMessage)
+                suite = CipherSuite.get(info.group_context.cipher_suite)
+                (verdict,) = await self._context.authentication.validate((trusted,), suite)
+                if verdict.is_invalid:
+                    client = ClientIdentity.from_leaf(trusted)
+                    denied = InvalidError(f"a GroupInfo signed by {client}: {verdict.text}", "RFC 9420 5.3.1")
+                    for stanza, element in found:
+                        if _signer_key(element) == trusted.signature_key:
+                            self._reject(stanza, denied)
+                    found = [each for each in found if _signer_key(each[1]) != trusted.signature_key]
+                    reasons.append(str(denied))
+                    continue
+            reasons += [str(each.error) for each in refused]
+            for each in refused:
+                log.info("%s: a GroupInfo by which we do not join: %s", self._parts.room, each.error)
+            return ways
+
+    def _reject(self, stanza: RoomStanza, error: PeerError) -> None:
+        claimed = None if stanza.real_jid is None else str(stanza.real_jid)
+        self._context.fire("mls_rejected", Rejected(self._parts.room, error, claimed, stanza.archive_id))
+
+
+async def group_infos(
+    archive: Archive, *, pages: int = PAGES, after: str | None = None
+) -> list[tuple[RoomStanza, GroupInfo]]:
+    """The GroupInfos in the newest pages of the archive, in the room's order.
+
+    :param pages: the most pages to read
+    :param after: archive id of the last stanza that we have processed as a member.  What is older tells nothing new,
+        except the GroupInfo of our last epoch: two more pages are read
+    """
     looked_through: list[tuple[RoomStanza, list[MessageElement]]] = []
-    epochs: set[tuple[bytes, int]] = set()
-    async with aclosing(_backwards(archive)) as stanzas:
-        async for stanza, elements in stanzas:
-            looked_through.append((stanza, elements))
-            epochs |= {(element.group, element.epoch) for element in elements if isinstance(element, AnyCommit)}
-            if len(epochs) > _EPOCHS:  # the first Commit of all but the last of them has been read
+    async with aclosing(archive.pages_backwards(pages)) as found:
+        left = pages
+        async for page in found:
+            looked_through += _elements_in(page)
+            left = min(left, 3) if any(entry.archive_id == after for entry in page.entries) else left
+            left -= 1
+            if not left:
                 break
-    return usable_group_infos(reversed(looked_through))[:_EPOCHS]
+    return group_infos_in(reversed(looked_through))
 
 
 async def group_in(archive: Archive) -> bytes | None:
@@ -211,24 +263,33 @@ async def group_in(archive: Archive) -> bytes | None:
 
     :raises DeliveryError: the archive cannot be read
     """
-    async with aclosing(_backwards(archive)) as stanzas:
-        async for _, elements in stanzas:
-            for element in elements:
-                if isinstance(element, AnyCommit):
-                    return element.group
+    async with aclosing(archive.pages_backwards(PAGES)) as found:
+        async for page in found:
+            for _, elements in _elements_in(page):
+                for element in elements:
+                    if isinstance(element, AnyCommit):
+                        return element.group
     return None
 
 
-async def _backwards(archive: Archive) -> AsyncGenerator[tuple[RoomStanza, list[MessageElement]], None]:
-    """The elements of this protocol in the room, the newest first."""
-    async with aclosing(archive.pages_backwards(_PAGES)) as pages:
-        async for page in pages:
-            for entry in reversed(page.entries):
-                stanza = entry.stanza()
-                if stanza is None:
-                    continue
-                with suppress(PeerError):
-                    yield stanza, read_payloads(stanza.xml)[0]
+def _elements_in(page: Page) -> Iterator[tuple[RoomStanza, list[MessageElement]]]:
+    """The elements of this protocol in a page of the archive, the newest first."""
+    for entry in reversed(page.entries):
+        stanza = entry.stanza()
+        if stanza is None:
+            continue
+        with suppress(PeerError):
+            yield stanza, read_payloads(stanza.xml)[0]
+
+
+def _signer_key(element: GroupInfo) -> bytes | None:
+    """The signature key of the leaf that a GroupInfo names as its signer, not verified; None if there is none."""
+    with suppress(PeerError):
+        info = MLSMessage.decode(element.data).body
+        if isinstance(info, GroupInfoMessage):
+            suite = CipherSuite.get(info.group_context.cipher_suite)
+            return find_tree(suite, info, None).member(info.signer).signature_key
+    return None
 
 
 def _monotonic() -> float:

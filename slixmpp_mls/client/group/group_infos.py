@@ -1,0 +1,341 @@
+"""Chooses, of the GroupInfos that a room shows, the one by which we can join the group.
+
+::
+
+    GroupInfos, oldest first ──► the state that we know ──► the next one that is accepted ──► ... ──► the latest
+
+Whether the Commit beside a GroupInfo counts cannot be told from outside the group.  Any occupant can send a Commit that
+is void for all members, and a GroupInfo of the state to which it would lead: a client that joined there would be alone
+with the occupant's leaves.  Therefore each GroupInfo is judged by a state that is known already
+(:func:`~slixmpp_mls.policy.later_state.check_later`): its signer is in that state, and can have brought about the
+difference alone.  An accepted state becomes the one by which later GroupInfos in the room are judged.
+
+*The first known state.*  For a client that has lost the group it is the last state that it had.  A client that was
+never a member believes one of these, in this order:
+
+1. what a device of its own account has signed that vouches for it;
+2. the first GroupInfo of epoch 1, beside the creation of the group, if an administrator has signed it;
+3. without a voucher, so where the policy lets anybody join: the first GroupInfo that an account with all rights has
+   signed, or else the first one.
+
+The last two are no proofs: the room's server can fabricate them in the names of others.  The caller asks the
+Authentication Service about the signer (:attr:`Way.trusted`).
+
+*Our own GroupInfos come last.*  They stand beside Commits of ours, and those may have lost.  Another state of the
+epoch that we know comes before them: where the group was split, ours may have been the branch without the others.
+They do not count at all if another member has shown after them that it is in an earlier epoch.
+
+*Limits.*  :data:`PER_SIGNER` GroupInfos of one signature key and :data:`MAX_CANDIDATES` of all are considered, the
+latest ones; and the first one of the room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
+
+from ...errors import InvalidError, PeerError
+from ...identity import ClientIdentity
+from ...mls.crypto.cipher_suite import CipherSuite
+from ...mls.group.group_state import PublicGroup
+from ...mls.group.joining import find_tree, public_of
+from ...mls.structures.leaf_node import LeafNode
+from ...mls.structures.welcome import GroupInfo
+from ...mls.tree.ratchet_tree import RatchetTree
+from ...policy import GroupView, RoomPolicy, vouches
+from ...policy.later_state import KnownState, check_later
+from ...policy.roster import Roster
+from ...stanza import elements
+from ...stanza.consistency import check as check_consistency
+from ..device import Device
+from .external_commit import ExternalCommits
+from .room_state import RoomState
+
+__all__ = ["MAX_CANDIDATES", "PER_SIGNER", "GroupInfos", "Refused", "Way", "group_infos_in"]
+
+PER_SIGNER = 16
+MAX_CANDIDATES = 256
+
+_RULES = "urn:xmpp:mls:0 joining by an external Commit"
+
+T = TypeVar("T")
+
+
+def group_infos_in(
+    stanzas: Iterable[tuple[T, Sequence[object]]],
+) -> list[tuple[T, elements.GroupInfo]]:
+    """The GroupInfos that stand beside a Commit, in the room's order.
+
+    :param stanzas: the payloads of the room's stanzas, each with a caller-defined key, oldest first
+    """
+    found = []
+    for stanza, payloads in stanzas:
+        commit = next((payload for payload in payloads if isinstance(payload, elements.AnyCommit)), None)
+        group_info = next((payload for payload in payloads if isinstance(payload, elements.GroupInfo)), None)
+        if commit is not None and group_info is not None and commit.group == group_info.group:
+            found.append((stanza, group_info))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Way(Generic[T]):
+    """A GroupInfo by which we can join.
+
+    :ivar stanza: the caller's key of its stanza
+    :ivar message: the GroupInfo in it as MLSMessage, decrypted
+    :ivar own: whether we have signed it
+    :ivar trusted: the leaf that has signed the first state that was believed without proof; None if none was
+    """
+
+    stanza: T
+    group_info: elements.GroupInfo
+    message: bytes = field(repr=False)
+    own: bool
+    trusted: LeafNode | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Generic[T]):
+    """A GroupInfo by which we do not join."""
+
+    stanza: T
+    error: PeerError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Candidate(Generic[T]):
+    stanza: T
+    element: elements.GroupInfo
+    message: bytes
+    info: GroupInfo
+    tree: RatchetTree
+    signer: LeafNode
+
+    @property
+    def suite(self) -> CipherSuite:
+        return self.tree.suite
+
+    @property
+    def epoch(self) -> int:
+        return self.info.group_context.epoch
+
+
+class GroupInfos:
+    """Chooses among the GroupInfos of one room."""
+
+    def __init__(self, device: Device, state: RoomState, external_commits: ExternalCommits) -> None:
+        self._device = device
+        self._state = state
+        self._open = external_commits.open
+
+    def ways_in(self, found: Sequence[tuple[T, elements.GroupInfo]], now: int) -> tuple[list[Way[T]], list[Refused[T]]]:
+        """The GroupInfos by which we can join, the best one first; and those that were refused.
+
+        :param found: in the room's order; see :func:`group_infos_in`
+        :param now: seconds since the Unix epoch
+        :raises StoreError: the store failed
+        """
+        known, trusted = self._state.known(), None
+        group_id = self._state.outside.group_id if known is None else known.group_id
+        walk = _Walk[T](self._device, self._state.room, group_id, self._open)
+        candidates = walk.candidates(found)
+        own = [each for each in candidates if self._is_own(each.signer)]
+        others = [each for each in candidates if not self._is_own(each.signer)]
+        if known is None:
+            begin = walk.beginning(others or own, now)
+            if begin is None:
+                return [], walk.refused
+            first, known, trusted = begin
+            places = [each.stanza for each in others or own]
+            others = (others or own)[places.index(first.stanza) + 1 :]
+            walk.accepted.append(first)
+        known = walk.follow_all(known, others)
+        ways = walk.accepted[-1:]
+        for each in reversed(own):
+            if (not ways or each.epoch > ways[0].epoch) and not walk.is_left(known, each, candidates):
+                before = len(walk.accepted)
+                walk.follow(known, each)
+                ways += walk.accepted[before:]
+        return [
+            Way(each.stanza, each.element, each.message, self._is_own(each.signer), trusted) for each in ways
+        ], walk.refused
+
+    def _is_own(self, leaf: LeafNode) -> bool:
+        with suppress(PeerError):
+            return ClientIdentity.from_leaf(leaf) == self._device.identity
+        return False
+
+    def check(self, info: GroupInfo) -> None:
+        """Check a GroupInfo of our group by the state that we have.
+
+        :raises PeerError: its signer cannot have brought about the difference alone, or it cannot be verified
+        """
+        known = self._state.known()
+        assert known is not None, "we are in the group"
+        signer = self._state.require_member().group.tree.member(info.signer)
+        client = ClientIdentity.from_leaf(signer)
+        if known.is_entitled(client):
+            return  # its tree need not be at hand
+        view = _view(public_of(info, lifetime_limit=self._device.parameters.lifetime_limit))
+        check_later(known, view, client)
+
+
+class _Walk(Generic[T]):
+    """One walk along the GroupInfos of a room.
+
+    :param group_id: the group's; empty if it is not known
+    :param decrypt: decrypts a GroupInfo (:mod:`.group_info_key`); returns the MLSMessage
+    """
+
+    def __init__(
+        self, device: Device, room: str, group_id: bytes, decrypt: Callable[[elements.GroupInfo], bytes]
+    ) -> None:
+        self._decrypt = decrypt
+        self._device = device
+        self._room = room
+        self._group_id = group_id
+        self._signatures: set[bytes] = set()
+        self.refused: list[Refused[T]] = []
+        self.accepted: list[_Candidate[T]] = []
+
+    def candidates(self, found: Sequence[tuple[T, elements.GroupInfo]]) -> list[_Candidate[T]]:
+        """Those that can be read, within the limits, in the room's order."""
+        kept: list[_Candidate[T]] = []
+        of_signer: dict[bytes, int] = {}
+        for number, (stanza, element) in enumerate(reversed(found)):
+            last = number == len(found) - 1
+            if number >= MAX_CANDIDATES and not last:
+                continue
+            candidate = self._read(stanza, element)
+            if candidate is None:
+                continue
+            key = candidate.signer.signature_key
+            of_signer[key] = of_signer.get(key, 0) + 1
+            if of_signer[key] <= PER_SIGNER or last:
+                kept.append(candidate)
+        return kept[::-1]
+
+    def _read(self, stanza: T, element: elements.GroupInfo) -> _Candidate[T] | None:
+        try:
+            message = self._decrypt(element)
+            info = check_consistency(replace(element, data=message, key_epoch=None)).body
+            assert isinstance(info, GroupInfo)
+            if self._group_id and info.group_context.group_id != self._group_id:
+                raise InvalidError("a GroupInfo of another group than the room's", _RULES)
+            tree = find_tree(CipherSuite.get(info.group_context.cipher_suite), info, None)
+            return _Candidate(stanza, element, message, info, tree, tree.member(info.signer))
+        except PeerError as error:
+            self.refused.append(Refused(stanza, error))
+            return None
+
+    def beginning(
+        self, candidates: Sequence[_Candidate[T]], now: int
+    ) -> tuple[_Candidate[T], KnownState, LeafNode | None] | None:
+        """The first state that a client believes which was never a member."""
+        for each in reversed(candidates):
+            if self._vouches_for_us(each, now) and (known := self._state_of(each)) is not None:
+                return each, known, None
+        for each in candidates:
+            if each.epoch == 1:
+                known = self._state_of(each)
+                if known is not None and known.is_entitled(ClientIdentity.from_leaf(each.signer)):
+                    return each, known, each.signer
+        if any(self._device.vouchers(each.suite, now) for each in candidates):
+            return None
+        first: tuple[_Candidate[T], KnownState, LeafNode | None] | None = None
+        for each in candidates:
+            known = self._state_of(each)
+            if known is not None and known.is_entitled(ClientIdentity.from_leaf(each.signer)):
+                return each, known, each.signer
+            if known is not None and first is None:
+                first = each, known, each.signer
+        return first
+
+    def _vouches_for_us(self, candidate: _Candidate[T], now: int) -> bool:
+        """Whether the signer is a device of our account that has vouched for us, with the key that the voucher has."""
+        device, suite, signer = self._device, candidate.suite, candidate.signer
+        with suppress(PeerError):
+            issuer, own = str(ClientIdentity.from_leaf(signer)).encode(), device.signature_key(suite).public
+            return any(
+                voucher.issuer == issuer and vouches(suite, voucher, signer.signature_key, device.identity, own)
+                for voucher in device.vouchers(suite, now)
+            )
+        return False
+
+    def follow_all(self, known: KnownState, candidates: Sequence[_Candidate[T]]) -> KnownState:
+        """Accept all that can be accepted; return the state that is known then.
+
+        If nothing after the known state is shown, its epoch may have another state for the others: then we were in a
+        branch that they have not followed.
+        """
+        for branch in (False, True):
+            for each in candidates:
+                known = self.follow(known, each, other_branch=branch)
+            if self.accepted:
+                break
+        return known
+
+    def follow(self, known: KnownState, candidate: _Candidate[T], *, other_branch: bool = False) -> KnownState:
+        """Accept a GroupInfo if it shows a state after the known one; return the state that is known then.
+
+        :param other_branch: whether it may be another state of the known epoch
+        """
+        if candidate.epoch < known.epoch or (self.accepted and candidate.epoch == known.epoch):
+            return known  # it is outdated, or another one came first
+        try:
+            client = ClientIdentity.from_leaf(candidate.signer)
+            ours = self._is_ours(candidate)
+            if not ours and not known.knows(client, candidate.signer.signature_key):  # before the tree: that takes time
+                raise InvalidError(f"a GroupInfo signed by {client}, whom we do not know", _RULES)
+            public = self._verify(candidate)
+            view = _view(public)
+            same = public.context.confirmed_transcript_hash == known.transcript
+            if candidate.epoch == known.epoch and not same and not other_branch:
+                raise InvalidError("a GroupInfo of another state of our last epoch", _RULES)
+            check_later(known, view, client, ours=ours)
+        except PeerError as error:
+            self.refused.append(Refused(candidate.stanza, error))
+            return known
+        self.accepted.append(candidate)
+        return KnownState.of(view, public.context)
+
+    def _is_ours(self, candidate: _Candidate[T]) -> bool:
+        return candidate.signer.signature_key == self._device.signature_key(candidate.suite).public
+
+    def is_left(self, known: KnownState, own: _Candidate[T], candidates: Sequence[_Candidate[T]]) -> bool:
+        """Whether another member has shown, after our own GroupInfo, that it is in an earlier epoch.
+
+        Then our own belongs to a branch without that member.
+        """
+        for each in candidates[candidates.index(own) + 1 :]:
+            if each.epoch < own.epoch and each.signer.signature_key != own.signer.signature_key:
+                with suppress(PeerError):
+                    if known.knows(ClientIdentity.from_leaf(each.signer), each.signer.signature_key):
+                        self._verify(each)
+                        return True
+        return False
+
+    def _state_of(self, candidate: _Candidate[T]) -> KnownState | None:
+        try:
+            public = self._verify(candidate)
+            return KnownState.of(_view(public), public.context)
+        except PeerError as error:
+            self.refused.append(Refused(candidate.stanza, error))
+            return None
+
+    def _verify(self, candidate: _Candidate[T]) -> PublicGroup:
+        """RFC 9420 12.4.3, 12.4.3.1: signature, tree, leaves; and the room.
+
+        :raises PeerError: it is not acceptable
+        """
+        limit = self._device.parameters.lifetime_limit
+        public = public_of(candidate.info, tree=candidate.tree, lifetime_limit=limit, remembered=self._signatures)
+        if RoomPolicy.required_in(public.context.extensions).room != self._room:
+            raise InvalidError("a GroupInfo of the group of another room", _RULES)
+        return public
+
+
+def _view(public: PublicGroup) -> GroupView:
+    return GroupView.of(public, RoomPolicy.required_in(public.context.extensions), Roster.of(public.tree.members()))

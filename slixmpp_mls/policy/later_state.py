@@ -1,0 +1,233 @@
+"""Judges a later state of a group by an earlier one that we know: one pure function, :func:`check_later`.
+
+A client that has missed Commits cannot verify them.  Somebody shows it a GroupInfo, which proves only that its signer
+has signed it.  The Commit that leads there may be void for all members, or may not exist.  Therefore the client judges
+the difference between the two states as if the signer had made all of it in one Commit.
+
+=====================  ============================================================================================
+difference             allowed
+=====================  ============================================================================================
+the signer             is a client of the earlier state, with the same signature key
+a client that stays    keeps its signature key, or replaces it if the signer has `may_add`; its leaf is signed with
+                       that key.  It neither gains nor, unless the signer has `may_add`, loses the mark of a newcomer
+a new client           the signer has `may_add`; or `own_devices`, and it is of the signer's account; or it has a
+                       voucher by a client of the earlier state that stays; or it is marked as a newcomer, where the
+                       policy lets anybody join, and its account has no client and no mention
+a client that is gone  the signer has `may_remove`, as for a Remove; or `own_devices`, and it is of the signer's
+                       account; or it was a newcomer
+the policy and other   are the same, or the signer has `may_change_policy`; the room and the kind (a conversation or
+extensions             not) never change
+the list of removed    only the signer's account and newcomers have other entries, or the signer has `may_add` and
+clients                `may_remove`
+=====================  ============================================================================================
+
+What a signer with all rights shows is accepted, as its Commits would be.  What another member shows can contain only
+what this member itself may do.  It cannot contain a removal, an arrival or a policy that others have made; they are
+known as soon as one of their signers shows a state.  States in a row are judged one after another, each by the one
+that was accepted before.
+
+A client that has left by its own proposal is no exception: nobody can prove that proposal later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from ..errors import PolicyViolation
+from ..identity import ClientIdentity
+from ..mls.structures.extensions import Extensions
+from ..mls.structures.group_context import GroupContext
+from ..mls.structures.leaf_node import LeafNode
+from ..stanza.code_points import REMOVED_CLIENTS
+from .proofs import DeviceVouchers, is_newcomer, vouches
+from .removed_clients import RemovedClients
+from .room_policy import ExternalJoins, Right, RoomPolicy
+from .roster import Roster
+from .view import GroupView
+
+__all__ = ["KnownState", "check_later", "key_digest"]
+
+_RULE = "later-state"
+
+
+def key_digest(signature_key: bytes) -> bytes:
+    """What a :class:`KnownState` keeps of a signature key: its SHA-256."""
+    return sha256(signature_key).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class KnownState:
+    """The part of a group's state by which later ones are judged.
+
+    :ivar transcript: its confirmed_transcript_hash (RFC 9420 8.2), which no other state of the epoch has
+    :ivar keys: the digest of each client's signature key
+    """
+
+    group_id: bytes
+    epoch: int
+    transcript: bytes = field(repr=False)
+    extensions: Extensions = field(repr=False)
+    policy: RoomPolicy = field(repr=False)
+    roster: Roster
+    keys: Mapping[ClientIdentity, bytes] = field(repr=False)
+
+    @classmethod
+    def of(cls, view: GroupView, context: GroupContext) -> KnownState:
+        """Of a state that we have, or have accepted.  The cost is proportional to the number of members."""
+        roster = view.roster
+        keys = {client: key_digest(_leaf_of(view, client).signature_key) for client in roster.clients()}
+        transcript = context.confirmed_transcript_hash
+        return cls(view.group_id, context.epoch, transcript, view.extensions, view.policy, roster, keys)
+
+    def knows(self, client: ClientIdentity, signature_key: bytes) -> bool:
+        """Whether the client is in this state, with this key."""
+        return self.keys.get(client) == key_digest(signature_key)
+
+    def may(self, right: Right, client: ClientIdentity) -> bool:
+        """Whether the policy grants a right to a client of this state."""
+        index = self.roster.leaf_of(client)
+        if index is None or not self.roster.counts(index):
+            return False
+        return self.policy.permits(right, client.account, self.roster)
+
+    def is_entitled(self, client: ClientIdentity) -> bool:
+        """Whether a client has all rights: any later state that it shows is accepted."""
+        policy = self.policy
+        rights = (policy.may_add, policy.may_remove, policy.may_change_policy)
+        return all(self.may(right, client) for right in rights) and policy.is_administrator(client.account, self.roster)
+
+
+def check_later(known: KnownState, later: GroupView, signer: ClientIdentity, *, ours: bool = False) -> None:
+    """Check a later state of a group against the table above.
+
+    The caller has verified the later state's signature and its tree (RFC 9420 12.4.3, 12.4.3.1), so each leaf is
+    signed with the key in it.
+
+    :param known: the earlier state
+    :param signer: the client that has signed the GroupInfo of the later state
+    :param ours: whether that is this client, with the key that it has; then it need not be in the earlier state
+    :raises PolicyViolation: its signer cannot have brought about the difference alone
+    :raises MalformedError: an extension of a new leaf cannot be parsed
+    """
+    if later.group_id != known.group_id:
+        raise PolicyViolation(_RULE, "another group")
+    if later.policy.room != known.policy.room or later.policy.conversation != known.policy.conversation:
+        raise PolicyViolation(_RULE, "the policy of another room, or of another kind", str(signer))
+    index = later.roster.leaf_of(signer)
+    if index is None or not (ours or known.knows(signer, later.leaf(index).signature_key)):
+        raise PolicyViolation(_RULE, "signed by nobody whom we know", str(signer))
+    if known.is_entitled(signer):
+        return
+    judged = _Difference(known, later, signer)
+    for client in later.roster.clients():
+        judged.check_present(client)
+    for client in known.roster.clients():
+        if later.roster.leaf_of(client) is None:
+            judged.check_gone(client)
+    judged.check_extensions()
+
+
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    known: KnownState
+    later: GroupView
+    signer: ClientIdentity
+
+    def check_present(self, client: ClientIdentity) -> None:
+        known, leaf = self.known, _leaf_of(self.later, client)
+        if self._may_add:
+            return
+        index = known.roster.leaf_of(client)
+        if index is None:
+            self._check_new(client, leaf)
+        elif not known.knows(client, leaf.signature_key):
+            raise self._violation(f"{client} has another signature key")
+        elif is_newcomer(leaf) != known.roster.is_newcomer(index):
+            raise self._violation(f"{client} gains or loses the mark of a newcomer")
+
+    def _check_new(self, client: ClientIdentity, leaf: LeafNode) -> None:
+        if is_newcomer(leaf):
+            policy = self.known.policy
+            anybody = policy.external_joins == ExternalJoins.ANYBODY
+            if anybody and not self.known.roster.has(client.account) and client.account not in policy.administrators:
+                return
+        elif self._is_own(client) or self._has_voucher(client, leaf):
+            return
+        raise self._violation(f"nothing that we know lets {client} in")
+
+    def _has_voucher(self, client: ClientIdentity, leaf: LeafNode) -> bool:
+        removed = RemovedClients.found_in(self.known.extensions)
+        if not self.known.policy.own_devices or removed is None or removed.bars(client):
+            return False
+        vouchers = DeviceVouchers.found_in(leaf.extensions)
+        for voucher in () if vouchers is None else vouchers.vouchers:
+            for index in self.known.roster.leaves_of(client.account):
+                issuer = self.known.roster.at(index)
+                at = self.later.roster.leaf_of(issuer)
+                if voucher.issuer != str(issuer).encode() or at is None or not self.known.roster.counts(index):
+                    continue
+                key = self.later.leaf(at).signature_key
+                if self.known.knows(issuer, key) and vouches(
+                    self.later.suite, voucher, key, client, leaf.signature_key
+                ):
+                    return True
+        return False
+
+    def check_gone(self, client: ClientIdentity) -> None:
+        known, signer = self.known, self.signer
+        index = known.roster.leaf_of(client)
+        assert index is not None, "a client of the known state"
+        counts = self._counts(signer)
+        if counts and (not known.roster.counts(index) or self._is_own(client)):
+            return
+        if not known.may(known.policy.may_remove, signer):
+            raise self._violation(f"no right to remove {client}")
+        if known.policy.is_administrator(client.account, known.roster) and not known.policy.is_administrator(
+            signer.account, known.roster
+        ):
+            raise self._violation(f"no right to remove the administrator {client}")
+
+    def check_extensions(self) -> None:
+        known, later = self.known, self.later
+        same = _without_list(known.extensions) == _without_list(later.extensions)
+        if not same and not known.may(known.policy.may_change_policy, self.signer):
+            raise self._violation("no right to change the group's extensions")
+        if self._may_add and known.may(known.policy.may_remove, self.signer):
+            return
+        before, after = RemovedClients.found_in(known.extensions), later.removed
+        if before is not None and after is None:
+            raise self._violation("the list of removed clients is gone")
+        entries = set(() if before is None else before.clients) ^ set(() if after is None else after.clients)
+        for entry in entries:
+            if entry.account != self.signer.account and any(
+                known.roster.counts(index) for index in known.roster.leaves_of(entry.account)
+            ):
+                raise self._violation(f"no right to change the entry of {entry.account} on the list of removed clients")
+
+    @property
+    def _may_add(self) -> bool:
+        return self.known.may(self.known.policy.may_add, self.signer)
+
+    def _is_own(self, client: ClientIdentity) -> bool:
+        """Whether a client is of the signer's account, and the account acts for its own clients."""
+        own = self.known.policy.own_devices and client.account == self.signer.account
+        return own and self._counts(self.signer)
+
+    def _counts(self, client: ClientIdentity) -> bool:
+        index = self.known.roster.leaf_of(client)
+        return index is not None and self.known.roster.counts(index)
+
+    def _violation(self, reason: str) -> PolicyViolation:
+        return PolicyViolation(_RULE, reason, str(self.signer))
+
+
+def _leaf_of(view: GroupView, client: ClientIdentity) -> LeafNode:
+    index = view.roster.leaf_of(client)
+    assert index is not None, "a client of the roster"
+    return view.leaf(index)
+
+
+def _without_list(extensions: Extensions) -> Extensions:
+    return tuple(entry for entry in extensions if entry.extension_type != REMOVED_CLIENTS)

@@ -1,0 +1,518 @@
+"""Which GroupInfo leads in (``client/group/group_infos.py``; mls-recovery, "Which GroupInfo")."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from slixmpp_mls.client import CommitLost, Device, Joined
+from slixmpp_mls.client.device.leaf_proofs import renewing
+from slixmpp_mls.client.group.group_infos import PER_SIGNER, group_infos_in
+from slixmpp_mls.client.group.lifecycle import FORMER_KEY_AGE
+from slixmpp_mls.client.group.room_change import MAX_FORMER_KEYS
+from slixmpp_mls.client.storage.records import MembershipState
+from slixmpp_mls.errors import NotPermitted, PolicyViolation
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateMessage
+from slixmpp_mls.mls.structures.proposals import AnyProposal, Remove
+from slixmpp_mls.mls.structures.welcome import GroupInfo
+from slixmpp_mls.mls.tree.tree_math import LeafIndex
+from slixmpp_mls.policy import ExternalJoins, RoomPolicy
+from slixmpp_mls.stanza import elements
+from slixmpp_mls.store import MemoryStore
+from slixmpp_mls.testing import Participant, World
+
+from .people import ALICE, BOB, CAROL, DAVE, only, state_of
+from .test_certainty import ask, hear
+from .test_rejoin import lose
+
+SUITE = CipherSuite.get(1)
+
+
+def ruled(**settings: Any) -> tuple[World, Participant, Participant, Participant]:
+    """Alice is the administrator; bob and carol have no rights but over their own devices."""
+    world = World()
+    policy = RoomPolicy(world.room.jid, (ALICE,), **settings)
+    alice, bob, carol = world.group(ALICE, BOB, CAROL, policy=policy)
+    return world, alice, bob, carol
+
+
+def lost(**settings: Any) -> tuple[World, Participant, Participant, Participant]:
+    """Bob has lost the group after a Commit of alice's."""
+    world, alice, bob, carol = ruled(**settings)
+    alice.commit()
+    world.settle()
+    lose(bob)
+    return world, alice, bob, carol
+
+
+def post(world: World, group: Group, bundle: Any) -> None:
+    """A Commit of other software, with the GroupInfo of the state that it would lead to."""
+    after = bundle.staged.next
+    world.room.post(
+        [
+            elements.Commit(group.group_id, group.epoch, bundle.commit),
+            elements.GroupInfo(group.group_id, group.epoch + 1, after.group_info()),
+        ],
+        CAROL,
+    )
+
+
+def void_commit(by: Participant, *proposals: AnyProposal) -> Group:
+    """A Commit that is valid by RFC 9420 and void by the policy; the state that it would lead to.
+
+    From now on this member runs software of its own.
+    """
+    if by in by.world.people:
+        by.world.people.remove(by)
+    group = by.group.mls
+    bundle = group.finish_commit(group.draft_commit(proposals, now=by.world.now, by_reference=()))
+    post(by.world, group, bundle)
+    after = bundle.staged.next
+    assert isinstance(after, Group)
+    return after
+
+
+def ghost(world: World, account: str, door: elements.GroupInfo) -> Group:
+    """Somebody who calls herself a device of an account commits herself in, without any proof."""
+    device = Device(MemoryStore(account))
+    info = MLSMessage.decode(door.data).body
+    assert isinstance(info, GroupInfo)
+    own = replace(device.own_leaf(SUITE), complete=renewing(SUITE))
+    bundle = Group.external_commit(info, own, now=world.now, with_group_info=True)
+    world.room.post(
+        [
+            elements.Commit(door.group, door.epoch, bundle.commit),
+            elements.GroupInfo(door.group, door.epoch + 1, bundle.group_info or b""),
+        ],
+        DAVE,
+    )
+    after = bundle.staged.next
+    assert isinstance(after, Group)
+    return after
+
+
+def reasons(person: Participant) -> list[str]:
+    shown = ((each.archive_id, each.payloads) for each in person.world.room.archive(person.account))
+    return [str(each.error) for each in person.group.group_infos.ways_in(group_infos_in(shown), person.world.now)[1]]
+
+
+# --- a client that has lost the group --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("account", [ALICE, BOB, DAVE])
+def test_a_ghost_beside_a_void_external_commit_leads_nobody_in(account: str) -> None:
+    world, _, bob, _ = lost()
+    (door,) = bob.ways_in()
+    after = ghost(world, account, door)
+    bundle = after.finish_commit(after.draft_commit((Remove(LeafIndex(0)),), now=world.now, by_reference=()))
+    post(world, after, bundle)
+    world.settle()
+    (way,) = bob.ways_in()
+    assert way == door
+    assert any("whom we do not know" in reason for reason in reasons(bob))
+
+
+def test_a_void_commit_of_a_member_leads_nobody_in() -> None:
+    """Carol removes alice, which she may not; she is in bob's last tree, and her signature is genuine."""
+    world, alice, bob, carol = lost()
+    (door,) = bob.ways_in()
+    after = void_commit(carol, Remove(alice.group.mls.own_index))
+    assert after.epoch == door.epoch + 1
+    world.settle()
+    assert bob.ways_in() == [door]
+    assert any("no right to remove" in reason for reason in reasons(bob))
+
+
+def test_what_comes_after_a_void_commit_is_found() -> None:
+    """Carol's void Commit is the first one of its epoch in the room: alice's counts, and so does her GroupInfo."""
+    world, alice, bob, carol = lost()
+    void_commit(carol, Remove(alice.group.mls.own_index))
+    alice.commit()
+    world.settle()
+    (way,) = bob.ways_in()
+    assert way.epoch == alice.epoch == 3
+    bob.enter(way)
+    world.settle()
+    assert state_of(bob) is MembershipState.MEMBER
+    assert world.agree()
+
+
+def test_whoever_was_removed_shows_nothing_any_more() -> None:
+    world, alice, bob, carol = lost()
+    stale = carol.group.mls
+    alice.commit(*alice.removing(CAROL))
+    world.settle()
+    for _ in range(3):
+        bundle = stale.finish_commit(stale.draft_commit((), now=world.now, by_reference=()))
+        post(world, stale, bundle)
+        after = bundle.staged.next
+        assert isinstance(after, Group)
+        stale = after
+    world.settle()
+    (way,) = bob.ways_in()
+    assert way.epoch == alice.epoch == 3 < stale.epoch
+    bob.enter(way)
+    world.settle()
+    assert world.agree()
+
+
+def test_what_another_member_shows_is_judged_by_what_an_administrator_has_shown_before() -> None:
+    """Alice has added dave, and then carol has renewed her keys: only the two GroupInfos together lead in."""
+    world, alice, bob, carol = lost()
+    dave = world.person(DAVE)
+    alice.commit(*alice.adding(DAVE))
+    world.settle()
+    carol.commit()
+    world.settle()
+    dave.commit()
+    world.settle()
+    (way,) = bob.ways_in()
+    assert way.epoch == dave.epoch == 5
+    shown = group_infos_in((each.archive_id, each.payloads) for each in world.room.archive())
+    ways, refused = bob.group.group_infos.ways_in(shown[-2:], world.now)
+    assert not ways
+    assert ["nothing that we know lets" in str(each.error) or "whom we do not" in str(each.error) for each in refused]
+    bob.enter(way)
+    world.settle()
+    assert world.agree()
+
+
+def test_our_own_come_last() -> None:
+    """An external Commit of bob's has lost to alice's; the GroupInfo beside it leads nowhere."""
+    world, alice, bob, _ = lost()
+    (door,) = bob.ways_in()
+    alice.commit()
+    bob.enter(door)
+    world.settle()
+    assert only(bob.events, CommitLost)
+    (way,) = bob.ways_in()
+    assert MLSMessage.decode(way.data).body.signer == alice.group.mls.own_index  # type: ignore[union-attr]
+    bob.enter(way)
+    world.settle()
+    assert world.agree()
+
+
+def test_an_external_commit_that_a_void_one_precedes_is_found_again() -> None:
+    """For bob another Commit came first; it is void for the others, and bob's has counted.
+
+    He comes in by the GroupInfo beside his own, with the return key of the leaf in it.
+    """
+    world, alice, bob, carol = lost()
+    (door,) = bob.ways_in()
+    void_commit(carol, Remove(alice.group.mls.own_index))
+    bob.enter(door)
+    world.settle()
+    assert bob.group.state is MembershipState.LOST
+    assert alice.epoch == 3
+    bob.restart()
+    own = bob.ways_in()[-1]
+    assert own.epoch == 3
+    bob.enter(own)
+    world.settle()
+    assert state_of(bob) is MembershipState.MEMBER
+    assert world.agree()
+    assert len(alice.group.roster) == 3
+
+
+@pytest.mark.parametrize("by_request", [False, True])
+def test_however_often_void_commits_come_first_the_return_keys_stay(by_request: bool) -> None:
+    world, alice, bob, carol = lost()
+    (door,) = bob.ways_in()
+    for _ in range(2 * MAX_FORMER_KEYS):
+        bob.enter(door)
+        world.room.lose()  # nobody sees it: the leaf of before stays
+        void_commit(carol, Remove(alice.group.mls.own_index))
+        world.settle()
+        assert not bob.group.external_commits.waits
+    assert len(bob.group.room_state.return_keys) == 1 + MAX_FORMER_KEYS
+    world.now += 7200
+    alice.commit()
+    world.settle()
+    if by_request:
+        bob.ask()
+        world.room.deliver_all()
+        alice.read()
+        alice.commit()
+    else:
+        bob.enter(bob.ways_in()[0])
+    world.settle()
+    assert state_of(bob) is MembershipState.MEMBER
+    assert world.agree()
+
+
+def test_a_store_that_lost_the_group_before_this_version_has_no_known_state() -> None:
+    """It comes in as a client that was never a member; its state is what the store has (migration: an absent row)."""
+    world, _, bob, _ = lost()
+    with bob.store.transaction() as transaction:
+        transaction.delete_prefix(f"known/{world.room.jid}")
+    bob.restart()
+    assert bob.group.room_state.known() is None
+    (way,) = bob.ways_in()
+    assert way.epoch == 2
+    bob.enter(way)
+    world.settle()
+    assert world.agree()
+
+
+def test_what_is_known_survives_a_restart_and_ends_with_the_return() -> None:
+    world, _, bob, _ = lost()
+    before = bob.group.room_state.known()
+    assert before is not None
+    assert before.epoch == 2
+    bob.restart()
+    assert bob.group.room_state.known() == before
+    bob.enter(bob.ways_in()[0])
+    world.settle()
+    with bob.store.transaction() as transaction:
+        assert not any(transaction.items(f"known/{world.room.jid}"))
+    bob.group.lifecycle.give_up()
+    with bob.store.transaction() as transaction:
+        assert not any(transaction.items(f"known/{world.room.jid}"))
+
+
+def test_a_member_without_rights_that_floods_the_room_pushes_nobody_out() -> None:
+    world, alice, bob, carol = lost()
+    alice.commit()
+    world.settle()
+    for _ in range(3 * PER_SIGNER):
+        void_commit(carol, Remove(alice.group.mls.own_index))
+    world.room.deliver_all()
+    (way,) = bob.ways_in()
+    assert way.epoch == alice.epoch
+
+
+# --- epochs that somebody has written on a stanza -------------------------------------------------
+
+
+def garbage(bob: Participant, epoch: int, kind: ContentType) -> elements.RoomElement:
+    group_id = bob.group.room_state.outside.group_id
+    body = PrivateMessage(group_id, epoch, kind, b"", bytes(28), bytes(200))
+    element = {ContentType.APPLICATION: elements.Application, ContentType.COMMIT: elements.Commit}[kind]
+    return element(group_id, epoch, MLSMessage.wrap(body))
+
+
+@pytest.mark.parametrize("kind", [ContentType.APPLICATION, ContentType.COMMIT])
+@pytest.mark.parametrize("epoch", [3, 1000, 2**64 - 2])
+def test_a_forged_epoch_bars_no_lost_client(epoch: int, kind: ContentType) -> None:
+    """It never outranks a GroupInfo that a member has signed; nor does it end our Commit that is on its way."""
+    world, _, bob, _ = lost()
+    world.room.post([garbage(bob, epoch, kind)], CAROL)
+    world.settle()
+    assert bob.group.join_requests.epoch_seen == epoch + (kind is ContentType.COMMIT)
+    bob.enter(bob.ways_in()[0])
+    world.room.post([garbage(bob, epoch, kind)], CAROL)
+    world.room.deliver(1)
+    world.settle()
+    assert state_of(bob) is MembershipState.MEMBER
+    assert world.agree()
+
+
+# --- a client that was never a member -----------------------------------------------------------
+
+
+def fresh_device(world: World, first: Participant) -> Participant:
+    person = world.person(first.account, MemoryStore(first.account))
+    first.vouch_for(person)
+    return person
+
+
+def test_a_new_device_begins_with_the_creation_of_the_group() -> None:
+    world, alice, bob, carol = ruled()
+    carol.commit()
+    world.settle()
+    void_commit(carol, Remove(alice.group.mls.own_index))
+    fresh = fresh_device(world, bob)
+    world.settle()
+    (way,) = fresh.ways_in()
+    assert way.epoch == 2
+    fresh.enter(way)
+    world.settle()
+    # For it, the void Commit came first; for the others its own has counted.
+    assert fresh.group.state is MembershipState.INVITED
+    assert alice.epoch == 3
+    fresh.enter(fresh.ways_in()[-1])
+    world.settle()
+    assert state_of(fresh) is MembershipState.MEMBER
+    assert world.agree()
+
+
+def test_a_new_device_believes_who_vouches_for_it() -> None:
+    """The archive does not go back to the creation; bob's first device has signed a GroupInfo."""
+    world, alice, bob, carol = ruled()
+    bob.commit()
+    world.settle()
+    world.room.expire(1)
+    carol.commit()
+    void_commit(carol, Remove(alice.group.mls.own_index))
+    world.settle()
+    fresh = fresh_device(world, bob)
+    fresh.group.lifecycle.seek(world.room.archive()[0].archive_id)
+    fresh.read()
+    (way,) = fresh.ways_in()
+    assert way.epoch == 3
+
+
+def test_a_new_device_without_either_asks_instead() -> None:
+    world, alice, bob, _ = ruled()
+    alice.commit()
+    world.settle()
+    world.room.expire(1)
+    assert fresh_device(world, bob).ways_in() == []
+    stranger = world.person(DAVE)
+    (way,) = stranger.ways_in()  # where anybody may come in, the first one that an administrator has signed
+    with pytest.raises(NotPermitted):  # here nobody may
+        stranger.group.external_commits.draft(way, world.now)
+
+
+def test_a_false_device_of_the_account_is_not_believed() -> None:
+    """A leaf in the name of the device that vouches, with another key (a server that lists it can say so)."""
+    world, _, bob, _ = ruled()
+    door = elements.GroupInfo(bob.group.mls.group_id, 1, bob.group.mls.group_info())
+    world.room.expire(1)
+    ghost(world, BOB, door)
+    world.room.deliver_all()
+    assert fresh_device(world, bob).ways_in() == []
+
+
+def test_a_stranger_is_told_whose_word_it_takes() -> None:
+    world, alice, _, carol = ruled(external_joins=ExternalJoins.ANYBODY)
+    carol.commit()
+    world.settle()
+    dave = world.person(DAVE)
+    shown = group_infos_in((each.archive_id, each.payloads) for each in world.room.archive())
+    (way,) = dave.group.group_infos.ways_in(shown, world.now)[0]
+    assert way.trusted == alice.group.mls.own_leaf or way.trusted is not None
+    assert way.group_info.epoch == 2
+    dave.enter(way.group_info)
+    world.settle()
+    assert dave.group.state is MembershipState.MEMBER
+    assert world.agree()
+
+
+# --- a member that is unsure ------------------------------------------------------------------------
+
+
+def test_a_void_commit_in_the_archive_leads_no_member_away() -> None:
+    world, alice, bob, carol = ruled()
+    after = void_commit(carol, Remove(alice.group.mls.own_index))
+    world.room.deliver_all()
+    shown = group_infos_in((each.archive_id, each.payloads) for each in world.room.archive())
+    events, refused = bob.group.certainty.take_archive(shown, world.now)
+    assert not events
+    assert not bob.group.returning
+    assert any("no right to remove" in str(each.error) for each in refused)
+    with pytest.raises(PolicyViolation):
+        bob.group.certainty.take_group_info(after.group_info(), world.now)
+
+
+def test_an_answer_that_its_signer_cannot_have_brought_about_waits_for_a_better_one() -> None:
+    """Alice has removed dave; carol's answer shows it, and alice's proves it."""
+    world, alice, bob, carol = ruled()
+    dave = world.person(DAVE)
+    alice.commit(*alice.adding(DAVE))
+    world.settle()
+    sent = alice.commit(*alice.removing(DAVE))
+    world.room.lose()
+    for number, person in enumerate((alice, carol)):
+        person.take(replace(world.room.archive()[-1], archive_id=f"00008{number}", payloads=sent.payloads))
+    hear(bob, *ask(bob, carol))
+    assert not bob.group.returning
+    (answer,) = ask_again(bob, alice)
+    hear(bob, answer)
+    assert bob.group.returning
+    door = bob.group.certainty.proving_info
+    assert door is not None
+    assert door.epoch == 3
+    assert dave.group.is_member
+
+
+def ask_again(person: Participant, other: Participant) -> list[elements.Answer]:
+    person.world.now += 10
+    return ask(person, other)
+
+
+def test_if_nobody_gives_a_better_answer_it_is_followed() -> None:
+    world, alice, bob, carol = ruled()
+    world.person(DAVE)
+    alice.commit(*alice.adding(DAVE))
+    world.settle()
+    sent = alice.commit(*alice.removing(DAVE))
+    world.room.lose()
+    carol.take(replace(world.room.archive()[-1], archive_id="000080", payloads=sent.payloads))
+    hear(bob, *ask(bob, carol))
+    assert not bob.group.returning
+    bob.events += bob.group.certainty.take_unproven()
+    assert bob.group.returning
+    assert bob.group.certainty.take_unproven() == []
+
+
+def test_a_newer_question_forgets_the_answer_to_the_one_before() -> None:
+    world, alice, bob, carol = ruled()
+    after = void_commit(carol, Remove(alice.group.mls.own_index))
+    world.room.lose()
+    assert bob.group.certainty.take_group_info(after.group_info(), world.now, answered=True) == []
+    bob.group.certainty.inquire()
+    assert bob.group.certainty.take_unproven() == []
+    assert not bob.group.returning
+
+
+# --- both sides of a split ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("commits", [1, 2])
+def test_who_committed_on_the_losing_side_proves_its_return(commits: int) -> None:
+    """The winners have its leaf of before: the return key of that one is kept a while."""
+    world, alice, bob, carol = ruled()
+    world.room.split([BOB])
+    for _ in range(commits):
+        bob.commit()
+        world.room.deliver(to=1)
+        bob.read()
+        alice.commit()
+        world.room.deliver(to=0)
+        alice.read()
+        carol.read()
+    alice.commit()
+    world.room.deliver(to=0)
+    alice.read()
+    carol.read()
+    hear(bob, *ask(bob, alice))
+    door = bob.group.certainty.proving_info
+    assert door is not None
+    bob.restart()
+    entry = bob.enter(door)
+    for person in (bob, alice, carol):
+        person.take(replace(world.room.archive(person.account)[-1], archive_id="000990", payloads=entry.payloads))
+    assert bob.said(Joined)[-1].epoch == alice.epoch == 2 + commits + 1
+    assert alice.group.mls.epoch_authenticator == bob.group.mls.epoch_authenticator
+    assert len(alice.group.roster) == 3
+
+
+def test_former_return_keys_are_few_and_end() -> None:
+    world, _, bob, _ = ruled()
+    for _ in range(MAX_FORMER_KEYS + 2):
+        bob.commit()
+        world.settle()
+    with bob.store.transaction() as transaction:
+        kept = dict(transaction.items(f"former/{world.room.jid}"))
+    assert len(kept) == MAX_FORMER_KEYS
+    bob.group.lifecycle.tidy(world.now + FORMER_KEY_AGE - 1)
+    with bob.store.transaction() as transaction:
+        assert dict(transaction.items(f"former/{world.room.jid}")) == kept
+    bob.group.lifecycle.tidy(world.now + FORMER_KEY_AGE)
+    with bob.store.transaction() as transaction:
+        assert not any(transaction.items(f"former/{world.room.jid}"))
+
+
+def test_a_member_that_leaves_keeps_nothing() -> None:
+    world, _, bob, _ = ruled()
+    bob.commit()
+    world.settle()
+    bob.group.lifecycle.give_up()
+    with bob.store.transaction() as transaction:
+        for space in ("former", "known", "returning"):
+            assert not any(transaction.items(f"{space}/{world.room.jid}"))
