@@ -26,6 +26,7 @@ from ..mls.tree.leaf_validation import GroupRequirements, VerifiedKeyPackage
 from ..mls.tree.tree_index import Feature
 from ..runtime import Context
 from ..stanza.xml import AnyElement
+from .admission import NOT_VOUCHED, Unvouched, admission
 from .items import parse_item, parse_key_package, read_listed, verify_item
 
 __all__ = ["PATIENCE", "Candidates", "each_by_itself", "find_candidates", "pick", "vouched_for"]
@@ -48,11 +49,13 @@ class Candidates:
     """The results of searching the directories of some accounts.
 
     :ivar packages: a KeyPackage for each device that can be added
+    :ivar unvouched: of these devices, those without a voucher of their account; see :mod:`.admission`
     :ivar failed: reason for each account that has no device to add
     :ivar skipped: reason for each device (full identity) that cannot be added
     """
 
     packages: dict[ClientIdentity, VerifiedKeyPackage] = field(default_factory=dict)
+    unvouched: dict[ClientIdentity, Unvouched] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -161,6 +164,14 @@ async def _find(context: Context, group: RoomGroup, wanted: str, found: Candidat
     chosen = Candidates()
     unfit = _refuse_credentials(group, packages, chosen)
     fit = {client: package for client, package in packages.items() if client not in unfit}
+    for client in list(fit):
+        listing = listed.get(client.device)
+        ground = admission(group, client, fit[client].leaf, listing, context.now, named=bool(only))
+        if ground is Unvouched.NEW_DEVICE:
+            chosen.skipped[str(client)] = NOT_VOUCHED
+            del fit[client]
+        elif ground is not None:
+            found.unvouched[client] = ground
     await _authenticate(context.authentication, group, fit, chosen)
     for client in known:
         if client not in packages:  # it is listed or claims to exist: no report would mean that it has been added

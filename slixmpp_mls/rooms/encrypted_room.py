@@ -76,6 +76,7 @@ class EncryptedRoom:
             remove=self._remove_client,
             went_live=self._went_live,
             expelled=lambda account: self.membership.expelled(account),
+            requested=lambda request: self.membership.requested(request),
             reached=registry.reached,
             ephemeral=lambda shown: self._signals.shown(shown),
         )
@@ -397,6 +398,10 @@ class EncryptedRoom:
         The result names the accounts and single devices that cannot be added; the others are added nevertheless.
         Accounts are queried in parallel, for 20 seconds at most.
 
+        A new device of an account that is in the group already is added only with a voucher by a device of the account
+        in the group, or if it is named: the account's server alone cannot bring it in.  `unvouched` in the result names
+        the devices that were added without a voucher.
+
         One Commit adds as many as fit into a stanza; a ratchet tree that would not fit with them is uploaded.
 
         :param accounts: bare JIDs, or full identities (``account/device``) of single devices, in any spelling
@@ -411,6 +416,9 @@ class EncryptedRoom:
     async def grant(self, request: JoinRequested) -> AddResult:
         """Add the one device that asks by an ``mls_join_requested``, and no other device of its account.
 
+        If the device has a leaf in the group, whose keys it has lost, the same Commit removes that leaf; this needs
+        the right to remove.
+
         Its KeyPackage comes from the directory, and the Authentication Service is asked about it, as with :meth:`add`:
         the grant is for the name, and the Authentication Service decides which key has that name.
 
@@ -419,7 +427,8 @@ class EncryptedRoom:
         """
         if request.room != self.jid:
             raise UsageError(f"a request to come into {request.room}, not {self.jid}")
-        return await self.add(f"{request.account}/{request.device}")
+        self.group.require_member()
+        return await self.membership.grant(request)
 
     async def invite(self, account: str) -> None:
         """Repeat the invitation of an account that is in the group and has not joined the room.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,14 +18,18 @@ from typing import Self, TypeVar
 
 from slixmpp import JID
 
-from ..client import Member
+from ..client import JoinRequested, Member
 from ..delivery.stream import Stream, in_parallel
 from ..errors import DeliveryError, InvalidError, MLSError, NotPermitted, Refused, StanzaTooLarge, UsageError
 from ..identity import ClientIdentity, normal_forms, typed_address
+from ..key_packages.admission import Unvouched
 from ..key_packages.selection import Candidates, find_candidates
 from ..mls.structures.proposals import Add, AnyProposal, Remove
+from ..mls.tree.tree_math import LeafIndex
+from ..runtime import GrantRequests
 from ..stanza import Invitation
 from .affiliation_sync import AffiliationSync
+from .engine.commit_turns import wait_for_place
 from .engine.committer import Committer
 from .engine.parts import RoomParts
 from .engine.post_commit import PostCommit
@@ -44,11 +48,15 @@ class AddResult:
     :ivar failed: reason for each account of which no device could be added: in normal form, or as typed if it is no
         address
     :ivar skipped: reason for each device (full identity) that could not be added; each that its account lists is named
+    :ivar unvouched: of the added devices (full identity), those for which no device of their account in the group
+        vouches, and why they were added: ``first-use`` (their account had no device there, so the account's server is
+        believed), ``named`` (the caller has named the device)
     """
 
     added: tuple[Member, ...] = ()
     failed: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    unvouched: dict[str, Unvouched] = field(default_factory=dict)
 
 
 class RemoveResult(tuple[Member, ...]):
@@ -157,9 +165,12 @@ class MembershipChanges:
 
     # --- adding ----------------------------------------------------------------------------------
 
-    async def add(self, accounts: Sequence[str]) -> AddResult:
-        """See :meth:`EncryptedRoom.add`."""
-        candidates = await find_candidates(self._parts.context, self._group, accounts)
+    async def add(self, accounts: Sequence[str], *, replaced: Collection[ClientIdentity] = ()) -> AddResult:
+        """See :meth:`EncryptedRoom.add`.
+
+        :param replaced: devices among them whose present leaves the same Commit removes
+        """
+        candidates = await find_candidates(self._parts.context, self._group, accounts, again=bool(replaced))
         self._check_may_add(candidates.accounts)
         letting_in = _LettingIn(self._parts, candidates, self._own)
         await letting_in.look()
@@ -171,7 +182,7 @@ class MembershipChanges:
                 batch = batches.pop(0)
                 try:
                     changed = await self._committer.commit(
-                        partial(self._adds, candidates, batch),
+                        partial(self._adds, candidates, batch, replaced),
                         before=partial(letting_in.let_in, batch),
                         divisible=len(batch) > 1,
                     )
@@ -196,16 +207,26 @@ class MembershipChanges:
             await letting_in.take_out_again()
         if not added and refusals and all(isinstance(each, NotPermitted) for each in refusals):
             raise refusals[0]
-        return AddResult(tuple(added), candidates.failed, candidates.skipped)
+        unvouched = {
+            str(member): candidates.unvouched[member.identity]
+            for member in added
+            if member.identity in candidates.unvouched
+        }
+        return AddResult(tuple(added), candidates.failed, candidates.skipped, unvouched)
 
-    def _adds(self, candidates: Candidates, batch: Sequence[ClientIdentity]) -> list[AnyProposal] | None:
+    def _adds(
+        self, candidates: Candidates, batch: Sequence[ClientIdentity], replaced: Collection[ClientIdentity]
+    ) -> list[AnyProposal] | None:
         roster = self._group.roster  # another member may have added one meanwhile
-        wanted = [
-            candidates.packages[client]
-            for client in batch
-            if client in candidates.packages and roster.leaf_of(client) is None
-        ]
-        return [Add(package.key_package) for package in wanted] or None
+        proposals: list[AnyProposal] = []
+        for client in batch:
+            package, leaf = candidates.packages.get(client), roster.leaf_of(client)
+            if package is None or (leaf is not None and client not in replaced):
+                continue
+            if leaf is not None:
+                proposals.append(Remove(LeafIndex(leaf)))
+            proposals.append(Add(package.key_package))
+        return proposals or None
 
     def _check_may_add(self, accounts: Iterable[str]) -> None:
         """Check the policy early: the Commit will be checked, too, but here the reason is plain."""
@@ -233,6 +254,44 @@ class MembershipChanges:
         element = Invitation(self._group.mls.group_id, None).to_stdlib()
         await self._parts.muc.invite(bare, [element])
         await Stream.of(self._parts.context.xmpp).flushed()
+
+    # --- requests ---------------------------------------------------------------------------------
+
+    async def grant(self, request: JoinRequested) -> AddResult:
+        """See :meth:`EncryptedRoom.grant`."""
+        client = ClientIdentity(request.account, request.device)
+        return await self.add([str(client)], replaced=(client,))
+
+    def requested(self, request: JoinRequested) -> None:
+        """Grant a request on our own, if that is configured; several members may be configured so: they take turns."""
+        if self._may_grant(request):
+            self._parts.spawn(self._grant_in_turn(request), "granting a request")
+
+    def _may_grant(self, request: JoinRequested) -> bool:
+        """Whether a request is of an account that is in the group, has not been removed, and is ours to grant.
+
+        Whether its device is valid, the Authentication Service says when it is added: one that is unknown is not added.
+        """
+        group = self._group
+        if self._parts.context.settings.grant_requests is not GrantRequests.MEMBERS or not group.is_member:
+            return False
+        view = group.room_state.require_member().view
+        client, policy, roster = ClientIdentity(request.account, request.device), view.policy, view.roster
+        return (
+            request.reason in ("unproven", "unknown")
+            and roster.has_say(client.account)
+            and not (view.removed is None or view.removed.bars(client))
+            and policy.permits(policy.may_add, self._own, roster)
+        )
+
+    async def _grant_in_turn(self, request: JoinRequested) -> None:
+        await self._parts.progress.until_live()
+        epoch = self._group.mls.epoch
+        await wait_for_place(self._committer.place())
+        if self._group.is_member and self._group.mls.epoch == epoch and self._may_grant(request):
+            result = await self.grant(request)
+            for client, reason in (result.failed | result.skipped).items():
+                log.info("%s: %s asks to be added, and is not: %s", self._group.room, client, reason)
 
     # --- removing --------------------------------------------------------------------------------
 

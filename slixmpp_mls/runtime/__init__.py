@@ -2,7 +2,7 @@
 
 from .clock import SteadyClock
 from .context import Context
-from .settings import DeniedMembers, NewDevices, RejoinMode, Settings
+from .settings import DeniedMembers, GrantRequests, NewDevices, RejoinMode, Settings
 from .tasks import Tasks
 
-__all__ = ["Context", "DeniedMembers", "NewDevices", "RejoinMode", "Settings", "SteadyClock", "Tasks"]
+__all__ = ["Context", "DeniedMembers", "GrantRequests", "NewDevices", "RejoinMode", "Settings", "SteadyClock", "Tasks"]

@@ -36,6 +36,10 @@ sense raises :class:`~slixmpp_mls.errors.UsageError`, which says what is expecte
 ``rejoin``               what is done about a group that we cannot follow any more: ``"automatic"`` (the default: we ask
                          to be added again) or ``"by hand"`` (:meth:`EncryptedRoom.rejoin`); see
                          :mod:`slixmpp_mls.rooms.engine.rejoin`
+``grant_requests``       requests to be added that nothing in the group proves (``mls_join_requested``): ``"ask"`` (the
+                         default) the application, or grant those of ``"members"``: of accounts that are in the group,
+                         where we may add, if the Authentication Service says that the device is valid.  The server of
+                         such an account can then bring in devices of its own
 ``parameters``           :class:`slixmpp_mls.mls.parameters.Parameters`
 ``clock``                ``f() -> float``: seconds since the Unix epoch, for tests; ``time.time``
 =======================  ==========================================================================
@@ -68,7 +72,7 @@ from ..stanza.elements import LABEL
 from ..store import Store
 from ..store.wrapped_key import StoreSecret
 
-__all__ = ["DEFAULTS", "DeniedMembers", "NewDevices", "RejoinMode", "Settings"]
+__all__ = ["DEFAULTS", "DeniedMembers", "GrantRequests", "NewDevices", "RejoinMode", "Settings"]
 
 C = TypeVar("C", bound=Enum)
 Check = Callable[[object], object]
@@ -88,6 +92,13 @@ class RejoinMode(Enum):
 
     AUTOMATIC = "automatic"
     BY_HAND = "by hand"
+
+
+class GrantRequests(Enum):
+    """What is done about requests to be added that nothing in the group proves."""
+
+    ASK = "ask"
+    MEMBERS = "members"
 
 
 class NewDevices(Enum):
@@ -268,6 +279,7 @@ _CHECKS: dict[str, Check] = {
     "allow_url": _optional(_function("(url: str) -> bool")),
     "self_ping": _ping,
     "rejoin": _choice(RejoinMode),
+    "grant_requests": _choice(GrantRequests),
     "parameters": _parameters,
     "clock": _function("() -> float: seconds since the Unix epoch"),
 }
@@ -303,6 +315,7 @@ class Settings:
     allow_url: AllowURL | None = None
     self_ping: float = PING_INTERVAL
     rejoin: RejoinMode = RejoinMode.AUTOMATIC
+    grant_requests: GrantRequests = GrantRequests.ASK
     parameters: Parameters = field(default_factory=Parameters)
     clock: Callable[[], float] = time.time
 

@@ -175,6 +175,61 @@ async def test_a_device_that_has_lost_its_store_is_a_new_device(server: DevServe
     await bob.hears("who was that other one?")
 
 
+async def test_a_grant_replaces_the_leaf_of_the_same_device(prosody: DevServer, cast: Cast) -> None:
+    """It has lost its return keys, as leaves of version 0.1 have none: one Commit removes the old leaf and adds it."""
+    _, (alice, bob) = await cast.meet(prosody, "alice", "bob")
+    await alice.room().set_policy(replace(alice.room().policy, external_joins=ExternalJoins.NEVER))
+    await all_agree(alice, bob)
+    before = alice.room().epoch
+    state = bob.room().group.room_state
+    bob.room().group.lifecycle.give_up("says the test")
+    with state.change() as change:
+        change.put_return_keys(1, ())
+    await bob.log_out()
+    await bob.connect()
+    request = await alice.next("mls_join_requested", 0, PATIENCE)
+    assert (request.account, request.device, request.reason) == (bob.account, bob.mls.device_id, "unproven")
+    (added,) = (await alice.room().grant(request)).added
+    assert added.device == bob.mls.device_id
+    await bob.next("mls_joined", 0, PATIENCE)
+    await all_agree(alice, bob, epoch=before + 1)
+    assert len(alice.room().members) == 2
+
+
+async def test_a_request_of_a_member_is_granted_where_that_is_configured(prosody: DevServer, cast: Cast) -> None:
+    """Of an account in the group, and only if the Authentication Service says that the device is valid."""
+    room, (alice, bob) = await cast.meet(prosody, "alice", "bob", grant_requests="members")
+    phone = await cast.person(prosody, bob.jid)
+    stranger = await cast.person(prosody, "mallory")
+    await alice.room().muc.affiliations.grant_membership([stranger.account])
+    outside = asyncio.create_task(stranger.mls.join(room))
+    await asyncio.wait_for(phone.mls.join(room), PATIENCE)
+    await all_agree(alice, bob, phone)
+    await alice.until(lambda: len(alice.got("mls_join_requested")) == 2)
+    assert {event.reason for event in alice.got("mls_join_requested")} == {"unproven", "stranger"}
+    assert stranger.account not in {member.account for member in alice.room().members}
+    outside.cancel()
+    await asyncio.gather(outside, return_exceptions=True)
+
+
+async def test_a_new_device_is_not_added_on_its_servers_word(server: DevServer, cast: Cast) -> None:
+    """A server that adds a device to the list cannot vouch for it, whoever adds the account."""
+    _, (alice, bob) = await cast.meet(server, "alice", "bob")
+    phone = await cast.person(server, bob.jid)
+    name = str(phone.mls.device.identity)
+    result = await alice.room().add(bob.account)
+    assert not result.added
+    assert "vouches" in result.skipped[name]
+    await bob.mls.devices.admit(phone.mls.device_id)
+    await alice.until(lambda: len(alice.room().members) == 3)
+    carol = await cast.person(server, "carol")
+    result = await alice.room().add(carol.account)
+    assert list(result.unvouched.values()) == ["first-use"]
+    tablet = await cast.person(server, carol.jid)
+    result = await alice.room().add(str(tablet.mls.device.identity))
+    assert result.unvouched == {str(tablet.mls.device.identity): "named"}
+
+
 async def test_the_one_who_commits_comes_later(server: DevServer, cast: Cast) -> None:
     """DESIGN rule 7: no operation needs two clients online at once."""
     room, (alice, bob) = await cast.meet(server, "alice", "bob")

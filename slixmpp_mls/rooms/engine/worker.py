@@ -107,6 +107,7 @@ class RoomWorker:
     :param remove: removes a client from the group
     :param went_live: called whenever the room has been caught up with
     :param expelled: called with the bare JID of each account that has lost its affiliation
+    :param requested: called with each request to be added that members do not commit by themselves
     :param reached: waits until another room of ours is in an epoch that this one needs, or will not reach it
     :param ephemeral: called with content that has no place in the order
     """
@@ -121,6 +122,7 @@ class RoomWorker:
         remove: Callable[[ClientIdentity], Awaitable[object]],
         went_live: Callable[[], None],
         expelled: Callable[[str], Coroutine[Any, Any, None]],
+        requested: Callable[[JoinRequested], None],
         reached: Callable[[Awaited], Awaitable[None]],
         ephemeral: Callable[[EphemeralShown], None],
     ) -> None:
@@ -146,6 +148,7 @@ class RoomWorker:
         self._received = received
         self._went_live = went_live
         self._expelled = expelled
+        self._requested = requested
         self._ephemeral = ephemeral
         self._task: asyncio.Task[None] | None = None
         self._from_before: Unreadable | None = None  # messages from before we joined, not reported yet
@@ -334,6 +337,8 @@ class RoomWorker:
                     self._fail(UsageError(f"no longer a member of the group in {self.room}"))
                 case GroupLost():
                     self._fail(DeliveryError(f"the group in {self.room} cannot be followed any more: {event.reason}"))
+                case JoinRequested():
+                    self._requested(event)
                 case Rejected():
                     log.info("%s: refused a stanza of %s: %s", self.room, event.claimed, event.error)
             self._context.fire(_EVENT_NAMES[type(event)], event)
