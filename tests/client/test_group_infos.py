@@ -516,3 +516,62 @@ def test_a_member_that_leaves_keeps_nothing() -> None:
     with bob.store.transaction() as transaction:
         for space in ("former", "known", "returning"):
             assert not any(transaction.items(f"{space}/{world.room.jid}"))
+
+
+# --- a Welcome that was not read -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["request", "external"])
+def test_who_has_not_read_its_welcome_proves_that_the_leaf_is_its_own(way: str) -> None:
+    """Dave is in the tree by a KeyPackage of his; the Welcome is passed over, for another Commit came first for him."""
+    world, alice, _, carol = ruled()
+    dave = world.person(DAVE)
+    void_commit(carol, Remove(alice.group.mls.own_index))
+    alice.commit(*alice.adding(DAVE))
+    world.settle()
+    assert state_of(dave) is MembershipState.INVITED
+    assert alice.group.roster.has(DAVE)
+    dave.restart()
+    alice.commit()
+    world.settle()
+    if way == "request":
+        dave.ask()
+        world.room.deliver_all()
+        alice.read()
+        assert alice.group.sending.needs_commit
+        alice.commit()
+    else:
+        dave.enter(dave.ways_in()[0])
+    world.settle()
+    assert state_of(dave) is MembershipState.MEMBER
+    assert alice.group.roster.clients_of(DAVE) == 1
+    alice.send(b"welcome at last")
+    world.settle()
+    assert dave.texts == [b"welcome at last"]
+
+
+def test_made_up_welcomes_displace_no_return_key() -> None:
+    world, alice, bob, carol = lost()
+    (door,) = bob.ways_in()
+    void_commit(carol, Remove(alice.group.mls.own_index))
+    bob.enter(door)
+    world.settle()
+    kept = set(former(bob))
+    assert kept
+    for _ in range(2 * MAX_FORMER_KEYS):
+        welcome = next(
+            payload
+            for each in world.room.archive()
+            for payload in each.payloads
+            if isinstance(payload, elements.Welcome)
+        )
+        commit = garbage(bob, 7, ContentType.COMMIT)
+        world.room.post([commit, replace(welcome, epoch=8)], CAROL)
+    world.settle()
+    assert kept <= set(former(bob))
+    assert len(former(bob)) <= 2 * MAX_FORMER_KEYS
+
+
+def former(person: Participant) -> dict[bytes, bytes]:
+    with person.store.transaction() as transaction:
+        return dict(transaction.items(f"former/{person.world.room.jid}"))

@@ -121,7 +121,7 @@ def test_what_is_refused_moves_our_place_only() -> None:
     bob.send(b"x")
     step = parts.processing.examine(last(world, ALICE), NOW)
     membership = parts.state.membership
-    event = only(parts.applying.refuse(step, InvalidError("no")), Rejected)
+    event = only(parts.applying.refuse(step, InvalidError("no"), NOW), Rejected)
     assert event.archive_id == parts.state.cursor == step.incoming.archive_id
     assert parts.state.membership is membership
 

@@ -22,7 +22,7 @@ from slixmpp_mls.policy import EXTENSION_TYPES, RoomPolicy
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.stanza.blob import MAX_BLOB, BlobReference, Sealed, longest, seal
 from slixmpp_mls.stanza.elements import Commit, GroupInfo, RoomElement, Welcome
-from slixmpp_mls.testing import Participant, World
+from slixmpp_mls.testing import NOW, Participant, World
 
 
 def commit_with_tree_elsewhere(who: Participant, proposals: Sequence[AnyProposal]) -> tuple[Sealed, BlobReference]:
@@ -165,7 +165,7 @@ def test_a_tree_that_can_not_be_had() -> None:
     world.room.deliver_all()
     incoming = read_up_to_the_welcome(carol)
     step = carol.group.processing.examine(incoming, world.now)
-    (event,) = carol.group.applying.refuse(step, InvalidError("gone", "RFC 9420 12.4.3.3"))
+    (event,) = carol.group.applying.refuse(step, InvalidError("gone", "RFC 9420 12.4.3.3"), NOW)
     assert isinstance(event, Rejected)
     assert carol.group.cursor == incoming.archive_id
     # Somebody lets her in again.
@@ -198,7 +198,7 @@ def test_removal_and_return_by_one_commit() -> None:
             world.settle()
             assert world.agree()
         else:
-            events = bob.group.applying.refuse(step, InvalidError("gone", "RFC 9420 12.4.3.3"))
+            events = bob.group.applying.refuse(step, InvalidError("gone", "RFC 9420 12.4.3.3"), NOW)
             assert [type(event) for event in events] == [Rejected, RemovedFromGroup]
 
 

@@ -20,7 +20,7 @@ from slixmpp_mls.runtime.question_budget import BURST
 from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import Participant, World
 
-from ..client.people import DAVE, three
+from ..client.people import BOB, DAVE, three
 from .people import Parts, until
 
 
@@ -107,6 +107,27 @@ async def test_what_has_waited_goes_on_when_a_member_is_vouched_for_after_all() 
     assert not alice.group.sending.silenced
     assert not alice.group.members.doubts
     assert alice.resumed == 2  # asked each time whether anything may go on
+
+
+async def test_about_a_newcomer_that_silences_the_room_it_is_asked_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody could tell who it is when it came; the first pause is seconds, not the hour of the ordinary rounds."""
+    assert member_checks.AGAIN[0] <= 5
+    monkeypatch.setattr(member_checks, "AGAIN", (0.0, 0.0, 0.0))
+    world, alice, *_ = checking()
+    bob = world.people[1]
+    bob.commit()
+    world.settle()
+    fresh = world.person(BOB)
+    bob.vouch_for(fresh)
+    fresh.read()
+    alice.person.judge, alice.person.denies = lambda leaf: InvalidError("no answer", "RFC 9420 5.3.1"), False
+    fresh.enter(fresh.ways_in()[0])
+    world.settle()
+    assert alice.group.sending.silenced
+    await alice.checks.act()
+    await until(lambda: not alice.group.sending.silenced)
+    assert fresh.device.identity in alice.judge.asked
+    assert alice.resumed
 
 
 async def test_a_member_that_goes_while_the_answer_comes_is_not_judged() -> None:

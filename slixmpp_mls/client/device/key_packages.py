@@ -180,6 +180,14 @@ class OwnKeyPackages:
                 return KeyPackageBundle.decode(KeyPackageRecord.decode(value).bundle)
         return None
 
+    def made_with(self, transaction: Transaction, encryption_key: bytes) -> KeyPackageBundle | None:
+        """The KeyPackage of ours whose leaf has this encryption key; None if there is none.
+
+        The cost is proportional to the number of our KeyPackages.
+        """
+        bundles = (bundle for _, _, bundle in self._records(transaction))
+        return next((each for each in bundles if each.key_package.leaf_node.encryption_key == encryption_key), None)
+
     def use_up(self, transaction: Transaction, bundle: KeyPackageBundle, now: int) -> None:
         """Delete the private keys of a KeyPackage that has been used to add us (RFC 9420 16.8).
 

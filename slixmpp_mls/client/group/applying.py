@@ -98,7 +98,7 @@ class Applying:
         match step.action:
             case Ignore(events) if self._state.membership is None:
                 self._welcomes.note_ignored(step.incoming)
-                return [*events, *self._pass_outside(step.incoming, record)]
+                return [*events, *self._pass_outside(step.incoming, record, now)]
             case Ignore(events, ahead, unsure):
                 told = self._pass_inside(step.incoming, record, UnsureReason(unsure), now)
                 if ahead is not None:
@@ -133,7 +133,7 @@ class Applying:
             case MoveOn() as move:
                 return self._accept_commit(move, record, now, doubts, _when(step.incoming, now))
 
-    def refuse(self, step: Step, error: PeerError, now: int = 0) -> list[Event]:
+    def refuse(self, step: Step, error: PeerError, now: int) -> list[Event]:
         """Skip a Welcome that cannot be followed, or a Commit that cannot be fetched.
 
         If the same Commit removes us, the removal takes effect; only the Welcome is rejected.
@@ -152,7 +152,7 @@ class Applying:
                 action = replace(step.action, join=None)
                 return [*events, *self._accept_commit(action, record, 0, ())]
             case _ if self._state.membership is None:
-                events += self._pass_outside(step.incoming, record)
+                events += self._pass_outside(step.incoming, record, now)
             case Ignore(unsure=unsure) if unsure:  # a Commit that cannot be fetched: the group may be past our epoch
                 events += self._pass_inside(step.incoming, record, UnsureReason(unsure), now)
             case _:
@@ -185,14 +185,18 @@ class Applying:
         self._entries.drop(seen, record)
         return CommitLost(self._state.room, origin_id, "another Commit came first")
 
-    def _pass_outside(self, incoming: Incoming, record: RoomRecord) -> list[Event]:
+    def _pass_outside(self, incoming: Incoming, record: RoomRecord, now: int) -> list[Event]:
         """A stanza that does not let us in, but tells something of the group; perhaps that our own Commit has lost."""
-        seen = self._requests.observed(incoming)
+        seen, unread = self._requests.observed(incoming), self._welcomes.passed_over(incoming)
         if self._entries.loses_to(incoming):
             return [self._drop_entry(seen, record)]
         with self._state.change() as change:
             change.put_record(record)
             change.put_outside(seen)
+            if unread is not None:
+                # If its Commit counts for the others, our leaf is in their tree: we prove that it is ours.
+                key = derive_return_key(unread.suite, unread.leaf_key)
+                change.put_former_key(unread.suite.id, key, now, unread=True)
         return []
 
     # --- messages and proposals ----------------------------------------------------------------

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from ...errors import InvalidError, NotPermitted, PeerError, PolicyViolation, StanzaTooLarge, UsageError
-from ...mls.crypto.cipher_suite import CipherSuite
+from ...mls.crypto.cipher_suite import CipherSuite, SignaturePrivateKey
 from ...mls.group.commit_creation import CommitBundle
 from ...mls.group.group import Group
 from ...mls.group.joining import public_of
@@ -163,12 +163,18 @@ class ExternalCommits:
         if own is not None:
             old = view.leaf(own)
             key = return_key_of(old)
-            keys = [each for each in self._state.return_keys if each.public == key]
+            keys = [each for each in self._state.return_keys if each.public == key] or self._unread(view.suite, old)
             return arriving(view.suite, view.group_id, keys=keys, newcomer=is_newcomer(old))
         vouchers = self._device.vouchers(view.suite, now)
         stranger = not view.roster.has(self._device.identity.account)
         stranger &= view.policy.external_joins is ExternalJoins.ANYBODY
         return arriving(view.suite, view.group_id, vouchers=vouchers, newcomer=stranger)
+
+    def _unread(self, suite: CipherSuite, old: LeafNode) -> list[SignaturePrivateKey]:
+        """The return key of our leaf if it is that of a KeyPackage of ours, by a Welcome that we have not read."""
+        with self._state.store.transaction() as transaction:
+            bundle = self._device.key_packages.made_with(transaction, old.encryption_key)
+        return [] if bundle is None else [derive_return_key(suite, bundle.leaf_key)]
 
     def _check_may_enter(self) -> None:
         if not self._state.returning:

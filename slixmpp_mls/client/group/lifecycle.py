@@ -128,11 +128,15 @@ class Lifecycle:
     def _forget_former_keys(self, now: int) -> None:
         state = self._state
         with state.store.transaction() as transaction:
-            kept = [value for _, value in sorted(transaction.items(state.spaces.former))]
-        recent = [value for value in kept if abs(now - FormerKeyRecord.decode(value).replaced) < FORMER_KEY_AGE]
-        if recent != kept:
+            old = [
+                name
+                for name, value in transaction.items(state.spaces.former)
+                if abs(now - FormerKeyRecord.decode(value).replaced) >= FORMER_KEY_AGE
+            ]
+        if old:
             with state.change() as change:
-                change.keep_former_keys(recent)
+                for name in old:
+                    change.forget_former_key(name)
 
     # --- while we are outside ------------------------------------------------------------------
 

@@ -48,7 +48,7 @@ __all__ = ["ENTRY", "MAX_FORMER_KEYS", "PRESENT", "Change", "Contents", "Members
 PRESENT, ENTRY = b"present", b"entry"
 """The names of the keys for GroupInfos in their space."""
 MAX_FORMER_KEYS = 3
-"""Former return keys that are kept, the newest ones."""
+"""Former return keys of each kind that are kept, the newest ones."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -206,24 +206,31 @@ class Change:
             self.transaction.put(self._spaces.returning, name, key.encode())
         self._return_keys = tuple(keys)
 
-    def put_former_key(self, suite: int, key: SignaturePrivateKey, now: int) -> None:
+    def put_former_key(self, suite: int, key: SignaturePrivateKey, now: int, *, unread: bool = False) -> None:
         """Keep the return key of a leaf of ours that a later one replaces, or may not have replaced for all members.
 
         :param suite: number of the group's cipher suite
         :param now: seconds since the Unix epoch
+        :param unread: whether it is of a KeyPackage of ours, by a Welcome that we do not follow.  Anybody can make up
+            such a Welcome, so they do not displace the others
         """
-        kept = [value for _, value in sorted(self.transaction.items(self._spaces.former))]
-        kept.insert(0, FormerKeyRecord(now, suite, key.encode()).encode())
-        self.keep_former_keys(kept[:MAX_FORMER_KEYS])
+        kind = b"\1" if unread else b"\0"
+        stored = sorted(self.transaction.items(self._spaces.former))
+        kept = [value for name, value in stored if name[:1] == kind]
+        record = FormerKeyRecord(now, suite, key.encode())
+        kept = [each for each in kept if FormerKeyRecord.decode(each).key != record.key]
+        for name, _ in stored:
+            if name[:1] == kind:
+                self.transaction.delete(self._spaces.former, name)
+        for number, value in enumerate([record.encode(), *kept][:MAX_FORMER_KEYS]):
+            self.transaction.put(self._spaces.former, kind + bytes((number,)), value)
 
-    def keep_former_keys(self, records: Sequence[bytes]) -> None:
-        """Keep these former return keys only, the newest first.
+    def forget_former_key(self, name: bytes) -> None:
+        """Delete a former return key.
 
-        :param records: each a :class:`FormerKeyRecord`
+        :param name: its key in the store
         """
-        self.transaction.delete_prefix(self._spaces.former)
-        for number, value in enumerate(records):
-            self.transaction.put(self._spaces.former, bytes((number,)), value)
+        self.transaction.delete(self._spaces.former, name)
 
     def put_known(self, known: KnownRecord) -> None:
         """The last state of a group that we have lost."""

@@ -122,6 +122,24 @@ class Welcomes:
                     return True
         return False
 
+    def passed_over(self, incoming: Incoming) -> KeyPackageBundle | None:
+        """The KeyPackage of ours that a Welcome in the stanza is for, which we do not follow; None if there is none.
+
+        :raises StoreError: the store failed
+        """
+        with self._state.store.transaction() as transaction:
+            for payload in incoming.payloads:
+                if not isinstance(payload, elements.Welcome):
+                    continue
+                with suppress(PeerError):
+                    welcome = check_consistency(payload).body
+                    assert isinstance(welcome, Welcome)
+                    references = [entry.new_member for entry in welcome.secrets]
+                    bundle = self._device.key_packages.find(transaction, references)
+                    if bundle is not None:
+                        return bundle
+        return None
+
     # --- the Welcome ---------------------------------------------------------------------------
 
     def find(self, incoming: Incoming, others: OtherGroups) -> Step | None:

@@ -42,7 +42,7 @@ space                      key                       value
 ``group_info_key/`` + room ``entry``                 the same after an external Commit of ours
 ``returning/`` + room      number (1), suite (2)     private return key of a leaf that we have, or may have, in a group
                                                      that we have lost, the likeliest first
-``former/`` + room         number (1)                :class:`FormerKeyRecord`
+``former/`` + room         kind (1), number (1)      :class:`FormerKeyRecord`
 ``known/`` + room          ``record``                :class:`KnownRecord`
 =========================  ========================  ===========================================
 
@@ -310,8 +310,9 @@ class UnsureRecord(Struct):
 class FormerKeyRecord(Struct):
     """A private return key of a leaf that a later leaf of ours has replaced.
 
-    In another branch of a split group, our leaf still has it.  `replaced` is the time of the replacement (seconds since
-    the Unix epoch), `suite` the group's cipher suite.
+    In another branch of a split group, our leaf still has it.  Its kind is 0; kind 1 is of a KeyPackage of ours, by a
+    Welcome that we do not follow.  `replaced` is the time of the replacement (seconds since the Unix epoch), `suite`
+    the group's cipher suite.
     """
 
     secret: ClassVar[bool] = True

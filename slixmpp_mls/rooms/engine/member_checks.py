@@ -2,7 +2,10 @@
 
 It is asked about new leaves before the Commit that brings them is applied, about members of an account when the service
 reports a possible change there, about members in doubt when the room has been caught up with, and about all members
-once a day.  Others can name any number of accounts in a Welcome or a Commit.  Beyond :data:`FREE` in one stanza,
+once a day.  While it cannot tell who a member is that has come in by itself, nothing is sent.  About such a member it
+is asked again soon, after pauses that grow (:data:`AGAIN`).
+
+Others can name any number of accounts in a Welcome or a Commit.  Beyond :data:`FREE` in one stanza,
 questions draw on a budget (:mod:`slixmpp_mls.runtime.question_budget`).  The members that it does not cover are in
 doubt with the reason ``not-asked``.  They are asked about one by one, as the budget fills, and at once when they speak.
 
@@ -38,6 +41,8 @@ from .parts import RoomParts
 __all__ = ["MemberChecks"]
 
 FREE = 8  # accounts that one stanza may make us ask about in any case
+AGAIN = (5.0, 15.0, 45.0, 135.0, 405.0, 1215.0)
+"""Seconds until it is asked again about a newcomer because of which nothing is sent; ordinary rounds follow."""
 _ROUNDS = 24  # parts of the membership; each round checks one of them
 
 
@@ -58,6 +63,8 @@ class MemberChecks:
         self._context = parts.context
         self._group = parts.group
         self._remove = remove
+        self._parts = parts
+        self._asking: asyncio.Task[None] | None = None
         self._told: dict[ClientIdentity, tuple[bool, str]] = {}
         self._round = random.randrange(_ROUNDS)  # noqa: S311
         self._parts = parts
@@ -190,6 +197,7 @@ class MemberChecks:
     async def act(self) -> None:
         """Report the members that the service denies, and remove them, as configured."""
         self.report()
+        self._ask_again_soon()
         due = self._due()
         if not due or self._context.settings.denied_members is not DeniedMembers.REMOVE:
             return
@@ -201,6 +209,25 @@ class MemberChecks:
                     await self._remove(client)
                 except NotPermitted:
                     continue  # another member must do it
+
+    def _ask_again_soon(self) -> None:
+        """Ask again about newcomers that the service does not know, because of which nothing is sent."""
+        if self._newcomers() and (self._asking is None or self._asking.done()):
+            self._asking = self._parts.spawn(self._ask_again(), "asking again about a newcomer")
+
+    def _newcomers(self) -> list[ClientIdentity]:
+        if not self._group.is_member or not self._group.sending.silenced:
+            return []
+        return [client for client, doubt in self._group.members.doubts.items() if doubt.silences and not doubt.denied]
+
+    async def _ask_again(self) -> None:
+        for pause in AGAIN:
+            await asyncio.sleep(pause)
+            await self._parts.progress.until_live()
+            newcomers = self._newcomers()
+            if not newcomers:
+                return
+            await self.look_again(newcomers)
 
     def _due(self) -> list[ClientIdentity]:
         now, grace = self._context.now, self._context.settings.grace
