@@ -7,7 +7,8 @@ the difference between the two states as if the signer had made all of it in one
 =====================  ============================================================================================
 difference             allowed
 =====================  ============================================================================================
-the signer             is a client of the earlier state, with the same signature key
+the signer             is a client of the earlier state, with the same signature key; or a new client without any right,
+                       such as one that has come in by its own Commit
 a client that stays    keeps its signature key, or replaces it if the signer has `may_add`; its leaf is signed with
                        that key.  It neither gains nor, unless the signer has `may_add`, loses the mark of a newcomer
 a new client           the signer has `may_add`; or `own_devices`, and it is of the signer's account; or it has a
@@ -99,7 +100,7 @@ class KnownState:
         return all(self.may(right, client) for right in rights) and policy.is_administrator(client.account, self.roster)
 
 
-def check_later(known: KnownState, later: GroupView, signer: ClientIdentity, *, ours: bool = False) -> None:
+def check_later(known: KnownState, later: GroupView, signer: ClientIdentity) -> None:
     """Check a later state of a group against the table above.
 
     The caller has verified the later state's signature and its tree (RFC 9420 12.4.3, 12.4.3.1), so each leaf is
@@ -107,7 +108,6 @@ def check_later(known: KnownState, later: GroupView, signer: ClientIdentity, *, 
 
     :param known: the earlier state
     :param signer: the client that has signed the GroupInfo of the later state
-    :param ours: whether that is this client, with the key that it has; then it need not be in the earlier state
     :raises PolicyViolation: its signer cannot have brought about the difference alone
     :raises MalformedError: an extension of a new leaf cannot be parsed
     """
@@ -116,8 +116,8 @@ def check_later(known: KnownState, later: GroupView, signer: ClientIdentity, *, 
     if later.policy.room != known.policy.room or later.policy.conversation != known.policy.conversation:
         raise PolicyViolation(_RULE, "the policy of another room, or of another kind", str(signer))
     index = later.roster.leaf_of(signer)
-    if index is None or not (ours or known.knows(signer, later.leaf(index).signature_key)):
-        raise PolicyViolation(_RULE, "signed by nobody whom we know", str(signer))
+    if index is None or (signer in known.keys and not known.knows(signer, later.leaf(index).signature_key)):
+        raise PolicyViolation(_RULE, "signed with a key that is not the signer's", str(signer))
     if known.is_entitled(signer):
         return
     judged = _Difference(known, later, signer)

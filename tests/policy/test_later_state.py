@@ -57,6 +57,18 @@ def test_a_signer_that_was_not_there_shows_nothing(signer: Client) -> None:
     assert not verdict(ROOM, ROOM.with_leaves({FREE: signer.leaf()}), signer)
 
 
+def test_a_signer_that_has_come_in_by_itself_shows_that_and_nothing_else() -> None:
+    """It signs the GroupInfo beside its own external Commit."""
+    vouched = ROOM.with_leaves({FREE: BOB3.vouched(BOB)})
+    assert verdict(ROOM, vouched, BOB3)
+    newcomer = OPEN.with_leaves({FREE: ERIN.leaf(0, Newcomer())})
+    assert verdict(OPEN, newcomer, ERIN)
+    for more in (vouched.without(B2), vouched.with_leaves({7: Client("bob@x/4").leaf()}), vouched.without(D1)):
+        assert not verdict(ROOM, more, BOB3)
+    for more in (newcomer.without(C1), newcomer.with_policy(may_add=Right.MEMBERS)):
+        assert not verdict(OPEN, more, ERIN)
+
+
 def test_a_name_with_another_key_shows_nothing() -> None:
     assert not verdict(ROOM, ROOM.with_leaves({A1: FALSE_ALICE.leaf()}), FALSE_ALICE)
 

@@ -7,8 +7,8 @@
 Whether the Commit beside a GroupInfo counts cannot be told from outside the group.  Any occupant can send a Commit that
 is void for all members, and a GroupInfo of the state to which it would lead: a client that joined there would be alone
 with the occupant's leaves.  Therefore each GroupInfo is judged by a state that is known already
-(:func:`~slixmpp_mls.policy.later_state.check_later`): its signer is in that state, and can have brought about the
-difference alone.  An accepted state becomes the one by which later GroupInfos in the room are judged.
+(:func:`~slixmpp_mls.policy.later_state.check_later`): its signer can have brought about the difference alone.  An
+accepted state becomes the one by which later GroupInfos in the room are judged.
 
 *The first known state.*  For a client that has lost the group it is the last state that it had.  A client that was
 never a member believes one of these, in this order:
@@ -44,7 +44,7 @@ from ...mls.group.joining import find_tree, public_of
 from ...mls.structures.leaf_node import LeafNode
 from ...mls.structures.welcome import GroupInfo
 from ...mls.tree.ratchet_tree import RatchetTree
-from ...policy import GroupView, RoomPolicy, vouches
+from ...policy import DeviceVouchers, GroupView, RoomPolicy, is_newcomer, vouches
 from ...policy.later_state import KnownState, check_later
 from ...policy.roster import Roster
 from ...stanza import elements
@@ -227,8 +227,12 @@ class _Walk(Generic[T]):
             tree = find_tree(CipherSuite.get(info.group_context.cipher_suite), info, None)
             return _Candidate(stanza, element, message, info, tree, tree.member(info.signer))
         except PeerError as error:
-            self.refused.append(Refused(stanza, error))
+            self._refuse(stanza, error)
             return None
+
+    def _refuse(self, stanza: T, error: PeerError) -> None:
+        if all(each.stanza is not stanza for each in self.refused):  # else it was refused at another attempt
+            self.refused.append(Refused(stanza, error))
 
     def beginning(
         self, candidates: Sequence[_Candidate[T]], now: int
@@ -282,27 +286,25 @@ class _Walk(Generic[T]):
 
         :param other_branch: whether it may be another state of the known epoch
         """
-        if candidate.epoch < known.epoch or (self.accepted and candidate.epoch == known.epoch):
+        if self.accepted and candidate.epoch <= known.epoch:
             return known  # it is outdated, or another one came first
         try:
+            if candidate.epoch < known.epoch:
+                raise InvalidError(f"a GroupInfo of epoch {candidate.epoch}, before our epoch {known.epoch}", _RULES)
             client = ClientIdentity.from_leaf(candidate.signer)
-            ours = self._is_ours(candidate)
-            if not ours and not known.knows(client, candidate.signer.signature_key):  # before the tree: that takes time
-                raise InvalidError(f"a GroupInfo signed by {client}, whom we do not know", _RULES)
+            if not known.knows(client, candidate.signer.signature_key) and not _may_be_new(candidate.signer):
+                raise InvalidError(f"a GroupInfo signed by {client}, whom we do not know", _RULES)  # saves verifying
             public = self._verify(candidate)
             view = _view(public)
             same = public.context.confirmed_transcript_hash == known.transcript
             if candidate.epoch == known.epoch and not same and not other_branch:
                 raise InvalidError("a GroupInfo of another state of our last epoch", _RULES)
-            check_later(known, view, client, ours=ours)
+            check_later(known, view, client)
         except PeerError as error:
-            self.refused.append(Refused(candidate.stanza, error))
+            self._refuse(candidate.stanza, error)
             return known
         self.accepted.append(candidate)
         return KnownState.of(view, public.context)
-
-    def _is_ours(self, candidate: _Candidate[T]) -> bool:
-        return candidate.signer.signature_key == self._device.signature_key(candidate.suite).public
 
     def is_left(self, known: KnownState, own: _Candidate[T], candidates: Sequence[_Candidate[T]]) -> bool:
         """Whether another member has shown, after our own GroupInfo, that it is in an earlier epoch.
@@ -322,7 +324,7 @@ class _Walk(Generic[T]):
             public = self._verify(candidate)
             return KnownState.of(_view(public), public.context)
         except PeerError as error:
-            self.refused.append(Refused(candidate.stanza, error))
+            self._refuse(candidate.stanza, error)
             return None
 
     def _verify(self, candidate: _Candidate[T]) -> PublicGroup:
@@ -335,6 +337,11 @@ class _Walk(Generic[T]):
         if RoomPolicy.required_in(public.context.extensions).room != self._room:
             raise InvalidError("a GroupInfo of the group of another room", _RULES)
         return public
+
+
+def _may_be_new(leaf: LeafNode) -> bool:
+    """Whether a leaf has something that may let it in by itself."""
+    return is_newcomer(leaf) or any(entry.extension_type == DeviceVouchers.TYPE for entry in leaf.extensions)
 
 
 def _view(public: PublicGroup) -> GroupView:

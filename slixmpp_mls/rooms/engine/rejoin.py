@@ -181,7 +181,10 @@ class Rejoiner:
         epoch = group.join_requests.epoch_seen
         after = group.room_state.outside.after.decode() or None
         found = await group_infos(self._parts.muc.archive, after=after)
-        for way in await self._ways_in(found, reasons):
+        readable = [each for each in found if group.external_commits.can_read(each[1])]
+        if len(readable) < len(found):
+            reasons.append("it is encrypted for those who were members at another time")
+        for way in await self._ways_in(readable, reasons):
             if way.group_info.data in tried:
                 continue
             try:
@@ -230,6 +233,8 @@ class Rejoiner:
             reasons += [str(each.error) for each in refused]
             for each in refused:
                 log.info("%s: a GroupInfo by which we do not join: %s", self._parts.room, each.error)
+                if not ways:
+                    self._reject(each.stanza, each.error)
             return ways
 
     def _reject(self, stanza: RoomStanza, error: PeerError) -> None:
