@@ -53,7 +53,8 @@ class Thieves(Hostilities):
     left_out = only("thief_returns", "withhold")
 
 
-# A harness that finds nothing may be blind.  Each of these takes one rule away, and it must say so.
+# A harness that finds nothing may be blind.  Each of these takes one rule away, and it must say so; it ends as soon as it
+# does, so that many runs cost nothing.
 
 
 def test_it_sees_that_anybody_comes_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,17 +63,17 @@ def test_it_sees_that_anybody_comes_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(JudgedCommit, "admit", admit)
     with pytest.raises(AssertionError, match=r"the adversary's|let this account in|nobody"):
-        run(Ghosts, 60, 8)
+        run(Ghosts, 250, 8)
 
 
 def test_it_sees_that_anybody_has_rights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(JudgedCommit, "may", lambda self, right, leaf: True)
     with pytest.raises(AssertionError, match=r"removed|policy|let this account in|let it in|the adversary's"):
-        run(Usurpers, 60, 8)
+        run(Usurpers, 250, 8)
 
 
 def test_it_sees_that_a_thief_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "proves_return", lambda *anything: True)
     monkeypatch.setattr(committable_proposals, "proves_return", lambda *anything: True)
     with pytest.raises(AssertionError, match="its key is the adversary's"):
-        run(Thieves, 80, 10)
+        run(Thieves, 250, 10)
