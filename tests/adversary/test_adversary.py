@@ -53,8 +53,8 @@ class Thieves(Hostilities):
     left_out = only("thief_returns", "withhold")
 
 
-# A harness that finds nothing may be blind.  Each of these takes one rule away, and it must say so; it ends as soon as it
-# does, so that many runs cost nothing.
+# A harness that finds nothing may be blind.  Each of these takes one rule away, and it must say so.  It ends as soon as
+# it does, so that many runs cost nothing.
 
 
 def test_it_sees_that_anybody_comes_in(monkeypatch: pytest.MonkeyPatch) -> None:
