@@ -14,7 +14,8 @@ in the group       if it has a leaf there with the same key; with a voucher by a
                    (`Unvouched.NAMED`)
 =================  ================================================================================================
 
-A device that was removed from the group has no valid voucher there; naming it adds it again.
+A device whose key a person has compared is added in any case.  A device that was removed from the group has no valid
+voucher there; naming it adds it again.
 """
 
 from __future__ import annotations

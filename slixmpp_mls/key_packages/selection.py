@@ -164,15 +164,16 @@ async def _find(context: Context, group: RoomGroup, wanted: str, found: Candidat
     chosen = Candidates()
     unfit = _refuse_credentials(group, packages, chosen)
     fit = {client: package for client, package in packages.items() if client not in unfit}
-    for client in list(fit):
-        listing = listed.get(client.device)
-        ground = admission(group, client, fit[client].leaf, listing, context.now, named=bool(only))
+    await _authenticate(context.authentication, group, fit, chosen)
+    for client, package in list(chosen.packages.items()):
+        if context.is_verified(account, package.leaf.signature_key):
+            continue  # a person has compared the key: no server's word is needed
+        ground = admission(group, client, package.leaf, listed.get(client.device), context.now, named=bool(only))
         if ground is Unvouched.NEW_DEVICE:
             chosen.skipped[str(client)] = NOT_VOUCHED
-            del fit[client]
+            del chosen.packages[client]
         elif ground is not None:
             found.unvouched[client] = ground
-    await _authenticate(context.authentication, group, fit, chosen)
     for client in known:
         if client not in packages:  # it is listed or claims to exist: no report would mean that it has been added
             reasons = refusals.get(client) or {f"it has no KeyPackage for cipher suite {mls.suite.id}"}

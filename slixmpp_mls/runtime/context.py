@@ -16,7 +16,7 @@ from ..authentication import AuthenticationService, TrustManagement
 from ..authentication.callbacks import Recent
 from ..client import Device, Member
 from ..delivery import DeviceDirectory, KeyPackageDirectory, Uploads
-from ..identity import fingerprint, key_identifier
+from ..identity import TrustLevel, fingerprint, key_identifier
 from ..mls.crypto.cipher_suite import CipherSuite
 from .clock import SteadyClock
 from .question_budget import QuestionBudget
@@ -86,3 +86,10 @@ class Context:
                 replace(member, level=keys.get(member.account, key_identifier(member.signature_key)).level)
                 for member in members
             ]
+
+    def is_verified(self, account: str, signature_key: bytes) -> bool:
+        """Whether people have compared a key of an account.
+
+        :raises StoreError: the store failed
+        """
+        return self.trust.table.get(account, key_identifier(signature_key)).level is TrustLevel.VERIFIED

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from slixmpp_mls.client import Event, MessageReceived
+from slixmpp_mls.client.group.group_infos import group_infos_in
 from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import ArchiveGap, MLSError, NotPermitted, PeerError, UsageError
 from slixmpp_mls.identity import ClientIdentity
@@ -275,9 +276,14 @@ class Scene:
         session = person.group
         if self.is_member(person) or session.external_commits.waits or session.state is MembershipState.OUT:
             return
-        for door in person.ways_in()[:3]:
+        shown = ((each.archive_id, each.payloads) for each in self.world.room.archive(person.account))
+        ways, _ = session.group_infos.ways_in(group_infos_in(shown), self.world.now)
+        administrator = self.alice.device.signature_key(CipherSuite.get(SUITE)).public
+        for way in ways[:3]:
+            if way.trusted is not None and way.trusted.signature_key != administrator:
+                continue  # a client that was never a member asks rather than believe whoever comes first
             try:
-                person.enter(door)
+                person.enter(way.group_info)
             except MLSError:
                 continue
             return

@@ -359,15 +359,22 @@ def test_a_new_device_believes_who_vouches_for_it() -> None:
     assert way.epoch == 3
 
 
-def test_a_new_device_without_either_asks_instead() -> None:
-    world, alice, bob, _ = ruled(external_joins=ExternalJoins.ANYBODY)
-    alice.commit()
+def test_without_either_a_new_device_takes_an_administrators_word() -> None:
+    """The first one that an account with all rights has signed; the caller asks the Authentication Service about it."""
+    world, alice, bob, carol = ruled(external_joins=ExternalJoins.ANYBODY)
+    carol.commit()
     world.settle()
     world.room.expire(1)
-    assert fresh_device(world, bob).ways_in() == []
-    stranger = world.person(DAVE)
-    (way,) = stranger.ways_in()  # the first one that an administrator has signed
-    assert way.epoch == 2
+    carol.commit()
+    world.settle()
+    alice.commit()
+    world.settle()
+    for person in (fresh_device(world, bob), world.person(DAVE)):
+        shown = group_infos_in((each.archive_id, each.payloads) for each in world.room.archive())
+        (way,) = person.group.group_infos.ways_in(shown, world.now)[0]
+        assert way.group_info.epoch == 4
+        assert way.trusted is not None
+        assert way.trusted.signature_key == alice.device.signature_key(SUITE).public
 
 
 def test_a_false_device_of_the_account_is_not_believed() -> None:
@@ -377,7 +384,9 @@ def test_a_false_device_of_the_account_is_not_believed() -> None:
     world.room.expire(1)
     ghost(world, BOB, door)
     world.room.deliver_all()
-    assert fresh_device(world, bob).ways_in() == []
+    shown = group_infos_in((each.archive_id, each.payloads) for each in world.room.archive())
+    (way,) = fresh_device(world, bob).group.group_infos.ways_in(shown, world.now)[0]
+    assert way.trusted is not None  # no more than anybody's: the Authentication Service is asked about it
 
 
 def test_a_stranger_is_told_whose_word_it_takes() -> None:

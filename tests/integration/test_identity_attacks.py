@@ -399,8 +399,9 @@ async def test_a_list_from_before_a_device_was_retired(server: DevServer, cast: 
     await server_of_bob.mls.directory.publish_many(handed_out)
     await server_of_bob.log_out()
     alice.notify_of_devices(bob.account)
-    (added,) = (await alice.room().add(bob.account)).added
-    assert added.device == lost  # the account's list says so, and nobody else can know
+    assert not (await alice.room().add(bob.account)).added  # no device in the group vouches for it
+    (added,) = (await alice.room().add(f"{bob.account}/{lost}")).added
+    assert added.device == lost  # alice insists: the account's list says so, and nobody else can know
     await bob.connect()
     conflict = await bob.next("mls_device_conflict")
     assert conflict.id == lost

@@ -15,8 +15,8 @@ never a member believes one of these, in this order:
 
 1. what a device of its own account has signed that vouches for it;
 2. the first GroupInfo of epoch 1, beside the creation of the group, if an administrator has signed it;
-3. without a voucher, so where the policy lets anybody join: the first GroupInfo that an account with all rights has
-   signed, or else the first one.
+3. the first GroupInfo that an account with all rights by its own policy has signed, or else the first one.  A client
+   that was never a member can read a GroupInfo only where the policy lets anybody join.
 
 The last two are no proofs: the room's server can fabricate them in the names of others.  The caller asks the
 Authentication Service about the signer (:attr:`Way.trusted`).
@@ -246,8 +246,6 @@ class _Walk(Generic[T]):
                 known = self._state_of(each)
                 if known is not None and known.is_entitled(ClientIdentity.from_leaf(each.signer)):
                     return each, known, each.signer
-        if any(self._device.vouchers(each.suite, now) for each in candidates):
-            return None
         first: tuple[_Candidate[T], KnownState, LeafNode | None] | None = None
         for each in candidates:
             known = self._state_of(each)
