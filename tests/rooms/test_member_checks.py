@@ -121,7 +121,9 @@ async def test_about_a_newcomer_that_silences_the_room_it_is_asked_again_soon(mo
     bob.vouch_for(fresh)
     fresh.read()
     alice.person.judge, alice.person.denies = lambda leaf: InvalidError("no answer", "RFC 9420 5.3.1"), False
-    fresh.enter(fresh.ways_in()[0])
+    fresh.ask()
+    world.settle()
+    bob.commit()
     world.settle()
     assert alice.group.sending.silenced
     await alice.checks.act()
