@@ -20,12 +20,15 @@ from lxml import etree
 
 from slixmpp_mls.authentication import X509Service
 from slixmpp_mls.client import Device, GroupChanged, Incoming, Joined, Rejected, RoomGroup
+from slixmpp_mls.client.group.certainty import INQUIRY_LABEL, signed_content
+from slixmpp_mls.client.group.certainty import Inquiry as SignedInquiry
 from slixmpp_mls.client.group.group_info_key import GroupInfoKey, begins_key, open_group_info
 from slixmpp_mls.errors import InvalidError, MalformedError, PeerError, PolicyViolation
 from slixmpp_mls.identity import ClientIdentity, fingerprint, key_identifier
 from slixmpp_mls.identity.certificates import certified_key, chain_of
 from slixmpp_mls.key_packages.items import parse_item, verify_item
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.crypto.hpke import HPKECiphertext
 from slixmpp_mls.mls.group.commit_effects import ChangeKind, Effects, MemberChange
 from slixmpp_mls.mls.parameters import DAY, HOUR
 from slixmpp_mls.mls.structures.credential import BasicCredential, Certificate, X509Credential
@@ -55,6 +58,7 @@ from slixmpp_mls.stanza import (
 from slixmpp_mls.stanza import Device as DeviceElement
 from slixmpp_mls.stanza.blob import RatchetTreeLocation
 from slixmpp_mls.stanza.consistency import check as check_consistency
+from slixmpp_mls.stanza.elements import Answer, Inquiry
 from slixmpp_mls.stanza.locations import CommitPlace, WelcomePlace
 from slixmpp_mls.stanza.sce import Envelope, mismatches
 from slixmpp_mls.store import MemoryStore
@@ -393,6 +397,41 @@ def test_new_group_info_key(case: dict[str, Any]) -> None:
 def named(identity: str) -> LeafNode:
     credential = BasicCredential(identity.encode())
     return LeafNode(b"", b"", credential, Capabilities((), (), (), (), ()), UpdateSource(), (), b"")
+
+
+def test_inquiry() -> None:
+    """Verified from the document alone: mls-recovery.xml, "Not Being Sure"; SignWithLabel: RFC 9420 5.1.2."""
+    case = load("inquiry")
+    for name in ("inquiry", "answer"):
+        SCHEMA.assertValid(etree.fromstring(case[name]))
+    asked, answer = parse(case["inquiry"]), parse(case["answer"])
+    assert isinstance(asked, Inquiry)
+    assert isinstance(answer, Answer)
+    state = hashlib.sha256(unhex(case["group_context"])).digest()
+    reply_key = SUITE.import_hpke_key(unhex(case["reply_private_key"]))
+    fields = struct.pack(">I", 0) + vector(state) + vector(reply_key.public)
+    signed = vector(unhex(case["group_id"])) + fields
+    assert signed.hex() == case["inquiry_tbs"]
+    assert asked.data.startswith(fields)
+    signature = asked.data[-64:]
+    assert asked.data == fields + vector(signature)
+    label = b"MLS 1.0 MLS-XMPP 1.0 inquiry"
+    Ed25519PublicKey.from_public_bytes(unhex(case["signature_key"])).verify(signature, vector(label) + vector(signed))
+    sealed = HPKECiphertext.decode(answer.data)
+    opened = SUITE.decrypt_with_label(reply_key, "MLS-XMPP 1.0 answer", unhex(case["group_id"]), sealed)
+    assert opened.hex() == case["group_info"]
+
+
+@pytest.mark.parametrize("case", load("inquiry")["refused"], ids=lambda case: case["reason"])
+def test_no_inquiry(case: dict[str, str]) -> None:
+    made, parsed = load("inquiry"), parse(case["inquiry"])
+    assert isinstance(parsed, Inquiry)
+    asked = SignedInquiry.decode(parsed.data)
+    content = signed_content(unhex(made["group_id"]), asked)
+    changed = asked.state != hashlib.sha256(unhex(made["group_context"])).digest()
+    with pytest.raises(PeerError):
+        SUITE.verify_with_label(unhex(made["signature_key"]), INQUIRY_LABEL, content, asked.signature)
+    assert changed == (case["reason"] == "another state")
 
 
 def test_ephemeral() -> None:

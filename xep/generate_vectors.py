@@ -22,6 +22,7 @@ from typing import Any
 from lxml import etree
 
 from slixmpp_mls import stanza
+from slixmpp_mls.client.group.certainty import ANSWER_LABEL, INQUIRY_LABEL, Inquiry, signed_content, state_digest
 from slixmpp_mls.client.group.ephemeral import seal as seal_ephemeral
 from slixmpp_mls.client.group.group_info_key import EncryptedGroupInfo, GroupInfoKey, seal_group_info
 from slixmpp_mls.errors import MalformedError
@@ -41,7 +42,7 @@ from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, as_it_is, creat
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import ExternalJoins, Right, RoomPolicy, group_extensions
 from slixmpp_mls.rooms.content import PROFILE
-from slixmpp_mls.stanza import blob, locations
+from slixmpp_mls.stanza import blob, elements, locations
 from slixmpp_mls.stanza.rich import STATES
 from slixmpp_mls.stanza.sce import Envelope
 
@@ -265,9 +266,9 @@ def stanzas() -> dict[str, Any]:
         ("65 welcomes and a group-info", [commit, *[welcome] * 65, info]),
     ]
     found = []
-    for name, elements in cases:
+    for name, beside in cases:
         message = etree.Element("{jabber:client}message", nsmap={None: "jabber:client"})
-        message.extend(etree.fromstring(one) if isinstance(one, str) else one.to_lxml() for one in elements)
+        message.extend(etree.fromstring(one) if isinstance(one, str) else one.to_lxml() for one in beside)
         try:
             counting, refused = stanza.read_payloads(message)
         except MalformedError:
@@ -483,6 +484,48 @@ def group_infos() -> dict[str, Any]:
                 (9, ExternalJoins.ANYBODY, (), (), True),
             )
         ],
+    }
+
+
+# --- inquiry.json ------------------------------------------------------------------------------
+
+
+def inquiries() -> dict[str, Any]:
+    hag = Person("hag66@shakespeare.lit", "pda", "secondwitch", "PDA")
+    group = Group.create(hag.make_package(NOW), hag.random(32), extensions=group_extensions(POLICY), random=hag.random)
+    reply_key = SUITE.generate_key_pair(hag.random)
+    bare = Inquiry(int(group.own_index), state_digest(group.context.encode()), reply_key.public, b"")
+    key = group.signature_key
+
+    def signed(inquiry: Inquiry, group_id: bytes = group.group_id, label: str = INQUIRY_LABEL) -> Inquiry:
+        content = signed_content(group_id, inquiry)
+        return replace(inquiry, signature=SUITE.sign_with_label(key, label, content))
+
+    def element(inquiry: Inquiry) -> str:
+        return elements.Inquiry(group.group_id, group.epoch, inquiry.encode()).to_bytes().decode()
+
+    genuine, message = signed(bare), group.group_info(random=hag.random)
+    sealed = SUITE.encrypt_with_label(reply_key.public, ANSWER_LABEL, group.group_id, message)
+    return {
+        "suite": SUITE.id,
+        "group_id": group.group_id.hex(),
+        "group_context": group.context.encode().hex(),
+        "signature_key": key.public.hex(),
+        "reply_private_key": reply_key.encode().hex(),
+        "inquiry_tbs": signed_content(group.group_id, bare).hex(),
+        "inquiry": element(genuine),
+        "refused": [
+            {"inquiry": element(inquiry), "reason": reason}
+            for inquiry, reason in (
+                (signed(bare, group_id=bytes(32)), "signed for another group"),
+                (signed(bare, label=ANSWER_LABEL), "signed for another purpose"),
+                (replace(genuine, reply_key=bytes(32)), "another reply key"),
+                (replace(genuine, state=bytes(32)), "another state"),
+                (replace(genuine, signature=b""), "no signature"),
+            )
+        ],
+        "group_info": message.hex(),
+        "answer": elements.Answer(group.group_id, group.epoch, sealed.encode()).to_bytes().decode(),
     }
 
 
@@ -728,11 +771,12 @@ FILES = {
     "messages": messages,
     "tree-location": tree_location,
     "group-infos": group_infos,
+    "inquiry": inquiries,
     "commit-location": commit_location,
     "ephemeral": ephemeral,
     "races": races,
 }
-CHANGING = {"races"}
+CHANGING = {"inquiry", "races"}
 
 
 def main() -> int:

@@ -62,7 +62,10 @@ from .join_request import PAUSES
 from .room_change import Change, Membership
 from .room_state import RoomState
 
-__all__ = ["ANSWERS", "ANSWER_PAUSE", "Certainty", "Inquiry", "UnsureReason", "names"]
+__all__ = [
+    "ANSWERS", "ANSWER_LABEL", "ANSWER_PAUSE", "INQUIRY_LABEL", "Certainty", "Inquiry", "UnsureReason", "names",
+    "signed_content", "state_digest",
+]  # fmt: skip
 
 ANSWER_PAUSE = 10
 """Seconds between two answers to the same member."""
@@ -71,8 +74,8 @@ ANSWERS = 20
 
 T = TypeVar("T")
 
-_INQUIRY = "MLS-XMPP 1.0 inquiry"
-_ANSWER = "MLS-XMPP 1.0 answer"
+INQUIRY_LABEL = "MLS-XMPP 1.0 inquiry"
+ANSWER_LABEL = "MLS-XMPP 1.0 answer"
 _RULES = "urn:xmpp:mls:0 finding out"
 _TREE_MEMBERS = 64  # of the largest group whose answers have the ratchet tree in them
 
@@ -200,8 +203,10 @@ class Certainty:
         self._reply_key = key = group.suite.generate_key_pair(self._device.random)
         self._unproven = b""
         own = int(group.own_index)
-        asked = Inquiry(own, _state_of(group.context.encode()), key.public, b"")
-        signature = group.suite.sign_with_label(group.signature_key, _INQUIRY, _signed(group.group_id, asked))
+        asked = Inquiry(own, state_digest(group.context.encode()), key.public, b"")
+        signature = group.suite.sign_with_label(
+            group.signature_key, INQUIRY_LABEL, signed_content(group.group_id, asked)
+        )
         payload = elements.Inquiry(group.group_id, group.epoch, replace(asked, signature=signature).encode())
         return Outgoing(str(uuid.uuid4()), OutboxKind.PROPOSAL, (payload,))
 
@@ -217,7 +222,7 @@ class Certainty:
         suite = membership.group.suite
         try:
             sealed = HPKECiphertext.decode(answer.data)
-            octets = suite.decrypt_with_label(key, _ANSWER, answer.group, sealed)
+            octets = suite.decrypt_with_label(key, ANSWER_LABEL, answer.group, sealed)
         except PeerError:
             return []  # for somebody else
         return self.take_group_info(octets, now, answered=True)
@@ -323,7 +328,9 @@ class Certainty:
         group = membership.group
         asked = Inquiry.decode(inquiry.data)
         leaf = group.tree.member(LeafIndex(asked.signer))
-        group.suite.verify_with_label(leaf.signature_key, _INQUIRY, _signed(group.group_id, asked), asked.signature)
+        group.suite.verify_with_label(
+            leaf.signature_key, INQUIRY_LABEL, signed_content(group.group_id, asked), asked.signature
+        )
         if asked.signer == group.own_index or inquiry.epoch > group.epoch:
             return None
         if abs(now - self._answered.get(asked.signer, -ANSWER_PAUSE)) < ANSWER_PAUSE:
@@ -345,7 +352,7 @@ class Certainty:
         self._answers.append(now)
         handed_over = (self._state.group_info_key or UNKNOWN).extension()
         info = group.group_info(tree=_has_tree(membership), extensions=(handed_over,), random=self._device.random)
-        sealed = group.suite.encrypt_with_label(asked.reply_key, _ANSWER, group.group_id, info)
+        sealed = group.suite.encrypt_with_label(asked.reply_key, ANSWER_LABEL, group.group_id, info)
         payload = elements.Answer(group.group_id, group.epoch, sealed.encode())
         return Outgoing(str(uuid.uuid4()), OutboxKind.PROPOSAL, (payload,))
 
@@ -354,11 +361,13 @@ def _has_tree(membership: Membership) -> bool:
     return len(membership.roster) <= _TREE_MEMBERS
 
 
-def _state_of(context: bytes) -> bytes:
+def state_digest(context: bytes) -> bytes:
+    """What an Inquiry has of its sender's GroupContext."""
     return sha256(context).digest()
 
 
-def _signed(group_id: bytes, asked: Inquiry) -> bytes:
+def signed_content(group_id: bytes, asked: Inquiry) -> bytes:
+    """What the signature of an Inquiry covers, encoded."""
     return _InquiryTBS(group_id, asked.signer, asked.state, asked.reply_key).encode()
 
 
