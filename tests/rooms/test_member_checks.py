@@ -128,7 +128,7 @@ async def test_about_a_newcomer_that_silences_the_room_it_is_asked_again_soon(mo
     assert alice.group.sending.silenced
     await alice.checks.act()
     await until(lambda: not alice.group.sending.silenced)
-    assert fresh.device.identity in alice.judge.asked
+    assert fresh.device.identity in alice.service.asked
     assert alice.resumed
 
 
