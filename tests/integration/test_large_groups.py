@@ -430,8 +430,8 @@ async def test_a_commit_that_nobody_can_fetch_does_not_silence_the_room(people: 
         (lost,) = (path for path in files if sha256(path.read_bytes()).digest() == places[-1].hash)
         lost.unlink()
 
-    def no_room_for_commits(found: Sequence[RoomElement]) -> None:
-        if any(isinstance(element, Commit) for element in found):
+    def no_room_for_commits(elements: Sequence[RoomElement]) -> None:
+        if any(isinstance(element, Commit) for element in elements):
             raise StanzaTooLarge(300_000, MAX_STANZA)
 
     places, fits = after_putting(alice, lose), hers.worker.parts.fits
@@ -459,7 +459,7 @@ async def test_a_commit_that_nobody_can_fetch_does_not_silence_the_room(people: 
         await (await room.send(text)).confirmed
         others = [each for each in (alice, bob, carol) if each.xmpp is not room.xmpp]
         heard = [people.heard[each.xmpp.boundjid.bare] for each in others]
-        await until(lambda text=text, heard=heard: all(text in each for each in heard))  # type: ignore[misc]
+        await until(lambda text=text, heard=heard: all(text in each for each in heard))
 
 
 async def test_an_application_that_allows_no_fetching(people: People) -> None:
