@@ -117,7 +117,7 @@ class Person:
             cipher_suites=(SUITE.id,),
             extensions=EXTENSION_TYPES,
             proposals=(ProposalType.SELF_REMOVE,),
-            credentials=(CredentialType.BASIC,),
+            credentials=(CredentialType.BASIC, CredentialType.X509),
             random=self.random,
         )
         return OwnLeaf(self.identity.credential(), self.signature_key, listed, complete=renewing(SUITE))

@@ -114,7 +114,10 @@ class RoomPolicy(ExtensionContent):
         try:
             return super(RoomPolicy, cls).decode(data)  # noqa: UP008  # a class with slots is made twice
         except MalformedError:
-            return super(RoomPolicy, cls).decode(data + _SINCE_0_2)  # noqa: UP008
+            policy = super(RoomPolicy, cls).decode(data + _SINCE_0_2)  # noqa: UP008
+            if policy.roots:  # the octets end within the last hash: others refuse them, so the group would be split
+                raise
+            return policy
 
     @classmethod
     def found_in(cls, extensions: Extensions) -> Self | None:

@@ -79,6 +79,14 @@ def test_the_form_of_version_0_1() -> None:
             RoomPolicy.decode(RoomPolicy("r@x.org", ("a@x.org",)).encode()[:-size])
 
 
+def test_octets_that_end_within_a_hash_are_not_the_form_of_version_0_1() -> None:
+    octets = RoomPolicy("r@x.org", ("a@x.org",), x509_only=True, roots=(b"\xab" * 32,)).encode()
+    assert RoomPolicy.decode(octets).roots == (b"\xab" * 32,)
+    for size in range(1, 33):
+        with pytest.raises(MalformedError):
+            RoomPolicy.decode(octets[:-size])
+
+
 @pytest.mark.parametrize(
     "octets",
     [
