@@ -131,6 +131,8 @@ async def test_the_tutorial(prosody: DevServer, account: Account, tmp_path: Path
             await talk.prints(f"{alice} said: Fair is foul")
             await talk.type("!who")
             await talk.prints(f"{bob}: {fingerprint}")
+            await talk.type(f"/verify {bob} {fingerprint}")
+            await talk.prints("is verified")
             await talk.type("/quit")
             assert await talk.ends() == 0, talk.output
     async with running(*chat, folder=tmp_path, **login(prosody, alice)) as talk:
