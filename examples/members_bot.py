@@ -16,15 +16,15 @@ from slixmpp_mls import MLS, EncryptedMessage, EncryptedRoom, run
 
 
 async def answer(message: EncryptedMessage) -> None:
-    """Who may ask: whoever is in the group, for only they can write a message that gets here."""
+    """Any member of the group may ask: only members can write a message that gets here."""
     if message.body.strip() == "!members" and not message.own:
         await message.reply(describe(message.room))
 
 
-def describe(group: EncryptedRoom) -> str:
+def describe(room: EncryptedRoom) -> str:
     """One paragraph for each device: an account may have several in the group."""
-    lines = [f"{len(group.members)} devices of {len(group.accounts)} people, epoch {group.epoch}"]
-    for member in group.members:
+    lines = [f"{len(room.members)} devices of {len(room.accounts)} people, epoch {room.epoch}"]
+    for member in room.members:
         since = "" if member.since is None else f" since {datetime.fromtimestamp(member.since, UTC):%Y-%m-%d %H:%M}Z"
         lines.append(f"{member.account}, device {member.device}{since}\n  {member.fingerprint}")
     return "\n".join(lines)

@@ -29,12 +29,12 @@ async def main() -> None:
     try:
         bot = load(parser, given).bot()
         async with connected(bot):
-            group = await find_room(MLS.of(bot), given)
+            room = await find_room(MLS.of(bot), given)
             refused = 0
             async for line in lines(given.line):
                 try:
                     # On the stream, or at least in the store: from here on, nothing is lost by a crash.
-                    sent = await group.send(line)
+                    sent = await room.send(line)
                 except (UsageError, StanzaTooLarge) as error:  # this line has control characters, or is too long
                     print(f"not posted: {line[:80]!r}: {error}", file=sys.stderr)
                     refused += 1
@@ -49,13 +49,13 @@ async def main() -> None:
 
 async def find_room(mls: MLS, given: argparse.Namespace) -> EncryptedRoom:
     """The room, made if need be, with everybody in it who should be."""
-    group = mls.rooms.get(JID(given.room).bare) or await mls.create(given.room)  # however it is typed
-    missing = [account for account in given.add if JID(account).bare not in group.accounts]
+    room = mls.rooms.get(JID(given.room).bare) or await mls.create(given.room)  # however it is typed
+    missing = [account for account in given.add if JID(account).bare not in room.accounts]
     if missing:
-        result = await group.add(*missing)
+        result = await room.add(*missing)
         for account, reason in result.failed.items():  # the others have been added all the same
             print(f"{account} could not be added: {reason}", file=sys.stderr)
-    return group
+    return room
 
 
 async def lines(given: list[str]) -> AsyncIterator[str]:

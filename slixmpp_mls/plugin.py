@@ -5,9 +5,9 @@
     xmpp.register_plugin("mls", {"store": "alice.db"})
     mls = xmpp.plugin["mls"]
     await mls.ready()
-    group = await mls.create("coven@rooms.example")
-    await group.add("bob@example")
-    await group.send("Fair is foul")
+    room = await mls.create("coven@rooms.example")
+    await room.add("bob@example")
+    await room.send("Fair is foul")
 
 The module is longer than others because it is a reference: most of it is the docstrings of the public methods, which
 forward to the parts.
@@ -183,7 +183,7 @@ class MLS(BasePlugin):
         self._store = self._parts = None
 
     def _login_failed(self, problem: LoginFailed) -> None:
-        """Whoever waits for us to be ready learns it; whoever asks later waits for the next attempt."""
+        """Tell all callers of :meth:`ready` that wait now; later callers wait for the next attempt."""
         if self._ready is not None and not self._ready.done():
             self._ready.set_exception(problem)
             self._ready.exception()  # seen: nobody may be waiting for it
@@ -312,7 +312,7 @@ class MLS(BasePlugin):
     def _take_over(self, path: str) -> None:
         """Close the store if a client of this process has left it open whose event loop has ended.
 
-        Whoever sends one thing after another, each in an :func:`asyncio.run` of its own, would find it locked.
+        Otherwise a program that sends several things, each in an :func:`asyncio.run` of its own, finds it locked.
         """
         before = _holders.get(path)
         if before is not None and before is not self and before._loop is not None and before._loop.is_closed():

@@ -130,11 +130,11 @@ def set_command(
         bot = login.bot(ask=ask, store=login.store, passphrase=secret)
         try:
             async with asyncio.timeout(timeout), connected(bot):
-                group = MLS.of(bot).rooms.get(address)
-                if group is None or not group.is_member:
+                encrypted_room = MLS.of(bot).rooms.get(address)
+                if encrypted_room is None or not encrypted_room.is_member:
                     raise UsageError(f"this device is not in the group of {address}")
-                await group.wait_live()
-                changed = await group.set_policy(replace(group.policy, **wanted))
+                await encrypted_room.wait_live()
+                changed = await encrypted_room.set_policy(replace(encrypted_room.policy, **wanted))
         except TimeoutError:
             raise NoAnswer(f"not done after {timeout:g} seconds") from None
         console.print(Text("The policy is changed." if changed is not None else "The policy is that already."))

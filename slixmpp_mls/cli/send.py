@@ -188,9 +188,9 @@ class _Job:
                     bot = self._login.bot(ask=ask, store=store, label="slixmpp-mls send", key_file=None)
                     async with connected(bot):
                         doing = f"coming into {self._room}"
-                        group = await self._enter(MLS.of(bot))
+                        room = await self._enter(MLS.of(bot))
                         doing = "sending"
-                        await self._send(group)
+                        await self._send(room)
                         doing = "waiting for the room's confirmation"
                         for sent in self._unconfirmed:
                             await sent.confirmed
@@ -205,14 +205,14 @@ class _Job:
             return self._unfinished(str(error))
         return 0
 
-    async def _send(self, group: EncryptedRoom) -> None:
+    async def _send(self, room: EncryptedRoom) -> None:
         if self.file is not None:
-            self._unconfirmed.append(await group.send_file(self.file, caption=self.messages[0] or None))
+            self._unconfirmed.append(await room.send_file(self.file, caption=self.messages[0] or None))
             self._accepted, self._read_all = 1, True
             return
         async for message in self._messages():
             for piece in pieces(readable(message)):
-                sent = await group.send(piece)
+                sent = await room.send(piece)
                 self._accepted += 1
                 # A refusal raises here; what is confirmed need not be remembered.
                 self._unconfirmed = [each for each in self._unconfirmed if not _is_there(each)]
@@ -254,24 +254,24 @@ class _Job:
 
         :raises DeliveryError: the room does not let us in
         """
-        group = mls.rooms.get(self._room) or mls.conversations.get(self._room)
-        if group is None and self._create:
-            group = await mls.create(self._room)
-        if group is None and not await mls.is_room(self._room):
+        room = mls.rooms.get(self._room) or mls.conversations.get(self._room)
+        if room is None and self._create:
+            room = await mls.create(self._room)
+        if room is None and not await mls.is_room(self._room):
             if self._people:
                 raise UsageError(f"{self._room} is no room: nobody can be added to a conversation of two")
             return await mls.conversation(self._room)
-        if group is not None and group.is_member and group.lost is not None:
-            raise group.lost
-        if group is None or not group.is_member:
+        if room is not None and room.is_member and room.lost is not None:
+            raise room.lost
+        if room is None or not room.is_member:
             await mls.join(self._room)
-            group = mls.room(self._room)
-        missing = [account for account in self._people if account not in group.accounts]
+            room = mls.room(self._room)
+        missing = [account for account in self._people if account not in room.accounts]
         if missing:
-            result = await group.add(*missing)
+            result = await room.add(*missing)
             for account, reason in result.failed.items():  # the others are in all the same
                 errors.print(Text(f"{account} could not be added: {reason}", "yellow"), soft_wrap=True)
-        return group
+        return room
 
     async def _messages(self) -> AsyncIterator[str]:
         for message in self.messages:

@@ -44,7 +44,7 @@ _KEPT: Final = 100  # messages of each room, and files
 
 
 def quoted(text: str, most: int = 60) -> str:
-    """The beginning of a text, in one line, for whoever has to recognise it."""
+    """The beginning of a text, in one line, by which a reader recognises it."""
     line = displayable(" ".join(text.split()))
     return line if len(line) <= most else f"{line[: most - 1]}\u2026"
 

@@ -26,6 +26,8 @@ What is poezio's, and what is ours:
 ``accept``     ``contacts`` (the default) or ``all``
 ``downloads``  folder for fetched files; the home folder
 =============  ====================================================================================================
+
+The module is longer than others: poezio wants one class for each plugin.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ and the next program, of whatever kind, gets it.  So nothing that a chat has not
 it.
 
 *What was to be sent* is remembered until the room confirms it; :meth:`Chat.finish` gives the exit code.
+
+The module is longer than others: rooms, conversations and invitations are talks alike, in one list.
 """
 
 from __future__ import annotations
@@ -389,7 +391,7 @@ class Chat:
         :raises asyncio.CancelledError: this chat does not show the room, and the program ends
         """
         if not self._is_wanted(room):
-            await asyncio.get_running_loop().create_future()  # for whoever shows it
+            await asyncio.get_running_loop().create_future()  # the message stays in the store
         return self._talk_of(room)
 
     async def _until_seen(self, talk: Talk) -> None:

@@ -17,7 +17,7 @@ from .timeline import DemoFailed, Timeline
 
 __all__ = ["SELF_PING", "FederatedStory"]
 
-SELF_PING = 2.0  # seconds: who only listens finds out soon that the room has dropped him
+SELF_PING = 2.0  # seconds: a silent occupant soon notices that the room has dropped it
 
 
 class FederatedStory(Story):
@@ -76,19 +76,19 @@ class FederatedStory(Story):
         alice, bob, carol = self.people
         self.show.chapter("The line between the servers is cut")
         self.line.cut()
-        before = self._group(alice).epoch
+        before = self._room_of(alice).epoch
         self.show.row("", "all connections between the two servers are gone, and new ones refused")
         self.show.expect("Talking and committing on both sides")
         here, there = "A sailor's wife had chestnuts in her lap.", "I'll give thee a wind."
-        sent = await self._group(bob).send(there)
-        await bob.until(lambda: not self._group(bob).live)
+        sent = await self._room_of(bob).send(there)
+        await bob.until(lambda: not self._room_of(bob).live)
         self.show.check(
             "bob", f"says “{there}”: the room is out of reach, it is kept for later", not sent.confirmed.done()
         )
-        bobs_update = asyncio.create_task(self._group(bob).update())
+        bobs_update = asyncio.create_task(self._room_of(bob).update())
         async with asyncio.timeout(STEP_TIMEOUT):
-            await (await self._group(alice).send(here)).confirmed
-            changed = await self._group(alice).update()
+            await (await self._room_of(alice).send(here)).confirmed
+            changed = await self._room_of(alice).update()
         self.show.check(
             "alice",
             f"says “{here}”, and renews her keys: epoch {before} → {changed.epoch}",
@@ -96,8 +96,8 @@ class FederatedStory(Story):
         )
         self.show.check(
             "bob",
-            f"renews his keys, too: his Commit waits in epoch {self._group(bob).epoch}; he has not heard alice",
-            not bobs_update.done() and self._group(bob).epoch == before and here not in bob.read,
+            f"renews his keys, too: his Commit waits in epoch {self._room_of(bob).epoch}; he has not heard alice",
+            not bobs_update.done() and self._room_of(bob).epoch == before and here not in bob.read,
         )
 
         self.show.chapter("The line is back")
@@ -108,14 +108,14 @@ class FederatedStory(Story):
             for person, line in ((alice, there), (bob, here), (carol, here), (carol, there)):
                 await person.until(lambda person=person, line=line: line in person.read)  # type: ignore[misc]
             for person in self.people:
-                await person.until(lambda person=person: self._group(person).epoch == before + 2)  # type: ignore[misc]
+                await person.until(lambda person=person: self._room_of(person).epoch == before + 2)  # type: ignore[misc]
         self.said += [("alice", here), ("bob", there)]
         self.show.check("carol", "has read both lines, and so have bob and alice: each once", self._each_once())
         self.show.check(
             "bob", f"made his Commit anew after alice's: epoch {before + 2}", (await bobs_update).epoch == before + 2
         )
-        code = self._group(alice).epoch_code
-        same = [self._group(person).compare(code) is EpochComparison.SAME for person in (bob, carol)]
+        code = self._room_of(alice).epoch_code
+        same = [self._room_of(person).compare(code) is EpochComparison.SAME for person in (bob, carol)]
         self.show.check("", f"alice tells the others her epoch's code {code}: both have the same", all(same))
 
     def _each_once(self) -> bool:
@@ -129,11 +129,11 @@ class FederatedStory(Story):
         alice, bob, carol = self.people
         self.show.chapter("One is removed")
         self.show.expect("Removing carol")
-        removed = await self._group(alice).remove(carol.jid)
+        removed = await self._room_of(alice).remove(carol.jid)
         gone = [one.account for one in removed] == [carol.jid]
         self.show.check("alice", "removed carol, who is on the other server", gone)
-        group = carol.mls.room(self.room)
-        await carol.until(lambda: not group.is_member)
+        room = carol.mls.room(self.room)
+        await carol.until(lambda: not room.is_member)
         await self._say(bob, "Thou art kind.", alice)
         self.show.check("carol", "has been told, and has not read that", "Thou art kind." not in carol.read)
 

@@ -81,13 +81,13 @@ class PostQuantumStory(Story):
         self.show.chapter("The room moves")
         self.show.expect("Reinitializing the group")
         async with asyncio.timeout(STEP_TIMEOUT):
-            moved = await self._group(alice).reinit()
+            moved = await self._room_of(alice).reinit()
         self.show.check("alice", "ends the group by a ReInit, and makes the one that follows", moved == better.suite)
         for person in self.people:
             await person.until(
-                lambda person=person: self._is_member(person) and self._group(person).suite == _NEW  # type: ignore[misc]
+                lambda person=person: self._is_member(person) and self._room_of(person).suite == _NEW  # type: ignore[misc]
             )
-            withstands = self._group(person).post_quantum
+            withstands = self._room_of(person).post_quantum
             self.show.check(person.name, "is in: what is recorded from now on stays closed", withstands)
         await self._say(bob, "When the hurlyburly's done, when the battle's lost and won.", alice, carol)
         await self._say(carol, "That will be ere the set of sun.", alice, bob)
@@ -99,11 +99,11 @@ class PostQuantumStory(Story):
     async def _stay(self) -> None:
         alice, bob, carol = self.people
         self.show.chapter("... and stays")
-        room = self._group(alice)
+        room = self._room_of(alice)
         self.show.expect("Changing the policy")
         await room.set_policy(replace(room.policy, post_quantum=True))
         for person in (bob, carol):
-            await person.until(lambda person=person: self._group(person).policy.post_quantum)  # type: ignore[misc]
+            await person.until(lambda person=person: self._room_of(person).policy.post_quantum)  # type: ignore[misc]
         self.show.row("alice", "has the policy demand a post-quantum suite")
         refused = ""
         try:

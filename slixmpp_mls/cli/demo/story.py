@@ -148,15 +148,15 @@ class Story:
         alice, bob, carol = self.people
         self.show.chapter("An encrypted room")
         self.show.expect("Making the room")
-        group = await alice.mls.create(self.room)
+        room = await alice.mls.create(self.room)
         self.show.row("alice", f"made {self.room}: members only, archived, and a group with herself in it")
         self.show.expect("Adding people")
-        result = await group.add(bob.jid, carol.jid)
+        result = await room.add(bob.jid, carol.jid)
         self.show.check("alice", "added bob and carol: one stanza, a Commit and a Welcome", not result.failed)
         for person in (bob, carol):
             await person.until(lambda person=person: self._is_member(person))  # type: ignore[misc]
-            members = ", ".join(account.partition("@")[0] for account in self._group(person).accounts)
-            self.show.check(person.name, f"is in, with {members}", len(self._group(person).members) == 3)
+            members = ", ".join(account.partition("@")[0] for account in self._room_of(person).accounts)
+            self.show.check(person.name, f"is in, with {members}", len(self._room_of(person).members) == 3)
 
     async def _talk(self) -> None:
         alice, bob, carol = self.people
@@ -174,7 +174,7 @@ class Story:
         mark = bob.mls.fingerprint[:17]
         self.show.row("bob", f"shows a QR code of his key {mark} …")
         (key,) = await alice.mls.trust.verify(bob.jid, bob.mls.trust.uri())
-        levels = {member.account: str(member.level) for member in self._group(alice).members}
+        levels = {member.account: str(member.level) for member in self._room_of(alice).members}
         self.show.check(
             "alice", f"scans it: bob is {levels[bob.jid]}, carol is {levels[carol.jid]} on first use",
             key.fingerprint == bob.mls.fingerprint and (levels[bob.jid], levels[carol.jid]) == ("verified", "trusted"),
@@ -182,26 +182,26 @@ class Story:
 
     async def _intrude(self) -> None:
         alice, bob, carol = self.people
-        group = self._group(alice)
+        room = self._room_of(alice)
         self.show.expect("Adding an intruder")
-        intruder = Device(MemoryStore(bob.jid), settings=KeyPackageSettings((group.suite,)))
+        intruder = Device(MemoryStore(bob.jid), settings=KeyPackageSettings((room.suite,)))
         bundle = intruder.key_packages.make(CipherSuite.get(intruder.suites[0]), alice.mls.now)
         reference = bundle.reference.hex()
         element = KeyPackage(reference, bundle.key_package.cipher_suite, MLSMessage.wrap(bundle.key_package), False)
         await bob.mls.directory.publish_many({reference: element.to_stdlib()})
         self.show.row("", "the server puts a KeyPackage of its own among bob's: a device more to add")
-        result = await group.add(bob.jid)
+        result = await room.add(bob.jid)
         refused = result.skipped.get(str(intruder.identity), "")
         self.show.check(
-            "alice", f"does not add it: {refused}", bool(refused) and not result.added and len(group.members) == 3
+            "alice", f"does not add it: {refused}", bool(refused) and not result.added and len(room.members) == 3
         )
         await bob.mls.directory.retract(reference)
 
         self.show.expect("Breaking the rules")
-        refused = await _refusal(self._group(bob).remove(carol.jid))
+        refused = await _refusal(self._room_of(bob).remove(carol.jid))
         self.show.check("bob", f"may not remove carol: {refused}", bool(refused))
         rejected = self._news_of_rejections()
-        bobs = self._group(bob)
+        bobs = self._room_of(bob)
         (leaf,) = bobs.group.roster.leaves_of(carol.jid)
         await bobs.worker.transmitter.transmit(commit_against_policy(bobs.group, [Remove(leaf)], bob.mls.now))
         self.show.row("bob", "has changed his program, which commits it all the same")
@@ -209,7 +209,7 @@ class Story:
             await person.until(lambda person=person: person.name in rejected)  # type: ignore[misc]
         self.show.check(
             "", f"ignored by all, by bob's own program, too: {rejected['carol']}",
-            all(len(self._group(person).members) == 3 for person in self.people),
+            all(len(self._room_of(person).members) == 3 for person in self.people),
         )  # fmt: skip
         await self._say(carol, "I come, Graymalkin!", alice, bob)
 
@@ -232,20 +232,20 @@ class Story:
         await carol.disconnect()
         self.show.row("carol", "is gone: her client has ended, her keys are in a file")
         missed = [await self._say(alice, "Where the place?", bob), await self._say(bob, "Upon the heath.", alice)]
-        before = self._group(bob).epoch
+        before = self._room_of(bob).epoch
         self.show.expect("Waiting for a Commit")
-        changed = await self._group(bob).update()
+        changed = await self._room_of(bob).update()
         self.show.check("bob", f"renewed his keys: a Commit, epoch {before} → {changed.epoch}", changed.epoch > before)
         self.show.expect("Waiting for carol to catch up")
         del carol.read[:]
         await carol.connect()
-        await carol.until(lambda: len(carol.read) >= 2 and self._group(carol).epoch == changed.epoch)
+        await carol.until(lambda: len(carol.read) >= 2 and self._room_of(carol).epoch == changed.epoch)
         self.show.check("carol", "is back, and has caught up from the room's archive:", carol.read == missed)
         for line in carol.read:
             self.show.row("", Text(f"  “{line}”", style="italic"))
-        await alice.until(lambda: self._group(alice).epoch == changed.epoch)
-        code = self._group(alice).epoch_code
-        same = [self._group(person).compare(code) is EpochComparison.SAME for person in (bob, carol)]
+        await alice.until(lambda: self._room_of(alice).epoch == changed.epoch)
+        code = self._room_of(alice).epoch_code
+        same = [self._room_of(person).compare(code) is EpochComparison.SAME for person in (bob, carol)]
         self.show.check("", f"alice tells the others her epoch's code {code}: both have the same", all(same))
         await self._say(carol, "There to meet with Macbeth.", alice, bob)
 
@@ -256,15 +256,15 @@ class Story:
         known = len(self.server.archive(self.room))
         self.show.row("bob", "secretly copies all his keys")
         self.show.expect("Removing bob")
-        group = self._group(alice)
-        removed = await group.remove(bob.jid)
-        self.show.check("alice", f"removed bob: epoch {group.epoch}", [one.account for one in removed] == [bob.jid])
-        bobs_group = bob.mls.room(self.room)
-        await bob.until(lambda: not bobs_group.is_member)
+        room = self._room_of(alice)
+        removed = await room.remove(bob.jid)
+        self.show.check("alice", f"removed bob: epoch {room.epoch}", [one.account for one in removed] == [bob.jid])
+        bobs_room = bob.mls.room(self.room)
+        await bob.until(lambda: not bobs_room.is_member)
         read_before = len(bob.read)
         await self._say(alice, "Fair is foul, and foul is fair:", carol)
         await self._say(alice, "Hover through the fog and filthy air.", carol)
-        answer = await _refusal(bobs_group.send("Double, double toil and trouble"))
+        answer = await _refusal(bobs_room.send("Double, double toil and trouble"))
         self.show.check("bob", f"is online still, and wants to speak: {answer}", bool(answer))
         answer = await _refusal(Archive(bob.client, self.room).last_id())
         self.show.check("bob", f"asks for the archive: {answer}", bool(answer) and bob.client.is_connected())
@@ -307,15 +307,15 @@ class Story:
 
     # --- pieces ------------------------------------------------------------------------------------
 
-    def _group(self, person: Person) -> EncryptedRoom:
+    def _room_of(self, person: Person) -> EncryptedRoom:
         return person.mls.room(self.room)
 
     def _is_member(self, person: Person) -> bool:
-        return self.room in person.mls.rooms and self._group(person).is_member
+        return self.room in person.mls.rooms and self._room_of(person).is_member
 
     async def _say(self, speaker: Person, line: str, *readers: Person) -> str:
         self.show.expect(f"Waiting until {', '.join(person.name for person in readers)} can read")
-        sent = await self._group(speaker).send(line)
+        sent = await self._room_of(speaker).send(line)
         async with asyncio.timeout(STEP_TIMEOUT):
             await sent.confirmed
         for reader in readers:
@@ -333,7 +333,7 @@ class Story:
         for number, stanza in enumerate(stanzas):
             step = group.processing.examine(Incoming(str(number), tuple(_elements(stanza))), now)
             count += isinstance(step.action, Read)
-            # Who is being removed would be foolish to obey: that deletes the keys.
+            # A removed client that refuses to obey its removal keeps its keys.
             if not (isinstance(step.action, MoveOn) and step.action.roster is None):
                 group.applying.accept(step, now)
         return count

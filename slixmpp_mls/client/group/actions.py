@@ -184,8 +184,8 @@ class Step:
     :ivar claim: leaf index of the member that has signed the location of a Commit here
     :ivar awaits: an epoch of another room's group, a PSK of which it names: wait for that room to get there, or to have
         been read to its end, and examine the stanza again; then accept what comes out
-    :ivar gap: it looks as if a stanza that comes before this one in the room's order were missing; who has the stanza
-        from elsewhere than the room's archive should read that first
+    :ivar gap: a stanza that comes before this one in the room's order seems to be missing.  Unless this stanza comes
+        from the room's archive, the caller reads the archive first
     """
 
     incoming: Incoming

@@ -15,7 +15,7 @@ A Commit begins a new key if one of these holds, and keeps the key otherwise (:f
 
 - it ends epoch 0, so a new group has a key that all of its members derive;
 - a client that was in the group is not in it afterwards.  A client that returns has not left;
-- the policy before it let anybody join: who came in by a GroupInfo in clear has received no key.
+- the policy before it lets anybody join: a client that came in by a GroupInfo in clear has received no key.
 
 The key protects nothing but the roster.  What lets a client in is its proof (:mod:`slixmpp_mls.policy.admission`).
 """

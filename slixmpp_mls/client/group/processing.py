@@ -186,7 +186,7 @@ class Processing:
         now: int,
         others: OtherGroups,
     ) -> Step:
-        """A Commit that no stanza holds: whoever cannot fetch it does not know whether it has ended our epoch."""
+        """A Commit that no stanza holds.  A member that cannot fetch it does not know whether its epoch has ended."""
         group, number = membership.group, self._state.outbox.of_location(payload.data)
         if number is not None:
             return self._examine_own(membership, incoming, number, others)

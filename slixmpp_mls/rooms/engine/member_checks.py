@@ -161,7 +161,7 @@ class MemberChecks:
         return None if doubt is None or doubt.reason != NOT_ASKED else doubt.client
 
     async def ask_about_speaker(self, client: ClientIdentity) -> None:
-        """Ask about the account of somebody whose message waits; who speaks has paid for the question.
+        """Ask about the account of a speaker, whose message waits for the answer and justifies the question.
 
         :raises StoreError: the answers could not be stored
         """
