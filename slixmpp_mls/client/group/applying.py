@@ -283,7 +283,7 @@ class Applying:
         returns = returning_to(sent, view) is not None
         if not returns and not is_vouched_for(membership.group, view, sent, now):
             return "unproven" if membership.roster.has(client.account) else "stranger"
-        if unknown and not returns:  # who returns is as well known as before
+        if unknown and not returns:  # a returning client is as well known as before
             return "unknown"
         with state.store.transaction() as transaction:
             if rejoin_limit.is_too_often(transaction, state.spaces.arrivals, client.account, when):
@@ -353,7 +353,7 @@ class Applying:
 
 
 def _neighbours(room: str, incoming: Incoming) -> list[Rejected]:
-    """What is said of elements that have been left out of a stanza."""
+    """The events for elements that have been left out of a stanza."""
     return [rejected(room, incoming, error) for error in incoming.refused]
 
 

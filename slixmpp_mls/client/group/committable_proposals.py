@@ -40,7 +40,7 @@ __all__ = ["Committable", "committable", "effects_of", "is_permitted", "is_vouch
 
 @dataclass(frozen=True, slots=True)
 class Committable:
-    """What a Commit of ours would cover.
+    """The proposals that a Commit of ours would cover.
 
     :ivar waiting: proposals by reference
     :ivar replaced: our own Removes of the leaves of clients that are added afresh
@@ -192,7 +192,7 @@ def is_permitted(group: Group, view: GroupView, proposals: Sequence[SentProposal
 
 
 def effects_of(group: Group, proposals: Sequence[SentProposal]) -> Effects | None:
-    """What these proposals would do, as far as the policy asks; None if they concern a leaf where nobody is."""
+    """The effects of these proposals, as far as the policy asks; None if they concern an empty leaf."""
     try:
         return _effects(group, proposals)
     except InvalidError:

@@ -82,7 +82,7 @@ class Continuation:
         return self.finish(self.draft(others, now), fits=fits)
 
     def draft(self, others: Sequence[KeyPackage], now: int) -> CreationDraft:
-        """What :meth:`continue_group` does before it writes anything; nothing has changed.
+        """Do the part of :meth:`continue_group` that comes before it writes anything; nothing changes.
 
         :raises UsageError: our group has not ended
         :raises InvalidError: a member is missing, or a KeyPackage does not fit
@@ -219,14 +219,7 @@ class Continuation:
             actions = PostCommitActions((Invite(account, None).key, state.record.cursor) for account in accounts)
         else:
             actions = before.actions
-        record = replace(
-            record,
-            state=MembershipState.MEMBER,
-            group_id=group.group_id,
-            joined=now,
-            joined_epoch=group.epoch,
-            commits=b"",
-        )
+        record = record.as_member(group.group_id, group.epoch, now)
         evidence = Evidence.NO_STATE if before is None else Evidence.CONTINUED
         with state.change() as change:
             change.end_membership(evidence, keep_messages=before is not None)
@@ -269,7 +262,7 @@ _LEAST_LEAF = 128  # octets: two keys and a signature of the smallest suites
 
 
 def check_tree_length(tree: RatchetTree) -> None:
-    """That a Welcome may hold this tree, as far as the number of its members says: before it is written.
+    """Check, by the number of its members alone, that a Welcome can hold this tree: before the tree is written.
 
     :raises StanzaTooLarge: it cannot
     """

@@ -70,7 +70,7 @@ class EphemeralContent(Struct):
 
 @struct
 class EphemeralTBS(Struct):
-    """What is signed."""
+    """The signed content."""
 
     group_context: GroupContext
     sender: uint32

@@ -156,7 +156,7 @@ class ExternalCommits:
         return open_group_info(group_info, self._state.group_info_key, self._suite)
 
     def _completion(self, view: GroupView, own: int | None, now: int) -> Completion:
-        """What lets our leaf in: proof of return, vouchers, or where anybody may come in, the mark of a newcomer.
+        """The proof that admits our leaf: of return, or vouchers; where anybody may join, the mark of a newcomer.
 
         :param own: the index of our old leaf
         """
@@ -292,7 +292,7 @@ class ExternalCommits:
 
 
 def check_is_new(state: RoomState, group_id: bytes, epoch: int) -> None:
-    """What is checked of any way into a group.
+    """Check what holds for every way into a group.
 
     RFC 9420 12.4.3.1: a group id is unique among our groups.
 

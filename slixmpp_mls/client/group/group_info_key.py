@@ -147,7 +147,7 @@ def begins_key(effects: Effects, policy: RoomPolicy, epoch: int) -> bool:
 def seal_group_info(
     key: GroupInfoKey | None, policy: RoomPolicy, group: Group, message: bytes, random: Random = os.urandom
 ) -> bytes:
-    """What is sent to the room of a GroupInfo: in clear where the policy lets anybody in, otherwise encrypted.
+    """The form in which the room gets a GroupInfo: in clear where the policy lets anybody in, otherwise encrypted.
 
     :param key: of the group's present epoch
     :param policy: the group's

@@ -152,7 +152,7 @@ class JoinRequests:
         return not_before if not_before - now <= 2 * PAUSES[-1] else now  # the clock was set back
 
     def _suites(self) -> tuple[int, ...]:
-        """Those that the group may have."""
+        """Our cipher suites that the group may have."""
         ours, suite = self._device.suites, self._state.outside.suite
         return ours if not suite else tuple(one for one in ours if one == suite)
 
@@ -198,7 +198,7 @@ class JoinRequests:
         return AskRecord(seen.epoch, origin_id, message, bundle.reference, source.lifetime.not_after, 0)
 
     def _completion(self, suite: CipherSuite, keys: Sequence[SignaturePrivateKey], now: int) -> Completion:
-        """What lets our leaf in: proof of return to the group that we have lost, and vouchers."""
+        """The proofs that admit our leaf: of return to the group that we have lost, and vouchers."""
         keys = [key for key in keys if key.scheme.name == suite.signature.name]
         group_id = self._state.outside.group_id
         return arriving(suite, group_id, keys=keys, vouchers=self._device.vouchers(suite, now))

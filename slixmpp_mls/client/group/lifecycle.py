@@ -60,14 +60,7 @@ class Lifecycle:
             parameters=device.parameters,
             random=device.random,
         )
-        record = replace(
-            state.record,
-            state=MembershipState.MEMBER,
-            group_id=group.group_id,
-            joined=now,
-            joined_epoch=0,
-            commits=b"",
-        )
+        record = state.record.as_member(group.group_id, 0, now)
         own_age = LeafAge.arriving(group.own_leaf, now, last_resort=False)
         with state.change() as change:
             change.end_membership(Evidence.NO_STATE, keep_messages=False)

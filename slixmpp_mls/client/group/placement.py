@@ -44,7 +44,7 @@ class Placement(IntEnum):
 
 
 def check_lengths(*messages: bytes) -> None:
-    """That each message can be the text of an element.
+    """Check that each message can be the text of an element.
 
     :raises StanzaTooLarge: one is longer
     """

@@ -54,7 +54,7 @@ _Framed = elements.Application | elements.Proposal | elements.Commit
 
 
 class Processing:
-    """What the stanzas of a room's group mean."""
+    """Finds the meaning of the stanzas of a room's group."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Processing:
         self._continuation = continuation
 
     def examine(self, incoming: Incoming, now: int) -> Step:
-        """What a stanza means.  Changes nothing.
+        """Find the meaning of a stanza.  Nothing changes.
 
         :raises StoreError: the store failed
         """
@@ -121,7 +121,7 @@ class Processing:
         return Step(incoming, Ignore())
 
     def _examine_return(self, membership: Membership, incoming: Incoming, others: OtherGroups) -> Step | None:
-        """It is proved that the group is elsewhere: perhaps this leads us there, past what our state can follow."""
+        """Examine a stanza while proof exists that the group is elsewhere: a way back that our state cannot follow."""
         entry = self._entries.find(incoming)
         if entry is not None:
             leaves = (leaf for index, leaf in entry.members() if index != entry.own_index)

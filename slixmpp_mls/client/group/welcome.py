@@ -48,7 +48,7 @@ from ..storage import leaf_ages
 from ..storage.doubts import Doubt, Doubts
 from ..storage.leaf_ages import LeafAge
 from ..storage.post_commit_actions import PostCommitActions
-from ..storage.records import MembershipState, OutboxKind, RoomRecord
+from ..storage.records import OutboxKind, RoomRecord
 from .actions import Ignore, Incoming, Join, Step
 from .evidence import Evidence
 from .external_commit import check_is_new
@@ -68,7 +68,7 @@ _INVITATIONS = 8  # remembered, and as many ignored Welcomes: both are of the la
 
 
 class Welcomes:
-    """How we get into a room's group."""
+    """Brings us into a room's group."""
 
     def __init__(self, device: Device, state: RoomState, requests: JoinRequests) -> None:
         self._device = device
@@ -143,7 +143,7 @@ class Welcomes:
     # --- the Welcome ---------------------------------------------------------------------------
 
     def find(self, incoming: Incoming, others: OtherGroups) -> Step | None:
-        """What a Welcome for us in the stanza means; None if there is none.
+        """Find the meaning of a Welcome for us in the stanza; None if there is none.
 
         :raises PeerError: it is not acceptable; or there is none, and one of the others cannot be read
         :raises StoreError: the store failed
@@ -252,14 +252,7 @@ class Welcomes:
         if followed and before is not None:
             membership = replace(membership, actions=before.actions)
         missed = self._requests.missed(record)
-        record = replace(
-            record,
-            state=MembershipState.MEMBER,
-            group_id=group.group_id,
-            joined=now,
-            joined_epoch=group.epoch,
-            commits=b"",
-        )
+        record = record.as_member(group.group_id, group.epoch, now)
         events: list[Event] = [
             CommitLost(state.room, waiting.origin_id.decode(), "we were removed, and added afresh")
             for _, waiting in state.outbox

@@ -139,7 +139,7 @@ class PostCommitActions:
         """
         changes: dict[bytes, bytes | None] = {}
         for change in effects.removed:
-            # Whoever commits a removal revokes the affiliation: XEP-0045 lets no member give up its own.
+            # The committer of a removal revokes the affiliation: XEP-0045 lets no member give up its own.
             if change.before is not None:
                 account = ClientIdentity.from_leaf(change.before).account
                 if not roster.has(account):

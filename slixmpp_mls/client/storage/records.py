@@ -54,7 +54,7 @@ using a key twice.  ``outside`` describes the time without a membership.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from typing import Annotated, ClassVar, Final, Self
 
@@ -144,6 +144,16 @@ class RoomRecord(Struct):
     joined_epoch: uint64
     seen: uint64
     commits: opaque
+
+    def as_member(self, group_id: bytes, epoch: int, now: int) -> Self:
+        """The record once we are in a group.
+
+        :param epoch: the first epoch that we are in
+        :param now: seconds since the Unix epoch
+        """
+        return replace(
+            self, state=MembershipState.MEMBER, group_id=group_id, joined=now, joined_epoch=epoch, commits=b""
+        )
 
 
 NEW_ROOM: Final = RoomRecord(MembershipState.INVITED, b"", b"", 0, 0, 0, b"")

@@ -207,7 +207,7 @@ class Reader:
         return await self._checks.judge_named(step.leaves, state.suite)
 
     def _unknown_speaker(self, step: Step) -> ClientIdentity | None:
-        """Who has sent a message, if the Authentication Service has not been asked about it yet."""
+        """The sender of a message, if the Authentication Service has not been asked about it yet."""
         return self._checks.must_ask(step.action.received.leaf) if isinstance(step.action, Read) else None
 
     async def _accept(self, step: Step, doubts: list[Doubt], refusal: PeerError | None) -> list[Event]:
