@@ -231,7 +231,7 @@ class DeviceListService(AuthenticationService):
                 raise Disconnected("the service was closed before the answer came")
             if reading.order > after:
                 return reading.task.result()
-            # It was older than the question.  One request for an account is under way at a time, whoever asks.
+            # It was older than the question.  Only one request for an account is under way at a time.
 
     def _ended(self, task: asyncio.Task[_Listing]) -> None:
         self._tasks.discard(task)

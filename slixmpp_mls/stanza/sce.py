@@ -203,7 +203,7 @@ class Envelope:
             envelope[-1].text = "".join(rng.choices(_PADDING, k=fill + rng.randint(0, profile.random_padding)))
         data = serialize(envelope)
         try:
-            Envelope.open(data, profile, limits=limits)  # whoever receives it will do this
+            Envelope.open(data, profile, limits=limits)  # as each receiver does
         except MalformedError as error:
             raise UsageError(f"nobody could open this envelope: {error}") from None
         return data
@@ -376,8 +376,8 @@ def may_stand_outside(element: AnyElement, profile: Profile) -> bool:
 def strip_outside(stanza: AnyElement, profile: Profile) -> list[str]:
     """Remove what a stanza with a ciphertext must not say in clear: body, subject, any extension.
 
-    XEP-0420, Business Rules: a receiver ignores sensitive elements outside of the envelope, or
-    whoever relays the stanza could put words into it.
+    XEP-0420, Business Rules: a receiver ignores sensitive elements outside of the envelope.
+    Otherwise any server on the way could put words into the stanza.
 
     :param stanza: changed in place
     :returns: names (``{namespace}name``) of what has been removed, worth a warning

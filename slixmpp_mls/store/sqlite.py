@@ -29,9 +29,9 @@ The file system or the flash controller may keep copies of overwritten blocks; t
 
 **For its owner only.**  New files are made exclusively (``O_EXCL``), mode 0600, which the log inherits; all are judged
 once more when SQLite has opened them, before anything is written.  A file of the store that exists already is used only
-if it is a regular file, belongs to the user who runs this, and nobody else may read or write it: whoever may put a file
-or a symlink there before us would otherwise read our keys, or give us his.  The folder is not judged: who may write to
-it can remove the store, and cannot read it.
+if it is a regular file, belongs to the user who runs this, and nobody else may read or write it.  Otherwise another
+user, by a file or a symlink put there before, could read our keys or give us his.  The folder is not judged: a user
+with the right to write to it can remove the store, and cannot read it.
 
 **Encrypted, if wanted.**  With a :class:`~.wrapped_key.StoreSecret` the file and its log are encrypted page by page, by
 SQLCipher (the extra ``encrypted``): AES-256-CBC with HMAC-SHA512 over each page and its number, under a random key that

@@ -3,7 +3,7 @@
 Verifying signatures dominates what a member spends on receiving.  libsodium does it in about
 half of OpenSSL's time, so it is used where PyNaCl is installed.  But implementations differ on inputs
 that only a cheat would make ("Taming the many EdDSAs", Chalkias and others, 2020), and members that
-differ on whether a Commit is signed part for ever.  RFC 9420 5.1.2 leaves these cases to RFC 8032,
+differ on whether a Commit is signed part forever.  RFC 9420 5.1.2 leaves these cases to RFC 8032,
 which leaves some of them open.  Hence one rule for all, stricter than OpenSSL alone:
 
 - the public key and the signature's `R` are canonical encodings, of points that do not have small order

@@ -469,7 +469,7 @@ class MemberState(Generic[T]):
     def forget(self, past: tuple[PastEpoch, ...], now: int) -> tuple[PastEpoch, ...]:
         """Of these ended epochs, those that may be kept at `now`.
 
-        They go from the oldest on, without a gap: who was where in one is known from the leaves
+        They go from the oldest on, without a gap: the members of one are known from the leaves
         that differ in those after it.
         """
         limit = self.parameters

@@ -5,8 +5,8 @@ tree and checks each proposal where it takes effect, against the group's *new* e
 Both are pure: the committer runs them before it sends, every receiver before it believes.
 
 A proposal that waits for its Commit gets past :func:`check_alone` only, which refuses what is
-wrong in any list.  More must not be asked: an Add of somebody who is here already becomes
-valid beside a Remove, and whoever had dropped it could not follow that Commit.
+wrong in any list.  A further check could split the group: an Add of a present member becomes valid
+beside a Remove, and a member that had dropped it could not follow that Commit.
 """
 
 from __future__ import annotations

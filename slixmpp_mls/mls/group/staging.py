@@ -154,7 +154,7 @@ def resolve(commit: Commit, committer: AnySender, known: Mapping[bytes, SentProp
 
 
 def _check_return(tree: RatchetTree, proposals: Sequence[SentProposal], leaf: LeafNode) -> None:
-    """RFC 9420 12.2: who replaces an old leaf by an external Commit brings a new key, as an Update would (7.3)."""
+    """RFC 9420 12.2: an external Commit that replaces an old leaf brings a new key, as an Update would (7.3)."""
     for sent in proposals:
         if isinstance(sent.proposal, Remove):
             removed = tree.member(sent.proposal.removed)

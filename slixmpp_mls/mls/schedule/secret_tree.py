@@ -21,7 +21,7 @@ To the first use of a leaf, that derives a path; from then on, taking the next g
 changes one piece.  A message that is ahead of its ratchet leaves skipped keys behind.  They are kept for
 a window of generations, not for a time or a total: a key goes when its sender has moved on by
 more than the window.  So no more keys per ratchet are ever kept than the window is long, no order among them has to
-be remembered, and old keys do not stay for ever in a quiet group.
+be remembered, and old keys do not stay forever in a quiet group.
 
 Beside the keys a tree remembers which signed contents they have carried, by *marks*, for as long as it has keys.  A
 signature does not cover the generation (RFC 9420 6.1), so any member can encrypt once more, under a generation that
