@@ -42,7 +42,7 @@ from .rooms.affiliation_sync import AffiliationsDiffer
 from .rooms.conversations import ConversationMerged
 from .rooms.encrypted_message import EncryptedMessage
 from .rooms.encrypted_room import AddResult, EncryptedRoom, SentMessage
-from .rooms.engine.reinit import ContinuationDelayed
+from .rooms.engine.reinit import BetterSuite, ContinuationDelayed
 from .rooms.epoch_code import EpochComparison
 from .rooms.files import File, FileProgress
 from .rooms.rich import Marker, Reference, Typing
@@ -56,6 +56,7 @@ __all__ = [  # and the errors
     "AddResult",
     "AffiliationChanged",
     "AffiliationsDiffer",
+    "BetterSuite",
     "Bounced",
     "CatchingUp",
     "CertificateExpires",
