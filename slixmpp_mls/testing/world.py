@@ -89,6 +89,7 @@ class Participant:
     :ivar group: the room's group, the object under test
     :ivar events: all its events, oldest first
     :ivar judge: the Authentication Service: returns an error for a leaf that it does not accept, or None
+    :ivar judge_inviter: the same for the signer of a Welcome, which is then not followed
     """
 
     store: Store
@@ -100,6 +101,7 @@ class Participant:
         self.store = store
         self.events: list[Event] = []
         self.judge: Callable[[LeafNode], PeerError | None] = lambda leaf: None
+        self.judge_inviter: Callable[[LeafNode], PeerError | None] = lambda leaf: None
         self.denies = True  # it denies the leaves that `judge` refuses; if false, it cannot tell
         self.restart()
 
@@ -229,6 +231,13 @@ class Participant:
                 return events
             incoming = incoming.with_blob(step.fetch, self.world.web[step.fetch])
             step = self.group.processing.examine(incoming, now)
+        if step.join is not None and not self.group.is_member:
+            staged = step.join.staged
+            error = self.judge_inviter(staged.state.tree.member(staged.inviter))
+            if error is not None:
+                events = self.group.applying.refuse(step, error, now)
+                self._hear(events)
+                return events
         doubts = [
             Doubt(ClientIdentity.from_leaf(leaf), self.denies, "asked", str(error), now)
             for leaf in step.leaves

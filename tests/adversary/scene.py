@@ -16,10 +16,11 @@ from random import Random
 from slixmpp_mls.client import Event, MessageReceived
 from slixmpp_mls.client.group.group_infos import group_infos_in
 from slixmpp_mls.client.storage.records import MembershipState
-from slixmpp_mls.errors import ArchiveGap, MLSError, NotPermitted, PeerError, UsageError
+from slixmpp_mls.errors import ArchiveGap, InvalidError, MLSError, NotPermitted, PeerError, UsageError
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.parameters import HOUR, Parameters
+from slixmpp_mls.mls.structures.leaf_node import LeafNode
 from slixmpp_mls.mls.structures.proposals import Add, Remove
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import ExternalJoins, RoomPolicy
@@ -113,10 +114,23 @@ class Scene:
             waiting = list(room.read(person.account, session.cursor))
         except ArchiveGap:
             waiting = [each for each in room.archive(person.account) if each.archive_id > (session.cursor or "")]
+        person.judge_inviter = self._judge_inviter
         for incoming in waiting:
             with self.timed("reading"):
                 person.take(incoming)
         self.look()
+
+    def _judge_inviter(self, leaf: LeafNode) -> PeerError | None:
+        """The Authentication Service: Alice's server is honest, and says which keys are hers."""
+        client = ClientIdentity.from_leaf(leaf)
+        keys = {
+            person.device.signature_key(CipherSuite.get(SUITE)).public
+            for person in self.people
+            if person.account == client.account
+        }
+        if client.account == MALLORY and MALLORY in self.admitted:
+            return None
+        return None if leaf.signature_key in keys else InvalidError(f"{client} is unknown", "RFC 9420 5.3.1")
 
     def serve_all(self) -> None:
         for person in self.people:
