@@ -312,7 +312,7 @@ class Scene:
         """
         room = self.world.room
         room._view_of.clear()  # one room for all, from now on
-        for turn in range(8):
+        for turn in range(16):
             self.world.now += 2 * HOUR
             for person in self.people:
                 self.world.directory.replenish(person.device, self.world.now)
@@ -367,13 +367,13 @@ class Scene:
         return wrong
 
     def _cannot_follow(self, person: Participant) -> bool:
-        """Whether somebody has missed a Commit of most others': in place of an answer that they sign when asked."""
+        """Whether somebody has missed Commits of the latest epoch: in place of an answer that is signed when asked."""
         sides: dict[bytes, list[Participant]] = {}
         for each in self.members():
             sides.setdefault(each.group.mls.epoch_authenticator, []).append(each)
         if not sides:
             return False
-        most = max(sides.values(), key=lambda side: (len(side), self.alice in side, side[0].epoch))
+        most = max(sides.values(), key=lambda side: (side[0].epoch, len(side), self.alice in side))
         theirs = self.history[id(most[0])]
         if person in most:
             return False
