@@ -292,10 +292,9 @@ class Scene:
             return
         shown = ((each.archive_id, each.payloads) for each in self.world.room.archive(person.account))
         ways, _ = session.group_infos.ways_in(group_infos_in(shown), self.world.now)
-        administrator = self.alice.device.signature_key(CipherSuite.get(SUITE)).public
+        if session.room_state.known() is None:
+            ways = []  # a client that was never a member asks, as the engine does
         for way in ways[:3]:
-            if way.trusted is not None and way.trusted.signature_key != administrator:
-                continue  # a client that was never a member asks rather than believe whoever comes first
             try:
                 person.enter(way.group_info)
             except MLSError:
