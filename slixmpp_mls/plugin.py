@@ -300,9 +300,12 @@ class MLS(BasePlugin):
         account, given = self.xmpp.boundjid.bare, self.settings.store
         if self._store is None:
             if isinstance(given, str | Path):
-                self._take_over(str(Path(given).resolve()))
+                path = str(Path(given).resolve())
+                self._take_over(path)
                 secret = store_secret(self.settings.passphrase, self.settings.key_file)
                 self._store = SQLiteStore(given, account, secret=secret)
+                self._loop = asyncio.get_running_loop()
+                _holders[path] = self  # not before: a client that was refused holds nothing
             else:
                 self._store = given
         if self._store.account != account:
@@ -320,8 +323,6 @@ class MLS(BasePlugin):
             store, before._store = before._store, None
             if store is not None:
                 store.close()
-        self._loop = asyncio.get_running_loop()
-        _holders[path] = self
 
     def _readiness(self) -> asyncio.Future[None]:
         if self._ready is None:

@@ -78,6 +78,11 @@ CHECKPOINT_BYTES = 1 << 20
 
 _PLAIN = b"SQLite format 3\0"  # the first octets of a file that is not encrypted
 
+# What the user can do, in the texts of errors.
+_MAKE_SPACE = "free some space (or raise the limit), then start again"
+_MAY_WRITE = "this program must be allowed to write to the folder and to the files of the store in it"
+_MAKE_FOLDER = "make its folder, or name another file"
+
 #: Rows fetched at a time while walking a space: no statement stays open between two of them.
 _CHUNK = 64
 
@@ -389,11 +394,18 @@ class SQLiteStore:
             case None if isinstance(error, self._driver.ProgrammingError):
                 return UsageError(f"wrong use of the store: {error}")
             case sqlite3.SQLITE_FULL:
-                return StoreFull(f"no space left for {self._path}")
+                return StoreFull(f"no space left for {self._path}: {_MAKE_SPACE}")
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
                 return StoreLocked(f"another program has {self._path} open")
             case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
                 return StoreError(f"{self._path} is damaged, or no store at all: {error}")
+            case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
+                return StoreError(f"cannot write to {self._path}: {error}; {_MAY_WRITE}")
+            case sqlite3.SQLITE_IOERR:
+                name = getattr(error, "sqlite_errorname", "no code")
+                return StoreError(
+                    f"the disk of {self._path} fails or has no space left: {error} ({name}); {_MAKE_SPACE}"
+                )
             case _:
                 return StoreError(f"{self._path}: {error} ({getattr(error, 'sqlite_errorname', 'no code')})")
 
@@ -581,8 +593,11 @@ def _check_own(path: Path, found: os.stat_result) -> None:
 
 
 def _unopenable(path: Path, error: OSError) -> StoreError:
-    kind = StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
-    return kind(f"cannot open the store {path}: {error.strerror}")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreFull(f"no space left for {path}: {_MAKE_SPACE}")
+    remedy = {errno.EROFS: _MAY_WRITE, errno.EACCES: _MAY_WRITE, errno.EPERM: _MAY_WRITE, errno.ENOENT: _MAKE_FOLDER}
+    text = f"cannot open the store {path}: {error.strerror}"
+    return StoreError(f"{text}; {remedy[error.errno]}" if error.errno in remedy else text)
 
 
 def check_account(account: str) -> None:
