@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from xml.etree.ElementTree import Element
 
 import pytest
 
-from slixmpp_mls.errors import NotPermitted, StoreFull
+from slixmpp_mls.client import KeyPackageSettings
+from slixmpp_mls.errors import MLSError, NotPermitted, StoreFull
 from slixmpp_mls.key_packages.items import parse_item
 from slixmpp_mls.key_packages.publication import Publication
 from slixmpp_mls.key_packages.selection import each_by_itself, find_candidates
 from slixmpp_mls.mls.parameters import HOUR
+from slixmpp_mls.mls.structures.proposals import GroupContextExtensions
+from slixmpp_mls.policy import ExternalJoins
 from slixmpp_mls.stanza import Device
 from slixmpp_mls.stanza.elements import Key
 from slixmpp_mls.testing import World
@@ -121,3 +125,28 @@ async def test_an_account_that_raises_or_does_not_answer_is_named(monkeypatch: p
     assert "no answer" in failed["silent"]
     with pytest.raises(StoreFull):  # ours, not an account's
         await each_by_itself({"good": good, "broken": broken})
+
+
+async def test_a_device_without_the_suite_that_the_policy_demands_is_not_added() -> None:
+    """XEP, "The Policy": a room that demands a post-quantum suite stays in it, and the device is named."""
+    world = World(settings=KeyPackageSettings((0xF001, 1), count=1))
+    (person,) = world.group(ALICE, policy=replace(world.open_policy(ALICE), post_quantum=True), suite=0xF001)
+    alice = Client(person)
+    new = Client(world.person(BOB), alice)
+    world.settings = KeyPackageSettings((1,), count=1)
+    old, carol = Client(world.person(BOB), new), Client(world.person(CAROL), alice)
+    for client in (new, old, carol):
+        await Publication(client.context).replenish()
+    found = await find_candidates(alice.context, person.group, [BOB, CAROL])
+    assert list(found.packages) == [new.device.identity]
+    assert set(found.failed) == {CAROL}
+    assert f"no KeyPackage for cipher suite {0xF001}" in found.failed[CAROL]
+    assert person.epoch == 0
+    # Nor does it come in by an external Commit, where anybody may.
+    opened = replace(person.group.policy, external_joins=ExternalJoins.ANYBODY)
+    person.commit(GroupContextExtensions(opened.replaced_in(person.group.mls.context.extensions)))
+    world.settle()
+    (*_, door) = person.ways_in()
+    with pytest.raises(MLSError, match=r"cipher suite"):
+        carol.person.group.external_commits.draft(door, world.now)
+    assert not carol.person.group.is_member
