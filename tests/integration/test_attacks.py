@@ -185,6 +185,8 @@ async def test_a_welcome_makes_nobody_ask_hundreds_of_servers(prosody: DevServer
     suite, now = CipherSuite.get(1), int(time.time())
     devices = [Device(MemoryStore(f"u{number}@victim-{number}.invalid")) for number in range(200)]
     adds: list[AnyProposal] = [Add(device.key_packages.make(suite, now).key_package) for device in devices]
+    # In the room as well: its own client would take out of the group whom the room has shut out.
+    await group.muc.affiliations.grant_membership([device.identity.account for device in devices])
     await group.worker.transmitter.transmit(commit_against_policy(group.group, adds, now))
     await mallory.until(lambda: group.epoch == 1)
     # Its KeyPackage's directory entry is genuine, and so is the inviter: the Welcome is followed.

@@ -176,7 +176,7 @@ async def test_a_new_administrator_of_the_group_can_add_people(server: DevServer
 async def test_who_leaves_goes_with_all_devices_and_loses_the_room(server: DevServer, cast: Cast) -> None:
     room, (alice, bob) = await cast.meet(server, "alice", "bob")
     phone = await cast.person(server, bob.jid)
-    await alice.room().add(bob.account)
+    await alice.room().add(f"{bob.account}/{phone.mls.device_id}")  # named, as nobody has vouched for it
     await phone.joined(room)
     await all_agree(alice, bob, phone)
     await asyncio.wait_for(bob.room().leave(), 60)

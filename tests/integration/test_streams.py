@@ -217,7 +217,7 @@ async def test_two_devices_of_one_account_in_one_room(server: DevServer, cast: C
     """Under one nickname, where the service allows that; each is a member of its own, and a kick hits them both."""
     room, (alice, bob) = await cast.meet(server, "alice", "bob")
     tablet = await cast.person(server, bob.jid)
-    await alice.room().add(bob.account)
+    await alice.room().add(f"{bob.account}/{tablet.mls.device_id}")  # named, as nobody has vouched for it
     await tablet.joined(room)
     await bob.say("from the telephone")
     await tablet.hears("from the telephone")
