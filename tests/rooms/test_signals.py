@@ -177,6 +177,22 @@ async def test_a_member_that_sends_too_much_is_not_read(world: World) -> None:
     assert len(bob.got("mls_typing")) == BURST + 1
 
 
+async def test_nobody_silences_another_member(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a member has not signed does not count against it; and leaves that do not exist cost no memory."""
+    alice, bob, carol = await bots(world, ALICE, BOB, CAROL)
+    data = seal_elements([_composing()], ALICE, world.room.jid, world.now)
+    group = carol.room.group.mls
+    for number in range(2 * BURST):
+        monkeypatch.setattr(type(group), "own_index", number if number % 2 else alice.room.group.mls.own_index)
+        forged = carol.room.group.ephemeral.seal(data)
+        monkeypatch.undo()
+        world.room.show(forged, CAROL)
+    assert not bob.got("mls_typing")
+    assert not bob.room.group.ephemeral._read
+    world.room.show(alice.room.group.ephemeral.seal(data), ALICE)
+    assert len(bob.got("mls_typing")) == 1
+
+
 async def test_a_marker_without_a_sender_is_sent_as_well(world: World) -> None:
     alice, bob = await bots(world, ALICE, BOB)
     assert await alice.room.displayed(Reference("unknown", None))

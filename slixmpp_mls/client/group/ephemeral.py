@@ -158,11 +158,11 @@ class Ephemeral:
         content = EphemeralContent.decode(suite.aead_open(key, nonce, b"", message.ciphertext))
         if content.sender == group.own_index:
             return None
-        if self._is_too_often(content.sender, now):
-            return None
         leaf = group.tree.member(LeafIndex(content.sender))  # refuses a blank leaf
         tbs = EphemeralTBS(group.context, content.sender, message.salt, content.envelope).encode()
         suite.verify_with_label(leaf.signature_key, _LABEL, tbs, content.signature)
+        if self._is_too_often(content.sender, now):  # counted only when its member has signed it: RFC 9420 6.1
+            return None
         self._salts[message.salt] = None
         if len(self._salts) > _SALTS:
             del self._salts[next(iter(self._salts))]

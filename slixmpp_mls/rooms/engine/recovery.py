@@ -211,8 +211,8 @@ class Recovery:
         if stanza.stamp is not None and abs(now - stanza.stamp.timestamp()) > _RECENT:
             return
         asked = self._group.certainty.judge(inquiry, now)
-        self._unanswered.append((str(stanza.occupant), inquiry))
-        if asked is not None:
+        if asked is not None:  # what no member has signed takes no place (mls-recovery, "Not Being Sure")
+            self._unanswered.append((str(stanza.occupant), inquiry))
             self._parts.spawn(self._answer(inquiry, asked), "answering where the group is")
 
     def _note_answer(self, stanza: RoomStanza, answer: Answer) -> None:
