@@ -13,13 +13,14 @@ a client that stays    keeps its signature key, or replaces it if the signer has
                        that key.  It neither gains nor, unless the signer has `may_add`, loses the mark of a newcomer
 a new client           the signer has `may_add`; or `own_devices`, and it is of the signer's account; or it has a
                        voucher by a client of the earlier state that stays; or it is marked as a newcomer, where the
-                       policy lets anybody join, and its account has no client and no mention
+                       policy lets anybody join, and its account has no client and no mention there, nor an
+                       entry on the list of removed clients
 a client that is gone  the signer has `may_remove`, as for a Remove; or `own_devices`, and it is of the signer's
                        account; or it was a newcomer
 the policy and other   are the same, or the signer has `may_change_policy`; the room and the kind (a conversation or
 extensions             not) never change
 the list of removed    only the signer's account and newcomers have other entries, or the signer has `may_add` and
-clients                `may_remove`
+clients                `may_remove`; an entry that another account has made stays
 =====================  ============================================================================================
 
 What a signer with all rights shows is accepted, as its Commits would be.  What another member shows can contain only
@@ -33,7 +34,7 @@ A client that has left by its own proposal is no exception: nobody can prove tha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 from ..errors import PolicyViolation
@@ -43,12 +44,12 @@ from ..mls.structures.group_context import GroupContext
 from ..mls.structures.leaf_node import LeafNode
 from ..stanza.code_points import REMOVED_CLIENTS
 from .proofs import DeviceVouchers, is_newcomer, vouches
-from .removed_clients import RemovedClients
+from .removed_clients import RemovedAs, RemovedClient, RemovedClients
 from .room_policy import ExternalJoins, Right, RoomPolicy
 from .roster import Roster
 from .view import GroupView
 
-__all__ = ["KnownState", "check_later", "key_digest"]
+__all__ = ["KnownState", "check_later", "check_same_keys", "followed", "key_digest"]
 
 _RULE = "later-state"
 
@@ -129,6 +130,38 @@ def check_later(known: KnownState, later: GroupView, signer: ClientIdentity) -> 
     judged.check_extensions()
 
 
+def followed(known: KnownState, later: GroupView) -> KnownState:
+    """What a client that has lost a group knows of another one, which may have followed it by a ReInit (RFC 9420 11.2).
+
+    Under another signature scheme all clients have other keys.  If none has kept its key, only the Authentication
+    Service says whose they are (RFC 9750 4.1), and it judges all leaves of the later state in any case.
+    """
+    leaves = {client: _leaf_of(later, client) for client in known.keys if later.roster.leaf_of(client) is not None}
+    keys = known.keys
+    if not any(known.knows(client, leaf.signature_key) for client, leaf in leaves.items()):
+        keys = {**keys, **{client: key_digest(leaf.signature_key) for client, leaf in leaves.items()}}
+    return replace(known, group_id=later.group_id, keys=keys)
+
+
+def check_same_keys(known: KnownState, keys: Mapping[ClientIdentity, bytes], maker: ClientIdentity) -> None:
+    """Check that in a group that follows by a ReInit nobody has another signature key, unless its maker may add.
+
+    RFC 9420 11.2 requires the same members, and says nothing of their keys.  Any member may make the group, so by a key
+    of its own in another's name it would get that client's rights.  To be called only if both groups have the same
+    signature scheme.
+
+    :param known: the closed group
+    :param keys: the signature key of each client of the group that follows
+    :param maker: the client that has signed the GroupInfo
+    :raises PolicyViolation: somebody has another key
+    """
+    if known.knows(maker, keys.get(maker, b"")) and known.may(known.policy.may_add, maker):
+        return
+    for client, key in keys.items():
+        if not known.knows(client, key):
+            raise PolicyViolation(_RULE, f"{client} has another signature key", str(maker))
+
+
 @dataclass(frozen=True, slots=True)
 class _Difference:
     known: KnownState
@@ -151,11 +184,17 @@ class _Difference:
         if is_newcomer(leaf):
             policy = self.known.policy
             anybody = policy.external_joins == ExternalJoins.ANYBODY
-            if anybody and not self.known.roster.has(client.account) and client.account not in policy.administrators:
+            named = self.known.roster.has(client.account) or client.account in policy.administrators
+            removed = RemovedClients.found_in(self.known.extensions)
+            if anybody and not named and removed is not None and not removed.bars_account(client.account):
                 return
-        elif self._is_own(client) or self._has_voucher(client, leaf):
+        elif (self._is_own(client) and not self._is_barred(client)) or self._has_voucher(client, leaf):
             return
         raise self._violation(f"nothing that we know lets {client} in")
+
+    def _is_barred(self, client: ClientIdentity) -> bool:
+        removed = RemovedClients.found_in(self.known.extensions)
+        return removed is not None and removed.bars_own_add(client)
 
     def _has_voucher(self, client: ClientIdentity, leaf: LeafNode) -> bool:
         removed = RemovedClients.found_in(self.known.extensions)
@@ -199,12 +238,22 @@ class _Difference:
         before, after = RemovedClients.found_in(known.extensions), later.removed
         if before is not None and after is None:
             raise self._violation("the list of removed clients is gone")
+        kept = () if after is None else tuple(each for each in after.clients if each.removed_as == RemovedAs.MEMBER)
+        for entry in () if before is None else before.clients:
+            if entry.removed_as != RemovedAs.MEMBER or self._is_added_again(entry):
+                continue
+            if not any(each.account == entry.account and each.device in (b"", entry.device) for each in kept):
+                raise self._violation(f"no right to drop {entry.account} from the list of removed clients")
         entries = set(() if before is None else before.clients) ^ set(() if after is None else after.clients)
         for entry in entries:
             if entry.account != self.signer.account and any(
                 known.roster.counts(index) for index in known.roster.leaves_of(entry.account)
             ):
                 raise self._violation(f"no right to change the entry of {entry.account} on the list of removed clients")
+
+    def _is_added_again(self, entry: RemovedClient) -> bool:
+        """Whether the signer's Add may have deleted an entry (mls-policy, "Removed Clients")."""
+        return self._may_add and any(map(entry.concerns, self.later.roster.clients()))
 
     @property
     def _may_add(self) -> bool:

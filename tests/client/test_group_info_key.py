@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from slixmpp_mls.client import Rejected
+from slixmpp_mls.client import Device, Rejected
 from slixmpp_mls.client.group.group_info_key import (
     EncryptedGroupInfo,
     GroupInfoKey,
@@ -19,9 +19,11 @@ from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import InvalidError, MalformedError, PeerError
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.structures.framing import MLSMessage
-from slixmpp_mls.mls.structures.proposals import GroupContextExtensions, Remove
+from slixmpp_mls.mls.structures.proposals import Add, GroupContextExtensions, Remove
+from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import ExternalJoins
 from slixmpp_mls.stanza import elements
+from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import Participant, World
 
 from .people import BOB, CAROL, DAVE, again, three
@@ -248,3 +250,20 @@ def test_the_key_is_in_no_repr() -> None:
     key = key_of(alice)
     assert key.key.hex() not in repr(key)
     assert repr(key.key) not in repr(key)
+
+
+def test_a_client_of_the_same_name_with_another_key_begins_a_new_key() -> None:
+    """A device that was lost or stolen, and set up again: its old keys read no GroupInfo any more."""
+    world, alice, bob, _ = three()
+    before = key_of(bob)
+    world.people.remove(bob)
+    again = Device(MemoryStore(BOB))
+    object.__setattr__(again, "identity", bob.device.identity)
+    package = again.key_packages.make(CipherSuite.get(1), world.now).key_package
+    assert package.leaf_node.signature_key != bob.group.mls.own_leaf.signature_key
+    alice.commit(Remove(LeafIndex(bob.group.mls.own_index)), Add(package))
+    world.settle()
+    (info, *_) = infos(world)
+    assert key_of(alice).epoch == info.key_epoch == alice.epoch == 2
+    with pytest.raises(InvalidError, match="another time"):
+        open_group_info(info, before, CipherSuite.get(1))

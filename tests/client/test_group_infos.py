@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from slixmpp_mls.client import CommitLost, Device, Joined
-from slixmpp_mls.client.device.leaf_proofs import renewing
+from slixmpp_mls.client import CommitLost, Device, Joined, Rejected
+from slixmpp_mls.client.device.leaf_proofs import arriving, renewing
 from slixmpp_mls.client.group.group_infos import PER_SIGNER, group_infos_in
 from slixmpp_mls.client.group.lifecycle import FORMER_KEY_AGE
 from slixmpp_mls.client.group.room_change import MAX_FORMER_KEYS
@@ -586,3 +586,43 @@ def test_made_up_welcomes_displace_no_return_key() -> None:
 def former(person: Participant) -> dict[bytes, bytes]:
     with person.store.transaction() as transaction:
         return dict(transaction.items(f"former/{person.world.room.jid}"))
+
+
+def test_a_forgery_takes_no_place_among_the_signers_own() -> None:
+    """RFC 9420 12.4.3: only a valid signature tells whose GroupInfo it is; the limit counts those of one key."""
+    world, alice, bob, _ = lost(external_joins=ExternalJoins.ANYBODY)
+    (door,) = bob.ways_in()
+    info = MLSMessage.decode(door.data).body
+    assert isinstance(info, GroupInfo)
+    forged = elements.GroupInfo(door.group, door.epoch, MLSMessage.wrap(replace(info, signature=bytes(64))))
+    for _ in range(PER_SIGNER):
+        world.room.post([elements.Commit(door.group, 0, b"garbage"), forged], DAVE)
+    world.settle()
+    (way,) = bob.ways_in()
+    assert way == door
+    bob.enter(way)
+    world.settle()
+    assert state_of(bob) is MembershipState.MEMBER
+    assert alice.epoch == bob.epoch
+
+
+def test_whoever_was_removed_is_no_newcomer_that_leads_in() -> None:
+    """Its external Commit is void (mls-policy, "Removed Clients"), so the GroupInfo beside it shows nothing."""
+    world, alice, bob, carol = ruled(external_joins=ExternalJoins.ANYBODY)
+    alice.commit(*alice.removing(CAROL))
+    world.settle()
+    lose(bob)
+    (door,) = bob.ways_in()
+    info = MLSMessage.decode(door.data).body
+    assert isinstance(info, GroupInfo)
+    own = replace(carol.device.own_leaf(SUITE), complete=arriving(SUITE, door.group, newcomer=True))
+    bundle = Group.external_commit(info, own, now=world.now, with_group_info=True)
+    post(world, alice.group.mls, bundle)
+    world.people.remove(carol)
+    world.settle()
+    assert only(alice.events, Rejected)
+    (way,) = bob.ways_in()
+    assert way == door
+    bob.enter(way)
+    world.settle()
+    assert world.agree()

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from slixmpp_mls.client import (
+    Device,
     GroupChanged,
     GroupClosed,
     GroupContinued,
@@ -19,18 +20,23 @@ from slixmpp_mls.client import (
     RoomGroup,
     Unreadable,
 )
+from slixmpp_mls.client.group import continuation
 from slixmpp_mls.client.storage.records import MembershipState, OutboxKind
 from slixmpp_mls.errors import InvalidError, NotPermitted, PolicyViolation, StanzaTooLarge, UsageError
+from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.group import resumption
 from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateMessage
 from slixmpp_mls.mls.structures.key_package import KeyPackage
+from slixmpp_mls.mls.structures.leaf_node import LeafNode
 from slixmpp_mls.mls.structures.proposals import Add, ReInit
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.stanza import parse
 from slixmpp_mls.stanza.blob import longest
 from slixmpp_mls.stanza.elements import Commit, RoomElement, Welcome
+from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import FaultyStore, Killed, Participant, World
 
 from .people import ALICE, BOB, CAROL, DAVE, closed_policy, only, pretend
@@ -263,7 +269,7 @@ def test_a_creation_without_a_member_means_nothing() -> None:
     world.room.deliver_all()
     for person in (people[0], people[2]):
         person.read()
-    assert "members of the old group are missing" in str(only(people[0].events, Rejected).error)
+    assert "not the members of the old group" in str(only(people[0].events, Rejected).error)
     assert not people[2].said(GroupContinued)
     go_on(people[2])
     world.room.deliver_all()
@@ -303,7 +309,7 @@ def test_a_welcome_to_a_new_group_of_that_id_that_does_not_continue_ours_is_refu
     world.room.post([Commit(NEW, 0, made.commit), Welcome(NEW, 1, made.welcome)], "mallory@m.example")
     world.settle()
     for person in people:
-        assert "does not follow ours" in str(only(person.events, Rejected).error)
+        assert "nothing that we know lets mallory" in str(only(person.events, Rejected).error)
         assert person.group.continuation.reinit is not None
 
 
@@ -537,3 +543,58 @@ def test_a_group_without_the_suite_that_its_policy_demands_is_not_joined() -> No
     assert isinstance(rejected, Rejected)
     assert "its policy does not allow" in str(rejected.error)
     assert not carol.group.is_member
+
+
+@pytest.mark.parametrize("suite", [2, 3])
+def test_nobody_else_is_brought_into_the_group_that_follows(suite: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 9420 11.2: "the same members".  Any member may make the group, also one that has no right to add."""
+    world, (alice, bob, carol) = world_of(ALICE, BOB, CAROL, policy=closed_policy(World()))
+    world.person(DAVE)
+    ask(alice, suite)
+    world.settle()
+    (spy,) = world.directory.find(DAVE, carol.group, world.now, suite).values()
+    more = [*packages(carol, suite), spy.key_package]
+    with pytest.raises(InvalidError):
+        carol.group.continuation.continue_group(more, world.now)
+    monkeypatch.setattr(continuation, "check_same_keys", lambda *args: None)
+    monkeypatch.setattr(resumption, "_members", lambda old, identify: {*map(identify, leaves(carol, more))})
+    carol.post(carol.group.continuation.continue_group(more, world.now))
+    monkeypatch.undo()
+    world.people.remove(carol)
+    world.settle()
+    for person in (alice, bob):
+        assert "not the members of the old group" in str(only(person.events, Rejected).error)
+        assert person.group.continuation.reinit is not None
+    go_on(bob, suite)
+    world.settle()
+    for person in (alice, bob):
+        assert only(person.events, GroupContinued).by.account == BOB
+
+
+def leaves(maker: Participant, others: Sequence[KeyPackage]) -> list[LeafNode]:
+    return [maker.group.mls.own_leaf, *(package.leaf_node for package in others)]
+
+
+def test_nobody_takes_anothers_place_in_the_group_that_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key of carol's own in alice's name would get all rights (mls-operations, "Another Cipher Suite")."""
+    world, (alice, bob, carol) = world_of(ALICE, BOB, CAROL, policy=closed_policy(World()))
+    ask(alice, 3)
+    world.settle()
+    false = Device(MemoryStore(ALICE), settings=world.settings)
+    monkeypatch.setattr(false, "identity", alice.device.identity, raising=False)
+    package = false.key_packages.make(CipherSuite.get(3), world.now).key_package
+    assert ClientIdentity.from_leaf(package.leaf_node) == alice.device.identity
+    forged = [package, *packages(carol, 3, without=(ALICE,))]
+    with pytest.raises(PolicyViolation, match="another signature key"):
+        carol.group.continuation.continue_group(forged, world.now)
+    monkeypatch.setattr(continuation, "check_same_keys", lambda *args: None)
+    carol.post(carol.group.continuation.continue_group(forged, world.now))
+    monkeypatch.undo()
+    world.people.remove(carol)
+    world.settle()
+    assert "another signature key" in str(only(bob.events, Rejected).error)
+    assert bob.group.continuation.reinit is not None
+    go_on(bob, 3)
+    world.settle()
+    for person in (alice, bob):
+        assert only(person.events, GroupContinued).by.account == BOB

@@ -21,15 +21,21 @@ from slixmpp_mls.client.group.certainty import UnsureReason
 from slixmpp_mls.client.group.join_request import PAUSES
 from slixmpp_mls.client.storage.records import KeyPackageRecord, MembershipState
 from slixmpp_mls.client.storage.rejoin_limit import LIMIT
-from slixmpp_mls.errors import ArchiveGap, UsageError
+from slixmpp_mls.errors import ArchiveGap, PolicyViolation, UsageError
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.parameters import DAY, HOUR
-from slixmpp_mls.mls.structures.proposals import Remove
-from slixmpp_mls.policy import RoomPolicy
+from slixmpp_mls.mls.structures.framing import MLSMessage
+from slixmpp_mls.mls.structures.key_package import KeyPackage
+from slixmpp_mls.mls.structures.proposals import Add, AnyProposal, Remove
+from slixmpp_mls.mls.tree.tree_math import LeafIndex
+from slixmpp_mls.policy import RoomPolicy, group_extensions
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.testing import NOW, FaultyStore, Killed, Participant, World
 from tests.client.people import state_of
 
 from .people import ALICE, BOB, CAROL, DAVE, closed_policy, copy_of, only, put_outside, three
+from .test_certainty import ask, hear
 from .test_proposals import smuggle
 
 
@@ -592,3 +598,119 @@ def test_a_wish_to_replace_the_committer_itself_is_for_others() -> None:
     world.settle()
     assert state_of(bob) is MembershipState.MEMBER
     assert not carol.said(Rejected)
+
+
+# --- a Welcome is judged by what is known (mls-recovery, "Rejoining"; RFC 9420 12.4.3.1) ------------------
+
+
+def welcome_into(world: World, group: Group, *proposals: AnyProposal, by: str) -> Group:
+    """A Commit of other software, and its Welcome; the group after it."""
+    bundle = group.finish_commit(group.draft_commit(proposals, now=world.now, by_reference=()))
+    assert bundle.welcome is not None
+    world.room.post(
+        [
+            elements.Commit(group.group_id, group.epoch, bundle.commit),
+            elements.Welcome(group.group_id, group.epoch + 1, bundle.welcome),
+        ],
+        by,
+    )
+    world.room.deliver_all()
+    after = bundle.staged.next
+    assert isinstance(after, Group)
+    return after
+
+
+def key_package(by: Participant, account: str) -> KeyPackage:
+    (package,) = by.world.directory.find(account, by.group, by.world.now).values()
+    return package.key_package
+
+
+@pytest.mark.parametrize("same_id", [True, False])
+def test_a_stranger_leads_nobody_that_is_lost_into_a_group_of_its_own(same_id: bool) -> None:
+    """KeyPackages are public, and anybody can make a group of any id with a policy for the room."""
+    world, alice, bob, _ = three(policy=closed_policy(World()))
+    bob.keep(b"for the others alone")
+    lose(bob)
+    mallory = world.person("mallory@m.example")
+    world.people[:] = [alice, bob]
+    own = mallory.device.key_packages.make(CipherSuite.get(1), world.now)
+    extensions = group_extensions(RoomPolicy(world.room.jid, ("mallory@m.example",)))
+    group_id = alice.group.mls.group_id if same_id else bytes(32)
+    group = Group.create(own, group_id, extensions=extensions, parameters=world.parameters)
+    while group.epoch < 5:
+        bundle = group.finish_commit(group.draft_commit((), now=world.now))
+        assert isinstance(bundle.staged.next, Group)
+        group = bundle.staged.next
+    welcome_into(world, group, Add(key_package(alice, BOB)), by="mallory@m.example")
+    bob.read()
+    assert isinstance(only(bob.events, Rejected).error, PolicyViolation)
+    assert state_of(bob) is MembershipState.LOST
+    assert not bob.said(Joined)
+    assert bob.resend() == []
+
+
+@pytest.mark.parametrize("returning", [True, False])
+def test_a_member_without_rights_leads_nobody_away_from_the_others(returning: bool) -> None:
+    """Neither who is lost, nor who is on its way back by an honest administrator's proof."""
+    world = World()
+    alice, bob, carol = world.group(ALICE, BOB, CAROL, policy=RoomPolicy(world.room.jid, (ALICE,)))
+    bob.keep(b"for the others alone")
+    gone = [Remove(LeafIndex(each.group.mls.own_index)) for each in (alice, bob)]
+    if returning:
+        world.people.remove(bob)
+        alice.commit()
+        world.settle()
+        hear(bob, *ask(bob, alice))
+        assert bob.group.returning
+    else:
+        lose(bob)
+    world.person(DAVE)
+    world.people.clear()
+    adds = [Add(key_package(carol, each)) for each in (DAVE, BOB)]
+    welcome_into(world, carol.group.mls, *gone, *adds, by=CAROL)
+    bob.take(world.room.archive()[-1])
+    assert isinstance(only(bob.events, Rejected).error, PolicyViolation)
+    assert bob.group.returning == returning
+    assert state_of(bob) is (MembershipState.MEMBER if returning else MembershipState.LOST)
+    assert bob.resend() == []
+
+
+def test_who_has_missed_a_removal_comes_back_when_an_administrator_commits() -> None:
+    """A member without rights cannot prove the removal; its Welcome costs nothing but the time until the next one."""
+    world = World()
+    alice, bob, carol = world.group(ALICE, BOB, CAROL, policy=RoomPolicy(world.room.jid, (ALICE,)))
+    world.person(DAVE)
+    alice.commit(*alice.adding(DAVE))
+    world.settle()
+    lose(bob)
+    alice.commit(*alice.removing(DAVE))
+    world.settle()
+    for committer, state in (
+        (carol, MembershipState.LOST),
+        (carol, MembershipState.LOST),
+        (alice, MembershipState.MEMBER),
+    ):
+        world.now += HOUR
+        bob.ask()
+        settle_wishes(world, committer)
+        assert state_of(bob) is state
+    assert world.agree()
+
+
+def test_nobody_else_is_in_a_conversation_that_a_welcome_leads_into() -> None:
+    """mls-policy, "Policy Checks": a conversation has two accounts."""
+    world = World()
+    bob, mallory, _ = (world.person(each) for each in (BOB, "mallory@m.example", DAVE))
+    world.people[:] = [bob]
+    bob.group.lifecycle.expect_welcome(None)
+    own = mallory.device.key_packages.make(CipherSuite.get(1), world.now)
+    policy = RoomPolicy.for_conversation(world.room.jid, "mallory@m.example", BOB)
+    for group_id, accounts in ((b"g", (BOB, DAVE)), (b"h", (BOB,))):
+        group = Group.create(own, group_id, extensions=group_extensions(policy), parameters=world.parameters)
+        packages = [MLSMessage.decode(next(iter(world.directory.items[each].values()))).body for each in accounts]
+        adds = [Add(package) for package in packages if isinstance(package, KeyPackage)]
+        assert len(adds) == len(accounts)
+        welcome_into(world, group, *adds, by="mallory@m.example")
+        bob.read()
+        assert "somebody else in it" in str(only(bob.events, Rejected).error)
+        assert (state_of(bob) is MembershipState.MEMBER) == (accounts == (BOB,))

@@ -6,6 +6,8 @@ is shown a GroupInfo of a later state.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ from slixmpp_mls.errors import PolicyViolation
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls.structures.group_context import GroupContext
 from slixmpp_mls.policy import ExternalJoins, Newcomer, RemovedAs, RemovedClient, RemovedClients, Right, RoomPolicy
-from slixmpp_mls.policy.later_state import KnownState, check_later
+from slixmpp_mls.policy.later_state import KnownState, check_later, check_same_keys, followed
 
 from .people import FREE, Client, Group
 
@@ -258,3 +260,88 @@ def test_what_is_known_is_what_was_there() -> None:
     assert not state.knows(ALICE.identity, FALSE_ALICE.signature_key.public)
     assert [client for client in CLIENTS if state.is_entitled(client.identity)] == [ALICE, ALICE2, DORA]
     assert not state.is_entitled(ERIN.identity)
+
+
+# --- the list of removed clients, and keys ------------------------------------------------------------
+
+
+def test_whoever_was_removed_is_no_newcomer() -> None:
+    """As a Commit that brings it back is void (mls-policy, "Removed Clients"); so it is without a list."""
+    marked = {FREE: ERIN.leaf(0, Newcomer())}
+    barred = OPEN.with_removed(listed(ERIN))
+    for signer in (CAROL, ERIN):
+        assert verdict(OPEN, OPEN.with_leaves(marked), signer)
+        assert not verdict(barred, barred.with_leaves(marked), signer)
+    other_device = OPEN.with_removed(listed(Client("erin@x/2")))
+    assert not verdict(other_device, other_device.with_leaves(marked), ERIN)
+    assert not verdict(OPEN.without_list(), OPEN.without_list().with_leaves(marked), ERIN)
+
+
+@pytest.mark.parametrize(("kind", "may"), [(RemovedAs.MEMBER, False), (RemovedAs.OWN_DEVICE, True)])
+def test_an_account_shows_none_of_its_devices_that_others_have_removed(kind: RemovedAs, may: bool) -> None:
+    before = ROOM.with_removed(listed(BOB3, kind=kind))
+    assert verdict(before, before.with_leaves({FREE: BOB3.leaf()}), BOB) == may
+
+
+def test_entries_that_others_have_made_stay_on_the_list() -> None:
+    """Not even of an account without a client: a list that has lost the entry would let it in again."""
+    before = ROOM.with_removed(listed(ERIN))
+    for after in (ROOM, ROOM.with_removed(listed(ERIN, kind=RemovedAs.OWN_DEVICE))):
+        assert not verdict(before, after, CAROL)
+        assert verdict(before, after, ALICE)
+    whole_account = RemovedClients((RemovedClient("erin@x", b"", RemovedAs.MEMBER),))
+    assert verdict(before, ROOM.with_removed(whole_account), CAROL)
+    newcomer = ROOM.with_removed(listed(ERIN, kind=RemovedAs.NEWCOMER))
+    assert verdict(newcomer, ROOM, CAROL)
+
+
+def test_an_add_deletes_the_entry_of_its_client() -> None:
+    before = ROOM.with_policy(may_add=Right.MEMBERS).with_removed(listed(ERIN))
+    without = before.with_removed(RemovedClients())
+    assert verdict(before, without.with_leaves({FREE: ERIN.leaf()}), CAROL)
+    assert not verdict(before, without, CAROL)
+    assert not verdict(before, without.with_leaves({FREE: BOB3.leaf()}), CAROL)
+
+
+def signature_keys(group: Group) -> dict[ClientIdentity, bytes]:
+    return {ClientIdentity.from_leaf(leaf): leaf.signature_key for leaf in group.leaves.values()}
+
+
+@pytest.mark.parametrize(
+    ("after", "maker", "right"),
+    [
+        (ROOM, CAROL, True),
+        (ROOM.with_leaves({B2: Client("bob@x/2", key="new").leaf()}), CAROL, False),
+        (ROOM.with_leaves({B2: Client("bob@x/2", key="new").leaf()}), ALICE, True),
+        (ROOM.with_leaves({A1: FALSE_ALICE.leaf()}), CAROL, False),
+        (ROOM.with_leaves({A1: FALSE_ALICE.leaf()}), FALSE_ALICE, False),
+    ],
+)
+def test_after_a_reinit_everybody_has_its_key(after: Group, maker: Client, right: bool) -> None:
+    """RFC 9420 11.2; mls-operations, "Another Cipher Suite"."""
+    if right:
+        return check_same_keys(known(ROOM), signature_keys(after), maker.identity)
+    with pytest.raises(PolicyViolation, match="another signature key"):
+        check_same_keys(known(ROOM), signature_keys(after), maker.identity)
+
+
+def test_another_group_is_judged_by_the_members_too() -> None:
+    """A client that has lost a group which went on in another one; a new signature scheme gives all other keys."""
+    of_others = {index: Client(name, key=f"new {name}").leaf() for index, name in enumerate(NAMES)}
+
+    def judge(after: Group, signer: Client) -> bool:
+        view = replace(after.view, group_id=b"another one")
+        try:
+            check_later(followed(known(ROOM), view), view, signer.identity)
+        except PolicyViolation:
+            return False
+        return True
+
+    for after in (ROOM, ROOM.with_leaves(of_others)):
+        assert judge(after, ALICE)
+        assert judge(after, CAROL)
+        assert judge(after.with_leaves({FREE: ERIN.leaf()}), ALICE)
+        assert not judge(after.with_leaves({FREE: ERIN.leaf()}), CAROL)
+        assert not judge(after.with_leaves({FREE: ERIN.leaf()}), ERIN)
+        assert not judge(after.without(D1), CAROL)
+    assert not judge(ROOM.with_leaves({A1: FALSE_ALICE.leaf()}), FALSE_ALICE)

@@ -32,6 +32,7 @@ from ...mls.structures.proposals import Add, PreSharedKey, ReInit
 from ...mls.structures.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
 from ...mls.tree.ratchet_tree import RatchetTree
 from ...policy import RoomPolicy, group_extensions
+from ...policy.later_state import check_same_keys
 from ...policy.roster import Roster
 from ...stanza import elements
 from ...stanza.blob import BlobReference, RatchetTreeLocation, longest
@@ -85,12 +86,21 @@ class Continuation:
         """Do the part of :meth:`continue_group` that comes before it writes anything; nothing changes.
 
         :raises UsageError: our group has not ended
-        :raises InvalidError: a member is missing, or a KeyPackage does not fit
+        :raises InvalidError: a member is missing, a KeyPackage does not fit, or has another signature key
         """
         asked = self.reinit
         if asked is None:
             raise UsageError(f"the group in {self._state.room} has not been reinitialized")
-        own = self._device.key_packages.make(CipherSuite.get(asked.cipher_suite), now)
+        suite = CipherSuite.get(asked.cipher_suite)
+        own = self._device.key_packages.make(suite, now)
+        known = None
+        if self._state.require_member().group.suite.signature_scheme == suite.signature_scheme:
+            known = self._state.known()
+        if known is not None:
+            # others would refuse it, and we would be in it alone
+            leaves = [package.leaf_node for package in (own.key_package, *others)]
+            keys = {ClientIdentity.from_leaf(leaf): leaf.signature_key for leaf in leaves}
+            check_same_keys(known, keys, self._device.identity)
         return self._state.require_member().group.draft_reinitialize(
             own, others, now=now, identify=ClientIdentity.from_leaf, random=self._device.random
         )

@@ -14,7 +14,8 @@ encrypted to them.
 A Commit begins a new key if one of these holds, and keeps the key otherwise (:func:`key_after`):
 
 - it ends epoch 0, so a new group has a key that all of its members derive;
-- a client that was in the group is not in it afterwards.  A client that returns has not left;
+- a client that was in the group is not in it afterwards, or has another signature key.  A client that returns
+  with its key has not left;
 - the policy before it lets anybody join: a client that came in by a GroupInfo in clear has received no key.
 
 The key protects nothing but the roster.  What lets a client in is its proof (:mod:`slixmpp_mls.policy.admission`).
@@ -32,6 +33,7 @@ from ...mls.crypto.cipher_suite import CipherSuite, Random
 from ...mls.group.commit_effects import Effects
 from ...mls.group.group import Group
 from ...mls.structures.extensions import Extension, ExtensionContent
+from ...mls.structures.leaf_node import LeafNode
 from ...mls.tls import Struct, opaque, struct, uint64
 from ...policy import ExternalJoins, RoomPolicy
 from ...stanza import elements
@@ -139,9 +141,14 @@ def begins_key(effects: Effects, policy: RoomPolicy, epoch: int) -> bool:
     """
     if epoch <= 1 or policy.external_joins is ExternalJoins.ANYBODY:
         return True
-    removed = {ClientIdentity.from_leaf(change.before) for change in effects.removed if change.before is not None}
-    added = {ClientIdentity.from_leaf(change.after) for change in effects.added if change.after is not None}
+    # With the key: whoever has a client's old signature key may have been removed for that (mls-recovery, "GroupInfo").
+    removed = {_key_of(change.before) for change in effects.removed if change.before is not None}
+    added = {_key_of(change.after) for change in effects.added if change.after is not None}
     return not removed <= added
+
+
+def _key_of(leaf: LeafNode) -> tuple[ClientIdentity, bytes]:
+    return ClientIdentity.from_leaf(leaf), leaf.signature_key
 
 
 def seal_group_info(

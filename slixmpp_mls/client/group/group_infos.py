@@ -40,7 +40,7 @@ from ...errors import InvalidError, PeerError
 from ...identity import ClientIdentity
 from ...mls.crypto.cipher_suite import CipherSuite
 from ...mls.group.group_state import PublicGroup
-from ...mls.group.joining import find_tree, public_of
+from ...mls.group.joining import find_tree, public_of, verify_group_info
 from ...mls.structures.leaf_node import LeafNode
 from ...mls.structures.welcome import GroupInfo
 from ...mls.tree.ratchet_tree import RatchetTree
@@ -225,7 +225,9 @@ class _Walk(Generic[T]):
             if self._group_id and info.group_context.group_id != self._group_id:
                 raise InvalidError("a GroupInfo of another group than the room's", _RULES)
             tree = find_tree(CipherSuite.get(info.group_context.cipher_suite), info, None)
-            return _Candidate(stanza, element, message, info, tree, tree.member(info.signer))
+            signer = tree.member(info.signer)
+            verify_group_info(tree.suite, info, signer)  # RFC 9420 12.4.3: a forgery takes nobody's place
+            return _Candidate(stanza, element, message, info, tree, signer)
         except PeerError as error:
             self._refuse(stanza, error)
             return None

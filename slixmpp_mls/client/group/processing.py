@@ -336,7 +336,7 @@ class Processing:
         back: Step | None = None
         reasons: tuple[Event, ...] = ()
         try:
-            back = self._welcomes.find(incoming, others)
+            back = self._welcomes.find(incoming, others, judged=True)
         except PeerError as error:
             reasons = (rejected(self._state.room, incoming, error),)
         join = None if back is None or not isinstance(back.action, Join) else back.action

@@ -10,7 +10,10 @@ room, it is no other room's group, and we have not been in its epoch.  If the ra
 next.  Then the signature, the tree and the leaves are verified.  A Welcome that is elsewhere itself is fetched before,
 if its location names a KeyPackage of ours.
 
-Only members can tell whether the Commit in a Welcome's stanza is valid.  However, a second Commit for an epoch has lost
+Only members can tell whether the Commit in a Welcome's stanza is valid.  If we know an earlier state of the group, it
+judges the Welcome as it judges a GroupInfo (:mod:`slixmpp_mls.policy.later_state`): our KeyPackages are public, so
+anybody can make a group of the same id and lead us into it.  A client that knows nothing believes the Authentication
+Service's verdict on the inviter.  Moreover, a second Commit for an epoch has lost
 (rule 1), and its Welcome leads into an epoch without other members.  Therefore, while we are outside, we remember the
 groups and epochs that a Commit in the room has ended.  A Welcome with a later Commit for the same epoch is ignored.
 
@@ -31,11 +34,12 @@ from hashlib import sha256
 from ...errors import InvalidError, PeerError
 from ...identity import ClientIdentity
 from ...mls.group.group import Group
-from ...mls.group.joining import UnverifiedGroupInfo
+from ...mls.group.joining import StagedJoin, UnverifiedGroupInfo
 from ...mls.registry import ExtensionType
 from ...mls.structures.welcome import Welcome
 from ...mls.tree.leaf_creation import KeyPackageBundle
-from ...policy import RoomPolicy
+from ...policy import GroupView, RoomPolicy
+from ...policy.later_state import check_later, check_same_keys, followed
 from ...policy.roster import Roster
 from ...stanza import elements
 from ...stanza.blob import BlobReference, RatchetTreeLocation
@@ -142,9 +146,10 @@ class Welcomes:
 
     # --- the Welcome ---------------------------------------------------------------------------
 
-    def find(self, incoming: Incoming, others: OtherGroups) -> Step | None:
+    def find(self, incoming: Incoming, others: OtherGroups, *, judged: bool = False) -> Step | None:
         """Find the meaning of a Welcome for us in the stanza; None if there is none.
 
+        :param judged: whether the Commit beside it has been verified, and lets us in
         :raises PeerError: it is not acceptable; or there is none, and one of the others cannot be read
         :raises StoreError: the store failed
         """
@@ -168,7 +173,7 @@ class Welcomes:
             assert isinstance(welcome, Welcome)
             bundle = self._ours([entry.new_member for entry in welcome.secrets])
             if bundle is not None:
-                return self._examine(incoming, payload, welcome, bundle, others)
+                return self._examine(incoming, payload, welcome, bundle, others, judged)
         if unreadable is not None:
             raise unreadable
         return None
@@ -184,6 +189,7 @@ class Welcomes:
         welcome: Welcome,
         bundle: KeyPackageBundle,
         others: OtherGroups,
+        judged: bool,
     ) -> Step:
         info = Group.peek(welcome, bundle, psks=others.psk, groups=others.group)
         context = info.group_context
@@ -210,10 +216,36 @@ class Welcomes:
         )
         state = staged.state
         roster = Roster.of(state.members())
+        if policy.conversation and not set(roster.accounts()) <= set(policy.administrators):
+            # as a Commit that adds anybody else is void (mls-policy, "Policy Checks")
+            raise InvalidError("a conversation with somebody else in it", "urn:xmpp:mls:0 policy")
+        if not judged:
+            inviter = ClientIdentity.from_leaf(state.tree.member(staged.inviter))
+            self._check_inviter(staged, GroupView.of(state.public, policy, roster), inviter)
         leaves = tuple(leaf for index, leaf in state.members() if index != state.own_index)
         assert isinstance(state, Group)
         group_info_key = GroupInfoKey.handed_over(info.extensions, state)
         return Step(incoming, Join(staged, bundle, roster, policy, group_info_key), leaves)
+
+    def _check_inviter(self, staged: StagedJoin, later: GroupView, inviter: ClientIdentity) -> None:
+        """Judge who lets us in by what we know of the group (mls-recovery, "Which GroupInfo").
+
+        The Welcome proves only who has signed its GroupInfo (RFC 9420 12.4.3.1), not that its Commit is valid.
+
+        :raises PolicyViolation: the inviter cannot have brought this about
+        """
+        known, before = self._state.known(), self._state.membership
+        if known is None:
+            return
+        continues = None if staged.continues is None else staged.continues.psk_group_id
+        if before is not None and before.group.closed is not None and continues == before.group.group_id:
+            # RFC 9420 11.2, as mls-operations, "Another Cipher Suite", narrows it down
+            if before.group.suite.signature_scheme == later.suite.signature_scheme:
+                leaves = [leaf for _, leaf in staged.state.members()]
+                keys = {ClientIdentity.from_leaf(leaf): leaf.signature_key for leaf in leaves}
+                check_same_keys(known, keys, inviter)
+            return
+        check_later(known if later.group_id == known.group_id else followed(known, later), later, inviter)
 
     # --- arriving ------------------------------------------------------------------------------
 

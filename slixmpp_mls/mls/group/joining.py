@@ -302,8 +302,8 @@ def _check_continues(
         made = (context.group_id, context.version, context.cipher_suite, context.extensions)
         if made != (asked.group_id, asked.version, asked.cipher_suite, asked.extensions):
             raise InvalidError("another group than the ReInit asked for", "RFC 9420 12.4.3.1")
-        if not old_members <= new_members:
-            raise InvalidError("members of the old group are missing", "RFC 9420 12.4.3.1")
+        if old_members != new_members:  # 11.2: "the same members"; nobody's proof but the PSK's lets anybody else in
+            raise InvalidError("not the members of the old group", "RFC 9420 11.2, 12.4.3.1")
     else:
         if (context.version, context.cipher_suite) != (old.context.version, old.context.cipher_suite):
             raise InvalidError("a subgroup of another version or cipher suite", "RFC 9420 11.3")
