@@ -18,9 +18,13 @@ from .machine import Hostilities
 
 
 def run(machine: type[Hostilities], runs: int, steps: int) -> None:
-    """So many runs, without a search for the shortest one that fails: that is for ``python -m tests.adversary``."""
+    """So many runs, the same ones each time, without a search for the shortest one that fails.
+
+    ``python -m tests.adversary`` has other runs each time, and does search.
+    """
     how = settings(
         max_examples=runs,
+        derandomize=True,
         stateful_step_count=steps,
         deadline=None,
         database=None,
