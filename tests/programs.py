@@ -77,7 +77,7 @@ class Program:
             return await self.process.wait()
 
 
-def _heed_signals() -> None:
+def heed_signals() -> None:
     """A suite that was started in the background ignores them, and so would its children."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
@@ -94,7 +94,7 @@ async def running(*command: str, folder: Path, **environment: str) -> AsyncItera
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        preexec_fn=_heed_signals,
+        preexec_fn=heed_signals,
     )
     program = Program(process)
     try:

@@ -17,6 +17,8 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
+from .programs import heed_signals
+
 SECONDS = 100.0  # more than anything here should take, on a busy machine
 
 
@@ -34,9 +36,10 @@ class Terminal:
     :ivar width: columns
     """
 
-    def __init__(self, socket: str, width: int) -> None:
+    def __init__(self, socket: str, width: int, status: Path) -> None:
         self.width = width
         self._socket = socket
+        self._status = status
 
     async def _tmux(self, *arguments: str) -> str:
         process = await asyncio.create_subprocess_exec(
@@ -63,13 +66,14 @@ class Terminal:
             raise AssertionError(f"the screen does not show {pattern!r}:\n{text}") from None
 
     async def ends(self, seconds: float = SECONDS) -> int:
-        """Wait until the program has ended; returns its exit code."""
-        async with asyncio.timeout(seconds):
-            while True:
-                said = (await self._tmux("display-message", "-p", "#{pane_dead} #{pane_dead_status}")).split()
-                if said[:1] == ["1"] and len(said) == 2:  # the status comes after the end
-                    return int(said[1])
-                await asyncio.sleep(0.2)
+        """Wait until the program has ended; returns its exit code, as a shell has it: 128 and more for a signal."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not self._status.exists():  # noqa: ASYNC110  # tmux 3.3 loses the status now and then
+                    await asyncio.sleep(0.2)
+        except TimeoutError:
+            raise AssertionError(f"it does not end:\n{await self.screen()}") from None
+        return int(self._status.read_text())
 
     async def type(self, text: str) -> None:
         """Type a line, and when it is before the cursor, the Enter key; what comes together is taken for a paste."""
@@ -109,14 +113,17 @@ async def terminal(
     socket = f"slixmpp-mls-{uuid4().hex[:8]}"
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("XMPP_", "MLS_STORE", "TMUX"))}
     variables = kept | {"HOME": str(folder), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"} | environment
+    status = folder / f"{socket}.status"
+    # The shell outlives a Ctrl-C, and notes how the program has ended.
+    shell = ("sh", "-c", 'trap : INT; "$@"; echo $? > "$0.new"; mv "$0.new" "$0"', str(status))
     start = [
         "tmux", "-L", socket, "-f", "/dev/null", "-u", "new-session", "-d", "-x", str(width), "-y", str(height),
-        "-c", str(folder), shlex.join(("env", *(f"{k}={v}" for k, v in environment.items()), *command)),
+        "-c", str(folder), shlex.join((*shell, "env", *(f"{k}={v}" for k, v in environment.items()), *command)),
         ";", "set-option", "-g", "remain-on-exit", "on",
     ]  # fmt: skip
-    process = await asyncio.create_subprocess_exec(*start, env=variables)
+    process = await asyncio.create_subprocess_exec(*start, env=variables, preexec_fn=heed_signals)
     assert await process.wait() == 0
-    window = Terminal(socket, width)
+    window = Terminal(socket, width, status)
     try:
         yield window
     finally:
