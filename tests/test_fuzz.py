@@ -43,12 +43,12 @@ def test_blind_mutations(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # beside other tests
+@pytest.mark.timeout(900)  # a slow machine, beside other tests
 def test_guided_for_a_moment(tmp_path: Path) -> None:
     if importlib.util.find_spec("atheris") is None:
         assert not os.environ.get("CI"), "CI installs the extra 'fuzz'"
         pytest.skip("install the extra 'fuzz'")
-    command = [sys.executable, "-m", "tests.fuzz", "--minutes", "0.03", "--jobs", "2", "--folder", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.fuzz", "--minutes", "0.02", "--jobs", "2", "--folder", str(tmp_path)]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=800, check=False, cwd=Path(__file__).parents[1]
     )

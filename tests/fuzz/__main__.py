@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import subprocess
+import multiprocessing
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .targets import TARGETS, Target
+from .worker import fuzz
 
 MAX_LENGTH = 1 << 14  # octets of input
 MEMORY = 2048  # MiB
 TIMEOUT = 20  # seconds for one input
+
+_processes = multiprocessing.get_context("forkserver")
 
 
 def run(target: Target, seconds: int, folder: Path) -> bool:
@@ -33,9 +36,13 @@ def run(target: Target, seconds: int, folder: Path) -> bool:
         *([f"-dict={words}"] if any(target.words()) else []),
         f"-artifact_prefix={folder}/{target.name}-", "-print_final_stats=1",
     ]  # fmt: skip
-    with log.open("wb") as output:
-        command = [sys.executable, "-m", "tests.fuzz.worker", target.name, str(corpus), *options]
-        code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, timeout=seconds + 600).returncode
+    worker = _processes.Process(target=fuzz, args=(target.name, log, [str(corpus), *options]))
+    worker.start()
+    worker.join(seconds + 600)
+    if worker.exitcode is None:
+        worker.kill()
+        worker.join()
+    code = worker.exitcode
     lines = [line for line in log.read_text(errors="replace").splitlines() if not line.startswith("INFO")]
     if code:
         print(f"{target.name}: FOUND SOMETHING; log {log}, inputs {folder}/{target.name}-*", *lines[-40:], sep="\n  ")
@@ -65,6 +72,7 @@ def main() -> int:
         return 0
     folder = (options.folder or Path(tempfile.mkdtemp(prefix="mls-fuzz-"))).absolute()
     print(f"{len(chosen)} targets, {options.minutes:g} minutes each, {options.jobs} at a time, in {folder}", flush=True)
+    _processes.set_forkserver_preload(["tests.fuzz.instrumented"])
     with ThreadPoolExecutor(options.jobs) as pool:
         clean = list(pool.map(lambda target: run(target, round(60 * options.minutes), folder), chosen))
     return 0 if all(clean) else 1

@@ -1,28 +1,29 @@
-"""One target under libFuzzer: ``python -m tests.fuzz.worker TARGET CORPUS [libFuzzer's options]``."""
+"""One target under libFuzzer, in a process that was forked from one with :mod:`.instrumented`."""
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
-import atheris  # type: ignore[import-untyped, unused-ignore]
 
+def fuzz(name: str, log: Path, arguments: list[str]) -> None:
+    """Fuzz a target until libFuzzer ends this process.
 
-def main() -> None:
-    with atheris.instrument_imports(include=["slixmpp_mls"]):
-        from . import targets
-    from slixmpp_mls.mls.xml_form import structures
+    :param log: gets all output
+    :param arguments: libFuzzer's: the corpus and options
+    """
+    with log.open("wb") as output:
+        for stream in (1, 2):
+            os.dup2(output.fileno(), stream)
+    import atheris  # type: ignore[import-untyped, unused-ignore]
 
-    for cls in structures().values():  # generated functions, which no import hook sees
-        atheris.instrument_func(cls.codec.read)
-        atheris.instrument_func(cls.codec.write)
-    target = targets.TARGETS[sys.argv[1]]
+    from .instrumented import TARGETS
+
+    target = TARGETS[name]
 
     def read(data: bytes) -> None:
         target(data)
 
-    atheris.Setup([sys.argv[0], *sys.argv[2:]], read)
+    atheris.Setup([sys.argv[0], *arguments], read)
     atheris.Fuzz()
-
-
-if __name__ == "__main__":
-    main()
