@@ -409,7 +409,7 @@ def test_inquiry() -> None:
     assert isinstance(answer, Answer)
     state = hashlib.sha256(unhex(case["group_context"])).digest()
     reply_key = SUITE.import_hpke_key(unhex(case["reply_private_key"]))
-    fields = struct.pack(">I", 0) + vector(state) + vector(reply_key.public)
+    fields = struct.pack(">I", 0) + vector(state) + struct.pack(">Q", case["time"]) + vector(reply_key.public)
     signed = vector(unhex(case["group_id"])) + fields
     assert signed.hex() == case["inquiry_tbs"]
     assert asked.data.startswith(fields)

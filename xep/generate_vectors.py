@@ -494,7 +494,7 @@ def inquiries() -> dict[str, Any]:
     hag = Person("hag66@shakespeare.lit", "pda", "secondwitch", "PDA")
     group = Group.create(hag.make_package(NOW), hag.random(32), extensions=group_extensions(POLICY), random=hag.random)
     reply_key = SUITE.generate_key_pair(hag.random)
-    bare = Inquiry(int(group.own_index), state_digest(group.context.encode()), reply_key.public, b"")
+    bare = Inquiry(int(group.own_index), state_digest(group.context.encode()), NOW, reply_key.public, b"")
     key = group.signature_key
 
     def signed(inquiry: Inquiry, group_id: bytes = group.group_id, label: str = INQUIRY_LABEL) -> Inquiry:
@@ -511,6 +511,7 @@ def inquiries() -> dict[str, Any]:
         "group_id": group.group_id.hex(),
         "group_context": group.context.encode().hex(),
         "signature_key": key.public.hex(),
+        "time": NOW,
         "reply_private_key": reply_key.encode().hex(),
         "inquiry_tbs": signed_content(group.group_id, bare).hex(),
         "inquiry": element(genuine),
@@ -521,6 +522,7 @@ def inquiries() -> dict[str, Any]:
                 (signed(bare, label=ANSWER_LABEL), "signed for another purpose"),
                 (replace(genuine, reply_key=bytes(32)), "another reply key"),
                 (replace(genuine, state=bytes(32)), "another state"),
+                (replace(genuine, time=NOW + 1), "another time"),
                 (replace(genuine, signature=b""), "no signature"),
             )
         ],

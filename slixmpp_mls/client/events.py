@@ -234,8 +234,9 @@ class Unsure:
     Nothing is lost.  While we are unsure, messages to be sent wait in the outbox.
 
     :ivar epoch: our epoch
-    :ivar reasons: ``archive-gap``, ``later-epoch``, ``undecryptable``, ``tombstone``, ``unavailable``; empty if we are
-        sure again, because no member has shown us another state.  If our state was outdated, :class:`Joined` reports
+    :ivar reasons: ``archive-gap``, ``later-epoch``, ``undecryptable``, ``tombstone``, ``unavailable``,
+        ``unproven`` (a member shows another state, which only an administrator can prove); empty if we are sure again,
+        because no member has shown us another state.  If our state was outdated, :class:`Joined` reports
         our return
     """
 

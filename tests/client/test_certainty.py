@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slixmpp_mls.client import GroupLost, Incoming, Joined, MessageReceived, Unsure
-from slixmpp_mls.client.group.certainty import ANSWER_PAUSE, ANSWERS, Inquiry, UnsureReason
+from slixmpp_mls.client.group.certainty import ANSWER_PAUSE, ANSWERS, ANSWERS_TO_ONE, Inquiry, UnsureReason
 from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import ArchiveGap, InvalidError, PeerError, UsageError
 from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateMessage
+from slixmpp_mls.rooms.engine import recovery
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.testing import Participant, World
 
@@ -27,10 +29,15 @@ def forged(person: Participant, ahead: int) -> elements.Application:
     return elements.Application(group.group_id, epoch, MLSMessage.wrap(body))
 
 
+def inquiry_of(person: Participant) -> elements.Inquiry:
+    (inquiry,) = person.group.certainty.inquire(person.world.now).payloads
+    assert isinstance(inquiry, elements.Inquiry)
+    return inquiry
+
+
 def ask(person: Participant, *others: Participant) -> list[elements.Answer]:
     """It asks, and others answer."""
-    (inquiry,) = person.group.certainty.inquire().payloads
-    assert isinstance(inquiry, elements.Inquiry)
+    inquiry = inquiry_of(person)
     answers = []
     for other in others:
         asked = other.group.certainty.judge(inquiry, other.world.now)
@@ -222,22 +229,93 @@ def test_two_halves_of_a_split_group_find_together() -> None:
 
 def test_whoever_is_no_member_gets_no_answer_and_members_not_too_many() -> None:
     world, alice, bob, _ = three()
-    inquiry = bob.group.certainty.inquire().payloads[0]
-    assert isinstance(inquiry, elements.Inquiry)
+    inquiry = inquiry_of(bob)
     asked = alice.group.certainty.judge(inquiry, world.now)
     assert asked is not None
     for changed in (replace(asked, signer=0), replace(asked, reply_key=bytes(32)), replace(asked, signer=77)):
         with pytest.raises(InvalidError):
             alice.group.certainty.judge(replace(inquiry, data=changed.encode()), world.now)
-    answered = 0
+    answered = []
     for _ in range(600):
         world.now += 1
+        inquiry = inquiry_of(bob)
         asked = alice.group.certainty.judge(inquiry, world.now)
-        if asked is not None:
-            answered += 1
+        assert asked is not None
+        if not alice.group.certainty.pause(asked, world.now):
+            answered.append(world.now)
             alice.group.certainty.answer(asked, world.now)
-    assert answered == 600 // ANSWER_PAUSE
-    assert answered <= 10 * ANSWERS
+    assert len(answered) == 10 * ANSWERS_TO_ONE
+    assert min(later - earlier for earlier, later in pairwise(answered)) == ANSWER_PAUSE
+
+
+def test_all_together_are_answered_so_often_in_a_minute() -> None:
+    world, *people = three()
+    answered = 0
+    crowd = [world.person(f"crowd{number}@n.example") for number in range(9)]
+    people[0].commit(*(proposal for each in crowd for proposal in people[0].adding(each.account)))
+    world.settle()
+    for _ in range(60):
+        world.now += 1
+        for person in (*people[1:], *crowd):
+            inquiry = inquiry_of(person)
+            asked = people[0].group.certainty.judge(inquiry, world.now)
+            assert asked is not None
+            if not people[0].group.certainty.pause(asked, world.now):
+                answered += 1
+                people[0].group.certainty.answer(asked, world.now)
+    assert answered == ANSWERS
+
+
+def test_an_old_inquiry_is_not_answered_and_delays_nothing() -> None:
+    """mls-recovery, "Not Being Sure": whoever has kept an Inquiry of somebody else's can do nothing with it."""
+    world, alice, bob, _ = three()
+    old = []
+    for _ in range(3):
+        world.now += 3600
+        inquiry = inquiry_of(bob)
+        asked = alice.group.certainty.judge(inquiry, world.now)
+        assert asked is not None
+        alice.group.certainty.answer(asked, world.now)
+        old.append(inquiry)
+    world.now += 3600
+    assert [alice.group.certainty.judge(inquiry, world.now) for inquiry in old] == [None] * 3
+    alice.restart()  # what it has answered is in memory only
+    for inquiry in old[:1]:
+        asked = alice.group.certainty.judge(inquiry, world.now)
+        assert asked is not None
+        alice.group.certainty.answer(asked, world.now)
+    genuine = inquiry_of(bob)
+    asked = alice.group.certainty.judge(genuine, world.now)
+    assert asked is not None  # it waits for the end of the pause, which is shorter than bob's patience
+    assert alice.group.certainty.pause(asked, world.now) == ANSWER_PAUSE < recovery._ANSWER_ARRIVES
+    (answer,) = alice.group.certainty.answer(asked, world.now).payloads
+    assert isinstance(answer, elements.Answer)
+    hear(bob, answer)
+    assert [alice.group.certainty.judge(inquiry, world.now) for inquiry in (*old, genuine)] == [None] * 4
+
+
+def test_each_inquiry_of_a_client_is_later_than_the_one_before() -> None:
+    """Also if its clock stands still, or is set back."""
+    world, alice, bob, _ = three()
+    times = []
+    for _ in range(3):
+        inquiry = inquiry_of(bob)
+        asked = alice.group.certainty.judge(inquiry, world.now)
+        assert asked is not None
+        times.append(asked.time)
+        world.now -= 100
+    assert times == sorted(set(times))
+
+
+def test_an_answer_says_which_epoch_it_shows() -> None:
+    world, alice, bob, _ = three()
+    miss(world, 1, bob)
+    (answer,) = ask(bob, alice)
+    with pytest.raises(InvalidError, match="another epoch"):
+        hear(bob, replace(answer, epoch=answer.epoch + 1))
+    assert not bob.group.returning
+    hear(bob, answer)
+    assert bob.group.returning
 
 
 def test_an_answer_for_somebody_else_means_nothing() -> None:
@@ -252,7 +330,7 @@ def test_an_answer_for_somebody_else_means_nothing() -> None:
 
 def test_what_an_inquiry_is_made_of_survives_the_wire() -> None:
     _, _, bob, _ = three()
-    payload = bob.group.certainty.inquire().payloads[0]
+    payload = inquiry_of(bob)
     assert Inquiry.decode(payload.data).encode() == payload.data
     assert elements.payloads(f"<message>{payload.to_bytes().decode()}</message>") == [payload]
 

@@ -112,7 +112,7 @@ def test_who_can_not_fetch_it_and_finds_that_others_can() -> None:
     world.web[place] = content
     bob.read()
     alice.read()
-    inquiry = carol.post(carol.group.certainty.inquire())
+    inquiry = carol.post(carol.group.certainty.inquire(world.now))
     world.room.deliver_all()
     alice.read()
     (asked,) = (each for each in inquiry.payloads if isinstance(each, elements.Inquiry))

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from slixmpp_mls.client import CommitLost, Device, Joined, Rejected
+from slixmpp_mls.client import CommitLost, Device, Joined, Rejected, Unsure
 from slixmpp_mls.client.device.leaf_proofs import arriving, renewing
+from slixmpp_mls.client.group.certainty import ANSWER_LABEL, Inquiry
+from slixmpp_mls.client.group.group_info_key import UNKNOWN
 from slixmpp_mls.client.group.group_infos import PER_SIGNER, group_infos_in
 from slixmpp_mls.client.group.lifecycle import FORMER_KEY_AGE
 from slixmpp_mls.client.group.room_change import MAX_FORMER_KEYS
@@ -26,7 +28,7 @@ from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import Participant, World
 
 from .people import ALICE, BOB, CAROL, DAVE, only, state_of
-from .test_certainty import ask, hear
+from .test_certainty import ask, hear, inquiry_of
 from .test_rejoin import lose
 
 SUITE = CipherSuite.get(1)
@@ -420,55 +422,95 @@ def test_a_void_commit_in_the_archive_leads_no_member_away() -> None:
         bob.group.certainty.take_group_info(after.group_info(), world.now)
 
 
-def test_an_answer_that_its_signer_cannot_have_brought_about_waits_for_a_better_one() -> None:
-    """Alice has removed dave; carol's answer shows it, and alice's proves it."""
-    world, alice, bob, carol = ruled()
-    dave = world.person(DAVE)
-    alice.commit(*alice.adding(DAVE))
-    world.settle()
-    sent = alice.commit(*alice.removing(DAVE))
-    world.room.lose()
-    for number, person in enumerate((alice, carol)):
-        person.take(replace(world.room.archive()[-1], archive_id=f"00008{number}", payloads=sent.payloads))
-    hear(bob, *ask(bob, carol))
-    assert not bob.group.returning
-    (answer,) = ask_again(bob, alice)
-    hear(bob, answer)
-    assert bob.group.returning
-    door = bob.group.certainty.proving_info
-    assert door is not None
-    assert door.epoch == 3
-    assert dave.group.is_member
-
-
-def ask_again(person: Participant, other: Participant) -> list[elements.Answer]:
-    person.world.now += 10
-    return ask(person, other)
-
-
-def test_if_nobody_gives_a_better_answer_it_is_followed() -> None:
+def missed_removal() -> tuple[World, Participant, Participant, Participant]:
+    """Alice, an administrator, has removed dave; carol has seen it, and bob has not."""
     world, alice, bob, carol = ruled()
     world.person(DAVE)
     alice.commit(*alice.adding(DAVE))
     world.settle()
     sent = alice.commit(*alice.removing(DAVE))
     world.room.lose()
-    carol.take(replace(world.room.archive()[-1], archive_id="000080", payloads=sent.payloads))
+    for number, person in enumerate((alice, carol)):
+        person.take(replace(world.room.archive()[-1], archive_id=f"00008{number}", payloads=sent.payloads))
+    return world, alice, bob, carol
+
+
+def test_an_answer_that_its_signer_cannot_have_brought_about_waits_for_a_better_one() -> None:
+    """Carol's answer shows the removal, and alice's proves it."""
+    _, alice, bob, carol = missed_removal()
     hear(bob, *ask(bob, carol))
+    assert bob.group.certainty.contested
     assert not bob.group.returning
-    bob.events += bob.group.certainty.take_unproven()
+    hear(bob, *ask(bob, alice))
     assert bob.group.returning
-    assert bob.group.certainty.take_unproven() == []
+    door = bob.group.certainty.proving_info
+    assert door is not None
+    assert door.epoch == 3
 
 
-def test_a_newer_question_forgets_the_answer_to_the_one_before() -> None:
+def test_if_nobody_gives_a_better_answer_it_is_not_followed_and_nothing_is_sent() -> None:
+    """mls-recovery, "Not Being Sure": silence no longer says that our own state is the present one."""
+    world, _, bob, carol = missed_removal()
+    bob.keep(b"for the group without dave")
+    hear(bob, *ask(bob, carol))
+    assert only(bob.events, Unsure).reasons == ("unproven",)
+    assert bob.group.certainty.become_sure(world.now) == []
+    bob.restart()
+    assert bob.group.certainty.contested
+    assert bob.group.holds
+    assert bob.resend() == []
+    hear(bob, *ask(bob, carol))
+    assert len(bob.said(Unsure)) == 1  # it is told once
+    assert not bob.group.returning
+    assert bob.group.is_member  # its keys are there
+
+
+def test_whoever_shows_our_own_state_ends_the_doubt_that_somebody_has_sown() -> None:
     world, alice, bob, carol = ruled()
     after = void_commit(carol, Remove(alice.group.mls.own_index))
     world.room.lose()
-    assert bob.group.certainty.take_group_info(after.group_info(), world.now, answered=True) == []
-    bob.group.certainty.inquire()
-    assert bob.group.certainty.take_unproven() == []
+    hear(bob, answer_of(bob, after))
+    assert bob.group.certainty.contested
+    hear(bob, *ask(bob, alice))
+    assert not bob.group.certainty.reasons
+    assert bob.said(Unsure)[-1].reasons == ()
+
+
+def answer_of(person: Participant, shown: Group) -> elements.Answer:
+    """An answer to an inquiry of somebody's, that shows any state."""
+    asked = Inquiry.decode(inquiry_of(person).data)
+    info = shown.group_info(extensions=(UNKNOWN.extension(),))
+    sealed = shown.suite.encrypt_with_label(asked.reply_key, ANSWER_LABEL, shown.group_id, info)
+    return elements.Answer(shown.group_id, shown.epoch, sealed.encode())
+
+
+def test_a_paused_administrator_and_a_member_with_a_group_of_its_own() -> None:
+    """A member without rights replays an old inquiry, sows doubt, and answers alone; external joins are forbidden."""
+    world, alice, bob, carol = ruled(external_joins=ExternalJoins.NEVER)
+    old = inquiry_of(bob)
+    asked = alice.group.certainty.judge(old, world.now)
+    assert asked is not None
+    alice.group.certainty.answer(asked, world.now)
+    alice.commit()
+    world.settle()
+    world.now += 3600
+    assert alice.group.certainty.judge(old, world.now) is None
+    bob.keep(b"for alice")
+    spy = world.person("spy@x.example")
+    world.people.remove(spy)
+    invited = carol.adding("spy@x.example")
+    after = void_commit(carol, Remove(alice.group.mls.own_index), *invited)
+    world.room.lose()
+    hear(bob, answer_of(bob, after))
     assert not bob.group.returning
+    assert bob.group.holds
+    assert bob.resend() == []
+    hear(bob, *ask(bob, alice))  # which answers at once
+    assert not bob.group.holds
+    bob.resend()
+    world.settle()
+    assert alice.texts == [b"for alice"]
+    assert world.agree()
 
 
 # --- both sides of a split ------------------------------------------------------------------------

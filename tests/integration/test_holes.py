@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import time
+from base64 import b64decode
 from typing import Any
-from xml.etree.ElementTree import Element
+from xml.etree.ElementTree import Element, fromstring
 
 import pytest
 
+from slixmpp_mls.client.group.certainty import ANSWER_LABEL, Inquiry, UnsureReason
 from slixmpp_mls.devserver import DevServer
+from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateMessage
-from slixmpp_mls.stanza import Application
+from slixmpp_mls.mls.structures.proposals import Remove
+from slixmpp_mls.stanza import Answer, Application
 
 from .people import Cast, Person, agree, all_agree
 from .test_recovery import edit, purge
@@ -81,21 +87,20 @@ async def test_over_night_the_archive_expires_and_all_go_on(server: DevServer, c
     await alice.until(lambda: not any(person.room().unsure for person in people), SECONDS)
 
 
+def forged(group: Group) -> list[Any]:
+    """What anybody can make who knows the group's id: a message of a later epoch."""
+    epoch = group.epoch + 1000
+    body = PrivateMessage(group.group_id, epoch, ContentType.APPLICATION, b"", bytes(28), bytes(200))
+    return [Application(group.group_id, epoch, MLSMessage.wrap(body)).to_stdlib(), Element("{urn:xmpp:hints}store")]
+
+
 async def test_garbage_of_a_later_epoch_throws_nobody_out(server: DevServer, cast: Cast) -> None:
     room, people = await cast.meet(server, "alice", "bob", "carol")
     alice, bob, carol = people
     group = alice.room().group.mls
 
-    def forged() -> list[Any]:
-        epoch = group.epoch + 1000
-        body = PrivateMessage(group.group_id, epoch, ContentType.APPLICATION, b"", bytes(28), bytes(200))
-        return [
-            Application(group.group_id, epoch, MLSMessage.wrap(body)).to_stdlib(),
-            Element("{urn:xmpp:hints}store"),
-        ]
-
-    await alice.post(forged(), room)
-    await carol.post(forged(), room)
+    await alice.post(forged(group), room)
+    await carol.post(forged(group), room)
     assert (await bob.next("mls_unsure")).reasons == ("later-epoch",)
     await bob.say("nothing has happened")
     for person in (alice, carol):
@@ -104,6 +109,66 @@ async def test_garbage_of_a_later_epoch_throws_nobody_out(server: DevServer, cas
     for person in people:
         assert not person.got("mls_group_lost")
         assert person.room().is_member
+
+
+async def test_a_removal_that_was_missed_is_believed_when_its_author_shows_it(server: DevServer, cast: Cast) -> None:
+    """Until then its like may be somebody's invention: nothing is followed, nothing is sent, and nothing is lost."""
+    room, (alice, bob, carol, dave) = await cast.meet(server, "alice", "bob", "carol", "dave")
+    await carol.log_out()
+    await alice.room().remove(dave.account)
+    await together(alice, bob)
+    await alice.until(lambda: not alice.room().group.post_commit_actions, SECONDS)
+    assert edit(server, room, NEWEST) == 1
+    await alice.log_out()
+    await carol.connect()
+    await bob.say("without dave")
+    await carol.until(lambda: "unproven" in carol.room(room).unsure, SECONDS)
+    epoch = carol.room(room).epoch
+    saying = asyncio.create_task(carol.say("is dave still here", room))
+    await bob.say("and still without")  # as much time as a message takes
+    assert carol.room(room).epoch == epoch
+    assert not saying.done() or not (await saying).confirmed.done()
+    await alice.connect()
+    await alice.joined(room)
+    await together(alice, bob, carol)
+    for person in (alice, bob):
+        await person.hears("is dave still here", seconds=SECONDS)
+    await saying
+    assert "is dave still here" not in dave.bodies
+    assert len(carol.room().members) == 3
+
+
+async def test_a_member_without_rights_leads_nobody_away_by_an_answer(server: DevServer, cast: Cast) -> None:
+    """It has kept an old inquiry of bob's, sows doubt, and shows a group of its own; the administrator is there."""
+    room, people = await cast.meet(server, "alice", "bob", "carol")
+    alice, bob, carol = people
+    carol.mls.room(room).worker.recovery._consider = lambda *_: None  # type: ignore[method-assign]
+    await carol.post(forged(carol.room().group.mls), room)
+    await bob.next("mls_unsure")
+    await bob.until(lambda: not bob.room().unsure, SECONDS)
+    old = [
+        each
+        for each in re.findall("<inquiry .*?</inquiry>", carol.client.received.decode())
+        if Inquiry.decode(b64decode(fromstring(each).text or "")).signer == bob.room().group.mls.own_index
+    ]
+    assert old
+    for each in old:
+        await carol.post([fromstring(each), Element("{urn:xmpp:hints}store")], room)
+    group = carol.room().group.mls
+    spy = alice.room().group.mls.own_index
+    shown = group.finish_commit(group.draft_commit([Remove(spy)], now=int(time.time()), by_reference=())).staged.next
+    assert isinstance(shown, Group)
+    asked = bob.room().group.certainty.inquire(int(time.time()))
+    await bob.room().worker.transmitter.transmit(asked)
+    with bob.room().group.room_state.change() as change:
+        bob.room().group.certainty.note(change, UnsureReason.UNAVAILABLE, int(time.time()))
+    key = Inquiry.decode(asked.payloads[0].data).reply_key
+    sealed = group.suite.encrypt_with_label(key, ANSWER_LABEL, group.group_id, shown.group_info())
+    await carol.post([Answer(group.group_id, shown.epoch, sealed.encode()).to_stdlib()], room)
+    await bob.say("for alice")
+    await alice.hears("for alice", seconds=SECONDS)
+    await together(*people)
+    assert len(bob.room().members) == 3
 
 
 @pytest.mark.parametrize("inviter", ["there", "away"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -17,8 +19,9 @@ from slixmpp_mls.rooms.engine.transmitter import Transmitter
 from slixmpp_mls.stanza.elements import Answer, Inquiry
 from slixmpp_mls.testing import Participant
 
-from ..client.people import three
-from .people import Parts, until
+from ..client.people import BOB, three
+from ..client.test_group_infos import missed_removal
+from .people import SECONDS, Parts, until
 
 
 @pytest.fixture(autouse=True)
@@ -46,15 +49,21 @@ class Member(Parts):
         self.progress.notify()
 
 
-async def test_two_that_ask_at_the_same_moment_are_both_answered() -> None:
+def meet(people: Iterable[Participant], *members: Member) -> None:
+    """These people are in the room, as these members see it."""
+    for member in members:
+        for other in people:
+            nick = JID(other.account).local
+            member.muc._occupancy.occupants[nick] = Occupant(nick, JID(other.account), "member", "participant")
+
+
+async def test_two_that_ask_at_the_same_moment_are_both_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer to the one does not show to whom it is: it must not silence whoever would answer the other."""
     world, *people = three()
     alice, bob, carol = members = [Member(person) for person in people]
     for place, member in enumerate(members):
-        member.committer.place = lambda place=place: place  # type: ignore[method-assign, misc]  # alice's answer first
-        for other in people:
-            nick = JID(other.account).local
-            member.muc._occupancy.occupants[nick] = Occupant(nick, JID(other.account), "member", "participant")
+        monkeypatch.setattr(member.committer, "place", lambda _, place=place: place)  # alice's answer first
+    meet(people, *members)
     for asking in (alice, bob):
         with asking.group.room_state.change() as change:
             asking.group.certainty.note(change, UnsureReason.UNDECRYPTABLE, world.now)
@@ -78,10 +87,7 @@ async def test_inquiries_that_no_member_has_signed_silence_nobody() -> None:
     """mls-recovery, "Not Being Sure": as many of an occupant's as there are places leave a member's its answer."""
     world, *people = three()
     alice, bob, _ = (Member(person) for person in people)
-    for member in (alice, bob):
-        for other in people:
-            nick = JID(other.account).local
-            member.muc._occupancy.occupants[nick] = Occupant(nick, JID(other.account), "member", "participant")
+    meet(people, alice, bob)
     with alice.group.room_state.change() as change:
         alice.group.certainty.note(change, UnsureReason.UNDECRYPTABLE, world.now)
     alice.recovery.news()
@@ -100,3 +106,90 @@ async def test_inquiries_that_no_member_has_signed_silence_nobody() -> None:
     payloads = [payload for each in world.room.archive() for payload in each.payloads]
     assert len([each for each in payloads if isinstance(each, Answer)]) == 1
     assert len([each for each in payloads if isinstance(each, Inquiry)]) == 2 * ANSWERS + 1  # it asked once
+
+
+async def test_old_inquiries_of_a_member_keep_nobody_from_answering_it() -> None:
+    """Somebody has kept them, and posts them again; whoever was restarted does not know that it has answered them."""
+    world, *people = three()
+    alice, bob, _ = (Member(person) for person in people)
+    meet(people, alice, bob)
+    for _ in range(5):
+        world.room.post(bob.group.certainty.inquire(world.now), BOB)
+    with bob.group.room_state.change() as change:
+        bob.group.certainty.note(change, UnsureReason.UNDECRYPTABLE, world.now)
+    bob.recovery.news()
+    await until(lambda: len(world.room.in_flight) == 6)
+
+    def settled() -> bool:
+        world.room.deliver_all()
+        alice.read()
+        bob.read()
+        return not bob.group.holds
+
+    await until(settled)
+    answers = [each for stanza in world.room.archive() for each in stanza.payloads if isinstance(each, Answer)]
+    assert len(answers) == 1
+
+
+async def test_no_occupant_silences_members_by_answers_that_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, *people = three()
+    alice, bob, _ = (Member(person) for person in people)
+    meet(people, alice, bob)
+    with bob.group.room_state.change() as change:
+        bob.group.certainty.note(change, UnsureReason.UNDECRYPTABLE, world.now)
+    bob.recovery.news()
+    await until(lambda: len(world.room.in_flight) == 1)
+    monkeypatch.setattr(alice.committer, "place", lambda _: 2)
+    world.room.deliver_all()
+    world.room.post([Answer(bob.group.mls.group_id, 99, b"garbage")], "mallory@m.example")
+
+    def settled() -> bool:
+        world.room.deliver_all()
+        alice.read()
+        bob.read()
+        return not bob.group.holds
+
+    await until(settled)
+
+
+async def test_a_state_that_nobody_proves_is_asked_about_until_somebody_comes_who_proves_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """mls-recovery, "Not Being Sure": until then nothing is sent."""
+    monkeypatch.setattr(recovery, "_ANSWER_ARRIVES", 0.3)
+    monkeypatch.setattr(recovery, "_ASK_AGAIN", (SECONDS,))
+    monkeypatch.setattr(recovery, "_LOOK", 0.05)
+    world, alice, bob, carol = missed_removal()
+    asking, answering, admin = (Member(person) for person in (bob, carol, alice))
+    meet((bob, carol), asking, answering)
+    bob.keep(b"for the group without dave")
+    with bob.group.room_state.change() as change:
+        bob.group.certainty.note(change, UnsureReason.UNDECRYPTABLE, world.now)
+    asking.recovery.news()
+
+    def goes_on(*members: Member) -> None:
+        world.room.deliver_all()
+        for member in members:
+            member.read()
+
+    def contested() -> bool:
+        goes_on(asking, answering)
+        return bob.group.certainty.contested
+
+    await until(contested)
+    for _ in range(50):  # longer than it would have waited for an answer
+        await asyncio.sleep(0.02)
+        goes_on(asking, answering)
+    assert bob.group.holds
+    assert not bob.group.returning
+    assert bob.resend() == []
+    meet((alice, bob, carol), asking, admin)
+
+    def returning() -> bool:
+        goes_on(asking, answering, admin)
+        return bob.group.returning
+
+    await until(returning)
+    door = bob.group.certainty.proving_info
+    assert door is not None
+    assert door.epoch == alice.epoch

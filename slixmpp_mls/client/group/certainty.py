@@ -2,8 +2,9 @@
 
 ::
 
-    sure ── a reason ──► unsure ── an answer: the same state, or nobody has a later one ──► sure
-                            └── a GroupInfo of another epoch, signed by a key in our tree ──► returning ──► sure
+    sure ── a reason ──► unsure ── an answer: the same state, or nobody shows another one ──► sure
+                            ├── another state that its signer can have brought about ──► returning ──► sure
+                            └── another state that it cannot have brought about alone ──► unsure until one of the above
 
 A gap in the archive, a message that cannot be decrypted and a later epoch number on a stanza prove nothing: the room's
 server, and in most cases any occupant, can fabricate them.  Therefore they delete nothing.  They make us *unsure*
@@ -22,22 +23,25 @@ has in *our* tree.  It shows one of three things:
 If no member answers, nothing is proved, and we continue from our own epoch.
 
 *An answer that its signer cannot have brought about alone* shows, for example, a removal by an administrator who is
-offline.  It is honest or it leads into a group of its signer's own; nothing tells.  Members with all rights answer even
-after others (:mod:`slixmpp_mls.rooms.engine.recovery`), so such an answer is followed only if none of them has answered
-in time (:meth:`Certainty.take_unproven`).  A GroupInfo of this kind in the archive is never followed.
+offline.  It is honest or it leads into a group of its signer's own; nothing tells.  So it is never followed, and our
+own state is no longer taken for the present one either (:attr:`Certainty.contested`): nothing is sent until another
+member shows our own state, or one shows a state that it can have brought about, such as any member with all rights.
+Members with all rights answer even after others (:mod:`slixmpp_mls.rooms.engine.recovery`).
 
 *Returning.*  The old state is kept until we have joined the group again, by an external Commit made from that GroupInfo
 or by a Welcome.
 
+*Replays.*  An Inquiry has its sender's time, and each one of a client has a later time than those before.  Whoever
+posts an old Inquiry of somebody else's once more is not answered, and delays no answer to a later one.
+
 *Limits.*  Reasons that any occupant can fabricate make us unsure again only after a pause, which grows from seconds to
-an hour.  We answer the same member once in :data:`ANSWER_PAUSE` seconds, and all members together :data:`ANSWERS` times
-a minute.
+an hour.  We answer the same account once in :data:`ANSWER_PAUSE` seconds and :data:`ANSWERS_TO_ONE` times a minute, and
+all together :data:`ANSWERS` times a minute.  An Inquiry that comes too early waits.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import IntFlag
@@ -49,7 +53,7 @@ from ...mls.crypto.hpke import HPKECiphertext, HPKEPrivateKey
 from ...mls.parameters import DAY
 from ...mls.structures.framing import MLSMessage
 from ...mls.structures.welcome import GroupInfo, group_info_tbs
-from ...mls.tls import Struct, opaque, struct, uint32
+from ...mls.tls import Struct, opaque, struct, uint32, uint64
 from ...mls.tree.tree_math import LeafIndex
 from ...stanza import elements
 from ..device import Device
@@ -63,14 +67,16 @@ from .room_change import Change, Membership
 from .room_state import RoomState
 
 __all__ = [
-    "ANSWERS", "ANSWER_LABEL", "ANSWER_PAUSE", "INQUIRY_LABEL", "Certainty", "Inquiry", "UnsureReason", "names",
-    "signed_content", "state_digest",
+    "ANSWERS", "ANSWERS_TO_ONE", "ANSWER_LABEL", "ANSWER_PAUSE", "INQUIRY_LABEL", "Certainty", "Inquiry",
+    "UnsureReason", "names", "signed_content", "state_digest",
 ]  # fmt: skip
 
-ANSWER_PAUSE = 10
-"""Seconds between two answers to the same member."""
-ANSWERS = 20
-"""Answers in a minute, to all members together."""
+ANSWER_PAUSE = 3
+"""Seconds between two answers to the same account; whoever asks waits longer than that."""
+ANSWERS_TO_ONE = 5
+"""Answers in a minute, to the same account."""
+ANSWERS = 40
+"""Answers in a minute, to all together."""
 
 T = TypeVar("T")
 
@@ -78,6 +84,8 @@ INQUIRY_LABEL = "MLS-XMPP 1.0 inquiry"
 ANSWER_LABEL = "MLS-XMPP 1.0 answer"
 _RULES = "urn:xmpp:mls:0 finding out"
 _TREE_MEMBERS = 64  # of the largest group whose answers have the ratchet tree in them
+_MINUTE = 60
+_ASKED = 4096  # signature keys whose latest Inquiry is remembered
 
 
 class UnsureReason(IntFlag):
@@ -93,6 +101,8 @@ class UnsureReason(IntFlag):
     """The archive has a tombstone (XEP-0424, XEP-0425) where a Commit may have been."""
     UNAVAILABLE = 16
     """A member has signed the location of a Commit, and the Commit is not there."""
+    UNPROVEN = 32
+    """A member has answered with another state, which it cannot have brought about alone."""
 
 
 _MADE_UP = UnsureReason.LATER_EPOCH | UnsureReason.UNDECRYPTABLE | UnsureReason.TOMBSTONE
@@ -104,6 +114,7 @@ class _InquiryTBS(Struct):
     group_id: opaque
     signer: uint32
     state: opaque
+    time: uint64
     reply_key: opaque
 
 
@@ -113,12 +124,14 @@ class Inquiry(Struct):
 
     :ivar signer: leaf index of the member
     :ivar state: SHA-256 of its GroupContext, which binds the inquiry to its present state
+    :ivar time: seconds since the Unix epoch by its clock, later than in any Inquiry of the client before
     :ivar reply_key: HPKE public key for the answer
     :ivar signature: ``SignWithLabel`` with its leaf's key, over the group id and all other fields
     """
 
     signer: uint32
     state: opaque
+    time: uint64
     reply_key: opaque
     signature: opaque
 
@@ -130,15 +143,20 @@ class Certainty:
         self._device = device
         self._state = state
         self._group_infos = group_infos
-        self._unproven = b""
         self._reply_key: HPKEPrivateKey | None = None
-        self._answered: dict[int, int] = {}
-        self._answers: deque[int] = deque(maxlen=ANSWERS)
+        self._asked = 0  # the time in our latest Inquiry
+        self._answered: dict[bytes, int] = {}  # by signature key: the time in the latest Inquiry that we have answered
+        self._answers: list[tuple[int, str]] = []  # of the last minute: when, and to which account
 
     @property
     def reasons(self) -> UnsureReason:
         """The reasons for which we are unsure; 0 if we are sure."""
         return UnsureReason(self._state.unsure.reasons)
+
+    @property
+    def contested(self) -> bool:
+        """Whether a member has shown another state, without proof; silence no longer makes us sure then."""
+        return bool(self.reasons & UnsureReason.UNPROVEN)
 
     @property
     def proving_info(self) -> elements.GroupInfo | None:
@@ -180,6 +198,9 @@ class Certainty:
 
         :raises StoreError: nothing has changed
         """
+        return [] if self.contested else self._settle(now)
+
+    def _settle(self, now: int) -> list[Event]:
         before = self._state.unsure
         if not before.reasons or before.behind:
             return []
@@ -194,16 +215,17 @@ class Certainty:
 
     # --- asking --------------------------------------------------------------------------------
 
-    def inquire(self) -> Outgoing:
+    def inquire(self, now: int) -> Outgoing:
         """Make an Inquiry for the group's state.  Nothing is stored; after a restart a new one is made.
 
+        :param now: seconds since the Unix epoch
         :raises UsageError: we are not in the group
         """
         group = self._state.require_member().group
         self._reply_key = key = group.suite.generate_key_pair(self._device.random)
-        self._unproven = b""
+        self._asked = max(now, self._asked + 1)
         own = int(group.own_index)
-        asked = Inquiry(own, state_digest(group.context.encode()), key.public, b"")
+        asked = Inquiry(own, state_digest(group.context.encode()), self._asked, key.public, b"")
         signature = group.suite.sign_with_label(
             group.signature_key, INQUIRY_LABEL, signed_content(group.group_id, asked)
         )
@@ -225,6 +247,9 @@ class Certainty:
             octets = suite.decrypt_with_label(key, ANSWER_LABEL, answer.group, sealed)
         except PeerError:
             return []  # for somebody else
+        info = MLSMessage.decode(octets).body
+        if isinstance(info, GroupInfo) and info.group_context.epoch != answer.epoch:
+            raise InvalidError("an answer that shows another epoch than its element says", _RULES)
         return self.take_group_info(octets, now, answered=True)
 
     def take_group_info(self, message: bytes, now: int, *, answered: bool = False) -> list[Event]:
@@ -249,7 +274,7 @@ class Certainty:
         group.suite.verify_with_label(signer.signature_key, "GroupInfoTBS", group_info_tbs(info), info.signature)
         ours, theirs = group.context, info.group_context
         if theirs == ours:
-            return self.become_sure(now) if answered and info.signer != group.own_index else []
+            return self._settle(now) if answered and info.signer != group.own_index else []
         greater = theirs.confirmed_transcript_hash < ours.confirmed_transcript_hash
         if theirs.epoch < ours.epoch or (theirs.epoch == ours.epoch and not (answered and greater)):
             return []
@@ -258,23 +283,19 @@ class Certainty:
         except PeerError:
             if not answered:
                 raise
-            self._unproven = self._unproven or message
-            return []
+            # A newcomer has no say in where the group is.
+            return self._contest() if membership.roster.counts(info.signer) else []
         return self._follow(theirs.epoch, message)
 
-    def take_unproven(self) -> list[Event]:
-        """Follow an answer that its signer cannot have brought about alone, as nobody has given a better one.
-
-        :raises StoreError: nothing has changed
-        """
-        message, self._unproven = self._unproven, b""
-        if not message or self._state.membership is None or self._state.unsure.behind:
+    def _contest(self) -> list[Event]:
+        """A member shows a state that it cannot have brought about alone: ours may be the group's, or not."""
+        before = self._state.unsure
+        if self.contested:
             return []
-        info = MLSMessage.decode(message).body
-        assert isinstance(info, GroupInfo)
-        if info.group_context.epoch < self._epoch:
-            return []  # we have read on meanwhile
-        return self._follow(info.group_context.epoch, message)
+        reasons = UnsureReason(before.reasons | UnsureReason.UNPROVEN)
+        with self._state.change() as change:
+            change.put_unsure(replace(before, reasons=reasons))
+        return [Unsure(self._state.room, self._epoch, names(reasons))]
 
     def take_archive(
         self, found: Sequence[tuple[T, elements.GroupInfo]], now: int
@@ -296,7 +317,7 @@ class Certainty:
     def _follow(self, epoch: int, message: bytes) -> list[Event]:
         """It is shown that the group is in another state, to which we return."""
         state, group = self._state, self._state.require_member().group
-        self._reply_key, self._unproven = None, b""
+        self._reply_key = None
         before = state.unsure
         outside = replace(
             state.outside.pace(), group_id=group.group_id, suite=group.suite.id, epoch=epoch, known=Known.SEEN
@@ -318,7 +339,7 @@ class Certainty:
     # --- answering -----------------------------------------------------------------------------
 
     def judge(self, inquiry: elements.Inquiry, now: int) -> Inquiry | None:
-        """Verify a member's Inquiry.  Returns None if it is not to be answered.
+        """Verify a member's Inquiry.  Returns None if it is not to be answered, such as one that is not its latest.
 
         :raises PeerError: no member of our tree has signed it
         """
@@ -333,11 +354,25 @@ class Certainty:
         )
         if asked.signer == group.own_index or inquiry.epoch > group.epoch:
             return None
-        if abs(now - self._answered.get(asked.signer, -ANSWER_PAUSE)) < ANSWER_PAUSE:
-            return None
-        if len(self._answers) == ANSWERS and abs(now - self._answers[0]) < 60:
-            return None
-        return asked
+        return asked if asked.time > self._answered.get(leaf.signature_key, -1) else None
+
+    def pause(self, asked: Inquiry, now: int) -> int:
+        """The seconds until the limits let us answer an Inquiry; 0 if they do so now.
+
+        :param asked: the result of :meth:`judge`
+        """
+        self._answers = [each for each in self._answers if abs(now - each[0]) < _MINUTE]
+        account = self._account(asked)
+        to_one = [when for when, to in self._answers if to == account]
+        pauses = [when + ANSWER_PAUSE - now for when in to_one[-1:]]
+        if len(to_one) >= ANSWERS_TO_ONE:
+            pauses.append(to_one[-ANSWERS_TO_ONE] + _MINUTE - now)
+        if len(self._answers) >= ANSWERS:
+            pauses.append(self._answers[-ANSWERS][0] + _MINUTE - now)
+        return max((0, *pauses))
+
+    def _account(self, asked: Inquiry) -> str:
+        return self._state.require_member().roster.at(asked.signer).account
 
     def answer(self, asked: Inquiry, now: int) -> Outgoing:
         """Make the answer that shows a member our state.
@@ -348,8 +383,12 @@ class Certainty:
         """
         membership = self._state.require_member()
         group = membership.group
-        self._answered[asked.signer] = now
-        self._answers.append(now)
+        key = group.tree.member(LeafIndex(asked.signer)).signature_key
+        self._answered.pop(key, None)
+        self._answered[key] = asked.time
+        if len(self._answered) > _ASKED:
+            del self._answered[next(iter(self._answered))]
+        self._answers.append((now, self._account(asked)))
         handed_over = (self._state.group_info_key or UNKNOWN).extension()
         info = group.group_info(tree=_has_tree(membership), extensions=(handed_over,), random=self._device.random)
         sealed = group.suite.encrypt_with_label(asked.reply_key, ANSWER_LABEL, group.group_id, info)
@@ -368,7 +407,7 @@ def state_digest(context: bytes) -> bytes:
 
 def signed_content(group_id: bytes, asked: Inquiry) -> bytes:
     """What the signature of an Inquiry covers, encoded."""
-    return _InquiryTBS(group_id, asked.signer, asked.state, asked.reply_key).encode()
+    return _InquiryTBS(group_id, asked.signer, asked.state, asked.time, asked.reply_key).encode()
 
 
 def _name(reason: UnsureReason) -> str:
@@ -376,5 +415,5 @@ def _name(reason: UnsureReason) -> str:
 
 
 def names(reasons: UnsureReason) -> tuple[str, ...]:
-    """The reasons by name: ``archive-gap``, ``later-epoch``, ``undecryptable``, ``tombstone``, ``unavailable``."""
+    """The reasons by name, such as ``archive-gap``: the members of :class:`UnsureReason` in lower case."""
     return tuple(_name(reason) for reason in UnsureReason if reason in reasons)

@@ -225,7 +225,11 @@ class Committer:
             if each.nick != nick and each.jid is not None and roster.has(str(each.jid))
         ]
 
-    def place(self) -> int:
-        """The number of members before us in the order for work that one member does for others."""
+    def place(self, matter: bytes = b"") -> int:
+        """The number of members before us in the order for work that one member does for others.
+
+        :param matter: identifies the work, where the order is to be another one each time
+        """
         group = self._group.mls
-        return place(self._parts.muc.nick, self.present(), group.group_id + group.epoch.to_bytes(8, "big"))
+        epoch = group.group_id + group.epoch.to_bytes(8, "big")
+        return place(self._parts.muc.nick, self.present(), epoch + matter)

@@ -2,13 +2,18 @@
 
 ::
 
-    unsure, live ──► GroupInfos in the archive ──► ask, wait for an answer ──► nothing later: go on from our own epoch
-                         └───────────────────────────┴──► a later state is proved ──► external Commit, or a request
+    unsure, live ──► GroupInfos in the archive ──► ask, wait for an answer ──► nothing else: go on from our own epoch
+                         │        ▲                  └──► another state, not proved: wait, ask again
+                         │        └──────────────────────────────┘
+                         └──► a later state is proved ──► external Commit, or a request
 
 :mod:`slixmpp_mls.client.group.certainty` defines the causes of uncertainty and the accepted proofs.  While we are
-unsure, outgoing messages wait.  This module also has the other side: members that are sure answer an inquiry, in turns
-(:mod:`.commit_turns`).  One answer is enough, but members with all rights answer even after one, because theirs proves
-more.
+unsure, outgoing messages wait.  A state that is not proved is asked about again after pauses that grow, and as soon as
+somebody comes whose answer proves anything.
+
+This module also has the other side: members that are sure answer an inquiry, in turns (:mod:`.commit_turns`) that each
+inquiry orders afresh, so that another one answers first the next time.  One answer is enough, but members with all
+rights answer even after one, because theirs proves more.
 """
 
 from __future__ import annotations
@@ -16,14 +21,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 from ...client import Event, Rejected, Rejoining, Step
-from ...client.group.certainty import ANSWERS
 from ...client.group.certainty import Inquiry as Asked
+from ...client.group.join_request import PAUSES
 from ...delivery import RoomStanza
 from ...errors import MLSError, PeerError, StanzaTooLarge, UsageError
 from ...runtime import RejoinMode
@@ -40,9 +45,27 @@ log = logging.getLogger(__name__)
 
 _PAGES = 4  # of the archive, searched for a GroupInfo of a later epoch
 _ANSWER_ARRIVES = 6.0  # seconds in which an online member has answered
+_ASK_AGAIN = PAUSES[:4]  # seconds, while another state is shown and not proved; the last one again and again
+_LOOK = 2.0  # seconds between two looks at who is there, meanwhile
 _RECENT = 60.0  # seconds for which an inquiry is answered
+_WAITING = 256  # inquiries to be answered, of as many members
+_PROVING = 4  # place in the order, at most, of a member with all rights
 _WELCOME_ARRIVES = 60.0  # seconds, until we ask again where the group is
 _SPREAD = 0.5  # seconds: many may become unsure at the same moment
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """An inquiry to be answered.
+
+    :ivar occupant: who has sent it, by the room
+    :ivar read: when we have read it, in seconds since the Unix epoch
+    """
+
+    occupant: str
+    inquiry: Inquiry
+    asked: Asked
+    read: int
 
 
 class Recovery:
@@ -72,7 +95,8 @@ class Recovery:
         self._resume = resume
         self._task: asyncio.Task[None] | None = None
         self._answers = 0  # seen in the room
-        self._unanswered: deque[tuple[str, Inquiry]] = deque(maxlen=ANSWERS)  # with the occupants who ask, oldest first
+        self._unanswered: dict[int, _Waiting] = {}  # by leaf, the oldest first
+        self._answering: set[int] = set()  # leaves
 
     def news(self) -> None:
         """React to any change in the room, or of our own state."""
@@ -100,17 +124,25 @@ class Recovery:
 
         The room's statement about its sender suffices: a room that lies about it can withhold our answer as well.
         """
-        known = self._group.room_state.known()
-        if known is None or not known.is_entitled(self._context.device.identity):
-            return False
         account = None if stanza.real_jid is None else stanza.real_jid.bare
-        leaves = () if account is None else known.roster.leaves_of(account)
-        return not any(known.is_entitled(known.roster.at(leaf)) for leaf in leaves)
+        return self._is_entitled and (account is None or not self._proves_anything(account))
+
+    @property
+    def _is_entitled(self) -> bool:
+        """Whether we have all rights in the group."""
+        known = self._group.room_state.known()
+        return known is not None and known.is_entitled(self._context.device.identity)
+
+    def _proves_anything(self, account: str) -> bool:
+        """Whether a client of this account has all rights: any later state that it shows is accepted."""
+        known = self._group.room_state.known()
+        leaves = () if known is None else known.roster.leaves_of(account)
+        return known is not None and any(known.is_entitled(known.roster.at(leaf)) for leaf in leaves)
 
     # --- finding out -----------------------------------------------------------------------------
 
     async def _find_out(self) -> None:
-        group = self._group
+        group, asked = self._group, 0
         await asyncio.sleep(random.uniform(0, _SPREAD))  # noqa: S311
         while group.holds:
             await self._progress.until_live()
@@ -121,7 +153,10 @@ class Recovery:
                 continue
             await self._look_into_archive()
             answered = not (group.holds and not group.returning) or await self._ask()
-            if group.holds and not group.returning:
+            if group.certainty.contested and not group.returning:
+                await self._wait_for_proof(_ASK_AGAIN[min(asked, len(_ASK_AGAIN) - 1)])
+                asked += 1
+            elif group.holds and not group.returning:
                 self._emit(group.certainty.become_sure(self._context.now))
                 self._resume()
                 if not answered and group.is_member and len(group.roster) > 1:
@@ -151,7 +186,7 @@ class Recovery:
         if not self._committer.present():
             return False
         before = self._answers
-        await self._transmitter.transmit(group.certainty.inquire())
+        await self._transmitter.transmit(group.certainty.inquire(self._context.now))
 
         def done() -> bool:
             return not group.holds or group.returning
@@ -160,9 +195,24 @@ class Recovery:
             async with asyncio.timeout(_ANSWER_ARRIVES):
                 await self._progress.until(done)
         except TimeoutError:
-            self._take(group.certainty.take_unproven)
-            log.info("%s: nobody says where the group is; %d answers for others", group.room, self._answers - before)
+            log.info("%s: nobody proves where the group is; %d answers seen", group.room, self._answers - before)
         return done()
+
+    async def _wait_for_proof(self, seconds: float) -> None:
+        """Wait until we ask again: at the end of the pause, or when somebody has come whose answer proves anything."""
+        group, there, left = self._group, self._proving(), seconds
+        while left > 0 and group.holds and not group.returning:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(_LOOK, left)):
+                    await self._progress.until(lambda: not group.holds or group.returning)
+            left -= _LOOK
+            if self._proving() - there:
+                return
+
+    def _proving(self) -> set[str]:
+        """Nicknames of the members with all rights that are in the room."""
+        occupants = self._parts.muc.occupants.values()
+        return {each.nick for each in occupants if each.jid is not None and self._proves_anything(each.jid.bare)}
 
     def _take(self, evidence: Callable[[], list[Event]]) -> None:
         """Use evidence of where the group is.
@@ -211,30 +261,56 @@ class Recovery:
         if stanza.stamp is not None and abs(now - stanza.stamp.timestamp()) > _RECENT:
             return
         asked = self._group.certainty.judge(inquiry, now)
-        if asked is not None:  # what no member has signed takes no place (mls-recovery, "Not Being Sure")
-            self._unanswered.append((str(stanza.occupant), inquiry))
-            self._parts.spawn(self._answer(inquiry, asked), "answering where the group is")
+        if asked is None:  # what no member has signed takes no place (mls-recovery, "Not Being Sure")
+            return
+        leaf, waiting = asked.signer, self._unanswered.get(asked.signer)
+        if waiting is not None and waiting.asked.time >= asked.time:
+            return  # a copy, or an earlier one
+        if waiting is None and len(self._unanswered) == _WAITING:
+            return
+        self._unanswered.pop(leaf, None)
+        self._unanswered[leaf] = _Waiting(str(stanza.occupant), inquiry, asked, now)
+        if leaf not in self._answering:
+            self._answering.add(leaf)
+            self._parts.spawn(self._answer(leaf), "answering where the group is")
 
     def _note_answer(self, stanza: RoomStanza, answer: Answer) -> None:
         """An answer does not show to others whose inquiry it answers.
 
         All are answered in their order, so it is the oldest one, but not the answering member's own.  An answer from an
         earlier epoch than ours leaves something to say, and so does one of a member without rights if we have them.
+        Only members answer.
         """
         self._answers += 1
         if not self._group.is_member or answer.epoch < self._group.mls.epoch or self._proves_more(stanza):
             return
-        for each in self._unanswered:
-            if each[0] != str(stanza.occupant):
-                self._unanswered.remove(each)
+        if stanza.real_jid is None or not self._group.roster.has(stanza.real_jid.bare):
+            return
+        for leaf, each in self._unanswered.items():
+            if each.occupant != str(stanza.occupant):
+                del self._unanswered[leaf]
                 return
 
-    async def _answer(self, inquiry: Inquiry, asked: Asked) -> None:
-        group = self._group
-        await wait_for_place(self._committer.place())
-        if not self._progress.live.is_set() or not group.is_member:
-            return
-        if all(each is not inquiry for _, each in self._unanswered):
-            return  # another member has answered
-        if group.certainty.judge(inquiry, self._context.now) is not None:
-            await self._transmitter.transmit(group.certainty.answer(asked, self._context.now))
+    async def _answer(self, leaf: int) -> None:
+        """Answer the latest inquiry of a member, if no other member does."""
+        group, certainty = self._group, self._group.certainty
+        try:
+            number = self._committer.place(self._unanswered[leaf].asked.reply_key)
+            await wait_for_place(min(number, _PROVING) if self._is_entitled else number)
+            while (waiting := self._unanswered.get(leaf)) is not None:
+                now = self._context.now
+                if not self._progress.live.is_set() or not group.is_member or abs(now - waiting.read) > _RECENT:
+                    return
+                asked = certainty.judge(waiting.inquiry, now)
+                if asked is None:
+                    return
+                pause = certainty.pause(asked, now)
+                if not pause:
+                    await self._transmitter.transmit(certainty.answer(asked, now))
+                    return
+                await asyncio.sleep(pause)
+        except PeerError as error:
+            log.info("%s: an inquiry that is no longer a member's: %s", self._parts.room, error)
+        finally:
+            self._answering.discard(leaf)
+            self._unanswered.pop(leaf, None)
