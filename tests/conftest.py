@@ -21,6 +21,8 @@ from slixmpp import JID, ClientXMPP
 
 from slixmpp_mls.devserver import DevServer, DevServerError, Ejabberd, Prosody
 
+from .order import deal
+
 # Where tests run side by side, workers are told a width, which rich would keep for ever when it is imported.
 os.environ.pop("COLUMNS", None)
 
@@ -51,10 +53,14 @@ def no_exception_is_lost() -> Iterator[None]:
 SERVERS: dict[str, type[DevServer]] = {"prosody": Prosody, "ejabberd": Ejabberd}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     for item in items:
         if {*SERVERS, "server", "connect"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("server")
+    yield
+    if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+        items[:] = deal(items, workers)
 
 
 def in_own_loop(work: Coroutine[Any, Any, None]) -> None:

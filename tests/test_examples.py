@@ -76,6 +76,7 @@ async def test_echo_bot(server: DevServer, account: Account, connect: Connect, t
 
 
 @pytest.mark.server
+@pytest.mark.slow
 async def test_echo_bot_survives_a_restart_of_the_server(tmp_path: Path) -> None:
     with unavailable_means_skip():
         server = Prosody()

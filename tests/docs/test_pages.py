@@ -115,6 +115,7 @@ def test_the_code_in_a_page_is_python(page: Path) -> None:
 # --- programs --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_the_tutorial(prosody: DevServer, account: Account, tmp_path: Path) -> None:
     """Bob's bot and Alice's chat, as the tutorial has them, with a restart of the bot in the middle."""
     bob, alice = str(await account(prosody, "bob")), str(await account(prosody, "alice"))
