@@ -10,7 +10,7 @@ from slixmpp.plugins import register_plugin
 
 from . import errors
 from .account.clock_check import ClockWrong
-from .account.events import DeviceConflict, NewOwnDevice
+from .account.events import DeviceConflict, NewOwnDevice, NewStore
 from .account.key_rotation import KeyRotated
 from .account.maintenance import KeysRenewed, SilentMembers
 from .authentication import KeyChanged, NewDevice, TrustChanged
@@ -92,6 +92,7 @@ __all__ = [  # and the errors
     "MessageSent",
     "NewDevice",
     "NewOwnDevice",
+    "NewStore",
     "Reference",
     "Rejected",
     "Rejoining",

@@ -29,6 +29,7 @@ from weakref import WeakValueDictionary
 
 from slixmpp import ClientXMPP
 from slixmpp.plugins import BasePlugin
+from slixmpp.stanza import Presence
 
 from .account.certificate_renewal import CertificateRenewal
 from .account.devices import OwnDevices
@@ -144,6 +145,7 @@ class MLS(BasePlugin):
         self.xmpp.add_filter("out", keep_in)
         self.xmpp.add_event_handler("session_start", self._session_started)
         self.xmpp.add_event_handler("session_resumed", self._session_resumed)
+        self.xmpp.add_event_handler("presence_available", self._presence_received)
         if self.xmpp.session_bind_event.is_set():  # registered within a session, as by a plugin of a client
             if self._own_service is not None:
                 self._own_service.start()
@@ -162,6 +164,7 @@ class MLS(BasePlugin):
         self._login.close()
         self.xmpp.del_event_handler("session_start", self._session_started)
         self.xmpp.del_event_handler("session_resumed", self._session_resumed)
+        self.xmpp.del_event_handler("presence_available", self._presence_received)
         self.xmpp.plugin["xep_0030"].del_feature(feature=NS)
         if self._own_service is not None:
             self._own_service.close()
@@ -214,6 +217,10 @@ class MLS(BasePlugin):
             self._session_started(event)
         if self._parts is not None:
             self._parts.rooms.stream_resumed()
+
+    def _presence_received(self, presence: Presence) -> None:
+        if self._parts is not None:
+            self._parts.rooms.came_online(str(presence["from"].bare))
 
     async def _start(self) -> None:
         ready = self._readiness()

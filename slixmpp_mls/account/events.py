@@ -86,6 +86,23 @@ class DeviceConflict:
 
 
 @dataclass(frozen=True, slots=True)
+class NewStore:
+    """Our store is new, and our account lists other devices with our label, or without one if we have none
+    (``mls_new_store``).
+
+    They may be earlier starts of this program, whose stores were lost: a container without a volume, for example.
+
+    :ivar label: ours
+    :ivar devices: ids of the other devices, in the order of the list
+    :ivar replaced: whether they have been taken from the list, by the setting ``replace_same_label``
+    """
+
+    label: str | None
+    devices: tuple[str, ...]
+    replaced: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RoomsChanged:
     """The result of an operation on a device in our rooms.
 

@@ -12,6 +12,7 @@ deleted; their nodes mended     start, when one is used
 old epochs and deleted          every hour                   none
 secrets wiped from the disk
 rotation of our key [4]_        every hour                   ``mls_key_rotated``
+invitations repeated [9]_       every minute, when due       none
 certificates [5]_               every hour                   ``mls_certificate_expires``
 members in doubt [6]_           every hour                   ``mls_doubted``
 keys of accounts that are in    every hour                   none
@@ -28,6 +29,7 @@ server's [8]_
 .. [6] :mod:`slixmpp_mls.rooms.engine.member_checks`
 .. [7] :meth:`slixmpp_mls.authentication.TrustTable.tidy`
 .. [8] :mod:`.clock_check`
+.. [9] :mod:`slixmpp_mls.rooms.engine.repeated_invitations`
 
 *Staggered action.*  A thousand members that joined together are not due together.  Among several due members, one
 Commit makes the others wait.  No Commit is made within half a minute of another one in the same room.  A lost race is
@@ -194,6 +196,7 @@ class Maintenance:
             await self._publication.replenish()
         for room in self._rooms.all.values():
             await self._renew(room)
+            await room.worker.invitations.repeat_due()
 
     async def hourly(self) -> None:
         """Do the hourly work.  One failure does not prevent the rest.

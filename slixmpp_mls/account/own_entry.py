@@ -3,6 +3,13 @@
 In the store, space ``device``: key ``listed`` (empty value: we have published our item before), ``label`` (the
 configured label, as last published), ``retired`` (when our account retired this device, seconds since the Unix epoch, 8
 octets).
+
+*A new store at each start* makes a new device at each start: a container without a volume does.  The account would
+list more and more devices, all of which are dead but one, and others would add all of them to their groups.  A device
+with a new store therefore looks for others with its label (``mls_new_store``).  With the setting
+``replace_same_label`` it takes them from the list, and retracts their KeyPackages.  They are not marked as retired:
+such a marker stays for ever, and a device that is alive all the same, on another host with the same label, lists itself
+again.
 """
 
 from __future__ import annotations
@@ -14,8 +21,8 @@ from ..errors import DeviceRetired, NodeUnusable
 from ..identity import fingerprint
 from ..runtime import Context
 from ..stanza import Device, RetiredDevice
-from .device_list import read_devices
-from .events import DeviceConflict
+from .device_list import Listed, read_devices, retract_key_packages
+from .events import DeviceConflict, NewStore
 
 __all__ = ["OwnEntry", "retirement"]
 
@@ -67,6 +74,8 @@ class OwnEntry:
         marker = listed.retired.get(device.identity.device)
         if marker is not None and known:
             return marker
+        if not known:
+            await self._look_for_namesakes(listed)
         there = listed.devices.get(device.identity.device)
         foreign = there is not None and not self._is_ours(there)
         if there is not None and not foreign:
@@ -78,6 +87,31 @@ class OwnEntry:
             prints = tuple(fingerprint(key.data) for key in there.keys)
             self._context.fire("mls_device_conflict", DeviceConflict(there.id, prints))
         return None
+
+    async def _look_for_namesakes(self, listed: Listed) -> None:
+        """Our store is new: report other devices with our label, and take them from the list if that is configured.
+
+        :raises DeliveryError: refused, unanswered or disconnected; completed parts stay
+        """
+        context = self._context
+        label, own = context.settings.label, context.device.identity
+        names = tuple(name for name, each in listed.devices.items() if each.label == label and name != own.device)
+        if not names:
+            return
+        replaced = context.settings.replace_same_label
+        for name in names if replaced else ():
+            await context.devices.retract(name)
+            await retract_key_packages(context.key_packages, own.account, name)
+        described = "without a label" if label is None else f"with the label {label!r}"
+        log.warning(
+            "the store is new, and the account lists %d other device(s) %s%s",
+            len(names),
+            described,
+            ": they are replaced"
+            if replaced
+            else "; a store that is lost at each start leaves a dead device each time",
+        )
+        context.fire("mls_new_store", NewStore(label, names, replaced))
 
     async def publish(self) -> None:
         """List this device with its current keys.

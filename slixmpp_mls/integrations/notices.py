@@ -103,6 +103,17 @@ _WORDS: Final[dict[str, tuple[bool, Callable[[Any], str | None]]]] = {
             f" {event.fingerprint or 'no key'}"
         ),
     ),
+    "mls_new_store": (
+        True,
+        lambda event: (
+            (
+                f"this store is new, and your account lists {len(event.devices)} other device(s)"
+                f" {f'called {event.label}' if event.label else 'without a name'}: retire those whose stores are lost"
+            )
+            if not event.replaced
+            else None
+        ),
+    ),
     "mls_device_conflict": (True, lambda event: f"the keys of your device {event.id} are listed differently"),
     "mls_retired": (True, lambda _: "your account has retired this device; a new store makes a new one"),
     "mls_clock_wrong": (

@@ -433,8 +433,9 @@ class EncryptedRoom:
     async def invite(self, account: str) -> None:
         """Repeat the invitation of an account that is in the group and has not joined the room.
 
-        The first invitation may be lost.  An invitation that arrives twice counts once.  A device whose KeyPackage has
-        been deleted meanwhile asks by itself to be added again.
+        The first invitation may be lost.  Whoever has added the account repeats it by itself
+        (:mod:`.engine.repeated_invitations`).  An invitation that arrives twice counts once.  A device whose KeyPackage
+        has been deleted meanwhile asks by itself to be added again.
 
         :param account: bare JID, in any spelling
         :raises UsageError: we, or they, are not in the group, or it is no address

@@ -19,7 +19,7 @@ from typing import Self, TypeVar
 from slixmpp import JID
 
 from ..client import JoinRequested, Member
-from ..delivery.stream import Stream, in_parallel
+from ..delivery.stream import in_parallel
 from ..errors import DeliveryError, InvalidError, MLSError, NotPermitted, Refused, StanzaTooLarge, UsageError
 from ..identity import ClientIdentity, normal_forms, typed_address
 from ..key_packages.admission import Unvouched
@@ -27,12 +27,11 @@ from ..key_packages.selection import Candidates, find_candidates
 from ..mls.structures.proposals import Add, AnyProposal, Remove
 from ..mls.tree.tree_math import LeafIndex
 from ..runtime import GrantRequests
-from ..stanza import Invitation
 from .affiliation_sync import AffiliationSync
 from .engine.commit_turns import wait_for_place
 from .engine.committer import Committer
 from .engine.parts import RoomParts
-from .engine.post_commit import PostCommit
+from .engine.post_commit import PostCommit, invite
 
 __all__ = ["AddResult", "MembershipChanges", "RemoveResult"]
 
@@ -250,10 +249,8 @@ class MembershipChanges:
         bare = typed_address(account).partition("/")[0]
         if not self._group.roster.has(bare):
             raise UsageError(f"{bare} is not in the group: add it")
-        # The place of its Welcome is forgotten after the first invitation: reading begins at the start.
-        element = Invitation(self._group.mls.group_id, None).to_stdlib()
-        await self._parts.muc.invite(bare, [element])
-        await Stream.of(self._parts.context.xmpp).flushed()
+        known = self._group.post_commit_actions.invited.get(bare)  # only the member that has added it knows the place
+        await invite(self._parts, {bare: None if known is None else known.after.decode() or None})
 
     # --- requests ---------------------------------------------------------------------------------
 

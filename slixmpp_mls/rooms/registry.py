@@ -134,6 +134,16 @@ class Rooms:
         for handle in self._rooms.values():
             handle.worker.stream_resumed()
 
+    def came_online(self, account: str) -> None:
+        """Handle the presence of an account: it may have missed its invitations.
+
+        :param account: bare JID
+        """
+        if account in self._rooms:
+            return  # an occupant of a room
+        for handle in self._rooms.values():
+            handle.worker.invitations.came_online(account)
+
     def account_changed(self, account: str) -> None:
         """Ask again about an account: the Authentication Service's answers may have changed."""
         for handle in self._rooms.values():

@@ -46,6 +46,7 @@
 ``mls_bounced``               the room refused a stanza; ``Bounced``
 ``mls_affiliation_changed``   an account has another affiliation in the room; ``AffiliationChanged``
 ``mls_new_device``            our account lists a device that we have not seen before; ``NewOwnDevice``
+``mls_new_store``             our store is new, and our account lists other devices with our label; ``NewStore``
 ``mls_device_conflict``       our id was listed with other keys, or a retired device again; ``DeviceConflict``
 ``mls_keys_renewed``          our keys in a group were renewed by maintenance; ``KeysRenewed``
 ``mls_silent``                members have not renewed their keys for too long; ``SilentMembers``

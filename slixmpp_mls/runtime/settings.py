@@ -9,6 +9,8 @@ sense raises :class:`~slixmpp_mls.errors.UsageError`, which says what is expecte
                          see :mod:`slixmpp_mls.store.wrapped_key`.  Needs the extra ``encrypted``
 ``key_file``             the same by a file of 32 octets or more, instead of a passphrase
 ``label``                name of this device for people, shown with its keys: one line of 1 to 64 characters
+``replace_same_label``   whether a new store takes the account's other devices with the same ``label`` from its list, as
+                         their stores are lost; False; see :mod:`slixmpp_mls.account.own_entry`
 ``new_devices``          ``"ask"`` (the default) whether a device that our account lists from now on is added to our
                          rooms (``mls_new_device``), or ``"add"`` it on the server's word; see
                          :mod:`slixmpp_mls.account.devices`
@@ -263,6 +265,7 @@ _CHECKS: dict[str, Check] = {
     "passphrase": _optional(_passphrase),
     "key_file": _optional(_path),
     "label": _optional(_label),
+    "replace_same_label": _boolean,
     "new_devices": _choice(NewDevices),
     "renew_after": _seconds(1),
     "renew_after_messages": _whole(1, "a number of messages"),
@@ -299,6 +302,7 @@ class Settings:
     passphrase: str | Callable[[], str] | StoreSecret | None = field(default=None, repr=False)
     key_file: str | os.PathLike[str] | None = None
     label: str | None = None
+    replace_same_label: bool = False
     new_devices: NewDevices = NewDevices.ASK
     renew_after: int = 7 * DAY
     renew_after_messages: int = 1000
@@ -354,6 +358,8 @@ class Settings:
             raise UsageError("a passphrase or a key file, not both: leave out 'passphrase' or 'key_file'")
         if (self.passphrase, self.key_file) != (None, None) and not isinstance(self.store, str | Path):
             raise UsageError("'passphrase' and 'key_file' encrypt a file: give its path as 'store', not a Store")
+        if self.replace_same_label and self.label is None:
+            raise UsageError("'replace_same_label' needs a 'label', which no other device of the account has")
 
     @property
     def key_package_settings(self) -> KeyPackageSettings:

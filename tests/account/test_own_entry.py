@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from slixmpp_mls.account.device_list import read_devices
-from slixmpp_mls.account.events import DeviceConflict
+from slixmpp_mls.account.events import DeviceConflict, NewStore
 from slixmpp_mls.account.own_entry import OwnEntry
 from slixmpp_mls.client import Device as FreshDevice
 from slixmpp_mls.errors import DeviceRetired, NotPermitted
@@ -106,3 +106,26 @@ async def test_retired() -> None:
     client.devices.error = NotPermitted("nobody is asked any more")
     with pytest.raises(DeviceRetired):
         await OwnEntry(Client(client.person, client).context).check()
+
+
+@pytest.mark.parametrize("replace_same_label", [False, True])
+async def test_a_new_store_reports_the_other_devices_with_its_label_and_replaces_them_if_asked(
+    replace_same_label: bool,
+) -> None:
+    """A container without a volume: what is dead does not pile up, and no marker stays for ever."""
+    client, own = entry(label="Kitchen", replace_same_label=replace_same_label)
+    dead, other = Device("aa" * 8, FOREIGN, label="Kitchen"), Device("bb" * 8, FOREIGN, label="Hall")
+    for each in (dead, other, Device("cc" * 8, FOREIGN)):
+        put(client, each)
+    await own.check()
+    await own.publish()
+    assert client.got("mls_new_store") == [NewStore("Kitchen", (dead.id,), replace_same_label)]
+    found = await read_devices(client.context.devices)
+    assert (dead.id in found.devices) is not replace_same_label
+    assert {other.id, "cc" * 8, client.device.identity.device} <= set(found.devices)
+    assert found.retired == {}
+    put(client, dead)
+    again = Client(client.person, client, label="Kitchen", replace_same_label=True)
+    await OwnEntry(again.context).check()  # with the same store nobody is replaced
+    assert again.got("mls_new_store") == []
+    assert dead.id in (await read_devices(again.context.devices)).devices

@@ -277,6 +277,30 @@ async def test_one_account_on_two_hosts_does_not_talk_to_itself(server: DevServe
     assert answers == ["hello, bot of mine"] * 2
 
 
+async def test_a_container_without_a_volume(server: DevServer, cast: Cast) -> None:
+    """A new store at each start: the account lists one device, nobody adds the dead ones, and a member lets it in."""
+    alice, jid = await cast.person(server, "alice", grant_requests="members"), await cast.account(server, "bot")
+    settings = {"label": "bot", "replace_same_label": True}
+    bot = await cast.person(server, jid, **settings)
+    group = await alice.mls.create(f"{unique('room')}@{server.rooms}")
+    await group.add(jid.bare)
+    await bot.joined(group.jid)
+    for start in range(2):
+        before = bot.mls.device_id
+        bot.crash()
+        bot = await cast.person(server, jid, **settings)
+        told = await bot.next("mls_new_store")
+        assert (told.label, told.devices, told.replaced) == ("bot", (before,), True)
+        assert [each.id for each in await bot.mls.devices.all()] == [bot.mls.device_id]
+        async with asyncio.timeout(60):
+            await bot.mls.join(group.jid)
+        await bot.say(f"started for the {start}. time", group.jid)
+        await alice.hears(f"started for the {start}. time")
+    second = await alice.mls.create(f"{unique('second')}@{server.rooms}")
+    await second.add(jid.bare)
+    assert [member.device for member in second.members if member.account == jid.bare] == [bot.mls.device_id]
+
+
 async def test_an_invitation_that_was_lost_is_repeated(server: DevServer, cast: Cast) -> None:
     alice = await cast.person(server, "alice")
     bob = await cast.person(server, "bob", accept_invitation=lambda _: False)  # as if it had never come
@@ -292,6 +316,27 @@ async def test_an_invitation_that_was_lost_is_repeated(server: DevServer, cast: 
     for nobody in ("no address", f"stranger@{server.domain}"):
         with pytest.raises(UsageError):
             await group.invite(nobody)
+
+
+async def test_an_invitation_is_repeated_when_the_account_comes_online(server: DevServer, cast: Cast) -> None:
+    """XEP section Being Invited: nobody calls anything, and no server repeats what it has not kept."""
+    alice = await cast.person(server, "alice")
+    bob = await cast.person(server, "bob", accept_invitation=lambda _: False)  # as if it had never come
+    for person, other in ((alice, bob), (bob, alice)):  # each lets the other see its presence (RFC 6121 3.1)
+        person.client.send_presence_subscription(pto=other.account, ptype="subscribe")
+    await alice.until(lambda: alice.client.client_roster.presence(bob.account))
+    group = await alice.mls.create(f"{unique('room')}@{server.rooms}")
+    await group.add(bob.account)
+    await bob.next("mls_invited")
+    await alice.until(lambda: bob.account in group.group.post_commit_actions.invited)
+    await bob.log_out()
+    del bob.config["accept_invitation"]
+    await bob.connect()
+    await bob.joined(group.jid)
+    await alice.until(lambda: group.group.post_commit_actions.invited[bob.account].repeated == 1)
+    await bob.say("here at last", group.jid)
+    await alice.hears("here at last")
+    assert not group.group.post_commit_actions.invited
 
 
 # --- what callers get wrong ------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ...errors import UsageError
@@ -15,8 +15,8 @@ from ..events import Event, GroupLost, RemovedFromGroup
 from ..storage import leaf_ages
 from ..storage.doubts import Doubts
 from ..storage.leaf_ages import LeafAge
-from ..storage.post_commit_actions import ALL_DEVICES, Leave, PostCommitActions
-from ..storage.records import NEW_ROOM, FormerKeyRecord, Known, MembershipState
+from ..storage.post_commit_actions import ALL_DEVICES, Invite, Invited, Leave, PostCommitActions
+from ..storage.records import NEW_ROOM, FormerKeyRecord, InvitedRecord, Known, MembershipState
 from .evidence import Evidence
 from .group_info_key import GroupInfoKey
 from .room_change import Membership
@@ -100,9 +100,23 @@ class Lifecycle:
         :param keys: keys of these actions
         :raises StoreError: nothing has changed
         """
-        if self._state.membership is not None:
+        self._put_actions(dict.fromkeys(keys))
+
+    def invited(self, accounts: Mapping[str, InvitedRecord]) -> None:
+        """Record that these accounts have been invited.
+
+        :raises StoreError: nothing has changed
+        """
+        changes: dict[bytes, bytes | None] = {}
+        for account, record in accounts.items():
+            changes[Invite(account, None).key] = None
+            changes[Invited(account).key] = record.encode()
+        self._put_actions(changes)
+
+    def _put_actions(self, changes: Mapping[bytes, bytes | None]) -> None:
+        if self._state.membership is not None and changes:
             with self._state.change() as change:
-                change.put_actions(dict.fromkeys(keys))
+                change.put_actions(changes)
 
     def tidy(self, now: int) -> None:
         """Delete the keys of ended epochs (RFC 9420 9.2) and former return keys whose retention time is over.

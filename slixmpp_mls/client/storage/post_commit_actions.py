@@ -5,6 +5,9 @@ that it removed lose their affiliation with the room.  New administrators of the
 former ones ordinary members (the XEP's "Changing the Policy").  A leave takes several epochs.
 The transaction that makes an action necessary also stores it; it is deleted when it is done.  If the program stops in
 between, the action is done at the next start.  It may then be done twice, which is harmless.
+
+An invitation may be lost.  Once it is sent, an entry about the invited account takes its place, until the account has
+joined (:mod:`slixmpp_mls.rooms.engine.repeated_invitations`).
 """
 
 from __future__ import annotations
@@ -17,8 +20,9 @@ from ...identity import ClientIdentity
 from ...mls.group.commit_effects import Effects
 from ...policy import RoomPolicy
 from ...policy.roster import Roster
+from .records import InvitedRecord
 
-__all__ = ["Demote", "Invite", "Leave", "PostCommitActions", "Promote", "Revoke"]
+__all__ = ["Demote", "Invite", "Invited", "Leave", "PostCommitActions", "Promote", "Revoke"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,18 @@ class Demote:
 
 
 @dataclass(frozen=True, slots=True)
+class Invited:
+    """An account has been invited, and has not joined as far as we know.  The value is an :class:`InvitedRecord`."""
+
+    account: str
+
+    @property
+    def key(self) -> bytes:
+        """Its key in the store."""
+        return b"w" + self.account.encode()
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
     """We want to leave the group.  The value is :data:`ALL_DEVICES` if our other devices are to leave, too."""
 
@@ -113,6 +129,19 @@ class PostCommitActions:
         return dict(self._entries)
 
     @property
+    def invited(self) -> dict[str, InvitedRecord]:
+        """The accounts that have been invited, and have not joined as far as we know."""
+        return {
+            key[1:].decode(): InvitedRecord.decode(value)
+            for key, value in self._entries.items()
+            if key.startswith(b"w")
+        }
+
+    def is_invited(self, account: str) -> bool:
+        """Whether an account has been invited, and has not joined as far as we know."""
+        return Invited(account).key in self._entries
+
+    @property
     def leave(self) -> bool:
         """Whether we want to leave."""
         return Leave.key in self._entries
@@ -144,7 +173,7 @@ class PostCommitActions:
                 account = ClientIdentity.from_leaf(change.before).account
                 if not roster.has(account):
                     changes[Revoke(account).key] = b""
-                    for over in (Invite(account, None), Promote(account), Demote(account)):
+                    for over in (Invite(account, None), Invited(account), Promote(account), Demote(account)):
                         changes[over.key] = None
         for change in effects.added:
             if change.after is not None:

@@ -68,6 +68,7 @@ __all__ = [
     "DoubtRecord",
     "FormerKeyRecord",
     "InboxRecord",
+    "InvitedRecord",
     "KeyPackageRecord",
     "KnownClient",
     "KnownRecord",
@@ -127,6 +128,19 @@ class KeyPackageRecord(Struct):
     bundle: opaque
     delete_after: uint64
     used: uint8
+
+
+@struct
+class InvitedRecord(Struct):
+    """An account that we have invited, and that has not joined as far as we know.
+
+    `after` is the archive id of the stanza before the one with its Welcome, or empty.  `last` is the time of the last
+    invitation, in seconds since the Unix epoch, and `repeated` the number of invitations after the first.
+    """
+
+    after: opaque
+    last: uint64
+    repeated: uint8
 
 
 @struct

@@ -2,25 +2,40 @@
 
 They are kept in the store (:mod:`slixmpp_mls.client.storage.post_commit_actions`).  They begin when a Commit of ours
 takes effect, and again whenever we reconnect, until they are done.  An action is done when the server has answered it.
-An invitation is a message and gets no answer, so it is done when the server has accepted it.
+An invitation is a message and gets no answer, so it is done when the server has accepted it.  It is repeated if need be
+(:mod:`.repeated_invitations`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 
 from slixmpp import JID
 
 from ...client.storage.post_commit_actions import Demote, Invite, Promote, Revoke
+from ...client.storage.records import InvitedRecord
 from ...delivery import Stream
 from ...errors import DeliveryError, Disconnected, NoAnswer, NotPermitted
 from ...stanza import Invitation
 from .parts import RoomParts
 
-__all__ = ["PostCommit"]
+__all__ = ["PostCommit", "invite"]
 
 log = logging.getLogger(__name__)
+
+
+async def invite(parts: RoomParts, accounts: Mapping[str, str | None]) -> None:
+    """Tell accounts that they are in the group.  An invitation that arrives twice counts once.
+
+    :param accounts: bare JIDs, each with the archive id of the stanza before the one with its Welcome, if it is known
+    :raises Disconnected, NoAnswer: our server has not accepted all of them
+    """
+    group_id = parts.group.mls.group_id
+    for account, after in accounts.items():
+        await parts.muc.invite(account, [Invitation(group_id, after).to_stdlib()])
+    await Stream.of(parts.context.xmpp).flushed()
 
 
 class PostCommit:
@@ -62,12 +77,17 @@ class PostCommit:
         """Tell the added accounts where to find the Welcome.  An invitation that arrives twice counts once."""
         if not owed:
             return
-        group_id = self._group.mls.group_id
-        for each in owed:
-            if self._group.roster.has(each.account):  # or it has been removed meanwhile
-                await self._parts.muc.invite(each.account, [Invitation(group_id, each.after).to_stdlib()])
-        await Stream.of(self._parts.context.xmpp).flushed()
-        self._group.lifecycle.done(each.key for each in owed)
+        now, own = self._parts.context.now, self._parts.context.device.identity.account
+        present = {each.account: each.after for each in owed if self._group.roster.has(each.account)}
+        await invite(self._parts, present)
+        self._group.lifecycle.done(each.key for each in owed if each.account not in present or each.account == own)
+        self._group.lifecycle.invited(
+            {
+                account: InvitedRecord((after or "").encode(), now, 0)
+                for account, after in present.items()
+                if account != own
+            }
+        )
 
     async def _revoke(self, owed: list[Revoke]) -> None:
         """Revoke the affiliation of removed accounts, unless they are back, or it has been revoked already."""

@@ -56,7 +56,7 @@ from ...delivery import (
     RoomEvent,
     Verified,
 )
-from ...errors import ArchiveGap, DeliveryError, Disconnected, MLSError, NotPermitted, RoomLost, UsageError
+from ...errors import ArchiveGap, DeliveryError, Disconnected, MLSError, NotPermitted, RoomLost, StoreError, UsageError
 from ...identity import ClientIdentity
 from ...runtime import Context
 from .committer import Committer
@@ -70,6 +70,7 @@ from .readmission import Readmission
 from .recovery import Recovery
 from .reinit import Reinitializer
 from .rejoin import Rejoiner
+from .repeated_invitations import RepeatedInvitations
 from .sender import Sender
 from .transmitter import Transmitter
 
@@ -140,6 +141,7 @@ class RoomWorker:
         self.reinitializer = Reinitializer(parts, self.committer)
         self.checks = MemberChecks(parts, remove, self.unsilence)
         self.post_commit = PostCommit(parts)
+        self.invitations = RepeatedInvitations(parts)
         self.handled = HandledMessages(group, context.fire)
         self._context = context
         self._group = group
@@ -320,6 +322,7 @@ class RoomWorker:
             self._report_from_before()
             match event:
                 case MessageReceived():
+                    self._has_joined(event.sender.account)
                     self._received(event)
                     continue
                 case MessageSent():
@@ -327,6 +330,8 @@ class RoomWorker:
                 case GroupChanged() if self._is_ours(event):
                     self.committer.resolve(event)
                     self.post_commit.begin()
+                case GroupChanged():
+                    self._has_joined(event.by.account)
                 case CommitLost():
                     self.committer.resolve(event)
                 case GroupClosed():
@@ -343,6 +348,12 @@ class RoomWorker:
                     log.info("%s: refused a stanza of %s: %s", self.room, event.claimed, event.error)
             self._context.fire(_EVENT_NAMES[type(event)], event)
         self.progress.notify()
+
+    def _has_joined(self, account: str) -> None:
+        try:
+            self.invitations.seen(account)
+        except StoreError as error:
+            log.info("%s: not noted that %s has joined: %s", self.room, account, error)
 
     @property
     def _is_behind(self) -> bool:
