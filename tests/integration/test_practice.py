@@ -294,6 +294,9 @@ async def test_a_container_without_a_volume(server: DevServer, cast: Cast) -> No
         assert [each.id for each in await bot.mls.devices.all()] == [bot.mls.device_id]
         async with asyncio.timeout(60):
             await bot.mls.join(group.jid)
+        # It removes the leaf of its predecessor, which its account lists no more.
+        await alice.until(lambda: [m.device for m in group.members if m.account == jid.bare] == [bot.mls.device_id])
+        await bot.until_no_doubts()
         await bot.say(f"started for the {start}. time", group.jid)
         await alice.hears(f"started for the {start}. time")
     second = await alice.mls.create(f"{unique('second')}@{server.rooms}")
