@@ -151,7 +151,7 @@ class Occupancy:
             raise RoomLost(self._room, "not-found")
         if create and not self._created:
             await self.leave()
-            raise UsageError(f"{self._room} exists already")
+            raise UsageError(f"{self._room} exists already: adopt() begins a group in it, join() waits for one")
         self.lost = None
         self.entered_at = asyncio.get_running_loop().time()
         self._notify(Entered(self.nick, again=self._entered_before))

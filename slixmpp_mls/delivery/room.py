@@ -140,7 +140,7 @@ class Room:
                 except NotPermitted:
                     again = False  # another client has created it meanwhile
             if exists and not again:
-                raise UsageError(f"{self.jid} exists already")
+                raise UsageError(f"{self.jid} exists already: adopt() begins a group in it, join() waits for one")
             await self._occupancy.enter(create=not exists)
             try:
                 await muc_config.configure(self._stream, str(self.jid), name)
