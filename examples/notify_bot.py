@@ -11,12 +11,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator
 
 from login import load, options
 from slixmpp import JID, InvalidJID
 
-from slixmpp_mls import MLS, EncryptedRoom, MLSError, StanzaTooLarge, UsageError, connected
+from slixmpp_mls import MLS, EncryptedRoom, MLSError, StanzaTooLarge, StoreLocked, UsageError, connected
+
+PATIENCE = 60  # seconds that one call waits for another one with the same store
 
 
 async def main() -> None:
@@ -26,25 +29,37 @@ async def main() -> None:
     parser.add_argument("--add", action="append", default=[], metavar="JID", help="add this account to the room")
     parser.add_argument("line", nargs="*", help="what to post")
     given = parser.parse_args()
-    try:
-        bot = load(parser, given).bot()
-        async with connected(bot):
-            room = await find_room(MLS.of(bot), given)
-            refused = 0
-            async for line in lines(given.line):
-                try:
-                    # On the stream, or at least in the store: from here on, nothing is lost by a crash.
-                    sent = await room.send(line)
-                except (UsageError, StanzaTooLarge) as error:  # this line has control characters, or is too long
-                    print(f"not posted: {line[:80]!r}: {error}", file=sys.stderr)
-                    refused += 1
-                    continue
-                await sent.confirmed  # in the room's archive: everybody gets it, now or later
-                print(f"posted: {line}", flush=True)
-    except (MLSError, InvalidJID) as error:
-        sys.exit(f"notify_bot: {error}")
-    if refused:
-        sys.exit(f"notify_bot: lines that were not posted: {refused}")
+    ends = time.monotonic() + PATIENCE
+    while True:
+        try:
+            refused = await post(parser, given)
+        except StoreLocked as error:  # two calls at once: one after the other
+            if time.monotonic() > ends:
+                sys.exit(f"notify_bot: {error}")
+            await asyncio.sleep(1)
+        except (MLSError, InvalidJID) as error:
+            sys.exit(f"notify_bot: {error}")
+        else:
+            sys.exit(f"notify_bot: lines that were not posted: {refused}" if refused else 0)
+
+
+async def post(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+    """Post the lines, and count those that cannot be posted."""
+    refused = 0
+    bot = load(parser, given).bot()
+    async with connected(bot):
+        room = await find_room(MLS.of(bot), given)
+        async for line in lines(given.line):
+            try:
+                # On the stream, or at least in the store: from here on, nothing is lost by a crash.
+                sent = await room.send(line)
+            except (UsageError, StanzaTooLarge) as error:  # this line has control characters, or is too long
+                print(f"not posted: {line[:80]!r}: {error}", file=sys.stderr)
+                refused += 1
+                continue
+            await sent.confirmed  # in the room's archive: everybody gets it, now or later
+            print(f"posted: {line}", flush=True)
+    return refused
 
 
 async def find_room(mls: MLS, given: argparse.Namespace) -> EncryptedRoom:

@@ -118,6 +118,12 @@ async def test_notify_bot(prosody: DevServer, account: Account, connect: Connect
         await program.type("Build 44 passed")
         assert await program.ends() == 0, program.output
     assert [await alice.hears(bot) for _ in range(2)] == ["Build 43 failed", "Build 44 passed"]
+    async with (  # at once, as by two cron jobs: one after the other
+        running(*command, "Build 45 failed", folder=tmp_path, **login(prosody, bot)) as one,
+        running(*command, "Build 46 failed", folder=tmp_path, **login(prosody, bot)) as two,
+    ):
+        assert [await one.ends(), await two.ends()] == [0, 0], (one.output, two.output)
+    assert {await alice.hears(bot) for _ in range(2)} == {"Build 45 failed", "Build 46 failed"}
     assert alice.mls.room(room).accounts == sorted([alice.jid, bot])
 
 

@@ -295,7 +295,8 @@ async def test_a_container_without_a_volume(server: DevServer, cast: Cast) -> No
         async with asyncio.timeout(60):
             await bot.mls.join(group.jid)
         # It removes the leaf of its predecessor, which its account lists no more.
-        await alice.until(lambda: [m.device for m in group.members if m.account == jid.bare] == [bot.mls.device_id])
+        now = [bot.mls.device_id]
+        await alice.until(lambda now=now: [m.device for m in group.members if m.account == jid.bare] == now)
         await bot.until_no_doubts()
         await bot.say(f"started for the {start}. time", group.jid)
         await alice.hears(f"started for the {start}. time")
