@@ -21,6 +21,7 @@ from slixmpp_mls.mls.structures.framing import (
     NewMemberProposalSender,
 )
 from slixmpp_mls.mls.structures.leaf_node import Capabilities, LeafNode, Lifetime, UpdateSource
+from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import (
     EXTENSION_TYPES,
@@ -129,8 +130,12 @@ def effects_of(view: GroupView, committer: Who, changes: Sequence[dict[str, Any]
     :param policy: None, or who proposes (`by`) which octets of a RoomPolicy (`policy`)
     """
     found: list[MemberChange] = []
+    psks: list[PreSharedKeyID] = []
     free = FREE
     for change in changes:
+        if "psk" in change:
+            psks.append(PreSharedKeyID.decode(bytes.fromhex(change["psk"])))
+            continue
         by = sender_of(change["by"])
         after = LeafNode.decode(bytes.fromhex(change["leaf"])) if "leaf" in change else None
         if "add" in change:
@@ -148,7 +153,7 @@ def effects_of(view: GroupView, committer: Who, changes: Sequence[dict[str, Any]
         new = () if octets is None else (Extension(RoomPolicy.TYPE, bytes.fromhex(octets)), view.extensions[1])
         extensions = ExtensionsChange(sender_of(policy["by"]), view.extensions, new)
     index = committer if isinstance(committer, int) else FREE
-    return Effects(sender_of(committer), LeafIndex(index), tuple(found), extensions, (), None)
+    return Effects(sender_of(committer), LeafIndex(index), tuple(found), extensions, tuple(psks), None)
 
 
 def add(leaf: LeafNode, by: Who) -> dict[str, Any]:
@@ -161,6 +166,10 @@ def remove(index: int, by: Who) -> dict[str, Any]:
 
 def update(index: int, leaf: LeafNode) -> dict[str, Any]:
     return {"update": index, "leaf": leaf.encode().hex(), "by": index}
+
+
+def psk(name: ResumptionPSK | ExternalPSK, by: Who) -> dict[str, Any]:
+    return {"psk": PreSharedKeyID(name, bytes(32)).encode().hex(), "by": by}
 
 
 Case = tuple[str, bool, RoomPolicy, Who, list[dict[str, Any]]]
@@ -276,6 +285,68 @@ def _cases() -> Iterable[Case]:
     yield "a third account in a conversation", False, talk, ALICE, [add(erin, ALICE)]
     certified = replace(POLICY, x509_only=True)
     yield "a basic credential where X.509 is wanted", False, certified, ALICE, [add(phone, ALICE)]
+
+    yield from _right_to_add()
+    resumption = ResumptionPSK(ResumptionPSKUsage.APPLICATION, GROUP_ID, 1)
+    yield "an administrator commits a resumption PSK", True, POLICY, ALICE, [psk(resumption, ALICE)]
+    yield "a member commits a resumption PSK", False, POLICY, BOB, [psk(resumption, BOB)]
+    yield "a member commits a resumption PSK where members may remove", False, open_to_all, BOB, [psk(resumption, BOB)]
+    yield "a member commits an administrator's PSK", False, POLICY, BOB, [psk(resumption, ALICE)]
+    yield "an administrator commits an external PSK", True, POLICY, ALICE, [psk(ExternalPSK(b"psk"), ALICE)]
+    yield "a member commits an external PSK", False, POLICY, BOB, [psk(ExternalPSK(b"psk"), BOB)]
+    nobody = replace(POLICY, may_remove=Right.NOBODY)
+    yield "an administrator commits a PSK where nobody may remove", False, nobody, ALICE, [psk(resumption, ALICE)]
+    yield "no administrator is left: every member commits PSKs", True, ended, BOB, [psk(resumption, BOB)]
+
+
+def _right_to_add() -> Iterable[Case]:
+    """Members may add, and have proof where the account is established."""
+    adders = replace(POLICY, may_add=Right.MEMBERS, may_remove=Right.MEMBERS)
+    with_erin = replace(adders, administrators=(*POLICY.administrators, "erin@e.example"))
+    erin, erin2, ghost = (
+        leaf_of(name, key=key)
+        for name, key in (("erin@e.example/1", ""), ("erin@e.example/2", ""), ("erin@e.example/9", "mallory"))
+    )
+    made_up = leaf_of("alice@a.example/3", key="mallory")
+    vouched = leaf_of("bob@b.example/3", vouchers=[(GROUP[BOB2], GROUP[BOB2])])
+    bob3 = leaf_of("bob@b.example/3")
+    yield "a member adds two devices of an account", True, adders, CAROL, [add(erin, CAROL), add(erin2, CAROL)]
+    yield "two members add devices of one account", False, adders, CAROL, [add(erin, CAROL), add(ghost, BOB)]
+    yield "an administrator and a member add devices of one", False, adders, ALICE, [add(erin, ALICE), add(ghost, BOB)]
+    yield "a member adds an administrator's other device", False, adders, CAROL, [add(made_up, CAROL)]
+    yield "an administrator commits a member's Add of that kind", False, adders, DORA, [add(made_up, CAROL)]
+    yield "a member commits the request of a made-up device", False, adders, CAROL, [add(made_up, ASKS)]
+    yield "an administrator adds another's device", True, adders, DORA, [add(made_up, DORA)]
+    yield "a member adds an administrator that is away", False, with_erin, CAROL, [add(erin, CAROL)]
+    yield "an administrator adds an administrator that is away", True, with_erin, DORA, [add(erin, DORA)]
+    yield "a member adds another's device by right, with a voucher", True, adders, CAROL, [add(vouched, CAROL)]
+    alone = replace(adders, own_devices=False)
+    yield "the same where own devices are off", True, alone, CAROL, [add(vouched, CAROL)]
+    yield "a member adds its own device by right where own devices are off", True, alone, BOB, [add(bob3, BOB)]
+    yield (
+        "a voucher by a device that the Commit removes, by right", False, adders, CAROL,
+        [remove(BOB2, CAROL), add(vouched, CAROL)],
+    )  # fmt: skip
+    same, other = leaf_of(GROUP[BOB], 1), leaf_of(GROUP[BOB], key="mallory")
+    yield (
+        "a member replaces a leaf by one with the same key",
+        True,
+        adders,
+        CAROL,
+        [remove(BOB, CAROL), add(same, CAROL)],
+    )
+    yield (
+        "a member replaces a leaf by one with another key", False, adders, CAROL,
+        [remove(BOB, CAROL), add(other, CAROL)],
+    )  # fmt: skip
+    yield (
+        "an administrator replaces a leaf by one with another key", True, adders, ALICE,
+        [remove(BOB, ALICE), add(other, ALICE)],
+    )  # fmt: skip
+    yield (
+        "a member adds a device of an account that goes", False, adders, CAROL,
+        [remove(BOB, CAROL), remove(BOB2, CAROL), add(bob3, CAROL)],
+    )  # fmt: skip
 
 
 def _policy_cases() -> Iterable[tuple[str, bool, RoomPolicy, Who, RoomPolicy | None]]:

@@ -8,7 +8,8 @@ ground             added by                              proof
                    (12.1.8); the committer's own Remove  return key
                    takes the old leaf out
 `RIGHT`            an account with `may_add`             the signature of its Add, or of its Commit of a new
-                                                         member's Add
+                                                         member's Add; unless it is an administrator, also a proof
+                                                         that the client belongs to its account, see below
 `OWN_DEVICE`       a leaf of the same account            likewise; that leaf stays in the group
 `VOUCHER`          the client itself                     a voucher by a leaf of its account; that leaf stays in
                                                          the group; the client has not been removed before
@@ -23,6 +24,18 @@ Section numbers such as 12.1.8 are those of RFC 9420.
 client in the Commit that removes it.  Otherwise an account could evade its removal through a device that it had
 proposed earlier.
 
+*The right to add is not every right.*  All clients of an account have its rights.  Whoever adds a client therefore
+gives it the rights of the account that its credential names, and a name is not a proof.  Administrators may do that:
+they can get every right anyway.  Another account with `may_add` adds without further proof only clients of accounts
+that have nothing to lose:
+
+- The account is *established* if it has a confirmed client in the group, or if the policy before or after the Commit
+  names it as an administrator.  A client of an established account needs one of three proofs: a voucher; the signature
+  key of the confirmed leaf of the same client, which the same Commit removes; or the Add of a leaf of its own account,
+  which stays in the group.
+- The clients of an account that is not established come by the Adds of one account.  Otherwise somebody else could add
+  a client of its own to those that an honest member adds at the same time.
+
 Only newcomers have the Newcomer extension.  A newcomer that returns remains a newcomer.  It becomes a regular member
 when an Add (`RIGHT`) replaces its leaf.
 """
@@ -33,13 +46,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from ..errors import PolicyViolation
+from ..errors import PeerError, PolicyViolation
 from ..identity import ClientIdentity
 from ..mls.group.commit_effects import Effects, MemberChange
 from ..mls.structures.framing import AnySender, MemberSender, NewMemberCommitSender, NewMemberProposalSender
 from ..mls.structures.leaf_node import LeafNode
 from .proofs import DeviceVouchers, is_newcomer, proves_return, vouches
-from .room_policy import ExternalJoins, Right
+from .room_policy import ExternalJoins, Right, RoomPolicy
 from .view import GroupView
 
 __all__ = ["Arrival", "Ground", "JudgedCommit"]
@@ -74,15 +87,30 @@ class JudgedCommit:
     :ivar view: the group before the Commit
     :ivar effects: the changes that the Commit makes
     :ivar removed: the removal of each removed leaf, by leaf index
+    :ivar named: the accounts that the policy before or after the Commit names as administrators
+    :ivar adders: the accounts that are accountable for the Adds of an account's clients; None is an outsider
     """
 
     view: GroupView
     effects: Effects
     removed: Mapping[int, MemberChange]
+    named: frozenset[str]
+    adders: Mapping[str, set[str | None]]
 
     @classmethod
     def of(cls, view: GroupView, effects: Effects) -> JudgedCommit:
-        return cls(view, effects, {change.index: change for change in effects.removed})
+        """Read a Commit's changes once.
+
+        :raises InvalidError: the credential of a new leaf names no client
+        """
+        removed = {change.index: change for change in effects.removed}
+        adders: dict[str, set[str | None]] = {}
+        judged = cls(view, effects, removed, frozenset((*view.policy.administrators, *_named_anew(effects))), adders)
+        for change in effects.added:
+            judge = judged.wisher(change.proposer)
+            adder = None if judge is None else view.roster.at(judge).account
+            adders.setdefault(ClientIdentity.from_leaf(_new_leaf(change)).account, set()).add(adder)
+        return judged
 
     @property
     def committer(self) -> AnySender:
@@ -171,13 +199,38 @@ class JudgedCommit:
         :raises PolicyViolation: there is no ground
         """
         judge = self.wisher(change.proposer)
-        if self.may(self.view.policy.may_add, judge):
+        if judge is not None and self.may(self.view.policy.may_add, judge) and self._adds(judge, client, leaf):
             return Ground.RIGHT
         if judge is not None and self._adds_own(judge, client):
             return Ground.OWN_DEVICE
         if isinstance(change.proposer, NewMemberProposalSender) and self.has_voucher(client, leaf):
             return Ground.VOUCHER
+        if self.may(self.view.policy.may_add, judge):
+            raise PolicyViolation(
+                "add", f"only an administrator adds {client} without proof that it is the account's", self.name(judge)
+            )
         raise PolicyViolation("add", f"neither right nor proof to add {client}", self.name(judge))
+
+    def _adds(self, judge: int, client: ClientIdentity, leaf: LeafNode) -> bool:
+        """Whether somebody with `may_add` may add this client, given what the leaf proves; see the module."""
+        policy, roster = self.view.policy, self.view.roster
+        adder = roster.at(judge).account
+        if policy.is_administrator(adder, roster):
+            return True
+        if client.account not in self.named and not roster.has_say(client.account):
+            return self.adders[client.account] == {adder}
+        return (
+            (adder == client.account and self._stands(judge))
+            or self._replaces(client, leaf)
+            or self._holds_voucher(client, leaf)
+        )
+
+    def _replaces(self, client: ClientIdentity, leaf: LeafNode) -> bool:
+        """Whether a leaf takes the place of a confirmed leaf of the same client with the same signature key."""
+        index = self.view.roster.leaf_of(client)
+        if index is None or not self.view.roster.counts(index):
+            return False
+        return index in self.removed and self.view.leaf(index).signature_key == leaf.signature_key
 
     def _adds_own(self, judge: int, client: ClientIdentity) -> bool:
         roster = self.view.roster
@@ -197,8 +250,12 @@ class JudgedCommit:
         :param at: seconds since the Unix epoch that the voucher's lifetime must include.  Inviters and committers pass
             it.  None, for the validity of a Commit, ignores the lifetime
         """
+        return self.view.policy.own_devices and self._holds_voucher(client, leaf, at)
+
+    def _holds_voucher(self, client: ClientIdentity, leaf: LeafNode, at: int | None = None) -> bool:
+        """As :meth:`has_voucher`, whether or not the policy has `own_devices`: somebody with `may_add` adds."""
         removed = self.view.removed
-        if not self.view.policy.own_devices or removed is None or removed.bars(client):
+        if removed is None or removed.bars(client):
             return False
         vouchers = DeviceVouchers.found_in(leaf.extensions)
         issuers = {
@@ -221,6 +278,15 @@ class JudgedCommit:
     def _check_mark(self, leaf: LeafNode, client: ClientIdentity, *, wanted: bool) -> None:
         if is_newcomer(leaf) != wanted:
             raise PolicyViolation("newcomer", "the mark of a newcomer is missing, or out of place", str(client))
+
+
+def _named_anew(effects: Effects) -> tuple[str, ...]:
+    """The administrators in the policy that a Commit brings; whether it may bring that policy is another question."""
+    try:
+        policy = None if effects.extensions is None else RoomPolicy.found_in(effects.extensions.after)
+    except PeerError:
+        return ()
+    return () if policy is None else policy.administrators
 
 
 def _joins(change: MemberChange) -> bool:

@@ -19,11 +19,15 @@ nobody, to administrators, or to members (all accounts with a confirmed client i
 change                      allowed                                                            rule in the error
 ==========================  =================================================================  ========================
 an empty Commit, an         every member; the leaf remains the same client's (its keys may     ``same-client``
-Update, a path, a PSK       change)
+Update, a path              change)
+a PSK                       the committer, whoever proposed it, is an administrator with       ``psk``
+                            `may_remove`: a member that lacks the secret is out
 any leaf                    an Update or a path neither adds nor drops the Newcomer            ``newcomer``
                             extension; a new leaf has it exactly if its ground is `NEWCOMER`,
                             or `RETURN` of a newcomer
-add a client                `RIGHT`: accounts with `may_add`;                                  ``add``
+add a client                `RIGHT`: accounts with `may_add`; unless they are administrators,  ``add``
+                            only with proof if the client's account is established, and all
+                            clients of another account by the Adds of one account;
                             `OWN_DEVICE`: with `own_devices`, a leaf of the account, if
                             others have not removed the client;
                             `VOUCHER`: with `own_devices`, a new member's Add with a voucher
@@ -89,7 +93,7 @@ from .room_policy import RoomPolicy
 from .roster import Roster
 from .view import GroupView
 
-__all__ = ["MAX_CHANGES", "MAX_LEAF", "MAX_X509_LEAF", "Verdict", "check", "is_bookkeeping", "judge"]
+__all__ = ["MAX_CHANGES", "MAX_LEAF", "MAX_X509_LEAF", "Verdict", "check", "is_bookkeeping", "judge", "may_commit_psks"]
 
 MAX_LEAF = 4096
 """Octets of a leaf, without its encryption key and without `SIGNATURES` keys and signatures of the suite's size."""
@@ -151,6 +155,8 @@ def judge(view: GroupView, effects: Effects) -> Verdict:
     for change in (*effects.updated, *effects.added):
         _check_extensions_of(_new_leaf(change))
     judged = JudgedCommit.of(view, effects)
+    if effects.psks and not may_commit_psks(view, committer := judged.wisher(effects.committer)):
+        raise PolicyViolation("psk", "no right to commit a pre-shared key", judged.name(committer))
     arrivals = tuple(judged.admit(change) for change in effects.added)
     returning = {arrival.replaces for arrival in arrivals if arrival.replaces is not None}
     for change in effects.removed:
@@ -174,6 +180,22 @@ def judge(view: GroupView, effects: Effects) -> Verdict:
         if policy.conversation and arrival.client.account not in policy.administrators:
             raise PolicyViolation("conversation", f"{arrival.client} would come into a conversation of others")
     return Verdict(roster, _removed_after(judged, arrivals, returning), arrivals)
+
+
+def may_commit_psks(view: GroupView, leaf: int | None) -> bool:
+    """Whether the client at a leaf may commit a pre-shared key (RFC 9420 8.4, 12.1.4).
+
+    Whoever lacks the key cannot follow the Commit.  Such a Commit removes people, administrators among them, and no
+    list of removed clients says whom.  The committer is judged, because it has selected the proposal.
+
+    PSKs of a ReInit or a branch are no exception: they are in the first Commit of a new group, which its members join
+    by a Welcome (RFC 9420 11.2, 11.3).
+    """
+    roster, policy = view.roster, view.policy
+    if leaf is None or not roster.counts(leaf):
+        return False
+    account = roster.at(leaf).account
+    return policy.permits(policy.may_remove, account, roster) and policy.is_administrator(account, roster)
 
 
 def _check_removed(judged: JudgedCommit, change: MemberChange, returning: Iterable[int]) -> None:

@@ -9,12 +9,14 @@ difference             allowed
 =====================  ============================================================================================
 the signer             is a client of the earlier state, with the same signature key; or a new client without any right,
                        such as one that has come in by its own Commit
-a client that stays    keeps its signature key, or replaces it if the signer has `may_add`; its leaf is signed with
-                       that key.  It neither gains nor, unless the signer has `may_add`, loses the mark of a newcomer
-a new client           the signer has `may_add`; or `own_devices`, and it is of the signer's account; or it has a
-                       voucher by a client of the earlier state that stays; or it is marked as a newcomer, where the
-                       policy lets anybody join, and its account has no client and no mention there, nor an
-                       entry on the list of removed clients
+a client that stays    keeps its signature key, or replaces it if the signer is an administrator with `may_add`; its
+                       leaf is signed with that key.  It does not gain the mark of a newcomer.  It loses it only if the
+                       signer could add it
+a new client           the signer is an administrator with `may_add`; or the signer has `may_add`, and the account is
+                       established in neither state (:mod:`.admission`); or it is of the signer's account, which has
+                       `own_devices` or `may_add`; or it has a voucher by a client of the earlier state that stays; or
+                       it is marked as a newcomer, where the policy lets anybody join, and its account has no client and
+                       no mention there, nor an entry on the list of removed clients
 a client that is gone  the signer has `may_remove`, as for a Remove; or `own_devices`, and it is of the signer's
                        account; or it was a newcomer
 the policy and other   are the same, or the signer has `may_change_policy`; the room and the kind (a conversation or
@@ -147,15 +149,16 @@ def check_same_keys(known: KnownState, keys: Mapping[ClientIdentity, bytes], mak
     """Check that in a group that follows by a ReInit nobody has another signature key, unless its maker may add.
 
     RFC 9420 11.2 requires the same members, and says nothing of their keys.  Any member may make the group, so by a key
-    of its own in another's name it would get that client's rights.  To be called only if both groups have the same
-    signature scheme.
+    of its own in another's name it would get that client's rights.  An administrator with `may_add` may replace keys,
+    as by an Add.  To be called only if both groups have the same signature scheme.
 
     :param known: the closed group
     :param keys: the signature key of each client of the group that follows
     :param maker: the client that has signed the GroupInfo
     :raises PolicyViolation: somebody has another key
     """
-    if known.knows(maker, keys.get(maker, b"")) and known.may(known.policy.may_add, maker):
+    policy, own = known.policy, known.knows(maker, keys.get(maker, b""))
+    if own and known.may(policy.may_add, maker) and policy.is_administrator(maker.account, known.roster):
         return
     for client, key in keys.items():
         if not known.knows(client, key):
@@ -170,17 +173,27 @@ class _Difference:
 
     def check_present(self, client: ClientIdentity) -> None:
         known, leaf = self.known, _leaf_of(self.later, client)
-        if self._may_add:
+        if self._adds_anybody:
             return
         index = known.roster.leaf_of(client)
         if index is None:
             self._check_new(client, leaf)
         elif not known.knows(client, leaf.signature_key):
             raise self._violation(f"{client} has another signature key")
-        elif is_newcomer(leaf) != known.roster.is_newcomer(index):
+        elif is_newcomer(leaf) == known.roster.is_newcomer(index):
+            return
+        elif is_newcomer(leaf) or not self._adds_unestablished(client.account):
             raise self._violation(f"{client} gains or loses the mark of a newcomer")
 
+    def _adds_unestablished(self, account: str) -> bool:
+        """Whether the signer adds clients of this account by its right, without any proof (:mod:`.admission`)."""
+        if not self._may_add or self.known.roster.has_say(account):
+            return False
+        return account not in self.known.policy.administrators and account not in self.later.policy.administrators
+
     def _check_new(self, client: ClientIdentity, leaf: LeafNode) -> None:
+        if self._adds_unestablished(client.account) and not is_newcomer(leaf):
+            return
         if is_newcomer(leaf):
             policy = self.known.policy
             anybody = policy.external_joins == ExternalJoins.ANYBODY
@@ -188,17 +201,20 @@ class _Difference:
             removed = RemovedClients.found_in(self.known.extensions)
             if anybody and not named and removed is not None and not removed.bars_account(client.account):
                 return
-        elif (self._is_own(client) and not self._is_barred(client)) or self._has_voucher(client, leaf):
+        elif self._adds_own(client) or self._has_voucher(client, leaf):
             return
         raise self._violation(f"nothing that we know lets {client} in")
 
-    def _is_barred(self, client: ClientIdentity) -> bool:
+    def _adds_own(self, client: ClientIdentity) -> bool:
+        """Whether the signer adds a client of its own account, by that or by its right."""
         removed = RemovedClients.found_in(self.known.extensions)
-        return removed is not None and removed.bars_own_add(client)
+        if self._may_add and client.account == self.signer.account:
+            return True
+        return self._is_own(client) and not (removed is not None and removed.bars_own_add(client))
 
     def _has_voucher(self, client: ClientIdentity, leaf: LeafNode) -> bool:
         removed = RemovedClients.found_in(self.known.extensions)
-        if not self.known.policy.own_devices or removed is None or removed.bars(client):
+        if not (self.known.policy.own_devices or self._may_add) or removed is None or removed.bars(client):
             return False
         vouchers = DeviceVouchers.found_in(leaf.extensions)
         for voucher in () if vouchers is None else vouchers.vouchers:
@@ -258,6 +274,11 @@ class _Difference:
     @property
     def _may_add(self) -> bool:
         return self.known.may(self.known.policy.may_add, self.signer)
+
+    @property
+    def _adds_anybody(self) -> bool:
+        """Whether the signer adds by its right alone: an administrator that has it."""
+        return self._may_add and self.known.policy.is_administrator(self.signer.account, self.known.roster)
 
     def _is_own(self, client: ClientIdentity) -> bool:
         """Whether a client is of the signer's account, and the account acts for its own clients."""

@@ -279,6 +279,7 @@ class MembershipChanges:
             and roster.has_say(client.account)
             and not (view.removed is None or view.removed.bars(client))
             and policy.permits(policy.may_add, self._own, roster)
+            and policy.is_administrator(self._own, roster)  # no proof: policy/admission.py, "established"
         )
 
     async def _grant_in_turn(self, request: JoinRequested) -> None:

@@ -21,7 +21,7 @@ from slixmpp_mls.mls.group.group import external_proposal
 from slixmpp_mls.mls.parameters import Parameters
 from slixmpp_mls.mls.structures.framing import NewMemberProposalSender
 from slixmpp_mls.mls.structures.proposals import Add, GroupContextExtensions, PreSharedKey, Remove
-from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID
+from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.policy.check import judge
 from slixmpp_mls.stanza import elements
@@ -66,6 +66,41 @@ def test_a_proposal_that_the_policy_forbids_keeps_nobody_from_committing_and_tal
     assert world.agree()
     assert (carol.epoch, len(alice.group.roster)) == (2, 3)
     assert not any(person.said(Rejected) for person in world.people)
+
+
+def test_a_psk_that_later_members_lack_shuts_nobody_out() -> None:
+    """mls-policy, "Policy Checks", "a PSK": by a member's Commit, or by its proposal and an administrator's Commit."""
+    world, alice, _, carol = three(policy=closed_policy(World()))
+    dave = world.person(DAVE)
+    alice.commit(*alice.adding(DAVE))
+    world.settle()
+    alice.commit()
+    world.settle()
+
+    def psk() -> PreSharedKey:
+        name = ResumptionPSK(ResumptionPSKUsage.APPLICATION, carol.group.mls.group_id, 1)
+        return PreSharedKey(PreSharedKeyID(name, world.random(32)))
+
+    with pytest.raises(NotPermitted):
+        carol.group.sending.commit([psk()], NOW)
+    carol.post(commit_against_policy(carol.group, [psk()], NOW))
+    world.settle()
+    for person in (alice, dave):  # dave lacks the PSK, and needs no more than the policy to refuse the Commit
+        (refused,) = person.said(Rejected)
+        assert isinstance(refused.error, PolicyViolation)
+        assert refused.error.rule == "psk"
+    assert not dave.group.certainty.reasons
+    smuggle(carol, psk())
+    world.settle()
+    assert not any(person.group.sending.needs_commit for person in (alice, dave))
+    alice.commit()
+    world.settle()
+    alice.send(b"for all")
+    world.settle()
+    assert dave.texts == [b"for all"]
+    assert world.agree()
+    # An administrator with the right to remove may: its Commit would shut dave out, and does so for all to see.
+    assert alice.group.sending.commit([psk()], NOW)
 
 
 def test_a_forbidden_proposal_does_not_take_the_place_of_an_allowed_one() -> None:

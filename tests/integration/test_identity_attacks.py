@@ -31,7 +31,15 @@ from slixmpp_mls.mls.registry import ProtocolVersion
 from slixmpp_mls.mls.structures.extensions import Extension
 from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateMessage
 from slixmpp_mls.mls.structures.key_package import KeyPackage
-from slixmpp_mls.mls.structures.proposals import Add, AnyProposal, GroupContextExtensions, ReInit, Remove
+from slixmpp_mls.mls.structures.proposals import (
+    Add,
+    AnyProposal,
+    GroupContextExtensions,
+    PreSharedKey,
+    ReInit,
+    Remove,
+)
+from slixmpp_mls.mls.structures.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
 from slixmpp_mls.mls.tree import leaf_validation
 from slixmpp_mls.policy import POLICY_TYPES, Right, RoomPolicy
 from slixmpp_mls.runtime import DeniedMembers
@@ -281,10 +289,11 @@ async def test_a_commit_that_somebody_makes_up_keeps_nobody_out(server: DevServe
 
 
 async def test_a_member_brings_in_a_device_in_somebody_elses_name(server: DevServer, cast: Cast) -> None:
-    """Bob may add, and adds what says that it is Carol's: it is her account's word that counts (RFC 9420 5.3.1)."""
+    """Bob may add anybody, and adds what says that it is Carol's: her account's word counts (RFC 9420 5.3.1)."""
     room, people = await cast.meet(server, "alice", "bob", "carol", denied_members="hold")
     alice, bob, carol = people
-    await members_may_add(alice, bob, carol)
+    await alice.room().set_policy(replace(alice.room().policy, administrators=(alice.account, bob.account)))
+    await all_agree(*people)
     genuine = next(m for m in alice.room().members if m.account == carol.account).signature_key
     ghost = made_up(carol.account)
     await bob.room().worker.committer.commit(lambda: [Add(ghost)])
@@ -311,6 +320,28 @@ async def test_a_member_brings_in_a_device_in_somebody_elses_name(server: DevSer
     assert alice.mls.trust.level(carol.account, ghost.leaf_node.signature_key) is TrustLevel.UNDECIDED
 
 
+async def test_the_right_to_add_is_not_every_right(server: DevServer, cast: Cast) -> None:
+    """The policy's rules "add" and "psk": bob may add, and neither becomes the administrator nor shuts anybody out."""
+    _, people = await cast.meet(server, "alice", "bob", "carol")
+    alice, bob, carol = people
+    await members_may_add(alice, bob, carol)
+    before = {str(member.identity) for member in alice.room().members}
+    for account in (alice.account, carol.account):
+        assert rules(await all_refuse(bob, [alice, carol], Add(made_up(account)))) == {"add"}
+    (own,) = bob.room().group.roster.leaves_of(alice.account)
+    false = made_up(alice.account, alice.mls.device_id)
+    assert rules(await all_refuse(bob, [alice, carol], Remove(own), Add(false))) == {"add"}
+    group = bob.room().group.mls
+    for epoch in (1, group.epoch):
+        name = ResumptionPSK(ResumptionPSKUsage.APPLICATION, group.group_id, epoch)
+        psk = PreSharedKey(PreSharedKeyID(name, os.urandom(SUITE.hash_length)))
+        assert rules(await all_refuse(bob, [alice, carol], psk)) == {"psk"}
+    assert {str(member.identity) for member in alice.room().members} == before
+    await everybody_talks(*people)
+    await bob.room().update()
+    await all_agree(*people)
+
+
 async def test_a_second_leaf_for_a_device_that_is_there_is_ignored(server: DevServer, cast: Cast) -> None:
     """The policy's rule "one-leaf": two keys under one id, or one in whose place another comes, are no members."""
     _, people = await cast.meet(server, "alice", "bob", "carol")
@@ -321,7 +352,7 @@ async def test_a_second_leaf_for_a_device_that_is_there_is_ignored(server: DevSe
     twins = [Add(made_up(carol.account, "lute")) for _ in range(2)]
     assert rules(await all_refuse(bob, [alice, carol], *twins)) == {"one-leaf"}
     victim = bob.room().group.roster.leaves_of(carol.account)[0]
-    assert rules(await all_refuse(bob, [alice, carol], Remove(victim), Add(twin))) == {"remove"}
+    assert rules(await all_refuse(bob, [alice, carol], Remove(victim), Add(twin))) == {"add"}
     assert len(alice.room().members) == 3
     await everybody_talks(*people)
 

@@ -20,6 +20,7 @@ from slixmpp_mls.mls.structures.framing import (
 )
 from slixmpp_mls.mls.structures.leaf_node import Capabilities, LeafNode, Lifetime, UpdateSource
 from slixmpp_mls.mls.structures.proposals import ReInit
+from slixmpp_mls.mls.structures.psk import PreSharedKeyID
 from slixmpp_mls.policy import (
     DeviceVoucher,
     DeviceVouchers,
@@ -171,6 +172,7 @@ class Group:
         proposer: Who | None = None,
         reinit: Iterable[Extension] | None = None,
         suite: int = 1,
+        psks: tuple[PreSharedKeyID, ...] = (),
     ) -> Effects:
         """A Commit; `extensions` are proposed by `proposer`, or the committer."""
         change = None
@@ -182,7 +184,7 @@ class Group:
             committer_index=by if isinstance(by, int) else FREE,
             changes=changes,
             extensions=change,
-            psks=(),
+            psks=psks,
             reinit=None if reinit is None else ReInit(b"new", 1, suite, tuple(reinit)),
         )
 

@@ -24,6 +24,7 @@ from slixmpp_mls.mls.group.commit_effects import Effects, MemberChange
 from slixmpp_mls.mls.structures.credential import Certificate, X509Credential
 from slixmpp_mls.mls.structures.extensions import Extension
 from slixmpp_mls.mls.structures.leaf_node import LeafNode
+from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
 from slixmpp_mls.policy import (
     DeviceVouchers,
     ExternalJoins,
@@ -62,6 +63,10 @@ NEWCOMER = Newcomer()
 ERIN_NEW = ERIN.leaf(0, NEWCOMER)
 # erin has let herself in, and nobody has confirmed her
 WITH_NEWCOMER = OPEN.with_leaves({FREE: ERIN_NEW})
+
+
+def policy(**settings_: object) -> tuple[Extension, ...]:
+    return replace(POLICY, **settings_).extension(), RemovedClients().extension()  # type: ignore[arg-type]
 
 
 def as_bob() -> Client:
@@ -161,6 +166,167 @@ def test_who_is_no_member_has_no_right(right: Right) -> None:
     roster = ROOM.roster
     assert not POLICY.permits(right, "erin@x", roster)
     assert not replace(POLICY, administrators=("alice@x", "erin@x")).permits(right, "erin@x", roster)
+
+
+# --- the right to add is not every right --------------------------------------------------------
+
+ADDERS: dict[str, object] = {"may_add": MEMBERS, "may_remove": MEMBERS}
+FRANK, FRANK2, ZOE = map(Client, ("frank@x/1", "frank@x/2", "zoe@x/1"))
+GHOST = Client("frank@x/9", key="mallory's")
+
+
+def named(*more: str) -> tuple[Extension, ...]:
+    return policy(**ADDERS, administrators=(*POLICY.administrators, *more))
+
+
+def by_right(*changes: MemberChange, extensions: tuple[Extension, ...] | None = None, by: int = A1) -> Effects:
+    """A Commit of an administrator with what others have proposed."""
+    return commit(by, *changes, extensions=extensions)
+
+
+BY_RIGHT: list[tuple[str, dict[str, object], Effects, str | None]] = [
+    # an account that nobody knows
+    ("an unknown account", {}, commit(C1, add(C1, FRANK.leaf())), None),
+    ("with two devices", {}, commit(C1, add(C1, FRANK.leaf()), add(C1, FRANK2.leaf(), 7)), None),
+    ("which ask for it themselves", {}, commit(C1, add(ASKS, FRANK.leaf()), add(C1, FRANK2.leaf(), 7)), None),
+    ("with a device by another member", {}, commit(C1, add(C1, FRANK.leaf()), add(B1, GHOST.leaf(), 7)), "add"),
+    ("... the other way round", {}, commit(C1, add(B1, GHOST.leaf()), add(C1, FRANK.leaf(), 7)), "add"),
+    ("... beside an administrator's Add", {}, by_right(add(A1, FRANK.leaf()), add(C1, GHOST.leaf(), 7)), "add"),
+    ("... of an outsider whom the administrator lets in", {},
+     by_right(add(ASKS, FRANK.leaf()), add(C1, GHOST.leaf(), 7)), "add"),
+    ("by two devices of one account", {}, commit(B1, add(B1, FRANK.leaf()), add(B2, FRANK2.leaf(), 7)), None),
+    ("by two administrators", {}, by_right(add(A1, FRANK.leaf()), add(D1, FRANK2.leaf(), 7)), None),
+    ("whom the same Commit names", {}, by_right(add(C1, GHOST.leaf()), extensions=named("frank@x")), "add"),
+    ("... by an administrator's Add", {}, by_right(add(A1, FRANK.leaf()), extensions=named("frank@x")), None),
+    # an account that the policy names and that is not there
+    ("a named account that is away", {"administrators": ("alice@x", "zoe@x")}, commit(C1, add(C1, ZOE.leaf())), "add"),
+    ("... committed by an administrator", {"administrators": ("alice@x", "zoe@x")},
+     by_right(add(C1, ZOE.leaf())), "add"),
+    ("... who adds it", {"administrators": ("alice@x", "zoe@x")}, by_right(add(A1, ZOE.leaf())), None),
+    ("... and whom the Commit names no more", {"administrators": ("alice@x", "zoe@x")},
+     by_right(add(C1, ZOE.leaf()), extensions=policy(**ADDERS, administrators=("alice@x",))), "add"),
+    # an account that is there
+    ("an administrator's other device", {}, commit(C1, add(C1, ALICE3.leaf())), "add"),
+    ("... proposed, and committed by an administrator", {}, by_right(add(C1, ALICE3.leaf())), "add"),
+    ("... proposed by an administrator, committed by a member", {}, commit(C1, add(A1, BOB3.leaf())), None),
+    ("... that asks for it", {}, commit(C1, add(ASKS, ALICE3.leaf())), "add"),
+    ("... of an external sender's wish", {}, commit(C1, add(EXTERNAL, ALICE3.leaf())), "add"),
+    ("... while that administrator goes", {}, by_right(add(C1, ALICE3.leaf()), remove(A1, A1), remove(A2, A2), by=D1),
+     "add"),
+    ("another member's other device", {}, commit(C1, add(C1, BOB3.leaf())), "add"),
+    ("... while all its devices go", {}, commit(C1, remove(C1, B1), remove(C1, B2), add(C1, BOB3.leaf())), "add"),
+    # ... with proof
+    ("with a voucher", {}, commit(C1, add(C1, BOB3.vouched(BOB2))), None),
+    ("... where accounts may not add their own", {"own_devices": False}, commit(C1, add(C1, BOB3.vouched(BOB2))), None),
+    ("... of an administrator", {}, commit(C1, add(C1, ALICE3.vouched(ALICE))), None),
+    ("... by who goes", {}, commit(C1, remove(C1, B2), add(C1, BOB3.vouched(BOB2))), "add"),
+    ("... by another account", {}, commit(C1, add(C1, with_content(BOB3.leaf(), DeviceVouchers((
+        replace(CAROL.vouch_for(CAROL2), issuer=b"bob@x/1"),))))), "add"),
+    ("by a device of the account", {"own_devices": False}, commit(C1, add(B1, BOB3.leaf())), None),
+    ("... that goes", {"own_devices": False}, by_right(remove(A1, B1), add(B1, BOB3.leaf())), "add"),
+    # in place of a leaf of the same client
+    ("the same key again", {}, commit(C1, remove(C1, B1), add(C1, BOB.leaf(1), B1)), None),
+    ("... committed by another member", {}, commit(B2, remove(C1, B1), add(C1, BOB.leaf(1), B1)), None),
+    ("another key", {}, commit(C1, remove(C1, B1), add(C1, as_bob().leaf(), B1)), "add"),
+    ("another key by an administrator", {}, commit(A1, remove(A1, B1), add(A1, as_bob().leaf(), B1)), None),
+    ("the key of another device", {}, commit(C1, remove(C1, B1), remove(C1, B2), add(C1, replace(
+        BOB.leaf(1), signature_key=BOB2.signature_key.public), B1)), "add"),
+    ("an administrator's key again", {}, commit(C1, remove(A2, A1), add(C1, ALICE.leaf(1), A1)), None),
+    ("an administrator's other key", {},
+     commit(C1, remove(A2, A1), add(C1, Client("alice@x/1", "mallory's").leaf(), A1)), "add"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings_", "effects", "rule"), [cell[1:] for cell in BY_RIGHT], ids=[cell[0] for cell in BY_RIGHT]
+)
+def test_a_member_adds_by_right(settings_: dict[str, object], effects: Effects, rule: str | None) -> None:
+    """mls-policy, "Policy Checks", "add a client, by right": a name gives no account's rights to another key."""
+    assert rule_of(ROOM.with_policy(**(ADDERS | settings_)), effects) == rule
+
+
+def test_a_member_confirms_newcomers_only_where_nothing_is_established() -> None:
+    group = WITH_NEWCOMER.with_policy(**ADDERS)
+
+    def confirms(group: Group, leaf: LeafNode, by: int = C1) -> str | None:
+        return rule_of(group, group.commit(by, group.remove(by, FREE), group.add(by, leaf, 7)))
+
+    assert confirms(group, ERIN.leaf(1)) is None
+    assert rule_of(group, group.commit(C1, group.add(C1, ERIN2.leaf(), 7))) is None  # nobody squats by coming first
+    # erin is named meanwhile, or an administrator has added another device of hers: the newcomer's leaf proves nothing
+    for established in (
+        group.with_policy(administrators=("alice@x", "erin@x")), group.with_leaves({8: ERIN2.leaf()})
+    ):  # fmt: skip
+        assert confirms(established, ERIN.leaf(1)) == "add"
+        assert confirms(established, ERIN.leaf(1), A1) is None
+    assert confirms(group.with_leaves({8: ERIN2.leaf()}), ERIN.vouched(ERIN2, generation=1)) is None
+
+
+def test_a_member_does_not_bring_back_a_removed_device_by_an_old_voucher() -> None:
+    gone = RemovedClients().with_removed([(BOB3.identity, RemovedAs.OWN_DEVICE)])
+    group = ROOM.with_policy(**ADDERS).with_removed(gone)
+    for adder, rule in ((C1, "add"), (B1, None), (A1, None)):
+        assert rule_of(group, group.commit(adder, group.add(adder, BOB3.vouched(BOB2)))) == rule
+
+
+def test_while_no_administrator_is_there_every_member_is_one() -> None:
+    group = ORPHANED.with_policy(**ADDERS)
+    assert rule_of(group, group.commit(B1, group.add(B1, Client("carol@x/9").leaf()))) is None
+    with_zoe = group.with_policy(administrators=("zoe@x",)).with_leaves({7: ZOE.leaf()})
+    assert rule_of(with_zoe, with_zoe.commit(B1, with_zoe.add(B1, Client("carol@x/9").leaf()))) == "add"
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_no_established_account_gets_a_key_of_a_member_that_may_add(data: st.DataObject) -> None:
+    """Carol adds, removes, names and has others commit; the leaves have her accomplice's key, and public proofs."""
+    group = data.draw(st.sampled_from([ROOM, OPEN, WITH_NEWCOMER])).with_policy(**ADDERS)
+    changes: list[MemberChange] = []
+    for number in range(data.draw(st.integers(1, 3))):
+        client = Client(data.draw(st.sampled_from(NAMES_TO_CLAIM)), key="mallory's")
+        leaf = client.leaf(data.draw(st.integers(0, 1)))
+        for content in data.draw(st.lists(st.sampled_from(PUBLIC_PROOFS), max_size=2)):
+            if content is not None:
+                leaf = with_content(leaf, content)  # type: ignore[arg-type]
+        changes.append(group.add(data.draw(st.sampled_from(list[Who]([C1, ASKS]))), leaf, 20 + number))
+        index = group.roster.leaf_of(client.identity)
+        if index is not None and index not in {change.index for change in changes} and data.draw(st.booleans()):
+            changes.append(group.remove(data.draw(st.sampled_from([C1, A1])), index))
+    extensions = data.draw(st.sampled_from([None, named("erin@x"), named("carol@x")]))
+    effects = group.commit(C1, *changes, extensions=extensions, proposer=A1)
+    try:
+        verdict = judge(group.view, effects)
+    except InvalidError:
+        return
+    after = POLICY.administrators if extensions is None else (RoomPolicy.required_in(extensions)).administrators
+    for arrival in verdict.arrivals:
+        account = arrival.client.account
+        assert account == "carol@x" or (account == "erin@x" and account not in after)
+
+
+# --- pre-shared keys ------------------------------------------------------------------------------
+
+PSK = (PreSharedKeyID(ResumptionPSK(ResumptionPSKUsage.APPLICATION, GROUP_ID, 1), bytes(32)),)
+OTHER_PSK = (PreSharedKeyID(ExternalPSK(b"psk"), bytes(32)),)
+
+
+@pytest.mark.parametrize("psks", [PSK, OTHER_PSK, PSK + OTHER_PSK])
+@pytest.mark.parametrize(("who", "right", "allowed"), RIGHTS)
+def test_psks(who: int, right: Right, allowed: bool, psks: tuple[PreSharedKeyID, ...]) -> None:
+    """RFC 9420 8.4: whoever lacks a PSK is out, so its committer needs the right to remove anybody."""
+    group = WITH_NEWCOMER.with_policy(may_remove=right, may_add=MEMBERS, may_change_policy=MEMBERS)
+    allowed = allowed and who in (A1, D1)  # others could shut out administrators, whom they may not remove
+    assert rule_of(group, group.commit(who, psks=psks)) == (None if allowed else "psk")
+
+
+def test_psks_of_outsiders_and_of_groups_without_administrators() -> None:
+    assert rule_of(OPEN, OPEN.commit(JOINS, OPEN.add(JOINS, ERIN_NEW), psks=PSK)) == "psk"
+    assert rule_of(ROOM, returns_with(PSK)) == "psk"
+    assert rule_of(ORPHANED, ORPHANED.commit(B1, psks=PSK)) is None
+
+
+def returns_with(psks: tuple[PreSharedKeyID, ...]) -> Effects:
+    return replace(ROOM.commit(JOINS, ROOM.remove(JOINS, B1), ROOM.add(JOINS, BOB.returning(), B1)), psks=psks)
 
 
 # --- the grounds of an arrival: what proves it, and all that does not ----------------------------
@@ -542,10 +708,6 @@ PQ: dict[str, object] = {"post_quantum": True}
 TALK = {"conversation": True, "administrators": ("alice@x", "bob@x")}
 
 
-def policy(**settings_: object) -> tuple[Extension, ...]:
-    return replace(POLICY, **settings_).extension(), RemovedClients().extension()  # type: ignore[arg-type]
-
-
 CELLS: list[tuple[str, dict[str, object], Effects, str | None]] = [
     # what every member may
     ("empty Commit", NOT_OWN, commit(B1), None),
@@ -700,7 +862,7 @@ def test_cell(settings_: dict[str, object], effects: Effects, rule: str | None) 
 
 def test_each_rule_of_the_documented_table_is_tested() -> None:
     documented = set(re.findall(r"  ``([a-z0-9-]+)``$", sys.modules[check.__module__].__doc__ or "", re.MULTILINE))
-    elsewhere = {"newcomer", "removed-clients", "external-join"}  # by the tests above
+    elsewhere = {"newcomer", "removed-clients", "external-join", "psk"}  # by the tests above
     assert documented == {rule for *_, rule in CELLS if rule is not None} | elsewhere
 
 

@@ -144,6 +144,44 @@ def test_one_right_alone_shows_what_it_may(right: str) -> None:
         assert verdict(before, after, CAROL) == (name == right)
 
 
+ADDERS = ROOM.with_policy(may_add=Right.MEMBERS)
+BY_RIGHT: dict[str, tuple[Group, bool]] = {
+    "a stranger": (ADDERS.with_leaves({FREE: ERIN.leaf()}), True),
+    "a ghost of an administrator": (ADDERS.with_leaves({FREE: GHOST.leaf()}), False),
+    "another member's device": (ADDERS.with_leaves({FREE: BOB3.leaf()}), False),
+    "one that bob vouches for": (ADDERS.with_leaves({FREE: BOB3.vouched(BOB)}), True),
+    "a device of its own": (ADDERS.with_leaves({FREE: CAROL2.leaf()}), True),
+    "a false key of bob's": (ADDERS.with_leaves({B1: FALSE_BOB.leaf()}), False),
+}
+
+
+@pytest.mark.parametrize("name", BY_RIGHT)
+def test_the_right_to_add_shows_nobody_in_an_established_name(name: str) -> None:
+    """mls-policy, "Policy Checks": such an Add by somebody who is no administrator needs proof."""
+    after, allowed = BY_RIGHT[name]
+    assert verdict(ADDERS, after, CAROL) is allowed
+    assert verdict(ADDERS, after, ALICE)
+
+
+def test_the_right_to_add_and_accounts_that_are_named() -> None:
+    named = ADDERS.with_policy(administrators=("alice@x", "dora@x", "erin@x"))
+    assert not verdict(named, named.with_leaves({FREE: ERIN.leaf()}), CAROL)
+    everything = ADDERS.with_policy(may_change_policy=Right.MEMBERS)
+    both = everything.with_policy(administrators=("alice@x", "erin@x")).with_leaves({FREE: ERIN.leaf()})
+    assert not verdict(everything, both, CAROL)
+
+
+def test_the_right_to_add_confirms_newcomers_where_nothing_is_established() -> None:
+    before = WITH_NEWCOMER.with_policy(may_add=Right.MEMBERS)
+    assert verdict(before, before.with_leaves({FREE: ERIN.leaf(1)}), CAROL)
+    for established in (
+        before.with_policy(administrators=("alice@x", "erin@x")),
+        before.with_leaves({7: Client("erin@x/2").leaf()}),
+    ):
+        assert not verdict(established, established.with_leaves({FREE: ERIN.leaf(1)}), CAROL)
+        assert verdict(established, established.with_leaves({FREE: ERIN.leaf(1)}), ALICE)
+
+
 def test_who_may_remove_does_not_remove_an_administrator() -> None:
     before = ROOM.with_policy(may_remove=Right.MEMBERS)
     assert verdict(before, before.without(B1, B2), CAROL)

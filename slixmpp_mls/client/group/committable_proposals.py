@@ -5,6 +5,8 @@ must not enter our Commit.  It must not prevent us from sending either, although
 proposals wait.  It is not dropped: another Commit may still refer to it, and members differ in what they may commit,
 because the committer alone is accountable for an outsider's proposal.
 
+The committer is judged for a PSK, so a PSK that another member proposes without that right is omitted by all.
+
 A proposal is omitted if RFC 9420 does not let us commit it (:mod:`slixmpp_mls.mls.group.proposal_selection`), if the
 policy does not, or if the caller does not want it.  Proposals that the policy allows on their own are selected first,
 so that forbidden ones cannot displace them.
@@ -28,12 +30,21 @@ from ...mls.group.group_state import no_psks
 from ...mls.group.proposal_list import SentProposal
 from ...mls.group.proposal_selection import choose_valid
 from ...mls.structures.framing import MemberSender, NewMemberProposalSender
-from ...mls.structures.proposals import Add, GroupContextExtensions, ReInit, Remove, SelfRemove, Update
+from ...mls.structures.proposals import (
+    Add,
+    GroupContextExtensions,
+    PreSharedKey,
+    ReInit,
+    Remove,
+    SelfRemove,
+    Update,
+)
+from ...mls.structures.psk import PreSharedKeyID
 from ...mls.tree.leaf_validation import LeafRules
 from ...mls.tree.tree_math import LeafIndex
 from ...policy import GroupView, proves_return
 from ...policy.admission import JudgedCommit
-from ...policy.check import check, judge
+from ...policy.check import check, judge, may_commit_psks
 
 __all__ = ["Committable", "committable", "effects_of", "is_permitted", "is_vouched_for", "returning_to"]
 
@@ -68,7 +79,9 @@ def committable(
     :param rules: to leave out KeyPackages that have expired meanwhile
     """
     me = MemberSender(group.own_index)
-    waiting = [sent for sent in group.pending_proposals if sent.reference not in unwanted]
+    waiting = [
+        sent for sent in group.pending_proposals if sent.reference not in unwanted and not _shuts_out(sent, view)
+    ]
     rightful = (sent for sent in waiting if _removal(sent) is not None and is_permitted(group, view, (sent,)))
     leaves = [leaf for sent in (*beside, *rightful) if (leaf := _removal(sent)) is not None]
     excluded = {view.roster.at(leaf).account for leaf in leaves if group.tree.leaf(leaf) is not None}
@@ -111,6 +124,13 @@ def _removal(sent: SentProposal) -> int | None:
     if isinstance(sent.proposal, SelfRemove) and isinstance(sent.sender, MemberSender):
         return sent.sender.leaf_index
     return None
+
+
+def _shuts_out(sent: SentProposal, view: GroupView) -> bool:
+    """Whether somebody proposes a PSK who may not commit it: by our right it would shut out whoever lacks the PSK."""
+    if not isinstance(sent.proposal, PreSharedKey):
+        return False
+    return not may_commit_psks(view, sent.sender.leaf_index if isinstance(sent.sender, MemberSender) else None)
 
 
 def _changes_context(sent: SentProposal) -> bool:
@@ -203,6 +223,7 @@ def _effects(group: Group, proposals: Sequence[SentProposal]) -> Effects:
     changes: list[MemberChange] = []
     extensions: ExtensionsChange | None = None
     reinit: ReInit | None = None
+    psks: list[PreSharedKeyID] = []
     free = group.tree.leaf_count  # where exactly somebody arrives does not matter to the policy
     for sent in proposals:
         proposal, sender = sent.proposal, sent.sender
@@ -222,6 +243,8 @@ def _effects(group: Group, proposals: Sequence[SentProposal]) -> Effects:
             changes.append(MemberChange(ChangeKind.REMOVED, sender, index, group.tree.member(index), None))
         elif isinstance(proposal, GroupContextExtensions):
             extensions = ExtensionsChange(sender, group.context.extensions, proposal.extensions)
+        elif isinstance(proposal, PreSharedKey):
+            psks.append(proposal.psk)
         elif isinstance(proposal, ReInit):
             reinit = proposal
-    return Effects(MemberSender(group.own_index), group.own_index, tuple(changes), extensions, (), reinit)
+    return Effects(MemberSender(group.own_index), group.own_index, tuple(changes), extensions, tuple(psks), reinit)

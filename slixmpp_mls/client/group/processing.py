@@ -26,8 +26,9 @@ from ...mls.structures.framing import MemberSender, NewMemberProposalSender
 from ...mls.structures.leaf_node import LeafNode
 from ...mls.structures.proposals import Add, Update
 from ...mls.tree.tree_math import LeafIndex
-from ...policy import RoomPolicy
+from ...policy import GroupView, RoomPolicy
 from ...policy.check import check
+from ...policy.roster import Roster
 from ...stanza import elements
 from ...stanza.consistency import check as check_consistency
 from ...stanza.elements import RoomElement
@@ -170,7 +171,8 @@ class Processing:
         record = self._state.outbox[number]
         if record.kind is OutboxKind.COMMIT:
             try:
-                return self._move_on(membership, incoming, self._state.staged[number], others)
+                staged = self._state.staged[number]
+                return self._move_on(incoming, staged, check(membership.view, staged.effects).roster, others)
             except PeerError as error:  # made by software that did not ask
                 return Step(incoming, Sent(number, CommitLost(self._state.room, record.origin_id.decode(), str(error))))
         event = None
@@ -305,21 +307,23 @@ class Processing:
         group = membership.group
         if payload.epoch < group.epoch:
             return Step(incoming, Ignore())  # rule 1: another Commit has ended that epoch
+        judging = _Judging(membership.view)
         try:
-            staged = group.process(check_consistency(payload), now=now, psks=others.psk)
+            staged = group.process(check_consistency(payload), now=now, psks=others.psk, judge=judging)
         except (StateRolledBack, NotForUs):
             raise
         except InvalidError as error:
+            if judging.refused:
+                raise  # void for all members alike: nothing is missing
             # A proposal that it refers to may be what is missing (RFC 9420 12.4.2).
             gap = others.awaited is None and incoming.claimed is not None and membership.roster.has(incoming.claimed)
             unsure = UnsureReason.UNDECRYPTABLE if gap and self._is_by_member(incoming) else 0
             action = Ignore((rejected(self._state.room, incoming, error),), unsure=unsure)
             return Step(incoming, action, awaits=others.awaited, gap=gap)
         assert isinstance(staged, StagedCommit)
-        return self._move_on(membership, incoming, staged, others)
+        return self._move_on(incoming, staged, judging.roster, others)
 
-    def _move_on(self, membership: Membership, incoming: Incoming, staged: StagedCommit, others: OtherGroups) -> Step:
-        roster = check(membership.view, staged.effects).roster
+    def _move_on(self, incoming: Incoming, staged: StagedCommit, roster: Roster, others: OtherGroups) -> Step:
         if staged.next is None:
             return self._examine_removal(incoming, staged, others)
         policy = RoomPolicy.required_in(staged.next.context.extensions)
@@ -366,6 +370,24 @@ class Processing:
                 )
             ),
         )
+
+
+class _Judging:
+    """Has the group's policy judge a Commit (:mod:`slixmpp_mls.policy.check`), and keeps the result.
+
+    :ivar refused: whether the policy forbids the Commit
+    :ivar roster: the roster after the Commit, if it allows it; before, that of the group
+    """
+
+    def __init__(self, view: GroupView) -> None:
+        self._view = view
+        self.refused = False
+        self.roster = view.roster
+
+    def __call__(self, effects: Effects) -> None:
+        self.refused = True
+        self.roster = check(self._view, effects).roster
+        self.refused = False
 
 
 def rejected(room: str, incoming: Incoming, error: PeerError) -> Rejected:

@@ -58,7 +58,7 @@ from .commit_creation import CommitArguments, CommitBundle, CommitDraft
 from .group_state import GroupState, OwnUpdate, PSKLookup, PublicGroup, no_psks
 from .joining import GroupLookup, Identify, StagedJoin, UnverifiedGroupInfo, credential_of
 from .message_creation import create_update, protect, sign_content, sign_proposal
-from .message_processing import Processed, ReceivedProposal
+from .message_processing import CommitJudge, Processed, ReceivedProposal, any_commit
 from .proposal_list import SentProposal, apply, check_alone, choose, topic
 from .proposal_selection import choose_valid
 from .resumption import CreationArguments, CreationDraft
@@ -337,6 +337,7 @@ class Group(GroupState):
         now: int,
         psks: PSKLookup = no_psks,
         remembered: MutableSet[bytes] | None = None,
+        judge: CommitJudge = any_commit,
     ) -> Processed:
         """The effect of a message.  Changes nothing.  See :func:`.message_processing.process`.
 
@@ -345,7 +346,7 @@ class Group(GroupState):
         if isinstance(message, bytes):
             message = MLSMessage.decode(message)
         rules = _rules(self.parameters, remembered)
-        return message_processing.process(self, message, rules, now, psks=psks)
+        return message_processing.process(self, message, rules, now, psks=psks, judge=judge)
 
     def apply(self, processed: Processed, *, now: int) -> Self:
         """The state after something that :meth:`process` or :meth:`commit` has made of it.

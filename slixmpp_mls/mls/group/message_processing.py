@@ -46,7 +46,7 @@ from ..tree.known_tree import KnownTree
 from ..tree.leaf_validation import LeafRules
 from ..tree.tree_math import LeafIndex
 from ..tree.treekem import TreeKEMPrivate, decrypt_path
-from .commit_effects import ChangeKind
+from .commit_effects import ChangeKind, Effects
 from .group_state import (
     GroupState,
     MemberState,
@@ -62,8 +62,9 @@ from .proposal_list import SentProposal, check_alone
 from .staging import StagedCommit, new_context, next_epoch, psk_values, public_group, stage_public
 
 __all__ = [
-    "OpenedMessage", "Processed", "ReceivedMessage", "ReceivedProposal", "check_group", "check_open", "check_version",
-    "ended_epoch", "open_private", "open_public", "process", "take_proposal", "with_own_update",
+    "CommitJudge", "OpenedMessage", "Processed", "ReceivedMessage", "ReceivedProposal", "any_commit", "check_group",
+    "check_open", "check_version", "ended_epoch", "open_private", "open_public", "process", "take_proposal",
+    "with_own_update",
 ]  # fmt: skip
 
 T = TypeVar("T", bound=KnownTree)
@@ -121,13 +122,28 @@ class ReceivedProposal:
 
 Processed = ReceivedMessage | ReceivedProposal | StagedCommit
 
+CommitJudge = Callable[[Effects], object]
+"""Raises :class:`~slixmpp_mls.errors.PeerError` if the application does not accept a Commit with these effects."""
+
+
+def any_commit(effects: Effects) -> None:
+    """Accept every Commit."""
+
 
 def process(
-    group: GroupState, message: MLSMessage, rules: LeafRules, now: int, *, psks: PSKLookup = no_psks
+    group: GroupState,
+    message: MLSMessage,
+    rules: LeafRules,
+    now: int,
+    *,
+    psks: PSKLookup = no_psks,
+    judge: CommitJudge = any_commit,
 ) -> Processed:
     """The effect that a message has on a group.
 
     :param now: seconds since the Unix epoch: whether the keys of an ended epoch may still be used
+    :param judge: asked about a Commit once it is known who signed it and what it does.  It is asked before any secret
+        of the new epoch is needed, so that a member that lacks one refuses the Commit for the same reason as others
     :raises UnknownGroup: it is for another group
     :raises WrongEpoch: it is for an epoch that we are not in and do not remember
     :raises NotForUs: it is our own, and encrypted: only the others can read it
@@ -142,11 +158,11 @@ def process(
         if body.epoch != group.epoch:
             return _late_message(group, body, now)
         check_open(group)
-        return _private(group, body, rules, psks)
+        return _private(group, body, rules, psks, judge)
     if isinstance(body, PublicMessage):
         content = open_public(group.public, body, group.secrets.membership_key)
         check_open(group)
-        return _received(group, content, None, None, rules, psks)
+        return _received(group, content, None, None, rules, psks, judge)
     raise InvalidError(f"{message.wire_format.name} is no message inside a group", "RFC 9420 6")
 
 
@@ -179,11 +195,13 @@ def open_public(public: PublicState[T], message: PublicMessage, membership_key: 
     return unverified.verify(public.suite, public.signature_key_of(unverified.content), context)
 
 
-def _private(group: GroupState, message: PrivateMessage, rules: LeafRules, psks: PSKLookup) -> Processed:
+def _private(
+    group: GroupState, message: PrivateMessage, rules: LeafRules, psks: PSKLookup, judge: CommitJudge
+) -> Processed:
     opened = open_private(group, message)
     if isinstance(opened.content.content.content, ApplicationData):
         return opened.as_application()
-    return _received(group, opened.content, opened.left, opened.spent, rules, psks)
+    return _received(group, opened.content, opened.left, opened.spent, rules, psks, judge)
 
 
 def _late_message(group: GroupState, message: PrivateMessage, now: int) -> ReceivedMessage:
@@ -297,10 +315,11 @@ def _received(
     spent: SpentKey | None,
     rules: LeafRules,
     psks: PSKLookup,
+    judge: CommitJudge,
 ) -> Processed:
     """A handshake message, once it is known who signed it."""
     if isinstance(content.content.content, Commit):
-        return _stage_commit(group, content, spent, rules, psks)
+        return _stage_commit(group, content, spent, rules, psks, judge)
     sent = take_proposal(group.public, content, rules)
     group.with_proposal(sent)  # refused now, if there are too many
     again = spent is not None and group.secret_tree.has_carried(spent.leaf, content_mark(content.content))
@@ -324,13 +343,19 @@ def take_proposal(public: PublicState[T], content: AuthenticatedContent, rules: 
 
 
 def _stage_commit(
-    group: GroupState, content: AuthenticatedContent, spent: SpentKey | None, rules: LeafRules, psks: PSKLookup
+    group: GroupState,
+    content: AuthenticatedContent,
+    spent: SpentKey | None,
+    rules: LeafRules,
+    psks: PSKLookup,
+    judge: CommitJudge,
 ) -> StagedCommit:
     """RFC 9420 12.4.2: check a Commit and compute the epoch that it begins."""
     if content.content.sender == MemberSender(group.own_index):
         raise NotForUs("our own Commit: apply the one that was staged when it was made", "RFC 9420 12.4.2")
     suite, public = group.suite, group.public
     staged = stage_public(public, content, rules)
+    judge(staged.effects)
 
     def result(state: GroupState | None) -> StagedCommit:
         return StagedCommit(staged.effects, group.group_id, group.epoch, public.confirmation_tag, False, state, spent)
