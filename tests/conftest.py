@@ -22,9 +22,12 @@ from slixmpp import JID, ClientXMPP
 from slixmpp_mls.devserver import DevServer, DevServerError, Ejabberd, Prosody
 
 from .order import deal
+from .quick import make_slixmpp_quick
 
 # Where tests run side by side, workers are told a width, which rich would keep for ever when it is imported.
 os.environ.pop("COLUMNS", None)
+
+make_slixmpp_quick()
 
 
 class _Lost(logging.Handler):

@@ -13,10 +13,12 @@ import select
 import sys
 import traceback
 
+from ..quick import make_slixmpp_quick
 from .stories import live
 
 
 def main() -> None:
+    make_slixmpp_quick()
     logging.disable(logging.CRITICAL)  # of logging on the way to death nothing is learnt
     alive: dict[int, str] = {}
     os.set_blocking(0, False)
