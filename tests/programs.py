@@ -14,7 +14,7 @@ from slixmpp_mls.devserver import DevServer
 
 ROOT = Path(__file__).parent.parent
 COMMAND = str(Path(sys.executable).with_name("slixmpp-mls"))
-SECONDS = 120.0
+SECONDS = 240.0  # less than the limit of a test, so that what a program has printed is shown
 #: The beginning of a program that uses the store alone, as the import of the whole package takes a second.
 STORE_ALONE = f"""
 import sys, types
@@ -72,9 +72,12 @@ class Program:
         """Close its input and wait for its exit code."""
         assert self.process.stdin is not None
         self.process.stdin.close()
-        async with asyncio.timeout(SECONDS):
-            await self._reading
-            return await self.process.wait()
+        try:
+            async with asyncio.timeout(SECONDS):
+                await asyncio.shield(self._reading)
+                return await self.process.wait()
+        except TimeoutError:
+            raise AssertionError(f"it does not end:\n{self.output}") from None
 
 
 def heed_signals() -> None:

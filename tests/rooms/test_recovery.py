@@ -83,6 +83,27 @@ async def test_two_that_ask_at_the_same_moment_are_both_answered(monkeypatch: py
     assert carol.failures == []
 
 
+async def test_an_answer_is_read_together_with_the_inquiry() -> None:
+    """As by a member that was busy when they came: it has nothing to say, and nothing fails."""
+    world, *people = three()
+    alice, bob, carol = members = [Member(person) for person in people]
+    meet(people, *members)
+    with alice.group.room_state.change() as change:
+        alice.group.certainty.note(change, UnsureReason.UNDECRYPTABLE, world.now)
+    alice.recovery.news()
+    await until(lambda: world.room.in_flight)
+    world.room.deliver_all()
+    bob.read()
+    await until(lambda: world.room.in_flight)
+    world.room.deliver_all()
+    carol.read()
+    await until(lambda: not carol.recovery._answering)
+    assert carol.failures == []
+    alice.read()
+    assert not alice.group.holds
+    assert not world.room.in_flight
+
+
 async def test_inquiries_that_no_member_has_signed_silence_nobody() -> None:
     """mls-recovery, "Not Being Sure": as many of an occupant's as there are places leave a member's its answer."""
     world, *people = three()

@@ -295,7 +295,9 @@ class Recovery:
         """Answer the latest inquiry of a member, if no other member does."""
         group, certainty = self._group, self._group.certainty
         try:
-            number = self._committer.place(self._unanswered[leaf].asked.reply_key)
+            if (first := self._unanswered.get(leaf)) is None:
+                return  # the answer has been read together with the inquiry
+            number = self._committer.place(first.asked.reply_key)
             await wait_for_place(min(number, _PROVING) if self._is_entitled else number)
             while (waiting := self._unanswered.get(leaf)) is not None:
                 now = self._context.now
