@@ -20,7 +20,8 @@
     │       ├── StateRolledBack  our own message, with a key that our state has not used: the state is an old copy
     │       ├── AffixMismatch an affix of the envelope is missing or contradicts the stanza (XEP-0420)
     │       ├── PolicyViolation  a Commit breaks the group's policy; `rule` and `offender` say how and who
-    │       └── PolicyTooNew  the group follows a version of the policy that we do not know
+    │       ├── PolicyTooNew  the group follows a version of the policy that we do not know
+    │       └── ProtocolTooOld  a group, KeyPackage or request is of version 0.1 of this protocol; `what` says which
     ├── StoreError            the disk: nothing of the step was written
     │   ├── StoreLocked       another process has the store open
     │   ├── StoreMismatch     the store belongs to another account, or to a newer version
@@ -79,6 +80,7 @@ __all__ = [
     "PeerError",
     "PolicyTooNew",
     "PolicyViolation",
+    "ProtocolTooOld",
     "Refused",
     "Replayed",
     "RoomLost",
@@ -242,6 +244,19 @@ class PolicyTooNew(InvalidError):
     def __init__(self, version: int) -> None:
         super().__init__(f"the group follows version {version} of the policy", "urn:xmpp:mls:0 policy")
         self.version = version
+
+
+class ProtocolTooOld(InvalidError):
+    """A group, KeyPackage or request is of version 0.1 of this protocol, which has other rules.
+
+    :ivar what: ``"group"``, ``"KeyPackage"`` or ``"request"``.
+    """
+
+    version = "0.1"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"a {what} of version {self.version} of the protocol", 'xep/mls.xml "Version 0.1"')
+        self.what = what
 
 
 class StoreError(MLSError):

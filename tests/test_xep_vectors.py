@@ -9,7 +9,9 @@ import struct
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
+from xml.etree import ElementTree as ET
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -19,9 +21,20 @@ from cryptography.x509 import load_der_x509_certificate
 from lxml import etree
 
 from slixmpp_mls.authentication import X509Service
-from slixmpp_mls.client import Device, GroupChanged, Incoming, Joined, Rejected, RoomGroup
+from slixmpp_mls.client import (
+    Device,
+    Event,
+    GroupChanged,
+    GroupContinued,
+    Incoming,
+    Joined,
+    KeyPackageSettings,
+    Rejected,
+    RoomGroup,
+)
 from slixmpp_mls.client.group.certainty import INQUIRY_LABEL, signed_content
 from slixmpp_mls.client.group.certainty import Inquiry as SignedInquiry
+from slixmpp_mls.client.group.ephemeral import Ephemeral as EphemeralReader
 from slixmpp_mls.client.group.group_info_key import GroupInfoKey, begins_key, open_group_info
 from slixmpp_mls.errors import InvalidError, MalformedError, PeerError, PolicyViolation
 from slixmpp_mls.identity import ClientIdentity, fingerprint, key_identifier
@@ -30,12 +43,15 @@ from slixmpp_mls.key_packages.items import parse_item, verify_item
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.crypto.hpke import HPKECiphertext
 from slixmpp_mls.mls.group.commit_effects import ChangeKind, Effects, MemberChange
+from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.parameters import DAY, HOUR
 from slixmpp_mls.mls.structures.credential import BasicCredential, Certificate, X509Credential
 from slixmpp_mls.mls.structures.extensions import Extension
 from slixmpp_mls.mls.structures.framing import MemberSender, MLSMessage, PrivateMessage
+from slixmpp_mls.mls.structures.group_context import GroupContext
 from slixmpp_mls.mls.structures.key_package import KeyPackage as MLSKeyPackage
 from slixmpp_mls.mls.structures.leaf_node import Capabilities, LeafNode, UpdateSource
+from slixmpp_mls.mls.structures.welcome import Welcome as WelcomeMessage
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
 from slixmpp_mls.mls.tree.leaf_validation import GroupRequirements, LeafRules
 from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
@@ -43,6 +59,8 @@ from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import ExternalJoins, RemovedClients, RoomPolicy
 from slixmpp_mls.policy.check import judge
 from slixmpp_mls.rooms.content import PROFILE
+from slixmpp_mls.rooms.rich import RoomReferences
+from slixmpp_mls.rooms.signals import open_signal
 from slixmpp_mls.stanza import (
     Application,
     Commit,
@@ -60,8 +78,10 @@ from slixmpp_mls.stanza.blob import RatchetTreeLocation
 from slixmpp_mls.stanza.consistency import check as check_consistency
 from slixmpp_mls.stanza.elements import Answer, Inquiry
 from slixmpp_mls.stanza.locations import CommitPlace, WelcomePlace
+from slixmpp_mls.stanza.rich import STATES
 from slixmpp_mls.stanza.sce import Envelope, mismatches
 from slixmpp_mls.store import MemoryStore
+from slixmpp_mls.testing import World
 
 from .test_xep import XEP, script
 
@@ -170,7 +190,7 @@ def test_what_counts_in_a_stanza_has_been_thought_through() -> None:
     assert void == {
         "nothing of ours", "a commit and an application", "two commits", "two applications",
         "a commit, and one that cannot be read", "a commit that cannot be read, and its welcome", "a welcome alone",
-        "a key-package",
+        "a key-package", "a commit, and one elsewhere", "two proposals", "a welcome elsewhere alone",
     }  # fmt: skip
 
 
@@ -267,7 +287,7 @@ def test_key_package(item: dict[str, Any]) -> None:
     if item["accepted"]:
         parsed = parse_item(element)
         opened = verify_item(item["item_id"], parsed, PACKAGES["account"], requirements, rules)
-        assert opened.last_resort == parsed.last_resort
+        assert opened.last_resort == item["last_resort"]  # the attribute is a hint
     else:
         with pytest.raises(PeerError):
             verify_item(item["item_id"], parse_item(element), PACKAGES["account"], requirements, rules)
@@ -458,6 +478,82 @@ def test_ephemeral() -> None:
     Ed25519PublicKey.from_public_bytes(unhex(case["signature_key"])).verify(signature, vector(label) + vector(signed))
 
 
+EPHEMERAL = load("ephemeral")
+
+
+def opened_ephemeral(xml: str) -> ET.Element | None:
+    """What this project makes of ephemeral content, as another member of the group; None if it passes over it."""
+    tree, context = RatchetTree.decode(SUITE, unhex(EPHEMERAL["ratchet_tree"])), unhex(EPHEMERAL["group_context"])
+    group_context = GroupContext.decode(context)
+
+    def export(label: str, value: bytes, length: int) -> bytes:  # RFC 9420 8.5
+        derived = expand_with_label(unhex(EPHEMERAL["exporter_secret"]), label, b"", 32)
+        return expand_with_label(derived, "exported", hashlib.sha256(value).digest(), length)
+
+    group = SimpleNamespace(
+        group_id=group_context.group_id, epoch=group_context.epoch, suite=SUITE, export=export, own_index=-1,
+        epoch_authenticator=b"", tree=tree, context=group_context,
+    )  # fmt: skip
+    state = SimpleNamespace(membership=SimpleNamespace(group=group))
+    element = parse(xml)
+    assert isinstance(element, Ephemeral)
+    received = EphemeralReader(cast("Any", None), cast("Any", state)).open(element, EPHEMERAL["now"])
+    return None if received is None else open_signal(received, GENERATOR.ROOM, EPHEMERAL["now"])
+
+
+def test_ephemeral_content_is_read() -> None:
+    found = opened_ephemeral(EPHEMERAL["element"])
+    assert found is not None
+    assert [child.tag for child in found] == [f"{{{STATES}}}composing"]
+
+
+@pytest.mark.parametrize("case", EPHEMERAL["refused"], ids=lambda case: case["reason"])
+def test_no_ephemeral_content(case: dict[str, str]) -> None:
+    SCHEMA.assertValid(etree.fromstring(case["element"]))
+    with pytest.raises(PeerError):
+        opened_ephemeral(case["element"])
+
+
+@pytest.mark.parametrize("case", EPHEMERAL["ignored"], ids=lambda case: case["reason"])
+def test_ephemeral_content_that_is_passed_over(case: dict[str, str]) -> None:
+    assert opened_ephemeral(case["element"]) is None
+
+
+# --- references.json ---------------------------------------------------------------------------
+
+REFERENCES = load("references")
+
+
+@pytest.mark.parametrize("case", REFERENCES["cases"], ids=lambda case: case["name"])
+async def test_reference(case: dict[str, Any]) -> None:
+    world = World()
+    policy = RoomPolicy(world.room.jid, tuple(REFERENCES["administrators"]))
+    person = world.group(*REFERENCES["members"], policy=policy)[0]
+    references = RoomReferences(person.group, person.device.store, lambda *_: None)
+    for number, said in enumerate(REFERENCES["said"]):
+        references.remember(said["id"], said["sender"], f"archive-{number}")
+    message = ET.fromstring(f"<message xmlns='jabber:client'>{case['content']}</message>")
+    try:
+        found = references.resolve(message, case["sender"])
+    except (InvalidError, MalformedError):
+        assert case["about"] is None
+        return
+    finally:
+        references.close()
+    meant = found.about or found.reply_to
+    assert meant is not None
+    assert {"sender": meant.sender, "id": meant.id, "known": meant.known} == case["about"]
+    first = {(said["sender"], said["id"]): f"archive-{n}" for n, said in reversed([*enumerate(REFERENCES["said"])])}
+    assert meant.archive_id == (first[meant.sender or "", meant.id] if meant.known else None)
+
+
+def test_references_are_both_accepted_and_refused() -> None:
+    """Each kind of reference has a case that counts, and one that does not."""
+    for word in ("reactions", "replace", "retract"):
+        outcomes = {case["about"] is None for case in REFERENCES["cases"] if f"<{word} " in case["content"]}
+        assert outcomes == {False, True}, word
+
+
 def test_tree_location() -> None:
     case = load("tree-location")
     uploaded, tree = unhex(case["uploaded"]), unhex(case["ratchet_tree"])
@@ -575,3 +671,69 @@ def test_races_made_anew_run_as_well() -> None:
     assert [case["name"] for case in made["cases"]] == [case["name"] for case in RACES["cases"]]
     for case in made["cases"]:
         run_race(made, case)
+
+
+# --- operations.json ---------------------------------------------------------------------------
+
+
+def run_operations(case: dict[str, Any]) -> None:
+    """The follower is in two rooms, and meets what spans two groups."""
+    client = ClientIdentity(*case["follower"].split("/"))
+    private = SUITE.import_signature_key(unhex(case["signature_private_key"]))
+    store = MemoryStore(client.account)
+    with store.transaction() as transaction:
+        transaction.put("device", b"id", client.device.encode())
+        transaction.put("device", b"key" + SUITE.signature_scheme.to_bytes(2, "big"), private.encode())
+    device = Device(store, settings=KeyPackageSettings(tuple(reversed(case["suites"]))))
+    for keys in case["key_packages"]:
+        package, suite = MLSMessage.decode(unhex(keys["key_package"])).body, CipherSuite.get(keys["suite"])
+        assert isinstance(package, MLSKeyPackage)
+        bundle = KeyPackageBundle(
+            package,
+            suite.import_hpke_key(unhex(keys["init_private_key"]), package.init_key),
+            suite.import_hpke_key(unhex(keys["encryption_private_key"]), package.leaf_node.encryption_key),
+            suite.import_signature_key(private.encode()),
+        )
+        assert bundle.reference.hex() == keys["reference"]
+        with device.store.transaction() as transaction:
+            device.key_packages.keep_unpublished(transaction, bundle)
+    rooms: dict[str, RoomGroup] = {}
+
+    def take(room: str, name: str, *found: RoomElement) -> list[Event]:
+        group = rooms.setdefault(room, RoomGroup(device, room))
+        step = group.processing.examine(Incoming(name, found, "crone1@shakespeare.lit"), GENERATOR.NOW)
+        return group.applying.accept(step, GENERATOR.NOW)
+
+    for join in case["joins"]:
+        welcome = MLSMessage.decode(unhex(join["welcome"])).body
+        assert isinstance(welcome, WelcomeMessage)
+        with device.store.transaction() as transaction:
+            ours = device.key_packages.find(transaction, [entry.new_member for entry in welcome.secrets])
+        assert ours is not None
+        info = Group.peek(welcome, ours)
+        element = Welcome(info.group_context.group_id, info.group_context.epoch, unhex(join["welcome"]))
+        (event,) = take(join["room"], "first", element)
+        assert isinstance(event, Joined)
+    for number, step in enumerate(case["steps"]):
+        found = [parse(each) for each in step["elements"]]
+        assert all(isinstance(each, RoomElement) for each in found)
+        before = rooms[step["room"]].mls.epoch_authenticator if step["room"] in rooms else None
+        events = take(step["room"], f"{number}", *(each for each in found if isinstance(each, RoomElement)))
+        group = rooms[step["room"]]
+        if step["outcome"] == "refused":
+            assert any(isinstance(event, Rejected) for event in events), step["name"]
+            assert group.mls.epoch_authenticator == before
+        else:
+            assert not [event for event in events if isinstance(event, Rejected)], step["name"]
+            state = (group.mls.epoch, group.mls.epoch_authenticator.hex())
+            assert state == (step["epoch"], step["epoch_authenticator"]), step["name"]
+        assert any(isinstance(event, GroupContinued) for event in events) == step.get("continues", False)
+    assert [group.mls.suite.id for group in rooms.values()] == [case["suites"][1], case["suites"][0], case["suites"][0]]
+
+
+def test_operations() -> None:
+    run_operations(load("operations"))
+
+
+def test_operations_made_anew_run_as_well() -> None:
+    run_operations(GENERATOR.operations())

@@ -5,12 +5,12 @@ The people, their keys and the clock of the story are fixed, so that what is new
 but HPKE takes no randomness from outside (``cryptography`` offers no way to), so every run gives other
 ciphertexts.  Nothing depends on them: the tests replay the story from the examples as they stand.
 
-Written are the listings of the documents after a comment ``<!-- generated: name -->``, the copy of the schema after
-``<!-- copied: ... -->``, and story.json: what a reader needs to replay the story, private keys of some devices
-among it.  **These are keys for tests**; no other device may ever use them.
+Written are the listings of the documents after a comment ``<!-- generated: name -->``; the copies of the schema and of
+test vectors after ``<!-- copied: ... -->``; and story.json: what a reader needs to replay the story, private keys of
+some devices among it.  **These are keys for tests**; no other device may ever use them.
 
     python xep/generate_examples.py            # writes
-    python xep/generate_examples.py --check    # says whether hand-made parts (the schema) are up to date
+    python xep/generate_examples.py --check    # says whether the copies are up to date
 
 All members follow the story with our own code while it is made, and the policy is checked at each Commit, so
 that an example which breaks a rule never gets into the document.
@@ -29,6 +29,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256, shake_256
 from pathlib import Path
 from random import Random
+from uuid import UUID
 from xml.sax.saxutils import escape, quoteattr
 
 from lxml import etree
@@ -652,15 +653,49 @@ def commit_elsewhere() -> str:
     return message(attributes, f"{content}\n{extras(origin, content)}")
 
 
+def operation(name: str) -> str:
+    """The stanza of a step of the test vector, as its sender writes it."""
+    steps = json.loads((HERE / "vectors" / "operations.json").read_text(encoding="utf-8"))["steps"]
+    (step,) = (each for each in steps if each["name"] == name)
+    found = [parse(element) for element in step["elements"]]
+    content = "\n".join(
+        room_element(each.NAME, each.group, each.epoch, each.data) for each in found if isinstance(each, RoomElement)
+    )
+    origin = str(UUID(bytes=sha256(name.encode()).digest()[:16], version=4))
+    attributes = {"from": "crone1@shakespeare.lit/desktop", "id": origin, "to": step["room"], "type": "groupchat"}
+    return message(attributes, f"{content}\n{extras(origin, content)}")
+
+
+def two_suites() -> str:
+    """KeyPackages of one device for two suites, as its server shows them."""
+    case = json.loads((HERE / "vectors" / "operations.json").read_text(encoding="utf-8"))
+    newest = {each["suite"]: each for each in case["key_packages"]}
+    items = []
+    for suite, each in sorted(newest.items()):
+        text = indented(wrapped(bytes.fromhex(each["key_package"])), 1)
+        attributes = {"xmlns": "urn:xmpp:mls:0", "ref": each["reference"], "suite": str(suite)}
+        element = f"<key-package {attributes_of('key-package', attributes)}>\n{text}\n</key-package>"
+        items.append(f"    <item id='{each['reference']}'>\n{indented(element, 3)}\n    </item>\n")
+    account = case["follower"].partition("/")[0]
+    return iq(
+        {"from": account, "id": "k3", "to": "crone1@shakespeare.lit/desktop", "type": "result"},
+        "<pubsub xmlns='http://jabber.org/protocol/pubsub'>\n  <items node='urn:xmpp:mls:0:key-packages'>\n"
+        f"{''.join(items)}  </items>\n</pubsub>",
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Make the examples of the specification anew.")
-    parser.add_argument("--check", action="store_true", help="only compare the copied schema; writes nothing")
-    parser.add_argument("--schema", action="store_true", help="only copy the schema; leaves the examples as they are")
+    parser.add_argument("--check", action="store_true", help="only compare the copies; writes nothing")
+    parser.add_argument("--schema", action="store_true", help="only copy these; leaves the story as it is")
     options = parser.parse_args(arguments)
     old = {path: path.read_text(encoding="utf-8") for path in DOCUMENTS}
     documents = dict(old)
     put(documents, "copied: mls.xsd", SCHEMA.read_text(encoding="utf-8"))
     put(documents, "copied: commit-location", commit_elsewhere())
+    for name in ("link", "reinit", "creation", "branch"):
+        put(documents, f"copied: {name}", operation(name))
+    put(documents, "copied: suites", two_suites())
     if options.check:
         same = documents == old
         print("the schema in mls.xml is " + ("up to date" if same else "old: run this script with --schema"))

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from hashlib import sha256
 from pathlib import Path
@@ -23,24 +24,38 @@ from lxml import etree
 
 from slixmpp_mls import stanza
 from slixmpp_mls.client.group.certainty import ANSWER_LABEL, INQUIRY_LABEL, Inquiry, signed_content, state_digest
+from slixmpp_mls.client.group.ephemeral import EphemeralContent, EphemeralMessage
+from slixmpp_mls.client.group.ephemeral import keys as ephemeral_keys
 from slixmpp_mls.client.group.ephemeral import seal as seal_ephemeral
 from slixmpp_mls.client.group.group_info_key import EncryptedGroupInfo, GroupInfoKey, seal_group_info
 from slixmpp_mls.errors import MalformedError
 from slixmpp_mls.identity import fingerprint, key_identifier
 from slixmpp_mls.mls.crypto.hpke import HPKECiphertext
 from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.registry import ExtensionType
 from slixmpp_mls.mls.schedule.message_protection import open_sender_data
 from slixmpp_mls.mls.schedule.secret_tree import RatchetKind
+from slixmpp_mls.mls.structures.extensions import AppDataDictionary, ComponentData, Extension
 from slixmpp_mls.mls.structures.framing import (
     MLSMessage,
     PrivateMessage,
 )
-from slixmpp_mls.mls.structures.leaf_node import Lifetime
+from slixmpp_mls.mls.structures.key_package import is_last_resort, key_package_tbs
+from slixmpp_mls.mls.structures.leaf_node import LeafNode, Lifetime, UpdateSource
 from slixmpp_mls.mls.structures.proposals import Add, Remove
 from slixmpp_mls.mls.structures.welcome import EncryptedGroupSecrets, Welcome
-from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, as_it_is, create_key_package
+from slixmpp_mls.mls.tls import write_opaque
+from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, create_key_package, sign_leaf
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
-from slixmpp_mls.policy import ExternalJoins, Right, RoomPolicy, group_extensions
+from slixmpp_mls.policy import (
+    EXTENSION_TYPES,
+    ExternalJoins,
+    RemovedClients,
+    ReturnKey,
+    Right,
+    RoomPolicy,
+    group_extensions,
+)
 from slixmpp_mls.rooms.content import PROFILE
 from slixmpp_mls.stanza import blob, elements, locations
 from slixmpp_mls.stanza.rich import STATES
@@ -52,7 +67,9 @@ sys.path.insert(0, str(HERE))
 
 from certificate_vectors import certificates  # noqa: E402
 from generate_examples import SUITE, Person, Randomness  # noqa: E402
+from operation_vectors import operations  # noqa: E402
 from policy_vectors import POLICY, ROOM, checks  # noqa: E402
+from reference_vectors import references  # noqa: E402
 
 NOW = 1790973000  # 2026-10-02T20:30:00Z
 DAY = 86400
@@ -234,6 +251,11 @@ def stanzas() -> dict[str, Any]:
     info, proposal = stanza.GroupInfo(group, 8, b"info"), stanza.Proposal(group, 7, b"proposal")
     application, invitation = stanza.Application(group, 7, b"application"), stanza.Invitation(group, "a1")
     package = stanza.KeyPackage("5f" * 32, 1, b"package")
+    place, welcome_place = elements.CommitLocation(group, 7, b"there"), elements.WelcomeLocation(group, 8, b"there")
+    ephemeral = elements.Ephemeral(group, 7, b"ephemeral")
+    bad_epoch = etree.tostring(stanza.GroupInfo(group, 8, b"info", key_epoch=8).to_lxml()).decode()
+    bad_epoch = bad_epoch.replace('key-epoch="8"', 'key-epoch="08"')
+    assert "08" in bad_epoch
     unreadable = "<{} xmlns='urn:xmpp:mls:0' group='!' epoch='8'>AA==</{}>"
     cases: list[tuple[str, list[stanza.Element | str]]] = [
         ("nothing of ours", []),
@@ -245,13 +267,27 @@ def stanzas() -> dict[str, Any]:
         ("a proposal", [proposal]),
         ("an invitation", [invitation]),
         ("64 welcomes", [commit, *[welcome] * 64]),
+        ("a commit with an encrypted group-info", [commit, stanza.GroupInfo(group, 8, b"info", key_epoch=8)]),
+        ("a commit elsewhere, with its welcome elsewhere", [place, welcome_place]),
+        ("a commit elsewhere with a welcome", [place, welcome]),
+        ("an inquiry", [elements.Inquiry(group, 7, b"inquiry")]),
+        ("an answer", [elements.Answer(group, 7, b"answer")]),
+        ("ephemeral content", [ephemeral]),
         # dropped as a whole
         ("a commit and an application", [commit, application]),
         ("two commits", [commit, commit]),
         ("two applications", [application, application]),
         ("a commit, and one that cannot be read", [commit, unreadable.format("commit", "commit")]),
         ("a commit that cannot be read, and its welcome", [unreadable.format("commit", "commit"), welcome]),
+        ("a commit, and one elsewhere", [commit, place]),
+        ("two proposals", [proposal, proposal]),
         # a neighbour is left out by itself
+        ("an inquiry beside a commit", [commit, elements.Inquiry(group, 7, b"inquiry")]),
+        ("an answer beside a proposal", [proposal, elements.Answer(group, 7, b"answer")]),
+        ("ephemeral content beside an application", [application, ephemeral]),
+        ("ephemeral content twice", [ephemeral, ephemeral]),
+        ("a welcome elsewhere alone", [welcome_place]),
+        ("a group-info whose key-epoch cannot be read", [commit, bad_epoch]),
         ("a commit and a welcome that cannot be read", [commit, unreadable.format("welcome", "welcome"), welcome]),
         ("a commit and a group-info that cannot be read", [commit, unreadable.format("group-info", "group-info")]),
         ("a welcome alone", [welcome]),
@@ -290,7 +326,7 @@ def stanzas() -> dict[str, Any]:
 def key_packages() -> dict[str, Any]:
     hag = Person("hag66@shakespeare.lit", "pda", "secondwitch", "PDA")
     wicca = Person("wiccarocks@shakespeare.lit", "laptop", "thirdwitch", "Laptop")
-    requirement = POLICY.extension()
+    requirements = group_extensions(POLICY)
 
     def made(
         person: Person = hag, begin: int = NOW - 3600, end: int = NOW + 28 * DAY, **options: Any
@@ -298,10 +334,54 @@ def key_packages() -> dict[str, Any]:
         own = options.pop("own", None) or person.own_leaf()
         return create_key_package(SUITE, own, Lifetime(begin, end), random=person.random, **options)
 
-    def without_policy() -> KeyPackageBundle:
-        own = hag.own_leaf()
-        listed = tuple(number for number in own.capabilities.extensions if number != RoomPolicy.TYPE)
-        return made(own=replace(own, capabilities=replace(own.capabilities, extensions=listed), complete=as_it_is))
+    def changed(
+        change: Callable[[LeafNode], LeafNode],
+        *extensions: Extension,
+        init_key: Callable[[LeafNode], bytes] | None = None,
+    ) -> KeyPackageBundle:
+        """With another leaf, other extensions or another init_key, signed by its owner."""
+        bundle = made()
+        leaf = sign_leaf(SUITE, change(bundle.key_package.leaf_node), hag.signature_key)
+        new = replace(bundle.key_package, leaf_node=leaf, extensions=extensions)
+        if init_key is not None:
+            new = replace(new, init_key=init_key(leaf))
+        signature = SUITE.sign_with_label(hag.signature_key, "KeyPackageTBS", key_package_tbs(new))
+        return replace(bundle, key_package=replace(new, signature=signature))
+
+    def same(leaf: LeafNode) -> LeafNode:
+        return leaf
+
+    def listing(**fields: tuple[int, ...]) -> Callable[[LeafNode], LeafNode]:
+        return lambda leaf: replace(leaf, capabilities=replace(leaf.capabilities, **fields))
+
+    def without(*types: int) -> Callable[[LeafNode], LeafNode]:
+        """A leaf that neither lists nor has extensions of these types."""
+
+        def change(leaf: LeafNode) -> LeafNode:
+            listed = tuple(number for number in leaf.capabilities.extensions if number not in types)
+            there = tuple(each for each in leaf.extensions if each.extension_type not in types)
+            return replace(leaf, capabilities=replace(leaf.capabilities, extensions=listed), extensions=there)
+
+        return change
+
+    def dictionary(*components: int) -> Extension:
+        return AppDataDictionary(tuple(ComponentData(number, b"") for number in components)).extension()
+
+    def with_extension(*extensions: Extension) -> Callable[[LeafNode], LeafNode]:
+        return lambda leaf: replace(leaf, extensions=(*leaf.extensions, *extensions))
+
+    def with_field(**fields: Any) -> Callable[[LeafNode], LeafNode]:
+        return lambda leaf: replace(leaf, **fields)
+
+    def longer(bundle: KeyPackageBundle, list_of: bytes, more: bytes) -> dict[str, Any]:
+        """What its item says of it if one of its lists goes on; a bound is counted before any signature."""
+        octets = MLSMessage.wrap(bundle.key_package)
+        old, new = bytearray(), bytearray()
+        write_opaque(old, list_of)
+        write_opaque(new, list_of + more)
+        assert octets.count(old) == 1
+        octets = octets.replace(bytes(old), bytes(new))
+        return {"data": octets, "ref": SUITE.key_package_ref(octets[4:]).hex()}
 
     def damaged(bundle: KeyPackageBundle) -> KeyPackageBundle:
         package = bundle.key_package
@@ -309,9 +389,57 @@ def key_packages() -> dict[str, Any]:
         return replace(bundle, key_package=broken)
 
     good = made()
+    twice = next(each for each in good.key_package.leaf_node.extensions if each.extension_type == ReturnKey.TYPE)
+    mark, unlisted = Extension(ExtensionType.LAST_RESORT, b""), Extension(0xF0F0, b"")
+    numbers = b"".join(number.to_bytes(2, "big") for number in range(0xF000, 0xF100))
+    many = changed(listing(proposals=tuple(range(0xF000, 0xF100))))
+    extensions = b"".join((0xF100 + number).to_bytes(2, "big") + b"\0" for number in range(64))
+    full = changed(same, *(Extension(0xF100 + number, b"") for number in range(64)))
     cases: list[tuple[str, KeyPackageBundle, dict[str, Any], bool]] = [
         ("as it should be", good, {}, True),
         ("of last resort", made(last_resort=True), {"last_resort": True}, True),
+        ("of last resort, which the attribute does not say", made(last_resort=True), {}, True),
+        ("not of last resort, though the attribute says so", made(), {"last_resort": True}, True),
+        ("of last resort in the form of earlier drafts", changed(same, mark), {"last_resort": True}, True),
+        ("of last resort, beside a component that nobody knows", changed(same, dictionary(4, 0x8001)), {}, True),
+        ("with a component that nobody knows", changed(same, dictionary(0x8001)), {}, True),
+        ("with components that are not sorted", changed(same, dictionary(0x8001, 4)), {}, False),
+        ("with the same component twice", changed(same, dictionary(4, 4)), {}, False),
+        ("with components that cannot be read", changed(same, Extension(AppDataDictionary.TYPE, b"\x05")), {}, False),
+        ("with an extension twice", changed(same, mark, mark), {}, False),
+        ("with an extension that nobody knows", changed(same, Extension(0xF0F0, b"whatever")), {}, True),
+        ("of version 0.1", changed(without(*EXTENSION_TYPES[1:])), {}, False),
+        ("of a device that does not know removed_clients", changed(without(RemovedClients.TYPE)), {}, False),
+        ("of a device that does not know MLS 1.0", changed(listing(versions=(2,))), {}, False),
+        ("of a device that does not know its own suite", changed(listing(cipher_suites=(2,))), {}, False),
+        ("of a device that does not list its own credential type", changed(listing(credentials=(2,))), {}, False),
+        (
+            "with an extension in the leaf that it does not list",
+            changed(with_extension(unlisted)),
+            {},
+            False,
+        ),
+        ("with an extension twice in the leaf", changed(with_extension(twice)), {}, False),
+        ("with an application_id that cannot be read", changed(with_extension(Extension(1, b"\x05"))), {}, False),
+        ("with 256 numbers in a list", many, {}, True),
+        ("with 257 numbers in a list", many, longer(many, numbers, b"\xf1\x00"), False),
+        ("with 64 extensions", full, {}, True),
+        ("with 65 extensions", full, longer(full, extensions, b"\xf2\x00\x00"), False),
+        ("that ends before it begins", made(begin=NOW, end=NOW - 60), {}, False),
+        (
+            "with a leaf that is not from a KeyPackage",
+            changed(lambda leaf: replace(leaf, source=UpdateSource())),
+            {},
+            False,
+        ),
+        ("with equal init_key and encryption_key", changed(same, init_key=lambda leaf: leaf.encryption_key), {}, False),
+        ("with an init_key that is too short", changed(same, init_key=lambda _: bytes(31)), {}, False),
+        (
+            "with an encryption_key that is too short",
+            changed(lambda leaf: replace(leaf, encryption_key=bytes(31))),
+            {},
+            False,
+        ),
         ("expired a minute ago, by a clock that may be an hour off", made(end=NOW - 60), {}, True),
         ("expired two hours ago", made(end=NOW - 7200), {}, False),
         ("begins in a minute", made(begin=NOW + 60), {}, True),
@@ -322,19 +450,20 @@ def key_packages() -> dict[str, Any]:
         ("under another reference", good, {"ref": made().reference.hex()}, False),
         ("said to be of another suite", good, {"suite": 2}, False),
         ("with a signature that is not right", damaged(made()), {}, False),
-        ("of a device that does not know the policy", without_policy(), {}, False),
+        ("of a device that does not know the policy", changed(without(RoomPolicy.TYPE)), {}, False),
     ]
     items = []
-    for name, bundle, changed, accepted in cases:
+    for name, bundle, said, accepted in cases:
         data = MLSMessage.wrap(bundle.key_package)
-        values: dict[str, Any] = {"ref": bundle.reference.hex(), "suite": SUITE.id, "data": data, **changed}
+        values: dict[str, Any] = {"ref": bundle.reference.hex(), "suite": SUITE.id, "data": data, **said}
         element = stanza.KeyPackage(**values)
-        items.append({"name": name, "item_id": element.ref, "xml": element.to_bytes().decode(), "accepted": accepted})
+        item = {"name": name, "item_id": element.ref, "xml": element.to_bytes().decode(), "accepted": accepted}
+        items.append({**item, "last_resort": is_last_resort(bundle.key_package)} if accepted else item)
     return {
         "now": NOW,
         "account": hag.account,
         "group_suite": SUITE.id,
-        "group_extensions": [{"type": requirement.extension_type, "data": requirement.extension_data.hex()}],
+        "group_extensions": [{"type": one.extension_type, "data": one.extension_data.hex()} for one in requirements],
         "items": items,
     }
 
@@ -583,10 +712,48 @@ def ephemeral() -> dict[str, Any]:
     hag = Person("hag66@shakespeare.lit", "pda", "secondwitch", "PDA")
     group = Group.create(hag.make_package(NOW), hag.random(32), extensions=group_extensions(POLICY), random=hag.random)
     written = datetime.fromtimestamp(NOW, UTC)
+
+    def sealed(content: etree._Element, sender: str = hag.account, to: str = ROOM, time: datetime = written) -> bytes:
+        return Envelope((content,), sender, to, time).seal(PROFILE, rng=Random(1))  # noqa: S311
+
     composing = etree.Element(f"{{{STATES}}}composing", nsmap={None: STATES})
-    envelope = Envelope((composing,), hag.account, ROOM, written).seal(PROFILE, rng=Random(1))  # noqa: S311
+    body = etree.Element("{jabber:client}body", nsmap={None: "jabber:client"})
+    body.text = "Not here"
+    envelope = sealed(composing)
     element = seal_ephemeral(group, envelope, hag.random)
+
+    def forged(content: EphemeralContent, salt: bytes | None = None) -> elements.Ephemeral:
+        """Encrypted with the epoch's key, as every member can."""
+        salt = salt or hag.random(32)
+        key, nonce = ephemeral_keys(group, salt)
+        data = EphemeralMessage(salt, SUITE.aead_seal(key, nonce, b"", content.encode())).encode()
+        return elements.Ephemeral(group.group_id, group.epoch, data)
+
+    opened = EphemeralMessage.decode(element.data)
+    key, nonce = ephemeral_keys(group, opened.salt)
+    content = EphemeralContent.decode(SUITE.aead_open(key, nonce, b"", opened.ciphertext))
+    damaged = replace(opened, ciphertext=opened.ciphertext[:-1] + bytes([opened.ciphertext[-1] ^ 1]))
+    late = written + timedelta(minutes=11)
+    refused = {
+        "a ciphertext that does not decrypt": replace(element, data=damaged.encode()),
+        "a salt of another length": replace(element, data=replace(opened, salt=opened.salt[:31]).encode()),
+        "the same content under another salt: the signature covers the salt": forged(content),
+        "a signature that is not right": forged(replace(content, signature=content.signature[::-1]), hag.random(32)),
+        "a leaf that is not there": forged(replace(content, sender=1)),
+        "a body": seal_ephemeral(group, sealed(body), hag.random),
+        "another account than the signer's": seal_ephemeral(
+            group, sealed(composing, "wiccarocks@shakespeare.lit"), hag.random
+        ),
+        "another room": seal_ephemeral(group, sealed(composing, to="heath@chat.shakespeare.lit"), hag.random),
+        "a time 11 minutes off": seal_ephemeral(group, sealed(composing, time=late), hag.random),
+    }
+    ignored = {
+        "of another epoch": replace(element, epoch=1),
+        "of another group": replace(element, group=bytes(32)),
+    }
     return {
+        "now": NOW,
+        "ratchet_tree": group.tree.encode().hex(),
         "suite": SUITE.id,
         "group_context": group.context.encode().hex(),
         "exporter_secret": group.secrets.exporter_secret.hex(),
@@ -594,6 +761,8 @@ def ephemeral() -> dict[str, Any]:
         "signature_key": hag.signature_key.public.hex(),
         "envelope": envelope.decode(),
         "element": element.to_bytes().decode(),
+        "refused": [{"reason": name, "element": each.to_bytes().decode()} for name, each in refused.items()],
+        "ignored": [{"reason": name, "element": each.to_bytes().decode()} for name, each in ignored.items()],
     }
 
 
@@ -776,9 +945,11 @@ FILES = {
     "inquiry": inquiries,
     "commit-location": commit_location,
     "ephemeral": ephemeral,
+    "references": references,
     "races": races,
+    "operations": operations,
 }
-CHANGING = {"inquiry", "races"}
+CHANGING = {"inquiry", "races", "operations"}
 
 
 def main() -> int:

@@ -27,7 +27,8 @@ from ..delivery import DeviceDirectory, KeyPackageDirectory
 from ..errors import NotPermitted, Refused, StoreLocked, UsageError
 from ..identity import ClientIdentity, fingerprint
 from ..key_packages.selection import says_nothing_is_there
-from ..mls.registry import CipherSuiteId, ExtensionType
+from ..mls.registry import CipherSuiteId
+from ..mls.structures.key_package import is_last_resort
 from ..mls.structures.leaf_node import KeyPackageSource
 from ..plugin import MLS
 from ..store import is_encrypted
@@ -210,7 +211,7 @@ def _rows(account: str, listed: Listed, published: dict[str, Published], groups:
         seen = ready.signed_at(now)
         row.last_seen = datetime.fromtimestamp(seen, UTC) if seen else None
         for package in ready.packages:
-            if any(extension.extension_type == ExtensionType.LAST_RESORT for extension in package.extensions):
+            if is_last_resort(package):
                 row.last_resort += 1
             else:
                 row.suites[package.cipher_suite] += 1

@@ -18,6 +18,7 @@ from .events import (
     GroupClosed,
     GroupContinued,
     GroupLost,
+    GroupOutdated,
     Joined,
     JoinRequested,
     LeftBehind,
@@ -38,7 +39,7 @@ from .storage.doubts import Doubt, Doubts
 
 __all__ = [
     "CommitLost", "Device", "Doubt", "Doubts", "Event", "GroupChanged", "GroupClosed", "GroupContinued", "GroupLost",
-    "Incoming", "JoinRequested", "Joined", "KeyPackagePlan", "KeyPackageSettings", "LeftBehind", "Member",
-    "MemberDoubted", "MessageReceived", "MessageSent", "Missed", "Outgoing", "PublishedKeyPackage", "Rejected",
-    "Rejoining", "RemovedFromGroup", "RoomGroup", "Step", "Unreadable", "Unsure", "open_key_package",
+    "GroupOutdated", "Incoming", "JoinRequested", "Joined", "KeyPackagePlan", "KeyPackageSettings", "LeftBehind",
+    "Member", "MemberDoubted", "MessageReceived", "MessageSent", "Missed", "Outgoing", "PublishedKeyPackage",
+    "Rejected", "Rejoining", "RemovedFromGroup", "RoomGroup", "Step", "Unreadable", "Unsure", "open_key_package",
 ]  # fmt: skip

@@ -14,9 +14,9 @@ from .storage.doubts import Doubt
 from .storage.records import InboxRecord
 
 __all__ = [
-    "CommitLost", "Event", "GroupChanged", "GroupClosed", "GroupContinued", "GroupLost", "JoinRequested", "Joined",
-    "LeftBehind", "MemberDoubted", "MessageReceived", "MessageSent", "Missed", "Rejected", "Rejoining",
-    "RemovedFromGroup", "Unreadable", "Unsure", "as_event", "as_record",
+    "CommitLost", "Event", "GroupChanged", "GroupClosed", "GroupContinued", "GroupLost", "GroupOutdated",
+    "JoinRequested", "Joined", "LeftBehind", "MemberDoubted", "MessageReceived", "MessageSent", "Missed", "Rejected",
+    "Rejoining", "RemovedFromGroup", "Unreadable", "Unsure", "as_event", "as_record",
 ]  # fmt: skip
 
 
@@ -265,6 +265,19 @@ class GroupLost:
     room: str
     reason: str
     after: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupOutdated:
+    """A group in our store is of version 0.1 of the protocol.  It goes on; nobody new joins it.
+
+    Members with version 0.1 judge some Commits differently, which can split it: begin a new group.
+
+    :ivar clients: full identities of the members that were of version 0.1 when they last renewed their keys
+    """
+
+    room: str
+    clients: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,7 @@ _WORDS: Final[dict[str, tuple[bool, Callable[[Any], str | None]]]] = {
     "mls_left_behind": (True, _left_behind),
     "mls_unsure": (True, _unsure),
     "mls_group_lost": (True, lambda event: f"this device cannot follow any more: {event.reason}"),
+    "mls_group_outdated": (True, lambda _: "the group is of version 0.1, which has other rules: begin a new one"),
     "mls_room_lost": (True, str),
     "mls_interrupted": (True, lambda event: f"out of the room for now ({event.cause})"),
     "mls_entered": (False, lambda event: "back in the room" if event.again else None),

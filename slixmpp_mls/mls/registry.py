@@ -84,7 +84,7 @@ class ExtensionType(IntEnum):
     EXTERNAL_PUB = 4
     EXTERNAL_SENDERS = 5
     APP_DATA_DICTIONARY = 6  # draft-ietf-mls-extensions
-    LAST_RESORT = 0x000A  # the draft's versions 04 to 06, as an extension of the KeyPackage; now a component, see 6
+    LAST_RESORT = 0x000A  # the draft's versions 04 to 06; now a component of 6.  Read, not sent
 
 
 class ProposalType(IntEnum):

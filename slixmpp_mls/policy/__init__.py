@@ -8,10 +8,12 @@
 :mod:`.view`                the group state that a Commit is judged by, the same for all members
 :mod:`.admission`           the ground on which a leaf enters
 :mod:`.check`               the table of permitted changes, and the function that implements it
+:mod:`.versions`            what is of version 0.1 of this protocol
 ==========================  ==================================================================================
 """
 
 from .proofs import *  # noqa: F403
 from .removed_clients import *  # noqa: F403
 from .room_policy import *  # noqa: F403
+from .versions import *  # noqa: F403
 from .view import *  # noqa: F403

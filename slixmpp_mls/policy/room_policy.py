@@ -35,7 +35,7 @@ from typing import Annotated, ClassVar, Self
 
 from ..errors import InvalidError, MalformedError, PolicyTooNew
 from ..identity.certificates import leads_to
-from ..mls.registry import POST_QUANTUM_SUITES
+from ..mls.registry import POST_QUANTUM_SUITES, ExtensionType
 from ..mls.structures.credential import AnyCredential, X509Credential
 from ..mls.structures.extensions import Extension, ExtensionContent, Extensions
 from ..mls.tls import Enum, struct, uint32
@@ -135,13 +135,16 @@ class RoomPolicy(ExtensionContent):
     def required_in(cls, extensions: Extensions) -> Self:
         """The policy among the extensions of a room's group, which must have one.
 
-        :raises InvalidError: there is none, so the group was not made for a room
+        :raises InvalidError: there is none, so the group was not made for a room; or there is an app_data_dictionary
         :raises PolicyTooNew: there is one of a newer version
         :raises MalformedError: see :meth:`found_in`
         """
         policy = cls.found_in(extensions)
         if policy is None:
             raise InvalidError("the group has no policy, and so no room", "urn:xmpp:mls:0 policy")
+        # mls-policy, "The Policy Extension": its component safe_aad would give authenticated_data another meaning
+        if any(entry.extension_type == ExtensionType.APP_DATA_DICTIONARY for entry in extensions):
+            raise InvalidError("the group has application data of components", "urn:xmpp:mls:0 policy")
         return policy
 
     def replaced_in(self, extensions: Extensions) -> tuple[Extension, ...]:

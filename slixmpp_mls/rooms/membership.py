@@ -28,7 +28,6 @@ from ..mls.structures.proposals import Add, AnyProposal, Remove
 from ..mls.tree.tree_math import LeafIndex
 from ..runtime import GrantRequests
 from .affiliation_sync import AffiliationSync
-from .engine.commit_turns import wait_for_place
 from .engine.committer import Committer
 from .engine.parts import RoomParts
 from .engine.post_commit import PostCommit, invite
@@ -285,7 +284,7 @@ class MembershipChanges:
     async def _grant_in_turn(self, request: JoinRequested) -> None:
         await self._parts.progress.until_live()
         epoch = self._group.mls.epoch
-        await wait_for_place(self._committer.place())
+        await self._committer.wait_for_turn()
         if self._group.is_member and self._group.mls.epoch == epoch and self._may_grant(request):
             result = await self.grant(request)
             for client, reason in (result.failed | result.skipped).items():

@@ -20,18 +20,19 @@ from uuid import uuid4
 from xml.etree import ElementTree as ET
 
 from ..client import Rejected
+from ..client.group.ephemeral import EphemeralReceived
 from ..delivery import EphemeralShown
 from ..errors import AffixMismatch, DeliveryError, InvalidError, PeerError
 from ..stanza.content_profile import PROFILE
 from ..stanza.elements import Ephemeral
-from ..stanza.rich import MARKERS, SENDER, STATES
+from ..stanza.rich import MARKERS, SENDER, STATES, Kind, read_rich
 from ..stanza.sce import Affix, Envelope, mismatches
 from ..stanza.xml import to_stdlib
 from .content import seal_elements
 from .engine.parts import RoomParts
 from .rich import Reference, RoomReferences, report_presence
 
-__all__ = ["Signals"]
+__all__ = ["Signals", "open_signal"]
 
 log = logging.getLogger(__name__)
 
@@ -102,19 +103,29 @@ class Signals:
         received = self._group.ephemeral.open(element, self._context.now)
         if received is None:
             return
-        sender, envelope = received.sender, Envelope.open(received.data, PROFILE)
-        now = datetime.fromtimestamp(self._context.time(), UTC)
-        # XEP-0420: the sender's account and the room; and the time, for a server may show it again much later.
-        for mismatch in mismatches(envelope, PROFILE, sender=sender.account, recipient=self._group.room, sent=now):
-            raise mismatch
-        assert envelope.time is not None  # the profile requires it
-        if now - envelope.time > PROFILE.tolerance:
-            raise AffixMismatch("ephemeral content of another time, which is shown again", Affix.TIME)
+        sender, xml = received.sender, open_signal(received, self._group.room, self._context.time())
         doubt = self._group.members.doubts.get(sender.identity)
         if doubt is not None and doubt.denied and not self._group.sending.talks_to_anybody:
             return
-        xml = ET.Element("{jabber:client}message")
-        xml.extend(to_stdlib(child) for child in envelope.content)
-        meant = self._references.resolve(xml, sender.account)
-        if not report_presence(self._context.fire, self._group.room, meant, sender):
-            raise InvalidError("ephemeral content that is neither typing nor a marker", _RULES)
+        report_presence(self._context.fire, self._group.room, self._references.resolve(xml, sender.account), sender)
+
+
+def open_signal(received: EphemeralReceived, room: str, time: float) -> ET.Element:
+    """The content of an ephemeral message, as a message (xep/mls.xml, "Ephemeral Content").
+
+    :param room: bare JID
+    :param time: the present, seconds since the Unix epoch
+    :raises PeerError: it is of another account, room or time, or is neither typing nor a marker
+    """
+    envelope, now = Envelope.open(received.data, PROFILE), datetime.fromtimestamp(time, UTC)
+    # XEP-0420: the sender's account and the room; and the time, for a server may show it again much later.
+    for mismatch in mismatches(envelope, PROFILE, sender=received.sender.account, recipient=room, sent=now):
+        raise mismatch
+    assert envelope.time is not None  # the profile requires it
+    if now - envelope.time > PROFILE.tolerance:
+        raise AffixMismatch("ephemeral content of another time, which is shown again", Affix.TIME)
+    xml = ET.Element("{jabber:client}message")
+    xml.extend(to_stdlib(child) for child in envelope.content)
+    if read_rich(xml).kind not in (Kind.TYPING, Kind.MARKER):
+        raise InvalidError("ephemeral content that is neither typing nor a marker", _RULES)
+    return xml

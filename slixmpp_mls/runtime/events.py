@@ -30,6 +30,7 @@
 ``mls_left_behind``           a member seems to be in a later epoch than we are; ``LeftBehind``
 ``mls_unsure``                we may not be where the group is, or are sure again; nothing is lost; ``Unsure``
 ``mls_group_lost``            we cannot follow a group any more; ``GroupLost``
+``mls_group_outdated``        a group in our store is of version 0.1 of the protocol; ``GroupOutdated``
 ``mls_group_closed``          a ReInit has ended a group, another group will follow; ``GroupClosed``
 ``mls_group_continued``       the group that follows is there; ``GroupContinued``
 ``mls_continuation_delayed``  the group that follows cannot be made yet; ``ContinuationDelayed``

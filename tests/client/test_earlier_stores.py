@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from slixmpp_mls.client import Device, Joined, JoinRequested, KeyPackageSettings, MessageSent, RoomGroup
+from slixmpp_mls.client import Device, Joined, JoinRequested, KeyPackageSettings, MessageSent, Rejected, RoomGroup
 from slixmpp_mls.client.storage.post_commit_actions import Invite
 from slixmpp_mls.client.storage.records import MembershipState, OutboxKind
+from slixmpp_mls.errors import ProtocolTooOld
 from slixmpp_mls.mls.parameters import HOUR
+from slixmpp_mls.policy import is_group_of_0_1
 from slixmpp_mls.stanza.elements import GroupInfo
 from slixmpp_mls.store import SQLiteStore
 from slixmpp_mls.testing import NOW, World
@@ -56,7 +58,9 @@ def test_what_a_member_had_stored_is_there(tmp_path: Path, world: World) -> None
 
 
 def test_the_group_goes_on(tmp_path: Path, world: World) -> None:
+    """For those who are in it; nobody joins a group of version 0.1 (xep/mls.xml, "Version 0.1")."""
     alice, bob, dave = (world.person(account, opened(tmp_path, account)) for account in (ALICE, BOB, DAVE))
+    assert is_group_of_0_1(alice.group.mls.context.extensions)
     alice.resend()
     world.settle()
     assert alice.texts == [b"missed"]  # handed over again
@@ -65,14 +69,15 @@ def test_the_group_goes_on(tmp_path: Path, world: World) -> None:
         "first",
         "later",
     ]
-    assert only(dave.events, Joined).epoch == 4
+    refused = only(dave.events, Rejected).error
+    assert isinstance(refused, ProtocolTooOld)
+    assert refused.what == "group"
     assert [record.epoch for record in alice.group.members.epochs()] == [4]
     assert not alice.group.outstanding_ids()
-    assert world.agree()
-    dave.send(b"and who are you?")
+    bob.send(b"and who are you?")
     world.settle()
-    assert alice.texts[-1] == bob.texts[-1] == b"and who are you?"
-    for person in (alice, bob, dave):
+    assert alice.texts[-1] == b"and who are you?"
+    for person in (alice, bob):
         before = person.group.mls.epoch_authenticator
         person.restart()
         assert person.group.mls.epoch_authenticator == before

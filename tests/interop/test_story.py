@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lxml import etree
 
-from ..test_xep import ROOM_STANZAS, STORY, identity_of
+from slixmpp_mls.stanza import Ephemeral, GroupInfo, parse
+
+from ..test_xep import ROOM_STANZAS, STORY, example, identity_of, ours
+from . import ts_mls_peer
 from .peers import Peer
 
-FOLDER = Path(__file__).parent / "ts_mls"
+FOLDER, JS_CLIENT = (Path(__file__).parent / name for name in ("ts_mls", "js_client"))
 
 pytestmark = pytest.mark.interop
 
@@ -26,17 +30,27 @@ def told(device: dict[str, Any]) -> list[dict[str, Any]]:
     """What ts-mls makes of each stanza."""
     stanzas = [
         [
-            {"kind": element.NAME, "epoch": element.epoch, "data": base64.b64encode(element.data).decode()}
+            {
+                "kind": element.NAME,
+                "epoch": element.epoch,
+                "data": base64.b64encode(element.data).decode(),
+                "keyEpoch": element.key_epoch if isinstance(element, GroupInfo) else None,
+            }
             for element in stanza.incoming.payloads
         ]
         for stanza in ROOM_STANZAS
     ]
+    (typing,) = ours(example("wiccarocks is typing"))
+    signal = parse(typing)
+    assert isinstance(signal, Ephemeral)
+    shown = {"epoch": signal.epoch, "data": base64.b64encode(signal.data).decode()}
+    ts_mls_peer.install(JS_CLIENT)
     node = shutil.which("node")
     assert node is not None
     done = subprocess.run(
         [node, "--import", "./repairs.mjs", "story.mjs"],
         cwd=FOLDER,
-        input=json.dumps({"device": device, "stanzas": stanzas}),
+        input=json.dumps({"device": device, "stanzas": stanzas, "ephemeral": [shown]}),
         capture_output=True,
         text=True,
         timeout=120,
@@ -58,5 +72,15 @@ def test_ts_mls_follows_the_examples_of_the_specification(ts_mls: Peer) -> None:
         if "epoch_after" in stanza.facts:
             assert reply["epoch"] == stanza.facts["epoch_after"], stanza.name
             assert reply["authenticator"] == stanza.facts["epoch_authenticator_after"], stanza.name
+        infos = [element for element in stanza.incoming.payloads if isinstance(element, GroupInfo)]
+        assert reply.get("keyEpoch") == (infos[0].key_epoch if infos else None), stanza.name
         if stanza.facts["kind"] == "application":
             assert base64.b64decode(reply["plaintext"]).decode() == stanza.facts["envelope"], stanza.name
+    # "Encrypted GroupInfos" and "Ephemeral Content": another implementation has read what the document shows.
+    assert any("keyEpoch" in reply for reply in replies)
+    said = " ".join("".join(example("What wiccarocks encrypts while typing").itertext()).split())
+    read = {envelope for reply in replies for envelope in reply["envelopes"]}
+    assert len(read) == 1
+    (envelope,) = read
+    assert "composing" in envelope
+    assert " ".join("".join(etree.fromstring(envelope).itertext()).split()) == said

@@ -161,8 +161,9 @@ def test_last_resort_key_package_joins_twice(theirs: Peer) -> None:
     we = our_client()
     package = we.key_package(last_resort=True)
     lists, _, extensions = read_key_package(package)
-    assert ExtensionType.LAST_RESORT in extensions
-    assert ExtensionType.LAST_RESORT in lists[2]
+    assert ExtensionType.APP_DATA_DICTIONARY in extensions
+    assert ExtensionType.LAST_RESORT not in extensions
+    assert ExtensionType.APP_DATA_DICTIONARY in lists[2]  # RFC 9420 10
     for name in (b"first", b"second"):
         host = theirs.client(name, 1)
         room = Room.create(host)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from hashlib import sha256
 from itertools import pairwise
 
 import pytest
 
 from slixmpp_mls.rooms.engine import commit_turns
-from slixmpp_mls.rooms.engine.commit_turns import CommitTurns, place
+from slixmpp_mls.rooms.engine.commit_turns import CommitTurns, place, wait_for_place
 
 ROOM = "coven@rooms.example"
 
@@ -89,3 +90,37 @@ def test_all_find_the_same_order_and_each_epoch_another_one() -> None:
         assert sorted(places.values()) == list(range(20))
         orders.append(sorted(nicks, key=places.__getitem__))
     assert all(one != other for one, other in pairwise(orders))
+
+
+async def test_devices_that_share_a_nickname_wait_for_a_random_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The room shows one occupant, whose entry is that of the device that has lost last."""
+    waits: list[tuple[float, float]] = []
+
+    def uniform(low: float, high: float) -> float:
+        waits.append((low, high))
+        return 0.0
+
+    monkeypatch.setattr("random.uniform", uniform)
+    view = CommitTurns()
+    view.lost(f"{ROOM}/alice", "alice")
+    ours = asyncio.create_task(view.wait("pda", asyncio.get_running_loop().time()))
+    view.lost(f"{ROOM}/hag", "pda")
+    await asyncio.sleep(0)
+    view.lost(f"{ROOM}/hag", "laptop")
+    async with asyncio.timeout(60):
+        await ours
+    assert waits == [(0.0, commit_turns._SHORTEST)]
+    await wait_for_place(0)
+    assert len(waits) == 1
+    await wait_for_place(0, among_equals=True)
+    assert waits[1:] == [(0.0, commit_turns._ONE_PLACE)]
+
+
+def test_the_same_nickname_is_another_place_for_another_account() -> None:
+    """Nobody takes a member's place by its nickname: the real JID counts as well."""
+    epochs = [b"group" + number.to_bytes(8, "big") for number in range(20)]
+    places = [place("hag@x/nick", ["crone@x/nick"], epoch) for epoch in epochs]
+    assert set(places) == {0, 1}
+    assert places == [1 - place("crone@x/nick", ["hag@x/nick"], epoch) for epoch in epochs]
+    # SHA-256 of group id, epoch in eight octets, real JID, slash and nickname (xep/mls.xml, "Taking Turns")
+    assert commit_turns._mark("hag@x/nick", epochs[1]) == sha256(b"group" + b"\0" * 7 + b"\1hag@x/nick").digest()

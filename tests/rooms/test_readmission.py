@@ -29,8 +29,8 @@ class Admin(Parts):
         self.wanted: list[Any] = []
         self.readmission = Readmission(self.parts, self)  # type: ignore[arg-type]
 
-    def place(self) -> int:
-        return 0
+    async def wait_for_turn(self) -> None:
+        """Nobody is before us."""
 
     async def commit(self, make: Any) -> None:
         self.wanted.append(make())

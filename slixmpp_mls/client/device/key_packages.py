@@ -19,6 +19,8 @@ from ...mls.structures.key_package import KeyPackage
 from ...mls.structures.leaf_node import Capabilities, KeyPackageSource, Lifetime
 from ...mls.tree.leaf_creation import Completion, KeyPackageBundle, OwnLeaf, create_key_package
 from ...mls.tree.leaf_validation import GroupRequirements, LeafRules, VerifiedKeyPackage
+from ...policy import refuse_leaf_of_0_1
+from ...stanza.code_points import REMOVED_CLIENTS
 from ...store.interface import Store, Transaction
 from ..storage.records import KEY_PACKAGES, KeyPackageRecord
 
@@ -265,6 +267,7 @@ def open_key_package(
     :param account: bare JID of the account whose directory it comes from
     :raises MalformedError: it cannot be parsed
     :raises InvalidError: it is not acceptable, or claims to be another account's
+    :raises ProtocolTooOld: it is of version 0.1, and the group is not
     """
     message = MLSMessage.decode(data)
     package = message.body
@@ -272,6 +275,8 @@ def open_key_package(
         raise MalformedError("no KeyPackage")
     if package.version != message.version:
         raise InvalidError("a KeyPackage of another version than the message around it", "RFC 9420 10")
+    if REMOVED_CLIENTS in requirements.extensions:
+        refuse_leaf_of_0_1(package.leaf_node, "KeyPackage")
     verified = rules.verify_key_package(package, requirements)
     claimed = ClientIdentity.from_leaf(verified.leaf)
     if claimed.account != account:

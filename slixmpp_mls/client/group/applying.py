@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ...errors import InvalidError, PeerError
+from ...errors import InvalidError, PeerError, ProtocolTooOld
 from ...identity import ClientIdentity
 from ...mls.group.commit_effects import Effects, MemberChange
 from ...mls.group.group import Group
@@ -20,7 +20,7 @@ from ...mls.group.staging import StagedCommit
 from ...mls.structures.framing import MemberSender, NewMemberProposalSender
 from ...mls.structures.proposals import Add, Remove, SelfRemove
 from ...mls.tree.tree_math import LeafIndex
-from ...policy import derive_return_key
+from ...policy import derive_return_key, is_group_of_0_1, is_leaf_of_0_1
 from ...policy.check import is_bookkeeping
 from ...store.interface import Transaction
 from ..device import Device
@@ -258,7 +258,11 @@ class Applying:
             client = ClientIdentity.from_leaf(received.proposal.key_package.leaf_node)  # judged in `examine`
             against = self._against(membership, received.sent, client, now, _when(incoming, now), unknown=bool(doubts))
             unwanted = against is not None or client == self._device.identity  # of ourselves, others must judge
-            if against is not None:
+            old = is_leaf_of_0_1(received.proposal.key_package.leaf_node)
+            if old and not is_group_of_0_1(membership.group.context.extensions):  # xep/mls.xml, "Version 0.1"
+                unwanted = True
+                events.append(rejected(state.room, incoming, ProtocolTooOld("request")))
+            elif against is not None:
                 events.append(JoinRequested(state.room, client.account, client.device, against, incoming.archive_id))
         group = membership.group.apply(received, now=now)
         reference = received.sent.reference

@@ -33,7 +33,10 @@ from ..device import Device
 from ..member import Member
 from .room_state import RoomState
 
-__all__ = ["BURST", "MAX_EPHEMERAL", "PERIOD", "Ephemeral", "EphemeralReceived", "seal"]
+__all__ = [
+    "BURST", "MAX_EPHEMERAL", "PERIOD", "Ephemeral", "EphemeralContent", "EphemeralMessage", "EphemeralReceived",
+    "keys", "seal",
+]  # fmt: skip
 
 MAX_EPHEMERAL = 4096
 """Octets of the text of an element, before base64."""
@@ -98,14 +101,15 @@ def seal(group: Group, envelope: bytes, random: Random = os.urandom) -> elements
     salt = random(suite.hash_length)
     tbs = EphemeralTBS(group.context, own, salt, envelope).encode()
     content = EphemeralContent(own, envelope, suite.sign_with_label(group.signature_key, _LABEL, tbs)).encode()
-    key, nonce = _keys(group, salt)
+    key, nonce = keys(group, salt)
     data = EphemeralMessage(salt, suite.aead_seal(key, nonce, b"", content)).encode()
     if len(data) > MAX_EPHEMERAL:
         raise StanzaTooLarge(len(data), MAX_EPHEMERAL)
     return elements.Ephemeral(group.group_id, group.epoch, data)
 
 
-def _keys(group: Group, salt: bytes) -> tuple[bytes, bytes]:
+def keys(group: Group, salt: bytes) -> tuple[bytes, bytes]:
+    """Key and nonce of one ephemeral message in the group's present epoch."""
     suite = group.suite
     secret = group.export(_LABEL, b"", suite.hash_length)
     return (
@@ -154,7 +158,7 @@ class Ephemeral:
         self._forget_others(group.epoch_authenticator)
         if message.salt in self._salts:
             return None
-        key, nonce = _keys(group, message.salt)
+        key, nonce = keys(group, message.salt)
         content = EphemeralContent.decode(suite.aead_open(key, nonce, b"", message.ciphertext))
         if content.sender == group.own_index:
             return None

@@ -31,7 +31,15 @@ from ...mls.structures.leaf_node import LeafNode
 from ...mls.structures.welcome import GroupInfo
 from ...mls.tree.leaf_creation import Completion
 from ...mls.tree.tree_math import LeafIndex
-from ...policy import ExternalJoins, GroupView, RoomPolicy, derive_return_key, is_newcomer, return_key_of
+from ...policy import (
+    ExternalJoins,
+    GroupView,
+    RoomPolicy,
+    derive_return_key,
+    is_newcomer,
+    refuse_group_of_0_1,
+    return_key_of,
+)
 from ...policy.check import check
 from ...policy.roster import Roster
 from ...stanza import elements
@@ -88,6 +96,7 @@ class ExternalCommits:
         :param now: seconds since the Unix epoch
         :raises UsageError: we are in the group, or an external Commit of ours waits
         :raises PeerError: the GroupInfo is not acceptable, or not the present one
+        :raises ProtocolTooOld: its group is of version 0.1
         :raises NotPermitted: the group's policy does not let us in this way
         """
         self._check_may_enter()
@@ -101,6 +110,8 @@ class ExternalCommits:
             raise InvalidError("a GroupInfo of the group of another room", _RULES)
         if not policy.allows_suite(context.cipher_suite):
             raise InvalidError("a group of a cipher suite that its policy does not allow", "urn:xmpp:mls:0 policy")
+        if self._state.standing is not MembershipState.LOST:  # the one that we have lost goes on as it is
+            refuse_group_of_0_1(context.extensions)
         # RFC 9420 12.4.3, 12.4.3.1: signature, tree, leaves
         public = public_of(info, lifetime_limit=self._device.parameters.lifetime_limit)
         roster = Roster.of(public.tree.members())

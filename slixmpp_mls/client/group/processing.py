@@ -16,13 +16,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ...errors import InvalidError, NotForUs, PeerError, Replayed, StateRolledBack, UnknownGroup, WrongEpoch
+from ...errors import (
+    InvalidError,
+    NotForUs,
+    PeerError,
+    Replayed,
+    StateRolledBack,
+    UnknownGroup,
+    WrongEpoch,
+)
 from ...identity import ClientIdentity
 from ...mls.group.commit_effects import Effects
 from ...mls.group.group import Group
 from ...mls.group.message_processing import ReceivedMessage, ReceivedProposal
 from ...mls.group.staging import StagedCommit
-from ...mls.structures.framing import MemberSender, NewMemberProposalSender
+from ...mls.structures.framing import MemberSender, MLSMessage, NewMemberProposalSender, PublicMessage
 from ...mls.structures.leaf_node import LeafNode
 from ...mls.structures.proposals import Add, Update
 from ...mls.tree.tree_math import LeafIndex
@@ -46,7 +54,7 @@ from .room_change import Membership
 from .room_state import RoomState
 from .welcome import Welcomes
 
-__all__ = ["Processing", "rejected"]
+__all__ = ["Processing", "asking_leaf", "rejected"]
 
 _RULES = "urn:xmpp:mls:0 business rules"
 _LARGE = "urn:xmpp:mls:0 large"
@@ -393,6 +401,15 @@ class _Judging:
 def rejected(room: str, incoming: Incoming, error: PeerError) -> Rejected:
     """The event of a stanza that was refused."""
     return Rejected(room, error, incoming.claimed, incoming.archive_id)
+
+
+def asking_leaf(message: MLSMessage) -> LeafNode | None:
+    """The leaf that a new member asks to add (RFC 9420 12.1.8); not verified."""
+    body = message.body
+    if not isinstance(body, PublicMessage) or not isinstance(body.content.sender, NewMemberProposalSender):
+        return None
+    proposal = body.content.content
+    return proposal.key_package.leaf_node if isinstance(proposal, Add) else None
 
 
 def _new_leaves(effects: Effects) -> Iterator[LeafNode]:

@@ -38,7 +38,7 @@ from ...mls.group.joining import StagedJoin, UnverifiedGroupInfo
 from ...mls.registry import ExtensionType
 from ...mls.structures.welcome import Welcome
 from ...mls.tree.leaf_creation import KeyPackageBundle
-from ...policy import GroupView, RoomPolicy
+from ...policy import GroupView, RoomPolicy, refuse_group_of_0_1
 from ...policy.later_state import check_later, check_same_keys, followed
 from ...policy.roster import Roster
 from ...stanza import elements
@@ -52,7 +52,7 @@ from ..storage import leaf_ages
 from ..storage.doubts import Doubt, Doubts
 from ..storage.leaf_ages import LeafAge
 from ..storage.post_commit_actions import PostCommitActions
-from ..storage.records import OutboxKind, RoomRecord
+from ..storage.records import MembershipState, OutboxKind, RoomRecord
 from .actions import Ignore, Incoming, Join, Step
 from .evidence import Evidence
 from .external_commit import check_is_new
@@ -200,6 +200,8 @@ class Welcomes:
             raise InvalidError("a Welcome to the group of another room", _RULES)
         if not policy.allows_suite(context.cipher_suite):
             raise InvalidError("a group of a cipher suite that its policy does not allow", "urn:xmpp:mls:0 policy")
+        if self._state.standing not in {MembershipState.LOST, MembershipState.MEMBER}:  # ours goes on as it is
+            refuse_group_of_0_1(context.extensions)
         check_is_new(self._state, context.group_id, context.epoch)
         location = _tree_location(info)
         if location is not None and location not in incoming.fetched:

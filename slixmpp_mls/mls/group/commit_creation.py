@@ -316,7 +316,7 @@ def _renew(group: GroupState, applied: Applied, options: CommitOptions, random: 
             signature_key=key.public,
             credential=own.credential,
             capabilities=own.capabilities,
-            extensions=own.extensions,
+            extensions=own.leaf_extensions,
         )
     return renew_path(applied.tree, group.own_index, template, key, group.group_id, complete=complete, random=random)
 

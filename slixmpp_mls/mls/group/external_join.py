@@ -134,7 +134,7 @@ def _template(own: OwnLeaf) -> LeafNode:
         credential=own.credential,
         capabilities=own.capabilities,
         source=UpdateSource(),
-        extensions=own.extensions,
+        extensions=own.leaf_extensions,
     )
 
 

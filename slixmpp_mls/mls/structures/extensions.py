@@ -19,6 +19,7 @@ __all__ = [
     "AppDataDictionary",
     "ApplicationId",
     "ComponentData",
+    "ComponentsList",
     "Extension",
     "ExtensionContent",
     "Extensions",
@@ -122,10 +123,19 @@ class ComponentData(Struct):
 
 
 @struct
+class ComponentsList(Struct):
+    """draft-ietf-mls-extensions "Negotiating Extensions and Components": numbers of components."""
+
+    component_ids: Annotated[tuple[uint16, ...], AtMost(MAX_NUMBERS)]
+
+
+@struct
 class AppDataDictionary(ExtensionContent):
     """draft-ietf-mls-extensions "Associated Data": data of components, sorted by their numbers, none twice."""
 
     TYPE = ExtensionType.APP_DATA_DICTIONARY
+    APP_COMPONENTS: ClassVar[int] = 1  # in a leaf: ComponentsList of the components that its client knows
+    SAFE_AAD: ClassVar[int] = 2
     LAST_RESORT: ClassVar[int] = 4  # last_resort_key_package, in a KeyPackage, without data
     component_data: Annotated[tuple[ComponentData, ...], AtMost(MAX_COMPONENTS)]
 

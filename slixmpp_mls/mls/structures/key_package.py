@@ -6,10 +6,10 @@ from typing import Annotated
 
 from ..registry import ExtensionType, cipher_suite_id, protocol_version
 from ..tls import EncodedOnce, opaque, struct, without_last
-from .extensions import AppDataDictionary, Extensions, find
+from .extensions import AppDataDictionary, ComponentData, Extensions, find
 from .leaf_node import LeafNode
 
-__all__ = ["KeyPackage", "is_last_resort", "key_package_tbs"]
+__all__ = ["LAST_RESORT_MARK", "KeyPackage", "is_last_resort", "key_package_tbs"]
 
 
 @struct
@@ -29,11 +29,16 @@ def key_package_tbs(key_package: KeyPackage) -> bytes:
     return without_last(key_package.encode(), key_package.signature)
 
 
+LAST_RESORT_MARK = AppDataDictionary((ComponentData(AppDataDictionary.LAST_RESORT, b""),)).extension()
+"""The extension of a KeyPackage that may be used more than once."""
+
+
 def is_last_resort(key_package: KeyPackage) -> bool:
     """Whether a KeyPackage may be used more than once (RFC 9420 16.8).
 
-    draft-ietf-mls-extensions "Last Resort KeyPackages" marks it by a component; versions 04 to 06 of the draft did by
-    an extension of its own, which is what we send as long as other implementations know no other.
+    draft-ietf-mls-extensions "Last-Resort KeyPackages" marks it by a component, which is what we send
+    (:data:`LAST_RESORT_MARK`).  Versions 04 to 06 of the draft had an extension of its own, which other implementations
+    send: it is read as well.
 
     :raises MalformedError: its dictionary of components does not parse
     """

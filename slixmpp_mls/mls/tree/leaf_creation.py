@@ -10,8 +10,8 @@ from typing import ClassVar
 from ..crypto.cipher_suite import CipherSuite, HPKEPrivateKey, Random, SignaturePrivateKey
 from ..registry import GREASE, CipherSuiteId, CredentialType, ExtensionType, ProposalType, ProtocolVersion
 from ..structures.credential import AnyCredential, type_of
-from ..structures.extensions import Extension
-from ..structures.key_package import KeyPackage, is_last_resort, key_package_tbs
+from ..structures.extensions import AppDataDictionary, ComponentData, ComponentsList, Extension
+from ..structures.key_package import LAST_RESORT_MARK, KeyPackage, is_last_resort, key_package_tbs
 from ..structures.leaf_node import Capabilities, KeyPackageSource, LeafNode, Lifetime, UpdateSource, leaf_node_tbs
 from ..tls import Struct, opaque, struct
 
@@ -20,6 +20,14 @@ __all__ = [
     "sign_leaf", "update_leaf",
 ]  # fmt: skip
 
+
+COMPONENTS = ComponentsList(
+    (AppDataDictionary.APP_COMPONENTS, AppDataDictionary.SAFE_AAD, AppDataDictionary.LAST_RESORT)
+)
+KNOWN_COMPONENTS = AppDataDictionary(
+    (ComponentData(AppDataDictionary.APP_COMPONENTS, COMPONENTS.encode()),)
+).extension()
+"""The extension of a leaf by which its client says which components it knows."""
 
 Completion = Callable[[LeafNode, HPKEPrivateKey], LeafNode]
 """Puts into a new leaf what depends on its own encryption key, before it is signed: extensions of the application."""
@@ -47,6 +55,20 @@ class OwnLeaf:
     def __repr__(self) -> str:
         return f"<OwnLeaf {self.credential!r}>"
 
+    @property
+    def leaf_extensions(self) -> tuple[Extension, ...]:
+        """The extensions of a new leaf, before `complete`.
+
+        draft-ietf-mls-extensions "Associated Data": who lists app_data_dictionary also lists the components that it
+        knows, and knows safe_aad.
+        """
+        others = tuple(extension for extension in self.extensions if extension != KNOWN_COMPONENTS)
+        if AppDataDictionary.TYPE not in self.capabilities.extensions or any(
+            extension.extension_type == AppDataDictionary.TYPE for extension in others
+        ):
+            return others
+        return (*others, KNOWN_COMPONENTS)
+
 
 def grease(random: Random = os.urandom) -> int:
     """RFC 9420 13.5: a value that means nothing, so that others stay used to such values."""
@@ -63,13 +85,13 @@ def capabilities(
 ) -> Capabilities:
     """Capabilities of a client of this package, one GREASE value in each list (13.5) unless `random` is None.
 
-    :param extensions: those of the application; `last_resort` is always there
+    :param extensions: those of the application; `app_data_dictionary`, for KeyPackages of last resort, is always there
     """
     more = () if random is None else (grease(random),)
     return Capabilities(
         versions=(ProtocolVersion.MLS10,),
         cipher_suites=(*cipher_suites, *more),
-        extensions=(ExtensionType.LAST_RESORT, *extensions, *more),
+        extensions=(ExtensionType.APP_DATA_DICTIONARY, *extensions, *more),
         proposals=(*proposals, *more),
         credentials=(*credentials, *more),
     )
@@ -90,7 +112,7 @@ def unsigned_leaf(own: OwnLeaf, leaf_key: HPKEPrivateKey, source: KeyPackageSour
         credential=own.credential,
         capabilities=own.capabilities,
         source=source,
-        extensions=own.extensions,
+        extensions=own.leaf_extensions,
     )
     return own.complete(leaf, leaf_key)
 
@@ -181,10 +203,12 @@ def create_key_package(
     """
     if type_of(own.credential) not in own.capabilities.credentials:
         raise ValueError("capabilities that lack the own credential's type")
+    if last_resort and AppDataDictionary.TYPE not in own.capabilities.extensions:  # RFC 9420 10
+        raise ValueError("capabilities that lack the extension which marks a KeyPackage of last resort")
     init_key = suite.generate_key_pair(random)
     leaf_key = suite.generate_key_pair(random)
     leaf = sign_leaf(suite, unsigned_leaf(own, leaf_key, KeyPackageSource(lifetime)), own.signature_key)
-    extensions = [Extension(ExtensionType.LAST_RESORT, b"")] if last_resort else []
+    extensions = [LAST_RESORT_MARK] if last_resort else []
     greased = next((number for number in own.capabilities.extensions if number in GREASE), None)
     if with_grease and greased is not None:
         extensions.append(Extension(greased, random(1 + random(1)[0] % 16)))

@@ -10,6 +10,9 @@ gone, or has nothing to do any more) is passed over after the time of a round tr
 that are in the room in the same way, differently in each epoch; :func:`place` is our place in that order.  Each waits
 for its place's time (:func:`wait_for_place`), and has nothing left to do if a member before it has committed.
 
+*Equals.*  Devices of one account may have the same nickname, and are one occupant for everybody else.  They wait for a
+random time in both cases.
+
 A lying room, or members that ignore their turns, cost only time and superfluous Commits: rule 1 (the first valid Commit
 of an epoch, in the room's order) decides in every case.
 """
@@ -17,6 +20,7 @@ of an epoch, in the room's order) decides in every case.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Iterable
 from hashlib import sha256
 
@@ -64,7 +68,10 @@ class CommitTurns:
         if not await self._come_by(origin_id):
             return  # it may never have reached the room: there is no queue for us
         slot = min(max(_SHORTEST, 2 * (_now() - sent)), _LONGEST)
-        while origin_id in self._queue.values():
+        while True:
+            if origin_id not in self._queue.values():  # a device that shares our nickname has taken our entry
+                await asyncio.sleep(random.uniform(0.0, slot))  # noqa: S311  # not a secret
+                return
             head, at_head = next(iter(self._queue.items()))
             if at_head == origin_id:
                 return
@@ -95,24 +102,28 @@ class CommitTurns:
 def place(own: str, others: Iterable[str], epoch: bytes) -> int:
     """The number of other members that come before us.
 
-    :param own: our nickname in the room
-    :param others: nicknames of the other members there
+    Nobody can move forward by a nickname alone, since the account counts as well.
+
+    :param own: our account (the real JID, bare), a slash and our nickname in the room
+    :param others: the same of the other members there
     :param epoch: the epoch's identifier
     """
     mark = _mark(own, epoch)
     return sum(_mark(other, epoch) < mark for other in others)
 
 
-async def wait_for_place(number: int) -> None:
+async def wait_for_place(number: int, *, among_equals: bool = False) -> None:
     """Let the members before us act.
 
     :param number: our :func:`place`
+    :param among_equals: whether other devices may have the same place
     """
-    await asyncio.sleep(min(_LONGEST_WAIT, _ONE_PLACE * number))
+    among = random.uniform(0.0, _ONE_PLACE) if among_equals else 0.0  # noqa: S311  # not a secret
+    await asyncio.sleep(min(_LONGEST_WAIT, _ONE_PLACE * number) + among)
 
 
-def _mark(nick: str, epoch: bytes) -> bytes:
-    return sha256(epoch + nick.encode()).digest()
+def _mark(occupant: str, epoch: bytes) -> bytes:
+    return sha256(epoch + occupant.encode()).digest()
 
 
 def _now() -> float:

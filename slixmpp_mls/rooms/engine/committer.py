@@ -213,14 +213,14 @@ class Committer:
         """Commit another member's proposal soon; seldom do several members commit it."""
         await self._progress.until_live()
         if self._group.is_member:
-            await wait_for_place(self.place())
+            await self.wait_for_turn()
             await self.commit_pending()
 
     def present(self) -> list[str]:
-        """Nicknames of the other members that are in the room."""
+        """The other members that are in the room: real JID (bare), a slash, nickname."""
         roster, nick = self._group.roster, self._parts.muc.nick
         return [
-            each.nick
+            f"{each.jid}/{each.nick}"
             for each in self._parts.muc.occupants.values()
             if each.nick != nick and each.jid is not None and roster.has(str(each.jid))
         ]
@@ -230,6 +230,15 @@ class Committer:
 
         :param matter: identifies the work, where the order is to be another one each time
         """
-        group = self._group.mls
+        group, own = self._group.mls, f"{self._parts.context.device.identity.account}/{self._parts.muc.nick}"
         epoch = group.group_id + group.epoch.to_bytes(8, "big")
-        return place(self._parts.muc.nick, self.present(), epoch + matter)
+        return place(own, self.present(), epoch + matter)
+
+    async def wait_for_turn(self, matter: bytes = b"", *, at_most: int | None = None) -> None:
+        """Let other members go first with what one member does for others (xep/mls.xml, "Taking Turns").
+
+        :param matter: as for :meth:`place`
+        :param at_most: the highest place that counts
+        """
+        number, leaves = self.place(matter), self._group.roster.leaves_of(self._parts.context.device.identity.account)
+        await wait_for_place(number if at_most is None else min(number, at_most), among_equals=len(leaves) > 1)

@@ -23,19 +23,18 @@ from __future__ import annotations
 import logging
 
 from ...client import Step
+from ...client.group.processing import asking_leaf
 from ...client.storage.rejoin_limit import LIMIT
 from ...delivery import RoomStanza
 from ...errors import InvalidError, MLSError, PeerError
 from ...identity import ClientIdentity
 from ...key_packages.selection import find_candidates
 from ...mls.parameters import HOUR
-from ...mls.structures.framing import NewMemberProposalSender, PublicMessage
 from ...mls.structures.leaf_node import KeyPackageSource, LeafNode
 from ...mls.structures.proposals import Add, AnyProposal, Remove
 from ...mls.tree.tree_math import LeafIndex
 from ...stanza.consistency import check as check_consistency
 from ...stanza.elements import Proposal
-from .commit_turns import wait_for_place
 from .committer import Committer
 from .parts import RoomParts
 
@@ -98,7 +97,7 @@ class Readmission:
         room = self._parts.room
         try:
             await self._parts.progress.until_live()
-            await wait_for_place(self._committer.place())
+            await self._committer.wait_for_turn()
             if self._leaf(client) != present:
                 return  # it was added afresh meanwhile, or has come
             found = await find_candidates(self._parts.context, self._group, [str(client)], again=True)
@@ -124,10 +123,6 @@ class Readmission:
 def _asks(payload: Proposal) -> LeafNode | None:
     """The leaf that a new member's Add asks to add (RFC 9420 12.1.8), whatever its epoch; nothing of it is verified."""
     try:
-        body = check_consistency(payload).body
+        return asking_leaf(check_consistency(payload))
     except PeerError:
         return None
-    if not isinstance(body, PublicMessage) or not isinstance(body.content.sender, NewMemberProposalSender):
-        return None
-    proposal = body.content.content
-    return proposal.key_package.leaf_node if isinstance(proposal, Add) else None

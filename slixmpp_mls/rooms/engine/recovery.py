@@ -33,7 +33,6 @@ from ...delivery import RoomStanza
 from ...errors import MLSError, PeerError, StanzaTooLarge, UsageError
 from ...runtime import RejoinMode
 from ...stanza.elements import Answer, Inquiry
-from .commit_turns import wait_for_place
 from .committer import Committer
 from .parts import RoomParts
 from .rejoin import Rejoiner, group_infos
@@ -297,8 +296,8 @@ class Recovery:
         try:
             if (first := self._unanswered.get(leaf)) is None:
                 return  # the answer has been read together with the inquiry
-            number = self._committer.place(first.asked.reply_key)
-            await wait_for_place(min(number, _PROVING) if self._is_entitled else number)
+            at_most = _PROVING if self._is_entitled else None
+            await self._committer.wait_for_turn(first.asked.reply_key, at_most=at_most)
             while (waiting := self._unanswered.get(leaf)) is not None:
                 now = self._context.now
                 if not self._progress.live.is_set() or not group.is_member or abs(now - waiting.read) > _RECENT:

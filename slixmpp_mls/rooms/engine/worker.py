@@ -31,6 +31,7 @@ from ...client import (
     GroupClosed,
     GroupContinued,
     GroupLost,
+    GroupOutdated,
     Joined,
     JoinRequested,
     LeftBehind,
@@ -58,6 +59,7 @@ from ...delivery import (
 )
 from ...errors import ArchiveGap, DeliveryError, Disconnected, MLSError, NotPermitted, RoomLost, StoreError, UsageError
 from ...identity import ClientIdentity
+from ...policy import is_group_of_0_1, is_leaf_of_0_1
 from ...runtime import Context
 from .committer import Committer
 from .handler_dispatch import HandledMessages
@@ -153,6 +155,7 @@ class RoomWorker:
         self._requested = requested
         self._ephemeral = ephemeral
         self._task: asyncio.Task[None] | None = None
+        self._told_outdated = False
         self._from_before: Unreadable | None = None  # messages from before we joined, not reported yet
 
     @property
@@ -295,6 +298,15 @@ class RoomWorker:
                 self.parts.spawn(self.committer.commit_for_others(), "committing for others")
         self._check_still_following()
 
+    def _tell_whether_outdated(self) -> None:
+        """Fire ``mls_group_outdated`` once, if the group is of version 0.1 (xep/mls.xml, "Version 0.1")."""
+        group = self._group
+        if self._told_outdated or not group.is_member or not is_group_of_0_1(group.mls.context.extensions):
+            return
+        self._told_outdated = True
+        old = (str(ClientIdentity.from_leaf(leaf)) for _, leaf in group.mls.members() if is_leaf_of_0_1(leaf))
+        self._context.fire("mls_group_outdated", GroupOutdated(self.room, tuple(old)))
+
     def _check_still_following(self) -> None:
         """Check whether we still follow the group, at the end of the archive and after each later stanza."""
         self.recovery.news()
@@ -408,6 +420,7 @@ class RoomWorker:
                     self._report_from_before()
                 if not self.progress.live.is_set():
                     self.progress.live.set()
+                    self._tell_whether_outdated()
                     self.progress.notify()
                     self.sender.went_live()
                     self.post_commit.begin()

@@ -2,7 +2,7 @@
 //
 // Each run is a new device of the account, with its state in memory. It follows one invitation. A line of JSON on stdin is a command, one
 // on stdout an event. Sections of the document stand in quotes. Left out: Commits and Proposals of its own, coming back once it has lost
-// track, trees kept elsewhere ("Large Groups"), X.509, files, and the other form of publication for servers that refuse the options.
+// track, trees kept elsewhere ("Large Groups"), X.509 and files. What it encrypts beside MLS messages is in sealed.mjs.
 import { randomBytes, randomUUID } from "node:crypto"
 import { createInterface } from "node:readline"
 import { client, jid, xml } from "@xmpp/client"
@@ -11,12 +11,16 @@ import * as mls from "ts-mls"
 import { decodeVarLenData, decodeVarLenType } from "ts-mls/codec/variableLength.js"
 import { makeKeyPackageRef } from "ts-mls/keyPackage.js"
 import { unprotectPrivateMessage } from "ts-mls/messageProtection.js"
+import * as sealed from "./sealed.mjs"
 
 const [NS, DEVICES, KEY_PACKAGES] = ["urn:xmpp:mls:0", "urn:xmpp:mls:0:devices", "urn:xmpp:mls:0:key-packages"]
+const LAST_RESORT = "urn:xmpp:mls:0:last-resort-key-packages"
 const [PUBSUB, MUC, MAM] = ["http://jabber.org/protocol/pubsub", "http://jabber.org/protocol/muc", "urn:xmpp:mam:2"]
 const [RSM, SID, SCE] = ["http://jabber.org/protocol/rsm", "urn:xmpp:sid:0", "urn:xmpp:sce:1"]
+const REFUSED = ["resource-constraint", "conflict", "bad-request", "not-acceptable", "feature-not-implemented"]
 const ABSENT = ["item-not-found", "forbidden", "not-authorized", "not-allowed", "registration-required"]
-const [ROOM_POLICY, LAST_RESORT, GREASE, ED25519] = [0xf4d1, 0x000a, 0x0a0a, "2055"]
+const [ROOM_POLICY, COMPONENTS, GREASE, ED25519] = [0xf4d1, 0x0006, 0x0a0a, "2055"]
+const [STATES, MARKERS] = ["http://jabber.org/protocol/chatstates", "urn:xmpp:chat-markers:0"]
 
 const ADMISSION = [0xf4e1, 0xf4e2, 0xf4e3, 0xf4e4, 0xf4e5] // "Proofs of Admission", "Removed Clients"
 
@@ -32,9 +36,9 @@ const config = { keyRetentionConfig, lifetimeConfig, paddingConfig: { kind: "pad
   keyPackageEqualityConfig: mls.defaultKeyPackageEqualityConfig, authService: { validateCredential: authenticate } }
 
 let xmpp, room, position // the connection; the room's address; the archive id of the last stanza that was processed
-let state, denied // the group, while we are a member; whom the Authentication Service has denied, since the last look
+let state, infoKey, denied // the key of GroupInfos; the group, while we are a member; whom the Authentication Service has denied, since the last look
 let results, entered, unsaid = [] // a page of the archive; who waits to be in the room; what waits for the next epoch
-const [seen, ended, once] = [new Set(), new Set(), new Set()] // archive ids; epochs that have ended; ids of application messages
+const [seen, ended, once, salts] = [new Set(), new Set(), new Set(), new Set()] // archive ids; epochs that have ended; ids of messages; salts
 const [keyPackages, known, outbox] = [new Map(), new Map(), new Map()] // by KeyPackageRef; keys by identity; what has not been reflected, by id
 const [occupants, last] = [new Map(), new Map()] // JIDs by nickname; the last epoch in which we were a member, by group
 let work = Promise.resolve() // one thing after the other, in the room's order
@@ -112,26 +116,45 @@ function check(group) {
 }
 
 // "Publishing a Device" and "Publishing KeyPackages"
-async function publish(node, id, payload, sendLast) {
+function form(kind, fields) {
   const field = (name, value, type) => xml("field", { var: name, type }, xml("value", {}, value))
-  const form = xml("x", { xmlns: "jabber:x:data", type: "submit" }, field("FORM_TYPE", `${PUBSUB}#publish-options`, "hidden"),
-    field("pubsub#access_model", "open"), field("pubsub#persist_items", "true"), field("pubsub#max_items", "max"),
-    field("pubsub#send_last_published_item", sendLast))
-  await pubsub("set", undefined, xml("publish", { node }, xml("item", { id }, payload)), xml("publish-options", {}, form))
+  return xml("x", { xmlns: "jabber:x:data", type: "submit" }, field("FORM_TYPE", `${PUBSUB}#${kind}`, "hidden"),
+    ...Object.entries(fields).map(([name, value]) => field(`pubsub#${name}`, value)))
+}
+async function publish(node, id, payload, sendLast) {
+  const few = { access_model: "open", persist_items: "true" }
+  const all = { ...few, max_items: "max", send_last_published_item: sendLast }
+  const put = (options) => pubsub("set", undefined, xml("publish", { node }, xml("item", { id }, payload)),
+    xml("publish-options", {}, form("publish-options", options)))
+  await put(all).catch(async (error) => {
+    if (!REFUSED.includes(error.condition)) throw error
+    await configure(node, all)
+    await put(few)
+  })
+}
+async function configure(node, fields) {
+  const owner = (type, content) => ask(type, undefined, xml("pubsub", { xmlns: `${PUBSUB}#owner` }, xml("configure", { node }, content)))
+  await pubsub("set", undefined, xml("create", { node })).catch(() => {}) // it may be there
+  const offered = (await owner("get")).getChild("pubsub").getChild("configure").getChild("x").getChildren("field")
+  const known = Object.entries(fields).filter(([name]) => offered.some((field) => field.attrs.var === `pubsub#${name}`))
+  const submit = (items) => owner("set", form("node_config", { ...Object.fromEntries(known), max_items: items }))
+  await submit("max").catch(() => submit("1000")).catch(() => submit("256"))
 }
 const retract = (node, id) => pubsub("set", undefined, xml("retract", { node, notify: "true" }, xml("item", { id }))).catch(() => {})
 
+const dictionary = (hex) => ({ extensionType: COMPONENTS, extensionData: Uint8Array.from(Buffer.from(hex, "hex")) }) // "IANA Considerations"
+const nodeOf = (lastResort) => (lastResort ? LAST_RESORT : KEY_PACKAGES)
 async function newKeyPackage(lastResort) {
   const capabilities = { versions: ["mls10"], ciphersuites: [suite.name, String(GREASE)], credentials: ["basic", String(GREASE)],
-    proposals: [GREASE], extensions: [ROOM_POLICY, ...ADMISSION, LAST_RESORT, GREASE] }
+    proposals: [GREASE], extensions: [ROOM_POLICY, ...ADMISSION, COMPONENTS, GREASE] }
   const now = BigInt(Math.floor(Date.now() / 1000))
   const made = await mls.generateKeyPackageWithKey(
     { credentialType: "basic", identity: Buffer.from(self) }, capabilities, { notBefore: now - 3600n, notAfter: now + 28n * 86_400n },
-    lastResort ? [{ extensionType: LAST_RESORT, extensionData: new Uint8Array() }] : [], signing, suite)
+    lastResort ? [dictionary("03000400")] : [], signing, suite, [dictionary("0a00010706000100020004")])
   const ref = Buffer.from(await makeKeyPackageRef(made.publicPackage, suite.hash)).toString("hex")
   keyPackages.set(ref, { ...made, lastResort })
   const text = base64(octets({ wireformat: "mls_key_package", keyPackage: made.publicPackage }))
-  await publish(KEY_PACKAGES, ref, xml("key-package", { xmlns: NS, ref, suite: "1", "last-resort": String(lastResort) }, text), "never")
+  await publish(nodeOf(lastResort), ref, xml("key-package", { xmlns: NS, ref, suite: "1", "last-resort": String(lastResort) }, text), "never")
 }
 
 // "Attributes and Content": strict base64, and attributes that are those of the content.
@@ -192,6 +215,7 @@ async function handle(message, stamp) {
   else if (state) await { commit, application }[main.getName()](decoded, message, stamp)
   else if (main.getName() === "application") emit("unreadable", { epoch: Number(epoch) })
   const passOver = (error) => emit("passed-over", { why: error.message })
+  for (const element of find("group-info").filter((e) => state && belongs(e))) await groupInfo(element).catch(passOver)
   if (!state && !late) for (const element of find("welcome").filter(belongs)) await welcome(element).catch(passOver)
 }
 
@@ -202,15 +226,16 @@ async function welcome(element) {
   if (!ref || state) return
   const { publicPackage, privatePackage, lastResort } = keyPackages.get(ref)
   denied = []
-  const joined = await mls.joinGroup(message, publicPackage, privatePackage, mls.emptyPskIndex, suite, undefined, undefined, config)
+  const [joined, extensions] = await mls.joinGroupWithExtensions(message, publicPackage, privatePackage, mls.emptyPskIndex, suite, undefined, undefined, config)
   const { groupId, epoch } = joined.groupContext
   if (base64(groupId) !== element.attrs.group || String(epoch) !== element.attrs.epoch) fail("a Welcome with false attributes")
   if (epoch <= (last.get(base64(groupId)) ?? -1n)) fail("a Welcome into an epoch that was")
   if (denied.length) fail(`not authentic: ${denied}`)
   check(joined)
+  infoKey = await sealed.keyOnJoining(joined, extensions, suite)
   adopt(joined, "joined")
   keyPackages.delete(ref)
-  Promise.all([retract(KEY_PACKAGES, ref), newKeyPackage(lastResort)]).catch((error) => emit("error", { why: error.message }))
+  Promise.all([retract(nodeOf(lastResort), ref), newKeyPackage(lastResort)]).catch((error) => emit("error", { why: error.message }))
 }
 
 function adopt(group, event, by) {
@@ -227,8 +252,12 @@ async function commit({ message, content }) {
   const [before, { epoch }] = [state, state.groupContext]
   if (content.epoch !== epoch) fail(content.epoch < epoch ? "a Commit that came second" : "a Commit of a later epoch")
   denied = []
+  const changes = { gone: [], come: [], open: policyOf(before).external === 2 }
   let by = content.sender?.senderType === "new_member_commit" && nameOf(content.commit.path.leafNode)
   const judge = ({ senderLeafIndex, proposals }) => {
+    changes.gone = proposals.flatMap(({ proposal: { remove } }) => (remove ? [before.ratchetTree[2 * remove.removed].leaf] : []))
+    changes.come = proposals.flatMap(({ proposal: { add } }) => (add ? [add.keyPackage.leafNode] : []))
+    if (by) changes.come.push(content.commit.path.leafNode)
     const { external } = policyOf(before)
     const open = external === 2 || (external === 1 && leavesOf(before).some((leaf) => leaf.owner === by.owner))
     const own = ({ proposal: { remove } }) => !remove || leafAt(before, remove.removed).identity === by.identity
@@ -242,7 +271,37 @@ async function commit({ message, content }) {
   check(newState)
   if (!leavesOf(newState).some((leaf) => leaf.identity === by.identity)) fail("a committer who became another client")
   if (denied.length || newState.groupActiveState.kind !== "active") return lose("lost", `ReInit, or not authentic: ${denied}`)
+  infoKey = await sealed.keyAfter(infoKey, before, newState, changes, suite)
   adopt(newState, "epoch", by.identity)
+}
+
+// "Encrypted GroupInfos": beside a Commit that has counted, of the epoch that it begins.
+async function groupInfo(element) {
+  const bytes = bytesOf(element.getText())
+  if (element.attrs.epoch !== String(state.groupContext.epoch)) fail("a GroupInfo beside a Commit that does not count")
+  const { signer, keyEpoch } = await sealed.openGroupInfo(state, infoKey, element.attrs, bytes, suite)
+  emit("group-info", { signer: leafAt(state, signer).identity, epoch: Number(element.attrs.epoch), keyEpoch: Number(keyEpoch) })
+}
+
+// "Ephemeral Content"
+async function ephemeral(element) {
+  const { group, epoch } = element.attrs
+  if (!state || group !== base64(state.groupContext.groupId) || epoch !== String(state.groupContext.epoch)) return
+  const { salt, sender, envelope } = await sealed.openEphemeral(state, bytesOf(element.getText()), suite)
+  const { identity, owner } = leafAt(state, sender)
+  if (identity === self || salts.size === salts.add(`${group} ${epoch} ${base64(salt)}`).size) return
+  const { content, shifted } = openEnvelope(envelope, owner)
+  const [signal, more] = content.getChildElements()
+  if (more || shifted || ![STATES, MARKERS].includes(signal?.getNS())) fail("ephemeral content of another time or kind")
+  emit("signal", { sender: identity, name: signal.getName(), id: signal.attrs.id })
+}
+async function signal(name) {
+  const envelope = Buffer.from(envelopeOf(xml(name, { xmlns: STATES })).toString())
+  const bytes = await sealed.sealEphemeral(state, envelope, signing.signKey, suite)
+  const { epoch, groupId } = state.groupContext
+  const element = xml("ephemeral", { xmlns: NS, group: base64(groupId), epoch: String(epoch) }, base64(bytes))
+  const hints = ["no-store", "no-permanent-store"].map((hint) => xml(hint, { xmlns: "urn:xmpp:hints" }))
+  await xmpp.send(xml("message", { to: room, type: "groupchat", id: randomUUID() }, element, ...hints))
 }
 
 async function application({ content, bytes }, message, stamp) {
@@ -262,7 +321,8 @@ async function application({ content, bytes }, message, stamp) {
   const claims = message.getChildren("x", `${MUC}#user`).map((x) => x.getChild("item")?.attrs.jid)
   const claimed = stamp ? claims.at(-1) : occupants.get(jid(message.attrs.from).resource)
   const forged = claimed !== undefined && jid(claimed).bare().toString() !== owner
-  emit("message", { sender: identity, forged, ...openEnvelope(read.message, owner, stamp) })
+  const { body, shifted } = openEnvelope(read.message, owner, stamp)
+  emit("message", { sender: identity, forged, body, shifted })
 }
 
 // "Content Envelopes"
@@ -276,17 +336,19 @@ function openEnvelope(plaintext, sender, stamp) {
   if (child("content").getChildElements().length > 256 || !child("rpad")) fail("too many elements")
   if (child("from").attrs.jid !== sender || child("to").attrs.jid !== room) fail("an envelope for another room or by another account")
   const shifted = Math.abs(Date.parse(child("time").attrs.stamp) - (stamp ? Date.parse(stamp) : Date.now())) > 600_000
-  return { body: child("content").getChildText("body", "jabber:client"), shifted }
+  return { body: child("content").getChildText("body", "jabber:client"), content: child("content"), shifted }
 }
+
+const envelopeOf = (content) => xml("envelope", { xmlns: SCE }, xml("content", {}, content),
+  xml("time", { stamp: new Date().toISOString() }), xml("to", { jid: room }), xml("from", { jid: account }),
+  xml("rpad", {}, base64(randomBytes(24)).slice(0, randomBytes(1)[0] % 33)))
 
 // "Talking". Who may not send before Proposals are committed, and commits none, waits until somebody does.
 async function say(body) {
   if (!state) fail("not a member of the group")
   if (Object.keys(state.unappliedProposals).length) return unsaid.push(body)
   const [id, { epoch, groupId }] = [randomUUID(), state.groupContext]
-  const envelope = xml("envelope", { xmlns: SCE }, xml("content", {}, xml("body", { xmlns: "jabber:client" }, body)),
-    xml("time", { stamp: new Date().toISOString() }), xml("to", { jid: room }), xml("from", { jid: account }),
-    xml("rpad", {}, base64(randomBytes(24)).slice(0, randomBytes(1)[0] % 33)))
+  const envelope = envelopeOf(xml("body", { xmlns: "jabber:client" }, body))
   const made = await mls.createApplicationMessage(state, Buffer.from(envelope.toString()), suite, Buffer.from(id))
   state = made.newState
   const bytes = octets({ wireformat: "mls_private_message", privateMessage: made.privateMessage })
@@ -315,7 +377,9 @@ function receive(stanza) {
   } else if (stanza.is("message") && type === "error") emit("not-sent", { body: outbox.get(id)?.body })
   else if (stanza.is("message")) {
     const places = stanza.getChildren("stanza-id", SID).filter((e) => e.attrs.by === room)
-    enqueue(() => (places.length > 1 ? enter() : processStanza(places[0]?.attrs.id, stanza)))
+    const shown = type === "groupchat" && stanza.getChild("ephemeral", NS)
+    if (shown) enqueue(() => ephemeral(shown))
+    else enqueue(() => (places.length > 1 ? enter() : processStanza(places[0]?.attrs.id, stanza)))
   }
 }
 
@@ -334,9 +398,10 @@ emit("ready", { device })
 for await (const line of createInterface({ input: process.stdin })) {
   const { command, text } = JSON.parse(line)
   if (command === "say") enqueue(() => say(text))
+  else if (command === "signal") enqueue(() => signal(text))
   else if (command === "offline") await xmpp.stop().then(() => emit("offline"))
   else if (command === "online") await connect().then(() => enqueue(enter))
 }
-await Promise.all([retract(DEVICES, device), ...[...keyPackages.keys()].map((ref) => retract(KEY_PACKAGES, ref))])
+await Promise.all([retract(DEVICES, device), ...[...keyPackages].map(([ref, { lastResort }]) => retract(nodeOf(lastResort), ref))])
 await xmpp.stop()
 process.exit(0)

@@ -49,7 +49,7 @@ from slixmpp_mls.mls.structures.proposals import (
     Update,
 )
 from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
-from slixmpp_mls.mls.tree.leaf_creation import OwnLeaf, capabilities
+from slixmpp_mls.mls.tree.leaf_creation import KNOWN_COMPONENTS, OwnLeaf, capabilities
 from tests.mls.group_helpers import (
     DAY,
     NOW,
@@ -609,7 +609,7 @@ def test_5_3_3_application_id(room: Room) -> None:
     room.commit("bob", [Add(dave.key_package)], joining=[dave])
     assert ApplicationId.found_in(room["alice"].tree.member(3).extensions) == ApplicationId(b"our name for it")
     room.commit("dave")
-    assert room["alice"].tree.member(3).extensions == (extension,)
+    assert room["alice"].tree.member(3).extensions == (extension, KNOWN_COMPONENTS)
 
 
 def test_5_3_x509_and_unknown_credentials() -> None:

@@ -106,7 +106,8 @@ def test_13_4_extension_twice() -> None:
     refused(member(0, capabilities=listed, extensions=twice), "RFC 9420 13.4")
 
 
-def test_last_resort() -> None:
+def test_last_resort_in_the_form_of_earlier_drafts() -> None:
+    """draft-ietf-mls-extensions-04 to -06: an extension of its own, which others send."""
     package = member(0).key_package(extensions=(Extension(ExtensionType.LAST_RESORT, b""),))
     assert RULES.verify_key_package(package, ANY).last_resort
 
