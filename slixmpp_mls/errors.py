@@ -321,9 +321,24 @@ class RoomUnsuitable(DeliveryError):
     """
 
     def __init__(self, room: str, reasons: Sequence[str]) -> None:
-        super().__init__(f"{room} cannot host an encrypted group: {', '.join(reasons)}")
+        hint = ""
+        if "not-a-room" in reasons:
+            hint = "; a room's address is room@service, and for one person there is mls.conversation(account)"
+        elif "not-found" in reasons:
+            hint = "; check the address, or create the room"
+        elif reasons:
+            hint = "; its owner can change its configuration, or mls.create makes another room"
+        super().__init__(f"{room} cannot host an encrypted group: {', '.join(reasons)}{hint}")
         self.room = room
         self.reasons = tuple(reasons)
+
+
+_WHAT_TO_DO = {
+    "banned": ": ask an administrator of the room",
+    "not-a-member": ": ask an administrator of the room to add you",
+    "not-found": ": check the address, or create the room; if the server has been set up anew, use a new store",
+    "password-required": ": rooms with a password cannot be entered; ask its owner to remove the password",
+}
 
 
 class RoomLost(DeliveryError):
@@ -336,9 +351,9 @@ class RoomLost(DeliveryError):
     """
 
     def __init__(self, room: str, reason: str, alternate: str | None = None, text: str = "") -> None:
-        hint = ""
-        if reason == "not-found":
-            hint = "; if the server is a new one, the store is of an older one: use a new store"
+        hint = _WHAT_TO_DO.get(reason, "")
+        if reason == "destroyed" and alternate:
+            hint = f": {alternate} takes its place"
         super().__init__(f"{room} is lost: {reason}{f' ({text})' if text else ''}{hint}")
         self.room = room
         self.reason = reason

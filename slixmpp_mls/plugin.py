@@ -49,7 +49,8 @@ from .rooms.conversations import Conversations
 from .rooms.decrypted_message import keep_in
 from .rooms.encrypted_room import EncryptedRoom
 from .rooms.invitations import Invitations
-from .rooms.registry import Rooms
+from .rooms.registry import Rooms, room_address
+from .rooms.undecided_invitations import UndecidedInvitation
 from .runtime import Context, Settings, SteadyClock, Tasks
 from .runtime.connection import LoginWatch
 from .runtime.question_budget import QuestionBudget
@@ -149,7 +150,11 @@ class MLS(BasePlugin):
         if self.xmpp.session_bind_event.is_set():  # registered within a session, as by a plugin of a client
             if self._own_service is not None:
                 self._own_service.start()
-            self.xmpp.loop.call_soon(self._session_started, None)
+            self.xmpp.loop.call_soon(self._begin_within_session)
+
+    def _begin_within_session(self) -> None:
+        self._session_started(None)
+        self._invitations.session_under_way()
 
     def session_bind(self, jid: object) -> None:
         # slixmpp keeps features by address, so they are announced once there is one; presence comes later.
@@ -286,7 +291,7 @@ class MLS(BasePlugin):
         )
         publication = Publication(context)
         rooms = Rooms(context)
-        conversations = Conversations(context, rooms)
+        conversations = Conversations(context, rooms, lambda account: self._invitations.accept(inviter=account))
         own_entry = OwnEntry(context)
         devices = OwnDevices(context, rooms, own_entry, self._stop_for_good)
         rotation = KeyRotation(context, rooms, own_entry, publication)
@@ -529,6 +534,14 @@ class MLS(BasePlugin):
         return await self.parts.rooms.create(room, invite, name, policy, suite)
 
     @property
+    def invitations(self) -> list[UndecidedInvitation]:
+        """The invitations that ``accept_invitation`` has not accepted, the oldest first; kept for 14 days.
+
+        :meth:`join` of the room accepts one; :meth:`conversation` with the inviter accepts all of that account.
+        """
+        return self._invitations.undecided
+
+    @property
     def conversations(self) -> dict[str, EncryptedRoom]:
         """The conversations of two that we are in, by the other's bare JID; see :meth:`conversation`."""
         return {} if self._parts is None else self._parts.conversations.all
@@ -538,6 +551,7 @@ class MLS(BasePlugin):
 
         It is hidden, and nobody else can be added.  It is the same for both sides, for new devices and after a restart;
         ``mls_conversation_merged`` tells if both have begun one at once.  See :mod:`.rooms.conversations`.
+        :attr:`invitations` of the account are accepted first: one may be to the conversation that it has begun.
 
         If this was interrupted, call it again: it goes on.
 
@@ -593,7 +607,10 @@ class MLS(BasePlugin):
             GroupInfo
         :raises NoGroupInfo: an external Commit cannot be made at present
         :raises NotPermitted: the group's policy allows no external Commit of ours
+        :raises RoomUnsuitable: the address is an account's
         :raises DeliveryError: the room does not let us in
         """
         await self.ready()
+        if after is None:
+            await self._invitations.accept(room=room_address(room))
         return await self.parts.rooms.join(room, after, external)

@@ -91,5 +91,8 @@ def main() -> None:
     except (MLSError, OSError) as error:
         if _debug:
             raise
-        errors.print(Text(f"slixmpp-mls: {error}", style="red"), soft_wrap=True)
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror and error.filename is not None:
+            text = f"{error.filename}: {error.strerror}"
+        errors.print(Text(f"slixmpp-mls: {text}", style="red"), soft_wrap=True)
         sys.exit(1)

@@ -95,7 +95,9 @@ def _login(
 
 @app.command("list")
 def list_(
-    jid: Annotated[str, typer.Argument(metavar="JID", help="The account to look at.")],
+    jid: Annotated[
+        str | None, typer.Argument(metavar="[JID]", help="The account to look at.", show_default="your own")
+    ] = None,
     login: Annotated[
         str | None,
         typer.Option("--as", envvar="XMPP_JID", metavar="JID", help="The account to log in with (default: JID)."),
@@ -115,11 +117,13 @@ def list_(
 
     *Seen last* is the time of the device's last signature, as far as its published KeyPackages show it.
 
+    Example: `slixmpp-mls devices list`
+
     Example: `slixmpp-mls devices list bob@example.org --as alice@example.org`
 
     Example: `slixmpp-mls devices list alice@example.org --store alice.db --json`
     """
-    account = bare_jid(jid)
+    account = Login.load(login).jid if jid is None else bare_jid(jid)
     groups: list[RoomGroup] = []
     begun = store is not None and (store.exists() or str(store) != os.environ.get("MLS_STORE"))
     if store is not None and begun:  # a store that the environment names may not be made yet

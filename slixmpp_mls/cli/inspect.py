@@ -36,7 +36,7 @@ from ..store import is_encrypted
 from . import pictures
 from .login import bare_jid
 from .pictures import Picture, Seat, nodes_of, timeline, tree
-from .policy import copy_of, groups_in, print_policy
+from .policy import copy_of, groups_at, groups_in, print_policy
 from .store import KeyFile
 from .terminal import clean, console, errors
 
@@ -65,7 +65,10 @@ def inspect(
         str, typer.Option(metavar="NAME", help="The structure of the input, by its name in RFC 9420.")
     ] = "MLSMessage",
     to: Annotated[Form, typer.Option(help="The output format.")] = Form.xml,
-    room: Annotated[str | None, typer.Option(metavar="ROOM", help="Of a store: only this room.")] = None,
+    room: Annotated[
+        str | None,
+        typer.Option(metavar="ROOM_OR_ACCOUNT", help="Of a store: only this one."),
+    ] = None,
     svg: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the ratchet tree and the epochs there.")
     ] = None,
@@ -95,11 +98,20 @@ def inspect(
     if file != "-" and _is_store(Path(file)):
         show_store(Path(file), None if room is None else bare_jid(room), svg, key_file)
         return
+    if file != "-" and not Path(file).exists():
+        raise UsageError(f"there is no file {file}")
     with sys.stdin.buffer if file == "-" else Path(file).open("rb") as source:
         data = source.read(_MAX_INPUT + 1)
     if len(data) > _MAX_INPUT:
         raise MalformedError(f"more than {_MAX_INPUT} octets")
-    for value in read(data, structures()[structure]):
+    if not data.strip():
+        raise UsageError("there is no input: name a file, or give it on standard input")
+    try:
+        values = read(data, structures()[structure])
+    except PeerError as error:
+        what = f"{'standard input' if file == '-' else file} is no store, and no {structure}"
+        raise MalformedError(f"{what} as octets, hex, base64 or XML: {error}") from None
+    for value in values:
         write(value, to)
         for line in remarks(value):
             errors.print(line, soft_wrap=True)
@@ -127,9 +139,9 @@ def show_store(path: Path, room: str | None, svg: Path | None, key_file: Path | 
     :raises UsageError: there is no such group, or there are several for one picture
     """
     copy = copy_of(path, key_file)
-    found = [group for group in groups_in(copy) if room in (None, group.room)]
+    found = list(groups_in(copy)) if room is None else groups_at(copy, room)
     if not found:
-        raise UsageError(f"this device is not in the group of {room}" if room else "this device is in no group")
+        raise UsageError("this device is in no group")
     if svg is not None and len(found) > 1:
         raise UsageError("the store has several groups: choose one with --room")
     levels = {(key.account, key.identifier): key.level for key in TrustTable(copy).everything()}

@@ -38,7 +38,7 @@ from .login import (
 from .store import KeyFile, secret_if_needed, secret_of
 from .terminal import clean, console, run
 
-__all__ = ["app", "copy_of", "groups_in", "print_policy", "read_groups"]
+__all__ = ["app", "copy_of", "groups_at", "groups_in", "partner_in", "print_policy", "read_groups"]
 
 app = typer.Typer(
     name="policy",
@@ -85,7 +85,8 @@ def show(
     """
     path, rest = split_store(words or (), store)
     room = bare_jid(rest[0]) if rest else None
-    found = [group for group in read_groups(path, key_file) if room in (None, group.room)]
+    copy = copy_of(path, key_file)
+    found = list(groups_in(copy)) if room is None else groups_at(copy, room)
     if as_json:
         console.print_json(json.dumps([_record(group.policy, group.roster) for group in found]))
     else:
@@ -132,7 +133,11 @@ def set_command(
             async with asyncio.timeout(timeout), connected(bot):
                 encrypted_room = MLS.of(bot).rooms.get(address)
                 if encrypted_room is None or not encrypted_room.is_member:
-                    raise UsageError(f"this device is not in the group of {address}")
+                    if address in MLS.of(bot).conversations:
+                        raise UsageError(f"the policy of a conversation of two, as with {address}, cannot be changed")
+                    raise UsageError(
+                        f"this device is not in the group of {address}; slixmpp-mls rooms lists those that it is in"
+                    )
                 await encrypted_room.wait_live()
                 changed = await encrypted_room.set_policy(replace(encrypted_room.policy, **wanted))
         except TimeoutError:
@@ -140,6 +145,19 @@ def set_command(
         console.print(Text("The policy is changed." if changed is not None else "The policy is that already."))
 
     run(work())
+
+
+_VALUES = {
+    **dict.fromkeys(
+        ("may_add", "may_remove", "may_change_policy", "may_change_subject"), "nobody, administrators or members"
+    ),
+    "external_joins": "never, devices or anybody",
+    **dict.fromkeys(("own_devices", "x509_only", "post_quantum"), "true or false"),
+    "max_leaf_age": "a number of seconds, or of days as in 7d",
+    **dict.fromkeys(("max_devices", "max_members"), "a number from 1"),
+    "roots": f"{MAX_ROOTS} SHA-256 hashes in hexadecimal at most, with commas between them",
+    "administrators": "bare addresses with commas between them",
+}
 
 
 def _change(text: str) -> tuple[str, Any]:
@@ -170,8 +188,10 @@ def _change(text: str) -> tuple[str, Any]:
         if equals and name == "administrators":
             return name, tuple(sorted({bare_jid(one.strip()) for one in value.split(",")}))
     except (KeyError, ValueError):
-        raise typer.BadParameter(f"{value!r} is no value of {name}") from None
-    raise typer.BadParameter(f"{text!r} is not of the form NAME=VALUE, or names nothing that can be set")
+        raise typer.BadParameter(f"{value!r} is no value of {name}, which is {_VALUES[name]}") from None
+    raise typer.BadParameter(
+        f"{text!r} is not of the form NAME=VALUE, or names nothing that can be set: {', '.join(_VALUES)}"
+    )
 
 
 def copy_of(path: Path, key_file: Path | None) -> MemoryStore:
@@ -193,6 +213,26 @@ def groups_in(store: MemoryStore) -> Iterator[RoomGroup]:
         group = RoomGroup(device, room)
         if group.is_member:
             yield group
+
+
+def partner_in(group: RoomGroup, own: str) -> str | None:
+    """The other account of a conversation of two; None if it is a room.
+
+    :param own: bare JID of the store's account
+    """
+    return group.policy.partner_of(own)
+
+
+def groups_at(store: MemoryStore, address: str) -> list[RoomGroup]:
+    """The group of a room, or those of the conversations with an account; the one that counts is the first.
+
+    :param address: bare JID
+    :raises UsageError: there is none
+    """
+    found = [group for group in groups_in(store) if address in (group.room, partner_in(group, store.account))]
+    if not found:
+        raise UsageError(f"this device is not in the group of {address}; slixmpp-mls rooms lists those that it is in")
+    return sorted(found, key=lambda group: group.mls.group_id)
 
 
 def read_groups(path: Path, key_file: Path | None) -> Iterator[RoomGroup]:

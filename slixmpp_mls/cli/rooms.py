@@ -12,12 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ..authentication import TrustTable
-from ..errors import UsageError
 from ..identity import TrustLevel, key_identifier
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..store import MemoryStore
 from .login import StoreOption, bare_jid, split_store
-from .policy import copy_of, groups_in
+from .policy import copy_of, groups_at, groups_in, partner_in
 from .store import KeyFile
 from .terminal import clean, console, iso
 from .trust import STYLES
@@ -52,11 +51,14 @@ def rooms(
     path, rest = split_store(words or (), store)
     if rest:
         raise typer.BadParameter(f"too many words: {rest[0]!r}")
-    found = list(groups_in(copy_of(path, key_file)))
+    copy = copy_of(path, key_file)
+    found = list(groups_in(copy))
+    partners = {group.room: partner_in(group, copy.account) for group in found}
     if as_json:
         records = [
             {
                 "room": group.room,
+                "conversation_with": partners[group.room],
                 "members": len(group.roster),
                 "accounts": sorted(group.roster.accounts()),
                 "epoch": group.mls.epoch,
@@ -70,13 +72,20 @@ def rooms(
         ]
         console.print_json(json.dumps(records))
     elif found:
-        with _table("room", "people", "devices", "epoch", "post-quantum") as table:
+        columns = ["room", "people", "devices", "epoch", "post-quantum"]
+        talks = any(partners.values())
+        with _table(*columns, *["conversation with"] * talks) as table:
             for group in found:
                 people, devices = len(list(group.roster.accounts())), len(group.roster)
                 withstands = _post_quantum(group.mls.suite)
-                table.add_row(
-                    Text(clean(group.room), "bold"), str(people), str(devices), str(group.mls.epoch), withstands
-                )
+                row: list[Text | str] = [
+                    Text(clean(group.room), "bold"),
+                    str(people),
+                    str(devices),
+                    str(group.mls.epoch),
+                    withstands,
+                ]
+                table.add_row(*row, *[clean(partners[group.room] or "")] * talks)
     else:
         console.print(Text("This device is in no room.", "yellow"))
     if not found:
@@ -91,7 +100,10 @@ def _post_quantum(suite: CipherSuite) -> str:
 
 
 def members(
-    words: Annotated[list[str], typer.Argument(metavar="[STORE] ROOM", help="The room's address.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="[STORE] ROOM_OR_ACCOUNT", help="Of a room or a person."),
+    ],
     store: StoreOption = None,
     key_file: KeyFile = None,
     as_json: AsJSON = False,
@@ -102,14 +114,9 @@ def members(
     """
     path, rest = split_store(words, store)
     if len(rest) != 1:
-        raise typer.BadParameter("give one ROOM")
-    room = bare_jid(rest[0])
+        raise typer.BadParameter("give one ROOM_OR_ACCOUNT")
     copy = copy_of(path, key_file)
-    for group in groups_in(copy):
-        if group.room == room:
-            break
-    else:
-        raise UsageError(f"this device is not in the group of {room}")
+    group = groups_at(copy, bare_jid(rest[0]))[0]
     levels = _levels(copy)
     found = [
         (member, levels.get((member.account, key_identifier(member.signature_key)))) for member in group.members.all()

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from ..client.storage.records import ROOMS
+from ..client.storage.records import ROOMS, room_of
 from ..errors import StoreError, UsageError
 from ..store import SQLiteStore, StoreSecret, change_secret, decrypt, encrypt, is_encrypted
 from .login import find_store
@@ -133,7 +133,7 @@ def check(
 ) -> None:
     """Show the store's account and encryption, and check that the file is intact.
 
-    Exit code 1 if it is not.
+    Exit code 1 if it is not; the error names what is wrong.
 
     Example: `slixmpp-mls store check bot.db`
     """
@@ -143,8 +143,12 @@ def check(
     opened = SQLiteStore(store, None, secret=secret_of(key_file) if is_encrypted(store) else None)
     try:
         with opened.transaction() as transaction:
-            rooms = [key.decode() for key, _ in transaction.items(ROOMS)]
+            keys = [key for key, _ in transaction.items(ROOMS)]
+        rooms = [room for room in map(room_of, keys) if room is not None]
         damage = opened.check()
+        wrong = ", ".join(repr(key)[:80] for key in keys if room_of(key) is None)
+        if wrong:
+            damage.insert(0, f"it has rooms whose address is none, which are passed over: {wrong:.400}")
         found = {"account": opened.account, "encrypted": opened.encrypted, "rooms": rooms, "damage": damage}
     finally:
         opened.close()
@@ -153,6 +157,7 @@ def check(
     else:
         console.print(Text(f"{store} belongs to {clean(opened.account)}"))
         console.print("encrypted" if opened.encrypted else Text("not encrypted", "yellow"))
-        console.print(Text(f"{len(rooms)} rooms" + "".join(f"\n  {clean(room)}" for room in rooms)))
+        count = "1 room" if len(rooms) == 1 else f"{len(rooms) or 'no'} rooms"
+        console.print(Text(count + "".join(f"\n  {clean(room)}" for room in rooms)))
     if damage:
-        raise StoreError(f"{store} is damaged: {'; '.join(damage[:3])}")
+        raise StoreError(f"{store} is damaged: {'; '.join(damage[:3])}; docs/store.md says what to do")

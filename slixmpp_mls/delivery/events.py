@@ -11,10 +11,15 @@ from ..stanza.elements import Ephemeral
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """We are in the room (`again`: after an interruption)."""
+    """We are in the room.
+
+    :ivar again: after an interruption
+    :ivar room: bare JID of the room, in the events of the plugin
+    """
 
     nick: str
     again: bool
+    room: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +29,25 @@ class Interrupted:
     :ivar cause: ``"stream"`` (the session ended), ``"kicked"``, ``"service"`` (it shut down,
         or lost our presence), ``"silent"`` (it dropped us without notice; a self-ping detected it),
         ``"unreachable"`` (our server and the room's cannot reach each other).
+    :ivar room: bare JID of the room, in the events of the plugin
     """
 
     cause: str
+    room: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CatchingUp:
-    """The archive is being read: `read` messages of any kind so far; `complete`: reading is live now."""
+    """The archive is being read.
+
+    :ivar read: number of messages of any kind so far
+    :ivar complete: reading is live now
+    :ivar room: bare JID of the room, in the events of the plugin
+    """
 
     read: int
     complete: bool
+    room: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +56,14 @@ class Bounced:
 
     :ivar remedy: ``"enter"``: we are not in the room, or must assume so; the client enters it again and sends the
         message again. ``"wait"``: the message is sent again later. Empty: the refusal is final.
+    :ivar room: bare JID of the room, in the events of the plugin
     """
 
     message_id: str
     condition: str
     text: str
     remedy: str = ""
+    room: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +86,14 @@ class EphemeralShown:
 
 @dataclass(frozen=True, slots=True)
 class AffiliationChanged:
-    """The room reports that an account's affiliation is now this one."""
+    """The room reports that an account's affiliation is now this one.
+
+    :ivar room: bare JID of the room, in the events of the plugin
+    """
 
     jid: JID
     affiliation: str
+    room: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,7 +187,8 @@ class Room:
         except RoomLost as error:
             self._detach()
             if error.reason in _ENTRY_REFUSALS:
-                raise NotPermitted(f"{self.jid} does not let us in: {error.reason}") from None
+                hint = "ask an administrator of the room to add you"
+                raise NotPermitted(f"{self.jid} does not let us in: {error.reason}; {hint}") from None
             raise
 
     async def leave(self) -> None:

@@ -102,11 +102,13 @@ class RoomCommands:
     """Runs commands, for all rooms of a client.
 
     :param folder: where fetched files go if no path is given
+    :param prefix: what people type before the name of a command
     """
 
-    def __init__(self, mls: MLS, folder: Path) -> None:
+    def __init__(self, mls: MLS, folder: Path, prefix: str = "/") -> None:
         self._mls = mls
         self._folder = folder
+        self._prefix = prefix
         self._sessions: dict[str, Session] = {}
         self._files: OrderedDict[int, File] = OrderedDict()
         self._numbered = 0
@@ -146,8 +148,17 @@ class RoomCommands:
         """
         command = _COMMANDS.get(name)
         if command is None:
-            raise UsageError(f"/{displayable(name)}: no such command; try /help")
+            raise UsageError(f"{self._prefix}{displayable(name)}: no such command; try {self._prefix}help")
         return await command(self, room, rest.strip())
+
+    def _misused(self, question: str, usage: str) -> UsageError:
+        return UsageError(f"{question} {self._prefix}{usage}")
+
+    def _two(self, rest: str, usage: str) -> tuple[str, str]:
+        account, _, key = rest.partition(" ")
+        if not key.strip():
+            raise self._misused("whose key, and which?", usage)
+        return account, key.strip()
 
     # --- people ----------------------------------------------------------------------------------
 
@@ -156,12 +167,12 @@ class RoomCommands:
         return Result("\n".join(lines))
 
     async def _verify(self, room: EncryptedRoom, rest: str) -> Result:
-        account, key = _two(rest, "/verify JID KEY")
+        account, key = self._two(rest, "verify JID KEY")
         await self._mls.trust.verify(bare_jid(account), key)
         return Result()  # an event reports it
 
     async def _distrust(self, room: EncryptedRoom, rest: str) -> Result:
-        account, key = _two(rest, "/distrust JID KEY")
+        account, key = self._two(rest, "distrust JID KEY")
         await self._mls.trust.distrust(bare_jid(account), key)
         return Result()
 
@@ -170,17 +181,16 @@ class RoomCommands:
 
     async def _add(self, room: EncryptedRoom, rest: str) -> Result:
         if not rest:
-            raise UsageError("whom? /add JID ...")
+            raise self._misused("whom?", "add JID ...")
         result = await room.add(*rest.split())
         failed = (result.failed | result.skipped).items()
         return Result("\n".join(f"{who} could not be added: {why}" for who, why in failed), warning=True)
 
     async def _remove(self, room: EncryptedRoom, rest: str) -> Result:
         if not rest:
-            raise UsageError("whom? /remove JID ...")
-        if not await room.remove(*rest.split()):
-            return Result("none of them is in the group", warning=True)
-        return Result()
+            raise self._misused("whom?", "remove JID ...")
+        failed = (await room.remove(*rest.split())).failed.items()
+        return Result("\n".join(f"{who} was not removed: {why}" for who, why in failed), warning=True)
 
     async def _update(self, room: EncryptedRoom, rest: str) -> Result:
         await room.update()
@@ -209,7 +219,7 @@ class RoomCommands:
     async def _reply(self, room: EncryptedRoom, rest: str) -> Result:
         message, text = self._message(room, rest)
         if not text:
-            raise UsageError("what? /reply TEXT")
+            raise self._misused("what?", "reply TEXT")
         sent = await message.reply(text)
         self.session(room.jid).sent_one(sent, text)
         return Result(sent=sent, shown=f"\u21a9 {quoted(message.body)}\n{displayable(text)}")
@@ -223,7 +233,7 @@ class RoomCommands:
     async def _correct(self, room: EncryptedRoom, rest: str) -> Result:
         session = self.session(room.jid)
         if session.sent is None or not rest:
-            raise UsageError("there is nothing to correct" if rest else "/correct TEXT")
+            raise UsageError("there is nothing to correct") if rest else self._misused("what?", "correct TEXT")
         await room.correct(session.sent, rest)
         session.said(session.sent.origin_id, rest)
         return Result(f"Corrected: {displayable(rest)}")
@@ -241,7 +251,7 @@ class RoomCommands:
     async def _file(self, room: EncryptedRoom, rest: str) -> Result:
         words = _words(rest)
         if not words:
-            raise UsageError("which file? /file PATH [TEXT]")
+            raise self._misused("which file?", "file PATH [TEXT]")
         path, caption = _path(words[0]), " ".join(words[1:])
         sent = await room.send_file(path, caption=caption or None)
         self.session(room.jid).sent_one(sent, caption)
@@ -250,19 +260,12 @@ class RoomCommands:
     async def _save(self, room: EncryptedRoom, rest: str) -> Result:
         words = _words(rest)
         if not words or not words[0].isdecimal() or len(words) > 2:
-            raise UsageError("which file? /save N [PATH]")
+            raise self._misused("which file?", "save N [PATH]")
         file = self._files.get(int(words[0]))
         if file is None:
-            raise UsageError(f"there is no file {words[0]} in this session")
+            raise UsageError(f"there is no file {words[0]} in this session: each has its number beside it")
         path = await file.save(_path(words[1]) if len(words) == 2 else self._folder)
         return Result(f"Saved as {displayable(str(path))}")
-
-
-def _two(rest: str, usage: str) -> tuple[str, str]:
-    account, _, key = rest.partition(" ")
-    if not key.strip():
-        raise UsageError(usage)
-    return account, key.strip()
 
 
 def _path(text: str) -> Path:

@@ -144,4 +144,4 @@ def notice(name: str, event: Any) -> Notice | None:
     room = getattr(event, "room", None)
     if name == "mls_unsure" and not event.reasons:
         warning = False
-    return Notice(displayable(text), None if room is None else str(room), warning)
+    return Notice(displayable(text), str(room) if room else None, warning)

@@ -97,10 +97,13 @@ class Plugin(E2EEPlugin):
     def init(self) -> None:
         """Load: open the store, and begin to read its rooms."""
         xmpp = self.core.xmpp
+        self._told: set[tuple[str, str]] = set()  # rooms and inviters of invitations that have been shown
         xmpp.register_plugin("mls", self._settings())
         self._mls = MLS.of(xmpp)
         self._loaded = True
-        self._commands = RoomCommands(self._mls, Path(self.config.get("downloads") or Path.home()).expanduser())
+        self._commands = RoomCommands(
+            self._mls, Path(self.config.get("downloads") or Path.home()).expanduser(), "/mls "
+        )
         self._sending: dict[str, asyncio.Lock] = {}
         self._typing: set[str] = set()  # the tabs whose others believe that we are typing
         super().init()
@@ -149,9 +152,16 @@ class Plugin(E2EEPlugin):
         contact = roster[inviter] if inviter in roster else None  # noqa: SIM401  # it has no get()
         if self.config.get("accept") == "all" or (contact is not None and contact.subscription != "none"):
             return True
-        room = invitation.room
-        self._information(f"{inviter} invites you to the encrypted room {room}: /join {room}, then /mls accepts.")
+        self._invited(str(invitation.room), str(inviter))
         return False
+
+    def _invited(self, room: str, inviter: str) -> None:
+        if (room, inviter) not in self._told:
+            self._told.add((room, inviter))
+            self._information(
+                f"{inviter} invites you to the encrypted room {room}: /join {room}, then /mls accepts."
+                f" If it is a conversation of two: /message {inviter}, then /mls."
+            )
 
     # --- which tabs are encrypted ----------------------------------------------------------------
 
@@ -191,6 +201,8 @@ class Plugin(E2EEPlugin):
         for room in self._mls.rooms.values():
             if room.is_member:
                 self._enable(room.partner or room.jid)
+        for invitation in self._mls.invitations:  # of earlier sessions
+            self._invited(invitation.room, invitation.inviter)
         self.core.refresh_window()
 
     # --- the command -----------------------------------------------------------------------------

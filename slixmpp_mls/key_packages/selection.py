@@ -119,8 +119,11 @@ async def each_by_itself(work: Mapping[str, Callable[[], Awaitable[None]]]) -> d
         except TimeoutError:
             failed[account] = f"no answer within {PATIENCE:.0f} seconds"
         except DeliveryError as error:
-            what = "no such account, or no MLS" if says_nothing_is_there(error) else "the directory cannot be read"
-            failed[account] = f"{what}: {error}"
+            if says_nothing_is_there(error):
+                log.info("%s publishes no KeyPackages: %s", account, error)
+                failed[account] = "no such account, or no MLS: a program with MLS must have logged in to it once"
+            else:
+                failed[account] = f"the directory cannot be read: {error}"
         except StoreError:
             raise
         except Exception as error:

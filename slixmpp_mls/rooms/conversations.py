@@ -10,6 +10,10 @@ Then there are several rooms, and the one with the smallest group id counts, equ
 read as before, so no message there is lost; ``mls_conversation_merged`` reports them.  New messages should go to the
 room that counts, which :meth:`Conversations.open` returns.
 
+*Whoever wants to talk accepts the other's invitation.*  An application may leave invitations undecided
+(:mod:`.undecided_invitations`).  If there is no conversation yet, those of the other account are followed before a new
+room is made; otherwise each side would talk in a room of its own, and not read the other's.
+
 *No empty conversation.*  No room is made for an account without usable KeyPackages.  If no device can be added in the
 end, the room is destroyed.  The name of a room is stored before the room is made, so an interrupted attempt continues.
 
@@ -20,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from ..client import Joined
@@ -52,11 +57,15 @@ class ConversationMerged:
 
 
 class Conversations:
-    """See the module; the application's interface is :meth:`MLS.conversation` and :attr:`MLS.conversations`."""
+    """See the module; the application's interface is :meth:`MLS.conversation` and :attr:`MLS.conversations`.
 
-    def __init__(self, context: Context, rooms: Rooms) -> None:
+    :param accept: follows the undecided invitations of an account
+    """
+
+    def __init__(self, context: Context, rooms: Rooms, accept: Callable[[str], Awaitable[None]]) -> None:
         self._context = context
         self._rooms = rooms
+        self._accept = accept
         self._own = context.device.identity.account
         self._opening: dict[str, asyncio.Lock] = {}
 
@@ -83,6 +92,7 @@ class Conversations:
         if "/" in account or account == self._own:
             raise UsageError("a conversation is with the bare address of another account")
         async with self._opening.setdefault(account, asyncio.Lock()):
+            await self._accept(account)
             room = self.all.get(account)
             if room is None:
                 room = await self._make(account, service)

@@ -26,6 +26,7 @@ from ..mls.structures.proposals import AnyProposal, GroupContextExtensions
 from ..policy import RoomPolicy
 from ..runtime import Context
 from ..stanza.file_sharing import Disposition
+from ..stanza.xml import is_xml_text
 from .affiliation_sync import AffiliationsDiffer
 from .content import say_the_same, seal_body, seal_message
 from .engine.sender import SentMessage
@@ -280,6 +281,8 @@ class EncryptedRoom:
             raise UsageError(f"a text (str) or a slixmpp Message is sent, not {type(content).__name__}")
         if not content and isinstance(content, str):
             raise UsageError("an empty text: there is nothing to send")
+        if isinstance(content, str) and not is_xml_text(content):
+            raise UsageError("the text has a character that XML cannot hold, such as a control character: remove it")
         self.group.require_member()  # before anything is sealed
         account, now = self._context.device.identity.account, self._context.time()
         epochs = self.noted_epochs().to_tell()
@@ -327,6 +330,8 @@ class EncryptedRoom:
         :param sent: the result of :meth:`send`
         :raises: as :meth:`send`
         """
+        if not isinstance(text, str) or not text:
+            raise UsageError("a correction needs a text; retract(sent) takes a message back")
         return await self.send(self.message_with(correction(self._own(sent)), text))
 
     async def retract(self, sent: SentMessage) -> SentMessage:
@@ -340,6 +345,8 @@ class EncryptedRoom:
         return await self.send(self.message_with(retraction(self._own(sent))))
 
     def _own(self, sent: SentMessage) -> Reference:
+        if not isinstance(sent, SentMessage):
+            raise UsageError(f"which message? Give what send() returned, not {type(sent).__name__}")
         return Reference(sent.origin_id, self.own_account, known=True)
 
     async def send_file(

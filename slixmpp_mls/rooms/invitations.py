@@ -9,7 +9,8 @@ in the room's archive from which to read to find the Welcome.  It reaches us
   our store, as no member could have added us before we had published keys.
 
 The same invitation may arrive on both paths.  It is recorded as read only when the store knows that we follow it, so
-that none is lost with the process.  :mod:`.invitation_queue` limits how often others are asked because of invitations.
+that none is lost with the process.  :mod:`.invitation_queue` limits how often others are asked because of invitations;
+:mod:`.undecided_invitations` keeps those that the application has not accepted, for a later decision.
 
 In the store: space ``device``, keys ``invitation`` (archive id of the last one that was read) and ``since`` (seconds
 since the Unix epoch, 8 octets, until there is such an id).
@@ -17,6 +18,7 @@ since the Unix epoch, 8 octets, until there is such an id).
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -36,8 +38,9 @@ from ..runtime.tasks import UNREACHABLE
 from ..stanza import Invitation as InvitationElement
 from ..stanza import parse
 from ..store import Store
-from .invitation_queue import EXPIRY, InvitationQueue
-from .registry import Rooms
+from .invitation_queue import EXPIRY, InvitationQueue, InvitationRecord
+from .registry import READING_TIMEOUT, Rooms
+from .undecided_invitations import UndecidedInvitation, UndecidedInvitations
 
 __all__ = ["Invitations"]
 
@@ -80,8 +83,9 @@ class Invitations:
         self._ready = ready
         self._store: Store | None = None
         self._queue: InvitationQueue | None = None
+        self._undecided: UndecidedInvitations | None = None
         self._rooms: Rooms | None = None
-        self._early: deque[tuple[str, str, str | None, bytes]] = deque(maxlen=_EARLY)
+        self._early: deque[tuple[bool, tuple[str, str, str | None, bytes]]] = deque(maxlen=_EARLY)
         self._archive_read = False
         self._now: Callable[[], int] = lambda: 0
         xmpp.register_handler(Callback(_HANDLER, _DirectInvitation(""), self._received))
@@ -93,7 +97,7 @@ class Invitations:
         self._xmpp.del_filter("out_sync", self._outgoing)
         if self._queue is not None:
             self._queue.close()
-        self._store = self._queue = None
+        self._store = self._queue = self._undecided = None
 
     def begin(self, context: Context, rooms: Rooms) -> None:
         """Begin, now that the store is open.
@@ -114,8 +118,10 @@ class Invitations:
             is_settled=rooms.needs_no_invitation,
             now=lambda: context.now,
         )
+        self._undecided = UndecidedInvitations(self._store, lambda: context.now)
         while self._early:
-            self._queue.add(*self._early.popleft())
+            accepted, invitation = self._early.popleft()
+            (self._queue if accepted else self._undecided).add(*invitation)
         self._now = lambda: context.now
         self._tasks.spawn(self._start_queue(), "following invitations", passing=UNREACHABLE)
         with self._store.transaction() as transaction:
@@ -125,6 +131,46 @@ class Invitations:
     def look_again(self) -> None:
         """Handle a new session: the archive holds the invitations that arrived meanwhile."""
         self._archive_read = False
+
+    def session_under_way(self) -> None:
+        """Handle a start within a session: the archive is read at once if our presence has been announced."""
+        if self._xmpp.sentpresence and not self._archive_read:
+            self._archive_read = True
+            self._tasks.spawn(self._read_archive(), "reading invitations", passing=UNREACHABLE)
+
+    @property
+    def undecided(self) -> list[UndecidedInvitation]:
+        """See :attr:`MLS.invitations`."""
+        return [] if self._undecided is None else self._undecided.all
+
+    async def accept(self, *, room: str | None = None, inviter: str | None = None) -> None:
+        """Accept the undecided invitations to a room, or those of an inviter: we have read their rooms when it returns.
+
+        A room that does not let us in, or does not answer, spoils nothing: the invitation to it is kept.
+
+        :param room: bare JID
+        :param inviter: bare JID
+        :raises StoreError: the store failed
+        """
+        if self._undecided is None:
+            return
+        found = self._undecided.take(room=room, inviter=inviter)
+        await asyncio.gather(*(self._accept_one(address, record) for address, record in found))
+
+    async def _accept_one(self, room: str, record: InvitationRecord) -> None:
+        rooms, undecided, after = self._rooms, self._undecided, record.after.decode() or None
+        if rooms is None or undecided is None or rooms.needs_no_invitation(room):
+            return
+        try:
+            async with asyncio.timeout(READING_TIMEOUT):
+                if await self._is_room(room):  # XEP-0045 6.2: presence is only for rooms
+                    await rooms.follow_invitation(room, await self._beginning(room, after), record.group)
+                    handle = rooms.get(room)
+                    if handle is not None:
+                        await handle.wait_live()
+        except (DeliveryError, TimeoutError) as error:
+            log.info("an invitation to %s cannot be followed yet: %s", room, error)
+            undecided.add(room, record.inviter.decode(), after, record.group)
 
     async def _start_queue(self) -> None:
         try:
@@ -211,14 +257,15 @@ class Invitations:
             log.info("an invitation that cannot be read: %s", error)
             return
         self._xmpp.event("mls_invited", invitation)
-        if self._is_accepted(invitation):
-            room, inviter = str(invitation.room), str(invitation.inviter)
-            asked = room, inviter, element.after, element.group
-            if self._queue is None:
-                self._early.append(asked)
-            else:
-                self._queue.add(*asked)  # before it is recorded as read
-                self._tell_room(room, inviter, element.after)
+        room, inviter = str(invitation.room), str(invitation.inviter)
+        asked, accepted = (room, inviter, element.after, element.group), self._is_accepted(invitation)
+        if self._queue is None or self._undecided is None:
+            self._early.append((accepted, asked))
+        elif accepted:
+            self._queue.add(*asked)  # before it is recorded as read
+            self._tell_room(room, inviter, element.after)
+        elif self._rooms is None or not self._rooms.needs_no_invitation(room):
+            self._undecided.add(*asked)
 
     def _tell_room(self, room: str, inviter: str, after: str | None) -> None:
         handle = None if self._rooms is None else self._rooms.get(room)

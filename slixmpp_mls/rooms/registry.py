@@ -17,7 +17,8 @@ from slixmpp import JID, InvalidJID
 from ..client import MessageReceived, RoomGroup
 from ..client.group.resumption_psks import Awaited
 from ..client.storage.records import MembershipState
-from ..delivery import Room
+from ..delivery import Room, Stream
+from ..delivery.muc_config import MUC, features
 from ..errors import (
     DeliveryError,
     DeviceRetired,
@@ -42,7 +43,7 @@ from .engine.rejoin import group_in
 from .leaving import LEAVE_TIMEOUT
 from .reception import Reception
 
-__all__ = ["ENTERING_TIMEOUT", "Rooms"]
+__all__ = ["ENTERING_TIMEOUT", "READING_TIMEOUT", "Rooms", "room_address"]
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class Rooms:
 
     def get(self, room: str) -> EncryptedRoom | None:
         """The room with this JID, if we know it."""
-        return self._rooms.get(_bare(room))
+        return self._rooms.get(room_address(room))
 
     def _handle(self, room: str) -> EncryptedRoom:
         handle = self._rooms.get(room)
@@ -190,7 +191,7 @@ class Rooms:
     ) -> EncryptedRoom:
         """See :meth:`MLS.create`."""
         invited = list(dict.fromkeys(people))
-        _bare(room)
+        room_address(room)
         if name is not None and not is_xml_text(name):
             raise UsageError("a room's name has characters that XML cannot hold, such as control characters")
         if invited and suite is None:
@@ -238,7 +239,7 @@ class Rooms:
         :param enter: makes or checks the room; told whether we were interrupted during this before
         :param begin: makes the group, once we are in the room; if not given, we are alone in it at first
         """
-        device, bare = self._context.device, _bare(room)
+        device, bare = self._context.device, room_address(room)
         known = self._rooms.get(bare)
         ended = known is not None and known.is_member and await self._has_ended(known)
         if known is not None and known.is_member and not ended:
@@ -276,6 +277,8 @@ class Rooms:
                 handle.group.lifecycle.give_up()
             elif isinstance(error, UsageError | RoomUnsuitable | NotPermitted | Refused):
                 handle.group.lifecycle.end_creation()  # after other errors the room may be there
+            if isinstance(error, Refused):
+                await self._require_room(bare)
             raise
         await handle.wait_live()
         return handle
@@ -294,7 +297,7 @@ class Rooms:
         self, source: EncryptedRoom, room: str, accounts: Sequence[str], name: str | None, policy: RoomPolicy | None
     ) -> EncryptedRoom:
         """A room with a group of some members of another room's (RFC 9420 11.3); see :meth:`EncryptedRoom.branch`."""
-        bare, own = _bare(room), self._context.device.identity
+        bare, own = room_address(room), self._context.device.identity
         policy = policy or RoomPolicy(bare, (own.account,))
         strangers = sorted(account for account in accounts if not source.group.roster.has(account))
         if strangers:
@@ -323,13 +326,29 @@ class Rooms:
 
     async def join(self, room: str, after: str | None, external: bool) -> EncryptedRoom:
         """See :meth:`MLS.join`."""
-        handle = await self.follow(_bare(room), after)
+        bare = room_address(room)
+        if bare not in self._rooms:
+            await self._require_room(bare)
+        handle = await self.follow(bare, after)
         if external and not handle.is_member:
             await handle.worker.rejoiner.join_externally()
         elif not handle.is_member:
             handle.worker.rejoiner.by_hand()
         await handle.wait_joined()
         return handle
+
+    async def _require_room(self, room: str) -> None:
+        """XEP-0045 6.2: presence is only for rooms; an account would never answer it.
+
+        :raises RoomUnsuitable: its service serves no rooms
+        """
+        domain = room.partition("@")[2]
+        try:
+            found = await features(Stream.of(self._context.xmpp), domain)
+        except DeliveryError:
+            return  # entering the room says why
+        if found is not None and MUC not in found:
+            raise RoomUnsuitable(room, ("not-a-room",))
 
     def needs_no_invitation(self, room: str) -> bool:
         """Whether an invitation to a room changes nothing: we are in its group and read it, or we are making it.
@@ -413,8 +432,9 @@ class Rooms:
                     log.info("%s: it cannot be read again: %s", room, error)
 
 
-def _bare(room: str) -> str:
-    """
+def room_address(room: str) -> str:
+    """The bare JID in an address.
+
     :raises UsageError: it is not a room's address
     """
     try:

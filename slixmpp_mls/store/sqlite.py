@@ -59,7 +59,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import MLSError, StoreError, StoreFull, StoreLocked, StoreMismatch, UsageError, WrongPassphrase
 from . import wrapped_key
@@ -385,7 +385,7 @@ class SQLiteStore:
         self._checkpointed = time.monotonic()
         busy = self._execute("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]
         if busy:
-            raise StoreLocked(f"another program is reading {self._path}")
+            raise StoreLocked(f"another program is reading {self._path}: stop it, or wait until it is done")
 
     def _translated(self, error: Exception) -> MLSError:
         """Our exception for one of SQLite's.  Its texts name tables and files, never values."""
@@ -396,7 +396,7 @@ class SQLiteStore:
             case sqlite3.SQLITE_FULL:
                 return StoreFull(f"no space left for {self._path}: {_MAKE_SPACE}")
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-                return StoreLocked(f"another program has {self._path} open")
+                return StoreLocked(f"another program has {self._path} open: stop it, or use another store")
             case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
                 return StoreError(f"{self._path} is damaged, or no store at all: {error}")
             case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
@@ -488,6 +488,8 @@ class _Step:
 class _Lock:
     """An exclusive lock of the operating system on ``<path>.lock``; it ends at the latest with the process."""
 
+    _held: ClassVar[set[Path]] = set()  # in this process; only for the words of an error
+
     def __init__(self, path: Path) -> None:
         try:
             self._file = os.fdopen(_open_own(Path(f"{path}.lock")), "r+b")
@@ -504,10 +506,15 @@ class _Lock:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.close()
-            raise StoreLocked(
-                f"another client has the store {path} open; in this process: disconnecting does not close it, "
-                '`async with connected(bot)` or `bot.plugin.disable("mls")` does'
-            ) from error
+            what_to_do = "stop that program, or use another store"
+            if path.absolute() in self._held:
+                what_to_do = (
+                    "it is in this process: disconnecting does not close the store, "
+                    '`async with connected(bot)` or `bot.plugin.disable("mls")` does'
+                )
+            raise StoreLocked(f"another client has the store {path} open; {what_to_do}") from error
+        self._path = path.absolute()
+        self._held.add(self._path)
 
     def release(self) -> None:
         if sys.platform != "win32" and not self._file.closed:
@@ -515,6 +522,7 @@ class _Lock:
 
             fcntl.flock(self._file, fcntl.LOCK_UN)  # at once, even where a forked child still has the descriptor
         self._file.close()
+        self._held.discard(self._path)
 
 
 def is_encrypted(path: str | os.PathLike[str]) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from slixmpp import JID, ClientXMPP
+from textual.events import Key, Paste
 from textual.pilot import Pilot
 from textual.widgets import OptionList, RichLog, Static
 
@@ -19,7 +20,7 @@ from slixmpp_mls.cli.chat import model
 from slixmpp_mls.cli.chat.model import Chat, Talk
 from slixmpp_mls.cli.chat.window import Entry, Window
 from slixmpp_mls.devserver import DevServer
-from slixmpp_mls.errors import NotPermitted
+from slixmpp_mls.errors import NobodyReachable, NotPermitted
 from slixmpp_mls.identity import TrustLevel
 from slixmpp_mls.integrations.commands import RoomCommands
 from slixmpp_mls.rooms.rich import Typing
@@ -52,7 +53,11 @@ class FakeRoom:
 
     @property
     def members(self) -> list[Any]:
-        return [SimpleNamespace(account="bob@example", device="b1", level=TrustLevel.VERIFIED)]
+        fingerprints = ("01234567 89abcdef", "fedcba98 76543210")
+        return [
+            SimpleNamespace(account=account, device="d1", level=TrustLevel.VERIFIED, fingerprint=fingerprint)
+            for account, fingerprint in zip(("bob@example", "alice@example"), fingerprints, strict=True)
+        ]
 
     async def send(self, text: str) -> Any:
         self.sent.append(text)
@@ -72,7 +77,10 @@ def chat_with(*rooms: FakeRoom, only: str | None = None) -> Chat:
     """A chat whose plugin has these rooms."""
     chat = Chat(only)
     mls: Any = SimpleNamespace(
-        rooms={room.jid: room for room in rooms}, conversations={}, fingerprint="fedcba98 76543210"
+        rooms={room.jid: room for room in rooms},
+        conversations={},
+        invitations=[],
+        fingerprint="fedcba98 76543210",
     )
     chat.mls = mls
     chat._commands = RoomCommands(mls, Path())
@@ -156,6 +164,92 @@ async def test_lines_are_edited_sent_and_remembered() -> None:
         await window.stop()
 
 
+async def test_keys_that_follow_enter_at_once_are_another_line() -> None:
+    """As from somebody who types fast, or from a terminal that pastes as if it typed."""
+    coven = FakeRoom("coven@rooms.example")
+    window = Window(chat_with(coven))
+    async with window.run_test(size=(120, 30)) as pilot:
+        for key in ("a", "enter", "b", "c", "enter", "d"):
+            window.post_message(Key(key, key if len(key) == 1 else "\r"))
+        await until(pilot, lambda: len(coven.sent) == 2)
+        assert coven.sent == ["a", "bc"]
+        await until(pilot, lambda: window.query_one(Entry).value == "d")
+        await window.stop()
+
+
+async def test_lines_that_are_pasted_are_one_message() -> None:
+    coven = FakeRoom("coven@rooms.example")
+    window = Window(chat_with(coven))
+    async with window.run_test(size=(120, 30)) as pilot:
+        entry = window.query_one(Entry)
+        await pilot.press("x")
+        entry.post_message(Paste(" double,\ndouble\r\ntoil\n"))
+        await until(pilot, lambda: "toil" in entry.value)
+        await pilot.press("ctrl+j", "y", "enter")
+        await until(pilot, lambda: bool(coven.sent))
+        assert coven.sent == ["x double,\ndouble\ntoil\ny"]
+        await pilot.press("up", "enter")  # and from the history
+        await until(pilot, lambda: len(coven.sent) == 2)
+        assert coven.sent[1] == coven.sent[0]
+        await window.stop()
+
+
+async def test_a_talk_that_is_not_shown_has_the_width_of_the_one_that_is() -> None:
+    coven, heath = FakeRoom("coven@rooms.example"), FakeRoom("heath@rooms.example")
+    chat = chat_with(coven, heath)
+    window = Window(chat)
+    async with window.run_test(size=(120, 30)) as pilot:
+        for _ in range(2):  # both have been shown
+            await pilot.press("ctrl+n")
+            await pilot.pause()
+        assert window._current is chat.talks[coven.jid]
+        text = "Double, double toil and trouble"
+        waiting = asyncio.create_task(chat._message(message(heath, text)))
+        await until(pilot, lambda: text in said(window, heath.jid))  # in one line
+        waiting.cancel()
+        await window.stop()
+
+
+async def test_what_cannot_be_opened_leaves_no_talk_behind() -> None:
+    """The error stands where it was asked for, and what is typed next goes there."""
+    coven = FakeRoom("coven@rooms.example")
+    chat = chat_with(coven)
+
+    async def is_room(_: str) -> bool:
+        return False
+
+    async def conversation(account: str) -> Any:
+        raise NobodyReachable(account, "no such account")
+
+    chat.mls.is_room, chat.mls.conversation = is_room, conversation  # type: ignore[method-assign, assignment]
+    window = Window(chat)
+    async with window.run_test(size=(120, 30)) as pilot:
+        await pilot.press(*"/open nobody@example", "enter")
+        await until(pilot, lambda: "no such account" in said(window, coven.jid))
+        assert list(chat.talks) == [coven.jid]
+        assert window._current is chat.talks[coven.jid]
+        await pilot.press(*"Fair", "enter")
+        await until(pilot, lambda: coven.sent == ["Fair"])
+        await window.stop()
+
+
+@pytest.mark.parametrize("rooms", [1, 0])
+async def test_invitations_that_wait_are_shown_at_the_start(rooms: int) -> None:
+    """Even where there is no room to show them in."""
+    coven = FakeRoom("coven@rooms.example")
+    chat = chat_with(*[coven][:rooms])
+    chat.mls.invitations.append(SimpleNamespace(room="heath@rooms.example", inviter="hecate@example"))  # type: ignore[arg-type]
+    window = Window(chat)
+
+    def shown() -> str:
+        return said(window, coven.jid) if rooms else str(window.query_one("#status", Static).content)
+
+    async with window.run_test(size=(160, 30)) as pilot:
+        await until(pilot, lambda: "hecate@example invites you" in shown())
+        assert "/open hecate@example" in shown().replace("\n", " ")
+        await window.stop()
+
+
 async def test_every_script_and_no_control_reaches_the_screen() -> None:
     coven = FakeRoom("coven@rooms.example")
     chat = chat_with(coven)
@@ -180,7 +274,10 @@ async def test_who_is_there_who_types_and_what_is_waited_for() -> None:
     async with window.run_test(size=(120, 30)) as pilot:
         status = window.query_one("#status", Static)
         assert "epoch 7" in str(status.content)
-        assert "verified" in str(window.query_one("#people", Static).content)
+        # The digits are those beside a member's messages, and those that people compare.
+        assert str(window.query_one("#people", Static).content).split("\n") == [
+            "bob@example", " 01234567 verified", "alice@example", " fedcba98 this device", "",
+        ]  # fmt: skip
         bob: Any = SimpleNamespace(account="bob@example")
         chat._is_typing(Typing(coven.jid, bob, True, "composing"))
         await until(pilot, lambda: "bob@example is typing" in str(status.content))
@@ -230,6 +327,8 @@ class Nothing:
     def added(self, talk: Talk, line: object) -> None: ...
     def changed(self, talk: Talk) -> None: ...
     def opened(self, talk: Talk) -> None: ...
+    def closed(self, talk: Talk) -> None: ...
+    def told(self, text: str) -> None: ...
     def own_code(self) -> None: ...
 
 

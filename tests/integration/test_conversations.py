@@ -8,7 +8,7 @@ import re
 import pytest
 
 from slixmpp_mls.devserver import DevServer
-from slixmpp_mls.errors import NobodyReachable, NotPermitted, PolicyViolation, UsageError
+from slixmpp_mls.errors import NobodyReachable, NotPermitted, PolicyViolation, RoomUnsuitable, UsageError
 from slixmpp_mls.rooms.conversations import ConversationMerged
 
 from .people import SECONDS, Cast, Person
@@ -57,10 +57,15 @@ async def test_nobody_else_comes_in(prosody: DevServer, cast: Cast) -> None:
     assert alice.room(room).accounts == sorted([alice.account, bob.account])
 
 
-async def test_both_begin_at_once(server: DevServer, cast: Cast) -> None:
+async def test_both_begin_at_once(server: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
     """The smallest group id wins, for both alike, and nothing that was said in the other is lost."""
     people = [await cast.person(server, name, accept_invitation=lambda _: False) for name in ("alice", "bob")]
     alice, bob = people  # neither follows the other's invitation until both have begun
+
+    async def still_on_its_way(_: str) -> None:
+        pass
+
+    monkeypatch.setattr(bob.mls.parts.conversations, "_accept", still_on_its_way)
     rooms = [await conversation(alice, bob), await conversation(bob, alice)]
     assert rooms[0] != rooms[1]
     await alice.mls.join(rooms[1])
@@ -76,6 +81,48 @@ async def test_both_begin_at_once(server: DevServer, cast: Cast) -> None:
     await bob.say("said in the other", rooms[1])
     await bob.hears("said in the one")
     await alice.hears("said in the other")
+
+
+async def test_an_undecided_invitation_is_accepted_by_opening_the_conversation(server: DevServer, cast: Cast) -> None:
+    """Else each side would talk in a room of its own, and not read the other's; a restart changes nothing."""
+    alice = await cast.person(server, "alice")
+    bob = await cast.person(server, "bob", accept_invitation=lambda _: False)
+    room = await conversation(alice, bob)
+    await alice.say("When shall we two meet again?", room)
+    waiting = await bob.until(lambda: bob.mls.invitations)
+    assert [(each.room, each.inviter) for each in waiting] == [(room, alice.account)]
+    assert bob.mls.conversations == {}
+    await bob.log_out()
+    await bob.connect()
+    assert [(each.room, each.inviter) for each in bob.mls.invitations] == [(room, alice.account)]
+    assert await conversation(bob, alice) == room
+    await bob.hears("When shall we two meet again?")
+    assert bob.mls.invitations == []
+    await bob.say("In thunder", room)
+    await alice.hears("In thunder")
+
+
+async def test_joining_the_room_accepts_an_undecided_invitation(server: DevServer, cast: Cast) -> None:
+    alice = await cast.person(server, "alice")
+    bob = await cast.person(server, "bob", accept_invitation=lambda _: False)
+    coven = await alice.mls.create(f"coven-{alice.jid.user}@{server.rooms}")
+    assert not (await coven.add(bob.account)).failed
+    assert [each.room for each in await bob.until(lambda: bob.mls.invitations)] == [coven.jid]
+    async with asyncio.timeout(SECONDS):
+        await bob.mls.join(coven.jid.upper())
+    assert bob.mls.invitations == []
+    await bob.until(lambda: alice.account in bob.room(coven.jid).accounts)
+
+
+async def test_the_address_of_an_account_is_no_room(server: DevServer, cast: Cast) -> None:
+    """XEP-0045 6.2: an account would never answer our presence, and we would wait for ever."""
+    alice, bob = [await cast.person(server, name) for name in ("alice", "bob")]
+    for attempt in (alice.mls.join, alice.mls.create, alice.mls.adopt):
+        async with asyncio.timeout(SECONDS):
+            with pytest.raises(RoomUnsuitable, match=r"not-a-room.*conversation") as caught:
+                await attempt(bob.account)
+        assert caught.value.reasons == ("not-a-room",)
+    assert alice.mls.rooms == {}
 
 
 async def test_nothing_stays_behind_for_nobody(server: DevServer, cast: Cast) -> None:

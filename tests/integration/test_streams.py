@@ -135,12 +135,12 @@ async def test_who_is_banned_in_the_middle_of_a_commit_is_told(server: DevServer
 
 async def test_a_room_lost_in_silence_is_noticed_by_a_self_ping(server: DevServer, cast: Cast) -> None:
     """XEP-0410: somebody who says nothing has dropped out, and misses a Commit and what follows."""
-    _, (alice, bob) = await cast.meet(server, "alice", "bob", self_ping=0.5)
+    room, (alice, bob) = await cast.meet(server, "alice", "bob", self_ping=0.5)
     await lose_room(bob, alice)
     await alice.room().update()
     await alice.say("double, double toil and trouble")
     await bob.hears("double, double toil and trouble")
-    assert bob.got("mls_interrupted") == [Interrupted("silent")]
+    assert bob.got("mls_interrupted") == [Interrupted("silent", room)]
     await all_agree(alice, bob, epoch=2)
 
 

@@ -54,7 +54,7 @@ class Room:
         return SimpleNamespace(failed={"nobody@example": "no MLS"}, skipped={})
 
     async def remove(self, *accounts: str) -> Any:
-        return ()
+        return SimpleNamespace(failed={account: "not in the group" for account in accounts})
 
     async def correct(self, sent: Any, text: str) -> None:
         self.done.append((sent.origin_id, text))
@@ -143,7 +143,7 @@ async def test_people() -> None:
     added = await every.run(room, "add", "nobody@example")  # type: ignore[arg-type]
     assert (added.text, added.warning) == ("nobody@example could not be added: no MLS", True)
     removed = await every.run(room, "remove", "bob@example")  # type: ignore[arg-type]
-    assert removed.warning
+    assert (removed.text, removed.warning) == ("bob@example was not removed: not in the group", True)
     assert (await every.run(room, "me")).own_code  # type: ignore[arg-type]
     for name, rest in (("add", ""), ("remove", ""), ("verify", "bob@example"), ("distrust", ""), ("nonsense", "")):
         with pytest.raises(UsageError):

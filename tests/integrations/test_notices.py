@@ -37,6 +37,7 @@ def test_every_event_that_has_words_is_documented() -> None:
         ("mls_entered", Entered("hecate", again=False), None),
         ("mls_entered", Entered("hecate", again=True), Notice("back in the room")),
         ("mls_interrupted", Interrupted("kicked"), Notice("out of the room for now (kicked)", None, True)),
+        ("mls_interrupted", Interrupted("kicked", ROOM), Notice("out of the room for now (kicked)", ROOM, True)),
     ],
 )
 def test_words(name: str, event: Any, said: Notice | None) -> None:

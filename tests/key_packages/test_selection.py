@@ -73,7 +73,7 @@ async def test_who_cannot_be_added_is_named_with_the_reason() -> None:
     assert found.failed == {BOB: f"{bob.device.identity} is denied"}
     alice.key_packages.error = NotPermitted("the node is closed")
     found = await find_candidates(alice.context, session, [BOB])
-    assert found.failed == {BOB: "no such account, or no MLS: the node is closed"}
+    assert found.failed == {BOB: "no such account, or no MLS: a program with MLS must have logged in to it once"}
 
 
 async def test_our_own_device_is_no_candidate() -> None:

@@ -115,6 +115,12 @@ class View(Protocol):
     def opened(self, talk: Talk) -> None:
         """Somebody has asked for this talk."""
 
+    def closed(self, talk: Talk) -> None:
+        """A talk that was asked for cannot be opened, and is gone."""
+
+    def told(self, text: str) -> None:
+        """There is something to say, and no talk to say it in."""
+
     def own_code(self) -> None:
         """Show the code of our own keys, if there is room for it."""
 
@@ -135,6 +141,7 @@ class Chat:
         self.mls: MLS
         self._commands: RoomCommands
         self._wanted: set[str] = {only} if only is not None else set()
+        self._told: set[tuple[str, str]] = set()  # rooms and inviters of invitations that have been shown
         self._joined: dict[str, asyncio.Event] = {}
         self._unconfirmed: list[SentMessage] = []
         self._failed = 0
@@ -166,6 +173,9 @@ class Chat:
         for room in self.mls.rooms.values():
             if room.is_member and self._is_wanted(room):
                 self._talk_of(room)
+        if self.only is None:
+            for invitation in self.mls.invitations:
+                self._invited(invitation.room, invitation.inviter)
 
     def close(self) -> None:
         """Leave what nobody has seen in the store."""
@@ -227,8 +237,14 @@ class Chat:
         if room in self._wanted or str(invitation.inviter.bare) in self._wanted:
             return True
         if self.only is None:
-            self._everywhere(f"{invitation.inviter.bare} invites you to {room}: /open {room} accepts")
+            self._invited(room, str(invitation.inviter.bare))
         return False
+
+    def _invited(self, room: str, inviter: str) -> None:
+        if (room, inviter) in self._told:
+            return
+        self._told.add((room, inviter))
+        self._everywhere(f"{inviter} invites you to {room}: /open {inviter} to talk with them, or /open {room}")
 
     def _wait(self, talk: Talk, what: str) -> None:
         talk.waiting = what
@@ -242,6 +258,7 @@ class Chat:
         :param people: addresses to add to it
         :raises MLSError: it has failed
         """
+        known = address in self.talks
         self._wanted.add(address)
         talk = self.talk(address)
         self.view.opened(talk)
@@ -260,6 +277,12 @@ class Chat:
             else:
                 self._wait(talk, f"Opening the conversation with {address} ...")
                 room = await self.mls.conversation(address)
+        except MLSError:
+            self._wanted.discard(address)
+            if not known:
+                del self.talks[address]
+                self.view.closed(talk)
+            raise
         finally:
             self._wait(talk, "")
         talk = self._talk_of(room)
@@ -329,7 +352,7 @@ class Chat:
 
     async def _say(self, talk: Talk | None, text: str) -> None:
         if talk is None or talk.room is None:
-            raise UsageError("nothing is sent: this device is not in the group yet")
+            raise UsageError("nothing is sent: this device is not in the group yet (the arrow up brings the text back)")
         talk.types = False  # a message ends it
         for piece in pieces(text):
             sent = await talk.room.send(piece)
@@ -503,6 +526,8 @@ class Chat:
         shown = shown or next(iter(self.talks.values()), None)
         if shown is not None:
             self._add(shown, Line(displayable(text), "warning" if warning else "note"))
+        else:
+            self.view.told(displayable(text))
 
 
 def _is_confirmed(sent: SentMessage) -> bool:

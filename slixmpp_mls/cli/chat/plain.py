@@ -46,6 +46,12 @@ class Plain:
     def opened(self, talk: Talk) -> None:
         pass
 
+    def closed(self, talk: Talk) -> None:
+        pass
+
+    def told(self, text: str) -> None:
+        console.print(Text(text, "dim"), soft_wrap=True)
+
     def own_code(self) -> None:
         if console.is_terminal:
             self._chat.mls.trust.qr().terminal(compact=True)

@@ -16,6 +16,7 @@ from textual import events, on
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
+from textual.message import Message as TextualMessage
 from textual.widgets import Input, OptionList, RichLog, Static
 from textual.widgets.option_list import Option
 
@@ -30,19 +31,49 @@ __all__ = ["Window"]
 _TICK = 1.0  # seconds after which what depends on the time is drawn again
 
 
+_NEW_LINE = "\u23ce"  # stands in the entry, which has one line, for the end of a line
+
+
 class Entry(Input):
-    """The line to type, with the history of the talk."""
+    """The line to type, with the history of the talk.
+
+    Several lines that are pasted, or typed with Ctrl-J between them, are one message.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "earlier", show=False),
         Binding("down", "later", show=False),
     ]
 
+    class Typed(TextualMessage):
+        """Somebody has pressed Enter."""
+
+        def __init__(self, line: str) -> None:
+            super().__init__()
+            self.line = line
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.history: list[str] = []
         self._place = 0
         self._draft = ""
+
+    async def _on_key(self, event: events.Key) -> None:
+        # Not by a binding: keys that follow quickly would come before it, and into the same line.
+        if event.key not in ("enter", "ctrl+j"):
+            return  # Textual calls the base class as well
+        event.stop()
+        event.prevent_default()
+        if event.key == "ctrl+j":
+            self.insert_text_at_cursor(_NEW_LINE)
+        else:
+            self.post_message(self.Typed(self.value.replace(_NEW_LINE, "\n")))
+            self.value = ""
+
+    def _on_paste(self, event: events.Paste) -> None:
+        event.stop()
+        event.prevent_default()  # Textual's takes the first line only
+        self.replace(_NEW_LINE.join(event.text.strip("\r\n").splitlines()), *self.selection)
 
     def use(self, history: list[str]) -> None:
         """Take up the history of another talk."""
@@ -63,7 +94,8 @@ class Entry(Input):
 
     def _show(self, place: int) -> None:
         self._place = place
-        self.value = self.history[place] if place < len(self.history) else self._draft
+        earlier = self.history[place].replace("\n", _NEW_LINE) if place < len(self.history) else self._draft
+        self.value = earlier
         self.cursor_position = len(self.value)
 
 
@@ -106,6 +138,7 @@ class Window(App[None]):
         self._people = people
         self._logs: dict[str, RichLog] = {}
         self._current: Talk | None = None
+        self._before: Talk | None = None  # the one that was shown before
         self._focused = True
         self._working: set[asyncio.Task[None]] = set()
         chat.view = self
@@ -125,13 +158,13 @@ class Window(App[None]):
         """Show the rooms of the store, and open the talk that was asked for."""
         self.query_one("#talks", OptionList).can_focus = False
         self.query_one(Entry).focus()
+        if self._address is None:
+            self.told("No rooms yet: /open ADDRESS, /create ROOM, or wait to be invited")
         self._chat.begin()
         if self._current is None and self._chat.talks:
             self.look_at(next(iter(self._chat.talks.values())))
         if self._address is not None:
             self._work(self._open(self._address))
-        elif self._current is None:
-            self.query_one("#status", Static).update("No rooms yet: /open ADDRESS, /create ROOM, or wait to be invited")
         self._work(self._watch())
         self.set_interval(_TICK, self._draw_status)
 
@@ -164,14 +197,31 @@ class Window(App[None]):
 
     def added(self, talk: Talk, line: Line) -> None:
         if talk.address in self._logs:  # else it is among the first lines of the pane
-            self._logs[talk.address].write(_rendered(line))
+            self._write(self._logs[talk.address], _rendered(line))
 
     def opened(self, talk: Talk) -> None:
         if self.is_running:
             self.look_at(talk)
 
+    def closed(self, talk: Talk) -> None:
+        log = self._logs.pop(talk.address, None)
+        if log is not None:
+            log.remove()
+        if self._current is talk:
+            self._current = None
+            before = self._before if self._before in self._chat.talks.values() else None
+            others = (before, *self._chat.talks.values())
+            shown = next((each for each in others if each is not None), None)
+            if shown is not None:
+                self.look_at(shown)
+        self._draw_talks()
+        self._draw_people()
+
+    def told(self, text: str) -> None:
+        self.query_one("#status", Static).update(Text(text, overflow="ellipsis"))
+
     def changed(self, talk: Talk) -> None:
-        if not self.is_running:
+        if not self.is_running or talk.address not in self._chat.talks:
             return
         if self._current is None:
             self.look_at(talk)
@@ -183,7 +233,7 @@ class Window(App[None]):
         if self._current is not None:
             drawing = io.StringIO()
             self._chat.mls.trust.qr().terminal(drawing, compact=True)
-            self._pane(self._current).write(Text.from_ansi(drawing.getvalue()))
+            self._write(self._pane(self._current), Text.from_ansi(drawing.getvalue()))
 
     # --- drawing -------------------------------------------------------------------------------------
 
@@ -198,9 +248,16 @@ class Window(App[None]):
                 log.write(_rendered(line))
         return log
 
+    def _write(self, log: RichLog, text: Text) -> None:
+        """Write into a pane; one that is hidden does not know its width."""
+        shown = None if self._current is None else self._logs.get(self._current.address)
+        width = 0 if shown is None or log is shown else shown.scrollable_content_region.width
+        log.write(text, width=width or None)
+
     def look_at(self, talk: Talk) -> None:
         """Show a talk."""
-        self._current = talk
+        if talk is not self._current:
+            self._before, self._current = self._current, talk
         shown = self._pane(talk)
         for log in self._logs.values():
             log.display = log is shown
@@ -246,16 +303,18 @@ class Window(App[None]):
         if talk is not None and talk.room is not None and talk.room.is_member:
             for member in talk.room.members:
                 text.append(f"{member.account}\n", f"bold {colour_of(member.account)}")
-                text.append(f" {member.device}\n", "dim")
-                text.append(f" {member.level}\n", STYLES.get(member.level, ""))
+                text.append(f" {member.fingerprint[:8]} ", "dim")  # as beside its messages
+                if member.fingerprint == self._chat.mls.fingerprint:
+                    text.append("this device\n")
+                else:
+                    text.append(f"{member.level}\n", STYLES.get(member.level, ""))
         self.query_one("#people", Static).update(text)
 
     # --- keys ------------------------------------------------------------------------------------------
 
-    @on(Input.Submitted, "#entry")
-    def _submitted(self, event: Input.Submitted) -> None:
-        line, event.input.value = event.value, ""
-        talk = self._current
+    @on(Entry.Typed)
+    def _submitted(self, event: Entry.Typed) -> None:
+        line, talk = event.line, self._current
         if talk is not None and line.strip():
             talk.history.append(line)
             self.query_one(Entry).use(talk.history)

@@ -41,6 +41,7 @@ A part knows only the parts that its constructor takes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 from ...mls.group.group import Group
@@ -49,7 +50,7 @@ from ...policy.roster import Roster
 from ..device import Device
 from ..events import Event
 from ..storage.post_commit_actions import PostCommitActions
-from ..storage.records import ROOMS, MembershipState
+from ..storage.records import ROOMS, MembershipState, room_of
 from .actions import Fits, Outgoing
 from .applying import Applying
 from .certainty import Certainty
@@ -67,6 +68,8 @@ from .sending import Sending
 from .welcome import Welcomes
 
 __all__ = ["Fits", "RoomGroup"]
+
+log = logging.getLogger(__name__)
 
 
 class RoomGroup:
@@ -105,12 +108,15 @@ class RoomGroup:
 
     @staticmethod
     def known(device: Device) -> list[str]:
-        """Bare JIDs of all rooms that the store knows.
+        """Bare JIDs of all rooms that the store knows.  Records under what is no address are passed over.
 
         :raises StoreError: the store failed
         """
         with device.store.transaction() as transaction:
-            return [key.decode() for key, _ in transaction.items(ROOMS)]
+            rooms = [room_of(key) for key, _ in transaction.items(ROOMS)]
+        if None in rooms:
+            log.warning("the store has a room whose address is none; slixmpp-mls store check names it")
+        return [room for room in rooms if room is not None]
 
     # --- what it is ----------------------------------------------------------------------------
 

@@ -80,12 +80,21 @@ __all__ = [
     "Spaces",
     "UnsureRecord",
     "UploadRecord",
+    "room_of",
 ]  # fmt: skip
 
 KEY_PACKAGES = "key-package"
 """The space that has a :class:`KeyPackageRecord` of each KeyPackage of ours."""
 ROOMS = "room"
 """The space that has a :class:`RoomRecord` of each room."""
+
+
+def room_of(key: bytes) -> str | None:
+    """The bare JID under which the space :data:`ROOMS` has a room; None if the key is no address of a room."""
+    name, _, domain = (text := key.decode(errors="replace")).partition("@")
+    return text if name and domain and "/" not in text and "\ufffd" not in text else None
+
+
 OUTSIDE = b"record"
 """The key of the :class:`OutsideRecord` in its space."""
 

@@ -439,6 +439,8 @@ class RoomWorker:
             case AffiliationChanged():
                 if event.affiliation in ("none", "outcast"):
                     self.parts.spawn(self._expelled(str(event.jid.bare)), "removing who lost the room")
+        if isinstance(event, CatchingUp | Entered | Interrupted | Bounced | AffiliationChanged):
+            event = replace(event, room=self.room)  # one handler of the application serves all rooms
         self._context.fire(_EVENT_NAMES.get(type(event), "mls_room_event"), event)
 
     def stream_resumed(self) -> None:
