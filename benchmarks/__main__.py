@@ -64,12 +64,14 @@ def imports(runs: Annotated[int, typer.Option(help="The best of so many.")] = 5)
     with _progress() as progress:
         base = measure("slixmpp, cryptography.x509, lxml.etree", runs, progress)
         ours = measure("slixmpp_mls", runs, progress)
-    for each in (base, ours):
+        # What register_plugin("mls") imports when a bot is made, and what connects it.
+        bot = measure("slixmpp_mls, slixmpp_mls.plugin, slixmpp_mls.runtime.connection", runs, progress)
+    for each in (base, ours, bot):
         console.print(f"import {each.what}: {each.seconds * 1000:.0f} ms")
         for name, seconds in list(each.packages.items())[:6]:
             console.print(f"  {name}: {seconds * 1000:.0f} ms")
-    console.print(f"ratio: {ours.seconds / base.seconds:.1f}")
-    late = [name for name in LATE if name in ours.packages]
+    console.print(f"ratios: {ours.seconds / base.seconds:.1f}, and for a bot {bot.seconds / base.seconds:.1f}")
+    late = [name for name in LATE if name in bot.packages]
     console.print(f"of {', '.join(LATE)}, imported at once: {', '.join(late) or 'none'}")
 
 
