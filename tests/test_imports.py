@@ -31,8 +31,13 @@ def test_the_package_alone_imports_little() -> None:
 
 
 def test_a_bot_that_only_registers_the_plugin_gets_it() -> None:
-    code = "import slixmpp, slixmpp_mls; bot = slixmpp.ClientXMPP('b@b.example', 'p'); bot.register_plugin('mls', {'store': 'b.db'}); "
-    assert ask(f"{code} print(type(bot.plugin['mls']) is slixmpp_mls.MLS is slixmpp_mls.plugin.MLS)") == ["True"]
+    code = (
+        "import slixmpp, slixmpp_mls",
+        "bot = slixmpp.ClientXMPP('b@b.example', 'p')",
+        "bot.register_plugin('mls', {'store': 'b.db'})",
+        "print(type(bot.plugin['mls']) is slixmpp_mls.MLS is slixmpp_mls.plugin.MLS)",
+    )
+    assert ask("; ".join(code)) == ["True"]
 
 
 async def test_what_stands_for_the_plugin_has_its_dependencies() -> None:

@@ -25,7 +25,10 @@ NEW_VARIABLE = "MLS_STORE_NEW_PASSPHRASE"
 
 app = typer.Typer(
     name="store",
-    help="The file with a device's keys and groups: encrypt it, decrypt it, check it. No program may have it open.",
+    help=(
+        "The file with a device's keys and groups: encrypt it, decrypt it, check it. No program may have it open.\n\n"
+        "Example: `slixmpp-mls store check bot.db`"
+    ),
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )

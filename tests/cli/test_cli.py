@@ -9,12 +9,13 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import zxingcpp
 from PIL import Image
 from slixmpp import JID
@@ -430,3 +431,16 @@ def test_inspect_refuses_nonsense_in_one_line(nonsense: str, monkeypatch: pytest
     assert len(said.err.splitlines()) == 1
     assert said.err.startswith("slixmpp-mls: ")
     assert said.out == ""
+
+
+def test_every_command_and_group_of_commands_has_an_example() -> None:
+    def commands(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+        if path:
+            yield path, command.help or ""
+        for name, below in getattr(command, "commands", {}).items():
+            yield from commands(below, (*path, name))
+
+    found = dict(commands(typer.main.get_command(app), ()))
+    assert len(found) > 25
+    for path, text in found.items():
+        assert re.search(rf"Example: `[^`]*slixmpp-mls {path[0]}", text), path

@@ -78,6 +78,19 @@ def test_each_event_is_in_the_reference(monkeypatch: pytest.MonkeyPatch) -> None
     assert {name for name in settings.DEFAULTS} - documented == set()
 
 
+def test_pages_name_events_and_not_their_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program registers a handler by the event's name; the reference has the classes."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    generate = importlib.import_module("generate")
+    classes = {data for _, _, data in generate.event_table()} - {"EncryptedMessage", "RetiredDevice", "StoreError"}
+    named = []
+    for page in [ROOT / "README.md", *DOCS.glob("*.md"), *DOCS.glob("howto/*.md"), *DOCS.glob("concepts/*.md")]:
+        if page.name != "requirements.md":  # which says where in the code a thing is
+            found = set(re.findall(r"`(\w+)`", page.read_text(encoding="utf-8"))) & classes
+            named += [(page.name, name) for name in sorted(found)]
+    assert not named
+
+
 def test_the_pictures_are_those_of_their_script(monkeypatch: pytest.MonkeyPatch) -> None:
     """``python docs/pictures.py`` would change nothing."""
     monkeypatch.syspath_prepend(str(DOCS))

@@ -23,7 +23,7 @@ from slixmpp_mls.stanza.consistency import check
 
 from ..conftest import unavailable_means_skip
 from ..plugins import disable_mls
-from .people import SECONDS, Cast, Person
+from .people import SECONDS, Cast, Person, Recorded
 
 
 async def key_packages(reader: Person, of: Person) -> dict[str, KeyPackage]:
@@ -212,6 +212,23 @@ async def test_ready_can_be_awaited_before_there_is_a_connection(prosody: DevSer
     await prosody.connect(alice.client)
     await asyncio.wait_for(waiting, 60)
     assert alice.mls.fingerprint.replace(" ", "").isalnum()
+
+
+async def test_within_a_session_the_invitations_before_are_read(server: DevServer, cast: Cast) -> None:
+    """As with ``/load mls`` that is typed late: presence has been announced, and only the archive tells of them."""
+    alice, bob = [await cast.person(server, name) for name in ("alice", "bob")]
+    room = f"coven-{alice.jid.user}@{server.rooms}"
+    coven = await alice.mls.create(room)
+    await bob.log_out()
+    client = server.client(bob.jid, factory=Recorded)
+    await server.connect(client)
+    assert not (await coven.add(bob.account)).failed
+    async with asyncio.timeout(SECONDS):
+        while b"jabber:x:conference" not in client.received:  # noqa: ASYNC110  # there is no handler for it
+            await asyncio.sleep(0.05)
+    client.register_plugin("mls", {"store": str(bob.store)})
+    bob.clients.append(client)
+    await bob.joined(room)
 
 
 async def test_a_failed_start_is_an_event_and_no_stray_exception(
