@@ -17,7 +17,7 @@ def _without_system_certificates(stream: XMLStream, *arguments: Any, **options: 
     _init(stream, *arguments, **{"ssl_context": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), **options})
 
 
-def _salted_password(mechanism: SCRAM, text: Any, salt: bytes, iterations: int) -> bytes:
+def _salted_password(mechanism: Any, text: Any, salt: bytes, iterations: int) -> bytes:
     """``Hi`` of RFC 5802 section 2.2, which is PBKDF2, by OpenSSL: 2 ms rather than 20."""
     assert mechanism.hash is not None
     return hashlib.pbkdf2_hmac(mechanism.hash().name, bytes(text), salt, iterations)
