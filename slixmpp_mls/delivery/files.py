@@ -345,7 +345,7 @@ def _flush(out: BinaryIO) -> None:
 def _replacing(target: Path, overwrite: bool) -> Iterator[BinaryIO]:
     """A temporary file that is renamed to the target on success, and removed on failure."""
     if not overwrite and os.path.lexists(target):
-        raise UsageError(f"{target} exists already")
+        raise UsageError(f"{target} exists already: give another path")
     descriptor, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)
     part = Path(name)
     try:
@@ -364,10 +364,10 @@ def _name(part: Path, target: Path) -> None:
     try:
         os.link(part, target)  # fails if the target exists; a rename would replace it
     except FileExistsError:
-        raise UsageError(f"{target} exists already") from None
+        raise UsageError(f"{target} exists already: give another path") from None
     except OSError:  # the file system has no links
         if os.path.lexists(target):
-            raise UsageError(f"{target} exists already") from None
+            raise UsageError(f"{target} exists already: give another path") from None
         part.replace(target)
 
 

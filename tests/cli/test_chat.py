@@ -244,9 +244,10 @@ async def test_invitations_that_wait_are_shown_at_the_start(rooms: int) -> None:
     def shown() -> str:
         return said(window, coven.jid) if rooms else str(window.query_one("#status", Static).content)
 
-    async with window.run_test(size=(160, 30)) as pilot:
+    async with window.run_test(size=(80, 30)) as pilot:
         await until(pilot, lambda: "hecate@example invites you" in shown())
-        assert "/open hecate@example" in shown().replace("\n", " ")
+        assert "/open hecate@example" in " ".join(shown().split())
+        await until(pilot, lambda: window.query_one("#status", Static).size.height == (1 if rooms else 3))
         await window.stop()
 
 

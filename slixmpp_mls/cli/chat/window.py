@@ -114,7 +114,7 @@ class Window(App[None]):
     #people.hidden { display: none; }
     #middle { width: 1fr; }
     RichLog { height: 1fr; padding: 0 1; scrollbar-size-vertical: 1; }
-    #status { height: 1; padding: 0 1; background: $boost; color: $text-muted; }
+    #status { height: auto; max-height: 5; padding: 0 1; background: $boost; color: $text-muted; }
     Entry { border: none; height: 1; padding: 0 1; }
     """
     ENABLE_COMMAND_PALETTE = False
@@ -218,7 +218,7 @@ class Window(App[None]):
         self._draw_people()
 
     def told(self, text: str) -> None:
-        self.query_one("#status", Static).update(Text(text, overflow="ellipsis"))
+        self.query_one("#status", Static).update(Text(text))
 
     def changed(self, talk: Talk) -> None:
         if not self.is_running or talk.address not in self._chat.talks:
