@@ -402,11 +402,15 @@ async def test_the_windows_in_a_real_terminal(
 
 
 async def test_one_ctrl_c_ends_a_chat_of_lines(prosody: DevServer, account: Account, tmp_path: Path) -> None:
+    """And a line that the terminal has cut is not sent as if it were whole."""
     alice, room = str(await account(prosody, "alice")), f"{unique('coven')}@{prosody.rooms}"
     command = (COMMAND, "chat", alice, room, "--create", "--plain", "--add", f"nobody@{prosody.domain}")
     async with terminal(*command, folder=tmp_path, environment=login(prosody, alice)) as window:
         await window.shows("no such account, or no MLS")
         await window.shows("In coven")
+        await window.press("-l", "x" * 4200)  # the terminal hands on 4,095 of them
+        await window.press("Enter")
+        await window.shows("nothing is sent: a terminal cuts lines")
         await window.type("Fair is foul")
         await window.press("C-c")
         assert await window.ends() == 130

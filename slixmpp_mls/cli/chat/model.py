@@ -350,6 +350,11 @@ class Chat:
             else:
                 self.warn(talk, str(error))
 
+    def refused(self, talk: Talk, why: str) -> None:
+        """What somebody has typed is not sent."""
+        self._failed += 1
+        self.warn(talk, why)
+
     async def _say(self, talk: Talk | None, text: str) -> None:
         if talk is None or talk.room is None:
             raise UsageError("nothing is sent: this device is not in the group yet (the arrow up brings the text back)")

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterator
+from typing import Final
 
 from rich.text import Text
 
@@ -14,6 +15,12 @@ from ..terminal import colour_of, console
 from .model import Chat, Line, Talk
 
 __all__ = ["Plain"]
+
+
+_TERMINAL_LINE: Final = 4095  # octets of a line that Linux's terminals hand on (termios(3), canonical mode)
+_CUT: Final = (
+    f"nothing is sent: a terminal cuts lines at {_TERMINAL_LINE} octets; send it in pieces, as a /file, or by a pipe"
+)
 
 
 class Plain:
@@ -59,7 +66,13 @@ class Plain:
     async def run(self, address: str, *, create: bool, people: list[str]) -> None:
         """Open the talk, and send what is typed, until the end of the input or of the talk."""
         talk = await self._chat.open(address, create=create, people=people)
+        cuts = sys.stdin.isatty()
         async for line in self._lines():
+            if cuts and len(line.encode()) >= _TERMINAL_LINE:
+                self._chat.refused(
+                    talk, f"nothing is sent: a terminal cuts lines at {_TERMINAL_LINE} octets; {_INSTEAD}"
+                )
+                continue
             await self._chat.typed(talk, line)
             if self._chat.ended.is_set():
                 break
