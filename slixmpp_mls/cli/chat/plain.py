@@ -69,9 +69,7 @@ class Plain:
         cuts = sys.stdin.isatty()
         async for line in self._lines():
             if cuts and len(line.encode()) >= _TERMINAL_LINE:
-                self._chat.refused(
-                    talk, f"nothing is sent: a terminal cuts lines at {_TERMINAL_LINE} octets; {_INSTEAD}"
-                )
+                self._chat.refused(talk, _CUT)
                 continue
             await self._chat.typed(talk, line)
             if self._chat.ended.is_set():
