@@ -6,6 +6,7 @@ input; what victims note and how they end are lines of JSON on its standard outp
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -19,12 +20,13 @@ from .stories import live
 
 def main() -> None:
     make_slixmpp_quick()
+    gc.freeze()  # or each victim's first collection would copy all that it shares with us
     logging.disable(logging.CRITICAL)  # of logging on the way to death nothing is learnt
     alive: dict[int, str] = {}
     os.set_blocking(0, False)
     buffered = b""
     while True:
-        select.select([0], [], [], 0.005 if alive else None)
+        select.select([0], [], [], 0.02 if alive else None)
         try:
             chunk = os.read(0, 1 << 20)
             if not chunk:

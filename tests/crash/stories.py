@@ -80,7 +80,7 @@ class Bot:
     async def until(self, condition: Callable[[], Any]) -> None:
         while not condition():
             with suppress(TimeoutError):
-                async with asyncio.timeout(0.01):
+                async with asyncio.timeout(0.05):
                     await self.news.wait()
             self.news.clear()
 
