@@ -14,6 +14,7 @@ from slixmpp_mls import MLS, EncryptedMessage, EncryptedRoom
 from slixmpp_mls.devserver import DevServer, Prosody
 
 from .conftest import unavailable_means_skip, unique
+from .patience import add_all
 from .programs import COMMAND, ROOT, login, running
 
 SECONDS = 60.0
@@ -47,7 +48,7 @@ class Person:
     async def room_with(self, server: DevServer, bot: str) -> EncryptedRoom:
         async with asyncio.timeout(SECONDS):
             group = await self.mls.create(f"{unique('coven')}@{server.rooms}")
-            assert not (await group.add(bot)).failed
+        await add_all(group, bot)
         return group
 
 

@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import aiohttp
 from slixmpp import JID
 
 from ..errors import DevServerError
@@ -207,6 +206,8 @@ class Ejabberd(DevServer):
 
     async def _command_api(self, command: str, arguments: Mapping[str, str]) -> tuple[int, str]:
         """Run an idempotent command, again after a failure: a busy ejabberd closes some of many connections."""
+        import aiohttp  # takes as long to import as the rest, and each command of ours imports this module
+
         for attempt in range(_ATTEMPTS):
             try:
                 async with (

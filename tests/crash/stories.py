@@ -26,6 +26,7 @@ from slixmpp_mls.plugin import MLS
 from slixmpp_mls.policy import Right, RoomPolicy
 from slixmpp_mls.rooms.encrypted_message import EncryptedMessage
 from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
+from tests.patience import add_all
 from tests.plugins import mls_of
 
 from .points import CountedClient, CountedStore, Points
@@ -143,7 +144,7 @@ async def founder(bot: Bot) -> None:
         group = bot.group() or await bot.mls.create(bot.room, policy=policy(bot))
         await group.wait_live()
         if not bot.has("added"):
-            await group.add(bob, carol)
+            await add_all(group, bob, carol)
             assert {bob, carol} <= set(group.accounts)
             bot.note("added")
         await bot.say("one")

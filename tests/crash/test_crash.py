@@ -22,6 +22,7 @@ from slixmpp_mls.devserver import DevServer, Prosody
 from tests.plugins import disable_mls
 
 from ..conftest import unique
+from ..patience import add_all
 from .stories import PATIENCE
 from .witnesses import Witness
 
@@ -154,7 +155,8 @@ class Stage:
                 if code == -signal.SIGKILL:
                     assert run.killed
                     code = await self.nursery.live(run, job, None)
-                assert code == 0, f"a victim did not come to the end\n{run}"
+                others = part.exception() if part.done() and not part.cancelled() else part
+                assert code == 0, f"a victim did not come to the end\n{run}\nwitnesses: {others!r}"
                 await part
                 self.check(run, room, account)
         except TimeoutError:
@@ -179,7 +181,7 @@ class Stage:
     async def _guest(self, run: Run, room: str, victim: str) -> None:
         await run.until("ready")
         group = await self.bob.mls.create(room)
-        await group.add(victim, self.carol.account)
+        await add_all(group, victim, self.carol.account)
         carols = await self.carol.group(room)
         await run.until("joined")
         await group.send("first")

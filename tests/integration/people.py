@@ -29,6 +29,7 @@ from slixmpp_mls.rooms.encrypted_room import EncryptedRoom, SentMessage
 from slixmpp_mls.runtime import events
 
 from ..conftest import unique
+from ..patience import add_all
 from ..plugins import disable_mls, mls_of
 
 SECONDS = 60.0  # more than anything here should take
@@ -315,9 +316,8 @@ class Cast:
         room = f"{unique('coven')}@{server.rooms}"
         async with asyncio.timeout(SECONDS):
             group = await first.mls.create(room)
-            if others:
-                result = await group.add(*(other.account for other in others))
-                assert not result.failed
+        if others:
+            await add_all(group, *(other.account for other in others))
         for other in others:
             await other.joined(room)
         return room, list(people)
