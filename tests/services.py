@@ -15,7 +15,7 @@ from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.structures.leaf_node import LeafNode
 from slixmpp_mls.runtime import Context, Settings, SteadyClock, Tasks
-from slixmpp_mls.stanza import KeyPackage
+from slixmpp_mls.stanza import Device, Key, KeyPackage
 from slixmpp_mls.testing import Participant
 
 
@@ -35,12 +35,14 @@ class Nodes:
     """A node of each account: items by account and item id.
 
     :ivar error: raised by every request, if it is not None
+    :ivar read: ids of the items that were handed out
     """
 
     def __init__(self) -> None:
         self.of: dict[str, dict[str, Element]] = {}
         self.error: Exception | None = None
         self.limits: list[int | None] = []
+        self.read: list[str] = []
 
 
 class _Node:
@@ -76,7 +78,15 @@ class _Node:
     ) -> dict[str, Element]:
         self._fail()
         self.nodes.limits.append(limit)
-        return dict(list(self.nodes.of.get(account or self._account, {}).items())[-(limit or 10_000) :])
+        wanted = None if ids is None else set(ids)
+        node = self.nodes.of.get(account or self._account, {})
+        there = [item for item in node.items() if wanted is None or item[0] in wanted]
+        self.nodes.read += [item_id for item_id, _ in there]
+        return dict(there[-(limit or 10_000) :])
+
+    async def own_ids(self) -> set[str]:
+        self._fail()
+        return set(self.nodes.of.get(self._account, {}))
 
     def _fail(self) -> None:
         if self.nodes.error is not None:
@@ -144,6 +154,13 @@ class Client:
             used_key_packages=Recent(100),
             tasks=Tasks(self.failures.append),
         )
+
+    def list_device(self, client: Client | None = None) -> Device:
+        """List this device, or another one, in the account's node of devices."""
+        device = (client or self).device
+        entry = Device(device.identity.device, tuple(Key(*each) for each in device.signature_keys().items()))
+        self.devices.of.setdefault(device.identity.account, {})[entry.id] = entry.to_stdlib()
+        return entry
 
     def publish_key_packages(self) -> dict[str, Element]:
         """Put this device's KeyPackages of the world's directory into the account's node."""

@@ -43,6 +43,7 @@ from slixmpp_mls.delivery.key_packages import NODE_LIMIT
 from slixmpp_mls.delivery.muc_config import shortcomings
 from slixmpp_mls.errors import PeerError, PolicyViolation
 from slixmpp_mls.identity import ClientIdentity, key_identifier
+from slixmpp_mls.key_packages.items import Place
 from slixmpp_mls.key_packages.publication import RESERVE
 from slixmpp_mls.mls import xml_form
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
@@ -390,7 +391,14 @@ def test_the_published_device_and_key_package_belong_together() -> None:
     (item,) = example("hag66 publishes a KeyPackage").iter("{*}item")
     published = parse(item[0])
     assert isinstance(published, KeyPackage)
-    assert item.get("id") == published.ref
+    place = Place.of(item.get("id", ""))
+    assert place is not None
+    assert (place.device, place.suite) == (device.id, published.suite)
+    (count,) = device.key_packages
+    assert (count.suite, count.count) == (published.suite, SETTINGS.count)
+    assert place.number in range(count.count)
+    (asked,) = example("crone1 asks for a KeyPackage of hag66").iter("{*}item")
+    assert asked.get("id") == place.item_id
     now = STORY["stanzas"][0]["time"]
     rules = Device(MemoryStore("hag66@shakespeare.lit")).leaf_rules(now)
     requirements = GroupRequirements.of(SUITE, 1, (RoomPolicy(ROOM, ("crone1@shakespeare.lit",)).extension(),))
@@ -398,6 +406,7 @@ def test_the_published_device_and_key_package_belong_together() -> None:
     assert ClientIdentity.from_leaf(verified.leaf).device == device.id
     assert [key.data for key in device.keys if key.scheme == SUITE.signature_scheme] == [verified.leaf.signature_key]
     (fetched,) = example("The server of hag66 answers").iter("{*}item")
+    assert fetched.get("id") == place.item_id
     assert parse(fetched[0]) == published
 
 

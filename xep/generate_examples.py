@@ -363,7 +363,8 @@ def device(person: Person, added: datetime) -> str:
     return (
         f"<device xmlns='urn:xmpp:mls:0' added='{write_datetime(added)}' id='{person.identity.device}'>\n"
         f"  <label>{escape(person.label)}</label>\n"
-        f"  <key scheme='{ED25519}'>{base64.b64encode(person.signature_key.public).decode()}</key>\n</device>"
+        f"  <key scheme='{ED25519}'>{base64.b64encode(person.signature_key.public).decode()}</key>\n"
+        "  <key-packages count='100' suite='1'/>\n</device>"
     )
 
 
@@ -413,8 +414,9 @@ def tell() -> Story:
         {**open_node, "pubsub#send_last_published_item": "on_sub_and_presence", "pubsub#notify_retract": "true"},
     )  # fmt: skip
     package = hag.packages[0]
+    item_id = f"{hag.identity.device}/1/42"
     story.listings["key-package"] = publish(
-        hag, "k1", "urn:xmpp:mls:0:key-packages", package.reference.hex(), key_package(package),
+        hag, "k1", "urn:xmpp:mls:0:key-packages", item_id, key_package(package),
         {**open_node, "pubsub#send_last_published_item": "never"},
     )  # fmt: skip
     story.listings["structure"] = pretty(xml_form.to_xml(MLSMessage.decode(MLSMessage.wrap(package.key_package))))
@@ -429,12 +431,13 @@ def tell() -> Story:
     # adding
     story.listings["fetch"] = iq(
         {"from": crone.jid, "id": "k2", "to": hag.account, "type": "get"},
-        "<pubsub xmlns='http://jabber.org/protocol/pubsub'>\n  <items node='urn:xmpp:mls:0:key-packages'/>\n</pubsub>",
+        "<pubsub xmlns='http://jabber.org/protocol/pubsub'>\n  <items node='urn:xmpp:mls:0:key-packages'>\n"
+        f"    <item id='{item_id}'/>\n  </items>\n</pubsub>",
     )
     story.listings["fetched"] = iq(
         {"from": hag.account, "id": "k2", "to": crone.jid, "type": "result"},
         "<pubsub xmlns='http://jabber.org/protocol/pubsub'>\n  <items node='urn:xmpp:mls:0:key-packages'>\n"
-        f"    <item id='{package.reference.hex()}'>\n{indented(key_package(package), 3)}\n    </item>\n  </items>\n"
+        f"    <item id='{item_id}'>\n{indented(key_package(package), 3)}\n    </item>\n  </items>\n"
         "</pubsub>",
     )
     before = story.random(8).hex()
@@ -669,14 +672,14 @@ def operation(name: str) -> str:
 def two_suites() -> str:
     """KeyPackages of one device for two suites, as its server shows them."""
     case = json.loads((HERE / "vectors" / "operations.json").read_text(encoding="utf-8"))
+    account, _, device = case["follower"].partition("/")
     newest = {each["suite"]: each for each in case["key_packages"]}
     items = []
     for suite, each in sorted(newest.items()):
         text = indented(wrapped(bytes.fromhex(each["key_package"])), 1)
         attributes = {"xmlns": "urn:xmpp:mls:0", "ref": each["reference"], "suite": str(suite)}
         element = f"<key-package {attributes_of('key-package', attributes)}>\n{text}\n</key-package>"
-        items.append(f"    <item id='{each['reference']}'>\n{indented(element, 3)}\n    </item>\n")
-    account = case["follower"].partition("/")[0]
+        items.append(f"    <item id='{device}/{suite}/42'>\n{indented(element, 3)}\n    </item>\n")
     return iq(
         {"from": account, "id": "k3", "to": "crone1@shakespeare.lit/desktop", "type": "result"},
         "<pubsub xmlns='http://jabber.org/protocol/pubsub'>\n  <items node='urn:xmpp:mls:0:key-packages'>\n"

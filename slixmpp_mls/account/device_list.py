@@ -130,10 +130,11 @@ async def rename(node: DeviceDirectory, device_id: str, label: str | None) -> No
     :raises UsageError: no such device, or the label is invalid
     :raises DeliveryError: refused, unanswered or disconnected
     """
-    device = (await read_devices(node)).devices.get(device_id)
-    if device is None:
-        raise UsageError(f"our account lists no device {device_id}")
-    await node.publish(device_id, replace(device, label=label).to_stdlib())
+    async with node.changing:
+        device = (await read_devices(node)).devices.get(device_id)
+        if device is None:
+            raise UsageError(f"our account lists no device {device_id}")
+        await node.publish(device_id, replace(device, label=label).to_stdlib())
 
 
 async def retire(

@@ -127,12 +127,13 @@ class OwnEntry:
             published = transaction.get(*_LABEL)
         changed = label is not None and (published is None or published.decode() != label)
         written = context.devices.publications
-        await context.authentication.issue(
-            device.identity,
-            device.signature_keys(),
-            label=label if changed else None,
-            also=device.next_keys or device.former_keys,
-        )
+        async with context.devices.changing:
+            await context.authentication.issue(
+                device.identity,
+                device.signature_keys(),
+                label=label if changed else None,
+                also=device.next_keys or device.former_keys,
+            )
         if context.devices.publications > written:
             self.was_listed()
         with device.store.transaction() as transaction:

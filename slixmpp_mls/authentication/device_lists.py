@@ -149,7 +149,7 @@ class DeviceListService(AuthenticationService):
         label: str | None = None,
         also: Mapping[int, bytes] | None = None,
     ) -> None:
-        """List our device.  Does nothing if it is there already; otherwise keeps label and date of what was there."""
+        """List our device.  Does nothing if it is there already; otherwise keeps what is there beside the keys."""
         there = (await self._listing(client.account, next(self._order))).devices.get(client.device)
         device = Device(
             client.device,
@@ -157,6 +157,7 @@ class DeviceListService(AuthenticationService):
             label if label is not None or there is None else there.label,
             there.added if there is not None and there.added else datetime.fromtimestamp(int(self._clock()), UTC),
             () if there is None else there.vouchers,  # of other devices, for a key that it perhaps still has
+            () if there is None else there.key_packages,
         )
         if there is not None and not {*there.keys} & {*device.keys}:
             log.warning("the keys listed for %s are not ours and are replaced", client)

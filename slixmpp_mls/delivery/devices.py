@@ -7,6 +7,7 @@ before the presence is sent.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -38,10 +39,14 @@ class _DeviceEvents(MatcherBase):
 
 
 class DeviceDirectory(PEPNode):
-    """Our own devices (to publish and retract) and those of any account (to read, see `PEPNode.items`)."""
+    """Our own devices (to publish and retract) and those of any account (to read, see `PEPNode.items`).
+
+    :ivar changing: held by whoever reads one of our items, changes it and publishes it again
+    """
 
     def __init__(self, xmpp: ClientXMPP) -> None:
         super().__init__(xmpp, NODE, send_last="on_sub_and_presence", notify_retract=True)
+        self.changing = asyncio.Lock()
         self._changed: Callable[[str], None] | None = None
 
     async def reaches(self, domain: str) -> bool:

@@ -1,7 +1,7 @@
-"""The directory of KeyPackages: one PEP item for each, with its KeyPackageRef in hex as the item's id.
+"""The directory of KeyPackages: one PEP item for each.
 
 A KeyPackage is meant to be used once, but PEP cannot hand an item to one reader and then delete it: two readers may
-fetch the same one.  The owner retracts a KeyPackage that has been used, and readers pick at random among several.
+fetch the same one.  The owner replaces a KeyPackage that has been used, and readers pick at random among several.
 
 KeyPackages of last resort have a node of their own.  A server keeps a bounded number of items in a node (Prosody's
 default: 256) and drops the oldest ones.  In a separate node, ordinary KeyPackages cannot displace those of last resort.
@@ -54,6 +54,11 @@ class KeyPackageDirectory(PEPNode):
         """See `PEPNode.retract`, for both nodes."""
         there = await super().retract(item_id)
         return await self.last_resort.retract(item_id) or there
+
+    async def own_ids(self) -> set[str]:
+        """See `PEPNode.own_ids`: the ids of both nodes."""
+        ordinary, last_resort = await asyncio.gather(super().own_ids(), self.last_resort.own_ids())
+        return ordinary | last_resort
 
     async def items(
         self, account: str | None = None, ids: Iterable[str] | None = None, limit: int | None = None

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 PUBSUB = "http://jabber.org/protocol/pubsub"
 PUBSUB_OWNER = f"{PUBSUB}#owner"
 RSM = "http://jabber.org/protocol/rsm"
+_DISCO_ITEMS = "http://jabber.org/protocol/disco#items"
 _NODE_CONFIG = f"{PUBSUB}#node_config"
 _PUBLISH_OPTIONS = f"{PUBSUB}#publish-options"
 
@@ -41,6 +42,8 @@ _PUBLISH_OPTIONS = f"{PUBSUB}#publish-options"
 _OPTION_TROUBLE = frozenset(
     {"resource-constraint", "conflict", "bad-request", "not-acceptable", "feature-not-implemented"}
 )
+#: Refusals by services that do not list the items of a node.
+_NO_DISCO = frozenset({"feature-not-implemented", "service-unavailable"})
 #: Items read from one node at most; the rest is ignored.
 MAX_ITEMS = 2000
 _MISSING = "it is not there"
@@ -232,6 +235,24 @@ class PEPNode:
     async def retract_many(self, item_ids: Iterable[str]) -> None:
         """Remove several items, a few at a time.  Items that do not exist are ignored."""
         await in_parallel([self.retract(item_id) for item_id in item_ids])
+
+    async def own_ids(self) -> set[str]:
+        """The ids of our items, without the items (XEP-0060 5.5).  Servers answer this to a node's owner only.
+
+        :returns: empty if there is no such node
+        :raises DeliveryError: refused, unanswered or disconnected
+        """
+        query = Element(f"{{{_DISCO_ITEMS}}}query", {"node": self.node})
+        try:
+            answer = await self._stream.ask("get", self._account, query)
+        except Refused as error:
+            if error.condition == "item-not-found":
+                return set()
+            if error.condition not in _NO_DISCO:
+                raise
+            return set(await self.items())
+        found = answer.iterfind(f"{{{_DISCO_ITEMS}}}query/{{{_DISCO_ITEMS}}}item")
+        return {name for item in islice(found, MAX_ITEMS) if (name := item.get("name")) is not None}
 
     async def items(
         self, account: str | None = None, ids: Iterable[str] | None = None, limit: int | None = None

@@ -6,29 +6,28 @@ KeyPackage.  If there is none, it is the first suite for which every account has
 it is the suite for which most accounts have one.  The devices that lack the suite are reported.
 
 A server cannot change a KeyPackage, but it can withhold those of a certain suite, or return old ones.  Therefore the
-suites that a device claims, in its KeyPackages and in the device list, are compared with the suites of its KeyPackages.
-A difference is a :class:`Suspicion`.  The device itself causes one only while its configuration changes, or if it has
-been offline for longer than the lifetime of its KeyPackages.  Each suspicion is reported.  It counts as an attack if it
-has made us choose a worse suite.  If a server withholds everything, the account seems to have no devices; then none can
-be added, which is noticed too.
+suites that a device claims, in its KeyPackages and in its entry of the device list, are compared with the suites of its
+KeyPackages.  A difference is a :class:`Suspicion`.  The device itself causes one only while its configuration changes,
+or if it has been offline for longer than the lifetime of its KeyPackages.  Each suspicion is reported.  It counts as an
+attack if it has made us choose a worse suite.  If a server withholds everything, the account seems to have no
+devices; then none can be added, which is noticed too.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from ..errors import PeerError
 from ..identity import ClientIdentity, normal_forms
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.registry import ProtocolVersion
 from ..mls.structures.extensions import Extension
 from ..mls.tree.leaf_validation import GroupRequirements, VerifiedKeyPackage
 from ..runtime import Context
-from .items import parse_item, read_listed, verify_item
+from .items import read_listed
+from .reading import read_key_packages
 from .selection import each_by_itself, pick, vouched_for
 
 __all__ = ["Negotiation", "Offer", "Suspicion", "choose", "negotiate", "read_offers"]
@@ -170,21 +169,11 @@ async def read_offers(
 
 
 async def _read(context: Context, account: str, requirements: Mapping[int, GroupRequirements], offers: Offers) -> None:
-    items, listed = await asyncio.gather(context.key_packages.items(account), read_listed(context.devices, account))
-    found: dict[tuple[ClientIdentity, int], list[VerifiedKeyPackage]] = {}
-    refused: set[str] = set()
-    rules = context.device.leaf_rules(context.now)
-    for item_id, element in items.items():
-        try:
-            item = parse_item(element)
-            if item.suite not in requirements:
-                continue
-            package = verify_item(item_id, item, account, requirements[item.suite], rules)
-            found.setdefault((ClientIdentity.from_leaf(package.leaf), item.suite), []).append(package)
-        except PeerError as error:
-            refused.add(str(error))
+    me = context.device.identity
+    listed = await read_listed(context.devices, account)
+    found = await read_key_packages(context, account, listed, requirements, lambda client: client != me)
     devices: dict[ClientIdentity, Offer] = {}
-    for (client, suite), packages in found.items():
+    for (client, suite), packages in found.usable.items():
         offer = devices.setdefault(client, Offer())
         genuine = await vouched_for(context.authentication, CipherSuite.get(suite), packages)
         offer.packages[suite] = pick(genuine, context.used_key_packages)
@@ -193,13 +182,15 @@ async def _read(context: Context, account: str, requirements: Mapping[int, Group
     await _authenticate(context, devices)
     for name, device in listed.items():
         offer = devices.setdefault(ClientIdentity(account, name), Offer())
+        offer.claimed |= requirements.keys() & {count.suite for count in device.key_packages}
         schemes = {key.scheme for key in device.keys}
         for scheme in schemes:
             suites = {suite for suite in requirements if CipherSuite.get(suite).signature_scheme == scheme}
             if not suites & offer.packages.keys():  # a listed key without a KeyPackage of any suite
                 offer.claimed |= suites
     if not devices:
-        reason = "; ".join(sorted(refused)[:3])
+        refused = sorted({reason for reasons in found.refusals.values() for reason in reasons})
+        reason = "; ".join(refused[:3])
         offers.failed[account] = reason or "no KeyPackages: no client of this account supports MLS"
     offers.devices |= devices
 

@@ -10,6 +10,12 @@ the account lists another device (``mls_new_device``).
 divide that number: each device keeps its share, over all its cipher suites.  It also keeps one KeyPackage of last
 resort for each suite in a separate node (:mod:`slixmpp_mls.delivery.key_packages`).
 
+*Places.*  Each KeyPackage has a place (:class:`.items.Place`), and a new one takes the place of one that was used.  Our
+entry of the list of devices says how many places there are, so that readers need not read all.  Nor do we: the ids of
+our items are read, and the store says which KeyPackage we have published under each.  A few items are compared, chosen
+at random each time: a server that was restored from a backup has other ones.  The place of a KeyPackage that is being
+published is not known until the server has it.
+
 *The node may be lost, closed, or full.*  It is checked whenever we publish, and repaired by configuring it again.
 Afterwards it is read again: the event reports the stored items, not the sent ones.  If the server does not keep what we
 publish, an error is raised, and the next publication waits; the pause doubles each time.
@@ -18,18 +24,21 @@ publish, an error is raised, and the next publication waits; the pause doubles e
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+import random
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from xml.etree.ElementTree import Element
 
+from ..client.device import PublishedKeyPackage
 from ..delivery.key_packages import NODE_LIMIT
 from ..errors import NodeUnusable, PeerError
 from ..identity import ClientIdentity
 from ..runtime import Context
 from ..runtime.tasks import UNREACHABLE
-from ..stanza import KeyPackage
-from ..stanza.xml import AnyElement
-from .items import parse_key_package, read_listed
+from ..stanza import Device, KeyPackage, KeyPackageCount
+from .items import Place, parse_item, parse_key_package, read_listed
 
 __all__ = ["KeyPackagesChanged", "Publication", "share"]
 
@@ -37,6 +46,7 @@ log = logging.getLogger(__name__)
 
 _EVENTS = ("mls_joined", "mls_group_continued", "mls_new_device")
 RESERVE = 16  # unplanned items of a node: room for devices that do not know of each other yet
+_SAMPLE = 3  # of our items, compared with what we have published
 _PAUSE = 60.0  # seconds before publishing again what the server has not kept, doubled each time, up to
 _PAUSE_AT_MOST = 6 * 3600.0
 
@@ -56,7 +66,7 @@ class KeyPackagesChanged:
     """The KeyPackages of this device in the directory have been replenished (``mls_key_packages``).
 
     :ivar published: number of new ones that the directory holds
-    :ivar retracted: number of those that were used, are about to expire, or are no longer true
+    :ivar retracted: number of those that were used, are about to expire, are no longer true, or had another place
     """
 
     published: int
@@ -70,6 +80,7 @@ class Publication:
         self._context = context
         self._working = asyncio.Lock()
         self._stopped = False
+        self._foreign: set[str] = set()  # ids of items that are not ours
         self._failures = 0  # in a row
         self._not_before = 0.0
 
@@ -99,35 +110,100 @@ class Publication:
         async with self._working:
             if self._stopped:
                 return
-            context, clock = self._context, self._context.clock
-            account = context.device.identity.account
+            context, clock, packages = self._context, self._context.clock, self._context.device.key_packages
             directory = context.key_packages
             await directory.check()  # lost items have a cause, which this repairs
-            present = self._references(await directory.items())
-            if present and not clock.steady:
+            listed = await read_listed(context.devices, context.device.identity.account)
+            count = share(len({*listed, context.device.identity.device}), len(context.device.suites))
+            count = min(count, packages.settings.count)
+            present, stale = await self._look(count)
+            if (present or stale) and not clock.steady:
                 log.info("KeyPackages are not looked at while the clock cannot be relied on")
                 return
-            listed = await read_listed(context.devices, account)
-            count = share(len({*listed, context.device.identity.device}), len(context.device.suites))
-            plan = context.device.key_packages.plan(present, context.now, count)
-            if not plan.publish and not plan.retract:
+            plan = packages.plan(present.values(), context.now, count)
+            if not plan.publish and not plan.retract and not stale:
                 self._failures = 0
+                await self._say(listed, count)
                 return
             if plan.publish and clock.monotonic() < self._not_before:
                 log.info("KeyPackages are not published again yet: the server has not kept them")
                 return
-            published = {
-                package.reference.hex(): KeyPackage(
-                    package.reference.hex(), package.suite, package.message, package.last_resort
-                ).to_stdlib()
-                for package in plan.publish
-            }
-            if published:
-                await directory.publish_many(published)
-            await directory.retract_many(reference.hex() for reference in plan.retract)
-            there = published.keys() & (await directory.items()).keys() if published else set()
-            context.fire("mls_key_packages", KeyPackagesChanged(len(there), len(plan.retract)))
-            self._note(len(published), len(there))
+            kept = {item_id: reference for item_id, reference in present.items() if reference not in plan.retract}
+            placed = dict(zip(self._free_places(plan.publish, kept), plan.publish, strict=True))
+            gone = (present.keys() | stale) - kept.keys() - placed.keys()
+            packages.note_items({}, {*placed, *gone})  # until they are there: we may be interrupted
+            if placed:
+                await directory.publish_many({item_id: _element(package) for item_id, package in placed.items()})
+            await directory.retract_many(gone)
+            there = placed.keys() & await directory.own_ids() if placed else set()
+            packages.note_items({item_id: placed[item_id].reference for item_id in there})
+            context.fire("mls_key_packages", KeyPackagesChanged(len(there), len(plan.retract) + len(stale)))
+            self._note(len(placed), len(there))
+            await self._say(listed, count)
+
+    async def _look(self, count: int) -> tuple[dict[str, bytes], set[str]]:
+        """Look at what the directory has of this device.
+
+        :param count: ordinary KeyPackages for each suite from now on
+        :returns: the KeyPackageRefs of items by their ids; ids of our items that have to go
+        """
+        me, suites = self._context.device.identity.device, self._context.device.suites
+        ids, known = await self._context.key_packages.own_ids(), self._context.device.key_packages.items()
+        present: dict[str, bytes] = {}
+        stale: set[str] = set()
+        for item_id in ids:
+            place = Place.of(item_id)
+            if place is None or place.device != me:
+                continue
+            if item_id in known and place.suite in suites and (place.number is None or place.number < count):
+                present[item_id] = known[item_id]
+            else:
+                stale.add(item_id)
+        some = random.sample(sorted(present), min(_SAMPLE, len(present)))
+        found = await self._references(some)
+        if any(found[item_id] != present[item_id] for item_id in some):
+            log.warning("the server has other KeyPackages of ours than we have published last")
+            read = await self._references(present)
+            stale |= {item_id for item_id, reference in read.items() if reference != present[item_id]}
+            present = {item_id: reference for item_id, reference in present.items() if item_id not in stale}
+        others = sorted({each for each in ids if Place.of(each) is None} - self._foreign)
+        ours = {each for each, reference in (await self._references(others)).items() if reference is not None}
+        self._foreign |= set(others) - ours
+        return present, stale | ours
+
+    async def _references(self, ids: Collection[str]) -> dict[str, bytes | None]:
+        """The KeyPackageRefs of items; None if an item is none of this device's KeyPackages, or is not there."""
+        items = await self._context.key_packages.items(ids=ids) if ids else {}
+        found: dict[str, bytes | None] = dict.fromkeys(ids)
+        for item_id in items.keys() & found.keys():
+            try:
+                package = parse_key_package(items[item_id])
+                if ClientIdentity.from_leaf(package.leaf_node) == self._context.device.identity:
+                    found[item_id] = bytes.fromhex(parse_item(items[item_id]).ref)
+            except PeerError:
+                log.info("an item of our KeyPackages' node cannot be read: %.80s", item_id)
+        return found
+
+    def _free_places(self, packages: Iterable[PublishedKeyPackage], kept: Collection[str]) -> Iterator[str]:
+        """A place for each of these KeyPackages, the lowest free numbers first."""
+        me = self._context.device.identity.device
+        numbers = {suite: itertools.count() for suite in self._context.device.suites}
+        for package in packages:
+            place = Place(me, package.suite, None if package.last_resort else next(numbers[package.suite]))
+            while place.item_id in kept:
+                place = Place(me, package.suite, next(numbers[package.suite]))
+            yield place.item_id
+
+    async def _say(self, listed: Mapping[str, Device], count: int) -> None:
+        """Say in our entry of the list of devices which KeyPackages there are, if it says something else."""
+        context, me = self._context, self._context.device.identity
+        counts = tuple(KeyPackageCount(suite, count) for suite in sorted(context.device.suites))
+        if me.device not in listed or listed[me.device].key_packages == counts:
+            return
+        async with context.devices.changing:
+            entry = (await read_listed(context.devices, me.account)).get(me.device)
+            if entry is not None and entry.key_packages != counts:
+                await context.devices.publish(me.device, replace(entry, key_packages=counts).to_stdlib())
 
     def _note(self, sent: int, there: int) -> None:
         """:raises NodeUnusable: the server has not kept everything that was sent"""
@@ -141,13 +217,6 @@ class Publication:
             self._context.key_packages.node, f"of {sent} KeyPackages that were published it keeps {there}"
         )
 
-    def _references(self, items: Mapping[str, AnyElement]) -> list[bytes]:
-        """The KeyPackageRefs of this device's items."""
-        own = []
-        for item_id, element in items.items():
-            try:
-                if ClientIdentity.from_leaf(parse_key_package(element).leaf_node) == self._context.device.identity:
-                    own.append(bytes.fromhex(item_id))
-            except (PeerError, ValueError):
-                log.info("an item of our KeyPackages' node cannot be read: %.80s", item_id)
-        return own
+
+def _element(package: PublishedKeyPackage) -> Element:
+    return KeyPackage(package.reference.hex(), package.suite, package.message, package.last_resort).to_stdlib()

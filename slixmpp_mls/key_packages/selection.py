@@ -1,9 +1,8 @@
 """Finds the devices that can be added to a group: from bare JIDs to verified KeyPackages.
 
-Each account's directory is read, and everything in it is verified (:mod:`.items`).  One KeyPackage of each device is
-picked at random: PEP cannot hand out an item only once, and two clients that add at the same time should seldom pick
-the same one.  A KeyPackage that we have picked before, or one of last resort, is used only if there is no other.  Then
-the Authentication Service validates the leaf.
+One KeyPackage of each device is picked at random (:mod:`.reading`): PEP cannot hand out an item only once, and two
+clients that add at the same time should seldom pick the same one.  A KeyPackage that we have picked before, or one of
+last resort, is used only if there is no other.  Then the Authentication Service validates the leaf.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from functools import partial
 from ..authentication import AuthenticationService
 from ..authentication.callbacks import Recent
 from ..client import RoomGroup
-from ..errors import DeliveryError, NotPermitted, PeerError, Refused, StoreError
+from ..errors import DeliveryError, NotPermitted, Refused, StoreError
 from ..identity import ClientIdentity, normal_forms
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.structures.credential import type_of
 from ..mls.tree.leaf_validation import GroupRequirements, VerifiedKeyPackage
 from ..mls.tree.tree_index import Feature
 from ..runtime import Context
-from ..stanza.xml import AnyElement
 from .admission import NOT_VOUCHED, Unvouched, admission
-from .items import parse_item, parse_key_package, read_listed, verify_item
+from .items import read_listed
+from .reading import read_key_packages
 
 __all__ = ["PATIENCE", "Candidates", "each_by_itself", "find_candidates", "pick", "vouched_for"]
 
@@ -41,7 +40,6 @@ _NOTHING_THERE = frozenset({
 PATIENCE = 20.0
 """Time limit for reading everything from an account's server, in seconds."""
 _CLAIMS = 100  # devices that are reported only because an item claims to be theirs, at most
-_AT_ONCE = 20  # KeyPackages that are verified before other tasks get a turn
 
 
 @dataclass(slots=True)
@@ -136,29 +134,23 @@ async def each_by_itself(work: Mapping[str, Callable[[], Awaitable[None]]]) -> d
 
 async def _find(context: Context, group: RoomGroup, wanted: str, found: Candidates, again: bool) -> None:
     account, _, only = wanted.partition("/")
-    items, listed = await asyncio.gather(context.key_packages.items(account), read_listed(context.devices, account))
-    if not items and not listed:
+    mls = group.mls
+    suite = mls.suite.id
+    roster = group.roster  # includes this device
+
+    def is_wanted(client: ClientIdentity) -> bool:
+        return only in ("", client.device) and (again or roster.leaf_of(client) is None)
+
+    listed = await read_listed(context.devices, account)
+    requirements = {int(suite): GroupRequirements.of_context(mls.context)}
+    read = await read_key_packages(context, account, listed, requirements, is_wanted)
+    if read.empty and not listed:
         found.failed[wanted] = "no KeyPackages: no client of this account supports MLS"
         return
-    mls = group.mls
-    requirements = GroupRequirements.of_context(mls.context)
-    rules = context.device.leaf_rules(context.now)
-    usable: dict[ClientIdentity, list[VerifiedKeyPackage]] = {}
-    refusals: dict[ClientIdentity | None, set[str]] = {}
-    for number, (item_id, element) in enumerate(items.items()):
-        if number % _AT_ONCE == 0:
-            await asyncio.sleep(0)  # verifying a full node must not block other tasks
-        try:
-            item = parse_item(element)
-            if item.suite == requirements.suite.id:
-                package = verify_item(item_id, item, account, requirements, rules)
-                usable.setdefault(ClientIdentity.from_leaf(package.leaf), []).append(package)
-        except PeerError as error:
-            refusals.setdefault(_claimed(element, account), set()).add(str(error))
-    roster = group.roster  # includes this device
+    usable, refusals = {client: packages for (client, _), packages in read.usable.items()}, read.refusals
     claimed = [client for client in refusals if client is not None][:_CLAIMS]
     everybody = dict.fromkeys((*usable, *(ClientIdentity(account, name) for name in sorted(listed)), *claimed))
-    known = [each for each in everybody if only in ("", each.device) and (again or roster.leaf_of(each) is None)]
+    known = [each for each in everybody if is_wanted(each)]
     packages = {
         client: pick(await vouched_for(context.authentication, mls.suite, usable[client]), context.used_key_packages)
         for client in known
@@ -179,7 +171,7 @@ async def _find(context: Context, group: RoomGroup, wanted: str, found: Candidat
             found.unvouched[client] = ground
     for client in known:
         if client not in packages:  # it is listed or claims to exist: no report would mean that it has been added
-            reasons = refusals.get(client) or {f"it has no KeyPackage for cipher suite {mls.suite.id}"}
+            reasons = refusals.get(client) or {f"it has no KeyPackage for cipher suite {suite}"}
             chosen.skipped[str(client)] = "; ".join(sorted(reasons)[:3])
     found.packages |= chosen.packages
     found.skipped |= chosen.skipped
@@ -189,17 +181,8 @@ async def _find(context: Context, group: RoomGroup, wanted: str, found: Candidat
         found.failed[wanted] = "all of its devices are in the group"
         return
     reasons = {*chosen.skipped.values(), *(refusals.get(None, ()) if not only else ())}
-    lacking = "no KeyPackages of this device" if only else f"no KeyPackage for cipher suite {mls.suite.id}"
+    lacking = "no KeyPackages of this device" if only else f"no KeyPackage for cipher suite {suite}"
     found.failed[wanted] = "; ".join(sorted(reasons)[:3]) or lacking
-
-
-def _claimed(element: AnyElement, account: str) -> ClientIdentity | None:
-    """The device of the account that an item claims to belong to; not verified."""
-    try:
-        client = ClientIdentity.from_leaf(parse_key_package(element).leaf_node)
-    except PeerError:
-        return None
-    return client if client.account == account else None
 
 
 async def vouched_for(

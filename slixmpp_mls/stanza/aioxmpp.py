@@ -28,6 +28,7 @@ __all__ = [
     "Invitation",
     "Key",
     "KeyPackage",
+    "KeyPackageCount",
     "Label",
     "Proposal",
     "RetiredDevice",
@@ -190,6 +191,15 @@ class Voucher(_MLS):
     data = _descriptor(elements.Voucher, "data")
 
 
+class KeyPackageCount(_MLS):
+    """:class:`slixmpp_mls.stanza.KeyPackageCount`"""
+
+    ELEMENT = elements.KeyPackageCount
+    TAG = (NS, ELEMENT.NAME)
+    suite = _descriptor(elements.KeyPackageCount, "suite")
+    count = _descriptor(elements.KeyPackageCount, "count")
+
+
 class Label(xso.XSO):  # type: ignore[misc]
     """The ``<label/>`` of a device."""
 
@@ -214,6 +224,7 @@ class Device(_MLS):
     label = xso.Child([Label])
     keys = xso.ChildList([Key])
     vouchers = xso.ChildList([Voucher])
+    key_packages = xso.ChildList([KeyPackageCount])
 
     @classmethod
     def of(cls, value: Any) -> Self:
@@ -223,6 +234,7 @@ class Device(_MLS):
             self.label = Label(value.label)
         self.keys.extend(Key.of(key) for key in value.keys)
         self.vouchers.extend(Voucher.of(voucher) for voucher in value.vouchers)
+        self.key_packages.extend(KeyPackageCount.of(each) for each in value.key_packages)
         return self
 
     def read(self) -> Any:
@@ -231,8 +243,12 @@ class Device(_MLS):
         :raises MalformedError: no key, too many, or one of them twice
         """
         label = None if self.label is None else getattr(self.label, "text", "")
-        vouchers = tuple(voucher.read() for voucher in self.vouchers)
-        return self._value({"keys": tuple(key.read() for key in self.keys), "label": label, "vouchers": vouchers})
+        lists = {
+            "keys": tuple(key.read() for key in self.keys),
+            "vouchers": tuple(voucher.read() for voucher in self.vouchers),
+            "key_packages": tuple(each.read() for each in self.key_packages),
+        }
+        return self._value({"label": label, **lists})
 
 
 @aioxmpp.pubsub.xso.as_payload_class

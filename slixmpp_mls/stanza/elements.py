@@ -17,8 +17,8 @@ differently would be in different groups.
 
 In a PubSub item::
 
-    KeyPackage                        node urn:xmpp:mls:0:key-packages, item id = `ref`; of last resort:
-                                      node urn:xmpp:mls:0:last-resort-key-packages
+    KeyPackage                        node urn:xmpp:mls:0:key-packages, any item id (see KeyPackageCount); of last
+                                      resort: node urn:xmpp:mls:0:last-resort-key-packages
     Device                            node urn:xmpp:mls:0:devices, item id = `id`
     RetiredDevice                     in its place, permanently
 
@@ -71,6 +71,7 @@ __all__ = [
     "Invitation",
     "Key",
     "KeyPackage",
+    "KeyPackageCount",
     "MessageElement",
     "Proposal",
     "RetiredDevice",
@@ -94,6 +95,7 @@ MAX_MESSAGE = MAX_ENCODED // 4 * 3
 MAX_GROUP = 255
 MAX_LABEL = 64
 MAX_KEYS = 16
+MAX_SUITES = 32
 MAX_KEY = 8192  # octets; the largest post-quantum signature keys in sight take 2,592
 MAX_VOUCHER = 12288
 MAX_WELCOMES = 64  # of one Commit, which may use one Welcome per added client (RFC 9420 12.4.3.1)
@@ -353,7 +355,7 @@ class Invitation(Element):
 class KeyPackage(Element):
     """A published KeyPackage.
 
-    :ivar ref: its KeyPackageRef in lower-case hexadecimal, equal to the id of the PubSub item
+    :ivar ref: its KeyPackageRef in lower-case hexadecimal
     :ivar suite: number of its cipher suite
     :ivar data: the MLSMessage
     :ivar last_resort: may be used more than once (RFC 9420 16.8)
@@ -396,6 +398,22 @@ class Voucher(Element):
 
 
 @dataclass(frozen=True)
+class KeyPackageCount(Element):
+    """The number of ordinary KeyPackages that a device keeps for one cipher suite.
+
+    Their items have the ids ``<device>/<suite>/0`` and so on, that of last resort ``<device>/<suite>/last-resort``.
+
+    :ivar suite: number of the cipher suite
+    :ivar count: 0 if there is only the one of last resort
+    """
+
+    NAME = "key-packages"
+
+    suite: int = field(metadata=_attribute("suite", UINT16))
+    count: int = field(metadata=_attribute("count", UINT16))
+
+
+@dataclass(frozen=True)
 class Device(Element):
     """One device of the account that publishes this.
 
@@ -405,6 +423,7 @@ class Device(Element):
     :ivar label: for people, one line of at most 64 code points
     :ivar added: when the device came to the account
     :ivar vouchers: by other devices of the account, at most 16
+    :ivar key_packages: where its KeyPackages are, for at most 32 cipher suites, each once; empty if it does not say
     """
 
     NAME = "device"
@@ -414,6 +433,7 @@ class Device(Element):
     label: str | None = None
     added: datetime | None = field(default=None, metadata=_attribute("added", DateTime()))
     vouchers: tuple[Voucher, ...] = ()
+    key_packages: tuple[KeyPackageCount, ...] = ()
 
     def __post_init__(self) -> None:
         Element.__post_init__(self)
@@ -423,6 +443,10 @@ class Device(Element):
             raise UsageError("<device/> with the same key twice")
         if len(self.vouchers) > MAX_KEYS:
             raise UsageError(f"<device/> with over {MAX_KEYS} vouchers")
+        if len(self.key_packages) > MAX_SUITES:
+            raise UsageError(f"<device/> with KeyPackages for over {MAX_SUITES} cipher suites")
+        if len({each.suite for each in self.key_packages}) < len(self.key_packages):
+            raise UsageError("<device/> with two numbers of KeyPackages for one cipher suite")
         if self.label is not None:
             try:
                 LABEL.check(self.label)
@@ -434,6 +458,7 @@ class Device(Element):
         keys: list[Key] = []
         labels: list[str] = []
         vouchers: list[Voucher] = []
+        counts: list[KeyPackageCount] = []
         for child in element:
             match split_tag(child):
                 case (space, Key.NAME) if space == NS:
@@ -448,7 +473,16 @@ class Device(Element):
                     if len(vouchers) == MAX_KEYS:
                         raise MalformedError(f"<device/> with over {MAX_KEYS} vouchers")
                     vouchers.append(Voucher.from_xml(child, max_encoded=max_encoded))
-        return {"keys": tuple(keys), "label": labels[0] if labels else None, "vouchers": tuple(vouchers)}
+                case (space, KeyPackageCount.NAME) if space == NS:
+                    if len(counts) == MAX_SUITES:
+                        raise MalformedError(f"<device/> with KeyPackages for over {MAX_SUITES} cipher suites")
+                    counts.append(KeyPackageCount.from_xml(child, max_encoded=max_encoded))
+        return {
+            "keys": tuple(keys),
+            "label": labels[0] if labels else None,
+            "vouchers": tuple(vouchers),
+            "key_packages": tuple(counts),
+        }
 
     def _fill(self, element: Any) -> None:
         super()._fill(element)
@@ -456,13 +490,9 @@ class Device(Element):
             label = element.makeelement(clark(NS, "label"), {})
             label.text = self.label
             element.append(label)
-        for key in self.keys:
-            child = element.makeelement(clark(NS, Key.NAME), {})
-            key._fill(child)
-            element.append(child)
-        for voucher in self.vouchers:
-            child = element.makeelement(clark(NS, Voucher.NAME), {})
-            voucher._fill(child)
+        for part in (*self.keys, *self.vouchers, *self.key_packages):
+            child = element.makeelement(clark(NS, part.NAME), {})
+            part._fill(child)
             element.append(child)
 
 

@@ -36,6 +36,8 @@ async def test_a_hundred_key_packages_published_read_by_others_and_retracted(
     await directory.publish_many({ref: key_package(value) for ref, value in content.items()})
 
     assert (await directory.items()).keys() == content.keys()
+    assert await directory.own_ids() == content.keys()
+    assert await PEPNode(alice, f"{NS}:no-such-node").own_ids() == set()
     for reader in (bob, carol):
         found = await KeyPackageDirectory(reader).items(alice.boundjid.bare)
         assert {ref: element.text for ref, element in found.items()} == {

@@ -17,8 +17,9 @@ from slixmpp_mls.delivery.forms import FORM
 from slixmpp_mls.delivery.pep import PUBSUB_OWNER
 from slixmpp_mls.devserver import DevServer, Prosody
 from slixmpp_mls.errors import DeliveryError, StoreLocked, StoreMismatch, UsageError
+from slixmpp_mls.key_packages.items import Place
 from slixmpp_mls.mls.parameters import DAY
-from slixmpp_mls.stanza import Device, KeyPackage, parse
+from slixmpp_mls.stanza import Device, KeyPackage, KeyPackageCount, parse
 from slixmpp_mls.stanza.consistency import check
 
 from ..conftest import unavailable_means_skip
@@ -50,11 +51,15 @@ async def test_a_hundred_keys_and_one_of_last_resort_are_there_for_all_to_read(s
     assert len(found) == 101
     assert [element.last_resort for element in found.values()].count(True) == 1
     for item_id, element in found.items():
-        assert item_id == element.ref
+        place = Place.of(item_id)
+        assert place is not None
+        assert (place.device, place.suite) == (alice.mls.device_id, element.suite)
+        assert (place.number is None) is element.last_resort
         check(element)
     (device,) = (await DeviceDirectory(stranger.client).items(alice.account)).values()
     assert isinstance(listed := parse(device), Device)
     assert (listed.id, listed.label) == (alice.mls.device_id, "kitchen")
+    assert listed.key_packages == (KeyPackageCount(1, 100),)
     for node in ("urn:xmpp:mls:0:key-packages", "urn:xmpp:mls:0:devices"):
         fields = await configuration(alice, node)
         assert fields["pubsub#access_model"] == "open"
@@ -87,14 +92,14 @@ async def test_a_used_key_package_is_retracted_and_replaced(server: DevServer, c
     async def refilled() -> dict[str, KeyPackage]:
         while True:
             found = await key_packages(alice, bob)
-            if len(found) == 3 and found.keys() != before.keys():
+            if len(found) == 3 and found != before:
                 return found
             await asyncio.sleep(0.05)
 
     after = await asyncio.wait_for(refilled(), 60)
-    (used,) = before.keys() - after.keys()
+    (used,) = (item_id for item_id, element in before.items() if after.get(item_id) != element)
     assert not before[used].last_resort  # it is the last resort, and there were others
-    assert len(after.keys() - before.keys()) == 1
+    assert after.keys() == before.keys()
 
 
 async def test_keys_about_to_expire_are_replaced_at_the_next_start(prosody: DevServer, cast: Cast) -> None:
@@ -103,13 +108,13 @@ async def test_keys_about_to_expire_are_replaced_at_the_next_start(prosody: DevS
     fresh = await key_packages(stranger, alice)
     await alice.log_out()
     await alice.connect()
-    assert (await key_packages(stranger, alice)).keys() == fresh.keys()
+    assert await key_packages(stranger, alice) == fresh
     await alice.log_out()
     alice.config["clock"] = lambda: time.time() + 22 * DAY  # of 28
     await alice.connect()
     replaced = await key_packages(stranger, alice)
     assert len(replaced) == len(fresh) == 3
-    assert not replaced.keys() & fresh.keys()
+    assert not {each.ref for each in replaced.values()} & {each.ref for each in fresh.values()}
 
 
 async def test_keys_that_somebody_removed_are_published_again(prosody: DevServer, cast: Cast) -> None:

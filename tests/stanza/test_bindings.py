@@ -41,6 +41,7 @@ SAMPLES: list[Element] = [
     Device(
         "a", (Key(2055, b"k" * 32), Key(2056, b"K" * 57)), "Ælfred's ☎ & <phone>", datetime(2026, 10, 2, 1, tzinfo=UTC)
     ),
+    Device("c", (Key(2055, b"k"),), key_packages=(stanza.KeyPackageCount(1, 100), stanza.KeyPackageCount(0xF001, 7))),
     Device("b", (Key(2055, b"k"),), vouchers=(stanza.Voucher(2055, b"my word"), stanza.Voucher(1027, b"hers"))),
     stanza.RetiredDevice("h4k9", datetime(2026, 10, 2, 1, tzinfo=UTC)),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from xml.etree import ElementTree
@@ -24,6 +25,7 @@ from slixmpp_mls.stanza import (
     Invitation,
     Key,
     KeyPackage,
+    KeyPackageCount,
     Proposal,
     RetiredDevice,
     Voucher,
@@ -56,6 +58,7 @@ SAMPLES: list[Element] = [
     Device("a", (Key(ED25519, b"k" * 32), Key(2056, b"K" * 57)), "Ælfred's ☎ & <phone>", WHEN),
     Device("a", (Key(ED25519, b"new"), Key(ED25519, b"old"))),
     Device("a", (Key(ED25519, b"k"),), "phone", vouchers=(Voucher(ED25519, b"my word"), Voucher(2056, b"hers"))),
+    Device("a", (Key(ED25519, b"k"),), key_packages=(KeyPackageCount(1, 0), KeyPackageCount(65535, 65535))),
     RetiredDevice("h4k9-x_Z", WHEN),
 ]
 ROOM_ELEMENTS = (Commit, CommitLocation, Proposal, Application, Welcome, WelcomeLocation, GroupInfo)
@@ -80,6 +83,9 @@ elements = st.one_of(
         st.none() | one_line.filter(lambda text: len(text) <= 64),
         st.none() | moments,
         st.lists(st.builds(Voucher, st.integers(0, 65535), messages), max_size=16).map(tuple),
+        st.dictionaries(st.integers(0, 65535), st.integers(0, 65535), max_size=32).map(
+            lambda found: tuple(itertools.starmap(KeyPackageCount, found.items()))
+        ),
     ),
     st.builds(RetiredDevice, st.text("ABCXYZabcxyz0189_-", min_size=1, max_size=64), moments),
 )

@@ -6,7 +6,7 @@ KeyPackage of last resort may be used more than once, so its keys are kept for a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...errors import InvalidError, MalformedError
@@ -22,7 +22,7 @@ from ...mls.tree.leaf_validation import GroupRequirements, LeafRules, VerifiedKe
 from ...policy import refuse_leaf_of_0_1
 from ...stanza.code_points import REMOVED_CLIENTS
 from ...store.interface import Store, Transaction
-from ..storage.records import KEY_PACKAGES, KeyPackageRecord
+from ..storage.records import KEY_PACKAGE_ITEMS, KEY_PACKAGES, KeyPackageRecord
 
 __all__ = ["KeyPackagePlan", "KeyPackageSettings", "OwnKeyPackages", "PublishedKeyPackage", "open_key_package"]
 
@@ -164,6 +164,27 @@ class OwnKeyPackages:
                         transaction.put(KEY_PACKAGES, reference, self._record(bundle).encode())
                         publish.append(_published(bundle, reference))
         return KeyPackagePlan(tuple(publish), tuple(there - known))
+
+    def items(self) -> dict[str, bytes]:
+        """The KeyPackageRefs of what we have published, by the ids of the items.
+
+        :raises StoreError: the store failed
+        """
+        with self._store.transaction() as transaction:
+            return {key.decode(): value for key, value in transaction.items(KEY_PACKAGE_ITEMS)}
+
+    def note_items(self, published: Mapping[str, bytes], gone: Iterable[str] = ()) -> None:
+        """Note changes of :meth:`items`.
+
+        :param published: KeyPackageRefs by the ids of their items
+        :param gone: ids of items that are not, or perhaps not, what they were
+        :raises StoreError: nothing has changed
+        """
+        with self._store.transaction() as transaction:
+            for item_id in gone:
+                transaction.delete(KEY_PACKAGE_ITEMS, item_id.encode())
+            for item_id, reference in published.items():
+                transaction.put(KEY_PACKAGE_ITEMS, item_id.encode(), reference)
 
     def _wait(self, record: KeyPackageRecord) -> int:
         """Seconds for which the keys of a KeyPackage that is no longer offered are kept."""

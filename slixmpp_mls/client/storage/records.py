@@ -85,6 +85,8 @@ __all__ = [
 
 KEY_PACKAGES = "key-package"
 """The space that has a :class:`KeyPackageRecord` of each KeyPackage of ours."""
+KEY_PACKAGE_ITEMS = "key-package-item"
+"""The space that has the KeyPackageRef of each KeyPackage of ours in the directory, by the id of its item."""
 ROOMS = "room"
 """The space that has a :class:`RoomRecord` of each room."""
 

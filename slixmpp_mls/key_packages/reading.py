@@ -1,0 +1,168 @@
+"""Reads KeyPackages of an account from its directory: as few as will do.
+
+A directory holds up to hundreds of KeyPackages, of 0.3 to 15 kB each, and whoever adds a device needs one.  A server
+hands out items by their ids, and a device says in its entry of the account's list of devices which ids it uses: a fixed
+number for each cipher suite (:class:`.items.Place`).  So a reader asks for one random number of each device and suite:
+
+1. one item of each; again, at most :data:`ROUNDS` times in all, for those that are not there, are not acceptable, have
+   another key than the list has for the device, or were picked before;
+2. the KeyPackage of last resort, for those still without one;
+3. everything in the directory, if that gives a device nothing for a suite that it says it supports.  The same is done
+   for an account with a device that does not say how many KeyPackages it has.
+
+Two clients that add a device at the same time pick the same KeyPackage as seldom as if they had read all of them.  A
+server that withholds something gains nothing: it makes us read everything, and what is missing then is reported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ..errors import PeerError
+from ..identity import ClientIdentity
+from ..mls.tree.leaf_validation import GroupRequirements, LeafRules, VerifiedKeyPackage
+from ..runtime import Context
+from ..stanza import Device
+from ..stanza.xml import AnyElement
+from .items import Place, parse_item, parse_key_package, verify_item
+
+__all__ = ["Found", "read_key_packages"]
+
+log = logging.getLogger(__name__)
+
+ROUNDS = 3
+"""Ordinary KeyPackages of one device and suite that are asked for, at most."""
+_IDS = 50  # in one request
+_MOST = 2000  # pairs of a device and a suite that are asked for one by one; beyond that, everything is read
+_AT_ONCE = 20  # KeyPackages that are verified before other tasks get a turn
+
+
+@dataclass(slots=True)
+class Found:
+    """What was read of one account's directory.
+
+    :ivar usable: verified KeyPackages by device and cipher suite
+    :ivar refusals: reasons why others are not, by the device that they claim to be of
+    :ivar empty: whether there was nothing at all
+    """
+
+    usable: dict[tuple[ClientIdentity, int], list[VerifiedKeyPackage]] = field(default_factory=dict)
+    refusals: dict[ClientIdentity | None, set[str]] = field(default_factory=dict)
+    empty: bool = True
+
+
+async def read_key_packages(
+    context: Context,
+    account: str,
+    listed: Mapping[str, Device],
+    requirements: Mapping[int, GroupRequirements],
+    wanted: Callable[[ClientIdentity], bool] = lambda _: True,
+) -> Found:
+    """Read KeyPackages of an account's devices.
+
+    :param account: bare JID
+    :param listed: the account's list of devices, by id
+    :param requirements: of the group, by the number of a cipher suite
+    :param wanted: whether a device's KeyPackages are needed
+    :returns: perhaps also those of devices that are not wanted
+    :raises DeliveryError: the directory could not be read
+    """
+    reading = _Reading(context, account, listed, requirements)
+    if listed and all(device.key_packages for device in listed.values()):
+        places = {
+            (name, count.suite): count.count
+            for name, device in listed.items()
+            if wanted(ClientIdentity(account, name))
+            for count in device.key_packages
+            if count.suite in requirements
+        }
+        if len(places) <= _MOST and await reading.sample(places):
+            return reading.found
+    await reading.take(await context.key_packages.items(account))
+    return reading.found
+
+
+class _Reading:
+    def __init__(
+        self,
+        context: Context,
+        account: str,
+        listed: Mapping[str, Device],
+        requirements: Mapping[int, GroupRequirements],
+    ) -> None:
+        self.found = Found()
+        self._context = context
+        self._account = account
+        self._listed = listed
+        self._requirements = requirements
+        self._rules: LeafRules = context.device.leaf_rules(context.now)
+
+    async def sample(self, counts: Mapping[tuple[str, int], int]) -> bool:
+        """Read what the devices say they have: steps 1 and 2 of the module.
+
+        :param counts: the number of ordinary KeyPackages, by device and suite
+        :returns: whether there is a KeyPackage for each of them, and for each suite that the devices claim
+        """
+        numbers = {pair: random.sample(range(count), min(ROUNDS, count)) for pair, count in counts.items()}
+        for round_ in range(ROUNDS):
+            places = [Place(*pair, numbers[pair][round_]) for pair in counts if round_ < len(numbers[pair])]
+            await self._ask(place for place in places if not self._has_fresh(place.device, place.suite))
+        await self._ask(Place(*pair) for pair in counts if not self._has_fresh(*pair))
+        return all(self._has(*pair) for pair in counts) and not self._claims_more(counts)
+
+    async def _ask(self, places: Iterable[Place]) -> None:
+        ids = [place.item_id for place in places]
+        for begin in range(0, len(ids), _IDS):
+            await self.take(await self._context.key_packages.items(self._account, ids[begin : begin + _IDS]))
+
+    async def take(self, items: Mapping[str, AnyElement]) -> None:
+        """Verify items."""
+        for number, (item_id, element) in enumerate(items.items()):
+            self.found.empty = False
+            if number % _AT_ONCE == _AT_ONCE - 1:
+                await asyncio.sleep(0)  # verifying a full node must not block other tasks
+            try:
+                item = parse_item(element)
+                if item.suite not in self._requirements:
+                    continue
+                package = verify_item(item_id, item, self._account, self._requirements[item.suite], self._rules)
+                known = self.found.usable.setdefault((ClientIdentity.from_leaf(package.leaf), item.suite), [])
+                if all(package.reference != each.reference for each in known):
+                    known.append(package)
+            except PeerError as error:
+                self.found.refusals.setdefault(_claimed(element, self._account), set()).add(str(error))
+
+    def _listed_ones(self, device: str, suite: int) -> Iterable[VerifiedKeyPackage]:
+        """Those with a key that is listed for the device."""
+        keys = {key.data for key in self._listed[device].keys}
+        packages = self.found.usable.get((ClientIdentity(self._account, device), suite), ())
+        return (package for package in packages if package.leaf.signature_key in keys)
+
+    def _has(self, device: str, suite: int) -> bool:
+        return any(True for _ in self._listed_ones(device, suite))
+
+    def _has_fresh(self, device: str, suite: int) -> bool:
+        used = self._context.used_key_packages
+        return any(each.last_resort or each.reference not in used for each in self._listed_ones(device, suite))
+
+    def _claims_more(self, counts: Mapping[tuple[str, int], int]) -> bool:
+        """Whether a device's leaf lists a suite for which it says that it has no KeyPackages (RFC 9420 7.2)."""
+        return any(
+            (device, claimed) not in counts
+            for device, suite in counts
+            for package in self._listed_ones(device, suite)
+            for claimed in self._requirements.keys() & set(package.leaf.capabilities.cipher_suites)
+        )
+
+
+def _claimed(element: AnyElement, account: str) -> ClientIdentity | None:
+    """The device of the account that an item claims to belong to; not verified."""
+    try:
+        client = ClientIdentity.from_leaf(parse_key_package(element).leaf_node)
+    except PeerError:
+        return None
+    return client if client.account == account else None
