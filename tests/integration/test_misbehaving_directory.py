@@ -79,13 +79,13 @@ async def test_substituted_stale_and_withheld_key_packages_are_named(server: Dev
         assert reason in result.failed[bob.account], (what, result.failed)
         await bob.mls.directory.retract(package.reference.hex())
 
-    genuine_ref, element = next(iter(genuine.items()))
+    place, element = next(iter(genuine.items()))
     listed = parse(element)
     assert isinstance(listed, KeyPackage)
     broken = bytearray(listed.data)
     broken[-1] ^= 1  # the signature's last octet
     for what, data, under, reason in (
-        ("changed", bytes(broken), genuine_ref, "signature"),
+        ("changed", bytes(broken), listed.ref, "signature"),
         ("under another one's reference", listed.data, foreign.reference.hex(), "reference"),
     ):
         forged = KeyPackage(under, listed.suite, data, listed.last_resort)
@@ -98,7 +98,7 @@ async def test_substituted_stale_and_withheld_key_packages_are_named(server: Dev
     # One genuine KeyPackage among all that garbage is enough, and the garbage is in nobody's way.
     await publish(bob, foreign)
     await publish(bob, made_up(bob.account))
-    await bob.mls.directory.publish_many({genuine_ref: element})
+    await bob.mls.directory.publish_many({place: element})
     result = await group.add(bob.account)
     assert [str(member) for member in result.added] == [f"{bob.account}/{bob.mls.device_id}"]
     assert "lists no device" in " ".join(result.skipped.values())
