@@ -523,7 +523,8 @@ class MLS(BasePlugin):
             of them
         :param name: for people
         :param policy: who may do what; by default we are the administrator
-        :param suite: number of the cipher suite, without asking what others support
+        :param suite: number of the cipher suite, without asking what others support.  Without it and `invite`, the
+            group has our preferred one, until the first people who are added decide
         :raises DowngradeSuspected: a server seems to hide that a better suite is supported; to go on all the same,
             say which `suite` it shall be
         :raises UsageError: the room exists; see :meth:`adopt`

@@ -364,7 +364,7 @@ def device(person: Person, added: datetime) -> str:
         f"<device xmlns='urn:xmpp:mls:0' added='{write_datetime(added)}' id='{person.identity.device}'>\n"
         f"  <label>{escape(person.label)}</label>\n"
         f"  <key scheme='{ED25519}'>{base64.b64encode(person.signature_key.public).decode()}</key>\n"
-        "  <key-packages count='100' suite='1'/>\n</device>"
+        "  <key-packages count='50' suite='1'/>\n</device>"
     )
 
 

@@ -60,7 +60,7 @@ class Client:
         session: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         xmpp.add_event_handler("session_start", lambda _: None if session.done() else session.set_result(None))
         if self.encrypted:
-            xmpp.register_plugin("mls", {"store": store, "key_packages": 2})
+            xmpp.register_plugin("mls", {"store": store, "key_packages": 2, "cipher_suites": (1,)})
             xmpp.add_event_handler("mls_message", self._decrypted)
             xmpp.add_event_handler("mls_entered", lambda _: self._note("entered", begun))
             for name in ("mls_entered", "mls_group_changed"):

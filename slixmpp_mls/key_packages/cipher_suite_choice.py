@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from ..authentication.callbacks import Recent
 from ..identity import ClientIdentity, normal_forms
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.registry import ProtocolVersion
@@ -115,7 +116,8 @@ async def negotiate(
     :param extensions: the extensions of the group's GroupContext, which every device must support
     :param members: if given, consider only these devices of the accounts
     """
-    offers = await read_offers(context, accounts, suites, extensions)
+    # Nobody is added by these: they are not used up by it.
+    offers = await read_offers(context, accounts, suites, extensions, Recent(1))
     if members is not None:
         wanted = (client for client in members if client != context.device.identity)
         offers.devices = {client: offers.devices.get(client, Offer()) for client in wanted}
@@ -149,26 +151,39 @@ def choose(supported: Mapping[ClientIdentity, Collection[int]], preference: Sequ
 
 
 async def read_offers(
-    context: Context, accounts: Iterable[str], suites: Sequence[int], extensions: tuple[Extension, ...]
+    context: Context,
+    accounts: Iterable[str],
+    suites: Sequence[int],
+    extensions: tuple[Extension, ...],
+    used: Recent[bytes, None] | None = None,
 ) -> Offers:
     """Read the offers of these accounts' directories for a group; this device itself is left out.
 
     The accounts are queried concurrently, each for :data:`.selection.PATIENCE` seconds at most.
 
     :param accounts: bare JIDs, in any spelling
+    :param used: where the KeyPackages that are returned are noted as used; those of the context if not given
     """
+    used = context.used_key_packages if used is None else used
     offers = Offers()
     requirements = {
         suite: GroupRequirements.of(CipherSuite.get(suite), ProtocolVersion.MLS10, extensions) for suite in suites
     }
     wanted, offers.failed = normal_forms(accounts)
-    reads = {account: partial(_read, context, account.partition("/")[0], requirements, offers) for account in wanted}
+    owners = dict.fromkeys(account.partition("/")[0] for account in wanted)
+    reads = {account: partial(_read, context, account, requirements, offers, used) for account in owners}
     offers.failed |= await each_by_itself(reads)
     offers.devices.pop(context.device.identity, None)
     return offers
 
 
-async def _read(context: Context, account: str, requirements: Mapping[int, GroupRequirements], offers: Offers) -> None:
+async def _read(
+    context: Context,
+    account: str,
+    requirements: Mapping[int, GroupRequirements],
+    offers: Offers,
+    used: Recent[bytes, None],
+) -> None:
     me = context.device.identity
     listed = await read_listed(context.devices, account)
     found = await read_key_packages(context, account, listed, requirements, lambda client: client != me)
@@ -176,7 +191,7 @@ async def _read(context: Context, account: str, requirements: Mapping[int, Group
     for (client, suite), packages in found.usable.items():
         offer = devices.setdefault(client, Offer())
         genuine = await vouched_for(context.authentication, CipherSuite.get(suite), packages)
-        offer.packages[suite] = pick(genuine, context.used_key_packages)
+        offer.packages[suite] = pick(genuine, used)
         for package in packages:  # RFC 9420 7.2: signed by the device, in each of its KeyPackages
             offer.claimed |= requirements.keys() & set(package.leaf.capabilities.cipher_suites)
     await _authenticate(context, devices)

@@ -23,6 +23,7 @@ from ..delivery.stream import in_parallel
 from ..errors import DeliveryError, InvalidError, MLSError, NotPermitted, Refused, StanzaTooLarge, UsageError
 from ..identity import ClientIdentity, normal_forms, typed_address
 from ..key_packages.admission import Unvouched
+from ..key_packages.cipher_suite_choice import negotiate
 from ..key_packages.selection import Candidates, find_candidates
 from ..mls.structures.proposals import Add, AnyProposal, Remove
 from ..mls.tree.tree_math import LeafIndex
@@ -144,6 +145,7 @@ class MembershipChanges:
     """The members of one room, and of its group.
 
     :ivar affiliations: the comparison of both
+    :ivar suite_is_open: whether the first people who are added decide on the cipher suite, since nobody has chosen one
     """
 
     def __init__(self, parts: RoomParts, committer: Committer, post_commit: PostCommit) -> None:
@@ -158,6 +160,8 @@ class MembershipChanges:
             lambda difference: parts.context.fire("mls_affiliations_differ", difference),
             self._expel,
         )
+        self.suite_is_open = False
+        self._beginning = asyncio.Lock()
         self._shut_out: set[str] = set()
         self._expelling = asyncio.Lock()
 
@@ -168,6 +172,27 @@ class MembershipChanges:
 
         :param replaced: devices among them whose present leaves the same Commit removes
         """
+        if not self.suite_is_open:
+            return await self._add(accounts, replaced)
+        async with self._beginning:
+            if self.suite_is_open:
+                await self._choose_suite(accounts)
+            result = await self._add(accounts, replaced)
+            self.suite_is_open = self._group.lifecycle.is_unseen
+            return result
+
+    async def _choose_suite(self, accounts: Sequence[str]) -> None:
+        """Give a group that nobody has seen the best cipher suite that these accounts support.
+
+        If a server seems to hide a better one, it keeps the one that it has, and those without it are not added.
+        """
+        context, group = self._parts.context, self._group
+        suites = [each for each in context.device.suites if group.policy.allows_suite(each)]
+        chosen = await negotiate(context, accounts, suites, group.mls.context.extensions)
+        if group.lifecycle.is_unseen and not chosen.downgraded and chosen.suite != group.mls.suite.id:
+            group.lifecycle.change_suite(chosen.suite, context.now)
+
+    async def _add(self, accounts: Sequence[str], replaced: Collection[ClientIdentity]) -> AddResult:
         candidates = await find_candidates(self._parts.context, self._group, accounts, again=bool(replaced))
         self._check_may_add(candidates.accounts)
         letting_in = _LettingIn(self._parts, candidates, self._own)

@@ -201,6 +201,7 @@ class Rooms:
                 raise DowngradeSuspected(negotiated.claimed, negotiated.suite, devices)
             suite = negotiated.suite
         handle = await self._begin_group(room, policy, suite, lambda muc, again: muc.create(name, again=again))
+        handle.membership.suite_is_open = suite is None
         if invited:
             handle.invited = await handle.add(*invited)
         return handle
@@ -224,7 +225,9 @@ class Rooms:
             if group_id is not None:
                 raise GroupExists(str(muc.jid), group_id)
 
-        return await self._begin_group(room, policy, suite, enter)
+        handle = await self._begin_group(room, policy, suite, enter)
+        handle.membership.suite_is_open = suite is None
+        return handle
 
     async def _begin_group(
         self,

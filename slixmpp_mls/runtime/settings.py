@@ -19,8 +19,9 @@ sense raises :class:`~slixmpp_mls.errors.UsageError`, which says what is expecte
 ``evict_after``          seconds after which members that have not renewed their keys are removed, where we may
                          remove them; ``"policy"`` for the `max_leaf_age` of each group; 0 or None (the default): never
 ``nick``                 nickname in rooms; the account's localpart if not given
-``cipher_suites``        numbers, the preferred one first; ``(1,)``
-``key_packages``         number of KeyPackages that are kept ready for each suite; 100
+``cipher_suites``        numbers, the preferred one first; ``(0xF001, 1)``, or ``(1,)`` if the OpenSSL beneath has no
+                         ML-KEM: new rooms are post-quantum where all who are invited have it
+``key_packages``         number of KeyPackages that are kept ready for each suite; 50
 ``authentication``       an AuthenticationService, or ``f(directory) -> AuthenticationService`` that makes one out of
                          that of the accounts' device lists; if not given, those lists, remembered (trust on first use).
                          What people verify and distrust outranks it: see :mod:`slixmpp_mls.account.trust`
@@ -70,12 +71,34 @@ from ..delivery.room import PING_INTERVAL
 from ..errors import PeerError, UsageError
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.parameters import DAY, Parameters
+from ..mls.registry import CipherSuiteId
 from ..stanza.elements import LABEL
 from ..store import Store
 from ..store.wrapped_key import StoreSecret
 
-__all__ = ["DEFAULTS", "DeniedMembers", "GrantRequests", "NewDevices", "RejoinMode", "Settings"]
+__all__ = [
+    "DEFAULTS",
+    "DEFAULT_SUITES",
+    "DeniedMembers",
+    "GrantRequests",
+    "NewDevices",
+    "RejoinMode",
+    "Settings",
+    "default_suites",
+]
 
+_PREFERENCE = (
+    CipherSuiteId.MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519,
+    CipherSuiteId.MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519,
+)
+
+
+def default_suites() -> tuple[int, ...]:
+    """The cipher suites of a client that is not told others, the preferred one first."""
+    return tuple(int(suite) for suite in _PREFERENCE if CipherSuite.is_supported(suite))
+
+
+DEFAULT_SUITES = default_suites()
 C = TypeVar("C", bound=Enum)
 Check = Callable[[object], object]
 """Returns the value as the field has it; raises ValueError with what is expected instead."""
@@ -308,8 +331,8 @@ class Settings:
     renew_after_messages: int = 1000
     evict_after: int | Literal["policy"] = 0
     nick: str | None = None
-    cipher_suites: tuple[int, ...] = (1,)
-    key_packages: int = 100
+    cipher_suites: tuple[int, ...] = DEFAULT_SUITES
+    key_packages: int = 50
     authentication: AuthenticationService | Callable[[DeviceListService], AuthenticationService] | None = None
     unverified_devices: NewDeviceRule = NewDeviceRule.REFUSE
     introductions: bool = False

@@ -349,3 +349,33 @@ def test_members_know_since_when_each_is_there() -> None:
     assert [(member.account, member.since) for member in carol.group.members.all()] == [
         (ALICE, NOW), (BOB, NOW), (CAROL, NOW), (DAVE, NOW + 100),
     ]  # fmt: skip
+
+
+def test_a_group_that_nobody_has_seen_can_be_given_another_cipher_suite() -> None:
+    world = World(settings=KeyPackageSettings(suites=(2, 1), count=1))
+    (alice,) = world.group(ALICE, suite=2)
+    before = alice.group.mls
+    assert alice.group.lifecycle.is_unseen
+    alice.group.lifecycle.change_suite(1, NOW)
+    assert alice.group.mls.suite.id == 1
+    assert alice.group.mls.group_id != before.group_id
+    assert RoomPolicy.found_in(alice.group.mls.context.extensions) == RoomPolicy.found_in(before.context.extensions)
+    alice.restart()
+    assert (alice.group.mls.suite.id, alice.epoch) == (1, 0)
+    bob = world.person(BOB)
+    alice.commit(*alice.adding(BOB))
+    world.settle()
+    assert bob.group.mls.suite.id == 1
+    assert not alice.group.lifecycle.is_unseen
+    with pytest.raises(UsageError, match="keeps its cipher suite"):
+        alice.group.lifecycle.change_suite(2, NOW)
+
+
+def test_a_group_in_which_something_was_written_keeps_its_cipher_suite() -> None:
+    world = World(settings=KeyPackageSettings(suites=(2, 1), count=1))
+    (alice,) = world.group(ALICE, suite=2)
+    alice.send(b"Is anybody here?")
+    with pytest.raises(UsageError, match="keeps its cipher suite"):
+        alice.group.lifecycle.change_suite(1, NOW)
+    world.settle()
+    assert alice.group.mls.suite.id == 2

@@ -55,7 +55,7 @@ class Bot:
         self.client.ssl_context = ssl.create_default_context(cafile=job["ca_file"])
         self.client.enable_direct_tls = False
         store = CountedStore(job["store"], job["jid"], self.points)
-        self.client.register_plugin("mls", {"store": store, "key_packages": 1})
+        self.client.register_plugin("mls", {"store": store, "key_packages": 1, "cipher_suites": (1,)})
         self.client.add_event_handler("session_start", lambda _: self.client.send_presence())
         self.client.add_event_handler("mls_message", self._heard)
         for name in COMPLAINTS:

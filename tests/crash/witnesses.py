@@ -35,7 +35,7 @@ class Witness:
         self.complaints: dict[str, list[str]] = defaultdict(list)
         self.news = asyncio.Event()
         # Only a KeyPackage of last resort: two who add us at the same moment must not meet on one.
-        client.register_plugin("mls", {"store": MemoryStore(self.account), "key_packages": 0})
+        client.register_plugin("mls", {"store": MemoryStore(self.account), "key_packages": 0, "cipher_suites": (1,)})
         client.add_event_handler("mls_message", self._message)
         for name in ("mls_joined", "mls_group_changed"):
             client.add_event_handler(name, self._epoch)

@@ -110,7 +110,8 @@ class Person:
         client.register_plugin("xep_0308")
         client.register_plugin("xep_0444")
         client.register_plugin("xep_0461")
-        client.register_plugin("mls", {"store": str(self.store), "key_packages": 2, **self.config})
+        usual = {"store": str(self.store), "key_packages": 2, "cipher_suites": (1,)}
+        client.register_plugin("mls", usual | self.config)
         for name in EVENTS:
             client.add_event_handler(name, lambda data, name=name: self.seen.append((name, data)))
         self.clients.append(client)

@@ -77,7 +77,7 @@ class People:
         jid = who if isinstance(who, JID) else await self.server.register(unique(who), "secret")
         client = self.server.client(jid, factory=Recorded)
         store = self.stores.setdefault(jid.bare, MemoryStore(jid.bare))
-        client.register_plugin("mls", {"store": store, "key_packages": 2, **config})
+        client.register_plugin("mls", {"store": store, "key_packages": 2, "cipher_suites": (1,), **config})
         heard = self.heard.setdefault(jid.bare, [])
         client.add_event_handler("mls_message", lambda message: heard.append(message.body))
         client.add_event_handler("mls_rejected", self.rejected.append)

@@ -15,6 +15,7 @@ from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import DowngradeSuspected
 from slixmpp_mls.mls.structures.framing import MLSMessage
 from slixmpp_mls.mls.structures.key_package import KeyPackage as KeyPackageStructure
+from slixmpp_mls.runtime.settings import DEFAULT_SUITES
 from slixmpp_mls.stanza import KeyPackage, parse
 
 from ..conftest import unique
@@ -138,3 +139,28 @@ async def test_a_downgrade_that_makes_no_difference_is_only_told(prosody: DevSer
     room = await alice.mls.create(new_room(prosody), invite=[bob.account, carol.account])
     assert room.suite == 1
     assert alice.got("mls_downgrade_suspected")
+
+
+async def test_new_rooms_are_post_quantum_where_all_who_come_first_can(server: DevServer, cast: Cast) -> None:
+    """By default; who has only cipher suite 1 is not kept out of a room in which nobody is yet."""
+    alice, bob = [await cast.person(server, name, cipher_suites=DEFAULT_SUITES) for name in ("alice", "bob")]
+    carol = await cast.person(server, "carol")
+    room = await alice.mls.create(new_room(server))
+    result = await room.add(bob.account)
+    assert not result.failed
+    assert (room.suite, room.post_quantum) == (DEFAULT_SUITES[0], DEFAULT_SUITES[0] != 1)
+    await bob.joined(room.jid)
+    await all_agree(alice, bob)
+    await alice.say("When the battle's lost and won", room.jid)
+    await bob.hears("When the battle's lost and won")
+    other = await alice.mls.create(new_room(server))
+    result = await other.add(bob.account, carol.account)
+    assert not result.failed
+    assert other.suite == 1
+    for person in (bob, carol):
+        await person.joined(other.jid)
+    await carol.say("That will be ere the set of sun", other.jid)
+    await bob.hears("That will be ere the set of sun")
+    chosen = await alice.mls.create(new_room(server), suite=DEFAULT_SUITES[0])
+    if chosen.suite != 1:
+        assert set((await chosen.add(carol.account)).failed) == {carol.account}

@@ -166,7 +166,7 @@ async def test_for_an_hour_the_old_key_packages_are_good(
     done = await alice.mls.rotate_key()
     assert (done.finished, await listed(alice)) == (False, [alice.mls.fingerprint, old])
 
-    async def as_before(account: str | None = None, **_: Any) -> Any:
+    async def as_before(account: str | None = None, *_: Any, **__: Any) -> Any:
         assert account == alice.account
         return items
 

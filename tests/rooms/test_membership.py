@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from slixmpp_mls.client import KeyPackageSettings
 from slixmpp_mls.errors import NotPermitted, Refused, UsageError
 from slixmpp_mls.key_packages.publication import Publication
 from slixmpp_mls.policy import Right
@@ -149,3 +150,53 @@ async def test_who_loses_the_room_is_taken_out_of_the_group(monkeypatch: pytest.
     alice.office.listed[CAROL] = "none"
     await alice.finish(alice.membership.expelled(CAROL))
     assert {*alice.group.roster.accounts()} == {ALICE, BOB}
+
+
+async def test_the_first_who_are_added_decide_on_the_cipher_suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as nobody has chosen one, and nobody else has seen anything of the group."""
+    world = World(settings=KeyPackageSettings((2, 1), count=1))
+    (person,) = world.group(ALICE, suite=2)
+    alice = Member(person, monkeypatch)
+    alice.office.listed = {ALICE: "owner"}
+    world.settings = KeyPackageSettings((1,), count=1)
+    await Publication(Client(world.person(CAROL), alice).context).replenish()
+    world.settings = KeyPackageSettings((2, 1), count=1)
+    await Publication(Client(world.person(DAVE), alice).context).replenish()
+    result = await alice.finish(alice.membership.add([CAROL]))
+    assert "no KeyPackage for cipher suite 2" in result.failed[CAROL]
+    assert (alice.group.mls.suite.id, alice.group.lifecycle.is_unseen) == (2, True)
+    alice.membership.suite_is_open = True
+    first, second = await alice.finish(
+        asyncio.gather(alice.membership.add([CAROL]), alice.membership.add([DAVE]))  # type: ignore[arg-type]
+    )
+    assert [member.account for member in (*first.added, *second.added)] == [CAROL, DAVE]
+    assert alice.group.mls.suite.id == 1
+    assert not alice.membership.suite_is_open
+
+
+async def test_the_best_suite_stays_if_all_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(settings=KeyPackageSettings((2, 1), count=1))
+    (person,) = world.group(ALICE, suite=2)
+    alice = Member(person, monkeypatch)
+    alice.office.listed = {ALICE: "owner"}
+    await Publication(Client(world.person(CAROL), alice).context).replenish()
+    alice.membership.suite_is_open = True
+    group_id = alice.group.mls.group_id
+    assert (await alice.finish(alice.membership.add([CAROL]))).added
+    assert (alice.group.mls.suite.id, alice.group.mls.group_id) == (2, group_id)
+
+
+async def test_a_server_that_hides_a_suite_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 9420 7.2: what is left says under its signature that there is more."""
+    world = World(settings=KeyPackageSettings((2, 1), count=1))
+    (person,) = world.group(ALICE, suite=2)
+    alice = Member(person, monkeypatch)
+    alice.office.listed = {ALICE: "owner"}
+    await Publication(Client(world.person(CAROL), alice).context).replenish()
+    node = alice.key_packages.of[CAROL]
+    for item_id in [name for name in node if "/2/" in name]:
+        del node[item_id]
+    alice.membership.suite_is_open = True
+    result = await alice.finish(alice.membership.add([CAROL]))
+    assert "no KeyPackage for cipher suite 2" in result.failed[CAROL]
+    assert alice.group.mls.suite.id == 2

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.backends.openssl.backend import backend
 
 from slixmpp_mls.authentication import AcceptAll, NewDeviceRule
 from slixmpp_mls.errors import UsageError
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.parameters import DAY, Parameters
 from slixmpp_mls.plugin import MLS
 from slixmpp_mls.runtime import DeniedMembers, NewDevices, RejoinMode, Settings
@@ -26,9 +28,16 @@ def of(**config: Any) -> Settings:
 def test_what_is_not_given_has_its_default() -> None:
     settings = of()
     assert settings == Settings(store="bot.db")
-    assert (settings.renew_after, settings.cipher_suites, settings.parameters) == (7 * DAY, (1,), Parameters())
+    assert (settings.renew_after, settings.parameters) == (7 * DAY, Parameters())
     assert settings.clock is time.time
     assert Settings.of({**MLS.default_config, "store": "bot.db"}) == settings  # what slixmpp adds itself
+
+
+def test_post_quantum_first_where_openssl_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = (0xF001, 1) if CipherSuite.is_supported(0xF001) else (1,)
+    assert of().cipher_suites == expected
+    monkeypatch.setattr(backend, "mlkem_supported", lambda: False)
+    assert module.default_suites() == (1,)
 
 
 def test_each_setting_is_documented_and_checked() -> None:

@@ -45,7 +45,7 @@ class Bot:
         xmpp = self.xmpp = ClientXMPP(jid, password)
         xmpp.ssl_context = ssl.create_default_context(cafile=ca_file)
         xmpp.enable_direct_tls = xmpp.enable_plaintext = False
-        xmpp.register_plugin("mls", {"store": store, "key_packages": 20})
+        xmpp.register_plugin("mls", {"store": store, "key_packages": 20, "cipher_suites": (1,)})
         xmpp.add_event_handler("session_start", lambda _: xmpp.send_presence())
         xmpp.add_event_handler("mls_message", self._message)
         xmpp.add_event_handler("mls_joined", lambda event: self._note(joined=event.epoch))

@@ -41,7 +41,7 @@ class KeyPackageSettings:
     """
 
     suites: tuple[int, ...] = (1,)
-    count: int = 100
+    count: int = 50
     lifetime: int = 28 * DAY
     renewal: int = 7 * DAY
     grace: int = 7 * DAY

@@ -44,8 +44,32 @@ class Lifecycle:
             certificate that we do not have
         :raises StoreError: nothing has changed
         """
+        self._state.require_no_member()
+        self._found(suite, policy, now, Evidence.NO_STATE)
+
+    @property
+    def is_unseen(self) -> bool:
+        """Whether we are in a group of which nobody else can know anything: nothing of it was sent."""
+        membership = self._state.membership
+        if membership is None or self._state.outbox:
+            return False
+        return membership.group.epoch == 0 and len(membership.view.roster) == 1
+
+    def change_suite(self, suite: int, now: int) -> None:
+        """Make the room's group anew, with another cipher suite and the same policy.
+
+        :param suite: number of the cipher suite
+        :param now: seconds since the Unix epoch
+        :raises UsageError: others may know the group (:attr:`is_unseen`), or as with :meth:`create`
+        :raises StoreError: nothing has changed
+        """
+        policy = self._state.require_member().view.policy
+        if not self.is_unseen:
+            raise UsageError("a group that others know keeps its cipher suite; see reinit()")
+        self._found(suite, policy, now, Evidence.WISH)
+
+    def _found(self, suite: int, policy: RoomPolicy, now: int, evidence: Evidence) -> None:
         device, state = self._device, self._state
-        state.require_no_member()
         if policy.room != state.room:
             raise UsageError(f"a policy for {policy.room}, not for {state.room}")
         if not policy.allows_suite(suite):
@@ -63,7 +87,7 @@ class Lifecycle:
         record = state.record.as_member(group.group_id, 0, now)
         own_age = LeafAge.arriving(group.own_leaf, now, last_resort=False)
         with state.change() as change:
-            change.end_membership(Evidence.NO_STATE, keep_messages=False)
+            change.end_membership(evidence, keep_messages=False)
             change.begin_membership(Membership.of(group, Doubts(), PostCommitActions()), GroupInfoKey.of(group))
             leaf_ages.put(change.transaction, state.spaces.renewed, device.identity, own_age)
             change.put_record(record)
