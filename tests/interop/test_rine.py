@@ -1,9 +1,10 @@
 """A post-quantum suite with mls-rs: the wheel ``rine-mls`` 0.1.1 (mls-rs 0.55.2, with an X-Wing KEM in Rust).
 
 Its suite is none of draft-ietf-mls-pq-ciphersuites: X-Wing, HKDF-SHA256, ChaCha20-Poly1305, SHA-256 and Ed25519 under
-the private number 0xF057, which is its number of the KEM in HPKE, too.  But our suites are tables: the same one is composed
-here of our parts, the X-Wing of 0xF001, 0xF002 and 0xF009 among them.  The wheel shows neither secrets nor trees, so
-agreement is shown by what both can read afterwards, and by the confirmation tags that each verifies (RFC 9420 8.1).
+the private number 0xF057, which is its number of the KEM in HPKE, too.  But our suites are tables: the same one is
+composed here of our parts, the X-Wing of 0xF001, 0xF002 and 0xF009 among them.  The wheel shows neither secrets nor
+trees, so agreement is shown by what both can read afterwards, and by the confirmation tags that each verifies
+(RFC 9420 8.1).
 """
 
 from __future__ import annotations
@@ -124,8 +125,8 @@ def test_we_found_the_group(theirs: Iterator[Any]) -> None:
 def test_what_they_seal_opens_and_their_paths_do_not(theirs: Iterator[Any]) -> None:
     """Our X-Wing opens the Welcome; the path secret in it makes another key pair (RFC 9420 12.4.3.1).
 
-    Every Commit of theirs has a path.  Where draft-ietf-hpke-pq has ``DeriveKeyPair`` by SHAKE256, they have something of
-    their own, as ts-mls did before its correction.
+    Every Commit of theirs has a path.  Where draft-ietf-hpke-pq has ``DeriveKeyPair`` by SHAKE256, they have something
+    of their own, as ts-mls did before its correction.
     """
     client = ours("member")
     founded = next(theirs).create_group_with_members(b"group", [client.key_package()]).last_commit()
