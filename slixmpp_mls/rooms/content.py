@@ -18,7 +18,7 @@ from ..client import MessageReceived, RoomGroup
 from ..client.member import Member
 from ..errors import PolicyViolation, UsageError
 from ..stanza.content_profile import PROFILE
-from ..stanza.sce import Affix, Envelope, is_server_processed, mismatches
+from ..stanza.sce import Affix, Envelope, is_server_processed, mismatches, seal_text
 from ..stanza.xml import to_stdlib
 
 __all__ = ["PROFILE", "OpenedContent", "open_content", "say_the_same", "seal_body", "seal_elements", "seal_message"]
@@ -53,6 +53,8 @@ def seal_body(body: str, sender: str, room: str, now: float, affix: Any = None) 
     :param affix: an element of this protocol, in addition to those of XEP-0420; None for none
     :raises UsageError: the text holds characters that XML forbids
     """
+    if affix is None:
+        return seal_text(body, sender, room, datetime.fromtimestamp(now, UTC), PROFILE)
     element = ET.Element("{jabber:client}body")
     element.text = body
     return _seal((element,), sender, room, now, affix)

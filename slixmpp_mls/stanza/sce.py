@@ -47,7 +47,18 @@ from typing import Final
 from lxml import etree
 
 from ..errors import AffixMismatch, MalformedError, UsageError
-from .xml import MAX_DEPTH, AnyElement, clark, parse_xml, read_datetime, serialize, split_tag, to_lxml, write_datetime
+from .xml import (
+    MAX_DEPTH,
+    AnyElement,
+    clark,
+    is_xml_text,
+    parse_xml,
+    read_datetime,
+    serialize,
+    split_tag,
+    to_lxml,
+    write_datetime,
+)
 
 __all__ = [
     "EME",
@@ -60,6 +71,7 @@ __all__ = [
     "is_server_processed",
     "may_stand_outside",
     "mismatches",
+    "seal_text",
     "strip_outside",
     "verify",
 ]
@@ -69,6 +81,11 @@ HINTS: Final = "urn:xmpp:hints"
 EME: Final = "urn:xmpp:eme:0"
 
 _PADDING: Final = string.ascii_letters + string.digits + "-_"  # one octet each, nothing to escape
+# Quotes and white space count in attributes; a parser makes a line feed of a carriage return (XML 1.0 2.11, 3.3.3).
+_ESCAPES: Final = str.maketrans({
+    "&": "&amp;", "<": "&lt;", ">": "&gt;", "'": "&apos;", "\r": "&#13;", "\n": "&#10;", "\t": "&#9;",
+})  # fmt: skip
+_EMPTY_BODY: Final = "<body xmlns='jabber:client'/>"
 _MAX_JID: Final = 3071  # RFC 7622 3.1: three parts of 1023 octets, and what joins them
 
 # Elements that servers act on, or that only they may write.  A namespace alone stands for all its elements.
@@ -249,6 +266,44 @@ class Envelope:
     def _present(self) -> frozenset[Affix]:
         values = {Affix.FROM: self.from_, Affix.TO: self.to, Affix.TIME: self.time, Affix.RPAD: self.rpad}
         return frozenset(affix for affix, value in values.items() if value is not None)
+
+
+def seal_text(
+    text: str, sender: str, recipient: str, time: datetime, profile: Profile, *, rng: random.Random | None = None
+) -> bytes:
+    """The envelope of a message that is a text and nothing else: what :meth:`Envelope.seal` makes of its body.
+
+    Most messages are such.  The envelope is written as a string, and not opened again: its form is known, and what is
+    in it is checked here.
+
+    :param text: of the ``<body/>``
+    :param sender: bare JID
+    :param recipient: bare JID of the recipient, or of the room
+    :param rng: where the padding comes from; the system's randomness by default
+    :raises UsageError: XML cannot hold it, an affix cannot be expressed, or it is over the limits
+    """
+    if not (is_xml_text(text) and is_xml_text(sender) and is_xml_text(recipient)):
+        raise UsageError("an element without a namespace, or with something that XML cannot hold")
+    if not all(0 < len(jid.encode()) <= _MAX_JID for jid in (sender, recipient)):
+        raise UsageError("nobody could open this envelope: an affix without a JID")
+    try:
+        stamp = write_datetime(time)
+    except (ValueError, OverflowError):
+        raise UsageError("an affix that XML or XEP-0082 cannot express") from None
+    body = f"<body xmlns='jabber:client'>{text.translate(_ESCAPES)}</body>" if text else _EMPTY_BODY
+    before = (
+        f"<envelope xmlns='{NS}'><content>{body}</content><time stamp='{stamp}'/>"
+        f"<to jid='{recipient.translate(_ESCAPES)}'/><from jid='{sender.translate(_ESCAPES)}'/>"
+    ).encode()
+    padding = ""
+    if Affix.RPAD in profile.required:
+        rng = rng or random.SystemRandom()
+        fill = max(0, profile.minimum_size - len(before) - len("<rpad></rpad></envelope>"))
+        padding = f"<rpad>{''.join(rng.choices(_PADDING, k=fill + rng.randint(0, profile.random_padding)))}</rpad>"
+    data = before + f"{padding}</envelope>".encode()
+    if len(data) > _LIMITS.size:
+        raise UsageError(f"nobody could open this envelope: XML of {len(data)} octets, over {_LIMITS.size}")
+    return data
 
 
 def _known(name: str) -> str:

@@ -29,6 +29,7 @@ from slixmpp_mls.stanza.sce import (
     is_server_processed,
     may_stand_outside,
     mismatches,
+    seal_text,
     strip_outside,
     verify,
 )
@@ -447,3 +448,54 @@ def test_the_module_stands_on_lxml_and_the_standard_library_alone() -> None:
                 assert {name.name.split(".")[0] for name in node.names} <= allowed
             elif isinstance(node, ast.ImportFrom):
                 assert "." * node.level + (node.module or "").split(".")[0] in allowed
+
+
+# --- texts -----------------------------------------------------------------------------------------
+
+_characters = st.characters(codec="utf-8", exclude_categories=["Cs"])
+_jids = st.text(_characters, min_size=1, max_size=40)
+
+
+def outcome(make: Any) -> Any:
+    """What an envelope says, or that it cannot be made."""
+    try:
+        data = make()
+    except UsageError:
+        return UsageError
+    envelope = Envelope.open(data, ALL)
+    return len(data), [shape(each) for each in envelope.content], envelope.from_, envelope.to, envelope.time
+
+
+@settings(deadline=None)
+@given(
+    st.text(_characters) | st.text("&<>'\"\r\n\t ]]>x"),
+    _jids | st.text("&<>'\"\r\n\t x", min_size=1),
+    _jids,
+    st.datetimes(timezones=st.just(UTC)),
+)
+def test_a_text_is_sealed_as_any_element_is(text: str, sender: str, recipient: str, time: datetime) -> None:
+    body = ElementTree.Element("{jabber:client}body")
+    body.text = text
+    usual = outcome(lambda: Envelope((body,), sender, recipient, time).seal(ALL, rng=random.Random(1)))
+    ours = outcome(lambda: seal_text(text, sender, recipient, time, ALL, rng=random.Random(1)))
+    assert ours[1:] == usual[1:] if ours is not UsageError and usual is not UsageError else ours is usual
+
+
+def test_a_texts_padding_is_that_of_the_profile() -> None:
+    wanted = Profile(frozenset(Affix), minimum_size=400, random_padding=50)
+    sizes = {len(seal_text("hi", ALICE, COVEN, NOW, wanted, rng=random.Random(seed))) for seed in range(300)}
+    assert (min(sizes), max(sizes)) == (400, 450)
+    assert Envelope.open(seal_text("hi", ALICE, COVEN, NOW, NONE), NONE).rpad is None
+
+
+@pytest.mark.parametrize(
+    ("text", "sender", "time"),
+    [
+        ("a\0b", ALICE, NOW), ("\ud800", ALICE, NOW), ("hi", "a\0b", NOW), ("hi", "", NOW), ("hi", "a" * 3072, NOW),
+        ("hi", ALICE, datetime(2026, 10, 2)), ("x" * 256 * 1024, ALICE, NOW), ("&" * 60_000, ALICE, NOW),
+    ],
+)  # fmt: skip
+def test_a_text_that_nobody_could_open_is_not_sealed(text: str, sender: str, time: datetime) -> None:
+    with pytest.raises(UsageError) as caught:
+        seal_text(text, sender, COVEN, time, ALL)
+    assert len(text) < 9 or text not in str(caught.value)
