@@ -166,9 +166,7 @@ async def test_the_first_who_are_added_decide_on_the_cipher_suite(monkeypatch: p
     assert "no KeyPackage for cipher suite 2" in result.failed[CAROL]
     assert (alice.group.mls.suite.id, alice.group.lifecycle.is_unseen) == (2, True)
     alice.membership.suite_is_open = True
-    first, second = await alice.finish(
-        asyncio.gather(alice.membership.add([CAROL]), alice.membership.add([DAVE]))  # type: ignore[arg-type]
-    )
+    first, second = await alice.finish(asyncio.gather(alice.membership.add([CAROL]), alice.membership.add([DAVE])))
     assert [member.account for member in (*first.added, *second.added)] == [CAROL, DAVE]
     assert alice.group.mls.suite.id == 1
     assert not alice.membership.suite_is_open
