@@ -17,10 +17,7 @@ from slixmpp_mls.client import (
     RoomGroup,
 )
 from slixmpp_mls.client.storage.records import MembershipState
-from slixmpp_mls.errors import (
-    InvalidError,
-    UsageError,
-)
+from slixmpp_mls.errors import InvalidError, UnknownGroup, UsageError
 from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateMessage
 from slixmpp_mls.mls.structures.proposals import Remove
@@ -379,3 +376,23 @@ def test_a_group_in_which_something_was_written_keeps_its_cipher_suite() -> None
         alice.group.lifecycle.change_suite(1, NOW)
     world.settle()
     assert alice.group.mls.suite.id == 2
+
+
+def test_two_groups_begun_at_once_go_on_each_for_its_members() -> None:
+    """xep/mls.xml, "Creating a Room and a Group": what cannot be verified makes nobody give a group up."""
+    world = World()
+    alice, bob, carol, dave = (world.person(account) for account in (ALICE, BOB, CAROL, DAVE))
+    for creator in (alice, bob):
+        creator.group.lifecycle.create(1, world.open_policy(ALICE, BOB), world.now)
+    alice.commit(*alice.adding(CAROL))
+    bob.commit(*bob.adding(DAVE))
+    world.settle()
+    for one, other, stranger in ((alice, carol, bob), (bob, dave, alice)):
+        assert one.group.mls.group_id == other.group.mls.group_id != stranger.group.mls.group_id
+        one.send(f"from {one.account}".encode())
+        world.settle()
+        assert other.texts[-1] == f"from {one.account}".encode()
+        assert one.group.mls.epoch_authenticator == other.group.mls.epoch_authenticator
+        refusals = [event.error for event in one.said(Rejected)]
+        assert refusals  # its user is told
+        assert all(isinstance(error, UnknownGroup) for error in refusals)
