@@ -177,7 +177,7 @@ async def test_an_exception_that_nobody_expects_is_reported_and_the_next_look_co
     account.devices.start()
     for _ in range(2):
         account.devices.look_again()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await looks.get()
     account.devices.close()
     await asyncio.gather(*account.phone.context.tasks._running)

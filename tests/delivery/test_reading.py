@@ -116,7 +116,7 @@ def numbers(batch: Sequence[RoomStanza]) -> list[int]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
             await asyncio.sleep(0)
 
@@ -151,7 +151,7 @@ class Reader:
 async def end(setting: Setting, reader: Reader) -> None:
     setting.reading.stop()
     setting.reading.wake()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await reader.task
 
 
@@ -170,7 +170,7 @@ async def test_who_goes_back_during_a_round_reads_from_there() -> None:
     setting = Setting(30)
     heard: list[int] = []
     went_back = False
-    async with asyncio.timeout(5), aclosing(setting.reading.batches()) as batches:
+    async with asyncio.timeout(60), aclosing(setting.reading.batches()) as batches:
         async for batch in batches:
             heard += numbers(batch)
             if not went_back:
@@ -185,7 +185,7 @@ async def test_an_overflow_during_a_round_makes_another_one(monkeypatch: pytest.
     monkeypatch.setattr(live_buffer, "_BUFFERED", 3)
     setting = Setting(20)
     heard: list[int] = []
-    async with asyncio.timeout(5), aclosing(setting.reading.batches()) as batches:
+    async with asyncio.timeout(60), aclosing(setting.reading.batches()) as batches:
         async for batch in batches:
             heard += numbers(batch)
             if heard[-1] == 19:
@@ -236,7 +236,7 @@ async def test_what_came_before_we_were_thrown_out_is_read_first() -> None:
     heard: list[int] = []
     lost = RoomLost(ROOM, "not-a-member")
     with pytest.raises(RoomLost):  # noqa: PT012
-        async with asyncio.timeout(5), aclosing(setting.reading.batches()) as batches:
+        async with asyncio.timeout(60), aclosing(setting.reading.batches()) as batches:
             async for batch in batches:
                 heard += numbers(batch)
                 if heard[-1] == 19:

@@ -37,7 +37,7 @@ async def enter(client: ClientXMPP, room: JID, nick: str) -> asyncio.Queue[Messa
     """Join, and return a queue of the groupchat messages with a body."""
     heard: asyncio.Queue[Message] = asyncio.Queue()
     client.add_event_handler("groupchat_message", heard.put_nowait)
-    await client.plugin["xep_0045"].join_muc_wait(room, nick, maxstanzas=0, timeout=10)
+    await client.plugin["xep_0045"].join_muc_wait(room, nick, maxstanzas=0, timeout=60)
     return heard
 
 

@@ -51,7 +51,7 @@ async def occupant(cast: Cast, server: DevServer, room: str, host: Person, name:
     """Somebody who is in the room and not in the group."""
     mallory = await cast.person(server, name)
     await host.room(room).muc.affiliations.grant_membership([mallory.account])
-    await mallory.client.plugin["xep_0045"].join_muc_wait(JID(room), name, maxstanzas=0, timeout=10)
+    await mallory.client.plugin["xep_0045"].join_muc_wait(JID(room), name, maxstanzas=0, timeout=60)
     return mallory
 
 

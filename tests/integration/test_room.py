@@ -582,7 +582,7 @@ async def test_members_do_not_make_members(meet: Meet, server: DevServer, connec
 async def test_an_unfit_room_is_described_and_left_alone(server: DevServer, connect: Connect) -> None:
     alice = await connect(server, "alice", "xep_0045")
     jid = JID(f"{unique('market')}@{server.rooms}")
-    await alice.plugin["xep_0045"].join_muc_wait(jid, "alice", maxstanzas=0, timeout=10)
+    await alice.plugin["xep_0045"].join_muc_wait(jid, "alice", maxstanzas=0, timeout=60)
     unfit = {
         "muc#roomconfig_persistentroom": "0",
         "muc#roomconfig_membersonly": "0",

@@ -123,7 +123,7 @@ async def test_a_full_disk_is_said_and_the_stanza_is_read_when_it_has_room_again
     bob.commit()
     world.room.deliver_all()
     store.fail_at = store.writes
-    await asyncio.wait_for(client.reader.take_all(client.stanzas()), 10)
+    await asyncio.wait_for(client.reader.take_all(client.stanzas()), 60)
     assert len(client.got("mls_store_failed")) == 1
     bob.read()
     assert client.group.mls.epoch_authenticator == bob.group.mls.epoch_authenticator
