@@ -6,6 +6,10 @@ had an affiliation first, so a member without one has been shut out by an action
 group by a member that has the right.  We notice this live, or by comparing the room's lists with the members when the
 room has been caught up with.
 
+*A list that shows nobody proves nothing.*  A server that has lost its lists, or withholds them, gives the same answer
+as a room that has shut everybody out.  If the lists do not show our own account and one other account that belongs to
+the room, only accounts that they show as banned are removed.  The difference is reported, and users decide.
+
 An account that is in the room's lists but not in the group may be about to be added, or may be invited by other means:
 users decide about it.
 """
@@ -80,6 +84,14 @@ class AffiliationSync:
         """
         return self._compare(await self._affiliations.all())
 
+    @staticmethod
+    def _proves(listed: dict[JID, Affiliation], own: str, account: str) -> bool:
+        """Whether the room's lists show that an account has been shut out; see the module."""
+        if listed.get(JID(account)) == "outcast":
+            return True
+        inside = {str(jid.bare) for jid, affiliation in listed.items() if affiliation != "outcast"}
+        return own in inside and len(inside) > 1
+
     def _compare(self, listed: dict[JID, Affiliation]) -> AffiliationsDiffer:
         inside = {str(jid.bare) for jid, affiliation in listed.items() if affiliation != "outcast"}
         members = set(self._group.roster.accounts())
@@ -94,15 +106,16 @@ class AffiliationSync:
         if not self._group.is_member:
             return
         try:
-            difference = await self.difference()
+            listed = await self._affiliations.all()
         except DeliveryError as error:
             log.info("%s does not show its affiliations: %s", self._group.room, error)
             return
         if not self._group.is_member:
             return
+        difference = self._compare(listed)
         if difference != self._told:
             self._told = difference
             self._tell(difference)
-        shut_out = [account for account in difference.shut_out if account != own]
+        shut_out = [account for account in difference.shut_out if account != own and self._proves(listed, own, account)]
         if shut_out and self.may_expel(own):
             await self._expel(shut_out)

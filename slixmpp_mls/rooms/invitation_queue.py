@@ -73,7 +73,8 @@ class InvitationQueue:
     """See the module.
 
     :param is_room: whether an address identifies itself as a room; raises DeliveryError if it gives no answer
-    :param follow: reads a room, where a group is, from an archive id on; raises DeliveryError if it does not let us in
+    :param follow: for a room and an inviter, reads the room, where a group is, from an archive id on; raises
+        DeliveryError if it does not let us in
     :param is_settled: whether no invitation to a room is of interest, because we are in its group
     :param now: seconds since the Unix epoch
     """
@@ -84,7 +85,7 @@ class InvitationQueue:
         tasks: Tasks,
         *,
         is_room: Callable[[str], Awaitable[bool]],
-        follow: Callable[[str, str | None, bytes], Awaitable[object]],
+        follow: Callable[[str, str, str | None, bytes], Awaitable[object]],
         is_settled: Callable[[str], bool],
         now: Callable[[], int],
     ) -> None:
@@ -199,7 +200,7 @@ class InvitationQueue:
             if not await self._is_room(room):  # XEP-0045 6.2: presence is only for rooms
                 log.info("an invitation is not followed: %s is no room", room)
             else:
-                await self._follow(room, record.after.decode() or None, record.group)
+                await self._follow(room, record.inviter.decode(), record.after.decode() or None, record.group)
             if self._records().get(key) == record:  # it has not been repeated meanwhile
                 self._forget(key)
         except DeliveryError as error:

@@ -106,8 +106,8 @@ class Invitations:
         """
         self._store = context.device.store
 
-        async def follow(room: str, after: str | None, group: bytes) -> None:
-            await rooms.follow_invitation(room, await self._beginning(room, after), group)
+        async def follow(room: str, inviter: str, after: str | None, group: bytes) -> None:
+            await rooms.follow_invitation(room, await self._beginning(room, after), group, _adder(inviter, after))
 
         self._rooms = rooms
         self._queue = InvitationQueue(
@@ -263,13 +263,14 @@ class Invitations:
             self._early.append((accepted, asked))
         elif accepted:
             self._queue.add(*asked)  # before it is recorded as read
-            self._tell_room(room, inviter, element.after)
+            self._tell_room(room, inviter, element.after, element.group)
         elif self._rooms is None or not self._rooms.needs_no_invitation(room):
             self._undecided.add(*asked)
 
-    def _tell_room(self, room: str, inviter: str, after: str | None) -> None:
+    def _tell_room(self, room: str, inviter: str, after: str | None, group: bytes) -> None:
         handle = None if self._rooms is None else self._rooms.get(room)
         if self._rooms is not None and handle is not None and handle.worker.running and not handle.is_member:
+            handle.group.lifecycle.expect_group(group, _adder(inviter, after))
             work = self._rooms.invited(room, inviter, after)
             self._tasks.spawn(work, f"following an invitation to {room}", passing=UNREACHABLE)
 
@@ -307,3 +308,8 @@ class Invitations:
             log.info("an invitation to %s names a place that is not in its archive", room)
             return await archive.last_id()
         return after
+
+
+def _adder(inviter: str, after: str | None) -> str:
+    """The account that must have signed the Welcome: whoever names its place has added us, others need not have."""
+    return "" if after is None else inviter

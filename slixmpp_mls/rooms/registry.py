@@ -363,7 +363,7 @@ class Rooms:
             return False
         return handle.group.state is MembershipState.FOUNDING or (handle.is_member and handle.worker.running)
 
-    async def follow_invitation(self, room: str, after: str | None, group: bytes = b"") -> None:
+    async def follow_invitation(self, room: str, after: str | None, group: bytes = b"", adder: str = "") -> None:
         """Read a room because of an invitation.
 
         Inviters may name wrong places.  Therefore a room that we wait in already is first read to the end from our
@@ -372,10 +372,12 @@ class Rooms:
         :param room: bare JID
         :param after: see :meth:`follow`
         :param group: see :meth:`follow`
+        :param adder: see :meth:`follow`
         :raises DeliveryError: the room does not let us in, or was not read to the end in :data:`READING_TIMEOUT`
         """
         handle = self._rooms.get(room)
         if handle is not None and not handle.is_member and (handle.worker.running or handle.group.state in _WAITING):
+            handle.group.lifecycle.expect_group(group, adder)
             async with self._entering.setdefault(room, asyncio.Lock()):
                 if not handle.worker.running:
                     await handle.worker.start()
@@ -386,18 +388,21 @@ class Rooms:
                 raise NoAnswer(f"{room} has not been read to the end yet") from None
             if handle.is_member or after is None:
                 return
-        await self.follow(room, after, group)
+        await self.follow(room, after, group, adder)
 
-    async def follow(self, room: str, after: str | None, group: bytes = b"") -> EncryptedRoom:
+    async def follow(self, room: str, after: str | None, group: bytes = b"", adder: str = "") -> EncryptedRoom:
         """Read a room; if we are not in its group, look for a Welcome.
 
         :param room: bare JID
         :param after: archive id from which to look for it; the beginning if not given
-        :param group: id of the group there, if somebody has told us
+        :param group: id of the group there, if an invitation names it: see :meth:`.Lifecycle.expect_group`
+        :param adder: account that has added us to it, a bare JID; empty if nobody says so
         :raises DeliveryError: the room does not let us in
+        :raises StoreError: the store failed
         """
         async with self._entering.setdefault(room, asyncio.Lock()):  # the same invitation may arrive twice
             handle = self._handle(room)
+            handle.group.lifecycle.expect_group(group, adder)
             if handle.worker.running:
                 if after is not None and not handle.is_member:
                     await handle.worker.read_from(after)

@@ -18,10 +18,11 @@ from slixmpp_mls.client import (
 )
 from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import InvalidError, UnknownGroup, UsageError
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateMessage
-from slixmpp_mls.mls.structures.proposals import Remove
-from slixmpp_mls.policy import RoomPolicy
+from slixmpp_mls.mls.structures.proposals import Add, Remove
+from slixmpp_mls.policy import RoomPolicy, group_extensions
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.testing import NOW, FaultyStore, Participant, World
 from tests.client.people import state_of
@@ -64,6 +65,80 @@ def test_a_welcome_to_a_group_with_the_id_of_another_rooms_group_is_refused(monk
     assert "another room has" in str(only(bob_there.events, Rejected).error)
     assert state_of(bob_there) is MembershipState.INVITED
     assert RoomGroup.known(bob.device) == ["cauldron@rooms.example", world.room.jid]
+
+
+MALLORY = "mallory@m.example"
+
+
+def own_group(
+    world: World, maker: Participant, member: Participant, invited: Participant, group_id: bytes, epoch: int = 0
+) -> None:
+    """An occupant makes a group, and posts a Welcome into it for a KeyPackage of somebody who is invited."""
+    own = maker.device.key_packages.make(CipherSuite.get(1), world.now)
+    policy = RoomPolicy(world.room.jid, (maker.account,))
+    group = Group.create(own, group_id, extensions=group_extensions(policy), parameters=world.parameters)
+    for _ in range(epoch):
+        staged = group.finish_commit(group.draft_commit([], now=world.now)).staged
+        group = group.apply(staged, now=world.now)
+    found = world.directory.find(invited.account, member.group, world.now)
+    package = found[invited.device.identity].key_package
+    made = group.finish_commit(group.draft_commit([Add(package)], now=world.now))
+    assert made.welcome is not None
+    payloads = [elements.Commit(group_id, epoch, made.commit), elements.Welcome(group_id, epoch + 1, made.welcome)]
+    world.room.post(payloads, maker.account)
+
+
+@pytest.mark.parametrize("same_id", [False, True], ids=["another id", "the same id"])
+@pytest.mark.parametrize("names_adder", [False, True], ids=["by anybody", "by the inviter"])
+def test_a_welcome_is_the_one_that_the_invitation_names(same_id: bool, names_adder: bool) -> None:
+    """mls, "Adding People": KeyPackages and group ids are public, so the invitation names the group and who adds."""
+    world = World()
+    (alice,) = world.group(ALICE)
+    bob, mallory = world.person(BOB), world.person(MALLORY)
+    world.people.remove(mallory)
+    bob.group.lifecycle.expect_group(b"a group that an occupant invites to", MALLORY)
+    bob.group.lifecycle.expect_group(alice.group.mls.group_id, ALICE if names_adder else "")
+    bob.restart()  # what invitations say is in the store
+    own_group(world, mallory, alice, bob, alice.group.mls.group_id if same_id else b"another group", 5)
+    alice.commit(*alice.adding(BOB))
+    world.settle()
+    # A group id is public: without the account that adds, an invitation is no more than that.
+    follows = MALLORY if same_id and not names_adder else ALICE
+    assert [event.by.account for event in bob.said(Joined) if event.by is not None] == [follows]
+    if follows == ALICE:
+        assert "no invitation names" in str(only(bob.events, Rejected).error)
+        assert world.agree()
+        assert bob.group.room_state.expected() == ()
+
+
+def test_who_has_no_invitation_follows_the_first_welcome_and_says_whose() -> None:
+    """mls, "Adding People": there is nothing to compare it with."""
+    world = World()
+    (alice,) = world.group(ALICE)
+    bob, mallory = world.person(BOB), world.person(MALLORY)
+    world.people.remove(mallory)
+    own_group(world, mallory, alice, bob, b"another group")
+    world.settle()
+    assert [event.by.account for event in bob.said(Joined) if event.by is not None] == [MALLORY]
+
+
+def test_an_invitation_that_is_slower_than_the_room_has_its_welcome_read_again() -> None:
+    world = World()
+    (alice,) = world.group(ALICE)
+    bob = world.person(BOB)
+    bob.group.lifecycle.expect_group(b"another group", MALLORY)
+    alice.commit()
+    world.settle()
+    place = world.room.archive()[-1].archive_id
+    alice.commit(*alice.adding(BOB))
+    world.settle()
+    assert not bob.group.is_member
+    bob.group.lifecycle.expect_group(alice.group.mls.group_id, ALICE)
+    assert bob.group.welcomes.invited(MALLORY, place) is None
+    assert bob.group.welcomes.invited(ALICE, place) == place
+    bob.group.lifecycle.seek(place)
+    bob.read()
+    assert bob.group.is_member
 
 
 def test_a_welcome_for_somebody_else_means_nothing() -> None:
@@ -156,7 +231,7 @@ def test_an_invitation_shows_that_a_welcome_counts_which_came_second() -> None:
     world.settle()
     assert state_of(dave) is MembershipState.INVITED
     place = world.room.archive()[-2].archive_id
-    assert dave.group.welcomes.invited("mallory@m.example", place) is None  # she has sent no Welcome
+    assert dave.group.welcomes.invited(MALLORY, place) is None  # she has sent no Welcome
     found = dave.group.welcomes.invited(ALICE, place)
     assert found == place
     dave.group.lifecycle.seek(found)

@@ -24,7 +24,7 @@ from slixmpp_mls.key_packages.items import parse_key_package
 from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.structures.proposals import Add, AnyProposal, GroupContextExtensions, Remove
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
-from slixmpp_mls.policy import ExternalJoins, RoomPolicy
+from slixmpp_mls.policy import ExternalJoins, RoomPolicy, group_extensions
 from slixmpp_mls.policy.roster import Roster
 from slixmpp_mls.rooms.engine import reader, rejoin
 from slixmpp_mls.rooms.engine.parts import children
@@ -196,3 +196,35 @@ async def test_a_newcomer_has_no_rights_and_every_member_may_see_it_off(server: 
     assert result.added, result
     await erin.joined(room)
     await all_agree(alice, bob, erin, epoch=5)
+
+
+@pytest.mark.parametrize("same_id", [False, True], ids=["another id", "the same id"])
+async def test_nobody_leads_the_invited_into_another_group(prosody: DevServer, cast: Cast, same_id: bool) -> None:
+    """mls, "Adding People": KeyPackages and group ids are public; the invitation says who adds, and to which group."""
+    room, (alice, bob) = await cast.meet(prosody, "alice", "bob")
+    carol = await cast.person(prosody, "carol")
+    mallory = await seat(cast, prosody, alice, room)
+    await alice.room().muc.affiliations.grant_membership([carol.account])
+    place = await alice.room().muc.archive.last_id()
+    impostor = Impostor(mallory, room, mallory.account)
+    await impostor.sit_down()
+    genuine, now = alice.room().group.mls, int(time.time())
+    items = await KeyPackageDirectory(mallory.client).items(carol.account)
+    packages = map(parse_key_package, items.values())
+    package = next(each for each in packages if each.cipher_suite == genuine.suite.id)
+    group_id = genuine.group_id if same_id else b"another group"
+    group = Group.create(
+        impostor.device.key_packages.make(genuine.suite, now),
+        group_id,
+        extensions=group_extensions(RoomPolicy(room, (mallory.account,))),
+    )
+    made = group.finish_commit(group.draft_commit([Add(package)], now=now))
+    assert made.welcome is not None
+    await impostor.post(elements.Commit(group_id, 0, made.commit), elements.Welcome(group_id, 1, made.welcome))
+    await alice.room().muc.invite(carol.account, [elements.Invitation(genuine.group_id, place).to_stdlib()])
+    rejected = await carol.next("mls_rejected")
+    assert "no invitation names" in str(rejected.error)
+    assert (await alice.room().add(carol.account)).added
+    await carol.joined(room)
+    await all_agree(alice, bob, carol)
+    assert carol.room().accounts == sorted(each.account for each in (alice, bob, carol))

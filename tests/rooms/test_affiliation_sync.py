@@ -93,7 +93,26 @@ async def test_one_whom_we_may_not_remove_keeps_nobody_in(monkeypatch: pytest.Mo
     policy = replace(world.open_policy(BOB), may_remove=Right.MEMBERS)
     _, alice, *_ = world.group(BOB, ALICE, *MANY, policy=policy)
     client = Expelling(alice, monkeypatch)
-    client.inside = [ALICE]
+    client.inside = [ALICE, "zoe@z.example"]
     await client.until_over(asyncio.create_task(client.changes.affiliations.compare_later(ALICE)))
     assert sorted(client.group.roster.accounts()) == [ALICE, BOB]
     assert not client.failures
+
+
+@pytest.mark.parametrize("inside", [[], [ALICE], [BOB, *MANY[1:]]], ids=["nobody", "us alone", "all but us"])
+async def test_nobody_is_removed_for_lists_that_show_nobody(inside: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server has lost its lists, or withholds them: that is reported, and only who is banned is removed."""
+    _, alice = crowd(monkeypatch)
+    before = sorted(alice.group.roster.accounts())
+    alice.inside = inside
+    await alice.until_over(asyncio.create_task(alice.changes.affiliations.compare_later(ALICE)))
+    assert sorted(alice.group.roster.accounts()) == before
+    (differ,) = alice.got("mls_affiliations_differ")
+    assert MANY[0] in differ.shut_out
+
+    async def listed() -> dict[JID, str]:
+        return {JID(MANY[0]): "outcast"}
+
+    monkeypatch.setattr(alice.muc.affiliations, "all", listed)
+    await alice.until_over(asyncio.create_task(alice.changes.affiliations.compare_later(ALICE)))
+    assert sorted(alice.group.roster.accounts()) == sorted({*before} - {MANY[0]})

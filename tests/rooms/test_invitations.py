@@ -64,7 +64,7 @@ class World:
             raise NoAnswer(room)
         return room not in self.no_rooms
 
-    async def follow(self, room: str, after: str | None, group: bytes) -> None:
+    async def follow(self, room: str, inviter: str, after: str | None, group: bytes) -> None:
         assert group in (GROUP, b"")
         if self.refuses:
             raise NotPermitted(room)
@@ -340,9 +340,9 @@ async def followed_by(
 
     followed: list[tuple[str, str | None]] = []
 
-    async def follow(room: str, after: str | None, group: bytes) -> None:
-        assert group == b"g"
-        followed.append((room, after))
+    async def follow(room: str, place: str | None, group: bytes, adder: str) -> None:
+        assert (group, adder) == (b"g", "" if after is None else STRANGER)
+        followed.append((room, place))
 
     monkeypatch.setattr(invitations, "features", described)
     monkeypatch.setattr(invitations, "Archive", Archive)

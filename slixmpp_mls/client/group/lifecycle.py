@@ -189,6 +189,20 @@ class Lifecycle:
         lost = self._state.standing is MembershipState.LOST
         self._seek(cursor, MembershipState.LOST if lost else MembershipState.INVITED, group)
 
+    def expect_group(self, group: bytes, inviter: str = "") -> None:
+        """Accept, of the Welcomes in the room, those into groups that invitations name.
+
+        Without any call, every Welcome for a KeyPackage of ours is accepted.  A client that has been in the group
+        judges a Welcome by what it knows, and this changes nothing.
+
+        :param group: group id that an invitation names
+        :param inviter: account (a bare JID) that must have let us in; empty if the invitation does not say who has
+        :raises StoreError: nothing has changed
+        """
+        if self._state.membership is None and group:
+            with self._state.change() as change:
+                change.expect(group, inviter)
+
     def _seek(self, cursor: str | None, standing: MembershipState, group: bytes = b"") -> None:
         state = self._state
         if state.membership is not None:

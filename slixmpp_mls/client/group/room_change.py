@@ -27,9 +27,12 @@ from ..storage.inbox import Inbox
 from ..storage.outbox import Outbox
 from ..storage.post_commit_actions import PostCommitActions
 from ..storage.records import (
+    EXPECTED,
     NEW_ROOM,
     OUTSIDE,
     ROOMS,
+    ExpectedGroup,
+    ExpectedRecord,
     FormerKeyRecord,
     KnownRecord,
     OutboxKind,
@@ -44,6 +47,8 @@ from .evidence import Evidence
 from .group_info_key import UNKNOWN, GroupInfoKey
 
 __all__ = ["ENTRY", "MAX_FORMER_KEYS", "PRESENT", "Change", "Contents", "Membership"]
+
+_EXPECTED = 8  # groups that invitations name: as many as there are invitations of one inviter
 
 PRESENT, ENTRY = b"present", b"entry"
 """The names of the keys for GroupInfos in their space."""
@@ -184,6 +189,14 @@ class Change:
         """Forget the room: we have read nothing of it."""
         self.transaction.delete(ROOMS, self._room.encode())
         self._record = NEW_ROOM
+
+    def expect(self, group: bytes, inviter: str) -> None:
+        """A Welcome into this group is accepted: see :meth:`.Lifecycle.expect_group`."""
+        new = ExpectedGroup(group, inviter.encode())
+        value = self.transaction.get(self._spaces.outside, EXPECTED)
+        known = () if value is None else ExpectedRecord.decode(value).groups
+        groups = (*(each for each in known if each != new), new)[-_EXPECTED:]
+        self.transaction.put(self._spaces.outside, EXPECTED, ExpectedRecord(groups).encode())
 
     def put_outside(self, outside: OutsideRecord) -> None:
         """What we know of the group while we are not in it."""
@@ -370,6 +383,7 @@ class Change:
         :param group_info_key: the key of its GroupInfos; None if it is not known
         """
         self.put_group_info_key(group_info_key)
+        self.transaction.delete(self._spaces.outside, EXPECTED)
         group, spaces = membership.group, self._spaces
         self.put_return_keys(group.suite.id, ())  # the state has its own
         self.forget_known()

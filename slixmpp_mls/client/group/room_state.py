@@ -36,9 +36,12 @@ from ..storage.inbox import Inbox
 from ..storage.outbox import NUMBER, Outbox
 from ..storage.post_commit_actions import PostCommitActions
 from ..storage.records import (
+    EXPECTED,
     NEW_ROOM,
     OUTSIDE,
     ROOMS,
+    ExpectedGroup,
+    ExpectedRecord,
     FormerKeyRecord,
     InboxRecord,
     KnownClient,
@@ -122,6 +125,17 @@ class RoomState:
             records = [FormerKeyRecord.decode(value) for _, value in sorted(transaction.items(self.spaces.former))]
         former = [CipherSuite.get(record.suite).import_signature_key(record.key) for record in records]
         return tuple((*present[:2], *former, *present[2:]))
+
+    def expected(self) -> tuple[ExpectedGroup, ...]:
+        """The groups that invitations have named, if we have never been in a group here and wait for a Welcome.
+
+        :raises StoreError: the store failed
+        """
+        if self.standing is not MembershipState.INVITED:
+            return ()
+        with self.store.transaction() as transaction:
+            value = transaction.get(self.spaces.outside, EXPECTED)
+        return () if value is None else ExpectedRecord.decode(value).groups
 
     def known(self) -> KnownState | None:
         """The last state of the group that we had, or have, by which later ones are judged; None if there is none.

@@ -223,6 +223,10 @@ class Welcomes:
             raise InvalidError("a conversation with somebody else in it", "urn:xmpp:mls:0 policy")
         if not judged:
             inviter = ClientIdentity.from_leaf(state.tree.member(staged.inviter))
+            if not self._is_invited(context.group_id, inviter.account):
+                if self._state.cursor is not None and incoming.claimed is not None:
+                    self._ignored.append((self._state.cursor, incoming.claimed))  # an invitation may be on its way
+                raise InvalidError("a Welcome into a group, or by an account, that no invitation names", _RULES)
             self._check_inviter(staged, GroupView.of(state.public, policy, roster), inviter)
         leaves = tuple(leaf for index, leaf in state.members() if index != state.own_index)
         assert isinstance(state, Group)
@@ -248,6 +252,18 @@ class Welcomes:
                 check_same_keys(known, keys, inviter)
             return
         check_later(known if later.group_id == known.group_id else followed(known, later), later, inviter)
+
+    def _is_invited(self, group_id: bytes, inviter: str) -> bool:
+        """Whether the invitations that we follow, if there are any, let this account lead us into this group.
+
+        KeyPackages are public, so anybody in the room can let us into a group of their own.  A group id is public as
+        well, so the account that has signed the GroupInfo counts, too; the Authentication Service judges its leaf (mls,
+        "Adding People").
+        """
+        expected = self._state.expected()
+        return not expected or any(
+            each.group == group_id and each.inviter in (b"", inviter.encode()) for each in expected
+        )
 
     # --- arriving ------------------------------------------------------------------------------
 

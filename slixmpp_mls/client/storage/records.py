@@ -34,6 +34,7 @@ space                      key                       value
 ``arrivals/`` + room       account                   times at which clients entered at their own request, see
                                                      :mod:`.rejoin_limit`
 ``outside/`` + room        ``record``                :class:`OutsideRecord`
+``outside/`` + room        ``expected``              :class:`ExpectedRecord`; a store of before 0.2 has none
 ``entering/`` + room       piece                     the state after an external Commit of ours
 ``unsure/`` + room         ``record``                :class:`UnsureRecord`
 ``group_info_key/`` + room ``present``               the key of the group's GroupInfos
@@ -66,6 +67,8 @@ __all__ = [
     "ROOMS",
     "AskRecord",
     "DoubtRecord",
+    "ExpectedGroup",
+    "ExpectedRecord",
     "FormerKeyRecord",
     "InboxRecord",
     "InvitedRecord",
@@ -99,6 +102,8 @@ def room_of(key: bytes) -> str | None:
 
 OUTSIDE = b"record"
 """The key of the :class:`OutsideRecord` in its space."""
+EXPECTED = b"expected"
+"""The key of the :class:`ExpectedRecord` in the same space."""
 
 
 class MembershipState(IntEnum):
@@ -321,6 +326,24 @@ class OutsideRecord(Struct):
     def pace(self) -> OutsideRecord:
         """The part that remains after we have joined: the times of our last request and of the next permitted one."""
         return OutsideRecord(attempts=self.attempts, asked=self.asked, not_before=self.not_before)
+
+
+@struct
+class ExpectedGroup(Struct):
+    """A group that an invitation names.
+
+    `inviter` is the account (a bare JID) that must have signed the Welcome; it is empty if any account may.
+    """
+
+    group: opaque
+    inviter: opaque
+
+
+@struct
+class ExpectedRecord(Struct):
+    """The groups that invitations have named while we wait for a Welcome, oldest first."""
+
+    groups: tuple[ExpectedGroup, ...] = ()
 
 
 @struct
