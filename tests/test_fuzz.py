@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.fuzz.registry import Target
 from tests.fuzz.targets import TARGETS
+from tests.fuzz.work import measure
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -40,6 +42,34 @@ def test_blind_mutations(name: str) -> None:
             piece = dice.choice([dice.choice(words), other[start : start + dice.randint(1, 30)]])
             data[place : place + dice.choice([0, 0, 1, len(piece)])] = piece
         target(bytes(data))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_work_is_in_proportion_to_the_size(name: str) -> None:
+    """What strangers send costs calls in proportion to its octets: seeds, and seeds of which a part is repeated."""
+    target = TARGETS[name]
+    dice = random.Random(name)
+    seeds = list(target.seeds())
+    for data in dice.sample(seeds, min(len(seeds), 10)):
+        target(data)  # what is made once, is made
+    for _ in range(30):
+        data = dice.choice(seeds)
+        begin = dice.randrange(len(data) + 1)
+        part = data[begin : begin + dice.randint(1, 40)]
+        for grown in (data, data[:begin] + part * (8192 // (len(part) or 1)) + data[begin:]):
+            work = measure(target, grown)
+            assert work.share <= 1, f"{work}: {grown.hex()}"
+
+
+def test_work_beyond_proportion_is_noticed() -> None:
+    def pairs(data: bytes) -> None:
+        for one in data:
+            for other in data:
+                divmod(one, other + 1)
+
+    quadratic = Target("quadratic", pairs, tuple, tuple)
+    assert measure(quadratic, bytes(50)).share < 1
+    assert measure(quadratic, bytes(2000)).share > 1
 
 
 @pytest.mark.slow

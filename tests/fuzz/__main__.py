@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .targets import TARGETS, Target
+from .work import measure
 from .worker import fuzz
 
 MAX_LENGTH = 1 << 14  # octets of input
@@ -49,7 +50,13 @@ def run(target: Target, seconds: int, folder: Path) -> bool:
         return False
     done = next((line for line in reversed(lines) if "number_of_executed_units" in line), "").split()
     cover = next((line for line in reversed(lines) if " cov: " in line), " cov: ?").split("cov: ")[1].split()[0]
-    print(f"{target.name}: nothing; {done[-1] if done else '?'} inputs, coverage {cover}, log {log}", flush=True)
+    slowest = log.with_suffix(".slowest")
+    work = measure(target, slowest.read_bytes()) if slowest.exists() else None
+    if work is not None and work.share > 1:
+        print(f"{target.name}: TOO MUCH WORK: {work}; input {slowest}", flush=True)
+        return False
+    found = f"nothing; {done[-1] if done else '?'} inputs, coverage {cover}, slowest {work}, log {log}"
+    print(f"{target.name}: {found}", flush=True)
     return True
 
 
