@@ -141,6 +141,20 @@ def test_an_invitation_that_is_slower_than_the_room_has_its_welcome_read_again()
     assert bob.group.is_member
 
 
+def test_an_invitation_that_leads_nowhere_leaves_nothing_in_the_store() -> None:
+    """Strangers send invitations without number."""
+    world = World()
+    bob = world.person(BOB)
+    bob.group.lifecycle.expect_welcome("1", b"group")
+    for number in range(20):
+        bob.group.lifecycle.expect_group(b"group %d" % number, MALLORY)
+    assert len(bob.group.room_state.expected()) == 8
+    bob.group.lifecycle.stop_waiting()
+    with bob.store.transaction() as transaction:
+        value = transaction.get(f"outside/{world.room.jid}", b"expected")
+    assert value is None
+
+
 def test_a_welcome_for_somebody_else_means_nothing() -> None:
     world, alice, _, _ = three()
     dave = world.person(DAVE)

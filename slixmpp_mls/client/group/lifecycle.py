@@ -246,11 +246,12 @@ class Lifecycle:
 
     def _stay_out(self) -> None:
         """Record that we are not in the group; of a room that we have read nothing of, nothing is kept."""
-        if replace(self._state.record, state=NEW_ROOM.state) != NEW_ROOM:
-            self._become(MembershipState.OUT)
-            return
         with self._state.change() as change:
-            change.delete_record()
+            change.expect_nothing()
+            if replace(self._state.record, state=NEW_ROOM.state) != NEW_ROOM:
+                change.put_record(replace(self._state.record, state=MembershipState.OUT))
+            else:
+                change.delete_record()
 
     def _become(self, standing: MembershipState) -> None:
         with self._state.change() as change:

@@ -198,6 +198,10 @@ class Change:
         groups = (*(each for each in known if each != new), new)[-_EXPECTED:]
         self.transaction.put(self._spaces.outside, EXPECTED, ExpectedRecord(groups).encode())
 
+    def expect_nothing(self) -> None:
+        """Forget what invitations have named."""
+        self.transaction.delete(self._spaces.outside, EXPECTED)
+
     def put_outside(self, outside: OutsideRecord) -> None:
         """What we know of the group while we are not in it."""
         if outside == self._outside:
@@ -383,7 +387,7 @@ class Change:
         :param group_info_key: the key of its GroupInfos; None if it is not known
         """
         self.put_group_info_key(group_info_key)
-        self.transaction.delete(self._spaces.outside, EXPECTED)
+        self.expect_nothing()
         group, spaces = membership.group, self._spaces
         self.put_return_keys(group.suite.id, ())  # the state has its own
         self.forget_known()
