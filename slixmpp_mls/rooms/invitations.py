@@ -164,7 +164,8 @@ class Invitations:
         try:
             async with asyncio.timeout(READING_TIMEOUT):
                 if await self._is_room(room):  # XEP-0045 6.2: presence is only for rooms
-                    await rooms.follow_invitation(room, await self._beginning(room, after), record.group)
+                    place, adder = await self._beginning(room, after), _adder(record.inviter.decode(), after)
+                    await rooms.follow_invitation(room, place, record.group, adder)
                     handle = rooms.get(room)
                     if handle is not None:
                         await handle.wait_live()
