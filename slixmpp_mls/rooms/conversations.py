@@ -24,8 +24,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from ..client import Joined
 from ..delivery import Stream
@@ -62,7 +63,7 @@ class Conversations:
     :param accept: follows the undecided invitations of an account
     """
 
-    def __init__(self, context: Context, rooms: Rooms, accept: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(self, context: Context, rooms: Rooms, accept: Callable[[str], Coroutine[Any, Any, None]]) -> None:
         self._context = context
         self._rooms = rooms
         self._accept = accept
@@ -92,7 +93,10 @@ class Conversations:
         if "/" in account or account == self._own:
             raise UsageError("a conversation is with the bare address of another account")
         async with self._opening.setdefault(account, asyncio.Lock()):
-            await self._accept(account)
+            if account in self.all:  # theirs may be the one that counts, but a silent room must not delay ours
+                self._context.tasks.spawn(self._accept(account), f"accepting invitations of {account}")
+            else:
+                await self._accept(account)
             room = self.all.get(account)
             if room is None:
                 room = await self._make(account, service)

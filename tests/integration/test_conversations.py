@@ -102,6 +102,20 @@ async def test_an_undecided_invitation_is_accepted_by_opening_the_conversation(s
     await alice.hears("In thunder")
 
 
+async def test_an_undecided_invitation_does_not_delay_a_conversation_that_exists(server: DevServer, cast: Cast) -> None:
+    """As by a device of the other account that knows nothing of it yet; the two are merged when both are read."""
+    alice = await cast.person(server, "alice", accept_invitation=lambda _: False)
+    bob = await cast.person(server, "bob")
+    room = await conversation(alice, bob)
+    phone = await cast.person(server, bob.jid)
+    other = await conversation(phone, alice)
+    assert other != room
+    await alice.until(lambda: [each.room for each in alice.mls.invitations] == [other])
+    assert await conversation(alice, bob) == room
+    merged = await alice.next("mls_conversation_merged")
+    assert {merged.room, *merged.others} == {room, other}
+
+
 async def test_joining_the_room_accepts_an_undecided_invitation(server: DevServer, cast: Cast) -> None:
     alice = await cast.person(server, "alice")
     bob = await cast.person(server, "bob", accept_invitation=lambda _: False)
