@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         GroupLost,
         GroupOutdated,
         Joined,
+        JoinedPartially,
         JoinRequested,
         LeftBehind,
         MemberDoubted,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         RemovedFromGroup,
         Unreadable,
         Unsure,
+        WholeTree,
     )
     from .client.device.certificates import CertificateExpires
     from .delivery import AffiliationChanged, Bounced, CatchingUp, Entered, Interrupted, Invitation
@@ -94,6 +96,7 @@ __all__ = [  # and the errors
     "Invitation",
     "JoinRequested",
     "Joined",
+    "JoinedPartially",
     "KeyChanged",
     "KeyPackagesChanged",
     "KeyRotated",
@@ -121,6 +124,7 @@ __all__ = [  # and the errors
     "UndecidedInvitation",
     "Unreadable",
     "Unsure",
+    "WholeTree",
     "__version__",
     "connected",
     "run",
@@ -137,7 +141,8 @@ _NAMES = {  # what type checkers see above
     "authentication": "KeyChanged NewDevice TrustChanged",
     "client": (
         "CommitLost GroupChanged GroupClosed GroupContinued GroupLost GroupOutdated JoinRequested Joined"
-        " LeftBehind MemberDoubted MessageSent Rejected Rejoining RemovedFromGroup Unreadable Unsure"
+        " JoinedPartially LeftBehind MemberDoubted MessageSent Rejected Rejoining RemovedFromGroup Unreadable Unsure"
+        " WholeTree"
     ),
     "client.device.certificates": "CertificateExpires",
     "delivery": "AffiliationChanged Bounced CatchingUp Entered Interrupted Invitation",

@@ -36,6 +36,7 @@ from slixmpp_mls.client.group.certainty import INQUIRY_LABEL, signed_content
 from slixmpp_mls.client.group.certainty import Inquiry as SignedInquiry
 from slixmpp_mls.client.group.ephemeral import Ephemeral as EphemeralReader
 from slixmpp_mls.client.group.group_info_key import GroupInfoKey, begins_key, open_group_info
+from slixmpp_mls.client.group.membership_proofs import MembershipProofs
 from slixmpp_mls.errors import InvalidError, MalformedError, PeerError, PolicyViolation
 from slixmpp_mls.identity import ClientIdentity, fingerprint, key_identifier
 from slixmpp_mls.identity.certificates import certified_key, chain_of
@@ -51,6 +52,8 @@ from slixmpp_mls.mls.structures.framing import MemberSender, MLSMessage, Private
 from slixmpp_mls.mls.structures.group_context import GroupContext
 from slixmpp_mls.mls.structures.key_package import KeyPackage as MLSKeyPackage
 from slixmpp_mls.mls.structures.leaf_node import Capabilities, LeafNode, UpdateSource
+from slixmpp_mls.mls.structures.parent_node import ParentNode
+from slixmpp_mls.mls.structures.partial import MembershipProof
 from slixmpp_mls.mls.structures.welcome import Welcome as WelcomeMessage
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
 from slixmpp_mls.mls.tree.leaf_validation import GroupRequirements, LeafRules
@@ -567,6 +570,40 @@ def test_tree_location() -> None:
     location = RatchetTreeLocation.decode(encoded)
     assert location.blob.open(uploaded) == tree
     assert RatchetTree.decode(SUITE, tree).tree_hash().hex() == case["tree_hash"]
+
+
+# --- membership-proofs.json --------------------------------------------------------------------
+
+
+def test_membership_proofs() -> None:
+    case = load("membership-proofs")
+    inviter, (joiner,) = unhex(case["inviter"]), map(unhex, case["joiners"])
+    assert (inviter + vector(joiner)).hex() == case["extension_data"]
+    proofs = MembershipProofs.readable_in([Extension(case["extension_type"], unhex(case["extension_data"]))])
+    assert proofs is not None
+    leaf = LeafNode.decode(unhex(case["joiner_leaf_node"]))
+    own = proofs.of_joiner(leaf)
+    assert own is not None
+    assert proofs.of_joiner(LeafNode.decode(unhex(case["inviter_leaf_node"]))) is None
+    for proof, name, beside in ((proofs.inviter, "inviter", "joiner"), (own, "joiner", "inviter")):
+        # RFC 9420 7.8, computed here from the fields: a leaf, the one beside it, and the blank node above both
+        index = proof.leaf_index
+        hashed = b"\x01" + struct.pack(">I", index) + b"\x01" + unhex(case[f"{name}_leaf_node"])
+        own_hash, other_hash = hashlib.sha256(hashed).digest(), proof.copath_hashes[0].hash_value
+        left, right = (own_hash, other_hash) if index == 0 else (other_hash, own_hash)
+        root = (
+            b"\x02"
+            + (b"\0" if proof.direct_path_nodes[1] is None else b"\x01" + _parent(proof))
+            + vector(left)
+            + vector(right)
+        )
+        assert hashlib.sha256(root).hexdigest() == case["tree_hash"], beside
+
+
+def _parent(proof: MembershipProof) -> bytes:
+    parent = proof.direct_path_nodes[1]
+    assert isinstance(parent, ParentNode)
+    return parent.encode()
 
 
 # --- commit-location.json ----------------------------------------------------------------------

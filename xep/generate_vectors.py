@@ -28,6 +28,7 @@ from slixmpp_mls.client.group.ephemeral import EphemeralContent, EphemeralMessag
 from slixmpp_mls.client.group.ephemeral import keys as ephemeral_keys
 from slixmpp_mls.client.group.ephemeral import seal as seal_ephemeral
 from slixmpp_mls.client.group.group_info_key import EncryptedGroupInfo, GroupInfoKey, seal_group_info
+from slixmpp_mls.client.group.membership_proofs import MembershipProofs
 from slixmpp_mls.errors import MalformedError
 from slixmpp_mls.identity import fingerprint, key_identifier
 from slixmpp_mls.mls.crypto.hpke import HPKECiphertext
@@ -555,6 +556,30 @@ def tree_location() -> dict[str, Any]:
     }
 
 
+# --- membership-proofs.json --------------------------------------------------------------------
+
+
+def membership_proofs() -> dict[str, Any]:
+    hag = Person("hag66@shakespeare.lit", "pda", "secondwitch", "PDA")
+    crone = Person("crone1@shakespeare.lit", "desktop", "firstwitch", "Desktop")
+    group = Group.create(hag.make_package(NOW), hag.random(32), extensions=group_extensions(POLICY), random=hag.random)
+    package = crone.make_package(NOW)
+    draft = group.draft_commit([Add(package.key_package)], now=NOW, by_reference=(), random=hag.random)
+    assert draft.staged.next is not None
+    proofs = MembershipProofs.of(draft.tree, LeafIndex(0), [LeafIndex(1)])
+    assert proofs is not None
+    return {
+        "extension_type": MembershipProofs.TYPE,
+        "suite": SUITE.id,
+        "tree_hash": draft.staged.next.context.tree_hash.hex(),
+        "inviter_leaf_node": draft.tree.member(LeafIndex(0)).encode().hex(),
+        "joiner_leaf_node": package.key_package.leaf_node.encode().hex(),
+        "inviter": proofs.inviter.encode().hex(),
+        "joiners": [proof.encode().hex() for proof in proofs.joiners],
+        "extension_data": proofs.encode().hex(),
+    }
+
+
 # --- group-infos.json --------------------------------------------------------------------------
 
 
@@ -941,6 +966,7 @@ FILES = {
     "key-packages": key_packages,
     "messages": messages,
     "tree-location": tree_location,
+    "membership-proofs": membership_proofs,
     "group-infos": group_infos,
     "inquiry": inquiries,
     "commit-location": commit_location,

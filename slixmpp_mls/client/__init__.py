@@ -20,6 +20,7 @@ from .events import (
     GroupLost,
     GroupOutdated,
     Joined,
+    JoinedPartially,
     JoinRequested,
     LeftBehind,
     MemberDoubted,
@@ -31,6 +32,7 @@ from .events import (
     RemovedFromGroup,
     Unreadable,
     Unsure,
+    WholeTree,
 )
 from .group.actions import Incoming, Outgoing, Step
 from .group.room_group import RoomGroup
@@ -39,7 +41,8 @@ from .storage.doubts import Doubt, Doubts
 
 __all__ = [
     "CommitLost", "Device", "Doubt", "Doubts", "Event", "GroupChanged", "GroupClosed", "GroupContinued", "GroupLost",
-    "GroupOutdated", "Incoming", "JoinRequested", "Joined", "KeyPackagePlan", "KeyPackageSettings", "LeftBehind",
-    "Member", "MemberDoubted", "MessageReceived", "MessageSent", "Missed", "Outgoing", "PublishedKeyPackage",
-    "Rejected", "Rejoining", "RemovedFromGroup", "RoomGroup", "Step", "Unreadable", "Unsure", "open_key_package",
+    "GroupOutdated", "Incoming", "JoinRequested", "Joined", "JoinedPartially", "KeyPackagePlan", "KeyPackageSettings",
+    "LeftBehind", "Member", "MemberDoubted", "MessageReceived", "MessageSent", "Missed", "Outgoing",
+    "PublishedKeyPackage", "Rejected", "Rejoining", "RemovedFromGroup", "RoomGroup", "Step", "Unreadable", "Unsure",
+    "WholeTree", "open_key_package",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..errors import PeerError
+from ..errors import MLSError, PeerError
 from ..identity import ClientIdentity
 from .member import Member
 from .storage.doubts import Doubt
@@ -15,8 +15,8 @@ from .storage.records import InboxRecord
 
 __all__ = [
     "CommitLost", "Event", "GroupChanged", "GroupClosed", "GroupContinued", "GroupLost", "GroupOutdated",
-    "JoinRequested", "Joined", "LeftBehind", "MemberDoubted", "MessageReceived", "MessageSent", "Missed", "Rejected",
-    "Rejoining", "RemovedFromGroup", "Unreadable", "Unsure", "as_event", "as_record",
+    "JoinRequested", "Joined", "JoinedPartially", "LeftBehind", "MemberDoubted", "MessageReceived", "MessageSent",
+    "Missed", "Rejected", "Rejoining", "RemovedFromGroup", "Unreadable", "Unsure", "WholeTree", "as_event", "as_record",
 ]  # fmt: skip
 
 
@@ -46,6 +46,39 @@ class Joined:
     epoch: int
     by: Member | None
     missed: Missed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedPartially:
+    """We have joined a large group by a Welcome, and do not have its ratchet tree yet.
+
+    We read and send.  Of the members we know those that were proved to us; ``mls_joined`` follows when we know all.
+
+    :ivar by: the member that added us
+    :ivar leaves: the width of the group's tree: at most as many members are there
+    """
+
+    room: str
+    epoch: int
+    by: Member
+    leaves: int
+
+
+@dataclass(frozen=True, slots=True)
+class WholeTree:
+    """How far a partial member is with the ratchet tree of its group.
+
+    :ivar stage: ``fetching``, ``checking``, or ``failed``: then it is tried again
+    :ivar octets: of the tree
+    :ivar attempts: to fetch it, this one included
+    :ivar error: the reason, if it has failed
+    """
+
+    room: str
+    stage: str
+    octets: int
+    attempts: int
+    error: MLSError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +351,8 @@ class JoinRequested:
 
 Event = (
     Joined
+    | JoinedPartially
+    | WholeTree
     | MessageReceived
     | MessageSent
     | GroupChanged

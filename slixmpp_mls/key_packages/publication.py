@@ -3,7 +3,8 @@
 The device plans them (:meth:`slixmpp_mls.client.device.key_packages.OwnKeyPackages.plan`).  The directory is compared
 with the plan.  New KeyPackages are published.  KeyPackages are retracted if they were used, are about to expire, or
 state something about us that is no longer true.  This happens at each start and every hour.  It also happens when a
-KeyPackage may have been used, that is, after we have joined a group (``mls_joined``, ``mls_group_continued``), and when
+KeyPackage may have been used, that is, after we have joined a group (``mls_joined``, ``mls_joined_partially``,
+``mls_group_continued``), and when
 the account lists another device (``mls_new_device``).
 
 *Shares.*  A server keeps a bounded number of items in a node and drops the oldest ones.  The devices of an account
@@ -44,7 +45,7 @@ __all__ = ["KeyPackagesChanged", "Publication", "share"]
 
 log = logging.getLogger(__name__)
 
-_EVENTS = ("mls_joined", "mls_group_continued", "mls_new_device")
+_EVENTS = ("mls_joined", "mls_joined_partially", "mls_group_continued", "mls_new_device")
 RESERVE = 16  # unplanned items of a node: room for devices that do not know of each other yet
 _SAMPLE = 3  # of our items, compared with what we have published
 _PAUSE = 60.0  # seconds before publishing again what the server has not kept, doubled each time, up to

@@ -131,8 +131,8 @@ def open_content(group: RoomGroup, received: MessageReceived, recipient: str, no
 def _check_subject(group: RoomGroup, sender: Member, envelope: Envelope) -> None:
     """The right `may_change_subject`; no Commit is involved, so receivers check it by the policy that they know."""
     tags = {element.tag for element in envelope.content}
-    if "{jabber:client}subject" not in tags or "{jabber:client}body" in tags or not group.is_member:
+    if "{jabber:client}subject" not in tags or "{jabber:client}body" in tags or group.room_state.speaking is None:
         return
     policy = group.policy
-    if not policy.permits(policy.may_change_subject, sender.account, group.roster):
+    if not policy.permits(policy.may_change_subject, sender.account, group.known_roster):
         raise PolicyViolation("subject", "a subject without the right to change it", str(sender))

@@ -112,12 +112,22 @@ class EncryptedRoom:
 
     @property
     def is_member(self) -> bool:
-        """Whether we are in the group."""
+        """Whether we are in the group, as a full member; see also :attr:`partial`."""
         return self.group.is_member
 
     @property
+    def partial(self) -> bool:
+        """Whether we are in a large group and do not have its ratchet tree yet (``mls_joined_partially``).
+
+        We send, and read the messages of those that were proved to us; :attr:`members` names these.  All that follows a
+        stanza that only a full member can judge waits for the tree, which is fetched meanwhile.  Methods that change
+        the group wait for it, too.
+        """
+        return self.group.is_partial
+
+    @property
     def members(self) -> list[Member]:
-        """All members of the group, device by device, ourselves included.
+        """All members of the group, device by device, ourselves included; while :attr:`partial`, those proved to us.
 
         :raises UsageError: we are not in the group
         """
@@ -152,16 +162,18 @@ class EncryptedRoom:
 
     @property
     def accounts(self) -> list[str]:
-        """Bare JIDs of all accounts in the group, each once, sorted.
+        """Bare JIDs of all accounts in the group, each once, sorted; while :attr:`partial`, those proved to us.
 
         :raises UsageError: we are not in the group
         """
+        if self.partial:
+            return sorted({member.account for member in self.group.members.all()})
         return sorted(self.group.roster.accounts())
 
     @property
     def epoch(self) -> int:
         """The number of the group's current epoch; every Commit begins another one."""
-        return self.group.mls.epoch
+        return self.group.speaking.epoch
 
     @property
     def policy(self) -> RoomPolicy:
@@ -171,7 +183,7 @@ class EncryptedRoom:
     @property
     def epoch_authenticator(self) -> bytes:
         """RFC 9420 8.7: equal for two members exactly if they are in the same state of the group."""
-        return self.group.mls.epoch_authenticator
+        return self.group.speaking.epoch_authenticator
 
     @property
     def epoch_code(self) -> str:
@@ -218,7 +230,7 @@ class EncryptedRoom:
         await self.worker.progress.until_live()
 
     async def wait_joined(self) -> None:
-        """Wait until we are in the group.
+        """Wait until we are in the group, as a full member.
 
         :raises MLSError: the room is lost
         """
@@ -242,7 +254,7 @@ class EncryptedRoom:
             self.worker.recovery.news()
             await self.worker.progress.until_sure()
             return
-        if self.is_member:
+        if self.is_member or self.partial:
             self.worker.abandon("the application wants to come in afresh")
         elif self.group.state is MembershipState.OUT:
             raise UsageError(f"not a member of the group in {self.jid}")
@@ -256,8 +268,8 @@ class EncryptedRoom:
 
     def noted_epochs(self) -> EpochHistory:
         """The codes of the epochs that we have been in, including the current one."""
-        if self.group.is_member:
-            group = self.group.mls
+        if self.group.room_state.speaking is not None:
+            group = self.group.speaking
             self._epochs.note(group.group_id, group.epoch, group.epoch_authenticator)
         return self._epochs
 
@@ -283,7 +295,7 @@ class EncryptedRoom:
             raise UsageError("an empty text: there is nothing to send")
         if isinstance(content, str) and not is_xml_text(content):
             raise UsageError("the text has a character that XML cannot hold, such as a control character: remove it")
-        self.group.require_member()  # before anything is sealed
+        self.group.room_state.require_speaking()  # before anything is sealed
         account, now = self._context.device.identity.account, self._context.time()
         epochs = self.noted_epochs().to_tell()
         if isinstance(content, Message):
@@ -344,6 +356,15 @@ class EncryptedRoom:
         """
         return await self.send(self.message_with(retraction(self._own(sent))))
 
+    async def _until_full(self) -> None:
+        """While we lack the ratchet tree, wait for it.
+
+        :raises UsageError: we are not in the group
+        :raises MLSError: the room is not read any more
+        """
+        await self.worker.progress.until(lambda: not self.partial)
+        self.group.require_member()
+
     def _own(self, sent: SentMessage) -> Reference:
         if not isinstance(sent, SentMessage):
             raise UsageError(f"which message? Give what send() returned, not {type(sent).__name__}")
@@ -376,7 +397,7 @@ class EncryptedRoom:
         :raises DeliveryError: it could not be uploaded, or as :meth:`send`
         :raises OSError: it cannot be read
         """
-        self.group.require_member()
+        self.group.room_state.require_speaking()
         message = await self.files.message_with(
             content, caption=caption, name=name, media_type=media_type, disposition=disposition, progress=progress
         )
@@ -388,6 +409,7 @@ class EncryptedRoom:
         :raises NotPermitted: the group's policy does not let us
         :raises UsageError: as :meth:`send`
         """
+        await self._until_full()
         policy = self.policy
         if not policy.permits(policy.may_change_subject, self._context.device.identity.account, self.group.roster):
             raise NotPermitted("the group's policy does not let us change the subject")
@@ -417,7 +439,7 @@ class EncryptedRoom:
         :raises DeliveryError: an upload has failed; the accounts in :attr:`members` have been added
         :raises UsageError: we are not in the group
         """
-        self.group.require_member()
+        await self._until_full()
         return await self.membership.add(accounts)
 
     async def grant(self, request: JoinRequested) -> AddResult:
@@ -434,7 +456,7 @@ class EncryptedRoom:
         """
         if request.room != self.jid:
             raise UsageError(f"a request to come into {request.room}, not {self.jid}")
-        self.group.require_member()
+        await self._until_full()
         return await self.membership.grant(request)
 
     async def invite(self, account: str) -> None:
@@ -449,7 +471,7 @@ class EncryptedRoom:
         :raises Disconnected: there is no stream
         :raises DeliveryError: our server has not accepted it
         """
-        self.group.require_member()
+        await self._until_full()
         await self.membership.invite(account)
 
     async def remove(self, *accounts: str) -> RemoveResult:
@@ -460,7 +482,7 @@ class EncryptedRoom:
         :raises NotPermitted: the group's policy forbids it for all of them
         :raises UsageError: we are not in the group
         """
-        self.group.require_member()
+        await self._until_full()
         return await self.membership.remove(accounts)
 
     async def _remove_client(self, client: ClientIdentity) -> None:
@@ -485,7 +507,7 @@ class EncryptedRoom:
         :raises DeliveryError: no answer
         :raises UsageError: we are not in the group
         """
-        self.group.require_member()
+        await self._until_full()
         return await self.membership.affiliations.difference()
 
     async def update(self) -> GroupChanged:
@@ -493,6 +515,7 @@ class EncryptedRoom:
 
         :raises UsageError: we are not in the group
         """
+        await self._until_full()
         changed = await self.worker.committer.commit(list, force=True)
         assert changed is not None  # with `force` a Commit is always made
         return changed
@@ -504,7 +527,7 @@ class EncryptedRoom:
         :raises UsageError: we are not in the group
         :raises NotPermitted: the group's policy demands another type of credential
         """
-        self.group.require_member()
+        await self._until_full()
         return await self.worker.committer.commit(lambda: [] if self.group.sending.leaf_outdated else None, force=True)
 
     async def link(self, source: EncryptedRoom) -> GroupChanged:
@@ -515,6 +538,7 @@ class EncryptedRoom:
         :param source: a room whose members include all of ours
         :raises UsageError: we are not in both, or a member (which is named) is not in the other one
         """
+        await self._until_full()
         return await link(self.group, source.group, self.worker.committer.commit)
 
     async def branch(
@@ -533,6 +557,7 @@ class EncryptedRoom:
         :raises StanzaTooLarge: these are too many to be added at once
         :raises DeliveryError: see :meth:`MLS.create`
         """
+        await self._until_full()
         return await self._registry.branch(self, room, accounts, name, policy)
 
     async def reinit(self, suite: int | None = None) -> int | None:
@@ -547,7 +572,7 @@ class EncryptedRoom:
         :raises NotPermitted: the group's policy does not let us
         :raises UsageError: we are not in the group, or do not have the suite
         """
-        self.group.require_member()
+        await self._until_full()
         return await self.worker.reinitializer.reinitialize(suite)
 
     @property
@@ -556,7 +581,7 @@ class EncryptedRoom:
 
         :raises UsageError: we are not in the group
         """
-        return self.group.mls.suite.id
+        return self.group.speaking.suite.id
 
     @property
     def post_quantum(self) -> bool:
@@ -566,7 +591,7 @@ class EncryptedRoom:
 
         :raises UsageError: we are not in the group
         """
-        return self.group.mls.suite.secrecy_is_post_quantum
+        return self.group.speaking.suite.secrecy_is_post_quantum
 
     async def set_policy(self, policy: RoomPolicy) -> GroupChanged | None:
         """Replace the group's policy.
@@ -583,6 +608,7 @@ class EncryptedRoom:
                 return None
             return [GroupContextExtensions(policy.replaced_in(self.group.mls.context.extensions))]
 
+        await self._until_full()
         return await self.worker.committer.commit(change)
 
     async def leave(self, patience: float = LEAVE_TIMEOUT, *, all_devices: bool = True) -> None:

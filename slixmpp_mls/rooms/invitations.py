@@ -270,7 +270,7 @@ class Invitations:
 
     def _tell_room(self, room: str, inviter: str, after: str | None, group: bytes) -> None:
         handle = None if self._rooms is None else self._rooms.get(room)
-        if self._rooms is not None and handle is not None and handle.worker.running and not handle.is_member:
+        if self._rooms is not None and handle is not None and handle.worker.running and not handle.group.follows:
             handle.group.lifecycle.expect_group(group, _adder(inviter, after))
             work = self._rooms.invited(room, inviter, after)
             self._tasks.spawn(work, f"following an invitation to {room}", passing=UNREACHABLE)

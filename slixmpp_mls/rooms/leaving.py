@@ -68,6 +68,14 @@ class Leaving:
                 await self._forget()
 
     async def _leave(self, patience: float, *, all_devices: bool) -> None:
+        if self._group.is_partial:  # only with the tree do we know who could remove us
+            with suppress(TimeoutError, MLSError):
+                async with asyncio.timeout(patience):
+                    await self._progress.until(lambda: not self._group.is_partial)
+            if self._group.is_partial:
+                await self._forget()
+                self._worker.give_up()
+                return
         self._group.lifecycle.want_to_leave(all_devices=all_devices)
         if self._parts.muc.inside:
             try:

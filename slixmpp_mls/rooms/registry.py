@@ -54,7 +54,7 @@ READING_TIMEOUT = 60.0
 """Seconds for which an invitation waits for the end of the reading that an earlier one has caused."""
 
 
-_WAITING = (MembershipState.INVITED, MembershipState.LOST)
+_WAITING = (MembershipState.INVITED, MembershipState.LOST, MembershipState.PARTIAL)
 
 
 class Rooms:
@@ -245,7 +245,7 @@ class Rooms:
         device, bare = self._context.device, room_address(room)
         known = self._rooms.get(bare)
         ended = known is not None and known.is_member and await self._has_ended(known)
-        if known is not None and known.is_member and not ended:
+        if known is not None and (known.is_member or known.partial) and not ended:
             raise UsageError(f"already a member of the group in {bare}")
         if suite is None:
             allowed = (each for each in device.suites if policy is None or policy.allows_suite(each))
@@ -333,7 +333,7 @@ class Rooms:
         if bare not in self._rooms:
             await self._require_room(bare)
         handle = await self.follow(bare, after)
-        if external and not handle.is_member:
+        if external and not (handle.is_member or handle.partial):
             await handle.worker.rejoiner.join_externally()
         elif not handle.is_member:
             handle.worker.rejoiner.by_hand()
@@ -361,7 +361,7 @@ class Rooms:
         handle = self._rooms.get(room)
         if handle is None:
             return False
-        return handle.group.state is MembershipState.FOUNDING or (handle.is_member and handle.worker.running)
+        return handle.group.state is MembershipState.FOUNDING or (handle.group.follows and handle.worker.running)
 
     async def follow_invitation(self, room: str, after: str | None, group: bytes = b"", adder: str = "") -> None:
         """Read a room because of an invitation.
@@ -376,7 +376,8 @@ class Rooms:
         :raises DeliveryError: the room does not let us in, or was not read to the end in :data:`READING_TIMEOUT`
         """
         handle = self._rooms.get(room)
-        if handle is not None and not handle.is_member and (handle.worker.running or handle.group.state in _WAITING):
+        waits = handle is not None and (handle.worker.running or handle.group.state in _WAITING)
+        if handle is not None and waits and not handle.group.follows:
             handle.group.lifecycle.expect_group(group, adder)
             async with self._entering.setdefault(room, asyncio.Lock()):
                 if not handle.worker.running:
@@ -386,7 +387,7 @@ class Rooms:
                     await handle.wait_live()
             except TimeoutError:
                 raise NoAnswer(f"{room} has not been read to the end yet") from None
-            if handle.is_member or after is None:
+            if handle.group.follows or after is None:
                 return
         await self.follow(room, after, group, adder)
 
@@ -404,15 +405,15 @@ class Rooms:
             handle = self._handle(room)
             handle.group.lifecycle.expect_group(group, adder)
             if handle.worker.running:
-                if after is not None and not handle.is_member:
+                if after is not None and not handle.group.follows:
                     await handle.worker.read_from(after)
                 return handle
-            if not handle.is_member:
+            if not handle.group.follows:
                 handle.group.lifecycle.expect_welcome(after, group)
             try:
                 await handle.worker.start()
             except DeliveryError:
-                if not handle.is_member:
+                if not (handle.is_member or handle.group.is_partial):
                     handle.group.lifecycle.stop_waiting()
                     del self._rooms[room]
                 raise
@@ -429,7 +430,7 @@ class Rooms:
         """
         async with self._entering.setdefault(room, asyncio.Lock()):
             handle = self._rooms.get(room)
-            if handle is None or not handle.worker.running or handle.is_member:
+            if handle is None or not handle.worker.running or handle.group.follows:
                 return
             place = handle.group.welcomes.invited(inviter, after)
             if place is not None:

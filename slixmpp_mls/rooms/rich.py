@@ -247,8 +247,9 @@ class RoomReferences:
         if kind is not Kind.RETRACTION:
             return self._find(pointer)
         reference = self._find(Pointer(pointer.id, pointer.sender or sender))
-        policy = self._group.policy if self._group.is_member else None
-        if reference.sender != sender and not (policy and policy.is_administrator(sender, self._group.roster)):
+        group = self._group
+        policy = None if group.room_state.speaking is None else group.policy
+        if reference.sender != sender and not (policy and policy.is_administrator(sender, group.known_roster)):
             raise PolicyViolation("retract", "a retraction of another account's message", sender)
         return reference
 

@@ -43,6 +43,9 @@ sense raises :class:`~slixmpp_mls.errors.UsageError`, which says what is expecte
                          default) the application, or grant those of ``"members"``: of accounts that are in the group,
                          where we may add, if the Authentication Service says that the device is valid.  The server of
                          such an account can then bring in devices of its own
+``partial_from``         width of the ratchet tree, in leaves, from which on we join a group before we have the tree: we
+                         read and send at once, and know all members when the tree has been fetched; 1,000.  None: we
+                         join no group without its tree.  See :mod:`slixmpp_mls.client.group.partial`
 ``parameters``           :class:`slixmpp_mls.mls.parameters.Parameters`
 ``clock``                ``f() -> float``: seconds since the Unix epoch, for tests; ``time.time``
 =======================  ==========================================================================
@@ -306,6 +309,7 @@ _CHECKS: dict[str, Check] = {
     "self_ping": _ping,
     "rejoin": _choice(RejoinMode),
     "grant_requests": _choice(GrantRequests),
+    "partial_from": _optional(_whole(1, "a number of leaves, or None for never")),
     "parameters": _parameters,
     "clock": _function("() -> float: seconds since the Unix epoch"),
 }
@@ -343,6 +347,7 @@ class Settings:
     self_ping: float = PING_INTERVAL
     rejoin: RejoinMode = RejoinMode.AUTOMATIC
     grant_requests: GrantRequests = GrantRequests.ASK
+    partial_from: int | None = 1000
     parameters: Parameters = field(default_factory=Parameters)
     clock: Callable[[], float] = time.time
 

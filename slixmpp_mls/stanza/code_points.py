@@ -11,12 +11,13 @@ type               name                         where, and what for
 0xF4E4             `DEVICE_VOUCHERS`            LeafNode: signatures by other devices of the account
 0xF4E5             `NEWCOMER`                   LeafNode: nobody has confirmed this member yet
 0xF4E6             `GROUP_INFO_KEY`             GroupInfo of a Welcome: the key of the GroupInfos in the room
+0xF4E7             `MEMBERSHIP_PROOFS`          GroupInfo of a Welcome: the leaves of the inviter and of the joiners
 =================  ===========================  ==================================================================
 """
 
 __all__ = [
-    "DEVICE_VOUCHERS", "GROUP_INFO_KEY", "NEWCOMER", "POLICY_TYPES", "RATCHET_TREE_LOCATION", "REMOVED_CLIENTS",
-    "RETURN_KEY", "RETURN_PROOF",
+    "DEVICE_VOUCHERS", "GROUP_INFO_KEY", "MEMBERSHIP_PROOFS", "NEWCOMER", "POLICY_TYPES", "RATCHET_TREE_LOCATION",
+    "REMOVED_CLIENTS", "RETURN_KEY", "RETURN_PROOF",
 ]  # fmt: skip
 
 POLICY_TYPES = range(0xF4D0, 0xF4E0)
@@ -27,3 +28,4 @@ RETURN_PROOF = 0xF4E3
 DEVICE_VOUCHERS = 0xF4E4
 NEWCOMER = 0xF4E5
 GROUP_INFO_KEY = 0xF4E6
+MEMBERSHIP_PROOFS = 0xF4E7

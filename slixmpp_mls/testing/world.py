@@ -43,6 +43,7 @@ from ..client import (
     GroupContinued,
     Incoming,
     Joined,
+    JoinedPartially,
     KeyPackageSettings,
     MessageReceived,
     Outgoing,
@@ -209,7 +210,7 @@ class Participant:
     # --- reading
 
     def read(self, limit: int | None = None) -> list[Event]:
-        """Process the new stanzas of the room, at most `limit` of them.
+        """Process the new stanzas of the room, at most `limit` of them, up to one that a partial member cannot judge.
 
         :raises ArchiveGap: the archive does not reach back to our position
         """
@@ -218,12 +219,16 @@ class Participant:
             if number == limit:
                 break
             events += self.take(incoming)
+            if self.group.cursor != incoming.archive_id:
+                break  # held
         return events
 
     def take(self, incoming: Incoming) -> list[Event]:
         """Examine, authenticate and apply one stanza."""
         now = self.world.now
         step = self.group.processing.examine(incoming, now)
+        if step.needs_tree:
+            return []
         while step.fetch is not None:
             if step.fetch not in self.world.web:
                 events = self.group.applying.refuse(step, InvalidError("not on the web server"), now)
@@ -245,7 +250,7 @@ class Participant:
         ]
         events = self.group.applying.accept(step, now, doubts)
         self._hear(events)
-        if any(isinstance(event, Joined | GroupContinued) for event in events):
+        if any(isinstance(event, Joined | JoinedPartially | GroupContinued) for event in events):
             self.world.directory.replenish(self.device, now)
         return events
 

@@ -26,8 +26,8 @@ SECONDS = 60.0
 class Bot(Client):
     """A participant that the registry of rooms runs from now on."""
 
-    def __init__(self, person: Participant) -> None:
-        super().__init__(person)
+    def __init__(self, person: Participant, **settings: Any) -> None:
+        super().__init__(person, **settings)
         if person in self.world.people:
             self.world.people.remove(person)  # it reads by itself
         self.rooms = Rooms(self.context)

@@ -20,11 +20,16 @@ from slixmpp_mls.errors import TransferFailed
 from slixmpp_mls.rooms.engine import reader
 from slixmpp_mls.rooms.engine.member_checks import MemberChecks
 from slixmpp_mls.rooms.engine.reader import Reader, Taken
+from slixmpp_mls.rooms.engine.whole_tree import TreeFetcher
 from slixmpp_mls.stanza.blob import BlobReference
 from slixmpp_mls.testing import FaultyStore, Participant, World
 
 from ..client.people import DAVE, three
 from .people import Parts, until
+
+
+async def nothing() -> None:
+    pass
 
 
 class Reading(Parts):
@@ -38,7 +43,8 @@ class Reading(Parts):
         self.removed: list[object] = []
         self.awaited: list[Awaited] = []
         self.checks = MemberChecks(self.parts, self._remove, self._resume)
-        self.reader = Reader(self.parts, self.checks, self._on_steps, self._reached)
+        self.tree = TreeFetcher(self.parts, self.checks, lambda events: None, nothing, nothing, lambda: None)
+        self.reader = Reader(self.parts, self.checks, self.tree, self._on_steps, self._reached)
 
     def _on_steps(self, taken: Sequence[Taken]) -> None:
         self.taken += taken

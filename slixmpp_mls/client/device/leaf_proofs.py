@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ...mls.crypto.cipher_suite import CipherSuite, HPKEPrivateKey, SignaturePrivateKey
-from ...mls.group.group_state import GroupState
+from ...mls.group.group_state import MemberState
 from ...mls.structures.extensions import ExtensionContent
 from ...mls.structures.leaf_node import LeafNode
 from ...mls.tree.leaf_creation import Completion
@@ -70,7 +71,7 @@ def arriving(
     return complete
 
 
-def return_keys(group: GroupState, waiting: Iterable[GroupState]) -> list[SignaturePrivateKey]:
+def return_keys(group: MemberState[Any], waiting: Iterable[MemberState[Any]]) -> list[SignaturePrivateKey]:
     """The private return keys that our leaf in the tree may have by now, the likeliest first.
 
     :param waiting: states after Commits of ours whose reflection is still awaited

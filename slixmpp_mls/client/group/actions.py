@@ -10,6 +10,7 @@ from ...mls.group.group import Group
 from ...mls.group.joining import StagedJoin
 from ...mls.group.message_processing import ReceivedMessage, ReceivedProposal
 from ...mls.group.staging import StagedCommit
+from ...mls.partial import PartialGroup, StagedPartialJoin
 from ...mls.structures.leaf_node import LeafNode
 from ...mls.tree.leaf_creation import KeyPackageBundle
 from ...policy import RoomPolicy
@@ -22,8 +23,8 @@ from .group_info_key import GroupInfoKey
 from .resumption_psks import Awaited
 
 __all__ = [
-    "Abandon", "Begin", "Enter", "Fits", "Ignore", "Incoming", "Join", "MoveOn", "Outgoing", "Read", "Remember", "Sent",
-    "Step",
+    "Abandon", "Begin", "Enter", "Fits", "Ignore", "Incoming", "Join", "JoinPartially", "MoveOn", "Outgoing", "Read",
+    "Remember", "Sent", "Step",
 ]  # fmt: skip
 
 Fits = Callable[[Sequence[RoomElement]], None]
@@ -159,6 +160,21 @@ class Join:
 
 
 @dataclass(frozen=True, slots=True)
+class JoinPartially:
+    """A Welcome for us, whose ratchet tree is elsewhere and not needed to join (:mod:`.membership_proofs`).
+
+    :ivar location: where the tree is
+    :ivar group_info_key: as in :class:`Join`
+    """
+
+    staged: StagedPartialJoin[PartialGroup]
+    bundle: KeyPackageBundle
+    policy: RoomPolicy
+    location: BlobReference
+    group_info_key: GroupInfoKey | None
+
+
+@dataclass(frozen=True, slots=True)
 class Enter:
     """Our own external Commit, the first Commit of its epoch in the room."""
 
@@ -186,18 +202,21 @@ class Step:
         been read to its end, and examine the stanza again; then accept what comes out
     :ivar gap: a stanza that comes before this one in the room's order seems to be missing.  Unless this stanza comes
         from the room's archive, the caller reads the archive first
+    :ivar needs_tree: only a full member can tell what the stanza means.  Wait until we are one, or give up waiting
+        (:meth:`.Partial.set_aside`), and examine the stanza again; nothing after it is read before
     """
 
     incoming: Incoming
-    action: Ignore | Sent | Begin | Read | Remember | MoveOn | Join | Enter | Abandon
+    action: Ignore | Sent | Begin | Read | Remember | MoveOn | Join | JoinPartially | Enter | Abandon
     leaves: tuple[LeafNode, ...] = ()
     successions: tuple[tuple[LeafNode, LeafNode], ...] = ()
     fetch: BlobReference | None = None
     claim: int | None = None
     awaits: Awaited | None = None
     gap: bool = False
+    needs_tree: bool = False
 
     @property
-    def join(self) -> Join | None:
+    def join(self) -> Join | JoinPartially | None:
         """The Welcome that it would follow, if any: `leaves` are those of the group that it leads into."""
-        return self.action if isinstance(self.action, Join) else getattr(self.action, "join", None)
+        return self.action if isinstance(self.action, Join | JoinPartially) else getattr(self.action, "join", None)

@@ -40,7 +40,7 @@ from ..storage import epoch_log, leaf_ages, rejoin_limit
 from ..storage.doubts import Doubt
 from ..storage.duplicate_filter import mark, message_id
 from ..storage.records import MembershipState, OutboxKind, OutsideRecord, RoomRecord
-from .actions import Abandon, Begin, Enter, Ignore, Incoming, Join, MoveOn, Read, Remember, Sent, Step
+from .actions import Abandon, Begin, Enter, Ignore, Incoming, Join, JoinPartially, MoveOn, Read, Remember, Sent, Step
 from .certainty import Certainty, UnsureReason
 from .committable_proposals import is_vouched_for, returning_to
 from .continuation import Continuation
@@ -96,6 +96,9 @@ class Applying:
         if not isinstance(step.action, MoveOn):
             self._state.note_claim(step.claim)
         match step.action:
+            case Ignore(events) if self._follows_partially:
+                self._pass(record)
+                return list(events)
             case Ignore(events) if self._state.membership is None:
                 self._welcomes.note_ignored(step.incoming)
                 return [*events, *self._pass_outside(step.incoming, record, now)]
@@ -127,6 +130,8 @@ class Applying:
                 return self._welcomes.accept_entry(group, record, now, doubts)
             case Join() as join:
                 return self._welcomes.accept(join, record, now, doubts)
+            case JoinPartially() as join:
+                return self._welcomes.accept_partially(join, record, now)
             case MoveOn(join=Join() as join):
                 # Removal and return at once: when our place is past the stanza, nobody reads the Welcome any more.
                 return self._welcomes.accept(join, record, now, doubts)
@@ -151,7 +156,7 @@ class Applying:
             case MoveOn(roster=None):
                 action = replace(step.action, join=None)
                 return [*events, *self._accept_commit(action, record, 0, ())]
-            case _ if self._state.membership is None:
+            case _ if self._state.membership is None and not self._follows_partially:
                 events += self._pass_outside(step.incoming, record, now)
             case Ignore(unsure=unsure) if unsure:  # a Commit that cannot be fetched: the group may be past our epoch
                 events += self._pass_inside(step.incoming, record, UnsureReason(unsure), now)
@@ -161,10 +166,16 @@ class Applying:
 
     # --- our place in the room -----------------------------------------------------------------
 
+    @property
+    def _follows_partially(self) -> bool:
+        """Whether we are in the group without its tree, and read the room in order."""
+        return self._state.partial is not None and not self._state.partial.set_aside
+
     def _past(self, incoming: Incoming) -> RoomRecord:
         """Our record, with our place behind this stanza."""
         record = replace(self._state.record, cursor=incoming.archive_id.encode())
-        return with_commits(record, incoming) if self._state.membership is None else record
+        outside = self._state.membership is None and not self._follows_partially
+        return with_commits(record, incoming) if outside else record
 
     def _pass(self, record: RoomRecord) -> None:
         with self._state.change() as change:
@@ -204,14 +215,14 @@ class Applying:
     def _accept_message(
         self, incoming: Incoming, received: ReceivedMessage, record: RoomRecord, now: int
     ) -> list[Event]:
-        state, membership = self._state, self._state.require_member()
-        group = membership.group.apply(received, now=now)
+        state, membership = self._state, self._state.membership
+        group = state.require_speaking().group.apply(received, now=now)
         sender = Member.of(received.sender, received.leaf)
         identifier = message_id(received.authenticated_data)
         known = None if identifier is None else mark(sender.identity, identifier)
         if known is not None and known in state.duplicates:
             with state.change() as change:
-                change.put_group(group)
+                change.put_speaking(group)
                 change.put_record(record)
             return []  # the sender encrypted it twice, and both copies have arrived
         message = MessageReceived(
@@ -225,12 +236,12 @@ class Applying:
             stamp=incoming.stamp,
             occupant=incoming.occupant,
             clear=incoming.clear,
-            removed=membership.roster.leaf_of(sender.identity) is None,
+            removed=membership is not None and membership.roster.leaf_of(sender.identity) is None,
             number=state.inbox.next_number(),
             missing=received.missing,
         )
         with state.change() as change:
-            change.put_group(group)
+            change.put_speaking(group)
             change.put_received(message, now)
             if known is not None:
                 change.put_mark(record.seen, known)

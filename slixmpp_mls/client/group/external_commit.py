@@ -316,13 +316,14 @@ def check_is_new(state: RoomState, group_id: bytes, epoch: int) -> None:
     with state.store.transaction() as transaction:
         for key, value in transaction.items(ROOMS):
             record = RoomRecord.decode(value)
-            member = record.state is MembershipState.MEMBER and key != state.room.encode()
+            inside = record.state in (MembershipState.MEMBER, MembershipState.PARTIAL)
+            member = inside and key != state.room.encode()
             if member and record.group_id == group_id:
                 raise InvalidError("a group that another room has", "RFC 9420 12.4.3.1")
         ended = transaction.get(state.spaces.ended, group_id)
     last = None if ended is None else int.from_bytes(ended, "big")
-    if state.membership is not None and state.membership.group.group_id == group_id:
-        last = state.membership.group.epoch
+    if state.speaking is not None and state.speaking.group.group_id == group_id:
+        last = state.speaking.group.epoch
     if last is not None and epoch <= last:
         raise InvalidError("the way into an epoch that we have been in, or that is over", "RFC 9420 9.2")
 

@@ -25,13 +25,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ...errors import InvalidError, MalformedError
 from ...identity import ClientIdentity
 from ...mls.crypto.cipher_suite import CipherSuite, Random
 from ...mls.group.commit_effects import Effects
 from ...mls.group.group import Group
+from ...mls.group.group_state import MemberState
 from ...mls.structures.extensions import Extension, ExtensionContent
 from ...mls.structures.leaf_node import LeafNode
 from ...mls.tls import Struct, opaque, struct, uint64
@@ -69,12 +70,12 @@ class GroupInfoKey(ExtensionContent):
     key: opaque
 
     @classmethod
-    def of(cls, group: Group) -> GroupInfoKey:
+    def of(cls, group: MemberState[Any]) -> GroupInfoKey:
         """The key that begins with the group's present epoch."""
         return cls(group.epoch, group.export(LABEL, b"", group.suite.hash_length))
 
     @classmethod
-    def handed_over(cls, extensions: Iterable[Extension], group: Group) -> GroupInfoKey | None:
+    def handed_over(cls, extensions: Iterable[Extension], group: MemberState[Any]) -> GroupInfoKey | None:
         """The key according to the GroupInfo of a Welcome into the group's present epoch; None if it is not known.
 
         :raises MalformedError: the extension cannot be read

@@ -149,12 +149,12 @@ class Lifecycle:
         :raises StoreError: nothing has changed
         """
         self._forget_former_keys(now)
-        membership = self._state.membership
-        if membership is not None:
-            group = membership.group.forget_past(now=now)
-            if group is not membership.group:
+        speaking = self._state.speaking
+        if speaking is not None:
+            group = speaking.group.forget_past(now=now)
+            if group is not speaking.group:
                 with self._state.change() as change:
-                    change.put_group(group)
+                    change.put_speaking(group)
 
     def _forget_former_keys(self, now: int) -> None:
         state = self._state
@@ -186,8 +186,9 @@ class Lifecycle:
         :raises UsageError: we are in the group
         :raises StoreError: nothing has changed
         """
-        lost = self._state.standing is MembershipState.LOST
-        self._seek(cursor, MembershipState.LOST if lost else MembershipState.INVITED, group)
+        standing = self._state.standing
+        stays = standing in (MembershipState.LOST, MembershipState.PARTIAL)
+        self._seek(cursor, standing if stays else MembershipState.INVITED, group)
 
     def expect_group(self, group: bytes, inviter: str = "") -> None:
         """Accept, of the Welcomes in the room, those into groups that invitations name.
@@ -208,6 +209,8 @@ class Lifecycle:
         if state.membership is not None:
             raise UsageError("a member does not skip what is in the room")
         with state.change() as change:
+            if state.partial is not None and not state.partial.set_aside:
+                change.put_place(state.record.cursor)
             change.put_record(replace(state.record, state=standing, cursor=(cursor or "").encode(), commits=b""))
             if standing is not MembershipState.LOST:  # of a group that we have lost, our epoch is still known
                 told = group or (state.outside.group_id if state.outside.known == Known.TOLD else b"")

@@ -29,12 +29,12 @@ class Members:
         self._state = state
 
     def all(self) -> list[Member]:
-        """The members, by leaf.
+        """The members, by leaf; without the ratchet tree those that were proved to us.
 
         :raises UsageError: we are not in the group
         :raises StoreError: the store failed
         """
-        group, joined = self._state.require_member().group, self._state.record.joined
+        group, joined = self._state.require_speaking().group, self._state.record.joined
         since: dict[str, int] = {}
         with self._state.store.transaction() as transaction:
             for key, value in transaction.items(self._state.spaces.member):

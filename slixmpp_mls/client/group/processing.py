@@ -30,6 +30,7 @@ from ...mls.group.commit_effects import Effects
 from ...mls.group.group import Group
 from ...mls.group.message_processing import ReceivedMessage, ReceivedProposal
 from ...mls.group.staging import StagedCommit
+from ...mls.partial import PartialGroup
 from ...mls.structures.framing import MemberSender, MLSMessage, NewMemberProposalSender, PublicMessage
 from ...mls.structures.leaf_node import LeafNode
 from ...mls.structures.proposals import Add, Update
@@ -88,7 +89,9 @@ class Processing:
         try:
             if incoming.error is not None:
                 raise incoming.error
-            membership = self._state.membership
+            membership, partial = self._state.membership, self._state.partial
+            if partial is not None and not partial.set_aside:
+                return self._examine_partially(partial.group, incoming, now)
             if membership is None:
                 return self._examine_outside(incoming, others)
             return self._examine_inside(membership, incoming, now, others)
@@ -243,7 +246,19 @@ class Processing:
         unsure = 0 if ahead is None else UnsureReason.LATER_EPOCH
         return Step(incoming, Ignore(tuple(events), ahead, unsure), gap=left_behind)
 
-    def _examine_application(self, group: Group, incoming: Incoming, payload: elements.Application, now: int) -> Step:
+    def _examine_application(
+        self,
+        group: Group | PartialGroup,
+        incoming: Incoming,
+        payload: elements.Application,
+        now: int,
+        *,
+        judged: bool = True,
+    ) -> Step:
+        """
+        :param judged: whether we can tell what is wrong with a message that cannot be read
+        :raises PeerError: it cannot be read, and we cannot tell
+        """
         message = check_consistency(payload)
         try:
             received = group.process(message, now=now)
@@ -254,6 +269,8 @@ class Processing:
         except (Replayed, StateRolledBack):
             raise
         except PeerError as error:
+            if not judged:
+                raise
             return self._examine_unreadable(incoming, error)
         assert isinstance(received, ReceivedMessage)
         if received.again:
@@ -355,6 +372,30 @@ class Processing:
         action = MoveOn(staged, None, None, join, reasons)
         return Step(incoming, action) if back is None else replace(back, action=action)
 
+    def _examine_partially(self, group: PartialGroup, incoming: Incoming, now: int) -> Step:
+        """Examine a stanza without the ratchet tree (:mod:`.partial`): messages, and what concerns no epoch of ours."""
+        held = Step(incoming, Ignore(), needs_tree=True)
+        if incoming.tombstone:
+            return held
+        for payload in incoming.payloads:
+            if not isinstance(payload, _Framed | elements.CommitLocation):
+                continue
+            if payload.group != group.group_id or payload.epoch > group.epoch:
+                return held
+            if not isinstance(payload, elements.Application):
+                return Step(incoming, Ignore()) if payload.epoch < group.epoch else held  # rule 1
+            number = self._state.outbox.of_message(payload.data)
+            if number is not None:
+                check_consistency(payload)
+                record = self._state.outbox[number]
+                event = MessageSent(self._state.room, record.origin_id.decode(), incoming.archive_id, record.plaintext)
+                return Step(incoming, Sent(number, event))
+            try:
+                return self._examine_application(group, incoming, payload, now, judged=False)
+            except PeerError:  # unproved, or for a full member to judge
+                return held
+        return Step(incoming, Ignore())
+
     def _examine_outside(self, incoming: Incoming, others: OtherGroups) -> Step:
         """We wait for a Welcome, or an external Commit of ours: one that is the first of its epoch in the room."""
         number = self._continuation.find(incoming)
@@ -365,7 +406,7 @@ class Processing:
             if entry is not None:
                 leaves = (leaf for index, leaf in entry.members() if index != entry.own_index)
                 return Step(incoming, Enter(entry), tuple(leaves))
-            step = self._welcomes.find(incoming, others)
+            step = self._welcomes.find(incoming, others, outside=True)
             if step is not None:
                 return step
         return Step(

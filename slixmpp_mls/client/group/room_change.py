@@ -17,8 +17,10 @@ from ...errors import UsageError
 from ...mls.crypto.cipher_suite import SignaturePrivateKey
 from ...mls.group.group import Group
 from ...mls.group.staging import StagedCommit
+from ...mls.partial import PartialGroup
 from ...policy import GroupView, RoomPolicy
 from ...policy.roster import Roster
+from ...stanza.blob import BlobReference
 from ...store.interface import Transaction
 from ..events import MessageReceived, as_record
 from ..storage.doubts import Doubts
@@ -42,11 +44,12 @@ from ..storage.records import (
     Spaces,
     UnsureRecord,
     UploadRecord,
+    WholeTreeRecord,
 )
 from .evidence import Evidence
 from .group_info_key import UNKNOWN, GroupInfoKey
 
-__all__ = ["ENTRY", "MAX_FORMER_KEYS", "PRESENT", "Change", "Contents", "Membership"]
+__all__ = ["ENTRY", "MAX_FORMER_KEYS", "PRESENT", "Change", "Contents", "Membership", "PartialMembership"]
 
 _EXPECTED = 8  # groups that invitations name: as many as there are invitations of one inviter
 
@@ -90,6 +93,30 @@ class Membership:
         return cls(group, Roster.of(group.members()), policy, doubts, actions)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PartialMembership:
+    """The state that exists only while we are in the group without its ratchet tree (:mod:`.partial`).
+
+    :ivar group: its MLS state
+    :ivar policy: the group's
+    :ivar whole_tree: what we need to become a full member
+    """
+
+    group: PartialGroup
+    policy: RoomPolicy = field(repr=False)
+    whole_tree: WholeTreeRecord
+
+    @property
+    def location(self) -> BlobReference:
+        """Where the ratchet tree is."""
+        return BlobReference.decode(self.whole_tree.location)
+
+    @property
+    def set_aside(self) -> bool:
+        """Whether the room is read as by an outsider, since the tree is not to be had."""
+        return bool(self.whole_tree.place)
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class Contents:
     """All that is in memory of one room.
@@ -97,6 +124,7 @@ class Contents:
     :ivar record: our place in the room, and how we stand to its group
     :ivar outside: what we know of the group while we are not in it
     :ivar membership: None if we are not in the group
+    :ivar partial: None unless we are in the group without its tree; then `membership` is None
     :ivar entry: the state that an external Commit of ours leads to, if one waits
     :ivar outbox: what was sent and has not come back
     :ivar inbox: places of messages that were read and not handed over
@@ -122,6 +150,7 @@ class Contents:
     unsure: UnsureRecord = field(default_factory=UnsureRecord)
     group_info_key: GroupInfoKey | None = None
     entry_info_key: GroupInfoKey | None = None
+    partial: PartialMembership | None = None
 
     def copy(self) -> Contents:
         """The same, which can change by itself."""
@@ -149,6 +178,7 @@ class Change:
         "_later",
         "_membership",
         "_outside",
+        "_partial",
         "_record",
         "_return_keys",
         "_room",
@@ -164,6 +194,7 @@ class Change:
         self._contents = contents
         self._record, self._outside, self._return_keys = contents.record, contents.outside, contents.return_keys
         self._membership, self._entry = contents.membership, contents.entry
+        self._partial = contents.partial
         self._unsure = contents.unsure
         self._group_info_key, self._entry_info_key = contents.group_info_key, contents.entry_info_key
         self._later: list[Callable[[], object]] = []  # what happens to the containers
@@ -173,6 +204,7 @@ class Change:
         contents = self._contents
         contents.record, contents.outside, contents.return_keys = self._record, self._outside, self._return_keys
         contents.membership, contents.entry = self._membership, self._entry
+        contents.partial = self._partial
         contents.unsure = self._unsure
         contents.group_info_key, contents.entry_info_key = self._group_info_key, self._entry_info_key
         for each in self._later:
@@ -342,6 +374,15 @@ class Change:
         _put_changes(self.transaction, self._spaces.group, group.changes_since(membership.group))
         self._membership = replace(membership, group=group.stored())
 
+    def put_speaking(self, group: Group | PartialGroup) -> None:
+        """The group after a message, with or without its tree."""
+        if isinstance(group, Group):
+            self.put_group(group)
+            return
+        partial = self._partial_member()
+        _put_changes(self.transaction, self._spaces.partial, group.changes_since(partial.group))
+        self._partial = replace(partial, group=group.stored())
+
     def put_unwanted(self, reference: bytes) -> None:
         """No Commit of ours covers this waiting proposal."""
         self.transaction.put(self._spaces.unwanted, reference, b"")
@@ -379,6 +420,43 @@ class Change:
         self._later += [self._contents.staged.clear, self._contents.ahead.clear]
         self._membership = replace(membership, group=group.stored(), roster=roster, policy=policy, unwanted=frozenset())
 
+    # --- without the ratchet tree --------------------------------------------------------------
+
+    def _partial_member(self) -> PartialMembership:
+        if self._partial is None:
+            raise UsageError(f"no partial member of the group in {self._room}")
+        return self._partial
+
+    def begin_partial(self, partial: PartialMembership, group_info_key: GroupInfoKey | None) -> None:
+        """We are in a group without its tree, after :meth:`end_membership`.
+
+        :param group_info_key: as in :meth:`begin_membership`
+        """
+        self.put_group_info_key(group_info_key)
+        self.put_return_keys(partial.group.suite.id, ())  # the state has its own
+        self.forget_known()
+        _put_all(self.transaction, self._spaces.partial, partial.group.pieces())
+        self.transaction.put(self._spaces.whole_tree, OUTSIDE, partial.whole_tree.encode())
+        self._partial = replace(partial, group=partial.group.stored())
+
+    def put_place(self, place: bytes) -> None:
+        """From where the room is read again when we have the tree; empty: it is read in order."""
+        partial = self._partial_member()
+        whole_tree = replace(partial.whole_tree, place=place)
+        self.transaction.put(self._spaces.whole_tree, OUTSIDE, whole_tree.encode())
+        self._partial = replace(partial, whole_tree=whole_tree)
+
+    def complete_membership(self, membership: Membership) -> None:
+        """We have the tree: the same membership, and what is in the outbox and the inbox, goes on."""
+        self._partial_member()
+        spaces = self._spaces
+        self.transaction.delete_prefix(spaces.partial)
+        self.transaction.delete(spaces.whole_tree, OUTSIDE)
+        _put_all(self.transaction, spaces.group, membership.group.pieces())
+        _put_changes(self.transaction, spaces.doubt, dict(membership.doubts.changes_since(Doubts())))
+        self._partial = None
+        self._membership = replace(membership, group=membership.group.stored())
+
     # --- into the group, and out of it ---------------------------------------------------------
 
     def begin_membership(self, membership: Membership, group_info_key: GroupInfoKey | None) -> None:
@@ -403,24 +481,26 @@ class Change:
         :param keep_messages: whether application data that has not come back stays in the outbox
         """
         transaction, spaces = self.transaction, self._spaces
-        if evidence is Evidence.NO_STATE and self._membership is not None:
+        if evidence is Evidence.NO_STATE and (self._membership, self._partial) != (None, None):
             raise UsageError("there is a group's state, which goes on evidence only")
         self.put_unsure(UnsureRecord())
         transaction.delete(spaces.group_info_key, PRESENT)
         self._group_info_key = None
         for space in (
             spaces.group, spaces.pending, spaces.unwanted, spaces.member, spaces.renewed, spaces.epochs, spaces.doubt,
-            spaces.arrivals, spaces.owed,
+            spaces.arrivals, spaces.owed, spaces.partial, spaces.whole_tree,
         ):  # fmt: skip
             transaction.delete_prefix(space)
-        if self._membership is not None:
-            group = self._membership.group
+        for speaking in (self._membership, self._partial):
+            if speaking is None:
+                continue
+            group = speaking.group
             transaction.put(spaces.ended, group.group_id, group.epoch.to_bytes(8, "big"))
         for number, record in self._contents.outbox:
             if not (keep_messages and record.kind is OutboxKind.APPLICATION):
                 self.delete_message(number)
         self._later += [self._contents.staged.clear, self._contents.ahead.clear]
-        self._membership = None
+        self._membership = self._partial = None
 
     def carry_messages_over(self) -> None:
         """Application data that has not come back goes to another group, where its epoch is none any more."""

@@ -14,6 +14,7 @@ The rules (the XEP's "Business Rules"):
 
 States::
 
+    INVITED ──Welcome──► PARTIAL ──ratchet tree──► MEMBER
     INVITED ──Welcome──► MEMBER ──Commit that removes us──► OUT ──Welcome──► MEMBER
                            └── its store is an old copy ──► LOST ──Welcome──► MEMBER
 
@@ -34,6 +35,7 @@ the store nor memory has changed.
 :mod:`.certainty`          finds out whether our state is the group's present state
 :mod:`.lifecycle`          creates a group, gives it up, waits for it
 :mod:`.members`            the members and the age of their keys
+:mod:`.partial`            the time in the group without its ratchet tree
 =========================  =========================================================================================
 
 A part knows only the parts that its constructor takes.
@@ -45,6 +47,7 @@ import logging
 from collections.abc import Iterator
 
 from ...mls.group.group import Group
+from ...mls.partial import PartialGroup
 from ...policy import RoomPolicy
 from ...policy.roster import Roster
 from ..device import Device
@@ -61,6 +64,7 @@ from .group_infos import GroupInfos
 from .join_request import JoinRequests
 from .lifecycle import Lifecycle
 from .members import Members
+from .partial import Partial
 from .processing import Processing
 from .room_change import Membership
 from .room_state import RoomState
@@ -99,6 +103,7 @@ class RoomGroup:
         self.applying = Applying(device, state, welcomes, entries, requests, continuation, certainty)
         self.sending = Sending(device, state)
         self.members = Members(device, state)
+        self.partial = Partial(device, state)
         self.lifecycle = Lifecycle(device, state)
         self.ephemeral = Ephemeral(device, state)
 
@@ -132,8 +137,13 @@ class RoomGroup:
 
     @property
     def is_member(self) -> bool:
-        """Whether we are in the group."""
+        """Whether we are in the group, and have its ratchet tree."""
         return self.room_state.membership is not None
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether we are in the group without its ratchet tree (:mod:`.partial`)."""
+        return self.room_state.partial is not None
 
     def require_member(self) -> None:
         """
@@ -150,12 +160,20 @@ class RoomGroup:
         return self.room_state.require_member().group
 
     @property
+    def speaking(self) -> Group | PartialGroup:
+        """The same, with or without the ratchet tree.
+
+        :raises UsageError: we are not in the group
+        """
+        return self.room_state.require_speaking().group
+
+    @property
     def policy(self) -> RoomPolicy:
         """The group's policy.
 
         :raises UsageError: we are not in the group
         """
-        return self.room_state.require_member().policy
+        return self.room_state.require_speaking().policy
 
     @property
     def roster(self) -> Roster:
@@ -164,6 +182,15 @@ class RoomGroup:
         :raises UsageError: we are not in the group
         """
         return self.room_state.require_member().roster
+
+    @property
+    def known_roster(self) -> Roster:
+        """The same, without the ratchet tree of those that were proved to us, such as the sender of a message.
+
+        :raises UsageError: we are not in the group
+        """
+        membership = self.room_state.membership
+        return Roster.of(self.speaking.members()) if membership is None else membership.roster
 
     @property
     def post_commit_actions(self) -> PostCommitActions:
@@ -180,6 +207,16 @@ class RoomGroup:
     def holds(self) -> bool:
         """Whether we neither send nor commit, because our state may not be, or is not, the group's."""
         return self.is_member and bool(self.certainty.reasons)
+
+    @property
+    def follows(self) -> bool:
+        """Whether we read the room as one that is in the group, with or without its ratchet tree."""
+        return self.is_member or self.partial.follows
+
+    @property
+    def waits_to_send(self) -> bool:
+        """Whether our messages only wait: we may not be, or are not, in the group's present epoch."""
+        return self.holds or self.room_state.waits_for_tree
 
     @property
     def returning(self) -> bool:
@@ -210,7 +247,7 @@ class RoomGroup:
 
         :raises StoreError: nothing has changed
         """
-        if self.is_member and self.sending.knows(origin_id):
+        if self.room_state.speaking is not None and self.sending.knows(origin_id):
             return self.sending.refused(origin_id, reason)
         self.join_requests.refused(origin_id)
         return self.external_commits.refused(origin_id, reason)

@@ -23,6 +23,7 @@ from ...mls.crypto.cipher_suite import CipherSuite, SignaturePrivateKey
 from ...mls.group.group import Group
 from ...mls.group.staging import StagedCommit
 from ...mls.parameters import Parameters
+from ...mls.partial import PartialGroup
 from ...policy import RoomPolicy
 from ...policy.later_state import KnownState
 from ...policy.roster import Roster
@@ -54,10 +55,11 @@ from ..storage.records import (
     Spaces,
     UnsureRecord,
     UploadRecord,
+    WholeTreeRecord,
 )
 from .evidence import Evidence
 from .group_info_key import GroupInfoKey
-from .room_change import ENTRY, PRESENT, Change, Contents, Membership
+from .room_change import ENTRY, PRESENT, Change, Contents, Membership, PartialMembership
 
 __all__ = ["RoomState"]
 
@@ -68,6 +70,7 @@ class RoomState:
     :ivar room: bare JID
     :ivar store: of the device
     :ivar spaces: the store's spaces for this room
+    :ivar holding: whether the reader waits at a stanza that only a full member understands.  Not in the store
     """
 
     def __init__(self, store: Batches, room: str, parameters: Parameters) -> None:
@@ -78,6 +81,7 @@ class RoomState:
         self.room = room
         self.store = store
         self.spaces = Spaces.of(room)
+        self.holding = False
         self._claims: tuple[bytes, frozenset[int]] = b"", frozenset()
         with store.transaction() as transaction:
             self._contents = _load(transaction, room, self.spaces, parameters)
@@ -184,6 +188,29 @@ class RoomState:
         """None if we are not in the group."""
         return self._contents.membership
 
+    @property
+    def partial(self) -> PartialMembership | None:
+        """None unless we are in the group without its ratchet tree."""
+        return self._contents.partial
+
+    @property
+    def speaking(self) -> Membership | PartialMembership | None:
+        """That by which we read and send, with or without the tree; None if we are not in the group."""
+        return self._contents.membership or self._contents.partial
+
+    @property
+    def waits_for_tree(self) -> bool:
+        """Whether the next stanza of the room needs the ratchet tree that we lack, and may end our epoch."""
+        partial = self._contents.partial
+        return partial is not None and (self.holding or partial.set_aside)
+
+    def require_speaking(self) -> Membership | PartialMembership:
+        """That by which we read and send.
+
+        :raises UsageError: we are not in the group
+        """
+        return self.speaking or self.require_member()
+
     def require_member(self) -> Membership:
         """Our membership.
 
@@ -195,7 +222,7 @@ class RoomState:
 
     def require_no_member(self) -> None:
         """:raises UsageError: we are in a group here already"""
-        if self._contents.membership is not None:
+        if self.speaking is not None:
             raise UsageError(f"already a member of the group in {self.room}")
 
     @property
@@ -327,11 +354,11 @@ class RoomState:
         :raises UsageError: we are not in the group
         :raises StoreError: nothing has changed
         """
-        membership, outside = self.require_member(), self.outside.pace()
-        if membership.actions.leave:
+        speaking, membership, outside = self.require_speaking(), self.membership, self.outside.pace()
+        if membership is not None and membership.actions.leave:
             record = replace(record, state=MembershipState.OUT)  # there is no reason to come back
         if record.state is MembershipState.LOST:
-            group, after = membership.group, self.record.cursor
+            group, after = speaking.group, self.record.cursor
             # Not what somebody has written on a stanza: it would bar GroupInfos that members have signed.
             outside = replace(
                 outside, group_id=group.group_id, suite=group.suite.id, epoch=group.epoch, known=1, after=after
@@ -342,8 +369,9 @@ class RoomState:
             change.end_membership(evidence, keep_messages=keep_messages)
             if record.state is MembershipState.LOST:
                 change.put_group_info_key(group_info_key)
-                change.put_return_keys(membership.group.suite.id, return_keys(membership.group, waiting))
-                change.put_known(_as_record(KnownState.of(membership.view, membership.group.context)))
+                change.put_return_keys(speaking.group.suite.id, return_keys(speaking.group, waiting))
+                if membership is not None:  # of a group whose tree we never had, no state is known
+                    change.put_known(_as_record(KnownState.of(membership.view, membership.group.context)))
             else:
                 change.forget_known()
             change.delete_entry()
@@ -408,6 +436,12 @@ def _load(transaction: Transaction, room: str, spaces: Spaces, parameters: Param
             contents.group_info_key = GroupInfoKey.of(group)
             transaction.put(spaces.group_info_key, PRESENT, contents.group_info_key.encode())
         contents.staged |= {number: group.restore_staged(pieces) for number, pieces in waiting.items()}
+    if record.state is MembershipState.PARTIAL:
+        whole_tree = transaction.get(spaces.whole_tree, OUTSIDE)
+        assert whole_tree is not None, "written together with the state"
+        partial = PartialGroup.restore(transaction.items(spaces.partial), parameters)
+        policy = RoomPolicy.required_in(partial.context.extensions)
+        contents.partial = PartialMembership(partial, policy, WholeTreeRecord.decode(whole_tree))
     return contents
 
 

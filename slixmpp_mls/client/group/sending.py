@@ -28,13 +28,16 @@ from ...mls.group.commit_creation import CommitBundle, CommitDraft, CommitOption
 from ...mls.group.group import Group
 from ...mls.group.group_state import PublicState
 from ...mls.group.proposal_list import SentProposal
+from ...mls.partial import PartialGroup
 from ...mls.registry import GREASE
 from ...mls.structures.credential import type_of
+from ...mls.structures.extensions import Extension
 from ...mls.structures.framing import MemberSender
 from ...mls.structures.proposals import Add, AnyProposal, GroupContextExtensions, PreSharedKey
 from ...mls.tree.leaf_creation import OwnLeaf
 from ...mls.tree.ratchet_tree import RatchetTree
 from ...mls.tree.tree_index import Feature
+from ...mls.tree.tree_math import LeafIndex
 from ...policy import ExternalJoins, GroupView, RoomPolicy
 from ...policy.check import check, judge
 from ...stanza import elements
@@ -50,9 +53,10 @@ from .actions import Fits, Outgoing
 from .committable_proposals import Committable, committable, effects_of, is_permitted
 from .continuation import check_tree_length
 from .group_info_key import UNKNOWN, begins_key, key_after, seal_group_info
+from .membership_proofs import MembershipProofs
 from .placement import Placement, as_outgoing, check_lengths, choose, located, to_upload
 from .resumption_psks import OtherGroups
-from .room_change import Membership
+from .room_change import Membership, PartialMembership
 from .room_state import RoomState
 
 __all__ = ["GROUP_INFO_MEMBERS", "Sending"]
@@ -133,7 +137,7 @@ class Sending:
         :raises NotVouchedFor: the Authentication Service denies a member
         :raises StanzaTooLarge: by `fits`; nothing has changed
         """
-        membership = self._state.require_member()
+        speaking = self._state.require_speaking()
         origin_id = origin_id or str(uuid.uuid4())
         if len(origin_id.encode()) > MAX_ID:
             raise UsageError(f"an id of more than {MAX_ID} octets")
@@ -144,19 +148,21 @@ class Sending:
                 raise UsageError("another message of ours is on its way under this id")
             return self._outgoing(waiting)
         if self.silenced:
-            raise NotVouchedFor([str(doubt.client) for doubt in membership.doubts.silencing])
-        message, group = self._encrypt(membership, data, origin_id.encode())
-        epoch = membership.group.epoch
+            raise NotVouchedFor([str(doubt.client) for doubt in self._state.require_member().doubts.silencing])
+        message, group = self._encrypt(speaking, data, origin_id.encode())
+        epoch = speaking.group.epoch
         record = _record(OutboxKind.APPLICATION, epoch, message, origin_id, plaintext=data)
         if not later:
             return self._put_out(group, record, fits)
         if fits is not None:
             fits(self._outgoing(record).payloads)
-        return self._put_out(membership.group, replace(record, message=b"", digest=b""))
+        return self._put_out(speaking.group, replace(record, message=b"", digest=b""))
 
-    def _encrypt(self, membership: Membership, data: bytes, origin_id: bytes) -> tuple[bytes, Group]:
-        group = membership.group
-        if self._due(membership):
+    def _encrypt(
+        self, speaking: Membership | PartialMembership, data: bytes, origin_id: bytes
+    ) -> tuple[bytes, Group | PartialGroup]:
+        group = speaking.group
+        if isinstance(speaking, Membership) and self._due(speaking):
             raise UsageError("proposals wait for a Commit, which must come before application data (RFC 9420 12.4)")
         # The remaining proposals are not ours to commit and must not prevent us from sending.
         left = frozenset(sent.reference for sent in group.pending_proposals if sent.reference is not None)
@@ -303,8 +309,14 @@ class Sending:
         location = None if tree_at is None else RatchetTreeLocation(tree_at).extension()
         membership, random = self._state.require_member(), self._device.random
         group, key, effects = membership.group, self._state.group_info_key, draft.staged.effects
-        handed_over = () if begins_key(effects, membership.policy, group.epoch + 1) else ((key or UNKNOWN).extension(),)
-        bundle = group.finish_commit(draft, instead_of_tree=location, in_welcome=handed_over, random=random)
+        in_welcome: list[Extension] = []
+        if not begins_key(effects, membership.policy, group.epoch + 1):
+            in_welcome.append((key or UNKNOWN).extension())
+        if tree_at is not None and draft.invites:  # draft-ietf-mls-partial: the joiners need not wait for the tree
+            added = sorted(LeafIndex(each.index) for each in effects.added)
+            proofs = MembershipProofs.of(draft.tree, LeafIndex(effects.committer_index), added)
+            in_welcome += [] if proofs is None else [proofs.extension()]
+        bundle = group.finish_commit(draft, instead_of_tree=location, in_welcome=in_welcome, random=random)
         group_info = b""
         if bundle.group_info is not None:
             after = bundle.staged.next
@@ -406,7 +418,7 @@ class Sending:
 
     def _put_out(
         self,
-        group: Group,
+        group: Group | PartialGroup,
         record: OutboxRecord,
         fits: Fits | None = None,
         bundle: CommitBundle | None = None,
@@ -418,11 +430,11 @@ class Sending:
             fits(outgoing.payloads)
         number = self._state.outbox.next_number()
         with self._state.change() as change:
-            change.put_group(group)
+            change.put_speaking(group)
             change.put_message(number, record)
             if upload is not None:
                 change.put_upload(number, upload)
-            if bundle is not None:
+            if bundle is not None and isinstance(group, Group):
                 change.put_staged(number, bundle.staged, group.staged_pieces(bundle.staged))
         return outgoing
 
@@ -430,7 +442,7 @@ class Sending:
         """:raises StanzaTooLarge: a message of it is longer than an element may be"""
         if record.kind is OutboxKind.CREATION:
             return as_outgoing(record, record.reference, 0, upload)
-        group_id, epoch = self._state.require_member().group.group_id, record.epoch
+        group_id, epoch = self._state.require_speaking().group.group_id, record.epoch
         if record.kind is OutboxKind.COMMIT:
             return as_outgoing(record, group_id, epoch, upload)
         check_lengths(record.message)
@@ -472,18 +484,20 @@ class Sending:
             if record.kind is OutboxKind.CREATION:
                 yield self._outgoing(record, upload)
                 continue
-            membership = self._state.membership
-            if membership is None or self._state.unsure.reasons:
+            speaking = self._state.speaking
+            if speaking is None or self._state.unsure.reasons or self._state.waits_for_tree:
                 continue  # we are out, or not sure that this is the group's state
-            stale = not record.message or record.epoch < membership.group.epoch
+            stale = not record.message or record.epoch < speaking.group.epoch
             if record.kind is OutboxKind.APPLICATION and stale:
-                if self.needs_commit or self.silenced or membership.group.closed is not None:
+                if self.needs_commit or self.silenced or speaking.group.closed is not None:
                     continue  # it goes out after the Commit, when everybody is vouched for, in the group that follows
-                record = self._encrypt_anew(membership, number, record)
+                record = self._encrypt_anew(speaking, number, record)
             yield self._outgoing(record, upload)
 
-    def _encrypt_anew(self, membership: Membership, number: bytes, record: OutboxRecord) -> OutboxRecord:
-        message, group = self._encrypt(membership, record.plaintext, record.origin_id)
+    def _encrypt_anew(
+        self, speaking: Membership | PartialMembership, number: bytes, record: OutboxRecord
+    ) -> OutboxRecord:
+        message, group = self._encrypt(speaking, record.plaintext, record.origin_id)
         record = replace(
             record,
             message=message,
@@ -492,7 +506,7 @@ class Sending:
             earlier=(record.earlier + record.digest)[-_EARLIER:],
         )
         with self._state.change() as change:
-            change.put_group(group)
+            change.put_speaking(group)
             change.put_message(number, record)
         return record
 

@@ -3,12 +3,17 @@
 ::
 
     <welcome/> ──► find ── tree fetched, leaves judged ──► accept ──► we are in
+      └── tree elsewhere, proofs in its place ──► accept_partially ──► in, without the tree (:mod:`.partial`)
     our external Commit, reflected (:mod:`.external_commit`) ──► accept_entry ──► we are in
 
 The claims of a Welcome's GroupInfo are checked first: it names the group and epoch of its element, it belongs to this
 room, it is no other room's group, and we have not been in its epoch.  If the ratchet tree is elsewhere, it is fetched
 next.  Then the signature, the tree and the leaves are verified.  A Welcome that is elsewhere itself is fetched before,
 if its location names a KeyPackage of ours.
+
+In a large group the GroupInfo says where the tree is, and proves the leaves of its signer and of ours
+(:mod:`.membership_proofs`).  Then we join first and fetch the tree afterwards, unless we know an earlier state of the
+group, by which the whole tree is judged, or the group continues another one.
 
 Only members can tell whether the Commit in a Welcome's stanza is valid.  If we know an earlier state of the group, it
 judges the Welcome as it judges a GroupInfo (:mod:`slixmpp_mls.policy.later_state`): our KeyPackages are public, so
@@ -35,7 +40,10 @@ from ...errors import InvalidError, PeerError
 from ...identity import ClientIdentity
 from ...mls.group.group import Group
 from ...mls.group.joining import StagedJoin, UnverifiedGroupInfo
+from ...mls.partial import PartialGroup
 from ...mls.registry import ExtensionType
+from ...mls.structures.leaf_node import LeafNode
+from ...mls.structures.partial import AnnotatedWelcome, SenderAuthenticatedWelcome
 from ...mls.structures.welcome import Welcome
 from ...mls.tree.leaf_creation import KeyPackageBundle
 from ...policy import GroupView, RoomPolicy, refuse_group_of_0_1
@@ -46,20 +54,21 @@ from ...stanza.blob import BlobReference, RatchetTreeLocation
 from ...stanza.consistency import check as check_consistency
 from ...stanza.locations import WelcomePlace
 from ..device import Device
-from ..events import CommitLost, Event, GroupContinued, Joined
+from ..events import CommitLost, Event, GroupContinued, Joined, JoinedPartially
 from ..member import Member
 from ..storage import leaf_ages
 from ..storage.doubts import Doubt, Doubts
 from ..storage.leaf_ages import LeafAge
 from ..storage.post_commit_actions import PostCommitActions
-from ..storage.records import MembershipState, OutboxKind, RoomRecord
-from .actions import Ignore, Incoming, Join, Step
+from ..storage.records import MembershipState, OutboxKind, RoomRecord, WholeTreeRecord
+from .actions import Ignore, Incoming, Join, JoinPartially, Step
 from .evidence import Evidence
 from .external_commit import check_is_new
 from .group_info_key import GroupInfoKey
 from .join_request import JoinRequests
+from .membership_proofs import MembershipProofs
 from .resumption_psks import OtherGroups
-from .room_change import Membership
+from .room_change import Change, Membership, PartialMembership
 from .room_state import RoomState
 
 __all__ = ["Welcomes", "with_commits"]
@@ -72,12 +81,17 @@ _INVITATIONS = 8  # remembered, and as many ignored Welcomes: both are of the la
 
 
 class Welcomes:
-    """Brings us into a room's group."""
+    """Brings us into a room's group.
+
+    :ivar partial_from: members of the smallest group, by the width of its tree, that we join before we have its tree;
+        None: of none
+    """
 
     def __init__(self, device: Device, state: RoomState, requests: JoinRequests) -> None:
         self._device = device
         self._state = state
         self._requests = requests
+        self.partial_from: int | None = None
         self._ignored: deque[tuple[str, str]] = deque(maxlen=_INVITATIONS)  # place before a Welcome, claimed sender
         self._invited: deque[tuple[str, str]] = deque(maxlen=_INVITATIONS)  # place before a Welcome, inviter
 
@@ -146,10 +160,13 @@ class Welcomes:
 
     # --- the Welcome ---------------------------------------------------------------------------
 
-    def find(self, incoming: Incoming, others: OtherGroups, *, judged: bool = False) -> Step | None:
+    def find(
+        self, incoming: Incoming, others: OtherGroups, *, judged: bool = False, outside: bool = False
+    ) -> Step | None:
         """Find the meaning of a Welcome for us in the stanza; None if there is none.
 
         :param judged: whether the Commit beside it has been verified, and lets us in
+        :param outside: whether we have no group in this room, so that we may join before we have the tree
         :raises PeerError: it is not acceptable; or there is none, and one of the others cannot be read
         :raises StoreError: the store failed
         """
@@ -173,7 +190,7 @@ class Welcomes:
             assert isinstance(welcome, Welcome)
             bundle = self._ours([entry.new_member for entry in welcome.secrets])
             if bundle is not None:
-                return self._examine(incoming, payload, welcome, bundle, others, judged)
+                return self._examine(incoming, payload, welcome, bundle, others, judged, outside)
         if unreadable is not None:
             raise unreadable
         return None
@@ -190,6 +207,7 @@ class Welcomes:
         bundle: KeyPackageBundle,
         others: OtherGroups,
         judged: bool,
+        outside: bool,
     ) -> Step:
         info = Group.peek(welcome, bundle, psks=others.psk, groups=others.group)
         context = info.group_context
@@ -203,8 +221,15 @@ class Welcomes:
         if self._state.standing not in {MembershipState.LOST, MembershipState.MEMBER}:  # ours goes on as it is
             refuse_group_of_0_1(context.extensions)
         check_is_new(self._state, context.group_id, context.epoch)
+        partial = self._state.partial
+        if partial is not None and partial.group.group_id != context.group_id:
+            raise InvalidError("a Welcome to another group than the one whose tree we lack", _RULES)
         location = _tree_location(info)
         if location is not None and location not in incoming.fetched:
+            if outside and partial is None and self._state.known() is None and not policy.conversation:
+                step = self._examine_proofs(incoming, welcome, bundle, others, info, policy, location)
+                if step is not None:
+                    return step
             return Step(incoming, Ignore(), fetch=location)
         # The GroupInfo, of which only claims have been judged so far, is verified here.
         staged = Group.join(
@@ -232,6 +257,40 @@ class Welcomes:
         assert isinstance(state, Group)
         group_info_key = GroupInfoKey.handed_over(info.extensions, state)
         return Step(incoming, Join(staged, bundle, roster, policy, group_info_key), leaves)
+
+    def _examine_proofs(
+        self,
+        incoming: Incoming,
+        welcome: Welcome,
+        bundle: KeyPackageBundle,
+        others: OtherGroups,
+        info: UnverifiedGroupInfo,
+        policy: RoomPolicy,
+        location: BlobReference,
+    ) -> Step | None:
+        """Join without the tree, if the Welcome proves our leaf and its signer's; None if we need the tree first.
+
+        draft-ietf-mls-partial, Joining via Annotated Welcome: both proofs add up to the tree hash of the GroupContext,
+        which is in the key schedule and so confirmed by the confirmation tag.
+        """
+        proofs = MembershipProofs.readable_in(info.extensions)
+        own = None if proofs is None else proofs.of_joiner(bundle.key_package.leaf_node)
+        if proofs is None or own is None or self.partial_from is None or own.n_leaves < self.partial_from:
+            return None
+        try:
+            staged = PartialGroup.join(
+                AnnotatedWelcome(SenderAuthenticatedWelcome(welcome, proofs.inviter), own),
+                bundle,
+                psks=others.psk,
+                groups=others.group,
+                parameters=self._device.parameters,
+            )
+            inviter = staged.state.tree.member(staged.inviter)
+            Member.of(staged.inviter, inviter)
+            key = GroupInfoKey.handed_over(info.extensions, staged.state)
+        except PeerError:
+            return None  # with the whole tree we learn whether the Welcome is to blame, or the proofs alone
+        return Step(incoming, JoinPartially(staged, bundle, policy, location, key), (inviter,))
 
     def _check_inviter(self, staged: StagedJoin, later: GroupView, inviter: ClientIdentity) -> None:
         """Judge who lets us in by what we know of the group (mls-recovery, "Which GroupInfo").
@@ -308,23 +367,47 @@ class Welcomes:
             for _, waiting in state.outbox
             if waiting.kind is OutboxKind.COMMIT and not waiting.refused
         ]
-        evidence = Evidence.NO_STATE if before is None else Evidence.CONTINUED if followed else Evidence.RETURNED
-        last_resort = bundle is not None and bundle.last_resort
+        evidence = Evidence.CONTINUED if followed else Evidence.RETURNED
+        if state.speaking is None:
+            evidence = Evidence.NO_STATE
         with state.change() as change:
             change.end_membership(evidence, keep_messages=same)
             if followed:
                 change.carry_messages_over()
             change.begin_membership(membership, group_info_key)
-            change.delete_entry()
-            self._requests.end(change, b"" if bundle is None else bundle.reference)
-            if bundle is not None:
-                self._device.key_packages.use_up(change.transaction, bundle, now)
-            own_age = LeafAge.arriving(group.own_leaf, now, last_resort=last_resort)
-            leaf_ages.put(change.transaction, state.spaces.renewed, self._device.identity, own_age)
+            self._end_waiting(change, group.own_leaf, bundle, now)
             change.put_record(record)
         if followed and inviter is not None:
             return [*events, GroupContinued(state.room, group.epoch, inviter, group.suite.id)]
         return [*events, Joined(state.room, group.epoch, inviter, missed)]
+
+    def accept_partially(self, join: JoinPartially, record: RoomRecord, now: int) -> list[Event]:
+        """We are in the group by a Welcome for a KeyPackage of ours, without its ratchet tree.
+
+        :param record: with our place behind its stanza
+        :param now: seconds since the Unix epoch
+        :raises StoreError: nothing has changed
+        """
+        state, group = self._state, join.staged.state
+        inviter = Member.of(join.staged.inviter, group.tree.member(join.staged.inviter))
+        whole_tree = WholeTreeRecord(join.location.encode(), int(join.staged.inviter))
+        same = record.group_id == group.group_id
+        record = replace(record.as_member(group.group_id, group.epoch, now), state=MembershipState.PARTIAL)
+        with state.change() as change:
+            change.end_membership(Evidence.NO_STATE, keep_messages=same)
+            change.begin_partial(PartialMembership(group, join.policy, whole_tree), join.group_info_key)
+            self._end_waiting(change, group.own_leaf, join.bundle, now)
+            change.put_record(record)
+        return [JoinedPartially(state.room, group.epoch, inviter, group.tree.leaf_count)]
+
+    def _end_waiting(self, change: Change, own_leaf: LeafNode, bundle: KeyPackageBundle | None, now: int) -> None:
+        """What is over now that we are in: requests, an external Commit, the KeyPackage; our leaf's age begins."""
+        change.delete_entry()
+        self._requests.end(change, b"" if bundle is None else bundle.reference)
+        if bundle is not None:
+            self._device.key_packages.use_up(change.transaction, bundle, now)
+        own_age = LeafAge.arriving(own_leaf, now, last_resort=bundle is not None and bundle.last_resort)
+        leaf_ages.put(change.transaction, self._state.spaces.renewed, self._device.identity, own_age)
 
 
 def with_commits(record: RoomRecord, incoming: Incoming) -> RoomRecord:

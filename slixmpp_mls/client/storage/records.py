@@ -44,6 +44,9 @@ space                      key                       value
 ``returning/`` + room      number (1), suite (2)     private return key of a leaf that we have, or may have, in a group
                                                      that we have lost, the likeliest first
 ``former/`` + room         kind (1), number (1)      :class:`FormerKeyRecord`
+``partial/`` + room        piece                     the group while we do not have its ratchet tree, in place of
+                                                     ``group/``
+``whole_tree/`` + room     ``record``                :class:`WholeTreeRecord`, as long as ``partial/`` is there
 ``known/`` + room          ``record``                :class:`KnownRecord`
 =========================  ========================  ===========================================
 
@@ -83,6 +86,7 @@ __all__ = [
     "Spaces",
     "UnsureRecord",
     "UploadRecord",
+    "WholeTreeRecord",
     "room_of",
 ]  # fmt: skip
 
@@ -118,6 +122,8 @@ class MembershipState(IntEnum):
     """We cannot follow the group any more."""
     FOUNDING = 5
     """We are making the room, and then a group in it."""
+    PARTIAL = 6
+    """We are in the group, and do not have its ratchet tree yet."""
 
 
 class OutboxKind(IntEnum):
@@ -401,6 +407,21 @@ class KnownRecord(Struct):
     clients: tuple[KnownClient, ...]
 
 
+@struct
+class WholeTreeRecord(Struct):
+    """What a partial member needs to become a full one, see :mod:`slixmpp_mls.client.group.partial`.
+
+    `location` is a :class:`~slixmpp_mls.stanza.blob.BlobReference`.  `inviter` is the leaf that has signed the
+    Welcome.  `place` is empty while the room is read in order.  Otherwise it is the archive id of the last stanza that
+    was read as a member, from which the room is read again with the tree.
+    """
+
+    secret: ClassVar[bool] = True
+    location: opaque
+    inviter: uint32
+    place: opaque = b""
+
+
 @dataclass(frozen=True, slots=True)
 class Spaces:
     """Names of the spaces that belong to a room."""
@@ -426,6 +447,8 @@ class Spaces:
     group_info_key: str
     former: str
     known: str
+    partial: str
+    whole_tree: str
 
     @classmethod
     def of(cls, room: str) -> Self:

@@ -49,7 +49,7 @@ from ..tree.partial_tree import PartialTree
 from ..tree.ratchet_tree import RatchetTree
 from ..tree.tree_math import LeafIndex
 from ..tree.tree_slice import TreeSlice, prove
-from ..tree.tree_validation import verify_tree
+from ..tree.tree_validation import VerifiedTree, verify_tree
 from . import commit_processing, joining
 from .commit_processing import StagedPartialCommit
 from .joining import StagedPartialJoin
@@ -123,12 +123,33 @@ class PartialGroup(MemberState[PartialTree]):
         :raises MalformedError: it does not parse
         :raises InvalidError: it is not this group's tree in this epoch, or not acceptable
         """
+        return self.complete(self.verify(tree, remembered=remembered), remembered=remembered)
+
+    def verify(self, tree: bytes | RatchetTree, *, remembered: MutableSet[bytes] | None = None) -> VerifiedTree:
+        """The costly half of :meth:`upgrade`, for another thread: it changes nothing, and reads only this value.
+
+        :raises MalformedError: it does not parse
+        :raises InvalidError: it is not this group's tree in this epoch, or not acceptable
+        """
         found = RatchetTree.decode(self.suite, tree) if isinstance(tree, bytes) else tree
-        verify_tree(found, self.context, lifetime_limit=self.parameters.lifetime_limit, remembered=remembered)
+        verified = verify_tree(
+            found, self.context, lifetime_limit=self.parameters.lifetime_limit, remembered=remembered
+        )
         if found.leaf(self.own_index) != self.own_leaf:
             raise InvalidError("our leaf is not in the tree", "RFC 9420 12.4.3.1")
         if self.private.kept_in(found) is not self.private:
             raise InvalidError("the tree has other keys than ours", "RFC 9420 12.4.3.1")
+        return verified
+
+    def complete(self, tree: VerifiedTree, *, remembered: MutableSet[bytes] | None = None) -> Group:
+        """The other half of :meth:`upgrade`: messages may have been read and sent in between.
+
+        :param tree: what :meth:`verify` has made for a state of the same epoch
+        :raises UsageError: it is the tree of another epoch
+        """
+        if tree.tree_hash() != self.tree.tree_hash():  # both were agreed on by a confirmation tag
+            raise UsageError("a ratchet tree that was verified for another epoch")
+        found: RatchetTree = tree
         public = PublicState(self.context, found, self.public.interim_transcript_hash, self.public.confirmation_tag)
         for sent in self.pending_proposals:
             try:

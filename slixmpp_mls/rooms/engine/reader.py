@@ -3,6 +3,7 @@
 ::
 
     batch ──► examine ──┬── of another room's group? wait for that ──┐
+                        ├── we lack the tree that it needs? wait ────┤
                         ├── parts of it elsewhere? fetch them ───────┼──► accept or refuse ──► events
                         └── new leaves? Authentication Service ──────┘
 
@@ -20,6 +21,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ...client import Doubt, Event, Incoming, Step
 from ...client.group.actions import Enter, Ignore, MoveOn, Read, Remember, Sent
@@ -28,12 +30,13 @@ from ...delivery import RoomStanza, Stream
 from ...delivery.archive import is_tombstone
 from ...errors import DeliveryError, InvalidError, MalformedError, PeerError, StoreError, TransferFailed
 from ...identity import ClientIdentity
-from ...mls.group.group_state import GroupState
+from ...mls.group.group_state import MemberState
 from ...stanza import RoomElement, read_payloads
 from ...stanza.blob import BlobReference
 from ...stanza.content_profile import says_something_in_clear
 from .member_checks import MemberChecks
 from .parts import RoomParts
+from .whole_tree import TreeFetcher
 
 __all__ = ["Reader", "Taken"]
 
@@ -67,6 +70,7 @@ class Reader:
         self,
         parts: RoomParts,
         checks: MemberChecks,
+        whole_tree: TreeFetcher,
         on_steps: Callable[[Sequence[Taken]], None],
         reached: Callable[[Awaited], Awaitable[None]],
     ) -> None:
@@ -74,6 +78,7 @@ class Reader:
         self._context = parts.context
         self._group = parts.group
         self._checks = checks
+        self._whole_tree = whole_tree
         self._on_steps = on_steps
         self._reached = reached
         self._read_again_at = 0.0
@@ -101,6 +106,8 @@ class Reader:
                     step = self._group.processing.examine(_parse(stanza), self._context.now)
                     if not isinstance(step.action, Read | Sent | Ignore) or step.fetch or step.awaits:
                         break
+                    if step.needs_tree:
+                        break
                     if self._unknown_speaker(step) is not None:
                         break
                     if step.gap and not stanza.archived:
@@ -124,6 +131,12 @@ class Reader:
             return False
         incoming = step.incoming
         refusal: PeerError | None = None
+        while step.needs_tree:
+            await self._whole_tree.until_readable()
+            step = await self._examine(incoming)
+            if step.gap and not stanza.archived:
+                await self._read_again()
+                return False
         speaker = self._unknown_speaker(step)
         if speaker is not None:
             await self._parts.until_stored(lambda: self._checks.ask_about_speaker(speaker))
@@ -196,7 +209,7 @@ class Reader:
         if not step.leaves:
             return []
         if isinstance(step.action, Enter):
-            state: GroupState = step.action.state
+            state: MemberState[Any] = step.action.state
         else:
             state = self._group.mls if step.join is None else step.join.staged.state
         for before, after in step.successions:

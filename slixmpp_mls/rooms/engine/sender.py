@@ -113,7 +113,7 @@ class Sender:
 
     def _compose(self, data: bytes, origin_id: str | None) -> _Composed | None:
         """Put a message into the outbox; None if something has to be committed first (RFC 9420 12.4)."""
-        group, live = self._group, self._progress.live.is_set() and not self._group.holds
+        group, live = self._group, self._progress.live.is_set() and not self._group.waits_to_send
         if (
             group.is_member
             and not group.holds

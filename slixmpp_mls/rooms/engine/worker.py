@@ -33,6 +33,7 @@ from ...client import (
     GroupLost,
     GroupOutdated,
     Joined,
+    JoinedPartially,
     JoinRequested,
     LeftBehind,
     MessageReceived,
@@ -75,6 +76,7 @@ from .rejoin import Rejoiner
 from .repeated_invitations import RepeatedInvitations
 from .sender import Sender
 from .transmitter import Transmitter
+from .whole_tree import TreeFetcher
 
 __all__ = ["RoomWorker"]
 
@@ -85,6 +87,7 @@ _EVENT_NAMES: dict[type, str] = {
     GroupChanged: "mls_group_changed",
     CommitLost: "mls_commit_lost",
     Joined: "mls_joined",
+    JoinedPartially: "mls_joined_partially",
     RemovedFromGroup: "mls_removed",
     Rejected: "mls_rejected",
     Unreadable: "mls_unreadable",
@@ -148,7 +151,11 @@ class RoomWorker:
         self._context = context
         self._group = group
         self._muc = muc
-        self._reader = Reader(parts, self.checks, self._on_steps, reached)
+        self.whole_tree = TreeFetcher(
+            parts, self.checks, self._emit, self._stop_reading, self.start, self._joined_completely
+        )
+        self._reader = Reader(parts, self.checks, self.whole_tree, self._on_steps, reached)
+        group.welcomes.partial_from = context.settings.partial_from
         self._received = received
         self._went_live = went_live
         self._expelled = expelled
@@ -186,6 +193,7 @@ class RoomWorker:
             log.info("%s cannot be entered yet: %s", self.room, error)
         if self._group.continuation.reinit is not None:
             self.reinitializer.begin(at_once=False)
+        self.whole_tree.begin()
         if not self.running:
             self._task = asyncio.create_task(self._read(), name=f"mls {self.room}")
 
@@ -195,13 +203,22 @@ class RoomWorker:
         :param after: archive id
         :raises DeliveryError: see :meth:`start`
         """
+        await self._stop_reading()
+        if not self._group.follows:
+            self._group.lifecycle.seek(after)
+        await self.start()
+
+    async def _stop_reading(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self.progress.live.clear()
-        if not self._group.is_member:
-            self._group.lifecycle.seek(after)
-        await self.start()
+
+    def _joined_completely(self) -> None:
+        """Do what a member does that is live: we were, before we had the tree."""
+        if self.progress.live.is_set():
+            self._went_live()
+            self._check_still_following()
 
     async def retire(self, reason: MLSError) -> None:
         """Leave the room for good, and delete the group's keys.
@@ -211,7 +228,7 @@ class RoomWorker:
         """
         self.progress.lost = reason
         await self.stop()
-        if self._group.is_member:
+        if self._group.is_member or self._group.is_partial:
             self._group.lifecycle.give_up()
 
     async def stop(self) -> None:
@@ -348,6 +365,9 @@ class RoomWorker:
                     self.committer.resolve(event)
                 case GroupClosed():
                     self.reinitializer.begin(at_once=self._is_ours(event))
+                case JoinedPartially():
+                    self.whole_tree.begin()
+                    self.sender.send_outbox("sending again")
                 case Joined() | GroupContinued():
                     self.sender.send_outbox("sending again")  # messages may wait from the time before our absence
                 case RemovedFromGroup():

@@ -1,0 +1,144 @@
+"""Fetches the ratchet tree of a group that we have joined without it, and makes us a full member.
+
+::
+
+    joined partially ──► fetch ──► verify, in another thread ──► judge the leaves ──► full member
+                           ▲                └── failed: reported, and tried again later ──┐
+                           └──────────────────────────────────────────────────────────────┘
+
+Reading and sending go on meanwhile (:mod:`slixmpp_mls.client.group.partial`).  The reader waits at a stanza that only a
+full member understands.  If the tree :attr:`is_missing`, it waits no longer, and the room is read as by an outsider.
+Attempts never end, because the state stays usable; their pauses grow to an hour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial as partial_call
+
+from ...client import Event, WholeTree
+from ...client.group.partial import CheckedTree, verify
+from ...client.group.room_change import PartialMembership
+from ...delivery import Stream
+from ...errors import DeliveryError, MLSError, PeerError, TransferFailed, UsageError
+from .member_checks import MemberChecks
+from .parts import RoomParts
+
+__all__ = ["TreeFetcher"]
+
+log = logging.getLogger(__name__)
+
+_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 300.0, 900.0, 3600.0)  # seconds between two attempts
+_MISSING_AFTER = 6  # attempts that have failed for reasons that pass
+
+
+class TreeFetcher:
+    """Makes a full member of a partial one in one room.
+
+    :param emit: fires events for the application
+    :param stop_reading: ends the reading of the room
+    :param read_on: enters the room, and reads from our place in it
+    :param joined: called when we are a full member
+    """
+
+    def __init__(
+        self,
+        parts: RoomParts,
+        checks: MemberChecks,
+        emit: Callable[[Iterable[Event]], None],
+        stop_reading: Callable[[], Awaitable[None]],
+        read_on: Callable[[], Awaitable[None]],
+        joined: Callable[[], None],
+    ) -> None:
+        self._parts = parts
+        self._context = parts.context
+        self._partial = parts.group.partial
+        self._checks = checks
+        self._emit = emit
+        self._stop_reading = stop_reading
+        self._read_on = read_on
+        self._joined = joined
+        self._task: asyncio.Task[None] | None = None
+        self._missing = False
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the tree is not to be had at present."""
+        return self._missing
+
+    def begin(self) -> None:
+        """Begin to fetch the tree, if we lack it."""
+        if self._partial.membership is not None and (self._task is None or self._task.done()):
+            self._missing = False
+            self._task = self._parts.spawn(self._fetch_until_full(), "fetching the ratchet tree")
+
+    async def until_readable(self) -> None:
+        """Wait at a stanza that only a full member understands, until it can be examined again.
+
+        :raises MLSError: the room is not read any more
+        """
+        state = self._parts.group.room_state
+        state.holding = True
+        try:
+            await self._parts.progress.until(lambda: not self._partial.follows or self._missing)
+        finally:
+            state.holding = False
+        if self._partial.follows:
+            log.info("%s: read as by an outsider, since the ratchet tree is not to be had", self._parts.room)
+            await self._parts.stored(self._partial.set_aside)
+
+    async def _fetch_until_full(self) -> None:
+        attempts = 0
+        while (partial := self._partial.membership) is not None:
+            attempts += 1
+            try:
+                checked = await self._fetch(partial, attempts)
+                # RFC 9420 5.3.1: as of every group that we join
+                doubts = await self._checks.judge_named(checked.leaves, partial.group.suite)
+                await self._complete(partial_call(self._partial.complete, checked, doubts))
+            except (DeliveryError, PeerError) as error:
+                if Stream.of(self._context.xmpp).online:
+                    passing = isinstance(error, TransferFailed) and error.temporary
+                    self._missing = self._missing or not passing or attempts >= _MISSING_AFTER
+                    self._report("failed", partial, attempts, error)
+                    self._parts.progress.notify()
+                else:
+                    attempts -= 1  # our own connection's fault
+            except UsageError as error:  # we have joined another way meanwhile, or given the group up
+                log.info("%s: %s", self._parts.room, error)
+            pause = _PAUSES[min(attempts, len(_PAUSES)) - 1] if attempts else _PAUSES[0]
+            if self._partial.membership is not None:
+                await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311
+
+    async def _fetch(self, partial: PartialMembership, attempts: int) -> CheckedTree:
+        """
+        :raises DeliveryError: the tree cannot be fetched
+        :raises PeerError: it is another one, or not acceptable
+        """
+        self._report("fetching", partial, attempts)
+        octets = await self._context.uploads.get(partial.location)
+        self._report("checking", partial, attempts)
+        return await asyncio.to_thread(verify, partial.group, octets)
+
+    async def _complete(self, complete: Callable[[], list[Event]]) -> None:
+        """
+        :raises UsageError: we are no partial member any more, or in another epoch
+        """
+        aside = not self._partial.follows
+        if aside:  # what is being read was examined as by an outsider
+            await self._stop_reading()
+        try:
+            events = await self._parts.stored(complete)
+            self._missing = False
+            self._emit(events)
+        finally:
+            if aside:
+                await self._read_on()
+        self._joined()
+
+    def _report(self, stage: str, partial: PartialMembership, attempts: int, error: MLSError | None = None) -> None:
+        size = partial.location.size
+        self._context.fire("mls_whole_tree", WholeTree(self._parts.room, stage, size, attempts, error))
