@@ -16,7 +16,7 @@ from rich.console import Console
 from slixmpp_mls.devserver import DevServer, Ejabberd, Prosody
 from slixmpp_mls.mls.crypto import ed25519
 
-from . import peers, report
+from . import joining, peers, report
 from . import suites as suite_costs
 from .core import Result, run
 from .imports import LATE, measure
@@ -99,6 +99,21 @@ def core(
         markdown.write_text(report.markdown(results))
     if svg is not None:
         report.plot(results, svg)
+
+
+@application.command()
+def join(
+    sizes: Annotated[str, typer.Option(help="Group sizes, with commas.")] = "1000,10000",
+) -> None:
+    """Measure joining, from the Welcome to the first message read and sent: before the tree is there, and with it.
+
+    Example: `python -m benchmarks join --sizes 1000,10000,50000`
+    """
+    joins: list[joining.Join] = []
+    with _progress() as progress:
+        for each in joining.measure(_numbers(sizes), progress):
+            joins.append(each)
+    joining.print_table(joins, Console())
 
 
 @application.command()

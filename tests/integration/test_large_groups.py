@@ -284,6 +284,61 @@ async def test_five_thousand_members(people: People) -> None:
     assert not people.rejected
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # beside other tests
+async def test_joining_two_thousand_before_the_tree_is_there(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bob reads and sends while the tree is held back; then he knows all, and has missed nothing."""
+    client, alice = await people.come("alice", authentication=AcceptAll())
+    bobs, bob = await people.come("bob", authentication=AcceptAll())
+    carols, carol = await people.come("carol", authentication=AcceptAll(), partial_from=None)
+    hers = await alice.create(f"{unique('coven')}@{people.server.rooms}")
+    hers.membership.affiliations.may_expel = lambda own: False  # type: ignore[method-assign]
+    await grow(hers, 2000)
+    tree, get = asyncio.Event(), bob.uploads.get
+
+    async def later(place: BlobReference) -> bytes:
+        await tree.wait()
+        return await get(place)
+
+    monkeypatch.setattr(bob.uploads, "get", later)
+    stages: list[str] = []
+    bobs.add_event_handler("mls_whole_tree", lambda event: stages.append(event.stage))
+    result = await hers.add(bobs.boundjid.bare, carols.boundjid.bare)
+    assert (len(result.added), result.failed, result.skipped) == (2, {}, {})
+    await until(lambda: hers.jid in bob.rooms and bob.rooms[hers.jid].partial and bob.rooms[hers.jid].live, PATIENCE)
+    his = bob.room(hers.jid)
+    assert not his.is_member
+    assert his.accounts == sorted((client.boundjid.bare, bobs.boundjid.bare))
+    assert his.epoch_authenticator == hers.epoch_authenticator
+    third = await people.joined(carol, hers.jid)
+    await hers.send("When shall we three meet again")
+    heard = people.heard[bobs.boundjid.bare]
+    await until(lambda: heard == ["When shall we three meet again"], PATIENCE)
+    await (await his.send("In thunder, lightning, or in rain")).confirmed
+    await until(lambda: "In thunder, lightning, or in rain" in people.heard[client.boundjid.bare], PATIENCE)
+    await until(lambda: "In thunder, lightning, or in rain" in people.heard[carols.boundjid.bare], PATIENCE)
+    # Somebody whose leaf was not proved, and a Commit: both wait.
+    await (await third.send("When the hurlyburly's done")).confirmed
+    changed = await third.update()
+    await until(lambda: hers.epoch == changed.epoch, PATIENCE)
+    await (await hers.send("When the battle's lost and won")).confirmed
+    waiting = await his.send("That will be ere the set of sun")
+    assert his.partial
+    assert his.epoch == changed.epoch - 1
+    tree.set()
+    await until(lambda: his.is_member and his.epoch == changed.epoch, PATIENCE)
+    await waiting.confirmed
+    said = ["When shall we three meet again", "When the hurlyburly's done", "When the battle's lost and won"]
+    await until(lambda: heard == said, PATIENCE)
+    await until(lambda: "That will be ere the set of sun" in people.heard[carols.boundjid.bare], PATIENCE)
+    assert len(his.members) == 2003
+    assert stages == ["fetching", "checking"]
+    changed = await his.update()
+    await until(lambda: hers.epoch == third.epoch == changed.epoch, PATIENCE)
+    assert len({each.epoch_authenticator for each in (hers, his, third)}) == 1
+    assert not people.rejected
+
+
 async def test_three_hundred_in_a_post_quantum_group(people: People) -> None:
     """The first path over a tree without parent keys fits into no stanza: it is uploaded, and has its place."""
     suite = int(SuiteId.MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519)

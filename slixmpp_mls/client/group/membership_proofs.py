@@ -32,8 +32,8 @@ __all__ = ["MAX_OCTETS", "MAX_PROOFS", "MembershipProofs"]
 
 MAX_PROOFS = 64
 """Joiners whose proofs are read."""
-MAX_OCTETS = 32_768
-"""Octets of the extension that are written or read: the proofs of some ten joiners among 50,000 members."""
+MAX_OCTETS = 16_384
+"""Octets of the extension that are written or read: the proofs of some six joiners among 50,000 members."""
 
 
 @struct
