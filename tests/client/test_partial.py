@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slixmpp_mls.client import Joined, JoinedPartially, MessageSent, RemovedFromGroup
+from slixmpp_mls.client import Joined, JoinedPartially, MessageSent, Rejected, RemovedFromGroup
 from slixmpp_mls.client.group import membership_proofs
 from slixmpp_mls.client.group.actions import Incoming, Join, JoinPartially
 from slixmpp_mls.client.group.membership_proofs import MAX_OCTETS, MAX_PROOFS, MembershipProofs
@@ -18,7 +18,7 @@ from slixmpp_mls.client.group.partial import verify
 from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import InvalidError, MalformedError, StoreFull, UsageError
 from slixmpp_mls.mls.structures.extensions import Extension
-from slixmpp_mls.mls.structures.proposals import Remove
+from slixmpp_mls.mls.structures.proposals import Add, Remove
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.mls.tree.tree_validation import VerifiedTree
 from slixmpp_mls.policy import RoomPolicy
@@ -40,8 +40,8 @@ def add_with_tree_elsewhere(who: Participant, *accounts: str) -> BlobReference:
 
 def joining(**options: Any) -> tuple[World, Participant, Participant, Participant, BlobReference]:
     """Alice has added Carol to the group of her and Bob; Carol has not read it yet."""
-    world = World(**options)
-    alice, bob = world.group(ALICE, BOB)
+    world = World()
+    alice, bob = world.group(ALICE, BOB, **options)
     carol = world.person(CAROL)
     carol.group.welcomes.partial_from = 1
     place = add_with_tree_elsewhere(alice, CAROL)
@@ -404,6 +404,34 @@ def test_set_aside_another_welcome_lets_us_in() -> None:
     world.settle()
     assert alice.texts == [b"waits"]
     assert world.agree()
+
+
+def test_set_aside_a_strangers_group_of_the_same_id_is_refused() -> None:
+    """Our KeyPackages and the group's id are public: anybody in the room can make such a Welcome."""
+    world, alice, _, carol, _ = joined(policy=RoomPolicy("coven@rooms.example", (ALICE,)))
+    stranger = World()
+    stranger.now = world.now
+    (mallory,) = stranger.group("mallory@m.example", policy=RoomPolicy(world.room.jid, ("mallory@m.example",)))
+    membership = mallory.group.room_state.require_member()
+    public = membership.group.public
+    context = replace(public.context, group_id=alice.group.mls.group_id, epoch=alice.epoch + 5)
+    made = replace(membership.group, public=replace(public, context=context))
+    mallory.group.room_state._contents.membership = replace(membership, group=made)
+    world.directory.replenish(carol.device, world.now)
+    (package,) = world.directory.find(CAROL, alice.group, world.now).values()
+    outgoing = mallory.group.sending.finish_commit(
+        mallory.group.sending.draft_commit([Add(package.key_package)], world.now)
+    )
+    alice.commit()
+    world.room.deliver_all()
+    carol.group.partial.set_aside()
+    before = carol.group.speaking
+    world.room.post(outgoing, "mallory@m.example")
+    world.room.deliver_all()
+    carol.read()
+    assert carol.group.is_partial
+    assert carol.group.speaking is before
+    assert "nobody whom we know" in str(only(carol.events, Rejected).error)
 
 
 def test_set_aside_the_old_welcome_leads_nowhere() -> None:

@@ -248,10 +248,7 @@ class Welcomes:
             raise InvalidError("a conversation with somebody else in it", "urn:xmpp:mls:0 policy")
         if not judged:
             inviter = ClientIdentity.from_leaf(state.tree.member(staged.inviter))
-            if not self._is_invited(context.group_id, inviter.account):
-                if self._state.cursor is not None and incoming.claimed is not None:
-                    self._ignored.append((self._state.cursor, incoming.claimed))  # an invitation may be on its way
-                raise InvalidError("a Welcome into a group, or by an account, that no invitation names", _RULES)
+            self._require_invited(incoming, context.group_id, inviter.account)
             self._check_inviter(staged, GroupView.of(state.public, policy, roster), inviter)
         leaves = tuple(leaf for index, leaf in state.members() if index != state.own_index)
         assert isinstance(state, Group)
@@ -286,10 +283,11 @@ class Welcomes:
                 parameters=self._device.parameters,
             )
             inviter = staged.state.tree.member(staged.inviter)
-            Member.of(staged.inviter, inviter)
+            client = ClientIdentity.from_leaf(inviter)
             key = GroupInfoKey.handed_over(info.extensions, staged.state)
         except PeerError:
             return None  # with the whole tree we learn whether the Welcome is to blame, or the proofs alone
+        self._require_invited(incoming, staged.state.group_id, client.account)
         return Step(incoming, JoinPartially(staged, bundle, policy, location, key), (inviter,))
 
     def _check_inviter(self, staged: StagedJoin, later: GroupView, inviter: ClientIdentity) -> None:
@@ -300,6 +298,9 @@ class Welcomes:
         :raises PolicyViolation: the inviter cannot have brought this about
         """
         known, before = self._state.known(), self._state.membership
+        if self._state.partial is not None:
+            key = staged.state.tree.member(staged.inviter).signature_key
+            self._check_known(self._state.partial, inviter, key)
         if known is None:
             return
         continues = None if staged.continues is None else staged.continues.psk_group_id
@@ -312,6 +313,14 @@ class Welcomes:
             return
         check_later(known if later.group_id == known.group_id else followed(known, later), later, inviter)
 
+    def _require_invited(self, incoming: Incoming, group_id: bytes, inviter: str) -> None:
+        """:raises InvalidError: invitations name another group or account"""
+        if self._is_invited(group_id, inviter):
+            return
+        if self._state.cursor is not None and incoming.claimed is not None:
+            self._ignored.append((self._state.cursor, incoming.claimed))  # an invitation may be on its way
+        raise InvalidError("a Welcome into a group, or by an account, that no invitation names", _RULES)
+
     def _is_invited(self, group_id: bytes, inviter: str) -> bool:
         """Whether the invitations that we follow, if there are any, let this account lead us into this group.
 
@@ -323,6 +332,17 @@ class Welcomes:
         return not expected or any(
             each.group == group_id and each.inviter in (b"", inviter.encode()) for each in expected
         )
+
+    @staticmethod
+    def _check_known(partial: PartialMembership, inviter: ClientIdentity, key: bytes) -> None:
+        """Judge who lets us in by what a partial member knows: its inviter's key, and the policy.
+
+        :raises InvalidError: it is neither the inviter nor, by its name, an administrator
+        """
+        leaf = partial.group.tree.member(partial.whole_tree.inviter)
+        same = (ClientIdentity.from_leaf(leaf), leaf.signature_key) == (inviter, key)
+        if not same and inviter.account not in partial.policy.administrators:
+            raise InvalidError("a Welcome by nobody whom we know, before we have the group's tree", _RULES)
 
     # --- arriving ------------------------------------------------------------------------------
 
