@@ -133,6 +133,5 @@ def _check_subject(group: RoomGroup, sender: Member, envelope: Envelope) -> None
     tags = {element.tag for element in envelope.content}
     if "{jabber:client}subject" not in tags or "{jabber:client}body" in tags or group.room_state.speaking is None:
         return
-    policy = group.policy
-    if not policy.permits(policy.may_change_subject, sender.account, group.known_roster):
+    if not group.permits(group.policy.may_change_subject, sender.account):
         raise PolicyViolation("subject", "a subject without the right to change it", str(sender))

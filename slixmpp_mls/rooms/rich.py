@@ -248,8 +248,8 @@ class RoomReferences:
             return self._find(pointer)
         reference = self._find(Pointer(pointer.id, pointer.sender or sender))
         group = self._group
-        policy = None if group.room_state.speaking is None else group.policy
-        if reference.sender != sender and not (policy and policy.is_administrator(sender, group.known_roster)):
+        inside = group.room_state.speaking is not None
+        if reference.sender != sender and not (inside and group.is_administrator(sender)):
             raise PolicyViolation("retract", "a retraction of another account's message", sender)
         return reference
 

@@ -21,12 +21,12 @@ from slixmpp_mls.mls.structures.extensions import Extension
 from slixmpp_mls.mls.structures.proposals import Add, Remove
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.mls.tree.tree_validation import VerifiedTree
-from slixmpp_mls.policy import RoomPolicy
+from slixmpp_mls.policy import Right, RoomPolicy
 from slixmpp_mls.stanza.blob import BlobReference
 from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import FaultyStore, Participant, World, commit_against_policy
 
-from .people import ALICE, BOB, CAROL, only
+from .people import ALICE, BOB, CAROL, DAVE, only
 
 
 def add_with_tree_elsewhere(who: Participant, *accounts: str) -> BlobReference:
@@ -176,6 +176,27 @@ def test_a_partial_member_changes_nothing_in_the_group() -> None:
     with pytest.raises(UsageError):
         _ = carol.group.roster
     assert stored(carol) == before
+
+
+def test_without_the_tree_only_a_listed_administrator_is_one() -> None:
+    """Bob may add, and is no administrator; whether Alice, who is one, has left cannot be told without the tree."""
+    world = World()
+    policy = RoomPolicy(world.room.jid, (ALICE,), may_add=Right.MEMBERS, may_change_subject=Right.MEMBERS)
+    alice, bob = world.group(ALICE, BOB, policy=policy)
+    carol, dave = world.person(CAROL), world.person(DAVE)
+    for joiner, inviter, administrator in ((carol, bob, False), (dave, alice, True)):
+        joiner.group.welcomes.partial_from = 1
+        place = add_with_tree_elsewhere(inviter, joiner.account)
+        world.settle()
+        assert joiner.group.is_partial
+        assert joiner.group.is_administrator(inviter.account) is administrator
+        assert joiner.group.permits(Right.ADMINISTRATORS, inviter.account) is administrator
+        assert joiner.group.permits(Right.MEMBERS, inviter.account)
+        assert not joiner.group.permits(Right.MEMBERS, "stranger@s.example")
+        complete(joiner, place)
+        world.settle()
+        assert joiner.group.is_administrator(inviter.account) is administrator
+        assert joiner.group.permits(Right.MEMBERS, inviter.account)
 
 
 def test_a_restart_without_the_tree() -> None:

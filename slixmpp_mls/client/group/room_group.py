@@ -48,7 +48,7 @@ from collections.abc import Iterator
 
 from ...mls.group.group import Group
 from ...mls.partial import PartialGroup
-from ...policy import RoomPolicy
+from ...policy import Right, RoomPolicy
 from ...policy.roster import Roster
 from ..device import Device
 from ..events import Event
@@ -183,14 +183,29 @@ class RoomGroup:
         """
         return self.room_state.require_member().roster
 
-    @property
-    def known_roster(self) -> Roster:
-        """The same, without the ratchet tree of those that were proved to us, such as the sender of a message.
+    def is_administrator(self, account: str) -> bool:
+        """Whether a sender's account is an administrator at present.
+
+        Without the ratchet tree, only one that the policy lists: it is not known whether none of those is a member,
+        so that others take their place (:meth:`.RoomPolicy.is_administrator`).
 
         :raises UsageError: we are not in the group
         """
+        membership, policy = self.room_state.membership, self.policy
+        if membership is not None:
+            return policy.is_administrator(account, membership.roster)
+        return account in policy.administrators and Roster.of(self.speaking.members()).has_say(account)
+
+    def permits(self, right: Right, account: str) -> bool:
+        """Whether a sender's account has a right, such as ``policy.may_change_subject``.
+
+        :raises UsageError: we are not in the group
+        """
+        if right == Right.ADMINISTRATORS:
+            return self.is_administrator(account)
         membership = self.room_state.membership
-        return Roster.of(self.speaking.members()) if membership is None else membership.roster
+        roster = Roster.of(self.speaking.members()) if membership is None else membership.roster
+        return self.policy.permits(right, account, roster)
 
     @property
     def post_commit_actions(self) -> PostCommitActions:
