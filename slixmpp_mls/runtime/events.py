@@ -15,7 +15,7 @@
 ``mls_file_progress``         how far a file is that is sent or fetched; ``FileProgress``
 ``mls_joined``                we are in a group; ``Joined``
 ``mls_joined_partially``      we are in a large group, and do not know all members yet; ``JoinedPartially``
-``mls_whole_tree``            how far we are with a large group's members; ``mls_joined`` follows; ``WholeTree``
+``mls_whole_tree``            how far we are with the members of a large group; ``WholeTree``
 ``mls_group_changed``         a Commit took effect; ``GroupChanged``
 ``mls_conversation_merged``   there are several conversations with one account; ``ConversationMerged``
 ``mls_commit_lost``           a Commit of ours came second (it is made again) or was refused; ``CommitLost``
