@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -76,7 +76,7 @@ def _make(folder: Path, size: int) -> None:
     from slixmpp_mls.testing import World
 
     world, suite = World(), CipherSuite.get(1)
-    (alice,) = world.group(_ALICE)
+    (alice,) = world.group(_ALICE, policy=replace(world.open_policy(_ALICE), max_members=size))
     for start in range(1, size - 1, _AT_ONCE):
         adds = []
         for number in range(start, min(start + _AT_ONCE, size - 1)):
