@@ -332,7 +332,7 @@ async def test_joining_two_thousand_before_the_tree_is_there(people: People, mon
     await until(lambda: heard == said, PATIENCE)
     await until(lambda: "That will be ere the set of sun" in people.heard[carols.boundjid.bare], PATIENCE)
     assert len(his.members) == 2003
-    assert stages == ["fetching", "checking"]
+    assert (stages[0], stages[-1]) == ("fetching", "checking")  # a busy web server may have been asked again
     changed = await his.update()
     await until(lambda: hers.epoch == third.epoch == changed.epoch, PATIENCE)
     assert len({each.epoch_authenticator for each in (hers, his, third)}) == 1
