@@ -36,7 +36,7 @@ from slixmpp_mls.client import (
     Unreadable,
     open_key_package,
 )
-from slixmpp_mls.client.group.membership_proofs import MAX_OCTETS, MAX_PROOFS
+from slixmpp_mls.client.group.membership_proofs import MAX_FURTHER, MAX_OCTETS, MAX_PROOFS
 from slixmpp_mls.client.storage.duplicate_filter import MAX_ID
 from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.delivery import MAX_STANZA
@@ -267,7 +267,8 @@ def test_its_other_numbers_are_those_of_the_code() -> None:
         code.get("caption", "") for code in elements("code")
     )
     assert f"more than {MAX_STANZA:,} octets" in text
-    assert f"if the extension would be longer than {MAX_OCTETS:,} octets, or has more than {MAX_PROOFS}" in text
+    assert f"if the extension would be longer than {MAX_FURTHER:,} octets, or has more than {MAX_PROOFS}" in text
+    assert f"if it is longer than {MAX_OCTETS:,} octets, or if the proofs" in text
     assert f"no more than {MAX_BLOB:,}" in text
     assert f"at most {MAX_ENCODED:,} characters" in text
     assert f"at most {MAX_ID} octets" in text

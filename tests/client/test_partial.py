@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slixmpp_mls.client import Joined, JoinedPartially, MessageSent, Rejected, RemovedFromGroup
+from slixmpp_mls.client import Joined, JoinedPartially, KeyPackageSettings, MessageSent, Rejected, RemovedFromGroup
 from slixmpp_mls.client.group import membership_proofs
 from slixmpp_mls.client.group.actions import Incoming, Join, JoinPartially
-from slixmpp_mls.client.group.membership_proofs import MAX_OCTETS, MAX_PROOFS, MembershipProofs
+from slixmpp_mls.client.group.membership_proofs import MAX_FURTHER, MAX_OCTETS, MAX_PROOFS, MembershipProofs
 from slixmpp_mls.client.group.partial import verify
 from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import InvalidError, MalformedError, StoreFull, UsageError
+from slixmpp_mls.mls.registry import CipherSuiteId
 from slixmpp_mls.mls.structures.extensions import Extension
 from slixmpp_mls.mls.structures.proposals import Add, Remove
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
@@ -107,6 +108,26 @@ def test_joining_reading_and_sending_before_the_tree_is_there() -> None:
     assert world.agree()
     carol.commit()
     world.settle()
+    assert world.agree()
+
+
+def test_joining_a_post_quantum_group() -> None:
+    """Its keys are long: the proofs of the inviter and of one joiner are there nevertheless."""
+    suite = int(CipherSuiteId.MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519)
+    world = World(settings=KeyPackageSettings((suite,), count=2))
+    alice, *_ = world.group(*(f"u{number}@many.example" for number in range(8)), suite=suite)
+    for person in list(world.people):
+        person.commit()  # each node of the tree has a key
+        world.settle()
+    carol = world.person(CAROL)
+    carol.group.welcomes.partial_from = 1
+    place = add_with_tree_elsewhere(alice, CAROL)
+    world.settle()
+    assert carol.group.is_partial
+    carol.send(b"Fair is foul")
+    world.settle()
+    assert alice.texts == [b"Fair is foul"]
+    complete(carol, place)
     assert world.agree()
 
 
@@ -365,8 +386,12 @@ def test_proofs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     many = [LeafIndex(2)] * 1000
     proofs = MembershipProofs.of(tree, LeafIndex(0), many)
     assert proofs is not None
-    assert len(proofs.encode()) <= MAX_OCTETS
-    assert 0 < len(proofs.joiners) <= MAX_PROOFS
+    assert len(proofs.encode()) <= MAX_FURTHER
+    assert 1 < len(proofs.joiners) <= MAX_PROOFS
+    monkeypatch.setattr(membership_proofs, "MAX_FURTHER", 100)  # the first one is proved nevertheless
+    proofs = MembershipProofs.of(tree, LeafIndex(0), many)
+    assert proofs is not None
+    assert len(proofs.joiners) == 1
     monkeypatch.setattr(membership_proofs, "MAX_OCTETS", 100)
     assert MembershipProofs.of(tree, LeafIndex(0), many) is None
 
