@@ -33,7 +33,7 @@ __all__ = ["MAX_OCTETS", "MAX_PROOFS", "MembershipProofs"]
 MAX_PROOFS = 64
 """Joiners whose proofs are read."""
 MAX_OCTETS = 65_536
-"""Octets of the extension that are written or read: two proofs among 50,000 in a post-quantum suite have some 46,000."""
+"""Octets of the extension that are written or read: two proofs among 50,000 have some 46,000 in suite 0xF001."""
 MAX_FURTHER = 16_384
 """Octets beyond which no joiner but the first is proved, for the stanza's sake: some six among 50,000 in suite 1."""
 
