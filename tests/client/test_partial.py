@@ -27,7 +27,7 @@ from slixmpp_mls.stanza.blob import BlobReference
 from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import FaultyStore, Participant, World, commit_against_policy
 
-from .people import ALICE, BOB, CAROL, DAVE, only
+from .people import ALICE, BOB, CAROL, DAVE, copy_of, only
 
 
 def add_with_tree_elsewhere(who: Participant, *accounts: str) -> BlobReference:
@@ -291,6 +291,25 @@ def test_messages_read_and_sent_while_the_tree_is_verified() -> None:
     world.settle()
     assert carol.texts == [b"one", b"three"]
     assert alice.texts == [b"two", b"four"]
+
+
+def test_only_into_the_group_that_the_invitation_names() -> None:
+    """mls, "Adding People": KeyPackages are public, so anybody could let her in; it holds without the tree, too."""
+    world, alice, _, carol, _ = joining()
+    group, before = alice.group.mls.group_id, copy_of(carol.store)
+    for named, inviter, reason in ((b"another", "", True), (group, BOB, True), (group, ALICE, False)):
+        carol.restart(copy_of(before))
+        carol.group.welcomes.partial_from = 1
+        carol.events.clear()
+        carol.group.lifecycle.expect_group(named, inviter)
+        carol.read()
+        assert carol.group.is_partial is not reason
+        assert bool(carol.said(Rejected)) is reason
+    place = carol.group.partial.membership
+    assert place is not None
+    complete(carol, place.location)
+    world.settle()
+    assert world.agree()
 
 
 # --- when it is not done ---------------------------------------------------------------------------

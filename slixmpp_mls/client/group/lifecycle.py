@@ -200,7 +200,7 @@ class Lifecycle:
         :param inviter: account (a bare JID) that must have let us in; empty if the invitation does not say who has
         :raises StoreError: nothing has changed
         """
-        if self._state.membership is None and group:
+        if self._state.speaking is None and group:
             with self._state.change() as change:
                 change.expect(group, inviter)
 

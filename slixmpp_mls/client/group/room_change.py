@@ -435,6 +435,7 @@ class Change:
         self.put_group_info_key(group_info_key)
         self.put_return_keys(partial.group.suite.id, ())  # the state has its own
         self.forget_known()
+        self.expect_nothing()
         _put_all(self.transaction, self._spaces.partial, partial.group.pieces())
         self.transaction.put(self._spaces.whole_tree, OUTSIDE, partial.whole_tree.encode())
         self._partial = replace(partial, group=partial.group.stored())
