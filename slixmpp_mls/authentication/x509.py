@@ -175,7 +175,10 @@ class X509Service(AuthenticationService):
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self._interval)
-            await self.refresh()
+            try:
+                await self.refresh()
+            except Exception:  # revocations are looked for all the same, the next time
+                log.exception("looking at certificates and revocation lists has failed")
 
     def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
         """A value that changes with the files."""

@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -360,7 +360,9 @@ async def _with_plugin(access: _Access, work: Any) -> RoomsChanged:
                 await mls.ready()
                 rooms = [room for room in mls.rooms.values() if room.is_member]
                 if rooms:
-                    await asyncio.wait([asyncio.ensure_future(room.wait_live()) for room in rooms], timeout=ENTERING)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(ENTERING):
+                            await asyncio.gather(*(room.wait_live() for room in rooms), return_exceptions=True)
             with waiting("Waiting for the rooms"):
                 changed: RoomsChanged = await work(mls)
                 return changed

@@ -90,5 +90,6 @@ class DeviceDirectory(PEPNode):
         try:
             if self._changed is not None:
                 self._changed(bare(stanza.xml.get("from", "")) or self._account)
-        except Exception:
+        except Exception as error:
             log.exception("a device notification could not be handled")
+            self._stream.xmpp.event("mls_failed", error)

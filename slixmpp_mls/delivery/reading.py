@@ -260,6 +260,7 @@ class Reading:
             self.state.void()
         elif (error := asking.exception()) is not None:
             log.error("asking %s whether we are in it failed", self._room, exc_info=error)
+            self._stream.xmpp.event("mls_failed", error)
             self.state.no_answer()
         elif asking.result():
             self.state.confirmed()

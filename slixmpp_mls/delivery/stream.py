@@ -310,8 +310,9 @@ class Stream:
                 reader.message_received(xml)
             else:
                 reader.presence_received(xml)
-        except Exception:
+        except Exception as error:
             log.exception("a stanza from a room could not be handled")
+            self.xmpp.event("mls_failed", error)
 
 
 def _check_characters(xml: Element) -> None:

@@ -124,6 +124,7 @@ _WORDS: Final[dict[str, tuple[bool, Callable[[Any], str | None]]]] = {
             " server's: set it right, or others cannot add this device"
         ),
     ),
+    "mls_room_unsuitable": (True, str),
     "mls_store_failed": (True, lambda error: f"the store cannot be written: {error}"),
     "mls_failed": (True, str),
 }

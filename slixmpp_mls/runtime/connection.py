@@ -208,7 +208,11 @@ class _Kept:
     async def _connect_again(self) -> None:
         await asyncio.sleep(self._pause * uniform(0.5, 1.0))  # noqa: S311
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
-        self._bot.connect()
+        try:
+            self._bot.connect()
+        except Exception as error:
+            log.exception("connecting again has failed")
+            self._bot.event("mls_failed", error)
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from xml.etree.ElementTree import Element
 import pytest
 from slixmpp import JID
 
-from slixmpp_mls.delivery import PEPNode, Stream
+from slixmpp_mls.delivery import PEPNode, Stream, Unarchived
 from slixmpp_mls.delivery.forms import submission
 from slixmpp_mls.delivery.key_packages import NODE_LIMIT
 from slixmpp_mls.delivery.pep import PUBSUB_OWNER
@@ -346,6 +346,33 @@ async def test_an_invitation_is_repeated_when_the_account_comes_online(server: D
     await bob.say("here at last", group.jid)
     await alice.hears("here at last")
     assert not group.group.post_commit_actions.invited
+
+
+# --- what owners do with their rooms ----------------------------------------------------------------
+
+
+async def reconfigure(person: Person, fields: dict[str, str]) -> None:
+    """Change an owner's room (XEP-0045 10.2)."""
+    query = Element("{http://jabber.org/protocol/muc#owner}query")
+    query.append(submission("http://jabber.org/protocol/muc#roomconfig", fields))
+    await Stream.of(person.client).ask("set", person.room().jid, query)
+
+
+async def test_an_archive_that_is_switched_off_for_a_while(server: DevServer, cast: Cast) -> None:
+    """Without it nothing has a place in the order: everybody is told, and what was written arrives when it is back."""
+    _, (alice, bob) = await cast.meet(server, "alice", "bob")
+    field = "muc#roomconfig_enablearchiving" if server.software == "Prosody" else "mam"
+    await reconfigure(alice, {field: "0"})
+    for person in (alice, bob):
+        assert "no-archive" in (await person.next("mls_room_unsuitable")).reasons
+    sent = await alice.say("written without an archive")
+    await bob.until(lambda: any(isinstance(event, Unarchived) for event in bob.got("mls_room_event")))
+    assert not sent.confirmed.done()
+    await reconfigure(alice, {field: "1"})
+    await bob.hears("written without an archive")
+    await sent.confirmed
+    await all_agree(alice, bob)
+    assert bob.bodies == ["written without an archive"]
 
 
 # --- what callers get wrong ------------------------------------------------------------------------

@@ -54,8 +54,10 @@ from ...delivery import (
     Entered,
     EphemeralShown,
     Interrupted,
+    Reconfigured,
     Room,
     RoomEvent,
+    Unarchived,
     Verified,
 )
 from ...errors import ArchiveGap, DeliveryError, Disconnected, MLSError, NotPermitted, RoomLost, StoreError, UsageError
@@ -75,6 +77,7 @@ from .reinit import Reinitializer
 from .rejoin import Rejoiner
 from .repeated_invitations import RepeatedInvitations
 from .sender import Sender
+from .suitability import Suitability
 from .transmitter import Transmitter
 from .whole_tree import TreeFetcher
 
@@ -147,6 +150,7 @@ class RoomWorker:
         self.checks = MemberChecks(parts, remove, self.unsilence)
         self.post_commit = PostCommit(parts)
         self.invitations = RepeatedInvitations(parts)
+        self.suitability = Suitability(parts)
         self.handled = HandledMessages(group, context.fire)
         self._context = context
         self._group = group
@@ -438,6 +442,8 @@ class RoomWorker:
             case CatchingUp(complete=True):
                 if self._group.is_member:
                     self._report_from_before()
+                if self.suitability.lacks:
+                    self.suitability.look()
                 if not self.progress.live.is_set():
                     self.progress.live.set()
                     self._tell_whether_outdated()
@@ -449,8 +455,10 @@ class RoomWorker:
             case Interrupted():
                 self.progress.live.clear()
                 self.transmitter.interrupted()
-            case Verified():
+            case Verified() if self.suitability.has_archive:
                 self.sender.verified()
+            case Reconfigured() | Unarchived():
+                self.suitability.look()
             case Bounced():
                 self.sender.bounced(event)
             case EphemeralShown():
