@@ -191,7 +191,13 @@ class MLS(BasePlugin):
         self._store = self._parts = None
 
     def _login_failed(self, problem: LoginFailed) -> None:
-        """Tell all callers of :meth:`ready` that wait now; later callers wait for the next attempt."""
+        """Tell all callers of :meth:`ready` that wait now; later callers wait for the next attempt.
+
+        If the program has been online before, nobody waits: that it cannot come back is told as ``mls_failed``.
+        """
+        if self._starting is not None and not problem.temporary:
+            log.error("%s", problem)
+            self.fire("mls_failed", problem)
         if self._ready is not None and not self._ready.done():
             self._ready.set_exception(problem)
             self._ready.exception()  # seen: nobody may be waiting for it

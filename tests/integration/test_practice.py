@@ -20,7 +20,7 @@ from slixmpp_mls.delivery.forms import submission
 from slixmpp_mls.delivery.key_packages import NODE_LIMIT
 from slixmpp_mls.delivery.pep import PUBSUB_OWNER
 from slixmpp_mls.devserver import DevServer
-from slixmpp_mls.errors import DeliveryError, MLSError, NobodyReachable, NotPermitted, UsageError
+from slixmpp_mls.errors import DeliveryError, LoginFailed, MLSError, NobodyReachable, NotPermitted, UsageError
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.key_packages.items import parse_item, parse_key_package
 from slixmpp_mls.plugin import MLS
@@ -346,6 +346,27 @@ async def test_an_invitation_is_repeated_when_the_account_comes_online(server: D
     await bob.say("here at last", group.jid)
     await alice.hears("here at last")
     assert not group.group.post_commit_actions.invited
+
+
+async def test_a_password_that_is_changed_while_we_are_online(server: DevServer, cast: Cast) -> None:
+    """The next login fails for good: that is told, not waited out.  With the new password all goes on."""
+    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    cast.expected_errors.append("refuses the password")
+    await server.register(bob.jid.local, "changed")
+    await bob.cut()
+    bob.no_resumption()
+    bob.client.connect(server.host, server.port)
+    failed = await bob.next("mls_failed")
+    assert isinstance(failed, LoginFailed)
+    assert (failed.reason, failed.temporary) == ("password", False)
+    await bob.until(lambda: bob.client.transport is None)
+    await alice.say("what was said meanwhile")
+    bob.client.cancel_connection_attempt()
+    bob.client.password = "changed"
+    assert await bob.back() == "session_start"
+    await bob.hears("what was said meanwhile")
+    await bob.say("and what was answered", room)
+    await alice.hears("and what was answered")
 
 
 # --- what owners do with their rooms ----------------------------------------------------------------
