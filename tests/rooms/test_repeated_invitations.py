@@ -43,6 +43,7 @@ async def scene(monkeypatch: pytest.MonkeyPatch) -> tuple[World, Alice, Particip
         alice.invitations.seen(account)
     alice.office.invited.clear()
     assert list(alice.invited) == [DAVE]
+    assert not alice.group.post_commit_actions  # nothing is to be done now
     return world, alice, bob, dave
 
 

@@ -108,7 +108,8 @@ class PostCommitActions:
         self._entries = dict(entries)
 
     def __bool__(self) -> bool:
-        return bool(self._entries)
+        """Whether something is to be done now; that an account has been invited is only remembered."""
+        return not all(key.startswith(b"w") for key in self._entries)
 
     def __iter__(self) -> Iterator[Invite | Revoke | Promote | Demote]:
         """What is to be done in the room: invitations, and changes of affiliations."""
