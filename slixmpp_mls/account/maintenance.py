@@ -10,7 +10,8 @@ KeyPackages made, replaced,     every five minutes, at each  ``mls_key_packages`
 deleted; their nodes mended     start, when one is used
 [3]_
 old epochs and deleted          every hour                   none
-secrets wiped from the disk
+secrets wiped from the disk;
+keys of used KeyPackages
 rotation of our key [4]_        every hour                   ``mls_key_rotated``
 invitations repeated [9]_       every minute, when due       none
 certificates [5]_               every hour                   ``mls_certificate_expires``
@@ -145,7 +146,9 @@ class Maintenance:
         with self._context.device.store.transaction() as transaction:
             latest = transaction.get(*_CLOCK)
         self._clock.begin(None if latest is None else float(int.from_bytes(latest, "big")))
-        if not self._clock.steady:
+        if self._clock.steady:
+            self._context.device.key_packages.forget_spent(self._context.now)
+        else:
             log.warning("the clock is behind what it was in an earlier run")
         self._hour_at = self._clock.monotonic() + HOUR * random.uniform(0.8, 1.0)  # noqa: S311
         self._nodes_at = self._clock.monotonic() + NODES * random.uniform(0.8, 1.0)  # noqa: S311
@@ -207,6 +210,7 @@ class Maintenance:
         self._note_time()
         for room in self._rooms.all.values():
             room.group.lifecycle.tidy(self._context.now)
+        self._context.device.key_packages.forget_spent(self._context.now)
         self._context.trust.table.tidy(self._rooms.accounts)
         self._certificates.look()
         for work in (self._look_at_members, self._rotation.go_on, self._publication.replenish, self.clock_check.look):

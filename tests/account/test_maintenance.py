@@ -223,17 +223,41 @@ def test_they_are_made_once_and_replaced_in_time() -> None:
     assert not first & directory.kept
 
 
-def test_an_ordinary_one_lets_in_once_and_its_private_keys_are_gone() -> None:
-    """RFC 9420 16.8, 10."""
+def test_an_ordinary_one_is_offered_once_and_its_private_keys_go_after_a_day() -> None:
+    """RFC 9420 16.8, 10; mls-recovery, "Security Considerations": another inviter may have picked the same one."""
     directory = Directory()
     directory.look()
     bundle = directory.bundle()
     directory.use(bundle)
+    assert directory.look() == (1, 1)
+    assert len(directory.items) == 4
+    assert bundle.reference not in directory.items
+    directory.now += DAY
+    directory.use(bundle)  # for the second time: its day does not begin anew
+    directory.device.key_packages.forget_spent(NOW + DAY)
+    assert bundle.reference in directory.kept
+    directory.device.key_packages.forget_spent(NOW + DAY + 1)  # by a timer, and at a start: no directory is needed
     assert bundle.reference not in directory.kept
     with directory.store.transaction() as transaction:
         assert directory.device.key_packages.find(transaction, [bundle.reference]) is None
-    assert directory.look() == (1, 1)
-    assert len(directory.items) == 4
+    assert set(directory.items) <= directory.kept
+
+
+def test_spent_ones_are_few() -> None:
+    directory = Directory(KeyPackageSettings(count=1))
+    for _ in range(80):
+        directory.look(directory.now + 1)
+        directory.use(directory.bundle())
+    directory.look()
+    assert len(directory.kept - set(directory.items)) == 64
+
+
+def test_none_is_kept_if_so_configured() -> None:
+    directory = Directory(KeyPackageSettings(count=1, spent=0))
+    directory.look()
+    bundle = directory.bundle()
+    directory.use(bundle)
+    assert bundle.reference not in directory.kept
 
 
 def test_the_one_of_last_resort_is_replaced_after_use_and_kept_for_a_week() -> None:
@@ -323,6 +347,8 @@ def test_what_is_deleted_can_not_be_read_on_the_disk(tmp_path: Any) -> None:
     assert old_key in on_disk()
     alice.commit(*alice.adding(BOB))
     world.settle()
+    assert used.init_key.encode() in on_disk()  # for a day
+    bob.device.key_packages.forget_spent(world.now + DAY + 1)
     assert used.init_key.encode() not in on_disk()
     leaf_key = used.leaf_key.encode()
     assert leaf_key in on_disk()  # the present leaf's

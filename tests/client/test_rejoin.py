@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from slixmpp_mls.client import (
+    Device,
     GroupLost,
     Incoming,
     Joined,
@@ -25,12 +26,13 @@ from slixmpp_mls.errors import ArchiveGap, PolicyViolation, UsageError
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.parameters import DAY, HOUR
-from slixmpp_mls.mls.structures.framing import MLSMessage
+from slixmpp_mls.mls.structures.framing import MLSMessage, NewMemberProposalSender
 from slixmpp_mls.mls.structures.key_package import KeyPackage
 from slixmpp_mls.mls.structures.proposals import Add, AnyProposal, Remove
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import RoomPolicy, group_extensions
 from slixmpp_mls.stanza import elements
+from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import NOW, FaultyStore, Killed, Participant, World
 from tests.client.people import state_of
 
@@ -51,6 +53,52 @@ def settle_wishes(world: World, *committers: Participant) -> None:
         if person.group.sending.needs_commit:
             person.commit()
     world.settle()
+
+
+def test_who_is_added_afresh_by_a_key_package_that_it_cannot_open_comes_back_by_itself() -> None:
+    """mls-recovery, "Rejoining": the others want it in the group, so it is lost, and not out."""
+    world = World()
+    alice, carol = world.group(ALICE, CAROL)
+    bob = world.person(BOB)
+    used = world.directory.find(BOB, alice.group, world.now)[bob.device.identity].key_package
+    alice.commit(Add(used))
+    world.settle()
+    assert used.leaf_node == bob.group.mls.own_leaf  # the one by which it came in
+    world.now += 2 * DAY
+    bob.device.key_packages.forget_spent(world.now)
+    bob.keep(b"is not lost")
+    alice.commit(*alice.removing(BOB), Add(used))
+    world.settle()
+    assert state_of(bob) is MembershipState.LOST
+    assert bob.said(GroupLost)
+    assert not bob.said(RemovedFromGroup)
+    world.now += 100
+    bob.ask()
+    world.settle()
+    request = next(
+        each.proposal for each in alice.group.mls.pending_proposals if isinstance(each.sender, NewMemberProposalSender)
+    )
+    assert isinstance(request, Add)
+    alice.commit(*alice.removing(BOB), request)  # see rooms/engine/readmission.py
+    world.settle()
+    assert bob.group.is_member
+    bob.resend()
+    world.settle()
+    assert carol.texts == [b"is not lost"]
+    assert world.agree()
+
+
+def test_whoever_is_replaced_by_another_key_of_its_name_is_out() -> None:
+    world, alice, bob, _ = three()
+    suite = alice.group.mls.suite
+    store = MemoryStore(BOB)
+    with store.transaction() as transaction:
+        transaction.put("device", b"id", bob.device.identity.device.encode())
+    other = Device(store).key_packages.make(suite, world.now).key_package
+    alice.commit(*alice.removing(BOB), Add(other))
+    world.settle()
+    assert state_of(bob) is MembershipState.OUT
+    assert bob.said(RemovedFromGroup)
 
 
 def test_who_has_lost_the_group_is_replaced() -> None:
@@ -264,7 +312,8 @@ def test_no_private_key_of_a_request_outlives_it() -> None:
     """RFC 9420 16.8."""
     world, alice, bob, _ = three()
     lose(bob)
-    published = set(world.directory.items[BOB])
+    with bob.store.transaction() as transaction:
+        before = {key for key, _ in transaction.items("key-package")}
     for _ in range(3):
         bob.ask()
         world.room.lose()
@@ -273,13 +322,14 @@ def test_no_private_key_of_a_request_outlives_it() -> None:
         world.now += HOUR
     bob.ask()
     with bob.store.transaction() as transaction:
-        asked = [key for key, _ in transaction.items("key-package") if key not in published]
+        asked = [key for key, _ in transaction.items("key-package") if key not in before]
         assert len(asked) == 4
         assert all(KeyPackageRecord.decode(transaction.get("key-package", key) or b"").used for key in asked)
     bob.restart()
     assert not set(asked) & set(world.directory.items[BOB])  # they are for the group only
     settle_wishes(world, alice)
     assert state_of(bob) is MembershipState.MEMBER
+    bob.device.key_packages.forget_spent(world.now + DAY + 1)  # the one that was used
     with bob.store.transaction() as transaction:
         assert not [key for key, _ in transaction.items("key-package") if key in asked]
 

@@ -35,7 +35,7 @@ from slixmpp_mls.mls.structures.proposals import Add
 from slixmpp_mls.plugin import MLS
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
-from slixmpp_mls.rooms.engine import reader
+from slixmpp_mls.rooms.engine import blob_fetching
 from slixmpp_mls.rooms.engine.parts import RoomParts
 from slixmpp_mls.stanza import Commit, KeyPackage, RoomElement
 from slixmpp_mls.stanza.blob import BlobReference
@@ -426,7 +426,7 @@ async def test_messages_and_commits_while_a_tree_is_uploaded(people: People) -> 
 
 
 async def test_a_web_server_that_is_down_for_a_while(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "_FETCH_PAUSES", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(blob_fetching, "_PAUSES", (0.01, 0.01, 0.01))
     _, alice = await people.come("alice")
     _, bob = await people.come("bob")
     get, attempts = bob.uploads.get, []

@@ -17,14 +17,18 @@ from slixmpp_mls.client.group.resumption_psks import Awaited
 from slixmpp_mls.client.storage.doubts import NOT_ASKED, Doubt
 from slixmpp_mls.delivery import RoomStanza, Stream
 from slixmpp_mls.errors import TransferFailed
-from slixmpp_mls.rooms.engine import reader
+from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateMessage
+from slixmpp_mls.rooms.engine import blob_fetching, reader
+from slixmpp_mls.rooms.engine.blob_fetching import FAILURES, FAILURES_OF_ONE
 from slixmpp_mls.rooms.engine.member_checks import MemberChecks
 from slixmpp_mls.rooms.engine.reader import Reader, Taken
 from slixmpp_mls.rooms.engine.whole_tree import TreeFetcher
-from slixmpp_mls.stanza.blob import BlobReference
+from slixmpp_mls.stanza.blob import BlobReference, longest, seal
+from slixmpp_mls.stanza.elements import Commit, WelcomeLocation
+from slixmpp_mls.stanza.locations import WelcomePlace
 from slixmpp_mls.testing import FaultyStore, Participant, World
 
-from ..client.people import DAVE, three
+from ..client.people import ALICE, BOB, DAVE, three
 from .people import Parts, until
 
 
@@ -233,7 +237,7 @@ async def test_messages_go_on_when_the_member_in_doubt_has_gone() -> None:
 
 async def test_a_commit_elsewhere_is_fetched_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """A web server that is down for a while delays what comes after the Commit, and changes no order."""
-    monkeypatch.setattr(reader, "_FETCH_PAUSES", (0.001, 0.001))
+    monkeypatch.setattr(blob_fetching, "_PAUSES", (0.001, 0.001))
     world, alice, bob, _ = reading()
     draft = bob.group.sending.draft_commit([], world.now)
     bob.post(bob.group.sending.finish_commit(draft, placement=Placement.COMMIT_ELSEWHERE))
@@ -275,6 +279,70 @@ async def test_a_commit_that_cannot_be_fetched_does_not_stop_the_reading() -> No
     (rejected,) = [event for each in alice.taken for event in each.events if isinstance(event, Rejected)]
     assert "answered 404" in str(rejected.error)
     assert rejected.claimed == bob.account
+
+
+async def test_a_server_that_answers_slowly_stops_the_reading_for_a_limited_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All attempts together have one limit (mls.xml, "Large Groups and Stanza Limits")."""
+    monkeypatch.setattr(blob_fetching, "_PAUSES", (0.01,) * 1000)
+    monkeypatch.setattr(blob_fetching, "time_limit", lambda _: 0.3)
+    world, alice, bob, carol = reading()
+    draft = bob.group.sending.draft_commit([], world.now)
+    bob.post(bob.group.sending.finish_commit(draft, placement=Placement.COMMIT_ELSEWHERE))
+    carol.send(b"behind it")
+    world.room.deliver_all()
+    attempts: list[BlobReference] = []
+
+    async def get(place: BlobReference) -> bytes:
+        attempts.append(place)
+        await asyncio.sleep(0.02 if len(attempts) < 3 else 3600)
+        raise TransferFailed("slow", temporary=True)
+
+    alice.context.uploads.get = get  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(Stream.of(alice.xmpp), "online", True)
+    await asyncio.wait_for(alice.reader.take_all(alice.stanzas()), 60)
+    assert len(attempts) == 3
+    assert alice.texts() == [b"behind it"]
+    assert alice.group.certainty.reasons is UnsureReason.UNAVAILABLE
+
+
+def test_the_time_limit_is_a_minute_and_more_for_what_is_large() -> None:
+    assert blob_fetching.time_limit(replace(longest(), size=1000)) < 61
+    assert blob_fetching.time_limit(replace(longest(), size=32 * 2**20)) == 60 + 32
+
+
+@pytest.mark.parametrize("strangers", [1, 20])
+async def test_a_strangers_places_are_looked_at_a_few_times_in_an_hour(strangers: int) -> None:
+    """A client that waits for its Welcome knows nobody: KeyPackages are public, and so are their references."""
+    world = World()
+    alice, _ = world.group(ALICE, BOB)
+    bob = world.person("dave@d.example")
+    world.people.remove(bob)
+    bob.group.lifecycle.expect_welcome(None)
+    waiting = Reading(bob)
+    reference = next(iter(world.directory.items[bob.account]))
+    fetched: list[str] = []
+
+    async def get(place: BlobReference) -> bytes:
+        fetched.append(place.url)
+        raise TransferFailed("answered 404", temporary=False)
+
+    waiting.context.uploads.get = get  # type: ignore[method-assign, assignment]
+    group = alice.group.mls
+    for number in range(40):
+        place = seal(bytes([number]), world.random).at(f"https://slow.x.example/{number}")
+        epoch = 99 + number
+        location = WelcomeLocation(group.group_id, epoch + 1, WelcomePlace((reference,), place).encode())
+        body = PrivateMessage(group.group_id, epoch, ContentType.COMMIT, b"", bytes(28), bytes(99))
+        commit = Commit(group.group_id, epoch, MLSMessage.wrap(body))
+        world.room.post([commit, location] if number else [location], f"x{number % strangers}@x.example")
+    alice.commit(*alice.adding(bob.account))
+    world.room.deliver_all()
+    await waiting.reader.take_all(waiting.stanzas())
+    assert len(fetched) == (FAILURES_OF_ONE if strangers == 1 else FAILURES)
+    assert "https://slow.x.example/0" not in fetched  # it stands beside no Commit
+    assert bob.group.is_member  # the genuine Welcome, behind them all
 
 
 async def test_who_speaks_is_asked_about_before_its_message_is_shown() -> None:

@@ -1,4 +1,4 @@
-"""A client whose Welcome was lost asks to be added: its request is an occasion to look, and proves nothing."""
+"""A client whose Welcome was lost asks to be added: its request proves whose key it is signed with, and no more."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from typing import Any
 import pytest
 from slixmpp import JID
 
+from slixmpp_mls.authentication import Verdict
 from slixmpp_mls.client import Incoming
 from slixmpp_mls.client.group.room_group import RoomGroup
 from slixmpp_mls.client.storage.rejoin_limit import LIMIT
-from slixmpp_mls.key_packages.selection import Candidates
+from slixmpp_mls.mls.crypto.cipher_suite import SignaturePrivateKey
+from slixmpp_mls.mls.group.external_join import external_proposal
+from slixmpp_mls.mls.structures.framing import MLSMessage, NewMemberProposalSender
+from slixmpp_mls.mls.structures.key_package import KeyPackage
 from slixmpp_mls.mls.structures.proposals import Add, Remove
-from slixmpp_mls.rooms.engine import readmission
 from slixmpp_mls.rooms.engine.readmission import Readmission
+from slixmpp_mls.stanza import elements
 from slixmpp_mls.testing import Participant, World
 
 from ..client.people import ALICE, BOB, CAROL
@@ -56,7 +60,7 @@ def asking(world: World, carol: Participant, group_id: bytes) -> Incoming:
 
 
 @pytest.fixture
-def lost(monkeypatch: pytest.MonkeyPatch) -> tuple[Admin, Participant, Incoming]:
+def lost() -> tuple[Admin, Participant, Incoming]:
     """Alice, an admin; Carol, whom she has added and who has read nothing of it; Carol's request."""
     world = World()
     alice, _ = world.group(ALICE, BOB)
@@ -64,16 +68,8 @@ def lost(monkeypatch: pytest.MonkeyPatch) -> tuple[Admin, Participant, Incoming]
     alice.commit(*alice.adding(CAROL))
     world.room.deliver_all()
     alice.read()
-    used = world.directory.find(CAROL, alice.group, world.now)[carol.device.identity]
-    del world.directory.items[CAROL][used.reference]  # whoever has used it picks another one next time
+    world.now += 100
     admin = Admin(alice)
-
-    async def found(*_: Any, again: bool) -> Candidates:
-        assert again
-        world.directory.replenish(carol.device, world.now)
-        return Candidates(dict(world.directory.find(CAROL, admin.group, world.now)))
-
-    monkeypatch.setattr(readmission, "find_candidates", found)
     return admin, carol, asking(world, carol, admin.group.mls.group_id)
 
 
@@ -87,6 +83,7 @@ async def test_the_leaf_is_replaced_by_a_fresh_key_package(lost: tuple[Admin, Pa
     assert isinstance(add, Add)
     assert add.key_package.leaf_node.signature_key == admin.group.mls.tree.member(remove.removed).signature_key
     assert add.key_package.leaf_node.encryption_key != admin.group.mls.tree.member(remove.removed).encryption_key
+    assert MLSMessage.wrap(add.key_package) not in admin.world.directory.items[CAROL].values()  # but in the request
     admin.person.commit(remove, add)
     admin.world.settle()
     assert carol.group.is_member
@@ -114,23 +111,66 @@ async def test_a_client_that_has_renewed_its_leaf_has_been_there(lost: tuple[Adm
 
 
 async def test_another_signature_key_does_not_come_in(lost: tuple[Admin, Participant, Incoming]) -> None:
-    """Neither by the request, nor by the directory."""
-    admin, carol, request = lost
-    world = admin.world
-    twin = world.person(CAROL)  # another device's key under another name
-    admin.reads(asking(world, twin, admin.group.mls.group_id))
+    admin, _, _ = lost
+    twin = admin.world.person(CAROL)  # another device's key under another name
+    admin.reads(asking(admin.world, twin, admin.group.mls.group_id))
     await soon()
     assert not admin.wanted
-    found = dict(world.directory.find(CAROL, admin.group, world.now))
-    false = found[twin.device.identity]
 
-    async def misled(*_: Any, again: bool) -> Candidates:
-        return Candidates({carol.device.identity: false})
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readmission, "find_candidates", misled)
-        admin.reads(request)
-        await soon()
+def forged(admin: Admin, key_package: KeyPackage, key: SignaturePrivateKey) -> Incoming:
+    """A request with a KeyPackage of somebody's, signed with any key."""
+    group = admin.group.mls
+    proposal = Add(key_package)
+    message = external_proposal(group.suite, group.group_id, 0, NewMemberProposalSender(), proposal, key)
+    admin.world.room.post([elements.Proposal(group.group_id, 0, message)], CAROL)
+    admin.world.room.deliver_all()
+    return admin.world.room.archive()[-1]
+
+
+async def test_an_accounts_server_throws_no_device_of_it_out(lost: tuple[Admin, Participant, Incoming]) -> None:
+    """It has all KeyPackages that were ever published, and asks in the account's name; RFC 9420 12.1.8, 6.1."""
+    admin, carol, _ = lost
+    suite = admin.group.mls.suite
+    admin.world.directory.replenish(carol.device, admin.world.now)
+    for each in admin.world.directory.items[CAROL].values():
+        key_package = MLSMessage.decode(each).body
+        assert isinstance(key_package, KeyPackage)
+        admin.reads(forged(admin, key_package, suite.generate_signature_key(admin.world.random)))
+    await soon()
+    assert not admin.wanted
+
+
+async def test_an_old_request_replaces_nothing(lost: tuple[Admin, Participant, Incoming]) -> None:
+    """Neither the one that was granted, nor one from before: their keys are gone."""
+    admin, carol, request = lost
+    admin.world.now += 100
+    suite = admin.group.mls.suite
+    fresh = carol.device.key_packages.make(suite, admin.world.now).key_package
+    later = forged(admin, fresh, carol.device.signature_key(suite))  # as carol makes it
+    admin.reads(later)
+    await until(lambda: admin.wanted)
+    ((remove, add),) = admin.wanted
+    admin.person.commit(remove, add)
+    admin.world.room.deliver_all()
+    admin.person.read()
+    for each in (later, request):
+        admin.reads(each)
+    await soon()
+    assert len(admin.wanted) == 1
+
+
+async def test_whom_the_authentication_service_denies_is_not_added_again(
+    lost: tuple[Admin, Participant, Incoming], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin, _, request = lost
+
+    async def denied(leaves: Any, suite: Any) -> list[Verdict]:
+        return [Verdict.invalid("retired", "it is one no more") for _ in leaves]
+
+    monkeypatch.setattr(admin.context.authentication, "validate", denied)
+    admin.reads(request)
+    await soon()
     assert not admin.wanted
 
 

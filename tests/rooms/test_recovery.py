@@ -20,6 +20,7 @@ from slixmpp_mls.stanza.elements import Answer, Inquiry
 from slixmpp_mls.testing import Participant
 
 from ..client.people import BOB, three
+from ..client.test_certainty import ask, hear
 from ..client.test_group_infos import missed_removal
 from .people import SECONDS, Parts, until
 
@@ -184,8 +185,8 @@ async def test_a_state_that_nobody_proves_is_asked_about_until_somebody_comes_wh
     asking, answering, admin = (Member(person) for person in (bob, carol, alice))
     meet((bob, carol), asking, answering)
     bob.keep(b"for the group without dave")
-    with bob.group.room_state.change() as change:
-        bob.group.certainty.note(change, UnsureReason.UNDECRYPTABLE, world.now)
+    hear(bob, *ask(bob, carol))
+    assert bob.group.certainty.contested
     asking.recovery.news()
 
     def goes_on(*members: Member) -> None:
@@ -193,12 +194,7 @@ async def test_a_state_that_nobody_proves_is_asked_about_until_somebody_comes_wh
         for member in members:
             member.read()
 
-    def contested() -> bool:
-        goes_on(asking, answering)
-        return bob.group.certainty.contested
-
-    await until(contested)
-    for _ in range(50):  # longer than it would have waited for an answer
+    for _ in range(50):  # longer than it waits for an answer
         await asyncio.sleep(0.02)
         goes_on(asking, answering)
     assert bob.group.holds

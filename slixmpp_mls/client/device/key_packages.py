@@ -1,7 +1,9 @@
 """Manages our KeyPackages with their private keys, and verifies KeyPackages of others (RFC 9420 10).
 
-The private keys of a KeyPackage are stored before it is published and deleted when it is used (RFC 9420 16.8).  A
-KeyPackage of last resort may be used more than once, so its keys are kept for a while after its first use.
+The private keys of a KeyPackage are stored before it is published and deleted after it is used (RFC 9420 16.8).  A
+KeyPackage of last resort may be used more than once, so its keys are kept for a while after its first use.  The keys of
+others are kept for a day (:attr:`KeyPackageSettings.spent`): two clients that invite us at the same time may have
+picked the same one, and we could not open the second Welcome.
 """
 
 from __future__ import annotations
@@ -22,11 +24,13 @@ from ...mls.tree.leaf_validation import GroupRequirements, LeafRules, VerifiedKe
 from ...policy import refuse_leaf_of_0_1
 from ...stanza.code_points import REMOVED_CLIENTS
 from ...store.interface import Store, Transaction
-from ..storage.records import KEY_PACKAGE_ITEMS, KEY_PACKAGES, KeyPackageRecord
+from ..storage.records import KEY_PACKAGE_ITEMS, KEY_PACKAGES, SPENT, KeyPackageRecord
 
 __all__ = ["KeyPackagePlan", "KeyPackageSettings", "OwnKeyPackages", "PublishedKeyPackage", "open_key_package"]
 
-_UNUSED, _USED, _OUTSIDE_LIFETIME = 0, 1, 2  # KeyPackageRecord.used
+_UNUSED, _USED, _OUTSIDE_LIFETIME, _SPENT = 0, 1, 2, 3  # KeyPackageRecord.used
+_MAX_SPENT = 64  # whose private keys are kept; the oldest go first
+_MAX_NOTED = 1024  # of which we remember that they were used
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class KeyPackageSettings:
     :ivar lifetime: seconds from generation to expiry
     :ivar renewal: seconds before expiry at which a KeyPackage is replaced
     :ivar grace: seconds for which one of last resort is kept after its first use, for Welcomes in transit
+    :ivar spent: the same for an ordinary one; 0: its keys are deleted at once
     """
 
     suites: tuple[int, ...] = (1,)
@@ -45,6 +50,7 @@ class KeyPackageSettings:
     lifetime: int = 28 * DAY
     renewal: int = 7 * DAY
     grace: int = 7 * DAY
+    spent: int = DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +136,7 @@ class OwnKeyPackages:
                 lifetime = _lifetime(bundle)
                 begun = lifetime.not_before - self._parameters.clock_tolerance <= now
                 current = (
-                    record.used != _USED
+                    record.used not in (_USED, _SPENT)
                     and begun
                     and now < lifetime.not_after - self.settings.renewal
                     and suite in self.settings.suites
@@ -212,16 +218,46 @@ class OwnKeyPackages:
         return next((each for each in bundles if each.key_package.leaf_node.encryption_key == encryption_key), None)
 
     def use_up(self, transaction: Transaction, bundle: KeyPackageBundle, now: int) -> None:
-        """Delete the private keys of a KeyPackage that has been used to add us (RFC 9420 16.8).
-
-        A KeyPackage of last resort is replaced in the directory, and its keys are kept for a while.
-        """
-        if bundle.last_resort:
-            until = min(_lifetime(bundle).not_after, now + self.settings.grace)
-            used = KeyPackageRecord(bundle.encode(), until, _USED)
-            transaction.put(KEY_PACKAGES, bundle.reference, used.encode())
-        else:
+        """Offer a KeyPackage no more that has been used to add us, and fix when its private keys go (RFC 9420 16.8)."""
+        self._note_spent(transaction, bundle)
+        kept, used = (self.settings.grace, _USED) if bundle.last_resort else (self.settings.spent, _SPENT)
+        if not kept:
             transaction.delete(KEY_PACKAGES, bundle.reference)
+            return
+        before = transaction.get(KEY_PACKAGES, bundle.reference)
+        if before is not None and KeyPackageRecord.decode(before).used == used:
+            return  # it was used before: its time does not begin anew
+        until = min(_lifetime(bundle).not_after, now + kept)
+        transaction.put(KEY_PACKAGES, bundle.reference, KeyPackageRecord(bundle.encode(), until, used).encode())
+        records = ((name, KeyPackageRecord.decode(value)) for name, value in transaction.items(KEY_PACKAGES))
+        spent = sorted((each.delete_after, name) for name, each in records if each.used == _SPENT)
+        for _, reference in spent[:-_MAX_SPENT]:
+            transaction.delete(KEY_PACKAGES, reference)
+
+    def _note_spent(self, transaction: Transaction, bundle: KeyPackageBundle) -> None:
+        noted = sorted((value, reference) for reference, value in transaction.items(SPENT))
+        for _, reference in noted[: max(0, len(noted) + 1 - _MAX_NOTED)]:
+            transaction.delete(SPENT, reference)
+        transaction.put(SPENT, bundle.reference, _lifetime(bundle).not_after.to_bytes(8, "big"))
+
+    def is_spent(self, transaction: Transaction, references: Sequence[bytes]) -> bool:
+        """Whether one of these is a KeyPackage of ours that was used before; its private keys may be gone."""
+        return any(transaction.get(SPENT, reference) is not None for reference in references)
+
+    def forget_spent(self, now: int) -> None:
+        """Delete the private keys of used KeyPackages whose time is over, whether the directory can be reached or not.
+
+        :param now: seconds since the Unix epoch
+        :raises StoreError: nothing has changed
+        """
+        with self._store.transaction() as transaction:
+            for reference, value in list(transaction.items(KEY_PACKAGES)):
+                record = KeyPackageRecord.decode(value)
+                if record.used in (_USED, _SPENT) and now > record.delete_after:
+                    transaction.delete(KEY_PACKAGES, reference)
+            for reference, value in list(transaction.items(SPENT)):
+                if now > int.from_bytes(value, "big") + DAY:
+                    transaction.delete(SPENT, reference)
 
     def forget_all(self) -> None:
         """Delete all our KeyPackages, so that nobody can add us any more.
@@ -230,6 +266,7 @@ class OwnKeyPackages:
         """
         with self._store.transaction() as transaction:
             transaction.delete_prefix(KEY_PACKAGES)
+            transaction.delete_prefix(SPENT)
 
     def forget_others(self, transaction: Transaction, present: Collection[bytes]) -> None:
         """Delete KeyPackages that were made with other signature keys than the present ones.

@@ -315,6 +315,14 @@ class Applying:
         by = _committer(membership.group, staged)
         if action.roster is None or action.policy is None:
             wanted = _wants_out(membership.group)
+            if action.readded and not wanted and not membership.actions.leave:
+                # The others want us in the group.  Our leaf there is that of a KeyPackage whose keys are gone: we come
+                # back by a request (mls-recovery, "Rejoining").
+                after, epoch = state.cursor, membership.group.epoch + 1
+                lost = replace(record, state=MembershipState.LOST)
+                state.forget_group(lost, Evidence.REMOVED, keep_messages=True, epoch=epoch)
+                reason = "we were added afresh by a KeyPackage that we cannot open"
+                return [*action.events, GroupLost(state.room, reason, after)]
             state.forget_group(replace(record, state=MembershipState.OUT), Evidence.REMOVED)
             return [*action.events, RemovedFromGroup(state.room, by, wanted)]
 

@@ -16,7 +16,7 @@ __all__ = ["Evidence"]
 class Evidence(Enum):
     """The reason for which a group's state is deleted."""
 
-    REMOVED = "a valid Commit, signed by a member or by one that joins, removes us"
+    REMOVED = "a valid Commit, signed by a member or by one that joins, removes us, or our leaf of this state"
     RETURNED = "we are in the same group again, by a Welcome or by our own external Commit"
     CONTINUED = "the group that follows ours after a ReInit has let us in"
     COPIED = "our own key has signed what this state has not: it is a copy of another one (RFC 9420 9.2)"

@@ -31,7 +31,7 @@ from ...mls.group.group import Group
 from ...mls.group.message_processing import ReceivedMessage, ReceivedProposal
 from ...mls.group.staging import StagedCommit
 from ...mls.partial import PartialGroup
-from ...mls.structures.framing import MemberSender, MLSMessage, NewMemberProposalSender, PublicMessage
+from ...mls.structures.framing import MemberSender, NewMemberProposalSender
 from ...mls.structures.leaf_node import LeafNode
 from ...mls.structures.proposals import Add, Update
 from ...mls.tree.tree_math import LeafIndex
@@ -55,7 +55,7 @@ from .room_change import Membership
 from .room_state import RoomState
 from .welcome import Welcomes
 
-__all__ = ["Processing", "asking_leaf", "rejected"]
+__all__ = ["Processing", "rejected"]
 
 _RULES = "urn:xmpp:mls:0 business rules"
 _LARGE = "urn:xmpp:mls:0 large"
@@ -369,7 +369,13 @@ class Processing:
         except PeerError as error:
             reasons = (rejected(self._state.room, incoming, error),)
         join = None if back is None or not isinstance(back.action, Join) else back.action
-        action = MoveOn(staged, None, None, join, reasons)
+        own, key = self._device.identity, self._state.require_member().group.own_leaf.signature_key
+        added = (change.after for change in staged.effects.added)
+        # Not by any KeyPackage with our key: one that we have never had is of another copy of this store.
+        readded = any(
+            leaf is not None and leaf.signature_key == key and ClientIdentity.from_leaf(leaf) == own for leaf in added
+        ) and self._welcomes.is_for_spent(incoming)
+        action = MoveOn(staged, None, None, readded, join, reasons)
         return Step(incoming, action) if back is None else replace(back, action=action)
 
     def _examine_partially(self, group: PartialGroup, incoming: Incoming, now: int) -> Step:
@@ -442,15 +448,6 @@ class _Judging:
 def rejected(room: str, incoming: Incoming, error: PeerError) -> Rejected:
     """The event of a stanza that was refused."""
     return Rejected(room, error, incoming.claimed, incoming.archive_id)
-
-
-def asking_leaf(message: MLSMessage) -> LeafNode | None:
-    """The leaf that a new member asks to add (RFC 9420 12.1.8); not verified."""
-    body = message.body
-    if not isinstance(body, PublicMessage) or not isinstance(body.content.sender, NewMemberProposalSender):
-        return None
-    proposal = body.content.content
-    return proposal.key_package.leaf_node if isinstance(proposal, Add) else None
 
 
 def _new_leaves(effects: Effects) -> Iterator[LeafNode]:

@@ -345,12 +345,15 @@ class RoomState:
         ahead.pop(account, None)
         ahead[account] = epoch
 
-    def forget_group(self, record: RoomRecord, evidence: Evidence, *, keep_messages: bool = False) -> None:
+    def forget_group(
+        self, record: RoomRecord, evidence: Evidence, *, keep_messages: bool = False, epoch: int | None = None
+    ) -> None:
         """Delete the group's keys, because we are no longer in the group.
 
         :param evidence: the evidence that entitles us to delete them
         :param record: the new record of the room
         :param keep_messages: whether application data that has not come back stays in the outbox
+        :param epoch: the group's, if it is proved that it is another one than ours
         :raises UsageError: we are not in the group
         :raises StoreError: nothing has changed
         """
@@ -360,9 +363,8 @@ class RoomState:
         if record.state is MembershipState.LOST:
             group, after = speaking.group, self.record.cursor
             # Not what somebody has written on a stanza: it would bar GroupInfos that members have signed.
-            outside = replace(
-                outside, group_id=group.group_id, suite=group.suite.id, epoch=group.epoch, known=1, after=after
-            )
+            epoch = group.epoch if epoch is None else epoch
+            outside = replace(outside, group_id=group.group_id, suite=group.suite.id, epoch=epoch, known=1, after=after)
         waiting = [staged.next for staged in self.staged.values() if staged.next is not None]
         group_info_key = self.group_info_key
         with self.change() as change:

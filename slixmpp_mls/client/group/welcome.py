@@ -158,6 +158,23 @@ class Welcomes:
                         return bundle
         return None
 
+    def is_for_spent(self, incoming: Incoming) -> bool:
+        """Whether a Welcome in the stanza is for a KeyPackage of ours that was used before.
+
+        :raises StoreError: the store failed
+        """
+        references: list[bytes] = []
+        for payload in incoming.payloads:
+            with suppress(PeerError):
+                if isinstance(payload, elements.WelcomeLocation):
+                    references += WelcomePlace.read(payload.data).new_members
+                elif isinstance(payload, elements.Welcome):
+                    welcome = check_consistency(payload).body
+                    assert isinstance(welcome, Welcome)
+                    references += [entry.new_member for entry in welcome.secrets]
+        with self._state.store.transaction() as transaction:
+            return self._device.key_packages.is_spent(transaction, references)
+
     # --- the Welcome ---------------------------------------------------------------------------
 
     def find(
@@ -174,6 +191,8 @@ class Welcomes:
         for payload in incoming.payloads:
             try:
                 if isinstance(payload, elements.WelcomeLocation):
+                    if not _is_beside_its_commit(payload, incoming):
+                        continue  # it belongs to no epoch, so nothing is fetched for it
                     place = WelcomePlace.read(payload.data)
                     if self._ours(place.new_members) is None:
                         continue
@@ -445,6 +464,12 @@ def _tree_location(info: UnverifiedGroupInfo) -> BlobReference | None:
         return None
     location = RatchetTreeLocation.found_in(info.extensions)
     return None if location is None else location.blob
+
+
+def _is_beside_its_commit(payload: elements.WelcomeLocation, incoming: Incoming) -> bool:
+    """Whether the Commit that begins its epoch is in the same stanza."""
+    commits = (each for each in incoming.payloads if isinstance(each, elements.AnyCommit))
+    return any(each.group == payload.group and each.epoch + 1 == payload.epoch for each in commits)
 
 
 def _commits_in(incoming: Incoming) -> list[bytes]:

@@ -15,6 +15,8 @@ space                      key                       value
                            ``retired``               at which that ended (:mod:`.devices`, as are ``own-device``
                                                      and ``admission``)
 ``key-package``            KeyPackageRef             :class:`KeyPackageRecord`
+``spent``                  KeyPackageRef             of one that was used: the end of its lifetime, seconds since the
+                                                     Unix epoch (8)
 ``conversation``           account                   the room that is being made for it (the plugin's)
 ``room``                   room's bare JID           :class:`RoomRecord`
 ``group/`` + room          piece                     :mod:`slixmpp_mls.mls.group.group_storage`
@@ -68,6 +70,7 @@ from ...mls.tls import Enum, Struct, opaque, struct, uint8, uint16, uint32, uint
 __all__ = [
     "NEW_ROOM",
     "ROOMS",
+    "SPENT",
     "AskRecord",
     "DoubtRecord",
     "ExpectedGroup",
@@ -94,6 +97,8 @@ KEY_PACKAGES = "key-package"
 """The space that has a :class:`KeyPackageRecord` of each KeyPackage of ours."""
 KEY_PACKAGE_ITEMS = "key-package-item"
 """The space that has the KeyPackageRef of each KeyPackage of ours in the directory, by the id of its item."""
+SPENT = "spent"
+"""The space that remembers which KeyPackages of ours were used, longer than their keys."""
 ROOMS = "room"
 """The space that has a :class:`RoomRecord` of each room."""
 
@@ -143,7 +148,7 @@ class KeyPackageRecord(Struct):
     `delete_after` is the time at which its private keys are deleted, in seconds since the Unix epoch.  `used` is 0 for
     a KeyPackage that is offered.  It is 1 for one of last resort that has been used: it is no longer offered, and kept
     for Welcomes in transit.  It is 2 for one outside its lifetime by our clock: it is kept for another day, in which
-    the clock may be corrected.
+    the clock may be corrected.  It is 3 for any other that has been used, which is kept for another Welcome with it.
     """
 
     secret: ClassVar[bool] = True

@@ -26,14 +26,14 @@ from typing import Any
 from ...client import Doubt, Event, Incoming, Step
 from ...client.group.actions import Enter, Ignore, MoveOn, Read, Remember, Sent
 from ...client.group.resumption_psks import Awaited
-from ...delivery import RoomStanza, Stream
+from ...delivery import RoomStanza
 from ...delivery.archive import is_tombstone
-from ...errors import DeliveryError, InvalidError, MalformedError, PeerError, StoreError, TransferFailed
+from ...errors import DeliveryError, InvalidError, MalformedError, PeerError, StoreError
 from ...identity import ClientIdentity
 from ...mls.group.group_state import MemberState
 from ...stanza import RoomElement, read_payloads
-from ...stanza.blob import BlobReference
 from ...stanza.content_profile import says_something_in_clear
+from .blob_fetching import BlobFetching
 from .member_checks import MemberChecks
 from .parts import RoomParts
 from .whole_tree import TreeFetcher
@@ -43,7 +43,6 @@ __all__ = ["Reader", "Taken"]
 log = logging.getLogger(__name__)
 
 _LARGE = "urn:xmpp:mls:0 large"
-_FETCH_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # seconds, between attempts to fetch a blob
 _REREADING_PAUSE = 1.0  # seconds, the shortest between two rereadings: a member could cause one with each message
 
 
@@ -81,6 +80,7 @@ class Reader:
         self._whole_tree = whole_tree
         self._on_steps = on_steps
         self._reached = reached
+        self._blobs = BlobFetching(parts)
         self._read_again_at = 0.0
 
     async def take_all(self, stanzas: deque[RoomStanza]) -> None:
@@ -146,7 +146,7 @@ class Reader:
             step = await self._examine(incoming)
         while step.fetch is not None and refusal is None:
             try:
-                incoming = incoming.with_blob(step.fetch, await self._fetch(step.fetch))
+                incoming = incoming.with_blob(step.fetch, await self._blobs.fetch(step.fetch, stanza))
                 step = await self._examine(incoming)
             except (DeliveryError, PeerError) as error:
                 refusal = InvalidError(f"a part of a stanza that is elsewhere cannot be fetched: {error}", _LARGE)
@@ -171,24 +171,6 @@ class Reader:
         self._read_again_at = clock()
         log.info("%s: something is missing; the archive is read again", self._group.room)
         self._parts.muc.read_again(self._group.cursor)
-
-    async def _fetch(self, place: BlobReference) -> bytes:
-        """Fetch a blob, with several attempts; failures of our own connection do not count.
-
-        :raises DeliveryError: it is unavailable, permanently or for minutes
-        :raises MalformedError: there is other content at its address
-        """
-        pauses = iter(_FETCH_PAUSES)
-        stream = Stream.of(self._context.xmpp)
-        while True:
-            try:
-                return await self._context.uploads.get(place)
-            except TransferFailed as error:
-                pause = next(pauses, None) if stream.online else 1.0
-                if pause is None or not error.temporary:
-                    raise
-                log.info("%s: a part of a stanza cannot be fetched yet: %s", self._group.room, error)
-                await asyncio.sleep(pause)
 
     async def _judge_inviter(self, step: Step) -> InvalidError | None:
         """RFC 9420 5.3.1, 12.4.3.1: a Welcome is a statement by its GroupInfo's signer.

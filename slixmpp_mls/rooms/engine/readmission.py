@@ -5,15 +5,18 @@ then in the group for everybody but itself.  It asks to be added (:mod:`.rejoin`
 not know which of its KeyPackages was used, so it does not know its leaf's return key.  If nothing else is in the
 archive, it does not know the epoch either.
 
-Such a request proves nothing, and nothing is believed because of it.  It is the occasion to look into the account's
-directory once more.  A member that may add and remove replaces the leaf by a KeyPackage from there if all of this
-holds:
+Such a request does not prove a return, so that members do not commit it as they are.  It proves one thing: its sender
+has the signature key that it is signed with.  A member that may add and remove replaces the leaf by the KeyPackage in
+the request if all of this holds:
 
 - the room says that the request is of the client's own account;
-- the leaf is still the one of the KeyPackage with which the client was added: it has never renewed its keys;
-- the leaf in the request and the KeyPackage from the directory have the signature key of the leaf in the tree, so
-  that no other key comes in;
-- the Authentication Service vouches for the KeyPackage, as at any Add.
+- the request, its KeyPackage and its leaf are signed with the signature key of the client's leaf in the tree;
+- that leaf is still the one of a KeyPackage with which the client was added: it has never renewed its keys;
+- the KeyPackage is another one than that leaf's, and not older: whoever posts an old request once more would have the
+  client replaced by a KeyPackage whose keys it has deleted;
+- the Authentication Service vouches for the leaf, as at any Add.
+
+The account's directory has no part in it.
 
 At most :data:`~slixmpp_mls.client.storage.rejoin_limit.LIMIT` times in an hour for each account.
 """
@@ -23,15 +26,17 @@ from __future__ import annotations
 import logging
 
 from ...client import Step
-from ...client.group.processing import asking_leaf
 from ...client.storage.rejoin_limit import LIMIT
 from ...delivery import RoomStanza
 from ...errors import InvalidError, MLSError, PeerError
 from ...identity import ClientIdentity
-from ...key_packages.selection import find_candidates
 from ...mls.parameters import HOUR
+from ...mls.schedule.message_protection import unprotect_public
+from ...mls.structures.framing import NewMemberProposalSender, PublicMessage
+from ...mls.structures.key_package import KeyPackage
 from ...mls.structures.leaf_node import KeyPackageSource, LeafNode
 from ...mls.structures.proposals import Add, AnyProposal, Remove
+from ...mls.tree.leaf_validation import GroupRequirements
 from ...mls.tree.tree_math import LeafIndex
 from ...stanza.consistency import check as check_consistency
 from ...stanza.elements import Proposal
@@ -41,6 +46,8 @@ from .parts import RoomParts
 __all__ = ["Readmission"]
 
 log = logging.getLogger(__name__)
+
+_RULES = "urn:xmpp:mls:0 rejoining"
 
 
 class Readmission:
@@ -57,20 +64,27 @@ class Readmission:
         """Look for a request in a stanza that has been read."""
         for payload in step.incoming.payloads:
             if self._group.is_member and isinstance(payload, Proposal) and payload.group == self._group.mls.group_id:
-                leaf = _asks(payload)
-                if leaf is not None:
-                    self._consider(stanza, leaf)
+                try:
+                    self._consider(stanza, payload)
+                except PeerError as error:
+                    log.info("%s: a request to be added afresh: %s", self._parts.room, error)
 
-    def _consider(self, stanza: RoomStanza, asking: LeafNode) -> None:
-        try:
-            client = ClientIdentity.from_leaf(asking)
-        except InvalidError:
+    def _consider(self, stanza: RoomStanza, payload: Proposal) -> None:
+        """:raises PeerError: it is nothing to act on"""
+        request = _asks(payload)
+        if request is None or stanza.real_jid is None or not self._may():
             return
-        if stanza.real_jid is None or stanza.real_jid.bare != client.account or client in self._under_way:
+        message, key_package = request
+        client = ClientIdentity.from_leaf(key_package.leaf_node)
+        if stanza.real_jid.bare != client.account or client in self._under_way:
             return
         present = self._leaf(client)
-        if present is None or present.signature_key != asking.signature_key or not self._may():
+        if present is None:
             return
+        # RFC 9420 6.1, 12.1.8: signed by the key of the KeyPackage, which is the one that we know
+        suite = self._group.mls.suite
+        unprotect_public(suite, message, None, b"").verify(suite, present.signature_key, b"")
+        asking = self._verified(key_package, present)
         now = self._parts.context.now
         begun = [time for time in self._begun.get(client.account, []) if abs(now - time) < HOUR]
         if len(begun) >= LIMIT:
@@ -78,7 +92,21 @@ class Readmission:
             return
         self._begun[client.account] = [*begun, now]
         self._under_way.add(client)
-        self._parts.spawn(self._readmit(client, present), f"adding {client} afresh")
+        self._parts.spawn(self._readmit(client, present, asking), f"adding {client} afresh")
+
+    def _verified(self, key_package: KeyPackage, present: LeafNode) -> KeyPackage:
+        """:raises InvalidError: it cannot take the place of a leaf"""
+        requirements = GroupRequirements.of_context(self._group.mls.context)
+        leaf = (
+            self._parts.context.device.leaf_rules(self._parts.context.now)
+            .verify_key_package(key_package, requirements)
+            .leaf
+        )
+        if leaf.signature_key != present.signature_key or leaf.credential != present.credential:
+            raise InvalidError("not the key or the credential of the client's leaf", _RULES)
+        if leaf.encryption_key == present.encryption_key or _made(leaf) < _made(present):
+            raise InvalidError("not a new KeyPackage, so an old request", _RULES)
+        return key_package
 
     def _leaf(self, client: ClientIdentity) -> LeafNode | None:
         """The client's leaf, if it is another's, and still that of the KeyPackage with which it was added."""
@@ -93,24 +121,20 @@ class Readmission:
         policy, roster, own = self._group.policy, self._group.roster, self._parts.context.device.identity.account
         return all(policy.permits(right, own, roster) for right in (policy.may_add, policy.may_remove))
 
-    async def _readmit(self, client: ClientIdentity, present: LeafNode) -> None:
-        room = self._parts.room
+    async def _readmit(self, client: ClientIdentity, present: LeafNode, key_package: KeyPackage) -> None:
+        room, context = self._parts.room, self._parts.context
         try:
             await self._parts.progress.until_live()
             await self._committer.wait_for_turn()
-            if self._leaf(client) != present:
-                return  # it was added afresh meanwhile, or has come
-            found = await find_candidates(self._parts.context, self._group, [str(client)], again=True)
-            package = found.packages.get(client)
-            if package is None or package.leaf.signature_key != present.signature_key:
-                log.info("%s: %s has no Welcome, and no KeyPackage with the same key", room, client)
+            (verdict,) = await context.authentication.validate((key_package.leaf_node,), self._group.mls.suite)
+            if not verdict.is_valid:
+                log.info("%s: %s is not added afresh: %s", room, client, verdict.text)
                 return
-            key_package = package.key_package
 
             def replaced() -> list[AnyProposal] | None:
                 index = self._group.roster.leaf_of(client)
                 if index is None or self._leaf(client) != present:
-                    return None
+                    return None  # it was added afresh meanwhile, or has come
                 return [Remove(LeafIndex(index)), Add(key_package)]
 
             await self._committer.commit(replaced)
@@ -120,9 +144,19 @@ class Readmission:
             self._under_way.discard(client)
 
 
-def _asks(payload: Proposal) -> LeafNode | None:
-    """The leaf that a new member's Add asks to add (RFC 9420 12.1.8), whatever its epoch; nothing of it is verified."""
-    try:
-        return asking_leaf(check_consistency(payload))
-    except PeerError:
+def _made(leaf: LeafNode) -> int:
+    """When a KeyPackage was made, by its lifetime: seconds since the Unix epoch."""
+    assert isinstance(leaf.source, KeyPackageSource)
+    return leaf.source.lifetime.not_before
+
+
+def _asks(payload: Proposal) -> tuple[PublicMessage, KeyPackage] | None:
+    """A new member's Add (RFC 9420 12.1.8), whatever its epoch; nothing of it is verified.
+
+    :raises PeerError: it cannot be read
+    """
+    body = check_consistency(payload).body
+    if not isinstance(body, PublicMessage) or not isinstance(body.content.sender, NewMemberProposalSender):
         return None
+    proposal = body.content.content
+    return (body, proposal.key_package) if isinstance(proposal, Add) else None
