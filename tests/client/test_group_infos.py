@@ -9,6 +9,7 @@ import pytest
 
 from slixmpp_mls.client import CommitLost, Device, Joined, Rejected, Unsure
 from slixmpp_mls.client.device.leaf_proofs import arriving, renewing
+from slixmpp_mls.client.group import group_infos
 from slixmpp_mls.client.group.certainty import ANSWER_LABEL, Inquiry
 from slixmpp_mls.client.group.group_info_key import UNKNOWN
 from slixmpp_mls.client.group.group_infos import PER_SIGNER, group_infos_in
@@ -22,7 +23,7 @@ from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateM
 from slixmpp_mls.mls.structures.proposals import AnyProposal, Remove
 from slixmpp_mls.mls.structures.welcome import GroupInfo
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
-from slixmpp_mls.policy import ExternalJoins, RoomPolicy
+from slixmpp_mls.policy import ExternalJoins, RoomPolicy, group_extensions
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import Participant, World
@@ -639,6 +640,47 @@ def test_a_forgery_takes_no_place_among_the_signers_own() -> None:
     forged = elements.GroupInfo(door.group, door.epoch, MLSMessage.wrap(replace(info, signature=bytes(64))))
     for _ in range(PER_SIGNER):
         world.room.post([elements.Commit(door.group, 0, b"garbage"), forged], DAVE)
+    world.settle()
+    (way,) = bob.ways_in()
+    assert way == door
+    bob.enter(way)
+    world.settle()
+    assert state_of(bob) is MembershipState.MEMBER
+    assert alice.epoch == bob.epoch
+
+
+def test_old_ones_that_are_shown_again_push_nothing_out() -> None:
+    """The same GroupInfo counts once, where it stood first, and of a key those of the latest epochs count."""
+    world, alice, bob, _ = lost(external_joins=ExternalJoins.ANYBODY)
+    for _ in range(2 * PER_SIGNER):
+        alice.commit()
+        world.settle()
+    shown = group_infos_in((each.archive_id, each.payloads) for each in world.room.archive(BOB))
+    (door,) = bob.ways_in()
+    assert door.epoch == alice.epoch
+    for _, old in shown[:-1]:
+        world.room.post([elements.Commit(door.group, 0, b"garbage"), old], DAVE)
+    for _ in range(PER_SIGNER):
+        world.room.post([elements.Commit(door.group, 0, b"garbage"), shown[0][1]], DAVE)
+    world.settle()
+    again = group_infos_in((each.archive_id, each.payloads) for each in world.room.archive(BOB))
+    for found in (again, [shown[-1], *again[len(shown) :]]):  # also where the archive has lost the genuine ones
+        ways, _ = bob.group.group_infos.ways_in(found, world.now)
+        assert [way.group_info for way in ways] == [door]
+
+
+def test_groups_that_strangers_have_made_up_push_no_members_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody can sign a GroupInfo of a group of its own with the same id."""
+    monkeypatch.setattr(group_infos, "MAX_CANDIDATES", 8)
+    world, alice, bob, _ = lost(external_joins=ExternalJoins.ANYBODY)
+    (door,) = bob.ways_in()
+    for number in range(3 * group_infos.MAX_CANDIDATES):
+        device = Device(MemoryStore(f"m{number}@m.example"))
+        bundle = device.key_packages.make(SUITE, world.now)
+        policy = RoomPolicy(world.room.jid, (device.identity.account,), external_joins=ExternalJoins.ANYBODY)
+        group = Group.create(bundle, door.group, extensions=group_extensions(policy))
+        made_up = elements.GroupInfo(door.group, 0, group.group_info())
+        world.room.post([elements.Commit(door.group, 0, b"garbage"), made_up], DAVE)
     world.settle()
     (way,) = bob.ways_in()
     assert way == door

@@ -25,8 +25,10 @@ Authentication Service about the signer (:attr:`Way.trusted`).
 epoch that we know comes before them: where the group was split, ours may have been the branch without the others.
 They do not count at all if another member has shown after them that it is in an earlier epoch.
 
-*Limits.*  :data:`PER_SIGNER` GroupInfos of one signature key and :data:`MAX_CANDIDATES` of all are considered, the
-latest ones; and the first one of the room.
+*Limits.*  The same GroupInfo counts once, where it stood first.  Of each signature key, the :data:`PER_SIGNER` of the
+latest epochs are considered.  Of keys that the known state does not have, these are the latest :data:`MAX_CANDIDATES`
+in all, since anybody can make up a group with members of any number.  The first GroupInfo of the room is considered in
+any case.  At most :data:`MAX_READ` are looked at; a room's archive is not read further back than that.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Generic, TypeVar
 
 from ...errors import InvalidError, PeerError
@@ -53,10 +56,11 @@ from ..device import Device
 from .external_commit import ExternalCommits
 from .room_state import RoomState
 
-__all__ = ["MAX_CANDIDATES", "PER_SIGNER", "GroupInfos", "Refused", "Way", "group_infos_in"]
+__all__ = ["MAX_CANDIDATES", "MAX_READ", "PER_SIGNER", "GroupInfos", "Refused", "Way", "group_infos_in"]
 
 PER_SIGNER = 16
 MAX_CANDIDATES = 256
+MAX_READ = 4096
 
 _RULES = "urn:xmpp:mls:0 joining by an external Commit"
 
@@ -140,7 +144,7 @@ class GroupInfos:
         known, trusted = self._state.known(), None
         group_id = self._state.outside.group_id if known is None else known.group_id
         walk = _Walk[T](self._device, self._state.room, group_id, self._open)
-        candidates = walk.candidates(found)
+        candidates = walk.candidates(found, known)
         own = [each for each in candidates if self._is_own(each.signer)]
         others = [each for each in candidates if not self._is_own(each.signer)]
         if known is None:
@@ -200,22 +204,35 @@ class _Walk(Generic[T]):
         self.refused: list[Refused[T]] = []
         self.accepted: list[_Candidate[T]] = []
 
-    def candidates(self, found: Sequence[tuple[T, elements.GroupInfo]]) -> list[_Candidate[T]]:
-        """Those that can be read, within the limits, in the room's order."""
-        kept: list[_Candidate[T]] = []
-        of_signer: dict[bytes, int] = {}
-        for number, (stanza, element) in enumerate(reversed(found)):
-            last = number == len(found) - 1
-            if number >= MAX_CANDIDATES and not last:
-                continue
+    def candidates(
+        self, found: Sequence[tuple[T, elements.GroupInfo]], known: KnownState | None
+    ) -> list[_Candidate[T]]:
+        """Those that can be read, within the limits, in the room's order.
+
+        :param known: whose clients' GroupInfos are not displaced by those of others
+        """
+        once: dict[bytes, tuple[T, elements.GroupInfo]] = {}
+        for stanza, element in found:
+            once.setdefault(sha256(element.data).digest(), (stanza, element))
+        earliest = list(once.values())
+        shown: dict[bytes, _Candidate[T]] = {}
+        for stanza, element in (*earliest[:1], *earliest[1:][-MAX_READ:]):
             candidate = self._read(stanza, element)
-            if candidate is None:
-                continue
-            key = candidate.signer.signature_key
-            of_signer[key] = of_signer.get(key, 0) + 1
-            if of_signer[key] <= PER_SIGNER or last:
-                kept.append(candidate)
-        return kept[::-1]
+            if candidate is not None:
+                shown.setdefault(sha256(candidate.message).digest(), candidate)  # it may be encrypted once more
+        of_signer: dict[bytes, list[_Candidate[T]]] = {}
+        for candidate in shown.values():
+            of_signer.setdefault(candidate.signer.signature_key, []).append(candidate)
+        order = {candidate: place for place, candidate in enumerate(shown.values())}
+        kept, strangers = {candidate for candidate, place in order.items() if place == 0}, []
+        for candidates in of_signer.values():
+            latest = sorted(candidates, key=lambda each: each.epoch)[-PER_SIGNER:]
+            if known is not None and _is_known(known, candidates[0].signer):
+                kept.update(latest)
+            else:
+                strangers += latest
+        kept.update(sorted(strangers, key=order.__getitem__)[-MAX_CANDIDATES:])
+        return sorted(kept, key=order.__getitem__)
 
     def _read(self, stanza: T, element: elements.GroupInfo) -> _Candidate[T] | None:
         try:
@@ -337,6 +354,12 @@ class _Walk(Generic[T]):
         if RoomPolicy.required_in(public.context.extensions).room != self._room:
             raise InvalidError("a GroupInfo of the group of another room", _RULES)
         return public
+
+
+def _is_known(known: KnownState, leaf: LeafNode) -> bool:
+    with suppress(PeerError):
+        return known.knows(ClientIdentity.from_leaf(leaf), leaf.signature_key)
+    return False
 
 
 def _may_be_new(leaf: LeafNode) -> bool:
