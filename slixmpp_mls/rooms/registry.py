@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from slixmpp import JID, InvalidJID
@@ -63,7 +64,7 @@ class Rooms:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._rooms: dict[str, EncryptedRoom] = {}
-        self._entering: dict[str, asyncio.Lock] = {}
+        self._entering: dict[str, tuple[asyncio.Lock, int]] = {}  # with the number of those who have it, or wait for it
         self._reception = Reception(context)
         self._resumed = asyncio.Event()  # set when the rooms in the store are being read
 
@@ -353,6 +354,21 @@ class Rooms:
         if found is not None and MUC not in found:
             raise RoomUnsuitable(room, ("not-a-room",))
 
+    @asynccontextmanager
+    async def _one_at_a_time(self, room: str) -> AsyncIterator[None]:
+        """Let nobody else enter a room meanwhile.  Nothing is kept for a room that nobody enters."""
+        lock, users = self._entering.get(room, (asyncio.Lock(), 0))
+        self._entering[room] = lock, users + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            _, users = self._entering[room]
+            if users == 1:
+                del self._entering[room]
+            else:
+                self._entering[room] = lock, users - 1
+
     def needs_no_invitation(self, room: str) -> bool:
         """Whether an invitation to a room changes nothing: we are in its group and read it, or we are making it.
 
@@ -379,7 +395,7 @@ class Rooms:
         waits = handle is not None and (handle.worker.running or handle.group.state in _WAITING)
         if handle is not None and waits and not handle.group.follows:
             handle.group.lifecycle.expect_group(group, adder)
-            async with self._entering.setdefault(room, asyncio.Lock()):
+            async with self._one_at_a_time(room):
                 if not handle.worker.running:
                     await handle.worker.start()
             try:
@@ -401,7 +417,7 @@ class Rooms:
         :raises DeliveryError: the room does not let us in
         :raises StoreError: the store failed
         """
-        async with self._entering.setdefault(room, asyncio.Lock()):  # the same invitation may arrive twice
+        async with self._one_at_a_time(room):  # the same invitation may arrive twice
             handle = self._handle(room)
             handle.group.lifecycle.expect_group(group, adder)
             if handle.worker.running:
@@ -428,7 +444,7 @@ class Rooms:
         :param inviter: bare JID
         :param after: archive id of the stanza before the one with the Welcome
         """
-        async with self._entering.setdefault(room, asyncio.Lock()):
+        async with self._one_at_a_time(room):
             handle = self._rooms.get(room)
             if handle is None or not handle.worker.running or handle.group.follows:
                 return

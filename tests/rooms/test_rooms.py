@@ -100,15 +100,20 @@ async def test_whoever_waits_is_told_when_the_room_is_lost_and_it_can_be_followe
     alice.rooms.close()
 
 
-async def test_a_room_that_lets_nobody_in_is_not_waited_for(world: World) -> None:
+@pytest.mark.parametrize(("after", "group"), [(None, b""), ("000001", b""), ("000001", b"some group")])
+async def test_a_room_that_lets_nobody_in_is_not_waited_for(world: World, after: str | None, group: bytes) -> None:
+    """Whatever the invitation said; inviters without number leave nothing behind."""
     dave = Bot(world.person("dave@d.example"))
     handle = dave.rooms._handle(world.room.jid)
     assert isinstance(handle.muc, FakeMUC)
     handle.muc.refuses = NotPermitted("banned")
     with pytest.raises(NotPermitted):
-        await dave.rooms.follow(world.room.jid, None)
+        await dave.rooms.follow(world.room.jid, after, group)
     assert not dave.rooms.all
     assert not RoomGroup.known(dave.context.device)  # and the store knows nothing of it
+    with dave.context.device.store.transaction() as transaction:
+        assert not [space for space in transaction.spaces() if world.room.jid in space]
+    assert not dave.rooms._entering
 
 
 def added(world: World) -> tuple[Bot, str, str]:

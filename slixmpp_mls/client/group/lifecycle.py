@@ -16,7 +16,7 @@ from ..storage import leaf_ages
 from ..storage.doubts import Doubts
 from ..storage.leaf_ages import LeafAge
 from ..storage.post_commit_actions import ALL_DEVICES, Invite, Invited, Leave, PostCommitActions
-from ..storage.records import NEW_ROOM, FormerKeyRecord, InvitedRecord, Known, MembershipState
+from ..storage.records import FormerKeyRecord, InvitedRecord, Known, MembershipState
 from .evidence import Evidence
 from .group_info_key import GroupInfoKey
 from .room_change import Membership
@@ -248,13 +248,19 @@ class Lifecycle:
             self._stay_out()
 
     def _stay_out(self) -> None:
-        """Record that we are not in the group; of a room that we have read nothing of, nothing is kept."""
-        with self._state.change() as change:
+        """Record that we are not in the group; of a room whose group we have never been in, nothing is kept.
+
+        Except when we may ask there again to be added.
+        """
+        state = self._state
+        with state.change() as change:
             change.expect_nothing()
-            if replace(self._state.record, state=NEW_ROOM.state) != NEW_ROOM:
-                change.put_record(replace(self._state.record, state=MembershipState.OUT))
+            if state.record.joined or state.record.group_id:
+                change.put_record(replace(state.record, state=MembershipState.OUT))
             else:
                 change.delete_record()
+                change.forget_known()
+                change.put_outside(state.outside.pace())
 
     def _become(self, standing: MembershipState) -> None:
         with self._state.change() as change:
