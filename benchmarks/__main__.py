@@ -32,6 +32,12 @@ Svg = Annotated[Path | None, typer.Option(help="Write the plot here.")]
 Markdown = Annotated[Path | None, typer.Option(help="Write the tables here.")]
 
 
+class Peer(StrEnum):
+    """An encryption that others use in rooms."""
+
+    OMEMO = "omemo"
+
+
 class Server(StrEnum):
     """Which server the rooms are on."""
 
@@ -144,6 +150,9 @@ def rooms(
     many: Annotated[str, typer.Option(help="Rooms for one client to be in.")] = "200",
     server: Annotated[Server, typer.Option(help="Where the rooms are.")] = Server.PROSODY,
     config: Annotated[str, typer.Option(help="Text to be added to the server's configuration.")] = "",
+    peer: Annotated[
+        Peer | None, typer.Option(help="Another encryption to be measured beside, where all occupants are here.")
+    ] = None,
     svg: Svg = None,
     markdown: Markdown = None,
 ) -> None:
@@ -161,8 +170,17 @@ def rooms(
         async with {Server.PROSODY: Prosody, Server.EJABBERD: Ejabberd}[server](extra_config=config) as running:
             for size in _numbers(occupants):
                 for here in sorted({2, size}, reverse=True):
-                    done = await talk(running, size, here, messages=messages, rounds=rounds, progress=progress)
-                    results.talks.append(done)
+                    results.talks.append(
+                        await talk(
+                            running,
+                            size,
+                            here,
+                            messages=messages,
+                            rounds=rounds,
+                            progress=progress,
+                            omemo=peer is Peer.OMEMO,
+                        )
+                    )
             for size in _numbers(committers):
                 progress(f"{size} members commit at once")
                 results.races.append(await race(running, size))

@@ -21,8 +21,9 @@ _PROGRAM = "benchmarks.rooms.member"
 class Member:
     """One client somewhere."""
 
-    def __init__(self, process: Process, number: int, account: str, store: str | None) -> None:
+    def __init__(self, process: Process, number: int, account: str, store: str | None, omemo: bool) -> None:
         self.process = process
+        self.omemo = omemo
         self.account = account
         self.store = store
         self._number = number
@@ -44,11 +45,20 @@ class Crew:
         self.processes: list[Process] = []
 
     @classmethod
-    async def gather(cls, server: DevServer, count: int, folder: Path | None, *, processes: int | None = None) -> Self:
+    async def gather(
+        cls,
+        server: DevServer,
+        count: int,
+        folder: Path | None,
+        *,
+        processes: int | None = None,
+        omemo: bool = False,
+    ) -> Self:
         """Make accounts and log them in.
 
         :param folder: for the stores of encrypted clients; None for clients without MLS
         :param processes: one for each client if not given
+        :param omemo: clients with slixmpp-omemo
         """
         crew = cls(server)
         crew.processes = [Process(_PROGRAM) for _ in range(min(count, processes or count))]
@@ -56,7 +66,8 @@ class Crew:
         for number in range(count):
             jid = await server.register(f"{'m' if folder else 'p'}{number}-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex)
             store = str(folder / f"{jid.user}.db") if folder else None
-            crew.members.append(Member(crew.processes[number % len(crew.processes)], number, jid.bare, store))
+            process = crew.processes[number % len(crew.processes)]
+            crew.members.append(Member(process, number, jid.bare, store, omemo))
         await asyncio.gather(*map(crew.log_in, crew.members))
         return crew
 
@@ -77,6 +88,7 @@ class Crew:
             port=server.port,
             ca_file=str(server.ca_file),
             store=member.store,
+            omemo=member.omemo,
         )
         return times
 

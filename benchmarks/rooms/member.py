@@ -8,7 +8,7 @@ import resource
 import ssl
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from slixmpp import JID, ClientXMPP
 from slixmpp.stanza import Message
@@ -20,6 +20,10 @@ from slixmpp_mls.plugin import MLS
 from slixmpp_mls.rooms.encrypted_message import EncryptedMessage
 
 from .process import obey
+from .quiet import Confirming
+
+if TYPE_CHECKING:
+    from .omemo import Omemo
 
 #: What the plugin brings along, so that a client without it is otherwise the same.
 _PLUGINS = sorted(_plugin.MLS.dependencies)
@@ -42,13 +46,18 @@ class Client:
         self._times: dict[str, float] = {}
         self.xmpp: ClientXMPP
         self.encrypted = False
+        self._omemo: Omemo | None = None
+        self._people: list[str] = []
 
     # --- life ----------------------------------------------------------------------------------
 
     async def login(
-        self, jid: str, password: str, host: str, port: int, ca_file: str, store: str | None
+        self, jid: str, password: str, host: str, port: int, ca_file: str, store: str | None, omemo: bool = False
     ) -> dict[str, float]:
-        """Connect; with a store, as an encrypted client.  Moments of the start, in seconds from now."""
+        """Connect; with a store, as an encrypted client.  Moments of the start, in seconds from now.
+
+        :param omemo: as a client with slixmpp-omemo
+        """
         xmpp = self.xmpp = ClientXMPP(jid, password)
         xmpp.ssl_context = ssl.create_default_context(cafile=ca_file)
         xmpp.enable_direct_tls = xmpp.enable_plaintext = False
@@ -65,6 +74,11 @@ class Client:
             xmpp.add_event_handler("mls_entered", lambda _: self._note("entered", begun))
             for name in ("mls_entered", "mls_group_changed"):
                 xmpp.add_event_handler(name, lambda _: self._news.set())
+        elif omemo:
+            from .omemo import Omemo  # it takes memory that the others do not have
+
+            self._omemo = Omemo(xmpp)
+            xmpp.add_event_handler("groupchat_message", self._by_omemo)
         else:
             xmpp.add_event_handler("groupchat_message", self._plain)
         xmpp.connect(host, port)
@@ -73,6 +87,8 @@ class Client:
         xmpp.send_presence()
         if self.encrypted:
             await self.mls.ready()
+        if self._omemo is not None:
+            await self._omemo.ready()
         self._note("ready", begun)
         for handle in self.mls.rooms.values() if self.encrypted else ():
             await handle.wait_live()
@@ -126,9 +142,14 @@ class Client:
             nick = self.xmpp.boundjid.user
             await self.xmpp.plugin["xep_0045"].join_muc_wait(JID(room), nick, maxstanzas=0, timeout=60)
 
+    async def people(self, accounts: list[str]) -> None:
+        """For whom OMEMO encrypts from now on."""
+        self._people = accounts
+
     async def listen_no_more(self) -> None:
-        """From now on take what the server sends off the connection and do nothing with it."""
-        self.xmpp.data_received = lambda data: None  # type: ignore[method-assign]
+        """From now on take what the server sends off the connection, and only confirm it (XEP-0198)."""
+        handled = self.xmpp.plugin["xep_0198"].handled
+        self.xmpp.data_received = cast(Any, Confirming(handled, self.xmpp.send_raw))  # type: ignore[method-assign]
 
     # --- talking -------------------------------------------------------------------------------
 
@@ -155,6 +176,8 @@ class Client:
         message = self.xmpp.make_message(mto=JID(room), mbody=body, mtype="groupchat")
         origin = message["id"] = self.xmpp.new_id()
         reflected = self._own[origin] = asyncio.get_running_loop().create_future()
+        if self._omemo is not None:
+            message = await self._omemo.encrypt(message, self._people)
         message.send()
         await reflected
 
@@ -167,6 +190,16 @@ class Client:
             own.set_result(None)
         else:
             self._hear(message["body"])
+
+    async def _by_omemo(self, message: Message) -> None:
+        own = self._own.pop(message["id"], None)
+        if own is not None and message["mucnick"] == self.xmpp.boundjid.user:
+            own.set_result(None)
+            return
+        assert self._omemo is not None
+        body = await self._omemo.decrypt(message)
+        if body is not None:
+            self._hear(body)
 
     def _hear(self, body: str) -> None:
         self.last = time.monotonic()
@@ -231,6 +264,7 @@ class Client:
 async def main() -> None:
     """Obey until the input ends."""
     logging.getLogger("slixmpp").setLevel(logging.CRITICAL)  # it complains about connections that are closed in the end
+    logging.getLogger("omemo").setLevel(logging.ERROR)  # it warns of each new device
     for client in await obey(Client):
         client.xmpp.abort()
 

@@ -23,10 +23,10 @@ _Row = tuple[str, ...]
 class Results:
     """All that was measured.
 
-    :ivar talks: plain, encrypted, and encrypted throughput as a share of plain
+    :ivar talks: of each size: plain, encrypted, and perhaps OMEMO
     """
 
-    talks: list[tuple[Talk, Talk, float]] = field(default_factory=list)
+    talks: list[list[Talk]] = field(default_factory=list)
     races: list[Race] = field(default_factory=list)
     archives: list[CatchUp] = field(default_factory=list)
     many: list[ManyRooms] = field(default_factory=list)
@@ -37,14 +37,14 @@ def _ms(seconds: float) -> str:
 
 
 def _talk_rows(results: Results) -> Iterable[_Row]:
-    for plain, encrypted, ratio in results.talks:
-        for talk in (plain, encrypted):
+    for talks in results.talks:
+        for talk in talks:
             yield (
                 f"{talk.occupants}",
                 "all" if talk.here == talk.occupants else str(talk.here),
-                "encrypted" if talk.encrypted else "plain",
+                talk.kind,
                 f"{talk.rate:.0f}",
-                f"{ratio:.2f}" if talk.encrypted else "",
+                "" if talk.kind == "plain" else f"{talk.share:.2f}",
                 _ms(talk.median),
                 _ms(talk.high),
                 _ms(talk.delivery_cpu),
@@ -130,8 +130,12 @@ def plot(results: Results, path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(8, 5))
     for here, style in (("all", "-"), ("two", ":")):
         chosen = [each for each in results.talks if (each[0].here == each[0].occupants) == (here == "all")]
-        for kind, (label, colour) in enumerate((("plain", "tab:gray"), ("encrypted", "tab:blue"))):
-            talks: Sequence[Talk] = sorted((each[:2][kind] for each in chosen), key=lambda talk: talk.occupants)
+        for label, colour in (("plain", "tab:gray"), ("encrypted", "tab:blue"), ("OMEMO", "tab:orange")):
+            talks: Sequence[Talk] = sorted(
+                (talk for each in chosen for talk in each if talk.kind == label), key=lambda talk: talk.occupants
+            )
+            if not talks:
+                continue
             axes.plot(
                 [talk.occupants for talk in talks],
                 [talk.rate for talk in talks],

@@ -649,3 +649,27 @@ def test_members_who_are_shown_different_rooms_can_find_out() -> None:
     world.settle()
     assert isinstance(only(alice.events, Rejected).error, InvalidError)
     assert alice.texts == bob.texts == []
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        lambda sent: replace(sent, epoch=sent.epoch + 1),
+        lambda sent: replace(sent, epoch=sent.epoch - 1),
+        lambda sent: elements.Proposal(sent.group, sent.epoch, sent.data),
+    ],
+)
+def test_a_reflection_whose_attributes_lie_is_none(lie: Callable[[elements.Application], elements.RoomElement]) -> None:
+    """The room's server can change the element around our message: what it says is not what we have sent."""
+    world, alice, *_ = three()
+    sent = alice.send(b"Fair is foul")
+    (flying,) = world.room.in_flight
+    (payload,) = flying.payloads
+    assert isinstance(payload, elements.Application)
+    world.room.in_flight[:] = [replace(flying, payloads=(lie(payload),))]
+    world.settle()
+    assert not alice.said(MessageSent)
+    assert [outgoing.origin_id for outgoing in alice.group.outstanding()] == [sent.origin_id]
+    world.room.in_flight[:] = [flying]
+    world.settle()
+    assert [event.origin_id for event in alice.said(MessageSent)] == [sent.origin_id]
