@@ -52,7 +52,7 @@ from slixmpp_mls.mls.parameters import DAY, HOUR, Parameters
 from slixmpp_mls.mls.schedule.message_protection import pad_in_steps
 from slixmpp_mls.mls.structures.commit import MAX_PROPOSALS
 from slixmpp_mls.mls.structures.credential import MAX_CERTIFICATES
-from slixmpp_mls.mls.structures.extensions import MAX_EXTENSIONS, MAX_NUMBERS
+from slixmpp_mls.mls.structures.extensions import MAX_COMPONENTS, MAX_EXTENSIONS, MAX_NUMBERS
 from slixmpp_mls.mls.structures.framing import MLSMessage
 from slixmpp_mls.mls.structures.key_package import KeyPackage as MLSKeyPackage
 from slixmpp_mls.mls.structures.update_path import MAX_DEPTH, MAX_RESOLUTION
@@ -277,6 +277,7 @@ def test_its_other_numbers_are_those_of_the_code() -> None:
     assert f"at most {limits.size:,} octets, {bounds}, and {limits.elements} elements" in text
     counts = f"{MAX_CERTIFICATES} certificates in a credential, {MAX_EXTENSIONS} extensions in one place, {MAX_NUMBERS}"
     assert f"more than {counts} numbers in a list" in text
+    assert f"{MAX_COMPONENTS} components in the app_data_dictionary" in text
     assert f"more than {MAX_PROPOSALS:,} proposals in a Commit, or entries in a Welcome" in text
     assert f"more than {MAX_DEPTH} nodes, or with more than {MAX_RESOLUTION:,} ciphertexts" in text
     assert f"a tree of more than {MAX_MEMBERS:,} leaves" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import struct
 import sys
 from datetime import UTC, datetime
@@ -31,8 +32,9 @@ from slixmpp_mls.client import (
     KeyPackageSettings,
     Rejected,
     RoomGroup,
+    Unsure,
 )
-from slixmpp_mls.client.group.certainty import INQUIRY_LABEL, signed_content
+from slixmpp_mls.client.group.certainty import INQUIRY_LABEL, Certainty, signed_content
 from slixmpp_mls.client.group.certainty import Inquiry as SignedInquiry
 from slixmpp_mls.client.group.ephemeral import Ephemeral as EphemeralReader
 from slixmpp_mls.client.group.group_info_key import GroupInfoKey, begins_key, open_group_info
@@ -46,19 +48,23 @@ from slixmpp_mls.mls.crypto.hpke import HPKECiphertext
 from slixmpp_mls.mls.group.commit_effects import ChangeKind, Effects, MemberChange
 from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.parameters import DAY, HOUR
+from slixmpp_mls.mls.registry import ExtensionType
 from slixmpp_mls.mls.structures.credential import BasicCredential, Certificate, X509Credential
 from slixmpp_mls.mls.structures.extensions import Extension
 from slixmpp_mls.mls.structures.framing import MemberSender, MLSMessage, PrivateMessage
 from slixmpp_mls.mls.structures.group_context import GroupContext
 from slixmpp_mls.mls.structures.key_package import KeyPackage as MLSKeyPackage
 from slixmpp_mls.mls.structures.leaf_node import Capabilities, LeafNode, UpdateSource
+from slixmpp_mls.mls.structures.welcome import GroupInfo as SignedGroupInfo
 from slixmpp_mls.mls.structures.welcome import Welcome as WelcomeMessage
+from slixmpp_mls.mls.structures.welcome import group_info_tbs
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
 from slixmpp_mls.mls.tree.leaf_validation import GroupRequirements, LeafRules
 from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import ExternalJoins, RemovedClients, RoomPolicy
 from slixmpp_mls.policy.check import judge
+from slixmpp_mls.policy.roster import Roster
 from slixmpp_mls.rooms.content import PROFILE
 from slixmpp_mls.rooms.rich import RoomReferences
 from slixmpp_mls.rooms.signals import open_signal
@@ -453,6 +459,82 @@ def test_no_inquiry(case: dict[str, str]) -> None:
     with pytest.raises(PeerError):
         SUITE.verify_with_label(unhex(made["signature_key"]), INQUIRY_LABEL, content, asked.signature)
     assert changed == (case["reason"] == "another state")
+
+
+def inquiry_group(own_index: int) -> tuple[Certainty, SimpleNamespace]:
+    """One of the two members of the inquiries' group, and what it has of the group's state."""
+    case, octets = load("inquiry"), unhex(load("inquiry")["group_info"])
+    info = MLSMessage.decode(octets).body
+    assert isinstance(info, SignedGroupInfo)
+    data = next(each.extension_data for each in info.extensions if each.extension_type == ExtensionType.RATCHET_TREE)
+    tree = RatchetTree.decode(SUITE, data)
+    group = SimpleNamespace(
+        suite=SUITE,
+        group_id=unhex(case["group_id"]),
+        epoch=info.group_context.epoch,
+        context=info.group_context,
+        own_index=own_index,
+        tree=tree,
+        group_info=lambda **_: octets,
+    )
+    membership = SimpleNamespace(group=group, roster=Roster.of(tree.members()))
+    state = SimpleNamespace(
+        membership=membership,
+        require_member=lambda: membership,
+        unsure=SimpleNamespace(behind=0, reasons=0),
+        group_info_key=None,
+    )
+    return Asking(SimpleNamespace(random=os.urandom), state, None), group  # type: ignore[arg-type]
+
+
+class Asking(Certainty):
+    def _settle(self, now: int) -> list[Event]:
+        return [Unsure("r@c.example", 1, ())]  # sure again
+
+
+def test_an_inquiry_is_answered_once_and_an_older_one_never() -> None:
+    """mls-recovery.xml, "Not Being Sure": the time is later than that of the latest one that was answered."""
+    answering, _ = inquiry_group(1)
+    made = load("inquiry")
+    for number, case in enumerate(made["in_this_order"]):
+        parsed = parse(case["inquiry"])
+        assert isinstance(parsed, Inquiry)
+        asked = answering.judge(parsed, made["time"])
+        assert (asked is not None) is case["answered"], number
+        if asked is not None:
+            answering.answer(asked, made["time"])
+
+
+def take_answer(xml: str) -> list[Event]:
+    made, parsed = load("inquiry"), parse(xml)
+    assert isinstance(parsed, Answer)
+    asking, _ = inquiry_group(0)
+    asking._reply_key = SUITE.import_hpke_key(unhex(made["reply_private_key"]))
+    return asking.take_answer(parsed, made["time"])
+
+
+def test_an_answer_makes_sure() -> None:
+    made = load("inquiry")
+    info = MLSMessage.decode(unhex(made["group_info"])).body
+    assert isinstance(info, SignedGroupInfo)
+    assert info.signer == 1
+    assert {ExtensionType.EXTERNAL_PUB, ExtensionType.RATCHET_TREE, GroupInfoKey.TYPE} <= {
+        each.extension_type for each in info.extensions
+    }
+    key = unhex(made["answering_signature_key"])
+    SUITE.verify_with_label(key, "GroupInfoTBS", group_info_tbs(info), info.signature)
+    assert take_answer(made["answer"])
+
+
+@pytest.mark.parametrize("case", load("inquiry")["refused_answers"], ids=lambda case: case["reason"])
+def test_no_answer(case: dict[str, str]) -> None:
+    """mls-recovery.xml, "Not Being Sure"."""
+    SCHEMA.assertValid(etree.fromstring(case["answer"]))
+    if case["reason"] == "sealed for another group":
+        assert take_answer(case["answer"]) == []  # it cannot be told from one to somebody else
+        return
+    with pytest.raises(PeerError):
+        take_answer(case["answer"])
 
 
 def test_ephemeral() -> None:

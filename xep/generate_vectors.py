@@ -371,6 +371,16 @@ def key_packages() -> dict[str, Any]:
     def with_extension(*extensions: Extension) -> Callable[[LeafNode], LeafNode]:
         return lambda leaf: replace(leaf, extensions=(*leaf.extensions, *extensions))
 
+    def with_dictionary(data: bytes) -> Callable[[LeafNode], LeafNode]:
+        """A leaf with these octets as its app_data_dictionary."""
+        there = Extension(AppDataDictionary.TYPE, data)
+
+        def change(leaf: LeafNode) -> LeafNode:
+            others = (each for each in leaf.extensions if each.extension_type != AppDataDictionary.TYPE)
+            return replace(leaf, extensions=(*others, there))
+
+        return change
+
     def with_field(**fields: Any) -> Callable[[LeafNode], LeafNode]:
         return lambda leaf: replace(leaf, **fields)
 
@@ -396,6 +406,9 @@ def key_packages() -> dict[str, Any]:
     many = changed(listing(proposals=tuple(range(0xF000, 0xF100))))
     extensions = b"".join((0xF100 + number).to_bytes(2, "big") + b"\0" for number in range(64))
     full = changed(same, *(Extension(0xF100 + number, b"") for number in range(64)))
+    device = hag.identity.device
+    # 64 in a list of their own, in which an entry has a number and no data
+    components, entries = changed(same, dictionary(*range(0xF100, 0xF140))), extensions
     cases: list[tuple[str, KeyPackageBundle, dict[str, Any], bool]] = [
         ("as it should be", good, {}, True),
         ("of last resort", made(last_resort=True), {"last_resort": True}, True),
@@ -452,13 +465,25 @@ def key_packages() -> dict[str, Any]:
         ("said to be of another suite", good, {"suite": 2}, False),
         ("with a signature that is not right", damaged(made()), {}, False),
         ("of a device that does not know the policy", changed(without(RoomPolicy.TYPE)), {}, False),
+        ("with 64 components", components, {}, True),
+        ("with 65 components", components, longer(components, entries, b"\xf2\x00\x00"), False),
+        ("with components in the leaf that cannot be read", changed(with_dictionary(b"\x05")), {}, True),
+        # the id of the item: the KeyPackageRef, or a place (mls.xml, "Checks on KeyPackages")
+        ("in its place", good, {"place": f"{device}/1/0"}, True),
+        ("in the place of last resort", made(last_resort=True), {"place": f"{device}/1/last-resort"}, True),
+        ("in the place of another device", good, {"place": f"{wicca.identity.device}/1/0"}, False),
+        ("in the place of another suite", good, {"place": f"{device}/2/0"}, False),
+        ("in a place whose number has a leading zero", good, {"place": f"{device}/1/01"}, False),
+        ("in a place that has no number", good, {"place": f"{device}/1"}, False),
     ]
     items = []
     for name, bundle, said, accepted in cases:
         data = MLSMessage.wrap(bundle.key_package)
         values: dict[str, Any] = {"ref": bundle.reference.hex(), "suite": SUITE.id, "data": data, **said}
+        place = values.pop("place", None)
         element = stanza.KeyPackage(**values)
-        item = {"name": name, "item_id": element.ref, "xml": element.to_bytes().decode(), "accepted": accepted}
+        item_id = element.ref if place is None else place
+        item = {"name": name, "item_id": item_id, "xml": element.to_bytes().decode(), "accepted": accepted}
         items.append({**item, "last_resort": is_last_resort(bundle.key_package)} if accepted else item)
     return {
         "now": NOW,
@@ -644,10 +669,26 @@ def group_infos() -> dict[str, Any]:
 # --- inquiry.json ------------------------------------------------------------------------------
 
 
-def inquiries() -> dict[str, Any]:
+def asked_and_answering() -> tuple[Group, Group]:
+    """The group of the inquiries, as the member at leaf 0, which asks, and the one at leaf 1 have it."""
     hag = Person("hag66@shakespeare.lit", "pda", "secondwitch", "PDA")
+    wicca = Person("wiccarocks@shakespeare.lit", "laptop", "thirdwitch", "Laptop")
     group = Group.create(hag.make_package(NOW), hag.random(32), extensions=group_extensions(POLICY), random=hag.random)
-    reply_key = SUITE.generate_key_pair(hag.random)
+    invited = wicca.make_package(NOW)
+    bundle = group.commit([Add(invited.key_package)], now=NOW, random=hag.random)
+    assert bundle.welcome is not None
+    welcome = MLSMessage.decode(bundle.welcome).body
+    assert isinstance(welcome, Welcome)
+    asking, answering = bundle.staged.next, Group.join(welcome, invited).state
+    assert isinstance(asking, Group)
+    assert isinstance(answering, Group)
+    return asking, answering
+
+
+def inquiries() -> dict[str, Any]:
+    group, other = asked_and_answering()
+    random = Randomness("answers")
+    reply_key = SUITE.generate_key_pair(random)
     bare = Inquiry(int(group.own_index), state_digest(group.context.encode()), NOW, reply_key.public, b"")
     key = group.signature_key
 
@@ -658,8 +699,12 @@ def inquiries() -> dict[str, Any]:
     def element(inquiry: Inquiry) -> str:
         return elements.Inquiry(group.group_id, group.epoch, inquiry.encode()).to_bytes().decode()
 
-    genuine, message = signed(bare), group.group_info(random=hag.random)
-    sealed = SUITE.encrypt_with_label(reply_key.public, ANSWER_LABEL, group.group_id, message)
+    def answer(message: bytes, epoch: int = group.epoch, group_id: bytes = group.group_id) -> str:
+        sealed = SUITE.encrypt_with_label(reply_key.public, ANSWER_LABEL, group_id, message)
+        return elements.Answer(group.group_id, epoch, sealed.encode()).to_bytes().decode()
+
+    genuine = signed(bare)
+    message = other.group_info(extensions=(GroupInfoKey.of(other).extension(),), random=random)
     return {
         "suite": SUITE.id,
         "group_id": group.group_id.hex(),
@@ -680,9 +725,22 @@ def inquiries() -> dict[str, Any]:
                 (replace(genuine, signature=b""), "no signature"),
             )
         ],
+        "in_this_order": [
+            {"inquiry": element(signed(replace(bare, time=time))), "answered": answered}
+            for time, answered in (
+                (NOW, True), (NOW, False), (NOW - 1, False), (NOW + 1, True), (NOW, False), (NOW + 86_400, True),
+            )
+        ],
+        "answering_signature_key": other.own_leaf.signature_key.hex(),
         "group_info": message.hex(),
-        "answer": elements.Answer(group.group_id, group.epoch, sealed.encode()).to_bytes().decode(),
-    }
+        "answer": answer(message),
+        "refused_answers": [
+            {"answer": answer(message, group.epoch + 1), "reason": "another epoch than that of the GroupInfo"},
+            {"answer": answer(message, group_id=bytes(32)), "reason": "sealed for another group"},
+            {"answer": answer(message[:-1] + bytes([message[-1] ^ 1])), "reason": "a GroupInfo with a wrong signature"},
+            {"answer": answer(message[4:]), "reason": "no MLSMessage"},
+        ],
+    }  # fmt: skip
 
 
 # --- commit-location.json ----------------------------------------------------------------------

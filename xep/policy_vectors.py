@@ -28,6 +28,7 @@ from slixmpp_mls.policy import (
     ExternalJoins,
     GroupView,
     RemovedAs,
+    RemovedClient,
     RemovedClients,
     Right,
     RoomPolicy,
@@ -379,7 +380,47 @@ def _removed_cases() -> Iterable[tuple[str, bool, RemovedAs, Who, list[dict[str,
     yield "an administrator adds whom others have removed", True, RemovedAs.MEMBER, ALICE, [add(bare, ALICE)]
 
 
-ALLOWED = {name: allowed for name, allowed, *_ in (*_cases(), *_policy_cases(), *_removed_cases())}
+def _list_cases() -> Iterable[tuple[str, bool, list[RemovedClient], RoomPolicy, Who, list[dict[str, Any]]]]:
+    """Name, whether it is allowed, the list of removed clients before, policy, committer, changes."""
+
+    def entry(identity: str, removed_as: RemovedAs) -> RemovedClient:
+        account, device = identity.split("/")
+        return RemovedClient(account, device.encode(), removed_as)
+
+    own, member, newcomer = RemovedAs.OWN_DEVICE, RemovedAs.MEMBER, RemovedAs.NEWCOMER
+    bob_again = leaf_of(GROUP[BOB], 1)
+    yield "an Add behind the Remove of the client", True, [], POLICY, ALICE, [remove(BOB, ALICE), add(bob_again, ALICE)]
+    yield "an Add before the Remove of the client", True, [], POLICY, ALICE, [add(bob_again, ALICE), remove(BOB, ALICE)]
+    yield (
+        "two are removed, in the order of the Commit", True, [], POLICY, ALICE,
+        [remove(CAROL, ALICE), remove(BOB, ALICE)],
+    )  # fmt: skip
+    known = [entry(GROUP[BOB2], own), entry("erin@e.example/1", member)]
+    yield "others remove whom its own account has removed", True, known, POLICY, ALICE, [remove(BOB2, ALICE)]
+    whole = [entry("bob@b.example/", member)]
+    yield "of an account on the list as a whole, one is removed", True, whole, POLICY, BOB, [remove(BOB2, BOB)]
+    bob3 = leaf_of("bob@b.example/3")
+    yield (
+        "an administrator adds one of an account that is on the list",
+        True,
+        whole,
+        POLICY,
+        ALICE,
+        [add(bob3, ALICE)],
+    )
+    yield "the account itself adds one, and is on the list as a whole", False, whole, POLICY, BOB, [add(bob3, BOB)]
+    back = leaf_of(GROUP[BOB], 1, returns=0)
+    yield (
+        "a return changes no entry, although an administrator commits it", True, whole, POLICY, ALICE,
+        [remove(BOB, ALICE), add(back, ASKS)],
+    )  # fmt: skip
+    eight = [entry(f"bob@b.example/{number}", newcomer) for number in range(10, 18)]
+    yield "a ninth entry of an account", True, [*eight, *known[1:]], POLICY, BOB, [remove(BOB2, BOB)]
+    full = [entry(f"u{number}@e.example/1", newcomer if number % 2 else member) for number in range(128)]
+    yield "a 129th entry: the oldest newcomer's goes", True, full, POLICY, ALICE, [remove(BOB, ALICE)]
+
+
+ALLOWED = {name: allowed for name, allowed, *_ in (*_cases(), *_policy_cases(), *_removed_cases(), *_list_cases())}
 
 
 def _checked(
@@ -412,6 +453,8 @@ def checks() -> dict[str, Any]:
     for name, _, removed_as, by, changes in _removed_cases():
         removed = none.with_removed([(ClientIdentity("bob@b.example", "3"), removed_as)])
         cases.append(_checked(name, POLICY, removed, by, changes))
+    for name, _, entries, policy, by, changes in _list_cases():
+        cases.append(_checked(name, policy, RemovedClients(tuple(entries)), by, changes))
     return {
         "cipher_suite": SUITE.id,
         "group_id": GROUP_ID.hex(),
