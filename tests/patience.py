@@ -10,8 +10,13 @@ _SECONDS = 120.0
 
 
 async def add_all(room: EncryptedRoom, *accounts: str) -> None:
-    """Add people, and those again whose server did not answer within ``key_packages.selection.PATIENCE``."""
+    """Add people, and those again whose server did not answer within ``key_packages.selection.PATIENCE``.
+
+    Accounts that are in the group already stay there.
+    """
+    left = list(accounts)
     async with asyncio.timeout(_SECONDS):
-        while failed := (await room.add(*accounts)).failed:
-            assert all(reason.startswith("no answer within") for reason in failed.values()), failed
-            accounts = tuple(failed)
+        while left:
+            failed = (await room.add(*left)).failed
+            left = [account for account in failed if account not in room.accounts]
+            assert all(failed[account].startswith("no answer within") for account in left), failed
