@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 
 from ...client import RoomGroup
 from ...delivery import Room
-from ...errors import MLSError, StanzaTooLarge, StoreError
+from ...errors import DeliveryError, PeerError, StanzaTooLarge, StoreError, UsageError
 from ...runtime import Context, Tasks
 from ...stanza import NS, Application, RoomElement
 from ...stanza.elements import MAX_MARKUP
@@ -48,11 +48,14 @@ class RoomParts:
         return self.group.room
 
     def spawn(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[None]:
-        """Run work beside the reading.  Our own errors are only logged: their consequences are in the room.
+        """Run work beside the reading.
+
+        What the server or a peer answers is only logged, since its consequences are in the room.  A store that fails is
+        reported as ``mls_failed``.
 
         :param name: describes the work in the log
         """
-        return self.tasks.spawn(work, name, passing=(MLSError,))
+        return self.tasks.spawn(work, name, passing=(UsageError, PeerError, DeliveryError))
 
     async def stored(self, work: Callable[[], T]) -> T:
         """As :meth:`until_stored`, for work without a pause in it."""
