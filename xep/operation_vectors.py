@@ -11,11 +11,13 @@ from slixmpp_mls.client.device.leaf_proofs import renewing
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.group.staging import StagedCommit
 from slixmpp_mls.mls.registry import CredentialType, ProposalType
 from slixmpp_mls.mls.structures.framing import MLSMessage
 from slixmpp_mls.mls.structures.leaf_node import Lifetime
 from slixmpp_mls.mls.structures.proposals import Add, AnyProposal, PreSharedKey, ReInit
 from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
+from slixmpp_mls.mls.structures.welcome import Welcome
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, OwnLeaf, capabilities, create_key_package
 from slixmpp_mls.policy import EXTENSION_TYPES, RoomPolicy, group_extensions
 from slixmpp_mls.stanza import elements
@@ -102,16 +104,16 @@ def operations() -> dict[str, Any]:
     # another cipher suite
     asked = ReInit(crone.random(32), 1, NEW.id, group_extensions(RoomPolicy(ROOM, (crone.account,))))
     made = coven.commit([asked], now=NOW, random=crone.random)
-    closed = made.staged.next
+    closed, sent_reinit = made.staged.next, made.commit
     assert isinstance(closed, Group)
     step("reinit", ROOM, [elements.Commit(coven.group_id, coven.epoch, made.commit)], closed)
 
-    def follows(old: Group, *others: Person) -> list[Any]:
+    def follows(old: Group, maker: Person, *others: Person) -> list[Any]:
         packages = [package(person, NEW).key_package for person in others]
         draft = old.draft_reinitialize(
-            package(crone, NEW), packages, now=NOW, identify=ClientIdentity.from_leaf, random=crone.random
+            package(maker, NEW), packages, now=NOW, identify=ClientIdentity.from_leaf, random=maker.random
         )
-        done = draft.finish(random=crone.random)
+        done = draft.finish(random=maker.random)
         assert isinstance(done.staged.next, Group)
         assert done.welcome is not None
         return [creation(done.staged.next, old, done.welcome, done.commit), done.staged.next]
@@ -124,7 +126,21 @@ def operations() -> dict[str, Any]:
     assert isinstance(bundle.staged.next, Group)
     assert bundle.welcome is not None
     step("a creation without the PSK", ROOM, creation(bundle.staged.next, closed, bundle.welcome, bundle.commit), None)
-    found, after = follows(closed, hag, wicca)
+
+    # refused: a member that is no administrator puts a key of its own in the administrator's place
+    welcome = MLSMessage.decode(to_coven).body
+    assert isinstance(welcome, Welcome)
+    theirs = Group.join(welcome, wicca.packages[0]).state
+    assert isinstance(theirs, Group)
+    read = theirs.process(sent_reinit, now=NOW)
+    assert isinstance(read, StagedCommit)
+    ended = theirs.apply(read, now=NOW)
+    false = Person("crone1@shakespeare.lit", "desktop", "firstwitch", "Cauldron")
+    assert false.identity == crone.identity
+    false.signature_key = OLD.generate_signature_key(wicca.random)
+    found, _ = follows(ended, wicca, hag, false)
+    step("a creation by a member, with another key for the administrator", ROOM, found, None)
+    found, after = follows(closed, crone, hag, wicca)
     step("creation", ROOM, found, after, continues=True)
     return {
         "suites": [OLD.id, NEW.id],
