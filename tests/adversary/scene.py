@@ -78,6 +78,7 @@ class Scene:
         joined = self.world.group(*accounts, policy=self.policy, suite=SUITE)
         self.people = joined[:3]
         self.alice, self.bob, self.carol = self.people
+        self.group_id = self.alice.group.mls.group_id
         self.mallory = joined[3] if with_mallory else None
         if self.mallory is not None:
             self.world.people.remove(self.mallory)  # it reads when it likes
@@ -275,6 +276,8 @@ class Scene:
         if person is None:
             person = self.world.person(account, MemoryStore(account))
             self.people.append(person)
+            # It reads the room because of Alice's invitation, which says into which group, and by whom.
+            person.group.lifecycle.expect_group(self.group_id, ALICE)
         return person
 
     def lose(self, person: Participant) -> None:
