@@ -385,6 +385,8 @@ class Plugin(E2EEPlugin):
         await self._mls.ready()
         address = self._address(tab)
         room = self._room_for(address)
+        if room is None and not self._encryption_enabled(tab.jid):
+            raise UsageError("this tab is not encrypted: /mls encrypts it. Nothing was sent")
         if room is None:
             raise UsageError("this device is not in the group yet; nothing was sent. /mls asks again")
         return room

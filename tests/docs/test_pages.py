@@ -82,7 +82,8 @@ def test_pages_name_events_and_not_their_classes(monkeypatch: pytest.MonkeyPatch
     """A program registers a handler by the event's name; the reference has the classes."""
     monkeypatch.syspath_prepend(str(DOCS))
     generate = importlib.import_module("generate")
-    classes = {data for _, _, data in generate.event_table()} - {"EncryptedMessage", "RetiredDevice", "StoreError"}
+    of_use = {"EncryptedMessage", "RetiredDevice"} | {cls.__name__ for cls in error_classes()}  # to be named as such
+    classes = {data for _, _, data in generate.event_table()} - of_use
     named = []
     for page in [ROOT / "README.md", *DOCS.glob("*.md"), *DOCS.glob("howto/*.md"), *DOCS.glob("concepts/*.md")]:
         if page.name != "requirements.md":  # which says where in the code a thing is
@@ -182,6 +183,45 @@ async def test_the_bot_in_production(prosody: DevServer, account: Account, conne
         assert await bot.ends() == 0, bot.output
     async with running(sys.executable, "bot.py", folder=tmp_path, **environment | {"XMPP_PASSWORD": "wrong"}) as bot:
         assert await bot.ends() == 77, bot.output
+
+
+async def test_the_crontab_line(server: DevServer, account: Account, connect: Connect, tmp_path: Path) -> None:
+    """The line of the page on scripts posts as cron runs it: by a shell with a home, a short path and nothing else."""
+    page = (DOCS / "howto/scripts.md").read_text()
+    ops, alice = str(await account(server, "ops")), await Person.connected(connect, server, tmp_path)
+    room = f"{unique('ops')}@{server.rooms}"
+    settings_file = tmp_path / ".config" / "slixmpp-mls" / "config.toml"
+    settings_file.parent.mkdir(parents=True)
+    (tmp_path / ".secrets").mkdir()
+    (tmp_path / ".secrets" / "ops").write_text(server.accounts[ops])
+    settings = re.search(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert settings is not None
+    settings_file.write_text(
+        settings[1].replace("ops@example.org", ops)
+        + f'host = "{server.host}"\nport = {server.port}\nca = "{server.ca_file}"\n'
+    )
+    settings_file.chmod(0o600)
+
+    async def cron(line: str) -> None:
+        line = line.replace("/opt/mls/bin/slixmpp-mls", COMMAND).replace("ops@rooms.example.org", room)
+        bare = ("/usr/bin/env", "-i", f"HOME={tmp_path}", "PATH=/usr/bin:/bin", "/bin/sh", "-c", line)
+        async with running(*bare, folder=tmp_path) as program:
+            assert await program.ends() == 0, program.output
+
+    first = re.search(r"^slixmpp-mls (send .* --create --add .*)$", page, re.MULTILINE)
+    daily = re.search(r"^0 7 \* \* \* (df -h .*)$", page, re.MULTILINE)
+    assert first is not None
+    assert daily is not None
+    await cron(f"{COMMAND} {first[1].replace('alice@example.org', alice.jid)}")
+    assert await alice.hears(ops) == "The watch begins"
+    await cron(daily[1].replace("df -h", "echo 42% of the disk"))
+    assert await alice.hears(ops) == "42% of the disk"
+
+
+def test_the_exit_codes_of_scripts() -> None:
+    """Those of the page are those of the command's help."""
+    table = set(re.findall(r"^\| (\d+) \|", (DOCS / "howto/scripts.md").read_text(), re.MULTILINE))
+    assert table == set(re.findall(r"\b(\d+): ", CliRunner().invoke(app, ["send", "--help"]).output))
 
 
 async def test_both_encryptions_in_one_bot(

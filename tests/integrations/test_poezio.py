@@ -73,6 +73,8 @@ async def test_a_person_and_the_bot_of_the_readme_talk(
         await window.shows("Authentication success")
         await first_command(window, f"message {bot}")
         await window.shows(re.escape(f"[{bot}]"))
+        await window.type("/mls reply so be it")
+        await window.shows("this tab is not encrypted: /mls encrypts it")
         await window.type("/mls")
         await window.shows("Encrypted from now on")
         await window.type("Fair is foul")
