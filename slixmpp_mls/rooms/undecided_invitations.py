@@ -5,7 +5,7 @@ conversation with the inviter then.  Until that, the place in the room's archive
 must not be lost, and the account's archive is not read again for it (:mod:`.invitations`).
 
 Nothing is done for such an invitation: its address is neither asked nor entered.  The number for each inviter and in
-all is limited; the oldest makes room.
+all is limited; the oldest one of the inviter, or of the server, with the most makes room.
 
 In the store: space ``undecided_invitation``, key and value as in :mod:`.invitation_queue`.
 """
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from ..identity.fair_share import displaced
 from ..store import Store
 from .invitation_queue import EXPIRY, MAX_OF_ONE, MAX_WAITING, InvitationRecord
 
@@ -81,14 +82,15 @@ class UndecidedInvitations:
         """
         key, records = f"{room}/{inviter}".encode(), self._records()
         record = InvitationRecord(inviter.encode(), (after or "").encode(), self._now(), 0, 0, group)
-        others = {each: one for each, one in records.items() if each != key}
-        dropped = _oldest({each: one for each, one in others.items() if one.inviter == record.inviter}, MAX_OF_ONE)
-        dropped |= _oldest(others, MAX_WAITING)
+        ordered = [*sorted(records.keys() - {key}, key=lambda each: records[each].received), key]
+        inviters = [inviter if each == key else records[each].inviter.decode() for each in ordered]
+        dropped = {ordered[position] for position in displaced(inviters, of_one=MAX_OF_ONE, in_all=MAX_WAITING)}
         with self._store.transaction() as transaction:
             for each, _ in list(transaction.items(SPACE)):
                 if each not in records or each in dropped:  # expired, or it makes room
                     transaction.delete(SPACE, each)
-            transaction.put(SPACE, key, record.encode())
+            if key not in dropped:
+                transaction.put(SPACE, key, record.encode())
 
     def take(self, *, room: str | None = None, inviter: str | None = None) -> list[tuple[str, InvitationRecord]]:
         """Remove the invitations to a room, or those of an inviter, because they are accepted.
@@ -106,12 +108,6 @@ class UndecidedInvitations:
                 for key in found:
                     transaction.delete(SPACE, key)
         return [(_room(key), record) for key, record in sorted(found.items(), key=lambda item: item[1].received)]
-
-
-def _oldest(records: dict[bytes, InvitationRecord], limit: int) -> set[bytes]:
-    """Those that make room for one more."""
-    ordered = sorted(records, key=lambda key: records[key].received)
-    return set(ordered[: max(0, len(ordered) - limit + 1)])
 
 
 def _room(key: bytes) -> str:

@@ -111,6 +111,22 @@ def test_a_welcome_is_the_one_that_the_invitation_names(same_id: bool, names_add
         assert bob.group.room_state.expected() == ()
 
 
+@pytest.mark.parametrize("accounts", [1, 100])
+def test_strangers_invitations_do_not_displace_the_one_that_counts(accounts: int) -> None:
+    """mls, "Adding People": neither those of one account, nor those of many on one server."""
+    world = World()
+    (alice,) = world.group(ALICE)
+    bob = world.person(BOB)
+    bob.group.lifecycle.expect_group(alice.group.mls.group_id, ALICE)
+    for number in range(200):
+        bob.group.lifecycle.expect_group(b"group %d" % number, f"mallory{number % accounts}@m.example")
+    assert len(bob.group.room_state.expected()) == (9 if accounts == 1 else 64)
+    alice.commit(*alice.adding(BOB))
+    world.settle()
+    assert world.agree()
+    assert bob.group.is_member
+
+
 def test_who_has_no_invitation_follows_the_first_welcome_and_says_whose() -> None:
     """mls, "Adding People": there is nothing to compare it with."""
     world = World()

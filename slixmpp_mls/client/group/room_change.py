@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ...errors import UsageError
+from ...identity.fair_share import displaced
 from ...mls.crypto.cipher_suite import SignaturePrivateKey
 from ...mls.group.group import Group
 from ...mls.group.staging import StagedCommit
@@ -51,7 +52,7 @@ from .group_info_key import UNKNOWN, GroupInfoKey
 
 __all__ = ["ENTRY", "MAX_FORMER_KEYS", "PRESENT", "Change", "Contents", "Membership", "PartialMembership"]
 
-_EXPECTED = 8  # groups that invitations name: as many as there are invitations of one inviter
+_EXPECTED_OF_ONE, _EXPECTED = 8, 64  # groups that invitations of one inviter name, and of all
 
 PRESENT, ENTRY = b"present", b"entry"
 """The names of the keys for GroupInfos in their space."""
@@ -227,7 +228,11 @@ class Change:
         new = ExpectedGroup(group, inviter.encode())
         value = self.transaction.get(self._spaces.outside, EXPECTED)
         known = () if value is None else ExpectedRecord.decode(value).groups
-        groups = (*(each for each in known if each != new), new)[-_EXPECTED:]
+        groups = (*(each for each in known if each != new), new)
+        # mls, "Adding People": a stranger's invitations do not displace the genuine one
+        senders = [each.inviter.decode() for each in groups]
+        gone = displaced(senders, of_one=_EXPECTED_OF_ONE, in_all=_EXPECTED)
+        groups = tuple(each for position, each in enumerate(groups) if position not in gone)
         self.transaction.put(self._spaces.outside, EXPECTED, ExpectedRecord(groups).encode())
 
     def expect_nothing(self) -> None:
