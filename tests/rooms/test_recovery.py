@@ -19,9 +19,9 @@ from slixmpp_mls.rooms.engine.transmitter import Transmitter
 from slixmpp_mls.stanza.elements import Answer, Inquiry
 from slixmpp_mls.testing import Participant
 
-from ..client.people import BOB, three
+from ..client.people import BOB, DAVE, three
 from ..client.test_certainty import ask, hear
-from ..client.test_group_infos import missed_removal
+from ..client.test_group_infos import missed_removal, ruled
 from .people import SECONDS, Parts, until
 
 
@@ -172,6 +172,41 @@ async def test_no_occupant_silences_members_by_answers_that_are_none(monkeypatch
         return not bob.group.holds
 
     await until(settled)
+
+
+async def test_a_member_without_rights_silences_the_others_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mls-recovery, "Not Being Sure": who asks again was not helped, so the same account's answer does not count."""
+    monkeypatch.setattr(recovery, "_ANSWER_ARRIVES", 1.0)
+    world, alice, bob, carol = ruled()
+    world.people.remove(alice)  # who has all rights, and would answer in any case
+    dave = world.person(DAVE)
+    alice.commit(*alice.adding(DAVE))
+    world.settle()
+    alice.read()
+    asking, honest = Member(bob), Member(carol)
+    meet((bob, carol, dave), asking, honest)
+    monkeypatch.setattr(honest.committer, "place", lambda _: 1)
+    with bob.group.room_state.change() as change:
+        bob.group.certainty.note(change, UnsureReason.UNDECRYPTABLE, world.now)
+    asking.recovery.news()
+    seen = 0
+
+    def settled() -> bool:
+        nonlocal seen
+        world.room.deliver_all()
+        inquiries = sum(isinstance(payload, Inquiry) for each in world.room.archive() for payload in each.payloads)
+        while seen < inquiries:  # dave is always the first to answer
+            seen += 1
+            world.room.post([Answer(bob.group.mls.group_id, bob.group.mls.epoch, b"garbage")], DAVE)
+            world.room.deliver_all()
+        honest.read()
+        asking.read()
+        return not bob.group.holds
+
+    await until(settled)
+    answered = [each.claimed for each in world.room.archive() for one in each.payloads if isinstance(one, Answer)]
+    assert answered == [DAVE, DAVE, carol.account]
+    assert seen == 2
 
 
 async def test_a_state_that_nobody_proves_is_asked_about_until_somebody_comes_who_proves_it(

@@ -14,6 +14,10 @@ somebody comes whose answer proves anything.
 This module also has the other side: members that are sure answer an inquiry, in turns (:mod:`.commit_turns`) that each
 inquiry orders afresh, so that another one answers first the next time.  One answer is enough, but members with all
 rights answer even after one, because theirs proves more.
+
+An answer can be read by the member that has asked alone.  A member that wants others to be silent could answer first,
+with garbage or with a group of its own.  Therefore a member that gets an answer that it cannot use asks again, and an
+account's answer keeps others from answering the same member once, and then not for :data:`_COUNTS_ONCE` seconds.
 """
 
 from __future__ import annotations
@@ -49,6 +53,9 @@ _LOOK = 2.0  # seconds between two looks at who is there, meanwhile
 _RECENT = 60.0  # seconds for which an inquiry is answered
 _WAITING = 256  # inquiries to be answered, of as many members
 _PROVING = 4  # place in the order, at most, of a member with all rights
+_ASKED_IN_A_ROW = 3  # inquiries, while members answer and their answers show nothing
+_COUNTS_ONCE = 900  # seconds: longer than the pauses between two inquiries
+_COUNTED = 1024  # answers that are remembered for that
 _WELCOME_ARRIVES = 60.0  # seconds, until we ask again where the group is
 _SPREAD = 0.5  # seconds: many may become unsure at the same moment
 
@@ -93,7 +100,8 @@ class Recovery:
         self._emit = emit
         self._resume = resume
         self._task: asyncio.Task[None] | None = None
-        self._answers = 0  # seen in the room
+        self._answers = 0  # of members, seen in the room
+        self._counted: dict[tuple[int, str], int] = {}  # by asking leaf and answering account: when, the oldest first
         self._unanswered: dict[int, _Waiting] = {}  # by leaf, the oldest first
         self._answering: set[int] = set()  # leaves
 
@@ -181,9 +189,16 @@ class Recovery:
 
         :returns: whether an answer has arrived
         """
+        for _ in range(_ASKED_IN_A_ROW):
+            before = self._answers
+            if not self._committer.present() or await self._ask_once():
+                break
+            if self._answers == before or self._group.certainty.contested:
+                break  # silence; or an answer that has shown something
+        return not self._group.holds or self._group.returning
+
+    async def _ask_once(self) -> bool:
         group = self._group
-        if not self._committer.present():
-            return False
         before = self._answers
         await self._transmitter.transmit(group.certainty.inquire(self._context.now))
 
@@ -278,17 +293,31 @@ class Recovery:
 
         All are answered in their order, so it is the oldest one, but not the answering member's own.  An answer from an
         earlier epoch than ours leaves something to say, and so does one of a member without rights if we have them.
-        Only members answer.
+        Only members answer.  A member that asks again was not helped by the accounts that have answered it.
         """
-        self._answers += 1
-        if not self._group.is_member or answer.epoch < self._group.mls.epoch or self._proves_more(stanza):
+        group, account = self._group, None if stanza.real_jid is None else stanza.real_jid.bare
+        if account is None or not group.is_member or not group.roster.has(account):
             return
-        if stanza.real_jid is None or not self._group.roster.has(stanza.real_jid.bare):
+        if account != self._context.device.identity.account:
+            self._answers += 1
+        if answer.epoch < group.mls.epoch or self._proves_more(stanza):
             return
         for leaf, each in self._unanswered.items():
             if each.occupant != str(stanza.occupant):
-                del self._unanswered[leaf]
+                if self._counts(leaf, account):
+                    del self._unanswered[leaf]
                 return
+
+    def _counts(self, leaf: int, account: str) -> bool:
+        """Whether an answer of this account keeps others from answering a member: not twice in a short time."""
+        now = self._context.now
+        if abs(now - self._counted.get((leaf, account), now - _COUNTS_ONCE)) < _COUNTS_ONCE:
+            return False
+        self._counted.pop((leaf, account), None)
+        self._counted[leaf, account] = now
+        if len(self._counted) > _COUNTED:
+            del self._counted[next(iter(self._counted))]
+        return True
 
     async def _answer(self, leaf: int) -> None:
         """Answer the latest inquiry of a member, if no other member does."""
