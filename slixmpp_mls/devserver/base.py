@@ -369,20 +369,27 @@ class DevServer(ABC):
         for folder in ("data", "log", "tls"):
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
         ports = self._take_up()
-        self._authority.cert_pem.write_to_path(str(self.ca_file))
+        self._certify()
+        self.port, self.http_port = ports or free_ports(self.host, 2)
+        self._configure()
+        self._keep()
+        self._ready = True
+
+    def _certify(self) -> None:
+        """Issue the server's certificate, or keep that of an earlier start: some clients remember its key."""
+        names = [self.directory / "tls" / name for name in ("server.crt", "server.key", "server.pem")]
+        authority = self._authority.cert_pem.bytes()
+        if all(path.exists() for path in names) and self.ca_file.exists() and self.ca_file.read_bytes() == authority:
+            return
         # trustme's default, the year 3000, exceeds Erlang's timers.
         expiry = datetime.now(UTC) + timedelta(days=3650)
         leaf = self._authority.issue_cert(*host_names(self.domain), self.host, "localhost", not_after=expiry)
         chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
         key = leaf.private_key_pem.bytes()
-        for name, content in (("server.crt", chain), ("server.key", key), ("server.pem", chain + key)):
-            path = self.directory / "tls" / name
+        for path, content in zip(names, (chain, key, chain + key), strict=True):
             path.touch(mode=0o600)
             path.write_bytes(content)
-        self.port, self.http_port = ports or free_ports(self.host, 2)
-        self._configure()
-        self._keep()
-        self._ready = True
+        self._authority.cert_pem.write_to_path(str(self.ca_file))  # last: it says that the others are there
 
     # What makes it the same server when it is started again in its folder
 

@@ -359,11 +359,13 @@ async def test_a_server_goes_on_in_its_directory(kind: str, tmp_path: Path) -> N
             assert await next_body(heard) == "When shall we meet again?"
             await client.disconnect()
             authority, ports = first.ca_file.read_bytes(), (first.port, first.http_port)
+            certificate = (folder / "tls" / "server.pem").read_bytes()  # poezio remembers its key
     assert first.directory == folder
     assert (folder / "server.json").stat().st_mode & 0o077 == 0
     async with SERVERS[kind](directory=folder) as second:
         assert second.accounts == {str(jid): "secret"}
         assert (second.ca_file.read_bytes(), (second.port, second.http_port)) == (authority, ports)
+        assert (folder / "tls" / "server.pem").read_bytes() == certificate
         client = second.client(jid)
         await second.connect(client)
         assert any("meet again" in stanza for stanza in second.archive(room))
