@@ -601,7 +601,7 @@ def test_only_the_first_of_two_racing_commits_counts() -> None:
     assert other.group.mls.epoch_authenticator != first.group.mls.epoch_authenticator
 
 
-def test_who_was_offline_catches_up_from_the_archive() -> None:
+def test_an_offline_member_catches_up_from_the_archive() -> None:
     wicca = Follower(identity_of("wiccarocks"))
     for name in ("add", "hello", "reply"):
         wicca.take(shown(name))
@@ -624,7 +624,7 @@ def test_who_was_offline_catches_up_from_the_archive() -> None:
     assert [type(event) for event in wicca.take(shown("request"))] == []
 
 
-def test_who_has_lost_track_rejoins_by_being_added_again() -> None:
+def test_a_client_that_has_lost_track_rejoins_by_being_added_again() -> None:
     hag = Follower(identity_of("hag66"))
     hag.take(shown("add"))
     (lost,) = hag.take(shown("hello"))  # its own message, of which the copy that it runs from does not know
@@ -638,7 +638,7 @@ def test_who_has_lost_track_rejoins_by_being_added_again() -> None:
     assert hag.group.cursor == shown("readd").incoming.archive_id
 
 
-def test_who_is_removed_reads_no_further() -> None:
+def test_a_removed_member_reads_no_further() -> None:
     phone = Follower(identity_of("hag66", 1))
     for name in ("granted", "door", "external", "leave", "left"):
         phone.take(shown(name))

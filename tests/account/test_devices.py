@@ -71,7 +71,7 @@ async def test_all_of_them_this_one_first() -> None:
         await account.devices.rename("nobody", "x")
 
 
-async def test_who_comes_after_us_is_new_and_told_of_once() -> None:
+async def test_a_device_that_comes_after_us_is_new_and_told_of_once() -> None:
     account = Account()
     await account.publish(account.phone)
     await account.devices._look()

@@ -134,7 +134,7 @@ def test_members_ages_are_known_by_the_rooms_clock() -> None:
         assert not list(transaction.items(f"renewed/{world.room.jid}"))
 
 
-def test_who_comes_by_a_key_package_of_last_resort_renews_its_keys_soon() -> None:
+def test_a_member_by_a_key_package_of_last_resort_renews_its_keys_soon() -> None:
     """RFC 9750 5.1: the same keys may have been used to add it elsewhere."""
     world = World(settings=KeyPackageSettings(count=0))
     _, bob = world.group(ALICE, BOB)
@@ -327,7 +327,7 @@ def test_under_any_wandering_of_the_clock_there_are_enough_and_not_more_and_more
         assert len(directory.kept) <= 2 * 3
 
 
-def test_what_is_deleted_can_not_be_read_on_the_disk(tmp_path: Any) -> None:
+def test_what_is_deleted_cannot_be_read_on_the_disk(tmp_path: Any) -> None:
     """RFC 9420 9.2, 16.8: private keys of used KeyPackages, old signature keys, what an ended epoch had."""
     path = tmp_path / "alice.db"
     world = World(settings=KeyPackageSettings(count=1))

@@ -149,7 +149,7 @@ async def test_other_content_of_the_node_hides_no_device(server: DevServer, conn
     assert await answer_on(directory(bob), client_of(alice, "renamed")) == "no-device"
 
 
-async def test_who_publishes_nothing_vouches_for_nobody(server: DevServer, connect: Connect) -> None:
+async def test_a_device_that_publishes_nothing_vouches_for_nobody(server: DevServer, connect: Connect) -> None:
     """One's own account without the node, a stranger's, and an account that does not exist: never valid."""
     bob, carol = await connect(server, "bob"), await connect(server, "carol")
     service = directory(bob)
@@ -785,7 +785,7 @@ async def test_pins_and_decisions_outlive_the_process(tmp_path: Path) -> None:
         store.close()
 
 
-async def test_who_bears_our_name_is_found_out(store: MemoryStore) -> None:
+async def test_a_client_that_bears_our_name_is_found_out(store: MemoryStore) -> None:
     service, oracle, events = pinning(store)
     ours = ClientIdentity("bob@b.example", "b1")
     await service.issue(ours, {ED25519: KEY})

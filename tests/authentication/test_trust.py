@@ -270,7 +270,7 @@ async def test_verification_goes_along_and_leaves_the_old_key(store: MemoryStore
     )
 
 
-async def test_distrust_can_not_be_shaken_off_by_new_keys(store: MemoryStore) -> None:
+async def test_distrust_cannot_be_shaken_off_by_new_keys(store: MemoryStore) -> None:
     service, management, _ = people(store)
     await answer_on(service, BOB, key_of(BOB))
     management.decide(BOB.account, distrust=[id_of(BOB)])
@@ -735,7 +735,7 @@ def test_without_introductions_nobody_learns_of_third_persons() -> None:
         assert level(one.management, other.client) is TrustLevel.UNDECIDED
 
 
-def test_who_comes_later_and_who_forgot_hears_it_all() -> None:
+def test_a_latecomer_and_a_forgetful_client_hear_it_all() -> None:
     clock = Clock()
     a1, a2, b1 = (Device(client, False, clock) for client in (A1, A2, BOB))
     a1.compare(b1)

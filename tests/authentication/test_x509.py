@@ -285,7 +285,7 @@ async def test_an_authority_of_the_same_name_as_the_root() -> None:
     assert await answer_on(service(), below(impostor)) == "untrusted"
 
 
-async def test_who_is_certified_certifies_nobody() -> None:
+async def test_a_certified_device_certifies_nobody() -> None:
     """RFC 5280 4.2.1.9, 4.2.1.3: mallory's own good certificate is no authority's."""
     mallory = ROOT.below("mallory", ca=False)
     assert await answer_on(service(), below(mallory)) == "untrusted"
@@ -371,7 +371,7 @@ async def test_a_list_signed_by_who_may_not_sign_lists() -> None:
     assert await answer_on(authority, leaf(credential(own, one.certificate))) == "no-revocation-list"
 
 
-def test_lists_that_can_not_be_understood_are_no_lists() -> None:
+def test_lists_that_cannot_be_understood_are_no_lists() -> None:
     """RFC 5280 5.2.4, 5.2.5: of changes only, of some certificates only."""
     of_changes = (x509.DeltaCRLIndicator(1), True)
     only = x509.IssuingDistributionPoint(None, None, True, False, None, False, False)
@@ -383,7 +383,7 @@ def test_lists_that_can_not_be_understood_are_no_lists() -> None:
 # --- files -------------------------------------------------------------------------------------
 
 
-def test_sources_that_can_not_be_used(tmp_path: Path) -> None:
+def test_sources_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     (tmp_path / "garbage").write_bytes(b"\xff" * 100)
     files = (tmp_path / "missing", tmp_path / "empty", tmp_path / "garbage", tmp_path)

@@ -268,7 +268,7 @@ async def test_every_script_and_no_control_reaches_the_screen() -> None:
         await window.stop()
 
 
-async def test_who_is_there_who_types_and_what_is_waited_for() -> None:
+async def test_presence_typing_and_waiting_are_shown() -> None:
     coven = FakeRoom("coven@rooms.example")
     chat = chat_with(coven)
     window = Window(chat)

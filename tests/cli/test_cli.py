@@ -363,7 +363,7 @@ async def test_a_certificate_of_nobody_is_one_line(prosody: DevServer, account: 
     assert "Traceback" not in devices.output
 
 
-def test_peers_can_not_draw_on_the_screen() -> None:
+def test_peers_cannot_draw_on_the_screen() -> None:
     assert clean("a\x1b[31m\x9b2J\r\u202eb\u2066\u2028c\td\n") == "a\ufffd[31m\ufffd2J\ufffd\ufffdb\ufffd\ufffdc\td\n"
 
 

@@ -134,7 +134,7 @@ def test_an_expired_archive_deletes_nothing_and_all_go_on() -> None:
 
 
 @pytest.mark.parametrize("commits", [1, 3])
-def test_who_lacks_commits_comes_back_and_only_then_is_the_old_state_gone(commits: int) -> None:
+def test_a_member_that_lacks_commits_comes_back_and_only_then_is_the_old_state_gone(commits: int) -> None:
     world, alice, bob, carol = three()
     miss(world, commits, bob)
     world.room.post([forged(bob, commits)], ALICE)
@@ -227,7 +227,7 @@ def test_two_halves_of_a_split_group_find_together() -> None:
     assert bob.group.is_member
 
 
-def test_whoever_is_no_member_gets_no_answer_and_members_not_too_many() -> None:
+def test_strangers_get_no_answer_and_members_not_too_many() -> None:
     world, alice, bob, _ = three()
     inquiry = inquiry_of(bob)
     asked = alice.group.certainty.judge(inquiry, world.now)

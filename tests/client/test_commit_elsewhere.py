@@ -100,7 +100,7 @@ def test_a_commit_that_is_not_there_makes_unsure_and_no_more() -> None:
     assert "undecryptable" in only(alice.events[-1:], Unsure).reasons  # and finds out where the group is
 
 
-def test_who_can_not_fetch_it_and_finds_that_others_can() -> None:
+def test_a_client_that_cannot_fetch_it_finds_that_others_can() -> None:
     """The one that has missed the Commit learns of the next epoch by a member's answer."""
     world, alice, bob, carol = three()
     commit_elsewhere(alice)
@@ -295,7 +295,7 @@ def test_locations_of_nothing() -> None:
             WelcomePlace.read(WelcomePlace(members, longest()).encode())
 
 
-def test_whoever_reads_it_later_from_the_archive() -> None:
+def test_a_later_reader_of_the_archive() -> None:
     """CAROL was away: she reads the location in its place, and follows."""
     world, alice, bob, carol = three()
     world.people.remove(carol)

@@ -80,7 +80,7 @@ def test_a_removal_begins_a_new_key_that_the_removed_do_not_have() -> None:
         open_group_info(info, replace(before, epoch=key_of(alice).epoch), CipherSuite.get(1))
 
 
-def test_who_returns_does_not_begin_a_new_key() -> None:
+def test_a_return_does_not_begin_a_new_key() -> None:
     """Or each return would shut out the others that have to come back."""
     world, alice, bob, carol = three()
     before = key_of(alice)
@@ -226,7 +226,7 @@ def test_a_key_that_cannot_be_one_is_refused() -> None:
         GroupInfoKey.decode(b"?")
 
 
-def test_who_does_not_know_the_key_says_so_and_sends_none() -> None:
+def test_a_client_without_the_key_says_so_and_sends_none() -> None:
     world, alice, bob, _ = three()
     with alice.group.room_state.change() as change:
         change.put_group_info_key(None)

@@ -147,7 +147,7 @@ def test_what_comes_after_a_void_commit_is_found() -> None:
     assert world.agree()
 
 
-def test_whoever_was_removed_shows_nothing_any_more() -> None:
+def test_a_removed_member_shows_nothing_any_more() -> None:
     world, alice, bob, carol = lost(external_joins=ExternalJoins.ANYBODY)
     stale = carol.group.mls
     alice.commit(*alice.removing(CAROL))
@@ -466,7 +466,7 @@ def test_if_nobody_gives_a_better_answer_it_is_not_followed_and_nothing_is_sent(
     assert bob.group.is_member  # its keys are there
 
 
-def test_whoever_shows_our_own_state_ends_the_doubt_that_somebody_has_sown() -> None:
+def test_a_proof_of_our_own_state_ends_the_doubt_that_somebody_has_sown() -> None:
     world, alice, bob, carol = ruled()
     after = void_commit(carol, Remove(alice.group.mls.own_index))
     world.room.lose()
@@ -518,7 +518,7 @@ def test_a_paused_administrator_and_a_member_with_a_group_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("commits", [1, 2])
-def test_who_committed_on_the_losing_side_proves_its_return(commits: int) -> None:
+def test_a_committer_on_the_losing_side_proves_its_return(commits: int) -> None:
     """The winners have its leaf of before: the return key of that one is kept a while."""
     world, alice, bob, carol = ruled()
     world.room.split([BOB])
@@ -576,7 +576,7 @@ def test_a_member_that_leaves_keeps_nothing() -> None:
 
 
 @pytest.mark.parametrize("way", ["request", "external"])
-def test_who_has_not_read_its_welcome_proves_that_the_leaf_is_its_own(way: str) -> None:
+def test_a_client_that_has_not_read_its_welcome_proves_that_the_leaf_is_its_own(way: str) -> None:
     """Dave is in the tree by a KeyPackage of his; the Welcome is passed over, for another Commit came first for him."""
     world, alice, _, carol = ruled(external_joins=ExternalJoins.ANYBODY)
     dave = world.person(DAVE)
@@ -690,7 +690,7 @@ def test_groups_that_strangers_have_made_up_push_no_members_out(monkeypatch: pyt
     assert alice.epoch == bob.epoch
 
 
-def test_whoever_was_removed_is_no_newcomer_that_leads_in() -> None:
+def test_a_removed_member_is_no_newcomer_that_leads_in() -> None:
     """Its external Commit is void (mls-policy, "Removed Clients"), so the GroupInfo beside it shows nothing."""
     world, alice, bob, carol = ruled(external_joins=ExternalJoins.ANYBODY)
     alice.commit(*alice.removing(CAROL))

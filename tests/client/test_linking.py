@@ -64,7 +64,7 @@ def test_a_key_of_one_group_goes_into_the_other() -> None:
     assert two.pair(ALICE)[1].texts == [b"hail"]
 
 
-def test_who_lacks_the_other_groups_key_can_not_follow() -> None:
+def test_a_member_without_the_other_groups_key_cannot_follow() -> None:
     """It is really needed: a member who knows all of the group, and nothing of the other one, is locked out."""
     two = Two()
     above, below = two.pair(CAROL)
@@ -156,7 +156,7 @@ def test_strangers_are_named_and_nothing_happens() -> None:
         _injection(below.group, two.below.person(DAVE).group)
 
 
-def test_who_is_being_added_is_not_locked_out_by_it() -> None:
+def test_an_account_being_added_is_not_locked_out_by_it() -> None:
     two = Two()
     two.below.person(DAVE)
     _, bob = two.pair(BOB)

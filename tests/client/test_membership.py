@@ -227,7 +227,7 @@ def test_a_commit_that_lies_about_its_epoch_ends_none_for_who_is_outside() -> No
     assert only(dave.events, Joined).epoch == 2
 
 
-def test_who_looks_for_its_welcome_from_another_place_judges_anew() -> None:
+def test_a_search_for_the_welcome_from_another_place_judges_anew() -> None:
     """Anybody in the room could have put a false Commit before the true one."""
     world, alice, _, _ = three()
     dave = world.person(DAVE)
@@ -337,7 +337,7 @@ def test_an_old_welcome_does_not_lead_back_into_an_epoch_whose_keys_we_have_used
 # --- leaving, being removed, coming back ---------------------------------------------------------
 
 
-def test_who_is_removed_forgets_the_group_and_its_unsent_messages() -> None:
+def test_a_removed_member_forgets_the_group_and_its_unsent_messages() -> None:
     world, alice, bob, carol = three()
     carol.send(b"unsent")
     world.room.lose()
@@ -362,7 +362,7 @@ def test_who_is_removed_forgets_the_group_and_its_unsent_messages() -> None:
     assert state_of(bob) is MembershipState.MEMBER
 
 
-def test_who_leaves_asks_and_is_told_that_it_was_wanted_even_after_a_restart() -> None:
+def test_a_leaver_asks_and_is_told_that_it_was_wanted_even_after_a_restart() -> None:
     world, alice, _, carol = three(policy=closed_policy(World()))
     carol.propose(Remove(carol.group.mls.own_index))
     world.settle()

@@ -185,7 +185,7 @@ def test_a_hole_in_the_archive_does_not_go_unnoticed() -> None:
 
 
 @pytest.mark.parametrize("claimed", [None, BOB, "mallory@m.example"])
-def test_whoever_the_room_names_the_signer_is_named(claimed: str | None) -> None:
+def test_the_signer_is_named_not_the_sender_that_the_room_names(claimed: str | None) -> None:
     """RFC 9420 6.1: the leaf that has signed is the sender."""
     world, alice, _, carol = three()
     outgoing = alice.group.sending.compose(b"it is I")

@@ -26,7 +26,7 @@ def settled() -> tuple[World, Participant, Participant, Participant]:
     return world, alice, bob, carol
 
 
-def test_who_is_added_is_to_be_invited_and_pointed_to_the_place_before_the_welcome() -> None:
+def test_an_added_account_is_to_be_invited_and_pointed_to_the_place_before_the_welcome() -> None:
     world, alice, bob, _ = settled()
     world.person(DAVE)
     bob.send(b"before")
@@ -48,7 +48,7 @@ def test_a_commit_that_came_second_leaves_nothing() -> None:
     assert not owed(alice)
 
 
-def test_whom_we_have_removed_is_to_lose_the_room_unless_it_is_back() -> None:
+def test_an_account_we_have_removed_is_to_lose_the_room_unless_it_is_back() -> None:
     world, alice, bob, _ = settled()
     alice.commit(*alice.removing(CAROL))
     world.settle()
@@ -62,7 +62,7 @@ def test_whom_we_have_removed_is_to_lose_the_room_unless_it_is_back() -> None:
     assert owed(alice) == {Revoke(CAROL)}
 
 
-def test_who_is_removed_and_added_afresh_at_once_keeps_the_room() -> None:
+def test_a_member_removed_and_added_afresh_at_once_keeps_the_room() -> None:
     world, alice, bob, _ = settled()
     alice.commit(*alice.removing(BOB), *again(alice, bob))
     world.settle()
@@ -94,7 +94,7 @@ def test_a_member_that_leaves_goes_by_itself() -> None:
     assert not bob.group.post_commit_actions
 
 
-def test_who_becomes_an_administrator_of_the_group_is_to_be_one_of_the_room_and_back() -> None:
+def test_an_administrator_of_the_group_is_to_be_one_of_the_room_and_back() -> None:
     world, alice, bob, _ = settled()
     policy = alice.group.policy
 

@@ -237,7 +237,7 @@ def test_doubts_survive_a_restart_and_end_with_an_answer() -> None:
     assert not bob.group.members.doubts
 
 
-def test_who_was_vouched_for_silences_nobody_when_that_ends() -> None:
+def test_a_device_vouched_for_silences_nobody_when_that_ends() -> None:
     world, alice, bob, carol = three()
     who = carol.device.identity
     bob.group.members.reconsider([who], [Doubt(who, True, "no-device", "retired", NOW + 5)])
@@ -251,7 +251,7 @@ def test_who_was_vouched_for_silences_nobody_when_that_ends() -> None:
     assert alice.texts == carol.texts == [b"talk goes on"]
 
 
-def test_whom_our_own_people_refuse_has_not_lapsed() -> None:
+def test_a_device_that_our_own_people_refuse_has_not_lapsed() -> None:
     who = World().person(DAVE).device.identity
     lapsed = Doubts().reconsidered([who], [Doubt(who, True, "no-device", "", NOW)])
     assert not lapsed.silencing
@@ -259,7 +259,7 @@ def test_whom_our_own_people_refuse_has_not_lapsed() -> None:
         assert before.reconsidered([who], [Doubt(who, True, "refused", "", NOW + 1)]).silencing
 
 
-def test_who_was_never_vouched_for_does_not_lapse() -> None:
+def test_a_device_never_vouched_for_does_not_lapse() -> None:
     """A service that could not tell when the leaf came, and denies it now, has never vouched for it."""
     who = World().person(DAVE).device.identity
     before = Doubts([Doubt(who, False, "unreachable", "", NOW)])

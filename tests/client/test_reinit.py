@@ -123,7 +123,7 @@ def test_11_2_a_group_ends_and_goes_on_in_another_suite(suite: int, maker: int) 
     check_new(world, people, suite)
 
 
-def test_who_was_away_all_the_time_follows() -> None:
+def test_a_member_that_was_away_all_the_time_follows() -> None:
     world, people = world_of(ALICE, BOB, CAROL)
     ask(people[0])
     for person in people[:2]:
@@ -363,7 +363,7 @@ def test_the_policy_decides_who_may_end_the_group() -> None:
     assert people[0].group.continuation.reinit is None
 
 
-def test_who_is_not_in_a_closed_group_has_nothing_to_make() -> None:
+def test_a_client_outside_of_a_closed_group_has_nothing_to_make() -> None:
     world, people = world_of(ALICE, BOB)
     with pytest.raises(UsageError, match="not been reinitialized"):
         go_on(people[0])
@@ -490,7 +490,7 @@ def test_a_draft_is_void_when_another_was_first() -> None:
     check_new(world, people)
 
 
-def test_who_has_lost_the_group_finds_the_one_that_followed() -> None:
+def test_a_client_that_has_lost_the_group_finds_the_one_that_followed() -> None:
     """It asks to be added there; an outsider who begins a group leads it away only until it hears of the real one."""
     world, people = world_of(ALICE, BOB, CAROL)
     lost = people[2]

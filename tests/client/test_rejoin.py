@@ -101,7 +101,7 @@ def test_whoever_is_replaced_by_another_key_of_its_name_is_out() -> None:
     assert bob.said(RemovedFromGroup)
 
 
-def test_who_has_lost_the_group_is_replaced() -> None:
+def test_a_member_that_has_lost_the_group_is_replaced() -> None:
     world, alice, bob, carol = three(policy=closed_policy(World()))
     lose(bob)
     assert only(bob.events, GroupLost).after == bob.group.cursor
@@ -148,7 +148,7 @@ def test_a_return_does_not_need_own_devices() -> None:
 
 
 @pytest.mark.parametrize("restart", [False, True])
-def test_who_has_healed_since_its_state_was_stolen_is_not_replaced_by_it(restart: bool) -> None:
+def test_a_member_healed_since_its_state_was_stolen_is_not_replaced_by_it(restart: bool) -> None:
     world, alice, bob, carol = three(policy=closed_policy(World()))
     stolen = copy_of(bob.store)
     bob.commit()
@@ -574,7 +574,7 @@ def test_of_two_the_other_one_is_enough() -> None:
 # --- what committers do not do --------------------------------------------------------------------
 
 
-def test_whoever_comes_back_too_often_is_not_let_in_without_asking() -> None:
+def test_a_client_that_comes_back_too_often_is_not_let_in_without_asking() -> None:
     world, alice, bob, carol = three()
     for _ in range(LIMIT):
         lose(bob)
@@ -725,7 +725,7 @@ def test_a_member_without_rights_leads_nobody_away_from_the_others(returning: bo
     assert bob.resend() == []
 
 
-def test_who_has_missed_a_removal_comes_back_when_an_administrator_commits() -> None:
+def test_a_client_that_has_missed_a_removal_comes_back_when_an_administrator_commits() -> None:
     """A member without rights cannot prove the removal; its Welcome costs nothing but the time until the next one."""
     world = World()
     alice, bob, carol = world.group(ALICE, BOB, CAROL, policy=RoomPolicy(world.room.jid, (ALICE,)))

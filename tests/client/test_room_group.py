@@ -555,7 +555,7 @@ def test_a_message_of_a_later_epoch_from_a_members_account_says_that_we_are_left
 
 
 @pytest.mark.parametrize("claimed", [None, DAVE, f"{ALICE}/device"])
-def test_an_outsider_can_not_make_us_believe_that_we_are_left_behind(claimed: str | None) -> None:
+def test_an_outsider_cannot_make_us_believe_that_we_are_left_behind(claimed: str | None) -> None:
     world, alice, bob, _ = three()
     alice.take(Incoming("000009", alice.group.sending.commit((), NOW).payloads, ALICE))
     later = [alice.group.sending.compose(b"x"), alice.group.sending.commit((), NOW)]
@@ -583,7 +583,7 @@ def test_a_message_of_another_rooms_group_is_refused_and_changes_nothing() -> No
     assert alice.group.mls is before
 
 
-def test_a_stanza_that_can_not_be_parsed_is_passed_over() -> None:
+def test_a_stanza_that_cannot_be_parsed_is_passed_over() -> None:
     _, alice, _, _ = three()
     alice.take(Incoming("000008", (), BOB, error=MalformedError("bad base64")))
     assert isinstance(only(alice.events, Rejected).error, MalformedError)
@@ -620,7 +620,7 @@ def test_an_old_copy_of_our_store_is_found_out_before_it_is_used(act: str) -> No
     assert state_of(alice) is MembershipState.MEMBER
 
 
-def test_a_member_can_not_make_us_believe_that_our_state_is_an_old_copy() -> None:
+def test_a_member_cannot_make_us_believe_that_our_state_is_an_old_copy() -> None:
     """The sender's number is encrypted with a key that all members have, so it must be our signature that tells."""
     world, alice, bob, _ = three()
     group = bob.group.mls

@@ -301,7 +301,7 @@ def test_a_state_goes_on_evidence_only() -> None:
     assert state.membership is not None
 
 
-def test_who_wanted_to_leave_is_out_and_not_lost() -> None:
+def test_a_member_that_wanted_to_leave_is_out_and_not_lost() -> None:
     state = state_with_group(MemoryStore(ALICE))
     state.forget_group(replace(state.record, state=MembershipState.LOST), Evidence.WISH)
     assert state.standing is MembershipState.OUT

@@ -157,7 +157,7 @@ def test_another_tree_is_refused_and_the_key_package_is_kept() -> None:
     assert isinstance(step.action, Join)
 
 
-def test_a_tree_that_can_not_be_had() -> None:
+def test_a_tree_that_cannot_be_had() -> None:
     world = World()
     alice, _ = world.group("alice@a.example", "bob@b.example")
     carol = world.person("carol@c.example")

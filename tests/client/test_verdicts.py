@@ -40,7 +40,7 @@ def test_a_newcomer_of_whom_nobody_can_tell_who_it_is_silences_until_there_is_an
     assert not bob.group.sending.silenced
 
 
-def test_who_was_added_by_a_member_and_is_unknown_silences_nobody() -> None:
+def test_an_unknown_device_added_by_a_member_silences_nobody() -> None:
     world, alice, bob, _ = three()
     world.person(DAVE)
     bob.judge, bob.denies = lambda leaf: InvalidError("unreachable"), False

@@ -306,7 +306,7 @@ async def test_existing_files(tmp_path: Path) -> None:
         await files.save(sharing(stored), tmp_path / "no" / "folder")
 
 
-async def test_whoever_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
+async def test_a_cancelled_caller_leaves_nothing(tmp_path: Path) -> None:
     files, _ = made()
     stored = await files.put(bytes(5 << 20))
     begun = asyncio.Event()

@@ -166,7 +166,7 @@ async def test_archive_and_live_stanzas_meet_without_gap_or_repetition() -> None
     await end(setting, reader)
 
 
-async def test_who_goes_back_during_a_round_reads_from_there() -> None:
+async def test_a_reader_that_goes_back_during_a_round_reads_from_there() -> None:
     setting = Setting(30)
     heard: list[int] = []
     went_back = False

@@ -329,7 +329,7 @@ async def test_a_certificate_is_kept_and_reaches_rooms_that_were_away(coven: Cov
     await alice.until(lambda: certificate_of(alice, me(bob)) is None)
 
 
-async def test_who_is_revoked_is_removed_when_the_grace_is_over(coven: Coven) -> None:
+async def test_a_revoked_member_is_removed_when_the_grace_is_over(coven: Coven) -> None:
     alice, bob = await asyncio.gather(coven.person("alice", grace=0), coven.person("bob"))
     room = f"{unique('coven')}@{coven.server.rooms}"
     group = await alice.mls.create(room, policy=coven.policy(room, alice))

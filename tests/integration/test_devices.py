@@ -512,7 +512,7 @@ async def test_a_lost_node_makes_nobody_throw_anybody_out(server: DevServer, cas
     assert len(bob.room().members) == 3
 
 
-async def test_a_member_can_not_add_a_device_for_somebody_elses_account(prosody: DevServer, cast: Cast) -> None:
+async def test_a_member_cannot_add_a_device_for_somebody_elses_account(prosody: DevServer, cast: Cast) -> None:
     """RFC 9420 5.3.1: a KeyPackage in one account's directory that names another account."""
     _, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     made_up = ClientIdentity(bob.account, "made-up")

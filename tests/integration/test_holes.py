@@ -38,7 +38,9 @@ async def together(*people: Person) -> None:
 
 @pytest.mark.parametrize("then", ["own commit", "own message", "others talk", "silence"])
 @pytest.mark.parametrize("holes", [1, 2])
-async def test_whoever_was_away_is_back_within_seconds(server: DevServer, cast: Cast, then: str, holes: int) -> None:
+async def test_a_client_that_was_away_is_back_within_seconds(
+    server: DevServer, cast: Cast, then: str, holes: int
+) -> None:
     room, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol")
     await carol.log_out()
     for number in range(holes):

@@ -182,7 +182,7 @@ def policies(room: str, account: str) -> dict[str, tuple[tuple[Extension, ...], 
     }
 
 
-async def test_a_policy_that_members_can_not_read_is_not_taken_over(server: DevServer, cast: Cast) -> None:
+async def test_a_policy_that_members_cannot_read_is_not_taken_over(server: DevServer, cast: Cast) -> None:
     """RFC 9420 13.4, and the policy's own rules: even an administrator's Commit, by other software, is ignored then."""
     room, (alice, bob, carol, dave) = await cast.meet(server, "alice", "bob", "carol", "dave")
     policy, epoch = alice.room().policy, alice.room().epoch
@@ -232,7 +232,7 @@ async def welcome_to(mallory: Person, package: KeyPackage, extensions: tuple[Ext
     return [commit.to_stdlib(), welcome.to_stdlib(), Element("{urn:xmpp:hints}store")]
 
 
-async def test_a_welcome_to_a_group_whose_policy_can_not_be_read(server: DevServer, cast: Cast) -> None:
+async def test_a_welcome_to_a_group_whose_policy_cannot_be_read(server: DevServer, cast: Cast) -> None:
     """It is refused by name, costs no KeyPackage, and keeps nobody from following the genuine one that comes later."""
     room, (alice,) = await cast.meet(server, "alice")
     bob = await cast.person(server, "bob", key_packages=1)

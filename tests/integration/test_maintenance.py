@@ -76,7 +76,7 @@ async def test_keys_are_renewed_by_age_one_after_the_other(server: DevServer, ca
     assert all(at is not None and at > clocks.wall - 3 * DAY for at in renewed)
 
 
-async def test_who_has_seen_a_commit_waits(prosody: DevServer, cast: Cast) -> None:
+async def test_a_client_that_has_seen_a_commit_waits(prosody: DevServer, cast: Cast) -> None:
     clocks = Clocks()
     _, (alice, bob) = await cast.meet(prosody, "alice", "bob", **clocks.config)
     clocks.follow(alice, bob)

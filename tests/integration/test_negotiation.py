@@ -49,7 +49,7 @@ async def test_the_best_suite_that_all_invited_have(server: DevServer, cast: Cas
     assert not alice.got("mls_downgrade_suspected")
 
 
-async def test_who_has_nothing_in_common_is_named(prosody: DevServer, cast: Cast) -> None:
+async def test_a_device_with_nothing_in_common_is_named(prosody: DevServer, cast: Cast) -> None:
     alice = await cast.person(prosody, "alice", cipher_suites=(2, 1))
     bob = await cast.person(prosody, "bob", cipher_suites=(1,))
     carol = await cast.person(prosody, "carol", cipher_suites=(2,))

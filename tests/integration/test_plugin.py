@@ -153,7 +153,9 @@ async def test_an_unfit_room_is_refused_by_name_and_left_alone(server: DevServer
     assert caught.value.reasons == ("not-found",)
 
 
-async def test_who_may_not_enter_is_told_so_and_nothing_is_left_behind(server: DevServer, cast: Cast) -> None:
+async def test_an_account_that_may_not_enter_is_told_so_and_nothing_is_left_behind(
+    server: DevServer, cast: Cast
+) -> None:
     room, _ = await cast.meet(server, "alice")
     mallory = await cast.person(server, "mallory")
     for attempt in (mallory.mls.adopt, mallory.mls.join):
@@ -180,7 +182,7 @@ async def test_a_destroyed_room_is_an_event_and_what_follows_an_error(server: De
     assert bob.mls.rooms == {}
 
 
-async def test_who_waits_for_a_commit_hears_of_the_rooms_end(prosody: DevServer, cast: Cast) -> None:
+async def test_a_caller_that_waits_for_a_commit_hears_of_the_rooms_end(prosody: DevServer, cast: Cast) -> None:
     _, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     bob.client.swallowing = True
     updating = asyncio.create_task(bob.room().update())
@@ -219,7 +221,7 @@ async def odd_person(cast: Cast, server: DevServer, name: str) -> tuple[Person, 
     return person, person.mls.device
 
 
-async def test_who_can_not_be_added_is_named_and_the_others_are_added(server: DevServer, cast: Cast) -> None:
+async def test_an_account_that_cannot_be_added_is_named_and_the_others_are_added(server: DevServer, cast: Cast) -> None:
     alice, bob = await cast.person(server, "alice"), await cast.person(server, "bob")
     nobody = f"{unique('nobody')}@{server.domain}"
     without = (await cast.account(server, "without")).bare
@@ -307,7 +309,7 @@ async def test_all_devices_of_an_account_are_added(server: DevServer, cast: Cast
     assert "out, brief candle" not in second.bodies
 
 
-async def test_who_may_not_add_is_told_so_and_nothing_has_changed(prosody: DevServer, cast: Cast) -> None:
+async def test_a_member_that_may_not_add_is_told_so_and_nothing_has_changed(prosody: DevServer, cast: Cast) -> None:
     room, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     carol = await cast.person(prosody, "carol")
     # By the group's policy, whatever the room allows: the room is not touched.
@@ -335,7 +337,7 @@ async def test_who_may_not_add_is_told_so_and_nothing_has_changed(prosody: DevSe
     assert agree(alice, bob, carol)
 
 
-async def test_who_is_banned_from_the_room_is_not_added(prosody: DevServer, cast: Cast) -> None:
+async def test_an_account_banned_from_the_room_is_not_added(prosody: DevServer, cast: Cast) -> None:
     room, (alice,) = await cast.meet(prosody, "alice")
     bob, carol = await cast.person(prosody, "bob"), await cast.person(prosody, "carol")
     await alice.room().muc.affiliations.set(bob.account, "outcast")
@@ -422,7 +424,7 @@ async def test_a_fault_in_the_bots_own_choice_answers_nobody(prosody: DevServer,
 # Removing
 
 
-async def test_who_is_removed_reads_no_more_until_added_again(server: DevServer, cast: Cast) -> None:
+async def test_a_removed_member_reads_no_more_until_added_again(server: DevServer, cast: Cast) -> None:
     room, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol")
     await alice.say("for all to read")
     await bob.hears("for all to read")
@@ -444,7 +446,7 @@ async def test_who_is_removed_reads_no_more_until_added_again(server: DevServer,
     await all_agree(alice, bob, carol)
 
 
-async def test_who_is_removed_while_away_finds_out_and_may_be_added_again(server: DevServer, cast: Cast) -> None:
+async def test_a_member_removed_while_away_finds_out_and_may_be_added_again(server: DevServer, cast: Cast) -> None:
     room, (alice, bob) = await cast.meet(server, "alice", "bob")
     await bob.log_out()
     await alice.room().remove(bob.account)
@@ -461,7 +463,7 @@ async def test_who_is_removed_while_away_finds_out_and_may_be_added_again(server
     assert bob.bodies == ["to his face"]
 
 
-async def test_who_loses_the_room_loses_the_group(prosody: DevServer, cast: Cast) -> None:
+async def test_an_account_that_loses_the_room_loses_the_group(prosody: DevServer, cast: Cast) -> None:
     """A ban in the room becomes a Remove by a member that may."""
     _, (alice, bob, carol) = await cast.meet(prosody, "alice", "bob", "carol")
     await alice.room().muc.affiliations.set(bob.account, "outcast")
@@ -472,7 +474,7 @@ async def test_who_loses_the_room_loses_the_group(prosody: DevServer, cast: Cast
     assert isinstance(await bob.next("mls_room_lost"), RoomLost)
 
 
-async def test_who_was_shut_out_behind_everybodys_back_loses_the_group(server: DevServer, cast: Cast) -> None:
+async def test_an_account_shut_out_behind_everybodys_back_loses_the_group(server: DevServer, cast: Cast) -> None:
     """Nobody with the right to remove was there to see it; the room's lists tell."""
     _, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol")
     await alice.room().muc.affiliations.set(carol.account, "admin")  # of the room, not of the group

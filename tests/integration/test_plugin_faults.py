@@ -288,7 +288,7 @@ class Doubtful(AcceptAll):
         return [Verdict.unknown("unreachable", "the line is dead")] * len(leaves)
 
 
-async def test_who_can_not_be_authenticated_is_reported(prosody: DevServer, cast: Cast) -> None:
+async def test_a_member_that_cannot_be_authenticated_is_reported(prosody: DevServer, cast: Cast) -> None:
     alice = await cast.person(prosody, "alice")
     bob = await cast.person(prosody, "bob", authentication=Doubtful())
     group = await alice.mls.create(f"{unique('fog')}@{prosody.rooms}")
@@ -312,7 +312,7 @@ async def test_who_can_not_be_authenticated_is_reported(prosody: DevServer, cast
     await alice.hears("lightning")
 
 
-async def test_who_has_missed_a_commit_reads_the_archive_again(prosody: DevServer, cast: Cast) -> None:
+async def test_a_client_that_has_missed_a_commit_reads_the_archive_again(prosody: DevServer, cast: Cast) -> None:
     """What has got lost on the way to one member is found out with the next message, and got."""
     _, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     bob.client.deaf = True

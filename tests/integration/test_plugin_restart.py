@@ -232,7 +232,7 @@ async def test_a_commit_that_lost_meanwhile(prosody: DevServer, cast: Cast) -> N
     await all_agree(alice, bob, epoch=3)
 
 
-async def test_who_was_being_added_at_the_crash_is_invited_after_it(prosody: DevServer, cast: Cast) -> None:
+async def test_an_account_being_added_at_the_crash_is_invited_after_it(prosody: DevServer, cast: Cast) -> None:
     room, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     carol = await cast.person(prosody, "carol")
     alice.client.swallowing = "<commit"
@@ -435,7 +435,7 @@ class Stubborn(MemoryStore):
             yield transaction
 
 
-async def test_a_store_that_can_not_be_read_delays_a_welcome(prosody: DevServer, cast: Cast) -> None:
+async def test_a_store_that_cannot_be_read_delays_a_welcome(prosody: DevServer, cast: Cast) -> None:
     _, (alice,) = await cast.meet(prosody, "alice")
     bob = await cast.person(prosody, "bob", online=False)
     store = bob.config["store"] = Stubborn(bob.account)

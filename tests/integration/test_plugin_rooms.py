@@ -173,7 +173,7 @@ async def test_a_new_administrator_of_the_group_can_add_people(server: DevServer
     await all_agree(alice, bob, carol)
 
 
-async def test_who_leaves_goes_with_all_devices_and_loses_the_room(server: DevServer, cast: Cast) -> None:
+async def test_a_leaver_goes_with_all_devices_and_loses_the_room(server: DevServer, cast: Cast) -> None:
     room, (alice, bob) = await cast.meet(server, "alice", "bob")
     phone = await cast.person(server, bob.jid)
     await alice.room().add(f"{bob.account}/{phone.mls.device_id}")  # named, as nobody has vouched for it

@@ -290,7 +290,7 @@ async def test_by_hand_nothing_is_asked_unasked(prosody: DevServer, cast: Cast) 
     assert bob.room().jid == room
 
 
-async def test_whoever_was_removed_does_not_rejoin(prosody: DevServer, cast: Cast) -> None:
+async def test_a_removed_member_does_not_rejoin(prosody: DevServer, cast: Cast) -> None:
     _, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     handle = bob.room()
     await alice.room().remove(bob.account)
@@ -319,7 +319,7 @@ async def test_a_stranger_in_the_room_is_reported_and_not_let_in(server: DevServ
     await all_agree(alice, bob, mallory)
 
 
-async def test_who_comes_back_over_and_over_must_wait(prosody: DevServer, cast: Cast) -> None:
+async def test_a_client_that_comes_back_over_and_over_must_wait(prosody: DevServer, cast: Cast) -> None:
     room, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     session = bob.room().group
     for _ in range(LIMIT):
@@ -376,7 +376,7 @@ async def test_a_room_with_a_group_is_not_adopted(server: DevServer, cast: Cast)
     await asyncio.wait_for(carol.mls.adopt(room, anew=True), SECONDS)
 
 
-async def test_whoever_leaves_offline_asks_when_it_is_back(server: DevServer, cast: Cast) -> None:
+async def test_a_leaver_that_is_offline_asks_when_it_is_back(server: DevServer, cast: Cast) -> None:
     room, (alice, bob) = await cast.meet(server, "alice", "bob")
     await bob.cut()
     bob.no_resumption()
@@ -419,7 +419,7 @@ def commit_element(person: Person, data: bytes) -> list[Any]:
     return [Commit(group.group_id, group.epoch, data).to_stdlib(), Element("{urn:xmpp:hints}store")]
 
 
-async def test_who_lacks_a_commit_that_others_have_comes_back(prosody: DevServer, cast: Cast) -> None:
+async def test_a_member_that_lacks_a_commit_comes_back(prosody: DevServer, cast: Cast) -> None:
     """A server that keeps a Commit from one member: it is left behind, finds out, and comes back."""
     room, (alice, bob, carol) = await cast.meet(prosody, "alice", "bob", "carol")
     bob.client.deaf = True
@@ -441,7 +441,7 @@ async def test_who_lacks_a_commit_that_others_have_comes_back(prosody: DevServer
 # --- by an external Commit -----------------------------------------------------------------------
 
 
-async def test_who_is_lost_comes_in_by_itself(server: DevServer, cast: Cast) -> None:
+async def test_a_lost_client_comes_in_by_itself(server: DevServer, cast: Cast) -> None:
     """RFC 9420 12.4.3.2, with nobody else online."""
     _, (alice, bob) = await cast.meet(server, "alice", "bob")
     await bob.room().update()
@@ -479,7 +479,7 @@ async def test_a_second_device_joins_by_itself(server: DevServer, cast: Cast) ->
     await bob.hears("from my other device")
 
 
-async def test_a_stranger_can_not_let_itself_in(prosody: DevServer, cast: Cast) -> None:
+async def test_a_stranger_cannot_let_itself_in(prosody: DevServer, cast: Cast) -> None:
     room, (alice, _) = await cast.meet(prosody, "alice", "bob")
     mallory = await cast.person(prosody, "mallory", rejoin="by hand")
     await alice.room().muc.affiliations.grant_membership([mallory.account])

@@ -117,7 +117,7 @@ async def test_everybody_is_killed_and_comes_back_later(prosody: DevServer, cast
     await all_agree(alice, bob, epoch=1)
 
 
-async def test_who_lacks_the_suite_is_named_and_nothing_happens(prosody: DevServer, cast: Cast) -> None:
+async def test_a_member_without_the_suite_is_named_and_nothing_happens(prosody: DevServer, cast: Cast) -> None:
     room, (alice, bob) = await cast.meet(prosody, "alice", "bob", **SUITES)
     carol = await cast.person(prosody, "carol")  # the first suite only
     await alice.room().add(carol.account)

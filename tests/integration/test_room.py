@@ -442,7 +442,7 @@ async def test_a_silently_lost_room_is_noticed_by_a_self_ping(meet: Meet) -> Non
     assert len(bob.got(Entered)) == 2
 
 
-async def test_whoever_suspects_it_can_have_the_room_asked_at_once(meet: Meet) -> None:
+async def test_an_application_that_suspects_it_can_have_the_room_asked_at_once(meet: Meet) -> None:
     alice, bob = await meet("alice", "bob", plugins=("xep_0199",))
     await alice.until(lambda: "bob" in alice.room.occupants)
     bob.client.add_filter("in", lambda stanza: None if stanza.xml.get("type") == "unavailable" else stanza)
@@ -509,7 +509,9 @@ async def test_a_destroyed_room_ends_the_reading_and_names_its_successor(meet: M
 
 
 @pytest.mark.parametrize(("affiliation", "reason"), [("none", "not-a-member"), ("outcast", "banned")])
-async def test_who_loses_the_affiliation_reads_up_to_that_point(meet: Meet, affiliation: Any, reason: str) -> None:
+async def test_an_account_that_loses_the_affiliation_reads_up_to_that_point(
+    meet: Meet, affiliation: Any, reason: str
+) -> None:
     alice, bob, carol = await meet("alice", "bob", "carol")
     for number in range(20):
         await alice.say(str(number))

@@ -88,7 +88,7 @@ async def test_the_key_is_replaced_everywhere_and_the_old_one_is_gone(server: De
     assert in_group(bob, alice, third) == new
 
 
-async def test_a_group_that_can_not_be_reached_is_moved_when_it_can(
+async def test_a_group_that_cannot_be_reached_is_moved_when_it_can(
     prosody: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until then both keys are listed, and what is said with either is good."""

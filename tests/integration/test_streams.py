@@ -96,7 +96,7 @@ async def test_the_server_restarts_in_the_middle_of_commits(own_server: DevServe
 # Being in the room
 
 
-async def test_who_is_kicked_comes_back(server: DevServer, cast: Cast) -> None:
+async def test_a_kicked_occupant_comes_back(server: DevServer, cast: Cast) -> None:
     """XEP-0045 8.2.  Even in the middle of a Commit and of talk; nothing is lost."""
     room, (alice, bob) = await cast.meet(server, "alice", "bob")
     updating = asyncio.create_task(bob.room().update())
@@ -115,7 +115,7 @@ async def test_who_is_kicked_comes_back(server: DevServer, cast: Cast) -> None:
     await all_agree(alice, bob, epoch=2)
 
 
-async def test_who_is_banned_in_the_middle_of_a_commit_is_told(server: DevServer, cast: Cast) -> None:
+async def test_an_account_banned_in_the_middle_of_a_commit_is_told(server: DevServer, cast: Cast) -> None:
     """XEP-0045 9.1.  No way back: whoever waits for something gets an error, the application an event."""
     room, (alice, bob) = await cast.meet(server, "alice", "bob")
     bob.client.swallowing = "<commit"

@@ -174,7 +174,7 @@ async def test_distrust_goes_round_and_has_consequences(server: DevServer, cast:
     await bob.hears("Laugh to scorn the power of man")
 
 
-async def test_a_substituted_device_list_can_not_change_a_verified_key(server: DevServer, cast: Cast) -> None:
+async def test_a_substituted_device_list_cannot_change_a_verified_key(server: DevServer, cast: Cast) -> None:
     """Bob's server lists another key for his device, and one device more: both by his account, as a server could."""
     _, (alice, bob) = await cast.meet(server, "alice", "bob")
     await alice.mls.trust.verify(bob.account, bob.mls.trust.uri())

@@ -48,7 +48,9 @@ async def suspicious(cast: Cast, server: DevServer, name: str) -> tuple[Person, 
     return person, service
 
 
-async def test_who_denies_what_all_others_accept_follows_and_keeps_silent(server: DevServer, cast: Cast) -> None:
+async def test_a_client_that_denies_what_all_others_accept_follows_and_keeps_silent(
+    server: DevServer, cast: Cast
+) -> None:
     """RFC 9750 6.5: one member's doubts do not split the group, and it encrypts nothing for whom it doubts."""
     alice, carol = await cast.person(server, "alice"), await cast.person(server, "carol")
     bob, service = await suspicious(cast, server, "bob")

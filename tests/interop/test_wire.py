@@ -275,7 +275,7 @@ def _same(one: Group, other: Group) -> None:
     assert one.state() == replace(other.state(), own_index=one.state().own_index)
 
 
-def test_7_3_nobody_whose_credential_a_member_can_not_read(mls_rs: Peer) -> None:
+def test_7_3_nobody_whose_credential_a_member_cannot_read(mls_rs: Peer) -> None:
     clients = people(OurPeer(), mls_rs, 1, 2)
     room = full_room(clients)
     guest = our_client(b"guest")

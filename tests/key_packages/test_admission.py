@@ -98,7 +98,7 @@ def test_an_account_that_is_met_for_the_first_time_is_believed(
     assert judged(alice, dave, listing(dave)) is Unvouched.FIRST_USE
 
 
-def test_whoever_names_the_device_decides(scene: tuple[World, Participant, Participant, Participant]) -> None:
+def test_the_caller_that_names_the_device_decides(scene: tuple[World, Participant, Participant, Participant]) -> None:
     _, alice, bob, fresh = scene
     assert judged(alice, fresh, listing(fresh), named=True) is Unvouched.NAMED
     assert judged(alice, fresh, listing(fresh, bob), named=True) is None
@@ -112,7 +112,7 @@ def test_devices_of_our_own_account_are_the_settings_to_decide(
     assert judged(alice, second, listing(second)) is None
 
 
-def test_who_was_removed_has_no_voucher() -> None:
+def test_a_removed_member_has_no_voucher() -> None:
     """Mls-policy, "Removed Clients": the voucher outlives the removal, and is void."""
     world = World()
     alice, bob, second = world.group(ALICE, BOB, BOB, policy=RoomPolicy(world.room.jid, (ALICE,)))

@@ -57,7 +57,7 @@ async def test_one_bad_item_spoils_no_other() -> None:
     assert list(found.packages) == [bob.device.identity]
 
 
-async def test_who_cannot_be_added_is_named_with_the_reason() -> None:
+async def test_an_account_that_cannot_be_added_is_named_with_the_reason() -> None:
     alice, bob = await scene()
     session = alice.person.group
     found = await find_candidates(alice.context, session, [CAROL, ALICE, f"{BOB}/nobody"])

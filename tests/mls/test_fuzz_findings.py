@@ -23,7 +23,7 @@ def test_last_epoch_in_a_group_info_rfc9420_8_1() -> None:
         Group.external_commit(info, DAVE.own_leaf, now=NOW)
 
 
-def test_last_epoch_can_not_be_committed_rfc9420_8_1() -> None:
+def test_last_epoch_cannot_be_committed_rfc9420_8_1() -> None:
     """The epoch before the last one has Commits, the last one has none."""
     for epoch in (2**64 - 2, 2**64 - 1):
         alice, bob = (

@@ -318,7 +318,7 @@ def test_unknown_variant_is_kept_as_it_came_rfc9420_13_5(number: int) -> None:
             codec.decode(data[:-1])
 
 
-def test_unknown_variant_can_not_pose_as_a_known_one() -> None:
+def test_unknown_variant_cannot_pose_as_a_known_one() -> None:
     for codec, value in ((proposal, UnknownProposal(3, b"")), (credential, UnknownCredential(1, b""))):
         with pytest.raises(ValueError, match="known variant"):
             codec.encode(value)
@@ -417,7 +417,7 @@ def test_a_kept_encoding_is_no_part_of_the_value() -> None:
     assert [field.name for field in Kept.codec.fields] == ["number", "text"]
 
 
-def test_what_can_not_be_encoded_stays_so() -> None:
+def test_what_cannot_be_encoded_stays_so() -> None:
     value = Kept(256, b"")
     for _ in range(2):
         with pytest.raises(ValueError, match="uint8"):

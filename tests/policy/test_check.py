@@ -162,7 +162,7 @@ def test_changing_the_subject(who: int, right: Right, allowed: bool) -> None:
 
 
 @pytest.mark.parametrize("right", Right)
-def test_who_is_no_member_has_no_right(right: Right) -> None:
+def test_a_stranger_has_no_right(right: Right) -> None:
     roster = ROOM.roster
     assert not POLICY.permits(right, "erin@x", roster)
     assert not replace(POLICY, administrators=("alice@x", "erin@x")).permits(right, "erin@x", roster)
@@ -489,7 +489,7 @@ def test_a_voucher_does_not_add_who_has_not_asked() -> None:
         assert rule_of(ROOM, ROOM.commit(C1, ROOM.add(proposer, VOUCHED))) == "add"
 
 
-def test_whoever_goes_with_the_commit_vouches_for_nobody() -> None:
+def test_a_device_that_goes_with_the_commit_vouches_for_nobody() -> None:
     """An account would evade its removal by a device that it has vouched for, or proposed, before."""
     for remover in (A1, B1, B2):
         gone = ROOM.remove(remover, B2)
@@ -614,7 +614,7 @@ def test_removals_are_remembered() -> None:
         assert not judge(group.view, group.commit(A1, leaving)).removed.clients
 
 
-def test_who_was_removed_by_others() -> None:
+def test_a_device_removed_by_others() -> None:
     group = ROOM.with_removed(removed((BOB3, RemovedAs.MEMBER)))
     assert rule_of(group, ask(C1, VOUCHED)) == "add"
     assert rule_of(group, join(VOUCHED)) == "external-join"
@@ -624,7 +624,7 @@ def test_who_was_removed_by_others() -> None:
     assert not judge(group.view, effects).removed.clients
 
 
-def test_who_was_removed_by_its_own_account() -> None:
+def test_a_device_removed_by_its_own_account() -> None:
     group = ROOM.with_removed(removed((BOB3, RemovedAs.OWN_DEVICE)))
     assert rule_of(group, ask(C1, VOUCHED)) == "add"
     assert rule_of(group, join(VOUCHED)) == "external-join"

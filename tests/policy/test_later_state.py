@@ -182,7 +182,7 @@ def test_the_right_to_add_confirms_newcomers_where_nothing_is_established() -> N
         assert verdict(established, established.with_leaves({FREE: ERIN.leaf(1)}), ALICE)
 
 
-def test_who_may_remove_does_not_remove_an_administrator() -> None:
+def test_a_member_that_may_remove_does_not_remove_an_administrator() -> None:
     before = ROOM.with_policy(may_remove=Right.MEMBERS)
     assert verdict(before, before.without(B1, B2), CAROL)
     assert not verdict(before, before.without(D1), CAROL)
@@ -210,7 +210,7 @@ def test_a_group_without_the_list_has_no_vouchers() -> None:
     assert verdict(before, before.with_removed(RemovedClients()), CAROL)
 
 
-def test_whoever_vouches_must_stay() -> None:
+def test_a_voucher_must_come_from_a_device_that_stays() -> None:
     after = ROOM.without(B1, B2).with_leaves({FREE: BOB3.vouched(BOB)})
     assert not verdict(ROOM.with_policy(may_remove=Right.MEMBERS), after, CAROL)
 
@@ -303,7 +303,7 @@ def test_what_is_known_is_what_was_there() -> None:
 # --- the list of removed clients, and keys ------------------------------------------------------------
 
 
-def test_whoever_was_removed_is_no_newcomer() -> None:
+def test_a_removed_member_is_no_newcomer() -> None:
     """As a Commit that brings it back is void (mls-policy, "Removed Clients"); so it is without a list."""
     marked = {FREE: ERIN.leaf(0, Newcomer())}
     barred = OPEN.with_removed(listed(ERIN))

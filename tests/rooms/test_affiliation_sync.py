@@ -63,7 +63,7 @@ def crowd(monkeypatch: pytest.MonkeyPatch) -> tuple[World, Expelling]:
     return world, Expelling(alice, monkeypatch)
 
 
-async def test_who_is_shut_out_at_once_is_removed_by_one_commit_or_two(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_members_shut_out_at_once_are_removed_by_one_commit_or_two(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first one's Commit is on its way when the others follow."""
     _, alice = crowd(monkeypatch)
     before = alice.group.mls.epoch
@@ -76,7 +76,7 @@ async def test_who_is_shut_out_at_once_is_removed_by_one_commit_or_two(monkeypat
     assert alice.group.mls.epoch == before + 2
 
 
-async def test_who_was_shut_out_behind_our_back_is_removed_by_one_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_account_shut_out_behind_our_back_is_removed_by_one_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     _, alice = crowd(monkeypatch)
     before = alice.group.mls.epoch
     del alice.inside[2:]

@@ -38,7 +38,7 @@ async def test_losers_follow_each_other_in_the_rooms_order() -> None:
     assert order == losers
 
 
-async def test_who_does_not_take_its_turn_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_does_not_take_its_turn_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit_turns, "_SHORTEST", 0.02)
     view = CommitTurns()
     waiting = asyncio.create_task(view.wait("ours", asyncio.get_running_loop().time()))
@@ -51,7 +51,7 @@ async def test_who_does_not_take_its_turn_is_passed_over(monkeypatch: pytest.Mon
         await waiting
 
 
-async def test_who_loses_again_goes_to_the_end() -> None:
+async def test_a_loser_of_two_races_goes_to_the_end() -> None:
     view = CommitTurns()
     for name in ("alice", "we", "alice"):
         view.lost(f"{ROOM}/{name}", name)

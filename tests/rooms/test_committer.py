@@ -145,7 +145,7 @@ async def test_pending_proposals_wait_for_our_commit_and_then_for_nothing() -> N
     assert not alice.muc.sent  # nothing but the Commit that was on its way already
 
 
-async def test_whoever_waits_to_commit_is_told_when_the_room_is_lost() -> None:
+async def test_a_caller_waiting_to_commit_is_told_when_the_room_is_lost() -> None:
     world, alice, bob, _ = committing()
     bob.propose(Remove(2))
     world.settle()

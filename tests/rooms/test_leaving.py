@@ -22,7 +22,7 @@ async def leaver(world: World, *others: str) -> tuple[Bot, list[Participant]]:
     return bot, rest
 
 
-async def test_who_leaves_proposes_it_and_is_out_when_another_has_committed_it(world: World) -> None:
+async def test_a_leaver_proposes_it_and_is_out_when_another_has_committed_it(world: World) -> None:
     alice, (bob,) = await leaver(world, BOB)
     group = alice.room.group
     leaving = asyncio.create_task(alice.room.leave())

@@ -65,7 +65,7 @@ async def scene(monkeypatch: pytest.MonkeyPatch, *members: str, **rights: Any) -
     return alice
 
 
-async def test_who_is_added_is_in_the_room_before_the_commit_and_invited_after_it(
+async def test_an_added_account_is_in_the_room_before_the_commit_and_invited_after_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     alice = await scene(monkeypatch, BOB)
@@ -85,7 +85,7 @@ async def test_who_is_added_is_in_the_room_before_the_commit_and_invited_after_i
     assert alice.group.roster.has(CAROL)
 
 
-async def test_who_cannot_be_added_is_named_and_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_account_that_cannot_be_added_is_named_and_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
     alice = await scene(monkeypatch, BOB)
     alice.office.listed[CAROL] = "outcast"
     result = await alice.finish(alice.membership.add([CAROL, DAVE, "nobody@nowhere.example"]))
@@ -95,7 +95,7 @@ async def test_who_cannot_be_added_is_named_and_keeps_nobody_out(monkeypatch: py
     assert alice.office.listed[CAROL] == "outcast"  # no ban is lifted
 
 
-async def test_whom_the_room_does_not_take_is_refused_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_account_that_the_room_does_not_take_is_refused_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     alice = await scene(monkeypatch, BOB)
     alice.office.errors.append(Refused(alice.group.room, "conflict", "says the test"))
     result = await alice.finish(alice.membership.add([CAROL, DAVE]))
@@ -127,7 +127,7 @@ async def test_without_the_right_nothing_is_asked_of_the_room(monkeypatch: pytes
     assert (alice.office.listed, alice.muc.sent) == (before, [])
 
 
-async def test_who_is_removed_loses_the_group_and_then_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_removed_member_loses_the_group_and_then_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
     alice = await scene(monkeypatch, BOB, CAROL)
     result = await alice.finish(alice.membership.remove([CAROL, DAVE, "no address @"]))
     assert [member.account for member in result] == [CAROL]
@@ -144,7 +144,7 @@ async def test_an_invitation_is_repeated_for_members_only(monkeypatch: pytest.Mo
         await alice.membership.invite(CAROL)
 
 
-async def test_who_loses_the_room_is_taken_out_of_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_account_that_loses_the_room_is_taken_out_of_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("slixmpp_mls.rooms.affiliation_sync._BOTH_CHANGED", 0.0)
     alice = await scene(monkeypatch, BOB, CAROL)
     alice.office.listed[CAROL] = "none"

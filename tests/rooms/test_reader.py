@@ -345,7 +345,7 @@ async def test_a_strangers_places_are_looked_at_a_few_times_in_an_hour(strangers
     assert bob.group.is_member  # the genuine Welcome, behind them all
 
 
-async def test_who_speaks_is_asked_about_before_its_message_is_shown() -> None:
+async def test_a_speaker_is_asked_about_before_its_message_is_shown() -> None:
     """Members beyond the budget of questions: those who say nothing cost nothing, the others are known when they do."""
     world, alice, bob, carol = reading()
     unasked = [person.device.identity for person in (bob, carol)]

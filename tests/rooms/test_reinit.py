@@ -81,7 +81,7 @@ async def test_the_best_suite_of_all_is_found_and_the_group_goes_on_in_it() -> N
     assert not alice.failures
 
 
-async def test_who_may_not_change_the_policy_may_not_change_the_suite() -> None:
+async def test_a_member_that_may_not_change_the_policy_may_not_change_the_suite() -> None:
     _, alice, bob = await scene()
     with pytest.raises(NotPermitted, match="cipher suite"):
         await bob.reinitializer.reinitialize(2)

@@ -121,7 +121,7 @@ async def test_only_the_own_account_corrects(world: World) -> None:
     assert not carol.got("mls_correction") + alice.got("mls_correction")
 
 
-async def test_who_may_retract(world: World) -> None:
+async def test_the_author_and_administrators_retract(world: World) -> None:
     """The account itself, and administrators: by the policy inside of the group, not by the room's affiliations."""
     alice, bob, carol = await bots(world, ALICE, BOB, CAROL)
     of_bob, _ = await say(world, bob, "A drum, a drum", alice, carol)

@@ -68,7 +68,7 @@ async def test_two_engines_talk_and_one_commits(world: World) -> None:
     bob.rooms.close()
 
 
-async def test_whoever_waits_is_told_when_the_room_is_lost_and_it_can_be_followed_again(world: World) -> None:
+async def test_a_waiting_caller_is_told_when_the_room_is_lost_and_it_can_be_followed_again(world: World) -> None:
     """The known hang, in a whole engine: proposals wait, a Commit of ours is on its way, the room is lost."""
     alice, bob = await met(world)
     bob.propose(bob.removing(BOB)[0])  # to be removed: proposals wait from now on

@@ -203,7 +203,7 @@ async def test_pending_proposals_are_committed_before_a_message_is_sent() -> Non
     assert bob.texts == [b"after"]
 
 
-async def test_whoever_waits_to_send_is_told_when_the_room_is_lost() -> None:
+async def test_a_caller_waiting_to_send_is_told_when_the_room_is_lost() -> None:
     """Proposals wait, and the room is not live: this hung for ever."""
     world, alice, bob = sending(live=False)
     bob.propose(Remove(2))

@@ -47,7 +47,7 @@ async def test_what_is_sent_at_once_is_written_at_once_and_in_order() -> None:
     assert store.commits > before + 1
 
 
-async def test_one_that_can_not_be_sent_does_not_keep_the_others_back() -> None:
+async def test_one_that_cannot_be_sent_does_not_keep_the_others_back() -> None:
     world, alice, bob, _ = on_a_counted_disk()
     batcher = WriteBatcher(alice.group)
     texts = [b"first", b"x" * 20_000, b"last"]
@@ -81,7 +81,7 @@ async def test_a_full_disk_is_said_to_all_and_nothing_has_happened() -> None:
     assert bob.texts == [b"d", b"e"]
 
 
-async def test_who_no_longer_waits_sends_nothing() -> None:
+async def test_a_caller_that_no_longer_waits_sends_nothing() -> None:
     world, alice, bob, _ = on_a_counted_disk()
     batcher = WriteBatcher(alice.group)
     first, second = (asyncio.create_task(batcher.do(saying(alice, text))) for text in (b"never", b"mind"))

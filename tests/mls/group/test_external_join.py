@@ -118,7 +118,7 @@ def test_resync(room: Room, name: str, leaf: int) -> None:
     room.commit(name)
 
 
-def test_who_is_replaced_is_told(room: Room) -> None:
+def test_a_replaced_member_is_told(room: Room) -> None:
     made = Group.external_commit(group_info_of(room["bob"]), own("alice", ALICE), now=NOW, replaces=ALICE.own_index)
     staged = room["alice"].process(made.commit, now=NOW)
     assert staged.next is None  # type: ignore[union-attr]
@@ -320,7 +320,7 @@ def test_12_2_lists_of_external_commits(room: Room) -> None:
     assert heard(room["alice"], made.commit)
 
 
-def test_12_2_a_members_commit_can_not_pose_as_external(room: Room) -> None:
+def test_12_2_a_members_commit_cannot_pose_as_external(room: Room) -> None:
     refused(room["alice"], forged_commit(room["bob"], ExternalInit(b"x")), "12.2")
 
 

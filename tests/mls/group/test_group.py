@@ -188,7 +188,7 @@ def test_12_1_3_remove_by_reference(room: Room, public: bool) -> None:
     assert set(room.groups) == {"bob", "carol"}
 
 
-def test_a_removed_member_is_told_and_can_not_go_on(room: Room) -> None:
+def test_a_removed_member_is_told_and_cannot_go_on(room: Room) -> None:
     made = room["alice"].commit([Remove(1)], now=NOW)
     staged = room["bob"].process(made.commit, now=NOW)
     assert isinstance(staged, StagedCommit)
