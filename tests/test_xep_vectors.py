@@ -66,6 +66,7 @@ from slixmpp_mls.policy import ExternalJoins, RemovedClients, RoomPolicy
 from slixmpp_mls.policy.check import judge
 from slixmpp_mls.policy.roster import Roster
 from slixmpp_mls.rooms.content import PROFILE
+from slixmpp_mls.rooms.engine.commit_turns import order_of, place
 from slixmpp_mls.rooms.rich import RoomReferences
 from slixmpp_mls.rooms.signals import open_signal
 from slixmpp_mls.stanza import (
@@ -232,6 +233,19 @@ async def test_a_certificate_is_judged(case: dict[str, Any], tmp_path: Path) -> 
     leaf = LeafNode(b"", unhex(case["signature_key"]), credential_of(case), Capabilities((), ()), UpdateSource(), ())
     (verdict,) = await service.validate([leaf], CipherSuite.get(case["cipher_suite"]))
     assert verdict.validity.value == case["answer"]
+
+
+# --- turns.json --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", load("turns")["cases"], ids=lambda case: f"epoch {case['epoch']}")
+def test_turns(case: dict[str, Any]) -> None:
+    """xep/mls.xml, "Taking Turns": all compute the same order."""
+    order = order_of(unhex(case["group_id"]), case["epoch"], unhex(case["reply_key"]))
+    for number, own in enumerate(case["order"]):
+        others = [each for each in case["order"] if each != own]
+        assert place(own, others, order) == number
+    assert case["order"] == sorted(case["hashes"], key=case["hashes"].__getitem__)
 
 
 # --- policy.json -------------------------------------------------------------------------------

@@ -130,6 +130,30 @@ def identities() -> dict[str, Any]:
     }
 
 
+# --- turns.json --------------------------------------------------------------------------------
+
+
+def turns() -> dict[str, Any]:
+    # Two accounts share a nickname; one has a nickname outside of ASCII.
+    occupants = [
+        "hag66@shakespeare.lit/crone",
+        "crone1@shakespeare.lit/crone",
+        "hecate@shakespeare.lit/Héc/ate",
+        "wiccarocks@shakespeare.lit/🧙",
+    ]
+    inquiry = Randomness("reply key")(32)
+    cases = []
+    for number, epoch, matter in ((1, 1, b""), (1, 2, b""), (2, 2, b""), (1, 2**40, b""), (1, 2, inquiry)):
+        group_id = Randomness(f"group {number}")(32)
+        before = group_id + epoch.to_bytes(8, "big") + matter
+        hashes = {each: sha256(before + each.encode()).hexdigest() for each in occupants}
+        order = sorted(occupants, key=hashes.__getitem__)
+        cases.append(
+            {"group_id": group_id.hex(), "epoch": epoch, "reply_key": matter.hex(), "hashes": hashes, "order": order}
+        )
+    return {"cases": cases}
+
+
 # --- policy.json -------------------------------------------------------------------------------
 
 
@@ -1030,6 +1054,7 @@ FILES = {
     "commit-location": commit_location,
     "ephemeral": ephemeral,
     "references": references,
+    "turns": turns,
     "races": races,
     "operations": operations,
 }

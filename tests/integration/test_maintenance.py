@@ -12,6 +12,7 @@ from slixmpp_mls.account import maintenance
 from slixmpp_mls.account.maintenance import QUIET
 from slixmpp_mls.delivery import KeyPackageDirectory
 from slixmpp_mls.devserver import DevServer
+from slixmpp_mls.key_packages.items import parse_item
 from slixmpp_mls.mls.parameters import DAY, HOUR
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.runtime.clock import UNSTEADY
@@ -46,7 +47,8 @@ async def tick(*people: Person) -> None:
 
 
 async def published(person: Person) -> set[str]:
-    return set(await KeyPackageDirectory(person.client).items())
+    """The KeyPackageRefs; the items' ids are places, which are used again."""
+    return {parse_item(element).ref for element in (await KeyPackageDirectory(person.client).items()).values()}
 
 
 async def test_keys_are_renewed_by_age_one_after_the_other(server: DevServer, cast: Cast) -> None:

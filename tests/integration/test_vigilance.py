@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from slixmpp_mls.account.device_list import read_devices
 from slixmpp_mls.authentication import AcceptAll, DeviceListService, Verdict
 from slixmpp_mls.delivery import DeviceDirectory
 from slixmpp_mls.devserver import DevServer
@@ -113,6 +115,10 @@ async def test_a_device_that_its_account_does_not_list_is_removed_at_once(server
     bob.config = {"authentication": AcceptAll()}
     await bob.connect()
     await bob.joined(group.jid)
+    # Its list does not say where KeyPackages are, so that all of them are read, and those of the imp among them.
+    devices = DeviceDirectory(bob.client)
+    (own,) = (await read_devices(devices)).devices.values()
+    await devices.publish(own.id, replace(own, key_packages=()).to_stdlib())
     (added,) = (await bob.room().add(bob.account)).added
     assert str(added) == f"{bob.account}/{imp.mls.device_id}"
 

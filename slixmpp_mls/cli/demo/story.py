@@ -15,8 +15,10 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from ...authentication import DeviceListService
 from ...client import Device, Incoming, KeyPackageSettings, RoomGroup
 from ...client.group.actions import MoveOn, Read
+from ...delivery import DeviceDirectory
 from ...delivery.archive import Archive
 from ...devserver import DevServer
 from ...errors import DeliveryError, UsageError
@@ -188,13 +190,16 @@ class Story:
         bundle = intruder.key_packages.make(CipherSuite.get(intruder.suites[0]), alice.mls.now)
         reference = bundle.reference.hex()
         element = KeyPackage(reference, bundle.key_package.cipher_suite, MLSMessage.wrap(bundle.key_package), False)
+        devices = DeviceDirectory(bob.client)
         await bob.mls.directory.publish_many({reference: element.to_stdlib()})
-        self.show.row("", "the server puts a KeyPackage of its own among bob's: a device more to add")
+        await DeviceListService(devices).issue(intruder.identity, intruder.signature_keys())
+        self.show.row("", "the server puts a device of its own among bob's, with a KeyPackage")
         result = await room.add(bob.jid)
         refused = result.skipped.get(str(intruder.identity), "")
         self.show.check(
             "alice", f"does not add it: {refused}", bool(refused) and not result.added and len(room.members) == 3
         )
+        await devices.retract(intruder.identity.device)
         await bob.mls.directory.retract(reference)
 
         self.show.expect("Breaking the rules")

@@ -24,7 +24,7 @@ import random
 from collections.abc import Iterable
 from hashlib import sha256
 
-__all__ = ["CommitTurns", "place", "wait_for_place"]
+__all__ = ["CommitTurns", "order_of", "place", "wait_for_place"]
 
 _MOST = 64  # in the queue; a room has more only if somebody forges them
 _SHORTEST = 0.1  # seconds that the head of the queue has at least ...
@@ -99,17 +99,25 @@ class CommitTurns:
         await self._news.wait()
 
 
-def place(own: str, others: Iterable[str], epoch: bytes) -> int:
+def order_of(group_id: bytes, epoch: int, matter: bytes = b"") -> bytes:
+    """What tells one order of the members from another (xep/mls.xml, "Taking Turns").
+
+    :param matter: identifies the work, where the order is to be another one each time
+    """
+    return group_id + epoch.to_bytes(8, "big") + matter
+
+
+def place(own: str, others: Iterable[str], order: bytes) -> int:
     """The number of other members that come before us.
 
     Nobody can move forward by a nickname alone, since the account counts as well.
 
     :param own: our account (the real JID, bare), a slash and our nickname in the room
     :param others: the same of the other members there
-    :param epoch: the epoch's identifier
+    :param order: which of the orders, by :func:`order_of`
     """
-    mark = _mark(own, epoch)
-    return sum(_mark(other, epoch) < mark for other in others)
+    mark = _mark(own, order)
+    return sum(_mark(other, order) < mark for other in others)
 
 
 async def wait_for_place(number: int, *, among_equals: bool = False) -> None:
@@ -122,8 +130,8 @@ async def wait_for_place(number: int, *, among_equals: bool = False) -> None:
     await asyncio.sleep(min(_LONGEST_WAIT, _ONE_PLACE * number) + among)
 
 
-def _mark(occupant: str, epoch: bytes) -> bytes:
-    return sha256(epoch + occupant.encode()).digest()
+def _mark(occupant: str, order: bytes) -> bytes:
+    return sha256(order + occupant.encode()).digest()
 
 
 def _now() -> float:

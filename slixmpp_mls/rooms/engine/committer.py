@@ -28,7 +28,7 @@ from ...errors import DeliveryError, MLSError, NoUploadService, StanzaTooLarge
 from ...mls.group.resumption import CreationDraft
 from ...mls.structures.proposals import AnyProposal
 from ...stanza import AnyCommit
-from .commit_turns import CommitTurns, place, wait_for_place
+from .commit_turns import CommitTurns, order_of, place, wait_for_place
 from .parts import RoomParts
 from .progress import set_error
 from .transmitter import Transmitter
@@ -231,8 +231,7 @@ class Committer:
         :param matter: identifies the work, where the order is to be another one each time
         """
         group, own = self._group.mls, f"{self._parts.context.device.identity.account}/{self._parts.muc.nick}"
-        epoch = group.group_id + group.epoch.to_bytes(8, "big")
-        return place(own, self.present(), epoch + matter)
+        return place(own, self.present(), order_of(group.group_id, group.epoch, matter))
 
     async def wait_for_turn(self, matter: bytes = b"", *, at_most: int | None = None) -> None:
         """Let other members go first with what one member does for others (xep/mls.xml, "Taking Turns").
