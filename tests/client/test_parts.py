@@ -316,4 +316,6 @@ def test_founding_and_waiting_are_states_of_their_own() -> None:
     parts.lifecycle.expect_welcome("7")
     assert (parts.state.standing, parts.state.cursor) == (MembershipState.INVITED, "7")
     parts.lifecycle.stop_waiting()
-    assert parts.state.standing is MembershipState.OUT
+    assert parts.state.record == NEW_ROOM
+    with parts.store.transaction() as transaction:
+        assert not list(transaction.items(ROOMS))

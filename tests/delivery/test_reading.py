@@ -78,7 +78,16 @@ class FakeOccupancy:
 
 
 class FakeStream:
+    """:ivar reported: events of slixmpp's, oldest first"""
+
     online = True
+
+    def __init__(self) -> None:
+        self.reported: list[tuple[str, object]] = []
+        self.xmpp = self
+
+    def event(self, name: str, data: object) -> None:
+        self.reported.append((name, data))
 
 
 class Setting:
@@ -89,8 +98,9 @@ class Setting:
         self.occupancy = FakeOccupancy()
         self.events: list[RoomEvent] = []
         self.given_up = 0
+        self.stream = FakeStream()
         self.reading = Reading(
-            cast(Stream, FakeStream()),
+            cast(Stream, self.stream),
             ROOM,
             cast(Occupancy, self.occupancy),
             cast(Archive, self.archive),
@@ -222,10 +232,12 @@ async def test_a_self_ping_that_fails_in_an_unexpected_way_is_asked_again(caplog
     await until_live(setting)
     setting.reading.suspect()
     first = await until_asked(setting)
-    first.set_exception(ValueError("unexpected"))
+    unexpected = ValueError("unexpected")
+    first.set_exception(unexpected)
     second = await until_asked(setting, after=first)
     second.set_result(True)
     await until(lambda: Verified() in setting.events)
+    assert setting.stream.reported == [("mls_failed", unexpected)]
     assert "whether we are in it failed" in caplog.text
     await end(setting, reader)
 
