@@ -29,6 +29,7 @@ from slixmpp_mls.stanza.locations import CommitPlace, WelcomePlace
 from slixmpp_mls.stanza.xml import AnyElement, parse_xml, serialize, split_tag, to_lxml
 
 from . import seeds
+from .groups import ALICE
 from .registry import target
 
 LIMIT = 1 << 20  # octets of XML; libFuzzer's own limit is lower
@@ -74,6 +75,7 @@ _SUITE = CipherSuite.get(1)
 
 
 def _trees() -> Iterator[bytes]:
+    yield ALICE.tree.encode()  # the keys in generated trees are random, and few are keys
     yield from (value.encode() for value in seeds.generated(RatchetTreeExtension, 100))
     yield from (data for _, data in seeds.official("ratchet_tree", count=100))
 
