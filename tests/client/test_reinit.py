@@ -473,7 +473,8 @@ def test_a_rehearsal_is_as_large_as_the_real_thing_and_leaves_no_trace() -> None
     world.settle()
     draft = people[0].group.continuation.draft(others, world.now)
     people[0].post(people[0].group.continuation.finish(draft, fits=fits, tree_at=longest()))
-    assert abs(sizes[0] - sizes[1]) < 16  # signatures of P-256 differ in length
+    # Signatures of P-256 differ in length, by which the padded Commit may be a step longer.
+    assert abs(sizes[0] - sizes[1]) < 16 + 128
     with pytest.raises(UsageError, match="waits already"):
         people[0].group.continuation.finish(draft)
 
