@@ -89,6 +89,19 @@ def said(who: Participant, text: str) -> None:
     who.send(seal_body(text, who.account, who.world.room.jid, float(who.world.now)))
 
 
+async def test_a_tree_that_comes_too_slowly_does_not_stop_the_reading(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has named the place decides how fast its server is, but not for how long a stanza waits."""
+    monkeypatch.setattr(whole_tree, "time_limit", lambda place: 0.01)
+    await scene.enter()  # the web server never answers
+    await until(lambda: "failed" in scene.stages)
+    assert scene.carol.room.worker.whole_tree.is_missing
+    monkeypatch.setattr(whole_tree, "time_limit", lambda place: 60.0)
+    scene.web.open.set()
+    await scene.full()
+
+
 async def test_reading_and_sending_go_on_while_the_tree_is_fetched(scene: Scene) -> None:
     await scene.enter()
     room = scene.carol.room

@@ -24,6 +24,7 @@ from ...client.group.partial import CheckedTree, verify
 from ...client.group.room_change import PartialMembership
 from ...delivery import Stream
 from ...errors import DeliveryError, MLSError, PeerError, TransferFailed, UsageError
+from .blob_fetching import time_limit
 from .member_checks import MemberChecks
 from .parts import RoomParts
 
@@ -119,7 +120,12 @@ class TreeFetcher:
         :raises PeerError: it is another one, or not acceptable
         """
         self._report("fetching", partial, attempts)
-        octets = await self._context.uploads.get(partial.location)
+        limit = time_limit(partial.location)  # whoever has named the place may let it answer as slowly as it likes
+        try:
+            async with asyncio.timeout(limit):
+                octets = await self._context.uploads.get(partial.location)
+        except TimeoutError:
+            raise TransferFailed(f"it was not there within {limit:.0f} seconds", temporary=False) from None
         self._report("checking", partial, attempts)
         return await asyncio.to_thread(verify, partial.group, octets)
 
