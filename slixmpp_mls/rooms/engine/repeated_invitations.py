@@ -20,6 +20,7 @@ The accounts are kept in the store (:class:`~slixmpp_mls.client.storage.post_com
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 
 from ...client.storage.post_commit_actions import Invited
@@ -66,7 +67,7 @@ class RepeatedInvitations:
             self._parts.spawn(self._repeat(account), "repeating an invitation")
 
     async def _repeat(self, account: str) -> None:
-        self._tidy()
+        self._tidy([account])  # not all: a server decides how often accounts come online
         record = self._group.post_commit_actions.invited.get(account)
         if record is not None:
             waited = self._parts.context.now - record.last
@@ -79,7 +80,7 @@ class RepeatedInvitations:
             return
         if not self._group.post_commit_actions.invited:
             return
-        self._tidy()
+        self._tidy(self._group.post_commit_actions.invited)
         now = self._parts.context.now
         due = {
             account: record
@@ -103,14 +104,15 @@ class RepeatedInvitations:
         log.info("%s: invited again: %s", self._parts.room, ", ".join(accounts))
         await invite(self._parts, {account: each.after.decode() or None for account, each in accounts.items()})
 
-    def _tidy(self) -> None:
-        """Forget the accounts that have joined, that cannot join any more, or that were invited often enough."""
+    def _tidy(self, accounts: Iterable[str]) -> None:
+        """Forget those of the accounts that have joined, cannot join any more, or were invited often enough."""
         present = {str(each.jid) for each in self._parts.muc.occupants.values() if each.jid is not None}
         invited = self._group.post_commit_actions.invited
         over = [
             account
-            for account, record in invited.items()
-            if account in present or record.repeated >= MOST or not self._may_join(account)
+            for account in accounts
+            if (record := invited.get(account)) is not None
+            and (account in present or record.repeated >= MOST or not self._may_join(account))
         ]
         if over:
             self._group.lifecycle.done(Invited(account).key for account in over)
