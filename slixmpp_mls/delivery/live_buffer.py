@@ -42,11 +42,16 @@ class LiveBuffer:
         """Remove and return the oldest stanzas, at most `limit` of them."""
         return [self._take() for _ in range(min(limit, len(self._stanzas)))]
 
-    def drop_through(self, archive_id: str) -> None:
-        """Remove this stanza and all stanzas before it, if it is in the buffer."""
+    def take_through(self, archive_id: str) -> Sequence[RoomStanza]:
+        """Remove this stanza and all stanzas before it, if it is in the buffer.
+
+        :returns: those before it: the archive has this stanza, and does not show them
+        """
+        missing: list[RoomStanza] = []
         if archive_id in self._ids:
-            while self._take().archive_id != archive_id:
-                pass
+            while (stanza := self._take()).archive_id != archive_id:
+                missing.append(stanza)
+        return missing
 
     def clear(self) -> None:
         self._stanzas.clear()

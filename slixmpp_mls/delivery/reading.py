@@ -9,9 +9,10 @@
 
 No stanza is lost or repeated at the seam.  Live stanzas are buffered while we are in the room.  The archive is queried
 after we have entered, so it holds everything that came before.  A stanza that is in both is removed from the buffer
-when the archive returns it.  Both have the room's order.  When the buffer is full (the reader is slower than the room,
-or has much to catch up), it is emptied and the archive is read again from the reader's position.  Memory thus stays
-bounded, however slow the reader is.
+when the archive returns it.  Both have the room's order.  A live stanza that the archive does not show, although it
+shows a later one, is handed out in its place: the others have read it.  When the buffer is full (the reader is slower
+than the room, or has much to catch up), it is emptied and the archive is read again from the reader's position.  Memory
+thus stays bounded, however slow the reader is.
 
 Servers may lose stanzas between them although all occupants stay in the room: a broken link loses the stanzas in
 transit.  Therefore a reader can be in doubt: a caller misses a stanza (`Reading.suspect`), or the room has been silent
@@ -226,10 +227,13 @@ class Reading:
     def _read(self, page: Page) -> Iterable[Sequence[RoomStanza]]:
         for start in range(0, len(page.entries), _BATCH):
             entries = page.entries[start : start + _BATCH]
+            batch: list[RoomStanza] = []
             for entry in entries:
-                self.buffer.drop_through(entry.archive_id)
+                batch += self.buffer.take_through(entry.archive_id)
+                stanza = entry.stanza()
+                if stanza is not None:
+                    batch.append(stanza)
             self.position = entries[-1].archive_id
-            batch = [stanza for entry in entries if (stanza := entry.stanza()) is not None]
             if batch:
                 yield batch
 

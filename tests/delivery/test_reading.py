@@ -36,10 +36,14 @@ def live(number: int) -> RoomStanza:
 
 
 class FakeArchive:
-    """An archive in pages.  Its ids are numbers."""
+    """An archive in pages.  Its ids are numbers.
+
+    :ivar lost: those that it does not show
+    """
 
     def __init__(self, count: int = 0, page: int = 10) -> None:
         self.count = count
+        self.lost: set[int] = set()
         self.page = page
         self.rounds = 0
 
@@ -49,7 +53,8 @@ class FakeArchive:
         while True:
             await asyncio.sleep(0)
             end = min(start + self.page, self.count)
-            entries = tuple(Entry(f"{number:04}", message(number), None) for number in range(start, end))
+            shown = (number for number in range(start, end) if number not in self.lost)
+            entries = tuple(Entry(f"{number:04}", message(number), None) for number in shown)
             complete = end == self.count
             yield Page(entries, complete)
             if complete:
@@ -174,6 +179,23 @@ async def test_archive_and_live_stanzas_meet_without_gap_or_repetition() -> None
     await reader.hears(55)
     assert reader.heard == list(range(55))
     await end(setting, reader)
+
+
+async def test_a_live_stanza_that_the_archive_does_not_show_is_read_in_its_place() -> None:
+    """It may be a Commit, which all who were there have followed."""
+    setting = Setting(20)
+    heard: list[int] = []
+    async with asyncio.timeout(60), aclosing(setting.reading.batches()) as batches:
+        async for batch in batches:
+            heard += numbers(batch)
+            if heard == list(range(10)):
+                for _ in range(5):
+                    setting.post()
+                setting.archive.lost = {20, 21, 23}
+            if heard[-1] == 24:
+                break
+    assert heard == list(range(25))
+    assert setting.archive.rounds == 1
 
 
 async def test_a_reader_that_goes_back_during_a_round_reads_from_there() -> None:

@@ -22,42 +22,64 @@ from .people import Cast, Person, agree, all_agree
 from .test_recovery import edit, purge
 
 SECONDS = 60.0
-NEWEST = "DELETE FROM {archive} WHERE {where} AND {id} = (SELECT max({id}) FROM {archive} WHERE {where})"
+_NEWEST = "WHERE {where} AND {id} = (SELECT max({id}) FROM {archive} WHERE {where})"
+NEWEST = f"DELETE FROM {{archive}} {_NEWEST}"
+# XEP-0425: of the newest stanza, what a moderator leaves.
+TOMBSTONE = (
+    "UPDATE {archive} SET {xml} = substr({xml}, 1, instr({xml}, '>')) || '<moderated"
+    ' xmlns="urn:xmpp:message-moderate:0" by="coven@rooms.example/moderator"><retracted'
+    ' xmlns="urn:xmpp:message-retract:0" stamp="2026-01-01T00:00:00Z"/></moderated></message>\' ' + _NEWEST
+)
 
 
-async def cut(server: DevServer, room: str, alice: Person, *others: Person) -> None:
+async def cut(server: DevServer, room: str, alice: Person, *others: Person, how: str = NEWEST) -> None:
     """A Commit that everybody present has seen, and the archive has not."""
     await alice.room().update()
     await all_agree(alice, *others)
-    assert edit(server, room, NEWEST) == 1
+    assert edit(server, room, how) == 1
 
 
 async def together(*people: Person) -> None:
     await people[0].until(lambda: agree(*people), SECONDS)
 
 
-@pytest.mark.parametrize("then", ["own commit", "own message", "others talk", "silence"])
-@pytest.mark.parametrize("holes", [1, 2])
+async def do(then: str, person: Person, *others: Person) -> None:
+    """What somebody does first who does not know that stanzas are missing."""
+    match then:
+        case "own commit":
+            await asyncio.wait_for(person.room().update(), SECONDS)
+        case "own message":
+            await person.say("do you hear me")
+            await others[0].hears("do you hear me", seconds=SECONDS)
+        case "others talk":
+            await others[-1].say("here we are")
+    await together(*others, person)
+
+
+_THEN = ["own commit", "own message", "silence", "others talk"]
+_TOMBSTONES = [("tombstone", then) for then in _THEN[:3]]
+
+
+@pytest.mark.parametrize(
+    ("holes", "then"), [*((holes, then) for holes in ("one", "two") for then in _THEN), *_TOMBSTONES]
+)
 async def test_a_client_that_was_away_is_back_within_seconds(
-    server: DevServer, cast: Cast, then: str, holes: int
+    server: DevServer, cast: Cast, holes: str, then: str
 ) -> None:
     room, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol")
     await carol.log_out()
-    for number in range(holes):
-        await cut(server, room, alice, bob)
-        await alice.say(f"words behind hole {number}")
-        await bob.hears(f"words behind hole {number}")
+    if holes == "tombstone":  # and nothing after it, so that nothing else is evidence
+        await cut(server, room, alice, bob, how=TOMBSTONE)
+    else:
+        for number in range({"one": 1, "two": 2}[holes]):
+            await cut(server, room, alice, bob)
+            await alice.say(f"words behind hole {number}")
+            await bob.hears(f"words behind hole {number}")
     await carol.connect()
     await carol.joined(room)
-    match then:
-        case "own commit":
-            await asyncio.wait_for(carol.room().update(), SECONDS)
-        case "own message":
-            await carol.say("do you hear me")
-            await alice.hears("do you hear me", seconds=SECONDS)
-        case "others talk":
-            await bob.say("here we are")
-    await together(alice, bob, carol)
+    await do(then, carol, alice, bob)
+    if holes == "tombstone":
+        assert "tombstone" in carol.got("mls_unsure")[0].reasons
     assert not carol.got("mls_group_lost")
     assert not alice.got("mls_group_lost")
     await alice.say("all of us")
@@ -65,6 +87,53 @@ async def test_a_client_that_was_away_is_back_within_seconds(
     await carol.say("indeed")
     await bob.hears("indeed")
     assert len(alice.room().members) == 3
+
+
+async def test_a_tombstone_in_place_of_a_message_costs_a_question(server: DevServer, cast: Cast) -> None:
+    """Nobody can tell that it was no Commit: the client asks, is sure again, and is where it was."""
+    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    await bob.log_out()
+    await (await alice.say("words for the moderator")).confirmed
+    assert edit(server, room, TOMBSTONE) == 1
+    await bob.connect()
+    assert (await bob.next("mls_unsure")).reasons == ("tombstone",)
+    epoch = alice.room().epoch
+    assert (await bob.next("mls_unsure", 1)).reasons == ()
+    assert bob.room().epoch == epoch  # the question was answered, and nothing was missing
+    for then in ("own message", "own commit"):
+        await do(then, bob, alice)
+    for person in (alice, bob):
+        assert not person.got("mls_group_lost")
+        assert not person.got("mls_rejoining")
+
+
+@pytest.mark.parametrize(
+    ("bob_is", "then"),
+    [("away", "own commit"), ("away", "own message"), ("away", "silence"), ("there", "own message")],
+)
+async def test_a_place_that_the_archive_does_not_show_any_more(
+    server: DevServer, cast: Cast, bob_is: str, then: str
+) -> None:
+    """The stanza after which bob reads is gone, and, if he was away, a Commit that came after it as well."""
+    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    await cut(server, room, alice, bob)
+    if bob_is == "away":
+        await bob.log_out()
+        await alice.room().update()
+        assert edit(server, room, NEWEST) == 1
+        await bob.connect()
+    else:
+        bob.room().worker.parts.muc.suspect()  # he looks into the archive again, as after a while of silence
+    assert "archive-gap" in (await bob.next("mls_unsure")).reasons
+    await bob.joined(room)
+    await do(then, bob, alice)
+    for person in (alice, bob):
+        assert not person.got("mls_group_lost")
+    await bob.say("both of us")
+    await alice.hears("both of us")
+    await alice.say("both indeed")
+    await bob.hears("both indeed")
+    assert len(alice.room().members) == 2
 
 
 async def test_over_night_the_archive_expires_and_all_go_on(server: DevServer, cast: Cast) -> None:
@@ -175,8 +244,12 @@ async def test_a_member_without_rights_leads_nobody_away_by_an_answer(server: De
     assert len(bob.room().members) == 3
 
 
-@pytest.mark.parametrize("inviter", ["there", "away"])
-async def test_a_hole_in_a_welcome(server: DevServer, cast: Cast, inviter: str) -> None:
+@pytest.mark.parametrize(
+    ("inviter", "how"),
+    [("there", NEWEST), ("away", NEWEST), ("there", TOMBSTONE)],
+    ids=["there", "away", "tombstone"],
+)
+async def test_a_hole_in_a_welcome(server: DevServer, cast: Cast, inviter: str, how: str) -> None:
     """The stanza with the Commit that adds somebody is gone before its Welcome is read: a member makes another one."""
     room, (alice, bob) = await cast.meet(server, "alice", "bob")
     carol = await cast.person(server, "carol")
@@ -184,7 +257,7 @@ async def test_a_hole_in_a_welcome(server: DevServer, cast: Cast, inviter: str) 
     assert (await alice.room().add(carol.account)).added
     await together(alice, bob)
     await alice.until(lambda: not any(alice.room().group.post_commit_actions), SECONDS)  # the invitation is sent
-    assert edit(server, room, NEWEST) == 1
+    assert edit(server, room, how) == 1
     if inviter == "away":
         await alice.log_out()
     await carol.connect()
