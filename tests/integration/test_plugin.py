@@ -514,7 +514,7 @@ async def test_leaving_while_nobody_else_is_there(prosody: DevServer, cast: Cast
     """The request stays in the archive, and is granted when somebody comes."""
     _, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     await alice.log_out()
-    await asyncio.wait_for(bob.room().leave(patience=0.3), 15)
+    await asyncio.wait_for(bob.room().leave(patience=0.3), SECONDS)
     assert bob.mls.rooms == {}
     assert bob.got("mls_removed")[0].wanted
     await alice.connect()

@@ -165,7 +165,7 @@ async def back(server: DevServer, party: Party) -> None:
 
 
 async def cut(party: Party) -> None:
-    gone = party.client.wait_until("disconnected", 10)
+    gone = party.client.wait_until("disconnected", 60)
     waiting = asyncio.create_task(gone)
     await asyncio.sleep(0)
     party.client.abort()
@@ -396,7 +396,7 @@ async def test_a_resumed_stream_loses_nothing(server: DevServer, meet: Meet) -> 
     alice, bob = await meet("alice", "bob", plugins=("xep_0198", "xep_0199"))
     await alice.say("before")
     await bob.hears("before")
-    resumed = asyncio.create_task(bob.client.wait_until("session_resumed", 20))
+    resumed = asyncio.create_task(bob.client.wait_until("session_resumed", 60))
     await cut(bob)
     for number in range(20):
         await alice.say(f"while away {number}")
@@ -459,7 +459,7 @@ async def test_one_can_leave_while_offline(meet: Meet) -> None:
     (alice,) = await meet("alice")
     await cut(alice)
     await alice.room.leave()
-    assert await alice.ended(5) is None
+    assert await alice.ended(60) is None
 
 
 async def test_two_devices_of_one_account_may_share_a_nickname(server: DevServer, connect: Connect, meet: Meet) -> None:

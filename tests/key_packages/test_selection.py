@@ -108,7 +108,7 @@ async def test_an_account_that_raises_or_does_not_answer_is_named(monkeypatch: p
     done: list[str] = []
 
     async def good() -> None:
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         done.append("good")
 
     async def silent() -> None:

@@ -83,7 +83,7 @@ async def test_a_commit_that_comes_second_is_made_again_unless_it_is_superfluous
     removing = asyncio.create_task(alice.committer.commit(remove_carol))
     await soon()
     alice.read()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert await removing is None
     assert asked == [1, 2]
     assert not alice.group.roster.has(CAROL)
@@ -139,7 +139,7 @@ async def test_pending_proposals_wait_for_our_commit_and_then_for_nothing() -> N
     await soon()
     assert not waiting.done()
     alice.read()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await waiting
     assert not alice.group.sending.needs_commit
     assert not alice.muc.sent  # nothing but the Commit that was on its way already
@@ -156,9 +156,9 @@ async def test_a_caller_waiting_to_commit_is_told_when_the_room_is_lost() -> Non
     alice.lose(RoomLost(world.room.jid, "not-a-member"))
     for each in (behind_a_commit, another):
         with pytest.raises(RoomLost):
-            await asyncio.wait_for(each, 5)
+            await asyncio.wait_for(each, 60)
     with pytest.raises(RoomLost):  # and so does whoever comes later
-        await asyncio.wait_for(alice.committer.commit_pending(), 5)
+        await asyncio.wait_for(alice.committer.commit_pending(), 60)
 
 
 async def test_a_room_that_is_read_again_still_waits_for_the_commit_that_was_on_its_way() -> None:
@@ -174,11 +174,11 @@ async def test_a_room_that_is_read_again_still_waits_for_the_commit_that_was_on_
     alice.progress.live.set()
     alice.progress.notify()
     waiting = asyncio.create_task(alice.committer.commit_pending())
-    await asyncio.wait_for(soon(), 5)  # the loop goes round
+    await asyncio.wait_for(soon(), 60)  # the loop goes round
     assert not waiting.done()
     await alice.transmitter.transmit(outgoing)
     alice.read()
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, 60)
     assert not alice.group.sending.needs_commit
 
 
@@ -194,7 +194,7 @@ async def test_a_commit_made_before_a_restart_is_waited_for() -> None:
     await soon()
     assert len(again.muc.sent) == 1
     again.read()
-    assert await asyncio.wait_for(changing, 5) is not None
+    assert await asyncio.wait_for(changing, 60) is not None
 
 
 class Web:

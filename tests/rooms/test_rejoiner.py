@@ -85,7 +85,7 @@ async def test_a_room_that_is_lost_ends_the_attempt() -> None:
     bob.lose(RoomLost(world.room.jid, "not-a-member"))
     assert not bob.rejoiner.is_due
     with pytest.raises(RoomLost):
-        await asyncio.wait_for(bob.rejoiner.join_externally(), 5)
+        await asyncio.wait_for(bob.rejoiner.join_externally(), 60)
 
 
 async def test_an_external_commit_brings_us_in_without_anybody_online() -> None:
@@ -97,7 +97,7 @@ async def test_an_external_commit_brings_us_in_without_anybody_online() -> None:
     await until(lambda: bob.muc.sent)
     assert not joining.done()
     bob.read()
-    await asyncio.wait_for(joining, 5)
+    await asyncio.wait_for(joining, 60)
     assert bob.group.is_member
     assert world.agree()
     assert bob.got("mls_rejoining")[-1].external
@@ -113,7 +113,7 @@ async def test_an_external_commit_that_comes_second_is_made_again() -> None:
     bob.read()
     await until(lambda: len(bob.muc.sent) == 2)
     bob.read()
-    await asyncio.wait_for(joining, 5)
+    await asyncio.wait_for(joining, 60)
     assert world.agree()
 
 
@@ -124,7 +124,7 @@ async def test_without_a_group_info_nobody_comes_in_by_an_external_commit() -> N
     person.group.lifecycle.give_up("says the test")
     bob = Returning(person)
     with pytest.raises(NoGroupInfo):
-        await asyncio.wait_for(bob.rejoiner.join_externally(), 5)
+        await asyncio.wait_for(bob.rejoiner.join_externally(), 60)
     assert bob.group.state is MembershipState.LOST
 
 

@@ -36,7 +36,7 @@ async def test_a_start_takes_up_the_rooms_that_the_store_knows(world: World) -> 
     assert alice.room.accounts == [ALICE, BOB]
     sent = await alice.room.send("fair is foul")
     world.settle()
-    await asyncio.wait_for(sent.confirmed, 5)
+    await asyncio.wait_for(sent.confirmed, 60)
     assert len(bob.texts) == 1
     alice.rooms.close()
     assert not alice.failures
@@ -58,11 +58,11 @@ async def test_two_engines_talk_and_one_commits(world: World) -> None:
     updating = asyncio.create_task(bob.room.update())
     await until(lambda: bob.room.group.sending.commit_waits)
     world.room.deliver_all()
-    changed = await asyncio.wait_for(updating, 5)
+    changed = await asyncio.wait_for(updating, 60)
     await until(lambda: alice.room.epoch == changed.epoch)
     saying = await alice.room.send("when shall we three meet again")
     world.room.deliver_all()
-    await asyncio.wait_for(saying.confirmed, 5)
+    await asyncio.wait_for(saying.confirmed, 60)
     await until(lambda: bob.texts == ["when shall we three meet again"])
     alice.rooms.close()
     bob.rooms.close()
@@ -80,10 +80,10 @@ async def test_a_waiting_caller_is_told_when_the_room_is_lost_and_it_can_be_foll
     alice.muc.lose(RoomLost(world.room.jid, "not-a-member"))
     for each in (committing, saying):
         with pytest.raises(RoomLost):
-            await asyncio.wait_for(each, 5)
+            await asyncio.wait_for(each, 60)
     assert alice.got("mls_room_lost")
     with pytest.raises(RoomLost):
-        await asyncio.wait_for(alice.room.send("still nobody?"), 5)
+        await asyncio.wait_for(alice.room.send("still nobody?"), 60)
 
     alice.muc.refuses = None  # we are let in again, with the Commit still on its way
     await alice.rooms.follow(world.room.jid, None)
@@ -94,9 +94,9 @@ async def test_a_waiting_caller_is_told_when_the_room_is_lost_and_it_can_be_foll
         if again.done():
             break
         await asyncio.sleep(0.05)
-    sent = await asyncio.wait_for(again, 5)
+    sent = await asyncio.wait_for(again, 60)
     world.room.deliver_all()
-    await asyncio.wait_for(sent.confirmed, 5)
+    await asyncio.wait_for(sent.confirmed, 60)
     alice.rooms.close()
 
 
@@ -154,7 +154,7 @@ async def test_a_false_place_in_an_invitation_skips_nothing_that_is_being_read(
     await soon()
     assert not following.done()
     dave.muc.enter_again()
-    await asyncio.wait_for(following, 5)
+    await asyncio.wait_for(following, 60)
     assert dave.room.is_member
     dave.rooms.close()
 
@@ -172,14 +172,14 @@ async def test_an_invitation_that_was_noted_is_followed_after_a_restart(world: W
 async def test_a_room_is_waited_for_only_if_we_know_it(world: World) -> None:
     """RFC 9420 8.4: a PSK of another room's group may have to be waited for."""
     alice, _ = await met(world)
-    await asyncio.wait_for(alice.rooms.reached(Awaited("unknown@rooms.example", 7)), 5)
-    await asyncio.wait_for(alice.rooms.reached(Awaited(world.room.jid, alice.room.epoch)), 5)
+    await asyncio.wait_for(alice.rooms.reached(Awaited("unknown@rooms.example", 7)), 60)
+    await asyncio.wait_for(alice.rooms.reached(Awaited(world.room.jid, alice.room.epoch)), 60)
     waiting = asyncio.create_task(alice.rooms.reached(Awaited(world.room.jid, alice.room.epoch + 1)))
     updating = asyncio.create_task(alice.room.update())
     await until(lambda: alice.room.group.sending.commit_waits)
     assert not waiting.done()
     world.settle()
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, 60)
     await updating
     alice.rooms.close()
 
@@ -202,7 +202,7 @@ async def test_leaving_asks_the_others_and_ends_when_one_has_committed_it(world:
     world.settle()
     bob.commit()
     world.settle()
-    await asyncio.wait_for(leaving, 5)
+    await asyncio.wait_for(leaving, 60)
     assert not alice.rooms.all
     assert not bob.group.roster.has(ALICE)
 
@@ -222,7 +222,7 @@ async def test_leaving_takes_all_devices_of_the_account_unless_one_is_asked_for(
     world.settle()
     bob.commit()  # ... and ourselves, by somebody else's
     world.settle()
-    await asyncio.wait_for(leaving, 5)
+    await asyncio.wait_for(leaving, 60)
     assert not bob.group.roster.has(ALICE)
     assert not tablet.group.is_member
 
@@ -238,7 +238,7 @@ async def test_one_device_leaves_and_the_other_stays(world: World) -> None:
     world.settle()
     bob.commit()
     world.settle()
-    await asyncio.wait_for(leaving, 5)
+    await asyncio.wait_for(leaving, 60)
     assert len(bob.group.roster.leaves_of(ALICE)) == 1
     assert tablet.group.is_member
 
@@ -249,7 +249,7 @@ async def test_leaving_a_room_that_is_lost_deletes_our_keys_at_once(world: World
     leaving = asyncio.create_task(room.leave())
     await until(lambda: world.room.in_flight)
     alice.muc.lose(RoomLost(world.room.jid, "destroyed"))
-    await asyncio.wait_for(leaving, 5)
+    await asyncio.wait_for(leaving, 60)
     assert not room.is_member
     assert not alice.rooms.all
 

@@ -70,7 +70,7 @@ async def test_a_message_is_confirmed_when_the_room_reflects_it() -> None:
     assert alice.muc.sent == [sent.origin_id]
     assert not sent.confirmed.done()
     alice.read()
-    assert await asyncio.wait_for(sent.confirmed, 5) == alice.group.cursor
+    assert await asyncio.wait_for(sent.confirmed, 60) == alice.group.cursor
     assert bob.texts == [b"fair is foul"]
 
 
@@ -95,7 +95,7 @@ async def test_a_message_that_was_lost_with_the_stream_is_sent_again_and_read_on
     alice.go_live()
     await until(lambda: len(alice.muc.sent) == 2)
     alice.read()
-    await asyncio.wait_for(sent.confirmed, 5)
+    await asyncio.wait_for(sent.confirmed, 60)
     assert bob.texts == [b"once"]
 
 
@@ -117,7 +117,7 @@ async def test_a_refused_message_says_so_and_is_not_sent_again() -> None:
     sent = await alice.sender.send(b"unwelcome", None)
     alice.sender.bounced(Bounced(sent.origin_id, "policy-violation", ""))
     with pytest.raises(DeliveryError, match="policy-violation"):
-        await asyncio.wait_for(sent.confirmed, 5)
+        await asyncio.wait_for(sent.confirmed, 60)
     assert sent.origin_id not in alice.group.outstanding_ids()
     alice.interrupt()
     alice.go_live()
@@ -167,7 +167,7 @@ async def test_a_message_that_our_server_turns_out_not_to_take_is_refused(monkey
     monkeypatch.setattr(alice.muc, "send", refuse)
     sent = await alice.sender.send(b"large", None)
     with pytest.raises(StanzaTooLarge):
-        await asyncio.wait_for(sent.confirmed, 5)
+        await asyncio.wait_for(sent.confirmed, 60)
     assert not alice.group.outstanding_ids()
 
 
@@ -198,7 +198,7 @@ async def test_pending_proposals_are_committed_before_a_message_is_sent() -> Non
     for event in alice.person.events[before:]:
         alice.committer.resolve(event)  # type: ignore[arg-type]
     alice.progress.notify()
-    await asyncio.wait_for(saying, 5)
+    await asyncio.wait_for(saying, 60)
     alice.read()
     assert bob.texts == [b"after"]
 
@@ -213,7 +213,7 @@ async def test_a_caller_waiting_to_send_is_told_when_the_room_is_lost() -> None:
     assert not saying.done()
     alice.lose(RoomLost(world.room.jid, "not-a-member"))
     with pytest.raises(RoomLost):
-        await asyncio.wait_for(saying, 5)
+        await asyncio.wait_for(saying, 60)
     assert not alice.group.outstanding_ids()
 
 
@@ -225,9 +225,9 @@ async def test_every_message_in_the_outbox_has_an_answer_when_the_room_is_lost()
     error = RoomLost(world.room.jid, "not-a-member")
     alice.lose(error)
     alice.sender.fail(error)
-    sent = await asyncio.wait_for(saying, 5)
+    sent = await asyncio.wait_for(saying, 60)
     with pytest.raises(RoomLost):
-        await asyncio.wait_for(sent.confirmed, 5)
+        await asyncio.wait_for(sent.confirmed, 60)
 
 
 async def test_an_outbox_that_cannot_be_read_is_tried_again() -> None:
