@@ -100,6 +100,9 @@ class FakeKeyPackages(_Node, KeyPackageDirectory):  # type: ignore[misc]
         KeyPackageDirectory.__init__(self, xmpp)
         self.nodes = nodes
 
+    async def last_resort_items(self, account: str) -> dict[str, Element]:
+        return await self.items(account, [each for each in self.nodes.of.get(account, {}) if "last-resort" in each])
+
 
 class FakeDevices(_Node, DeviceDirectory):  # type: ignore[misc]
     """A directory of devices without a server."""

@@ -24,6 +24,7 @@ __all__ = ["LAST_RESORT_NODE", "NODE", "NODE_LIMIT", "KeyPackageDirectory"]
 
 NODE = "urn:xmpp:mls:0:key-packages"
 LAST_RESORT_NODE = "urn:xmpp:mls:0:last-resort-key-packages"
+_PAGE = 20  # items, of up to 20 kB each in base64
 NODE_LIMIT = 256
 """Items of one node that every server is expected to keep: Prosody's limit, which is below ejabberd's."""
 
@@ -36,8 +37,8 @@ class KeyPackageDirectory(PEPNode):
 
     def __init__(self, xmpp: ClientXMPP) -> None:
         # The server never pushes items: only a client that is about to add the owner needs a KeyPackage.
-        super().__init__(xmpp, NODE, send_last="never")
-        self.last_resort = PEPNode(xmpp, LAST_RESORT_NODE, send_last="never")
+        super().__init__(xmpp, NODE, send_last="never", page=_PAGE)
+        self.last_resort = PEPNode(xmpp, LAST_RESORT_NODE, send_last="never", page=_PAGE)
 
     async def check(self) -> bool:
         """See `PEPNode.check`, for both nodes."""
@@ -59,6 +60,17 @@ class KeyPackageDirectory(PEPNode):
         """See `PEPNode.own_ids`: the ids of both nodes."""
         ordinary, last_resort = await asyncio.gather(super().own_ids(), self.last_resort.own_ids())
         return ordinary | last_resort
+
+    async def last_resort_items(self, account: str) -> dict[str, Element]:
+        """See `PEPNode.items`: those of the node of KeyPackages of last resort alone, one for each device and suite.
+
+        :returns: empty also if the node is closed to us, which Prosody says of one that is not there
+        :raises NoAnswer, Disconnected: the stream or the server fails.
+        """
+        try:
+            return await self.last_resort.items(account)
+        except (NotPermitted, Refused):
+            return {}
 
     async def items(
         self, account: str | None = None, ids: Iterable[str] | None = None, limit: int | None = None

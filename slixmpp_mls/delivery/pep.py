@@ -59,6 +59,7 @@ class PEPNode:
     :param node: the node's name.
     :param send_last: when the service pushes the last item (``send_last_published_item``).
     :param notify_retract: whether watchers are told of retractions.
+    :param page: the most items in one answer, as far as the service has pages.
     :ivar publications: number of items that the server has accepted from this object
     """
 
@@ -69,8 +70,10 @@ class PEPNode:
         *,
         send_last: Literal["never", "on_sub", "on_sub_and_presence"] = "never",
         notify_retract: bool = False,
+        page: int = PAGE,
     ) -> None:
         self.node = node
+        self._page_size = page
         self.publications = 0
         self._stream = Stream.of(xmpp)
         self._known_everywhere = {"pubsub#access_model": "open", "pubsub#persist_items": "true"}
@@ -273,7 +276,7 @@ class PEPNode:
             return (await self._page(account, wanted, limit, None))[0] if wanted else {}
         found: dict[str, Element] = {}
         after: str | None = ""
-        for _ in range(-(-MAX_ITEMS // PAGE)):
+        for _ in range(-(-MAX_ITEMS // self._page_size)):
             page, after = await self._page(account, (), limit, after)
             more = page.keys() - found.keys()
             found |= page
@@ -299,7 +302,7 @@ class PEPNode:
             SubElement(query, f"{{{PUBSUB}}}item", {"id": wanted})
         if after is not None and limit is None:
             page = SubElement(pubsub, f"{{{RSM}}}set")
-            SubElement(page, f"{{{RSM}}}max").text = str(PAGE)
+            SubElement(page, f"{{{RSM}}}max").text = str(self._page_size)
             if after:
                 SubElement(page, f"{{{RSM}}}after").text = after
         try:
@@ -313,4 +316,4 @@ class PEPNode:
             item_id: item[0] for item in sent[:MAX_ITEMS] if (item_id := item.get("id")) is not None and len(item) == 1
         }
         last = answer.find(f"{{{PUBSUB}}}pubsub/{{{RSM}}}set/{{{RSM}}}last")
-        return items, None if last is None or len(sent) < PAGE else last.text
+        return items, None if last is None or len(sent) < self._page_size else last.text

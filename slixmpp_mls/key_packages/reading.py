@@ -8,7 +8,12 @@ number for each cipher suite (:class:`.items.Place`).  So a reader asks for one 
    another key than the list has for the device, or were picked before;
 2. the KeyPackage of last resort, for those still without one;
 3. everything in the directory, if that gives a device nothing for a suite that it says it supports.  The same is done
-   for an account with a device that does not say how many KeyPackages it has.
+   for an account with a device in its list that does not say how many KeyPackages it has.
+
+An account whose devices are authenticated otherwise (X.509) may have no list of devices.  Then the KeyPackages of last
+resort are read, one for each device and suite, whose ids name both.  Each number that is asked for next is random below
+the last one, until one is there: it is as likely as any other below the device's number of KeyPackages, which we do not
+know.  Everything is read if the Authentication Service does not vouch for what was found.
 
 Two clients that add a device at the same time pick the same KeyPackage as seldom as if they had read all of them.  A
 server that withholds something gains nothing: it makes us read everything, and what is missing then is reported.
@@ -19,11 +24,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import PeerError
 from ..identity import ClientIdentity
+from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.tree.leaf_validation import GroupRequirements, LeafRules, VerifiedKeyPackage
 from ..runtime import Context
 from ..stanza import Device
@@ -36,7 +42,10 @@ log = logging.getLogger(__name__)
 
 ROUNDS = 3
 """Ordinary KeyPackages of one device and suite that are asked for, at most."""
-_IDS = 50  # in one request
+_GUESS = 64
+"""The first number for a device that does not say how many it has is below this."""
+_IDS = 50  # in one request, whose answer stays far below the limit between servers (512 kB) in suites such as 0xF001
+_IDS_MLDSA = 10  # the same in suites whose KeyPackages have up to 20 kB in base64
 _MOST = 2000  # pairs of a device and a suite that are asked for one by one; beyond that, everything is read
 _AT_ONCE = 20  # KeyPackages that are verified before other tasks get a turn
 
@@ -82,6 +91,8 @@ async def read_key_packages(
         }
         if len(places) <= _MOST and await reading.sample(places):
             return reading.found
+    elif not listed and await reading.sample_unlisted(wanted):
+        return reading.found
     await reading.take(await context.key_packages.items(account))
     return reading.found
 
@@ -107,17 +118,52 @@ class _Reading:
         :param counts: the number of ordinary KeyPackages, by device and suite
         :returns: whether there is a KeyPackage for each of them, and for each suite that the devices claim
         """
-        numbers = {pair: random.sample(range(count), min(ROUNDS, count)) for pair, count in counts.items()}
-        for round_ in range(ROUNDS):
-            places = [Place(*pair, numbers[pair][round_]) for pair in counts if round_ < len(numbers[pair])]
-            await self._ask(place for place in places if not self._has_fresh(place.device, place.suite))
+        await self._draw({pair: random.sample(range(count), min(ROUNDS, count)) for pair, count in counts.items()})
         await self._ask(Place(*pair) for pair in counts if not self._has_fresh(*pair))
         return all(self._has(*pair) for pair in counts) and not self._claims_more(counts)
 
+    async def sample_unlisted(self, wanted: Callable[[ClientIdentity], bool]) -> bool:
+        """Read KeyPackages of devices of which nothing is known yet.
+
+        :returns: whether there is a genuine KeyPackage for each of them, and for each suite that the devices claim
+        """
+        items = await self._context.key_packages.last_resort_items(self._account)
+        places = [place for each in items if (place := Place.of(each)) is not None]
+        if len(places) < len(items) or len(places) > _MOST:
+            return False  # other software
+        await self.take(items)
+        pairs = {
+            (place.device, place.suite): _descent()
+            for place in places
+            if place.suite in self._requirements and wanted(ClientIdentity(self._account, place.device))
+        }
+        await self._draw(pairs)
+        return bool(pairs) and not self._claims_more(pairs) and await self._are_genuine(pairs)
+
+    async def _draw(self, numbers: Mapping[tuple[str, int], Sequence[int]]) -> None:
+        """Ask for these numbers of each device and suite, one after the other, until there is a fresh KeyPackage."""
+        for round_ in range(max(map(len, numbers.values()), default=0)):
+            places = [Place(*pair, each[round_]) for pair, each in numbers.items() if round_ < len(each)]
+            await self._ask(place for place in places if not self._has_fresh(place.device, place.suite))
+
     async def _ask(self, places: Iterable[Place]) -> None:
-        ids = [place.item_id for place in places]
-        for begin in range(0, len(ids), _IDS):
-            await self.take(await self._context.key_packages.items(self._account, ids[begin : begin + _IDS]))
+        large: list[str] = []
+        small: list[str] = []
+        for place in places:
+            is_large = CipherSuite.get(place.suite).signatures_are_post_quantum
+            (large if is_large else small).append(place.item_id)
+        for ids, most in ((small, _IDS), (large, _IDS_MLDSA)):
+            for begin in range(0, len(ids), most):
+                await self.take(await self._context.key_packages.items(self._account, ids[begin : begin + most]))
+
+    async def _are_genuine(self, pairs: Iterable[tuple[str, int]]) -> bool:
+        """Whether the Authentication Service vouches for a KeyPackage of each of these devices and suites."""
+        for device, suite in pairs:
+            leaves = {each.leaf.signature_key: each.leaf for each in self._ones_of(device, suite)}
+            verdicts = await self._context.authentication.validate(list(leaves.values()), CipherSuite.get(suite))
+            if not any(verdict.is_valid for verdict in verdicts):
+                return False
+        return True
 
     async def take(self, items: Mapping[str, AnyElement]) -> None:
         """Verify items."""
@@ -136,27 +182,37 @@ class _Reading:
             except PeerError as error:
                 self.found.refusals.setdefault(_claimed(element, self._account), set()).add(str(error))
 
-    def _listed_ones(self, device: str, suite: int) -> Iterable[VerifiedKeyPackage]:
-        """Those with a key that is listed for the device."""
+    def _ones_of(self, device: str, suite: int) -> Iterable[VerifiedKeyPackage]:
+        """Those of a device; if it is listed, with a key that is listed for it."""
+        packages = self.found.usable.get((ClientIdentity(self._account, device), suite), [])
+        if device not in self._listed:
+            return packages
         keys = {key.data for key in self._listed[device].keys}
-        packages = self.found.usable.get((ClientIdentity(self._account, device), suite), ())
         return (package for package in packages if package.leaf.signature_key in keys)
 
     def _has(self, device: str, suite: int) -> bool:
-        return any(True for _ in self._listed_ones(device, suite))
+        return any(True for _ in self._ones_of(device, suite))
 
     def _has_fresh(self, device: str, suite: int) -> bool:
         used = self._context.used_key_packages
-        return any(each.last_resort or each.reference not in used for each in self._listed_ones(device, suite))
+        return any(not each.last_resort and each.reference not in used for each in self._ones_of(device, suite))
 
-    def _claims_more(self, counts: Mapping[tuple[str, int], int]) -> bool:
+    def _claims_more(self, pairs: Collection[tuple[str, int]]) -> bool:
         """Whether a device's leaf lists a suite for which it says that it has no KeyPackages (RFC 9420 7.2)."""
         return any(
-            (device, claimed) not in counts
-            for device, suite in counts
-            for package in self._listed_ones(device, suite)
+            (device, claimed) not in pairs
+            for device, suite in pairs
+            for package in self._ones_of(device, suite)
             for claimed in self._requirements.keys() & set(package.leaf.capabilities.cipher_suites)
         )
+
+
+def _descent() -> list[int]:
+    """Random numbers, each below the one before: the first of them below any limit is uniformly distributed there."""
+    numbers = [_GUESS]
+    while numbers[-1]:
+        numbers.append(random.randrange(numbers[-1]))  # noqa: S311  # not a secret
+    return numbers[1:]
 
 
 def _claimed(element: AnyElement, account: str) -> ClientIdentity | None:

@@ -145,7 +145,6 @@ class MembershipChanges:
     """The members of one room, and of its group.
 
     :ivar affiliations: the comparison of both
-    :ivar suite_is_open: whether the first people who are added decide on the cipher suite, since nobody has chosen one
     """
 
     def __init__(self, parts: RoomParts, committer: Committer, post_commit: PostCommit) -> None:
@@ -160,7 +159,6 @@ class MembershipChanges:
             lambda difference: parts.context.fire("mls_affiliations_differ", difference),
             self._expel,
         )
-        self.suite_is_open = False
         self._beginning = asyncio.Lock()
         self._shut_out: set[str] = set()
         self._expelling = asyncio.Lock()
@@ -172,14 +170,12 @@ class MembershipChanges:
 
         :param replaced: devices among them whose present leaves the same Commit removes
         """
-        if not self.suite_is_open:
+        if not self._group.lifecycle.suite_is_open:
             return await self._add(accounts, replaced)
         async with self._beginning:
-            if self.suite_is_open:
+            if self._group.lifecycle.suite_is_open:
                 await self._choose_suite(accounts)
-            result = await self._add(accounts, replaced)
-            self.suite_is_open = self._group.lifecycle.is_unseen
-            return result
+            return await self._add(accounts, replaced)
 
     async def _choose_suite(self, accounts: Sequence[str]) -> None:
         """Give a group that nobody has seen the best cipher suite that these accounts support.

@@ -25,9 +25,11 @@ from ..errors import (
     DeviceRetired,
     DowngradeSuspected,
     GroupExists,
+    InvalidError,
     NoAnswer,
     NotPermitted,
     Refused,
+    RoomLost,
     RoomUnsuitable,
     SuiteUnsupported,
     UsageError,
@@ -84,10 +86,16 @@ class Rooms:
         return self._rooms.get(room_address(room))
 
     def _handle(self, room: str) -> EncryptedRoom:
+        """
+        :raises RoomLost: the store has a group there whose cipher suite is not supported (any more)
+        """
         handle = self._rooms.get(room)
         if handle is None:
             nick = self._context.settings.nick or self._context.xmpp.boundjid.user
-            handle = self._rooms[room] = EncryptedRoom(self._context, self, room, nick)
+            try:
+                handle = self._rooms[room] = EncryptedRoom(self._context, self, room, nick)
+            except InvalidError as error:  # the store is older or newer than what it is opened with
+                raise RoomLost(room, "unsupported", text=str(error)) from error
         return handle
 
     # --- life cycle ----------------------------------------------------------------------------
@@ -97,7 +105,12 @@ class Rooms:
         try:
             entering: list[asyncio.Task[None]] = []
             for room in RoomGroup.known(self._context.device):
-                handle = self._handle(room)
+                try:
+                    handle = self._handle(room)
+                except RoomLost as error:
+                    log.error("%s", error)
+                    self._context.fire("mls_room_lost", error)
+                    continue
                 self._reception.receive_again(handle)
                 if handle.group.state in (MembershipState.OUT, MembershipState.FOUNDING):
                     del self._rooms[room]
@@ -180,7 +193,11 @@ class Rooms:
     async def give_up(self, reason: DeviceRetired) -> None:
         """Leave all rooms for good, and delete their groups' keys."""
         for room in RoomGroup.known(self._context.device):
-            handle = self._handle(room)
+            try:
+                handle = self._handle(room)
+            except RoomLost:
+                RoomGroup.delete(self._context.device, room)
+                continue
             del self._rooms[room]
             await handle.worker.retire(reason)
             handle.references.close()
@@ -202,7 +219,6 @@ class Rooms:
                 raise DowngradeSuspected(negotiated.claimed, negotiated.suite, devices)
             suite = negotiated.suite
         handle = await self._begin_group(room, policy, suite, lambda muc, again: muc.create(name, again=again))
-        handle.membership.suite_is_open = suite is None
         if invited:
             handle.invited = await handle.add(*invited)
         return handle
@@ -226,9 +242,7 @@ class Rooms:
             if group_id is not None:
                 raise GroupExists(str(muc.jid), group_id)
 
-        handle = await self._begin_group(room, policy, suite, enter)
-        handle.membership.suite_is_open = suite is None
-        return handle
+        return await self._begin_group(room, policy, suite, enter)
 
     async def _begin_group(
         self,
@@ -248,6 +262,7 @@ class Rooms:
         ended = known is not None and known.is_member and await self._has_ended(known)
         if known is not None and (known.is_member or known.partial) and not ended:
             raise UsageError(f"already a member of the group in {bare}")
+        suite_is_open = suite is None
         if suite is None:
             allowed = (each for each in device.suites if policy is None or policy.allows_suite(each))
             suite = next(allowed, device.suites[0])
@@ -270,6 +285,7 @@ class Rooms:
                     suite,
                     policy or RoomPolicy(bare, (self._context.xmpp.boundjid.bare,)),
                     self._context.now,
+                    suite_is_open=suite_is_open,
                 )
             await handle.worker.start()
             if begin is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.backends.openssl.backend import backend
 from typer.testing import CliRunner
 
 from slixmpp_mls.cli import app
@@ -44,6 +46,25 @@ def test_rooms_tell_whether_they_are_post_quantum(
     assert row.partition(" 0 ")[2].strip() == words  # behind the epoch
     (one,) = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output)
     assert (one["suite"], one["post_quantum"]) == (suite, record)
+
+
+def test_a_room_of_a_suite_that_openssl_lacks_is_named_and_the_others_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(settings=KeyPackageSettings((0xF001, 1), count=1))
+    store = SQLiteStore(tmp_path / "alice.db", ALICE)
+    alice = world.person(ALICE, store)
+    alice.group.lifecycle.create(0xF001, world.open_policy(ALICE), world.now)
+    other = "blasted@heath.example"
+    RoomGroup(alice.device, other).lifecycle.create(1, replace(world.open_policy(ALICE), room=other), world.now)
+    store.close()
+    monkeypatch.setattr(backend, "mlkem_supported", lambda: False)
+    shown = CliRunner().invoke(app, ["rooms", str(tmp_path / "alice.db")])
+    assert shown.exit_code == 0, shown.output
+    assert other in shown.stdout
+    assert world.room.jid not in shown.stdout
+    assert world.room.jid in shown.stderr
+    assert "ML-KEM" in shown.stderr
 
 
 def say(*arguments: str, code: int = 0) -> str:

@@ -116,7 +116,27 @@ async def test_a_room_that_demands_certificates(coven: Coven) -> None:
     await bob.hears("and foul is fair")
 
 
-@pytest.mark.parametrize("number", [2, 3, 4, 5, 7])
+async def test_few_key_packages_are_read_without_a_list_of_devices(coven: Coven) -> None:
+    """Nobody lists the devices of these accounts; a post-quantum KeyPackage has some 3.7 kB."""
+    suites: dict[str, Any] = {"cipher_suites": (0xF001, 1), "key_packages": 10}
+    alice, bob = await asyncio.gather(*(coven.person(name, **suites) for name in ("alice", "bob")))
+    assert not await alice.mls.context.devices.items(bob.account)
+    before = len(alice.client.received)
+    negotiated = await alice.mls.negotiate([bob.account])
+    assert (negotiated.suite, negotiated.suspicions) == (0xF001, ())
+    assert not any(negotiated.lacking.values())
+    # For each suite the one of last resort, and one of ten.
+    assert alice.client.received[before:].count(b"<key-package ") == 4
+    room = f"{unique('coven')}@{coven.server.rooms}"
+    before = len(alice.client.received)
+    group = await alice.mls.create(room, policy=coven.policy(room, alice))
+    assert [member.account for member in (await group.add(bob.account)).added] == [bob.account]
+    assert group.suite == 0xF001
+    await bob.joined(room)
+    await all_agree(alice, bob)
+
+
+@pytest.mark.parametrize("number", [2, 3, 4, 5, 7, 0xF005, 0xF009, 0xF00B])
 async def test_in_other_cipher_suites(prosody: DevServer, cast: Cast, tmp_path: Path, number: int) -> None:
     """Ed25519 again, Ed448, and ECDSA with each curve; a second suite without a certificate does not disturb."""
     coven = Coven(cast, prosody, tmp_path / "authority")

@@ -374,6 +374,33 @@ async def test_three_hundred_in_a_post_quantum_group(people: People) -> None:
     assert not people.rejected
 
 
+async def test_thirty_in_a_group_with_the_largest_keys_and_signatures(people: People) -> None:
+    """ML-KEM-1024 with ML-DSA-87: a KeyPackage has 15 kB, so that even this tree and these paths fit into no stanza."""
+    suite = int(SuiteId.MLS_256_MLKEM1024_AES256GCM_SHA384_MLDSA87)
+    crowd = await people.crowd("crowd", 27, suite)
+    client, alice = await people.come("alice", cipher_suites=(suite,))
+    bobs_client, bob = await people.come("bob", cipher_suites=(suite,))
+    _, carol = await people.come("carol", cipher_suites=(suite,))
+    room = f"{unique('coven')}@{people.server.rooms}"
+    hers = await alice.create(room, policy=RoomPolicy(room, (client.boundjid.bare,), max_devices=150), suite=suite)
+    assert len((await hers.add(bobs_client.boundjid.bare, crowd)).added) == 28
+    assert client.uploads
+    his = await people.joined(bob, room)
+    changed = await hers.update()
+    await until(lambda: his.epoch == changed.epoch)
+    await (await his.send("When shall we three meet again")).confirmed
+    await hers.add(carol.xmpp.boundjid.bare)
+    third = await people.joined(carol, room)
+    changed = await third.update()
+    await until(lambda: his.epoch == hers.epoch == changed.epoch)
+    assert len({each.epoch_authenticator for each in (hers, his, third)}) == 1
+    await (await third.send("In thunder, lightning, or in rain")).confirmed
+    await until(lambda: "In thunder, lightning, or in rain" in people.heard[bobs_client.boundjid.bare])
+    assert max(each.largest for each in people.clients) <= MAX_STANZA
+    assert len(his.members) == 30
+    assert not people.rejected
+
+
 async def test_a_tree_that_is_uploaded(people: People) -> None:
     """Joining live, and joining late."""
     _, alice = await people.come("alice")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
+from xml.etree.ElementTree import tostring
 
 import pytest
 
@@ -162,3 +165,95 @@ async def test_a_key_package_in_the_place_of_another_device_is_refused() -> None
     found = await find_candidates(alice.context, alice.person.group, [BOB])
     assert list(found.packages) == [other.device.identity]
     assert set(found.skipped) == {str(bob.device.identity)}
+
+
+# --- accounts without a list of devices: X.509 ---
+
+
+async def unlisted(suites: tuple[int, ...] = (2, 1), devices: int = 2) -> tuple[Client, list[Client]]:
+    alice, bobs = await scene(suites, devices)
+    del alice.devices.of[BOB]
+    return alice, bobs
+
+
+async def test_of_an_account_without_a_list_of_devices_few_are_read() -> None:
+    alice, bobs = await unlisted()
+    found = await read(alice, 2, 1)
+    pairs = {(bob.device.identity, suite) for bob in bobs for suite in (1, 2)}
+    assert set(found.usable) == pairs
+    assert all(any(not each.last_resort for each in found.usable[pair]) for pair in pairs)
+    assert len(alice.key_packages.read) == 2 * len(pairs)  # one of last resort, and one ordinary one
+    alice.key_packages.read.clear()
+    candidates = await find_candidates(alice.context, alice.person.group, [BOB])
+    assert set(candidates.packages) == {bob.device.identity for bob in bobs}
+    assert not any(package.last_resort for package in candidates.packages.values())
+
+
+async def test_each_number_of_an_unlisted_device_is_as_likely() -> None:
+    alice, _ = await unlisted((1,), devices=1)
+    for _ in range(40 * COUNT):
+        await read(alice, 1)
+    ordinary = [item_id for item_id in alice.key_packages.read if "last-resort" not in item_id]
+    times = [ordinary.count(item_id) for item_id in set(ordinary)]
+    assert len(ordinary) == 40 * COUNT
+    assert len(times) == COUNT
+    assert max(times) < 40 * 2.5  # nine standard deviations
+
+
+async def test_an_unlisted_device_with_none_but_that_of_last_resort() -> None:
+    alice, (bob,) = await unlisted((1,), devices=1)
+    node = alice.key_packages.of[BOB]
+    for number in range(COUNT):
+        del node[Place(bob.device.identity.device, 1, number).item_id]
+    found = await read(alice, 1)
+    assert [package.last_resort for package in found.usable[bob.device.identity, 1]] == [True]
+
+
+async def test_a_suite_of_an_unlisted_device_that_a_server_hides_is_missed() -> None:
+    """RFC 9420 7.2: the suites are in every leaf, under its signature."""
+    alice, (bob,) = await unlisted(devices=1)
+    node = alice.key_packages.of[BOB]
+    del node[Place(bob.device.identity.device, 2).item_id]
+    negotiation = await negotiate(alice.context, [BOB], (2, 1), ())
+    assert (negotiation.suite, negotiation.suspicions) == (2, ())  # everything was read
+    for item_id in [name for name in node if "/2/" in name]:
+        del node[item_id]
+    negotiation = await negotiate(alice.context, [BOB], (2, 1), ())
+    assert (negotiation.suite, negotiation.claimed) == (1, 2)
+
+
+async def test_what_nobody_vouches_for_makes_an_unlisted_account_read_whole() -> None:
+    alice, (bob,) = await unlisted((1,), devices=1)
+    alice.service.denied.add(bob.device.identity)
+    await read(alice, 1)
+    assert set(alice.key_packages.read) == set(alice.key_packages.of[BOB])
+
+
+async def test_other_software_without_a_list_of_devices_is_read_whole() -> None:
+    """Its items have other ids: the KeyPackageRef."""
+    alice, (bob,) = await unlisted((1,), devices=1)
+    node = alice.key_packages.of[BOB]
+    for item_id in list(node):
+        item = node.pop(item_id)
+        node[parse_item(item).ref] = item
+    found = await read(alice, 1)
+    assert len(found.usable[bob.device.identity, 1]) == COUNT + 1
+
+
+async def test_answers_with_large_key_packages_stay_below_the_limit_between_servers() -> None:
+    """Stock Prosody and ejabberd cut a connection to another server at 512 kB."""
+    alice, bobs = await scene((0xF009,), devices=12)
+    asked: list[int] = []
+    items = alice.context.key_packages.items
+
+    async def counted(account: str | None = None, ids: Iterable[str] | None = None, limit: int | None = None) -> Any:
+        wanted = None if ids is None else list(ids)
+        found = await items(account, wanted, limit)
+        asked.append(sum(len(tostring(element)) for element in found.values()))
+        return found
+
+    alice.context.key_packages.items = counted  # type: ignore[method-assign]
+    found = await read(alice, 0xF009)
+    assert len(found.usable) == len(bobs)
+    assert len(asked) == 2
+    assert max(asked) < 200_000  # also of ML-DSA-87, whose KeyPackages are less than twice as large

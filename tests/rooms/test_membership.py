@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import pytest
 
 from slixmpp_mls.client import KeyPackageSettings
+from slixmpp_mls.client.storage.post_commit_actions import OpenSuite
 from slixmpp_mls.errors import NotPermitted, Refused, UsageError
 from slixmpp_mls.key_packages.publication import Publication
 from slixmpp_mls.policy import Right
@@ -152,6 +153,12 @@ async def test_an_account_that_loses_the_room_is_taken_out_of_the_group(monkeypa
     assert {*alice.group.roster.accounts()} == {ALICE, BOB}
 
 
+def leave_open(member: Member) -> None:
+    """As if nobody had chosen the group's cipher suite."""
+    with member.group.room_state.change() as change:
+        change.put_actions({OpenSuite.key: b""})
+
+
 async def test_the_first_who_are_added_decide_on_the_cipher_suite(monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as nobody has chosen one, and nobody else has seen anything of the group."""
     world = World(settings=KeyPackageSettings((2, 1), count=1))
@@ -165,11 +172,29 @@ async def test_the_first_who_are_added_decide_on_the_cipher_suite(monkeypatch: p
     result = await alice.finish(alice.membership.add([CAROL]))
     assert "no KeyPackage for cipher suite 2" in result.failed[CAROL]
     assert (alice.group.mls.suite.id, alice.group.lifecycle.is_unseen) == (2, True)
-    alice.membership.suite_is_open = True
+    leave_open(alice)
     first, second = await alice.finish(asyncio.gather(alice.membership.add([CAROL]), alice.membership.add([DAVE])))
     assert [member.account for member in (*first.added, *second.added)] == [CAROL, DAVE]
     assert alice.group.mls.suite.id == 1
-    assert not alice.membership.suite_is_open
+    assert not alice.group.lifecycle.suite_is_open
+    assert OpenSuite.key not in alice.group.post_commit_actions.entries
+
+
+async def test_an_open_choice_of_a_suite_outlives_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(settings=KeyPackageSettings((2, 1), count=1))
+    person = world.person(ALICE)
+    person.group.lifecycle.create(2, world.open_policy(ALICE), world.now, suite_is_open=True)
+    assert not person.group.post_commit_actions  # nothing is to be done
+    person.restart()
+    alice = Member(person, monkeypatch)
+    assert alice.group.lifecycle.suite_is_open
+    alice.office.listed = {ALICE: "owner"}
+    world.settings = KeyPackageSettings((1,), count=1)
+    await Publication(Client(world.person(CAROL), alice).context).replenish()
+    assert (await alice.finish(alice.membership.add([CAROL]))).added
+    assert alice.group.mls.suite.id == 1
+    person.restart()
+    assert not person.group.lifecycle.suite_is_open
 
 
 async def test_the_best_suite_stays_if_all_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +203,7 @@ async def test_the_best_suite_stays_if_all_have_it(monkeypatch: pytest.MonkeyPat
     alice = Member(person, monkeypatch)
     alice.office.listed = {ALICE: "owner"}
     await Publication(Client(world.person(CAROL), alice).context).replenish()
-    alice.membership.suite_is_open = True
+    leave_open(alice)
     group_id = alice.group.mls.group_id
     assert (await alice.finish(alice.membership.add([CAROL]))).added
     assert (alice.group.mls.suite.id, alice.group.mls.group_id) == (2, group_id)
@@ -194,7 +219,7 @@ async def test_a_server_that_hides_a_suite_does_not_decide(monkeypatch: pytest.M
     node = alice.key_packages.of[CAROL]
     for item_id in [name for name in node if "/2/" in name]:
         del node[item_id]
-    alice.membership.suite_is_open = True
+    leave_open(alice)
     result = await alice.finish(alice.membership.add([CAROL]))
     assert "no KeyPackage for cipher suite 2" in result.failed[CAROL]
     assert alice.group.mls.suite.id == 2

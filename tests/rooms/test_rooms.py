@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.backends.openssl.backend import backend
 
-from slixmpp_mls.client import RoomGroup
+from slixmpp_mls.client import Device, KeyPackageSettings, RoomGroup
 from slixmpp_mls.client.group.resumption_psks import Awaited
-from slixmpp_mls.client.storage.records import MembershipState
+from slixmpp_mls.client.storage.records import ROOMS, MembershipState
 from slixmpp_mls.errors import DeviceRetired, NoAnswer, NotPermitted, RoomLost, UsageError
+from slixmpp_mls.key_packages.publication import Publication
 from slixmpp_mls.rooms import registry
 from slixmpp_mls.rooms.content import seal_body
 from slixmpp_mls.rooms.epoch_code import EpochHistory
@@ -18,6 +21,7 @@ from slixmpp_mls.stanza.sce import Envelope
 from slixmpp_mls.testing import FakeMUC, Participant, World
 
 from ..client.people import ALICE, BOB
+from ..services import Client
 from .people import Bot, soon, until
 
 
@@ -192,6 +196,51 @@ async def test_a_retired_device_deletes_its_groups_keys(world: World) -> None:
     assert not room.is_member
     with pytest.raises(UsageError):
         await room.send("secret")
+
+
+async def test_a_group_whose_suite_openssl_lacks_now_spoils_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an unknown one (xep, "Post-Quantum Cipher Suites"): nothing is deleted, and it goes on when it is back."""
+    world = World(settings=KeyPackageSettings((0xF001, 1), count=2))
+    alice, bob = world.group(ALICE, BOB, suite=0xF001)
+    elsewhere = RoomGroup(alice.device, "blasted@heath.example")
+    elsewhere.lifecycle.create(1, replace(world.open_policy(ALICE), room="blasted@heath.example"), world.now)
+    await Publication(Client(alice).context).replenish()
+    with monkeypatch.context() as older:
+        older.setattr(backend, "mlkem_supported", lambda: False)
+        device = Device(
+            alice.store, settings=KeyPackageSettings((1,), count=2), parameters=world.parameters, random=world.random
+        )
+        alice.device, alice.group = device, RoomGroup(device, "blasted@heath.example")
+        bot = Bot(alice)
+        await Publication(bot.context).replenish()
+        await bot.rooms.resume()
+        assert list(bot.rooms.all) == ["blasted@heath.example"]
+        (error,) = bot.got("mls_room_lost")
+        assert (error.room, error.reason) == (world.room.jid, "unsupported")
+        assert "lacks ML-KEM" in str(error)
+        with pytest.raises(RoomLost, match="lacks ML-KEM"):
+            await bot.rooms.follow(world.room.jid, None)
+        bot.rooms.close()
+    alice.restart()
+    sent = bob.send(b"fair is foul")
+    world.people.append(alice)
+    world.settle()
+    assert sent
+    assert alice.texts == [b"fair is foul"]
+
+
+async def test_a_retired_device_deletes_groups_that_it_cannot_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(settings=KeyPackageSettings((0xF001, 1), count=2))
+    alice, _ = world.group(ALICE, BOB, suite=0xF001)
+    monkeypatch.setattr(backend, "mlkem_supported", lambda: False)
+    with alice.store.transaction() as transaction:
+        before = [space for space in transaction.spaces() if world.room.jid in space]
+    assert before
+    bot = Bot(alice)
+    await bot.rooms.give_up(DeviceRetired("says the test"))
+    with alice.store.transaction() as transaction:
+        assert [space for space in transaction.spaces() if world.room.jid in space] == []
+        assert not list(transaction.items(ROOMS))
 
 
 async def test_leaving_asks_the_others_and_ends_when_one_has_committed_it(world: World) -> None:

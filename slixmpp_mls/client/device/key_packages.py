@@ -130,6 +130,9 @@ class OwnKeyPackages:
             publish: list[PublishedKeyPackage] = []
             usable: dict[tuple[int, bool], int] = {}
             known: set[bytes] = set()
+            for reference, record in self._unreadable(transaction):
+                if now > record.delete_after:
+                    transaction.delete(KEY_PACKAGES, reference)
             records = sorted(self._records(transaction), key=lambda found: found[0] not in there)
             for reference, record, bundle in records:
                 suite, last_resort = bundle.key_package.cipher_suite, bundle.last_resort
@@ -197,9 +200,18 @@ class OwnKeyPackages:
         return self.settings.grace if record.used == _USED else DAY
 
     def _records(self, transaction: Transaction) -> Iterator[tuple[bytes, KeyPackageRecord, KeyPackageBundle]]:
+        """Those of cipher suites that are supported."""
         for reference, value in list(transaction.items(KEY_PACKAGES)):
             record = KeyPackageRecord.decode(value)
-            yield reference, record, KeyPackageBundle.decode(record.bundle)
+            if KeyPackageBundle.is_supported(record.bundle):
+                yield reference, record, KeyPackageBundle.decode(record.bundle)
+
+    def _unreadable(self, transaction: Transaction) -> Iterator[tuple[bytes, KeyPackageRecord]]:
+        """Those of other cipher suites: another OpenSSL was beneath when they were made, and may be again."""
+        for reference, value in list(transaction.items(KEY_PACKAGES)):
+            record = KeyPackageRecord.decode(value)
+            if not KeyPackageBundle.is_supported(record.bundle):
+                yield reference, record
 
     def find(self, transaction: Transaction, references: Sequence[bytes]) -> KeyPackageBundle | None:
         """The first KeyPackage of ours among these, with its private keys; None if none is ours."""

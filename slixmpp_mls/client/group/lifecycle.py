@@ -15,7 +15,7 @@ from ..events import Event, GroupLost, RemovedFromGroup
 from ..storage import leaf_ages
 from ..storage.doubts import Doubts
 from ..storage.leaf_ages import LeafAge
-from ..storage.post_commit_actions import ALL_DEVICES, Invite, Invited, Leave, PostCommitActions
+from ..storage.post_commit_actions import ALL_DEVICES, Invite, Invited, Leave, OpenSuite, PostCommitActions
 from ..storage.records import FormerKeyRecord, InvitedRecord, Known, MembershipState
 from .evidence import Evidence
 from .group_info_key import GroupInfoKey
@@ -35,25 +35,33 @@ class Lifecycle:
         self._device = device
         self._state = state
 
-    def create(self, suite: int, policy: RoomPolicy, now: int) -> None:
+    def create(self, suite: int, policy: RoomPolicy, now: int, *, suite_is_open: bool = False) -> None:
         """Make the room's group, with us alone in it.
 
         :param suite: number of the cipher suite
         :param now: seconds since the Unix epoch
+        :param suite_is_open: whether the first people who are added decide on another one
         :raises UsageError: we are in a group here already, the policy is another room's, or it demands a
             certificate that we do not have
         :raises StoreError: nothing has changed
         """
         self._state.require_no_member()
-        self._found(suite, policy, now, Evidence.NO_STATE)
+        actions = PostCommitActions({OpenSuite.key: b""} if suite_is_open else {})
+        self._found(suite, policy, now, Evidence.NO_STATE, actions)
 
     @property
     def is_unseen(self) -> bool:
-        """Whether we are in a group of which nobody else can know anything: nothing of it was sent."""
+        """Whether we are in a group of which nobody else can know anything: we are alone in its first epoch."""
         membership = self._state.membership
         if membership is None or self._state.outbox:
             return False
         return membership.group.epoch == 0 and len(membership.view.roster) == 1
+
+    @property
+    def suite_is_open(self) -> bool:
+        """Whether the first people who are added decide on the cipher suite: nobody has chosen one, or knows ours."""
+        membership = self._state.membership
+        return membership is not None and membership.actions.suite_is_open and self.is_unseen
 
     def change_suite(self, suite: int, now: int) -> None:
         """Make the room's group anew, with another cipher suite and the same policy.
@@ -63,12 +71,12 @@ class Lifecycle:
         :raises UsageError: others may know the group (:attr:`is_unseen`), or as with :meth:`create`
         :raises StoreError: nothing has changed
         """
-        policy = self._state.require_member().view.policy
+        membership = self._state.require_member()
         if not self.is_unseen:
             raise UsageError("a group that others know keeps its cipher suite; see reinit()")
-        self._found(suite, policy, now, Evidence.WISH)
+        self._found(suite, membership.view.policy, now, Evidence.WISH, membership.actions)
 
-    def _found(self, suite: int, policy: RoomPolicy, now: int, evidence: Evidence) -> None:
+    def _found(self, suite: int, policy: RoomPolicy, now: int, evidence: Evidence, actions: PostCommitActions) -> None:
         device, state = self._device, self._state
         if policy.room != state.room:
             raise UsageError(f"a policy for {policy.room}, not for {state.room}")
@@ -88,7 +96,7 @@ class Lifecycle:
         own_age = LeafAge.arriving(group.own_leaf, now, last_resort=False)
         with state.change() as change:
             change.end_membership(evidence, keep_messages=False)
-            change.begin_membership(Membership.of(group, Doubts(), PostCommitActions()), GroupInfoKey.of(group))
+            change.begin_membership(Membership.of(group, Doubts(), actions), GroupInfoKey.of(group))
             leaf_ages.put(change.transaction, state.spaces.renewed, device.identity, own_age)
             change.put_record(record)
 

@@ -45,6 +45,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import fields
 
 from ...mls.group.group import Group
 from ...mls.partial import PartialGroup
@@ -53,7 +54,7 @@ from ...policy.roster import Roster
 from ..device import Device
 from ..events import Event
 from ..storage.post_commit_actions import PostCommitActions
-from ..storage.records import ROOMS, MembershipState, room_of
+from ..storage.records import ROOMS, MembershipState, Spaces, room_of
 from .actions import Fits, Outgoing
 from .applying import Applying
 from .certainty import Certainty
@@ -122,6 +123,19 @@ class RoomGroup:
         if None in rooms:
             log.warning("the store has a room whose address is none; slixmpp-mls store check names it")
         return [room for room in rooms if room is not None]
+
+    @staticmethod
+    def delete(device: Device, room: str) -> None:
+        """Delete all that the store has of a room, which need not be readable.
+
+        :param room: bare JID
+        :raises StoreError: nothing has changed
+        """
+        spaces = Spaces.of(room)
+        with device.store.transaction() as transaction:
+            for space in fields(spaces):
+                transaction.delete_prefix(getattr(spaces, space.name))
+            transaction.delete(ROOMS, room.encode())
 
     # --- what it is ----------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ former ones ordinary members (the XEP's "Changing the Policy").  A leave takes s
 The transaction that makes an action necessary also stores it; it is deleted when it is done.  If the program stops in
 between, the action is done at the next start.  It may then be done twice, which is harmless.
 
+As long as a group's creator is alone in it, the choice of a cipher suite may be open.  That is remembered here, too.
+
 An invitation may be lost.  Once it is sent, an entry about the invited account takes its place, until the account has
 joined (:mod:`slixmpp_mls.rooms.engine.repeated_invitations`).
 """
@@ -22,7 +24,7 @@ from ...policy import RoomPolicy
 from ...policy.roster import Roster
 from .records import InvitedRecord
 
-__all__ = ["Demote", "Invite", "Invited", "Leave", "PostCommitActions", "Promote", "Revoke"]
+__all__ = ["Demote", "Invite", "Invited", "Leave", "OpenSuite", "PostCommitActions", "Promote", "Revoke"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,13 @@ class Leave:
 ALL_DEVICES = b"all"
 
 
+@dataclass(frozen=True, slots=True)
+class OpenSuite:
+    """Nobody has chosen the group's cipher suite: the first people who are added decide on it."""
+
+    key = b"s"
+
+
 class PostCommitActions:
     """The contents of a room's space ``owed``, an immutable value."""
 
@@ -108,8 +117,8 @@ class PostCommitActions:
         self._entries = dict(entries)
 
     def __bool__(self) -> bool:
-        """Whether something is to be done now; that an account has been invited is only remembered."""
-        return not all(key.startswith(b"w") for key in self._entries)
+        """Whether something is to be done now, and not only remembered."""
+        return not all(key.startswith((b"w", OpenSuite.key)) for key in self._entries)
 
     def __iter__(self) -> Iterator[Invite | Revoke | Promote | Demote]:
         """What is to be done in the room: invitations, and changes of affiliations."""
@@ -152,6 +161,11 @@ class PostCommitActions:
         """Whether our account's other devices are to leave with us."""
         return self._entries.get(Leave.key) == ALL_DEVICES
 
+    @property
+    def suite_is_open(self) -> bool:
+        """Whether the first people who are added decide on the cipher suite."""
+        return OpenSuite.key in self._entries
+
     def changed(self, changes: Mapping[bytes, bytes | None]) -> Self:
         """A copy with these entries put, or deleted where the value is None."""
         entries = {**self._entries, **changes}
@@ -167,7 +181,7 @@ class PostCommitActions:
         :param before: the policy before the Commit
         :param after: the policy after it
         """
-        changes: dict[bytes, bytes | None] = {}
+        changes: dict[bytes, bytes | None] = {OpenSuite.key: None}
         for change in effects.removed:
             # The committer of a removal revokes the affiliation: XEP-0045 lets no member give up its own.
             if change.before is not None:

@@ -175,9 +175,17 @@ class KeyPackageBundle:
             self.key_package, self.init_key.encode(), self.leaf_key.encode(), self.signature_key.encode()
         ).encode()
 
+    @staticmethod
+    def is_supported(data: bytes) -> bool:
+        """Whether a bundle in a store is of a cipher suite that is supported."""
+        return CipherSuite.is_supported(_StoredBundle.decode(data).key_package.cipher_suite)
+
     @classmethod
     def decode(cls, data: bytes) -> KeyPackageBundle:
-        """The inverse of :meth:`encode`."""
+        """The inverse of :meth:`encode`.
+
+        :raises InvalidError: its cipher suite is not supported (any more)
+        """
         stored = _StoredBundle.decode(data)
         suite = CipherSuite.get(stored.key_package.cipher_suite)
         return cls(
