@@ -64,6 +64,7 @@ from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import ExternalJoins, RemovedClients, RoomPolicy
 from slixmpp_mls.policy.check import judge
+from slixmpp_mls.policy.continuation import check_continuation
 from slixmpp_mls.policy.roster import Roster
 from slixmpp_mls.rooms.content import PROFILE
 from slixmpp_mls.rooms.engine.commit_turns import order_of, place
@@ -291,6 +292,30 @@ def test_policy_check(case: dict[str, Any]) -> None:
     with pytest.raises(PolicyViolation) as refused:
         judge(view, effects)
     assert refused.value.rule == case["broken_rule"]
+
+
+# --- continuations.json ------------------------------------------------------------------------
+
+CONTINUATIONS = load("continuations")
+
+
+def test_every_continuation_has_been_thought_through() -> None:
+    """As for the checks of the policy."""
+    allowed = sys.modules["continuation_vectors"].ALLOWED
+    assert {case["name"]: case["followed"] for case in CONTINUATIONS["cases"]} == allowed
+
+
+@pytest.mark.parametrize("case", CONTINUATIONS["cases"], ids=lambda case: case["name"])
+def test_continuation(case: dict[str, Any]) -> None:
+    closed = [LeafNode.decode(unhex(leaf)) for leaf in CONTINUATIONS["leaves"]]
+    after = [LeafNode.decode(unhex(leaf)) for leaf in case["leaves"]]
+    assert list(map(ClientIdentity.from_leaf, closed)) == list(map(ClientIdentity.from_leaf, after))
+    view = CASES.view_of(RoomPolicy.decode(unhex(CONTINUATIONS["policy"])), closed, RemovedClients())
+    maker = next(client for client in map(ClientIdentity.from_leaf, closed) if str(client) == case["maker"])
+    if case["followed"]:
+        return check_continuation(view, after, maker)
+    with pytest.raises(PolicyViolation):
+        check_continuation(view, after, maker)
 
 
 # --- key-packages.json -------------------------------------------------------------------------

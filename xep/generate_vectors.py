@@ -67,6 +67,7 @@ FOLDER = HERE / "vectors"
 sys.path.insert(0, str(HERE))
 
 from certificate_vectors import certificates  # noqa: E402
+from continuation_vectors import continuations  # noqa: E402
 from generate_examples import SUITE, Person, Randomness  # noqa: E402
 from operation_vectors import operations  # noqa: E402
 from policy_vectors import POLICY, ROOM, checks  # noqa: E402
@@ -1057,6 +1058,7 @@ FILES = {
     "turns": turns,
     "races": races,
     "operations": operations,
+    "continuations": continuations,
 }
 CHANGING = {"inquiry", "races", "operations"}
 

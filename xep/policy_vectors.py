@@ -63,16 +63,16 @@ Who = int | str
 # --- leaves --------------------------------------------------------------------------------------
 
 
-def _random(purpose: str) -> Any:
+def randomness(purpose: str) -> Any:
     return lambda size: shake_256(f"urn:xmpp:mls:0 policy vectors, {purpose}".encode()).digest(size)
 
 
 def signature_key(owner: str) -> SignaturePrivateKey:
-    return SUITE.generate_signature_key(_random(f"signature key of {owner}"))
+    return SUITE.generate_signature_key(randomness(f"signature key of {owner}"))
 
 
 def leaf_key(owner: str, generation: int) -> HPKEPrivateKey:
-    return SUITE.generate_key_pair(_random(f"encryption key {generation} of {owner}"))
+    return SUITE.generate_key_pair(randomness(f"encryption key {generation} of {owner}"))
 
 
 def leaf_of(

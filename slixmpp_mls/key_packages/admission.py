@@ -77,7 +77,8 @@ def _is_vouched_for(group: RoomGroup, client: ClientIdentity, leaf: LeafNode, li
         if not voucher.lifetime.not_before <= now <= voucher.lifetime.not_after:
             continue
         for index in roster.leaves_of(client.account):
-            if roster.counts(index) and voucher.issuer == str(roster.at(index)).encode():
+            issuer = roster.at(index)
+            if issuer != client and roster.counts(index) and voucher.issuer == str(issuer).encode():
                 key = view.leaf(index).signature_key
                 if vouches(suite, voucher, key, client, leaf.signature_key):
                     return True

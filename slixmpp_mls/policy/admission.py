@@ -258,9 +258,8 @@ class JudgedCommit:
         if removed is None or removed.bars(client):
             return False
         vouchers = DeviceVouchers.found_in(leaf.extensions)
-        issuers = {
-            str(self.view.roster.at(index)).encode(): index for index in self.view.roster.leaves_of(client.account)
-        }
+        others = ((index, self.view.roster.at(index)) for index in self.view.roster.leaves_of(client.account))
+        issuers = {str(other).encode(): index for index, other in others if other != client}
         for voucher in () if vouchers is None else vouchers.vouchers:
             if at is not None and not voucher.lifetime.not_before <= at <= voucher.lifetime.not_after:
                 continue

@@ -51,7 +51,7 @@ from .room_policy import ExternalJoins, Right, RoomPolicy
 from .roster import Roster
 from .view import GroupView
 
-__all__ = ["KnownState", "check_later", "check_same_keys", "followed", "key_digest"]
+__all__ = ["KnownState", "check_later", "followed", "key_digest"]
 
 _RULE = "later-state"
 
@@ -135,34 +135,16 @@ def check_later(known: KnownState, later: GroupView, signer: ClientIdentity) -> 
 def followed(known: KnownState, later: GroupView) -> KnownState:
     """What a client that has lost a group knows of another one, which may have followed it by a ReInit (RFC 9420 11.2).
 
-    Under another signature scheme all clients have other keys.  If none has kept its key, only the Authentication
-    Service says whose they are (RFC 9750 4.1), and it judges all leaves of the later state in any case.
+    Under another signature scheme all clients have other keys, and a client that has lost the group has nothing of the
+    former ones but their digests, by which it cannot verify what members verify (:mod:`.continuation`).  If none has
+    kept its key, only the Authentication Service says whose they are (RFC 9750 4.1), and it judges all leaves of the
+    later state in any case.
     """
     leaves = {client: _leaf_of(later, client) for client in known.keys if later.roster.leaf_of(client) is not None}
     keys = known.keys
     if not any(known.knows(client, leaf.signature_key) for client, leaf in leaves.items()):
         keys = {**keys, **{client: key_digest(leaf.signature_key) for client, leaf in leaves.items()}}
     return replace(known, group_id=later.group_id, keys=keys)
-
-
-def check_same_keys(known: KnownState, keys: Mapping[ClientIdentity, bytes], maker: ClientIdentity) -> None:
-    """Check that in a group that follows by a ReInit nobody has another signature key, unless its maker may add.
-
-    RFC 9420 11.2 requires the same members, and says nothing of their keys.  Any member may make the group, so by a key
-    of its own in another's name it would get that client's rights.  An administrator with `may_add` may replace keys,
-    as by an Add.  To be called only if both groups have the same signature scheme.
-
-    :param known: the closed group
-    :param keys: the signature key of each client of the group that follows
-    :param maker: the client that has signed the GroupInfo
-    :raises PolicyViolation: somebody has another key
-    """
-    policy, own = known.policy, known.knows(maker, keys.get(maker, b""))
-    if own and known.may(policy.may_add, maker) and policy.is_administrator(maker.account, known.roster):
-        return
-    for client, key in keys.items():
-        if not known.knows(client, key):
-            raise PolicyViolation(_RULE, f"{client} has another signature key", str(maker))
 
 
 @dataclass(frozen=True, slots=True)

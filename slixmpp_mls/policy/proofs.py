@@ -8,7 +8,8 @@ A name is not a proof.  A proof is a signature by a key in the group's ratchet t
 `ReturnProof`      In a leaf that replaces an old leaf of the same client: a signature by the old leaf's
                    return key.  It covers the group, the old return key, and the new leaf's identity and keys.
 `DeviceVouchers`   In a leaf of another device of an account: signatures by devices of that account.  Each
-                   covers the new device's identity and signature key, and a lifetime.
+                   covers the new device's identity and signature key, and a lifetime.  In the leaf of a
+                   KeyPackage: the device's own vouchers, by its keys of other signature schemes.
 `Newcomer`         In a leaf without any proof, where the policy lets anybody join.  It remains until an
                    account with `may_add` replaces the leaf by an Add.
 =================  =====================================================================================
@@ -33,6 +34,11 @@ their clock before they act on it.  The validity of a Commit does not depend on 
 a Commit may be read from an archive weeks later.  The group's own state invalidates an old voucher, for all members
 alike: its issuer has left, its issuer has another signature key, or the device is on the list of
 :mod:`.removed_clients`.
+
+*A device's own voucher* (its issuer is the device that it is for) proves that a device has several keys.  A device has
+one key for each signature scheme, and a group has the keys of one scheme.  When a group continues in a suite with
+another scheme (RFC 9420 11.2), all its keys are new, and such a voucher is what binds them to the former ones
+(:mod:`.continuation`).  It proves nothing in an Add: its issuer is another key of the same device, not another member.
 """
 
 from __future__ import annotations
@@ -45,7 +51,7 @@ from ..errors import InvalidError
 from ..identity import ClientIdentity
 from ..mls.crypto.cipher_suite import CipherSuite, HPKEPrivateKey, SignaturePrivateKey
 from ..mls.structures.extensions import ExtensionContent
-from ..mls.structures.leaf_node import LeafNode, Lifetime
+from ..mls.structures.leaf_node import KeyPackageSource, LeafNode, Lifetime
 from ..mls.tls import Struct, opaque, struct
 from ..stanza.code_points import DEVICE_VOUCHERS, NEWCOMER, RETURN_KEY, RETURN_PROOF
 from .codecs import Bounded
@@ -53,7 +59,7 @@ from .codecs import Bounded
 __all__ = [
     "LEAF_EXTENSIONS", "MAX_PROOFS", "MAX_VOUCHERS", "DeviceVoucher", "DeviceVouchers", "Newcomer", "ReturnKey",
     "ReturnProof", "ReturnSignature", "derive_return_key", "is_newcomer", "prove_return", "proves_return",
-    "return_key_of", "vouch", "vouches",
+    "return_key_of", "vouch", "vouch_for_own_key", "vouches", "vouches_for_own_key",
 ]  # fmt: skip
 
 MAX_PROOFS = 4
@@ -239,6 +245,29 @@ def vouch(
     """
     if issuer.account != device.account or issuer == device:
         raise ValueError("a device vouches for other devices of its own account")
+    return _vouch(suite, key, issuer, device, signature_key, lifetime)
+
+
+def vouch_for_own_key(
+    suite: CipherSuite, key: SignaturePrivateKey, device: ClientIdentity, signature_key: bytes, lifetime: Lifetime
+) -> DeviceVoucher:
+    """Make a device's own voucher, by one of its keys for its key of another signature scheme.
+
+    :param suite: any cipher suite with the signature scheme of `key`
+    :param signature_key: the public key that the voucher is for
+    :param lifetime: of the KeyPackage that will contain it
+    """
+    return _vouch(suite, key, device, device, signature_key, lifetime)
+
+
+def _vouch(
+    suite: CipherSuite,
+    key: SignaturePrivateKey,
+    issuer: ClientIdentity,
+    device: ClientIdentity,
+    signature_key: bytes,
+    lifetime: Lifetime,
+) -> DeviceVoucher:
     signed = _VoucherTBS(_octets(issuer), _octets(device), signature_key, lifetime).encode()
     return DeviceVoucher(_octets(issuer), lifetime, suite.sign_with_label(key, _VOUCHER, signed))
 
@@ -252,6 +281,32 @@ def vouches(
     """
     signed = _VoucherTBS(voucher.issuer, _octets(device), signature_key, voucher.lifetime).encode()
     return _holds(suite.id, issuer_key, _VOUCHER, signed, voucher.signature)
+
+
+def vouches_for_own_key(suite: CipherSuite, key: bytes, leaf: LeafNode) -> bool:
+    """Whether a leaf has its device's own voucher by this key.
+
+    The validity of a group must not depend on a clock.  So a voucher counts in the leaf of a KeyPackage if its lifetime
+    includes that of the KeyPackage: whoever adds the KeyPackage has compared that with its clock (RFC 9420 10.1).
+
+    :param suite: of the group whose leaf of this device has the key
+    :param key: public
+    :raises MalformedError: the vouchers cannot be parsed
+    :raises InvalidError: the leaf's credential names no client
+    """
+    found, client = DeviceVouchers.found_in(leaf.extensions), ClientIdentity.from_leaf(leaf)
+    for voucher in () if found is None else found.vouchers:
+        if voucher.issuer != _octets(client):
+            continue
+        if isinstance(leaf.source, KeyPackageSource) and not _includes(voucher.lifetime, leaf.source.lifetime):
+            continue
+        if vouches(suite, voucher, key, client, leaf.signature_key):
+            return True
+    return False
+
+
+def _includes(outer: Lifetime, inner: Lifetime) -> bool:
+    return outer.not_before <= inner.not_before and inner.not_after <= outer.not_after
 
 
 def _octets(client: ClientIdentity) -> bytes:

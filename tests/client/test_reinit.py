@@ -32,7 +32,7 @@ from slixmpp_mls.mls.structures.key_package import KeyPackage
 from slixmpp_mls.mls.structures.leaf_node import LeafNode
 from slixmpp_mls.mls.structures.proposals import Add, ReInit
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
-from slixmpp_mls.policy import RoomPolicy
+from slixmpp_mls.policy import DeviceVouchers, RoomPolicy
 from slixmpp_mls.stanza import parse
 from slixmpp_mls.stanza.blob import longest
 from slixmpp_mls.stanza.elements import Commit, RoomElement, Welcome
@@ -42,10 +42,11 @@ from slixmpp_mls.testing import FaultyStore, Killed, Participant, World
 from .people import ALICE, BOB, CAROL, DAVE, closed_policy, only, pretend
 
 NEW = bytes(range(32))
+PQ = 0xF009  # its signature scheme is ML-DSA-44
 
 
-def world_of(*accounts: str, **options: object) -> tuple[World, list[Participant]]:
-    world = World(settings=KeyPackageSettings(suites=(1, 2, 3), count=1))
+def world_of(*accounts: str, suites: tuple[int, ...] = (1, 2, 3), **options: object) -> tuple[World, list[Participant]]:
+    world = World(settings=KeyPackageSettings(suites=suites, count=1))
     people = world.group(*accounts, **options)  # type: ignore[arg-type]
     for person in people:
         person.events.clear()
@@ -557,7 +558,7 @@ def test_nobody_else_is_brought_into_the_group_that_follows(suite: int, monkeypa
     more = [*packages(carol, suite), spy.key_package]
     with pytest.raises(InvalidError):
         carol.group.continuation.continue_group(more, world.now)
-    monkeypatch.setattr(continuation, "check_same_keys", lambda *args: None)
+    monkeypatch.setattr(continuation, "check_continuation", lambda *args: None)
     monkeypatch.setattr(resumption, "_members", lambda old, identify: {*map(identify, leaves(carol, more))})
     carol.post(carol.group.continuation.continue_group(more, world.now))
     monkeypatch.undo()
@@ -576,26 +577,117 @@ def leaves(maker: Participant, others: Sequence[KeyPackage]) -> list[LeafNode]:
     return [maker.group.mls.own_leaf, *(package.leaf_node for package in others)]
 
 
-def test_nobody_takes_anothers_place_in_the_group_that_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+def name_of_another(person: Participant, suite: int, monkeypatch: pytest.MonkeyPatch) -> KeyPackage:
+    """A KeyPackage in a person's name, with keys of somebody else's own, which vouch for each other."""
+    false = Device(MemoryStore(person.account), settings=person.world.settings)
+    monkeypatch.setattr(false, "identity", person.device.identity, raising=False)
+    package = false.key_packages.make(CipherSuite.get(suite), person.world.now).key_package
+    assert ClientIdentity.from_leaf(package.leaf_node) == person.device.identity
+    return package
+
+
+@pytest.mark.parametrize("suite", [2, 3, *([PQ] if CipherSuite.is_supported(PQ) else [])])
+def test_nobody_takes_anothers_place_in_the_group_that_follows(suite: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key of carol's own in alice's name would get all rights (mls-operations, "Another Cipher Suite")."""
-    world, (alice, bob, carol) = world_of(ALICE, BOB, CAROL, policy=closed_policy(World()))
-    ask(alice, 3)
+    policy = closed_policy(World())
+    world, (alice, bob, carol) = world_of(ALICE, BOB, CAROL, policy=policy, suites=(1, suite))
+    ask(alice, suite)
     world.settle()
-    false = Device(MemoryStore(ALICE), settings=world.settings)
-    monkeypatch.setattr(false, "identity", alice.device.identity, raising=False)
-    package = false.key_packages.make(CipherSuite.get(3), world.now).key_package
-    assert ClientIdentity.from_leaf(package.leaf_node) == alice.device.identity
-    forged = [package, *packages(carol, 3, without=(ALICE,))]
-    with pytest.raises(PolicyViolation, match="another signature key"):
+    package = name_of_another(alice, suite, monkeypatch)
+    forged = [package, *packages(carol, suite, without=(ALICE,))]
+    with pytest.raises(PolicyViolation, match="not proven by its former one"):
         carol.group.continuation.continue_group(forged, world.now)
-    monkeypatch.setattr(continuation, "check_same_keys", lambda *args: None)
+    monkeypatch.setattr(continuation, "check_continuation", lambda *args: None)
     carol.post(carol.group.continuation.continue_group(forged, world.now))
     monkeypatch.undo()
     world.people.remove(carol)
     world.settle()
-    assert "another signature key" in str(only(bob.events, Rejected).error)
+    assert f"the new key of {alice.device.identity} is not proven" in str(only(bob.events, Rejected).error)
     assert bob.group.continuation.reinit is not None
-    go_on(bob, 3)
+    go_on(bob, suite)
     world.settle()
     for person in (alice, bob):
         assert only(person.events, GroupContinued).by.account == BOB
+        assert person.group.mls.suite.id == suite
+
+
+@pytest.mark.parametrize("by", [ALICE, BOB])
+def test_without_vouchers_an_administrator_makes_the_group_that_follows(
+    by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Carol's software makes none.  An administrator with may_add could replace her leaf by an Add as well."""
+    world, people = world_of(ALICE, BOB, CAROL, policy=closed_policy(World()))
+    alice, bob, carol = people
+    monkeypatch.setattr(carol.device, "_vouching_schemes", lambda suite: [])
+    world.directory.replenish(carol.device, world.now)
+    monkeypatch.undo()
+    assert len(packages(bob, 2)) == 2
+    ask(alice)
+    world.settle()
+    maker = next(person for person in people if person.account == by)
+    if maker is bob:
+        with pytest.raises(PolicyViolation, match=f"new key of {carol.device.identity} is not proven"):
+            go_on(bob)
+        with pytest.raises(PolicyViolation, match="reinit"):
+            bob.group.continuation.rehearse(CipherSuite.get(2), packages(bob, 2), world.now, lambda payloads: None)
+        maker = alice
+    go_on(maker)
+    world.settle()
+    for person in people:
+        assert only(person.events, GroupContinued).by.account == ALICE
+    check_new(world, people)
+
+
+def test_a_group_that_follows_is_entered_whatever_the_authentication_service_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Verdicts may differ.  What the former keys prove is followed by all, and the denied leaf is in doubt."""
+    world, people = world_of(ALICE, BOB, CAROL)
+    ask(people[0])
+    world.settle()
+
+    def deny_carol(leaf: LeafNode) -> InvalidError | None:
+        denied = ClientIdentity.from_leaf(leaf).account == CAROL
+        return InvalidError("no device of this account", "RFC 9420 5.3.1") if denied else None
+
+    people[1].judge = deny_carol
+    go_on(people[2])  # carol makes it herself
+    world.settle()
+    assert world.agree()
+    assert only(people[1].events, GroupContinued).by.account == CAROL
+    (doubt,) = people[1].group.members.doubts.values()
+    assert (doubt.client.account, doubt.denied, doubt.silences) == (CAROL, True, True)
+    assert people[1].group.sending.silenced
+    assert not people[0].group.sending.silenced
+
+
+def test_key_packages_have_vouchers_by_small_keys_of_other_schemes() -> None:
+    world = World(settings=KeyPackageSettings(suites=(1, 2, 3, 7), count=1))
+    device = world.person(ALICE).device
+
+    def issuers(suite: int, made_by: Device = device) -> int:
+        leaf = made_by.key_packages.make(CipherSuite.get(suite), world.now).key_package.leaf_node
+        found = DeviceVouchers.found_in(leaf.extensions)
+        return 0 if found is None else len(found.vouchers)
+
+    assert [issuers(suite) for suite in (1, 2, 3, 7)] == [2, 2, 2, 2]
+    of_one = Device(MemoryStore(BOB), settings=KeyPackageSettings(suites=(3, 1)))
+    assert issuers(1, of_one) == 0
+    if CipherSuite.is_supported(PQ):
+        both = Device(MemoryStore(BOB), settings=KeyPackageSettings(suites=(PQ, 1)))
+        assert [issuers(PQ, both), issuers(1, both)] == [1, 0]
+
+
+def test_key_packages_of_before_there_were_vouchers_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(settings=KeyPackageSettings(suites=(1, 2), count=1))
+    alice = world.person(ALICE)
+    monkeypatch.setattr(alice.device, "_vouching_schemes", lambda suite: [])
+    world.directory.replenish(alice.device, world.now)
+    monkeypatch.undo()
+    before = set(world.directory.items[ALICE])
+    world.directory.replenish(alice.device, world.now)
+    after = set(world.directory.items[ALICE])
+    assert len(before) == len(after) == 4
+    assert not before & after
+    world.directory.replenish(alice.device, world.now)
+    assert set(world.directory.items[ALICE]) == after

@@ -8,15 +8,22 @@ from typing import Any
 
 import pytest
 
+from slixmpp_mls.client import Device
 from slixmpp_mls.devserver import DevServer
-from slixmpp_mls.errors import NotPermitted, StanzaTooLarge, SuiteUnsupported, UsageError
+from slixmpp_mls.errors import NotPermitted, PolicyViolation, StanzaTooLarge, SuiteUnsupported, UsageError
+from slixmpp_mls.identity import ClientIdentity
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.structures.key_package import KeyPackage
+from slixmpp_mls.mls.structures.proposals import ReInit
 from slixmpp_mls.rooms.engine import reinit
 from slixmpp_mls.stanza.blob import BlobReference
 from slixmpp_mls.stanza.elements import RoomElement, Welcome
+from slixmpp_mls.store import MemoryStore
 
 from ..conftest import unique
 from .people import SECONDS, Cast, Person, all_agree
 
+PQ = 0xF009  # its signature scheme is ML-DSA-44
 SUITES: dict[str, Any] = {"cipher_suites": (1, 2, 3)}
 
 
@@ -99,6 +106,52 @@ async def test_another_goes_on_when_the_initiator_is_gone(
     await alice.say("something wicked this way comes")
     await carol.hears("something wicked this way comes")
     assert len({(await person.next("mls_group_continued")).by.account for person in (alice, bob, carol)}) == 1
+
+
+@pytest.mark.parametrize("suite", [2, PQ])
+async def test_nobody_takes_anothers_place_under_another_signature_scheme(
+    server: DevServer, cast: Cast, impatient: None, monkeypatch: pytest.MonkeyPatch, suite: int
+) -> None:
+    """mls-operations, "Which Keys".  The administrator is gone; carol is quicker, with a key of hers in its name."""
+    if not CipherSuite.is_supported(suite):
+        pytest.skip("OpenSSL has no ML-DSA")
+    _, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol", cipher_suites=(1, suite))
+    store = MemoryStore(alice.account)
+    with store.transaction() as transaction:
+        transaction.put("device", b"id", alice.mls.device.identity.device.encode())
+    false = Device(store, settings=alice.mls.device.settings)
+    assert false.identity == alice.mls.device.identity
+    honest, wicked = bob.room().worker.reinitializer, carol.room().worker.reinitializer
+    create, read = honest._create, wicked._key_packages
+
+    async def create_later() -> None:
+        await bob.next("mls_rejected")
+        await create()
+
+    async def read_and_forge(asked: ReInit) -> tuple[list[KeyPackage], list[str]]:
+        packages, lacking = await read(asked)
+        genuine = [each for each in packages if ClientIdentity.from_leaf(each.leaf_node) != false.identity]
+        forged = false.key_packages.make(CipherSuite.get(suite), carol.mls.now).key_package
+        assert len(genuine) == 1
+        return [forged, *genuine], lacking
+
+    monkeypatch.setattr(honest, "_create", create_later)
+    monkeypatch.setattr(wicked, "_key_packages", read_and_forge)
+    monkeypatch.setattr(carol.room().group.continuation, "_check", lambda *packages: None)
+    asking = asyncio.ensure_future(alice.room().reinit(suite))
+    alice.client.add_event_handler("mls_group_closed", lambda _: alice.crash())
+    refused = await bob.next("mls_rejected")
+    assert refused.claimed == carol.account
+    assert isinstance(refused.error, PolicyViolation)
+    assert refused.error.rule == "reinit"
+    assert (await bob.next("mls_group_continued")).by.account == bob.account
+    asking.cancel()
+    await alice.connect()
+    assert (await alice.next("mls_group_continued")).by.account == bob.account
+    await all_agree(alice, bob)
+    check_suite(suite, alice, bob)
+    await alice.say("i'll drain him dry as hay")
+    await bob.hears("i'll drain him dry as hay")
 
 
 async def test_everybody_is_killed_and_comes_back_later(prosody: DevServer, cast: Cast, impatient: None) -> None:

@@ -16,7 +16,7 @@ from slixmpp_mls.errors import PolicyViolation
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls.structures.group_context import GroupContext
 from slixmpp_mls.policy import ExternalJoins, Newcomer, RemovedAs, RemovedClient, RemovedClients, Right, RoomPolicy
-from slixmpp_mls.policy.later_state import KnownState, check_later, check_same_keys, followed
+from slixmpp_mls.policy.later_state import KnownState, check_later, followed
 
 from .people import FREE, Client, Group
 
@@ -339,28 +339,6 @@ def test_an_add_deletes_the_entry_of_its_client() -> None:
     assert verdict(before, without.with_leaves({FREE: ERIN.leaf()}), CAROL)
     assert not verdict(before, without, CAROL)
     assert not verdict(before, without.with_leaves({FREE: BOB3.leaf()}), CAROL)
-
-
-def signature_keys(group: Group) -> dict[ClientIdentity, bytes]:
-    return {ClientIdentity.from_leaf(leaf): leaf.signature_key for leaf in group.leaves.values()}
-
-
-@pytest.mark.parametrize(
-    ("after", "maker", "right"),
-    [
-        (ROOM, CAROL, True),
-        (ROOM.with_leaves({B2: Client("bob@x/2", key="new").leaf()}), CAROL, False),
-        (ROOM.with_leaves({B2: Client("bob@x/2", key="new").leaf()}), ALICE, True),
-        (ROOM.with_leaves({A1: FALSE_ALICE.leaf()}), CAROL, False),
-        (ROOM.with_leaves({A1: FALSE_ALICE.leaf()}), FALSE_ALICE, False),
-    ],
-)
-def test_after_a_reinit_everybody_has_its_key(after: Group, maker: Client, right: bool) -> None:
-    """RFC 9420 11.2; mls-operations, "Another Cipher Suite"."""
-    if right:
-        return check_same_keys(known(ROOM), signature_keys(after), maker.identity)
-    with pytest.raises(PolicyViolation, match="another signature key"):
-        check_same_keys(known(ROOM), signature_keys(after), maker.identity)
 
 
 def test_another_group_is_judged_by_the_members_too() -> None:

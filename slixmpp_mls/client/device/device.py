@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ...errors import InvalidError, UsageError
 from ...identity import ClientIdentity, new_device_id
@@ -18,18 +19,19 @@ from ...mls.structures.credential import AnyCredential
 from ...mls.structures.leaf_node import Lifetime
 from ...mls.tree.leaf_creation import OwnLeaf, capabilities
 from ...mls.tree.leaf_validation import LeafRules
-from ...policy import EXTENSION_TYPES, MAX_VOUCHERS, DeviceVoucher, DeviceVouchers, vouch
+from ...policy import EXTENSION_TYPES, MAX_VOUCHERS, DeviceVoucher, DeviceVouchers, vouch, vouch_for_own_key
 from ...store.batch import Batches
 from ...store.interface import Store, Transaction
 from ..storage.records import KEY_PACKAGES, ROOMS
 from .certificates import OwnCertificates
 from .key_packages import KeyPackageSettings, OwnKeyPackages
-from .leaf_proofs import renewing
+from .leaf_proofs import of_key_package, renewing
 
 __all__ = ["Device"]
 
 _DEVICE = "device"
 _VOUCHERS = b"vouchers"  # with the TLS SignatureScheme
+_SMALL_KEY = 256  # octets: keys and signatures of all schemes but ML-DSA are shorter
 _KEY, _NEXT, _FORMER = b"key", b"next", b"former"  # with the TLS SignatureScheme
 
 
@@ -77,7 +79,14 @@ class Device:
                 if name.startswith(_VOUCHERS)
             }
         self.certificates = OwnCertificates(self.store, self.identity, lambda: self._signature_keys)
-        self.key_packages = OwnKeyPackages(self.store, self.settings, self.parameters, self.own_leaf, random)
+        self.key_packages = OwnKeyPackages(
+            self.store,
+            self.settings,
+            self.parameters,
+            self._leaf_of_key_package,
+            lambda suite: bool(self._vouching_schemes(suite)),
+            random,
+        )
 
     def __repr__(self) -> str:
         return f"<Device {self.identity}>"
@@ -207,7 +216,31 @@ class Device:
         )
         return OwnLeaf(self.credential(suite), self.signature_key(suite), listed, complete=renewing(suite))
 
+    def _leaf_of_key_package(self, suite: CipherSuite) -> OwnLeaf:
+        vouching = self._vouching_schemes(suite)
+        if not vouching:
+            return self.own_leaf(suite)
+        key = self.signature_key(suite).public
+
+        def vouchers(lifetime: Lifetime) -> list[DeviceVoucher]:
+            keys = ((each, self.signature_key(each)) for each in vouching)
+            return [vouch_for_own_key(each, own, self.identity, key, lifetime) for each, own in keys]
+
+        return replace(self.own_leaf(suite), complete=of_key_package(suite, vouchers))
+
     # --- vouchers ------------------------------------------------------------------------------
+
+    def _vouching_schemes(self, suite: CipherSuite) -> list[CipherSuite]:
+        """One of our suites for each of our other signature schemes by whose key our KeyPackages have a voucher.
+
+        Signatures of ML-DSA would make the small KeyPackages of other schemes many times as long, so these have none: a
+        group that leaves ML-DSA is made by an administrator.
+        """
+        own = self.signature_key(suite)
+        longest = max(_SMALL_KEY, len(own.public))
+        others = {CipherSuite.get(number).signature_scheme: CipherSuite.get(number) for number in self.suites}
+        others.pop(suite.signature_scheme, None)
+        return [each for each in others.values() if len(self.signature_key(each).public) <= longest][:MAX_VOUCHERS]
 
     def vouchers(self, suite: CipherSuite, now: int) -> tuple[DeviceVoucher, ...]:
         """The vouchers of our account's other devices for this one, by the suite's signature scheme.

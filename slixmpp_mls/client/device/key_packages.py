@@ -21,7 +21,7 @@ from ...mls.structures.key_package import KeyPackage
 from ...mls.structures.leaf_node import Capabilities, KeyPackageSource, Lifetime
 from ...mls.tree.leaf_creation import Completion, KeyPackageBundle, OwnLeaf, create_key_package
 from ...mls.tree.leaf_validation import GroupRequirements, LeafRules, VerifiedKeyPackage
-from ...policy import refuse_leaf_of_0_1
+from ...policy import DeviceVouchers, refuse_leaf_of_0_1
 from ...stanza.code_points import REMOVED_CLIENTS
 from ...store.interface import Store, Transaction
 from ..storage.records import KEY_PACKAGE_ITEMS, KEY_PACKAGES, SPENT, KeyPackageRecord
@@ -87,15 +87,19 @@ class OwnKeyPackages:
         settings: KeyPackageSettings,
         parameters: Parameters,
         own_leaf: Callable[[CipherSuite], OwnLeaf],
+        is_vouched_for: Callable[[CipherSuite], bool],
         random: Random,
     ) -> None:
         """
-        :param own_leaf: returns the present keys, credential and capabilities of our leaves for a cipher suite
+        :param own_leaf: returns the present keys, credential, capabilities and proofs of the leaves of our KeyPackages
+            for a cipher suite
+        :param is_vouched_for: whether these proofs include our own vouchers
         """
         self.settings = settings
         self._store = store
         self._parameters = parameters
         self._own_leaf = own_leaf
+        self._is_vouched_for = is_vouched_for
         self._random = random
 
     def make(
@@ -103,7 +107,7 @@ class OwnKeyPackages:
     ) -> KeyPackageBundle:
         """Make a new KeyPackage without storing it.
 
-        :param complete: completes the leaf's extensions; by default the leaf gets only a return key
+        :param complete: completes the leaf's extensions; by default the leaf gets a return key, and our own vouchers
         """
         lifetime = Lifetime(max(0, now - HOUR), now + self.settings.lifetime)  # tolerates clocks that are an hour slow
         own = self._own_leaf(suite)
@@ -115,9 +119,9 @@ class OwnKeyPackages:
         """Make the KeyPackages that the directory lacks, forget the expired ones, and return what is to be changed.
 
         A KeyPackage is replaced before it expires, after it has been used, and when its signature key, credential or
-        capabilities differ from our present ones.  The private keys of a KeyPackage outside its lifetime are kept for
-        a day.  A clock that is wrong for less than a day therefore destroys nothing: once it is corrected, the old
-        KeyPackages are offered again.
+        capabilities differ from our present ones, or it lacks our own vouchers.  The private keys of a KeyPackage
+        outside its lifetime are kept for a day.  A clock that is wrong for less than a day therefore destroys nothing:
+        once it is corrected, the old KeyPackages are offered again.
 
         :param present: KeyPackageRefs that the directory has of this device
         :param now: seconds since the Unix epoch
@@ -144,6 +148,7 @@ class OwnKeyPackages:
                     and now < lifetime.not_after - self.settings.renewal
                     and suite in self.settings.suites
                     and _is_made_of(bundle, wanted_leaves[suite])
+                    and _has_vouchers(bundle) == self._is_vouched_for(CipherSuite.get(suite))
                 )
                 if current:
                     if record.used == _OUTSIDE_LIFETIME:
@@ -316,6 +321,10 @@ def _is_made_of(bundle: KeyPackageBundle, own: OwnLeaf) -> bool:
         own.credential,
         _without_grease(own.capabilities),
     )
+
+
+def _has_vouchers(bundle: KeyPackageBundle) -> bool:
+    return any(entry.extension_type == DeviceVouchers.TYPE for entry in bundle.key_package.leaf_node.extensions)
 
 
 def _without_grease(listed: Capabilities) -> tuple[frozenset[int], ...]:

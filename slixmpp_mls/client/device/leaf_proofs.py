@@ -7,14 +7,14 @@ that our leaf in the tree may have are kept (:func:`return_keys`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ...mls.crypto.cipher_suite import CipherSuite, HPKEPrivateKey, SignaturePrivateKey
 from ...mls.group.group_state import MemberState
 from ...mls.structures.extensions import ExtensionContent
-from ...mls.structures.leaf_node import LeafNode
+from ...mls.structures.leaf_node import KeyPackageSource, LeafNode, Lifetime
 from ...mls.tree.leaf_creation import Completion
 from ...policy import (
     EXTENSION_TYPES,
@@ -28,7 +28,7 @@ from ...policy import (
     prove_return,
 )
 
-__all__ = ["arriving", "renewing", "return_keys"]
+__all__ = ["arriving", "of_key_package", "renewing", "return_keys"]
 
 
 def renewing(suite: CipherSuite) -> Completion:
@@ -40,6 +40,22 @@ def renewing(suite: CipherSuite) -> Completion:
     def complete(leaf: LeafNode, key: HPKEPrivateKey) -> LeafNode:
         bare = _without(leaf, ReturnKey, ReturnProof, DeviceVouchers)
         return _listing(_with(bare, ReturnKey(derive_return_key(suite, key).public)))
+
+    return complete
+
+
+def of_key_package(suite: CipherSuite, vouchers: Callable[[Lifetime], Sequence[DeviceVoucher]]) -> Completion:
+    """A completion for the leaf of a KeyPackage that others add.
+
+    :param vouchers: makes our own vouchers for the leaf's signature key, by our keys of other schemes
+    """
+    fresh = renewing(suite)
+
+    def complete(leaf: LeafNode, key: HPKEPrivateKey) -> LeafNode:
+        leaf = fresh(leaf, key)
+        assert isinstance(leaf.source, KeyPackageSource), "only the leaf of a KeyPackage is completed by this"
+        made = vouchers(leaf.source.lifetime)
+        return _with(leaf, DeviceVouchers(tuple(made))) if made else leaf
 
     return complete
 

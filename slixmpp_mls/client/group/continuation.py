@@ -32,7 +32,7 @@ from ...mls.structures.proposals import Add, PreSharedKey, ReInit
 from ...mls.structures.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
 from ...mls.tree.ratchet_tree import RatchetTree
 from ...policy import RoomPolicy, group_extensions
-from ...policy.later_state import check_same_keys
+from ...policy.continuation import check_continuation
 from ...policy.roster import Roster
 from ...stanza import elements
 from ...stanza.blob import BlobReference, RatchetTreeLocation, longest
@@ -86,24 +86,22 @@ class Continuation:
         """Do the part of :meth:`continue_group` that comes before it writes anything; nothing changes.
 
         :raises UsageError: our group has not ended
-        :raises InvalidError: a member is missing, a KeyPackage does not fit, or has another signature key
+        :raises InvalidError: a member is missing, or a KeyPackage does not fit
+        :raises PolicyViolation: a member's former key does not prove its new one; others would refuse the group
         """
         asked = self.reinit
         if asked is None:
             raise UsageError(f"the group in {self._state.room} has not been reinitialized")
         suite = CipherSuite.get(asked.cipher_suite)
         own = self._device.key_packages.make(suite, now)
-        known = None
-        if self._state.require_member().group.suite.signature_scheme == suite.signature_scheme:
-            known = self._state.known()
-        if known is not None:
-            # others would refuse it, and we would be in it alone
-            leaves = [package.leaf_node for package in (own.key_package, *others)]
-            keys = {ClientIdentity.from_leaf(leaf): leaf.signature_key for leaf in leaves}
-            check_same_keys(known, keys, self._device.identity)
+        self._check(own.key_package, others)
         return self._state.require_member().group.draft_reinitialize(
             own, others, now=now, identify=ClientIdentity.from_leaf, random=self._device.random
         )
+
+    def _check(self, own: KeyPackage, others: Sequence[KeyPackage]) -> None:
+        leaves = [package.leaf_node for package in (own, *others)]
+        check_continuation(self._state.require_member().view, leaves, self._device.identity)
 
     def rehearse(self, suite: CipherSuite, others: Sequence[KeyPackage], now: int, fits: Fits) -> None:
         """Ask whether a group of ours could go on in another suite; nothing is written.
@@ -115,9 +113,11 @@ class Continuation:
         :param fits: asked about the creation with its ratchet tree elsewhere
         :raises UsageError: we are not in the group
         :raises InvalidError: a KeyPackage does not fit
+        :raises PolicyViolation: a member's present key does not prove its new one, and we have no right to add it
         :raises StanzaTooLarge: by `fits`
         """
         own, random = self._device.key_packages.make(suite, now), self._device.random
+        self._check(own.key_package, others)
         extensions = self._state.require_member().group.context.extensions
         group = Group.create(own, random(32), extensions=extensions, parameters=self._device.parameters, random=random)
         # The PSK's place is taken by one of the group itself, which is as long.

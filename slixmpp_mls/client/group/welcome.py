@@ -47,7 +47,8 @@ from ...mls.structures.partial import AnnotatedWelcome, SenderAuthenticatedWelco
 from ...mls.structures.welcome import Welcome
 from ...mls.tree.leaf_creation import KeyPackageBundle
 from ...policy import GroupView, RoomPolicy, refuse_group_of_0_1
-from ...policy.later_state import check_later, check_same_keys, followed
+from ...policy.continuation import check_continuation
+from ...policy.later_state import check_later, followed
 from ...policy.roster import Roster
 from ...stanza import elements
 from ...stanza.blob import BlobReference, RatchetTreeLocation
@@ -325,10 +326,7 @@ class Welcomes:
         continues = None if staged.continues is None else staged.continues.psk_group_id
         if before is not None and before.group.closed is not None and continues == before.group.group_id:
             # RFC 9420 11.2, as mls-operations, "Another Cipher Suite", narrows it down
-            if before.group.suite.signature_scheme == later.suite.signature_scheme:
-                leaves = [leaf for _, leaf in staged.state.members()]
-                keys = {ClientIdentity.from_leaf(leaf): leaf.signature_key for leaf in leaves}
-                check_same_keys(known, keys, inviter)
+            check_continuation(before.view, (leaf for _, leaf in staged.state.members()), inviter)
             return
         check_later(known if later.group_id == known.group_id else followed(known, later), later, inviter)
 
