@@ -17,7 +17,7 @@ from .conftest import unavailable_means_skip, unique
 from .patience import add_all
 from .programs import COMMAND, ROOT, login, running
 
-SECONDS = 60.0
+SECONDS = 120.0
 Account = Callable[[DevServer, str], Awaitable[JID]]
 Connect = Callable[..., Awaitable[ClientXMPP]]
 

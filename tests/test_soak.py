@@ -46,7 +46,7 @@ def test_what_must_not_be_is_noticed(heard: list[dict[str, Any]], complaint: str
 
 @pytest.mark.server
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 async def test_half_a_minute_of_trouble(tmp_path: Path) -> None:
     """All that the long run does, but less of it."""
     server: DevServer = Prosody()

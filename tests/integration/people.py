@@ -32,7 +32,7 @@ from ..conftest import unique
 from ..patience import add_all
 from ..plugins import disable_mls, mls_of
 
-SECONDS = 60.0  # more than anything here should take
+SECONDS = 120.0  # more than anything here should take
 #: All events that the plugin documents.
 EVENTS = tuple(dict.fromkeys(re.findall(r"^``(mls_\w+)``", events.__doc__ or "", re.MULTILINE)))
 _numbers = itertools.count(1)

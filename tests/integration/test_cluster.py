@@ -62,7 +62,7 @@ async def test_a_node_dies_in_the_middle_of_the_talk(cluster: EjabberdCluster, c
     await first.kill()
     for person in (alice, carol):  # as DNS would have it
         person.server = second
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         await talks
     await heard(people, 24)
     await all_agree(alice, bob, carol, epoch=1 + 3 * 3)

@@ -35,7 +35,7 @@ async def made(server: DevServer, account: Account, folder: Path, **given: Any) 
 
 async def problem(bot: Client, kind: type[Exception] = LoginFailed) -> Any:
     with pytest.raises(kind) as caught:
-        async with asyncio.timeout(60), connected(bot):
+        async with asyncio.timeout(120), connected(bot):
             pass
     return caught.value
 
@@ -140,10 +140,10 @@ async def test_ready_waits_for_the_next_attempt(prosody: DevServer, account: Acc
     bot.connect()
     for _ in range(2):  # it stays so until something happens
         with pytest.raises(LoginFailed):
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 await mls.ready()
     bot.connect(prosody.host, prosody.port)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         await mls.ready()
     await bot.disconnect()
     bot.plugin.disable("mls")  # type: ignore[attr-defined]

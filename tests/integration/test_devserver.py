@@ -54,7 +54,7 @@ async def own_room(client: ClientXMPP, room: JID, nick: str, **fields: str) -> a
 
 
 async def next_body(heard: asyncio.Queue[Message]) -> str:
-    return str((await asyncio.wait_for(heard.get(), 60))["body"])
+    return str((await asyncio.wait_for(heard.get(), 120))["body"])
 
 
 def say(client: ClientXMPP, room: JID, text: str) -> None:
@@ -197,7 +197,7 @@ async def test_a_stanza_over_the_limit_closes_the_stream(server: DevServer, conn
     ended: asyncio.Queue[StreamError] = asyncio.Queue()
     client.add_event_handler("stream_error", ended.put_nowait)
     client.send_message(JID(client.boundjid.bare), "x" * 300_000)
-    assert (await asyncio.wait_for(ended.get(), 60))["condition"] == "policy-violation"
+    assert (await asyncio.wait_for(ended.get(), 120))["condition"] == "policy-violation"
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
@@ -214,7 +214,7 @@ async def test_it_forgets_nothing_over_a_restart(own_server: DevServer, connect:
     await getattr(own_server, end)()
     assert not own_server.running
     assert await gone(group)
-    await asyncio.wait_for(lost.get(), 60)
+    await asyncio.wait_for(lost.get(), 120)
     await own_server.start()
     assert (own_server.host, own_server.port) == address
 
@@ -328,7 +328,7 @@ async def test_the_link_comes_back_when_a_peer_was_killed(
     await beta.start()
     bob = await connect(beta, bare)
     bob.add_event_handler("message", heard.put_nowait)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         # A server that has just failed to reach its peer bounces messages for a moment.
         while heard.empty():
             alice.send_message(bare, "After")

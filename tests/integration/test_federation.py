@@ -126,7 +126,7 @@ async def race(*people: Person, commits: int = 3, lines: int = 8) -> None:
                 await person.room().update()
             await asyncio.sleep(0.05)
 
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(240):
         await asyncio.gather(*(one(person) for person in people))
 
 
@@ -245,7 +245,7 @@ async def test_nobody_is_added_whose_server_is_out_of_reach(pair: Pair, cast: Ca
     await pair.line.restore()
     await asyncio.sleep(1)
     await alice.until(lambda: alice.room().live)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while (await alice.room().add(banquo.account)).failed:  # noqa: ASYNC110
             await asyncio.sleep(1)
     await banquo.joined(room)

@@ -106,7 +106,7 @@ async def test_a_service_that_takes_nothing_more(
         asked = MatchXPath(f"{{jabber:client}}iq/{{{UPLOAD}}}request")
         service.register_handler(Callback("attempts", asked, slots.append))
         with pytest.raises(TransferFailed) as caught:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 await Files(uploads).put(bytes(30_000_000))
         over.set()
     assert caught.value.temporary

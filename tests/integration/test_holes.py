@@ -21,7 +21,7 @@ from slixmpp_mls.stanza import Answer, Application
 from .people import Cast, Person, agree, all_agree
 from .test_recovery import edit, purge
 
-SECONDS = 60.0
+SECONDS = 120.0
 _NEWEST = "WHERE {where} AND {id} = (SELECT max({id}) FROM {archive} WHERE {where})"
 NEWEST = f"DELETE FROM {{archive}} {_NEWEST}"
 # XEP-0425: of the newest stanza, what a moderator leaves.

@@ -156,7 +156,7 @@ async def people(server: DevServer) -> AsyncIterator[People]:
     await people.end()
 
 
-async def until(condition: Any, seconds: float = 60.0) -> None:
+async def until(condition: Any, seconds: float = 120.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.02)

@@ -224,7 +224,7 @@ TWO_RUNS = dedent("""
         bot.add_event_handler("session_start", lambda _: bot.send_presence())
         bot.connect(os.environ["XMPP_HOST"], int(os.environ["XMPP_PORT"]))
         mls = MLS.of(bot)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             await mls.ready()
             while room not in mls.rooms or not mls.rooms[room].is_member:
                 if not kept[1:]:

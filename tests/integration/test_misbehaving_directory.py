@@ -28,7 +28,7 @@ from .people import Cast, Person, all_agree
 pytestmark = pytest.mark.server
 
 DAY = 86_400
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 def made_up(account: str, device_id: str = "", *, at: float = 0.0, suite: int = 1) -> PublishedKeyPackage:

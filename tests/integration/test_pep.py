@@ -118,13 +118,13 @@ async def test_own_devices_are_told_of_each_other(server: DevServer, connect: Co
     other = DeviceDirectory(second)
 
     await other.publish("d2", Element(f"{{{NS}}}device"))
-    assert await asyncio.wait_for(heard.get(), 60) == first.boundjid.bare
+    assert await asyncio.wait_for(heard.get(), 120) == first.boundjid.bare
     await asyncio.sleep(0.2)  # ejabberd tells it more than once
     while not heard.empty():
         heard.get_nowait()
     await other.retract("d2")
     if server.software == "Prosody":  # ejabberd tells retractions to explicit subscribers only
-        assert await asyncio.wait_for(heard.get(), 60) == first.boundjid.bare
+        assert await asyncio.wait_for(heard.get(), 120) == first.boundjid.bare
     assert not await directory.items()
 
     directory.unwatch()

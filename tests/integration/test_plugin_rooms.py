@@ -151,7 +151,7 @@ async def test_many_rooms_are_taken_up_side_by_side(prosody: DevServer, cast: Ca
 
 async def affiliation(person: Person, other: Person, wanted: str | None) -> None:
     """Wait until the room has given it to somebody; None: taken everything away."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while (await person.room().muc.affiliations.all()).get(JID(other.account)) != wanted:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
 
@@ -179,7 +179,7 @@ async def test_a_leaver_goes_with_all_devices_and_loses_the_room(server: DevServ
     await alice.room().add(f"{bob.account}/{phone.mls.device_id}")  # named, as nobody has vouched for it
     await phone.joined(room)
     await all_agree(alice, bob, phone)
-    await asyncio.wait_for(bob.room().leave(), 60)
+    await asyncio.wait_for(bob.room().leave(), 120)
     await alice.until(lambda: len(alice.room().members) == 1)
     await phone.until(lambda: bool(phone.got("mls_removed")))
     await affiliation(alice, bob, None)

@@ -96,7 +96,7 @@ async def test_a_used_key_package_is_retracted_and_replaced(server: DevServer, c
                 return found
             await asyncio.sleep(0.05)
 
-    after = await asyncio.wait_for(refilled(), 60)
+    after = await asyncio.wait_for(refilled(), 120)
     (used,) = (item_id for item_id, element in before.items() if after.get(item_id) != element)
     assert not before[used].last_resort  # it is the last resort, and there were others
     assert after.keys() == before.keys()
@@ -126,7 +126,7 @@ async def test_keys_that_somebody_removed_are_published_again(prosody: DevServer
     await alice.cut()
     alice.no_resumption()
     await alice.back()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while (await key_packages(stranger, alice)).keys() != before.keys():  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
@@ -215,7 +215,7 @@ async def test_ready_can_be_awaited_before_there_is_a_connection(prosody: DevSer
     waiting = asyncio.create_task(alice.mls.ready())
     await asyncio.sleep(0)
     await prosody.connect(alice.client)
-    await asyncio.wait_for(waiting, 60)
+    await asyncio.wait_for(waiting, 120)
     assert alice.mls.fingerprint.replace(" ", "").isalnum()
 
 

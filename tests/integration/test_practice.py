@@ -233,7 +233,7 @@ def test_one_notification_after_another_in_one_process(prosody: DevServer, tmp_p
         client.add_event_handler("session_start", lambda _: client.send_presence())
         client.connect(prosody.host, prosody.port)
         mls = MLS.of(client)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             await mls.ready()
             group = mls.rooms.get(room) or await mls.create(room)
             await (await group.send(text)).confirmed
@@ -298,7 +298,7 @@ async def test_a_container_without_a_volume(server: DevServer, cast: Cast) -> No
         told = await bot.next("mls_new_store")
         assert (told.label, told.devices, told.replaced) == ("bot", (before,), True)
         assert [each.id for each in await bot.mls.devices.all()] == [bot.mls.device_id]
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             await bot.mls.join(group.jid)
         # It removes the leaf of its predecessor, which its account lists no more.
         await alice.until(partial(only, bot))
@@ -431,7 +431,7 @@ async def test_nonsense_is_answered_by_a_typed_error(prosody: DevServer, cast: C
     for name, call in calls.items():
         for each in NONSENSE:
             try:
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(120):
                     made = call(each)
                     if asyncio.iscoroutine(made):
                         made = await made

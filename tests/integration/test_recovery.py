@@ -29,7 +29,7 @@ from slixmpp_mls.stanza import Commit
 from ..client.people import put_outside
 from .people import SECONDS, Cast, Person, agree, all_agree, vouch
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 def edit(server: DevServer, room: str, statement: str) -> int:
@@ -536,7 +536,7 @@ async def test_external_joins_race_and_all_come_in(server: DevServer, cast: Cast
         for _ in range(3):
             await alice.room().update()
 
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(240):
         await asyncio.gather(renew(), *(phone.mls.join(room, external=True) for phone in phones))
     await all_agree(alice, bob, *phones)
     assert len(alice.room().members) == 6

@@ -101,7 +101,7 @@ class Party:
     def order(self) -> list[tuple[str, str]]:
         return [(stanza.archive_id, text) for stanza, text in zip(self.stanzas, self.heard, strict=True)]
 
-    async def until(self, condition: Callable[[], object], seconds: float = 60.0) -> None:
+    async def until(self, condition: Callable[[], object], seconds: float = 120.0) -> None:
         async with asyncio.timeout(seconds):
             while not condition():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
@@ -121,7 +121,7 @@ class Party:
     def got(self, kind: type[E]) -> list[E]:
         return [event for event in self.events if isinstance(event, kind)]
 
-    async def ended(self, seconds: float = 60.0) -> Exception | None:
+    async def ended(self, seconds: float = 120.0) -> Exception | None:
         """The error with which reading ended."""
         assert self._task is not None
         await asyncio.wait_for(self._task, seconds)
@@ -165,7 +165,7 @@ async def back(server: DevServer, party: Party) -> None:
 
 
 async def cut(party: Party) -> None:
-    gone = party.client.wait_until("disconnected", 60)
+    gone = party.client.wait_until("disconnected", 120)
     waiting = asyncio.create_task(gone)
     await asyncio.sleep(0)
     party.client.abort()
@@ -396,7 +396,7 @@ async def test_a_resumed_stream_loses_nothing(server: DevServer, meet: Meet) -> 
     alice, bob = await meet("alice", "bob", plugins=("xep_0198", "xep_0199"))
     await alice.say("before")
     await bob.hears("before")
-    resumed = asyncio.create_task(bob.client.wait_until("session_resumed", 60))
+    resumed = asyncio.create_task(bob.client.wait_until("session_resumed", 120))
     await cut(bob)
     for number in range(20):
         await alice.say(f"while away {number}")
@@ -554,7 +554,7 @@ async def test_a_stranger_is_refused_and_told_why(server: DevServer, connect: Co
     (alice,) = await meet("alice")
     stranger = Party(await connect(server, "stranger"), str(alice.room.jid), "stranger")
     with pytest.raises(NotPermitted, match="not-a-member"):
-        await asyncio.wait_for(stranger.room.join(None), 60)
+        await asyncio.wait_for(stranger.room.join(None), 120)
     with pytest.raises(NotPermitted):
         async with aclosing(stranger.room.archive.pages(None)) as pages:
             await anext(pages)
@@ -768,7 +768,7 @@ async def test_an_invitation_reaches_who_is_offline(server: DevServer, connect: 
     bob = await connect(server, JID(jid), presence=False)
     bob.add_filter("in", look)
     bob.send_presence()
-    invitation = await asyncio.wait_for(invitations.get(), 60)
+    invitation = await asyncio.wait_for(invitations.get(), 120)
     assert invitation.room == alice.room.jid
     assert invitation.inviter == alice.jid
     assert invitation.reason == "Thrice the brinded cat hath mew'd"

@@ -82,7 +82,7 @@ async def test_the_server_restarts_in_the_middle_of_commits(own_server: DevServe
     works = asyncio.gather(*(work(person) for person in people))
     await alice.until(lambda: alice.room().epoch >= 4)
     await own_server.restart()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         await works
     said = [f"{person.jid.user} has committed {number}" for person in people for number in range(3)]
     for person in people:

@@ -176,7 +176,7 @@ async def test_a_newcomer_has_no_rights_and_every_member_may_see_it_off(server: 
     await alice.room().set_policy(replace(alice.room().policy, external_joins=ExternalJoins.ANYBODY))
     await all_agree(alice, bob, epoch=2)
     erin = await seat(cast, server, alice, room, "erin")
-    await asyncio.wait_for(erin.mls.join(room, external=True), 60)
+    await asyncio.wait_for(erin.mls.join(room, external=True), 120)
     await all_agree(alice, bob, erin, epoch=3)
     await erin.say("let me introduce myself")
     await bob.hears("let me introduce myself")

@@ -68,7 +68,7 @@ def serving(octets: bytes, **options: Any) -> Handler:
 
 async def failure(work: Awaitable[object], kind: type[MLSError]) -> Any:
     with pytest.raises(kind) as caught:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             await work
     return caught.value
 
@@ -164,7 +164,7 @@ async def test_a_server_without_upload_or_with_a_low_limit(kind: str, account: A
             assert (await failure(uploads.put(bytes(985)), BlobTooLarge)).limit == 1000
             assert await uploads.get(await uploads.put(bytes(984))) == bytes(984)
         client.abort()
-        await client.wait_until("disconnected", 60)
+        await client.wait_until("disconnected", 120)
         await failure(Uploads(client).put(b"x"), Disconnected)
     finally:
         await bare.close()

@@ -28,7 +28,7 @@ from .conftest import absent
 
 pytestmark = pytest.mark.interop
 FOLDER = Path(__file__).parent / "js_client"
-SECONDS = 60.0
+SECONDS = 120.0
 Account = Callable[[DevServer, str], Awaitable[JID]]
 Connect = Callable[..., Awaitable[ClientXMPP]]
 

@@ -390,7 +390,7 @@ class PostQuantumHistories(Histories):
 
 def _case(machine: type[Histories], histories: int) -> type[TestCase]:
     case = machine.TestCase
-    case.pytestmark = [pytest.mark.slow, pytest.mark.timeout(60 + 10 * histories)]  # type: ignore[attr-defined]
+    case.pytestmark = [pytest.mark.slow, pytest.mark.timeout(600 + 10 * histories)]  # type: ignore[attr-defined]
     case.settings = settings(
         max_examples=histories,
         stateful_step_count=40,

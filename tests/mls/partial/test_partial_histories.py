@@ -166,7 +166,7 @@ class PartialHistories(RuleBasedStateMachine):
 
 
 TestPartialHistories = PartialHistories.TestCase
-TestPartialHistories.pytestmark = [pytest.mark.timeout(60 + 10 * HISTORIES)]  # type: ignore[attr-defined]
+TestPartialHistories.pytestmark = [pytest.mark.timeout(600 + 10 * HISTORIES)]  # type: ignore[attr-defined]
 TestPartialHistories.settings = settings(
     max_examples=HISTORIES,
     stateful_step_count=30,
