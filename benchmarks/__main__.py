@@ -153,6 +153,7 @@ def rooms(
     peer: Annotated[
         Peer | None, typer.Option(help="Another encryption to be measured beside, where all occupants are here.")
     ] = None,
+    suite: Annotated[str, typer.Option(help="The cipher suite of talk.")] = "1",
     svg: Svg = None,
     markdown: Markdown = None,
 ) -> None:
@@ -179,6 +180,7 @@ def rooms(
                             rounds=rounds,
                             progress=progress,
                             omemo=peer is Peer.OMEMO,
+                            suite=int(suite, 0),
                         )
                     )
             for size in _numbers(committers):

@@ -49,6 +49,7 @@ from slixmpp_mls.key_packages.publication import RESERVE
 from slixmpp_mls.mls import xml_form
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.parameters import DAY, HOUR, Parameters
+from slixmpp_mls.mls.registry import CipherSuiteId
 from slixmpp_mls.mls.schedule.message_protection import pad_in_steps
 from slixmpp_mls.mls.structures.commit import MAX_PROPOSALS
 from slixmpp_mls.mls.structures.credential import MAX_CERTIFICATES
@@ -255,6 +256,20 @@ def test_its_parameters_are_the_defaults_of_the_code(row: str, said: str) -> Non
         assert said in name
     else:
         assert said in cell(row)
+
+
+def test_key_packages_of_devices_have_the_sizes_in_it() -> None:
+    """The table says how large they are at most; identities, GREASE and ECDSA make them a little smaller."""
+    rows = [row for row in elements("tr") if (row[0].text or "").strip("(").startswith("0x")]
+    sizes = {int((row[0].text or "").strip("()")[:6], 16): int((row[2].text or "").replace(",", "")) for row in rows
+             if len(row) == 6}  # fmt: skip
+    assert sizes.keys() == {1, *(number for number in CipherSuiteId if number >= 0xF000)}
+    for number, most in sizes.items():
+        settings = KeyPackageSettings((number, 1) if number != 1 else (1, 0xF001))
+        device = Device(MemoryStore("hag66@shakespeare.lit"), settings=settings)
+        for last_resort in (False, True):
+            made = device.key_packages.make(CipherSuite.get(number), 1_800_000_000, last_resort=last_resort)
+            assert most - 60 < len(MLSMessage.wrap(made.key_package)) <= most
 
 
 def test_its_other_numbers_are_those_of_the_code() -> None:

@@ -21,8 +21,9 @@ _PROGRAM = "benchmarks.rooms.member"
 class Member:
     """One client somewhere."""
 
-    def __init__(self, process: Process, number: int, account: str, store: str | None, omemo: bool) -> None:
+    def __init__(self, process: Process, number: int, account: str, store: str | None, omemo: bool, suite: int) -> None:
         self.process = process
+        self.suite = suite
         self.omemo = omemo
         self.account = account
         self.store = store
@@ -53,12 +54,14 @@ class Crew:
         *,
         processes: int | None = None,
         omemo: bool = False,
+        suite: int = 1,
     ) -> Self:
         """Make accounts and log them in.
 
         :param folder: for the stores of encrypted clients; None for clients without MLS
         :param processes: one for each client if not given
         :param omemo: clients with slixmpp-omemo
+        :param suite: the cipher suite of encrypted clients
         """
         crew = cls(server)
         crew.processes = [Process(_PROGRAM) for _ in range(min(count, processes or count))]
@@ -67,7 +70,7 @@ class Crew:
             jid = await server.register(f"{'m' if folder else 'p'}{number}-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex)
             store = str(folder / f"{jid.user}.db") if folder else None
             process = crew.processes[number % len(crew.processes)]
-            crew.members.append(Member(process, number, jid.bare, store, omemo))
+            crew.members.append(Member(process, number, jid.bare, store, omemo, suite))
         await asyncio.gather(*map(crew.log_in, crew.members))
         return crew
 
@@ -89,6 +92,7 @@ class Crew:
             ca_file=str(server.ca_file),
             store=member.store,
             omemo=member.omemo,
+            suite=member.suite,
         )
         return times
 

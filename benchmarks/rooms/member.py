@@ -52,11 +52,12 @@ class Client:
     # --- life ----------------------------------------------------------------------------------
 
     async def login(
-        self, jid: str, password: str, host: str, port: int, ca_file: str, store: str | None, omemo: bool = False
+        self, jid: str, password: str, host: str, port: int, ca_file: str, store: str | None, omemo: bool, suite: int
     ) -> dict[str, float]:
         """Connect; with a store, as an encrypted client.  Moments of the start, in seconds from now.
 
         :param omemo: as a client with slixmpp-omemo
+        :param suite: the cipher suite of an encrypted client
         """
         xmpp = self.xmpp = ClientXMPP(jid, password)
         xmpp.ssl_context = ssl.create_default_context(cafile=ca_file)
@@ -69,7 +70,7 @@ class Client:
         session: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         xmpp.add_event_handler("session_start", lambda _: None if session.done() else session.set_result(None))
         if self.encrypted:
-            xmpp.register_plugin("mls", {"store": store, "key_packages": 2, "cipher_suites": (1,)})
+            xmpp.register_plugin("mls", {"store": store, "key_packages": 2, "cipher_suites": (suite,)})
             xmpp.add_event_handler("mls_message", self._decrypted)
             xmpp.add_event_handler("mls_entered", lambda _: self._note("entered", begun))
             for name in ("mls_entered", "mls_group_changed"):

@@ -72,12 +72,14 @@ async def talk(
     rounds: int,
     progress: Callable[[str], None],
     omemo: bool = False,
+    suite: int = 1,
 ) -> list[Talk]:
     """All kinds of clients in rooms of their own on one server, in turns.
 
     :param here: how many of the occupants are real clients
     :param messages: in each round
     :param omemo: also clients with slixmpp-omemo, if all occupants are here
+    :param suite: the cipher suite of the encrypted room
     :returns: plain, encrypted, and perhaps OMEMO
     """
     kinds = ["plain", "encrypted", *(["OMEMO"] if omemo and here == occupants else [])]
@@ -92,6 +94,7 @@ async def talk(
                         Path(folder) if kind == "encrypted" else None,
                         processes=_PROCESSES,
                         omemo=kind == "OMEMO",
+                        suite=suite,
                     )
                 )
                 for kind in kinds

@@ -24,7 +24,7 @@ __all__ = ["LAST_RESORT_NODE", "NODE", "NODE_LIMIT", "KeyPackageDirectory"]
 
 NODE = "urn:xmpp:mls:0:key-packages"
 LAST_RESORT_NODE = "urn:xmpp:mls:0:last-resort-key-packages"
-_PAGE = 20  # items, of up to 20 kB each in base64
+_PAGE = 20  # items, of up to 24 kB each in base64
 NODE_LIMIT = 256
 """Items of one node that every server is expected to keep: Prosody's limit, which is below ejabberd's."""
 

@@ -1,6 +1,6 @@
 """Reads KeyPackages of an account from its directory: as few as will do.
 
-A directory holds up to hundreds of KeyPackages, of 0.3 to 15 kB each, and whoever adds a device needs one.  A server
+A directory holds up to hundreds of KeyPackages, of 0.4 to 18 kB each, and whoever adds a device needs one.  A server
 hands out items by their ids, and a device says in its entry of the account's list of devices which ids it uses: a fixed
 number for each cipher suite (:class:`.items.Place`).  So a reader asks for one random number of each device and suite:
 
@@ -45,7 +45,7 @@ ROUNDS = 3
 _GUESS = 64
 """The first number for a device that does not say how many it has is below this."""
 _IDS = 50  # in one request, whose answer stays far below the limit between servers (512 kB) in suites such as 0xF001
-_IDS_MLDSA = 10  # the same in suites whose KeyPackages have up to 20 kB in base64
+_IDS_MLDSA = 10  # the same in suites whose KeyPackages have up to 24 kB in base64
 _MOST = 2000  # pairs of a device and a suite that are asked for one by one; beyond that, everything is read
 _AT_ONCE = 20  # KeyPackages that are verified before other tasks get a turn
 

@@ -50,7 +50,9 @@ class CipherSuiteId(IntEnum):
     """RFC 9420 17.1, and the suites of draft-ietf-mls-pq-ciphersuites-06 that are known here.
 
     IANA has not assigned numbers to the latter.  Until then they have numbers for private use, in the draft's order
-    (TBD1 is 0xF001), as other implementations number them.  This table alone changes when they are assigned.
+    (TBD1 is 0xF001), as other implementations number them.  When they are assigned, this table and
+    :data:`POST_QUANTUM_SUITES` change, and nothing else.  A group keeps its number for life: what is supported then
+    keeps the old numbers beside the new ones, until its groups have been moved by a ReInit.
     """
 
     MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519 = 1

@@ -114,7 +114,7 @@ def test_every_message_has_an_xml_form(suite: int) -> None:
     ids=["1", "TBD1", "TBD10"],
 )
 def test_sizes(suite: int, key_package: int, node: int) -> None:
-    """The specification's table: a KeyPackage has at most so many octets, one level of a full tree costs so many."""
+    """One level of a full tree costs what the specification's table says; a KeyPackage without what XMPP adds, less."""
     assert len(bundle("alice", suite).key_package.encode()) <= key_package
     sizes = []
     for members in (4, 8):
