@@ -98,7 +98,13 @@ __all__ = [
     "UsageError",
     "WrongEpoch",
     "WrongPassphrase",
+    "suite_name",
 ]
+
+
+def suite_name(number: int) -> str:
+    """A cipher suite's number as documents write it: 1, 0xF001."""
+    return str(int(number)) if number < 0x100 else f"0x{number:04X}"
 
 
 class MLSError(Exception):
@@ -139,7 +145,7 @@ class SuiteUnsupported(UsageError):
     """
 
     def __init__(self, suite: int, lacking: Sequence[str]) -> None:
-        super().__init__(f"cipher suite {suite} is not supported by {', '.join(lacking)}")
+        super().__init__(f"cipher suite {suite_name(suite)} is not supported by {', '.join(lacking)}")
         self.suite = suite
         self.lacking = tuple(lacking)
 
@@ -385,8 +391,8 @@ class DowngradeSuspected(DeliveryError):
 
     def __init__(self, suite: int, chosen: int, devices: Sequence[str]) -> None:
         super().__init__(
-            f"the servers of {', '.join(devices)} have no KeyPackages for cipher suite {suite}, although these devices "
-            f"claim to support it; without it the group would use cipher suite {chosen}"
+            f"the servers of {', '.join(devices)} have no KeyPackages for cipher suite {suite_name(suite)}, although"
+            f" these devices claim to support it; without it the group would use cipher suite {suite_name(chosen)}"
         )
         self.suite = suite
         self.chosen = chosen

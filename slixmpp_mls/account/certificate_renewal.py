@@ -14,7 +14,7 @@ import asyncio
 import logging
 
 from ..client.device.certificates import CertificateExpires
-from ..errors import MLSError, PeerError, UsageError
+from ..errors import MLSError, PeerError, UsageError, suite_name
 from ..identity.certificates import chain_from_pem
 from ..key_packages.publication import Publication
 from ..mls.crypto.cipher_suite import CipherSuite
@@ -42,7 +42,7 @@ class CertificateRenewal:
         device = self._context.device
         number = device.suites[0] if suite is None else suite
         if number not in device.suites:
-            raise UsageError(f"cipher suite {number} is not one of ours")
+            raise UsageError(f"cipher suite {suite_name(number)} is not one of ours")
         return device.certificates.request(CipherSuite.get(number).signature_scheme)
 
     async def use(self, chain: bytes | str | None) -> None:

@@ -24,7 +24,7 @@ from ..account.device_list import retire as retire_device
 from ..account.events import RoomsChanged
 from ..client import RoomGroup
 from ..delivery import DeviceDirectory, KeyPackageDirectory
-from ..errors import NotPermitted, Refused, StoreLocked, UsageError
+from ..errors import NotPermitted, Refused, StoreLocked, UsageError, suite_name
 from ..identity import ClientIdentity, fingerprint
 from ..key_packages.selection import says_nothing_is_there
 from ..mls.registry import CipherSuiteId
@@ -406,4 +406,4 @@ def _suite(number: int) -> str:
     try:
         return CipherSuiteId(number).name
     except ValueError:
-        return f"cipher suite {number}"
+        return f"cipher suite {suite_name(number)}"

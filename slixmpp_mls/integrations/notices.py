@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from ..authentication import TrustChanged
 from ..client import GroupChanged, Joined, JoinRequested, LeftBehind, Rejected, RemovedFromGroup, Unreadable, Unsure
+from ..errors import suite_name
 from ..rooms.conversations import ConversationMerged
 from ..stanza.display import displayable
 
@@ -94,7 +95,10 @@ _WORDS: Final[dict[str, tuple[bool, Callable[[Any], str | None]]]] = {
     "mls_conversation_merged": (False, _merged),
     "mls_better_suite": (
         False,
-        lambda event: f"all members support cipher suite {event.suite}, which is better than {event.present}",
+        lambda event: (
+            f"all members support cipher suite {suite_name(event.suite)}, which is better than"
+            f" {suite_name(event.present)}"
+        ),
     ),
     "mls_doubted": (True, lambda event: f"{event.member} is doubted: {event.doubt.text}"),
     "mls_new_device": (

@@ -17,7 +17,7 @@ from typing import Self
 
 from ..client import open_key_package
 from ..delivery import DeviceDirectory
-from ..errors import DeliveryError, InvalidError, MalformedError, PeerError
+from ..errors import DeliveryError, InvalidError, MalformedError, PeerError, suite_name
 from ..identity import ClientIdentity
 from ..mls.structures import key_package
 from ..mls.tree.leaf_validation import GroupRequirements, LeafRules, VerifiedKeyPackage
@@ -108,7 +108,7 @@ def verify_item(
     :raises PeerError: it is not acceptable, or does not match its item id and attributes
     """
     if item.suite != requirements.suite.id:
-        raise InvalidError(f"a KeyPackage for cipher suite {item.suite}", "RFC 9420 10.1")
+        raise InvalidError(f"a KeyPackage for cipher suite {suite_name(item.suite)}", "RFC 9420 10.1")
     package = open_key_package(item.data, account, requirements, rules)
     if package.reference.hex() != item.ref:
         raise InvalidError("a KeyPackage under another one's reference", "RFC 9420 5.2")

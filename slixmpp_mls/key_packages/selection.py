@@ -17,7 +17,7 @@ from functools import partial
 from ..authentication import AuthenticationService
 from ..authentication.callbacks import Recent
 from ..client import RoomGroup
-from ..errors import DeliveryError, NotPermitted, Refused, StoreError
+from ..errors import DeliveryError, NotPermitted, Refused, StoreError, suite_name
 from ..identity import ClientIdentity, normal_forms
 from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.structures.credential import type_of
@@ -171,7 +171,7 @@ async def _find(context: Context, group: RoomGroup, wanted: str, found: Candidat
             found.unvouched[client] = ground
     for client in known:
         if client not in packages:  # it is listed or claims to exist: no report would mean that it has been added
-            reasons = refusals.get(client) or {f"it has no KeyPackage for cipher suite {suite}"}
+            reasons = refusals.get(client) or {f"it has no KeyPackage for cipher suite {suite_name(suite)}"}
             chosen.skipped[str(client)] = "; ".join(sorted(reasons)[:3])
     found.packages |= chosen.packages
     found.skipped |= chosen.skipped
@@ -181,7 +181,7 @@ async def _find(context: Context, group: RoomGroup, wanted: str, found: Candidat
         found.failed[wanted] = "all of its devices are in the group"
         return
     reasons = {*chosen.skipped.values(), *(refusals.get(None, ()) if not only else ())}
-    lacking = "no KeyPackages of this device" if only else f"no KeyPackage for cipher suite {suite}"
+    lacking = "no KeyPackages of this device" if only else f"no KeyPackage for cipher suite {suite_name(suite)}"
     found.failed[wanted] = "; ".join(sorted(reasons)[:3]) or lacking
 
 

@@ -79,7 +79,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..errors import MalformedError, PeerError, PolicyViolation
+from ..errors import MalformedError, PeerError, PolicyViolation, suite_name
 from ..mls.group.commit_effects import Effects, ExtensionsChange, MemberChange
 from ..mls.structures.credential import X509Credential
 from ..mls.structures.extensions import Extensions
@@ -251,7 +251,9 @@ def _check_context(
     if new.conversation != old.conversation or (old.conversation and new.administrators != old.administrators):
         raise PolicyViolation("conversation", "a conversation would become another one", judged.name(wisher))
     if not (new.allows_suite(suite) and old.allows_suite(suite)):  # dropping the demand and using that are two steps
-        raise PolicyViolation("post-quantum", f"cipher suite {suite} is not post-quantum", judged.name(wisher))
+        raise PolicyViolation(
+            "post-quantum", f"cipher suite {suite_name(suite)} is not post-quantum", judged.name(wisher)
+        )
     if not any(map(after.has_say, new.administrators)):
         raise PolicyViolation(
             "administrator", "the policy would leave no administrator in the group", judged.name(wisher)

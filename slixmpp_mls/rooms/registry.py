@@ -33,6 +33,7 @@ from ..errors import (
     RoomUnsuitable,
     SuiteUnsupported,
     UsageError,
+    suite_name,
 )
 from ..key_packages.cipher_suite_choice import Negotiation, negotiate, read_offers
 from ..key_packages.selection import Candidates
@@ -267,7 +268,7 @@ class Rooms:
             allowed = (each for each in device.suites if policy is None or policy.allows_suite(each))
             suite = next(allowed, device.suites[0])
         if policy is not None and not policy.allows_suite(suite):
-            raise UsageError(f"the policy demands a post-quantum cipher suite, which {suite} is not")
+            raise UsageError(f"the policy demands a post-quantum cipher suite, which {suite_name(suite)} is not")
         own = device.credential(CipherSuite.get(suite))
         if policy is not None and not policy.accepts(own):
             raise UsageError("the policy demands X.509 credentials, and this device has no certificate")

@@ -417,7 +417,7 @@ def test_inspect_says_that_a_suite_is_unknown() -> None:
     package = replace(bundle("alice").key_package, cipher_suite=0x0A0A)
     result = CliRunner().invoke(app, ["inspect"], input=MLSMessage.wrap(package))
     assert result.exit_code == 0
-    assert "2570: cipher suite 0x0a0a is not supported" in result.stderr
+    assert "2570: cipher suite 0x0A0A is not supported" in result.stderr
 
 
 @pytest.mark.parametrize("nonsense", ["", "zz zz", "AAEC", "<a/>", "<!DOCTYPE a><a/>", "0001"])

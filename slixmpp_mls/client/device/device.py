@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ...errors import InvalidError, UsageError
+from ...errors import InvalidError, UsageError, suite_name
 from ...identity import ClientIdentity, new_device_id
 from ...mls.crypto.cipher_suite import CipherSuite, Random, SignaturePrivateKey
 from ...mls.parameters import Parameters
@@ -198,7 +198,7 @@ class Device:
         """
         key = self._signature_keys.get(suite.signature_scheme)
         if key is None:
-            raise InvalidError(f"cipher suite {suite.id} is not one of ours")
+            raise InvalidError(f"cipher suite {suite_name(suite.id)} is not one of ours")
         return key
 
     def signature_keys(self) -> dict[int, bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from ...errors import UsageError
+from ...errors import UsageError, suite_name
 from ...mls.crypto.cipher_suite import CipherSuite
 from ...mls.group.group import Group
 from ...mls.parameters import DAY
@@ -81,7 +81,7 @@ class Lifecycle:
         if policy.room != state.room:
             raise UsageError(f"a policy for {policy.room}, not for {state.room}")
         if not policy.allows_suite(suite):
-            raise UsageError(f"the policy demands a post-quantum cipher suite, which {suite} is not")
+            raise UsageError(f"the policy demands a post-quantum cipher suite, which {suite_name(suite)} is not")
         if not policy.accepts(device.credential(CipherSuite.get(suite))):
             raise UsageError("the policy demands X.509 credentials, and this device has no certificate for the suite")
         bundle = device.key_packages.make(CipherSuite.get(suite), now)

@@ -35,7 +35,7 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import (
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from pyhpke import AEADId, KDFId
 
-from ...errors import InvalidError
+from ...errors import InvalidError, suite_name
 from .. import registry
 from ..registry import CipherSuiteId
 from ..tls import encode_varint
@@ -106,10 +106,10 @@ class CipherSuite:
         """
         suite = _SUITES.get(number)
         if suite is None:
-            raise InvalidError(f"cipher suite {number:#06x} is not supported", "RFC 9420 17.1")
+            raise InvalidError(f"cipher suite {suite_name(number)} is not supported", "RFC 9420 17.1")
         if lacking := suite._lacking():
             raise InvalidError(
-                f"cipher suite {number:#06x} is not supported: {backend.openssl_version_text()} lacks {lacking}",
+                f"cipher suite {suite_name(number)} is not supported: {backend.openssl_version_text()} lacks {lacking}",
                 "draft-ietf-mls-pq-ciphersuites",
             )
         return suite

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ...client import GroupChanged
-from ...errors import DeliveryError, MLSError, NotPermitted, SuiteUnsupported, UsageError
+from ...errors import DeliveryError, MLSError, NotPermitted, SuiteUnsupported, UsageError, suite_name
 from ...identity import ClientIdentity
 from ...key_packages.cipher_suite_choice import negotiate, read_offers
 from ...mls.crypto.cipher_suite import CipherSuite
@@ -134,7 +134,7 @@ class Reinitializer:
         if not group.policy.permits(group.policy.may_change_policy, device.identity.account, group.roster):
             raise NotPermitted("the group's policy does not let us change its cipher suite")
         if suite is not None and suite not in device.suites:
-            raise UsageError(f"cipher suite {suite} is not one of ours")
+            raise UsageError(f"cipher suite {suite_name(suite)} is not one of ours")
         while True:
             before, members = group.mls.group_id, frozenset(group.roster.clients())
             asked = await self._best() if suite is None else suite
@@ -203,7 +203,7 @@ class Reinitializer:
         if self._group.continuation.reinit != asked or self._group.continuation.waits:
             return  # another member was faster
         if lacking:
-            self._delayed(f"no usable KeyPackage for cipher suite {asked.cipher_suite}", tuple(lacking))
+            self._delayed(f"no usable KeyPackage for cipher suite {suite_name(asked.cipher_suite)}", tuple(lacking))
             return
         draft = self._group.continuation.draft(packages, self._context.now)
         await self._parts.until_stored(partial(self._committer.send_creation, draft))
@@ -215,7 +215,7 @@ class Reinitializer:
         """A KeyPackage of each other member, and the members without one."""
         device, suite = self._context.device, asked.cipher_suite
         if suite not in device.suites:
-            raise DeliveryError(f"this device does not support cipher suite {suite}")
+            raise DeliveryError(f"this device does not support cipher suite {suite_name(suite)}")
         accounts = sorted(self._group.roster.accounts())
         offers = await read_offers(self._context, accounts, (suite,), asked.extensions)
         packages: list[KeyPackage] = []

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from pyhpke import AEADId, KDFId
 
-from slixmpp_mls.errors import InvalidError
+from slixmpp_mls.errors import InvalidError, SuiteUnsupported, suite_name
 from slixmpp_mls.mls.crypto import kem, post_quantum
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.crypto.hpke import HPKE, HPKECiphertext, HPKEPrivateKey
@@ -172,6 +172,13 @@ def test_what_openssl_lacks_is_refused(lacks: str, named: str, gone: set[int], m
         else:
             assert CipherSuite.get(number).id == number
     assert not CipherSuite.is_supported(0xF003)
+
+
+def test_errors_write_numbers_as_documents_do() -> None:
+    assert [suite_name(number) for number in (1, 7, 0xF001, CipherSuiteId(0xF00B))] == ["1", "7", "0xF001", "0xF00B"]
+    assert "cipher suite 0xF001 is not supported by bob" in str(SuiteUnsupported(0xF001, ["bob"]))
+    with pytest.raises(InvalidError, match="cipher suite 0xF003 is not supported"):
+        CipherSuite.get(0xF003)
 
 
 # --- keys and KEM outputs of wrong form ---
