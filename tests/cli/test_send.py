@@ -129,25 +129,25 @@ def capitals(jid: str) -> str:
     return jid[0].upper() + jid[1:]
 
 
-async def test_a_cron_line(server: DevServer, account: Account, connect: Connect, tmp_path: Path) -> None:
-    alice, ci = await reader(connect, server, tmp_path), str(await account(server, "ci"))
-    room = f"{unique('builds')}@{server.rooms}"
+async def test_a_cron_line(prosody: DevServer, account: Account, connect: Connect, tmp_path: Path) -> None:
+    alice, ci = await reader(connect, prosody, tmp_path), str(await account(prosody, "ci"))
+    room = f"{unique('builds')}@{prosody.rooms}"
     first = ["Build 1 failed", "--create", "--add", capitals(alice.jid)]
-    await send(server, ci, capitals(room), *first, folder=tmp_path)
+    await send(prosody, ci, capitals(room), *first, folder=tmp_path)
     await alice.hears("Build 1 failed")
-    await send(server, ci, room, *first[:1], folder=tmp_path)
+    await send(prosody, ci, room, *first[:1], folder=tmp_path)
     await alice.hears("Build 1 failed")
 
     # From standard input, as one message; nothing to say is no error.
-    async with sending(server, ci, room, folder=tmp_path) as program:
+    async with sending(prosody, ci, room, folder=tmp_path) as program:
         for line in ("\x1b[31mERROR\x1b[0m in red", "third line"):
             await program.type(line)
         assert program.process.stdin is not None
         program.process.stdin.write(b"caf\xe9 in latin-1\n")
         assert await program.ends() == 0, program.output
     await alice.hears("ERROR in red\nthird line\ncaf\ufffd in latin-1")
-    assert await send(server, ci, room, folder=tmp_path, XMPP_PORT="1") == ""
-    async with sending(server, ci, room, "--lines", folder=tmp_path) as program:
+    assert await send(prosody, ci, room, folder=tmp_path, XMPP_PORT="1") == ""
+    async with sending(prosody, ci, room, "--lines", folder=tmp_path) as program:
         for line in ("one", "", "two", "three"):
             await program.type(line)
         assert await program.ends() == 0, program.output

@@ -35,9 +35,9 @@ async def listed(person: Person, folder: Path, *more: str) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(900)  # a dozen programs, which start slowly beside other tests
-async def test_a_device_is_listed_named_let_in_and_retired(server: DevServer, cast: Cast, tmp_path: Path) -> None:
-    room, (phone, bob) = await cast.meet(server, "alice", "bob")
-    laptop = await cast.person(server, phone.jid, label="Laptop", key_packages=5)
+async def test_a_device_is_listed_named_let_in_and_retired(prosody: DevServer, cast: Cast, tmp_path: Path) -> None:
+    room, (phone, bob) = await cast.meet(prosody, "alice", "bob")
+    laptop = await cast.person(prosody, phone.jid, label="Laptop", key_packages=5)
     name = laptop.mls.device_id
     await phone.next("mls_new_device")
     await phone.log_out()

@@ -8,7 +8,7 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -21,7 +21,7 @@ from slixmpp_mls.devserver import DevServer
 __all__ = ["Figures", "Soak", "SoakFailed", "compare"]
 
 _PROGRAM = "tests.soak.bot"
-_PATIENCE = 60.0  # seconds for one thing that is to be done; what takes longer is given up, and counted
+_PATIENCE = 120.0  # seconds for one thing that is to be done; what takes longer is given up, and counted
 _PEACE = 120.0  # seconds in which all must come to agree once nothing disturbs them any more
 _WEIGHTS = {"say": 60, "update": 8, "join": 25, "leave": 3, "remove": 3, "kill": 8, "cut": 8, "stop": 2}
 _SERVER_EVERY = 60.0  # seconds between two restarts of the server, about
@@ -124,14 +124,16 @@ class Soak:
             "stop": self._stop,
         }
 
-    async def run(self, seconds: float) -> Figures:
+    async def run(self, seconds: float, at_least: Collection[str] = ()) -> Figures:
         """All of it.
 
+        :param seconds: of disturbance
+        :param at_least: it goes on until each of these has been done, too
         :raises SoakFailed: something is not as it must be in the end
         """
         try:
             await self._begin()
-            await self._disturb(seconds)
+            await self._disturb(seconds, at_least)
             await self._settle()
         finally:
             await asyncio.gather(*(person.process.kill() for person in self._people))
@@ -153,12 +155,12 @@ class Soak:
             for person in others:
                 await self._join(person)
 
-    async def _disturb(self, seconds: float) -> None:
+    async def _disturb(self, seconds: float, at_least: Collection[str]) -> None:
         end = time.monotonic() + seconds
         every = min(_SERVER_EVERY, seconds / 2)
         server_at = time.monotonic() + every * self._random.uniform(0.3, 0.7)
         names, weights = list(_WEIGHTS), list(_WEIGHTS.values())
-        while (now := time.monotonic()) < end:
+        while (now := time.monotonic()) < end or not all(self.figures.done[name] for name in at_least):
             await asyncio.sleep(self._random.uniform(0.02, 0.3))
             for person in self._people:
                 if person.down_until is not None and person.down_until < now:
