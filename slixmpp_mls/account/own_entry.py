@@ -160,12 +160,21 @@ class OwnEntry:
         self._mended = 1 if calm else self._mended + 1
         self._not_before = now + min(CALM, PAUSE * 2 ** (self._mended - 1))
         await self.publish()
-        if self._context.device.identity.device not in (await read_devices(node)).devices:
-            raise NodeUnusable(node.node, "it does not keep our item")
+        if not await self._is_listed():
+            # A new node of some servers keeps one item until it is configured.  Another device of ours that mends it at
+            # the same moment may have replaced ours.
+            await node.check()
+            await self.publish()
+            if not await self._is_listed():
+                raise NodeUnusable(node.node, "it does not keep our item")
         if self._mended > TOO_OFTEN:
             raise NodeUnusable(
                 node.node, f"our item has been lost {self._mended} times, a short time each after another"
             )
+
+    async def _is_listed(self) -> bool:
+        listed = await read_devices(self._context.devices)
+        return self._context.device.identity.device in listed.devices
 
     def note_retired(self, marker: RetiredDevice) -> DeviceRetired:
         """Record permanently that our account has retired this device.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from xml.etree.ElementTree import Element
 
 import pytest
 
@@ -12,7 +13,7 @@ from slixmpp_mls.account.device_list import read_devices
 from slixmpp_mls.account.events import DeviceConflict, NewStore
 from slixmpp_mls.account.own_entry import OwnEntry
 from slixmpp_mls.client import Device as FreshDevice
-from slixmpp_mls.errors import DeviceRetired, NotPermitted
+from slixmpp_mls.errors import DeviceRetired, NodeUnusable, NotPermitted
 from slixmpp_mls.identity import fingerprint
 from slixmpp_mls.stanza import Device, RetiredDevice
 from slixmpp_mls.stanza.elements import Key
@@ -106,6 +107,38 @@ async def test_retired() -> None:
     client.devices.error = NotPermitted("nobody is asked any more")
     with pytest.raises(DeviceRetired):
         await OwnEntry(Client(client.person, client).context).check()
+
+
+@pytest.mark.parametrize("configured", [True, False])
+async def test_an_item_that_another_device_of_ours_displaces_is_published_again_once_the_node_is_configured(
+    monkeypatch: pytest.MonkeyPatch, configured: bool
+) -> None:
+    """The account's node was lost, and two devices mend it at once; a new node of ejabberd's keeps one item."""
+    client, own = entry()
+    await own.publish()
+    node, name, keeps = client.context.devices, client.device.identity.device, 1
+    client.devices.of.clear()
+    publish = node.publish
+
+    async def into_a_new_node(item_id: str, element: Element) -> None:
+        await publish(item_id, element)
+        if keeps == 1:
+            put(client, Device("bb" * 8, FOREIGN))
+            del client.devices.of[ALICE][item_id]
+
+    async def check() -> bool:
+        nonlocal keeps
+        keeps = 100 if configured else 1
+        return False
+
+    monkeypatch.setattr(node, "publish", into_a_new_node)
+    monkeypatch.setattr(node, "check", check)
+    if configured:
+        await own.mend()
+        assert set(client.devices.of[ALICE]) == {name, "bb" * 8}
+    else:
+        with pytest.raises(NodeUnusable, match="does not keep our item"):
+            await own.mend()
 
 
 @pytest.mark.parametrize("replace_same_label", [False, True])

@@ -15,6 +15,7 @@ from xml.etree.ElementTree import Element
 import pytest
 from slixmpp import JID
 
+from slixmpp_mls.account import devices
 from slixmpp_mls.delivery import PEPNode, Stream, Unarchived
 from slixmpp_mls.delivery.forms import submission
 from slixmpp_mls.delivery.key_packages import NODE_LIMIT
@@ -79,7 +80,10 @@ async def test_nodes_are_mended_and_the_account_can_be_added(server: DevServer, 
     assert sum(change.published for change in changes) >= (6 if harm is delete else 3)
 
 
-async def test_two_devices_do_not_fight_over_a_lost_node(server: DevServer, cast: Cast) -> None:
+async def test_two_devices_do_not_fight_over_a_lost_node(
+    server: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "RETRY", 1.0)
     alice, jid = await cast.person(server, "alice"), await cast.account(server, "bot")
     one, two = await cast.person(server, jid), await cast.person(server, jid)
     await one.until(lambda: one.got("mls_new_device"))
