@@ -16,7 +16,7 @@ from rich.console import Console
 from slixmpp_mls.devserver import DevServer, Ejabberd, Prosody
 from slixmpp_mls.mls.crypto import ed25519
 
-from . import joining, peers, report
+from . import joining, peers, report, restarting
 from . import suites as suite_costs
 from .core import Result, run
 from .imports import LATE, measure
@@ -120,6 +120,20 @@ def join(
         for each in joining.measure(_numbers(sizes), progress):
             joins.append(each)
     joining.print_table(joins, Console())
+
+
+@application.command()
+def restart(
+    rooms: Annotated[int, typer.Option(help="Rooms that the client is in.")] = 1,
+    members: Annotated[str, typer.Option(help="Members of each of them, with commas.")] = "1000,10000",
+) -> None:
+    """Measure a restart: from the store to the first Commit of another member.
+
+    Example: `python -m benchmarks restart --rooms 200 --members 1000`
+    """
+    with _progress() as progress:
+        restarts = [each for size in _numbers(members) for each in restarting.measure(rooms, size, progress)]
+    restarting.print_table(restarts, Console(width=120))
 
 
 @application.command()

@@ -38,12 +38,12 @@ NOW = 1_800_000_000
 _GROUP_ID = b"benchmark" + bytes(23)
 
 
-def bundle(suite: CipherSuite, number: int) -> KeyPackageBundle:
-    """A KeyPackage of somebody."""
+def bundle(suite: CipherSuite, number: int, supported: tuple[int, ...] = ()) -> KeyPackageBundle:
+    """A KeyPackage of somebody who supports these extensions."""
     own = OwnLeaf(
         BasicCredential(f"member{number}@bench.example/{number:016x}".encode()),
         suite.generate_signature_key(),
-        capabilities(random=None),
+        capabilities(extensions=supported, random=None),
     )
     return create_key_package(suite, own, Lifetime(NOW - 3600, NOW + 86400))
 
@@ -95,9 +95,12 @@ def applied(group: object, staged: StagedCommit) -> Group:
     return group.apply(staged, now=NOW)
 
 
-def full_group(suite: CipherSuite, size: int, seats: tuple[int, ...]) -> list[Group]:
+def full_group(
+    suite: CipherSuite, size: int, seats: tuple[int, ...], extensions: tuple[Extension, ...] = ()
+) -> list[Group]:
     """A group with a key in every parent node, as the members at these leaves see it."""
-    bundles = [bundle(suite, number) for number in range(size)]
+    supported = tuple(each.extension_type for each in extensions)
+    bundles = [bundle(suite, number, supported) for number in range(size)]
     tree = RatchetTree.single(suite, bundles[0].key_package.leaf_node)
     tree, _ = tree.apply({}, (), [each.key_package.leaf_node for each in bundles[1:]])
     keys: dict[NodeIndex, HPKEPrivateKey] = {}
@@ -105,7 +108,7 @@ def full_group(suite: CipherSuite, size: int, seats: tuple[int, ...]) -> list[Gr
         renewed = renew_path(tree, LeafIndex(number), each.key_package.leaf_node, each.signature_key, _GROUP_ID)
         tree = renewed.tree
         keys.update(renewed.private.keys)
-    context = GroupContext(1, suite.id, _GROUP_ID, 7, tree.tree_hash(), os.urandom(suite.hash_length), ())
+    context = GroupContext(1, suite.id, _GROUP_ID, 7, tree.tree_hash(), os.urandom(suite.hash_length), extensions)
     epoch = epoch_from_secret(suite, os.urandom(suite.hash_length))
     public = PublicState(context, tree, os.urandom(suite.hash_length), os.urandom(suite.hash_length))
     groups = []

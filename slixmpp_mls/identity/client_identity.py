@@ -33,8 +33,9 @@ from ipaddress import IPv6Address
 from typing import Self
 
 from ..errors import InvalidError, UsageError
-from ..mls.structures.credential import AnyCredential, BasicCredential, X509Credential, type_of
+from ..mls.structures.credential import AnyCredential, BasicCredential, Credential, X509Credential, type_of
 from ..mls.structures.leaf_node import LeafNode
+from ..mls.tls import codec_of
 from .certificates import end_entity, load_certificate, xmpp_addresses
 
 __all__ = [
@@ -42,6 +43,8 @@ __all__ = [
     "normal_form", "normal_forms", "typed_address",
 ]  # fmt: skip
 
+_credential = codec_of(Credential)
+_USUAL = 256  # octets of a credential that is remembered
 MAX_PART = 1023  # octets of a localpart or a domainpart, RFC 7622 3.1
 SECTION = "urn:xmpp:mls:0 identity"
 
@@ -95,15 +98,14 @@ class ClientIdentity:
         return self.account, str(self)
 
     @classmethod
-    def from_credential(cls, credential: AnyCredential) -> Self:
+    def from_credential(cls, credential: AnyCredential) -> ClientIdentity:
         """The client that a credential claims to be; the Authentication Service checks the claim.
 
         :raises InvalidError: no name of a client in normal form, or a type of credential that is not supported
         """
         try:
             if isinstance(credential, X509Credential):
-                named = _named_in(end_entity(credential))
-                return cls(named.account, named.device)
+                return _named_in(end_entity(credential))
             if isinstance(credential, BasicCredential):
                 account, _, device = credential.identity.decode().partition("/")
                 return cls(account, device)
@@ -130,12 +132,26 @@ class ClientIdentity:
         raise InvalidError("a certificate does not name one account and one device of it", SECTION)
 
     @classmethod
-    def from_leaf(cls, leaf: LeafNode) -> Self:
+    def from_encoded(cls, credential: bytes) -> ClientIdentity:
+        """The same from the credential's octets, with its type; one object for all rooms, as far as it is remembered.
+
+        :raises MalformedError: they do not parse
+        :raises InvalidError: see :meth:`from_credential`
+        """
+        return (_claimed_in if len(credential) <= _USUAL else _claimed_in.__wrapped__)(credential)
+
+    @classmethod
+    def from_leaf(cls, leaf: LeafNode) -> ClientIdentity:
         """The client that a leaf claims to be.
 
         :raises InvalidError: see :meth:`from_credential`
         """
         return cls.from_credential(leaf.credential)
+
+
+@lru_cache(maxsize=16384)  # some megabytes; the same people are in several rooms
+def _claimed_in(credential: bytes) -> ClientIdentity:
+    return ClientIdentity.from_credential(_credential.decode(credential))
 
 
 @lru_cache(maxsize=1024)

@@ -2,13 +2,17 @@
 
 A :class:`Roster` is an immutable value.  It is built once from the tree and follows it by the
 :class:`~slixmpp_mls.mls.group.commit_effects.Effects` of each Commit.  The cost of an update depends on the number of
-changes, not on the number of members.  Its structure enforces the two rules of identity: a client has at most one leaf,
-and a leaf belongs to the same client as long as it exists.
+changes, not on the number of members.  The roster of a group that comes from the store is built when it is first asked,
+so that a client with many rooms starts soon (:meth:`Roster.later`).
+
+Its structure enforces the two rules of identity: a client has at most one leaf, and a leaf belongs to the same client
+as long as it exists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from immutables import Map, MapMutation
 
@@ -17,28 +21,31 @@ from ..identity import ClientIdentity
 from ..mls.group.commit_effects import Effects
 from ..mls.structures.framing import MemberSender
 from ..mls.structures.leaf_node import LeafNode
+from ..mls.structures.leaf_outline import LeafOutline
+from ..stanza.code_points import NEWCOMER
 from .proofs import is_newcomer
 
 __all__ = ["Roster"]
 
 
+class _Maps(NamedTuple):
+    """The contents of a roster."""
+
+    clients: Map[int, ClientIdentity]
+    leaves: Map[ClientIdentity, int]
+    accounts: Map[str, tuple[int, ...]]
+    newcomers: Map[int, None]
+
+
 class Roster:
     """The clients in a group, by leaf index, by identity and by account."""
 
-    __slots__ = ("_accounts", "_clients", "_leaves", "_newcomers")
+    __slots__ = ("_made", "_source")
 
-    def __init__(
-        self,
-        clients: Map[int, ClientIdentity],
-        leaves: Map[ClientIdentity, int],
-        accounts: Map[str, Map[int, str]],
-        newcomers: Map[int, None],
-    ) -> None:
-        """Use :meth:`of` instead."""
-        self._clients = clients
-        self._leaves = leaves
-        self._accounts = accounts  # account -> leaf -> device
-        self._newcomers = newcomers
+    def __init__(self, made: _Maps | None, source: Callable[[], _Maps] | None = None) -> None:
+        """Use :meth:`of` or :meth:`later` instead."""
+        self._made = made
+        self._source = source
 
     @classmethod
     def of(cls, members: Iterable[tuple[int, LeafNode]]) -> Roster:
@@ -50,50 +57,76 @@ class Roster:
         return cls.of_clients((index, ClientIdentity.from_leaf(leaf), is_newcomer(leaf)) for index, leaf in members)
 
     @classmethod
+    def later(cls, outlines: Callable[[], Iterable[tuple[int, LeafOutline]]]) -> Roster:
+        """Build the roster of a group that was accepted before, when it is first asked for something.
+
+        :param outlines: all leaves of a group, as :meth:`RatchetTree.outlines` returns them
+        """
+
+        def clients() -> Iterator[tuple[int, ClientIdentity, bool]]:
+            for index, leaf in outlines():
+                yield index, ClientIdentity.from_encoded(leaf.credential), NEWCOMER in leaf.extension_types()
+
+        return cls(None, lambda: cls.of_clients(clients())._maps)
+
+    @classmethod
     def of_clients(cls, clients: Iterable[tuple[int, ClientIdentity, bool]]) -> Roster:
         """Build the roster from the leaf index of each client, and whether it is a newcomer.
 
         :raises PolicyViolation: two leaves are the same client
         :raises UsageError: two clients have the same leaf
         """
-        draft = _Draft(cls(Map(), Map(), Map(), Map()))
+        draft = _Draft(_Maps(Map(), Map(), Map(), Map()))
+        add = draft.add
         for index, client, newcomer in clients:
-            draft.add(index, client, newcomer)
+            add(index, client, newcomer)
         return draft.finish()
 
+    @property
+    def _maps(self) -> _Maps:
+        if self._made is None:
+            assert self._source is not None
+            self._made, self._source = self._source(), None
+        return self._made
+
     def __repr__(self) -> str:
-        return f"<Roster: {len(self._clients)} clients of {len(self._accounts)} accounts>"
+        if self._made is None:
+            return "<Roster: not asked yet>"
+        return f"<Roster: {len(self._made.clients)} clients of {len(self._made.accounts)} accounts>"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Roster) and self._clients == other._clients and self._newcomers == other._newcomers
+        if not isinstance(other, Roster):
+            return False
+        mine, others = self._maps, other._maps
+        return mine.clients == others.clients and mine.newcomers == others.newcomers
 
     __hash__ = None  # type: ignore[assignment]
 
     def __len__(self) -> int:
         """The number of clients in the group."""
-        return len(self._clients)
+        return len(self._maps.clients)
 
     def at(self, index: int) -> ClientIdentity:
         """The client at a leaf.
 
         :raises UsageError: there is none, so this is the roster of another epoch
         """
-        client = self._clients.get(index)
+        client = self._maps.clients.get(index)
         if client is None:
             raise UsageError(f"the roster has nobody at leaf {index}")
         return client
 
     def leaf_of(self, client: ClientIdentity) -> int | None:
         """The leaf index of a client; None if it has no leaf."""
-        return self._leaves.get(client)
+        return self._maps.leaves.get(client)
 
     def has(self, account: str) -> bool:
         """Whether the account has a client in the group."""
-        return account in self._accounts
+        return account in self._maps.accounts
 
     def is_newcomer(self, index: int) -> bool:
         """Whether a leaf joined without proof and has not been confirmed by an Add; see :mod:`.proofs`."""
-        return index in self._newcomers
+        return index in self._maps.newcomers
 
     def counts(self, index: int) -> bool:
         """Whether the client at a leaf has the rights of a member.
@@ -101,27 +134,28 @@ class Roster:
         A newcomer has them only while all members are newcomers.  Otherwise a group would be locked when all other
         members leave.
         """
-        return index not in self._newcomers or len(self._newcomers) == len(self._clients)
+        maps = self._maps
+        return index not in maps.newcomers or len(maps.newcomers) == len(maps.clients)
 
     def has_say(self, account: str) -> bool:
         """Whether the account has a client in the group with the rights of a member."""
-        return any(map(self.counts, self._accounts.get(account, ())))
+        return any(map(self.counts, self._maps.accounts.get(account, ())))
 
     def leaves_of(self, account: str) -> tuple[int, ...]:
         """The leaves of an account's clients, in ascending order."""
-        return tuple(sorted(self._accounts.get(account, ())))
+        return self._maps.accounts.get(account, ())
 
     def clients_of(self, account: str) -> int:
         """The number of an account's clients in the group."""
-        return len(self._accounts.get(account, ()))
+        return len(self._maps.accounts.get(account, ()))
 
     def clients(self) -> Iterator[ClientIdentity]:
         """All clients, in no particular order."""
-        return iter(self._leaves)
+        return iter(self._maps.leaves)
 
     def accounts(self) -> Iterator[str]:
         """All accounts that have a client in the group, each once, in no particular order."""
-        return iter(self._accounts)
+        return iter(self._maps.accounts)
 
     def after(self, effects: Effects) -> Roster:
         """The roster after a Commit.  This roster does not change.
@@ -130,7 +164,7 @@ class Roster:
         :raises PolicyViolation: a client would have two leaves, or a leaf would become another client's
         :raises UsageError: `effects` does not belong to this roster's epoch
         """
-        draft = _Draft(self)
+        draft = _Draft(self._maps)
         for change in effects.removed:
             draft.remove(change.index, self.at(change.index))
         for change in effects.updated:
@@ -152,11 +186,18 @@ class Roster:
 class _Draft:
     """A mutable roster, from which the next one is built."""
 
-    def __init__(self, roster: Roster) -> None:
-        self._clients: MapMutation[int, ClientIdentity] = roster._clients.mutate()
-        self._leaves: MapMutation[ClientIdentity, int] = roster._leaves.mutate()
-        self._accounts: MapMutation[str, Map[int, str]] = roster._accounts.mutate()
-        self._newcomers: MapMutation[int, None] = roster._newcomers.mutate()
+    def __init__(self, maps: _Maps) -> None:
+        self._clients: MapMutation[int, ClientIdentity] = maps.clients.mutate()
+        self._leaves: MapMutation[ClientIdentity, int] = maps.leaves.mutate()
+        self._newcomers: MapMutation[int, None] = maps.newcomers.mutate()
+        self._accounts = maps.accounts
+        self._changed: dict[str, set[int]] = {}  # leaves of the accounts with a change
+
+    def _leaves_of(self, account: str) -> set[int]:
+        leaves = self._changed.get(account)
+        if leaves is None:
+            leaves = self._changed[account] = set(self._accounts.get(account, ()))
+        return leaves
 
     def add(self, index: int, client: ClientIdentity, newcomer: bool, proposer: ClientIdentity | None = None) -> None:
         if client in self._leaves:
@@ -167,17 +208,20 @@ class _Draft:
         self._leaves[client] = index
         if newcomer:
             self._newcomers[index] = None
-        self._accounts[client.account] = self._accounts.get(client.account, Map()).set(index, client.device)
+        self._leaves_of(client.account).add(index)
 
     def remove(self, index: int, client: ClientIdentity) -> None:
         del self._clients[index]
         self._newcomers.pop(index, None)
         del self._leaves[client]
-        left = self._accounts[client.account].delete(index)
-        if left:
-            self._accounts[client.account] = left
-        else:
-            del self._accounts[client.account]
+        self._leaves_of(client.account).remove(index)
 
     def finish(self) -> Roster:
-        return Roster(self._clients.finish(), self._leaves.finish(), self._accounts.finish(), self._newcomers.finish())
+        accounts = self._accounts.mutate()
+        for account, leaves in self._changed.items():
+            if leaves:
+                accounts[account] = tuple(sorted(leaves))
+            else:
+                accounts.pop(account, None)
+        maps = _Maps(self._clients.finish(), self._leaves.finish(), accounts.finish(), self._newcomers.finish())
+        return Roster(maps)

@@ -8,13 +8,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slixmpp_mls.errors import InvalidError, PolicyViolation, UsageError
+from slixmpp_mls.errors import InvalidError, MalformedError, PolicyViolation, UsageError
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls.group.commit_effects import ChangeKind, Effects, MemberChange
-from slixmpp_mls.mls.structures.credential import BasicCredential
+from slixmpp_mls.mls.structures.credential import BasicCredential, type_of
+from slixmpp_mls.mls.structures.extensions import Extension
 from slixmpp_mls.mls.structures.framing import MemberSender
-from slixmpp_mls.mls.structures.leaf_node import Capabilities, LeafNode, UpdateSource
+from slixmpp_mls.mls.structures.leaf_node import (
+    Capabilities,
+    CommitSource,
+    KeyPackageSource,
+    LeafNode,
+    Lifetime,
+    UpdateSource,
+)
+from slixmpp_mls.mls.structures.leaf_outline import LeafOutline
+from slixmpp_mls.policy.proofs import is_newcomer
 from slixmpp_mls.policy.roster import Roster
+from slixmpp_mls.stanza.code_points import NEWCOMER
 
 ACCOUNTS = ("a@x", "b@x", "c@x")
 CLIENTS = [ClientIdentity(account, device) for account in ACCOUNTS for device in "12"]
@@ -42,6 +53,59 @@ def updated(index: int, before: ClientIdentity, after: ClientIdentity) -> Member
 
 def roster_of(clients: Mapping[int, ClientIdentity]) -> Roster:
     return Roster.of((index, leaf(client)) for index, client in clients.items())
+
+
+@given(
+    st.sampled_from(CLIENTS),
+    st.sampled_from(
+        [UpdateSource(), CommitSource(bytes(32)), CommitSource(bytes(300)), KeyPackageSource(Lifetime(1, 2**63))]
+    ),
+    st.lists(st.sampled_from([Extension(5, bytes(100)), Extension(NEWCOMER, b"\0"), Extension(1, b"")]), max_size=3),
+    st.lists(st.integers(0, 2**16 - 1), max_size=40).map(tuple),
+)
+def test_a_roster_from_the_store_is_the_same(
+    client: ClientIdentity,
+    source: UpdateSource | CommitSource | KeyPackageSource,
+    extensions: list[Extension],
+    numbers: tuple[int, ...],
+) -> None:
+    """It is made of outlines, when it is first asked, and never again."""
+    capabilities = Capabilities((1,), numbers, (), numbers)
+    node = LeafNode(b"e" * 70, b"s" * 32, client.credential(), capabilities, source, tuple(extensions), b"signature")
+    asked = []
+
+    def outlines() -> list[tuple[int, LeafOutline]]:
+        asked.append(1)
+        return [(7, LeafOutline.of(node.encode()))]
+
+    later = Roster.later(outlines)
+    assert not asked
+    assert later.leaf_of(client) == 7
+    assert later == Roster.of([(7, node)])
+    assert later.is_newcomer(7) is is_newcomer(node)
+    assert asked == [1]
+    outline = LeafOutline.of(node.encode())
+    assert (outline.encryption_key, outline.signature_key) == (node.encryption_key, node.signature_key)
+    assert Capabilities.decode(outline.capabilities) == capabilities
+    assert outline.credential_type == type_of(node.credential)
+
+
+@given(st.binary(max_size=60), st.integers(0, 60))
+def test_equal_capabilities_are_one_object(octets: bytes, end: int) -> None:
+    """And what does not parse, or goes beyond its end, is refused as if nothing were remembered."""
+    known = Capabilities((1,), (1,), (), (), (1,)).encode()
+    assert Capabilities.decode(known) is Capabilities.decode(known)
+    for data in (octets, known[:end], known + octets):
+        try:
+            plain: Capabilities | None = Capabilities.codec.decode(data)
+        except MalformedError:
+            plain = None
+        assert plain is None or plain.encode() == data
+        if data != known:
+            continue
+        assert plain == Capabilities((1,), (1,), (), (), (1,))
+    with pytest.raises(MalformedError):
+        Capabilities.codec.read(known, 0, len(known) - 1)
 
 
 def assert_same(roster: Roster, clients: Mapping[int, ClientIdentity]) -> None:

@@ -93,6 +93,15 @@ class Membership:
         policy = RoomPolicy.required_in(group.context.extensions)
         return cls(group, Roster.of(group.members()), policy, doubts, actions)
 
+    @classmethod
+    def restored(cls, group: Group, doubts: Doubts, actions: PostCommitActions) -> Membership:
+        """The same for a group of the store, in which we have been a member before.
+
+        :raises InvalidError: there is no policy
+        """
+        policy = RoomPolicy.required_in(group.context.extensions)
+        return cls(group, Roster.later(group.tree.outlines), policy, doubts, actions)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PartialMembership:

@@ -430,7 +430,7 @@ def _load(transaction: Transaction, room: str, spaces: Spaces, parameters: Param
     if record.state is MembershipState.MEMBER:
         group = Group.restore(transaction.items(spaces.group), parameters)
         doubts = Doubts(Doubt.decode(*item) for item in transaction.items(spaces.doubt))
-        membership = Membership.of(group, doubts, PostCommitActions(transaction.items(spaces.owed)))
+        membership = Membership.restored(group, doubts, PostCommitActions(transaction.items(spaces.owed)))
         unwanted = frozenset(reference for reference, _ in transaction.items(spaces.unwanted))
         contents.membership = replace(membership, unwanted=unwanted)
         if transaction.get(spaces.group_info_key, PRESENT) is None:

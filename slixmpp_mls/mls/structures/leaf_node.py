@@ -37,6 +37,33 @@ class Capabilities(Struct):
     credentials: Annotated[tuple[Annotated[int, credential_type], ...], AtMost(MAX_NUMBERS)] = ()
 
 
+_DIFFERENT = 256  # Capabilities that are remembered
+_read_capabilities = Capabilities.codec.read
+_remembered: dict[bytes, Capabilities] = {}
+
+
+def _read_alike(data: bytes, pos: int, end: int) -> tuple[Capabilities, int]:
+    """Capabilities, as one object for all members whose octets are the same: most of them run the same programs."""
+    stop = pos
+    for _ in Capabilities.codec.fields:
+        if stop >= end or data[stop] >= 0x40:
+            return _read_capabilities(data, pos, end)
+        stop += 1 + data[stop]
+    if stop > end:
+        return _read_capabilities(data, pos, end)
+    octets = data[pos:stop]
+    known = _remembered.get(octets)
+    if known is None:
+        known, stop = _read_capabilities(data, pos, end)
+        if len(_remembered) >= _DIFFERENT:
+            _remembered.clear()
+        _remembered[octets] = known
+    return known, stop
+
+
+Capabilities.codec.read = _read_alike  # type: ignore[method-assign]  # before a codec is made that contains it
+
+
 @struct
 class Lifetime(Struct):
     """Validity of a KeyPackage, in seconds since the Unix epoch (section 7.2)."""

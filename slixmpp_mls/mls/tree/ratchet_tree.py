@@ -16,6 +16,8 @@ whether or not the old tree is kept::
 It consists of the nodes (:mod:`.subtree`) with their tree hashes, and an index
 (:mod:`.tree_index`) of the keys and capabilities in it.  A tree that was decoded has sound
 structure and unique keys; whether to believe it is for :mod:`.tree_validation` to say.
+A tree from a store has been that once: its nodes are decoded when somebody asks for one, and its
+index is made when a Commit needs it.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ from itertools import islice
 from ...errors import InvalidError, MalformedError
 from ..crypto.cipher_suite import CipherSuite
 from ..structures.leaf_node import LeafNode
+from ..structures.leaf_outline import LeafOutline
 from ..structures.parent_node import AnyNode, ParentNode, node_codec
 from ..tls import encode_varint, read_varint
+from .stored_nodes import StoredNodes, decoded
 from .subtree import Change, Place, Subtree, node_at, resolution, rewrite, tree_hash
 from .tree_index import Feature, TreeIndex
 from .tree_math import LeafIndex, NodeIndex, leaves_under, level, padded
@@ -45,14 +49,17 @@ class RatchetTree:
     :ivar suite: the group's cipher suite
     """
 
-    __slots__ = ("_depth", "_index", "_root", "suite")
+    __slots__ = ("_depth", "_made_index", "_root", "suite")
 
-    def __init__(self, suite: CipherSuite, root: Subtree, depth: int, index: TreeIndex) -> None:
-        """For this module's use; see :meth:`single`, :meth:`decode`, :meth:`restore`."""
+    def __init__(self, suite: CipherSuite, root: Subtree, depth: int, index: TreeIndex | None) -> None:
+        """For this module's use; see :meth:`single`, :meth:`decode`, :meth:`restore`.
+
+        :param index: None: it is made when it is needed
+        """
         self.suite = suite
         self._root = root
         self._depth = depth
-        self._index = index
+        self._made_index = index
 
     def __repr__(self) -> str:
         return f"<RatchetTree of {self.member_count} members, {self.leaf_count} leaves>"
@@ -146,10 +153,10 @@ class RatchetTree:
         """The content of a `ratchet_tree` extension (RFC 9420 12.4.3.3)."""
         out = bytearray()
         last = -1
-        for place, subtree in self._nodes():
+        for place, octets in self._encoded():
             out += bytes(place - last - 1)
             out.append(1)
-            node_codec.write(out, subtree.content)
+            out += octets
             last = place
         return encode_varint(len(out)) + bytes(out)
 
@@ -204,15 +211,26 @@ class RatchetTree:
 
     def members(self) -> Iterator[tuple[LeafIndex, LeafNode]]:
         """All members from left to right."""
-        for place, subtree in self._nodes():
-            if isinstance(subtree.content, LeafNode):
-                yield LeafIndex(place >> 1), subtree.content
+        for place, held in self._nodes():
+            if not place & 1:
+                leaf = decoded(held) if isinstance(held, bytes) else held
+                assert isinstance(leaf, LeafNode)
+                yield LeafIndex(place >> 1), leaf
 
     def parents(self) -> Iterator[tuple[NodeIndex, ParentNode]]:
         """All parent nodes that are not blank, from left to right."""
-        for place, subtree in self._nodes():
-            if isinstance(subtree.content, ParentNode):
-                yield place, subtree.content
+        for place, held in self._nodes():
+            if place & 1:
+                parent = decoded(held) if isinstance(held, bytes) else held
+                assert isinstance(parent, ParentNode)
+                yield place, parent
+
+    def outlines(self) -> Iterator[tuple[LeafIndex, LeafOutline]]:
+        """All members from left to right, of each what indexes are made of: faster than :meth:`members`."""
+        for place, held in self._nodes():
+            if not place & 1:
+                octets = held[1:] if isinstance(held, bytes) else held.encode()
+                yield LeafIndex(place >> 1), LeafOutline.of(octets)
 
     def leaf_by_signature_key(self, key: bytes) -> LeafIndex | None:
         """Whose signature key this is.  Beware: leaf 0 is a leaf."""
@@ -224,7 +242,8 @@ class RatchetTree:
 
     def has_key(self, node: NodeIndex, key: bytes) -> bool:
         """Whether a node has this encryption key."""
-        return self.node_by_encryption_key(key) == node
+        content = self.node(node)
+        return content is not None and content.encryption_key == key
 
     def supported_by_all(self, feature: Feature, number: int) -> bool:
         """Whether every member lists a code point in its Capabilities.  Defaults (RFC 9420 7.2) are not listed."""
@@ -318,7 +337,7 @@ class RatchetTree:
         for index in _blank_leaves(self._root, self._depth):
             return self, index
         root = Subtree(None, self._root, Subtree(), self._root.occupied)
-        return RatchetTree(self.suite, root, self._depth + 1, self._index), LeafIndex(self.leaf_count)
+        return RatchetTree(self.suite, root, self._depth + 1, self._made_index), LeafIndex(self.leaf_count)
 
     def set_path(self, index: LeafIndex, leaf: LeafNode, parents: Mapping[NodeIndex, ParentNode]) -> RatchetTree:
         """RFC 9420 7.5: a member's leaf and the nodes above it replaced; those not given become blank.
@@ -340,7 +359,7 @@ class RatchetTree:
 
     def pieces(self) -> dict[bytes, bytes]:
         """The tree for a store: each node that is not blank under its index, four octets big endian."""
-        return {place.to_bytes(4, "big"): node_codec.encode(subtree.content) for place, subtree in self._nodes()}
+        return {place.to_bytes(4, "big"): octets for place, octets in self._encoded()}
 
     def changes_since(self, old: RatchetTree) -> dict[bytes, bytes | None]:
         """The pieces that differ from an older tree's; None for those that are no longer.
@@ -372,31 +391,42 @@ class RatchetTree:
 
         :raises InvalidError: they make up no tree
         """
-        places = {int.from_bytes(key, "big"): piece for key, piece in pieces.items()}
-        nodes: list[AnyNode | None] = [None] * (max(places, default=-1) + 1)
-        for place, piece in places.items():
-            nodes[place] = node = node_codec.decode(piece)
-            if isinstance(node, LeafNode):
-                node.keep_encoding(piece[1:])
-        return cls.from_nodes(suite, nodes)
+        nodes = StoredNodes({int.from_bytes(key, "big"): piece for key, piece in pieces.items()})
+        return cls(suite, nodes.root(), nodes.depth, None)
 
     # --- inside -------------------------------------------------------------------------------
 
-    def _nodes(self) -> Iterator[tuple[NodeIndex, Subtree]]:
-        """All nodes that are not blank, from left to right."""
+    @property
+    def _index(self) -> TreeIndex:
+        if self._made_index is None:
+            self._made_index = TreeIndex.of(self._nodes())
+        return self._made_index
+
+    def _nodes(self) -> Iterator[tuple[NodeIndex, AnyNode | bytes]]:
+        """All nodes that are not blank, from left to right; encoded with their type if nobody has decoded them."""
         stack = [(self._root, self._depth, 0, False)]
         while stack:
             subtree, height, position, left_done = stack.pop()
             if not subtree.occupied:
                 continue
             if height and not left_done:
+                stored = subtree.stored()
+                if stored is not None:
+                    yield from stored
+                    continue
                 stack.append((subtree, height, position, True))
                 stack.append((subtree.children()[0], height - 1, 2 * position, False))
                 continue
-            if subtree.content is not None:
-                yield node_at(height, position), subtree
+            held = subtree.held()
+            if held is not None:
+                yield node_at(height, position), held
             if height:
                 stack.append((subtree.children()[1], height - 1, 2 * position + 1, False))
+
+    def _encoded(self) -> Iterator[tuple[NodeIndex, bytes]]:
+        """All nodes that are not blank, with their type, from left to right."""
+        for place, held in self._nodes():
+            yield place, held if isinstance(held, bytes) else node_codec.encode(held)
 
 
 def _span(data: bytes) -> tuple[int, int]:

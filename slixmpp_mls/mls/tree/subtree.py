@@ -5,8 +5,9 @@ objects for the nodes on the way from the root to the changed leaves and shares 
 with the tree before (:func:`rewrite`), so that n members cost a change O(log n), old and new
 tree live side by side, and what differs between them is what is not the same object.
 
-Two things are filled in late, and do not count as change: the tree hash, and the children of
-a subtree that holds nothing (half a tree of blanks costs one object until somebody looks).
+Some things are filled in late, and do not count as change: the tree hash, how many nodes cover the
+subtree, the children of a subtree that holds nothing (half a tree of blanks costs one object until
+somebody looks), and what comes from a store (:mod:`.stored_nodes`).
 
 Where a subtree is, it does not know itself: its level (leaves are 0) and its position among
 the subtrees of that level, counted from the left, come along from the root; a :class:`Place`
@@ -15,7 +16,7 @@ is all three.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ..crypto.cipher_suite import CipherSuite
@@ -25,21 +26,21 @@ from ..tls import encode_varint
 from .tree_math import LeafIndex, NodeIndex
 
 __all__ = [
-    "Change", "Place", "Subtree", "leaf_hash", "node_at", "parent_node_hash", "resolution", "rewrite", "tree_hash",
+    "Change", "Place", "Subtree", "leaf_hash", "node_at", "parent_hash_of", "parent_node_hash", "resolution", "rewrite",
+    "tree_hash",
 ]  # fmt: skip
 
 
 class Subtree:
     """A node and all below it.
 
-    :ivar content: what the node holds, None if it is blank
     :ivar left: the left child; None for a leaf, and for blanks that nobody has looked at
     :ivar right: the right child, likewise
     :ivar occupied: how many leaves below are not blank; 0 means that every node here is blank
     :ivar hash: the tree hash, None until it is needed
     """
 
-    __slots__ = ("content", "hash", "left", "occupied", "right")
+    __slots__ = ("_content", "hash", "left", "occupied", "right")
 
     def __init__(
         self,
@@ -48,11 +49,20 @@ class Subtree:
         right: Subtree | None = None,
         occupied: int = 0,
     ) -> None:
-        self.content = content
+        self._content = content
         self.left = left
         self.right = right
         self.occupied = occupied
         self.hash: bytes | None = None
+
+    @property
+    def content(self) -> AnyNode | None:
+        """What the node holds, None if it is blank."""
+        return self._content
+
+    def held(self) -> AnyNode | bytes | None:
+        """The same, or its octets with its type if it has not been decoded yet."""
+        return self._content
 
     def children(self) -> tuple[Subtree, Subtree]:
         """Both children of a subtree above level 0."""
@@ -60,6 +70,14 @@ class Subtree:
             self.right = Subtree()
             self.left = Subtree()
         return self.left, self.right
+
+    def stored(self) -> Iterator[tuple[NodeIndex, bytes]] | None:
+        """All nodes that are not blank, encoded, from left to right; None unless they are all as a store has them."""
+        return None
+
+    def known_hash(self, suite: CipherSuite) -> bytes | None:
+        """The tree hash, unless it must be computed from the children's."""
+        return self.hash
 
 
 Change = tuple[NodeIndex, AnyNode | None, AnyNode | None]
@@ -187,17 +205,22 @@ def leaf_hash(suite: CipherSuite, index: int, encoded: bytes | None) -> bytes:
 
 def parent_node_hash(suite: CipherSuite, content: ParentNode | None, left: bytes, right: bytes) -> bytes:
     """RFC 9420 7.8: hash of a TreeHashInput with a ParentNodeHashInput."""
-    out = bytearray(b"\x02\x00" if content is None else b"\x02\x01")
-    if content is not None:
-        ParentNode.codec.write(out, content)
+    return parent_hash_of(suite, None if content is None else content.encode(), left, right)
+
+
+def parent_hash_of(suite: CipherSuite, encoded: bytes | None, left: bytes, right: bytes) -> bytes:
+    """The same from the ParentNode's octets; None if it is blank."""
     size = encode_varint(len(left))
-    return suite.hash(b"".join((out, size, left, size, right)))
+    if encoded is None:
+        return suite.hash(b"".join((b"\x02\x00", size, left, size, right)))
+    return suite.hash(b"".join((b"\x02\x01", encoded, size, left, size, right)))
 
 
 def tree_hash(suite: CipherSuite, subtree: Subtree, level: int, position: int) -> bytes:
     """RFC 9420 7.8; only nodes that have no hash yet are computed."""
-    if subtree.hash is not None:
-        return subtree.hash
+    known = subtree.known_hash(suite)
+    if known is not None:
+        return known
     stack = [(subtree, level, position)]
     while stack:
         node, level, position = stack[-1]
@@ -206,12 +229,13 @@ def tree_hash(suite: CipherSuite, subtree: Subtree, level: int, position: int) -
             stack.pop()
             continue
         left, right = node.children()
-        if left.hash is None:
+        below = left.known_hash(suite), right.known_hash(suite)
+        if below[0] is None:
             stack.append((left, level - 1, 2 * position))
-        if right.hash is None:
+        if below[1] is None:
             stack.append((right, level - 1, 2 * position + 1))
-        if left.hash is not None and right.hash is not None:
-            node.hash = parent_node_hash(suite, node.content, left.hash, right.hash)  # type: ignore[arg-type]
+        if below[0] is not None and below[1] is not None:
+            node.hash = parent_node_hash(suite, node.content, *below)  # type: ignore[arg-type]
             stack.pop()
     assert subtree.hash is not None
     return subtree.hash

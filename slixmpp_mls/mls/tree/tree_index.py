@@ -12,6 +12,7 @@ Support is counted, not collected: a number per code point, of members that list
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from enum import IntEnum
 
@@ -20,11 +21,17 @@ from immutables import Map
 from ...errors import InvalidError
 from ..registry import GREASE
 from ..structures.credential import type_of
-from ..structures.leaf_node import LeafNode
+from ..structures.leaf_node import Capabilities, LeafNode
+from ..structures.leaf_outline import LeafOutline
+from ..structures.parent_node import AnyNode, node_codec
+from ..tls import Opaque
 from .subtree import Change
 from .tree_math import LeafIndex, NodeIndex
 
 __all__ = ["Feature", "TreeIndex"]
+
+
+_ENCRYPTION_KEY = Opaque()  # the first field of leaves and parent nodes
 
 
 class Feature(IntEnum):
@@ -61,6 +68,36 @@ class TreeIndex:
     def empty(cls) -> TreeIndex:
         return cls(Map(), Map(), Map(), Map())
 
+    @classmethod
+    def of(cls, nodes: Iterable[tuple[NodeIndex, AnyNode | bytes]]) -> TreeIndex:
+        """The index of a tree from all its nodes; those that are encoded, with their type, are not decoded.
+
+        :raises InvalidError: a key is in the tree twice (RFC 9420 7.3, 12.4.3.1)
+        """
+        index = cls.empty()
+        encryption, signature = index.encryption_keys.mutate(), index.signature_keys.mutate()
+        alike: Counter[tuple[int, bytes]] = Counter()  # members with the same type of credential and capabilities
+        total = leaves = 0
+        for node, held in nodes:
+            octets = held if isinstance(held, bytes) else node_codec.encode(held)
+            total += 1
+            if node & 1:
+                key, _ = _ENCRYPTION_KEY.read(octets, 1, len(octets))
+            else:
+                leaf = LeafOutline.of(octets[1:])
+                key = leaf.encryption_key
+                signature[leaf.signature_key] = LeafIndex(node >> 1)
+                alike[leaf.credential_type, leaf.capabilities] += 1
+                leaves += 1
+            encryption[key] = node
+        if len(encryption) != total or len(signature) != leaves:
+            raise InvalidError("a key is in the tree twice", "RFC 9420 7.3")
+        credentials: dict[int, int] = {}
+        supporting: dict[int, int] = {}
+        for (kind, capabilities), members in alike.items():
+            _count(credentials, supporting, kind, Capabilities.decode(capabilities), members)
+        return cls(encryption.finish(), signature.finish(), Map(credentials), Map(supporting))
+
     def supporting(self, feature: Feature, number: int) -> int:
         """How many members list this code point in their Capabilities."""
         return self._supporting.get(feature << 16 | number, 0)
@@ -83,7 +120,7 @@ class TreeIndex:
                     del encryption[before.encryption_key]
                 if isinstance(before, LeafNode):
                     del signature[before.signature_key]
-                    _count(credentials, supporting, before, -1)
+                    _count(credentials, supporting, type_of(before.credential), before.capabilities, -1)
             if after is not None:
                 arriving.append((node, before, after))
         for node, before, after in arriving:
@@ -95,7 +132,7 @@ class TreeIndex:
                 if signature.get(after.signature_key) is not None:
                     raise InvalidError("two leaves have the same signature key", "RFC 9420 7.3")
                 signature[after.signature_key] = LeafIndex(node >> 1)
-                _count(credentials, supporting, after, 1)
+                _count(credentials, supporting, type_of(after.credential), after.capabilities, 1)
         return TreeIndex(
             encryption.finish(),
             signature.finish(),
@@ -104,19 +141,21 @@ class TreeIndex:
         )
 
 
-def _count(credentials: dict[int, int], supporting: dict[int, int], leaf: LeafNode, sign: int) -> None:
-    kind = type_of(leaf.credential)
-    credentials[kind] = credentials.get(kind, 0) + sign
+def _count(
+    credentials: dict[int, int], supporting: dict[int, int], kind: int, capabilities: Capabilities, members: int
+) -> None:
+    """Count members with a credential of a type and these capabilities."""
+    credentials[kind] = credentials.get(kind, 0) + members
     for feature, numbers in (
-        (Feature.EXTENSION, leaf.capabilities.extensions),
-        (Feature.PROPOSAL, leaf.capabilities.proposals),
-        (Feature.CREDENTIAL, leaf.capabilities.credentials),
+        (Feature.EXTENSION, capabilities.extensions),
+        (Feature.PROPOSAL, capabilities.proposals),
+        (Feature.CREDENTIAL, capabilities.credentials),
     ):
         # A member counts once, however often it lists a number.  GREASE is no support for anything
         # (RFC 9420 13.5), not even if everybody happens to list the same value.
         for number in set(numbers) - GREASE:
             key = feature << 16 | number
-            supporting[key] = supporting.get(key, 0) + sign
+            supporting[key] = supporting.get(key, 0) + members
 
 
 def _summed(counts: Map[int, int], differences: dict[int, int]) -> Map[int, int]:

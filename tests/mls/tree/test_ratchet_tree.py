@@ -15,8 +15,10 @@ from slixmpp_mls.mls.structures.credential import BasicCredential, type_of
 from slixmpp_mls.mls.structures.leaf_node import Capabilities, CommitSource, KeyPackageSource, LeafNode, Lifetime
 from slixmpp_mls.mls.structures.parent_node import AnyNode, ParentNode, RatchetTreeExtension
 from slixmpp_mls.mls.tls import encode_varint
+from slixmpp_mls.mls.tree import stored_nodes
 from slixmpp_mls.mls.tree.parent_hash import verify_parent_hashes
 from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
+from slixmpp_mls.mls.tree.stored_nodes import decoded as stored_nodes_decoded
 from slixmpp_mls.mls.tree.tree_index import Feature
 from slixmpp_mls.mls.tree.tree_math import LeafIndex, NodeIndex, node_of
 from slixmpp_mls.mls.tree.tree_validation import check_unmerged_leaves
@@ -109,6 +111,8 @@ def test_histories_against_the_model(operations: list[tuple[str, int]]) -> None:
     stored = history.tree.pieces()
     kept: list[tuple[RatchetTree, bytes]] = []
     for operation, choice in operations:
+        if choice % 4 == 0:  # a restart, whatever has been looked at since the last one
+            history.tree = RatchetTree.restore(SUITE, stored)
         before = history.tree
         kept.append((before, before.encode()))
         history.step(operation, choice)
@@ -139,6 +143,8 @@ def test_histories_against_the_model(operations: list[tuple[str, int]]) -> None:
     restored = RatchetTree.restore(SUITE, stored)
     assert restored.tree_hash() == history.tree.tree_hash()
     assert restored.leaf_count == history.tree.leaf_count
+    assert restored.encode() == history.tree.encode()
+    assert restored.pieces() == stored
     check_index(restored)
     assert RatchetTree.decode(SUITE, history.tree.encode()).tree_hash() == history.tree.tree_hash()
 
@@ -157,6 +163,64 @@ def check_index(tree: RatchetTree) -> None:
     proposals = Counter(number for _, leaf in members for number in leaf.capabilities.proposals)
     for number in (100, 101, 102):
         assert tree.supported_by_all(Feature.PROPOSAL, number) == (proposals[number] == len(members))
+
+
+def test_nodes_from_a_store_are_decoded_when_somebody_asks_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restart costs no decoding, a Commit that of the nodes on its way, and what is walked over is not kept."""
+    history = History()
+    for number in range(63):
+        history.step("add", number)
+    for number in range(40):
+        history.step("path", 7 * number)
+    decoded: list[bytes] = []
+
+    def counted(octets: bytes) -> AnyNode:
+        decoded.append(octets)
+        return stored_nodes_decoded(octets)
+
+    monkeypatch.setattr(stored_nodes, "decoded", counted)
+    stored = history.tree.pieces()
+    tree = RatchetTree.restore(SUITE, stored)
+    assert tree.tree_hash() == history.tree.tree_hash()
+    assert tree.pieces() == stored
+    assert tree.encode() == history.tree.encode()
+    assert tree.supported_by_all(Feature.PROPOSAL, 100) is False
+    assert tree.member_count == 64
+    assert decoded == []
+    assert [outline.signature_key for _, outline in tree.outlines()] == [
+        leaf.signature_key for _, leaf in history.tree.members()
+    ]
+    tree, history.tree = (each.update(LeafIndex(5), fake_leaf(1000)) for each in (tree, history.tree))
+    assert tree.tree_hash() == history.tree.tree_hash()
+    assert len(decoded) == 7  # the leaf and six nodes above it
+    assert tree.member(9) is tree.member(9)
+    assert len(decoded) == 8
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param({b"\0\0\0\0": b"\x02" + bytes(3)}, id="a parent node where a leaf should be"),
+        pytest.param({b"\0\0\0\1": b"\x01" + bytes(3)}, id="a leaf where a parent node should be"),
+        pytest.param({b"\0\0\0\0": b""}, id="nothing"),
+    ],
+)
+def test_a_damaged_store_is_no_tree(damage: dict[bytes, bytes]) -> None:
+    history = History()
+    history.step("add", 0)
+    with pytest.raises(InvalidError):
+        RatchetTree.restore(SUITE, history.tree.pieces() | damage)
+    with pytest.raises(InvalidError, match="without members"):
+        RatchetTree.restore(SUITE, {})
+
+
+def test_a_damaged_node_is_an_error_when_it_is_read() -> None:
+    history = History()
+    history.step("add", 0)
+    tree = RatchetTree.restore(SUITE, history.tree.pieces() | {b"\0\0\0\2": b"\x01\x20too short"})
+    assert tree.member(0) == history.tree.member(0)
+    with pytest.raises(InvalidError, match="stored node"):
+        tree.member(1)
 
 
 def test_leaves_go_to_the_leftmost_blank_and_0_is_one() -> None:

@@ -1,0 +1,166 @@
+"""The nodes of a ratchet tree as a store has them: encoded, and decoded when somebody asks for one.
+
+A client that restarts needs few of the nodes of its groups: its own leaf, those who speak, and the nodes beside the
+path of a Commit.  :class:`StoredNodes` keeps the octets of all of them in one string, with a table of where each
+begins.  A :class:`StoredSubtree` is a view of a part of it; its children are made when somebody goes there.  Both are
+as immutable as the rest of the tree, and a change makes ordinary subtrees above what it leaves alone::
+
+    W'                     an ordinary Subtree, after a Commit
+    ├── X'  (Subtree)
+    └── Y   (StoredSubtree) ──► StoredNodes: "L4 P9 L5 ..."
+
+Whoever walks over all nodes gets their octets, and nothing that is made on the way stays in memory.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+
+from ...errors import InvalidError, PeerError
+from ..crypto.cipher_suite import CipherSuite
+from ..structures.parent_node import AnyNode, NodeType, node_codec
+from .subtree import Subtree, leaf_hash, node_at, parent_hash_of
+from .tree_math import NodeIndex, padded
+
+__all__ = ["StoredNodes", "StoredSubtree"]
+
+
+class StoredNodes:
+    """The encoded nodes of one tree.  Immutable but for what is computed late.
+
+    :ivar depth: the level of the tree's root
+    """
+
+    __slots__ = ("_begins", "_hashes", "_leaves", "_octets", "_places", "depth")
+
+    def __init__(self, pieces: Mapping[int, bytes]) -> None:
+        """
+        :param pieces: each node that is not blank, with its type, by its index
+        :raises InvalidError: the nodes are no ratchet tree
+        """
+        self._places = array("I", sorted(pieces))
+        self._begins = array("Q", [0])
+        self._leaves = array("I")  # indices of leaves, not of nodes
+        parts, total = [], 0
+        for place in self._places:
+            piece = pieces[place]
+            if piece[:1] != _TYPES[place & 1]:
+                raise InvalidError(f"node {place} is of the other type", "RFC 9420 12.4.3.3")
+            if not place & 1:
+                self._leaves.append(place >> 1)
+            total += len(piece)
+            self._begins.append(total)
+            parts.append(piece)
+        if not self._leaves:
+            raise InvalidError("a tree without members", "RFC 9420 12.4.3.3")
+        self._octets = b"".join(parts)
+        self.depth = (padded(self._places[-1] // 2 + 1) - 1).bit_length()
+        self._hashes: list[bytes] | None = None
+
+    def root(self) -> Subtree:
+        """All of the tree."""
+        return StoredSubtree(self, self.depth, 0)
+
+    def occupied(self, level: int, position: int) -> int:
+        """How many leaves below a node are not blank."""
+        leaves = self._leaves
+        first = bisect_left(leaves, position << level)
+        return bisect_left(leaves, (position + 1) << level, first) - first
+
+    def octets(self, place: NodeIndex) -> bytes | None:
+        """One node with its type; None if it is blank."""
+        at = bisect_left(self._places, place)
+        if at == len(self._places) or self._places[at] != place:
+            return None
+        return self._octets[self._begins[at] : self._begins[at + 1]]
+
+    def below(self, level: int, position: int) -> Iterator[tuple[NodeIndex, bytes]]:
+        """A node and all below it that are not blank, from left to right."""
+        places, begins = self._places, self._begins
+        first = bisect_left(places, position << (level + 1))
+        for at in range(first, bisect_left(places, ((position + 1) << (level + 1)) - 1, first)):
+            yield NodeIndex(places[at]), self._octets[begins[at] : begins[at + 1]]
+
+    def tree_hash(self, suite: CipherSuite, level: int, position: int) -> bytes:
+        """RFC 9420 7.8.  The first question computes the hashes of all nodes, in one pass and without decoding them."""
+        if self._hashes is None:
+            self._hashes = self._hash_all(suite)
+        start, length = position * suite.hash_length, suite.hash_length
+        return self._hashes[level][start : start + length]
+
+    def _hash_all(self, suite: CipherSuite) -> list[bytes]:
+        held = dict(self.below(self.depth, 0))
+        layer = []
+        for index in range(1 << self.depth):
+            leaf = held.get(NodeIndex(2 * index))
+            layer.append(leaf_hash(suite, index, None if leaf is None else leaf[1:]))
+        layers = [b"".join(layer)]
+        for level in range(1, self.depth + 1):
+            below, layer = layer, []
+            for position in range(len(below) // 2):
+                parent = held.get(node_at(level, position))
+                encoded = None if parent is None else parent[1:]
+                layer.append(parent_hash_of(suite, encoded, below[2 * position], below[2 * position + 1]))
+            layers.append(b"".join(layer))
+        return layers
+
+
+_TYPES = bytes([NodeType.LEAF]), bytes([NodeType.PARENT])  # RFC 9420 appendix C: leaves have even indices
+
+
+class StoredSubtree(Subtree):
+    """A subtree whose nodes are in a :class:`StoredNodes`."""
+
+    __slots__ = ("_level", "_nodes", "_position", "_unread")
+
+    def __init__(self, nodes: StoredNodes, level: int, position: int) -> None:
+        super().__init__(None, occupied=nodes.occupied(level, position))
+        self._nodes = nodes
+        self._level = level
+        self._position = position
+        self._unread = True
+
+    @property
+    def content(self) -> AnyNode | None:
+        """What the node holds, None if it is blank.
+
+        :raises InvalidError: the store is damaged
+        """
+        if self._unread:
+            octets = self.held()
+            assert octets is None or isinstance(octets, bytes)
+            self._content = None if octets is None else decoded(octets)
+            self._unread = False
+        return self._content
+
+    def held(self) -> AnyNode | bytes | None:
+        """The same as it is kept: encoded, if nobody has asked before."""
+        return self._nodes.octets(node_at(self._level, self._position)) if self._unread else self._content
+
+    def children(self) -> tuple[Subtree, Subtree]:
+        if self.left is None or self.right is None:
+            self.right = StoredSubtree(self._nodes, self._level - 1, 2 * self._position + 1)
+            self.left = StoredSubtree(self._nodes, self._level - 1, 2 * self._position)
+        return self.left, self.right
+
+    def stored(self) -> Iterator[tuple[NodeIndex, bytes]] | None:
+        return None if self.left is not None else self._nodes.below(self._level, self._position)
+
+    def known_hash(self, suite: CipherSuite) -> bytes | None:
+        if self.hash is None:
+            self.hash = self._nodes.tree_hash(suite, self._level, self._position)
+        return self.hash
+
+
+def decoded(octets: bytes) -> AnyNode:
+    """A node from its octets with its type.
+
+    :raises InvalidError: they are none
+    """
+    try:
+        node: AnyNode = node_codec.decode(octets)
+    except PeerError as error:
+        raise InvalidError(f"a stored node of a ratchet tree: {error}") from error
+    return node
