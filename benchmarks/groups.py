@@ -32,9 +32,11 @@ from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
 from slixmpp_mls.mls.tree.tree_math import LeafIndex, NodeIndex, direct_path, node_of
 from slixmpp_mls.mls.tree.treekem import TreeKEMPrivate, renew_path
 
-__all__ = ["NOW", "Sparse", "bundle", "full_group", "message", "sparse_group"]
+__all__ = ["AT_ONCE", "NOW", "Sparse", "bundle", "full_group", "message", "sparse_group"]
 
 NOW = 1_800_000_000
+AT_ONCE = 4000
+"""Adds in one Commit, which has a limit."""
 _GROUP_ID = b"benchmark" + bytes(23)
 
 
@@ -80,10 +82,14 @@ def message(octets: bytes) -> object:
 
 
 def sparse_group(suite: CipherSuite, size: int, bundles: list[KeyPackageBundle] | None = None) -> Sparse:
-    """A creator and `size` - 1 members whom it has added."""
+    """A creator and `size` - 1 members whom it has added, at most :data:`AT_ONCE` with the last Commit."""
     others = bundles or [bundle(suite, number) for number in range(1, size)]
     creator = Group.create(bundle(suite, 0), _GROUP_ID)
-    draft = creator.draft_commit([Add(each.key_package) for each in others], now=NOW)
+    adds = [Add(each.key_package) for each in others]
+    while len(adds) > AT_ONCE:
+        made = creator.finish_commit(creator.draft_commit(adds[:AT_ONCE], now=NOW))
+        creator, adds = applied(made.sent, made.staged), adds[AT_ONCE:]
+    draft = creator.draft_commit(adds, now=NOW)
     made = creator.finish_commit(draft)
     assert made.welcome is not None
     return Sparse(applied(made.sent, made.staged), made.commit, made.welcome, others, creator, draft)

@@ -30,6 +30,8 @@ from slixmpp_mls.mls.structures.proposals import Proposal, Remove, SelfRemove, U
 from slixmpp_mls.mls.structures.welcome import GroupSecrets, PathSecret
 from slixmpp_mls.mls.tls import (
     Enum,
+    EqualSized,
+    LateVector,
     Opaque,
     Optional,
     Select,
@@ -422,3 +424,60 @@ def test_what_cannot_be_encoded_stays_so() -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match="uint8"):
             value.encode()
+
+
+# --- vectors that are decoded late -------------------------------------------------------------
+
+
+@struct
+class Pair(Struct):
+    one: opaque
+    other: opaque
+
+
+PLAIN, LATE = Vector(Pair.codec, 100), LateVector(Pair.codec, 100)
+
+
+def read_by(codec: Vector, data: bytes) -> tuple[Pair, ...] | None:
+    try:
+        return tuple(codec.decode(data))
+    except MalformedError:
+        return None
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.integers(0, 70),
+    st.integers(0, 300),
+    st.integers(28, 110),
+    st.lists(st.tuples(st.integers(0, 2**14), st.binary(min_size=1, max_size=1)), max_size=3),
+)
+def test_a_late_vector_accepts_and_gives_what_a_vector_does(
+    one: int, other: int, count: int, changes: list[tuple[int, bytes]]
+) -> None:
+    items = tuple(Pair(bytes([number]) * one, bytes([number]) * other) for number in range(count))
+    wide = Vector(Pair.codec)
+    data = bytearray(wide.encode(items))
+    for place, octet in changes:  # often a length: then the items differ in size, or do not parse
+        data[place % len(data) : place % len(data) + 1] = octet
+    octets = bytes(data)
+    expected, found = read_by(PLAIN, octets), read_by(LATE, octets)
+    assert found == expected
+    if expected is not None:
+        late = LATE.decode(octets)
+        assert late == expected
+        assert LATE.encode(late) == octets
+        assert LATE.encode(expected) == octets
+        assert [late[number] for number in range(len(late))] == list(expected)
+        assert late[-1] == expected[-1]
+        assert late[3:7] == expected[3:7]
+        assert hash(late) == hash(expected)
+        with pytest.raises(IndexError):
+            late[len(expected)]
+    if not changes and 32 < count <= 100:
+        assert isinstance(LATE.decode(octets), EqualSized)
+
+
+def test_a_late_vector_needs_items_of_octets() -> None:
+    with pytest.raises(TypeError, match="opaque"):
+        LateVector(Remove.codec, 10)

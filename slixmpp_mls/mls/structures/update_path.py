@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from ..crypto.hpke import HPKECiphertext
-from ..tls import AtMost, Struct, opaque, struct
+from ..tls import AtMost, LateVector, Struct, opaque, struct
 from .leaf_node import LeafNode
 
 __all__ = ["UpdatePath", "UpdatePathNode"]
@@ -21,7 +22,7 @@ class UpdatePathNode(Struct):
     """One node's new public key, and its path secret for each node of the copath's resolution."""
 
     encryption_key: opaque
-    encrypted_path_secret: Annotated[tuple[HPKECiphertext, ...], AtMost(MAX_RESOLUTION)]
+    encrypted_path_secret: Annotated[Sequence[HPKECiphertext], LateVector(HPKECiphertext.codec, MAX_RESOLUTION)]
 
 
 @struct

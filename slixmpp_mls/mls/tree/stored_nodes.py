@@ -69,6 +69,11 @@ class StoredNodes:
         first = bisect_left(leaves, position << level)
         return bisect_left(leaves, (position + 1) << level, first) - first
 
+    def count(self, level: int, position: int) -> int:
+        """How many nodes are not blank: a node and all below it."""
+        first = bisect_left(self._places, position << (level + 1))
+        return bisect_left(self._places, ((position + 1) << (level + 1)) - 1, first) - first
+
     def octets(self, place: NodeIndex) -> bytes | None:
         """One node with its type; None if it is blank."""
         at = bisect_left(self._places, place)
@@ -147,6 +152,9 @@ class StoredSubtree(Subtree):
 
     def stored(self) -> Iterator[tuple[NodeIndex, bytes]] | None:
         return None if self.left is not None else self._nodes.below(self._level, self._position)
+
+    def is_bare(self) -> bool:
+        return self.occupied == self._nodes.count(self._level, self._position)
 
     def known_hash(self, suite: CipherSuite) -> bytes | None:
         if self.hash is None:

@@ -16,7 +16,8 @@ is all three.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ..crypto.cipher_suite import CipherSuite
@@ -26,8 +27,8 @@ from ..tls import encode_varint
 from .tree_math import LeafIndex, NodeIndex
 
 __all__ = [
-    "Change", "Place", "Subtree", "leaf_hash", "node_at", "parent_hash_of", "parent_node_hash", "resolution", "rewrite",
-    "tree_hash",
+    "Change", "Place", "Subtree", "covering_nodes", "leaf_hash", "node_at", "parent_hash_of", "parent_node_hash",
+    "resolution", "resolution_size", "rewrite", "size_without", "tree_hash",
 ]  # fmt: skip
 
 
@@ -38,9 +39,10 @@ class Subtree:
     :ivar right: the right child, likewise
     :ivar occupied: how many leaves below are not blank; 0 means that every node here is blank
     :ivar hash: the tree hash, None until it is needed
+    :ivar covering: how many nodes the resolution has, None until it is needed; see :func:`resolution_size`
     """
 
-    __slots__ = ("_content", "hash", "left", "occupied", "right")
+    __slots__ = ("_content", "covering", "hash", "left", "occupied", "right")
 
     def __init__(
         self,
@@ -54,6 +56,7 @@ class Subtree:
         self.right = right
         self.occupied = occupied
         self.hash: bytes | None = None
+        self.covering: int | None = None
 
     @property
     def content(self) -> AnyNode | None:
@@ -74,6 +77,10 @@ class Subtree:
     def stored(self) -> Iterator[tuple[NodeIndex, bytes]] | None:
         """All nodes that are not blank, encoded, from left to right; None unless they are all as a store has them."""
         return None
+
+    def is_bare(self) -> bool:
+        """Whether it is known that all nodes above the leaves are blank."""
+        return False
 
     def known_hash(self, suite: CipherSuite) -> bytes | None:
         """The tree hash, unless it must be computed from the children's."""
@@ -134,6 +141,59 @@ def resolution(place: Place, without: Collection[LeafIndex] = frozenset()) -> li
             left, right = subtree.children()
             stack.append((right, level - 1, 2 * position + 1))
             stack.append((left, level - 1, 2 * position))
+    return found
+
+
+def resolution_size(subtree: Subtree) -> int:
+    """How many nodes the resolution of a subtree has (RFC 9420 4.1.1)."""
+    if subtree.covering is None:
+        content = subtree.content
+        if not subtree.occupied:
+            subtree.covering = 0
+        elif isinstance(content, ParentNode):
+            subtree.covering = 1 + len(content.unmerged_leaves)
+        elif content is not None or subtree.is_bare():
+            subtree.covering = subtree.occupied
+        else:
+            left, right = subtree.children()
+            subtree.covering = resolution_size(left) + resolution_size(right)
+    return subtree.covering
+
+
+def size_without(place: Place, without: Sequence[LeafIndex]) -> int:
+    """How many nodes :func:`resolution` gives.
+
+    :param without: leaves to leave out, sorted; each is in the resolution, as one that was just added is (12.1.1)
+    """
+    start, stop = place.position << place.level, (place.position + 1) << place.level
+    return resolution_size(place.subtree) - (bisect_left(without, stop) - bisect_left(without, start))
+
+
+def covering_nodes(place: Place, leaf: LeafIndex, without: Sequence[LeafIndex]) -> list[tuple[int, NodeIndex]]:
+    """The nodes of a subtree's resolution that are a leaf or above it, and their numbers in it.
+
+    O(log n), however long the resolution is.
+
+    :param leaf: a leaf in the subtree
+    :param without: see :func:`size_without`
+    """
+    subtree, level, position = place
+    before = 0
+    while subtree.content is None and level:
+        left, right = subtree.children()
+        if leaf >> (level - 1) & 1:
+            before += size_without(Place(left, level - 1, 2 * position), without)
+            subtree, position = right, 2 * position + 1
+        else:
+            subtree, position = left, 2 * position
+        level -= 1
+    content = subtree.content
+    if content is None:
+        return []
+    found = [(before, node_at(level, position))]
+    if isinstance(content, ParentNode) and leaf in content.unmerged_leaves:
+        left_out = bisect_left(without, leaf) - bisect_left(without, position << level)
+        found.append((before + 1 + bisect_left(content.unmerged_leaves, leaf) - left_out, NodeIndex(2 * leaf)))
     return found
 
 

@@ -30,7 +30,7 @@ from .known_tree import KnownTree
 from .leaf_creation import Completion, as_it_is
 from .parent_hash import path_parent_hashes
 from .ratchet_tree import RatchetTree
-from .subtree import Place, resolution
+from .subtree import Place, covering_nodes, resolution, size_without
 from .tree_math import LeafIndex, NodeIndex, common_ancestor, level, node_of
 
 __all__ = ["RenewedPath", "TreeKEMPrivate", "decrypt_path", "merge_path", "public_path", "renew_path"]
@@ -267,8 +267,9 @@ def merge_path(
     path = tree.filtered_direct_path(sender)
     if len(update.nodes) != len(path):
         raise InvalidError(f"path of {len(update.nodes)} nodes instead of {len(path)}", "RFC 9420 7.6")
+    without = sorted(added)
     for (_, beside), node in zip(path, update.nodes, strict=True):
-        expected = len(resolution(beside, added))
+        expected = size_without(beside, without)
         if len(node.encrypted_path_secret) != expected:
             raise InvalidError(
                 f"{len(node.encrypted_path_secret)} path secrets for a resolution of {expected}", "RFC 9420 7.6"
@@ -320,10 +321,10 @@ def decrypt_path(
     if step is None:
         raise InvalidError("a path that does not reach us", "RFC 9420 7.5")
     secret = None
-    covering = resolution(path[step][1], added)
-    for (node, _), sealed in zip(covering, update.nodes[step].encrypted_path_secret, strict=True):
+    for number, node in covering_nodes(path[step][1], private.index, sorted(added)):
         key = private.keys.get(node)
         if key is not None:
+            sealed = update.nodes[step].encrypted_path_secret[number]
             secret = suite.decrypt_with_label(key, "UpdatePathNode", context, sealed)
             break
     if secret is None:

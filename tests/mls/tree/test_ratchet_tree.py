@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Set
 from dataclasses import replace
 
 import pytest
@@ -19,8 +20,9 @@ from slixmpp_mls.mls.tree import stored_nodes
 from slixmpp_mls.mls.tree.parent_hash import verify_parent_hashes
 from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
 from slixmpp_mls.mls.tree.stored_nodes import decoded as stored_nodes_decoded
+from slixmpp_mls.mls.tree.subtree import covering_nodes, resolution, resolution_size, size_without
 from slixmpp_mls.mls.tree.tree_index import Feature
-from slixmpp_mls.mls.tree.tree_math import LeafIndex, NodeIndex, node_of
+from slixmpp_mls.mls.tree.tree_math import LeafIndex, NodeIndex, direct_path, node_of
 from slixmpp_mls.mls.tree.tree_validation import check_unmerged_leaves
 
 from .naive_tree import NaiveTree
@@ -113,7 +115,7 @@ def test_histories_against_the_model(operations: list[tuple[str, int]]) -> None:
     for operation, choice in operations:
         if choice % 4 == 0:  # a restart, whatever has been looked at since the last one
             history.tree = RatchetTree.restore(SUITE, stored)
-        before = history.tree
+        before, members = history.tree, history.members.copy()
         kept.append((before, before.encode()))
         history.step(operation, choice)
         tree, model = history.tree, history.model
@@ -124,6 +126,9 @@ def test_histories_against_the_model(operations: list[tuple[str, int]]) -> None:
         assert tree.encode() == model.encode()
         for node in range(len(model.nodes)):
             assert tree.resolution(NodeIndex(node)) == model.resolution(NodeIndex(node))
+        # who is told a path's secrets, and where in it: without making the list, and without those just added
+        check_covering(tree, history.pick(choice), frozenset())
+        check_covering(tree, history.pick(choice), history.members - members)
         # the tree of any honest history can be joined, however its chains were cut (7.9.2, 12.4.3.1)
         verify_parent_hashes(tree)
         check_unmerged_leaves(tree)
@@ -147,6 +152,19 @@ def test_histories_against_the_model(operations: list[tuple[str, int]]) -> None:
     assert restored.pieces() == stored
     check_index(restored)
     assert RatchetTree.decode(SUITE, history.tree.encode()).tree_hash() == history.tree.tree_hash()
+
+
+def check_covering(tree: RatchetTree, sender: LeafIndex, added: Set[int]) -> None:
+    without = sorted(map(LeafIndex, added))
+    for _, place in tree.filtered_direct_path(sender):
+        covering = [node for node, _ in resolution(place, without)]
+        assert size_without(place, without) == len(covering)
+        assert resolution_size(place.subtree) == len(resolution(place))
+        for index, _ in tree.members():
+            if place.above(index) and index not in without:
+                path = {node_of(index), *direct_path(node_of(index), tree.leaf_count)}
+                expected = [(number, node) for number, node in enumerate(covering) if node in path]
+                assert covering_nodes(place, index, without) == expected
 
 
 def check_index(tree: RatchetTree) -> None:

@@ -181,7 +181,7 @@ def test_7_6_wrong_number_of_ciphertexts() -> None:
     situation, _ = full_group()
     _, update = path_of(situation, 1)
     first = update.nodes[0]
-    for sealed in ((), first.encrypted_path_secret * 2):
+    for sealed in ((), tuple(first.encrypted_path_secret) * 2):
         changed = replace(first, encrypted_path_secret=sealed)
         refused(situation, 1, replace(update, nodes=(changed, *update.nodes[1:])), "RFC 9420 7.6")
 
