@@ -19,6 +19,7 @@ from immutables import Map, MapMutation
 from ..errors import PolicyViolation, UsageError
 from ..identity import ClientIdentity
 from ..mls.group.commit_effects import Effects
+from ..mls.layered_map import LayeredMap
 from ..mls.structures.framing import MemberSender
 from ..mls.structures.leaf_node import LeafNode
 from ..mls.structures.leaf_outline import LeafOutline
@@ -31,19 +32,20 @@ __all__ = ["Roster"]
 class _Maps(NamedTuple):
     """The contents of a roster."""
 
-    clients: Map[int, ClientIdentity]
-    leaves: Map[ClientIdentity, int]
-    accounts: Map[str, tuple[int, ...]]
+    clients: LayeredMap[int, ClientIdentity]
+    leaves: LayeredMap[ClientIdentity, int]
+    accounts: LayeredMap[str, tuple[int, ...]]
     newcomers: Map[int, None]
 
 
 class Roster:
     """The clients in a group, by leaf index, by identity and by account."""
 
-    __slots__ = ("_made", "_source")
+    __slots__ = ("_count", "_made", "_source")
 
-    def __init__(self, made: _Maps | None, source: Callable[[], _Maps] | None = None) -> None:
+    def __init__(self, count: int, made: _Maps | None, source: Callable[[], _Maps] | None = None) -> None:
         """Use :meth:`of` or :meth:`later` instead."""
+        self._count = count
         self._made = made
         self._source = source
 
@@ -57,17 +59,18 @@ class Roster:
         return cls.of_clients((index, ClientIdentity.from_leaf(leaf), is_newcomer(leaf)) for index, leaf in members)
 
     @classmethod
-    def later(cls, outlines: Callable[[], Iterable[tuple[int, LeafOutline]]]) -> Roster:
-        """Build the roster of a group that was accepted before, when it is first asked for something.
+    def later(cls, outlines: Callable[[], Iterable[tuple[int, LeafOutline]]], count: int) -> Roster:
+        """Build the roster of a group that was accepted before, when it is first asked for more than its length.
 
         :param outlines: all leaves of a group, as :meth:`RatchetTree.outlines` returns them
+        :param count: how many they are
         """
 
         def clients() -> Iterator[tuple[int, ClientIdentity, bool]]:
             for index, leaf in outlines():
                 yield index, ClientIdentity.from_encoded(leaf.credential), NEWCOMER in leaf.extension_types()
 
-        return cls(None, lambda: cls.of_clients(clients())._maps)
+        return cls(count, None, lambda: cls.of_clients(clients())._maps)
 
     @classmethod
     def of_clients(cls, clients: Iterable[tuple[int, ClientIdentity, bool]]) -> Roster:
@@ -76,11 +79,25 @@ class Roster:
         :raises PolicyViolation: two leaves are the same client
         :raises UsageError: two clients have the same leaf
         """
-        draft = _Draft(_Maps(Map(), Map(), Map(), Map()))
-        add = draft.add
+        at: dict[int, ClientIdentity] = {}
+        leaves: dict[ClientIdentity, int] = {}
+        accounts: dict[str, tuple[int, ...]] = {}
+        others: dict[str, list[int]] = {}  # leaves of accounts that have several
+        newcomers: dict[int, None] = {}
         for index, client, newcomer in clients:
-            add(index, client, newcomer)
-        return draft.finish()
+            if leaves.setdefault(client, index) != index:
+                raise PolicyViolation("one-leaf", f"{client} would have two leaves")
+            if at.setdefault(index, client) is not client:
+                raise UsageError(f"the roster has somebody at leaf {index} already")
+            if newcomer:
+                newcomers[index] = None
+            known = accounts.setdefault(client.account, (index,))
+            if known[0] != index:
+                others.setdefault(client.account, [*known]).append(index)
+        for account, several in others.items():
+            accounts[account] = tuple(sorted(several))
+        maps = _Maps(LayeredMap(at), LayeredMap(leaves), LayeredMap(accounts), Map(newcomers))
+        return cls(len(at), maps)
 
     @property
     def _maps(self) -> _Maps:
@@ -91,7 +108,7 @@ class Roster:
 
     def __repr__(self) -> str:
         if self._made is None:
-            return "<Roster: not asked yet>"
+            return f"<Roster: {self._count} clients>"
         return f"<Roster: {len(self._made.clients)} clients of {len(self._made.accounts)} accounts>"
 
     def __eq__(self, other: object) -> bool:
@@ -104,7 +121,7 @@ class Roster:
 
     def __len__(self) -> int:
         """The number of clients in the group."""
-        return len(self._maps.clients)
+        return self._count
 
     def at(self, index: int) -> ClientIdentity:
         """The client at a leaf.
@@ -187,8 +204,8 @@ class _Draft:
     """A mutable roster, from which the next one is built."""
 
     def __init__(self, maps: _Maps) -> None:
-        self._clients: MapMutation[int, ClientIdentity] = maps.clients.mutate()
-        self._leaves: MapMutation[ClientIdentity, int] = maps.leaves.mutate()
+        self._clients = maps.clients.mutate()
+        self._leaves = maps.leaves.mutate()
         self._newcomers: MapMutation[int, None] = maps.newcomers.mutate()
         self._accounts = maps.accounts
         self._changed: dict[str, set[int]] = {}  # leaves of the accounts with a change
@@ -221,7 +238,7 @@ class _Draft:
         for account, leaves in self._changed.items():
             if leaves:
                 accounts[account] = tuple(sorted(leaves))
-            else:
-                accounts.pop(account, None)
+            elif account in accounts:
+                del accounts[account]
         maps = _Maps(self._clients.finish(), self._leaves.finish(), accounts.finish(), self._newcomers.finish())
-        return Roster(maps)
+        return Roster(len(maps.clients), maps)

@@ -78,7 +78,8 @@ def test_a_roster_from_the_store_is_the_same(
         asked.append(1)
         return [(7, LeafOutline.of(node.encode()))]
 
-    later = Roster.later(outlines)
+    later = Roster.later(outlines, 1)
+    assert len(later) == 1
     assert not asked
     assert later.leaf_of(client) == 7
     assert later == Roster.of([(7, node)])

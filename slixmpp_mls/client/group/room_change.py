@@ -100,7 +100,7 @@ class Membership:
         :raises InvalidError: there is no policy
         """
         policy = RoomPolicy.required_in(group.context.extensions)
-        return cls(group, Roster.later(group.tree.outlines), policy, doubts, actions)
+        return cls(group, Roster.later(group.tree.outlines, group.tree.member_count), policy, doubts, actions)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

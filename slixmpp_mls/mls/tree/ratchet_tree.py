@@ -83,7 +83,7 @@ class RatchetTree:
         if not count:
             raise InvalidError("a tree without members", "RFC 9420 12.4.3.3")
         width = padded(count // 2 + 1)
-        changes: list[Change] = []
+        filled: list[tuple[NodeIndex, AnyNode]] = []
         layer = []
         for index in range(0, count, 2):
             leaf = nodes[index]
@@ -92,7 +92,7 @@ class RatchetTree:
                 continue
             if not isinstance(leaf, LeafNode):
                 raise InvalidError("a parent node where a leaf should be", "RFC 9420 12.4.3.3")
-            changes.append((NodeIndex(index), None, leaf))
+            filled.append((NodeIndex(index), leaf))
             layer.append(Subtree(leaf, occupied=1))
         height = 0
         while width >> height > 1:
@@ -111,10 +111,10 @@ class RatchetTree:
                     if not occupied:
                         raise InvalidError("a parent node with no member below it", "RFC 9420 7.9.2")
                     _check_unmerged(content, place, nodes)
-                    changes.append((place, None, content))
+                    filled.append((place, content))
                 above.append(Subtree(content, left, right, occupied) if occupied else Subtree())
             layer = above
-        return cls(suite, layer[0], height, TreeIndex.empty().changed(changes))
+        return cls(suite, layer[0], height, TreeIndex.of(filled))
 
     @classmethod
     def decode(cls, suite: CipherSuite, data: bytes, *, max_leaves: int = MAX_MEMBERS) -> RatchetTree:

@@ -19,11 +19,12 @@ from enum import IntEnum
 from immutables import Map
 
 from ...errors import InvalidError
+from ..layered_map import LayeredMap
 from ..registry import GREASE
 from ..structures.credential import type_of
 from ..structures.leaf_node import Capabilities, LeafNode
 from ..structures.leaf_outline import LeafOutline
-from ..structures.parent_node import AnyNode, node_codec
+from ..structures.parent_node import AnyNode
 from ..tls import Opaque
 from .subtree import Change
 from .tree_math import LeafIndex, NodeIndex
@@ -31,7 +32,7 @@ from .tree_math import LeafIndex, NodeIndex
 __all__ = ["Feature", "TreeIndex"]
 
 
-_ENCRYPTION_KEY = Opaque()  # the first field of leaves and parent nodes
+_read_key = Opaque().read  # the first field of leaves and parent nodes
 
 
 class Feature(IntEnum):
@@ -54,8 +55,8 @@ class TreeIndex:
 
     def __init__(
         self,
-        encryption_keys: Map[bytes, NodeIndex],
-        signature_keys: Map[bytes, LeafIndex],
+        encryption_keys: LayeredMap[bytes, NodeIndex],
+        signature_keys: LayeredMap[bytes, LeafIndex],
         credentials: Map[int, int],
         supporting: Map[int, int],
     ) -> None:
@@ -65,38 +66,41 @@ class TreeIndex:
         self._supporting = supporting
 
     @classmethod
-    def empty(cls) -> TreeIndex:
-        return cls(Map(), Map(), Map(), Map())
-
-    @classmethod
     def of(cls, nodes: Iterable[tuple[NodeIndex, AnyNode | bytes]]) -> TreeIndex:
         """The index of a tree from all its nodes; those that are encoded, with their type, are not decoded.
 
         :raises InvalidError: a key is in the tree twice (RFC 9420 7.3, 12.4.3.1)
         """
-        index = cls.empty()
-        encryption, signature = index.encryption_keys.mutate(), index.signature_keys.mutate()
-        alike: Counter[tuple[int, bytes]] = Counter()  # members with the same type of credential and capabilities
+        encryption: dict[bytes, NodeIndex] = {}
+        signature: dict[bytes, LeafIndex] = {}
+        alike: Counter[tuple[int, Capabilities | bytes]] = Counter()  # members whose features are the same
         total = leaves = 0
         for node, held in nodes:
-            octets = held if isinstance(held, bytes) else node_codec.encode(held)
             total += 1
             if node & 1:
-                key, _ = _ENCRYPTION_KEY.read(octets, 1, len(octets))
+                key = _read_key(held, 1, len(held))[0] if isinstance(held, bytes) else held.encryption_key
             else:
-                leaf = LeafOutline.of(octets[1:])
-                key = leaf.encryption_key
-                signature[leaf.signature_key] = LeafIndex(node >> 1)
-                alike[leaf.credential_type, leaf.capabilities] += 1
                 leaves += 1
+                if isinstance(held, bytes):
+                    leaf = LeafOutline.of(held[1:])
+                    key, signature_key = leaf.encryption_key, leaf.signature_key
+                    alike[leaf.credential_type, leaf.capabilities] += 1
+                else:
+                    assert isinstance(held, LeafNode)
+                    key, signature_key = held.encryption_key, held.signature_key
+                    alike[type_of(held.credential), held.capabilities] += 1
+                signature[signature_key] = LeafIndex(node >> 1)
             encryption[key] = node
-        if len(encryption) != total or len(signature) != leaves:
-            raise InvalidError("a key is in the tree twice", "RFC 9420 7.3")
+        if len(encryption) != total:
+            raise InvalidError("an encryption key is in the tree twice", "RFC 9420 7.3")
+        if len(signature) != leaves:
+            raise InvalidError("two leaves have the same signature key", "RFC 9420 7.3")
         credentials: dict[int, int] = {}
         supporting: dict[int, int] = {}
-        for (kind, capabilities), members in alike.items():
-            _count(credentials, supporting, kind, Capabilities.decode(capabilities), members)
-        return cls(encryption.finish(), signature.finish(), Map(credentials), Map(supporting))
+        for (kind, features), members in alike.items():
+            capabilities = Capabilities.decode(features) if isinstance(features, bytes) else features
+            _count(credentials, supporting, kind, capabilities, members)
+        return cls(LayeredMap(encryption), LayeredMap(signature), Map(credentials), Map(supporting))
 
     def supporting(self, feature: Feature, number: int) -> int:
         """How many members list this code point in their Capabilities."""
@@ -125,11 +129,11 @@ class TreeIndex:
                 arriving.append((node, before, after))
         for node, before, after in arriving:
             if before is None or before.encryption_key != after.encryption_key:
-                if encryption.get(after.encryption_key) is not None:
+                if after.encryption_key in encryption:
                     raise InvalidError("an encryption key is in the tree twice", "RFC 9420 7.3")
                 encryption[after.encryption_key] = node
             if isinstance(after, LeafNode):
-                if signature.get(after.signature_key) is not None:
+                if after.signature_key in signature:
                     raise InvalidError("two leaves have the same signature key", "RFC 9420 7.3")
                 signature[after.signature_key] = LeafIndex(node >> 1)
                 _count(credentials, supporting, type_of(after.credential), after.capabilities, 1)

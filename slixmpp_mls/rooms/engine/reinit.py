@@ -31,6 +31,7 @@ from ...key_packages.cipher_suite_choice import negotiate, read_offers
 from ...mls.crypto.cipher_suite import CipherSuite
 from ...mls.registry import ProtocolVersion
 from ...mls.structures.key_package import KeyPackage
+from ...mls.structures.leaf_node import Capabilities
 from ...mls.structures.proposals import AnyProposal, ReInit
 from ...mls.tree.tree_math import LeafIndex
 from .committer import Committer
@@ -108,8 +109,8 @@ class Reinitializer:
         first = tree.leaf(LeafIndex(self._lacking)) if self._lacking < tree.leaf_count else None
         if first is not None and suite not in first.capabilities.cipher_suites:
             return False
-        for index, leaf in self._group.mls.members():
-            if suite not in leaf.capabilities.cipher_suites:
+        for index, outline in tree.outlines():
+            if suite not in Capabilities.decode(outline.capabilities).cipher_suites:
                 self._lacking = int(index)
                 return False
         return True
