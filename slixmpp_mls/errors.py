@@ -8,6 +8,7 @@
     │   ├── GroupExists       the room has a group already; `group_id` names it
     │   ├── SentInClear       decrypted content, or a reply made of it by slixmpp, would go out in clear
     │   ├── NotVouchedFor     the Authentication Service denies members who could read the message
+    │   ├── AdministratorInDoubt  it does not vouch for clients of who would become an administrator; see `doubts`
     │   └── DeviceRetired     our account has retired this device; a new store makes a new device
     ├── PeerError             a peer: bad input from the network; it is dropped, nothing has changed
     │   ├── MalformedError    the input does not parse, or breaks a limit on size, depth or count
@@ -52,9 +53,10 @@ that raised it is as usable as before.  No message of these exceptions contains 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 __all__ = [
+    "AdministratorInDoubt",
     "AffixMismatch",
     "ArchiveGap",
     "BlobTooLarge",
@@ -131,6 +133,18 @@ class NotVouchedFor(UsageError):
     def __init__(self, clients: Sequence[str]) -> None:
         super().__init__(f"nothing is sent while the Authentication Service denies {', '.join(clients)}")
         self.clients = tuple(clients)
+
+
+class AdministratorInDoubt(UsageError):
+    """The Authentication Service does not vouch for clients of an account that would become an administrator.
+
+    :ivar doubts: the reason for each of these clients, by its full identity
+    """
+
+    def __init__(self, doubts: Mapping[str, str]) -> None:
+        told = "; ".join(f"{client}: {reason}" for client, reason in doubts.items())
+        super().__init__(f"no administrator while there is doubt about its clients: {told}")
+        self.doubts = dict(doubts)
 
 
 class DeviceRetired(UsageError):

@@ -104,6 +104,10 @@ def set_command(
     changes: Annotated[
         list[str], typer.Argument(metavar="NAME=VALUE ...", help="Settings, named as `show --json` prints them.")
     ],
+    despite_doubts: Annotated[
+        bool,
+        typer.Option("--despite-doubts", help="Name administrators whose clients are in doubt."),
+    ] = False,
     timeout: Annotated[float, typer.Option(min=1, max=3600, help="Seconds for the whole command.")] = 60.0,
     jid: AsAccount = None,
     store: StoreOption = None,
@@ -139,7 +143,8 @@ def set_command(
                         f"this device is not in the group of {address}; slixmpp-mls rooms lists those that it is in"
                     )
                 await encrypted_room.wait_live()
-                changed = await encrypted_room.set_policy(replace(encrypted_room.policy, **wanted))
+                policy = replace(encrypted_room.policy, **wanted)
+                changed = await encrypted_room.set_policy(policy, despite_doubts=despite_doubts)
         except TimeoutError:
             raise NoAnswer(f"not done after {timeout:g} seconds") from None
         console.print(Text("The policy is changed." if changed is not None else "The policy is that already."))

@@ -22,7 +22,6 @@ from ..client.storage.records import MembershipState
 from ..delivery.files import Files, ReportProgress
 from ..errors import NotPermitted, RoomLost, UsageError
 from ..identity import ClientIdentity
-from ..mls.structures.proposals import AnyProposal, GroupContextExtensions
 from ..policy import RoomPolicy
 from ..runtime import Context
 from ..stanza.file_sharing import Disposition
@@ -35,6 +34,7 @@ from .epoch_code import EpochComparison, EpochHistory, compare_epochs, epoch_cod
 from .files import RoomFiles
 from .leaving import LEAVE_TIMEOUT, Leaving
 from .membership import AddResult, MembershipChanges, RemoveResult
+from .policy_change import PolicyChange
 from .psk_link import link
 from .rich import Reference, RoomReferences, correction, retraction
 from .signals import Signals
@@ -93,6 +93,7 @@ class EncryptedRoom:
         self._signals = Signals(worker.parts, self.references)
         self.membership = MembershipChanges(worker.parts, worker.committer, worker.post_commit)
         self.leaving = Leaving(worker, lambda: registry.forget(self))
+        self._policy_change = PolicyChange(worker.parts.group, worker.checks, worker.committer)
         self._epochs = EpochHistory()
         self.invited: AddResult | None = None
         """The result for the accounts that :meth:`MLS.create` should invite."""
@@ -593,23 +594,23 @@ class EncryptedRoom:
         """
         return self.group.speaking.suite.secrecy_is_post_quantum
 
-    async def set_policy(self, policy: RoomPolicy) -> GroupChanged | None:
+    async def set_policy(self, policy: RoomPolicy, *, despite_doubts: bool = False) -> GroupChanged | None:
         """Replace the group's policy.
 
+        All clients that a new administrator has in the group get its rights.  The Authentication Service is asked about
+        them before.
+
+        :param despite_doubts: name administrators although it does not vouch for all their clients
         :returns: None if it is the same
+        :raises AdministratorInDoubt: it does not; nothing has changed
         :raises NotPermitted: the current policy forbids it
         :raises UsageError: we are not in the group
         """
         if not isinstance(policy, RoomPolicy):
             raise UsageError(f"a policy is a RoomPolicy, not {type(policy).__name__}")
 
-        def change() -> list[AnyProposal] | None:
-            if self.policy == policy:
-                return None
-            return [GroupContextExtensions(policy.replaced_in(self.group.mls.context.extensions))]
-
         await self._until_full()
-        return await self.worker.committer.commit(change)
+        return await self._policy_change.set(policy, despite_doubts=despite_doubts)
 
     async def leave(self, patience: float = LEAVE_TIMEOUT, *, all_devices: bool = True) -> None:
         """Leave the group, and then the room, with all devices of our account.

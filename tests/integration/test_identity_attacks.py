@@ -22,7 +22,15 @@ from slixmpp_mls.client import Device
 from slixmpp_mls.client.group.sending import Sending
 from slixmpp_mls.delivery import DeviceDirectory
 from slixmpp_mls.devserver import DevServer
-from slixmpp_mls.errors import InvalidError, MalformedError, NotVouchedFor, PeerError, PolicyTooNew, PolicyViolation
+from slixmpp_mls.errors import (
+    AdministratorInDoubt,
+    InvalidError,
+    MalformedError,
+    NotVouchedFor,
+    PeerError,
+    PolicyTooNew,
+    PolicyViolation,
+)
 from slixmpp_mls.identity import TrustLevel
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.group import commit_creation, group_creation
@@ -318,6 +326,26 @@ async def test_a_member_brings_in_a_device_in_somebody_elses_name(server: DevSer
     # Nothing that was known of Carol is another now, and the ghost is nobody whom one knows.
     assert alice.mls.trust.level(carol.account, genuine) is TrustLevel.TRUSTED
     assert alice.mls.trust.level(carol.account, ghost.leaf_node.signature_key) is TrustLevel.UNDECIDED
+
+
+async def test_a_ghost_does_not_become_an_administrator_by_the_way(server: DevServer, cast: Cast) -> None:
+    """Bob may add clients of accounts that are not in the group, and has heard that carol is to be an administrator."""
+    room, people = await cast.meet(server, "alice", "bob", denied_members="hold")
+    alice, bob = people
+    carol = await cast.person(server, "carol")
+    await members_may_add(alice, bob)
+    ghost = made_up(carol.account)
+    await bob.room().worker.committer.commit(lambda: [Add(ghost)])
+    await alice.until(lambda: carol.account in alice.room(room).accounts)
+    policy = replace(alice.room().policy, administrators=(alice.account, carol.account))
+    with pytest.raises(AdministratorInDoubt) as caught:
+        await alice.room().set_policy(policy)
+    (doubted,) = caught.value.doubts
+    assert doubted.startswith(f"{carol.account}/")
+    assert alice.room().policy.administrators == (alice.account,)
+    await alice.room().remove(carol.account)
+    assert await alice.room().set_policy(policy)
+    await bob.until(lambda: bob.room().policy == policy)
 
 
 async def test_the_right_to_add_is_not_every_right(server: DevServer, cast: Cast) -> None:

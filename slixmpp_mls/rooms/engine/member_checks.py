@@ -119,11 +119,14 @@ class MemberChecks:
         """
         if clients is None:
             clients = [client for client, doubt in self._group.members.doubts.items() if doubt.reason != NOT_ASKED]
-        await self._ask(clients)
+        await self.ask(clients)
         await self.act()
 
-    async def _ask(self, clients: Iterable[ClientIdentity]) -> None:
-        """Ask about members, and note the answers."""
+    async def ask(self, clients: Iterable[ClientIdentity]) -> None:
+        """Ask about members, and note the answers.
+
+        :raises StoreError: the answers could not be stored
+        """
         group = self._group
         leaves = {
             client: group.mls.tree.member(LeafIndex(leaf))
@@ -166,7 +169,7 @@ class MemberChecks:
         :raises StoreError: the answers could not be stored
         """
         roster = self._group.roster
-        await self._ask([roster.at(leaf) for leaf in roster.leaves_of(client.account)])
+        await self.ask([roster.at(leaf) for leaf in roster.leaves_of(client.account)])
         if self._parts.progress.live.is_set():
             self._parts.spawn(self.act(), "acting on doubts")
 
