@@ -94,12 +94,13 @@ class NewStore:
 
     :ivar label: ours
     :ivar devices: ids of the other devices, in the order of the list
-    :ivar replaced: whether they have been taken from the list, by the setting ``replace_same_label``
+    :ivar replaced: those of them that have been taken from the list: all with the setting ``replace_same_label``,
+        otherwise the oldest beyond :data:`.own_entry.MOST_NAMESAKES`
     """
 
     label: str | None
     devices: tuple[str, ...]
-    replaced: bool
+    replaced: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,10 @@ class KeyRotation:
         await asyncio.gather(*(one(room) for room in rooms if room.is_member and room.live))
 
     def _waiting(self) -> list[str]:
-        return [name for name, room in self._rooms.all.items() if room.group.sending.leaf_outdated]
+        """The rooms that are to get our new key; those that do not exist any more would wait for ever."""
+        rooms = self._rooms.all.items()
+        gone = {name for name, room in rooms if room.lost is not None and room.lost.gone}
+        return [name for name, room in rooms if name not in gone and room.group.sending.leaf_outdated]
 
     def _progress(self) -> KeyRotated:
         waiting = set(self._waiting())

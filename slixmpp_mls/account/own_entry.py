@@ -6,10 +6,11 @@ octets).
 
 *A new store at each start* makes a new device at each start: a container without a volume does.  The account would
 list more and more devices, all of which are dead but one, and others would add all of them to their groups.  A device
-with a new store therefore looks for others with its label (``mls_new_store``).  With the setting
-``replace_same_label`` it takes them from the list, and retracts their KeyPackages.  They are not marked as retired:
-such a marker stays for ever, and a device that is alive all the same, on another host with the same label, lists itself
-again.
+with a new store therefore looks for others with its label, or without one if it has none (``mls_new_store``).  It takes
+the oldest of them from the list, and retracts their KeyPackages: with the setting ``replace_same_label`` all, otherwise
+those beyond :data:`MOST_NAMESAKES`, so that a program that starts again and again fills neither the list nor the rooms.
+They are not marked as retired: such a marker stays for ever, and a device that is alive all the same, on another host
+with the same label, lists itself again.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ from ..stanza import Device, RetiredDevice
 from .device_list import Listed, read_devices, retract_key_packages
 from .events import DeviceConflict, NewStore
 
-__all__ = ["OwnEntry", "retirement"]
+__all__ = ["MOST_NAMESAKES", "OwnEntry", "retirement"]
 
 log = logging.getLogger(__name__)
 
 PAUSE = 5.0  # seconds before our item is published after another loss, doubled each time, up to
 CALM = 3600.0  # seconds after which a loss counts as a new one
 TOO_OFTEN = 2  # losses without calm between them that are repaired silently
+
+#: Other devices with our label that a new store leaves in the list; hardly anybody has more that are alive.
+MOST_NAMESAKES = 16
 
 _LISTED = ("device", b"listed")
 _LABEL = ("device", b"label")
@@ -89,7 +93,7 @@ class OwnEntry:
         return None
 
     async def _look_for_namesakes(self, listed: Listed) -> None:
-        """Our store is new: report other devices with our label, and take them from the list if that is configured.
+        """Our store is new: report other devices with our label, and take the oldest, or all, from the list.
 
         :raises DeliveryError: refused, unanswered or disconnected; completed parts stay
         """
@@ -98,18 +102,20 @@ class OwnEntry:
         names = tuple(name for name, each in listed.devices.items() if each.label == label and name != own.device)
         if not names:
             return
-        replaced = context.settings.replace_same_label
-        for name in names if replaced else ():
+        oldest = sorted(names, key=lambda name: (_added(listed.devices[name]), name))
+        replaced = tuple(oldest if context.settings.replace_same_label else oldest[:-MOST_NAMESAKES])
+        for name in replaced:
             await context.devices.retract(name)
             await retract_key_packages(context.key_packages, own.account, name)
         described = "without a label" if label is None else f"with the label {label!r}"
         log.warning(
-            "the store is new, and the account lists %d other device(s) %s%s",
+            "the store is new, and the account lists %d other device(s) %s; %d of them are taken from the list%s",
             len(names),
             described,
-            ": they are replaced"
-            if replaced
-            else "; a store that is lost at each start leaves a dead device each time",
+            len(replaced),
+            ""
+            if len(replaced) == len(names)
+            else ". A store that is lost at each start leaves a dead device each time",
         )
         context.fire("mls_new_store", NewStore(label, names, replaced))
 
@@ -191,6 +197,11 @@ class OwnEntry:
         device = self._context.device
         ours = (device.signature_keys(), device.next_keys, device.former_keys)
         return any(keys.get(key.scheme) == key.data for key in there.keys for keys in ours)
+
+
+def _added(device: Device) -> float:
+    """When a device says that it was listed; those that do not say so count as the oldest."""
+    return device.added.timestamp() if device.added is not None else 0.0
 
 
 def retirement(since: int) -> DeviceRetired:

@@ -112,10 +112,10 @@ _WORDS: Final[dict[str, tuple[bool, Callable[[Any], str | None]]]] = {
         True,
         lambda event: (
             (
-                f"this store is new, and your account lists {len(event.devices)} other device(s)"
+                f"this store is new, and your account lists {len(event.devices) - len(event.replaced)} other device(s)"
                 f" {f'called {event.label}' if event.label else 'without a name'}: retire those whose stores are lost"
             )
-            if not event.replaced
+            if len(event.replaced) < len(event.devices)
             else None
         ),
     ),

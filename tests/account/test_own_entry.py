@@ -11,9 +11,9 @@ import pytest
 
 from slixmpp_mls.account.device_list import read_devices
 from slixmpp_mls.account.events import DeviceConflict, NewStore
-from slixmpp_mls.account.own_entry import OwnEntry
+from slixmpp_mls.account.own_entry import MOST_NAMESAKES, OwnEntry
 from slixmpp_mls.client import Device as FreshDevice
-from slixmpp_mls.errors import DeviceRetired, NodeUnusable, NotPermitted
+from slixmpp_mls.errors import DeviceRetired, NotPermitted
 from slixmpp_mls.identity import fingerprint
 from slixmpp_mls.stanza import Device, RetiredDevice
 from slixmpp_mls.stanza.elements import Key
@@ -152,7 +152,7 @@ async def test_a_new_store_reports_the_other_devices_with_its_label_and_replaces
         put(client, each)
     await own.check()
     await own.publish()
-    assert client.got("mls_new_store") == [NewStore("Kitchen", (dead.id,), replace_same_label)]
+    assert client.got("mls_new_store") == [NewStore("Kitchen", (dead.id,), (dead.id,) if replace_same_label else ())]
     found = await read_devices(client.context.devices)
     assert (dead.id in found.devices) is not replace_same_label
     assert {other.id, "cc" * 8, client.device.identity.device} <= set(found.devices)
@@ -162,3 +162,20 @@ async def test_a_new_store_reports_the_other_devices_with_its_label_and_replaces
     await OwnEntry(again.context).check()  # with the same store nobody is replaced
     assert again.got("mls_new_store") == []
     assert dead.id in (await read_devices(again.context.devices)).devices
+
+
+@pytest.mark.parametrize("label", [None, "Kitchen"])
+async def test_starts_without_a_store_fill_no_list(label: str | None) -> None:
+    """Nobody has configured anything: the oldest of too many devices with our label go, whatever order they are in."""
+    client, own = entry(label=label)
+    names = [f"{number:016x}" for number in range(MOST_NAMESAKES + 3)]
+    for number, name in enumerate(names):
+        put(client, Device(name, FOREIGN, label=label, added=datetime.fromtimestamp(NOW - number, UTC)))
+    put(client, Device("ee" * 8, FOREIGN, label="Hall", added=datetime.fromtimestamp(0, UTC)))
+    put(client, Device("ff" * 8, FOREIGN, label=label))  # it does not say when
+    gone = ("ff" * 8, *reversed(names[-3:]))
+    await own.check()
+    (told,) = client.got("mls_new_store")
+    assert told.replaced == gone
+    assert set(told.devices) == {*names, "ff" * 8}
+    assert set((await read_devices(client.context.devices)).devices) == {*names[:-3], "ee" * 8}

@@ -300,7 +300,7 @@ async def test_a_container_without_a_volume(server: DevServer, cast: Cast) -> No
         bot.crash()
         bot = await cast.person(server, jid, **settings)
         told = await bot.next("mls_new_store")
-        assert (told.label, told.devices, told.replaced) == ("bot", (before,), True)
+        assert (told.label, told.devices, told.replaced) == ("bot", (before,), (before,))
         assert [each.id for each in await bot.mls.devices.all()] == [bot.mls.device_id]
         async with asyncio.timeout(120):
             await bot.mls.join(group.jid)
