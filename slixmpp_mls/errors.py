@@ -33,6 +33,7 @@
     │   ├── NoAnswer          no answer in time; the request may have taken effect
     │   ├── RoomUnsuitable    the room cannot carry an encrypted group; `reasons` says why
     │   ├── RoomLost          we are out of the room for good; `reason` says why
+    │   ├── StrangersInRoom   the room in a destroyed one's place has members that the old group did not; `strangers`
     │   ├── ArchiveGap        the room's archive lacks stanzas that we have not read
     │   ├── DowngradeSuspected  a server seems to hide KeyPackages of a better cipher suite
     │   ├── NodeUnusable      a node of our account is closed, or does not keep our items; `node` and `reason` say why
@@ -94,6 +95,7 @@ __all__ = [
     "StoreFull",
     "StoreLocked",
     "StoreMismatch",
+    "StrangersInRoom",
     "SuiteUnsupported",
     "TransferFailed",
     "UnknownGroup",
@@ -171,7 +173,9 @@ class GroupExists(UsageError):
     """
 
     def __init__(self, room: str, group_id: bytes) -> None:
-        super().__init__(f"{room} already has the group {group_id.hex()}: join that group")
+        super().__init__(
+            f"{room} already has the group {group_id.hex()}: join it; if nobody is in it, adopt(anew=True)"
+        )
         self.room = room
         self.group_id = group_id
 
@@ -381,6 +385,29 @@ class RoomLost(DeliveryError):
         self.reason = reason
         self.alternate = alternate
         self.text = text
+
+    @property
+    def gone(self) -> bool:
+        """Whether there is no such room any more, for anybody."""
+        return self.reason in ("destroyed", "not-found")
+
+
+class StrangersInRoom(DeliveryError):
+    """The room that is to take a destroyed one's place has members that the old group did not have.
+
+    :ivar room: its bare JID.
+    :ivar old: bare JID of the destroyed room.
+    :ivar strangers: the members, as ``account@server/device-id``.
+    """
+
+    def __init__(self, room: str, old: str, strangers: Sequence[str]) -> None:
+        some = ", ".join(strangers[:3]) + (f" and {len(strangers) - 3} more" if len(strangers) > 3 else "")
+        super().__init__(
+            f"{room} is to take the place of {old}, which did not have {some}, or not with these keys: join() goes in"
+        )
+        self.room = room
+        self.old = old
+        self.strangers = tuple(strangers)
 
 
 class ArchiveGap(DeliveryError):

@@ -45,6 +45,7 @@ from .errors import DeviceRetired, Disconnected, LoginFailed, NodeUnusable, Usag
 from .key_packages.cipher_suite_choice import Negotiation
 from .key_packages.publication import Publication
 from .policy import RoomPolicy
+from .rooms.alternate_venue import follow_alternate
 from .rooms.conversations import Conversations
 from .rooms.decrypted_message import keep_in
 from .rooms.encrypted_room import EncryptedRoom
@@ -621,3 +622,21 @@ class MLS(BasePlugin):
         if after is None:
             await self._invitations.accept(room=room_address(room))
         return await self.parts.rooms.join(room, after, external)
+
+    async def follow(self, room: str) -> EncryptedRoom:
+        """Go on in the room that takes a destroyed one's place; in its group when this returns.
+
+        ``mls_room_lost`` tells of it, and its `alternate` names the other room.  Nobody but the server says so:
+        therefore nothing is followed by itself, and the other room's group is left again if it has members (clients
+        with their keys) that the old group did not have.  See :mod:`.rooms.alternate_venue`.  If somebody there has to
+        add us first, we ask, as :meth:`join` does.  The old group's keys stay until :meth:`EncryptedRoom.leave`.
+
+        :param room: bare JID of the destroyed room
+        :raises UsageError: we do not know that room, are not in its group, or nobody has named another one
+        :raises StrangersInRoom: nothing was sent to the group there but that we leave it; if you know them, call
+            :meth:`join`.  If we were there before, by an invitation, we stay
+        :raises RoomLost: the other room is gone, too
+        :raises: as :meth:`join`
+        """
+        await self.ready()
+        return await follow_alternate(self.room(room), self.rooms, self.join)

@@ -261,7 +261,7 @@ class _Job:
             if self._people:
                 raise UsageError(f"{self._room} is no room: nobody can be added to a conversation of two")
             return await mls.conversation(self._room)
-        if room is not None and room.is_member and room.lost is not None:
+        if room is not None and room.lost is not None and room.lost.gone:
             raise room.lost
         if room is None or not room.is_member:
             await mls.join(self._room)

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
+from urllib.parse import unquote
 from xml.etree.ElementTree import Element, SubElement
 
 from slixmpp import JID
@@ -329,9 +330,15 @@ class Occupancy:
             return _NicknameTaken()
         if condition in _FINAL:
             gone = error.findtext(f"{_STANZAS}gone") if error is not None else None
-            self.lost = RoomLost(self._room, _FINAL[condition], (gone or "").removeprefix("xmpp:") or None, text)
+            self.lost = RoomLost(self._room, _FINAL[condition], _address_in(gone or ""), text)
             return self.lost
         return Refused(self._room, condition, text)
+
+
+def _address_in(uri: str) -> str | None:
+    """The address in an XMPP URI (RFC 6120 8.3.3.5, RFC 5122), which Prosody gives the action ``?join``."""
+    address = uri.strip().removeprefix("xmpp:").partition("?")[0].partition("#")[0]
+    return unquote(address) or None
 
 
 def parse_error(xml: Element) -> tuple[str, str, Element | None]:

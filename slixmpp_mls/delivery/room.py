@@ -89,6 +89,11 @@ class Room:
         return self._occupancy.inside and self._stream.online
 
     @property
+    def lost(self) -> RoomLost | None:
+        """Why the room is lost for good; None if it is not."""
+        return self._occupancy.lost
+
+    @property
     def nick(self) -> str:
         """Our current nickname, or the last one."""
         return self._occupancy.nick

@@ -199,7 +199,7 @@ class Plugin(E2EEPlugin):
 
     def _ready(self, _: object) -> None:
         for room in self._mls.rooms.values():
-            if room.is_member:
+            if room.group.is_member:  # also if the room is lost: its server could otherwise have us speak in clear
                 self._enable(room.partner or room.jid)
         for invitation in self._mls.invitations:  # of earlier sessions
             self._invited(invitation.room, invitation.inviter)
@@ -387,6 +387,9 @@ class Plugin(E2EEPlugin):
         room = self._room_for(address)
         if room is None and not self._encryption_enabled(tab.jid):
             raise UsageError("this tab is not encrypted: /mls encrypts it. Nothing was sent")
+        known = self._mls.rooms.get(address)
+        if room is None and known is not None and known.lost is not None:
+            raise known.lost
         if room is None:
             raise UsageError("this device is not in the group yet; nothing was sent. /mls asks again")
         return room
@@ -558,7 +561,7 @@ class Plugin(E2EEPlugin):
         if said is None:
             return
         room = None if said.room is None else self._mls.rooms.get(said.room)
-        if room is None or not room.is_member:
+        if room is None or not room.group.is_member:
             self._information(said.text, "Warning" if said.warning else "Info")
             return
         if name == "mls_joined":

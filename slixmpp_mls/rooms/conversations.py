@@ -14,6 +14,8 @@ room that counts, which :meth:`Conversations.open` returns.
 (:mod:`.undecided_invitations`).  If there is no conversation yet, those of the other account are followed before a new
 room is made; otherwise each side would talk in a room of its own, and not read the other's.
 
+*A room that is lost is no conversation.*  If it was destroyed, or we were banned from it, another one is made.
+
 *No empty conversation.*  No room is made for an account without usable KeyPackages.  If no device can be added in the
 end, the room is destroyed.  The name of a room is stored before the room is made, so an interrupted attempt continues.
 
@@ -83,7 +85,7 @@ class Conversations:
         """The conversation that counts, by the other account's bare JID."""
         found: dict[str, list[EncryptedRoom]] = {}
         for room in self._rooms.all.values():
-            if room.partner is not None:
+            if room.partner is not None and room.is_member:
                 found.setdefault(room.partner, []).append(room)
         return {account: min(rooms, key=_group_id) for account, rooms in sorted(found.items())}
 
@@ -165,7 +167,8 @@ class Conversations:
         account = None if room is None else room.partner
         if account is None:
             return
-        rooms = sorted((each for each in self._rooms.all.values() if each.partner == account), key=_group_id)
+        rooms = [each for each in self._rooms.all.values() if each.partner == account and each.is_member]
+        rooms.sort(key=_group_id)
         if len(rooms) > 1:
             merged = ConversationMerged(account, rooms[0].jid, tuple(each.jid for each in rooms[1:]))
             self._context.fire("mls_conversation_merged", merged)

@@ -54,6 +54,9 @@ class Registry(Protocol):
     def forget(self, room: EncryptedRoom) -> Awaitable[None]:
         """Stop reading a room."""
 
+    def discard(self, room: EncryptedRoom, alternate: str | None, reason: str | None) -> Awaitable[None]:
+        """See :meth:`EncryptedRoom.destroy`."""
+
     def branch(
         self, source: EncryptedRoom, room: str, accounts: Sequence[str], name: str | None, policy: RoomPolicy | None
     ) -> Awaitable[EncryptedRoom]:
@@ -113,8 +116,8 @@ class EncryptedRoom:
 
     @property
     def is_member(self) -> bool:
-        """Whether we are in the group, as a full member; see also :attr:`partial`."""
-        return self.group.is_member
+        """Whether we are in the group, as a full member, and its room is not :attr:`lost`; see also :attr:`partial`."""
+        return self.group.is_member and self.lost is None
 
     @property
     def partial(self) -> bool:
@@ -143,9 +146,9 @@ class EncryptedRoom:
     def partner(self) -> str | None:
         """In a conversation of two: the bare JID of the other account; None if it is a room.
 
-        See :mod:`.conversations`.
+        It stays so if the room is :attr:`lost`.  See :mod:`.conversations`.
         """
-        if not self.is_member:
+        if not self.group.is_member:
             return None
         partner = self.policy.partner_of(self.own_account)
         return partner if partner and {*self.accounts} <= {partner, self.own_account} else None
@@ -206,9 +209,10 @@ class EncryptedRoom:
     def lost(self) -> RoomLost | None:
         """Why the room is permanently unreachable (destroyed, banned ...), None if it is not.
 
-        The group's state stays until the application calls :meth:`leave`, or :meth:`.MLS.create` for the same room: a
-        server's statement about a room is no reason to delete keys.  `alternate` names the room that follows, if the
-        destroyer of this one has named it.
+        Then :attr:`is_member` is false, and nothing can be sent.  What is known of the group stays readable
+        (:attr:`members`), and its state stays until the application calls :meth:`leave`, or :meth:`.MLS.create` for the
+        same room: a server's statement about a room is no reason to delete keys.  `alternate` names the room that
+        follows, if the destroyer of this one has named it; :meth:`.MLS.follow` goes there.
         """
         reason = self.worker.progress.lost
         return reason if isinstance(reason, RoomLost) else None
@@ -235,6 +239,7 @@ class EncryptedRoom:
 
         :raises MLSError: the room is lost
         """
+        self.worker.progress.check_not_lost()
         await self.worker.progress.until_joined()
 
     async def rejoin(self, *, external: bool = False) -> None:
@@ -250,6 +255,7 @@ class EncryptedRoom:
         :raises NotPermitted: the group's policy allows no external Commit of ours
         :raises DeliveryError: the room is lost
         """
+        self.worker.progress.check_not_lost()
         if self.group.returning:  # the proving GroupInfo leads back; our state stays until then
             self.worker.rejoiner.by_hand()
             self.worker.recovery.news()
@@ -365,6 +371,7 @@ class EncryptedRoom:
         """
         await self.worker.progress.until(lambda: not self.partial)
         self.group.require_member()
+        self.worker.progress.check_not_lost()
 
     def _own(self, sent: SentMessage) -> Reference:
         if not isinstance(sent, SentMessage):
@@ -547,7 +554,8 @@ class EncryptedRoom:
     ) -> EncryptedRoom:
         """Make another room, with a group of some members of this one (RFC 9420 11.3).
 
-        A key of this group proves that they are members here: no other client could have been let in.
+        A key of this group proves that they are members here: no other client could have been let in.  That works
+        after this room is :attr:`lost` as well.
 
         :param room: bare JID of a room that does not exist
         :param accounts: bare JIDs of members, each with all of its devices that are in this group
@@ -558,7 +566,7 @@ class EncryptedRoom:
         :raises StanzaTooLarge: these are too many to be added at once
         :raises DeliveryError: see :meth:`MLS.create`
         """
-        await self._until_full()
+        await self.worker.progress.until(lambda: not self.partial)  # also of a room that is gone: its keys are there
         return await self._registry.branch(self, room, accounts, name, policy)
 
     async def reinit(self, suite: int | None = None) -> int | None:
@@ -620,7 +628,10 @@ class EncryptedRoom:
         nevertheless; the proposal stays in the archive.  If the program is stopped meanwhile, leaving continues at the
         next start.
 
-        If we are not in the room at the moment, leaving happens when we are, after a restart as well.
+        If we are not in the room at the moment, leaving happens when we are, after a restart as well.  A room that is
+        :attr:`lost` is left at once.
+
+        The room itself stays, even if nobody is in the group any more; :meth:`destroy` ends it.
 
         Where the policy does not let an account remove its own devices (`own_devices`), the others stay until they
         leave by themselves.
@@ -631,3 +642,19 @@ class EncryptedRoom:
         :raises StoreError: the wish could not be stored
         """
         await self.leaving.leave(patience, all_devices=all_devices)
+
+    async def destroy(self, alternate: str | None = None, reason: str | None = None) -> None:
+        """Destroy the room, with its archive, for everybody (XEP-0045 10.9), and delete our keys of its group.
+
+        The others get ``mls_room_lost``; their keys stay until they leave.  To move a group, :meth:`branch` it to
+        another room, and name that as `alternate`.  Prosody gives a destroyed room's address to nobody for a while.
+
+        :param alternate: bare JID of the room that takes its place, for :meth:`.MLS.follow` of the others
+        :param reason: for people; it is not encrypted
+        :raises UsageError: `alternate` is no address of a room, or `reason` has characters that XML cannot hold
+        :raises NotPermitted: we do not own the room
+        :raises DeliveryError: refused or unanswered; nothing has changed
+        :raises StoreError: the room is destroyed, and the keys are not deleted: call :meth:`leave`
+        """
+        self.worker.progress.check_not_lost()
+        await self._registry.discard(self, alternate, reason)

@@ -79,7 +79,7 @@ class Rooms:
     @property
     def accounts(self) -> frozenset[str]:
         """The accounts in all our groups, our own included."""
-        groups = (handle.group.roster.accounts() for handle in self._rooms.values() if handle.is_member)
+        groups = (handle.group.roster.accounts() for handle in self._rooms.values() if handle.group.is_member)
         return frozenset().union(*groups, (self._context.device.identity.account,))
 
     def get(self, room: str) -> EncryptedRoom | None:
@@ -127,7 +127,7 @@ class Rooms:
         try:
             await handle.worker.start()
         except DeliveryError as error:
-            self._context.fire("mls_room_lost", error)
+            self._context.fire("mls_room_lost", handle.lost or error)
         if handle.group.post_commit_actions.leave:
             self._spawn(handle.leaving.finish(LEAVE_TIMEOUT), f"leaving {handle.jid}")
 
@@ -181,14 +181,15 @@ class Rooms:
         await handle.worker.stop()
         handle.references.close()
 
-    async def discard(self, handle: EncryptedRoom) -> None:
-        """Destroy a room that we have made, and delete its group's keys.
-
-        :raises DeliveryError: the room could not be destroyed; nothing has changed
-        """
-        await handle.muc.destroy()
+    async def discard(self, handle: EncryptedRoom, alternate: str | None = None, reason: str | None = None) -> None:
+        """Destroy a room, and delete its group's keys; see :meth:`EncryptedRoom.destroy`."""
+        if alternate is not None:
+            alternate = room_address(alternate)
+        if reason is not None and not is_xml_text(reason):
+            raise UsageError("the reason has characters that XML cannot hold, such as control characters")
+        await handle.muc.destroy(alternate, reason)
         await self.forget(handle)
-        if handle.is_member:
+        if handle.group.is_member:
             handle.group.lifecycle.give_up()
 
     async def give_up(self, reason: DeviceRetired) -> None:
@@ -260,8 +261,8 @@ class Rooms:
         """
         device, bare = self._context.device, room_address(room)
         known = self._rooms.get(bare)
-        ended = known is not None and known.is_member and await self._has_ended(known)
-        if known is not None and (known.is_member or known.partial) and not ended:
+        ended = known is not None and known.group.is_member and await self._has_ended(known)
+        if known is not None and (known.group.is_member or known.partial) and not ended:
             raise UsageError(f"already a member of the group in {bare}")
         suite_is_open = suite is None
         if suite is None:
@@ -294,7 +295,7 @@ class Rooms:
                 await begin(handle)
         except BaseException as error:
             await self.forget(handle)
-            if handle.is_member:
+            if handle.group.is_member:
                 handle.group.lifecycle.give_up()
             elif isinstance(error, UsageError | RoomUnsuitable | NotPermitted | Refused):
                 handle.group.lifecycle.end_creation()  # after other errors the room may be there
@@ -309,8 +310,7 @@ class Rooms:
 
         :raises DeliveryError: the service does not say
         """
-        lost = handle.lost
-        if lost is None or lost.reason not in ("destroyed", "not-found"):
+        if handle.lost is None or not handle.lost.gone:
             return False
         return await handle.muc.check() == ("not-found",)
 
@@ -446,7 +446,7 @@ class Rooms:
             try:
                 await handle.worker.start()
             except DeliveryError:
-                if not (handle.is_member or handle.group.is_partial):
+                if not (handle.group.is_member or handle.group.is_partial):
                     handle.group.lifecycle.stop_waiting()
                     del self._rooms[room]
                 raise

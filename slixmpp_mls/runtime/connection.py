@@ -21,7 +21,7 @@ from pathlib import Path
 from random import uniform
 from typing import Any, Final
 
-from slixmpp import ClientXMPP
+from slixmpp import JID, ClientXMPP
 from slixmpp.xmlstream.xmlstream import NotConnectedError
 
 from ..errors import DeviceRetired, LoginFailed, MLSError, StoreError, UsageError
@@ -139,6 +139,7 @@ class _Kept:
             "connected": self._connected,
             "session_start": self._session,
             "session_resumed": self._session,
+            "stream_error": self._stream_error,
             "disconnected": self._disconnected,
             "mls_retired": lambda _: self._give_up(DeviceRetired("our account has retired this device")),
         }
@@ -200,6 +201,14 @@ class _Kept:
         if self._presence:  # without it, the server holds messages back, invitations included
             self._bot.send_presence()
 
+    def _stream_error(self, error: Any) -> None:
+        """RFC 6120 4.9.3.3: after a conflict choose another resource.  Two programs with the same one, as from a copied
+        configuration, would otherwise end each other's sessions for ever."""
+        address = self._bot.requested_jid
+        if address.resource and str(error["condition"]) == "conflict":
+            log.warning("another program has logged in as %s; this one goes on with another resource", address)
+            self._bot.requested_jid = JID(address.bare)  # the server chooses one
+
     def _disconnected(self, _: object) -> None:
         self._end_limit()
         if not self.failed.done() and (self._again is None or self._again.done()):
@@ -219,7 +228,9 @@ class _Kept:
 async def connected(bot: ClientXMPP, *, presence: bool = True) -> AsyncIterator[None]:
     """Connect a bot and keep it connected until the block ends; then log out and close the store.
 
-    Inside the block the plugin is ready: :meth:`slixmpp_mls.MLS.ready` has returned.
+    Inside the block the plugin is ready: :meth:`slixmpp_mls.MLS.ready` has returned.  If a later login fails for good,
+    as after a change of the password, or our account retires this device, the block is cancelled where it waits, and
+    the error is raised in its place.
 
     ::
 
@@ -228,14 +239,27 @@ async def connected(bot: ClientXMPP, *, presence: bool = True) -> AsyncIterator[
 
     :param bot: with the plugin, not connected; see :meth:`slixmpp_mls.Login.bot`.  It cannot be used afterwards
     :param presence: whether to send presence; without it, no invitations arrive
-    :raises LoginFailed: there is no session
+    :raises LoginFailed: there is no session, or there will be none again
+    :raises DeviceRetired: our account has retired this device
     :raises: as :meth:`slixmpp_mls.MLS.ready`
     """
     plugin = _plugin(bot)
     kept = _Kept(bot, presence)
     try:
-        await plugin.ready()
-        yield
+        async with asyncio.timeout(None) as block:
+
+            def end(failed: asyncio.Future[MLSError]) -> None:
+                with suppress(RuntimeError):  # the block has ended already
+                    if not failed.cancelled():
+                        block.reschedule(0)
+
+            kept.failed.add_done_callback(end)
+            await plugin.ready()
+            yield
+    except TimeoutError:
+        if block.expired():
+            raise kept.failed.result() from None
+        raise
     finally:
         await kept.close()
 

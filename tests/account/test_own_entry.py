@@ -13,7 +13,7 @@ from slixmpp_mls.account.device_list import read_devices
 from slixmpp_mls.account.events import DeviceConflict, NewStore
 from slixmpp_mls.account.own_entry import MOST_NAMESAKES, OwnEntry
 from slixmpp_mls.client import Device as FreshDevice
-from slixmpp_mls.errors import DeviceRetired, NotPermitted
+from slixmpp_mls.errors import DeviceRetired, NodeUnusable, NotPermitted
 from slixmpp_mls.identity import fingerprint
 from slixmpp_mls.stanza import Device, RetiredDevice
 from slixmpp_mls.stanza.elements import Key

@@ -43,6 +43,7 @@ class FakeRoom:
 
     def __init__(self, jid: str, partner: str | None = None) -> None:
         self.jid, self.partner = jid, partner
+        self.group = SimpleNamespace(is_member=True)
         self.sent: list[str] = []
         self.typed: list[bool] = []
         self.confirmed: asyncio.Future[str] = asyncio.get_running_loop().create_future()

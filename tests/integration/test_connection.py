@@ -7,12 +7,13 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import pytest
-from slixmpp import JID
+from slixmpp import JID, ClientXMPP
 
 from slixmpp_mls import MLS, Login, connected
 from slixmpp_mls.devserver import DevServer, Prosody
@@ -70,6 +71,75 @@ async def test_a_block_of_code_in_a_session(server: DevServer, account: Account,
 async def test_a_wrong_password(server: DevServer, account: Account, tmp_path: Path) -> None:
     found = await problem(await made(server, account, tmp_path, password="wrong"))
     assert (found.reason, found.temporary) == ("password", False)
+
+
+async def test_a_password_that_is_changed_during_the_block(
+    server: DevServer, account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There will be no session again: the block ends where it waits, with the error, and the store is free."""
+    bot = await made(server, account, tmp_path)
+    bot.plugin["xep_0198"].allow_resume = False
+    monkeypatch.setattr(connection, "_FIRST_PAUSE", 0.01)
+    jid = str(bot.boundjid.bare)
+    cleaned = False
+
+    async def block() -> None:
+        nonlocal cleaned
+        async with asyncio.timeout(60), connected(bot):
+            await server.register(JID(jid).local, "changed")
+            bot.abort()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cleaned = True
+
+    with pytest.raises(LoginFailed) as caught:
+        await block()
+    assert (caught.value.reason, caught.value.temporary) == ("password", False)
+    assert cleaned
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    async with asyncio.timeout(60), connected(await made_again(server, jid, tmp_path)) as nothing:
+        assert nothing is None
+        with pytest.raises(TimeoutError):  # one of the block's own is its own
+            async with asyncio.timeout(0):
+                await asyncio.Event().wait()
+
+
+async def made_again(server: DevServer, jid: str, folder: Path) -> Client:
+    values = {"password": server.accounts[jid], "host": server.host, "port": server.port, "ca": server.ca_file}
+    return Login.load(jid, **values, store=folder / "ci.db").bot(key_packages=2)
+
+
+async def test_two_programs_with_one_full_address(
+    server: DevServer, account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 6120 4.9.3.3: whose session is replaced comes back with another resource, and both go on."""
+    monkeypatch.setattr(connection, "_FIRST_PAUSE", 0.01)
+    jid = JID(await account(server, "cron"))
+    sessions: list[tuple[int, str]] = []
+    bots = []
+    for number in range(2):
+        bot = server.client(JID(f"{jid.bare}/cron"))
+        bot.register_plugin("mls", {"store": str(tmp_path / f"{number}.db"), "key_packages": 2})
+        monkeypatch.setattr(bot, "connect", partial(bot.connect, server.host, server.port))
+
+        def began(_: object, number: int = number, bot: ClientXMPP = bot) -> None:
+            sessions.append((number, bot.boundjid.resource))
+
+        bot.add_event_handler("session_start", began)
+        bots.append(bot)
+    async with asyncio.timeout(60), connected(bots[0]), connected(bots[1]):
+        while len(sessions) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        room = await MLS.of(bots[0]).create(f"{unique('room')}@{server.rooms}")
+        await (await room.send("still here")).confirmed
+        assert bots[1].is_connected()
+    assert sessions[:2] == [(0, "cron"), (1, "cron")]
+    assert sessions[2][0] == 0
+    assert sessions[2][1] != "cron"
+    assert len(sessions) == 3
 
 
 async def test_a_certificate_that_does_not_verify(server: DevServer, account: Account, tmp_path: Path) -> None:

@@ -170,8 +170,8 @@ class Chat:
 
     def begin(self) -> None:
         """List the rooms of the store, once the plugin is ready."""
-        for room in self.mls.rooms.values():
-            if room.is_member and self._is_wanted(room):
+        for room in sorted(self.mls.rooms.values(), key=lambda room: room.is_member):  # a room that is lost gives way
+            if room.group.is_member and self._is_wanted(room):
                 self._talk_of(room)
         if self.only is None:
             for invitation in self.mls.invitations:
@@ -264,9 +264,9 @@ class Chat:
         self.view.opened(talk)
         try:
             room = self.mls.rooms.get(address) or self.mls.conversations.get(address)
-            if room is not None and room.is_member and room.lost is not None and not create:
+            if room is not None and room.lost is not None and room.lost.gone and not create:
                 raise room.lost
-            if room is not None and room.is_member and room.lost is None:
+            if room is not None and room.is_member:
                 if create:
                     self._note(talk, "The room exists already.")
             elif create:

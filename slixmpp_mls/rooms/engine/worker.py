@@ -191,7 +191,7 @@ class RoomWorker:
         try:
             await self._muc.join(self._group.cursor)
         except (NotPermitted, RoomLost) as error:
-            self.progress.lost = error
+            self.progress.lost = self._loss(error)
             raise
         except DeliveryError as error:
             log.info("%s cannot be entered yet: %s", self.room, error)
@@ -271,12 +271,19 @@ class RoomWorker:
             except ArchiveGap as error:
                 reading = await self._after_gap(error)
             except (RoomLost, NotPermitted) as error:
-                self._lose(error)
-                self._context.fire("mls_room_lost", error)
+                lost = self._loss(error)
+                self._lose(lost)
+                self._context.fire("mls_room_lost", lost)
             except Exception as error:
                 log.exception("reading %s has failed", self.room)
                 self._lose(DeliveryError(f"reading {self.room} has failed"))
                 self._context.fire("mls_failed", error)
+
+    def _loss(self, error: NotPermitted | RoomLost) -> RoomLost:
+        """The one form in which we keep and report that the room is lost, whatever has refused us."""
+        if isinstance(error, RoomLost):
+            return error
+        return self._muc.lost or RoomLost(self.room, "refused", text=str(error))
 
     def _lose(self, error: MLSError) -> None:
         """Handle the loss of the room: it is not read any more."""
@@ -298,8 +305,9 @@ class RoomWorker:
         try:
             await self._muc.join(None)
         except (NotPermitted, RoomLost) as refused:
-            self._lose(refused)
-            self._context.fire("mls_room_lost", refused)
+            lost = self._loss(refused)
+            self._lose(lost)
+            self._context.fire("mls_room_lost", lost)
             return False
         except DeliveryError as refused:  # the room is entered as soon as possible
             log.info("%s cannot be entered yet: %s", self.room, refused)
