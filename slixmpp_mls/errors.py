@@ -7,6 +7,7 @@
     │   ├── SuiteUnsupported  some members lack the cipher suite; `lacking` names them
     │   ├── GroupExists       the room has a group already; `group_id` names it
     │   ├── SentInClear       decrypted content, or a reply made of it by slixmpp, would go out in clear
+    │   ├── SeveralInvitations  several accounts invite to one room; `inviters` names them
     │   ├── NotVouchedFor     the Authentication Service denies members who could read the message
     │   ├── AdministratorInDoubt  it does not vouch for clients of who would become an administrator; see `doubts`
     │   └── DeviceRetired     our account has retired this device; a new store makes a new device
@@ -124,6 +125,19 @@ class SentInClear(UsageError):
 
     :meth:`EncryptedMessage.reply` and :meth:`EncryptedRoom.send` send encrypted.
     """
+
+
+class SeveralInvitations(UsageError):
+    """Several accounts have invited us to a room, and they may mean different groups; nothing has changed.
+
+    :ivar room: bare JID
+    :ivar inviters: their bare JIDs
+    """
+
+    def __init__(self, room: str, inviters: Sequence[str]) -> None:
+        super().__init__(f"several accounts invite to {room}: {', '.join(inviters)}; choose one of them")
+        self.room = room
+        self.inviters = tuple(inviters)
 
 
 class NotVouchedFor(UsageError):

@@ -42,6 +42,7 @@ from .authentication.callbacks import Recent
 from .client import Device
 from .delivery import DeviceDirectory, KeyPackageDirectory, Stream, Uploads
 from .errors import DeviceRetired, Disconnected, LoginFailed, NodeUnusable, UsageError
+from .identity import typed_address
 from .key_packages.cipher_suite_choice import Negotiation
 from .key_packages.publication import Publication
 from .policy import RoomPolicy
@@ -545,7 +546,8 @@ class MLS(BasePlugin):
     def invitations(self) -> list[UndecidedInvitation]:
         """The invitations that ``accept_invitation`` has not accepted, the oldest first; kept for 14 days.
 
-        :meth:`join` of the room accepts one; :meth:`conversation` with the inviter accepts all of that account.
+        :meth:`join` of the room accepts one: `inviter` says whose, if several accounts invite to one room.
+        :meth:`conversation` with the inviter accepts all of that account.
         """
         return self._invitations.undecided
 
@@ -603,7 +605,9 @@ class MLS(BasePlugin):
         await self.ready()
         return await self.parts.rooms.adopt(room, policy, suite, anew)
 
-    async def join(self, room: str, *, after: str | None = None, external: bool = False) -> EncryptedRoom:
+    async def join(
+        self, room: str, *, after: str | None = None, external: bool = False, inviter: str | None = None
+    ) -> EncryptedRoom:
         """Follow a room in which somebody adds, or has added, us; in its group when this returns.
 
         If there is no Welcome for us, we ask for one.  A member lets us in by itself if our account has another
@@ -613,15 +617,20 @@ class MLS(BasePlugin):
         :param after: archive id from which to look for the Welcome; the beginning if not given
         :param external: come in by a Commit of our own, where the group's policy allows it and the room shows a
             GroupInfo
+        :param inviter: bare JID of the account whose invitation counts, and no other; until it invites, only a Welcome
+            that one of its devices has made.  Anybody in a room can make a Welcome into another group, and invite to
+            it: name the inviter whenever you know who it is
+        :raises SeveralInvitations: several accounts invite to the room, and `inviter` is not given
         :raises NoGroupInfo: an external Commit cannot be made at present
         :raises NotPermitted: the group's policy allows no external Commit of ours
         :raises RoomUnsuitable: the address is an account's
         :raises DeliveryError: the room does not let us in
         """
         await self.ready()
+        chosen = None if inviter is None else typed_address(inviter).partition("/")[0]
         if after is None:
-            await self._invitations.accept(room=room_address(room))
-        return await self.parts.rooms.join(room, after, external)
+            await self._invitations.accept(room=room_address(room), inviter=chosen)
+        return await self.parts.rooms.join(room, after, external, chosen or "")
 
     async def follow(self, room: str) -> EncryptedRoom:
         """Go on in the room that takes a destroyed one's place; in its group when this returns.

@@ -32,7 +32,7 @@ from slixmpp.xmlstream.matcher.base import MatcherBase
 from ..delivery import Archive, Invitation, Stream, parse_invitation
 from ..delivery.archive import stamped_ids
 from ..delivery.muc_config import MUC, features
-from ..errors import ArchiveGap, DeliveryError, MLSError, PeerError, StoreError
+from ..errors import ArchiveGap, DeliveryError, MLSError, PeerError, SeveralInvitations, StoreError
 from ..runtime import Context, Tasks
 from ..runtime.tasks import UNREACHABLE
 from ..stanza import Invitation as InvitationElement
@@ -107,7 +107,8 @@ class Invitations:
         self._store = context.device.store
 
         async def follow(room: str, inviter: str, after: str | None, group: bytes) -> None:
-            await rooms.follow_invitation(room, await self._beginning(room, after), group, _adder(inviter, after))
+            place = await self._beginning(room, after)
+            await rooms.follow_invitation(room, place, group, _adder(inviter, after), inviter)
 
         self._rooms = rooms
         self._queue = InvitationQueue(
@@ -149,23 +150,30 @@ class Invitations:
         A room that does not let us in, or does not answer, spoils nothing: the invitation to it is kept.
 
         :param room: bare JID
-        :param inviter: bare JID
+        :param inviter: bare JID; with a room, no other invitation to it counts any more
+        :raises SeveralInvitations: several accounts invite to the room, and nobody says whose invitation counts
         :raises StoreError: the store failed
         """
         if self._undecided is None:
             return
+        if room is not None and inviter is None and not (self._rooms and self._rooms.needs_no_invitation(room)):
+            inviters = dict.fromkeys(each.inviter for each in self._undecided.all if each.room == room)
+            if len(inviters) > 1:
+                raise SeveralInvitations(room, tuple(inviters))
         found = self._undecided.take(room=room, inviter=inviter)
-        await asyncio.gather(*(self._accept_one(address, record) for address, record in found))
+        chosen = inviter if room is not None else None
+        await asyncio.gather(*(self._accept_one(address, record, chosen) for address, record in found))
 
-    async def _accept_one(self, room: str, record: InvitationRecord) -> None:
+    async def _accept_one(self, room: str, record: InvitationRecord, chosen: str | None) -> None:
         rooms, undecided, after = self._rooms, self._undecided, record.after.decode() or None
         if rooms is None or undecided is None or rooms.needs_no_invitation(room):
             return
         try:
             async with asyncio.timeout(READING_TIMEOUT):
                 if await self._is_room(room):  # XEP-0045 6.2: presence is only for rooms
-                    place, adder = await self._beginning(room, after), _adder(record.inviter.decode(), after)
-                    await rooms.follow_invitation(room, place, record.group, adder)
+                    inviter = record.inviter.decode()
+                    place, adder = await self._beginning(room, after), _adder(inviter, after)
+                    await rooms.follow_invitation(room, place, record.group, adder, inviter, chosen)
                     handle = rooms.get(room)
                     if handle is not None:
                         await handle.wait_live()
@@ -271,7 +279,7 @@ class Invitations:
     def _tell_room(self, room: str, inviter: str, after: str | None, group: bytes) -> None:
         handle = None if self._rooms is None else self._rooms.get(room)
         if self._rooms is not None and handle is not None and handle.worker.running and not handle.group.follows:
-            handle.group.lifecycle.expect_group(group, _adder(inviter, after))
+            handle.group.lifecycle.expect_group(group, _adder(inviter, after), inviter)
             work = self._rooms.invited(room, inviter, after)
             self._tasks.spawn(work, f"following an invitation to {room}", passing=UNREACHABLE)
 

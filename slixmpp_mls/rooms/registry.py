@@ -345,12 +345,15 @@ class Rooms:
 
     # --- joining -------------------------------------------------------------------------------
 
-    async def join(self, room: str, after: str | None, external: bool) -> EncryptedRoom:
-        """See :meth:`MLS.join`."""
+    async def join(self, room: str, after: str | None, external: bool, inviter: str) -> EncryptedRoom:
+        """See :meth:`MLS.join`.
+
+        :param inviter: bare JID in normal form; empty if invitations of all accounts count
+        """
         bare = room_address(room)
         if bare not in self._rooms:
             await self._require_room(bare)
-        handle = await self.follow(bare, after)
+        handle = await self.follow(bare, after, chosen=inviter)
         if external and not (handle.is_member or handle.partial):
             await handle.worker.rejoiner.join_externally()
         elif not handle.is_member:
@@ -396,7 +399,15 @@ class Rooms:
             return False
         return handle.group.state is MembershipState.FOUNDING or (handle.group.follows and handle.worker.running)
 
-    async def follow_invitation(self, room: str, after: str | None, group: bytes = b"", adder: str = "") -> None:
+    async def follow_invitation(
+        self,
+        room: str,
+        after: str | None,
+        group: bytes = b"",
+        adder: str = "",
+        sender: str = "",
+        chosen: str | None = None,
+    ) -> None:
         """Read a room because of an invitation.
 
         Inviters may name wrong places.  Therefore a room that we wait in already is first read to the end from our
@@ -406,12 +417,16 @@ class Rooms:
         :param after: see :meth:`follow`
         :param group: see :meth:`follow`
         :param adder: see :meth:`follow`
+        :param sender: see :meth:`follow`
+        :param chosen: see :meth:`follow`
         :raises DeliveryError: the room does not let us in, or was not read to the end in :data:`READING_TIMEOUT`
         """
         handle = self._rooms.get(room)
         waits = handle is not None and (handle.worker.running or handle.group.state in _WAITING)
         if handle is not None and waits and not handle.group.follows:
-            handle.group.lifecycle.expect_group(group, adder)
+            handle.group.lifecycle.expect_group(group, adder, sender)
+            if chosen is not None:
+                handle.group.lifecycle.choose_inviter(chosen)
             async with self._one_at_a_time(room):
                 if not handle.worker.running:
                     await handle.worker.start()
@@ -422,21 +437,33 @@ class Rooms:
                 raise NoAnswer(f"{room} has not been read to the end yet") from None
             if handle.group.follows or after is None:
                 return
-        await self.follow(room, after, group, adder)
+        await self.follow(room, after, group, adder, sender, chosen)
 
-    async def follow(self, room: str, after: str | None, group: bytes = b"", adder: str = "") -> EncryptedRoom:
+    async def follow(
+        self,
+        room: str,
+        after: str | None,
+        group: bytes = b"",
+        adder: str = "",
+        sender: str = "",
+        chosen: str | None = None,
+    ) -> EncryptedRoom:
         """Read a room; if we are not in its group, look for a Welcome.
 
         :param room: bare JID
         :param after: archive id from which to look for it; the beginning if not given
         :param group: id of the group there, if an invitation names it: see :meth:`.Lifecycle.expect_group`
         :param adder: account that has added us to it, a bare JID; empty if nobody says so
+        :param sender: account that has sent the invitation, a bare JID
+        :param chosen: see :meth:`.Lifecycle.choose_inviter`; None: nobody has chosen anew
         :raises DeliveryError: the room does not let us in
         :raises StoreError: the store failed
         """
         async with self._one_at_a_time(room):  # the same invitation may arrive twice
             handle = self._handle(room)
-            handle.group.lifecycle.expect_group(group, adder)
+            handle.group.lifecycle.expect_group(group, adder, sender)
+            if chosen is not None:
+                handle.group.lifecycle.choose_inviter(chosen)
             if handle.worker.running:
                 if after is not None and not handle.group.follows:
                     await handle.worker.read_from(after)

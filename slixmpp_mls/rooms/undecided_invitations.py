@@ -31,7 +31,7 @@ KEPT = 2 * EXPIRY
 class UndecidedInvitation:
     """An invitation that has not been accepted; an element of :attr:`MLS.invitations`.
 
-    ``await mls.join(room)`` accepts it, and so does ``await mls.conversation(inviter)``.
+    ``await mls.join(room, inviter=inviter)`` accepts it, and so does ``await mls.conversation(inviter)``.
 
     :ivar room: bare JID
     :ivar inviter: bare JID, vouched for by the servers only

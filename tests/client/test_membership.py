@@ -16,7 +16,7 @@ from slixmpp_mls.client import (
     RemovedFromGroup,
     RoomGroup,
 )
-from slixmpp_mls.client.storage.records import MembershipState
+from slixmpp_mls.client.storage.records import ExpectedRecord, MembershipState
 from slixmpp_mls.errors import InvalidError, UnknownGroup, UsageError
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.group.group import Group
@@ -108,7 +108,55 @@ def test_a_welcome_is_the_one_that_the_invitation_names(same_id: bool, names_add
     if follows == ALICE:
         assert "no invitation names" in str(only(bob.events, Rejected).error)
         assert world.agree()
-        assert bob.group.room_state.expected() == ()
+        assert bob.group.room_state.expected() == ExpectedRecord()
+
+
+def test_of_several_invitations_the_chosen_inviters_count() -> None:
+    """mls, "Being Invited": an occupant invites as well, to a group of its own; the user has said whose counts."""
+    world = World()
+    (alice,) = world.group(ALICE)
+    bob, mallory = world.person(BOB), world.person(MALLORY)
+    world.people.remove(mallory)
+    bob.group.lifecycle.expect_group(b"another group", MALLORY)
+    bob.group.lifecycle.choose_inviter(ALICE)
+    bob.restart()
+    bob.group.lifecycle.expect_group(alice.group.mls.group_id, ALICE)
+    bob.group.lifecycle.expect_group(b"another group", "", MALLORY)
+    own_group(world, mallory, alice, bob, b"another group")
+    alice.commit(*alice.adding(BOB))
+    world.settle()
+    assert [event.by.account for event in bob.said(Joined) if event.by is not None] == [ALICE]
+    assert "no invitation names" in str(only(bob.events, Rejected).error)
+    assert bob.group.room_state.expected() == ExpectedRecord()
+
+
+@pytest.mark.parametrize("chosen", [ALICE, ""])
+def test_without_an_invitation_a_chosen_inviter_must_have_made_the_welcome(chosen: str) -> None:
+    world = World()
+    (alice,) = world.group(ALICE)
+    bob, mallory = world.person(BOB), world.person(MALLORY)
+    world.people.remove(mallory)
+    bob.group.lifecycle.expect_welcome(None)
+    bob.group.lifecycle.choose_inviter(ALICE)
+    bob.group.lifecycle.choose_inviter(chosen)
+    own_group(world, mallory, alice, bob, b"another group")
+    alice.commit(*alice.adding(BOB))
+    world.settle()
+    assert [event.by.account for event in bob.said(Joined) if event.by is not None] == [chosen or MALLORY]
+
+
+@pytest.mark.parametrize("sender", [ALICE, MALLORY])
+def test_an_invitation_that_names_no_adder_counts_if_its_sender_is_chosen(sender: str) -> None:
+    """Carol has added bob, and a member who has not repeats the invitation: it cannot say who has."""
+    world = World()
+    alice, carol = world.group(ALICE, CAROL)
+    bob = world.person(BOB)
+    bob.group.lifecycle.expect_welcome(None)
+    bob.group.lifecycle.expect_group(alice.group.mls.group_id, "", sender)
+    bob.group.lifecycle.choose_inviter(ALICE)
+    carol.commit(*carol.adding(BOB))
+    world.settle()
+    assert bob.group.is_member is (sender == ALICE)
 
 
 @pytest.mark.parametrize("accounts", [1, 100])
@@ -120,7 +168,7 @@ def test_strangers_invitations_do_not_displace_the_one_that_counts(accounts: int
     bob.group.lifecycle.expect_group(alice.group.mls.group_id, ALICE)
     for number in range(200):
         bob.group.lifecycle.expect_group(b"group %d" % number, f"mallory{number % accounts}@m.example")
-    assert len(bob.group.room_state.expected()) == (9 if accounts == 1 else 64)
+    assert len(bob.group.room_state.expected().groups) == (9 if accounts == 1 else 64)
     alice.commit(*alice.adding(BOB))
     world.settle()
     assert world.agree()
@@ -164,7 +212,7 @@ def test_an_invitation_that_leads_nowhere_leaves_nothing_in_the_store() -> None:
     bob.group.lifecycle.expect_welcome("1", b"group")
     for number in range(20):
         bob.group.lifecycle.expect_group(b"group %d" % number, MALLORY)
-    assert len(bob.group.room_state.expected()) == 8
+    assert len(bob.group.room_state.expected().groups) == 8
     bob.group.lifecycle.stop_waiting()
     with bob.store.transaction() as transaction:
         value = transaction.get(f"outside/{world.room.jid}", b"expected")

@@ -19,7 +19,7 @@ from slixmpp_mls.client.device import device as device_module
 from slixmpp_mls.client.group import external_commit
 from slixmpp_mls.delivery import KeyPackageDirectory, Room
 from slixmpp_mls.devserver import DevServer
-from slixmpp_mls.errors import PolicyViolation
+from slixmpp_mls.errors import PolicyViolation, SeveralInvitations
 from slixmpp_mls.key_packages.items import parse_key_package
 from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.structures.proposals import Add, AnyProposal, GroupContextExtensions, Remove
@@ -31,7 +31,7 @@ from slixmpp_mls.rooms.engine.parts import children
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.store import MemoryStore
 
-from .people import Cast, Person, all_agree
+from .people import SECONDS, Cast, Person, all_agree
 
 pytestmark = pytest.mark.server
 
@@ -226,5 +226,37 @@ async def test_nobody_leads_the_invited_into_another_group(prosody: DevServer, c
     assert "no invitation names" in str(rejected.error)
     assert (await alice.room().add(carol.account)).added
     await carol.joined(room)
+    await all_agree(alice, bob, carol)
+    assert carol.room().accounts == sorted(each.account for each in (alice, bob, carol))
+
+
+async def test_of_two_invitations_the_application_chooses_one(server: DevServer, cast: Cast) -> None:
+    """mls, "Being Invited": mallory posts a Welcome into a group of its own, and invites to it, as alice does."""
+    room, (alice, bob) = await cast.meet(server, "alice", "bob")
+    carol = await cast.person(server, "carol", accept_invitation=lambda _: False)
+    mallory = await seat(cast, server, alice, room)
+    await alice.room().muc.affiliations.grant_membership([carol.account])
+    place = await alice.room().muc.archive.last_id()
+    impostor = Impostor(mallory, room, mallory.account)
+    await impostor.sit_down()
+    suite, now = alice.room().group.mls.suite, int(time.time())
+    items = await KeyPackageDirectory(mallory.client).items(carol.account)
+    packages = map(parse_key_package, items.values())
+    package = next(each for each in packages if each.cipher_suite == suite.id)
+    own = impostor.device.key_packages.make(suite, now)
+    group = Group.create(own, b"another group", extensions=group_extensions(RoomPolicy(room, (mallory.account,))))
+    made = group.finish_commit(group.draft_commit([Add(package)], now=now))
+    assert made.welcome is not None
+    false = [elements.Commit(b"another group", 0, made.commit), elements.Welcome(b"another group", 1, made.welcome)]
+    await impostor.post(*false)
+    assert (await alice.room().add(carol.account)).added
+    await impostor.muc.invite(carol.account, [elements.Invitation(b"another group", place).to_stdlib()])
+    await carol.until(lambda: len(carol.mls.invitations) == 2)
+    with pytest.raises(SeveralInvitations) as caught:
+        await carol.mls.join(room)
+    assert sorted(caught.value.inviters) == sorted([alice.account, mallory.account])
+    assert len(carol.mls.invitations) == 2
+    async with asyncio.timeout(SECONDS):
+        await carol.mls.join(room, inviter=alice.account)
     await all_agree(alice, bob, carol)
     assert carol.room().accounts == sorted(each.account for each in (alice, bob, carol))

@@ -198,7 +198,7 @@ class Lifecycle:
         stays = standing in (MembershipState.LOST, MembershipState.PARTIAL)
         self._seek(cursor, standing if stays else MembershipState.INVITED, group)
 
-    def expect_group(self, group: bytes, inviter: str = "") -> None:
+    def expect_group(self, group: bytes, inviter: str = "", sender: str = "") -> None:
         """Accept, of the Welcomes in the room, those into groups that invitations name.
 
         Without any call, every Welcome for a KeyPackage of ours is accepted.  A client that has been in the group
@@ -206,11 +206,22 @@ class Lifecycle:
 
         :param group: group id that an invitation names
         :param inviter: account (a bare JID) that must have let us in; empty if the invitation does not say who has
+        :param sender: account (a bare JID) that has sent the invitation, if it is another one
         :raises StoreError: nothing has changed
         """
         if self._state.speaking is None and group:
             with self._state.change() as change:
-                change.expect(group, inviter)
+                change.expect(group, inviter, sender or inviter)
+
+    def choose_inviter(self, account: str) -> None:
+        """Accept only Welcomes that invitations of one account name; until one comes, only those by that account.
+
+        :param account: bare JID; empty: those of all accounts count again
+        :raises StoreError: nothing has changed
+        """
+        if self._state.speaking is None:
+            with self._state.change() as change:
+                change.choose_inviter(account)
 
     def _seek(self, cursor: str | None, standing: MembershipState, group: bytes = b"") -> None:
         state = self._state

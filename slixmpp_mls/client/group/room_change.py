@@ -232,17 +232,25 @@ class Change:
         self.transaction.delete(ROOMS, self._room.encode())
         self._record = NEW_ROOM
 
-    def expect(self, group: bytes, inviter: str) -> None:
+    def expect(self, group: bytes, inviter: str, sender: str) -> None:
         """A Welcome into this group is accepted: see :meth:`.Lifecycle.expect_group`."""
-        new = ExpectedGroup(group, inviter.encode())
-        value = self.transaction.get(self._spaces.outside, EXPECTED)
-        known = () if value is None else ExpectedRecord.decode(value).groups
-        groups = (*(each for each in known if each != new), new)
+        known, new = self._expected(), ExpectedGroup(group, inviter.encode(), sender.encode())
+        groups = (*(each for each in known.groups if each != new), new)
         # mls, "Adding People": a stranger's invitations do not displace the genuine one
-        senders = [each.inviter.decode() for each in groups]
+        senders = [each.sender.decode() for each in groups]
         gone = displaced(senders, of_one=_EXPECTED_OF_ONE, in_all=_EXPECTED)
         groups = tuple(each for position, each in enumerate(groups) if position not in gone)
-        self.transaction.put(self._spaces.outside, EXPECTED, ExpectedRecord(groups).encode())
+        self.transaction.put(self._spaces.outside, EXPECTED, replace(known, groups=groups).encode())
+
+    def choose_inviter(self, account: str) -> None:
+        """Only invitations of this account count: see :meth:`.Lifecycle.choose_inviter`."""
+        before = self._expected()
+        if before.chosen != account.encode():
+            self.transaction.put(self._spaces.outside, EXPECTED, replace(before, chosen=account.encode()).encode())
+
+    def _expected(self) -> ExpectedRecord:
+        value = self.transaction.get(self._spaces.outside, EXPECTED)
+        return ExpectedRecord() if value is None else ExpectedRecord.decode(value)
 
     def expect_nothing(self) -> None:
         """Forget what invitations have named."""

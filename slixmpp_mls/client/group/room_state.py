@@ -41,7 +41,6 @@ from ..storage.records import (
     NEW_ROOM,
     OUTSIDE,
     ROOMS,
-    ExpectedGroup,
     ExpectedRecord,
     FormerKeyRecord,
     InboxRecord,
@@ -130,16 +129,16 @@ class RoomState:
         former = [CipherSuite.get(record.suite).import_signature_key(record.key) for record in records]
         return tuple((*present[:2], *former, *present[2:]))
 
-    def expected(self) -> tuple[ExpectedGroup, ...]:
-        """The groups that invitations have named, if we have never been in a group here and wait for a Welcome.
+    def expected(self) -> ExpectedRecord:
+        """What invitations have named, if we have never been in a group here and wait for a Welcome.
 
         :raises StoreError: the store failed
         """
         if self.standing is not MembershipState.INVITED:
-            return ()
+            return ExpectedRecord()
         with self.store.transaction() as transaction:
             value = transaction.get(self.spaces.outside, EXPECTED)
-        return () if value is None else ExpectedRecord.decode(value).groups
+        return ExpectedRecord() if value is None else ExpectedRecord.decode(value)
 
     def known(self) -> KnownState | None:
         """The last state of the group that we had, or have, by which later ones are judged; None if there is none.

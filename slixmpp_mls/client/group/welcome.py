@@ -339,16 +339,13 @@ class Welcomes:
         raise InvalidError("a Welcome into a group, or by an account, that no invitation names", _RULES)
 
     def _is_invited(self, group_id: bytes, inviter: str) -> bool:
-        """Whether the invitations that we follow, if there are any, let this account lead us into this group.
+        """Whether the invitations that count, if there are any, let this account lead us into this group.
 
         KeyPackages are public, so anybody in the room can let us into a group of their own.  A group id is public as
         well, so the account that has signed the GroupInfo counts, too; the Authentication Service judges its leaf (mls,
         "Adding People").
         """
-        expected = self._state.expected()
-        return not expected or any(
-            each.group == group_id and each.inviter in (b"", inviter.encode()) for each in expected
-        )
+        return self._state.expected().admits(group_id, inviter)
 
     @staticmethod
     def _check_known(partial: PartialMembership, inviter: ClientIdentity, key: bytes) -> None:

@@ -343,18 +343,31 @@ class OutsideRecord(Struct):
 class ExpectedGroup(Struct):
     """A group that an invitation names.
 
-    `inviter` is the account (a bare JID) that must have signed the Welcome; it is empty if any account may.
+    `inviter` is the account (a bare JID) that must have signed the Welcome; it is empty if any account may.  `sender`
+    is the account that has sent the invitation.
     """
 
     group: opaque
     inviter: opaque
+    sender: opaque
 
 
 @struct
 class ExpectedRecord(Struct):
-    """The groups that invitations have named while we wait for a Welcome, oldest first."""
+    """The groups that invitations have named while we wait for a Welcome, oldest first.
+
+    `chosen` is the account whose invitations alone count; it is empty if all do.
+    """
 
     groups: tuple[ExpectedGroup, ...] = ()
+    chosen: opaque = b""
+
+    def admits(self, group: bytes, signer: str) -> bool:
+        """Whether a Welcome into this group, by this account, is one that we wait for."""
+        groups = [each for each in self.groups if self.chosen in (b"", each.sender)]
+        if not groups:
+            return self.chosen in (b"", signer.encode())
+        return any(each.group == group and each.inviter in (b"", signer.encode()) for each in groups)
 
 
 @struct
