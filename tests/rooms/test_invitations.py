@@ -340,8 +340,8 @@ async def followed_by(
 
     followed: list[tuple[str, str | None]] = []
 
-    async def follow(room: str, place: str | None, group: bytes, adder: str) -> None:
-        assert (group, adder) == (b"g", "" if after is None else STRANGER)
+    async def follow(room: str, place: str | None, group: bytes, adder: str, sender: str) -> None:
+        assert (group, adder, sender) == (b"g", "" if after is None else STRANGER, STRANGER)
         followed.append((room, place))
 
     monkeypatch.setattr(invitations, "features", described)
