@@ -25,7 +25,7 @@ from typing import Any, Final, Protocol
 from slixmpp import ClientXMPP
 
 from ...delivery import Invitation
-from ...errors import DeliveryError, MLSError, UsageError
+from ...errors import DeliveryError, MLSError, SeveralInvitations, UsageError
 from ...integrations.commands import HELP, RoomCommands
 from ...integrations.notices import EVENTS, notice
 from ...plugin import MLS
@@ -306,6 +306,8 @@ class Chat:
         async def follow() -> None:
             try:
                 await self.mls.join(address)
+            except SeveralInvitations as error:
+                self._note(talk, f"{error}: /open it, which accepts what it invites to.")
             except DeliveryError as error:
                 self._note(talk, f"The room does not let you in yet: {error}")
             else:
