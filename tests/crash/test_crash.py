@@ -28,7 +28,7 @@ from .witnesses import Witness
 
 AT_ONCE = 8  # stories told side by side
 REHEARSALS = 4  # stories without a kill, from which the points are known
-ATTEMPTS = 4  # to come to a point that is not come to every time
+ATTEMPTS = 8  # to come to a point that is not come to every time; most are at the first
 FAILURES = 3  # after so many it is not gone on
 _PRIVATE = frozenset({"sealed", "sent", "points"})  # notes that are not the victim's memory
 
