@@ -80,6 +80,7 @@ async def test_nodes_are_mended_and_the_account_can_be_added(server: DevServer, 
     assert sum(change.published for change in changes) >= (6 if harm is delete else 3)
 
 
+@pytest.mark.slow
 async def test_two_devices_do_not_fight_over_a_lost_node(
     server: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -319,6 +319,7 @@ async def test_a_stranger_in_the_room_is_reported_and_not_let_in(server: DevServ
     await all_agree(alice, bob, mallory)
 
 
+@pytest.mark.slow
 async def test_a_client_that_comes_back_over_and_over_must_wait(prosody: DevServer, cast: Cast) -> None:
     room, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     session = bob.room().group
