@@ -84,7 +84,7 @@ from slixmpp_mls.stanza import (
 from slixmpp_mls.stanza import Device as DeviceElement
 from slixmpp_mls.stanza import GroupInfo as GroupInfoElement
 from slixmpp_mls.stanza import Invitation as InvitationElement
-from slixmpp_mls.stanza.blob import MAX_BLOB, RatchetTreeLocation
+from slixmpp_mls.stanza.blob import MAX_BLOB, MAX_OF_MEMBER, MAX_TREE, RatchetTreeLocation
 from slixmpp_mls.stanza.consistency import check as check_consistency
 from slixmpp_mls.stanza.sce import Envelope, Limits, mismatches
 from slixmpp_mls.stanza.trust_message import MAX_KEYS, KeyOwner, TrustMessage
@@ -284,7 +284,8 @@ def test_its_other_numbers_are_those_of_the_code() -> None:
     assert f"more than {MAX_STANZA:,} octets" in text
     assert f"if the extension would be longer than {MAX_FURTHER:,} octets, or has more than {MAX_PROOFS}" in text
     assert f"if it is longer than {MAX_OCTETS:,} octets, or if the proofs" in text
-    assert f"no more than {MAX_BLOB:,}" in text
+    assert f"no more than {MAX_BLOB:,} of a Commit or a Welcome" in text
+    assert f"of a tree, no more than {MAX_TREE:,}, and no more than {MAX_OF_MEMBER:,} for each" in text
     assert f"at most {MAX_ENCODED:,} characters" in text
     assert f"at most {MAX_ID} octets" in text
     limits = Limits()

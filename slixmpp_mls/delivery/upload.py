@@ -16,7 +16,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from random import uniform
@@ -34,7 +34,7 @@ from ..errors import (
     NoUploadService,
     TransferFailed,
 )
-from ..stanza.blob import MAX_BLOB, OVERHEAD, BlobReference, check_url, seal
+from ..stanza.blob import MAX_TREE, OVERHEAD, BlobReference, Opening, Sealing, check_url
 from .forms import FORM
 from .networks import check_host, host_of, network_of
 from .stream import Stream, in_parallel
@@ -51,7 +51,9 @@ _DISCO_INFO = "http://jabber.org/protocol/disco#info"
 _DISCO_ITEMS = "http://jabber.org/protocol/disco#items"
 _HEADERS = frozenset({"authorization", "cookie", "expires"})  # XEP-0363 5: only these
 _MAX_SERVICES = 50  # of a server that are queried with disco#info at most
-_WHOLE = 120.0  # seconds for a blob that is fetched in one piece
+_WHOLE = 120.0  # seconds for something that is fetched ...
+_SPEED = 1 << 20  # ... and for a blob as many more as a connection needs with so many octets in a second
+_AT_ONCE = 1 << 20  # octets that are uploaded in one piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,24 +85,27 @@ class Uploads:
         """Encrypt octets and upload them.  The service decides how long it keeps them, often 7 days or more.
 
         :raises NoUploadService: our server has none
-        :raises BlobTooLarge: over the limit of the service, or of the receivers (`MAX_BLOB`)
+        :raises BlobTooLarge: over the limit of the service, or of the receivers (`MAX_TREE`)
         :raises Refused, NotPermitted: the service gives us no slot, for example because of a quota
         :raises TransferFailed: the web server refuses it; a temporary failure is raised after several attempts
         :raises Disconnected: there is no stream
         """
-        size = len(data) + OVERHEAD
         await self.check(len(data))
-        sealed = seal(data, os.urandom)
-        return sealed.at(await self.send(size, lambda: sealed.ciphertext))
+        sealing = Sealing(data, os.urandom)
+
+        def body() -> bytes | AsyncIterator[bytes]:
+            return b"".join(sealing.pieces()) if sealing.size <= _AT_ONCE else _spread(sealing.pieces())
+
+        return sealing.at(await self.send(sealing.size, body))
 
     async def check(self, size: int) -> None:
         """Determine whether :meth:`put` would take so many octets.
 
         :raises NoUploadService: our server has none
-        :raises BlobTooLarge: over the limit of the service, or of the receivers (`MAX_BLOB`)
+        :raises BlobTooLarge: over the limit of the service, or of the receivers (`MAX_TREE`)
         """
         limit = await self.limit()
-        limit = MAX_BLOB if limit is None else min(limit, MAX_BLOB)
+        limit = MAX_TREE if limit is None else min(limit, MAX_TREE)
         if size + OVERHEAD > limit:
             raise BlobTooLarge(size + OVERHEAD, limit)
 
@@ -195,18 +200,16 @@ class Uploads:
         """Fetch and decrypt a blob, in one attempt.
 
         :raises NotPermitted: its address is not one that may be fetched from
-        :raises MalformedError: the content is not what was uploaded, or it is over `MAX_BLOB`
+        :raises MalformedError: the content is not what was uploaded, or it is over `MAX_TREE`
         :raises TransferFailed: it cannot be fetched; `temporary` says whether to try again
         """
-        if reference.size > MAX_BLOB:
-            raise MalformedError(f"a blob of {reference.size} octets is over the limit of {MAX_BLOB}")
-        octets = bytearray()
-        async with aclosing(self.fetch(reference.url)) as chunks:
-            async for chunk in chunks:
-                octets += chunk
-                if len(octets) > reference.size:
-                    raise MalformedError(f"a blob of more than the {reference.size} octets that its reference says")
-        return reference.open(bytes(octets))
+        if reference.size > MAX_TREE:
+            raise MalformedError(f"a blob of {reference.size} octets is over the limit of {MAX_TREE}")
+        opening = Opening(reference)
+        async with aclosing(self.fetch(reference.url, _WHOLE + reference.size / _SPEED)) as pieces:
+            async for piece in pieces:
+                opening.add(piece)
+        return opening.finish()
 
     async def fetch(self, url: str, whole: float | None = _WHOLE) -> AsyncGenerator[bytes, None]:
         """Fetch a URL piece by piece.  The caller counts the octets, and stops when there are too many.
@@ -232,3 +235,8 @@ class Uploads:
         transport = self._xmpp.transport
         peer = None if transport is None else transport.get_extra_info("peername")
         return frozenset({"public"} if not peer else {"public", network_of(peer[0])}) - {"other"}
+
+
+async def _spread(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece

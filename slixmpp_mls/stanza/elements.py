@@ -46,6 +46,7 @@ from xml.etree import ElementTree
 from lxml import etree
 
 from ..errors import MalformedError, UsageError
+from .blob import MAX_BLOB
 from .lexical import Base64, Boolean, DateTime, Lexical, Text, UInt
 from .xml import AnyElement, clark, parse_xml, serialize, split_tag
 
@@ -92,6 +93,7 @@ NODE_KEY_PACKAGES = "urn:xmpp:mls:0:key-packages"
 MAX_ENCODED = 1 << 20
 """Characters of base64 in one element.  Servers stop far below (240 kB per stanza)."""
 MAX_MESSAGE = MAX_ENCODED // 4 * 3
+"""Octets of a message in a stanza."""
 MAX_GROUP = 255
 MAX_LABEL = 64
 MAX_KEYS = 16
@@ -104,6 +106,7 @@ MAX_MARKUP = 4096
 
 GROUP = Base64(1, MAX_GROUP)
 MESSAGE = Base64(1, MAX_MESSAGE, spaces=True)
+FETCHED = Base64(1, MAX_BLOB, spaces=True)
 SIGNATURE_KEY = Base64(1, MAX_KEY, spaces=True)
 VOUCHER = Base64(1, MAX_VOUCHER, spaces=True)
 UINT16 = UInt(16)
@@ -229,12 +232,19 @@ class RoomElement(Element):
     :ivar group: the group id, 1 to 255 octets
     :ivar epoch: the epoch in which the message is processed; of a Welcome and a GroupInfo, the
         epoch into which it leads
-    :ivar data: the MLSMessage
+    :ivar data: the MLSMessage; if it was fetched from elsewhere, it may be longer than an element can be written
     """
 
     group: bytes = field(metadata=_attribute("group", GROUP))
     epoch: int = field(metadata=_attribute("epoch", UINT64))
-    data: bytes = field(repr=False, metadata=_text(MESSAGE))
+    data: bytes = field(repr=False, metadata=_text(FETCHED))  # from a stanza, MAX_ENCODED characters at most
+
+    def _fill(self, element: Any) -> None:
+        try:
+            MESSAGE.check(self.data)
+        except ValueError as error:
+            raise UsageError(f"<{self.NAME}/> of octets from elsewhere cannot be written: {error}") from None
+        super()._fill(element)
 
     @property
     def written_at_most(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,9 +12,12 @@ from slixmpp_mls.client import CommitLost, GroupChanged, Incoming, Outgoing, Rej
 from slixmpp_mls.client.group.actions import Ignore
 from slixmpp_mls.client.group.placement import Placement
 from slixmpp_mls.errors import MalformedError, StanzaTooLarge
+from slixmpp_mls.mls.group.commit_creation import CommitBundle, CommitDraft, CommitOptions
+from slixmpp_mls.mls.registry import ExtensionType
+from slixmpp_mls.mls.structures.extensions import Extension
 from slixmpp_mls.mls.structures.proposals import AnyProposal
 from slixmpp_mls.stanza import elements
-from slixmpp_mls.stanza.blob import BlobReference, longest
+from slixmpp_mls.stanza.blob import MAX_BLOB, BlobReference, longest
 from slixmpp_mls.stanza.elements import CommitLocation, RoomElement, WelcomeLocation
 from slixmpp_mls.stanza.locations import CommitPlace, WelcomePlace, commit_place
 from slixmpp_mls.testing import Participant, World
@@ -51,6 +55,32 @@ def test_a_commit_by_its_location() -> None:
     carol.send(b"after it")
     world.settle()
     assert alice.texts[-1] == bob.texts[-1] == b"after it"
+
+
+def test_a_commit_and_a_welcome_longer_than_any_element() -> None:
+    """As the first path among 10,000, or in a post-quantum suite among 700: no element holds it, but a blob does."""
+    world, alice, bob, _ = three()
+    dave = world.person(DAVE)
+    long = CommitOptions(padding=lambda length: elements.MAX_MESSAGE)
+    draft = alice.group.sending.draft_commit(alice.adding(DAVE), world.now, options=long)
+    extension = Extension(ExtensionType.APPLICATION_ID, bytes(elements.MAX_MESSAGE))
+
+    def with_long_welcome(draft: CommitDraft, *, in_welcome: Sequence[Extension], **others: Any) -> CommitBundle:
+        return finish(draft, in_welcome=[*in_welcome, extension], **others)
+
+    group = alice.group.mls
+    finish = group.finish_commit
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(group), "finish_commit", lambda _, *each, **others: with_long_welcome(*each, **others))
+        outgoing = alice.group.sending.finish_commit(draft, placement=Placement.ALL_ELSEWHERE)
+    assert all(len(octets) > elements.MAX_MESSAGE for octets in outgoing.uploads)
+    alice.post(outgoing)
+    world.settle()
+    assert world.agree()
+    assert dave.epoch == bob.epoch
+    dave.send(b"came by a long Welcome")
+    world.settle()
+    assert alice.texts[-1] == bob.texts[-1] == b"came by a long Welcome"
 
 
 def test_a_welcome_by_its_location() -> None:
@@ -138,6 +168,22 @@ def location_by(who: Participant, place: BlobReference, *, signer: int | None = 
 
 def stanza(who: Participant, *payloads: RoomElement) -> Incoming:
     return Incoming("not kept", payloads, claimed=who.account, origin_id="x", occupant=f"{who.world.room.jid}/x")
+
+
+def test_no_commit_or_welcome_is_fetched_that_is_longer_than_any_may_be() -> None:
+    world, alice, _, carol = three()
+    for size in (MAX_BLOB, MAX_BLOB + 1):
+        location = location_by(carol, replace(longest(), size=size))
+        step = alice.group.processing.examine(stanza(carol, location), world.now)
+        assert (step.fetch is not None) is (size == MAX_BLOB)
+    dave = world.person(DAVE)
+    commit_elsewhere(alice, *alice.adding(DAVE), placement=Placement.ALL_ELSEWHERE)
+    commit, welcome = sent(alice)
+    place = WelcomePlace.read(welcome.data)
+    for size in (MAX_BLOB, MAX_BLOB + 1):
+        other = replace(welcome, data=replace(place, blob=replace(place.blob, size=size)).encode())
+        step = dave.group.processing.examine(stanza(alice, commit, other), world.now)
+        assert (step.fetch is not None) is (size == MAX_BLOB)
 
 
 def test_nothing_is_fetched_unless_a_member_has_signed_it() -> None:

@@ -20,7 +20,7 @@ from slixmpp_mls.mls.structures.proposals import Add, AnyProposal
 from slixmpp_mls.mls.tree.leaf_creation import OwnLeaf, capabilities, create_key_package
 from slixmpp_mls.policy import EXTENSION_TYPES, RoomPolicy
 from slixmpp_mls.stanza import elements
-from slixmpp_mls.stanza.blob import MAX_BLOB, BlobReference, Sealed, longest, seal
+from slixmpp_mls.stanza.blob import MAX_BLOB, BlobReference, Sealed, longest, seal, tree_limit
 from slixmpp_mls.stanza.elements import Commit, GroupInfo, RoomElement, Welcome
 from slixmpp_mls.testing import NOW, Participant, World
 
@@ -65,6 +65,20 @@ def test_joining() -> None:
     carol.send(b"Fair is foul")
     world.settle()
     assert bob.texts == alice.texts == [b"Fair is foul"]
+
+
+def test_no_tree_is_fetched_that_is_longer_than_the_policy_allows() -> None:
+    world = World()
+    policy = replace(world.open_policy("alice@a.example"), max_members=3)
+    (alice,) = world.group("alice@a.example", policy=policy)
+    carol = world.person("carol@c.example")
+    draft = alice.group.sending.draft_commit(alice.adding(carol.account), world.now)
+    place = replace(seal(b"", os.urandom).at("https://share.example/tree"), size=tree_limit(3) + 1)
+    alice.post(alice.group.sending.finish_commit(draft, tree_at=place))
+    world.room.deliver_all()
+    events = carol.read()
+    assert [type(event) for event in events] == [Rejected]
+    assert not carol.group.is_member
 
 
 def key_packages(world: World, numbers: range) -> list[AnyProposal]:

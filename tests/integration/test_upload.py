@@ -33,7 +33,7 @@ from slixmpp_mls.errors import (
     NoUploadService,
     TransferFailed,
 )
-from slixmpp_mls.stanza.blob import MAX_BLOB, BlobReference, seal
+from slixmpp_mls.stanza.blob import MAX_TREE, BlobReference, seal
 
 from ..conftest import unavailable_means_skip
 
@@ -119,7 +119,7 @@ async def test_a_reference_that_does_not_fit_what_is_there(server: DevServer, co
         replace(reference, size=0),
         replace(reference, key=other.key),
         replace(reference, nonce=other.nonce),
-        replace(reference, size=MAX_BLOB + 1),
+        replace(reference, size=MAX_TREE + 1),
     ):
         await failure(uploads.get(wrong), MalformedError)
     gone = await failure(uploads.get(replace(reference, url=reference.url.replace("/blob", "x/blob"))), TransferFailed)
@@ -129,9 +129,9 @@ async def test_a_reference_that_does_not_fit_what_is_there(server: DevServer, co
 
 async def test_more_than_the_service_takes(server: DevServer, connect: Connect) -> None:
     uploads = Uploads(await connect(server, "alice"))
-    error = await failure(uploads.put(bytes(MAX_BLOB)), BlobTooLarge)
-    assert error.limit <= MAX_BLOB
-    assert error.size == MAX_BLOB + 16
+    error = await failure(uploads.put(bytes(MAX_TREE)), BlobTooLarge)
+    assert error.limit <= MAX_TREE
+    assert error.size == MAX_TREE + 16
     assert str(error.limit) in str(error)
 
 

@@ -39,6 +39,7 @@ from ...policy import GroupView, RoomPolicy
 from ...policy.check import check
 from ...policy.roster import Roster
 from ...stanza import elements
+from ...stanza.blob import MAX_BLOB
 from ...stanza.consistency import check as check_consistency
 from ...stanza.elements import RoomElement
 from ...stanza.locations import CommitPlace
@@ -210,6 +211,8 @@ class Processing:
         place = CommitPlace.decode(payload.data)
         signer = group.tree.member(LeafIndex(place.signer))
         verify_location(place, group.suite, signer.signature_key, group.group_id, group.epoch)
+        if place.blob.size > MAX_BLOB:
+            raise InvalidError(f"a Commit of {place.blob.size} octets", _LARGE)
         if place.signer in self._state.claims:
             # A member could make us wait again and again.
             raise InvalidError("another Commit elsewhere by the same member in the same epoch", _LARGE)

@@ -51,7 +51,7 @@ from ...policy.continuation import check_continuation
 from ...policy.later_state import check_later, followed
 from ...policy.roster import Roster
 from ...stanza import elements
-from ...stanza.blob import BlobReference, RatchetTreeLocation
+from ...stanza.blob import MAX_BLOB, BlobReference, RatchetTreeLocation, tree_limit
 from ...stanza.consistency import check as check_consistency
 from ...stanza.locations import WelcomePlace
 from ..device import Device
@@ -75,6 +75,7 @@ from .room_state import RoomState
 __all__ = ["Welcomes", "with_commits"]
 
 _RULES = "urn:xmpp:mls:0 business rules"
+_LARGE = "urn:xmpp:mls:0 large"
 
 _MARK = 16  # octets that stand for a group and an epoch
 _COMMITS = 64  # of them remembered: a Commit that loses comes soon after the one that wins
@@ -197,6 +198,8 @@ class Welcomes:
                     place = WelcomePlace.read(payload.data)
                     if self._ours(place.new_members) is None:
                         continue
+                    if place.blob.size > MAX_BLOB:
+                        raise InvalidError(f"a Welcome of {place.blob.size} octets", _LARGE)
                     if place.blob not in incoming.fetched:
                         return Step(incoming, Ignore(), fetch=place.blob)
                     octets = incoming.fetched[place.blob]
@@ -245,6 +248,8 @@ class Welcomes:
         if partial is not None and partial.group.group_id != context.group_id:
             raise InvalidError("a Welcome to another group than the one whose tree we lack", _RULES)
         location = _tree_location(info)
+        if location is not None and location.size > tree_limit(policy.max_members):
+            raise InvalidError(f"a ratchet tree of {location.size} octets, which its policy does not allow", _LARGE)
         if location is not None and location not in incoming.fetched:
             if outside and partial is None and self._state.known() is None and not policy.conversation:
                 step = self._examine_proofs(incoming, welcome, bundle, others, info, policy, location)
