@@ -2,24 +2,29 @@
 
 For an encrypted group, affiliations control only the entry to the room and the access to its archive.  The group
 controls decryption.
+
+*Many at once.*  A request may set several affiliations (XEP-0045 9.4).  Prosody 0.12 sets the first one, and answers as
+if all were set; ejabberd refuses all if it refuses one.  Therefore the first request for several is compared with the
+room's lists, and what is not set together is set one by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Literal
 from xml.etree.ElementTree import Element, SubElement
 
 from slixmpp import JID
 
-from ..errors import NotPermitted
+from ..errors import DeliveryError, NotPermitted, Refused
 from .archive import bare_jid
 from .stream import Stream, in_parallel
 
 MUC_ADMIN = "http://jabber.org/protocol/muc#admin"
 
 Affiliation = Literal["owner", "admin", "member", "outcast", "none"]
+_AT_ONCE = 50  # affiliations in one request
 _INSIDERS: tuple[Affiliation, ...] = ("owner", "admin", "member")
 
 
@@ -32,6 +37,7 @@ class Affiliations:
     def __init__(self, stream: Stream, room: str) -> None:
         self._stream = stream
         self._room = room
+        self._sets_many: bool | None = None  # whether the room's service sets all that a request asks for
 
     async def all(self) -> dict[JID, Affiliation]:
         """All accounts with an affiliation, by bare JID.
@@ -73,7 +79,9 @@ class Affiliations:
         banned = [account for account in wanted if present.get(JID(account)) == "outcast"]
         if banned:
             raise NotPermitted(f"{', '.join(banned)}: banned from {self._room}")
-        await in_parallel([self.set(account, "member") for account in wanted if JID(account) not in present])
+        refused = await self.set_all({account: "member" for account in wanted if JID(account) not in present})
+        for error in refused.values():
+            raise error
 
     async def revoke_membership(self, account: str) -> None:
         """Remove the account's (a bare JID) affiliation with the room, whichever it is.
@@ -93,4 +101,57 @@ class Affiliations:
         item = SubElement(query, f"{{{MUC_ADMIN}}}item", {"affiliation": affiliation, "jid": account})
         if reason is not None:
             SubElement(item, f"{{{MUC_ADMIN}}}reason").text = reason
+        await self._stream.ask("set", self._room, query)
+
+    async def set_all(self, wanted: Mapping[str, Affiliation]) -> dict[str, DeliveryError]:
+        """Set the affiliations of many accounts (bare JIDs).  One that is refused does not affect the others.
+
+        :returns: why not (NotPermitted or Refused), for each account whose affiliation is not set
+        :raises DeliveryError: unanswered; some of them may be set.
+        """
+        left, refused = dict(wanted), dict[str, DeliveryError]()
+        if len(left) > 1 and self._sets_many is None:
+            await self._try(left)
+        if self._sets_many:
+            left = await self._set_batches(left)
+
+        async def one(account: str, affiliation: Affiliation) -> None:
+            try:
+                await self.set(account, affiliation)
+            except (NotPermitted, Refused) as error:
+                refused[account] = error
+
+        await in_parallel([one(*each) for each in left.items()])
+        return refused
+
+    async def _try(self, left: dict[str, Affiliation]) -> None:
+        """Set two affiliations by one request, and see whether the room's lists show both; take what is set away."""
+        pair = dict(list(left.items())[:2])
+        with suppress(NotPermitted, Refused):  # of the request, or of the lists
+            await self._set(pair)
+            listed = await self.all()
+            done = [account for account, each in pair.items() if listed.get(JID(account), "none") == each]
+            for account in done:
+                del left[account]
+            self._sets_many = len(done) == len(pair)
+
+    async def _set_batches(self, wanted: Mapping[str, Affiliation]) -> dict[str, Affiliation]:
+        """Set affiliations by requests for many; return those of requests that are refused."""
+        items = list(wanted.items())
+        batches = [dict(items[start : start + _AT_ONCE]) for start in range(0, len(items), _AT_ONCE)]
+        left: dict[str, Affiliation] = {}
+
+        async def set_batch(batch: dict[str, Affiliation]) -> None:
+            try:
+                await self._set(batch)
+            except (NotPermitted, Refused):
+                left.update(batch)
+
+        await in_parallel([set_batch(batch) for batch in batches])
+        return left
+
+    async def _set(self, wanted: Mapping[str, Affiliation]) -> None:
+        query = Element(f"{{{MUC_ADMIN}}}query")
+        for account, affiliation in wanted.items():
+            SubElement(query, f"{{{MUC_ADMIN}}}item", {"affiliation": affiliation, "jid": account})
         await self._stream.ask("set", self._room, query)

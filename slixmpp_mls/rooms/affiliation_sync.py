@@ -85,12 +85,12 @@ class AffiliationSync:
         return self._compare(await self._affiliations.all())
 
     @staticmethod
-    def _proves(listed: dict[JID, Affiliation], own: str, account: str) -> bool:
-        """Whether the room's lists show that an account has been shut out; see the module."""
-        if listed.get(JID(account)) == "outcast":
-            return True
+    def _proven(listed: dict[JID, Affiliation], own: str, accounts: Sequence[str]) -> list[str]:
+        """The accounts of which the room's lists show that they have been shut out; see the module."""
         inside = {str(jid.bare) for jid, affiliation in listed.items() if affiliation != "outcast"}
-        return own in inside and len(inside) > 1
+        if own in inside and len(inside) > 1:
+            return list(accounts)
+        return [account for account in accounts if listed.get(JID(account)) == "outcast"]
 
     def _compare(self, listed: dict[JID, Affiliation]) -> AffiliationsDiffer:
         inside = {str(jid.bare) for jid, affiliation in listed.items() if affiliation != "outcast"}
@@ -116,6 +116,6 @@ class AffiliationSync:
         if difference != self._told:
             self._told = difference
             self._tell(difference)
-        shut_out = [account for account in difference.shut_out if account != own and self._proves(listed, own, account)]
+        shut_out = self._proven(listed, own, [account for account in difference.shut_out if account != own])
         if shut_out and self.may_expel(own):
             await self._expel(shut_out)

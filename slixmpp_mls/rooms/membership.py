@@ -19,7 +19,6 @@ from typing import Self, TypeVar
 from slixmpp import JID
 
 from ..client import JoinRequested, Member
-from ..delivery.stream import in_parallel
 from ..errors import DeliveryError, InvalidError, MLSError, NotPermitted, Refused, StanzaTooLarge, UsageError
 from ..identity import ClientIdentity, normal_forms, typed_address
 from ..key_packages.admission import Unvouched
@@ -27,6 +26,7 @@ from ..key_packages.cipher_suite_choice import negotiate
 from ..key_packages.selection import Candidates, find_candidates
 from ..mls.structures.proposals import Add, AnyProposal, Remove
 from ..mls.tree.tree_math import LeafIndex
+from ..policy.check import MAX_CHANGES
 from ..runtime import GrantRequests
 from .affiliation_sync import AffiliationSync
 from .engine.committer import Committer
@@ -37,6 +37,9 @@ __all__ = ["AddResult", "MembershipChanges", "RemoveResult"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+_AT_ONCE = MAX_CHANGES - 24
+"""Clients that one Commit adds: it may hold other members' proposals as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,33 +111,31 @@ class _LettingIn:
         :raises DeliveryError: no answer
         """
         accounts = dict.fromkeys(client.account for client in batch if client in self._candidates.packages)
-        outside = [each for each in accounts if each != self._own and each not in self._present | self._let_in]
-        refused = dict(await in_parallel([self._one(account) for account in outside]))
-        errors = {account: error for account, error in refused.items() if error is not None}
+        inside = self._present, self._let_in
+        outside = [each for each in accounts if each != self._own and not any(each in some for some in inside)]
+        self._let_in.update(outside)  # also if no answer comes: some of them may be in
+        errors = await self._parts.muc.affiliations.set_all(dict.fromkeys(outside, "member"))
+        self._let_in.difference_update(errors)
         if errors and len(errors) == len(outside) and all(isinstance(each, NotPermitted) for each in errors.values()):
             raise NotPermitted(f"only an admin of {self._parts.room} can let in {', '.join(outside)}")
         for account, error in errors.items():
             self._candidates.refuse(account, f"cannot be let into {self._parts.room}: {error}")
         return not errors
 
-    async def _one(self, account: str) -> tuple[str, DeliveryError | None]:
-        try:
-            await self._parts.muc.affiliations.set(account, "member")
-        except (NotPermitted, Refused) as error:
-            return account, error
-        self._let_in.add(account)
-        return account, None
-
     async def take_out_again(self) -> None:
         """Revoke our grants to accounts that are not in the group."""
         group = self._parts.group
         if not group.is_member or group.sending.commit_waits:  # a Commit in transit may still add them
             return
-        for account in sorted(each for each in self._let_in if not group.roster.has(each)):
-            try:
-                await self._parts.muc.affiliations.revoke_membership(account)
-            except DeliveryError as error:
-                log.warning("%s was not added, and keeps its affiliation with %s: %s", account, group.room, error)
+        over = sorted(each for each in self._let_in if not group.roster.has(each))
+        if not over:
+            return
+        try:
+            refused = await self._parts.muc.affiliations.set_all(dict.fromkeys(over, "none"))
+        except DeliveryError as error:
+            refused = dict.fromkeys(over, error)
+        for account, reason in refused.items():
+            log.warning("%s was not added, and may keep its affiliation with %s: %s", account, group.room, reason)
 
 
 def _parted(batch: Sequence[T], count: int) -> list[list[T]]:
@@ -195,7 +196,7 @@ class MembershipChanges:
         await letting_in.look()
         added: list[Member] = []
         refusals: list[MLSError] = []
-        batches = [list(candidates.packages)]
+        batches = _parted(list(candidates.packages), _AT_ONCE)
         try:
             while batches:
                 batch = batches.pop(0)

@@ -83,6 +83,7 @@ class Office:
         self.listed: dict[str, Affiliation] = {}
         self.invited: list[str] = []
         self.errors: list[DeliveryError] = []
+        muc.affiliations._sets_many = False
         for name in ("all", "set"):
             monkeypatch.setattr(muc.affiliations, name, getattr(self, name))
         monkeypatch.setattr(muc, "invite", self.invite)

@@ -250,6 +250,27 @@ async def test_a_divisible_commit_is_not_uploaded_unless_its_path_is_what_is_lar
     assert not alice.group.sending.commit_waits
 
 
+async def test_a_divisible_commit_is_uploaded_where_each_of_several_would_take_a_long_tree(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world, alice, bob, _ = committing()
+    web = Web(alice)
+    world.person(DAVE)
+    alice.parts.fits = no_room_for_commits  # type: ignore[method-assign]
+    adds = alice.person.adding(DAVE)
+    tree = len(alice.group.mls.tree.encode())
+    monkeypatch.setattr("slixmpp_mls.rooms.engine.committer._LONG_TREE", tree)
+    committed = asyncio.create_task(alice.committer.commit(lambda: adds, divisible=True))
+    await until(lambda: alice.muc.sent)
+    assert web.put_so_far == 2, "the tree, and the Commit"
+    alice.read()
+    changed = await committed
+    assert changed is not None
+    assert [member.account for member in changed.added] == [DAVE]
+    assert changed.epoch == bob.epoch
+    assert world.agree()
+
+
 async def test_a_commit_for_which_no_service_has_room_changes_nothing() -> None:
     """Sizes are compared with what the service takes before anything is stored."""
     _, alice, *_ = committing()

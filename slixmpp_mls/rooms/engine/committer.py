@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 
 _COMMIT_ATTEMPTS = 25  # how often a Commit is made again when others come first
 
+_LONG_TREE = 1 << 20
+"""Octets of a ratchet tree from which on a Commit is uploaded, too, rather than split into several with a tree each."""
+
 
 class _CommitLost(Exception):
     """Another Commit came first."""
@@ -70,7 +73,8 @@ class Committer:
         :param force: commit even if there is nothing to propose, to renew our keys
         :param before: the necessary actions on the server, once it is known that the Commit can be made, and before it
             is sent; returns False if `make` would propose something else now
-        :param divisible: raise StanzaTooLarge where a Commit of fewer proposals would fit, rather than upload it
+        :param divisible: raise StanzaTooLarge where a Commit of fewer proposals would fit, rather than upload it; not
+            if the ratchet tree is long
         :returns: the effect of the Commit; None if it became superfluous
         :raises MLSError: the room is not read any more
         :raises DeliveryError: the room refuses it, an upload has failed, or others always come first
@@ -122,15 +126,16 @@ class Committer:
             return self._group.sending.finish_commit(draft, fits=self._parts.fits)
         except StanzaTooLarge as error:
             too_large = error
-        # Fewer proposals make the path no shorter.
-        split = divisible and draft.path_length < too_large.limit / 2
+        tree = draft.tree.encode() if draft.invites else b""
+        # Fewer proposals make the path no shorter.  A long tree is uploaded for each Commit: few Commits cost less.
+        split = divisible and draft.path_length < too_large.limit / 2 and len(tree) < _LONG_TREE
         at_most = Placement.IN_STANZA if split else Placement.ALL_ELSEWHERE
         placement, due = self._group.sending.place_commit(draft, self._parts.fits, at_most=at_most)
         uploads = self._parts.context.uploads
         try:
             if due:
                 await uploads.check(max(map(len, due)))
-            tree_at = await uploads.put(draft.tree.encode()) if draft.invites else None
+            tree_at = await uploads.put(tree) if draft.invites else None
         except NoUploadService as error:
             raise too_large from error
         if not self._group.sending.is_current(draft):

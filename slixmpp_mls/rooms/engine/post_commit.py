@@ -98,18 +98,19 @@ class PostCommit:
             listed = await affiliations.all()
         except NotPermitted:
             listed = None  # then we are hardly able to change anything either
-        for each in owed:
-            present = listed is None or listed.get(JID(each.account)) in ("member", "admin", "owner")
-            if present and not self._group.roster.has(each.account):
-                try:
-                    await affiliations.revoke_membership(each.account)
-                except (Disconnected, NoAnswer):
-                    raise
-                except NotPermitted:
-                    log.info("%s: only an owner of %s can revoke its affiliation", each.account, self._group.room)
-                except DeliveryError as error:
-                    log.warning("%s keeps its affiliation with %s: %s", each.account, self._group.room, error)
-            self._group.lifecycle.done([each.key])
+        inside = [
+            each.account
+            for each in owed
+            if not self._group.roster.has(each.account)
+            and (listed is None or listed.get(JID(each.account)) in ("member", "admin", "owner"))
+        ]
+        refused = await affiliations.set_all(dict.fromkeys(inside, "none"))
+        for account, error in refused.items():
+            if isinstance(error, NotPermitted):
+                log.info("%s: only an owner of %s can revoke its affiliation", account, self._group.room)
+            else:
+                log.warning("%s keeps its affiliation with %s: %s", account, self._group.room, error)
+        self._group.lifecycle.done(each.key for each in owed)
 
     async def _change_rank(self, owed: list[Promote | Demote]) -> None:
         """Give new administrators of the group the affiliation by which they can let people into the room; and back.
