@@ -278,8 +278,9 @@ class TrustManagement:
 
     def recipients(self) -> list[KnownKey]:
         """All keys to which something may be owed."""
-        everything = self.table.everything()
-        return [key for key in everything if key.level is TrustLevel.VERIFIED and key.source is not Source.SELF]
+        return [
+            key for key in self.table.decided() if key.level is TrustLevel.VERIFIED and key.source is not Source.SELF
+        ]
 
     def owed(self, recipients: Iterable[KnownKey]) -> list[Statement]:
         """The statements that we still owe to these keys, each once.
@@ -294,8 +295,11 @@ class TrustManagement:
         ================  =============================================================================
         """
         due: set[Statement] = set()
+        recipients = tuple(recipients)
+        if not recipients:
+            return []
         with self.table.open() as keys:
-            everything = [key for key in keys.all() if key.is_proven and key.source is not Source.SELF]
+            everything = [key for key in keys.decided() if key.is_proven and key.source is not Source.SELF]
             for recipient in recipients:
                 told = {name[32:]: value for name, value in keys.transaction.items(TOLD, recipient.identifier)}
                 for key in everything:

@@ -25,11 +25,11 @@ accounts in our groups always stay: otherwise floods of strangers could make us 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import Annotated
+from typing import Annotated, Self
 
 from ..identity import ClientIdentity, TrustLevel, group_digits, key_identifier
 from ..mls import tls
@@ -163,6 +163,7 @@ class TrustTable:
         self.store = store
         self._clock = clock
         self._listeners: Listeners[TrustChanged] = Listeners()
+        self._index: _Index | None = None
 
     @property
     def now(self) -> int:
@@ -172,16 +173,19 @@ class TrustTable:
     @contextmanager
     def open(self) -> Iterator[Keys]:
         """All reads and writes in the block are one transaction; listeners are called after it."""
+        index, self._index = self._index, None  # what fails may have changed it
         with self.store.transaction() as transaction:
-            keys = Keys(transaction, self.now)
+            keys = Keys(transaction, self.now, index)
             yield keys
+        self._index = keys.index
         for change in keys.changes:
             self._listeners.tell(change)
 
     def get(self, account: str, identifier: bytes) -> KnownKey:
         """What is known of a key."""
-        with self.open() as keys:
-            return keys.get(account, identifier)
+        with self.store.transaction() as transaction:
+            value = transaction.get(SPACE, _prefix(account) + identifier)
+        return KnownKey(account, identifier) if value is None else _known(account, identifier, value)
 
     def of(self, account: str) -> list[KnownKey]:
         """An account's keys, by identifier."""
@@ -192,6 +196,11 @@ class TrustTable:
         """All keys, by account and identifier."""
         with self.open() as keys:
             return list(keys.all())
+
+    def decided(self) -> list[KnownKey]:
+        """The keys that are verified or distrusted, by account and identifier."""
+        with self.open() as keys:
+            return keys.decided()
 
     def tidy(self, present: Collection[str]) -> int:
         """Forget accounts that are in no group of ours: those whose keys nobody has vouched for, and the ones that
@@ -213,18 +222,51 @@ class TrustTable:
         return self._listeners.add(report)
 
 
+@dataclass(slots=True)
+class _Index:
+    """What would need a look at all keys, kept in memory.
+
+    :ivar unproven: accounts without proven keys, the one first that has shown nothing new for longest
+    :ivar decided: account and identifier of each key that is verified or distrusted
+    """
+
+    unproven: dict[str, None] = field(default_factory=dict)
+    decided: set[tuple[str, bytes]] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, keys: Iterable[KnownKey]) -> Self:
+        """The index of a table."""
+        index, seen, proven = cls(), dict[str, int](), set[str]()
+        for key in keys:
+            seen[key.account] = max(key.since, seen.get(key.account, 0))
+            if key.is_proven:
+                proven.add(key.account)
+            index.note(key)
+        index.unproven = dict.fromkeys(sorted(seen.keys() - proven, key=lambda account: seen[account]))
+        return index
+
+    def note(self, key: KnownKey) -> None:
+        """Note the level of a key."""
+        name = key.account, key.identifier
+        if key.level in (TrustLevel.VERIFIED, TrustLevel.DISTRUSTED):
+            self.decided.add(name)
+        else:
+            self.decided.discard(name)
+
+
 class Keys:
     """The table within one transaction.
 
     :ivar now: seconds since the Unix epoch
     :ivar changes: of levels, so far
+    :ivar index: of the table, if anything has needed it yet; it is of no use if the transaction fails
     """
 
-    def __init__(self, transaction: Transaction, now: int) -> None:
+    def __init__(self, transaction: Transaction, now: int, index: _Index | None = None) -> None:
         self.transaction = transaction
         self.now = now
         self.changes: list[TrustChanged] = []
-        self._unproven: dict[str, int] | None = None  # accounts without proven keys, and when they were last seen anew
+        self.index = index
         self._read: dict[str, dict[bytes, KnownKey]] = {}  # whole accounts: all of their leaves ask for the same
 
     # --- reading -------------------------------------------------------------------------------
@@ -249,6 +291,15 @@ class Keys:
             account, _, identifier = key.partition(b"\0")
             yield _known(account.decode(), identifier, value)
 
+    def decided(self) -> list[KnownKey]:
+        """The keys that are verified or distrusted, by account and identifier."""
+        return [self.get(*name) for name in sorted(self._indexed().decided)]
+
+    def _indexed(self) -> _Index:
+        if self.index is None:
+            self.index = _Index.of(self.all())
+        return self.index
+
     # --- writing -------------------------------------------------------------------------------
 
     def put(self, key: KnownKey) -> bool:
@@ -261,7 +312,7 @@ class Keys:
             return True
         if key.identifier not in self._of(key.account):
             if not self._of(key.account) and not key.is_proven:
-                self._make_room_for_account(key.account)
+                self._make_room_for_account()
             if not self._make_room(key):
                 return False
         self._write(key)
@@ -271,7 +322,14 @@ class Keys:
 
     def delete(self, key: KnownKey) -> None:
         self.transaction.delete(SPACE, _prefix(key.account) + key.identifier)
-        self._of(key.account).pop(key.identifier, None)
+        there = self._of(key.account)
+        there.pop(key.identifier, None)
+        if self.index is not None:
+            self.index.decided.discard((key.account, key.identifier))
+            if not there:
+                self.index.unproven.pop(key.account, None)
+            elif not any(map(_is_proven, there.values())):
+                self.index.unproven[key.account] = None
 
     def meet(self, client: ClientIdentity, scheme: int, signature_key: bytes) -> KnownKey:
         """Note that a leaf of this device has this key; returns the record."""
@@ -327,28 +385,25 @@ class Keys:
             (key.by or "").encode(),
         )  # fmt: skip
         self.transaction.put(SPACE, _prefix(key.account) + key.identifier, record.encode())
-        self._of(key.account)[key.identifier] = key
+        there = self._of(key.account)
+        new = key.identifier not in there
+        there[key.identifier] = key
+        if self.index is not None:
+            self.index.note(key)
+            if key.is_proven:
+                self.index.unproven.pop(key.account, None)
+            elif (new or key.account not in self.index.unproven) and not any(map(_is_proven, there.values())):
+                self.index.unproven.pop(key.account, None)  # it is the youngest now
+                self.index.unproven[key.account] = None
 
-    def _make_room_for_account(self, account: str) -> None:
-        """Forget the account without proven keys that was seen first, if there are too many."""
-        if self._unproven is None:  # counted once in a transaction, however many accounts it brings
-            proven: set[str] = set()
-            self._unproven = {}
-            for key in self.all():
-                self._unproven[key.account] = max(key.since, self._unproven.get(key.account, 0))
-                if key.is_proven:
-                    proven.add(key.account)
-            for each in proven:
-                del self._unproven[each]
-            # In order of age: what comes next is the youngest.
-            self._unproven = dict(sorted(self._unproven.items(), key=lambda item: item[1]))
-        self._unproven[account] = self.now
-        while len(self._unproven) > MAX_UNPROVEN_ACCOUNTS:
-            oldest = next(iter(self._unproven))
-            del self._unproven[oldest]
-            # It may have been decided on in this transaction.
-            for key in self.of(oldest) if not any(key.is_proven for key in self.of(oldest)) else ():
+    def _make_room_for_account(self) -> None:
+        """Forget accounts without proven keys that have shown nothing new for longest, if there are too many."""
+        unproven = self._indexed().unproven
+        while len(unproven) >= MAX_UNPROVEN_ACCOUNTS:
+            oldest = next(iter(unproven))
+            for key in self.of(oldest):
                 self.delete(key)
+            unproven.pop(oldest, None)
 
     def tidy(self, present: Collection[str]) -> int:
         """See :meth:`TrustTable.tidy`."""
@@ -372,6 +427,10 @@ class Keys:
         if len(unproven) >= MAX_UNPROVEN:
             self.delete(min(unproven, key=lambda one: one.since))
         return len(there) < MAX_KEYS
+
+
+def _is_proven(key: KnownKey) -> bool:
+    return key.is_proven
 
 
 def _is_unattended(key: KnownKey) -> bool:

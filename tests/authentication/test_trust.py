@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
@@ -833,6 +835,45 @@ def test_accounts_that_nobody_has_decided_on_are_limited(store: MemoryStore) -> 
     assert {BOB.account, CAROL.account} <= accounts
     assert "u0@v.example" not in accounts
     assert table.get(BOB.account, id_of(BOB)).level is TrustLevel.VERIFIED
+
+
+_CHANGES = st.tuples(
+    st.sampled_from(["put", "delete", "meet", "own", "fail", "tidy"]),
+    st.sampled_from([BOB, B2, CAROL, A1]),
+    st.integers(0, 2),
+    st.sampled_from(list(TrustLevel)),
+    st.sampled_from(list(Source)),
+)
+
+
+@given(st.lists(_CHANGES, max_size=25), st.integers(0, 25))
+@settings(max_examples=60, deadline=None)
+def test_what_is_kept_in_memory_is_what_a_look_at_all_keys_shows(changes: list[Any], first: int) -> None:
+    """Accounts without proven keys, and decided keys: known from one look on, also after a transaction that failed."""
+    table = TrustTable(MemoryStore(OWN), clock=Clock())
+    for number, (what, client, key, level, source) in enumerate(changes):
+        if number == first:
+            table.decided()
+        known = table.get(client.account, id_of(client, key))
+        with suppress(ZeroDivisionError), table.open() as keys:
+            if what == "delete":
+                keys.delete(known)
+            elif what == "meet":
+                keys.meet(client, ED25519, key_of(client, key))
+            elif what == "own":
+                keys.own(client, ED25519, key_of(client, key))
+            elif what == "tidy":
+                keys.tidy({OWN, CAROL.account})
+            else:
+                keys.put(replace(known, level=level, source=source, since=number))
+            if what == "fail":
+                raise ZeroDivisionError
+        everything = table.everything()
+        decided = [key for key in everything if key.level in (TrustLevel.VERIFIED, TrustLevel.DISTRUSTED)]
+        assert table.decided() == decided
+        assert table._index is not None
+        proven = {key.account for key in everything if key.is_proven}
+        assert table._index.unproven.keys() == {key.account for key in everything} - proven
 
 
 def everybody(table: TrustTable) -> set[str]:
