@@ -20,6 +20,9 @@ from . import joining, peers, report, restarting
 from . import suites as suite_costs
 from .core import Result, run
 from .imports import LATE, measure
+from .large import growth as growth_of
+from .large import report as large_report
+from .large.run import KINDS, large_room, server_for
 from .rooms import report as rooms_report
 from .rooms.archive import catch_up
 from .rooms.many import many_rooms
@@ -215,6 +218,60 @@ def rooms(
             markdown.write_text(rooms_report.markdown(results))
         if svg is not None and results.talks:
             rooms_report.plot(results, svg)
+
+
+@application.command()
+def large(
+    members: Annotated[int, typer.Option(help="Leaves that the room's group grows to.")] = 1000,
+    server: Annotated[Server, typer.Option(help="Where the room is.")] = Server.PROSODY,
+    pool: Annotated[Path | None, typer.Option(help="A file of KeyPackages, made or used again.")] = None,
+    markdown: Markdown = None,
+) -> None:
+    """Let a room's group grow to so many members, with ten real clients in it, on a real server.
+
+    Example: `python -m benchmarks large --members 10000 --server ejabberd`
+
+    50,000 members take about an hour and 5 GB of memory.
+    """
+    console = Console()
+    figures = large_report.Figures(members, str(server))
+
+    async def measure(progress: Callable[[str], None]) -> None:
+        async with server_for(KINDS[server]) as running:
+            await large_room(running, figures, pool, progress)
+
+    try:
+        with _progress() as progress:
+            asyncio.run(measure(progress))
+    finally:  # what has been measured until then took its time
+        large_report.print_table(figures, console)
+        if markdown is not None:
+            markdown.write_text(large_report.markdown(figures))
+
+
+@application.command()
+def growth(
+    sizes: Annotated[str, typer.Option(help="Group sizes, with commas.")] = "1000,2000,4000,8000",
+    server: Annotated[Server, typer.Option(help="Where the rooms are.")] = Server.PROSODY,
+    pool: Annotated[Path | None, typer.Option(help="A file of KeyPackages, made or used again.")] = None,
+    markdown: Markdown = None,
+) -> None:
+    """Measure how the cost of each operation grows with the group; fail if one grows faster than its size.
+
+    Example: `python -m benchmarks growth --sizes 500,1000,2000`
+    """
+
+    async def measure(progress: Callable[[str], None]) -> list[growth_of.Growth]:
+        async with server_for(KINDS[server]) as running:
+            return await growth_of.measure(running, _numbers(sizes), pool, progress)
+
+    with _progress() as progress:
+        growths = asyncio.run(measure(progress))
+    growth_of.print_table(growths, Console())
+    if markdown is not None:
+        markdown.write_text(growth_of.markdown(growths))
+    if not all(each.passes for each in growths):
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

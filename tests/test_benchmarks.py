@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.large.growth import Growth, slope
 from benchmarks.rooms.quiet import Confirming
 
 STREAM = (
@@ -25,3 +27,14 @@ def test_quiet_listeners_confirm_what_they_were_sent(cuts: list[int], before: in
     listener(rest)
     expected = [f"<a xmlns='urn:xmpp:sm:3' h='{(before + number) % 2**32}'/>" for number in (2, 4)]
     assert sent == expected
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 1.5, 2.0])
+def test_a_power_of_the_size_has_its_exponent_as_slope(exponent: float) -> None:
+    assert slope({n: 3e-4 * n**exponent for n in (500, 1000, 3000, 9000)}) == pytest.approx(exponent)
+
+
+def test_an_operation_that_grows_faster_than_the_group_fails() -> None:
+    assert not Growth("quadratic", {n: 1e-6 * n**2 for n in (500, 1000, 2000)}).passes
+    assert Growth("linear, and a constant", {n: 0.1 + 1e-4 * n for n in (500, 1000, 2000)}).passes
+    assert Growth("too fast to tell", {n: 1e-9 * n**2 for n in (500, 1000, 2000)}).slope is None

@@ -55,6 +55,7 @@ class Crew:
         processes: int | None = None,
         omemo: bool = False,
         suite: int = 1,
+        program: str = _PROGRAM,
     ) -> Self:
         """Make accounts and log them in.
 
@@ -62,9 +63,10 @@ class Crew:
         :param processes: one for each client if not given
         :param omemo: clients with slixmpp-omemo
         :param suite: the cipher suite of encrypted clients
+        :param program: what their processes run
         """
         crew = cls(server)
-        crew.processes = [Process(_PROGRAM) for _ in range(min(count, processes or count))]
+        crew.processes = [Process(program) for _ in range(min(count, processes or count))]
         await asyncio.gather(*(process.start() for process in crew.processes))
         for number in range(count):
             jid = await server.register(f"{'m' if folder else 'p'}{number}-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex)

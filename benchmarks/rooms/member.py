@@ -8,7 +8,7 @@ import resource
 import ssl
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from slixmpp import JID, ClientXMPP
 from slixmpp.stanza import Message
@@ -35,6 +35,9 @@ class Client:
     :ivar heard: number of others' messages since the last `reset`
     :ivar delays: how long each of them took, seconds
     """
+
+    settings: ClassVar[dict[str, Any]] = {"key_packages": 2}
+    """Of the plugin."""
 
     def __init__(self) -> None:
         self.heard = 0
@@ -70,7 +73,7 @@ class Client:
         session: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         xmpp.add_event_handler("session_start", lambda _: None if session.done() else session.set_result(None))
         if self.encrypted:
-            xmpp.register_plugin("mls", {"store": store, "key_packages": 2, "cipher_suites": (suite,)})
+            xmpp.register_plugin("mls", {"store": store, "cipher_suites": (suite,), **self.settings})
             xmpp.add_event_handler("mls_message", self._decrypted)
             xmpp.add_event_handler("mls_entered", lambda _: self._note("entered", begun))
             for name in ("mls_entered", "mls_group_changed"):
