@@ -6,7 +6,7 @@ import asyncio
 
 from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
 
-_SECONDS = 120.0
+_SECONDS = 300.0
 
 
 async def add_all(room: EncryptedRoom, *accounts: str) -> None:
