@@ -118,7 +118,10 @@ def _join(folder: Path, way: str) -> dict[str, Any]:
 
     def read_and_send() -> None:
         for incoming in (welcome, message):
-            events = group.applying.accept(group.processing.examine(incoming, now), now)
+            step = group.processing.examine(incoming, now)
+            if step.check is not None:
+                step = group.processing.examine(incoming.with_checked(step.check.run()), now)
+            events = group.applying.accept(step, now)
         assert [each.data for each in events if isinstance(each, MessageReceived)] == [
             b"When shall we three meet again"
         ]

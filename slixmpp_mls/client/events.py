@@ -66,9 +66,10 @@ class JoinedPartially:
 
 @dataclass(frozen=True, slots=True)
 class WholeTree:
-    """How far a partial member is with the ratchet tree of its group.
+    """How far we are with the ratchet tree of a large group, on joining it or afterwards.
 
-    :ivar stage: ``fetching``, ``checking``, or ``failed``: then it is tried again
+    :ivar stage: ``fetching``, ``checking``, or ``failed``: then it is tried again.  Who joins with the whole tree sees
+        ``checking`` only
     :ivar octets: of the tree
     :ivar attempts: to fetch it, this one included
     :ivar error: the reason, if it has failed

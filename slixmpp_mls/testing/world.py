@@ -229,7 +229,12 @@ class Participant:
         step = self.group.processing.examine(incoming, now)
         if step.needs_tree:
             return []
-        while step.fetch is not None:
+        while step.fetch is not None or step.check is not None:
+            if step.check is not None:
+                incoming = incoming.with_checked(step.check.run())
+                step = self.group.processing.examine(incoming, now)
+                continue
+            assert step.fetch is not None
             if step.fetch not in self.world.web:
                 events = self.group.applying.refuse(step, InvalidError("not on the web server"), now)
                 self._hear(events)

@@ -147,6 +147,41 @@ def test_a_return_does_not_need_own_devices() -> None:
     assert state_of(bob) is MembershipState.MEMBER
 
 
+@pytest.mark.parametrize("missed", [1, 4])
+def test_the_only_administrator_comes_back_although_what_let_it_in_is_missing(missed: int) -> None:
+    """mls-recovery, "Rejoining": its leaf is then that of an earlier request, whose return key proves the next one.
+
+    Nobody else may add it, and nobody may come in by an external Commit.
+    """
+    world, alice, bob, carol = three(policy=closed_policy(World()))
+    lose(alice)
+    for number in range(missed):
+        alice.ask()
+        world.settle()
+        bob.commit()
+        world.room.deliver_all()
+        for person in (bob, carol):
+            person.read()
+        del world.room._views[0][-1]  # alice never sees the Commit, nor the Welcome beside it
+        assert bob.epoch == carol.epoch == 2 + number
+        bob.send(b"the next epoch")
+        world.settle()
+        assert state_of(alice) is MembershipState.LOST
+        world.now += 7200
+    alice.restart()
+    for _ in range(4):
+        alice.ask()
+        settle_wishes(world, carol)
+        if state_of(alice) is MembershipState.MEMBER:
+            break
+        carol.commit()
+        world.settle()
+        world.now += 7200
+    assert state_of(alice) is MembershipState.MEMBER
+    assert world.agree()
+    assert len(bob.group.roster) == 3
+
+
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_member_healed_since_its_state_was_stolen_is_not_replaced_by_it(restart: bool) -> None:
     world, alice, bob, carol = three(policy=closed_policy(World()))

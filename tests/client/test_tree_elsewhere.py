@@ -116,8 +116,11 @@ def test_a_group_whose_tree_fits_into_no_element_still_adds_people() -> None:
     outgoing = alice.post(alice.group.sending.finish_commit(draft, tree_at=place))
     assert sum(element.written_at_most for element in outgoing.payloads) < 240_000
     world.room.deliver_all()
-    incoming = read_up_to_the_welcome(carol)
-    step = carol.group.processing.examine(incoming.with_blob(place, place.open(sealed.ciphertext)), world.now)
+    incoming = read_up_to_the_welcome(carol).with_blob(place, place.open(sealed.ciphertext))
+    check = carol.group.processing.examine(incoming, world.now).check
+    assert check is not None
+    assert check.octets == len(draft.tree.encode())  # it is verified in another thread
+    step = carol.group.processing.examine(incoming.with_checked(check.run()), world.now)
     (joined,) = carol.group.applying.accept(step, world.now)
     assert isinstance(joined, Joined)
     world.settle()

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any
 
 import pytest
 from slixmpp import JID
 
 from slixmpp_mls.client.group.certainty import ANSWERS, UnsureReason
+from slixmpp_mls.delivery.archive import Page
 from slixmpp_mls.delivery.occupancy import Occupant
 from slixmpp_mls.rooms.engine import recovery
 from slixmpp_mls.rooms.engine.committer import Committer
 from slixmpp_mls.rooms.engine.recovery import Recovery
 from slixmpp_mls.rooms.engine.rejoin import Rejoiner
 from slixmpp_mls.rooms.engine.transmitter import Transmitter
-from slixmpp_mls.stanza.elements import Answer, Inquiry
+from slixmpp_mls.stanza.elements import Answer, Commit, GroupInfo, Inquiry
 from slixmpp_mls.testing import Participant
 
 from ..client.people import BOB, DAVE, three
@@ -254,3 +255,39 @@ async def test_a_state_that_nobody_proves_is_asked_about_until_somebody_comes_wh
     door = bob.group.certainty.proving_info
     assert door is not None
     assert door.epoch == alice.epoch
+
+
+async def test_a_commit_that_our_reader_is_about_to_take_is_no_way_back() -> None:
+    """The archive shows it, with its GroupInfo, before our own reader has got to it: it leads us on as any other."""
+    world, *people = three()
+    alice, bob, _ = people
+    member = Member(bob)
+    with bob.group.room_state.change() as change:
+        bob.group.certainty.note(change, UnsureReason.UNDECRYPTABLE, world.now)
+    alice.commit()
+    world.room.deliver_all()  # on its way to bob
+    alice.read()
+    assert any(isinstance(each, GroupInfo) for each in world.room.archive()[-1].payloads)
+    looked = asyncio.Event()
+    pages = member.muc.archive.pages_backwards
+
+    async def pages_backwards(limit: int) -> AsyncGenerator[Page, None]:
+        async for page in pages(limit):
+            yield page
+        looked.set()
+
+    member.muc.archive.pages_backwards = pages_backwards  # type: ignore[method-assign]
+    member.recovery.news()
+    async with asyncio.timeout(SECONDS):
+        await looked.wait()
+    for _ in range(20):
+        await asyncio.sleep(0)  # what it makes of that
+    assert not bob.group.returning
+    member.read()
+    await until(lambda: not bob.group.holds)
+    assert bob.epoch == alice.epoch
+    assert bob.group.mls.epoch_authenticator == alice.group.mls.epoch_authenticator
+    assert not bob.group.external_commits.waits
+    commits = [each for stanza in world.room.archive() for each in stanza.payloads if isinstance(each, Commit)]
+    assert len(commits) == alice.epoch  # none of bob's
+    assert member.failures == []

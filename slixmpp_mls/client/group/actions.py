@@ -21,6 +21,7 @@ from ..events import Event
 from ..storage.records import OutboxKind
 from .group_info_key import GroupInfoKey
 from .resumption_psks import Awaited
+from .tree_check import CheckedWhole, TreeCheck
 
 __all__ = [
     "Abandon", "Begin", "Enter", "Fits", "Ignore", "Incoming", "Join", "JoinPartially", "MoveOn", "Outgoing", "Read",
@@ -46,6 +47,7 @@ class Incoming:
     :ivar clear: whether it also contains cleartext
     :ivar fetched: the content of blobs that it refers to, as far as :attr:`Step.fetch` has asked for them
     :ivar tombstone: whether it is the tombstone of a retracted stanza (XEP-0424, XEP-0425)
+    :ivar checked: the result of what :attr:`Step.check` has asked for
     """
 
     archive_id: str
@@ -59,10 +61,15 @@ class Incoming:
     clear: bool = False
     fetched: Mapping[BlobReference, bytes] = field(default_factory=dict, repr=False)
     tombstone: bool = False
+    checked: CheckedWhole | None = field(default=None, repr=False)
 
     def with_blob(self, place: BlobReference, content: bytes) -> Incoming:
         """The same stanza, after a blob of it has been fetched."""
         return replace(self, fetched={**self.fetched, place: content})
+
+    def with_checked(self, checked: CheckedWhole) -> Incoming:
+        """The same stanza, after the ratchet tree of its Welcome has been verified."""
+        return replace(self, checked=checked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +206,8 @@ class Step:
         and the path of a Commit, replace their sender's leaf, and are signed with its key
     :ivar fetch: a blob that is needed first: a Commit, a Welcome for us, or its ratchet tree.  Fetch it, and examine
         the stanza again :meth:`~Incoming.with_blob`; if it cannot be fetched, `refuse` the step
+    :ivar check: a large ratchet tree that is to be verified first.  :meth:`~.TreeCheck.run` it, in another thread, and
+        examine the stanza again :meth:`~Incoming.with_checked`
     :ivar claim: leaf index of the member that has signed the location of a Commit here
     :ivar awaits: an epoch of another room's group, a PSK of which it names: wait for that room to get there, or to have
         been read to its end, and examine the stanza again; then accept what comes out
@@ -213,6 +222,7 @@ class Step:
     leaves: tuple[LeafNode, ...] = ()
     successions: tuple[tuple[LeafNode, LeafNode], ...] = ()
     fetch: BlobReference | None = None
+    check: TreeCheck | None = None
     claim: int | None = None
     awaits: Awaited | None = None
     gap: bool = False

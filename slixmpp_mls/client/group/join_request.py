@@ -33,6 +33,7 @@ from ...mls.structures.framing import NewMemberProposalSender
 from ...mls.structures.leaf_node import KeyPackageSource
 from ...mls.structures.proposals import Add
 from ...mls.tree.leaf_creation import Completion
+from ...policy import derive_return_key
 from ...stanza import elements
 from ...stanza.consistency import check as check_consistency
 from ...store.interface import Transaction
@@ -169,7 +170,7 @@ class JoinRequests:
         due = self.asking_at(now)
         if due is None or now < due:
             raise UsageError("it is not the time to ask")
-        seen, keys = self._state.outside, self._state.return_keys
+        seen, keys = self._state.outside, self._proving()
         with self._state.change() as change:
             made = [self._make_ask(change.transaction, CipherSuite.get(suite), keys, now) for suite in self._suites()]
             asks = (*seen.asks, *made)
@@ -177,6 +178,26 @@ class JoinRequests:
                 self._device.key_packages.forget(change.transaction, old.reference)
             change.put_outside(attempted(replace(seen, asks=asks[-_ASKS:]), now, jitter))
         return [self._as_outgoing(ask) for ask in made]
+
+    def _proving(self) -> list[SignaturePrivateKey]:
+        """The return keys for our next request, the likeliest first; :data:`.MAX_PROOFS` of them fit into it.
+
+        A Commit that has answered an earlier request of ours may be missing from what the room has shown to us, with
+        its Welcome.  Our leaf in the tree is then that request's.  So later requests prove return by the key of the
+        leaf that we have lost, by that of the latest request, and by two of the others in turn.
+        """
+        kept = list(self._state.return_keys)
+        with self._state.store.transaction() as transaction:
+            asked = [
+                derive_return_key(bundle.suite, bundle.leaf_key)
+                for ask in reversed(self._state.outside.asks)
+                if (bundle := self._device.key_packages.find(transaction, (ask.reference,))) is not None
+            ]
+        if not asked:
+            return kept
+        others = [*kept[1:], *asked[1:]]
+        turn = 2 * (self._state.outside.attempts - 1) % len(others) if others else 0
+        return [*kept[:1], asked[0], *others[turn:], *others[:turn]]
 
     def _make_ask(
         self, transaction: Transaction, suite: CipherSuite, keys: Sequence[SignaturePrivateKey], now: int

@@ -8,7 +8,8 @@
 
 The claims of a Welcome's GroupInfo are checked first: it names the group and epoch of its element, it belongs to this
 room, it is no other room's group, and we have not been in its epoch.  If the ratchet tree is elsewhere, it is fetched
-next.  Then the signature, the tree and the leaves are verified.  A Welcome that is elsewhere itself is fetched before,
+next.  Then the signature, the tree and the leaves are verified, those of a large tree in another thread
+(:mod:`.tree_check`).  A Welcome that is elsewhere itself is fetched before,
 if its location names a KeyPackage of ours.
 
 In a large group the GroupInfo says where the tree is, and proves the leaves of its signer and of ours
@@ -71,6 +72,7 @@ from .membership_proofs import MembershipProofs
 from .resumption_psks import OtherGroups
 from .room_change import Change, Membership, PartialMembership
 from .room_state import RoomState
+from .tree_check import LARGE, TreeCheck
 
 __all__ = ["Welcomes", "with_commits"]
 
@@ -256,18 +258,26 @@ class Welcomes:
                 if step is not None:
                     return step
             return Step(incoming, Ignore(), fetch=location)
+        tree = None if location is None else incoming.fetched[location]
+        check = TreeCheck(info, tree, self._device.parameters.lifetime_limit)
+        checked = incoming.checked if incoming.checked is not None and incoming.checked.check == check else None
+        if checked is None and check.octets >= LARGE:
+            return Step(incoming, Ignore(), check=check)
+        if checked is not None and checked.error is not None:
+            raise checked.error
         # The GroupInfo, of which only claims have been judged so far, is verified here.
         staged = Group.join(
             welcome,
             bundle,
-            tree=None if location is None else incoming.fetched[location],
+            tree=tree,
+            public=None if checked is None else checked.public,
             psks=others.psk,
             groups=others.group,
             identify=ClientIdentity.from_leaf,
             parameters=self._device.parameters,
         )
         state = staged.state
-        roster = Roster.of(state.members())
+        roster = checked.roster if checked is not None and checked.roster is not None else Roster.of(state.members())
         if policy.conversation and not set(roster.accounts()) <= set(policy.administrators):
             # as a Commit that adds anybody else is void (mls-policy, "Policy Checks")
             raise InvalidError("a conversation with somebody else in it", "urn:xmpp:mls:0 policy")

@@ -100,6 +100,7 @@ class Group(GroupState):
         identify: Identify = credential_of,
         parameters: Parameters | None = None,
         remembered: MutableSet[bytes] | None = None,
+        public: PublicGroup | None = None,
     ) -> StagedJoin:
         """RFC 9420 12.4.3.1: the group that a Welcome lets us into.  See :func:`.joining.join`."""
         return joining.join(
@@ -112,6 +113,7 @@ class Group(GroupState):
             identify=identify,
             parameters=parameters,
             remembered=remembered,
+            public=public,
         )
 
     @classmethod

@@ -15,7 +15,7 @@ from typing import NewType
 
 from immutables import Map
 
-from ...errors import InvalidError, NotForUs
+from ...errors import InvalidError, NotForUs, UsageError
 from ..crypto.cipher_suite import CipherSuite
 from ..parameters import Parameters
 from ..registry import DEFAULT_EXTENSIONS, GREASE, ExtensionType, ProtocolVersion
@@ -160,6 +160,7 @@ def join(
     identify: Identify = credential_of,
     parameters: Parameters | None = None,
     remembered: MutableSet[bytes] | None = None,
+    public: PublicGroup | None = None,
 ) -> StagedJoin:
     """RFC 9420 12.4.3.1: the group that a Welcome lets us into.
 
@@ -168,6 +169,7 @@ def join(
     :param groups: the groups that we are in: no new one may have the id of one of these, but may continue it
     :param identify: for the comparison of its members with those of a group that it continues
     :param remembered: signatures verified before
+    :param public: what :func:`public_of` has made of the same GroupInfo, perhaps in another thread
     :raises NotForUs: it is for none of our KeyPackages
     :raises InvalidError: it is not acceptable
     """
@@ -179,7 +181,12 @@ def join(
     leaf = bundle.key_package.leaf_node
     check_supported(context, leaf.capabilities.extensions)
     limits = parameters or Parameters()
-    public = public_of(group_info, tree=tree, lifetime_limit=limits.lifetime_limit, remembered=remembered)
+    if public is None:
+        public = public_of(group_info, tree=tree, lifetime_limit=limits.lifetime_limit, remembered=remembered)
+    elif (public.context, public.confirmation_tag) != (context, group_info.confirmation_tag):
+        raise UsageError("the public state of another group, or of another epoch")
+    else:  # the GroupContext, and with it the tree, are the same; only who has signed them may be another
+        verify_group_info(suite, group_info, public.tree.member(LeafIndex(group_info.signer)))
     verified = VerifiedTree(public.tree)
     index = verified.leaf_by_signature_key(leaf.signature_key)
     if index is None or verified.leaf(index) != leaf:

@@ -5,6 +5,7 @@
     batch ──► examine ──┬── of another room's group? wait for that ──┐
                         ├── we lack the tree that it needs? wait ────┤
                         ├── parts of it elsewhere? fetch them ───────┼──► accept or refuse ──► events
+                        ├── a large tree? verify it in a thread ─────┤
                         └── new leaves? Authentication Service ──────┘
 
 Queries take time, and our own sending may change the state meanwhile: then the stanza is examined again.  Messages need
@@ -23,9 +24,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...client import Doubt, Event, Incoming, Step
+from ...client import Doubt, Event, Incoming, Step, WholeTree
 from ...client.group.actions import Enter, Ignore, MoveOn, Read, Remember, Sent
 from ...client.group.resumption_psks import Awaited
+from ...client.group.tree_check import CheckedWhole, TreeCheck
 from ...delivery import RoomStanza
 from ...delivery.archive import is_tombstone
 from ...errors import DeliveryError, InvalidError, MalformedError, PeerError, StoreError
@@ -104,7 +106,7 @@ class Reader:
             with self._group.room_state.together(lasting=False):
                 for stanza in stanzas:
                     step = self._group.processing.examine(_parse(stanza), self._context.now)
-                    if not isinstance(step.action, Read | Sent | Ignore) or step.fetch or step.awaits:
+                    if not isinstance(step.action, Read | Sent | Ignore) or step.fetch or step.check or step.awaits:
                         break
                     if step.needs_tree:
                         break
@@ -144,7 +146,12 @@ class Reader:
         if step.awaits is not None:
             await self._reached(step.awaits)
             step = await self._examine(incoming)
-        while step.fetch is not None and refusal is None:
+        while (step.fetch is not None or step.check is not None) and refusal is None:
+            if step.check is not None:
+                incoming = incoming.with_checked(await self._check(step.check))
+                step = await self._examine(incoming)
+                continue
+            assert step.fetch is not None
             try:
                 incoming = incoming.with_blob(step.fetch, await self._blobs.fetch(step.fetch, stanza))
                 step = await self._examine(incoming)
@@ -164,6 +171,11 @@ class Reader:
         if silenced:
             self._checks.resume()
         return True
+
+    async def _check(self, check: TreeCheck) -> CheckedWhole:
+        """Verify a large ratchet tree.  Nothing has changed if this is cancelled."""
+        self._context.fire("mls_whole_tree", WholeTree(self._parts.room, "checking", check.octets, 1))
+        return await asyncio.to_thread(check.run)
 
     async def _read_again(self) -> None:
         clock = asyncio.get_running_loop().time

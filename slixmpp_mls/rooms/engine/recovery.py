@@ -32,6 +32,7 @@ from functools import partial
 
 from ...client import Event, Rejected, Rejoining, Step
 from ...client.group.certainty import Inquiry as Asked
+from ...client.group.group_infos import group_infos_in
 from ...client.group.join_request import PAUSES
 from ...delivery import RoomStanza
 from ...errors import MLSError, PeerError, StanzaTooLarge, UsageError
@@ -39,7 +40,7 @@ from ...runtime import RejoinMode
 from ...stanza.elements import Answer, Inquiry
 from .committer import Committer
 from .parts import RoomParts
-from .rejoin import Rejoiner, group_infos
+from .rejoin import Rejoiner, newest_stanzas
 from .transmitter import Transmitter
 
 __all__ = ["Recovery"]
@@ -47,6 +48,7 @@ __all__ = ["Recovery"]
 log = logging.getLogger(__name__)
 
 _PAGES = 4  # of the archive, searched for a GroupInfo of a later epoch
+_READ = 10.0  # seconds in which our reader should have taken what the archive shows
 _ANSWER_ARRIVES = 6.0  # seconds in which an online member has answered
 _ASK_AGAIN = PAUSES[:4]  # seconds, while another state is shown and not proved; the last one again and again
 _LOOK = 2.0  # seconds between two looks at who is there, meanwhile
@@ -172,11 +174,23 @@ class Recovery:
 
     async def _look_into_archive(self) -> None:
         group = self._group
-        found = await group_infos(self._parts.muc.archive, pages=_PAGES)
+        stanzas = await newest_stanzas(self._parts.muc.archive, pages=_PAGES)
+        ids = [stanza.archive_id for stanza, _ in stanzas]
+
+        def unread() -> int:
+            """How many of them our own reader has not taken yet."""
+            place = group.cursor
+            return len(ids) - 1 - ids.index(place) if place in ids else 0
+
+        # A Commit that the reader is about to take proves no loss: it leads us on as any other.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_READ):
+                await self._progress.until(lambda: not unread())
         if not group.holds or group.returning:
             return
 
         def look() -> list[Event]:
+            found = group_infos_in(stanzas[: len(stanzas) - unread()])
             events, refused = group.certainty.take_archive(found, self._context.now)
             for each in refused:
                 log.info("%s: a GroupInfo that shows nothing to us: %s", group.room, each.error)

@@ -40,7 +40,7 @@ from ...stanza import AnyCommit, GroupInfo, MessageElement, read_payloads
 from .parts import RoomParts
 from .transmitter import Transmitter
 
-__all__ = ["Rejoiner", "group_in", "group_infos"]
+__all__ = ["Rejoiner", "group_in", "group_infos", "newest_stanzas"]
 
 log = logging.getLogger(__name__)
 
@@ -251,6 +251,13 @@ async def group_infos(
     :param after: archive id of the last stanza that we have processed as a member.  What is older tells nothing new,
         except the GroupInfo of our last epoch: two more pages are read
     """
+    return group_infos_in(await newest_stanzas(archive, pages=pages, after=after))
+
+
+async def newest_stanzas(
+    archive: Archive, *, pages: int, after: str | None = None
+) -> list[tuple[RoomStanza, list[MessageElement]]]:
+    """The stanzas of this protocol in the newest pages of the archive, in the room's order; see :func:`group_infos`."""
     looked_through: list[tuple[RoomStanza, list[MessageElement]]] = []
     async with aclosing(archive.pages_backwards(pages)) as found:
         left = pages
@@ -260,7 +267,8 @@ async def group_infos(
             left -= 1
             if not left:
                 break
-    return group_infos_in(reversed(looked_through))
+    looked_through.reverse()
+    return looked_through
 
 
 async def group_in(archive: Archive) -> bytes | None:
