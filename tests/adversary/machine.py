@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from slixmpp_mls.policy import ExternalJoins
 
+from . import recovery_acts as recovery_acts  # they are in the catalogue then
 from .acts import CATALOGUE
 from .adversary import Adversary, Power
 from .invariants import broken, overfull, storage
@@ -68,6 +69,14 @@ class Hostilities(RuleBasedStateMachine):
             self.scene.settle()
         else:
             self.scene.serve_all()
+        if self.scene.find_out():
+            if self.free:
+                self.scene.settle(rounds=1)
+            else:
+                self.scene.serve_all()
+            self.scene.act_on_answers()
+            if self.free:
+                self.scene.settle(rounds=1)
         self.adversary.follow()
 
     # --- hostile -------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from random import Random
 
-from slixmpp_mls.client import Event, MessageReceived
+from slixmpp_mls.client import Event, Incoming, MessageReceived
 from slixmpp_mls.client.group.group_infos import group_infos_in
 from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import ArchiveGap, InvalidError, MLSError, NotPermitted, PeerError, UsageError
@@ -119,6 +119,7 @@ class Scene:
         for incoming in waiting:
             with self.timed("reading"):
                 person.take(incoming)
+            self._inquiries_read(person, incoming)
         self.look()
 
     def _judge_inviter(self, leaf: LeafNode) -> PeerError | None:
@@ -286,6 +287,70 @@ class Scene:
             person.group.lifecycle.give_up("lost")
             self.seen.pop(id(person), None)
 
+    # --- finding out ---------------------------------------------------------------------------
+
+    def _inquiries_read(self, person: Participant, incoming: Incoming) -> None:
+        """Answer who asks where the group is, and take answers, as the engine does."""
+        certainty, now = person.group.certainty, self.world.now
+        for payload in incoming.payloads:
+            if not self.is_member(person):
+                return
+            with suppress(PeerError):
+                if isinstance(payload, elements.Inquiry):
+                    asked = certainty.judge(payload, now)
+                    if asked is not None and not certainty.pause(asked, now):
+                        with self.timed("answering"):
+                            person.post(certainty.answer(asked, now))
+                elif isinstance(payload, elements.Answer):
+                    with self.timed("taking an answer"):
+                        person.events += certainty.take_answer(payload, now)
+
+    def find_out(self) -> bool:
+        """Whoever is unsure looks into the archive, and asks.
+
+        :returns: whether anybody was
+        """
+        unsure = [person for person in self.members() if person.group.holds]
+        for person in unsure:
+            certainty = person.group.certainty
+            if not person.group.returning:
+                read = [
+                    (each.archive_id, each.payloads)
+                    for each in self.world.room.archive(person.account)
+                    if each.archive_id <= (person.group.cursor or "")
+                ]
+                person.events += certainty.take_archive(group_infos_in(read), self.world.now)[0]
+            if person.group.holds and not person.group.returning:
+                person.post(certainty.inquire(self.world.now))
+        return bool(unsure)
+
+    def act_on_answers(self) -> None:
+        """Whoever knows now where the group is returns; whoever has been told nothing else goes on."""
+        for person in self.members():
+            certainty = person.group.certainty
+            if person.group.returning:
+                self._return(person)
+            elif person.group.holds:
+                person.events += certainty.become_sure(self.world.now)
+
+    def _return(self, person: Participant) -> None:
+        """By an external Commit if the policy allows it, else by a request."""
+        session, door = person.group, person.group.certainty.proving_info
+        if session.external_commits.waits or door is None:
+            return
+        try:
+            person.post(
+                session.external_commits.finish(
+                    session.external_commits.draft(door, self.world.now), self.world.now, again=True
+                )
+            )
+        except MLSError:
+            due = session.join_requests.asking_at(self.world.now)
+            if due is not None and due <= self.world.now:
+                person.ask()
+            elif due is None:
+                session.certainty.forget_proving_info()  # it has asked in this epoch; find out again
+
     # --- coming back ---------------------------------------------------------------------------
 
     def come_in(self, person: Participant) -> None:
@@ -324,17 +389,18 @@ class Scene:
             self.settle()
             if self._together():
                 break
+            if self.find_out():
+                self.settle(rounds=1)
+                self.act_on_answers()
+                self.settle(rounds=1)
             if turn > 3:
                 self._help()
             for person in self.people:
                 session = person.group
-                if self.is_member(person) and self._cannot_follow(person):
+                if turn > 9 and self.is_member(person) and self._cannot_follow(person):  # its user wants it
                     person.events += session.lifecycle.give_up("left behind")
                     self.seen.pop(id(person), None)
                 if self.is_member(person):
-                    person.events += person.group.certainty.become_sure(
-                        self.world.now
-                    )  # nobody has shown it anything later
                     for outgoing in session.outstanding():
                         person.post(outgoing)
                 else:
