@@ -42,7 +42,7 @@ def only(*names: str) -> frozenset[str]:
 
 
 def test_whatever_the_adversary_does() -> None:
-    run(Hostilities, 40, 12)
+    run(Hostilities, 28, 12)
 
 
 class Ghosts(Hostilities):
