@@ -255,6 +255,8 @@ class EncryptedRoom:
         :raises NotPermitted: the group's policy allows no external Commit of ours
         :raises DeliveryError: the room is lost
         """
+        if self.group.state is MembershipState.OUT:  # whether or not the room has shut us out meanwhile
+            raise UsageError(f"not a member of the group in {self.jid}")
         self.worker.progress.check_not_lost()
         if self.group.returning:  # the proving GroupInfo leads back; our state stays until then
             self.worker.rejoiner.by_hand()
@@ -263,8 +265,6 @@ class EncryptedRoom:
             return
         if self.is_member or self.partial:
             self.worker.abandon("the application wants to come in afresh")
-        elif self.group.state is MembershipState.OUT:
-            raise UsageError(f"not a member of the group in {self.jid}")
         if external:
             await self.worker.rejoiner.join_externally()
         else:
