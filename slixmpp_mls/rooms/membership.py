@@ -40,6 +40,7 @@ T = TypeVar("T")
 
 _AT_ONCE = MAX_CHANGES - 24
 """Clients that one Commit adds: it may hold other members' proposals as well."""
+_OUT = 10.0  # seconds in which a message comes back from the room
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +176,15 @@ class MembershipChanges:
             return await self._add(accounts, replaced)
         async with self._beginning:
             if self._group.lifecycle.suite_is_open:
+                await self._nothing_on_its_way()
                 await self._choose_suite(accounts)
             return await self._add(accounts, replaced)
+
+    async def _nothing_on_its_way(self) -> None:
+        """Wait until what we have said to nobody is out: it would be lost with its group."""
+        with suppress(TimeoutError):  # then the group keeps its suite
+            async with asyncio.timeout(_OUT):
+                await self._parts.progress.until(lambda: not self._group.room_state.outbox)
 
     async def _choose_suite(self, accounts: Sequence[str]) -> None:
         """Give a group that nobody has seen the best cipher suite that these accounts support.

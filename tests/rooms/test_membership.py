@@ -22,7 +22,7 @@ from slixmpp_mls.testing import Participant, World
 
 from ..client.people import ALICE, BOB, CAROL, DAVE
 from ..services import Client
-from .people import Office, Parts, until
+from .people import Office, Parts, soon, until
 
 T = TypeVar("T")
 
@@ -178,6 +178,27 @@ async def test_the_first_who_are_added_decide_on_the_cipher_suite(monkeypatch: p
     assert alice.group.mls.suite.id == 1
     assert not alice.group.lifecycle.suite_is_open
     assert OpenSuite.key not in alice.group.post_commit_actions.entries
+
+
+async def test_what_is_said_to_nobody_is_out_before_the_first_people_decide_on_the_cipher_suite(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(settings=KeyPackageSettings((2, 1), count=1))
+    person = world.person(ALICE)
+    person.group.lifecycle.create(2, world.open_policy(ALICE), world.now, suite_is_open=True)
+    alice = Member(person, monkeypatch)
+    alice.office.listed = {ALICE: "owner"}
+    world.settings = KeyPackageSettings((1,), count=1)
+    await Publication(Client(world.person(CAROL), alice).context).replenish()
+    said = alice.group.sending.compose(b"is nobody there?")
+    assert not alice.group.lifecycle.is_unseen
+    assert alice.group.lifecycle.suite_is_open
+    adding = asyncio.create_task(alice.membership.add([CAROL]))
+    await soon()
+    assert alice.group.mls.suite.id == 2
+    world.room.post(said, ALICE)
+    assert [member.account for member in (await alice.finish(adding)).added] == [CAROL]
+    assert alice.group.mls.suite.id == 1
 
 
 async def test_an_open_choice_of_a_suite_outlives_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,17 +51,18 @@ class Lifecycle:
 
     @property
     def is_unseen(self) -> bool:
-        """Whether we are in a group of which nobody else can know anything: we are alone in its first epoch."""
+        """Whether we are in a group of which nobody else can know anything, and nothing of it is on its way."""
         membership = self._state.membership
-        if membership is None or self._state.outbox:
-            return False
-        return membership.group.epoch == 0 and len(membership.view.roster) == 1
+        return membership is not None and not self._state.outbox and _is_alone(membership)
 
     @property
     def suite_is_open(self) -> bool:
-        """Whether the first people who are added decide on the cipher suite: nobody has chosen one, or knows ours."""
+        """Whether the first people who are added decide on the cipher suite: nobody has chosen one, or knows ours.
+
+        It can be changed as soon as nothing is on its way (:attr:`is_unseen`).
+        """
         membership = self._state.membership
-        return membership is not None and membership.actions.suite_is_open and self.is_unseen
+        return membership is not None and membership.actions.suite_is_open and _is_alone(membership)
 
     def change_suite(self, suite: int, now: int) -> None:
         """Make the room's group anew, with another cipher suite and the same policy.
@@ -284,3 +285,8 @@ class Lifecycle:
     def _become(self, standing: MembershipState) -> None:
         with self._state.change() as change:
             change.put_record(replace(self._state.record, state=standing))
+
+
+def _is_alone(membership: Membership) -> bool:
+    """Whether we have made the group, and nobody has joined it yet."""
+    return membership.group.epoch == 0 and len(membership.view.roster) == 1
