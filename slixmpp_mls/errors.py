@@ -35,6 +35,7 @@
     │   ├── RoomUnsuitable    the room cannot carry an encrypted group; `reasons` says why
     │   ├── RoomLost          we are out of the room for good; `reason` says why
     │   ├── StrangersInRoom   the room in a destroyed one's place has members that the old group did not; `strangers`
+    │   ├── RightsGained      it gives somebody rights that the old group did not give; `rights` says which
     │   ├── ArchiveGap        the room's archive lacks stanzas that we have not read
     │   ├── DowngradeSuspected  a server seems to hide KeyPackages of a better cipher suite
     │   ├── NodeUnusable      a node of our account is closed, or does not keep our items; `node` and `reason` say why
@@ -87,6 +88,7 @@ __all__ = [
     "ProtocolTooOld",
     "Refused",
     "Replayed",
+    "RightsGained",
     "RoomLost",
     "RoomUnsuitable",
     "SentInClear",
@@ -422,6 +424,21 @@ class StrangersInRoom(DeliveryError):
         self.room = room
         self.old = old
         self.strangers = tuple(strangers)
+
+
+class RightsGained(DeliveryError):
+    """The group in the room that is to take a destroyed one's place gives more rights than the old group.
+
+    :ivar room: its bare JID.
+    :ivar old: bare JID of the destroyed room.
+    :ivar rights: what somebody may do, or be, there only: for people.
+    """
+
+    def __init__(self, room: str, old: str, rights: Sequence[str]) -> None:
+        super().__init__(f"{room} is to take the place of {old}, but there {'; '.join(rights[:3])}: join() goes in")
+        self.room = room
+        self.old = old
+        self.rights = tuple(rights)
 
 
 class ArchiveGap(DeliveryError):

@@ -637,13 +637,15 @@ class MLS(BasePlugin):
 
         ``mls_room_lost`` tells of it, and its `alternate` names the other room.  Nobody but the server says so:
         therefore nothing is followed by itself, and the other room's group is left again if it has members (clients
-        with their keys) that the old group did not have.  See :mod:`.rooms.alternate_venue`.  If somebody there has to
-        add us first, we ask, as :meth:`join` does.  The old group's keys stay until :meth:`EncryptedRoom.leave`.
+        with their keys) that the old group did not have, or gives anybody more rights.  See
+        :mod:`.rooms.alternate_venue`.  If somebody there has to add us first, we ask, as :meth:`join` does.  The old
+        group's keys stay until :meth:`EncryptedRoom.leave`.
 
         :param room: bare JID of the destroyed room
         :raises UsageError: we do not know that room, are not in its group, or nobody has named another one
         :raises StrangersInRoom: nothing was sent to the group there but that we leave it; if you know them, call
             :meth:`join`.  If we were there before, by an invitation, we stay
+        :raises RightsGained: the same, because its policy gives somebody rights that the old group did not give
         :raises RoomLost: the other room is gone, too
         :raises: as :meth:`join`
         """

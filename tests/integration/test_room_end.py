@@ -11,7 +11,7 @@ import pytest
 from slixmpp import JID
 
 from slixmpp_mls.devserver import DevServer
-from slixmpp_mls.errors import MLSError, NotPermitted, RoomLost, StrangersInRoom, UsageError
+from slixmpp_mls.errors import MLSError, NotPermitted, RightsGained, RoomLost, StrangersInRoom, UsageError
 
 from ..conftest import unique
 from .people import SECONDS, Cast, all_agree
@@ -118,6 +118,23 @@ async def test_the_room_in_a_destroyed_ones_place_has_strangers(who: str, prosod
     assert list(bob.mls.rooms) == [room]
     assert bob.room(room).group.is_member
     await maker.until(lambda: new.accounts == [maker.account])
+
+
+async def test_whoever_moves_a_group_does_not_become_its_administrator(prosody: DevServer, cast: Cast) -> None:
+    """KeyPackages are public: a member without rights makes a group of the same people, and a server names its room."""
+    room, (alice, bob, mallory) = await cast.meet(prosody, "alice", "bob", "mallory")
+    bob.mls._invitations._accept = lambda _: False
+    new = f"{unique('trap')}@{prosody.rooms}"
+    there = await mallory.room(room).branch(new, alice.account, bob.account)
+    await alice.room(room).destroy(alternate=new)
+    await bob.until(lambda: bob.room(room).lost)
+    async with asyncio.timeout(SECONDS):
+        with pytest.raises(RightsGained) as caught:
+            await bob.mls.follow(room)
+    assert f"{mallory.account} is named as an administrator" in caught.value.rights
+    assert list(bob.mls.rooms) == [room]
+    assert bob.room(room).group.is_member
+    await mallory.until(lambda: there.accounts == sorted([alice.account, mallory.account]))
 
 
 async def test_who_was_away_is_told_where_the_room_has_gone(server: DevServer, cast: Cast) -> None:
