@@ -15,6 +15,7 @@ from slixmpp_mls.mls.structures.credential import MAX_CERTIFICATES, Certificate,
 from slixmpp_mls.mls.structures.extensions import MAX_EXTENSIONS, MAX_NUMBERS, Extension, ExternalSenders
 from slixmpp_mls.mls.structures.group_context import GroupContext
 from slixmpp_mls.mls.structures.leaf_node import Capabilities, LeafNode
+from slixmpp_mls.mls.structures.parent_node import ParentNode
 from slixmpp_mls.mls.structures.partial import MembershipProof
 from slixmpp_mls.mls.structures.update_path import MAX_DEPTH, MAX_RESOLUTION, UpdatePath, UpdatePathNode
 from slixmpp_mls.mls.structures.welcome import GroupSecrets, Welcome
@@ -97,6 +98,7 @@ BOUNDED: list[tuple[type[Struct], str, int]] = [
     (GroupSecrets, "psks", 256),
     (MembershipProof, "direct_path_nodes", MAX_DEPTH + 1),
     (MembershipProof, "copath_hashes", MAX_DEPTH),
+    (ParentNode, "unmerged_leaves", MAX_MEMBERS),
 ]
 
 

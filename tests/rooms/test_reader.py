@@ -345,6 +345,36 @@ async def test_a_strangers_places_are_looked_at_a_few_times_in_an_hour(strangers
     assert bob.group.is_member  # the genuine Welcome, behind them all
 
 
+async def test_what_is_fetched_and_refused_counts_as_well() -> None:
+    """A Welcome of a stranger's own, whose large tree is there: it could be named again and again."""
+    world = World()
+    alice, _ = world.group(ALICE, BOB)
+    dave = world.person("dave@d.example")
+    world.people.remove(dave)
+    dave.group.lifecycle.expect_welcome(None)
+    waiting = Reading(dave)
+    fetched: list[BlobReference] = []
+
+    async def get(place: BlobReference) -> bytes:
+        fetched.append(place)
+        return b"no Welcome"
+
+    waiting.context.uploads.get = get  # type: ignore[method-assign, assignment]
+    reference = next(iter(world.directory.items[dave.account]))
+    group = alice.group.mls
+    for number in range(20):
+        place = seal(b"one and the same", world.random).at("https://large.x.example/tree")
+        epoch = 99 + number
+        location = WelcomeLocation(group.group_id, epoch + 1, WelcomePlace((reference,), place).encode())
+        body = PrivateMessage(group.group_id, epoch, ContentType.COMMIT, b"", bytes(28), bytes(99))
+        world.room.post([Commit(group.group_id, epoch, MLSMessage.wrap(body)), location], "mallory@x.example")
+    alice.commit(*alice.adding(dave.account))
+    world.room.deliver_all()
+    await waiting.reader.take_all(waiting.stanzas())
+    assert len(fetched) == FAILURES_OF_ONE
+    assert dave.group.is_member  # the genuine Welcome, behind them all
+
+
 async def test_a_speaker_is_asked_about_before_its_message_is_shown() -> None:
     """Members beyond the budget of questions: those who say nothing cost nothing, the others are known when they do."""
     world, alice, bob, carol = reading()

@@ -6,11 +6,14 @@ from enum import IntEnum
 from typing import Annotated
 
 from ..registry import ExtensionType
-from ..tls import Enum, Select, Struct, opaque, struct, uint32
+from ..tls import AtMost, Enum, Select, Struct, opaque, struct, uint32
 from .extensions import ExtensionContent
 from .leaf_node import LeafNode
 
-__all__ = ["AnyNode", "Node", "NodeType", "ParentNode", "RatchetTreeExtension", "node_codec"]
+__all__ = ["MAX_MEMBERS", "AnyNode", "Node", "NodeType", "ParentNode", "RatchetTreeExtension", "node_codec"]
+
+MAX_MEMBERS = 2**17
+"""Leaves of the widest tree accepted from others, unless the caller says otherwise; blank ones cost hashes, too."""
 
 
 class NodeType(IntEnum):
@@ -26,7 +29,7 @@ class ParentNode(Struct):
 
     encryption_key: opaque
     parent_hash: opaque
-    unmerged_leaves: tuple[uint32, ...] = ()
+    unmerged_leaves: Annotated[tuple[uint32, ...], AtMost(MAX_MEMBERS)] = ()
 
 
 AnyNode = LeafNode | ParentNode

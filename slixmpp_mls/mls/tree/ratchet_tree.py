@@ -30,7 +30,7 @@ from ...errors import InvalidError, MalformedError
 from ..crypto.cipher_suite import CipherSuite
 from ..structures.leaf_node import LeafNode
 from ..structures.leaf_outline import LeafOutline
-from ..structures.parent_node import AnyNode, ParentNode, node_codec
+from ..structures.parent_node import MAX_MEMBERS, AnyNode, ParentNode, node_codec
 from ..tls import encode_varint, read_varint
 from .stored_nodes import StoredNodes, decoded
 from .subtree import Change, Place, Subtree, node_at, resolution, rewrite, tree_hash
@@ -38,9 +38,6 @@ from .tree_index import Feature, TreeIndex
 from .tree_math import LeafIndex, NodeIndex, leaves_under, level, padded
 
 __all__ = ["MAX_MEMBERS", "RatchetTree"]
-
-MAX_MEMBERS = 2**17
-"""Leaves of the widest tree accepted from others, unless the caller says otherwise; blank ones cost hashes, too."""
 
 
 class RatchetTree:
@@ -144,6 +141,9 @@ class RatchetTree:
                 raise InvalidError(f"an encryption key of {len(node.encryption_key)} octets", "RFC 9420 7.1")
             if isinstance(node, LeafNode):
                 node.keep_encoding(data[start:pos])  # encodings are canonical: this is what encode() would give
+            elif len(node.unmerged_leaves) > 1 << level(NodeIndex(len(nodes))):  # no more are below it
+                # Asked at once: the octets of a large tree have room for millions.
+                raise InvalidError("more unmerged leaves than there are leaves", "RFC 9420 7.1")
             nodes.append(node)
         if not nodes or nodes[-1] is None:  # RFC 9420 12.4.3.3
             raise InvalidError("the last node of a ratchet tree is blank", "RFC 9420 12.4.3.3")

@@ -52,7 +52,7 @@ class BlobFetching:
         :raises DeliveryError: it is unavailable, permanently or for a minute, or its sender's budget is used up
         :raises MalformedError: there is other content at its address
         """
-        sender = str(stanza.occupant) if stanza.real_jid is None else stanza.real_jid.bare
+        sender = _sender(stanza)
         now = asyncio.get_running_loop().time()
         recent = [who for when, who in self._failures if now - when < HOUR]
         if len(recent) >= FAILURES or recent.count(sender) >= FAILURES_OF_ONE:
@@ -60,8 +60,15 @@ class BlobFetching:
         try:
             return await self._fetch(place)
         except (DeliveryError, PeerError):
-            self._failures.append((asyncio.get_running_loop().time(), sender))
+            self.was_in_vain(stanza)
             raise
+
+    def was_in_vain(self, stanza: RoomStanza) -> None:
+        """Note that a fetch for a stanza has led to nothing, whether there was something or not.
+
+        A tree that is refused afterwards costs more than a place with nothing, and may be named again and again.
+        """
+        self._failures.append((asyncio.get_running_loop().time(), _sender(stanza)))
 
     async def _fetch(self, place: BlobReference) -> bytes:
         pauses, stream, clock = iter(_PAUSES), Stream.of(self._context.xmpp), asyncio.get_running_loop().time
@@ -83,3 +90,8 @@ class BlobFetching:
                 raise error
             log.info("%s: a part of a stanza cannot be fetched yet: %s", self._room, error)
             await asyncio.sleep(pause)
+
+
+def _sender(stanza: RoomStanza) -> str:
+    """By whom a stanza is, as the room says."""
+    return str(stanza.occupant) if stanza.real_jid is None else stanza.real_jid.bare

@@ -159,6 +159,8 @@ class Reader:
                 refusal = InvalidError(f"a part of a stanza that is elsewhere cannot be fetched: {error}", _LARGE)
         if refusal is None:
             refusal = await self._judge_inviter(step)
+            if incoming.fetched and (refusal is not None or isinstance(step.action, Ignore)):
+                self._blobs.was_in_vain(stanza)
         doubts = [] if refusal is not None else await self._judge(step)
         if step.leaves and isinstance(step.action, Remember):
             # Our own sending may have changed the state before the answer arrived.

@@ -346,6 +346,14 @@ def test_7_1_unmerged_leaves_are_sorted() -> None:
         assert caught.value.section == "RFC 9420 7.1"
 
 
+def test_7_1_more_unmerged_leaves_than_there_are_below() -> None:
+    """Found as soon as the node is read: a tree of the largest size has room for 33 million of them."""
+    nodes: list[AnyNode | None] = [fake_leaf(0), ParentNode(b"key".ljust(32), b"", (0, 1, 2)), fake_leaf(1)]
+    with pytest.raises(InvalidError) as caught:
+        RatchetTree.decode(SUITE, encoded(nodes))
+    assert caught.value.section == "RFC 9420 7.1"
+
+
 def test_12_4_3_1_unmerged_leaf_is_a_member_below() -> None:
     leaves: list[LeafNode | ParentNode | None] = [fake_leaf(0), None, fake_leaf(1), None, fake_leaf(2), None, None]
     for place, unmerged in ((1, (2,)), (5, (3,)), (5, (0,)), (3, (2**32 - 1,))):
