@@ -109,8 +109,10 @@ __all__ = [
 ]
 
 
-def suite_name(number: int) -> str:
-    """A cipher suite's number as documents write it: 1, 0xF001."""
+def suite_name(number: object) -> str:
+    """A cipher suite's number as documents write it: 1, 0xF001; what is no number, as an application has given it."""
+    if not isinstance(number, int):
+        return f"{number!r:.40}"
     return str(int(number)) if number < 0x100 else f"0x{number:04X}"
 
 

@@ -129,7 +129,7 @@ def test_functions_and_services_are_kept_as_they_are() -> None:
         ("cipher_suites", "12", "such as (1, 2)"),
         ("cipher_suites", (1, 1), "each once"),
         ("cipher_suites", (True,), "numbers"),
-        ("cipher_suites", (1, 0x7A7A), "0x7a7a is not supported"),
+        ("cipher_suites", (1, 0x7A7A), "0x7A7A is not supported"),
         ("key_packages", -1, "0 or more"),
         ("key_packages", "100", "a whole number"),
         ("authentication", "directory", "an AuthenticationService"),

@@ -176,6 +176,7 @@ def test_what_openssl_lacks_is_refused(lacks: str, named: str, gone: set[int], m
 
 def test_errors_write_numbers_as_documents_do() -> None:
     assert [suite_name(number) for number in (1, 7, 0xF001, CipherSuiteId(0xF00B))] == ["1", "7", "0xF001", "0xF00B"]
+    assert [suite_name(nonsense) for nonsense in ("x", b"", None)] == ["'x'", "b''", "None"]
     assert "cipher suite 0xF001 is not supported by bob" in str(SuiteUnsupported(0xF001, ["bob"]))
     with pytest.raises(InvalidError, match="cipher suite 0xF003 is not supported"):
         CipherSuite.get(0xF003)
