@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from rich.text import Text
 from textual import events, on
-from textual.app import App, ComposeResult
+from textual.app import App, ComposeResult, ScreenStackError
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
+from textual.css.query import NoMatches
 from textual.message import Message as TextualMessage
 from textual.widgets import Input, OptionList, RichLog, Static
 from textual.widgets.option_list import Option
@@ -166,7 +168,7 @@ class Window(App[None]):
         if self._address is not None:
             self._work(self._open(self._address))
         self._work(self._watch())
-        self.set_interval(_TICK, self._draw_status)
+        self.set_interval(_TICK, self._tick)
 
     def _work(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something while the window goes on."""
@@ -282,6 +284,11 @@ class Window(App[None]):
             if talk is self._current:
                 name.stylize("bold reverse")
             talks.add_option(Option(name, id=str(index)))
+
+    def _tick(self) -> None:
+        """Show what changes with time.  While the window closes its timer goes on, when its parts may be gone."""
+        with suppress(NoMatches, ScreenStackError):
+            self._draw_status()
 
     def _draw_status(self) -> None:
         talk = self._current
