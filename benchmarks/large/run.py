@@ -87,7 +87,7 @@ class _Story:
         for each, who in ((self._host, "the first one"), (early[0], "an early one"), (late[0], "a late one")):
             async with self._phase(f"{who} renews its keys"):
                 await each.do("update", room=self._room, at=0.0)
-                await self._agree()
+                await self._agree(each)
         lists = await self._host.do("lists", room=self._room)
         count = max(1, min(1000 // crowd.DEVICES, self._accounts // 2))
         async with self._phase(f"{count * crowd.DEVICES:,} devices of {count} accounts are removed") as notes:
@@ -175,9 +175,12 @@ class _Story:
     async def _all(self, name: str, **arguments: Any) -> list[Any]:
         return await asyncio.gather(*(each.do(name, **arguments) for each in self._here))
 
-    async def _agree(self) -> dict[str, Any]:
-        """Wait until all are in the host's epoch; they must have the same state, and have rejected nothing."""
-        state: dict[str, Any] = await self._host.do("state", room=self._room)
+    async def _agree(self, first: Member | None = None) -> dict[str, Any]:
+        """Wait until all are in one epoch; they must have the same state, and have rejected nothing.
+
+        :param first: whoever has made the last Commit, and so is in the newest epoch; the host if not given
+        """
+        state: dict[str, Any] = await (first or self._host).do("state", room=self._room)
         reached = await self._all("reach", room=self._room, epoch=state["epoch"])
         states = await self._all("state", room=self._room)
         if {each["authenticator"] for each in reached} != {state["authenticator"]}:
