@@ -336,7 +336,7 @@ class LateVector(Vector):
             raise TypeError("items with other fields than opaque ones")
         self._fields = len(item.fields)
 
-    def write(self, out: bytearray, value: Sequence[Any]) -> None:  # type: ignore[override]
+    def write(self, out: bytearray, value: Sequence[Any]) -> None:
         if isinstance(value, EqualSized):
             write_opaque(out, value.octets)
         else:
