@@ -13,7 +13,8 @@ number for each cipher suite (:class:`.items.Place`).  So a reader asks for one 
 An account whose devices are authenticated otherwise (X.509) may have no list of devices.  Then the KeyPackages of last
 resort are read, one for each device and suite, whose ids name both.  Each number that is asked for next is random below
 the last one, until one is there: it is as likely as any other below the device's number of KeyPackages, which we do not
-know.  Everything is read if the Authentication Service does not vouch for what was found.
+know.  Everything is read if only one was found that was picked before, or if the Authentication Service does not vouch
+for what was found.
 
 Two clients that add a device at the same time pick the same KeyPackage as seldom as if they had read all of them.  A
 server that withholds something gains nothing: it makes us read everything, and what is missing then is reported.
@@ -138,6 +139,8 @@ class _Reading:
             if place.suite in self._requirements and wanted(ClientIdentity(self._account, place.device))
         }
         await self._draw(pairs)
+        if any(self._has_only_used(*pair) for pair in pairs):
+            return False  # there may be others above the used one
         return bool(pairs) and not self._claims_more(pairs) and await self._are_genuine(pairs)
 
     async def _draw(self, numbers: Mapping[tuple[str, int], Sequence[int]]) -> None:
@@ -196,6 +199,10 @@ class _Reading:
     def _has_fresh(self, device: str, suite: int) -> bool:
         used = self._context.used_key_packages
         return any(not each.last_resort and each.reference not in used for each in self._ones_of(device, suite))
+
+    def _has_only_used(self, device: str, suite: int) -> bool:
+        ordinary = any(not each.last_resort for each in self._ones_of(device, suite))
+        return ordinary and not self._has_fresh(device, suite)
 
     def _claims_more(self, pairs: Collection[tuple[str, int]]) -> bool:
         """Whether a device's leaf lists a suite for which it says that it has no KeyPackages (RFC 9420 7.2)."""
