@@ -41,6 +41,7 @@ from hashlib import sha256
 
 from ..errors import PolicyViolation
 from ..identity import ClientIdentity
+from ..mls.group.commit_effects import Effects
 from ..mls.structures.extensions import Extensions
 from ..mls.structures.group_context import GroupContext
 from ..mls.structures.leaf_node import LeafNode
@@ -84,6 +85,28 @@ class KnownState:
         keys = {client: key_digest(_leaf_of(view, client).signature_key) for client in roster.clients()}
         transcript = context.confirmed_transcript_hash
         return cls(view.group_id, context.epoch, transcript, view.extensions, view.policy, roster, keys)
+
+    @classmethod
+    def after(cls, view: GroupView, context: GroupContext, effects: Effects) -> KnownState:
+        """Of the state that a Commit leads to, which removes us: its members, policy and extensions.
+
+        The transcript remains that of the state before, since nothing compares it.  The cost is proportional to the
+        number of members.
+
+        :param view: the group before the Commit, which its policy allows
+        :param context: of the group before the Commit
+        """
+        extensions = view.extensions if effects.extensions is None else effects.extensions.after
+        changed = {change.index: change.after for change in effects.changes}
+
+        def leaf_at(index: int) -> LeafNode:
+            leaf = changed.get(index)
+            return view.leaf(index) if leaf is None else leaf
+
+        roster = view.roster.after(effects)
+        policy = RoomPolicy.required_in(extensions)
+        later = replace(view, extensions=extensions, policy=policy, roster=roster, leaf=leaf_at)
+        return replace(cls.of(later, context), epoch=context.epoch + 1)
 
     def knows(self, client: ClientIdentity, signature_key: bytes) -> bool:
         """Whether the client is in this state, with this key."""

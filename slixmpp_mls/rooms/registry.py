@@ -351,8 +351,11 @@ class Rooms:
         :param inviter: bare JID in normal form; empty if invitations of all accounts count
         """
         bare = room_address(room)
-        if bare not in self._rooms:
+        known = self._rooms.get(bare)
+        if known is None:
             await self._require_room(bare)
+        else:
+            known.group.lifecycle.want_in()
         handle = await self.follow(bare, after, chosen=inviter)
         if external and not (handle.is_member or handle.partial):
             await handle.worker.rejoiner.join_externally()

@@ -277,8 +277,8 @@ class Scene:
         if person is None:
             person = self.world.person(account, MemoryStore(account))
             self.people.append(person)
-            # It reads the room because of Alice's invitation, which says into which group, and by whom.
-            person.group.lifecycle.expect_group(self.group_id, ALICE)
+        # It reads the room because of Alice's invitation, which says into which group, and by whom.
+        person.group.lifecycle.expect_group(self.group_id, ALICE)
         return person
 
     def lose(self, person: Participant) -> None:

@@ -21,10 +21,11 @@ from slixmpp_mls.errors import InvalidError, UnknownGroup, UsageError
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateMessage
-from slixmpp_mls.mls.structures.proposals import Add, Remove
-from slixmpp_mls.policy import RoomPolicy, group_extensions
+from slixmpp_mls.mls.structures.proposals import Add, GroupContextExtensions, Remove
+from slixmpp_mls.policy import Right, RoomPolicy, group_extensions
+from slixmpp_mls.policy.later_state import KnownState
 from slixmpp_mls.stanza import elements
-from slixmpp_mls.testing import NOW, FaultyStore, Participant, World
+from slixmpp_mls.testing import NOW, FaultyStore, Participant, World, commit_against_policy
 from tests.client.people import state_of
 
 from .people import ALICE, BOB, CAROL, DAVE, again, closed_policy, only, three
@@ -376,6 +377,7 @@ def test_an_old_welcome_does_not_lead_back_into_an_epoch_whose_keys_we_have_used
     assert state_of(bob) is MembershipState.OUT
     bob.read()
     bob.restart()  # with another KeyPackage in the directory
+    bob.group.lifecycle.expect_group(alice.group.mls.group_id, ALICE)
     alice.commit(*alice.adding(BOB))
     world.settle()
     assert world.agree()
@@ -383,6 +385,134 @@ def test_an_old_welcome_does_not_lead_back_into_an_epoch_whose_keys_we_have_used
 
 
 # --- leaving, being removed, coming back ---------------------------------------------------------
+
+
+def removed(policy: RoomPolicy | None = None) -> tuple[World, Participant, Participant, Participant]:
+    """Alice, Bob and Carol, of whom Alice has removed Bob, who reads the room on."""
+    world, alice, bob, carol = three(policy=policy)
+    alice.commit(*alice.removing(BOB))
+    world.settle()
+    assert state_of(bob) is MembershipState.OUT
+    for person in world.people:
+        person.events.clear()
+    return world, alice, bob, carol
+
+
+def test_what_is_known_of_the_group_that_has_removed_us_is_its_state_after_the_commit() -> None:
+    """mls-recovery, "Which GroupInfo": with all that the Commit does, so a Welcome is judged as one for a stranger."""
+    world, alice, bob, _ = three(policy=replace(closed_policy(World()), may_add=Right.MEMBERS))
+    dave = world.person(DAVE)
+    extensions = replace(alice.group.policy, may_add=Right.ADMINISTRATORS).replaced_in(
+        alice.group.mls.context.extensions
+    )
+    alice.commit(*alice.removing(BOB), *alice.removing(CAROL), *alice.adding(DAVE), GroupContextExtensions(extensions))
+    world.settle()
+    assert state_of(dave) is MembershipState.MEMBER
+    left, membership = bob.group.room_state.left, alice.group.room_state.require_member()
+    assert left is not None
+    after = KnownState.of(membership.view, membership.group.context)
+    assert replace(left, transcript=after.transcript, roster=after.roster) == after
+    assert set(left.roster.clients()) == set(after.roster.clients()) == {alice.device.identity, dave.device.identity}
+    bob.restart()
+    assert bob.group.room_state.left is None
+
+
+def test_an_administrator_adds_again_whom_it_has_removed() -> None:
+    """mls, "Being Invited": its invitation may have come before the removal was read, where it changed nothing."""
+    world, alice, bob, _ = removed(closed_policy(World()))
+    alice.commit(*alice.adding(BOB))
+    world.settle()
+    assert only(bob.events, Joined).by.account == ALICE
+    assert bob.group.room_state.left is None
+    assert world.agree()
+
+
+def test_a_member_that_may_add_adds_again_whom_others_have_removed() -> None:
+    world, _, bob, carol = removed(replace(closed_policy(World()), may_add=Right.MEMBERS))
+    carol.commit(*carol.adding(BOB))
+    world.settle()
+    assert only(bob.events, Joined).by.account == CAROL
+    assert world.agree()
+
+
+@pytest.mark.parametrize("group_id", [None, b"another group"], ids=["the same id", "another id"])
+def test_a_stranger_leads_nobody_that_was_removed_into_a_group_of_its_own(group_id: bytes | None) -> None:
+    """mls, "Being Invited": who was removed waits for nobody, and its KeyPackages and the group id are public."""
+    world, alice, bob, _ = removed()
+    mallory = world.person(MALLORY)
+    world.people.remove(mallory)
+    own_group(world, mallory, alice, bob, group_id or alice.group.mls.group_id, 5)
+    world.settle()
+    assert "no invitation names" in str(only(bob.events, Rejected).error)
+    assert state_of(bob) is MembershipState.OUT
+    alice.commit(*alice.adding(BOB))
+    world.settle()
+    assert only(bob.events, Joined).by.account == ALICE
+    assert world.agree()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_member_without_the_right_adds_nobody_again_that_was_removed(restarted: bool) -> None:
+    """Its Commit is void for the members, so its Welcome leads to where nobody else is."""
+    world, alice, bob, carol = removed(closed_policy(World()))
+    if restarted:
+        bob.restart()  # then nothing is known of the group
+    carol.post(commit_against_policy(carol.group, carol.adding(BOB), world.now))
+    world.settle()
+    assert "no invitation names" in str(only(bob.events, Rejected).error)
+    assert state_of(bob) is MembershipState.OUT
+    assert not alice.group.roster.has(BOB)
+
+
+@pytest.mark.parametrize("first", ["invitation", "welcome"])
+def test_who_was_removed_follows_an_invitation_into_another_group(first: str) -> None:
+    """mls, "Being Invited": whichever comes first; it is the inviter's Welcome that counts."""
+    world, alice, bob, _ = removed()
+    dave = world.person(DAVE)
+    world.people.remove(dave)
+    place = bob.group.cursor
+    if first == "invitation":
+        bob.group.lifecycle.expect_group(b"another group", DAVE)
+    own_group(world, dave, alice, bob, b"another group")
+    world.settle()
+    if first == "welcome":
+        assert "no invitation names" in str(only(bob.events, Rejected).error)
+        bob.group.lifecycle.expect_group(b"another group", DAVE)
+        found = bob.group.welcomes.invited(DAVE, place)
+        assert found == place
+        bob.group.lifecycle.seek(found)
+        world.settle()
+    assert only(bob.events, Joined).by.account == DAVE
+    assert bob.group.mls.group_id == b"another group"
+
+
+@pytest.mark.parametrize("first", ["invitation", "welcome"])
+def test_another_accounts_invitation_does_not_admit_a_welcome_for_who_was_removed(first: str) -> None:
+    world, alice, bob, _ = removed()
+    mallory = world.person(MALLORY)
+    world.people.remove(mallory)
+    if first == "invitation":
+        bob.group.lifecycle.expect_group(b"another group", DAVE)
+    own_group(world, mallory, alice, bob, b"another group")
+    world.settle()
+    if first == "welcome":
+        bob.group.lifecycle.expect_group(b"another group", DAVE)
+        assert bob.group.welcomes.invited(DAVE, None) is None
+        world.settle()
+    assert "no invitation names" in str(only(bob.events, Rejected).error)
+    assert state_of(bob) is MembershipState.OUT
+
+
+def test_our_own_user_may_want_in_again() -> None:
+    """Then every Welcome counts, as for a room that the user has named without an invitation."""
+    world, alice, bob, _ = removed()
+    bob.restart()  # nothing is known of the group any more
+    alice.group.lifecycle.want_in()  # a member is in already
+    bob.group.lifecycle.want_in()
+    alice.commit(*alice.adding(BOB))
+    world.settle()
+    assert only(bob.events, Joined).by.account == ALICE
+    assert world.agree()
 
 
 def test_a_removed_member_forgets_the_group_and_its_unsent_messages() -> None:

@@ -22,6 +22,7 @@ from ...mls.structures.proposals import Add, Remove, SelfRemove
 from ...mls.tree.tree_math import LeafIndex
 from ...policy import derive_return_key, is_group_of_0_1, is_leaf_of_0_1
 from ...policy.check import is_bookkeeping
+from ...policy.later_state import KnownState
 from ...store.interface import Transaction
 from ..device import Device
 from ..events import (
@@ -323,7 +324,9 @@ class Applying:
                 state.forget_group(lost, Evidence.REMOVED, keep_messages=True, epoch=epoch)
                 reason = "we were added afresh by a KeyPackage that we cannot open"
                 return [*action.events, GroupLost(state.room, reason, after)]
-            state.forget_group(replace(record, state=MembershipState.OUT), Evidence.REMOVED)
+            gone = wanted or membership.actions.leave
+            left = None if gone else KnownState.after(membership.view, membership.group.context, staged.effects)
+            state.forget_group(replace(record, state=MembershipState.OUT), Evidence.REMOVED, left=left)
             return [*action.events, RemovedFromGroup(state.room, by, wanted)]
 
         group = membership.group.apply(staged, now=now)

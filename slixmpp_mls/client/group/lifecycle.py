@@ -202,8 +202,9 @@ class Lifecycle:
     def expect_group(self, group: bytes, inviter: str = "", sender: str = "") -> None:
         """Accept, of the Welcomes in the room, those into groups that invitations name.
 
-        Without any call, every Welcome for a KeyPackage of ours is accepted.  A client that has been in the group
-        judges a Welcome by what it knows, and this changes nothing.
+        Without any call, every Welcome for a KeyPackage of ours is accepted; but a client that is out of the group, and
+        has not been invited anew, accepts only one back into the group that has removed it.  A client that has lost the
+        group judges a Welcome by what it knows, and this changes nothing.
 
         :param group: group id that an invitation names
         :param inviter: account (a bare JID) that must have let us in; empty if the invitation does not say who has
@@ -258,6 +259,14 @@ class Lifecycle:
         """
         if self._state.standing is MembershipState.FOUNDING:
             self._stay_out()
+
+    def want_in(self) -> None:
+        """Our own user wants into the group that we are out of, so we wait for a Welcome as if invited.
+
+        :raises StoreError: nothing has changed
+        """
+        if self._state.standing is MembershipState.OUT:
+            self._become(MembershipState.INVITED)
 
     def stop_waiting(self) -> None:
         """Stop waiting for a Welcome.

@@ -20,6 +20,7 @@ from ...mls.group.group import Group
 from ...mls.group.staging import StagedCommit
 from ...mls.partial import PartialGroup
 from ...policy import GroupView, RoomPolicy
+from ...policy.later_state import KnownState
 from ...policy.roster import Roster
 from ...stanza.blob import BlobReference
 from ...store.interface import Transaction
@@ -145,6 +146,7 @@ class Contents:
     :ivar group_info_key: the key of the group's GroupInfos, also of a group that we have lost; None if it is not known
     :ivar entry_info_key: the same after our external Commit that waits
     :ivar ahead: account -> a later epoch than ours, as the room says; the latest news last.  Not in the store
+    :ivar left: the group's state after the Commit that has removed us; None if none has.  Not in the store
     """
 
     record: RoomRecord
@@ -161,6 +163,7 @@ class Contents:
     group_info_key: GroupInfoKey | None = None
     entry_info_key: GroupInfoKey | None = None
     partial: PartialMembership | None = None
+    left: KnownState | None = None
 
     def copy(self) -> Contents:
         """The same, which can change by itself."""
@@ -186,6 +189,7 @@ class Change:
         "_entry_info_key",
         "_group_info_key",
         "_later",
+        "_left",
         "_membership",
         "_outside",
         "_partial",
@@ -205,6 +209,7 @@ class Change:
         self._record, self._outside, self._return_keys = contents.record, contents.outside, contents.return_keys
         self._membership, self._entry = contents.membership, contents.entry
         self._partial = contents.partial
+        self._left = contents.left
         self._unsure = contents.unsure
         self._group_info_key, self._entry_info_key = contents.group_info_key, contents.entry_info_key
         self._later: list[Callable[[], object]] = []  # what happens to the containers
@@ -215,6 +220,7 @@ class Change:
         contents.record, contents.outside, contents.return_keys = self._record, self._outside, self._return_keys
         contents.membership, contents.entry = self._membership, self._entry
         contents.partial = self._partial
+        contents.left = self._left
         contents.unsure = self._unsure
         contents.group_info_key, contents.entry_info_key = self._group_info_key, self._entry_info_key
         for each in self._later:
@@ -311,6 +317,10 @@ class Change:
         """We are in a group again, or out of it for good."""
         self.transaction.delete(self._spaces.known, OUTSIDE)
         self.transaction.delete_prefix(self._spaces.former)
+
+    def put_left(self, left: KnownState | None) -> None:
+        """The group's state after the Commit that removes us.  Only memory keeps it."""
+        self._left = left
 
     def put_unsure(self, unsure: UnsureRecord) -> None:
         """Why we do not know whether we are where the group is."""
@@ -461,6 +471,7 @@ class Change:
         _put_all(self.transaction, self._spaces.partial, partial.group.pieces())
         self.transaction.put(self._spaces.whole_tree, OUTSIDE, partial.whole_tree.encode())
         self._partial = replace(partial, group=partial.group.stored())
+        self._left = None
 
     def put_place(self, place: bytes) -> None:
         """From where the room is read again when we have the tree; empty: it is read in order."""
@@ -496,6 +507,7 @@ class Change:
         _put_all(self.transaction, spaces.owed, membership.actions.entries)
         _put_changes(self.transaction, spaces.doubt, dict(membership.doubts.changes_since(Doubts())))
         self._membership = replace(membership, group=group.stored(), unwanted=frozenset())
+        self._left = None
 
     def end_membership(self, evidence: Evidence, *, keep_messages: bool) -> None:
         """Delete everything that belongs to a membership, and remember its last epoch.

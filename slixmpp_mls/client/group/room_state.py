@@ -130,15 +130,24 @@ class RoomState:
         return tuple((*present[:2], *former, *present[2:]))
 
     def expected(self) -> ExpectedRecord:
-        """What invitations have named, if we have never been in a group here and wait for a Welcome.
+        """What invitations have named, if we wait for a Welcome or are out of the group.
 
         :raises StoreError: the store failed
         """
-        if self.standing is not MembershipState.INVITED:
+        if self.standing not in (MembershipState.INVITED, MembershipState.OUT):
             return ExpectedRecord()
         with self.store.transaction() as transaction:
             value = transaction.get(self.spaces.outside, EXPECTED)
         return ExpectedRecord() if value is None else ExpectedRecord.decode(value)
+
+    @property
+    def left(self) -> KnownState | None:
+        """The state of the group that the Commit which has removed us leads to; None if none has since the start.
+
+        By it a Welcome is judged that no invitation names.  Only memory keeps it: after a restart, a room whose group
+        we are not in is read only because of an invitation, or of our own user.
+        """
+        return self._contents.left if self.standing is MembershipState.OUT else None
 
     def known(self) -> KnownState | None:
         """The last state of the group that we had, or have, by which later ones are judged; None if there is none.
@@ -345,7 +354,13 @@ class RoomState:
         ahead[account] = epoch
 
     def forget_group(
-        self, record: RoomRecord, evidence: Evidence, *, keep_messages: bool = False, epoch: int | None = None
+        self,
+        record: RoomRecord,
+        evidence: Evidence,
+        *,
+        keep_messages: bool = False,
+        epoch: int | None = None,
+        left: KnownState | None = None,
     ) -> None:
         """Delete the group's keys, because we are no longer in the group.
 
@@ -353,6 +368,7 @@ class RoomState:
         :param record: the new record of the room
         :param keep_messages: whether application data that has not come back stays in the outbox
         :param epoch: the group's, if it is proved that it is another one than ours
+        :param left: :attr:`left`, if a Commit removes us
         :raises UsageError: we are not in the group
         :raises StoreError: nothing has changed
         """
@@ -375,6 +391,7 @@ class RoomState:
                     change.put_known(_as_record(KnownState.of(membership.view, membership.group.context)))
             else:
                 change.forget_known()
+            change.put_left(left)
             change.delete_entry()
             change.put_record(record)
             change.put_outside(outside)

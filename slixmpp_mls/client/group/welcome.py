@@ -18,10 +18,13 @@ group, by which the whole tree is judged, or the group continues another one.
 
 Only members can tell whether the Commit in a Welcome's stanza is valid.  If we know an earlier state of the group, it
 judges the Welcome as it judges a GroupInfo (:mod:`slixmpp_mls.policy.later_state`): our KeyPackages are public, so
-anybody can make a group of the same id and lead us into it.  A client that knows nothing believes the Authentication
-Service's verdict on the inviter.  Moreover, a second Commit for an epoch has lost
-(rule 1), and its Welcome leads into an epoch without other members.  Therefore, while we are outside, we remember the
-groups and epochs that a Commit in the room has ended.  A Welcome with a later Commit for the same epoch is ignored.
+anybody can make a group of the same id and lead us into it.  A client that was removed, and reads the room on, follows
+a Welcome that an invitation names, or one back into the same group by a member that may add it, as the state after its
+removal shows.  A client that knows nothing believes the Authentication Service's verdict on the inviter.
+
+Moreover, a second Commit for an epoch has lost (rule 1), and its Welcome leads into an epoch without other members.
+Therefore, while we are outside, we remember the groups and epochs that a Commit in the room has ended.  A Welcome with
+a later Commit for the same epoch is ignored.
 
 The earlier Commit may be void, however, and anybody in the room can post a void one.  The inviter knows: it sends an
 invitation when its Commit has won, and the invitation names the place before that Commit.  So an invitation by the
@@ -283,8 +286,10 @@ class Welcomes:
             raise InvalidError("a conversation with somebody else in it", "urn:xmpp:mls:0 policy")
         if not judged:
             inviter = ClientIdentity.from_leaf(state.tree.member(staged.inviter))
-            self._require_invited(incoming, context.group_id, inviter.account)
-            self._check_inviter(staged, GroupView.of(state.public, policy, roster), inviter)
+            later = GroupView.of(state.public, policy, roster)
+            if not self._leads_back(later, inviter):
+                self._require_invited(incoming, context.group_id, inviter.account)
+            self._check_inviter(staged, later, inviter)
         leaves = tuple(leaf for index, leaf in state.members() if index != state.own_index)
         assert isinstance(state, Group)
         group_info_key = GroupInfoKey.handed_over(info.extensions, state)
@@ -322,7 +327,10 @@ class Welcomes:
             key = GroupInfoKey.handed_over(info.extensions, staged.state)
         except PeerError:
             return None  # with the whole tree we learn whether the Welcome is to blame, or the proofs alone
-        self._require_invited(incoming, staged.state.group_id, client.account)
+        left, group_id = self._state.left, staged.state.group_id
+        if left is not None and left.group_id == group_id and not self._is_invited(group_id, client.account):
+            return None  # the state that we have left judges the whole tree
+        self._require_invited(incoming, group_id, client.account)
         return Step(incoming, JoinPartially(staged, bundle, policy, location, key), (inviter,))
 
     def _check_inviter(self, staged: StagedJoin, later: GroupView, inviter: ClientIdentity) -> None:
@@ -345,8 +353,22 @@ class Welcomes:
             return
         check_later(known if later.group_id == known.group_id else followed(known, later), later, inviter)
 
+    def _leads_back(self, later: GroupView, inviter: ClientIdentity) -> bool:
+        """Whether the state of the group after our removal shows that the inviter may add us to it again.
+
+        The invitation may have come while we were in the group, where it changes nothing (mls, "Being Invited").
+        """
+        left = self._state.left
+        if left is None:
+            return False
+        try:
+            check_later(left, later, inviter)
+        except PeerError:
+            return False  # an invitation decides
+        return True
+
     def _require_invited(self, incoming: Incoming, group_id: bytes, inviter: str) -> None:
-        """:raises InvalidError: invitations name another group or account"""
+        """:raises InvalidError: no invitation names the group and account, as far as we need one"""
         if self._is_invited(group_id, inviter):
             return
         if self._state.cursor is not None and incoming.claimed is not None:
@@ -354,13 +376,19 @@ class Welcomes:
         raise InvalidError("a Welcome into a group, or by an account, that no invitation names", _RULES)
 
     def _is_invited(self, group_id: bytes, inviter: str) -> bool:
-        """Whether the invitations that count, if there are any, let this account lead us into this group.
+        """Whether the invitations that count let this account lead us into this group.
+
+        Without any, every account may that the user has not excluded, unless we were removed from the room's group or
+        have left it: then we wait for nobody.
 
         KeyPackages are public, so anybody in the room can let us into a group of their own.  A group id is public as
         well, so the account that has signed the GroupInfo counts, too; the Authentication Service judges its leaf (mls,
         "Adding People").
         """
-        return self._state.expected().admits(group_id, inviter)
+        expected = self._state.expected()
+        if self._state.standing is MembershipState.OUT:
+            return expected.names(group_id, inviter)
+        return expected.admits(group_id, inviter)
 
     @staticmethod
     def _check_known(partial: PartialMembership, inviter: ClientIdentity, key: bytes) -> None:

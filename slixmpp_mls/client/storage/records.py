@@ -122,7 +122,7 @@ class MembershipState(IntEnum):
     """We read the room and wait for a Welcome."""
     MEMBER = 2
     OUT = 3
-    """We left or were removed; nothing of the group is kept."""
+    """We left or were removed; the store keeps nothing of the group."""
     LOST = 4
     """We cannot follow the group any more."""
     FOUNDING = 5
@@ -364,10 +364,16 @@ class ExpectedRecord(Struct):
 
     def admits(self, group: bytes, signer: str) -> bool:
         """Whether a Welcome into this group, by this account, is one that we wait for."""
-        groups = [each for each in self.groups if self.chosen in (b"", each.sender)]
-        if not groups:
+        if not self._counting():
             return self.chosen in (b"", signer.encode())
-        return any(each.group == group and each.inviter in (b"", signer.encode()) for each in groups)
+        return self.names(group, signer)
+
+    def names(self, group: bytes, signer: str) -> bool:
+        """Whether an invitation that counts names this group, and this account or none."""
+        return any(each.group == group and each.inviter in (b"", signer.encode()) for each in self._counting())
+
+    def _counting(self) -> list[ExpectedGroup]:
+        return [each for each in self.groups if self.chosen in (b"", each.sender)]
 
 
 @struct
