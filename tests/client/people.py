@@ -7,12 +7,16 @@ from typing import Any
 
 from slixmpp_mls.client import Event, RoomGroup
 from slixmpp_mls.client.storage.records import MembershipState
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.structures.proposals import Add
-from slixmpp_mls.policy import RoomPolicy
+from slixmpp_mls.policy import RoomPolicy, group_extensions
+from slixmpp_mls.stanza import elements
 from slixmpp_mls.store import copied_to_memory
 from slixmpp_mls.testing import Participant, World
 
 ALICE, BOB, CAROL, DAVE = "alice@a.example", "bob@b.example", "carol@c.example", "dave@d.example"
+MALLORY = "mallory@m.example"
 
 
 def three(**options: Any) -> tuple[World, Participant, Participant, Participant]:
@@ -40,6 +44,24 @@ def again(inviter: Participant, returning: Participant) -> list[Add]:
     world = inviter.world
     found = world.directory.find(returning.account, inviter.group, world.now)
     return [Add(found[returning.device.identity].key_package)]
+
+
+def own_group(
+    world: World, maker: Participant, member: Participant, invited: Participant, group_id: bytes, epoch: int = 0
+) -> None:
+    """An occupant makes a group, and posts a Welcome into it for a KeyPackage of somebody who is invited."""
+    own = maker.device.key_packages.make(CipherSuite.get(1), world.now)
+    policy = RoomPolicy(world.room.jid, (maker.account,))
+    group = Group.create(own, group_id, extensions=group_extensions(policy), parameters=world.parameters)
+    for _ in range(epoch):
+        staged = group.finish_commit(group.draft_commit([], now=world.now)).staged
+        group = group.apply(staged, now=world.now)
+    found = world.directory.find(invited.account, member.group, world.now)
+    package = found[invited.device.identity].key_package
+    made = group.finish_commit(group.draft_commit([Add(package)], now=world.now))
+    assert made.welcome is not None
+    payloads = [elements.Commit(group_id, epoch, made.commit), elements.Welcome(group_id, epoch + 1, made.welcome)]
+    world.room.post(payloads, maker.account)
 
 
 def put_outside(group: RoomGroup, **changes: Any) -> None:

@@ -18,17 +18,16 @@ from slixmpp_mls.client import (
 )
 from slixmpp_mls.client.storage.records import ExpectedRecord, MembershipState
 from slixmpp_mls.errors import InvalidError, UnknownGroup, UsageError
-from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateMessage
-from slixmpp_mls.mls.structures.proposals import Add, GroupContextExtensions, Remove
-from slixmpp_mls.policy import Right, RoomPolicy, group_extensions
+from slixmpp_mls.mls.structures.proposals import GroupContextExtensions, Remove
+from slixmpp_mls.policy import Right, RoomPolicy
 from slixmpp_mls.policy.later_state import KnownState
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.testing import NOW, FaultyStore, Participant, World, commit_against_policy
 from tests.client.people import state_of
 
-from .people import ALICE, BOB, CAROL, DAVE, again, closed_policy, only, three
+from .people import ALICE, BOB, CAROL, DAVE, MALLORY, again, closed_policy, only, own_group, three
 
 # --- Welcomes ------------------------------------------------------------------------------------
 
@@ -66,27 +65,6 @@ def test_a_welcome_to_a_group_with_the_id_of_another_rooms_group_is_refused(monk
     assert "another room has" in str(only(bob_there.events, Rejected).error)
     assert state_of(bob_there) is MembershipState.INVITED
     assert RoomGroup.known(bob.device) == ["cauldron@rooms.example", world.room.jid]
-
-
-MALLORY = "mallory@m.example"
-
-
-def own_group(
-    world: World, maker: Participant, member: Participant, invited: Participant, group_id: bytes, epoch: int = 0
-) -> None:
-    """An occupant makes a group, and posts a Welcome into it for a KeyPackage of somebody who is invited."""
-    own = maker.device.key_packages.make(CipherSuite.get(1), world.now)
-    policy = RoomPolicy(world.room.jid, (maker.account,))
-    group = Group.create(own, group_id, extensions=group_extensions(policy), parameters=world.parameters)
-    for _ in range(epoch):
-        staged = group.finish_commit(group.draft_commit([], now=world.now)).staged
-        group = group.apply(staged, now=world.now)
-    found = world.directory.find(invited.account, member.group, world.now)
-    package = found[invited.device.identity].key_package
-    made = group.finish_commit(group.draft_commit([Add(package)], now=world.now))
-    assert made.welcome is not None
-    payloads = [elements.Commit(group_id, epoch, made.commit), elements.Welcome(group_id, epoch + 1, made.welcome)]
-    world.room.post(payloads, maker.account)
 
 
 @pytest.mark.parametrize("same_id", [False, True], ids=["another id", "the same id"])

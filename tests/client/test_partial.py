@@ -339,6 +339,24 @@ def test_who_knows_the_group_judges_the_whole_tree() -> None:
     assert carol.group.is_member
 
 
+@pytest.mark.parametrize("invited", [False, True])
+def test_who_was_removed_judges_the_whole_tree_unless_it_is_invited(invited: bool) -> None:
+    """mls, "Being Invited": without an invitation, the state after the removal says whether the inviter may add."""
+    world = World()
+    alice, _, carol = world.group(ALICE, BOB, CAROL)
+    carol.group.welcomes.partial_from = 1
+    alice.commit(*alice.removing(CAROL))
+    world.settle()
+    assert state(carol) is MembershipState.OUT
+    if invited:
+        carol.group.lifecycle.expect_group(alice.group.mls.group_id, ALICE)
+    place = add_with_tree_elsewhere(alice, CAROL)
+    incoming = welcome_for(carol)
+    assert carol.group.processing.examine(incoming, world.now).fetch == (None if invited else place)
+    carol.take(incoming)
+    assert (carol.group.is_partial, carol.group.is_member) == (invited, not invited)
+
+
 Change = Callable[[MembershipProofs], MembershipProofs]
 
 

@@ -20,7 +20,7 @@ from slixmpp_mls.stanza.content_profile import PROFILE
 from slixmpp_mls.stanza.sce import Envelope
 from slixmpp_mls.testing import FakeMUC, Participant, World
 
-from ..client.people import ALICE, BOB
+from ..client.people import ALICE, BOB, DAVE, own_group
 from ..services import Client
 from .people import Bot, soon, until
 
@@ -161,6 +161,45 @@ async def test_a_false_place_in_an_invitation_skips_nothing_that_is_being_read(
     await asyncio.wait_for(following, 60)
     assert dave.room.is_member
     dave.rooms.close()
+
+
+async def removed(world: World) -> tuple[Bot, Participant]:
+    """Bob, whom Alice has removed, and who reads the room on; and Alice."""
+    alice, bob = world.group(ALICE, BOB)
+    bot = Bot(bob)
+    await bot.rooms.resume()
+    await until(lambda: bot.room.live)
+    alice.commit(*alice.removing(BOB))
+    world.settle()
+    await until(lambda: bot.room.group.state is MembershipState.OUT)
+    return bot, alice
+
+
+async def test_who_was_removed_follows_the_welcome_that_an_invitation_names(world: World) -> None:
+    """mls, "Being Invited": the room is read again for it, where the Welcome was quicker than the invitation."""
+    bob, alice = await removed(world)
+    dave, place = world.person(DAVE), bob.room.group.cursor
+    world.people.remove(dave)
+    own_group(world, dave, alice, bob.person, b"another group")
+    world.settle()
+    await until(lambda: bob.got("mls_rejected"))
+    assert "no invitation names" in str(bob.got("mls_rejected")[0].error)
+    assert bob.room.group.state is MembershipState.OUT
+    await bob.rooms.follow_invitation(world.room.jid, place, b"another group", DAVE, DAVE)
+    await until(lambda: bob.room.is_member)
+    assert bob.room.group.mls.group_id == b"another group"
+    bob.rooms.close()
+
+
+async def test_who_was_removed_and_joins_again_waits_for_a_welcome(world: World) -> None:
+    bob, alice = await removed(world)
+    joining = asyncio.create_task(bob.rooms.join(world.room.jid, None, False, ""))
+    await until(lambda: bob.room.group.state is MembershipState.INVITED)
+    alice.commit(*alice.adding(BOB))
+    world.settle()
+    assert (await asyncio.wait_for(joining, 60)).is_member
+    assert bob.room.accounts == [ALICE, BOB]
+    bob.rooms.close()
 
 
 async def test_an_invitation_that_was_noted_is_followed_after_a_restart(world: World) -> None:
