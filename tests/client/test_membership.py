@@ -20,7 +20,7 @@ from slixmpp_mls.client.storage.records import ExpectedRecord, MembershipState
 from slixmpp_mls.errors import InvalidError, UnknownGroup, UsageError
 from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateMessage
-from slixmpp_mls.mls.structures.proposals import GroupContextExtensions, Remove
+from slixmpp_mls.mls.structures.proposals import Add, GroupContextExtensions, Remove
 from slixmpp_mls.policy import Right, RoomPolicy
 from slixmpp_mls.policy.later_state import KnownState
 from slixmpp_mls.stanza import elements
@@ -440,6 +440,26 @@ def test_a_member_without_the_right_adds_nobody_again_that_was_removed(restarted
     assert "no invitation names" in str(only(bob.events, Rejected).error)
     assert state_of(bob) is MembershipState.OUT
     assert not alice.group.roster.has(BOB)
+
+
+def test_a_member_without_rights_leads_nobody_that_was_removed_on_from_before_the_removal() -> None:
+    """There, the client is still a member, and to renew its leaf needs no right."""
+    world, alice, bob, carol = three(policy=closed_policy(World()))
+    group, (leaf,) = carol.group.mls, carol.group.roster.leaves_of(BOB)
+    alice.commit(*alice.removing(BOB))
+    world.settle()
+    bob.events.clear()
+    found = world.directory.find(BOB, alice.group, world.now)
+    group = group.apply(group.finish_commit(group.draft_commit([], now=world.now)).staged, now=world.now)
+    renewed = Remove(leaf), Add(found[bob.device.identity].key_package)
+    made = group.finish_commit(group.draft_commit(renewed, now=world.now))
+    assert made.welcome is not None
+    group_id, epoch = group.group_id, group.epoch
+    payloads = [elements.Commit(group_id, epoch, made.commit), elements.Welcome(group_id, epoch + 1, made.welcome)]
+    world.room.post(payloads, CAROL)
+    world.settle()
+    assert "no invitation names" in str(only(bob.events, Rejected).error)
+    assert state_of(bob) is MembershipState.OUT
 
 
 @pytest.mark.parametrize("first", ["invitation", "welcome"])
