@@ -613,6 +613,10 @@ class MLS(BasePlugin):
         If there is no Welcome for us, we ask for one.  A member lets us in by itself if our account has another
         client in the group; else somebody has to (``mls_join_requested``).
 
+        A client that was removed from the group, and is still in the room, follows no Welcome by itself but one that
+        an invitation names, or one back into the same group by a member that may add it.  This method says that our
+        user wants in again.
+
         :param room: bare JID
         :param after: archive id from which to look for the Welcome; the beginning if not given
         :param external: come in by a Commit of our own, where the group's policy allows it and the room shows a
