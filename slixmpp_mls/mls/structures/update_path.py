@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from ..crypto.hpke import HPKECiphertext
-from ..tls import AtMost, LateVector, Struct, opaque, struct
+from ..late_vector import LateVector
+from ..tls import AtMost, Struct, opaque, struct
 from .leaf_node import LeafNode
 
 __all__ = ["UpdatePath", "UpdatePathNode"]
