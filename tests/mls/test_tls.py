@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 from enum import IntEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, get_type_hints
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from slixmpp_mls.errors import MalformedError
 from slixmpp_mls.mls import tls
+from slixmpp_mls.mls.late_vector import EqualSized, LateVector
 from slixmpp_mls.mls.registry import GREASE, WireFormat
 from slixmpp_mls.mls.structures.commit import Commit, ProposalOrRef, ProposalRef
 from slixmpp_mls.mls.structures.credential import BasicCredential, Credential, UnknownCredential
@@ -25,13 +26,11 @@ from slixmpp_mls.mls.structures.framing import (
     NewMemberCommitSender,
     PublicMessage,
 )
-from slixmpp_mls.mls.structures.leaf_node import Capabilities
+from slixmpp_mls.mls.structures.leaf_node import Capabilities, LeafNode
 from slixmpp_mls.mls.structures.proposals import Proposal, Remove, SelfRemove, UnknownProposal
 from slixmpp_mls.mls.structures.welcome import GroupSecrets, PathSecret
 from slixmpp_mls.mls.tls import (
     Enum,
-    EqualSized,
-    LateVector,
     Opaque,
     Optional,
     Select,
@@ -481,3 +480,22 @@ def test_a_late_vector_accepts_and_gives_what_a_vector_does(
 def test_a_late_vector_needs_items_of_octets() -> None:
     with pytest.raises(TypeError, match="opaque"):
         LateVector(Remove.codec, 10)
+
+
+def test_capabilities_that_are_the_same_are_one_object() -> None:
+    """Whatever is around them, and however many others come in between (RFC 9420 7.2)."""
+    codec = codec_of(get_type_hints(LeafNode, include_extras=True)["capabilities"])
+    usual = Capabilities((1,), (1, 0xF001), (6,), (), (1, 2))
+    octets = usual.encode()
+    first, pos = codec.read(b"x" + octets, 1, 1 + len(octets))
+    assert (first, pos) == (usual, 1 + len(octets))
+    assert codec.decode(octets) is first
+    long = Capabilities((1,), tuple(range(1, 100)))
+    assert codec.decode(long.encode()) == long
+    for number in range(1000):
+        other = Capabilities((1,), (number,))
+        assert codec.decode(other.encode()) == other
+    assert codec.decode(octets) == usual
+    for cut in range(len(octets)):
+        with pytest.raises(MalformedError):
+            codec.read(octets, 0, cut)

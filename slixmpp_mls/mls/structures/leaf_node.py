@@ -10,7 +10,19 @@ from enum import IntEnum
 from typing import Annotated
 
 from ..registry import cipher_suite_id, credential_type, extension_type, proposal_type, protocol_version
-from ..tls import AtMost, EncodedOnce, Enum, Select, Struct, encode_varint, opaque, struct, uint64, without_last
+from ..tls import (
+    AtMost,
+    EncodedOnce,
+    Enum,
+    Select,
+    Struct,
+    StructCodec,
+    encode_varint,
+    opaque,
+    struct,
+    uint64,
+    without_last,
+)
 from .credential import Credential
 from .extensions import MAX_NUMBERS, Extensions
 
@@ -38,30 +50,33 @@ class Capabilities(Struct):
 
 
 _DIFFERENT = 256  # Capabilities that are remembered
-_read_capabilities = Capabilities.codec.read
-_remembered: dict[bytes, Capabilities] = {}
 
 
-def _read_alike(data: bytes, pos: int, end: int) -> tuple[Capabilities, int]:
-    """Capabilities, as one object for all members whose octets are the same: most of them run the same programs."""
-    stop = pos
-    for _ in Capabilities.codec.fields:
-        if stop >= end or data[stop] >= 0x40:
-            return _read_capabilities(data, pos, end)
-        stop += 1 + data[stop]
-    if stop > end:
-        return _read_capabilities(data, pos, end)
-    octets = data[pos:stop]
-    known = _remembered.get(octets)
-    if known is None:
-        known, stop = _read_capabilities(data, pos, end)
-        if len(_remembered) >= _DIFFERENT:
-            _remembered.clear()
-        _remembered[octets] = known
-    return known, stop
+class _Alike(StructCodec):
+    """Reads Capabilities as one object for all members whose octets are the same: most run the same programs."""
 
+    def __init__(self) -> None:
+        super().__init__(Capabilities, Capabilities.codec.fields)
+        self._remembered: dict[bytes, Capabilities] = {}
+        self._decode = self.read  # generated from the fields
+        self.read = self._read_alike  # type: ignore[method-assign]
 
-Capabilities.codec.read = _read_alike  # type: ignore[method-assign]  # before a codec is made that contains it
+    def _read_alike(self, data: bytes, pos: int, end: int) -> tuple[Capabilities, int]:
+        stop = pos
+        for _ in self.fields:
+            if stop >= end or data[stop] >= 0x40:
+                return self._decode(data, pos, end)
+            stop += 1 + data[stop]
+        if stop > end:
+            return self._decode(data, pos, end)
+        octets = data[pos:stop]
+        known = self._remembered.get(octets)
+        if known is None:
+            known, stop = self._decode(data, pos, end)
+            if len(self._remembered) >= _DIFFERENT:
+                self._remembered.clear()
+            self._remembered[octets] = known
+        return known, stop
 
 
 @struct
@@ -116,7 +131,7 @@ class LeafNode(EncodedOnce):
     encryption_key: opaque
     signature_key: opaque
     credential: Credential
-    capabilities: Capabilities
+    capabilities: Annotated[Capabilities, _Alike()]
     source: Annotated[KeyPackageSource | UpdateSource | CommitSource, _source]
     extensions: Extensions
     signature: opaque = b""
