@@ -589,7 +589,7 @@ def tree_location() -> dict[str, Any]:
     hag = Person("hag66@shakespeare.lit", "pda", "secondwitch", "PDA")
     group = Group.create(hag.make_package(NOW), hag.random(32), extensions=group_extensions(POLICY), random=hag.random)
     tree = group.tree.encode()
-    sealed = blob.seal(tree, Randomness("tree"))
+    sealed = blob.Sealing(tree, Randomness("tree"))
     url = "https://upload.example/1f0e/tree?v=1"
     location = blob.RatchetTreeLocation(sealed.at(url))
     return {
@@ -597,11 +597,7 @@ def tree_location() -> dict[str, Any]:
         "ratchet_tree": tree.hex(),
         "tree_hash": group.context.tree_hash.hex(),
         "suite": SUITE.id,
-        "url": url,
-        "key": sealed.key.hex(),
-        "nonce": sealed.nonce.hex(),
-        "uploaded": sealed.ciphertext.hex(),
-        "hash": sha256(sealed.ciphertext).hexdigest(),
+        **_sealed_at(url, sealed),
         "extension_data": location.encode().hex(),
     }
 
@@ -778,7 +774,7 @@ def commit_location() -> dict[str, Any]:
     # What is inside of a Welcome is of no account here.
     recipient = EncryptedGroupSecrets(hag.packages[0].reference, HPKECiphertext(hag.random(32), hag.random(48)))
     welcome = MLSMessage.wrap(Welcome(SUITE.id, (recipient,), hag.random(64)))
-    sealed = blob.seal(commit, Randomness("commit")), blob.seal(welcome, Randomness("welcome"))
+    sealed = blob.Sealing(commit, Randomness("commit")), blob.Sealing(welcome, Randomness("welcome"))
     urls = "https://upload.example/1f0e/commit", "https://upload.example/1f0e/welcome"
     blobs = [each.at(url) for each, url in zip(sealed, urls, strict=True)]
     place = locations.commit_place(
@@ -802,14 +798,18 @@ def commit_location() -> dict[str, Any]:
     }
 
 
-def _uploaded(content: bytes, sealed: blob.Sealed, url: str) -> dict[str, str]:
+def _uploaded(content: bytes, sealed: blob.Sealing, url: str) -> dict[str, str]:
+    return {"content": content.hex(), **_sealed_at(url, sealed)}
+
+
+def _sealed_at(url: str, sealed: blob.Sealing) -> dict[str, str]:
+    reference = sealed.at(url)
     return {
-        "content": content.hex(),
         "url": url,
-        "key": sealed.key.hex(),
-        "nonce": sealed.nonce.hex(),
+        "key": reference.key.hex(),
+        "nonce": reference.nonce.hex(),
         "uploaded": sealed.ciphertext.hex(),
-        "hash": sha256(sealed.ciphertext).hexdigest(),
+        "hash": reference.hash.hex(),
     }
 
 

@@ -94,7 +94,7 @@ class Uploads:
         sealing = Sealing(data, os.urandom)
 
         def body() -> bytes | AsyncIterator[bytes]:
-            return b"".join(sealing.pieces()) if sealing.size <= _AT_ONCE else _spread(sealing.pieces())
+            return sealing.ciphertext if sealing.size <= _AT_ONCE else _spread(sealing.pieces())
 
         return sealing.at(await self.send(sealing.size, body))
 

@@ -24,15 +24,15 @@ from __future__ import annotations
 import hmac
 import io
 import re
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import GCM
 
@@ -43,8 +43,8 @@ from ..mls.tls import Codec, Struct, read_span, struct, uint32, write_opaque
 from .code_points import RATCHET_TREE_LOCATION
 
 __all__ = [
-    "MAX_BLOB", "MAX_OF_MEMBER", "MAX_TREE", "OVERHEAD", "BlobReference", "Opening", "RatchetTreeLocation", "Sealed",
-    "Sealing", "check_url", "longest", "seal", "tree_limit",
+    "MAX_BLOB", "MAX_OF_MEMBER", "MAX_TREE", "OVERHEAD", "BlobReference", "Opening", "RatchetTreeLocation", "Sealing",
+    "check_url", "longest", "tree_limit",
 ]  # fmt: skip
 
 MAX_BLOB = 1 << 25
@@ -186,19 +186,6 @@ class RatchetTreeLocation(ExtensionContent):
     blob: BlobReference
 
 
-@dataclass(frozen=True, slots=True)
-class Sealed:
-    """A blob on its way to a web server."""
-
-    ciphertext: bytes = field(repr=False)
-    key: bytes = field(repr=False)
-    nonce: bytes = field(repr=False)
-
-    def at(self, url: str) -> BlobReference:
-        """The reference, after the upload to `url`."""
-        return BlobReference(url, self.key, self.nonce, sha256(self.ciphertext).digest(), len(self.ciphertext))
-
-
 class Sealing:
     """Encrypts octets under a fresh key, piece by piece.
 
@@ -227,9 +214,16 @@ class Sealing:
         self._hash = digest.digest()
         yield end
 
+    @property
+    def ciphertext(self) -> bytes:
+        """All pieces at once."""
+        return b"".join(self.pieces())
+
     def at(self, url: str) -> BlobReference:
-        """The reference, after all pieces have been uploaded to `url`."""
-        assert self._hash is not None, "nothing has been uploaded"
+        """The reference, after the upload to `url`."""
+        if self._hash is None:
+            deque(self.pieces(), maxlen=0)  # which computes it
+        assert self._hash is not None
         return BlobReference(url, self._key, self._nonce, self._hash, self.size)
 
 
@@ -244,12 +238,3 @@ def tree_limit(max_members: int) -> int:
 def longest() -> BlobReference:
     """A reference of the greatest possible length, to nothing; for measuring."""
     return BlobReference("https://" + "x" * (_MAX_URL - 8), bytes(_KEY), bytes(_NONCE), bytes(_HASH), MAX_BLOB)
-
-
-def seal(data: bytes, random: Random) -> Sealed:
-    """Encrypt octets under a fresh key.
-
-    :param random: of cryptographic quality
-    """
-    key, nonce = random(_KEY), random(_NONCE)
-    return Sealed(AESGCM(key).encrypt(nonce, data, None), key, nonce)

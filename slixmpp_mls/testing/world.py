@@ -61,7 +61,7 @@ from ..mls.structures.leaf_node import LeafNode, Lifetime
 from ..mls.structures.proposals import Add, AnyProposal, Remove
 from ..policy import Right, RoomPolicy
 from ..stanza import elements
-from ..stanza.blob import BlobReference, seal
+from ..stanza.blob import BlobReference, Sealing
 from ..store import MemoryStore
 from ..store.interface import Store
 from .directory import FakeDirectory
@@ -302,7 +302,7 @@ class World:
 
     def upload(self, octets: bytes) -> BlobReference:
         """Put octets on the web server."""
-        place = seal(octets, self.random).at(f"https://share.example/{len(self.web)}")
+        place = Sealing(octets, self.random).at(f"https://share.example/{len(self.web)}")
         self.web[place] = octets
         return place
 

@@ -20,14 +20,14 @@ from slixmpp_mls.mls.structures.proposals import Add, AnyProposal
 from slixmpp_mls.mls.tree.leaf_creation import OwnLeaf, capabilities, create_key_package
 from slixmpp_mls.policy import EXTENSION_TYPES, RoomPolicy
 from slixmpp_mls.stanza import elements
-from slixmpp_mls.stanza.blob import MAX_BLOB, BlobReference, Sealed, longest, seal, tree_limit
+from slixmpp_mls.stanza.blob import MAX_BLOB, BlobReference, Sealing, longest, tree_limit
 from slixmpp_mls.stanza.elements import Commit, GroupInfo, RoomElement, Welcome
 from slixmpp_mls.testing import NOW, Participant, World
 
 
-def commit_with_tree_elsewhere(who: Participant, proposals: Sequence[AnyProposal]) -> tuple[Sealed, BlobReference]:
+def commit_with_tree_elsewhere(who: Participant, proposals: Sequence[AnyProposal]) -> tuple[Sealing, BlobReference]:
     draft = who.group.sending.draft_commit(proposals, who.world.now)
-    sealed = seal(draft.tree.encode(), os.urandom)
+    sealed = Sealing(draft.tree.encode(), os.urandom)
     place = sealed.at("https://share.example/tree")
     who.post(who.group.sending.finish_commit(draft, tree_at=place))
     return sealed, place
@@ -73,7 +73,7 @@ def test_no_tree_is_fetched_that_is_longer_than_the_policy_allows() -> None:
     (alice,) = world.group("alice@a.example", policy=policy)
     carol = world.person("carol@c.example")
     draft = alice.group.sending.draft_commit(alice.adding(carol.account), world.now)
-    place = replace(seal(b"", os.urandom).at("https://share.example/tree"), size=tree_limit(3) + 1)
+    place = replace(Sealing(b"", os.urandom).at("https://share.example/tree"), size=tree_limit(3) + 1)
     alice.post(alice.group.sending.finish_commit(draft, tree_at=place))
     world.room.deliver_all()
     events = carol.read()
@@ -110,7 +110,7 @@ def test_a_group_whose_tree_fits_into_no_element_still_adds_people() -> None:
     with pytest.raises(StanzaTooLarge):  # the sign for the committer to put the tree elsewhere
         alice.group.sending.finish_commit(draft)
     assert (alice.group.mls.epoch, len(list(alice.group.outstanding()))) == state
-    sealed = seal(draft.tree.encode(), os.urandom)
+    sealed = Sealing(draft.tree.encode(), os.urandom)
     assert len(sealed.ciphertext) <= MAX_BLOB
     place = sealed.at("https://share.example/tree")
     outgoing = alice.post(alice.group.sending.finish_commit(draft, tree_at=place))

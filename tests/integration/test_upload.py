@@ -33,7 +33,7 @@ from slixmpp_mls.errors import (
     NoUploadService,
     TransferFailed,
 )
-from slixmpp_mls.stanza.blob import MAX_TREE, BlobReference, seal
+from slixmpp_mls.stanza.blob import MAX_TREE, BlobReference, Sealing
 
 from ..conftest import unavailable_means_skip
 
@@ -101,7 +101,7 @@ async def test_put_by_one_and_got_by_another(server: DevServer, connect: Connect
     assert {reference.hash, again.hash} <= hashes
 
     # Nothing secret in what may be logged.
-    for text in (repr(reference), repr(seal(data, os.urandom))):
+    for text in (repr(reference), repr(Sealing(data, os.urandom))):
         assert reference.url not in text
         assert reference.key.hex() not in text
         assert "\\x" not in text
@@ -175,7 +175,7 @@ async def test_a_server_without_upload_or_with_a_low_limit(kind: str, account: A
 
 async def test_a_web_server_that_gives_something_else(prosody: DevServer, connect: Connect) -> None:
     uploads = Uploads(await connect(prosody, "alice"))
-    sealed = seal(os.urandom(100_000), os.urandom)
+    sealed = Sealing(os.urandom(100_000), os.urandom)
     octets = sealed.ciphertext
     flipped = octets[:500] + bytes([octets[500] ^ 1]) + octets[501:]
     for body in (octets[:-1], octets + b"x", flipped, b"", octets[::-1]):
@@ -202,13 +202,13 @@ async def test_no_more_is_read_than_the_reference_says(prosody: DevServer, conne
         return response
 
     async with web_server(prosody, endless) as url:
-        await failure(uploads.get(seal(bytes(1000), os.urandom).at(url)), MalformedError)
+        await failure(uploads.get(Sealing(bytes(1000), os.urandom).at(url)), MalformedError)
     assert sent < 20_000_000
 
 
 async def test_a_connection_that_breaks_and_one_that_never_stands(prosody: DevServer, connect: Connect) -> None:
     uploads = Uploads(await connect(prosody, "alice"))
-    sealed = seal(bytes(1000), os.urandom)
+    sealed = Sealing(bytes(1000), os.urandom)
 
     async def breaking(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -231,7 +231,7 @@ async def test_a_connection_that_breaks_and_one_that_never_stands(prosody: DevSe
 
 async def test_redirects_are_not_followed(prosody: DevServer, connect: Connect) -> None:
     uploads = Uploads(await connect(prosody, "alice"))
-    sealed = seal(bytes(1000), os.urandom)
+    sealed = Sealing(bytes(1000), os.urandom)
     async with web_server(prosody, serving(sealed.ciphertext)) as there:
         assert await uploads.get(sealed.at(there)) == bytes(1000)
         for status in (301, 302, 303, 307, 308):
@@ -241,7 +241,7 @@ async def test_redirects_are_not_followed(prosody: DevServer, connect: Connect) 
 
 async def test_a_certificate_of_somebody_else(prosody: DevServer, connect: Connect) -> None:
     uploads = Uploads(await connect(prosody, "alice"))
-    sealed = seal(bytes(1000), os.urandom)
+    sealed = Sealing(bytes(1000), os.urandom)
     async with web_server(prosody, serving(sealed.ciphertext)) as url:
         await failure(uploads.get(sealed.at(url.replace("127.0.0.1", "localhost"))), TransferFailed)
         async with web_server(Prosody(), serving(sealed.ciphertext)) as untrusted:
@@ -273,7 +273,7 @@ async def test_addresses_that_nothing_is_fetched_from(
 ) -> None:
     """We are at a server on loopback: loopback and the public internet are fetched from, nothing else."""
     uploads = Uploads(await connect(prosody, "alice"))
-    sealed = seal(bytes(1000), os.urandom)
+    sealed = Sealing(bytes(1000), os.urandom)
     for host in ("10.0.0.1", "192.168.1.1", "169.254.169.254", "[fd00::1]", "[::]", "0.0.0.0", "127.1", "2130706433",
                  "0x7f000001", "0x7f.1", "[::ffff:10.0.0.1]"):  # fmt: skip
         await failure(uploads.get(sealed.at(f"https://{host}/")), NotPermitted)
@@ -291,7 +291,7 @@ async def test_the_address_is_judged_when_the_socket_is_made(
 ) -> None:
     """A name that is public when it is asked for and private afterwards (DNS rebinding) is not connected to."""
     uploads = Uploads(await connect(prosody, "alice"))
-    sealed = seal(bytes(1000), os.urandom)
+    sealed = Sealing(bytes(1000), os.urandom)
     asked: list[str] = []
 
     async def serve(request: web.Request) -> web.Response:
@@ -321,7 +321,7 @@ async def test_the_address_is_judged_when_the_socket_is_made(
 
 async def test_the_application_may_decide(prosody: DevServer, connect: Connect) -> None:
     alice = await connect(prosody, "alice")
-    sealed = seal(bytes(1000), os.urandom)
+    sealed = Sealing(bytes(1000), os.urandom)
     asked: list[str] = []
 
     def refuse(url: str) -> bool:
@@ -336,7 +336,7 @@ async def test_the_application_may_decide(prosody: DevServer, connect: Connect) 
 
 
 def test_references_that_are_none() -> None:
-    good = seal(b"x", os.urandom).at("https://share.example/a%20b?c#d")
+    good = Sealing(b"x", os.urandom).at("https://share.example/a%20b?c#d")
     assert BlobReference.decode(good.encode()) == good
     for url in ("http://share.example/", "ftp://share.example/", "https:///x", "https://a:b@share.example/", "",
                 "https", "https://share.example/a b", "https://share.example/ü", "https://share.example/\r\nx",

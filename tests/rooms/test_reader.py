@@ -23,7 +23,7 @@ from slixmpp_mls.rooms.engine.blob_fetching import FAILURES, FAILURES_OF_ONE
 from slixmpp_mls.rooms.engine.member_checks import MemberChecks
 from slixmpp_mls.rooms.engine.reader import Reader, Taken
 from slixmpp_mls.rooms.engine.whole_tree import TreeFetcher
-from slixmpp_mls.stanza.blob import BlobReference, longest, seal
+from slixmpp_mls.stanza.blob import BlobReference, Sealing, longest
 from slixmpp_mls.stanza.elements import Commit, WelcomeLocation
 from slixmpp_mls.stanza.locations import WelcomePlace
 from slixmpp_mls.testing import FaultyStore, Participant, World
@@ -331,7 +331,7 @@ async def test_a_strangers_places_are_looked_at_a_few_times_in_an_hour(strangers
     waiting.context.uploads.get = get  # type: ignore[method-assign, assignment]
     group = alice.group.mls
     for number in range(40):
-        place = seal(bytes([number]), world.random).at(f"https://slow.x.example/{number}")
+        place = Sealing(bytes([number]), world.random).at(f"https://slow.x.example/{number}")
         epoch = 99 + number
         location = WelcomeLocation(group.group_id, epoch + 1, WelcomePlace((reference,), place).encode())
         body = PrivateMessage(group.group_id, epoch, ContentType.COMMIT, b"", bytes(28), bytes(99))
@@ -363,7 +363,7 @@ async def test_what_is_fetched_and_refused_counts_as_well() -> None:
     reference = next(iter(world.directory.items[dave.account]))
     group = alice.group.mls
     for number in range(20):
-        place = seal(b"one and the same", world.random).at("https://large.x.example/tree")
+        place = Sealing(b"one and the same", world.random).at("https://large.x.example/tree")
         epoch = 99 + number
         location = WelcomeLocation(group.group_id, epoch + 1, WelcomePlace((reference,), place).encode())
         body = PrivateMessage(group.group_id, epoch, ContentType.COMMIT, b"", bytes(28), bytes(99))

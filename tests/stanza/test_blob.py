@@ -7,6 +7,7 @@ from dataclasses import replace
 from hashlib import sha256
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,6 @@ from slixmpp_mls.stanza.blob import (
     BlobReference,
     Opening,
     Sealing,
-    seal,
     tree_limit,
 )
 
@@ -54,11 +54,19 @@ def test_more_than_one_piece() -> None:
 
 def test_it_is_what_sealing_at_once_makes() -> None:
     """AEAD_AES_256_GCM: the tag follows the ciphertext (RFC 5116 5.2)."""
-    keys = [bytes(range(32)), bytes(12)] * 2
-    at_once = seal(b"Fair is foul", lambda length: keys.pop(0))
+    key, nonce = bytes(range(32)), bytes(12)
+    keys = [key, nonce]
     sealing = Sealing(b"Fair is foul", lambda length: keys.pop(0))
-    assert b"".join(sealing.pieces()) == at_once.ciphertext
-    assert sealing.at(URL) == at_once.at(URL)
+    ciphertext = AESGCM(key).encrypt(nonce, b"Fair is foul", None)
+    assert sealing.ciphertext == ciphertext
+    assert sealing.at(URL) == BlobReference(URL, key, nonce, sha256(ciphertext).digest(), len(ciphertext))
+
+
+def test_the_reference_is_the_same_before_and_after_the_upload() -> None:
+    sealing = Sealing(b"Fair is foul", os.urandom)
+    before = sealing.at(URL)
+    assert before.open(sealing.ciphertext) == b"Fair is foul"
+    assert sealing.at(URL) == before
 
 
 def test_what_is_not_the_sealed_ciphertext_is_refused() -> None:
@@ -80,7 +88,7 @@ def test_what_is_not_the_sealed_ciphertext_is_refused() -> None:
 
 def test_a_ciphertext_shorter_than_a_tag_with_the_right_hash_is_refused() -> None:
     ciphertext = b"short"
-    reference = replace(seal(b"", os.urandom).at(URL), size=len(ciphertext))
+    reference = replace(Sealing(b"", os.urandom).at(URL), size=len(ciphertext))
     reference = replace(reference, hash=sha256(ciphertext).digest())
     opening = Opening(reference)
     opening.add(ciphertext)
