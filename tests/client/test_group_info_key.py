@@ -25,6 +25,7 @@ from slixmpp_mls.policy import ExternalJoins
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import Participant, World
+from tests.tampering import tampered
 
 from .people import BOB, CAROL, DAVE, again, three
 from .test_rejoin import lose
@@ -173,7 +174,7 @@ def test_what_was_changed_on_the_way_is_refused() -> None:
         replace(info, data=replace(sealed, key_epoch=9).encode()),
         replace(info, data=replace(sealed, salt=bytes(32)).encode()),
         replace(info, data=replace(sealed, salt=b"short").encode()),
-        replace(info, data=replace(sealed, ciphertext=sealed.ciphertext[:-1] + b"?").encode()),
+        replace(info, data=replace(sealed, ciphertext=tampered(sealed.ciphertext)).encode()),
         replace(info, data=replace(sealed, ciphertext=b"").encode()),
         replace(info, data=info.data[:-1]),
         replace(info, data=b"?"),

@@ -38,6 +38,7 @@ from slixmpp_mls.stanza import elements
 from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import NOW, World
 from tests.client.people import state_of
+from tests.tampering import tampered
 
 from .people import ALICE, BOB, CAROL, DAVE, again, copy_of, only, three
 
@@ -62,7 +63,7 @@ def test_rule_1_the_first_commit_in_the_rooms_order_ends_the_epoch_and_later_one
 def test_rule_1_an_invalid_commit_does_not_end_the_epoch() -> None:
     world, alice, bob, carol = three()
     outgoing = alice.commit()
-    broken = replace(outgoing.payloads[0], data=outgoing.payloads[0].data[:-1] + b"\0")
+    broken = replace(outgoing.payloads[0], data=tampered(outgoing.payloads[0].data))
     world.room.in_flight.insert(0, replace(world.room.in_flight[0], payloads=(broken,)))
     world.settle()
     assert all(isinstance(only(person.events, Rejected).error, InvalidError) for person in (alice, bob, carol))

@@ -82,8 +82,3 @@ def refuses(group: Group, message: bytes) -> None:
     with pytest.raises(Refused):
         group.process(message)
     assert group.state() == before
-
-
-def tampered(message: bytes) -> bytes:
-    """The message with one bit changed near its end, where signatures, tags and ciphertexts are."""
-    return message[:-1] + bytes([message[-1] ^ 1])

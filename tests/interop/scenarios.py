@@ -10,7 +10,9 @@ import random
 
 import pytest
 
-from .cases import SCENARIOS, cases, full_room, people, refuses, scenario, tampered
+from tests.tampering import tampered
+
+from .cases import SCENARIOS, cases, full_room, people, refuses, scenario
 from .peers import (
     EXTERNAL_SENDERS,
     REQUIRED_CAPABILITIES,

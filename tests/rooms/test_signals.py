@@ -13,6 +13,7 @@ from slixmpp_mls.rooms import signals
 from slixmpp_mls.rooms.content import seal_body, seal_elements
 from slixmpp_mls.rooms.rich import Marker, Reference, Typing
 from slixmpp_mls.testing import World
+from tests.tampering import tampered
 
 from ..client.people import ALICE, BOB, CAROL, DAVE
 from .people import Bot, until
@@ -109,7 +110,7 @@ async def test_what_is_not_genuine_is_refused_and_what_is_repeated_is_ignored(wo
         (MalformedError, b"?"),
         (MalformedError, replace(inside, salt=b"short").encode()),
         (InvalidError, replace(inside, salt=bytes(32)).encode()),
-        (InvalidError, replace(inside, ciphertext=inside.ciphertext[:-1] + b"?").encode()),
+        (InvalidError, replace(inside, ciphertext=tampered(inside.ciphertext)).encode()),
         (MalformedError, bytes(MAX_EPHEMERAL + 1)),
     ]:
         count = len(bob.got("mls_rejected"))

@@ -16,8 +16,9 @@ from slixmpp_mls.mls.registry import ExtensionType
 from slixmpp_mls.mls.structures.extensions import Extension
 from slixmpp_mls.mls.structures.proposals import Add, Remove
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
-from slixmpp_mls.stanza.blob import BlobReference, RatchetTreeLocation, seal
+from slixmpp_mls.stanza.blob import BlobReference, RatchetTreeLocation, Sealing
 from tests.mls.group_helpers import NOW, Room, body, bundle, group_info_of, heard, welcome_of, won
+from tests.tampering import tampered
 
 ROOM = Room.of("alice", "bob", "carol", "dave")
 ELSEWHERE = Extension(0xF4E0, b"there")
@@ -37,7 +38,7 @@ def test_joining_with_a_tree_from_elsewhere(suite: int, path: bool, public: bool
         [Add(erin.key_package), Add(frank.key_package)], now=NOW, options=CommitOptions(path=path, public=public)
     )
     assert draft.invites
-    blob = seal(draft.tree.encode(), os.urandom)
+    blob = Sealing(draft.tree.encode(), os.urandom)
     location = RatchetTreeLocation(blob.at("https://share.example/tree"))
     made = room["bob"].finish_commit(draft, instead_of_tree=location.extension())
 
@@ -85,7 +86,7 @@ def test_peeking_at_a_welcome_for_somebody_else() -> None:
     erin = bundle("erin")
     made = ROOM["bob"].commit([Add(erin.key_package)], now=NOW)
     welcome = welcome_of(made)
-    broken = replace(welcome, encrypted_group_info=welcome.encrypted_group_info[:-1] + b"x")
+    broken = replace(welcome, encrypted_group_info=tampered(welcome.encrypted_group_info))
     with pytest.raises(PeerError):
         Group.peek(broken, erin)
     with pytest.raises(InvalidError):
@@ -173,7 +174,7 @@ def test_a_draft_of_an_ended_epoch() -> None:
 
 
 def test_locations_that_are_none() -> None:
-    good = RatchetTreeLocation(seal(b"tree", os.urandom).at("https://share.example/"))
+    good = RatchetTreeLocation(Sealing(b"tree", os.urandom).at("https://share.example/"))
     assert good.extension().extension_type == 0xF4E0
     assert good.encode() == good.blob.encode()  # as in the XEP: one flat structure
     assert repr(good) == "<RatchetTreeLocation>"

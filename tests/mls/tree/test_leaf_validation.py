@@ -30,6 +30,7 @@ from slixmpp_mls.mls.tree.leaf_validation import (
 )
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from tests.mls.members import CAPABILITIES, DAY, NOW, Member, member, members, tree_of
+from tests.tampering import tampered
 
 SUITE = CipherSuite.get(1)
 ANY = GroupRequirements(SUITE)
@@ -71,7 +72,7 @@ def test_10_1_init_key_differs_from_encryption_key() -> None:
 def test_10_1_signature() -> None:
     package = member(0).key_package()
     for changed in (
-        replace(package, signature=package.signature[:-1] + b"\0"),
+        replace(package, signature=tampered(package.signature)),
         replace(package, signature=b""),
         replace(package, init_key=member(1).init_key.public),
         replace(package, signature=member(1).key_package().signature),
