@@ -380,7 +380,7 @@ _WHAT_TO_DO = {
     "not-a-member": ": ask an administrator of the room to add you",
     "not-found": ": check the address, or create the room; if the server has been set up anew, use a new store",
     "password-required": ": rooms with a password cannot be entered; ask its owner to remove the password",
-    "unsupported": ": nothing of it is deleted, and it goes on where the cipher suite is supported again",
+    "unreadable": ": nothing of it is deleted, and it goes on where it can be read again; see slixmpp-mls store check",
 }
 
 
@@ -388,8 +388,8 @@ class RoomLost(DeliveryError):
     """We are out of the room, and to enter it again automatically would fail.
 
     :ivar reason: ``"destroyed"``, ``"banned"``, ``"not-a-member"``, ``"not-found"``,
-        ``"password-required"``, ``"refused"``, or ``"unsupported"``: our group there has a cipher suite that this
-        installation lacks.
+        ``"password-required"``, ``"refused"``, or ``"unreadable"``: what the store has of our group there cannot be
+        used; `text` says why, such as a cipher suite that this installation lacks.
     :ivar alternate: the successor that was named when the room was destroyed, if any.
     :ivar text: the room's explanation, possibly empty.
     """

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..client import Device, RoomGroup
-from ..errors import InvalidError, NoAnswer, UsageError
+from ..errors import NoAnswer, PeerError, UsageError
 from ..plugin import MLS
 from ..policy import ExternalJoins, Right, RoomPolicy
 from ..policy.codecs import MAX_ROOTS, RootHashes
@@ -212,12 +212,12 @@ def copy_of(path: Path, key_file: Path | None) -> MemoryStore:
 
 
 def groups_in(store: MemoryStore) -> Iterator[RoomGroup]:
-    """The groups that the device of a store is in.  Those of cipher suites that are not supported here are named."""
+    """The groups that the device of a store is in.  Those that cannot be read here are named."""
     device = Device(store)
     for room in sorted(RoomGroup.known(device)):
         try:
             group = RoomGroup(device, room)
-        except InvalidError as error:
+        except PeerError as error:
             Console(stderr=True, highlight=False).print(Text(f"{clean(room)}: {error}", "yellow"))
             continue
         if group.is_member:

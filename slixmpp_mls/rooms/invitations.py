@@ -39,7 +39,7 @@ from ..stanza import Invitation as InvitationElement
 from ..stanza import parse
 from ..store import Store
 from .invitation_queue import EXPIRY, InvitationQueue, InvitationRecord
-from .registry import READING_TIMEOUT, Rooms
+from .registry import READING_TIMEOUT, Expected, Rooms
 from .undecided_invitations import UndecidedInvitation, UndecidedInvitations
 
 __all__ = ["Invitations"]
@@ -108,7 +108,7 @@ class Invitations:
 
         async def follow(room: str, inviter: str, after: str | None, group: bytes) -> None:
             place = await self._beginning(room, after)
-            await rooms.follow_invitation(room, place, group, _adder(inviter, after), inviter)
+            await rooms.follow_invitation(room, place, Expected(group, _adder(inviter, after), inviter))
 
         self._rooms = rooms
         self._queue = InvitationQueue(
@@ -173,7 +173,7 @@ class Invitations:
                 if await self._is_room(room):  # XEP-0045 6.2: presence is only for rooms
                     inviter = record.inviter.decode()
                     place, adder = await self._beginning(room, after), _adder(inviter, after)
-                    await rooms.follow_invitation(room, place, record.group, adder, inviter, chosen)
+                    await rooms.follow_invitation(room, place, Expected(record.group, adder, inviter, chosen))
                     handle = rooms.get(room)
                     if handle is not None:
                         await handle.wait_live()
@@ -279,7 +279,7 @@ class Invitations:
     def _tell_room(self, room: str, inviter: str, after: str | None, group: bytes) -> None:
         handle = None if self._rooms is None else self._rooms.get(room)
         if self._rooms is not None and handle is not None and handle.worker.running and not handle.group.follows:
-            handle.group.lifecycle.expect_group(group, _adder(inviter, after), inviter)
+            Expected(group, _adder(inviter, after), inviter).note(handle.group)
             work = self._rooms.invited(room, inviter, after)
             self._tasks.spawn(work, f"following an invitation to {room}", passing=UNREACHABLE)
 

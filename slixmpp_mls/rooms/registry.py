@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from slixmpp import JID, InvalidJID
@@ -25,9 +26,9 @@ from ..errors import (
     DeviceRetired,
     DowngradeSuspected,
     GroupExists,
-    InvalidError,
     NoAnswer,
     NotPermitted,
+    PeerError,
     Refused,
     RoomLost,
     RoomUnsuitable,
@@ -47,7 +48,7 @@ from .engine.rejoin import group_in
 from .leaving import LEAVE_TIMEOUT
 from .reception import Reception
 
-__all__ = ["ENTERING_TIMEOUT", "READING_TIMEOUT", "Rooms", "room_address"]
+__all__ = ["ENTERING_TIMEOUT", "READING_TIMEOUT", "Expected", "Rooms", "room_address"]
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,31 @@ READING_TIMEOUT = 60.0
 
 
 _WAITING = (MembershipState.INVITED, MembershipState.LOST, MembershipState.PARTIAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What an invitation says of the Welcome that it belongs to, and whose invitations count.
+
+    :ivar group: id of the group, see :meth:`.Lifecycle.expect_group`; empty if nobody has named it
+    :ivar adder: account that has added us to it, a bare JID; empty if nobody says so
+    :ivar sender: account that has sent the invitation, a bare JID
+    :ivar chosen: see :meth:`.Lifecycle.choose_inviter`; None: nobody has chosen anew
+    """
+
+    group: bytes = b""
+    adder: str = ""
+    sender: str = ""
+    chosen: str | None = None
+
+    def note(self, group: RoomGroup) -> None:
+        """Have the room's group judge Welcomes by it.
+
+        :raises StoreError: the store failed
+        """
+        group.lifecycle.expect_group(self.group, self.adder, self.sender)
+        if self.chosen is not None:
+            group.lifecycle.choose_inviter(self.chosen)
 
 
 class Rooms:
@@ -88,15 +114,15 @@ class Rooms:
 
     def _handle(self, room: str) -> EncryptedRoom:
         """
-        :raises RoomLost: the store has a group there whose cipher suite is not supported (any more)
+        :raises RoomLost: the store has a group there that cannot be used; nothing has changed
         """
         handle = self._rooms.get(room)
         if handle is None:
             nick = self._context.settings.nick or self._context.xmpp.boundjid.user
             try:
                 handle = self._rooms[room] = EncryptedRoom(self._context, self, room, nick)
-            except InvalidError as error:  # the store is older or newer than what it is opened with
-                raise RoomLost(room, "unsupported", text=str(error)) from error
+            except PeerError as error:  # of a cipher suite that is not supported (any more), or damaged
+                raise RoomLost(room, "unreadable", text=str(error)) from error
         return handle
 
     # --- life cycle ----------------------------------------------------------------------------
@@ -356,7 +382,7 @@ class Rooms:
             await self._require_room(bare)
         else:
             known.group.lifecycle.want_in()
-        handle = await self.follow(bare, after, chosen=inviter)
+        handle = await self.follow(bare, after, Expected(chosen=inviter))
         if external and not (handle.is_member or handle.partial):
             await handle.worker.rejoiner.join_externally()
         elif not handle.is_member:
@@ -402,15 +428,7 @@ class Rooms:
             return False
         return handle.group.state is MembershipState.FOUNDING or (handle.group.follows and handle.worker.running)
 
-    async def follow_invitation(
-        self,
-        room: str,
-        after: str | None,
-        group: bytes = b"",
-        adder: str = "",
-        sender: str = "",
-        chosen: str | None = None,
-    ) -> None:
+    async def follow_invitation(self, room: str, after: str | None, expected: Expected) -> None:
         """Read a room because of an invitation.
 
         Inviters may name wrong places.  Therefore a room that we wait in already is first read to the end from our
@@ -418,18 +436,13 @@ class Rooms:
 
         :param room: bare JID
         :param after: see :meth:`follow`
-        :param group: see :meth:`follow`
-        :param adder: see :meth:`follow`
-        :param sender: see :meth:`follow`
-        :param chosen: see :meth:`follow`
+        :param expected: see :meth:`follow`
         :raises DeliveryError: the room does not let us in, or was not read to the end in :data:`READING_TIMEOUT`
         """
         handle = self._rooms.get(room)
         waits = handle is not None and (handle.worker.running or handle.group.state in _WAITING)
         if handle is not None and waits and not handle.group.follows:
-            handle.group.lifecycle.expect_group(group, adder, sender)
-            if chosen is not None:
-                handle.group.lifecycle.choose_inviter(chosen)
+            expected.note(handle.group)
             async with self._one_at_a_time(room):
                 if not handle.worker.running:
                     await handle.worker.start()
@@ -440,39 +453,27 @@ class Rooms:
                 raise NoAnswer(f"{room} has not been read to the end yet") from None
             if handle.group.follows or after is None:
                 return
-        await self.follow(room, after, group, adder, sender, chosen)
+        await self.follow(room, after, expected)
 
-    async def follow(
-        self,
-        room: str,
-        after: str | None,
-        group: bytes = b"",
-        adder: str = "",
-        sender: str = "",
-        chosen: str | None = None,
-    ) -> EncryptedRoom:
+    async def follow(self, room: str, after: str | None, expected: Expected | None = None) -> EncryptedRoom:
         """Read a room; if we are not in its group, look for a Welcome.
 
         :param room: bare JID
         :param after: archive id from which to look for it; the beginning if not given
-        :param group: id of the group there, if an invitation names it: see :meth:`.Lifecycle.expect_group`
-        :param adder: account that has added us to it, a bare JID; empty if nobody says so
-        :param sender: account that has sent the invitation, a bare JID
-        :param chosen: see :meth:`.Lifecycle.choose_inviter`; None: nobody has chosen anew
+        :param expected: which Welcome, if somebody has said so
         :raises DeliveryError: the room does not let us in
         :raises StoreError: the store failed
         """
         async with self._one_at_a_time(room):  # the same invitation may arrive twice
             handle = self._handle(room)
-            handle.group.lifecycle.expect_group(group, adder, sender)
-            if chosen is not None:
-                handle.group.lifecycle.choose_inviter(chosen)
+            if expected is not None:
+                expected.note(handle.group)
             if handle.worker.running:
                 if after is not None and not handle.group.follows:
                     await handle.worker.read_from(after)
                 return handle
             if not handle.group.follows:
-                handle.group.lifecycle.expect_welcome(after, group)
+                handle.group.lifecycle.expect_welcome(after, expected.group if expected is not None else b"")
             try:
                 await handle.worker.start()
             except DeliveryError:

@@ -26,6 +26,7 @@ from slixmpp_mls.rooms.invitation_queue import (
     InvitationQueue,
     InvitationRecord,
 )
+from slixmpp_mls.rooms.registry import Expected
 from slixmpp_mls.runtime import Tasks
 from slixmpp_mls.stanza import Invitation
 from slixmpp_mls.store import MemoryStore, Store
@@ -340,8 +341,8 @@ async def followed_by(
 
     followed: list[tuple[str, str | None]] = []
 
-    async def follow(room: str, place: str | None, group: bytes, adder: str, sender: str) -> None:
-        assert (group, adder, sender) == (b"g", "" if after is None else STRANGER, STRANGER)
+    async def follow(room: str, place: str | None, expected: Expected) -> None:
+        assert expected == Expected(b"g", "" if after is None else STRANGER, STRANGER)
         followed.append((room, place))
 
     monkeypatch.setattr(invitations, "features", described)

@@ -16,6 +16,7 @@ from slixmpp_mls.key_packages.publication import Publication
 from slixmpp_mls.rooms import registry
 from slixmpp_mls.rooms.content import seal_body
 from slixmpp_mls.rooms.epoch_code import EpochHistory
+from slixmpp_mls.rooms.registry import Expected
 from slixmpp_mls.stanza.content_profile import PROFILE
 from slixmpp_mls.stanza.sce import Envelope
 from slixmpp_mls.testing import FakeMUC, Participant, World
@@ -112,7 +113,7 @@ async def test_a_room_that_lets_nobody_in_is_not_waited_for(world: World, after:
     assert isinstance(handle.muc, FakeMUC)
     handle.muc.refuses = NotPermitted("banned")
     with pytest.raises(NotPermitted):
-        await dave.rooms.follow(world.room.jid, after, group)
+        await dave.rooms.follow(world.room.jid, after, Expected(group))
     assert not dave.rooms.all
     assert not RoomGroup.known(dave.context.device)  # and the store knows nothing of it
     with dave.context.device.store.transaction() as transaction:
@@ -133,11 +134,11 @@ def added(world: World) -> tuple[Bot, str, str]:
 async def test_a_false_place_in_an_invitation_does_not_hide_a_genuine_one(world: World) -> None:
     """Somebody was quicker, and named a place behind the Welcome."""
     dave, before, after = added(world)
-    await dave.rooms.follow_invitation(world.room.jid, after)
+    await dave.rooms.follow_invitation(world.room.jid, after, Expected())
     await until(lambda: dave.room.live)
     assert dave.room.group.state is MembershipState.INVITED
     assert not dave.rooms.needs_no_invitation(world.room.jid)
-    await dave.rooms.follow_invitation(world.room.jid, before)
+    await dave.rooms.follow_invitation(world.room.jid, before, Expected())
     await until(lambda: dave.room.is_member and dave.room.live)
     assert dave.rooms.needs_no_invitation(world.room.jid)
     dave.rooms.close()
@@ -147,14 +148,14 @@ async def test_a_false_place_in_an_invitation_skips_nothing_that_is_being_read(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dave, before, after = added(world)
-    await dave.rooms.follow_invitation(world.room.jid, before)
+    await dave.rooms.follow_invitation(world.room.jid, before, Expected())
     dave.muc.interrupt()  # before anything is read
     assert not dave.room.is_member
     with monkeypatch.context() as patch:
         patch.setattr(registry, "READING_TIMEOUT", 0.01)
         with pytest.raises(NoAnswer):
-            await dave.rooms.follow_invitation(world.room.jid, after)
-    following = asyncio.create_task(dave.rooms.follow_invitation(world.room.jid, after))
+            await dave.rooms.follow_invitation(world.room.jid, after, Expected())
+    following = asyncio.create_task(dave.rooms.follow_invitation(world.room.jid, after, Expected()))
     await soon()
     assert not following.done()
     dave.muc.enter_again()
@@ -185,7 +186,7 @@ async def test_who_was_removed_follows_the_welcome_that_an_invitation_names(worl
     await until(lambda: bob.got("mls_rejected"))
     assert "no invitation names" in str(bob.got("mls_rejected")[0].error)
     assert bob.room.group.state is MembershipState.OUT
-    await bob.rooms.follow_invitation(world.room.jid, place, b"another group", DAVE, DAVE)
+    await bob.rooms.follow_invitation(world.room.jid, place, Expected(b"another group", DAVE, DAVE))
     await until(lambda: bob.room.is_member)
     assert bob.room.group.mls.group_id == b"another group"
     bob.rooms.close()
@@ -255,7 +256,7 @@ async def test_a_group_whose_suite_openssl_lacks_now_spoils_no_other(monkeypatch
         await bot.rooms.resume()
         assert list(bot.rooms.all) == ["blasted@heath.example"]
         (error,) = bot.got("mls_room_lost")
-        assert (error.room, error.reason) == (world.room.jid, "unsupported")
+        assert (error.room, error.reason) == (world.room.jid, "unreadable")
         assert "lacks ML-KEM" in str(error)
         with pytest.raises(RoomLost, match="lacks ML-KEM"):
             await bot.rooms.follow(world.room.jid, None)
