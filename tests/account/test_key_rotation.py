@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from slixmpp_mls.account.device_list import read_devices
 from slixmpp_mls.account.key_rotation import OVERLAP, KeyRotation
 from slixmpp_mls.account.own_entry import OwnEntry
-from slixmpp_mls.errors import NoAnswer, UsageError
+from slixmpp_mls.errors import NoAnswer, RoomLost, UsageError
 from slixmpp_mls.key_packages.items import parse_key_package
 from slixmpp_mls.key_packages.publication import Publication
 from slixmpp_mls.testing import World
@@ -53,6 +54,22 @@ async def test_without_rooms_it_ends_when_the_overlap_is_over() -> None:
     assert (await rotation.go_on()).finished
     assert await keys(client) == [new]
     assert [each.finished for each in client.got("mls_key_rotated")] == [True]
+
+
+@pytest.mark.parametrize(("reason", "finished"), [("destroyed", True), ("not-found", True), ("banned", False)])
+async def test_a_room_that_does_not_exist_any_more_is_not_waited_for(reason: str, finished: bool) -> None:
+    """One that has banned us may let us in again, and then gets the new key."""
+    client = Client(World().person(ALICE))
+    lost = RoomLost("coven@rooms.example", reason)
+    old_key = SimpleNamespace(sending=SimpleNamespace(leaf_outdated=True))
+    room = SimpleNamespace(lost=lost, is_member=False, live=False, group=old_key, jid=lost.room)
+    rooms: Any = SimpleNamespace(all={lost.room: room})
+    rotation = KeyRotation(client.context, rooms, OwnEntry(client.context), Publication(client.context))
+    await OwnEntry(client.context).publish()
+    await Publication(client.context).replenish()
+    await rotation.begin()
+    client.world.now += OVERLAP
+    assert (await rotation.go_on()).finished is finished
 
 
 @pytest.mark.parametrize("node", ["devices", "key_packages"])
