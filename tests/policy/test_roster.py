@@ -94,19 +94,25 @@ def test_a_roster_from_the_store_is_the_same(
 @given(st.binary(max_size=60), st.integers(0, 60))
 def test_equal_capabilities_are_one_object(octets: bytes, end: int) -> None:
     """And what does not parse, or goes beyond its end, is refused as if nothing were remembered."""
-    known = Capabilities((1,), (1,), (), (), (1,)).encode()
-    assert Capabilities.decode(known) is Capabilities.decode(known)
-    for data in (octets, known[:end], known + octets):
+    known = Capabilities((1,), (1,), (), (), (1,))
+    whole = LeafNode(b"e", b"s", CLIENTS[0].credential(), known, UpdateSource(), (), b"signature").encode()
+    start = whole.index(known.encode())
+    stop = start + len(known.encode())
+    first, second = LeafNode.decode(whole), LeafNode.decode(whole)
+    assert first is not second
+    assert first.capabilities is second.capabilities
+    for data in (octets, known.encode()[:end], known.encode() + octets):
+        other = whole[:start] + data + whole[stop:]
         try:
-            plain: Capabilities | None = Capabilities.codec.decode(data)
+            read: LeafNode | None = LeafNode.decode(other)
         except MalformedError:
-            plain = None
-        assert plain is None or plain.encode() == data
-        if data != known:
-            continue
-        assert plain == Capabilities((1,), (1,), (), (), (1,))
-    with pytest.raises(MalformedError):
-        Capabilities.codec.read(known, 0, len(known) - 1)
+            read = None
+        if read is not None:
+            assert read.encode() == other
+            assert read.capabilities == Capabilities.codec.read(other, start, len(other))[0]
+    for short in range(start, len(whole)):
+        with pytest.raises(MalformedError):
+            LeafNode.decode(whole[:short])
 
 
 def assert_same(roster: Roster, clients: Mapping[int, ClientIdentity]) -> None:
