@@ -29,8 +29,9 @@ from slixmpp.jid import InvalidJID
 from slixmpp.plugins import xep_0082
 
 from ..errors import ArchiveGap, DeliveryError, Refused
+from . import stream
 from .forms import submission
-from .stream import MAM, TIMEOUT, Stream, bare
+from .stream import MAM, Stream, bare
 
 NS = "urn:xmpp:mls:0"
 RSM = "http://jabber.org/protocol/rsm"
@@ -288,7 +289,7 @@ class Archive:
         self._stream.collect(self.room, queryid, collect)
         try:
             async with self._stream.query(JID(self.room).host):
-                answer = await self._stream.ask("set", self.room, query, patience=2 * TIMEOUT)
+                answer = await self._stream.ask("set", self.room, query, patience=2 * stream.TIMEOUT)
         except Refused as error:
             if error.condition == "item-not-found" and after is not None:
                 raise ArchiveGap(self.room, after) from None

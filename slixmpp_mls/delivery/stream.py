@@ -175,10 +175,10 @@ class Stream:
 
     # Sending
 
-    async def ask(self, kind: str, to: str, payload: Element, patience: float = TIMEOUT) -> Element:
+    async def ask(self, kind: str, to: str, payload: Element, patience: float | None = None) -> Element:
         """Send an IQ of type `kind` (``"get"`` or ``"set"``) and return the answer's ``<iq/>``.
 
-        :param patience: seconds until `NoAnswer`.
+        :param patience: seconds until `NoAnswer`; :data:`TIMEOUT` if not given.
         :raises Refused, NotPermitted: an error came back.
         :raises Disconnected: there is no stream, or it broke before the answer.
         :raises UsageError: XML cannot hold it; nothing was sent.
@@ -188,7 +188,7 @@ class Stream:
         _check_characters(payload)
         iq = self.xmpp.make_iq(ito=to, itype=kind)  # type: ignore[arg-type]
         iq.append(payload)
-        future = iq.send(timeout=patience)  # type: ignore[no-untyped-call]
+        future = iq.send(timeout=TIMEOUT if patience is None else patience)  # type: ignore[no-untyped-call]
         self._pending.add(future)
         try:
             answer = await future

@@ -289,11 +289,16 @@ async def everywhere(
             rehearsals[label] += 1
     chosen = cuts(points, each=each)
     killed: set[Point] = set()
+    always = {label for label, _ in chosen if rehearsals[label] == REHEARSALS}
     for _ in range(ATTEMPTS):
         runs = await asyncio.gather(*(told(point) for point in sorted(chosen - killed)))
         assert not failures, "\n\n".join(failures)
-        killed |= {run.kill_at for run in runs if run is not None and run.kill_at is not None and run.killed}
-    return chosen, killed, {label for label, _ in chosen if rehearsals[label] == REHEARSALS}
+        for run in runs:
+            if run is not None and run.kill_at is not None and run.killed:
+                killed.add(run.kill_at)
+            elif run is not None:
+                always &= {label for label, _ in run.all("points")}
+    return chosen, killed, always
 
 
 @pytest.mark.slow

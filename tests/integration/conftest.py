@@ -10,10 +10,19 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from slixmpp_mls.delivery import stream
 from slixmpp_mls.devserver import DevServer
+from slixmpp_mls.key_packages import selection
 
 from ..conftest import SERVERS, unavailable_means_skip
 from .people import Cast
+
+
+@pytest.fixture(autouse=True)
+def a_busy_machine_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers answer in the end, however busy the machine; tests of those that do not set times of their own."""
+    monkeypatch.setattr(stream, "TIMEOUT", 120.0)
+    monkeypatch.setattr(selection, "PATIENCE", 120.0)
 
 
 @pytest_asyncio.fixture

@@ -20,7 +20,7 @@ from slixmpp_mls.testing import FakeMUC, Participant
 
 from ..services import Client
 
-SECONDS = 60.0
+SECONDS = 120.0
 
 
 class Bot(Client):

@@ -37,7 +37,7 @@ from .timeline import DemoFailed, Timeline
 
 __all__ = ["STEP_TIMEOUT", "Person", "Story", "fragments"]
 
-STEP_TIMEOUT = 30.0  # seconds for any one thing to happen
+STEP_TIMEOUT = 90.0  # seconds for any one thing to happen
 
 
 class Person:
