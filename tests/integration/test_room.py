@@ -760,6 +760,7 @@ async def test_an_invitation_reaches_who_is_offline(server: DevServer, connect: 
     hint = Element(f"{{{NS}}}invitation", {"group": "Zw=="})
     await alice.room.affiliations.grant_membership([jid])
     await alice.room.invite(jid, [hint], reason="Thrice the brinded cat hath mew'd")
+    await Stream.of(alice.client).flushed()  # the server keeps it now
 
     invitations: asyncio.Queue[Invitation] = asyncio.Queue()
 
