@@ -92,7 +92,7 @@ async def test_a_group_that_cannot_be_reached_is_moved_when_it_can(
     prosody: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until then both keys are listed, and what is said with either is good."""
-    monkeypatch.setattr(key_rotation, "ROOM_TIMEOUT", 8.0)  # in which the room that can be reached is moved
+    monkeypatch.setattr(key_rotation, "ROOM_TIMEOUT", 25.0)  # in which the room that can be reached is moved
     room, (alice, bob) = await cast.meet(prosody, "alice", "bob")
     other = f"{unique('heath')}@{prosody.rooms}"
     await (await bob.mls.create(other)).add(alice.account)

@@ -225,7 +225,7 @@ async def test_a_state_that_nobody_proves_is_asked_about_until_somebody_comes_wh
 ) -> None:
     """mls-recovery, "Not Being Sure": until then nothing is sent."""
     monkeypatch.setattr(recovery, "_ANSWER_ARRIVES", 0.3)
-    monkeypatch.setattr(recovery, "_ASK_AGAIN", (SECONDS,))
+    monkeypatch.setattr(recovery, "_ASK_AGAIN", (2.0,))
     monkeypatch.setattr(recovery, "_LOOK", 0.05)
     # Alice may have answered the first inquiry when the second one comes, and this world's clock stands still.
     monkeypatch.setattr(certainty, "ANSWER_PAUSE", 0)
