@@ -33,7 +33,7 @@
     │   ├── Refused           the service answered with an XMPP error; `condition` names it
     │   ├── NoAnswer          no answer in time; the request may have taken effect
     │   ├── RoomUnsuitable    the room cannot carry an encrypted group; `reasons` says why
-    │   ├── RoomLost          we are out of the room for good; `reason` says why
+    │   ├── RoomLost          the room does not let us in; `reason` says why
     │   ├── StrangersInRoom   the room in a destroyed one's place has members that the old group did not; `strangers`
     │   ├── RightsGained      it gives somebody rights that the old group did not give; `rights` says which
     │   ├── ArchiveGap        the room's archive lacks stanzas that we have not read
@@ -385,7 +385,10 @@ _WHAT_TO_DO = {
 
 
 class RoomLost(DeliveryError):
-    """We are out of the room, and to enter it again automatically would fail.
+    """The room does not let us in.
+
+    Unless it was destroyed, it is tried again after growing pauses and in each new session
+    (:mod:`slixmpp_mls.rooms.lost_rooms`).
 
     :ivar reason: ``"destroyed"``, ``"banned"``, ``"not-a-member"``, ``"not-found"``,
         ``"password-required"``, ``"refused"``, or ``"unreadable"``: what the store has of our group there cannot be

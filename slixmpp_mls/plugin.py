@@ -220,6 +220,7 @@ class MLS(BasePlugin):
             self.devices.look_again()
             if self._parts is not None:
                 self._compare_clocks(self._parts)
+                self.tasks.spawn(self._parts.rooms.lost.try_again(new_session=True), "entering lost rooms")
 
     def _compare_clocks(self, parts: Parts) -> None:
         self.tasks.spawn(parts.maintenance.clock_check.look(), "comparing clocks", passing=UNREACHABLE)

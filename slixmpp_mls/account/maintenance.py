@@ -14,6 +14,7 @@ secrets wiped from the disk;
 keys of used KeyPackages
 rotation of our key [4]_        every hour                   ``mls_key_rotated``
 invitations repeated [9]_       every minute, when due       none
+lost rooms entered [10]_        every minute, when due       ``mls_entered``
 certificates [5]_               every hour                   ``mls_certificate_expires``
 members in doubt [6]_           every hour                   ``mls_doubted``
 keys of accounts that are in    every hour                   none
@@ -31,6 +32,7 @@ server's [8]_
 .. [7] :meth:`slixmpp_mls.authentication.TrustTable.tidy`
 .. [8] :mod:`.clock_check`
 .. [9] :mod:`slixmpp_mls.rooms.engine.repeated_invitations`
+.. [10] :mod:`slixmpp_mls.rooms.lost_rooms`
 
 *Staggered action.*  A thousand members that joined together are not due together.  Among several due members, one
 Commit makes the others wait.  No Commit is made within half a minute of another one in the same room.  A lost race is
@@ -185,6 +187,7 @@ class Maintenance:
         :raises DeliveryError: something is put off
         :raises StoreError: the store failed
         """
+        self._context.tasks.spawn(self._rooms.lost.try_again(), "entering lost rooms")
         jump = self._clock.look()
         if jump:
             log.warning("the clock has jumped by %.0f seconds", jump)

@@ -207,12 +207,13 @@ class EncryptedRoom:
 
     @property
     def lost(self) -> RoomLost | None:
-        """Why the room is permanently unreachable (destroyed, banned ...), None if it is not.
+        """Why the room does not let us in (destroyed, banned ...), None if it does, or may.
 
         Then :attr:`is_member` is false, and nothing can be sent.  What is known of the group stays readable
         (:attr:`members`), and its state stays until the application calls :meth:`leave`, or :meth:`.MLS.create` for the
         same room: a server's statement about a room is no reason to delete keys.  `alternate` names the room that
-        follows, if the destroyer of this one has named it; :meth:`.MLS.follow` goes there.
+        follows, if the destroyer of this one has named it; :meth:`.MLS.follow` goes there.  A room that was not
+        destroyed is tried again from time to time, and is not lost any more when it lets us in (:mod:`.lost_rooms`).
         """
         reason = self.worker.progress.lost
         return reason if isinstance(reason, RoomLost) else None

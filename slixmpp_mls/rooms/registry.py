@@ -46,6 +46,7 @@ from ..stanza.xml import is_xml_text
 from .encrypted_room import EncryptedRoom
 from .engine.rejoin import group_in
 from .leaving import LEAVE_TIMEOUT
+from .lost_rooms import LostRooms
 from .reception import Reception
 
 __all__ = ["ENTERING_TIMEOUT", "READING_TIMEOUT", "Expected", "Rooms", "room_address"]
@@ -88,7 +89,10 @@ class Expected:
 
 
 class Rooms:
-    """See the module; the application's interface is mostly the methods of the plugin."""
+    """See the module; the application's interface is mostly the methods of the plugin.
+
+    :ivar lost: tries lost rooms again
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -96,6 +100,7 @@ class Rooms:
         self._entering: dict[str, tuple[asyncio.Lock, int]] = {}  # with the number of those who have it, or wait for it
         self._reception = Reception(context)
         self._resumed = asyncio.Event()  # set when the rooms in the store are being read
+        self.lost = LostRooms(lambda: self._rooms, self._enter_lost, context.clock.monotonic)
 
     @property
     def all(self) -> dict[str, EncryptedRoom]:
@@ -156,6 +161,10 @@ class Rooms:
             self._context.fire("mls_room_lost", handle.lost or error)
         if handle.group.post_commit_actions.leave:
             self._spawn(handle.leaving.finish(LEAVE_TIMEOUT), f"leaving {handle.jid}")
+
+    async def _enter_lost(self, handle: EncryptedRoom) -> bool:
+        async with self._one_at_a_time(handle.jid):
+            return self._rooms.get(handle.jid) is handle and await handle.worker.try_lost()
 
     def _spawn(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[None]:
         return self._context.tasks.spawn(work, name, passing=UNREACHABLE)

@@ -25,6 +25,7 @@ from slixmpp_mls.errors import DeliveryError, LoginFailed, MLSError, NobodyReach
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.key_packages.items import parse_item, parse_key_package
 from slixmpp_mls.plugin import MLS
+from slixmpp_mls.rooms import lost_rooms
 from slixmpp_mls.rooms.encrypted_message import EncryptedMessage
 
 from ..conftest import in_own_loop, unique
@@ -399,6 +400,40 @@ async def test_an_archive_that_is_switched_off_for_a_while(server: DevServer, ca
     await sent.confirmed
     await all_agree(alice, bob)
     assert bob.bodies == ["written without an archive"]
+
+
+async def test_a_room_that_lets_us_in_again(server: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An owner takes back what kept us out, while nobody is there who may remove us from the group."""
+    monkeypatch.setattr(lost_rooms, "PAUSES", (0.0,))
+    room, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol")
+    await alice.room().muc.affiliations.set(carol.account, "owner")
+    await alice.log_out()
+    for number, affiliation in enumerate(("none", "outcast")):
+        await carol.room().muc.affiliations.set(bob.account, affiliation)
+        lost = await bob.next("mls_room_lost", after=number)
+        assert lost.reason == {"none": "not-a-member", "outcast": "banned"}[affiliation]
+        assert not bob.room().is_member
+        await bob.mls.parts.rooms.lost.try_again()  # it is still shut
+        assert bob.room().lost is not None
+        await carol.say(f"said while {affiliation}")
+        await carol.room().muc.affiliations.set(bob.account, "member")
+        await bob.mls.parts.maintenance.tick()
+        await bob.hears(f"said while {affiliation}")
+        await bob.joined(room)
+    password = {"muc#roomconfig_passwordprotectedroom": "1", "muc#roomconfig_roomsecret": "sesame"}
+    await reconfigure(carol, password)
+    await bob.cut()
+    bob.no_resumption()
+    assert await bob.back() == "session_start"
+    assert (await bob.next("mls_room_lost", after=2)).reason == "password-required"
+    await reconfigure(carol, dict.fromkeys(password, "0") | {"muc#roomconfig_roomsecret": ""})
+    await bob.cut()
+    bob.no_resumption()
+    assert await bob.back() == "session_start"
+    await bob.joined(room)
+    await bob.say("open, sesame")
+    await carol.hears("open, sesame")
+    await all_agree(bob, carol)
 
 
 # --- what callers get wrong ------------------------------------------------------------------------

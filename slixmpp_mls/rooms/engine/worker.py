@@ -195,6 +195,33 @@ class RoomWorker:
             raise
         except DeliveryError as error:
             log.info("%s cannot be entered yet: %s", self.room, error)
+        self._begin()
+
+    async def try_lost(self) -> bool:
+        """Try once to enter a lost room; until it lets us in, it stays lost.
+
+        :returns: whether it has let us in, and is read again
+        :raises DeliveryError: it has not answered
+        """
+        lost = self.progress.lost
+        if not isinstance(lost, RoomLost) or self.running:
+            return False
+        if lost.gone and await self._muc.check() == ("not-found",):
+            return False
+        try:
+            await self._muc.join(self._group.cursor)
+        except (NotPermitted, RoomLost) as error:
+            self.progress.lost = self._loss(error)
+            return False
+        except DeliveryError:
+            await self._muc.leave()
+            raise
+        self.progress.lost = None
+        self._begin()
+        return True
+
+    def _begin(self) -> None:
+        """Begin to read, now that we are in the room, or will be."""
         if self._group.continuation.reinit is not None:
             self.reinitializer.begin(at_once=False)
         self.whole_tree.begin()
