@@ -3,11 +3,16 @@
 Any XMPP user can invite us to any address, so an invitation alone has little effect:
 
 - its address is first asked for its identity (XEP-0030), and receives presence only if it is a room (XEP-0045 6.2);
-- for each inviter and for each room one attempt is in progress at a time, for all together :data:`PARALLEL`;
+- for each inviter and for each room one attempt is in progress at a time, for all together :data:`PARALLEL`; inviters
+  take turns;
 - a failed attempt is repeated after growing pauses, also across restarts, and given up in the end;
 - an inviter that repeats an invitation causes another attempt, :data:`BURST` in :data:`FIRST_PAUSE` at most;
-- the number of invitations is limited for each inviter and in all.  If there are too many in all, the one with the most
-  failures is dropped.
+- while :data:`MAX_IN_VAIN` of an inviter's invitations were followed in vain, its further ones wait untried;
+- the number of waiting invitations is limited.  If there are too many, the oldest one of the inviter, or of the server,
+  with the most is dropped.
+
+An honest inviter may have many: whoever adds a bot that is offline to all its rooms.  They are followed one after the
+other.
 
 Invitations of several inviters to one room are independent: a false one does not stand in the way of a genuine one.
 
@@ -22,11 +27,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 
 from ..errors import DeliveryError, MalformedError, MLSError
+from ..identity.fair_share import displaced
 from ..mls.tls import Struct, opaque, struct, uint8, uint64
 from ..runtime import Tasks
 from ..store import Store
@@ -36,8 +43,8 @@ __all__ = ["EXPIRY", "InvitationQueue", "InvitationRecord"]
 log = logging.getLogger(__name__)
 
 SPACE = "invitation"
-MAX_OF_ONE = 8  # waiting invitations of one inviter
-MAX_WAITING = 64  # waiting invitations in all
+MAX_IN_VAIN = 8  # waiting invitations of one inviter that were followed in vain
+MAX_WAITING = 1_024  # waiting invitations in all
 BURST = 3  # attempts in FIRST_PAUSE because of one inviter's invitations to one room
 PARALLEL = 4  # attempts in progress
 EXPIRY = 7 * 86400  # seconds after which an invitation is not followed any more
@@ -95,9 +102,12 @@ class InvitationQueue:
         self._follow = follow
         self._is_settled = is_settled
         self._now = now
+        self._known: dict[bytes, InvitationRecord] | None = None  # what the store has, once it has been read
         self._news = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._under_way: dict[str, str] = {}  # rooms by inviter
+        self._turns: dict[str, int] = {}  # the number of the last attempt because of an inviter
+        self._attempts = 0
         self._begun: dict[bytes, list[int]] = {}  # when the attempts of the last FIRST_PAUSE began
 
     def waiting(self) -> dict[tuple[str, str], InvitationRecord]:
@@ -108,8 +118,10 @@ class InvitationQueue:
         return {(_room(key), record.inviter.decode()): record for key, record in self._records().items()}
 
     def _records(self) -> dict[bytes, InvitationRecord]:
-        with self._store.transaction() as transaction:
-            return {key: _read(value) for key, value in transaction.items(SPACE)}
+        if self._known is None:
+            with self._store.transaction() as transaction:
+                self._known = {key: _read(value) for key, value in transaction.items(SPACE)}
+        return self._known
 
     def add(self, room: str, inviter: str, after: str | None, group: bytes) -> bool:
         """Follow an invitation, in this run or the next.  An invitation to a group that we are in changes nothing.
@@ -132,17 +144,17 @@ class InvitationQueue:
             record = replace(
                 record, after=place or record.after, group=group, received=now, due=max(earliest, min(record.due, now))
             )
-        elif sum(each.inviter == inviter.encode() for each in records.values()) >= MAX_OF_ONE:
-            log.info("an invitation by %s is not followed: %d wait already", inviter, MAX_OF_ONE)
-            return False
         else:
             record = InvitationRecord(inviter.encode(), place, now, max(earliest, now), 0, group)
-        with self._store.transaction() as transaction:
-            if key not in records and len(records) >= MAX_WAITING:
-                transaction.delete(
-                    SPACE, max(records, key=lambda each: (records[each].attempts, -records[each].received))
-                )
-            transaction.put(SPACE, key, record.encode())
+        if key not in records and len(records) >= MAX_WAITING:
+            oldest = [*sorted(records, key=lambda each: records[each].received), key]
+            inviters = [(record if each == key else records[each]).inviter.decode() for each in oldest]
+            for position in displaced(inviters, of_one=MAX_WAITING, in_all=MAX_WAITING):
+                if oldest[position] == key:
+                    log.info("an invitation by %s is not followed: %d wait already", inviter, MAX_WAITING)
+                    return False
+                self._forget(oldest[position])
+        self._put(key, record)
         self._news.set()
         return True
 
@@ -177,18 +189,31 @@ class InvitationQueue:
             if not recent:
                 del self._begun[key]
         pause: float | None = None
-        for key, record in sorted(self._records().items(), key=lambda item: (item[1].attempts, item[1].due)):
+        records = self._records()
+        vain = Counter(each.inviter for each in records.values() if each.attempts)
+        waiting = {each.inviter.decode() for each in records.values()}
+        self._turns = {inviter: turn for inviter, turn in self._turns.items() if inviter in waiting}
+
+        def urgency(key: bytes) -> tuple[int, int, int]:
+            return records[key].attempts, self._turns.get(records[key].inviter.decode(), 0), records[key].due
+
+        for key in sorted(records, key=urgency):
+            record = records[key]
             room, inviter = _room(key), record.inviter.decode()
             if abs(now - record.received) > EXPIRY or self._is_settled(room):
                 self._forget(key)
             elif len(self._under_way) >= PARALLEL or inviter in self._under_way or room in self._under_way.values():
                 continue  # the end of any attempt wakes the queue
+            elif record.attempts == 0 and vain[record.inviter] >= MAX_IN_VAIN:
+                continue  # an attempt for one of these is due, or one of them expires
             elif record.due > now:
                 # A clock that is set back delays an invitation by a day at most.
                 pause = min(record.due - now, LONGEST_PAUSE, pause or LONGEST_PAUSE)
             else:
                 self._under_way[inviter] = room
                 self._begun.setdefault(key, []).append(now)
+                self._attempts += 1
+                self._turns[inviter] = self._attempts
                 self._tasks.spawn(self._attempt(key, record), f"following an invitation to {room}")
         return pause
 
@@ -217,10 +242,12 @@ class InvitationQueue:
     def _put(self, key: bytes, record: InvitationRecord) -> None:
         with self._store.transaction() as transaction:
             transaction.put(SPACE, key, record.encode())
+        self._records()[key] = record
 
     def _forget(self, key: bytes) -> None:
         with self._store.transaction() as transaction:
             transaction.delete(SPACE, key)
+        self._records().pop(key, None)
 
 
 def _key(room: str, inviter: str) -> bytes:

@@ -49,9 +49,7 @@ class LostRooms:
         self._rooms = rooms
         self._enter = enter
         self._now = now
-        self._tried: dict[
-            str, tuple[int, float]
-        ] = {}  # attempts, and the time of the last one, or of the loss
+        self._tried: dict[str, tuple[int, float]] = {}  # attempts, and the time of the last one, or of the loss
         self._trying = False
 
     async def try_again(self, *, new_session: bool = False) -> None:

@@ -18,13 +18,19 @@ from datetime import UTC, datetime
 
 from ..identity.fair_share import displaced
 from ..store import Store
-from .invitation_queue import EXPIRY, MAX_OF_ONE, MAX_WAITING, InvitationRecord
+from .invitation_queue import EXPIRY, InvitationRecord
 
-__all__ = ["KEPT", "UndecidedInvitation", "UndecidedInvitations"]
+__all__ = ["KEPT", "MAX_OF_ONE", "MAX_WAITING", "UndecidedInvitation", "UndecidedInvitations"]
 
 SPACE = "undecided_invitation"
 KEPT = 2 * EXPIRY
 """Seconds for which an undecided invitation is kept: no Welcome is looked for that is older (:mod:`.invitations`)."""
+
+MAX_OF_ONE = 64
+"""Undecided invitations of one inviter."""
+
+MAX_WAITING = 256
+"""Undecided invitations in all."""
 
 
 @dataclass(frozen=True, slots=True)

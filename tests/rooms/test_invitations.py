@@ -20,7 +20,7 @@ from slixmpp_mls.rooms import invitations
 from slixmpp_mls.rooms.invitation_queue import (
     BURST,
     EXPIRY,
-    MAX_OF_ONE,
+    MAX_IN_VAIN,
     MAX_WAITING,
     SPACE,
     InvitationQueue,
@@ -170,16 +170,68 @@ async def test_a_room_that_does_not_let_us_in_yet_is_tried_again() -> None:
         await until(lambda: world.entered)
 
 
-async def test_limits_for_each_inviter_and_in_all() -> None:
+async def test_an_inviters_many_rooms_are_all_followed() -> None:
+    """Somebody adds a bot that is offline to all its rooms; when it comes, it reads of all of them at once."""
+    world, rooms = World(), [f"r{number}@rooms.example" for number in range(100)]
+    async with world.queue() as queue:
+        for room in rooms:
+            assert queue.add(room, "admin@a.example", "x1", GROUP)
+        queue.start()
+        await until(lambda: not queue.waiting())
+        assert world.entered == [(room, "x1") for room in rooms]
+        assert world.most == 1
+
+
+async def test_further_invitations_of_who_has_invited_in_vain_wait() -> None:
+    """Made-up addresses without number are not asked one after the other; an honest inviter's service comes back."""
+    world, store = World(), MemoryStore("bot@b.example")
+    world.silent = True
+    async with world.queue(store) as queue:
+        for number in range(50):
+            queue.add(f"r{number}@no-such-host-{number}.invalid", STRANGER, None, GROUP)
+        queue.start()
+        await until(lambda: len(world.asked) == MAX_IN_VAIN and not queue._under_way)
+        await soon()
+        assert len(world.asked) == MAX_IN_VAIN
+        assert queue.add("coven@rooms.example", "alice@a.example", None, GROUP)
+        await until(lambda: "coven@rooms.example" in world.asked)
+    async with world.queue(store) as queue:  # nor after a restart
+        queue.start()
+        await soon()
+        assert len(world.asked) == MAX_IN_VAIN + 1
+        world.silent = False
+        world.now += 60
+        queue._news.set()
+        await until(lambda: not queue.waiting())
+        assert len(world.entered) == 51
+
+
+async def test_inviters_take_turns() -> None:
+    """Whoever has invited to many rooms, from several accounts, does not keep others waiting until all are read."""
     world = World()
     async with world.queue() as queue:
-        taken = [queue.add(f"r{number}@rooms.example", STRANGER, None, GROUP) for number in range(50)]
-        assert sum(taken) == MAX_OF_ONE == len(queue.waiting())
-        for number in range(100):
+        for number in range(50):
+            for sender in range(8):
+                queue.add(f"r{number}-{sender}@rooms.example", f"mallory{sender}@m.example", None, GROUP)
+        queue.add("coven@rooms.example", "alice@a.example", None, GROUP)
+        queue.start()
+        await until(lambda: not queue.waiting())
+        assert world.asked.index("coven@rooms.example") <= 8
+
+
+async def test_a_flood_displaces_nobody_elses_invitation() -> None:
+    world, store = World(), MemoryStore("bot@b.example")
+    async with world.queue(store) as queue:
+        queue.add("coven@rooms.example", "alice@a.example", None, GROUP)
+        for number in range(MAX_WAITING + 5):
             world.now += 1
-            assert queue.add(f"s{number}@rooms.example", f"other{number}@m.example", None, GROUP)
+            assert queue.add(f"r{number}@rooms.example", f"mallory{number % 3}@m.example", None, GROUP)
         assert len(queue.waiting()) == MAX_WAITING
-        assert ("s99@rooms.example", "other99@m.example") in queue.waiting()
+        assert ("coven@rooms.example", "alice@a.example") in queue.waiting()
+        assert ("r0@rooms.example", "mallory0@m.example") not in queue.waiting()
+        kept = queue.waiting()
+    async with world.queue(store) as queue:
+        assert queue.waiting() == kept  # what is in memory is what the store has
 
 
 async def test_an_interrupted_first_attempt_is_made_again_at_once() -> None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from slixmpp_mls.rooms.invitation_queue import MAX_OF_ONE, MAX_WAITING
-from slixmpp_mls.rooms.undecided_invitations import KEPT, UndecidedInvitation, UndecidedInvitations
+from slixmpp_mls.rooms.undecided_invitations import (
+    KEPT,
+    MAX_OF_ONE,
+    MAX_WAITING,
+    UndecidedInvitation,
+    UndecidedInvitations,
+)
 from slixmpp_mls.store import MemoryStore
 
 NOW = 1_800_000_000
