@@ -354,6 +354,20 @@ async def test_an_invitation_is_repeated_when_the_account_comes_online(server: D
     assert not group.group.post_commit_actions.invited
 
 
+async def test_a_bot_that_was_added_to_many_rooms_while_it_was_away(server: DevServer, cast: Cast) -> None:
+    """Each server hands it all the invitations at once; none is left out, and nobody has to repeat one."""
+    alice = await cast.person(server, "alice")
+    bot = await cast.person(server, "bot", key_packages=12)
+    await bot.log_out()
+    for _ in range(12):
+        group = await alice.mls.create(f"{unique('room')}@{server.rooms}")
+        assert (await group.add(bot.account)).added
+    await bot.connect()
+    for room in alice.mls.rooms:
+        await bot.joined(room)
+    assert len(alice.stanzas_sent("jabber:x:conference")) == 12
+
+
 async def test_a_password_that_is_changed_while_we_are_online(server: DevServer, cast: Cast) -> None:
     """The next login fails for good: that is told, not waited out.  With the new password all goes on."""
     room, (alice, bob) = await cast.meet(server, "alice", "bob")
