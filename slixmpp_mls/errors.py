@@ -551,7 +551,8 @@ class LoginFailed(DeliveryError):
     :ivar server: its address, as far as we know it
     :ivar reason: ``"password"``, ``"certificate"``, ``"unreachable"`` (nobody answers there), ``"closed"`` (it has
         closed the connection) or ``"refused"`` (it says why not)
-    :ivar temporary: whether a later attempt may succeed although nobody changes anything
+    :ivar temporary: whether a later attempt may succeed although our user changes nothing; so with a certificate that
+        does not verify any more, since the server's operator renews it
     """
 
     def __init__(self, account: str, server: str, reason: str, text: str, *, temporary: bool) -> None:

@@ -145,6 +145,7 @@ class MLS(BasePlugin):
         self._stopped: DeviceRetired | None = None
         self._invitations = Invitations(self.xmpp, self.tasks, settings.accept_invitation, self.ready)
         self._login = LoginWatch(self.xmpp, self._login_failed)
+        self._told_of_certificate = False
         self.xmpp.add_filter("out", keep_in)
         self.xmpp.add_event_handler("session_start", self._session_started)
         self.xmpp.add_event_handler("session_resumed", self._session_resumed)
@@ -195,11 +196,14 @@ class MLS(BasePlugin):
     def _login_failed(self, problem: LoginFailed) -> None:
         """Tell all callers of :meth:`ready` that wait now; later callers wait for the next attempt.
 
-        If the program has been online before, nobody waits: that it cannot come back is told as ``mls_failed``.
+        If the program has been online before, nobody waits: that it cannot come back is told as ``mls_failed``, as is,
+        once until it has, that somebody has to renew the server's certificate.
         """
-        if self._starting is not None and not problem.temporary:
-            log.error("%s", problem)
-            self.fire("mls_failed", problem)
+        if self._starting is not None and (not problem.temporary or problem.reason == "certificate"):
+            if not (problem.temporary and self._told_of_certificate):
+                log.error("%s", problem)
+                self.fire("mls_failed", problem)
+            self._told_of_certificate = True
         if self._ready is not None and not self._ready.done():
             self._ready.set_exception(problem)
             self._ready.exception()  # seen: nobody may be waiting for it
@@ -207,6 +211,7 @@ class MLS(BasePlugin):
 
     def _session_started(self, _: object) -> None:
         """A new session: once everything is begun, later ones find it going on by itself."""
+        self._told_of_certificate = False
         if self._starting is not None and self._starting.done() and self._starting.exception() is not None:
             self._starting = None  # the last try failed: try again
             if self._ready is not None and self._ready.done():
@@ -227,6 +232,7 @@ class MLS(BasePlugin):
 
     def _session_resumed(self, event: object) -> None:
         """The same session on another connection."""
+        self._told_of_certificate = False
         if self._starting is None or (self._starting.done() and self._starting.exception() is not None):
             self._session_started(event)
         if self._parts is not None:

@@ -53,6 +53,7 @@ class LoginWatch:
         self._xmpp = xmpp
         self._report = report
         self._in_session = False
+        self._had_session = bool(xmpp.session_bind_event.is_set())
         self._reason: object = None
         self._handlers: dict[str, Callable[[Any], None]] = {
             "connecting": self._begin,
@@ -61,7 +62,7 @@ class LoginWatch:
             "session_resumed": self._session,
             "failed_all_auth": lambda _: self._fail("password", "it refuses the password"),
             "no_auth": lambda _: self._fail("refused", "it offers no way to log in that we accept"),
-            "ssl_invalid_chain": lambda why: self._fail("certificate", f"its certificate does not verify: {why}"),
+            "ssl_invalid_chain": self._not_verified,
             "connection_failed": self._not_reached,
             "reconnect_delay": self._round_over,
             "stream_error": self._stream_error,
@@ -79,7 +80,8 @@ class LoginWatch:
         self.problem, self._in_session = None, False
 
     def _session(self, _: object) -> None:
-        self.problem, self._reason, self._in_session = None, None, True
+        self.problem, self._reason = None, None
+        self._in_session = self._had_session = True
 
     def _not_reached(self, reason: object) -> None:
         """One address failed; slixmpp continues with the next one, if any."""
@@ -90,7 +92,7 @@ class LoginWatch:
         """No address answered; slixmpp starts again after a pause."""
         reason, self._reason = self._reason, None
         if isinstance(reason, ssl.SSLCertVerificationError):
-            self._fail("certificate", f"its certificate does not verify: {reason.verify_message}")
+            self._not_verified(reason.verify_message)
         elif reason is not None:
             self._fail("unreachable", f"no connection: {reason}", temporary=True)
 
@@ -101,11 +103,15 @@ class LoginWatch:
 
     def _closed(self, reason: object) -> None:
         if isinstance(reason, ssl.SSLCertVerificationError):  # arrives before slixmpp's own event, ssl_invalid_chain
-            self._fail("certificate", f"its certificate does not verify: {reason.verify_message}")
+            self._not_verified(reason.verify_message)
         elif not self._in_session and self.problem is None:
             why = f": {reason}" if reason else ""
             self._fail("closed", f"it has closed the connection{why}", temporary=True)
         self._in_session = False
+
+    def _not_verified(self, why: object) -> None:
+        """A server whose certificate did verify is set right sooner or later: it has expired, as a rule."""
+        self._fail("certificate", f"its certificate does not verify: {why}", temporary=self._had_session)
 
     def _fail(self, reason: str, text: str, *, temporary: bool = False) -> None:
         if self.problem is not None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from textwrap import dedent
@@ -17,11 +18,12 @@ from slixmpp import JID, ClientXMPP
 
 from slixmpp_mls import MLS, Login, connected
 from slixmpp_mls.devserver import DevServer, Prosody
+from slixmpp_mls.devserver.base import host_names
 from slixmpp_mls.errors import LoginFailed, StoreError, StoreMismatch, UsageError
 from slixmpp_mls.runtime import connection
 from slixmpp_mls.runtime.login import Client
 
-from ..conftest import unavailable_means_skip, unique
+from ..conftest import SERVERS, unavailable_means_skip, unique
 from ..programs import login as variables
 from ..programs import running
 
@@ -147,6 +149,54 @@ async def test_a_certificate_that_does_not_verify(server: DevServer, account: Ac
     other._authority.cert_pem.write_to_path(str(tmp_path / "other.pem"))
     found = await problem(await made(server, account, tmp_path, ca=tmp_path / "other.pem"))
     assert (found.reason, found.temporary) == ("certificate", False)
+
+
+async def certify(server: DevServer, until: datetime) -> None:
+    """Restart a server with another certificate of the same authority."""
+    await server.stop()
+    issued = server._authority.issue_cert(
+        *host_names(server.domain), server.host, not_before=datetime.now(UTC) - timedelta(days=2), not_after=until
+    )
+    chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+    key = issued.private_key_pem.bytes()
+    for name, content in (("server.crt", chain), ("server.key", key), ("server.pem", chain + key)):
+        (server.directory / "tls" / name).write_bytes(content)
+    await server.start()
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("kind", list(SERVERS))
+async def test_a_certificate_that_expires_while_we_are_online(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its operator renews it, after a weekend: until then it is told once, and nothing is sent to the server."""
+    monkeypatch.setattr(connection, "_FIRST_PAUSE", 0.1)
+    monkeypatch.setattr(connection, "_LONGEST_PAUSE", 0.1)
+    server = SERVERS[kind]()
+    with unavailable_means_skip():
+        await server.start()
+    try:
+        bot = await made(server, lambda server, name: server.register(name, "secret"), tmp_path)
+        told: list[Any] = []
+        attempts: list[str] = []
+        bot.add_event_handler("mls_failed", told.append)
+        bot.add_event_handler("connected", lambda _: attempts.append("connected"))
+        bot.add_event_handler("session_bind", lambda _: attempts.append("session"))
+        async with asyncio.timeout(120), connected(bot):
+            room = await MLS.of(bot).create(f"{unique('room')}@{server.rooms}")
+            await certify(server, datetime.now(UTC) - timedelta(days=1))
+            attempts.clear()
+            while not told or len(attempts) < 3:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            assert "session" not in attempts
+            await certify(server, datetime.now(UTC) + timedelta(days=30))
+            await (await room.send("after the weekend")).confirmed
+        (failed,) = told
+        assert isinstance(failed, LoginFailed)
+        assert (failed.reason, failed.temporary) == ("certificate", True)
+        assert "expired" in str(failed)
+    finally:
+        await server.close()
 
 
 async def test_nobody_at_the_port(prosody: DevServer, account: Account, tmp_path: Path) -> None:
