@@ -17,6 +17,7 @@ from slixmpp import JID
 
 from slixmpp_mls.account import devices
 from slixmpp_mls.delivery import PEPNode, Stream, Unarchived
+from slixmpp_mls.delivery.affiliations import Affiliation
 from slixmpp_mls.delivery.forms import submission
 from slixmpp_mls.delivery.key_packages import NODE_LIMIT
 from slixmpp_mls.delivery.pep import PUBSUB_OWNER
@@ -422,10 +423,11 @@ async def test_a_room_that_lets_us_in_again(server: DevServer, cast: Cast, monke
     room, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol")
     await alice.room().muc.affiliations.set(carol.account, "owner")
     await alice.log_out()
-    for number, affiliation in enumerate(("none", "outcast")):
+    acts: tuple[tuple[Affiliation, str], ...] = (("none", "not-a-member"), ("outcast", "banned"))
+    for number, (affiliation, reason) in enumerate(acts):
         await carol.room().muc.affiliations.set(bob.account, affiliation)
         lost = await bob.next("mls_room_lost", after=number)
-        assert lost.reason == {"none": "not-a-member", "outcast": "banned"}[affiliation]
+        assert lost.reason == reason
         assert not bob.room().is_member
         await bob.mls.parts.rooms.lost.try_again()  # it is still shut
         assert bob.room().lost is not None
