@@ -65,12 +65,14 @@ async def test_a_message_that_is_too_large(narrow: DevServer) -> None:
         sent = await group.send("x" * 33_000)
         with pytest.raises(StanzaTooLarge):
             await asyncio.wait_for(sent.confirmed, 120)
-        assert len(cuts) == 2
+        # What the server says last may get lost with a connection that it resets; then the message goes out again.
+        known = len(cuts)
+        assert len([why for why in cuts if not isinstance(why, ConnectionResetError)]) == 2
         with pytest.raises(StanzaTooLarge) as caught:
             await group.send("x" * 20_000)
         assert caught.value.limit < LIMIT
         await (await group.send("x" * 10_000)).confirmed
-        assert len(cuts) == 2
+        assert len(cuts) == known
     finally:
         await people.end()
 
