@@ -68,7 +68,7 @@ class Roster:
 
         def clients() -> Iterator[tuple[int, ClientIdentity, bool]]:
             for index, leaf in outlines():
-                yield index, ClientIdentity.from_encoded(leaf.credential), NEWCOMER in leaf.extension_types()
+                yield index, ClientIdentity.from_encoded(leaf.credential), leaf.has_extension(NEWCOMER)
 
         return cls(count, None, lambda: cls.of_clients(clients())._maps)
 

@@ -10,6 +10,7 @@ name                           content
 ``S``                          the epoch's secrets
 ``I``                          our private signature key
 ``T`` node                     a node of the ratchet tree, or a piece of a :mod:`slixmpp_mls.mls.tree.partial_tree`
+``H`` node                     tree hashes of the ratchet tree, see :mod:`slixmpp_mls.mls.tree.hash_records`
 ``K`` node                     a private key of the tree
 ``R`` epoch, piece             a piece of an epoch's secret tree, see :mod:`slixmpp_mls.mls.schedule.secret_tree`
 ``Q`` epoch, number            a proposal that waits for a Commit, as it was signed
@@ -60,8 +61,8 @@ T = TypeVar("T", bound=KnownTree)
 G = TypeVar("G", bound=GroupState)
 M = TypeVar("M", bound=MemberState[Any])
 
-RestoreTree = Callable[[CipherSuite, Mapping[bytes, bytes]], T]
-"""Makes a tree from its pieces."""
+RestoreTree = Callable[[CipherSuite, Mapping[bytes, bytes], Mapping[bytes, bytes]], T]
+"""Makes a tree from its pieces, and from the records of its hashes."""
 
 Changes = dict[bytes, bytes | None]
 """Pieces to write; None for those to delete."""
@@ -129,6 +130,7 @@ def pieces(group: MemberState[T]) -> dict[bytes, bytes]:
     """All of it."""
     found: dict[bytes, bytes] = {
         **_prefixed(b"T", group.tree.pieces()),
+        **_prefixed(b"H", group.tree.hash_records()),
         **_prefixed(b"K", group.private.pieces()),
         **_frame(group),
         **_proposals(group),
@@ -149,6 +151,7 @@ def changes_since(group: MemberState[T], old: MemberState[T]) -> Changes:
     """
     changes: Changes = {
         **_prefixed(b"T", group.tree.changes_since(old.tree)),
+        **_prefixed(b"H", group.tree.hash_record_changes_since(old.tree)),
         **_prefixed(b"K", group.private.changes_since(old.private)),
     }
     if group.public is not old.public or group.closed is not old.closed:
@@ -258,7 +261,7 @@ def restore(
         signature_key = suite.import_signature_key(kinds[b"I"][b""])
     except KeyError as missing:
         raise InvalidError(f"the group's state lacks piece {missing}") from None
-    tree = restore_tree(suite, kinds[b"T"])
+    tree = restore_tree(suite, kinds[b"T"], kinds[b"H"])
     epoch = record.context.epoch
     ratchets = _by_epoch(kinds[b"R"])
     own_index = LeafIndex(record.own_index)
@@ -287,7 +290,7 @@ def restore(
     )
 
 
-_LETTERS = (b"E", b"S", b"I", b"T", b"K", b"R", b"Q", b"U", b"N", b"P", b"L", b"Y")
+_LETTERS = (b"E", b"S", b"I", b"T", b"H", b"K", b"R", b"Q", b"U", b"N", b"P", b"L", b"Y")
 
 
 def _by_epoch(found: Mapping[bytes, bytes]) -> dict[int, dict[bytes, bytes]]:

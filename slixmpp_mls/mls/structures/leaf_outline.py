@@ -50,6 +50,13 @@ class LeafOutline(NamedTuple):
         """The credential's number in the registry."""
         return int.from_bytes(self.credential[:2], "big")
 
+    def has_extension(self, extension: int) -> bool:
+        """Whether the leaf has an extension of this type.
+
+        :raises MalformedError: the extensions do not parse, as far as it looks at them
+        """
+        return extension.to_bytes(2, "big") in self.rest and extension in self.extension_types()
+
     def extension_types(self) -> list[int]:
         """The types of the leaf's extensions, in their order.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from immutables import Map
 
@@ -120,9 +121,19 @@ class PartialTree:
             return {index.to_bytes(4, "big"): self.proved[index].encode() for index in new}
         return {**dict.fromkeys(old.pieces()), **self.pieces()}
 
+    def hash_records(self) -> dict[bytes, bytes]:
+        """None: the proofs have the hashes that we need."""
+        return {}
+
+    def hash_record_changes_since(self, old: PartialTree) -> dict[bytes, bytes | None]:
+        """None."""
+        return {}
+
     @classmethod
-    def restore(cls, suite: CipherSuite, pieces: Mapping[bytes, bytes]) -> PartialTree:
-        """The tree from its pieces.
+    def restore(
+        cls, suite: CipherSuite, pieces: Mapping[bytes, bytes], records: Mapping[bytes, bytes] = MappingProxyType({})
+    ) -> PartialTree:
+        """The tree from its pieces; it has no records.
 
         :raises InvalidError: they make up no tree
         """

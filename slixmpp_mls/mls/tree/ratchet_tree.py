@@ -25,6 +25,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
+from types import MappingProxyType
 
 from ...errors import InvalidError, MalformedError
 from ..crypto.cipher_suite import CipherSuite
@@ -32,8 +33,9 @@ from ..structures.leaf_node import LeafNode
 from ..structures.leaf_outline import LeafOutline
 from ..structures.parent_node import MAX_MEMBERS, AnyNode, ParentNode, node_codec
 from ..tls import encode_varint, read_varint
+from . import hash_records
 from .stored_nodes import StoredNodes, decoded
-from .subtree import Change, Place, Subtree, node_at, resolution, rewrite, tree_hash
+from .subtree import Change, Place, Subtree, node_at, nodes_below, resolution, rewrite, tree_hash
 from .tree_index import Feature, TreeIndex
 from .tree_math import LeafIndex, NodeIndex, leaves_under, level, padded
 
@@ -46,17 +48,21 @@ class RatchetTree:
     :ivar suite: the group's cipher suite
     """
 
-    __slots__ = ("_depth", "_made_index", "_root", "suite")
+    __slots__ = ("_depth", "_made_index", "_recorded", "_root", "suite")
 
-    def __init__(self, suite: CipherSuite, root: Subtree, depth: int, index: TreeIndex | None) -> None:
+    def __init__(
+        self, suite: CipherSuite, root: Subtree, depth: int, index: TreeIndex | None, *, recorded: bool = True
+    ) -> None:
         """For this module's use; see :meth:`single`, :meth:`decode`, :meth:`restore`.
 
         :param index: None: it is made when it is needed
+        :param recorded: False: it comes from a store that lacks the records of its hashes
         """
         self.suite = suite
         self._root = root
         self._depth = depth
         self._made_index = index
+        self._recorded = recorded
 
     def __repr__(self) -> str:
         return f"<RatchetTree of {self.member_count} members, {self.leaf_count} leaves>"
@@ -337,7 +343,8 @@ class RatchetTree:
         for index in _blank_leaves(self._root, self._depth):
             return self, index
         root = Subtree(None, self._root, Subtree(), self._root.occupied)
-        return RatchetTree(self.suite, root, self._depth + 1, self._made_index), LeafIndex(self.leaf_count)
+        wider = RatchetTree(self.suite, root, self._depth + 1, self._made_index, recorded=self._recorded)
+        return wider, LeafIndex(self.leaf_count)
 
     def set_path(self, index: LeafIndex, leaf: LeafNode, parents: Mapping[NodeIndex, ParentNode]) -> RatchetTree:
         """RFC 9420 7.5: a member's leaf and the nodes above it replaced; those not given become blank.
@@ -385,14 +392,38 @@ class RatchetTree:
                 stack.append((height - 1, 2 * position + 1, right, old_right))
         return changes
 
+    def hash_records(self) -> dict[bytes, bytes]:
+        """The tree's hashes for a store, beside its pieces; see :mod:`.hash_records`."""
+        return {name: record for name, record in self._hash_changes(None) if record is not None}
+
+    def hash_record_changes_since(self, old: RatchetTree) -> dict[bytes, bytes | None]:
+        """The records that differ from an older tree's, as :meth:`changes_since`; all, if the store lacks those."""
+        return {} if self is old else dict(self._hash_changes(old if old._recorded else None))
+
+    def _hash_changes(self, old: RatchetTree | None) -> Iterator[tuple[bytes, bytes | None]]:
+        wide = self._depth >= hash_records.LEAST_DEPTH
+        new = (self._root, self._depth) if wide else None
+        before = (old._root, old._depth) if old is not None and old._depth >= hash_records.LEAST_DEPTH else None
+        if new is before is None:
+            return
+        for node, place in hash_records.differing(new, before):
+            yield node.to_bytes(4, "big"), None if place is None else hash_records.record(self.suite, place)
+
     @classmethod
-    def restore(cls, suite: CipherSuite, pieces: Mapping[bytes, bytes]) -> RatchetTree:
+    def restore(
+        cls, suite: CipherSuite, pieces: Mapping[bytes, bytes], records: Mapping[bytes, bytes] = MappingProxyType({})
+    ) -> RatchetTree:
         """The tree from its pieces.
 
+        :param records: of its hashes; none, if the store is of before 0.2
         :raises InvalidError: they make up no tree
         """
-        nodes = StoredNodes({int.from_bytes(key, "big"): piece for key, piece in pieces.items()})
-        return cls(suite, nodes.root(), nodes.depth, None)
+        nodes = StoredNodes(
+            {int.from_bytes(key, "big"): piece for key, piece in pieces.items()},
+            {int.from_bytes(key, "big"): record for key, record in records.items()},
+        )
+        recorded = bool(records) or nodes.depth < hash_records.LEAST_DEPTH
+        return cls(suite, nodes.root(), nodes.depth, None, recorded=recorded)
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -403,25 +434,7 @@ class RatchetTree:
         return self._made_index
 
     def _nodes(self) -> Iterator[tuple[NodeIndex, AnyNode | bytes]]:
-        """All nodes that are not blank, from left to right; encoded with their type if nobody has decoded them."""
-        stack = [(self._root, self._depth, 0, False)]
-        while stack:
-            subtree, height, position, left_done = stack.pop()
-            if not subtree.occupied:
-                continue
-            if height and not left_done:
-                stored = subtree.stored()
-                if stored is not None:
-                    yield from stored
-                    continue
-                stack.append((subtree, height, position, True))
-                stack.append((subtree.children()[0], height - 1, 2 * position, False))
-                continue
-            held = subtree.held()
-            if held is not None:
-                yield node_at(height, position), held
-            if height:
-                stack.append((subtree.children()[1], height - 1, 2 * position + 1, False))
+        return nodes_below(Place(self._root, self._depth, 0))
 
     def _encoded(self) -> Iterator[tuple[NodeIndex, bytes]]:
         """All nodes that are not blank, with their type, from left to right."""

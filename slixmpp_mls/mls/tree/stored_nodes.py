@@ -10,6 +10,8 @@ as immutable as the rest of the tree, and a change makes ordinary subtrees above
     └── Y   (StoredSubtree) ──► StoredNodes: "L4 P9 L5 ..."
 
 Whoever walks over all nodes gets their octets, and nothing that is made on the way stays in memory.
+
+Tree hashes of wide trees come from :mod:`.hash_records`, as far as there are records for exactly these nodes.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from collections.abc import Iterator, Mapping
 from ...errors import InvalidError, PeerError
 from ..crypto.cipher_suite import CipherSuite
 from ..structures.parent_node import AnyNode, NodeType, node_codec
+from .hash_records import PART, recorded_hash
 from .subtree import Subtree, leaf_hash, node_at, parent_hash_of
 from .tree_math import NodeIndex, padded
 
@@ -33,11 +36,12 @@ class StoredNodes:
     :ivar depth: the level of the tree's root
     """
 
-    __slots__ = ("_begins", "_hashes", "_leaves", "_octets", "_places", "depth")
+    __slots__ = ("_begins", "_hashes", "_leaves", "_octets", "_places", "_records", "depth")
 
-    def __init__(self, pieces: Mapping[int, bytes]) -> None:
+    def __init__(self, pieces: Mapping[int, bytes], records: Mapping[int, bytes]) -> None:
         """
         :param pieces: each node that is not blank, with its type, by its index
+        :param records: of hashes (:mod:`.hash_records`), by the index of the subtree's root
         :raises InvalidError: the nodes are no ratchet tree
         """
         self._places = array("I", sorted(pieces))
@@ -57,7 +61,8 @@ class StoredNodes:
             raise InvalidError("a tree without members", "RFC 9420 12.4.3.3")
         self._octets = b"".join(parts)
         self.depth = (padded(self._places[-1] // 2 + 1) - 1).bit_length()
-        self._hashes: list[bytes] | None = None
+        self._records = records
+        self._hashes: dict[NodeIndex, bytes] = {}  # of parts, and of what is above them
 
     def root(self) -> Subtree:
         """All of the tree."""
@@ -71,8 +76,13 @@ class StoredNodes:
 
     def count(self, level: int, position: int) -> int:
         """How many nodes are not blank: a node and all below it."""
+        first, last = self._span(level, position)
+        return last - first
+
+    def _span(self, level: int, position: int) -> tuple[int, int]:
+        """Where a node and all below it stand in the tables."""
         first = bisect_left(self._places, position << (level + 1))
-        return bisect_left(self._places, ((position + 1) << (level + 1)) - 1, first) - first
+        return first, bisect_left(self._places, ((position + 1) << (level + 1)) - 1, first)
 
     def octets(self, place: NodeIndex) -> bytes | None:
         """One node with its type; None if it is blank."""
@@ -84,32 +94,49 @@ class StoredNodes:
     def below(self, level: int, position: int) -> Iterator[tuple[NodeIndex, bytes]]:
         """A node and all below it that are not blank, from left to right."""
         places, begins = self._places, self._begins
-        first = bisect_left(places, position << (level + 1))
-        for at in range(first, bisect_left(places, ((position + 1) << (level + 1)) - 1, first)):
+        for at in range(*self._span(level, position)):
             yield NodeIndex(places[at]), self._octets[begins[at] : begins[at + 1]]
 
     def tree_hash(self, suite: CipherSuite, level: int, position: int) -> bytes:
-        """RFC 9420 7.8.  The first question computes the hashes of all nodes, in one pass and without decoding them."""
-        if self._hashes is None:
-            self._hashes = self._hash_all(suite)
-        start, length = position * suite.hash_length, suite.hash_length
-        return self._hashes[level][start : start + length]
+        """RFC 9420 7.8.  Computed without decoding nodes, as far as no record tells it."""
+        if level < PART:
+            return self._hash_of_nodes(suite, level, position)
+        node = node_at(level, position)
+        known = self._hashes.get(node) or self._recorded(suite, level, position)
+        if known is None and level == PART:
+            known = self._hash_of_nodes(suite, level, position)
+        elif known is None:
+            octets = self.octets(node)
+            left = self.tree_hash(suite, level - 1, 2 * position)
+            right = self.tree_hash(suite, level - 1, 2 * position + 1)
+            known = parent_hash_of(suite, None if octets is None else octets[1:], left, right)
+        self._hashes[node] = known
+        return known
 
-    def _hash_all(self, suite: CipherSuite) -> list[bytes]:
-        held = dict(self.below(self.depth, 0))
+    def _recorded(self, suite: CipherSuite, level: int, position: int) -> bytes | None:
+        """The hash in a record that is about these nodes and no others."""
+        record = self._records.get(node_at(level, position))
+        if record is None:
+            return None
+        first, last = self._span(level, position)
+        return recorded_hash(
+            suite, record, self._places[first:last], self._octets[self._begins[first] : self._begins[last]]
+        )
+
+    def _hash_of_nodes(self, suite: CipherSuite, level: int, position: int) -> bytes:
+        held = dict(self.below(level, position))
         layer = []
-        for index in range(1 << self.depth):
+        for index in range(position << level, (position + 1) << level):
             leaf = held.get(NodeIndex(2 * index))
             layer.append(leaf_hash(suite, index, None if leaf is None else leaf[1:]))
-        layers = [b"".join(layer)]
-        for level in range(1, self.depth + 1):
+        for height in range(1, level + 1):
             below, layer = layer, []
-            for position in range(len(below) // 2):
-                parent = held.get(node_at(level, position))
+            first = position << (level - height)
+            for at in range(len(below) // 2):
+                parent = held.get(node_at(height, first + at))
                 encoded = None if parent is None else parent[1:]
-                layer.append(parent_hash_of(suite, encoded, below[2 * position], below[2 * position + 1]))
-            layers.append(b"".join(layer))
-        return layers
+                layer.append(parent_hash_of(suite, encoded, below[2 * at], below[2 * at + 1]))
+        return layer[0]
 
 
 _TYPES = bytes([NodeType.LEAF]), bytes([NodeType.PARENT])  # RFC 9420 appendix C: leaves have even indices

@@ -27,8 +27,8 @@ from ..tls import encode_varint
 from .tree_math import LeafIndex, NodeIndex
 
 __all__ = [
-    "Change", "Place", "Subtree", "covering_nodes", "leaf_hash", "node_at", "parent_hash_of", "parent_node_hash",
-    "resolution", "resolution_size", "rewrite", "size_without", "tree_hash",
+    "Change", "Place", "Subtree", "covering_nodes", "leaf_hash", "node_at", "nodes_below", "parent_hash_of",
+    "parent_node_hash", "resolution", "resolution_size", "rewrite", "size_without", "tree_hash",
 ]  # fmt: skip
 
 
@@ -115,6 +115,28 @@ class Place(NamedTuple):
     def above(self, leaf: LeafIndex) -> bool:
         """Whether a leaf is in the subtree."""
         return leaf >> self.level == self.position
+
+
+def nodes_below(place: Place) -> Iterator[tuple[NodeIndex, AnyNode | bytes]]:
+    """All nodes of a subtree that are not blank, from left to right; encoded, with their type, until somebody asks."""
+    stack: list[tuple[Subtree, int, int, bool]] = [(*place, False)]
+    while stack:
+        subtree, level, position, left_done = stack.pop()
+        if not subtree.occupied:
+            continue
+        if level and not left_done:
+            stored = subtree.stored()
+            if stored is not None:
+                yield from stored
+                continue
+            stack.append((subtree, level, position, True))
+            stack.append((subtree.children()[0], level - 1, 2 * position, False))
+            continue
+        held = subtree.held()
+        if held is not None:
+            yield node_at(level, position), held
+        if level:
+            stack.append((subtree.children()[1], level - 1, 2 * position + 1, False))
 
 
 def resolution(place: Place, without: Collection[LeafIndex] = frozenset()) -> list[tuple[NodeIndex, bytes]]:

@@ -16,7 +16,7 @@ from slixmpp_mls.mls.structures.credential import BasicCredential, type_of
 from slixmpp_mls.mls.structures.leaf_node import Capabilities, CommitSource, KeyPackageSource, LeafNode, Lifetime
 from slixmpp_mls.mls.structures.parent_node import AnyNode, ParentNode, RatchetTreeExtension
 from slixmpp_mls.mls.tls import encode_varint
-from slixmpp_mls.mls.tree import stored_nodes
+from slixmpp_mls.mls.tree import stored_nodes, subtree
 from slixmpp_mls.mls.tree.parent_hash import verify_parent_hashes
 from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
 from slixmpp_mls.mls.tree.stored_nodes import decoded as stored_nodes_decoded
@@ -425,3 +425,114 @@ def test_beyond_32768_leaves() -> None:
     assert changed.leaf_by_signature_key(fake_leaf(count + 1).signature_key) == last
     assert RatchetTree.decode(SUITE, changed.encode()).tree_hash() == changed.tree_hash()
     assert tree.remove(last).remove(LeafIndex(last - 1)).remove(LeafIndex(last - 2)).leaf_count == 2**15
+
+
+WIDE = RatchetTree.from_nodes(
+    SUITE, [None if index % 2 or index % 14 == 4 else fake_leaf(index) for index in range(2 * 300 - 1)]
+)
+"""A tree that is wide enough for records of its hashes; every seventh leaf is blank."""
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["add 1", "add 40", "add 300", "remove 1", "remove 60", "remove the right half", "path"]),
+        st.integers(0, 1000),
+        st.sampled_from(["written", "not written", "restarted", "restarted from a store of before"]),
+    ),
+    min_size=1,
+    max_size=10,
+)
+
+
+def step_of(tree: RatchetTree, operation: str, choice: int, number: int) -> RatchetTree:
+    verb, _, what = operation.partition(" ")
+    members = [index for index, _ in tree.members()]
+    at = members[choice % len(members)]
+    if verb == "add":
+        return tree.apply({}, (), [fake_leaf(10_000 * number + 1000 + each) for each in range(int(what))])[0]
+    if verb == "path":
+        key = b"%d-%d"
+        parents = {
+            node: ParentNode((key % (number, node)).ljust(32, b"."), b"", ())
+            for node, _ in tree.filtered_direct_path(at)
+        }
+        return tree.set_path(at, fake_leaf(10_000 * number), parents)
+    half = [index for index in members if index >= tree.leaf_count // 2]
+    gone = half if what == "the right half" else sorted(members, key=lambda index: index * (choice + 7) % 1009)
+    gone = gone if what == "the right half" else gone[: int(what)]
+    return tree.apply({}, gone, ())[0] if 0 < len(gone) < len(members) else tree
+
+
+@settings(max_examples=60, deadline=None)
+@given(STEPS)
+def test_records_of_hashes_in_histories(steps: list[tuple[str, int, str]]) -> None:
+    """They are written as differences, and tell a restarted client what it would have computed."""
+    tree = written = WIDE
+    stored, records = tree.pieces(), tree.hash_records()
+    for number, (operation, choice, after) in enumerate(steps, 1):
+        tree = step_of(tree, operation, choice, number)
+        expected = RatchetTree.restore(SUITE, tree.pieces()).tree_hash()  # without records
+        assert tree.tree_hash() == expected
+        if after == "not written":
+            continue
+        for kept, changes in (
+            (stored, tree.changes_since(written)),
+            (records, tree.hash_record_changes_since(written)),
+        ):
+            for name, value in changes.items():
+                if value is None:
+                    del kept[name]
+                else:
+                    kept[name] = value
+        assert stored == tree.pieces()
+        assert records == tree.hash_records()
+        if after == "restarted from a store of before":
+            records = {}
+        if after.startswith("restarted"):
+            tree = RatchetTree.restore(SUITE, stored, records)
+            assert tree.tree_hash() == expected
+        written = tree
+
+
+def test_a_restart_hashes_no_node_that_a_record_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the nodes in parts, only those beside the path of a change are hashed."""
+    stored, records = WIDE.pieces(), WIDE.hash_records()
+    assert len(records) == 300 // 16 + 1 + 3  # parts; then the blanks at their right, 16 + 64 + 128 leaves
+    hashed: list[int] = []
+    leaf_hash = subtree.leaf_hash
+
+    def counted(suite: CipherSuite, index: int, encoded: bytes | None) -> bytes:
+        hashed.append(index)
+        return leaf_hash(suite, index, encoded)
+
+    monkeypatch.setattr(stored_nodes, "leaf_hash", counted)
+    tree = RatchetTree.restore(SUITE, stored, records)
+    assert tree.tree_hash() == WIDE.tree_hash()
+    assert hashed == []
+    tree, expected = (each.remove(LeafIndex(40)) for each in (tree, WIDE))
+    assert tree.tree_hash() == expected.tree_hash()
+    assert sorted(hashed) == [index for index in range(32, 48) if index != 40]
+
+
+@pytest.mark.parametrize("of_before", [False, True])
+def test_a_record_of_other_nodes_tells_nothing(of_before: bool) -> None:
+    """Whatever was changed in the store without its record, the tree hash is that of what is there."""
+    stored, records = WIDE.pieces(), WIDE.hash_records()
+    later = WIDE.remove(LeafIndex(40)).add(fake_leaf(5000))[0].update(LeafIndex(290), fake_leaf(5001))
+    if of_before:  # records that were not written with the nodes
+        stored = later.pieces()
+        expected = later.tree_hash()
+    else:  # a node that is damaged
+        place = (2 * 40).to_bytes(4, "big")
+        stored[place] = stored[place][:-1] + bytes([stored[place][-1] ^ 1])
+        expected = RatchetTree.restore(SUITE, stored).tree_hash()
+        assert expected != WIDE.tree_hash()
+    assert RatchetTree.restore(SUITE, stored, records).tree_hash() == expected
+    short = {name: record[:-1] for name, record in records.items()}
+    assert RatchetTree.restore(SUITE, stored, short).tree_hash() == expected
+
+
+def test_small_trees_have_no_records() -> None:
+    small = WIDE.apply({}, [index for index, _ in WIDE.members() if index >= 100], ())[0]
+    assert small.leaf_count == 128
+    assert small.hash_records() == {}
+    assert small.hash_record_changes_since(WIDE) == dict.fromkeys(WIDE.hash_records())
+    assert WIDE.hash_record_changes_since(small) == WIDE.hash_records()
