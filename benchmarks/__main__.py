@@ -20,6 +20,7 @@ from . import joining, peers, report, restarting
 from . import suites as suite_costs
 from .core import Result, run
 from .imports import LATE, measure
+from .large import following
 from .large import growth as growth_of
 from .large import report as large_report
 from .large.run import KINDS, large_room, server_for
@@ -272,6 +273,27 @@ def growth(
         markdown.write_text(growth_of.markdown(growths))
     if not all(each.passes for each in growths):
         raise typer.Exit(1)
+
+
+@application.command()
+def commits(
+    members: Annotated[int, typer.Option(help="Of the group.")] = 1000,
+    count: Annotated[int, typer.Option(help="Commits.")] = 40,
+    server: Annotated[Server, typer.Option(help="Where the room is.")] = Server.EJABBERD,
+    profile: Annotated[Path | None, typer.Option(help="Write the receiver's profile (cProfile) here.")] = None,
+) -> None:
+    """Measure what a Commit costs through the whole plugin, in a group with a key in every parent node.
+
+    Example: `python -m benchmarks commits --members 1000`
+    """
+
+    async def measure(progress: Callable[[str], None]) -> following.Following:
+        async with server_for(KINDS[server]) as running:
+            return await following.measure(running, members, count, progress, profile)
+
+    with _progress() as progress:
+        costs = asyncio.run(measure(progress))
+    Console().print(following.sentence(costs))
 
 
 if __name__ == "__main__":

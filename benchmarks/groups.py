@@ -9,11 +9,13 @@ one for each leaf, which is what such a life leaves behind.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from immutables import Map
 
-from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite, HPKEPrivateKey
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite, HPKEPrivateKey, SignaturePrivateKey
 from slixmpp_mls.mls.group.commit_creation import CommitDraft
 from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.group.group_state import PublicState
@@ -24,7 +26,7 @@ from slixmpp_mls.mls.structures.credential import BasicCredential
 from slixmpp_mls.mls.structures.extensions import Extension
 from slixmpp_mls.mls.structures.framing import MLSMessage
 from slixmpp_mls.mls.structures.group_context import GroupContext
-from slixmpp_mls.mls.structures.leaf_node import Lifetime
+from slixmpp_mls.mls.structures.leaf_node import LeafNode, Lifetime
 from slixmpp_mls.mls.structures.proposals import Add
 from slixmpp_mls.mls.structures.welcome import Welcome
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, OwnLeaf, capabilities, create_key_package
@@ -102,20 +104,33 @@ def applied(group: object, staged: StagedCommit) -> Group:
 
 
 def full_group(
-    suite: CipherSuite, size: int, seats: tuple[int, ...], extensions: tuple[Extension, ...] = ()
+    suite: CipherSuite,
+    size: int,
+    seats: tuple[int, ...],
+    extensions: tuple[Extension, ...] = (),
+    *,
+    group_id: bytes = _GROUP_ID,
+    epoch: int = 7,
+    real: Mapping[int, tuple[LeafNode, SignaturePrivateKey]] = MappingProxyType({}),
 ) -> list[Group]:
-    """A group with a key in every parent node, as the members at these leaves see it."""
+    """A group with a key in every parent node, as the members at these leaves see it.
+
+    :param real: leaves that are given, and their signature keys
+    """
     supported = tuple(each.extension_type for each in extensions)
     bundles = [bundle(suite, number, supported) for number in range(size)]
-    tree = RatchetTree.single(suite, bundles[0].key_package.leaf_node)
-    tree, _ = tree.apply({}, (), [each.key_package.leaf_node for each in bundles[1:]])
+    people = [(each.key_package.leaf_node, each.signature_key) for each in bundles]
+    for number, each in real.items():
+        people[number] = each
+    tree = RatchetTree.single(suite, people[0][0])
+    tree, _ = tree.apply({}, (), [leaf for leaf, _ in people[1:]])
     keys: dict[NodeIndex, HPKEPrivateKey] = {}
-    for number, each in enumerate(bundles):
-        renewed = renew_path(tree, LeafIndex(number), each.key_package.leaf_node, each.signature_key, _GROUP_ID)
+    for number, (leaf, key) in enumerate(people):
+        renewed = renew_path(tree, LeafIndex(number), leaf, key, group_id)
         tree = renewed.tree
         keys.update(renewed.private.keys)
-    context = GroupContext(1, suite.id, _GROUP_ID, 7, tree.tree_hash(), os.urandom(suite.hash_length), extensions)
-    epoch = epoch_from_secret(suite, os.urandom(suite.hash_length))
+    context = GroupContext(1, suite.id, group_id, epoch, tree.tree_hash(), os.urandom(suite.hash_length), extensions)
+    begun = epoch_from_secret(suite, os.urandom(suite.hash_length))
     public = PublicState(context, tree, os.urandom(suite.hash_length), os.urandom(suite.hash_length))
     groups = []
     for seat in seats:
@@ -123,10 +138,10 @@ def full_group(
         groups.append(
             Group(
                 public=public,
-                secrets=epoch.secrets,
-                secret_tree=SecretTree.create(suite, epoch.encryption_secret, tree.leaf_count),
+                secrets=begun.secrets,
+                secret_tree=SecretTree.create(suite, begun.encryption_secret, tree.leaf_count),
                 private=TreeKEMPrivate(LeafIndex(seat), Map({node: keys[node] for node in path if node in keys})),
-                signature_key=bundles[seat].signature_key,
+                signature_key=people[seat][1],
             )
         )
     return groups

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import cProfile
 import logging
+import pickle
 import resource
 import time
 from collections.abc import Awaitable, Callable
@@ -11,11 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from slixmpp_mls.authentication import AcceptAll
+from slixmpp_mls.client.group.room_change import Membership
+from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.structures.leaf_node import LeafNode
 from slixmpp_mls.policy import RoomPolicy
 
+from ..groups import full_group
 from ..rooms import member
 from ..rooms.process import obey
 from .crowd import DEVICES, Crowd, account
+
+
+_TIMES = 9  # of each operation, of which the fastest counts: the others were disturbed
 
 
 class Client(member.Client):
@@ -27,6 +36,7 @@ class Client(member.Client):
         super().__init__()
         self._partial: float | None = None
         self._crowd: Crowd | None = None
+        self._profile: cProfile.Profile | None = None
         self.rejected: list[str] = []
 
     async def login(self, *arguments: Any, **named: Any) -> dict[str, float]:
@@ -74,6 +84,77 @@ class Client(member.Client):
             raise RuntimeError(f"not removed: {result.failed}")
         return {"removed": len(result), "epoch": group.epoch}
 
+    # --- a group that is there at once -----------------------------------------------------------
+
+    async def own_leaf(self, room: str) -> dict[str, str]:
+        """Our leaf, and its private signature key: for a group that another process of the benchmark makes."""
+        group = self.mls.room(room).group.mls
+        leaf = group.tree.member(group.own_index)
+        return {"leaf": leaf.encode().hex(), "key": group.signature_key.encode().hex()}
+
+    async def fill(self, room: str, members: int, other: dict[str, str], file: str) -> None:
+        """Put a group of so many into the place of that of two, with a key in every parent node.
+
+        :param other: what the second member's :meth:`own_leaf` says
+        :param file: for the second member's state
+        """
+        group = self.mls.room(room).group.mls
+        suite, context = group.suite, group.context
+        real = {
+            0: (group.tree.member(group.own_index), group.signature_key),
+            members - 1: (
+                LeafNode.decode(bytes.fromhex(other["leaf"])),
+                suite.import_signature_key(bytes.fromhex(other["key"])),
+            ),
+        }
+        extensions, epoch = context.extensions, context.epoch
+        own, second = full_group(
+            suite, members, (0, members - 1), extensions, group_id=context.group_id, epoch=epoch, real=real
+        )
+        Path(file).write_bytes(pickle.dumps(second.pieces()))  # noqa: ASYNC240  # nobody else waits
+        self._put(room, own)
+
+    async def take(self, room: str, file: str) -> None:
+        """Put the group of that file into the place of ours."""
+        pieces = pickle.loads(Path(file).read_bytes())  # noqa: ASYNC240  # our own, and nobody else waits
+        self._put(room, Group.restore(pieces.items()))
+
+    def _put(self, room: str, group: Group) -> None:
+        state = self.mls.room(room).group.room_state
+        with state.store.transaction() as transaction:
+            transaction.delete_prefix(state.spaces.group)
+            for name, value in group.pieces().items():
+                transaction.put(state.spaces.group, name, value)
+        before = state.require_member()
+        state._contents.membership = Membership.of(group.stored(), before.doubts, before.actions)
+
+    async def make_commit(self, room: str, file: str) -> None:
+        """A Commit of ours that nobody is sent, in a file."""
+        mls = self.mls.room(room).group.mls
+        Path(file).write_bytes(mls.commit(now=self._now()).commit)  # noqa: ASYNC240  # nobody else waits
+
+    async def follow_alone(self, room: str, file: str, times: int) -> float:
+        """Seconds of processor time, at the least, in which the protocol core follows that Commit."""
+        mls, commit = self.mls.room(room).group.mls, Path(file).read_bytes()  # noqa: ASYNC240  # likewise
+        costs = []
+        for _ in range(times):
+            begun = time.process_time()
+            mls.apply(mls.process(commit, now=self._now()), now=self._now())
+            costs.append(time.process_time() - begun)
+        return min(costs)
+
+    def _now(self) -> int:
+        return self.mls.context.clock.now
+
+    async def profile(self, file: str) -> None:
+        """From now on; the next call ends it, and writes to the file."""
+        if self._profile is None:
+            self._profile = cProfile.Profile(time.process_time)
+            self._profile.enable()
+        else:
+            self._profile.disable()
+            self._profile.dump_stats(file)
+
     # --- everybody -----------------------------------------------------------------------------
 
     async def joined(self, room: str) -> dict[str, Any]:
@@ -89,6 +170,10 @@ class Client(member.Client):
         """What members have to agree on."""
         group = self.mls.room(room)
         return {"epoch": group.epoch, "authenticator": group.epoch_authenticator.hex(), "rejected": self.rejected}
+
+    async def size(self, room: str) -> int:
+        """How many leaves are members."""
+        return len(self.mls.room(room).group.roster)
 
     async def lists(self, room: str) -> dict[str, float]:
         """Seconds of processor time: the list of all members with their levels of trust, and of all accounts."""
@@ -112,7 +197,7 @@ class Client(member.Client):
 
         async def measure(name: str, operation: Callable[[], Awaitable[object]]) -> None:
             times = []
-            for _ in range(3):
+            for _ in range(_TIMES):
                 begun = time.process_time()
                 await operation()
                 times.append(time.process_time() - begun)

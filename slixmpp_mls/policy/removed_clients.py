@@ -74,6 +74,7 @@ class RemovedClients(ExtensionContent):
     """The list of removed clients, oldest entry first."""
 
     TYPE: ClassVar[int] = REMOVED_CLIENTS
+    lasting: ClassVar[bool] = True
     clients: Annotated[tuple[RemovedClient, ...], Bounded(RemovedClient.codec, 0, MAX_REMOVED)] = ()
 
     def replaced_in(self, extensions: Extensions) -> tuple[Extension, ...]:

@@ -89,6 +89,7 @@ class RoomPolicy(ExtensionContent):
     """
 
     TYPE: ClassVar[int] = POLICY_TYPES[VERSION]
+    lasting: ClassVar[bool] = True
     room: Annotated[str, BARE_JID]
     administrators: Annotated[tuple[str, ...], Administrators()]
     may_add: _right = Right.ADMINISTRATORS

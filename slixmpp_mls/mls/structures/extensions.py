@@ -6,9 +6,10 @@ content of one.  `ratchet_tree` is declared beside the tree, in :mod:`slixmpp_ml
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from itertools import pairwise
-from typing import Annotated, ClassVar, Self, TypeVar
+from typing import Annotated, ClassVar, Self, TypeVar, cast
 
 from ...errors import InvalidError
 from ..registry import ExtensionType, credential_type, extension_type, proposal_type
@@ -51,10 +52,15 @@ Extensions = Annotated[tuple[Extension, ...], AtMost(MAX_EXTENSIONS)]
 
 
 class ExtensionContent(Struct):
-    """Base of the contents: structures that know the number under which they travel."""
+    """Base of the contents: structures that know the number under which they travel.
+
+    :cvar lasting: whether the same content usually stands in a GroupContext for many epochs, so that it is worth while
+        to remember what its octets decode to
+    """
 
     __slots__ = ()
     TYPE: ClassVar[int]
+    lasting: ClassVar[bool] = False
 
     def extension(self) -> Extension:
         """This content as an entry of an extension list."""
@@ -68,8 +74,17 @@ class ExtensionContent(Struct):
         """
         for extension in extensions:
             if extension.extension_type == cls.TYPE:
-                return cls.decode(extension.extension_data)
+                found = (_decoded_before if cls.lasting else _decoded)(cls, extension.extension_data)
+                assert isinstance(found, cls)
+                return found
         return None
+
+
+def _decoded(kind: type[ExtensionContent], data: bytes) -> ExtensionContent:
+    return kind.decode(data)
+
+
+_decoded_before = cast(Callable[[type[ExtensionContent], bytes], ExtensionContent], lru_cache(maxsize=64)(_decoded))
 
 
 @struct

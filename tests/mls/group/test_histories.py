@@ -17,6 +17,7 @@ After each step:
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, cast
 from unittest import TestCase
 
@@ -265,8 +266,12 @@ class Histories(RuleBasedStateMachine):
 
     # --- proposals ---------------------------------------------------------------------------
 
-    def propose(self, device: Device, made: tuple[bytes, Group]) -> None:
-        message, group = made
+    def propose(self, device: Device, make: Callable[[], tuple[bytes, Group]]) -> None:
+        group = device.group
+        own = [sent for sent in group.pending_proposals if sent.sender == MemberSender(group.own_index)]
+        if len(own) == group.parameters.member_proposal_limit:  # no member keeps more of one other
+            return
+        message, group = make()
         device.move(group)
         for each in self.others(device):
             each.hear(message)
@@ -274,12 +279,13 @@ class Histories(RuleBasedStateMachine):
     @rule(who=st.integers(0, 99), public=st.booleans())
     def proposes_update(self, who: int, public: bool) -> None:
         device = self.some(who)
-        self.propose(device, device.group.propose_update(now=NOW, public=public))
+        self.propose(device, lambda: device.group.propose_update(now=NOW, public=public))
 
     @rule(who=st.integers(0, 99), whom=st.integers(0, 99), public=st.booleans())
     def proposes_removal(self, who: int, whom: int, public: bool) -> None:
         device = self.some(who)
-        self.propose(device, device.group.propose(Remove(self.some(whom).group.own_index), now=NOW, public=public))
+        removal = Remove(self.some(whom).group.own_index)
+        self.propose(device, lambda: device.group.propose(removal, now=NOW, public=public))
 
     @precondition(lambda self: len(self.devices) > 3)
     @rule(who=st.integers(0, 99))
@@ -287,7 +293,7 @@ class Histories(RuleBasedStateMachine):
         device = self.some(who)
         waiting = [sent.sender for sent in device.group.pending_proposals if isinstance(sent.proposal, SelfRemove)]
         if MemberSender(device.group.own_index) not in waiting and len(waiting) < len(self.devices) - 2:
-            self.propose(device, device.group.propose(SelfRemove(), now=NOW))
+            self.propose(device, lambda: device.group.propose(SelfRemove(), now=NOW))
 
     @rule()
     def asks_to_join(self) -> None:
