@@ -23,7 +23,6 @@ from ..rooms import member
 from ..rooms.process import obey
 from .crowd import DEVICES, Crowd, account
 
-
 _TIMES = 9  # of each operation, of which the fastest counts: the others were disturbed
 
 
