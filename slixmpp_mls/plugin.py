@@ -235,6 +235,7 @@ class MLS(BasePlugin):
         self._told_of_certificate = False
         if self._starting is None or (self._starting.done() and self._starting.exception() is not None):
             self._session_started(event)
+        self._invitations.stream_resumed()
         if self._parts is not None:
             self._parts.rooms.stream_resumed()
 

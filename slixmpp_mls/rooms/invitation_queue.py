@@ -16,8 +16,9 @@ other.
 
 Invitations of several inviters to one room are independent: a false one does not stand in the way of a genuine one.
 
-An interrupted attempt is not a failed one.  Because a room might end the program, an attempt is counted before it is
-made; the first interruption causes no pause, each further one causes the pause of one failure less.
+An interrupted attempt is not a failed one, whether the program or the stream has ended; attempts go on with the next
+stream.  Because a room might end the program, an attempt is counted before it is made; the first interruption causes no
+pause, each further one causes the pause of one failure less.
 
 In the store: space ``invitation``, key: the room's bare JID, a slash, the inviter's bare JID (in stores of 0.1: the
 room's alone), value :class:`InvitationRecord`.
@@ -32,7 +33,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from ..errors import DeliveryError, MalformedError, MLSError
+from ..errors import DeliveryError, Disconnected, MalformedError, MLSError
 from ..identity.fair_share import displaced
 from ..mls.tls import Struct, opaque, struct, uint8, uint64
 from ..runtime import Tasks
@@ -83,6 +84,7 @@ class InvitationQueue:
     :param follow: for a room and an inviter, reads the room, where a group is, from an archive id on; raises
         DeliveryError if it does not let us in
     :param is_settled: whether no invitation to a room is of interest, because we are in its group
+    :param is_online: whether anybody can be asked now
     :param now: seconds since the Unix epoch
     """
 
@@ -94,6 +96,7 @@ class InvitationQueue:
         is_room: Callable[[str], Awaitable[bool]],
         follow: Callable[[str, str, str | None, bytes], Awaitable[object]],
         is_settled: Callable[[str], bool],
+        is_online: Callable[[], bool],
         now: Callable[[], int],
     ) -> None:
         self._store = store
@@ -101,6 +104,7 @@ class InvitationQueue:
         self._is_room = is_room
         self._follow = follow
         self._is_settled = is_settled
+        self._is_online = is_online
         self._now = now
         self._known: dict[bytes, InvitationRecord] | None = None  # what the store has, once it has been read
         self._news = asyncio.Event()
@@ -163,6 +167,10 @@ class InvitationQueue:
         if self._running is None or self._running.done():
             self._running = self._tasks.spawn(self._run(), "following invitations")
 
+    def went_online(self) -> None:
+        """Go on: there is a stream again."""
+        self._news.set()
+
     def close(self) -> None:
         """Stop starting attempts."""
         if self._running is not None:
@@ -183,6 +191,8 @@ class InvitationQueue:
 
         :returns: seconds until the next one is due; None: something else must happen before
         """
+        if not self._is_online():
+            return None
         now = self._now()
         for key, begun in list(self._begun.items()):
             self._begun[key] = recent = [time for time in begun if abs(now - time) < FIRST_PAUSE]
@@ -228,6 +238,8 @@ class InvitationQueue:
                 await self._follow(room, record.inviter.decode(), record.after.decode() or None, record.group)
             if self._records().get(key) == record:  # it has not been repeated meanwhile
                 self._forget(key)
+        except Disconnected:
+            log.info("following an invitation to %s is interrupted", room)
         except DeliveryError as error:
             log.info("an invitation to %s cannot be followed yet: %s", room, error)
             if self._records().get(key) == record:

@@ -117,6 +117,7 @@ class Invitations:
             is_room=self._is_room,
             follow=follow,
             is_settled=rooms.needs_no_invitation,
+            is_online=lambda: Stream.of(self._xmpp).online,
             now=lambda: context.now,
         )
         self._undecided = UndecidedInvitations(self._store, lambda: context.now)
@@ -132,6 +133,12 @@ class Invitations:
     def look_again(self) -> None:
         """Handle a new session: the archive holds the invitations that arrived meanwhile."""
         self._archive_read = False
+        self.stream_resumed()
+
+    def stream_resumed(self) -> None:
+        """Handle the resumption of the session on another connection: interrupted attempts are made again."""
+        if self._queue is not None:
+            self._queue.went_online()
 
     def session_under_way(self) -> None:
         """Handle a start within a session: the archive is read at once if our presence has been announced."""

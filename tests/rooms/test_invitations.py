@@ -14,7 +14,8 @@ import pytest
 from slixmpp_mls.delivery.archive import Entry, Page
 from slixmpp_mls.delivery.invitation import invitation
 from slixmpp_mls.delivery.muc_config import MUC
-from slixmpp_mls.errors import ArchiveGap, NoAnswer, NotPermitted
+from slixmpp_mls.delivery.stream import Stream
+from slixmpp_mls.errors import ArchiveGap, Disconnected, NoAnswer, NotPermitted
 from slixmpp_mls.mls.parameters import DAY
 from slixmpp_mls.rooms import invitations
 from slixmpp_mls.rooms.invitation_queue import (
@@ -46,6 +47,7 @@ class World:
         self.entered: list[tuple[str, str | None]] = []
         self.no_rooms: set[str] = set()
         self.silent = False
+        self.online = True
         self.refuses = False
         self.joins = True
         self.read: set[str] = set()
@@ -61,6 +63,8 @@ class World:
             await self.answer.wait()
         finally:
             self.under_way -= 1
+        if not self.online:
+            raise Disconnected(room)
         if self.silent:
             raise NoAnswer(room)
         return room not in self.no_rooms
@@ -83,6 +87,7 @@ class World:
             is_room=self.is_room,
             follow=self.follow,
             is_settled=self.read.__contains__,
+            is_online=lambda: self.online,
             now=lambda: self.now,
         )
         yield queue
@@ -255,6 +260,45 @@ async def test_an_interrupted_first_attempt_is_made_again_at_once() -> None:
         await until(lambda: world.entered == [("r@rooms.example", "x1")])
 
 
+async def test_a_stream_that_breaks_interrupts_an_attempt_and_delays_it_no_longer() -> None:
+    """Somebody adds us just before our server restarts: we follow as soon as it is back, not after a minute."""
+    world = World()
+    world.answer.clear()
+    async with world.queue() as queue:
+        queue.start()
+        queue.add("r@rooms.example", STRANGER, "x1", GROUP)
+        queue.add("s@rooms.example", "alice@a.example", "x2", GROUP)
+        await until(lambda: world.under_way == 2)
+        world.online = False
+        world.answer.set()
+        await until(lambda: not queue._under_way)
+        await soon()
+        assert len(world.asked) == 2  # nothing is tried without a stream
+        assert {record.due for record in queue.waiting().values()} == {world.now}
+        world.online = True
+        queue.went_online()
+        await until(lambda: not queue.waiting())
+        assert {room for room, _ in world.entered} == {"r@rooms.example", "s@rooms.example"}
+
+
+async def test_a_stream_that_breaks_again_and_again_is_no_way_to_ask_again_and_again() -> None:
+    world = World()
+    async with world.queue() as queue:
+        queue.start()
+        for _ in range(5):
+            world.answer.clear()
+            world.online = True
+            queue.went_online()
+            if not world.asked:
+                queue.add("r@rooms.example", STRANGER, "x1", GROUP)
+            await soon()
+            world.online = False
+            world.answer.set()
+            await until(lambda: not queue._under_way)
+        assert len(world.asked) == 2
+        assert queue.waiting()["r@rooms.example", STRANGER].due == world.now + 60
+
+
 async def test_invitations_of_two_inviters_are_independent() -> None:
     """A false invitation that waits for its next attempt does not delay a genuine one."""
     world = World()
@@ -400,6 +444,7 @@ async def followed_by(
     monkeypatch.setattr(invitations, "features", described)
     monkeypatch.setattr(invitations, "Archive", Archive)
     monkeypatch.setattr(dave.rooms, "follow_invitation", follow)
+    Stream.of(dave.xmpp).online = True
     listening = invitations.Invitations(dave.xmpp, dave.context.tasks, None, ready)
     try:
         for address in ("person@p.example", room, room):

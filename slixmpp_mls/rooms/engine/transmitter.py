@@ -14,8 +14,9 @@ clients to send less.  So a sent message, while we stay in the room, ends in one
 A Commit that no stanza holds is uploaded first; if that fails for good, it counts as refused.
 
 While anything is held, a new message queues behind it, and held messages go out in the order of the outbox.  So the
-order of a member's messages is kept, but for those in transit when the room refuses the first one: if it accepts a later
-one of these, that one comes first.  To prevent it, each message would have to wait for the reflection of the one before.
+order of a member's messages is kept, but for those in transit when the room refuses the first one: if it accepts a
+later one of these, that one comes first.  To prevent it, each message would have to wait for the reflection of the one
+before.
 
 Leaving the room, for whatever reason, ends all this: after we enter it again, the whole outbox is sent again
 (:mod:`.sender`).
