@@ -10,6 +10,12 @@ Then there are several rooms, and the one with the smallest group id counts, equ
 read as before, so no message there is lost; ``mls_conversation_merged`` reports them.  New messages should go to the
 room that counts, which :meth:`Conversations.open` returns.
 
+*Nobody diverts a conversation.*  Whoever makes a group chooses its id.  A server that lists a device of its own for one
+of the two accounts could make a conversation with a small one, without that account's other devices.  So a conversation
+takes the place of the one that has counted only if it brings no client, and no key, that is not in that one.  A new
+device is in both as soon as it has been let in.  Nor does a conversation count while the Authentication Service vouches
+for none of the other account's clients in it.
+
 *Whoever wants to talk accepts the other's invitation.*  An application may leave invitations undecided
 (:mod:`.undecided_invitations`).  If there is no conversation yet, those of the other account are followed before a new
 room is made; otherwise each side would talk in a room of its own, and not read the other's.
@@ -19,7 +25,8 @@ room is made; otherwise each side would talk in a room of its own, and not read 
 *No empty conversation.*  No room is made for an account without usable KeyPackages.  If no device can be added in the
 end, the room is destroyed.  The name of a room is stored before the room is made, so an interrupted attempt continues.
 
-In the store: space ``conversation``, key account, value the bare JID of the room that is being made.
+In the store: space ``conversation``, key account, value the bare JID of the room that is being made; and space
+``conversation_counts``, key account, value the bare JID of the room that has counted.
 """
 
 from __future__ import annotations
@@ -37,12 +44,14 @@ from ..errors import DowngradeSuspected, NobodyReachable, UsageError
 from ..identity import typed_address
 from ..policy import RoomPolicy
 from ..runtime import Context
+from .alternate_venue import strangers_to
 from .encrypted_room import EncryptedRoom
 from .registry import Rooms
 
 __all__ = ["ConversationMerged", "Conversations"]
 
 _SPACE = "conversation"
+_COUNTS = "conversation_counts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +94,31 @@ class Conversations:
         """The conversation that counts, by the other account's bare JID."""
         found: dict[str, list[EncryptedRoom]] = {}
         for room in self._rooms.all.values():
-            if room.partner is not None and room.is_member:
-                found.setdefault(room.partner, []).append(room)
-        return {account: min(rooms, key=_group_id) for account, rooms in sorted(found.items())}
+            account = room.partner
+            if account is not None and _is_with(room, account):
+                found.setdefault(account, []).append(room)
+        return {account: self._counting(account, rooms) for account, rooms in sorted(found.items())}
+
+    def _counting(self, account: str, rooms: list[EncryptedRoom]) -> EncryptedRoom:
+        """The one that counts of some conversations with an account; see the module."""
+        if len(rooms) == 1:
+            return rooms[0]
+        with self._context.device.store.transaction() as transaction:
+            value = transaction.get(_COUNTS, account.encode())
+        before = next((room for room in rooms if room.jid.encode() == value), None)
+        before = before or min(rooms, key=lambda room: (room.group.room_state.record.joined, _group_id(room)))
+        view = before.group.room_state.require_member().view
+        same = [room for room in rooms if room is before or not strangers_to(view, room.group)]
+        return min(same, key=_group_id)
+
+    def _note_counting(self, account: str) -> EncryptedRoom | None:
+        """Have the conversation that counts now stay the one that counts; return it, if there is one."""
+        room = self.all.get(account)
+        if room is not None:
+            with self._context.device.store.transaction() as transaction:
+                if transaction.get(_COUNTS, account.encode()) != room.jid.encode():
+                    transaction.put(_COUNTS, account.encode(), room.jid.encode())
+        return room
 
     async def open(self, account: str, service: str | None = None) -> EncryptedRoom:
         """See :meth:`MLS.conversation`."""
@@ -104,7 +135,7 @@ class Conversations:
                 room = await self._make(account, service)
             if not room.group.roster.has(account):
                 await self._bring_in(account, room)
-            return self.all.get(account, room)
+            return self._note_counting(account) or room
 
     async def is_room(self, address: str) -> bool:
         """See :meth:`MLS.is_room`."""
@@ -167,12 +198,19 @@ class Conversations:
         account = None if room is None else room.partner
         if account is None:
             return
-        rooms = [each for each in self._rooms.all.values() if each.partner == account and each.is_member]
-        rooms.sort(key=_group_id)
-        if len(rooms) > 1:
-            merged = ConversationMerged(account, rooms[0].jid, tuple(each.jid for each in rooms[1:]))
-            self._context.fire("mls_conversation_merged", merged)
+        counting = self._note_counting(account)
+        rooms = sorted((each for each in self._rooms.all.values() if each.partner == account), key=_group_id)
+        if counting is not None and len(rooms) > 1:
+            others = tuple(each.jid for each in rooms if each is not counting)
+            self._context.fire("mls_conversation_merged", ConversationMerged(account, counting.jid, others))
 
 
 def _group_id(room: EncryptedRoom) -> bytes:
     return room.group.mls.group_id
+
+
+def _is_with(room: EncryptedRoom, account: str) -> bool:
+    """Whether a conversation has, if any client of the account, one because of which we are not silent there."""
+    roster, doubts = room.group.roster, room.group.members.doubts
+    clients = [roster.at(leaf) for leaf in roster.leaves_of(account)]
+    return not clients or any((doubt := doubts.get(client)) is None or not doubt.silences for client in clients)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import Any
 
 import pytest
 
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import NobodyReachable, NotPermitted, PolicyViolation, RoomUnsuitable, UsageError
+from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
 from slixmpp_mls.rooms.conversations import ConversationMerged
 
 from .people import SECONDS, Cast, Person
@@ -81,6 +84,46 @@ async def test_both_begin_at_once(server: DevServer, cast: Cast, monkeypatch: py
     await bob.say("said in the other", rooms[1])
     await bob.hears("said in the one")
     await alice.hears("said in the other")
+
+
+async def test_nobody_diverts_a_conversation(server: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
+    """mls, "Talk Between Two": a device that a server has listed makes a conversation with the smallest group id.
+
+    It counts when the device has been let into the one that has counted.
+    """
+    alice, bob = [await cast.person(server, name) for name in ("alice", "bob")]
+    room = await conversation(alice, bob)
+    assert await found(bob, alice) == room
+    listed = await cast.person(server, bob.jid)
+    make = Group.create
+
+    def smallest(_: type[Group], own: KeyPackageBundle, __: bytes, /, **options: Any) -> Group:
+        return make(own, bytes(32), **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Group, "create", classmethod(smallest))
+        other = await conversation(listed, alice)
+    assert other != room
+    merged = [await person.next("mls_conversation_merged") for person in (alice, bob)]
+    assert [(each.room, each.others) for each in merged] == [(room, (other,))] * 2
+    assert await conversation(alice, bob) == await conversation(bob, alice) == room
+    await alice.say("By the pricking of my thumbs", await conversation(alice, bob))
+    await bob.hears("By the pricking of my thumbs")
+    await alice.log_out()
+    await alice.connect()
+    await alice.joined(other)
+    await alice.joined(room)
+    assert await conversation(alice, bob) == room
+    assert listed.got("mls_message") == []
+
+    await bob.mls.devices.admit(listed.mls.device_id)
+    await until_counts(other, alice, bob)
+    await until_counts(other, bob, alice)
+    await until_counts(other, listed, alice)
+
+
+async def until_counts(room: str, person: Person, partner: Person) -> None:
+    await person.until(lambda: person.mls.conversations[partner.account].jid == room)
 
 
 async def test_an_undecided_invitation_is_accepted_by_opening_the_conversation(server: DevServer, cast: Cast) -> None:
