@@ -113,18 +113,24 @@ class FakeDevices(_Node, DeviceDirectory):  # type: ignore[misc]
 
 
 class Service(DeviceListService):
-    """Lists our device, and vouches for everybody but those in `denied`.
+    """Lists our device, and vouches for everybody but those in `denied`; of those in `unknown` it cannot tell.
 
     :ivar asked: whom it was asked about
     """
 
     denied: set[ClientIdentity]
+    unknown: set[ClientIdentity]
     asked: list[ClientIdentity]
 
     async def validate(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Verdict]:
         clients = [ClientIdentity.from_leaf(leaf) for leaf in leaves]
         self.asked += clients
-        return [Verdict.invalid("no-device", f"{each} is denied") if each in self.denied else VALID for each in clients]
+        return [self._verdict(each) for each in clients]
+
+    def _verdict(self, client: ClientIdentity) -> Verdict:
+        if client in self.denied:
+            return Verdict.invalid("no-device", f"{client} is denied")
+        return Verdict.unknown("unreachable", f"of {client} nothing is known") if client in self.unknown else VALID
 
 
 class Client:
@@ -143,7 +149,7 @@ class Client:
         world = self.world
         node = FakeDevices(self.xmpp, self.devices)
         self.service = Service(node, clock=lambda: float(world.now))
-        self.service.denied, self.service.asked = set(), []
+        self.service.denied, self.service.unknown, self.service.asked = set(), set(), []
         self.context = Context(
             xmpp=self.xmpp,
             device=person.device,

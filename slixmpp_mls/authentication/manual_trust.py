@@ -16,8 +16,9 @@ replaced by its own holder             anything                    that
 known as another device's              anything                    ``INVALID`` (``other-device``)
 neither; another key of this device    anything                    ``INVALID`` (``key-changed``)
 is verified
-neither, met before any other key of   not ``INVALID``             ``UNKNOWN`` (``not-verified``), by the rule
+neither, met before any other key of   ``VALID``                   ``UNKNOWN`` (``not-verified``), by the rule
 this account was verified                                          for unverified keys
+the same                               ``UNKNOWN``                 that
 neither, met later than that           not ``INVALID``             ``INVALID`` (``not-verified``), by that rule
 neither                                anything                    that
 =====================================  ==========================  ======================================
@@ -107,5 +108,5 @@ class ManualTrust(KeyRecordingService):
         text = f"{client} has not been verified, unlike others of its account"
         first = min(one.since for one in verified if one.source is not Source.SELF)
         if self._unverified is NewDeviceRule.ASK or key.since < first:
-            return Verdict.unknown("not-verified", text)
+            return Verdict.unknown("not-verified", text) if vouched.is_valid else vouched
         return Verdict.invalid("not-verified", text)

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from slixmpp_mls.client import GroupChanged, Incoming, MemberDoubted, MessageReceived, Rejected
+from slixmpp_mls.client import GroupChanged, Incoming, MemberDoubted, MessageReceived, Rejected, RoomGroup
 from slixmpp_mls.client.group.certainty import UnsureReason
 from slixmpp_mls.client.group.placement import Placement
 from slixmpp_mls.client.group.resumption_psks import Awaited
 from slixmpp_mls.client.storage.doubts import NOT_ASKED, Doubt
 from slixmpp_mls.delivery import RoomStanza, Stream
-from slixmpp_mls.errors import TransferFailed
+from slixmpp_mls.errors import NotVouchedFor, TransferFailed
 from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateMessage
 from slixmpp_mls.rooms.engine import blob_fetching, reader
 from slixmpp_mls.rooms.engine.blob_fetching import FAILURES, FAILURES_OF_ONE
@@ -28,7 +28,7 @@ from slixmpp_mls.stanza.elements import Commit, WelcomeLocation
 from slixmpp_mls.stanza.locations import WelcomePlace
 from slixmpp_mls.testing import FaultyStore, Participant, World
 
-from ..client.people import ALICE, BOB, DAVE, three
+from ..client.people import ALICE, BOB, DAVE, again, three
 from .people import Parts, until
 
 
@@ -215,6 +215,40 @@ async def test_a_welcome_by_somebody_who_is_denied_makes_us_ask_about_nobody_els
     assert eve.group.is_member
     assert eve.service.asked[0] == inviter  # alone, before the others
     assert carol.device.identity in eve.service.asked
+
+
+async def test_who_is_let_in_by_somebody_unknown_is_silent_until_it_is_known_who_that_is() -> None:
+    """mls, "Authenticating Devices": nobody whom we know has chosen who is in the group; a name is no proof."""
+    world, _, bob, carol = reading()
+    dave, eve = Reading(world.person(DAVE)), Reading(world.person("eve@e.example"))
+    dave.service.unknown.add(bob.device.identity)
+    eve.service.unknown.add(carol.device.identity)  # bob has chosen her
+    bob.commit(*bob.adding(DAVE), *bob.adding("eve@e.example"))
+    world.room.deliver_all()
+    for each in (dave, eve):
+        await each.reader.take_all(each.stanzas())
+        assert each.group.is_member
+    assert not eve.group.sending.silenced
+    assert dave.group.sending.silenced
+    with pytest.raises(NotVouchedFor):
+        dave.group.sending.compose(b"to whom?", later=True)
+    assert RoomGroup(dave.person.device, world.room.jid).sending.silenced  # after a restart
+    dave.service.unknown.clear()
+    await dave.checks.look_again()
+    assert not dave.group.sending.silenced
+
+
+async def test_who_comes_back_to_members_that_it_knows_is_not_silenced() -> None:
+    """mls-recovery, "Which GroupInfo": the state that it knows shows whose the inviter's key is."""
+    world, alice, bob, _ = reading()
+    alice.service.unknown.add(bob.device.identity)
+    alice.group.lifecycle.give_up("says the test")
+    bob.commit(*bob.removing(ALICE), *again(bob, alice.person))
+    world.room.deliver_all()
+    await alice.reader.take_all(alice.stanzas())
+    assert alice.group.is_member
+    assert alice.group.members.doubts
+    assert not alice.group.sending.silenced
 
 
 async def test_messages_go_on_when_the_member_in_doubt_has_gone() -> None:

@@ -17,7 +17,7 @@ from slixmpp_mls.rooms.engine.rejoin import Rejoiner, group_in
 from slixmpp_mls.rooms.engine.transmitter import Transmitter
 from slixmpp_mls.testing import Participant, World
 
-from ..client.people import ALICE, BOB, three
+from ..client.people import ALICE, BOB, CAROL, three
 from .people import Parts, soon, until
 
 
@@ -132,3 +132,25 @@ async def test_the_archive_says_whether_there_is_a_group() -> None:
     world, _, bob = lost()
     assert await group_in(bob.muc.archive) == world.people[0].group.mls.group_id
     assert await group_in(Parts(World().person(ALICE)).muc.archive) is None
+
+
+@pytest.mark.parametrize("answer", ["unknown", "denied"])
+async def test_a_signer_for_whom_nobody_vouches_leads_nobody_in(answer: str) -> None:
+    """mls-recovery, "Which GroupInfo": anybody can make up a state; who was never in knows no key."""
+    world = World()
+    policy = replace(world.open_policy(ALICE), external_joins=ExternalJoins.ANYBODY)
+    alice, _ = world.group(ALICE, BOB, policy=policy)
+    alice.commit()
+    world.settle()
+    carol = Returning(world.person(CAROL))
+    getattr(carol.service, answer).add(alice.device.identity)
+    with pytest.raises(NoGroupInfo) as caught:
+        await asyncio.wait_for(carol.rejoiner.join_externally(), 60)
+    assert any(str(alice.device.identity) in reason for reason in caught.value.reasons)
+    assert not carol.muc.sent
+    getattr(carol.service, answer).clear()
+    joining = asyncio.create_task(carol.rejoiner.join_externally())
+    await until(lambda: carol.muc.sent)
+    carol.read()
+    await asyncio.wait_for(joining, 60)
+    assert carol.group.is_member

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from slixmpp_mls.client import Rejected
 from slixmpp_mls.delivery import Stream
 from slixmpp_mls.errors import MalformedError, NotPermitted, TransferFailed, UsageError
 from slixmpp_mls.rooms.content import seal_body
@@ -15,7 +16,7 @@ from slixmpp_mls.rooms.engine import whole_tree
 from slixmpp_mls.stanza.blob import BlobReference
 from slixmpp_mls.testing import Participant, World
 
-from ..client.people import ALICE, BOB, CAROL
+from ..client.people import ALICE, BOB, CAROL, own_group
 from ..client.test_partial import add_with_tree_elsewhere
 from .people import Bot, soon, until
 
@@ -235,6 +236,46 @@ async def test_who_is_removed_and_added_again_needs_no_old_tree(scene: Scene) ->
     said(scene.bob, "Fair is foul")
     scene.world.room.deliver_all()
     await until(lambda: scene.carol.texts == ["Fair is foul"])
+
+
+async def test_who_is_let_in_by_somebody_unknown_does_not_join_before_the_tree_is_there(scene: Scene) -> None:
+    """mls, "Large Groups": a partial member could send to a stranger that has let it in by a name."""
+    scene.carol.service.unknown.add(scene.alice.device.identity)
+    entering = asyncio.create_task(scene.carol.rooms.follow(scene.world.room.jid, None))
+    await until(lambda: scene.web.asked)
+    assert not scene.carol.room.partial
+    scene.web.open.set()
+    await scene.full()
+    await entering
+    assert scene.carol.got("mls_joined_partially") == []
+    assert scene.carol.room.group.sending.silenced
+
+
+@pytest.mark.parametrize("answer", ["unknown", "denied"])
+async def test_a_name_leads_no_partial_member_away(scene: Scene, answer: str) -> None:
+    """mls, "Large Groups": of an administrator we know no key; its name is no reason to delete the group's state."""
+    await scene.enter()
+    scene.world.web.clear()
+    scene.web.open.set()
+    scene.alice.commit()
+    scene.world.settle()
+    last = scene.world.room.archive()[-1].archive_id
+    await until(lambda: scene.carol.room.group.cursor == last)  # read on without the tree
+    impostor = scene.world.person(ALICE)
+    getattr(scene.carol.service, answer).add(impostor.device.identity)
+    own_group(scene.world, impostor, scene.alice, scene.person, scene.alice.group.mls.group_id, epoch=7)
+    scene.world.room.deliver_all()
+    rejected = await _rejected(scene)
+    assert "in the name of" in str(rejected.error) or "is denied" in str(rejected.error)
+    assert scene.carol.room.partial
+    assert scene.carol.room.accounts == [ALICE, CAROL]
+
+
+async def _rejected(scene: Scene) -> Rejected:
+    await until(lambda: scene.carol.got("mls_rejected"))
+    (rejected,) = scene.carol.got("mls_rejected")
+    assert isinstance(rejected, Rejected)
+    return rejected
 
 
 async def test_a_restart_fetches_the_tree_again(scene: Scene) -> None:

@@ -48,6 +48,7 @@ class Incoming:
     :ivar fetched: the content of blobs that it refers to, as far as :attr:`Step.fetch` has asked for them
     :ivar tombstone: whether it is the tombstone of a retracted stanza (XEP-0424, XEP-0425)
     :ivar checked: the result of what :attr:`Step.check` has asked for
+    :ivar whole: whether we do not join before we have the ratchet tree
     """
 
     archive_id: str
@@ -62,6 +63,7 @@ class Incoming:
     fetched: Mapping[BlobReference, bytes] = field(default_factory=dict, repr=False)
     tombstone: bool = False
     checked: CheckedWhole | None = field(default=None, repr=False)
+    whole: bool = False
 
     def with_blob(self, place: BlobReference, content: bytes) -> Incoming:
         """The same stanza, after a blob of it has been fetched."""
@@ -70,6 +72,10 @@ class Incoming:
     def with_checked(self, checked: CheckedWhole) -> Incoming:
         """The same stanza, after the ratchet tree of its Welcome has been verified."""
         return replace(self, checked=checked)
+
+    def with_whole_tree(self) -> Incoming:
+        """The same stanza, by whose Welcome we join only with the whole tree."""
+        return replace(self, whole=True)
 
 
 @dataclass(frozen=True, slots=True)

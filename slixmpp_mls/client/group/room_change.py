@@ -19,6 +19,8 @@ from ...mls.crypto.cipher_suite import SignaturePrivateKey
 from ...mls.group.group import Group
 from ...mls.group.staging import StagedCommit
 from ...mls.partial import PartialGroup
+from ...mls.structures.leaf_node import LeafNode
+from ...mls.tree.tree_math import LeafIndex
 from ...policy import GroupView, RoomPolicy
 from ...policy.later_state import KnownState
 from ...policy.roster import Roster
@@ -121,6 +123,11 @@ class PartialMembership:
     def location(self) -> BlobReference:
         """Where the ratchet tree is."""
         return BlobReference.decode(self.whole_tree.location)
+
+    @property
+    def inviter(self) -> LeafNode:
+        """The leaf of who has let us in; beside ours, the only one that we know."""
+        return self.group.tree.member(LeafIndex(self.whole_tree.inviter))
 
     @property
     def set_aside(self) -> bool:

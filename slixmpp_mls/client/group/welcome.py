@@ -256,7 +256,8 @@ class Welcomes:
         if location is not None and location.size > tree_limit(policy.max_members):
             raise InvalidError(f"a ratchet tree of {location.size} octets, which its policy does not allow", _LARGE)
         if location is not None and location not in incoming.fetched:
-            if outside and partial is None and self._state.known() is None and not policy.conversation:
+            early = outside and partial is None and not incoming.whole
+            if early and self._state.known() is None and not policy.conversation:
                 step = self._examine_proofs(incoming, welcome, bundle, others, info, policy, location)
                 if step is not None:
                     return step
@@ -394,9 +395,11 @@ class Welcomes:
     def _check_known(partial: PartialMembership, inviter: ClientIdentity, key: bytes) -> None:
         """Judge who lets us in by what a partial member knows: its inviter's key, and the policy.
 
+        A name is no proof: the caller asks the Authentication Service whether an administrator's leaf is the account's.
+
         :raises InvalidError: it is neither the inviter nor, by its name, an administrator
         """
-        leaf = partial.group.tree.member(partial.whole_tree.inviter)
+        leaf = partial.inviter
         same = (ClientIdentity.from_leaf(leaf), leaf.signature_key) == (inviter, key)
         if not same and inviter.account not in partial.policy.administrators:
             raise InvalidError("a Welcome by nobody whom we know, before we have the group's tree", _RULES)

@@ -13,8 +13,9 @@ RFC 9750 6.5 leaves to applications:
   group continues meanwhile; otherwise anybody could silence a group by retracting a device.  A leaf that our own
   user refuses has not lapsed: nothing is encrypted for the group from then on.
 - The service *cannot tell*.  The doubt is reported, and the service is asked again later.  A leaf that entered at its
-  own client's request, without replacing an older leaf with the same key, was selected by no member.  Nothing is
-  encrypted for the group while the service cannot tell who that is.
+  own client's request, without replacing an older leaf with the same key, was selected by no member.  Neither was the
+  signer of the Welcome by which we have joined, if we know its key from nowhere.  Nothing is encrypted for the group
+  while the service cannot tell who that is.
 
 *Order, not time.*  A message is doubtful if its sender is doubtful when the message is read, whatever its time stamp.
 The archive sets the time stamp, so a server could backdate messages of a stolen device.
@@ -33,10 +34,12 @@ from ...mls.group.commit_effects import Effects
 from ...mls.structures.framing import NewMemberCommitSender, NewMemberProposalSender
 from .records import DoubtRecord
 
-__all__ = ["NOT_ASKED", "Doubt", "Doubts"]
+__all__ = ["IDENTIFIED", "NOT_ASKED", "Doubt", "Doubts"]
 
 NOT_ASKED = "not-asked"  # others have named too many accounts at once; asked before a message of it is shown
 REFUSED = "refused"  # the reason of a person, see :class:`~slixmpp_mls.authentication.Verdict`
+IDENTIFIED = frozenset({"not-verified", "no-revocation-list"})
+"""Reasons of a service that cannot tell whether a leaf is valid, although it can tell whose it is."""
 _UNKNOWN, _DENIED, _UNINVITED = range(3)  # in the store
 _MAX_TEXT = 500  # octets; a service's text may contain text from servers
 
@@ -52,7 +55,8 @@ class Doubt:
     :ivar text: the reason, human-readable
     :ivar since: seconds since the Unix epoch
     :ivar lapsed: whether the service had vouched for it before
-    :ivar uninvited: whether it entered at its own request and the service has never been able to tell who it is
+    :ivar uninvited: whether it entered at its own request, or has let us in, and the service has never been able to
+        tell who it is
     """
 
     client: ClientIdentity

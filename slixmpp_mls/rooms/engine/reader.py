@@ -21,13 +21,14 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...client import Doubt, Event, Incoming, Step, WholeTree
-from ...client.group.actions import Enter, Ignore, MoveOn, Read, Remember, Sent
+from ...client.group.actions import Enter, Ignore, JoinPartially, MoveOn, Read, Remember, Sent
 from ...client.group.resumption_psks import Awaited
 from ...client.group.tree_check import CheckedWhole, TreeCheck
+from ...client.storage.doubts import IDENTIFIED
 from ...delivery import RoomStanza
 from ...delivery.archive import is_tombstone
 from ...errors import DeliveryError, InvalidError, MalformedError, PeerError, StoreError
@@ -132,7 +133,6 @@ class Reader:
             await self._read_again()
             return False
         incoming = step.incoming
-        refusal: PeerError | None = None
         while step.needs_tree:
             await self._whole_tree.until_readable()
             step = await self._examine(incoming)
@@ -146,7 +146,36 @@ class Reader:
         if step.awaits is not None:
             await self._reached(step.awaits)
             step = await self._examine(incoming)
-        while (step.fetch is not None or step.check is not None) and refusal is None:
+        unknown: list[Doubt] = []
+        step, refusal = await self._complete(step, stanza)
+        if refusal is None:
+            denial, unknown = await self._judge_inviter(step)
+            if unknown and isinstance(step.action, JoinPartially):
+                # A partial member has no doubts that keep it from sending: it waits for the tree.
+                step, refusal = await self._complete(await self._examine(step.incoming.with_whole_tree()), stanza)
+            if step.incoming.fetched and refusal is None and (denial is not None or isinstance(step.action, Ignore)):
+                self._blobs.was_in_vain(stanza)
+            refusal = refusal or denial
+        doubts = [] if refusal is not None else await self._judge(step, unknown)
+        if step.leaves and isinstance(step.action, Remember):
+            # Our own sending may have changed the state before the answer arrived.
+            step = await self._examine(step.incoming)
+        silenced = self._group.sending.silenced
+        self._on_steps([Taken(stanza, step, await self._accept(step, doubts, refusal))])
+        if doubts and self._parts.progress.live.is_set():
+            self._parts.spawn(self._checks.act(), "acting on doubts")
+            self._checks.ask_on()
+        if silenced:
+            self._checks.resume()
+        return True
+
+    async def _complete(self, step: Step, stanza: RoomStanza) -> tuple[Step, PeerError | None]:
+        """Get what a stanza says is elsewhere, and verify its large tree.
+
+        :returns: the meaning of the stanza with it, and why it cannot be had
+        """
+        incoming = step.incoming
+        while step.fetch is not None or step.check is not None:
             if step.check is not None:
                 incoming = incoming.with_checked(await self._check(step.check))
                 step = await self._examine(incoming)
@@ -156,23 +185,9 @@ class Reader:
                 incoming = incoming.with_blob(step.fetch, await self._blobs.fetch(step.fetch, stanza))
                 step = await self._examine(incoming)
             except (DeliveryError, PeerError) as error:
-                refusal = InvalidError(f"a part of a stanza that is elsewhere cannot be fetched: {error}", _LARGE)
-        if refusal is None:
-            refusal = await self._judge_inviter(step)
-            if incoming.fetched and (refusal is not None or isinstance(step.action, Ignore)):
-                self._blobs.was_in_vain(stanza)
-        doubts = [] if refusal is not None else await self._judge(step)
-        if step.leaves and isinstance(step.action, Remember):
-            # Our own sending may have changed the state before the answer arrived.
-            step = await self._examine(incoming)
-        silenced = self._group.sending.silenced
-        self._on_steps([Taken(stanza, step, await self._accept(step, doubts, refusal))])
-        if doubts and self._parts.progress.live.is_set():
-            self._parts.spawn(self._checks.act(), "acting on doubts")
-            self._checks.ask_on()
-        if silenced:
-            self._checks.resume()
-        return True
+                reason = f"a part of a stanza that is elsewhere cannot be fetched: {error}"
+                return step, InvalidError(reason, _LARGE)
+        return step, None
 
     async def _check(self, check: TreeCheck) -> CheckedWhole:
         """Verify a large ratchet tree.  Nothing has changed if this is cancelled."""
@@ -186,22 +201,39 @@ class Reader:
         log.info("%s: something is missing; the archive is read again", self._group.room)
         self._parts.muc.read_again(self._group.cursor)
 
-    async def _judge_inviter(self, step: Step) -> InvalidError | None:
+    async def _judge_inviter(self, step: Step) -> tuple[InvalidError | None, list[Doubt]]:
         """RFC 9420 5.3.1, 12.4.3.1: a Welcome is a statement by its GroupInfo's signer.
 
         The signer's leaf is judged before the others.  Otherwise any sender could make us ask about as many accounts as
         a made-up tree has, on any server.
-        """
-        if step.join is None or self._group.is_member or self._group.sending.talks_to_anybody:
-            return None
-        staged = step.join.staged
-        for doubt in await self._checks.judge((staged.state.tree.member(staged.inviter),), staged.state.suite):
-            if doubt.denied:
-                return InvalidError(f"a Welcome by {doubt.client}: {doubt.text}", "RFC 9420 5.3.1")
-        return None
 
-    async def _judge(self, step: Step) -> list[Doubt]:
-        """Ask the Authentication Service about a step's new leaves (RFC 9420 5.3.1)."""
+        If the service cannot tell whose that leaf is, and nothing that we know shows it, nobody whom we know has let us
+        in (mls, "Authenticating Devices"): such a doubt silences us in the group.
+
+        :returns: why the Welcome is refused, and such a doubt
+        """
+        partial = self._group.room_state.partial
+        if step.join is None or self._group.is_member or (partial is None and self._group.sending.talks_to_anybody):
+            return None, []
+        staged = step.join.staged
+        leaf = staged.state.tree.member(staged.inviter)
+        doubts = await self._checks.judge((leaf,), staged.state.suite)
+        doubts = [doubt for doubt in doubts if doubt.denied or doubt.reason not in IDENTIFIED]
+        for doubt in doubts:
+            if doubt.denied:
+                return InvalidError(f"a Welcome by {doubt.client}: {doubt.text}", "RFC 9420 5.3.1"), []
+            if partial is not None and leaf.signature_key != partial.inviter.signature_key:
+                # mls, "Large Groups": of an administrator we know the name alone, and our state would be deleted
+                return InvalidError(f"a Welcome in the name of {doubt.client}: {doubt.text}", _LARGE), []
+        if partial is not None or self._group.room_state.known() is not None:
+            return None, []
+        return None, [replace(doubt, uninvited=True) for doubt in doubts]
+
+    async def _judge(self, step: Step, known: Sequence[Doubt]) -> list[Doubt]:
+        """Ask the Authentication Service about a step's new leaves (RFC 9420 5.3.1).
+
+        :param known: doubts that we have of some of them
+        """
         if not step.leaves:
             return []
         if isinstance(step.action, Enter):
@@ -213,7 +245,9 @@ class Reader:
                 await self._context.authentication.note_successor(before, after, state.suite)
         if isinstance(step.action, MoveOn) and step.action.staged.own:
             return await self._checks.judge(step.leaves, state.suite)  # our own user has named them
-        return await self._checks.judge_named(step.leaves, state.suite)
+        doubts = await self._checks.judge_named(step.leaves, state.suite)
+        clients = {doubt.client for doubt in known}
+        return [*(doubt for doubt in doubts if doubt.client not in clients), *known]
 
     def _unknown_speaker(self, step: Step) -> ClientIdentity | None:
         """The sender of a message, if the Authentication Service has not been asked about it yet."""

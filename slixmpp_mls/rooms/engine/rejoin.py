@@ -27,6 +27,7 @@ from contextlib import aclosing, suppress
 
 from ...client import Outgoing, Rejected, Rejoining
 from ...client.group.group_infos import Way, group_infos_in
+from ...client.storage.doubts import IDENTIFIED
 from ...client.storage.records import MembershipState
 from ...delivery.archive import Archive, Page, RoomStanza
 from ...errors import DeliveryError, InvalidError, MLSError, NoGroupInfo, PeerError, UsageError
@@ -206,7 +207,7 @@ class Rejoiner:
             raise NoGroupInfo(room, reasons)
 
     async def _ways_in(self, found: list[tuple[RoomStanza, GroupInfo]], reasons: list[str]) -> list[Way[RoomStanza]]:
-        """The GroupInfos by which we can join, without those that rest on a signer whom its account's server denies.
+        """The GroupInfos by which we can join, without those that rest on a signer for whom nobody vouches.
 
         :param reasons: what speaks against the others is appended to it
         """
@@ -221,7 +222,7 @@ class Rejoiner:
                 assert isinstance(info, GroupInfoMessage)
                 suite = CipherSuite.get(info.group_context.cipher_suite)
                 (verdict,) = await self._context.authentication.validate((trusted,), suite)
-                if verdict.is_invalid:
+                if not verdict.is_valid and verdict.reason not in IDENTIFIED:  # the room can make up a name
                     client = ClientIdentity.from_leaf(trusted)
                     denied = InvalidError(f"a GroupInfo signed by {client}: {verdict.text}", "RFC 9420 5.3.1")
                     for stanza, element in found:
