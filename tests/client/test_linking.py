@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from slixmpp_mls.client import GroupChanged, Rejected
 from slixmpp_mls.client.group.actions import MoveOn
 from slixmpp_mls.client.group.resumption_psks import Awaited, OtherGroups
 from slixmpp_mls.errors import UsageError
+from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.parameters import Parameters
+from slixmpp_mls.mls.registry import ProtocolVersion
+from slixmpp_mls.mls.structures.framing import MLSMessage
 from slixmpp_mls.mls.structures.proposals import PreSharedKey
 from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
+from slixmpp_mls.mls.structures.welcome import MAX_PSKS, EncryptedGroupSecrets, GroupSecrets, Welcome
 from slixmpp_mls.rooms.psk_link import _injection
+from slixmpp_mls.stanza import elements
 from slixmpp_mls.store.interface import Store
 from slixmpp_mls.testing import Participant, World
 
-from .people import ALICE, BOB, CAROL, DAVE, only
+from .people import ALICE, BOB, CAROL, DAVE, MALLORY, only
 
 ROOM, CELLAR = "coven@rooms.example", "cellar@rooms.example"
 
@@ -208,3 +216,48 @@ def test_what_there_is_to_find() -> None:
     assert found.group(below.group.mls.group_id) is None  # no *other* group
     assert found.psk(ResumptionPSK(usage, group.group_id, 9)) is None
     assert found.awaited == Awaited(ROOM, 9)
+
+
+def welcome_with_psks(member: Participant, outsider: Participant, epochs: list[int]) -> list[elements.RoomElement]:
+    """What anybody in a room can make for a KeyPackage: a Welcome that names PSKs of another room's group.
+
+    :param member: in the other room, the same client as `outsider`
+    :param epochs: of the other room's group, one for each PSK
+    """
+    group = member.group.mls
+    suite = group.suite
+    bundle = outsider.device.key_packages.make(suite, outsider.world.now)
+    with outsider.device.store.transaction() as transaction:
+        outsider.device.key_packages.keep_unpublished(transaction, bundle)
+    names = [ResumptionPSK(ResumptionPSKUsage.APPLICATION, group.group_id, epoch) for epoch in epochs]
+    psks = tuple(PreSharedKeyID(name, bytes(suite.hash_length)) for name in names)
+    secrets = GroupSecrets(bytes(suite.hash_length), None, psks).encode()
+    sealed = suite.encrypt_with_label(bundle.key_package.init_key, "Welcome", b"info", secrets)
+    welcome = Welcome(int(suite.id), (EncryptedGroupSecrets(bundle.reference, sealed),), b"info")
+    message = MLSMessage(ProtocolVersion.MLS10, welcome).encode()
+    return [elements.Commit(b"a group", 0, b"?"), elements.Welcome(b"a group", 1, message)]
+
+
+def test_a_welcome_that_names_many_psks_restores_no_group_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 9420 8.4: anybody in the room can post it, and our other group may be large."""
+    two = Two(ALICE, BOB, below=(ALICE, CAROL))
+    member = next(person for person in two.above.people if person.account == BOB)
+    outsider = two.below.person(BOB, member.store)
+    restored: list[object] = []
+    restore = Group.restore
+
+    def counted(pieces: Iterable[tuple[bytes, bytes]], parameters: Parameters) -> Group:
+        restored.append(pieces)
+        return restore(pieces, parameters)
+
+    monkeypatch.setattr(Group, "restore", counted)
+    kept = [member.epoch] * MAX_PSKS
+    two.below.room.post(welcome_with_psks(member, outsider, kept), MALLORY)
+    two.below.room.deliver_all()
+    outsider.read()
+    assert "PSK" not in str(only(outsider.events, Rejected).error)  # it has all of them
+    assert restored == []
+    two.below.room.post(welcome_with_psks(member, outsider, [*kept[1:], 1000]), MALLORY)
+    two.below.room.deliver_all()
+    outsider.read()
+    assert len(restored) <= 1

@@ -28,7 +28,8 @@ from slixmpp_mls.stanza.elements import Commit, WelcomeLocation
 from slixmpp_mls.stanza.locations import WelcomePlace
 from slixmpp_mls.testing import FaultyStore, Participant, World
 
-from ..client.people import ALICE, BOB, DAVE, again, three
+from ..client.people import ALICE, BOB, CAROL, DAVE, MALLORY, again, three
+from ..client.test_linking import Two, welcome_with_psks
 from .people import Parts, until
 
 
@@ -249,6 +250,23 @@ async def test_who_comes_back_to_members_that_it_knows_is_not_silenced() -> None
     assert alice.group.is_member
     assert alice.group.members.doubts
     assert not alice.group.sending.silenced
+
+
+async def test_for_epochs_that_somebody_has_made_up_it_is_waited_a_few_times_in_an_hour() -> None:
+    """RFC 9420 8.4: anybody in a room can name an epoch of another room's group, in a Welcome for those outside."""
+    two = Two(ALICE, BOB, below=(ALICE, CAROL))
+    member = next(person for person in two.above.people if person.account == BOB)
+    outsider = two.below.person(BOB, member.store)
+    bob = Reading(outsider)
+    for who in (MALLORY, DAVE):
+        for _ in range(2 * FAILURES_OF_ONE):
+            two.below.room.post(welcome_with_psks(member, outsider, [2**64 - 1]), who)
+            two.below.room.deliver_all()
+            await bob.reader.take_all(bob.stanzas())
+    assert bob.awaited == [Awaited(member.group.room, 2**64 - 1)] * (2 * FAILURES_OF_ONE)
+    assert (
+        len([each for each in bob.taken for event in each.events if isinstance(event, Rejected)]) == 4 * FAILURES_OF_ONE
+    )
 
 
 async def test_messages_go_on_when_the_member_in_doubt_has_gone() -> None:

@@ -44,18 +44,19 @@ class OtherGroups:
         self._parameters = parameters
         self._room = room
         self.awaited: Awaited | None = None
+        self._rooms: dict[bytes, str] | None = None  # those in whose group we are, by its id
 
     def psk(self, name: ExternalPSK | ResumptionPSK) -> bytes | None:
         """The value of a PSK (a :data:`~slixmpp_mls.mls.group.group_state.PSKLookup`); None if we do not have it."""
         if not isinstance(name, ResumptionPSK):
             return None
         with self._store.transaction() as transaction:
-            room = _room_of(transaction, name.psk_group_id)
+            room = self._room_of(transaction, name.psk_group_id)
             if room is None:
                 return None
             space = Spaces.of(room).group
             epoch, value = group_storage.resumption_psk(lambda key: transaction.get(space, key), name.psk_epoch)
-        if epoch < name.psk_epoch:
+        if epoch < name.psk_epoch and room != self._room:  # we would wait for ourselves
             self.awaited = Awaited(room, name.psk_epoch)
         return value
 
@@ -65,17 +66,16 @@ class OtherGroups:
         The room's own group is no other one, unless it has ended: a Welcome may lead back into it.
         """
         with self._store.transaction() as transaction:
-            room = _room_of(transaction, group_id)
+            room = self._room_of(transaction, group_id)
             if room is None:
                 return None
             group = Group.restore(transaction.items(Spaces.of(room).group), self._parameters)
         return None if room == self._room and group.closed is None else group
 
-
-def _room_of(transaction: Transaction, group_id: bytes) -> str | None:
-    """The room that has this group, of those in whose group we are."""
-    for key, value in transaction.items(ROOMS):
-        record = RoomRecord.decode(value)
-        if record.state is MembershipState.MEMBER and record.group_id == group_id:
-            return key.decode()
-    return None
+    def _room_of(self, transaction: Transaction, group_id: bytes) -> str | None:
+        """The room that has this group, of those in whose group we are.  A Welcome can name many."""
+        if self._rooms is None:
+            records = ((key.decode(), RoomRecord.decode(value)) for key, value in transaction.items(ROOMS))
+            members = ((room, record) for room, record in records if record.state is MembershipState.MEMBER)
+            self._rooms = {record.group_id: room for room, record in members}
+        return self._rooms.get(group_id)

@@ -268,12 +268,11 @@ def _open_secrets(welcome: Welcome, bundle: KeyPackageBundle) -> GroupSecrets:
 
 
 def _psk(name: PreSharedKeyID, groups: GroupLookup, psks: PSKLookup) -> bytes:
-    value = None
-    if isinstance(name.psk, ResumptionPSK):
+    """A PSK that a Welcome names.  Anybody can name many, so the lookup that restores a whole group comes last."""
+    value = psks(name.psk)
+    if value is None and isinstance(name.psk, ResumptionPSK):
         group = groups(name.psk.psk_group_id)
         value = None if group is None else group.resumption_psk(name.psk.psk_epoch)
-    if value is None:
-        value = psks(name.psk)
     if value is None:
         raise InvalidError("a PSK that we do not have", "RFC 9420 12.4.3.1")
     return value

@@ -52,19 +52,22 @@ class BlobFetching:
         :raises DeliveryError: it is unavailable, permanently or for a minute, or its sender's budget is used up
         :raises MalformedError: there is other content at its address
         """
-        sender = _sender(stanza)
-        now = asyncio.get_running_loop().time()
-        recent = [who for when, who in self._failures if now - when < HOUR]
-        if len(recent) >= FAILURES or recent.count(sender) >= FAILURES_OF_ONE:
-            raise TransferFailed(f"{sender} has named too much that is not there", temporary=False)
+        if not self.may_be_in_vain(stanza):
+            raise TransferFailed(f"{_sender(stanza)} has named too much that is not there", temporary=False)
         try:
             return await self._fetch(place)
         except (DeliveryError, PeerError):
             self.was_in_vain(stanza)
             raise
 
+    def may_be_in_vain(self, stanza: RoomStanza) -> bool:
+        """Whether its sender's budget lets us wait for what a stanza names: a blob, or another room's epoch."""
+        now = asyncio.get_running_loop().time()
+        recent = [who for when, who in self._failures if now - when < HOUR]
+        return len(recent) < FAILURES and recent.count(_sender(stanza)) < FAILURES_OF_ONE
+
     def was_in_vain(self, stanza: RoomStanza) -> None:
-        """Note that a fetch for a stanza has led to nothing, whether there was something or not.
+        """Note that waiting for what a stanza names has led to nothing, whether there was something or not.
 
         A tree that is refused afterwards costs more than a place with nothing, and may be named again and again.
         """

@@ -20,6 +20,7 @@ __all__ = ["Progress", "set_error"]
 
 _COMMIT_ARRIVES = 10.0  # seconds in which a Commit that others have seen should have reached us
 _ARCHIVE_READ = 120.0  # seconds in which reading an archive should have advanced the epoch
+_LONGEST = 300.0  # seconds for an epoch that somebody has named, however many come before it
 
 
 class Progress:
@@ -101,12 +102,23 @@ class Progress:
         await self.until(lambda: not self._group.sending.commit_waits)
 
     async def reach(self, epoch: int) -> None:
-        """Wait until the group is in an epoch, or cannot reach it any more."""
+        """Wait until the group is in an epoch, or cannot reach it any more, or comes no nearer to it.
+
+        Anybody can name an epoch, and keep the room busy meanwhile: only another epoch is progress, and whoever is in
+        the group can make one after another.  So all waiting for one epoch together has a limit.
+        """
+        clock = asyncio.get_running_loop().time
+        end = clock() + _LONGEST
         with suppress(TimeoutError):
-            while self._group.is_member and self._group.mls.epoch < epoch and self.lost is None:
-                # Each epoch is progress; once the archive has been read, only a Commit in transit can bring another.
-                async with asyncio.timeout(_COMMIT_ARRIVES if self.live.is_set() else _ARCHIVE_READ):
-                    await self._happened.wait()
+            while self._may_reach(epoch):
+                # Once the archive has been read, only a Commit in transit can bring another epoch.
+                live, now = self.live.is_set(), self._group.mls.epoch
+                async with asyncio.timeout(min(_COMMIT_ARRIVES if live else _ARCHIVE_READ, end - clock())):
+                    while self._may_reach(epoch) and (self.live.is_set(), self._group.mls.epoch) == (live, now):
+                        await self._happened.wait()
+
+    def _may_reach(self, epoch: int) -> bool:
+        return self._group.is_member and self._group.mls.epoch < epoch and self.lost is None
 
 
 def set_error(future: asyncio.Future[Any], error: MLSError) -> None:

@@ -143,9 +143,11 @@ class Reader:
         if speaker is not None:
             await self._parts.until_stored(lambda: self._checks.ask_about_speaker(speaker))
             step = await self._examine(incoming)
-        if step.awaits is not None:
+        if step.awaits is not None and self._blobs.may_be_in_vain(stanza):
             await self._reached(step.awaits)
             step = await self._examine(incoming)
+            if isinstance(step.action, Ignore):
+                self._blobs.was_in_vain(stanza)
         unknown: list[Doubt] = []
         step, refusal = await self._complete(step, stanza)
         if refusal is None:
