@@ -35,12 +35,13 @@ A client that has left by its own proposal is no exception: nobody can prove tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 from ..errors import PolicyViolation
 from ..identity import ClientIdentity
+from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.group.commit_effects import Effects
 from ..mls.structures.extensions import Extensions
 from ..mls.structures.group_context import GroupContext
@@ -52,7 +53,7 @@ from .room_policy import ExternalJoins, Right, RoomPolicy
 from .roster import Roster
 from .view import GroupView
 
-__all__ = ["KnownState", "check_later", "followed", "key_digest"]
+__all__ = ["KnownState", "brings_itself", "check_later", "followed", "key_digest"]
 
 _RULE = "later-state"
 
@@ -155,6 +156,45 @@ def check_later(known: KnownState, later: GroupView, signer: ClientIdentity) -> 
     judged.check_extensions()
 
 
+def brings_itself(
+    known: KnownState,
+    suite: CipherSuite,
+    client: ClientIdentity,
+    leaf: LeafNode,
+    leaf_of: Callable[[ClientIdentity], LeafNode | None],
+    *,
+    by_right: bool = False,
+) -> bool:
+    """Whether a client that the earlier state does not have comes into a later one by what its own leaf has.
+
+    That is the mark of a newcomer, where anybody may join, or a voucher by a client of the earlier state that stays.
+
+    :param leaf: its leaf, whose signature the caller has verified, or will
+    :param leaf_of: returns the later state's leaf of a client; None if it has none
+    :param by_right: whether the signer may add, so that a voucher counts without `own_devices` as well
+    :raises MalformedError: an extension of the leaf cannot be parsed
+    """
+    policy, roster, removed = known.policy, known.roster, RemovedClients.found_in(known.extensions)
+    if is_newcomer(leaf):
+        named = roster.has(client.account) or client.account in policy.administrators
+        anybody = policy.external_joins == ExternalJoins.ANYBODY
+        return anybody and not named and removed is not None and not removed.bars_account(client.account)
+    if not (policy.own_devices or by_right) or removed is None or removed.bars(client):
+        return False
+    vouchers = DeviceVouchers.found_in(leaf.extensions)
+    for voucher in () if vouchers is None else vouchers.vouchers:
+        for index in roster.leaves_of(client.account):
+            issuer = roster.at(index)
+            if voucher.issuer != str(issuer).encode() or not roster.counts(index):
+                continue
+            later = leaf_of(issuer)
+            if later is None or not known.knows(issuer, later.signature_key):
+                continue
+            if vouches(suite, voucher, later.signature_key, client, leaf.signature_key):
+                return True
+    return False
+
+
 def followed(known: KnownState, later: GroupView) -> KnownState:
     """What a client that has lost a group knows of another one, which may have followed it by a ReInit (RFC 9420 11.2).
 
@@ -199,16 +239,14 @@ class _Difference:
     def _check_new(self, client: ClientIdentity, leaf: LeafNode) -> None:
         if self._adds_unestablished(client.account) and not is_newcomer(leaf):
             return
-        if is_newcomer(leaf):
-            policy = self.known.policy
-            anybody = policy.external_joins == ExternalJoins.ANYBODY
-            named = self.known.roster.has(client.account) or client.account in policy.administrators
-            removed = RemovedClients.found_in(self.known.extensions)
-            if anybody and not named and removed is not None and not removed.bars_account(client.account):
-                return
-        elif self._adds_own(client) or self._has_voucher(client, leaf):
+        if not is_newcomer(leaf) and self._adds_own(client):
             return
-        raise self._violation(f"nothing that we know lets {client} in")
+        if not brings_itself(self.known, self.later.suite, client, leaf, self._leaf_of, by_right=self._may_add):
+            raise self._violation(f"nothing that we know lets {client} in")
+
+    def _leaf_of(self, client: ClientIdentity) -> LeafNode | None:
+        index = self.later.roster.leaf_of(client)
+        return None if index is None else self.later.leaf(index)
 
     def _adds_own(self, client: ClientIdentity) -> bool:
         """Whether the signer adds a client of its own account, by that or by its right."""
@@ -216,24 +254,6 @@ class _Difference:
         if self._may_add and client.account == self.signer.account:
             return True
         return self._is_own(client) and not (removed is not None and removed.bars_own_add(client))
-
-    def _has_voucher(self, client: ClientIdentity, leaf: LeafNode) -> bool:
-        removed = RemovedClients.found_in(self.known.extensions)
-        if not (self.known.policy.own_devices or self._may_add) or removed is None or removed.bars(client):
-            return False
-        vouchers = DeviceVouchers.found_in(leaf.extensions)
-        for voucher in () if vouchers is None else vouchers.vouchers:
-            for index in self.known.roster.leaves_of(client.account):
-                issuer = self.known.roster.at(index)
-                at = self.later.roster.leaf_of(issuer)
-                if voucher.issuer != str(issuer).encode() or at is None or not self.known.roster.counts(index):
-                    continue
-                key = self.later.leaf(at).signature_key
-                if self.known.knows(issuer, key) and vouches(
-                    self.later.suite, voucher, key, client, leaf.signature_key
-                ):
-                    return True
-        return False
 
     def check_gone(self, client: ClientIdentity) -> None:
         known, signer = self.known, self.signer

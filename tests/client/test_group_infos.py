@@ -20,10 +20,11 @@ from slixmpp_mls.errors import PolicyViolation
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateMessage
+from slixmpp_mls.mls.structures.leaf_node import Lifetime
 from slixmpp_mls.mls.structures.proposals import AnyProposal, Remove
 from slixmpp_mls.mls.structures.welcome import GroupInfo
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
-from slixmpp_mls.policy import ExternalJoins, RoomPolicy, group_extensions
+from slixmpp_mls.policy import DeviceVoucher, ExternalJoins, RoomPolicy, group_extensions
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.testing import Participant, World
@@ -688,6 +689,48 @@ def test_groups_that_strangers_have_made_up_push_no_members_out(monkeypatch: pyt
     world.settle()
     assert state_of(bob) is MembershipState.MEMBER
     assert alice.epoch == bob.epoch
+
+
+@pytest.mark.parametrize("claim", ["newcomer", "voucher"])
+def test_the_trees_of_strangers_are_not_verified(claim: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tree has a signature for each leaf, and anybody in the room can post many trees: the signer is judged first."""
+    world, alice, bob, _ = lost()
+    (door,) = bob.ways_in()
+    account = DAVE if claim == "newcomer" else ALICE
+    device = Device(MemoryStore(account))
+    forged = DeviceVoucher(str(alice.device.identity).encode(), Lifetime(0, 2**40), bytes(64))
+    vouchers = [] if claim == "newcomer" else [forged]
+    complete = arriving(SUITE, door.group, newcomer=claim == "newcomer", vouchers=vouchers)
+    bundle = device.key_packages.make(SUITE, world.now, complete=complete)
+    group = Group.create(
+        bundle,
+        door.group,
+        extensions=group_extensions(RoomPolicy(world.room.jid, (account,))),
+        parameters=world.parameters,
+    )
+    for _ in range(alice.epoch + 5):
+        group = group.apply(group.finish_commit(group.draft_commit([], now=world.now)).staged, now=world.now)
+    own = group.own_leaf.signature_key
+    world.room.post(
+        [
+            elements.Commit(door.group, group.epoch - 1, b"garbage"),
+            elements.GroupInfo(door.group, group.epoch, group.group_info()),
+        ],
+        DAVE,
+    )
+    world.settle()
+    verified: list[bytes] = []
+    verify = group_infos.public_of
+
+    def counted(info: GroupInfo, **given: Any) -> Any:
+        verified.append(given["tree"].member(info.signer).signature_key)
+        return verify(info, **given)
+
+    monkeypatch.setattr(group_infos, "public_of", counted)
+    (way,) = bob.ways_in()
+    assert way == door
+    assert own not in verified
+    assert alice.group.mls.own_leaf.signature_key in verified
 
 
 def test_a_removed_member_is_no_newcomer_that_leads_in() -> None:

@@ -47,8 +47,9 @@ from ...mls.group.joining import find_tree, public_of, verify_group_info
 from ...mls.structures.leaf_node import LeafNode
 from ...mls.structures.welcome import GroupInfo
 from ...mls.tree.ratchet_tree import RatchetTree
-from ...policy import DeviceVouchers, GroupView, RoomPolicy, is_newcomer, vouches
-from ...policy.later_state import KnownState, check_later
+from ...mls.tree.tree_math import LeafIndex
+from ...policy import GroupView, RoomPolicy, vouches
+from ...policy.later_state import KnownState, brings_itself, check_later
 from ...policy.roster import Roster
 from ...stanza import elements
 from ...stanza.consistency import check as check_consistency
@@ -309,8 +310,9 @@ class _Walk(Generic[T]):
             if candidate.epoch < known.epoch:
                 raise InvalidError(f"a GroupInfo of epoch {candidate.epoch}, before our epoch {known.epoch}", _RULES)
             client = ClientIdentity.from_leaf(candidate.signer)
-            if not known.knows(client, candidate.signer.signature_key) and not _may_be_new(candidate.signer):
-                raise InvalidError(f"a GroupInfo signed by {client}, whom we do not know", _RULES)  # saves verifying
+            if not known.knows(client, candidate.signer.signature_key) and not _may_be_new(known, candidate, client):
+                # Anybody can make up any number of them, and to verify a tree takes a signature for each leaf.
+                raise InvalidError(f"a GroupInfo signed by {client}, whom we do not know", _RULES)
             public = self._verify(candidate)
             view = _view(public)
             same = public.context.confirmed_transcript_hash == known.transcript
@@ -362,9 +364,18 @@ def _is_known(known: KnownState, leaf: LeafNode) -> bool:
     return False
 
 
-def _may_be_new(leaf: LeafNode) -> bool:
-    """Whether a leaf has something that may let it in by itself."""
-    return is_newcomer(leaf) or any(entry.extension_type == DeviceVouchers.TYPE for entry in leaf.extensions)
+def _may_be_new(known: KnownState, candidate: _Candidate[T], client: ClientIdentity) -> bool:
+    """Whether a signer that the known state does not have has let itself in; its tree has not been verified yet."""
+    tree, roster = candidate.tree, known.roster
+
+    def leaf_of(issuer: ClientIdentity) -> LeafNode | None:
+        index = roster.leaf_of(issuer)
+        leaf = tree.leaf(LeafIndex(index)) if index is not None and index < tree.leaf_count else None
+        if leaf is not None and known.knows(issuer, leaf.signature_key):
+            return leaf
+        return next((each for _, each in tree.members() if known.knows(issuer, each.signature_key)), None)
+
+    return brings_itself(known, candidate.suite, client, candidate.signer, leaf_of)
 
 
 def _view(public: PublicGroup) -> GroupView:
