@@ -264,6 +264,10 @@ class EncryptedRoom:
             self.worker.recovery.news()
             await self.worker.progress.until_sure()
             return
+        if self.group.continuation.left_out:  # likewise: we ask to be added to the group that follows
+            self.worker.rejoiner.by_hand()
+            await self.worker.progress.until_open()
+            return
         if self.is_member or self.partial:
             self.worker.abandon("the application wants to come in afresh")
         if external:

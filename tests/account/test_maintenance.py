@@ -11,11 +11,13 @@ import pytest
 
 from slixmpp_mls.client import Device, KeyPackageSettings
 from slixmpp_mls.client.storage.leaf_ages import LeafAge, RenewalSettings, fraction
+from slixmpp_mls.client.storage.records import SPENT
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.parameters import DAY, HOUR
+from slixmpp_mls.mls.structures.leaf_node import KeyPackageSource
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
-from slixmpp_mls.policy import RoomPolicy
+from slixmpp_mls.policy import RoomPolicy, return_key_of
 from slixmpp_mls.runtime.clock import JUMP, UNSTEADY, SteadyClock
 from slixmpp_mls.store import MemoryStore, SQLiteStore
 from slixmpp_mls.testing import NOW, Participant, World
@@ -241,6 +243,43 @@ def test_an_ordinary_one_is_offered_once_and_its_private_keys_go_after_a_day() -
     with directory.store.transaction() as transaction:
         assert directory.device.key_packages.find(transaction, [bundle.reference]) is None
     assert set(directory.items) <= directory.kept
+
+
+def test_the_return_key_of_a_used_one_is_kept_longer() -> None:
+    """mls-policy, "Proofs of Admission": it proves that a leaf is ours, and opens nothing."""
+    directory = Directory(KeyPackageSettings(count=1, spent=0))
+    directory.look()
+    bundle, packages = directory.bundle(), directory.device.key_packages
+    source = bundle.key_package.leaf_node.source
+    assert isinstance(source, KeyPackageSource)
+    directory.use(bundle)
+
+    def kept() -> bytes | None:
+        with directory.store.transaction() as transaction:
+            found = packages.spent_return_key(transaction, [b"another", bundle.reference])
+        return None if found is None else found[1].public
+
+    packages.forget_spent(source.lifetime.not_after + 30 * DAY)
+    assert kept() == return_key_of(bundle.key_package.leaf_node)
+    with directory.store.transaction() as transaction:
+        stored = b"".join(value for _, value in transaction.items(SPENT))
+        assert not any(key.encode() in stored for key in (bundle.init_key, bundle.leaf_key, bundle.signature_key))
+    packages.forget_spent(source.lifetime.not_after + 30 * DAY + 1)
+    assert kept() is None
+
+
+def test_of_one_that_was_used_before_return_keys_were_kept_only_that_is_known() -> None:
+    directory = Directory()
+    packages, reference = directory.device.key_packages, b"of version 0.1"
+    with directory.store.transaction() as transaction:
+        transaction.put(SPENT, reference, NOW.to_bytes(8, "big"))
+    packages.forget_spent(NOW + 30 * DAY)
+    with directory.store.transaction() as transaction:
+        assert packages.is_spent(transaction, [reference])
+        assert packages.spent_return_key(transaction, [reference]) is None
+    packages.forget_spent(NOW + 30 * DAY + 1)
+    with directory.store.transaction() as transaction:
+        assert not packages.is_spent(transaction, [reference])
 
 
 def test_spent_ones_are_few() -> None:

@@ -21,16 +21,19 @@ from slixmpp_mls.client import (
     Unreadable,
 )
 from slixmpp_mls.client.group import continuation
-from slixmpp_mls.client.storage.records import MembershipState, OutboxKind
+from slixmpp_mls.client.storage.records import KEY_PACKAGES, MembershipState, OutboxKind
 from slixmpp_mls.errors import InvalidError, NotPermitted, PolicyViolation, StanzaTooLarge, UsageError
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.mls.crypto.hpke import HPKECiphertext
 from slixmpp_mls.mls.group import resumption
 from slixmpp_mls.mls.group.group import Group
-from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateMessage
+from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateMessage, PublicMessage
 from slixmpp_mls.mls.structures.key_package import KeyPackage
 from slixmpp_mls.mls.structures.leaf_node import LeafNode
 from slixmpp_mls.mls.structures.proposals import Add, ReInit
+from slixmpp_mls.mls.structures.welcome import EncryptedGroupSecrets
+from slixmpp_mls.mls.structures.welcome import Welcome as WelcomeMessage
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.policy import DeviceVouchers, RoomPolicy
 from slixmpp_mls.stanza import parse
@@ -691,3 +694,243 @@ def test_key_packages_of_before_there_were_vouchers_are_replaced(monkeypatch: py
     assert not before & after
     world.directory.replenish(alice.device, world.now)
     assert set(world.directory.items[ALICE]) == after
+
+
+# --- left out: by a KeyPackage that was used before ----------------------------------------------
+
+
+def use_elsewhere(person: Participant, suite: int) -> None:
+    """All KeyPackages of a suite have been used, and their keys deleted; a server hands them out all the same."""
+    packages, now = person.device.key_packages, person.world.now
+    with person.store.transaction() as transaction:
+        for reference, _ in list(transaction.items(KEY_PACKAGES)):
+            bundle = packages.find(transaction, [reference])
+            if bundle is not None and bundle.suite.id == suite:
+                packages.use_up(transaction, bundle, now)
+                packages.forget(transaction, reference)
+
+
+def garbage(world: World, person: Participant, claimed: str, suite: int = 2) -> None:
+    """A creation that is none, for a used KeyPackage of somebody's."""
+    found = world.directory.find(person.account, person.group, world.now, suite)
+    reference = found[person.device.identity].key_package
+    ref = CipherSuite.get(suite).key_package_ref(reference.encode())
+    welcome = WelcomeMessage(suite, (EncryptedGroupSecrets(ref, HPKECiphertext(b"kem", b"secrets")),), b"group info")
+    payloads = [Commit(NEW, 0, MLSMessage.wrap(private(NEW, 0))), Welcome(NEW, 1, MLSMessage.wrap(welcome))]
+    world.room.post(payloads, claimed)
+
+
+def left_out(world: World, *people: Participant, suite: int = 2) -> None:
+    """Carol, who has no rights, makes the group that follows with used KeyPackages of these."""
+    for person in people:
+        use_elsewhere(person, suite)
+    ask(world.people[0], suite)
+    world.settle()
+    go_on(world.people[-1], suite)
+    world.settle()
+    for person in people:
+        assert person.group.continuation.left_out
+        assert not person.said(Rejected)
+
+
+@pytest.mark.parametrize("suite", [2, 3])
+def test_an_administrator_that_is_left_out_comes_back_by_a_member_without_rights(suite: int) -> None:
+    """mls-operations, "Left Out": the return key of the used KeyPackage proves that the leaf is hers."""
+    world, people = world_of(ALICE, BOB, CAROL, policy=closed_policy(World()))
+    alice, bob, carol = people
+    left_out(world, alice, suite=suite)
+    assert only(bob.events, GroupContinued).by.account == CAROL
+    alice.restart()
+    assert alice.group.continuation.left_out
+    assert alice.group.state is MembershipState.MEMBER  # nothing is deleted
+    alice.ask()
+    world.settle()
+    bob.commit()
+    world.settle()
+    continued = only(alice.events, GroupContinued)
+    assert (continued.epoch, continued.by.account, continued.suite) == (2, BOB, suite)
+    assert alice.group.mls.group_id == bob.group.mls.group_id == NEW
+    assert world.agree()
+    assert alice.group.continuation.reinit is None
+    assert not alice.group.continuation.left_out
+    assert alice.group.policy.administrators == (ALICE,)
+    alice.commit(*alice.removing(CAROL))  # she has her rights
+    world.settle()
+    assert carol.group.state is MembershipState.OUT
+    assert not bob.said(Rejected)
+
+
+def test_all_administrators_are_left_out_and_come_back() -> None:
+    world, people = world_of(
+        ALICE, BOB, CAROL, DAVE, policy=replace(closed_policy(World()), administrators=(ALICE, BOB))
+    )
+    alice, bob, carol, _ = people
+    left_out(world, alice, bob)
+    assert only(carol.events, GroupContinued).epoch == 1
+    for person in (alice, bob):
+        with pytest.raises(UsageError, match="another creation may have been first"):
+            go_on(person)
+        person.ask()
+    world.settle()
+    carol.commit()
+    world.settle()
+    check_epoch(world, people, 2)
+
+
+def check_epoch(world: World, people: Sequence[Participant], epoch: int) -> None:
+    assert [(person.group.mls.group_id, person.epoch) for person in people] == [(NEW, epoch)] * len(people)
+    assert world.agree()
+
+
+def test_without_the_return_key_nobody_lets_the_client_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the cure rests on: a KeyPackage that was used before return keys were kept."""
+    world, people = world_of(ALICE, BOB, CAROL, policy=closed_policy(World()))
+    alice = people[0]
+    monkeypatch.setattr(alice.device.key_packages, "spent_return_key", lambda transaction, references: None)
+    left_out(world, alice)
+    alice.ask()
+    world.settle()
+    people[1].commit()
+    world.settle()
+    assert alice.group.continuation.left_out
+
+
+def test_a_creation_of_our_own_that_comes_second_is_not_entered() -> None:
+    """Otherwise the one who is left out would be alone in a group of the same id."""
+    world, (alice, bob, carol) = world_of(ALICE, BOB, CAROL, policy=closed_policy(World()))
+    use_elsewhere(alice, 2)
+    ask(alice)
+    world.settle()
+    go_on(carol)
+    ours = go_on(alice)
+    world.settle()
+    assert alice.group.continuation.left_out
+    assert alice.group.continuation.waits
+    alice.restart()
+    assert [outgoing.payloads for outgoing in alice.resend()][-1] == ours.payloads
+    world.settle()
+    assert alice.group.continuation.left_out
+    alice.ask()
+    world.settle()
+    bob.commit()
+    world.settle()
+    check_epoch(world, [alice, bob, carol], 2)
+    assert not alice.group.continuation.waits
+    assert not alice.resend()
+
+
+def test_if_the_creation_was_none_we_come_back_to_the_one_that_others_follow() -> None:
+    """Garbage by a member: of the two creations after it, ours is the first.  Our request proves our leaf in it."""
+    world, (alice, bob, carol) = world_of(ALICE, BOB, CAROL, policy=closed_policy(World()))
+    use_elsewhere(alice, 2)
+    ask(alice)
+    world.settle()
+    garbage(world, alice, CAROL)
+    go_on(alice)
+    world.settle()
+    assert alice.group.continuation.left_out
+    for person in (bob, carol):
+        assert only(person.events, GroupContinued).by.account == ALICE
+    alice.ask()
+    world.settle()
+    bob.commit()
+    world.settle()
+    check_epoch(world, [alice, bob, carol], 2)
+
+
+def test_if_the_creation_was_none_another_members_is_not_lost() -> None:
+    """She could open Bob's, which comes second; a request from before it is made anew."""
+    world, (alice, bob, carol) = world_of(ALICE, BOB, CAROL, policy=closed_policy(World()))
+    fresh = packages(bob, 2)
+    use_elsewhere(alice, 2)
+    ask(alice)
+    world.settle()
+    garbage(world, alice, CAROL)
+    world.settle()
+    alice.ask()
+    world.settle()
+    alice.restart()  # her KeyPackages are there again
+    assert packages(bob, 2) != fresh
+    go_on(bob)
+    world.settle()
+    assert alice.group.continuation.left_out
+    world.now += 5
+    alice.ask()
+    world.settle()
+    carol.commit()
+    world.settle()
+    check_epoch(world, [alice, bob, carol], 2)
+
+
+def test_if_nobody_lets_us_in_the_first_creation_that_does_is_followed_after_all() -> None:
+    """The room is read again behind the one that was none; our own stands there, and Bob follows it when he comes."""
+    world, (alice, bob) = world_of(ALICE, BOB, policy=closed_policy(World()))
+    use_elsewhere(alice, 2)
+    ask(alice)
+    world.settle()
+    garbage(world, alice, BOB)
+    go_on(alice)
+    world.room.deliver_all()
+    alice.read()
+    assert alice.group.continuation.left_out
+    alice.group.continuation.enter_after_all()
+    with pytest.raises(UsageError, match="not left out"):
+        alice.group.continuation.enter_after_all()
+    alice.restart()
+    world.settle()
+    check_epoch(world, [alice, bob], 1)
+    assert only(bob.events, GroupContinued).by.account == ALICE
+
+
+def test_who_has_waited_in_vain_is_not_made_to_wait_again() -> None:
+    world, (alice, bob) = world_of(ALICE, BOB, policy=closed_policy(World()))
+    use_elsewhere(alice, 2)
+    ask(alice)
+    world.settle()
+    garbage(world, alice, BOB)
+    garbage(world, alice, BOB)
+    world.settle()
+    alice.group.continuation.enter_after_all()
+    alice.restart()
+    world.settle()
+    assert not alice.group.continuation.left_out
+    go_on(alice)
+    world.settle()
+    check_epoch(world, [alice, bob], 1)
+
+
+@pytest.mark.parametrize("claimed", ["mallory@m.example", None])
+def test_nobody_outside_leaves_a_member_out(claimed: str | None) -> None:
+    world, (alice, bob) = world_of(ALICE, BOB, policy=closed_policy(World()))
+    use_elsewhere(alice, 2)
+    ask(alice)
+    world.settle()
+    garbage(world, alice, claimed or "")
+    world.settle()
+    assert not alice.group.continuation.left_out
+    go_on(alice)
+    world.settle()
+    check_epoch(world, [alice, bob], 1)
+
+
+def test_a_stranger_leads_nobody_who_is_left_out_elsewhere() -> None:
+    """The KeyPackage of the request is public.  What signs the Welcome must be in the closed group, with rights."""
+    world, (alice, *_) = world_of(ALICE, BOB, CAROL, policy=closed_policy(World()))
+    left_out(world, alice, suite=3)
+    (request,) = alice.ask()
+    mallory = World(settings=world.settings, room=world.room.jid)
+    stranger = mallory.person("mallory@m.example")
+    proposal = MLSMessage.decode(request.payloads[0].data).body
+    assert isinstance(proposal, PublicMessage)
+    assert isinstance(proposal.content.content, Add)
+    group = Group.create(
+        stranger.device.key_packages.make(CipherSuite.get(3), world.now),
+        NEW,
+        extensions=alice.group.mls.context.extensions,
+    )
+    made = group.commit([proposal.content.content], now=world.now)
+    assert made.welcome is not None
+    world.room.post([Commit(NEW, 1, made.commit), Welcome(NEW, 1, made.welcome)], "mallory@m.example")
+    world.settle()
+    assert alice.group.continuation.left_out
+    assert "nothing that we know lets mallory" in str(only(alice.events, Rejected).error)

@@ -154,6 +154,47 @@ async def test_nobody_takes_anothers_place_under_another_signature_scheme(
     await bob.hears("i'll drain him dry as hay")
 
 
+async def test_an_administrator_is_not_left_out_by_a_used_key_package(
+    server: DevServer, cast: Cast, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mls-operations, "Left Out".  Carol is quicker, with a KeyPackage of the administrator's whose keys are gone."""
+    _, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol", **SUITES)
+    device, suite = alice.mls.device, CipherSuite.get(2)
+    used = device.key_packages.make(suite, alice.mls.now)
+    with device.store.transaction() as transaction:
+        device.key_packages.use_up(transaction, used, alice.mls.now)
+        device.key_packages.forget(transaction, used.reference)
+    wicked = carol.room().worker.reinitializer
+    read = wicked._key_packages
+
+    async def read_used(asked: ReInit) -> tuple[list[KeyPackage], list[str]]:
+        packages, lacking = await read(asked)
+        others = [each for each in packages if ClientIdentity.from_leaf(each.leaf_node) != device.identity]
+        assert len(others) == 1
+        return [used.key_package, *others], lacking
+
+    monkeypatch.setattr(wicked, "_key_packages", read_used)
+    for honest in (alice, bob):
+        create = honest.room().worker.reinitializer._create
+
+        async def create_later(create: Any = create) -> None:
+            await carol.next("mls_group_continued")
+            await create()
+
+        monkeypatch.setattr(honest.room().worker.reinitializer, "_create", create_later)
+    async with asyncio.timeout(SECONDS):
+        assert await alice.room().reinit(2) == 2
+    assert (await bob.next("mls_group_continued")).by.account == carol.account
+    assert (await alice.next("mls_group_continued")).by.account in (bob.account, carol.account)
+    await all_agree(alice, bob, carol, epoch=2)
+    check_suite(2, alice, bob, carol)
+    assert not alice.got("mls_group_lost")
+    await alice.say("now i'll charm the air to give a sound")
+    await bob.hears("now i'll charm the air to give a sound")
+    await alice.room().remove(carol.account)  # she has all her rights
+    await all_agree(alice, bob, epoch=3)
+
+
 async def test_everybody_is_killed_and_comes_back_later(prosody: DevServer, cast: Cast, impatient: None) -> None:
     """Nobody was there to make the new group; whoever comes back first does."""
     _, (alice, bob) = await cast.meet(prosody, "alice", "bob", **SUITES)

@@ -27,7 +27,7 @@ def meeting() -> tuple[World, Parts, Reinitializer]:
     world.settle()
     parts = Parts(alice)
     committer = Committer(parts.parts, Transmitter(parts.parts, lambda *_: None))
-    return world, parts, Reinitializer(parts.parts, committer)
+    return world, parts, Reinitializer(parts.parts, committer, parts.progress.until_live)
 
 
 def test_it_is_given_when_the_last_one_has_the_suite_and_once() -> None:
@@ -61,7 +61,7 @@ def test_it_is_not_given_where_nothing_is_better() -> None:
     alice, _ = world.group(ALICE, BOB, suite=0xF001)
     parts = Parts(alice)
     committer = Committer(parts.parts, Transmitter(parts.parts, lambda *_: None))
-    Reinitializer(parts.parts, committer).look_for_better_suite()
+    Reinitializer(parts.parts, committer, parts.progress.until_live).look_for_better_suite()
     assert not parts.got("mls_better_suite")
 
 
@@ -70,7 +70,7 @@ def test_nobody_is_told_about_a_group_of_itself_alone() -> None:
     (alice,) = world.group(ALICE)
     parts = Parts(alice)
     committer = Committer(parts.parts, Transmitter(parts.parts, lambda *_: None))
-    Reinitializer(parts.parts, committer).look_for_better_suite()
+    Reinitializer(parts.parts, committer, parts.progress.until_live).look_for_better_suite()
     assert not parts.got("mls_better_suite")
 
 
@@ -80,5 +80,5 @@ def test_a_suite_that_the_policy_does_not_allow_is_not_better() -> None:
     alice, _ = world.group(ALICE, BOB, policy=policy, suite=0xF001)
     parts = Parts(alice)
     committer = Committer(parts.parts, Transmitter(parts.parts, lambda *_: None))
-    Reinitializer(parts.parts, committer).look_for_better_suite()
+    Reinitializer(parts.parts, committer, parts.progress.until_live).look_for_better_suite()
     assert not parts.got("mls_better_suite")

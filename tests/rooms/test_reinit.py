@@ -18,6 +18,7 @@ from slixmpp_mls.rooms.engine.transmitter import Transmitter
 from slixmpp_mls.testing import Participant, World
 
 from ..client.people import ALICE, BOB, closed_policy
+from ..client.test_reinit import ask, garbage, use_elsewhere
 from ..services import Client
 from .people import Parts, until
 
@@ -33,8 +34,14 @@ class Member(Parts):
     def __init__(self, person: Participant, others: Client | None = None) -> None:
         super().__init__(person, others)
         self.committer = Committer(self.parts, Transmitter(self.parts, lambda *refused: None))
-        self.reinitializer = Reinitializer(self.parts, self.committer)
+        self.reinitializer = Reinitializer(self.parts, self.committer, self.read_again)
         self.read_events = len(person.events)
+        self.again = 0
+
+    async def read_again(self) -> None:
+        """What the worker does: it reads on from the place in the store, and begins anew."""
+        self.again += 1
+        self.reinitializer.begin(at_once=False)
 
     def read(self) -> None:
         """Everybody reads, and the engine hears of it."""
@@ -146,3 +153,23 @@ async def test_a_key_package_that_is_gone_delays_the_creation_and_is_reported() 
     alice.key_packages.of[BOB] |= kept
     await alice.reads_until(changing.done)
     assert await changing == 2
+
+
+async def test_who_is_left_out_makes_no_group_until_it_has_waited_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mls-operations, "Left Out": Bob's creation was none, and he is gone."""
+    monkeypatch.setattr(reinit, "LEFT_OUT_PATIENCE", 0.05)
+    world, alice, bob = await scene()
+    use_elsewhere(alice.person, 2)
+    ask(alice.person, 2)
+    world.settle()
+    garbage(world, alice.person, BOB)
+    world.settle()
+    assert alice.group.continuation.left_out
+    alice.read_events = len(alice.person.events)
+    alice.reinitializer.begin(at_once=True)
+    await alice.reads_until(lambda: alice.group.continuation.reinit is None)
+    assert alice.again == 1
+    (delayed, *_) = alice.got("mls_continuation_delayed")
+    assert "used before" in delayed.reason
+    assert (alice.group.mls.suite.id, bob.group.mls.suite.id) == (2, 2)
+    assert world.agree()

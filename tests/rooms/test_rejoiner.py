@@ -17,7 +17,8 @@ from slixmpp_mls.rooms.engine.rejoin import Rejoiner, group_in
 from slixmpp_mls.rooms.engine.transmitter import Transmitter
 from slixmpp_mls.testing import Participant, World
 
-from ..client.people import ALICE, BOB, CAROL, three
+from ..client.people import ALICE, BOB, CAROL, closed_policy, three
+from ..client.test_reinit import left_out, world_of
 from .people import Parts, soon, until
 
 
@@ -59,6 +60,35 @@ async def test_a_client_that_has_lost_the_group_asks_to_be_added_and_comes_back(
     assert bob.group.is_member
     assert world.agree()
     assert not bob.rejoiner.is_due
+
+
+async def test_a_client_that_is_left_out_of_the_group_that_follows_asks_and_keeps_its_state() -> None:
+    """mls-operations, "Left Out"."""
+    world, people = world_of(ALICE, BOB, CAROL, policy=closed_policy(World()))
+    left_out(world, people[0])
+    alice = Returning(people[0])
+    alice.rejoiner.news()
+    await until(lambda: alice.muc.sent)
+    (rejoining,) = alice.got("mls_rejoining")
+    assert rejoining == Rejoining(world.room.jid, 1, 1, external=False)
+    assert alice.group.is_member
+    world.settle()
+    people[1].commit()
+    alice.read()
+    assert alice.group.continuation.reinit is None
+    assert world.agree()
+    assert not alice.rejoiner.is_due
+
+
+async def test_a_client_that_is_left_out_asks_when_it_is_told_to() -> None:
+    world, people = world_of(ALICE, BOB, CAROL, policy=closed_policy(World()))
+    left_out(world, people[0])
+    alice = Returning(people[0], rejoin="by hand")
+    alice.rejoiner.news()
+    await soon()
+    assert not alice.muc.sent
+    alice.rejoiner.by_hand()
+    await until(lambda: alice.muc.sent)
 
 
 async def test_nothing_happens_by_itself_if_that_is_configured() -> None:

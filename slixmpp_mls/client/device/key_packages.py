@@ -4,6 +4,9 @@ The private keys of a KeyPackage are stored before it is published and deleted a
 KeyPackage of last resort may be used more than once, so its keys are kept for a while after its first use.  The keys of
 others are kept for a day (:attr:`KeyPackageSettings.spent`): two clients that invite us at the same time may have
 picked the same one, and we could not open the second Welcome.
+
+The return key of a used KeyPackage's leaf is kept longer (:meth:`OwnKeyPackages.spent_return_key`).  Somebody may put
+the leaf into another group by a Welcome that we cannot open.  The key proves that the leaf is ours, and opens nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from ...errors import InvalidError, MalformedError
 from ...identity import ClientIdentity
-from ...mls.crypto.cipher_suite import CipherSuite, Random
+from ...mls.crypto.cipher_suite import CipherSuite, Random, SignaturePrivateKey
 from ...mls.parameters import DAY, HOUR, Parameters
 from ...mls.registry import GREASE
 from ...mls.structures.framing import MLSMessage
@@ -21,16 +24,17 @@ from ...mls.structures.key_package import KeyPackage
 from ...mls.structures.leaf_node import Capabilities, KeyPackageSource, Lifetime
 from ...mls.tree.leaf_creation import Completion, KeyPackageBundle, OwnLeaf, create_key_package
 from ...mls.tree.leaf_validation import GroupRequirements, LeafRules, VerifiedKeyPackage
-from ...policy import DeviceVouchers, refuse_leaf_of_0_1
+from ...policy import DeviceVouchers, derive_return_key, refuse_leaf_of_0_1
 from ...stanza.code_points import REMOVED_CLIENTS
 from ...store.interface import Store, Transaction
-from ..storage.records import KEY_PACKAGE_ITEMS, KEY_PACKAGES, SPENT, KeyPackageRecord
+from ..storage.records import KEY_PACKAGE_ITEMS, KEY_PACKAGES, SPENT, KeyPackageRecord, SpentRecord
 
 __all__ = ["KeyPackagePlan", "KeyPackageSettings", "OwnKeyPackages", "PublishedKeyPackage", "open_key_package"]
 
 _UNUSED, _USED, _OUTSIDE_LIFETIME, _SPENT = 0, 1, 2, 3  # KeyPackageRecord.used
 _MAX_SPENT = 64  # whose private keys are kept; the oldest go first
 _MAX_NOTED = 1024  # of which we remember that they were used
+_NOTED_FOR = 30 * DAY  # after the end of the lifetime: we may have been away when a leaf of it came into a group
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,11 +259,28 @@ class OwnKeyPackages:
         noted = sorted((value, reference) for reference, value in transaction.items(SPENT))
         for _, reference in noted[: max(0, len(noted) + 1 - _MAX_NOTED)]:
             transaction.delete(SPENT, reference)
-        transaction.put(SPENT, bundle.reference, _lifetime(bundle).not_after.to_bytes(8, "big"))
+        key = derive_return_key(bundle.suite, bundle.leaf_key)
+        record = SpentRecord(_lifetime(bundle).not_after, bundle.suite.id, key.encode())
+        transaction.put(SPENT, bundle.reference, record.encode())
 
     def is_spent(self, transaction: Transaction, references: Sequence[bytes]) -> bool:
         """Whether one of these is a KeyPackage of ours that was used before; its private keys may be gone."""
         return any(transaction.get(SPENT, reference) is not None for reference in references)
+
+    def spent_return_key(
+        self, transaction: Transaction, references: Sequence[bytes]
+    ) -> tuple[CipherSuite, SignaturePrivateKey] | None:
+        """The return key of the first KeyPackage of ours among these that was used before, and its cipher suite.
+
+        None if there is none, or nothing of its return key: it was used before version 0.2, or OpenSSL lacks its suite.
+        """
+        for reference in references:
+            value = transaction.get(SPENT, reference)
+            record = None if value is None else SpentRecord.read(value)
+            if record is not None and record.return_key and CipherSuite.is_supported(record.suite):
+                suite = CipherSuite.get(record.suite)
+                return suite, suite.import_signature_key(record.return_key)
+        return None
 
     def forget_spent(self, now: int) -> None:
         """Delete the private keys of used KeyPackages whose time is over, whether the directory can be reached or not.
@@ -273,7 +294,7 @@ class OwnKeyPackages:
                 if record.used in (_USED, _SPENT) and now > record.delete_after:
                     transaction.delete(KEY_PACKAGES, reference)
             for reference, value in list(transaction.items(SPENT)):
-                if now > int.from_bytes(value, "big") + DAY:
+                if now > SpentRecord.read(value).until + _NOTED_FOR:
                     transaction.delete(SPENT, reference)
 
     def forget_all(self) -> None:

@@ -24,8 +24,8 @@ from .resumption_psks import Awaited
 from .tree_check import CheckedWhole, TreeCheck
 
 __all__ = [
-    "Abandon", "Begin", "Enter", "Fits", "Ignore", "Incoming", "Join", "JoinPartially", "MoveOn", "Outgoing", "Read",
-    "Remember", "Sent", "Step",
+    "Abandon", "Begin", "Enter", "Fits", "Ignore", "Incoming", "Join", "JoinPartially", "LeaveOut", "MoveOn",
+    "Outgoing", "Read", "Remember", "Sent", "Step",
 ]  # fmt: skip
 
 Fits = Callable[[Sequence[RoomElement]], None]
@@ -129,6 +129,11 @@ class Begin:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaveOut:
+    """A creation of the group that follows ours, which others may follow and we do not (:mod:`.continuation`)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Read:
     """Application data."""
 
@@ -224,7 +229,7 @@ class Step:
     """
 
     incoming: Incoming
-    action: Ignore | Sent | Begin | Read | Remember | MoveOn | Join | JoinPartially | Enter | Abandon
+    action: Ignore | Sent | Begin | LeaveOut | Read | Remember | MoveOn | Join | JoinPartially | Enter | Abandon
     leaves: tuple[LeafNode, ...] = ()
     successions: tuple[tuple[LeafNode, LeafNode], ...] = ()
     fetch: BlobReference | None = None

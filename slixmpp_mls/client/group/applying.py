@@ -41,7 +41,21 @@ from ..storage import epoch_log, leaf_ages, rejoin_limit
 from ..storage.doubts import Doubt
 from ..storage.duplicate_filter import mark, message_id
 from ..storage.records import MembershipState, OutboxKind, OutsideRecord, RoomRecord
-from .actions import Abandon, Begin, Enter, Ignore, Incoming, Join, JoinPartially, MoveOn, Read, Remember, Sent, Step
+from .actions import (
+    Abandon,
+    Begin,
+    Enter,
+    Ignore,
+    Incoming,
+    Join,
+    JoinPartially,
+    LeaveOut,
+    MoveOn,
+    Read,
+    Remember,
+    Sent,
+    Step,
+)
 from .certainty import Certainty, UnsureReason
 from .committable_proposals import is_vouched_for, returning_to
 from .continuation import Continuation
@@ -118,6 +132,8 @@ class Applying:
                 return [] if event is None else [event]
             case Begin(number):
                 return self._continuation.accept(number, record, now)
+            case LeaveOut():
+                return self._continuation.leave_out(record, self._welcomes.unread_key(step.incoming), now)
             case Read(received):
                 return self._accept_message(step.incoming, received, record, now)
             case Remember(received):
@@ -137,6 +153,8 @@ class Applying:
                 # Removal and return at once: when our place is past the stanza, nobody reads the Welcome any more.
                 return self._welcomes.accept(join, record, now, doubts)
             case MoveOn() as move:
+                if move.readded:
+                    self._keep_unread_key(step.incoming, now)
                 return self._accept_commit(move, record, now, doubts, _when(step.incoming, now))
 
     def refuse(self, step: Step, error: PeerError, now: int) -> list[Event]:
@@ -176,7 +194,7 @@ class Applying:
         """Our record, with our place behind this stanza."""
         record = replace(self._state.record, cursor=incoming.archive_id.encode())
         outside = self._state.membership is None and not self._follows_partially
-        return with_commits(record, incoming) if outside else record
+        return with_commits(record, incoming) if outside or self._state.left_out else record
 
     def _pass(self, record: RoomRecord) -> None:
         with self._state.change() as change:
@@ -187,6 +205,8 @@ class Applying:
         state = self._state
         with state.change() as change:
             change.put_record(record)
+            if state.left_out:
+                change.put_outside(self._requests.observed(incoming))
             events = self._certainty.note(change, reason, now) if reason else []
         if self._entries.loses_to(incoming):
             events.append(self._drop_entry(state.outside, record))
@@ -199,17 +219,24 @@ class Applying:
 
     def _pass_outside(self, incoming: Incoming, record: RoomRecord, now: int) -> list[Event]:
         """A stanza that does not let us in, but tells something of the group; perhaps that our own Commit has lost."""
-        seen, unread = self._requests.observed(incoming), self._welcomes.passed_over(incoming)
+        seen, unread = self._requests.observed(incoming), self._welcomes.unread_key(incoming)
         if self._entries.loses_to(incoming):
             return [self._drop_entry(seen, record)]
         with self._state.change() as change:
             change.put_record(record)
             change.put_outside(seen)
             if unread is not None:
-                # If its Commit counts for the others, our leaf is in their tree: we prove that it is ours.
-                key = derive_return_key(unread.suite, unread.leaf_key)
-                change.put_former_key(unread.suite.id, key, now, unread=True)
+                suite, key = unread
+                change.put_former_key(suite.id, key, now, unread=True)
         return []
+
+    def _keep_unread_key(self, incoming: Incoming, now: int) -> None:
+        """We lose the group by a Welcome that we cannot open: its leaf is ours, as its return key proves."""
+        unread = self._welcomes.unread_key(incoming)
+        if unread is not None:
+            suite, key = unread
+            with self._state.change() as change:
+                change.put_former_key(suite.id, key, now, unread=True)
 
     # --- messages and proposals ----------------------------------------------------------------
 

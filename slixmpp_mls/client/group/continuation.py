@@ -10,6 +10,16 @@ rules of any Commit (:mod:`.room_group`).  Its maker stores it first, sends it u
 the new group only then.  Several members may create the group that a ReInit requires.  The first creation that lets us
 in counts, and all others are void, our own included.
 
+*Left out.*  A creation may have a KeyPackage of ours that was used before, and whose keys we have deleted: an account's
+server handed it out again, or a member without rights kept it.  All leaves are proven, so others may follow it; or it
+is made up, for only who opens its Welcome can tell.  If the room says that a member has sent it, we are left out from
+then on.  We enter by no creation, not by our own either, since a group of those who were left out would be another one
+than that of the others.  We ask to be added instead (:mod:`.join_request`).  Our request proves return by the return
+key of the used KeyPackage, which we keep, and by those of the leaves that we have in other creations.  So any member
+of the group that has come about, whichever it is, lets us in.  If nobody does for a while, perhaps because there is no
+such group, we read the room again behind that creation, and follow the first one that lets us in
+(:meth:`Continuation.enter_after_all`).
+
 A group that a ReInit has closed is kept, with its keys, until we are in its successor: a member that misses the
 creation still has the keys to enter.  Nothing can be sent in between.  Messages in the outbox go to the new group.
 """
@@ -23,7 +33,7 @@ from hashlib import sha256
 
 from ...errors import StanzaTooLarge, UsageError
 from ...identity import ClientIdentity
-from ...mls.crypto.cipher_suite import CipherSuite
+from ...mls.crypto.cipher_suite import CipherSuite, SignaturePrivateKey
 from ...mls.group.commit_creation import CommitBundle
 from ...mls.group.group import Group
 from ...mls.group.resumption import CreationDraft
@@ -31,7 +41,7 @@ from ...mls.structures.key_package import KeyPackage
 from ...mls.structures.proposals import Add, PreSharedKey, ReInit
 from ...mls.structures.psk import PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
 from ...mls.tree.ratchet_tree import RatchetTree
-from ...policy import RoomPolicy, group_extensions
+from ...policy import RoomPolicy, derive_return_key, group_extensions
 from ...policy.continuation import check_continuation
 from ...policy.roster import Roster
 from ...stanza import elements
@@ -43,7 +53,7 @@ from ..events import Event, GroupChanged, GroupContinued, Joined
 from ..member import Member
 from ..storage.doubts import Doubts
 from ..storage.post_commit_actions import Invite, PostCommitActions
-from ..storage.records import MembershipState, OutboxKind, OutboxRecord, RoomRecord
+from ..storage.records import Known, MembershipState, OutboxKind, OutboxRecord, RoomRecord
 from .actions import Fits, Incoming, Outgoing
 from .evidence import Evidence
 from .group_info_key import GroupInfoKey
@@ -70,6 +80,70 @@ class Continuation:
     def waits(self) -> bool:
         """Whether a creation of ours waits for its reflection."""
         return self._state.waits(OutboxKind.CREATION)
+
+    @property
+    def left_out(self) -> bool:
+        """Whether others may have followed a creation that we do not follow."""
+        return self._state.left_out
+
+    def heeds(self, incoming: Incoming) -> bool:
+        """Whether a creation that we cannot open leaves us out: the room says that it is a member's.
+
+        One that we have waited for in vain is not heeded, nor is any after it.
+        """
+        membership, seen, who = self._state.require_member(), self._state.outside, incoming.claimed
+        closed = membership.group.closed
+        assert closed is not None
+        in_vain = seen.group_id == closed.group_id and not seen.known
+        return not in_vain and who is not None and membership.roster.has(who)
+
+    def leave_out(
+        self, record: RoomRecord, unread: tuple[CipherSuite, SignaturePrivateKey] | None, now: int
+    ) -> list[Event]:
+        """A creation leaves us out, the first one or another one.
+
+        :param record: with our place behind its stanza
+        :param unread: the return key of our leaf in it, and its cipher suite; None if nothing of it is left
+        :param now: seconds since the Unix epoch
+        :raises StoreError: nothing has changed
+        """
+        state, asked, seen = self._state, self.reinit, self._state.outside
+        assert asked is not None
+        first = not state.left_out
+        if first:
+            seen = replace(seen.pace(), group_id=asked.group_id, suite=asked.cipher_suite, epoch=1, known=Known.SEEN)
+            seen = replace(seen, after=record.cursor, not_before=0)
+        else:  # a request from before it means nothing to those who follow it
+            seen = replace(seen, asks=tuple(replace(ask, epoch=0) for ask in seen.asks))
+        with state.change() as change:
+            for staged in state.staged.values():
+                if isinstance(staged.next, Group) and staged.next.group_id == asked.group_id:
+                    key = derive_return_key(staged.next.suite, staged.next.own_leaf_key)
+                    change.put_former_key(staged.next.suite.id, key, now)
+            if unread is not None:
+                suite, key = unread
+                change.put_former_key(suite.id, key, now, unread=True)
+            change.put_outside(seen)
+            change.put_record(record)
+        return []
+
+    def enter_after_all(self) -> None:
+        """Nobody has let us in: end our requests, and go back to the place behind the creation that has left us out.
+
+        The room must be read again from there.
+
+        :raises UsageError: we are not left out
+        :raises StoreError: nothing has changed
+        """
+        state = self._state
+        if not state.left_out:
+            raise UsageError(f"not left out of the group that follows in {state.room}")
+        seen = state.outside
+        with state.change() as change:
+            for ask in seen.asks:
+                self._device.key_packages.forget(change.transaction, ask.reference)
+            change.put_outside(replace(seen.pace(), group_id=seen.group_id))
+            change.put_record(replace(state.record, cursor=seen.after, commits=b""))
 
     def continue_group(self, others: Sequence[KeyPackage], now: int, *, fits: Fits | None = None) -> Outgoing:
         """Create the group that the ReInit requires (RFC 9420 11.2).
@@ -162,11 +236,14 @@ class Continuation:
 
         :param tree_at: where the ratchet tree is, if it is not to be in the Welcome
         :param placement: what else is to be elsewhere, by :meth:`place`
-        :raises UsageError: a creation of ours waits already, or the draft's time is over
+        :raises UsageError: a creation of ours waits already, another one may have been first, or the draft's time is
+            over
         :raises StanzaTooLarge: by `fits`; nothing has changed
         :raises StoreError: nothing has changed
         """
         state, asked = self._state, self.reinit
+        if state.left_out:
+            raise UsageError("another creation may have been first")
         if self.waits or (state.membership is not None and (asked is None or asked.group_id != draft.group_id)):
             raise UsageError("a creation of ours waits already, or another one has been first")
         location = None if tree_at is None else RatchetTreeLocation(tree_at).extension()

@@ -69,7 +69,7 @@ class JoinRequests:
     def epoch_seen(self) -> int | None:
         """The epoch in which the group seems to be, while we are outside."""
         outside = self._state.outside
-        return outside.epoch if outside.known and (self._state.membership is None or self._state.returning) else None
+        return outside.epoch if outside.known and (self._state.membership is None or self._state.coming_back) else None
 
     # --- observing -----------------------------------------------------------------------------
 
@@ -98,7 +98,8 @@ class JoinRequests:
         self, seen: OutsideRecord, payload: elements.AnyCommit | elements.Proposal | elements.Application, begins: bool
     ) -> OutsideRecord:
         if payload.group != seen.group_id:
-            if not isinstance(payload, elements.AnyCommit) or not (begins or self._may_change(seen)):
+            changes = self._state.membership is None and (begins or self._may_change(seen))
+            if not isinstance(payload, elements.AnyCommit) or not changes:
                 return seen
             seen = replace(seen, group_id=payload.group, known=Known.NOTHING, suite=0)
         if isinstance(payload, elements.Proposal) and any(ask.message == payload.data for ask in seen.asks):
@@ -123,8 +124,6 @@ class JoinRequests:
         with a creation, a Commit and its Welcome (RFC 9420 11.2).  That one may be forged.  So after it the latest
         Commit counts, as for everybody who never was in.
         """
-        if self._state.membership is not None:
-            return False
         if self._state.standing is not MembershipState.LOST:
             return True
         with self._state.store.transaction() as transaction:
@@ -135,7 +134,7 @@ class JoinRequests:
     def asking_at(self, now: int) -> int | None:
         """Time at which we may ask to be added, seconds since the Unix epoch; None until a stanza changes it."""
         seen, standing = self._state.outside, self._state.standing
-        outside = standing in (MembershipState.LOST, MembershipState.INVITED) or self._state.returning
+        outside = standing in (MembershipState.LOST, MembershipState.INVITED) or self._state.coming_back
         if not outside or not seen.known or not self._suites():
             return None
         if any(ask.epoch == seen.epoch and now < ask.until and self._has_vouchers(ask, now) for ask in seen.asks):
@@ -231,7 +230,7 @@ class JoinRequests:
     def unconfirmed(self) -> Iterator[Outgoing]:
         """Requests to be sent again: the room has not reflected them, and they may still have an effect."""
         seen = self._state.outside
-        inside = self._state.membership is not None and not self._state.returning
+        inside = self._state.membership is not None and not self._state.coming_back
         if not inside and self._state.standing is not MembershipState.OUT:
             for ask in seen.asks:
                 if ask.epoch == seen.epoch and not ask.arrived:

@@ -47,7 +47,7 @@ from ...stanza.locations import verify as verify_location
 from ..device import Device
 from ..events import CommitLost, Event, LeftBehind, MessageSent, Rejected, Unreadable
 from ..storage.records import MembershipState, OutboxKind
-from .actions import Abandon, Begin, Enter, Ignore, Incoming, Join, MoveOn, Read, Remember, Sent, Step
+from .actions import Abandon, Begin, Enter, Ignore, Incoming, Join, LeaveOut, MoveOn, Read, Remember, Sent, Step
 from .certainty import UnsureReason
 from .continuation import Continuation
 from .external_commit import ExternalCommits
@@ -155,18 +155,7 @@ class Processing:
         """The group that follows ours, if ours is closed; or one that we have left behind."""
         asked = group.closed
         if asked is not None and payload.group == asked.group_id:
-            number = self._continuation.find(incoming)
-            if number is not None:
-                return Step(incoming, Begin(number))
-            step = self._welcomes.find(incoming, others)
-            if step is None:
-                return Step(incoming, Ignore())
-            if isinstance(step.action, Join):
-                continues = step.action.staged.continues
-                # RFC 9420 12.4.3.1 has been checked for what it continues: here, that it is our group.
-                if continues is None or continues.psk_group_id != group.group_id:
-                    raise InvalidError("a group that does not follow ours", "RFC 9420 11.2")
-            return step
+            return self._examine_following_group(group, incoming, others)
         with self._state.store.transaction() as transaction:
             left = transaction.get(self._state.spaces.ended, payload.group)
         if left is None:
@@ -178,6 +167,30 @@ class Processing:
                 incoming, Ignore((Unreadable(self._state.room, "too-late", payload.epoch, who, incoming.archive_id),))
             )
         return Step(incoming, Ignore())
+
+    def _examine_following_group(self, group: Group, incoming: Incoming, others: OtherGroups) -> Step:
+        left_out = self._state.left_out
+        number = self._continuation.find(incoming)
+        if number is not None:  # it comes second, perhaps; the outbox keeps it
+            return Step(incoming, Ignore() if left_out else Begin(number))
+        if left_out and self._welcomes.came_second(incoming):
+            return Step(incoming, Ignore())
+        step = self._welcomes.find(incoming, others)
+        if step is None:
+            leaves_out = self._is_creation(incoming) and self._welcomes.is_for_spent(incoming)
+            return Step(incoming, LeaveOut() if leaves_out and self._continuation.heeds(incoming) else Ignore())
+        if isinstance(step.action, Join):
+            continues = step.action.staged.continues
+            if left_out:
+                return Step(incoming, LeaveOut()) if continues is not None else step
+            # RFC 9420 12.4.3.1 has been checked for what it continues: here, that it is our group.
+            if continues is None or continues.psk_group_id != group.group_id:
+                raise InvalidError("a group that does not follow ours", "RFC 9420 11.2")
+        return step
+
+    @staticmethod
+    def _is_creation(incoming: Incoming) -> bool:
+        return any(isinstance(payload, elements.AnyCommit) and payload.epoch == 0 for payload in incoming.payloads)
 
     def _examine_own(self, membership: Membership, incoming: Incoming, number: bytes, others: OtherGroups) -> Step:
         record = self._state.outbox[number]

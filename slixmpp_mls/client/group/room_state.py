@@ -268,6 +268,18 @@ class RoomState:
         """Whether it is proved that the group is elsewhere than our state, which stays until we are back."""
         return self._contents.membership is not None and bool(self._contents.unsure.behind)
 
+    @property
+    def left_out(self) -> bool:
+        """Whether others may be in the group that follows our closed one, by a creation that we do not follow."""
+        membership, seen = self._contents.membership, self._contents.outside
+        closed = None if membership is None else membership.group.closed
+        return closed is not None and bool(seen.known) and seen.group_id == closed.group_id
+
+    @property
+    def coming_back(self) -> bool:
+        """Whether we ask to be added to the group, as one that is outside, while we still have the state of before."""
+        return self.returning or self.left_out
+
     def waits(self, kind: OutboxKind) -> bool:
         """Whether something of this kind was sent, was not refused, and has not come back."""
         return any(record.kind is kind and not record.refused for _, record in self.outbox)

@@ -42,6 +42,7 @@ from hashlib import sha256
 
 from ...errors import InvalidError, PeerError
 from ...identity import ClientIdentity
+from ...mls.crypto.cipher_suite import CipherSuite, SignaturePrivateKey
 from ...mls.group.group import Group
 from ...mls.group.joining import StagedJoin, UnverifiedGroupInfo
 from ...mls.partial import PartialGroup
@@ -50,7 +51,7 @@ from ...mls.structures.leaf_node import LeafNode
 from ...mls.structures.partial import AnnotatedWelcome, SenderAuthenticatedWelcome
 from ...mls.structures.welcome import Welcome
 from ...mls.tree.leaf_creation import KeyPackageBundle
-from ...policy import GroupView, RoomPolicy, refuse_group_of_0_1
+from ...policy import GroupView, RoomPolicy, derive_return_key, refuse_group_of_0_1
 from ...policy.continuation import check_continuation
 from ...policy.later_state import check_later, followed
 from ...policy.roster import Roster
@@ -170,17 +171,22 @@ class Welcomes:
 
         :raises StoreError: the store failed
         """
-        references: list[bytes] = []
-        for payload in incoming.payloads:
-            with suppress(PeerError):
-                if isinstance(payload, elements.WelcomeLocation):
-                    references += WelcomePlace.read(payload.data).new_members
-                elif isinstance(payload, elements.Welcome):
-                    welcome = check_consistency(payload).body
-                    assert isinstance(welcome, Welcome)
-                    references += [entry.new_member for entry in welcome.secrets]
         with self._state.store.transaction() as transaction:
-            return self._device.key_packages.is_spent(transaction, references)
+            return self._device.key_packages.is_spent(transaction, _references(incoming))
+
+    def unread_key(self, incoming: Incoming) -> tuple[CipherSuite, SignaturePrivateKey] | None:
+        """The return key of the leaf that a Welcome in the stanza, which we do not follow, has given to us.
+
+        If its Commit counts for the others, our leaf is in their tree, and the key proves that it is ours.
+
+        :returns: also its cipher suite; None if there is no such Welcome, or nothing of its KeyPackage is left
+        :raises StoreError: the store failed
+        """
+        bundle = self.passed_over(incoming)
+        if bundle is not None:
+            return bundle.suite, derive_return_key(bundle.suite, bundle.leaf_key)
+        with self._state.store.transaction() as transaction:
+            return self._device.key_packages.spent_return_key(transaction, _references(incoming))
 
     # --- the Welcome ---------------------------------------------------------------------------
 
@@ -494,6 +500,20 @@ def with_commits(record: RoomRecord, incoming: Incoming) -> RoomRecord:
     """A record that remembers the Commits of a stanza, too."""
     commits = b"".join(dict.fromkeys((*_marks(record.commits), *_commits_in(incoming))))
     return replace(record, commits=commits[-_COMMITS * _MARK :])
+
+
+def _references(incoming: Incoming) -> list[bytes]:
+    """The KeyPackageRefs that the Welcomes in a stanza are for, as far as they can be read."""
+    references: list[bytes] = []
+    for payload in incoming.payloads:
+        with suppress(PeerError):
+            if isinstance(payload, elements.WelcomeLocation):
+                references += WelcomePlace.read(payload.data).new_members
+            elif isinstance(payload, elements.Welcome):
+                welcome = check_consistency(payload).body
+                assert isinstance(welcome, Welcome)
+                references += [entry.new_member for entry in welcome.secrets]
+    return references
 
 
 def _tree_location(info: UnverifiedGroupInfo) -> BlobReference | None:

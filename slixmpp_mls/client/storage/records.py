@@ -15,8 +15,7 @@ space                      key                       value
                            ``retired``               at which that ended (:mod:`.devices`, as are ``own-device``
                                                      and ``admission``)
 ``key-package``            KeyPackageRef             :class:`KeyPackageRecord`
-``spent``                  KeyPackageRef             of one that was used: the end of its lifetime, seconds since the
-                                                     Unix epoch (8)
+``spent``                  KeyPackageRef             :class:`SpentRecord` of one that was used
 ``conversation``           account                   the room that is being made for it (the plugin's)
 ``room``                   room's bare JID           :class:`RoomRecord`
 ``group/`` + room          piece                     :mod:`slixmpp_mls.mls.group.group_storage`
@@ -87,6 +86,7 @@ __all__ = [
     "OutsideRecord",
     "RoomRecord",
     "Spaces",
+    "SpentRecord",
     "UnsureRecord",
     "UploadRecord",
     "WholeTreeRecord",
@@ -155,6 +155,25 @@ class KeyPackageRecord(Struct):
     bundle: opaque
     delete_after: uint64
     used: uint8
+
+
+@struct
+class SpentRecord(Struct):
+    """A KeyPackage of ours that was used; its other private keys may be gone.
+
+    `until` is the end of its lifetime, in seconds since the Unix epoch.  `return_key` is the private return key of its
+    leaf, of the cipher suite with the number `suite`.
+    """
+
+    secret: ClassVar[bool] = True
+    until: uint64
+    suite: uint16
+    return_key: opaque
+
+    @classmethod
+    def read(cls, value: bytes) -> Self:
+        """A record from the store; before version 0.2 it had only the end of the lifetime."""
+        return cls(int.from_bytes(value, "big"), 0, b"") if len(value) == 8 else cls.decode(value)
 
 
 @struct

@@ -13,6 +13,9 @@ them makes it.  Every member can, since each has a key of the old group that pro
 No message can be sent in between.  Therefore the ReInit is not committed before every member has a KeyPackage and a
 creation for that many members is known to fit into a stanza.  A KeyPackage may nevertheless be gone when the new group
 is made.  This is reported (:class:`ContinuationDelayed`), and the creation is tried again until the KeyPackage is back.
+
+If somebody has made the new group with a KeyPackage of ours that was used before, we make none for
+:data:`LEFT_OUT_PATIENCE` seconds, and ask to be added to that one (:mod:`slixmpp_mls.client.group.continuation`).
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,13 +41,15 @@ from ...mls.tree.tree_math import LeafIndex
 from .committer import Committer
 from .parts import RoomParts
 
-__all__ = ["OTHERS_CREATE_AFTER", "BetterSuite", "ContinuationDelayed", "Reinitializer"]
+__all__ = ["LEFT_OUT_PATIENCE", "OTHERS_CREATE_AFTER", "BetterSuite", "ContinuationDelayed", "Reinitializer"]
 
 log = logging.getLogger(__name__)
 
 #: Seconds after which others make the new group, at the earliest; each adds as much again at random, and some more in
 #: large groups.
 OTHERS_CREATE_AFTER = 20.0
+#: Seconds for which a client that is left out asks to be added to the group that others may have followed.
+LEFT_OUT_PATIENCE = 600.0
 _LONGEST_PAUSE = 600.0  # seconds between two attempts
 
 
@@ -74,9 +80,13 @@ class BetterSuite:
 
 
 class Reinitializer:
-    """Ends one room's group, and makes the group that follows."""
+    """Ends one room's group, and makes the group that follows.
 
-    def __init__(self, parts: RoomParts, committer: Committer) -> None:
+    :param read_again: reads the room from our place in the store, and begins to make the group that a ReInit demands
+    """
+
+    def __init__(self, parts: RoomParts, committer: Committer, read_again: Callable[[], Awaitable[None]]) -> None:
+        self._read_again = read_again
         self._parts = parts
         self._context = parts.context
         self._group = parts.group
@@ -186,6 +196,9 @@ class Reinitializer:
         while True:
             await asyncio.sleep(pause)
             await self._progress.until_live()  # afterwards we know whether another member has made it
+            if self._group.continuation.left_out:
+                await self._wait_to_be_added()
+                return
             if self._group.continuation.reinit is None:
                 return
             if not self._group.continuation.waits:
@@ -197,12 +210,27 @@ class Reinitializer:
                     self._delayed(str(error))
             pause = min(_LONGEST_PAUSE, max(OTHERS_CREATE_AFTER, 2 * pause)) * random.uniform(0.8, 1.2)  # noqa: S311
 
+    async def _wait_to_be_added(self) -> None:
+        """Wait until a member of the group that others may have followed lets us in, or for as long as it may take."""
+        continuation = self._group.continuation
+        self._delayed("another member has made it with a KeyPackage of ours that was used before; we ask to be added")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LEFT_OUT_PATIENCE):
+                await self._progress.until(lambda: not continuation.left_out)
+        if continuation.left_out:
+            log.info("%s: nobody has added us to the group that follows", self._parts.room)
+            await self._parts.stored(continuation.enter_after_all)
+            with suppress(MLSError):  # the room is lost, as the application learns
+                await self._read_again()
+
     async def _create(self) -> None:
         asked = self._group.continuation.reinit
         assert asked is not None
         packages, lacking = await self._key_packages(asked)
         if self._group.continuation.reinit != asked or self._group.continuation.waits:
             return  # another member was faster
+        if self._group.continuation.left_out:
+            return  # perhaps another member was faster
         if lacking:
             self._delayed(f"no usable KeyPackage for cipher suite {suite_name(asked.cipher_suite)}", tuple(lacking))
             return

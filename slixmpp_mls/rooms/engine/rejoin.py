@@ -78,7 +78,8 @@ class Rejoiner:
     @property
     def is_due(self) -> bool:
         """Whether we are outside, or have to return, want in, and may act on it."""
-        outside = self._group.state in (MembershipState.LOST, MembershipState.INVITED) or self._group.returning
+        outside = self._group.state in (MembershipState.LOST, MembershipState.INVITED)
+        outside = outside or self._group.room_state.coming_back
         return outside and (self._requested or self.mode is RejoinMode.AUTOMATIC) and self._progress.lost is None
 
     def by_hand(self) -> None:
@@ -89,7 +90,8 @@ class Rejoiner:
     def news(self) -> None:
         """React to any change in the room, or of our own state."""
         self._news.set()
-        if self._group.is_member:
+        left_out = self._group.continuation.left_out
+        if self._group.is_member and not left_out:
             self._requested = self._requested and self._group.returning
         elif self.is_due and (self._task is None or self._task.done()) and self._progress.live.is_set():
             self._task = self._parts.spawn(self.ask_until_in(), "rejoining")
@@ -106,7 +108,8 @@ class Rejoiner:
     async def ask_until_in(self) -> None:
         """Ask to be added, repeatedly, until we are in, or may not act any more."""
         lost = self._group.state is MembershipState.LOST or self._group.returning
-        await asyncio.sleep(random.uniform(0, _SPREAD) + (0 if lost else _ASK_AFTER_INVITATION))  # noqa: S311
+        at_once = lost or self._group.continuation.left_out
+        await asyncio.sleep(random.uniform(0, _SPREAD) + (0 if at_once else _ASK_AFTER_INVITATION))  # noqa: S311
         tried: int | None = None
         asked_at = -_EXTERNAL_AFTER
         while self.is_due:

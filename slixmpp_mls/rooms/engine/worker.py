@@ -146,7 +146,7 @@ class RoomWorker:
         self.rejoiner = Rejoiner(parts, self.transmitter)
         self.recovery = Recovery(parts, self.committer, self.transmitter, self.rejoiner, self._emit, self._sure)
         self.readmission = Readmission(parts, self.committer)
-        self.reinitializer = Reinitializer(parts, self.committer)
+        self.reinitializer = Reinitializer(parts, self.committer, self._read_again)
         self.checks = MemberChecks(parts, remove, self.unsilence)
         self.post_commit = PostCommit(parts)
         self.invitations = RepeatedInvitations(parts)
@@ -237,6 +237,14 @@ class RoomWorker:
         await self._stop_reading()
         if not self._group.follows:
             self._group.lifecycle.seek(after)
+        await self.start()
+
+    async def _read_again(self) -> None:
+        """Read the room again from our place in the store, which has moved back.
+
+        :raises MLSError: see :meth:`start`
+        """
+        await self._stop_reading()
         await self.start()
 
     async def _stop_reading(self) -> None:
