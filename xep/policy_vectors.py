@@ -418,6 +418,18 @@ def _list_cases() -> Iterable[tuple[str, bool, list[RemovedClient], RoomPolicy, 
     yield "a ninth entry of an account", True, [*eight, *known[1:]], POLICY, BOB, [remove(BOB2, BOB)]
     full = [entry(f"u{number}@e.example/1", newcomer if number % 2 else member) for number in range(128)]
     yield "a 129th entry: the oldest newcomer's goes", True, full, POLICY, ALICE, [remove(BOB, ALICE)]
+    absent = [entry(f"u{number}@e.example/1", member) for number in range(127)]
+    of_bob = entry("bob@b.example/3", own)
+    yield (
+        "a 129th entry: one of an absent account goes, although a member's is older and counts for less", True,
+        [of_bob, *absent], POLICY, ALICE, [remove(CAROL, ALICE)],
+    )  # fmt: skip
+    yield (
+        "half of the list is for absent accounts: a member's several become one", True,
+        [of_bob, entry("bob@b.example/4", member), entry("alice@a.example/7", own),
+         *(entry(f"alice@a.example/{number}", member) for number in range(100, 162)), *absent[:63]],
+        POLICY, ALICE, [remove(CAROL, ALICE)],
+    )  # fmt: skip
 
 
 ALLOWED = {name: allowed for name, allowed, *_ in (*_cases(), *_policy_cases(), *_removed_cases(), *_list_cases())}

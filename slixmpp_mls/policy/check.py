@@ -88,7 +88,7 @@ from ..mls.structures.leaf_node import LeafNode
 from ..stanza.code_points import REMOVED_CLIENTS
 from .admission import Arrival, Ground, JudgedCommit
 from .proofs import LEAF_EXTENSIONS, ReturnKey, is_newcomer
-from .removed_clients import RemovedAs, RemovedClients
+from .removed_clients import RemovedAs, RemovedClients, Standing
 from .room_policy import RoomPolicy
 from .roster import Roster
 from .view import GroupView
@@ -179,7 +179,7 @@ def judge(view: GroupView, effects: Effects) -> Verdict:
     for arrival in arrivals:
         if policy.conversation and arrival.client.account not in policy.administrators:
             raise PolicyViolation("conversation", f"{arrival.client} would come into a conversation of others")
-    return Verdict(roster, _removed_after(judged, arrivals, returning), arrivals)
+    return Verdict(roster, _removed_after(judged, arrivals, returning, roster, policy), arrivals)
 
 
 def may_commit_psks(view: GroupView, leaf: int | None) -> bool:
@@ -296,8 +296,21 @@ def _check_numbers(policy: RoomPolicy, before: Roster, after: Roster, arrivals: 
         raise PolicyViolation("too-many", f"more than {policy.max_members} clients in the group")
 
 
-def _removed_after(judged: JudgedCommit, arrivals: Sequence[Arrival], returning: Iterable[int]) -> RemovedClients:
-    roster = judged.view.roster
+def _removed_after(
+    judged: JudgedCommit, arrivals: Sequence[Arrival], returning: Iterable[int], after: Roster, policy: RoomPolicy
+) -> RemovedClients:
+    """The list after a Commit.
+
+    :param after: the roster after it
+    :param policy: the policy after it
+    """
+    roster, administrators = judged.view.roster, frozenset(policy.administrators)
+
+    def standing(account: str) -> Standing:
+        if account in administrators:
+            return Standing.ADMINISTRATOR
+        return Standing.MEMBER if after.has_say(account) else Standing.ABSENT
+
     removals = []
     for change in judged.effects.removed:
         if _is_wanted(judged, change, returning):
@@ -309,7 +322,7 @@ def _removed_after(judged: JudgedCommit, arrivals: Sequence[Arrival], returning:
         elif wisher is not None and roster.at(wisher).account == who.account:
             removed_as = RemovedAs.OWN_DEVICE
         removals.append((who, removed_as))
-    removed = (judged.view.removed or RemovedClients()).with_removed(removals)
+    removed = (judged.view.removed or RemovedClients()).with_removed(removals, standing)
     for arrival in arrivals:
         if arrival.ground in (Ground.RIGHT, Ground.OWN_DEVICE):
             removed = removed.with_added(arrival.client)

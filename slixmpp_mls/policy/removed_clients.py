@@ -17,14 +17,24 @@ A group of version 0.1 has no list.  In such a group no voucher is valid and no 
 may introduce the list, and no Commit can delete it.
 
 *Bounds.*  An account has at most `MAX_PER_ACCOUNT` entries; when one more is added, a single entry for all devices of
-the account replaces them.  The list has at most `MAX_REMOVED` entries; when one more is added, one is dropped.
-Newcomers' entries are dropped first, because only newcomers can arrive in any number; then those of devices removed by
-their own accounts; then others.  Among entries of one kind the oldest is dropped.
+the account replaces them.  The list has at most `MAX_REMOVED` entries.  Who may add and remove could fill it with
+made-up accounts, so that a stolen device comes back by its old voucher; but no voucher of an account without a client
+in the group is valid.  Therefore the entries of accounts that are in the group, or are administrators
+(:class:`Standing`), and those of absent accounts do not displace each other: each part may have half of the list.
+
+- If the absent accounts have more than half, one of their entries is dropped.  Newcomers' entries go first, because
+  only newcomers can arrive in any number; then those of devices removed by their own accounts; then others.  Among
+  entries of one kind the oldest goes.
+- Otherwise the entries of the account with the most of them are replaced by a single one for all its devices, which
+  bars no fewer clients: first of members, then of administrators.  If each account has only one entry, a member's is
+  dropped, by its kind and age.  So who wants to displace a member's entry needs 64 accounts that are in the group at
+  the same time.  Nobody displaces an administrator's entry, since a policy names at most 64 of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from enum import IntEnum
 from typing import Annotated, ClassVar
@@ -35,7 +45,7 @@ from ..mls.tls import Enum, Struct, opaque, struct
 from ..stanza.code_points import REMOVED_CLIENTS
 from .codecs import BARE_JID, Bounded
 
-__all__ = ["MAX_PER_ACCOUNT", "MAX_REMOVED", "RemovedAs", "RemovedClient", "RemovedClients"]
+__all__ = ["MAX_PER_ACCOUNT", "MAX_REMOVED", "RemovedAs", "RemovedClient", "RemovedClients", "Standing"]
 
 MAX_REMOVED = 128
 MAX_PER_ACCOUNT = 8
@@ -50,6 +60,17 @@ class RemovedAs(IntEnum):
     """The client's own account removed it."""
     MEMBER = 3
     """Another account removed it."""
+
+
+class Standing(IntEnum):
+    """The standing of an account in a group, by which its entries are kept if the list is full."""
+
+    ABSENT = 0
+    """It has no confirmed client in the group, and no say."""
+    MEMBER = 1
+    """It has a confirmed client in the group."""
+    ADMINISTRATOR = 2
+    """The policy names it as an administrator."""
 
 
 @struct
@@ -95,8 +116,15 @@ class RemovedClients(ExtensionContent):
         """Whether the list bars this account's clients from joining as newcomers."""
         return any(entry.account == account and entry.removed_as != RemovedAs.OWN_DEVICE for entry in self.clients)
 
-    def with_removed(self, removals: Iterable[tuple[ClientIdentity, RemovedAs]]) -> RemovedClients:
-        """The list after these removals, which are applied in their order."""
+    def with_removed(
+        self,
+        removals: Iterable[tuple[ClientIdentity, RemovedAs]],
+        standing: Callable[[str], Standing] = lambda account: Standing.ABSENT,
+    ) -> RemovedClients:
+        """The list after these removals, which are applied in their order.
+
+        :param standing: the standing of an account after the Commit
+        """
         entries = list(self.clients)
         for client, removed_as in removals:
             known = next((entry for entry in entries if entry.concerns(client)), None)
@@ -107,11 +135,8 @@ class RemovedClients(ExtensionContent):
             entries.append(RemovedClient(client.account, client.device.encode(), removed_as))
             own = [entry for entry in entries if entry.account == client.account]
             if len(own) > MAX_PER_ACCOUNT:
-                entries = [entry for entry in entries if entry.account != client.account]
-                entries.append(RemovedClient(client.account, b"", max(entry.removed_as for entry in own)))
-            if len(entries) > MAX_REMOVED:
-                entries.remove(min(entries, key=lambda entry: entry.removed_as))  # of several, the oldest
-        return RemovedClients(tuple(entries))
+                entries = _as_one(entries, client.account)
+        return RemovedClients(tuple(_bounded(entries, standing)))
 
     def with_added(self, client: ClientIdentity) -> RemovedClients:
         """The list after a permitted Add of this client.
@@ -126,3 +151,34 @@ class RemovedClients(ExtensionContent):
             elif not entry.device:
                 entries.append(replace(entry, removed_as=RemovedAs.OWN_DEVICE))
         return RemovedClients(tuple(entries))
+
+
+def _as_one(entries: list[RemovedClient], account: str) -> list[RemovedClient]:
+    """The entries with a single one, at the end, for all devices of an account."""
+    kind = max(entry.removed_as for entry in entries if entry.account == account)
+    return [*(entry for entry in entries if entry.account != account), RemovedClient(account, b"", kind)]
+
+
+def _bounded(entries: list[RemovedClient], standing: Callable[[str], Standing]) -> list[RemovedClient]:
+    """At most `MAX_REMOVED` of the entries; see the module."""
+    excess = len(entries) - MAX_REMOVED
+    if excess <= 0:
+        return entries
+    of = {account: standing(account) for account in {entry.account for entry in entries}}
+    absent = [position for position, entry in enumerate(entries) if of[entry.account] is Standing.ABSENT]
+    too_many = max(0, min(excess, len(absent) - MAX_REMOVED // 2))
+    absent.sort(key=lambda position: entries[position].removed_as)  # of one kind, the oldest first
+    dropped = set(absent[:too_many])
+    entries = [entry for position, entry in enumerate(entries) if position not in dropped]
+    while len(entries) > MAX_REMOVED:
+        present = [entry for entry in entries if of[entry.account] is not Standing.ABSENT]
+        counted = Counter(entry.account for entry in present)
+        several = [account for account, count in counted.items() if count > 1]
+        if several:
+            lowest = min(of[account] for account in several)
+            # of several with as many, the one with the oldest entry
+            account = max((each for each in several if of[each] is lowest), key=counted.__getitem__)
+            entries = _as_one(entries, account)
+        else:
+            entries.remove(min(present, key=lambda entry: (of[entry.account], entry.removed_as)))
+    return entries

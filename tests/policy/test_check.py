@@ -40,6 +40,7 @@ from slixmpp_mls.policy import (
 )
 from slixmpp_mls.policy.admission import Ground
 from slixmpp_mls.policy.check import check, judge
+from slixmpp_mls.policy.removed_clients import Standing
 
 from ..x509 import Authority, credential, device_key
 from .people import ASKS, EXTERNAL, FREE, GROUP_ID, JOINS, SUITE, Client, Group, Who, with_content, without
@@ -642,6 +643,104 @@ def test_a_removed_device_does_not_stop_others() -> None:
 def test_removed_and_added_by_one_commit() -> None:
     effects = ROOM.commit(A1, ROOM.remove(A1, B1), ROOM.add(A1, BOB.leaf(1), B1))
     assert not judge(ROOM.view, effects).removed.clients
+
+
+def made_up(count: int, kind: RemovedAs = RemovedAs.MEMBER, first: int = 0) -> list[RemovedClient]:
+    return [RemovedClient(f"u{number}@x", b"1", kind) for number in range(first, first + count)]
+
+
+def listed_after(before: list[RemovedClient], group: Group, *changes: MemberChange) -> tuple[RemovedClient, ...]:
+    """The list that follows from a Commit by alice."""
+    return judge(group.with_removed(RemovedClients(tuple(before))).view, commit(A1, *changes)).removed.clients
+
+
+OF_BOB3 = RemovedClient("bob@x", b"3", RemovedAs.OWN_DEVICE)
+OF_ALICE3 = RemovedClient("alice@x", b"3", RemovedAs.OWN_DEVICE)
+
+
+def crowd(size: int) -> Group:
+    """Made-up accounts with two devices each are in the group."""
+    leaves = {}
+    for number in range(size):
+        for device in range(2):
+            leaves[10 + 2 * number + device] = Client(f"m{number}@x/{device}").leaf()
+    return ROOM.with_leaves(leaves)
+
+
+def test_made_up_accounts_displace_no_entry_of_an_account_that_is_in_the_group() -> None:
+    """mls-policy, "Removed Clients": one who may add and remove fills the list."""
+    entries = [OF_BOB3, *made_up(127)]
+    after = listed_after(entries, ROOM, remove(A1, C1))
+    assert after == (OF_BOB3, *entries[2:], RemovedClient("carol@x", b"1", RemovedAs.MEMBER))
+    group = ROOM.with_policy(may_add=MEMBERS, may_remove=MEMBERS).with_removed(RemovedClients((OF_BOB3,)))
+    for number in range(200):  # in many Commits
+        spy = group.with_leaves({9: Client(f"u{number}@x/1").leaf()})
+        group = group.with_removed(judge(spy.view, spy.commit(C1, spy.remove(C1, 9))).removed)
+    assert group.removed is not None
+    assert (len(group.removed.clients), group.removed.clients[0]) == (128, OF_BOB3)
+    assert rule_of(group, ask(C1, VOUCHED)) == "add"
+
+
+def test_entries_of_members_displace_none_of_absent_accounts() -> None:
+    """Many members have retired devices: a stranger whom others have removed does not come back for that."""
+    own = [RemovedClient(f"m{number}@x", b"9", RemovedAs.OWN_DEVICE) for number in range(70)]
+    absent = made_up(58)
+    after = listed_after([*absent, *own], crowd(70), remove(A1, C1))
+    assert [entry for entry in after if entry.account.startswith("u")] == absent
+    assert len(after) == 128
+    assert own[0] not in after
+    assert own[1] in after
+
+
+def test_newcomers_entries_go_first_among_the_absent() -> None:
+    entries = [*made_up(100), *made_up(28, RemovedAs.NEWCOMER, 100)]
+    after = listed_after(entries, ROOM, remove(A1, C1))
+    assert after == (*entries[:100], *entries[101:], RemovedClient("carol@x", b"1", RemovedAs.MEMBER))
+
+
+def test_accounts_with_many_entries_get_one_before_any_goes() -> None:
+    """Sixteen accounts in the group, eight devices each: all of them are barred as before."""
+    many = [RemovedClient(f"m{n}@x", b"%d" % device, RemovedAs.MEMBER) for n in range(15) for device in range(8)]
+    entries = [OF_BOB3, OF_ALICE3, *(replace(OF_ALICE3, device=b"%d" % n) for n in range(4, 9)), *many]
+    assert len(entries) == 127
+    group = crowd(16)
+    after = listed_after([*entries, RemovedClient("m14@x", b"77", RemovedAs.MEMBER)], group, group.remove(A1, 41))
+    assert after[:6] == tuple(entries[:6])
+    assert [entry for entry in after if entry.account == "m14@x"] == [RemovedClient("m14@x", b"", RemovedAs.MEMBER)]
+    assert RemovedClients(after).bars(ClientIdentity("m14@x", "3"))
+    assert after[7:] == (*many[:112], RemovedClient("m15@x", b"1", RemovedAs.MEMBER), after[-1])
+
+
+def test_nobody_displaces_an_administrators_entry() -> None:
+    """... not by as many accounts in the group as there may be entries, nor by a policy that names another one."""
+    ours = [OF_ALICE3, *(replace(OF_ALICE3, device=b"%d" % number) for number in range(4, 8))]
+    mine = [RemovedClient(f"m{number}@x", b"9", RemovedAs.MEMBER) for number in range(123)]
+    group = crowd(130)
+    after = listed_after([*ours, *mine], group, *(group.remove(A1, 10 + 2 * number) for number in range(123, 130)))
+    barring = RemovedClients(after)
+    assert all(barring.bars(ClientIdentity("alice@x", device)) for device in ("3", "4", "7"))
+    assert len(after) == 128
+    named = replace(POLICY, administrators=("alice@x", "bob@x")).extension()
+    group = crowd(0).with_removed(RemovedClients((OF_BOB3, *made_up(127))))
+    effects = group.commit(A1, group.remove(A1, B1), group.remove(A1, B2), group.remove(A1, C1), extensions=(named,))
+    assert OF_BOB3 in judge(group.view, effects).removed.clients  # bob has no client there any more, but is named
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=60)
+def test_the_list_is_bounded_and_members_stay_barred(data: st.DataObject) -> None:
+    accounts = st.sampled_from([*(f"u{number}@x" for number in range(80)), "bob@x", "alice@x", "dora@x"])
+    kinds = st.sampled_from(RemovedAs)
+    removals = data.draw(
+        st.lists(st.tuples(st.builds(ClientIdentity, accounts, st.sampled_from("123456789")), kinds), max_size=300)
+    )
+    of = {"bob@x": Standing.MEMBER, "alice@x": Standing.ADMINISTRATOR, "dora@x": Standing.ADMINISTRATOR}
+    after = RemovedClients().with_removed(removals, lambda account: of.get(account, Standing.ABSENT))
+    assert len(after.clients) <= 128
+    assert RemovedClients.decode(after.encode()) == after
+    for client, _ in removals:
+        if client.account in of:
+            assert after.bars(client)
 
 
 LIST = removed((BOB3, RemovedAs.MEMBER))
