@@ -31,6 +31,11 @@ known as soon as one of their signers shows a state.  States in a row are judged
 that was accepted before.
 
 A client that has left by its own proposal is no exception: nobody can prove that proposal later.
+
+*The user decides.*  Where a group has been split, the side that has to give way may have the only administrator.  Then
+nobody can show it the other side.  If its own user has decided so for this very case
+(:attr:`KnownState.despite_doubts`), each confirmed client of the earlier state, with its key, is believed like one with
+all rights.
 """
 
 from __future__ import annotations
@@ -69,6 +74,8 @@ class KnownState:
 
     :ivar transcript: its confirmed_transcript_hash (RFC 9420 8.2), which no other state of the epoch has
     :ivar keys: the digest of each client's signature key
+    :ivar scheme: the name of the group's signature scheme; empty if it is not known
+    :ivar despite_doubts: whether our own user has decided to believe any of its clients, whatever their rights
     """
 
     group_id: bytes
@@ -78,6 +85,8 @@ class KnownState:
     policy: RoomPolicy = field(repr=False)
     roster: Roster
     keys: Mapping[ClientIdentity, bytes] = field(repr=False)
+    scheme: str = ""
+    despite_doubts: bool = False
 
     @classmethod
     def of(cls, view: GroupView, context: GroupContext) -> KnownState:
@@ -85,7 +94,8 @@ class KnownState:
         roster = view.roster
         keys = {client: key_digest(_leaf_of(view, client).signature_key) for client in roster.clients()}
         transcript = context.confirmed_transcript_hash
-        return cls(view.group_id, context.epoch, transcript, view.extensions, view.policy, roster, keys)
+        scheme = view.suite.signature.name
+        return cls(view.group_id, context.epoch, transcript, view.extensions, view.policy, roster, keys, scheme)
 
     @classmethod
     def after(cls, view: GroupView, context: GroupContext, effects: Effects) -> KnownState:
@@ -120,6 +130,13 @@ class KnownState:
             return False
         return self.policy.permits(right, client.account, self.roster)
 
+    def is_believed(self, client: ClientIdentity) -> bool:
+        """Whether any later state that a client shows is accepted: it has all rights, or our user has decided so."""
+        if self.is_entitled(client):
+            return True
+        index = self.roster.leaf_of(client)
+        return self.despite_doubts and index is not None and self.roster.counts(index)
+
     def is_entitled(self, client: ClientIdentity) -> bool:
         """Whether a client has all rights: any later state that it shows is accepted."""
         policy = self.policy
@@ -145,7 +162,7 @@ def check_later(known: KnownState, later: GroupView, signer: ClientIdentity) -> 
     index = later.roster.leaf_of(signer)
     if index is None or (signer in known.keys and not known.knows(signer, later.leaf(index).signature_key)):
         raise PolicyViolation(_RULE, "signed with a key that is not the signer's", str(signer))
-    if known.is_entitled(signer):
+    if known.is_believed(signer):
         return
     judged = _Difference(known, later, signer)
     for client in later.roster.clients():
@@ -199,10 +216,12 @@ def followed(known: KnownState, later: GroupView) -> KnownState:
     """What a client that has lost a group knows of another one, which may have followed it by a ReInit (RFC 9420 11.2).
 
     Under another signature scheme all clients have other keys, and a client that has lost the group has nothing of the
-    former ones but their digests, by which it cannot verify what members verify (:mod:`.continuation`).  If none has
-    kept its key, only the Authentication Service says whose they are (RFC 9750 4.1), and it judges all leaves of the
-    later state in any case.
+    former ones but their digests, by which it cannot verify what members verify (:mod:`.continuation`).  Then only the
+    Authentication Service says whose they are (RFC 9750 4.1), and it judges all leaves of the later state in any case.
+    Under the same scheme a client keeps its key, or an administrator shows the state.
     """
+    if later.suite.signature.name == known.scheme:
+        return replace(known, group_id=later.group_id)
     leaves = {client: _leaf_of(later, client) for client in known.keys if later.roster.leaf_of(client) is not None}
     keys = known.keys
     if not any(known.knows(client, leaf.signature_key) for client, leaf in leaves.items()):

@@ -243,14 +243,20 @@ class EncryptedRoom:
         self.worker.progress.check_not_lost()
         await self.worker.progress.until_joined()
 
-    async def rejoin(self, *, external: bool = False) -> None:
+    async def rejoin(self, *, external: bool = False, despite_doubts: bool = False) -> None:
         """Return to the group; we are in it when this method returns.
 
         A member that calls this deletes its keys first, and so loses all messages that it has not read.  It is meant
         for a client that cannot follow, as :class:`~slixmpp_mls.client.LeftBehind` reports.  Any member that may add us
         replaces our old leaf; no member need be online for the request.
 
+        A client that has been in the group judges by its last state where it is led.  If the group was split, and our
+        side has to give way and has its only administrator, nobody can prove to us where the others are.  Only our own
+        user can decide to believe any of the members of our last state all the same; one of them that is hostile can
+        lead us into a group of its own.
+
         :param external: by a Commit of our own, where the group's policy allows it and the room shows a GroupInfo
+        :param despite_doubts: follow whichever member of our last state adds us, until we are in the group again
         :raises UsageError: we have left, or were removed: see :meth:`.MLS.join`
         :raises NoGroupInfo: an external Commit is impossible at present
         :raises NotPermitted: the group's policy allows no external Commit of ours
@@ -259,17 +265,21 @@ class EncryptedRoom:
         if self.group.state is MembershipState.OUT:  # whether or not the room has shut us out meanwhile
             raise UsageError(f"not a member of the group in {self.jid}")
         self.worker.progress.check_not_lost()
-        if self.group.returning:  # the proving GroupInfo leads back; our state stays until then
+        if self.group.returning and not despite_doubts:  # the proving GroupInfo leads back; our state stays until then
             self.worker.rejoiner.by_hand()
             self.worker.recovery.news()
             await self.worker.progress.until_sure()
             return
-        if self.group.continuation.left_out:  # likewise: we ask to be added to the group that follows
+        if (
+            self.group.continuation.left_out and not despite_doubts
+        ):  # likewise: we ask to be added to the group that follows
             self.worker.rejoiner.by_hand()
             await self.worker.progress.until_open()
             return
         if self.is_member or self.partial:
             self.worker.abandon("the application wants to come in afresh")
+        if despite_doubts and self.group.state is MembershipState.LOST:
+            self.group.lifecycle.believe_despite_doubts()
         if external:
             await self.worker.rejoiner.join_externally()
         else:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from slixmpp_mls.client import CommitLost, Device, Joined, Rejected, Unsure
+from slixmpp_mls.client import CommitLost, Device, Incoming, Joined, Outgoing, Rejected, Unsure
 from slixmpp_mls.client.device.leaf_proofs import arriving, renewing
 from slixmpp_mls.client.group import group_infos
 from slixmpp_mls.client.group.certainty import ANSWER_LABEL, Inquiry
@@ -16,7 +16,7 @@ from slixmpp_mls.client.group.group_infos import PER_SIGNER, group_infos_in
 from slixmpp_mls.client.group.lifecycle import FORMER_KEY_AGE
 from slixmpp_mls.client.group.room_change import MAX_FORMER_KEYS
 from slixmpp_mls.client.storage.records import MembershipState
-from slixmpp_mls.errors import PolicyViolation
+from slixmpp_mls.errors import PolicyViolation, UsageError
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.group.joining import public_of
@@ -546,6 +546,50 @@ def test_a_committer_on_the_losing_side_proves_its_return(commits: int) -> None:
     assert bob.said(Joined)[-1].epoch == alice.epoch == 2 + commits + 1
     assert alice.group.mls.epoch_authenticator == bob.group.mls.epoch_authenticator
     assert len(alice.group.roster) == 3
+
+
+def test_the_only_administrator_on_the_losing_side_comes_back_if_its_user_decides_so() -> None:
+    """mls-recovery, "Which GroupInfo": its own state would judge the Welcome for ever."""
+    world, alice, bob, carol = ruled()
+    world.room.split([ALICE])
+    alice.commit(*alice.removing(CAROL))
+    world.room.deliver(to=1)
+    alice.read()
+    bob.commit()
+    world.room.deliver(to=0)
+    for person in (bob, carol):
+        person.read()
+    assert alice.epoch == bob.epoch
+    with pytest.raises(UsageError, match="not lost"):
+        alice.group.lifecycle.believe_despite_doubts()
+    alice.events += alice.group.lifecycle.give_up("its user wants to come in afresh")
+    number = 900
+
+    def cross(outgoing: Outgoing, by: Participant) -> None:
+        """A stanza that all see: the servers have found together."""
+        nonlocal number
+        number += 1
+        for person in (alice, bob, carol):
+            person.take(Incoming(f"000{number}", outgoing.payloads, by.account))
+
+    def ask_and_answer() -> None:
+        for request in alice.group.join_requests.ask(world.now):
+            cross(request, alice)
+        cross(bob.group.sending.commit((), world.now), bob)
+
+    ask_and_answer()
+    assert "nothing that we know lets" in str(only(alice.events, Rejected).error)
+    assert not alice.group.is_member
+    alice.group.lifecycle.believe_despite_doubts()
+    alice.restart()  # the decision is kept
+    world.now += 100
+    ask_and_answer()
+    assert alice.group.is_member
+    assert len({person.group.mls.epoch_authenticator for person in (alice, bob, carol)}) == 1
+    lose(alice)
+    known = alice.group.room_state.known()
+    assert known is not None
+    assert not known.despite_doubts  # it was for that case
 
 
 def test_former_return_keys_are_few_and_end() -> None:

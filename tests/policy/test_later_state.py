@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from slixmpp_mls.errors import PolicyViolation
 from slixmpp_mls.identity import ClientIdentity
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.structures.group_context import GroupContext
 from slixmpp_mls.policy import ExternalJoins, Newcomer, RemovedAs, RemovedClient, RemovedClients, Right, RoomPolicy
 from slixmpp_mls.policy.later_state import KnownState, check_later, followed
@@ -345,19 +346,51 @@ def test_another_group_is_judged_by_the_members_too() -> None:
     """A client that has lost a group which went on in another one; a new signature scheme gives all other keys."""
     of_others = {index: Client(name, key=f"new {name}").leaf() for index, name in enumerate(NAMES)}
 
-    def judge(after: Group, signer: Client) -> bool:
-        view = replace(after.view, group_id=b"another one")
+    def judge(after: Group, signer: Client, suite: int = 3) -> bool:
+        view = replace(after.view, group_id=b"another one", suite=CipherSuite.get(suite))
         try:
             check_later(followed(known(ROOM), view), view, signer.identity)
         except PolicyViolation:
             return False
         return True
 
-    for after in (ROOM, ROOM.with_leaves(of_others)):
-        assert judge(after, ALICE)
-        assert judge(after, CAROL)
-        assert judge(after.with_leaves({FREE: ERIN.leaf()}), ALICE)
-        assert not judge(after.with_leaves({FREE: ERIN.leaf()}), CAROL)
-        assert not judge(after.with_leaves({FREE: ERIN.leaf()}), ERIN)
-        assert not judge(after.without(D1), CAROL)
+    for after, suite in ((ROOM, 3), (ROOM.with_leaves(of_others), 2)):
+        assert judge(after, ALICE, suite)
+        assert judge(after, CAROL, suite)
+        assert judge(after.with_leaves({FREE: ERIN.leaf()}), ALICE, suite)
+        assert not judge(after.with_leaves({FREE: ERIN.leaf()}), CAROL, suite)
+        assert not judge(after.with_leaves({FREE: ERIN.leaf()}), ERIN, suite)
+        assert not judge(after.without(D1), CAROL, suite)
     assert not judge(ROOM.with_leaves({A1: FALSE_ALICE.leaf()}), FALSE_ALICE)
+    for signer in (ALICE, CAROL):  # under the same scheme, nobody's key changes by the ReInit
+        assert not judge(ROOM.with_leaves(of_others), signer)
+
+
+@pytest.mark.parametrize(
+    ("signer", "believed"),
+    [(CAROL, True), (BOB, True), (ALICE, True), (FALSE_BOB, False), (GHOST, False), (BOB3, False), (ERIN, False)],
+)
+def test_if_our_user_decides_any_confirmed_client_is_believed(signer: Client, *, believed: bool) -> None:
+    """mls-recovery, "Which GroupInfo": a split group, in which we have the only administrator and have to give way."""
+    place = {client: index for index, client in enumerate(CLIENTS)} | {FALSE_BOB: B1}
+    other_side = ROOM.without(D1, B2).with_leaves({9: Client("frank@x/1").leaf()}).with_policy(own_devices=False)
+    other_side = other_side.with_leaves({place.get(signer, FREE): signer.leaf()})
+    decided = replace(known(ROOM), despite_doubts=True)
+
+    def check(before: KnownState, after: Group) -> bool:
+        try:
+            check_later(before, after.view, signer.identity)
+        except PolicyViolation:
+            return False
+        return True
+
+    assert check(decided, other_side) == believed
+    assert check(known(ROOM), other_side) == (signer is ALICE)
+    assert not check(decided, other_side.with_policy(room="another@rooms.x"))
+
+
+def test_no_newcomer_is_believed_by_our_users_decision() -> None:
+    decided = replace(known(WITH_NEWCOMER), despite_doubts=True)
+    with pytest.raises(PolicyViolation):
+        check_later(decided, WITH_NEWCOMER.without(D1).view, ERIN.identity)
+    check_later(decided, WITH_NEWCOMER.without(D1).view, CAROL.identity)

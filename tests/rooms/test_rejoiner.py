@@ -17,9 +17,9 @@ from slixmpp_mls.rooms.engine.rejoin import Rejoiner, group_in
 from slixmpp_mls.rooms.engine.transmitter import Transmitter
 from slixmpp_mls.testing import Participant, World
 
-from ..client.people import ALICE, BOB, CAROL, closed_policy, three
+from ..client.people import ALICE, BOB, CAROL, DAVE, closed_policy, three
 from ..client.test_reinit import left_out, world_of
-from .people import Parts, soon, until
+from .people import Bot, Parts, soon, until
 
 
 @pytest.fixture(autouse=True)
@@ -184,3 +184,29 @@ async def test_a_signer_for_whom_nobody_vouches_leads_nobody_in(answer: str) -> 
     carol.read()
     await asyncio.wait_for(joining, 60)
     assert carol.group.is_member
+
+
+async def test_a_members_word_is_enough_if_our_user_decides_so(world: World) -> None:
+    """mls-recovery, "Which GroupInfo": Bob has missed a removal, and who could prove it has gone."""
+    alice, bob, carol, _ = world.group(ALICE, BOB, CAROL, DAVE, policy=closed_policy(world))
+    bob.group.lifecycle.give_up("says the test")
+    alice.commit(*alice.removing(DAVE))
+    world.settle()
+    bot = Bot(bob)
+    await bot.rooms.resume()
+    await until(lambda: bot.muc.sent)
+    world.settle()
+    carol.commit()
+    world.settle()
+    await until(lambda: bot.got("mls_rejected"))
+    assert not bot.room.is_member
+    coming = asyncio.create_task(bot.room.rejoin(despite_doubts=True))
+    world.now += 100
+    await until(lambda: len(bot.muc.sent) >= 2)
+    world.settle()
+    carol.commit()
+    world.settle()
+    await asyncio.wait_for(coming, 60)
+    assert bot.room.group.mls.epoch_authenticator == carol.group.mls.epoch_authenticator
+    bot.rooms.close()
+    assert not bot.failures

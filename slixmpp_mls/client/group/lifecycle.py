@@ -116,6 +116,20 @@ class Lifecycle:
         state.forget_group(replace(state.record, state=MembershipState.LOST), Evidence.WISH, keep_messages=True)
         return [GroupLost(state.room, reason, after)]
 
+    def believe_despite_doubts(self) -> None:
+        """Let any confirmed client of the last state that we had of the group lead us back, whatever its rights.
+
+        This holds until we are in the group again.  It is for our own user to decide
+        (:mod:`slixmpp_mls.policy.later_state`).
+
+        :raises UsageError: we have not lost the group
+        :raises StoreError: nothing has changed
+        """
+        if self._state.standing is not MembershipState.LOST:
+            raise UsageError(f"the group in {self._state.room} is not lost")
+        with self._state.change() as change:
+            change.believe_despite_doubts()
+
     def want_to_leave(self, *, all_devices: bool = False) -> None:
         """Record that we want to leave, until we have left.
 

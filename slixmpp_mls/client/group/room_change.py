@@ -33,6 +33,7 @@ from ..storage.inbox import Inbox
 from ..storage.outbox import Outbox
 from ..storage.post_commit_actions import PostCommitActions
 from ..storage.records import (
+    DESPITE_DOUBTS,
     EXPECTED,
     NEW_ROOM,
     OUTSIDE,
@@ -320,9 +321,13 @@ class Change:
         """The last state of a group that we have lost."""
         self.transaction.put(self._spaces.known, OUTSIDE, known.encode())
 
+    def believe_despite_doubts(self) -> None:
+        """Our own user has decided to believe any client of the last state of a group that we have lost."""
+        self.transaction.put(self._spaces.known, DESPITE_DOUBTS, b"")
+
     def forget_known(self) -> None:
         """We are in a group again, or out of it for good."""
-        self.transaction.delete(self._spaces.known, OUTSIDE)
+        self.transaction.delete_prefix(self._spaces.known)
         self.transaction.delete_prefix(self._spaces.former)
 
     def put_left(self, left: KnownState | None) -> None:

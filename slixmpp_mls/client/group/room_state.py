@@ -37,6 +37,7 @@ from ..storage.inbox import Inbox
 from ..storage.outbox import NUMBER, Outbox
 from ..storage.post_commit_actions import PostCommitActions
 from ..storage.records import (
+    DESPITE_DOUBTS,
     EXPECTED,
     NEW_ROOM,
     OUTSIDE,
@@ -161,6 +162,7 @@ class RoomState:
             return None
         with self.store.transaction() as transaction:
             value = transaction.get(self.spaces.known, OUTSIDE)
+            decided = transaction.get(self.spaces.known, DESPITE_DOUBTS)
         if value is None:
             return None  # lost before version 0.2
         record = KnownRecord.decode(value)
@@ -174,6 +176,9 @@ class RoomState:
             RoomPolicy.required_in(record.extensions),
             Roster.of_clients((each.leaf, client, bool(each.newcomer)) for each, client in clients),
             {client: each.key for each, client in clients},
+            # the first is of the leaf in the group that we have lost
+            self._contents.return_keys[0].scheme.name if self._contents.return_keys else "",
+            decided is not None,
         )
 
     @property

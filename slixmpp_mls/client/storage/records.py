@@ -113,6 +113,8 @@ OUTSIDE = b"record"
 """The key of the :class:`OutsideRecord` in its space."""
 EXPECTED = b"expected"
 """The key of the :class:`ExpectedRecord` in the same space."""
+DESPITE_DOUBTS = b"despite-doubts"
+"""The key, beside the :class:`KnownRecord`, of our user's decision to believe its clients; the value is empty."""
 
 
 class MembershipState(IntEnum):
