@@ -199,16 +199,17 @@ class Stream:
         xml: Element = answer.xml
         return xml
 
-    async def flushed(self) -> None:
+    async def flushed(self, patience: float | None = None) -> None:
         """Wait until our server has accepted everything that was written before.
 
         A server processes the stanzas of a stream in order (RFC 6120 10.1): any answer to a request proves that the
         earlier stanzas were processed.
 
+        :param patience: see :meth:`ask`
         :raises Disconnected, NoAnswer: the earlier stanzas may not have been accepted
         """
         with suppress(Refused, NotPermitted):
-            await self.ask("get", self.xmpp.boundjid.host, Element("{urn:xmpp:ping}ping"))
+            await self.ask("get", self.xmpp.boundjid.host, Element("{urn:xmpp:ping}ping"), patience)
 
     async def write(self, message: Message, size: int) -> None:
         """Send a message; return when it is written to the stream.

@@ -5,6 +5,10 @@ slixmpp reports the result of a login attempt in several events.  :class:`LoginW
 
 :func:`connected` keeps a connection for the duration of a block of code, :func:`run` for the life of a process.  Both
 reconnect when the connection breaks, after growing pauses; slixmpp leaves that to the application.
+
+A connection may also end without a word: a laptop that wakes up, a router that has forgotten it.  The operating system
+notices that after a quarter of an hour or more, and only if we send something.  Therefore the server is asked for a
+sign of life (XEP-0199 4.2) every two minutes, and the connection is given up if there is none for a minute.
 """
 
 from __future__ import annotations
@@ -24,7 +28,8 @@ from typing import Any, Final
 from slixmpp import JID, ClientXMPP
 from slixmpp.xmlstream.xmlstream import NotConnectedError
 
-from ..errors import DeviceRetired, LoginFailed, MLSError, StoreError, UsageError
+from ..delivery import Stream
+from ..errors import DeviceRetired, Disconnected, LoginFailed, MLSError, NoAnswer, StoreError, UsageError
 
 __all__ = ["LoginWatch", "connected", "exit_code", "run"]
 
@@ -34,6 +39,8 @@ _slixmpp_log = logging.getLogger("slixmpp.xmlstream.xmlstream")
 _FIRST_PAUSE: Final = 1.0  # seconds
 _LONGEST_PAUSE: Final = 60.0
 _LOGIN: Final = 60.0  # seconds from the connection to the session; slixmpp waits without end
+_PING_INTERVAL: Final = 120.0  # seconds between two signs of life of the server
+_PING_PATIENCE: Final = 60.0  # seconds: a server under load is slow
 _GOODBYE: Final = 5.0  # seconds to close the stream cleanly
 # RFC 6120 4.9.3: stream error conditions that another attempt does not avoid.
 _FINAL_CONDITIONS: Final = frozenset({
@@ -140,6 +147,7 @@ class _Kept:
         self._pause = _FIRST_PAUSE
         self._again: asyncio.Task[None] | None = None
         self._limit: asyncio.TimerHandle | None = None
+        self._pinging: asyncio.Task[None] | None = None
         self._watch = LoginWatch(bot, self._problem)
         self._handlers: dict[str, Callable[[Any], None]] = {
             "connected": self._connected,
@@ -160,6 +168,7 @@ class _Kept:
             self._bot.del_event_handler(name, handler)
         self._watch.close()
         self._end_limit()
+        self._end_pinging()
         if self._again is not None:
             self._again.cancel()
         self._bot.cancel_connection_attempt()
@@ -203,9 +212,30 @@ class _Kept:
 
     def _session(self, _: object) -> None:
         self._end_limit()
+        self._end_pinging()
+        self._pinging = asyncio.create_task(self._ping(), name="ping")
         self._pause = _FIRST_PAUSE
         if self._presence:  # without it, the server holds messages back, invitations included
             self._bot.send_presence()
+
+    async def _ping(self) -> None:
+        stream = Stream.of(self._bot)
+        try:
+            while True:
+                await asyncio.sleep(_PING_INTERVAL)
+                await stream.flushed(_PING_PATIENCE)
+        except NoAnswer:
+            log.warning("%s does not answer any more; the connection is closed", self._bot.boundjid.domain)
+            self._bot.abort()
+        except Disconnected:
+            pass
+        except Exception as error:
+            log.exception("asking for a sign of life has failed")
+            self._bot.event("mls_failed", error)
+
+    def _end_pinging(self) -> None:
+        if self._pinging is not None:
+            self._pinging.cancel()
 
     def _stream_error(self, error: Any) -> None:
         """RFC 6120 4.9.3.3: after a conflict choose another resource.  Two programs with the same one, as from a copied
@@ -217,6 +247,7 @@ class _Kept:
 
     def _disconnected(self, _: object) -> None:
         self._end_limit()
+        self._end_pinging()
         if not self.failed.done() and (self._again is None or self._again.done()):
             self._again = asyncio.create_task(self._connect_again(), name="connect again")
 

@@ -17,6 +17,7 @@ import pytest
 from slixmpp import JID, ClientXMPP
 
 from slixmpp_mls import MLS, Login, connected
+from slixmpp_mls.delivery import Stream
 from slixmpp_mls.devserver import DevServer, Prosody
 from slixmpp_mls.devserver.base import host_names
 from slixmpp_mls.errors import LoginFailed, StoreError, StoreMismatch, UsageError
@@ -197,6 +198,38 @@ async def test_a_certificate_that_expires_while_we_are_online(
         assert "expired" in str(failed)
     finally:
         await server.close()
+
+
+async def test_a_connection_that_has_died_without_a_word(
+    server: DevServer, account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A laptop that has slept: nothing arrives any more in either direction, and nobody closes the connection."""
+    monkeypatch.setattr(connection, "_FIRST_PAUSE", 0.01)
+    bot = await made(server, account, tmp_path)
+    ended: list[object] = []
+    async with asyncio.timeout(120), connected(bot):
+        room = await MLS.of(bot).create(f"{unique('room')}@{server.rooms}")
+        monkeypatch.setattr(connection, "_PING_INTERVAL", 0.1)
+        monkeypatch.setattr(connection, "_PING_PATIENCE", 2.0)
+        gone = asyncio.create_task(bot.wait_until("disconnected", 60))
+        await asyncio.sleep(0)
+        bot.abort()  # the next session has these figures
+        await gone
+        while not Stream.of(bot).online:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        with monkeypatch.context() as dead:
+
+            def end(why: object) -> None:
+                dead.undo()  # before the next connection begins
+                ended.append(why)
+
+            dead.setattr(bot, "data_received", lambda data: None)
+            dead.setattr(bot, "send_raw", lambda data: None)
+            bot.add_event_handler("disconnected", end, disposable=True)
+            while not ended:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        monkeypatch.setattr(connection, "_PING_PATIENCE", 60.0)
+        await (await room.send("awake again")).confirmed
 
 
 async def test_nobody_at_the_port(prosody: DevServer, account: Account, tmp_path: Path) -> None:
