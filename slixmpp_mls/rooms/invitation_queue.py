@@ -11,6 +11,9 @@ Any XMPP user can invite us to any address, so an invitation alone has little ef
 - the number of waiting invitations is limited.  If there are too many, the oldest one of the inviter, or of the server,
   with the most is dropped.
 
+An invitation to a group that we are in changes nothing.  But it may be quicker than the Commit that removes us, after
+which it counts: it waits for :data:`SETTLED_FOR` seconds, and is followed as soon as we are not in the group.
+
 An honest inviter may have many: whoever adds a bot that is offline to all its rooms.  They are followed one after the
 other.
 
@@ -48,6 +51,8 @@ MAX_IN_VAIN = 8  # waiting invitations of one inviter that were followed in vain
 MAX_WAITING = 1_024  # waiting invitations in all
 BURST = 3  # attempts in FIRST_PAUSE because of one inviter's invitations to one room
 PARALLEL = 4  # attempts in progress
+SETTLED_FOR = 120  # seconds for which an invitation to a group that we are in waits for our removal
+_LOOK_AGAIN = 5.0  # seconds: nobody tells the queue that we have been removed
 EXPIRY = 7 * 86400  # seconds after which an invitation is not followed any more
 FIRST_PAUSE = 60  # seconds after the first attempt; each further pause is four times as long
 LONGEST_PAUSE = 86400  # seconds
@@ -83,7 +88,7 @@ class InvitationQueue:
     :param is_room: whether an address identifies itself as a room; raises DeliveryError if it gives no answer
     :param follow: for a room and an inviter, reads the room, where a group is, from an archive id on; raises
         DeliveryError if it does not let us in
-    :param is_settled: whether no invitation to a room is of interest, because we are in its group
+    :param is_settled: whether no invitation to a room is of interest, because we are in its group, and have read it
     :param is_online: whether anybody can be asked now
     :param now: seconds since the Unix epoch
     """
@@ -110,6 +115,7 @@ class InvitationQueue:
         self._news = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._under_way: dict[str, str] = {}  # rooms by inviter
+        self._held: set[bytes] = set()  # keys of invitations to groups that we are in
         self._turns: dict[str, int] = {}  # the number of the last attempt because of an inviter
         self._attempts = 0
         self._begun: dict[bytes, list[int]] = {}  # when the attempts of the last FIRST_PAUSE began
@@ -128,7 +134,7 @@ class InvitationQueue:
         return self._known
 
     def add(self, room: str, inviter: str, after: str | None, group: bytes) -> bool:
-        """Follow an invitation, in this run or the next.  An invitation to a group that we are in changes nothing.
+        """Follow an invitation, in this run or the next.  One to a group that we are in waits a while.
 
         :param room: bare JID
         :param inviter: bare JID
@@ -137,8 +143,6 @@ class InvitationQueue:
         :returns: False if it is not followed
         :raises StoreError: nothing has changed
         """
-        if self._is_settled(room):
-            return False
         now, key, records = self._now(), _key(room, inviter), self._records()
         place = (after or "").encode()
         begun = self._begun.get(key, [])
@@ -150,6 +154,9 @@ class InvitationQueue:
             )
         else:
             record = InvitationRecord(inviter.encode(), place, now, max(earliest, now), 0, group)
+        if self._is_settled(room):
+            self._held.add(key)
+            record = replace(record, due=max(record.due, now + SETTLED_FOR))
         if key not in records and len(records) >= MAX_WAITING:
             oldest = [*sorted(records, key=lambda each: records[each].received), key]
             inviters = [(record if each == key else records[each]).inviter.decode() for each in oldest]
@@ -210,16 +217,23 @@ class InvitationQueue:
         for key in sorted(records, key=urgency):
             record = records[key]
             room, inviter = _room(key), record.inviter.decode()
-            if abs(now - record.received) > EXPIRY or self._is_settled(room):
+            settled = self._is_settled(room)
+            if settled and key in self._held and record.due > now:
+                pause = min(_LOOK_AGAIN, pause or _LOOK_AGAIN)
+                continue
+            if abs(now - record.received) > EXPIRY or settled:
                 self._forget(key)
-            elif len(self._under_way) >= PARALLEL or inviter in self._under_way or room in self._under_way.values():
+                continue
+            due = now if key in self._held else record.due  # we have been removed
+            if len(self._under_way) >= PARALLEL or inviter in self._under_way or room in self._under_way.values():
                 continue  # the end of any attempt wakes the queue
             elif record.attempts == 0 and vain[record.inviter] >= MAX_IN_VAIN:
                 continue  # an attempt for one of these is due, or one of them expires
-            elif record.due > now:
+            elif due > now:
                 # A clock that is set back delays an invitation by a day at most.
-                pause = min(record.due - now, LONGEST_PAUSE, pause or LONGEST_PAUSE)
+                pause = min(due - now, LONGEST_PAUSE, pause or LONGEST_PAUSE)
             else:
+                self._held.discard(key)
                 self._under_way[inviter] = room
                 self._begun.setdefault(key, []).append(now)
                 self._attempts += 1
@@ -259,6 +273,7 @@ class InvitationQueue:
     def _forget(self, key: bytes) -> None:
         with self._store.transaction() as transaction:
             transaction.delete(SPACE, key)
+        self._held.discard(key)
         self._records().pop(key, None)
 
 

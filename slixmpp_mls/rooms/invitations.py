@@ -116,7 +116,7 @@ class Invitations:
             self._tasks,
             is_room=self._is_room,
             follow=follow,
-            is_settled=rooms.needs_no_invitation,
+            is_settled=rooms.is_settled,
             is_online=lambda: Stream.of(self._xmpp).online,
             now=lambda: context.now,
         )

@@ -437,11 +437,21 @@ class Rooms:
             return False
         return handle.group.state is MembershipState.FOUNDING or (handle.group.follows and handle.worker.running)
 
+    def is_settled(self, room: str) -> bool:
+        """As :meth:`needs_no_invitation`, and we have read the room to its end: we have not been removed meanwhile.
+
+        :param room: bare JID
+        """
+        handle = self._rooms.get(room)
+        founding = handle is not None and handle.group.state is MembershipState.FOUNDING
+        return self.needs_no_invitation(room) and (founding or (handle is not None and handle.live))
+
     async def follow_invitation(self, room: str, after: str | None, expected: Expected) -> None:
         """Read a room because of an invitation.
 
         Inviters may name wrong places.  Therefore a room that we wait in already is first read to the end from our
-        place; only then do we go to the place that this invitation names.
+        place; only then do we go to the place that this invitation names.  So is one whose group we are in: we may have
+        been removed.
 
         :param room: bare JID
         :param after: see :meth:`follow`
@@ -455,14 +465,23 @@ class Rooms:
             async with self._one_at_a_time(room):
                 if not handle.worker.running:
                     await handle.worker.start()
-            try:
-                async with asyncio.timeout(READING_TIMEOUT):
-                    await handle.wait_live()
-            except TimeoutError:
-                raise NoAnswer(f"{room} has not been read to the end yet") from None
+            await self._until_live(handle)
             if handle.group.follows or after is None:
                 return
+        elif handle is not None and handle.worker.running and handle.group.follows:
+            await self._until_live(handle)
+            if handle.group.follows:
+                return
+            expected.note(handle.group)
         await self.follow(room, after, expected)
+
+    @staticmethod
+    async def _until_live(handle: EncryptedRoom) -> None:
+        try:
+            async with asyncio.timeout(READING_TIMEOUT):
+                await handle.wait_live()
+        except TimeoutError:
+            raise NoAnswer(f"{handle.jid} has not been read to the end yet") from None
 
     async def follow(self, room: str, after: str | None, expected: Expected | None = None) -> EncryptedRoom:
         """Read a room; if we are not in its group, look for a Welcome.

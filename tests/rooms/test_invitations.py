@@ -17,12 +17,13 @@ from slixmpp_mls.delivery.muc_config import MUC
 from slixmpp_mls.delivery.stream import Stream
 from slixmpp_mls.errors import ArchiveGap, Disconnected, NoAnswer, NotPermitted
 from slixmpp_mls.mls.parameters import DAY
-from slixmpp_mls.rooms import invitations
+from slixmpp_mls.rooms import invitation_queue, invitations
 from slixmpp_mls.rooms.invitation_queue import (
     BURST,
     EXPIRY,
     MAX_IN_VAIN,
     MAX_WAITING,
+    SETTLED_FOR,
     SPACE,
     InvitationQueue,
     InvitationRecord,
@@ -352,10 +353,33 @@ async def test_an_invitation_to_a_group_that_we_are_in_changes_nothing() -> None
     world.read.add("r@rooms.example")
     async with world.queue() as queue:
         queue.start()
-        assert not queue.add("r@rooms.example", STRANGER, "x0", GROUP)
+        assert queue.add("r@rooms.example", STRANGER, "x0", GROUP)
         await soon()
-        assert not queue.waiting()
+        assert queue.waiting()  # for our removal, which may be on its way
+        world.now += SETTLED_FOR
+        queue._news.set()
+        await until(lambda: not queue.waiting())
         assert not world.asked
+
+
+async def test_an_invitation_that_is_quicker_than_our_removal_is_followed_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mls, "Being Invited"."""
+    monkeypatch.setattr(invitation_queue, "_LOOK_AGAIN", 0.001)
+    world, store = World(), MemoryStore("bot@b.example")
+    world.read |= {"r@rooms.example", "s@rooms.example"}
+    async with world.queue(store) as queue:
+        queue.start()
+        queue.add("r@rooms.example", STRANGER, "x1", GROUP)
+        queue.add("s@rooms.example", "alice@a.example", "x2", GROUP)
+        await soon()
+        assert not world.asked
+        world.read.discard("r@rooms.example")
+        await until(lambda: world.entered == [("r@rooms.example", "x1")])
+    world.read.discard("s@rooms.example")  # we have been removed, and restarted
+    async with world.queue(store) as queue:
+        world.now += SETTLED_FOR
+        queue.start()
+        await until(lambda: world.entered[1:] == [("s@rooms.example", "x2")])
 
 
 async def test_an_invitation_that_a_store_of_0_1_keeps() -> None:

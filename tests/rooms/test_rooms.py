@@ -192,6 +192,38 @@ async def test_who_was_removed_follows_the_welcome_that_an_invitation_names(worl
     bob.rooms.close()
 
 
+async def test_an_invitation_waits_until_a_member_has_read_whether_it_was_removed(world: World) -> None:
+    """mls, "Being Invited": Bob was away while Alice removed him, and comes back to Dave's invitation."""
+    alice, bob = world.group(ALICE, BOB)
+    dave = world.person(DAVE)
+    world.people.remove(dave)
+    bot = Bot(bob)
+    await bot.rooms.resume()
+    await until(lambda: bot.room.live)
+    bot.muc.interrupt()
+    place = bot.room.group.cursor
+    alice.commit(*alice.removing(BOB))
+    world.settle()
+    own_group(world, dave, alice, bob, b"another group")
+    world.room.deliver_all()
+    assert bot.room.is_member
+    assert bot.rooms.needs_no_invitation(world.room.jid)
+    assert not bot.rooms.is_settled(world.room.jid)  # nothing has been read yet
+    invited = Expected(b"another group", DAVE, DAVE)
+    following = asyncio.create_task(bot.rooms.follow_invitation(world.room.jid, place, invited))
+    await soon()
+    assert not following.done()
+    bot.muc.enter_again()
+    await asyncio.wait_for(following, 60)
+    await until(lambda: bot.room.is_member and bot.room.group.mls.group_id == b"another group")
+    await until(lambda: bot.room.live)
+    assert bot.rooms.is_settled(world.room.jid)
+    await bot.rooms.follow_invitation(world.room.jid, place, Expected(b"a third group", DAVE, DAVE))
+    assert bot.room.group.mls.group_id == b"another group"
+    bot.rooms.close()
+    assert not bot.failures
+
+
 async def test_who_was_removed_and_joins_again_waits_for_a_welcome(world: World) -> None:
     bob, alice = await removed(world)
     joining = asyncio.create_task(bob.rooms.join(world.room.jid, None, False, ""))
