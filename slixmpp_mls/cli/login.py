@@ -20,7 +20,7 @@ import typer
 from slixmpp import ClientXMPP
 
 from ..errors import LoginFailed, UsageError
-from ..runtime.connection import LoginWatch
+from ..runtime.connection import KeptConnection, LoginWatch
 from ..runtime.login import Login
 from ..runtime.login import bare_jid as checked_jid
 
@@ -134,7 +134,7 @@ def split_account(words: Sequence[str], others: int) -> tuple[str | None, list[s
 
 @asynccontextmanager
 async def session(login: Login, prepare: Callable[[ClientXMPP], None]) -> AsyncIterator[ClientXMPP]:
-    """Log in without the plugin's help, and log out in the end.
+    """Log in without the plugin's help, stay connected, and log out in the end.
 
     :param prepare: registers plugins and handlers
     :raises LoginFailed: no session
@@ -150,9 +150,6 @@ async def session(login: Login, prepare: Callable[[ClientXMPP], None]) -> AsyncI
     watch = LoginWatch(client, finish)
     client.add_event_handler("session_start", lambda _: finish(None))
 
-    def reconnect(_: object) -> None:  # slixmpp leaves that to us
-        client.connect()
-
     client.connect()
     try:
         try:
@@ -164,12 +161,13 @@ async def session(login: Login, prepare: Callable[[ClientXMPP], None]) -> AsyncI
             watch.close()
         if problem is not None:
             raise problem
-        client.add_event_handler("session_start", lambda _: client.send_presence())
-        client.add_event_handler("disconnected", reconnect)
         client.send_presence()
-        yield client
+        kept = KeptConnection(client, presence=True, in_session=True)
+        try:
+            yield client
+        finally:
+            await kept.close()
     finally:
-        client.del_event_handler("disconnected", reconnect)
         if client.is_connected():
             await client.disconnect()
         client.cancel_connection_attempt()

@@ -31,7 +31,7 @@ from slixmpp.xmlstream.xmlstream import NotConnectedError
 from ..delivery import Stream
 from ..errors import DeviceRetired, Disconnected, LoginFailed, MLSError, NoAnswer, StoreError, UsageError
 
-__all__ = ["LoginWatch", "connected", "exit_code", "run"]
+__all__ = ["KeptConnection", "LoginWatch", "connected", "exit_code", "run"]
 
 log = logging.getLogger(__name__)
 _slixmpp_log = logging.getLogger("slixmpp.xmlstream.xmlstream")
@@ -59,8 +59,7 @@ class LoginWatch:
         self.problem: LoginFailed | None = None
         self._xmpp = xmpp
         self._report = report
-        self._in_session = False
-        self._had_session = bool(xmpp.session_bind_event.is_set())
+        self._in_session = self._had_session = bool(xmpp.session_bind_event.is_set())
         self._reason: object = None
         self._handlers: dict[str, Callable[[Any], None]] = {
             "connecting": self._begin,
@@ -134,13 +133,15 @@ def _not_of_a_closed_stream(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], NotConnectedError))
 
 
-class _Kept:
+class KeptConnection:
     """A client that connects and reconnects.
 
     :ivar failed: the reason for giving up
+    :param presence: whether to send presence
+    :param in_session: whether the client is in a session already, for which presence has been sent
     """
 
-    def __init__(self, bot: ClientXMPP, presence: bool) -> None:
+    def __init__(self, bot: ClientXMPP, presence: bool, *, in_session: bool = False) -> None:
         self.failed: asyncio.Future[MLSError] = asyncio.get_running_loop().create_future()
         self._bot = bot
         self._presence = presence
@@ -160,7 +161,10 @@ class _Kept:
         for name, handler in self._handlers.items():
             bot.add_event_handler(name, handler)
         _slixmpp_log.addFilter(_not_of_a_closed_stream)
-        bot.connect()
+        if in_session:
+            self._begin_pinging()
+        else:
+            bot.connect()
 
     async def close(self) -> None:
         """Log out cleanly, and close the store."""
@@ -212,11 +216,14 @@ class _Kept:
 
     def _session(self, _: object) -> None:
         self._end_limit()
-        self._end_pinging()
-        self._pinging = asyncio.create_task(self._ping(), name="ping")
+        self._begin_pinging()
         self._pause = _FIRST_PAUSE
         if self._presence:  # without it, the server holds messages back, invitations included
             self._bot.send_presence()
+
+    def _begin_pinging(self) -> None:
+        self._end_pinging()
+        self._pinging = asyncio.create_task(self._ping(), name="ping")
 
     async def _ping(self) -> None:
         stream = Stream.of(self._bot)
@@ -281,7 +288,7 @@ async def connected(bot: ClientXMPP, *, presence: bool = True) -> AsyncIterator[
     :raises: as :meth:`slixmpp_mls.MLS.ready`
     """
     plugin = _plugin(bot)
-    kept = _Kept(bot, presence)
+    kept = KeptConnection(bot, presence)
     try:
         async with asyncio.timeout(None) as block:
 
@@ -346,7 +353,7 @@ async def _serve(bot: ClientXMPP, presence: bool) -> MLSError | None:
     for number in (signal.SIGTERM, signal.SIGINT):
         with suppress(NotImplementedError, RuntimeError, ValueError):  # unsupported here, or not the main thread
             loop.add_signal_handler(number, stop.set)
-    kept = _Kept(bot, presence)
+    kept = KeptConnection(bot, presence)
     stopped = asyncio.create_task(stop.wait())
     ready = asyncio.create_task(_ready(plugin))
     ends: list[asyncio.Future[Any]] = [stopped, kept.failed]

@@ -17,6 +17,7 @@ import pytest
 from slixmpp import JID, ClientXMPP
 
 from slixmpp_mls import MLS, Login, connected
+from slixmpp_mls.cli.login import session
 from slixmpp_mls.delivery import Stream
 from slixmpp_mls.devserver import DevServer, Prosody
 from slixmpp_mls.devserver.base import host_names
@@ -113,6 +114,36 @@ async def test_a_password_that_is_changed_during_the_block(
 async def made_again(server: DevServer, jid: str, folder: Path) -> Client:
     values = {"password": server.accounts[jid], "host": server.host, "port": server.port, "ca": server.ca_file}
     return Login.load(jid, **values, store=folder / "ci.db").bot(key_packages=2)
+
+
+async def test_a_command_logs_in_once_with_a_password_that_was_changed(server: DevServer, tmp_path: Path) -> None:
+    """A chat that is open meanwhile; a hundred attempts in ten seconds would shut its address out of many servers."""
+    jid = await server.register(unique("ci"), "secret")
+    login = Login.load(
+        str(jid), password="secret", host=server.host, port=server.port, ca=server.ca_file, store=tmp_path / "ci.db"
+    )
+    attempts: list[object] = []
+    told: list[Any] = []
+
+    def prepare(client: ClientXMPP) -> None:
+        client.register_plugin("mls", {"store": str(login.store), "key_packages": 2})
+        client.add_event_handler("connected", attempts.append)
+        client.add_event_handler("mls_failed", told.append)
+
+    async with asyncio.timeout(120), session(login, prepare) as client:
+        await MLS.of(client).ready()
+        client.plugin["xep_0198"].allow_resume = False
+        client.abort()  # a break alone: it is back by itself
+        while len(attempts) < 2 or not Stream.of(client).online:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await server.register(jid.local, "changed")
+        client.abort()
+        while not told:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(1)  # in which it would try again
+    assert len(attempts) == 3
+    (failed,) = told
+    assert (failed.reason, failed.temporary) == ("password", False)
 
 
 async def test_two_programs_with_one_full_address(
