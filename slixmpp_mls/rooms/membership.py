@@ -327,7 +327,7 @@ class MembershipChanges:
         wanted, failed = normal_forms(accounts)
         removed: list[Member] = []
         refusals: list[MLSError] = []
-        batches = [wanted] if wanted else []
+        batches = self._for_one_commit_each(wanted)
         while batches:
             batch = batches.pop(0)
             try:
@@ -354,16 +354,32 @@ class MembershipChanges:
         return RemoveResult(removed, failed)
 
     def _removes(self, accounts: Sequence[str]) -> list[AnyProposal] | None:
-        roster, own = self._group.roster, self._group.mls.own_index
-        leaves: dict[int, None] = {}
-        for account in accounts:
-            bare, _, device = account.partition("/")
-            if device:
-                leaf = roster.leaf_of(ClientIdentity(bare, device))
-                leaves.update({} if leaf is None else {leaf: None})
-            else:
-                leaves.update(dict.fromkeys(roster.leaves_of(bare)))
+        own = self._group.mls.own_index
+        leaves = dict.fromkeys(leaf for account in accounts for leaf in self._leaves(account))
         return [Remove(leaf) for leaf in leaves if leaf != own] or None
+
+    def _leaves(self, address: str) -> tuple[int, ...]:
+        """The leaves of an account, or of one device of it."""
+        account, _, device = address.partition("/")
+        if not device:
+            return self._group.roster.leaves_of(account)
+        leaf = self._group.roster.leaf_of(ClientIdentity(account, device))
+        return () if leaf is None else (leaf,)
+
+    def _for_one_commit_each(self, addresses: Sequence[str]) -> list[list[str]]:
+        """As many at once as a Commit may remove: one that is drafted in vain costs a ciphertext for each member."""
+        if not self._group.is_member:
+            return [list(addresses)] if addresses else []
+        batches: list[list[str]] = []
+        leaves = 0
+        for address in addresses:
+            more = len(self._leaves(address))
+            if not batches or leaves + more > _AT_ONCE:
+                batches.append([])
+                leaves = 0
+            batches[-1].append(address)
+            leaves += more
+        return batches
 
     async def expelled(self, account: str) -> None:
         """Remove an account from the group that has lost its affiliation, if we may; otherwise another member does.
@@ -382,8 +398,8 @@ class MembershipChanges:
         await self.affiliations.compare_later(self._own)
 
     async def _expel(self, accounts: Sequence[str]) -> None:
-        """Remove accounts by one Commit.  Those whom we may not remove need another member."""
-        batches = [list(accounts)]
+        """Remove accounts, by one Commit if that is possible.  Those whom we may not remove need another member."""
+        batches = self._for_one_commit_each(accounts)
         while batches:
             batch = batches.pop(0)
             try:

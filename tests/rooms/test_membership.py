@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -13,6 +13,8 @@ from slixmpp_mls.client import KeyPackageSettings
 from slixmpp_mls.client.storage.post_commit_actions import OpenSuite
 from slixmpp_mls.errors import NotPermitted, Refused, UsageError
 from slixmpp_mls.key_packages.publication import Publication
+from slixmpp_mls.mls.group.commit_creation import CommitDraft
+from slixmpp_mls.mls.structures.proposals import AnyProposal
 from slixmpp_mls.policy import Right
 from slixmpp_mls.rooms.engine.committer import Committer
 from slixmpp_mls.rooms.engine.post_commit import PostCommit
@@ -135,6 +137,23 @@ async def test_a_removed_member_loses_the_group_and_then_the_room(monkeypatch: p
     assert result.failed.keys() == {DAVE, "no address @"}
     assert alice.office.listed[CAROL] == "none"
     assert not alice.group.roster.has(CAROL)
+
+
+async def test_no_commit_is_drafted_that_would_remove_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is refused after it was made has cost a ciphertext for each member that stays."""
+    alice = await scene(monkeypatch, BOB, CAROL, DAVE)
+    monkeypatch.setattr("slixmpp_mls.rooms.membership._AT_ONCE", 2)
+    drafted: list[int] = []
+    draft_commit = alice.group.sending.draft_commit
+
+    def counted(proposals: Sequence[AnyProposal], now: int) -> CommitDraft:
+        drafted.append(len(proposals))
+        return draft_commit(proposals, now)
+
+    monkeypatch.setattr(alice.group.sending, "draft_commit", counted)
+    result = await alice.finish(alice.membership.remove([BOB, CAROL, DAVE]))
+    assert {member.account for member in result} == {BOB, CAROL, DAVE}
+    assert drafted == [2, 1]
 
 
 async def test_an_invitation_is_repeated_for_members_only(monkeypatch: pytest.MonkeyPatch) -> None:
