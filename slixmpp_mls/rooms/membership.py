@@ -18,7 +18,7 @@ from typing import Self, TypeVar
 
 from slixmpp import JID
 
-from ..client import JoinRequested, Member
+from ..client import GroupChanged, JoinRequested, Member
 from ..errors import DeliveryError, InvalidError, MLSError, NotPermitted, Refused, StanzaTooLarge, UsageError
 from ..identity import ClientIdentity, normal_forms, typed_address
 from ..key_packages.admission import Unvouched
@@ -29,7 +29,7 @@ from ..mls.tree.tree_math import LeafIndex
 from ..policy.check import MAX_CHANGES
 from ..runtime import GrantRequests
 from .affiliation_sync import AffiliationSync
-from .engine.committer import Committer
+from .engine.committer import CommitsLost, Committer
 from .engine.parts import RoomParts
 from .engine.post_commit import PostCommit, invite
 
@@ -331,7 +331,7 @@ class MembershipChanges:
         while batches:
             batch = batches.pop(0)
             try:
-                changed = await self._committer.commit(partial(self._removes, batch))
+                changed = await self._commit_removal(batch)
             except (InvalidError, NotPermitted) as error:
                 if len(batch) > 1:  # one of them makes the Commit impossible: the others are removed without it
                     batches[:0] = _parted(batch, -(-len(batch) // 2))
@@ -352,6 +352,24 @@ class MembershipChanges:
             with suppress(NotPermitted, Refused):  # an owner must do it; the group is what counts
                 await self._parts.muc.affiliations.revoke_membership(account)
         return RemoveResult(removed, failed)
+
+    async def _commit_removal(self, addresses: Sequence[str]) -> GroupChanged | None:
+        """Commit the removal of accounts or devices; errors as of :meth:`Committer.commit`.
+
+        Whoever is to go may make one Commit after another, faster than anybody else can, so that ours never comes
+        first.  Then the account loses the room first, which takes nothing of it any more.
+        """
+        try:
+            return await self._committer.commit(partial(self._removes, addresses))
+        except CommitsLost as lost:
+            accounts = [address for address in addresses if "/" not in address and address != self._own]
+            try:
+                refused = await self._parts.muc.affiliations.set_all(dict.fromkeys(accounts, "none"))
+            except DeliveryError:
+                raise lost from None
+            if len(refused) == len(accounts):
+                raise
+            return await self._committer.commit(partial(self._removes, addresses))
 
     def _removes(self, accounts: Sequence[str]) -> list[AnyProposal] | None:
         own = self._group.mls.own_index

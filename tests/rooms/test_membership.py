@@ -9,14 +9,15 @@ from typing import Any, TypeVar
 
 import pytest
 
-from slixmpp_mls.client import KeyPackageSettings
+from slixmpp_mls.client import CommitLost, GroupChanged, KeyPackageSettings, Outgoing
 from slixmpp_mls.client.storage.post_commit_actions import OpenSuite
 from slixmpp_mls.errors import NotPermitted, Refused, UsageError
 from slixmpp_mls.key_packages.publication import Publication
 from slixmpp_mls.mls.group.commit_creation import CommitDraft
 from slixmpp_mls.mls.structures.proposals import AnyProposal
 from slixmpp_mls.policy import Right
-from slixmpp_mls.rooms.engine.committer import Committer
+from slixmpp_mls.rooms.engine import committer
+from slixmpp_mls.rooms.engine.committer import CommitsLost, Committer
 from slixmpp_mls.rooms.engine.post_commit import PostCommit
 from slixmpp_mls.rooms.engine.transmitter import Transmitter
 from slixmpp_mls.rooms.membership import MembershipChanges
@@ -48,8 +49,10 @@ class Member(Parts):
             before = len(self.person.events)
             self.world.settle()
             for event in self.person.events[before:]:
-                if type(event).__name__ in ("GroupChanged", "CommitLost"):
-                    self.committer.resolve(event)  # type: ignore[arg-type]
+                if isinstance(event, CommitLost) or (
+                    isinstance(event, GroupChanged) and event.by.account == self.person.account
+                ):
+                    self.committer.resolve(event)
             self.progress.notify()
             return task.done()
 
@@ -154,6 +157,35 @@ async def test_no_commit_is_drafted_that_would_remove_too_many(monkeypatch: pyte
     result = await alice.finish(alice.membership.remove([BOB, CAROL, DAVE]))
     assert {member.account for member in result} == {BOB, CAROL, DAVE}
     assert drafted == [2, 1]
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["", "by the room"])
+async def test_who_commits_faster_than_all_others_loses_the_room_first(
+    refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mls, "Removing People": it could make one Commit after another, so that nobody else's ever comes first."""
+    monkeypatch.setattr(committer, "_COMMIT_ATTEMPTS", 2)
+    alice = await scene(monkeypatch, BOB, CAROL)
+    bob = next(person for person in alice.world.people if person.account == BOB)
+    transmit, lost = alice.transmitter.transmit, []
+
+    async def second(outgoing: Outgoing) -> None:
+        if alice.office.listed[BOB] == "member":
+            bob.commit()
+            lost.append(outgoing)
+        await transmit(outgoing)
+
+    monkeypatch.setattr(alice.transmitter, "transmit", second)
+    if refused:
+        alice.office.errors = [NotPermitted("room", "forbidden", "says the test")]
+        with pytest.raises(CommitsLost):
+            await alice.finish(alice.membership.remove([BOB]))
+        assert alice.group.roster.has(BOB)
+    else:
+        (removed,) = await alice.finish(alice.membership.remove([BOB]))
+        assert removed.account == BOB
+        assert alice.office.listed == {ALICE: "owner", BOB: "none", CAROL: "member"}
+    assert len(lost) == 2
 
 
 async def test_an_invitation_is_repeated_for_members_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ from .parts import RoomParts
 from .progress import set_error
 from .transmitter import Transmitter
 
-__all__ = ["Committer"]
+__all__ = ["CommitsLost", "Committer"]
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,10 @@ _COMMIT_ATTEMPTS = 25  # how often a Commit is made again when others come first
 
 _LONG_TREE = 1 << 20
 """Octets of a ratchet tree from which on a Commit is uploaded, too, rather than split into several with a tree each."""
+
+
+class CommitsLost(DeliveryError):
+    """Others have always come first."""
 
 
 class _CommitLost(Exception):
@@ -77,7 +81,8 @@ class Committer:
             if the ratchet tree is long
         :returns: the effect of the Commit; None if it became superfluous
         :raises MLSError: the room is not read any more
-        :raises DeliveryError: the room refuses it, an upload has failed, or others always come first
+        :raises CommitsLost: others always come first
+        :raises DeliveryError: the room refuses it, or an upload has failed
         :raises StanzaTooLarge: it does not fit into a stanza
         :raises UsageError: we are not in the group
         """
@@ -106,7 +111,7 @@ class Committer:
                 except _CommitLost:
                     log.info("%s: a Commit came second, attempt %d", self._group.room, attempt + 1)
                     await self._turns.wait(outgoing.origin_id, sent)
-            raise DeliveryError(f"{_COMMIT_ATTEMPTS} Commits in a row have lost to others in {self._group.room}")
+            raise CommitsLost(f"{_COMMIT_ATTEMPTS} Commits in a row have lost to others in {self._group.room}")
 
     async def _make(
         self, proposals: Sequence[AnyProposal], before: Callable[[], Awaitable[bool]] | None, *, divisible: bool
