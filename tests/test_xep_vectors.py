@@ -15,6 +15,7 @@ from typing import Any, cast
 from xml.etree import ElementTree as ET
 
 import pytest
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -34,6 +35,7 @@ from slixmpp_mls.client import (
     RoomGroup,
     Unsure,
 )
+from slixmpp_mls.client.group.annotations import Annotations as AnnotationsContent
 from slixmpp_mls.client.group.certainty import INQUIRY_LABEL, Certainty, signed_content
 from slixmpp_mls.client.group.certainty import Inquiry as SignedInquiry
 from slixmpp_mls.client.group.ephemeral import Ephemeral as EphemeralReader
@@ -55,6 +57,7 @@ from slixmpp_mls.mls.structures.framing import MemberSender, MLSMessage, Private
 from slixmpp_mls.mls.structures.group_context import GroupContext
 from slixmpp_mls.mls.structures.key_package import KeyPackage as MLSKeyPackage
 from slixmpp_mls.mls.structures.leaf_node import Capabilities, LeafNode, UpdateSource
+from slixmpp_mls.mls.structures.partial import AnnotatedCommit
 from slixmpp_mls.mls.structures.welcome import GroupInfo as SignedGroupInfo
 from slixmpp_mls.mls.structures.welcome import Welcome as WelcomeMessage
 from slixmpp_mls.mls.structures.welcome import group_info_tbs
@@ -62,6 +65,7 @@ from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
 from slixmpp_mls.mls.tree.leaf_validation import GroupRequirements, LeafRules
 from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
+from slixmpp_mls.mls.tree.tree_slice import prove
 from slixmpp_mls.policy import ExternalJoins, RemovedClients, RoomPolicy
 from slixmpp_mls.policy.check import judge
 from slixmpp_mls.policy.continuation import check_continuation
@@ -71,6 +75,8 @@ from slixmpp_mls.rooms.engine.commit_turns import order_of, place
 from slixmpp_mls.rooms.rich import RoomReferences
 from slixmpp_mls.rooms.signals import open_signal
 from slixmpp_mls.stanza import (
+    AnnotationRequest,
+    Annotations,
     Application,
     Commit,
     CommitLocation,
@@ -639,6 +645,77 @@ def test_no_ephemeral_content(case: dict[str, str]) -> None:
 @pytest.mark.parametrize("case", EPHEMERAL["ignored"], ids=lambda case: case["reason"])
 def test_ephemeral_content_that_is_passed_over(case: dict[str, str]) -> None:
     assert opened_ephemeral(case["element"]) is None
+
+
+# --- annotations.json --------------------------------------------------------------------------
+
+ANNOTATIONS = load("annotations")
+
+
+def unsealed_annotations(xml: str) -> bytes:
+    """Opened from the document alone: mls.xml, "Staying Partial"."""
+    SCHEMA.assertValid(etree.fromstring(xml))
+    element = parse(xml)
+    assert isinstance(element, AnnotationRequest | Annotations)
+    derived = expand_with_label(unhex(ANNOTATIONS["exporter_secret"]), "MLS-XMPP 1.0 annotations", b"", 32)
+    secret = expand_with_label(derived, "exported", hashlib.sha256(b"").digest(), 32)  # RFC 9420 8.5
+    salt = element.data[1:33]
+    assert element.data[:33] == vector(salt)
+    ciphertext = element.data[33 + (1 << (element.data[33] >> 6)) :]  # RFC 9420 2.1.2: after its length
+    assert element.data[33:] == vector(ciphertext)
+    key, nonce = expand_with_label(secret, "key", salt, 16), expand_with_label(secret, "nonce", salt, 12)
+    aad = vector(element.NAME.encode()) + vector(element.group) + struct.pack(">Q", element.epoch)
+    return AESGCM(key).decrypt(nonce, ciphertext, aad)
+
+
+def test_annotations() -> None:
+    context, digest = unhex(ANNOTATIONS["group_context"]), unhex(ANNOTATIONS["commit_digest"])
+    assert hashlib.sha256(unhex(ANNOTATIONS["commit"])).digest() == digest
+    tree = RatchetTree.decode(SUITE, unhex(ANNOTATIONS["ratchet_tree"]))
+    request = ANNOTATIONS["request"]
+    plain = unsealed_annotations(request["element"])
+    begin = struct.pack(">IQ", request["asker"], request["time"]) + vector(digest) + vector(b"") + b"\0"
+    assert plain[: len(begin)] == begin
+    label, signature = b"MLS 1.0 MLS-XMPP 1.0 annotation request", plain[-64:]  # SignWithLabel, RFC 9420 5.1.2
+    assert plain == begin + vector(signature)
+    public = tree.member(LeafIndex(request["asker"])).signature_key
+    Ed25519PublicKey.from_public_bytes(public).verify(signature, vector(label) + vector(context + begin))
+    answer = ANNOTATIONS["answer"]
+    assert unsealed_annotations(answer["element"]).hex() == answer["plaintext"]
+    content = AnnotationsContent.decode(unhex(answer["plaintext"]))
+    assert content.verdict is not None
+    after = AnnotatedCommit.decode(unhex(answer["annotated_commit"]))
+    signed = vector(digest) + b"\x01" + vector(after.tree_hash_after) + struct.pack(">I", content.verdict.member)
+    assert content.verdict.encode() == signed + vector(content.verdict.signature)
+    label = b"MLS 1.0 MLS-XMPP 1.0 commit verdict"
+    public = tree.member(LeafIndex(content.verdict.member)).signature_key
+    Ed25519PublicKey.from_public_bytes(public).verify(
+        content.verdict.signature, vector(label) + vector(context + signed)
+    )
+    # What belongs to the AnnotatedCommit of draft-ietf-mls-partial is in the answer.
+    (mine,) = content.receivers
+    assert after.commit.encode() == unhex(ANNOTATIONS["commit"])
+    assert (mine.resolution_index, mine.proof) == (after.resolution_index, after.receiver_membership_proof_after)
+    assert content.committer == after.sender_membership_proof_after
+    assert after.sender_membership_proof in content.proofs
+    assert {proof.leaf_index: proof for proof in content.proofs} == {
+        index: prove(tree, LeafIndex(index)) for index in (0, 1)
+    }
+
+
+def test_annotations_of_a_void_commit() -> None:
+    case = ANNOTATIONS["void"]
+    assert unsealed_annotations(case["element"]).hex() == case["plaintext"]
+    content = AnnotationsContent.decode(unhex(case["plaintext"]))
+    assert content.verdict is not None
+    assert (content.verdict.counts, content.verdict.tree_hash_after) == (0, b"")
+    assert (content.committer, content.receivers) == (None, ())
+
+
+@pytest.mark.parametrize("case", ANNOTATIONS["refused"], ids=lambda case: case["reason"])
+def test_annotations_that_do_not_decrypt(case: dict[str, str]) -> None:
+    with pytest.raises(InvalidTag):
+        unsealed_annotations(case["element"])
 
 
 # --- references.json ---------------------------------------------------------------------------

@@ -656,6 +656,20 @@ def commit_elsewhere() -> str:
     return message(attributes, f"{content}\n{extras(origin, content)}")
 
 
+def annotations(name: str) -> str:
+    """A live stanza with an element of the test vector."""
+    case = json.loads((HERE / "vectors" / "annotations.json").read_text(encoding="utf-8"))
+    element = parse(case[name]["element"])
+    assert isinstance(element, RoomElement)
+    origin = str(UUID(bytes=sha256(name.encode()).digest()[:16], version=4))
+    attributes = {"from": case[name]["from"], "id": origin, "to": "coven@chat.shakespeare.lit", "type": "groupchat"}
+    return message(
+        attributes,
+        f"{room_element(element.NAME, element.group, element.epoch, element.data)}\n"
+        "<no-store xmlns='urn:xmpp:hints'/>\n<no-permanent-store xmlns='urn:xmpp:hints'/>",
+    )
+
+
 def operation(name: str) -> str:
     """The stanza of a step of the test vector, as its sender writes it."""
     steps = json.loads((HERE / "vectors" / "operations.json").read_text(encoding="utf-8"))["steps"]
@@ -696,6 +710,8 @@ def main(arguments: list[str] | None = None) -> int:
     documents = dict(old)
     put(documents, "copied: mls.xsd", SCHEMA.read_text(encoding="utf-8"))
     put(documents, "copied: commit-location", commit_elsewhere())
+    put(documents, "copied: annotation-request", annotations("request"))
+    put(documents, "copied: annotations", annotations("answer"))
     for name in ("link", "reinit", "creation", "branch"):
         put(documents, f"copied: {name}", operation(name))
     put(documents, "copied: suites", two_suites())

@@ -23,6 +23,15 @@ from typing import Any
 from lxml import etree
 
 from slixmpp_mls import stanza
+from slixmpp_mls.client.group.annotations import (
+    AnnotationKey,
+    AnnotationRequest,
+    Annotations,
+    ReceiverAnnotation,
+    seal_annotations,
+    seal_request,
+    sign_verdict,
+)
 from slixmpp_mls.client.group.certainty import ANSWER_LABEL, INQUIRY_LABEL, Inquiry, signed_content, state_digest
 from slixmpp_mls.client.group.ephemeral import EphemeralContent, EphemeralMessage
 from slixmpp_mls.client.group.ephemeral import keys as ephemeral_keys
@@ -33,6 +42,8 @@ from slixmpp_mls.errors import MalformedError
 from slixmpp_mls.identity import fingerprint, key_identifier
 from slixmpp_mls.mls.crypto.hpke import HPKECiphertext
 from slixmpp_mls.mls.group.group import Group
+from slixmpp_mls.mls.group.staging import StagedCommit
+from slixmpp_mls.mls.partial import CommitAnnotations
 from slixmpp_mls.mls.registry import ExtensionType
 from slixmpp_mls.mls.schedule.message_protection import open_sender_data
 from slixmpp_mls.mls.schedule.secret_tree import RatchetKind
@@ -48,6 +59,7 @@ from slixmpp_mls.mls.structures.welcome import EncryptedGroupSecrets, Welcome
 from slixmpp_mls.mls.tls import write_opaque
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, create_key_package, sign_leaf
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
+from slixmpp_mls.mls.tree.tree_slice import prove
 from slixmpp_mls.policy import (
     EXTENSION_TYPES,
     ExternalJoins,
@@ -279,6 +291,7 @@ def stanzas() -> dict[str, Any]:
     package = stanza.KeyPackage("5f" * 32, 1, b"package")
     place, welcome_place = elements.CommitLocation(group, 7, b"there"), elements.WelcomeLocation(group, 8, b"there")
     ephemeral = elements.Ephemeral(group, 7, b"ephemeral")
+    request, annotations = elements.AnnotationRequest(group, 7, b"request"), elements.Annotations(group, 7, b"answer")
     bad_epoch = etree.tostring(stanza.GroupInfo(group, 8, b"info", key_epoch=8).to_lxml()).decode()
     bad_epoch = bad_epoch.replace('key-epoch="8"', 'key-epoch="08"')
     assert "08" in bad_epoch
@@ -299,6 +312,8 @@ def stanzas() -> dict[str, Any]:
         ("an inquiry", [elements.Inquiry(group, 7, b"inquiry")]),
         ("an answer", [elements.Answer(group, 7, b"answer")]),
         ("ephemeral content", [ephemeral]),
+        ("a request for annotations", [request]),
+        ("annotations", [annotations]),
         # dropped as a whole
         ("a commit and an application", [commit, application]),
         ("two commits", [commit, commit]),
@@ -312,6 +327,8 @@ def stanzas() -> dict[str, Any]:
         ("an answer beside a proposal", [proposal, elements.Answer(group, 7, b"answer")]),
         ("ephemeral content beside an application", [application, ephemeral]),
         ("ephemeral content twice", [ephemeral, ephemeral]),
+        ("annotations beside a commit", [commit, annotations]),
+        ("a request for annotations beside annotations", [request, annotations]),
         ("a welcome elsewhere alone", [welcome_place]),
         ("a group-info whose key-epoch cannot be read", [commit, bad_epoch]),
         ("a commit and a welcome that cannot be read", [commit, unreadable.format("welcome", "welcome"), welcome]),
@@ -874,6 +891,68 @@ def ephemeral() -> dict[str, Any]:
     }
 
 
+# --- annotations.json --------------------------------------------------------------------------
+
+
+def annotations() -> dict[str, Any]:
+    """The third of three members has no tree, and follows a Commit of the second by what the first tells."""
+    hag = Person("hag66@shakespeare.lit", "pda", "secondwitch", "PDA")
+    crone = Person("crone1@shakespeare.lit", "desktop", "firstwitch", "Desktop")
+    wicca = Person("wiccarocks@shakespeare.lit", "laptop", "thirdwitch", "Laptop")
+    policy = RoomPolicy(ROOM, (hag.account,))
+    group = Group.create(hag.make_package(NOW), hag.random(32), extensions=group_extensions(policy), random=hag.random)
+    packages = [person.make_package(NOW) for person in (crone, wicca)]
+    made = group.commit([Add(each.key_package) for each in packages], now=NOW, random=hag.random)
+    welcome = MLSMessage.decode(made.welcome or b"").body
+    assert isinstance(welcome, Welcome)
+    assert isinstance(made.sent, Group)
+    assert isinstance(made.staged.next, Group)
+    first, second = made.sent.apply(made.staged, now=NOW), Group.join(welcome, packages[0]).state
+    commit = second.commit(now=NOW, random=crone.random)
+    staged = first.process(commit.commit, now=NOW)
+    assert isinstance(staged, StagedCommit)
+    about = CommitAnnotations.of(first.tree, staged, commit.commit)
+    mine = about.for_receiver(LeafIndex(2))
+    digest = sha256(commit.commit).digest()
+    key = AnnotationKey(first)
+    request = AnnotationRequest(2, NOW, digest, (), 0)
+    proofs = tuple(prove(first.tree, LeafIndex(index)) for index in (0, 1))
+    verdict = sign_verdict(key, hag.signature_key, 0, digest, mine.tree_hash_after)
+    receivers = (ReceiverAnnotation(mine.resolution_index, mine.receiver_membership_proof_after),)
+    answer = Annotations(proofs, verdict, about.after, receivers)
+    void = Annotations(proofs[:1], sign_verdict(key, hag.signature_key, 0, bytes(32), None), None, ())
+    asked, answered = (
+        seal_request(key, wicca.signature_key, request, wicca.random),
+        seal_annotations(key, answer, hag.random),
+    )
+    refused = {
+        "another epoch than that of the key": replace(answered, epoch=2),
+        "another group": replace(answered, group=bytes(32)),
+        "a request in the place of an answer": replace(answered, data=asked.data),
+        "a tag that is not right": replace(answered, data=answered.data[:-1] + bytes([answered.data[-1] ^ 1])),
+    }
+    return {
+        "suite": SUITE.id,
+        "ratchet_tree": first.tree.encode().hex(),
+        "group_context": first.context.encode().hex(),
+        "exporter_secret": first.secrets.exporter_secret.hex(),
+        "commit": commit.commit.hex(),
+        "commit_digest": digest.hex(),
+        "request": {"from": wicca.jid, "element": asked.to_bytes().decode(), "asker": 2, "time": NOW},
+        "answer": {
+            "from": hag.jid,
+            "element": answered.to_bytes().decode(),
+            "plaintext": answer.encode().hex(),
+            "annotated_commit": mine.encode().hex(),
+        },
+        "void": {
+            "element": seal_annotations(key, void, hag.random).to_bytes().decode(),
+            "plaintext": void.encode().hex(),
+        },
+        "refused": [{"reason": name, "element": each.to_bytes().decode()} for name, each in refused.items()],
+    }
+
+
 # --- races.json --------------------------------------------------------------------------------
 
 
@@ -1054,13 +1133,14 @@ FILES = {
     "inquiry": inquiries,
     "commit-location": commit_location,
     "ephemeral": ephemeral,
+    "annotations": annotations,
     "references": references,
     "turns": turns,
     "races": races,
     "operations": operations,
     "continuations": continuations,
 }
-CHANGING = {"inquiry", "races", "operations"}
+CHANGING = {"annotations", "inquiry", "races", "operations"}
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from slixmpp import JID
 
-from ..stanza.elements import Ephemeral
+from ..stanza.elements import LiveElement
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class EphemeralShown:
     :ivar real_jid: the sender's according to the room, not authenticated; None if the room does not show it
     """
 
-    element: Ephemeral
+    element: LiveElement
     real_jid: JID | None
 
 

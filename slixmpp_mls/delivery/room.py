@@ -15,6 +15,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
+from typing import get_args
 from xml.etree.ElementTree import Element, SubElement
 
 from slixmpp import JID, ClientXMPP
@@ -29,7 +30,7 @@ from ..errors import (
     StanzaTooLarge,
     UsageError,
 )
-from ..stanza import NS, Ephemeral, read_payloads
+from ..stanza import NS, LiveElement, read_payloads
 from ..stanza.xml import written_size
 from . import muc_config
 from .affiliations import Affiliations
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 #: Seconds of silence after which to ask the room whether we are still in it (XEP-0410).
 PING_INTERVAL = 300.0
 _CLIENT = "{jabber:client}"
+_LIVE_TAGS = tuple(f"{{{NS}}}{kind.NAME}" for kind in get_args(LiveElement))
 _ENTRY_REFUSALS = ("not-a-member", "banned", "password-required", "refused")
 
 
@@ -358,11 +360,11 @@ class Room:
 
     def _ephemeral(self, stanza: RoomStanza) -> bool:
         """Report the ephemeral content of a live stanza, which has no place in the order even if it is archived."""
-        if stanza.xml.find(f"{{{NS}}}ephemeral") is None:
+        if all(stanza.xml.find(tag) is None for tag in _LIVE_TAGS):
             return False
         with suppress(PeerError):
             for element in read_payloads(stanza.xml)[0]:
-                if isinstance(element, Ephemeral):
+                if isinstance(element, LiveElement):
                     self._notify(EphemeralShown(element, stanza.real_jid))
         return True
 

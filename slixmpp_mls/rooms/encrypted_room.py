@@ -384,6 +384,8 @@ class EncryptedRoom:
         :raises UsageError: we are not in the group
         :raises MLSError: the room is not read any more
         """
+        if self.partial:
+            self.worker.whole_tree.require()
         await self.worker.progress.until(lambda: not self.partial)
         self.group.require_member()
         self.worker.progress.check_not_lost()
@@ -581,6 +583,8 @@ class EncryptedRoom:
         :raises StanzaTooLarge: these are too many to be added at once
         :raises DeliveryError: see :meth:`MLS.create`
         """
+        if self.partial:
+            self.worker.whole_tree.require()
         await self.worker.progress.until(lambda: not self.partial)  # also of a room that is gone: its keys are there
         return await self._registry.branch(self, room, accounts, name, policy)
 

@@ -69,6 +69,7 @@ class Leaving:
 
     async def _leave(self, patience: float, *, all_devices: bool) -> None:
         if self._group.is_partial:  # only with the tree do we know who could remove us
+            self._worker.whole_tree.require()
             with suppress(TimeoutError, MLSError):
                 async with asyncio.timeout(patience):
                     await self._progress.until(lambda: not self._group.is_partial)

@@ -94,6 +94,8 @@ class Signals:
         claimed = None if event.real_jid is None else str(event.real_jid.bare)
         if claimed is None or not self._group.is_member or not self._group.roster.has(claimed):
             return  # an occupant that is no member does not make us decrypt
+        if not isinstance(event.element, Ephemeral):
+            return
         try:
             self._open(event.element)
         except PeerError as error:

@@ -46,6 +46,10 @@ sense raises :class:`~slixmpp_mls.errors.UsageError`, which says what is expecte
 ``partial_from``         width of the ratchet tree, in leaves, from which on we join a group before we have the tree: we
                          read and send at once, and know all members when the tree has been fetched; 1,000.  None: we
                          join no group without its tree.  See :mod:`slixmpp_mls.client.group.partial`
+``stay_partial``         whether we stay without that tree, and ask members that have it for what we lack, as a small
+                         device in a large room does; False.  The whole tree is fetched where they do not help.  See
+                         :mod:`slixmpp_mls.client.group.following`
+``annotate``             whether we answer such members; False.  A client of an administrator's account is of most use
 ``parameters``           :class:`slixmpp_mls.mls.parameters.Parameters`
 ``clock``                ``f() -> float``: seconds since the Unix epoch, for tests; ``time.time``
 =======================  ==========================================================================
@@ -310,6 +314,8 @@ _CHECKS: dict[str, Check] = {
     "rejoin": _choice(RejoinMode),
     "grant_requests": _choice(GrantRequests),
     "partial_from": _optional(_whole(1, "a number of leaves, or None for never")),
+    "stay_partial": _boolean,
+    "annotate": _boolean,
     "parameters": _parameters,
     "clock": _function("() -> float: seconds since the Unix epoch"),
 }
@@ -348,6 +354,8 @@ class Settings:
     rejoin: RejoinMode = RejoinMode.AUTOMATIC
     grant_requests: GrantRequests = GrantRequests.ASK
     partial_from: int | None = 1000
+    stay_partial: bool = False
+    annotate: bool = False
     parameters: Parameters = field(default_factory=Parameters)
     clock: Callable[[], float] = time.time
 

@@ -9,6 +9,7 @@ In a message in the room::
     Commit  CommitLocation  Proposal  Application     at most one of the four
     Welcome*  WelcomeLocation*  GroupInfo?            beside a Commit or its location, for the epoch that it begins
     Inquiry, Answer, Ephemeral        each alone
+    AnnotationRequest, Annotations    each alone
     Invitation                        alone, beside XEP-0249's <x/>
 
 Only a Commit's own element and the first line decide whether the Commit counts.  A neighbour that cannot be read, or is
@@ -59,6 +60,9 @@ __all__ = [
     "NODE_DEVICES",
     "NODE_KEY_PACKAGES",
     "NS",
+    "AnnotationElement",
+    "AnnotationRequest",
+    "Annotations",
     "Answer",
     "AnyCommit",
     "Application",
@@ -73,6 +77,7 @@ __all__ = [
     "Key",
     "KeyPackage",
     "KeyPackageCount",
+    "LiveElement",
     "MessageElement",
     "Proposal",
     "RetiredDevice",
@@ -348,6 +353,28 @@ class Ephemeral(RoomElement):
 
 
 @dataclass(frozen=True)
+class AnnotationRequest(RoomElement):
+    """A member without the ratchet tree asks for what it lacks; see :mod:`slixmpp_mls.client.group.annotations`.
+
+    :ivar epoch: the one that it is in, whose key encrypts this
+    :ivar data: an encrypted AnnotationRequest, no MLSMessage
+    """
+
+    NAME = "annotation-request"
+
+
+@dataclass(frozen=True)
+class Annotations(RoomElement):
+    """The answer of a member that has the tree.
+
+    :ivar epoch: as in the request
+    :ivar data: encrypted Annotations, no MLSMessage
+    """
+
+    NAME = "annotations"
+
+
+@dataclass(frozen=True)
 class Invitation(Element):
     """Beside a direct invitation to a room (XEP-0249): there is a group, and its history starts here.
 
@@ -524,7 +551,12 @@ AnyCommit: TypeAlias = Commit | CommitLocation
 """What ends an epoch, here or elsewhere; usable with ``isinstance``."""
 _Content: TypeAlias = Commit | CommitLocation | Proposal | Application
 _Neighbour: TypeAlias = Welcome | WelcomeLocation | GroupInfo
-MessageElement: TypeAlias = _Content | _Neighbour | Inquiry | Answer | Ephemeral | Invitation
+AnnotationElement: TypeAlias = AnnotationRequest | Annotations
+"""What a member without the tree asks for, and the answer; usable with ``isinstance``."""
+LiveElement: TypeAlias = Ephemeral | AnnotationElement
+"""What is not stored, and has no place in the room's order; usable with ``isinstance``."""
+_Alone: TypeAlias = Inquiry | Answer | LiveElement | Invitation
+MessageElement: TypeAlias = _Content | _Neighbour | _Alone
 
 _IN_MESSAGES: dict[str, type[MessageElement]] = {cls.NAME: cls for cls in get_args(MessageElement)}
 ItemElement: TypeAlias = KeyPackage | Device | RetiredDevice
@@ -617,8 +649,8 @@ def read_payloads(
 
 def _misplaced(element: MessageElement, content: _Content | None, kept: list[MessageElement]) -> str | None:
     """Why an element may not stand beside the content of its message, and those before it; None if it may."""
-    if isinstance(element, Invitation | Inquiry | Answer | Ephemeral):
-        alone = content is None and not any(isinstance(one, Invitation | Inquiry | Answer | Ephemeral) for one in kept)
+    if isinstance(element, _Alone):
+        alone = content is None and not any(isinstance(one, _Alone) for one in kept)
         return None if alone else f"a {element.NAME} beside other elements"
     if not isinstance(content, AnyCommit):
         return f"a {element.NAME} without its commit"

@@ -18,7 +18,7 @@ from ..client import Incoming
 from ..delivery import Bounced, CatchingUp, EphemeralShown, Interrupted, Room, RoomEvent, RoomStanza, Verified
 from ..delivery.archive import Archive, Entry, Page
 from ..errors import DeliveryError, Disconnected
-from ..stanza import Ephemeral, RoomElement, payloads
+from ..stanza import LiveElement, RoomElement, payloads
 from .room import FakeRoom
 
 __all__ = ["FakeMUC"]
@@ -86,7 +86,7 @@ class FakeMUC(Room):
         """Return a message from the room with an error."""
         self._told(Bounced(message_id, condition, "says the test", remedy))
 
-    def live(self, element: Ephemeral, account: str | None) -> None:
+    def live(self, element: LiveElement, account: str | None) -> None:
         """Show an ephemeral message, which the room does not keep.
 
         :param account: the bare JID of its sender according to the room
@@ -127,7 +127,7 @@ class FakeMUC(Room):
         message = Element("{jabber:client}message")
         message.extend(elements)
         for each in payloads(message):
-            assert isinstance(each, Ephemeral)
+            assert isinstance(each, LiveElement)
             self.room.show(each, self.account)
 
     def suspect(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..client import Incoming, Outgoing
 from ..errors import ArchiveGap
-from ..stanza.elements import Ephemeral, RoomElement
+from ..stanza.elements import LiveElement, RoomElement
 
 __all__ = ["FakeRoom", "InFlight"]
 
@@ -38,8 +38,8 @@ class FakeRoom:
         self.jid = jid
         self.in_flight: list[InFlight] = []
         self.on_delivery: list[Callable[[], None]] = []
-        self.on_live: list[Callable[[Ephemeral, str | None], None]] = []
-        self.shown: list[Ephemeral] = []
+        self.on_live: list[Callable[[LiveElement, str | None], None]] = []
+        self.shown: list[LiveElement] = []
         self._count = 0
         self._expired = 0
         self._views: list[list[Incoming]] = [[]]
@@ -79,7 +79,7 @@ class FakeRoom:
             told()
         return archive_id
 
-    def show(self, element: Ephemeral, account: str | None) -> None:
+    def show(self, element: LiveElement, account: str | None) -> None:
         """Show an ephemeral message to those who are there."""
         self.shown.append(element)
         for told in self.on_live:

@@ -307,6 +307,7 @@ def test_only_into_the_group_that_the_invitation_names() -> None:
         assert bool(carol.said(Rejected)) is reason
     place = carol.group.partial.membership
     assert place is not None
+    assert place.location is not None
     complete(carol, place.location)
     world.settle()
     assert world.agree()

@@ -8,10 +8,12 @@ import pytest
 
 from slixmpp_mls.client import Doubt, Doubts, Incoming, Joined, MessageReceived, MessageSent, Rejected
 from slixmpp_mls.client.group.actions import Enter, Ignore, Join, MoveOn, Read, Remember, Sent
+from slixmpp_mls.client.group.annotating import Annotator
 from slixmpp_mls.client.group.applying import Applying
 from slixmpp_mls.client.group.certainty import Certainty
 from slixmpp_mls.client.group.continuation import Continuation
 from slixmpp_mls.client.group.external_commit import ExternalCommits, check_is_new
+from slixmpp_mls.client.group.following import Following
 from slixmpp_mls.client.group.group_infos import GroupInfos
 from slixmpp_mls.client.group.join_request import PAUSES, JoinRequests
 from slixmpp_mls.client.group.lifecycle import Lifecycle
@@ -49,10 +51,19 @@ class Parts:
         self.members = Members(device, state)
         self.lifecycle = Lifecycle(device, state)
         self.welcomes = Welcomes(device, state, self.requests)
-        self.processing = Processing(device, state, self.welcomes, self.entries, self.continuation)
+        self.processing = Processing(
+            device, state, self.welcomes, self.entries, self.continuation, Following(device, state)
+        )
         self.certainty = Certainty(device, state, GroupInfos(device, state, self.entries))
         self.applying = Applying(
-            device, state, self.welcomes, self.entries, self.requests, self.continuation, self.certainty
+            device,
+            state,
+            self.welcomes,
+            self.entries,
+            self.requests,
+            self.continuation,
+            self.certainty,
+            Annotator(device, state),
         )
         self.others = OtherGroups(device.store, device.parameters, person.world.room.jid)
 

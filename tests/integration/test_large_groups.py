@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from types import MethodType
 from typing import Any
@@ -35,7 +36,7 @@ from slixmpp_mls.mls.structures.proposals import Add
 from slixmpp_mls.plugin import MLS
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
-from slixmpp_mls.rooms.engine import blob_fetching
+from slixmpp_mls.rooms.engine import annotation_exchange, blob_fetching
 from slixmpp_mls.rooms.engine.parts import RoomParts
 from slixmpp_mls.stanza import Commit, KeyPackage, RoomElement
 from slixmpp_mls.stanza.blob import BlobReference
@@ -336,6 +337,47 @@ async def test_joining_two_thousand_before_the_tree_is_there(people: People, mon
     changed = await his.update()
     await until(lambda: hers.epoch == third.epoch == changed.epoch, PATIENCE)
     assert len({each.epoch_authenticator for each in (hers, his, third)}) == 1
+    assert not people.rejected
+
+
+async def test_a_member_that_stays_without_the_tree_and_one_that_answers_it(
+    people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mls, "Staying Partial": Commits are followed, strangers read, a restart changes nothing; the tree comes last."""
+    monkeypatch.setattr(annotation_exchange, "_ROUNDS", 40)  # a busy machine must not look like silence
+    client, alice = await people.come("alice", authentication=AcceptAll(), annotate=True)
+    bobs, bob = await people.come("bob", authentication=AcceptAll(), partial_from=None)
+    carols, carol = await people.come("carol", authentication=AcceptAll(), partial_from=1, stay_partial=True)
+    hers = await people.room(alice)
+    await hers.add(bobs.boundjid.bare)
+    his = await people.joined(bob, hers.jid)
+    await hers.add(carols.boundjid.bare)
+    await until(lambda: hers.jid in carol.rooms and carol.rooms[hers.jid].partial and carol.rooms[hers.jid].live)
+    third = carol.room(hers.jid)
+    assert third.accounts == sorted((client.boundjid.bare, carols.boundjid.bare))
+    changed = await his.update()  # by somebody unproved
+    await until(lambda: hers.epoch == third.epoch == changed.epoch, PATIENCE)
+    assert third.partial
+    await (await his.send("When shall we three meet again")).confirmed
+    heard = people.heard[carols.boundjid.bare]
+    await until(lambda: heard == ["When shall we three meet again"], PATIENCE)
+    await (await third.send("In thunder, lightning, or in rain")).confirmed
+    await until(lambda: "In thunder, lightning, or in rain" in people.heard[bobs.boundjid.bare], PATIENCE)
+    assert len(third.accounts) == 3
+    await people.leave(carols)
+    for room in (hers, his, hers):
+        changed = await room.update()
+        await until(lambda: hers.epoch == his.epoch == changed.epoch, PATIENCE)  # noqa: B023  # awaited at once
+    carols, carol = await people.come(carols.boundjid, authentication=AcceptAll(), partial_from=1, stay_partial=True)
+    await until(lambda: hers.jid in carol.rooms and carol.rooms[hers.jid].live, PATIENCE)
+    third = carol.room(hers.jid)
+    await until(lambda: third.epoch == changed.epoch, PATIENCE)
+    assert third.partial
+    assert third.epoch_authenticator == hers.epoch_authenticator
+    await hers.set_policy(replace(hers.policy, max_devices=7))  # which only full members judge
+    await until(lambda: third.is_member and third.epoch == hers.epoch, PATIENCE)
+    assert third.policy.max_devices == 7
+    assert third.epoch_authenticator == hers.epoch_authenticator
     assert not people.rejected
 
 

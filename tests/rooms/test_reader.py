@@ -19,6 +19,7 @@ from slixmpp_mls.delivery import RoomStanza, Stream
 from slixmpp_mls.errors import NotVouchedFor, TransferFailed
 from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateMessage
 from slixmpp_mls.rooms.engine import blob_fetching, reader
+from slixmpp_mls.rooms.engine.annotation_exchange import AnnotationExchange
 from slixmpp_mls.rooms.engine.blob_fetching import FAILURES, FAILURES_OF_ONE
 from slixmpp_mls.rooms.engine.member_checks import MemberChecks
 from slixmpp_mls.rooms.engine.reader import Reader, Taken
@@ -48,7 +49,8 @@ class Reading(Parts):
         self.removed: list[object] = []
         self.awaited: list[Awaited] = []
         self.checks = MemberChecks(self.parts, self._remove, self._resume)
-        self.tree = TreeFetcher(self.parts, self.checks, lambda events: None, nothing, nothing, lambda: None)
+        exchange = AnnotationExchange(self.parts)
+        self.tree = TreeFetcher(self.parts, self.checks, lambda events: None, nothing, nothing, lambda: None, exchange)
         self.reader = Reader(self.parts, self.checks, self.tree, self._on_steps, self._reached)
 
     def _on_steps(self, taken: Sequence[Taken]) -> None:

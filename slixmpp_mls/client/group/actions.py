@@ -19,12 +19,13 @@ from ...stanza.blob import BlobReference
 from ...stanza.elements import RoomElement
 from ..events import Event
 from ..storage.records import OutboxKind
+from .following import Followed, Wanted
 from .group_info_key import GroupInfoKey
 from .resumption_psks import Awaited
 from .tree_check import CheckedWhole, TreeCheck
 
 __all__ = [
-    "Abandon", "Begin", "Enter", "Fits", "Ignore", "Incoming", "Join", "JoinPartially", "LeaveOut", "MoveOn",
+    "Abandon", "Begin", "Enter", "Fits", "Follow", "Ignore", "Incoming", "Join", "JoinPartially", "LeaveOut", "MoveOn",
     "Outgoing", "Read", "Remember", "Sent", "Step",
 ]  # fmt: skip
 
@@ -195,6 +196,13 @@ class JoinPartially:
 
 
 @dataclass(frozen=True, slots=True)
+class Follow:
+    """A Commit that a member without the ratchet tree may follow (:mod:`.following`)."""
+
+    followed: Followed
+
+
+@dataclass(frozen=True, slots=True)
 class Enter:
     """Our own external Commit, the first Commit of its epoch in the room."""
 
@@ -226,10 +234,13 @@ class Step:
         from the room's archive, the caller reads the archive first
     :ivar needs_tree: only a full member can tell what the stanza means.  Wait until we are one, or give up waiting
         (:meth:`.Partial.set_aside`), and examine the stanza again; nothing after it is read before
+    :ivar wants: with `needs_tree`: annotations that would do in place of the tree (:mod:`.following`); None if none
     """
 
     incoming: Incoming
-    action: Ignore | Sent | Begin | LeaveOut | Read | Remember | MoveOn | Join | JoinPartially | Enter | Abandon
+    action: (
+        Ignore | Sent | Begin | LeaveOut | Read | Remember | MoveOn | Join | JoinPartially | Follow | Enter | Abandon
+    )
     leaves: tuple[LeafNode, ...] = ()
     successions: tuple[tuple[LeafNode, LeafNode], ...] = ()
     fetch: BlobReference | None = None
@@ -238,6 +249,7 @@ class Step:
     awaits: Awaited | None = None
     gap: bool = False
     needs_tree: bool = False
+    wants: Wanted | None = None
 
     @property
     def join(self) -> Join | JoinPartially | None:

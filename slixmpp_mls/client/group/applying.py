@@ -17,12 +17,14 @@ from ...mls.group.group import Group
 from ...mls.group.message_processing import ReceivedMessage, ReceivedProposal
 from ...mls.group.proposal_list import SentProposal
 from ...mls.group.staging import StagedCommit
+from ...mls.partial.effects import UNKNOWN_PLACE
 from ...mls.structures.framing import MemberSender, NewMemberProposalSender
 from ...mls.structures.proposals import Add, Remove, SelfRemove
 from ...mls.tree.tree_math import LeafIndex
-from ...policy import derive_return_key, is_group_of_0_1, is_leaf_of_0_1
+from ...policy import RoomPolicy, derive_return_key, is_group_of_0_1, is_leaf_of_0_1
 from ...policy.check import is_bookkeeping
 from ...policy.later_state import KnownState
+from ...stanza import elements
 from ...store.interface import Transaction
 from ..device import Device
 from ..events import (
@@ -45,6 +47,7 @@ from .actions import (
     Abandon,
     Begin,
     Enter,
+    Follow,
     Ignore,
     Incoming,
     Join,
@@ -56,12 +59,14 @@ from .actions import (
     Sent,
     Step,
 )
+from .annotating import Annotator
 from .certainty import Certainty, UnsureReason
 from .committable_proposals import is_vouched_for, returning_to
 from .continuation import Continuation
 from .evidence import Evidence
 from .external_commit import ExternalCommits
-from .group_info_key import key_after
+from .following import CARRIED, Followed
+from .group_info_key import GroupInfoKey, begins_key, key_after
 from .join_request import JoinRequests
 from .members import sent_in_epoch
 from .processing import rejected
@@ -84,7 +89,9 @@ class Applying:
         requests: JoinRequests,
         continuation: Continuation,
         certainty: Certainty,
+        annotator: Annotator,
     ) -> None:
+        self._annotator = annotator
         self._certainty = certainty
         self._device = device
         self._state = state
@@ -118,6 +125,7 @@ class Applying:
                 self._welcomes.note_ignored(step.incoming)
                 return [*events, *self._pass_outside(step.incoming, record, now)]
             case Ignore(events, ahead, unsure):
+                self._note_void(step)
                 told = self._pass_inside(step.incoming, record, UnsureReason(unsure), now)
                 if ahead is not None:
                     self._state.note_ahead(*ahead)
@@ -136,6 +144,13 @@ class Applying:
                 return self._continuation.leave_out(record, self._welcomes.unread_key(step.incoming), now)
             case Read(received):
                 return self._accept_message(step.incoming, received, record, now)
+            case Remember(received) if self._follows_partially:
+                with self._state.change() as change:
+                    change.put_speaking(self._state.require_partial().group.apply(received, now=now))
+                    change.put_record(record)
+                return []
+            case Follow(commit):
+                return self._follow(commit, record, now, _when(step.incoming, now))
             case Remember(received):
                 return self._accept_proposal(step.incoming, received, record, now, doubts)
             case Abandon(reason):
@@ -155,7 +170,10 @@ class Applying:
             case MoveOn() as move:
                 if move.readded:
                     self._keep_unread_key(step.incoming, now)
-                return self._accept_commit(move, record, now, doubts, _when(step.incoming, now))
+                before = self._state.require_member()
+                told = self._accept_commit(move, record, now, doubts, _when(step.incoming, now))
+                self._annotator.note_commit(before, move.staged, _commit_in(step.incoming))
+                return told
 
     def refuse(self, step: Step, error: PeerError, now: int) -> list[Event]:
         """Skip a Welcome that cannot be followed, or a Commit that cannot be fetched.
@@ -335,6 +353,40 @@ class Applying:
 
     # --- Commits -------------------------------------------------------------------------------
 
+    def _note_void(self, step: Step) -> None:
+        """For members without the tree: a Commit of our epoch that is void, whoever reads it."""
+        membership, commit = self._state.membership, _commit_in(step.incoming)
+        action = step.action
+        if membership is None or commit is None or step.awaits or not isinstance(action, Ignore) or action.unsure:
+            return
+        payload = next(each for each in step.incoming.payloads if isinstance(each, elements.Commit))
+        if (payload.group, payload.epoch) == (membership.group.group_id, membership.group.epoch):
+            self._annotator.note_void(commit)
+
+    def _follow(self, followed: Followed, record: RoomRecord, now: int, when: int) -> list[Event]:
+        """A Commit that we follow without the ratchet tree."""
+        state, partial = self._state, self._state.require_partial()
+        effects, staged, before = followed.effects, followed.staged, partial.group
+        index = LeafIndex(effects.committer_index)
+        if staged.next is None:
+            leaf = before.tree.leaf(index)
+            state.forget_group(replace(record, state=MembershipState.OUT), Evidence.REMOVED)
+            return [RemovedFromGroup(state.room, None if leaf is None else Member.of(index, leaf), False)]
+        changed = {change.index: change.after for change in effects.changes}
+        inviter = LeafIndex(partial.whole_tree.inviter)
+        group = before.apply(staged, now=now).carrying(before, changed, CARRIED, (inviter,))
+        if changed.get(inviter, partial.inviter) is None:
+            inviter = group.own_index  # gone: nobody stands for us any more, but administrators
+        by = Member.of(index, group.tree.member(index))
+        key = state.group_info_key
+        if begins_key(effects, partial.policy, group.epoch):
+            key = GroupInfoKey.of(group)
+        with state.change() as change:
+            change.begin_partial_epoch(group, RoomPolicy.required_in(group.context.extensions), key, inviter)
+            epoch_log.note(change.transaction, state.spaces.epochs, group.epoch, by.identity, effects, when or now)
+            change.put_record(record)
+        return [_told(state.room, effects, group.epoch, by, now)]
+
     def _accept_commit(
         self, action: MoveOn, record: RoomRecord, now: int, judged: Iterable[Doubt], when: int = 0
     ) -> list[Event]:
@@ -405,6 +457,11 @@ class Applying:
         rejoin_limit.note(transaction, spaces.arrivals, effects, when)
 
 
+def _commit_in(incoming: Incoming) -> bytes | None:
+    """The MLSMessage of a Commit in a stanza; None if there is none, or it is elsewhere."""
+    return next((each.data for each in incoming.payloads if isinstance(each, elements.Commit)), None)
+
+
 def _neighbours(room: str, incoming: Incoming) -> list[Rejected]:
     """The events for elements that have been left out of a stanza."""
     return [rejected(room, incoming, error) for error in incoming.refused]
@@ -429,15 +486,23 @@ def _wants_out(group: Group) -> bool:
 
 
 def _changed(room: str, staged: StagedCommit, group: Group, by: Member, now: int) -> GroupChanged:
-    effects = staged.effects
+    return _told(room, staged.effects, group.epoch, by, now)
+
+
+def _told(room: str, effects: Effects, epoch: int, by: Member, now: int) -> GroupChanged:
+    """The event of a Commit; without the ratchet tree, it does not name whose place in the tree is not known."""
 
     def members(changes: Sequence[MemberChange], *, after: bool) -> tuple[Member, ...]:
         found = ((change.index, change.after if after else change.before) for change in changes)
-        return tuple(Member.of(index, leaf, now if after else None) for index, leaf in found if leaf is not None)
+        return tuple(
+            Member.of(index, leaf, now if after else None)
+            for index, leaf in found
+            if leaf is not None and index < UNKNOWN_PLACE
+        )
 
     return GroupChanged(
         room=room,
-        epoch=group.epoch,
+        epoch=epoch,
         by=by,
         added=members(effects.added, after=True),
         removed=members(effects.removed, after=False),

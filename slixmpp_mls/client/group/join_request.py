@@ -135,6 +135,7 @@ class JoinRequests:
         """Time at which we may ask to be added, seconds since the Unix epoch; None until a stanza changes it."""
         seen, standing = self._state.outside, self._state.standing
         outside = standing in (MembershipState.LOST, MembershipState.INVITED) or self._state.coming_back
+        outside = outside or self._state.needs_readmission
         if not outside or not seen.known or not self._suites():
             return None
         if any(ask.epoch == seen.epoch and now < ask.until and self._has_vouchers(ask, now) for ask in seen.asks):
@@ -186,6 +187,8 @@ class JoinRequests:
         leaf that we have lost, by that of the latest request, and by two of the others in turn.
         """
         kept = list(self._state.return_keys)
+        if (partial := self._state.partial) is not None:  # whose state has its own
+            kept = [derive_return_key(partial.group.suite, partial.group.own_leaf_key), *kept]
         with self._state.store.transaction() as transaction:
             asked = [
                 derive_return_key(bundle.suite, bundle.leaf_key)

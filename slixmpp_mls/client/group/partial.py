@@ -11,6 +11,9 @@ that needs them is *held*.  The reader goes no further; our place in the room st
 order is kept.  Therefore the epoch does not end, and the tree that the Welcome has named is the right one, however late
 it arrives.  It is verified as on joining: its hash is the one that the confirmation tag has confirmed.
 
+A member that stays without the tree asks for annotations at such a stanza, and follows Commits by them
+(:mod:`.following`).  In a later epoch than its first one, it does not know where the tree is, and asks for that, too.
+
 *A tree that is not to be had.*  The group's state stays, because a server that withholds a file proves nothing.
 At a stanza that is held, the membership is :meth:`~Partial.set_aside`: our place is stored, and the room is read on as
 by an outsider, which may find another Welcome for us.  When the tree is there after all, the room is read again from
@@ -108,8 +111,9 @@ class Partial:
         if partial.set_aside:
             record, outside = replace(record, cursor=partial.whole_tree.place, commits=b""), outside.pace()
         inviter = LeafIndex(partial.whole_tree.inviter)
+        by = None if inviter == group.own_index else Member.of(inviter, group.tree.member(inviter))
         with state.change() as change:
             change.complete_membership(membership)
             change.put_record(record)
             change.put_outside(outside)
-        return [Joined(state.room, group.epoch, Member.of(inviter, group.tree.member(inviter)))]
+        return [Joined(state.room, group.epoch, by)]

@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from ...errors import (
     InvalidError,
+    MembershipUnproved,
     NotForUs,
     PeerError,
     Replayed,
@@ -47,10 +48,25 @@ from ...stanza.locations import verify as verify_location
 from ..device import Device
 from ..events import CommitLost, Event, LeftBehind, MessageSent, Rejected, Unreadable
 from ..storage.records import MembershipState, OutboxKind
-from .actions import Abandon, Begin, Enter, Ignore, Incoming, Join, LeaveOut, MoveOn, Read, Remember, Sent, Step
+from .actions import (
+    Abandon,
+    Begin,
+    Enter,
+    Follow,
+    Ignore,
+    Incoming,
+    Join,
+    LeaveOut,
+    MoveOn,
+    Read,
+    Remember,
+    Sent,
+    Step,
+)
 from .certainty import UnsureReason
 from .continuation import Continuation
 from .external_commit import ExternalCommits
+from .following import Following, Wanted
 from .resumption_psks import OtherGroups
 from .room_change import Membership
 from .room_state import RoomState
@@ -74,7 +90,9 @@ class Processing:
         welcomes: Welcomes,
         entries: ExternalCommits,
         continuation: Continuation,
+        following: Following,
     ) -> None:
+        self._following = following
         self._device = device
         self._state = state
         self._welcomes = welcomes
@@ -309,13 +327,14 @@ class Processing:
         return membership is not None and who is not None and who != own and membership.roster.has(who)
 
     def _unreadable(self, incoming: Incoming, epoch: int) -> Unreadable:
-        membership = self._state.membership
-        if membership is None:
+        membership, partial = self._state.membership, self._state.partial
+        inside = partial if partial is not None and not partial.set_aside else membership
+        if inside is None:
             reason = "lost" if self._state.standing is MembershipState.LOST else "before-join"
         elif epoch < self._state.record.joined_epoch:
             reason = "before-join"
         else:
-            reason = "too-late" if epoch < membership.group.epoch else "future"
+            reason = "too-late" if epoch < inside.group.epoch else "future"
         return Unreadable(self._state.room, reason, epoch, incoming.claimed, incoming.archive_id)
 
     def _examine_proposal(self, group: Group, incoming: Incoming, payload: elements.Proposal, now: int) -> Step:
@@ -405,7 +424,11 @@ class Processing:
             if payload.group != group.group_id or payload.epoch > group.epoch:
                 return held
             if not isinstance(payload, elements.Application):
-                return Step(incoming, Ignore()) if payload.epoch < group.epoch else held  # rule 1
+                if payload.epoch < group.epoch:
+                    return Step(incoming, Ignore())  # rule 1
+                if not self._following.stays or isinstance(payload, elements.CommitLocation):
+                    return held
+                return self._follow(group, incoming, payload, now)
             number = self._state.outbox.of_message(payload.data)
             if number is not None:
                 check_consistency(payload)
@@ -414,9 +437,49 @@ class Processing:
                 return Step(incoming, Sent(number, event))
             try:
                 return self._examine_application(group, incoming, payload, now, judged=False)
-            except PeerError:  # unproved, or for a full member to judge
+            except MembershipUnproved as error:
+                if self._following.stays and payload.epoch < group.epoch:  # proofs of that epoch's tree are gone
+                    return Step(incoming, Ignore((self._unreadable(incoming, payload.epoch),)))
+                return replace(held, wants=Wanted((error.leaf_index,)))
+            except PeerError:  # for a full member to judge, unless we stay partial and nobody we know may have sent it
+                if self._following.stays and not self._is_by_known(group, incoming):
+                    raise
                 return held
         return Step(incoming, Ignore())
+
+    def _is_by_known(self, group: PartialGroup, incoming: Incoming) -> bool:
+        """Whether the room says that a stanza is from the account of a member that was proved to us."""
+        return any(ClientIdentity.from_leaf(leaf).account == incoming.claimed for _, leaf in group.members())
+
+    def _follow(
+        self, group: PartialGroup, incoming: Incoming, payload: elements.Proposal | elements.Commit, now: int
+    ) -> Step:
+        """A proposal, or a Commit, for a member that stays without the tree.
+
+        :raises PeerError: no member can make use of it; of a proposal: we cannot, and a Commit that refers to it is
+            beyond us
+        """
+        held = Step(incoming, Ignore(), needs_tree=True)
+        message = check_consistency(payload)
+        if isinstance(payload, elements.Proposal):
+            try:
+                received = group.process(message, now=now)
+            except NotForUs:
+                return Step(incoming, Ignore())
+            except MembershipUnproved as error:
+                return replace(held, wants=Wanted((error.leaf_index,)))
+            if not isinstance(received, ReceivedProposal):
+                raise InvalidError("another message than a proposal", _RULES)
+            return Step(incoming, Ignore() if received.again else Remember(received))
+        if self._following.is_void(payload.data):
+            raise InvalidError("a Commit that is void, by the word of an administrator's client", _RULES)
+        followed = self._following.followed(payload.data)
+        if followed is None:
+            return replace(held, wants=Wanted(commit=payload.data))
+        welcomes = (elements.Welcome, elements.WelcomeLocation)
+        if followed.staged.next is None and any(isinstance(each, welcomes) for each in incoming.payloads):
+            return held  # perhaps the Commit adds us again
+        return Step(incoming, Follow(followed))
 
     def _examine_outside(self, incoming: Incoming, others: OtherGroups) -> Step:
         """We wait for a Welcome, or an external Commit of ours: one that is the first of its epoch in the room."""

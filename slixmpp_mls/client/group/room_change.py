@@ -121,13 +121,13 @@ class PartialMembership:
     whole_tree: WholeTreeRecord
 
     @property
-    def location(self) -> BlobReference:
-        """Where the ratchet tree is."""
-        return BlobReference.decode(self.whole_tree.location)
+    def location(self) -> BlobReference | None:
+        """Where the ratchet tree is; None if we do not know, because it is that of another epoch than our first one."""
+        return BlobReference.decode(self.whole_tree.location) if self.whole_tree.location else None
 
     @property
     def inviter(self) -> LeafNode:
-        """The leaf of who has let us in; beside ours, the only one that we know."""
+        """The leaf of who has let us in; beside ours, the only one that we know for certain.  Ours if that is gone."""
         return self.group.tree.member(LeafIndex(self.whole_tree.inviter))
 
     @property
@@ -487,10 +487,29 @@ class Change:
 
     def put_place(self, place: bytes) -> None:
         """From where the room is read again when we have the tree; empty: it is read in order."""
-        partial = self._partial_member()
-        whole_tree = replace(partial.whole_tree, place=place)
+        self._put_whole_tree(replace(self._partial_member().whole_tree, place=place))
+
+    def put_location(self, place: BlobReference) -> None:
+        """Where the tree of the present epoch is."""
+        self._put_whole_tree(replace(self._partial_member().whole_tree, location=place.encode()))
+
+    def _put_whole_tree(self, whole_tree: WholeTreeRecord) -> None:
         self.transaction.put(self._spaces.whole_tree, OUTSIDE, whole_tree.encode())
-        self._partial = replace(partial, whole_tree=whole_tree)
+        self._partial = replace(self._partial_member(), whole_tree=whole_tree)
+
+    def begin_partial_epoch(
+        self, group: PartialGroup, policy: RoomPolicy, group_info_key: GroupInfoKey | None, inviter: LeafIndex
+    ) -> None:
+        """Begin the epoch after a Commit that we have followed without the tree; where its tree is, we do not know.
+
+        :param inviter: leaf of who has let us in; ours if that is gone
+        """
+        if group_info_key != self._group_info_key:
+            self.put_group_info_key(group_info_key)
+        self.put_speaking(group)
+        self._put_whole_tree(replace(self._partial_member().whole_tree, location=b"", inviter=int(inviter)))
+        self._partial = replace(self._partial_member(), policy=policy)
+        self._later.append(self._contents.ahead.clear)
 
     def complete_membership(self, membership: Membership) -> None:
         """We have the tree: the same membership, and what is in the outbox and the inbox, goes on."""

@@ -36,6 +36,8 @@ the store nor memory has changed.
 :mod:`.lifecycle`          creates a group, gives it up, waits for it
 :mod:`.members`            the members and the age of their keys
 :mod:`.partial`            the time in the group without its ratchet tree
+:mod:`.following`          stays in the group without it, by annotations
+:mod:`.annotating`         makes the annotations, with the tree
 =========================  =========================================================================================
 
 A part knows only the parts that its constructor takes.
@@ -56,11 +58,13 @@ from ..events import Event
 from ..storage.post_commit_actions import PostCommitActions
 from ..storage.records import ROOMS, MembershipState, Spaces, room_of
 from .actions import Fits, Outgoing
+from .annotating import Annotator
 from .applying import Applying
 from .certainty import Certainty
 from .continuation import Continuation
 from .ephemeral import Ephemeral
 from .external_commit import ExternalCommits
+from .following import Following
 from .group_infos import GroupInfos
 from .join_request import JoinRequests
 from .lifecycle import Lifecycle
@@ -100,8 +104,10 @@ class RoomGroup:
         self.continuation = continuation = Continuation(device, state)
         self.certainty = certainty = Certainty(device, state, group_infos)
         self.welcomes = welcomes = Welcomes(device, state, requests)
-        self.processing = Processing(device, state, welcomes, entries, continuation)
-        self.applying = Applying(device, state, welcomes, entries, requests, continuation, certainty)
+        self.following = following = Following(device, state)
+        self.annotator = annotator = Annotator(device, state)
+        self.processing = Processing(device, state, welcomes, entries, continuation, following)
+        self.applying = Applying(device, state, welcomes, entries, requests, continuation, certainty, annotator)
         self.sending = Sending(device, state)
         self.members = Members(device, state)
         self.partial = Partial(device, state)

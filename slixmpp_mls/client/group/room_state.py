@@ -217,12 +217,31 @@ class RoomState:
         partial = self._contents.partial
         return partial is not None and (self.holding or partial.set_aside)
 
+    @property
+    def needs_readmission(self) -> bool:
+        """Whether we have to ask to be added again: our state stays, but nobody says where its ratchet tree is.
+
+        The tree of the epoch into which a Welcome has led is where that says, and may be there later; that of a later
+        epoch is known only from members that answer (:mod:`.following`).
+        """
+        partial = self._contents.partial
+        return partial is not None and partial.set_aside and partial.location is None
+
     def require_speaking(self) -> Membership | PartialMembership:
         """That by which we read and send.
 
         :raises UsageError: we are not in the group
         """
         return self.speaking or self.require_member()
+
+    def require_partial(self) -> PartialMembership:
+        """Our membership without the ratchet tree.
+
+        :raises UsageError: we are not in the group without it
+        """
+        if self._contents.partial is None:
+            raise UsageError(f"no partial member of the group in {self.room}")
+        return self._contents.partial
 
     def require_member(self) -> Membership:
         """Our membership.

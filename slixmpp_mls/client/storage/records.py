@@ -456,9 +456,10 @@ class KnownRecord(Struct):
 class WholeTreeRecord(Struct):
     """What a partial member needs to become a full one, see :mod:`slixmpp_mls.client.group.partial`.
 
-    `location` is a :class:`~slixmpp_mls.stanza.blob.BlobReference`.  `inviter` is the leaf that has signed the
-    Welcome.  `place` is empty while the room is read in order.  Otherwise it is the archive id of the last stanza that
-    was read as a member, from which the room is read again with the tree.
+    `location` is a :class:`~slixmpp_mls.stanza.blob.BlobReference`; it is empty if it is not known.  `inviter` is the
+    leaf that has signed the Welcome; ours if a Commit that we have followed has removed that.  `place` is empty while
+    the room is read in order.  Otherwise it is the archive id of the last stanza that was read as a member, from which
+    the room is read again with the tree.
     """
 
     secret: ClassVar[bool] = True

@@ -33,6 +33,7 @@ messages that all others read, and nobody outside reads what it sends: its keys 
 
 from .annotations import CommitAnnotations, annotate_welcome, authenticate_sender
 from .commit_processing import StagedPartialCommit
+from .effects import effects_without_tree
 from .joining import StagedPartialJoin
 from .partial_group import PartialGroup
 
@@ -43,4 +44,5 @@ __all__ = [
     "StagedPartialJoin",
     "annotate_welcome",
     "authenticate_sender",
+    "effects_without_tree",
 ]

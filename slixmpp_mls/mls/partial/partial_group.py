@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, MutableSet
+from collections.abc import Collection, Iterable, Mapping, MutableSet
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -355,6 +355,25 @@ class PartialGroup(MemberState[PartialTree]):
             raise UsageError("the Commit removes us")
         leaves: Map[LeafIndex, LeafNode | None] = Map(self.members())
         return replace(staged.next, past=self.past_with_current(leaves, staged.spent, now))
+
+    def carrying(
+        self, before: Self, changed: Mapping[int, LeafNode | None], limit: int, always: Collection[int] = ()
+    ) -> Self:
+        """The state in which members of the epoch before are known, too, whose leaves a Commit has left as they were.
+
+        The Commit names each leaf that it changes, but for the places of those that it adds, which were blank.
+
+        :param before: the state in which the Commit was processed
+        :param changed: leaves that it has removed (None) or replaced, and by what
+        :param limit: at most as many members, those that were proved last ...
+        :param always: ... and these
+        """
+        tree, first = self.tree, max(0, len(before.tree.order) - limit)
+        for index in (*(each for each in before.tree.order[:first] if each in always), *before.tree.order[first:]):
+            leaf = changed.get(index, before.tree.proved[index])
+            if leaf is not None:
+                tree = tree.with_member(index, leaf)
+        return self.with_tree(tree)
 
     def forget_past(self, *, now: int) -> Self:
         """The state without the ended epochs whose time is over."""

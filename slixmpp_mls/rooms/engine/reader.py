@@ -134,7 +134,7 @@ class Reader:
             return False
         incoming = step.incoming
         while step.needs_tree:
-            await self._whole_tree.until_readable()
+            await self._whole_tree.until_readable(step)
             step = await self._examine(incoming)
             if step.gap and not stanza.archived:
                 await self._read_again()

@@ -6,6 +6,9 @@
                            ▲                └── failed: reported, and tried again later ──┐
                            └──────────────────────────────────────────────────────────────┘
 
+With the setting ``stay_partial`` this begins at the first stanza that annotations do not help with, or when a change of
+the group is wanted (:meth:`TreeFetcher.require`); members that answer are asked where the tree of the present epoch is.
+
 Reading and sending go on meanwhile (:mod:`slixmpp_mls.client.group.partial`).  The reader waits at a stanza that only a
 full member understands.  If the tree :attr:`is_missing`, it waits no longer, and the room is read as by an outsider.
 Attempts never end, because the state stays usable; their pauses grow to an hour.
@@ -20,10 +23,14 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial as partial_call
 
 from ...client import Event, WholeTree
+from ...client.group.actions import Step
+from ...client.group.following import Wanted
 from ...client.group.partial import CheckedTree, verify
 from ...client.group.room_change import PartialMembership
 from ...delivery import Stream
 from ...errors import DeliveryError, MLSError, PeerError, TransferFailed, UsageError
+from ...stanza.blob import BlobReference
+from .annotation_exchange import AnnotationExchange
 from .blob_fetching import time_limit
 from .member_checks import MemberChecks
 from .parts import RoomParts
@@ -53,7 +60,10 @@ class TreeFetcher:
         stop_reading: Callable[[], Awaitable[None]],
         read_on: Callable[[], Awaitable[None]],
         joined: Callable[[], None],
+        annotations: AnnotationExchange,
     ) -> None:
+        self._annotations = annotations
+        self._required = False
         self._parts = parts
         self._context = parts.context
         self._partial = parts.group.partial
@@ -70,20 +80,34 @@ class TreeFetcher:
         """Whether the tree is not to be had at present."""
         return self._missing
 
+    def require(self) -> None:
+        """Become a full member, even if we stay without the tree otherwise."""
+        self._required = True
+        self.begin()
+
     def begin(self) -> None:
-        """Begin to fetch the tree, if we lack it."""
+        """Begin to fetch the tree, if we lack it and need it."""
+        stays = self._parts.group.following.stays and self._partial.follows
+        if stays and not self._required:
+            return
         if self._partial.membership is not None and (self._task is None or self._task.done()):
             self._missing = False
             self._task = self._parts.spawn(self._fetch_until_full(), "fetching the ratchet tree")
 
-    async def until_readable(self) -> None:
+    async def until_readable(self, step: Step) -> None:
         """Wait at a stanza that only a full member understands, until it can be examined again.
 
+        :param step: with :attr:`~.Step.needs_tree`
         :raises MLSError: the room is not read any more
         """
         state = self._parts.group.room_state
         state.holding = True
         try:
+            if self._parts.group.following.stays and not self._required:
+                if step.wants is not None and await self._annotations.ask(step.wants):
+                    return
+                log.info("%s: the ratchet tree is needed, since annotations do not help", self._parts.room)
+                self.require()
             await self._parts.progress.until(lambda: not self._partial.follows or self._missing)
         finally:
             state.holding = False
@@ -119,15 +143,28 @@ class TreeFetcher:
         :raises DeliveryError: the tree cannot be fetched
         :raises PeerError: it is another one, or not acceptable
         """
+        place = await self._place(partial)
         self._report("fetching", partial, attempts)
-        limit = time_limit(partial.location)  # whoever has named the place may let it answer as slowly as it likes
+        limit = time_limit(place)  # whoever has named the place may let it answer as slowly as it likes
         try:
             async with asyncio.timeout(limit):
-                octets = await self._context.uploads.get(partial.location)
+                octets = await self._context.uploads.get(place)
         except TimeoutError:
             raise TransferFailed(f"it was not there within {limit:.0f} seconds", temporary=False) from None
         self._report("checking", partial, attempts)
         return await asyncio.to_thread(verify, partial.group, octets)
+
+    async def _place(self, partial: PartialMembership) -> BlobReference:
+        """
+        :raises TransferFailed: nobody says where the tree is
+        """
+        if partial.location is None:
+            await self._annotations.ask(Wanted(tree=True))
+            present = self._partial.membership
+            if present is None or present.location is None:
+                raise TransferFailed("nobody says where the ratchet tree is", temporary=False)
+            return present.location
+        return partial.location
 
     async def _complete(self, complete: Callable[[], list[Event]]) -> None:
         """
@@ -138,7 +175,7 @@ class TreeFetcher:
             await self._stop_reading()
         try:
             events = await self._parts.stored(complete)
-            self._missing = False
+            self._missing = self._required = False
             self._emit(events)
         finally:
             if aside:
@@ -146,5 +183,5 @@ class TreeFetcher:
         self._joined()
 
     def _report(self, stage: str, partial: PartialMembership, attempts: int, error: MLSError | None = None) -> None:
-        size = partial.location.size
+        size = 0 if partial.location is None else partial.location.size
         self._context.fire("mls_whole_tree", WholeTree(self._parts.room, stage, size, attempts, error))

@@ -64,6 +64,8 @@ from ...errors import ArchiveGap, DeliveryError, Disconnected, MLSError, NotPerm
 from ...identity import ClientIdentity
 from ...policy import is_group_of_0_1, is_leaf_of_0_1
 from ...runtime import Context
+from ...stanza import Ephemeral
+from .annotation_exchange import AnnotationExchange
 from .committer import Committer
 from .handler_dispatch import HandledMessages
 from .member_checks import MemberChecks
@@ -155,11 +157,14 @@ class RoomWorker:
         self._context = context
         self._group = group
         self._muc = muc
+        self.annotations = annotations = AnnotationExchange(parts)
         self.whole_tree = TreeFetcher(
-            parts, self.checks, self._emit, self._stop_reading, self.start, self._joined_completely
+            parts, self.checks, self._emit, self._stop_reading, self.start, self._joined_completely, annotations
         )
         self._reader = Reader(parts, self.checks, self.whole_tree, self._on_steps, reached)
         group.welcomes.partial_from = context.settings.partial_from
+        group.following.stays = context.settings.stay_partial
+        group.annotator.active = context.settings.annotate
         self._received = received
         self._went_live = went_live
         self._expelled = expelled
@@ -360,6 +365,7 @@ class RoomWorker:
                 self.reinitializer.look_for_better_suite(changed)
             if isinstance(each.step.action, Remember):
                 self.parts.spawn(self.committer.commit_for_others(), "committing for others")
+        self.annotations.news()
         self._check_still_following()
 
     def _tell_whether_outdated(self) -> None:
@@ -504,8 +510,11 @@ class RoomWorker:
                 self.suitability.look()
             case Bounced():
                 self.sender.bounced(event)
-            case EphemeralShown():
+            case EphemeralShown(element=Ephemeral()):
                 self._ephemeral(event)
+                return
+            case EphemeralShown():
+                self.annotations.shown(event)
                 return
             case AffiliationChanged():
                 if event.affiliation in ("none", "outcast"):
