@@ -135,7 +135,6 @@ class JoinRequests:
         """Time at which we may ask to be added, seconds since the Unix epoch; None until a stanza changes it."""
         seen, standing = self._state.outside, self._state.standing
         outside = standing in (MembershipState.LOST, MembershipState.INVITED) or self._state.coming_back
-        outside = outside or self._state.needs_readmission
         if not outside or not seen.known or not self._suites():
             return None
         if any(ask.epoch == seen.epoch and now < ask.until and self._has_vouchers(ask, now) for ask in seen.asks):

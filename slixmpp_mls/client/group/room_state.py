@@ -302,7 +302,7 @@ class RoomState:
     @property
     def coming_back(self) -> bool:
         """Whether we ask to be added to the group, as one that is outside, while we still have the state of before."""
-        return self.returning or self.left_out
+        return self.returning or self.left_out or self.needs_readmission
 
     def waits(self, kind: OutboxKind) -> bool:
         """Whether something of this kind was sent, was not refused, and has not come back."""

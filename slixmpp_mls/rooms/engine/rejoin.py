@@ -80,7 +80,6 @@ class Rejoiner:
         """Whether we are outside, or have to return, want in, and may act on it."""
         outside = self._group.state in (MembershipState.LOST, MembershipState.INVITED)
         outside = outside or self._group.room_state.coming_back
-        outside = outside or self._group.room_state.needs_readmission
         return outside and (self._requested or self.mode is RejoinMode.AUTOMATIC) and self._progress.lost is None
 
     def by_hand(self) -> None:
