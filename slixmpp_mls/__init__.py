@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from .rooms.engine.reinit import BetterSuite, ContinuationDelayed
     from .rooms.epoch_code import EpochComparison
     from .rooms.files import File, FileProgress
+    from .rooms.invitations import OtherGroup
     from .rooms.rich import Marker, Reference, Typing
     from .rooms.undecided_invitations import UndecidedInvitation
     from .runtime.clock import ClockJumped
@@ -109,6 +110,7 @@ __all__ = [  # and the errors
     "NewDevice",
     "NewOwnDevice",
     "NewStore",
+    "OtherGroup",
     "Reference",
     "Rejected",
     "Rejoining",
@@ -156,6 +158,7 @@ _NAMES = {  # what type checkers see above
     "rooms.encrypted_room": "AddResult EncryptedRoom SentMessage",
     "rooms.engine.reinit": "BetterSuite ContinuationDelayed",
     "rooms.epoch_code": "EpochComparison",
+    "rooms.invitations": "OtherGroup",
     "rooms.files": "File FileProgress",
     "rooms.rich": "Marker Reference Typing",
     "rooms.undecided_invitations": "UndecidedInvitation",

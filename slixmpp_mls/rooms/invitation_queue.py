@@ -89,6 +89,8 @@ class InvitationQueue:
     :param follow: for a room and an inviter, reads the room, where a group is, from an archive id on; raises
         DeliveryError if it does not let us in
     :param is_settled: whether no invitation to a room is of interest, because we are in its group, and have read it
+    :param settled_otherwise: called with room, inviter and group id of an invitation to a room that is settled, perhaps
+        several times
     :param is_online: whether anybody can be asked now
     :param now: seconds since the Unix epoch
     """
@@ -101,6 +103,7 @@ class InvitationQueue:
         is_room: Callable[[str], Awaitable[bool]],
         follow: Callable[[str, str, str | None, bytes], Awaitable[object]],
         is_settled: Callable[[str], bool],
+        settled_otherwise: Callable[[str, str, bytes], None] = lambda room, inviter, group: None,
         is_online: Callable[[], bool],
         now: Callable[[], int],
     ) -> None:
@@ -109,6 +112,7 @@ class InvitationQueue:
         self._is_room = is_room
         self._follow = follow
         self._is_settled = is_settled
+        self._settled_otherwise = settled_otherwise
         self._is_online = is_online
         self._now = now
         self._known: dict[bytes, InvitationRecord] | None = None  # what the store has, once it has been read
@@ -218,6 +222,8 @@ class InvitationQueue:
             record = records[key]
             room, inviter = _room(key), record.inviter.decode()
             settled = self._is_settled(room)
+            if settled:
+                self._settled_otherwise(room, inviter, record.group)
             if settled and key in self._held and record.due > now:
                 pause = min(_LOOK_AGAIN, pause or _LOOK_AGAIN)
                 continue

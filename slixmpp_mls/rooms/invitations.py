@@ -23,6 +23,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 from slixmpp import ClientXMPP
@@ -42,16 +43,33 @@ from .invitation_queue import EXPIRY, InvitationQueue, InvitationRecord
 from .registry import READING_TIMEOUT, Expected, Rooms
 from .undecided_invitations import UndecidedInvitation, UndecidedInvitations
 
-__all__ = ["Invitations"]
+__all__ = ["Invitations", "OtherGroup"]
 
 log = logging.getLogger(__name__)
 
 _HANDLER = "MLS invitations"
 _LAST = ("device", b"invitation")  # archive id, in our own account's archive
 _SINCE = ("device", b"since")  # seconds since the Unix epoch: no member could have added us before
+_TOLD = 64  # invitations into other groups that are not reported again
 _EARLY = 16  # invitations that are remembered until the store is open; the others are in the archive
 _OLDEST = 2 * EXPIRY  # seconds before which no Welcome is looked for: an invitation waits here for one EXPIRY at most
 _CLOCKS = 600  # seconds by which our server's clock may be behind ours
+
+
+@dataclass(frozen=True, slots=True)
+class OtherGroup:
+    """An invitation that we would follow names another group in a room than the one that we are in.
+
+    Either its inviter or whoever has let us in (:class:`~slixmpp_mls.client.Joined`) leads people into a group of its
+    own.  Nothing is done.  To follow this inviter instead: ``await room.leave()``, then
+    ``await mls.join(room, inviter=inviter)``.
+
+    :ivar room: bare JID
+    :ivar inviter: bare JID, vouched for by the servers only
+    """
+
+    room: str
+    inviter: str
 
 
 class _DirectInvitation(MatcherBase):
@@ -86,6 +104,7 @@ class Invitations:
         self._undecided: UndecidedInvitations | None = None
         self._rooms: Rooms | None = None
         self._early: deque[tuple[bool, tuple[str, str, str | None, bytes]]] = deque(maxlen=_EARLY)
+        self._told: deque[tuple[str, str, bytes]] = deque(maxlen=_TOLD)
         self._archive_read = False
         self._now: Callable[[], int] = lambda: 0
         xmpp.register_handler(Callback(_HANDLER, _DirectInvitation(""), self._received))
@@ -117,6 +136,7 @@ class Invitations:
             is_room=self._is_room,
             follow=follow,
             is_settled=rooms.is_settled,
+            settled_otherwise=self._tell_other_group,
             is_online=lambda: Stream.of(self._xmpp).online,
             now=lambda: context.now,
         )
@@ -282,6 +302,14 @@ class Invitations:
             self._tell_room(room, inviter, element.after, element.group)
         elif self._rooms is None or not self._rooms.needs_no_invitation(room):
             self._undecided.add(*asked)
+
+    def _tell_other_group(self, room: str, inviter: str, group: bytes) -> None:
+        """Fire ``mls_other_group``, once for each inviter, group and run."""
+        handle, told = None if self._rooms is None else self._rooms.get(room), (room, inviter, group)
+        if handle is None or not group or told in self._told or not handle.group.room_state.is_in_another_than(group):
+            return
+        self._told.append(told)
+        self._xmpp.event("mls_other_group", OtherGroup(room, inviter))
 
     def _tell_room(self, room: str, inviter: str, after: str | None, group: bytes) -> None:
         handle = None if self._rooms is None else self._rooms.get(room)

@@ -41,6 +41,7 @@
 ``mls_rejoining``             we try to come (back) into a group; ``Rejoining``
 ``mls_join_requested``        somebody asks to be added, and we do not add them by ourselves; ``JoinRequested``
 ``mls_invited``               somebody invites us; ``Invitation``
+``mls_other_group``           an invitation names another group in a room than ours; ``OtherGroup``
 ``mls_catching_up``           progress in a room's archive; ``CatchingUp``
 ``mls_entered``               we are in a room; ``Entered``
 ``mls_interrupted``           we are out of a room for now; ``Interrupted``

@@ -440,6 +440,42 @@ async def test_an_inviter_does_not_make_us_read_years(
     assert not dave.failures
 
 
+async def test_an_invitation_into_another_group_than_ours_is_told_once(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mls, "Being Invited": one of the two inviters leads people into a group of its own."""
+
+    async def ready() -> None:
+        pass
+
+    monkeypatch.setattr(invitations, "Archive", Archive)
+    alice, bob = world.group("alice@a.example", "bob@b.example")
+    bot = Bot(bob)
+    await bot.rooms.resume()
+    await until(lambda: bot.room.live)
+    ours = alice.group.mls.group_id
+    Stream.of(bot.xmpp).online = True
+    listening = invitations.Invitations(bot.xmpp, bot.context.tasks, None, ready)
+    try:
+        listening.begin(bot.context, bot.rooms)
+        queue = listening._queue
+        assert queue is not None
+        for group, told in ((ours, 0), (b"another", 1), (b"another", 1), (b"a third", 2)):
+            message = invitation(bot.xmpp, world.room.jid, "bob@b.example", [Invitation(group, "x1").to_stdlib()])
+            message["from"] = STRANGER
+            listening._received(message)
+            assert queue.waiting()[world.room.jid, STRANGER].group == group
+            await until(lambda number=told: len(bot.got("mls_other_group")) >= number)  # type: ignore[misc]
+            await soon()
+            assert len(bot.got("mls_other_group")) == told
+        assert set(bot.got("mls_other_group")) == {invitations.OtherGroup(world.room.jid, STRANGER)}
+        assert bot.room.group.mls.group_id == ours
+    finally:
+        listening.close()
+        bot.rooms.close()
+        await asyncio.gather(*bot.context.tasks.cancel(), return_exceptions=True)
+
+
 async def test_a_young_archive_is_read_from_its_beginning(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     dave = Bot(world.person("dave@d.example"))
     world.now = NOW

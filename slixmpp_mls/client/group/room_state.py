@@ -304,6 +304,19 @@ class RoomState:
         """Whether we ask to be added to the group, as one that is outside, while we still have the state of before."""
         return self.returning or self.left_out or self.needs_readmission
 
+    def is_in_another_than(self, group_id: bytes) -> bool:
+        """Whether we are in a group here, and this one is neither it, nor one before or after it.
+
+        :raises StoreError: the store failed
+        """
+        if self.speaking is None:
+            return False
+        closed = None if self.membership is None else self.membership.group.closed
+        if group_id == self.speaking.group.group_id or (closed is not None and group_id == closed.group_id):
+            return False
+        with self.store.transaction() as transaction:
+            return transaction.get(self.spaces.ended, group_id) is None
+
     def waits(self, kind: OutboxKind) -> bool:
         """Whether something of this kind was sent, was not refused, and has not come back."""
         return any(record.kind is kind and not record.refused for _, record in self.outbox)
