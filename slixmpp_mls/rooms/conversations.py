@@ -95,7 +95,7 @@ class Conversations:
         found: dict[str, list[EncryptedRoom]] = {}
         for room in self._rooms.all.values():
             account = room.partner
-            if account is not None and _is_with(room, account):
+            if account is not None and room.is_member and _is_with(room, account):
                 found.setdefault(account, []).append(room)
         return {account: self._counting(account, rooms) for account, rooms in sorted(found.items())}
 
@@ -199,7 +199,8 @@ class Conversations:
         if account is None:
             return
         counting = self._note_counting(account)
-        rooms = sorted((each for each in self._rooms.all.values() if each.partner == account), key=_group_id)
+        with_account = (each for each in self._rooms.all.values() if each.partner == account and each.is_member)
+        rooms = sorted(with_account, key=_group_id)
         if counting is not None and len(rooms) > 1:
             others = tuple(each.jid for each in rooms if each is not counting)
             self._context.fire("mls_conversation_merged", ConversationMerged(account, counting.jid, others))
