@@ -208,7 +208,7 @@ def test_who_is_removed_sees_it() -> None:
     scene = Scene()
     scene.alice.commit(*scene.alice.removing(CAROL))
     scene.settle()
-    assert only(scene.carol.events, RemovedFromGroup).by.account == ALICE  # type: ignore[union-attr]
+    assert only(scene.carol.events, RemovedFromGroup).by.account == ALICE
     assert scene.carol.group.state is MembershipState.OUT
     assert not scene.carol.group.is_partial
 
@@ -614,7 +614,7 @@ def test_what_a_member_cannot_judge_it_does_not_call_void() -> None:
     scene = Scene()
     group, epoch = scene.alice.group.mls.group_id, scene.alice.epoch
     scene.bob.commit()
-    damaged = bytearray(next(iter(scene.world.room.in_flight[0].payloads)).data)  # type: ignore[attr-defined]
+    damaged = bytearray(next(iter(scene.world.room.in_flight[0].payloads)).data)
     damaged[-1] ^= 1
     scene.world.room.in_flight.clear()
     scene.world.room.post([elements.Commit(group, epoch, bytes(damaged))], BOB)
