@@ -12,6 +12,9 @@ One attempt is one presence (XEP-0045 7.2).  Between two attempts to enter a roo
 the room lets us in, it stays lost and nothing more is told; then it is read from our place, and ``mls_entered`` tells
 of it.  Who was removed from the group meanwhile finds that in the archive.
 
+A room whose reading an unexpected error has ended (``mls_failed``) is tried in the same manner.  What has failed may
+fail again, at once: the pauses go on growing, unless an hour has passed since the last attempt.
+
 A destroyed room is not tried again: if another one has its address, our user decides about it (:meth:`.MLS.create`).
 To enter a room that does not exist would make it, so that the service is asked for it first (XEP-0030).
 """
@@ -62,7 +65,9 @@ class LostRooms:
         self._trying = True
         try:
             lost = {room: handle for room, handle in self._rooms().items() if _may_pass(handle)}
-            self._tried = {room: self._tried.get(room, (0, self._now())) for room in lost}
+            now = self._now()
+            recent = {room: tried for room, tried in self._tried.items() if now - tried[1] < PAUSES[-1]}
+            self._tried = recent | {room: self._tried.get(room, (0, now)) for room in lost}
             for room, handle in lost.items():
                 if self._is_due(room, new_session):
                     await self._try(room, handle)
@@ -86,4 +91,5 @@ class LostRooms:
 
 def _may_pass(handle: EncryptedRoom) -> bool:
     """Whether a room is lost for a reason that may pass."""
-    return handle.lost is not None and handle.lost.reason != "destroyed" and not handle.worker.running
+    lost = handle.lost is not None and handle.lost.reason != "destroyed" and not handle.worker.running
+    return lost or handle.worker.broken

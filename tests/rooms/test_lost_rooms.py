@@ -142,3 +142,36 @@ async def test_a_slow_attempt_is_not_overtaken_by_another(world: World, monkeypa
     await first
     assert door.attempts == 1
     alice.rooms.close()
+
+
+async def test_a_room_whose_reading_has_broken_is_read_again_and_ever_more_rarely(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is lost: it is read from the stanza that has not been read."""
+    alice = Bot(world.group(ALICE, BOB)[0])
+    await alice.rooms.resume()
+    await until(lambda: alice.room.live)
+    reader = alice.room.worker._reader
+    take_all, failures = reader.take_all, 0
+
+    async def fail(stanzas: object) -> None:
+        nonlocal failures
+        failures += 1
+        raise ZeroDivisionError("a fault of our own")
+
+    monkeypatch.setattr(reader, "take_all", fail)
+    sent = await alice.room.send("is anybody there?")
+    world.settle()
+    await until(lambda: alice.room.worker.broken)
+    await alice.rooms.lost.try_again()
+    for _ in range(sum(PAUSES) // 60):
+        await wait(alice, 60)
+        await until(lambda: alice.room.worker.broken)
+    assert failures == len(alice.got("mls_failed")) == 1 + len(PAUSES)
+    monkeypatch.setattr(reader, "take_all", take_all)
+    with pytest.raises(DeliveryError):
+        await sent.confirmed
+    assert not alice.got("mls_sent")
+    await wait(alice, PAUSES[-1])
+    await until(lambda: alice.room.live and alice.got("mls_sent"))
+    alice.rooms.close()

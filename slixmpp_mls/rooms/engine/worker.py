@@ -171,6 +171,7 @@ class RoomWorker:
         self._requested = requested
         self._ephemeral = ephemeral
         self._task: asyncio.Task[None] | None = None
+        self._broken = False
         self._told_outdated = False
         self._from_before: Unreadable | None = None  # messages from before we joined, not reported yet
 
@@ -183,6 +184,11 @@ class RoomWorker:
     def running(self) -> bool:
         """Whether the room is being read."""
         return self._task is not None and not self._task.done()
+
+    @property
+    def broken(self) -> bool:
+        """Whether an unexpected error has ended the reading of the room."""
+        return self._broken and not self.running
 
     # --- life cycle ------------------------------------------------------------------------------
 
@@ -203,15 +209,15 @@ class RoomWorker:
         self._begin()
 
     async def try_lost(self) -> bool:
-        """Try once to enter a lost room; until it lets us in, it stays lost.
+        """Try once to enter a lost room, or one whose reading has broken; until it lets us in, it stays lost.
 
         :returns: whether it has let us in, and is read again
         :raises DeliveryError: it has not answered
         """
         lost = self.progress.lost
-        if not isinstance(lost, RoomLost) or self.running:
+        if self.running or not (self.broken or isinstance(lost, RoomLost)):
             return False
-        if lost.gone and await self._muc.check() == ("not-found",):
+        if isinstance(lost, RoomLost) and lost.gone and await self._muc.check() == ("not-found",):
             return False
         try:
             await self._muc.join(self._group.cursor)
@@ -227,6 +233,7 @@ class RoomWorker:
 
     def _begin(self) -> None:
         """Begin to read, now that we are in the room, or will be."""
+        self._broken = False
         if self._group.continuation.reinit is not None:
             self.reinitializer.begin(at_once=False)
         self.whole_tree.begin()
@@ -316,6 +323,7 @@ class RoomWorker:
                 self._context.fire("mls_room_lost", lost)
             except Exception as error:
                 log.exception("reading %s has failed", self.room)
+                self._broken = True
                 self._lose(DeliveryError(f"reading {self.room} has failed"))
                 self._context.fire("mls_failed", error)
 
