@@ -101,6 +101,6 @@ class Reception:
             again=event.again,
             warnings=warnings,
             missing=event.missing,
-            doubt=room.group.members.doubts.get(event.sender.identity),
+            doubt=room.group.members.doubt_about(event.sender.identity),
             rich=meant,
         )

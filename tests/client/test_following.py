@@ -273,8 +273,9 @@ def full(scene: Scene) -> None:
     assert scene.carol.group.following.take(answer)
     partial = scene.carol.group.partial.membership
     assert partial is not None
-    assert partial.location is not None
-    scene.carol.group.partial.complete(verify(partial.group, scene.world.web[partial.location]), ())
+    place = scene.carol.group.following.next_place()
+    assert place is not None
+    scene.carol.group.partial.complete(verify(partial.group, scene.world.web[place]), ())
 
 
 def policy_change(who: Participant, policy: RoomPolicy) -> Any:

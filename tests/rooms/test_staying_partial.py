@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from slixmpp_mls.client.group.annotations import AnnotationKey, seal_annotations
+from slixmpp_mls.client.group.annotations import Annotations as AnnotationsContent
 from slixmpp_mls.delivery import Stream
 from slixmpp_mls.errors import Disconnected, TransferFailed
 from slixmpp_mls.mls.structures.proposals import Add, AnyProposal, GroupContextExtensions
@@ -167,6 +169,33 @@ async def test_what_only_full_members_judge_makes_it_one_of_them_in_a_later_epoc
     assert len(scene.world.web) == 1
 
 
+async def test_a_member_that_says_that_the_tree_is_elsewhere_keeps_nobody_out(scene: Scene) -> None:
+    """Any member can name a place: the next one that is named is tried, and none is believed for ever."""
+    scene.act(scene.alice)
+    await scene.agree()
+    await until(lambda: scene.bob.room.epoch == scene.epoch)
+    scene.world.web.clear()
+    group, elsewhere = scene.bob.room.group.mls, scene.world.upload(b"a tree, says Bob")
+    scene.world.web.clear()
+    lie = seal_annotations(AnnotationKey(group), AnnotationsContent((), None, None, (), elsewhere.encode()))
+    show, lied = scene.world.room.show, list[bool]()
+
+    def shown(payload: Any, account: str | None) -> None:
+        show(payload, account)
+        if isinstance(payload, AnnotationRequest):  # before Alice
+            lied.append(True)
+            show(lie, BOB)
+
+    scene.monkeypatch.setattr(scene.world.room, "show", shown)
+    scene.monkeypatch.setattr(whole_tree, "_MISSING_AFTER", 1000)
+    scene.act(scene.alice, scene.policy_change())
+    await until(lambda: scene.carol.room.is_member)
+    await scene.agree()
+    assert lied
+    assert "failed" in [event.stage for event in scene.carol.got("mls_whole_tree")]
+    assert not scene.carol.got("mls_rejoining")
+
+
 async def test_trees_are_not_uploaded_as_often_as_members_like(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     exchange = scene.alice.room.worker.annotations
     now = scene.world.now
@@ -264,3 +293,26 @@ async def test_a_member_that_is_added_is_read_when_it_speaks(scene: Scene) -> No
     scene.world.room.deliver_all()
     await until(lambda: scene.carol.texts == ["Hail"])
     assert DAVE in scene.carol.room.accounts
+
+
+@pytest.mark.parametrize("answer", ["denied", "unknown"])
+async def test_the_name_of_who_speaks_is_asked_about(scene: Scene, answer: str) -> None:
+    """mls, "Staying Partial": a proof shows whose key has signed, and not that the name beside it is right."""
+    getattr(scene.carol.service, answer).add(scene.bob.device.identity)
+    scene.say(scene.bob, "I am the thane")
+    scene.say(scene.alice, "Hail")
+    await until(lambda: scene.carol.texts[-1:] == ["Hail"])
+    name = "mls_doubted_message" if answer == "denied" else "mls_message"
+    doubted = scene.carol.got(name)[0]
+    assert doubted.body == "I am the thane"
+    assert doubted.doubt.denied == (answer == "denied")
+    assert scene.carol.got("mls_message")[-1].doubt is None
+    assert scene.carol.room.partial
+    # It is asked again after a while, or when there is another key.
+    getattr(scene.carol.service, answer).clear()
+    scene.say(scene.bob, "still")
+    await until(lambda: scene.carol.got(name)[-1].body == "still")
+    scene.monkeypatch.setattr(scene.world, "now", scene.world.now + 300)
+    scene.say(scene.bob, "Bob again")
+    await until(lambda: scene.carol.texts[-1:] == ["Bob again"])
+    assert scene.carol.got("mls_message")[-1].doubt is None

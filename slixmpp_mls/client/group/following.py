@@ -14,7 +14,8 @@ happens in :meth:`Following.take`, before anything changes.  A Commit that an an
 member has seen that the policy or RFC 9420 forbids it.
 
 *Answers prove themselves.*  One with a wrong proof, for another Commit or from somebody without the right is ignored,
-and the next one is awaited; at most :data:`ANSWERS_READ` are read for one request.
+and the next one is awaited; at most :data:`ANSWERS_READ` are read for one request.  Where the tree is, nobody proves:
+each place that a member names is tried, and none is stored.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ CARRIED = 128
 """Members that are still known after a Commit, beside those that it proves."""
 ANSWERS_READ = 16
 """Answers that are read for one request: any member can send some."""
+_PLACES = 64  # where a tree is said to be, of one epoch
 _RULES = "urn:xmpp:mls:0 staying partial"
 
 
@@ -106,6 +108,8 @@ class Following:
         self._followed: dict[bytes, Followed] = {}
         self._void: set[bytes] = set()
         self._beyond: set[bytes] = set()
+        self._places: list[BlobReference] = []  # of the present epoch's tree, as members say
+        self._tried = 0  # how many of them, the first ones, were tried
 
     # --- asking ---------------------------------------------------------------------------------
 
@@ -131,7 +135,8 @@ class Following:
         self._key_of(partial.group)
         proved = all(partial.group.tree.leaf(index) is not None for index in wanted.members)
         commit = not wanted.commit or wanted.digest in self._void | self._beyond | self._followed.keys()
-        return proved and commit and (not wanted.tree or partial.location is not None)
+        place = partial.location is not None or self._tried < len(self._places)
+        return proved and commit and (not wanted.tree or place)
 
     def is_beyond_us(self, wanted: Wanted) -> bool:
         """Whether only a full member can judge the Commit, although there are annotations for it."""
@@ -145,6 +150,8 @@ class Following:
             self._followed.clear()
             self._void.clear()
             self._beyond.clear()
+            self._places.clear()
+            self._tried = 0
         return self._key
 
     # --- what was found -------------------------------------------------------------------------
@@ -156,6 +163,24 @@ class Following:
     def followed(self, commit: bytes) -> Followed | None:
         """A Commit that we may follow out of the present epoch; None if we do not know that."""
         return self._followed.get(sha256(commit).digest()) if self._is_current() else None
+
+    def next_place(self) -> BlobReference | None:
+        """Where the present epoch's tree may be, as a member says: a place that was not tried before, if there is one.
+
+        :returns: None if nobody has said anything
+        """
+        if not self.hears_of_tree:
+            return None
+        if self._tried < len(self._places):
+            self._tried += 1
+            return self._places[self._tried - 1]
+        self._places.append(self._places.pop(0))
+        return self._places[-1]
+
+    @property
+    def hears_of_tree(self) -> bool:
+        """Whether members have said where the present epoch's tree is."""
+        return self._is_current() and bool(self._places)
 
     def _is_current(self) -> bool:
         partial = self._state.partial
@@ -171,7 +196,7 @@ class Following:
         :raises StoreError: nothing has changed
         """
         partial, wanted = self._state.partial, self._asked
-        if partial is None or wanted is None or partial.set_aside or self.has(wanted):
+        if partial is None or wanted is None or partial.set_aside or (self.has(wanted) and not wanted.tree):
             return False
         group = partial.group
         if (element.group, element.epoch) != (group.group_id, group.epoch) or self._read == ANSWERS_READ:
@@ -182,12 +207,12 @@ class Following:
         proved = group
         for proof in answer.proofs:
             proved = proved.prove(proof)
-        place = _place(answer) if wanted.tree and partial.location is None else None
-        if proved is not group or place is not None:
+        place = _place(answer) if wanted.tree else None
+        if place is not None and place not in self._places and len(self._places) < _PLACES:
+            self._places.append(place)
+        if proved is not group:
             with self._state.change() as change:
                 change.put_speaking(proved)
-                if place is not None:
-                    change.put_location(place)
         verdict = answer.verdict
         if verdict is not None and wanted.commit and verdict.commit == wanted.digest:
             self._judge(self._state.require_partial(), key, answer, verdict, wanted.commit)

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ...errors import UsageError
 from ...identity import ClientIdentity
 from ...mls.schedule.secret_tree import RatchetKind
+from ...mls.structures.leaf_node import LeafNode
 from ...mls.tree.tree_math import LeafIndex
 from ..device import Device
 from ..member import Member
 from ..storage import epoch_log, leaf_ages
-from ..storage.doubts import Doubt, Doubts
+from ..storage.doubts import NOT_ASKED, Doubt, Doubts
 from ..storage.epoch_log import EpochRecord
 from ..storage.leaf_ages import LeafAge, RenewalSettings
 from .room_change import Membership
 from .room_state import RoomState
 
 __all__ = ["Members", "sent_in_epoch"]
+
+_JUDGED = 1024  # speakers without the ratchet tree of whom an answer is remembered
+_JUDGED_FOR = 3600  # seconds
+_UNKNOWN_FOR = 300  # seconds, if there is a doubt
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """An answer of the Authentication Service about a leaf."""
+
+    signature_key: bytes
+    time: int
+    doubt: Doubt | None
 
 
 class Members:
@@ -27,6 +41,7 @@ class Members:
     def __init__(self, device: Device, state: RoomState) -> None:
         self._device = device
         self._state = state
+        self._judged: dict[ClientIdentity, _Judged] = {}
 
     def all(self) -> list[Member]:
         """The members, by leaf; without the ratchet tree those that were proved to us.
@@ -97,6 +112,41 @@ class Members:
     def doubts(self) -> Doubts:
         """The members for whom the Authentication Service does not vouch; none if we are not in the group."""
         return Doubts() if self._state.membership is None else self._state.membership.doubts
+
+    def doubt_about(self, client: ClientIdentity) -> Doubt | None:
+        """What the Authentication Service has against a member; without the ratchet tree, against who has spoken."""
+        if self._state.membership is not None:
+            return self.doubts.get(client)
+        if (partial := self._state.partial) is None:
+            return None
+        judged = self._judged.get(client)
+        if judged is not None:
+            return judged.doubt
+        if ClientIdentity.from_leaf(partial.inviter) == client:
+            return None  # asked about when it let us in
+        return Doubt(client, False, NOT_ASKED, "not asked about since the restart", self._state.record.joined)
+
+    def is_judged(self, leaf: LeafNode, now: int) -> bool:
+        """Whether :meth:`note_judged` has been told of a leaf's key lately.
+
+        :param now: seconds since the Unix epoch
+        """
+        judged = self._judged.get(ClientIdentity.from_leaf(leaf))
+        if judged is None or judged.signature_key != leaf.signature_key:
+            return False
+        return abs(now - judged.time) < (_UNKNOWN_FOR if judged.doubt is not None else _JUDGED_FOR)
+
+    def note_judged(self, leaf: LeafNode, doubts: Iterable[Doubt], now: int) -> None:
+        """The Authentication Service has been asked about a leaf that was proved to us.  Only memory keeps it.
+
+        :param doubts: about it
+        :param now: seconds since the Unix epoch
+        """
+        client = ClientIdentity.from_leaf(leaf)
+        self._judged.pop(client, None)
+        self._judged[client] = _Judged(leaf.signature_key, now, next(iter(doubts), None))
+        if len(self._judged) > _JUDGED:
+            del self._judged[next(iter(self._judged))]
 
     def reconsider(self, asked: Iterable[ClientIdentity], answers: Iterable[Doubt]) -> None:
         """Update the doubts after the Authentication Service has been asked about members again.

@@ -489,10 +489,6 @@ class Change:
         """From where the room is read again when we have the tree; empty: it is read in order."""
         self._put_whole_tree(replace(self._partial_member().whole_tree, place=place))
 
-    def put_location(self, place: BlobReference) -> None:
-        """Where the tree of the present epoch is."""
-        self._put_whole_tree(replace(self._partial_member().whole_tree, location=place.encode()))
-
     def _put_whole_tree(self, whole_tree: WholeTreeRecord) -> None:
         self.transaction.put(self._spaces.whole_tree, OUTSIDE, whole_tree.encode())
         self._partial = replace(self._partial_member(), whole_tree=whole_tree)

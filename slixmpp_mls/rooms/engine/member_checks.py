@@ -155,19 +155,30 @@ class MemberChecks:
         doubts = self._group.members.doubts.items()
         return dict.fromkeys(client.account for client, doubt in doubts if doubt.reason == NOT_ASKED)
 
-    def must_ask(self, speaker: LeafNode) -> ClientIdentity | None:
-        """The speaker, if we have not asked about it yet."""
+    def must_ask(self, speaker: LeafNode) -> bool:
+        """Whether we have to ask about a speaker before we hand its message over."""
+        if self._group.partial.follows:  # mls, "Staying Partial": a proof shows a leaf, and not whose it is
+            members, now = self._group.members, self._context.now
+            return self._group.following.stays and _client(speaker) is not None and not members.is_judged(speaker, now)
         if not self._group.members.doubts:
-            return None  # nearly always
+            return False  # nearly always
         client = _client(speaker)
         doubt = None if client is None else self._group.members.doubts.get(client)
-        return None if doubt is None or doubt.reason != NOT_ASKED else doubt.client
+        return doubt is not None and doubt.reason == NOT_ASKED
 
-    async def ask_about_speaker(self, client: ClientIdentity) -> None:
+    async def ask_about_speaker(self, speaker: LeafNode) -> None:
         """Ask about the account of a speaker, whose message waits for the answer and justifies the question.
+
+        Without the ratchet tree we ask about the speaker alone.
 
         :raises StoreError: the answers could not be stored
         """
+        partial = self._group.room_state.partial
+        if partial is not None:
+            doubts = await self.judge((speaker,), partial.group.suite)
+            self._group.members.note_judged(speaker, doubts, self._context.now)
+            return
+        client = ClientIdentity.from_leaf(speaker)
         roster = self._group.roster
         await self.ask([roster.at(leaf) for leaf in roster.leaves_of(client.account)])
         if self._parts.progress.live.is_set():

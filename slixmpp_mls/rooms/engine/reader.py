@@ -32,8 +32,8 @@ from ...client.storage.doubts import IDENTIFIED
 from ...delivery import RoomStanza
 from ...delivery.archive import is_tombstone
 from ...errors import DeliveryError, InvalidError, MalformedError, PeerError, StoreError
-from ...identity import ClientIdentity
 from ...mls.group.group_state import MemberState
+from ...mls.structures.leaf_node import LeafNode
 from ...stanza import RoomElement, read_payloads
 from ...stanza.content_profile import says_something_in_clear
 from .blob_fetching import BlobFetching
@@ -251,9 +251,10 @@ class Reader:
         clients = {doubt.client for doubt in known}
         return [*(doubt for doubt in doubts if doubt.client not in clients), *known]
 
-    def _unknown_speaker(self, step: Step) -> ClientIdentity | None:
+    def _unknown_speaker(self, step: Step) -> LeafNode | None:
         """The sender of a message, if the Authentication Service has not been asked about it yet."""
-        return self._checks.must_ask(step.action.received.leaf) if isinstance(step.action, Read) else None
+        leaf = step.action.received.leaf if isinstance(step.action, Read) else None
+        return leaf if leaf is not None and self._checks.must_ask(leaf) else None
 
     async def _accept(self, step: Step, doubts: list[Doubt], refusal: PeerError | None) -> list[Event]:
         """Apply a step."""

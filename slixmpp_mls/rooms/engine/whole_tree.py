@@ -8,6 +8,7 @@
 
 With the setting ``stay_partial`` this begins at the first stanza that annotations do not help with, or when a change of
 the group is wanted (:meth:`TreeFetcher.require`); members that answer are asked where the tree of the present epoch is.
+Any member can name a place where it is not, so all that are named are tried, and it is asked for again.
 
 Reading and sending go on meanwhile (:mod:`slixmpp_mls.client.group.partial`).  The reader waits at a stanza that only a
 full member understands.  If the tree :attr:`is_missing`, it waits no longer, and the room is read as by an outsider.
@@ -67,6 +68,7 @@ class TreeFetcher:
         self._parts = parts
         self._context = parts.context
         self._partial = parts.group.partial
+        self._following = parts.group.following
         self._checks = checks
         self._emit = emit
         self._stop_reading = stop_reading
@@ -87,7 +89,7 @@ class TreeFetcher:
 
     def begin(self) -> None:
         """Begin to fetch the tree, if we lack it and need it."""
-        stays = self._parts.group.following.stays and self._partial.follows
+        stays = self._following.stays and self._partial.follows
         if stays and not self._required:
             return
         if self._partial.membership is not None and (self._task is None or self._task.done()):
@@ -103,7 +105,7 @@ class TreeFetcher:
         state = self._parts.group.room_state
         state.holding = True
         try:
-            if self._parts.group.following.stays and not self._required:
+            if self._following.stays and not self._required:
                 if step.wants is not None and await self._annotations.ask(step.wants):
                     return
                 log.info("%s: the ratchet tree is needed, since annotations do not help", self._parts.room)
@@ -127,8 +129,9 @@ class TreeFetcher:
             except (DeliveryError, PeerError) as error:
                 if Stream.of(self._context.xmpp).online:
                     passing = isinstance(error, TransferFailed) and error.temporary
+                    passing = passing or (partial.location is None and self._following.hears_of_tree)
                     self._missing = self._missing or not passing or attempts >= _MISSING_AFTER
-                    self._report("failed", partial, attempts, error)
+                    self._report("failed", partial.location, attempts, error)
                     self._parts.progress.notify()
                 else:
                     attempts -= 1  # our own connection's fault
@@ -144,14 +147,14 @@ class TreeFetcher:
         :raises PeerError: it is another one, or not acceptable
         """
         place = await self._place(partial)
-        self._report("fetching", partial, attempts)
+        self._report("fetching", place, attempts)
         limit = time_limit(place)  # whoever has named the place may let it answer as slowly as it likes
         try:
             async with asyncio.timeout(limit):
                 octets = await self._context.uploads.get(place)
         except TimeoutError:
             raise TransferFailed(f"it was not there within {limit:.0f} seconds", temporary=False) from None
-        self._report("checking", partial, attempts)
+        self._report("checking", place, attempts)
         return await asyncio.to_thread(verify, partial.group, octets)
 
     async def _place(self, partial: PartialMembership) -> BlobReference:
@@ -160,10 +163,10 @@ class TreeFetcher:
         """
         if partial.location is None:
             await self._annotations.ask(Wanted(tree=True))
-            present = self._partial.membership
-            if present is None or present.location is None:
+            place = self._following.next_place()
+            if place is None:
                 raise TransferFailed("nobody says where the ratchet tree is", temporary=False)
-            return present.location
+            return place
         return partial.location
 
     async def _complete(self, complete: Callable[[], list[Event]]) -> None:
@@ -182,6 +185,6 @@ class TreeFetcher:
                 await self._read_on()
         self._joined()
 
-    def _report(self, stage: str, partial: PartialMembership, attempts: int, error: MLSError | None = None) -> None:
-        size = 0 if partial.location is None else partial.location.size
+    def _report(self, stage: str, place: BlobReference | None, attempts: int, error: MLSError | None = None) -> None:
+        size = 0 if place is None else place.size
         self._context.fire("mls_whole_tree", WholeTree(self._parts.room, stage, size, attempts, error))
