@@ -710,11 +710,11 @@ def use_elsewhere(person: Participant, suite: int) -> None:
                 packages.forget(transaction, reference)
 
 
-def garbage(world: World, person: Participant, claimed: str, suite: int = 2) -> None:
+def garbage(world: World, person: Participant, claimed: str, suite: int = 2, ref: bytes | None = None) -> None:
     """A creation that is none, for a used KeyPackage of somebody's."""
-    found = world.directory.find(person.account, person.group, world.now, suite)
-    reference = found[person.device.identity].key_package
-    ref = CipherSuite.get(suite).key_package_ref(reference.encode())
+    if ref is None:
+        found = world.directory.find(person.account, person.group, world.now, suite)
+        ref = CipherSuite.get(suite).key_package_ref(found[person.device.identity].key_package.encode())
     welcome = WelcomeMessage(suite, (EncryptedGroupSecrets(ref, HPKECiphertext(b"kem", b"secrets")),), b"group info")
     payloads = [Commit(NEW, 0, MLSMessage.wrap(private(NEW, 0))), Welcome(NEW, 1, MLSMessage.wrap(welcome))]
     world.room.post(payloads, claimed)
@@ -758,6 +758,62 @@ def test_an_administrator_that_is_left_out_comes_back_by_a_member_without_rights
     world.settle()
     assert carol.group.state is MembershipState.OUT
     assert not bob.said(Rejected)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before", "behind"])
+def test_many_made_up_creations_do_not_displace_the_key_by_which_she_comes_back(first: bool) -> None:
+    """Each is for another used KeyPackage of hers, before or behind the creation that the others follow."""
+    world, people = world_of(ALICE, BOB, CAROL, policy=closed_policy(World()))
+    alice, bob, carol = people
+    used: set[bytes] = set()
+    while len(used) < 8:
+        used |= spent(alice, 2)
+        use_elsewhere(alice, 2)
+        world.directory.replenish(alice.device, world.now)
+    use_elsewhere(alice, 2)
+    ask(alice)
+    world.settle()
+    if first:
+        for ref in sorted(used):
+            garbage(world, alice, CAROL, ref=ref)
+    go_on(carol)
+    world.settle()
+    if not first:
+        used -= {ref for each in world.room.archive() for payload in each.payloads for ref in named(payload)}
+        for ref in sorted(used):
+            garbage(world, alice, CAROL, ref=ref)
+        world.settle()
+    assert only(bob.events, GroupContinued).by.account == CAROL
+    epochs = 0
+    while alice.group.continuation.left_out:
+        due = alice.group.join_requests.asking_at(world.now)
+        assert due is not None
+        world.now = max(world.now, due)
+        alice.ask()
+        world.settle()
+        bob.commit()  # with her request, if it has the right key; otherwise she asks again in the next epoch
+        world.settle()
+        epochs += 1
+        assert epochs <= 64  # each request has four of the keys, two of them in turn
+    check_epoch(world, people, 1 + epochs)
+
+
+def spent(person: Participant, suite: int) -> set[bytes]:
+    """References of the KeyPackages of a suite that can still be used."""
+    packages = person.device.key_packages
+    with person.store.transaction() as transaction:
+        references = [reference for reference, _ in transaction.items(KEY_PACKAGES)]
+        found = [packages.find(transaction, [reference]) for reference in references]
+    return {bundle.reference for bundle in found if bundle is not None and bundle.suite.id == suite}
+
+
+def named(payload: object) -> list[bytes]:
+    """The references that a Welcome names."""
+    if not isinstance(payload, Welcome):
+        return []
+    body = MLSMessage.decode(payload.data).body
+    assert isinstance(body, WelcomeMessage)
+    return [each.new_member for each in body.secrets]
 
 
 def test_all_administrators_are_left_out_and_come_back() -> None:

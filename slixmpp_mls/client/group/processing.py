@@ -187,15 +187,18 @@ class Processing:
         return Step(incoming, Ignore())
 
     def _examine_following_group(self, group: Group, incoming: Incoming, others: OtherGroups) -> Step:
-        left_out = self._state.left_out
+        left_out, asked = self._state.left_out, group.closed
+        creation = asked is not None and self._is_creation(incoming, asked.group_id)
         number = self._continuation.find(incoming)
         if number is not None:  # it comes second, perhaps; the outbox keeps it
             return Step(incoming, Ignore() if left_out else Begin(number))
-        if left_out and self._welcomes.came_second(incoming):
+        if (
+            left_out and self._welcomes.came_second(incoming) and not creation
+        ):  # which of several the others follow, we cannot tell
             return Step(incoming, Ignore())
         step = self._welcomes.find(incoming, others)
         if step is None:
-            leaves_out = self._is_creation(incoming) and self._welcomes.is_for_spent(incoming)
+            leaves_out = creation and self._welcomes.is_for_spent(incoming)
             return Step(incoming, LeaveOut() if leaves_out and self._continuation.heeds(incoming) else Ignore())
         if isinstance(step.action, Join):
             continues = step.action.staged.continues
@@ -207,8 +210,9 @@ class Processing:
         return step
 
     @staticmethod
-    def _is_creation(incoming: Incoming) -> bool:
-        return any(isinstance(payload, elements.AnyCommit) and payload.epoch == 0 for payload in incoming.payloads)
+    def _is_creation(incoming: Incoming, group_id: bytes) -> bool:
+        commits = (payload for payload in incoming.payloads if isinstance(payload, elements.AnyCommit))
+        return any((payload.group, payload.epoch) == (group_id, 0) for payload in commits)
 
     def _examine_own(self, membership: Membership, incoming: Incoming, number: bytes, others: OtherGroups) -> Step:
         record = self._state.outbox[number]

@@ -54,14 +54,19 @@ from ..storage.records import (
 from .evidence import Evidence
 from .group_info_key import UNKNOWN, GroupInfoKey
 
-__all__ = ["ENTRY", "MAX_FORMER_KEYS", "PRESENT", "Change", "Contents", "Membership", "PartialMembership"]
+__all__ = [
+    "ENTRY", "MAX_FORMER_KEYS", "MAX_UNREAD_KEYS", "PRESENT", "Change", "Contents", "Membership", "PartialMembership",
+]  # fmt: skip
 
 _EXPECTED_OF_ONE, _EXPECTED = 8, 64  # groups that invitations of one inviter name, and of all
 
 PRESENT, ENTRY = b"present", b"entry"
 """The names of the keys for GroupInfos in their space."""
 MAX_FORMER_KEYS = 3
-"""Former return keys of each kind that are kept, the newest ones."""
+"""Former return keys that are kept, the newest ones."""
+MAX_UNREAD_KEYS = 64
+"""Return keys of leaves by Welcomes that we do not follow, the newest ones.  A member can make up as many as there are
+KeyPackages of ours that were used before, and only one of them is that of our leaf in the tree."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -307,7 +312,7 @@ class Change:
         for name, _ in stored:
             if name[:1] == kind:
                 self.transaction.delete(self._spaces.former, name)
-        for number, value in enumerate([record.encode(), *kept][:MAX_FORMER_KEYS]):
+        for number, value in enumerate([record.encode(), *kept][: MAX_UNREAD_KEYS if unread else MAX_FORMER_KEYS]):
             self.transaction.put(self._spaces.former, kind + bytes((number,)), value)
 
     def forget_former_key(self, name: bytes) -> None:
