@@ -161,8 +161,11 @@ class EncryptedRoom:
     @property
     def doubts(self) -> tuple[Doubt, ...]:
         """The members for whom the Authentication Service does not vouch; see
-        :mod:`slixmpp_mls.client.storage.doubts`."""
-        return tuple(self.group.members.doubts.values())
+        :mod:`slixmpp_mls.client.storage.doubts`.
+
+        While :attr:`partial`, of those who were proved to us; it is asked about them when they speak.
+        """
+        return self.group.members.all_doubts()
 
     @property
     def accounts(self) -> list[str]:

@@ -306,6 +306,7 @@ async def test_the_name_of_who_speaks_is_asked_about(scene: Scene, answer: str) 
     doubted = scene.carol.got(name)[0]
     assert doubted.body == "I am the thane"
     assert doubted.doubt.denied == (answer == "denied")
+    assert scene.carol.room.doubts == (doubted.doubt,)
     assert scene.carol.got("mls_message")[-1].doubt is None
     assert scene.carol.room.partial
     # It is asked again after a while, or when there is another key.
@@ -316,3 +317,4 @@ async def test_the_name_of_who_speaks_is_asked_about(scene: Scene, answer: str) 
     scene.say(scene.bob, "Bob again")
     await until(lambda: scene.carol.texts[-1:] == ["Bob again"])
     assert scene.carol.got("mls_message")[-1].doubt is None
+    assert scene.carol.room.doubts == ()

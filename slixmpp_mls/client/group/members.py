@@ -117,14 +117,22 @@ class Members:
         """What the Authentication Service has against a member; without the ratchet tree, against who has spoken."""
         if self._state.membership is not None:
             return self.doubts.get(client)
-        if (partial := self._state.partial) is None:
+        if (partial := self._state.partial) is None or client == self._device.identity:
             return None
         judged = self._judged.get(client)
         if judged is not None:
             return judged.doubt
         if ClientIdentity.from_leaf(partial.inviter) == client:
             return None  # asked about when it let us in
-        return Doubt(client, False, NOT_ASKED, "not asked about since the restart", self._state.record.joined)
+        return Doubt(client, False, NOT_ASKED, "not asked about since the start", self._state.record.joined)
+
+    def all_doubts(self) -> tuple[Doubt, ...]:
+        """The doubts about all members; without the ratchet tree, about those who were proved to us."""
+        partial = self._state.partial
+        if partial is None:
+            return tuple(self.doubts.values())
+        found = (self.doubt_about(ClientIdentity.from_leaf(leaf)) for _, leaf in partial.group.members())
+        return tuple(doubt for doubt in found if doubt is not None)
 
     def is_judged(self, leaf: LeafNode, now: int) -> bool:
         """Whether :meth:`note_judged` has been told of a leaf's key lately.
