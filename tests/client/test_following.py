@@ -35,6 +35,7 @@ from slixmpp_mls.client.group.following import ANSWERS_READ, Wanted
 from slixmpp_mls.client.group.partial import verify
 from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import InvalidError, MalformedError, PeerError
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.registry import CipherSuiteId
 from slixmpp_mls.mls.structures.proposals import Add, GroupContextExtensions, Remove
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
@@ -42,6 +43,7 @@ from slixmpp_mls.policy import ExternalJoins, Right, RoomPolicy
 from slixmpp_mls.policy.check import Verdict
 from slixmpp_mls.policy.removed_clients import RemovedClients
 from slixmpp_mls.stanza import elements
+from slixmpp_mls.stanza.blob import tree_limit
 from slixmpp_mls.testing import Participant, World, commit_against_policy
 
 from .people import ALICE, BOB, CAROL, DAVE, only
@@ -451,6 +453,49 @@ def test_what_cannot_be_read() -> None:
         scene.carol.group.following.take(replace(right, data=request.data))
 
 
+def stripped(answer: Annotations) -> Annotations:
+    """Without the leaves that show who may make the Commit: the administrator's alone is proved."""
+    return replace(answer, proofs=answer.proofs[:1])
+
+
+def test_a_members_copy_of_an_answer_without_its_proofs_does_not_make_us_give_up() -> None:
+    """Whoever has an administrator's word from before is quicker than all who answer: it says nothing by itself."""
+    scene = Scene()
+    scene.alice.commit(*scene.alice.removing(BOB))
+    scene.world.settle()
+    wanted = scene.wanted()
+    right = scene.answer(wanted)
+    key, answer = opened(scene, right)
+    with pytest.raises(PeerError):
+        scene.carol.group.following.take(seal_annotations(key, stripped(answer)), BOB)
+    assert not scene.carol.group.following.is_beyond_us(wanted)
+    assert scene.carol.group.following.take(right, ALICE)
+    scene.settle()
+    assert scene.agrees()
+
+
+def test_nobody_uses_up_the_answers_of_others() -> None:
+    """An occupant without the epoch's key is not counted at all, and a member's answers count for its account."""
+    scene = Scene()
+    scene.alice.commit()
+    scene.world.settle()
+    wanted = scene.wanted()
+    right = scene.answer(wanted)
+    key, answer = opened(scene, right)
+    for number in range(2 * ANSWERS_READ):
+        for account in (ALICE, f"stranger{number}@s.example", None):
+            with pytest.raises(PeerError):
+                scene.carol.group.following.take(replace(right, data=bytes(100)), account)
+    bad = seal_annotations(key, other_proof(answer))
+    for _ in range(ANSWERS_READ):
+        with pytest.raises(PeerError):
+            scene.carol.group.following.take(bad, BOB)
+    assert not scene.carol.group.following.take(bad, BOB)
+    assert scene.carol.group.following.take(right, ALICE)
+    scene.settle()
+    assert scene.agrees()
+
+
 def test_garbage_in_the_room_does_not_make_us_ask() -> None:
     """Any occupant can post it; nobody that we know has, by the room."""
     scene = Scene()
@@ -509,21 +554,48 @@ def test_of_two_members_that_answer_one_is_enough() -> None:
     assert other.answer(request.epoch, scene.world.now) is None
 
 
-def test_each_is_answered_once_in_an_epoch_and_at_most_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_is_answered_a_few_times_in_an_epoch_and_at_most_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene()
     scene.alice.commit()
     scene.world.settle()
     wanted = scene.wanted()
-    assert scene.answer(wanted) is not None
+    for _ in range(annotating.TIMES):
+        assert scene.answer(wanted) is not None
     assert scene.answer(wanted) is None
     annotator, now = scene.alice.group.annotator, scene.world.now
     assert scene.answer(Wanted((0, 1))) is not None
-    monkeypatch.setattr(annotating, "REQUESTS_OF_ONE", 3)
+    monkeypatch.setattr(annotating, "REQUESTS_OF_ONE", annotating.TIMES + 2)
     assert scene.answer(Wanted((2,))) is None
     assert not annotator.is_too_often(now)
     monkeypatch.setattr(annotator, "_answers", deque([now] * annotating.ANSWERS, maxlen=annotating.ANSWERS))
     assert annotator.is_too_often(now + 59)
     assert not annotator.is_too_often(now + 60)
+
+
+def test_what_was_asked_about_an_epoch_that_we_have_left_without_a_commit_is_not_answered() -> None:
+    scene = Scene()
+    annotator, epoch = scene.alice.group.annotator, scene.alice.epoch
+    assert annotator.take_request(scene.carol.group.following.request(Wanted((1,)), scene.world.now))
+    annotator.active = False  # as in another state of the group, which no Commit has led to
+    scene.alice.commit()
+    scene.world.settle()
+    assert annotator.due_epochs == [epoch]
+    assert annotator.answer(epoch, scene.world.now) is None
+    assert annotator.due_epochs == []
+
+
+def test_a_tree_that_is_larger_than_the_policy_allows_is_not_fetched() -> None:
+    """mls, "Large Groups": as of a Welcome; any member can name a place."""
+    scene = Scene()
+    scene.alice.commit()
+    scene.settle()
+    most = tree_limit(scene.carol.group.room_state.require_partial().policy.max_members)
+    place = scene.world.upload(b"a tree")
+    key = AnnotationKey(scene.carol.group.speaking)
+    scene.carol.group.following.request(Wanted(tree=True), scene.world.now)
+    for size, taken in ((most + 1, False), (most, True)):
+        answer = Annotations((), None, None, (), replace(place, size=size).encode())
+        assert scene.carol.group.following.take(seal_annotations(key, answer), BOB) is taken
 
 
 def test_requests_that_are_not_answered() -> None:
@@ -622,6 +694,29 @@ def test_what_a_member_cannot_judge_it_does_not_call_void() -> None:
     scene.world.settle()
     assert scene.alice.group.certainty.reasons
     assert scene.answer(scene.wanted()) is None
+
+
+def test_a_commit_that_shuts_one_administrator_out_is_not_called_void(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A path secret that is encrypted wrongly for her (RFC 9750 5.3), in a stanza of an account that is no member's."""
+    scene = Scene()
+    alice, bob, carol = scene.alice, scene.bob, scene.carol
+    bob.group.annotator.active = True
+    hers, seal = alice.group.mls.own_leaf.encryption_key, CipherSuite.encrypt_with_label
+
+    def encrypt(suite: CipherSuite, key: bytes, label: str, context: bytes, secret: bytes) -> Any:
+        return seal(suite, key, label, context, bytes(len(secret)) if key == hers else secret)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CipherSuite, "encrypt_with_label", encrypt)
+        commit = bob.group.sending.commit((), scene.world.now)
+    scene.world.room.post(commit, "stranger@s.example")
+    scene.world.settle()
+    assert bob.epoch == alice.epoch + 1
+    assert alice.group.certainty.reasons  # a member has signed it, and the policy allows it
+    assert scene.answer(scene.wanted()) is None
+    assert carol.group.is_partial
 
 
 def test_a_request_about_what_the_other_has_not_read_yet_is_answered_when_it_has() -> None:

@@ -3,9 +3,10 @@
 It remembers the trees of the last epochs, which share nearly all of their nodes, and of each epoch the key for
 annotations, no other secret.  Nothing is stored: after a restart it answers for the epochs that follow.
 
-*Who decides how often?*  Each leaf gets an answer about a Commit, a leaf or the tree once in an epoch
-(:data:`REQUESTS_OF_ONE` items in all).  The caller sends at most :data:`ANSWERS` stanzas a minute.  What cannot be
-answered within these limits, or within the size of a stanza, is not answered, and who asks becomes a full member.
+*Who decides how often?*  Each leaf gets an answer about a Commit, a leaf or the tree :data:`TIMES` times in an epoch,
+because an answer may not reach it (:data:`REQUESTS_OF_ONE` in all).  The caller sends at most :data:`ANSWERS` stanzas a
+minute.  What cannot be answered within these limits, or within the size of a stanza, is not answered, and who asks
+becomes a full member.
 
 Another member's answer makes ours unnecessary only as far as it says what ours would say: proofs of the same leaves,
 and for the same receivers the same index and proof.  Both are functions of the tree.
@@ -13,7 +14,7 @@ and for the same receivers the same index and proof.  Both are functions of the 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -52,12 +53,14 @@ from .annotations import (
 from .room_change import Membership
 from .room_state import RoomState
 
-__all__ = ["ANSWERS", "KEPT_EPOCHS", "REQUESTS_OF_ONE", "Annotator"]
+__all__ = ["ANSWERS", "KEPT_EPOCHS", "REQUESTS_OF_ONE", "TIMES", "Annotator"]
 
 KEPT_EPOCHS = 64
 """Ended epochs that are answered for."""
 REQUESTS_OF_ONE = 256
 """Items that one leaf gets answered in an epoch."""
+TIMES = 3
+"""Answers to one leaf about the same thing of an epoch."""
 ANSWERS = 60
 """Answers in a minute, to all together."""
 _EARLY = 256  # members that ask about what we have not read yet
@@ -87,7 +90,7 @@ class _Epoch:
     :ivar own: our leaf in it; and the key of that leaf
     :ivar vouches: whether our word on a Commit is enough (:mod:`slixmpp_mls.policy.without_tree`)
     :ivar void: digests of Commits that have not counted
-    :ivar answered: by asking leaf: what it has got an answer about
+    :ivar answered: by asking leaf: how often it has got an answer about what
     :ivar times: by asking leaf: the time in its latest request
     """
 
@@ -98,7 +101,7 @@ class _Epoch:
     vouches: bool
     void: dict[bytes, None] = field(default_factory=dict)
     counted: _Counted | None = None
-    answered: dict[int, set[bytes | int | None]] = field(default_factory=dict)
+    answered: dict[int, Counter[bytes | int | None]] = field(default_factory=dict)
     times: dict[int, int] = field(default_factory=dict)
     place: BlobReference | None = None
 
@@ -212,15 +215,15 @@ class Annotator:
         if request.time <= epoch.times.get(request.asker, -1):
             return False  # the room shows it again
         epoch.times[request.asker] = request.time
-        had = epoch.answered.setdefault(request.asker, set())
-        items = _items(request) - had
+        had = epoch.answered.setdefault(request.asker, Counter())
+        items = {item for item in _items(request) if had[item] < TIMES}
         if epoch is self._present and epoch.vouches and request.commit in items and len(self._early) < _EARLY:
             self._early[request.asker] = request.commit
             self._take_early(element.epoch, epoch)
         items = {item for item in items if self._can(epoch, request.asker, item)}
         due = self._due.setdefault(element.epoch, Due(element.epoch))
         waiting = due.asked.get(request.asker, set()) | items
-        if not items or len(had) + len(waiting) > REQUESTS_OF_ONE:
+        if not items or had.total() + len(waiting) > REQUESTS_OF_ONE:
             return False
         due.asked[request.asker] = waiting
         return True
@@ -246,6 +249,9 @@ class Annotator:
 
     def due(self, epoch: int) -> Due | None:
         """What is still to be answered of an epoch; None if nothing is."""
+        membership = self._state.membership
+        if epoch not in self._epochs and (membership is None or epoch != membership.group.epoch):
+            self._due.pop(epoch, None)  # we have left it without a Commit
         found = self._due.get(epoch)
         return found if found is not None and found.asked else None
 
@@ -278,8 +284,8 @@ class Annotator:
         :returns: None if nothing is due that fits; nothing is due any more then
         :raises UsageError: we are not in the group
         """
-        due = self._due.get(number)
-        if due is None or not due.asked:
+        due = self.due(number)
+        if due is None:
             return None
         epoch = self._epoch(number)
         epoch.place = place or epoch.place
@@ -287,7 +293,7 @@ class Annotator:
         annotations, served = self._make(epoch, due, digest, min(most, MAX_ANNOTATIONS))
         for leaf, items in served.items():
             due.asked[leaf] -= items
-            epoch.answered.setdefault(leaf, set()).update(items)
+            epoch.answered.setdefault(leaf, Counter()).update(items)
             if not due.asked[leaf]:
                 del due.asked[leaf]
         if not served:
@@ -373,7 +379,7 @@ class Annotator:
             if digest in items and digest is not None and self._serves(epoch, answer, LeafIndex(leaf), digest):
                 done.add(digest)
             items -= done
-            epoch.answered.setdefault(leaf, set()).update(done)
+            epoch.answered.setdefault(leaf, Counter()).update(done)
             if not items:
                 del due.asked[leaf]
 

@@ -13,17 +13,19 @@ removes or replaces the leaf, for a Commit names those; the last :data:`CARRIED`
 happens in :meth:`Following.take`, before anything changes.  A Commit that an answer calls void is passed over: a full
 member has seen that the policy or RFC 9420 forbids it.
 
-*Answers prove themselves.*  One with a wrong proof, for another Commit or from somebody without the right is ignored,
-and the next one is awaited; at most :data:`ANSWERS_READ` are read for one request.  Where the tree is, nobody proves:
-each place that a member names is tried, and none is stored.
+*Answers prove themselves.*  One with a wrong proof, without one that it needs, for another Commit or from somebody
+without the right is ignored, and the next one is awaited.  Of each account, at most :data:`ANSWERS_READ` are read for
+one request; what does not decrypt is no member's, and does not count.  Where the tree is, nobody proves: each place
+that a member names is tried, and none is stored.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from ...errors import InvalidError, MalformedError, PeerError
+from ...errors import InvalidError, MalformedError, MembershipUnproved, PeerError
 from ...mls.group.commit_effects import Effects
 from ...mls.partial import PartialGroup, StagedPartialCommit, effects_without_tree
 from ...mls.structures.framing import MLSMessage, NewMemberCommitSender, PublicMessage
@@ -34,7 +36,7 @@ from ...policy.removed_clients import RemovedClients
 from ...policy.roster import Roster
 from ...policy.without_tree import check_without_tree
 from ...stanza import elements
-from ...stanza.blob import BlobReference
+from ...stanza.blob import BlobReference, tree_limit
 from ..device import Device
 from .annotations import (
     MAX_ASKED,
@@ -54,7 +56,7 @@ __all__ = ["ANSWERS_READ", "CARRIED", "Followed", "Following", "Wanted"]
 CARRIED = 128
 """Members that are still known after a Commit, beside those that it proves."""
 ANSWERS_READ = 16
-"""Answers that are read for one request: any member can send some."""
+"""Answers of one account that are read for one request: any member can send some."""
 _PLACES = 64  # where a tree is said to be, of one epoch
 _RULES = "urn:xmpp:mls:0 staying partial"
 
@@ -101,7 +103,7 @@ class Following:
         self._device = device
         self._state = state
         self._asked: Wanted | None = None
-        self._read = 0
+        self._read: Counter[str | None] = Counter()
         self._time = 0
         self._in_epoch: bytes = b""
         self._key: AnnotationKey | None = None
@@ -120,7 +122,8 @@ class Following:
         :raises UsageError: we are no partial member
         """
         group = self._state.require_partial().group
-        self._asked, self._read = wanted, 0
+        self._asked = wanted
+        self._read.clear()
         self._time = max(now, self._time + 1)
         request = AnnotationRequest(
             int(group.own_index), self._time, wanted.digest, wanted.members[:MAX_ASKED], int(wanted.tree)
@@ -188,9 +191,10 @@ class Following:
 
     # --- answers --------------------------------------------------------------------------------
 
-    def take(self, element: elements.Annotations) -> bool:
+    def take(self, element: elements.Annotations, claimed: str | None = None) -> bool:
         """Take an answer to our latest request, or to somebody else's that helps us as well.
 
+        :param claimed: the account that the room says it is from
         :returns: whether something in it was of use
         :raises PeerError: it cannot be read, or it is wrong; at most, members are known whose proofs were right
         :raises StoreError: nothing has changed
@@ -199,15 +203,15 @@ class Following:
         if partial is None or wanted is None or partial.set_aside or (self.has(wanted) and not wanted.tree):
             return False
         group = partial.group
-        if (element.group, element.epoch) != (group.group_id, group.epoch) or self._read == ANSWERS_READ:
+        if (element.group, element.epoch) != (group.group_id, group.epoch) or self._read[claimed] == ANSWERS_READ:
             return False
-        self._read += 1
         key = self._key_of(group)
         answer = open_annotations(key, element)
+        self._read[claimed] += 1
         proved = group
         for proof in answer.proofs:
             proved = proved.prove(proof)
-        place = _place(answer) if wanted.tree else None
+        place = _place(answer, partial.policy) if wanted.tree else None
         if place is not None and place not in self._places and len(self._places) < _PLACES:
             self._places.append(place)
         if proved is not group:
@@ -236,6 +240,8 @@ class Following:
         try:
             effects = effects_without_tree(group, staged)
             check_without_tree(_view(group, policy, roster), effects, verdict.member)
+        except MembershipUnproved:
+            raise  # not the whole answer
         except PeerError:
             self._beyond.add(verdict.commit)  # valid, by the verdict; and not for us to judge
             return
@@ -261,11 +267,13 @@ def _annotated(
     return AnnotatedCommit(commit, before, verdict.tree_hash_after, mine.resolution_index, answer.committer, mine.proof)
 
 
-def _place(answer: Annotations) -> BlobReference | None:
+def _place(answer: Annotations, policy: RoomPolicy) -> BlobReference | None:
+    """Where an answer says that the tree is; None also if that is larger than the policy allows a tree to be."""
     try:
-        return BlobReference.decode(answer.tree) if answer.tree else None
+        place = BlobReference.decode(answer.tree) if answer.tree else None
     except MalformedError:
         return None
+    return None if place is None or place.size > tree_limit(policy.max_members) else place
 
 
 def _view(group: PartialGroup, policy: RoomPolicy, roster: Roster) -> GroupView:

@@ -381,7 +381,9 @@ class Processing:
                 raise  # void for all members alike: nothing is missing
             # A proposal that it refers to may be what is missing (RFC 9420 12.4.2).
             gap = others.awaited is None and incoming.claimed is not None and membership.roster.has(incoming.claimed)
-            unsure = UnsureReason.UNDECRYPTABLE if gap and self._is_by_member(incoming) else 0
+            # RFC 9750 5.3: one that is allowed has been signed, and may be void for us alone, whoever has posted it.
+            mine = judging.allowed and others.awaited is None
+            unsure = UnsureReason.UNDECRYPTABLE if mine or (gap and self._is_by_member(incoming)) else 0
             action = Ignore((rejected(self._state.room, incoming, error),), unsure=unsure)
             return Step(incoming, action, awaits=others.awaited, gap=gap)
         assert isinstance(staged, StagedCommit)
@@ -514,18 +516,19 @@ class _Judging:
     """Has the group's policy judge a Commit (:mod:`slixmpp_mls.policy.check`), and keeps the result.
 
     :ivar refused: whether the policy forbids the Commit
+    :ivar allowed: whether it allows it; what fails then is ours to find
     :ivar roster: the roster after the Commit, if it allows it; before, that of the group
     """
 
     def __init__(self, view: GroupView) -> None:
         self._view = view
-        self.refused = False
+        self.refused = self.allowed = False
         self.roster = view.roster
 
     def __call__(self, effects: Effects) -> None:
         self.refused = True
         self.roster = check(self._view, effects).roster
-        self.refused = False
+        self.refused, self.allowed = False, True
 
 
 def rejected(room: str, incoming: Incoming, error: PeerError) -> Rejected:

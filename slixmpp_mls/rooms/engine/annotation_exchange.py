@@ -58,7 +58,7 @@ class AnnotationExchange:
         claimed = None if event.real_jid is None else str(event.real_jid.bare)
         try:
             if isinstance(element, Annotations) and group.partial.follows:
-                if group.following.take(element):
+                if group.following.take(element, claimed):
                     self._parts.progress.notify()
             elif not group.is_member or claimed is None or not group.roster.has(claimed):
                 return  # an occupant that is no member does not make us decrypt
