@@ -256,8 +256,8 @@ def test_the_return_key_of_a_used_one_is_kept_longer() -> None:
 
     def kept() -> bytes | None:
         with directory.store.transaction() as transaction:
-            found = packages.spent_return_key(transaction, [b"another", bundle.reference])
-        return None if found is None else found[1].public
+            found = list(packages.spent_return_keys(transaction, [b"another", bundle.reference]))
+        return found[0][1].public if found else None
 
     packages.forget_spent(source.lifetime.not_after + 30 * DAY)
     assert kept() == return_key_of(bundle.key_package.leaf_node)
@@ -276,7 +276,7 @@ def test_of_one_that_was_used_before_return_keys_were_kept_only_that_is_known() 
     packages.forget_spent(NOW + 30 * DAY)
     with directory.store.transaction() as transaction:
         assert packages.is_spent(transaction, [reference])
-        assert packages.spent_return_key(transaction, [reference]) is None
+        assert not list(packages.spent_return_keys(transaction, [reference]))
     packages.forget_spent(NOW + 30 * DAY + 1)
     with directory.store.transaction() as transaction:
         assert not packages.is_spent(transaction, [reference])

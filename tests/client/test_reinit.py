@@ -816,6 +816,58 @@ def named(payload: object) -> list[bytes]:
     return [each.new_member for each in body.secrets]
 
 
+def test_made_up_welcomes_for_other_used_key_packages_displace_no_return_key() -> None:
+    """Carol's Welcome names others of Alice's as well, first; and so do creations of hers that are none."""
+    world = World(settings=KeyPackageSettings(suites=(1, 2), count=5))
+    alice, bob, carol = world.group(ALICE, BOB, CAROL, policy=closed_policy(world))
+    references = used_references(alice, 2)
+    assert len(references) > 3
+    use_elsewhere(alice, 2)
+    ask(alice)
+    world.settle()
+    go_on(carol)
+    (stanza,) = world.room.in_flight
+    (welcome,) = (each for each in stanza.payloads if isinstance(each, Welcome))
+    body = MLSMessage.decode(welcome.data).body
+    assert isinstance(body, WelcomeMessage)
+    (genuine,) = (entry.new_member for entry in body.secrets if entry.new_member in references)
+    others = [each for each in references if each != genuine][:3]
+    more = replace(body, secrets=(*map(made_up, others), *body.secrets))
+    payloads = [replace(each, data=MLSMessage.wrap(more)) if each is welcome else each for each in stanza.payloads]
+    world.room.in_flight.clear()
+    world.room.post(payloads, CAROL)
+    for each in others:
+        none = WelcomeMessage(2, (made_up(each),), b"group info")
+        world.room.post(
+            [Commit(NEW, 0, MLSMessage.wrap(private(NEW, 0))), Welcome(NEW, 1, MLSMessage.wrap(none))], CAROL
+        )
+    world.settle()
+    assert alice.group.continuation.left_out
+    for _ in range(8):  # a request has room for some of the keys, and they take turns
+        if not alice.group.continuation.left_out:
+            break
+        world.now += 3600
+        alice.ask()
+        world.settle()
+        bob.commit()
+        world.settle()
+    assert not alice.group.continuation.left_out
+    assert alice.group.mls.group_id == bob.group.mls.group_id == NEW
+    assert world.agree()
+
+
+def made_up(reference: bytes) -> EncryptedGroupSecrets:
+    return EncryptedGroupSecrets(reference, HPKECiphertext(b"kem", b"secrets"))
+
+
+def used_references(person: Participant, suite: int) -> list[bytes]:
+    """The KeyPackages of a suite."""
+    with person.store.transaction() as transaction:
+        names = [reference for reference, _ in transaction.items(KEY_PACKAGES)]
+        found = [(name, person.device.key_packages.find(transaction, [name])) for name in names]
+    return [reference for reference, bundle in found if bundle is not None and bundle.suite.id == suite]
+
+
 def test_all_administrators_are_left_out_and_come_back() -> None:
     world, people = world_of(
         ALICE, BOB, CAROL, DAVE, policy=replace(closed_policy(World()), administrators=(ALICE, BOB))
@@ -842,7 +894,7 @@ def test_without_the_return_key_nobody_lets_the_client_in(monkeypatch: pytest.Mo
     """What the cure rests on: a KeyPackage that was used before return keys were kept."""
     world, people = world_of(ALICE, BOB, CAROL, policy=closed_policy(World()))
     alice = people[0]
-    monkeypatch.setattr(alice.device.key_packages, "spent_return_key", lambda transaction, references: None)
+    monkeypatch.setattr(alice.device.key_packages, "spent_return_keys", lambda transaction, references: iter(()))
     left_out(world, alice)
     alice.ask()
     world.settle()

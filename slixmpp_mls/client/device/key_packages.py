@@ -5,7 +5,7 @@ KeyPackage of last resort may be used more than once, so its keys are kept for a
 others are kept for a day (:attr:`KeyPackageSettings.spent`): two clients that invite us at the same time may have
 picked the same one, and we could not open the second Welcome.
 
-The return key of a used KeyPackage's leaf is kept longer (:meth:`OwnKeyPackages.spent_return_key`).  Somebody may put
+The return key of a used KeyPackage's leaf is kept longer (:meth:`OwnKeyPackages.spent_return_keys`).  Somebody may put
 the leaf into another group by a Welcome that we cannot open.  The key proves that the leaf is ours, and opens nothing.
 """
 
@@ -267,20 +267,19 @@ class OwnKeyPackages:
         """Whether one of these is a KeyPackage of ours that was used before; its private keys may be gone."""
         return any(transaction.get(SPENT, reference) is not None for reference in references)
 
-    def spent_return_key(
+    def spent_return_keys(
         self, transaction: Transaction, references: Sequence[bytes]
-    ) -> tuple[CipherSuite, SignaturePrivateKey] | None:
-        """The return key of the first KeyPackage of ours among these that was used before, and its cipher suite.
+    ) -> Iterator[tuple[CipherSuite, SignaturePrivateKey]]:
+        """The return keys of KeyPackages of ours among these that were used before, and their cipher suites.
 
-        None if there is none, or nothing of its return key: it was used before version 0.2, or OpenSSL lacks its suite.
+        Those are missing that were used before version 0.2, or whose suite OpenSSL lacks.
         """
         for reference in references:
             value = transaction.get(SPENT, reference)
             record = None if value is None else SpentRecord.read(value)
             if record is not None and record.return_key and CipherSuite.is_supported(record.suite):
                 suite = CipherSuite.get(record.suite)
-                return suite, suite.import_signature_key(record.return_key)
-        return None
+                yield suite, suite.import_signature_key(record.return_key)
 
     def forget_spent(self, now: int) -> None:
         """Delete the private keys of used KeyPackages whose time is over, whether the directory can be reached or not.

@@ -141,7 +141,7 @@ class Applying:
             case Begin(number):
                 return self._continuation.accept(number, record, now)
             case LeaveOut():
-                return self._continuation.leave_out(record, self._welcomes.unread_key(step.incoming), now)
+                return self._continuation.leave_out(record, self._welcomes.unread_keys(step.incoming), now)
             case Read(received):
                 return self._accept_message(step.incoming, received, record, now)
             case Remember(received) if self._follows_partially:
@@ -169,7 +169,7 @@ class Applying:
                 return self._welcomes.accept(join, record, now, doubts)
             case MoveOn() as move:
                 if move.readded:
-                    self._keep_unread_key(step.incoming, now)
+                    self._keep_unread_keys(step.incoming, now)
                 before = self._state.require_member()
                 told = self._accept_commit(move, record, now, doubts, _when(step.incoming, now))
                 self._annotator.note_commit(before, move.staged, _commit_in(step.incoming))
@@ -237,24 +237,20 @@ class Applying:
 
     def _pass_outside(self, incoming: Incoming, record: RoomRecord, now: int) -> list[Event]:
         """A stanza that does not let us in, but tells something of the group; perhaps that our own Commit has lost."""
-        seen, unread = self._requests.observed(incoming), self._welcomes.unread_key(incoming)
+        seen, unread = self._requests.observed(incoming), self._welcomes.unread_keys(incoming)
         if self._entries.loses_to(incoming):
             return [self._drop_entry(seen, record)]
         with self._state.change() as change:
             change.put_record(record)
             change.put_outside(seen)
-            if unread is not None:
-                suite, key = unread
-                change.put_former_key(suite.id, key, now, unread=True)
+            change.put_unread_keys(unread, now)
         return []
 
-    def _keep_unread_key(self, incoming: Incoming, now: int) -> None:
+    def _keep_unread_keys(self, incoming: Incoming, now: int) -> None:
         """We lose the group by a Welcome that we cannot open: its leaf is ours, as its return key proves."""
-        unread = self._welcomes.unread_key(incoming)
-        if unread is not None:
-            suite, key = unread
-            with self._state.change() as change:
-                change.put_former_key(suite.id, key, now, unread=True)
+        unread = self._welcomes.unread_keys(incoming)
+        with self._state.change() as change:
+            change.put_unread_keys(unread, now)
 
     # --- messages and proposals ----------------------------------------------------------------
 

@@ -27,7 +27,7 @@ creation still has the keys to enter.  Nothing can be sent in between.  Messages
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 
@@ -98,12 +98,12 @@ class Continuation:
         return not in_vain and who is not None and membership.roster.has(who)
 
     def leave_out(
-        self, record: RoomRecord, unread: tuple[CipherSuite, SignaturePrivateKey] | None, now: int
+        self, record: RoomRecord, unread: Iterable[tuple[CipherSuite, SignaturePrivateKey]], now: int
     ) -> list[Event]:
         """A creation leaves us out, the first one or another one.
 
         :param record: with our place behind its stanza
-        :param unread: the return key of our leaf in it, and its cipher suite; None if nothing of it is left
+        :param unread: return keys, one of them of our leaf in it, and their cipher suites; empty if nothing is left
         :param now: seconds since the Unix epoch
         :raises StoreError: nothing has changed
         """
@@ -120,9 +120,7 @@ class Continuation:
                 if isinstance(staged.next, Group) and staged.next.group_id == asked.group_id:
                     key = derive_return_key(staged.next.suite, staged.next.own_leaf_key)
                     change.put_former_key(staged.next.suite.id, key, now)
-            if unread is not None:
-                suite, key = unread
-                change.put_former_key(suite.id, key, now, unread=True)
+            change.put_unread_keys(unread, now, left_out=True)
             change.put_outside(seen)
             change.put_record(record)
         return []

@@ -9,13 +9,13 @@ One value, :class:`Membership`, holds everything that exists only for a member: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ...errors import UsageError
 from ...identity.fair_share import displaced
-from ...mls.crypto.cipher_suite import SignaturePrivateKey
+from ...mls.crypto.cipher_suite import CipherSuite, SignaturePrivateKey
 from ...mls.group.group import Group
 from ...mls.group.staging import StagedCommit
 from ...mls.partial import PartialGroup
@@ -65,8 +65,8 @@ PRESENT, ENTRY = b"present", b"entry"
 MAX_FORMER_KEYS = 3
 """Former return keys that are kept, the newest ones."""
 MAX_UNREAD_KEYS = 64
-"""Return keys of leaves by Welcomes that we do not follow, the newest ones.  A member can make up as many as there are
-KeyPackages of ours that were used before, and only one of them is that of our leaf in the tree."""
+"""Return keys of leaves by the creations that leave us out of a group, the newest ones.  A member can make up as many as
+there are KeyPackages of ours that were used before, and only one of them is that of our leaf in the tree."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -296,15 +296,28 @@ class Change:
             self.transaction.put(self._spaces.returning, name, key.encode())
         self._return_keys = tuple(keys)
 
-    def put_former_key(self, suite: int, key: SignaturePrivateKey, now: int, *, unread: bool = False) -> None:
+    def put_unread_keys(
+        self, keys: Iterable[tuple[CipherSuite, SignaturePrivateKey]], now: int, *, left_out: bool = False
+    ) -> None:
+        """Keep the return keys of KeyPackages of ours, by a Welcome that we do not follow, and their cipher suites.
+
+        Anybody can make up such a Welcome, so they do not displace the others.
+
+        :param now: seconds since the Unix epoch
+        :param left_out: whether it is a member's, and nothing else may show which leaf is ours: more of them are kept
+        """
+        for suite, key in keys:
+            self._put_former_key(b"\1", suite.id, key, now, MAX_UNREAD_KEYS if left_out else MAX_FORMER_KEYS)
+
+    def put_former_key(self, suite: int, key: SignaturePrivateKey, now: int) -> None:
         """Keep the return key of a leaf of ours that a later one replaces, or may not have replaced for all members.
 
         :param suite: number of the group's cipher suite
         :param now: seconds since the Unix epoch
-        :param unread: whether it is of a KeyPackage of ours, by a Welcome that we do not follow.  Anybody can make up
-            such a Welcome, so they do not displace the others
         """
-        kind = b"\1" if unread else b"\0"
+        self._put_former_key(b"\0", suite, key, now, MAX_FORMER_KEYS)
+
+    def _put_former_key(self, kind: bytes, suite: int, key: SignaturePrivateKey, now: int, most: int) -> None:
         stored = sorted(self.transaction.items(self._spaces.former))
         kept = [value for name, value in stored if name[:1] == kind]
         record = FormerKeyRecord(now, suite, key.encode())
@@ -312,7 +325,7 @@ class Change:
         for name, _ in stored:
             if name[:1] == kind:
                 self.transaction.delete(self._spaces.former, name)
-        for number, value in enumerate([record.encode(), *kept][: MAX_UNREAD_KEYS if unread else MAX_FORMER_KEYS]):
+        for number, value in enumerate([record.encode(), *kept][:most]):
             self.transaction.put(self._spaces.former, kind + bytes((number,)), value)
 
     def forget_former_key(self, name: bytes) -> None:

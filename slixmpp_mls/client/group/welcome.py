@@ -39,6 +39,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
+from itertools import chain, islice
 
 from ...errors import InvalidError, PeerError
 from ...identity import ClientIdentity
@@ -74,7 +75,7 @@ from .group_info_key import GroupInfoKey
 from .join_request import JoinRequests
 from .membership_proofs import MembershipProofs
 from .resumption_psks import OtherGroups
-from .room_change import Change, Membership, PartialMembership
+from .room_change import MAX_UNREAD_KEYS, Change, Membership, PartialMembership
 from .room_state import RoomState
 from .tree_check import LARGE, TreeCheck
 
@@ -148,24 +149,6 @@ class Welcomes:
                     return True
         return False
 
-    def passed_over(self, incoming: Incoming) -> KeyPackageBundle | None:
-        """The KeyPackage of ours that a Welcome in the stanza is for, which we do not follow; None if there is none.
-
-        :raises StoreError: the store failed
-        """
-        with self._state.store.transaction() as transaction:
-            for payload in incoming.payloads:
-                if not isinstance(payload, elements.Welcome):
-                    continue
-                with suppress(PeerError):
-                    welcome = check_consistency(payload).body
-                    assert isinstance(welcome, Welcome)
-                    references = [entry.new_member for entry in welcome.secrets]
-                    bundle = self._device.key_packages.find(transaction, references)
-                    if bundle is not None:
-                        return bundle
-        return None
-
     def is_for_spent(self, incoming: Incoming) -> bool:
         """Whether a Welcome in the stanza is for a KeyPackage of ours that was used before.
 
@@ -174,19 +157,20 @@ class Welcomes:
         with self._state.store.transaction() as transaction:
             return self._device.key_packages.is_spent(transaction, _references(incoming))
 
-    def unread_key(self, incoming: Incoming) -> tuple[CipherSuite, SignaturePrivateKey] | None:
-        """The return key of the leaf that a Welcome in the stanza, which we do not follow, has given to us.
+    def unread_keys(self, incoming: Incoming) -> list[tuple[CipherSuite, SignaturePrivateKey]]:
+        """Return keys, one of them of the leaf that a Welcome in the stanza, which we do not follow, has given to us.
 
-        If its Commit counts for the others, our leaf is in their tree, and the key proves that it is ours.
+        If its Commit counts for the others, our leaf is in their tree, and the key proves that it is ours.  Whoever has
+        made it may have named others of our KeyPackages as well.
 
-        :returns: also its cipher suite; None if there is no such Welcome, or nothing of its KeyPackage is left
+        :returns: also their cipher suites; at most :data:`.MAX_UNREAD_KEYS`
         :raises StoreError: the store failed
         """
-        bundle = self.passed_over(incoming)
-        if bundle is not None:
-            return bundle.suite, derive_return_key(bundle.suite, bundle.leaf_key)
+        packages, references = self._device.key_packages, _references(incoming)
         with self._state.store.transaction() as transaction:
-            return self._device.key_packages.spent_return_key(transaction, _references(incoming))
+            found = (packages.find(transaction, (reference,)) for reference in references)
+            unused = ((each.suite, derive_return_key(each.suite, each.leaf_key)) for each in found if each is not None)
+            return list(islice(chain(unused, packages.spent_return_keys(transaction, references)), MAX_UNREAD_KEYS))
 
     # --- the Welcome ---------------------------------------------------------------------------
 
