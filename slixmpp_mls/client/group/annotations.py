@@ -6,8 +6,9 @@
     Annotations       ── key of the epoch ──► <annotations/>           proofs, a CommitVerdict, where the tree is
 
 Both are encrypted with a key that is exported from the epoch that they are about (RFC 9420 8.5): who asks is still in
-it, and who answers was.  So the room's server sees neither who has no tree nor the credentials in the proofs.  A member
-that the Commit removes has that key, too; it has known the tree.
+it, and who answers was.  So the room's server sees neither what is asked nor the credentials in the proofs; all in the
+room see that who asks has no tree, how far it has read, and that it reads now.  A member that the Commit removes has
+that key, too; it has known the tree, or could have asked for it.
 
 A request is signed by its sender's leaf, because each leaf's requests are limited.  Proofs need no signature: they add
 up to the tree hash that the asker has confirmed (draft-ietf-mls-partial).  Whether a Commit counts, no proof shows;
