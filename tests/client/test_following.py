@@ -566,10 +566,39 @@ def test_each_is_answered_a_few_times_in_an_epoch_and_at_most_so_often(monkeypat
     assert scene.answer(Wanted((0, 1))) is not None
     monkeypatch.setattr(annotating, "REQUESTS_OF_ONE", annotating.TIMES + 2)
     assert scene.answer(Wanted((2,))) is None
-    assert not annotator.is_too_often(now)
-    monkeypatch.setattr(annotator, "_answers", deque([now] * annotating.ANSWERS, maxlen=annotating.ANSWERS))
-    assert annotator.is_too_often(now + 59)
-    assert not annotator.is_too_often(now + 60)
+    epoch = scene.carol.group.speaking.epoch
+    assert not annotator.must_wait(epoch, now)
+    answers = [(now, frozenset[str]())] * annotating.ANSWERS
+    monkeypatch.setattr(annotator, "_answers", deque(answers, maxlen=annotating.ANSWERS))
+    assert annotator.must_wait(epoch, now + 59)
+    assert not annotator.must_wait(epoch, now + 60)
+
+
+def test_nobody_has_all_answers_for_itself() -> None:
+    """Bob asks about ended epochs, each in an answer of its own; Carol's one question does not wait behind his."""
+    scene = Scene()
+    alice, bob, now = scene.alice, scene.bob, scene.world.now
+    annotator, keys = alice.group.annotator, list[AnnotationKey]()
+    for _ in range(annotating.ANSWERS // 2 + 2):
+        keys.append(AnnotationKey(bob.group.mls))
+        alice.commit()
+        scene.world.settle()
+    request = AnnotationRequest(int(bob.group.mls.own_index), now, b"", (0,), 0)
+    for key in keys:
+        assert annotator.take_request(seal_request(key, bob.group.mls.signature_key, request))
+    answered = 0
+    while not annotator.must_wait(keys[answered].context.epoch, now) and answered < annotating.ANSWERS // 2:
+        assert annotator.answer(keys[answered].context.epoch, now) is not None
+        answered += 1
+    assert answered == annotating.ANSWERS // 2
+    last = keys[-1].context.epoch
+    assert not annotator.must_wait(last, now)  # nobody else asks
+    first = scene.carol.group.speaking.epoch
+    assert annotator.take_request(scene.carol.group.following.request(scene.wanted(), now))
+    assert annotator.must_wait(last, now)
+    assert not annotator.must_wait(first, now)
+    assert annotator.answer(first, now) is not None
+    assert not annotator.must_wait(last, now)
 
 
 def test_what_was_asked_about_an_epoch_that_we_have_left_without_a_commit_is_not_answered() -> None:

@@ -5,8 +5,8 @@ annotations, no other secret.  Nothing is stored: after a restart it answers for
 
 *Who decides how often?*  Each leaf gets an answer about a Commit, a leaf or the tree :data:`TIMES` times in an epoch,
 because an answer may not reach it (:data:`REQUESTS_OF_ONE` in all).  The caller sends at most :data:`ANSWERS` stanzas a
-minute.  What cannot be answered within these limits, or within the size of a stanza, is not answered, and who asks
-becomes a full member.
+minute, and if there are many, accounts take turns.  What cannot be answered within these limits, or within the size of
+a stanza, is not answered, and who asks becomes a full member.
 
 Another member's answer makes ours unnecessary only as far as it says what ours would say: proofs of the same leaves,
 and for the same receivers the same index and proof.  Both are functions of the tree.
@@ -92,6 +92,7 @@ class _Epoch:
     :ivar void: digests of Commits that have not counted
     :ivar answered: by asking leaf: how often it has got an answer about what
     :ivar times: by asking leaf: the time in its latest request
+    :ivar accounts: of the asking leaves
     """
 
     key: AnnotationKey
@@ -103,6 +104,7 @@ class _Epoch:
     counted: _Counted | None = None
     answered: dict[int, Counter[bytes | int | None]] = field(default_factory=dict)
     times: dict[int, int] = field(default_factory=dict)
+    accounts: dict[int, str] = field(default_factory=dict)
     place: BlobReference | None = None
 
 
@@ -136,7 +138,7 @@ class Annotator:
         self._present: _Epoch | None = None
         self._due: dict[int, Due] = {}
         self._early: dict[int, bytes] = {}  # by asking leaf: a Commit of the present epoch that we have not read yet
-        self._answers: deque[int] = deque(maxlen=ANSWERS)
+        self._answers: deque[tuple[int, frozenset[str]]] = deque(maxlen=ANSWERS)  # when, and to which accounts
 
     # --- what happens in the room ---------------------------------------------------------------
 
@@ -211,7 +213,9 @@ class Annotator:
         if request.asker == epoch.own:
             return False
         # RFC 9420 6.1: every member has the key; whose budget it is, the signature by the asker's leaf shows.
-        verify_request(epoch.key, epoch.tree.member(LeafIndex(request.asker)).signature_key, request)
+        leaf = epoch.tree.member(LeafIndex(request.asker))
+        verify_request(epoch.key, leaf.signature_key, request)
+        epoch.accounts[request.asker] = ClientIdentity.from_leaf(leaf).account
         if request.time <= epoch.times.get(request.asker, -1):
             return False  # the room shows it again
         epoch.times[request.asker] = request.time
@@ -255,12 +259,28 @@ class Annotator:
         found = self._due.get(epoch)
         return found if found is not None and found.asked else None
 
-    def is_too_often(self, now: int) -> bool:
-        """Whether there were :data:`ANSWERS` answers of ours in the last minute.
+    def must_wait(self, number: int, now: int) -> bool:
+        """Whether we gave :data:`ANSWERS` answers in the last minute; or half as many, and it is others' turn.
 
+        Otherwise any member could have us answer about one ended epoch after the other, and nobody else.
+
+        :param number: an epoch that is due
         :param now: seconds since the Unix epoch
         """
-        return len(self._answers) == ANSWERS and abs(now - self._answers[0]) < _MINUTE
+        lately = [accounts for time, accounts in self._answers if abs(now - time) < _MINUTE]
+        if len(lately) == ANSWERS:
+            return True
+        if 2 * len(lately) < ANSWERS:
+            return False
+        had = Counter(account for accounts in lately for account in accounts)
+        due = {each: self._askers(each) for each in self.due_epochs}
+        fewest = min((had[account] for accounts in due.values() for account in accounts), default=0)
+        return all(had[account] > fewest for account in due.get(number, ()))
+
+    def _askers(self, number: int) -> set[str]:
+        """The accounts to which something of an epoch is due."""
+        due = self.due(number)
+        return set() if due is None else {self._epoch(number).accounts[leaf] for leaf in due.asked}
 
     def tree_of(self, epoch: int) -> tuple[bytes, BlobReference | None]:
         """The ratchet tree of an epoch that is due, encoded, and its place if it is uploaded already."""
@@ -299,7 +319,7 @@ class Annotator:
         if not served:
             del self._due[number]  # it fits into no stanza
             return None
-        self._answers.append(now)
+        self._answers.append((now, frozenset(epoch.accounts[leaf] for leaf in served)))
         return seal_annotations(epoch.key, annotations, self._device.random)
 
     def _make(

@@ -135,7 +135,7 @@ class AnnotationExchange:
         try:
             await asyncio.sleep(_COLLECTED + random.uniform(0, _SPREAD))  # noqa: S311
             while (due := annotator.due(epoch)) is not None and self._group.is_member:
-                if annotator.is_too_often(self._context.now):
+                if annotator.must_wait(epoch, self._context.now):
                     await asyncio.sleep(_RATIONED)
                     continue
                 place = None
