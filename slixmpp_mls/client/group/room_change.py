@@ -65,8 +65,8 @@ PRESENT, ENTRY = b"present", b"entry"
 MAX_FORMER_KEYS = 3
 """Former return keys that are kept, the newest ones."""
 MAX_UNREAD_KEYS = 64
-"""Return keys of leaves by the creations that leave us out of a group, the newest ones.  A member can make up as many as
-there are KeyPackages of ours that were used before, and only one of them is that of our leaf in the tree."""
+"""Return keys of leaves by the creations that leave us out of a group, the newest ones.  A member can make up as many
+as there are KeyPackages of ours that were used before, and only one of them is that of our leaf in the tree."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
