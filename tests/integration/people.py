@@ -137,6 +137,13 @@ class Person:
         """Have the server refuse to resume the stream (XEP-0198) at the next connection."""
         self.client.plugin["xep_0198"].sm_id = "forgotten"
 
+    async def new_session(self) -> None:
+        """The connection breaks, and the server does not resume the stream; as a bot would, try until it is there."""
+        await self.cut()
+        self.no_resumption()
+        while await self.back() != "session_start":
+            pass
+
     async def back(self, seconds: float = SECONDS) -> str:
         """Connect the same client again.
 

@@ -438,14 +438,10 @@ async def test_a_room_that_lets_us_in_again(server: DevServer, cast: Cast, monke
         await bob.joined(room)
     password = {"muc#roomconfig_passwordprotectedroom": "1", "muc#roomconfig_roomsecret": "sesame"}
     await reconfigure(carol, password)
-    await bob.cut()
-    bob.no_resumption()
-    assert await bob.back() == "session_start"
+    await bob.new_session()
     assert (await bob.next("mls_room_lost", after=2)).reason == "password-required"
     await reconfigure(carol, dict.fromkeys(password, "0") | {"muc#roomconfig_roomsecret": ""})
-    await bob.cut()
-    bob.no_resumption()
-    assert await bob.back() == "session_start"
+    await bob.new_session()
     await bob.joined(room)
     await bob.say("open, sesame")
     await carol.hears("open, sesame")
