@@ -117,14 +117,17 @@ def missing_libraries(root: Path) -> set[str]:
     if not binaries or shutil.which("ldd") is None:
         return set()
     environment = {"LD_LIBRARY_PATH": ":".join(map(str, library_folders(root)))}
-    done = subprocess.run(  # noqa: S603
-        ["ldd", *binaries],  # noqa: S607
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,  # scripts among the programs make it return an error
-    )
+    try:
+        done = subprocess.run(  # noqa: S603
+            ["ldd", *binaries],  # noqa: S607
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=_DOWNLOAD_SECONDS,  # it starts each of them, on a machine that may be busy
+            check=False,  # scripts among the programs make it return an error
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DevServerError(f"`ldd` took more than {_DOWNLOAD_SECONDS} seconds") from error
     return {line.split()[0] for line in done.stdout.splitlines() if line.endswith("=> not found")}
 
 

@@ -14,7 +14,16 @@ from typing import ClassVar
 from slixmpp import JID
 
 from ..errors import DevServerError
-from .base import C2S_STANZA_LIMIT, S2S_PORT, S2S_STANZA_LIMIT, DevServer, create_database, find_program, read_only
+from .base import (
+    C2S_STANZA_LIMIT,
+    S2S_PORT,
+    S2S_STANZA_LIMIT,
+    START_SECONDS,
+    DevServer,
+    create_database,
+    find_program,
+    read_only,
+)
 from .packages import Recipe, library_folders, unpack
 
 _RECIPE = Recipe("prosody", ("prosody", "lua-dbi-sqlite3", "lua-unbound"), re.compile(r"prosody$|lua\d|lua-|liblua"))
@@ -198,7 +207,7 @@ class Prosody(DevServer):
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=START_SECONDS,
             check=False,
         )
         if done.returncode != 0:
