@@ -20,8 +20,11 @@ from .people import Cast
 
 @pytest.fixture(autouse=True)
 def a_busy_machine_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers answer in the end, however busy the machine; tests of those that do not set times of their own."""
-    monkeypatch.setattr(stream, "TIMEOUT", 120.0)
+    """Servers answer in the end, however busy the machine; tests of those that do not set times of their own.
+
+    A request that got lost with a link is given up, and made again, before a test gives up (`people.SECONDS`).
+    """
+    monkeypatch.setattr(stream, "TIMEOUT", 60.0)
     monkeypatch.setattr(selection, "PATIENCE", 120.0)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 
+from slixmpp_mls.delivery import stream
 from slixmpp_mls.devserver import DevServer, Federation, Line, Prosody
 from slixmpp_mls.rooms.engine import transmitter
 
@@ -30,6 +31,12 @@ class Pair:
     alpha: DevServer
     beta: DevServer
     line: Line
+
+
+@pytest.fixture(autouse=True)
+def lost_requests_are_given_up(monkeypatch: pytest.MonkeyPatch, a_busy_machine_is_waited_for: None) -> None:
+    """Here requests get lost with a link, and somebody waits for their end."""
+    monkeypatch.setattr(stream, "TIMEOUT", 20.0)
 
 
 @pytest.fixture(
