@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ..mls.crypto.cipher_suite import CipherSuite
-from ..mls.group.group_state import PublicGroup
+from ..mls.group.group_state import PublicState
 from ..mls.structures.extensions import Extension, Extensions
 from ..mls.structures.leaf_node import LeafNode
 from ..mls.tree.tree_math import LeafIndex
@@ -39,8 +40,8 @@ class GroupView:
     leaf: Callable[[int], LeafNode]
 
     @classmethod
-    def of(cls, group: PublicGroup, policy: RoomPolicy, roster: Roster) -> GroupView:
-        """The view of a group whose policy and roster are known.
+    def of(cls, group: PublicState[Any], policy: RoomPolicy, roster: Roster) -> GroupView:
+        """The view of a group whose policy and roster are known; without the ratchet tree, of the proved members.
 
         :raises MalformedError: the list of removed clients cannot be parsed
         """

@@ -31,13 +31,15 @@ A Commit that this does not allow may be valid all the same.  The caller gets th
 from __future__ import annotations
 
 from ..errors import InvalidError
+from ..identity import ClientIdentity
 from ..mls.group.commit_effects import Effects
 from ..mls.structures.framing import MemberSender
+from ..mls.structures.leaf_node import LeafNode
 from .admission import Ground
 from .check import Verdict, check, is_bookkeeping
+from .proofs import is_newcomer
 from .removed_clients import MAX_REMOVED, RemovedClients
 from .room_policy import RoomPolicy
-from .roster import Roster
 from .view import GroupView
 
 __all__ = ["check_without_tree", "may_vouch_for_commits"]
@@ -45,13 +47,13 @@ __all__ = ["check_without_tree", "may_vouch_for_commits"]
 _RULES = "urn:xmpp:mls:0 staying partial"
 
 
-def may_vouch_for_commits(policy: RoomPolicy, roster: Roster, leaf: int) -> bool:
-    """Whether a client may say to others, which lack the tree, that a Commit counts.
+def may_vouch_for_commits(policy: RoomPolicy, leaf: LeafNode) -> bool:
+    """Whether a member, to others that lack the tree, may say that a Commit counts: an administrator's, confirmed.
 
-    :param roster: with the client in it, of all members or of some
-    :param leaf: the client's
+    :param policy: of the epoch that the Commit ends
+    :param leaf: the member's, which is in the tree of that epoch
     """
-    return roster.at(leaf).account in policy.administrators and not roster.is_newcomer(leaf)
+    return ClientIdentity.from_leaf(leaf).account in policy.administrators and not is_newcomer(leaf)
 
 
 def check_without_tree(view: GroupView, effects: Effects, voucher: int) -> Verdict:
@@ -63,7 +65,7 @@ def check_without_tree(view: GroupView, effects: Effects, voucher: int) -> Verdi
     :returns: as :func:`~.check.check`, with the roster of the proved members
     :raises PeerError: the Commit cannot be allowed without the tree, or not at all
     """
-    if not may_vouch_for_commits(view.policy, view.roster, voucher):
+    if not may_vouch_for_commits(view.policy, view.leaf(voucher)):
         raise InvalidError("a Commit on the word of somebody who is no administrator", _RULES)
     if effects.psks or effects.reinit is not None:
         raise InvalidError("a PSK or a ReInit, which only full members judge", _RULES)
@@ -90,4 +92,4 @@ def _wisher(effects: Effects, proposer: object) -> int | None:
 
 
 def _is_administrator(view: GroupView, leaf: int | None) -> bool:
-    return leaf is not None and may_vouch_for_commits(view.policy, view.roster, leaf)
+    return leaf is not None and may_vouch_for_commits(view.policy, view.leaf(leaf))

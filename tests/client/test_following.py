@@ -39,6 +39,7 @@ from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.registry import CipherSuiteId
 from slixmpp_mls.mls.structures.proposals import Add, GroupContextExtensions, Remove
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
+from slixmpp_mls.mls.tree.tree_slice import prove
 from slixmpp_mls.policy import ExternalJoins, Right, RoomPolicy
 from slixmpp_mls.policy.check import Verdict
 from slixmpp_mls.policy.removed_clients import RemovedClients
@@ -93,6 +94,12 @@ class Scene:
         assert step.needs_tree
         assert step.wants is not None
         return step.wants
+
+    def wanted_after(self, *changes: Any) -> Wanted:
+        """What a Commit of Alice's wants."""
+        self.alice.commit(*changes)
+        self.world.settle()
+        return self.wanted()
 
     def answer(self, wanted: Wanted, who: Participant | None = None, by: Participant | None = None) -> Any:
         """The answer of one member to a request."""
@@ -311,6 +318,12 @@ def opened(scene: Scene, answer: elements.Annotations) -> tuple[AnnotationKey, A
     return key, open_annotations(key, answer)
 
 
+def answered(scene: Scene, wanted: Wanted) -> tuple[elements.Annotations, AnnotationKey, Annotations]:
+    """Alice's answer to Carol, and what it says."""
+    answer: elements.Annotations = scene.answer(wanted)
+    return answer, *opened(scene, answer)
+
+
 def other_proof(answer: Annotations) -> Annotations:
     first, *others = answer.proofs
     hashes = (replace(first.copath_hashes[0], hash_value=bytes(32)), *first.copath_hashes[1:])
@@ -367,11 +380,8 @@ def test_a_wrong_answer_changes_nothing_and_the_right_one_helps_afterwards(
     changed: Callable[[Annotations], Annotations],
 ) -> None:
     scene = Scene()
-    scene.alice.commit()
-    scene.world.settle()
-    wanted = scene.wanted()
-    right = scene.answer(wanted)
-    key, answer = opened(scene, right)
+    wanted = scene.wanted_after()
+    right, key, answer = answered(scene, wanted)
     before = stored(scene.carol)
     with pytest.raises(PeerError):
         scene.carol.group.following.take(seal_annotations(key, changed(answer)))
@@ -384,11 +394,8 @@ def test_a_wrong_answer_changes_nothing_and_the_right_one_helps_afterwards(
 
 def test_an_answer_about_another_commit_does_not_help() -> None:
     scene = Scene()
-    scene.alice.commit()
-    scene.world.settle()
-    wanted = scene.wanted()
-    right = scene.answer(wanted)
-    key, answer = opened(scene, right)
+    wanted = scene.wanted_after()
+    right, key, answer = answered(scene, wanted)
     other = replace(answer, verdict=sign_verdict(key, scene.alice.group.mls.signature_key, 0, bytes(32), bytes(32)))
     assert not scene.carol.group.following.take(seal_annotations(key, other))
     assert scene.wanted() == wanted
@@ -401,9 +408,7 @@ def test_the_word_of_a_member_that_is_no_administrator_is_not_enough(counts: boo
     """Bob has the tree, and could make right proofs; but what no proof shows, an administrator's client vouches for."""
     scene = Scene()
     scene.bob.group.annotator.active = True
-    scene.alice.commit()
-    scene.world.settle()
-    wanted = scene.wanted()
+    wanted = scene.wanted_after()
     key, answer = opened(scene, scene.answer(wanted))
     assert scene.answer(wanted, by=scene.bob) is None  # nor does he say so
     assert answer.verdict is not None
@@ -418,11 +423,8 @@ def test_the_word_of_a_member_that_is_no_administrator_is_not_enough(counts: boo
 
 def test_not_every_answer_is_read() -> None:
     scene = Scene()
-    scene.alice.commit()
-    scene.world.settle()
-    wanted = scene.wanted()
-    right = scene.answer(wanted)
-    key, answer = opened(scene, right)
+    wanted = scene.wanted_after()
+    right, key, answer = answered(scene, wanted)
     bad = seal_annotations(key, other_proof(answer))
     for _ in range(ANSWERS_READ):
         with pytest.raises(PeerError):
@@ -435,9 +437,7 @@ def test_not_every_answer_is_read() -> None:
 
 def test_what_cannot_be_read() -> None:
     scene = Scene()
-    scene.alice.commit()
-    scene.world.settle()
-    wanted = scene.wanted()
+    wanted = scene.wanted_after()
     right = scene.answer(wanted)
     for octets, kind in (
         (bytes(MAX_ANNOTATIONS + 1), MalformedError),
@@ -461,11 +461,8 @@ def stripped(answer: Annotations) -> Annotations:
 def test_a_members_copy_of_an_answer_without_its_proofs_does_not_make_us_give_up() -> None:
     """Whoever has an administrator's word from before is quicker than all who answer: it says nothing by itself."""
     scene = Scene()
-    scene.alice.commit(*scene.alice.removing(BOB))
-    scene.world.settle()
-    wanted = scene.wanted()
-    right = scene.answer(wanted)
-    key, answer = opened(scene, right)
+    wanted = scene.wanted_after(*scene.alice.removing(BOB))
+    right, key, answer = answered(scene, wanted)
     with pytest.raises(PeerError):
         scene.carol.group.following.take(seal_annotations(key, stripped(answer)), BOB)
     assert not scene.carol.group.following.is_beyond_us(wanted)
@@ -477,11 +474,8 @@ def test_a_members_copy_of_an_answer_without_its_proofs_does_not_make_us_give_up
 def test_nobody_uses_up_the_answers_of_others() -> None:
     """An occupant without the epoch's key is not counted at all, and a member's answers count for its account."""
     scene = Scene()
-    scene.alice.commit()
-    scene.world.settle()
-    wanted = scene.wanted()
-    right = scene.answer(wanted)
-    key, answer = opened(scene, right)
+    wanted = scene.wanted_after()
+    right, key, answer = answered(scene, wanted)
     for number in range(2 * ANSWERS_READ):
         for account in (ALICE, f"stranger{number}@s.example", None):
             with pytest.raises(PeerError):
@@ -536,9 +530,7 @@ def test_one_answer_serves_all_who_have_asked() -> None:
 def test_of_two_members_that_answer_one_is_enough() -> None:
     scene = Scene(policy=lambda world: RoomPolicy(world.room.jid, (ALICE, BOB)))
     scene.bob.group.annotator.active = True
-    scene.alice.commit()
-    scene.world.settle()
-    wanted = scene.wanted()
+    wanted = scene.wanted_after()
     request = scene.carol.group.following.request(wanted, scene.world.now)
     one, other = scene.alice.group.annotator, scene.bob.group.annotator
     assert one.take_request(request)
@@ -554,11 +546,42 @@ def test_of_two_members_that_answer_one_is_enough() -> None:
     assert other.answer(request.epoch, scene.world.now) is None
 
 
-def test_each_is_answered_a_few_times_in_an_epoch_and_at_most_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = Scene()
+def test_the_word_of_a_newcomer_makes_no_answer_unnecessary() -> None:
+    """mls, "Staying Partial": nobody follows a Commit by it, even if the policy has come to name its account."""
+    scene = Scene(policy=lambda world: RoomPolicy(world.room.jid, (ALICE,), external_joins=ExternalJoins.ANYBODY))
+    dave = scene.world.person(DAVE)
+    scene.alice.commit()
+    scene.settle()
+    dave.read()
+    way, *_ = dave.ways_in()
+    dave.enter(way)
+    scene.world.settle()
+    alice = scene.alice.group
+    policy = replace(alice.policy, administrators=(ALICE, DAVE))
+    scene.alice.commit(policy_change(scene.alice, policy))
+    scene.world.settle()
+    erin = scene.come(ERIN)
+    (his,) = alice.roster.leaves_of(DAVE)
+    assert alice.roster.is_newcomer(his)
+    shown = prove(alice.mls.tree, LeafIndex(his))
     scene.alice.commit()
     scene.world.settle()
-    wanted = scene.wanted()
+    wanted, annotator = scene.wanted(erin), alice.annotator
+    key = AnnotationKey(erin.group.speaking)
+    said = open_annotations(key, scene.answer(wanted, erin))
+    assert said.verdict is not None
+    request = erin.group.following.request(wanted, scene.world.now)
+    assert annotator.take_request(request)
+    after = said.verdict.tree_hash_after
+    word = sign_verdict(key, dave.group.mls.signature_key, his, wanted.digest, after)
+    annotator.note_answer(seal_annotations(key, replace(said, proofs=(*said.proofs, shown), verdict=word)))
+    assert annotator.due(request.epoch) is not None
+    assert annotator.answer(request.epoch, scene.world.now) is not None
+
+
+def test_each_is_answered_a_few_times_in_an_epoch_and_at_most_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene()
+    wanted = scene.wanted_after()
     for _ in range(annotating.TIMES):
         assert scene.answer(wanted) is not None
     assert scene.answer(wanted) is None

@@ -178,10 +178,10 @@ def test_what_goes_from_a_full_list_depends_on_members_that_are_not_proved() -> 
 @pytest.mark.parametrize(("voucher", "may"), [(0, True), (1, True), (2, False), (4, False)])
 def test_who_may_vouch(voucher: int, may: bool) -> None:
     group = group_of()
-    assert may_vouch_for_commits(group.policy, group.roster, voucher) is may
+    assert may_vouch_for_commits(group.policy, group.view.leaf(voucher)) is may
     assert allowed(group, group.commit(2), voucher) is may
     newcomer = group.with_leaves({0: ALICE.leaf(0, Newcomer())})
-    assert not may_vouch_for_commits(newcomer.policy, newcomer.roster, 0)
+    assert not may_vouch_for_commits(newcomer.policy, newcomer.view.leaf(0))
 
 
 def test_without_an_administrator_nobody_is_one_by_the_way() -> None:

@@ -30,6 +30,7 @@ from ...mls.structures.partial import MembershipProof
 from ...mls.tree.ratchet_tree import RatchetTree
 from ...mls.tree.tree_math import LeafIndex
 from ...mls.tree.tree_slice import prove
+from ...policy import RoomPolicy
 from ...policy.roster import Roster
 from ...policy.without_tree import may_vouch_for_commits
 from ...stanza import elements
@@ -88,7 +89,8 @@ class _Epoch:
     """One epoch that is answered for.
 
     :ivar own: our leaf in it; and the key of that leaf
-    :ivar vouches: whether our word on a Commit is enough (:mod:`slixmpp_mls.policy.without_tree`)
+    :ivar policy: by which members judge who may vouch for a Commit (:mod:`slixmpp_mls.policy.without_tree`)
+    :ivar vouches: whether our word on a Commit is enough
     :ivar void: digests of Commits that have not counted
     :ivar answered: by asking leaf: how often it has got an answer about what
     :ivar times: by asking leaf: the time in its latest request
@@ -99,6 +101,7 @@ class _Epoch:
     tree: RatchetTree
     own: LeafIndex
     signature_key: SignaturePrivateKey
+    policy: RoomPolicy
     vouches: bool
     void: dict[bytes, None] = field(default_factory=dict)
     counted: _Counted | None = None
@@ -187,9 +190,9 @@ class Annotator:
         """The present epoch."""
         group = membership.group
         if self._present is None or self._present.key.context != group.context:
-            own = group.own_index
-            vouches = may_vouch_for_commits(membership.policy, membership.roster, own)
-            self._present = _Epoch(AnnotationKey(group), group.tree, own, group.signature_key, vouches)
+            own, policy = group.own_index, membership.policy
+            vouches = may_vouch_for_commits(policy, group.tree.member(own))
+            self._present = _Epoch(AnnotationKey(group), group.tree, own, group.signature_key, policy, vouches)
         return self._present
 
     def _find(self, element: elements.AnnotationElement) -> _Epoch | None:
@@ -408,10 +411,10 @@ class Annotator:
         verdict = answer.verdict
         if verdict is None or verdict.member not in proved:
             return None
-        membership, leaf = self._state.require_member(), epoch.tree.member(LeafIndex(verdict.member))
+        leaf = epoch.tree.member(LeafIndex(verdict.member))
+        if not may_vouch_for_commits(epoch.policy, leaf):
+            return None  # who has asked does not believe it
         try:
-            if ClientIdentity.from_leaf(leaf).account not in membership.policy.administrators:
-                return None
             verify_verdict(epoch.key, leaf.signature_key, verdict)
         except PeerError:
             return None

@@ -18,6 +18,7 @@ that is the word of a member, signed (:mod:`slixmpp_mls.policy.without_tree`).
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Annotated, Any
 
 from ...errors import InvalidError, MalformedError
@@ -205,14 +206,7 @@ def seal_request(
 ) -> elements.AnnotationRequest:
     """Sign and encrypt a request, whose signature is still empty."""
     tbs = _request_tbs(key.context, request)
-    signed = AnnotationRequest(
-        request.asker,
-        request.time,
-        request.commit,
-        request.members,
-        request.tree,
-        key.suite.sign_with_label(signature_key, _REQUEST, tbs),
-    )
+    signed = replace(request, signature=key.suite.sign_with_label(signature_key, _REQUEST, tbs))
     data = key.seal(elements.AnnotationRequest, signed.encode(), random)
     return elements.AnnotationRequest(key.context.group_id, key.context.epoch, data)
 

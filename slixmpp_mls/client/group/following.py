@@ -30,11 +30,9 @@ from ...mls.group.commit_effects import Effects
 from ...mls.partial import PartialGroup, StagedPartialCommit, effects_without_tree
 from ...mls.structures.framing import MLSMessage, NewMemberCommitSender, PublicMessage
 from ...mls.structures.partial import AnnotatedCommit, SenderAuthenticatedMessage
-from ...mls.tree.tree_math import LeafIndex
 from ...policy import GroupView, RoomPolicy
-from ...policy.removed_clients import RemovedClients
 from ...policy.roster import Roster
-from ...policy.without_tree import check_without_tree
+from ...policy.without_tree import check_without_tree, may_vouch_for_commits
 from ...stanza import elements
 from ...stanza.blob import BlobReference, tree_limit
 from ..device import Device
@@ -226,9 +224,8 @@ class Following:
         self, partial: PartialMembership, key: AnnotationKey, answer: Annotations, verdict: CommitVerdict, commit: bytes
     ) -> None:
         group, policy = partial.group, partial.policy
-        roster = Roster.of(group.members())
         leaf = group.tree.member(verdict.member)
-        if roster.at(verdict.member).account not in policy.administrators or roster.is_newcomer(verdict.member):
+        if not may_vouch_for_commits(policy, leaf):
             raise InvalidError("a verdict of somebody who is no administrator", _RULES)
         verify_verdict(key, leaf.signature_key, verdict)
         if not verdict.counts:
@@ -239,7 +236,8 @@ class Following:
             raise InvalidError("annotations of a Commit around another message", _RULES)
         try:
             effects = effects_without_tree(group, staged)
-            check_without_tree(_view(group, policy, roster), effects, verdict.member)
+            view = GroupView.of(group.public, policy, Roster.of(group.members()))
+            check_without_tree(view, effects, verdict.member)
         except MembershipUnproved:
             raise  # not the whole answer
         except PeerError:
@@ -274,16 +272,3 @@ def _place(answer: Annotations, policy: RoomPolicy) -> BlobReference | None:
     except MalformedError:
         return None
     return None if place is None or place.size > tree_limit(policy.max_members) else place
-
-
-def _view(group: PartialGroup, policy: RoomPolicy, roster: Roster) -> GroupView:
-    extensions = group.context.extensions
-    return GroupView(
-        suite=group.suite,
-        group_id=group.group_id,
-        extensions=extensions,
-        policy=policy,
-        removed=RemovedClients.found_in(extensions),
-        roster=roster,
-        leaf=lambda index: group.tree.member(LeafIndex(index)),
-    )
