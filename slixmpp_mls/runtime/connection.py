@@ -9,6 +9,7 @@ reconnect when the connection breaks, after growing pauses; slixmpp leaves that 
 A connection may also end without a word: a laptop that wakes up, a router that has forgotten it.  The operating system
 notices that after a quarter of an hour or more, and only if we send something.  Therefore the server is asked for a
 sign of life (XEP-0199 4.2) every two minutes, and the connection is given up if there is none for a minute.
+slixmpp's own keepalive (``xep_0199``) would connect again by itself and at once, without our pauses.
 """
 
 from __future__ import annotations
