@@ -91,6 +91,23 @@ async def test_the_leaf_is_replaced_by_a_fresh_key_package(lost: tuple[Admin, Pa
     assert not admin.failures
 
 
+async def test_a_request_that_proves_a_return_is_for_the_members_to_commit() -> None:
+    """Whoever replaced the leaf as well would pass by the limit that members keep (client/storage/rejoin_limit.py)."""
+    world = World()
+    alice, bob = world.group(ALICE, BOB)
+    admin = Admin(alice)
+    bob.group.lifecycle.give_up("says the test")
+    bob.read()
+    world.now += 100
+    (request,) = bob.group.join_requests.ask(world.now)
+    world.room.post(request, bob.account)
+    world.room.deliver_all()
+    admin.reads(world.room.archive()[-1])
+    await soon()
+    assert request.payloads[0].epoch == admin.group.mls.epoch
+    assert not admin.wanted
+
+
 async def test_the_room_must_name_the_account(lost: tuple[Admin, Participant, Incoming]) -> None:
     admin, _, request = lost
     admin.reads(request, BOB)

@@ -14,7 +14,9 @@ the request if all of this holds:
 - that leaf is still the one of a KeyPackage with which the client was added: it has never renewed its keys;
 - the KeyPackage is another one than that leaf's, and not older: whoever posts an old request once more would have the
   client replaced by a KeyPackage whose keys it has deleted;
-- the Authentication Service vouches for the leaf, as at any Add.
+- the Authentication Service vouches for the leaf, as at any Add;
+- the request is not one that members commit as it is, or refuse as one too many, because it proves a return in the
+  current epoch (:mod:`slixmpp_mls.client.group.applying`).
 
 The account's directory has no part in it.
 
@@ -38,6 +40,7 @@ from ...mls.structures.leaf_node import KeyPackageSource, LeafNode
 from ...mls.structures.proposals import Add, AnyProposal, Remove
 from ...mls.tree.leaf_validation import GroupRequirements
 from ...mls.tree.tree_math import LeafIndex
+from ...policy import proves_return
 from ...stanza.consistency import check as check_consistency
 from ...stanza.elements import Proposal
 from .committer import Committer
@@ -84,6 +87,8 @@ class Readmission:
         # RFC 9420 6.1, 12.1.8: signed by the key of the KeyPackage, which is the one that we know
         suite = self._group.mls.suite
         unprotect_public(suite, message, None, b"").verify(suite, present.signature_key, b"")
+        if message.content.epoch == self._group.mls.epoch and self._proves_return(present, key_package):
+            return
         asking = self._verified(key_package, present)
         now = self._parts.context.now
         begun = [time for time in self._begun.get(client.account, []) if abs(now - time) < HOUR]
@@ -93,6 +98,13 @@ class Readmission:
         self._begun[client.account] = [*begun, now]
         self._under_way.add(client)
         self._parts.spawn(self._readmit(client, present, asking), f"adding {client} afresh")
+
+    def _proves_return(self, present: LeafNode, key_package: KeyPackage) -> bool:
+        group = self._group.mls
+        try:
+            return proves_return(group.suite, group.group_id, present, key_package.leaf_node)
+        except PeerError:
+            return False
 
     def _verified(self, key_package: KeyPackage, present: LeafNode) -> KeyPackage:
         """:raises InvalidError: it cannot take the place of a leaf"""
