@@ -138,9 +138,10 @@ async def test_the_tutorial(prosody: DevServer, account: Account, tmp_path: Path
     bot = (sys.executable, "bot.py")
     chat = (COMMAND, "chat", alice, room, "--create", "--add", bob)
     async with running(*bot, folder=tmp_path, **login(prosody, bob)) as first:
-        async with asyncio.timeout(SECONDS):
-            while (said := re.search(r"ready, fingerprint ([0-9a-f ]+)\n", first.output)) is None:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+        await first.prints("ready, fingerprint")
+        await first.prints("\n")
+        said = re.search(r"ready, fingerprint ([0-9a-f ]+)\n", first.output)
+        assert said is not None, first.output
         fingerprint = said[1]
         async with running(*chat, folder=tmp_path, **login(prosody, alice)) as talk:
             await talk.prints("/help")
