@@ -69,7 +69,7 @@ def _run(*arguments: str) -> str:
 
 def _make(folder: Path, size: int) -> None:
     from slixmpp_mls.client import Device, KeyPackageSettings
-    from slixmpp_mls.client.group.room_change import Membership
+    from slixmpp_mls.client.group.room_contents import Membership
     from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
     from slixmpp_mls.mls.structures.proposals import Add
     from slixmpp_mls.store import MemoryStore, SQLiteStore

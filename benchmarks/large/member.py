@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from slixmpp_mls.authentication import AcceptAll
-from slixmpp_mls.client.group.room_change import Membership
+from slixmpp_mls.client.group.room_contents import Membership
 from slixmpp_mls.mls.group.group import Group
 from slixmpp_mls.mls.structures.leaf_node import LeafNode
 from slixmpp_mls.policy import RoomPolicy

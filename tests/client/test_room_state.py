@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from slixmpp_mls.client import Device, Doubt, Doubts, MessageReceived
 from slixmpp_mls.client.group.evidence import Evidence
 from slixmpp_mls.client.group.group_info_key import GroupInfoKey
-from slixmpp_mls.client.group.room_change import Change, Membership
+from slixmpp_mls.client.group.room_change import Change
+from slixmpp_mls.client.group.room_contents import Membership
 from slixmpp_mls.client.group.room_state import RoomState
 from slixmpp_mls.client.storage.post_commit_actions import Invite, Leave, PostCommitActions
 from slixmpp_mls.client.storage.records import MembershipState, OutboxKind, OutboxRecord, OutsideRecord

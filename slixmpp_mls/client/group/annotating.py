@@ -51,7 +51,7 @@ from .annotations import (
     verify_request,
     verify_verdict,
 )
-from .room_change import Membership
+from .room_contents import Membership
 from .room_state import RoomState
 
 __all__ = ["ANSWERS", "KEPT_EPOCHS", "REQUESTS_OF_ONE", "TIMES", "Annotator"]

@@ -70,7 +70,7 @@ from .group_info_key import GroupInfoKey, begins_key, key_after
 from .join_request import JoinRequests
 from .members import sent_in_epoch
 from .processing import rejected
-from .room_change import Membership
+from .room_contents import Membership
 from .room_state import RoomState
 from .welcome import Welcomes, with_commits
 

@@ -63,7 +63,8 @@ from .actions import Outgoing
 from .group_info_key import UNKNOWN
 from .group_infos import GroupInfos, Refused
 from .join_request import PAUSES
-from .room_change import Change, Membership
+from .room_change import Change
+from .room_contents import Membership
 from .room_state import RoomState
 
 __all__ = [

@@ -58,7 +58,7 @@ from .actions import Fits, Incoming, Outgoing
 from .evidence import Evidence
 from .group_info_key import GroupInfoKey
 from .placement import Placement, as_outgoing, choose, to_upload
-from .room_change import Membership
+from .room_contents import Membership
 from .room_state import RoomState
 
 __all__ = ["Continuation", "check_tree_length"]

@@ -46,7 +46,7 @@ from .annotations import (
     seal_request,
     verify_verdict,
 )
-from .room_change import PartialMembership
+from .room_contents import PartialMembership
 from .room_state import RoomState
 
 __all__ = ["ANSWERS_READ", "CARRIED", "Followed", "Following", "Wanted"]

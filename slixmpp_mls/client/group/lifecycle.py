@@ -19,7 +19,7 @@ from ..storage.post_commit_actions import ALL_DEVICES, Invite, Invited, Leave, O
 from ..storage.records import FormerKeyRecord, InvitedRecord, Known, MembershipState
 from .evidence import Evidence
 from .group_info_key import GroupInfoKey
-from .room_change import Membership
+from .room_contents import Membership
 from .room_state import RoomState
 
 __all__ = ["FORMER_KEY_AGE", "Lifecycle"]

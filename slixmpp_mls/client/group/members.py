@@ -16,7 +16,7 @@ from ..storage import epoch_log, leaf_ages
 from ..storage.doubts import NOT_ASKED, Doubt, Doubts
 from ..storage.epoch_log import EpochRecord
 from ..storage.leaf_ages import LeafAge, RenewalSettings
-from .room_change import Membership
+from .room_contents import Membership
 from .room_state import RoomState
 
 __all__ = ["Members", "sent_in_epoch"]

@@ -36,7 +36,7 @@ from ..events import Event, Joined
 from ..member import Member
 from ..storage.doubts import Doubt, Doubts
 from ..storage.records import MembershipState
-from .room_change import Membership, PartialMembership
+from .room_contents import Membership, PartialMembership
 from .room_state import RoomState
 
 __all__ = ["CheckedTree", "Partial", "verify"]

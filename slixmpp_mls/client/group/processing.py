@@ -68,7 +68,7 @@ from .continuation import Continuation
 from .external_commit import ExternalCommits
 from .following import Following, Wanted
 from .resumption_psks import OtherGroups
-from .room_change import Membership
+from .room_contents import Membership
 from .room_state import RoomState
 from .welcome import Welcomes
 

@@ -1,16 +1,14 @@
-"""The state of a room in memory, and a change of it that is written to the store.
+"""A change of a room's state: it is written to the store, and memory follows.
 
-A :class:`Change` is one transaction.  Each of its methods writes to the store at once.  Memory, the :class:`Contents`,
+A :class:`Change` is one transaction.  Each of its methods writes to the store at once.  Memory, the :class:`.Contents`,
 follows when the transaction has ended (:meth:`.room_state.RoomState.change`), so a failing store leaves memory
 unchanged.  Then immutable values are replaced, and mutable containers are changed in place.
-
-One value, :class:`Membership`, holds everything that exists only for a member: there is no roster without a group.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 from ...errors import UsageError
@@ -19,19 +17,14 @@ from ...mls.crypto.cipher_suite import CipherSuite, SignaturePrivateKey
 from ...mls.group.group import Group
 from ...mls.group.staging import StagedCommit
 from ...mls.partial import PartialGroup
-from ...mls.structures.leaf_node import LeafNode
 from ...mls.tree.tree_math import LeafIndex
-from ...policy import GroupView, RoomPolicy
+from ...policy import RoomPolicy
 from ...policy.later_state import KnownState
 from ...policy.roster import Roster
-from ...stanza.blob import BlobReference
 from ...store.interface import Transaction
 from ..events import MessageReceived, as_record
 from ..storage.doubts import Doubts
 from ..storage.duplicate_filter import DuplicateFilter
-from ..storage.inbox import Inbox
-from ..storage.outbox import Outbox
-from ..storage.post_commit_actions import PostCommitActions
 from ..storage.records import (
     DESPITE_DOUBTS,
     EXPECTED,
@@ -53,141 +46,17 @@ from ..storage.records import (
 )
 from .evidence import Evidence
 from .group_info_key import UNKNOWN, GroupInfoKey
+from .room_contents import ENTRY, PRESENT, Contents, Membership, PartialMembership
 
-__all__ = [
-    "ENTRY", "MAX_FORMER_KEYS", "MAX_UNREAD_KEYS", "PRESENT", "Change", "Contents", "Membership", "PartialMembership",
-]  # fmt: skip
+__all__ = ["MAX_FORMER_KEYS", "MAX_UNREAD_KEYS", "Change"]
 
 _EXPECTED_OF_ONE, _EXPECTED = 8, 64  # groups that invitations of one inviter name, and of all
 
-PRESENT, ENTRY = b"present", b"entry"
-"""The names of the keys for GroupInfos in their space."""
 MAX_FORMER_KEYS = 3
 """Former return keys that are kept, the newest ones."""
 MAX_UNREAD_KEYS = 64
 """Return keys of leaves by the creations that leave us out of a group, the newest ones.  A member can make up as many
 as there are KeyPackages of ours that were used before, and only one of them is that of our leaf in the tree."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Membership:
-    """The state that exists only while we are in the group.
-
-    :ivar group: its MLS state
-    :ivar roster: the index of its leaves by account and by client
-    :ivar policy: the group's
-    :ivar doubts: the members for whom the Authentication Service does not vouch
-    :ivar actions: what is still to be done outside of the group
-    :ivar unwanted: references of waiting proposals that no Commit of ours covers
-    """
-
-    group: Group
-    roster: Roster = field(repr=False)
-    policy: RoomPolicy = field(repr=False)
-    doubts: Doubts = field(default_factory=Doubts)
-    actions: PostCommitActions = field(default_factory=PostCommitActions, repr=False)
-    unwanted: frozenset[bytes] = field(default=frozenset(), repr=False)
-
-    @property
-    def view(self) -> GroupView:
-        """What all members see alike: all that a Commit is judged by."""
-        return GroupView.of(self.group.public, self.policy, self.roster)
-
-    @classmethod
-    def of(cls, group: Group, doubts: Doubts, actions: PostCommitActions) -> Membership:
-        """With the roster and the policy that the group itself contains.
-
-        :raises InvalidError: a leaf names no client, or there is no policy
-        """
-        policy = RoomPolicy.required_in(group.context.extensions)
-        return cls(group, Roster.of(group.members()), policy, doubts, actions)
-
-    @classmethod
-    def restored(cls, group: Group, doubts: Doubts, actions: PostCommitActions) -> Membership:
-        """The same for a group of the store, in which we have been a member before.
-
-        :raises InvalidError: there is no policy
-        """
-        policy = RoomPolicy.required_in(group.context.extensions)
-        return cls(group, Roster.later(group.tree.outlines, group.tree.member_count), policy, doubts, actions)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PartialMembership:
-    """The state that exists only while we are in the group without its ratchet tree (:mod:`.partial`).
-
-    :ivar group: its MLS state
-    :ivar policy: the group's
-    :ivar whole_tree: what we need to become a full member
-    """
-
-    group: PartialGroup
-    policy: RoomPolicy = field(repr=False)
-    whole_tree: WholeTreeRecord
-
-    @property
-    def location(self) -> BlobReference | None:
-        """Where the ratchet tree is; None if we do not know, because it is that of another epoch than our first one."""
-        return BlobReference.decode(self.whole_tree.location) if self.whole_tree.location else None
-
-    @property
-    def inviter(self) -> LeafNode:
-        """The leaf of who has let us in; beside ours, the only one that we know for certain.  Ours if that is gone."""
-        return self.group.tree.member(LeafIndex(self.whole_tree.inviter))
-
-    @property
-    def set_aside(self) -> bool:
-        """Whether the room is read as by an outsider, since the tree is not to be had."""
-        return bool(self.whole_tree.place)
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class Contents:
-    """All that is in memory of one room.
-
-    :ivar record: our place in the room, and how we stand to its group
-    :ivar outside: what we know of the group while we are not in it
-    :ivar membership: None if we are not in the group
-    :ivar partial: None unless we are in the group without its tree; then `membership` is None
-    :ivar entry: the state that an external Commit of ours leads to, if one waits
-    :ivar outbox: what was sent and has not come back
-    :ivar inbox: places of messages that were read and not handed over
-    :ivar duplicates: which application messages were read last
-    :ivar staged: Commits and creations of ours that wait, by their number in the outbox
-    :ivar return_keys: private return keys that our leaf in a group that we have lost may have, the likeliest first
-    :ivar unsure: why we do not know whether we are where the group is
-    :ivar group_info_key: the key of the group's GroupInfos, also of a group that we have lost; None if it is not known
-    :ivar entry_info_key: the same after our external Commit that waits
-    :ivar ahead: account -> a later epoch than ours, as the room says; the latest news last.  Not in the store
-    :ivar left: the group's state after the Commit that has removed us; None if none has.  Not in the store
-    """
-
-    record: RoomRecord
-    outside: OutsideRecord
-    membership: Membership | None
-    entry: Group | None
-    outbox: Outbox
-    inbox: Inbox
-    duplicates: DuplicateFilter
-    staged: dict[bytes, StagedCommit]
-    return_keys: tuple[SignaturePrivateKey, ...] = field(repr=False)
-    ahead: dict[str, int]
-    unsure: UnsureRecord = field(default_factory=UnsureRecord)
-    group_info_key: GroupInfoKey | None = None
-    entry_info_key: GroupInfoKey | None = None
-    partial: PartialMembership | None = None
-    left: KnownState | None = None
-
-    def copy(self) -> Contents:
-        """The same, which can change by itself."""
-        return replace(
-            self,
-            outbox=self.outbox.copy(),
-            inbox=self.inbox.copy(),
-            duplicates=self.duplicates.copy(),
-            staged=self.staged.copy(),
-            ahead=self.ahead.copy(),
-        )
 
 
 class Change:

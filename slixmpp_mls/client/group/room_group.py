@@ -71,7 +71,7 @@ from .lifecycle import Lifecycle
 from .members import Members
 from .partial import Partial
 from .processing import Processing
-from .room_change import Membership
+from .room_contents import Membership
 from .room_state import RoomState
 from .sending import Sending
 from .welcome import Welcomes

@@ -23,25 +23,19 @@ from ...mls.crypto.cipher_suite import CipherSuite, SignaturePrivateKey
 from ...mls.group.group import Group
 from ...mls.group.staging import StagedCommit
 from ...mls.parameters import Parameters
-from ...mls.partial import PartialGroup
 from ...policy import RoomPolicy
 from ...policy.later_state import KnownState
 from ...policy.roster import Roster
 from ...store.batch import Batches
-from ...store.interface import Transaction
 from ..device.leaf_proofs import return_keys
 from ..events import MessageReceived, as_event
-from ..storage.doubts import Doubt, Doubts
 from ..storage.duplicate_filter import DuplicateFilter
 from ..storage.inbox import Inbox
-from ..storage.outbox import NUMBER, Outbox
-from ..storage.post_commit_actions import PostCommitActions
+from ..storage.outbox import Outbox
 from ..storage.records import (
     DESPITE_DOUBTS,
     EXPECTED,
-    NEW_ROOM,
     OUTSIDE,
-    ROOMS,
     ExpectedRecord,
     FormerKeyRecord,
     InboxRecord,
@@ -49,17 +43,15 @@ from ..storage.records import (
     KnownRecord,
     MembershipState,
     OutboxKind,
-    OutboxRecord,
     OutsideRecord,
     RoomRecord,
     Spaces,
     UnsureRecord,
-    UploadRecord,
-    WholeTreeRecord,
 )
 from .evidence import Evidence
 from .group_info_key import GroupInfoKey
-from .room_change import ENTRY, PRESENT, Change, Contents, Membership, PartialMembership
+from .room_change import Change
+from .room_contents import Membership, PartialMembership, load
 
 __all__ = ["RoomState"]
 
@@ -84,7 +76,7 @@ class RoomState:
         self.holding = False
         self._claims: tuple[bytes, frozenset[int]] = b"", frozenset()
         with store.transaction() as transaction:
-            self._contents = _load(transaction, room, self.spaces, parameters)
+            self._contents = load(transaction, room, self.spaces, parameters)
 
     def __repr__(self) -> str:
         return f"<RoomState {self.room} {self.standing.name}>"
@@ -455,63 +447,3 @@ def _as_record(known: KnownState) -> KnownRecord:
         newcomer = int(roster.is_newcomer(leaf))
         clients.append(KnownClient(leaf, client.account.encode(), client.device.encode(), key, newcomer))
     return KnownRecord(known.group_id, known.epoch, known.transcript, known.extensions, tuple(clients))
-
-
-def _load(transaction: Transaction, room: str, spaces: Spaces, parameters: Parameters) -> Contents:
-    value = transaction.get(ROOMS, room.encode())
-    record = NEW_ROOM if value is None else RoomRecord.decode(value)
-    value = transaction.get(spaces.outside, OUTSIDE)
-    outside = OutsideRecord() if value is None else OutsideRecord.decode(value)
-    value = transaction.get(spaces.unsure, OUTSIDE)
-    unsure = UnsureRecord() if value is None else UnsureRecord.decode(value)
-    stored = transaction.items(spaces.outbox)
-    contents = Contents(
-        record=record,
-        outside=outside,
-        membership=None,
-        entry=Group.restore(transaction.items(spaces.entering), parameters) if outside.entry else None,
-        outbox=Outbox(
-            ((number, OutboxRecord.decode(octets)) for number, octets in stored),
-            ((number, UploadRecord.decode(octets)) for number, octets in transaction.items(spaces.uploads)),
-        ),
-        inbox=Inbox(number for number, _ in transaction.items(spaces.inbox)),
-        duplicates=DuplicateFilter(transaction.items(spaces.seen)),
-        staged={},
-        return_keys=tuple(
-            CipherSuite.get(int.from_bytes(name[1:], "big")).import_signature_key(octets)
-            for name, octets in sorted(transaction.items(spaces.returning))
-        ),
-        ahead={},
-        unsure=unsure,
-        group_info_key=_group_info_key(transaction.get(spaces.group_info_key, PRESENT)),
-        entry_info_key=_group_info_key(transaction.get(spaces.group_info_key, ENTRY)),
-    )
-    waiting: dict[bytes, dict[bytes, bytes]] = {}
-    for key, value in transaction.items(spaces.pending):
-        waiting.setdefault(key[:NUMBER], {})[key[NUMBER:]] = value
-    for number, message in contents.outbox:
-        if message.kind is OutboxKind.CREATION:
-            contents.staged[number] = Group.restore_creation(waiting.pop(number), parameters)
-    if record.state is MembershipState.MEMBER:
-        group = Group.restore(transaction.items(spaces.group), parameters)
-        doubts = Doubts(Doubt.decode(*item) for item in transaction.items(spaces.doubt))
-        membership = Membership.restored(group, doubts, PostCommitActions(transaction.items(spaces.owed)))
-        unwanted = frozenset(reference for reference, _ in transaction.items(spaces.unwanted))
-        contents.membership = replace(membership, unwanted=unwanted)
-        if transaction.get(spaces.group_info_key, PRESENT) is None:
-            # A store of before 0.2.  Its members derive a key once, of the epoch in which most of them are.
-            contents.group_info_key = GroupInfoKey.of(group)
-            transaction.put(spaces.group_info_key, PRESENT, contents.group_info_key.encode())
-        contents.staged |= {number: group.restore_staged(pieces) for number, pieces in waiting.items()}
-    if record.state is MembershipState.PARTIAL:
-        whole_tree = transaction.get(spaces.whole_tree, OUTSIDE)
-        assert whole_tree is not None, "written together with the state"
-        partial = PartialGroup.restore(transaction.items(spaces.partial), parameters)
-        policy = RoomPolicy.required_in(partial.context.extensions)
-        contents.partial = PartialMembership(partial, policy, WholeTreeRecord.decode(whole_tree))
-    return contents
-
-
-def _group_info_key(value: bytes | None) -> GroupInfoKey | None:
-    key = None if value is None else GroupInfoKey.decode(value)
-    return key if key is not None and key.key else None

@@ -56,7 +56,7 @@ from .group_info_key import UNKNOWN, begins_key, key_after, seal_group_info
 from .membership_proofs import MembershipProofs
 from .placement import Placement, as_outgoing, check_lengths, choose, located, to_upload
 from .resumption_psks import OtherGroups
-from .room_change import Membership, PartialMembership
+from .room_contents import Membership, PartialMembership
 from .room_state import RoomState
 
 __all__ = ["GROUP_INFO_MEMBERS", "Sending"]

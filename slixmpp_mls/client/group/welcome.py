@@ -75,7 +75,8 @@ from .group_info_key import GroupInfoKey
 from .join_request import JoinRequests
 from .membership_proofs import MembershipProofs
 from .resumption_psks import OtherGroups
-from .room_change import MAX_UNREAD_KEYS, Change, Membership, PartialMembership
+from .room_change import MAX_UNREAD_KEYS, Change
+from .room_contents import Membership, PartialMembership
 from .room_state import RoomState
 from .tree_check import LARGE, TreeCheck
 

@@ -27,7 +27,7 @@ from ...client import Event, WholeTree
 from ...client.group.actions import Step
 from ...client.group.following import Wanted
 from ...client.group.partial import CheckedTree, verify
-from ...client.group.room_change import PartialMembership
+from ...client.group.room_contents import PartialMembership
 from ...delivery import Stream
 from ...errors import DeliveryError, MLSError, PeerError, TransferFailed, UsageError
 from ...stanza.blob import BlobReference
