@@ -17,6 +17,7 @@ from pathlib import Path
 from ..errors import StoreError, UsageError, WrongPassphrase
 from . import wrapped_key
 from .copying import copy_all
+from .files import sync_folder
 from .sqlite import SQLiteStore
 from .wrapped_key import StoreSecret
 
@@ -93,7 +94,7 @@ def _convert(path: Path, source: SQLiteStore, secret: StoreSecret | None) -> Non
             target.close()
         if secret is not None:
             os.replace(wrapped_key.place(copy), wrapped_key.place(path))
-            wrapped_key.sync_folder(path)
+            sync_folder(path)
         source.give_way(copy)
     except OSError as error:
         raise StoreError(f"cannot convert {path}: {error.strerror}") from error

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from ..errors import UsageError
+
 
 class Transaction(Protocol):
     """Reads see the transaction's own writes."""
@@ -68,3 +70,9 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Release the file and its lock.  Idempotent."""
+
+
+def check_account(account: str) -> None:
+    """:raises UsageError: it is no bare JID"""
+    if not account or "/" in account:
+        raise UsageError(f"a store belongs to a bare JID, not to {account!r}")

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..errors import UsageError
-from .interface import Transaction
-from .sqlite import check_account
+from .interface import Transaction, check_account
 
 
 class MemoryStore:

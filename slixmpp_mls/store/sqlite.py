@@ -1,16 +1,10 @@
-"""The durable store: one SQLite file, one process, one account.
+"""The durable store: one SQLite file, one account.  :mod:`.files` keeps it to one process, and to its owner.
 
 **One step, one transaction.**  ``BEGIN IMMEDIATE`` ... ``COMMIT`` on a write-ahead log with ``synchronous=FULL``: when
 the block ends the step has reached the disk, so that a key or nonce whose use was recorded is not used again after a
 power cut.  (Steps that are not lasting use ``NORMAL``: the log is in order, so the next lasting step brings them to the
 disk.)  A failed statement undoes the whole step even if the caller swallows the exception, because SQLite may have
 rolled back already and would run the following statements outside any transaction.
-
-**One process.**  Two clients running on the same state would encrypt with the same keys.  An operating-system lock on
-``<path>.lock`` is held while the store is open.  It vanishes with the process, so a crash leaves nothing to clean up;
-the empty lock file stays, because removing it would let two processes lock two different files of that name.  SQLite's
-own exclusive mode is the second protection (for file systems that do not implement ``flock``), and needs no
-shared-memory file.
 
 **Deleted means deleted** (RFC 9420 9.2, RFC 9750 8.2.3).  Old copies of a value can survive
 in three places:
@@ -27,12 +21,6 @@ in three places:
 
 The file system or the flash controller may keep copies of overwritten blocks; this module cannot prevent that.
 
-**For its owner only.**  New files are made exclusively (``O_EXCL``), mode 0600, which the log inherits; all are judged
-once more when SQLite has opened them, before anything is written.  A file of the store that exists already is used only
-if it is a regular file, belongs to the user who runs this, and nobody else may read or write it.  Otherwise another
-user, by a file or a symlink put there before, could read our keys or give us his.  The folder is not judged: a user
-with the right to write to it can remove the store, and cannot read it.
-
 **Encrypted, if wanted.**  With a :class:`~.wrapped_key.StoreSecret` the file and its log are encrypted page by page, by
 SQLCipher (the extra ``encrypted``): AES-256-CBC with HMAC-SHA512 over each page and its number, under a random key that
 :mod:`.wrapped_key` keeps.  Nothing of the content is readable, neither keys nor names of spaces nor the account; sizes
@@ -41,29 +29,25 @@ and times of writing are.  The first octets of a file show whether it is encrypt
 **Format.**  ``application_id`` marks the file as ours, and ``user_version`` is the number of the last entry of
 `MIGRATIONS` that has run.  One table holds the values of all spaces.  In a plain file, keys and names of spaces are
 readable.
-
-The module is longer than others because locking, opening, migration and deletion share one connection and its state.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 import os
 import sqlite3
-import stat
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from ..errors import MLSError, StoreError, StoreFull, StoreLocked, StoreMismatch, UsageError, WrongPassphrase
 from . import wrapped_key
-from .interface import Transaction
+from .files import MAKE_SPACE, MAY_WRITE, PLAIN, Lock, check_own, first_octets, open_own, resolved, sync_folder
+from .interface import Transaction, check_account
 from .wrapped_key import StoreSecret
 
 log = logging.getLogger(__name__)
@@ -75,13 +59,6 @@ APPLICATION_ID = 0x584D4C53
 CHECKPOINT_SECONDS = 10.0
 #: ... or larger than this, in octets.
 CHECKPOINT_BYTES = 1 << 20
-
-_PLAIN = b"SQLite format 3\0"  # the first octets of a file that is not encrypted
-
-# What the user can do, in the texts of errors.
-_MAKE_SPACE = "free some space (or raise the limit), then start again"
-_MAY_WRITE = "this program must be allowed to write to the folder and to the files of the store in it"
-_MAKE_FOLDER = "make its folder, or name another file"
 
 #: Rows fetched at a time while walking a space: no statement stays open between two of them.
 _CHUNK = 64
@@ -124,14 +101,14 @@ class SQLiteStore:
             raise UsageError("SQLiteStore needs a file; use MemoryStore for a store without one")
         if account is not None:
             check_account(account)
-        self._path = _resolved(path)
+        self._path = resolved(path)
         self._account = account
         self._driver: Any = sqlite3 if secret is None else _sqlcipher()
         self._step: _Step | None = None
         self._connection: sqlite3.Connection | None = None
         self._checkpointed = -math.inf  # a crash may have left a log
         self._lasting = True
-        self._lock = _Lock(self._path)
+        self._lock = Lock(self._path)
         try:
             self._open(secret)
         except BaseException:
@@ -234,7 +211,7 @@ class SQLiteStore:
         try:
             with self._path.open("r+b", buffering=0) as old:
                 os.replace(successor, self._path)
-                wrapped_key.sync_folder(self._path)
+                sync_folder(self._path)
                 for _ in range(0, os.fstat(old.fileno()).st_size, 1 << 20):
                     old.write(bytes(1 << 20))  # the file has no name any more: its contents must be deleted, too
                 os.fsync(old.fileno())
@@ -258,7 +235,7 @@ class SQLiteStore:
 
     def _open(self, secret: StoreSecret | None) -> None:
         # SQLite would make the file readable for everybody; what it makes beside it inherits its mode.
-        os.close(_open_own(self._path))
+        os.close(open_own(self._path))
         self._check_files()
         key = self._key(secret)
         try:
@@ -282,20 +259,20 @@ class SQLiteStore:
     def _check_files(self) -> None:
         for beside in ("", "-wal", "-shm", "-journal"):
             with suppress(FileNotFoundError):
-                _check_own(Path(f"{self._path}{beside}"), os.lstat(f"{self._path}{beside}"))
+                check_own(Path(f"{self._path}{beside}"), os.lstat(f"{self._path}{beside}"))
         with suppress(FileNotFoundError):
             wrapped = wrapped_key.place(self._path)
-            _check_own(wrapped, os.lstat(wrapped))
+            check_own(wrapped, os.lstat(wrapped))
 
     def _key(self, secret: StoreSecret | None) -> bytes | None:
         """The key of the file, None if it is not encrypted; a file that is still empty gets one."""
         wrapped = wrapped_key.place(self._path)
-        head = _head(self._path)
+        head = first_octets(self._path)
         if secret is None:
             if is_encrypted(self._path):
                 raise WrongPassphrase(f"{self._path} is encrypted: it needs its passphrase or key file")
             return None
-        if head == _PLAIN:
+        if head == PLAIN:
             raise StoreMismatch(f"{self._path} is not encrypted; `slixmpp-mls store encrypt` does it")
         if not head and not wrapped.exists():
             return wrapped_key.wrap_key(wrapped, secret)
@@ -394,17 +371,17 @@ class SQLiteStore:
             case None if isinstance(error, self._driver.ProgrammingError):
                 return UsageError(f"wrong use of the store: {error}")
             case sqlite3.SQLITE_FULL:
-                return StoreFull(f"no space left for {self._path}: {_MAKE_SPACE}")
+                return StoreFull(f"no space left for {self._path}: {MAKE_SPACE}")
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
                 return StoreLocked(f"another program has {self._path} open: stop it, or use another store")
             case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
                 return StoreError(f"{self._path} is damaged, or no store at all: {error}")
             case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
-                return StoreError(f"cannot write to {self._path}: {error}; {_MAY_WRITE}")
+                return StoreError(f"cannot write to {self._path}: {error}; {MAY_WRITE}")
             case sqlite3.SQLITE_IOERR:
                 name = getattr(error, "sqlite_errorname", "no code")
                 return StoreError(
-                    f"the disk of {self._path} fails or has no space left: {error} ({name}); {_MAKE_SPACE}"
+                    f"the disk of {self._path} fails or has no space left: {error} ({name}); {MAKE_SPACE}"
                 )
             case _:
                 return StoreError(f"{self._path}: {error} ({getattr(error, 'sqlite_errorname', 'no code')})")
@@ -485,62 +462,13 @@ class _Step:
             rows = self._execute("SELECT space FROM entry WHERE space > ? ORDER BY space LIMIT 1", rows[0][0])
 
 
-class _Lock:
-    """An exclusive lock of the operating system on ``<path>.lock``; it ends at the latest with the process."""
-
-    _held: ClassVar[set[Path]] = set()  # in this process; only for the words of an error
-
-    def __init__(self, path: Path) -> None:
-        try:
-            self._file = os.fdopen(_open_own(Path(f"{path}.lock")), "r+b")
-        except OSError as error:
-            raise _unopenable(path, error) from error
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                msvcrt.locking(self._file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.close()
-            what_to_do = "stop that program, or use another store"
-            if path.absolute() in self._held:
-                what_to_do = (
-                    "it is in this process: disconnecting does not close the store, "
-                    '`async with connected(bot)` or `bot.plugin.disable("mls")` does'
-                )
-            raise StoreLocked(f"another client has the store {path} open; {what_to_do}") from error
-        self._path = path.absolute()
-        self._held.add(self._path)
-
-    def release(self) -> None:
-        if sys.platform != "win32" and not self._file.closed:
-            import fcntl
-
-            fcntl.flock(self._file, fcntl.LOCK_UN)  # at once, even where a forked child still has the descriptor
-        self._file.close()
-        self._held.discard(self._path)
-
-
 def is_encrypted(path: str | os.PathLike[str]) -> bool:
     """Whether a file is an encrypted store: it has a key beside it, and does not begin as what is not encrypted does.
 
     :raises StoreError: it cannot be read
     """
-    file = _resolved(path)
-    return file.exists() and wrapped_key.place(file).exists() and _head(file) not in (b"", _PLAIN)
-
-
-def _head(path: Path) -> bytes:
-    """The first octets of a file; empty if the file is."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(_PLAIN))
-    except OSError as error:
-        raise _unopenable(path, error) from error
+    file = resolved(path)
+    return file.exists() and wrapped_key.place(file).exists() and first_octets(file) not in (b"", PLAIN)
 
 
 def _sqlcipher() -> Any:
@@ -550,68 +478,6 @@ def _sqlcipher() -> Any:
     except ImportError:
         raise UsageError("an encrypted store needs SQLCipher: pip install 'slixmpp-mls[encrypted]'") from None
     return dbapi2
-
-
-def _resolved(path: str | os.PathLike[str]) -> Path:
-    """The absolute path.  Folders on the way may be symlinks; whether the file is one is judged when it is opened."""
-    file = Path(path)
-    return Path(os.path.realpath(file.parent), file.name)
-
-
-def _open_own(path: Path) -> int:
-    """Open a file of the store for reading and writing, made exclusively if it is missing.
-
-    :raises StoreError: it cannot be opened, or is not for its owner only
-    """
-    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    try:
-        try:
-            return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            _check_own(path, os.lstat(path))
-            opened = os.open(path, flags)
-    except OSError as error:
-        raise _unopenable(path, error) from error
-    try:
-        _check_own(path, os.fstat(opened))  # what is open, whatever bears the name now
-    except BaseException:
-        os.close(opened)
-        raise
-    return opened
-
-
-def _check_own(path: Path, found: os.stat_result) -> None:
-    """:raises StoreError: the file is a symlink, no file, somebody else's, or others may read or write it"""
-    if stat.S_ISLNK(found.st_mode):
-        raise StoreError(f"{path} is a symlink: name the file itself, and remove the link if you did not make it")
-    if not stat.S_ISREG(found.st_mode):
-        raise StoreError(f"{path} is not a regular file: remove it, or name another file for the store")
-    if sys.platform == "win32":
-        return
-    if found.st_uid != os.geteuid():
-        raise StoreError(
-            f"{path} belongs to user {found.st_uid}, and this is run by user {os.geteuid()}: run it as that user,"
-            f" or give the file to this one (chown {os.geteuid()} '{path}') if you know where it comes from"
-        )
-    if found.st_mode & 0o077:
-        raise StoreError(
-            f"{path} can be read or written by others (mode {stat.S_IMODE(found.st_mode):04o}): run chmod 600 '{path}';"
-            " if others could read it, make new keys: remove the store and let the client join again"
-        )
-
-
-def _unopenable(path: Path, error: OSError) -> StoreError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreFull(f"no space left for {path}: {_MAKE_SPACE}")
-    remedy = {errno.EROFS: _MAY_WRITE, errno.EACCES: _MAY_WRITE, errno.EPERM: _MAY_WRITE, errno.ENOENT: _MAKE_FOLDER}
-    text = f"cannot open the store {path}: {error.strerror}"
-    return StoreError(f"{text}; {remedy[error.errno]}" if error.errno in remedy else text)
-
-
-def check_account(account: str) -> None:
-    """:raises UsageError: it is no bare JID"""
-    if not account or "/" in account:
-        raise UsageError(f"a store belongs to a bare JID, not to {account!r}")
 
 
 def _beyond(prefix: bytes) -> bytes | None:

@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from ..errors import StoreError, UsageError, WrongPassphrase
+from .files import sync_folder
 
 __all__ = ["StoreSecret", "open_key", "place", "store_secret", "wrap_key"]
 
@@ -153,16 +154,6 @@ def open_key(path: Path, secret: StoreSecret) -> bytes:
         return AESGCM(_derive(secret, head)).decrypt(_octets(head, "nonce", _NONCE), sealed, _bound(head))
     except InvalidTag:
         raise WrongPassphrase(f"the passphrase or key file does not open {path.name}") from None
-
-
-def sync_folder(path: Path) -> None:
-    """Bring the names in a file's folder to the disk, where the system can."""
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _derive(secret: StoreSecret, head: dict[str, Any]) -> bytes:
