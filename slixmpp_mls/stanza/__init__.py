@@ -1,8 +1,8 @@
 """The XML elements of ``urn:xmpp:mls:0``, built and parsed with lxml, independent of any XMPP library.
 
-:mod:`.elements` has the elements, :mod:`.lexical` the spelling of their values; :mod:`.consistency` compares their
-    attributes with the MLS content.  The bindings
-:mod:`.slixmpp` and :mod:`.aioxmpp` are imported only by their users.
+:mod:`.elements` has the elements, :mod:`.lexical` the spelling of their values; :mod:`.parsing` finds them in stanzas,
+and :mod:`.consistency` compares their attributes with the MLS content.  The bindings :mod:`.slixmpp` and
+:mod:`.aioxmpp` are imported only by their users.
 """
 
 from .elements import (
@@ -27,7 +27,6 @@ from .elements import (
     KeyPackage,
     KeyPackageCount,
     LiveElement,
-    MessageElement,
     Proposal,
     RetiredDevice,
     RoomElement,
@@ -35,10 +34,8 @@ from .elements import (
     Voucher,
     Welcome,
     WelcomeLocation,
-    parse,
-    payloads,
-    read_payloads,
 )
+from .parsing import MessageElement, parse, payloads, read_payloads
 
 __all__ = [
     "MAX_ENCODED",

@@ -15,7 +15,7 @@ from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import ArchiveGap, InvalidError, PeerError, UsageError
 from slixmpp_mls.mls.structures.framing import ContentType, MLSMessage, PrivateMessage
 from slixmpp_mls.rooms.engine import recovery
-from slixmpp_mls.stanza import elements
+from slixmpp_mls.stanza import elements, payloads
 from slixmpp_mls.testing import Participant, World
 
 from .people import ALICE, BOB, CAROL, only, state_of, three
@@ -332,7 +332,7 @@ def test_what_an_inquiry_is_made_of_survives_the_wire() -> None:
     _, _, bob, _ = three()
     payload = inquiry_of(bob)
     assert Inquiry.decode(payload.data).encode() == payload.data
-    assert elements.payloads(f"<message>{payload.to_bytes().decode()}</message>") == [payload]
+    assert payloads(f"<message>{payload.to_bytes().decode()}</message>") == [payload]
 
 
 @given(st.lists(st.sampled_from(["garbage", "later", "tombstone", "ask", "settle", "talk", "restart"]), max_size=12))
