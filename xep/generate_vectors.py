@@ -56,10 +56,10 @@ from slixmpp_mls.mls.structures.key_package import is_last_resort, key_package_t
 from slixmpp_mls.mls.structures.leaf_node import LeafNode, Lifetime, UpdateSource
 from slixmpp_mls.mls.structures.proposals import Add, Remove
 from slixmpp_mls.mls.structures.welcome import EncryptedGroupSecrets, Welcome
-from slixmpp_mls.mls.tls import write_opaque
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle, create_key_package, sign_leaf
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.mls.tree.tree_slice import prove
+from slixmpp_mls.mls.varint import write_opaque
 from slixmpp_mls.policy import (
     EXTENSION_TYPES,
     ExternalJoins,

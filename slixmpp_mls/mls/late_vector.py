@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .tls import Codec, Opaque, StructCodec, Vector, read_span, write_opaque
+from .tls import Codec, Opaque, StructCodec, Vector
+from .varint import read_span, write_opaque
 
 __all__ = ["EqualSized", "LateVector"]
 

@@ -27,7 +27,7 @@ another struct                               the struct
 ===========================================  ==================================================
 
 Decoding is strict: input must be consumed to its end, lengths must be minimal varints and lie
-within the input, ``optional`` presence must be 0 or 1.  Structures of RFC 9420 do not contain
+within the input (:mod:`.varint`), ``optional`` presence must be 0 or 1.  Structures of RFC 9420 do not contain
 themselves, so the depth of decoding is the depth of the declarations, whatever a peer sends;
 every vector element takes at least one octet, so counts are bounded by the input's length.  As an
 object takes more memory than the octet that makes it, vectors of structures have a bound of their
@@ -58,10 +58,10 @@ from typing import (
 )
 
 from ..errors import MalformedError
+from .varint import read_span, write_opaque
 
 __all__ = [
     "MAX_SIZE",
-    "MAX_VECTOR",
     "AtMost",
     "Codec",
     "EncodedOnce",
@@ -76,20 +76,14 @@ __all__ = [
     "Vector",
     "When",
     "codec_of",
-    "encode_varint",
     "opaque",
-    "read_span",
-    "read_varint",
     "struct",
     "uint8",
     "uint16",
     "uint32",
     "uint64",
-    "without_last",
-    "write_opaque",
 ]
 
-MAX_VECTOR = 2**30 - 1  # RFC 9420 2.1.2: the largest length that the encoding can express
 MAX_SIZE = 2**26  # octets; the tree of 200,000 members, at 300 octets each
 
 
@@ -133,68 +127,6 @@ class Codec:
         if pos != len(data):
             raise MalformedError(f"{len(data) - pos} octets left over")
         return value
-
-
-# --- variable-size lengths, RFC 9420 2.1.2 ---------------------------------------------------
-
-
-def encode_varint(value: int) -> bytes:
-    """:raises ValueError: over :data:`MAX_VECTOR`"""
-    if value < 0x40:
-        return value.to_bytes(1, "big")
-    if value < 0x4000:
-        return (0x4000 | value).to_bytes(2, "big")
-    if value <= MAX_VECTOR:
-        return (0x8000_0000 | value).to_bytes(4, "big")
-    raise ValueError(f"{value} octets are more than a vector can hold")
-
-
-def read_varint(data: bytes, pos: int, end: int) -> tuple[int, int]:
-    """The length at `pos`, and where it ends.
-
-    :raises MalformedError: the input ends, the length has the prefix 11 or a shorter form
-    """
-    if pos >= end:
-        raise MalformedError("input ends where a length should be")
-    first = data[pos]
-    if first < 0x40:
-        return first, pos + 1
-    if first >= 0xC0:
-        raise MalformedError("length with the invalid prefix 11")
-    size, least = (2, 0x40) if first < 0x80 else (4, 0x4000)
-    if pos + size > end:
-        raise MalformedError("input ends within a length")
-    value = int.from_bytes(data[pos : pos + size], "big") & (0x3FFF if size == 2 else MAX_VECTOR)
-    if value < least:
-        raise MalformedError("length that is not in its shortest form")
-    return value, pos + size
-
-
-def write_opaque(out: bytearray, value: bytes | bytearray) -> None:
-    """``opaque name<V>``: its length and itself."""
-    length = len(value)
-    if length < 0x40:
-        out.append(length)
-    else:
-        out += encode_varint(length)
-    out += value
-
-
-def without_last(octets: bytes, last: bytes) -> bytes:
-    """A structure's octets without its last field, an ``opaque<V>``: what a signature there covers."""
-    return octets[: -len(last) - len(encode_varint(len(last)))]
-
-
-def read_span(data: bytes, pos: int, end: int) -> tuple[int, int]:
-    """Where the octets begin and end that the length at `pos` announces.
-
-    :raises MalformedError: beyond `end`, or no valid length
-    """
-    length, pos = read_varint(data, pos, end)
-    stop = pos + length
-    if stop > end:
-        raise MalformedError("length beyond the end of the input")
-    return pos, stop
 
 
 # --- codecs ----------------------------------------------------------------------------------

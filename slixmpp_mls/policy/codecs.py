@@ -7,7 +7,8 @@ from typing import Any
 
 from ..errors import MalformedError
 from ..identity import check_bare_jid
-from ..mls.tls import Codec, read_span, write_opaque
+from ..mls.tls import Codec
+from ..mls.varint import read_span, write_opaque
 
 __all__ = [
     "BARE_JID",

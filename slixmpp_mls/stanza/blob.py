@@ -39,7 +39,8 @@ from cryptography.hazmat.primitives.ciphers.modes import GCM
 from ..errors import MalformedError
 from ..mls.crypto.cipher_suite import Random
 from ..mls.structures.extensions import ExtensionContent
-from ..mls.tls import Codec, Struct, read_span, struct, uint32, write_opaque
+from ..mls.tls import Codec, Struct, struct, uint32
+from ..mls.varint import read_span, write_opaque
 from .code_points import RATCHET_TREE_LOCATION
 
 __all__ = [

@@ -31,8 +31,8 @@ from slixmpp_mls.mls.schedule.message_protection import open_sender_data, protec
 from slixmpp_mls.mls.structures.framing import MLSMessage, PrivateMessage
 from slixmpp_mls.mls.structures.proposals import Add, AnyProposal, PreSharedKey, ReInit
 from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID
-from slixmpp_mls.mls.tls import encode_varint
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
+from slixmpp_mls.mls.varint import encode_varint
 from slixmpp_mls.rooms.engine.member_checks import FREE
 from slixmpp_mls.rooms.engine.parts import children
 from slixmpp_mls.rooms.invitation_queue import MAX_IN_VAIN

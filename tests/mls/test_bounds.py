@@ -19,8 +19,9 @@ from slixmpp_mls.mls.structures.parent_node import ParentNode
 from slixmpp_mls.mls.structures.partial import MembershipProof
 from slixmpp_mls.mls.structures.update_path import MAX_DEPTH, MAX_RESOLUTION, UpdatePath, UpdatePathNode
 from slixmpp_mls.mls.structures.welcome import GroupSecrets, Welcome
-from slixmpp_mls.mls.tls import AtMost, Struct, Vector, encode_varint, struct, uint16
+from slixmpp_mls.mls.tls import AtMost, Struct, Vector, struct, uint16
 from slixmpp_mls.mls.tree.ratchet_tree import MAX_MEMBERS, RatchetTree
+from slixmpp_mls.mls.varint import encode_varint
 
 SUITE = CipherSuite.get(1)
 SIZE = 1 << 20  # octets of each hostile structure

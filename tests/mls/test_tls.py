@@ -39,13 +39,12 @@ from slixmpp_mls.mls.tls import (
     Vector,
     When,
     codec_of,
-    encode_varint,
     opaque,
-    read_varint,
     struct,
     uint8,
     uint16,
 )
+from slixmpp_mls.mls.varint import MAX_VECTOR, encode_varint, read_varint
 from tests.strategies import declared_structs, structs
 from tests.vectors import load
 
@@ -78,7 +77,7 @@ def test_varint_official_vectors() -> None:
         assert encode_varint(case["length"]) == data
 
 
-@given(st.integers(0, tls.MAX_VECTOR))
+@given(st.integers(0, MAX_VECTOR))
 def test_varint_round_trip(length: int) -> None:
     data = encode_varint(length)
     assert read_varint(b"x" + data + b"x", 1, 1 + len(data)) == (length, 1 + len(data))
@@ -110,7 +109,7 @@ def test_varint_does_not_read_past_its_end() -> None:
 
 def test_vector_longer_than_the_encoding_can_express() -> None:
     with pytest.raises(ValueError, match="more than a vector"):
-        encode_varint(tls.MAX_VECTOR + 1)
+        encode_varint(MAX_VECTOR + 1)
 
 
 # --- single types ------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ from pyhpke import AEADId, KDFId
 from ...errors import InvalidError, suite_name
 from .. import registry
 from ..registry import CipherSuiteId
-from ..tls import encode_varint
+from ..varint import encode_varint
 from .hpke import HPKE, HPKECiphertext, HPKEPrivateKey
 from .kem import DHKEM_P256, DHKEM_P384, DHKEM_P521, DHKEM_X448, DHKEM_X25519, KEM
 from .post_quantum import MLKEM768, MLKEM768_X25519, MLKEM1024, MLKEM1024_P384

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from ...errors import InvalidError
-from ..tls import encode_varint
+from ..varint import encode_varint
 from .cipher_suite import CipherSuite
 
 __all__ = ["SignedContent", "verify_all"]

@@ -41,7 +41,7 @@ from ..structures.framing import (
     content_type_of,
 )
 from ..structures.proposals import Add
-from ..tls import encode_varint, read_span, write_opaque
+from ..varint import encode_varint, read_span, write_opaque
 from .secret_tree import RatchetKind, RatchetLimits, SecretTree
 
 __all__ = [

@@ -11,7 +11,7 @@ from ...errors import InvalidError
 from ..crypto.cipher_suite import CipherSuite
 from ..registry import WireFormat
 from ..structures.framing import FramedContent
-from ..tls import encode_varint
+from ..varint import encode_varint
 
 __all__ = ["confirmation_tag", "confirmed_transcript_hash", "interim_transcript_hash", "verify_confirmation_tag"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from ..registry import ExtensionType, cipher_suite_id, protocol_version
-from ..tls import EncodedOnce, opaque, struct, without_last
+from ..tls import EncodedOnce, opaque, struct
+from ..varint import without_last
 from .extensions import AppDataDictionary, ComponentData, Extensions, find
 from .leaf_node import LeafNode
 

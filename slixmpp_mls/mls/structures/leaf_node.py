@@ -10,19 +10,8 @@ from enum import IntEnum
 from typing import Annotated
 
 from ..registry import cipher_suite_id, credential_type, extension_type, proposal_type, protocol_version
-from ..tls import (
-    AtMost,
-    EncodedOnce,
-    Enum,
-    Select,
-    Struct,
-    StructCodec,
-    encode_varint,
-    opaque,
-    struct,
-    uint64,
-    without_last,
-)
+from ..tls import AtMost, EncodedOnce, Enum, Select, Struct, StructCodec, opaque, struct, uint64
+from ..varint import encode_varint, without_last
 from .credential import Credential
 from .extensions import MAX_NUMBERS, Extensions
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Self
 
-from ..tls import Opaque, read_span
+from ..tls import Opaque
+from ..varint import read_span
 from .leaf_node import LeafNodeSource
 
 __all__ = ["LeafOutline"]

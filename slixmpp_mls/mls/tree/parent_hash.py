@@ -24,7 +24,7 @@ from ...errors import InvalidError
 from ..crypto.cipher_suite import CipherSuite
 from ..structures.leaf_node import CommitSource, LeafNode
 from ..structures.parent_node import AnyNode, ParentNode
-from ..tls import write_opaque
+from ..varint import write_opaque
 from .ratchet_tree import RatchetTree
 from .subtree import Place, Subtree, leaf_hash, parent_node_hash, tree_hash
 from .tree_math import NodeIndex, level

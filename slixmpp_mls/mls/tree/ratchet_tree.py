@@ -32,7 +32,7 @@ from ..crypto.cipher_suite import CipherSuite
 from ..structures.leaf_node import LeafNode
 from ..structures.leaf_outline import LeafOutline
 from ..structures.parent_node import MAX_MEMBERS, AnyNode, ParentNode, node_codec
-from ..tls import encode_varint, read_varint
+from ..varint import encode_varint, read_varint
 from . import hash_records
 from .stored_nodes import StoredNodes, decoded
 from .subtree import Change, Place, Subtree, node_at, nodes_below, resolution, rewrite, tree_hash

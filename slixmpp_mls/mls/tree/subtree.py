@@ -23,7 +23,7 @@ from typing import NamedTuple
 from ..crypto.cipher_suite import CipherSuite
 from ..structures.leaf_node import LeafNode
 from ..structures.parent_node import AnyNode, ParentNode
-from ..tls import encode_varint
+from ..varint import encode_varint
 from .tree_math import LeafIndex, NodeIndex
 
 __all__ = [

@@ -37,7 +37,7 @@ from slixmpp_mls.mls.structures.framing import (
 )
 from slixmpp_mls.mls.structures.proposals import Add, ExternalInit, PreSharedKey, Remove, SelfRemove, Update
 from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID
-from slixmpp_mls.mls.tls import encode_varint, read_varint
+from slixmpp_mls.mls.varint import encode_varint, read_varint
 from tests.mls.group_helpers import (
     NOW,
     PUBLIC,

@@ -10,7 +10,6 @@ from dataclasses import replace
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.structures.leaf_node import CommitSource, LeafNode
 from slixmpp_mls.mls.structures.parent_node import AnyNode, ParentNode
-from slixmpp_mls.mls.tls import encode_varint
 from slixmpp_mls.mls.tree.tree_math import (
     LeafIndex,
     NodeIndex,
@@ -24,6 +23,7 @@ from slixmpp_mls.mls.tree.tree_math import (
     right,
     root,
 )
+from slixmpp_mls.mls.varint import encode_varint
 
 
 def opaque(octets: bytes) -> bytes:

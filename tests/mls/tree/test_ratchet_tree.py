@@ -15,7 +15,6 @@ from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.structures.credential import BasicCredential, type_of
 from slixmpp_mls.mls.structures.leaf_node import Capabilities, CommitSource, KeyPackageSource, LeafNode, Lifetime
 from slixmpp_mls.mls.structures.parent_node import AnyNode, ParentNode, RatchetTreeExtension
-from slixmpp_mls.mls.tls import encode_varint
 from slixmpp_mls.mls.tree import stored_nodes, subtree
 from slixmpp_mls.mls.tree.parent_hash import verify_parent_hashes
 from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
@@ -24,6 +23,7 @@ from slixmpp_mls.mls.tree.subtree import covering_nodes, resolution, resolution_
 from slixmpp_mls.mls.tree.tree_index import Feature
 from slixmpp_mls.mls.tree.tree_math import LeafIndex, NodeIndex, direct_path, node_of
 from slixmpp_mls.mls.tree.tree_validation import check_unmerged_leaves
+from slixmpp_mls.mls.varint import encode_varint
 
 from .naive_tree import NaiveTree
 
