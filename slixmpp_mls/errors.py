@@ -18,6 +18,7 @@
     │       ├── UnknownGroup  this client is no member of that group
     │       ├── NotForUs      a Welcome or a message that this client holds no key for
     │       ├── Replayed      the key was used before and is deleted (RFC 9420 9.2)
+    │       ├── Premature     it refers to what has not come yet, and may be valid afterwards
     │       ├── MembershipUnproved  a partial member has no proof for the sender; `leaf_index` names the leaf
     │       ├── StateRolledBack  our own message, with a key that our state has not used: the state is an old copy
     │       ├── AffixMismatch an affix of the envelope is missing or contradicts the stanza (XEP-0420)
@@ -85,6 +86,7 @@ __all__ = [
     "PeerError",
     "PolicyTooNew",
     "PolicyViolation",
+    "Premature",
     "ProtocolTooOld",
     "Refused",
     "Replayed",
@@ -231,6 +233,13 @@ class NotForUs(InvalidError):
 
 class Replayed(InvalidError):
     """A message whose key has been used and deleted (RFC 9420 9.2)."""
+
+
+class Premature(InvalidError):
+    """A message that depends on others which have not come: after them, the same message may be valid.
+
+    A Commit refers to a proposal (RFC 9420 12.4), or the generation of a key is too far ahead (RFC 9420 15.3).
+    """
 
 
 class MembershipUnproved(InvalidError):

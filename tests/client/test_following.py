@@ -11,6 +11,7 @@ import pytest
 
 from slixmpp_mls.client import (
     GroupChanged,
+    Incoming,
     Joined,
     JoinedPartially,
     KeyPackageSettings,
@@ -34,7 +35,7 @@ from slixmpp_mls.client.group.annotations import (
 from slixmpp_mls.client.group.following import ANSWERS_READ, Wanted
 from slixmpp_mls.client.group.partial import verify
 from slixmpp_mls.client.storage.records import MembershipState
-from slixmpp_mls.errors import InvalidError, MalformedError, PeerError
+from slixmpp_mls.errors import InvalidError, MalformedError, PeerError, Premature
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.registry import CipherSuiteId
 from slixmpp_mls.mls.structures.proposals import Add, GroupContextExtensions, Remove
@@ -769,6 +770,33 @@ def test_a_commit_that_shuts_one_administrator_out_is_not_called_void(
     assert alice.group.certainty.reasons  # a member has signed it, and the policy allows it
     assert scene.answer(scene.wanted()) is None
     assert carol.group.is_partial
+
+
+def test_a_commit_that_comes_before_its_proposal_is_not_called_void() -> None:
+    """It may come again, behind the proposal, and count (RFC 9420 12.4.2): a word on it would be one on both."""
+    scene = Scene()
+    alice, bob, carol, room = scene.alice, scene.bob, scene.carol, scene.world.room
+    second = scene.world.person(BOB)  # another device of Bob's, which leaves
+    alice.commit(*alice.adding(BOB))
+    scene.settle()
+    epoch = alice.epoch
+    second.propose(Remove(second.group.mls.own_index))
+    proposal = room.in_flight.pop()
+    bob.take(Incoming("000000", proposal.payloads, BOB))  # they know it between themselves
+    commit = bob.group.sending.commit((), scene.world.now)
+    room.post(commit, "stranger@s.example")
+    room.deliver_all()
+    alice.read()
+    assert isinstance(only(alice.events, Rejected).error, Premature)
+    wanted = scene.wanted()
+    assert scene.answer(wanted) is None
+    assert not carol.group.following.has(wanted)
+    full(scene)  # who gets no answer gets the tree
+    room.post(proposal.payloads, BOB)
+    room.post(commit, BOB)
+    scene.world.settle()
+    assert (alice.epoch, carol.epoch) == (epoch + 1, epoch + 1)
+    assert scene.world.agree()
 
 
 def test_a_request_about_what_the_other_has_not_read_yet_is_answered_when_it_has() -> None:

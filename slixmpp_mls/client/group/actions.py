@@ -101,11 +101,14 @@ class Ignore:
     :ivar events: the events to report
     :ivar ahead: the account of a member that is in a later epoch, according to the room, and that epoch
     :ivar unsure: an :class:`~.certainty.UnsureReason`, or 0
+    :ivar void: the MLSMessage of a Commit of the present epoch that is void for all members alike, wherever in the
+        room it comes again; empty if there is none
     """
 
     events: tuple[Event, ...] = ()
     ahead: tuple[str, int] | None = None
     unsure: int = 0
+    void: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

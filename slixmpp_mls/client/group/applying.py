@@ -124,8 +124,9 @@ class Applying:
             case Ignore(events) if self._state.membership is None:
                 self._welcomes.note_ignored(step.incoming)
                 return [*events, *self._pass_outside(step.incoming, record, now)]
-            case Ignore(events, ahead, unsure):
-                self._note_void(step)
+            case Ignore(events, ahead, unsure, void):
+                if void:  # for members without the tree
+                    self._annotator.note_void(void)
                 told = self._pass_inside(step.incoming, record, UnsureReason(unsure), now)
                 if ahead is not None:
                     self._state.note_ahead(*ahead)
@@ -348,16 +349,6 @@ class Applying:
         return None
 
     # --- Commits -------------------------------------------------------------------------------
-
-    def _note_void(self, step: Step) -> None:
-        """For members without the tree: a Commit of our epoch that is void, whoever reads it."""
-        membership, commit = self._state.membership, _commit_in(step.incoming)
-        action = step.action
-        if membership is None or commit is None or step.awaits or not isinstance(action, Ignore) or action.unsure:
-            return
-        payload = next(each for each in step.incoming.payloads if isinstance(each, elements.Commit))
-        if (payload.group, payload.epoch) == (membership.group.group_id, membership.group.epoch):
-            self._annotator.note_void(commit)
 
     def _follow(self, followed: Followed, record: RoomRecord, now: int, when: int) -> list[Event]:
         """A Commit that we follow without the ratchet tree."""

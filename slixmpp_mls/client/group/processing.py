@@ -18,9 +18,11 @@ from dataclasses import replace
 
 from ...errors import (
     InvalidError,
+    MalformedError,
     MembershipUnproved,
     NotForUs,
     PeerError,
+    Premature,
     Replayed,
     StateRolledBack,
     UnknownGroup,
@@ -376,15 +378,18 @@ class Processing:
             staged = group.process(check_consistency(payload), now=now, psks=others.psk, judge=judging)
         except (StateRolledBack, NotForUs):
             raise
-        except InvalidError as error:
-            if judging.refused:
-                raise  # void for all members alike: nothing is missing
+        except (InvalidError, MalformedError) as error:
+            events = (rejected(self._state.room, incoming, error),)
+            if judging.refused or isinstance(error, MalformedError):  # for all members alike: nothing is missing
+                return Step(incoming, Ignore(events, void=payload.data), awaits=others.awaited)
             # A proposal that it refers to may be what is missing (RFC 9420 12.4.2).
             gap = others.awaited is None and incoming.claimed is not None and membership.roster.has(incoming.claimed)
             # RFC 9750 5.3: one that is allowed has been signed, and may be void for us alone, whoever has posted it.
             mine = judging.allowed and others.awaited is None
             unsure = UnsureReason.UNDECRYPTABLE if mine or (gap and self._is_by_member(incoming)) else 0
-            action = Ignore((rejected(self._state.room, incoming, error),), unsure=unsure)
+            # After what it depends on, the same Commit may count: somebody may post it before and afterwards.
+            lasting = not unsure and others.awaited is None and not isinstance(error, Premature | Replayed)
+            action = Ignore(events, unsure=unsure, void=payload.data if lasting else b"")
             return Step(incoming, action, awaits=others.awaited, gap=gap)
         assert isinstance(staged, StagedCommit)
         return self._move_on(incoming, staged, judging.roster, others)

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from ...errors import InvalidError
+from ...errors import InvalidError, Premature
 from ..crypto.cipher_suite import CipherSuite
 from ..schedule.key_schedule import Epoch, derive_epoch, joiner_secret
 from ..schedule.psk_secret import psk_secret
@@ -140,13 +140,16 @@ def stage_public(public: PublicGroup, content: AuthenticatedContent, rules: Leaf
 
 
 def resolve(commit: Commit, committer: AnySender, known: Mapping[bytes, SentProposal]) -> tuple[SentProposal, ...]:
-    """The proposals that a Commit covers, each with its sender (RFC 9420 12.4)."""
+    """The proposals that a Commit covers, each with its sender (RFC 9420 12.4).
+
+    :raises Premature: one of them has not come
+    """
     resolved = []
     for entry in commit.proposals:
         if isinstance(entry, ProposalRef):
             sent = known.get(entry.reference)
             if sent is None:
-                raise InvalidError("reference to an unknown proposal", "RFC 9420 12.4.2")
+                raise Premature("reference to an unknown proposal", "RFC 9420 12.4.2")
             resolved.append(sent)
         else:
             resolved.append(SentProposal(entry, committer))

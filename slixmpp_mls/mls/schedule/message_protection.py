@@ -283,7 +283,8 @@ def unprotect_private(
     keys of another's messages.
 
     :raises Replayed: the key has been used and deleted (9.2)
-    :raises InvalidError: a generation too far ahead, or changed on the way
+    :raises Premature: a generation too far ahead
+    :raises InvalidError: changed on the way
     :raises MalformedError: the plaintext does not parse, or its padding is not all zeros (6.3.1)
     """
     content_type = message.content_type

@@ -41,7 +41,7 @@ from typing import NamedTuple
 
 from immutables import Map
 
-from ...errors import InvalidError, Replayed, UsageError
+from ...errors import InvalidError, Premature, Replayed, UsageError
 from ..crypto.cipher_suite import CipherSuite
 from ..tree.tree_math import LeafIndex, NodeIndex, direct_path, node_of, root, sibling
 
@@ -175,7 +175,8 @@ class SecretTree:
 
         :param leaf: the sender's
         :raises Replayed: the key has been used, or has left the window (9.2)
-        :raises InvalidError: no such leaf, or a generation too far ahead (15.3)
+        :raises InvalidError: no such leaf
+        :raises Premature: a generation too far ahead (15.3)
         """
         if not 0 <= leaf < self._leaf_count:
             raise InvalidError(f"no leaf {leaf} in a tree of {self._leaf_count}", "RFC 9420 6.3.2")
@@ -192,7 +193,7 @@ class SecretTree:
             return MessageKey(generation, octets[:size], octets[size:]), edit.finish()
         if generation - due > limits.forward:
             # RFC 9420 15.3: a sender must not make us derive billions of keys.
-            raise InvalidError(f"generation {generation} is too far ahead of {due}", "RFC 9420 15.3")
+            raise Premature(f"generation {generation} is too far ahead of {due}", "RFC 9420 15.3")
 
         keep_from = max(0, generation - limits.window)
         for old in range(max(0, due - 1 - limits.window), min(due, keep_from)):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slixmpp_mls.errors import InvalidError, Replayed, UsageError
+from slixmpp_mls.errors import InvalidError, Premature, Replayed, UsageError
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.schedule.message_protection import sender_data_key
 from slixmpp_mls.mls.schedule.secret_tree import RatchetKind, RatchetLimits, SecretTree
@@ -189,15 +189,15 @@ def test_15_3_a_generation_too_far_ahead_is_refused() -> None:
     limits = RatchetLimits(forward=10)
     tree = fresh()
     tree.at(1, APPLICATION, 10, limits)
-    with pytest.raises(InvalidError, match="too far ahead"):
+    with pytest.raises(Premature, match="too far ahead"):
         tree.at(1, APPLICATION, 11, limits)
     _, tree = tree.at(1, APPLICATION, 10, limits)
     tree.at(1, APPLICATION, 21, limits)
-    with pytest.raises(InvalidError, match="too far ahead"):
+    with pytest.raises(Premature, match="too far ahead"):
         tree.at(1, APPLICATION, 22, limits)
-    with pytest.raises(InvalidError, match="too far ahead"):
+    with pytest.raises(Premature, match="too far ahead"):
         fresh().at(1, APPLICATION, 1001)
-    with pytest.raises(InvalidError, match="too far ahead"):
+    with pytest.raises(Premature, match="too far ahead"):
         fresh().at(1, APPLICATION, 0xFFFF_FFFF)
 
 
