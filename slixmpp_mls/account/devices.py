@@ -350,7 +350,7 @@ class OwnDevices:
         own = self._context.device.identity
         if account != own.account or device_id == own.device:
             return
-        when = min(when, self._context.now)  # a clock that is ahead does not move this into the future
+        when = max(0, min(when, self._context.now))  # a clock that is ahead does not move this into the future
         try:
             with self._context.device.store.transaction() as transaction:
                 KnownDevices(transaction).seen(device_id, when)

@@ -176,8 +176,8 @@ class TrustManagement:
         found = content.findall(_TAG)
         if not found:
             return False
-        # A sender whose clock is ahead must not have the last word for years.
-        when = min(int(sent or 0.0), self.table.now)
+        # A sender whose clock is ahead must not have the last word for years; and the year 1 has no number of seconds.
+        when = max(0, min(int(sent or 0.0), self.table.now))
         for element in found:
             try:
                 said = TrustMessage.read(element)

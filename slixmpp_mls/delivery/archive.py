@@ -29,6 +29,7 @@ from slixmpp.jid import InvalidJID
 from slixmpp.plugins import xep_0082
 
 from ..errors import ArchiveGap, DeliveryError, Refused
+from ..stanza.xml import read_datetime
 from . import stream
 from .forms import submission
 from .stream import MAM, Stream, bare
@@ -40,6 +41,7 @@ MUC_USER = "http://jabber.org/protocol/muc#user"
 _FORWARDED = "{urn:xmpp:forward:0}forwarded"
 _DELAY = "{urn:xmpp:delay}delay"
 _MESSAGE = "{jabber:client}message"
+_FIRST, _LAST = 1970, 9998  # years: what lies beyond, not every zone or number of seconds can express
 _TOMBSTONES = {
     f"{{urn:xmpp:message-{kind}:{version}}}{name}"
     for kind, name in (("retract", "retracted"), ("moderate", "moderated"))
@@ -163,14 +165,15 @@ def bare_jid(text: str | None) -> JID | None:
 
 
 def _stamp(forwarded: Element) -> datetime | None:
+    """The time of an archived stanza, in UTC; None if there is none that a stanza can have."""
     delay = forwarded.find(_DELAY)
     if delay is None:
         return None
     try:
-        parsed = xep_0082.parse(delay.get("stamp", ""))
+        moment = read_datetime(delay.get("stamp", ""))
     except ValueError:
         return None
-    return parsed if isinstance(parsed, datetime) else None
+    return moment if _FIRST <= moment.year <= _LAST else None
 
 
 class Archive:

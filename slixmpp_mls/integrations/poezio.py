@@ -59,7 +59,7 @@ from ..rooms.encrypted_message import EncryptedMessage
 from ..rooms.encrypted_room import EncryptedRoom, SentMessage
 from ..rooms.rich import Typing
 from ..stanza import NS
-from ..stanza.display import displayable
+from ..stanza.display import displayable, local_time
 from .commands import HELP, RoomCommands, quoted
 from .notices import EVENTS, notice
 
@@ -473,7 +473,7 @@ class Plugin(E2EEPlugin):
 
     def _line(self, tab: ChatTab, message: EncryptedMessage, text: str) -> Line:
         account = message.sender.account
-        sent = (message.sent or datetime.now().astimezone()).astimezone()
+        sent = local_time(message.sent)
         theme = get_theme()
         nick, colour = account, theme.COLOR_OWN_NICK if message.own else theme.COLOR_REMOTE_USER
         if isinstance(tab, MucTab):

@@ -7,15 +7,17 @@
                                                                             └──► EncryptedMessage ──► handlers
 
 Each message stays in the store until its handlers are done (:mod:`.engine.handler_dispatch`).  A message that breaks
-the rules of the content is reported as ``mls_rejected``.
+the rules of the content is reported as ``mls_rejected``.  One with which our own code fails is done, too
+(``mls_failed``): it would end the reading of its room, come back at each start, and keep all other rooms from it.
 """
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
 from ..client import MessageReceived, Rejected
-from ..errors import PeerError
+from ..errors import PeerError, StoreError
 from ..runtime import Context
 from ..stanza.file_sharing import read_files
 from ..stanza.rich import Kind
@@ -27,6 +29,8 @@ from .engine.handler_dispatch import dispatch
 from .rich import Rich, report_presence
 
 __all__ = ["Reception"]
+
+log = logging.getLogger(__name__)
 
 _EVENT_NAMES = {
     Kind.REACTION: "mls_reaction",
@@ -42,23 +46,30 @@ class Reception:
         self._context = context
 
     def receive(self, room: EncryptedRoom, event: MessageReceived) -> None:
-        """Hand over a message that has been decrypted."""
+        """Hand over a message that has been decrypted.
+
+        :raises StoreError: it was not handed over
+        """
         done = partial(room.worker.handled.note, event.number)
         room.noted_epochs()  # while we are in it, whatever comes of the message
+        message: EncryptedMessage | None = None
         try:
             opened = self._open(room, event)
+            if opened is not None:
+                message = self._message(room, event, *opened)
         except PeerError as error:
             self._context.fire("mls_rejected", Rejected(room.jid, error, event.claimed, event.archive_id))
-            opened = None
-        if opened is None:
+        except StoreError:
+            raise
+        except Exception as error:
+            # Its text may have something of the message in it, so that it is not logged.
+            log.error("%s: a message of %s: %s", room.jid, event.sender.identity, type(error).__name__)
+            self._context.fire("mls_failed", error)
+        if message is None:
             done()
             return
-        content, meant = opened
-        if event.origin_id is not None:
-            room.references.remember(event.origin_id, event.sender.account, event.archive_id)
-        message = self._message(room, event, content, meant)
         denied = message.doubt is not None and message.doubt.denied and not room.group.sending.talks_to_anybody
-        name = "mls_doubted_message" if denied else _EVENT_NAMES.get(meant.content.kind, "mls_message")
+        name = "mls_doubted_message" if denied else _EVENT_NAMES.get(message.rich.content.kind, "mls_message")
         dispatch(room.xmpp, name, message, done)
 
     def receive_again(self, room: EncryptedRoom) -> None:
@@ -85,6 +96,8 @@ class Reception:
     def _message(
         self, room: EncryptedRoom, event: MessageReceived, content: OpenedContent, meant: Rich
     ) -> EncryptedMessage:
+        if event.origin_id is not None:
+            room.references.remember(event.origin_id, event.sender.account, event.archive_id)
         warnings = content.warnings
         if room.noted_epochs().contradicted_by(content.affixes) is not None:
             warnings = (*warnings, "split")

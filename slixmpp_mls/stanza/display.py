@@ -1,4 +1,4 @@
-"""Text of peers, as it is shown to people.
+"""Text and times of peers, as they are shown to people.
 
 Every script of the world's writing stays: joiners (Persian, Indic scripts, emoji), variation selectors, directional
 marks, tags of flags.  What does not stay are characters that do something to the reader's screen or to the text around
@@ -9,9 +9,10 @@ paragraph separators, and characters that XML does not allow.
 from __future__ import annotations
 
 import unicodedata
+from datetime import UTC, datetime
 from typing import Final
 
-__all__ = ["displayable"]
+__all__ = ["displayable", "local_time"]
 
 REPLACEMENT: Final = "\ufffd"
 _CATEGORIES: Final = frozenset({"Cc", "Zl", "Zp", "Cs"})
@@ -30,3 +31,14 @@ def displayable(text: str) -> str:
         REPLACEMENT if one in _CHARACTERS or (one not in "\n\t" and unicodedata.category(one) in _CATEGORIES) else one
         for one in text
     )
+
+
+def local_time(moment: datetime | None) -> datetime:
+    """A moment that a peer names, in the time zone of this machine; now, if it names none.
+
+    In UTC if the zone has no such moment: some zones lack the first or the last hours of :class:`datetime.datetime`.
+    """
+    try:
+        return (moment or datetime.now(UTC)).astimezone()
+    except (OverflowError, ValueError, OSError):
+        return (moment or datetime.now(UTC)).astimezone(UTC)

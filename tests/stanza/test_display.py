@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slixmpp_mls.stanza.display import displayable
+from slixmpp_mls.stanza.display import displayable, local_time
 
 
 @pytest.mark.parametrize(
@@ -41,3 +44,23 @@ def test_a_text_keeps_its_length_and_stays_the_same_when_shown_again(text: str) 
     assert len(shown) == len(text)
     assert displayable(shown) == shown
     assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "Pacific/Niue"])
+@pytest.mark.parametrize("moment", [datetime.min, datetime(2026, 11, 30, 12), datetime.max])
+def test_moments_that_the_zone_of_this_machine_does_not_have(
+    moment: datetime, zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member writes them on its messages (XEP-0420): the ends of the calendar are in some zones only."""
+    moment = moment.replace(tzinfo=UTC)
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert local_time(moment) == moment
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_message_without_a_time_is_shown_with_the_present_one() -> None:
+    assert abs((local_time(None) - datetime.now(UTC)).total_seconds()) < 60

@@ -33,7 +33,7 @@ from ...rooms.encrypted_message import EncryptedMessage
 from ...rooms.encrypted_room import EncryptedRoom, SentMessage
 from ...rooms.rich import Typing
 from ...runtime.login import bare_jid
-from ...stanza.display import displayable
+from ...stanza.display import displayable, local_time
 from ..send import pieces, readable
 
 __all__ = ["Chat", "Line", "Talk", "View"]
@@ -437,9 +437,10 @@ class Chat:
             return
         talk.typing.pop(message.sender.account, None)
         sender = message.sender
-        sent = (message.sent or datetime.now().astimezone()).astimezone()
         self._add(
-            talk, Line(text, "message", sender.account, sender.fingerprint[:8], sent, message.origin_id), unread=True
+            talk,
+            Line(text, "message", sender.account, sender.fingerprint[:8], local_time(message.sent), message.origin_id),
+            unread=True,
         )
         for warning in message.warnings:
             self.warn(talk, f"about this message: {warning}")

@@ -500,4 +500,4 @@ def _told(room: str, effects: Effects, epoch: int, by: Member, now: int) -> Grou
 
 def _when(incoming: Incoming, now: int) -> int:
     """When a stanza came into the room, as far as the room says, in seconds since the Unix epoch."""
-    return now if incoming.stamp is None else int(incoming.stamp)
+    return now if incoming.stamp is None else max(0, int(incoming.stamp))
