@@ -182,10 +182,10 @@ class Archive:
     :param room: the room's bare JID, normalised; or our own account's, whose archive has messages of all senders.
     """
 
-    def __init__(self, xmpp: ClientXMPP, room: str, page_size: int = PAGE_SIZE) -> None:
+    def __init__(self, xmpp: ClientXMPP, room: str) -> None:
         self.room = room
         self._is_own = room == xmpp.boundjid.bare
-        self.page_size = page_size
+        self.page_size = PAGE_SIZE
         self._stream = Stream.of(xmpp)
 
     async def pages(self, after: str | None, *, start: int | None = None) -> AsyncGenerator[Page, None]:

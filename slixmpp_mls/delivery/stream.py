@@ -49,6 +49,8 @@ MAX_STANZA = 240_000
 MIN_LIMIT = 10_000
 #: Seconds to wait for the answer to a request.
 TIMEOUT = 30.0
+#: Requests of one call that are on their way at the same time.
+AT_ONCE = 8
 #: Conditions that mean "you may not", in contrast to "it cannot be done".
 _FORBIDDING = frozenset({"forbidden", "not-authorized", "not-allowed", "registration-required"})
 
@@ -342,12 +344,12 @@ def translated(peer: str, error: XMPPError) -> DeliveryError:
     return Refused(peer, condition, str(error.text or ""))
 
 
-async def in_parallel(calls: Sequence[Coroutine[Any, Any, T]], limit: int = 8) -> list[T]:
-    """Run the calls, at most `limit` at once, and return their results.
+async def in_parallel(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run the calls, at most :data:`AT_ONCE` at the same time, and return their results.
 
     The first error cancels the rest and is raised as it is.
     """
-    slots = asyncio.Semaphore(limit)
+    slots = asyncio.Semaphore(AT_ONCE)
 
     async def one(call: Coroutine[Any, Any, T]) -> T:
         async with slots:

@@ -53,11 +53,6 @@ class Line:
         self.cut()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    @property
-    def connections(self) -> int:
-        """The current number of connections."""
-        return len(self._writers) // 2
-
     def cut(self) -> None:
         """Close all connections and refuse new ones."""
         for server in self._listening:

@@ -52,14 +52,13 @@ _PAUSE = 60.0  # seconds before publishing again what the server has not kept, d
 _PAUSE_AT_MOST = 6 * 3600.0
 
 
-def share(devices: int, suites: int, limit: int = NODE_LIMIT) -> int:
+def share(devices: int, suites: int) -> int:
     """The number of ordinary KeyPackages that a device keeps for each of its suites.
 
     :param devices: number of the account's devices
     :param suites: number of this device's cipher suites
-    :param limit: the most items that the node may have
     """
-    return max(1, (limit - RESERVE) // max(1, devices) // max(1, suites))
+    return max(1, (NODE_LIMIT - RESERVE) // max(1, devices) // max(1, suites))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ carries the ciphertext::
 
 Which affixes are used is for each protocol to say, in a :class:`Profile`.  Sending: make an
 :class:`Envelope`, :meth:`~Envelope.seal` it, encrypt the octets.  Receiving: decrypt,
-:meth:`Envelope.open`, :func:`verify`, and :func:`strip_outside` for the stanza around.
+:meth:`Envelope.open`, :func:`verify`; :func:`may_stand_outside` judges the stanza around.
 
 Who may say what, where (XEP-0420, "Server-processed Elements"):
 
@@ -72,7 +72,6 @@ __all__ = [
     "may_stand_outside",
     "mismatches",
     "seal_text",
-    "strip_outside",
     "verify",
 ]
 
@@ -426,18 +425,3 @@ def may_stand_outside(element: AnyElement, profile: Profile) -> bool:
     """Whether a stanza may carry an element in clear beside the ciphertext."""
     namespace, name = split_tag(element)
     return is_server_processed(element) or namespace in profile.protocol or (namespace, name) in _EVERYWHERE
-
-
-def strip_outside(stanza: AnyElement, profile: Profile) -> list[str]:
-    """Remove what a stanza with a ciphertext must not say in clear: body, subject, any extension.
-
-    XEP-0420, Business Rules: a receiver ignores sensitive elements outside of the envelope.
-    Otherwise any server on the way could put words into the stanza.
-
-    :param stanza: changed in place
-    :returns: names (``{namespace}name``) of what has been removed, worth a warning
-    """
-    removed = [child for child in stanza if not may_stand_outside(child, profile)]
-    for child in removed:
-        stanza.remove(child)  # type: ignore[arg-type]  # a stanza and its children are of one library
-    return [str(child.tag) for child in removed]

@@ -30,7 +30,6 @@ from slixmpp_mls.stanza.sce import (
     may_stand_outside,
     mismatches,
     seal_text,
-    strip_outside,
     verify,
 )
 
@@ -331,19 +330,6 @@ def test_origin_id_may_stand_on_both_sides_and_a_clear_envelope_on_none_xep_0420
     assert opened(CLEAR_ENVELOPE).content == ()
     with pytest.raises(UsageError):
         Envelope((xml(CLEAR_ENVELOPE),)).seal(NONE)
-
-
-@pytest.mark.parametrize("library", [ElementTree, etree])
-def test_what_stands_in_clear_beside_a_ciphertext_is_removed(library: Any) -> None:
-    legitimate = [*SERVER.values(), ORIGIN]
-    smuggled = [*SENSITIVE.values(), CLEAR_ENVELOPE]
-    mixed = [element for pair in zip(legitimate, smuggled * 2, strict=False) for element in pair]
-    stanza = library.fromstring(f"<message xmlns='jabber:client'>{'tail'.join(mixed)}</message>")
-    removed = strip_outside(stanza, ALL)
-    assert removed == [xml(element).tag for element in (smuggled * 2)[: len(legitimate)]]
-    assert [child.tag for child in stanza] == [xml(element).tag for element in legitimate]
-    assert strip_outside(stanza, ALL) == []
-    assert "in clear" not in library.tostring(stanza, encoding="unicode")
 
 
 def test_what_cannot_be_sent_is_not_sealed() -> None:

@@ -246,16 +246,13 @@ class Rejoiner:
         self._context.fire("mls_rejected", Rejected(self._parts.room, error, claimed, stanza.archive_id))
 
 
-async def group_infos(
-    archive: Archive, *, pages: int = PAGES, after: str | None = None
-) -> list[tuple[RoomStanza, GroupInfo]]:
-    """The GroupInfos in the newest pages of the archive, in the room's order.
+async def group_infos(archive: Archive, *, after: str | None = None) -> list[tuple[RoomStanza, GroupInfo]]:
+    """The GroupInfos in the newest :data:`PAGES` pages of the archive, in the room's order.
 
-    :param pages: the most pages to read
     :param after: archive id of the last stanza that we have processed as a member.  What is older tells nothing new,
         except the GroupInfo of our last epoch: two more pages are read
     """
-    return group_infos_in(await newest_stanzas(archive, pages=pages, after=after))
+    return group_infos_in(await newest_stanzas(archive, pages=PAGES, after=after))
 
 
 async def newest_stanzas(
