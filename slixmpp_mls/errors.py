@@ -9,7 +9,7 @@
     │   ├── SentInClear       decrypted content, or a reply made of it by slixmpp, would go out in clear
     │   ├── SeveralInvitations  several accounts invite to one room; `inviters` names them
     │   ├── NotVouchedFor     the Authentication Service denies members who could read the message
-    │   ├── AdministratorInDoubt  it does not vouch for clients of who would become an administrator; see `doubts`
+    │   ├── AdministratorInDoubt  it does not vouch for clients of a future administrator; see `doubts`
     │   └── DeviceRetired     our account has retired this device; a new store makes a new device
     ├── PeerError             a peer: bad input from the network; it is dropped, nothing has changed
     │   ├── MalformedError    the input does not parse, or breaks a limit on size, depth or count

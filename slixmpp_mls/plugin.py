@@ -9,8 +9,8 @@
     await room.add("bob@example")
     await room.send("Fair is foul")
 
-The module is longer than others because it is a reference: most of it is the docstrings of the public methods, which
-forward to the parts.
+The module is longer than others because it is a reference: half of it is the docstrings of the public methods, which
+forward to the parts.  The other half is the life of a client: sessions, the store, and the order of the parts.
 
 The second argument of ``register_plugin`` is the configuration: :mod:`.runtime.settings` lists what can be set.
 Events of slixmpp's tell what happens in the rooms: :mod:`.runtime.events` lists them, and says what a program can rely

@@ -6,7 +6,7 @@ A leaf is valid if all of these checks pass, in this order:
 what is asked                                                   if not                 where it is said
 ==============================================================  =====================  =====================
 the credential is of type x509                                  ``no-certificate``     RFC 9420 5.3
-the certificate names one account and one device of it          ``no-client``          :mod:`.client_identity`
+the certificate names one account and one device of it          ``no-client``          :mod:`~.identity.client_identity`
 it certifies the leaf's signature key, for the suite's scheme   ``other-key``          RFC 9420 5.3
 it is no authority's own (cA is false)                          ``wrong-usage``        RFC 5280 4.2.1.9
 its key may sign: keyUsage, if there, has digitalSignature      ``wrong-usage``        RFC 5280 4.2.1.3

@@ -10,7 +10,7 @@
      lost <── destroyed, banned, no longer a member (from any state, for good)
 
 The room sends its subject after all presences and old messages.  Everything that it sent before is in the archive by
-then; everything after arrives live.  The subject thus marks the point at which `room.Room` joins the two.
+then; everything after arrives live.  The subject thus marks the point at which `reading.Reading` joins the two.
 
 slixmpp's own ``join_muc_wait`` is not used: Prosody's refusals do not repeat our ``<x/>``, so slixmpp does not see them
 and waits for its time-out.

@@ -4,8 +4,7 @@ The device plans them (:meth:`slixmpp_mls.client.device.key_packages.OwnKeyPacka
 with the plan.  New KeyPackages are published.  KeyPackages are retracted if they were used, are about to expire, or
 state something about us that is no longer true.  This happens at each start and every hour.  It also happens when a
 KeyPackage may have been used, that is, after we have joined a group (``mls_joined``, ``mls_joined_partially``,
-``mls_group_continued``), and when
-the account lists another device (``mls_new_device``).
+``mls_group_continued``), and when the account lists another device (``mls_new_device``).
 
 *Shares.*  A server keeps a bounded number of items in a node and drops the oldest ones.  The devices of an account
 divide that number: each device keeps its share, over all its cipher suites.  It also keeps one KeyPackage of last

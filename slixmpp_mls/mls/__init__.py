@@ -20,7 +20,9 @@ Each package imports only from those above it in this table.
 =========================  =============  ==========================================================================
 package                    RFC 9420       content
 =========================  =============  ==========================================================================
-``tls``                    2.1            the presentation language: one declaration per structure
+``varint, tls``            2.1            the presentation language: one declaration per structure
+``late_vector``                           a vector whose items are decoded when somebody asks for one
+``layered_map``                           an immutable map for many entries of which few change
 ``registry, parameters``   17             code points; the limits that a deployment sets
 ``crypto``                 5              cipher suites, HPKE, signatures
 ``structures``             6, 7, 10, 12   the structures on the wire, in wire order

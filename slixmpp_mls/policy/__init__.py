@@ -8,6 +8,8 @@
 :mod:`.view`                the group state that a Commit is judged by, the same for all members
 :mod:`.admission`           the ground on which a leaf enters
 :mod:`.check`               the table of permitted changes, and the function that implements it
+:mod:`.later_state`         the judgement of a state that a client cannot follow Commit by Commit
+:mod:`.without_tree`        the judgement of a Commit by a client without the ratchet tree
 :mod:`.continuation`        the keys of a group that follows by a ReInit
 :mod:`.versions`            what is of version 0.1 of this protocol
 ==========================  ==================================================================================

@@ -17,7 +17,7 @@ A group of version 0.1 has no list.  In such a group no voucher is valid and no 
 may introduce the list, and no Commit can delete it.
 
 *Bounds.*  An account has at most `MAX_PER_ACCOUNT` entries; when one more is added, a single entry for all devices of
-the account replaces them.  The list has at most `MAX_REMOVED` entries.  Who may add and remove could fill it with
+the account replaces them.  The list has at most `MAX_REMOVED` entries.  Whoever may add and remove could fill it with
 made-up accounts, so that a stolen device comes back by its old voucher; but no voucher of an account without a client
 in the group is valid.  Therefore the entries of accounts that are in the group, or are administrators
 (:class:`Standing`), and those of absent accounts do not displace each other: each part may have half of the list.
@@ -27,8 +27,8 @@ in the group is valid.  Therefore the entries of accounts that are in the group,
   entries of one kind the oldest goes.
 - Otherwise the entries of the account with the most of them are replaced by a single one for all its devices, which
   bars no fewer clients: first of members, then of administrators.  If each account has only one entry, a member's is
-  dropped, by its kind and age.  So who wants to displace a member's entry needs 64 accounts that are in the group at
-  the same time.  Nobody displaces an administrator's entry, since a policy names at most 64 of them.
+  dropped, by its kind and age.  To displace a member's entry, somebody needs 64 accounts that are in the group at the
+  same time.  Nobody displaces an administrator's entry, since a policy names at most 64 of them.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 slixmpp's usual idiom is ``message.reply("...").send()``.  For a message of an encrypted room this would reveal the
 answer, and with ``clear=False`` the decrypted content, to the room's server.  So the Message in an
-:class:`~.encrypted_room.EncryptedMessage` has a class of its own.  Objects that slixmpp derives from it (``reply``,
+:class:`~.encrypted_message.EncryptedMessage` has a class of its own.  Objects that slixmpp derives from it (``reply``,
 copies) have the same class, and none of them is put onto a stream.  ``send`` raises.  A filter (:func:`keep_in`) stops
 stanzas that are given directly to ``XMLStream.send``, because an exception there would end the stream's sending.
 """

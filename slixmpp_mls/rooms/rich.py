@@ -2,7 +2,7 @@
 
 :mod:`slixmpp_mls.stanza.rich` has the elements.  Each kind has an event of its own, so that a bot that answers messages
 does not answer a reaction: ``mls_reaction``, ``mls_correction`` and ``mls_retraction`` carry an
-:class:`~.encrypted_room.EncryptedMessage`, ``mls_typing`` a :class:`Typing`, ``mls_marker`` a :class:`Marker`.
+:class:`~.encrypted_message.EncryptedMessage`, ``mls_typing`` a :class:`Typing`, ``mls_marker`` a :class:`Marker`.
 
 *The referenced message* is identified by its sender's authenticated id and its sender.  The last `KEPT` messages of a
 room are remembered by both (never their content), in the store as well.

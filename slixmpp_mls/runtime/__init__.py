@@ -1,4 +1,4 @@
-"""What the parts of one running client share: its context, settings, tasks and clock."""
+"""What the parts of one running client share: its context, settings, tasks and clock; its login and connection."""
 
 from .clock import SteadyClock
 from .context import Context

@@ -5,7 +5,7 @@
 ============================  ===================================================================
 ``mls_ready``                 our keys are published and our rooms are being read; the plugin
 ``mls_failed``                starting has failed, or work in the background has; the exception
-``mls_message``               a message; :class:`.rooms.encrypted_room.EncryptedMessage`
+``mls_message``               a message; :class:`.rooms.encrypted_message.EncryptedMessage`
 ``mls_reaction``              reactions to a message; ``EncryptedMessage`` with `reacts_to` and `reactions`
 ``mls_correction``            another text for a message; ``EncryptedMessage`` with `replaces` and the new `body`
 ``mls_retraction``            a message is to be forgotten; ``EncryptedMessage`` with `retracts`

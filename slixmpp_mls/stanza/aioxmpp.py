@@ -3,7 +3,7 @@
 Importing this module adds the elements to aioxmpp's messages, as
 ``message.mls_payload`` (a list, in document order), and its PubSub items take
 :class:`KeyPackage` and :class:`Device`.  The descriptors spell values with the types that the dataclasses declare;
-    ``of`` and ``read`` convert from and to the dataclasses, and ``read`` checks received values against their rules.
+``of`` and ``read`` convert from and to the dataclasses, and ``read`` checks received values against their rules.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ the ciphertext: a holder of the reference gets exactly the sealed octets, or an 
 their number.  A reference is as secret as its blob.
 
 :class:`RatchetTreeLocation` is the GroupInfo extension by which a joiner finds a ratchet tree that did not fit into its
-    Welcome (the XEP's "Large Groups and Stanza Limits").  It proves nothing: the tree hash shows whether the tree is
-    the group's (RFC 9420 12.4.3.1).
+Welcome (the XEP's "Large Groups and Stanza Limits").  It proves nothing: the tree hash shows whether the tree is the
+group's (RFC 9420 12.4.3.1).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ type               name                         where, and what for
 =================  ===========================  ==================================================================
 0xF4D0 to 0xF4DF   `POLICY_TYPES`               GroupContext: the policy; version n has the n-th of them
 0xF4E0             `RATCHET_TREE_LOCATION`      GroupInfo: where a large ratchet tree can be fetched
-0xF4E1             `REMOVED_CLIENTS`            GroupContext: who has been removed and does not come back by itself
+0xF4E1             `REMOVED_CLIENTS`            GroupContext: removed clients that cannot rejoin on their own
 0xF4E2             `RETURN_KEY`                 LeafNode: the key that will prove the client's return
 0xF4E3             `RETURN_PROOF`               LeafNode: signatures by return keys of the leaf that it replaces
 0xF4E4             `DEVICE_VOUCHERS`            LeafNode: signatures by other devices of the account

@@ -310,7 +310,7 @@ class Answer(RoomElement):
     """A member shows another one its state.
 
     :ivar epoch: the one in which it is
-    :ivar data: a GroupInfo, sealed for who has asked; no MLSMessage
+    :ivar data: a GroupInfo, sealed for the member that has asked; no MLSMessage
     """
 
     NAME = "answer"

@@ -1,7 +1,7 @@
 """The interface of a store.
 
 A store is a map from (space, key) to value, with transactions.  *Spaces* are
-short names ("client", "key-package", "group/<hex of the group id>" ...); keys and values are
+short names ("device", "key-package", "group/" and a room's address ...); keys and values are
 octets.  The owner of a space defines its keys; :meth:`Transaction.items` yields them in order.
 
 The most important rule: all changes of one protocol step (ratchet, cursor, outgoing message) are written in **one**

@@ -9,12 +9,12 @@ under a key derived from the secret that people hold, so that another passphrase
 small file alone, and the derivation, slow by intention, happens once, when the store is opened.
 
 Argon2id (RFC 9106, the second recommended option: 64 MiB, three passes) makes each guess cost memory and time.
-Its parameters are in the file; they are bounded when read, because who can write the file could otherwise make
+Its parameters are in the file; they are bounded when read, because anyone able to write the file could otherwise make
 the opening take all memory.  All that the file says is authenticated by AES-GCM with the wrapped key.
 
 The file is replaced, never changed in place: whenever the process or the machine stops, either the old
 secret opens the store or the new one.  It holds nothing about whose store it is.  Without it nobody can read the
-store any more, so it belongs into every backup.
+store any more, so it belongs in every backup.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A client of a :class:`~.room.FakeRoom`, in place of :class:`slixmpp_mls.delivery.Room`.
 
-It tests the engine of a room (:mod:`slixmpp_mls.rooms.engine`) without a server.  Stanzas are in flight until the test
-delivers them, as in the rest of this package.  The test also decides when the client is out of the room, when the room
-refuses a stanza, and when it admits nobody.
+With it, a test runs the engine of a room (:mod:`slixmpp_mls.rooms.engine`) without a server.  Stanzas are in flight
+until the test delivers them, as in the rest of this package.  The test also decides when the client is out of the room,
+when the room refuses a stanza, and when it admits nobody.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ annotations, no other secret.  Nothing is stored: after a restart it answers for
 *Who decides how often?*  Each leaf gets an answer about a Commit, a leaf or the tree :data:`TIMES` times in an epoch,
 because an answer may not reach it (:data:`REQUESTS_OF_ONE` in all).  The caller sends at most :data:`ANSWERS` stanzas a
 minute, and if there are many, accounts take turns.  What cannot be answered within these limits, or within the size of
-a stanza, is not answered, and who asks becomes a full member.
+a stanza, is not answered, and the asker becomes a full member.
 
 Another member's answer makes ours unnecessary only as far as it says what ours would say: proofs of the same leaves,
 and for the same receivers the same index and proof.  Both are functions of the tree.

@@ -5,13 +5,13 @@
     AnnotationRequest ── key of the epoch ──► <annotation-request/>    leaves to be proved, a Commit, the tree
     Annotations       ── key of the epoch ──► <annotations/>           proofs, a CommitVerdict, where the tree is
 
-Both are encrypted with a key that is exported from the epoch that they are about (RFC 9420 8.5): who asks is still in
-it, and who answers was.  So the room's server sees neither what is asked nor the credentials in the proofs; all in the
-room see that who asks has no tree, how far it has read, and that it reads now.  A member that the Commit removes has
-that key, too; it has known the tree, or could have asked for it.
+Both are encrypted with a key that is exported from the epoch that they are about (RFC 9420 8.5).  The asker is still in
+that epoch, and the answering member was.  So the room's server sees neither the question nor the credentials in the
+proofs.  All in the room see that the asker has no tree, how far it has read, and that it reads now.  A member that the
+Commit removes has that key, too; it has known the tree, or could have asked for it.
 
 A request is signed by its sender's leaf, because each leaf's requests are limited.  Proofs need no signature: they add
-up to the tree hash that the asker has confirmed (draft-ietf-mls-partial).  Whether a Commit counts, no proof shows;
+up to the tree hash that the asker has confirmed (draft-ietf-mls-partial).  No proof shows whether a Commit counts;
 that is the word of a member, signed (:mod:`slixmpp_mls.policy.without_tree`).
 """
 

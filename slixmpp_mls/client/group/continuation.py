@@ -12,12 +12,12 @@ in counts, and all others are void, our own included.
 
 *Left out.*  A creation may have a KeyPackage of ours that was used before, and whose keys we have deleted: an account's
 server handed it out again, or a member without rights kept it.  All leaves are proven, so others may follow it; or it
-is made up, for only who opens its Welcome can tell.  If the room says that a member has sent it, we are left out from
-then on.  We enter by no creation, not by our own either, since a group of those who were left out would be another one
-than that of the others.  We ask to be added instead (:mod:`.join_request`).  Our request proves return by the return
-key of the used KeyPackage, which we keep, and by those of the leaves that we have in other creations.  So any member
-of the group that has come about, whichever it is, lets us in.  If nobody does for a while, perhaps because there is no
-such group, we read the room again behind that creation, and follow the first one that lets us in
+is made up: only a client that opens its Welcome can tell.  If the room says that a member has sent it, we are left out
+from then on.  We enter by no creation, not by our own either, since a group of those who were left out would be another
+one than that of the others.  We ask to be added instead (:mod:`.join_request`).  Our request proves return by the
+return key of the used KeyPackage, which we keep, and by those of the leaves that we have in other creations.  So any
+member of the group that has come about, whichever it is, lets us in.  If nobody does for a while, perhaps because there
+is no such group, we read the room again behind that creation, and follow the first one that lets us in
 (:meth:`Continuation.enter_after_all`).
 
 A group that a ReInit has closed is kept, with its keys, until we are in its successor: a member that misses the

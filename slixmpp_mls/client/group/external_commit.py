@@ -6,11 +6,11 @@
     its reflection, the first Commit of its epoch in the room ──► we are in
 
 A member signs a GroupInfo and sends it with its Commit, encrypted for those who are or have been members
-(:mod:`.group_info_key`); the room keeps it.  Its signature, tree and leaves are
-verified.  Whether it is the present one cannot be verified; a Commit made from an outdated one arrives too late.
-An epoch that somebody has written on a stanza does not count against it: it may be made up.
-One attack remains (RFC 9750 5.3): a server that hides later messages can lead us into a past epoch with its members
-of that time, but not to one before the last epoch in which we were a member.
+(:mod:`.group_info_key`); the room keeps it.  Its signature, tree and leaves are verified.  Whether it is the present
+one cannot be verified; a Commit made from an outdated one arrives too late.  An epoch that somebody has written on a
+stanza does not count against it: it may be made up.  One attack remains (RFC 9750 5.3): a server that hides later
+messages can lead us into a past epoch with its members of that time, but not to one before the last epoch in which we
+were a member.
 
 Like any Commit of ours, an external Commit is stored with the state that it leads to and takes effect when the room
 reflects it.

@@ -15,8 +15,8 @@ member has seen that the policy or RFC 9420 forbids it.
 
 *Answers prove themselves.*  One with a wrong proof, without one that it needs, for another Commit or from somebody
 without the right is ignored, and the next one is awaited.  Of each account, at most :data:`ANSWERS_READ` are read for
-one request; what does not decrypt is no member's, and does not count.  Where the tree is, nobody proves: each place
-that a member names is tried, and none is stored.
+one request; what does not decrypt is no member's, and does not count.  Nobody proves where the tree is: each place that
+a member names is tried, and none is stored.
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ def _annotated(
         raise InvalidError("a Commit that counts, without a proof of its committer", _RULES)
     body, index = commit.body, answer.committer.leaf_index
     joins = isinstance(body, PublicMessage) and isinstance(body.content.sender, NewMemberCommitSender)
-    # RFC 9420 12.4.3.2: who joins has no leaf before, even if its new one is in a place where one was.
+    # RFC 9420 12.4.3.2: a joiner has no leaf before, even if its new one is in a place where one was.
     before = None if joins else next((proof for proof in answer.proofs if proof.leaf_index == index), None)
     mine = next((each for each in answer.receivers if each.proof.leaf_index == group.own_index), None)
     if mine is None:  # it removes us, or this is no answer to us

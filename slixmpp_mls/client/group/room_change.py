@@ -385,7 +385,7 @@ class Change:
     ) -> None:
         """Begin the epoch after a Commit that we have followed without the tree; where its tree is, we do not know.
 
-        :param inviter: leaf of who has let us in; ours if that is gone
+        :param inviter: leaf of our inviter; ours if that is gone
         """
         if group_info_key != self._group_info_key:
             self.put_group_info_key(group_info_key)

@@ -114,7 +114,7 @@ class PartialMembership:
 
     @property
     def inviter(self) -> LeafNode:
-        """The leaf of who has let us in; beside ours, the only one that we know for certain.  Ours if that is gone."""
+        """The leaf of our inviter; beside ours, the only one that we know for certain.  Ours if that is gone."""
         return self.group.tree.member(LeafIndex(self.whole_tree.inviter))
 
     @property

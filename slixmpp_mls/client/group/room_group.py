@@ -15,8 +15,9 @@ The rules (the XEP's "Business Rules"):
 States::
 
     INVITED ──Welcome──► PARTIAL ──ratchet tree──► MEMBER
+    FOUNDING ──its group is made──► MEMBER
     INVITED ──Welcome──► MEMBER ──Commit that removes us──► OUT ──Welcome──► MEMBER
-                           └── its store is an old copy ──► LOST ──Welcome──► MEMBER
+                           └── its store is an old copy, or our user gives it up ──► LOST ──Welcome──► MEMBER
 
 An external Commit of our own may take the place of a Welcome.
 
@@ -38,6 +39,7 @@ the store nor memory has changed.
 :mod:`.partial`            the time in the group without its ratchet tree
 :mod:`.following`          stays in the group without it, by annotations
 :mod:`.annotating`         makes the annotations, with the tree
+:mod:`.ephemeral`          seals and opens content that is not stored
 =========================  =========================================================================================
 
 A part knows only the parts that its constructor takes.

@@ -563,7 +563,9 @@ def _record(
 def _with_removed(
     group: Group, view: GroupView, proposals: Sequence[AnyProposal], waiting: Sequence[SentProposal] = ()
 ) -> tuple[AnyProposal, ...]:
-    """Proposals of ours with the list of removed clients that a Commit of them needs (:mod:`.policy.removed_clients`).
+    """Proposals of ours with the list of removed clients that a Commit of them needs.
+
+    See :mod:`slixmpp_mls.policy.removed_clients`.
 
     :param waiting: what it holds by reference
     """

@@ -9,8 +9,7 @@
 The claims of a Welcome's GroupInfo are checked first: it names the group and epoch of its element, it belongs to this
 room, it is no other room's group, and we have not been in its epoch.  If the ratchet tree is elsewhere, it is fetched
 next.  Then the signature, the tree and the leaves are verified, those of a large tree in another thread
-(:mod:`.tree_check`).  A Welcome that is elsewhere itself is fetched before,
-if its location names a KeyPackage of ours.
+(:mod:`.tree_check`).  A Welcome that is elsewhere itself is fetched before, if its location names a KeyPackage of ours.
 
 In a large group the GroupInfo says where the tree is, and proves the leaves of its signer and of ours
 (:mod:`.membership_proofs`).  Then we join first and fetch the tree afterwards, unless we know an earlier state of the

@@ -1,58 +1,67 @@
 """The records that the client layer keeps in a store, in addition to the groups' own pieces.
 
-=========================  ========================  ===========================================
-space                      key                       value
-=========================  ========================  ===========================================
-``device``                 ``id``                    device id
-``device``                 ``key`` + scheme (2)      private signature key
-``device``                 ``next`` + scheme (2)     private signature key that will replace it
-``device``                 ``former`` + scheme (2)   time of its replacement, seconds since the Unix epoch (8);
-                                                     public signature key that groups may still have
-``device``                 ``invitation``            archive id of the last invitation read (the plugin's)
-``device``                 ``since``                 time at which we began, until an invitation has been read (8, the
-                                                     plugin's)
-``device``                 ``listed``, ``label``,    whether our account's node has listed us, the label, and the time
-                           ``retired``               at which that ended (:mod:`.devices`, as are ``own-device``
-                                                     and ``admission``)
-``key-package``            KeyPackageRef             :class:`KeyPackageRecord`
-``spent``                  KeyPackageRef             :class:`SpentRecord` of one that was used
-``conversation``           account                   the room that is being made for it (the plugin's)
-``room``                   room's bare JID           :class:`RoomRecord`
-``group/`` + room          piece                     :mod:`slixmpp_mls.mls.group.group_storage`
-``pending/`` + room        number (8), piece         a Commit of ours that waits, by its number in the outbox
-``outbox/`` + room         number (8)                :class:`OutboxRecord`
-``uploads/`` + room        number (8)                :class:`UploadRecord` of a message in the outbox
-``unwanted/`` + room       ProposalRef               empty: a waiting proposal that we do not commit
-``member/`` + room         client's full identity    time of its arrival, seconds since the Unix epoch (8)
-``renewed/`` + room        client's full identity    time of its keys' last renewal, see :mod:`.leaf_ages`
-``epochs/`` + room         epoch modulo 256 (2)      the Commit that began it, see :mod:`.epoch_log`
-``doubt/`` + room          client's full identity    :class:`DoubtRecord`
-``owed/`` + room           kind (1), account        pending action, see :mod:`.post_commit_actions`
-``inbox/`` + room          number (8)                :class:`InboxRecord`
-``seen/`` + room           number (2)                mark of a recent application message, see :mod:`.duplicate_filter`
-``said/`` + room           number (4), ``next``      messages to which others can refer (the plugin's)
-``ended/`` + room          group id                  the last epoch of that group in which we were (8)
-``arrivals/`` + room       account                   times at which clients entered at their own request, see
-                                                     :mod:`.rejoin_limit`
-``outside/`` + room        ``record``                :class:`OutsideRecord`
-``outside/`` + room        ``expected``              :class:`ExpectedRecord`; a store of before 0.2 has none
-``entering/`` + room       piece                     the state after an external Commit of ours
-``unsure/`` + room         ``record``                :class:`UnsureRecord`
-``group_info_key/`` + room ``present``               the key of the group's GroupInfos
-                                                     (:mod:`slixmpp_mls.client.group.group_info_key`); a store of
-                                                     before 0.2 has none, an empty one is not known
-``group_info_key/`` + room ``entry``                 the same after an external Commit of ours
-``returning/`` + room      number (1), suite (2)     private return key of a leaf that we have, or may have, in a group
-                                                     that we have lost, the likeliest first
-``former/`` + room         kind (1), number (1)      :class:`FormerKeyRecord`
-``partial/`` + room        piece                     the group while we do not have its ratchet tree, in place of
-                                                     ``group/``
-``whole_tree/`` + room     ``record``                :class:`WholeTreeRecord`, as long as ``partial/`` is there
-``known/`` + room          ``record``                :class:`KnownRecord`
-=========================  ========================  ===========================================
+==========================  =========================  =============================================
+space                       key                        value
+==========================  =========================  =============================================
+``device``                  ``id``                     device id
+``device``                  ``key`` + scheme (2)       private signature key
+``device``                  ``next`` + scheme (2)      private signature key that will replace it
+``device``                  ``former`` + scheme (2)    time of its replacement, seconds since the Unix epoch (8);
+                                                       public signature key that groups may still have
+``device``                  ``invitation``             archive id of the last invitation read (the plugin's)
+``device``                  ``since``                  time at which we began, until an invitation has been read (8, the
+                                                       plugin's)
+``device``                  ``listed``, ``label``,     whether our account's node has listed us, the label, and the time
+                            ``retired``                at which that ended (:mod:`slixmpp_mls.account.own_entry`)
+``device``                  ``chain`` + scheme (2)     our certificate (:mod:`slixmpp_mls.client.device.certificates`)
+``device``                  ``vouchers`` + scheme (2)  vouchers that other devices of our account have made for us
+``device``                  ``clock``                  the latest time that we have seen
+                                                       (:mod:`slixmpp_mls.account.maintenance`)
+``key-package``             KeyPackageRef              :class:`KeyPackageRecord`
+``key-package-item``        id of an item              KeyPackageRef of ours that the directory has under this id
+``spent``                   KeyPackageRef              :class:`SpentRecord` of one that was used
+``conversation``            account                    the room that is being made for it (the plugin's)
+``room``                    room's bare JID            :class:`RoomRecord`
+``group/`` + room           piece                      :mod:`slixmpp_mls.mls.group.group_storage`
+``pending/`` + room         number (8), piece          a Commit of ours that waits, by its number in the outbox
+``outbox/`` + room          number (8)                 :class:`OutboxRecord`
+``uploads/`` + room         number (8)                 :class:`UploadRecord` of a message in the outbox
+``unwanted/`` + room        ProposalRef                empty: a waiting proposal that we do not commit
+``member/`` + room          client's full identity     time of its arrival, seconds since the Unix epoch (8)
+``renewed/`` + room         client's full identity     time of its keys' last renewal, see :mod:`.leaf_ages`
+``epochs/`` + room          epoch modulo 256 (2)       the Commit that began it, see :mod:`.epoch_log`
+``doubt/`` + room           client's full identity     :class:`DoubtRecord`
+``owed/`` + room            kind (1), account          pending action, see :mod:`.post_commit_actions`
+``inbox/`` + room           number (8)                 :class:`InboxRecord`
+``seen/`` + room            number (2)                 mark of a recent message, see :mod:`.duplicate_filter`
+``said/`` + room            number (4), ``next``       messages to which others can refer (the plugin's)
+``ended/`` + room           group id                   the last epoch of that group in which we were (8)
+``arrivals/`` + room        account                    times at which clients entered at their own request, see
+                                                       :mod:`.rejoin_limit`
+``outside/`` + room         ``record``                 :class:`OutsideRecord`
+``outside/`` + room         ``expected``               :class:`ExpectedRecord`; a store of before 0.2 has none
+``entering/`` + room        piece                      the state after an external Commit of ours
+``unsure/`` + room          ``record``                 :class:`UnsureRecord`
+``group_info_key/`` + room  ``present``                the key of the group's GroupInfos
+                                                       (:mod:`slixmpp_mls.client.group.group_info_key`); a store of
+                                                       before 0.2 has none, an empty one is not known
+``group_info_key/`` + room  ``entry``                  the same after an external Commit of ours
+``returning/`` + room       number (1), suite (2)      private return key of a leaf that we have, or may have, in a
+                                                       group that we have lost, the likeliest first
+``former/`` + room          kind (1), number (1)       :class:`FormerKeyRecord`
+``partial/`` + room         piece                      the group while we do not have its ratchet tree, in place of
+                                                       ``group/``
+``whole_tree/`` + room      ``record``                 :class:`WholeTreeRecord`, as long as ``partial/`` is there
+``known/`` + room           ``record``                 :class:`KnownRecord`
+``known/`` + room           ``despite-doubts``         empty: our user has decided to believe its clients
+==========================  =========================  =============================================
+
+Other packages keep records of their own in the same store: :mod:`slixmpp_mls.account.device_records`,
+:mod:`slixmpp_mls.authentication.trust_table`, :mod:`slixmpp_mls.authentication.automatic_trust`,
+:mod:`slixmpp_mls.rooms.conversations` and :mod:`slixmpp_mls.rooms.invitation_queue` say which.
 
 The names of the spaces contain rooms, not group ids: a room carries one group at a time, and the successor of a group
-takes its place.  The first of these spaces end with the membership.  ``inbox``, ``seen`` and ``ended`` outlive it,
+takes its place.  Most of these spaces end with the membership.  ``inbox``, ``seen`` and ``ended`` outlive it,
 because they prevent damage that would occur after it: the loss of a message that was read, reading a message twice,
 using a key twice.  ``outside`` describes the time without a membership.
 """

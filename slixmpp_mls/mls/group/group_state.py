@@ -3,9 +3,8 @@
 The public part (:class:`PublicState`: context, tree, transcript, waiting proposals) is what anybody may follow.
 :class:`MemberState` adds the member's secrets.  Both come with either kind of tree (:class:`KnownTree`): a full
 member has the whole one (:data:`PublicGroup`, :data:`GroupState`), a partial member the part of it that was proved
-to it (:mod:`slixmpp_mls.mls.partial`).  Nothing in here is ever modified: whatever
-happens to a group makes another value, which shares with the old one all that stayed the
-same.  A message that turns out to be bad has therefore changed nothing, and a Commit that
+to it (:mod:`slixmpp_mls.mls.partial`).  Nothing in here is ever modified: each change of a group makes another value,
+which shares with the old one all that stayed the same.  A bad message has therefore changed nothing, and a Commit that
 loses its race costs no more than dropping a value.
 
 =====================  ====================================================================

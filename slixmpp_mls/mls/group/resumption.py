@@ -1,7 +1,7 @@
 """Groups that continue groups (RFC 9420 11.2 ReInit, 11.3 branching).
 
 In both cases a member creates a new group and adds the others in its first Commit, which mixes
-in a resumption PSK of the old group: only who was in the old one can join.
+in a resumption PSK of the old group: only members of the old one can join.
 
 Like any Commit it is made in two steps (:mod:`.commit_creation`): a :class:`CreationDraft`, whose ratchet tree
 can be brought to a place of its own, and the messages.
