@@ -505,3 +505,22 @@ async def test_nonsense_is_answered_by_a_typed_error(prosody: DevServer, cast: C
 
 def _refused() -> None:
     raise UsageError("by the test: nothing to try")
+
+
+# --- nicknames -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nick", ["ops bot 🤖", "  spaces  ", "Ⅷ ﬁ ẞ", "ᴵᴬᴹƤ๏łคгเร", "x/y@z", "new\nline", "\u200b", "a" * 1023])
+async def test_a_nickname_is_refused_at_once_or_leads_into_the_room(server: DevServer, cast: Cast, nick: str) -> None:
+    """RFC 7622 3.4, XEP-0045 7.2.2: what is no resource of a JID is no setting; services change or refuse others."""
+    room, (alice, _) = await cast.meet(server, "alice", "carol")
+    try:
+        bot = await cast.person(server, "bot", nick=nick)
+    except UsageError as error:
+        assert "nickname" in str(error)
+        return
+    result = await alice.room(room).add(bot.account)
+    assert [member.account for member in result.added] == [bot.account]
+    await bot.joined(room)
+    await bot.say("I am the bot", room)
+    await alice.hears("I am the bot")
