@@ -510,7 +510,9 @@ def _refused() -> None:
 # --- nicknames -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("nick", ["ops bot 🤖", "  spaces  ", "Ⅷ ﬁ ẞ", "ᴵᴬᴹƤ๏łคгเร", "x/y@z", "new\nline", "\u200b", "a" * 1023])
+@pytest.mark.parametrize(
+    "nick", ["ops bot 🤖", "  spaces  ", "Ⅷ ﬁ ẞ", "ᴵᴬᴹƤ๏łคгเร", "x/y@z", "new\nline", "\u200b", "a" * 1023]
+)
 async def test_a_nickname_is_refused_at_once_or_leads_into_the_room(server: DevServer, cast: Cast, nick: str) -> None:
     """RFC 7622 3.4, XEP-0045 7.2.2: what is no resource of a JID is no setting; services change or refuse others."""
     room, (alice, _) = await cast.meet(server, "alice", "carol")
