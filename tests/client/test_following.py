@@ -276,9 +276,9 @@ def full(scene: Scene) -> None:
     due = annotator.due(element.epoch)
     assert due is not None
     assert due.wants_tree
-    octets, place = annotator.tree_of(element.epoch)
-    assert place is None
-    answer = annotator.answer(element.epoch, scene.world.now, scene.world.upload(octets))
+    assert annotator.asking_for_tree(element.epoch) == {CAROL}
+    assert annotator.place_of(element.epoch) is None
+    answer = annotator.answer(element.epoch, scene.world.now, scene.world.upload(annotator.tree_of(element.epoch)))
     assert answer is not None
     assert scene.carol.group.following.take(answer)
     partial = scene.carol.group.partial.membership

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -197,15 +196,31 @@ async def test_a_member_that_says_that_the_tree_is_elsewhere_keeps_nobody_out(sc
 
 
 async def test_trees_are_not_uploaded_as_often_as_members_like(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    exchange = scene.alice.room.worker.annotations
-    now = scene.world.now
-    monkeypatch.setattr(exchange, "_uploads", deque([now] * 11, maxlen=12))
-    places = len(scene.world.web)
-    assert await exchange._upload(b"a tree") is not None
-    assert await exchange._upload(b"a tree") is None
-    assert len(scene.world.web) == places + 1
+    exchange, annotator = scene.alice.room.worker.annotations, scene.alice.room.group.annotator
+    encoded, now, places = list[int](), scene.world.now, len(scene.world.web)
+
+    def asking(*accounts: str) -> None:
+        monkeypatch.setattr(annotator, "asking_for_tree", lambda epoch: frozenset(accounts))
+
+    def tree(epoch: int) -> bytes:
+        encoded.append(epoch)
+        return b"a tree"
+
+    monkeypatch.setattr(annotator, "tree_of", tree)
+    asking(BOB)
+    found = [await exchange._upload(epoch) is not None for epoch in range(12)]
+    assert found == [True] * 6 + [False] * 6  # he has no more of them, whatever he asks for
+    assert len(scene.world.web) == places + len(encoded) == places + 6  # for those, no tree of thousands is written
+    asking(BOB, CAROL)
+    assert await exchange._upload(12) is not None
+    assert await exchange._upload(13) is None
+    for number in range(5):
+        asking(f"guest{number}@g.example")
+        assert await exchange._upload(14 + number) is not None
+    asking(DAVE)
+    assert await exchange._upload(20) is None
     monkeypatch.setattr(scene.world, "now", now + 3600)
-    assert await exchange._upload(b"a tree") is not None
+    assert await exchange._upload(20) is not None
 
 
 async def test_a_change_that_we_want_needs_the_tree(scene: Scene) -> None:

@@ -285,10 +285,19 @@ class Annotator:
         due = self.due(number)
         return set() if due is None else {self._epoch(number).accounts[leaf] for leaf in due.asked}
 
-    def tree_of(self, epoch: int) -> tuple[bytes, BlobReference | None]:
-        """The ratchet tree of an epoch that is due, encoded, and its place if it is uploaded already."""
-        found = self._epoch(epoch)
-        return (b"", found.place) if found.place is not None else (found.tree.encode(), None)
+    def asking_for_tree(self, number: int) -> frozenset[str]:
+        """The accounts that ask where the ratchet tree of an epoch is."""
+        due = self.due(number)
+        asked = {} if due is None else due.asked
+        return frozenset(self._epoch(number).accounts[leaf] for leaf, items in asked.items() if None in items)
+
+    def place_of(self, epoch: int) -> BlobReference | None:
+        """Where we have uploaded the ratchet tree of an epoch that is due; None if we have not."""
+        return self._epoch(epoch).place
+
+    def tree_of(self, epoch: int) -> bytes:
+        """The ratchet tree of an epoch that is due, encoded: in time proportional to the group."""
+        return self._epoch(epoch).tree.encode()
 
     def _epoch(self, number: int) -> _Epoch:
         membership = self._state.require_member()

@@ -50,7 +50,7 @@ class AnnotationExchange:
         self._context = parts.context
         self._group = parts.group
         self._answering: set[int] = set()  # epochs
-        self._uploads: deque[int] = deque(maxlen=_UPLOADS)  # when, seconds since the Unix epoch
+        self._uploads: deque[tuple[int, frozenset[str]]] = deque(maxlen=_UPLOADS)  # when, and because of which accounts
 
     def shown(self, event: EphemeralShown) -> None:
         """Read a live stanza with a request or an answer.  Bad content is logged, and changes nothing."""
@@ -116,17 +116,20 @@ class AnnotationExchange:
                 self._answering.add(epoch)
                 self._parts.spawn(self._answer(epoch), "answering a member without the ratchet tree")
 
-    async def _upload(self, tree: bytes) -> BlobReference | None:
-        """Upload a ratchet tree, unless there were :data:`_UPLOADS` in the last hour: any member can ask for each.
+    async def _upload(self, epoch: int) -> BlobReference | None:
+        """Upload an epoch's ratchet tree.  Any member can ask for that of each epoch, so there is a limit.
 
-        :returns: None if it has failed, too
+        :data:`_UPLOADS` in an hour, of which the second half is for accounts because of which there was none in it.
+
+        :returns: None if there were too many, or it has failed
         """
-        now = self._context.now
-        if len(self._uploads) == _UPLOADS and abs(now - self._uploads[0]) < HOUR:
+        now, accounts = self._context.now, self._group.annotator.asking_for_tree(epoch)
+        lately = [because for when, because in self._uploads if abs(now - when) < HOUR]
+        if len(lately) == _UPLOADS or (2 * len(lately) >= _UPLOADS and accounts <= frozenset().union(*lately)):
             return None
-        self._uploads.append(now)
+        self._uploads.append((now, accounts))
         with suppress(DeliveryError):
-            return await self._context.uploads.put(tree)
+            return await self._context.uploads.put(self._group.annotator.tree_of(epoch))
         return None
 
     async def _answer(self, epoch: int) -> None:
@@ -140,8 +143,7 @@ class AnnotationExchange:
                     continue
                 place = None
                 if due.wants_tree:
-                    octets, place = annotator.tree_of(epoch)
-                    place = place or await self._upload(octets)
+                    place = annotator.place_of(epoch) or await self._upload(epoch)
                 answer = annotator.answer(epoch, self._context.now, place, most=most)
                 if answer is None:
                     return
