@@ -20,7 +20,9 @@ for none of the other account's clients in it.
 (:mod:`.undecided_invitations`).  If there is no conversation yet, those of the other account are followed before a new
 room is made; otherwise each side would talk in a room of its own, and not read the other's.
 
-*A room that is lost is no conversation.*  If it was destroyed, or we were banned from it, another one is made.
+*A room that is lost is no conversation.*  If it was destroyed, or we were banned from it, another one is made.  Unless
+it was destroyed, it counts again when it lets us in again (:mod:`.lost_rooms`): otherwise its service could shut us out
+for a moment, and divert the conversation by that.
 
 *No empty conversation.*  No room is made for an account without usable KeyPackages.  If no device can be added in the
 end, the room is destroyed.  The name of a room is stored before the room is made, so an interrupted attempt continues.
@@ -116,9 +118,16 @@ class Conversations:
         room = self.all.get(account)
         if room is not None:
             with self._context.device.store.transaction() as transaction:
-                if transaction.get(_COUNTS, account.encode()) != room.jid.encode():
+                noted = transaction.get(_COUNTS, account.encode())
+                if noted != room.jid.encode() and not self._may_return(account, noted):
                     transaction.put(_COUNTS, account.encode(), room.jid.encode())
         return room
+
+    def _may_return(self, account: str, noted: bytes | None) -> bool:
+        """Whether the conversation that has counted is one whose room has shut us out, and may let us in again."""
+        room = None if noted is None else self._rooms.get(noted.decode())
+        lost = None if room is None or room.partner != account else room.lost
+        return lost is not None and lost.reason != "destroyed"
 
     async def open(self, account: str, service: str | None = None) -> EncryptedRoom:
         """See :meth:`MLS.conversation`."""
