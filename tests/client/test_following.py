@@ -37,8 +37,9 @@ from slixmpp_mls.client.group.partial import verify
 from slixmpp_mls.client.storage.records import MembershipState
 from slixmpp_mls.errors import InvalidError, MalformedError, PeerError, Premature
 from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
-from slixmpp_mls.mls.registry import CipherSuiteId
-from slixmpp_mls.mls.structures.proposals import Add, GroupContextExtensions, Remove
+from slixmpp_mls.mls.group.commit_creation import CommitOptions
+from slixmpp_mls.mls.registry import CipherSuiteId, ProtocolVersion
+from slixmpp_mls.mls.structures.proposals import Add, GroupContextExtensions, ReInit, Remove
 from slixmpp_mls.mls.tree.tree_math import LeafIndex
 from slixmpp_mls.mls.tree.tree_slice import prove
 from slixmpp_mls.policy import ExternalJoins, Right, RoomPolicy
@@ -420,6 +421,47 @@ def test_the_word_of_a_member_that_is_no_administrator_is_not_enough(counts: boo
     with pytest.raises(InvalidError, match="administrator"):
         scene.carol.group.following.take(seal_annotations(key, replace(answer, verdict=mine)))
     assert scene.wanted() == wanted
+
+
+@pytest.mark.parametrize("by_reference", [True, False])
+@pytest.mark.parametrize("public", [True, False])
+def test_nobody_has_a_say_in_its_own_removal(by_reference: bool, public: bool) -> None:
+    """Bob, an administrator that Alice removes, would keep Carol, and lead her on in a group of his own."""
+    scene = Scene(policy=lambda world: RoomPolicy(world.room.jid, (ALICE, BOB)))
+    before, changes = scene.bob.group.mls, scene.alice.removing(BOB)
+    if by_reference:
+        for change in changes:
+            scene.alice.propose(change)
+        scene.settle()
+        changes = []
+    scene.alice.commit(*changes, options=CommitOptions(public=public))
+    scene.world.settle()
+    assert scene.bob.group.state is MembershipState.OUT
+    wanted, key = scene.wanted(), AnnotationKey(before)
+    proof, me = prove(before.tree, before.own_index), int(before.own_index)
+    word = sign_verdict(key, before.signature_key, me, wanted.digest, None)
+    scene.carol.group.following.request(wanted, scene.world.now)
+    with pytest.raises(InvalidError, match="own removal"):
+        scene.carol.group.following.take(seal_annotations(key, Annotations((proof,), word, None, ())))
+    assert scene.wanted() == wanted
+    scene.settle()
+    assert scene.agrees()
+    assert scene.known == {ALICE, CAROL}
+
+
+@pytest.mark.parametrize("reinit", [True, False])
+def test_nobody_has_a_say_in_what_takes_its_rights(reinit: bool) -> None:
+    scene = Scene(policy=lambda world: RoomPolicy(world.room.jid, (ALICE, BOB)))
+    without_bob, before = RoomPolicy(scene.world.room.jid, (ALICE,)), scene.bob.group.mls
+    change = policy_change(scene.alice, without_bob)
+    wanted = scene.wanted_after(ReInit(bytes(32), ProtocolVersion.MLS10, 1, change.extensions) if reinit else change)
+    key, proof, me = AnnotationKey(before), prove(before.tree, before.own_index), int(before.own_index)
+    word = sign_verdict(key, before.signature_key, me, wanted.digest, None)
+    scene.carol.group.following.request(wanted, scene.world.now)
+    with pytest.raises(InvalidError, match="own removal"):
+        scene.carol.group.following.take(seal_annotations(key, Annotations((proof,), word, None, ())))
+    assert scene.carol.group.following.take(scene.answer(wanted))
+    assert scene.carol.group.following.is_beyond_us(wanted)
 
 
 def test_not_every_answer_is_read() -> None:

@@ -11,7 +11,8 @@ removes or replaces the leaf, for a Commit names those; the last :data:`CARRIED`
 *Following a Commit.*  A member must have signed that it counts, and every right is checked as far as proofs show it
 (:mod:`slixmpp_mls.policy.without_tree`).  Keys, path and confirmation tag are checked as the draft says.  All this
 happens in :meth:`Following.take`, before anything changes.  A Commit that an answer calls void is passed over: a full
-member has seen that the policy or RFC 9420 forbids it.
+member has seen that the policy or RFC 9420 forbids it.  A member that the Commit would remove, or make no administrator
+any more, has no say in that: it could keep us in the epoch that the others have left, and lead us on from there.
 
 *Answers prove themselves.*  One with a wrong proof, without one that it needs, for another Commit or from somebody
 without the right is ignored, and the next one is awaited.  Of each account, at most :data:`ANSWERS_READ` are read for
@@ -26,10 +27,14 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from ...errors import InvalidError, MalformedError, MembershipUnproved, PeerError
+from ...identity import ClientIdentity
 from ...mls.group.commit_effects import Effects
-from ...mls.partial import PartialGroup, StagedPartialCommit, effects_without_tree
-from ...mls.structures.framing import MLSMessage, NewMemberCommitSender, PublicMessage
+from ...mls.group.proposal_list import SentProposal
+from ...mls.partial import PartialGroup, StagedPartialCommit, effects_without_tree, unverified_proposals
+from ...mls.structures.framing import MemberSender, MLSMessage, NewMemberCommitSender, PublicMessage
+from ...mls.structures.leaf_node import LeafNode
 from ...mls.structures.partial import AnnotatedCommit, SenderAuthenticatedMessage
+from ...mls.structures.proposals import GroupContextExtensions, ReInit, Remove, SelfRemove
 from ...policy import GroupView, RoomPolicy
 from ...policy.roster import Roster
 from ...policy.without_tree import check_without_tree, may_vouch_for_commits
@@ -229,6 +234,9 @@ class Following:
             raise InvalidError("a verdict of somebody who is no administrator", _RULES)
         verify_verdict(key, leaf.signature_key, verdict)
         if not verdict.counts:
+            listed = unverified_proposals(group, MLSMessage.decode(commit))
+            if any(_is_against(verdict.member, leaf, sent) for sent in listed):
+                raise InvalidError("a word on its speaker's own removal", _RULES)
             self._void.add(verdict.commit)
             return
         staged = group.process(_annotated(group, answer, verdict, MLSMessage.decode(commit)), now=0)
@@ -263,6 +271,22 @@ def _annotated(
     if mine is None:  # it removes us, or this is no answer to us
         return commit if before is None else SenderAuthenticatedMessage(commit, before)
     return AnnotatedCommit(commit, before, verdict.tree_hash_after, mine.resolution_index, answer.committer, mine.proof)
+
+
+def _is_against(member: int, leaf: LeafNode, sent: SentProposal) -> bool:
+    """Whether a proposal would remove a member, or have a policy that does not name its account as administrator."""
+    proposal = sent.proposal
+    if isinstance(proposal, Remove):
+        return int(proposal.removed) == member
+    if isinstance(proposal, SelfRemove):
+        return sent.sender == MemberSender(member)
+    if not isinstance(proposal, GroupContextExtensions | ReInit):
+        return False
+    try:
+        policy = RoomPolicy.required_in(proposal.extensions)
+    except PeerError:
+        return False  # void for everybody
+    return ClientIdentity.from_leaf(leaf).account not in policy.administrators
 
 
 def _place(answer: Annotations, policy: RoomPolicy) -> BlobReference | None:

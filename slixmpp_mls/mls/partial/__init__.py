@@ -33,7 +33,7 @@ messages that all others read, and nobody outside reads what it sends: its keys 
 
 from .annotations import CommitAnnotations, annotate_welcome, authenticate_sender
 from .commit_processing import StagedPartialCommit
-from .effects import effects_without_tree
+from .effects import effects_without_tree, unverified_proposals
 from .joining import StagedPartialJoin
 from .partial_group import PartialGroup
 
@@ -45,4 +45,5 @@ __all__ = [
     "annotate_welcome",
     "authenticate_sender",
     "effects_without_tree",
+    "unverified_proposals",
 ]

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from ...errors import InvalidError
+from ...errors import InvalidError, PeerError
 from ..group.commit_effects import ChangeKind, Effects, ExtensionsChange, MemberChange
-from ..structures.framing import AnySender, MemberSender, NewMemberCommitSender
+from ..group.proposal_list import SentProposal
+from ..schedule.message_protection import open_sender_data, unprotect_private
+from ..structures.commit import Commit, ProposalRef
+from ..structures.framing import (
+    AnySender,
+    FramedContent,
+    MemberSender,
+    MLSMessage,
+    NewMemberCommitSender,
+    PrivateMessage,
+    PublicMessage,
+)
 from ..structures.leaf_node import LeafNode
 from ..structures.proposals import Add, GroupContextExtensions, PreSharedKey, ReInit, Remove, SelfRemove, Update
 from ..structures.psk import PreSharedKeyID
@@ -12,7 +23,7 @@ from ..tree.tree_math import LeafIndex
 from .commit_processing import StagedPartialCommit
 from .partial_group import PartialGroup
 
-__all__ = ["UNKNOWN_PLACE", "effects_without_tree"]
+__all__ = ["UNKNOWN_PLACE", "effects_without_tree", "unverified_proposals"]
 
 UNKNOWN_PLACE = 1 << 31
 """From here on, leaf indices stand for places that are not known: no tree is as wide (RFC 9420 7.7)."""
@@ -70,6 +81,38 @@ def effects_without_tree(group: PartialGroup, staged: StagedPartialCommit[Partia
         psks=tuple(psks),
         reinit=reinit,
     )
+
+
+def unverified_proposals(group: PartialGroup, message: MLSMessage) -> tuple[SentProposal, ...]:
+    """What a Commit of the present epoch would do; nobody's signature has been checked.
+
+    :returns: empty if we cannot read it, or it is no Commit; without proposals that it refers to and we do not have
+    """
+    try:
+        content = _unverified(group, message)
+    except PeerError:
+        return ()
+    if content is None or not isinstance(content.content, Commit):
+        return ()
+    known = group.public.proposals
+    found = (
+        known.get(entry.reference) if isinstance(entry, ProposalRef) else SentProposal(entry, content.sender)
+        for entry in content.content.proposals
+    )
+    return tuple(sent for sent in found if sent is not None)
+
+
+def _unverified(group: PartialGroup, message: MLSMessage) -> FramedContent | None:
+    """
+    :raises PeerError: it cannot be read
+    """
+    body = message.body
+    if isinstance(body, PublicMessage):
+        return body.content
+    if not isinstance(body, PrivateMessage) or (body.group_id, body.epoch) != (group.group_id, group.epoch):
+        return None
+    sender = open_sender_data(group.suite, body, group.secrets.sender_data_secret)
+    return unprotect_private(group.suite, body, sender, group.secret_tree, group.limits)[0].content
 
 
 def _committer_index(staged: StagedPartialCommit[PartialGroup]) -> LeafIndex:
