@@ -12,6 +12,10 @@ accounts that share presence with us and may be lost, so:
   ago, and is added to a group at once, must not be compared with an older list;
 - a retired device of an account that sends no notifications can pass for valid up to `lifetime`.
 
+An account, or its server, decides how often it announces a change, and how long a request takes.  So one request for an
+account is under way at a time, whatever is announced meanwhile, and a domain has a part of all requests only: otherwise
+questions about everybody else would wait.
+
 An account whose server cannot be reached is ``UNKNOWN``.  One whose server answers that it has no such node, or does
 not let us read it, does not vouch for its devices: ``INVALID``.  (Prosody gives strangers the same answer for a closed
 node and for a missing one.  This node must be open, so the difference does not matter.)
@@ -45,6 +49,7 @@ log = logging.getLogger(__name__)
 MAX_ACCOUNTS = 2000  # whose devices are kept
 MAX_DOMAINS = 1000  # whose silence is remembered
 PARALLEL = 16  # requests under way at once
+OF_ONE_DOMAIN = 8  # of them
 SILENCE = 30.0  # seconds for which a domain that did not answer is not asked again
 _NO_SERVER = frozenset({"remote-server-not-found", "remote-server-timeout"})
 
@@ -80,12 +85,24 @@ class _Listing:
     read: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Reading:
-    """A request for a listing, under way."""
+    """A request for a listing, under way.
+
+    :ivar outdated: whether the account has announced a change meanwhile, which the answer may lack
+    """
 
     order: int
     task: asyncio.Task[_Listing]
+    outdated: bool = False
+
+
+@dataclass(slots=True)
+class _DomainSlots:
+    """Limits the requests to one domain."""
+
+    free: asyncio.Semaphore
+    users: int = 0
 
 
 class DeviceListService(AuthenticationService):
@@ -112,8 +129,9 @@ class DeviceListService(AuthenticationService):
         self._order = count(1)
         self._listings: Recent[str, _Listing] = Recent(MAX_ACCOUNTS)
         self._readings: dict[str, _Reading] = {}
-        self._tasks: set[asyncio.Task[_Listing]] = set()  # also those that have been overtaken
+        self._tasks: set[asyncio.Task[_Listing]] = set()
         self._slots = asyncio.Semaphore(PARALLEL)
+        self._of_domain: dict[str, _DomainSlots] = {}  # those with a request under way
         self._silent: Recent[str, float] = Recent(MAX_DOMAINS)  # since when
         self._listeners: Listeners[str] = Listeners()
 
@@ -134,10 +152,14 @@ class DeviceListService(AuthenticationService):
         return self._listeners.add(changed)
 
     def _changed(self, account: str) -> None:
-        self._listings.pop(account, None)
-        self._readings.pop(account, None)  # its answer may be older than the change: not to be kept
+        self._outdate(account)
         self._silent.pop(account.partition("@")[2], None)
         self._listeners.tell(account)
+
+    def _outdate(self, account: str) -> None:
+        self._listings.pop(account, None)
+        if account in self._readings:
+            self._readings[account].outdated = True
 
     # --- our own devices -----------------------------------------------------------------------
 
@@ -163,8 +185,7 @@ class DeviceListService(AuthenticationService):
             log.warning("the keys listed for %s are not ours and are replaced", client)
         if device != there:
             await self._node.publish(device.id, device.to_stdlib())
-            self._listings.pop(client.account, None)
-            self._readings.pop(client.account, None)
+            self._outdate(client.account)
 
     # --- everybody's ---------------------------------------------------------------------------
 
@@ -226,6 +247,8 @@ class DeviceListService(AuthenticationService):
                 self._readings[account] = reading
                 self._tasks.add(reading.task)
                 reading.task.add_done_callback(self._ended)
+            elif reading.outdated:
+                after = max(after, reading.order)  # the change is older than our question
             # Unlike awaiting the task, waiting for it leaves it to the others who wait if we are cancelled.
             await asyncio.wait([reading.task])
             if reading.task.cancelled():
@@ -241,24 +264,24 @@ class DeviceListService(AuthenticationService):
 
     async def _read(self, account: str, order: int) -> _Listing:
         domain = account.partition("@")[2]
+        of_domain = self._of_domain.setdefault(domain, _DomainSlots(asyncio.Semaphore(OF_ONE_DOMAIN)))
+        of_domain.users += 1
         try:
-            async with self._slots:
+            async with of_domain.free, self._slots:
                 # One request detects that a server is dead; the others need not wait for it.
                 if 0 <= self._clock() - self._silent.get(domain, -SILENCE) < SILENCE:
                     raise NoAnswer(f"{domain} did not answer a moment ago")
                 items = await self._request(account, domain)
             listing = _Listing(_devices(account, items), _retired(items), order, self._clock())
-            if self._is_current(account, order):
+            reading = self._readings.get(account)
+            if reading is not None and not reading.outdated:
                 self._listings[account] = listing
             return listing
         finally:
-            if self._is_current(account, order):
-                del self._readings[account]
-
-    def _is_current(self, account: str, order: int) -> bool:
-        """Whether no change and no later request has overtaken this one."""
-        reading = self._readings.get(account)
-        return reading is not None and reading.order == order
+            self._readings.pop(account, None)
+            of_domain.users -= 1
+            if not of_domain.users:
+                self._of_domain.pop(domain, None)
 
     async def _request(self, account: str, domain: str) -> dict[str, Element]:
         try:

@@ -32,6 +32,7 @@ from slixmpp_mls.authentication import (
     Verdict,
 )
 from slixmpp_mls.authentication.callbacks import Recent
+from slixmpp_mls.authentication.device_lists import OF_ONE_DOMAIN
 from slixmpp_mls.delivery import DeviceDirectory, Stream
 from slixmpp_mls.delivery.devices import NODE
 from slixmpp_mls.delivery.pep import PUBSUB, PUBSUB_OWNER
@@ -438,6 +439,45 @@ async def test_what_was_read_while_it_changed_is_not_kept() -> None:
     node.gate.set()
     await question
     assert await answer_on(service, ALICE) == "other-key"
+
+
+async def test_an_account_that_announces_one_change_after_another_keeps_nobody_waiting() -> None:
+    """Its server lets each request last as long as it may: those about others do not wait for them."""
+    node = Node()
+    for client in (ALICE, B1 := ClientIdentity("bob@b.example", "b1")):
+        node.put(client)
+    service = DeviceListService(node)
+    service.start()
+    gate, node.gate = node.gate, asyncio.Event()
+    questions = []
+    for _ in range(100):
+        node.changed(ALICE.account)
+        questions.append(asyncio.create_task(answer_on(service, ALICE)))
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+    assert node.requests == [ALICE.account]
+    slow, node.gate = node.gate, gate
+    assert await answer_on(service, B1) == "valid"
+    slow.set()
+    assert await asyncio.gather(*questions) == ["valid"] * 100
+    assert node.requests == [ALICE.account, B1.account, ALICE.account]  # one more, for those after the change
+
+
+async def test_a_domain_has_a_part_of_the_requests_only() -> None:
+    node = Node()
+    slow = [ClientIdentity(f"user{number}@slow.example", "d") for number in range(100)]
+    for client in (*slow, ALICE):
+        node.put(client)
+    service = DeviceListService(node)
+    gate, node.gate = node.gate, asyncio.Event()
+    questions = [asyncio.create_task(answer_on(service, client)) for client in slow]
+    await asyncio.sleep(0.01)
+    assert node.under_way == OF_ONE_DOMAIN
+    waits, node.gate = node.gate, gate
+    assert await answer_on(service, ALICE) == "valid"
+    waits.set()
+    assert await asyncio.gather(*questions) == ["valid"] * 100
+    assert not service._of_domain
 
 
 async def test_invalid_only_by_a_list_that_is_younger_than_the_question() -> None:

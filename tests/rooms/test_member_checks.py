@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -163,6 +164,32 @@ async def test_a_client_that_is_put_out_while_the_answer_comes_does_nothing() ->
     alice.service.validate = slowly  # type: ignore[method-assign, assignment]
     await alice.checks.look_at_account(bob.account)
     assert not alice.told()
+
+
+async def test_an_account_that_announces_one_change_after_another_is_asked_about_once_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its server decides how many of them there are."""
+    monkeypatch.setattr(member_checks, "_ONCE_MORE", 0.001)
+    _, alice, bob, carol = checking()
+    answer, gate = alice.service.validate, asyncio.Event()
+
+    async def slowly(leaves: object, suite: object) -> object:
+        verdicts = await answer(leaves, suite)  # type: ignore[arg-type]
+        await gate.wait()
+        return verdicts
+
+    alice.service.validate = slowly  # type: ignore[method-assign, assignment]
+    looks = [asyncio.create_task(alice.checks.look_at_account(bob.account)) for _ in range(100)]
+    await until(lambda: sum(look.done() for look in looks) == 99)
+    assert alice.service.asked == [bob]
+    other = asyncio.create_task(alice.checks.look_at_account(carol.account))
+    await until(lambda: carol in alice.service.asked)
+    alice.service.denied.add(bob)
+    gate.set()
+    await asyncio.gather(*looks, other)
+    assert sorted(alice.service.asked, key=str) == sorted([bob, bob, carol], key=str)
+    assert alice.told() == [(bob, True)]  # by the second answer
 
 
 # --- what others can make us ask ---------------------------------------------------------------

@@ -43,6 +43,7 @@ __all__ = ["MemberChecks"]
 FREE = 8  # accounts that one stanza may make us ask about in any case
 AGAIN = (5.0, 15.0, 45.0, 135.0, 405.0, 1215.0)
 """Seconds until it is asked again about a newcomer because of which nothing is sent; ordinary rounds follow."""
+_ONCE_MORE = 5.0  # seconds, between two looks at an account whose server tells us of one change after another
 _ROUNDS = 24  # parts of the membership; each round checks one of them
 
 
@@ -69,6 +70,7 @@ class MemberChecks:
         self._round = random.randrange(_ROUNDS)  # noqa: S311
         self._parts = parts
         self._asking_on = False
+        self._looking: dict[str, bool] = {}  # accounts that are asked about: whether to ask once more
         parts.group.sending.talks_to_anybody = parts.context.settings.denied_members is DeniedMembers.REPORT
 
     async def judge(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Doubt]:
@@ -144,9 +146,24 @@ class MemberChecks:
             self.resume()
 
     async def look_at_account(self, account: str) -> None:
-        """Ask about an account's members again."""
-        roster = self._group.roster
-        await self.look_again([roster.at(leaf) for leaf in roster.leaves_of(account)])
+        """Ask about an account's members again.
+
+        The account's server decides how often it tells us of a change: a call while another one is under way has that
+        one ask once more, after a pause.
+        """
+        if account in self._looking:
+            self._looking[account] = True
+            return
+        self._looking[account] = True
+        try:
+            while self._looking[account] and self._group.is_member:
+                self._looking[account] = False
+                roster = self._group.roster
+                await self.look_again([roster.at(leaf) for leaf in roster.leaves_of(account)])
+                if self._looking[account]:
+                    await asyncio.sleep(_ONCE_MORE)
+        finally:
+            del self._looking[account]
 
     # --- accounts beyond the budget ------------------------------------------------------------
 
