@@ -544,7 +544,7 @@ def test_an_inquiry_is_answered_once_and_an_older_one_never() -> None:
     for number, case in enumerate(made["in_this_order"]):
         parsed = parse(case["inquiry"])
         assert isinstance(parsed, Inquiry)
-        asked = answering.judge(parsed, made["time"])
+        asked = answering.judge(parsed)
         assert (asked is not None) is case["answered"], number
         if asked is not None:
             answering.answer(asked, made["time"])

@@ -201,7 +201,7 @@ def may_commit_psks(view: GroupView, leaf: int | None) -> bool:
 def _check_removed(judged: JudgedCommit, change: MemberChange, returning: Iterable[int]) -> None:
     roster, policy = judged.view.roster, judged.view.policy
     who = roster.at(change.index)
-    if _is_wanted(judged, change, returning):
+    if _is_wanted(change, returning):
         return
     if isinstance(change.proposer, NewMemberCommitSender):
         raise PolicyViolation("external-remove", f"an external joiner removes {who} without proof of return")
@@ -221,7 +221,7 @@ def _check_removed(judged: JudgedCommit, change: MemberChange, returning: Iterab
         )
 
 
-def _is_wanted(judged: JudgedCommit, change: MemberChange, returning: Iterable[int]) -> bool:
+def _is_wanted(change: MemberChange, returning: Iterable[int]) -> bool:
     """Whether a client leaves by its own proposal, or returns and so replaces its leaf."""
     return change.proposer == MemberSender(change.index) or change.index in returning
 
@@ -313,7 +313,7 @@ def _removed_after(
 
     removals = []
     for change in judged.effects.removed:
-        if _is_wanted(judged, change, returning):
+        if _is_wanted(change, returning):
             continue
         who, wisher = roster.at(change.index), judged.wisher(change.proposer)
         removed_as = RemovedAs.MEMBER

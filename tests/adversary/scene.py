@@ -297,7 +297,7 @@ class Scene:
                 return
             with suppress(PeerError):
                 if isinstance(payload, elements.Inquiry):
-                    asked = certainty.judge(payload, now)
+                    asked = certainty.judge(payload)
                     if asked is not None and not certainty.pause(asked, now):
                         with self.timed("answering"):
                             person.post(certainty.answer(asked, now))

@@ -40,7 +40,7 @@ def ask(person: Participant, *others: Participant) -> list[elements.Answer]:
     inquiry = inquiry_of(person)
     answers = []
     for other in others:
-        asked = other.group.certainty.judge(inquiry, other.world.now)
+        asked = other.group.certainty.judge(inquiry)
         if asked is not None:
             (answer,) = other.group.certainty.answer(asked, other.world.now).payloads
             assert isinstance(answer, elements.Answer)
@@ -230,16 +230,16 @@ def test_two_halves_of_a_split_group_find_together() -> None:
 def test_strangers_get_no_answer_and_members_not_too_many() -> None:
     world, alice, bob, _ = three()
     inquiry = inquiry_of(bob)
-    asked = alice.group.certainty.judge(inquiry, world.now)
+    asked = alice.group.certainty.judge(inquiry)
     assert asked is not None
     for changed in (replace(asked, signer=0), replace(asked, reply_key=bytes(32)), replace(asked, signer=77)):
         with pytest.raises(InvalidError):
-            alice.group.certainty.judge(replace(inquiry, data=changed.encode()), world.now)
+            alice.group.certainty.judge(replace(inquiry, data=changed.encode()))
     answered = []
     for _ in range(600):
         world.now += 1
         inquiry = inquiry_of(bob)
-        asked = alice.group.certainty.judge(inquiry, world.now)
+        asked = alice.group.certainty.judge(inquiry)
         assert asked is not None
         if not alice.group.certainty.pause(asked, world.now):
             answered.append(world.now)
@@ -258,7 +258,7 @@ def test_all_together_are_answered_so_often_in_a_minute() -> None:
         world.now += 1
         for person in (*people[1:], *crowd):
             inquiry = inquiry_of(person)
-            asked = people[0].group.certainty.judge(inquiry, world.now)
+            asked = people[0].group.certainty.judge(inquiry)
             assert asked is not None
             if not people[0].group.certainty.pause(asked, world.now):
                 answered += 1
@@ -273,25 +273,25 @@ def test_an_old_inquiry_is_not_answered_and_delays_nothing() -> None:
     for _ in range(3):
         world.now += 3600
         inquiry = inquiry_of(bob)
-        asked = alice.group.certainty.judge(inquiry, world.now)
+        asked = alice.group.certainty.judge(inquiry)
         assert asked is not None
         alice.group.certainty.answer(asked, world.now)
         old.append(inquiry)
     world.now += 3600
-    assert [alice.group.certainty.judge(inquiry, world.now) for inquiry in old] == [None] * 3
+    assert [alice.group.certainty.judge(inquiry) for inquiry in old] == [None] * 3
     alice.restart()  # what it has answered is in memory only
     for inquiry in old[:1]:
-        asked = alice.group.certainty.judge(inquiry, world.now)
+        asked = alice.group.certainty.judge(inquiry)
         assert asked is not None
         alice.group.certainty.answer(asked, world.now)
     genuine = inquiry_of(bob)
-    asked = alice.group.certainty.judge(genuine, world.now)
+    asked = alice.group.certainty.judge(genuine)
     assert asked is not None  # it waits for the end of the pause, which is shorter than bob's patience
     assert alice.group.certainty.pause(asked, world.now) == ANSWER_PAUSE < recovery._ANSWER_ARRIVES
     (answer,) = alice.group.certainty.answer(asked, world.now).payloads
     assert isinstance(answer, elements.Answer)
     hear(bob, answer)
-    assert [alice.group.certainty.judge(inquiry, world.now) for inquiry in (*old, genuine)] == [None] * 4
+    assert [alice.group.certainty.judge(inquiry) for inquiry in (*old, genuine)] == [None] * 4
 
 
 def test_each_inquiry_of_a_client_is_later_than_the_one_before() -> None:
@@ -300,7 +300,7 @@ def test_each_inquiry_of_a_client_is_later_than_the_one_before() -> None:
     times = []
     for _ in range(3):
         inquiry = inquiry_of(bob)
-        asked = alice.group.certainty.judge(inquiry, world.now)
+        asked = alice.group.certainty.judge(inquiry)
         assert asked is not None
         times.append(asked.time)
         world.now -= 100

@@ -146,7 +146,7 @@ def test_a_client_that_cannot_fetch_it_finds_that_others_can() -> None:
     world.room.deliver_all()
     alice.read()
     (asked,) = (each for each in inquiry.payloads if isinstance(each, elements.Inquiry))
-    judged = alice.group.certainty.judge(asked, world.now)
+    judged = alice.group.certainty.judge(asked)
     assert judged is not None
     (answer,) = alice.group.certainty.answer(judged, world.now).payloads
     assert isinstance(answer, elements.Answer)

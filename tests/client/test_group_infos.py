@@ -491,13 +491,13 @@ def test_a_paused_administrator_and_a_member_with_a_group_of_its_own() -> None:
     """A member without rights replays an old inquiry, sows doubt, and answers alone; external joins are forbidden."""
     world, alice, bob, carol = ruled(external_joins=ExternalJoins.NEVER)
     old = inquiry_of(bob)
-    asked = alice.group.certainty.judge(old, world.now)
+    asked = alice.group.certainty.judge(old)
     assert asked is not None
     alice.group.certainty.answer(asked, world.now)
     alice.commit()
     world.settle()
     world.now += 3600
-    assert alice.group.certainty.judge(old, world.now) is None
+    assert alice.group.certainty.judge(old) is None
     bob.keep(b"for alice")
     spy = world.person("spy@x.example")
     world.people.remove(spy)

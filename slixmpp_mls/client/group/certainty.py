@@ -339,7 +339,7 @@ class Certainty:
 
     # --- answering -----------------------------------------------------------------------------
 
-    def judge(self, inquiry: elements.Inquiry, now: int) -> Inquiry | None:
+    def judge(self, inquiry: elements.Inquiry) -> Inquiry | None:
         """Verify a member's Inquiry.  Returns None if it is not to be answered, such as one that is not its latest.
 
         :raises PeerError: no member of our tree has signed it

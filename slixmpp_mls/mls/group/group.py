@@ -347,7 +347,7 @@ class Group(GroupState):
         """
         if isinstance(message, bytes):
             message = MLSMessage.decode(message)
-        rules = _rules(self.parameters, remembered)
+        rules = LeafRules.for_received(self.parameters, remembered)
         return message_processing.process(self, message, rules, now, psks=psks, judge=judge)
 
     def apply(self, processed: Processed, *, now: int) -> Self:
@@ -435,11 +435,6 @@ class Group(GroupState):
     def restore_staged(self, pieces: Mapping[bytes, bytes]) -> StagedCommit:
         """The inverse of :meth:`staged_pieces`, for the present state."""
         return group_storage.restore_staged(type(self), pieces, self)
-
-
-def _rules(parameters: Parameters, remembered: MutableSet[bytes] | None) -> LeafRules:
-    """For what we receive: whenever that is, the verdict is the same."""
-    return LeafRules(None, parameters.lifetime_limit, 0, remembered)
 
 
 def _own_rules(parameters: Parameters, now: int, remembered: MutableSet[bytes] | None = None) -> LeafRules:

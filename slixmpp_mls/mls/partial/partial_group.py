@@ -153,7 +153,7 @@ class PartialGroup(MemberState[PartialTree]):
         public = PublicState(self.context, found, self.public.interim_transcript_hash, self.public.confirmation_tag)
         for sent in self.pending_proposals:
             try:
-                check_alone(sent, found, self.context, _rules(self.parameters, remembered))
+                check_alone(sent, found, self.context, LeafRules.for_received(self.parameters, remembered))
             except InvalidError:
                 continue
             public = public.with_proposal(sent, None)  # there was a place for it
@@ -182,7 +182,7 @@ class PartialGroup(MemberState[PartialTree]):
 
         :raises InvalidError: it is no proof of this epoch's tree, or its leaf is not acceptable (RFC 9420 7.3)
         """
-        return commit_processing.with_proof(self, proof, _rules(self.parameters, remembered))[0]
+        return commit_processing.with_proof(self, proof, LeafRules.for_received(self.parameters, remembered))[0]
 
     # --- sending -------------------------------------------------------------------------------
 
@@ -281,7 +281,7 @@ class PartialGroup(MemberState[PartialTree]):
         :raises UnknownGroup, WrongEpoch, NotForUs, StateRolledBack, Replayed: as with :meth:`.Group.process`
         :raises InvalidError: it is not valid, or its proof is not
         """
-        rules = _rules(self.parameters, remembered)
+        rules = LeafRules.for_received(self.parameters, remembered)
         if isinstance(message, AnnotatedCommit):
             return commit_processing.stage_commit(self, message, rules, psks)
         proof = None
@@ -401,11 +401,6 @@ class PartialGroup(MemberState[PartialTree]):
         :raises InvalidError: they make up no state, or that of a full member
         """
         return group_storage.restore(cls, PartialTree.restore, pieces, parameters)
-
-
-def _rules(parameters: Parameters, remembered: MutableSet[bytes] | None) -> LeafRules:
-    """For what we receive: whenever that is, the verdict is the same."""
-    return LeafRules(None, parameters.lifetime_limit, 0, remembered)
 
 
 def _check_sender(shown: TreeSlice | None, content: AuthenticatedContent) -> None:

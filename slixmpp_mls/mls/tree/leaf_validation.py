@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, MutableSet
 from dataclasses import dataclass
+from typing import Self
 
 from ...errors import InvalidError
 from ..crypto.cipher_suite import CipherSuite
 from ..crypto.signature_batch import SignedContent, verify_all
-from ..parameters import DAY, HOUR
+from ..parameters import DAY, HOUR, Parameters
 from ..registry import DEFAULT_EXTENSIONS, DEFAULT_PROPOSALS, ProtocolVersion
 from ..structures.credential import type_of
 from ..structures.extensions import (
@@ -124,6 +125,11 @@ class LeafRules:
     clock_tolerance: int = HOUR
     remembered: MutableSet[bytes] | None = None
     threads: int = 2
+
+    @classmethod
+    def for_received(cls, parameters: Parameters, remembered: MutableSet[bytes] | None) -> Self:
+        """For what we receive: whenever that is, the verdict is the same."""
+        return cls(None, parameters.lifetime_limit, 0, remembered)
 
     def verify_key_packages(
         self, key_packages: Iterable[KeyPackage], requirements: GroupRequirements

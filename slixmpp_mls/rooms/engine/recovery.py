@@ -288,7 +288,7 @@ class Recovery:
         now = self._context.now
         if stanza.stamp is not None and abs(now - stanza.stamp.timestamp()) > _RECENT:
             return
-        asked = self._group.certainty.judge(inquiry, now)
+        asked = self._group.certainty.judge(inquiry)
         if asked is None:  # what no member has signed takes no place (mls-recovery, "Not Being Sure")
             return
         leaf, waiting = asked.signer, self._unanswered.get(asked.signer)
@@ -345,7 +345,7 @@ class Recovery:
                 now = self._context.now
                 if not self._progress.live.is_set() or not group.is_member or abs(now - waiting.read) > _RECENT:
                     return
-                asked = certainty.judge(waiting.inquiry, now)
+                asked = certainty.judge(waiting.inquiry)
                 if asked is None:
                     return
                 pause = certainty.pause(asked, now)
