@@ -284,7 +284,7 @@ class MLS(BasePlugin):
         """
         store = self._open_store()
         device = Device(store, settings=self.settings.key_package_settings, parameters=self.settings.parameters)
-        trust = trust_of(device, self.clock.time, introductions=self.settings.introductions)
+        trust_rules = trust_of(device, self.clock.time, introductions=self.settings.introductions)
         context = Context(
             xmpp=self.xmpp,
             device=device,
@@ -292,12 +292,12 @@ class MLS(BasePlugin):
             clock=self.clock,
             authentication=with_manual_trust(
                 self._service,
-                trust.table,
+                trust_rules.table,
                 unverified=self.settings.unverified_devices,
                 remember=self._service is self._own_service,
                 fire=self.fire,
             ),
-            trust=trust,
+            trust=trust_rules,
             key_packages=self.directory,
             devices=self._node,
             uploads=self.uploads,
@@ -312,15 +312,15 @@ class MLS(BasePlugin):
         devices = OwnDevices(context, rooms, own_entry, self._stop_for_good)
         rotation = KeyRotation(context, rooms, own_entry, publication)
         certificates = CertificateRenewal(context, rooms, publication)
-        people = Trust(context, rooms)
+        trust = Trust(context, rooms)
         maintenance = Maintenance(context, rooms, rotation, certificates, publication)
         self._invitations.begin(context, rooms)
         self._parts = Parts(
-            context, publication, rooms, conversations, own_entry, devices, rotation, certificates, people, maintenance
+            context, publication, rooms, conversations, own_entry, devices, rotation, certificates, trust, maintenance
         )
         publication.start()
         conversations.start()
-        people.start()
+        trust.start()
         self._unsubscribe = context.authentication.subscribe(rooms.account_changed)
         return self._parts
 

@@ -11,7 +11,6 @@ from enum import IntEnum
 from .tls import UInt
 
 __all__ = [
-    "DEFAULT_CREDENTIALS",
     "DEFAULT_EXTENSIONS",
     "DEFAULT_PROPOSALS",
     "GREASE",
@@ -134,7 +133,6 @@ credential_type = UInt(2, CredentialType)
 # RFC 9420 7.2: what every client supports and no Capabilities lists.
 DEFAULT_EXTENSIONS = frozenset(range(1, 6))
 DEFAULT_PROPOSALS = frozenset(range(1, 8))
-DEFAULT_CREDENTIALS: frozenset[int] = frozenset()
 
 # RFC 9420 13.5: values that mean nothing and keep receivers honest.
 GREASE = frozenset(0x0A0A + 0x1010 * step for step in range(15))

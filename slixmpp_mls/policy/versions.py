@@ -1,6 +1,6 @@
 """Recognizes what version 0.1 of this protocol has made (xep/mls.xml, "Version 0.1").
 
-Both versions have the namespace and the elements in common.  What tells them apart is inside of MLS: version 0.2 has
+Both versions have the namespace and the elements in common.  The difference is inside of MLS: version 0.2 has
 the list of removed clients, whose extension every leaf lists in its capabilities and every group has from its creation
 on.
 

@@ -12,8 +12,8 @@ One attempt is one presence (XEP-0045 7.2).  Between two attempts to enter a roo
 the room lets us in, it stays lost and nothing more is told; then it is read from our place, and ``mls_entered`` tells
 of it.  A client that was removed from the group meanwhile finds that in the archive.
 
-A room whose reading an unexpected error has ended (``mls_failed``) is tried in the same manner.  What has failed may
-fail again, at once: the pauses go on growing, unless an hour has passed since the last attempt.
+A room whose reading an unexpected error has ended (``mls_failed``) is tried in the same manner.  The reading may fail
+again, at once: the pauses go on growing, unless an hour has passed since the last attempt.
 
 A destroyed room is not tried again: if another one has its address, our user decides about it (:meth:`.MLS.create`).
 Entering a room that does not exist would make it, so the service is asked for it first (XEP-0030).

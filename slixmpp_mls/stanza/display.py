@@ -1,8 +1,8 @@
 """Text and times of peers, as they are shown to people.
 
 Every script of the world's writing stays: joiners (Persian, Indic scripts, emoji), variation selectors, directional
-marks, tags of flags.  What does not stay are characters that do something to the reader's screen or to the text around
-them: controls, embeddings and overrides of the direction of writing (which make "gpj.exe" out of "exe.jpg"), line and
+marks, tags of flags.  Removed are characters that do something to the reader's screen or to the text around them:
+controls, embeddings and overrides of the direction of writing (which make "gpj.exe" out of "exe.jpg"), line and
 paragraph separators, and characters that XML does not allow.
 """
 

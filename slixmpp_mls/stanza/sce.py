@@ -30,7 +30,7 @@ another envelope                            dropped              dropped
 all else: body, subject, reactions ...      kept                 dropped
 ==========================================  ===================  ===================
 
-What must be dropped on arrival is refused on sealing.  The module knows no XMPP library and no
+An element that must be dropped on arrival is refused on sealing.  The module knows no XMPP library and no
 encryption protocol; elements may be lxml's or :mod:`xml.etree`'s, and are lxml's when opened.
 """
 

@@ -148,7 +148,7 @@ class SQLiteStore:
             step.check()
             self._execute("COMMIT")
         except BaseException:
-            # SQLite rolls some failures back itself.  What fails here fails again at the next BEGIN.
+            # SQLite rolls some failures back itself.  A failure here comes back at the next BEGIN.
             with suppress(self._driver.Error):
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")

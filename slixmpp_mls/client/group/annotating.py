@@ -5,8 +5,8 @@ annotations, no other secret.  Nothing is stored: after a restart it answers for
 
 *Who decides how often?*  Each leaf gets an answer about a Commit, a leaf or the tree :data:`TIMES` times in an epoch,
 because an answer may not reach it (:data:`REQUESTS_OF_ONE` in all).  The caller sends at most :data:`ANSWERS` stanzas a
-minute, and if there are many, accounts take turns.  What cannot be answered within these limits, or within the size of
-a stanza, is not answered, and the asker becomes a full member.
+minute, and if there are many, accounts take turns.  A request that does not fit into these limits, or whose answer does
+not fit into a stanza, is not answered, and the asker becomes a full member.
 
 Another member's answer makes ours unnecessary only as far as it says what ours would say: proofs of the same leaves,
 and for the same receivers the same index and proof.  Both are functions of the tree.

@@ -284,7 +284,7 @@ class ExternalCommits:
         entry = self._state.entry
         with self._state.change() as change:
             if entry is not None:
-                # What has come first may be void for the members: then our leaf of this Commit is in their tree.
+                # The Commit that came first may be void for the members: then our leaf of this Commit is in their tree.
                 key = derive_return_key(entry.suite, entry.own_leaf_key)
                 change.put_former_key(entry.suite.id, key, seen.asked)
             change.delete_entry()

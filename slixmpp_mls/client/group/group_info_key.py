@@ -18,7 +18,7 @@ A Commit begins a new key if one of these holds, and keeps the key otherwise (:f
   with its key has not left;
 - the policy before it lets anybody join: a client that came in by a GroupInfo in clear has received no key.
 
-The key protects nothing but the roster.  What lets a client in is its proof (:mod:`slixmpp_mls.policy.admission`).
+The key protects nothing but the roster.  A client is let in by its proof (:mod:`slixmpp_mls.policy.admission`).
 """
 
 from __future__ import annotations

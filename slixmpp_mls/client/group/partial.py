@@ -6,10 +6,10 @@
                         └── a Commit, a Proposal, an unproved sender: the reader waits at that stanza ──┘
 
 A partial member knows two members, its inviter and itself.  It reads what they send and sends itself.  It cannot judge
-anything else: who may commit, add or remove depends on the members.  The policy's checks are not skipped, so a stanza
-that needs them is *held*.  The reader goes no further; our place in the room stays before the stanza, and the room's
-order is kept.  Therefore the epoch does not end, and the tree that the Welcome has named is the right one, however late
-it arrives.  It is verified as on joining: its hash is the one that the confirmation tag has confirmed.
+anything else: the right to commit, add or remove depends on the members.  The policy's checks are not skipped, so a
+stanza that needs them is *held*.  The reader goes no further; our place in the room stays before the stanza, and the
+room's order is kept.  Therefore the epoch does not end, and the tree that the Welcome has named is the right one,
+however late it arrives.  It is verified as on joining: its hash is the one that the confirmation tag has confirmed.
 
 A member that stays without the tree asks for annotations at such a stanza, and follows Commits by them
 (:mod:`.following`).  In a later epoch than its first one, it does not know where the tree is, and asks for that, too.

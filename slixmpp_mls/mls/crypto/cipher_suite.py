@@ -4,8 +4,8 @@ All seven suites of section 17.1 are here, and six of draft-ietf-mls-pq-ciphersu
 computers.  Each is one immutable object that :meth:`CipherSuite.get` finds.  OpenSSL before 3.5 lacks what the latter
 six need; then :meth:`CipherSuite.get` refuses them as it refuses unknown ones.
 
-Labels are given without the prefix ``"MLS 1.0 "``.  What takes input from others raises
-:class:`InvalidError` and nothing else, whatever the octets are.
+Labels are given without the prefix ``"MLS 1.0 "``.  Functions that take input from others
+raise :class:`InvalidError` and nothing else, whatever the octets are.
 
 Hashes come from :mod:`hashlib` and :mod:`hmac`, whose one-shot functions cost a third of what
 `cryptography` needs for the same.

@@ -80,8 +80,8 @@ class ReceivedMessage:
     :ivar missing: how many messages the sender has encrypted, after the latest one that has come and before this
         one, that have not come (RFC 9750 5.2: loss detection by generations)
     :ivar again: whether the same signed content has been read before, under another generation: its sender has said
-        the same in the same words, or some member has encrypted it once more.  Who knows that senders do not repeat
-        themselves does not apply it; then the key is left for a message that is genuine
+        the same in the same words, or some member has encrypted it once more.  A caller that knows
+        that senders do not repeat themselves does not apply it; then the key is left for a message that is genuine
     """
 
     epoch: int

@@ -59,8 +59,8 @@ class OwnLeaf:
     def leaf_extensions(self) -> tuple[Extension, ...]:
         """The extensions of a new leaf, before `complete`.
 
-        draft-ietf-mls-extensions "Associated Data": who lists app_data_dictionary also lists the components that it
-        knows, and knows safe_aad.
+        draft-ietf-mls-extensions "Associated Data": a client that lists app_data_dictionary also lists the
+        components that it knows, and knows safe_aad.
         """
         others = tuple(extension for extension in self.extensions if extension != KNOWN_COMPONENTS)
         if AppDataDictionary.TYPE not in self.capabilities.extensions or any(

@@ -11,7 +11,7 @@ the member's leaf, which is signed.  A later path overwrites such a chain from t
   A   B    C   D
 
 So in a sound tree a leaf's or node's parent hash need *not* match the node that is above it
-now.  What must hold is the reverse: each parent node is the one that exactly one node below it
+now.  The reverse must hold: each parent node is the one that exactly one node below it
 speaks of (:func:`verify_parent_hashes`), and that node in turn, down to a signed leaf.
 """
 

@@ -1,10 +1,10 @@
 """Fetches what a stanza says is elsewhere, within limits: until it is there or given up, the room is not read on.
 
-What follows a Commit, or our own Welcome, can be read only after it.  Whoever names a place can let its server answer
-slowly, or never.  Therefore all attempts for one place together have a time limit, and each sender's fetches that lead
-to nothing have a budget, as have those of all senders in a room together.  Without a fetch, the stanza is treated as
-one whose content is not there: a member is unsure and asks (:mod:`.recovery`), a client that waits for its Welcome asks
-to be added (:mod:`.rejoin`).
+The stanzas after a Commit, or after our own Welcome, can be read only after it.  Whoever names a place can let its
+server answer slowly, or never.  Therefore all attempts for one place together have a time limit, and each sender's
+fetches that lead to nothing have a budget, as have those of all senders in a room together.  Without a fetch, the
+stanza is treated as one whose content is not there: a member is unsure and asks (:mod:`.recovery`), a client that waits
+for its Welcome asks to be added (:mod:`.rejoin`).
 """
 
 from __future__ import annotations

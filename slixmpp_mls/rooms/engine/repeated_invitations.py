@@ -75,7 +75,7 @@ class RepeatedInvitations:
                 await self._invite({account: record})
 
     async def repeat_due(self) -> None:
-        """Repeat the invitations that are due.  What is not possible now is done in the next round."""
+        """Repeat the invitations that are due.  Those that are not possible now wait for the next round."""
         if not self._group.is_member or not self._parts.progress.live.is_set():
             return
         if not self._group.post_commit_actions.invited:
