@@ -53,6 +53,8 @@
 
 The first two branches follow h11, which distinguishes local and remote errors.  After any of these errors the object
 that raised it is as usable as before.  No message of these exceptions contains a secret or a plaintext.
+
+The module is longer than others: it is one tree, of classes with a few lines each.
 """
 
 from __future__ import annotations

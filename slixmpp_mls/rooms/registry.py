@@ -3,6 +3,8 @@
 A known room has an :class:`~.encrypted_room.EncryptedRoom`, whether we are in its group, wait for a Welcome there, or
 make its group.  All ways to begin a group use one method.  It records the place in the room's archive before the group
 exists, so that nothing of the group is missed, and it continues interrupted work when it is called again.
+
+The module is longer than others: all ways into a room share one table of rooms, and take turns at one room.
 """
 
 from __future__ import annotations

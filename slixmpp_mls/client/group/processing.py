@@ -9,6 +9,8 @@ message that should be readable in our epoch and is not, and to a tombstone.  Ea
 *Old copies.*  A message that is signed by us, but was not sent from our state, proves that the store is an old copy.
 This is the only reason for which a stanza makes us give the group up (:class:`~slixmpp_mls.client.events.GroupLost`),
 because its keys would be used twice.
+
+The module is longer than others: each kind of stanza, and each relation to the group, is one short method.
 """
 
 from __future__ import annotations

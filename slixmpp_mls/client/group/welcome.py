@@ -29,6 +29,8 @@ The earlier Commit may be void, however, and anybody in the room can post a void
 invitation when its Commit has won, and the invitation names the place before that Commit.  So an invitation by the
 account that, as the room says, sent the ignored Welcome makes us read the room again from there.  One invitation
 makes us read again once, and no more than what follows the Welcome.
+
+The module is longer than others: most of it is checks that a Welcome must pass before it is followed.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ are sent again when the archive has been read to its end after an interruption, 
 The worker builds these parts (each gets its dependencies, and none knows the worker), and begins and ends them.  It
 handles the consequences of what has been read: it informs the application, waiting parts continue (:mod:`.progress`),
 and the actions after a Commit begin (:mod:`.post_commit`).
+
+The module is longer than others, because the consequences of an event concern most parts and are decided in one place.
 """
 
 from __future__ import annotations
