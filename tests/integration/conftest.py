@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from slixmpp_mls.delivery import stream
+from slixmpp_mls.delivery import occupancy, stream
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.key_packages import selection
+from slixmpp_mls.rooms.engine import recovery
 
 from ..conftest import SERVERS, unavailable_means_skip
 from .people import Cast
@@ -26,6 +27,23 @@ def a_busy_machine_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     monkeypatch.setattr(stream, "TIMEOUT", 60.0)
     monkeypatch.setattr(selection, "PATIENCE", 120.0)
+    monkeypatch.setattr(occupancy, "_SILENCE", 30.0)
+
+
+@pytest.fixture
+def requests_get_lost(monkeypatch: pytest.MonkeyPatch, a_busy_machine_is_waited_for: None) -> None:
+    """Requests get lost with a link or a node, and somebody waits for their end."""
+    monkeypatch.setattr(stream, "TIMEOUT", 20.0)
+    monkeypatch.setattr(occupancy, "_SILENCE", 10.0)
+
+
+@pytest.fixture
+def answers_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks where the group is has somebody there who knows, and takes no delay for silence.
+
+    Silence would have it go on from its own epoch, by a Commit (:mod:`slixmpp_mls.rooms.engine.recovery`).
+    """
+    monkeypatch.setattr(recovery, "_ANSWER_ARRIVES", 60.0)
 
 
 @pytest_asyncio.fixture

@@ -365,12 +365,23 @@ def agree(*people: Person, room: str | None = None) -> bool:
     return len({person.room(room).epoch_authenticator for person in people}) == 1
 
 
-async def all_agree(*people: Person, room: str | None = None, epoch: int | None = None) -> None:
-    """Wait for that; a failure shows where each of them is."""
+async def all_agree(
+    *people: Person, room: str | None = None, epoch: int | None = None, at_least: int | None = None
+) -> None:
+    """Wait for that; a failure shows where each of them is.
+
+    :param epoch: the number of the epoch, where nobody commits but at the test's word
+    :param at_least: the lowest one, where somebody may have lost sight of the others and shown them where it is
+    """
+
+    def there() -> bool:
+        if not agree(*people, room=room):
+            return False
+        number = people[0].room(room).epoch
+        return (epoch is None or number == epoch) and (at_least is None or number >= at_least)
+
     try:
-        await people[0].until(
-            lambda: agree(*people, room=room) and (epoch is None or people[0].room(room).epoch == epoch)
-        )
+        await people[0].until(there)
     except AssertionError:
         where = [
             f"{[(name, each.is_member and each.epoch) for name, each in person.mls.rooms.items()]}, {person!r}"

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 
-from slixmpp_mls.delivery import stream
 from slixmpp_mls.devserver import DevServer, Federation, Line, Prosody
 from slixmpp_mls.rooms.engine import transmitter
 
@@ -21,7 +20,7 @@ from ..conftest import SERVERS, in_own_loop, unavailable_means_skip, unique
 from .people import Cast, Person, all_agree
 from .test_takeover import Impostor, names, refused, seat
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.timeout(1200), pytest.mark.usefixtures("requests_get_lost")]
 
 
 @dataclass
@@ -31,12 +30,6 @@ class Pair:
     alpha: DevServer
     beta: DevServer
     line: Line
-
-
-@pytest.fixture(autouse=True)
-def lost_requests_are_given_up(monkeypatch: pytest.MonkeyPatch, a_busy_machine_is_waited_for: None) -> None:
-    """Here requests get lost with a link, and somebody waits for their end."""
-    monkeypatch.setattr(stream, "TIMEOUT", 20.0)
 
 
 @pytest.fixture(
@@ -133,7 +126,7 @@ async def race(*people: Person, commits: int = 3, lines: int = 8) -> None:
                 await person.room().update()
             await asyncio.sleep(0.05)
 
-    async with asyncio.timeout(240):
+    async with asyncio.timeout(400):
         await asyncio.gather(*(one(person) for person in people))
 
 
@@ -165,7 +158,7 @@ async def test_the_link_breaks_in_the_middle_of_a_race(pair: Pair, cast: Cast, b
     await pair.line.restore()
     await racing
     await all_heard_all(*people)
-    await all_agree(*people, epoch=1 + 3 * 3)
+    await all_agree(*people, at_least=1 + 3 * 3)
 
 
 async def test_what_was_on_its_way_when_the_link_broke(pair: Pair, cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +230,7 @@ async def test_a_server_dies_in_the_middle_of_a_race(pair: Pair, cast: Cast, whi
     await server.start()
     await racing
     await all_heard_all(*people)
-    await all_agree(alice, bob, beth, epoch=1 + 3 * 3)
+    await all_agree(alice, bob, beth, at_least=1 + 3 * 3)
 
 
 async def test_nobody_is_added_whose_server_is_out_of_reach(pair: Pair, cast: Cast) -> None:
@@ -252,7 +245,7 @@ async def test_nobody_is_added_whose_server_is_out_of_reach(pair: Pair, cast: Ca
     await pair.line.restore()
     await asyncio.sleep(1)
     await alice.until(lambda: alice.room().live)
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(300):
         while (await alice.room().add(banquo.account)).failed:  # noqa: ASYNC110
             await asyncio.sleep(1)
     await banquo.joined(room)

@@ -60,6 +60,7 @@ _THEN = ["own commit", "own message", "silence", "others talk"]
 _TOMBSTONES = [("tombstone", then) for then in _THEN[:3]]
 
 
+@pytest.mark.usefixtures("answers_are_waited_for")
 @pytest.mark.parametrize(
     ("holes", "then"), [*((holes, then) for holes in ("one", "two") for then in _THEN), *_TOMBSTONES]
 )
@@ -89,6 +90,7 @@ async def test_a_client_that_was_away_is_back_within_seconds(
     assert len(alice.room().members) == 3
 
 
+@pytest.mark.usefixtures("answers_are_waited_for")
 async def test_a_tombstone_in_place_of_a_message_costs_a_question(server: DevServer, cast: Cast) -> None:
     """Nobody can tell that it was no Commit: the client asks, is sure again, and is where it was."""
     room, (alice, bob) = await cast.meet(server, "alice", "bob")
@@ -107,6 +109,7 @@ async def test_a_tombstone_in_place_of_a_message_costs_a_question(server: DevSer
         assert not person.got("mls_rejoining")
 
 
+@pytest.mark.usefixtures("answers_are_waited_for")
 @pytest.mark.parametrize(
     ("bob_is", "then"),
     [("away", "own commit"), ("away", "own message"), ("away", "silence"), ("there", "own message")],
