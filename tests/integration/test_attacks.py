@@ -36,7 +36,7 @@ from slixmpp_mls.mls.varint import encode_varint
 from slixmpp_mls.rooms.engine.member_checks import FREE
 from slixmpp_mls.rooms.engine.parts import children
 from slixmpp_mls.rooms.invitation_queue import MAX_IN_VAIN
-from slixmpp_mls.runtime.question_budget import BURST
+from slixmpp_mls.runtime.question_budget import BURST, PAUSE
 from slixmpp_mls.stanza import Invitation, elements, read_payloads
 from slixmpp_mls.stanza.blob import BlobReference
 from slixmpp_mls.store import MemoryStore
@@ -156,7 +156,7 @@ async def test_a_strangers_invitations_cost_next_to_nothing(server: DevServer, c
         addresses = [f"r{number}@no-such-host-{number}.invalid" for number in range(117)]
         for address in (str(mallory.boundjid.bare), bot.account, alice.account, *addresses):
             invitation(mallory, address, bot.account, [Invitation(b"group", None).to_stdlib()]).send()
-        await bot.until(lambda: len(bot.got("mls_invited")) == 120)
+        await bot.until(lambda: len(bot.got("mls_invited")) >= 120)
         # An honest one, by somebody else, is not kept waiting by them.
         group = await alice.mls.create(f"{unique('coven')}@{server.rooms}")
         await group.add(bot.account)
@@ -167,7 +167,9 @@ async def test_a_strangers_invitations_cost_next_to_nothing(server: DevServer, c
     presences = [stanza for stanza in sent if stanza.startswith("<presence") and "to=" in stanza]
     assert presences
     assert all(f'to="{group.jid}' in stanza or f"to='{group.jid}" in stanza for stanza in presences)
-    assert len([stanza for stanza in sent if ".invalid" in stanza]) <= MAX_IN_VAIN
+    # Who waits for longer than a minute sees that some of them are asked again.
+    asked = {host for stanza in sent for host in re.findall(r"no-such-host-\d+", stanza)}
+    assert len(asked) <= MAX_IN_VAIN
     with bot.mls.device.store.transaction() as transaction:
         assert len(list(transaction.items("room"))) == 1
     assert set(bot.mls.rooms) == {group.jid}
@@ -189,18 +191,22 @@ async def test_a_welcome_makes_nobody_ask_hundreds_of_servers(prosody: DevServer
     await group.worker.transmitter.transmit(commit_against_policy(group.group, adds, now))
     await mallory.until(lambda: group.epoch == 1)
     # Its KeyPackage's directory entry is genuine, and so is the inviter: the Welcome is followed.
-    before = len(bot.client.sent)
+    before, began = len(bot.client.sent), time.monotonic()
+
+    def at_most() -> int:
+        return FREE + BURST + int((time.monotonic() - began) / PAUSE) + 1
+
     await group.add(bot.account)
     await bot.joined(group.jid)
     asked = {stanza for stanza in bot.client.sent[before:] if ".invalid" in stanza}
-    assert 0 < len({re.findall(r"victim-\d+", stanza)[0] for stanza in asked}) <= FREE + BURST
+    assert 0 < len({re.findall(r"victim-\d+", stanza)[0] for stanza in asked}) <= at_most()
     with bot.mls.device.store.transaction() as transaction:
-        assert len(list(transaction.items("trust"))) <= FREE + BURST + 2
+        assert len(list(transaction.items("trust"))) <= at_most() + 2
     # Nobody's word is lost: who speaks is asked about, and heard.
     await mallory.say("welcome to the trap")
     await bot.hears("welcome to the trap")
     left = [doubt for doubt in bot.room().doubts if doubt.reason == "not-asked"]
-    assert len(left) >= 200 - FREE - BURST - 10
+    assert len(left) >= 200 - at_most()
     assert not [event for event in bot.got("mls_doubted") if event.doubt.reason == "not-asked"]
 
 
