@@ -29,6 +29,7 @@ from .people import Cast, Person, all_agree, eventually
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices_module, "JITTER", 0.3)
     monkeypatch.setattr(devices_module, "RETRY", 1.0)
+    monkeypatch.setattr(devices_module, "ROOM_TIMEOUT", 120.0)  # of a busy machine's rooms as well
 
 
 async def another(cast: Cast, person: Person, **config: Any) -> Person:
@@ -88,8 +89,8 @@ async def test_an_accounts_devices_are_listed_with_all_that_is_known(server: Dev
         assert device.fingerprint == person.mls.fingerprint
         assert device.added is not None
         assert device.last_seen is not None
-        assert abs(datetime.now(UTC) - device.added) < timedelta(minutes=2)
-        assert abs(datetime.now(UTC) - device.last_seen) < timedelta(minutes=2)
+        assert abs(datetime.now(UTC) - device.added) < timedelta(minutes=10)
+        assert abs(datetime.now(UTC) - device.last_seen) < timedelta(minutes=10)
     assert (me.key_packages, other.key_packages) == (4, 3)  # each has one of last resort, too
     assert await bob.mls.devices.all() != []
     assert all(device.this for device in await bob.mls.devices.all())
@@ -111,7 +112,7 @@ async def test_last_seen_is_what_a_device_has_signed(prosody: DevServer, cast: C
     await phone.until(lambda: phone.room().epoch == laptop.room().epoch)
     seen = (await devices(phone))[laptop.mls.device_id].last_seen
     assert seen is not None
-    assert datetime.now(UTC) - seen < timedelta(minutes=2)
+    assert datetime.now(UTC) - seen < timedelta(minutes=10)
 
 
 async def test_a_device_is_renamed_by_another_and_keeps_the_name(server: DevServer, cast: Cast) -> None:

@@ -46,7 +46,7 @@ async def test_bots_of_two_accounts_and_two_of_one_in_one_loop(prosody: DevServe
             await asyncio.sleep(0.02)
 
     async with (
-        asyncio.timeout(SECONDS), connected(bots["ours 1"]), connected(bots["ours 2"]), connected(bots["theirs"])
+        asyncio.timeout(3 * SECONDS), connected(bots["ours 1"]), connected(bots["ours 2"]), connected(bots["theirs"])
     ):  # fmt: skip
         room = f"{unique('loop')}@{prosody.rooms}"
         group = await MLS.of(bots["theirs"]).create(room)
@@ -223,7 +223,7 @@ TWO_RUNS = dedent("""
         bot.add_event_handler("session_start", lambda _: bot.send_presence())
         bot.connect(os.environ["XMPP_HOST"], int(os.environ["XMPP_PORT"]))
         mls = MLS.of(bot)
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(200):
             await mls.ready()
             while room not in mls.rooms or not mls.rooms[room].is_member:
                 if not kept[1:]:
