@@ -155,9 +155,18 @@ def server(request: pytest.FixtureRequest) -> DevServer:
     return running
 
 
+_given: set[str] = set()
+
+
 def unique(name: str) -> str:
-    """A local part that no other test uses: ``alice`` becomes something like ``alice-3f2a91``."""
-    return f"{name}-{uuid.uuid4().hex[:6]}"
+    """A local part that no other test uses: ``alice`` becomes something like ``alice-3f2a91``.
+
+    A server serves all tests of a process, and six digits alone would repeat themselves in some runs.
+    """
+    while (made := f"{name}-{uuid.uuid4().hex[:6]}") in _given:
+        pass
+    _given.add(made)
+    return made
 
 
 @pytest.fixture

@@ -268,7 +268,7 @@ class DevServer(ABC):
         made.enable_plaintext = False
         return made
 
-    async def connect(self, client: ClientXMPP, *, presence: bool = True, limit: float = 60.0) -> None:
+    async def connect(self, client: ClientXMPP, *, presence: bool = True, limit: float = 120.0) -> None:
         """Connect a client; return when its session is established.
 
         :param presence: also send presence; without it, the server delivers no messages or PEP events to the client.
@@ -331,8 +331,11 @@ class DevServer(ABC):
         for path in sorted((self.directory / "data").rglob("*")):
             if not path.is_file():
                 continue
+            try:
+                raw = path.read_bytes()
+            except FileNotFoundError:  # the server goes on meanwhile
+                continue
             texts.append(f"\n== {path.relative_to(self.directory)}\n")
-            raw = path.read_bytes()
             if raw.startswith(b"SQLite format 3\0"):
                 with read_only(path) as database:
                     texts.append("\n".join(database.iterdump()))
@@ -453,7 +456,7 @@ class DevServer(ABC):
         """Whether it answers in XMPP: the port accepts connections before the server is ready."""
         header = f"<stream:stream to='{self.domain}' version='1.0' xmlns='jabber:client' xmlns:stream='{_STREAMS}'>"
         with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(10):
                 reader, writer = await asyncio.open_connection(self.host, self.port)
                 try:
                     writer.write(header.encode())

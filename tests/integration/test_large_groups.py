@@ -157,7 +157,7 @@ async def people(server: DevServer) -> AsyncIterator[People]:
     await people.end()
 
 
-async def until(condition: Any, seconds: float = 120.0) -> None:
+async def until(condition: Any, seconds: float = PATIENCE) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
@@ -178,6 +178,21 @@ def after_putting(mls: MLS, then: Callable[[], Awaitable[object]]) -> list[BlobR
 
 async def nothing() -> None:
     pass
+
+
+def delete(server: DevServer, place: BlobReference) -> None:
+    """Take an uploaded file away; the server, which goes on meanwhile, may do so with files of its own."""
+    found = 0
+    for path in server.directory.rglob("*"):
+        with suppress(FileNotFoundError):
+            if (
+                path.is_file()
+                and path.stat().st_size == place.size
+                and sha256(path.read_bytes()).digest() == place.hash
+            ):
+                path.unlink()
+                found += 1
+    assert found == 1
 
 
 @pytest.mark.slow
@@ -209,7 +224,7 @@ async def test_eight_hundred_devices(people: People) -> None:
     others = [await people.come(name) for name in ("bob", "carol", "dave")]
     result = await group.add(*(each.boundjid.bare for each, _ in others))
     assert len(result.added) == 3
-    assert client.uploads == uploads + 1
+    assert client.uploads > uploads  # once, or again if the web server was too busy
     await until(lambda: all(room in mls.rooms and mls.rooms[room].is_member for _, mls in others))
     groups: list[EncryptedRoom] = [group, *(mls.room(room) for _, mls in others)]
     await until(lambda: all(each.live for each in groups))
@@ -515,9 +530,7 @@ async def test_a_tree_that_is_gone(people: People) -> None:
     _, bob = await people.come("bob")
 
     async def lose() -> None:
-        files = [path for path in people.server.directory.rglob("*") if path.is_file()]
-        (lost,) = (path for path in files if sha256(path.read_bytes()).digest() == places[-1].hash)
-        lost.unlink()
+        delete(people.server, places[-1])
 
     places = after_putting(alice, lose)
     group = await people.room(alice)
@@ -531,7 +544,7 @@ async def test_a_tree_that_is_gone(people: People) -> None:
     alice.uploads.put = type(alice.uploads).put.__get__(alice.uploads)  # type: ignore[method-assign]
     await group.add(bob.xmpp.boundjid.bare)
     bobs = await people.joined(bob, group.jid)
-    assert bobs.epoch_authenticator == group.epoch_authenticator
+    await until(lambda: bobs.epoch_authenticator == group.epoch_authenticator)
 
 
 async def test_a_commit_that_nobody_can_fetch_does_not_silence_the_room(people: People) -> None:
@@ -545,9 +558,7 @@ async def test_a_commit_that_nobody_can_fetch_does_not_silence_the_room(people: 
     await until(lambda: len({each.epoch_authenticator for each in rooms}) == 1)
 
     async def lose() -> None:
-        files = [path for path in people.server.directory.rglob("*") if path.is_file()]
-        (lost,) = (path for path in files if sha256(path.read_bytes()).digest() == places[-1].hash)
-        lost.unlink()
+        delete(people.server, places[-1])
 
     def no_room_for_commits(elements: Sequence[RoomElement]) -> None:
         if any(isinstance(element, Commit) for element in elements):
@@ -557,8 +568,8 @@ async def test_a_commit_that_nobody_can_fetch_does_not_silence_the_room(people: 
     hers.worker.parts.fits = no_room_for_commits  # type: ignore[method-assign]
     await hers.update()
     hers.worker.parts.fits = fits  # type: ignore[method-assign]
-    await until(lambda: len(people.rejected) == 2)
-    assert all(re.search("answered (404|410)", str(each.error)) for each in people.rejected)
+    await until(lambda: len(people.rejected) >= 2)
+    assert all(re.search("answered (404|410)", str(each.error)) for each in people.rejected[:2])
 
     # Either side may be the one that is given up: what is said until then is for those who are there.
     def together() -> bool:
@@ -567,7 +578,7 @@ async def test_a_commit_that_nobody_can_fetch_does_not_silence_the_room(people: 
         return len({each.epoch_authenticator for each in rooms}) == 1
 
     # Who is on the other side is found out when something crosses; a client asks again after 5, 20 and 80 seconds.
-    async with asyncio.timeout(150):
+    async with asyncio.timeout(400):
         while not together():
             for room in rooms:
                 if room.is_member:

@@ -7,7 +7,7 @@ import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -75,8 +75,11 @@ async def failure(work: Awaitable[object], kind: type[MLSError]) -> Any:
 
 def on_disk(server: DevServer, octets: bytes) -> bool:
     """Whether these octets lie somewhere among the server's files."""
-    files = (path for path in Path(server.directory, "data").rglob("*") if path.is_file())
-    return any(octets in path.read_bytes() for path in files)
+    for path in Path(server.directory, "data").rglob("*"):
+        with suppress(FileNotFoundError):  # the server goes on meanwhile
+            if path.is_file() and octets in path.read_bytes():
+                return True
+    return False
 
 
 # --- on real servers -------------------------------------------------------------------------
