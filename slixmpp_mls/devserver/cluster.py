@@ -27,7 +27,7 @@ from .ejabberd import Ejabberd
 
 __all__ = ["EjabberdCluster"]
 
-_JOIN_SECONDS = 60.0
+_JOIN_SECONDS = 180.0
 
 
 class _Shared:

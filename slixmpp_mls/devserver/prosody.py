@@ -141,9 +141,8 @@ class Prosody(DevServer):
             return "the installed one is no Lua program"
         lua = interpreter[2:].split()
         try:
-            done = subprocess.run(  # noqa: S603
-                [*lua, "-e", "require 'DBI'; require 'lunbound'"], capture_output=True, timeout=10, check=False
-            )
+            command = [*lua, "-e", "require 'DBI'; require 'lunbound'"]
+            done = subprocess.run(command, capture_output=True, timeout=START_SECONDS, check=False)  # noqa: S603
         except (OSError, subprocess.TimeoutExpired):
             return "the installed one has no Lua to run it"
         if done.returncode != 0:

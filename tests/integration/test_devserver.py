@@ -37,7 +37,7 @@ async def enter(client: ClientXMPP, room: JID, nick: str) -> asyncio.Queue[Messa
     """Join, and return a queue of the groupchat messages with a body."""
     heard: asyncio.Queue[Message] = asyncio.Queue()
     client.add_event_handler("groupchat_message", heard.put_nowait)
-    await client.plugin["xep_0045"].join_muc_wait(room, nick, maxstanzas=0, timeout=60)
+    await client.plugin["xep_0045"].join_muc_wait(room, nick, maxstanzas=0, timeout=120)
     return heard
 
 
@@ -88,7 +88,7 @@ def listening_addresses(pid: int) -> set[str]:
 
 async def gone(group: int) -> bool:
     """Whether a process group ends soon."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while group_is_alive(group):
         if time.monotonic() > deadline:
             return False
@@ -333,7 +333,8 @@ async def test_the_link_comes_back_when_a_peer_was_killed(
         while heard.empty():
             alice.send_message(bare, "After")
             await asyncio.sleep(0.5)
-    assert await next_body(heard) == "After"
+    while (body := await next_body(heard)) != "After":
+        assert body == "Into the void"  # which a server may have kept
 
 
 def test_a_federation_has_no_place_for_strangers() -> None:
