@@ -18,12 +18,13 @@ from uuid import uuid4
 import pytest
 from slixmpp import JID
 
+from slixmpp_mls.delivery import occupancy, stream
 from slixmpp_mls.devserver import DevServer, Prosody
 from tests.plugins import disable_mls
 
 from ..conftest import unique
 from ..patience import add_all
-from .stories import PATIENCE
+from .stories import ANSWERED_IN, PATIENCE
 from .witnesses import Witness
 
 AT_ONCE = 8  # stories told side by side
@@ -35,6 +36,13 @@ _PRIVATE = frozenset({"sealed", "sent", "points"})  # notes that are not the vic
 Point = tuple[str, int]
 
 _numbers = count(1)
+
+
+@pytest.fixture(autouse=True)
+def a_busy_machine_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the witnesses as by the victims."""
+    monkeypatch.setattr(stream, "TIMEOUT", ANSWERED_IN)
+    monkeypatch.setattr(occupancy, "_SILENCE", ANSWERED_IN)
 
 
 class Run:
