@@ -44,6 +44,8 @@ _NICKNAMES_TRIED = 5
 #: Seconds of silence from the room while entering it, until the next attempt: if the link between the servers has just
 #: broken, the request or all answers may be lost.
 _SILENCE = 10.0
+#: Seconds for entering, however many occupants a room shows: its service could go on for ever.
+_LONGEST = 300.0
 
 #: Permanent refusals to enter, by error condition.
 _FINAL = {
@@ -170,7 +172,7 @@ class Occupancy:
         self._entering = asyncio.get_running_loop().create_future()
         try:
             presence.send()
-            async with asyncio.timeout(_SILENCE) as self._patience:
+            async with asyncio.timeout(_LONGEST), asyncio.timeout(_SILENCE) as self._patience:
                 await self._entering
         except TimeoutError:
             raise NoAnswer(f"{self._room} did not let us in nor refuse") from None

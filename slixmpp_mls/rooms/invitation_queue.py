@@ -3,8 +3,8 @@
 Any XMPP user can invite us to any address, so an invitation alone has little effect:
 
 - its address is first asked for its identity (XEP-0030), and receives presence only if it is a room (XEP-0045 6.2);
-- for each inviter and for each room one attempt is in progress at a time, for all together :data:`PARALLEL`; inviters
-  take turns;
+- for each inviter and for each room one attempt is in progress at a time, for all together :data:`PARALLEL`, for
+  the inviters of one server :data:`OF_ONE_SERVER`; inviters take turns;
 - a failed attempt is repeated after growing pauses, also across restarts, and given up in the end;
 - an inviter that repeats an invitation causes another attempt, :data:`BURST` in :data:`FIRST_PAUSE` at most;
 - while :data:`MAX_IN_VAIN` of an inviter's invitations were followed in vain, its further ones wait untried;
@@ -51,6 +51,7 @@ MAX_IN_VAIN = 8  # waiting invitations of one inviter that were followed in vain
 MAX_WAITING = 1_024  # waiting invitations in all
 BURST = 3  # attempts in FIRST_PAUSE because of one inviter's invitations to one room
 PARALLEL = 4  # attempts in progress
+OF_ONE_SERVER = 2  # of them, because of inviters of one server: its rooms may answer as slowly as they may
 SETTLED_FOR = 120  # seconds for which an invitation to a group that we are in waits for our removal
 _LOOK_AGAIN = 5.0  # seconds: nobody tells the queue that we have been removed
 EXPIRY = 7 * 86400  # seconds after which an invitation is not followed any more
@@ -233,6 +234,8 @@ class InvitationQueue:
             due = now if key in self._held else record.due  # we have been removed
             if len(self._under_way) >= PARALLEL or inviter in self._under_way or room in self._under_way.values():
                 continue  # the end of any attempt wakes the queue
+            elif sum(_server(each) == _server(inviter) for each in self._under_way) >= OF_ONE_SERVER:
+                continue
             elif record.attempts == 0 and vain[record.inviter] >= MAX_IN_VAIN:
                 continue  # an attempt for one of these is due, or one of them expires
             elif due > now:
@@ -289,6 +292,10 @@ def _key(room: str, inviter: str) -> bytes:
 
 def _room(key: bytes) -> str:
     return key.decode().partition("/")[0]
+
+
+def _server(account: str) -> str:
+    return account.partition("@")[2]
 
 
 def _pause(attempts: int) -> int:

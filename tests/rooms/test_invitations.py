@@ -23,6 +23,8 @@ from slixmpp_mls.rooms.invitation_queue import (
     EXPIRY,
     MAX_IN_VAIN,
     MAX_WAITING,
+    OF_ONE_SERVER,
+    PARALLEL,
     SETTLED_FOR,
     SPACE,
     InvitationQueue,
@@ -105,6 +107,25 @@ async def test_a_room_is_followed_from_the_place_that_is_named() -> None:
         assert world.entered == [("r@rooms.example", "x1")]
 
 
+async def test_the_inviters_of_one_server_do_not_take_all_attempts() -> None:
+    """Their rooms answer as slowly as they may: somebody else's invitation is followed meanwhile."""
+    world = World()
+    world.answer.clear()
+    async with world.queue() as queue:
+        for number in range(20):
+            assert queue.add(f"r{number}@rooms.m.example", f"mallory{number}@m.example", None, GROUP)
+        queue.start()
+        await until(lambda: world.under_way)
+        await soon()
+        assert world.under_way == OF_ONE_SERVER
+        assert queue.add("coven@rooms.example", "alice@a.example", None, GROUP)
+        await until(lambda: "coven@rooms.example" in world.asked)
+        assert world.under_way == OF_ONE_SERVER + 1
+        world.answer.set()
+        await until(lambda: not queue.waiting())
+        assert world.most <= PARALLEL
+
+
 async def test_what_is_no_room_gets_no_presence() -> None:
     """XEP-0045 6.2: an inviter must not make us send presence to whomever it likes."""
     world = World()
@@ -127,7 +148,7 @@ async def test_one_attempt_at_a_time_for_each_inviter_and_few_in_all() -> None:
         await soon()
         assert world.asked == ["r0@rooms.example"]
         for number in range(10):
-            queue.add(f"s{number}@rooms.example", f"other{number}@m.example", None, GROUP)
+            queue.add(f"s{number}@rooms.example", f"other@m{number}.example", None, GROUP)
         await soon()
         world.answer.set()
         await until(lambda: not queue.waiting())
