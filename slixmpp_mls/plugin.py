@@ -10,7 +10,7 @@
     await room.send("Fair is foul")
 
 The module is longer than others because it is a reference: half of it is the docstrings of the public methods, which
-forward to the parts.  The other half is the life of a client: sessions, the store, and the order of the parts.
+forward to the parts.  The other half is the life of a client: sessions, and the order of the parts.
 
 The second argument of ``register_plugin`` is the configuration: :mod:`.runtime.settings` lists what can be set.
 Events of slixmpp's tell what happens in the rooms: :mod:`.runtime.events` lists them, and says what a program can rely
@@ -23,9 +23,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
-from weakref import WeakValueDictionary
 
 from slixmpp import ClientXMPP
 from slixmpp.plugins import BasePlugin
@@ -54,20 +52,19 @@ from .rooms.invitations import Invitations
 from .rooms.registry import Rooms, room_address
 from .rooms.undecided_invitations import UndecidedInvitation
 from .runtime import Context, Settings, SteadyClock, Tasks
+from .runtime.client_store import ClientStore
 from .runtime.connection import LoginWatch
 from .runtime.question_budget import QuestionBudget
 from .runtime.settings import DEFAULTS
 from .runtime.tasks import UNREACHABLE
 from .stanza import NS
 from .stanza import slixmpp as bindings
-from .store import SQLiteStore, Store, store_secret
 
 __all__ = ["MLS"]
 
 log = logging.getLogger(__name__)
 
 _USED = 10_000  # KeyPackageRefs that are remembered
-_holders: WeakValueDictionary[str, MLS] = WeakValueDictionary()  # of the stores that this process has opened, by path
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +133,7 @@ class MLS(BasePlugin):
             self._service = given(self._own_service) if given is not None else self._own_service
         else:
             self._service = given
-        self._store: Store | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._store = ClientStore(settings)
         self._parts: Parts | None = None
         self._unsubscribe: Callable[[], None] | None = None
         self._ready: asyncio.Future[None] | None = None
@@ -189,9 +185,8 @@ class MLS(BasePlugin):
         if self._parts is not None:
             self._parts.rooms.close()
         Stream.of(self.xmpp).close()
-        if self._store is not None and self._store is not self.settings.store:
-            self._store.close()
-        self._store = self._parts = None
+        self._store.close()
+        self._parts = None
 
     def _login_failed(self, problem: LoginFailed) -> None:
         """Tell all callers of :meth:`ready` that wait now; later callers wait for the next attempt.
@@ -282,7 +277,7 @@ class MLS(BasePlugin):
         :raises UsageError: the store belongs to another account
         :raises StoreError: the store cannot be used
         """
-        store = self._open_store()
+        store = self._store.open(self.xmpp.boundjid.bare)
         device = Device(store, settings=self.settings.key_package_settings, parameters=self.settings.parameters)
         trust_rules = trust_of(device, self.clock.time, introductions=self.settings.introductions)
         context = Context(
@@ -323,34 +318,6 @@ class MLS(BasePlugin):
         trust.start()
         self._unsubscribe = context.authentication.subscribe(rooms.account_changed)
         return self._parts
-
-    def _open_store(self) -> Store:
-        account, given = self.xmpp.boundjid.bare, self.settings.store
-        if self._store is None:
-            if isinstance(given, str | Path):
-                path = str(Path(given).resolve())
-                self._take_over(path)
-                secret = store_secret(self.settings.passphrase, self.settings.key_file)
-                self._store = SQLiteStore(given, account, secret=secret)
-                self._loop = asyncio.get_running_loop()
-                _holders[path] = self  # not before: a client that was refused holds nothing
-            else:
-                self._store = given
-        if self._store.account != account:
-            raise UsageError(f"the store belongs to {self._store.account}, not to {account}")
-        return self._store
-
-    def _take_over(self, path: str) -> None:
-        """Close the store if a client of this process has left it open whose event loop has ended.
-
-        Otherwise a program that sends several things, each in an :func:`asyncio.run` of its own, finds it locked.
-        """
-        before = _holders.get(path)
-        if before is not None and before is not self and before._loop is not None and before._loop.is_closed():
-            log.info("the store %s is taken over from a client whose event loop has ended", path)
-            store, before._store = before._store, None
-            if store is not None:
-                store.close()
 
     def _readiness(self) -> asyncio.Future[None]:
         if self._ready is None:

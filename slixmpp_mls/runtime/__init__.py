@@ -1,4 +1,4 @@
-"""What the parts of one running client share: its context, settings, tasks and clock; its login and connection."""
+"""What the parts of one running client share: its context, settings, tasks, clock, login, connection and store."""
 
 from .clock import SteadyClock
 from .context import Context
