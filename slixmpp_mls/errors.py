@@ -114,7 +114,7 @@ __all__ = [
 
 
 def suite_name(number: object) -> str:
-    """A cipher suite's number as documents write it: 1, 0xF001; what is no number, as an application has given it."""
+    """A cipher suite's number as documents write it: 1, 0xF001; a value that is no number, as it is given."""
     if not isinstance(number, int):
         return f"{number!r:.40}"
     return str(int(number)) if number < 0x100 else f"0x{number:04X}"

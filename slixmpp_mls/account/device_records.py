@@ -80,7 +80,7 @@ class KnownDevices:
             self._transaction.put(_ADMISSION, _place(device_id, room), b"")
 
     def end_admission(self, device_id: str, room: str) -> None:
-        """Record that a device is in the room, or that we shall never add it."""
+        """Record that a device is in the room, or that we never add it."""
         self._transaction.delete(_ADMISSION, _place(device_id, room))
 
 

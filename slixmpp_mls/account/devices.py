@@ -310,7 +310,7 @@ class OwnDevices:
         return added
 
     def _give_up(self, device_id: str, room: str) -> None:
-        """Record that the device is in the room, or that we shall never add it."""
+        """Record that the device is in the room, or that we never add it."""
         with self._context.device.store.transaction() as transaction:
             KnownDevices(transaction).end_admission(device_id, room)
 

@@ -107,7 +107,7 @@ class KeyRotation:
         await asyncio.gather(*(one(room) for room in rooms if room.is_member and room.live))
 
     def _waiting(self) -> list[str]:
-        """The rooms that are to get our new key; those that do not exist any more would wait for ever."""
+        """The rooms that are to get our new key; those that do not exist any more would wait forever."""
         rooms = self._rooms.all.items()
         gone = {name for name, room in rooms if room.lost is not None and room.lost.gone}
         return [name for name, room in rooms if name not in gone and room.group.sending.leaf_outdated]

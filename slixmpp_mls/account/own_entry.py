@@ -9,7 +9,7 @@ list more and more devices, all of which are dead but one, and others would add 
 with a new store therefore looks for others with its label, or without one if it has none (``mls_new_store``).  It takes
 the oldest of them from the list, and retracts their KeyPackages: with the setting ``replace_same_label`` all, otherwise
 those beyond :data:`MOST_NAMESAKES`, so that a program that starts again and again fills neither the list nor the rooms.
-They are not marked as retired: such a marker stays for ever, and a device that is alive all the same, on another host
+They are not marked as retired: such a marker stays forever, and a device that is alive all the same, on another host
 with the same label, lists itself again.
 """
 

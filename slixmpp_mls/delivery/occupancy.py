@@ -44,7 +44,7 @@ _NICKNAMES_TRIED = 5
 #: Seconds of silence from the room while entering it, until the next attempt: if the link between the servers has just
 #: broken, the request or all answers may be lost.
 _SILENCE = 10.0
-#: Seconds for entering, however many occupants a room shows: its service could go on for ever.
+#: Seconds for entering, however many occupants a room shows: its service could go on forever.
 _LONGEST = 300.0
 
 #: Permanent refusals to enter, by error condition.

@@ -410,7 +410,7 @@ class Plugin(E2EEPlugin):
             self._show_own(tab, sent, text)
 
     async def _signal(self, tab: ChatTab, typing: bool) -> None:
-        """A chat state of poezio's (its `send_chat_states`), encrypted; what is no news is not sent."""
+        """A chat state of poezio's (its `send_chat_states`), encrypted; one that is no news is not sent."""
         address = self._address(tab)
         room = self._room_for(address)
         if room is not None and typing != (address in self._typing):

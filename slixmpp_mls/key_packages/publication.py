@@ -11,10 +11,10 @@ divide that number: each device keeps its share, over all its cipher suites.  It
 resort for each suite in a separate node (:mod:`slixmpp_mls.delivery.key_packages`).
 
 *Places.*  Each KeyPackage has a place (:class:`.items.Place`), and a new one takes the place of one that was used.  Our
-entry of the list of devices says how many places there are, so that readers need not read all.  Nor do we: the ids of
-our items are read, and the store says which KeyPackage we have published under each.  A few items are compared, chosen
-at random each time: a server that was restored from a backup has other ones.  The place of a KeyPackage that is being
-published is not known until the server has it.
+entry of the list of devices says how many places there are, so that readers need not read all.  We do not read all
+either: the ids of our items are read, and the store says which KeyPackage we have published under each.  A few items
+are compared, chosen at random each time: a server that was restored from a backup has other ones.  The place of a
+KeyPackage that is being published is not known until the server has it.
 
 *The node may be lost, closed, or full.*  It is checked whenever we publish, and repaired by configuring it again.
 Afterwards it is read again: the event reports the stored items, not the sent ones.  If the server does not keep what we

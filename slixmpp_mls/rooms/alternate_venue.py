@@ -6,9 +6,9 @@ room's group only if the keys there are known: each member has the name and the 
 group.  The server of the old room, and the servers of its members, thus gain nothing; they could otherwise name a room
 with devices of their own under the members' names.
 
-Nor does a member that conspires with a server, or owns the old room: it can make a group of the same members, since
-KeyPackages are public, and name itself the administrator there.  So the other group may give nobody more rights than
-the old one does (:func:`rights_gained`).
+A member that conspires with a server, or owns the old room, gains nothing either.  It can make a group of the same
+members, since KeyPackages are public, and name itself the administrator there.  So the other group may give nobody more
+rights than the old one does (:func:`rights_gained`).
 
 The old group's state stays as it is, until the application leaves it.
 """

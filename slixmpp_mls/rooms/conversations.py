@@ -13,8 +13,8 @@ room that counts, which :meth:`Conversations.open` returns.
 *Nobody diverts a conversation.*  Whoever makes a group chooses its id.  A server that lists a device of its own for one
 of the two accounts could make a conversation with a small one, without that account's other devices.  So a conversation
 takes the place of the one that has counted only if it brings no client, and no key, that is not in that one.  A new
-device is in both as soon as it has been let in.  Nor does a conversation count while the Authentication Service vouches
-for none of the other account's clients in it.
+device is in both as soon as it has been let in.  A conversation does not count either while the Authentication Service
+vouches for none of the other account's clients in it.
 
 *Whoever wants to talk accepts the other's invitation.*  An application may leave invitations undecided
 (:mod:`.undecided_invitations`).  If there is no conversation yet, those of the other account are followed before a new

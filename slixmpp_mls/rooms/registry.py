@@ -452,8 +452,8 @@ class Rooms:
         """Read a room because of an invitation.
 
         Inviters may name wrong places.  Therefore a room that we wait in already is first read to the end from our
-        place; only then do we go to the place that this invitation names.  So is one whose group we are in: we may have
-        been removed.
+        place; afterwards we go to the place that this invitation names.  The same holds for a room whose group we are
+        in: we may have been removed.
 
         :param room: bare JID
         :param after: see :meth:`follow`

@@ -247,7 +247,7 @@ class KeptConnection:
 
     def _stream_error(self, error: Any) -> None:
         """RFC 6120 4.9.3.3: after a conflict choose another resource.  Two programs with the same one, as from a copied
-        configuration, would otherwise end each other's sessions for ever."""
+        configuration, would otherwise end each other's sessions forever."""
         address = self._bot.requested_jid
         if address.resource and str(error["condition"]) == "conflict":
             log.warning("another program has logged in as %s; this one goes on with another resource", address)

@@ -368,7 +368,7 @@ def mismatches(
     :param recipient: bare JID that the stanza went to; in a room, of the room
     :param sent: when the stanza was sent: its delay stamp (XEP-0203) if it has one, else now
     :param normalize: brings JIDs to the form in which equal ones are equal (RFC 7622), raising
-        ValueError for what is no JID; by default they are compared as they are
+        ValueError for a text that is no JID; by default they are compared as they are
     """
     found: list[AffixMismatch] = []
     for affix, said, true in ((Affix.FROM, envelope.from_, sender), (Affix.TO, envelope.to, recipient)):

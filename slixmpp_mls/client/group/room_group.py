@@ -122,7 +122,7 @@ class RoomGroup:
 
     @staticmethod
     def known(device: Device) -> list[str]:
-        """Bare JIDs of all rooms that the store knows.  Records under what is no address are passed over.
+        """Bare JIDs of all rooms that the store knows.  Records whose key is no address are passed over.
 
         :raises StoreError: the store failed
         """

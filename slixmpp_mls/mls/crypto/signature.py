@@ -88,7 +88,7 @@ class SignaturePrivateKey:
         return f"<SignaturePrivateKey {self.scheme.name}>"
 
     def loaded(self) -> Any:
-        """The key as `cryptography` has it: also for signing what is no structure of MLS, such as a request."""
+        """The key as `cryptography` has it: also for signing structures that are not of MLS, such as a request."""
         if self._key is None:
             self._key = self.scheme.load(self._octets)
         return self._key
