@@ -477,7 +477,7 @@ def _changed(room: str, staged: StagedCommit, group: Group, by: Member, now: int
 
 
 def _told(room: str, effects: Effects, epoch: int, by: Member, now: int) -> GroupChanged:
-    """The event of a Commit; without the ratchet tree, it does not name whose place in the tree is not known."""
+    """The event of a Commit.  Without the ratchet tree, members whose place in it is not known are not named."""
 
     def members(changes: Sequence[MemberChange], *, after: bool) -> tuple[Member, ...]:
         found = ((change.index, change.after if after else change.before) for change in changes)

@@ -135,9 +135,9 @@ class RoomState:
 
     @property
     def left(self) -> KnownState | None:
-        """The state of the group that the Commit which has removed us leads to; None if none has since the start.
+        """The state of the group after the Commit that has removed us; None if none has since the start.
 
-        By it a Welcome is judged that no invitation names.  Only memory keeps it: after a restart, a room whose group
+        A Welcome that no invitation names is judged by it.  Only memory keeps it: after a restart, a room whose group
         we are not in is read only because of an invitation, or of our own user.
         """
         return self._contents.left if self.standing is MembershipState.OUT else None
