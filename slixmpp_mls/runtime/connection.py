@@ -32,7 +32,7 @@ from slixmpp.xmlstream.xmlstream import NotConnectedError
 from ..delivery import Stream
 from ..errors import DeviceRetired, Disconnected, LoginFailed, MLSError, NoAnswer, StoreError, UsageError
 
-__all__ = ["KeptConnection", "LoginWatch", "connected", "exit_code", "run"]
+__all__ = ["KeptConnection", "LoginWatch", "abort", "connected", "exit_code", "run"]
 
 log = logging.getLogger(__name__)
 _slixmpp_log = logging.getLogger("slixmpp.xmlstream.xmlstream")
@@ -43,10 +43,27 @@ _LOGIN: Final = 60.0  # seconds from the connection to the session; slixmpp wait
 _PING_INTERVAL: Final = 120.0  # seconds between two signs of life of the server
 _PING_PATIENCE: Final = 60.0  # seconds: a server under load is slow
 _GOODBYE: Final = 5.0  # seconds to close the stream cleanly
+_TOLD: Final = 1.0  # seconds in which asyncio tells of the end of a connection
 # RFC 6120 4.9.3: stream error conditions that another attempt does not avoid.
 _FINAL_CONDITIONS: Final = frozenset({
     "host-gone", "host-unknown", "improper-addressing", "invalid-namespace", "not-authorized", "unsupported-version",
 })  # fmt: skip
+
+
+def abort(xmpp: ClientXMPP) -> None:
+    """Close the connection at once; slixmpp's event ``disconnected`` follows, whatever state it is in.
+
+    asyncio tells slixmpp nothing of a connection that is aborted in the middle of its TLS handshake, so that slixmpp
+    would take itself for connected ever after.
+    """
+    closed = xmpp.transport
+    xmpp.abort()
+
+    def tell() -> None:
+        if closed is not None and xmpp.transport is closed:
+            xmpp.connection_lost(None)
+
+    xmpp.loop.call_later(_TOLD, tell)
 
 
 class LoginWatch:
@@ -209,7 +226,7 @@ class KeptConnection:
 
     def _does_not_answer(self) -> None:
         log.info("no session %g s after the connection was made; it is closed", _LOGIN)
-        self._bot.abort()
+        abort(self._bot)
 
     def _end_limit(self) -> None:
         if self._limit is not None:
@@ -234,7 +251,7 @@ class KeptConnection:
                 await stream.flushed(_PING_PATIENCE)
         except NoAnswer:
             log.warning("%s does not answer any more; the connection is closed", self._bot.boundjid.domain)
-            self._bot.abort()
+            abort(self._bot)
         except Disconnected:
             pass
         except Exception as error:

@@ -27,6 +27,7 @@ from slixmpp_mls.mls.structures.leaf_node import Lifetime
 from slixmpp_mls.plugin import MLS
 from slixmpp_mls.rooms.encrypted_room import EncryptedRoom, SentMessage
 from slixmpp_mls.runtime import events
+from slixmpp_mls.runtime.connection import abort
 
 from ..conftest import unique
 from ..patience import add_all
@@ -130,7 +131,7 @@ class Person:
         """The connection breaks."""
         gone = asyncio.create_task(self.client.wait_until("disconnected", SECONDS))
         await asyncio.sleep(0)
-        self.client.abort()
+        abort(self.client)
         await gone
 
     def no_resumption(self) -> None:
@@ -181,7 +182,7 @@ class Person:
                     try:
                         await self.back(20.0)
                     except TimeoutError:
-                        self.client.abort()  # perhaps it is connected and cannot log in
+                        abort(self.client)  # perhaps it is connected and cannot log in
 
         self._keeper = asyncio.create_task(keep())
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -277,6 +278,42 @@ async def test_a_server_that_hangs_up(prosody: DevServer, account: Account, tmp_
     async with listener:
         found = await problem(await made(prosody, account, tmp_path, port=listener.sockets[0].getsockname()[1]))
     assert (found.reason, found.temporary) == ("closed", True)
+
+
+async def test_a_server_that_hangs_in_the_tls_handshake(
+    prosody: DevServer, account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio does not tell of the end of a connection that is given up then; the bot tries again all the same."""
+    monkeypatch.setattr(connection, "_LOGIN", 0.5)
+    monkeypatch.setattr(connection, "_FIRST_PAUSE", 0.01)
+    hellos = 0
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal hellos
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            await reader.readuntil(b"stream:stream")
+            writer.write(
+                b"<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' id='1' "
+                b"version='1.0'><stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features>"
+            )
+            await reader.readuntil(b"starttls")
+            writer.write(b"<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+            await reader.readuntil(b"\x16\x03")  # RFC 8446 5.1: the client's first handshake record
+            hellos += 1
+            while await reader.read(1000):
+                pass
+        writer.close()
+
+    listener = await asyncio.start_server(hang, "127.0.0.1", 0)
+    bot = await made(prosody, account, tmp_path, port=listener.sockets[0].getsockname()[1])
+    async with listener:
+        kept = connection.KeptConnection(bot, presence=True)
+        try:
+            async with asyncio.timeout(60):
+                while hellos < 2:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        finally:
+            await kept.close()
 
 
 async def test_a_server_that_says_nothing(

@@ -157,7 +157,8 @@ async def test_a_bad_line_and_changing_keys(prosody: DevServer, cast: Cast) -> N
 
     async def saw(person: Person) -> None:
         for _ in range(4):
-            await person.until(lambda: person.client.is_connected() and person.room().live)
+            # Back in the room: slixmpp does not tell of a connection that is cut in the middle of its TLS handshake.
+            await person.until(lambda: person.room().muc.inside and person.room().live)
             await asyncio.sleep(rng.uniform(0, 0.4))
             if rng.random() < 0.5:
                 person.no_resumption()
@@ -174,7 +175,7 @@ async def test_a_bad_line_and_changing_keys(prosody: DevServer, cast: Cast) -> N
             await asyncio.sleep(rng.uniform(0, 0.1))
 
     saws = [asyncio.create_task(saw(person)) for person in (alice, bob)]
-    async with asyncio.timeout(200):
+    async with asyncio.timeout(400):
         await asyncio.gather(talk(alice, "alice"), talk(bob, "bob"), talk(carol, "carol"))
     await asyncio.gather(*saws)
     said = {name: [f"{name} says {n}" for n in range(20)] for name in ("alice", "bob", "carol")}

@@ -24,6 +24,7 @@ from slixmpp_mls.plugin import MLS
 from slixmpp_mls.policy import RoomPolicy
 from slixmpp_mls.rooms.encrypted_message import EncryptedMessage
 from slixmpp_mls.rooms.encrypted_room import EncryptedRoom
+from slixmpp_mls.runtime.connection import abort
 from tests.plugins import mls_of
 
 
@@ -117,7 +118,7 @@ class Bot:
 
     async def cut(self) -> None:
         """The connection breaks."""
-        self.xmpp.abort()
+        abort(self.xmpp)
 
     async def tasks(self) -> list[str]:
         """Where each task is, for finding out why nothing happens."""
