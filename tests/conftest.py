@@ -22,6 +22,7 @@ import pytest_asyncio
 from slixmpp import JID, ClientXMPP
 
 from slixmpp_mls.devserver import DevServer, DevServerError, Ejabberd, Prosody
+from slixmpp_mls.key_packages import selection
 
 from .order import deal
 from .quick import make_slixmpp_quick
@@ -181,14 +182,15 @@ def account() -> Callable[[DevServer, str], Awaitable[JID]]:
 
 @pytest_asyncio.fixture
 async def connect(
-    account: Callable[[DevServer, str], Awaitable[JID]],
+    account: Callable[[DevServer, str], Awaitable[JID]], monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Callable[..., Awaitable[ClientXMPP]]]:
     """``await connect(server, "alice", "xep_0045", ...)`` returns a connected client with these plugins.
 
     A plain name makes a new account, a JID logs in to one that exists (a full one asks for that resource).
     A plugin may be given as ``(name, config)``.  Keywords go to :meth:`DevServer.connect`.
-    The client is disconnected when the test ends.
+    The client is disconnected when the test ends.  It waits for servers on busy machines.
     """
+    monkeypatch.setattr(selection, "PATIENCE", 120.0)
     clients: list[ClientXMPP] = []
 
     async def open_one(

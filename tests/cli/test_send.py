@@ -90,7 +90,8 @@ async def sending(
     server: DevServer, jid: str, room: str, *arguments: str, folder: Path, **environment: str
 ) -> AsyncIterator[Program]:
     variables = {**login(server, jid), "MLS_STORE": str(folder / "ci.db"), **environment}
-    async with running(COMMAND, "send", room, *arguments, folder=folder, **variables) as program:
+    patience = () if "--timeout" in arguments else ("--timeout", "200")  # for a busy machine
+    async with running(COMMAND, "send", room, *arguments, *patience, folder=folder, **variables) as program:
         yield program
 
 

@@ -263,7 +263,7 @@ async def test_fragments(page: str, prosody: DevServer, connect: Connect, tmp_pa
         "bot": alice.client, "mls": alice.mls, "room": room, "bob": bob.mls,
     }  # fmt: skip
     exec(f"async def story():\n{textwrap.indent(code, '    ')}\n    return True", names)
-    async with asyncio.timeout(SECONDS):
+    async with asyncio.timeout(3 * SECONDS):
         assert await names["story"]()
 
 

@@ -21,6 +21,12 @@ from ..conftest import unique
 from .people import Cast, Person, all_agree
 
 
+@pytest.fixture(autouse=True)
+def nobody_else_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is due is done when a test says so, however long it takes."""
+    monkeypatch.setattr(maintenance, "TICK", HOUR)
+
+
 class Clocks:
     """Everybody's: the wall clock may be set, the monotonic one goes."""
 

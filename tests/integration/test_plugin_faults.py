@@ -201,6 +201,7 @@ async def test_a_stanza_posted_again_is_a_replay(server: DevServer, cast: Cast) 
     await carol.hears("the innocent sleep")
     await all_agree(alice, bob, carol, epoch=2)
     assert bob.bodies == ["murder sleep", "the innocent sleep"]
+    await alice.until(lambda: len(alice.got("mls_sent")) >= 2)
     assert len(alice.got("mls_sent")) == 2
     assert not alice.bodies
 
@@ -210,6 +211,7 @@ async def test_a_welcome_for_somebody_else_is_passed_over(prosody: DevServer, ca
     bob, carol = await cast.person(prosody, "bob"), await cast.person(prosody, "carol")
     await alice.room().muc.affiliations.grant_membership([carol.account])
     waiting = asyncio.create_task(carol.mls.join(room))
+    await carol.until(lambda: room in carol.mls.rooms)
     await alice.room().add(bob.account)
     await bob.joined(room)
     await alice.say("not for carol's eyes")

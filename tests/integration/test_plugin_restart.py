@@ -262,7 +262,8 @@ async def test_what_follows_a_commit_is_done_after_a_restart(server: DevServer, 
     await all_agree(alice, bob, carol, epoch=2)
     await alice.until(lambda: not any(alice.room().group.post_commit_actions))
 
-    alice.client.swallowing = "affiliation="  # a question, or what is to be set
+    # What is to be set, and not a question: who has come back compares the room's lists with the group, a bit later.
+    alice.client.swallowing = 'affiliation="none"'
     removing = asyncio.create_task(alice.room().remove(bob.account))
     await carol.until(lambda: carol.room().epoch == 3)
     await alice.until(lambda: alice.client.swallowed)
@@ -373,7 +374,7 @@ async def test_a_lost_place_in_the_archive_costs_no_keys(server: DevServer, cast
     await bob.connect()
     unsure = await bob.next("mls_unsure")
     assert unsure.room == room
-    await bob.until(lambda: not bob.room().unsure, 60)
+    await bob.until(lambda: not bob.room().unsure)
     assert bob.room().is_member
     assert not bob.got("mls_group_lost")
     await alice.say("Lay on, Macduff")
@@ -403,9 +404,15 @@ async def test_a_full_disk_lets_nothing_out(prosody: DevServer, cast: Cast) -> N
     for _ in range(2):
         with pytest.raises(StoreFull):
             await alice.say("too much for a small disk " * 4000)
-    drops = [alice.say("a drop in a full bucket " * 100) for _ in range(100)]
-    outcomes = [await asyncio.gather(drop, return_exceptions=True) for drop in drops]
-    assert isinstance(outcomes[-1][0], StoreFull)  # the last free page is used
+    # Until the last free page is used; what arrives meanwhile may make room for one more.
+    drop, full = "a drop in a full bucket " * 100, False
+    for _ in range(1000):
+        try:
+            await alice.say(drop)
+        except StoreFull:
+            full = True
+            break
+    assert full
     refused = [wire for wire in alice.client.sent[before:] if len(wire) > 50_000]
     assert not refused
     store._execute("PRAGMA max_page_count = 100000")

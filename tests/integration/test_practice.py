@@ -204,6 +204,7 @@ async def test_a_failed_creation_leaves_nothing(server: DevServer, cast: Cast) -
     alice, bob = await cast.person(server, "alice"), await cast.person(server, "bob")
     taken = f"{unique('room')}@{server.rooms}"
     await bob.mls.create(taken)
+    await alice.until(lambda: has_begun(alice))
     before = contents(alice)
     for room, error in (
         (taken, UsageError),
@@ -218,6 +219,13 @@ async def test_a_failed_creation_leaves_nothing(server: DevServer, cast: Cast) -
         await alice.mls.conversation(f"nobody@{server.domain}")
     assert contents(alice) == before
     assert not alice.mls.rooms
+
+
+def has_begun(person: Person) -> bool:
+    """Whether the store has what is written soon after a start: which devices there are, and what has been read."""
+    with person.mls.device.store.transaction() as transaction:
+        read = transaction.get("device", b"invitation") is not None
+    return read and bool(person.mls.devices._records())
 
 
 def contents(person: Person) -> dict[str, list[tuple[bytes, bytes]]]:

@@ -207,7 +207,8 @@ async def test_a_request_of_a_member_is_granted_where_that_is_configured(prosody
     outside = asyncio.create_task(stranger.mls.join(room))
     await asyncio.wait_for(phone.mls.join(room), PATIENCE)
     await all_agree(alice, bob, phone)
-    await alice.until(lambda: len(alice.got("mls_join_requested")) == 2)
+    # Both ask again in each epoch.
+    await alice.until(lambda: {event.reason for event in alice.got("mls_join_requested")} >= {"unproven", "stranger"})
     assert {event.reason for event in alice.got("mls_join_requested")} == {"unproven", "stranger"}
     assert stranger.account not in {member.account for member in alice.room().members}
     outside.cancel()
@@ -426,6 +427,7 @@ async def test_a_member_that_lacks_a_commit_comes_back(prosody: DevServer, cast:
     bob.client.deaf = True
     await alice.room().update()
     await all_agree(alice, carol)
+    await bob.room().muc.check()  # what the room has sent before its answer is lost
     bob.client.deaf = False
     newest = "DELETE FROM {archive} WHERE {where} AND {id} = (SELECT max({id}) FROM {archive} WHERE {where})"
     assert edit(prosody, room, newest) == 1
@@ -452,7 +454,7 @@ async def test_a_lost_client_comes_in_by_itself(server: DevServer, cast: Cast) -
     joined = bob.got("mls_joined")[-1]
     assert joined.by is None
     assert joined.missed is not None
-    assert bob.got("mls_rejoining")[-1].external
+    assert any(event.external for event in bob.got("mls_rejoining"))  # it asks as well, sooner or later
     await bob.say("I have let myself in")
     await alice.connect()
     await alice.hears("I have let myself in")

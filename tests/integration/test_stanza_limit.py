@@ -52,6 +52,11 @@ async def coming_back(people: People, name: str) -> tuple[Recorded, EncryptedRoo
     return client, await mls.create(room, policy=policy), cuts
 
 
+def explained(cuts: list[object]) -> list[object]:
+    """What the server says last may get lost with a connection that it resets; then the message goes out again."""
+    return [why for why in cuts if not isinstance(why, ConnectionError)]
+
+
 async def test_a_message_that_is_too_large(narrow: DevServer) -> None:
     people = People(narrow)
     try:
@@ -65,9 +70,8 @@ async def test_a_message_that_is_too_large(narrow: DevServer) -> None:
         sent = await group.send("x" * 33_000)
         with pytest.raises(StanzaTooLarge):
             await asyncio.wait_for(sent.confirmed, 120)
-        # What the server says last may get lost with a connection that it resets; then the message goes out again.
         known = len(cuts)
-        assert len([why for why in cuts if not isinstance(why, ConnectionResetError)]) == 2
+        assert len(explained(cuts)) == 2
         with pytest.raises(StanzaTooLarge) as caught:
             await group.send("x" * 20_000)
         assert caught.value.limit < LIMIT
@@ -82,11 +86,11 @@ async def test_a_commit_that_is_too_large(narrow: DevServer) -> None:
     try:
         crowd = await people.crowd("crowd", 150)
         _, group, cuts = await coming_back(people, "alice")
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(300):
             result = await group.add(crowd)
         assert len(result.added) == 150
         assert not result.failed
-        assert 1 <= len(cuts) <= 3
+        assert 1 <= len(explained(cuts)) <= 3
         await until(lambda: group.live)
         assert len(group.members) == 151
         await (await group.send("small")).confirmed

@@ -155,4 +155,4 @@ async def test_a_retired_device_that_still_posts(server: DevServer, cast: Cast) 
     for _ in range(24):  # hours
         await group.worker.checks.next_round()
     await bob.next("mls_removed")
-    assert group.accounts == [alice.account]
+    await alice.until(lambda: group.accounts == [alice.account])

@@ -53,7 +53,7 @@ def told(device: dict[str, Any]) -> list[dict[str, Any]]:
         input=json.dumps({"device": device, "stanzas": stanzas, "ephemeral": [shown]}),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=500,
         check=False,
     )
     assert done.returncode == 0, done.stderr
