@@ -21,6 +21,7 @@ import pytest
 import pytest_asyncio
 from slixmpp import JID, ClientXMPP
 
+from slixmpp_mls.delivery import stream
 from slixmpp_mls.devserver import DevServer, DevServerError, Ejabberd, Prosody
 from slixmpp_mls.key_packages import selection
 
@@ -190,6 +191,7 @@ async def connect(
     A plugin may be given as ``(name, config)``.  Keywords go to :meth:`DevServer.connect`.
     The client is disconnected when the test ends.  It waits for servers on busy machines.
     """
+    monkeypatch.setattr(stream, "TIMEOUT", 60.0)
     monkeypatch.setattr(selection, "PATIENCE", 120.0)
     clients: list[ClientXMPP] = []
 

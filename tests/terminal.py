@@ -19,7 +19,7 @@ from rich.text import Text
 
 from .programs import heed_signals
 
-SECONDS = 100.0  # more than anything here should take, on a busy machine
+SECONDS = 200.0  # more than anything here should take, on a busy machine
 
 
 def needs(condition: object, what: str) -> None:

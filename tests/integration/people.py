@@ -236,8 +236,11 @@ class Person:
 
     async def has_read(self, other: Person, room: str) -> None:
         """Wait until we have read as much of a room as another one, whether we are in its group or not."""
-        end = other.room(room).group.room_state.cursor
-        await self.until(lambda: self.room(room).group.room_state.cursor == end)
+
+        def place(person: Person) -> str | None:
+            return person.room(room).group.room_state.cursor
+
+        await self.until(lambda: place(self) == place(other))  # both may read on
 
     async def until_no_doubts(self) -> None:
         """Wait until every leaf of the room is believed."""

@@ -360,7 +360,7 @@ def reconnecting(server: DevServer, *parties: Party) -> Iterator[None]:
         while True:
             await asyncio.sleep(0.2)
             with suppress(Exception):
-                await server.connect(client, limit=120)
+                await server.connect(client)
                 return
 
     for party in parties:
