@@ -287,9 +287,11 @@ async def test_a_server_that_hangs_in_the_tls_handshake(
     monkeypatch.setattr(connection, "_LOGIN", 0.5)
     monkeypatch.setattr(connection, "_FIRST_PAUSE", 0.01)
     hellos = 0
+    serving: set[asyncio.Task[Any] | None] = set()
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal hellos
+        serving.add(asyncio.current_task())
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             await reader.readuntil(b"stream:stream")
             writer.write(
@@ -314,6 +316,7 @@ async def test_a_server_that_hangs_in_the_tls_handshake(
                     await asyncio.sleep(0.01)
         finally:
             await kept.close()
+        await asyncio.wait([task for task in serving if task is not None], timeout=60)
 
 
 async def test_a_server_that_says_nothing(

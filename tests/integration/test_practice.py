@@ -353,11 +353,16 @@ async def test_an_invitation_is_repeated_when_the_account_comes_online(server: D
     await group.add(bob.account)
     await bob.next("mls_invited")
     await alice.until(lambda: bob.account in group.group.post_commit_actions.invited)
+
+    def repeated() -> bool:
+        record = group.group.post_commit_actions.invited.get(bob.account)
+        return record is not None and record.repeated == 1
+
     await bob.log_out()
     del bob.config["accept_invitation"]
     await bob.connect()
+    await alice.until(repeated)
     await bob.joined(group.jid)
-    await alice.until(lambda: group.group.post_commit_actions.invited[bob.account].repeated == 1)
     await bob.say("here at last", group.jid)
     await alice.hears("here at last")
     assert not group.group.post_commit_actions.invited
