@@ -242,8 +242,13 @@ async def test_a_member_without_the_suite_is_named_and_nothing_happens(prosody: 
     check_suite(2, alice, bob)
 
 
-async def test_a_member_whose_key_packages_are_gone_delays_it(prosody: DevServer, cast: Cast, impatient: None) -> None:
+async def test_a_member_whose_key_packages_are_gone_delays_it(
+    prosody: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They vanish between the ReInit and the creation; the group goes on when they are back."""
+    monkeypatch.setattr(
+        reinit, "OTHERS_CREATE_AFTER", 5.0
+    )  # when Bob, who needs none of his own, makes it at the latest
     room, (alice, bob, carol) = await cast.meet(prosody, "alice", "bob", "carol", **SUITES)
     kept = await bob.mls.directory.items()
 
