@@ -236,6 +236,7 @@ async def test_nobody_and_nothing_at_the_other_end(prosody: DevServer, account: 
         await fails(69, "not done after 3 seconds of logging in", "--timeout", "3", XMPP_PORT=str(port))
 
 
+@pytest.mark.timeout(1500)  # twenty programs, one after the other
 async def test_settings_from_the_file_and_what_the_store_knows_of_it(
     prosody: DevServer, account: Account, connect: Connect, tmp_path: Path
 ) -> None:
