@@ -14,7 +14,7 @@ from slixmpp_mls.devserver import DevServer
 
 ROOT = Path(__file__).parent.parent
 COMMAND = str(Path(sys.executable).with_name("slixmpp-mls"))
-SECONDS = 240.0  # less than the limit of a test, so that what a program has printed is shown
+SECONDS = 480.0  # less than the limit of a test, so that what a program has printed is shown
 #: The beginning of a program that uses the store alone, as the import of the whole package takes a second.
 STORE_ALONE = f"""
 import sys, types
