@@ -29,7 +29,7 @@ __all__ = [
     "split_account", "split_store",
 ]  # fmt: skip
 
-SECONDS = 20.0
+SECONDS = 60.0  # for a login
 
 Password = Annotated[
     str | None,
