@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,10 +51,13 @@ _TOMBSTONES = {
 
 #: Stanzas requested per page.  A server may return fewer.  Each page costs it work (Prosody counts all the rest).
 PAGE_SIZE = 250
-#: Characters that one page should not exceed by much.  After a heavier page, smaller pages are requested.
+#: :func:`weight` that one page should not exceed by much.  After a heavier page, smaller pages are requested.
 _PAGE_WEIGHT = 2_000_000
 #: Results of one page at most.  A server that sends more is not answering the query.
 _PAGE_LIMIT = 1000
+#: Their :func:`weight`: what is left out comes with the next page.
+_PAGE_MOST = 32_000_000
+_ELEMENT = 80  # octets of an element without text and attributes
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +145,14 @@ def is_tombstone(xml: Element) -> bool:
 
 
 def weight(xml: Element) -> int:
-    """Characters of text in an element: roughly its cost in memory."""
-    return sum(len(element.text or "") for element in xml.iter())
+    """Roughly the octets that an element takes in memory: 60,000 empty children cost more than their characters."""
+    return sum(
+        _ELEMENT
+        + len(element.text or "")
+        + len(element.tail or "")
+        + sum(len(name) + len(value) for name, value in element.attrib.items())
+        for element in xml.iter()
+    )
 
 
 def stamped_ids(xml: Element, room: str) -> list[str]:
@@ -174,6 +184,36 @@ def _stamp(forwarded: Element) -> datetime | None:
     except ValueError:
         return None
     return moment if _FIRST <= moment.year <= _LAST else None
+
+
+class _Results:
+    """The results of one query, as far as they fit into memory: from its beginning, or backwards from its end.
+
+    :ivar number: of all results
+    :ivar cut: whether some were left out
+    """
+
+    def __init__(self, *, backwards: bool) -> None:
+        self.kept: deque[Element] = deque()
+        self.number = 0
+        self.cut = False
+        self._backwards = backwards
+        self._weight = 0
+
+    def add(self, result: Element) -> None:
+        """Take the next one."""
+        self.number += 1
+        if self.number > _PAGE_LIMIT or (self.cut and not self._backwards):
+            return
+        more = weight(result)
+        if self.kept and not self._backwards and self._weight + more > _PAGE_MOST:
+            self.cut = True
+            return
+        self.kept.append(result)
+        self._weight += more
+        while len(self.kept) > 1 and self._weight > _PAGE_MOST:
+            self._weight -= weight(self.kept.popleft())
+            self.cut = True
 
 
 class Archive:
@@ -283,13 +323,8 @@ class Archive:
             SubElement(rsm, f"{{{RSM}}}before").text = before or None
         if after is not None:
             SubElement(rsm, f"{{{RSM}}}after").text = after
-        results: list[Element] = []
-
-        def collect(result: Element) -> None:
-            if len(results) < _PAGE_LIMIT:
-                results.append(result)
-
-        self._stream.collect(self.room, queryid, collect)
+        results = _Results(backwards=before is not None)
+        self._stream.collect(self.room, queryid, results.add)
         try:
             async with self._stream.query(JID(self.room).host):
                 answer = await self._stream.ask("set", self.room, query, patience=2 * stream.TIMEOUT)
@@ -303,10 +338,11 @@ class Archive:
         # ejabberd 23.01 answers for the wrong archive instead of refusing; check the sender.
         # For our own account, a server may omit the sender (RFC 6120 8.1.2.1).
         speaker = bare(answer.get("from") or (self.room if self._is_own else ""))
-        if fin is None or speaker != self.room or len(results) >= _PAGE_LIMIT:
+        if fin is None or speaker != self.room or results.number >= _PAGE_LIMIT:
             raise DeliveryError(f"{self.room} does not answer an archive query as XEP-0313 says")
-        entries = tuple(self._entry(result) for result in results if result.get("id"))
-        return Page(entries, complete=fin.get("complete") in ("true", "1") or not entries)
+        entries = tuple(self._entry(result) for result in results.kept if result.get("id"))
+        complete = fin.get("complete") in ("true", "1") and not results.cut
+        return Page(entries, complete=complete or not entries)
 
     def _entry(self, result: Element) -> Entry:
         forwarded = result.find(_FORWARDED)

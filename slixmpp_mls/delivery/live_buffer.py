@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from .archive import RoomStanza, weight
 
-#: Stanzas kept for a busy reader, and their characters, at most.
+#: Stanzas kept for a busy reader, and their weight, at most.
 _BUFFERED = 1000
 _BUFFERED_SIZE = 4_000_000
 
@@ -15,7 +15,7 @@ _BUFFERED_SIZE = 4_000_000
 class LiveBuffer:
     """Stanzas in the room's order, each archive id once.
 
-    :ivar size: characters of all stanzas in it.
+    :ivar size: weight of all stanzas in it (:func:`.archive.weight`).
     """
 
     def __init__(self) -> None:
