@@ -12,6 +12,10 @@ the room, only accounts that they show as banned are removed.  The difference is
 
 An account that is in the room's lists but not in the group may be about to be added, or may be invited by other means:
 users decide about it.
+
+Several requests read the lists, and the group may go on meanwhile.  Who comes into it while they are read was let into
+the room just before, perhaps too late for the lists: only who was in the group before and is in it afterwards counts
+as shut out.
 """
 
 from __future__ import annotations
@@ -82,7 +86,18 @@ class AffiliationSync:
         :raises NotPermitted: the room does not show us its lists
         :raises DeliveryError: no answer
         """
-        return self._compare(await self._affiliations.all())
+        _, difference = await self._look()
+        return difference
+
+    async def _look(self) -> tuple[dict[JID, Affiliation], AffiliationsDiffer]:
+        before = set(self._group.roster.accounts())
+        listed = await self._affiliations.all()
+        if not self._group.is_member:
+            return listed, AffiliationsDiffer(self._group.room, (), ())
+        inside = {str(jid.bare) for jid, affiliation in listed.items() if affiliation != "outcast"}
+        members = set(self._group.roster.accounts())
+        shut_out, outside = members & before - inside, inside - members
+        return listed, AffiliationsDiffer(self._group.room, tuple(sorted(shut_out)), tuple(sorted(outside)))
 
     @staticmethod
     def _proven(listed: dict[JID, Affiliation], own: str, accounts: Sequence[str]) -> list[str]:
@@ -91,11 +106,6 @@ class AffiliationSync:
         if own in inside and len(inside) > 1:
             return list(accounts)
         return [account for account in accounts if listed.get(JID(account)) == "outcast"]
-
-    def _compare(self, listed: dict[JID, Affiliation]) -> AffiliationsDiffer:
-        inside = {str(jid.bare) for jid, affiliation in listed.items() if affiliation != "outcast"}
-        members = set(self._group.roster.accounts())
-        return AffiliationsDiffer(self._group.room, tuple(sorted(members - inside)), tuple(sorted(inside - members)))
 
     async def compare_later(self, own: str) -> None:
         """Compare when the current changes are over; report, and act if we may.
@@ -106,13 +116,12 @@ class AffiliationSync:
         if not self._group.is_member:
             return
         try:
-            listed = await self._affiliations.all()
+            listed, difference = await self._look()
         except DeliveryError as error:
             log.info("%s does not show its affiliations: %s", self._group.room, error)
             return
         if not self._group.is_member:
             return
-        difference = self._compare(listed)
         if difference != self._told:
             self._told = difference
             self._tell(difference)

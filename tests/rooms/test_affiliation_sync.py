@@ -17,7 +17,7 @@ from slixmpp_mls.rooms.engine.transmitter import Transmitter
 from slixmpp_mls.rooms.membership import MembershipChanges
 from slixmpp_mls.testing import Participant, World
 
-from ..client.people import ALICE, BOB
+from ..client.people import ALICE, BOB, CAROL
 from .people import Parts, soon, until
 
 MANY = [f"witch{number}@w.example" for number in range(12)]
@@ -97,6 +97,25 @@ async def test_one_whom_we_may_not_remove_keeps_nobody_in(monkeypatch: pytest.Mo
     await client.until_over(asyncio.create_task(client.changes.affiliations.compare_later(ALICE)))
     assert sorted(client.group.roster.accounts()) == [ALICE, BOB]
     assert not client.failures
+
+
+async def test_who_comes_while_the_lists_are_read_is_not_shut_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bob lets carol into the room, and then into the group, between two of alice's requests for the lists."""
+    world = World()
+    policy = replace(world.open_policy(ALICE, BOB), may_remove=Right.MEMBERS)
+    person, bob = world.group(ALICE, BOB, policy=policy)
+    alice = Expelling(person, monkeypatch)
+    world.person(CAROL)
+
+    async def listed() -> dict[JID, str]:
+        bob.commit(*bob.adding(CAROL))
+        alice.read()
+        return {JID(account): "member" for account in (ALICE, BOB)}
+
+    monkeypatch.setattr(alice.muc.affiliations, "all", listed)
+    await alice.until_over(asyncio.create_task(alice.changes.affiliations.compare_later(ALICE)))
+    assert alice.group.roster.has(CAROL)
+    assert not alice.got("mls_affiliations_differ")
 
 
 @pytest.mark.parametrize("inside", [[], [ALICE], [BOB, *MANY[1:]]], ids=["nobody", "us alone", "all but us"])
