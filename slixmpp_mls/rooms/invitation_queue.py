@@ -23,6 +23,8 @@ An interrupted attempt is not a failed one, whether the program or the stream ha
 stream.  Because a room might end the program, an attempt is counted before it is made; the first interruption causes no
 pause, each further one causes the pause of one failure less.
 
+A store that fails loses no invitation: it is tried again after a pause.
+
 In the store: space ``invitation``, key: the room's bare JID, a slash, the inviter's bare JID (in stores of 0.1: the
 room's alone), value :class:`InvitationRecord`.
 """
@@ -36,7 +38,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from ..errors import DeliveryError, Disconnected, MalformedError, MLSError
+from ..errors import DeliveryError, Disconnected, MalformedError, MLSError, StoreError
 from ..identity.fair_share import displaced
 from ..mls.tls import Struct, opaque, struct, uint8, uint64
 from ..runtime import Tasks
@@ -54,6 +56,7 @@ PARALLEL = 4  # attempts in progress
 OF_ONE_SERVER = 2  # of them, because of inviters of one server: its rooms may answer as slowly as they may
 SETTLED_FOR = 120  # seconds for which an invitation to a group that we are in waits for our removal
 _LOOK_AGAIN = 5.0  # seconds: nobody tells the queue that we have been removed
+_STORE_PAUSE = 5.0  # seconds between two attempts to use a store that fails
 EXPIRY = 7 * 86400  # seconds after which an invitation is not followed any more
 FIRST_PAUSE = 60  # seconds after the first attempt; each further pause is four times as long
 LONGEST_PAUSE = 86400  # seconds
@@ -94,6 +97,7 @@ class InvitationQueue:
         several times
     :param is_online: whether anybody can be asked now
     :param now: seconds since the Unix epoch
+    :param store_failed: called with each failure of the store that delays invitations
     """
 
     def __init__(
@@ -107,6 +111,7 @@ class InvitationQueue:
         settled_otherwise: Callable[[str, str, bytes], None] = lambda room, inviter, group: None,
         is_online: Callable[[], bool],
         now: Callable[[], int],
+        store_failed: Callable[[StoreError], None] = lambda error: None,
     ) -> None:
         self._store = store
         self._tasks = tasks
@@ -116,6 +121,8 @@ class InvitationQueue:
         self._settled_otherwise = settled_otherwise
         self._is_online = is_online
         self._now = now
+        self._store_failed = store_failed
+        self._resting = False  # the store has failed
         self._known: dict[bytes, InvitationRecord] | None = None  # what the store has, once it has been read
         self._news = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
@@ -193,10 +200,23 @@ class InvitationQueue:
     async def _run(self) -> None:
         while True:
             self._news.clear()
-            pause = self._begin_attempts()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._news.wait()
+            pause: float | None = None
+            try:
+                pause = self._begin_attempts()
+            except StoreError as error:
+                self._rest(error)
+            if not self._resting:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._news.wait()
+            if self._resting:
+                await asyncio.sleep(_STORE_PAUSE)
+                self._resting = False
+
+    def _rest(self, error: StoreError) -> None:
+        log.info("invitations wait for the store: %s", error)
+        self._resting = True
+        self._store_failed(error)
 
     def _begin_attempts(self) -> float | None:
         """Start the attempts that are due and within the limits.
@@ -261,6 +281,8 @@ class InvitationQueue:
                 await self._follow(room, record.inviter.decode(), record.after.decode() or None, record.group)
             if self._records().get(key) == record:  # it has not been repeated meanwhile
                 self._forget(key)
+        except StoreError as error:
+            self._rest(error)
         except Disconnected:
             log.info("following an invitation to %s is interrupted", room)
         except DeliveryError as error:

@@ -139,6 +139,7 @@ class Invitations:
             settled_otherwise=self._tell_other_group,
             is_online=lambda: Stream.of(self._xmpp).online,
             now=lambda: context.now,
+            store_failed=lambda error: context.fire("mls_store_failed", error),
         )
         self._undecided = UndecidedInvitations(self._store, lambda: context.now)
         while self._early:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 from xml.etree.ElementTree import Element
@@ -15,7 +15,7 @@ from slixmpp_mls.delivery.archive import Entry, Page
 from slixmpp_mls.delivery.invitation import invitation
 from slixmpp_mls.delivery.muc_config import MUC
 from slixmpp_mls.delivery.stream import Stream
-from slixmpp_mls.errors import ArchiveGap, Disconnected, NoAnswer, NotPermitted
+from slixmpp_mls.errors import ArchiveGap, Disconnected, NoAnswer, NotPermitted, StoreError
 from slixmpp_mls.mls.parameters import DAY
 from slixmpp_mls.rooms import invitation_queue, invitations
 from slixmpp_mls.rooms.invitation_queue import (
@@ -33,7 +33,7 @@ from slixmpp_mls.rooms.invitation_queue import (
 from slixmpp_mls.rooms.registry import Expected
 from slixmpp_mls.runtime import Tasks
 from slixmpp_mls.stanza import Invitation
-from slixmpp_mls.store import MemoryStore, Store
+from slixmpp_mls.store import MemoryStore, Store, Transaction
 
 from .people import Bot, soon, until
 
@@ -57,6 +57,7 @@ class World:
         self.answer = asyncio.Event()
         self.answer.set()
         self.under_way = self.most = 0
+        self.store_failures: list[StoreError] = []
 
     async def is_room(self, room: str) -> bool:
         self.asked.append(room)
@@ -92,6 +93,7 @@ class World:
             is_settled=self.read.__contains__,
             is_online=lambda: self.online,
             now=lambda: self.now,
+            store_failed=self.store_failures.append,
         )
         yield queue
         await asyncio.gather(*tasks.cancel(), return_exceptions=True)
@@ -259,6 +261,53 @@ async def test_a_flood_displaces_nobody_elses_invitation() -> None:
         kept = queue.waiting()
     async with world.queue(store) as queue:
         assert queue.waiting() == kept  # what is in memory is what the store has
+
+
+class FullStore(MemoryStore):
+    """A store that refuses everything for a while, as one on a full disk."""
+
+    full = False
+
+    @contextmanager
+    def transaction(self, *, lasting: bool = True) -> Iterator[Transaction]:
+        if self.full:
+            raise StoreError("no space left")
+        with super().transaction(lasting=lasting) as transaction:
+            yield transaction
+
+
+@pytest.mark.parametrize("when", ["before the attempt", "during the attempt", "at the end"])
+async def test_a_store_that_fails_delays_an_invitation(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is neither lost nor tried without a pause, and the next ones are followed, too."""
+    monkeypatch.setattr(invitation_queue, "_STORE_PAUSE", 0.1)
+    world, store = World(), FullStore("bot@b.example")
+    async with world.queue(store) as queue:
+        queue.add("r@rooms.example", STRANGER, "x1", GROUP)
+        if when == "before the attempt":
+            store.full = True
+        else:
+            world.answer.clear()
+        queue.start()
+        if when != "before the attempt":
+            await until(lambda: world.under_way)
+            store.full = True
+            if when == "during the attempt":
+                follow = world.follow
+
+                async def fail(room: str, inviter: str, after: str | None, group: bytes) -> None:
+                    with store.transaction():
+                        await follow(room, inviter, after, group)
+
+                queue._follow = fail
+            world.answer.set()
+        begun = asyncio.get_running_loop().time()
+        await until(lambda: len(world.store_failures) >= 3)
+        assert asyncio.get_running_loop().time() - begun >= 0.2
+        store.full = False
+        await until(lambda: not queue.waiting())
+        assert world.entered[-1] == ("r@rooms.example", "x1")
+        queue.add("s@rooms.example", STRANGER, "x2", GROUP)
+        await until(lambda: ("s@rooms.example", "x2") in world.entered)
 
 
 async def test_an_interrupted_first_attempt_is_made_again_at_once() -> None:
