@@ -48,7 +48,7 @@ from ..runtime.login import Login
 
 __all__ = ["Pair", "Person", "mls_login", "mls_person", "mls_room", "mls_server", "pytest_addoption"]
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds that a person waits for a message."""
 
 MakeLogin = Callable[[str], Awaitable[Login]]
