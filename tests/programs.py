@@ -106,7 +106,7 @@ async def running(*command: str, folder: Path, **environment: str) -> AsyncItera
         if process.returncode is None:
             process.terminate()
             try:
-                await asyncio.wait_for(process.wait(), 10)
+                await asyncio.wait_for(process.wait(), 60)
             except TimeoutError:
                 process.kill()
                 await process.wait()

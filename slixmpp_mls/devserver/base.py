@@ -51,7 +51,7 @@ S2S_PORT = 5269  # the well-known port: without SRV records, a peer cannot learn
 _STREAMS = "http://etherx.jabber.org/streams"
 ADMIN_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # not on every user's PATH
 START_SECONDS = 120.0
-STOP_SECONDS = 10.0
+STOP_SECONDS = 30.0
 
 # The shell becomes the server; its child is the watchdog.  Descriptor 3 is the pipe's end.
 _WATCHED = 'exec 3<&0 </dev/null; (cat <&3 >/dev/null 2>&1; kill -9 0) & exec "$@" 3<&-'
