@@ -59,11 +59,18 @@ def abort(xmpp: ClientXMPP) -> None:
     closed = xmpp.transport
     xmpp.abort()
 
-    def tell() -> None:
-        if closed is not None and xmpp.transport is closed:
+    def tell(turns: int) -> None:
+        """
+        :param turns: of the event loop that are left to asyncio, also if it was held up until now
+        """
+        if closed is None or xmpp.transport is not closed:
+            return
+        if turns:
+            xmpp.loop.call_soon(tell, turns - 1)
+        else:
             xmpp.connection_lost(None)
 
-    xmpp.loop.call_later(_TOLD, tell)
+    xmpp.loop.call_later(_TOLD, tell, 5)
 
 
 class LoginWatch:
