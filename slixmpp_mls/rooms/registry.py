@@ -38,6 +38,7 @@ from ..errors import (
     UsageError,
     suite_name,
 )
+from ..identity.fair_share import displaced
 from ..key_packages.cipher_suite_choice import Negotiation, negotiate, read_offers
 from ..key_packages.selection import Candidates
 from ..mls.crypto.cipher_suite import CipherSuite
@@ -51,7 +52,9 @@ from .leaving import LEAVE_TIMEOUT
 from .lost_rooms import LostRooms
 from .reception import Reception
 
-__all__ = ["ENTERING_TIMEOUT", "READING_TIMEOUT", "Expected", "Rooms", "room_address"]
+__all__ = [
+    "ENTERING_TIMEOUT", "READING_TIMEOUT", "WAITING", "WAITING_OF_ONE", "Expected", "Rooms", "room_address",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +64,12 @@ ENTERING_TIMEOUT = 10.0
 READING_TIMEOUT = 60.0
 """Seconds for which an invitation waits for the end of the reading that an earlier one has caused."""
 
+
+WAITING_OF_ONE = 128
+"""Rooms in which we wait for a Welcome because one account has invited us."""
+
+WAITING = 512
+"""The same, because of all accounts together."""
 
 _WAITING = (MembershipState.INVITED, MembershipState.LOST, MembershipState.PARTIAL)
 
@@ -476,6 +485,28 @@ class Rooms:
                 return
             expected.note(handle.group)
         await self.follow(room, after, expected)
+        await self._limit_waiting()
+
+    async def _limit_waiting(self) -> None:
+        """Leave rooms in which we wait for a Welcome in vain, if there are too many.
+
+        Any account can invite us, and a service can have any number of rooms.
+        """
+        waiting = [
+            handle
+            for handle in self._rooms.values()
+            if handle.group.state is MembershipState.INVITED and not handle.worker.rejoiner.requested
+        ]
+        if len(waiting) <= min(WAITING_OF_ONE, WAITING):
+            return
+        inviters = [handle.group.room_state.expected().latest_sender for handle in waiting]
+        for position in sorted(displaced(inviters, of_one=WAITING_OF_ONE, in_all=WAITING)):
+            handle = waiting[position]
+            async with self._one_at_a_time(handle.jid):
+                if self._rooms.get(handle.jid) is handle and handle.group.state is MembershipState.INVITED:
+                    log.info("%s: no Welcome has come; the room is left, since there are too many of them", handle.jid)
+                    await self.forget(handle)
+                    handle.group.lifecycle.stop_waiting()
 
     @staticmethod
     async def _until_live(handle: EncryptedRoom) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cryptography.hazmat.backends.openssl.backend import backend
 
 from slixmpp_mls.client import Device, KeyPackageSettings, RoomGroup
 from slixmpp_mls.client.group.resumption_psks import Awaited
-from slixmpp_mls.client.storage.records import ROOMS, MembershipState
+from slixmpp_mls.client.storage.records import ROOMS, ExpectedGroup, ExpectedRecord, MembershipState
 from slixmpp_mls.errors import DeviceRetired, NoAnswer, NotPermitted, RoomLost, UsageError
 from slixmpp_mls.key_packages.publication import Publication
 from slixmpp_mls.rooms import registry
@@ -53,6 +55,53 @@ async def test_a_room_that_we_have_left_is_not_taken_up(world: World) -> None:
     bot = Bot(alice)
     await bot.rooms.resume()
     assert not bot.rooms.all
+
+
+class _WaitedIn:
+    """A room in which we wait for a Welcome, by an invitation of somebody's."""
+
+    def __init__(self, name: str, inviter: str, *, requested: bool = False) -> None:
+        self.jid, self.left = f"{name}@rooms.example", False
+        expected = ExpectedRecord((ExpectedGroup(b"group", b"", inviter.encode()),))
+        self.worker = SimpleNamespace(rejoiner=SimpleNamespace(requested=requested), stop=self.stop)
+        lifecycle = SimpleNamespace(stop_waiting=self.stop_waiting)
+        self.group = SimpleNamespace(
+            state=MembershipState.INVITED,
+            room_state=SimpleNamespace(expected=lambda: expected),
+            lifecycle=lifecycle,
+        )
+        self.references = SimpleNamespace(close=lambda: None)
+
+    async def stop(self) -> None:
+        self.left = True
+
+    def stop_waiting(self) -> None:
+        assert self.left
+        self.group.state = MembershipState.OUT
+
+
+async def test_strangers_have_us_wait_in_a_limited_number_of_rooms(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service has any number of rooms, and lets us into all of them; nobody adds us there."""
+    monkeypatch.setattr(registry, "WAITING_OF_ONE", 3)
+    monkeypatch.setattr(registry, "WAITING", 6)
+    (alice,) = world.group(ALICE)
+    rooms = Bot(alice).rooms
+    ours = [_WaitedIn("wanted", "mallory@m.example", requested=True), _WaitedIn("genuine", BOB)]
+    theirs = [_WaitedIn(f"m{number}", f"mallory{number % 3}@m.example") for number in range(20)]
+    waited: Any = [*ours, *theirs]
+    for handle in waited:
+        rooms._rooms[handle.jid] = handle
+        await rooms._limit_waiting()
+    assert [handle for handle in waited if not handle.left] == [*ours, *theirs[-5:]]
+    assert [*rooms.all] == [handle.jid for handle in (*ours, *theirs[-5:])]
+    one = _WaitedIn("n0", "mallory@m.example")
+    for number in range(5):
+        one = _WaitedIn(f"n{number}", "mallory@m.example")
+        rooms._rooms[one.jid] = one  # type: ignore[assignment]
+        await rooms._limit_waiting()
+    assert not any(handle.left for handle in (*ours, one))
 
 
 async def test_two_engines_talk_and_one_commits(world: World) -> None:

@@ -402,6 +402,11 @@ class ExpectedRecord(Struct):
         """Whether an invitation that counts names this group, and this account or none."""
         return any(each.group == group and each.inviter in (b"", signer.encode()) for each in self._counting())
 
+    @property
+    def latest_sender(self) -> str:
+        """The account that has sent the latest invitation; empty if none names a group."""
+        return self.groups[-1].sender.decode() if self.groups else ""
+
     def _counting(self) -> list[ExpectedGroup]:
         return [each for each in self.groups if self.chosen in (b"", each.sender)]
 
