@@ -10,6 +10,7 @@ the octets alone: no clock, no configuration, and limits that are part of the pr
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Collection, Iterable
 from hashlib import sha256
@@ -79,13 +80,18 @@ def _check_limits(credential: X509Credential) -> None:
         raise InvalidError(f"a certificate of more than {MAX_CERTIFICATE} octets", _SECTION)
 
 
+# Warnings are made errors for the whole process: two threads at once (a large tree is verified in one of its own) would
+# take that from each other, so that one reads what others refuse, or leave it behind.
+_loading = threading.Lock()
+
+
 def load_certificate(data: bytes) -> x509.Certificate:
     """One certificate, from DER.
 
     :raises InvalidError: it cannot be read
     """
     try:
-        with warnings.catch_warnings():
+        with _loading, warnings.catch_warnings():
             warnings.simplefilter(
                 "error"
             )  # a later version will refuse what causes a warning now, and all members must agree
