@@ -81,7 +81,7 @@ JITTER = 10.0  # seconds, the longest wait before an action that another of our 
 LOOK = 300.0  # seconds between reads of the node without a notification
 RETRY = 5.0  # seconds until a failed action is tried again, doubled each time, up to
 RETRY_AT_MOST = 900.0
-ROOM_TIMEOUT = 30.0  # seconds that a call waits for a room
+ROOM_TIMEOUT = 60.0  # seconds that a call waits for a room
 
 
 class OwnDevices:

@@ -43,6 +43,9 @@ _LOGIN: Final = 60.0  # seconds from the connection to the session; slixmpp wait
 _PING_INTERVAL: Final = 120.0  # seconds between two signs of life of the server
 _PING_PATIENCE: Final = 60.0  # seconds: a server under load is slow
 _GOODBYE: Final = 5.0  # seconds to close the stream cleanly
+_TURNS: Final = 20
+"""Turns of the event loop before the store is closed: handlers that wait for nothing more end, and their messages are
+not handed to them again at the next start, when the answer to some is in the store already."""
 _TOLD: Final = 1.0  # seconds in which asyncio tells of the end of a connection
 # RFC 6120 4.9.3: stream error conditions that another attempt does not avoid.
 _FINAL_CONDITIONS: Final = frozenset({
@@ -204,6 +207,8 @@ class KeptConnection:
         if self._bot.is_connected():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._bot.disconnect(), _GOODBYE)
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         if "mls" in self._bot.plugin:
             self._bot.plugin.disable("mls")  # type: ignore[attr-defined]
         self._bot.abort()
