@@ -23,10 +23,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 from xml.etree.ElementTree import Element
 
 from slixmpp import JID, ClientXMPP
@@ -49,7 +49,7 @@ MAX_STANZA = 240_000
 MIN_LIMIT = 10_000
 #: Seconds to wait for the answer to a request.
 TIMEOUT = 30.0
-#: Requests of one call that are on their way at the same time.
+#: Requests of one call, or to one service, that are on their way at the same time.
 AT_ONCE = 8
 #: Conditions that mean "you may not", in contrast to "it cannot be done".
 _FORBIDDING = frozenset({"forbidden", "not-authorized", "not-allowed", "registration-required"})
@@ -98,8 +98,9 @@ class Stream:
 
     def __init__(self, xmpp: ClientXMPP) -> None:
         self.xmpp = xmpp
-        self._entrances: dict[str, asyncio.Semaphore] = {}
-        self._queries: dict[str, asyncio.Semaphore] = {}
+        # Others name any number of services: each is known while somebody uses its semaphore.
+        self._entrances: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._queries: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         #: Whether stanzas can be sent now.
         self.online = xmpp.is_connected() and xmpp.session_bind_event.is_set()
         #: Octets of the largest message to write: below `MAX_STANZA` if the server has closed the stream for less.
@@ -255,14 +256,14 @@ class Stream:
 
         It limits the entries at a time, since each one loads the service with presences from and to all occupants.
         """
-        return self._entrances.setdefault(service, asyncio.Semaphore(8))
+        return _of_service(self._entrances, service)
 
     def query(self, service: str) -> asyncio.Semaphore:
         """The semaphore to hold while querying an archive of that service.
 
         The answers share one stream.  If many rooms were queried at once, the last answer would miss its time limit.
         """
-        return self._queries.setdefault(service, asyncio.Semaphore(8))
+        return _of_service(self._queries, service)
 
     def attach(self, room: str, reader: RoomReader) -> None:
         """Pass the stanzas of the room (a bare JID) to `reader` from now on."""
@@ -327,6 +328,13 @@ def _check_characters(xml: Element) -> None:
         for text in (element.text, element.tail, *element.attrib.values()):
             if text is not None and not is_xml_text(text):
                 raise UsageError(f"<{element.tag.rpartition('}')[2]}/> has a character that XML cannot hold")
+
+
+def _of_service(known: MutableMapping[str, asyncio.Semaphore], service: str) -> asyncio.Semaphore:
+    found = known.get(service)
+    if found is None:
+        found = known[service] = asyncio.Semaphore(AT_ONCE)
+    return found
 
 
 def bare(jid: str) -> str:
