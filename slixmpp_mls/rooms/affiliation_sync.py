@@ -99,6 +99,15 @@ class AffiliationSync:
         shut_out, outside = members & before - inside, inside - members
         return listed, AffiliationsDiffer(self._group.room, tuple(sorted(shut_out)), tuple(sorted(outside)))
 
+    async def inside(self) -> set[str]:
+        """The accounts whom the room lets in, bare JIDs; none if it does not say."""
+        try:
+            listed = await self._affiliations.all()
+        except DeliveryError as error:
+            log.info("%s does not show its affiliations: %s", self._group.room, error)
+            return set()
+        return {str(jid.bare) for jid, affiliation in listed.items() if affiliation not in ("outcast", "none")}
+
     @staticmethod
     def _proven(listed: dict[JID, Affiliation], own: str, accounts: Sequence[str]) -> list[str]:
         """The accounts of which the room's lists show that they have been shut out; see the module."""

@@ -416,12 +416,26 @@ class MembershipChanges:
         await self.affiliations.compare_later(self._own)
 
     async def _expel(self, accounts: Sequence[str]) -> None:
-        """Remove accounts, by one Commit if that is possible.  Those whom we may not remove need another member."""
+        """Remove accounts, by one Commit if that is possible.  Those whom we may not remove need another member.
+
+        What the room says reaches us at once, what the group does when we have read it.  Another administrator may have
+        removed an account and added it again meanwhile, so each Commit removes only who is still outside the room.
+        """
+        out = set(accounts)
+
+        async def are_out() -> bool:
+            back = out & await self.affiliations.inside()
+            out.difference_update(back)
+            return not back
+
+        def removes(batch: Sequence[str]) -> list[AnyProposal] | None:
+            return self._removes([account for account in batch if account in out])
+
         batches = self._for_one_commit_each(accounts)
         while batches:
             batch = batches.pop(0)
             try:
-                await self._committer.commit(partial(self._removes, batch))
+                await self._committer.commit(partial(removes, batch), before=are_out)
             except (InvalidError, NotPermitted):
                 if len(batch) > 1:  # one of them makes the Commit impossible
                     batches[:0] = _parted(batch, -(-len(batch) // 2))

@@ -33,7 +33,7 @@ from ..conftest import unique
 from ..patience import add_all
 from ..plugins import disable_mls, mls_of
 
-SECONDS = 120.0  # more than anything here should take
+SECONDS = 180.0  # more than anything here should take, two lost requests after each other included
 #: All events that the plugin documents.
 EVENTS = tuple(dict.fromkeys(re.findall(r"^``(mls_\w+)``", events.__doc__ or "", re.MULTILINE)))
 _numbers = itertools.count(1)

@@ -118,6 +118,23 @@ async def test_who_comes_while_the_lists_are_read_is_not_shut_out(monkeypatch: p
     assert not alice.got("mls_affiliations_differ")
 
 
+async def test_who_is_let_in_again_is_not_removed_by_who_reads_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bob removes carol, and adds her again, while alice, whom the room has told the former, reads neither."""
+    world = World()
+    policy = replace(world.open_policy(ALICE, BOB), may_remove=Right.MEMBERS)
+    person, bob, _ = world.group(ALICE, BOB, CAROL, policy=policy)
+    alice = Expelling(person, monkeypatch)
+    alice.inside = [ALICE, BOB, CAROL]
+    bob.commit(*bob.removing(CAROL))
+    world.room.deliver_all()
+    bob.read()
+    bob.commit(*bob.adding(CAROL))
+    assert alice.group.roster.has(CAROL)
+    await alice.until_over(asyncio.create_task(alice.changes.expelled(CAROL)))
+    assert alice.group.roster.has(CAROL)
+    assert alice.group.mls.epoch == bob.group.mls.epoch == 3
+
+
 @pytest.mark.parametrize("inside", [[], [ALICE], [BOB, *MANY[1:]]], ids=["nobody", "us alone", "all but us"])
 async def test_nobody_is_removed_for_lists_that_show_nobody(inside: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A server has lost its lists, or withholds them: that is reported, and only who is banned is removed."""
