@@ -29,7 +29,7 @@ from slixmpp_mls.stanza import Commit
 from ..client.people import put_outside
 from .people import SECONDS, Cast, Person, agree, all_agree, vouch
 
-PATIENCE = 120.0
+PATIENCE = 240.0
 
 
 def edit(server: DevServer, room: str, statement: str) -> int:
