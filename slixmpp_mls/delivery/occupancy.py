@@ -28,7 +28,7 @@ from enum import Enum, auto
 from urllib.parse import unquote
 from xml.etree.ElementTree import Element, SubElement
 
-from slixmpp import JID
+from slixmpp import JID, InvalidJID
 
 from ..errors import Disconnected, MLSError, NoAnswer, NotPermitted, Refused, RoomLost, UsageError
 from .archive import MUC_USER, bare_jid
@@ -292,7 +292,7 @@ class Occupancy:
         if kind is None:
             self.occupants[nick] = occupant
             if own:
-                self.nick = nick
+                self._rename(nick)
                 self._created = self._created or _CREATED in codes
                 if self._presence is _Presence.ENTERING:
                     self._presence = _Presence.LISTED
@@ -301,10 +301,16 @@ class Occupancy:
             if own:
                 self._gone(x, item, codes, occupant)
 
+    def _rename(self, nick: str) -> None:
+        """The room says what our nickname is; we could not write to the room under one that no JID has."""
+        with suppress(InvalidJID):
+            if JID(f"{self._room}/{nick}").resource:
+                self.nick = nick
+
     def _gone(self, x: Element, item: Element, codes: set[str], occupant: Occupant) -> None:
         destruction = x.find(f"{{{MUC_USER}}}destroy")
         if _RENAMED in codes:
-            self.nick = item.get("nick") or self.nick
+            self._rename(item.get("nick") or "")
             return
         reason = item.findtext(f"{{{MUC_USER}}}reason") or ""
         if destruction is not None:

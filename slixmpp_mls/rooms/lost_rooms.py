@@ -59,6 +59,7 @@ class LostRooms:
         """Try the rooms that are due, one after the other; nothing if they are being tried already.
 
         :param new_session: all are due that were not tried a moment ago
+        :raises Exception: the first unexpected error, after all have been tried
         """
         if self._trying:
             return
@@ -68,9 +69,15 @@ class LostRooms:
             now = self._now()
             recent = {room: tried for room, tried in self._tried.items() if now - tried[1] < PAUSES[-1]}
             self._tried = recent | {room: self._tried.get(room, (0, now)) for room in lost}
+            failures: list[Exception] = []
             for room, handle in lost.items():
                 if self._is_due(room, new_session):
-                    await self._try(room, handle)
+                    try:
+                        await self._try(room, handle)
+                    except Exception as error:  # a fault of our own; the other rooms are tried all the same
+                        failures.append(error)
+            for failure in failures[:1]:
+                raise failure
         finally:
             self._trying = False
 

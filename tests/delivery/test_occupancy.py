@@ -53,3 +53,27 @@ async def test_a_room_may_take_its_time_and_not_for_ever(monkeypatch: pytest.Mon
         with pytest.raises(NoAnswer):
             await entering
     assert room.inside is subject
+
+
+@pytest.mark.parametrize("nick", ["x" * 2000, "\u202e", "\x01", ""])
+async def test_a_room_gives_us_no_nickname_under_which_we_could_not_write_to_it(nick: str) -> None:
+    """To leave or enter such a room would be an error of another kind than its refusal."""
+    room = Occupancy(stream(), ROOM, "bot", lambda event: None)
+    entering = asyncio.create_task(room.enter())
+    await asyncio.sleep(0)
+    own = Element("presence", {"from": f"{ROOM}/{nick or 'bot'}"})
+    SubElement(SubElement(own, f"{{{MUC_USER}}}x"), f"{{{MUC_USER}}}status", {"code": "110"})
+    room.presence_received(own)
+    room.subject_received()
+    await entering
+    assert (room.inside, room.nick) == (True, "bot")
+    own.set("type", "unavailable")
+    x = own.find(f"{{{MUC_USER}}}x")
+    assert x is not None
+    SubElement(x, f"{{{MUC_USER}}}status", {"code": "303"})
+    item = SubElement(x, f"{{{MUC_USER}}}item", {"nick": nick})
+    room.presence_received(own)
+    assert room.nick == "bot"
+    item.set("nick", "first witch")
+    room.presence_received(own)
+    assert (room.inside, room.nick) == (True, "first witch")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from slixmpp_mls.errors import DeliveryError, NoAnswer, NotPermitted, RoomLost
-from slixmpp_mls.rooms.lost_rooms import PAUSES
+from slixmpp_mls.rooms.lost_rooms import PAUSES, LostRooms
 from slixmpp_mls.testing import FakeMUC, World
 
 from ..client.people import ALICE, BOB
@@ -175,3 +177,22 @@ async def test_a_room_whose_reading_has_broken_is_read_again_and_ever_more_rarel
     await wait(alice, PAUSES[-1])
     await until(lambda: alice.room.live and alice.got("mls_sent"))
     alice.rooms.close()
+
+
+async def test_a_fault_with_one_room_does_not_keep_the_others_from_being_tried() -> None:
+    tried: list[str] = []
+    worker = SimpleNamespace(running=False, broken=False)
+    handles: dict[str, Any] = {
+        name: SimpleNamespace(jid=name, lost=RoomLost(name, "banned"), worker=worker) for name in ("a", "b", "c")
+    }
+
+    async def enter(handle: Any) -> bool:
+        tried.append(handle.jid)
+        if handle.jid != "b":
+            raise ZeroDivisionError(handle.jid)
+        return True
+
+    rooms = LostRooms(lambda: handles, enter, lambda: 1000.0)
+    with pytest.raises(ZeroDivisionError, match="a"):
+        await rooms.try_again(new_session=True)
+    assert tried == ["a", "b", "c"]
