@@ -54,7 +54,7 @@ async def test_half_a_minute_of_trouble(tmp_path: Path) -> None:
         with unavailable_means_skip():
             await server.start()
         soak = Soak(server, tmp_path, people=6, seed=20, say=print)
-        figures = await soak.run(30, at_least=("say", "kill"))
+        figures = await soak.run(30, at_least={"say": 11, "kill": 1})
     finally:
         await server.close()
     assert figures.messages > 10

@@ -8,11 +8,12 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.rooms.process import Process
@@ -124,11 +125,11 @@ class Soak:
             "stop": self._stop,
         }
 
-    async def run(self, seconds: float, at_least: Collection[str] = ()) -> Figures:
+    async def run(self, seconds: float, at_least: Mapping[str, int] = MappingProxyType({})) -> Figures:
         """All of it.
 
         :param seconds: of disturbance
-        :param at_least: it goes on until each of these has been done, too
+        :param at_least: it goes on until each of these has been done so often, too
         :raises SoakFailed: something is not as it must be in the end
         """
         try:
@@ -157,12 +158,12 @@ class Soak:
                     with suppress(RuntimeError):  # on a busy machine a server may answer too late
                         await self._join(person)
 
-    async def _disturb(self, seconds: float, at_least: Collection[str]) -> None:
+    async def _disturb(self, seconds: float, at_least: Mapping[str, int]) -> None:
         end = time.monotonic() + seconds
         every = min(_SERVER_EVERY, seconds / 2)
         server_at = time.monotonic() + every * self._random.uniform(0.3, 0.7)
         names, weights = list(_WEIGHTS), list(_WEIGHTS.values())
-        while (now := time.monotonic()) < end or not all(self.figures.done[name] for name in at_least):
+        while (now := time.monotonic()) < end or any(self.figures.done[name] < n for name, n in at_least.items()):
             await asyncio.sleep(self._random.uniform(0.02, 0.3))
             for person in self._people:
                 if person.down_until is not None and person.down_until < now:
