@@ -58,6 +58,8 @@ def test_work_is_in_proportion_to_the_size(name: str) -> None:
         part = data[begin : begin + dice.randint(1, 40)]
         for grown in (data, data[:begin] + part * (8192 // (len(part) or 1)) + data[begin:]):
             work = measure(target, grown)
+            if work.share > 1:
+                work = measure(target, grown)  # without what is made once, and without other tests' garbage
             assert work.share <= 1, f"{work}: {grown.hex()}"
 
 
