@@ -213,6 +213,44 @@ def test_a_request_that_is_granted_first_makes_the_external_commit_void() -> Non
     assert world.agree()
 
 
+def granted_and_on_its_way() -> tuple[World, Participant, Participant]:
+    """Bob's request is granted; before he reads that, he sends an external Commit for the epoch after it."""
+    world, alice, bob, _ = three()
+    lose(bob)
+    bob.ask()
+    world.room.deliver_all()
+    alice.read()
+    alice.commit()  # grants the request
+    world.room.deliver_all()
+    alice.read()
+    bob.enter(door_of(world))  # the archive has been read further than the room
+    return world, alice, bob
+
+
+def test_a_welcome_whose_leaf_an_external_commit_replaces_is_passed_over() -> None:
+    """Bob would be a member by it, and take his own Commit for his removal."""
+    world, _, bob = granted_and_on_its_way()
+    bob.events.clear()
+    world.settle()
+    assert only(bob.events, Joined).by is None
+    assert bob.group.is_member
+    assert world.agree()
+
+
+def test_a_passed_over_welcome_is_no_loss_if_the_external_commit_comes_second() -> None:
+    world, alice, bob = granted_and_on_its_way()
+    world.room.lose()
+    alice.commit()
+    world.room.deliver_all()
+    bob.read()
+    assert not bob.group.is_member
+    assert not bob.group.external_commits.waits
+    bob.enter(door_of(world))
+    world.settle()
+    assert bob.group.is_member
+    assert world.agree()
+
+
 def test_it_is_sent_again_after_a_crash_as_it_was() -> None:
     world, alice, bob, _ = three()
     alice.commit()

@@ -49,6 +49,7 @@ from ...mls.group.group import Group
 from ...mls.group.joining import StagedJoin, UnverifiedGroupInfo
 from ...mls.partial import PartialGroup
 from ...mls.registry import ExtensionType
+from ...mls.structures.group_context import GroupContext
 from ...mls.structures.leaf_node import LeafNode
 from ...mls.structures.partial import AnnotatedWelcome, SenderAuthenticatedWelcome
 from ...mls.structures.welcome import Welcome
@@ -241,6 +242,8 @@ class Welcomes:
         if self._state.standing not in {MembershipState.LOST, MembershipState.MEMBER}:  # ours goes on as it is
             refuse_group_of_0_1(context.extensions)
         check_is_new(self._state, context.group_id, context.epoch)
+        if not judged and self._is_replaced(context):
+            return Step(incoming, Ignore())
         partial = self._state.partial
         if partial is not None and partial.group.group_id != context.group_id:
             raise InvalidError("a Welcome to another group than the one whose tree we lack", _RULES)
@@ -287,6 +290,16 @@ class Welcomes:
         assert isinstance(state, Group)
         group_info_key = GroupInfoKey.handed_over(info.extensions, state)
         return Step(incoming, Join(staged, bundle, roster, policy, group_info_key), leaves)
+
+    def _is_replaced(self, context: GroupContext) -> bool:
+        """Whether an external Commit of ours, in transit, ends the epoch of a Welcome and so replaces its leaf.
+
+        Its GroupInfo was read from the archive before the Welcome.  Who joined by the Welcome would take its own Commit
+        for its removal.
+        """
+        outside = self._state.outside
+        place = outside.group_id, outside.entry_epoch
+        return self._state.entry is not None and place == (context.group_id, context.epoch)
 
     def _examine_proofs(
         self,
