@@ -292,14 +292,15 @@ class Welcomes:
         return Step(incoming, Join(staged, bundle, roster, policy, group_info_key), leaves)
 
     def _is_replaced(self, context: GroupContext) -> bool:
-        """Whether an external Commit of ours, in transit, ends the epoch of a Welcome and so replaces its leaf.
+        """Whether an external Commit of ours, in transit, replaces the leaf that a Welcome gives to us.
 
-        Its GroupInfo was read from the archive before the Welcome.  Who joined by the Welcome would take its own Commit
-        for its removal.
+        Its GroupInfo, of the epoch of the Welcome or of a later one, was read from the archive before the Welcome.  Who
+        joined by the Welcome would take its own Commit for its removal.
         """
+        if self._state.entry is None:
+            return False
         outside = self._state.outside
-        place = outside.group_id, outside.entry_epoch
-        return self._state.entry is not None and place == (context.group_id, context.epoch)
+        return outside.group_id == context.group_id and outside.entry_epoch >= context.epoch
 
     def _examine_proofs(
         self,
