@@ -59,7 +59,7 @@ class LostRooms:
         """Try the rooms that are due, one after the other; nothing if they are being tried already.
 
         :param new_session: all are due that were not tried a moment ago
-        :raises Exception: the first unexpected error, after all have been tried
+        :raises Exception: the first unexpected error, after all have been tried; further ones are logged
         """
         if self._trying:
             return
@@ -75,9 +75,11 @@ class LostRooms:
                     try:
                         await self._try(room, handle)
                     except Exception as error:  # a fault of our own; the other rooms are tried all the same
+                        if failures:
+                            log.exception("%s cannot be tried again", room)
                         failures.append(error)
-            for failure in failures[:1]:
-                raise failure
+            if failures:
+                raise failures[0]
         finally:
             self._trying = False
 

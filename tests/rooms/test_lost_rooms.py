@@ -179,7 +179,9 @@ async def test_a_room_whose_reading_has_broken_is_read_again_and_ever_more_rarel
     alice.rooms.close()
 
 
-async def test_a_fault_with_one_room_does_not_keep_the_others_from_being_tried() -> None:
+async def test_a_fault_with_one_room_does_not_keep_the_others_from_being_tried(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     tried: list[str] = []
     worker = SimpleNamespace(running=False, broken=False)
     handles: dict[str, Any] = {
@@ -196,3 +198,4 @@ async def test_a_fault_with_one_room_does_not_keep_the_others_from_being_tried()
     with pytest.raises(ZeroDivisionError, match="a"):
         await rooms.try_again(new_session=True)
     assert tried == ["a", "b", "c"]
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError]  # of the last

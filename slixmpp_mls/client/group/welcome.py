@@ -294,8 +294,9 @@ class Welcomes:
     def _is_replaced(self, context: GroupContext) -> bool:
         """Whether an external Commit of ours, in transit, replaces the leaf that a Welcome gives to us.
 
-        Its GroupInfo, of the epoch of the Welcome or of a later one, was read from the archive before the Welcome.  Who
-        joined by the Welcome would take its own Commit for its removal.
+        mls-recovery, "Joining by an External Commit": its GroupInfo, of the epoch of the Welcome or of a later one, was
+        read from the archive before the Welcome.  A client that joined by the Welcome would take its own Commit for its
+        removal.
         """
         if self._state.entry is None:
             return False
