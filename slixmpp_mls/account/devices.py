@@ -71,7 +71,7 @@ from .device_list import Listed, Published, read_devices, read_key_packages, ren
 from .device_records import DeviceRecord, KnownDevices
 from .events import DeviceConflict, DeviceStatus, NewOwnDevice, OwnDevice, RoomsChanged
 from .own_entry import OwnEntry
-from .vouchers import keep_vouchers, vouch_for
+from .vouchers import Vouching, keep_vouchers
 
 __all__ = ["OwnDevices"]
 
@@ -96,6 +96,7 @@ class OwnDevices:
         self._context = context
         self._rooms = rooms
         self._own_entry = own_entry
+        self._vouching = Vouching(context.devices, context.device)
         self._stop_everything = stop
         self._wake = asyncio.Event()
         self._look_due = True
@@ -247,9 +248,7 @@ class OwnDevices:
         if device_id not in listed.devices or device_id == me:
             raise UsageError(f"our account lists no other device {device_id}")
         async with self._changing:
-            await vouch_for(
-                self._context.devices, self._context.device, listed.devices[device_id], self._context.now, fingerprint
-            )
+            await self._vouching.vouch_for(device_id, self._context.now, fingerprint)
             self._admit(device_id)
             return await self._in_rooms(lambda room: self._add_to(room, device_id))
 
@@ -435,8 +434,9 @@ class OwnDevices:
             if add:
                 self._admit(event.id)
                 with suppress(DeliveryError, UsageError):  # it lists no key of ours, or the node has no room
-                    await vouch_for(self._context.devices, self._context.device, listed.devices[event.id], now)
+                    await self._vouching.vouch_for(event.id, now)
             self._context.fire("mls_new_device", event)
+        await self._vouching.put_back(listed)
 
     async def _check_node(self) -> None:
         await self._tell_of(self._context.devices.check())
@@ -459,12 +459,13 @@ class OwnDevices:
             device = listed.devices.get(name)
             if record.status is not DeviceStatus.RETIRED or device is None:
                 continue
-            last, self._retired_again[name] = self._retired_again.get(name, -LOOK), self._context.xmpp.loop.time()
-            if self._retired_again[name] - last < RETRY_AT_MOST:
+            last, now = self._retired_again.get(name), self._context.clock.monotonic()
+            if last is not None and now - last < RETRY_AT_MOST:
                 continue  # prevents a contest of two programs
+            await self._mark(name)
+            self._retired_again[name] = now
             prints = tuple(fingerprint(key.data) for key in device.keys)
             self._context.fire("mls_device_conflict", DeviceConflict(name, prints))
-            await self._mark(name)
 
     async def _mark(self, device_id: str) -> RetiredDevice:
         account, since = self._context.device.identity.account, datetime.fromtimestamp(self._context.now, UTC)

@@ -13,13 +13,21 @@ fingerprint, if the caller gives one.
 *What a device keeps.*  Of each other device that its account lists, the device keeps the voucher with the longest
 validity, if it is signed by the key that is listed for that other device.  It keeps at most `MAX_VOUCHERS`, the first
 ones.  A retired device vouches for no other device.
+
+*Several at once.*  PubSub has no compare-and-set (XEP-0060).  Of two devices that read an item, put a voucher into it,
+and publish it, the later one overwrites the earlier one's voucher.  A device that changes its own item does the same.
+Therefore a device remembers the vouchers that it has published, as long as it runs, and looks for them whenever it
+reads the node, as it does after each change.  A missing voucher is put back into the item as it is then, after a random
+pause, and at most :data:`MOST_TIMES`.  It displaces no other voucher.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import random
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..client import Device as OwnDevice
 from ..delivery import DeviceDirectory
@@ -29,52 +37,132 @@ from ..mls.crypto.cipher_suite import CipherSuite
 from ..mls.parameters import DAY, HOUR
 from ..mls.structures.leaf_node import Lifetime
 from ..policy import MAX_VOUCHERS, DeviceVoucher, vouches
-from ..stanza import Device, Voucher
+from ..stanza import Device, Key, Voucher
 from ..stanza.elements import MAX_KEYS
+from .device_list import Listed, read_devices
 
-__all__ = ["VOUCHER_LIFETIME", "keep_vouchers", "vouch_for"]
+__all__ = ["MOST_TIMES", "VOUCHER_LIFETIME", "Vouching", "keep_vouchers"]
 
 log = logging.getLogger(__name__)
 
 VOUCHER_LIFETIME = 365 * DAY
 """Seconds for which a device uses a voucher from us."""
 
+MOST_TIMES = 5
+"""How often vouchers for one device are put back: a server that drops them has no more publications of us."""
 
-async def vouch_for(
-    node: DeviceDirectory, own: OwnDevice, listed: Device, now: int, expected: str | None = None
-) -> Device:
-    """Publish our voucher in another device's item, in place of our earlier one.
+_SPREAD = 2.0  # seconds, the longest wait before that: others may put theirs back, too
 
-    :param listed: the current item
-    :param now: seconds since the Unix epoch
-    :param expected: fingerprint of the key to vouch for; all listed keys if not given
-    :returns: the new item
-    :raises UsageError: no key that we can vouch for has this fingerprint
-    :raises DeliveryError: it could not be published
+
+@dataclass(slots=True)
+class _Published:
+    """Vouchers of ours in another device's item.
+
+    :ivar vouchers: by the key that each one is for
+    :ivar left: how often they may be put back
     """
-    who = ClientIdentity(own.identity.account, listed.id)
-    lifetime = Lifetime(max(0, now - HOUR), now + VOUCHER_LIFETIME)
-    made: list[Voucher] = []
-    schemes: set[int] = set()
-    for key in listed.keys:
-        suite = _suite(own, key.scheme)
-        # New leaves use the first key for a scheme.
-        if suite is None or key.scheme in schemes or expected not in (None, fingerprint(key.data)):
-            continue
-        schemes.add(key.scheme)
-        voucher = own.vouch_for(suite, who, key.data, lifetime)
-        made.append(Voucher(key.scheme, voucher.encode()))
-    if not made:
-        raise UsageError(f"device {listed.id} is not listed with that key")
-    ours = str(own.identity).encode()
-    others = [
-        voucher
-        for voucher in listed.vouchers
-        if voucher.scheme not in schemes or (read := _read(voucher)) is None or read.issuer != ours
-    ]
-    vouched = replace(listed, vouchers=(*made, *others)[:MAX_KEYS])
-    await node.publish(listed.id, vouched.to_stdlib())
-    return vouched
+
+    vouchers: Mapping[bytes, Voucher]
+    left: int = MOST_TIMES
+
+    def missing(self, device: Device) -> list[Voucher]:
+        """Those that a device's item lacks, though it has the key that they are for, and place for them."""
+        lacking = [
+            voucher
+            for key, voucher in self.vouchers.items()
+            if Key(voucher.scheme, key) in device.keys and voucher not in device.vouchers
+        ]
+        return lacking[: max(0, MAX_KEYS - len(device.vouchers))]
+
+
+class Vouching:
+    """Publishes our vouchers for other devices of our account, and puts back those that others overwrite."""
+
+    def __init__(self, node: DeviceDirectory, own: OwnDevice) -> None:
+        self._node = node
+        self._own = own
+        self._published: dict[str, _Published] = {}
+
+    async def vouch_for(self, device_id: str, now: int, expected: str | None = None) -> None:
+        """Publish our voucher for a device.
+
+        :param now: seconds since the Unix epoch
+        :param expected: fingerprint of the key to vouch for; all listed keys if not given
+        :raises UsageError: our account lists no such device (any more), or no key that we can vouch for has this
+            fingerprint
+        :raises DeliveryError: the node could not be read or written
+        """
+        async with self._node.changing:
+            device = (await read_devices(self._node)).devices.get(device_id)
+            if device is None:
+                raise UsageError(f"our account lists no device {device_id}")
+            await self.publish(device, now, expected)
+
+    async def publish(self, listed: Device, now: int, expected: str | None = None) -> Device:
+        """Publish our voucher in another device's item, in place of our earlier one.
+
+        :param listed: the current item
+        :param now: seconds since the Unix epoch
+        :param expected: fingerprint of the key to vouch for; all listed keys if not given
+        :returns: the new item
+        :raises UsageError: no key that we can vouch for has this fingerprint
+        :raises DeliveryError: it could not be published
+        """
+        made = self._make(listed, now, expected)
+        schemes = {voucher.scheme for voucher in made.values()}
+        ours = str(self._own.identity).encode()
+        others = [
+            voucher
+            for voucher in listed.vouchers
+            if voucher.scheme not in schemes or (read := _read(voucher)) is None or read.issuer != ours
+        ]
+        vouched = replace(listed, vouchers=(*made.values(), *others)[:MAX_KEYS])
+        await self._node.publish(listed.id, vouched.to_stdlib())
+        self._published[listed.id] = _Published(made)
+        return vouched
+
+    def _make(self, listed: Device, now: int, expected: str | None) -> dict[bytes, Voucher]:
+        """Our vouchers by the key that each one is for."""
+        who = ClientIdentity(self._own.identity.account, listed.id)
+        lifetime = Lifetime(max(0, now - HOUR), now + VOUCHER_LIFETIME)
+        made: dict[bytes, Voucher] = {}
+        schemes: set[int] = set()
+        for key in listed.keys:
+            suite = _suite(self._own, key.scheme)
+            # New leaves use the first key for a scheme.
+            if suite is None or key.scheme in schemes or expected not in (None, fingerprint(key.data)):
+                continue
+            schemes.add(key.scheme)
+            made[key.data] = Voucher(key.scheme, self._own.vouch_for(suite, who, key.data, lifetime).encode())
+        if not made:
+            raise UsageError(f"device {listed.id} is not listed with that key")
+        return made
+
+    async def put_back(self, listed: Listed) -> None:
+        """Look for our vouchers, and put back what is missing.
+
+        :param listed: what our account lists
+        :raises DeliveryError: the node could not be read or written; it is tried again at the next look
+        """
+        for name in [*self._published]:
+            if name in listed.retired:
+                del self._published[name]
+            elif name in listed.devices and self._published[name].missing(listed.devices[name]):
+                await self._put_back(name)
+
+    async def _put_back(self, name: str) -> None:
+        published = self._published[name]
+        if not published.left:
+            return
+        await asyncio.sleep(random.uniform(0, _SPREAD))  # noqa: S311
+        async with self._node.changing:
+            device = (await read_devices(self._node)).devices.get(name)
+            missing = [] if device is None else published.missing(device)
+            if device is None or not missing:
+                return
+            published.left -= 1
+            log.info("a voucher of ours for %s was overwritten, and is put back", name)
+            await self._node.publish(name, replace(device, vouchers=(*device.vouchers, *missing)).to_stdlib())
 
 
 def keep_vouchers(own: OwnDevice, devices: Mapping[str, Device], now: int) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from slixmpp_mls.account import devices as devices_module
+from slixmpp_mls.account.device_list import read_devices
 from slixmpp_mls.account.events import DeviceStatus, OwnDevice
 from slixmpp_mls.account.own_entry import OwnEntry
 from slixmpp_mls.client import Device
@@ -18,7 +19,8 @@ from slixmpp_mls.delivery import DeviceDirectory
 from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import DeviceRetired, NodeUnusable, NotPermitted, UsageError
 from slixmpp_mls.identity import ClientIdentity
-from slixmpp_mls.policy import RoomPolicy
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
+from slixmpp_mls.policy import DeviceVoucher, RoomPolicy
 from slixmpp_mls.store import SQLiteStore
 
 from ..conftest import unique
@@ -559,3 +561,44 @@ async def test_a_second_device_comes_in_at_night_by_its_voucher(
     assert (request.device, request.reason) == (stranger.mls.device_id, "unproven")
     joining.cancel()
     assert not inside(carol, stranger, room)
+
+
+async def test_two_devices_vouch_for_a_third_at_once(
+    server: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both read its item before either publishes it: the later one overwrites the earlier one's voucher at first."""
+    phone = await cast.person(server, "alice")
+    laptop = await another(cast, phone)
+    tablet = await another(cast, phone)
+    for each in (phone, laptop):
+        await each.until(lambda each=each: tablet.mls.device_id in {new.id for new in each.got("mls_new_device")})  # type: ignore[misc]
+    directory, done = laptop.mls.parts.context.devices, asyncio.Event()
+    publish, read = directory.publish, asyncio.Event()
+
+    async def late(item_id: str, element: Any) -> None:
+        read.set()
+        await done.wait()
+        await publish(item_id, element)
+
+    with monkeypatch.context() as interleaved:
+        interleaved.setattr(directory, "publish", late)
+        second = asyncio.create_task(laptop.mls.devices.admit(tablet.mls.device_id))
+        await read.wait()
+        await phone.mls.devices.admit(tablet.mls.device_id)
+        done.set()
+        await second
+    number = tablet.mls.device.suites[0]
+    suite = CipherSuite.get(number)
+    expected = {str(each.mls.device.identity).encode() for each in (phone, laptop)}
+
+    def kept() -> set[bytes]:
+        return {voucher.issuer for voucher in tablet.mls.device.vouchers(suite, int(datetime.now(UTC).timestamp()))}
+
+    await tablet.until(lambda: kept() == expected)
+
+    async def published() -> bool:
+        item = (await read_devices(tablet.mls.parts.context.devices)).devices[tablet.mls.device_id]
+        found = [DeviceVoucher.decode(each.data) for each in item.vouchers if each.scheme == suite.signature_scheme]
+        return {voucher.issuer for voucher in found} == expected
+
+    await eventually(published)
