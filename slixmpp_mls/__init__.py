@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from .rooms.conversations import ConversationMerged
     from .rooms.encrypted_message import EncryptedMessage
     from .rooms.encrypted_room import AddResult, EncryptedRoom, SentMessage
+    from .rooms.engine.outage import Outage
     from .rooms.engine.reinit import BetterSuite, ContinuationDelayed
     from .rooms.epoch_code import EpochComparison
     from .rooms.files import File, FileProgress
@@ -111,6 +112,7 @@ __all__ = [  # and the errors
     "NewOwnDevice",
     "NewStore",
     "OtherGroup",
+    "Outage",
     "Reference",
     "Rejected",
     "Rejoining",
@@ -157,6 +159,7 @@ _NAMES = {  # what type checkers see above
     "rooms.encrypted_message": "EncryptedMessage",
     "rooms.encrypted_room": "AddResult EncryptedRoom SentMessage",
     "rooms.engine.reinit": "BetterSuite ContinuationDelayed",
+    "rooms.engine.outage": "Outage",
     "rooms.epoch_code": "EpochComparison",
     "rooms.invitations": "OtherGroup",
     "rooms.files": "File FileProgress",

@@ -9,6 +9,7 @@ from .archive import Archive, RoomStanza
 from .devices import DeviceDirectory
 from .events import (
     AffiliationChanged,
+    AttemptFailed,
     Bounced,
     CatchingUp,
     Entered,
@@ -32,6 +33,7 @@ __all__ = [
     "AffiliationChanged",
     "AllowURL",
     "Archive",
+    "AttemptFailed",
     "Bounced",
     "CatchingUp",
     "DeviceDirectory",

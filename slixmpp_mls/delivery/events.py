@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from slixmpp import JID
 
+from ..errors import DeliveryError
 from ..stanza.elements import LiveElement
 
 
@@ -34,6 +35,20 @@ class Interrupted:
 
     cause: str
     room: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed:
+    """The room could not be entered, or its archive not be read, while we have a stream; another attempt follows.
+
+    :ivar error: the refusal, or the lack of an answer
+    :ivar pause: seconds until the next attempt
+    :ivar in_room: whether we are in the room, so that it is the archive that fails
+    """
+
+    error: DeliveryError
+    pause: float
+    in_room: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +124,7 @@ class Verified:
 RoomEvent = (
     Entered
     | Interrupted
+    | AttemptFailed
     | CatchingUp
     | Verified
     | Bounced

@@ -32,7 +32,7 @@ from contextlib import aclosing, suppress
 
 from ..errors import Disconnected, NoAnswer, NotPermitted, Refused, RoomLost, UsageError
 from .archive import Archive, Page, RoomStanza
-from .events import CatchingUp, RoomEvent, Verified
+from .events import AttemptFailed, CatchingUp, RoomEvent, Verified
 from .live_buffer import LiveBuffer
 from .occupancy import UNREACHABLE, Occupancy
 from .reading_state import Place, ReadingState, SelfPing, Stay
@@ -81,6 +81,7 @@ class Reading:
         self._news = asyncio.Event()
         self._stopped = asyncio.Event()
         self._failures = 0
+        self._pause = 0.0
 
     def start(self, after: str | None) -> None:
         """Start reading after this archive id; from the beginning if it is ``None``.
@@ -166,8 +167,8 @@ class Reading:
     async def _enter_again(self) -> None:
         entered_at = self._occupancy.entered_at
         if entered_at is not None and asyncio.get_running_loop().time() - entered_at > _STEADY:
-            self._failures = 0
-        await self._pause()
+            self._failures, self._pause = 0, 0.0
+        await self._wait_before_attempt()
         if self.state.stay is Stay.ENDED or self._occupancy.lost is not None:
             return
         self.state.outside()
@@ -178,14 +179,20 @@ class Reading:
             self._occupancy.lost = error
         except (Refused, NoAnswer, Disconnected) as error:
             log.info("%s cannot be entered yet: %s", self._room, error)
+            self._report(error)
 
-    async def _pause(self) -> None:
+    async def _wait_before_attempt(self) -> None:
         """Wait before another attempt: first not at all, then longer each time, with random jitter."""
-        if self._failures:
+        if self._pause:
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(60.0, 0.25 * 2**self._failures) * random.uniform(0.5, 1.5)):  # noqa: S311
+                async with asyncio.timeout(self._pause):
                     await self._stopped.wait()
         self._failures = min(self._failures + 1, 10)
+        self._pause = min(60.0, 0.25 * 2**self._failures) * random.uniform(0.5, 1.5)  # noqa: S311
+
+    def _report(self, error: Refused | NoAnswer | Disconnected) -> None:
+        if self._stream.online:  # otherwise it is our own connection that has failed
+            self._notify(AttemptFailed(error, self._pause, self._occupancy.inside))
 
     async def _catch_up(self) -> AsyncGenerator[Sequence[RoomStanza], None]:
         """Read the archive once from our position to its end."""
@@ -213,9 +220,10 @@ class Reading:
             return  # the loss of the room is the cause, and the better report
         except (Refused, NoAnswer, Disconnected) as error:
             log.info("the archive of %s cannot be read yet: %s", self._room, error)
+            self._report(error)
             if isinstance(error, Refused) and error.condition in UNREACHABLE:
                 self._occupancy.unreachable()
-            await self._pause()
+            await self._wait_before_attempt()
             return
         finally:
             if not ended:

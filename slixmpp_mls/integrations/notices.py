@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from ..authentication import TrustChanged
 from ..client import GroupChanged, Joined, JoinRequested, LeftBehind, Rejected, RemovedFromGroup, Unreadable, Unsure
 from ..errors import suite_name
 from ..rooms.conversations import ConversationMerged
+from ..rooms.engine.outage import Outage
 from ..stanza.display import displayable
 
-__all__ = ["EVENTS", "Notice", "notice"]
+__all__ = ["EVENTS", "Notice", "notice", "outage_in_words"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,18 @@ def _merged(event: ConversationMerged) -> str:
     return f"there are several conversations with {event.account}; this one counts from now on"
 
 
+def outage_in_words(outage: Outage) -> str:
+    """Why a room cannot be read, since when, and when it is tried again, in local time."""
+    if not outage.reason:
+        return "the room can be read again"
+    again = "" if outage.next_try is None else f"; tried again at {_local(outage.next_try)}"
+    return f"the room cannot be read since {_local(outage.since)} ({outage.reason}){again}"
+
+
+def _local(time: int) -> str:
+    return f"{datetime.fromtimestamp(time).astimezone():%d %B, %H:%M}"
+
+
 _WORDS: Final[dict[str, tuple[bool, Callable[[Any], str | None]]]] = {
     "mls_joined": (False, _joined),
     "mls_group_changed": (False, _changed),
@@ -89,6 +103,7 @@ _WORDS: Final[dict[str, tuple[bool, Callable[[Any], str | None]]]] = {
     "mls_group_lost": (True, lambda event: f"this device cannot follow any more: {event.reason}"),
     "mls_group_outdated": (True, lambda _: "the group is of version 0.1, which has other rules: begin a new one"),
     "mls_room_lost": (True, str),
+    "mls_outage": (True, outage_in_words),
     "mls_interrupted": (True, lambda event: f"out of the room for now ({event.cause})"),
     "mls_entered": (False, lambda event: "back in the room" if event.again else None),
     "mls_join_requested": (False, _join_requested),
@@ -147,6 +162,6 @@ def notice(name: str, event: Any) -> Notice | None:
     if text is None:
         return None
     room = getattr(event, "room", None)
-    if name == "mls_unsure" and not event.reasons:
+    if (name == "mls_unsure" and not event.reasons) or (name == "mls_outage" and not event.reason):
         warning = False
     return Notice(displayable(text), str(room) if room else None, warning)

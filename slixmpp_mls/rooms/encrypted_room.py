@@ -28,6 +28,7 @@ from ..stanza.file_sharing import Disposition
 from ..stanza.xml import is_xml_text
 from .affiliation_sync import AffiliationsDiffer
 from .content import say_the_same, seal_body, seal_message
+from .engine.outage import Outage
 from .engine.sender import SentMessage
 from .engine.worker import RoomWorker
 from .epoch_code import EpochComparison, EpochHistory, compare_epochs, epoch_code
@@ -50,6 +51,9 @@ class Registry(Protocol):
 
     def received(self, room: EncryptedRoom, event: MessageReceived) -> None:
         """Hand a message to the application."""
+
+    def next_try(self, room: EncryptedRoom) -> float | None:
+        """Seconds until a lost room is tried again; None: it is not."""
 
     def forget(self, room: EncryptedRoom) -> Awaitable[None]:
         """Stop reading a room."""
@@ -83,6 +87,7 @@ class EncryptedRoom:
             requested=lambda request: self.membership.requested(request),
             reached=registry.reached,
             ephemeral=lambda shown: self._signals.shown(shown),
+            next_try=lambda: registry.next_try(self),
         )
         self.xmpp: ClientXMPP = context.xmpp
         self.group = worker.parts.group
@@ -216,10 +221,20 @@ class EncryptedRoom:
         (:attr:`members`), and its state stays until the application calls :meth:`leave`, or :meth:`.MLS.create` for the
         same room: a server's statement about a room is no reason to delete keys.  `alternate` names the room that
         follows, if the destroyer of this one has named it; :meth:`.MLS.follow` goes there.  A room that was not
-        destroyed is tried again from time to time, and is not lost any more when it lets us in (:mod:`.lost_rooms`).
+        destroyed is tried again from time to time, and is not lost any more when it lets us in (:mod:`.lost_rooms`);
+        :attr:`outage` says when.
         """
         reason = self.worker.progress.lost
         return reason if isinstance(reason, RoomLost) else None
+
+    @property
+    def outage(self) -> Outage | None:
+        """Why the room cannot be entered or read at present, since when, and when it is tried again; None if it can.
+
+        ``mls_outage`` reports the first reason, each change of it, and the end.  While our own connection is broken, it
+        stays as it was.
+        """
+        return self.worker.outage.present
 
     @property
     def unsure(self) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ that runs for long would stay outside until its next start.  Therefore a lost ro
 - after growing pauses (:data:`PAUSES`), the last of which comes again and again.
 
 One attempt is one presence (XEP-0045 7.2).  Between two attempts to enter a room lies the first pause at least.  Until
-the room lets us in, it stays lost and nothing more is told; then it is read from our place, and ``mls_entered`` tells
-of it.  A client that was removed from the group meanwhile finds that in the archive.
+the room lets us in, it stays lost; if the reason changes, ``mls_outage`` tells of it.  Then it is read from our place,
+and ``mls_entered`` tells of it.  A client that was removed from the group meanwhile finds that in the archive.
 
 A room whose reading an unexpected error has ended (``mls_failed``) is tried in the same manner.  The reading may fail
 again, at once: the pauses go on growing, unless an hour has passed since the last attempt.
@@ -83,11 +83,18 @@ class LostRooms:
         finally:
             self._trying = False
 
+    def next_try(self, handle: EncryptedRoom) -> float | None:
+        """Seconds until a lost room is tried again, if there is no new session before; None: it is not."""
+        if not _may_be_tried(handle):
+            return None
+        attempts, last = self._tried.setdefault(handle.jid, (0, self._now()))
+        return max(0.0, last + _pause_after(attempts) - self._now())
+
     def _is_due(self, room: str, new_session: bool) -> bool:
         attempts, last = self._tried[room]
         if new_session and not attempts:
             return True
-        return self._now() - last >= PAUSES[0 if new_session else min(attempts, len(PAUSES) - 1)]
+        return self._now() - last >= (PAUSES[0] if new_session else _pause_after(attempts))
 
     async def _try(self, room: str, handle: EncryptedRoom) -> None:
         self._tried[room] = self._tried[room][0] + 1, self._now()
@@ -98,7 +105,14 @@ class LostRooms:
             log.info("%s cannot be entered yet: %s", room, error)
 
 
+def _pause_after(attempts: int) -> float:
+    return PAUSES[min(attempts, len(PAUSES) - 1)]
+
+
 def _may_pass(handle: EncryptedRoom) -> bool:
-    """Whether a room is lost for a reason that may pass."""
-    lost = handle.lost is not None and handle.lost.reason != "destroyed" and not handle.worker.running
-    return lost or handle.worker.broken
+    """Whether a room is lost, and is to be tried again."""
+    return (handle.lost is not None or handle.worker.broken) and not handle.worker.running and _may_be_tried(handle)
+
+
+def _may_be_tried(handle: EncryptedRoom) -> bool:
+    return handle.lost is None or handle.lost.reason != "destroyed"

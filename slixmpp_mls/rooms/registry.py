@@ -169,13 +169,20 @@ class Rooms:
         try:
             await handle.worker.start()
         except DeliveryError as error:
-            self._context.fire("mls_room_lost", handle.lost or error)
+            if handle.lost is not None:
+                handle.worker.report_lost(handle.lost)
+            else:
+                self._context.fire("mls_room_lost", error)
         if handle.group.post_commit_actions.leave:
             self._spawn(handle.leaving.finish(LEAVE_TIMEOUT), f"leaving {handle.jid}")
 
     async def _enter_lost(self, handle: EncryptedRoom) -> bool:
         async with self._one_at_a_time(handle.jid):
             return self._rooms.get(handle.jid) is handle and await handle.worker.try_lost()
+
+    def next_try(self, handle: EncryptedRoom) -> float | None:
+        """Seconds until a lost room is tried again; None: it is not."""
+        return self.lost.next_try(handle)
 
     def _spawn(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[None]:
         return self._context.tasks.spawn(work, name, passing=UNREACHABLE)

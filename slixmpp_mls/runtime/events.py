@@ -46,6 +46,7 @@
 ``mls_entered``               we are in a room; ``Entered``
 ``mls_interrupted``           we are out of a room for now; ``Interrupted``
 ``mls_room_lost``             a room does not let us in (any more); ``RoomLost``
+``mls_outage``                why a room cannot be entered or read, each other reason, and the end; ``Outage``
 ``mls_room_unsuitable``       a room's owner has changed it so that it does not suit its group; ``RoomUnsuitable``
 ``mls_room_event``            anything else that a room reports
 ``mls_bounced``               the room refused a stanza; ``Bounced``

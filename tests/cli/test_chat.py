@@ -23,6 +23,7 @@ from slixmpp_mls.devserver import DevServer
 from slixmpp_mls.errors import NobodyReachable, NotPermitted
 from slixmpp_mls.identity import TrustLevel
 from slixmpp_mls.integrations.commands import RoomCommands
+from slixmpp_mls.rooms.engine.outage import Outage
 from slixmpp_mls.rooms.rich import Typing
 
 from ..conftest import unique
@@ -40,6 +41,7 @@ class FakeRoom:
     own_account = "alice@example"
     is_member = True
     epoch = 7
+    outage: Outage | None = None
 
     def __init__(self, jid: str, partner: str | None = None) -> None:
         self.jid, self.partner = jid, partner
@@ -286,6 +288,8 @@ async def test_presence_typing_and_waiting_are_shown() -> None:
         await until(pilot, lambda: "bob@example is typing" in str(status.content))
         chat._is_typing(Typing(coven.jid, bob, False, "paused"))
         assert "typing" not in str(status.content)
+        coven.outage = Outage(coven.jid, "banned", "", 1_800_000_000, 1_800_003_600)
+        await until(pilot, lambda: "(banned); tried again at" in str(status.content))
         chat._wait(chat.talks[coven.jid], "Waiting for somebody")
         assert "Waiting for somebody" in str(status.content)
         await window.stop()

@@ -13,12 +13,12 @@ from slixmpp import JID
 
 from slixmpp_mls.delivery import live_buffer
 from slixmpp_mls.delivery.archive import Archive, Entry, Page, RoomStanza, room_stanza
-from slixmpp_mls.delivery.events import RoomEvent, Verified
+from slixmpp_mls.delivery.events import AttemptFailed, RoomEvent, Verified
 from slixmpp_mls.delivery.occupancy import Occupancy
 from slixmpp_mls.delivery.reading import Reading
 from slixmpp_mls.delivery.reading_state import Place
 from slixmpp_mls.delivery.stream import Stream
-from slixmpp_mls.errors import RoomLost, UsageError
+from slixmpp_mls.errors import DeliveryError, NoAnswer, Refused, RoomLost, UsageError
 
 ROOM = "coven@rooms.example"
 
@@ -306,3 +306,43 @@ async def test_one_reader_at_a_time() -> None:
     setting.reading.start("0000")
     async with aclosing(setting.reading.batches()) as batches:
         assert numbers(await anext(batches)) == [1]
+
+
+@pytest.mark.parametrize("online", [True, False])
+async def test_each_attempt_that_fails_is_reported_with_the_pause_until_the_next(
+    monkeypatch: pytest.MonkeyPatch, online: bool
+) -> None:
+    """While there is no stream, it is not the room that fails."""
+    setting = Setting(3)
+    setting.occupancy.inside = False
+    errors: list[DeliveryError] = [Refused(ROOM, "remote-server-timeout"), NoAnswer("silence")]
+    enter, pauses = setting.occupancy.enter, []
+
+    async def refuse(*, create: bool = False) -> None:
+        if errors:
+            setting.stream.online = online
+            asyncio.get_running_loop().call_soon(setattr, setting.stream, "online", True)
+            raise errors.pop(0)
+        await enter()
+
+    async def wait() -> None:
+        pauses.append(setting.reading._pause)
+        setting.reading._pause = 0.0
+        await wait_before_attempt()
+
+    wait_before_attempt = setting.reading._wait_before_attempt
+    monkeypatch.setattr(setting.occupancy, "enter", refuse)
+    monkeypatch.setattr(setting.reading, "_wait_before_attempt", wait)
+    reader = Reader(setting)
+    while not reader.heard:
+        setting.reading.wake()
+        await asyncio.sleep(0)
+    await reader.hears(3)
+    told = [event for event in setting.events if isinstance(event, AttemptFailed)]
+    assert [type(event.error) for event in told] == ([Refused, NoAnswer] if online else [])
+    assert pauses[0] == 0
+    assert 0 < pauses[1] <= 0.75
+    assert 0.5 <= pauses[2] <= 1.5
+    assert [event.pause for event in told] == (pauses[1:] if online else [])
+    assert not any(event.in_room for event in told)
+    await end(setting, reader)

@@ -58,11 +58,18 @@ async def test_a_service_for_rooms_that_is_missing_for_a_while(
         if isinstance(own_server, Prosody):
             await person.next("mls_room_lost")
         assert not person.room(room).live
+        assert (await person.next("mls_outage")).reason
+        outage = person.room(room).outage
+        assert outage is not None
+        assert outage.next_try is not None
+        assert outage.since <= outage.next_try
     await own_server.stop()
     path.write_text(right)
     await own_server.start()
     for person in (alice, bob):
         await person.joined(room)
+        await person.until(lambda person=person: person.got("mls_outage")[-1].reason == "")  # type: ignore[misc]
+        assert person.room(room).outage is None
     await alice.say("as if nothing had happened")
     await bob.hears("as if nothing had happened")
     await all_agree(alice, bob)

@@ -453,9 +453,24 @@ async def test_a_room_that_lets_us_in_again(server: DevServer, cast: Cast, monke
     await reconfigure(carol, password)
     await bob.new_session()
     assert (await bob.next("mls_room_lost", after=2)).reason == "password-required"
+    await carol.room().muc.affiliations.set(bob.account, "outcast")  # another reason for the same closed door
+
+    async def other_reason() -> bool:
+        await bob.mls.parts.rooms.lost.try_again()
+        outage = bob.room().outage
+        assert outage is not None
+        return outage.reason in ("banned", "not-a-member")  # Prosody asks first who is a member
+
+    await eventually(other_reason)
+    assert bob.got("mls_outage")[-1].reason in ("banned", "not-a-member")
+    assert len(bob.got("mls_room_lost")) == 3
+    await carol.room().muc.affiliations.set(bob.account, "member")
     await reconfigure(carol, dict.fromkeys(password, "0") | {"muc#roomconfig_roomsecret": ""})
     await bob.new_session()
     await bob.joined(room)
+    await bob.until(lambda: bob.room().outage is None)
+    assert bob.got("mls_outage")[-1].reason == ""
+    assert {outage.reason for outage in bob.got("mls_outage")} >= {"not-a-member", "banned", "password-required", ""}
     await bob.say("open, sesame")
     await carol.hears("open, sesame")
     await all_agree(bob, carol)

@@ -12,6 +12,7 @@ from slixmpp_mls.client import GroupChanged, Joined, Member, RemovedFromGroup, U
 from slixmpp_mls.delivery import Entered, Interrupted
 from slixmpp_mls.errors import RoomLost
 from slixmpp_mls.integrations.notices import EVENTS, Notice, notice
+from slixmpp_mls.rooms.engine.outage import Outage
 from slixmpp_mls.runtime import events
 
 ROOM = "coven@rooms.example"
@@ -36,12 +37,26 @@ def test_every_event_that_has_words_is_documented() -> None:
         ("mls_removed", RemovedFromGroup(ROOM, HECATE, True), None),  # we have asked for it
         ("mls_entered", Entered("hecate", again=False), None),
         ("mls_entered", Entered("hecate", again=True), Notice("back in the room")),
+        ("mls_outage", Outage(ROOM, "", "", 0, None), Notice("the room can be read again", ROOM)),
         ("mls_interrupted", Interrupted("kicked"), Notice("out of the room for now (kicked)", None, True)),
         ("mls_interrupted", Interrupted("kicked", ROOM), Notice("out of the room for now (kicked)", ROOM, True)),
     ],
 )
 def test_words(name: str, event: Any, said: Notice | None) -> None:
     assert notice(name, event) == said
+
+
+def test_an_outage_says_why_since_when_and_what_next() -> None:
+    said = notice("mls_outage", Outage(ROOM, "banned", "for talking too much", 1_800_000_000, 1_800_003_600))
+    assert said is not None
+    assert said.warning
+    local = r"\d\d \w+, \d\d:\d\d"
+    words = re.fullmatch(rf"the room cannot be read since ({local}) \(banned\); tried again at ({local})", said.text)
+    assert words is not None
+    assert words[1] != words[2]
+    never = notice("mls_outage", Outage(ROOM, "destroyed", "", 1_800_000_000, None))
+    assert never is not None
+    assert never.text.endswith("(destroyed)")
 
 
 def test_a_change_says_who_came_and_who_went() -> None:

@@ -23,6 +23,7 @@ from textual.widgets import Input, OptionList, RichLog, Static
 from textual.widgets.option_list import Option
 
 from ...errors import MLSError
+from ...integrations.notices import outage_in_words
 from ...stanza.display import displayable
 from ..terminal import colour_of
 from ..trust import STYLES
@@ -300,6 +301,8 @@ class Window(App[None]):
             text = f"{', '.join(typing)} {'is' if len(typing) == 1 else 'are'} typing ..."
         if not text and talk.room is None:
             text = "not in the group"
+        if not text and talk.room is not None and talk.room.outage is not None:
+            text = outage_in_words(talk.room.outage)
         if not text:
             text = f"{talk.address}  encrypted  epoch {talk.room.epoch if talk.room and talk.room.is_member else '?'}"
         self.query_one("#status", Static).update(Text(displayable(text), no_wrap=True, overflow="ellipsis"))

@@ -51,6 +51,7 @@ from ...client.group.actions import Remember
 from ...client.group.resumption_psks import Awaited
 from ...delivery import (
     AffiliationChanged,
+    AttemptFailed,
     Bounced,
     CatchingUp,
     Entered,
@@ -71,6 +72,7 @@ from .annotation_exchange import AnnotationExchange
 from .committer import Committer
 from .handler_dispatch import HandledMessages
 from .member_checks import MemberChecks
+from .outage import OutageReport
 from .parts import RoomParts
 from .post_commit import PostCommit
 from .progress import Progress
@@ -123,6 +125,7 @@ class RoomWorker:
     :param requested: called with each request to be added that members do not commit by themselves
     :param reached: waits until another room of ours is in an epoch that this one needs, or will not reach it
     :param ephemeral: called with content that has no place in the order
+    :param next_try: seconds until the room is tried again, if it is lost; None: it is not
     """
 
     def __init__(
@@ -138,6 +141,7 @@ class RoomWorker:
         requested: Callable[[JoinRequested], None],
         reached: Callable[[Awaited], Awaitable[None]],
         ephemeral: Callable[[EphemeralShown], None],
+        next_try: Callable[[], float | None],
     ) -> None:
         group = RoomGroup(context.device, room)
         ping_interval = context.settings.self_ping
@@ -156,6 +160,7 @@ class RoomWorker:
         self.invitations = RepeatedInvitations(parts)
         self.suitability = Suitability(parts)
         self.handled = HandledMessages(group, context.fire)
+        self.outage = OutageReport(context, room, next_try)
         self._context = context
         self._group = group
         self._muc = muc
@@ -219,14 +224,17 @@ class RoomWorker:
         lost = self.progress.lost
         if self.running or not (self.broken or isinstance(lost, RoomLost)):
             return False
-        if isinstance(lost, RoomLost) and lost.gone and await self._muc.check() == ("not-found",):
-            return False
         try:
+            if isinstance(lost, RoomLost) and lost.gone and await self._muc.check() == ("not-found",):
+                self.outage.lost(lost)
+                return False
             await self._muc.join(self._group.cursor)
         except (NotPermitted, RoomLost) as error:
-            self.progress.lost = self._loss(error)
+            self.progress.lost = lost = self._loss(error)
+            self.outage.lost(lost)
             return False
-        except DeliveryError:
+        except DeliveryError as error:
+            self.outage.lost(error)
             await self._muc.leave()
             raise
         self.progress.lost = None
@@ -287,6 +295,7 @@ class RoomWorker:
     async def stop(self) -> None:
         """Leave the room; the group's state stays."""
         self.progress.live.clear()
+        self.outage.forget()
         with suppress(DeliveryError):
             await self._muc.leave()
         await asyncio.gather(*self.cancel(), return_exceptions=True)
@@ -322,18 +331,24 @@ class RoomWorker:
             except (RoomLost, NotPermitted) as error:
                 lost = self._loss(error)
                 self._lose(lost)
-                self._context.fire("mls_room_lost", lost)
+                self.report_lost(lost)
             except Exception as error:
                 log.exception("reading %s has failed", self.room)
                 self._broken = True
                 self._lose(DeliveryError(f"reading {self.room} has failed"))
                 self._context.fire("mls_failed", error)
+                self.outage.broken(error)
 
     def _loss(self, error: NotPermitted | RoomLost) -> RoomLost:
         """The one form in which we keep and report that the room is lost, whatever has refused us."""
         if isinstance(error, RoomLost):
             return error
         return self._muc.lost or RoomLost(self.room, "refused", text=str(error))
+
+    def report_lost(self, lost: RoomLost) -> None:
+        """Tell the application that the room is lost, and when it is tried again."""
+        self._context.fire("mls_room_lost", lost)
+        self.outage.lost(lost)
 
     def _lose(self, error: MLSError) -> None:
         """Handle the loss of the room: it is not read any more."""
@@ -357,7 +372,7 @@ class RoomWorker:
         except (NotPermitted, RoomLost) as refused:
             lost = self._loss(refused)
             self._lose(lost)
-            self._context.fire("mls_room_lost", lost)
+            self.report_lost(lost)
             return False
         except DeliveryError as refused:  # the room is entered as soon as possible
             log.info("%s cannot be entered yet: %s", self.room, refused)
@@ -499,6 +514,7 @@ class RoomWorker:
     def _room_event(self, event: RoomEvent) -> None:
         match event:
             case CatchingUp(complete=True):
+                self.outage.over()
                 if self._group.is_member:
                     self._report_from_before()
                 if self.suitability.lacks:
@@ -514,8 +530,13 @@ class RoomWorker:
             case Interrupted():
                 self.progress.live.clear()
                 self.transmitter.interrupted()
-            case Verified() if self.suitability.has_archive:
-                self.sender.verified()
+            case AttemptFailed():
+                self.outage.attempt_failed(event)
+                return
+            case Verified():
+                self.outage.over()
+                if self.suitability.has_archive:
+                    self.sender.verified()
             case Reconfigured() | Unarchived():
                 self.suitability.look()
             case Bounced():
