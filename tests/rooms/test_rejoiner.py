@@ -133,6 +133,34 @@ async def test_an_external_commit_brings_us_in_without_anybody_online() -> None:
     assert bob.got("mls_rejoining")[-1].external
 
 
+@pytest.mark.parametrize("arrives", [True, False])
+async def test_nothing_is_asked_while_an_external_commit_is_in_transit(
+    arrives: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request would be about a leaf that the Commit replaces; but a Commit that is lost does not keep us out."""
+    world, alice, bob = lost()
+    alice.commit()
+    bob.read()
+    joining = asyncio.create_task(bob.rejoiner.join_externally())
+    await until(lambda: bob.muc.sent)
+    world.now += 60
+    if not arrives:
+        monkeypatch.setattr(rejoin, "_IN_TRANSIT", 0.0)
+    bob.rejoiner.news()
+    if arrives:
+        await soon()
+        assert len(bob.muc.sent) == 1
+        bob.read()
+        await asyncio.wait_for(joining, 60)
+        await until(lambda: bob.rejoiner._task is not None and bob.rejoiner._task.done())
+        assert len(bob.muc.sent) == 1
+        assert bob.group.is_member
+    else:
+        await until(lambda: len(bob.muc.sent) == 2)
+        joining.cancel()
+    assert [event.external for event in bob.got("mls_rejoining")] == [True, *[False] * (not arrives)]
+
+
 async def test_an_external_commit_that_comes_second_is_made_again() -> None:
     world, alice, bob = lost()
     alice.commit()

@@ -12,7 +12,8 @@ member need be online: the request waits in the archive.  The store limits how o
 
 The alternative, an external Commit (RFC 9420 12.4.3.2), needs no other member, but it needs a GroupInfo that the room
 shows, which may be an old one (RFC 9750 5.3).  Therefore it comes second.  It is automatic only for a client that knows
-its last epoch: such a client cannot be led to an earlier one.
+its last epoch: such a client cannot be led to an earlier one.  While an external Commit is in transit, nothing is asked
+for a minute: it changes the leaf that the request would be about.
 
 With the setting ``rejoin`` at ``"by hand"`` all of this happens only on request.
 """
@@ -49,6 +50,7 @@ _SPREAD = 2.0  # seconds: many may lose the group at the same moment
 _ASK_AFTER_INVITATION = 5.0  # seconds in which the Welcome of an invitation should have been read
 _EXTERNAL_AFTER = 60.0  # seconds after a request, until we join by a Commit of our own
 _COMMIT_ATTEMPTS = 25  # how often an external Commit is made again when others come first
+_IN_TRANSIT = 60.0  # seconds for which a request waits for an external Commit of ours
 PAGES = 20  # of the archive, searched for a GroupInfo
 
 
@@ -117,6 +119,8 @@ class Rejoiner:
             now = self._context.now
             at = self._group.join_requests.asking_at(now)
             if at is not None and at <= now:
+                if await self._external_commit_ends():
+                    continue
                 asked_at = _monotonic()
                 await self._ask()
                 continue
@@ -130,6 +134,20 @@ class Rejoiner:
                     continue
                 wait = max(1.0, left)
             await self._wait(wait)
+
+    async def _external_commit_ends(self) -> bool:
+        """Wait for an external Commit of ours that is in transit, if there is one, but not for ever.
+
+        :returns: whether it has ended
+        :raises MLSError: the room is not read any more
+        """
+        commits = self._group.external_commits
+        if not commits.waits:
+            return False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_IN_TRANSIT):
+                await self._progress.until(lambda: not commits.waits)
+        return not commits.waits
 
     async def _ask(self) -> None:
         requests, jitter = self._group.join_requests, random.uniform(0.8, 1.2)  # noqa: S311
