@@ -31,6 +31,7 @@ from slixmpp.xmlstream.xmlstream import NotConnectedError
 
 from ..delivery import Stream
 from ..errors import DeviceRetired, Disconnected, LoginFailed, MLSError, NoAnswer, StoreError, UsageError
+from ..stanza.display import displayable
 
 __all__ = ["KeptConnection", "LoginWatch", "abort", "connected", "exit_code", "run"]
 
@@ -47,6 +48,7 @@ _TURNS: Final = 20
 """Turns of the event loop before the store is closed: handlers that wait for nothing more end, and their messages are
 not handed to them again at the next start, when the answer to some is in the store already."""
 _TOLD: Final = 1.0  # seconds in which asyncio tells of the end of a connection
+_WORDS: Final = 200  # characters of a server's explanation that are repeated
 # RFC 6120 4.9.3: stream error conditions that another attempt does not avoid.
 _FINAL_CONDITIONS: Final = frozenset({
     "host-gone", "host-unknown", "improper-addressing", "invalid-namespace", "not-authorized", "unsupported-version",
@@ -89,12 +91,13 @@ class LoginWatch:
         self._report = report
         self._in_session = self._had_session = bool(xmpp.session_bind_event.is_set())
         self._reason: object = None
+        self._last_words = ""  # the stream error that has ended the session
         self._handlers: dict[str, Callable[[Any], None]] = {
             "connecting": self._begin,
             "connected": self._begin,
             "session_start": self._session,
             "session_resumed": self._session,
-            "failed_all_auth": lambda _: self._fail("password", "it refuses the password"),
+            "failed_all_auth": lambda _: self._fail("password", f"it refuses the password{self._last_words}"),
             "no_auth": lambda _: self._fail("refused", "it offers no way to log in that we accept"),
             "ssl_invalid_chain": self._not_verified,
             "connection_failed": self._not_reached,
@@ -114,7 +117,7 @@ class LoginWatch:
         self.problem, self._in_session = None, False
 
     def _session(self, _: object) -> None:
-        self.problem, self._reason = None, None
+        self.problem, self._reason, self._last_words = None, None, ""
         self._in_session = self._had_session = True
 
     def _not_reached(self, reason: object) -> None:
@@ -131,8 +134,11 @@ class LoginWatch:
             self._fail("unreachable", f"no connection: {reason}", temporary=True)
 
     def _stream_error(self, error: Any) -> None:
-        if not self._in_session:
-            condition = str(error["condition"])
+        condition = str(error["condition"])
+        if self._in_session:
+            text = displayable(str(error["text"])[:_WORDS])
+            self._last_words = f", after ending the session with {condition}{f' ({text})' if text else ''}"
+        else:
             self._fail("refused", f"it answers {condition}", temporary=condition not in _FINAL_CONDITIONS)
 
     def _closed(self, reason: object) -> None:

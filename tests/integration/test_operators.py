@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from xml.etree.ElementTree import Element, SubElement
 
 import pytest
 
+from slixmpp_mls import MLS, Login, connected
+from slixmpp_mls.delivery import Stream
 from slixmpp_mls.devserver import DevServer, Ejabberd, Prosody
+from slixmpp_mls.errors import LoginFailed, MLSError
 from slixmpp_mls.rooms import lost_rooms
 
 from .people import Cast, Person, all_agree
@@ -109,3 +115,54 @@ async def test_a_server_that_is_restored_from_a_backup(own_server: DevServer, ca
     assert bob.bodies.count("said after the backup") == 1
     assert (await alice.room().update()).epoch > epoch
     await all_agree(alice, bob)
+
+
+def with_removal(server: DevServer) -> None:
+    """Have a server that does not run let accounts delete themselves (XEP-0077 3.2)."""
+    if isinstance(server, Ejabberd):
+        path, line, more = server.directory / "ejabberd.yml", '"mod_ping": {}', '"mod_ping": {}, "mod_register": {}'
+    else:
+        path, line, more = server.directory / "prosody.cfg.lua", '"time"\n', '"time", "user_account_management"\n'
+    text = path.read_text()
+    assert text.count(line) == 1
+    path.write_text(text.replace(line, more))
+
+
+async def test_an_account_that_is_deleted_while_its_bot_is_online(
+    own_server: DevServer, cast: Cast, tmp_path: Path
+) -> None:
+    """The bot ends with an error that says so, after a few attempts at most; the others go on without it."""
+    await own_server.stop()
+    with_removal(own_server)
+    await own_server.start()
+    cast.expected_errors.append("refuses the password")
+    room, (alice,) = await cast.meet(own_server, "alice")
+    jid = await own_server.register("bot", "secret")
+    login = Login.load(
+        str(jid), password="secret", host=own_server.host, port=own_server.port, ca=own_server.ca_file,
+        store=tmp_path / "bot.db",
+    )  # fmt: skip
+    bot = login.bot(key_packages=2)
+    attempts: list[object] = []
+    failed: list[object] = []
+    bot.add_event_handler("connected", attempts.append)
+    bot.add_event_handler("mls_failed", failed.append)
+
+    async def serve() -> None:
+        async with connected(bot):
+            assert (await alice.room().add(str(jid))).added
+            await MLS.of(bot).join(room)
+            query = Element("{jabber:iq:register}query")
+            SubElement(query, "{jabber:iq:register}remove")
+            with suppress(MLSError):  # the server may end the stream instead of an answer
+                await Stream.of(bot).ask("set", own_server.domain, query)
+            await asyncio.Event().wait()
+
+    with pytest.raises(LoginFailed) as caught:
+        async with asyncio.timeout(180):
+            await serve()
+    assert (caught.value.reason, caught.value.temporary) == ("password", False)
+    assert ("Account deleted" if isinstance(own_server, Prosody) else "User removed") in str(caught.value)
+    assert [str(error) for error in failed] == [str(caught.value)]
+    assert len(attempts) <= 5  # the first one, the one that is refused, and those of a busy machine
+    await (await alice.say("one less")).confirmed
