@@ -66,11 +66,19 @@ class Roster:
         :param count: how many they are
         """
 
-        def clients() -> Iterator[tuple[int, ClientIdentity, bool]]:
-            for index, leaf in outlines():
-                yield index, ClientIdentity.from_encoded(leaf.credential), leaf.has_extension(NEWCOMER)
+        return cls(count, None, lambda: cls.of_outlines(outlines())._maps)
 
-        return cls(count, None, lambda: cls.of_clients(clients())._maps)
+    @classmethod
+    def of_outlines(cls, outlines: Iterable[tuple[int, LeafOutline]]) -> Roster:
+        """As :meth:`of`, from what :meth:`RatchetTree.outlines` returns: faster for a large tree.
+
+        :raises InvalidError: a leaf's credential names no client
+        :raises PolicyViolation: two leaves are the same client
+        """
+        return cls.of_clients(
+            (index, ClientIdentity.from_encoded(leaf.credential), leaf.has_extension(NEWCOMER))
+            for index, leaf in outlines
+        )
 
     @classmethod
     def of_clients(cls, clients: Iterable[tuple[int, ClientIdentity, bool]]) -> Roster:
@@ -157,6 +165,10 @@ class Roster:
     def has_say(self, account: str) -> bool:
         """Whether the account has a client in the group with the rights of a member."""
         return any(map(self.counts, self._maps.accounts.get(account, ())))
+
+    def leaves(self) -> Iterator[int]:
+        """The leaves of all clients, in no particular order."""
+        return iter(self._maps.clients)
 
     def leaves_of(self, account: str) -> tuple[int, ...]:
         """The leaves of an account's clients, in ascending order."""

@@ -244,7 +244,7 @@ class Step:
     action: (
         Ignore | Sent | Begin | LeaveOut | Read | Remember | MoveOn | Join | JoinPartially | Follow | Enter | Abandon
     )
-    leaves: tuple[LeafNode, ...] = ()
+    leaves: Sequence[LeafNode] = ()
     successions: tuple[tuple[LeafNode, LeafNode], ...] = ()
     fetch: BlobReference | None = None
     check: TreeCheck | None = None

@@ -19,7 +19,7 @@ reflects it.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...errors import InvalidError, NotPermitted, PeerError, PolicyViolation, StanzaTooLarge, UsageError
@@ -53,6 +53,7 @@ from .group_info_key import GroupInfoKey, as_element, key_after, open_group_info
 from .join_request import attempted
 from .placement import check_lengths
 from .room_state import RoomState
+from .tree_leaves import TreeLeaves
 
 __all__ = ["ExternalCommitDraft", "ExternalCommits", "check_is_new"]
 
@@ -73,7 +74,7 @@ class ExternalCommitDraft:
     group_id: bytes
     epoch: int
     seen: int | None
-    leaves: tuple[LeafNode, ...] = field(repr=False)
+    leaves: Sequence[LeafNode] = field(repr=False)
     group_info_key: GroupInfoKey | None = field(repr=False)
 
     @property
@@ -114,7 +115,7 @@ class ExternalCommits:
             refuse_group_of_0_1(context.extensions)
         # RFC 9420 12.4.3, 12.4.3.1: signature, tree, leaves
         public = public_of(info, lifetime_limit=self._device.parameters.lifetime_limit)
-        roster = Roster.of(public.tree.members())
+        roster = Roster.of_outlines(public.tree.outlines())
         own = roster.leaf_of(self._device.identity)
         view = GroupView.of(public, policy, roster)
         bundle = Group.external_commit(
@@ -131,7 +132,7 @@ class ExternalCommits:
             check(view, bundle.staged.effects)
         except PolicyViolation as error:
             raise NotPermitted(f"the group's policy: {error}") from error
-        leaves = tuple(leaf for index, leaf in public.tree.members() if index != own)
+        leaves = TreeLeaves(public.tree, roster, own)
         before = (
             self._state.group_info_key if group_info.key_epoch is not None else GroupInfoKey.found_in(info.extensions)
         )

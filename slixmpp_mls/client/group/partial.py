@@ -22,7 +22,7 @@ the stored place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...errors import UsageError
@@ -38,6 +38,7 @@ from ..storage.doubts import Doubt, Doubts
 from ..storage.records import MembershipState
 from .room_contents import Membership, PartialMembership
 from .room_state import RoomState
+from .tree_leaves import TreeLeaves
 
 __all__ = ["CheckedTree", "Partial", "verify"]
 
@@ -52,7 +53,7 @@ class CheckedTree:
 
     tree: VerifiedTree = field(repr=False)
     roster: Roster = field(repr=False)
-    leaves: tuple[LeafNode, ...] = field(repr=False)
+    leaves: Sequence[LeafNode] = field(repr=False)
 
 
 def verify(group: PartialGroup, octets: bytes) -> CheckedTree:
@@ -64,8 +65,8 @@ def verify(group: PartialGroup, octets: bytes) -> CheckedTree:
     :raises InvalidError: it is not the group's tree, it is not acceptable, or a leaf names no client
     """
     tree = group.verify(octets)
-    members = list(tree.members())
-    return CheckedTree(tree, Roster.of(members), tuple(leaf for index, leaf in members if index != group.own_index))
+    roster = Roster.of_outlines(tree.outlines())
+    return CheckedTree(tree, roster, TreeLeaves(tree, roster, group.own_index))
 
 
 class Partial:

@@ -15,7 +15,7 @@ The module is longer than others: each kind of stanza, and each relation to the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ...errors import (
@@ -358,7 +358,7 @@ class Processing:
         proposal = received.proposal
         if isinstance(received.sender, NewMemberProposalSender) and isinstance(proposal, Add):
             ClientIdentity.from_leaf(proposal.key_package.leaf_node)  # a proposal that names no client is not kept
-        leaves: tuple[LeafNode, ...] = ()
+        leaves: Sequence[LeafNode] = ()
         successions: tuple[tuple[LeafNode, LeafNode], ...] = ()
         if isinstance(proposal, Add):
             leaves = (proposal.key_package.leaf_node,)

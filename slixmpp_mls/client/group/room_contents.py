@@ -82,7 +82,7 @@ class Membership:
         :raises InvalidError: a leaf names no client, or there is no policy
         """
         policy = RoomPolicy.required_in(group.context.extensions)
-        return cls(group, Roster.of(group.members()), policy, doubts, actions)
+        return cls(group, Roster.of_outlines(group.tree.outlines()), policy, doubts, actions)
 
     @classmethod
     def restored(cls, group: Group, doubts: Doubts, actions: PostCommitActions) -> Membership:

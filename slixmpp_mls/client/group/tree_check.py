@@ -53,7 +53,7 @@ class TreeCheck:
         """Verify it.  It is meant for another thread, and raises nothing of a peer's."""
         try:
             public = public_of(self.group_info, tree=self.tree, lifetime_limit=self.lifetime_limit)
-            return CheckedWhole(self, public, Roster.of(public.tree.members()))
+            return CheckedWhole(self, public, Roster.of_outlines(public.tree.outlines()))
         except PeerError as error:
             return CheckedWhole(self, error=error)
 

@@ -81,6 +81,7 @@ from .room_change import MAX_UNREAD_KEYS, Change
 from .room_contents import Membership, PartialMembership
 from .room_state import RoomState
 from .tree_check import LARGE, TreeCheck
+from .tree_leaves import TreeLeaves
 
 __all__ = ["Welcomes", "with_commits"]
 
@@ -286,8 +287,8 @@ class Welcomes:
             if not self._leads_back(later, inviter):
                 self._require_invited(incoming, context.group_id, inviter.account)
             self._check_inviter(staged, later, inviter)
-        leaves = tuple(leaf for index, leaf in state.members() if index != state.own_index)
         assert isinstance(state, Group)
+        leaves = TreeLeaves(state.tree, roster, state.own_index)
         group_info_key = GroupInfoKey.handed_over(info.extensions, state)
         return Step(incoming, Join(staged, bundle, roster, policy, group_info_key), leaves)
 

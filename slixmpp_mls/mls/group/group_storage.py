@@ -181,7 +181,8 @@ def changes_since(group: MemberState[T], old: MemberState[T]) -> Changes:
 
 
 def stored(group: M) -> M:
-    """The same state, to go on with after its changes have been written."""
+    """The same state, to go on with after its changes have been written: a large tree in less memory."""
+    group = group.with_tree(group.tree.compact())
     past = tuple(replace(each, secret_tree=each.secret_tree.stored()) for each in group.past)
     return replace(group, secret_tree=group.secret_tree.stored(), past=past)
 

@@ -27,7 +27,7 @@ from ..structures.parent_node import AnyNode, ParentNode
 from ..varint import write_opaque
 from .ratchet_tree import RatchetTree
 from .subtree import Place, Subtree, leaf_hash, parent_node_hash, tree_hash
-from .tree_math import NodeIndex, level
+from .tree_math import NodeIndex
 
 __all__ = ["parent_hash", "path_parent_hashes", "verify_parent_hashes"]
 
@@ -69,10 +69,9 @@ def verify_parent_hashes(tree: RatchetTree) -> None:
 
     :raises InvalidError: one is not
     """
-    for place, content in tree.parents():
-        height = level(place)
-        position = place >> (height + 1)
-        left, right = tree.place(place).subtree.children()
+    for place, content in tree.parent_places():
+        height, position = place.level, place.position
+        left, right = place.subtree.children()
         links = 0
         for child, sibling, side in ((left, right, 0), (right, left, 1)):
             below = _neighbour(child, height - 1, 2 * position + side, content.unmerged_leaves)
@@ -83,7 +82,7 @@ def verify_parent_hashes(tree: RatchetTree) -> None:
             )
             links += below == parent_hash(tree.suite, content.encryption_key, content.parent_hash, original)
         if links != 1:
-            raise InvalidError(f"parent node {place} has {links} valid parent hash links, not 1", "RFC 9420 7.9.2")
+            raise InvalidError(f"parent node {place.node} has {links} valid parent hash links, not 1", "RFC 9420 7.9.2")
 
 
 def _under(unmerged: Sequence[int], height: int, position: int) -> Sequence[int]:

@@ -16,14 +16,15 @@ whether or not the old tree is kept::
 It consists of the nodes (:mod:`.subtree`) with their tree hashes, and an index
 (:mod:`.tree_index`) of the keys and capabilities in it.  A tree that was decoded has sound
 structure and unique keys; whether to believe it is for :mod:`.tree_validation` to say.
-A tree from a store has been that once: its nodes are decoded when somebody asks for one, and its
-index is made when a Commit needs it.
+A tree from a store has been that once: its index is made when a Commit needs it.
+
+Most nodes of a large tree are encoded, and decoded when somebody asks for one (:mod:`.stored_nodes`).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
 
@@ -34,12 +35,16 @@ from ..structures.leaf_outline import LeafOutline
 from ..structures.parent_node import MAX_MEMBERS, AnyNode, ParentNode, node_codec
 from ..varint import encode_varint, read_varint
 from . import hash_records
-from .stored_nodes import StoredNodes, decoded
+from .stored_nodes import StoredNodes, StoredSubtree, compacted, decoded, encoded
 from .subtree import Change, Place, Subtree, node_at, nodes_below, resolution, rewrite, tree_hash
 from .tree_index import Feature, TreeIndex
 from .tree_math import LeafIndex, NodeIndex, leaves_under, level, padded
 
 __all__ = ["MAX_MEMBERS", "RatchetTree"]
+
+_LARGE = 1 << 16  # octets of an encoded tree from which on its nodes stay encoded: some 300 members
+_TOGETHER = 4096  # parent nodes on a walk
+_LEAST_COMPACT = 8  # the level of the root of the smallest trees that :meth:`RatchetTree.compact` changes
 
 
 class RatchetTree:
@@ -86,6 +91,10 @@ class RatchetTree:
         if not count:
             raise InvalidError("a tree without members", "RFC 9420 12.4.3.3")
         width = padded(count // 2 + 1)
+
+        def has_leaf(index: int) -> bool:
+            return 2 * index < count and nodes[2 * index] is not None
+
         filled: list[tuple[NodeIndex, AnyNode]] = []
         layer = []
         for index in range(0, count, 2):
@@ -113,7 +122,7 @@ class RatchetTree:
                         raise InvalidError("a leaf where a parent node should be", "RFC 9420 12.4.3.3")
                     if not occupied:
                         raise InvalidError("a parent node with no member below it", "RFC 9420 7.9.2")
-                    _check_unmerged(content, place, nodes)
+                    _check_unmerged(content, place, has_leaf)
                     filled.append((place, content))
                 above.append(Subtree(content, left, right, occupied) if occupied else Subtree())
             layer = above
@@ -127,33 +136,41 @@ class RatchetTree:
         :raises MalformedError: it does not parse, or is over the limit
         :raises InvalidError: it parses and is no ratchet tree
         """
-        pos, end = _span(data)
-        key_length = suite.public_key_length
+        read = _Reader(suite, data, max_leaves)
+        if len(data) >= _LARGE:
+            return cls._of_octets(read)
         nodes: list[AnyNode | None] = []
-        while pos < end:
-            if len(nodes) >= 2 * max_leaves - 1:
-                raise MalformedError(f"a ratchet tree of more than {max_leaves} leaves")
-            present = data[pos]
-            if present > 1:  # RFC 9420 2.1.1
-                raise MalformedError("presence of an optional that is neither 0 nor 1")
-            if not present:
-                nodes.append(None)
-                pos += 1
-                continue
-            start = pos + 2  # behind the presence and the type of node
-            node, pos = node_codec.read(data, pos + 1, end)
-            # RFC 9420 7.1, 7.3: a key of the group's suite.  Asked here, nobody makes objects of a few octets each.
-            if len(node.encryption_key) != key_length:
-                raise InvalidError(f"an encryption key of {len(node.encryption_key)} octets", "RFC 9420 7.1")
+        for place, node, octets in read:
+            nodes += [None] * (place - len(nodes))
             if isinstance(node, LeafNode):
-                node.keep_encoding(data[start:pos])  # encodings are canonical: this is what encode() would give
-            elif len(node.unmerged_leaves) > 1 << level(NodeIndex(len(nodes))):  # no more are below it
-                # Asked at once: the octets of a large tree have room for millions.
-                raise InvalidError("more unmerged leaves than there are leaves", "RFC 9420 7.1")
+                node.keep_encoding(octets[1:])  # encodings are canonical: this is what encode() would give
             nodes.append(node)
-        if not nodes or nodes[-1] is None:  # RFC 9420 12.4.3.3
-            raise InvalidError("the last node of a ratchet tree is blank", "RFC 9420 12.4.3.3")
         return cls.from_nodes(suite, nodes)
+
+    @classmethod
+    def _of_octets(cls, read: _Reader) -> RatchetTree:
+        """A large tree, of which no more than one node is decoded at a time."""
+        parents: list[NodeIndex] = []
+        unmerged: list[tuple[NodeIndex, ParentNode]] = []
+
+        def pieces() -> Iterator[tuple[NodeIndex, bytes]]:
+            for place, node, octets in read:
+                if isinstance(node, ParentNode):
+                    parents.append(place)
+                    if node.unmerged_leaves:
+                        unmerged.append((place, node))
+                yield place, octets
+
+        nodes = StoredNodes(pieces())
+        for place in parents:
+            height = level(place)
+            if not nodes.occupied(height, place >> (height + 1)):
+                raise InvalidError("a parent node with no member below it", "RFC 9420 7.9.2")
+        for place, content in unmerged:
+            _check_unmerged(content, place, nodes.has_leaf)
+        tree = cls(read.suite, nodes.root(), nodes.depth, None)
+        tree._made_index = TreeIndex.of(tree._nodes())
+        return tree
 
     def encode(self) -> bytes:
         """The content of a `ratchet_tree` extension (RFC 9420 12.4.3.3)."""
@@ -205,12 +222,19 @@ class RatchetTree:
         """The content of a node; None where it is blank or outside the tree."""
         if not 0 <= node < 2 * self.leaf_count - 1:
             return None
-        return self.place(node).subtree.content
+        height, subtree = level(node), self._root
+        for above in range(self._depth - 1, height - 1, -1):
+            if isinstance(subtree, StoredSubtree):
+                return subtree.nodes.node(node)  # and no subtrees are made on the way
+            subtree = subtree.children()[node >> (above + 1) & 1]
+        return subtree.content
 
     def place(self, node: NodeIndex) -> Place:
         """A node inside the tree, with all below it."""
-        height = level(node)
-        subtree = self._root
+        return self._place(self._root, node)
+
+    def _place(self, root: Subtree, node: NodeIndex) -> Place:
+        height, subtree = level(node), root
         for above in range(self._depth - 1, height - 1, -1):
             subtree = subtree.children()[node >> (above + 1) & 1]
         return Place(subtree, height, node >> (height + 1))
@@ -230,6 +254,17 @@ class RatchetTree:
                 parent = decoded(held) if isinstance(held, bytes) else held
                 assert isinstance(parent, ParentNode)
                 yield place, parent
+
+    def parent_places(self) -> Iterator[tuple[Place, ParentNode]]:
+        """The same with all below each of them.
+
+        What the caller has decoded there is not kept for long: a walk does not decode a large tree as a whole.
+        """
+        seen = self._root
+        for number, (node, content) in enumerate(self.parents()):
+            if number % _TOGETHER == 0 and isinstance(seen, StoredSubtree):
+                seen = StoredSubtree(seen.nodes, self._depth, 0)
+            yield self._place(seen, node), content
 
     def outlines(self) -> Iterator[tuple[LeafIndex, LeafOutline]]:
         """All members from left to right, of each what indexes are made of: faster than :meth:`members`."""
@@ -364,6 +399,19 @@ class RatchetTree:
 
     # --- keeping ------------------------------------------------------------------------------
 
+    def compact(self) -> RatchetTree:
+        """The same tree, with encoded nodes in place of those that Commits have brought, if these are many.
+
+        It may be called after each Commit: :func:`.stored_nodes.compacted` says when it does something.  A tree shares
+        as much with the trees before and after it as it did, as far as :meth:`changes_since` is concerned.
+        """
+        if self._depth < _LEAST_COMPACT:
+            return self
+        root = compacted(self._root, self._depth)
+        if root is self._root:
+            return self
+        return RatchetTree(self.suite, root, self._depth, self._made_index, recorded=self._recorded)
+
     def pieces(self) -> dict[bytes, bytes]:
         """The tree for a store: each node that is not blank under its index, four octets big endian."""
         return {place.to_bytes(4, "big"): octets for place, octets in self._encoded()}
@@ -380,12 +428,13 @@ class RatchetTree:
         ]
         while stack:
             height, position, new, before = stack.pop()
-            if new is before:
+            if new is before or (new is not None and before is not None and new.equals(before)):
                 continue
-            content = None if new is None else new.content
-            if content is not (None if before is None else before.content):
-                key = node_at(height, position).to_bytes(4, "big")
-                changes[key] = None if content is None else node_codec.encode(content)
+            held, was = None if new is None else new.held(), None if before is None else before.held()
+            if held is not was:
+                octets = None if held is None else encoded(held)
+                if octets != (None if was is None else encoded(was)):
+                    changes[node_at(height, position).to_bytes(4, "big")] = octets
             if height:
                 (left, right), (old_left, old_right) = _children(new), _children(before)
                 stack.append((height - 1, 2 * position, left, old_left))
@@ -419,7 +468,7 @@ class RatchetTree:
         :raises InvalidError: they make up no tree
         """
         nodes = StoredNodes(
-            {int.from_bytes(key, "big"): piece for key, piece in pieces.items()},
+            sorted((int.from_bytes(key, "big"), piece) for key, piece in pieces.items()),
             {int.from_bytes(key, "big"): record for key, record in records.items()},
         )
         recorded = bool(records) or nodes.depth < hash_records.LEAST_DEPTH
@@ -439,7 +488,7 @@ class RatchetTree:
     def _encoded(self) -> Iterator[tuple[NodeIndex, bytes]]:
         """All nodes that are not blank, with their type, from left to right."""
         for place, held in self._nodes():
-            yield place, held if isinstance(held, bytes) else node_codec.encode(held)
+            yield place, encoded(held)
 
 
 def _span(data: bytes) -> tuple[int, int]:
@@ -449,7 +498,46 @@ def _span(data: bytes) -> tuple[int, int]:
     return pos, len(data)
 
 
-def _check_unmerged(content: ParentNode, place: NodeIndex, nodes: Sequence[AnyNode | None]) -> None:
+class _Reader:
+    """The nodes of an encoded tree that are not blank: index, node, and octets with their type."""
+
+    def __init__(self, suite: CipherSuite, data: bytes, max_leaves: int) -> None:
+        self.suite = suite
+        self._data = data
+        self._max_leaves = max_leaves
+
+    def __iter__(self) -> Iterator[tuple[NodeIndex, AnyNode, bytes]]:
+        """
+        :raises MalformedError: it does not parse, or is over the limit
+        :raises InvalidError: a node cannot be where it is
+        """
+        data, key_length, most = self._data, self.suite.public_key_length, 2 * self._max_leaves - 1
+        pos, end = _span(data)
+        place, present = -1, 0
+        while pos < end:
+            place += 1
+            if place >= most:
+                raise MalformedError(f"a ratchet tree of more than {self._max_leaves} leaves")
+            present = data[pos]
+            if present > 1:  # RFC 9420 2.1.1
+                raise MalformedError("presence of an optional that is neither 0 nor 1")
+            if not present:
+                pos += 1
+                continue
+            start = pos + 1  # behind the presence
+            node, pos = node_codec.read(data, start, end)
+            # RFC 9420 7.1, 7.3: a key of the group's suite.  Asked here, nobody makes objects of a few octets each.
+            if len(node.encryption_key) != key_length:
+                raise InvalidError(f"an encryption key of {len(node.encryption_key)} octets", "RFC 9420 7.1")
+            if isinstance(node, ParentNode) and len(node.unmerged_leaves) > 1 << level(NodeIndex(place)):
+                # No more are below it.  Asked at once: the octets of a large tree have room for millions.
+                raise InvalidError("more unmerged leaves than there are leaves", "RFC 9420 7.1")
+            yield NodeIndex(place), node, data[start:pos]
+        if not present:  # RFC 9420 12.4.3.3
+            raise InvalidError("the last node of a ratchet tree is blank", "RFC 9420 12.4.3.3")
+
+
+def _check_unmerged(content: ParentNode, place: NodeIndex, has_leaf: Callable[[int], bool]) -> None:
     leaves = leaves_under(place)
     before = -1
     for index in content.unmerged_leaves:
@@ -457,7 +545,7 @@ def _check_unmerged(content: ParentNode, place: NodeIndex, nodes: Sequence[AnyNo
             raise InvalidError("unmerged leaves out of order", "RFC 9420 7.1")
         before = index
         # RFC 9420 12.4.3.1: a leaf that is not blank, and a descendant
-        if index not in leaves or 2 * index >= len(nodes) or nodes[2 * index] is None:
+        if index not in leaves or not has_leaf(index):
             raise InvalidError("an unmerged leaf that is blank or elsewhere", "RFC 9420 12.4.3.1")
 
 

@@ -1,15 +1,21 @@
 """The nodes of a ratchet tree as a store has them: encoded, and decoded when somebody asks for one.
 
-A client that restarts needs few of the nodes of its groups: its own leaf, those who speak, and the nodes beside the
-path of a Commit.  :class:`StoredNodes` keeps the octets of all of them in one string, with a table of where each
-begins.  A :class:`StoredSubtree` is a view of a part of it; its children are made when somebody goes there.  Both are
-as immutable as the rest of the tree, and a change makes ordinary subtrees above what it leaves alone::
+A client needs few of the nodes of a large group: its own leaf, those who speak, and the nodes beside the path of a
+Commit.  :class:`StoredNodes` keeps the octets of all of them in one string, with a table of where each begins: a
+quarter of what they take decoded.  A :class:`StoredSubtree` is a view of a part of it; its children are made when
+somebody goes there.  Both are as immutable as the rest of the tree, and a change makes ordinary subtrees above what it
+leaves alone::
 
     W'                     an ordinary Subtree, after a Commit
     ├── X'  (Subtree)
     └── Y   (StoredSubtree) ──► StoredNodes: "L4 P9 L5 ..."
 
-Whoever walks over all nodes gets their octets, and nothing that is made on the way stays in memory.
+Whoever walks over all nodes gets their octets, and nothing that is made on the way stays in memory.  Of the nodes that
+are asked for one by one, as the leaves of those who speak are, the last ones stay.
+
+*Where they come from.*  The nodes of a group in a store, and of a large tree that somebody gave us, are stored ones
+from the beginning.  Those that Commits bring are ordinary subtrees at first; :func:`compacted` makes stored ones of
+them.
 
 Tree hashes of wide trees come from :mod:`.hash_records`, as far as there are records for exactly these nodes.
 """
@@ -18,51 +24,56 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 from ...errors import InvalidError, PeerError
 from ..crypto.cipher_suite import CipherSuite
 from ..structures.parent_node import AnyNode, NodeType, node_codec
 from .hash_records import PART, recorded_hash
-from .subtree import Subtree, leaf_hash, node_at, parent_hash_of
+from .subtree import Place, Subtree, leaf_hash, node_at, nodes_below, parent_hash_of
 from .tree_math import NodeIndex, padded
 
-__all__ = ["StoredNodes", "StoredSubtree"]
+__all__ = ["StoredNodes", "StoredSubtree", "compacted", "decoded", "encoded"]
+
+_KEPT = 256  # nodes asked for one by one that stay decoded
 
 
 class StoredNodes:
-    """The encoded nodes of one tree.  Immutable but for what is computed late.
+    """The encoded nodes of one tree, or of a part of one.  Immutable but for what is computed late."""
 
-    :ivar depth: the level of the tree's root
-    """
+    __slots__ = ("_begins", "_decoded", "_hashes", "_leaves", "_octets", "_places", "_records")
 
-    __slots__ = ("_begins", "_hashes", "_leaves", "_octets", "_places", "_records", "depth")
-
-    def __init__(self, pieces: Mapping[int, bytes], records: Mapping[int, bytes]) -> None:
+    def __init__(self, nodes: Iterable[tuple[int, bytes]], records: Mapping[int, bytes] = MappingProxyType({})) -> None:
         """
-        :param pieces: each node that is not blank, with its type, by its index
+        :param nodes: the index of each node that is not blank, and its octets with its type, from left to right
         :param records: of hashes (:mod:`.hash_records`), by the index of the subtree's root
         :raises InvalidError: the nodes are no ratchet tree
         """
-        self._places = array("I", sorted(pieces))
+        self._places = array("I")
         self._begins = array("Q", [0])
         self._leaves = array("I")  # indices of leaves, not of nodes
         parts, total = [], 0
-        for place in self._places:
-            piece = pieces[place]
-            if piece[:1] != _TYPES[place & 1]:
+        for place, octets in nodes:
+            if octets[:1] != _TYPES[place & 1]:
                 raise InvalidError(f"node {place} is of the other type", "RFC 9420 12.4.3.3")
             if not place & 1:
                 self._leaves.append(place >> 1)
-            total += len(piece)
+            total += len(octets)
+            self._places.append(place)
             self._begins.append(total)
-            parts.append(piece)
+            parts.append(octets)
         if not self._leaves:
             raise InvalidError("a tree without members", "RFC 9420 12.4.3.3")
         self._octets = b"".join(parts)
-        self.depth = (padded(self._places[-1] // 2 + 1) - 1).bit_length()
         self._records = records
         self._hashes: dict[NodeIndex, bytes] = {}  # of parts, and of what is above them
+        self._decoded: dict[NodeIndex, AnyNode] = {}
+
+    @property
+    def depth(self) -> int:
+        """The level of the root of the smallest tree that has all these nodes."""
+        return (padded(self._places[-1] // 2 + 1) - 1).bit_length()
 
     def root(self) -> Subtree:
         """All of the tree."""
@@ -73,6 +84,11 @@ class StoredNodes:
         leaves = self._leaves
         first = bisect_left(leaves, position << level)
         return bisect_left(leaves, (position + 1) << level, first) - first
+
+    def has_leaf(self, index: int) -> bool:
+        """Whether a leaf is not blank."""
+        at = bisect_left(self._leaves, index)
+        return at < len(self._leaves) and self._leaves[at] == index
 
     def count(self, level: int, position: int) -> int:
         """How many nodes are not blank: a node and all below it."""
@@ -91,11 +107,28 @@ class StoredNodes:
             return None
         return self._octets[self._begins[at] : self._begins[at + 1]]
 
+    def node(self, place: NodeIndex) -> AnyNode | None:
+        """One node, decoded; None if it is blank.
+
+        :raises InvalidError: the store is damaged
+        """
+        known = self._decoded.get(place)
+        if known is None and (octets := self.octets(place)) is not None:
+            known = decoded(octets)
+            if len(self._decoded) >= _KEPT:
+                del self._decoded[next(iter(self._decoded))]
+            self._decoded[place] = known
+        return known
+
     def below(self, level: int, position: int) -> Iterator[tuple[NodeIndex, bytes]]:
         """A node and all below it that are not blank, from left to right."""
         places, begins = self._places, self._begins
         for at in range(*self._span(level, position)):
             yield NodeIndex(places[at]), self._octets[begins[at] : begins[at + 1]]
+
+    def known_hash(self, level: int, position: int) -> bytes | None:
+        """RFC 9420 7.8, if it has been computed before; of larger subtrees only."""
+        return self._hashes.get(node_at(level, position))
 
     def tree_hash(self, suite: CipherSuite, level: int, position: int) -> bytes:
         """RFC 9420 7.8.  Computed without decoding nodes, as far as no record tells it."""
@@ -112,6 +145,15 @@ class StoredNodes:
             known = parent_hash_of(suite, None if octets is None else octets[1:], left, right)
         self._hashes[node] = known
         return known
+
+    def take_hashes(self, subtree: Subtree, level: int, position: int) -> None:
+        """Spare :meth:`tree_hash` what is known from an equal subtree."""
+        known = subtree.present_hash()
+        if known is not None:
+            self._hashes[node_at(level, position)] = known
+        if level > PART:
+            for side, child in enumerate(subtree.children()):
+                self.take_hashes(child, level - 1, 2 * position + side)
 
     def _recorded(self, suite: CipherSuite, level: int, position: int) -> bytes | None:
         """The hash in a record that is about these nodes and no others."""
@@ -143,13 +185,17 @@ _TYPES = bytes([NodeType.LEAF]), bytes([NodeType.PARENT])  # RFC 9420 appendix C
 
 
 class StoredSubtree(Subtree):
-    """A subtree whose nodes are in a :class:`StoredNodes`."""
+    """A subtree whose nodes are in a :class:`StoredNodes`.
 
-    __slots__ = ("_level", "_nodes", "_position", "_unread")
+    :ivar nodes: where they are
+    """
+
+    __slots__ = ("_level", "_position", "_unread", "nodes")
 
     def __init__(self, nodes: StoredNodes, level: int, position: int) -> None:
         super().__init__(None, occupied=nodes.occupied(level, position))
-        self._nodes = nodes
+        self.loose = 0
+        self.nodes = nodes
         self._level = level
         self._position = position
         self._unread = True
@@ -161,32 +207,38 @@ class StoredSubtree(Subtree):
         :raises InvalidError: the store is damaged
         """
         if self._unread:
-            octets = self.held()
-            assert octets is None or isinstance(octets, bytes)
-            self._content = None if octets is None else decoded(octets)
+            self._content = self.nodes.node(node_at(self._level, self._position))
             self._unread = False
         return self._content
 
     def held(self) -> AnyNode | bytes | None:
         """The same as it is kept: encoded, if nobody has asked before."""
-        return self._nodes.octets(node_at(self._level, self._position)) if self._unread else self._content
+        return self.nodes.octets(node_at(self._level, self._position)) if self._unread else self._content
 
     def children(self) -> tuple[Subtree, Subtree]:
         if self.left is None or self.right is None:
-            self.right = StoredSubtree(self._nodes, self._level - 1, 2 * self._position + 1)
-            self.left = StoredSubtree(self._nodes, self._level - 1, 2 * self._position)
+            self.right = StoredSubtree(self.nodes, self._level - 1, 2 * self._position + 1)
+            self.left = StoredSubtree(self.nodes, self._level - 1, 2 * self._position)
         return self.left, self.right
 
     def stored(self) -> Iterator[tuple[NodeIndex, bytes]] | None:
-        return None if self.left is not None else self._nodes.below(self._level, self._position)
+        return None if self.left is not None else self.nodes.below(self._level, self._position)
 
     def is_bare(self) -> bool:
-        return self.occupied == self._nodes.count(self._level, self._position)
+        return self.occupied == self.nodes.count(self._level, self._position)
+
+    def present_hash(self) -> bytes | None:
+        return self.hash or self.nodes.known_hash(self._level, self._position)
 
     def known_hash(self, suite: CipherSuite) -> bytes | None:
         if self.hash is None:
-            self.hash = self._nodes.tree_hash(suite, self._level, self._position)
+            self.hash = self.nodes.tree_hash(suite, self._level, self._position)
         return self.hash
+
+
+def encoded(held: AnyNode | bytes) -> bytes:
+    """The octets of a node with its type."""
+    return held if isinstance(held, bytes) else node_codec.encode(held)
 
 
 def decoded(octets: bytes) -> AnyNode:
@@ -199,3 +251,43 @@ def decoded(octets: bytes) -> AnyNode:
     except PeerError as error:
         raise InvalidError(f"a stored node of a ratchet tree: {error}") from error
     return node
+
+
+PIECE = 10
+"""The level of the root of the largest subtree that :func:`compacted` makes stored nodes of at once: 1,024 leaves,
+a few milliseconds."""
+_FEWEST = 64  # ordinary nodes that are worth it
+
+
+def compacted(root: Subtree, depth: int) -> Subtree:
+    """The same tree, with stored nodes in place of ordinary ones where these have become many.
+
+    Each subtree of level :data:`PIECE` is a case of its own: when it has as many ordinary nodes as it has members, all
+    of it is stored anew.  So many changes have come before that this costs each of them little more than itself, and
+    the nodes that the changes have replaced go with the old string.
+
+    :param depth: the root's level
+    """
+    return _compacted(root, depth, 0)
+
+
+def _compacted(subtree: Subtree, level: int, position: int) -> Subtree:
+    if subtree.loose < _FEWEST:
+        return subtree
+    if not subtree.occupied:
+        made = Subtree()
+    elif level > PIECE:
+        left, right = subtree.children()
+        new_left = _compacted(left, level - 1, 2 * position)
+        new_right = _compacted(right, level - 1, 2 * position + 1)
+        if new_left is left and new_right is right:
+            return subtree
+        made = Subtree(subtree.content, new_left, new_right, subtree.occupied)
+    elif subtree.loose < subtree.occupied:
+        return subtree
+    else:
+        nodes = StoredNodes((place, encoded(held)) for place, held in nodes_below(Place(subtree, level, position)))
+        nodes.take_hashes(subtree, level, position)
+        made = StoredSubtree(nodes, level, position)
+    made.hash, made.covering = subtree.present_hash(), subtree.covering
+    return made

@@ -3,7 +3,8 @@
 A :class:`Subtree` is a node with everything below it.  It never changes: a change makes new
 objects for the nodes on the way from the root to the changed leaves and shares all others
 with the tree before (:func:`rewrite`), so that n members cost a change O(log n), old and new
-tree live side by side, and what differs between them is what is not the same object.
+tree live side by side, and what differs between them is what is not the same object.  (Or has not the same tree hash,
+where the objects of one of them have been replaced by equal ones, see :mod:`.stored_nodes`.)
 
 Some things are filled in late, and do not count as change: the tree hash, how many nodes cover the
 subtree, the children of a subtree that holds nothing (half a tree of blanks costs one object until
@@ -40,9 +41,10 @@ class Subtree:
     :ivar occupied: how many leaves below are not blank; 0 means that every node here is blank
     :ivar hash: the tree hash, None until it is needed
     :ivar covering: how many nodes the resolution has, None until it is needed; see :func:`resolution_size`
+    :ivar loose: how many ordinary subtrees it consists of, itself among them; see :mod:`.stored_nodes`
     """
 
-    __slots__ = ("_content", "covering", "hash", "left", "occupied", "right")
+    __slots__ = ("_content", "covering", "hash", "left", "loose", "occupied", "right")
 
     def __init__(
         self,
@@ -57,6 +59,7 @@ class Subtree:
         self.occupied = occupied
         self.hash: bytes | None = None
         self.covering: int | None = None
+        self.loose: int = 1 if left is None or right is None else 1 + left.loose + right.loose
 
     @property
     def content(self) -> AnyNode | None:
@@ -82,9 +85,20 @@ class Subtree:
         """Whether it is known that all nodes above the leaves are blank."""
         return False
 
+    def present_hash(self) -> bytes | None:
+        """The tree hash, if it has been computed before."""
+        return self.hash
+
     def known_hash(self, suite: CipherSuite) -> bytes | None:
         """The tree hash, unless it must be computed from the children's."""
         return self.hash
+
+    def equals(self, other: Subtree) -> bool:
+        """Whether another subtree at the same place is known to hold the same: it is this one, or has its tree hash."""
+        if self is other:
+            return True
+        known = self.present_hash()
+        return known is not None and known == other.present_hash()
 
 
 Change = tuple[NodeIndex, AnyNode | None, AnyNode | None]

@@ -22,7 +22,7 @@ from ..structures.parent_node import ParentNode
 from .leaf_validation import GroupRequirements, LeafRules, check_leaf, check_members, leaf_signature
 from .parent_hash import verify_parent_hashes
 from .ratchet_tree import RatchetTree
-from .tree_math import NodeIndex, level
+from .subtree import Place
 
 __all__ = ["VerifiedTree", "check_unmerged_leaves", "verify_tree"]
 
@@ -77,20 +77,20 @@ def check_unmerged_leaves(tree: RatchetTree) -> None:
 
     :raises InvalidError: it is not
     """
-    for place, content in tree.parents():
+    for place, content in tree.parent_places():
         for index in content.unmerged_leaves:
-            between = _next_below(tree, place, index)
+            between = _next_below(place, index)
             if between is None:
                 continue
             at = bisect_left(between.unmerged_leaves, index)
             if at == len(between.unmerged_leaves) or between.unmerged_leaves[at] != index:
-                raise InvalidError(f"leaf {index} is unmerged at node {place} only", "RFC 9420 12.4.3.1")
+                raise InvalidError(f"leaf {index} is unmerged at node {place.node} only", "RFC 9420 12.4.3.1")
 
 
-def _next_below(tree: RatchetTree, place: NodeIndex, index: int) -> ParentNode | None:
+def _next_below(place: Place, index: int) -> ParentNode | None:
     """The next parent node that is not blank on the way down from a node to a leaf."""
-    subtree = tree.place(place).subtree
-    for height in range(level(place) - 1, 0, -1):
+    subtree = place.subtree
+    for height in range(place.level - 1, 0, -1):
         subtree = subtree.children()[index >> height & 1]
         if isinstance(subtree.content, ParentNode):
             return subtree.content

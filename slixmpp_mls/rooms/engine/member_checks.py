@@ -28,8 +28,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
 
 from ...client import Doubt, MemberDoubted
+from ...client.group.tree_leaves import client_of, clients_of
 from ...client.storage.doubts import NOT_ASKED
-from ...errors import NotPermitted, PeerError
+from ...errors import NotPermitted
 from ...identity import ClientIdentity
 from ...mls.crypto.cipher_suite import CipherSuite
 from ...mls.structures.leaf_node import LeafNode
@@ -81,14 +82,14 @@ class MemberChecks:
         doubts = []
         for leaf, verdict in zip(leaves, verdicts, strict=True):
             if not verdict.is_valid:
-                client = _client(leaf)
+                client = client_of(leaf)
                 if client is not None and client != self._context.device.identity:
                     doubts.append(Doubt(client, verdict.is_invalid, verdict.reason, verdict.text, self._context.now))
         return doubts
 
     async def judge_named(self, leaves: Sequence[LeafNode], suite: CipherSuite) -> list[Doubt]:
         """Ask about leaves that others have named, as far as the budget allows; return the resulting doubts."""
-        clients = [_client(leaf) for leaf in leaves]
+        clients = clients_of(leaves)
         accounts = dict.fromkeys(client.account for client in clients if client is not None)
         covered = {*islice(accounts, FREE + self._context.questions.take(len(accounts) - FREE))}
         if len(covered) == len(accounts):
@@ -176,10 +177,11 @@ class MemberChecks:
         """Whether we have to ask about a speaker before we hand its message over."""
         if self._group.partial.follows:  # mls, "Staying Partial": a proof shows a leaf, and not whose it is
             members, now = self._group.members, self._context.now
-            return self._group.following.stays and _client(speaker) is not None and not members.is_judged(speaker, now)
+            named = client_of(speaker) is not None
+            return self._group.following.stays and named and not members.is_judged(speaker, now)
         if not self._group.members.doubts:
             return False  # nearly always
-        client = _client(speaker)
+        client = client_of(speaker)
         doubt = None if client is None else self._group.members.doubts.get(client)
         return doubt is not None and doubt.reason == NOT_ASKED
 
@@ -267,11 +269,3 @@ class MemberChecks:
             for client, doubt in self._group.members.doubts.items()
             if doubt.denied and (not doubt.lapsed or now - doubt.since >= grace)
         ]
-
-
-def _client(leaf: LeafNode) -> ClientIdentity | None:
-    """The client that a leaf names; a leaf that names none cannot enter a group of ours (see Roster)."""
-    try:
-        return ClientIdentity.from_leaf(leaf)
-    except PeerError:
-        return None

@@ -45,6 +45,7 @@ from slixmpp_mls.mls.structures.proposals import (
     SelfRemove,
 )
 from slixmpp_mls.mls.structures.psk import ExternalPSK, PreSharedKeyID, ResumptionPSK, ResumptionPSKUsage
+from slixmpp_mls.mls.tree import ratchet_tree, stored_nodes
 from slixmpp_mls.mls.tree.leaf_creation import KeyPackageBundle
 from tests.mls.group_helpers import NOW, body, bundle, group_info_of, lookup, welcome_of
 
@@ -394,6 +395,26 @@ class PostQuantumHistories(Histories):
     suite = CipherSuiteId.MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519
 
 
+class CompactHistories(Histories):
+    """The same where trees become compact as large ones do, each member's at other moments than the others'."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(ratchet_tree, "_LEAST_COMPACT", 0)
+        self.patch.setattr(stored_nodes, "PIECE", 2)
+        self.patch.setattr(stored_nodes, "_FEWEST", 1)
+
+    def teardown(self) -> None:
+        self.patch.undo()
+        super().teardown()
+
+    @invariant()
+    def trees_are_compact(self) -> None:
+        for device in self.devices:  # in each piece of four leaves there are fewer ordinary nodes than members
+            assert device.group.tree._root.loose < 5 * device.group.tree.leaf_count // 4 + 1
+
+
 def _case(machine: type[Histories], histories: int) -> type[TestCase]:
     case = machine.TestCase
     case.pytestmark = [pytest.mark.slow, pytest.mark.timeout(600 + 10 * histories)]  # type: ignore[attr-defined]
@@ -407,4 +428,5 @@ def _case(machine: type[Histories], histories: int) -> type[TestCase]:
 
 
 TestHistories = _case(Histories, HISTORIES)
+TestCompactHistories = _case(CompactHistories, max(1, HISTORIES // 3))
 TestPostQuantumHistories = _case(PostQuantumHistories, max(1, HISTORIES // 3))

@@ -15,7 +15,8 @@ from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.structures.credential import BasicCredential, type_of
 from slixmpp_mls.mls.structures.leaf_node import Capabilities, CommitSource, KeyPackageSource, LeafNode, Lifetime
 from slixmpp_mls.mls.structures.parent_node import AnyNode, ParentNode, RatchetTreeExtension
-from slixmpp_mls.mls.tree import stored_nodes, subtree
+from slixmpp_mls.mls.tree import ratchet_tree, stored_nodes, subtree
+from slixmpp_mls.mls.tree.hash_records import PART
 from slixmpp_mls.mls.tree.parent_hash import verify_parent_hashes
 from slixmpp_mls.mls.tree.ratchet_tree import RatchetTree
 from slixmpp_mls.mls.tree.stored_nodes import decoded as stored_nodes_decoded
@@ -241,6 +242,17 @@ def test_a_damaged_node_is_an_error_when_it_is_read() -> None:
         tree.member(1)
 
 
+def test_of_leaves_that_are_read_the_last_ones_stay_decoded() -> None:
+    tree = RatchetTree.restore(SUITE, WIDE.pieces())
+    leaf = tree.member(0)
+    assert tree.member(0) is leaf
+    for index, each in WIDE.members():
+        assert tree.member(index) == each
+    assert tree.member(0) == leaf
+    assert tree.member(0) is not leaf
+    assert tree._root.left is None  # nothing was made on the way
+
+
 def test_leaves_go_to_the_leftmost_blank_and_0_is_one() -> None:
     tree, _ = RatchetTree.single(SUITE, fake_leaf(0)).apply({}, (), [fake_leaf(i) for i in range(1, 6)])
     tree = tree.remove(LeafIndex(3)).remove(LeafIndex(0))
@@ -435,7 +447,9 @@ STEPS = st.lists(
     st.tuples(
         st.sampled_from(["add 1", "add 40", "add 300", "remove 1", "remove 60", "remove the right half", "path"]),
         st.integers(0, 1000),
-        st.sampled_from(["written", "not written", "restarted", "restarted from a store of before"]),
+        st.sampled_from(
+            ["written", "not written", "written, then compact", "restarted", "restarted from a store of before"]
+        ),
     ),
     min_size=1,
     max_size=10,
@@ -464,32 +478,137 @@ def step_of(tree: RatchetTree, operation: str, choice: int, number: int) -> Ratc
 @settings(max_examples=60, deadline=None)
 @given(STEPS)
 def test_records_of_hashes_in_histories(steps: list[tuple[str, int, str]]) -> None:
-    """They are written as differences, and tell a restarted client what it would have computed."""
-    tree = written = WIDE
-    stored, records = tree.pieces(), tree.hash_records()
-    for number, (operation, choice, after) in enumerate(steps, 1):
-        tree = step_of(tree, operation, choice, number)
-        expected = RatchetTree.restore(SUITE, tree.pieces()).tree_hash()  # without records
-        assert tree.tree_hash() == expected
-        if after == "not written":
-            continue
-        for kept, changes in (
-            (stored, tree.changes_since(written)),
-            (records, tree.hash_record_changes_since(written)),
-        ):
-            for name, value in changes.items():
-                if value is None:
-                    del kept[name]
-                else:
-                    kept[name] = value
-        assert stored == tree.pieces()
-        assert records == tree.hash_records() or tree is written  # what does not change is not written
-        if after == "restarted from a store of before":
-            records = {}
-        if after.startswith("restarted"):
-            tree = RatchetTree.restore(SUITE, stored, records)
-            assert tree.tree_hash() == expected
-        written = tree
+    """They are written as differences, and tell a restarted client what it would have computed.
+
+    A tree that has been made compact at some points is equal to one that never was, in what it holds and in what it
+    writes.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stored_nodes, "PIECE", 6)
+        patch.setattr(stored_nodes, "_FEWEST", 16)
+        tree = written = plain = plainly_written = WIDE
+        stored, records, complete = tree.pieces(), tree.hash_records(), True
+        for number, (operation, choice, after) in enumerate(steps, 1):
+            tree, plain = (step_of(each, operation, choice, number) for each in (tree, plain))
+            if choice % 3 == 0:
+                tree = tree.compact()  # before it has been hashed and written
+            expected = RatchetTree.restore(SUITE, plain.pieces()).tree_hash()  # without records
+            assert tree.tree_hash() == plain.tree_hash() == expected
+            assert tree.encode() == plain.encode()
+            if choice % 3 == 1:
+                tree = tree.compact()  # before it has been written
+            if after == "not written":
+                continue
+            assert tree.changes_since(written) == plain.changes_since(plainly_written)
+            if complete:
+                assert tree.hash_record_changes_since(written) == plain.hash_record_changes_since(plainly_written)
+            for kept, changes in (
+                (stored, tree.changes_since(written)),
+                (records, tree.hash_record_changes_since(written)),
+            ):
+                for name, value in changes.items():
+                    if value is None:
+                        del kept[name]
+                    else:
+                        kept[name] = value
+            assert stored == tree.pieces()
+            assert records == tree.hash_records() or tree is written  # what does not change is not written
+            complete = after != "restarted from a store of before"
+            if not complete:
+                records = {}
+            if after.startswith("restarted"):
+                tree = RatchetTree.restore(SUITE, stored, records)
+                assert tree.tree_hash() == expected
+            if after == "written, then compact":
+                tree = tree.compact()
+            written, plainly_written = tree, plain
+        check_index(tree)
+        for node in range(0, 2 * tree.leaf_count - 1, 7):
+            assert tree.node(NodeIndex(node)) == plain.node(NodeIndex(node))
+        for node in range((1 << PART) - 1, 2 * tree.leaf_count - 1, 2 << PART):
+            assert tree.node_hash(NodeIndex(node)) == plain.node_hash(NodeIndex(node))
+            assert tree.resolution(NodeIndex(node)) == plain.resolution(NodeIndex(node))
+
+
+def test_a_tree_becomes_compact_piece_by_piece() -> None:
+    """Where as many nodes have come by Commits as there are members; the others, and small trees, stay as they are."""
+    lone = RatchetTree.single(SUITE, fake_leaf(0))
+    small = lone.apply({}, (), [fake_leaf(number) for number in range(1, 128)])[0]
+    assert small.compact() is small
+    grown = lone.apply({}, (), [fake_leaf(number) for number in range(1, 3000)])[0]
+    grown.tree_hash()
+    tree = grown.compact()
+    assert tree._root.loose < 8  # what is above pieces of 1,024 leaves
+    assert tree.compact() is tree
+    assert tree.changes_since(grown) == {} == grown.changes_since(tree)
+    assert tree.hash_record_changes_since(grown) == {} == grown.hash_record_changes_since(tree)
+    for number in range(40):
+        tree = tree.update(LeafIndex(number % 2), fake_leaf(5000 + number))
+        assert tree.compact() is tree
+    later = tree
+    for number in range(1024, 1600):
+        later = later.update(LeafIndex(number), fake_leaf(6000 + number))
+    later.tree_hash()
+    compact = later.compact()
+    left, left_before = (each._root.children()[0].children()[0] for each in (compact, later))
+    assert left is left_before
+    right, right_before = (each._root.children()[0].children()[1] for each in (compact, later))
+    assert (right.loose, right_before.loose > 1024) == (0, True)
+    assert compact.encode() == later.encode()
+    assert compact.changes_since(later) == {}
+    assert len(compact.changes_since(tree)) == 1600 - 1024
+
+
+def test_what_is_known_of_hashes_is_known_of_the_compact_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = RatchetTree.single(SUITE, fake_leaf(0)).apply({}, (), [fake_leaf(number) for number in range(1, 2000)])[0]
+    expected = tree.tree_hash()
+    hashed: list[int] = []
+    leaf_hash = subtree.leaf_hash
+
+    def counted(suite: CipherSuite, index: int, encoded: bytes | None) -> bytes:
+        hashed.append(index)
+        return leaf_hash(suite, index, encoded)
+
+    monkeypatch.setattr(stored_nodes, "leaf_hash", counted)
+    monkeypatch.setattr(subtree, "leaf_hash", counted)
+    compact = tree.compact()
+    assert compact._root.loose < 4
+    assert compact.tree_hash() == expected
+    assert compact.hash_records() == tree.hash_records()
+    assert hashed == []
+    changed = compact.update(LeafIndex(40), fake_leaf(5000))
+    changed.tree_hash()
+    assert set(hashed) == set(range(32, 48))
+    assert changed.tree_hash() == tree.update(LeafIndex(40), fake_leaf(5000)).tree_hash()
+
+
+@pytest.mark.parametrize("octets", [0, 1 << 30])
+@pytest.mark.parametrize("number", range(8))
+def test_a_large_tree_is_read_as_a_small_one_is(number: int, octets: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its nodes stay encoded, and whatever is refused in the one is refused in the other, for the same reason."""
+    monkeypatch.setattr(ratchet_tree, "_LARGE", octets)
+    key = b"key".ljust(32, b".")
+    first, second, third = map(fake_leaf, range(3))
+    cases: list[tuple[list[AnyNode | None], str]] = [
+        ([first, ParentNode(key, b"", (0, 1)), second, None, third], ""),
+        ([first, second], "12.4.3.3"),
+        ([first, None, second, None], "12.4.3.3"),
+        ([ParentNode(key, b""), None, first], "12.4.3.3"),
+        ([first, ParentNode(key, b"", (2,)), second, None, third], "12.4.3.1"),
+        ([first, ParentNode(key, b"", (1,)), None, None, third], "12.4.3.1"),
+        ([None, ParentNode(key, b""), None, None, third], "7.9.2"),
+        ([first, ParentNode(first.encryption_key, b""), second], "7.3"),
+    ]
+    nodes, section = cases[number]
+    if not section:
+        tree = RatchetTree.decode(SUITE, encoded(nodes))
+        assert [tree.node(NodeIndex(place)) for place in range(5)] == nodes
+        assert (tree._root.loose == 0) is (octets == 0)
+        assert tree.tree_hash() == RatchetTree.from_nodes(SUITE, nodes).tree_hash()
+        check_index(tree)
+        return
+    with pytest.raises(InvalidError, match=section):
+        RatchetTree.decode(SUITE, encoded(nodes))
 
 
 def test_a_restart_hashes_no_node_that_a_record_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
