@@ -40,6 +40,9 @@ T = TypeVar("T")
 
 _AT_ONCE = MAX_CHANGES - 24
 """Clients that one Commit adds: it may hold other members' proposals as well."""
+LET_IN_AGAIN = 3.0
+"""Seconds in which an account is let into the room again whose affiliation was revoked just as another member added it
+(:mod:`.engine.post_commit`)."""
 _OUT = 10.0  # seconds in which a message comes back from the room
 
 
@@ -402,9 +405,12 @@ class MembershipChanges:
     async def expelled(self, account: str) -> None:
         """Remove an account from the group that has lost its affiliation, if we may; otherwise another member does.
 
-        Accounts that lose it while a Commit of ours is in transit are removed together, by the next one.
+        Accounts that lose it while a Commit of ours is in transit are removed together, by the next one.  One that has
+        just been added has some seconds to be let in again.
         """
         await self._parts.progress.until_live()
+        if self._post_commit.came_lately(account):
+            await asyncio.sleep(LET_IN_AGAIN)
         if account == self._own or not self.affiliations.may_expel(self._own) or not self._group.roster.has(account):
             return
         self._shut_out.add(account)

@@ -583,7 +583,7 @@ async def test_two_devices_vouch_for_a_third_at_once(
     with monkeypatch.context() as interleaved:
         interleaved.setattr(directory, "publish", late)
         second = asyncio.create_task(laptop.mls.devices.admit(tablet.mls.device_id))
-        await read.wait()
+        await asyncio.wait_for(read.wait(), 120)
         await phone.mls.devices.admit(tablet.mls.device_id)
         done.set()
         await second

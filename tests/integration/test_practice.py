@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,11 +27,11 @@ from slixmpp_mls.errors import DeliveryError, LoginFailed, MLSError, NobodyReach
 from slixmpp_mls.identity import ClientIdentity
 from slixmpp_mls.key_packages.items import parse_item, parse_key_package
 from slixmpp_mls.plugin import MLS
-from slixmpp_mls.rooms import lost_rooms
+from slixmpp_mls.rooms import lost_rooms, membership
 from slixmpp_mls.rooms.encrypted_message import EncryptedMessage
 
 from ..conftest import in_own_loop, unique
-from .people import Cast, Person, all_agree, eventually
+from .people import SECONDS, Cast, Person, all_agree, eventually
 
 T = TypeVar("T")
 Harm = Callable[[Person, PEPNode], Awaitable[None]]
@@ -474,6 +475,50 @@ async def test_a_room_that_lets_us_in_again(server: DevServer, cast: Cast, monke
     await bob.say("open, sesame")
     await carol.hears("open, sesame")
     await all_agree(bob, carol)
+
+
+async def test_a_revocation_that_meets_another_administrators_addition(
+    server: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alice removes carol; before she has taken the room from her, bob adds her again, and finds her in its list."""
+    monkeypatch.setattr(membership, "LET_IN_AGAIN", SECONDS)  # on a busy machine it takes alice longer to correct it
+    room, (alice, bob, carol) = await cast.meet(server, "alice", "bob", "carol")
+    policy = replace(alice.room().policy, administrators=(alice.account, bob.account))
+    await alice.room().set_policy(policy)
+    affiliations = alice.room().muc.affiliations
+
+    async def bob_is_admin() -> bool:
+        return (await affiliations.all()).get(JID(bob.account)) == "admin"
+
+    await eventually(bob_is_admin)
+    set_all, revokes, added = affiliations.set_all, asyncio.Event(), asyncio.Event()
+
+    async def late(wanted: dict[str, Affiliation]) -> dict[str, DeliveryError]:
+        if wanted.get(carol.account) == "none":
+            revokes.set()
+            await added.wait()
+        return await set_all(wanted)
+
+    with monkeypatch.context() as interleaved:
+        interleaved.setattr(affiliations, "set_all", late)
+        removing = asyncio.create_task(alice.room().remove(carol.account))
+        await asyncio.wait_for(revokes.wait(), SECONDS)
+        await bob.until(lambda: carol.account not in bob.room().accounts)
+        assert (await bob.room().add(carol.account)).added
+        added.set()
+        assert [member.account for member in await removing] == [carol.account]
+
+    async def carol_is_let_in() -> bool:
+        return (await affiliations.all()).get(JID(carol.account)) == "member"
+
+    await eventually(carol_is_let_in)
+    await carol.joined(room)
+    await all_agree(alice, bob, carol)
+    await carol.say("Let in, thrown out, let in")
+    for person in (alice, bob):
+        await person.hears("Let in, thrown out, let in")
+        removals = [event for event in person.got("mls_group_changed") if event.removed]
+        assert len(removals) == 1  # alice's own
 
 
 # --- what callers get wrong ------------------------------------------------------------------------

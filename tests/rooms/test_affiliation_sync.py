@@ -10,14 +10,14 @@ from slixmpp import JID
 
 from slixmpp_mls.client import GroupChanged
 from slixmpp_mls.policy import Right
-from slixmpp_mls.rooms import affiliation_sync
+from slixmpp_mls.rooms import affiliation_sync, membership
 from slixmpp_mls.rooms.engine.committer import Committer
 from slixmpp_mls.rooms.engine.post_commit import PostCommit
 from slixmpp_mls.rooms.engine.transmitter import Transmitter
 from slixmpp_mls.rooms.membership import MembershipChanges
 from slixmpp_mls.testing import Participant, World
 
-from ..client.people import ALICE, BOB, CAROL
+from ..client.people import ALICE, BOB, CAROL, DAVE
 from .people import Parts, soon, until
 
 MANY = [f"witch{number}@w.example" for number in range(12)]
@@ -152,3 +152,38 @@ async def test_nobody_is_removed_for_lists_that_show_nobody(inside: list[str], m
     monkeypatch.setattr(alice.muc.affiliations, "all", listed)
     await alice.until_over(asyncio.create_task(alice.changes.affiliations.compare_later(ALICE)))
     assert sorted(alice.group.roster.accounts()) == sorted({*before} - {MANY[0]})
+
+
+@pytest.mark.parametrize("by", [BOB, CAROL], ids=["an administrator", "a member"])
+@pytest.mark.parametrize("back", [True, False])
+async def test_whom_an_administrator_has_just_added_has_a_moment_to_be_let_in_again(
+    back: bool, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who had removed him has revoked his affiliation too late, and corrects that; or a human shuts him out."""
+    world = World()
+    person, bob, carol = world.group(ALICE, BOB, CAROL, policy=world.open_policy(ALICE, BOB))
+    alice = Expelling(person, monkeypatch)
+    world.person(DAVE)
+    adder = bob if by == BOB else carol
+    seen = len(person.events)
+    adder.commit(*adder.adding(DAVE))
+    alice.read()
+    for event in person.events[seen:]:
+        if isinstance(event, GroupChanged):
+            alice.changes._post_commit.changed(event)
+    alice.inside = [ALICE, BOB, CAROL]
+    moments, sleep = 0, asyncio.sleep
+
+    async def wait(seconds: float) -> None:
+        nonlocal moments
+        if seconds != membership.LET_IN_AGAIN:
+            await sleep(seconds)
+            return
+        moments += 1
+        alice.inside += [DAVE] if back else []
+
+    with monkeypatch.context() as waiting:
+        waiting.setattr(asyncio, "sleep", wait)
+        await alice.until_over(asyncio.create_task(alice.changes.expelled(DAVE)))
+    assert moments == (1 if by == BOB else 0)
+    assert alice.group.roster.has(DAVE) is (back and by == BOB)

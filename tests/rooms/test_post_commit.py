@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from slixmpp_mls.client import GroupChanged
+from slixmpp_mls.delivery.affiliations import Affiliation
 from slixmpp_mls.errors import Disconnected, NoAnswer, NotPermitted, Refused
+from slixmpp_mls.rooms.engine import post_commit
 from slixmpp_mls.rooms.engine.post_commit import PostCommit
 from slixmpp_mls.testing import Participant, World
 
 from ..client.people import ALICE, BOB, CAROL, DAVE, three
-from .people import Office, Parts
+from .people import Office, Parts, soon, until
 
 
 class Alice(Parts):
@@ -97,3 +100,74 @@ async def test_a_ban_is_not_lifted_and_who_is_back_keeps_the_room(monkeypatch: p
     world.settle()
     await alice.post_commit.complete()
     assert (alice.office.listed[DAVE], alice.owed) == ("member", [])
+
+
+@pytest.mark.parametrize("reads", ["before", "after"])
+async def test_a_revocation_that_meets_another_administrators_addition_is_taken_back(
+    monkeypatch: pytest.MonkeyPatch, reads: str
+) -> None:
+    """Bob still finds carol in the room's list, so he does not let her in, while alice's revocation is on its way."""
+    world, alice, bob = scene(monkeypatch)
+    alice.office.listed = {ALICE: "owner", BOB: "admin", CAROL: "member"}
+    change(world, alice, remove=CAROL)
+    seen = len(alice.person.events)
+
+    def read() -> None:
+        """What the engine does with the events."""
+        world.settle()
+        for event in alice.person.events[seen:]:
+            if isinstance(event, GroupChanged) and event.by.account == BOB:
+                alice.post_commit.changed(event)
+
+    revoke = alice.office.set
+
+    async def late(account: str, affiliation: Affiliation, reason: str | None = None) -> None:
+        if affiliation == "none":
+            bob.commit(*bob.adding(CAROL))
+            if reads == "before":
+                read()
+        await revoke(account, affiliation)
+        if affiliation == "none":
+            del alice.office.listed[account]
+
+    monkeypatch.setattr(alice.muc.affiliations, "set", late)
+    await alice.post_commit.complete()
+    if reads == "after":
+        assert CAROL not in alice.office.listed
+        read()
+        await until(lambda: CAROL in alice.office.listed)
+    assert alice.office.listed == {ALICE: "owner", BOB: "admin", CAROL: "member"}
+    assert alice.group.roster.has(CAROL)
+    assert alice.post_commit.came_lately(CAROL)
+    assert alice.office.invited == [CAROL]
+    # A human who shuts her out now is not contradicted.
+    del alice.office.listed[CAROL]
+    read()
+    await soon()
+    assert CAROL not in alice.office.listed
+    assert not alice.failures
+
+
+@pytest.mark.parametrize("why", ["who has added her is no administrator", "she is banned", "it was long ago"])
+async def test_a_revocation_stands(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    """By the policy everybody may add people here; the room is alice's."""
+    world = World()
+    administrators = (ALICE,) if why == "who has added her is no administrator" else (ALICE, BOB)
+    person, bob, _ = world.group(ALICE, BOB, CAROL, policy=world.open_policy(*administrators))
+    alice = Alice(person, monkeypatch)
+    alice.office.listed = {ALICE: "owner", BOB: "member", CAROL: "member"}
+    change(world, alice, remove=CAROL)
+    await alice.post_commit.complete()
+    assert alice.office.listed.pop(CAROL) == "none"
+    before = dict(alice.office.listed)
+    if why == "she is banned":
+        alice.office.listed[CAROL] = before[CAROL] = "outcast"
+    if why == "it was long ago":
+        monkeypatch.setattr(post_commit, "_OVERLOOKED", 0.0)
+    seen = len(alice.person.events)
+    bob.commit(*bob.adding(CAROL))
+    world.settle()
+    (event,) = [each for each in alice.person.events[seen:] if isinstance(each, GroupChanged)]
+    alice.post_commit.changed(event)
+    await soon()
+    assert alice.office.listed == before

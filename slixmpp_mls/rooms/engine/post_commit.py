@@ -4,16 +4,24 @@ They are kept in the store (:mod:`slixmpp_mls.client.storage.post_commit_actions
 takes effect, and again whenever we reconnect, until they are done.  An action is done when the server has answered it.
 An invitation is a message and gets no answer, so it is done when the server has accepted it.  It is repeated if need be
 (:mod:`.repeated_invitations`).
+
+*A revocation that comes too late.*  Another administrator may add an account just when we revoke its affiliation,
+because it was removed: that administrator still finds it in the room's list, and so does not let it in.  The account
+would be in the group and out of the room, and be removed again (:mod:`..affiliation_sync`).  Therefore we grant the
+affiliation that we have revoked again, once, if an administrator has added the account after all.  Everybody else gives
+us a moment for that before such a newcomer is removed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from slixmpp import JID
 
+from ...authentication.callbacks import Recent
+from ...client import GroupChanged
 from ...client.storage.post_commit_actions import Demote, Invite, Promote, Revoke
 from ...client.storage.records import InvitedRecord
 from ...delivery import Stream
@@ -24,6 +32,9 @@ from .parts import RoomParts
 __all__ = ["PostCommit", "invite"]
 
 log = logging.getLogger(__name__)
+
+_OVERLOOKED = 60.0  # seconds after which nobody can have overlooked that an affiliation was revoked
+_KEPT = 1000  # accounts
 
 
 async def invite(parts: RoomParts, accounts: Mapping[str, str | None]) -> None:
@@ -45,6 +56,26 @@ class PostCommit:
         self._parts = parts
         self._group = parts.group
         self._busy = asyncio.Lock()
+        self._revoked: Recent[str, float] = Recent(_KEPT)  # when, on the clock of the event loop
+        self._came: Recent[str, float] = Recent(_KEPT)
+
+    def changed(self, event: GroupChanged) -> None:
+        """Handle a Commit: an administrator may have added an account that we have just removed."""
+        if not (event.added and self._group.is_member and self._group.is_administrator(event.by.account)):
+            return
+        for account in {member.account for member in event.added}:
+            self._came[account] = _time()
+            if self._is_recent(self._revoked, account):
+                self._parts.spawn(self._let_in_again([account]), "granting an affiliation again")
+
+    def came_lately(self, account: str) -> bool:
+        """Whether an administrator has just added an account, whose affiliation may be revoked all the same."""
+        return self._is_recent(self._came, account)
+
+    @staticmethod
+    def _is_recent(times: Recent[str, float], account: str) -> bool:
+        at = times.get(account)
+        return at is not None and _time() - at < _OVERLOOKED
 
     def begin(self) -> None:
         """Do the pending actions, beside the reading."""
@@ -111,6 +142,29 @@ class PostCommit:
             else:
                 log.warning("%s keeps its affiliation with %s: %s", account, self._group.room, error)
         self._group.lifecycle.done(each.key for each in owed)
+        for account in inside:
+            if account not in refused:
+                self._revoked[account] = _time()
+        await self._let_in_again(inside)
+
+    async def _let_in_again(self, accounts: Iterable[str]) -> None:
+        """Grant affiliations again that we have revoked; see the module."""
+        back = [each for each in accounts if each in self._revoked and self.came_lately(each) and self._has(each)]
+        if not back:
+            return
+        for account in back:
+            del self._revoked[account]
+        affiliations = self._parts.muc.affiliations
+        listed = await affiliations.all()
+        outside = [account for account in back if JID(account) not in listed and self._has(account)]
+        refused = await affiliations.set_all(dict.fromkeys(outside, "member"))
+        for account, error in refused.items():
+            log.warning("%s is in the group, and not let into %s again: %s", account, self._group.room, error)
+        if self._group.is_member:  # they try the room again at once, and not in a minute
+            await invite(self._parts, {account: None for account in outside if account not in refused})
+
+    def _has(self, account: str) -> bool:
+        return self._group.is_member and self._group.roster.has(account)
 
     async def _change_rank(self, owed: list[Promote | Demote]) -> None:
         """Give new administrators of the group the affiliation by which they can let people into the room; and back.
@@ -137,3 +191,7 @@ class PostCommit:
             except DeliveryError as error:
                 log.info("%s keeps its affiliation with %s: %s", each.account, self._group.room, error)
             self._group.lifecycle.done([each.key])
+
+
+def _time() -> float:
+    return asyncio.get_running_loop().time()

@@ -436,9 +436,11 @@ class RoomWorker:
                     self.sender.confirm(event)
                 case GroupChanged() if self._is_ours(event):
                     self.committer.resolve(event)
+                    self.post_commit.changed(event)
                     self.post_commit.begin()
                 case GroupChanged():
                     self._has_joined(event.by.account)
+                    self.post_commit.changed(event)
                 case CommitLost():
                     self.committer.resolve(event)
                 case GroupClosed():
