@@ -602,3 +602,33 @@ async def test_two_devices_vouch_for_a_third_at_once(
         return {voucher.issuer for voucher in found} == expected
 
     await eventually(published)
+
+
+async def test_a_device_that_is_retired_just_as_somebody_adds_it(
+    server: DevServer, cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bob has found it in its account's list; his Commit comes after its retirement.  It is out again at once."""
+    room, (bob, phone) = await cast.meet(server, "bob", "alice")
+    laptop = await another(cast, phone)
+    handle, holds, retired = bob.room(), asyncio.Event(), asyncio.Event()
+    committer = handle.worker.committer
+    commit = committer.commit
+
+    async def late(*args: Any, **options: Any) -> Any:
+        holds.set()
+        await retired.wait()
+        return await commit(*args, **options)
+
+    with monkeypatch.context() as interleaved:
+        interleaved.setattr(committer, "commit", late)
+        adding = asyncio.create_task(handle.add(f"{phone.account}/{laptop.mls.device_id}"))
+        await asyncio.wait_for(holds.wait(), 120)
+        await phone.mls.devices.retire(laptop.mls.device_id)
+        retired.set()
+        (added,) = (await adding).added
+    assert added.device == laptop.mls.device_id
+    await bob.until(lambda: not inside(bob, laptop, room))
+    await all_agree(bob, phone)
+    await laptop.next("mls_retired")
+    await bob.say("Fair is foul", room)
+    await phone.hears("Fair is foul")
