@@ -21,6 +21,7 @@ from ..rooms.encrypted_room import EncryptedRoom, SentMessage
 from ..rooms.files import File
 from ..runtime.login import bare_jid
 from ..stanza.display import displayable
+from .notices import outage_in_words
 
 __all__ = ["HELP", "Result", "RoomCommands", "Session", "quoted"]
 
@@ -163,7 +164,8 @@ class RoomCommands:
     # --- people ----------------------------------------------------------------------------------
 
     async def _members(self, room: EncryptedRoom, rest: str) -> Result:
-        lines = [f"{member}  {member.level}\n  {member.fingerprint}" for member in room.members]
+        lines = [displayable(outage_in_words(room.outage))] if room.outage is not None else []
+        lines += [f"{member}  {member.level}\n  {member.fingerprint}" for member in room.members]
         return Result("\n".join(lines))
 
     async def _verify(self, room: EncryptedRoom, rest: str) -> Result:

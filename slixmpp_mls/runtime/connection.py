@@ -285,7 +285,10 @@ class KeptConnection:
         configuration, would otherwise end each other's sessions forever."""
         address = self._bot.requested_jid
         if address.resource and str(error["condition"]) == "conflict":
-            log.warning("another program has logged in as %s; this one goes on with another resource", address)
+            text = displayable(str(error["text"])[:_WORDS]) or "another program has logged in with it"
+            log.warning(
+                "the server has ended the session of %s: %s; this one goes on with another resource", address, text
+            )
             self._bot.requested_jid = JID(address.bare)  # the server chooses one
 
     def _disconnected(self, _: object) -> None:

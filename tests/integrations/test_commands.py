@@ -11,6 +11,7 @@ import pytest
 from slixmpp_mls.errors import UsageError
 from slixmpp_mls.identity import TrustLevel
 from slixmpp_mls.integrations.commands import HELP, RoomCommands, quoted
+from slixmpp_mls.rooms.engine.outage import Outage
 
 ROOM = "coven@rooms.example"
 
@@ -36,6 +37,7 @@ class Room:
     """A room that notes what is asked of it."""
 
     jid = ROOM
+    outage: Outage | None = None
 
     def __init__(self) -> None:
         self.done: list[Any] = []
@@ -140,6 +142,10 @@ async def test_people() -> None:
     every, room = commands(), Room()
     shown = await every.run(room, "members")  # type: ignore[arg-type]
     assert shown.text == "bob@example/b1  trusted\n  01234567 89abcdef"
+    room.outage = Outage(ROOM, "banned", "", 1_800_000_000, None)
+    line, *others = (await every.run(room, "members")).text.splitlines()  # type: ignore[arg-type]
+    assert line.endswith("(banned)")
+    assert "\n".join(others) == shown.text
     added = await every.run(room, "add", "nobody@example")  # type: ignore[arg-type]
     assert (added.text, added.warning) == ("nobody@example could not be added: no MLS", True)
     removed = await every.run(room, "remove", "bob@example")  # type: ignore[arg-type]
