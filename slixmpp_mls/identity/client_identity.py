@@ -33,17 +33,20 @@ from ipaddress import IPv6Address
 from typing import Self
 
 from ..errors import InvalidError, UsageError
+from ..mls.registry import CredentialType
 from ..mls.structures.credential import AnyCredential, BasicCredential, Credential, X509Credential, type_of
 from ..mls.structures.leaf_node import LeafNode
 from ..mls.tls import codec_of
+from ..mls.varint import read_span
 from .certificates import end_entity, load_certificate, xmpp_addresses
 
 __all__ = [
-    "ClientIdentity", "TrustLevel", "check_bare_jid", "fingerprint", "group_digits", "key_identifier", "new_device_id",
-    "normal_form", "normal_forms", "typed_address",
+    "ClientIdentity", "TrustLevel", "check_bare_jid", "fingerprint", "group_digits", "key_identifier", "name_in",
+    "new_device_id", "normal_form", "normal_forms", "typed_address",
 ]  # fmt: skip
 
 _credential = codec_of(Credential)
+_BASIC = CredentialType.BASIC.to_bytes(2, "big")
 _USUAL = 256  # octets of a credential that is remembered
 MAX_PART = 1023  # octets of a localpart or a domainpart, RFC 7622 3.1
 SECTION = "urn:xmpp:mls:0 identity"
@@ -141,6 +144,17 @@ class ClientIdentity:
         return (_claimed_in if len(credential) <= _USUAL else _claimed_in.__wrapped__)(credential)
 
     @classmethod
+    def from_name(cls, name: str) -> ClientIdentity:
+        """The client of whom this is the string; one object for all rooms, as far as it is remembered.
+
+        :raises InvalidError: no client in normal form
+        """
+        try:
+            return (_named if len(name) <= _USUAL else _named.__wrapped__)(name)
+        except UsageError as error:
+            raise InvalidError(f"no name of a client: {error}", SECTION) from None
+
+    @classmethod
     def from_leaf(cls, leaf: LeafNode) -> ClientIdentity:
         """The client that a leaf claims to be.
 
@@ -149,9 +163,32 @@ class ClientIdentity:
         return cls.from_credential(leaf.credential)
 
 
-@lru_cache(maxsize=16384)  # some megabytes; the same people are in several rooms
+@lru_cache(maxsize=4096)  # a megabyte; the same people are in several rooms
 def _claimed_in(credential: bytes) -> ClientIdentity:
     return ClientIdentity.from_credential(_credential.decode(credential))
+
+
+@lru_cache(maxsize=4096)
+def _named(name: str) -> ClientIdentity:
+    account, _, device = name.partition("/")
+    return ClientIdentity(account, device)
+
+
+def name_in(credential: bytes) -> str:
+    """The string of the client that a credential names, from its octets with its type.
+
+    It is not checked: the credential is that of a leaf that has been accepted before.
+
+    :raises MalformedError: they do not parse
+    :raises InvalidError: see :meth:`ClientIdentity.from_credential`
+    """
+    if not credential.startswith(_BASIC):
+        return str(ClientIdentity.from_encoded(credential))
+    start, stop = read_span(credential, len(_BASIC), len(credential))
+    try:
+        return credential[start:stop].decode()
+    except UnicodeDecodeError:
+        raise InvalidError("the identity in a credential is not UTF-8", SECTION) from None
 
 
 @lru_cache(maxsize=1024)

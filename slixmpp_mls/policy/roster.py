@@ -17,7 +17,7 @@ from typing import NamedTuple
 from immutables import Map, MapMutation
 
 from ..errors import PolicyViolation, UsageError
-from ..identity import ClientIdentity
+from ..identity import ClientIdentity, name_in
 from ..mls.group.commit_effects import Effects
 from ..mls.layered_map import LayeredMap
 from ..mls.structures.framing import MemberSender
@@ -30,12 +30,35 @@ __all__ = ["Roster"]
 
 
 class _Maps(NamedTuple):
-    """The contents of a roster."""
+    """The contents of a roster.  A client is a string in it, which needs a third of the memory of an identity."""
 
-    clients: LayeredMap[int, ClientIdentity]
-    leaves: LayeredMap[ClientIdentity, int]
+    clients: LayeredMap[int, str]
+    leaves: LayeredMap[str, int]
     accounts: LayeredMap[str, tuple[int, ...]]
     newcomers: Map[int, None]
+
+    @classmethod
+    def of(cls, clients: Iterable[tuple[int, str, bool]]) -> _Maps:
+        """Of the leaf index of each client, its string, and whether it is a newcomer."""
+        at: dict[int, str] = {}
+        leaves: dict[str, int] = {}
+        accounts: dict[str, tuple[int, ...]] = {}
+        others: dict[str, list[int]] = {}  # leaves of accounts that have several
+        newcomers: dict[int, None] = {}
+        for index, client, newcomer in clients:
+            if leaves.setdefault(client, index) != index:
+                raise PolicyViolation("one-leaf", f"{client} would have two leaves")
+            if at.setdefault(index, client) != client:
+                raise UsageError(f"the roster has somebody at leaf {index} already")
+            if newcomer:
+                newcomers[index] = None
+            account = client.partition("/")[0]
+            known = accounts.setdefault(account, (index,))
+            if known[0] != index:
+                others.setdefault(account, [*known]).append(index)
+        for account, several in others.items():
+            accounts[account] = tuple(sorted(several))
+        return cls(LayeredMap(at), LayeredMap(leaves), LayeredMap(accounts), Map(newcomers))
 
 
 class Roster:
@@ -66,7 +89,10 @@ class Roster:
         :param count: how many they are
         """
 
-        return cls(count, None, lambda: cls.of_outlines(outlines())._maps)
+        def maps() -> _Maps:
+            return _Maps.of((at, name_in(leaf.credential), leaf.has_extension(NEWCOMER)) for at, leaf in outlines())
+
+        return cls(count, None, maps)
 
     @classmethod
     def of_outlines(cls, outlines: Iterable[tuple[int, LeafOutline]]) -> Roster:
@@ -87,25 +113,8 @@ class Roster:
         :raises PolicyViolation: two leaves are the same client
         :raises UsageError: two clients have the same leaf
         """
-        at: dict[int, ClientIdentity] = {}
-        leaves: dict[ClientIdentity, int] = {}
-        accounts: dict[str, tuple[int, ...]] = {}
-        others: dict[str, list[int]] = {}  # leaves of accounts that have several
-        newcomers: dict[int, None] = {}
-        for index, client, newcomer in clients:
-            if leaves.setdefault(client, index) != index:
-                raise PolicyViolation("one-leaf", f"{client} would have two leaves")
-            if at.setdefault(index, client) is not client:
-                raise UsageError(f"the roster has somebody at leaf {index} already")
-            if newcomer:
-                newcomers[index] = None
-            known = accounts.setdefault(client.account, (index,))
-            if known[0] != index:
-                others.setdefault(client.account, [*known]).append(index)
-        for account, several in others.items():
-            accounts[account] = tuple(sorted(several))
-        maps = _Maps(LayeredMap(at), LayeredMap(leaves), LayeredMap(accounts), Map(newcomers))
-        return cls(len(at), maps)
+        maps = _Maps.of((index, str(client), newcomer) for index, client, newcomer in clients)
+        return cls(len(maps.clients), maps)
 
     @property
     def _maps(self) -> _Maps:
@@ -139,11 +148,11 @@ class Roster:
         client = self._maps.clients.get(index)
         if client is None:
             raise UsageError(f"the roster has nobody at leaf {index}")
-        return client
+        return ClientIdentity.from_name(client)
 
     def leaf_of(self, client: ClientIdentity) -> int | None:
         """The leaf index of a client; None if it has no leaf."""
-        return self._maps.leaves.get(client)
+        return self._maps.leaves.get(str(client))
 
     def has(self, account: str) -> bool:
         """Whether the account has a client in the group."""
@@ -180,7 +189,7 @@ class Roster:
 
     def clients(self) -> Iterator[ClientIdentity]:
         """All clients, in no particular order."""
-        return iter(self._maps.leaves)
+        return map(ClientIdentity.from_name, self._maps.leaves)
 
     def accounts(self) -> Iterator[str]:
         """All accounts that have a client in the group, each once, in no particular order."""
@@ -229,12 +238,13 @@ class _Draft:
         return leaves
 
     def add(self, index: int, client: ClientIdentity, newcomer: bool, proposer: ClientIdentity | None = None) -> None:
-        if client in self._leaves:
+        name = str(client)
+        if name in self._leaves:
             raise PolicyViolation("one-leaf", f"{client} would have two leaves", str(proposer) if proposer else None)
         if index in self._clients:
             raise UsageError(f"the roster has somebody at leaf {index} already")
-        self._clients[index] = client
-        self._leaves[client] = index
+        self._clients[index] = name
+        self._leaves[name] = index
         if newcomer:
             self._newcomers[index] = None
         self._leaves_of(client.account).add(index)
@@ -242,7 +252,7 @@ class _Draft:
     def remove(self, index: int, client: ClientIdentity) -> None:
         del self._clients[index]
         self._newcomers.pop(index, None)
-        del self._leaves[client]
+        del self._leaves[str(client)]
         self._leaves_of(client.account).remove(index)
 
     def finish(self) -> Roster:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from slixmpp_mls.errors import InvalidError, MalformedError, PolicyViolation, UsageError
 from slixmpp_mls.identity import ClientIdentity
+from slixmpp_mls.mls.crypto.cipher_suite import CipherSuite
 from slixmpp_mls.mls.group.commit_effects import ChangeKind, Effects, MemberChange
 from slixmpp_mls.mls.structures.credential import BasicCredential, type_of
 from slixmpp_mls.mls.structures.extensions import Extension
@@ -26,6 +27,7 @@ from slixmpp_mls.mls.structures.leaf_outline import LeafOutline
 from slixmpp_mls.policy.proofs import is_newcomer
 from slixmpp_mls.policy.roster import Roster
 from slixmpp_mls.stanza.code_points import NEWCOMER
+from tests.x509 import Authority, credential, device_key
 
 ACCOUNTS = ("a@x", "b@x", "c@x")
 CLIENTS = [ClientIdentity(account, device) for account in ACCOUNTS for device in "12"]
@@ -82,9 +84,13 @@ def test_a_roster_from_the_store_is_the_same(
     assert len(later) == 1
     assert not asked
     assert later.leaf_of(client) == 7
-    assert later == Roster.of([(7, node)])
-    assert later.is_newcomer(7) is is_newcomer(node)
     assert asked == [1]
+    assert later == Roster.of([(7, node)])
+    assert later == Roster.of_outlines(outlines())
+    assert later.at(7) == client
+    assert list(later.clients()) == [client]
+    assert later.is_newcomer(7) is is_newcomer(node)
+    assert asked == [1, 1]  # once by this test
     outline = LeafOutline.of(node.encode())
     assert (outline.encryption_key, outline.signature_key) == (node.encryption_key, node.signature_key)
     assert Capabilities.decode(outline.capabilities) == capabilities
@@ -113,6 +119,34 @@ def test_equal_capabilities_are_one_object(octets: bytes, end: int) -> None:
     for short in range(start, len(whole)):
         with pytest.raises(MalformedError):
             LeafNode.decode(whole[:short])
+
+
+@pytest.mark.parametrize("name", [b"\xff", b"a@x", b"a@x/" + b"1" * 65, b"A@x/1"])
+def test_a_damaged_name_in_the_store_is_an_error_when_it_is_read(name: bytes) -> None:
+    node = LeafNode(b"e", b"s", BasicCredential(name), Capabilities((), ()), UpdateSource(), ())
+    outlines = [(7, LeafOutline.of(node.encode()))]
+    with pytest.raises(InvalidError, match=r"client|UTF-8"):
+        Roster.later(lambda: outlines, 1).at(7)
+    with pytest.raises(InvalidError, match=r"client|UTF-8"):
+        Roster.of_outlines(outlines)
+
+
+def test_clients_with_certificates_are_in_a_roster_from_the_store() -> None:
+    client = ClientIdentity("a@x.example", "1")
+    suite = CipherSuite.get(1)
+    chain = credential(Authority.root().device(client, device_key(suite)))
+    node = LeafNode(b"e", b"s", chain, Capabilities((), ()), UpdateSource(), ())
+    roster = Roster.later(lambda: [(7, LeafOutline.of(node.encode()))], 1)
+    assert (roster.at(7), roster.leaf_of(client), roster.leaves_of("a@x.example")) == (client, 7, (7,))
+
+
+def test_what_is_no_leaf_has_no_outline() -> None:
+    octets = LeafNode(b"e", b"s", CLIENTS[0].credential(), Capabilities((1,), (1,)), UpdateSource(), ()).encode()
+    behind_capabilities = octets.index(Capabilities((1,), (1,)).encode()) + len(Capabilities((1,), (1,)).encode())
+    for length in range(behind_capabilities):
+        with pytest.raises(MalformedError):
+            LeafOutline.of(octets[:length])
+    assert LeafOutline.of(octets).rest == octets[behind_capabilities:]
 
 
 def assert_same(roster: Roster, clients: Mapping[int, ClientIdentity]) -> None:

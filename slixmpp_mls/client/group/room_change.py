@@ -242,7 +242,7 @@ class Change:
         :param group_info_key: the key of its GroupInfos
         """
         self.transaction.delete_prefix(self._spaces.entering)  # or pieces that this state lacks would be left
-        _put_all(self.transaction, self._spaces.entering, group.pieces())
+        _put_all(self.transaction, self._spaces.entering, group.each_piece())
         self.transaction.put(self._spaces.group_info_key, ENTRY, (group_info_key or UNKNOWN).encode())
         self._entry, self._entry_info_key = group.stored(), group_info_key
 
@@ -276,7 +276,7 @@ class Change:
 
         :param pieces: the same for the store
         """
-        _put_all(self.transaction, self._spaces.pending, {number + name: value for name, value in pieces.items()})
+        _put_all(self.transaction, self._spaces.pending, ((number + name, value) for name, value in pieces.items()))
         self._later.append(partial(self._contents.staged.__setitem__, number, staged))
 
     def put_received(self, message: MessageReceived, now: int) -> None:
@@ -367,7 +367,7 @@ class Change:
         self.put_return_keys(partial.group.suite.id, ())  # the state has its own
         self.forget_known()
         self.expect_nothing()
-        _put_all(self.transaction, self._spaces.partial, partial.group.pieces())
+        _put_all(self.transaction, self._spaces.partial, partial.group.pieces().items())
         self.transaction.put(self._spaces.whole_tree, OUTSIDE, partial.whole_tree.encode())
         self._partial = replace(partial, group=partial.group.stored())
         self._left = None
@@ -400,7 +400,7 @@ class Change:
         spaces = self._spaces
         self.transaction.delete_prefix(spaces.partial)
         self.transaction.delete(spaces.whole_tree, OUTSIDE)
-        _put_all(self.transaction, spaces.group, membership.group.pieces())
+        _put_all(self.transaction, spaces.group, membership.group.each_piece())
         _put_changes(self.transaction, spaces.doubt, dict(membership.doubts.changes_since(Doubts())))
         self._partial = None
         self._membership = replace(membership, group=membership.group.stored())
@@ -417,8 +417,8 @@ class Change:
         group, spaces = membership.group, self._spaces
         self.put_return_keys(group.suite.id, ())  # the state has its own
         self.forget_known()
-        _put_all(self.transaction, spaces.group, group.pieces())
-        _put_all(self.transaction, spaces.owed, membership.actions.entries)
+        _put_all(self.transaction, spaces.group, group.each_piece())
+        _put_all(self.transaction, spaces.owed, membership.actions.entries.items())
         _put_changes(self.transaction, spaces.doubt, dict(membership.doubts.changes_since(Doubts())))
         self._membership = replace(membership, group=group.stored(), unwanted=frozenset())
         self._left = None
@@ -458,8 +458,8 @@ class Change:
                 self.put_message(number, replace(record, epoch=0))
 
 
-def _put_all(transaction: Transaction, space: str, values: Mapping[bytes, bytes]) -> None:
-    for key, value in values.items():
+def _put_all(transaction: Transaction, space: str, values: Iterable[tuple[bytes, bytes]]) -> None:
+    for key, value in values:
         transaction.put(space, key, value)
 
 

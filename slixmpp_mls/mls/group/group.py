@@ -23,7 +23,7 @@ a test says otherwise.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, MutableSet, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableSet, Sequence
 from dataclasses import dataclass, replace
 from typing import Self, Unpack
 
@@ -404,6 +404,10 @@ class Group(GroupState):
     def pieces(self) -> dict[bytes, bytes]:
         """The whole state for a store, secret.  See :mod:`.group_storage`."""
         return group_storage.pieces(self)
+
+    def each_piece(self) -> Iterator[tuple[bytes, bytes]]:
+        """The same, one by one."""
+        return group_storage.each_piece(self)
 
     def changes_since(self, old: Self) -> group_storage.Changes:
         """The pieces to write (None: delete) to a store that has `old`, in time proportional to the difference."""

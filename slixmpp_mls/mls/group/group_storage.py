@@ -27,7 +27,7 @@ present one nor among the ended ones are passed over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from struct import Struct as Layout
 from typing import Any, ClassVar, TypeVar
@@ -54,7 +54,8 @@ from .proposal_list import SentProposal
 from .staging import StagedCommit
 
 __all__ = [
-    "Changes", "changes_since", "pieces", "restore", "restore_staged", "resumption_psk", "staged_pieces", "stored",
+    "Changes", "changes_since", "each_piece", "pieces", "restore", "restore_staged", "resumption_psk", "staged_pieces",
+    "stored",
 ]  # fmt: skip
 
 T = TypeVar("T", bound=KnownTree)
@@ -128,8 +129,14 @@ def _prefixed(prefix: bytes, values: Mapping[bytes, Any]) -> dict[bytes, Any]:
 
 def pieces(group: MemberState[T]) -> dict[bytes, bytes]:
     """All of it."""
+    return dict(each_piece(group))
+
+
+def each_piece(group: MemberState[T]) -> Iterator[tuple[bytes, bytes]]:
+    """The same, one by one: those of a large tree are never in memory together."""
+    for name, value in group.tree.each_piece():
+        yield b"T" + name, value
     found: dict[bytes, bytes] = {
-        **_prefixed(b"T", group.tree.pieces()),
         **_prefixed(b"H", group.tree.hash_records()),
         **_prefixed(b"K", group.private.pieces()),
         **_frame(group),
@@ -141,7 +148,7 @@ def pieces(group: MemberState[T]) -> dict[bytes, bytes]:
         found.update(_past(past))
     for epoch, psk in group.resumption_psks.items():
         found[_epoch(b"Y", epoch)] = psk
-    return found
+    yield from found.items()
 
 
 def changes_since(group: MemberState[T], old: MemberState[T]) -> Changes:

@@ -6,6 +6,7 @@ one in a store.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import NamedTuple, Self
 
 from ..tls import Opaque
@@ -39,6 +40,18 @@ class LeafOutline(NamedTuple):
         :raises MalformedError: it is none
         """
         end = len(leaf)
+        with suppress(IndexError):  # nearly always, all lengths take one octet
+            second = 1 + leaf[0]
+            start = second + 1 + leaf[second]
+            capabilities = start + 3 + leaf[start + 2]
+            longest = leaf[0] | leaf[second] | leaf[start + 2]
+            rest = capabilities
+            for _ in range(_VECTORS):
+                longest |= leaf[rest]
+                rest += 1 + leaf[rest]
+            if longest < 0x40 and rest <= end:
+                parts = leaf[1:second], leaf[second + 1 : start], leaf[start:capabilities], leaf[capabilities:rest]
+                return cls(*parts, leaf[rest:])
         encryption_key, pos = _read_opaque(leaf, 0, end)
         signature_key, start = _read_opaque(leaf, pos, end)
         capabilities = rest = _behind(leaf, start + 2, end)  # behind the credential's type; each is one vector

@@ -114,6 +114,10 @@ class PartialTree:
             **{index.to_bytes(4, "big"): leaf.encode() for index, leaf in self.proved.items()},
         }
 
+    def each_piece(self) -> Iterator[tuple[bytes, bytes]]:
+        """The same, one by one."""
+        return iter(self.pieces().items())
+
     def changes_since(self, old: PartialTree) -> dict[bytes, bytes | None]:
         """The pieces that differ from those of an older tree; None for those that are no longer."""
         if self.own is old.own:  # the same epoch, in which proved members only become more

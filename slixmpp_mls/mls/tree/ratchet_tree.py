@@ -414,7 +414,12 @@ class RatchetTree:
 
     def pieces(self) -> dict[bytes, bytes]:
         """The tree for a store: each node that is not blank under its index, four octets big endian."""
-        return {place.to_bytes(4, "big"): octets for place, octets in self._encoded()}
+        return dict(self.each_piece())
+
+    def each_piece(self) -> Iterator[tuple[bytes, bytes]]:
+        """The same, one by one."""
+        for place, octets in self._encoded():
+            yield place.to_bytes(4, "big"), octets
 
     def changes_since(self, old: RatchetTree) -> dict[bytes, bytes | None]:
         """The pieces that differ from an older tree's; None for those that are no longer.
