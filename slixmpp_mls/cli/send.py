@@ -18,10 +18,12 @@ import typer
 from rich.text import Text
 
 from ..errors import DeliveryError, LoginFailed, MLSError, StoreError, StoreLocked, UsageError
+from ..integrations.notices import outage_in_words
 from ..plugin import MLS
 from ..rooms.encrypted_room import EncryptedRoom, SentMessage
 from ..runtime.connection import connected, exit_code
 from ..runtime.login import Login
+from ..stanza.display import displayable
 from ..store import SQLiteStore
 from .login import CA, AsAccount, Host, Password, Port, StoreOption, ask, bare_jid
 from .store import KeyFile, secret_if_needed
@@ -181,6 +183,7 @@ class _Job:
         """The exit code."""
         ends = asyncio.get_running_loop().time() + self._seconds
         doing = "logging in"
+        room: EncryptedRoom | None = None
         try:
             store = await self._open_store(ends)
             try:
@@ -197,7 +200,9 @@ class _Job:
             finally:
                 store.close()
         except TimeoutError:
-            return self._unfinished(f"not done after {self._seconds:g} seconds of {doing}")
+            outage = None if room is None else room.outage
+            why = "" if outage is None else f": {displayable(outage_in_words(outage))}"
+            return self._unfinished(f"not done after {self._seconds:g} seconds of {doing}{why}")
         except (LoginFailed, UsageError, StoreError) as error:
             code = exit_code(error)
             return self._unfinished(str(error), NOT_SENT if code == os.EX_TEMPFAIL else code)

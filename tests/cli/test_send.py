@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from slixmpp_mls.cli import app
 from slixmpp_mls.cli.send import MOST_PIECES, pieces, readable
 from slixmpp_mls.devserver import DevServer, Prosody
 from slixmpp_mls.errors import UsageError
+from slixmpp_mls.rooms.engine.outage import Outage
 from slixmpp_mls.runtime.settings import DEFAULT_SUITES
 from slixmpp_mls.store import SQLiteStore
 
@@ -234,6 +237,40 @@ async def test_nobody_and_nothing_at_the_other_end(prosody: DevServer, account: 
     async with silent:
         port = silent.sockets[0].getsockname()[1]
         await fails(69, "not done after 3 seconds of logging in", "--timeout", "3", XMPP_PORT=str(port))
+
+
+async def test_why_the_room_does_not_confirm_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The room's server cannot be reached, say: the message waits in the store."""
+    module: Any = importlib.import_module("slixmpp_mls.cli.send")
+    sent = SimpleNamespace(confirmed=asyncio.get_running_loop().create_future())
+    outage = Outage("coven@rooms.example", "unreachable", "", 1_800_000_000, 1_800_000_060)
+
+    async def say(text: str) -> Any:
+        return sent
+
+    async def enter(job: Any, mls: Any) -> Any:
+        return SimpleNamespace(outage=outage, send=say)
+
+    async def opened(job: Any, ends: float) -> Any:
+        return SimpleNamespace(close=lambda: None)
+
+    @asynccontextmanager
+    async def connected(bot: Any) -> AsyncIterator[None]:
+        yield
+
+    for name, value in (("_enter", enter), ("_open_store", opened)):
+        monkeypatch.setattr(module._Job, name, value)
+    monkeypatch.setattr(module, "connected", connected)
+    monkeypatch.setattr(module.MLS, "of", lambda bot: None)
+    login: Any = SimpleNamespace(bot=lambda **options: None)
+    job = module._Job("coven@rooms.example", login, False, [], 0.0)
+    job.messages = ["Build 42 failed"]
+    assert await job.run() == module.KEPT
+    said = " ".join(capsys.readouterr().err.split())
+    assert "waiting for the room's confirmation: the room cannot be read since" in said
+    assert "(unreachable)" in said
 
 
 @pytest.mark.timeout(1500)  # twenty programs, one after the other
