@@ -217,6 +217,21 @@ async def test_a_room_that_has_dropped_its_remote_occupants(pair: Pair, cast: Ca
     await all_agree(alice, bob, beth, epoch=1)
 
 
+async def test_whoever_is_cut_off_from_a_room_learns_why_and_when_it_is_over(pair: Pair, cast: Cast) -> None:
+    _, alice, bob, beth = await meet(cast, pair, self_ping=1.5)
+    pair.line.cut()
+    for person in (bob, beth):
+        outage = await person.next("mls_outage")
+        assert outage.reason == "unreachable"
+        assert outage.next_try >= outage.since
+    await pair.line.restore()
+    await alice.say("Yet it was said")
+    for person in (bob, beth):
+        await person.hears("Yet it was said")
+        await person.until(lambda person=person: person.room().outage is None)  # type: ignore[misc]
+        assert person.got("mls_outage")[-1].reason == ""
+
+
 @pytest.mark.parametrize("which", ["alpha", "beta"])
 async def test_a_server_dies_in_the_middle_of_a_race(pair: Pair, cast: Cast, which: str) -> None:
     people = (alice, bob, beth) = (await meet(cast, pair))[1:]
