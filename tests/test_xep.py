@@ -20,6 +20,7 @@ from typing import Any, cast
 import pytest
 from lxml import etree
 
+from slixmpp_mls.account.vouchers import MOST_TIMES, SPREAD
 from slixmpp_mls.authentication.automatic_trust import MAX_WAITING, MAX_WAITING_OF_ONE
 from slixmpp_mls.client import (
     Device,
@@ -66,6 +67,7 @@ from slixmpp_mls.rooms.content import PROFILE
 from slixmpp_mls.rooms.engine.member_checks import FREE
 from slixmpp_mls.rooms.epoch_code import EpochHistory
 from slixmpp_mls.rooms.invitation_queue import EXPIRY
+from slixmpp_mls.rooms.membership import LET_IN_AGAIN
 from slixmpp_mls.runtime.question_budget import BURST, PAUSE
 from slixmpp_mls.stanza import (
     MAX_ENCODED,
@@ -304,6 +306,8 @@ def test_its_other_numbers_are_those_of_the_code() -> None:
     assert f"more than {PROFILE.tolerance.total_seconds() / 60:.0f} minutes later than that" in text
     assert f"of ordinary ones {SETTINGS.count} for each suite" in text
     assert f"({NODE_LIMIT} - {RESERVE}) divided by the number of devices" in text
+    assert f"a few times at most (suitable: {SPREAD:g} seconds, {MOST_TIMES} times)" in text
+    assert f"SHOULD wait for that (suitable: {LET_IN_AGAIN:g} seconds)" in text
     for name in (NS, NODE_DEVICES, NODE_KEY_PACKAGES, xml_form.NAMESPACE):
         assert name in text
 

@@ -41,7 +41,7 @@ from ..stanza import Device, Key, Voucher
 from ..stanza.elements import MAX_KEYS
 from .device_list import Listed, read_devices
 
-__all__ = ["MOST_TIMES", "VOUCHER_LIFETIME", "Vouching", "keep_vouchers"]
+__all__ = ["MOST_TIMES", "SPREAD", "VOUCHER_LIFETIME", "Vouching", "keep_vouchers"]
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,8 @@ VOUCHER_LIFETIME = 365 * DAY
 MOST_TIMES = 5
 """How often vouchers for one device are put back: a server that drops them has no more publications of us."""
 
-_SPREAD = 2.0  # seconds, the longest wait before that: others may put theirs back, too
+SPREAD = 2.0
+"""Seconds, the longest wait before that: others may put theirs back, too."""
 
 
 @dataclass(slots=True)
@@ -154,7 +155,7 @@ class Vouching:
         published = self._published[name]
         if not published.left:
             return
-        await asyncio.sleep(random.uniform(0, _SPREAD))  # noqa: S311
+        await asyncio.sleep(random.uniform(0, SPREAD))  # noqa: S311
         async with self._node.changing:
             device = (await read_devices(self._node)).devices.get(name)
             missing = [] if device is None else published.missing(device)

@@ -128,7 +128,7 @@ async def test_no_more_are_kept_than_a_leaf_has_place_for_the_first_ones_stay() 
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vouchers, "_SPREAD", 0.0)
+    monkeypatch.setattr(vouchers, "SPREAD", 0.0)
 
 
 def vouching(client: Client) -> Vouching:
