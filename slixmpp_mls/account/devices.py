@@ -469,6 +469,7 @@ class OwnDevices:
 
     async def _mark(self, device_id: str) -> RetiredDevice:
         account, since = self._context.device.identity.account, datetime.fromtimestamp(self._context.now, UTC)
+        self._vouching.forget(device_id)
         return await retire(self._context.devices, self._context.key_packages, account, device_id, since)
 
     def _unfinished(self) -> list[tuple[EncryptedRoom, str, DeviceStatus]]:

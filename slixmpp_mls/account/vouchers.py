@@ -139,6 +139,10 @@ class Vouching:
             raise UsageError(f"device {listed.id} is not listed with that key")
         return made
 
+    def forget(self, device_id: str) -> None:
+        """Put back no voucher for a device: our account has retired it."""
+        self._published.pop(device_id, None)
+
     async def put_back(self, listed: Listed) -> None:
         """Look for our vouchers, and put back what is missing.
 
@@ -147,7 +151,7 @@ class Vouching:
         """
         for name in [*self._published]:
             if name in listed.retired:
-                del self._published[name]
+                self.forget(name)
             elif name in listed.devices and self._published[name].missing(listed.devices[name]):
                 await self._put_back(name)
 

@@ -255,6 +255,7 @@ async def test_a_marker_that_a_voucher_overwrites_is_there_again_and_stays(monke
     stolen = Client(phone.world.person(ALICE), phone)
     await account.publish(phone, laptop, stolen)
     await account.devices._look()
+    await account.devices.admit(name(stolen))
     pen = Pen(laptop, monkeypatch)
     second = asyncio.create_task(vouching(laptop).vouch_for(name(stolen), NOW))
     await pen.waits.wait()
@@ -264,6 +265,11 @@ async def test_a_marker_that_a_voucher_overwrites_is_there_again_and_stays(monke
     assert name(stolen) in await listed(phone)
     await account.devices._look()
     assert name(stolen) not in await listed(phone)
+    # The thief lists it again at once, between our looks, and gets no voucher of ours.
+    await account.publish(stolen)
+    await account.devices._look()
+    assert not (await listed(phone))[name(stolen)].vouchers
+    phone.monotonic += devices_module.RETRY_AT_MOST
     # The thief lists it again and again.  Each time one of our looks finds it, after a pause.
     for _ in range(3):
         await account.publish(stolen)
