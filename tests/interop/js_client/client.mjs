@@ -383,9 +383,15 @@ function receive(stanza) {
   }
 }
 
+// xmpp.js resets its count of stanzas only after it has counted those that arrive together with <enabled/>: too small an "h" ends the stream.
+function withoutAcknowledgements(element) {
+  if (element.is("features", "http://etherx.jabber.org/streams")) element.remove("sm", "urn:xmpp:sm:3")
+}
+
 async function connect() {
   xmpp = client({ service: XMPP_SERVICE, domain: me.domain, username: me.local, password: XMPP_PASSWORD, timeout: 30_000 })
   xmpp.reconnect.stop()
+  xmpp.prependListener("element", withoutAcknowledgements)
   xmpp.on("error", (error) => emit("error", { why: error.message })).on("stanza", receive)
   await xmpp.start()
 }
