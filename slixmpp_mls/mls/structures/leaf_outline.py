@@ -6,7 +6,6 @@ one in a store.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import NamedTuple, Self
 
 from ..tls import Opaque
@@ -40,18 +39,20 @@ class LeafOutline(NamedTuple):
         :raises MalformedError: it is none
         """
         end = len(leaf)
-        with suppress(IndexError):  # nearly always, all lengths take one octet
-            second = 1 + leaf[0]
-            start = second + 1 + leaf[second]
-            capabilities = start + 3 + leaf[start + 2]
-            longest = leaf[0] | leaf[second] | leaf[start + 2]
-            rest = capabilities
+        try:  # nearly always, all lengths take one octet
+            first, second = leaf[0], 1 + leaf[0]
+            third = second + 1 + leaf[second]  # the credential
+            longest = first | leaf[second] | leaf[third + 2]
+            rest = capabilities = third + 3 + leaf[third + 2]
             for _ in range(_VECTORS):
-                longest |= leaf[rest]
-                rest += 1 + leaf[rest]
-            if longest < 0x40 and rest <= end:
-                parts = leaf[1:second], leaf[second + 1 : start], leaf[start:capabilities], leaf[capabilities:rest]
-                return cls(*parts, leaf[rest:])
+                length = leaf[rest]
+                longest |= length
+                rest += 1 + length
+        except IndexError:
+            longest = 0x40
+        if longest < 0x40 and rest <= end:
+            parts = leaf[1:second], leaf[second + 1 : third], leaf[third:capabilities], leaf[capabilities:rest]
+            return cls(*parts, leaf[rest:])
         encryption_key, pos = _read_opaque(leaf, 0, end)
         signature_key, start = _read_opaque(leaf, pos, end)
         capabilities = rest = _behind(leaf, start + 2, end)  # behind the credential's type; each is one vector
