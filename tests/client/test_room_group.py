@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -36,6 +37,7 @@ from slixmpp_mls.mls.parameters import HOUR
 from slixmpp_mls.mls.structures.proposals import Remove
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.store import MemoryStore
+from slixmpp_mls.store.interface import Transaction
 from slixmpp_mls.testing import NOW, World
 from tests.client.people import state_of
 from tests.tampering import tampered
@@ -402,6 +404,67 @@ def test_rule_4_our_place_is_written_with_what_the_stanza_changed() -> None:
     assert bob.texts == [b"0", b"1", b"2"]
     world.settle()
     assert world.agree()
+
+
+class _Disk(MemoryStore):
+    """A store that notes which steps wait for the disk."""
+
+    def __init__(self, account: str) -> None:
+        super().__init__(account)
+        self.lasting: list[bool] = []
+
+    @contextmanager
+    def transaction(self, *, lasting: bool = True) -> Iterator[Transaction]:
+        with super().transaction(lasting=lasting) as transaction:
+            yield transaction
+        self.lasting.append(lasting)
+
+
+def test_rule_4_another_members_commit_is_read_again_after_a_power_cut() -> None:
+    """The step does not wait for the disk: what it has read is still in the room, and it has sent nothing."""
+    world = World()
+    alice, disk = world.person(ALICE), _Disk(BOB)
+    bob = world.person(BOB, disk)
+    alice.group.lifecycle.create(1, world.open_policy(ALICE, BOB), world.now)
+    alice.commit(*alice.adding(BOB))
+    world.settle()
+    before, epoch = copy_of(bob.store), bob.epoch
+    alice.commit()
+    world.room.deliver_all()
+    disk.lasting.clear()
+    bob.read()
+    assert bob.epoch == epoch + 1
+    assert disk.lasting == [False]
+
+    bob.restart(before)  # the power cut
+    assert bob.epoch == epoch
+    world.settle()
+    assert world.agree()
+    bob.send(b"fair is foul")
+    world.settle()
+    assert alice.texts == [b"fair is foul"]
+
+
+def test_rule_4_a_commit_of_our_own_and_one_that_removes_us_wait_for_the_disk() -> None:
+    world = World()
+    alice, disk = world.person(ALICE), _Disk(BOB)
+    bob = world.person(BOB, disk)
+    alice.group.lifecycle.create(1, world.open_policy(ALICE, BOB), world.now)
+    alice.commit(*alice.adding(BOB))
+    world.settle()
+    bob.commit()
+    world.room.deliver_all()
+    disk.lasting.clear()
+    bob.read()
+    assert disk.lasting == [True]
+    alice.read()
+    alice.commit(*alice.removing(BOB))
+    world.room.deliver_all()
+    disk.lasting.clear()
+    bob.read()
+    assert state_of(bob) is MembershipState.OUT
+    assert disk.lasting
+    assert all(disk.lasting)
 
 
 def test_rule_4_a_member_does_not_skip() -> None:

@@ -412,7 +412,10 @@ class Applying:
                 if waiting.kind is OutboxKind.COMMIT and not waiting.refused
             ]
         group_info_key = key_after(state.group_info_key, staged.effects, membership.policy, group)
-        with state.change() as change:
+        # After a power cut, another member's Commit is read again from the room.  What we send in the new epoch lasts,
+        # and with it the Commit, which was written before (store.interface).  What follows a Commit of ours is only in
+        # the store.
+        with state.change(lasting=staged.own) as change:
             change.begin_epoch(group, action.roster, action.policy, group_info_key)
             if group.own_leaf_key != membership.group.own_leaf_key:
                 # In a split group, the others may have our leaf of before: it is by its return key that we come back.
