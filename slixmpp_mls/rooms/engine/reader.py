@@ -104,16 +104,13 @@ class Reader:
         done: list[Taken] = []
         step: Step | None = None
         try:
+            step = self._group.processing.examine(_parse(stanzas[0]), self._context.now)
+            if not self._fits_together(stanzas[0], step):
+                return [], step  # a Commit, mostly: it has a transaction of its own
             with self._group.room_state.together(lasting=False):
                 for stanza in stanzas:
-                    step = self._group.processing.examine(_parse(stanza), self._context.now)
-                    if not isinstance(step.action, Read | Sent | Ignore) or step.fetch or step.check or step.awaits:
-                        break
-                    if step.needs_tree:
-                        break
-                    if self._unknown_speaker(step) is not None:
-                        break
-                    if step.gap and not stanza.archived:
+                    step = step or self._group.processing.examine(_parse(stanza), self._context.now)
+                    if not self._fits_together(stanza, step):
                         break
                     done.append(Taken(stanza, step, self._group.applying.accept(step, self._context.now)))
                     step = None
@@ -122,6 +119,14 @@ class Reader:
         for _ in done:
             stanzas.popleft()
         return done, step
+
+    def _fits_together(self, stanza: RoomStanza, step: Step) -> bool:
+        """Whether a step needs no queries, and the stanzas after it can be processed in the same transaction."""
+        if not isinstance(step.action, Read | Sent | Ignore) or step.fetch or step.check or step.awaits:
+            return False
+        if step.needs_tree or (step.gap and not stanza.archived):
+            return False
+        return self._unknown_speaker(step) is None
 
     async def _take(self, stanza: RoomStanza, examined: Step | None) -> bool:
         """Process one stanza of any kind.
