@@ -13,7 +13,7 @@ entry.  When as much has changed as there is, both become one dictionary; that i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from immutables import Map, MapMutation
 
@@ -21,6 +21,7 @@ __all__ = ["LayeredMap", "LayeredMutation"]
 
 K = TypeVar("K")
 V = TypeVar("V")
+D = TypeVar("D")
 
 _GONE: Any = object()
 _ABSENT: Any = object()
@@ -58,6 +59,19 @@ class LayeredMap(Mapping[K, V]):
     def __contains__(self, key: object) -> bool:
         value = self._changes.get(key, _ABSENT)  # type: ignore[arg-type]
         return key in self._base if value is _ABSENT else value is not _GONE
+
+    @overload
+    def get(self, key: K, /) -> V | None: ...
+
+    @overload
+    def get(self, key: K, /, default: V | D) -> V | D: ...
+
+    def get(self, key: K, /, default: Any = None) -> Any:
+        """The value, or `default`; most keys that a Commit asks for are new, and Mapping's `get` is slow for those."""
+        value = self._changes.get(key, _ABSENT)
+        if value is _ABSENT:
+            return self._base.get(key, default)
+        return default if value is _GONE else value
 
     def __iter__(self) -> Iterator[K]:
         if not self._changes:

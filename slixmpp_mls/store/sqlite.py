@@ -62,6 +62,7 @@ CHECKPOINT_BYTES = 1 << 20
 
 #: Rows fetched at a time while walking a space: no statement stays open between two of them.
 _CHUNK = 64
+_PUT = "INSERT INTO entry VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
 
 
 def _create(connection: sqlite3.Connection) -> None:
@@ -404,35 +405,33 @@ class _Step:
         self._failure = UsageError("this transaction has ended")
 
     def _execute(self, sql: str, *values: str | bytes | int) -> list[Any]:
-        self.check()
+        if self._failure is not None:
+            raise self._failure
         try:
             return self._run(sql, *values)
         except MLSError as error:
             self._failure = error
             raise
 
-    def _change(self, sql: str, *values: str | bytes) -> None:
-        self._changes += 1
-        self._execute(sql, *values)
-
     def get(self, space: str, key: bytes) -> bytes | None:
         rows = self._execute("SELECT value FROM entry WHERE space = ? AND key = ?", space, key)
         return rows[0][0] if rows else None
 
     def put(self, space: str, key: bytes, value: bytes) -> None:
-        self._change(
-            "INSERT INTO entry VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", space, key, value
-        )
+        self._changes += 1
+        self._execute(_PUT, space, key, value)
 
     def delete(self, space: str, key: bytes) -> None:
-        self._change("DELETE FROM entry WHERE space = ? AND key = ?", space, key)
+        self._changes += 1
+        self._execute("DELETE FROM entry WHERE space = ? AND key = ?", space, key)
 
     def delete_prefix(self, space: str, prefix: bytes = b"") -> None:
+        self._changes += 1
         end = _beyond(prefix)
         if end is None:
-            self._change("DELETE FROM entry WHERE space = ? AND key >= ?", space, prefix)
+            self._execute("DELETE FROM entry WHERE space = ? AND key >= ?", space, prefix)
         else:
-            self._change("DELETE FROM entry WHERE space = ? AND key >= ? AND key < ?", space, prefix, end)
+            self._execute("DELETE FROM entry WHERE space = ? AND key >= ? AND key < ?", space, prefix, end)
 
     def items(self, space: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         end = _beyond(prefix)

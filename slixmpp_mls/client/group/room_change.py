@@ -323,12 +323,16 @@ class Change:
     def put_doubts(self, doubts: Doubts) -> None:
         """The members for whom the Authentication Service does not vouch."""
         membership = self._member()
+        if doubts is membership.doubts:
+            return
         _put_changes(self.transaction, self._spaces.doubt, dict(doubts.changes_since(membership.doubts)))
         self._membership = replace(membership, doubts=doubts)
 
     def put_actions(self, changes: Mapping[bytes, bytes | None]) -> None:
         """What is still to be done outside of the group: entries to put, or to delete where the value is None."""
         membership = self._member()
+        if not changes:
+            return
         _put_changes(self.transaction, self._spaces.owed, changes)
         self._membership = replace(membership, actions=membership.actions.changed(changes))
 

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from operator import is_
 from struct import Struct as Layout
 from typing import Any, ClassVar, TypeVar
 
@@ -70,6 +71,7 @@ Changes = dict[bytes, bytes | None]
 
 _EPOCH = Layout(">cQ")
 _NUMBER = Layout(">I")
+_SIGNATURE_KEY = b"I"
 _COMMIT = b"C"  # the StagedRecord of a Commit, beside its pieces
 
 
@@ -162,7 +164,7 @@ def changes_since(group: MemberState[T], old: MemberState[T]) -> Changes:
         **_prefixed(b"K", group.private.changes_since(old.private)),
     }
     if group.public is not old.public or group.closed is not old.closed:
-        changes.update(_differing(_frame(group), _frame(old)))
+        changes.update(_frame_changes(group, old))
     if group.public is not old.public or group.updates is not old.updates or group.unshown != old.unshown:
         changes.update(_proposal_changes(group, old))
     before, after = _secret_trees(old), _secret_trees(group)
@@ -190,8 +192,15 @@ def changes_since(group: MemberState[T], old: MemberState[T]) -> Changes:
 def stored(group: M) -> M:
     """The same state, to go on with after its changes have been written: a large tree in less memory."""
     group = group.with_tree(group.tree.compact())
-    past = tuple(replace(each, secret_tree=each.secret_tree.stored()) for each in group.past)
-    return replace(group, secret_tree=group.secret_tree.stored(), past=past)
+    secret_tree, past = group.secret_tree.stored(), tuple(map(_past_stored, group.past))
+    if secret_tree is group.secret_tree and all(map(is_, past, group.past)):
+        return group
+    return replace(group, secret_tree=secret_tree, past=past)
+
+
+def _past_stored(past: PastEpoch) -> PastEpoch:
+    tree = past.secret_tree.stored()
+    return past if tree is past.secret_tree else replace(past, secret_tree=tree)
 
 
 def _secret_trees(group: MemberState[T]) -> dict[int, SecretTree]:
@@ -203,7 +212,17 @@ def _frame(group: MemberState[T]) -> dict[bytes, bytes]:
     record = EpochRecord(
         public.context, public.interim_transcript_hash, public.confirmation_tag, group.own_index, group.closed
     )
-    return {b"E": record.encode(), b"S": group.secrets.encode(), b"I": group.signature_key.encode()}
+    return {b"E": record.encode(), b"S": group.secrets.encode(), _SIGNATURE_KEY: group.signature_key.encode()}
+
+
+def _frame_changes(group: MemberState[T], old: MemberState[T]) -> Changes:
+    """Another epoch has another context and other secrets, and mostly the same signature key."""
+    frame = _frame(group)
+    if group.epoch == old.epoch:
+        return _differing(frame, _frame(old))
+    if group.signature_key is old.signature_key:
+        del frame[_SIGNATURE_KEY]
+    return dict(frame)
 
 
 def _proposal_changes(group: MemberState[T], old: MemberState[T]) -> Changes:
@@ -266,7 +285,7 @@ def restore(
         record = EpochRecord.decode(kinds[b"E"][b""])
         secrets = EpochSecrets.decode(kinds[b"S"][b""])
         suite = CipherSuite.get(record.context.cipher_suite)
-        signature_key = suite.import_signature_key(kinds[b"I"][b""])
+        signature_key = suite.import_signature_key(kinds[_SIGNATURE_KEY][b""])
     except KeyError as missing:
         raise InvalidError(f"the group's state lacks piece {missing}") from None
     tree = restore_tree(suite, kinds[b"T"], kinds[b"H"])

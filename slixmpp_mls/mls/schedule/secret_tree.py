@@ -142,7 +142,7 @@ class SecretTree:
 
     def stored(self) -> SecretTree:
         """The same tree, to be used after its :meth:`changes` have been written."""
-        return SecretTree(self._suite, self._leaf_count, self._pieces, Map())
+        return SecretTree(self._suite, self._leaf_count, self._pieces, Map()) if self._changes else self
 
     # --- keys ---
 

@@ -283,8 +283,7 @@ class RatchetTree:
 
     def has_key(self, node: NodeIndex, key: bytes) -> bool:
         """Whether a node has this encryption key."""
-        content = self.node(node)
-        return content is not None and content.encryption_key == key
+        return self._index.encryption_keys.get(key) == node
 
     def supported_by_all(self, feature: Feature, number: int) -> bool:
         """Whether every member lists a code point in its Capabilities.  Defaults (RFC 9420 7.2) are not listed."""
