@@ -39,8 +39,10 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,13 @@ CHECKPOINT_BYTES = 1 << 20
 
 #: Rows fetched at a time while walking a space: no statement stays open between two of them.
 _CHUNK = 64
+#: Writes that wait for their turn at most, see `_Step`.
+_WAITING = 256
+
 _PUT = "INSERT INTO entry VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
+_DELETE = "DELETE FROM entry WHERE space = ? AND key = ?"
+_DELETE_FROM = "DELETE FROM entry WHERE space = ? AND key >= ?"
+_DELETE_BETWEEN = "DELETE FROM entry WHERE space = ? AND key >= ? AND key < ?"
 
 
 def _create(connection: sqlite3.Connection) -> None:
@@ -139,14 +147,14 @@ class SQLiteStore:
         :raises StoreError: any other failure; nothing was written
         """
         connection = self._idle_connection()
-        step = self._step = _Step(self._execute)
+        step = self._step = _Step(self._execute, self._execute_many)
         try:
             if lasting != self._lasting:
                 self._execute(f"PRAGMA synchronous = {'FULL' if lasting else 'NORMAL'}")
                 self._lasting = lasting
             self._execute("BEGIN IMMEDIATE")
             yield step
-            step.check()
+            step.finish()
             self._execute("COMMIT")
         except BaseException:
             # SQLite rolls some failures back itself.  A failure here comes back at the next BEGIN.
@@ -349,6 +357,16 @@ class SQLiteStore:
         except self._driver.Error as error:
             raise self._translated(error) from error
 
+    def _execute_many(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Run one statement for each of these rows of values."""
+        assert self._connection is not None
+        if threading.get_ident() != self._thread:
+            raise UsageError("a store is used in the thread that has opened it")
+        try:
+            self._connection.executemany(sql, rows)
+        except self._driver.Error as error:
+            raise self._translated(error) from error
+
     def _checkpoint_if_due(self) -> None:
         if time.monotonic() - self._checkpointed < CHECKPOINT_SECONDS:
             with suppress(FileNotFoundError):
@@ -389,49 +407,82 @@ class SQLiteStore:
 
 
 class _Step:
-    """One open transaction; unusable after its end."""
+    """One open transaction; unusable after its end.
 
-    def __init__(self, execute: Callable[..., list[Any]]) -> None:
+    Writes wait until something is read, or the step ends.  Then those of one kind are one call of SQLite's: a Commit
+    writes some fifty entries, and most of their time would go into calls.
+    """
+
+    def __init__(
+        self, execute: Callable[..., list[Any]], execute_many: Callable[[str, Iterable[tuple[Any, ...]]], None]
+    ) -> None:
         self._run = execute
+        self._run_many = execute_many
         self._failure: MLSError | None = None
         self._changes = 0
+        self._waiting: list[tuple[str, tuple[Any, ...]]] = []  # statements and their values, in order
 
     def check(self) -> None:
         """Raise the error that undid this step."""
         if self._failure is not None:
             raise self._failure
 
+    def finish(self) -> None:
+        """Write what waits.
+
+        :raises StoreError: it failed, or a statement before
+        """
+        self.check()
+        self._flush()
+
     def end(self) -> None:
         self._failure = UsageError("this transaction has ended")
+        self._waiting.clear()
 
-    def _execute(self, sql: str, *values: str | bytes | int) -> list[Any]:
-        if self._failure is not None:
-            raise self._failure
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        try:
+            for sql, writes in groupby(waiting, key=itemgetter(0)):
+                self._run_many(sql, [values for _, values in writes])
+        except MLSError as error:
+            self._failure = error
+            raise
+
+    def _read(self, sql: str, *values: str | bytes) -> list[Any]:
+        """The rows of a query, which sees all that was written before."""
+        self.check()
+        if self._waiting:
+            self._flush()
         try:
             return self._run(sql, *values)
         except MLSError as error:
             self._failure = error
             raise
 
+    def _write(self, sql: str, *values: str | bytes) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._changes += 1
+        self._waiting.append((sql, values))
+        if len(self._waiting) == _WAITING:
+            self._flush()
+
     def get(self, space: str, key: bytes) -> bytes | None:
-        rows = self._execute("SELECT value FROM entry WHERE space = ? AND key = ?", space, key)
+        rows = self._read("SELECT value FROM entry WHERE space = ? AND key = ?", space, key)
         return rows[0][0] if rows else None
 
     def put(self, space: str, key: bytes, value: bytes) -> None:
-        self._changes += 1
-        self._execute(_PUT, space, key, value)
+        self._write(_PUT, space, key, value)
 
     def delete(self, space: str, key: bytes) -> None:
-        self._changes += 1
-        self._execute("DELETE FROM entry WHERE space = ? AND key = ?", space, key)
+        self._write(_DELETE, space, key)
 
     def delete_prefix(self, space: str, prefix: bytes = b"") -> None:
-        self._changes += 1
         end = _beyond(prefix)
         if end is None:
-            self._execute("DELETE FROM entry WHERE space = ? AND key >= ?", space, prefix)
+            self._write(_DELETE_FROM, space, prefix)
         else:
-            self._execute("DELETE FROM entry WHERE space = ? AND key >= ? AND key < ?", space, prefix, end)
+            self._write(_DELETE_BETWEEN, space, prefix, end)
 
     def items(self, space: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         end = _beyond(prefix)
@@ -439,9 +490,9 @@ class _Step:
         while True:
             sql = f"SELECT key, value FROM entry WHERE space = ? AND key {compare} ?"  # noqa: S608 (two constants)
             if end is None:
-                rows = self._execute(f"{sql} ORDER BY key LIMIT {_CHUNK}", space, start)
+                rows = self._read(f"{sql} ORDER BY key LIMIT {_CHUNK}", space, start)
             else:
-                rows = self._execute(f"{sql} AND key < ? ORDER BY key LIMIT {_CHUNK}", space, start, end)
+                rows = self._read(f"{sql} AND key < ? ORDER BY key LIMIT {_CHUNK}", space, start, end)
             seen = self._changes
             for row in rows:
                 yield row
@@ -455,10 +506,10 @@ class _Step:
 
     def spaces(self, prefix: str = "") -> Iterator[str]:
         # One index look-up per space, however many entries it has.
-        rows = self._execute("SELECT space FROM entry WHERE space >= ? ORDER BY space LIMIT 1", prefix)
+        rows = self._read("SELECT space FROM entry WHERE space >= ? ORDER BY space LIMIT 1", prefix)
         while rows and rows[0][0].startswith(prefix):
             yield rows[0][0]
-            rows = self._execute("SELECT space FROM entry WHERE space > ? ORDER BY space LIMIT 1", rows[0][0])
+            rows = self._read("SELECT space FROM entry WHERE space > ? ORDER BY space LIMIT 1", rows[0][0])
 
 
 def is_encrypted(path: str | os.PathLike[str]) -> bool:

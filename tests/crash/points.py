@@ -63,6 +63,8 @@ class CountedStore(SQLiteStore):
         with super().transaction(lasting=lasting) as transaction:
             noting = _Spaces(transaction)
             yield noting
+            assert self._step is not None
+            self._step.finish()  # what is written waits for its end
             if self._connection.total_changes != before:
                 label = "+".join(sorted(noting.put_into or noting.deleted_from)) or "format"
                 self.points.reach(f"store before {label}")
