@@ -278,9 +278,7 @@ class TrustManagement:
 
     def recipients(self) -> list[KnownKey]:
         """All keys to which something may be owed."""
-        return [
-            key for key in self.table.decided() if key.level is TrustLevel.VERIFIED and key.source is not Source.SELF
-        ]
+        return [key for key in self.table.decided() if key.level is TrustLevel.VERIFIED]
 
     def owed(self, recipients: Iterable[KnownKey]) -> list[Statement]:
         """The statements that we still owe to these keys, each once.
@@ -299,7 +297,7 @@ class TrustManagement:
         if not recipients:
             return []
         with self.table.open() as keys:
-            everything = [key for key in keys.decided() if key.is_proven and key.source is not Source.SELF]
+            everything = [key for key in keys.decided() if key.is_proven]
             for recipient in recipients:
                 told = {name[32:]: value for name, value in keys.transaction.items(TOLD, recipient.identifier)}
                 for key in everything:

@@ -198,7 +198,9 @@ class TrustTable:
             return list(keys.all())
 
     def decided(self) -> list[KnownKey]:
-        """The keys that are verified or distrusted, by account and identifier."""
+        """The keys that are verified or distrusted, by account and identifier; not this device's own."""
+        if self._index is not None and not self._index.decided:
+            return []  # it is asked after each Commit
         with self.open() as keys:
             return keys.decided()
 
@@ -227,7 +229,7 @@ class _Index:
     """What would need a look at all keys, kept in memory.
 
     :ivar unproven: accounts without proven keys, the one first that has shown nothing new for longest
-    :ivar decided: account and identifier of each key that is verified or distrusted
+    :ivar decided: account and identifier of each key that is verified or distrusted, but for this device's own
     """
 
     unproven: dict[str, None] = field(default_factory=dict)
@@ -248,7 +250,7 @@ class _Index:
     def note(self, key: KnownKey) -> None:
         """Note the level of a key."""
         name = key.account, key.identifier
-        if key.level in (TrustLevel.VERIFIED, TrustLevel.DISTRUSTED):
+        if key.level in (TrustLevel.VERIFIED, TrustLevel.DISTRUSTED) and key.source is not Source.SELF:
             self.decided.add(name)
         else:
             self.decided.discard(name)
@@ -292,7 +294,7 @@ class Keys:
             yield _known(account.decode(), identifier, value)
 
     def decided(self) -> list[KnownKey]:
-        """The keys that are verified or distrusted, by account and identifier."""
+        """As :meth:`TrustTable.decided`."""
         return [self.get(*name) for name in sorted(self._indexed().decided)]
 
     def _indexed(self) -> _Index:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from ..identity import ClientIdentity, TrustLevel, fingerprint
 from ..mls.structures.leaf_node import LeafNode
 
 __all__ = ["Member"]
+
+_client = lru_cache(maxsize=1024)(ClientIdentity)  # whose names are checked each time that one is made
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Member:
 
     @property
     def identity(self) -> ClientIdentity:
-        return ClientIdentity(self.account, self.device)
+        return _client(self.account, self.device)
 
     @property
     def fingerprint(self) -> str:

@@ -19,7 +19,7 @@ class LiveBuffer:
     """
 
     def __init__(self) -> None:
-        self._stanzas: deque[RoomStanza] = deque()
+        self._stanzas: deque[tuple[RoomStanza, int]] = deque()  # each with its weight
         self._ids: set[str] = set()
         self.size = 0
 
@@ -33,9 +33,10 @@ class LiveBuffer:
         """
         if stanza.archive_id in self._ids:
             return True  # the room sent it twice
-        self._stanzas.append(stanza)
+        added = weight(stanza.xml)
+        self._stanzas.append((stanza, added))
         self._ids.add(stanza.archive_id)
-        self.size += weight(stanza.xml)
+        self.size += added
         return len(self._stanzas) <= _BUFFERED and self.size <= _BUFFERED_SIZE
 
     def take(self, limit: int) -> Sequence[RoomStanza]:
@@ -59,7 +60,7 @@ class LiveBuffer:
         self.size = 0
 
     def _take(self) -> RoomStanza:
-        stanza = self._stanzas.popleft()
+        stanza, added = self._stanzas.popleft()
         self._ids.discard(stanza.archive_id)
-        self.size -= weight(stanza.xml)
+        self.size -= added
         return stanza

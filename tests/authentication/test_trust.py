@@ -869,11 +869,26 @@ def test_what_is_kept_in_memory_is_what_a_look_at_all_keys_shows(changes: list[A
             if what == "fail":
                 raise ZeroDivisionError
         everything = table.everything()
-        decided = [key for key in everything if key.level in (TrustLevel.VERIFIED, TrustLevel.DISTRUSTED)]
+        levels = TrustLevel.VERIFIED, TrustLevel.DISTRUSTED
+        decided = [key for key in everything if key.level in levels and key.source is not Source.SELF]
         assert table.decided() == decided
         assert table._index is not None
         proven = {key.account for key in everything if key.is_proven}
         assert table._index.unproven.keys() == {key.account for key in everything} - proven
+
+
+def test_a_table_in_which_nothing_is_decided_does_not_ask_the_store_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked after each Commit of others.  This device's own key is nobody's decision."""
+    store = MemoryStore(OWN)
+    table = TrustTable(store, clock=Clock())
+    with table.open() as keys:
+        keys.own(A1, ED25519, key_of(A1))
+    assert table.decided() == []
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "transaction", None)
+        assert table.decided() == []
+    TrustManagement(table, OWN).decide(BOB.account, verify=[id_of(BOB)])
+    assert [key.account for key in table.decided()] == [BOB.account]
 
 
 def everybody(table: TrustTable) -> set[str]:

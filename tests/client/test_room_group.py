@@ -38,7 +38,7 @@ from slixmpp_mls.mls.structures.proposals import Remove
 from slixmpp_mls.stanza import elements
 from slixmpp_mls.store import MemoryStore
 from slixmpp_mls.store.interface import Transaction
-from slixmpp_mls.testing import NOW, World
+from slixmpp_mls.testing import NOW, Participant, World
 from tests.client.people import state_of
 from tests.tampering import tampered
 
@@ -420,38 +420,46 @@ class _Disk(MemoryStore):
         self.lasting.append(lasting)
 
 
-def test_rule_4_another_members_commit_is_read_again_after_a_power_cut() -> None:
-    """The step does not wait for the disk: what it has read is still in the room, and it has sent nothing."""
-    world = World()
-    alice, disk = world.person(ALICE), _Disk(BOB)
-    bob = world.person(BOB, disk)
+def _on_a_disk() -> tuple[World, Participant, Participant, _Disk]:
+    """Alice and Bob in a group; Bob's store."""
+    world, disk = World(), _Disk(BOB)
+    alice, bob = world.person(ALICE), world.person(BOB, disk)
     alice.group.lifecycle.create(1, world.open_policy(ALICE, BOB), world.now)
     alice.commit(*alice.adding(BOB))
     world.settle()
+    return world, alice, bob, disk
+
+
+@pytest.mark.parametrize("what", ["commit", "proposal"])
+def test_rule_4_what_another_member_does_is_read_again_after_a_power_cut(what: str) -> None:
+    """Its step does not wait for the disk: the stanza is still in the room, and we have sent nothing since."""
+    world, alice, bob, disk = _on_a_disk()
     before, epoch = copy_of(bob.store), bob.epoch
-    alice.commit()
+    if what == "commit":
+        alice.commit()
+    else:
+        alice.propose(*alice.removing(ALICE))
     world.room.deliver_all()
     disk.lasting.clear()
     bob.read()
-    assert bob.epoch == epoch + 1
     assert disk.lasting == [False]
+    state = bob.epoch, len(bob.group.mls.pending_proposals)
+    assert state == ((epoch + 1, 0) if what == "commit" else (epoch, 1))
 
     bob.restart(before)  # the power cut
-    assert bob.epoch == epoch
+    assert (bob.epoch, bob.group.mls.pending_proposals) == (epoch, ())
     world.settle()
+    assert (bob.epoch, len(bob.group.mls.pending_proposals)) == state
     assert world.agree()
-    bob.send(b"fair is foul")
+    bob.commit()
     world.settle()
-    assert alice.texts == [b"fair is foul"]
+    assert bob.epoch == state[0] + 1
+    assert (state_of(alice) is MembershipState.OUT) == (what == "proposal")
+    assert world.agree()
 
 
 def test_rule_4_a_commit_of_our_own_and_one_that_removes_us_wait_for_the_disk() -> None:
-    world = World()
-    alice, disk = world.person(ALICE), _Disk(BOB)
-    bob = world.person(BOB, disk)
-    alice.group.lifecycle.create(1, world.open_policy(ALICE, BOB), world.now)
-    alice.commit(*alice.adding(BOB))
-    world.settle()
+    world, alice, bob, disk = _on_a_disk()
     bob.commit()
     world.room.deliver_all()
     disk.lasting.clear()

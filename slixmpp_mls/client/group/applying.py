@@ -321,7 +321,7 @@ class Applying:
         group = membership.group.apply(received, now=now)
         reference = received.sent.reference
         assert reference is not None
-        with state.change() as change:
+        with state.change(lasting=False) as change:  # as with a Commit, see `_accept_commit`
             change.put_group(group)
             if unwanted:
                 change.put_unwanted(reference)
@@ -395,9 +395,9 @@ class Applying:
             state.forget_group(replace(record, state=MembershipState.OUT), Evidence.REMOVED, left=left)
             return [*action.events, RemovedFromGroup(state.room, by, wanted)]
 
-        group = membership.group.apply(staged, now=now)
-        doubt = membership.doubts.get(by.identity)
-        events: list[Event] = [replace(_changed(state.room, staged, group, by, now), doubt=doubt)]
+        group, committer = membership.group.apply(staged, now=now), by.identity
+        doubt = membership.doubts.get(committer)
+        events: list[Event] = [_told(state.room, staged.effects, group.epoch, by, now, doubt)]
         if group.closed is not None:
             events.append(GroupClosed(state.room, group.epoch, by, group.closed.cipher_suite))
         actions: dict[bytes, bytes | None] = {}
@@ -425,7 +425,7 @@ class Applying:
             change.put_doubts(membership.doubts.after(staged.effects, judged))
             self._note(change.transaction, membership, staged.effects, now, when)
             epochs = state.spaces.epochs
-            epoch_log.note(change.transaction, epochs, group.epoch, by.identity, staged.effects, when or now)
+            epoch_log.note(change.transaction, epochs, group.epoch, committer, staged.effects, when or now)
             change.put_record(record)
         return events
 
@@ -475,11 +475,7 @@ def _wants_out(group: Group) -> bool:
     )
 
 
-def _changed(room: str, staged: StagedCommit, group: Group, by: Member, now: int) -> GroupChanged:
-    return _told(room, staged.effects, group.epoch, by, now)
-
-
-def _told(room: str, effects: Effects, epoch: int, by: Member, now: int) -> GroupChanged:
+def _told(room: str, effects: Effects, epoch: int, by: Member, now: int, doubt: Doubt | None = None) -> GroupChanged:
     """The event of a Commit.  Without the ratchet tree, members whose place in it is not known are not named."""
 
     def members(changes: Sequence[MemberChange], *, after: bool) -> tuple[Member, ...]:
@@ -498,6 +494,7 @@ def _told(room: str, effects: Effects, epoch: int, by: Member, now: int) -> Grou
         removed=members(effects.removed, after=False),
         updated=members(effects.updated, after=True),
         policy_changed=effects.extensions is not None and not is_bookkeeping(effects.extensions),
+        doubt=doubt,
     )
 
 

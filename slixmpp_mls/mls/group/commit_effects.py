@@ -68,7 +68,7 @@ class Effects(Struct):
 
     def of_kind(self, kind: ChangeKind) -> tuple[MemberChange, ...]:
         """The changes of one kind, in the order of the Commit."""
-        return tuple(change for change in self.changes if change.kind == kind)
+        return tuple([change for change in self.changes if change.kind == kind])
 
     @property
     def added(self) -> tuple[MemberChange, ...]:
