@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 from ...errors import InvalidError, PeerError
@@ -156,6 +156,8 @@ class Annotator:
         epoch = self._of(before)
         if message is not None:
             annotations = CommitAnnotations.of(before.group.tree, staged, message)
+            if (after := self._state.membership) is not None and after.group.context == staged.next.context:
+                annotations = replace(annotations, tree=after.group.tree)  # the same in less memory
             needed = tuple(_needed(staged.effects, before.roster))
             epoch.counted = _Counted(sha256(message).digest(), annotations, needed)
         self._epochs[before.group.epoch] = epoch

@@ -21,7 +21,7 @@ from ..structures.partial import (
 from ..structures.welcome import Welcome
 from ..tree.ratchet_tree import RatchetTree
 from ..tree.subtree import resolution
-from ..tree.tree_math import LeafIndex, NodeIndex, node_of
+from ..tree.tree_math import LeafIndex, NodeIndex, leaves_under, node_of
 from ..tree.tree_slice import prove
 
 __all__ = ["CommitAnnotations", "annotate_welcome", "authenticate_sender"]
@@ -119,7 +119,7 @@ class CommitAnnotations:
         covering: list[NodeIndex] = [node for node, _ in resolution(beside, self.added)]
         if node_of(receiver) in covering:  # alone, or unmerged at the node above it that is there, too
             return covering.index(node_of(receiver))
-        (index,) = (index for index, node in enumerate(covering) if self.tree.place(node).above(receiver))
+        (index,) = (index for index, node in enumerate(covering) if receiver in leaves_under(node))
         return index
 
 

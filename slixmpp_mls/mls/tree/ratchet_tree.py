@@ -42,7 +42,7 @@ from .tree_math import LeafIndex, NodeIndex, leaves_under, level, padded
 
 __all__ = ["MAX_MEMBERS", "RatchetTree"]
 
-_LARGE = 1 << 16  # octets of an encoded tree from which on its nodes stay encoded: some 300 members
+_LARGE = 1 << 20  # octets of an encoded tree from which on none of its nodes stays decoded: some 4,000 members
 _TOGETHER = 4096  # parent nodes on a walk
 _LEAST_COMPACT = 8  # the level of the root of the smallest trees that :meth:`RatchetTree.compact` changes
 
@@ -472,7 +472,7 @@ class RatchetTree:
         :raises InvalidError: they make up no tree
         """
         nodes = StoredNodes(
-            sorted((int.from_bytes(key, "big"), piece) for key, piece in pieces.items()),
+            ((int.from_bytes(key, "big"), pieces[key]) for key in sorted(pieces)),
             {int.from_bytes(key, "big"): record for key, record in records.items()},
         )
         recorded = bool(records) or nodes.depth < hash_records.LEAST_DEPTH

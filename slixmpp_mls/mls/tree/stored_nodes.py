@@ -29,7 +29,8 @@ from types import MappingProxyType
 
 from ...errors import InvalidError, PeerError
 from ..crypto.cipher_suite import CipherSuite
-from ..structures.parent_node import AnyNode, NodeType, node_codec
+from ..structures.parent_node import AnyNode, NodeType, ParentNode, node_codec
+from ..tls import Opaque
 from .hash_records import PART, recorded_hash
 from .subtree import Place, Subtree, leaf_hash, node_at, nodes_below, parent_hash_of
 from .tree_math import NodeIndex, padded
@@ -53,8 +54,11 @@ class StoredNodes:
         self._places = array("I")
         self._begins = array("Q", [0])
         self._leaves = array("I")  # indices of leaves, not of nodes
-        parts, total = [], 0
+        parts, total, last = [], 0, -1
         for place, octets in nodes:
+            if place <= last:
+                raise InvalidError(f"node {place} behind node {last}", "RFC 9420 12.4.3.3")
+            last = place
             if octets[:1] != _TYPES[place & 1]:
                 raise InvalidError(f"node {place} is of the other type", "RFC 9420 12.4.3.3")
             if not place & 1:
@@ -126,6 +130,31 @@ class StoredNodes:
         for at in range(*self._span(level, position)):
             yield NodeIndex(places[at]), self._octets[begins[at] : begins[at + 1]]
 
+    def resolution(self, level: int, position: int) -> Iterator[tuple[NodeIndex, bytes]]:
+        """RFC 9420 4.1.1: the nodes that cover all members of a subtree, with their encryption keys.
+
+        No leaf is decoded, and no subtree is made: below blank nodes a resolution has all members.
+        """
+        stack = [(level, position)]
+        while stack:
+            level, position = stack.pop()
+            node = node_at(level, position)
+            octets = self.octets(node) if level else None
+            if octets is not None:
+                parent = decoded(octets)
+                assert isinstance(parent, ParentNode)
+                yield node, parent.encryption_key
+                for index in parent.unmerged_leaves:
+                    leaf = self.octets(NodeIndex(2 * index))
+                    assert leaf is not None  # RFC 9420 12.4.3.1; checked on decoding
+                    yield NodeIndex(2 * index), _key_in(leaf)
+            elif self.count(level, position) == self.occupied(level, position):  # leaves only
+                for place, leaf in self.below(level, position):
+                    yield place, _key_in(leaf)
+            else:
+                stack.append((level - 1, 2 * position + 1))
+                stack.append((level - 1, 2 * position))
+
     def known_hash(self, level: int, position: int) -> bytes | None:
         """RFC 9420 7.8, if it has been computed before; of larger subtrees only."""
         return self._hashes.get(node_at(level, position))
@@ -181,6 +210,7 @@ class StoredNodes:
         return layer[0]
 
 
+_read_key = Opaque().read
 _TYPES = bytes([NodeType.LEAF]), bytes([NodeType.PARENT])  # RFC 9420 appendix C: leaves have even indices
 
 
@@ -224,6 +254,9 @@ class StoredSubtree(Subtree):
     def stored(self) -> Iterator[tuple[NodeIndex, bytes]] | None:
         return None if self.left is not None else self.nodes.below(self._level, self._position)
 
+    def stored_resolution(self) -> Iterator[tuple[NodeIndex, bytes]] | None:
+        return self.nodes.resolution(self._level, self._position)
+
     def is_bare(self) -> bool:
         return self.occupied == self.nodes.count(self._level, self._position)
 
@@ -234,6 +267,11 @@ class StoredSubtree(Subtree):
         if self.hash is None:
             self.hash = self.nodes.tree_hash(suite, self._level, self._position)
         return self.hash
+
+
+def _key_in(octets: bytes) -> bytes:
+    """The encryption key of a node, its first field, from its octets with its type."""
+    return _read_key(octets, 1, len(octets))[0]
 
 
 def encoded(held: AnyNode | bytes) -> bytes:

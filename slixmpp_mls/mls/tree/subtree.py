@@ -81,6 +81,10 @@ class Subtree:
         """All nodes that are not blank, encoded, from left to right; None unless they are all as a store has them."""
         return None
 
+    def stored_resolution(self) -> Iterator[tuple[NodeIndex, bytes]] | None:
+        """What :func:`resolution` gives; None unless all nodes are as a store has them."""
+        return None
+
     def is_bare(self) -> bool:
         """Whether it is known that all nodes above the leaves are blank."""
         return False
@@ -163,6 +167,10 @@ def resolution(place: Place, without: Collection[LeafIndex] = frozenset()) -> li
     while stack:
         subtree, level, position = stack.pop()
         if not subtree.occupied:
+            continue
+        stored = subtree.stored_resolution()
+        if stored is not None:
+            found += (pair for pair in stored if pair[0] & 1 or pair[0] >> 1 not in without)
             continue
         content = subtree.content
         if isinstance(content, LeafNode):

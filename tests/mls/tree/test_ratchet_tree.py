@@ -222,6 +222,7 @@ def test_nodes_from_a_store_are_decoded_when_somebody_asks_for_one(monkeypatch: 
         pytest.param({b"\0\0\0\0": b"\x02" + bytes(3)}, id="a parent node where a leaf should be"),
         pytest.param({b"\0\0\0\1": b"\x01" + bytes(3)}, id="a leaf where a parent node should be"),
         pytest.param({b"\0\0\0\0": b""}, id="nothing"),
+        pytest.param({b"\0": b"\x01" + bytes(3)}, id="a node twice"),
     ],
 )
 def test_a_damaged_store_is_no_tree(damage: dict[bytes, bytes]) -> None:
@@ -240,6 +241,30 @@ def test_a_damaged_node_is_an_error_when_it_is_read() -> None:
     assert tree.member(0) == history.tree.member(0)
     with pytest.raises(InvalidError, match="stored node"):
         tree.member(1)
+
+
+def test_the_resolution_of_a_large_tree_decodes_no_leaf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first path in a group is encrypted to all of its members."""
+    plain = WIDE
+    for index in (3, 100):
+        parents = {node: ParentNode(b"%032d" % node, b"") for node, _ in plain.filtered_direct_path(LeafIndex(index))}
+        plain = plain.set_path(LeafIndex(index), fake_leaf(3000 + index), parents)
+    plain, indices = plain.apply({}, (), [fake_leaf(4000), fake_leaf(4001)])
+    tree = RatchetTree.restore(SUITE, plain.pieces())
+    decoded: list[bytes] = []
+
+    def counted(octets: bytes) -> AnyNode:
+        decoded.append(octets[:1])
+        return stored_nodes_decoded(octets)
+
+    monkeypatch.setattr(stored_nodes, "decoded", counted)
+    for without in ((), indices):
+        for (_, here), (_, there) in zip(
+            tree.filtered_direct_path(LeafIndex(299)), plain.filtered_direct_path(LeafIndex(299)), strict=True
+        ):
+            assert resolution(here, without) == resolution(there, without)
+            assert here.subtree.left is None
+    assert set(decoded) == {b"\2"}
 
 
 def test_of_leaves_that_are_read_the_last_ones_stay_decoded() -> None:
